@@ -1,0 +1,89 @@
+//! Bounds on the bytes that requests hold in memory at once. A request waits for its share, and
+//! is refused only when it has waited for long: a busy publisher is slowed, not turned away.
+
+use super::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes of one permit.
+const UNIT: u64 = 1024;
+/// For how long a request waits for its share.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// A share of the bound, given back when dropped.
+pub(crate) type Share = OwnedSemaphorePermit;
+
+/// The two bounds.
+pub(crate) struct Admission {
+    uploads: Bound,
+    downloads: Bound,
+}
+
+struct Bound {
+    permits: Arc<Semaphore>,
+    units: u32,
+    name: &'static str,
+}
+
+impl Bound {
+    fn new(bytes: u64, name: &'static str) -> Bound {
+        let units = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX >> 4);
+        // The semaphore's own bound is larger than what fits 28 bits.
+        let units = units.min(u32::MAX >> 4);
+        Bound { permits: Arc::new(Semaphore::new(units as usize)), units, name }
+    }
+
+    async fn share(&self, bytes: u64) -> Result<Share, Error> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
+        if let Ok(share) = self.permits.clone().try_acquire_many_owned(units) {
+            return Ok(share);
+        }
+        let wait = self.permits.clone().acquire_many_owned(units);
+        match tokio::time::timeout(WAIT, wait).await {
+            Ok(Ok(share)) => Ok(share),
+            Ok(Err(_)) | Err(_) => Err(Error::Overloaded(self.name)),
+        }
+    }
+}
+
+impl Admission {
+    /// Half of `bytes` for what comes in, half for what goes out.
+    pub(crate) fn new(bytes: u64) -> Admission {
+        Admission {
+            uploads: Bound::new(bytes / 2, "too many bytes of uploads in flight"),
+            downloads: Bound::new(bytes / 2, "too many bytes of answers in flight"),
+        }
+    }
+
+    /// A share for a request that holds up to `bytes` of its body; more than all counts as all.
+    pub(crate) async fn upload(&self, bytes: u64) -> Result<Share, Error> {
+        self.uploads.share(bytes).await
+    }
+
+    /// A share for an answer that holds up to `bytes`.
+    pub(crate) async fn download(&self, bytes: u64) -> Result<Share, Error> {
+        self.downloads.share(bytes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_its_share_and_is_refused_only_after_long() {
+        let admission = Arc::new(Admission::new(8 * UNIT));
+        let all = admission.upload(u64::MAX).await.unwrap();
+        let other = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.upload(1).await.is_ok() }
+        });
+        tokio::time::sleep(WAIT / 2).await;
+        drop(all);
+        assert!(other.await.unwrap(), "it waited");
+        let _all = admission.upload(u64::MAX).await.unwrap();
+        assert!(matches!(admission.upload(1).await, Err(Error::Overloaded(_))));
+        assert!(admission.download(1).await.is_ok(), "the other bound is its own");
+    }
+}

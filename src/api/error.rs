@@ -1,0 +1,163 @@
+//! Refusals: the one place that knows both what went wrong and its status (contract.md, section
+//! 1: error bodies).
+
+use crate::http::TARGET_BYTES_MAX;
+use crate::http::{BodyError, FIELDS_BYTES_MAX, FIELDS_MAX, Payload, Refusal, Response};
+use crate::kv;
+use crate::wire::Problem;
+use bytes::Bytes;
+
+/// Why a request was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// What the store says.
+    #[error(transparent)]
+    Kv(#[from] kv::Error),
+    /// As [`kv::Error::Precondition`]; written without a body.
+    #[error("a body did not come: {0}")]
+    Body(#[from] BodyError),
+    /// A parameter, field or body breaks its rule.
+    #[error("{0}")]
+    Invalid(String),
+    /// No token, or an unknown one.
+    #[error("Provided credentials are missing or invalid")]
+    Unauthorized,
+    /// A known token may not do this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// No such path.
+    #[error("no such path")]
+    NoPath,
+    /// The path has other methods.
+    #[error("this path allows {0}")]
+    Method(&'static str),
+    /// A range that the value does not have; with the value's size.
+    #[error("the value has {0} bytes")]
+    Range(u64),
+    /// A bound of the server was reached for too long.
+    #[error("the server is overloaded: {0}; try again later")]
+    Overloaded(&'static str),
+}
+
+impl From<&Error> for u16 {
+    fn from(e: &Error) -> u16 {
+        match e {
+            Error::Kv(e) => kv_status(e),
+            Error::Body(BodyError::Timeout(_)) => 408,
+            Error::Body(BodyError::Cut | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
+            Error::Unauthorized => 401,
+            Error::Forbidden(_) => 403,
+            Error::NoPath => 404,
+            Error::Method(_) => 405,
+            Error::Range(_) => 416,
+            Error::Overloaded(_) => 503,
+        }
+    }
+}
+
+pub(super) fn kv_status(e: &kv::Error) -> u16 {
+    match e {
+        kv::Error::Invalid { .. } | kv::Error::StoreExists(_) => 400,
+        kv::Error::NoStore | kv::Error::NoItem => 404,
+        kv::Error::StoreNotEmpty => 409,
+        kv::Error::Precondition => 412,
+        kv::Error::TooLarge(_) => 413,
+        kv::Error::Busy => 503,
+        kv::Error::Full(_) => 507,
+        kv::Error::Internal(_) => 500,
+    }
+}
+
+impl Error {
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> u16 {
+        self.into()
+    }
+
+    /// The answer. What went wrong inside stays out of it: a 5xx names the request instead.
+    pub(crate) fn response(&self, request: u64) -> Response {
+        let status = self.status();
+        if status == 412 {
+            return Response::new(412);
+        }
+        let detail = match self {
+            Error::Kv(kv::Error::Full(_)) => format!("storage is full (request {request:016x})"),
+            Error::Kv(kv::Error::Internal(_)) => {
+                format!("the server's log says more under request {request:016x}")
+            }
+            e if status >= 500 => format!("{e} (request {request:016x})"),
+            e => e.to_string(),
+        };
+        let response = problem(status, &detail);
+        let response = match self {
+            Error::Method(allowed) => response.field("Allow", allowed.as_bytes()),
+            Error::Range(size) => {
+                response.field("Content-Range", format!("bytes */{size}").as_bytes())
+            }
+            Error::Overloaded(_) => response.number("Retry-After", 1),
+            _ => response,
+        };
+        // A body that broke off leaves nothing to read on from.
+        response.closing(matches!(self, Error::Body(_)))
+    }
+}
+
+/// The answer to what is no request that could be served.
+pub(crate) fn refuse(refusal: &Refusal) -> Response {
+    match refusal {
+        Refusal::Malformed(what) => problem(400, &format!("malformed request: {what}")),
+        Refusal::TargetTooLong => {
+            problem(414, &format!("the path and query must have at most {TARGET_BYTES_MAX} bytes"))
+        }
+        Refusal::FieldsTooLarge => problem(
+            431,
+            &format!(
+                "header fields must have at most {FIELDS_BYTES_MAX} bytes and be at most \
+                 {FIELDS_MAX}"
+            ),
+        ),
+        Refusal::HeadTimeout => problem(408, "the request's head did not come in time"),
+        Refusal::UnknownCoding => problem(501, "Transfer-Encoding must be chunked"),
+        Refusal::UnknownExpectation => problem(417, "Expect must be 100-continue"),
+        Refusal::UnknownVersion => problem(505, "the version must be HTTP/1.1 or HTTP/1.0"),
+    }
+}
+
+fn problem(status: u16, detail: &str) -> Response {
+    let title = match status {
+        400 => "Bad request",
+        401 => "Provided credentials are missing or invalid",
+        403 => "Forbidden",
+        404 => "Record not found",
+        405 => "Method not allowed",
+        408 => "Request timeout",
+        409 => "Conflict",
+        413 => "Payload too large",
+        414 => "URI too long",
+        416 => "Range not satisfiable",
+        417 => "Expectation failed",
+        431 => "Request header fields too large",
+        501 => "Not implemented",
+        503 => "Service unavailable",
+        505 => "HTTP version not supported",
+        507 => "Insufficient storage",
+        _ => "Internal server error",
+    };
+    let problem = Problem { msg: title.into(), title: title.into(), detail: detail.into(), status };
+    json(status, &problem)
+}
+
+/// An answer in JSON.
+pub(crate) fn json(status: u16, value: &impl serde::Serialize) -> Response {
+    // The shapes of `wire` have string keys only, and so always serialize.
+    json_bytes(status, serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// An answer of JSON that is made already.
+pub(crate) fn json_bytes(status: u16, body: Vec<u8>) -> Response {
+    Response::new(status)
+        .field("Content-Type", b"application/json")
+        .field("Cache-Control", b"no-store")
+        .field("Pragma", b"no-cache")
+        .payload(Payload::Bytes(Bytes::from(body)))
+}

@@ -1,0 +1,254 @@
+//! Endpoints of items (contract.md, 3.1 to 3.3).
+
+use super::Api;
+use super::admission::Share;
+use super::error::Error;
+use super::query::{Query, decode_segment};
+use crate::engine::{self, INLINE_BYTES_MAX, Part};
+use crate::http::{Body, Head, Payload, Response, Source, Stream};
+use crate::kv::clock::SECOND;
+use crate::kv::decide::Mode;
+use crate::kv::items::{Delete, Item, Put};
+use crate::kv::types::{Key, Metadata, StoreId, Ttl};
+use crate::kv::{self};
+use crate::wire;
+use bytes::Bytes;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Bytes of a large value that an answer holds at once; the engine's block.
+const PIECE_BYTES: usize = INLINE_BYTES_MAX;
+/// Bytes of a large upload that are held at once: a chunk on its way and what is not yet written.
+const STAGE_BYTES: u64 = 6 * INLINE_BYTES_MAX as u64;
+/// Answers up to this size are not worth counting against the bound.
+const SMALL_BYTES: u64 = 16 * 1024;
+
+impl Api {
+    pub(super) async fn get_item(
+        &self,
+        store: Result<StoreId, Error>,
+        key: &[u8],
+        head: &Head,
+    ) -> Result<Response, Error> {
+        let key = parse_key(key)?;
+        let mut item = self.kv.get(&store?, &key, Part::Whole).await?;
+        let size = item.size;
+        let value = std::mem::replace(&mut item.value, engine::Body::EMPTY);
+        let range = wanted_range(head, size)?;
+        let response = match &range {
+            None => described(Response::new(200), &item),
+            Some(Range { start, end }) => {
+                let span = format!("bytes {start}-{}/{size}", end - 1);
+                described(Response::new(206), &item).field("Content-Range", span.as_bytes())
+            }
+        };
+        let range = range.unwrap_or(0..size);
+        let share = match range.end - range.start {
+            0..=SMALL_BYTES => None,
+            bytes => Some(self.admission.download(bytes.min(PIECE_BYTES as u64)).await?),
+        };
+        Ok(send(response, value, range, share))
+    }
+
+    pub(super) async fn head_item(
+        &self,
+        store: Result<StoreId, Error>,
+        key: &[u8],
+    ) -> Result<Response, Error> {
+        let key = parse_key(key)?;
+        let item = self.kv.get(&store?, &key, Part::Head).await?;
+        Ok(described(Response::new(200), &item).payload(Payload::Length(item.size)))
+    }
+
+    pub(super) async fn put_item<S: Stream>(
+        &self,
+        store: Result<StoreId, Error>,
+        key: &[u8],
+        head: &Head,
+        body: &mut Body<'_, S>,
+    ) -> Result<Response, Error> {
+        let key = parse_key(key)?;
+        let put = parse_put(head)?;
+        let store = store?;
+        let declared = head.content_length();
+        self.kv.check_put(&store, &key, &put, declared).await?;
+        let held = declared.map_or(STAGE_BYTES, |bytes| bytes.min(STAGE_BYTES));
+        let _share = self.admission.upload(held).await?;
+        let mut upload = self.kv.upload();
+        while let Some(chunk) = body.chunk().await? {
+            upload.push(chunk).await?;
+        }
+        let value = upload.finish().await?;
+        let generation = self.kv.put(&store, &key, &put, value).await?;
+        Ok(Response::new(200)
+            .number(wire::GENERATION, generation)
+            .field("Cache-Control", b"no-store")
+            .field("Pragma", b"no-cache"))
+    }
+
+    pub(super) async fn delete_item(
+        &self,
+        store: Result<StoreId, Error>,
+        key: &[u8],
+        head: &Head,
+    ) -> Result<Response, Error> {
+        let key = parse_key(key)?;
+        let force = Query::parse(head.query())?.flag("force")?;
+        let if_generation = number(head, wire::IF_GENERATION_MATCH)?;
+        self.kv.delete(&store?, &key, Delete { force, if_generation }).await?;
+        Ok(Response::new(204))
+    }
+}
+
+/// The key in a raw path: decoded once, then judged.
+fn parse_key(raw: &[u8]) -> Result<Key, Error> {
+    let decoded = decode_segment(raw)
+        .ok_or_else(|| Error::Invalid("key must be percent-encoded as UTF-8".into()))?;
+    Ok(Key::parse(&decoded)?)
+}
+
+fn parse_put(head: &Head) -> Result<Put, Error> {
+    let query = Query::parse(head.query())?;
+    let modes = [("add", Mode::Add), ("append", Mode::Append), ("prepend", Mode::Prepend)];
+    let mut mode = Mode::Overwrite;
+    for (name, named) in modes {
+        if query.flag(name)? {
+            if mode != Mode::Overwrite {
+                let reason = "only one of add, append and prepend may be true";
+                return Err(Error::Invalid(reason.into()));
+            }
+            mode = named;
+        }
+    }
+    // Allows readers elsewhere to see the old value for a while: here there are none.
+    query.flag("background_fetch")?;
+    let if_generation = number(head, wire::IF_GENERATION_MATCH)?;
+    let ttl = match single(head, wire::TIME_TO_LIVE_SEC)? {
+        None => None,
+        Some(value) => Some(Ttl::new(parse_number(value).ok_or_else(Ttl::invalid)?)?),
+    };
+    let metadata = match single(head, wire::METADATA)? {
+        None => Metadata::NONE,
+        Some(value) => Metadata::parse(value)?,
+    };
+    Ok(Put { mode, if_generation, ttl, metadata })
+}
+
+/// The value of a header field that may be given once.
+fn single<'h>(head: &'h Head, name: &'h str) -> Result<Option<&'h [u8]>, Error> {
+    let mut values = head.values(name);
+    let first = values.next();
+    match values.next() {
+        Some(_) => Err(Error::Invalid(format!("{name} must be given only once"))),
+        None => Ok(first),
+    }
+}
+
+fn number(head: &Head, name: &str) -> Result<Option<u64>, Error> {
+    let Some(value) = single(head, name)? else { return Ok(None) };
+    let max = u64::MAX;
+    let invalid = || Error::Invalid(format!("{name} must be a whole number from 0 to {max}"));
+    parse_number(value).map(Some).ok_or_else(invalid)
+}
+
+fn parse_number(value: &[u8]) -> Option<u64> {
+    let digits = value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok()?.parse().ok().filter(|_| digits)
+}
+
+/// The header fields of an item, as recorded.
+fn described(response: Response, item: &Item) -> Response {
+    let modified = UNIX_EPOCH + Duration::from_secs(item.modified / SECOND);
+    response
+        .field("Content-Type", b"application/octet-stream")
+        .number(wire::STORED_CONTENT_LENGTH, item.size)
+        .number(wire::GENERATION, item.generation)
+        .field(wire::METADATA, item.metadata.as_bytes())
+        .field("Last-Modified", httpdate::fmt_http_date(modified).as_bytes())
+        .field("Cache-Control", b"no-store")
+        .field("Pragma", b"no-cache")
+        .field("Accept-Ranges", b"bytes")
+}
+
+/// The range a GET asks for; `None` for all of it. What is no single range of bytes is ignored
+/// (RFC 9110, 14.2), and so is one that depends on a validator, of which there is none.
+fn wanted_range(head: &Head, size: u64) -> Result<Option<Range<u64>>, Error> {
+    let mut ranges = head.values("Range");
+    let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ok(None) };
+    let spec = range.strip_prefix(b"bytes=").filter(|spec| !spec.contains(&b','));
+    let conditional = head.values("If-Range").next().is_some();
+    let Some(spec) = spec.filter(|_| !conditional) else { return Ok(None) };
+    let Some(dash) = spec.iter().position(|byte| *byte == b'-') else { return Ok(None) };
+    let (first, last) = spec.split_at(dash);
+    let last = last.get(1..).unwrap_or_default();
+    let range = match (first, last) {
+        (b"", last) => match parse_number(last) {
+            Some(suffix) => size.saturating_sub(suffix)..size,
+            None => return Ok(None),
+        },
+        (first, b"") => match parse_number(first) {
+            Some(first) => first..size,
+            None => return Ok(None),
+        },
+        (first, last) => match (parse_number(first), parse_number(last)) {
+            (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size),
+            _ => return Ok(None),
+        },
+    };
+    if range.start < range.end { Ok(Some(range)) } else { Err(Error::Range(size)) }
+}
+
+fn send(
+    response: Response,
+    value: engine::Body,
+    range: Range<u64>,
+    share: Option<Share>,
+) -> Response {
+    let payload = match value {
+        engine::Body::Bytes(bytes) => {
+            let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+            Payload::Bytes(bytes.slice(index(range.start)..index(range.end)))
+        }
+        stored @ engine::Body::Stored(_) => {
+            let len = range.end - range.start;
+            Payload::Stream(len, Box::new(Pieces { value: stored, range }))
+        }
+    };
+    let mut response = response.payload(payload);
+    response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
+    response
+}
+
+/// A large value, read as the client takes it.
+struct Pieces {
+    value: engine::Body,
+    range: Range<u64>,
+}
+
+impl Source for Pieces {
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
+        Box::pin(async move {
+            // Pieces end where the engine's blocks do, so that no block is read twice.
+            let piece = PIECE_BYTES as u64;
+            let end = ((self.range.start / piece + 1) * piece).min(self.range.end);
+            let len = end - self.range.start;
+            if len == 0 {
+                return Ok(None);
+            }
+            // At most PIECE_BYTES, which fits.
+            match self.value.read(self.range.start, len as usize).await {
+                Ok(bytes) => {
+                    self.range.start = end;
+                    Ok(Some(bytes))
+                }
+                Err(e) => {
+                    tracing::error!(error = %e, "an answer was cut short");
+                    Err(io::Error::other(kv::Error::from(e).to_string()))
+                }
+            }
+        })
+    }
+}

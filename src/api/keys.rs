@@ -1,0 +1,56 @@
+//! The endpoint that lists keys (contract.md, 3.4).
+
+use super::Api;
+use super::error::{Error, json_bytes};
+use super::query::Query;
+use crate::http::{Head, Response};
+use crate::kv::limits::LIST_LIMIT_MAX;
+use crate::kv::listing::ListKeys;
+use crate::kv::types::StoreId;
+use crate::kv::{self, cursor};
+use crate::wire::KeyListMeta;
+
+impl Api {
+    pub(super) async fn list_keys(
+        &self,
+        store: Result<StoreId, Error>,
+        head: &Head,
+    ) -> Result<Response, Error> {
+        let query = Query::parse(head.query())?;
+        let limit = query.limit(LIST_LIMIT_MAX)?;
+        let after = query.text("cursor")?.map(cursor::decode).transpose()?;
+        let prefix = query.text("prefix")?;
+        let consistency = match query.text("consistency")? {
+            None | Some("strong") => None,
+            // One node has nothing older to offer, and says what was asked for.
+            Some("eventual") => Some("eventual".to_owned()),
+            Some(_) => {
+                return Err(Error::Invalid("consistency must be strong or eventual".into()));
+            }
+        };
+        let list = ListKeys { prefix: prefix.unwrap_or_default().into(), after, limit };
+        let page = self.kv.list_keys(&store?, &list).await?;
+
+        let mut body = Vec::with_capacity(64 + page.len() * 24);
+        body.extend_from_slice(b"{\"data\":[");
+        let mut last = None;
+        for key in page.keys() {
+            if last.replace(key).is_some() {
+                body.push(b',');
+            }
+            let text = std::str::from_utf8(key).map_err(|_| damaged())?;
+            serde_json::to_writer(&mut body, text).map_err(|_| damaged())?;
+        }
+        let next_cursor = last.filter(|_| page.more).map(cursor::encode);
+        let prefix = prefix.map(str::to_owned);
+        let meta = KeyListMeta { limit, next_cursor, prefix, consistency };
+        body.extend_from_slice(b"],\"meta\":");
+        serde_json::to_writer(&mut body, &meta).map_err(|_| damaged())?;
+        body.push(b'}');
+        Ok(json_bytes(200, body))
+    }
+}
+
+fn damaged() -> Error {
+    Error::Kv(kv::Error::Internal("stored data is damaged: a key is not UTF-8".into()))
+}

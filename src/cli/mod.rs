@@ -1,0 +1,29 @@
+//! The command line: one file per command.
+
+mod serve;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A self-hosted, durable KV store that speaks the Fastly KV Store API
+#[derive(Parser)]
+#[command(name = "steadfast", version, arg_required_else_help = true)]
+#[command(after_help = "Start a server with its data in ./steadfast-data:\n  steadfast serve")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API until SIGTERM or SIGINT
+    #[command(after_help = serve::HELP)]
+    Serve(Box<crate::config::ServeArgs>),
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => serve::run(*args),
+    }
+}

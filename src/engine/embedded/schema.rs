@@ -1,0 +1,163 @@
+//! The database file: how it is made, opened and recognised. docs/format.md describes it.
+
+use super::super::{EngineError, Result};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The version of the data directory's format that this build writes and reads.
+pub(super) const FORMAT: i64 = 1;
+/// Marks the file as ours: "STDF".
+const APPLICATION_ID: i64 = 0x5354_4446;
+/// The row of `counts` that holds the bytes of all blob files; rows 0 to 255 count records by the
+/// first byte of their keys.
+pub(super) const BLOB_BYTES: i64 = 256;
+
+/// How long to wait for a lock that a tool of the operator's may hold on the file.
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+
+const TABLES: &str = "
+    CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), last_version INTEGER NOT NULL) STRICT;
+    INSERT INTO meta VALUES (1, 0);
+    CREATE TABLE heads (
+        key BLOB PRIMARY KEY, version INTEGER NOT NULL, due INTEGER NOT NULL,
+        home INTEGER NOT NULL, sum INTEGER NOT NULL, head BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX heads_due ON heads (due) WHERE due > 0;
+    CREATE TABLE bodies (id INTEGER PRIMARY KEY, sum INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+    CREATE TABLE blobs (id INTEGER PRIMARY KEY, size INTEGER NOT NULL) STRICT;
+    CREATE TABLE counts (first INTEGER PRIMARY KEY, n INTEGER NOT NULL) STRICT;
+";
+
+/// The database file in a data directory.
+pub(super) fn path(dir: &Path) -> PathBuf {
+    dir.join("steadfast.db")
+}
+
+/// The log beside it.
+pub(super) fn log_path(dir: &Path) -> PathBuf {
+    dir.join("steadfast.db-wal")
+}
+
+/// Opens the database for writing; makes it when there is none.
+pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
+    let path = path(dir);
+    let conn = Connection::open_with_flags(
+        &path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(|e| failed(&e))?;
+    prepare(&conn, &path).map_err(|e| explain(e, &path))?;
+    Ok(conn)
+}
+
+fn prepare(conn: &Connection, path: &Path) -> Result<()> {
+    let sql = |text: &str| conn.execute_batch(text).map_err(|e| failed(&e));
+    let number = |name: &str| -> Result<i64> {
+        conn.pragma_query_value(None, name, |row| row.get(0)).map_err(|e| failed(&e))
+    };
+    let tables: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(|e| failed(&e))?;
+    let fresh = tables == 0 && number("user_version")? == 0;
+    if fresh {
+        sql("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL;")?;
+    } else {
+        recognise(number("application_id")?, number("user_version")?, path)?;
+    }
+    conn.busy_timeout(BUSY).map_err(|e| failed(&e))?;
+    sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
+         PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = OFF;
+         PRAGMA journal_size_limit = 67108864;")?;
+    let mode: String =
+        conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(|e| failed(&e))?;
+    if mode != "wal" {
+        return Err(EngineError::Failed(format!(
+            "{} cannot have a write-ahead log here (a network file system?)",
+            path.display()
+        )));
+    }
+    if fresh {
+        sql(&format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; \
+             PRAGMA user_version = {FORMAT}; COMMIT;"
+        ))?;
+    }
+    Ok(())
+}
+
+fn recognise(application_id: i64, format: i64, path: &Path) -> Result<()> {
+    let path = path.display();
+    if application_id != APPLICATION_ID {
+        return Err(EngineError::Corrupt(format!(
+            "{path} is a database of another program; choose another data directory"
+        )));
+    }
+    if format != FORMAT {
+        return Err(EngineError::Corrupt(format!(
+            "{path} has data format {format}, and this build reads format {FORMAT}; run the \
+             version of steadfast that wrote it, or choose another data directory"
+        )));
+    }
+    Ok(())
+}
+
+fn explain(e: EngineError, path: &Path) -> EngineError {
+    let path = path.display();
+    match e {
+        EngineError::Corrupt(what) if !what.contains("data director") => {
+            EngineError::Corrupt(format!(
+                "{path}: {what}; keep a copy of the data directory as it is, and restore a backup"
+            ))
+        }
+        e @ (EngineError::Corrupt(_)
+        | EngineError::Full(_)
+        | EngineError::Failed(_)
+        | EngineError::Closed) => e,
+    }
+}
+
+/// Opens one more connection, for reads alone.
+pub(super) fn open_reader(dir: &Path) -> Result<Connection> {
+    let conn = Connection::open_with_flags(
+        path(dir),
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(|e| failed(&e))?;
+    conn.busy_timeout(BUSY).map_err(|e| failed(&e))?;
+    conn.execute_batch("PRAGMA cache_size = -4096;").map_err(|e| failed(&e))?;
+    Ok(conn)
+}
+
+/// Sorts the library's errors into the seam's.
+pub(super) fn failed(e: &rusqlite::Error) -> EngineError {
+    match e.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => EngineError::Full(e.to_string()),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            EngineError::Corrupt(e.to_string())
+        }
+        _ => EngineError::Failed(e.to_string()),
+    }
+}
+
+/// The checksum of a record without its body.
+pub(super) fn head_sum(key: &[u8], version: u64, due: u64, home: i64, head: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(&version.to_le_bytes());
+    hasher.update(&due.to_le_bytes());
+    hasher.update(&home.to_le_bytes());
+    hasher.update(head);
+    hasher.finalize()
+}
+
+/// The checksum of a body; it binds the body to the version of its head.
+pub(super) fn body_sum(version: u64, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&version.to_le_bytes());
+    hasher.update(body);
+    hasher.finalize()
+}

@@ -1,0 +1,180 @@
+//! The reference engine: the contract in its plainest form, in memory, gone with the process.
+
+use super::{
+    Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan,
+    Scanned, Stage, Stats, Write,
+};
+use bytes::{Bytes, BytesMut};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Records in a sorted map behind one lock.
+#[derive(Default)]
+pub struct Memory {
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    records: BTreeMap<Bytes, Record>,
+    due: BTreeSet<(u64, Bytes)>,
+    counts: BTreeMap<u8, u64>,
+    last_version: u64,
+    closed: bool,
+    stats: Stats,
+}
+
+impl Memory {
+    /// An empty one.
+    pub fn new() -> Memory {
+        Memory::default()
+    }
+
+    fn shared(&self) -> Result<RwLockReadGuard<'_, State>> {
+        let state = self.state.read().map_err(poisoned)?;
+        if state.closed { Err(EngineError::Closed) } else { Ok(state) }
+    }
+
+    fn exclusive(&self) -> Result<RwLockWriteGuard<'_, State>> {
+        let state = self.state.write().map_err(poisoned)?;
+        if state.closed { Err(EngineError::Closed) } else { Ok(state) }
+    }
+}
+
+fn poisoned<T>(_: std::sync::PoisonError<T>) -> EngineError {
+    EngineError::Failed("a writer of the memory engine panicked".into())
+}
+
+impl State {
+    fn scan(&self, scan: &Scan) -> Page {
+        let mut page = Page::default();
+        if scan.start >= scan.end {
+            return page;
+        }
+        for (key, record) in self.records.range(scan.start.clone()..scan.end.clone()) {
+            if page.len() == scan.limit {
+                break;
+            }
+            let Record { version, due, ref head, .. } = *record;
+            if due == 0 || due > scan.skip_due {
+                page.push(Scanned { key, version, due, head });
+            }
+        }
+        page
+    }
+
+    fn commit(&mut self, commit: Commit) -> Outcome {
+        let held = |e: &super::Expect| {
+            self.records.get(&e.key).map_or(0, |record| record.version) == e.version
+        };
+        if !commit.expect.iter().all(held) {
+            self.stats.conflicts += 1;
+            return Outcome::Conflict;
+        }
+        let version = commit.version_min.max(self.last_version + 1);
+        self.last_version = version;
+        for write in commit.write {
+            self.write(write, version);
+        }
+        self.stats.commits += 1;
+        self.stats.groups += 1;
+        Outcome::Written(version)
+    }
+
+    fn write(&mut self, write: Write, version: u64) {
+        let first = write.key.first().copied().unwrap_or_default();
+        let key = Bytes::copy_from_slice(&write.key);
+        let old = match write.record {
+            Some(new) => {
+                let (due, head) = (new.due, Bytes::copy_from_slice(&new.head));
+                // A body may be a slice of a much larger network buffer: keep only the slice.
+                let body = match new.body {
+                    Body::Bytes(bytes) => Body::Bytes(Bytes::copy_from_slice(&bytes)),
+                    Body::Stored(stored) => Body::Stored(stored),
+                };
+                if due > 0 {
+                    self.due.insert((due, key.clone()));
+                }
+                *self.counts.entry(first).or_default() += 1;
+                self.records.insert(key.clone(), Record { version, due, head, body })
+            }
+            None => self.records.remove(&key),
+        };
+        if let Some(old) = old {
+            let still = self.records.get(&key).map_or(0, |record| record.due);
+            if old.due > 0 && old.due != still {
+                self.due.remove(&(old.due, key));
+            }
+            if let Some(count) = self.counts.get_mut(&first) {
+                *count = count.saturating_sub(1);
+            }
+        }
+    }
+}
+
+impl Engine for Memory {
+    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
+        Box::pin(async move {
+            let mut found = self.shared()?.records.get(key).cloned();
+            if let (Part::Head, Some(record)) = (part, &mut found) {
+                record.body = Body::EMPTY;
+            }
+            Ok(found)
+        })
+    }
+
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(async move { Ok(self.shared()?.scan(&scan)) })
+    }
+
+    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
+        Box::pin(async move {
+            let state = self.shared()?;
+            let mut found = Vec::new();
+            for (_, key) in state.due.iter().take_while(|(due, _)| *due <= until).take(limit) {
+                let version = state.records.get(key).map_or(0, |record| record.version);
+                found.push((key.clone(), version));
+            }
+            Ok(found)
+        })
+    }
+
+    fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move { Ok(self.shared()?.counts.get(&first).copied().unwrap_or(0)) })
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
+        Box::pin(async move { Ok(self.exclusive()?.commit(commit)) })
+    }
+
+    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
+        Box::pin(async move { Ok(Box::new(MemoryStage::default()) as Box<dyn Stage>) })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.exclusive()?.closed = true;
+            Ok(())
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        self.state.read().map(|state| state.stats).unwrap_or_default()
+    }
+}
+
+#[derive(Default)]
+struct MemoryStage {
+    bytes: BytesMut,
+}
+
+impl Stage for MemoryStage {
+    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
+        self.bytes.extend_from_slice(&chunk);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body>> {
+        Box::pin(async move { Ok(Body::Bytes(self.bytes.freeze())) })
+    }
+}

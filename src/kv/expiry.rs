@@ -1,0 +1,42 @@
+//! Taking back the space of expired items. They are absent to every read from the moment they
+//! expire; this is only about space.
+
+use super::clock::SECOND;
+use super::limits::EXPIRED_KEPT_SECS;
+use super::{Error, Kv};
+use crate::engine::{Commit, Expect, Outcome, Write};
+
+/// Items removed in one commit; small, so that other writers wait for little.
+const SWEEP_ITEMS: usize = 256;
+
+impl Kv {
+    /// Removes some of the items that expired at least [`EXPIRED_KEPT_SECS`] ago; answers how many
+    /// it removed, which is 0 when there are none left.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        let until = self.clock.now().saturating_sub(EXPIRED_KEPT_SECS * SECOND);
+        let due = self.engine.due(until, SWEEP_ITEMS).await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        let (mut expect, mut write) = (Vec::new(), Vec::new());
+        for (key, version) in due {
+            expect.push(Expect { key: key.clone(), version });
+            write.push(Write { key, record: None });
+        }
+        let version_min = self.clock.now();
+        let all = Commit { version_min, expect: expect.clone(), write: write.clone() };
+        if let Outcome::Written(_) = self.engine.commit(all).await? {
+            return Ok(write.len());
+        }
+        // Some were written anew meanwhile, and stay; one by one the others go.
+        let mut removed = 0;
+        for (expect, write) in expect.into_iter().zip(write) {
+            let one = Commit { version_min, expect: vec![expect], write: vec![write] };
+            removed += usize::from(self.engine.commit(one).await? != Outcome::Conflict);
+        }
+        Ok(removed)
+    }
+}

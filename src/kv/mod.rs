@@ -1,0 +1,149 @@
+//! What a KV store means: stores, items, their conditions, lists and lifetimes, over any engine.
+//!
+//! Nothing here knows HTTP, files or a named engine, and time comes through [`Clock`] alone. Every
+//! write is the same walk: read what is there, let a pure function of [`decide`] judge it, commit
+//! with the versions that were read as expectations, and on a conflict do it again.
+
+pub mod batch;
+pub mod clock;
+pub mod cursor;
+pub mod decide;
+pub mod expiry;
+pub mod items;
+pub mod keyspace;
+pub mod limits;
+pub mod listing;
+mod locks;
+pub mod record;
+pub mod stores;
+pub mod types;
+pub mod upload;
+
+use crate::engine::{Engine, EngineError};
+use clock::Clock;
+use locks::Locks;
+use std::sync::Arc;
+use types::{StoreId, StoreName};
+
+/// After so many conflicts in a row a write gives up; each of them is another write's success.
+const ATTEMPTS_MAX: usize = 100;
+
+/// What the API shows of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// Its id, made at creation.
+    pub id: StoreId,
+    /// Its name, unique.
+    pub name: StoreName,
+    /// When it was created, in microseconds.
+    pub created: u64,
+    /// When it was created or last renamed, in microseconds.
+    pub updated: u64,
+}
+
+/// All stores, over one engine.
+pub struct Kv {
+    engine: Arc<dyn Engine>,
+    clock: Arc<dyn Clock>,
+    locks: Locks,
+    value_bytes_max: u64,
+}
+
+impl Kv {
+    /// Over an engine and a clock; values may have up to `value_bytes_max` bytes.
+    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, value_bytes_max: u64) -> Kv {
+        Kv { engine, clock, locks: Locks::default(), value_bytes_max }
+    }
+
+    /// The bound of a value, in bytes.
+    pub fn value_bytes_max(&self) -> u64 {
+        self.value_bytes_max
+    }
+
+    /// How many stores there are.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn stores_count(&self) -> Result<u64, Error> {
+        Ok(self.engine.count(keyspace::STORES).await?)
+    }
+
+    /// How many items there are, expired ones that still take space included.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn items_count(&self) -> Result<u64, Error> {
+        Ok(self.engine.count(keyspace::ITEMS).await?)
+    }
+
+    /// The engine's figures.
+    pub fn stats(&self) -> crate::engine::Stats {
+        self.engine.stats()
+    }
+
+    /// Finishes what was accepted and shuts the engine.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn close(&self) -> Result<(), Error> {
+        Ok(self.engine.close().await?)
+    }
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A field breaks its rule.
+    #[error("{field} {reason}")]
+    Invalid {
+        /// The field's name in the API.
+        field: &'static str,
+        /// The rule, to follow the name in a sentence.
+        reason: String,
+    },
+    /// There is no such store.
+    #[error("no store with that id")]
+    NoStore,
+    /// There is no such item.
+    #[error("no item with that key")]
+    NoItem,
+    /// A store of that name exists.
+    #[error("store with name '{0}' already exists")]
+    StoreExists(String),
+    /// The store has items.
+    #[error("the store is not empty; delete its items first")]
+    StoreNotEmpty,
+    /// A condition of the write does not hold.
+    #[error("the item does not meet the condition")]
+    Precondition,
+    /// The value is larger than allowed.
+    #[error("value must have at most {0} bytes")]
+    TooLarge(u64),
+    /// Others kept changing the same item for too long.
+    #[error("the item is written by too many others at once")]
+    Busy,
+    /// There is no space for writes.
+    #[error("storage is full: {0}")]
+    Full(String),
+    /// The server failed; a write may or may not have happened.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// A field that breaks its rule.
+    pub fn invalid(field: &'static str, reason: impl Into<String>) -> Error {
+        Error::Invalid { field, reason: reason.into() }
+    }
+}
+
+impl From<EngineError> for Error {
+    fn from(e: EngineError) -> Error {
+        match e {
+            EngineError::Full(what) => Error::Full(what),
+            e @ (EngineError::Closed | EngineError::Corrupt(_) | EngineError::Failed(_)) => {
+                Error::Internal(e.to_string())
+            }
+        }
+    }
+}

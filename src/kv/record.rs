@@ -1,0 +1,173 @@
+//! How stores and items are written into an engine's records. docs/format.md describes the bytes;
+//! their checksums are the engine's.
+
+use super::types::{Location, Metadata, StoreId, StoreName};
+use super::{Error, StoreInfo};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// The version of these encodings; the first byte of every head.
+const FORMAT: u8 = 1;
+const ITEM_FIXED: usize = 1 + 8 + 8;
+const STORE_FIXED: usize = 1 + 1 + 1 + 8 + 8 + StoreId::LEN;
+
+/// What an item's head holds; the time of expiry is the record's `due`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemHead {
+    /// When it was written, in microseconds.
+    pub modified: u64,
+    /// Bytes of its value.
+    pub size: u64,
+    /// Its metadata.
+    pub metadata: Metadata,
+}
+
+impl ItemHead {
+    /// To bytes.
+    pub fn encode(&self) -> Bytes {
+        let metadata = self.metadata.as_bytes();
+        let mut head = BytesMut::with_capacity(ITEM_FIXED + metadata.len());
+        head.put_u8(FORMAT);
+        head.put_u64_le(self.modified);
+        head.put_u64_le(self.size);
+        head.put_slice(metadata);
+        head.freeze()
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when they are none of this format.
+    pub fn decode(head: &Bytes) -> Result<ItemHead, Error> {
+        let (format, rest) = split::<1>(head)?;
+        if format != [FORMAT] {
+            return Err(damaged("an item of an unknown format"));
+        }
+        let (modified, rest) = split::<8>(rest)?;
+        let (size, _) = split::<8>(rest)?;
+        Ok(ItemHead {
+            modified: u64::from_le_bytes(modified),
+            size: u64::from_le_bytes(size),
+            metadata: Metadata::stored(head.slice(ITEM_FIXED..)),
+        })
+    }
+}
+
+/// What a store's head holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreHead {
+    /// What the API shows.
+    pub info: StoreInfo,
+    /// Where it shall live.
+    pub location: Option<Location>,
+    /// A delete is looking whether it is empty; see [`super::stores`].
+    pub closing: bool,
+}
+
+impl StoreHead {
+    /// To bytes.
+    pub fn encode(&self) -> Bytes {
+        let name = self.info.name.as_str().as_bytes();
+        let mut head = BytesMut::with_capacity(STORE_FIXED + name.len());
+        head.put_u8(FORMAT);
+        head.put_u8(match self.location {
+            None => 0,
+            Some(Location::Asia) => 1,
+            Some(Location::Aus) => 2,
+            Some(Location::Eu) => 3,
+            Some(Location::Us) => 4,
+        });
+        head.put_u8(u8::from(self.closing));
+        head.put_u64_le(self.info.created);
+        head.put_u64_le(self.info.updated);
+        head.put_slice(self.info.id.as_bytes());
+        head.put_slice(name);
+        head.freeze()
+    }
+
+    /// The head that makes a closing store open again; `None` when it is open.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the bytes are none of this format.
+    pub fn reopened(head: &[u8]) -> Result<Option<Bytes>, Error> {
+        // The common case looks at three bytes: every put passes here.
+        if let [FORMAT, _, 0, ..] = head {
+            return Ok(None);
+        }
+        let open = StoreHead { closing: false, ..StoreHead::decode(head)? };
+        Ok(Some(open.encode()))
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when they are none of this format.
+    pub fn decode(head: &[u8]) -> Result<StoreHead, Error> {
+        let ([format, location, closing], rest) = split::<3>(head)?;
+        let (created, rest) = split::<8>(rest)?;
+        let (updated, rest) = split::<8>(rest)?;
+        let (id, name) = split::<{ StoreId::LEN }>(rest)?;
+        let location = match location {
+            0 => None,
+            1 => Some(Location::Asia),
+            2 => Some(Location::Aus),
+            3 => Some(Location::Eu),
+            4 => Some(Location::Us),
+            _ => return Err(damaged("a store of an unknown location")),
+        };
+        if format != FORMAT || closing > 1 {
+            return Err(damaged("a store of an unknown format"));
+        }
+        let name = std::str::from_utf8(name).map_err(|_| damaged("a store's name"))?;
+        let info = StoreInfo {
+            id: StoreId::parse(&id).map_err(|_| damaged("a store's id"))?,
+            name: StoreName::parse(name).map_err(|_| damaged("a store's name"))?,
+            created: u64::from_le_bytes(created),
+            updated: u64::from_le_bytes(updated),
+        };
+        Ok(StoreHead { info, location, closing: closing == 1 })
+    }
+}
+
+fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Error> {
+    let (head, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("a record cut short"))?;
+    Ok((*head, rest))
+}
+
+fn damaged(what: &str) -> Error {
+    Error::Internal(format!("stored data is damaged: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn item_heads_round_trip(modified: u64, size: u64, meta in "[ -~é]{0,300}") {
+            let metadata = Metadata::stored(Bytes::from(meta));
+            let head = ItemHead { modified, size, metadata };
+            prop_assert_eq!(ItemHead::decode(&head.encode()).ok(), Some(head));
+        }
+
+        #[test]
+        fn store_heads_round_trip(created: u64, updated: u64, name in "[a-zA-Z][ -~é]{0,200}",
+            closing: bool, place in 0..5_usize) {
+            let info = StoreInfo {
+                id: StoreId::random().unwrap(), name: StoreName::parse(&name).unwrap(),
+                created, updated,
+            };
+            let places = ["US", "EU", "ASIA", "AUS"];
+            let location = places.get(place).map(|text| Location::parse(text).unwrap());
+            let head = StoreHead { info, location, closing };
+            prop_assert_eq!(StoreHead::decode(&head.encode()).ok(), Some(head));
+        }
+
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes: Vec<u8>) {
+            let bytes = Bytes::from(bytes);
+            let _ = ItemHead::decode(&bytes);
+            let _ = StoreHead::decode(&bytes);
+        }
+    }
+}

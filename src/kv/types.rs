@@ -1,0 +1,298 @@
+//! The words of a KV store, each parsed once and impossible to hold when wrong (contract.md,
+//! sections 3, 4 and 11).
+
+use super::Error;
+use super::limits::{KEY_BYTES_MAX, METADATA_BYTES_MAX, STORE_NAME_CHARS_MAX};
+use bytes::Bytes;
+use std::fmt;
+
+/// The id of a store: 22 characters of `[0-9a-z]`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId([u8; StoreId::LEN]);
+
+impl StoreId {
+    /// Characters in an id.
+    pub const LEN: usize = 22;
+
+    /// Reads an id; anything that is none names no store.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`], as for an id that was never given out (contract.md, 2.3).
+    pub fn parse(text: &[u8]) -> Result<StoreId, Error> {
+        let id: [u8; StoreId::LEN] = text.try_into().map_err(|_| Error::NoStore)?;
+        let plain = id.iter().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase());
+        if plain { Ok(StoreId(id)) } else { Err(Error::NoStore) }
+    }
+
+    /// A new id, from 128 random bits.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn random() -> Result<StoreId, Error> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|e| Error::Internal(e.to_string()))?;
+        // 36^22 is a little less than 2^114: the highest bits go unused.
+        let mut rest = u128::from_le_bytes(random);
+        let mut id = [0; StoreId::LEN];
+        for c in &mut id {
+            let digit = u32::try_from(rest % 36).unwrap_or(0);
+            *c = char::from_digit(digit, 36).map_or(b'0', |c| c as u8);
+            rest /= 36;
+        }
+        Ok(StoreId(id))
+    }
+
+    /// Its characters.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.0).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreId({self})")
+    }
+}
+
+/// The name of a store: 1 to 255 characters, the first an ASCII letter, none a control character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreName(String);
+
+impl StoreName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], saying which rule it breaks.
+    pub fn parse(name: &str) -> Result<StoreName, Error> {
+        let invalid = |reason: String| Err(Error::invalid("name", reason));
+        let Some(first) = name.chars().next() else {
+            return invalid("must not be empty".into());
+        };
+        let chars = name.chars().count();
+        if chars > STORE_NAME_CHARS_MAX {
+            let max = STORE_NAME_CHARS_MAX;
+            return invalid(format!("must have at most {max} characters, and has {chars}"));
+        }
+        if !first.is_ascii_alphabetic() {
+            return invalid("must begin with an ASCII letter".into());
+        }
+        if name.chars().any(char::is_control) {
+            return invalid("must not contain control characters".into());
+        }
+        Ok(StoreName(name.into()))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a store's data shall live; kept, and of no effect on one machine (contract.md, 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Asia.
+    Asia,
+    /// Australia.
+    Aus,
+    /// Europe.
+    Eu,
+    /// United States.
+    Us,
+}
+
+impl Location {
+    /// Reads one of `US`, `EU`, `ASIA`, `AUS`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for anything else.
+    pub fn parse(text: &str) -> Result<Location, Error> {
+        match text {
+            "ASIA" => Ok(Location::Asia),
+            "AUS" => Ok(Location::Aus),
+            "EU" => Ok(Location::Eu),
+            "US" => Ok(Location::Us),
+            _ => Err(Error::invalid("location", "must be one of US, EU, ASIA, AUS")),
+        }
+    }
+}
+
+/// The key of an item: 1 to 1024 bytes of UTF-8 under the rules of contract.md, section 4.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(Bytes);
+
+impl Key {
+    /// Checks a key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], saying which rule it breaks.
+    pub fn parse(bytes: &[u8]) -> Result<Key, Error> {
+        let invalid = |reason: &str| Err(Error::invalid("key", reason));
+        if bytes.is_empty() {
+            return invalid("must not be empty");
+        }
+        if bytes.len() > KEY_BYTES_MAX {
+            let (max, len) = (KEY_BYTES_MAX, bytes.len());
+            return invalid(&format!("must have at most {max} bytes of UTF-8, and has {len}"));
+        }
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return invalid("must be UTF-8");
+        };
+        let forbidden = |c: char| matches!(c, '\r' | '\n' | '#' | ';' | '?' | '^' | '|');
+        if let Some(c) = text.chars().find(|c| forbidden(*c)) {
+            return invalid(&format!("must not contain {c:?}"));
+        }
+        if text == "." || text == ".." {
+            return invalid("must not be . or ..");
+        }
+        if text.contains("./") || text.ends_with("/.") || text.ends_with("/..") {
+            return invalid("must not contain ./ or ../ nor end in /. or /..");
+        }
+        if text.starts_with(".well-known/acme-challenge") {
+            return invalid("must not begin with .well-known/acme-challenge");
+        }
+        let mut chars = text.chars();
+        if let (Some('\0'..=' ' | '\u{fffe}' | '\u{ffff}'), None) = (chars.next(), chars.next()) {
+            return invalid("of one character must not be U+0000 to U+0020, U+FFFE or U+FFFF");
+        }
+        Ok(Key(Bytes::copy_from_slice(bytes)))
+    }
+
+    /// Its bytes, which are UTF-8.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What a client keeps beside a value: up to 2000 bytes that can stand in a header.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata(Bytes);
+
+impl Metadata {
+    /// None, which is the same as an empty one.
+    pub const NONE: Metadata = Metadata(Bytes::new());
+
+    /// Checks metadata; its bytes are kept as they are, be they UTF-8 or not.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is too long or holds a control character other than a tab.
+    pub fn parse(bytes: &[u8]) -> Result<Metadata, Error> {
+        if bytes.len() > METADATA_BYTES_MAX {
+            let (max, len) = (METADATA_BYTES_MAX, bytes.len());
+            let reason = format!("must have at most {max} bytes, and has {len}");
+            return Err(Error::invalid("metadata", reason));
+        }
+        if bytes.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+            let reason = "must not contain control characters other than a tab";
+            return Err(Error::invalid("metadata", reason));
+        }
+        Ok(Metadata(Bytes::copy_from_slice(bytes)))
+    }
+
+    /// Metadata as it was stored.
+    pub(super) fn stored(bytes: Bytes) -> Metadata {
+        Metadata(bytes)
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// For how many seconds an item lives: 1 to 2^32 - 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttl(u32);
+
+impl Ttl {
+    /// Checks a number of seconds.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] outside of 1 to 2^32 - 1.
+    pub fn new(secs: u64) -> Result<Ttl, Error> {
+        match u32::try_from(secs) {
+            Ok(secs) if secs > 0 => Ok(Ttl(secs)),
+            _ => Err(Ttl::invalid()),
+        }
+    }
+
+    /// What to say of something that is no time to live.
+    pub fn invalid() -> Error {
+        let reason = format!("must be a whole number of seconds from 1 to {}", u32::MAX);
+        Error::invalid("time_to_live_sec", reason)
+    }
+
+    /// Its seconds.
+    pub fn secs(self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_follow_the_published_rules() {
+        for good in ["a", "*", "[a]", "//", "..x", ".hidden", "a/b", "a..b", "é", "!", "a ", "%2F"]
+        {
+            assert!(Key::parse(good.as_bytes()).is_ok(), "{good:?}");
+        }
+        let bad = [
+            "",
+            ".",
+            "..",
+            "a/.",
+            "a/..",
+            "a./b",
+            "../a",
+            "./a",
+            "a#b",
+            "a;b",
+            "a?b",
+            "a^b",
+            "a|b",
+            "a\rb",
+            "a\nb",
+            " ",
+            "\0",
+            "\u{1f}",
+            "\u{fffe}",
+            "\u{ffff}",
+            ".well-known/acme-challenge/x",
+        ];
+        for bad in bad {
+            assert!(Key::parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert!(Key::parse(&[b'k'; 1024]).is_ok() && Key::parse(&[b'k'; 1025]).is_err());
+        assert!(Key::parse(&[0xff, 0xfe]).is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn names_count_characters_and_metadata_counts_bytes() {
+        let name = format!("a{}", "ö".repeat(254));
+        assert!(StoreName::parse(&name).is_ok());
+        assert!(StoreName::parse(&format!("{name}ö")).is_err());
+        for bad in ["", "1a", " a", "öa", "a\tb", "a\u{7f}"] {
+            assert!(StoreName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(Metadata::parse(&[0xe9; 2000]).is_ok() && Metadata::parse(&[b'm'; 2001]).is_err());
+        assert!(Metadata::parse(b"a\tb").is_ok() && Metadata::parse(b"a\nb").is_err());
+    }
+
+    #[test]
+    fn random_ids_are_ids() {
+        let ids: Vec<_> = (0..100).filter_map(|_| StoreId::random().ok()).collect();
+        assert_eq!(ids.len(), 100);
+        for id in &ids {
+            assert_eq!(StoreId::parse(id.to_string().as_bytes()).ok(), Some(*id));
+        }
+        assert!(StoreId::parse(b"0c5m1x2v7q9r4t8k3h6j1A").is_err());
+    }
+}

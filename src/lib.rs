@@ -1,0 +1,22 @@
+//! Steadfast is a self-hosted KV store that speaks the Fastly KV Store API.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`api`] | the API over HTTP: router, token, parameters, errors |
+//! | [`http`] | HTTP/1.1 on a connection; knows nothing of stores |
+//! | [`kv`] | what a KV store means; knows no HTTP and no engine |
+//! | [`engine`] | ordered bytes with atomic, durable commits |
+//! | [`server`] | puts the above together |
+//! | [`config`] | flags and environment |
+//! | [`cli`] | the commands |
+//! | [`metrics`], [`wire`] | the names of metrics; the shapes of the API |
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod http;
+pub mod kv;
+pub mod metrics;
+pub mod server;
+pub mod wire;

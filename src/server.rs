@@ -1,0 +1,256 @@
+//! The composition root: engine, store, API, listener, and their orderly end.
+
+use crate::api::{Api, Auth, Token};
+use crate::config::{self, ServeConfig, TokenSource};
+use crate::engine::embedded::{Embedded, Fatal, Options};
+use crate::engine::memory::Memory;
+use crate::engine::{Engine, EngineError};
+use crate::http;
+use crate::kv::Kv;
+use crate::kv::clock::SystemClock;
+use crate::metrics::Metrics;
+use std::fs::{self, File};
+use std::future::Future;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Semaphore, watch};
+
+/// Connections the kernel keeps for us before they are accepted.
+const BACKLOG: u32 = 4096;
+/// How often the sweeper looks for expired items.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long requests that run may take to end once the server is told to; together with the
+/// closing of the engine this stays below 10 s.
+const DRAIN: Duration = Duration::from_secs(7);
+/// Exit status after a failed sync.
+const FATAL: i32 = 70;
+/// File descriptors besides those of connections.
+const FILES_SPARE: u64 = 512;
+
+/// A server that listens, ready to run.
+pub struct Server {
+    listener: TcpListener,
+    api: Arc<Api>,
+    kv: Arc<Kv>,
+    metrics: Arc<Metrics>,
+    config: ServeConfig,
+    token_at: TokenAt,
+    /// Removed with the server, where the token was only for this run.
+    _token_dir: Option<TokenDir>,
+}
+
+/// Where a person finds the root token.
+#[derive(Clone, Debug)]
+pub enum TokenAt {
+    /// In the environment.
+    Environment,
+    /// In this file.
+    File(PathBuf),
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine could not be opened.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The address could not be used.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The token could not be read or made.
+    #[error("{0}")]
+    Token(String),
+}
+
+impl Server {
+    /// Opens the engine and listens; requests are answered from [`Server::run`] on.
+    ///
+    /// # Errors
+    /// When the data directory, the token or the address cannot be used.
+    pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
+        raise_file_limit(u64::from(config.max_connections) + FILES_SPARE);
+        let engine: Arc<dyn Engine> = match &config.data {
+            None => Arc::new(Memory::new()),
+            Some(dir) => {
+                let fatal = Fatal::new(|why| {
+                    tracing::error!(
+                        "{why}; stopping, so that nothing is pretended: on the next \
+                         start every acknowledged write is there"
+                    );
+                    std::process::exit(FATAL);
+                });
+                let (dir, cache_bytes) = (dir.clone(), config.cache_bytes);
+                Arc::new(Embedded::open(Options { dir, cache_bytes, fatal })?)
+            }
+        };
+        let (token, token_at, token_dir) = root_token(&config).map_err(StartError::Token)?;
+        let failed = |e| StartError::Listen(config.listen, e);
+        let listener = listen(config.listen).map_err(failed)?;
+        let kv = Arc::new(Kv::new(engine, Arc::new(SystemClock), config.max_value));
+        let metrics = Arc::new(Metrics::default());
+        let auth = Auth::new(token);
+        let api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
+        let api = Arc::new(api);
+        Ok(Server { listener, api, kv, metrics, config, token_at, _token_dir: token_dir })
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where the root token is.
+    pub fn token_at(&self) -> &TokenAt {
+        &self.token_at
+    }
+
+    /// Serves until `stop` is done; then ends what runs, flushes and returns within 10 s.
+    ///
+    /// # Errors
+    /// When the engine could not be closed in order.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), crate::kv::Error> {
+        let (drain, draining) = watch::channel(false);
+        let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
+        tokio::select! {
+            () = stop => {}
+            () = self.accept(&draining) => {}
+        }
+        tracing::info!("stopping: no more connections are accepted");
+        let Server { listener, kv, .. } = self;
+        drop(listener);
+        drop(draining);
+        // Every connection and the sweeper hold a receiver until they end.
+        let _ = drain.send(true);
+        if tokio::time::timeout(DRAIN, drain.closed()).await.is_err() {
+            tracing::warn!("some requests did not end in {} s and are cut", DRAIN.as_secs());
+        }
+        sweeper.abort();
+        kv.close().await?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    async fn accept(&self, draining: &watch::Receiver<bool>) {
+        let places = Arc::new(Semaphore::new(self.config.max_connections as usize));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    // Out of files, most likely: those that run give theirs back.
+                    tracing::warn!(error = %e, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            // Answers are written whole; waiting to merge them would only delay them.
+            let _ = stream.set_nodelay(true);
+            let (api, timeouts) = (self.api.clone(), self.config.timeouts);
+            let (metrics, draining) = (self.metrics.clone(), draining.clone());
+            tokio::spawn(async move {
+                metrics.connections.inc();
+                http::serve(stream, &*api, timeouts, draining).await;
+                metrics.connections.dec();
+                drop(place);
+            });
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Takes back the space of expired items, a little at a time.
+async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
+    loop {
+        let swept = kv.sweep().await.unwrap_or_else(|e| {
+            tracing::error!(error = %e, "expired items could not be removed");
+            0
+        });
+        let pause = if swept == 0 { SWEEP_EVERY } else { Duration::from_millis(2) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = draining.changed() => return,
+        }
+    }
+}
+
+/// Each connection takes a file; the usual limit of 1024 is raised as far as the system allows.
+fn raise_file_limit(wanted: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let ceiling = limit.maximum.unwrap_or(u64::MAX).min(wanted);
+    if limit.current.is_some_and(|current| current < ceiling) {
+        let raised = Rlimit { current: Some(ceiling), maximum: limit.maximum };
+        if let Err(e) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(error = %e, "the limit of open files could not be raised");
+        }
+    }
+}
+
+/// A directory of this run, for a token that no data directory can hold.
+struct TokenDir(PathBuf);
+
+impl Drop for TokenDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn root_token(config: &ServeConfig) -> Result<(Token, TokenAt, Option<TokenDir>), String> {
+    match (&config.token, &config.data) {
+        (TokenSource::Given(token), _) => Ok((token.clone(), TokenAt::Environment, None)),
+        (TokenSource::File(token, path), _) => {
+            Ok((token.clone(), TokenAt::File(path.clone()), None))
+        }
+        (TokenSource::Own, Some(data)) => {
+            let path = data.join("token");
+            let token = if path.exists() { config::read_token(&path) } else { make_token(&path) };
+            Ok((token?, TokenAt::File(path), None))
+        }
+        (TokenSource::Own, None) => {
+            let name = format!("steadfast-{}-{}", std::process::id(), &random_text()?[..8]);
+            let dir = TokenDir(std::env::temp_dir().join(name));
+            let made = fs::DirBuilder::new().mode(0o700).create(&dir.0);
+            made.map_err(|e| format!("cannot make {}: {e}", dir.0.display()))?;
+            let path = dir.0.join("token");
+            Ok((make_token(&path)?, TokenAt::File(path), Some(dir)))
+        }
+    }
+}
+
+/// 32 random bytes as 64 characters.
+fn random_text() -> Result<String, String> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|e| format!("no random numbers: {e}"))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Makes a token and keeps it in a file that only this user can read, whole or not at all.
+fn make_token(path: &Path) -> Result<Token, String> {
+    let text = random_text()?;
+    let fresh = path.with_extension("new");
+    let write = || {
+        let _ = fs::remove_file(&fresh);
+        let mut file = File::options().create_new(true).write(true).mode(0o600).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    };
+    write().map_err(|e: io::Error| format!("cannot keep a token in {}: {e}", path.display()))?;
+    Token::parse(&text)
+}

@@ -1,0 +1,131 @@
+//! The names and shapes of the API's JSON and header fields (contract.md, sections 1 to 3), shared
+//! by the server and by clients.
+
+use serde::{Deserialize, Serialize};
+
+/// Carries the token.
+pub const FASTLY_KEY: &str = "Fastly-Key";
+/// An item's generation, in answers.
+pub const GENERATION: &str = "Generation";
+/// An item's metadata, both ways.
+pub const METADATA: &str = "Metadata";
+/// The generation that a write demands.
+pub const IF_GENERATION_MATCH: &str = "if-generation-match";
+/// Seconds that an item lives; with underscores, as clients send it.
+pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
+/// The size of an item's whole value.
+pub const STORED_CONTENT_LENGTH: &str = "Stored-Content-Length";
+
+/// Every refusal but a 412 on an item and a batch's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What clients show first.
+    pub msg: String,
+    /// The same, for clients that look here.
+    pub title: String,
+    /// What exactly is wrong.
+    pub detail: String,
+    /// The status again.
+    pub status: u16,
+}
+
+/// The body of a create or a rename.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreName {
+    /// The name.
+    pub name: String,
+}
+
+/// A store; these fields in this order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Store {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    pub created_at: String,
+    /// The same form.
+    pub updated_at: String,
+}
+
+/// A page of stores.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreList {
+    /// The stores.
+    pub data: Vec<Store>,
+    /// What else there is to say; flat scalars only.
+    pub meta: StoreListMeta,
+}
+
+/// What a page of stores says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreListMeta {
+    /// How many stores a page holds.
+    pub limit: usize,
+    /// How many there are.
+    pub total: u64,
+    /// Where the next page begins; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// What a page of keys says of itself; flat scalars only.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyListMeta {
+    /// How many keys a page holds.
+    pub limit: usize,
+    /// Where the next page begins; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// The prefix that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// `eventual` when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<String>,
+}
+
+/// The answer to a batch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchReport {
+    /// Empty when all went well.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// In words.
+    pub title: String,
+    /// One for each line that failed.
+    pub errors: Vec<BatchError>,
+}
+
+/// Why a line of a batch failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchError {
+    /// The line's key, where it could be read.
+    pub key: String,
+    /// The line's number, from 0.
+    pub index: u64,
+    /// The status the line would have had by itself, as text.
+    pub code: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// A time in microseconds as the API writes it: `YYYY-MM-DD HH:MM:SS`, UTC.
+pub fn timestamp(micros: u64) -> String {
+    let secs = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
+    let at =
+        time::OffsetDateTime::from_unix_timestamp(secs).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+    let (hour, minute, second) = at.to_hms();
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_have_the_recorded_form() {
+        assert_eq!(super::timestamp(1_750_707_675_999_999), "2025-06-23 19:41:15");
+        assert_eq!(super::timestamp(0), "1970-01-01 00:00:00");
+    }
+}
