@@ -1,6 +1,6 @@
 //! Every metric, once. Labels are route templates and methods, never keys, names or tokens.
 
-use crate::engine::Stats;
+use crate::kv::Stats;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;

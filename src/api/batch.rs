@@ -6,17 +6,16 @@
 
 use super::Api;
 use super::error::{Error, json};
-use crate::engine::{self, INLINE_BYTES_MAX};
 use crate::http::{Body, Response, Stream};
 use crate::kv::batch::Line;
 use crate::kv::types::{Key, Metadata, StoreId, Ttl};
-use crate::kv::{self, Kv};
+use crate::kv::{self, Kv, PIECE_BYTES, Value};
 use crate::wire::{BatchError, BatchReport};
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::Value as Json;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -149,7 +148,7 @@ impl<'a> Batch<'a> {
                 let key = String::from_utf8_lossy(line.key.as_bytes()).into_owned();
                 self.named.push((self.index, key));
                 self.index += 1;
-                self.bytes += line.value.len().min(INLINE_BYTES_MAX as u64);
+                self.bytes += line.value.len().min(PIECE_BYTES as u64);
                 self.lines.push(line);
                 if self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES {
                     self.commit().await;
@@ -178,7 +177,7 @@ impl<'a> Batch<'a> {
         Ok(Line { key, ttl, metadata, value })
     }
 
-    async fn place(&self, value: Bytes) -> Result<engine::Body, kv::Error> {
+    async fn place(&self, value: Bytes) -> Result<Value, kv::Error> {
         let mut upload = self.kv.upload();
         upload.push(value).await?;
         upload.finish().await
@@ -237,11 +236,12 @@ impl<'a> Batch<'a> {
         };
         self.failed += 1;
         if self.errors.len() < ERRORS_MAX {
-            let reason = match e {
-                kv::Error::Internal(_) => "the server failed; the line may not be written".into(),
-                kv::Error::Full(_) => "storage is full; the line is not written".into(),
-                e => e.to_string(),
-            };
+            let mut reason = e.to_string();
+            if let kv::Error::Internal(_) = e {
+                reason = "the server failed; the line may not be written".into();
+            } else if let kv::Error::Full(_) = e {
+                reason = "storage is full; the line is not written".into();
+            }
             self.errors.push(BatchError { key, index, code: code.to_string(), reason });
         }
     }
@@ -271,14 +271,14 @@ impl<'a> Batch<'a> {
 /// Says what is wrong with a line that does not have the shape, by the field.
 fn explain(line: &[u8], e: &serde_json::Error) -> Refused {
     let invalid = |field, reason: String| kv::Error::invalid(field, reason);
-    let Ok(Value::Object(fields)) = serde_json::from_slice(line) else {
+    let Ok(Json::Object(fields)) = serde_json::from_slice(line) else {
         return (String::new(), invalid("line", format!("must be a JSON object: {e}")));
     };
-    let key = fields.get("key").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let key = fields.get("key").and_then(Json::as_str).unwrap_or_default().to_owned();
     let field = |name: &str| fields.get(name);
-    let reason = if !field("key").is_some_and(Value::is_string) {
+    let reason = if !field("key").is_some_and(Json::is_string) {
         invalid("key", "must be there and a string".into())
-    } else if !field("value").is_some_and(Value::is_string) {
+    } else if !field("value").is_some_and(Json::is_string) {
         invalid("value", "must be there and a string of base64".into())
     } else if field("time_to_live_sec").is_some_and(|ttl| !ttl.is_null() && !ttl.is_u64()) {
         Ttl::invalid()

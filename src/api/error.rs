@@ -13,8 +13,8 @@ pub(crate) enum Error {
     /// What the store says.
     #[error(transparent)]
     Kv(#[from] kv::Error),
-    /// As [`kv::Error::Precondition`]; written without a body.
-    #[error("a body did not come: {0}")]
+    /// The request's body did not come whole.
+    #[error(transparent)]
     Body(#[from] BodyError),
     /// A parameter, field or body breaks its rule.
     #[error("{0}")]
@@ -80,23 +80,22 @@ impl Error {
         if status == 412 {
             return Response::new(412);
         }
-        let detail = match self {
-            Error::Kv(kv::Error::Full(_)) => format!("storage is full (request {request:016x})"),
-            Error::Kv(kv::Error::Internal(_)) => {
-                format!("the server's log says more under request {request:016x}")
-            }
-            e if status >= 500 => format!("{e} (request {request:016x})"),
-            e => e.to_string(),
-        };
-        let response = problem(status, &detail);
-        let response = match self {
-            Error::Method(allowed) => response.field("Allow", allowed.as_bytes()),
-            Error::Range(size) => {
-                response.field("Content-Range", format!("bytes */{size}").as_bytes())
-            }
-            Error::Overloaded(_) => response.number("Retry-After", 1),
-            _ => response,
-        };
+        let mut detail = self.to_string();
+        if let Error::Kv(kv::Error::Full(_)) = self {
+            detail = format!("storage is full (request {request:016x})");
+        } else if let Error::Kv(kv::Error::Internal(_)) = self {
+            detail = format!("the server's log says more under request {request:016x}");
+        } else if status >= 500 {
+            detail = format!("{detail} (request {request:016x})");
+        }
+        let mut response = problem(status, &detail);
+        if let Error::Method(allowed) = self {
+            response = response.field("Allow", allowed.as_bytes());
+        } else if let Error::Range(size) = self {
+            response = response.field("Content-Range", format!("bytes */{size}").as_bytes());
+        } else if status == 503 {
+            response = response.number("Retry-After", 1);
+        }
         // A body that broke off leaves nothing to read on from.
         response.closing(matches!(self, Error::Body(_)))
     }

@@ -4,13 +4,12 @@ use super::Api;
 use super::admission::Share;
 use super::error::Error;
 use super::query::{Query, decode_segment};
-use crate::engine::{self, INLINE_BYTES_MAX, Part};
 use crate::http::{Body, Head, Payload, Response, Source, Stream};
 use crate::kv::clock::SECOND;
 use crate::kv::decide::Mode;
 use crate::kv::items::{Delete, Item, Put};
 use crate::kv::types::{Key, Metadata, StoreId, Ttl};
-use crate::kv::{self};
+use crate::kv::{PIECE_BYTES, Value};
 use crate::wire;
 use bytes::Bytes;
 use std::future::Future;
@@ -19,10 +18,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Bytes of a large value that an answer holds at once; the engine's block.
-const PIECE_BYTES: usize = INLINE_BYTES_MAX;
 /// Bytes of a large upload that are held at once: a chunk on its way and what is not yet written.
-const STAGE_BYTES: u64 = 6 * INLINE_BYTES_MAX as u64;
+const STAGE_BYTES: u64 = 6 * PIECE_BYTES as u64;
 /// Answers up to this size are not worth counting against the bound.
 const SMALL_BYTES: u64 = 16 * 1024;
 
@@ -34,9 +31,9 @@ impl Api {
         head: &Head,
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
-        let mut item = self.kv.get(&store?, &key, Part::Whole).await?;
+        let mut item = self.kv.get(&store?, &key).await?;
         let size = item.size;
-        let value = std::mem::replace(&mut item.value, engine::Body::EMPTY);
+        let value = std::mem::replace(&mut item.value, Value::EMPTY);
         let range = wanted_range(head, size)?;
         let response = match &range {
             None => described(Response::new(200), &item),
@@ -59,7 +56,7 @@ impl Api {
         key: &[u8],
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
-        let item = self.kv.get(&store?, &key, Part::Head).await?;
+        let item = self.kv.head(&store?, &key).await?;
         Ok(described(Response::new(200), &item).payload(Payload::Length(item.size)))
     }
 
@@ -201,21 +198,12 @@ fn wanted_range(head: &Head, size: u64) -> Result<Option<Range<u64>>, Error> {
     if range.start < range.end { Ok(Some(range)) } else { Err(Error::Range(size)) }
 }
 
-fn send(
-    response: Response,
-    value: engine::Body,
-    range: Range<u64>,
-    share: Option<Share>,
-) -> Response {
-    let payload = match value {
-        engine::Body::Bytes(bytes) => {
-            let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-            Payload::Bytes(bytes.slice(index(range.start)..index(range.end)))
-        }
-        stored @ engine::Body::Stored(_) => {
-            let len = range.end - range.start;
-            Payload::Stream(len, Box::new(Pieces { value: stored, range }))
-        }
+fn send(response: Response, value: Value, range: Range<u64>, share: Option<Share>) -> Response {
+    let payload = if let Some(bytes) = value.in_memory() {
+        let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+        Payload::Bytes(bytes.slice(index(range.start)..index(range.end)))
+    } else {
+        Payload::Stream(range.end - range.start, Box::new(Pieces { value, range }))
     };
     let mut response = response.payload(payload);
     response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
@@ -224,7 +212,7 @@ fn send(
 
 /// A large value, read as the client takes it.
 struct Pieces {
-    value: engine::Body,
+    value: Value,
     range: Range<u64>,
 }
 
@@ -246,7 +234,7 @@ impl Source for Pieces {
                 }
                 Err(e) => {
                     tracing::error!(error = %e, "an answer was cut short");
-                    Err(io::Error::other(kv::Error::from(e).to_string()))
+                    Err(io::Error::other(e.to_string()))
                 }
             }
         })

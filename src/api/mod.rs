@@ -273,16 +273,13 @@ impl Api {
     /// Counts and logs a refusal; what went wrong inside goes here and nowhere else.
     fn refused(&self, e: &Error, request: u64, method: &'static str, route: &'static str) {
         let request = format_args!("{request:016x}");
-        match e {
-            Error::Unauthorized => self.metrics.auth_failed(),
-            Error::Overloaded(_) => {
-                self.metrics.overloaded();
-                tracing::warn!(%request, method, route, error = %e, "overloaded");
-            }
-            e if e.status() >= 500 => {
-                tracing::error!(%request, method, route, error = %e, "failed");
-            }
-            _ => {}
+        if let Error::Unauthorized = e {
+            self.metrics.auth_failed();
+        } else if let Error::Overloaded(_) = e {
+            self.metrics.overloaded();
+            tracing::warn!(%request, method, route, error = %e, "overloaded");
+        } else if e.status() >= 500 {
+            tracing::error!(%request, method, route, error = %e, "failed");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Many puts in one commit.
 
 use super::types::{Key, Metadata, StoreId, Ttl};
-use super::{ATTEMPTS_MAX, Error, Kv, items, keyspace};
-use crate::engine::{Body, Outcome};
+use super::{ATTEMPTS_MAX, Error, Kv, Value, items, keyspace};
+use crate::engine::Outcome;
 use std::collections::HashSet;
 
 /// One put of a batch: a plain overwrite.
@@ -15,7 +15,7 @@ pub struct Line {
     /// Its metadata.
     pub metadata: Metadata,
     /// Its value, already checked against the bound.
-    pub value: Body,
+    pub value: Value,
 }
 
 impl Kv {
@@ -37,7 +37,7 @@ impl Kv {
             let now = self.clock.now();
             let mut commit = self.open_store(store).await?.commit(now);
             commit.write.extend(last.iter().map(|(key, line)| {
-                items::write(key.clone(), line.ttl, &line.metadata, line.value.clone(), now)
+                items::write(key.clone(), line.ttl, &line.metadata, line.value.0.clone(), now)
             }));
             if let Outcome::Written(_) = self.engine.commit(commit).await? {
                 return Ok(());

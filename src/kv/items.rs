@@ -4,7 +4,7 @@ use super::clock::SECOND;
 use super::decide::{self, Combine, Current, Mode, Removal};
 use super::record::{ItemHead, StoreHead};
 use super::types::{Key, Metadata, StoreId, Ttl};
-use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
+use super::{ATTEMPTS_MAX, Error, Kv, Value, keyspace};
 use crate::engine::{
     Body, Commit, Expect, INLINE_BYTES_MAX, NewRecord, Outcome, Part, Record, Write,
 };
@@ -27,7 +27,7 @@ pub struct Item {
     /// Bytes of its value.
     pub size: u64,
     /// Its value; empty when only the head was asked for.
-    pub value: Body,
+    pub value: Value,
 }
 
 /// How an item is put.
@@ -80,11 +80,23 @@ impl OpenStore {
 }
 
 impl Kv {
-    /// The item under a key, with its value or without.
+    /// The item under a key.
     ///
     /// # Errors
     /// [`Error::NoItem`], [`Error::NoStore`], or when the engine fails.
-    pub async fn get(&self, store: &StoreId, key: &Key, part: Part) -> Result<Item, Error> {
+    pub async fn get(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
+        self.find(store, key, Part::Whole).await
+    }
+
+    /// The item under a key, its value left empty; costs no read of the value.
+    ///
+    /// # Errors
+    /// As [`Kv::get`].
+    pub async fn head(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
+        self.find(store, key, Part::Head).await
+    }
+
+    async fn find(&self, store: &StoreId, key: &Key, part: Part) -> Result<Item, Error> {
         let found = self.engine.read(&keyspace::item(store, key), part).await?;
         let now = self.clock.now();
         match found {
@@ -128,7 +140,7 @@ impl Kv {
         store: &StoreId,
         key: &Key,
         put: &Put,
-        value: Body,
+        value: Value,
     ) -> Result<u64, Error> {
         let at = keyspace::item(store, key);
         let _place = self.locks.enter(&at, put.conditional()).await;
@@ -136,7 +148,7 @@ impl Kv {
             let open = self.open_store(store).await?;
             let now = self.clock.now();
             let mut commit = open.commit(now);
-            let mut body = value.clone();
+            let mut body = value.0.clone();
             if put.conditional() {
                 let joins = matches!(put.mode, Mode::Append | Mode::Prepend);
                 let part = if joins { Part::Whole } else { Part::Head };
@@ -260,6 +272,6 @@ fn item(record: Record, part: Part) -> Result<Item, Error> {
         expires: (record.due > 0).then_some(record.due),
         metadata: head.metadata,
         size: head.size,
-        value: record.body,
+        value: Value(record.body),
     })
 }

@@ -18,6 +18,10 @@ pub mod record;
 pub mod stores;
 pub mod types;
 pub mod upload;
+mod value;
+
+pub use crate::engine::Stats;
+pub use value::{PIECE_BYTES, Value};
 
 use crate::engine::{Engine, EngineError};
 use clock::Clock;
@@ -77,7 +81,7 @@ impl Kv {
     }
 
     /// The engine's figures.
-    pub fn stats(&self) -> crate::engine::Stats {
+    pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
 

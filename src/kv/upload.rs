@@ -1,7 +1,7 @@
 //! A value on its way in: in memory while it is small, staged by the engine when it is not.
 
-use super::{Error, Kv};
-use crate::engine::{Body, INLINE_BYTES_MAX, Stage};
+use super::{Error, Kv, Value};
+use crate::engine::{INLINE_BYTES_MAX, Stage};
 use bytes::{Bytes, BytesMut};
 
 /// Takes a value's chunks and bounds their sum. Dropped unfinished, it leaves nothing behind.
@@ -56,11 +56,11 @@ impl Upload<'_> {
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn finish(self) -> Result<Body, Error> {
+    pub async fn finish(self) -> Result<Value, Error> {
         if let Some(stage) = self.stage {
-            return Ok(stage.finish().await?);
+            return Ok(Value(stage.finish().await?));
         }
         let joined = !self.joined.is_empty();
-        Ok(Body::Bytes(if joined { self.joined.freeze() } else { self.first }))
+        Ok(Value::from(if joined { self.joined.freeze() } else { self.first }))
     }
 }

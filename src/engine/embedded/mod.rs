@@ -96,8 +96,8 @@ pub struct Embedded {
     jobs: Mutex<Option<SyncSender<writer::Job>>>,
     queue: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held for as long as the engine lives.
-    _lock: File,
+    /// Held until the engine is closed.
+    lock: Mutex<Option<File>>,
 }
 
 impl Embedded {
@@ -141,7 +141,7 @@ impl Embedded {
         let readers = Arc::new(reader::Readers::new(dir, blobs.clone()));
         let (jobs, threads) = (Mutex::new(Some(jobs)), Mutex::new(threads));
         let queue = Arc::new(Semaphore::new(QUEUE));
-        Ok(Embedded { shared, readers, blobs, jobs, queue, threads, _lock: lock })
+        Ok(Embedded { shared, readers, blobs, jobs, queue, threads, lock: Mutex::new(Some(lock)) })
     }
 
     /// Runs a read where it may wait for the disk.
@@ -273,7 +273,9 @@ impl Engine for Embedded {
             let threads =
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);
             let join = move || threads.into_iter().try_for_each(JoinHandle::join);
-            match tokio::task::spawn_blocking(join).await {
+            let joined = tokio::task::spawn_blocking(join).await;
+            drop(self.lock.lock().map_err(|_| EngineError::Closed)?.take());
+            match joined {
                 Ok(Ok(())) => Ok(()),
                 _ => Err(EngineError::Failed("a storage thread panicked".into())),
             }

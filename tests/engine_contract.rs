@@ -1,0 +1,363 @@
+//! The contract of `steadfast::engine`, held against every engine alike.
+
+mod engines;
+
+use bytes::Bytes;
+use engines::Subject;
+use steadfast::engine::{
+    Body, Commit, Engine, EngineError, Expect, INLINE_BYTES_MAX, NewRecord, Outcome, Part, Scan,
+    Write,
+};
+
+suite!(
+    a_read_finds_what_was_written_and_nothing_else,
+    versions_grow_over_all_commits_and_a_reopen,
+    a_commit_is_all_or_nothing,
+    expectations_see_the_commits_before_them,
+    of_racing_commits_with_one_expectation_one_wins,
+    a_scan_is_in_byte_order_and_within_its_bounds,
+    a_scan_passes_over_what_is_due,
+    due_records_come_by_their_number,
+    counts_follow_the_first_byte,
+    bodies_of_every_size_come_back,
+    a_staged_body_that_is_dropped_leaves_nothing,
+    a_closed_engine_answers_nothing,
+    reads_never_go_back_while_commits_run,
+    a_value_that_is_replaced_while_it_is_read_comes_whole,
+);
+
+fn put(key: &str, due: u64, head: &str, body: impl Into<Bytes>) -> Write {
+    let body = Body::Bytes(body.into());
+    let record = NewRecord { due, head: Bytes::from(head.to_owned()), body };
+    Write { key: Bytes::from(key.to_owned()), record: Some(record) }
+}
+
+fn remove(key: &str) -> Write {
+    Write { key: Bytes::from(key.to_owned()), record: None }
+}
+
+fn expect(key: &str, version: u64) -> Expect {
+    Expect { key: Bytes::from(key.to_owned()), version }
+}
+
+async fn commit(engine: &dyn Engine, expect: Vec<Expect>, write: Vec<Write>) -> Outcome {
+    engine.commit(Commit { version_min: 0, expect, write }).await.unwrap()
+}
+
+async fn written(engine: &dyn Engine, write: Vec<Write>) -> u64 {
+    match commit(engine, vec![], write).await {
+        Outcome::Written(version) => version,
+        Outcome::Conflict => panic!("a commit without expectations met a conflict"),
+    }
+}
+
+async fn body(engine: &dyn Engine, key: &str) -> Option<Vec<u8>> {
+    let record = engine.read(key.as_bytes(), Part::Whole).await.unwrap()?;
+    let len = usize::try_from(record.body.len()).unwrap();
+    Some(record.body.read(0, len).await.unwrap().to_vec())
+}
+
+fn scan(start: &str, end: &str, limit: usize, skip_due: u64) -> Scan {
+    let (start, end) = (Bytes::from(start.to_owned()), Bytes::from(end.to_owned()));
+    Scan { start, end, limit, skip_due }
+}
+
+async fn keys(engine: &dyn Engine, scan: Scan) -> Vec<String> {
+    let page = engine.scan(scan).await.unwrap();
+    page.iter().map(|found| String::from_utf8_lossy(found.key).into_owned()).collect()
+}
+
+async fn a_read_finds_what_was_written_and_nothing_else(mut subject: Subject) {
+    let engine = &*subject.engine;
+    let version = written(engine, vec![put("a", 7, "head", "body"), put("ab", 0, "", "")]).await;
+    for _ in 0..2 {
+        let engine = &*subject.engine;
+        let record = engine.read(b"a", Part::Whole).await.unwrap().unwrap();
+        assert_eq!((record.version, record.due, &record.head[..]), (version, 7, &b"head"[..]));
+        assert_eq!(body(engine, "a").await.unwrap(), b"body");
+        let head = engine.read(b"a", Part::Head).await.unwrap().unwrap();
+        assert_eq!((head.version, head.body.len()), (version, 0));
+        assert_eq!(body(engine, "ab").await.unwrap(), b"");
+        for absent in [&b""[..], b"b", b"aa", b"a\0"] {
+            assert!(engine.read(absent, Part::Whole).await.unwrap().is_none(), "{absent:?}");
+        }
+        subject.reopen().await;
+    }
+}
+
+async fn versions_grow_over_all_commits_and_a_reopen(mut subject: Subject) {
+    let mut last = 0;
+    for round in 0..4 {
+        for key in ["a", "b", "a"] {
+            let version = written(&*subject.engine, vec![put(key, 0, "", "x")]).await;
+            assert!(version > last, "round {round}: {version} after {last}");
+            last = version;
+        }
+        let ahead = Commit { version_min: last + 1000, expect: vec![], write: vec![remove("a")] };
+        let Outcome::Written(version) = subject.engine.commit(ahead).await.unwrap() else {
+            panic!("no conflict is possible")
+        };
+        assert_eq!(version, last + 1000);
+        last = version;
+        subject.reopen().await;
+    }
+}
+
+async fn a_commit_is_all_or_nothing(subject: Subject) {
+    let engine = &*subject.engine;
+    let version = written(engine, vec![put("a", 0, "1", ""), put("b", 0, "1", "")]).await;
+    let writes = || vec![put("a", 0, "2", ""), remove("b"), put("c", 0, "2", "")];
+    for wrong in [
+        vec![expect("a", version), expect("b", version + 1)],
+        vec![expect("a", 0)],
+        vec![expect("c", version)],
+        vec![expect("a", version), expect("b", version), expect("c", 1)],
+    ] {
+        assert_eq!(commit(engine, wrong, writes()).await, Outcome::Conflict);
+        assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "b"]);
+        let record = engine.read(b"a", Part::Head).await.unwrap().unwrap();
+        assert_eq!((record.version, &record.head[..]), (version, &b"1"[..]));
+    }
+    let right = vec![expect("a", version), expect("b", version), expect("c", 0)];
+    assert_ne!(commit(engine, right, writes()).await, Outcome::Conflict);
+    assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "c"]);
+}
+
+async fn expectations_see_the_commits_before_them(subject: Subject) {
+    let engine = &*subject.engine;
+    // Sent together, so that an engine that groups commits meets both in one group.
+    let first = engine.commit(Commit {
+        version_min: 0,
+        expect: vec![expect("k", 0)],
+        write: vec![put("k", 0, "1", "")],
+    });
+    let second = engine.commit(Commit {
+        version_min: 0,
+        expect: vec![expect("k", 0)],
+        write: vec![put("k", 0, "2", "")],
+    });
+    let (first, second) = tokio::join!(first, second);
+    let outcomes = [first.unwrap(), second.unwrap()];
+    assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Conflict).count(), 1);
+}
+
+async fn of_racing_commits_with_one_expectation_one_wins(subject: Subject) {
+    let mut version = written(&*subject.engine, vec![put("k", 0, "", "")]).await;
+    for round in 0..20 {
+        let tasks: Vec<_> = (0..16)
+            .map(|task| {
+                let engine = subject.engine.clone();
+                tokio::spawn(async move {
+                    let write = vec![put("k", 0, &format!("{round}-{task}"), "")];
+                    commit(&*engine, vec![expect("k", version)], write).await
+                })
+            })
+            .collect();
+        let mut won = Vec::new();
+        for task in tasks {
+            if let Outcome::Written(version) = task.await.unwrap() {
+                won.push(version);
+            }
+        }
+        assert_eq!(won.len(), 1, "round {round}");
+        version = won[0];
+    }
+}
+
+async fn a_scan_is_in_byte_order_and_within_its_bounds(subject: Subject) {
+    let engine = &*subject.engine;
+    let all = ["A", "a", "a\0", "a!", "aa", "b", "c1", "c10", "c17", "c2", "é"];
+    let mut shuffled = all.to_vec();
+    shuffled.reverse();
+    written(engine, shuffled.iter().map(|key| put(key, 0, key, "body")).collect()).await;
+    assert_eq!(keys(engine, scan("", "\u{10ffff}", 100, 0)).await, all);
+    assert_eq!(keys(engine, scan("a", "b", 100, 0)).await, ["a", "a\0", "a!", "aa"]);
+    assert_eq!(keys(engine, scan("a\0", "c10", 100, 0)).await, ["a\0", "a!", "aa", "b", "c1"]);
+    assert_eq!(keys(engine, scan("a", "z", 2, 0)).await, ["a", "a\0"]);
+    assert!(keys(engine, scan("b", "b", 10, 0)).await.is_empty());
+    assert!(keys(engine, scan("z", "a", 10, 0)).await.is_empty());
+    let page = engine.scan(scan("c1", "c2", 10, 0)).await.unwrap();
+    assert!(page.iter().all(|found| found.head == found.key && found.version > 0));
+}
+
+async fn a_scan_passes_over_what_is_due(subject: Subject) {
+    let engine = &*subject.engine;
+    let writes = [("a", 0), ("b", 10), ("c", 20), ("d", 30), ("e", 0)];
+    written(engine, writes.iter().map(|(key, due)| put(key, *due, "", "")).collect()).await;
+    assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "b", "c", "d", "e"]);
+    assert_eq!(keys(engine, scan("a", "z", 10, 20)).await, ["a", "d", "e"]);
+    assert_eq!(keys(engine, scan("a", "z", 2, 20)).await, ["a", "d"]);
+    assert_eq!(keys(engine, scan("a", "z", 10, u64::MAX)).await, ["a", "e"]);
+}
+
+async fn due_records_come_by_their_number(mut subject: Subject) {
+    let writes = vec![put("a", 30, "", ""), put("b", 10, "", ""), put("c", 20, "", "")];
+    written(&*subject.engine, writes).await;
+    written(&*subject.engine, vec![put("never", 0, "", ""), put("later", 50, "", "")]).await;
+    let version = written(&*subject.engine, vec![put("b", 25, "", "")]).await;
+    for _ in 0..2 {
+        let due = subject.engine.due(30, 10).await.unwrap();
+        let names: Vec<_> = due.iter().map(|(key, _)| &key[..]).collect();
+        assert_eq!(names, [b"c", b"b", b"a"]);
+        assert_eq!(due[1].1, version);
+        assert_eq!(subject.engine.due(30, 2).await.unwrap().len(), 2);
+        assert!(subject.engine.due(19, 10).await.unwrap().is_empty());
+        subject.reopen().await;
+    }
+    written(&*subject.engine, vec![remove("c"), put("b", 0, "", "")]).await;
+    assert_eq!(subject.engine.due(u64::MAX, 10).await.unwrap().len(), 2, "a and later");
+}
+
+async fn counts_follow_the_first_byte(mut subject: Subject) {
+    let writes = vec![put("x1", 0, "", ""), put("x2", 0, "", "b"), put("y", 0, "", "")];
+    written(&*subject.engine, writes).await;
+    written(&*subject.engine, vec![put("x1", 0, "new", ""), remove("absent")]).await;
+    for _ in 0..2 {
+        for (first, count) in [(b'x', 2), (b'y', 1), (b'a', 0)] {
+            assert_eq!(subject.engine.count(first).await.unwrap(), count);
+        }
+        subject.reopen().await;
+    }
+    written(&*subject.engine, vec![remove("x1"), remove("x1x")]).await;
+    assert_eq!(subject.engine.count(b'x').await.unwrap(), 1);
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i * 31 + seed) ^ (i >> 8)) as u8).collect()
+}
+
+async fn stage(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {
+    let mut stage = engine.stage().await.unwrap();
+    for chunk in bytes.chunks(chunk) {
+        stage.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    stage.finish().await.unwrap()
+}
+
+async fn bodies_of_every_size_come_back(mut subject: Subject) {
+    let block = INLINE_BYTES_MAX;
+    let sizes = [0, 1, 1000, 4096, block - 1, block, block + 1, 3 * block, 5 * block + 17];
+    // Each size takes the place of each other, so that every change of home happens.
+    for (round, before) in sizes.iter().enumerate() {
+        for (i, len) in sizes.iter().enumerate() {
+            let key = format!("k{i}");
+            for len in [before, len] {
+                let bytes = pattern(*len, round);
+                let body = if *len > block {
+                    stage(&*subject.engine, &bytes, 70_000).await
+                } else {
+                    Body::Bytes(Bytes::from(bytes))
+                };
+                let record = Some(NewRecord { due: 0, head: Bytes::new(), body });
+                let key = Bytes::from(key.clone());
+                written(&*subject.engine, vec![Write { key, record }]).await;
+            }
+        }
+        subject.reopen().await;
+        for (i, len) in sizes.iter().enumerate() {
+            let found = body(&*subject.engine, &format!("k{i}")).await.unwrap();
+            assert!(found == pattern(*len, round), "size {len} after {before}");
+        }
+    }
+    let record = subject.engine.read(b"k8", Part::Whole).await.unwrap().unwrap();
+    let whole = pattern(sizes[8], sizes.len() - 1);
+    for (offset, len) in [(0, 0), (0, 1), (block - 1, 2), (block, block), (17, 3 * block)] {
+        let piece = record.body.read(offset as u64, len).await.unwrap();
+        assert!(piece == whole[offset..offset + len], "{len} bytes from {offset}");
+    }
+    assert!(record.body.read(whole.len() as u64, 1).await.is_err());
+}
+
+fn files(subject: &Subject) -> usize {
+    let Some(data) = subject.data() else { return 0 };
+    let folders = std::fs::read_dir(data.join("blobs")).unwrap();
+    folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
+}
+
+async fn a_staged_body_that_is_dropped_leaves_nothing(mut subject: Subject) {
+    let bytes = pattern(3 * INLINE_BYTES_MAX, 1);
+    let mut cut = subject.engine.stage().await.unwrap();
+    cut.write(Bytes::from(bytes.clone())).await.unwrap();
+    drop(cut);
+    drop(stage(&*subject.engine, &bytes, 10_000).await);
+    // A commit that meets a conflict leaves the body with its caller.
+    let body = stage(&*subject.engine, &bytes, 10_000).await;
+    let record = || Some(NewRecord { due: 0, head: Bytes::new(), body: body.clone() });
+    let write = |key: &str| vec![Write { key: Bytes::from(key.to_owned()), record: record() }];
+    let lost = commit(&*subject.engine, vec![expect("k", 9)], write("k")).await;
+    assert_eq!(lost, Outcome::Conflict);
+    written(&*subject.engine, write("k")).await;
+    drop(write);
+    subject.reopen().await;
+    assert!(self::body(&*subject.engine, "k").await.unwrap() == bytes);
+    written(&*subject.engine, vec![remove("k")]).await;
+    subject.reopen().await;
+    assert_eq!(files(&subject), 0, "no file stays without a record");
+}
+
+async fn a_closed_engine_answers_nothing(subject: Subject) {
+    let engine = &*subject.engine;
+    written(engine, vec![put("a", 0, "", "")]).await;
+    engine.close().await.unwrap();
+    let closed = |e: EngineError| assert!(matches!(e, EngineError::Closed), "{e}");
+    closed(engine.commit(Commit::default()).await.unwrap_err());
+    closed(engine.scan(scan("a", "b", 1, 0)).await.unwrap_err());
+    closed(engine.read(b"other", Part::Whole).await.unwrap_err());
+}
+
+async fn reads_never_go_back_while_commits_run(subject: Subject) {
+    let writer = {
+        let engine = subject.engine.clone();
+        tokio::spawn(async move {
+            for n in 0..400_u32 {
+                written(&*engine, vec![put("k", 0, &n.to_string(), n.to_string())]).await;
+            }
+        })
+    };
+    let readers: Vec<_> = (0..4)
+        .map(|reader| {
+            let engine = subject.engine.clone();
+            tokio::spawn(async move {
+                let mut last = 0;
+                for turn in 0..3000 {
+                    let version = if (reader + turn) % 2 == 0 {
+                        let record = engine.read(b"k", Part::Whole).await.unwrap();
+                        record.map_or(0, |record| record.version)
+                    } else {
+                        let page = engine.scan(scan("k", "l", 1, 0)).await.unwrap();
+                        page.iter().next().map_or(0, |found| found.version)
+                    };
+                    assert!(version >= last, "{version} after {last}");
+                    last = version;
+                }
+            })
+        })
+        .collect();
+    writer.await.unwrap();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
+
+async fn a_value_that_is_replaced_while_it_is_read_comes_whole(subject: Subject) {
+    let len = 2 * INLINE_BYTES_MAX + 5;
+    let writer = {
+        let engine = subject.engine.clone();
+        tokio::spawn(async move {
+            for seed in 0..40 {
+                let body = stage(&*engine, &pattern(len, seed), 100_000).await;
+                let head = Bytes::from(seed.to_string());
+                let record = Some(NewRecord { due: 0, head, body });
+                written(&*engine, vec![Write { key: Bytes::from("k"), record }]).await;
+            }
+        })
+    };
+    while !writer.is_finished() {
+        if let Some(record) = subject.engine.read(b"k", Part::Whole).await.unwrap() {
+            let seed = std::str::from_utf8(&record.head).unwrap().parse().unwrap();
+            let found = record.body.read(0, len).await.unwrap();
+            assert!(found == pattern(len, seed), "the body of another version");
+        }
+    }
+    writer.await.unwrap();
+}

@@ -1,0 +1,570 @@
+//! What a KV store means, held over every engine alike.
+
+mod engines;
+
+use bytes::Bytes;
+use engines::Subject;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use steadfast::kv::batch::Line;
+use steadfast::kv::clock::{ManualClock, SECOND};
+use steadfast::kv::decide::Mode;
+use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::limits::EXPIRED_KEPT_SECS;
+use steadfast::kv::listing::ListKeys;
+use steadfast::kv::stores::ListStores;
+use steadfast::kv::types::{Key, Metadata, StoreId, StoreName, Ttl};
+use steadfast::kv::{Error, Kv, PIECE_BYTES, Value};
+
+suite!(
+    a_store_is_created_once_and_found_by_id_and_name,
+    stores_are_listed_in_their_order_and_cursors_survive,
+    a_rename_moves_the_name_and_nothing_else,
+    a_store_with_a_live_item_is_not_deleted,
+    of_a_put_and_a_deletion_of_its_store_one_wins,
+    a_put_replaces_value_metadata_and_lifetime,
+    appends_join_on_either_side_and_inherit_nothing,
+    appends_of_large_values_join,
+    a_generation_is_demanded_and_never_comes_twice,
+    generations_grow_when_the_clock_goes_back,
+    of_racing_adds_one_wins,
+    racing_appends_lose_nothing,
+    racing_counters_lose_nothing,
+    appends_are_not_starved_by_overwrites,
+    an_expired_item_is_absent_at_once,
+    the_sweeper_takes_what_is_long_expired_and_nothing_else,
+    keys_are_listed_by_prefix_in_pages_without_gaps,
+    pages_over_expired_items_are_full,
+    listing_while_deleting_skips_and_repeats_no_survivor,
+    a_batch_is_in_order_and_the_last_of_a_key_stays,
+    values_beyond_the_bound_are_refused,
+    everything_survives_a_reopen,
+);
+
+const START: u64 = 1_750_000_000 * SECOND;
+const MAX: u64 = 3 * PIECE_BYTES as u64;
+
+/// A store to write to, its clock, and the engine below.
+struct Case {
+    kv: Arc<Kv>,
+    clock: Arc<ManualClock>,
+    store: StoreId,
+    subject: Subject,
+}
+
+impl Case {
+    async fn new(subject: Subject) -> Case {
+        let clock = Arc::new(ManualClock::new(START));
+        let kv = Arc::new(Kv::new(subject.engine.clone(), clock.clone(), MAX));
+        let store = kv.create_store(name("main"), None).await.unwrap().id;
+        Case { kv, clock, store, subject }
+    }
+
+    async fn reopen(&mut self) {
+        self.subject.reopen().await;
+        self.kv = Arc::new(Kv::new(self.subject.engine.clone(), self.clock.clone(), MAX));
+    }
+
+    async fn put(&self, key: &str, put: Put, value: &str) -> Result<u64, Error> {
+        let value = Value::from(Bytes::from(value.to_owned()));
+        self.kv.put(&self.store, &self::key(key), &put, value).await
+    }
+
+    async fn get(&self, key: &str) -> Option<String> {
+        match self.kv.get(&self.store, &self::key(key)).await {
+            Ok(item) => {
+                let bytes = item.value.read_all().await.unwrap();
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            Err(Error::NoItem) => None,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    async fn generation(&self, key: &str) -> u64 {
+        self.kv.head(&self.store, &self::key(key)).await.unwrap().generation
+    }
+
+    async fn delete(&self, key: &str, delete: Delete) -> Result<(), Error> {
+        self.kv.delete(&self.store, &self::key(key), delete).await
+    }
+
+    async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> (Vec<String>, bool) {
+        let after = after.map(|key| key.as_bytes().to_vec());
+        let list = ListKeys { prefix: prefix.into(), after, limit };
+        let page = self.kv.list_keys(&self.store, &list).await.unwrap();
+        let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        (page.keys().map(text).collect(), page.more)
+    }
+
+    async fn names(&self, after: Option<&str>, limit: usize) -> (Vec<String>, u64, bool) {
+        let list = ListStores { name: None, after: after.map(Into::into), limit };
+        let page = self.kv.list_stores(&list).await.unwrap();
+        let names = page.stores.iter().map(|info| info.name.as_str().into()).collect();
+        (names, page.total, page.more)
+    }
+}
+
+fn name(text: &str) -> StoreName {
+    StoreName::parse(text).unwrap()
+}
+
+fn key(text: &str) -> Key {
+    Key::parse(text.as_bytes()).unwrap()
+}
+
+fn mode(mode: Mode) -> Put {
+    Put { mode, ..Put::default() }
+}
+
+fn generation(demanded: u64) -> Put {
+    Put { if_generation: Some(demanded), ..Put::default() }
+}
+
+fn ttl(secs: u64) -> Put {
+    Put { ttl: Some(Ttl::new(secs).unwrap()), ..Put::default() }
+}
+
+async fn a_store_is_created_once_and_found_by_id_and_name(subject: Subject) {
+    let case = Case::new(subject).await;
+    let info = case.kv.create_store(name("second"), None).await.unwrap();
+    assert_eq!(case.kv.describe_store(&info.id).await.unwrap(), info);
+    let again = case.kv.create_store(name("second"), None).await;
+    assert_eq!(again, Err(Error::StoreExists("second".into())));
+    let by_name = |name: &str| ListStores { name: Some(name.into()), after: None, limit: 10 };
+    let page = case.kv.list_stores(&by_name("second")).await.unwrap();
+    assert_eq!((page.stores, page.total), (vec![info], 1));
+    let page = case.kv.list_stores(&by_name("SECOND")).await.unwrap();
+    assert_eq!((page.stores.len(), page.total), (0, 0));
+    let unknown = StoreId::random().unwrap();
+    assert_eq!(case.kv.describe_store(&unknown).await, Err(Error::NoStore));
+    assert_eq!(case.kv.stores_count().await.unwrap(), 2);
+}
+
+async fn stores_are_listed_in_their_order_and_cursors_survive(subject: Subject) {
+    let case = Case::new(subject).await;
+    for text in ["test_store", "TestStoreA", "b", "test-store", "B", "a"] {
+        case.kv.create_store(name(text), None).await.unwrap();
+    }
+    let all = ["a", "B", "b", "main", "test-store", "TestStoreA", "test_store"];
+    assert_eq!(case.names(None, 10).await, (all.map(String::from).to_vec(), 7, false));
+    let (page, total, more) = case.names(Some("B"), 2).await;
+    assert_eq!((page, total, more), (vec!["b".into(), "main".into()], 7, true));
+    let list = ListStores { name: Some("b".into()), after: None, limit: 1 };
+    let id = case.kv.list_stores(&list).await.unwrap().stores[0].id;
+    case.kv.delete_store(&id).await.unwrap();
+    let (page, total, _) = case.names(Some("b"), 1).await;
+    assert_eq!((page, total), (vec!["main".into()], 6), "the cursor outlives its store");
+    let (page, _, more) = case.names(Some("main"), 3).await;
+    assert_eq!((page.len(), more), (3, false));
+}
+
+async fn a_rename_moves_the_name_and_nothing_else(subject: Subject) {
+    let case = Case::new(subject).await;
+    case.put("k", Put::default(), "v").await.unwrap();
+    case.kv.create_store(name("taken"), None).await.unwrap();
+    let before = case.kv.describe_store(&case.store).await.unwrap();
+    case.clock.advance(5 * SECOND);
+    case.kv.rename_store(&case.store, name("main")).await.unwrap();
+    assert_eq!(case.kv.describe_store(&case.store).await.unwrap(), before, "its own name");
+    let taken = case.kv.rename_store(&case.store, name("taken")).await;
+    assert_eq!(taken, Err(Error::StoreExists("taken".into())));
+    case.kv.rename_store(&case.store, name("MAIN")).await.unwrap();
+    let after = case.kv.describe_store(&case.store).await.unwrap();
+    assert_eq!((after.name.as_str(), after.created), ("MAIN", before.created));
+    assert_eq!(after.updated, before.updated + 5 * SECOND);
+    assert_eq!(case.get("k").await.as_deref(), Some("v"));
+    assert_eq!(case.names(None, 10).await.0, ["MAIN", "taken"]);
+    case.kv.create_store(name("main"), None).await.unwrap();
+}
+
+async fn a_store_with_a_live_item_is_not_deleted(subject: Subject) {
+    let case = Case::new(subject).await;
+    case.put("k", Put::default(), "v").await.unwrap();
+    case.put("short", ttl(5), "v").await.unwrap();
+    assert_eq!(case.kv.delete_store(&case.store).await, Err(Error::StoreNotEmpty));
+    case.delete("k", Delete::default()).await.unwrap();
+    assert_eq!(case.kv.delete_store(&case.store).await, Err(Error::StoreNotEmpty));
+    case.clock.advance(5 * SECOND);
+    case.kv.delete_store(&case.store).await.unwrap();
+    assert_eq!(case.kv.delete_store(&case.store).await, Err(Error::NoStore));
+    assert_eq!(case.put("k", Put::default(), "v").await, Err(Error::NoStore));
+    assert!(matches!(case.kv.get(&case.store, &key("k")).await, Err(Error::NoStore)));
+    assert_eq!(case.kv.stores_count().await.unwrap(), 0);
+    case.clock.advance((EXPIRED_KEPT_SECS + 1) * SECOND);
+    assert_eq!(case.kv.sweep().await.unwrap(), 1, "what expired in it goes all the same");
+    assert_eq!(case.kv.items_count().await.unwrap(), 0);
+}
+
+async fn of_a_put_and_a_deletion_of_its_store_one_wins(subject: Subject) {
+    let case = Case::new(subject).await;
+    for round in 0..60 {
+        let store = case.kv.create_store(name(&format!("race{round}")), None).await.unwrap().id;
+        let putter = {
+            let kv = case.kv.clone();
+            tokio::spawn(async move {
+                let value = Value::from(Bytes::from_static(b"v"));
+                kv.put(&store, &key("k"), &Put::default(), value).await
+            })
+        };
+        let deleter = {
+            let kv = case.kv.clone();
+            tokio::spawn(async move { kv.delete_store(&store).await })
+        };
+        let (put, deleted) = (putter.await.unwrap(), deleter.await.unwrap());
+        let there = case.kv.get(&store, &key("k")).await.is_ok();
+        match (&put, &deleted) {
+            (Ok(_), Err(Error::StoreNotEmpty)) => assert!(there, "round {round}"),
+            (Err(Error::NoStore), Ok(())) => assert!(!there, "round {round}"),
+            _ => panic!("round {round}: put {put:?}, delete {deleted:?}"),
+        }
+    }
+}
+
+async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
+    let case = Case::new(subject).await;
+    let metadata = Metadata::parse(b"caf\xe9\t").unwrap();
+    let first = Put { metadata: metadata.clone(), ..ttl(100) };
+    case.put("k", first, "one").await.unwrap();
+    let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+    assert_eq!((item.metadata, item.size, item.modified), (metadata, 3, START));
+    assert_eq!((item.expires, item.generation), (Some(START + 100 * SECOND), START + 1));
+    case.put("k", Put::default(), "").await.unwrap();
+    let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+    assert_eq!((item.metadata, item.size, item.expires), (Metadata::NONE, 0, None));
+    case.clock.advance(1000 * SECOND);
+    assert_eq!(case.get("k").await.as_deref(), Some(""));
+}
+
+async fn appends_join_on_either_side_and_inherit_nothing(subject: Subject) {
+    let case = Case::new(subject).await;
+    let metadata = Metadata::parse(b"meta").unwrap();
+    case.put("k", mode(Mode::Append), "b").await.unwrap();
+    case.put("k", Put { metadata, ..ttl(10) }, "b").await.unwrap();
+    case.put("k", mode(Mode::Append), "c").await.unwrap();
+    case.put("k", mode(Mode::Prepend), "a").await.unwrap();
+    let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+    assert_eq!((item.metadata, item.expires), (Metadata::NONE, None));
+    assert_eq!(case.get("k").await.as_deref(), Some("abc"));
+    let current = case.generation("k").await;
+    let wrong = Put { if_generation: Some(current + 1), ..mode(Mode::Append) };
+    assert_eq!(case.put("k", wrong, "d").await, Err(Error::Precondition));
+    let right = Put { if_generation: Some(current), ..mode(Mode::Append) };
+    case.put("k", right, "d").await.unwrap();
+    assert_eq!(case.get("k").await.as_deref(), Some("abcd"));
+}
+
+async fn appends_of_large_values_join(subject: Subject) {
+    let case = Case::new(subject).await;
+    let part = |letter: &str| letter.repeat(PIECE_BYTES - 10);
+    let mut whole = part("a");
+    case.put("k", Put::default(), &whole).await.unwrap();
+    for (step, letter) in [(Mode::Append, "b"), (Mode::Prepend, "c")] {
+        case.put("k", mode(step), &part(letter)).await.unwrap();
+        whole = match step {
+            Mode::Append => whole + &part(letter),
+            _ => part(letter) + &whole,
+        };
+        assert!(case.get("k").await.unwrap() == whole, "{letter}");
+    }
+    let before = case.generation("k").await;
+    let beyond = case.put("k", mode(Mode::Append), &part("d")).await;
+    assert_eq!(beyond, Err(Error::TooLarge(MAX)));
+    assert_eq!(case.generation("k").await, before);
+}
+
+async fn a_generation_is_demanded_and_never_comes_twice(subject: Subject) {
+    let mut case = Case::new(subject).await;
+    let mut seen = BTreeSet::new();
+    for round in 0..3 {
+        assert_eq!(case.put("k", generation(1), "v").await, Err(Error::Precondition));
+        let made = case.put("k", generation(0), "v").await.unwrap();
+        assert_eq!(case.generation("k").await, made);
+        assert_eq!(case.put("k", generation(0), "v").await, Err(Error::Precondition));
+        let next = case.put("k", generation(made), "w").await.unwrap();
+        assert_eq!(case.put("k", generation(made), "x").await, Err(Error::Precondition));
+        assert!(seen.insert(made) && seen.insert(next), "round {round}");
+        let stale = Delete { force: true, if_generation: Some(made) };
+        assert_eq!(case.delete("k", stale).await, Err(Error::Precondition));
+        case.delete("k", Delete { force: false, if_generation: Some(next) }).await.unwrap();
+        assert_eq!(case.delete("k", Delete::default()).await, Err(Error::NoItem));
+        case.delete("k", Delete { force: true, if_generation: Some(next) }).await.unwrap();
+        case.reopen().await;
+    }
+}
+
+async fn generations_grow_when_the_clock_goes_back(subject: Subject) {
+    let mut case = Case::new(subject).await;
+    let mut last = 0;
+    for now in [START + SECOND, START, 0, START - SECOND, START + 2 * SECOND] {
+        case.clock.set(now);
+        for _ in 0..3 {
+            let made = case.put("k", Put::default(), "v").await.unwrap();
+            assert!(made > last && made >= now, "{made} after {last} at {now}");
+            last = made;
+        }
+        case.delete("k", Delete::default()).await.unwrap();
+        case.reopen().await;
+    }
+}
+
+/// Runs the same work in several tasks at once and answers what they answered.
+async fn race<F, Fut>(tasks: usize, work: F) -> Vec<Fut::Output>
+where
+    F: Fn(usize) -> Fut,
+    Fut: Future + Send + 'static,
+    Fut::Output: Send + 'static,
+{
+    let running: Vec<_> = (0..tasks).map(|task| tokio::spawn(work(task))).collect();
+    let mut answers = Vec::new();
+    for task in running {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+async fn of_racing_adds_one_wins(subject: Subject) {
+    let case = Arc::new(Case::new(subject).await);
+    for round in 0..20 {
+        let answers = race(16, |task| {
+            let case = case.clone();
+            let (key, value) = (format!("k{round}"), task.to_string());
+            async move { (value.clone(), case.put(&key, mode(Mode::Add), &value).await) }
+        });
+        let answers = answers.await;
+        let won: Vec<_> = answers.iter().filter(|(_, answer)| answer.is_ok()).collect();
+        assert_eq!(won.len(), 1, "round {round}: {answers:?}");
+        assert_eq!(case.get(&format!("k{round}")).await.as_ref(), Some(&won[0].0));
+    }
+}
+
+async fn racing_appends_lose_nothing(subject: Subject) {
+    let case = Arc::new(Case::new(subject).await);
+    race(16, |task| {
+        let case = case.clone();
+        async move {
+            for turn in 0..20 {
+                let step = if turn % 2 == 0 { Mode::Append } else { Mode::Prepend };
+                case.put("k", mode(step), &format!("[{task}:{turn}]")).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let all = case.get("k").await.unwrap();
+    for task in 0..16 {
+        for turn in 0..20 {
+            assert_eq!(all.matches(&format!("[{task}:{turn}]")).count(), 1, "{task} {turn}");
+        }
+    }
+}
+
+async fn racing_counters_lose_nothing(subject: Subject) {
+    let case = Arc::new(Case::new(subject).await);
+    case.put("n", Put::default(), "0").await.unwrap();
+    race(8, |_| {
+        let case = case.clone();
+        async move {
+            for _ in 0..25 {
+                loop {
+                    let item = case.kv.get(&case.store, &key("n")).await.unwrap();
+                    let bytes = item.value.read_all().await.unwrap();
+                    let n: u64 = std::str::from_utf8(&bytes).unwrap().parse().unwrap();
+                    let put = generation(item.generation);
+                    match case.put("n", put, &(n + 1).to_string()).await {
+                        Ok(_) => break,
+                        Err(Error::Precondition) => {}
+                        Err(e) => panic!("{e}"),
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    assert_eq!(case.get("n").await.as_deref(), Some("200"));
+}
+
+async fn appends_are_not_starved_by_overwrites(subject: Subject) {
+    let case = Arc::new(Case::new(subject).await);
+    race(5, |task| {
+        let case = case.clone();
+        async move {
+            for _ in 0..50 {
+                let step = if task == 0 { Mode::Append } else { Mode::Overwrite };
+                case.put("k", mode(step), "x").await.unwrap();
+            }
+        }
+    })
+    .await;
+}
+
+async fn an_expired_item_is_absent_at_once(subject: Subject) {
+    let case = Case::new(subject).await;
+    for key in ["get", "add", "cas", "append", "delete", "forced"] {
+        case.put(key, ttl(2), "old").await.unwrap();
+    }
+    case.clock.advance(2 * SECOND - 1);
+    assert_eq!(case.get("get").await.as_deref(), Some("old"));
+    let before = case.generation("cas").await;
+    case.clock.advance(1);
+    assert_eq!(case.get("get").await, None);
+    assert_eq!(case.page("", None, 10).await, (vec![], false));
+    assert_eq!(case.put("cas", generation(before), "new").await, Err(Error::Precondition));
+    case.put("cas", generation(0), "new").await.unwrap();
+    case.put("add", mode(Mode::Add), "new").await.unwrap();
+    case.put("append", mode(Mode::Append), "new").await.unwrap();
+    for key in ["cas", "add", "append"] {
+        assert_eq!(case.get(key).await.as_deref(), Some("new"), "{key}");
+    }
+    let demanded = Delete { force: true, if_generation: Some(before) };
+    assert_eq!(case.delete("forced", demanded).await, Err(Error::Precondition));
+    case.delete("delete", Delete::default()).await.unwrap();
+    assert_eq!(case.delete("delete", Delete::default()).await, Err(Error::NoItem));
+    case.clock.set(START);
+    assert_eq!(case.get("get").await.as_deref(), Some("old"), "the clock alone decides");
+}
+
+async fn the_sweeper_takes_what_is_long_expired_and_nothing_else(subject: Subject) {
+    let case = Case::new(subject).await;
+    for n in 0..600 {
+        case.put(&format!("short{n}"), ttl(1), "v").await.unwrap();
+    }
+    case.put("long", ttl(1000), "v").await.unwrap();
+    case.put("kept", Put::default(), "v").await.unwrap();
+    case.put("again", ttl(1), "v").await.unwrap();
+    case.put("again", ttl(500), "v").await.unwrap();
+    case.clock.advance((1 + EXPIRED_KEPT_SECS) * SECOND - 1);
+    assert_eq!(case.kv.sweep().await.unwrap(), 0, "not before a delete may find it gone");
+    case.clock.advance(SECOND);
+    let mut swept = 0;
+    loop {
+        match case.kv.sweep().await.unwrap() {
+            0 => break,
+            some => swept += some,
+        }
+    }
+    assert_eq!((swept, case.kv.items_count().await.unwrap()), (600, 3));
+    assert_eq!(case.page("", None, 10).await.0, ["again", "kept", "long"]);
+}
+
+async fn keys_are_listed_by_prefix_in_pages_without_gaps(subject: Subject) {
+    let case = Case::new(subject).await;
+    let other = case.kv.create_store(name("other"), None).await.unwrap().id;
+    let value = || Value::from(Bytes::new());
+    case.kv.put(&other, &key("b5"), &Put::default(), value()).await.unwrap();
+    let mut all: Vec<String> = (0..25).map(|n| format!("b{n}")).collect();
+    all.extend(["a".into(), "c".into(), "b/é".into(), "\u{10ffff}x".into()]);
+    for text in &all {
+        case.put(text, Put::default(), "v").await.unwrap();
+    }
+    all.sort();
+    for limit in [1, 2, 5, 24, 25, 28, 29, 1000] {
+        for prefix in ["", "b", "b1", "b/", "x", "\u{10ffff}"] {
+            let wanted: Vec<_> = all.iter().filter(|text| text.starts_with(prefix)).collect();
+            let (mut found, mut after) = (Vec::new(), None::<String>);
+            loop {
+                let (page, more) = case.page(prefix, after.as_deref(), limit).await;
+                assert!(page.len() == limit || !more, "a page is full while more follows");
+                after = page.last().cloned();
+                found.extend(page);
+                if !more {
+                    break;
+                }
+            }
+            assert_eq!(found.iter().collect::<Vec<_>>(), wanted, "{prefix:?} by {limit}");
+        }
+    }
+    assert_eq!(case.page("b", Some("a"), 1).await.0, ["b/é"], "a cursor before the prefix");
+    assert_eq!(case.page("b", Some("c"), 9).await, (vec![], false), "one behind it");
+}
+
+async fn pages_over_expired_items_are_full(subject: Subject) {
+    let case = Case::new(subject).await;
+    for n in 0..30 {
+        let put = if n % 3 == 0 { Put::default() } else { ttl(1) };
+        case.put(&format!("k{n:02}"), put, "v").await.unwrap();
+    }
+    case.clock.advance(SECOND);
+    let (page, more) = case.page("", None, 5).await;
+    assert_eq!(
+        (page, more),
+        (["k00", "k03", "k06", "k09", "k12"].map(String::from).to_vec(), true)
+    );
+    let (page, more) = case.page("", Some("k12"), 5).await;
+    assert_eq!((page.len(), more), (5, false));
+}
+
+async fn listing_while_deleting_skips_and_repeats_no_survivor(subject: Subject) {
+    let case = Case::new(subject).await;
+    for n in 0..100 {
+        case.put(&format!("k{n:02}"), Put::default(), "v").await.unwrap();
+    }
+    let (mut found, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let (page, more) = case.page("", after.as_deref(), 7).await;
+        after = page.last().cloned();
+        for text in &page {
+            case.delete(text, Delete::default()).await.unwrap();
+        }
+        found.extend(page);
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(found, (0..100).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
+}
+
+async fn a_batch_is_in_order_and_the_last_of_a_key_stays(subject: Subject) {
+    let case = Case::new(subject).await;
+    let line = |text: &str, value: &str, ttl: Option<u64>| Line {
+        key: key(text),
+        ttl: ttl.map(|secs| Ttl::new(secs).unwrap()),
+        metadata: Metadata::parse(b"m").unwrap(),
+        value: Value::from(Bytes::from(value.to_owned())),
+    };
+    let lines = vec![line("a", "1", None), line("b", "1", Some(1)), line("a", "2", None)];
+    case.kv.put_batch(&case.store, lines).await.unwrap();
+    assert_eq!(case.get("a").await.as_deref(), Some("2"));
+    case.clock.advance(SECOND);
+    assert_eq!(case.get("b").await, None);
+    let item = case.kv.get(&case.store, &key("a")).await.unwrap();
+    assert_eq!(item.metadata.as_bytes(), b"m");
+    let unknown = StoreId::random().unwrap();
+    let lost = case.kv.put_batch(&unknown, vec![line("a", "3", None)]).await;
+    assert_eq!(lost, Err(Error::NoStore));
+}
+
+async fn values_beyond_the_bound_are_refused(subject: Subject) {
+    let case = Case::new(subject).await;
+    let max = usize::try_from(MAX).unwrap();
+    for (len, fits) in [(max, true), (max + 1, false)] {
+        let mut upload = case.kv.upload();
+        let mut pushed = Ok(());
+        for chunk in vec![b'v'; len].chunks(100_000) {
+            pushed = pushed.and(upload.push(Bytes::copy_from_slice(chunk)).await);
+        }
+        assert_eq!(pushed.is_ok(), fits, "{len}");
+        if fits {
+            let value = upload.finish().await.unwrap();
+            case.kv.put(&case.store, &key("k"), &Put::default(), value).await.unwrap();
+        }
+    }
+    assert_eq!(case.kv.head(&case.store, &key("k")).await.unwrap().size, MAX);
+    let declared = case.kv.check_put(&case.store, &key("k"), &Put::default(), Some(MAX + 1)).await;
+    assert_eq!(declared, Err(Error::TooLarge(MAX)));
+}
+
+async fn everything_survives_a_reopen(subject: Subject) {
+    let mut case = Case::new(subject).await;
+    let metadata = Metadata::parse("mé".as_bytes()).unwrap();
+    case.put("k", Put { metadata: metadata.clone(), ..ttl(50) }, "v").await.unwrap();
+    case.put("big", Put::default(), &"x".repeat(2 * PIECE_BYTES)).await.unwrap();
+    let made = case.generation("k").await;
+    for _ in 0..2 {
+        case.reopen().await;
+        let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+        assert_eq!((item.metadata, item.generation), (metadata.clone(), made));
+        assert_eq!(item.expires, Some(START + 50 * SECOND));
+        assert_eq!(case.get("big").await.map(|value| value.len()), Some(2 * PIECE_BYTES));
+        assert_eq!(case.page("", None, 10).await.0, ["big", "k"]);
+    }
+}
