@@ -1,8 +1,6 @@
 //! Reads and scans, each on a connection of its own from a small pool.
 
-use super::super::{
-    Body, EngineError, INLINE_BYTES_MAX, Page, Part, Record, Result, Scan, Scanned,
-};
+use super::super::{Body, EngineError, Page, Part, Record, Result, Scan, Scanned};
 use super::blobs::Blobs;
 use super::schema::{self, body_sum, failed, head_sum};
 use bytes::Bytes;
@@ -120,8 +118,7 @@ fn record(row: &Row<'_>, key: &[u8], part: Part) -> Result<(Record, i64)> {
     let mut body = Bytes::new();
     if part == Part::Whole && home > 0 {
         let bytes = blob(row, 6)?;
-        if number(row, 5)? != i64::from(body_sum(version, bytes)) || bytes.len() > INLINE_BYTES_MAX
-        {
+        if number(row, 5)? != i64::from(body_sum(version, bytes)) {
             return Err(EngineError::Corrupt(format!("body {home} does not match its checksum")));
         }
         body = Bytes::copy_from_slice(bytes);
