@@ -2,10 +2,11 @@
 //!
 //! | key | record |
 //! |---|---|
-//! | `i` store-id item-key | an item: [`ItemHead`](super::record::ItemHead), its value as body, due at its expiry |
-//! | `o` folded-name `00` name | a store, in the order of lists: [`StoreHead`](super::record::StoreHead) |
-//! | `s` store-id | the same, by id |
+//! | `i` store-id item-key | an item: its head, its value as body, due at its expiry |
+//! | `o` folded-name `00` name | a store's head, in the order of lists |
+//! | `s` store-id | the same head, by id |
 //!
+//! The heads are [`ItemHead`](super::record::ItemHead) and [`StoreHead`](super::record::StoreHead).
 //! Names hold no control characters, so the `00` ends the folded name; ids have a fixed length.
 
 use super::types::{Key, StoreId};

@@ -1,0 +1,258 @@
+//! The data directory's format: what is foreign or damaged is said, never served.
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::{
+    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, NewRecord, Part, Scan, Write,
+};
+
+/// The key of an item, as docs/format.md has it.
+const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
+
+fn open(dir: &Path) -> Result<Embedded, EngineError> {
+    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
+    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, fatal })
+}
+
+async fn put(engine: &dyn Engine, key: &str, body: Body) {
+    let record = Some(NewRecord { due: 0, head: Bytes::from_static(b"head"), body });
+    let write = vec![Write { key: Bytes::from(key.to_owned()), record }];
+    engine.commit(Commit { version_min: 0, expect: vec![], write }).await.unwrap();
+}
+
+async fn staged(engine: &dyn Engine, len: usize) -> Body {
+    let mut stage = engine.stage().await.unwrap();
+    stage.write(Bytes::from(vec![b's'; len])).await.unwrap();
+    stage.finish().await.unwrap()
+}
+
+/// A data directory with a small item `a`, another `b`, and a large one `c`.
+async fn filled() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let engine = open(&data).unwrap();
+    put(&engine, "a", Body::Bytes(Bytes::from_static(b"small"))).await;
+    put(&engine, "b", Body::Bytes(Bytes::from_static(b"other"))).await;
+    let large = staged(&engine, 3 * INLINE_BYTES_MAX).await;
+    put(&engine, "c", large).await;
+    engine.close().await.unwrap();
+    (dir, data)
+}
+
+/// Changes the database behind the server's back.
+fn tamper(data: &Path, sql: &str) {
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    let changed = conn.execute(sql, []).unwrap();
+    assert!(changed > 0, "{sql} changed nothing");
+}
+
+async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
+    let record = engine.read(key.as_bytes(), Part::Whole).await?.unwrap();
+    let len = usize::try_from(record.body.len()).unwrap();
+    Ok(record.body.read(0, len).await?.to_vec())
+}
+
+fn assert_corrupt<T: std::fmt::Debug>(answer: Result<T, EngineError>, says: &str) {
+    match answer {
+        Err(EngineError::Corrupt(what)) => assert!(what.contains(says), "{what}"),
+        other => panic!("not reported as damage: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn another_format_is_refused_with_what_to_do() {
+    let (_dir, data) = filled().await;
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    conn.pragma_update(None, "user_version", 2).unwrap();
+    drop(conn);
+    assert_corrupt(open(&data).map(|_| ()), "data format 2, and this build reads format 1; run");
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    conn.pragma_update(None, "user_version", 1).unwrap();
+    drop(conn);
+    let engine = open(&data).unwrap();
+    assert_eq!(read(&engine, "a").await.unwrap(), b"small", "and nothing was changed");
+}
+
+#[tokio::test]
+async fn a_database_of_another_program_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("steadfast.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)").unwrap();
+    drop(conn);
+    let before = fs::read(&path).unwrap();
+    assert_corrupt(open(dir.path()).map(|_| ()), "of another program; choose another");
+    assert!(before == fs::read(&path).unwrap());
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("steadfast.db"), vec![b'x'; 8192]).unwrap();
+    assert_corrupt(open(dir.path()).map(|_| ()), "restore a backup");
+}
+
+#[tokio::test]
+async fn a_body_that_was_changed_or_swapped_is_not_served() {
+    for sql in [
+        "UPDATE bodies SET body = CAST('S' || substr(body, 2) AS BLOB) WHERE id = 1",
+        "UPDATE bodies SET body = substr(body, 2) WHERE id = 1",
+        "UPDATE bodies SET body = (SELECT body FROM bodies WHERE id = 2), \
+         sum = (SELECT sum FROM bodies WHERE id = 2) WHERE id = 1",
+    ] {
+        let (_dir, data) = filled().await;
+        tamper(&data, sql);
+        let engine = open(&data).unwrap();
+        assert_corrupt(read(&engine, "a").await, "body 1 does not match");
+        assert_eq!(read(&engine, "b").await.unwrap(), b"other", "the others are served");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_was_changed_or_moved_is_not_served() {
+    for sql in [
+        "UPDATE heads SET head = x'00' WHERE key = CAST('a' AS BLOB)",
+        "UPDATE heads SET version = version + 1 WHERE key = CAST('a' AS BLOB)",
+        "UPDATE heads SET due = 1 WHERE key = CAST('a' AS BLOB)",
+        "UPDATE heads SET home = 2 WHERE key = CAST('a' AS BLOB)",
+        "UPDATE heads SET key = CAST('aa' AS BLOB) WHERE key = CAST('a' AS BLOB)",
+    ] {
+        let (_dir, data) = filled().await;
+        tamper(&data, sql);
+        let engine = open(&data).unwrap();
+        let key = if sql.contains("aa") { "aa" } else { "a" };
+        assert_corrupt(read(&engine, key).await, "does not match its checksum");
+        let (start, end) = (Bytes::from("a"), Bytes::from("b"));
+        let scan = Scan { start, end, limit: 9, skip_due: 0 };
+        assert_corrupt(engine.scan(scan).await, "does not match its checksum");
+    }
+}
+
+fn blob(data: &Path) -> PathBuf {
+    let folders = fs::read_dir(data.join("blobs")).unwrap();
+    let mut files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    files.next().unwrap().unwrap().path()
+}
+
+#[tokio::test]
+async fn a_blob_file_that_is_missing_torn_or_changed_is_not_served() {
+    let flip = |at: usize| move |bytes: &mut Vec<u8>| bytes[at] ^= 1;
+    let size = 3 * INLINE_BYTES_MAX + 3 * 4 + 24;
+    type Damage = Box<dyn Fn(&mut Vec<u8>)>;
+    let damages: Vec<Damage> = vec![
+        Box::new(flip(0)),
+        Box::new(flip(3 * INLINE_BYTES_MAX - 1)),
+        Box::new(flip(3 * INLINE_BYTES_MAX)),
+        Box::new(flip(size - 1)),
+        Box::new(flip(size - 24)),
+        Box::new(|bytes| bytes.truncate(100)),
+        Box::new(|bytes| bytes.truncate(3 * INLINE_BYTES_MAX)),
+        Box::new(Vec::clear),
+        Box::new(|bytes| bytes.push(0)),
+        Box::new(|bytes| bytes.fill(0)),
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        let (_dir, data) = filled().await;
+        let path = blob(&data);
+        let mut bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), size);
+        damage(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let engine = open(&data).unwrap();
+        let answer = read(&engine, "c").await.map(|bytes| bytes.len());
+        assert!(matches!(answer, Err(EngineError::Corrupt(_))), "damage {number}: {answer:?}");
+    }
+    let (_dir, data) = filled().await;
+    fs::remove_file(blob(&data)).unwrap();
+    let engine = open(&data).unwrap();
+    assert_corrupt(read(&engine, "c").await.map(|_| ()), "is missing");
+}
+
+#[tokio::test]
+async fn a_large_value_reads_its_sound_blocks_and_refuses_the_damaged_one() {
+    let (_dir, data) = filled().await;
+    let path = blob(&data);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[INLINE_BYTES_MAX + 5] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let engine = open(&data).unwrap();
+    let record = engine.read(b"c", Part::Whole).await.unwrap().unwrap();
+    let block = INLINE_BYTES_MAX as u64;
+    assert!(record.body.read(0, INLINE_BYTES_MAX).await.is_ok());
+    assert!(record.body.read(block, INLINE_BYTES_MAX).await.is_err());
+    assert!(record.body.read(2 * block, INLINE_BYTES_MAX).await.is_ok());
+}
+
+#[tokio::test]
+async fn files_that_no_record_names_go_after_the_start_and_others_stay() {
+    let (_dir, data) = filled().await;
+    let orphan = data.join("blobs").join("2a").join("000000000000002a");
+    fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    fs::write(&orphan, b"cut short by a crash").unwrap();
+    let foreign = orphan.with_file_name("notes.txt");
+    fs::write(&foreign, b"the operator's").unwrap();
+    let engine = open(&data).unwrap();
+    // Closing waits for the chores, of which the sweep is the first.
+    engine.close().await.unwrap();
+    assert!(!orphan.exists() && foreign.exists());
+    let engine = open(&data).unwrap();
+    assert_eq!(read(&engine, "c").await.unwrap().len(), 3 * INLINE_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_directory_belongs_to_one_engine_at_a_time() {
+    let (_dir, data) = filled().await;
+    let first = open(&data).unwrap();
+    match open(&data).map(|_| ()) {
+        Err(EngineError::Failed(what)) => {
+            assert!(what.contains("is in use by another steadfast"), "{what}");
+        }
+        other => panic!("opened twice: {other:?}"),
+    }
+    first.close().await.unwrap();
+    open(&data).unwrap();
+}
+
+#[tokio::test]
+async fn space_comes_back_after_deletes() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Arc::new(open(dir.path()).unwrap());
+    let body = Body::Bytes(Bytes::from(vec![b'v'; 50_000]));
+    for n in 0..400 {
+        put(&*engine, &format!("k{n:03}"), body.clone()).await;
+    }
+    let full = engine.stats().disk_bytes;
+    let write = (0..400).map(|n| Write { key: Bytes::from(format!("k{n:03}")), record: None });
+    let commit = Commit { version_min: 0, expect: vec![], write: write.collect() };
+    engine.commit(commit).await.unwrap();
+    // The writer gives pages back while nothing waits.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let free: u32 = Connection::open(dir.path().join("steadfast.db"))
+            .and_then(|conn| conn.pragma_query_value(None, "freelist_count", |row| row.get(0)))
+            .unwrap();
+        if free <= 1024 {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "{free} free pages stay");
+    }
+    engine.close().await.unwrap();
+    let now = engine.stats().disk_bytes;
+    assert!(now < full / 3, "{now} bytes of {full} stay");
+}
+
+#[test]
+fn the_layout_of_a_key_is_the_documented_one() {
+    use steadfast::kv::keyspace;
+    use steadfast::kv::types::{Key, StoreId};
+    let store = StoreId::parse(b"0c5m1x2v7q9r4t8k3h6j1a").unwrap();
+    let key = Key::parse(b"key").unwrap();
+    assert_eq!(keyspace::item(&store, &key), ITEM_KEY);
+    assert_eq!(keyspace::store(&store), "s0c5m1x2v7q9r4t8k3h6j1a");
+    assert_eq!(keyspace::store_order("My Störe"), "oMY STöRE\0My Störe");
+}
