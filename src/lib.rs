@@ -1,4 +1,6 @@
-//! Steadfast is a self-hosted KV store that speaks the Fastly KV Store API.
+//! # Steadfast
+//!
+//! A self-hosted KV store that speaks the Fastly KV Store API. The modules:
 //!
 //! | module | what it is |
 //! |---|---|
@@ -10,6 +12,7 @@
 //! | [`config`] | flags and environment |
 //! | [`cli`] | the commands |
 //! | [`metrics`], [`wire`] | the names of metrics; the shapes of the API |
+#![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod api;
 pub mod cli;

@@ -1,0 +1,155 @@
+// The client under test, pointed at the server by its own plugin hook, and the few helpers that
+// turn its answers and its rejections into one shape.
+
+import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+
+// The package is installed in the state folder, not beside this file.
+const require = createRequire(join(process.env.CLIENTS_STATE, 'package.json'));
+
+// With this set the client would overrule the token that a check gives it.
+delete process.env.FASTLY_API_TOKEN;
+
+export const Fastly = require('fastly');
+export const BASE = process.env.STEADFAST_URL.replace(/\/+$/, '');
+export const TOKEN = process.env.STEADFAST_TOKEN;
+export const MIB = 1024 * 1024;
+
+const HOSTED = 'https://api.fastly.com';
+
+/** The plugin of the README: every request goes to our server instead of the hosted one. */
+function redirect(request) {
+  request.url = request.url.replace(HOSTED, BASE);
+  return request;
+}
+
+/** Points a client object at the server. */
+export function point(apiClient, token) {
+  apiClient.plugins = [redirect];
+  if (token !== undefined) {
+    apiClient.authenticate(token);
+  }
+  return apiClient;
+}
+
+/** A client object of its own, with the given token or with none. */
+export function freshClient(token) {
+  return point(new Fastly.ApiClient(), token);
+}
+
+// Most checks go through the shared instance, as the package's documentation does it.
+point(Fastly.ApiClient.instance, TOKEN);
+export const stores = new Fastly.KvStoreApi();
+export const items = new Fastly.KvStoreItemApi();
+
+/** Awaits a ...WithHttpInfo call; a refusal of the server is an answer too, not an exception. */
+export async function ask(call) {
+  try {
+    const { data, response } = await call;
+    return { status: response.status, data, headers: response.headers, body: response.body };
+  } catch (failure) {
+    if (failure?.status === undefined) {
+      throw failure?.error ?? failure;
+    }
+    const { status, body, response } = failure;
+    return { status, body, headers: response.headers, text: response.text };
+  }
+}
+
+/** Asserts that a call is refused with this status and, where one is due, the JSON error form. */
+export async function refused(call, status) {
+  const answer = await ask(call);
+  const body = Buffer.isBuffer(answer.body) ? answer.body.toString() : answer.text;
+  assert.equal(answer.status, status, `status (body: ${body})`);
+  if (status === 412) {
+    assert.equal(answer.headers['content-length'], '0', '412 has an empty body');
+    assert.equal(answer.headers['content-type'], undefined, '412 has no type');
+    return undefined;
+  }
+  assert.equal(answer.headers['content-type'], 'application/json');
+  const told = Buffer.isBuffer(answer.body) ? JSON.parse(body) : answer.body;
+  assert.equal(typeof told.msg, 'string', 'msg');
+  assert.equal(typeof told.title, 'string', 'title');
+  assert.equal(typeof told.detail, 'string', 'detail');
+  assert.equal(told.status, status, 'status in the body');
+  assert.ok(!('errors' in told), 'no errors array without entries');
+  return told;
+}
+
+/** Asserts some 4xx, whichever. */
+export async function refusedSomehow(call) {
+  const { status } = await ask(call);
+  assert.ok(status >= 400 && status < 500, `a status of 400 to 499, not ${status}`);
+}
+
+/** Creates a store and answers its id. */
+export async function newStore(name, location) {
+  const answer = await stores.kvStoreCreate({ location, kv_store_request_create: { name } });
+  return answer.id;
+}
+
+export function put(store_id, key, body, options = {}) {
+  return items.kvStoreUpsertItemWithHttpInfo({ store_id, key, body, ...options });
+}
+
+export function get(store_id, key) {
+  return items.kvStoreGetItemWithHttpInfo({ store_id, key });
+}
+
+export function del(store_id, key, options = {}) {
+  return items.kvStoreDeleteItemWithHttpInfo({ store_id, key, ...options });
+}
+
+/** The value as a Buffer; fails when the item is not there. */
+export async function valueOf(store_id, key) {
+  const { data } = await get(store_id, key);
+  assert.ok(Buffer.isBuffer(data), 'the client hands a value over as a Buffer');
+  return data;
+}
+
+export async function generationOf(store_id, key) {
+  const { response } = await get(store_id, key);
+  const text = response.headers.generation;
+  assert.match(text ?? '', /^[1-9][0-9]*$/, 'Generation is a decimal number');
+  const number = Number(text);
+  assert.ok(Number.isSafeInteger(number), 'a generation fits a JavaScript number');
+  return number;
+}
+
+/** All keys of a store, page by page, with the pages' lengths. */
+export async function allKeys(store_id, options = {}) {
+  const keys = [];
+  const pages = [];
+  let cursor;
+  do {
+    const { data, meta } = await items.kvStoreListItemKeys({ store_id, cursor, ...options });
+    keys.push(...data);
+    pages.push(data.length);
+    assert.ok(pages.length < 1000, 'paging comes to an end');
+    cursor = meta.next_cursor;
+    assert.ok(cursor === undefined || cursor.length > 0, 'next_cursor is absent or not empty');
+  } while (cursor !== undefined);
+  return { keys, pages };
+}
+
+/** Runs `work` for each entry, a few at a time. */
+export async function eachOf(list, work, width = 16) {
+  let next = 0;
+  const worker = async () => {
+    while (next < list.length) {
+      const index = next;
+      next += 1;
+      await work(list[index], index);
+    }
+  };
+  await Promise.all(Array.from({ length: width }, worker));
+}
+
+export function byBytes(left, right) {
+  return Buffer.compare(Buffer.from(left), Buffer.from(right));
+}
+
+export function sleep(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,57 @@
+// A small runner: each check has a name that is a sentence, runs alone and in order, and a failed
+// one does not stop the next. The last line counts them.
+
+const LIMIT_MS = 120_000;
+
+let passed = 0;
+let failed = 0;
+
+/** Runs a group of checks under a heading; a preparation of theirs that fails counts as one. */
+export async function section(title, body) {
+  console.log(`\n${title}`);
+  try {
+    await body();
+  } catch (error) {
+    fail(`the preparations of: ${title}`, error);
+  }
+}
+
+/** Runs one check; it passes when `body` neither throws nor takes too long. */
+export async function check(name, body) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no end after ${LIMIT_MS / 1000} s`)), LIMIT_MS);
+  });
+  try {
+    await Promise.race([body(), late]);
+    passed += 1;
+    console.log(`  ok      ${name}`);
+  } catch (error) {
+    fail(name, error);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Prints the count and ends the process, with 1 if anything failed. */
+export function finish() {
+  console.log(`\n${passed} passed, ${failed} failed`);
+  process.exit(failed === 0 && passed > 0 ? 0 : 1);
+}
+
+function fail(name, error) {
+  failed += 1;
+  console.log(`  FAILED  ${name}`);
+  const text = error instanceof Error ? (error.stack ?? String(error)) : describe(error);
+  for (const line of text.split('\n').slice(0, 30)) {
+    console.log(`          ${line}`);
+  }
+}
+
+function describe(value) {
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return String(value);
+  }
+}

@@ -1,0 +1,144 @@
+// KvStoreApi: create, list, get, delete.
+
+import assert from 'node:assert/strict';
+import { check } from './checks.mjs';
+import { Fastly, ask, items, newStore, put, refused, stores, valueOf } from './api.mjs';
+
+const NOWHERE = '0000000000000000000000';
+
+function create(body, location) {
+  return stores.kvStoreCreateWithHttpInfo({ location, kv_store_request_create: body });
+}
+
+export async function storeChecks() {
+  await check('create answers 201 with id, name and the two dates, in that order', async () => {
+    const { status, data, body, headers } = await ask(create({ name: 'Js Störe 1' }));
+    assert.equal(status, 201);
+    assert.match(data.id, /^[0-9a-z]{22}$/);
+    assert.equal(data.name, 'Js Störe 1');
+    assert.deepEqual(Object.keys(body), ['id', 'name', 'created_at', 'updated_at']);
+    assert.match(body.created_at, /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$/);
+    assert.equal(body.updated_at, body.created_at);
+    assert.equal(headers['content-type'], 'application/json');
+  });
+
+  await check('create takes the model class of the package', async () => {
+    const model = new Fastly.KvStoreRequestCreate('js by model');
+    const data = await stores.kvStoreCreate({ kv_store_request_create: model });
+    assert.equal(data.name, 'js by model');
+  });
+
+  await check('create takes each location and tells none of them back', async () => {
+    for (const location of ['US', 'EU', 'ASIA', 'AUS']) {
+      const { status, body } = await ask(create({ name: `js in ${location}` }, location));
+      assert.equal(status, 201, location);
+      assert.ok(!('location' in body));
+    }
+    await refused(create({ name: 'js on the moon' }, 'MOON'), 400);
+  });
+
+  await check('a name that is taken is refused with 400', async () => {
+    const told = await refused(create({ name: 'js by model' }), 400);
+    assert.match(told.detail, /already exists/);
+  });
+
+  await check('a name that breaks a rule, and no body at all, are refused with 400', async () => {
+    for (const name of ['', '1st', ' a', 'a'.repeat(256), 'a\nb', 'a\u0000b', 7, null, ['a']]) {
+      await refused(create({ name }), 400);
+    }
+    await refused(create({}), 400);
+    await refused(create(undefined), 400);
+  });
+
+  await check('names with punctuation, and of 255 characters, are taken', async () => {
+    const punctuation = 'js~`!@#$%^&*()=+[]{};:\'"<>,./?';
+    for (const name of [punctuation, `js${'é'.repeat(253)}`]) {
+      const id = await newStore(name);
+      const data = await stores.kvStoreGet({ store_id: id });
+      assert.equal(data.name, name);
+    }
+  });
+
+  await check('get tells what create told; an unknown id is 404', async () => {
+    const made = await ask(create({ name: 'js described' }));
+    const seen = await ask(stores.kvStoreGetWithHttpInfo({ store_id: made.data.id }));
+    assert.equal(seen.status, 200);
+    assert.deepEqual(seen.body, made.body);
+    for (const store_id of [NOWHERE, 'x', 'a b', 'é', `${made.data.id}0`, '%']) {
+      await refused(stores.kvStoreGetWithHttpInfo({ store_id }), 404);
+    }
+  });
+
+  await check('list tells every store, limit 1000 and the total', async () => {
+    const { data, body } = await ask(stores.kvStoreListWithHttpInfo());
+    assert.deepEqual(Object.keys(body), ['data', 'meta']);
+    assert.equal(data.meta.limit, 1000);
+    assert.equal(body.meta.total, data.data.length);
+    assert.ok(!('next_cursor' in body.meta), 'no cursor on the last page');
+    const names = data.data.map((store) => store.name);
+    assert.ok(names.includes('js by model') && names.includes('js described'));
+    assert.equal(new Set(data.data.map((store) => store.id)).size, names.length);
+  });
+
+  await check('list is ordered by name with ASCII letters folded to capitals', async () => {
+    const wanted = ['zz js-store', 'ZZ jsStoreA', 'zz js_store'];
+    for (const name of [...wanted].reverse()) {
+      await newStore(name);
+    }
+    const { data } = await stores.kvStoreList();
+    const names = data.map((store) => store.name).filter((name) => /^zz js/i.test(name));
+    assert.deepEqual(names, wanted);
+  });
+
+  await check('list pages by limit and cursor, each store once, no cursor at the end', async () => {
+    const whole = (await stores.kvStoreList()).data.map((store) => store.id);
+    for (const limit of [1, 4, whole.length - 1, whole.length, whole.length + 1]) {
+      const paged = [];
+      let cursor;
+      do {
+        const answer = await ask(stores.kvStoreListWithHttpInfo({ limit, cursor }));
+        assert.equal(answer.body.meta.limit, limit);
+        assert.equal(answer.body.meta.total, whole.length);
+        paged.push(...answer.data.data.map((store) => store.id));
+        cursor = answer.data.meta.next_cursor;
+        assert.equal('next_cursor' in answer.body.meta, paged.length < whole.length);
+      } while (cursor !== undefined && paged.length <= whole.length);
+      assert.deepEqual(paged, whole, `limit ${limit}`);
+    }
+  });
+
+  await check('list by name finds exactly that store, or none', async () => {
+    const one = await ask(stores.kvStoreListWithHttpInfo({ name: 'js described' }));
+    assert.deepEqual(one.data.data.map((store) => store.name), ['js described']);
+    assert.equal(one.body.meta.total, 1);
+    for (const name of ['js describe', 'JS described', 'js described ']) {
+      const none = await ask(stores.kvStoreListWithHttpInfo({ name }));
+      assert.equal(none.status, 200);
+      assert.deepEqual(none.body.data, []);
+      assert.equal(none.body.meta.total, 0);
+    }
+  });
+
+  await check('a bad limit or cursor of the list is refused with 400', async () => {
+    for (const limit of [0, -1, 'ten', 1.5]) {
+      await refused(stores.kvStoreListWithHttpInfo({ limit }), 400);
+    }
+    await refused(stores.kvStoreListWithHttpInfo({ cursor: 'not base64!' }), 400);
+    const { body } = await ask(stores.kvStoreListWithHttpInfo({ limit: 5000 }));
+    assert.equal(body.meta.limit, 1000);
+  });
+
+  await check('delete of a store with items is 409; empty it is 204, and then 404', async () => {
+    const store_id = await newStore('js to be deleted');
+    await put(store_id, 'k', 'v');
+    await refused(stores.kvStoreDeleteWithHttpInfo({ store_id }), 409);
+    assert.equal((await valueOf(store_id, 'k')).toString(), 'v');
+    await items.kvStoreDeleteItem({ store_id, key: 'k' });
+    const gone = await ask(stores.kvStoreDeleteWithHttpInfo({ store_id }));
+    assert.equal(gone.status, 204);
+    assert.equal(gone.headers['content-length'], undefined);
+    await refused(stores.kvStoreDeleteWithHttpInfo({ store_id }), 404);
+    await refused(stores.kvStoreGetWithHttpInfo({ store_id }), 404);
+    await refused(put(store_id, 'k', 'v'), 404);
+  });
+}

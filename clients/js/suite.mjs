@@ -1,0 +1,14 @@
+// The npm package fastly against Steadfast: every call of KvStoreApi and KvStoreItemApi.
+// Expects an empty server; started by ./run, which also installs the package.
+
+import { accessChecks } from './access.mjs';
+import { finish, section } from './checks.mjs';
+import { itemChecks } from './items.mjs';
+import { keyChecks } from './keys.mjs';
+import { storeChecks } from './stores.mjs';
+
+await section('stores', storeChecks);
+await section('items', itemChecks);
+await section('keys', keyChecks);
+await section('tokens and connections', accessChecks);
+finish();
