@@ -18,6 +18,7 @@ use super::{
 use bytes::Bytes;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -167,7 +168,9 @@ fn lock(dir: &Path) -> Result<File> {
     let failed = |what: &str, e: std::io::Error| {
         EngineError::Failed(format!("could not {what} {}: {e}", dir.display()))
     };
-    fs::create_dir_all(dir).map_err(|e| failed("make the data directory", e))?;
+    // Others on this machine have no business with the data.
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|e| failed("make the data directory", e))?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
     let lock = lock.map_err(|e| failed("open the lock in", e))?;
     match lock.try_lock() {
