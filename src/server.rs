@@ -118,6 +118,9 @@ impl Server {
     /// When the engine could not be closed in order.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), crate::kv::Error> {
         let (drain, draining) = watch::channel(false);
+        if let Ok(address) = self.address() {
+            tracing::info!(%address, data = ?self.config.data, "ready");
+        }
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
         tokio::select! {
             () = stop => {}

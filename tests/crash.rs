@@ -4,117 +4,21 @@
 //! Each writer has keys of its own, keeps a journal of what was acknowledged, and knows the one
 //! operation that was under way when the server died. `STEADFAST_CRASH_ROUNDS` makes it longer,
 //! `STEADFAST_SEED` repeats a run's choices (though not its timing).
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![allow(clippy::disallowed_methods, reason = "a test may read its environment")]
+
+mod support;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use support::{Client, Home, Server, TOKEN};
 
-const TOKEN: &str = "crash-test-token-0123456789";
 const WRITERS: u64 = 8;
 const KEYS: u64 = 6;
-
-fn binary() -> String {
-    std::env::var("STEADFAST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_steadfast").into())
-}
-
-/// A server on a port of its own; killed when dropped.
-struct Server {
-    child: Child,
-    port: u16,
-    started: Duration,
-}
-
-impl Server {
-    fn start(data: &Path) -> Server {
-        let mut command = Command::new(binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
-        Server::spawn(command)
-    }
-
-    fn spawn(mut command: Command) -> Server {
-        let start = Instant::now();
-        let mut child = command
-            .env("STEADFAST_TOKEN", TOKEN)
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let mut line = String::new();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        out.read_line(&mut line).unwrap();
-        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("the first line was {line:?}"));
-        Server { child, port, started: start.elapsed() }
-    }
-
-    /// kill -9 to the whole group: under strace the server is a child of the child.
-    fn kill(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let group = format!("-{}", self.child.id());
-            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// One connection that speaks as little HTTP as it needs.
-struct Client(BufReader<TcpStream>);
-
-struct Answer {
-    status: u16,
-    generation: Option<u64>,
-    body: Vec<u8>,
-}
-
-impl Client {
-    fn connect(port: u16) -> std::io::Result<Client> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Client(BufReader::new(stream)))
-    }
-
-    fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> std::io::Result<Answer> {
-        let len = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: t\r\nfastly-key: {TOKEN}\r\ncontent-length: {len}\r\n\r\n"
-        );
-        let stream = self.0.get_mut();
-        stream.write_all(&[head.as_bytes(), body].concat())?;
-        let (mut status, mut generation, mut length) = (0, None, 0);
-        loop {
-            let mut line = String::new();
-            if self.0.read_line(&mut line)? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            let line = line.trim_end().to_ascii_lowercase();
-            if let Some(rest) = line.strip_prefix("http/1.1 ") {
-                status = rest.split(' ').next().and_then(|code| code.parse().ok()).unwrap_or(0);
-            } else if let Some(rest) = line.strip_prefix("content-length: ") {
-                length = rest.parse().unwrap_or(0);
-            } else if let Some(rest) = line.strip_prefix("generation: ") {
-                generation = rest.parse().ok();
-            } else if line.is_empty() {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
-        Ok(Answer { status, generation, body })
-    }
-}
 
 /// Small and repeatable random numbers (splitmix64).
 #[derive(Clone)]
@@ -192,11 +96,11 @@ fn write(
         let answer = if method == "BATCH" {
             let value = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &value);
             let line = format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n");
-            let path = format!("/resources/stores/kv/{store}/batch");
-            client.ask("PUT", &path, line.as_bytes())
+            let request = format!("PUT /resources/stores/kv/{store}/batch");
+            client.ask(&request, &[], line.as_bytes())
         } else {
             let body: &[u8] = if method == "PUT" { &value } else { b"" };
-            client.ask(method, &format!("{path}{query}"), body)
+            client.ask(&format!("{method} {path}{query}"), &[], body)
         };
         let Ok(answer) = answer else { return };
         let refused = answer.status == 412 && query == "?add=true" && known.value.is_some();
@@ -205,7 +109,8 @@ fn write(
             "{method} {query}: {}",
             answer.status
         );
-        if let Some(generation) = answer.generation {
+        if answer.has("Generation") {
+            let generation = answer.generation();
             assert!(generation > known.generation, "{key}: generations grow");
             known.generation = generation;
         }
@@ -218,10 +123,10 @@ fn write(
 fn check(port: u16, store: &str, journal: &mut Journal, round: u64) -> u64 {
     let mut client = Client::connect(port).unwrap();
     for (key, known) in journal.iter_mut() {
-        let answer = client.ask("GET", &format!("/resources/stores/kv/{store}/keys/{key}"), b"");
-        let answer = answer.unwrap();
+        let request = format!("GET /resources/stores/kv/{store}/keys/{key}");
+        let answer = client.ask(&request, &[], b"").unwrap();
         let found = match answer.status {
-            200 => Some(answer.body),
+            200 => Some(answer.body.clone()),
             404 => None,
             status => panic!("round {round}: {key} answers {status}"),
         };
@@ -234,14 +139,15 @@ fn check(port: u16, store: &str, journal: &mut Journal, round: u64) -> u64 {
             size(&known.value),
             pending.as_ref().map(size),
         );
-        if let Some(generation) = answer.generation {
+        if answer.has("Generation") {
+            let generation = answer.generation();
             assert!(generation >= known.generation, "round {round}: {key} went back");
             known.generation = generation;
         }
         known.value = found;
     }
-    let list = client.ask("GET", &format!("/resources/stores/kv/{store}/keys"), b"").unwrap();
-    let list: serde_json::Value = serde_json::from_slice(&list.body).unwrap();
+    let list = client.ask(&format!("GET /resources/stores/kv/{store}/keys"), &[], b"").unwrap();
+    let list = list.json();
     let listed: Vec<_> = list["data"].as_array().unwrap().iter().map(|k| k.as_str()).collect();
     let wanted = journal.iter().filter(|(_, known)| known.value.is_some());
     let wanted: Vec<_> = wanted.map(|(key, _)| Some(key.as_str())).collect();
@@ -258,34 +164,30 @@ fn no_acknowledged_write_is_lost_by_kill_nine_under_load() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let (rounds, seed) = (number("STEADFAST_CRASH_ROUNDS", 10), number("STEADFAST_SEED", now));
     println!("{rounds} rounds, STEADFAST_SEED={seed}");
-    let dir = tempfile::tempdir().unwrap();
+    let mut home = Home::new(&[]);
     let mut random = Random(seed);
-    let mut server = Server::start(dir.path());
-    let made = Client::connect(server.port)
-        .and_then(|mut c| c.ask("POST", "/resources/stores/kv", b"{\"name\":\"crash\"}"))
-        .unwrap();
-    let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
-    let store = made["id"].as_str().unwrap().to_owned();
+    let store = home.server.store("crash");
     let mut writers: Vec<(Journal, Random)> =
         (0..WRITERS).map(|_| (Journal::new(), Random(random.next()))).collect();
     let (acked, mut checked, mut slowest) = (AtomicU64::new(0), 0, Duration::ZERO);
     for round in 0..rounds {
         let pause = Duration::from_millis(100 + random.below(500));
+        let port = home.server.port;
         std::thread::scope(|scope| {
             for (writer, (journal, random)) in writers.iter_mut().enumerate() {
-                let (port, store, acked) = (server.port, &store, &acked);
+                let (port, store, acked) = (port, &store, &acked);
                 scope.spawn(move || write(port, store, writer as u64, journal, random, acked));
             }
             std::thread::sleep(pause);
-            server.kill();
+            home.server.kill();
         });
-        server = Server::start(dir.path());
-        slowest = slowest.max(server.started);
+        home.crash(&[]);
+        slowest = slowest.max(home.server.started);
         let mut all = Journal::new();
         for (journal, _) in &mut writers {
             all.append(journal);
         }
-        checked += check(server.port, &store, &mut all, round);
+        checked += check(home.server.port, &store, &mut all, round);
         for (writer, (journal, _)) in writers.iter_mut().enumerate() {
             let mine = format!("w{writer}-");
             *journal = all.iter().filter(|(key, _)| key.starts_with(&mine)).map(copy).collect();
@@ -302,12 +204,10 @@ fn copy((key, known): (&String, &Known)) -> (String, Known) {
 
 #[test]
 fn a_server_that_was_killed_while_nothing_ran_starts_at_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let mut home = Home::new(&[]);
     for _ in 0..3 {
-        let server = Server::start(dir.path());
-        let health = Client::connect(server.port).unwrap().ask("GET", "/readyz", b"").unwrap();
-        assert_eq!(health.status, 200);
-        drop(server);
+        assert_eq!(home.server.ask("GET /readyz", &[], b"").status, 200);
+        home.crash(&[]);
     }
 }
 
@@ -323,16 +223,14 @@ fn traced(data: &Path, trace: &Path) -> Vec<String> {
         "trace=fdatasync,fsync,write,sendto,writev",
         "-o",
     ]);
-    command.arg(trace).arg(binary());
+    command.arg(trace).arg(support::binary());
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+    command.env("STEADFAST_TOKEN", TOKEN);
     let server = Server::spawn(command);
-    let mut client = Client::connect(server.port).unwrap();
-    let made = client.ask("POST", "/resources/stores/kv", b"{\"name\":\"s\"}").unwrap();
-    let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
-    let path = format!("/resources/stores/kv/{}/keys/k", made["id"].as_str().unwrap());
+    let store = server.store("s");
     for size in [10, 1000, 700_000] {
-        let put = client.ask("PUT", &path, &vec![b'v'; size]).unwrap();
-        assert_eq!(put.status, 200);
+        let request = format!("PUT /resources/stores/kv/{store}/keys/k");
+        assert_eq!(server.ask(&request, &[], &vec![b'v'; size]).status, 200);
     }
     drop(server);
     std::fs::read_to_string(trace).unwrap().lines().map(str::to_owned).collect()
@@ -363,39 +261,23 @@ fn the_log_is_synced_before_the_answer() {
 #[test]
 fn a_stop_ends_what_runs_and_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
-    let port = server.port;
-    let mut client = Client::connect(port).unwrap();
-    let made = client.ask("POST", "/resources/stores/kv", b"{\"name\":\"s\"}").unwrap();
-    let made: serde_json::Value = serde_json::from_slice(&made.body).unwrap();
-    let path = format!("/resources/stores/kv/{}/keys/k", made["id"].as_str().unwrap());
+    let server = Server::start(dir.path(), &[]);
+    let (port, store) = (server.port, server.store("s"));
+    let path = format!("/resources/stores/kv/{store}/keys/k");
     // A request whose body is still on its way when the server is told to stop.
-    let stream = client.0.get_mut();
+    let mut client = server.connect();
     let head = format!("PUT {path} HTTP/1.1\r\nfastly-key: {TOKEN}\r\ncontent-length: 10\r\n\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(b"12345").unwrap();
+    client.send(format!("{head}12345")).unwrap();
     std::thread::sleep(Duration::from_millis(200));
-    let stopped = Arc::new(AtomicBool::new(false));
-    let waiter = {
-        let (stopped, mut server) = (stopped.clone(), server);
-        let pid = server.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        std::thread::spawn(move || {
-            let status = server.child.wait().unwrap();
-            stopped.store(true, Ordering::SeqCst);
-            status
-        })
-    };
+    server.terminate();
+    let waiter = std::thread::spawn(move || server.wait());
     std::thread::sleep(Duration::from_millis(300));
-    assert!(!stopped.load(Ordering::SeqCst), "it waits for the request that runs");
+    assert!(!waiter.is_finished(), "it waits for the request that runs");
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "and accepts no other");
-    client.0.get_mut().write_all(b"67890").unwrap();
-    let mut answer = String::new();
-    client.0.read_line(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    client.send("67890").unwrap();
+    assert_eq!(client.answer(false).unwrap().status, 200);
     drop(client);
     assert!(waiter.join().unwrap().success());
-    let server = Server::start(dir.path());
-    let found = Client::connect(server.port).unwrap().ask("GET", &path, b"").unwrap();
-    assert_eq!(found.body, b"1234567890");
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.ask(&format!("GET {path}"), &[], b"").body, b"1234567890");
 }

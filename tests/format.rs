@@ -1,4 +1,5 @@
 //! The data directory's format: what is foreign or damaged is said, never served.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bytes::Bytes;
 use rusqlite::Connection;

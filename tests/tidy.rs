@@ -1,5 +1,6 @@
 //! The walls and habits of the tree, held by a test: who may use whom, how long files and lines
 //! are, that nothing is left undone, and that the documents name tests that exist.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

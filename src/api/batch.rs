@@ -62,6 +62,7 @@ type Running = (Vec<(u64, String)>, JoinHandle<Result<(), kv::Error>>);
 struct Batch<'a> {
     kv: &'a Arc<Kv>,
     store: StoreId,
+    request: u64,
     /// The number of the next line.
     index: u64,
     lines: Vec<Line>,
@@ -79,13 +80,14 @@ impl Api {
         &self,
         store: Result<StoreId, Error>,
         body: &mut Body<'_, S>,
+        request: u64,
     ) -> Result<Response, Error> {
         let store = store?;
         self.kv.describe_store(&store).await?;
         let _share = self.admission.upload(HELD_BYTES).await?;
         let line_max = self.kv.value_bytes_max().div_ceil(3).saturating_mul(4) + LINE_SPARE_BYTES;
         let line_max = usize::try_from(line_max).unwrap_or(usize::MAX);
-        let mut batch = Batch::new(&self.kv, store);
+        let mut batch = Batch::new(&self.kv, store, request);
         let mut pending = BytesMut::new();
         let (mut long, mut skipping, mut searched) = (None, false, 0);
         while let Some(chunk) = body.chunk().await? {
@@ -126,10 +128,22 @@ fn too_long(max: usize) -> kv::Error {
 }
 
 impl<'a> Batch<'a> {
-    fn new(kv: &'a Arc<Kv>, store: StoreId) -> Batch<'a> {
+    fn new(kv: &'a Arc<Kv>, store: StoreId, request: u64) -> Batch<'a> {
         let (lines, named, errors) = (Vec::new(), Vec::new(), Vec::new());
         let (index, bytes, failed, status) = (0, 0, 0, 200);
-        Batch { kv, store, index, lines, named, bytes, running: None, errors, failed, status }
+        Batch {
+            kv,
+            store,
+            request,
+            index,
+            lines,
+            named,
+            bytes,
+            running: None,
+            errors,
+            failed,
+            status,
+        }
     }
 
     /// Takes a line, with or without its end.
@@ -206,7 +220,8 @@ impl<'a> Batch<'a> {
             Err(e) => kv::Error::Internal(e.to_string()),
         };
         if matches!(e, kv::Error::Internal(_)) {
-            tracing::error!(error = %e, "a group of a batch failed");
+            let request = format_args!("{:016x}", self.request);
+            tracing::error!(%request, error = %e, "a group of a batch failed");
         }
         for (index, key) in named {
             self.report(index, key, &e);
@@ -260,7 +275,9 @@ impl<'a> Batch<'a> {
             _ if self.failed > ERRORS_MAX as u64 => {
                 ("bad_request", format!("batch had {} errors, the first follow", self.failed))
             }
-            503 => ("service_unavailable", "batch had errors".to_owned()),
+            503 => {
+                ("service_unavailable", format!("batch had errors (request {:016x})", self.request))
+            }
             413 => ("payload_too_large", "batch had errors".to_owned()),
             _ => ("bad_request", "batch had errors".to_owned()),
         };

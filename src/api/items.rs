@@ -1,7 +1,6 @@
 //! Endpoints of items (contract.md, 3.1 to 3.3).
 
 use super::Api;
-use super::admission::Share;
 use super::error::Error;
 use super::query::{Query, decode_segment};
 use crate::http::{Body, Head, Payload, Response, Source, Stream};
@@ -29,6 +28,7 @@ impl Api {
         store: Result<StoreId, Error>,
         key: &[u8],
         head: &Head,
+        request: u64,
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
         let mut item = self.kv.get(&store?, &key).await?;
@@ -47,7 +47,9 @@ impl Api {
             0..=SMALL_BYTES => None,
             bytes => Some(self.admission.download(bytes.min(PIECE_BYTES as u64)).await?),
         };
-        Ok(send(response, value, range, share))
+        let mut response = response.payload(payload(value, range, request));
+        response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
+        Ok(response)
     }
 
     pub(super) async fn head_item(
@@ -198,22 +200,19 @@ fn wanted_range(head: &Head, size: u64) -> Result<Option<Range<u64>>, Error> {
     if range.start < range.end { Ok(Some(range)) } else { Err(Error::Range(size)) }
 }
 
-fn send(response: Response, value: Value, range: Range<u64>, share: Option<Share>) -> Response {
-    let payload = if let Some(bytes) = value.in_memory() {
+fn payload(value: Value, range: Range<u64>, request: u64) -> Payload {
+    if let Some(bytes) = value.in_memory() {
         let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-        Payload::Bytes(bytes.slice(index(range.start)..index(range.end)))
-    } else {
-        Payload::Stream(range.end - range.start, Box::new(Pieces { value, range }))
-    };
-    let mut response = response.payload(payload);
-    response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
-    response
+        return Payload::Bytes(bytes.slice(index(range.start)..index(range.end)));
+    }
+    Payload::Stream(range.end - range.start, Box::new(Pieces { value, range, request }))
 }
 
 /// A large value, read as the client takes it.
 struct Pieces {
     value: Value,
     range: Range<u64>,
+    request: u64,
 }
 
 impl Source for Pieces {
@@ -233,7 +232,8 @@ impl Source for Pieces {
                     Ok(Some(bytes))
                 }
                 Err(e) => {
-                    tracing::error!(error = %e, "an answer was cut short");
+                    let request = format_args!("{:016x}", self.request);
+                    tracing::error!(%request, error = %e, "an answer was cut short");
                     Err(io::Error::other(e.to_string()))
                 }
             }

@@ -175,14 +175,15 @@ impl Api {
         target: Target<'_>,
         head: &Head,
         body: &mut Body<'_, S>,
+        request: u64,
     ) -> Result<Response, Error> {
         let store = || Ok::<_, Error>(StoreId::parse(target.store)?);
         let Target { route, key, .. } = target;
         match (route, method) {
-            (Route::Batch, Method::Put) => self.put_batch(store(), body).await,
+            (Route::Batch, Method::Put) => self.put_batch(store(), body, request).await,
             (Route::CurrentUser, Method::Get | Method::Head) => Ok(account::current_user()),
             (Route::Healthz, Method::Get | Method::Head) => Ok(text("ok\n")),
-            (Route::Item, Method::Get) => self.get_item(store(), key, head).await,
+            (Route::Item, Method::Get) => self.get_item(store(), key, head, request).await,
             (Route::Item, Method::Head) => self.head_item(store(), key).await,
             (Route::Item, Method::Put) => self.put_item(store(), key, head, body).await,
             (Route::Item, Method::Delete) => self.delete_item(store(), key, head).await,
@@ -238,7 +239,7 @@ impl Service for Api {
             false => self.auth.check(head, target.route == Route::Metrics),
         };
         let answer = match allowed {
-            Ok(()) => self.route(method, target, head, body).await,
+            Ok(()) => self.route(method, target, head, body, request).await,
             Err(e) => Err(e),
         };
         let response = answer.unwrap_or_else(|e| {

@@ -129,6 +129,7 @@ impl Embedded {
             fatal: fatal.clone(),
         };
         let _ = keeper.send(keeper::Chore::Sweep);
+        let stop = fatal.clone();
         let writer = writer::Writer {
             conn,
             jobs: waiting,
@@ -137,8 +138,11 @@ impl Embedded {
             fatal,
             last_version,
         };
-        let threads =
-            vec![spawn("writer", move || writer.run())?, spawn("keeper", move || tidy.run())?];
+        let alive = || Alive(stop.clone());
+        let threads = vec![
+            spawn("writer", alive(), move || writer.run())?,
+            spawn("keeper", alive(), move || tidy.run())?,
+        ];
         let readers = Arc::new(reader::Readers::new(dir, blobs.clone()));
         let (jobs, threads) = (Mutex::new(Some(jobs)), Mutex::new(threads));
         let queue = Arc::new(Semaphore::new(QUEUE));
@@ -159,8 +163,22 @@ impl Embedded {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+/// Stops the process when its thread panics: without it nothing would be written any more.
+struct Alive(Fatal);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop("a storage thread panicked");
+        }
+    }
+}
+
+fn spawn(name: &str, alive: Alive, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        let _alive = alive;
+        work();
+    });
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
 }
 

@@ -148,7 +148,10 @@ impl Writer {
             }
             outcomes.push(Outcome::Written(tally.version));
         }
-        statements.tally(&tally).map_err(sql)?;
+        // Without a write there is nothing to sync: a conflict was decided on what is durable.
+        if outcomes.iter().any(|outcome| *outcome != Outcome::Conflict) {
+            statements.tally(&tally).map_err(sql)?;
+        }
         Ok((outcomes, tally))
     }
 
