@@ -1,0 +1,112 @@
+"""Who am I: tokens, endpoints, the account commands."""
+
+from checks import about, check, contains, equal, true
+from command import TOKEN, URL, unfolded
+
+INVALID = "Provided credentials are missing or invalid"
+
+
+@check("whoami tells the user of the token")
+def _(fastly):
+    true("@" in fastly.ok("whoami").out, "no login name in what whoami printed")
+    told = fastly.ok("whoami", "--verbose").out
+    for part in ("Customer ID: ", "User ID: ", "Token ID: ", "Token scope: global"):
+        contains(told, part, "what whoami --verbose printed")
+
+
+@check("auth-token describe tells the token")
+def _(fastly):
+    told = fastly.run("auth-token", "describe")
+    equal(told.status, 0, f"the status of {told}")
+    for part in ("ID: ", "Name: ", "Scope: global", "Created at: "):
+        contains(told.out, part, "what auth-token describe printed")
+    told = fastly.json("auth-token", "describe")
+    equal((told["Scope"], told["ExpiresAt"], told["Services"]), ("global", None, []), "the token")
+    true(told["TokenID"] and told["UserID"] and told["CreatedAt"], f"something is missing: {told}")
+
+
+@check("a wrong token is refused with the CLI's hint, whatever the command")
+def _(fastly):
+    store_id = fastly.store()
+    for command in (
+        ("whoami",),
+        ("auth-token", "describe"),
+        ("kv-store", "list"),
+        ("kv-store", "create", "--name", "Never"),
+        ("kv-store", "describe", "--store-id", store_id),
+        ("kv-store", "delete", "--store-id", store_id),
+        ("kv-store-entry", "list", "--store-id", store_id),
+        ("kv-store-entry", "create", "--store-id", store_id, "--key", "k", "--value", "v"),
+        ("kv-store-entry", "get", "--store-id", store_id, "--key", "k"),
+        ("kv-store-entry", "delete", "--store-id", store_id, "--key", "k"),
+    ):
+        with about(command):
+            said = (INVALID, "incorrect, or expired Fastly API token")
+            result = fastly.refused(said, *command, FASTLY_API_TOKEN="a-wrong-token-0123456789")
+            true(TOKEN not in result.err + result.out, "the right token is told")
+    equal(fastly.keys(store_id), [], "the keys")
+
+
+@check("a batch under a wrong token is refused, although its body is long")
+def _(fastly):
+    store_id = fastly.store()
+    line = '{"key":"k","value":"' + "QUJD" * 100_000 + '"}\n'
+    path = fastly.folder() / "batch"
+    path.write_text(line * 20)
+    command = ("kv-store-entry", "create", "--store-id", store_id, "--file", str(path))
+    fastly.refused(INVALID, *command, FASTLY_API_TOKEN="a-wrong-token-0123456789")
+    equal(fastly.keys(store_id), [], "the keys")
+
+
+@check("the endpoints can be given by flags alone")
+def _(fastly):
+    nothing = {
+        "FASTLY_API_ENDPOINT": None,
+        "FASTLY_ACCOUNT_ENDPOINT": None,
+        "FASTLY_API_TOKEN": None,
+    }
+    flags = ("--api", URL, "--account", URL, "--token", TOKEN)
+    true("Data" in fastly.json("kv-store", "list", *flags, **nothing), "no stores")
+
+
+@check("the endpoints can be given by the CLI's own configuration file")
+def _(fastly):
+    home = fastly.folder()
+    folder = home / ".config" / "fastly"
+    folder.mkdir(parents=True)
+    lines = f'api_endpoint = "{URL}"\naccount_endpoint = "{URL}"\n'
+    version = fastly.ok("version").out.split("version v")[1].split()[0]
+    text = f'config_version = 6\n[fastly]\n{lines}[cli]\nversion = "{version}"\n'
+    (folder / "config.toml").write_text(text)
+    nothing = {"FASTLY_API_ENDPOINT": None, "FASTLY_ACCOUNT_ENDPOINT": None}
+    true("Data" in fastly.json("kv-store", "list", HOME=home, **nothing), "no stores")
+
+
+@check("a token can be stored under a name, shown, and used by that name")
+def _(fastly):
+    own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
+    contains(
+        fastly.ok("auth", "add", "mine", "--api-token", TOKEN, **own).out, 'Token "mine" added'
+    )
+    shown = fastly.ok("auth", "show", "mine", **own).out
+    for part in ("Account ID: ", "API token scope: global", "API token ID: "):
+        contains(shown, part, "what auth show printed")
+    true("Data" in fastly.json("kv-store", "list", "--token", "mine", **own), "no stores")
+    true("@" in fastly.ok("whoami", **own).out, "the stored default token is not used")
+
+
+@check("a wrong token cannot be stored")
+def _(fastly):
+    own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
+    result = fastly.run("auth", "add", "bad", "--api-token", "a-wrong-token-0123456789", **own)
+    true(result.status == 1, f"it was stored: {result}")
+    contains(unfolded(fastly.ok("auth", "list", **own).out), "No tokens stored")
+
+
+@check("the root token cannot be revoked, and goes on working")
+def _(fastly):
+    own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
+    fastly.ok("auth", "add", "mine", "--api-token", TOKEN, **own)
+    fastly.refused("403 Forbidden", "auth", "revoke", "--name", "mine", "--auto-yes", **own)
+    fastly.refused("403 Forbidden", "auth", "revoke", "--current", "--auto-yes")
+    fastly.ok("whoami")

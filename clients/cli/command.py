@@ -1,0 +1,173 @@
+"""The Fastly CLI as a user runs it, with a home directory of its own."""
+
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+
+from checks import Failed, contains, equal, short, true
+
+CLI = os.environ["FASTLY_CLI"]
+URL = os.environ["STEADFAST_URL"]
+TOKEN = os.environ["STEADFAST_TOKEN"]
+COMMAND_SECONDS = 60
+
+
+class Result:
+    """What a command printed and how it ended."""
+
+    def __init__(self, arguments, done):
+        self.command = short("fastly " + " ".join(arguments), 200)
+        self.bytes = done.stdout
+        self.out = done.stdout.decode(errors="replace")
+        self.err = done.stderr.decode(errors="replace")
+        self.status = done.returncode
+
+    def __str__(self):
+        return f"{self.command}\nstatus {self.status}\n{short(self.out)}\n{short(self.err)}"
+
+
+class Fastly:
+    """Runs commands against the server under test."""
+
+    def __init__(self):
+        self._names = itertools.count(1)
+        self._made = []
+        self._folders = []
+        self.home = self.folder()
+        self.kept, self._folders = self._folders, []
+
+    def environment(self, **changes):
+        """The variables that point the CLI at the server; a change to None leaves one out.
+
+        The proxy is a port on which nobody listens: what is not for this machine goes nowhere.
+        """
+        variables = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(self.home),
+            "FASTLY_API_ENDPOINT": URL,
+            "FASTLY_ACCOUNT_ENDPOINT": URL,
+            "FASTLY_API_TOKEN": TOKEN,
+            "HTTP_PROXY": "http://127.0.0.1:1",
+            "HTTPS_PROXY": "http://127.0.0.1:1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            **changes,
+        }
+        return {name: str(value) for name, value in variables.items() if value is not None}
+
+    def run(self, *arguments, stdin=b"", **changes):
+        """Runs one command to its end."""
+        try:
+            done = subprocess.run(
+                [CLI, *arguments],
+                input=stdin,
+                env=self.environment(**changes),
+                capture_output=True,
+                timeout=COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"no end after {COMMAND_SECONDS} s: fastly {short(arguments)}") from None
+        return Result(arguments, done)
+
+    def ok(self, *arguments, **options):
+        """Runs a command that must succeed."""
+        result = self.run(*arguments, **options)
+        true(result.status == 0 and not result.err, f"expected success: {result}")
+        return result
+
+    def json(self, *arguments, **options):
+        """Runs a command with --json and returns what it printed."""
+        result = self.ok(*arguments, "--json", **options)
+        try:
+            return json.loads(result.out)
+        except ValueError:
+            raise Failed(f"no JSON: {result}") from None
+
+    def refused(self, said, *arguments, **options):
+        """Runs a command that must fail and say so on stderr."""
+        result = self.run(*arguments, **options)
+        true(result.status != 0, f"expected a failure: {result}")
+        true(result.status == 1, f"a crash: {result}")
+        said = (said,) if isinstance(said, str) else said
+        for part in said:
+            contains(unfolded(result.err), part, f"what the CLI said to {result.command}")
+        return result
+
+    def entry(self, action, store_id, *arguments, **options):
+        """A kv-store-entry command that must succeed."""
+        return self.ok("kv-store-entry", action, "--store-id", store_id, *arguments, **options)
+
+    def keys(self, store_id, *arguments):
+        """The keys of a store, in the order of the list."""
+        return self.json("kv-store-entry", "list", "--store-id", store_id, *arguments)
+
+    def value(self, store_id, key):
+        """The bytes that the CLI prints for a key."""
+        return self.entry("get", store_id, "--key", key).bytes
+
+    def described(self, store_id, key):
+        """What the CLI tells about a key."""
+        command = ("kv-store-entry", "describe", "--store-id", store_id, "--key", key)
+        return self.json(*command)
+
+    def name(self, word="Store"):
+        """A store name no other check uses."""
+        return f"{word} {next(self._names)}"
+
+    def store(self, word="Store", *arguments):
+        """The id of a new and empty store."""
+        made = self.json("kv-store", "create", "--name", self.name(word), *arguments)
+        return self.note(made["StoreID"])
+
+    def note(self, store_id):
+        """Remembers a store, so that it is gone after the check."""
+        self._made.append(store_id)
+        return store_id
+
+    def folder(self):
+        """A new and empty folder."""
+        path = pathlib.Path(tempfile.mkdtemp(prefix="steadfast-cli-"))
+        self._folders.append(path)
+        return path
+
+    def http(self, method, path, body=None):
+        """A plain request beside the CLI; returns the status and the body."""
+        request = urllib.request.Request(
+            URL + path, data=body, method=method, headers={"Fastly-Key": TOKEN}
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def clean_up(self):
+        """Removes the stores and folders that the check made."""
+        made, self._made = self._made, []
+        for store_id in made:
+            self.run("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes")
+        folders, self._folders = self._folders, []
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self):
+        """Removes the home directory."""
+        for folder in self.kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def unfolded(text):
+    """The text without the line breaks that the CLI adds to long lines."""
+    return " ".join(text.split())
+
+
+def one(values, what):
+    """The only value there is."""
+    equal(len(values), 1, what)
+    return values[0]

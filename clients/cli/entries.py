@@ -1,0 +1,281 @@
+"""Entries one by one: create, get, describe, list, delete."""
+
+import base64
+
+from checks import about, check, contains, equal, true
+from command import unfolded
+
+PRECONDITION = "412 Precondition Failed"
+
+
+def create(store_id, key, value, *options):
+    """The words of a create command."""
+    command = ("kv-store-entry", "create", "--store-id", store_id)
+    return (*command, "--key", key, "--value", value, *options)
+
+
+@check("a created entry is got and described, as text and as JSON")
+def _(fastly):
+    store_id = fastly.store()
+    told = fastly.ok(*create(store_id, "key", "some value", "--metadata", "words")).out
+    equal(told.strip(), f"SUCCESS: Created key 'key' in KV Store '{store_id}'", "what it printed")
+    equal(fastly.value(store_id, "key"), b"some value", "the value")
+    told = fastly.entry("get", store_id, "--key", "key", "--json").out
+    equal(told.strip(), '{"key": "c29tZSB2YWx1ZQ=="}', "the value as JSON")
+    told = fastly.entry("describe", store_id, "--key", "key").out
+    for part in ("Key: key\n", "Generation: ", "Metadata: words\n"):
+        contains(told, part, "what describe printed")
+    told = fastly.described(store_id, "key")
+    equal((told["key"], told["metadata"]), ("key", "words"), "the description")
+    true(told["generation"].isdigit() and int(told["generation"]) > 0, f"the generation in {told}")
+
+
+@check("create --json and its alias insert do the same")
+def _(fastly):
+    store_id = fastly.store()
+    wanted = {"id": store_id, "key": "a/b"}
+    equal(fastly.json(*create(store_id, "a/b", "v")), wanted, "what it printed")
+    command = ("kv-store-entry", "insert", "--store-id", store_id, "--key", "c", "--value", "v")
+    fastly.ok(*command)
+    equal(fastly.keys(store_id), ["a/b", "c"], "the keys")
+
+
+@check("values of every kind come back byte for byte")
+def _(fastly):
+    store_id = fastly.store()
+    for value in (
+        " ",
+        "\n",
+        "line\r\n",
+        "ümläut ☃ 😀",
+        '{"a": 1}',
+        '"quoted"',
+        "null",
+        "x" * 100_000,
+    ):
+        with about(value[:40]):
+            fastly.ok(*create(store_id, "key", value))
+            equal(fastly.value(store_id, "key"), value.encode(), "the value")
+
+
+@check("keys of every kind are written, read, listed and deleted")
+def _(fastly):
+    store_id = fastly.store()
+    keys = [
+        "a/b",
+        "a b",
+        "a+b",
+        "a%2Fb",
+        "%",
+        "x//y",
+        "/",
+        "é✓",
+        "a,b:@=&$",
+        "!*'()",
+        "[a]",
+        "..x",
+        ".hidden",
+        "...",
+        "~",
+        "\\",
+        '"',
+        "trail/",
+        "keys",
+        "batch",
+        "k" * 1024,
+        "é" * 512,
+    ]
+    for key in keys:
+        with about(key):
+            fastly.ok(*create(store_id, key, f"value of {key}"))
+    equal(fastly.keys(store_id), sorted(keys, key=lambda key: key.encode()), "the keys")
+    for key in keys:
+        with about(key):
+            equal(fastly.value(store_id, key), f"value of {key}".encode(), "the value")
+            equal(fastly.described(store_id, key)["key"], key, "the description")
+            fastly.entry("delete", store_id, "--key", key)
+    equal(fastly.keys(store_id), [], "the keys in the end")
+
+
+@check("refused keys are told by name, and change nothing")
+def _(fastly):
+    store_id = fastly.store()
+    fastly.ok(*create(store_id, "kept", "v"))
+    for key in (
+        "a?b",
+        "a#b",
+        "a;b",
+        "a^b",
+        "a|b",
+        "a\nb",
+        "a/../b",
+        "../x",
+        "a/..",
+        "k" * 1025,
+        " ",
+        ".well-known/acme-challenge/x",
+    ):
+        with about(key):
+            said = ("400 Bad Request", "key")
+            fastly.refused(said, *create(store_id, key, "v"))
+            for action in ("get", "describe", "delete"):
+                command = ("kv-store-entry", action, "--store-id", store_id, "--key", key)
+                fastly.refused(said, *command)
+    equal(fastly.keys(store_id), ["kept"], "the keys")
+
+
+@check("the keys '.' and '..', which the CLI turns into the list, delete and write nothing")
+def _(fastly):
+    for kept in ([], ["a", "b"]):
+        store_id = fastly.store()
+        for key in kept:
+            fastly.ok(*create(store_id, key, "v"))
+        for key in (".", ".."):
+            with about((key, kept)):
+                fastly.refused("the Fastly API returned 4", *create(store_id, key, "v"))
+                delete = ("kv-store-entry", "delete", "--store-id", store_id, "--key", key)
+                fastly.refused("the Fastly API returned 4", *delete)
+                fastly.refused("the Fastly API returned 4", *delete, "--force")
+                equal(fastly.keys(store_id), kept, "the keys")
+        fastly.ok("kv-store", "describe", "--store-id", store_id)
+
+
+@check("a missing key is told as not found; delete --force does not mind")
+def _(fastly):
+    store_id = fastly.store()
+    for action in ("get", "describe", "delete"):
+        with about(action):
+            command = ("kv-store-entry", action, "--store-id", store_id, "--key", "nope")
+            fastly.refused("404 Not Found", *command)
+            fastly.refused("404 Not Found", *command, "--json")
+    told = fastly.entry("delete", store_id, "--key", "nope", "--force").out
+    contains(told, "SUCCESS: Deleted key 'nope'", "what it printed")
+    told = fastly.json("kv-store-entry", "delete", "--store-id", store_id, "--key", "x", "--force")
+    equal(told, {"key": "x", "store_id": store_id, "deleted": True}, "what it printed")
+
+
+@check("delete takes the entry, once")
+def _(fastly):
+    store_id = fastly.store()
+    fastly.ok(*create(store_id, "key", "v"))
+    told = fastly.entry("delete", store_id, "--key", "key").out
+    equal(told.strip(), f"SUCCESS: Deleted key 'key' from KV Store '{store_id}'", "what it printed")
+    command = ("kv-store-entry", "delete", "--store-id", store_id, "--key", "key")
+    fastly.refused("404 Not Found", *command)
+    equal(fastly.keys(store_id), [], "the keys")
+
+
+@check("--add creates, and refuses a key that exists")
+def _(fastly):
+    store_id = fastly.store()
+    fastly.ok(*create(store_id, "key", "first", "--add"))
+    fastly.refused(PRECONDITION, *create(store_id, "key", "second", "--add"))
+    fastly.refused(PRECONDITION, *create(store_id, "key", "second", "--add", "--json"))
+    equal(fastly.value(store_id, "key"), b"first", "the value")
+
+
+@check("--append and --prepend join values, and drop the metadata")
+def _(fastly):
+    store_id = fastly.store()
+    fastly.ok(*create(store_id, "key", "b", "--append", "--metadata", "m"))
+    equal(fastly.described(store_id, "key")["metadata"], "m", "the metadata")
+    fastly.ok(*create(store_id, "key", "c", "--append"))
+    fastly.ok(*create(store_id, "key", "a", "--prepend"))
+    equal(fastly.value(store_id, "key"), b"abc", "the value")
+    equal(fastly.described(store_id, "key")["metadata"], "", "the metadata")
+
+
+@check("two of --add, --append and --prepend together are refused")
+def _(fastly):
+    store_id = fastly.store()
+    for flags in (("--add", "--append"), ("--append", "--prepend"), ("--add", "--prepend")):
+        with about(flags):
+            fastly.refused("400 Bad Request", *create(store_id, "key", "v", *flags))
+    equal(fastly.keys(store_id), [], "the keys")
+
+
+@check("--background-fetch writes the new value")
+def _(fastly):
+    store_id = fastly.store()
+    for value in ("old", "new"):
+        fastly.ok(*create(store_id, "key", value, "--background-fetch"))
+        equal(fastly.value(store_id, "key"), value.encode(), "the value")
+
+
+@check("metadata of UTF-8 comes back, of more than 2000 bytes is refused")
+def _(fastly):
+    store_id = fastly.store()
+    for metadata in ("mé✓ 😀", "m" * 2000, '{"a": [1, "b"]}'):
+        with about(metadata):
+            fastly.ok(*create(store_id, "key", "v", "--metadata", metadata))
+            equal(fastly.described(store_id, "key")["metadata"], metadata, "the metadata")
+    command = create(store_id, "key", "other", "--metadata", "m" * 2001)
+    fastly.refused(("400 Bad Request", "metadata"), *command)
+    equal(fastly.value(store_id, "key"), b"v", "the value")
+
+
+@check("--if-generation-match guards create, get and delete")
+def _(fastly):
+    store_id = fastly.store()
+    fastly.ok(*create(store_id, "key", "one"))
+    first = fastly.described(store_id, "key")["generation"]
+    fastly.ok(*create(store_id, "key", "two", "--if-generation-match", first))
+    second = fastly.described(store_id, "key")["generation"]
+    true(int(second) > int(first), f"the generation went from {first} to {second}")
+    fastly.refused(PRECONDITION, *create(store_id, "key", "three", "--if-generation-match", first))
+    fastly.refused(PRECONDITION, *create(store_id, "none", "v", "--if-generation-match", first))
+    told = fastly.entry("get", store_id, "--key", "key", "--if-generation-match", second)
+    equal(told.bytes, b"two", "the value under its generation")
+    of_it = ("--store-id", store_id, "--key", "key", "--if-generation-match")
+    fastly.refused("generation value does not match", "kv-store-entry", "get", *of_it, first)
+    fastly.refused(PRECONDITION, "kv-store-entry", "delete", *of_it, first)
+    fastly.refused(PRECONDITION, "kv-store-entry", "delete", *of_it, first, "--force")
+    equal(fastly.value(store_id, "key"), b"two", "the value")
+    fastly.ok("kv-store-entry", "delete", *of_it, second)
+    fastly.refused("404 Not Found", "kv-store-entry", "delete", *of_it, second)
+    equal(fastly.keys(store_id), [], "the keys")
+
+
+@check("list prints keys, by prefix and consistency, or says that there are none")
+def _(fastly):
+    store_id = fastly.store()
+    contains(fastly.entry("list", store_id).out, "no keys", "the list of an empty store")
+    equal(fastly.keys(store_id), [], "the list of an empty store")
+    for key in ("b/1", "a/1", "a/2", "a 3"):
+        fastly.ok(*create(store_id, key, "v"))
+    told = fastly.entry("list", store_id).out
+    true(told.endswith("\na 3\na/1\na/2\nb/1\n"), f"what list printed: {told}")
+    equal(fastly.keys(store_id, "--prefix", "a/"), ["a/1", "a/2"], "by prefix")
+    equal(fastly.keys(store_id, "--prefix", "a "), ["a 3"], "by a prefix with a space")
+    equal(fastly.keys(store_id, "--prefix", "c"), [], "by a prefix of none")
+    equal(fastly.keys(store_id, "--consistency", "strong"), ["a 3", "a/1", "a/2", "b/1"], "strong")
+    true(
+        set(fastly.keys(store_id, "--consistency", "eventual")) <= {"a 3", "a/1", "a/2", "b/1"},
+        "the eventual list has another key",
+    )
+
+
+@check("what the CLI checks itself it still checks, and nothing is written")
+def _(fastly):
+    store_id = fastly.store()
+    command = create(store_id, "key", "v", "--if-generation-match", "abc")
+    fastly.refused("invalid generation value", *command)
+    fastly.refused("--key and --value are required", *create(store_id, "key", ""))
+    delete = ("kv-store-entry", "delete", "--store-id", store_id)
+    fastly.refused("none of --all, --prefix, or --key", *delete)
+    told = unfolded(fastly.run(*create(store_id, "", "v")).err)
+    contains(told, "--key and --value are required", "what it said to an empty key")
+    equal(fastly.keys(store_id), [], "the keys")
+
+
+@check("get and describe of a value of 25 MiB are quick and right")
+def _(fastly):
+    store_id = fastly.store()
+    folder = fastly.folder()
+    value = base64.b85encode(bytes(range(256)) * 81920)[: 25 * 1024 * 1024]
+    equal(len(value), 25 * 1024 * 1024, "the length of what this check sends")
+    (folder / "big").write_bytes(value)
+    fastly.entry("create", store_id, "--dir", str(folder))
+    for _ in range(3):  # describe never reads the value
+        equal(fastly.described(store_id, "big")["key"], "big", "the description")
+    true(fastly.value(store_id, "big") == value, "the value is another")

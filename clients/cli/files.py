@@ -1,0 +1,240 @@
+"""Many entries at once: --dir, --file and --stdin."""
+
+import base64
+import json
+import os
+import time
+
+from checks import about, check, contains, equal, true
+from command import unfolded
+
+MIB = 1024 * 1024
+
+
+def line(key, value, **fields):
+    """One line of a batch."""
+    encoded = base64.b64encode(value.encode()).decode()
+    return json.dumps({"key": key, "value": encoded, **fields}) + "\n"
+
+
+def batch(store_id, *options):
+    """The words of a batch command."""
+    return ("kv-store-entry", "create", "--store-id", store_id, *options)
+
+
+@check("--dir uploads every file under its name, also an empty one")
+def _(fastly):
+    store_id, folder = fastly.store(), fastly.folder()
+    files = {
+        "one": b"1",
+        "empty": b"",
+        "two words": b"2",
+        "größe ✓": b"3",
+        "a+b%2F": b"4",
+        "binary": bytes(range(256)) * 40,
+        "big": os.urandom(3_000_000),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / ".hidden").write_bytes(b"not wanted")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "inner").write_bytes(b"not wanted")
+    told = fastly.entry("create", store_id, "--dir", str(folder)).out
+    contains(told, f"SUCCESS: Inserted {len(files)} keys into KV Store", "what it printed")
+    equal(sorted(fastly.keys(store_id)), sorted(files), "the keys")
+    for name, content in files.items():
+        with about(name):
+            true(fastly.value(store_id, name) == content, "the value is another")
+
+
+@check("--dir with nothing but an empty file stores an empty value")
+def _(fastly):
+    store_id, folder = fastly.store(), fastly.folder()
+    (folder / "empty").write_bytes(b"")
+    fastly.entry("create", store_id, "--dir", str(folder))
+    equal(fastly.value(store_id, "empty"), b"", "the value")
+    equal(fastly.described(store_id, "empty")["key"], "empty", "the description")
+    # the other way round: a value that was there becomes empty
+    (folder / "empty").write_bytes(b"no longer")
+    fastly.entry("create", store_id, "--dir", str(folder))
+    equal(fastly.value(store_id, "empty"), b"no longer", "the value")
+    (folder / "empty").write_bytes(b"")
+    fastly.entry("create", store_id, "--dir", str(folder))
+    equal(fastly.value(store_id, "empty"), b"", "the value")
+
+
+@check("--dir-allow-hidden takes hidden files too")
+def _(fastly):
+    store_id, folder = fastly.store(), fastly.folder()
+    for name in (".hidden", "plain"):
+        (folder / name).write_bytes(b"x")
+    fastly.entry("create", store_id, "--dir", str(folder), "--dir-allow-hidden")
+    equal(fastly.keys(store_id), [".hidden", "plain"], "the keys")
+
+
+@check("--dir with 300 files, fifty or one at a time")
+def _(fastly):
+    store_id, folder = fastly.store(), fastly.folder()
+    names = [f"file {number:03}" for number in range(300)]
+    for name in names:
+        (folder / name).write_text(f"content of {name}")
+    fastly.entry("create", store_id, "--dir", str(folder))
+    equal(fastly.keys(store_id), names, "the keys")
+    for name in names[::50]:
+        equal(fastly.value(store_id, name), f"content of {name}".encode(), "a value")
+    fastly.entry("create", store_id, "--dir", str(folder), "--dir-concurrency", "1")
+    equal(fastly.keys(store_id), names, "the keys")
+
+
+@check("--dir names the files that were refused, and stores the others")
+def _(fastly):
+    store_id, folder = fastly.store(), fastly.folder()
+    for name in ("fine", "also fine", "a#b", "what?"):
+        (folder / name).write_bytes(b"x")
+    said = "failed to process all the provided files"
+    result = fastly.refused(said, *batch(store_id, "--dir", str(folder)))
+    for part in ("Processed 2 of 4 files", "a#b", "what?", "400 - Bad Request", "key must not"):
+        contains(result.out, part, "what it printed")
+    equal(fastly.keys(store_id), ["also fine", "fine"], "the keys")
+
+
+@check("--dir with a file of more than 25 MiB says 413 for it")
+def _(fastly):
+    store_id, folder = fastly.store(), fastly.folder()
+    (folder / "fine").write_bytes(b"x")
+    for name in ("huge 1", "huge 2", "huge 3"):
+        (folder / name).write_bytes(bytes(25 * MIB + 1))
+    said = "failed to process all the provided files"
+    result = fastly.refused(said, *batch(store_id, "--dir", str(folder)))
+    equal(result.out.count("413 - Request Entity Too Large"), 3, f"how often it said 413: {result}")
+    equal(fastly.keys(store_id), ["fine"], "the keys")
+
+
+@check("--file writes a batch, with metadata and time to live")
+def _(fastly):
+    store_id = fastly.store()
+    path = fastly.folder() / "batch"
+    path.write_text(
+        line("plain", "one")
+        + line("told", "two", metadata="mé✓", background_fetch=True)
+        + line("short", "three", time_to_live_sec=2)
+        + line("strange ☃/%2F", "four", unknown_field=[1])
+        + line("empty", "")
+    )
+    told = fastly.ok(*batch(store_id, "--file", str(path))).out
+    equal(told.strip(), "SUCCESS: Inserted keys into KV Store", "what it printed")
+    written = time.monotonic()
+    equal(fastly.keys(store_id), ["empty", "plain", "short", "strange ☃/%2F", "told"], "the keys")
+    equal(fastly.value(store_id, "told"), b"two", "the value")
+    equal(fastly.described(store_id, "told")["metadata"], "mé✓", "the metadata")
+    equal(fastly.value(store_id, "strange ☃/%2F"), b"four", "the value")
+    equal(fastly.value(store_id, "empty"), b"", "the empty value")
+    time.sleep(max(0, 2.1 - (time.monotonic() - written)))
+    equal(fastly.keys(store_id), ["empty", "plain", "strange ☃/%2F", "told"], "the keys later")
+    told = fastly.json(*batch(store_id, "--file", str(path)))
+    equal(told, {"success": True}, "what --json printed")
+
+
+@check("--stdin writes a batch, with blank lines, indented lines and no last line break")
+def _(fastly):
+    store_id = fastly.store()
+    text = line("a", "1") + "\n   \n    " + line("b", "2") + "\r\n" + line("a", "3").strip()
+    fastly.ok(*batch(store_id, "--stdin"), stdin=text.encode())
+    equal(fastly.keys(store_id), ["a", "b"], "the keys")
+    equal(fastly.value(store_id, "a"), b"3", "the value of the later line")
+    told = fastly.json(*batch(store_id, "--stdin"), stdin=line("c", "4").encode())
+    equal(told, {"success": True}, "what --json printed")
+    fastly.ok(*batch(store_id, "--stdin"), stdin=b"")
+    equal(fastly.keys(store_id), ["a", "b", "c"], "the keys")
+
+
+BAD = line("good 1", "v") + '{"key":"bad","value":"!!"}\nno json\n' + line("good 2", "v")
+
+
+@check("a batch with bad lines fails, names their numbers, and stores the good ones")
+def _(fastly):
+    path = fastly.folder() / "batch"
+    path.write_text(BAD)
+    for options, stdin in ((("--file", str(path)), b""), (("--stdin",), BAD.encode())):
+        with about(options[0]):
+            store_id = fastly.store()
+            result = fastly.refused("400 Bad Request", *batch(store_id, *options), stdin=stdin)
+            for part in ("error at index: 1", "error at index: 2", "Code: 400", "base64"):
+                contains(unfolded(result.out), part, "what it printed")
+            true(
+                "index: 0" not in result.out and "index: 3" not in result.out, "a good line is told"
+            )
+            equal(fastly.keys(store_id), ["good 1", "good 2"], "the keys")
+
+
+@check("a batch with bad lines says so in --json as well")
+def _(fastly):
+    store_id = fastly.store()
+    told = fastly.json(*batch(store_id, "--stdin"), stdin=BAD.encode())
+    equal(told["success"], False, "success")
+    equal(
+        [error["title"] for error in told["errors"]],
+        ["error at index: 1", "error at index: 2"],
+        "the errors",
+    )
+    equal({error["code"] for error in told["errors"]}, {"400"}, "their codes")
+    true(all(error["detail"] for error in told["errors"]), "an error without a reason")
+
+
+@check("every kind of bad line fails, and changes nothing")
+def _(fastly):
+    store_id = fastly.store()
+    encoded = "aGk="
+    for bad in (
+        "[]",
+        "null",
+        '"text"',
+        "{}",
+        '{"key":"k"}',
+        '{"value":"aGk="}',
+        '{"key":1,"value":"aGk="}',
+        f'{{"key":"","value":"{encoded}"}}',
+        f'{{"key":"a#b","value":"{encoded}"}}',
+        f'{{"key":"..","value":"{encoded}"}}',
+        f'{{"key":"{"k" * 1025}","value":"{encoded}"}}',
+        f'{{"key":"k","value":"{encoded}","metadata":"two\\nlines"}}',
+        f'{{"key":"k","value":"{encoded}","metadata":"{"m" * 2001}"}}',
+        f'{{"key":"k","value":"{encoded}","time_to_live_sec":0}}',
+        f'{{"key":"k","value":"{encoded}","time_to_live_sec":-1}}',
+        f'{{"key":"k","value":"{encoded}","time_to_live_sec":"x"}}',
+        f'{{"key":"k","value":"{encoded}"',
+        "\x00",
+    ):
+        with about(bad):
+            told = fastly.json(*batch(store_id, "--stdin"), stdin=bad.encode() + b"\n")
+            equal(told["success"], False, "success")
+            equal(told["errors"][0]["title"], "error at index: 0", "the line")
+    equal(fastly.keys(store_id), [], "the keys")
+
+
+@check("a batch with one value of more than 25 MiB is a 413 for that line alone")
+def _(fastly):
+    store_id = fastly.store()
+    path = fastly.folder() / "batch"
+    path.write_text(line("one", "v") + line("huge", "x" * (25 * MIB + 1)) + line("two", "v"))
+    command = batch(store_id, "--file", str(path))
+    result = fastly.refused("413 Request Entity Too Large", *command)
+    for part in ("error at index: 1", "Code: 413"):
+        contains(unfolded(result.out), part, "what it printed")
+    equal(fastly.keys(store_id), ["one", "two"], "the keys")
+
+
+@check("a batch may be far longer than a value: 60 MB in 600 lines")
+def _(fastly):
+    store_id = fastly.store()
+    path = fastly.folder() / "batch"
+    text = "0123456789" * 7500
+    with path.open("w") as file:
+        for number in range(600):
+            file.write(line(f"k{number:03}", f"{number:03}{text}"))
+    true(path.stat().st_size > 60_000_000, "the batch of this check is too short")
+    fastly.ok(*batch(store_id, "--file", str(path)))
+    equal(len(fastly.keys(store_id)), 600, "how many keys")
+    for number in (0, 299, 599):
+        value = fastly.value(store_id, f"k{number:03}")
+        equal(value, f"{number:03}{text}".encode(), f"value {number}")

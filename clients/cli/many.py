@@ -1,0 +1,81 @@
+"""More than a thousand keys: paging, delete --all and --prefix."""
+
+import json
+
+from checks import check, contains, equal, true
+
+NUMBER = 2500
+KEYS = [f"{'even' if number % 2 == 0 else 'odd'}/{number:05}" for number in range(NUMBER)]
+
+
+def filled(fastly):
+    """The id of a store with 2,500 keys."""
+    store_id = fastly.store("Many")
+    path = fastly.folder() / "batch"
+    path.write_text("".join(json.dumps({"key": key, "value": "aGk="}) + "\n" for key in KEYS))
+    fastly.entry("create", store_id, "--file", str(path))
+    return store_id
+
+
+@check("2,500 keys are listed in order and complete, in every form of the list")
+def _(fastly):
+    store_id = filled(fastly)
+    wanted = sorted(KEYS)
+    equal(fastly.keys(store_id), wanted, "the keys")
+    told = fastly.entry("list", store_id).out
+    equal(told.split()[-NUMBER:], wanted, "the printed keys")
+    equal(fastly.keys(store_id, "--consistency", "strong"), wanted, "the strong list")
+    odd = [key for key in wanted if key.startswith("odd/")]
+    equal(fastly.keys(store_id, "--prefix", "odd/"), odd, "the keys of a prefix")
+
+
+@check("delete --prefix takes the keys of the prefix and no others")
+def _(fastly):
+    store_id = filled(fastly)
+    told = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
+    contains(told, f"SUCCESS: Deleted {NUMBER // 2} keys from KV Store", "what it printed")
+    left = sorted(key for key in KEYS if key.startswith("even/"))
+    equal(fastly.keys(store_id), left, "the keys left")
+    told = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
+    contains(told, "Deleted keys: 0", "what it printed the second time")
+
+
+@check("delete --all takes all keys, with a hundred deletes at a time")
+def _(fastly):
+    store_id = filled(fastly)
+    told = fastly.entry("delete", store_id, "--all", "--auto-yes").out
+    contains(told, f"Deleted keys: {NUMBER}", "what it printed")
+    contains(told, f"SUCCESS: Deleted all keys from KV Store '{store_id}'", "what it printed")
+    equal(fastly.keys(store_id), [], "the keys left")
+    fastly.ok("kv-store", "delete", "--store-id", store_id)
+
+
+@check("delete --all with other limits, and a second time on an empty store")
+def _(fastly):
+    store_id = filled(fastly)
+    limits = ("--concurrency", "7", "--max-errors", "1")
+    told = fastly.entry("delete", store_id, "--all", "--auto-yes", *limits).out
+    contains(told, f"Deleted keys: {NUMBER}", "what it printed")
+    told = fastly.entry("delete", store_id, "--all", "--auto-yes").out
+    contains(told, "Deleted keys: 0", "what it printed the second time")
+
+
+@check("kv-store delete --all empties and deletes a store of 2,500 keys in one go")
+def _(fastly):
+    store_id = filled(fastly)
+    told = fastly.ok("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes").out
+    contains(told, f"Deleted keys: {NUMBER}", "what it printed")
+    contains(told, f"SUCCESS: Deleted KV Store '{store_id}'", "what it printed")
+    fastly.refused("404 Not Found", "kv-store", "describe", "--store-id", store_id)
+
+
+@check("delete --all and --prefix without a yes delete nothing")
+def _(fastly):
+    store_id = fastly.store()
+    fastly.entry("create", store_id, "--key", "a", "--value", "v")
+    for which in (("--all",), ("--prefix", "a")):
+        for answer in (b"", b"n\n"):
+            command = ("kv-store-entry", "delete", "--store-id", store_id, *which)
+            told = fastly.run(*command, stdin=answer)
+            true("SUCCESS" not in told.out, f"it deleted: {told}")
+    equal(fastly.keys(store_id), ["a"], "the keys")

@@ -1,0 +1,116 @@
+"""Tokens, and the small endpoints around the stores."""
+
+from checks import about, check, contains, equal, true
+from shell import TOKEN
+
+TIMES = ("created_at", "last_used_at")
+
+
+@check("a missing or wrong token is a 401, in every way of being wrong")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "key", b"v")
+    for words in (
+        "", '-H "Fastly-Key;"', '-H "Fastly-Key: wrong"', '-H "Fastly-Key: ${TOKEN}x"',
+        '-H "Fastly-Key: ${TOKEN%?}"', '-H "Authorization: Bearer $TOKEN"', '-u "x:$TOKEN"',
+        '-H "Cookie: Fastly-Key=$TOKEN"', '-H "Fastly-Token: $TOKEN"',
+    ):  # fmt: skip
+        for request in ('"$KV"', '"$STORE/keys/key"', '-X DELETE "$STORE/keys/key"',
+                        '-X PUT -d x "$STORE/keys/key"', '"$KV/nosuch"', '"$STORE/keys/a%23b"',
+                        '"$URL/verify"', '"$KV?Fastly-Key=$TOKEN"'):  # fmt: skip
+            with about((words, request)):
+                answer = shell.refused(401, "", f"curl {request} {words}", store)
+                message = b'"msg":"Provided credentials are missing or invalid"'
+                contains(answer.body, message, "the body")
+                true(TOKEN.encode() not in answer.body, "the token is in the answer")
+    equal(shell.value(store, "key"), b"v", "the value")
+
+
+@check("the token's header counts in any case of its letters")
+def _(shell):
+    for name in ("fastly-key", "FASTLY-KEY", "Fastly-Key"):
+        shell.ok(200, f'curl "$KV" -H "{name}: $TOKEN"')
+
+
+@check("the OpenID configuration needs no token and is JSON")
+def _(shell):
+    path = "$URL/realms/fastly/.well-known/openid-configuration"
+    true(isinstance(shell.ok(200, f'curl "{path}"').json(), dict), "it is no object")
+
+
+@check("verify, tokens/self and current_user tell who the token is")
+def _(shell):
+    told = shell.ok(200, 'curl "$URL/verify" -H "Fastly-Key: $TOKEN"').json()
+    for part, fields in {
+        "customer": {"id", "name"},
+        "user": {"id", "name", "login"},
+        "token": {"id", "name", "created_at", "expires_at", "scope"},
+    }.items():
+        true(fields <= set(told[part]), f"{part} has {told[part]}")
+    equal(told["services"], {}, "the services")
+    token = shell.ok(200, 'curl "$URL/tokens/self" -H "Fastly-Key: $TOKEN"').json()
+    fields = (
+        "id user_id customer_id name last_used_at created_at expires_at ip scopes scope services"
+    )
+    true(set(fields.split()) <= set(token), f"a token has {sorted(token)}")
+    equal((token["scope"], token["scopes"], token["services"]), ("global", ["global"], []), "scope")
+    equal(token["id"], told["token"]["id"], "the id of the token")
+    user = shell.ok(200, 'curl "$URL/current_user" -H "Fastly-Key: $TOKEN"').json()
+    true({"id", "login", "name", "customer_id"} <= set(user), f"a user has {sorted(user)}")
+    equal(user["id"], token["user_id"], "the id of the user")
+
+
+@check("the root token cannot be revoked")
+def _(shell):
+    answer = shell.run('curl -X DELETE "$URL/tokens/self" -H "Fastly-Key: $TOKEN"')
+    true(400 <= answer.status <= 499, f"it was answered with {answer}")
+    shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
+
+
+@check("the product is told as enabled, can be enabled, and disabling it takes nothing away")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "key", b"v")
+    path = '"$URL/enabled-products/v1/kv_store" -H "Fastly-Key: $TOKEN"'
+    for method in ("GET", "PUT"):
+        told = shell.ok(200, f"curl -X {method} {path}").json()
+        equal(told["product"], {"id": "kv_store", "object": "product"}, "the product")
+        equal(told["customer"]["object"], "customer", "the customer")
+    shell.ok(204, f"curl -X DELETE {path}")
+    shell.ok(200, f"curl -X PUT {path}")
+    equal(shell.value(store, "key"), b"v", "the value")
+
+
+@check("the old name of the stores' path leads to the same stores")
+def _(shell):
+    create = 'curl -X POST "$URL/resources/stores/object" -H "Fastly-Key: $TOKEN" -d "$DATA"'
+    store = shell.note(shell.ok(201, create, DATA='{"name":"Old way"}').json()["id"])
+    old = f"$URL/resources/stores/object/{store}"
+    shell.ok(200, f'curl -X PUT "{old}/keys/a%2Fb" -H "Fastly-Key: $TOKEN" -d v')
+    equal(shell.value(store, "a%2Fb"), b"v", "the value by the new path")
+    shell.put(store, "c", b"w")
+    answer = shell.ok(200, f'curl "{old}/keys" -H "Fastly-Key: $TOKEN"')
+    equal(answer.json()["data"], ["a/b", "c"], "the keys by the old path")
+    shell.ok(404, f'curl "{old}/keys/none" -H "Fastly-Key: $TOKEN"')
+    answer = shell.run(f'curl -X DELETE "{old}/" -H "Fastly-Key: $TOKEN"')
+    true(400 <= answer.status <= 499, f"a slash at the end: {answer}")
+    shell.ok(409, f'curl -X DELETE "{old}" -H "Fastly-Key: $TOKEN"')
+
+
+@check("health and readiness need no token")
+def _(shell):
+    for path in ("/healthz", "/readyz"):
+        with about(path):
+            shell.ok(200, f'curl "$URL{path}"')
+
+
+@check("old and odd forms of HTTP are answered: 1.0, a closed connection, pipelined heads")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "key", b"v")
+    for words in ("-0", '-H "Connection: close"', "--http1.1", "--tr-encoding"):
+        with about(words):
+            command = f'curl {words} "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
+            equal(shell.ok(200, command, store).body, b"v", "the value")
+            command = f'curl {words} -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN" -d v'
+            shell.ok(200, command, store)

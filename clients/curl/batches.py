@@ -1,0 +1,118 @@
+"""Batches, as a file or from stdin."""
+
+import base64
+import json
+
+from checks import about, check, contains, equal, true
+
+SUCCESS = b'{"type":"","title":"success","errors":[]}'
+PUT = 'curl -X PUT "$STORE/batch" -H "Fastly-Key: $TOKEN"'
+NDJSON = '-H "Content-Type: application/x-ndjson"'
+
+
+def line(key, value, **fields):
+    """One line of a batch."""
+    return json.dumps({"key": key, "value": base64.b64encode(value).decode(), **fields}) + "\n"
+
+
+@check("a batch of a file answers with the recorded 41 bytes")
+def _(shell):
+    store = shell.store()
+    text = (
+        line("a", b"1", metadata="mé", time_to_live_sec=60)
+        + "    "
+        + line("b/c", b"\x00\xff", background_fetch=True)
+        + "\n\t\n"
+        + line("d", b"", other={"unknown": 1}).strip()
+    )
+    shell.file("batch", text.encode())
+    for words in (f"{NDJSON} --data-binary @batch", "--data-binary @batch", f"{NDJSON} -T batch"):
+        with about(words):
+            answer = shell.ok(200, f"{PUT} {words}", store)
+            equal(answer.body, SUCCESS, "the body")
+            equal(len(answer.body), 41, "its length")
+            equal(answer.headers["content-type"], "application/json", "its type")
+    answer = shell.ok(200, f"cat batch | {PUT} {NDJSON} -T -", store)
+    equal(answer.body, SUCCESS, "the body of a batch in chunks")
+    equal(shell.keys(store), ["a", "b/c", "d"], "the keys")
+    equal(shell.value(store, "b/c"), b"\x00\xff", "a value of bytes")
+    equal(shell.value(store, "d"), b"", "an empty value")
+    answer = shell.ok(200, 'curl -I "$STORE/keys/a" -H "Fastly-Key: $TOKEN"', store)
+    equal(answer.headers["metadata"].encode("latin-1"), "mé".encode(), "the metadata")
+
+
+@check("an empty batch, and one of blank lines, is a success")
+def _(shell):
+    store = shell.store()
+    for words in ("", "-d ''", "--data-binary $'\\n\\n  \\n'", "--data-binary $'\\r\\n'"):
+        with about(words):
+            equal(shell.ok(200, f"{PUT} {words}", store).body, SUCCESS, "the body")
+
+
+@check("bad lines make a 400 with an index, a code in quotes and a reason; good ones are stored")
+def _(shell):
+    store = shell.store()
+    shell.file(
+        "batch",
+        (line("a", b"1") + "\n" + '{"key":"k7","value":"!"}\nx\n' + line("b", b"2")).encode(),
+    )
+    answer = shell.ok(400, f"{PUT} {NDJSON} --data-binary @batch", store)
+    told = answer.json()
+    true(isinstance(told["type"], str) and isinstance(told["title"], str), f"type, title: {told}")
+    errors = told["errors"]
+    equal([error["index"] for error in errors], [2, 3], "the indexes, blank lines counted")
+    equal([error["key"] for error in errors], ["k7", ""], "the keys")
+    equal([error["code"] for error in errors], ["400", "400"], "the codes, as text")
+    for error in errors:
+        true(isinstance(error["reason"], str) and error["reason"], f"no reason: {error}")
+    contains(answer.body, b'"index":2', "the body")
+    equal(shell.keys(store), ["a", "b"], "the keys")
+
+
+@check("lines are applied in their order: the later one wins, earlier good ones stay")
+def _(shell):
+    store = shell.store()
+    shell.file("batch", "".join(line("k", str(n).encode()) for n in range(50)).encode())
+    shell.ok(200, f"{PUT} --data-binary @batch", store)
+    equal(shell.value(store, "k"), b"49", "the value")
+
+
+@check("base64 without its padding is taken, other alphabets are not")
+def _(shell):
+    store = shell.store()
+    shell.ok(200, f"""{PUT} -d '{{"key":"a","value":"aGk"}}'""", store)
+    equal(shell.value(store, "a"), b"hi", "the value")
+    for value in ("a-_b", "aGk*", "a", "aGk==", "aG k=", "====", "aGk=aGk="):
+        with about(value):
+            shell.ok(400, f"""{PUT} -d '{{"key":"b","value":"{value}"}}'""", store)
+    equal(shell.keys(store), ["a"], "the keys")
+
+
+@check("a batch with one line beyond the limit is a 413 for that line alone")
+def _(shell):
+    store = shell.store()
+    huge = line("huge", bytes(25 * 1024 * 1024 + 1))
+    shell.file("batch", (line("a", b"1") + huge + line("b", b"2")).encode())
+    answer = shell.ok(413, f"{PUT} --data-binary @batch", store)
+    errors = answer.json()["errors"]
+    equal([(error["index"], error["code"]) for error in errors], [(1, "413")], "the errors")
+    equal(shell.keys(store), ["a", "b"], "the keys")
+
+
+@check("a batch that breaks off keeps its whole lines or nothing, never half a value")
+def _(shell):
+    store = shell.store()
+    text = line("a", b"1") + line("b", b"x" * 3000)[:2000]
+    shell.file("part", text.encode())
+    killed = PUT.replace("curl", "timeout -s KILL 1 curl -q -s")
+    shell.run(f"(cat part; sleep 2) | {killed} -T -", store)
+    true(shell.keys(store) in ([], ["a"]), f"the keys are {shell.keys(store)}")
+
+
+@check("many errors are all told")
+def _(shell):
+    store = shell.store()
+    shell.file("batch", b'{"key":"a#b","value":""}\n' * 300)
+    told = shell.ok(400, f"{PUT} --data-binary @batch", store).json()
+    equal([error["index"] for error in told["errors"]], list(range(300)), "the indexes")
+    equal({error["key"] for error in told["errors"]}, {"a#b"}, "the keys")

@@ -1,0 +1,186 @@
+"""Runs curl commands in a shell, as a person would type them.
+
+In a command, $URL is the server, $TOKEN its token, $KV the path of all stores and $STORE the one
+that the check made. "curl" there is the real one, silenced, with its answer kept in files.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+from checks import Failed, equal, short, true
+
+URL = os.environ["STEADFAST_URL"]
+TOKEN = os.environ["STEADFAST_TOKEN"]
+KV = f"{URL}/resources/stores/kv"
+COMMAND_SECONDS = 60
+
+# -q: no configuration file of the user's. The first line of the output is for the check.
+PRELUDE = r"""
+set -o pipefail
+curl() {
+  command curl -q --silent --show-error --noproxy '*' --max-time 50 --dump-header "$HEADERS" \
+    --output "$BODY" --write-out '%{http_code} %{size_upload} %{num_connects}\n' "$@"
+}
+"""
+
+
+class Answer:
+    """What the server answered to the last curl of a command."""
+
+    def __init__(self, command, done, headers, body):
+        self.command = " ".join(command.split())
+        self.log = done.stderr.decode(errors="replace")
+        self.exit = done.returncode
+        self.told = [line.split() for line in done.stdout.decode().splitlines()]
+        self.body = body
+        self.blocks = [block.split(b"\r\n") for block in headers.split(b"\r\n\r\n") if block]
+        self.interim = [int(block[0].split()[1]) for block in self.blocks[:-1]]
+        self.status = int(self.told[-1][0]) if self.told else 0
+        self.uploaded = int(self.told[-1][1]) if self.told else 0
+        self.headers = {}
+        for line in self.blocks[-1][1:] if self.blocks else []:
+            name, _, value = line.partition(b":")
+            self.headers[name.decode().lower()] = value.strip().decode("latin-1")
+
+    def json(self):
+        """The body, which must be JSON and say so."""
+        equal(self.headers.get("content-type"), "application/json", "the content type")
+        return json.loads(self.body)
+
+    def __str__(self):
+        return f"{self.command} -> {self.status} {short(self.body, 300)} {self.log[-300:]}"
+
+
+class Shell:
+    """A shell with the server's address at hand."""
+
+    def __init__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="steadfast-curl-"))
+        self._made = []
+        self._number = 0
+
+    def version(self):
+        """The first line of what curl says about itself."""
+        told = subprocess.run(["curl", "-q", "--version"], capture_output=True, text=True)
+        return told.stdout.splitlines()[0]
+
+    def run(self, command, store=None, **variables):
+        """Runs a command to its end and returns the answer of its last curl."""
+        headers, body = self.folder / "answer.headers", self.folder / "answer.body"
+        for file in (headers, body):
+            file.unlink(missing_ok=True)
+        environment = {
+            **os.environ,
+            "URL": URL,
+            "TOKEN": TOKEN,
+            "KV": KV,
+            "STORE": f"{KV}/{store}",
+            "HEADERS": str(headers),
+            "BODY": str(body),
+            **{name: str(value) for name, value in variables.items()},
+        }
+        try:
+            done = subprocess.run(
+                ["bash", "-c", PRELUDE + command],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"no end after {COMMAND_SECONDS} s: {command}") from None
+        return Answer(command, done, content(headers), content(body))
+
+    def ok(self, status, command, store=None, **variables):
+        """Runs a command that must be answered with this status."""
+        answer = self.run(command, store, **variables)
+        true(answer.status == status, f"expected {status}: {answer}")
+        equal(answer.exit, 0, f"the exit status of curl ({answer})")
+        return answer
+
+    def refused(self, status, words, command, store=None, **variables):
+        """Runs a command that must be refused in the one JSON shape, with `words` in its detail."""
+        answer = self.ok(status, command, store, **variables)
+        told = answer.json()
+        for field in ("msg", "title", "detail"):
+            true(isinstance(told.get(field), str) and told[field], f"no {field}: {answer}")
+        equal(told.get("status"), status, "the status in the body")
+        true("errors" not in told, f"an errors field: {answer}")
+        for word in [words] if isinstance(words, str) else words:
+            true(word.lower() in told["detail"].lower(), f"nothing about {word!r}: {answer}")
+        return answer
+
+    def store(self, name=None):
+        """The id of a new and empty store."""
+        self._number += 1
+        body = json.dumps({"name": name or f"Store {self._number}"})
+        command = 'curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d "$DATA"'
+        return self.note(self.ok(201, command, DATA=body).json()["id"])
+
+    def note(self, store_id):
+        """Remembers a store, so that it is gone after the check."""
+        self._made.append(store_id)
+        return store_id
+
+    def file(self, name, value):
+        """Writes a file into the folder in which the commands run."""
+        (self.folder / name).write_bytes(value)
+        return name
+
+    def put(self, store, key, value, *options):
+        """Stores a value under a key as it would stand in a URL."""
+        self.file("put.value", value)
+        words = " ".join(options)
+        command = f'curl -X PUT "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN" {words}'
+        return self.ok(200, f"{command} --data-binary @put.value", store)
+
+    def value(self, store, key):
+        """The bytes stored under a key as it would stand in a URL."""
+        return self.ok(200, f'curl "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN"', store).body
+
+    def generation(self, store, key):
+        """The generation of an item."""
+        answer = self.ok(200, f'curl -I "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN"', store)
+        return int(answer.headers["generation"])
+
+    def keys(self, store, query=""):
+        """The keys of one page."""
+        command = f'curl "$STORE/keys{query}" -H "Fastly-Key: $TOKEN"'
+        return self.ok(200, command, store).json()["data"]
+
+    def clean_up(self):
+        """Removes the stores that the check made."""
+        made, self._made = self._made, []
+        for store in made:
+            while True:
+                answer = self.run('curl "$STORE/keys?limit=500" -H "Fastly-Key: $TOKEN"', store)
+                keys = json.loads(answer.body)["data"] if answer.status == 200 else []
+                if not keys:
+                    break
+                quoted = "\n".join(f'url = "{KV}/{store}/keys/{escaped(key)}"' for key in keys)
+                self.file("delete.config", quoted.encode())
+                self.run(
+                    'curl -X DELETE -H "Fastly-Key: $TOKEN" --path-as-is -K delete.config', store
+                )
+            self.run('curl -X DELETE "$STORE" -H "Fastly-Key: $TOKEN"', store)
+
+    def close(self):
+        """Removes the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def content(path):
+    """The bytes of a file that may not be there."""
+    return path.read_bytes() if path.exists() else b""
+
+
+def escaped(key):
+    """A key as it stands in a path: every byte but letters and digits escaped."""
+    return "".join(
+        chr(byte) if chr(byte).isalnum() and byte < 128 else f"%{byte:02X}" for byte in key.encode()
+    )

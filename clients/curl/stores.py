@@ -1,0 +1,154 @@
+"""Stores, by the commands of the documentation."""
+
+import json
+import re
+
+from checks import about, check, contains, equal, true
+
+MISSING = "0000000000000000000000"
+STORE = (
+    r'\{"id":"[0-9a-z]{22}","name":"NAME","created_at":"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",'
+    r'"updated_at":"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"\}'
+)
+
+
+def like(body, pattern, name):
+    """Checks a body byte for byte, but for ids and dates."""
+    wanted = pattern.replace("NAME", re.escape(name))
+    true(re.fullmatch(wanted.encode(), body), f"a body like no other: {body!r}")
+
+
+@check("POST creates a store: 201 and four fields in their order")
+def _(shell):
+    for header in ('-H "Content-Type: application/json" -H "Accept: application/json"', ""):
+        with about(header):
+            name = f"by curl {len(header)}"
+            command = f'curl -i -X POST "$KV" -H "Fastly-Key: $TOKEN" {header} -d "$DATA"'
+            answer = shell.ok(201, command, DATA=json.dumps({"name": name}))
+            body = answer.body.partition(b"\r\n\r\n")[2]  # -i puts the headers before it
+            shell.note(json.loads(body)["id"])
+            like(body, STORE, name)
+            equal(answer.headers["content-type"], "application/json", "the content type")
+            for name, wanted in {"cache-control": "no-store", "pragma": "no-cache"}.items():
+                equal(answer.headers.get(name), wanted, name)
+            true("date" in answer.headers, "no date")
+
+
+@check("a name in raw UTF-8 and one in escapes is the same name")
+def _(shell):
+    create = """curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d '{"name":"%s"}'"""
+    made = shell.ok(201, create % "Söre ☃").json()
+    shell.note(made["id"])
+    equal(made["name"], "Söre ☃", "the name")
+    shell.refused(400, "already exists", create % "S\\u00f6re \\u2603")
+
+
+@check("GET describes a store, HEAD does so without the body")
+def _(shell):
+    store = shell.store("To describe")
+    answer = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
+    like(answer.body, STORE, "To describe")
+    head = shell.ok(200, 'curl -I "$STORE" -H "Fastly-Key: $TOKEN"', store)
+    equal(head.headers["content-length"], str(len(answer.body)), "the length HEAD tells")
+
+
+@check("GET lists the stores: data, limit and total")
+def _(shell):
+    shell.store("Listed")
+    answer = shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
+    like(answer.body, r'\{"data":\[' + STORE + r'\],"meta":\{"limit":1000,"total":1\}\}', "Listed")
+    shell.store("listed too")
+    answer = shell.ok(200, 'curl "$KV?limit=1" -H "Fastly-Key: $TOKEN"')
+    meta = r'"meta":\{"limit":1,"total":2,"next_cursor":"[A-Za-z0-9+/]+=*"\}\}'
+    like(answer.body, r'\{"data":\[' + STORE + r"\]," + meta, "Listed")
+    cursor = answer.json()["meta"]["next_cursor"]
+    command = 'curl -G "$KV" -d limit=1 --data-urlencode "cursor=$CURSOR" -H "Fastly-Key: $TOKEN"'
+    answer = shell.ok(200, command, CURSOR=cursor)
+    like(answer.body, r'\{"data":\[' + STORE + r'\],"meta":\{"limit":1,"total":2\}\}', "listed too")
+
+
+@check("the name filter is form-encoded: %20 and + are spaces there")
+def _(shell):
+    store = shell.store("a b+c ö")
+    filters = (
+        "--data-urlencode 'name=a b+c ö'",
+        "-d name=a+b%2Bc+%C3%B6",
+        "-d name=a%20b%2bc%20%c3%b6",
+    )
+    for words in filters:
+        with about(words):
+            answer = shell.ok(200, f'curl -G "$KV" {words} -H "Fastly-Key: $TOKEN"')
+            equal([found["id"] for found in answer.json()["data"]], [store], "the stores found")
+    answer = shell.ok(200, 'curl "$KV?name=nothing" -H "Fastly-Key: $TOKEN"')
+    equal(answer.body, b'{"data":[],"meta":{"limit":1000,"total":0}}', "the body of none found")
+
+
+@check("PUT renames a store: 200 and an empty body")
+def _(shell):
+    store = shell.store("Before")
+    command = """curl -X PUT "$STORE" -H "Fastly-Key: $TOKEN" -d '{"name":"After"}'"""
+    answer = shell.ok(200, command, store)
+    equal((answer.body, answer.headers.get("content-length")), (b"", "0"), "the answer")
+    answer = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
+    equal(answer.json()["name"], "After", "the name")
+
+
+@check("a location may be given, in capitals; another is a 400")
+def _(shell):
+    create = """curl -X POST "$KV?location=%s" -H "Fastly-Key: $TOKEN" -d '{"name":"In %s"}'"""
+    for location in ("US", "EU", "ASIA", "AUS"):
+        shell.note(shell.ok(201, create % (location, location)).json()["id"])
+    for location in ("MARS", "us-east", "US%00"):
+        with about(location):
+            shell.refused(400, "location", create % (location, "none"))
+
+
+@check("a body that is no store is a 400 and creates nothing")
+def _(shell):
+    for body in (
+        "", " ", "{", "null", "[]", '"text"', "{}", '{"name":null}', '{"name":1}', '{"name":["a"]}',
+        '{"name":""}', '{"name":"1"}', '{"name":"a\tb"}', '{"name":"a\\u0000b"}', '{"name":"a"} x',
+        "name=a", '{"name":"' + "a" * 256 + '"}', "\ufeff", '{"name":"\\ud800"}',
+    ):  # fmt: skip
+        with about(body):
+            command = 'curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d "$DATA"'
+            shell.refused(400, "", command, DATA=body)
+    shell.file("latin", b'{"name":"a\xe9"}')
+    command = 'curl -X POST "$KV" -H "Fastly-Key: $TOKEN" --data-binary @latin'
+    shell.refused(400, "", command)
+    answer = shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
+    equal(answer.json()["meta"]["total"], 0, "the number of stores")
+
+
+@check("DELETE answers 204 with neither length nor type, then 404; with items 409")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "key", b"v")
+    delete = 'curl -X DELETE "$STORE" -H "Fastly-Key: $TOKEN"'
+    shell.refused(409, "", delete, store)
+    shell.refused(409, "", delete.replace("$STORE", "$STORE?force=true"), store)
+    shell.ok(204, 'curl -X DELETE "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
+    answer = shell.ok(204, delete, store)
+    equal(answer.body, b"", "the body")
+    for name in ("content-length", "content-type", "transfer-encoding"):
+        true(name not in answer.headers, f"a header {name}")
+    shell.refused(404, "", delete, store)
+
+
+@check("an unknown store is a 404 for every method")
+def _(shell):
+    for method, tail in (
+        ("GET", ""), ("DELETE", ""), ("GET", "/keys"), ("GET", "/keys/k"), ("DELETE", "/keys/k"),
+    ):  # fmt: skip
+        with about((method, tail)):
+            command = f'curl -X {method} "$STORE{tail}" -H "Fastly-Key: $TOKEN"'
+            answer = shell.refused(404, "", command, MISSING)
+            contains(answer.body, b'"msg":"Record not found"', "the body")
+    for tail, data in (
+        ("", '{"name":"A"}'),
+        ("/keys/k", "v"),
+        ("/batch", '{"key":"k","value":""}'),
+    ):
+        with about(tail):
+            command = f'curl -X PUT "$STORE{tail}" -H "Fastly-Key: $TOKEN" -d "$DATA"'
+            shell.refused(404, "", command, MISSING, DATA=data)

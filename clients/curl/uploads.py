@@ -1,0 +1,161 @@
+"""Big and streamed bodies: files, stdin, Expect: 100-continue, uploads that break off."""
+
+import os
+
+from checks import about, check, equal, true
+
+MIB = 1024 * 1024
+LIMIT = 25 * MIB
+MISSING = "0000000000000000000000"
+PUT = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
+
+
+@check("--data-binary @file of 5 MB asks with Expect and is answered with 100, then 200")
+def _(shell):
+    store = shell.store()
+    value = os.urandom(5_000_000)
+    shell.file("big", value)
+    answer = shell.ok(200, f"{PUT} -v --data-binary @big", store)
+    true("> Expect: 100-continue" in answer.log, "this curl does not ask before it sends")
+    equal(answer.interim, [100], "the interim answers")
+    true(shell.value(store, "key") == value, "the value is another")
+
+
+@check("a body that asks first is not sent when the request is refused anyway")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "kept", b"v")
+    shell.file("big", bytes(5_000_000))
+    shell.file("huge", bytes(LIMIT + 1))
+    ask = '-H "Expect: 100-continue" --expect100-timeout 30'
+    base = f'curl {ask} -X PUT --data-binary @FILE "$STORE/keys/KEY" -H "Fastly-Key: $TOKEN"'
+    for what, status, command, of in (
+        ("a wrong token", 401, base.replace("$TOKEN", "wrong"), store),
+        ("a key that is refused", 400, base.replace("KEY", "a%23b"), store),
+        ("a bad option", 400, base.replace("KEY", "KEY?add=maybe"), store),
+        ("a bad generation", 400, base + ' -H "if-generation-match: x"', store),
+        ("an unknown store", 404, base, MISSING),
+        ("a length beyond the limit", 413, base.replace("FILE", "huge"), store),
+        ("an add on a key that exists", 412, base.replace("KEY", "kept?add=true"), store),
+        (
+            "another generation",
+            412,
+            base.replace("KEY", "kept") + ' -H "if-generation-match: 5"',
+            store,
+        ),
+        ("a generation of nothing", 412, base + ' -H "if-generation-match: 5"', store),
+    ):
+        with about(what):
+            answer = shell.ok(status, command.replace("FILE", "big"), of)
+            equal((answer.interim, answer.uploaded), ([], 0), "interim answers and bytes sent")
+    equal(shell.keys(store), ["kept"], "the keys")
+
+
+@check("a refused upload that does not ask first still gets its answer")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "kept", b"v")
+    shell.file("huge", bytes(LIMIT + 1))
+    base = 'curl -H "Expect:" -X PUT --data-binary @huge "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
+    for round_ in range(3):
+        for status, command, of in (
+            (413, base, store),
+            (401, base.replace("$TOKEN", "wrong"), store),
+            (404, base, MISSING),
+            (400, base.replace("keys/key", "keys/a%23b"), store),
+            (
+                412,
+                base.replace("keys/key", "keys/kept?add=true").replace("huge", "put.value"),
+                store,
+            ),
+        ):
+            with about((round_, status)):
+                shell.ok(status, command, of)
+    equal(shell.keys(store), ["kept"], "the keys")
+
+
+@check("-T uploads a file by PUT without being told the method")
+def _(shell):
+    store = shell.store()
+    value = bytes(range(256)) * 5000
+    shell.file("some file", value)
+    shell.ok(200, 'curl -T "some file" "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
+    equal(shell.value(store, "key"), value, "the value")
+    shell.ok(200, 'curl -T "some file" "$STORE/keys/" -H "Fastly-Key: $TOKEN"', store)
+    equal(
+        shell.keys(store), ["key", "some file"], "the keys: curl adds the file's name after a slash"
+    )
+
+
+@check("-T - uploads what comes from stdin, in chunks of unknown length")
+def _(shell):
+    store = shell.store()
+    command = '| curl -v -T - "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
+    answer = shell.ok(200, f"(printf one; sleep 0.2; printf two) {command}", store)
+    true("> Transfer-Encoding: chunked" in answer.log, "this curl does not send chunks")
+    equal(shell.value(store, "key"), b"onetwo", "the value")
+    shell.ok(200, f"printf '' {command}", store)
+    equal(shell.value(store, "key"), b"", "the value of nothing")
+    value = os.urandom(3 * MIB)
+    shell.file("big", value)
+    shell.ok(200, f"cat big {command}", store)
+    true(shell.value(store, "key") == value, "the value is another")
+
+
+@check("a value of 25 MiB goes both ways, one byte more is a 413, known length or not")
+def _(shell):
+    store = shell.store()
+    value = os.urandom(LIMIT)
+    shell.file("big", value)
+    shell.file("huge", value + b"x")
+    for upload in ("curl --data-binary @big -X PUT", "cat big | curl -T -"):
+        with about(upload):
+            shell.ok(200, f'{upload} "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
+            true(shell.value(store, "key") == value, "the value is another")
+    for upload in ("curl --data-binary @huge -X PUT", "cat huge | curl -T -", "curl -T huge"):
+        with about(upload):
+            command = f'{upload} "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
+            shell.refused(413, "", command, store)
+    true(shell.value(store, "key") == value, "the value was changed")
+
+
+@check("-X PUT without any body stores an empty value")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "key", b"before")
+    for words in ("", "-d ''", "--data-binary @/dev/null", "-H 'Content-Length: 0'"):
+        with about(words):
+            shell.ok(200, f"{PUT} {words}", store)
+            equal(shell.value(store, "key"), b"", "the value")
+            shell.put(store, "key", b"before")
+
+
+@check("an upload that ends before its length, or in the middle of a chunk, changes nothing")
+def _(shell):
+    store = shell.store()
+    shell.put(store, "key", b"before")
+    shell.file("slow", bytes(4_000_000))
+    # Killed, not timed out: a curl that gives up by itself ends a chunked body in good order.
+    killed = PUT.replace("curl", "timeout -s KILL 1 curl -q -s")
+    for command in (
+        f"{PUT} -H 'Content-Length: 1000' --max-time 1 -d short",
+        f"(printf start; sleep 2) | {killed} -T -",
+        f"(head -c 3000000 slow; sleep 2) | {killed} -T -",
+        f"{killed} --limit-rate 200k --data-binary @slow",
+        f"{killed} --limit-rate 200k --data-binary @slow".replace("keys/key", "keys/never"),
+    ):
+        with about(command):
+            answer = shell.run(command, store)
+            true(answer.exit != 0 and answer.status == 0, f"it was answered: {answer}")
+            equal(shell.value(store, "key"), b"before", "the value")
+    equal(shell.keys(store), ["key"], "the keys")
+
+
+@check("a slow upload and a slow download both come to their end")
+def _(shell):
+    store = shell.store()
+    value = os.urandom(600_000)
+    shell.file("slow", value)
+    shell.ok(200, f"{PUT} --limit-rate 300k --data-binary @slow", store)
+    command = 'curl --limit-rate 300k "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
+    true(shell.ok(200, command, store).body == value, "the value is another")

@@ -1,0 +1,110 @@
+"""A small runner for the suites of real clients.
+
+A check is a function with a sentence for a name. Checks run one after the other in the order they
+were written; a failed one does not stop the next. Standard library only, for Python 3.10 and later.
+"""
+
+import contextlib
+import signal
+import sys
+import time
+import traceback
+
+CHECK_SECONDS = 120
+
+_all = []
+
+
+class Failed(AssertionError):
+    """A check found something else than it was promised."""
+
+
+def check(name, only=None):
+    """Registers the decorated function as a check; `only` says for which client version."""
+
+    def register(function):
+        _all.append((function.__module__, name, only, function))
+        return function
+
+    return register
+
+
+def equal(got, wanted, what="the result"):
+    """Fails unless the two are equal."""
+    if got != wanted:
+        raise Failed(f"{what}: expected {short(wanted)}, got {short(got)}")
+
+
+def true(fact, what):
+    """Fails unless `fact` holds; `what` says what was expected."""
+    if not fact:
+        raise Failed(what)
+
+
+def contains(text, part, what="the text"):
+    """Fails unless `part` is in `text`."""
+    if part not in text:
+        raise Failed(f"{what}: expected {short(part)} somewhere in {short(text)}")
+
+
+@contextlib.contextmanager
+def about(what):
+    """Names what a block deals with, so that a failure inside says where it was."""
+    try:
+        yield
+    except Exception as error:
+        raise Failed(f"with {short(what)}: {type(error).__name__}: {error}") from error
+
+
+def short(value, most=600):
+    """A printable form of a value that may be large."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def run_all(context, label="", version=None):
+    """Runs every registered check with `context`; returns the exit status of the suite."""
+    passed, failed, heading = 0, 0, None
+    signal.signal(signal.SIGALRM, _too_late)
+    for module, name, only, function in _all:
+        if only is not None and only != version:
+            continue
+        if module != heading:
+            heading = module
+            say(f"\n{(sys.modules[module].__doc__ or module).strip().splitlines()[0]}")
+        began = time.monotonic()
+        signal.alarm(CHECK_SECONDS)
+        try:
+            function(context)
+            passed += 1
+            spent = time.monotonic() - began
+            say(f"  ok      {name}" + (f" ({spent:.1f} s)" if spent >= 1 else ""))
+        except Exception as error:  # a check may fail in any way its client can
+            failed += 1
+            say(f"  FAILED  {name}")
+            for line in explain(error):
+                say(f"          {line}")
+        finally:
+            signal.alarm(0)
+            context.clean_up()
+    say(f"\n{label}{passed} passed, {failed} failed")
+    return 0 if failed == 0 and passed > 0 else 1
+
+
+def explain(error):
+    """The lines that tell a reader what went wrong, and where."""
+    if isinstance(error, Failed) and error.__cause__ is None:
+        place = traceback.extract_tb(error.__traceback__)
+        frame = [f for f in place if not f.filename.endswith("checks.py")][-1]
+        return [str(error), f"({frame.filename.rsplit('/', 1)[-1]}, line {frame.lineno})"]
+    text = "".join(traceback.format_exception(error))
+    return [line for line in text.splitlines() if line.strip()][-24:]
+
+
+def say(text):
+    """Prints a line at once."""
+    print(text, flush=True)
+
+
+def _too_late(_signal, _frame):
+    raise Failed(f"no end after {CHECK_SECONDS} s")

@@ -1,0 +1,201 @@
+"""The documented examples of KvStoreApi and KvStoreItemApi, run as they are written.
+
+The folder "documented" holds them as the package's own documentation has them (fastly 8.0.0, the
+files KvStoreApi.md and KvStoreItemApi.md). Only the host and the token are changed here, and, where
+a check says so, the made-up store id, generation or cursor.
+"""
+
+import contextlib
+import io
+import pathlib
+
+from checks import Failed, check, contains, equal, true
+from service import TOKEN, URL, refused
+from fastly.exceptions import NotFoundException
+
+FOLDER = pathlib.Path(__file__).parent / "documented"
+EXAMPLES = "8.0.0"
+
+
+def run(name, **changes):
+    """Runs one example and returns what it printed. A change is NAME="its new value"."""
+    source = (FOLDER / f"{name}.py").read_text()
+    source = replace(source, 'host = "https://api.fastly.com"', f'host = "{URL}"')
+    source = replace(source, "'YOUR_API_KEY'", f"'{TOKEN}'")
+    for variable, value in changes.items():
+        start = f"    {variable} = "
+        lines = [line for line in source.splitlines() if line.startswith(start)]
+        equal(len(lines), 1, f"the lines of {name} that set {variable}")
+        source = replace(source, lines[0], f"{start}{value!r}")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(source, f"{name}.py", "exec"), {"__name__": "__main__"})
+    return printed.getvalue()
+
+
+def replace(source, old, new):
+    """Replaces what must be there exactly once."""
+    equal(source.count(old), 1, f"how often the example says {old!r}")
+    return source.replace(old, new)
+
+
+def named(service, name):
+    """The stores of that name."""
+    return [store for store in service.stores.kv_store_list().data if store.name == name]
+
+
+@check("kv_store_create, as written, creates the store name_example", only=EXAMPLES)
+def _(service):
+    equal(named(service, "name_example"), [], "stores of that name before")
+    printed = run("kv_store_create")
+    made = named(service, "name_example")
+    equal(len(made), 1, "stores of that name after")
+    service.note(made[0])
+    contains(printed, f"'id': '{made[0].id}'", "what the example printed")
+    contains(printed, "'name': 'name_example'", "what the example printed")
+    contains(printed, "'created_at': datetime.datetime(", "what the example printed")
+
+
+@check("kv_store_create, run a second time, prints why the store was refused", only=EXAMPLES)
+def _(service):
+    run("kv_store_create")
+    printed = run("kv_store_create")
+    made = named(service, "name_example")
+    service.note(made[0])
+    equal(len(made), 1, "stores of that name")
+    contains(printed, "Exception when calling KvStoreApi->kv_store_create: (400)")
+    contains(printed, "store with name 'name_example' already exists")
+
+
+@check("kv_store_get, as written, prints that there is no store_id_example", only=EXAMPLES)
+def _(_service):
+    printed = run("kv_store_get")
+    contains(printed, "Exception when calling KvStoreApi->kv_store_get: (404)")
+
+
+@check("kv_store_get, with the id of a store, prints the store", only=EXAMPLES)
+def _(service):
+    store_id = service.store()
+    printed = run("kv_store_get", store_id=store_id)
+    contains(printed, f"'id': '{store_id}'", "what the example printed")
+    contains(printed, "'updated_at': datetime.datetime(", "what the example printed")
+
+
+@check("kv_store_list, as written, prints that cursor_example is no cursor", only=EXAMPLES)
+def _(_service):
+    printed = run("kv_store_list")
+    contains(printed, "Exception when calling KvStoreApi->kv_store_list: (400)")
+    contains(printed, "cursor")
+
+
+@check("kv_store_list, with a cursor, prints the stores that follow", only=EXAMPLES)
+def _(service):
+    first, second = sorted([service.name("Example"), service.name("Example")])
+    for name in (first, second):
+        service.create(name)
+    cursor = None
+    while True:  # up to the page that ends with the first of the two
+        options = {} if cursor is None else {"cursor": cursor}
+        page = service.stores.kv_store_list(limit=1, **options)
+        cursor = page.meta.next_cursor
+        if page.data[0].name == first:
+            break
+    printed = run("kv_store_list", cursor=cursor)
+    contains(printed, f"'name': '{second}'", "what the example printed")
+    true(f"'name': '{first}'" not in printed, "the first store is there again")
+    contains(printed, "'limit': 1000", "what the example printed")
+
+
+@check("kv_store_delete, as written, prints that there is no store_id_example", only=EXAMPLES)
+def _(_service):
+    printed = run("kv_store_delete")
+    contains(printed, "Exception when calling KvStoreApi->kv_store_delete: (404)")
+
+
+@check("kv_store_delete, with the id of a store, deletes it and prints nothing", only=EXAMPLES)
+def _(service):
+    store_id = service.store()
+    equal(run("kv_store_delete", store_id=store_id), "", "what the example printed")
+    refused(404, NotFoundException, service.stores.kv_store_get, store_id)
+
+
+@check(
+    "kv_store_upsert_item, as written, fails inside the client and stores nothing", only=EXAMPLES
+)
+def _(service):
+    store_id = service.store()
+    try:
+        run("kv_store_upsert_item", store_id=store_id)
+    except AttributeError:
+        pass  # its first call has no body, which this client cannot send
+    else:
+        raise Failed("the client has learned to send an item without a body")
+    equal(service.keys(store_id), [], "the keys")
+
+
+@check("kv_store_upsert_item, in its second form, writes under the generation", only=EXAMPLES)
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "key_example", "before")
+    generation = service.generation(store_id, "key_example")
+    source = (FOLDER / "kv_store_upsert_item.py").read_text()
+    contains(source, "kv_store_upsert_item(store_id, key)", "the example")
+    namespace_changes = {"store_id": store_id, "time_to_live_sec": 60}
+    printed = run_second_half(if_generation_match=generation, **namespace_changes)
+    equal(printed, "", "what the example printed")
+    value, headers = service.raw(store_id, "key_example")
+    equal(value, b"YQ==", "the value")
+    equal(headers["metadata"], "metadata_example", "the metadata")
+    printed = run_second_half(**namespace_changes)
+    contains(printed, "Exception when calling KvStoreItemApi->kv_store_upsert_item: (412)")
+
+
+def run_second_half(**changes):
+    """Runs the upsert example without its first call, which no version of the client can make."""
+    import fastly.api.kv_store_item_api as module
+
+    original = module.KvStoreItemApi.kv_store_upsert_item
+
+    def skip_without_body(self, store_id, key, **options):
+        return original(self, store_id, key, **options) if "body" in options else None
+
+    module.KvStoreItemApi.kv_store_upsert_item = skip_without_body
+    try:
+        return run("kv_store_upsert_item", **changes)
+    finally:
+        module.KvStoreItemApi.kv_store_upsert_item = original
+
+
+@check("kv_store_get_item, with the id of a store, prints the value", only=EXAMPLES)
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "key_example", "a value")
+    equal(run("kv_store_get_item", store_id=store_id), "'a value'\n", "what the example printed")
+
+
+@check("kv_store_list_item_keys, with a store and a cursor, prints both lists", only=EXAMPLES)
+def _(service):
+    store_id = service.store()
+    wanted = ["prefix_example 1", "prefix_example 2", "prefix_example 3"]
+    service.fill(store_id, ["another", *wanted])
+    page = service.items.kv_store_list_item_keys(store_id, limit=2)
+    cursor = page.meta.next_cursor
+    printed = run("kv_store_list_item_keys", store_id=store_id, cursor=cursor)
+    contains(printed, "'data': ['another'", "the first list")
+    contains(printed, "{'data': ['prefix_example 2', 'prefix_example 3'],", "the second list")
+    contains(printed, "'prefix': 'prefix_example'", "the second list")
+    printed = run("kv_store_list_item_keys", store_id=store_id)
+    contains(printed, "Exception when calling KvStoreItemApi->kv_store_list_item_keys: (400)")
+
+
+@check(
+    "kv_store_delete_item, with a store, deletes once and prints a 404 for its second call",
+    only=EXAMPLES,
+)
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "key_example", "a value")
+    printed = run("kv_store_delete_item", store_id=store_id)
+    contains(printed, "Exception when calling KvStoreItemApi->kv_store_delete_item: (404)")
+    equal(printed.count("Exception when calling"), 1, "how many of its two calls failed")
+    equal(service.keys(store_id), [], "the keys")

@@ -1,0 +1,146 @@
+"""Keys and ids that this client turns into other paths: refused, and nothing is lost.
+
+The client escapes a key but not its dots, and then takes "." and ".." for steps in the path. So the
+key ".." becomes the path of the store, and the store id ".." that of all the stores.
+"""
+
+import fastly
+
+from checks import Failed, about, check, equal, true
+from service import ROOT, refused
+
+
+def refused_somehow(what, call, *arguments, **options):
+    """Calls, and wants any status from 400 to 499."""
+    with about(what):
+        try:
+            answer = call(*arguments, **options)
+        except fastly.ApiException as error:
+            true(400 <= error.status <= 499, f"status {error.status} ({error.body!r})")
+            return
+        raise Failed(f"the call succeeded with {answer!r}")
+
+
+def still_there(service, store_id, keys):
+    """The store is as it was."""
+    equal(service.stores.kv_store_get(store_id).id, store_id, "the store")
+    equal(service.keys(store_id), keys, "its keys")
+
+
+def try_dangerous_keys(service, store_id, keys):
+    """Every call with every key that leaves the folder of the keys."""
+    items = service.items
+    for key in ("..", ".", ""):
+        refused_somehow((key, "upsert"), items.kv_store_upsert_item, store_id, key, body="v")
+        still_there(service, store_id, keys)
+        for options in ({}, {"add": True}, {"append": True}, {"if_generation_match": 0}):
+            refused_somehow(
+                (key, options),
+                items.kv_store_upsert_item,
+                store_id,
+                key,
+                body='{"name":"x"}',
+                **options,
+            )
+        refused_somehow((key, "get"), items.kv_store_get_item, store_id, key)
+        for options in ({}, {"force": True}, {"force": False}):
+            refused_somehow(
+                (key, "delete", options), items.kv_store_delete_item, store_id, key, **options
+            )
+            still_there(service, store_id, keys)
+    still_there(service, store_id, keys)
+
+
+@check("the keys '..', '.' and '' are refused on a store with items, and delete nothing")
+def _(service):
+    store_id = service.store()
+    service.fill(store_id, ["a", "b"])
+    try_dangerous_keys(service, store_id, ["a", "b"])
+
+
+@check("the keys '..', '.' and '' are refused on an empty store, and do not delete it")
+def _(service):
+    store_id = service.store()
+    try_dangerous_keys(service, store_id, [])
+
+
+@check("the store ids '..', '.' and '' are refused, and delete nothing")
+def _(service):
+    store_id = service.store()
+    before = service.stores.kv_store_list().meta.total
+    for wrong in ("..", ".", ""):
+        refused_somehow((wrong, "delete"), service.stores.kv_store_delete, wrong)
+        refused_somehow((wrong, "get item"), service.items.kv_store_get_item, wrong, "key")
+        refused_somehow(
+            (wrong, "upsert"), service.items.kv_store_upsert_item, wrong, "key", body="v"
+        )
+        refused_somehow(
+            (wrong, "delete item"), service.items.kv_store_delete_item, wrong, "key", force=True
+        )
+        refused_somehow((wrong, "list keys"), service.items.kv_store_list_item_keys, wrong)
+        if service.version != "8.0.0":
+            refused_somehow((wrong, "rename"), service.rename, wrong, "Other name")
+    still_there(service, store_id, [])
+    equal(service.stores.kv_store_list().meta.total, before, "the number of stores")
+
+
+@check("an id with a path in it reaches no other store's items")
+def _(service):
+    store_id = service.store()
+    service.fill(store_id, ["a"])
+    for wrong in (
+        f"{store_id}/keys/a",
+        f"{store_id}/",
+        f"{store_id}/keys",
+        f"x/../{store_id}",
+        f"{store_id}%2F",
+    ):
+        refused_somehow(wrong, service.stores.kv_store_delete, wrong)
+        refused_somehow(wrong, service.items.kv_store_delete_item, wrong, "a", force=True)
+    still_there(service, store_id, ["a"])
+
+
+@check("a slash at the end is another path, and is refused for every method")
+def _(service):
+    store_id = service.store()
+    service.fill(store_id, ["a"])
+    for path in (
+        f"{ROOT}/{store_id}/",
+        f"{ROOT}/{store_id}/keys/",
+        f"{ROOT}/",
+        f"{ROOT}/{store_id}/batch/",
+    ):
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH"):
+            with about(f"{method} {path}"):
+                status = service.http(method, path, b'{"name":"x"}').status
+                true(400 <= status <= 499, f"status {status}")
+    still_there(service, store_id, ["a"])
+
+
+@check("PUT and DELETE on the list of keys are refused: there is no 'delete all'")
+def _(service):
+    store_id = service.store()
+    service.fill(store_id, ["a"])
+    for method in ("PUT", "DELETE", "POST"):
+        with about(method):
+            answer = service.http(method, f"{ROOT}/{store_id}/keys?force=true", b"v")
+            equal(answer.status, 405, "the status")
+            true("GET" in answer.headers.get("allow", ""), f"allow: {answer.headers.get('allow')}")
+    still_there(service, store_id, ["a"])
+
+
+@check("bad bytes in a path are a 400, not a 500")
+def _(service):
+    import http.client
+    from urllib.parse import urlsplit
+    from service import TOKEN, URL
+
+    store_id = service.store()
+    for tail in ("%", "%2", "%zz", "a%ff", "%c3%28", "a%", "%e2%98"):
+        with about(tail):
+            connection = http.client.HTTPConnection(urlsplit(URL).netloc, timeout=20)
+            connection.request("PUT", f"{ROOT}/{store_id}/keys/{tail}", b"v", {"Fastly-Key": TOKEN})
+            equal(connection.getresponse().status, 400, "the status")
+            connection.close()
+    still_there(service, store_id, [])
+    refused(400, fastly.ApiException, service.items.kv_store_get_item, store_id, "a/../b")

@@ -1,0 +1,398 @@
+"""Items: values, metadata, generations, the ways to write, time to live."""
+
+import email.utils
+import time
+
+from fastly.exceptions import ApiException, ApiTypeError, NotFoundException
+
+from checks import Failed, about, check, contains, equal, true
+from service import ROOT, explained, refused
+
+MIB = 1024 * 1024
+LIMIT = 25 * MIB
+MISSING = "0000000000000000000000"
+
+
+@check("a write answers 200 with nothing in it")
+def _(service):
+    nothing, status, headers = service.put(service.store(), "key", "value")
+    equal((nothing, status), (None, 200), "the answer")
+    equal(headers.get("content-length"), "0", "its length")
+    true("content-type" not in headers, "it has a content type")
+
+
+@check("a read answers with the value and every header of an item")
+def _(service):
+    store_id = service.store()
+    before = time.time()
+    service.put(store_id, "key", "twelve bytes", metadata="some words")
+    value, status, headers = service.items.kv_store_get_item(
+        store_id, "key", _return_http_data_only=False
+    )
+    equal((value, status), ("twelve bytes", 200), "the answer")
+    for name, wanted in {
+        "content-type": "application/octet-stream",
+        "content-length": "12",
+        "stored-content-length": "12",
+        "metadata": "some words",
+        "cache-control": "no-store",
+        "pragma": "no-cache",
+    }.items():
+        equal(headers.get(name), wanted, name)
+    for name in ("etag", "content-encoding", "transfer-encoding"):
+        true(name not in headers, f"a header {name}")
+    generation = headers["generation"]
+    true(generation.isdigit() and len(generation) == 16, f"the generation {generation}")
+    seconds = int(generation) / 1e6
+    true(before - 2 <= seconds <= time.time() + 2, f"the generation {generation} is not the time")
+    modified = email.utils.parsedate_to_datetime(headers["last-modified"]).timestamp()
+    equal(modified, int(generation) // 1_000_000, "last-modified in seconds")
+
+
+@check("an item without metadata has an empty metadata header")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "key", "value")
+    equal(service.raw(store_id, "key")[1].get("metadata"), "", "the metadata header")
+
+
+@check("text of every kind comes back as it was")
+def _(service):
+    store_id = service.store()
+    values = [
+        "hello",
+        " ",
+        "  two spaces  ",
+        "\n",
+        "line\r\nline\n",
+        "\ttab",
+        "tab\t",
+        "\x00",
+        "a\x00b\x01\x7f",
+        "ümläut ☃ 😀",
+        "\ufeffmark",
+        "key=value&other=1",
+        "a" * 10,
+        "--boundary",
+        "%2F+%00",
+        "x" * 100_000,
+        "é" * 50_001,
+    ]
+    for value in values:
+        with about(value[:40]):
+            service.put(store_id, "text", value)
+            equal(service.text(store_id, "text"), value.encode(), "the bytes")
+            equal(service.items.kv_store_get_item(store_id, "text"), value, "the parsed value")
+
+
+@check("values that look like JSON keep their bytes, though the client parses them")
+def _(service):
+    store_id = service.store()
+    for value in ("123", '{"a":1}', "true", "null", "[1, 2]", "1e5"):
+        with about(value):
+            service.put(store_id, "json", value)
+            equal(service.text(store_id, "json"), value.encode(), "the bytes")
+            try:
+                service.items.kv_store_get_item(store_id, "json")
+            except ApiTypeError:
+                pass
+            else:
+                raise Failed("the client has stopped parsing values as JSON")
+    service.put(store_id, "json", '"quoted"')
+    equal(service.text(store_id, "json"), b'"quoted"', "the bytes of a JSON string")
+    equal(
+        service.items.kv_store_get_item(store_id, "json"), "quoted", "what the client makes of it"
+    )
+
+
+@check("an empty string is sent as two quotes, and these two bytes are stored")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "empty", "")
+    value, headers = service.raw(store_id, "empty")
+    equal((value, headers["content-length"]), (b'""', "2"), "the value")
+
+
+@check("bytes that are no text are handed over by the raw mode")
+def _(service):
+    store_id = service.store()
+    value = bytes(range(256)) * 3
+    equal(service.http("PUT", f"{ROOT}/{store_id}/keys/bytes", value).status, 200, "the status")
+    equal(service.text(store_id, "bytes"), value, "the bytes")
+    try:
+        service.items.kv_store_get_item(store_id, "bytes")
+    except UnicodeDecodeError:
+        pass
+    else:
+        raise Failed("the client has stopped decoding values")
+
+
+@check("a value of 25 MiB is stored, one byte more is a 413 that changes nothing")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "big", "x" * LIMIT)
+    equal(len(service.text(store_id, "big")), LIMIT, "the length")
+    for round_ in range(3):  # the answer must arrive although the client is still sending
+        with about(f"round {round_}"):
+            error = refused(413, ApiException, service.put, store_id, "big", "y" * (LIMIT + 1))
+            explained(error)
+    value = service.text(store_id, "big")
+    true(len(value) == LIMIT and value.count(b"x") == LIMIT, "the value was changed")
+
+
+@check("an append that would pass 25 MiB is a 413 that changes nothing")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "big", "x" * LIMIT)
+    generation = service.generation(store_id, "big")
+    for option in ("append", "prepend"):
+        with about(option):
+            refused(413, ApiException, service.put, store_id, "big", "y", **{option: True})
+    equal(service.generation(store_id, "big"), generation, "the generation")
+    equal(len(service.text(store_id, "big")), LIMIT, "the length")
+
+
+@check("each write gives a higher generation, also one of the metadata alone")
+def _(service):
+    store_id = service.store()
+    seen = []
+    for options in ({}, {}, {"metadata": "m"}, {"metadata": "n"}, {"append": True}, {}):
+        service.put(store_id, "key", "value", **options)
+        seen.append(service.generation(store_id, "key"))
+        equal(service.generation(store_id, "key"), seen[-1], "the generation, read again")
+    service.items.kv_store_delete_item(store_id, "key")
+    service.put(store_id, "key", "value", add=True)
+    seen.append(service.generation(store_id, "key"))
+    equal(seen, sorted(set(seen)), "the generations")
+    true(seen[-1] < 2**53, "a generation that JavaScript cannot hold")
+
+
+@check("metadata comes back byte for byte, also with letters of Latin-1")
+def _(service):
+    store_id = service.store()
+    for metadata in (
+        "plain",
+        "a=b; c=d, e",
+        '{"json": [1, "two"]}',
+        "in  ner",
+        "h\xe9llo \xff \xa0.",
+        "tab\tinside",
+        "m" * 2000,
+        "\xe9" * 2000,
+    ):
+        with about(metadata):
+            service.put(store_id, "key", "value", metadata=metadata)
+            value, headers = service.raw(store_id, "key")
+            equal(headers["metadata"], metadata, "the metadata")
+            equal(value, b"value", "the value")
+
+
+@check("metadata of more than 2000 bytes is a 400 that changes nothing")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "key", "value", metadata="kept")
+    for length in (2001, 4000):
+        with about(length):
+            call = (service.put, store_id, "key", "other")
+            explained(refused(400, ApiException, *call, metadata="m" * length), "metadata")
+    value, headers = service.raw(store_id, "key")
+    equal((value, headers["metadata"]), (b"value", "kept"), "the item")
+
+
+@check("metadata beyond Latin-1, or with a line break, does not leave the client")
+def _(service):
+    store_id = service.store()
+    for metadata in ("snow \u2603", "two\nlines", "two\r\nlines: x"):
+        with about(metadata):
+            try:
+                service.put(store_id, "key", "value", metadata=metadata)
+            except (UnicodeEncodeError, ValueError):
+                continue
+            raise Failed("the client sent it")
+    equal(service.keys(store_id), [], "the keys")
+
+
+@check("overwriting replaces value and metadata; none and empty both mean none")
+def _(service):
+    store_id = service.store()
+    for options in ({}, {"metadata": ""}, {"add": False, "append": False, "prepend": False}):
+        with about(options):
+            service.put(store_id, "key", "longer than after", metadata="before")
+            service.put(store_id, "key", "after", **options)
+            value, headers = service.raw(store_id, "key")
+            equal((value, headers["metadata"]), (b"after", ""), "the item")
+
+
+@check("add creates an item, and on a key that exists it is a 412 without a body")
+def _(service):
+    store_id = service.store()
+    equal(service.put(store_id, "key", "first", add=True, metadata="m")[1], 200, "the status")
+    generation = service.generation(store_id, "key")
+    empty_412(refused(412, ApiException, service.put, store_id, "key", "second", add=True))
+    value, headers = service.raw(store_id, "key")
+    equal(
+        (value, headers["metadata"], int(headers["generation"])), (b"first", "m", generation), "it"
+    )
+    service.put(store_id, "key", "third", add=False)
+    equal(service.text(store_id, "key"), b"third", "after add=False")
+    service.items.kv_store_delete_item(store_id, "key")
+    service.put(store_id, "key", "fourth", add=True)
+    equal(service.text(store_id, "key"), b"fourth", "after a delete")
+
+
+def empty_412(error):
+    """A refused precondition says nothing more."""
+    equal(error.body, "", "the body of a 412")
+    equal(error.headers.get("content-length"), "0", "its length")
+    true("content-type" not in error.headers, "it has a content type")
+
+
+@check("append and prepend put bytes at the end and the front, and create what is missing")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "key", "b", append=True)
+    equal(service.text(store_id, "key"), b"b", "created by append")
+    service.put(store_id, "key", "c", append=True, prepend=False)
+    service.put(store_id, "key", "a", prepend=True, append=False)
+    equal(service.text(store_id, "key"), b"abc", "the value")
+    service.put(store_id, "other", "p", prepend=True)
+    equal(service.text(store_id, "other"), b"p", "created by prepend")
+    service.put(store_id, "key", "plain", append=False, prepend=False)
+    equal(service.text(store_id, "key"), b"plain", "after append=False")
+    service.put(store_id, "cut", "\u00e9".encode().decode("latin-1")[:1])
+    service.put(store_id, "cut", "x", append=True)
+    equal(service.text(store_id, "cut"), "\u00c3x".encode(), "bytes joined to bytes")
+
+
+@check("append and prepend inherit neither metadata nor time to live")
+def _(service):
+    store_id = service.store()
+    for option in ("append", "prepend"):
+        with about(option):
+            service.put(store_id, option, "x", metadata="meta", time_to_live_sec=2)
+            service.put(store_id, option, "y", **{option: True})
+            equal(service.raw(store_id, option)[1]["metadata"], "", "the metadata")
+            service.put(store_id, option, "z", metadata="new", **{option: True})
+            equal(service.raw(store_id, option)[1]["metadata"], "new", "the metadata given")
+    time.sleep(2.3)
+    equal(service.text(store_id, "append"), b"xyz", "the appended item, past its first life")
+    equal(service.text(store_id, "prepend"), b"zyx", "the prepended item, past its first life")
+
+
+@check("an append can shorten an item's life")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "key", "x")
+    service.put(store_id, "key", "y", append=True, time_to_live_sec=1)
+    equal(service.text(store_id, "key"), b"xy", "before")
+    time.sleep(1.2)
+    refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
+
+
+@check("two of add, append and prepend together are a 400 that changes nothing")
+def _(service):
+    store_id = service.store()
+    for first, second in (("add", "append"), ("append", "prepend"), ("add", "prepend")):
+        with about((first, second)):
+            options = {first: True, second: True}
+            explained(refused(400, ApiException, service.put, store_id, "key", "v", **options))
+    equal(service.keys(store_id), [], "the keys")
+
+
+@check("background_fetch changes neither the answer nor the value written")
+def _(service):
+    store_id = service.store()
+    for number, wish in enumerate((True, False, True)):
+        equal(service.put(store_id, "key", f"v{number}", background_fetch=wish)[1], 200, "status")
+        equal(service.text(store_id, "key"), f"v{number}".encode(), "the value")
+
+
+@check("an item is there for its time to live and gone at once after it, everywhere")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "short", "lived", time_to_live_sec=2)
+    service.put(store_id, "shown", "lives", time_to_live_sec=60)
+    written = time.monotonic()
+    equal(service.text(store_id, "short"), b"lived", "the value before")
+    equal(service.keys(store_id), ["short", "shown"], "the keys before")
+    refused(412, ApiException, service.put, store_id, "short", "again", add=True)
+    time.sleep(max(0, 2.05 - (time.monotonic() - written)))
+    error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "short")
+    explained(error)
+    equal(service.keys(store_id), ["shown"], "the keys after")
+    equal(service.text(store_id, "shown"), b"lives", "the one that lives longer")
+    equal(service.put(store_id, "short", "new", add=True)[1], 200, "an add after it")
+    equal(service.text(store_id, "short"), b"new", "the value of the add")
+
+
+@check("writing again without a time to live lifts it, with one it starts anew")
+def _(service):
+    store_id = service.store()
+    for key in ("lifted", "renewed"):
+        service.put(store_id, key, "old", time_to_live_sec=1)
+    service.put(store_id, "lifted", "new")
+    service.put(store_id, "renewed", "new", time_to_live_sec=60)
+    time.sleep(1.2)
+    equal(service.keys(store_id), ["lifted", "renewed"], "the keys")
+
+
+@check("deleting an item that has just expired is a 204; under a generation it is a 412")
+def _(service):
+    store_id = service.store()
+    service.put(store_id, "plain", "x", time_to_live_sec=1)
+    service.put(store_id, "compared", "x", time_to_live_sec=1)
+    generation = service.generation(store_id, "compared")
+    time.sleep(1.2)
+    delete = service.items.kv_store_delete_item
+    equal(delete(store_id, "plain", _return_http_data_only=False)[1], 204, "the status")
+    empty_412(
+        refused(412, ApiException, delete, store_id, "compared", if_generation_match=generation)
+    )
+
+
+@check("a time to live that is 0, negative or too large is a 400 that changes nothing")
+def _(service):
+    store_id = service.store()
+    for ttl in (0, -1, 2**32, 2**64):
+        with about(ttl):
+            call = (service.put, store_id, "key", "v")
+            explained(refused(400, ApiException, *call, time_to_live_sec=ttl), "time_to_live_sec")
+    equal(service.keys(store_id), [], "the keys")
+    equal(service.put(store_id, "key", "v", time_to_live_sec=2**32 - 1)[1], 200, "the longest")
+    equal(service.text(store_id, "key"), b"v", "the value")
+
+
+@check("items of an unknown store are a 404, whatever is asked of them")
+def _(service):
+    calls = service.items
+    for call in (
+        lambda: calls.kv_store_get_item(MISSING, "key"),
+        lambda: calls.kv_store_upsert_item(MISSING, "key", body="v"),
+        lambda: calls.kv_store_delete_item(MISSING, "key"),
+        lambda: calls.kv_store_delete_item(MISSING, "key", force=True),
+        lambda: calls.kv_store_list_item_keys(MISSING),
+    ):
+        explained(refused(404, NotFoundException, call))
+
+
+@check("a missing item is a 404 with a body, also in the raw mode")
+def _(service):
+    store_id = service.store()
+    error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "nope")
+    explained(error)
+    contains(error.body, "Record not found", "the body")
+    try:
+        service.raw(store_id, "nope")
+    except NotFoundException as raised:
+        equal(raised.status, 404, "the status")
+    else:
+        raise Failed("a missing item was read")
+
+
+@check("two stores keep the same key apart")
+def _(service):
+    one, two = service.store(), service.store()
+    service.put(one, "key", "one")
+    service.put(two, "key", "two")
+    service.items.kv_store_delete_item(one, "key")
+    equal(service.text(two, "key"), b"two", "the other store's item")

@@ -1,0 +1,183 @@
+"""What every check of this suite uses: the client set up for the server under test."""
+
+import base64
+import datetime
+import itertools
+import json
+import os
+from urllib.parse import quote
+
+import fastly
+import urllib3
+from fastly.api import kv_store_api, kv_store_item_api
+
+from checks import Failed, equal, true
+
+URL = os.environ["STEADFAST_URL"]
+TOKEN = os.environ["STEADFAST_TOKEN"]
+ROOT = "/resources/stores/kv"
+
+
+class Service:
+    """The two APIs of one client version, and a few means beside them."""
+
+    def __init__(self, version):
+        self.version = version
+        self.configuration = fastly.Configuration(host=URL)
+        self.configuration.api_key["token"] = TOKEN
+        self.client = fastly.ApiClient(self.configuration)
+        self.stores = kv_store_api.KvStoreApi(self.client)
+        self.items = kv_store_item_api.KvStoreItemApi(self.client)
+        self.pool = urllib3.PoolManager(maxsize=8, retries=False)
+        self._names = itertools.count(1)
+        self._made = []
+
+    def with_token(self, token):
+        """The two APIs again, with another token (None: with none at all)."""
+        configuration = fastly.Configuration(host=URL)
+        if token is not None:
+            configuration.api_key["token"] = token
+        client = fastly.ApiClient(configuration)
+        return kv_store_api.KvStoreApi(client), kv_store_item_api.KvStoreItemApi(client)
+
+    def name(self, word="Store"):
+        """A store name no other check uses."""
+        return f"{word} {self.version} {next(self._names)}"
+
+    def create(self, name, **options):
+        """kv_store_create, whose argument and model changed their name between the versions."""
+        if self.version == "8.0.0":
+            from fastly.model.kv_store_request_create import KvStoreRequestCreate
+
+            options["kv_store_request_create"] = KvStoreRequestCreate(name=name)
+        else:
+            from fastly.model import kv_store_request_create_or_update as module
+
+            model = module.KvStoreRequestCreateOrUpdate(name=name)
+            options["kv_store_request_create_or_update"] = model
+        return self.note(self.stores.kv_store_create(**options))
+
+    def rename(self, store_id, name, **options):
+        """kv_store_put; not in 8.0.0."""
+        from fastly.model.kv_store_request_create_or_update import KvStoreRequestCreateOrUpdate
+
+        model = KvStoreRequestCreateOrUpdate(name=name)
+        return self.stores.kv_store_put(
+            store_id, kv_store_request_create_or_update=model, **options
+        )
+
+    def note(self, answer):
+        """Remembers a created store, so that it is gone after the check."""
+        details = answer[0] if isinstance(answer, tuple) else answer
+        self._made.append(details.id)
+        return answer
+
+    def store(self, word="Store"):
+        """The id of a new and empty store."""
+        return self.create(self.name(word)).id
+
+    def put(self, store_id, key, body, **options):
+        """kv_store_upsert_item with its answer's status and headers."""
+        return self.items.kv_store_upsert_item(
+            store_id, key, body=body, _return_http_data_only=False, **options
+        )
+
+    def raw(self, store_id, key):
+        """kv_store_get_item without the client's parsing: bytes and headers."""
+        answer = self.items.kv_store_get_item(store_id, key, _preload_content=False)
+        value = answer.read()
+        answer.release_conn()
+        return value, answer.headers
+
+    def text(self, store_id, key):
+        """The value of an item as bytes."""
+        return self.raw(store_id, key)[0]
+
+    def generation(self, store_id, key):
+        """The generation of an item, as kv_store_upsert_item wants it back."""
+        return int(self.raw(store_id, key)[1]["generation"])
+
+    def keys(self, store_id, **options):
+        """All the keys of one page."""
+        return self.items.kv_store_list_item_keys(store_id, **options).data
+
+    def all_keys(self, store_id, **options):
+        """The keys of all pages, in order, and how many pages there were."""
+        keys, pages, cursor = [], 0, None
+        while True:
+            more = {} if cursor is None else {"cursor": cursor}
+            page = self.items.kv_store_list_item_keys(store_id, **options, **more)
+            keys += page.data
+            pages += 1
+            true(pages <= 5000, "the pages never end")
+            cursor = page.meta.get("next_cursor")
+            if cursor is None:
+                return keys, pages
+
+    def fill(self, store_id, keys, value=b"v"):
+        """Writes many items at once, through the endpoint this client has no call for."""
+        encoded = base64.b64encode(value).decode()
+        lines = "".join(json.dumps({"key": key, "value": encoded}) + "\n" for key in keys)
+        answer = self.http("PUT", f"{ROOT}/{store_id}/batch", lines.encode())
+        equal(answer.status, 200, "the status of a batch")
+
+    def http(self, method, path, body=None, headers=None):
+        """A plain request beside the client, for what the client cannot say."""
+        sent = {"Fastly-Key": TOKEN, **(headers or {})}
+        return self.pool.request(method, URL + path, body=body, headers=sent)
+
+    def clean_up(self):
+        """Removes the stores that the check made."""
+        made, self._made = self._made, []
+        for store_id in made:
+            path = f"{ROOT}/{store_id}"
+            while True:
+                page = self.http("GET", f"{path}/keys")
+                if page.status != 200 or not page.json()["data"]:
+                    break
+                for key in page.json()["data"]:
+                    quoted = quote(key, safe="")
+                    self.http("DELETE", f"{path}/keys/{quoted}?force=true")
+            self.http("DELETE", path)
+
+
+def refused(status, kind, call, *arguments, **options):
+    """Calls, and returns the exception, which must be of `kind` and carry `status`."""
+    try:
+        answer = call(*arguments, **options)
+    except fastly.ApiException as error:
+        equal(error.status, status, f"the status (body {error.body!r})")
+        true(type(error) is kind, f"expected {kind.__name__}, got {type(error).__name__}")
+        return error
+    raise Failed(f"expected status {status}, but the call succeeded with {answer!r}")
+
+
+def explained(error, *words):
+    """Checks that a refusal carries the one JSON shape, with `words` in its detail."""
+    equal(error.headers.get("content-type"), "application/json", "the error's content type")
+    body = json.loads(error.body)
+    for field in ("msg", "title", "detail"):
+        true(isinstance(body.get(field), str) and body[field], f"no {field} in {error.body}")
+    equal(body.get("status"), error.status, "the status inside the body")
+    true("errors" not in body, f"an errors field in {error.body}")
+    for word in words:
+        true(word.lower() in body["detail"].lower(), f"nothing about {word!r} in {error.body}")
+
+
+def empty(error):
+    """Checks that a 412 on an item has no body at all."""
+    equal(error.body, "", "the body of a 412")
+    equal(error.headers.get("content-length"), "0", "its length")
+    true("content-type" not in error.headers, "a content type on an empty body")
+
+
+def when(stamp):
+    """A store's date, which 8.0.0 parses and 15.0.0 hands over as it came."""
+    if isinstance(stamp, datetime.datetime):
+        return stamp.replace(tzinfo=None)
+    return datetime.datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S")
+
+
+def utc_now():
+    """The time of day as the server tells it."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)

@@ -1,0 +1,31 @@
+"""Runs every check of this folder against one version of the client: suite.py VERSION."""
+
+import importlib.metadata
+import sys
+
+from checks import run_all, say
+
+VERSION = sys.argv[1]
+
+
+def main():
+    """Loads the checks in the order they should run, and runs them."""
+    installed = importlib.metadata.version("fastly")
+    if installed != VERSION:
+        say(f"this is fastly {installed}, not {VERSION}")
+        return 1
+    import examples  # noqa: F401
+    import stores  # noqa: F401
+    import items  # noqa: F401
+    import conditions  # noqa: F401
+    import keys  # noqa: F401
+    import listing  # noqa: F401
+    import hazards  # noqa: F401
+    import access  # noqa: F401
+    from service import Service
+
+    return run_all(Service(VERSION), label=f"fastly {VERSION}: ", version=VERSION)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
