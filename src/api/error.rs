@@ -160,3 +160,34 @@ pub(crate) fn json_bytes(status: u16, body: Vec<u8>) -> Response {
         .field("Pragma", b"no-cache")
         .payload(Payload::Bytes(Bytes::from(body)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_failure_has_its_status() {
+        let kv = |e: kv::Error| Error::Kv(e).status();
+        assert_eq!(kv(kv::Error::invalid("key", "must be there")), 400);
+        assert_eq!(kv(kv::Error::StoreExists("a".into())), 400);
+        assert_eq!((kv(kv::Error::NoStore), kv(kv::Error::NoItem)), (404, 404));
+        assert_eq!(kv(kv::Error::StoreNotEmpty), 409);
+        assert_eq!(kv(kv::Error::Precondition), 412);
+        assert_eq!(kv(kv::Error::TooLarge(1)), 413);
+        assert_eq!(kv(kv::Error::Internal("disk".into())), 500);
+        assert_eq!(kv(kv::Error::Busy), 503);
+        assert_eq!(kv(kv::Error::Full("disk".into())), 507);
+        assert_eq!(Error::Forbidden("no").status(), 403);
+        assert_eq!(Error::Overloaded("bytes").status(), 503);
+    }
+
+    #[test]
+    fn what_went_wrong_inside_is_not_told_outside() {
+        for e in [kv::Error::Internal("/secret".into()), kv::Error::Full("/secret".into())] {
+            let response = Error::Kv(e).response(0xabc);
+            let Payload::Bytes(body) = response.payload else { panic!("a body of bytes") };
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert!(body.contains("0000000000000abc") && !body.contains("secret"), "{body}");
+        }
+    }
+}
