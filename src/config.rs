@@ -57,7 +57,7 @@ pub struct ServeArgs {
     max_in_flight: u64,
 
     /// Bytes of small items kept in memory for reading
-    #[arg(long, value_name = "BYTES", env = "STEADFAST_CACHE", default_value_t = 32 << 20)]
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_CACHE", default_value_t = 128 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,
 

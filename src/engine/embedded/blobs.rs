@@ -154,7 +154,7 @@ fn read_trailer(file: &File) -> std::result::Result<(u64, Vec<u32>), String> {
     Ok((len, sums))
 }
 
-fn io_failed(what: &str, e: &io::Error) -> EngineError {
+pub(super) fn io_failed(what: &str, e: &io::Error) -> EngineError {
     let text = format!("could not {what}: {e}");
     if e.kind() == io::ErrorKind::StorageFull || e.kind() == io::ErrorKind::QuotaExceeded {
         EngineError::Full(text)

@@ -1,18 +1,21 @@
-//! The keeper: a thread for what would otherwise hold up the writer. It folds the log into the
-//! database while commits go on, removes files that lost their record, and after the start sweeps
-//! the files that no record ever named.
+//! The keeper: a thread for what would otherwise hold up the writer or the folder. It makes files
+//! for the log ahead of their use, removes files that lost their record, and after the start
+//! sweeps the files that no record ever named.
 
-use super::Fatal;
+use super::Shared;
 use super::blobs::Blobs;
-use super::writer::checkpoint;
-use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use super::frame::Home;
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 /// What the keeper is asked to do.
 pub(super) enum Chore {
-    /// Fold the log as far as readers allow.
-    Fold,
+    /// Have files ready for the log.
+    Prepare,
+    /// Give back the files that the log does not need while nothing happens.
+    Settle,
     /// Remove a blob file.
     Unlink(i64),
     /// Remove the blob files that no record names.
@@ -24,15 +27,16 @@ pub(super) struct Keeper {
     pub(super) conn: Connection,
     pub(super) chores: Receiver<Chore>,
     pub(super) blobs: Arc<Blobs>,
-    pub(super) fatal: Fatal,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Keeper {
-    /// Serves until the writer is gone.
+    /// Serves until the writer and the folder are gone.
     pub(super) fn run(self) {
         while let Ok(chore) = self.chores.recv() {
             match chore {
-                Chore::Fold => self.fold(),
+                Chore::Prepare => self.prepare(true),
+                Chore::Settle => self.prepare(false),
                 Chore::Unlink(id) => self.blobs.remove(id),
                 Chore::Sweep => {
                     if let Err(e) = self.sweep() {
@@ -43,24 +47,28 @@ impl Keeper {
         }
     }
 
-    fn fold(&self) {
-        match checkpoint(&self.conn, "PASSIVE") {
-            Ok(_) => {}
-            // A sync that failed here leaves pages of which nobody knows whether they are durable.
-            Err(e) if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
-                self.fatal.stop(&format!("could not fold the log: {e}"));
-            }
-            Err(e) => tracing::warn!(error = %e, "the log could not be folded"),
+    fn prepare(&self, busy: bool) {
+        if let Err(e) = self.shared.slots.prepare(busy) {
+            tracing::warn!(error = %e, "no files could be made for the log ahead of their use");
         }
     }
 
     fn sweep(&self) -> Result<(), Box<dyn std::error::Error>> {
+        // In this order: a blob is staged, then named by the overlay, then by the database, and
+        // leaves each only once it is in the next.
+        let mut orphans = self.blobs.list()?;
+        orphans.retain(|id| !self.blobs.is_staged(*id));
+        let named: HashSet<i64> = {
+            let overlay = self.shared.overlay();
+            let homes = overlay.after(None).filter_map(|(_, entry)| match entry.home {
+                Home::Blob { id, .. } => Some(id),
+                Home::Removed | Home::Empty | Home::Inline { .. } => None,
+            });
+            homes.collect()
+        };
+        orphans.retain(|id| !named.contains(id));
         let mut swept = 0_u64;
-        for id in self.blobs.list()? {
-            // In this order: a blob leaves the staged ones only once its record can be read.
-            if self.blobs.is_staged(id) {
-                continue;
-            }
+        for id in orphans {
             let mut named = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
             if named.query_row([id], |_| Ok(())).optional()?.is_none() {
                 self.blobs.remove(id);

@@ -1,35 +1,58 @@
-//! The embedded engine: SQLite behind one writer thread with group commit, large bodies in files.
+//! The embedded engine: a commit log in front, SQLite as the home of records, and large bodies in
+//! files of their own.
 //!
-//! A data directory belongs to one process, by a lock on `LOCK`. Small bodies and all heads live
-//! in `steadfast.db` (write-ahead log, synced at each commit), bodies above
-//! [`INLINE_BYTES_MAX`](super::INLINE_BYTES_MAX) in `blobs/`. docs/format.md has the layout,
+//! ```text
+//! commit -> writer: check, one frame into the log, one sync -> overlay -> answers
+//!                                                                 |
+//!                                             folder: large ordered steps -> steadfast.db
+//! read   -> cache, else overlay (what only the log has), else database
+//! ```
+//!
+//! A data directory belongs to one process, by a lock on `LOCK`. docs/format.md has the layout,
 //! docs/durability.md what is promised of it.
 
 mod blobs;
 mod cache;
+mod fold;
+mod frame;
 mod keeper;
+mod overlay;
+mod pressure;
 mod reader;
+mod recover;
 mod schema;
+mod segment;
 mod writer;
 
 use super::{
-    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Stage, Stats,
+    Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Stage,
+    Stats,
 };
 use bytes::Bytes;
+use frame::Home;
+use overlay::{Entry, Overlay};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Commits that wait for the writer at most; further ones wait for a place.
 const QUEUE: usize = 4096;
+/// Places in the writer's queue for what is no commit.
+const QUEUE_SPARE: usize = 16;
 /// Chores that wait for the keeper at most; further ones wait for a place.
 const CHORES: usize = 4096;
+/// Reads that take longer than this have met the disk: for a while, reads get threads of their own.
+const READ_FAST: Duration = Duration::from_millis(1);
+const READ_SLOW_FOR: Duration = Duration::from_millis(100);
+/// Records of one first byte in the overlay up to which [`Engine::count`] is exact.
+const COUNT_EXACT: usize = 4096;
 
 /// How to open a data directory.
 #[derive(Clone, Debug)]
@@ -66,10 +89,26 @@ impl fmt::Debug for Fatal {
 /// What the engine's threads and its callers share.
 struct Shared {
     cache: cache::Cache,
+    overlay: RwLock<Overlay>,
+    /// Written while records move from the overlay to the database; who holds it for reading sees
+    /// each record in one of the two.
+    view: RwLock<()>,
+    boundary: Mutex<Boundary>,
+    slots: segment::Slots,
+    pressure: pressure::Pressure,
     figures: Figures,
+    /// Records in the database, by first byte.
     counts: Vec<AtomicI64>,
     blob_bytes: AtomicI64,
     dir: PathBuf,
+}
+
+/// Where the segment begins that is written to, or comes next.
+#[derive(Clone, Copy, Debug)]
+struct Boundary {
+    /// All commits up to this version stand in segments before `seq`, and no others do.
+    version: u64,
+    seq: u64,
 }
 
 #[derive(Default)]
@@ -83,22 +122,59 @@ struct Figures {
 }
 
 impl Shared {
+    fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
+        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
+        self.overlay.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self) -> RwLockReadGuard<'_, ()> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_mut(&self) -> RwLockWriteGuard<'_, ()> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn boundary_mut(&self) -> MutexGuard<'_, Boundary> {
+        self.boundary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn boundary(&self) -> Boundary {
+        *self.boundary_mut()
+    }
+
+    fn set_boundary(&self, to: Boundary) {
+        *self.boundary_mut() = to;
+    }
+
     fn count(&self, first: i64, change: i64) {
         let counter = usize::try_from(first).ok().and_then(|first| self.counts.get(first));
         counter.unwrap_or(&self.blob_bytes).fetch_add(change, Ordering::Relaxed);
     }
 }
 
-/// See the module.
-pub struct Embedded {
+/// What reads need.
+struct Reads {
     shared: Arc<Shared>,
     readers: Arc<reader::Readers>,
     blobs: Arc<blobs::Blobs>,
-    jobs: Mutex<Option<SyncSender<writer::Job>>>,
+}
+
+/// See the module.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    reads: Arc<Reads>,
+    tasks: Mutex<Option<Arc<SyncSender<writer::Task>>>>,
     queue: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held until the engine is closed.
     lock: Mutex<Option<File>>,
+    opened: Instant,
+    /// Until when reads get threads of their own; microseconds since the opening.
+    slow_until: AtomicU64,
 }
 
 impl Embedded {
@@ -110,57 +186,256 @@ impl Embedded {
         let Options { dir, cache_bytes, fatal } = options;
         let lock = lock(&dir)?;
         let conn = schema::open_writer(&dir)?;
+        let mark = schema::mark(&conn)?;
+        let (slots, found) = segment::Slots::open(&dir)?;
+        let mut overlay = Overlay::default();
+        let recovered = recover::recover(found, mark, |row, segment, bodies| {
+            let (key, entry) = writer::entry(row, segment, bodies, None);
+            overlay.put(key, entry);
+        })?;
+        let recover::Recovered { live, spare, last, next_seq } = recovered;
+        slots.restore(live, spare);
         sync_folder(&dir)?;
-        let blobs = blobs::Blobs::new(&dir, fatal.clone())?;
         let shared = Arc::new(Shared {
             cache: cache::Cache::new(cache_bytes),
+            overlay: RwLock::new(overlay),
+            view: RwLock::default(),
+            boundary: Mutex::new(Boundary { version: last, seq: next_seq }),
+            slots,
+            pressure: pressure::Pressure::default(),
             figures: Figures::default(),
             counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
         });
-        let last_version = restore(&conn, &shared).map_err(|e| schema::failed(&e))?;
-        let (keeper, chores) = sync_channel(CHORES);
-        let (jobs, waiting) = sync_channel(QUEUE);
-        let tidy = keeper::Keeper {
-            conn: schema::open_writer(&dir)?,
-            chores,
-            blobs: blobs.clone(),
-            fatal: fatal.clone(),
-        };
-        let _ = keeper.send(keeper::Chore::Sweep);
-        let stop = fatal.clone();
-        let writer = writer::Writer {
-            conn,
-            jobs: waiting,
-            keeper,
-            shared: shared.clone(),
-            fatal,
-            last_version,
-        };
-        let alive = || Alive(stop.clone());
-        let threads = vec![
-            spawn("writer", alive(), move || writer.run())?,
-            spawn("keeper", alive(), move || tidy.run())?,
-        ];
-        let readers = Arc::new(reader::Readers::new(dir, blobs.clone()));
-        let (jobs, threads) = (Mutex::new(Some(jobs)), Mutex::new(threads));
-        let queue = Arc::new(Semaphore::new(QUEUE));
-        Ok(Embedded { shared, readers, blobs, jobs, queue, threads, lock: Mutex::new(Some(lock)) })
+        restore_counts(&conn, &shared).map_err(|e| schema::failed(&e))?;
+        let blobs = blobs::Blobs::new(&dir, fatal.clone())?;
+        let readers = Arc::new(reader::Readers::new(dir));
+        let reads = Arc::new(Reads { shared: shared.clone(), readers, blobs });
+        let (tasks, threads) = start(conn, &reads, &fatal, mark.salt)?;
+        let (tasks, threads) = (Mutex::new(Some(tasks)), Mutex::new(threads));
+        let (queue, lock) = (Arc::new(Semaphore::new(QUEUE)), Mutex::new(Some(lock)));
+        let (opened, slow_until) = (Instant::now(), AtomicU64::new(0));
+        Ok(Embedded { shared, reads, tasks, queue, threads, lock, opened, slow_until })
     }
 
     /// Runs a read where it may wait for the disk.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&reader::Readers) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Reads) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if self.queue.is_closed() {
-            return Err(EngineError::Closed);
-        }
-        let readers = self.readers.clone();
-        let work = tokio::task::spawn_blocking(move || work(&readers));
+        let reads = self.reads.clone();
+        let work = tokio::task::spawn_blocking(move || work(&reads));
         work.await.map_err(|e| EngineError::Failed(e.to_string()))?
     }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Runs a read at once while reads find their pages in memory, as a change of threads costs
+    /// more than such a read; once one has met the disk, reads change threads for a while.
+    fn at_once<T>(&self, work: impl FnOnce(&Reads) -> Result<T>) -> Option<Result<T>> {
+        let start = self.micros();
+        if start < self.slow_until.load(Ordering::Relaxed) {
+            return None;
+        }
+        let done = work(&self.reads);
+        let end = self.micros();
+        if end - start > READ_FAST.as_micros() as u64 {
+            let until = end + READ_SLOW_FOR.as_micros() as u64;
+            self.slow_until.store(until, Ordering::Relaxed);
+        }
+        Some(done)
+    }
+
+    fn open_still(&self) -> Result<()> {
+        if self.queue.is_closed() { Err(EngineError::Closed) } else { Ok(()) }
+    }
+}
+
+/// Starts the writer, the folder and the keeper.
+#[expect(clippy::type_complexity, reason = "the sender is shared with those that must not keep it")]
+fn start(
+    conn: rusqlite::Connection,
+    reads: &Reads,
+    fatal: &Fatal,
+    salt: u32,
+) -> Result<(Arc<SyncSender<writer::Task>>, Vec<JoinHandle<()>>)> {
+    let (shared, readers) = (reads.shared.clone(), reads.readers.clone());
+    let (keeper, chores) = sync_channel(CHORES);
+    let (tasks, waiting) = sync_channel(QUEUE + QUEUE_SPARE);
+    let (tell_end, end) = sync_channel(1);
+    let tasks = Arc::new(tasks);
+    for chore in [keeper::Chore::Prepare, keeper::Chore::Sweep] {
+        let _ = keeper.send(chore);
+    }
+    let tidy = keeper::Keeper {
+        conn: schema::open_reader(&shared.dir)?,
+        chores,
+        blobs: reads.blobs.clone(),
+        shared: shared.clone(),
+    };
+    let folder = fold::Folder {
+        conn,
+        end,
+        tasks: Arc::downgrade(&tasks),
+        keeper: keeper.clone(),
+        shared: shared.clone(),
+        readers: readers.clone(),
+        fatal: fatal.clone(),
+    };
+    let Boundary { version, seq } = shared.boundary();
+    let writer = writer::Writer {
+        tasks: waiting,
+        keeper,
+        shared,
+        readers,
+        fatal: fatal.clone(),
+        salt,
+        last_version: version,
+        next_seq: seq,
+        active: None,
+        scratch: writer::Scratch::default(),
+    };
+    let alive = || Alive(fatal.clone());
+    let write = move || {
+        let _ = tell_end.send(writer.run());
+    };
+    let threads = vec![
+        spawn("writer", alive(), write)?,
+        spawn("folder", alive(), move || folder.run())?,
+        spawn("keeper", alive(), move || tidy.run())?,
+    ];
+    Ok((tasks, threads))
+}
+
+impl Reads {
+    /// The newest record of a key.
+    fn find(&self, key: &[u8], part: Part) -> Result<Option<Record>> {
+        // A blob's file goes when its record is replaced: read the record again when that happens
+        // between the two. A file that is missing for a record that stays is damage.
+        let mut gone = None;
+        loop {
+            let above = self.shared.overlay().get(key).cloned();
+            let (mut record, blob) = match above {
+                Some(entry) => match resolve(entry, part)? {
+                    Some(found) => found,
+                    None => return Ok(None),
+                },
+                None => match self.readers.read(key, part)? {
+                    Some((record, home)) => (record, (home < 0).then_some(-home)),
+                    None => return Ok(None),
+                },
+            };
+            let Some(id) = blob.filter(|_| part == Part::Whole) else { return Ok(Some(record)) };
+            if let Some(blob) = self.blobs.open(id)? {
+                record.body = Body::Stored(Arc::new(blob));
+                return Ok(Some(record));
+            }
+            if gone == Some(id) {
+                return Err(EngineError::Corrupt(format!("blob file {id:016x} is missing")));
+            }
+            gone = Some(id);
+        }
+    }
+
+    /// A page from the overlay and the database together. `view` is released once both are pinned.
+    fn scan(&self, scan: &Scan, view: RwLockReadGuard<'_, ()>) -> Result<Page> {
+        let reading = self.readers.take()?;
+        let above = above(&self.shared.overlay(), scan);
+        drop(view);
+        let mut page = Page::default();
+        let mut above = above.into_iter().peekable();
+        self.readers.scan(reading, scan, |found| {
+            while let Some((key, entry)) = above.next_if(|(key, _)| key[..] < *found.key) {
+                entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
+            }
+            if page.len() >= scan.limit {
+                return false;
+            }
+            match above.next_if(|(key, _)| key[..] == *found.key) {
+                Some((key, Some(entry))) => push(&mut page, &key, &entry),
+                Some((_, None)) => {}
+                None => page.push(found),
+            }
+            page.len() < scan.limit
+        })?;
+        for (key, entry) in above {
+            entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
+        }
+        page.truncate(scan.limit);
+        Ok(page)
+    }
+
+    fn due(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
+        let _view = self.shared.view();
+        let mut found =
+            self.readers.due(until, limit, |key| self.shared.overlay().get(key).is_none())?;
+        {
+            let overlay = self.shared.overlay();
+            let above = overlay.due(until).take(limit);
+            found.extend(above.map(|(due, key, version)| (due, key.clone(), version)));
+        }
+        found.sort_by_key(|(due, _, _)| *due);
+        found.truncate(limit);
+        Ok(found.into_iter().map(|(_, key, version)| (key, version)).collect())
+    }
+
+    fn count(&self, first: u8) -> Result<u64> {
+        let _view = self.shared.view();
+        let unknown: Vec<Bytes> = {
+            let overlay = self.shared.overlay();
+            let mut keys: Vec<_> = overlay.first(first).take(COUNT_EXACT + 1).collect();
+            if keys.len() > COUNT_EXACT {
+                keys.clear();
+            }
+            keys.retain(|(_, entry)| entry.below.is_none());
+            keys.into_iter().map(|(key, _)| key.clone()).collect()
+        };
+        for key in unknown {
+            let below = self.readers.version(&key)? != 0;
+            self.shared.overlay_mut().learn(&key, below);
+        }
+        let below = self.shared.counts.get(usize::from(first));
+        let below = below.map_or(0, |count| count.load(Ordering::Relaxed));
+        let count = below.saturating_add(self.shared.overlay().change(first));
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+}
+
+/// The record of an entry, and its blob; `None` when it is a removal.
+fn resolve(entry: Entry, part: Part) -> Result<Option<(Record, Option<i64>)>> {
+    let Entry { version, due, head, home, place, .. } = entry;
+    let (body, blob) = match (home, place) {
+        (Home::Removed, _) => return Ok(None),
+        (Home::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
+        (Home::Inline { len, sum, .. }, Some((segment, at))) if part == Part::Whole => {
+            (Body::Bytes(recover::body(&segment, at, len, version, sum)?), None)
+        }
+        (Home::Empty | Home::Inline { .. }, _) => (Body::EMPTY, None),
+    };
+    Ok(Some((Record { version, due, head, body }, blob)))
+}
+
+/// What of the overlay takes part in a scan, up to the records that fill its page: records, and
+/// `None` for what only hides a record of the database.
+fn above(overlay: &Overlay, scan: &Scan) -> Vec<(Bytes, Option<Entry>)> {
+    let (mut found, mut live) = (Vec::new(), 0);
+    for (key, entry) in overlay.range(&scan.start, &scan.end) {
+        if live == scan.limit {
+            break;
+        }
+        let shown = entry.live() && (entry.due == 0 || entry.due > scan.skip_due);
+        live += usize::from(shown);
+        found.push((key.clone(), shown.then(|| entry.clone())));
+    }
+    found
+}
+
+fn push(page: &mut Page, key: &[u8], entry: &Entry) {
+    let (version, due, head) = (entry.version, entry.due, &entry.head[..]);
+    page.push(super::Scanned { key, version, due, head });
 }
 
 /// Stops the process when its thread panics: without it nothing would be written any more.
@@ -213,20 +488,20 @@ fn sync_folder(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes over the counts and the last version.
-fn restore(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<u64> {
+/// Takes over the counts of the database.
+fn restore_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
     let mut counts = conn.prepare("SELECT first, n FROM counts")?;
     let mut rows = counts.query([])?;
     while let Some(row) = rows.next()? {
         shared.count(row.get(0)?, row.get(1)?);
     }
-    let last: i64 = conn.query_row("SELECT last_version FROM meta", [], |row| row.get(0))?;
-    Ok(last.cast_unsigned())
+    Ok(())
 }
 
 impl Engine for Embedded {
     fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
+            self.open_still()?;
             let ticket = match self.shared.cache.get(key, part) {
                 Ok(record) => {
                     self.shared.figures.cache_hits.fetch_add(1, Ordering::Relaxed);
@@ -235,8 +510,13 @@ impl Engine for Embedded {
                 Err(ticket) => ticket,
             };
             self.shared.figures.cache_misses.fetch_add(1, Ordering::Relaxed);
-            let owned = Bytes::copy_from_slice(key);
-            let found = self.blocking(move |readers| readers.read(&owned, part)).await?;
+            let found = match self.at_once(|reads| reads.find(key, part)) {
+                Some(found) => found?,
+                None => {
+                    let owned = Bytes::copy_from_slice(key);
+                    self.blocking(move |reads| reads.find(&owned, part)).await?
+                }
+            };
             if let (Part::Whole, Some(record), Some(ticket)) = (part, &found, ticket) {
                 self.shared.cache.put(key, ticket, record);
             }
@@ -245,17 +525,31 @@ impl Engine for Embedded {
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
-        Box::pin(self.blocking(move |readers| readers.scan(&scan)))
+        Box::pin(async move {
+            self.open_still()?;
+            let page = match self.shared.view.try_read() {
+                Ok(view) => self.at_once(|reads| reads.scan(&scan, view)),
+                Err(_) => None,
+            };
+            match page {
+                Some(page) => page,
+                None => self.blocking(move |reads| reads.scan(&scan, reads.shared.view())).await,
+            }
+        })
     }
 
     fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
-        Box::pin(self.blocking(move |readers| readers.due(until, limit)))
+        Box::pin(async move {
+            self.open_still()?;
+            self.blocking(move |reads| reads.due(until, limit)).await
+        })
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
-        let counter = self.shared.counts.get(usize::from(first));
-        let count = counter.map_or(0, |counter| counter.load(Ordering::Relaxed));
-        Box::pin(async move { Ok(u64::try_from(count).unwrap_or(0)) })
+        Box::pin(async move {
+            self.open_still()?;
+            self.blocking(move |reads| reads.count(first)).await
+        })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
@@ -263,10 +557,11 @@ impl Engine for Embedded {
             let place = self.queue.acquire().await.map_err(|_| EngineError::Closed)?;
             let (reply, answer) = oneshot::channel();
             {
-                let jobs = self.jobs.lock().map_err(|_| EngineError::Closed)?;
-                let jobs = jobs.as_ref().ok_or(EngineError::Closed)?;
+                let tasks = self.tasks.lock().map_err(|_| EngineError::Closed)?;
+                let tasks = tasks.as_ref().ok_or(EngineError::Closed)?;
                 // There are as many places as permits, so this never finds the queue full.
-                jobs.try_send(writer::Job { commit, reply }).map_err(|_| EngineError::Closed)?;
+                let job = writer::Task::Commit(writer::Job { commit, reply });
+                tasks.try_send(job).map_err(|_| EngineError::Closed)?;
             }
             let answer = answer.await;
             drop(place);
@@ -276,10 +571,8 @@ impl Engine for Embedded {
 
     fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
         Box::pin(async move {
-            if self.queue.is_closed() {
-                return Err(EngineError::Closed);
-            }
-            let stage = blobs::BlobStage::begin(self.blobs.clone()).await?;
+            self.open_still()?;
+            let stage = blobs::BlobStage::begin(self.reads.blobs.clone()).await?;
             Ok(Box::new(stage) as Box<dyn Stage>)
         })
     }
@@ -287,10 +580,11 @@ impl Engine for Embedded {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.queue.close();
-            self.readers.close();
-            // Without a sender the writer finishes what waits, folds the log and ends; then the
-            // keeper does.
-            drop(self.jobs.lock().map_err(|_| EngineError::Closed)?.take());
+            self.shared.pressure.close();
+            self.reads.readers.close();
+            // Without a sender the writer finishes what waits and ends; then the folder folds what
+            // is left and ends; then the keeper does.
+            drop(self.tasks.lock().map_err(|_| EngineError::Closed)?.take());
             let threads =
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);
             let join = move || threads.into_iter().try_for_each(JoinHandle::join);
@@ -308,9 +602,11 @@ impl Engine for Embedded {
         let figures = &self.shared.figures;
         let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         let blobs = self.shared.blob_bytes.load(Ordering::Relaxed);
-        let log_bytes = size(schema::log_path(&self.shared.dir));
+        let log_bytes = self.shared.slots.bytes();
+        let dir = &self.shared.dir;
         Stats {
-            disk_bytes: size(schema::path(&self.shared.dir))
+            disk_bytes: size(schema::path(dir))
+                + size(schema::log_path(dir))
                 + log_bytes
                 + u64::try_from(blobs).unwrap_or(0),
             log_bytes,

@@ -1,109 +1,175 @@
-//! Reads and scans, each on a connection of its own from a small pool.
+//! Reads of the database, each on a connection of its own from a small pool.
+//!
+//! A connection keeps its snapshot from one read to the next, as long as nothing was folded in
+//! between: then a read takes no lock of the database, and finds its cached pages as they were.
 
-use super::super::{Body, EngineError, Page, Part, Record, Result, Scan, Scanned};
-use super::blobs::Blobs;
+use super::super::{Body, EngineError, Part, Record, Result, Scan};
 use super::schema::{self, body_sum, failed, head_sum};
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Rows, params};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const WHOLE: &str = "SELECT h.version, h.due, h.home, h.sum, h.head, b.sum, b.body
     FROM heads h LEFT JOIN bodies b ON b.id = h.home WHERE h.key = ?1";
 const HEAD: &str = "SELECT version, due, home, sum, head FROM heads WHERE key = ?1";
 const SCAN: &str = "SELECT key, version, due, home, sum, head FROM heads
-    WHERE key >= ?1 AND key < ?2 AND (due = 0 OR due > ?3) ORDER BY key LIMIT ?4";
-const DUE: &str = "SELECT key, version FROM heads WHERE due > 0 AND due <= ?1
-    ORDER BY due LIMIT ?2";
+    WHERE key >= ?1 AND key < ?2 AND (due = 0 OR due > ?3) ORDER BY key";
+const DUE: &str = "SELECT due, key, version FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
+const VERSION: &str = "SELECT version FROM heads WHERE key = ?1";
 
 /// Connections that wait for their next read. As many are made as reads run at once, and the
-/// runtime bounds those by its blocking threads.
+/// runtime bounds those by its threads.
 pub(super) struct Readers {
     dir: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-    blobs: Arc<Blobs>,
+    idle: Mutex<Vec<Reading>>,
+    /// Grows with every fold that readers can see.
+    epoch: AtomicU64,
+}
+
+/// A connection for reads, and the epoch of its snapshot.
+pub(super) struct Reading {
+    conn: Connection,
+    epoch: Option<u64>,
+}
+
+impl Reading {
+    /// Ends the snapshot.
+    fn release(&mut self) -> Result<()> {
+        if self.epoch.take().is_some() {
+            self.conn.execute_batch("COMMIT").map_err(|e| failed(&e))?;
+        }
+        Ok(())
+    }
 }
 
 impl Readers {
-    pub(super) fn new(dir: PathBuf, blobs: Arc<Blobs>) -> Readers {
-        Readers { dir, idle: Mutex::default(), blobs }
+    pub(super) fn new(dir: PathBuf) -> Readers {
+        Readers { dir, idle: Mutex::default(), epoch: AtomicU64::new(0) }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Reading>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection with a snapshot of all that was folded before the call.
+    pub(super) fn take(&self) -> Result<Reading> {
+        let waiting = self.idle().pop();
+        let mut reading = match waiting {
+            Some(reading) => reading,
+            None => Reading { conn: schema::open_reader(&self.dir)?, epoch: None },
+        };
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if reading.epoch != Some(epoch) {
+            reading.release()?;
+            reading.conn.execute_batch("BEGIN").map_err(|e| failed(&e))?;
+            reading.epoch = Some(epoch);
+            // The first read takes the snapshot.
+            let mut pin = reading.conn.prepare_cached("SELECT id FROM meta");
+            let pin = pin.as_mut().map_err(|e| failed(e))?;
+            pin.query_row([], |_| Ok(())).map_err(|e| failed(&e))?;
+        }
+        Ok(reading)
     }
 
     /// Runs `work` on a connection. A connection whose read failed is not used again.
     fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let idle = || self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let waiting = idle().pop();
-        let conn = match waiting {
-            Some(conn) => conn,
-            None => schema::open_reader(&self.dir)?,
-        };
-        let answer = work(&conn)?;
-        idle().push(conn);
+        let reading = self.take()?;
+        let answer = work(&reading.conn)?;
+        self.idle().push(reading);
         Ok(answer)
+    }
+
+    /// From here on, reads see what was folded.
+    pub(super) fn advance(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Ends the snapshots of the connections that wait, which would keep the database's log long.
+    pub(super) fn release(&self) {
+        let mut waiting = std::mem::take(&mut *self.idle());
+        waiting.retain_mut(|reading| reading.release().is_ok());
+        self.idle().append(&mut waiting);
     }
 
     /// Closes the connections that wait.
     pub(super) fn close(&self) {
-        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.idle().clear();
     }
 
-    pub(super) fn read(&self, key: &[u8], part: Part) -> Result<Option<Record>> {
-        // A blob's file goes when its record is replaced: read the record again when that happens
-        // between the two. A file that is missing for a record that stays is damage.
-        let mut gone = None;
-        loop {
-            let Some((mut record, home)) = self.with(|conn| row(conn, key, part))? else {
-                return Ok(None);
-            };
-            if home >= 0 || part == Part::Head {
-                return Ok(Some(record));
-            }
-            if let Some(blob) = self.blobs.open(-home)? {
-                record.body = Body::Stored(Arc::new(blob));
-                return Ok(Some(record));
-            }
-            if gone == Some(home) {
-                return Err(EngineError::Corrupt(format!("blob file {:016x} is missing", -home)));
-            }
-            gone = Some(home);
-        }
-    }
-
-    pub(super) fn scan(&self, scan: &Scan) -> Result<Page> {
+    /// The version of a record; 0 when there is none.
+    pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
         self.with(|conn| {
-            let mut statement = conn.prepare_cached(SCAN).map_err(|e| failed(&e))?;
-            let limit = i64::try_from(scan.limit).unwrap_or(i64::MAX);
-            let skip_due = i64::try_from(scan.skip_due).unwrap_or(i64::MAX);
-            let bounds = params![&scan.start[..], &scan.end[..], skip_due, limit];
-            let mut rows = statement.query(bounds).map_err(|e| failed(&e))?;
-            let mut page = Page::default();
-            while let Some(row) = rows.next().map_err(|e| failed(&e))? {
-                let key = blob(row, 0)?;
-                let head = blob(row, 5)?;
-                let (version, due) = checked(row, 1, key, head)?;
-                page.push(Scanned { key, version, due, head });
-            }
-            Ok(page)
+            let mut statement = conn.prepare_cached(VERSION).map_err(|e| failed(&e))?;
+            let found = statement.query_row(params![key], |row| row.get::<_, i64>(0)).optional();
+            Ok(found.map_err(|e| failed(&e))?.map_or(0, i64::cast_unsigned))
         })
     }
 
-    pub(super) fn due(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
+    /// The record without a blob's bytes, and its home: 0 none, above 0 a row, below 0 a blob.
+    pub(super) fn read(&self, key: &[u8], part: Part) -> Result<Option<(Record, i64)>> {
+        self.with(|conn| row(conn, key, part))
+    }
+
+    /// Due number, key and version of the records with `0 < due <= until`, the earliest first, of
+    /// which `wanted` says yes, up to `limit`.
+    pub(super) fn due(
+        &self,
+        until: u64,
+        limit: usize,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<(u64, Bytes, u64)>> {
         self.with(|conn| {
             let mut statement = conn.prepare_cached(DUE).map_err(|e| failed(&e))?;
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             let until = i64::try_from(until).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![until, limit]).map_err(|e| failed(&e))?;
+            let mut rows = statement.query(params![until]).map_err(|e| failed(&e))?;
             let mut found = Vec::new();
-            while let Some(row) = rows.next().map_err(|e| failed(&e))? {
-                found
-                    .push((Bytes::copy_from_slice(blob(row, 0)?), number(row, 1)?.cast_unsigned()));
+            while found.len() < limit
+                && let Some(row) = rows.next().map_err(|e| failed(&e))?
+            {
+                let key = blob(row, 1)?;
+                if wanted(key) {
+                    let key = Bytes::copy_from_slice(key);
+                    let (due, version) = (number(row, 0)?, number(row, 2)?);
+                    found.push((due.cast_unsigned(), key, version.cast_unsigned()));
+                }
             }
             Ok(found)
         })
     }
+
+    /// Hands the records of a range to `take` in order, until it says that it has enough.
+    pub(super) fn scan(
+        &self,
+        reading: Reading,
+        scan: &Scan,
+        mut take: impl FnMut(Found<'_>) -> bool,
+    ) -> Result<()> {
+        {
+            let statement = reading.conn.prepare_cached(SCAN);
+            let mut statement: CachedStatement<'_> = statement.map_err(|e| failed(&e))?;
+            let skip_due = i64::try_from(scan.skip_due).unwrap_or(i64::MAX);
+            let bounds = params![&scan.start[..], &scan.end[..], skip_due];
+            let mut rows: Rows<'_> = statement.query(bounds).map_err(|e| failed(&e))?;
+            while let Some(row) = rows.next().map_err(|e| failed(&e))? {
+                let key = blob(row, 0)?;
+                let head = blob(row, 5)?;
+                let (version, due) = checked(row, 1, key, head)?;
+                if !take(Found { key, version, due, head }) {
+                    break;
+                }
+            }
+        }
+        self.idle().push(reading);
+        Ok(())
+    }
 }
 
-/// The record without a blob's bytes, and its home: 0 none, above 0 a row, below 0 a blob.
+/// A record of the database, without its body.
+pub(super) use super::super::Scanned as Found;
+
+/// See [`Readers::read`].
 fn row(conn: &Connection, key: &[u8], part: Part) -> Result<Option<(Record, i64)>> {
     let sql = if part == Part::Whole { WHOLE } else { HEAD };
     let mut statement = conn.prepare_cached(sql).map_err(|e| failed(&e))?;

@@ -17,8 +17,11 @@ pub(super) const BLOB_BYTES: i64 = 256;
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 const TABLES: &str = "
-    CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), last_version INTEGER NOT NULL) STRICT;
-    INSERT INTO meta VALUES (1, 0);
+    CREATE TABLE meta (
+        id INTEGER PRIMARY KEY CHECK (id = 1), last_version INTEGER NOT NULL,
+        log_start INTEGER NOT NULL, salt INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO meta VALUES (1, 0, 1, abs(random() % 4294967296));
     CREATE TABLE heads (
         key BLOB PRIMARY KEY, version INTEGER NOT NULL, due INTEGER NOT NULL,
         home INTEGER NOT NULL, sum INTEGER NOT NULL, head BLOB NOT NULL
@@ -28,6 +31,29 @@ const TABLES: &str = "
     CREATE TABLE blobs (id INTEGER PRIMARY KEY, size INTEGER NOT NULL) STRICT;
     CREATE TABLE counts (first INTEGER PRIMARY KEY, n INTEGER NOT NULL) STRICT;
 ";
+
+/// Where the commit log goes on from what the database has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The last version that the database has for certain.
+    pub(super) last_version: u64,
+    /// Segments of the log before this one count no more.
+    pub(super) log_start: u64,
+    /// What the checksums of the log's frames begin with.
+    pub(super) salt: u32,
+}
+
+/// Reads the mark.
+pub(super) fn mark(conn: &Connection) -> Result<Mark> {
+    let numbers = conn
+        .query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?))
+        })
+        .map_err(|e| failed(&e))?;
+    let (last_version, log_start, salt) = numbers;
+    let (last_version, log_start) = (last_version.cast_unsigned(), log_start.cast_unsigned());
+    Ok(Mark { last_version, log_start, salt })
+}
 
 /// The database file in a data directory.
 pub(super) fn path(dir: &Path) -> PathBuf {
@@ -68,7 +94,7 @@ fn prepare(conn: &Connection, path: &Path) -> Result<()> {
         recognise(number("application_id")?, number("user_version")?, path)?;
     }
     conn.busy_timeout(BUSY).map_err(|e| failed(&e))?;
-    sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0;
+    sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
          PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = OFF;
          PRAGMA journal_size_limit = 67108864;")?;
     let mode: String =

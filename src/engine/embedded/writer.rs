@@ -1,32 +1,32 @@
 //! The one writer: a thread that takes all commits that wait, checks each against the state its
-//! predecessors leave, writes those that hold in one transaction, syncs once, and answers.
+//! predecessors leave, writes those that hold into the log as one frame, syncs once, shows them to
+//! readers, and answers.
 
-use super::super::{Body, Commit, EngineError, Expect, NewRecord, Outcome, Result, Write};
-use super::blobs::Blob;
+use super::super::{Body, Commit, EngineError, Expect, Outcome, Result, Write};
+use super::blobs::{Blob, io_failed};
+use super::frame::{Builder, Header, Home, Placed, Row};
 use super::keeper::Chore;
-use super::schema::{BLOB_BYTES, BUSY, body_sum, failed, head_sum};
-use super::{Fatal, Shared};
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params};
-use std::collections::BTreeMap;
+use super::overlay::Entry;
+use super::reader::Readers;
+use super::segment::{SEGMENT_BYTES, Segment};
+use super::{Boundary, Fatal, Shared};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Commits in one group at most.
 const GROUP_COMMITS_MAX: usize = 1024;
 /// Bytes in one group at most; a larger commit is a group by itself.
-const GROUP_BYTES_MAX: u64 = 8 << 20;
-/// Frames (4 KiB pages) of log after which the keeper folds it while commits go on: 8 MiB.
-const LOG_FRAMES_FOLD: i64 = 2048;
-/// Frames of log after which the writer waits for the fold to end, so that the log starts anew.
-const LOG_FRAMES_MAX: i64 = 16_384;
-/// Without work for so long the writer gives space back.
-const IDLE: Duration = Duration::from_millis(50);
-/// Free pages given back in one step (256 KiB), and how many may stay for what comes next (4 MiB).
-const VACUUM_STEP: u32 = 64;
-const FREE_PAGES_KEPT: u32 = 1024;
+const GROUP_BYTES_MAX: u64 = 4 << 20;
+/// Versions kept of records that commits demand, such as those of stores.
+const KNOWN_MAX: usize = 4096;
+/// A frame's buffer is kept for the next up to this size.
+const BUFFER_KEPT: usize = 8 << 20;
 
 /// A commit and where its answer goes.
 pub(super) struct Job {
@@ -34,221 +34,337 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Result<Outcome>>,
 }
 
-/// What the writer thread owns.
-pub(super) struct Writer {
-    pub(super) conn: Connection,
-    pub(super) jobs: Receiver<Job>,
-    pub(super) keeper: SyncSender<Chore>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) fatal: Fatal,
-    pub(super) last_version: u64,
+/// What the writer is asked to do.
+pub(super) enum Task {
+    /// Write a commit.
+    Commit(Job),
+    /// Go on in a new segment, so that the one that is written to can be folded.
+    Rotate,
 }
 
-/// What a group changes besides its records; counted in once it is durable.
+/// What the writer thread owns.
+pub(super) struct Writer {
+    pub(super) tasks: Receiver<Task>,
+    pub(super) keeper: SyncSender<Chore>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) fatal: Fatal,
+    pub(super) salt: u32,
+    pub(super) last_version: u64,
+    /// The number of the next segment.
+    pub(super) next_seq: u64,
+    /// The segment that is written to, and how far.
+    pub(super) active: Option<(Arc<Segment>, u64)>,
+    pub(super) scratch: Scratch,
+}
+
+/// What is made anew for each group, in memory that is not.
 #[derive(Default)]
-struct Tally {
-    version: u64,
-    counts: BTreeMap<i64, i64>,
-    /// Blob files that lost their record.
-    dropped: Vec<i64>,
+pub(super) struct Scratch {
+    builder: Builder,
+    buffer: Vec<u8>,
+    /// Versions that commits of the group leave; 0 for no record.
+    pending: HashMap<Bytes, u64>,
+    /// Versions of records that were demanded lately.
+    known: HashMap<Bytes, u64>,
+}
+
+/// A group that was checked: the outcomes, and the rows to be written.
+struct Checked {
+    outcomes: Vec<Result<Outcome>>,
+    rows: Vec<(Row, Option<bool>)>,
+    last: u64,
+    written: bool,
 }
 
 impl Writer {
-    /// Serves until every sender is gone, then folds the log and returns.
-    pub(super) fn run(mut self) {
-        loop {
-            match self.jobs.recv_timeout(IDLE) {
-                Ok(first) => {
-                    let (jobs, open) = self.gather(first);
+    /// Serves until every sender is gone; answers where the log ends.
+    pub(super) fn run(mut self) -> Boundary {
+        while let Ok(task) = self.tasks.recv() {
+            let rotate = match task {
+                Task::Rotate => true,
+                Task::Commit(first) => {
+                    let (jobs, rotate) = self.gather(first);
                     self.group(jobs);
-                    self.limit_log();
-                    if !open {
-                        break;
-                    }
+                    rotate
                 }
-                Err(RecvTimeoutError::Timeout) => self.give_space_back(),
-                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if rotate {
+                self.rotate();
             }
         }
-        // Failing here loses nothing: the next start reads the log.
-        if let Err(e) = checkpoint(&self.conn, "TRUNCATE") {
-            tracing::warn!(error = %e, "the log could not be folded at the end");
-        }
+        self.rotate();
+        self.shared.boundary()
     }
 
-    /// All that waits, up to a group's bounds; and whether more can come.
+    /// Ends the segment that is written to.
+    fn rotate(&mut self) {
+        self.active = None;
+        self.shared.set_boundary(Boundary { version: self.last_version, seq: self.next_seq });
+    }
+
+    /// All that waits, up to a group's bounds; and whether to go on in a new segment after it.
     fn gather(&self, first: Job) -> (Vec<Job>, bool) {
         let mut bytes = size(&first.commit);
         let mut jobs = vec![first];
         while jobs.len() < GROUP_COMMITS_MAX && bytes < GROUP_BYTES_MAX {
-            match self.jobs.try_recv() {
-                Ok(job) => {
+            match self.tasks.try_recv() {
+                Ok(Task::Commit(job)) => {
                     bytes += size(&job.commit);
                     jobs.push(job);
                 }
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return (jobs, false),
+                Ok(Task::Rotate) => return (jobs, true),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        (jobs, true)
+        (jobs, false)
     }
 
-    /// One transaction, one sync, then the answers.
+    /// One frame, one sync, then the answers.
     fn group(&mut self, jobs: Vec<Job>) {
-        let written: Vec<&[Write]> = jobs.iter().map(|job| &job.commit.write[..]).collect();
-        let keys = || written.iter().flat_map(|writes| writes.iter()).map(|write| &write.key);
-        let mut slots = Vec::new();
-        let outcomes = self.transaction(&jobs).and_then(|(outcomes, tally)| {
-            slots = self.shared.cache.begin(keys());
-            let start = Instant::now();
-            let committed = self.conn.execute_batch("COMMIT");
-            let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.shared.figures.sync_micros.fetch_add(micros, Ordering::Relaxed);
-            self.shared.figures.groups.fetch_add(1, Ordering::Relaxed);
-            match committed {
-                Ok(()) => Ok((outcomes, tally)),
-                Err(e) => Err(self.commit_failed(&e)),
+        let answer = |jobs: Vec<Job>, outcomes: Vec<Result<Outcome>>| {
+            for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                let _ = job.reply.send(outcome);
             }
-        });
-        match outcomes {
-            Ok((outcomes, tally)) => {
-                self.last_version = tally.version;
-                // Before any reader can meet a file that is about to go, and before the answers.
-                self.settle(&jobs, &outcomes, tally);
-                self.shared.cache.end(&slots);
-                for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                    let _ = job.reply.send(Ok(outcome));
-                }
+        };
+        let refuse = |jobs: Vec<Job>, e: &EngineError| {
+            tracing::error!(error = %e, "a group of commits was not written");
+            for job in jobs {
+                let _ = job.reply.send(Err(e.clone()));
+            }
+        };
+        if let Err(e) = self.shared.pressure.wait(&self.shared) {
+            return refuse(jobs, &e);
+        }
+        let checked = self.check(&jobs);
+        if !checked.written {
+            self.count(&jobs, &checked.outcomes);
+            return answer(jobs, checked.outcomes);
+        }
+        match self.append(checked.last) {
+            Ok((segment, bodies)) => {
+                self.last_version = checked.last;
+                self.remember();
+                self.publish(&jobs, checked.rows, &segment, bodies);
+                self.count(&jobs, &checked.outcomes);
+                answer(jobs, checked.outcomes);
             }
             Err(e) => {
-                self.roll_back(&e);
-                self.shared.cache.end(&slots);
-                for job in jobs {
-                    let _ = job.reply.send(Err(e.clone()));
+                self.scratch.builder = Builder::default();
+                self.scratch.pending.clear();
+                refuse(jobs, &e);
+            }
+        }
+    }
+
+    /// Decides every commit of a group, and builds the frame of those that hold.
+    fn check(&mut self, jobs: &[Job]) -> Checked {
+        let mut checked = Checked {
+            outcomes: Vec::with_capacity(jobs.len()),
+            rows: Vec::with_capacity(jobs.len()),
+            last: self.last_version,
+            written: false,
+        };
+        for Job { commit, .. } in jobs {
+            let held = self.hold(&commit.expect).and_then(|held| {
+                if held { self.place(commit, &mut checked) } else { Ok(Outcome::Conflict) }
+            });
+            checked.written |= matches!(held, Ok(Outcome::Written(_)));
+            checked.outcomes.push(held);
+        }
+        checked
+    }
+
+    fn hold(&mut self, expect: &[Expect]) -> Result<bool> {
+        for Expect { key, version } in expect {
+            let current = match self.scratch.pending.get(key) {
+                Some(version) => *version,
+                None => self.version(key)?,
+            };
+            if current != *version {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The version of a record before the group; 0 when there is none.
+    fn version(&mut self, key: &Bytes) -> Result<u64> {
+        if let Some(version) = self.scratch.known.get(key) {
+            return Ok(*version);
+        }
+        let above = self.shared.overlay().get(key).map(|entry| (entry.live(), entry.version));
+        let version = match above {
+            Some((live, version)) => {
+                if live {
+                    version
+                } else {
+                    0
                 }
             }
+            None => self.readers.version(key)?,
+        };
+        if self.scratch.known.len() >= KNOWN_MAX {
+            self.scratch.known.clear();
+        }
+        self.scratch.known.insert(key.clone(), version);
+        Ok(version)
+    }
+
+    /// Adds a commit that holds to the frame.
+    fn place(&mut self, commit: &Commit, checked: &mut Checked) -> Result<Outcome> {
+        let version = commit.version_min.max(checked.last + 1);
+        let mut staged = Vec::with_capacity(commit.write.len());
+        for Write { record, .. } in &commit.write {
+            staged.push(match record.as_ref().map(|record| &record.body) {
+                None => Placed::Removed,
+                Some(Body::Bytes(bytes)) => Placed::Bytes(bytes),
+                Some(Body::Stored(stored)) => {
+                    let blob = stored.as_any().downcast_ref::<Blob>();
+                    let foreign = || EngineError::Failed("a stored body of another engine".into());
+                    let blob = blob.ok_or_else(foreign)?;
+                    Placed::Blob { id: blob.id(), len: stored.len() }
+                }
+            });
+        }
+        for (Write { key, record }, body) in commit.write.iter().zip(staged) {
+            let (due, head) = match record {
+                Some(record) => (record.due, record.head.clone()),
+                None => (0, Bytes::new()),
+            };
+            let named = record.is_some().then_some((due, &head[..]));
+            let home = self.scratch.builder.push(key, version, named, body);
+            let expected = commit.expect.iter().find(|expect| expect.key == *key);
+            let below = expected.map(|expect| expect.version != 0);
+            // A copy, so that the entry does not keep a larger buffer alive.
+            let kept = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+            let row = Row { key: kept(key), version, due, head: kept(&head), home };
+            let live = if record.is_some() { version } else { 0 };
+            self.scratch.pending.insert(row.key.clone(), live);
+            checked.rows.push((row, below));
+        }
+        checked.last = version;
+        Ok(Outcome::Written(version))
+    }
+
+    /// Writes and syncs the frame; answers its segment and where its bodies begin.
+    fn append(&mut self, last: u64) -> Result<(Arc<Segment>, u64)> {
+        let len = self.scratch.builder.frame_len();
+        let (segment, at) = self.room(len)?;
+        let numbers = (segment.seq, self.last_version, last);
+        let Scratch { builder, buffer, .. } = &mut self.scratch;
+        let header: Header = builder.finish(self.salt, numbers, buffer)?;
+        let written = segment.file().write_all_at(buffer, at);
+        if buffer.capacity() > BUFFER_KEPT {
+            *buffer = Vec::new();
+        }
+        // What was written in part is written over by the next frame, and matches no checksum.
+        written.map_err(|e| io_failed("write the log", &e))?;
+        let start = Instant::now();
+        if let Err(e) = segment.file().sync_data() {
+            // Nobody knows what reached the disk: no answer is honest, and a retry may pretend.
+            self.fatal.stop(&format!("could not make a commit durable: {e}"));
+            return Err(io_failed("sync the log", &e));
+        }
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.figures.sync_micros.fetch_add(micros, Ordering::Relaxed);
+        self.shared.figures.groups.fetch_add(1, Ordering::Relaxed);
+        let bodies = at + header.bodies_at();
+        self.active = Some((segment.clone(), at + len));
+        Ok((segment, bodies))
+    }
+
+    /// A segment with room for a frame, and the place in it.
+    fn room(&mut self, len: u64) -> Result<(Arc<Segment>, u64)> {
+        if let Some((segment, at)) = &self.active {
+            let fits = *at == 0 || at + len <= SEGMENT_BYTES;
+            // One that was made in haste is left as soon as a better one waits.
+            if fits && (segment.filled() || !self.shared.slots.has_filled()) {
+                return Ok((segment.clone(), *at));
+            }
+        }
+        let segment = self.shared.slots.begin(self.next_seq)?;
+        self.rotate();
+        self.next_seq += 1;
+        self.active = Some((segment.clone(), 0));
+        let _ = self.keeper.try_send(Chore::Prepare);
+        Ok((segment, 0))
+    }
+
+    /// Takes the group's versions over into those that are known.
+    fn remember(&mut self) {
+        let Scratch { pending, known, .. } = &mut self.scratch;
+        for (key, version) in pending.drain() {
+            if let Some(known) = known.get_mut(&key) {
+                *known = version;
+            }
         }
     }
 
-    /// Checks and writes the group, all but the end of its transaction.
-    fn transaction(&self, jobs: &[Job]) -> Result<(Vec<Outcome>, Tally)> {
-        let sql = |e: rusqlite::Error| failed(&e);
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
-        let mut statements = Statements::prepare(&self.conn).map_err(sql)?;
-        let mut tally = Tally { version: self.last_version, ..Tally::default() };
-        let mut outcomes = Vec::with_capacity(jobs.len());
-        for Job { commit, .. } in jobs {
-            if !statements.hold(&commit.expect).map_err(sql)? {
-                outcomes.push(Outcome::Conflict);
-                continue;
+    /// Shows a durable group to readers, all of it at once.
+    fn publish(
+        &self,
+        jobs: &[Job],
+        rows: Vec<(Row, Option<bool>)>,
+        segment: &Arc<Segment>,
+        bodies: u64,
+    ) {
+        let slots = self.shared.cache.begin(rows.iter().map(|(row, _)| &row.key));
+        let mut dropped = Vec::new();
+        {
+            let mut overlay = self.shared.overlay_mut();
+            for (row, below) in rows {
+                let (key, entry) = entry(row, segment, bodies, below);
+                dropped.extend(overlay.put(key, entry).blob);
             }
-            tally.version = commit.version_min.max(tally.version + 1);
-            for write in &commit.write {
-                statements.write(write, &mut tally)?;
-            }
-            outcomes.push(Outcome::Written(tally.version));
         }
-        // Without a write there is nothing to sync: a conflict was decided on what is durable.
-        if outcomes.iter().any(|outcome| *outcome != Outcome::Conflict) {
-            statements.tally(&tally).map_err(sql)?;
-        }
-        Ok((outcomes, tally))
-    }
-
-    /// Makes the figures and the files follow a group that is durable.
-    fn settle(&self, jobs: &[Job], outcomes: &[Outcome], tally: Tally) {
-        let figures = &self.shared.figures;
-        for (job, outcome) in jobs.iter().zip(outcomes) {
-            if *outcome == Outcome::Conflict {
-                figures.conflicts.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            figures.commits.fetch_add(1, Ordering::Relaxed);
-            for blob in job.commit.write.iter().filter_map(staged_blob) {
+        self.shared.cache.end(&slots);
+        for write in jobs.iter().flat_map(|job| &job.commit.write) {
+            if let Some(blob) = staged_blob(write)
+                && self.names(&write.key, blob)
+            {
                 blob.set_committed();
             }
         }
-        for (first, change) in tally.counts {
-            self.shared.count(first, change);
-        }
-        for id in tally.dropped {
+        for id in dropped {
             let _ = self.keeper.send(Chore::Unlink(id));
         }
     }
 
-    fn commit_failed(&self, e: &rusqlite::Error) -> EngineError {
-        if e.sqlite_error_code() == Some(ErrorCode::DiskFull) {
-            return failed(e);
-        }
-        // Nobody knows what reached the disk: no answer is honest, and a retry may pretend.
-        self.fatal.stop(&format!("could not make a commit durable: {e}"));
-        failed(e)
-    }
-
-    fn roll_back(&self, cause: &EngineError) {
-        tracing::error!(error = %cause, "a group of commits was not written");
-        if self.conn.is_autocommit() {
-            return;
-        }
-        if let Err(e) = self.conn.execute_batch("ROLLBACK") {
-            self.fatal.stop(&format!("could not roll back: {e}"));
+    /// Whether the commit of a write was made, as its blob is now named or was just replaced.
+    fn names(&self, key: &Bytes, blob: &Blob) -> bool {
+        match self.shared.overlay().get(key).map(|entry| entry.home) {
+            Some(Home::Blob { id, .. }) => id == blob.id(),
+            _ => false,
         }
     }
 
-    /// Keeps the log short: the keeper folds it beside the work, and only when it still grows past
-    /// its bound does the writer finish that, which leaves it little to do.
-    fn limit_log(&self) {
-        let Ok(log) = checkpoint(&self.conn, "NOOP") else { return };
-        if log.frames - log.folded > LOG_FRAMES_FOLD {
-            let _ = self.keeper.try_send(Chore::Fold);
-        }
-        if log.frames > LOG_FRAMES_MAX {
-            // Readers that are in the way are not waited for: the next group tries again.
-            let restarted = self
-                .conn
-                .busy_timeout(Duration::from_millis(20))
-                .and_then(|()| checkpoint(&self.conn, "RESTART"))
-                .and_then(|_| self.conn.busy_timeout(BUSY));
-            if let Err(e) = restarted {
-                let _ = self.commit_failed(&e);
-            }
-        }
-    }
-
-    /// Returns free pages to the file system, one small step at a time, while nothing waits.
-    fn give_space_back(&self) {
-        let page_count =
-            |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
-        let free = page_count("freelist_count").unwrap_or(0);
-        if free <= FREE_PAGES_KEPT {
-            return;
-        }
-        let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP})");
-        let drained = self.conn.prepare_cached(&step).and_then(|mut statement| {
-            let mut rows = statement.query([])?;
-            while rows.next()?.is_some() {}
-            Ok(())
-        });
-        match drained {
-            Ok(()) => self.limit_log(),
-            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
-            Err(e) => {
-                let _ = self.commit_failed(&e);
-            }
-        }
+    fn count(&self, jobs: &[Job], outcomes: &[Result<Outcome>]) {
+        debug_assert_eq!(jobs.len(), outcomes.len());
+        let of = |wanted: fn(&Outcome) -> bool| {
+            outcomes.iter().flatten().filter(|outcome| wanted(outcome)).count() as u64
+        };
+        let figures = &self.shared.figures;
+        let conflicts = of(|outcome| *outcome == Outcome::Conflict);
+        figures.conflicts.fetch_add(conflicts, Ordering::Relaxed);
+        let written = of(|outcome| *outcome != Outcome::Conflict);
+        figures.commits.fetch_add(written, Ordering::Relaxed);
     }
 }
 
-/// How long the log is, and how much of it the database holds already; in frames of one page.
-pub(super) struct Log {
-    pub(super) frames: i64,
-    pub(super) folded: i64,
-}
-
-/// Folds the log into the database in a given mode.
-pub(super) fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<Log> {
-    let mut statement = conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
-    statement.query_row([], |row| Ok(Log { frames: row.get(1)?, folded: row.get(2)? }))
+/// The overlay's entry for a row of the log.
+pub(super) fn entry(
+    row: Row,
+    segment: &Arc<Segment>,
+    bodies: u64,
+    below: Option<bool>,
+) -> (Bytes, Entry) {
+    let place = match row.home {
+        Home::Inline { at, .. } => Some((segment.clone(), bodies + at)),
+        Home::Removed | Home::Empty | Home::Blob { .. } => None,
+    };
+    let Row { key, version, due, head, home } = row;
+    (key, Entry { version, due, head, home, place, below })
 }
 
 fn size(commit: &Commit) -> u64 {
@@ -267,136 +383,5 @@ fn staged_blob(write: &Write) -> Option<&Blob> {
     match &write.record.as_ref()?.body {
         Body::Stored(stored) => stored.as_any().downcast_ref(),
         Body::Bytes(_) => None,
-    }
-}
-
-struct Statements<'c> {
-    find: CachedStatement<'c>,
-    put: CachedStatement<'c>,
-    remove: CachedStatement<'c>,
-    body_insert: CachedStatement<'c>,
-    body_update: CachedStatement<'c>,
-    body_remove: CachedStatement<'c>,
-    blob_insert: CachedStatement<'c>,
-    blob_remove: CachedStatement<'c>,
-    count: CachedStatement<'c>,
-    version: CachedStatement<'c>,
-}
-
-impl<'c> Statements<'c> {
-    fn prepare(conn: &'c Connection) -> rusqlite::Result<Statements<'c>> {
-        Ok(Statements {
-            find: conn.prepare_cached("SELECT version, home FROM heads WHERE key = ?1")?,
-            put: conn.prepare_cached(
-                "INSERT INTO heads (key, version, due, home, sum, head) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (key) DO UPDATE SET \
-                 version = ?2, due = ?3, home = ?4, sum = ?5, head = ?6",
-            )?,
-            remove: conn.prepare_cached("DELETE FROM heads WHERE key = ?1")?,
-            body_insert: conn.prepare_cached("INSERT INTO bodies (sum, body) VALUES (?1, ?2)")?,
-            body_update: conn
-                .prepare_cached("UPDATE bodies SET sum = ?2, body = ?3 WHERE id = ?1")?,
-            body_remove: conn.prepare_cached("DELETE FROM bodies WHERE id = ?1")?,
-            blob_insert: conn.prepare_cached("INSERT INTO blobs (id, size) VALUES (?1, ?2)")?,
-            blob_remove: conn.prepare_cached("DELETE FROM blobs WHERE id = ?1 RETURNING size")?,
-            count: conn.prepare_cached(
-                "INSERT INTO counts (first, n) VALUES (?1, ?2) \
-                 ON CONFLICT (first) DO UPDATE SET n = n + ?2",
-            )?,
-            version: conn.prepare_cached("UPDATE meta SET last_version = ?1 WHERE id = 1")?,
-        })
-    }
-
-    /// Version and home of a record as the group has left it so far.
-    fn find(&mut self, key: &[u8]) -> rusqlite::Result<Option<(i64, i64)>> {
-        self.find.query_row(params![key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-    }
-
-    fn hold(&mut self, expect: &[Expect]) -> rusqlite::Result<bool> {
-        for Expect { key, version } in expect {
-            let found = self.find(key)?.map_or(0, |(version, _)| version.cast_unsigned());
-            if found != *version {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn write(&mut self, write: &Write, tally: &mut Tally) -> Result<()> {
-        let sql = |e: rusqlite::Error| failed(&e);
-        let first = i64::from(write.key.first().copied().unwrap_or_default());
-        let old = self.find(&write.key).map_err(sql)?.map(|(_, home)| home);
-        match &write.record {
-            Some(record) => {
-                let home = self.place(record, old.unwrap_or(0), tally)?;
-                let NewRecord { due, head, .. } = record;
-                let sum = head_sum(&write.key, tally.version, *due, home, head);
-                let (version, due) = (tally.version.cast_signed(), due.cast_signed());
-                let row = params![&write.key[..], version, due, home, sum, &head[..]];
-                self.put.execute(row).map_err(sql)?;
-                if old.is_none() {
-                    *tally.counts.entry(first).or_default() += 1;
-                }
-            }
-            None => {
-                if let Some(home) = old {
-                    self.vacate(home, tally)?;
-                    self.remove.execute(params![&write.key[..]]).map_err(sql)?;
-                    *tally.counts.entry(first).or_default() -= 1;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a body where it belongs, in the place of the one at `old` if it fits there.
-    fn place(&mut self, record: &NewRecord, old: i64, tally: &mut Tally) -> Result<i64> {
-        let sql = |e: rusqlite::Error| failed(&e);
-        let bytes = match &record.body {
-            Body::Bytes(bytes) => bytes,
-            Body::Stored(stored) => {
-                let blob: &Blob = stored
-                    .as_any()
-                    .downcast_ref()
-                    .ok_or_else(|| EngineError::Failed("a stored body of another engine".into()))?;
-                self.vacate(old, tally)?;
-                let size = i64::try_from(super::super::StoredBody::len(blob)).unwrap_or(i64::MAX);
-                self.blob_insert.execute(params![blob.id(), size]).map_err(sql)?;
-                *tally.counts.entry(BLOB_BYTES).or_default() += size;
-                return Ok(-blob.id());
-            }
-        };
-        let sum = body_sum(tally.version, bytes);
-        if old > 0 && !bytes.is_empty() {
-            self.body_update.execute(params![old, sum, &bytes[..]]).map_err(sql)?;
-            return Ok(old);
-        }
-        self.vacate(old, tally)?;
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        self.body_insert.insert(params![sum, &bytes[..]]).map_err(sql)
-    }
-
-    /// Frees the place of a body that is replaced or removed.
-    fn vacate(&mut self, home: i64, tally: &mut Tally) -> Result<()> {
-        let sql = |e: rusqlite::Error| failed(&e);
-        if home > 0 {
-            self.body_remove.execute(params![home]).map_err(sql)?;
-        } else if home < 0 {
-            let freed = self.blob_remove.query_row(params![-home], |row| row.get::<_, i64>(0));
-            let freed = freed.optional().map_err(sql)?.unwrap_or(0);
-            *tally.counts.entry(BLOB_BYTES).or_default() -= freed;
-            tally.dropped.push(-home);
-        }
-        Ok(())
-    }
-
-    fn tally(&mut self, tally: &Tally) -> rusqlite::Result<()> {
-        for (first, change) in tally.counts.iter().filter(|(_, change)| **change != 0) {
-            self.count.execute(params![first, change])?;
-        }
-        self.version.execute(params![tally.version.cast_signed()])?;
-        Ok(())
     }
 }
