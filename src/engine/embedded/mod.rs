@@ -18,6 +18,7 @@ mod frame;
 mod keeper;
 mod overlay;
 mod pressure;
+mod read;
 mod reader;
 mod recover;
 mod schema;
@@ -25,12 +26,11 @@ mod segment;
 mod writer;
 
 use super::{
-    Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Stage,
-    Stats,
+    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Stage, Stats,
 };
 use bytes::Bytes;
-use frame::Home;
-use overlay::{Entry, Overlay};
+use overlay::Overlay;
+use read::{Pace, Reads};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -39,7 +39,6 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Commits that wait for the writer at most; further ones wait for a place.
@@ -48,11 +47,6 @@ const QUEUE: usize = 4096;
 const QUEUE_SPARE: usize = 16;
 /// Chores that wait for the keeper at most; further ones wait for a place.
 const CHORES: usize = 4096;
-/// Reads that take longer than this have met the disk: for a while, reads get threads of their own.
-const READ_FAST: Duration = Duration::from_millis(1);
-const READ_SLOW_FOR: Duration = Duration::from_millis(100);
-/// Records of one first byte in the overlay up to which [`Engine::count`] is exact.
-const COUNT_EXACT: usize = 4096;
 
 /// How to open a data directory.
 #[derive(Clone, Debug)]
@@ -156,13 +150,6 @@ impl Shared {
     }
 }
 
-/// What reads need.
-struct Reads {
-    shared: Arc<Shared>,
-    readers: Arc<reader::Readers>,
-    blobs: Arc<blobs::Blobs>,
-}
-
 /// See the module.
 pub struct Embedded {
     shared: Arc<Shared>,
@@ -172,9 +159,7 @@ pub struct Embedded {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held until the engine is closed.
     lock: Mutex<Option<File>>,
-    opened: Instant,
-    /// Until when reads get threads of their own; microseconds since the opening.
-    slow_until: AtomicU64,
+    pace: Pace,
 }
 
 impl Embedded {
@@ -215,8 +200,7 @@ impl Embedded {
         let (tasks, threads) = start(conn, &reads, &fatal, mark.salt)?;
         let (tasks, threads) = (Mutex::new(Some(tasks)), Mutex::new(threads));
         let (queue, lock) = (Arc::new(Semaphore::new(QUEUE)), Mutex::new(Some(lock)));
-        let (opened, slow_until) = (Instant::now(), AtomicU64::new(0));
-        Ok(Embedded { shared, reads, tasks, queue, threads, lock, opened, slow_until })
+        Ok(Embedded { shared, reads, tasks, queue, threads, lock, pace: Pace::default() })
     }
 
     /// Runs a read where it may wait for the disk.
@@ -227,26 +211,6 @@ impl Embedded {
         let reads = self.reads.clone();
         let work = tokio::task::spawn_blocking(move || work(&reads));
         work.await.map_err(|e| EngineError::Failed(e.to_string()))?
-    }
-
-    fn micros(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Runs a read at once while reads find their pages in memory, as a change of threads costs
-    /// more than such a read; once one has met the disk, reads change threads for a while.
-    fn at_once<T>(&self, work: impl FnOnce(&Reads) -> Result<T>) -> Option<Result<T>> {
-        let start = self.micros();
-        if start < self.slow_until.load(Ordering::Relaxed) {
-            return None;
-        }
-        let done = work(&self.reads);
-        let end = self.micros();
-        if end - start > READ_FAST.as_micros() as u64 {
-            let until = end + READ_SLOW_FOR.as_micros() as u64;
-            self.slow_until.store(until, Ordering::Relaxed);
-        }
-        Some(done)
     }
 
     fn open_still(&self) -> Result<()> {
@@ -308,134 +272,6 @@ fn start(
         spawn("keeper", alive(), move || tidy.run())?,
     ];
     Ok((tasks, threads))
-}
-
-impl Reads {
-    /// The newest record of a key.
-    fn find(&self, key: &[u8], part: Part) -> Result<Option<Record>> {
-        // A blob's file goes when its record is replaced: read the record again when that happens
-        // between the two. A file that is missing for a record that stays is damage.
-        let mut gone = None;
-        loop {
-            let above = self.shared.overlay().get(key).cloned();
-            let (mut record, blob) = match above {
-                Some(entry) => match resolve(entry, part)? {
-                    Some(found) => found,
-                    None => return Ok(None),
-                },
-                None => match self.readers.read(key, part)? {
-                    Some((record, home)) => (record, (home < 0).then_some(-home)),
-                    None => return Ok(None),
-                },
-            };
-            let Some(id) = blob.filter(|_| part == Part::Whole) else { return Ok(Some(record)) };
-            if let Some(blob) = self.blobs.open(id)? {
-                record.body = Body::Stored(Arc::new(blob));
-                return Ok(Some(record));
-            }
-            if gone == Some(id) {
-                return Err(EngineError::Corrupt(format!("blob file {id:016x} is missing")));
-            }
-            gone = Some(id);
-        }
-    }
-
-    /// A page from the overlay and the database together. `view` is released once both are pinned.
-    fn scan(&self, scan: &Scan, view: RwLockReadGuard<'_, ()>) -> Result<Page> {
-        let reading = self.readers.take()?;
-        let above = above(&self.shared.overlay(), scan);
-        drop(view);
-        let mut page = Page::default();
-        let mut above = above.into_iter().peekable();
-        self.readers.scan(reading, scan, |found| {
-            while let Some((key, entry)) = above.next_if(|(key, _)| key[..] < *found.key) {
-                entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
-            }
-            if page.len() >= scan.limit {
-                return false;
-            }
-            match above.next_if(|(key, _)| key[..] == *found.key) {
-                Some((key, Some(entry))) => push(&mut page, &key, &entry),
-                Some((_, None)) => {}
-                None => page.push(found),
-            }
-            page.len() < scan.limit
-        })?;
-        for (key, entry) in above {
-            entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
-        }
-        page.truncate(scan.limit);
-        Ok(page)
-    }
-
-    fn due(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
-        let _view = self.shared.view();
-        let mut found =
-            self.readers.due(until, limit, |key| self.shared.overlay().get(key).is_none())?;
-        {
-            let overlay = self.shared.overlay();
-            let above = overlay.due(until).take(limit);
-            found.extend(above.map(|(due, key, version)| (due, key.clone(), version)));
-        }
-        found.sort_by_key(|(due, _, _)| *due);
-        found.truncate(limit);
-        Ok(found.into_iter().map(|(_, key, version)| (key, version)).collect())
-    }
-
-    fn count(&self, first: u8) -> Result<u64> {
-        let _view = self.shared.view();
-        let unknown: Vec<Bytes> = {
-            let overlay = self.shared.overlay();
-            let mut keys: Vec<_> = overlay.first(first).take(COUNT_EXACT + 1).collect();
-            if keys.len() > COUNT_EXACT {
-                keys.clear();
-            }
-            keys.retain(|(_, entry)| entry.below.is_none());
-            keys.into_iter().map(|(key, _)| key.clone()).collect()
-        };
-        for key in unknown {
-            let below = self.readers.version(&key)? != 0;
-            self.shared.overlay_mut().learn(&key, below);
-        }
-        let below = self.shared.counts.get(usize::from(first));
-        let below = below.map_or(0, |count| count.load(Ordering::Relaxed));
-        let count = below.saturating_add(self.shared.overlay().change(first));
-        Ok(u64::try_from(count).unwrap_or(0))
-    }
-}
-
-/// The record of an entry, and its blob; `None` when it is a removal.
-fn resolve(entry: Entry, part: Part) -> Result<Option<(Record, Option<i64>)>> {
-    let Entry { version, due, head, home, place, .. } = entry;
-    let (body, blob) = match (home, place) {
-        (Home::Removed, _) => return Ok(None),
-        (Home::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
-        (Home::Inline { len, sum, .. }, Some((segment, at))) if part == Part::Whole => {
-            (Body::Bytes(recover::body(&segment, at, len, version, sum)?), None)
-        }
-        (Home::Empty | Home::Inline { .. }, _) => (Body::EMPTY, None),
-    };
-    Ok(Some((Record { version, due, head, body }, blob)))
-}
-
-/// What of the overlay takes part in a scan, up to the records that fill its page: records, and
-/// `None` for what only hides a record of the database.
-fn above(overlay: &Overlay, scan: &Scan) -> Vec<(Bytes, Option<Entry>)> {
-    let (mut found, mut live) = (Vec::new(), 0);
-    for (key, entry) in overlay.range(&scan.start, &scan.end) {
-        if live == scan.limit {
-            break;
-        }
-        let shown = entry.live() && (entry.due == 0 || entry.due > scan.skip_due);
-        live += usize::from(shown);
-        found.push((key.clone(), shown.then(|| entry.clone())));
-    }
-    found
-}
-
-fn push(page: &mut Page, key: &[u8], entry: &Entry) {
-    let (version, due, head) = (entry.version, entry.due, &entry.head[..]);
-    page.push(super::Scanned { key, version, due, head });
 }
 
 /// Stops the process when its thread panics: without it nothing would be written any more.
@@ -510,7 +346,7 @@ impl Engine for Embedded {
                 Err(ticket) => ticket,
             };
             self.shared.figures.cache_misses.fetch_add(1, Ordering::Relaxed);
-            let found = match self.at_once(|reads| reads.find(key, part)) {
+            let found = match self.pace.at_once(|| self.reads.find(key, part)) {
                 Some(found) => found?,
                 None => {
                     let owned = Bytes::copy_from_slice(key);
@@ -528,7 +364,7 @@ impl Engine for Embedded {
         Box::pin(async move {
             self.open_still()?;
             let page = match self.shared.view.try_read() {
-                Ok(view) => self.at_once(|reads| reads.scan(&scan, view)),
+                Ok(view) => self.pace.at_once(|| self.reads.scan(&scan, view)),
                 Err(_) => None,
             };
             match page {
