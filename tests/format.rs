@@ -116,10 +116,10 @@ async fn a_body_that_was_changed_or_swapped_is_not_served() {
 #[tokio::test]
 async fn a_head_that_was_changed_or_moved_is_not_served() {
     for sql in [
-        "UPDATE heads SET head = x'00' WHERE key = CAST('a' AS BLOB)",
-        "UPDATE heads SET version = version + 1 WHERE key = CAST('a' AS BLOB)",
-        "UPDATE heads SET due = 1 WHERE key = CAST('a' AS BLOB)",
-        "UPDATE heads SET home = 2 WHERE key = CAST('a' AS BLOB)",
+        "UPDATE heads SET data = CAST(data || x'00' AS BLOB) WHERE key = CAST('a' AS BLOB)",
+        "UPDATE heads SET data = substr(data, 1, 10) WHERE key = CAST('a' AS BLOB)",
+        "UPDATE heads SET data = (SELECT data FROM heads WHERE key = CAST('b' AS BLOB)) \
+         WHERE key = CAST('a' AS BLOB)",
         "UPDATE heads SET key = CAST('aa' AS BLOB) WHERE key = CAST('a' AS BLOB)",
     ] {
         let (_dir, data) = filled().await;

@@ -10,11 +10,11 @@ use super::frame::Home;
 use super::keeper::Chore;
 use super::overlay::Entry;
 use super::reader::Readers;
-use super::schema::{BLOB_BYTES, BUSY, failed, head_sum};
+use super::schema::{BLOB_BYTES, BUSY, Data, failed};
 use super::writer::Task;
 use super::{Boundary, Fatal, Shared};
 use bytes::Bytes;
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -28,11 +28,11 @@ const STEP_BYTES: u64 = 1 << 20;
 const TICK: Duration = Duration::from_millis(100);
 /// Without a commit for so many ticks the server counts as idle.
 const IDLE_TICKS: u32 = 5;
-/// Frames (4 KiB pages) of the database's own log after which it is folded too: 16 MiB.
-const WAL_FRAMES_FOLD: i64 = 4096;
+/// Frames (8 KiB pages) of the database's own log after which it is folded too: 16 MiB.
+const WAL_FRAMES_FOLD: i64 = 2048;
 /// Free pages given back in one step (256 KiB), and how many may stay for what comes next (4 MiB).
-const VACUUM_STEP: u32 = 64;
-const FREE_PAGES_KEPT: u32 = 1024;
+const VACUUM_STEP: u32 = 32;
+const FREE_PAGES_KEPT: u32 = 512;
 /// Closing folds for so long at most; what is left is read from the log at the next start.
 const CLOSE: Duration = Duration::from_secs(2);
 /// How much nicer than the rest this thread is: requests come first.
@@ -319,16 +319,17 @@ struct Statements<'c> {
     blob_insert: CachedStatement<'c>,
     blob_remove: CachedStatement<'c>,
     count: CachedStatement<'c>,
+    /// A row's data, in memory that is used again.
+    data: Vec<u8>,
 }
 
 impl<'c> Statements<'c> {
     fn prepare(conn: &'c Connection) -> rusqlite::Result<Statements<'c>> {
         Ok(Statements {
-            find: conn.prepare_cached("SELECT home FROM heads WHERE key = ?1")?,
+            find: conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?,
             put: conn.prepare_cached(
-                "INSERT INTO heads (key, version, due, home, sum, head) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (key) DO UPDATE SET \
-                 version = ?2, due = ?3, home = ?4, sum = ?5, head = ?6",
+                "INSERT INTO heads (key, due, data) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (key) DO UPDATE SET due = ?2, data = ?3",
             )?,
             remove: conn.prepare_cached("DELETE FROM heads WHERE key = ?1")?,
             body_insert: conn.prepare_cached("INSERT INTO bodies (sum, body) VALUES (?1, ?2)")?,
@@ -341,6 +342,7 @@ impl<'c> Statements<'c> {
                 "INSERT INTO counts (first, n) VALUES (?1, ?2) \
                  ON CONFLICT (first) DO UPDATE SET n = n + ?2",
             )?,
+            data: Vec::new(),
         })
     }
 
@@ -352,8 +354,12 @@ impl<'c> Statements<'c> {
         tally: &mut Tally,
     ) -> rusqlite::Result<()> {
         let first = i64::from(key.first().copied().unwrap_or_default());
-        let find = self.find.query_row(params![&key[..]], |row| row.get::<_, i64>(0));
-        let old = find.optional()?;
+        let home = |row: &Row<'_>| {
+            let data = row.get_ref(0)?.as_blob()?;
+            // A damaged record is replaced; its body, wherever it is, stays as garbage.
+            Ok(Data::decode(key, data).map_or(0, |data| data.home))
+        };
+        let old = self.find.query_row(params![&key[..]], home).optional()?;
         if !entry.live() {
             if let Some(home) = old {
                 self.vacate(home, tally)?;
@@ -363,10 +369,9 @@ impl<'c> Statements<'c> {
             return Ok(());
         }
         let home = self.place(entry, body, old.unwrap_or(0), tally)?;
-        let Entry { version, due, head, .. } = entry;
-        let sum = head_sum(key, *version, *due, home, head);
-        let (version, due) = (version.cast_signed(), due.cast_signed());
-        self.put.execute(params![&key[..], version, due, home, sum, &head[..]])?;
+        let data = Data { version: entry.version, due: entry.due, home, head: &entry.head };
+        data.encode(key, &mut self.data);
+        self.put.execute(params![&key[..], entry.due.cast_signed(), &self.data[..]])?;
         if old.is_none() {
             *tally.counts.entry(first).or_default() += 1;
         }

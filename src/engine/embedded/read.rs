@@ -117,6 +117,7 @@ impl Reads {
             match above.next_if(|(key, _)| key[..] == *found.key) {
                 Some((key, Some(entry))) => push(&mut page, &key, &entry),
                 Some((_, None)) => {}
+                None if found.due > 0 && found.due <= scan.skip_due => {}
                 None => page.push(found),
             }
             page.len() < scan.limit

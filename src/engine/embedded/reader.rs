@@ -4,20 +4,17 @@
 //! between: then a read takes no lock of the database, and finds its cached pages as they were.
 
 use super::super::{Body, EngineError, Part, Record, Result, Scan};
-use super::schema::{self, body_sum, failed, head_sum};
+use super::schema::{self, Data, body_sum, failed};
 use bytes::Bytes;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Rows, params};
+use rusqlite::{CachedStatement, Connection, Row, Rows, params};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const WHOLE: &str = "SELECT h.version, h.due, h.home, h.sum, h.head, b.sum, b.body
-    FROM heads h LEFT JOIN bodies b ON b.id = h.home WHERE h.key = ?1";
-const HEAD: &str = "SELECT version, due, home, sum, head FROM heads WHERE key = ?1";
-const SCAN: &str = "SELECT key, version, due, home, sum, head FROM heads
-    WHERE key >= ?1 AND key < ?2 AND (due = 0 OR due > ?3) ORDER BY key";
-const DUE: &str = "SELECT due, key, version FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
-const VERSION: &str = "SELECT version FROM heads WHERE key = ?1";
+const HEAD: &str = "SELECT data FROM heads WHERE key = ?1";
+const BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
+const SCAN: &str = "SELECT key, data FROM heads WHERE key >= ?1 AND key < ?2 ORDER BY key";
+const DUE: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
 
 /// Connections that wait for their next read. As many are made as reads run at once, and the
 /// runtime bounds those by its threads.
@@ -101,9 +98,8 @@ impl Readers {
     /// The version of a record; 0 when there is none.
     pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
         self.with(|conn| {
-            let mut statement = conn.prepare_cached(VERSION).map_err(|e| failed(&e))?;
-            let found = statement.query_row(params![key], |row| row.get::<_, i64>(0)).optional();
-            Ok(found.map_err(|e| failed(&e))?.map_or(0, i64::cast_unsigned))
+            let found = row(conn, key, Part::Head)?;
+            Ok(found.map_or(0, |(record, _)| record.version))
         })
     }
 
@@ -128,18 +124,18 @@ impl Readers {
             while found.len() < limit
                 && let Some(row) = rows.next().map_err(|e| failed(&e))?
             {
-                let key = blob(row, 1)?;
+                let key = blob(row, 0)?;
                 if wanted(key) {
-                    let key = Bytes::copy_from_slice(key);
-                    let (due, version) = (number(row, 0)?, number(row, 2)?);
-                    found.push((due.cast_unsigned(), key, version.cast_unsigned()));
+                    let Data { due, version, .. } = checked(key, blob(row, 1)?)?;
+                    found.push((due, Bytes::copy_from_slice(key), version));
                 }
             }
             Ok(found)
         })
     }
 
-    /// Hands the records of a range to `take` in order, until it says that it has enough.
+    /// Hands the records of a range to `take` in order, those that are due too, until it says that
+    /// it has enough.
     pub(super) fn scan(
         &self,
         reading: Reading,
@@ -149,13 +145,11 @@ impl Readers {
         {
             let statement = reading.conn.prepare_cached(SCAN);
             let mut statement: CachedStatement<'_> = statement.map_err(|e| failed(&e))?;
-            let skip_due = i64::try_from(scan.skip_due).unwrap_or(i64::MAX);
-            let bounds = params![&scan.start[..], &scan.end[..], skip_due];
+            let bounds = params![&scan.start[..], &scan.end[..]];
             let mut rows: Rows<'_> = statement.query(bounds).map_err(|e| failed(&e))?;
             while let Some(row) = rows.next().map_err(|e| failed(&e))? {
                 let key = blob(row, 0)?;
-                let head = blob(row, 5)?;
-                let (version, due) = checked(row, 1, key, head)?;
+                let Data { version, due, head, .. } = checked(key, blob(row, 1)?)?;
                 if !take(Found { key, version, due, head }) {
                     break;
                 }
@@ -171,42 +165,37 @@ pub(super) use super::super::Scanned as Found;
 
 /// See [`Readers::read`].
 fn row(conn: &Connection, key: &[u8], part: Part) -> Result<Option<(Record, i64)>> {
-    let sql = if part == Part::Whole { WHOLE } else { HEAD };
-    let mut statement = conn.prepare_cached(sql).map_err(|e| failed(&e))?;
-    let read = |row: &Row<'_>| Ok(record(row, key, part));
-    statement.query_row(params![key], read).optional().map_err(|e| failed(&e))?.transpose()
-}
-
-fn record(row: &Row<'_>, key: &[u8], part: Part) -> Result<(Record, i64)> {
-    let home = number(row, 2)?;
-    let head = blob(row, 4)?;
-    let (version, due) = checked(row, 0, key, head)?;
-    let mut body = Bytes::new();
-    if part == Part::Whole && home > 0 {
-        let bytes = blob(row, 6)?;
-        if number(row, 5)? != i64::from(body_sum(version, bytes)) {
-            return Err(EngineError::Corrupt(format!("body {home} does not match its checksum")));
-        }
-        body = Bytes::copy_from_slice(bytes);
-    }
+    let mut statement = conn.prepare_cached(HEAD).map_err(|e| failed(&e))?;
+    let mut rows = statement.query(params![key]).map_err(|e| failed(&e))?;
+    let Some(row) = rows.next().map_err(|e| failed(&e))? else { return Ok(None) };
+    let Data { version, due, home, head } = checked(key, blob(row, 0)?)?;
     let head = Bytes::copy_from_slice(head);
-    Ok((Record { version, due, head, body: Body::Bytes(body) }, home))
+    let body = match part {
+        Part::Whole if home > 0 => body(conn, version, home)?,
+        Part::Whole | Part::Head => Bytes::new(),
+    };
+    Ok(Some((Record { version, due, head, body: Body::Bytes(body) }, home)))
 }
 
-/// Version and due of a row whose columns from `at` are version, due, home, sum.
-fn checked(row: &Row<'_>, at: usize, key: &[u8], head: &[u8]) -> Result<(u64, u64)> {
-    let version = number(row, at)?.cast_unsigned();
-    let due = number(row, at + 1)?.cast_unsigned();
-    let home = number(row, at + 2)?;
-    if number(row, at + 3)? != i64::from(head_sum(key, version, due, home, head)) {
-        let key = String::from_utf8_lossy(key);
-        return Err(EngineError::Corrupt(format!("record {key:?} does not match its checksum")));
+fn body(conn: &Connection, version: u64, home: i64) -> Result<Bytes> {
+    let mut statement = conn.prepare_cached(BODY).map_err(|e| failed(&e))?;
+    let mut rows = statement.query(params![home]).map_err(|e| failed(&e))?;
+    let Some(row) = rows.next().map_err(|e| failed(&e))? else {
+        return Err(EngineError::Corrupt(format!("body {home} is missing")));
+    };
+    let bytes = blob(row, 1)?;
+    let sum: i64 = row.get(0).map_err(|e| misshapen(0, &e))?;
+    if sum != i64::from(body_sum(version, bytes)) {
+        return Err(EngineError::Corrupt(format!("body {home} does not match its checksum")));
     }
-    Ok((version, due))
+    Ok(Bytes::copy_from_slice(bytes))
 }
 
-fn number(row: &Row<'_>, column: usize) -> Result<i64> {
-    row.get(column).map_err(|e| misshapen(column, &e))
+fn checked<'d>(key: &[u8], data: &'d [u8]) -> Result<Data<'d>> {
+    Data::decode(key, data).ok_or_else(|| {
+        let key = String::from_utf8_lossy(key);
+        EngineError::Corrupt(format!("record {key:?} does not match its checksum"))
+    })
 }
 
 fn blob<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8]> {
