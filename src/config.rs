@@ -56,7 +56,7 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(16 << 20..=1 << 40))]
     max_in_flight: u64,
 
-    /// Bytes of small items kept in memory for reading
+    /// Bytes of small items kept in memory for reading, taken as they are read
     #[arg(long, value_name = "BYTES", env = "STEADFAST_CACHE", default_value_t = 128 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,

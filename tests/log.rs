@@ -114,8 +114,11 @@ fn value(n: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 7 + n * 131) % 251) as u8).collect()
 }
 
+/// A name, and what it does to a page.
+type Tear = (&'static str, fn(&mut [u8]));
+
 /// What a page may look like after a power cut, besides whole.
-fn tears() -> Vec<(&'static str, fn(&mut [u8]))> {
+fn tears() -> Vec<Tear> {
     vec![
         ("zeros", |page| page.fill(0)),
         ("garbage", |page| page.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 97 + 13) as u8)),
