@@ -85,6 +85,21 @@ pub struct ServeArgs {
     log: String,
 }
 
+/// Flags of `steadfast check`.
+#[derive(Args, Clone)]
+pub struct CheckArgs {
+    /// Directory that holds the data
+    #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
+    data: PathBuf,
+}
+
+impl CheckArgs {
+    /// The data directory.
+    pub fn data(&self) -> &std::path::Path {
+        &self.data
+    }
+}
+
 /// No value may be larger, whatever the flag says: 1 GiB.
 const MAX_VALUE: u64 = 1 << 30;
 /// A token file may have so many bytes.

@@ -2,11 +2,12 @@
 
 use crate::api::{Api, Auth, Token};
 use crate::config::{self, ServeConfig, TokenSource};
-use crate::engine::embedded::{Embedded, Fatal, Options};
+use crate::engine::embedded::{self, Embedded, Fatal, Options, Report};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::http;
 use crate::kv::Kv;
+use crate::kv::check::{Checker, Counted};
 use crate::kv::clock::SystemClock;
 use crate::metrics::Metrics;
 use std::fs::{self, File};
@@ -166,6 +167,21 @@ impl Server {
             });
         }
     }
+}
+
+/// Looks at a data directory that no server uses, without changing it.
+///
+/// # Errors
+/// When it is in use, of another format, or cannot be read. Damage is in the report.
+pub fn check(dir: &Path) -> Result<(Report, Counted), EngineError> {
+    let mut checker = Checker::new(&SystemClock);
+    let mut report = embedded::check(dir, |record, report| {
+        checker.record(record.key, record.due, record.head, record.body_len);
+        checker.problems().into_iter().for_each(|what| report.problem(what));
+    })?;
+    let (counted, problems) = checker.finish();
+    problems.into_iter().for_each(|what| report.problem(what));
+    Ok((report, counted))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

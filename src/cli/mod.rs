@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod check;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Verify every checksum of a data directory, and that all its parts agree
+    #[command(after_help = check::HELP)]
+    Check(crate::config::CheckArgs),
     /// Serve the API until SIGTERM or SIGINT
     #[command(after_help = serve::HELP)]
     Serve(Box<crate::config::ServeArgs>),
@@ -24,6 +28,7 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
+        Command::Check(args) => check::run(&args),
         Command::Serve(args) => serve::run(*args),
     }
 }

@@ -16,7 +16,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const STORES: u8 = b's';
 /// The first byte of the keys of items.
 pub const ITEMS: u8 = b'i';
-const ORDER: u8 = b'o';
+/// The first byte of the keys of stores in the order of lists.
+pub const ORDER: u8 = b'o';
 
 /// The key of a store.
 pub fn store(id: &StoreId) -> Bytes {

@@ -5,6 +5,7 @@
 //! with the versions that were read as expectations, and on a conflict do it again.
 
 pub mod batch;
+pub mod check;
 pub mod clock;
 pub mod cursor;
 pub mod decide;

@@ -179,6 +179,18 @@ impl Blob {
         self.id
     }
 
+    /// Reads all of it against its checksums.
+    pub(super) fn verify(&self) -> std::result::Result<(), String> {
+        let mut offset = 0;
+        while offset < self.len {
+            let len = (self.len - offset).min(BLOCK as u64);
+            // At most a block, which fits.
+            read_blocks(&self.file, &self.sums, self.len, offset, len as usize)?;
+            offset += len;
+        }
+        Ok(())
+    }
+
     /// Called once the commit that names it is durable: from now on its record owns the file.
     pub(super) fn set_committed(&self) {
         self.committed.store(true, Ordering::Release);

@@ -13,6 +13,7 @@
 
 mod blobs;
 mod cache;
+mod check;
 mod fold;
 mod frame;
 mod keeper;
@@ -24,6 +25,8 @@ mod recover;
 mod schema;
 mod segment;
 mod writer;
+
+pub use check::{Checked, Report, check};
 
 use super::{
     BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Stage, Stats,
@@ -174,10 +177,11 @@ impl Embedded {
         let mark = schema::mark(&conn)?;
         let (slots, found) = segment::Slots::open(&dir)?;
         let mut overlay = Overlay::default();
-        let recovered = recover::recover(found, mark, |row, segment, bodies| {
-            let (key, entry) = writer::entry(row, segment, bodies, None);
-            overlay.put(key, entry);
-        })?;
+        let recovered =
+            recover::recover(found, mark, recover::Purpose::Start, |row, segment, bodies| {
+                let (key, entry) = writer::entry(row, segment, bodies, None);
+                overlay.put(key, entry);
+            })?;
         let recover::Recovered { live, spare, last, next_seq } = recovered;
         slots.restore(live, spare);
         sync_folder(&dir)?;

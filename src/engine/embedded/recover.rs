@@ -49,11 +49,21 @@ impl Found {
     }
 }
 
+/// What the log is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To go on from it: what is torn is wiped, and what was found is made durable.
+    Start,
+    /// To look: nothing is changed.
+    Look,
+}
+
 /// Reads all slots, and hands every row behind `mark` to `take`, in the order of commits, with the
 /// place where its frame's bodies begin.
 pub(super) fn recover(
     slots: Vec<Slot>,
     mark: Mark,
+    purpose: Purpose,
     mut take: impl FnMut(Row, &Arc<Segment>, u64),
 ) -> Result<Recovered> {
     let (mut used, mut spare) = (Vec::new(), Vec::new());
@@ -104,7 +114,7 @@ pub(super) fn recover(
             if let Some(found) = later(segment, mark, Some(segment.seq), at)? {
                 return Err(damaged(segment, at, found));
             }
-            erase(segment, at)?;
+            erase(segment, at, purpose)?;
         }
     }
     if let Some(found) = held {
@@ -112,10 +122,10 @@ pub(super) fn recover(
             emit(found);
         } else {
             last = found.header.base;
-            erase(&found.segment, found.at)?;
+            erase(&found.segment, found.at, purpose)?;
         }
     }
-    if let Some(segment) = used.last() {
+    if let Some(segment) = used.last().filter(|_| purpose == Purpose::Start) {
         // What a killed process wrote and did not sync is about to be shown to readers.
         segment.file().sync_data().map_err(|e| io_failed("sync the log", &e))?;
     }
@@ -206,7 +216,10 @@ fn later(segment: &Segment, mark: Mark, seq: Option<u64>, at: u64) -> Result<Opt
 }
 
 /// Wipes the start of what was torn, so that it is never met again.
-fn erase(segment: &Segment, at: u64) -> Result<()> {
+fn erase(segment: &Segment, at: u64, purpose: Purpose) -> Result<()> {
+    if purpose == Purpose::Look {
+        return Ok(());
+    }
     let mut page = [0; PAGE];
     let len = read_up_to(segment, at, &mut page)?;
     if page.get(..len).unwrap_or_default().iter().any(|byte| *byte != 0) {

@@ -144,6 +144,18 @@ fn explain(e: EngineError, path: &Path) -> EngineError {
     }
 }
 
+/// Opens a database for reads, if it is one of this format.
+pub(super) fn open_checked(dir: &Path) -> Result<Connection> {
+    let conn = open_reader(dir)?;
+    let path = path(dir);
+    let number = |name: &str| -> Result<i64> {
+        let number = conn.pragma_query_value(None, name, |row| row.get(0));
+        number.map_err(|e| explain(failed(&e), &path))
+    };
+    recognise(number("application_id")?, number("user_version")?, &path)?;
+    Ok(conn)
+}
+
 /// Opens one more connection, for reads alone.
 pub(super) fn open_reader(dir: &Path) -> Result<Connection> {
     let conn = Connection::open_with_flags(

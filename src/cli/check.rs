@@ -1,0 +1,53 @@
+//! `steadfast check`.
+
+use crate::config::CheckArgs;
+use crate::server;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+pub(super) const HELP: &str = "\
+Stop the server first: a data directory that is in use is not looked at. Nothing is changed.
+Exit status: 0 all is well, 1 something is damaged (each problem is a line), 2 it could not be told.";
+
+/// The exit status when it cannot be told whether the data is sound.
+const UNKNOWN: u8 = 2;
+
+pub(super) fn run(args: &CheckArgs) -> ExitCode {
+    let (report, counted) = match server::check(args.data()) {
+        Ok(found) => found,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "steadfast: {e}");
+            return ExitCode::from(UNKNOWN);
+        }
+    };
+    let mut out = io::stdout().lock();
+    let mut told = || -> io::Result<()> {
+        for problem in &report.problems {
+            writeln!(out, "{problem}")?;
+        }
+        let more = report.problem_count - report.problems.len() as u64;
+        if more > 0 {
+            writeln!(out, "and {more} more problems")?;
+        }
+        writeln!(
+            out,
+            "{} stores, {} items, {} records with {} bytes, {} blob files, {} rows in the log: {}",
+            counted.stores,
+            counted.items,
+            report.records,
+            report.body_bytes,
+            report.blobs,
+            report.log_rows,
+            match report.problem_count {
+                0 => "all is well".to_owned(),
+                1 => "1 problem".to_owned(),
+                count => format!("{count} problems"),
+            }
+        )
+    };
+    match told() {
+        Ok(()) if report.problem_count == 0 => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(_) => ExitCode::from(UNKNOWN),
+    }
+}
