@@ -98,6 +98,18 @@ impl Server {
         self.child.wait().unwrap()
     }
 
+    /// The status it ended with, once it did, within a time.
+    pub(crate) fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + within;
+        loop {
+            let status = self.child.try_wait().unwrap();
+            if status.is_some() || Instant::now() > until {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Stops it in order.
     pub(crate) fn stop(self) {
         self.terminate();

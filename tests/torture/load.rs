@@ -54,7 +54,12 @@ pub(crate) struct Load {
 }
 
 /// Runs all writers while `during` does; they end when it does, or when the server is gone.
-pub(crate) fn run(load: &Load, journals: &mut [Journal], random: &mut Random, during: impl FnOnce()) {
+pub(crate) fn run(
+    load: &Load,
+    journals: &mut [Journal],
+    random: &mut Random,
+    during: impl FnOnce(),
+) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for journal in journals {
@@ -76,7 +81,7 @@ struct Writer<'l> {
     client: Option<Client>,
 }
 
-/// A put of one item as it is asked for.
+/// One operation as it is asked for.
 struct Ask {
     op: Op,
     query: &'static str,
@@ -88,36 +93,32 @@ struct Ask {
 impl Writer<'_> {
     /// One operation; `None` when the server is gone.
     fn step(&mut self) -> Option<()> {
+        if self.client.is_none() {
+            self.client = Some(Client::connect(self.load.port).ok()?);
+        }
         match self.random.below(100) {
             0..=7 => self.batch(),
             8..=12 => self.append_shared(),
             13..=15 => self.count(),
             _ => self.own(),
         }
+        Some(())
     }
 
     fn target(&self, key: &str) -> String {
         format!("/resources/stores/kv/{}/keys/{key}", self.load.store)
     }
 
-    /// Asks; an answer that never came is `Err`, a server that is gone is `None`.
+    /// Asks; `None` when no answer came. The next step connects anew where that is needed.
     fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
-        if self.client.is_none() {
-            self.client = Some(Client::connect(self.load.port).ok()?);
+        let answer = self.client.as_mut()?.ask(request, fields, body).ok();
+        let closes = |answer: &Answer| {
+            answer.fields("Connection").iter().any(|value| value.eq_ignore_ascii_case("close"))
+        };
+        if answer.as_ref().is_none_or(closes) {
+            self.client = None;
         }
-        let answer = self.client.as_mut()?.ask(request, fields, body);
-        match answer {
-            Ok(answer) => {
-                if answer.fields("Connection").iter().any(|v| v.eq_ignore_ascii_case("close")) {
-                    self.client = None;
-                }
-                Some(answer)
-            }
-            Err(_) => {
-                self.client = None;
-                None
-            }
-        }
+        answer
     }
 
     fn done(&mut self, key: &str, what: What) {
@@ -140,17 +141,17 @@ impl Writer<'_> {
     }
 
     /// Anything to a key of its own.
-    fn own(&mut self) -> Option<()> {
+    fn own(&mut self) {
         let key = self.journal.key(self.random.below(self.load.keys));
         let known = self.journal.known(&key);
         let ask = match known.certain(now()) {
             None => self.replace(&key),
             Some(there) => self.any(&key, there.cloned()),
         };
-        self.send(ask)
+        self.send(ask);
     }
 
-    fn send(&mut self, ask: Ask) -> Option<()> {
+    fn send(&mut self, ask: Ask) {
         let Ask { op, query, if_generation, method, body } = ask;
         let key = op.key.clone();
         let request = format!("{method} {}{query}", self.target(&key));
@@ -167,7 +168,6 @@ impl Writer<'_> {
             assert!(generation > floor, "{request}: {generation} after {floor}");
         }
         self.done(&key, what);
-        answer.map(drop)
     }
 
     /// What may be done whatever is there: overwriting it, or removing it by force.
@@ -245,7 +245,7 @@ impl Writer<'_> {
     }
 
     /// Several of its keys, each line by itself.
-    fn batch(&mut self) -> Option<()> {
+    fn batch(&mut self) {
         let (mut ops, mut body) = (Vec::new(), Vec::new());
         for number in 0..self.load.keys {
             if ops.is_empty() || self.random.one_in(2) {
@@ -274,7 +274,6 @@ impl Writer<'_> {
             };
             self.done(&op.key, what);
         }
-        answer.map(drop)
     }
 
     /// How a line went in a batch that had errors.
@@ -294,19 +293,19 @@ impl Writer<'_> {
         }
     }
 
-    fn append_shared(&mut self) -> Option<()> {
+    fn append_shared(&mut self) {
         let bytes = self.random.below(300) as u32;
         let piece = self.journal.piece(APPENDED, bytes);
         let (key, metadata) = (APPENDED.to_owned(), String::new());
         let op = Op { key, change: Change::Append(piece), metadata, ttl: None };
         let (if_generation, method, body) = (None, "PUT", piece.make(APPENDED));
-        self.send(Ask { op, query: "?append=true", if_generation, method, body })
+        self.send(Ask { op, query: "?append=true", if_generation, method, body });
     }
 
     /// Counts up by one, if nobody else does at once.
-    fn count(&mut self) -> Option<()> {
+    fn count(&mut self) {
         let target = self.target(COUNTED);
-        let read = self.ask(&format!("GET {target}"), &[], b"")?;
+        let Some(read) = self.ask(&format!("GET {target}"), &[], b"") else { return };
         let (count, generation) = match read.status {
             200 => (value::parse(COUNTED, &read.body).unwrap()[0].sequence, read.generation()),
             404 => (0, 0),
@@ -324,7 +323,6 @@ impl Writer<'_> {
             answer => self.told(&op, answer.as_ref(), "PUT"),
         };
         self.done(COUNTED, what);
-        answer.map(drop)
     }
 }
 

@@ -10,6 +10,7 @@ use std::process::Command;
 pub(crate) const WRITE: u32 = 1;
 pub(crate) const SYNC: u32 = 2;
 pub(crate) const UNLINK: u32 = 4;
+pub(crate) const TRUNCATE: u32 = 16;
 pub(crate) const OPEN: u32 = 32;
 pub(crate) const SEND: u32 = 64;
 
@@ -118,7 +119,9 @@ impl Shim {
     fn command(&self, data: &Path) -> Command {
         let mut command = Command::new(support::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
-        command.env("STEADFAST_TOKEN", TOKEN).env("STEADFAST_SHIM", self.dir.path().join("control"));
+        command
+            .env("STEADFAST_TOKEN", TOKEN)
+            .env("STEADFAST_SHIM", self.dir.path().join("control"));
         command.env("LD_PRELOAD", self.dir.path().join("shim.so"));
         let log = File::options().create(true).append(true).open(self.dir.path().join("log"));
         command.stderr(log.unwrap());
