@@ -173,7 +173,11 @@ pub(crate) fn compare(expected: &Expected, observed: &Observed) -> Verdict {
             Err(wrong) => faults.push(fault(key, wrong)),
             Ok(item) => {
                 let floor = known.floor.max(seen.get.generation);
-                let known = Known { possible: vec![item], pending: Vec::new(), floor };
+                let mut possible = vec![item];
+                if possible == [None] {
+                    possible.extend(expired(known, seen));
+                }
+                let known = Known { possible, pending: Vec::new(), floor };
                 found.keys.insert(key.clone(), known);
             }
         }
@@ -257,6 +261,18 @@ fn judge(known: &Known, seen: &Seen) -> Judged<Option<Item>> {
             Ok(Some(item))
         }
     }
+}
+
+/// The items that may have been there and expired: deleting one is still no error for a while
+/// (contract.md, section 11.1), so that what is absent is not certain.
+fn expired<'k>(known: &'k Known, seen: &'k Seen) -> impl Iterator<Item = Option<Item>> + 'k {
+    known.all().flatten().filter(|item| item.life.is_some()).map(|item| {
+        let mut item = item.clone();
+        if let Some(life) = &mut item.life {
+            life.ends = (life.ends.0.min(seen.span.1), seen.span.1);
+        }
+        Some(item)
+    })
 }
 
 fn newest(known: &Known) -> u64 {

@@ -18,7 +18,7 @@ fn killed(what: &str, rule: Rule, among: u64, sizes: Sizes) {
     let Some(shim) = Shim::build() else { return };
     let seed = seed(what);
     let mut ground = Ground::new(seed, 4);
-    for round in 0..rounds().div_ceil(10) {
+    for round in 0..rounds().div_ceil(6) {
         ground.restart(|data| shim.server(data));
         let first = 1 + ground.random.below(among);
         shim.set(0, Rule { first, ..rule });
