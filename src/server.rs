@@ -85,8 +85,9 @@ impl Server {
                     );
                     std::process::exit(FATAL);
                 });
-                let (dir, cache_bytes) = (dir.clone(), config.cache_bytes);
-                Arc::new(Embedded::open(Options { dir, cache_bytes, fatal })?)
+                let (dir, cache_bytes, log_bytes) =
+                    (dir.clone(), config.cache_bytes, config.log_bytes);
+                Arc::new(Embedded::open(Options { dir, cache_bytes, log_bytes, fatal })?)
             }
         };
         let (token, token_at, token_dir) = root_token(&config).map_err(StartError::Token)?;

@@ -16,7 +16,7 @@ const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
     let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
-    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, fatal })
+    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, log_bytes: 128 << 20, fatal })
 }
 
 async fn put(engine: &dyn Engine, key: &str, body: Body) {

@@ -20,7 +20,7 @@ const HEADER: usize = 48;
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
     let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
-    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, fatal })
+    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, log_bytes: 128 << 20, fatal })
 }
 
 async fn put(engine: &dyn Engine, key: &str, body: Vec<u8>) -> u64 {

@@ -40,7 +40,9 @@ impl Subject {
 
 pub(crate) fn open(dir: PathBuf) -> Arc<dyn Engine> {
     let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
-    Arc::new(Embedded::open(Options { dir, cache_bytes: 1 << 20, fatal }).unwrap())
+    // A short log is folded all the time, so that suites meet folds.
+    let options = Options { dir, cache_bytes: 1 << 20, log_bytes: 64 << 10, fatal };
+    Arc::new(Embedded::open(options).unwrap())
 }
 
 /// One test for each engine: `suite!(name_of_an_async_function_over_a_subject, ...)`.

@@ -5,7 +5,7 @@ use crate::kills::rounds;
 use crate::load::Sizes;
 use crate::random::seed;
 use crate::shim::{
-    Action, BLOBS, DATABASE, LOG, OPEN, Rule, SEND, SYNC, Shim, TRUNCATE, UNLINK, WRITE,
+    Action, BLOBS, DATABASE, FOLD, LOG, OPEN, Rule, SEND, SYNC, Shim, TRUNCATE, UNLINK, WRITE,
 };
 use std::time::Duration;
 
@@ -93,18 +93,22 @@ fn killed_after_the_sync_of_the_log_and_before_the_answer() {
 
 #[test]
 fn killed_while_the_log_is_folded_into_the_database() {
-    let writes = |action| rule(action, WRITE, DATABASE);
+    let writes = |action| rule(action, WRITE, FOLD);
     killed("before a write of the fold", writes(Action::KillBefore), 500, Sizes::Log);
     killed("in a write of the fold", writes(Action::KillHalfway), 500, Sizes::Log);
-    killed("before the sync of a fold", rule(Action::KillBefore, SYNC, DATABASE), 2, Sizes::Log);
-    killed("after the sync of a fold", rule(Action::KillAfter, SYNC, DATABASE), 2, Sizes::Log);
+    killed("before the sync of a fold", rule(Action::KillBefore, SYNC, FOLD), 3, Sizes::Log);
+    killed("after the sync of a fold", rule(Action::KillAfter, SYNC, FOLD), 3, Sizes::Log);
 }
 
 #[test]
-fn killed_while_the_log_begins_anew() {
-    // The log's first bytes are written again once all of it is folded.
+fn killed_while_the_database_takes_what_was_folded() {
+    let writes = |action| rule(action, WRITE, DATABASE);
+    killed("before a write of the database", writes(Action::KillBefore), 300, Sizes::Log);
+    killed("in a write of the database", writes(Action::KillHalfway), 300, Sizes::Log);
+    killed("before its sync", rule(Action::KillBefore, SYNC, DATABASE), 2, Sizes::Log);
+    killed("after its sync", rule(Action::KillAfter, SYNC, DATABASE), 2, Sizes::Log);
     let stop = rule(Action::KillBefore, TRUNCATE | SYNC, "steadfast.db");
-    killed("at any sync or cut of database and log", stop, 80, Sizes::Log);
+    killed("at any sync or cut of the database", stop, 8, Sizes::Log);
 }
 
 #[test]

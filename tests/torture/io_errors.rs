@@ -3,7 +3,7 @@
 use crate::ground::{Ground, plain};
 use crate::load::Sizes;
 use crate::random::seed;
-use crate::shim::{Action, BLOBS, DATABASE, EIO, ENOSPC, LOG, OPEN, Rule, SYNC, Shim, WRITE};
+use crate::shim::{Action, BLOBS, DATABASE, EIO, ENOSPC, FOLD, LOG, OPEN, Rule, SYNC, Shim, WRITE};
 use crate::support::Answer;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -261,6 +261,8 @@ fn a_failed_sync_of_a_large_value_stops_the_server_and_acknowledges_nothing() {
 #[test]
 fn a_failed_fold_of_the_log_stops_the_server_and_loses_nothing() {
     let why = "could not";
+    fatal("failing sync of the fold", failing(SYNC, FOLD, 3), Sizes::Log, why);
+    fatal("failing write of the fold", failing(WRITE, FOLD, 300), Sizes::Log, why);
     fatal("failing sync of the database", failing(SYNC, DATABASE, 3), Sizes::Log, why);
     fatal("failing write to the database", failing(WRITE, DATABASE, 300), Sizes::Log, why);
 }
@@ -285,7 +287,7 @@ fn a_put_that_meets_a_failed_sync_is_never_answered_with_success() {
 fn writes_that_end_short_are_ended() {
     let seed = seed("short writes");
     let Some(mut disk) = Disk::new(seed, 6) else { return };
-    for (slot, path) in [LOG, BLOBS, DATABASE].into_iter().enumerate() {
+    for (slot, path) in [LOG, BLOBS, FOLD].into_iter().enumerate() {
         disk.shim.set(slot, Rule::every(WRITE, path, Action::Short));
     }
     disk.ground.load(Sizes::Mixed, false, |_| std::thread::sleep(Duration::from_secs(2)));

@@ -18,7 +18,9 @@ pub(crate) const EIO: u32 = 5;
 pub(crate) const ENOSPC: u32 = 28;
 
 /// The log, the database and the blob files.
-pub(crate) const LOG: &str = "steadfast.db-wal$";
+pub(crate) const LOG: &str = "/log/slot-";
+/// Where the log is folded into first: the database's own log.
+pub(crate) const FOLD: &str = "steadfast.db-wal$";
 pub(crate) const DATABASE: &str = "steadfast.db$";
 pub(crate) const BLOBS: &str = "/blobs/";
 
@@ -119,6 +121,8 @@ impl Shim {
     fn command(&self, data: &Path) -> Command {
         let mut command = Command::new(support::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        // A short log is folded often.
+        command.args(["--log-bytes", "1048576"]);
         command
             .env("STEADFAST_TOKEN", TOKEN)
             .env("STEADFAST_SHIM", self.dir.path().join("control"));

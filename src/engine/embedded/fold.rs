@@ -77,9 +77,10 @@ impl Folder {
             let idle = quiet >= IDLE_TICKS;
             let to = self.shared.boundary();
             let some = self.shared.slots.live_before(to.seq) > 0;
-            if some && (idle || self.shared.pressure.due(&self.shared)) {
+            let due = idle || self.shared.pressure.due(&self.shared);
+            if some && due {
                 self.report(|folder| folder.fold(to, None));
-            } else if idle && self.shared.slots.live_before(u64::MAX) > 0 {
+            } else if due && self.shared.slots.live_before(u64::MAX) > 0 {
                 // What the last segment holds can be folded from the next tick on.
                 if let Some(tasks) = self.tasks.upgrade() {
                     let _ = tasks.try_send(Task::Rotate);

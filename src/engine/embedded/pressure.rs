@@ -1,23 +1,24 @@
 //! How far the log may run ahead of the database: from a first mark on the folder folds, and at a
-//! second one writes wait for it.
+//! second one, four times as far, writes wait for it.
 
 use super::super::{EngineError, Result};
 use super::Shared;
+use super::segment::SEGMENT_BYTES;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Segments (8 MiB each) and records that wait in the log when the folder begins.
-const SEGMENTS_FOLD: usize = 16;
-const RECORDS_FOLD: usize = 128 << 10;
-/// Segments and records at which writes wait.
-const SEGMENTS_MAX: usize = 64;
-const RECORDS_MAX: usize = 512 << 10;
+/// A record of the log counts as so many bytes at least: it takes memory until it is folded.
+const RECORD_BYTES: u64 = 1024;
+/// Writes wait at so many times the first mark.
+const WAIT_FACTOR: usize = 4;
 /// A writer that waits looks again after so long at the latest.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Pressure {
+    /// Segments and records that wait in the log when the folder begins.
+    segments: usize,
+    records: usize,
     state: Mutex<State>,
     eased: Condvar,
 }
@@ -30,13 +31,31 @@ struct State {
 }
 
 impl Pressure {
+    /// With the bytes of log at which folding begins.
+    pub(super) fn new(bytes: u64) -> Pressure {
+        let count = |size: u64| usize::try_from(bytes / size).unwrap_or(usize::MAX / 8).max(1);
+        let (segments, records) = (count(SEGMENT_BYTES), count(RECORD_BYTES));
+        Pressure { segments, records, state: Mutex::default(), eased: Condvar::new() }
+    }
+
+    fn over(&self, shared: &Shared, factor: usize) -> bool {
+        // The segment that is written to cannot be folded, and so does not count.
+        let segments = shared.slots.live_before(u64::MAX).saturating_sub(1);
+        segments >= self.segments * factor || shared.overlay().len() >= self.records * factor
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the folder should begin.
     pub(super) fn due(&self, shared: &Shared) -> bool {
-        over(shared, SEGMENTS_FOLD, RECORDS_FOLD)
+        self.over(shared, 1)
+    }
+
+    /// Whether writes have to wait.
+    pub(super) fn full(&self, shared: &Shared) -> bool {
+        self.over(shared, WAIT_FACTOR)
     }
 
     /// Waits until the log is short enough for another group.
@@ -44,7 +63,7 @@ impl Pressure {
     /// # Errors
     /// When the folder cannot go on: with its reason.
     pub(super) fn wait(&self, shared: &Shared) -> Result<()> {
-        while over(shared, SEGMENTS_MAX, RECORDS_MAX) {
+        while self.full(shared) {
             let state = self.state();
             if let Some(e) = &state.stuck {
                 return Err(e.clone());
@@ -74,8 +93,4 @@ impl Pressure {
     pub(super) fn closing(&self) -> bool {
         self.state().closing
     }
-}
-
-fn over(shared: &Shared, segments: usize, records: usize) -> bool {
-    shared.slots.live_before(u64::MAX) >= segments || shared.overlay().len() >= records
 }

@@ -133,8 +133,12 @@ impl Writer {
                 let _ = job.reply.send(Err(e.clone()));
             }
         };
-        if let Err(e) = self.shared.pressure.wait(&self.shared) {
-            return refuse(jobs, &e);
+        if self.shared.pressure.full(&self.shared) {
+            // All there is can be folded then, this segment too.
+            self.rotate();
+            if let Err(e) = self.shared.pressure.wait(&self.shared) {
+                return refuse(jobs, &e);
+            }
         }
         let checked = self.check(&jobs);
         if !checked.written {
@@ -258,8 +262,14 @@ impl Writer {
         if buffer.capacity() > BUFFER_KEPT {
             *buffer = Vec::new();
         }
-        // What was written in part is written over by the next frame, and matches no checksum.
-        written.map_err(|e| io_failed("write the log", &e))?;
+        if let Err(e) = written {
+            let failed = io_failed("write the log", &e);
+            if !matches!(failed, EngineError::Full(_)) {
+                self.fatal.stop(&format!("could not make a commit durable: {e}"));
+            }
+            // What was written in part matches no checksum, and the next frame takes its place.
+            return Err(failed);
+        }
         let start = Instant::now();
         if let Err(e) = segment.file().sync_data() {
             // Nobody knows what reached the disk: no answer is honest, and a retry may pretend.
