@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 pub(super) const HELP: &str = "\
 Stop the server first: a data directory that is in use is not looked at. Nothing is changed.
-Exit status: 0 all is well, 1 something is damaged (each problem is a line), 2 it could not be told.";
+Exit status: 0 all is well, 1 something is damaged (a line for each problem), 2 it cannot be told.";
 
 /// The exit status when it cannot be told whether the data is sound.
 const UNKNOWN: u8 = 2;
