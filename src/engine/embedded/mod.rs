@@ -281,6 +281,12 @@ fn start(
     Ok((tasks, threads))
 }
 
+/// Reads bytes as a frame of the log; for the fuzz target.
+#[cfg(fuzzing)]
+pub fn fuzz_frame(bytes: &[u8]) {
+    frame::fuzz(bytes);
+}
+
 /// Stops the process when its thread panics: without it nothing would be written any more.
 struct Alive(Fatal);
 

@@ -1,0 +1,163 @@
+//! What the fuzz targets share: a server in memory, spoken to over a stream in memory.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+use steadfast::api::{Api, Auth, Token};
+use steadfast::engine::memory::Memory;
+use steadfast::http::{self, Timeouts};
+use steadfast::kv::Kv;
+use steadfast::kv::clock::SystemClock;
+use steadfast::kv::types::StoreName;
+use steadfast::metrics::Metrics;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// The root token of the server.
+pub const TOKEN: &str = "fuzz-token-0123456789";
+/// The largest value, so small that inputs reach it.
+pub const VALUE_BYTES_MAX: u64 = 2000;
+/// The item that is in the store before each input.
+pub const KEPT: &str = "kept";
+/// After so many inputs a server is made anew, so that what they store stays small.
+const INPUTS: u32 = 2000;
+
+/// A server with one store, which holds one item.
+pub struct Server {
+    runtime: Runtime,
+    api: Arc<Api>,
+    /// The id of the store.
+    pub store: String,
+    _drain: watch::Sender<bool>,
+    draining: watch::Receiver<bool>,
+    inputs: u32,
+}
+
+thread_local! {
+    static SERVER: RefCell<Option<Server>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` on the server of this thread, with the kept item in place.
+pub fn with<T>(work: impl FnOnce(&Server) -> T) -> T {
+    SERVER.with_borrow_mut(|server| {
+        if server.as_ref().is_none_or(|server| server.inputs >= INPUTS) {
+            *server = Some(Server::new());
+        }
+        let server = server.as_mut().expect("it was just made");
+        server.inputs += 1;
+        let put = server.request("PUT", &server.item(KEPT), "", b"value");
+        assert_eq!(put.status, 200, "the kept item is put");
+        work(server)
+    })
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its header fields, in lower case.
+    pub head: String,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Server {
+    fn new() -> Server {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        let engine = Arc::new(Memory::new());
+        let kv = Arc::new(Kv::new(engine, Arc::new(SystemClock), VALUE_BYTES_MAX));
+        let name = StoreName::parse("store").expect("a name");
+        let store = runtime.block_on(kv.create_store(name, None)).expect("a store");
+        let auth = Auth::new(Token::parse(TOKEN).expect("a token"));
+        let api = Arc::new(Api::new(kv, auth, Arc::new(Metrics::default()), 16 << 20));
+        let (drain, draining) = watch::channel(false);
+        let store = store.id.to_string();
+        Server { runtime, api, store, _drain: drain, draining, inputs: 0 }
+    }
+
+    /// The path of an item.
+    pub fn item(&self, key: &str) -> String {
+        format!("/resources/stores/kv/{}/keys/{key}", self.store)
+    }
+
+    /// What the server sends back to these bytes, after which the client ends its side.
+    pub fn send(&self, bytes: &[u8]) -> Vec<u8> {
+        let second = Duration::from_secs(1);
+        let timeouts = Timeouts { head: second, idle: second, body: second, write: second };
+        let (api, draining) = (self.api.clone(), self.draining.clone());
+        self.runtime.block_on(async {
+            let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+            let mut answer = Vec::new();
+            let serve = http::serve(theirs, &*api, timeouts, draining);
+            let client = async {
+                // The server may end the connection before it has taken everything.
+                let _ = ours.write_all(bytes).await;
+                let _ = ours.shutdown().await;
+                let _ = ours.read_to_end(&mut answer).await;
+            };
+            tokio::join!(serve, client);
+            answer
+        })
+    }
+
+    /// One request and its answer. The target must hold no space and no control character.
+    pub fn request(&self, method: &str, target: &str, fields: &str, body: &[u8]) -> Answer {
+        self.raw(method.as_bytes(), target.as_bytes(), fields.as_bytes(), body)
+    }
+
+    /// As [`Server::request`], of bytes.
+    pub fn raw(&self, method: &[u8], target: &[u8], fields: &[u8], body: &[u8]) -> Answer {
+        let rest = format!(
+            " HTTP/1.1\r\nFastly-Key: {TOKEN}\r\nContent-Length: {}\r\nConnection: close\r\n",
+            body.len()
+        );
+        let request = [method, b" ", target, rest.as_bytes(), fields, b"\r\n", body].concat();
+        let answers = answers(&self.send(&request), &[method == b"HEAD"]);
+        let [answer] = <[Answer; 1]>::try_from(answers).expect("one request has one answer");
+        answer
+    }
+
+    /// The store and its kept item must be as they were.
+    pub fn unharmed(&self) {
+        let path = format!("/resources/stores/kv/{}", self.store);
+        assert_eq!(self.request("GET", &path, "", b"").status, 200, "the store is gone");
+        let kept = self.request("GET", &self.item(KEPT), "", b"");
+        assert_eq!((kept.status, &kept.body[..]), (200, &b"value"[..]), "the kept item changed");
+    }
+}
+
+/// Splits what a server sent into its answers, all of which must be well-formed. `bodiless` tells
+/// of each whether it answers HEAD; of those beyond, it does not.
+pub fn answers(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while !bytes.is_empty() {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("a head without an end: {bytes:?}"));
+        let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+        bytes = &bytes[end + 4..];
+        let status = head.strip_prefix("http/1.1 ").and_then(|rest| rest.get(..3));
+        let status: u16 = status.and_then(|status| status.parse().ok()).expect("a status line");
+        assert!((100..600).contains(&status) && status / 100 != 3, "{head}");
+        assert!(status != 500, "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut len = length.map_or(0, |len| len.parse().expect("a length"));
+        assert!(length.is_some() != (status == 204 || status < 200), "{head}");
+        if bodiless.get(answers.len()).copied().unwrap_or(false) {
+            // A head that could not be read is refused with a body, as its method is not known.
+            len = if bytes.len() == len { len } else { 0 };
+        }
+        assert!(bytes.len() >= len, "a body cut short");
+        let (body, rest) = bytes.split_at(len);
+        bytes = rest;
+        if head.contains("content-type: application/json") && !body.is_empty() {
+            serde_json::from_slice::<serde_json::Value>(body).expect("JSON");
+        }
+        if status >= 200 {
+            answers.push(Answer { status, head, body: body.to_vec() });
+        }
+    }
+    answers
+}

@@ -1,0 +1,30 @@
+//! Batches: every line is taken or told of, by its number, and what is told of is not stored.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use steadfast_fuzz::{KEPT, with};
+
+fuzz_target!(|data: &[u8]| {
+    with(|server| {
+        let target = format!("/resources/stores/kv/{}/batch", server.store);
+        let answer = server.request("PUT", &target, "", data);
+        assert!([200, 400, 413].contains(&answer.status), "{answer:?}");
+        let report: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        let errors = report["errors"].as_array().expect("errors");
+        assert_eq!(errors.is_empty(), answer.status == 200);
+        let lines = data.split(|byte| *byte == b'\n').count() as u64;
+        let mut last = None;
+        for error in errors {
+            let index = error["index"].as_u64().expect("an index");
+            assert!(index < lines && last.is_none_or(|last| last < index), "{errors:?}");
+            last = Some(index);
+            let code = error["code"].as_str().expect("a code in quotes");
+            assert!(["400", "413"].contains(&code), "{code}");
+            assert!(!error["reason"].as_str().expect("a reason").is_empty());
+        }
+        if !String::from_utf8_lossy(data).contains(KEPT) && !data.contains(&b'\\') {
+            server.unharmed();
+        }
+    });
+});

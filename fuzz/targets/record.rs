@@ -1,0 +1,18 @@
+//! Heads of items and stores: whatever the bytes, decoding answers, and what it takes it can
+//! give back.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use steadfast::kv::record::{ItemHead, StoreHead};
+
+fuzz_target!(|data: &[u8]| {
+    let bytes = Bytes::copy_from_slice(data);
+    if let Ok(head) = ItemHead::decode(&bytes) {
+        assert_eq!(head.encode(), bytes);
+    }
+    if let Ok(head) = StoreHead::decode(&bytes) {
+        assert_eq!(head.encode(), bytes);
+        assert_eq!(StoreHead::reopened(&bytes).expect("it is sound").is_some(), head.closing);
+    }
+});
