@@ -27,7 +27,7 @@ const BACKLOG: u32 = 4096;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long requests that run may take to end once the server is told to; together with the
 /// closing of the engine this stays below 10 s.
-const DRAIN: Duration = Duration::from_secs(7);
+const DRAIN: Duration = Duration::from_secs(5);
 /// Exit status after a failed sync.
 const FATAL: i32 = 70;
 /// File descriptors besides those of connections.

@@ -34,7 +34,7 @@ const WAL_FRAMES_FOLD: i64 = 2048;
 const VACUUM_STEP: u32 = 32;
 const FREE_PAGES_KEPT: u32 = 512;
 /// Closing folds for so long at most; what is left is read from the log at the next start.
-const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE: Duration = Duration::from_secs(4);
 /// How much nicer than the rest this thread is: requests come first.
 const NICE: i32 = 10;
 
