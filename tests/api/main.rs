@@ -13,7 +13,9 @@ mod support;
 mod delete;
 mod items;
 mod items_put;
+mod keys;
 mod lifetime;
+mod paths;
 
 use std::time::{Duration, UNIX_EPOCH};
 use support::{Answer, Client, Server, TOKEN};
