@@ -172,6 +172,10 @@ impl<'a> Batch<'a> {
     }
 
     async fn parse(&self, line: &[u8]) -> Result<Line, Refused> {
+        // A list of the values would be read as an object of them.
+        if line.starts_with(b"[") {
+            return Err((String::new(), kv::Error::invalid("line", "must be a JSON object")));
+        }
         let raw: RawLine<'_> = serde_json::from_slice(line).map_err(|e| explain(line, &e))?;
         let named = |e: kv::Error| (raw.key.clone().into_owned(), e);
         let key = Key::parse(raw.key.as_bytes()).map_err(named)?;
