@@ -10,12 +10,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod batch;
 mod delete;
 mod items;
 mod items_put;
 mod keys;
 mod lifetime;
 mod paths;
+mod stores;
 
 use std::time::{Duration, UNIX_EPOCH};
 use support::{Answer, Client, Server, TOKEN};
