@@ -12,11 +12,13 @@ mod support;
 
 mod batch;
 mod delete;
+mod errors;
 mod items;
 mod items_put;
 mod keys;
 mod lifetime;
 mod paths;
+mod races;
 mod stores;
 
 use std::time::{Duration, UNIX_EPOCH};
