@@ -48,6 +48,12 @@ impl Head {
 
     /// Reads a whole head.
     pub(super) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
+        // A reader before this one may not take a bare LF for the end of a line, and so see one
+        // field where there would be two here.
+        let mut pairs = bytes.windows(2);
+        if bytes.starts_with(b"\n") || pairs.any(|two| two.ends_with(b"\n") && two != b"\r\n") {
+            return Err(malformed("a line does not end in CR LF"));
+        }
         let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut []);
         let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
@@ -223,6 +229,7 @@ mod tests {
         }
         assert!(parse("PUT / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
         assert!(parse("GET / HTTP/1.1\nhost: h\n\r\n\r\n").is_err(), "bare LF");
+        assert!(parse("GET / HTTP/1.1\r\nhost: h\nx: y\r\n\r\n").is_err(), "bare LF");
     }
 
     #[test]
