@@ -125,6 +125,9 @@ impl<'c, S: Stream> Body<'c, S> {
         loop {
             let fresh = self.io.input.get(searched..).unwrap_or_default();
             if let Some(at) = fresh.iter().position(|byte| *byte == b'\n') {
+                if searched + at > LINE_BYTES_MAX {
+                    return Err(BodyError::Malformed("a line is too long"));
+                }
                 let line = self.io.input.split_to(searched + at + 1);
                 return match line.strip_suffix(b"\r\n") {
                     Some(line) => Ok(Bytes::copy_from_slice(line)),
