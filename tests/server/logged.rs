@@ -1,0 +1,34 @@
+//! A server whose log is kept, so that a test can read it.
+
+use crate::support::{Server, TOKEN, binary};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A server with its data and its log in a directory that goes with it.
+pub(crate) struct Logged {
+    pub(crate) server: Server,
+    dir: tempfile::TempDir,
+}
+
+impl Logged {
+    pub(crate) fn new(flags: &[&str]) -> Logged {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(binary());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir.path().join("data"));
+        command.args(flags).env("STEADFAST_TOKEN", TOKEN);
+        command.stderr(File::create(dir.path().join("log")).unwrap());
+        Logged { server: Server::spawn(command), dir }
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Stops the server in order; what it had logged.
+    pub(crate) fn stop(self) -> String {
+        self.server.stop();
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+}
