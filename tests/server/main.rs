@@ -11,6 +11,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod account;
 mod bodies;
 mod heads;
+mod startup;
 mod transport;
