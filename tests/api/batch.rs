@@ -66,7 +66,8 @@ fn a_failed_line_is_told_in_the_documented_shape_to_the_byte() {
     assert_eq!(status_line(&answer), "HTTP/1.1 400 Bad Request");
     assert_eq!(answer.field("Content-Type"), "application/json");
     let body = "{\"type\":\"bad_request\",\"title\":\"batch had errors\",\"errors\":[\
-                {\"key\":\"k7\",\"index\":6,\"code\":\"400\",\"reason\":\"value must be base64\"}]}";
+                {\"key\":\"k7\",\"index\":6,\"code\":\"400\",\
+                \"reason\":\"value must be base64\"}]}";
     assert_eq!(answer.text(), body);
     assert_eq!(case.keys(), ["k0", "k1", "k2", "k3", "k4", "k5"]);
 }
@@ -153,7 +154,8 @@ fn lines_may_be_indented_blank_or_end_in_any_way() {
     // The recorded batch: its second line is indented, its last has no end.
     done(
         &case,
-        "{\"key\":\"batch-1\",\"value\":\"VkFMVUU=\"}\n    {\"key\":\"batch-2\",\"value\":\"VkFMVUU=\"}",
+        "{\"key\":\"batch-1\",\"value\":\"VkFMVUU=\"}\n    \
+         {\"key\":\"batch-2\",\"value\":\"VkFMVUU=\"}",
     );
     assert_eq!(
         (case.value("batch-1"), case.value("batch-2")),

@@ -307,6 +307,8 @@ fn an_unknown_or_malformed_id_is_404() {
             assert_eq!(answer.refused(404), "no store with that id", "{method} {id}");
         }
         assert_eq!(case.server.ask(&format!("HEAD {STORES}/{id}"), &[], b"").status, 404);
+        // That the store is not there is said before its new name is judged.
+        case.server.ask(&format!("PUT {STORES}/{id}"), &[], b"x").refused(404);
         case.server.ask(&format!("GET {STORES}/{id}/keys"), &[], b"").refused(404);
     }
     assert_eq!(names(&list(&case.server, "")), ["main"]);
