@@ -274,17 +274,22 @@ impl<'a> Batch<'a> {
             self.report(index, key, &kv::Error::Busy);
         }
         self.errors.sort_by_key(|error| error.index);
-        let (kind, title) = match self.status {
-            200 => ("", "success".to_owned()),
-            _ if self.failed > ERRORS_MAX as u64 => {
-                ("bad_request", format!("batch had {} errors, the first follow", self.failed))
-            }
-            503 => {
-                ("service_unavailable", format!("batch had errors (request {:016x})", self.request))
-            }
-            413 => ("payload_too_large", "batch had errors".to_owned()),
-            _ => ("bad_request", "batch had errors".to_owned()),
+        let kind = match self.status {
+            200 => "",
+            413 => "payload_too_large",
+            503 => "service_unavailable",
+            _ => "bad_request",
         };
+        let mut title = match self.failed {
+            0 => "success".to_owned(),
+            failed if failed > ERRORS_MAX as u64 => {
+                format!("batch had {failed} errors, the first follow")
+            }
+            _ => "batch had errors".to_owned(),
+        };
+        if self.status >= 500 {
+            title = format!("{title} (request {:016x})", self.request);
+        }
         json(self.status, &BatchReport { kind: kind.into(), title, errors: self.errors })
     }
 }

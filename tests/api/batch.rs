@@ -280,6 +280,23 @@ fn only_sizes_that_fail_are_413_and_anything_else_400() {
 }
 
 #[test]
+fn of_very_many_errors_the_first_are_told_with_their_number() {
+    let case = Case::with(&["--max-value", "1"]);
+    let large = "{\"key\":\"k\",\"value\":\"YWI=\"}\n".repeat(10_001);
+    for (body, status, kind) in
+        [(large.clone(), 413, "payload_too_large"), (format!("x\n{large}"), 400, "bad_request")]
+    {
+        let answer = send(&case, &body);
+        assert_eq!(answer.status, status);
+        let json = answer.json();
+        let title = format!("batch had {} errors, the first follow", body.lines().count());
+        assert_eq!((&json["type"], &json["title"]), (&kind.into(), &title.into()));
+        let errors = json["errors"].as_array().unwrap();
+        assert_eq!((errors.len(), &errors[9_999]["index"]), (10_000, &9_999.into()));
+    }
+}
+
+#[test]
 fn a_line_that_is_too_long_is_skipped_and_the_next_is_read() {
     let case = Case::with(&["--max-value", "1000"]);
     let long = format!("{{\"key\":\"long\",\"value\":\"{}\"}}\n", "A".repeat(300_000));
