@@ -11,8 +11,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod account;
 mod bodies;
 mod heads;
+mod logged;
+mod observe;
 mod startup;
 mod transport;
