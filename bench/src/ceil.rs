@@ -1,0 +1,105 @@
+//! The ceiling: bare hyper. GET answers bytes that are there, PUT appends its body to a log of which
+//! one thread writes and syncs all that waits. There is no engine, no token, no key: nothing that
+//! stores keys over HTTP with the same library can be faster.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use std::convert::Infallible;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// The log goes back to its start here.
+const LOG_BYTES: u64 = 1 << 30;
+const GROUP: usize = 512;
+
+type Job = (Bytes, oneshot::Sender<()>);
+
+/// `serve-ceil PORT FILE append|prealloc`
+pub fn serve(mut args: impl Iterator<Item = String>) -> Result<(), String> {
+    let mut arg = || args.next().ok_or("serve-ceil PORT FILE append|prealloc".to_owned());
+    let (port, path, mode) = (crate::number(&arg()?)?, arg()?, arg()?);
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(|e| e.to_string())?;
+    let prealloc = mode == "prealloc";
+    if prealloc {
+        let zeros = vec![0; 1 << 20];
+        for at in (0..LOG_BYTES).step_by(zeros.len()) {
+            file.write_all_at(&zeros, at).map_err(|e| e.to_string())?;
+        }
+        file.sync_all().map_err(|e| e.to_string())?;
+    }
+    let (log, jobs) = sync_channel(4096);
+    std::thread::spawn(move || write(&file, &jobs, prealloc));
+    let runtime = tokio::runtime::Runtime::new().map_err(|e| e.to_string())?;
+    runtime.block_on(listen(port, log)).map_err(|e| e.to_string())
+}
+
+fn write(file: &File, jobs: &Receiver<Job>, prealloc: bool) {
+    let (mut at, mut buffer, mut answers) = (0, Vec::new(), Vec::new());
+    while let Ok(first) = jobs.recv() {
+        let mut next = Some(first);
+        while let Some((body, answer)) = next {
+            buffer.extend_from_slice(&body);
+            answers.push(answer);
+            next = (answers.len() < GROUP).then(|| jobs.try_recv().ok()).flatten();
+        }
+        if at + buffer.len() as u64 > LOG_BYTES {
+            at = 0;
+            if !prealloc {
+                file.set_len(0).expect("the log can be cut");
+            }
+        }
+        file.write_all_at(&buffer, at).expect("the log can be written");
+        file.sync_data().expect("the log can be synced");
+        at += buffer.len() as u64;
+        buffer.clear();
+        buffer.shrink_to(64 << 20);
+        for answer in answers.drain(..) {
+            let _ = answer.send(());
+        }
+    }
+}
+
+async fn listen(port: u16, log: SyncSender<Job>) -> std::io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let sizes = [1 << 10, 1 << 20, 25 << 20].map(|size| Bytes::from(vec![b'x'; size]));
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let (sizes, log) = (sizes.clone(), log.clone());
+        tokio::spawn(async move {
+            let answer = move |request| answer(request, sizes.clone(), log.clone());
+            let service = hyper::service::service_fn(answer);
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let mut http = hyper::server::conn::http1::Builder::new();
+            let _ = http.pipeline_flush(true).serve_connection(io, service).await;
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    [small, large, huge]: [Bytes; 3],
+    log: SyncSender<Job>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let body = if request.method() == Method::PUT {
+        if let Ok(body) = request.into_body().collect().await {
+            let (tell, told) = oneshot::channel();
+            let _ = log.send((body.to_bytes(), tell));
+            let _ = told.await;
+        }
+        Bytes::new()
+    } else {
+        match request.uri().path() {
+            "/b1048576" => large,
+            "/b26214400" => huge,
+            _ => small,
+        }
+    };
+    Ok(Response::new(Full::new(body)))
+}

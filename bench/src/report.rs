@@ -1,0 +1,150 @@
+//! The table, as text and as a picture.
+
+use crate::load::Measured;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+/// One workload of one target.
+#[derive(Clone, Debug)]
+pub struct Row {
+    what: String,
+    value: f64,
+    /// Milliseconds: median and 99th percentile.
+    times: Option<(f64, f64)>,
+    bad: u64,
+}
+
+impl Row {
+    /// A value that is measured once.
+    pub fn once(what: &str, value: f64) -> Row {
+        Row { what: what.into(), value, times: None, bad: 0 }
+    }
+
+    /// The run with the median rate.
+    pub fn median(what: &str, runs: &[Measured]) -> Row {
+        let mut sorted = runs.to_vec();
+        sorted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+        let middle = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+        let times = (middle.p50 > 0.0).then_some((middle.p50 / 1e3, middle.p99 / 1e3));
+        let bad = runs.iter().map(|run| run.bad).sum();
+        Row { what: what.into(), value: middle.rate, times, bad }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:45} {}", self.what, cell(self))?;
+        if self.bad > 0 { write!(f, " ({} failed)", self.bad) } else { Ok(()) }
+    }
+}
+
+fn cell(row: &Row) -> String {
+    let value = match row.value {
+        value if value >= 1000.0 => format!("{:.1}k", value / 1000.0),
+        value => format!("{value:.1}"),
+    };
+    match row.times {
+        Some((p50, p99)) => format!("{value} ({p50:.2}; {p99:.2})"),
+        None => value,
+    }
+}
+
+/// All rows of all targets.
+#[derive(Default)]
+pub struct Table {
+    order: Vec<String>,
+    targets: Vec<&'static str>,
+    rows: BTreeMap<(String, &'static str), Row>,
+}
+
+impl Table {
+    /// Adds a row of a target.
+    pub fn add(&mut self, target: &'static str, row: Row) {
+        if !self.order.contains(&row.what) {
+            self.order.push(row.what.clone());
+        }
+        if !self.targets.contains(&target) {
+            self.targets.push(target);
+        }
+        self.rows.insert((row.what.clone(), target), row);
+    }
+
+    fn ratio(&self, what: &str, target: &'static str) -> Option<f64> {
+        let ceiling = self.rows.get(&(what.to_owned(), "ceil"))?;
+        let row = self.rows.get(&(what.to_owned(), target))?;
+        (row.value > 0.0 && ceiling.value > 0.0).then(|| row.value / ceiling.value)
+    }
+
+    /// Rates with the median and the 99th percentile in milliseconds, and the ratio to `ceil`.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("| workload | {} |\n|---|", self.targets.join(" | "));
+        text.push_str(&"---|".repeat(self.targets.len()));
+        text.push('\n');
+        for what in &self.order {
+            let _ = write!(text, "| {what} |");
+            for target in &self.targets {
+                match self.rows.get(&(what.clone(), *target)) {
+                    None => text.push_str(" |"),
+                    Some(row) => {
+                        let _ = write!(text, " {}", cell(row));
+                        let rate = what.ends_with("/s");
+                        match self.ratio(what, target).filter(|_| rate && *target != "ceil") {
+                            Some(ratio) => {
+                                let _ = write!(text, " **x {ratio:.2}** |");
+                            }
+                            None => text.push_str(" |"),
+                        }
+                    }
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Bars of the ratios to `ceil`.
+    pub fn svg(&self) -> String {
+        let subjects: Vec<_> = self.targets.iter().filter(|t| !t.starts_with("ceil")).collect();
+        let colours = ["#2b6cb0", "#a0aec0", "#d69e2e"];
+        let (left, width, bar) = (270.0, 400.0, 14.0);
+        let (mut body, mut y) = (String::new(), 40.0);
+        for (target, colour) in subjects.iter().zip(colours) {
+            let x = left + 90.0 * subjects.iter().position(|t| t == target).unwrap_or(0) as f64;
+            let _ = write!(
+                body,
+                "<rect x='{x}' y='8' width='12' height='12' fill='{colour}'/>\
+                 <text x='{}' y='19'>{target}</text>",
+                x + 16.0
+            );
+        }
+        for what in self.order.iter().filter(|what| what.ends_with("/s")) {
+            if !subjects.iter().any(|target| self.ratio(what, target).is_some()) {
+                continue;
+            }
+            let _ = write!(body, "<text x='8' y='{}'>{what}</text>", y + 11.0);
+            for (target, colour) in subjects.iter().zip(colours) {
+                let Some(ratio) = self.ratio(what, target) else { continue };
+                let length = ratio.min(1.5) / 1.5 * width;
+                let _ = write!(
+                    body,
+                    "<rect x='{left}' y='{y}' width='{length:.0}' height='{}' fill='{colour}'/>\
+                     <text x='{:.0}' y='{}'>{ratio:.2}</text>",
+                    bar - 3.0,
+                    left + length + 4.0,
+                    y + 10.0
+                );
+                y += bar;
+            }
+            y += 6.0;
+        }
+        let one = left + width / 1.5;
+        format!(
+            "<svg xmlns='http://www.w3.org/2000/svg' width='720' height='{y}' \
+             font-family='sans-serif' font-size='11'>\
+             <rect width='100%' height='100%' fill='white'/>\
+             <line x1='{one}' y1='28' x2='{one}' y2='{y}' stroke='#c53030' stroke-dasharray='4'/>\
+             <text x='{}' y='36' fill='#c53030'>bare hyper</text>{body}</svg>\n",
+            one + 4.0
+        )
+    }
+}

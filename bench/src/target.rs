@@ -1,0 +1,270 @@
+//! What is measured: how each is started, and how a request to it looks.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// All targets, in the order of the table.
+pub const NAMES: [&str; 5] = ["ceil", "ceil-prealloc", "steadfast", "nginx", "webdis"];
+const TOKEN: &str = "bench-token-0123456789abcdef";
+/// The key that the generator replaces.
+pub const KEY: &str = "KKKKKKKKK";
+
+/// A server that runs, on a port and in a directory of its own.
+pub struct Target {
+    name: &'static str,
+    children: Vec<Child>,
+    port: u16,
+    dir: tempfile::TempDir,
+    /// The id of Steadfast's store.
+    store: String,
+    /// From its start to its first answer.
+    pub ready: Duration,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = Command::new("kill").arg(child.id().to_string()).status();
+        }
+        for child in &mut self.children {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Whether its program is there.
+pub fn installed(name: &str, steadfast: &Path) -> bool {
+    let there = |program: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    };
+    match name {
+        "steadfast" => steadfast.is_file(),
+        "nginx" => there("nginx"),
+        "webdis" => there("webdis") && there("redis-server"),
+        _ => true,
+    }
+}
+
+fn free_port() -> Result<u16, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+    Ok(listener.local_addr().map_err(|e| e.to_string())?.port())
+}
+
+fn pinned(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+impl Target {
+    /// Starts it on core 0, with empty data, and waits for its first answer.
+    pub fn start(name: &'static str, steadfast: &Path) -> Result<Target, String> {
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let port = free_port()?;
+        let mut commands = commands(name, steadfast, port, dir.path())?;
+        let begin = Instant::now();
+        let spawned: Result<Vec<_>, _> = commands.iter_mut().map(Command::spawn).collect();
+        let children = spawned.map_err(|e| format!("{name}: {e}"))?;
+        let (store, ready) = (String::new(), Duration::ZERO);
+        let mut target = Target { name, children, port, dir, store, ready };
+        while target.ask(&target.get("k00000000")).is_err() {
+            if begin.elapsed() > Duration::from_secs(60) {
+                return Err(format!("{name} does not answer"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        target.ready = begin.elapsed();
+        if name == "steadfast" {
+            let body = "{\"name\":\"bench\"}";
+            let made = target.ask(&target.request("POST", "/resources/stores/kv", body.as_bytes()));
+            let made = String::from_utf8_lossy(&made.map_err(|e| e.to_string())?).into_owned();
+            let id = made.split("\"id\":\"").nth(1).and_then(|rest| rest.get(..22));
+            target.store = id.ok_or(format!("no store was made: {made}"))?.into();
+        }
+        Ok(target)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Resident memory of its processes, in MB.
+    pub fn rss(&self) -> f64 {
+        let of = |child: &Child| {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+            let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+            line.split_whitespace().nth(1)?.parse::<f64>().ok()
+        };
+        self.children.iter().filter_map(of).sum::<f64>() / 1000.0
+    }
+
+    /// Bytes on disk, in MB.
+    pub fn disk(&self) -> f64 {
+        fn size(path: &Path) -> u64 {
+            use std::os::unix::fs::MetadataExt;
+            let Ok(entries) = fs::read_dir(path) else { return 0 };
+            let sizes = entries.flatten().map(|entry| match entry.metadata() {
+                Ok(meta) if meta.is_dir() => size(&entry.path()),
+                Ok(meta) => meta.blocks() * 512,
+                Err(_) => 0,
+            });
+            sizes.sum()
+        }
+        size(self.dir.path()) as f64 / 1e6
+    }
+
+    /// Sends one request on a connection of its own, and reads the whole answer.
+    pub fn ask(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_nodelay(true)?;
+        stream.write_all(request)?;
+        read_answer(&mut stream)
+    }
+
+    fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+        let length = match method {
+            "GET" | "DELETE" => String::new(),
+            _ => format!("Content-Length: {}\r\n", body.len()),
+        };
+        let token = match self.name {
+            "steadfast" => format!("Fastly-Key: {TOKEN}\r\n"),
+            _ => String::new(),
+        };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: bench\r\n{token}{length}\r\n");
+        [head.as_bytes(), body].concat()
+    }
+
+    fn path(&self, key: &str) -> String {
+        match self.name {
+            "steadfast" => format!("/resources/stores/kv/{}/keys/{key}", self.store),
+            "webdis" => format!("/GET/{key}.bin"),
+            _ => format!("/{key}"),
+        }
+    }
+
+    /// The request that reads a key.
+    pub fn get(&self, key: &str) -> Vec<u8> {
+        self.request("GET", &self.path(key), b"")
+    }
+
+    /// The request that writes a key.
+    pub fn put(&self, key: &str, value: &[u8]) -> Vec<u8> {
+        match self.name {
+            "webdis" => self.request("PUT", &format!("/SET/{key}"), value),
+            _ => self.request("PUT", &self.path(key), value),
+        }
+    }
+
+    /// The request that reads a page of 1000 keys, where there is one.
+    pub fn list(&self) -> Option<Vec<u8>> {
+        // The generator replaces the key in the header field, which nobody reads.
+        let path = format!("/resources/stores/kv/{}/keys?prefix=k00012", self.store);
+        let list = self.request("GET", &path, b"");
+        let field = format!("X-Key: {KEY}\r\n\r\n");
+        let list = [&list[..list.len() - 2], field.as_bytes()].concat();
+        (self.name == "steadfast").then_some(list)
+    }
+
+    /// The requests that write many keys at once.
+    pub fn batch(&self, keys: &[String], value: &[u8]) -> Option<Vec<u8>> {
+        use base64::Engine as _;
+        let body = match self.name {
+            "steadfast" => {
+                let value = base64::engine::general_purpose::STANDARD.encode(value);
+                let line = |key| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n");
+                keys.iter().map(line).collect::<String>().into_bytes()
+            }
+            "ceil" | "ceil-prealloc" => value.repeat(keys.len()),
+            _ => return None,
+        };
+        let path = format!("/resources/stores/kv/{}/batch", self.store);
+        Some(self.request("PUT", &path, &body))
+    }
+}
+
+fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<Command>, String> {
+    let write = |file: &str, text: String| -> Result<PathBuf, String> {
+        let path = dir.join(file);
+        fs::write(&path, text).map_err(|e| e.to_string())?;
+        Ok(path)
+    };
+    let at = dir.display();
+    let command = match name {
+        "ceil" | "ceil-prealloc" => {
+            let this = std::env::current_exe().map_err(|e| e.to_string())?;
+            let mode = if name == "ceil" { "append" } else { "prealloc" };
+            let mut command = pinned(this);
+            command.arg("serve-ceil").arg(port.to_string()).arg(dir.join("log")).arg(mode);
+            vec![command]
+        }
+        "steadfast" => {
+            let mut command = pinned(steadfast);
+            command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+            command.arg("--data").arg(dir.join("data")).env("STEADFAST_TOKEN", TOKEN);
+            vec![command]
+        }
+        "nginx" => {
+            fs::create_dir(dir.join("files")).map_err(|e| e.to_string())?;
+            let text = format!(
+                "daemon off; worker_processes 1; pid {at}/pid; error_log /dev/null; \
+                 user root; events {{ worker_connections 1024; }} http {{ access_log off; \
+                 keepalive_requests 1000000000; client_max_body_size 100m; client_body_temp_path \
+                 {at}/temp; server {{ listen 127.0.0.1:{port}; root {at}/files; \
+                 dav_methods PUT DELETE; }} }}"
+            );
+            let mut command = pinned("nginx");
+            command.arg("-c").arg(write("nginx.conf", text)?).arg("-p").arg(dir);
+            vec![command]
+        }
+        "webdis" => {
+            let redis_port = free_port()?;
+            let mut redis = pinned("redis-server");
+            let redis_port_text = redis_port.to_string();
+            redis.args(["--port", &redis_port_text, "--bind", "127.0.0.1"]).arg("--dir").arg(dir);
+            redis.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+            let text = format!(
+                "{{\"redis_host\":\"127.0.0.1\",\"redis_port\":{redis_port},\"http_host\":\
+                 \"127.0.0.1\",\"http_port\":{port},\"threads\":1,\"pool_size\":20,\
+                 \"http_max_request_size\":134217728,\"verbosity\":0,\"logfile\":\"/dev/null\"}}"
+            );
+            let mut webdis = pinned("webdis");
+            webdis.arg(write("webdis.json", text)?);
+            vec![redis, webdis]
+        }
+        _ => return Err(format!("{name} is no target")),
+    };
+    Ok(command)
+}
+
+/// Reads an answer with a Content-Length; what comes back is its body.
+pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 1 << 18]);
+    let end = loop {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.extend_from_slice(&chunk[..read]);
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end;
+        }
+    };
+    let mut left = crate::load::length(&bytes[..end]).saturating_sub(bytes.len() - end - 4);
+    let mut body = bytes.split_off(end + 4);
+    while left > 0 {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        left = left.saturating_sub(read);
+        body.extend_from_slice(&chunk[..read.min(1024)]);
+    }
+    Ok(body)
+}
