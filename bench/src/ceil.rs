@@ -1,6 +1,6 @@
 //! The ceiling: bare hyper. GET answers bytes that are there, PUT appends its body to a log, of
-//! which one thread writes and syncs all that waits. There is no engine, no token, no key: nothing that
-//! stores keys over HTTP with the same library can be faster.
+//! which one thread writes and syncs all that waits. There is no engine, no token, no key: nothing
+//! that stores keys over HTTP with the same library can be faster.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
