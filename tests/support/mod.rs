@@ -241,6 +241,11 @@ impl Client {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
+    /// The same connection once more, to send on one thread and read on another.
+    pub(crate) fn second(&self) -> Client {
+        Client { stream: BufReader::new(self.stream.get_ref().try_clone().unwrap()) }
+    }
+
     /// Ends the sending side.
     pub(crate) fn finish(&mut self) {
         self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
