@@ -8,15 +8,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of one permit.
 const UNIT: u64 = 1024;
+/// So little is not worth counting: each connection has a buffer of that size anyway, and what is
+/// small must not wait behind what is large and slow.
+const SMALL_BYTES: u64 = 16 * 1024;
 /// For how long a request waits for its share.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// A share of the bound, given back when dropped.
-pub(crate) type Share = OwnedSemaphorePermit;
+/// A share of the bound, given back when dropped; none of what is small.
+pub(crate) type Share = Option<OwnedSemaphorePermit>;
 
-/// The two bounds.
+/// The bounds.
 pub(crate) struct Admission {
     uploads: Bound,
+    long_lines: Bound,
     downloads: Bound,
 }
 
@@ -35,23 +39,28 @@ impl Bound {
     }
 
     async fn share(&self, bytes: u64) -> Result<Share, Error> {
+        if bytes <= SMALL_BYTES {
+            return Ok(None);
+        }
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
         if let Ok(share) = self.permits.clone().try_acquire_many_owned(units) {
-            return Ok(share);
+            return Ok(Some(share));
         }
         let wait = self.permits.clone().acquire_many_owned(units);
         match tokio::time::timeout(WAIT, wait).await {
-            Ok(Ok(share)) => Ok(share),
+            Ok(Ok(share)) => Ok(Some(share)),
             Ok(Err(_)) | Err(_) => Err(Error::Overloaded(self.name)),
         }
     }
 }
 
 impl Admission {
-    /// Half of `bytes` for what comes in, half for what goes out.
+    /// Half of `bytes` for what comes in, a quarter of it for long lines, and half for what goes
+    /// out.
     pub(crate) fn new(bytes: u64) -> Admission {
         Admission {
-            uploads: Bound::new(bytes / 2, "too many bytes of uploads in flight"),
+            uploads: Bound::new(bytes / 8 * 3, "too many bytes of uploads in flight"),
+            long_lines: Bound::new(bytes / 8, "too many bytes of long lines in flight"),
             downloads: Bound::new(bytes / 2, "too many bytes of answers in flight"),
         }
     }
@@ -59,6 +68,12 @@ impl Admission {
     /// A share for a request that holds up to `bytes` of its body; more than all counts as all.
     pub(crate) async fn upload(&self, bytes: u64) -> Result<Share, Error> {
         self.uploads.share(bytes).await
+    }
+
+    /// A share for a long line of a batch, which holds a share of an upload already. The bound is
+    /// its own: batches that wait for more of what they all hold would wait for each other.
+    pub(crate) async fn long_line(&self, bytes: u64) -> Result<Share, Error> {
+        self.long_lines.share(bytes).await
     }
 
     /// A share for an answer that holds up to `bytes`.
@@ -71,19 +86,31 @@ impl Admission {
 mod tests {
     use super::*;
 
+    const LARGE: u64 = SMALL_BYTES + 1;
+
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_for_its_share_and_is_refused_only_after_long() {
-        let admission = Arc::new(Admission::new(8 * UNIT));
+        let admission = Arc::new(Admission::new(16 * SMALL_BYTES));
         let all = admission.upload(u64::MAX).await.unwrap();
         let other = tokio::spawn({
             let admission = admission.clone();
-            async move { admission.upload(1).await.is_ok() }
+            async move { admission.upload(LARGE).await.is_ok() }
         });
         tokio::time::sleep(WAIT / 2).await;
         drop(all);
         assert!(other.await.unwrap(), "it waited");
         let _all = admission.upload(u64::MAX).await.unwrap();
-        assert!(matches!(admission.upload(1).await, Err(Error::Overloaded(_))));
-        assert!(admission.download(1).await.is_ok(), "the other bound is its own");
+        assert!(matches!(admission.upload(LARGE).await, Err(Error::Overloaded(_))));
+        assert!(admission.download(LARGE).await.is_ok(), "the other bound is its own");
+        assert!(admission.long_line(LARGE).await.is_ok(), "and so is that of long lines");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_small_never_waits() {
+        let admission = Admission::new(16 * SMALL_BYTES);
+        let _all = admission.upload(u64::MAX).await.unwrap();
+        let start = tokio::time::Instant::now();
+        assert!(admission.upload(SMALL_BYTES).await.is_ok());
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

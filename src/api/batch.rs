@@ -113,7 +113,7 @@ impl Api {
                 searched = 0;
             }
             if searched > LONG_LINE_BYTES && long.is_none() {
-                long = Some(self.admission.upload(2 * line_max as u64).await?);
+                long = Some(self.admission.long_line(2 * line_max as u64).await?);
             }
         }
         if !skipping && !pending.is_empty() {

@@ -19,8 +19,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// Bytes of a large upload that are held at once: a chunk on its way and what is not yet written.
 const STAGE_BYTES: u64 = 6 * PIECE_BYTES as u64;
-/// Answers up to this size are not worth counting against the bound.
-const SMALL_BYTES: u64 = 16 * 1024;
 
 impl Api {
     pub(super) async fn get_item(
@@ -43,10 +41,8 @@ impl Api {
             }
         };
         let range = range.unwrap_or(0..size);
-        let share = match range.end - range.start {
-            0..=SMALL_BYTES => None,
-            bytes => Some(self.admission.download(bytes.min(PIECE_BYTES as u64)).await?),
-        };
+        let held = (range.end - range.start).min(PIECE_BYTES as u64);
+        let share = self.admission.download(held).await?;
         let mut response = response.payload(payload(value, range, request));
         response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
         Ok(response)
