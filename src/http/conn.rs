@@ -66,9 +66,10 @@ async fn read_head<S: Stream>(
     let mut searched = 0;
     let mut end = None;
     loop {
-        // Empty lines before a request are passed over (RFC 9112, 2.2).
-        while searched == 0 && io.input.starts_with(b"\r\n") {
+        // Empty lines before a request are passed over (RFC 9112, 2.2), however they are cut.
+        while io.input.starts_with(b"\r\n") {
             let _ = io.input.split_to(2);
+            (searched, end) = (0, None);
         }
         if let Some(len) = Head::find(&io.input, searched).map_err(NoHead::Refused)? {
             let head = Head::parse(&io.input.split_to(len));
