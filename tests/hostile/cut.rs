@@ -44,6 +44,6 @@ fn an_upload_cut_anywhere_leaves_the_item_as_it_was() {
     assert_eq!(after.generation(), before.generation());
     assert!(after.body == old, "the value has changed");
     eventually("files of cut uploads stay", || victim.blobs().len() == 1);
-    victim.held_below(128 * MIB);
+    victim.held_below(96 * MIB);
     victim.unharmed();
 }

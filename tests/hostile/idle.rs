@@ -7,7 +7,7 @@ const WANTED: u64 = 10_000;
 /// Files that the test and the server need besides.
 const SPARE: u64 = 1024;
 /// Bytes that a resting connection may cost: its task, its timer, and a read buffer of 16 KiB.
-const EACH: u64 = 28 * 1024;
+const EACH: u64 = 20 * 1024;
 
 #[test]
 fn ten_thousand_idle_connections_cost_little_and_hold_nobody_up() {

@@ -26,7 +26,7 @@ fn ten_thousand_requests_at_once_are_answered_in_turn_when_they_are_read() {
             assert_eq!(client.answer(false).unwrap().text(), value, "answer {n}");
         }
     });
-    victim.held_below(96 * MIB);
+    victim.held_below(48 * MIB);
     victim.unharmed();
 }
 
@@ -47,6 +47,6 @@ fn clients_that_ask_and_never_read_are_given_up() {
         victim.serves_others();
     });
     victim.lets_go();
-    victim.held_below(128 * MIB);
+    victim.held_below(64 * MIB);
     victim.unharmed();
 }
