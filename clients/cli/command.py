@@ -15,7 +15,7 @@ from checks import Failed, contains, equal, short, true
 CLI = os.environ["FASTLY_CLI"]
 URL = os.environ["STEADFAST_URL"]
 TOKEN = os.environ["STEADFAST_TOKEN"]
-COMMAND_SECONDS = 60
+COMMAND_SECONDS = 120
 
 
 class Result:

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 
-CHECK_SECONDS = 120
+CHECK_SECONDS = 300
 
 _all = []
 

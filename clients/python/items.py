@@ -283,9 +283,9 @@ def _(service):
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "x")
-    service.put(store_id, "key", "y", append=True, time_to_live_sec=1)
+    service.put(store_id, "key", "y", append=True, time_to_live_sec=3)
     equal(service.text(store_id, "key"), b"xy", "before")
-    time.sleep(1.2)
+    time.sleep(3.1)
     refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
 
 
@@ -339,10 +339,10 @@ def _(service):
 @check("deleting an item that has just expired is a 204; under a generation it is a 412")
 def _(service):
     store_id = service.store()
-    service.put(store_id, "plain", "x", time_to_live_sec=1)
-    service.put(store_id, "compared", "x", time_to_live_sec=1)
+    service.put(store_id, "plain", "x", time_to_live_sec=3)
+    service.put(store_id, "compared", "x", time_to_live_sec=3)
     generation = service.generation(store_id, "compared")
-    time.sleep(1.2)
+    time.sleep(3.1)
     delete = service.items.kv_store_delete_item
     equal(delete(store_id, "plain", _return_http_data_only=False)[1], 204, "the status")
     empty_412(

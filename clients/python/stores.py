@@ -323,9 +323,9 @@ def _(service):
 @check("a store that holds only expired items can be deleted")
 def _(service):
     store_id = service.store()
-    service.put(store_id, "short", "lived", time_to_live_sec=1)
+    service.put(store_id, "short", "lived", time_to_live_sec=3)
     refused(409, ApiException, service.stores.kv_store_delete, store_id)
-    time.sleep(1.2)
+    time.sleep(3.1)
     service.stores.kv_store_delete(store_id)
 
 

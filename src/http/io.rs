@@ -84,7 +84,7 @@ impl<S: Stream> Io<S> {
     /// read its answer instead of a reset.
     pub(super) async fn linger(&mut self, limit: Duration) {
         const BYTES: usize = 64 << 20;
-        const QUIET: Duration = Duration::from_secs(2);
+        const QUIET: Duration = Duration::from_secs(5);
         let end = Instant::now() + Duration::from_secs(10);
         if self.flush(limit).await.is_err() || self.stream.shutdown().await.is_err() {
             return;
