@@ -1,0 +1,206 @@
+//! The load: some clients that write, expire and delete, some that read.
+
+use crate::random::Random;
+use crate::support::Client;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+const KEYS: u64 = 20_000;
+const WRITERS: u64 = 4;
+const READERS: u64 = 4;
+
+/// Latencies in powers of the fourth root of two, from a microsecond on.
+#[derive(Clone, Debug)]
+pub(crate) struct Histogram(Vec<u64>);
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram(vec![0; 128])
+    }
+}
+
+impl Histogram {
+    fn add(&mut self, began: Instant) {
+        let micros = began.elapsed().as_micros().max(1) as f64;
+        let slot = (micros.log2() * 4.0) as usize;
+        self.0[slot.min(127)] += 1;
+    }
+
+    fn since(&self, past: &Histogram) -> Histogram {
+        Histogram(self.0.iter().zip(&past.0).map(|(now, past)| now - past).collect())
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Milliseconds within which so many of a hundred were answered; 0 if there were none.
+    pub(crate) fn at(&self, percent: u64) -> f64 {
+        let wanted = self.count() * percent / 100;
+        let mut seen = 0;
+        for (slot, count) in self.0.iter().enumerate() {
+            seen += count;
+            if seen > wanted {
+                return ((slot + 1) as f64 / 4.0).exp2() / 1000.0;
+            }
+        }
+        0.0
+    }
+}
+
+/// The latencies of reads and of writes, and over how long they were taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Times {
+    pub(crate) reads: Histogram,
+    pub(crate) writes: Histogram,
+    pub(crate) seconds: f64,
+}
+
+impl Times {
+    pub(crate) fn since(&self, past: &Times) -> Times {
+        Times {
+            reads: self.reads.since(&past.reads),
+            writes: self.writes.since(&past.writes),
+            seconds: self.seconds - past.seconds,
+        }
+    }
+
+    pub(crate) fn operations(&self) -> u64 {
+        self.reads.count() + self.writes.count()
+    }
+}
+
+struct Shared {
+    stop: AtomicBool,
+    operations: AtomicU64,
+    times: Mutex<Times>,
+}
+
+/// The clients at work.
+pub(crate) struct Churn {
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<()>>,
+    began: Instant,
+}
+
+impl Churn {
+    pub(crate) fn start(port: u16, store: &str, seed: u64) -> Churn {
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            operations: AtomicU64::new(0),
+            times: Mutex::default(),
+        });
+        let clients = (0..WRITERS + READERS).map(|number| {
+            let shared = shared.clone();
+            let base = format!("/resources/stores/kv/{store}");
+            let random = Random(seed.wrapping_add(number));
+            let worker =
+                Worker { client: Client::connect(port).unwrap(), base, random, shared, port };
+            std::thread::spawn(move || worker.run(number < WRITERS))
+        });
+        let clients = clients.collect();
+        Churn { shared, clients, began: Instant::now() }
+    }
+
+    pub(crate) fn times(&self) -> Times {
+        let mut times = self.shared.times.lock().unwrap().clone();
+        times.seconds = self.began.elapsed().as_secs_f64();
+        times
+    }
+
+    /// Ends the load; returns how many operations were answered.
+    pub(crate) fn stop(self) -> u64 {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.join().expect("a client met something else than it should");
+        }
+        self.shared.operations.load(Ordering::Relaxed)
+    }
+}
+
+struct Worker {
+    client: Client,
+    base: String,
+    random: Random,
+    shared: Arc<Shared>,
+    port: u16,
+}
+
+impl Worker {
+    fn run(mut self, writes: bool) {
+        let mut turn = 0_u64;
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            // Connections come and go as those of real clients do.
+            turn += 1;
+            if turn.is_multiple_of(1000) {
+                self.client = Client::connect(self.port).unwrap();
+            }
+            let began = Instant::now();
+            if writes {
+                self.write()
+            } else {
+                self.read()
+            }
+            let mut times = self.shared.times.lock().unwrap();
+            if writes {
+                times.writes.add(began)
+            } else {
+                times.reads.add(began)
+            }
+            drop(times);
+            self.shared.operations.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8], expected: &[u16]) {
+        let answer = self.client.ask(request, fields, body).unwrap();
+        assert!(expected.contains(&answer.status), "{request}: {}", answer.status);
+    }
+
+    fn read(&mut self) {
+        match self.random.below(100) {
+            0 => self.ask(&format!("GET {}/keys?limit=100", self.base), &[], b"", &[200]),
+            _ => {
+                let key = self.random.below(KEYS);
+                self.ask(&format!("GET {}/keys/k{key}", self.base), &[], b"", &[200, 404]);
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let key = self.random.below(KEYS);
+        let item = format!("{}/keys/k{key}", self.base);
+        let bytes = match self.random.below(200) {
+            0 => 300 * 1024,
+            _ => self.random.below(4096),
+        };
+        let body = vec![b'a' + (key % 26) as u8; bytes as usize];
+        match self.random.below(100) {
+            0..60 => self.ask(&format!("PUT {item}"), &[], &body, &[200]),
+            60..75 => {
+                let life = (1 + self.random.below(5)).to_string();
+                let fields = [("time_to_live_sec", life.as_str())];
+                self.ask(&format!("PUT {item}"), &fields, &body, &[200]);
+            }
+            75..95 => self.ask(&format!("DELETE {item}"), &[], b"", &[204, 404]),
+            95..97 => {
+                let query = "append=true";
+                self.ask(&format!("PUT {item}?{query}"), &[], b"and more", &[200]);
+            }
+            _ => self.batch(),
+        }
+    }
+
+    fn batch(&mut self) {
+        let mut lines = String::new();
+        for _ in 0..50 {
+            let key = self.random.below(KEYS);
+            lines.push_str(&format!("{{\"key\":\"k{key}\",\"value\":\"c3RlYWRmYXN0\"}}\n"));
+        }
+        let request = format!("PUT {}/batch", self.base);
+        let kind = [("Content-Type", "application/x-ndjson")];
+        self.ask(&request, &kind, lines.as_bytes(), &[200]);
+    }
+}
