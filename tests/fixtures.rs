@@ -1,0 +1,97 @@
+//! Data directories that earlier builds left behind open, whole and unchanged.
+//!
+//! `tests/fixtures/format-1` was stopped once, written to again, and killed: some of it is in the
+//! database, some in the log. The zeros at the end of its log are cut off.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::{Server, binary};
+
+const STORE: &str = "/resources/stores/kv/y51ro7lv4zu5rdbulm95gt";
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => fs::copy(entry.path(), target).map(|_| ()).unwrap(),
+        }
+    }
+}
+
+fn fixture() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    copy(Path::new("tests/fixtures/format-1"), &data);
+    (dir, data)
+}
+
+/// The value of the large items: numbers of eight digits.
+fn digits() -> Vec<u8> {
+    (0..40_000).flat_map(|n| format!("{n:08}").into_bytes()).collect()
+}
+
+fn holds_what_was_written(server: &Server) {
+    let stores = server.ask("GET /resources/stores/kv", &[], b"").text();
+    let empty =
+        r#"{"id":"57d4en7upeagvdnoeb8z5v","name":"empty","created_at":"2026-11-23 21:25:51""#;
+    assert!(stores.starts_with(&format!(r#"{{"data":[{empty}"#)), "{stores}");
+    assert!(stores.contains(r#""name":"Fixture""#), "{stores}");
+    let backwards: Vec<u8> = digits().into_iter().rev().collect();
+    let bytes: Vec<u8> = (0..40 * 256).map(|n| n as u8).collect();
+    let items: [(&str, &[u8], &str, u64); 11] = [
+        ("plain", b"one", "", 1_795_469_151_715_133),
+        ("told", b"two", "m\u{c3}\u{a9}", 1_795_469_151_716_286), // UTF-8, read as Latin-1
+        ("empty", b"", "", 1_795_469_151_717_178),
+        ("dir%2Fa%20b%2B%E2%98%83", b"strange", "", 1_795_469_151_717_716),
+        ("large", &bytes, "", 1_795_469_151_718_257),
+        ("blob", &digits(), "", 1_795_469_151_721_877),
+        ("lives", b"long", "", 1_795_469_151_724_531),
+        ("over", b"newest", "again", 1_795_469_151_741_579),
+        ("later", b"in the log", "", 1_795_469_151_739_632),
+        ("blob%20later", &backwards, "", 1_795_469_151_746_295),
+        ("batch/3", b"v3", "", 1_795_469_151_747_167),
+    ];
+    for (key, value, metadata, generation) in items {
+        let got = server.ask(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
+        assert_eq!((got.status, got.generation()), (200, generation), "{key}");
+        assert_eq!(got.field("Metadata"), metadata, "{key}");
+        assert!(got.body == value, "the value of {key}");
+    }
+    for key in ["kept", "deleted", "never"] {
+        assert_eq!(server.ask(&format!("GET {STORE}/keys/{key}"), &[], b"").status, 404, "{key}");
+    }
+    let keys = server.ask(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
+    let wanted = r#"["batch/0","batch/1","batch/2","batch/3","batch/4","blob","blob later"]"#;
+    assert!(keys.contains(wanted), "{keys}");
+}
+
+#[test]
+fn data_of_format_one_opens_with_everything_that_was_acknowledged() {
+    let (_dir, data) = fixture();
+    let server = Server::start(&data, &[]);
+    holds_what_was_written(&server);
+    server.stop();
+    // Once more, with all of it in the database.
+    let server = Server::start(&data, &[]);
+    holds_what_was_written(&server);
+    assert_eq!(server.ask(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
+    let after = server.ask(&format!("GET {STORE}/keys/plain"), &[], b"");
+    assert!(after.generation() > 1_795_469_151_747_167, "generations go on from the last one");
+    server.stop();
+}
+
+#[test]
+fn data_of_format_one_passes_the_check() {
+    let (_dir, data) = fixture();
+    let out = Command::new(binary()).args(["check", "--data"]).arg(&data).output().unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{said}");
+    assert!(said.contains("2 blob files, 9 rows in the log: all is well"), "{said}");
+}
