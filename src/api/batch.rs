@@ -94,7 +94,7 @@ impl Api {
             pending.extend_from_slice(&chunk);
             loop {
                 let fresh = pending.get(searched..).unwrap_or_default();
-                let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else { break };
+                let Some(at) = memchr::memchr(b'\n', fresh) else { break };
                 let line = pending.split_to(searched + at + 1);
                 searched = 0;
                 if !std::mem::take(&mut skipping) {

@@ -124,7 +124,7 @@ impl<'c, S: Stream> Body<'c, S> {
         let mut searched = 0;
         loop {
             let fresh = self.io.input.get(searched..).unwrap_or_default();
-            if let Some(at) = fresh.iter().position(|byte| *byte == b'\n') {
+            if let Some(at) = memchr::memchr(b'\n', fresh) {
                 if searched + at > LINE_BYTES_MAX {
                     return Err(BodyError::Malformed("a line is too long"));
                 }

@@ -1,6 +1,7 @@
 //! A request's head, as it was sent.
 
 use super::{FIELDS_BYTES_MAX, FIELDS_MAX, Refusal, TARGET_BYTES_MAX};
+use memchr::memchr_iter;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -33,10 +34,11 @@ impl Head {
     pub(super) fn find(input: &[u8], searched: usize) -> Result<Option<usize>, Refusal> {
         let from = searched.saturating_sub(3);
         let rest = input.get(from..).unwrap_or_default();
-        if let Some(at) = rest.windows(4).position(|four| four == b"\r\n\r\n") {
-            return Ok(Some(from + at + 4));
+        let ends = |at: &usize| rest.get(..=*at).is_some_and(|head| head.ends_with(b"\r\n\r\n"));
+        if let Some(at) = memchr_iter(b'\n', rest).find(ends) {
+            return Ok(Some(from + at + 1));
         }
-        let line = input.iter().take(TARGET_BYTES_MAX + 64).any(|byte| *byte == b'\n');
+        let line = input.get(..TARGET_BYTES_MAX + 64).unwrap_or(input).contains(&b'\n');
         if !line && input.len() > TARGET_BYTES_MAX + 64 {
             return Err(Refusal::TargetTooLong);
         }
@@ -50,8 +52,8 @@ impl Head {
     pub(super) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
         // A reader before this one may not take a bare LF for the end of a line, and so see one
         // field where there would be two here.
-        let mut pairs = bytes.windows(2);
-        if bytes.starts_with(b"\n") || pairs.any(|two| two.ends_with(b"\n") && two != b"\r\n") {
+        let bare = |at: usize| !bytes.get(..at).is_some_and(|before| before.ends_with(b"\r"));
+        if memchr_iter(b'\n', bytes).any(bare) {
             return Err(malformed("a line does not end in CR LF"));
         }
         let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
@@ -97,24 +99,24 @@ impl Head {
         let (mut length, mut chunked) = (None, false);
         let (mut close, mut expects) = (self.close, false);
         for (name, value) in self.fields() {
-            if name.eq_ignore_ascii_case("content-length") {
+            if name.eq_ignore_ascii_case(b"content-length") {
                 if length.is_some() {
                     return Err(malformed("more than one Content-Length"));
                 }
                 length = Some(parse_length(value)?);
-            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 if chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Refusal::UnknownCoding);
                 }
                 chunked = true;
-            } else if name.eq_ignore_ascii_case("connection") {
+            } else if name.eq_ignore_ascii_case(b"connection") {
                 let mut options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
                 if options.clone().any(|option| option.eq_ignore_ascii_case(b"close")) {
                     close = true;
                 } else if old && options.any(|o| o.eq_ignore_ascii_case(b"keep-alive")) {
                     close = false;
                 }
-            } else if name.eq_ignore_ascii_case("expect") {
+            } else if name.eq_ignore_ascii_case(b"expect") {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::UnknownExpectation);
                 }
@@ -164,15 +166,14 @@ impl Head {
     }
 
     /// All header fields: names as sent, values without the space around them.
-    pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields.iter().map(|(name, value)| {
-            (std::str::from_utf8(self.slice(name)).unwrap_or_default(), self.slice(value))
-        })
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|(name, value)| (self.slice(name), self.slice(value)))
     }
 
     /// The values of a header field.
     pub fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-        let named = move |(n, v): (&'h str, &'h [u8])| n.eq_ignore_ascii_case(name).then_some(v);
+        let name = name.as_bytes();
+        let named = move |(n, v): (&'h [u8], &'h [u8])| n.eq_ignore_ascii_case(name).then_some(v);
         self.fields().filter_map(named)
     }
 
