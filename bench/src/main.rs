@@ -4,6 +4,7 @@ mod ceil;
 mod load;
 mod report;
 mod run;
+mod scale;
 mod target;
 
 use std::path::PathBuf;
@@ -11,9 +12,12 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: steadfast-bench [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR] [TARGET...]
+       steadfast-bench scale [--items N] [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR]
 
 Runs each target through every workload, one after the other, and prints a table. Targets: ceil,
 ceil-prealloc, steadfast, nginx, webdis; without names all whose programs are installed.
+With 'scale' Steadfast alone is run: with few and with many items (10,000,000; 12 GB of disk), its disk,
+its starts, and reads while other work goes on.
 The server runs on core 0 and the generator on core 1.";
 
 /// What the command line says.
@@ -23,6 +27,8 @@ struct Options {
     steadfast: PathBuf,
     out: PathBuf,
     targets: Vec<String>,
+    items: u64,
+    scale: bool,
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -33,6 +39,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         steadfast: here.join("../target/release/steadfast"),
         out: here.join("results"),
         targets: Vec::new(),
+        items: 10_000_000,
+        scale: false,
     };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -41,6 +49,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--reps" => options.reps = number(&value()?)?,
             "--steadfast" => options.steadfast = value()?.into(),
             "--out" => options.out = value()?.into(),
+            "--items" => options.items = number(&value()?)?,
+            "scale" => options.scale = true,
             "-h" | "--help" => return Err(USAGE.into()),
             name if target::NAMES.contains(&name) => options.targets.push(arg),
             _ => return Err(format!("{arg} is no option and no target\n\n{USAGE}")),
@@ -61,7 +71,10 @@ fn main() -> ExitCode {
     } else if args.next_if(|arg| arg == "load").is_some() {
         load::main(args)
     } else {
-        parse(args).and_then(|options| run::all(&options))
+        parse(args).and_then(|options| match options.scale {
+            true => scale::all(&options),
+            false => run::all(&options),
+        })
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,6 +31,18 @@ impl Row {
     }
 }
 
+impl Row {
+    /// What was measured.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The figure, with median and 99th percentile where there are any.
+    pub fn cell(&self) -> String {
+        cell(self)
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:45} {}", self.what, cell(self))?;
@@ -41,7 +53,8 @@ impl fmt::Display for Row {
 fn cell(row: &Row) -> String {
     let value = match row.value {
         value if value >= 1000.0 => format!("{:.1}k", value / 1000.0),
-        value => format!("{value:.1}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
     };
     match row.times {
         Some((p50, p99)) => format!("{value} ({p50:.2}; {p99:.2})"),

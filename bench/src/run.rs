@@ -45,7 +45,8 @@ pub fn all(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn value(len: usize) -> Vec<u8> {
+/// A value of letters.
+pub fn value(len: usize) -> Vec<u8> {
     (0..len).map(|i| b'a' + ((i * 31 + i / 7) % 26) as u8).collect()
 }
 
@@ -62,7 +63,7 @@ fn one(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
         fill(&target)?;
     }
     rows.push(Row::once("memory after 100k items, MB", target.rss()));
-    let generator = Generator::new(&target, options)?;
+    let generator = Generator::new(&target, options, KEYS)?;
     let median = |what: &str, run: &dyn Fn(u64) -> Result<Measured, String>| {
         let runs: Result<Vec<_>, _> = (1..=options.reps as u64).map(run).collect();
         Ok::<_, String>(Row::median(what, &runs?))
@@ -71,6 +72,8 @@ fn one(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
         let run = |seed| generator.run(connections, "get", 0, seed);
         rows.push(median(&format!("GET, {connections} connections, 1/s"), &run)?);
     }
+    let hot = Generator::new(&target, options, 1)?;
+    rows.push(median("GET of one key, 64 connections, 1/s", &|seed| hot.run(64, "get", 0, seed))?);
     if target.list().is_some() {
         let run = |seed| generator.run(16, "list", 0, seed);
         rows.push(median("list of 1000 keys, 16 connections, 1/s", &run)?);
@@ -99,7 +102,8 @@ fn one(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
 fn bulk(target: &Target) -> Result<Option<Row>, String> {
     let keys: Vec<String> = (0..KEYS).map(|key| format!("k{key:08}")).collect();
     let value = value(VALUE);
-    let batches: Option<Vec<_>> = keys.chunks(BATCH).map(|c| target.batch(c, &value)).collect();
+    let batches: Option<Vec<_>> =
+        keys.chunks(BATCH).map(|c| target.batch(c, &value, None)).collect();
     let Some(batches) = batches else { return Ok(None) };
     let mut rates = Vec::new();
     for _ in 0..3 {
@@ -134,14 +138,20 @@ fn fill(target: &Target) -> Result<(), String> {
 }
 
 /// This program as the generator, on core 1.
-struct Generator<'o> {
+pub struct Generator<'o> {
     dir: tempfile::TempDir,
     port: u16,
     options: &'o Options,
+    keys: u64,
 }
 
 impl Generator<'_> {
-    fn new<'o>(target: &Target, options: &'o Options) -> Result<Generator<'o>, String> {
+    /// One that chooses among so many keys.
+    pub fn new<'o>(
+        target: &Target,
+        options: &'o Options,
+        keys: u64,
+    ) -> Result<Generator<'o>, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let write = |file: &str, request: &[u8]| {
             fs::write(dir.path().join(file), request).map_err(|e| e.to_string())
@@ -151,10 +161,11 @@ impl Generator<'_> {
         if let Some(list) = target.list() {
             write("list", &list)?;
         }
-        Ok(Generator { dir, port: target.port(), options })
+        Ok(Generator { dir, port: target.port(), options, keys })
     }
 
-    fn run(
+    /// So many connections that send `read`, and of a hundred requests so many writes.
+    pub fn run(
         &self,
         connections: usize,
         read: &str,
@@ -166,7 +177,7 @@ impl Generator<'_> {
             .args(["-c", "1"])
             .arg(this)
             .args(["load", &self.port.to_string(), &connections.to_string()])
-            .args([&self.options.seconds.to_string(), &KEYS.to_string(), &seed.to_string()])
+            .args([&self.options.seconds.to_string(), &self.keys.to_string(), &seed.to_string()])
             .args([self.dir.path().join(read), self.dir.path().join("put")])
             .arg(writes.to_string())
             .output()

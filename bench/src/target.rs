@@ -19,6 +19,7 @@ pub struct Target {
     children: Vec<Child>,
     port: u16,
     dir: tempfile::TempDir,
+    steadfast: PathBuf,
     /// The id of Steadfast's store.
     store: String,
     /// From its start to its first answer.
@@ -72,14 +73,9 @@ impl Target {
         let spawned: Result<Vec<_>, _> = commands.iter_mut().map(Command::spawn).collect();
         let children = spawned.map_err(|e| format!("{name}: {e}"))?;
         let (store, ready) = (String::new(), Duration::ZERO);
-        let mut target = Target { name, children, port, dir, store, ready };
-        while target.ask(&target.get("k00000000")).is_err() {
-            if begin.elapsed() > Duration::from_secs(60) {
-                return Err(format!("{name} does not answer"));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        target.ready = begin.elapsed();
+        let steadfast = steadfast.into();
+        let mut target = Target { name, children, port, dir, steadfast, store, ready };
+        target.answers(begin)?;
         if name == "steadfast" {
             let body = "{\"name\":\"bench\"}";
             let made = target.ask(&target.request("POST", "/resources/stores/kv", body.as_bytes()));
@@ -88,6 +84,30 @@ impl Target {
             target.store = id.ok_or(format!("no store was made: {made}"))?.into();
         }
         Ok(target)
+    }
+
+    fn answers(&mut self, begin: Instant) -> Result<(), String> {
+        while self.ask(&self.get("k00000000")).is_err() {
+            if begin.elapsed() > Duration::from_secs(60) {
+                return Err(format!("{} does not answer", self.name));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.ready = begin.elapsed();
+        Ok(())
+    }
+
+    /// Ends it by a signal and starts it again on the same data.
+    pub fn restart(&mut self, signal: &str) -> Result<(), String> {
+        for child in &mut self.children {
+            let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+            kill.and_then(|_| child.wait()).map_err(|e| e.to_string())?;
+        }
+        let mut commands = commands(self.name, &self.steadfast, self.port, self.dir.path())?;
+        let begin = Instant::now();
+        let spawned: Result<Vec<_>, _> = commands.iter_mut().map(Command::spawn).collect();
+        self.children = spawned.map_err(|e| e.to_string())?;
+        self.answers(begin)
     }
 
     /// Its port.
@@ -172,13 +192,25 @@ impl Target {
         (self.name == "steadfast").then_some(list)
     }
 
-    /// The requests that write many keys at once.
-    pub fn batch(&self, keys: &[String], value: &[u8]) -> Option<Vec<u8>> {
+    /// The request that removes a key.
+    pub fn delete(&self, key: &str) -> Vec<u8> {
+        self.request("DELETE", &self.path(key), b"")
+    }
+
+    /// The request for the keys with a prefix.
+    pub fn page(&self, prefix: &str) -> Vec<u8> {
+        let path = format!("/resources/stores/kv/{}/keys?prefix={prefix}", self.store);
+        self.request("GET", &path, b"")
+    }
+
+    /// The requests that write many keys at once, with a time to live in seconds.
+    pub fn batch(&self, keys: &[String], value: &[u8], life: Option<u64>) -> Option<Vec<u8>> {
         use base64::Engine as _;
         let body = match self.name {
             "steadfast" => {
                 let value = base64::engine::general_purpose::STANDARD.encode(value);
-                let line = |key| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n");
+                let life = life.map_or(String::new(), |s| format!(",\"time_to_live_sec\":{s}"));
+                let line = |key| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"{life}}}\n");
                 keys.iter().map(line).collect::<String>().into_bytes()
             }
             "ceil" | "ceil-prealloc" => value.repeat(keys.len()),

@@ -88,7 +88,8 @@ impl Folder {
             } else if idle {
                 self.report(Folder::give_space_back);
             }
-            if quiet == IDLE_TICKS {
+            // More than once: the last slots come free only after the last fold.
+            if idle && quiet.is_multiple_of(IDLE_TICKS) && self.shared.slots.unsettled() {
                 let _ = self.keeper.try_send(Chore::Settle);
             }
         }

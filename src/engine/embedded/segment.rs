@@ -209,6 +209,12 @@ impl Slots {
         Ok(())
     }
 
+    /// Whether there are more slots than an idle server keeps.
+    pub(super) fn unsettled(&self) -> bool {
+        let state = self.state();
+        !state.retired.is_empty() || state.spare.len() > SPARES_IDLE
+    }
+
     /// Segments in use before `seq`.
     pub(super) fn live_before(&self, seq: u64) -> usize {
         self.state().live.partition_point(|segment| segment.seq < seq)

@@ -1,0 +1,194 @@
+//! How Steadfast alone behaves as it grows: latency, memory, disk, starts, and reads while other
+//! work goes on.
+
+use crate::load::Measured;
+use crate::report::Row;
+use crate::run::{Generator, value};
+use crate::target::Target;
+use crate::{Options, target};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const SMALL: u64 = 10_000;
+const MIDDLE: u64 = 100_000;
+const EXPIRING: u64 = 1_000_000;
+const VALUE: usize = 1024;
+/// Bytes of an item as its user counts them: key and value.
+const RAW: f64 = (VALUE + 9) as f64;
+/// After so long without requests nothing is left to be done in the background.
+const SETTLED: Duration = Duration::from_secs(15);
+
+/// Runs all of it and writes the table.
+pub fn all(options: &Options) -> Result<(), String> {
+    let mut rows = Vec::new();
+    let mut say = |row: Row| {
+        eprintln!("{row}");
+        rows.push(row);
+    };
+    disk(options, &mut say)?;
+    beside(options, &mut say)?;
+    growth(options, &mut say)?;
+    let mut text = String::from("| what | figure |\n|---|---|\n");
+    for row in &rows {
+        let _ = writeln!(text, "| {} | {} |", row.what(), row.cell());
+    }
+    fs::create_dir_all(&options.out).map_err(|e| e.to_string())?;
+    fs::write(options.out.join("scale.md"), &text).map_err(|e| e.to_string())?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Sends items from `from` up to `to`, in batches on one connection.
+fn load(target: &Target, from: u64, to: u64, life: Option<u64>) -> Result<(), String> {
+    let value = value(VALUE);
+    let mut stream = TcpStream::connect(("127.0.0.1", target.port())).map_err(|e| e.to_string())?;
+    let mut next = from;
+    while next < to {
+        let end = (next + 10_000).min(to);
+        let keys: Vec<String> = (next..end).map(|key| format!("k{key:08}")).collect();
+        let batch = target.batch(&keys, &value, life).ok_or("it has no batches")?;
+        stream.write_all(&batch).map_err(|e| e.to_string())?;
+        target::read_answer(&mut stream).map_err(|e| e.to_string())?;
+        next = end;
+    }
+    Ok(())
+}
+
+/// Bytes on disk for each byte of keys and values.
+fn disk(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
+    let target = Target::start("steadfast", &options.steadfast)?;
+    let raw = MIDDLE as f64 * RAW / 1e6;
+    let mut settled = |what: &str| {
+        std::thread::sleep(SETTLED);
+        say(Row::once(&format!("disk / raw data, {what}, settled"), target.disk() / raw));
+    };
+    load(&target, 0, MIDDLE, None)?;
+    settled("after a load of 100k x 1 KB");
+    for _ in 0..2 {
+        load(&target, 0, MIDDLE, None)?;
+    }
+    settled("after overwriting all twice");
+    let mut stream = TcpStream::connect(("127.0.0.1", target.port())).map_err(|e| e.to_string())?;
+    for key in (0..MIDDLE).filter(|key| key % 10 != 0) {
+        let delete = target.delete(&format!("k{key:08}"));
+        stream.write_all(&delete).map_err(|e| e.to_string())?;
+        target::read_answer(&mut stream).map_err(|e| e.to_string())?;
+    }
+    settled("after deleting 90 %");
+    Ok(())
+}
+
+/// GET at 64 connections while nothing, a batch, a sweep or the folding of the log goes on.
+fn beside(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
+    let target = Target::start("steadfast", &options.steadfast)?;
+    load(&target, 0, MIDDLE, None)?;
+    std::thread::sleep(SETTLED);
+    let generator = Generator::new(&target, options, MIDDLE)?;
+    let gets = |what: &str| -> Result<Row, String> {
+        let runs: Result<Vec<Measured>, _> =
+            (1..=options.reps as u64).map(|seed| generator.run(64, "get", 0, seed)).collect();
+        Ok(Row::median(what, &runs?))
+    };
+    say(gets("GET, 64 connections, quiet, 1/s")?);
+    // The same again and again until the reads are measured.
+    let during = |work: &(dyn Fn() -> Result<(), String> + Sync), what: &str| {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    work()?;
+                }
+                Ok::<_, String>(())
+            });
+            let row = gets(what);
+            stop.store(true, Ordering::Relaxed);
+            worker.join().map_err(|_| "a thread panicked")??;
+            row
+        })
+    };
+    let batch = || load(&target, MIDDLE, 2 * MIDDLE, None);
+    say(during(&batch, "GET, 64 connections, beside batches of 100k items, 1/s")?);
+    let puts = || writes(&generator);
+    say(during(&puts, "GET, 64 connections, beside 16 that PUT, which folds the log, 1/s")?);
+    let life = 30;
+    load(&target, 2 * MIDDLE, 2 * MIDDLE + EXPIRING, Some(life))?;
+    std::thread::sleep(Duration::from_secs(life));
+    say(gets("GET, 64 connections, beside a sweep of 1M expired items, 1/s")?);
+    Ok(())
+}
+
+fn writes(generator: &Generator<'_>) -> Result<(), String> {
+    generator.run(16, "get", 100, 7).map(|_| ())
+}
+
+/// The same requests to few items and to many, and what many cost otherwise.
+fn growth(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
+    let mut target = Target::start("steadfast", &options.steadfast)?;
+    load(&target, 0, SMALL, None)?;
+    std::thread::sleep(SETTLED);
+    latencies(&target, options, SMALL, "10k items", say)?;
+    let many = format!("{} items", options.items);
+    let (begin, mut most) = (Instant::now(), 0_f64);
+    let mut next = SMALL;
+    while next < options.items {
+        let end = (next + 100_000).min(options.items);
+        load(&target, next, end, None)?;
+        most = most.max(target.rss());
+        next = end;
+    }
+    let rate = (options.items - SMALL) as f64 / begin.elapsed().as_secs_f64();
+    say(Row::once(&format!("load of {many}, items/s"), rate));
+    say(Row::once(&format!("memory while loading {many}, MB"), most));
+    std::thread::sleep(SETTLED);
+    let raw = options.items as f64 * RAW / 1e6;
+    say(Row::once(&format!("disk / raw data, {many}"), target.disk() / raw));
+    latencies(&target, options, options.items, &many, say)?;
+    say(Row::once(&format!("memory with {many} under load, MB"), target.rss()));
+    target.restart("KILL")?;
+    say(Row::once(&format!("ready after kill -9 with {many}, ms"), millis(target.ready)));
+    std::thread::sleep(SETTLED);
+    target.restart("TERM")?;
+    say(Row::once(&format!("ready after a stop with {many}, ms"), millis(target.ready)));
+    Ok(())
+}
+
+fn latencies(
+    target: &Target,
+    options: &Options,
+    keys: u64,
+    of: &str,
+    say: &mut impl FnMut(Row),
+) -> Result<(), String> {
+    let generator = Generator::new(target, options, keys)?;
+    for (what, connections, writes) in
+        [("GET", 1, 0), ("GET", 64, 0), ("PUT", 1, 100), ("PUT", 64, 100)]
+    {
+        let runs: Result<Vec<Measured>, _> = (1..=options.reps as u64)
+            .map(|seed| generator.run(connections, "get", writes, seed))
+            .collect();
+        let what = format!("{what}, {connections} connections, {of}, 1/s");
+        say(Row::median(&what, &runs?));
+    }
+    let prefix = format!("k{:05}", keys / 2 / 1000);
+    let page = target.page(&prefix);
+    let mut stream = TcpStream::connect(("127.0.0.1", target.port())).map_err(|e| e.to_string())?;
+    stream.set_nodelay(true).map_err(|e| e.to_string())?;
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let begin = Instant::now();
+        stream.write_all(&page).map_err(|e| e.to_string())?;
+        target::read_answer(&mut stream).map_err(|e| e.to_string())?;
+        times.push(millis(begin.elapsed()));
+    }
+    times.sort_by(f64::total_cmp);
+    say(Row::once(&format!("a page of 1000 keys in the middle of {of}, ms"), times[100]));
+    Ok(())
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
