@@ -236,6 +236,11 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
+    /// Gives an answer up after so long.
+    pub(crate) fn wait_at_most(&mut self, time: Duration) {
+        self.stream.get_mut().set_read_timeout(Some(time)).unwrap();
+    }
+
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.stream.get_mut().write_all(bytes.as_ref())

@@ -1,0 +1,88 @@
+//! Concurrent clients over HTTP, their histories, and a checker that finds an order of all
+//! operations that explains every answer, or says that there is none. Servers are killed within
+//! the histories; requests are given up within them. Lists are held against what was there.
+//!
+//! `STEADFAST_LINEAR_SECONDS` says how long each of the loads runs (6); `STEADFAST_SEED` repeats
+//! a run's choices.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test may panic, print, and ask the clock and the environment"
+)]
+
+mod checker;
+mod clients;
+mod history;
+mod lists;
+mod model;
+mod planted;
+#[allow(dead_code, reason = "shared with the torture tests")]
+#[path = "../torture/random.rs"]
+mod random;
+#[path = "../support/mod.rs"]
+mod support;
+
+use clients::{Fleet, Patience};
+use random::{Random, number, seed};
+use std::time::{Duration, Instant};
+use support::{Home, Server};
+
+/// How long a load runs.
+pub(crate) fn seconds() -> u64 {
+    number("STEADFAST_LINEAR_SECONDS").unwrap_or(6)
+}
+
+/// A part of a load with keys of its own, short enough to be checked at once.
+const PHASE: Duration = Duration::from_millis(700);
+
+#[test]
+fn every_key_of_the_embedded_engine_is_linearizable_through_crashes_and_lost_answers() {
+    let seed = seed("linearizable through crashes");
+    let mut random = Random(seed);
+    let mut home = Home::new(&[]);
+    let store = home.server.store("linear");
+    let (end, mut checked, mut crashes) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
+    let mut phase = 0;
+    while Instant::now() < end {
+        let fleet = Fleet::start(home.server.port, &store, phase, random.next(), Patience::Short);
+        for _ in 0..2 {
+            std::thread::sleep(PHASE / 3 + Duration::from_millis(random.below(50)));
+            home.server.kill();
+            let killed = fleet.now();
+            home.crash(&[]);
+            fleet.restarted(killed, home.server.port);
+            crashes += 1;
+        }
+        std::thread::sleep(PHASE / 3);
+        // The last crash settles what was given up, so that the last reads see the end of it.
+        home.server.kill();
+        let killed = fleet.now();
+        home.crash(&[]);
+        fleet.restarted(killed, home.server.port);
+        checked += fleet.finish(seed);
+        phase += 1;
+    }
+    println!("{checked} operations on {} keys checked, {crashes} crashes", phase * clients::KEYS);
+    assert!(checked > 500, "the load was real");
+}
+
+#[test]
+fn every_key_of_the_memory_engine_is_linearizable() {
+    let seed = seed("linearizable in memory");
+    let mut random = Random(seed);
+    let server = Server::memory(&[]);
+    let store = server.store("linear");
+    let (end, mut checked, mut phase) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
+    while Instant::now() < end {
+        let fleet = Fleet::start(server.port, &store, phase, random.next(), Patience::Long);
+        std::thread::sleep(PHASE);
+        checked += fleet.finish(seed);
+        phase += 1;
+    }
+    println!("{checked} operations on {} keys checked", phase * clients::KEYS);
+    assert!(checked > 500, "the load was real");
+}
