@@ -16,8 +16,8 @@ usage: steadfast-bench [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR]
 
 Runs each target through every workload, one after the other, and prints a table. Targets: ceil,
 ceil-prealloc, steadfast, nginx, webdis; without names all whose programs are installed.
-With 'scale' Steadfast alone is run: with few and with many items (10,000,000; 12 GB of disk), its disk,
-its starts, and reads while other work goes on.
+With 'scale' Steadfast alone is run: with few and with many items (10,000,000; 12 GB of disk),
+its disk, its starts, and reads while other work goes on.
 The server runs on core 0 and the generator on core 1.";
 
 /// What the command line says.
