@@ -91,6 +91,24 @@ async fn a_database_of_another_program_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_directory_that_lost_its_database_is_not_begun_anew() {
+    for what in ["log", "blobs"] {
+        let (_dir, data) = filled().await;
+        for entry in fs::read_dir(&data).unwrap() {
+            let path = entry.unwrap().path();
+            match path.file_name().unwrap().to_str().unwrap() {
+                name if name.starts_with("steadfast.db") => fs::remove_file(path).unwrap(),
+                name if path.is_dir() && name != what => fs::remove_dir_all(path).unwrap(),
+                _ => {}
+            }
+        }
+        for _ in 0..2 {
+            assert_corrupt(open(&data).map(|_| ()), "is missing or empty, but");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("steadfast.db"), vec![b'x'; 8192]).unwrap();

@@ -20,7 +20,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 enum { WRITE = 1, SYNC = 2, UNLINK = 4, RENAME = 8, TRUNCATE = 16, OPEN = 32, SEND = 64 };
-enum { COUNT, KILL_BEFORE, KILL_AFTER, KILL_HALFWAY, FAIL, SHORT, DELAY };
+enum { COUNT, KILL_BEFORE, KILL_AFTER, KILL_HALFWAY, FAIL, SHORT, DELAY, SKIP };
 enum { RULES = 8 };
 
 struct rule {
@@ -71,11 +71,11 @@ static int matches(const char *path, const char *wanted) {
 
 /* What happens to one call. */
 struct fate {
-    int fail, shorter, halfway, after;
+    int fail, shorter, halfway, after, skip;
 };
 
 static struct fate decide(uint32_t call, const char *path, int fd) {
-    struct fate fate = {0, 0, 0, 0};
+    struct fate fate = {0, 0, 0, 0, 0};
     char own[512], link[64];
     for (int i = 0; control && i < RULES; i++) {
         struct rule *rule = &control->rules[i];
@@ -99,6 +99,7 @@ static struct fate decide(uint32_t call, const char *path, int fd) {
         case FAIL: fate.fail = (int)rule->amount; break;
         case SHORT: fate.shorter = 1; break;
         case DELAY: usleep(rule->amount * 1000); break;
+        case SKIP: fate.skip = 1; break;
         default: break;
         }
     }
@@ -117,6 +118,8 @@ static struct fate decide(uint32_t call, const char *path, int fd) {
         errno = fate.fail; \
         return -1; \
     } \
+    if (fate.skip) \
+        return 0; \
     __typeof__(done) result = done; \
     if (fate.after || fate.halfway) \
         die(); \

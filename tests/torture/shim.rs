@@ -42,6 +42,9 @@ pub(crate) enum Action {
     Short,
     /// For so many milliseconds.
     Delay(u32),
+    /// It is not done, and said to be.
+    #[allow(dead_code, reason = "for the power cuts' test of the test")]
+    Skip,
 }
 
 /// One rule: what happens to which calls on which path, from which hit on and how often (0: on and
@@ -70,6 +73,7 @@ impl Rule {
             Action::Fail(errno) => (4, errno),
             Action::Short => (5, 0),
             Action::Delay(millis) => (6, millis),
+            Action::Skip => (7, 0),
         };
         let mut bytes = [0; RULE];
         bytes[..4].copy_from_slice(&self.calls.to_ne_bytes());

@@ -30,6 +30,8 @@ const FOOTER: usize = 24;
 pub(super) struct Blobs {
     dir: PathBuf,
     staged: Mutex<HashSet<i64>>,
+    /// The folders whose names are known to be durable.
+    folders: [AtomicBool; 256],
     fatal: Fatal,
 }
 
@@ -37,7 +39,8 @@ impl Blobs {
     pub(super) fn new(data: &Path, fatal: Fatal) -> Result<Arc<Blobs>> {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
-        Ok(Arc::new(Blobs { dir, staged: Mutex::default(), fatal }))
+        let folders = std::array::from_fn(|_| AtomicBool::new(false));
+        Ok(Arc::new(Blobs { dir, staged: Mutex::default(), folders, fatal }))
     }
 
     /// Where the blob `id` lives: one of 256 folders, by its last byte.
@@ -58,12 +61,7 @@ impl Blobs {
         let path = self.path(id);
         self.staged().insert(id);
         let open = || OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let opened = match open() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.make_folder(&path).and_then(|()| open())
-            }
-            opened => opened,
-        };
+        let opened = self.make_folder(id, &path).and_then(|()| open());
         match opened {
             Ok(file) => Ok((id, file)),
             Err(e) => {
@@ -73,11 +71,23 @@ impl Blobs {
         }
     }
 
-    fn make_folder(&self, path: &Path) -> io::Result<()> {
+    /// Makes the folder of a blob's file. That it is there does not say that its name is durable:
+    /// whoever made it may not be done, or may have been killed.
+    fn make_folder(&self, id: i64, path: &Path) -> io::Result<()> {
+        let known = self.folders.get((id & 0xff) as usize);
+        if known.is_some_and(|known| known.load(Ordering::Acquire)) {
+            return Ok(());
+        }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        File::open(&self.dir)?.sync_all()
+        let folders = File::open(&self.dir)?;
+        if let Err(e) = folders.sync_all() {
+            self.fatal.stop(&format!("could not sync {}: {e}", self.dir.display()));
+            return Err(e);
+        }
+        known.into_iter().for_each(|known| known.store(true, Ordering::Release));
+        Ok(())
     }
 
     /// Removes a blob's file; one that is gone already is no error.

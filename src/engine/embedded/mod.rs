@@ -187,6 +187,7 @@ impl Embedded {
             })?;
         let recover::Recovered { live, spare, last, next_seq } = recovered;
         slots.restore(live, spare);
+        let blobs = blobs::Blobs::new(&dir, fatal.clone())?;
         sync_folder(&dir)?;
         let shared = Arc::new(Shared {
             cache: cache::Cache::new(cache_bytes),
@@ -201,7 +202,6 @@ impl Embedded {
             dir: dir.clone(),
         });
         restore_counts(&conn, &shared).map_err(|e| schema::failed(&e))?;
-        let blobs = blobs::Blobs::new(&dir, fatal.clone())?;
         let readers = Arc::new(reader::Readers::new(dir));
         let reads = Arc::new(Reads { shared: shared.clone(), readers, blobs });
         let (tasks, threads) = start(conn, &reads, &fatal, mark.salt)?;

@@ -10,7 +10,10 @@ use super::frame::{self, HEADER, Header, PAGE, Row};
 use super::schema::{Mark, body_sum};
 use super::segment::{Segment, Slot};
 use bytes::Bytes;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the log was found to hold.
@@ -213,6 +216,34 @@ fn later(segment: &Segment, mark: Mark, seq: Option<u64>, at: u64) -> Result<Opt
         }
         from += len as u64;
     }
+}
+
+/// A file of the log with a commit in it, or a blob file, in a data directory whose database is yet
+/// to be made: somebody's data, of which the most important part is gone.
+pub(super) fn remains(dir: &Path) -> Result<Option<PathBuf>> {
+    for slot in files(&dir.join("log"))? {
+        let mut page = Vec::new();
+        let read = File::open(&slot).and_then(|file| file.take(PAGE as u64).read_to_end(&mut page));
+        read.map_err(|e| io_failed("read the log", &e))?;
+        if Header::parse(&page).is_some() {
+            return Ok(Some(slot));
+        }
+    }
+    for folder in files(&dir.join("blobs"))? {
+        if let Some(blob) = files(&folder)?.pop() {
+            return Ok(Some(blob));
+        }
+    }
+    Ok(None)
+}
+
+/// What is in a folder; nothing when there is none.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
+    };
+    read.map_err(|e| io_failed("read the data directory", &e))
 }
 
 /// Wipes the start of what was torn, so that it is never met again.

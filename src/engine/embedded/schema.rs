@@ -1,6 +1,7 @@
 //! The database file: how it is made, opened and recognised. docs/format.md describes it.
 
 use super::super::{EngineError, Result};
+use super::recover;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,11 +75,11 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(|e| failed(&e))?;
-    prepare(&conn, &path).map_err(|e| explain(e, &path))?;
+    prepare(&conn, dir, &path).map_err(|e| explain(e, &path))?;
     Ok(conn)
 }
 
-fn prepare(conn: &Connection, path: &Path) -> Result<()> {
+fn prepare(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
     let sql = |text: &str| conn.execute_batch(text).map_err(|e| failed(&e));
     let number = |name: &str| -> Result<i64> {
         conn.pragma_query_value(None, name, |row| row.get(0)).map_err(|e| failed(&e))
@@ -88,6 +89,14 @@ fn prepare(conn: &Connection, path: &Path) -> Result<()> {
         .map_err(|e| failed(&e))?;
     let fresh = tables == 0 && number("user_version")? == 0;
     if fresh {
+        if let Some(left) = recover::remains(dir)? {
+            return Err(EngineError::Corrupt(format!(
+                "{} is missing or empty, but {} of an earlier one is there: some of the data \
+                 directory is lost; keep a copy of it as it is, and restore a backup",
+                path.display(),
+                left.display()
+            )));
+        }
         sql("PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL;")?;
     } else {
         recognise(number("application_id")?, number("user_version")?, path)?;
@@ -105,9 +114,11 @@ fn prepare(conn: &Connection, path: &Path) -> Result<()> {
         )));
     }
     if fresh {
+        // Synced: without the salt nobody can read the log.
         sql(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; \
-             PRAGMA user_version = {FORMAT}; COMMIT;"
+            "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {TABLES} \
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT; \
+             PRAGMA synchronous = NORMAL;"
         ))?;
     }
     Ok(())
