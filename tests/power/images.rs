@@ -5,8 +5,10 @@ use crate::disk::{Disk, MODES, Mode};
 use crate::journal::{Expected, Journal};
 use crate::load::{self, Load, Sizes};
 use crate::random::{Random, now, number, seed};
+use crate::shim::{Action, FOLD, Rule, SYNC, Shim};
 use crate::support::Server;
 use crate::trace::{Record, Recorder};
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
@@ -32,7 +34,7 @@ fn scene(sizes: Sizes, random: &mut Random) -> Option<Scene> {
     let mut journals: Vec<_> = (0..WRITERS).map(Journal::new).collect();
     let (mut store, mut began) = (String::new(), 0);
     for life in 0..3 {
-        let mut server = recorder.server(&[]);
+        let mut server = recorder.server();
         if life == 0 {
             store = server.store("s");
             began = now();
@@ -60,6 +62,18 @@ impl Scene {
         let mut all = Expected::default();
         self.journals.iter().for_each(|journal| all.join(journal.until(at)));
         all
+    }
+
+    /// The calls up to a cut, for the person who looks for the cause.
+    fn told(&self, cut: usize) -> String {
+        let mut text = String::new();
+        for (number, record) in self.records.iter().take(cut).enumerate() {
+            let Record { kind, thread, time, at, path, bytes } = record;
+            let len = bytes.len();
+            writeln!(text, "{number} {time} {thread} {kind:?} {path} at {at}, {len} bytes")
+                .unwrap();
+        }
+        text
     }
 
     /// So many moments, in their order.
@@ -112,6 +126,7 @@ fn torn(what: &str, sizes: &[Sizes], share: u64) {
             for life in 0..lives {
                 if let Err(wrong) = faults(&data, &scene.store, &expected) {
                     let kept = dir.keep();
+                    std::fs::write(kept.join("trace.txt"), scene.told(cut)).unwrap();
                     let record = &scene.records[cut.min(scene.records.len() - 1)];
                     let next = format!("{:?} of {}", record.kind, record.path);
                     panic!(
@@ -142,7 +157,7 @@ fn no_acknowledged_write_is_lost_when_blob_files_are_torn_missing_or_left_over()
 #[test]
 fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     let Some(recorder) = Recorder::build() else { return };
-    let server = recorder.server(&[]);
+    let server = recorder.server();
     let store = server.store("s");
     let path = format!("/resources/stores/kv/{store}/keys/k");
     for bytes in [3, 300_000] {
@@ -157,6 +172,45 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     for bytes in [3, 300_000] {
         let answer = again.ask(&format!("GET {path}{bytes}"), &[], b"");
         assert_eq!((answer.status, answer.body.len()), (200, bytes));
+    }
+}
+
+#[test]
+fn the_log_is_not_given_up_for_a_mark_that_a_killed_server_never_synced() {
+    let (Some(recorder), Some(shim)) = (Recorder::build(), Shim::build()) else { return };
+    let mut random = Random(seed("a mark that was not synced"));
+    let mut journals: Vec<_> = (0..WRITERS).map(Journal::new).collect();
+    let (mut store, mut second) = (String::new(), 0);
+    for life in 0..2 {
+        let mut server = if life == 0 { recorder.server_under(&shim) } else { recorder.server() };
+        let port = server.port;
+        if life == 0 {
+            store = server.store("s");
+            // The fold's last step is the one that is synced.
+            shim.set(0, Rule::every(SYNC, FOLD, Action::KillBefore));
+        } else {
+            second = recorder.records().len();
+        }
+        let load =
+            Load { port, store: store.clone(), sizes: Sizes::Log, keys: KEYS, faults: false };
+        load::run(&load, &mut journals, &mut random, || {
+            if life == 0 {
+                assert!(server.ended(Duration::from_secs(60)).is_some(), "it was never killed");
+            } else {
+                std::thread::sleep(Duration::from_millis(300));
+                server.kill();
+            }
+        });
+    }
+    let scene = Scene { records: recorder.records(), journals, store, began: 0 };
+    let (mut disk, after) = (Disk::default(), scene.records.len() - second);
+    for cut in (0..20).map(|part| second + part * after / 20) {
+        scene.records[disk.followed..cut].iter().for_each(|record| disk.follow(record));
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        disk.image(Mode::Lost, &mut random, &data);
+        let judged = faults(&data, &scene.store, &scene.expected(cut));
+        assert!(judged.is_ok(), "cut {cut}, the second life begins at {second}: {judged:?}");
     }
 }
 

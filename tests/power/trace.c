@@ -208,12 +208,14 @@ EXPORT int rename(const char *from, const char *to) {
     NOTED(RENAME, from, to, strlen(to), real(from, to));
 }
 
+/* A new name is noted before it is there: no other thread can rely on it earlier. */
 EXPORT int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
-    NOTED(MKDIR, path, NULL, 0, real(path, mode));
+    if (access(path, F_OK) != 0)
+        note(MKDIR, path, 0, NULL, 0);
+    return real(path, mode);
 }
 
-/* A name is noted before the file is opened: nobody can write to it earlier. */
 #define OPENED(path, flags, done) \
     if ((flags & O_CREAT) && access(path, F_OK) != 0) \
         note(CREATE, path, 0, NULL, 0); \

@@ -1,6 +1,7 @@
 //! What a server did to its files, call by call: builds `trace.c`, starts servers under it, and
 //! reads what it wrote down.
 
+use crate::shim::Shim;
 use crate::support::{self, Server, TOKEN};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -78,15 +79,31 @@ impl Recorder {
     }
 
     /// A server whose calls are written down. Its log is short, so that it is folded often.
-    pub(crate) fn server(&self, flags: &[&str]) -> Server {
+    pub(crate) fn server(&self) -> Server {
+        Server::spawn(self.command())
+    }
+
+    /// The same, under the rules of another shim too.
+    pub(crate) fn server_under(&self, shim: &Shim) -> Server {
+        let mut command = self.command();
+        let both = format!("{}:{}", self.library().display(), shim.library().display());
+        command.env("LD_PRELOAD", both).env("STEADFAST_SHIM", shim.control());
+        Server::spawn(command)
+    }
+
+    fn library(&self) -> PathBuf {
+        self.dir.path().join("trace.so")
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(support::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-bytes", "1048576"]);
-        command.arg("--data").arg(self.data()).args(flags);
+        command.arg("--data").arg(self.data());
         command.env("STEADFAST_TOKEN", TOKEN);
         command.env("STEADFAST_TRACE", self.dir.path().join("trace"));
         command.env("STEADFAST_TRACE_BELOW", self.data());
-        command.env("LD_PRELOAD", self.dir.path().join("trace.so"));
-        Server::spawn(command)
+        command.env("LD_PRELOAD", self.library());
+        command
     }
 
     fn number(&self, at: u64) -> u64 {

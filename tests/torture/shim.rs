@@ -3,7 +3,7 @@
 use crate::support::{self, Server, TOKEN};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Calls that a rule is about; they can be added up.
@@ -127,13 +127,21 @@ impl Shim {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
         // A short log is folded often.
         command.args(["--log-bytes", "1048576"]);
-        command
-            .env("STEADFAST_TOKEN", TOKEN)
-            .env("STEADFAST_SHIM", self.dir.path().join("control"));
-        command.env("LD_PRELOAD", self.dir.path().join("shim.so"));
+        command.env("STEADFAST_TOKEN", TOKEN);
+        command.env("STEADFAST_SHIM", self.control()).env("LD_PRELOAD", self.library());
         let log = File::options().create(true).append(true).open(self.dir.path().join("log"));
         command.stderr(log.unwrap());
         command
+    }
+
+    /// The library, for a command that loads another one too.
+    pub(crate) fn library(&self) -> PathBuf {
+        self.dir.path().join("shim.so")
+    }
+
+    /// The file with the rules: `STEADFAST_SHIM`.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.dir.path().join("control")
     }
 
     /// What the servers said on their standard error so far.

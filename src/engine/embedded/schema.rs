@@ -3,6 +3,8 @@
 use super::super::{EngineError, Result};
 use super::recover;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,7 +67,7 @@ pub(super) fn log_path(dir: &Path) -> PathBuf {
     dir.join("steadfast.db-wal")
 }
 
-/// Opens the database for writing; makes it when there is none.
+/// Opens the database for writing; makes it when there is none. What it shows is durable.
 pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     let path = path(dir);
     let conn = Connection::open_with_flags(
@@ -76,7 +78,15 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     )
     .map_err(|e| failed(&e))?;
     prepare(&conn, dir, &path).map_err(|e| explain(e, &path))?;
-    Ok(conn)
+    // A process that was killed may have left a mark that it never synced. Whoever reads it gives
+    // up the segments of the commit log before it.
+    let log = log_path(dir);
+    match File::open(&log).and_then(|log| log.sync_all()) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(EngineError::Failed(format!("could not sync {}: {e}", log.display())))
+        }
+        _ => Ok(conn),
+    }
 }
 
 fn prepare(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
