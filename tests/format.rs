@@ -109,6 +109,24 @@ async fn a_directory_that_lost_its_database_is_not_begun_anew() {
 }
 
 #[tokio::test]
+async fn a_data_directory_may_have_any_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = format!("/{}", dir.path().display());
+    for name in ["a b", "what?mode=memory", "50%25", "a#b", "a&b=c", "\u{e9}\u{1f600}", "file:x"] {
+        let data = Path::new(&root).join(name);
+        for round in 0..2 {
+            let engine = open(&data).unwrap();
+            if round == 0 {
+                put(&engine, "a", Body::Bytes(Bytes::from_static(b"small"))).await;
+            }
+            assert_eq!(read(&engine, "a").await.unwrap(), b"small", "{name}");
+            engine.close().await.unwrap();
+        }
+        assert!(data.join("steadfast.db").is_file(), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("steadfast.db"), vec![b'x'; 8192]).unwrap();

@@ -4,13 +4,12 @@
 //! What it assumes is what `docs/durability.md` says it rests on: a file's bytes are kept once a
 //! sync of the file that began after they were written has ended; a name, once its folder was
 //! synced. Until then every page of 4 KiB is as it was, as any of its writes left it, half and
-//! half, zero, or garbage, each page by itself. Zero and garbage reach what was written only, as
-//! disks with power-safe overwrites have it; in the log and in blob files, which share no page
-//! between what is synced and what is not, they reach the whole page.
+//! half, zero, or garbage, each page by itself: also what was synced in it before, for no disk is
+//! trusted to overwrite part of a page safely.
 
 use crate::random::Random;
 use crate::trace::{Kind, Record};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -226,8 +225,7 @@ impl Disk {
             if let Some((_, page, fate)) = spoilt {
                 said = format!("{said} ({path}, page {page}: {fate:?})");
             }
-            let whole_pages = path.starts_with("log/") || path.starts_with("blobs/");
-            let left = Left { mode, earlier, last, spoilt, whole_pages };
+            let left = Left { mode, earlier, last, spoilt };
             write(&to.join(path), &self.contents[content].left(&left, random));
         }
         said
@@ -284,7 +282,9 @@ impl Disk {
         }
         let content = *unsynced[random.below(unsynced.len() as u64) as usize];
         let pages: Vec<_> = self.contents[content].pages().into_iter().collect();
-        let (page, changes) = &pages[random.below(pages.len() as u64) as usize];
+        // The first is where what is synced and what is not meet.
+        let among = if random.one_in(3) { 1 } else { pages.len() as u64 };
+        let (page, changes) = &pages[random.below(among) as usize];
         let fate = match random.below(4) {
             0 => Fate::After(random.below(changes.len() as u64) as usize),
             1 => Fate::Half(changes.len()),
@@ -302,7 +302,6 @@ struct Left {
     /// The number of the last change of all.
     last: usize,
     spoilt: Option<(usize, usize, Fate)>,
-    whole_pages: bool,
 }
 
 fn apply(bytes: &mut Vec<u8>, change: &Change) {
@@ -356,7 +355,7 @@ impl Content {
         let mut bytes = self.synced.clone();
         self.pending[..some].iter().for_each(|(_, change)| apply(&mut bytes, change));
         let mut spoil = |page, changes: &[usize], fate, random: &mut Random| {
-            self.spoil(&mut bytes, page, changes, fate, left.whole_pages, random);
+            self.spoil(&mut bytes, page, changes, fate, random);
         };
         match left.mode {
             Mode::OnePage => {
@@ -393,7 +392,6 @@ impl Content {
         page: usize,
         changes: &[usize],
         fate: Fate,
-        whole: bool,
         random: &mut Random,
     ) {
         let (start, end) = (page * PAGE, ((page + 1) * PAGE).min(bytes.len()));
@@ -415,12 +413,9 @@ impl Content {
                 bytes[start + middle..end].copy_from_slice(&old[middle..len]);
             }
             Fate::Zero | Fate::Garbage => {
-                let touched = self.touched(page, changes);
-                for at in 0..len {
-                    if whole || touched.contains(&at) {
-                        let noise = random.next() as u8;
-                        bytes[start + at] = if fate == Fate::Zero { 0 } else { noise };
-                    }
+                for byte in &mut bytes[start..end] {
+                    let noise = random.next() as u8;
+                    *byte = if fate == Fate::Zero { 0 } else { noise };
                 }
             }
         }
@@ -442,19 +437,6 @@ impl Content {
             }
         }
         bytes
-    }
-
-    /// The places in a page that the changes wrote to.
-    fn touched(&self, page: usize, changes: &[usize]) -> BTreeSet<usize> {
-        let start = page * PAGE;
-        let ranges = changes.iter().filter_map(|number| match &self.pending[*number].1 {
-            Change::Write { at, bytes } => Some((*at, at + bytes.len())),
-            Change::Resize(_) => None,
-        });
-        ranges
-            .flat_map(|(from, to)| from.max(start)..to.min(start + PAGE))
-            .map(|at| at - start)
-            .collect()
     }
 }
 

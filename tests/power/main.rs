@@ -1,9 +1,9 @@
 //! Power cuts: data directories as a cut leaves them, each of which the server must start from with
 //! every acknowledged write.
 //!
-//! `images` makes them from a trace of what the server wrote and synced, with every page that was not
-//! synced old, new, torn, zero or garbage. `cuts` copies a file system's device under load. Both use
-//! the journal and the checker of the torture tests. `STEADFAST_POWER_IMAGES` (100) and
+//! `images` makes them from a trace of what the server wrote and synced, with every page that was
+//! not synced old, new, torn, zero or garbage. `cuts` copies a file system's device under load.
+//! Both use the journal and the checker of the torture tests. `STEADFAST_POWER_IMAGES` (100) and
 //! `STEADFAST_POWER_CUTS` (10) say how many, `STEADFAST_SEED` repeats a run's choices, though not
 //! its timing.
 #![allow(

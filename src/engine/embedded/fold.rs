@@ -10,7 +10,7 @@ use super::frame::Home;
 use super::keeper::Chore;
 use super::overlay::Entry;
 use super::reader::Readers;
-use super::schema::{BLOB_BYTES, BUSY, Data, failed};
+use super::schema::{BLOB_BYTES, BUSY, Data, failed, sync, synced};
 use super::writer::Task;
 use super::{Boundary, Fatal, Shared};
 use bytes::Bytes;
@@ -224,14 +224,8 @@ impl Folder {
     /// Says durably that the log begins at `to`.
     fn move_mark(&self, to: Boundary) -> Result<()> {
         let numbers = params![to.version.cast_signed(), to.seq.cast_signed()];
-        let sql = |e: rusqlite::Error| self.storage_failed(&e);
-        self.conn.execute_batch("PRAGMA synchronous = FULL").map_err(sql)?;
-        let marked = self
-            .conn
-            .execute("UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1", numbers);
-        let back = self.conn.execute_batch("PRAGMA synchronous = NORMAL");
-        marked.map_err(sql)?;
-        back.map_err(sql)
+        let mark = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
+        synced(&self.conn, mark, numbers).map_err(|e| self.storage_failed(&e))
     }
 
     /// A write or sync of the database that fails for another reason than space ends the process:
@@ -254,7 +248,10 @@ impl Folder {
     fn fold_wal(&self) {
         // Before, so that all can be folded; after, so that the log can start anew.
         self.readers.release();
-        match checkpoint(&self.conn, "PASSIVE") {
+        // The database's log grows on after this, and a power cut could tear the page where what
+        // was folded ends. A synced commit leaves no such page.
+        let end = sync(&self.conn);
+        match end.and_then(|()| checkpoint(&self.conn, "PASSIVE")) {
             Ok(_) => self.readers.release(),
             Err(e) => {
                 tracing::warn!(error = %e, "the database's log could not be folded");

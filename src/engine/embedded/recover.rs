@@ -10,8 +10,8 @@ use super::frame::{self, HEADER, Header, PAGE, Row};
 use super::schema::{Mark, body_sum};
 use super::segment::{Segment, Slot};
 use bytes::Bytes;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -218,16 +218,12 @@ fn later(segment: &Segment, mark: Mark, seq: Option<u64>, at: u64) -> Result<Opt
     }
 }
 
-/// A file of the log with a commit in it, or a blob file, in a data directory whose database is yet
-/// to be made: somebody's data, of which the most important part is gone.
+/// A file of the log or a blob file in a data directory whose database is yet to be made:
+/// somebody's data, of which the most important part is gone. (The database is synced before there
+/// is any other file.)
 pub(super) fn remains(dir: &Path) -> Result<Option<PathBuf>> {
-    for slot in files(&dir.join("log"))? {
-        let mut page = Vec::new();
-        let read = File::open(&slot).and_then(|file| file.take(PAGE as u64).read_to_end(&mut page));
-        read.map_err(|e| io_failed("read the log", &e))?;
-        if Header::parse(&page).is_some() {
-            return Ok(Some(slot));
-        }
+    if let Some(slot) = files(&dir.join("log"))?.pop() {
+        return Ok(Some(slot));
     }
     for folder in files(&dir.join("blobs"))? {
         if let Some(blob) = files(&folder)?.pop() {

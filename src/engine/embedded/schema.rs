@@ -2,9 +2,11 @@
 
 use super::super::{EngineError, Result};
 use super::recover;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use std::fmt::Write;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,22 +73,69 @@ pub(super) fn log_path(dir: &Path) -> PathBuf {
 pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     let path = path(dir);
     let conn = Connection::open_with_flags(
-        &path,
+        uri(&path),
         OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(|e| failed(&e))?;
     prepare(&conn, dir, &path).map_err(|e| explain(e, &path))?;
-    // A process that was killed may have left a mark that it never synced. Whoever reads it gives
-    // up the segments of the commit log before it.
-    let log = log_path(dir);
-    match File::open(&log).and_then(|log| log.sync_all()) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(EngineError::Failed(format!("could not sync {}: {e}", log.display())))
-        }
-        _ => Ok(conn),
+    settle(&conn, &log_path(dir)).map_err(|e| explain(e, &path))?;
+    Ok(conn)
+}
+
+/// Makes durable what a killed process left in the database's log: a mark in it may never have been
+/// synced, and whoever reads it gives up the segments of the commit log before it.
+fn settle(conn: &Connection, log: &Path) -> Result<()> {
+    let unsynced =
+        |e: io::Error| EngineError::Failed(format!("could not sync {}: {e}", log.display()));
+    let file = match File::open(log) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file.map_err(unsynced)?,
+    };
+    if file.metadata().map_err(unsynced)?.len() == 0 {
+        return Ok(());
     }
+    // A commit, for what follows in the log must not share a page with what is there.
+    match sync(conn).map_err(|e| failed(&e)) {
+        // Reads go on when the disk is full.
+        Err(EngineError::Full(_)) => file.sync_all().map_err(unsynced),
+        done => done,
+    }
+}
+
+/// Makes durable all that was committed.
+pub(super) fn sync(conn: &Connection) -> rusqlite::Result<()> {
+    // An update that changes no byte would write nothing, and so sync nothing; this does.
+    synced(conn, &format!("PRAGMA user_version = {FORMAT}"), &[])
+}
+
+/// A transaction of one statement that is durable, with all before it, when this returns.
+pub(super) fn synced(conn: &Connection, sql: &str, params: &[&dyn ToSql]) -> rusqlite::Result<()> {
+    conn.execute_batch("PRAGMA synchronous = FULL")?;
+    let done = conn.execute(sql, params);
+    let back = conn.execute_batch("PRAGMA synchronous = NORMAL");
+    done.and(back)
+}
+
+/// The file as a URI that says not to count on power-safe overwrites: a synced commit then ends
+/// with its page of 4 KiB, so that what is written after it cannot tear it.
+fn uri(path: &Path) -> String {
+    // An empty authority, or the start of an absolute path could be read as one.
+    let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            other => {
+                let _ = write!(uri, "%{other:02X}");
+            }
+        }
+    }
+    uri.push_str("?psow=0");
+    uri
 }
 
 fn prepare(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
