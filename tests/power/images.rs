@@ -175,19 +175,19 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     }
 }
 
-#[test]
-fn the_log_is_not_given_up_for_a_mark_that_a_killed_server_never_synced() {
+/// Kills a server before such a sync of such a path, and cuts the power to the one after it.
+fn relies_on_nothing_unsynced(path: &'static str, nth: u64) {
     let (Some(recorder), Some(shim)) = (Recorder::build(), Shim::build()) else { return };
-    let mut random = Random(seed("a mark that was not synced"));
+    let mut random = Random(seed(path));
     let mut journals: Vec<_> = (0..WRITERS).map(Journal::new).collect();
     let (mut store, mut second) = (String::new(), 0);
     for life in 0..2 {
-        let mut server = if life == 0 { recorder.server_under(&shim) } else { recorder.server() };
+        let mut server = recorder.server_under(&shim);
         let port = server.port;
+        let rule = Rule::every(SYNC, path, Action::KillBefore);
         if life == 0 {
             store = server.store("s");
-            // The fold's last step is the one that is synced.
-            shim.set(0, Rule::every(SYNC, FOLD, Action::KillBefore));
+            shim.set(0, Rule { first: nth, ..rule });
         } else {
             second = recorder.records().len();
         }
@@ -196,6 +196,8 @@ fn the_log_is_not_given_up_for_a_mark_that_a_killed_server_never_synced() {
         load::run(&load, &mut journals, &mut random, || {
             if life == 0 {
                 assert!(server.ended(Duration::from_secs(60)).is_some(), "it was never killed");
+                // Those that come later must not make up for it.
+                shim.set(0, Rule { action: Action::Delay(1000), ..rule });
             } else {
                 std::thread::sleep(Duration::from_millis(300));
                 server.kill();
@@ -212,6 +214,17 @@ fn the_log_is_not_given_up_for_a_mark_that_a_killed_server_never_synced() {
         let judged = faults(&data, &scene.store, &scene.expected(cut));
         assert!(judged.is_ok(), "cut {cut}, the second life begins at {second}: {judged:?}");
     }
+}
+
+#[test]
+fn the_log_is_not_given_up_for_a_mark_that_a_killed_server_never_synced() {
+    // The fold's last step is the one that is synced.
+    relies_on_nothing_unsynced(FOLD, 1);
+}
+
+#[test]
+fn a_file_of_the_log_whose_name_a_killed_server_never_synced_is_not_relied_on() {
+    relies_on_nothing_unsynced("/log$", 3);
 }
 
 /// Images of a disk whose syncs of some files do nothing, until one is reported.

@@ -102,6 +102,9 @@ impl Slots {
             let filled = file.metadata().map_err(failed)?.len() >= SEGMENT_BYTES;
             found.push(Slot { number, file, filled });
         }
+        // A process that was killed may have left a slot whose name was never synced, and whoever
+        // finds it uses it.
+        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         found.sort_by_key(|slot| slot.number);
         let next_number = AtomicU64::new(found.last().map_or(1, |slot| slot.number + 1));
         Ok((Slots { dir, state: Mutex::default(), next_number }, found))
