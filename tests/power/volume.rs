@@ -50,10 +50,17 @@ impl Volume {
         self.mount.join("data")
     }
 
-    /// Copies what the device has. What the kernel holds back is not in it, as in a power cut.
+    /// Copies what the device has at one moment. What the kernel holds back is not in it, as in a
+    /// power cut; where the kernel wrote while it was copied, it is copied again.
     pub(crate) fn copy(&self, to: &Path) {
         let (from, to) = (self.image.to_str().unwrap(), to.to_str().unwrap());
-        run("cp", &["--sparse=always", from, to]).unwrap();
+        for _ in 0..50 {
+            run("cp", &["--sparse=always", from, to]).unwrap();
+            if run("cmp", &["--silent", from, to]).is_ok() {
+                return;
+            }
+        }
+        panic!("the device never rests");
     }
 }
 
