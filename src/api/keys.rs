@@ -38,8 +38,7 @@ impl Api {
             if last.replace(key).is_some() {
                 body.push(b',');
             }
-            let text = std::str::from_utf8(key).map_err(|_| damaged())?;
-            serde_json::to_writer(&mut body, text).map_err(|_| damaged())?;
+            push_text(&mut body, key)?;
         }
         let next_cursor = last.filter(|_| page.more).map(cursor::encode);
         let prefix = prefix.map(str::to_owned);
@@ -49,6 +48,21 @@ impl Api {
         body.push(b'}');
         Ok(json_bytes(200, body))
     }
+}
+
+/// Appends a key as a JSON string.
+fn push_text(body: &mut Vec<u8>, key: &[u8]) -> Result<(), Error> {
+    // Most keys stand for themselves. All bytes are looked at, which takes fewer steps than to stop
+    // at the first.
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') & !matches!(byte, b'"' | b'\\');
+    if key.iter().fold(true, |all, byte| all & plain(byte)) {
+        body.push(b'"');
+        body.extend_from_slice(key);
+        body.push(b'"');
+        return Ok(());
+    }
+    let text = std::str::from_utf8(key).map_err(|_| damaged())?;
+    serde_json::to_writer(body, text).map_err(|_| damaged())
 }
 
 fn damaged() -> Error {

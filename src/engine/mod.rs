@@ -219,6 +219,15 @@ pub struct Scanned<'p> {
 }
 
 impl Page {
+    /// With room for as many records of a usual size as a page of the API holds.
+    pub fn with_room(limit: usize) -> Page {
+        const RECORDS: usize = 1024;
+        const RECORD_BYTES: usize = 72;
+        let records = limit.min(RECORDS);
+        let bytes = Vec::with_capacity(records * RECORD_BYTES);
+        Page { bytes, spans: Vec::with_capacity(records) }
+    }
+
     /// Appends a record.
     pub fn push(&mut self, found: Scanned<'_>) {
         self.bytes.extend_from_slice(found.key);

@@ -7,6 +7,7 @@
 
 use super::super::{Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, Stage, StoredBody};
 use super::Fatal;
+use super::pace::Pace;
 use bytes::Bytes;
 use std::any::Any;
 use std::collections::HashSet;
@@ -33,6 +34,7 @@ pub(super) struct Blobs {
     /// The folders whose names are known to be durable.
     folders: [AtomicBool; 256],
     fatal: Fatal,
+    pace: Pace,
 }
 
 impl Blobs {
@@ -40,7 +42,8 @@ impl Blobs {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
         let folders = std::array::from_fn(|_| AtomicBool::new(false));
-        Ok(Arc::new(Blobs { dir, staged: Mutex::default(), folders, fatal }))
+        let (staged, pace) = (Mutex::default(), Pace::default());
+        Ok(Arc::new(Blobs { dir, staged, folders, fatal, pace }))
     }
 
     /// Where the blob `id` lives: one of 256 folders, by its last byte.
@@ -223,13 +226,19 @@ impl StoredBody for Blob {
     }
 
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>> {
-        let (file, sums, id, total) = (self.file.clone(), self.sums.clone(), self.id, self.len);
+        let (id, total) = (self.id, self.len);
+        let damaged = move |what| EngineError::Corrupt(format!("blob file {id:016x}: {what}"));
         Box::pin(async move {
-            let read = move || read_blocks(&file, &sums, total, offset, len);
-            tokio::task::spawn_blocking(read)
-                .await
-                .map_err(|e| EngineError::Failed(e.to_string()))?
-                .map_err(|what| EngineError::Corrupt(format!("blob file {id:016x}: {what}")))
+            // What is more than a block could hold up others even when it is in memory.
+            if len <= BLOCK {
+                let read = || read_blocks(&self.file, &self.sums, total, offset, len);
+                if let Some(read) = self.blobs.pace.at_once(0, || read().map_err(damaged)) {
+                    return read;
+                }
+            }
+            let (file, sums) = (self.file.clone(), self.sums.clone());
+            let read = move || read_blocks(&file, &sums, total, offset, len).map_err(damaged);
+            blocking(read).await
         })
     }
 
@@ -255,8 +264,7 @@ fn read_blocks(
     let (first, last) = (offset / block, end.div_ceil(block));
     let start = first * block;
     let span = (last * block).min(total) - start;
-    let mut bytes = vec![0; usize::try_from(span).map_err(|e| e.to_string())?];
-    file.read_exact_at(&mut bytes, start).map_err(|e| e.to_string())?;
+    let bytes = read_span(file, start, usize::try_from(span).map_err(|e| e.to_string())?)?;
     let first = usize::try_from(first).map_err(|e| e.to_string())?;
     for (index, chunk) in bytes.chunks(BLOCK).enumerate() {
         if sums.get(first + index) != Some(&crc32fast::hash(chunk)) {
@@ -265,6 +273,23 @@ fn read_blocks(
     }
     let skip = usize::try_from(offset - start).map_err(|e| e.to_string())?;
     Ok(Bytes::from(bytes).slice(skip..skip + len))
+}
+
+/// Reads so many bytes. The standard library's reads at a position want a buffer that was filled
+/// before, which costs as much as the checksum.
+fn read_span(file: &File, start: u64, len: usize) -> std::result::Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = start + bytes.len() as u64;
+        let spare = rustix::buffer::spare_capacity(&mut bytes);
+        match rustix::io::pread(file, spare, at) {
+            Ok(0) => return Err("it is cut short".into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// A blob on its way in.

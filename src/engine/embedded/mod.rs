@@ -18,6 +18,7 @@ mod fold;
 mod frame;
 mod keeper;
 mod overlay;
+mod pace;
 mod pressure;
 mod read;
 mod reader;
@@ -33,7 +34,8 @@ use super::{
 };
 use bytes::Bytes;
 use overlay::Overlay;
-use read::{Pace, Reads};
+use pace::Pace;
+use read::Reads;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -50,6 +52,9 @@ const QUEUE: usize = 4096;
 const QUEUE_SPARE: usize = 16;
 /// Chores that wait for the keeper at most; further ones wait for a place.
 const CHORES: usize = 4096;
+
+/// Records that a scan reads from memory in a microsecond, at least.
+const RECORDS_A_MICRO: usize = 4;
 
 /// How to open a data directory.
 #[derive(Clone, Debug)]
@@ -242,7 +247,7 @@ fn start(
         let _ = keeper.send(chore);
     }
     let tidy = keeper::Keeper {
-        conn: schema::open_reader(&shared.dir)?,
+        conn: schema::open_reader(&shared.dir, schema::PASSING_CACHE_KIB)?,
         chores,
         blobs: reads.blobs.clone(),
         shared: shared.clone(),
@@ -359,7 +364,7 @@ impl Engine for Embedded {
                 Err(ticket) => ticket,
             };
             self.shared.figures.cache_misses.fetch_add(1, Ordering::Relaxed);
-            let found = match self.pace.at_once(|| self.reads.find(key, part)) {
+            let found = match self.pace.at_once(0, || self.reads.find(key, part)) {
                 Some(found) => found?,
                 None => {
                     let owned = Bytes::copy_from_slice(key);
@@ -377,7 +382,10 @@ impl Engine for Embedded {
         Box::pin(async move {
             self.open_still()?;
             let page = match self.shared.view.try_read() {
-                Ok(view) => self.pace.at_once(|| self.reads.scan(&scan, view)),
+                Ok(view) => {
+                    let explained = (scan.limit / RECORDS_A_MICRO) as u64;
+                    self.pace.at_once(explained, || self.reads.scan(&scan, view))
+                }
                 Err(_) => None,
             };
             match page {

@@ -7,62 +7,11 @@ use super::overlay::{Entry, Overlay};
 use super::reader::Readers;
 use super::{Shared, recover};
 use bytes::Bytes;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
-use std::time::Instant;
 
 /// Records of one first byte in the overlay up to which a count is exact.
 const COUNT_EXACT: usize = 4096;
-/// Microseconds that reads take on average when they find their pages in memory, at most; what a
-/// single read may add to the average; and for how long they are given threads of their own when
-/// they take longer.
-const FAST_MICROS: u64 = 150;
-const SAMPLE_MICROS: u64 = 1000;
-const SLOW_FOR_MICROS: u64 = 100_000;
-
-/// Decides where reads run. A read that finds its pages in memory costs less than a change of
-/// threads, and runs at once; when reads wait for the disk, they get threads of their own.
-pub(super) struct Pace {
-    opened: Instant,
-    /// The average of late, in 1/16 of a microsecond.
-    average: AtomicU64,
-    /// Until when reads get threads of their own; microseconds since the opening.
-    slow_until: AtomicU64,
-}
-
-impl Default for Pace {
-    fn default() -> Pace {
-        let (average, slow_until) = (AtomicU64::new(0), AtomicU64::new(0));
-        Pace { opened: Instant::now(), average, slow_until }
-    }
-}
-
-impl Pace {
-    fn micros(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Runs a read, unless it should have a thread of its own.
-    pub(super) fn at_once<T>(&self, work: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
-        let start = self.micros();
-        if start < self.slow_until.load(Ordering::Relaxed) {
-            return None;
-        }
-        let done = work();
-        let end = self.micros();
-        let sample = end.saturating_sub(start).min(SAMPLE_MICROS);
-        // Racing updates may lose one another's sample, which does no harm.
-        let average = self.average.load(Ordering::Relaxed);
-        let mut average = average - average / 16 + sample;
-        if average > FAST_MICROS * 16 {
-            self.slow_until.store(end + SLOW_FOR_MICROS, Ordering::Relaxed);
-            average /= 2;
-        }
-        self.average.store(average, Ordering::Relaxed);
-        Some(done)
-    }
-}
-
 /// What reads need.
 pub(super) struct Reads {
     pub(super) shared: Arc<Shared>,
@@ -105,7 +54,7 @@ impl Reads {
         let reading = self.readers.take()?;
         let above = above(&self.shared.overlay(), scan);
         drop(view);
-        let mut page = Page::default();
+        let mut page = Page::with_room(scan.limit);
         let mut above = above.into_iter().peekable();
         self.readers.scan(reading, scan, |found| {
             while let Some((key, entry)) = above.next_if(|(key, _)| key[..] < *found.key) {
@@ -197,27 +146,4 @@ fn above(overlay: &Overlay, scan: &Scan) -> Vec<(Bytes, Option<Entry>)> {
 fn push(page: &mut Page, key: &[u8], entry: &Entry) {
     let (version, due, head) = (entry.version, entry.due, &entry.head[..]);
     page.push(Scanned { key, version, due, head });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn reads_run_at_once_until_several_have_met_the_disk() {
-        let pace = Pace::default();
-        let read = |millis| {
-            pace.at_once(|| {
-                std::thread::sleep(Duration::from_millis(millis));
-                Ok(())
-            })
-        };
-        // One that was only interrupted changes nothing.
-        assert!(read(3).is_some() && read(0).is_some());
-        let slow = (0..50).take_while(|_| read(2).is_some()).count();
-        assert!((1..20).contains(&slow), "{slow} slow reads ran at once");
-        std::thread::sleep(Duration::from_micros(SLOW_FOR_MICROS));
-        assert!(read(0).is_some(), "and they are tried again");
-    }
 }

@@ -16,11 +16,21 @@ const BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
 const SCAN: &str = "SELECT key, data FROM heads WHERE key >= ?1 AND key < ?2 ORDER BY key";
 const DUE: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
 
+/// KiB of pages that a connection keeps. Those that are used while reads find their pages in
+/// memory, as many as the runtime has threads for requests, keep the inner pages of large trees;
+/// those that are made when many reads wait for the disk do not.
+const CACHE_KIB: u32 = 24 * 1024;
+const CACHE_KIB_MANY: u32 = 2 * 1024;
+/// Connections with the large cache.
+const LARGE: u64 = 4;
+
 /// Connections that wait for their next read. As many are made as reads run at once, and the
 /// runtime bounds those by its threads.
 pub(super) struct Readers {
     dir: PathBuf,
     idle: Mutex<Vec<Reading>>,
+    /// Connections that were made.
+    made: AtomicU64,
     /// Grows with every fold that readers can see.
     epoch: AtomicU64,
 }
@@ -43,11 +53,17 @@ impl Reading {
 
 impl Readers {
     pub(super) fn new(dir: PathBuf) -> Readers {
-        Readers { dir, idle: Mutex::default(), epoch: AtomicU64::new(0) }
+        Readers { dir, idle: Mutex::default(), made: AtomicU64::new(0), epoch: AtomicU64::new(0) }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Reading>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> Result<Reading> {
+        let large = self.made.fetch_add(1, Ordering::Relaxed) < LARGE;
+        let cache = if large { CACHE_KIB } else { CACHE_KIB_MANY };
+        Ok(Reading { conn: schema::open_reader(&self.dir, cache)?, epoch: None })
     }
 
     /// A connection with a snapshot of all that was folded before the call.
@@ -55,7 +71,7 @@ impl Readers {
         let waiting = self.idle().pop();
         let mut reading = match waiting {
             Some(reading) => reading,
-            None => Reading { conn: schema::open_reader(&self.dir)?, epoch: None },
+            None => self.open()?,
         };
         let epoch = self.epoch.load(Ordering::Acquire);
         if reading.epoch != Some(epoch) {
