@@ -3,7 +3,7 @@
 use super::frame::Home;
 use super::segment::Segment;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -61,9 +61,8 @@ impl Overlay {
         self.changes.get(&first).copied().unwrap_or(0)
     }
 
-    fn count(&mut self, key: &[u8], change: i64) {
+    fn count(&mut self, first: u8, change: i64) {
         if change != 0 {
-            let first = key.first().copied().unwrap_or_default();
             *self.changes.entry(first).or_default() += change;
         }
     }
@@ -72,22 +71,30 @@ impl Overlay {
     /// before it may.
     pub(super) fn put(&mut self, key: Bytes, mut entry: Entry) -> Replaced {
         let mut replaced = Replaced { blob: None };
-        let mut counted = 0;
-        if let Some(old) = self.map.get(&key) {
-            entry.below = old.below;
-            counted = old.change();
-            if let Home::Blob { id, .. } = old.home {
-                replaced.blob = Some(id);
+        let first = first_of(&key);
+        // One way down the tree: at the start there may be hundreds of thousands to put.
+        let due = (entry.due > 0).then(|| (entry.due, key.clone()));
+        let (mut counted, mut no_more_due) = (0, None);
+        let change = match self.map.entry(key) {
+            btree_map::Entry::Vacant(place) => place.insert(entry).change(),
+            btree_map::Entry::Occupied(mut place) => {
+                let old = place.get();
+                entry.below = old.below;
+                counted = old.change();
+                if let Home::Blob { id, .. } = old.home {
+                    replaced.blob = Some(id);
+                }
+                no_more_due = (old.due > 0).then(|| (old.due, place.key().clone()));
+                let change = entry.change();
+                place.insert(entry);
+                change
             }
-            if old.due > 0 {
-                self.due.remove(&(old.due, key.clone()));
-            }
+        };
+        self.count(first, change - counted);
+        if let Some(due) = no_more_due {
+            self.due.remove(&due);
         }
-        self.count(&key, entry.change() - counted);
-        if entry.due > 0 {
-            self.due.insert((entry.due, key.clone()));
-        }
-        self.map.insert(key, entry);
+        self.due.extend(due);
         replaced
     }
 
@@ -97,7 +104,7 @@ impl Overlay {
         let before = entry.change();
         entry.below = Some(below);
         let change = entry.change() - before;
-        self.count(key, change);
+        self.count(first_of(key), change);
     }
 
     /// The database now has what was here at `version`: drops it, unless a newer one came.
@@ -107,7 +114,7 @@ impl Overlay {
             return self.learn(key, live);
         }
         let (change, due) = (entry.change(), entry.due);
-        self.count(key, -change);
+        self.count(first_of(key), -change);
         if let Some((key, _)) = self.map.remove_entry(key)
             && due > 0
         {
@@ -145,6 +152,10 @@ impl Overlay {
         let found = self.due.iter().take_while(move |(due, _)| *due <= until);
         found.filter_map(|(due, key)| Some((*due, key, self.map.get(key)?.version)))
     }
+}
+
+fn first_of(key: &[u8]) -> u8 {
+    key.first().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
