@@ -29,6 +29,8 @@ const HELD_BYTES: u64 = 4 << 20;
 const LONG_LINE_BYTES: usize = 1 << 20;
 /// Bytes of a line besides its value: a key and metadata with every character escaped, and space.
 const LINE_SPARE_BYTES: u64 = 32 * 1024;
+/// After so many lines others have their turn.
+const TURN_LINES: u64 = 32;
 /// Errors told in one answer; a batch may have any number of lines.
 const ERRORS_MAX: usize = 10_000;
 
@@ -102,6 +104,9 @@ impl Api {
                 }
                 if batch.status >= 500 {
                     return Ok(batch.finish().await.closing(true));
+                }
+                if batch.index.is_multiple_of(TURN_LINES) {
+                    tokio::task::yield_now().await;
                 }
             }
             searched = pending.len();
