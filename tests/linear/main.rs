@@ -23,6 +23,7 @@ mod planted;
 #[allow(dead_code, reason = "shared with the torture tests")]
 #[path = "../torture/random.rs"]
 mod random;
+mod second;
 #[path = "../support/mod.rs"]
 mod support;
 
