@@ -23,6 +23,17 @@ pub struct ServeArgs {
     #[arg(long)]
     memory: bool,
 
+    /// Keep the data in a database that speaks the PostgreSQL protocol, for several servers at
+    /// once, instead of in a directory; better given by the environment, as it holds a password
+    #[arg(long, value_name = "URL", env = "STEADFAST_ENGINE", hide_env_values = true)]
+    #[arg(conflicts_with = "memory")]
+    engine: Option<Secret>,
+
+    /// Connections to that database at most
+    #[arg(long, value_name = "N", env = "STEADFAST_ENGINE_CONNECTIONS", default_value_t = 32)]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
+    engine_connections: u16,
+
     /// The root token; better given by the environment than on a command line
     #[arg(
         long,
@@ -108,6 +119,8 @@ impl CheckArgs {
 
 /// No value may be larger, whatever the flag says: 1 GiB.
 const MAX_VALUE: u64 = 1 << 30;
+/// What a database takes as one value is bounded, and is held in memory.
+const MAX_VALUE_DATABASE: u64 = 256 << 20;
 /// A token file may have so many bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
@@ -149,13 +162,41 @@ pub enum TokenSource {
     Own,
 }
 
+/// Where the data is kept.
+#[derive(Clone)]
+pub enum Place {
+    /// In this directory.
+    Directory(PathBuf),
+    /// In memory.
+    Memory,
+    /// In the database at this URL, over so many connections at most.
+    Database(String, usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Directory(dir) => write!(f, "{}", dir.display()),
+            Place::Memory => f.write_str("memory: gone when the server stops"),
+            // The URL may hold a password.
+            Place::Database(..) => f.write_str("the database of STEADFAST_ENGINE"),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 /// A checked configuration of the server.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The data directory; `None` for memory.
-    pub data: Option<PathBuf>,
+    /// Where the data is kept.
+    pub place: Place,
     /// Where the token comes from.
     pub token: TokenSource,
     /// Largest value, in bytes.
@@ -200,10 +241,23 @@ impl ServeArgs {
                 self.listen
             ));
         }
+        let place = match self.engine {
+            None if self.memory => Place::Memory,
+            None => Place::Directory(self.data),
+            Some(Secret(url)) => database(url, self.engine_connections.into())?,
+        };
+        if matches!((&place, &token), (Place::Database(..), TokenSource::Own)) {
+            return Err("servers over one database share a token: set STEADFAST_TOKEN or \
+                        STEADFAST_TOKEN_FILE"
+                .into());
+        }
+        if matches!(place, Place::Database(..)) && self.max_value > MAX_VALUE_DATABASE {
+            return Err(format!("--max-value must be at most {MAX_VALUE_DATABASE} with --engine"));
+        }
         let seconds = Duration::from_secs;
         Ok(ServeConfig {
             listen: self.listen,
-            data: (!self.memory).then_some(self.data),
+            place,
             token,
             max_value: self.max_value,
             max_connections: self.max_connections,
@@ -219,6 +273,16 @@ impl ServeArgs {
             log_format: self.log_format,
             log: self.log,
         })
+    }
+}
+
+fn database(url: String, connections: usize) -> Result<Place, String> {
+    let known = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    // Without the URL, which may hold a password.
+    if known {
+        Ok(Place::Database(url, connections))
+    } else {
+        Err("--engine must be a URL that begins with postgres://".into())
     }
 }
 

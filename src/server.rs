@@ -1,14 +1,14 @@
 //! The composition root: engine, store, API, listener, and their orderly end.
 
 use crate::api::{Api, Auth, Token};
-use crate::config::{self, ServeConfig, TokenSource};
+use crate::config::{self, Place, ServeConfig, TokenSource};
 use crate::engine::embedded::{self, Embedded, Fatal, Options, Report};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::http;
 use crate::kv::Kv;
 use crate::kv::check::{Checker, Counted};
-use crate::kv::clock::SystemClock;
+use crate::kv::clock::{Clock, SystemClock};
 use crate::metrics::Metrics;
 use std::fs::{self, File};
 use std::future::Future;
@@ -45,6 +45,32 @@ pub struct Server {
     _token_dir: Option<TokenDir>,
 }
 
+/// An engine over a database, and the clock that goes with it.
+type Shared = (Arc<dyn Engine>, Arc<dyn Clock>);
+
+#[cfg(feature = "postgres")]
+async fn database(url: &str, connections: usize, reading: u64) -> Result<Shared, EngineError> {
+    use crate::engine::postgres::{Options, Postgres};
+
+    /// Items expire by one clock, whichever server is asked: the database's.
+    struct DatabaseClock(Arc<Postgres>);
+
+    impl Clock for DatabaseClock {
+        fn now(&self) -> u64 {
+            self.0.now()
+        }
+    }
+
+    let options = Options { url: url.into(), connections, reading_bytes: reading };
+    let engine = Arc::new(Postgres::open(options).await?);
+    Ok((engine.clone(), Arc::new(DatabaseClock(engine))))
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn database(_: &str, _: usize, _: u64) -> Result<Shared, EngineError> {
+    Err(EngineError::Failed("this build has no engine for a database (feature postgres)".into()))
+}
+
 /// Where a person finds the root token.
 #[derive(Clone, Debug)]
 pub enum TokenAt {
@@ -75,9 +101,15 @@ impl Server {
     /// When the data directory, the token or the address cannot be used.
     pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
         raise_file_limit(u64::from(config.max_connections) + FILES_SPARE);
-        let engine: Arc<dyn Engine> = match &config.data {
-            None => Arc::new(Memory::new()),
-            Some(dir) => {
+        let mut clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let engine: Arc<dyn Engine> = match &config.place {
+            Place::Memory => Arc::new(Memory::new()),
+            Place::Database(url, connections) => {
+                let engine;
+                (engine, clock) = database(url, *connections, config.max_in_flight / 2).await?;
+                engine
+            }
+            Place::Directory(dir) => {
                 let fatal = Fatal::new(|why| {
                     tracing::error!(
                         "{why}; stopping, so that nothing is pretended: on the next \
@@ -93,7 +125,7 @@ impl Server {
         let (token, token_at, token_dir) = root_token(&config).map_err(StartError::Token)?;
         let failed = |e| StartError::Listen(config.listen, e);
         let listener = listen(config.listen).map_err(failed)?;
-        let kv = Arc::new(Kv::new(engine, Arc::new(SystemClock), config.max_value));
+        let kv = Arc::new(Kv::new(engine, clock, config.max_value));
         let metrics = Arc::new(Metrics::default());
         let auth = Auth::new(token);
         let api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
@@ -121,7 +153,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), crate::kv::Error> {
         let (drain, draining) = watch::channel(false);
         if let Ok(address) = self.address() {
-            tracing::info!(%address, data = ?self.config.data, "ready");
+            tracing::info!(%address, data = %self.config.place, "ready");
         }
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
         tokio::select! {
@@ -230,17 +262,17 @@ impl Drop for TokenDir {
 }
 
 fn root_token(config: &ServeConfig) -> Result<(Token, TokenAt, Option<TokenDir>), String> {
-    match (&config.token, &config.data) {
+    match (&config.token, &config.place) {
         (TokenSource::Given(token), _) => Ok((token.clone(), TokenAt::Environment, None)),
         (TokenSource::File(token, path), _) => {
             Ok((token.clone(), TokenAt::File(path.clone()), None))
         }
-        (TokenSource::Own, Some(data)) => {
+        (TokenSource::Own, Place::Directory(data)) => {
             let path = data.join("token");
             let token = if path.exists() { config::read_token(&path) } else { make_token(&path) };
             Ok((token?, TokenAt::File(path), None))
         }
-        (TokenSource::Own, None) => {
+        (TokenSource::Own, Place::Memory | Place::Database(..)) => {
             let name = format!("steadfast-{}-{}", std::process::id(), &random_text()?[..8]);
             let dir = TokenDir(std::env::temp_dir().join(name));
             let made = fs::DirBuilder::new().mode(0o700).create(&dir.0);

@@ -229,7 +229,9 @@ async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
     case.put("k", first, "one").await.unwrap();
     let item = case.kv.get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.modified), (metadata, 3, START));
-    assert_eq!((item.expires, item.generation), (Some(START + 100 * SECOND), START + 1));
+    assert_eq!(item.expires, Some(START + 100 * SECOND));
+    // A database that several servers share has a floor by its own clock.
+    assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
     case.put("k", Put::default(), "").await.unwrap();
     let item = case.kv.get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.expires), (Metadata::NONE, 0, None));

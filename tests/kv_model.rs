@@ -11,6 +11,7 @@ use bytes::Bytes;
 use engines::Subject;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use steadfast::kv::batch::Line;
 use steadfast::kv::clock::{ManualClock, SECOND};
@@ -323,9 +324,10 @@ impl World {
     }
 }
 
-fn run(subject: Subject, ops: &[Op]) {
+fn run(subject: impl Future<Output = Option<Subject>>, ops: &[Op]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
+        let Some(subject) = subject.await else { return };
         let mut world = World::new(subject).await;
         for op in ops {
             world.step(op).await;
@@ -340,11 +342,21 @@ proptest! {
 
     #[test]
     fn the_memory_engine_follows_the_model(ops in prop::collection::vec(op(), 1..60)) {
-        run(Subject::memory(), &ops);
+        run(ready(Some(Subject::memory())), &ops);
     }
 
     #[test]
     fn the_embedded_engine_follows_the_model(ops in prop::collection::vec(op(), 1..60)) {
-        run(Subject::embedded(), &ops);
+        run(ready(Some(Subject::embedded())), &ops);
+    }
+}
+
+proptest! {
+    // Each has a database of its own, which takes a while to make.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_postgres_engine_follows_the_model(ops in prop::collection::vec(op(), 1..60)) {
+        run(Subject::postgres(), &ops);
     }
 }

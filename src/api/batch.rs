@@ -228,7 +228,7 @@ impl<'a> Batch<'a> {
             Ok(Err(e)) => e,
             Err(e) => kv::Error::Internal(e.to_string()),
         };
-        if matches!(e, kv::Error::Internal(_)) {
+        if matches!(e, kv::Error::Internal(_) | kv::Error::Unavailable(_)) {
             let request = format_args!("{:016x}", self.request);
             tracing::error!(%request, error = %e, "a group of a batch failed");
         }
@@ -265,6 +265,8 @@ impl<'a> Batch<'a> {
                 reason = "the server failed; the line may not be written".into();
             } else if let kv::Error::Full(_) = e {
                 reason = "storage is full; the line is not written".into();
+            } else if let kv::Error::Unavailable(_) = e {
+                reason = "storage cannot be reached; the line is not written".into();
             }
             self.errors.push(BatchError { key, index, code: code.to_string(), reason });
         }

@@ -62,7 +62,7 @@ pub(super) fn kv_status(e: &kv::Error) -> u16 {
         kv::Error::StoreNotEmpty => 409,
         kv::Error::Precondition => 412,
         kv::Error::TooLarge(_) => 413,
-        kv::Error::Busy => 503,
+        kv::Error::Busy | kv::Error::Unavailable(_) => 503,
         kv::Error::Full(_) => 507,
         kv::Error::Internal(_) => 500,
     }
@@ -83,6 +83,8 @@ impl Error {
         let mut detail = self.to_string();
         if let Error::Kv(kv::Error::Full(_)) = self {
             detail = format!("storage is full (request {request:016x})");
+        } else if let Error::Kv(kv::Error::Unavailable(_)) = self {
+            detail = format!("storage cannot be reached (request {request:016x})");
         } else if let Error::Kv(kv::Error::Internal(_)) = self {
             detail = format!("the server's log says more under request {request:016x}");
         } else if status >= 500 {

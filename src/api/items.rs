@@ -70,7 +70,7 @@ impl Api {
         let store = store?;
         let declared = head.content_length();
         self.kv.check_put(&store, &key, &put, declared).await?;
-        let held = declared.map_or(STAGE_BYTES, |bytes| bytes.min(STAGE_BYTES));
+        let held = self.kv.upload_bytes(declared, STAGE_BYTES);
         let _share = self.admission.upload(held).await?;
         let mut upload = self.kv.upload();
         while let Some(chunk) = body.chunk().await? {

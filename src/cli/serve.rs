@@ -54,16 +54,13 @@ async fn serve(config: ServeConfig) -> ExitCode {
         Ok(stop) => stop,
         Err(e) => return fail(&format!("cannot listen for signals: {e}"), 1),
     };
-    let data = config.data.clone();
+    let place = config.place.clone();
     let server = match Server::start(config).await {
         Ok(server) => server,
         Err(e) => return fail(&e.to_string(), 1),
     };
     let shown = server.address().and_then(|address| {
-        let home = data
-            .as_ref()
-            .map_or("memory: gone when the server stops".into(), |dir| dir.display().to_string());
-        show(&format!("http://{address}"), &home, server.token_at())
+        show(&format!("http://{address}"), &place.to_string(), server.token_at())
     });
     if let Err(e) = shown {
         return fail(&format!("cannot say where it listens: {e}"), 1);

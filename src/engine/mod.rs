@@ -7,8 +7,9 @@
 //!
 //! - [`Engine::commit`] is atomic: all of its writes happen, or none. It answers
 //!   [`Outcome::Written`] only when the writes are durable.
-//! - Every commit gets a *version*, greater than that of any commit before it, over restarts too.
-//!   The records it writes carry it. A version never comes twice, so "the record still has
+//! - Every commit gets a *version*, greater than that of any commit before it, over restarts too;
+//!   where several processes share an engine, than any of this process and any that wrote one of
+//!   its keys. The records it writes carry it. Under a key a version never comes twice, so "the record still has
 //!   version 17" says "nobody touched it since".
 //! - Reads and scans answer from one snapshot that holds every commit already answered as written,
 //!   and never one that is not durable yet.
@@ -18,6 +19,8 @@
 
 pub mod embedded;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 
 use bytes::Bytes;
 use std::any::Any;
@@ -297,6 +300,9 @@ pub enum EngineError {
     /// A commit may or may not have happened; or a read failed.
     #[error("storage failed: {0}")]
     Failed(String),
+    /// Nobody could be asked, for longer than it is worth waiting; nothing was written.
+    #[error("storage cannot be reached: {0}")]
+    Unavailable(String),
     /// The engine is shut.
     #[error("storage is closed")]
     Closed,
@@ -314,6 +320,10 @@ pub trait Engine: Send + Sync + 'static {
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>>;
     /// Checks and writes, atomically and durably.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>>;
+    /// Whether a large body on its way in is held in memory whole, and so must be admitted whole.
+    fn holds_staged(&self) -> bool {
+        false
+    }
     /// Begins a large body.
     fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>>;
     /// Finishes what was accepted and shuts; later calls answer [`EngineError::Closed`].

@@ -65,6 +65,13 @@ impl Kv {
         self.value_bytes_max
     }
 
+    /// Bytes of memory that an upload of so many bytes may take, if `streamed` bytes are enough for
+    /// an engine that takes it piece by piece; `None` for an upload of unknown size.
+    pub fn upload_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
+        let most = declared.unwrap_or(self.value_bytes_max);
+        if self.engine.holds_staged() { most } else { most.min(streamed) }
+    }
+
     /// How many stores there are.
     ///
     /// # Errors
@@ -130,6 +137,9 @@ pub enum Error {
     /// There is no space for writes.
     #[error("storage is full: {0}")]
     Full(String),
+    /// The storage cannot be reached; nothing was written.
+    #[error("storage cannot be reached: {0}")]
+    Unavailable(String),
     /// The server failed; a write may or may not have happened.
     #[error("{0}")]
     Internal(String),
@@ -146,6 +156,7 @@ impl From<EngineError> for Error {
     fn from(e: EngineError) -> Error {
         match e {
             EngineError::Full(what) => Error::Full(what),
+            EngineError::Unavailable(what) => Error::Unavailable(what),
             e @ (EngineError::Closed | EngineError::Corrupt(_) | EngineError::Failed(_)) => {
                 Error::Internal(e.to_string())
             }

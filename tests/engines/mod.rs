@@ -2,25 +2,46 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use steadfast::engine::Engine;
 use steadfast::engine::embedded::{Embedded, Fatal, Options};
 use steadfast::engine::memory::Memory;
+use steadfast::engine::postgres::{self, Postgres};
 use tempfile::TempDir;
+use tokio_postgres::NoTls;
 
 /// An engine under test, and how to open it again.
 pub(crate) struct Subject {
     pub(crate) engine: Arc<dyn Engine>,
     dir: Option<TempDir>,
+    url: Option<String>,
 }
 
 impl Subject {
     pub(crate) fn memory() -> Subject {
-        Subject { engine: Arc::new(Memory::new()), dir: None }
+        Subject { engine: Arc::new(Memory::new()), dir: None, url: None }
     }
 
     pub(crate) fn embedded() -> Subject {
         let dir = tempfile::tempdir().unwrap();
-        Subject { engine: open(dir.path().join("data")), dir: Some(dir) }
+        Subject { engine: open(dir.path().join("data")), dir: Some(dir), url: None }
+    }
+
+    /// Over a database of its own on the server of `STEADFAST_TEST_POSTGRES`; `None` without one.
+    #[allow(dead_code, reason = "not every suite runs over it")]
+    #[allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a test may be skipped")]
+    pub(crate) async fn postgres() -> Option<Subject> {
+        let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
+            println!("skipped: STEADFAST_TEST_POSTGRES names no database server");
+            return None;
+        };
+        let (client, connection) = tokio_postgres::connect(&server, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let (host, _) = server.rsplit_once('/').unwrap();
+        let url = format!("{host}/{name}");
+        Some(Subject { engine: connect(&url).await, dir: None, url: Some(url) })
     }
 
     /// Closes and opens it; one that keeps nothing stays as it is.
@@ -29,6 +50,16 @@ impl Subject {
             self.engine.close().await.unwrap();
             self.engine = open(dir.path().join("data"));
         }
+        if let Some(url) = &self.url {
+            self.engine.close().await.unwrap();
+            self.engine = connect(url).await;
+        }
+    }
+
+    /// Whether other processes may use it at the same time.
+    #[allow(dead_code, reason = "not every suite asks")]
+    pub(crate) fn shared(&self) -> bool {
+        self.url.is_some()
     }
 
     /// Where its data is, for those that have a place.
@@ -36,6 +67,14 @@ impl Subject {
     pub(crate) fn data(&self) -> Option<PathBuf> {
         self.dir.as_ref().map(|dir| dir.path().join("data"))
     }
+}
+
+/// Numbers databases within a process.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+async fn connect(url: &str) -> Arc<dyn Engine> {
+    let options = postgres::Options { url: url.into(), connections: 8, reading_bytes: 8 << 20 };
+    Arc::new(Postgres::open(options).await.unwrap())
 }
 
 pub(crate) fn open(dir: PathBuf) -> Arc<dyn Engine> {
@@ -56,6 +95,14 @@ macro_rules! suite {
         mod embedded {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() { super::$test(super::engines::Subject::embedded()).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                if let Some(subject) = super::engines::Subject::postgres().await {
+                    super::$test(subject).await;
+                }
+            })*
         }
     };
 }

@@ -24,6 +24,8 @@ struct Shared {
     clock: Instant,
     stop: AtomicBool,
     port: AtomicU16,
+    /// Servers over the same data, among which clients are spread.
+    others: Vec<u16>,
     /// How often the server has been started, and until when what was lost before can happen.
     starts: AtomicU64,
     /// Operations by key.
@@ -42,6 +44,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     pub(crate) fn start(
         port: u16,
+        others: &[u16],
         store: &str,
         phase: u64,
         seed: u64,
@@ -51,6 +54,7 @@ impl Fleet {
             clock: Instant::now(),
             stop: AtomicBool::new(false),
             port: AtomicU16::new(port),
+            others: others.to_vec(),
             starts: AtomicU64::new(0),
             history: (0..KEYS).map(|_| Mutex::default()).collect(),
             deaths: Mutex::default(),
@@ -120,6 +124,14 @@ impl Shared {
         self.clock.elapsed().as_nanos() as u64
     }
 
+    fn port_of(&self, client: u64) -> u16 {
+        let servers = self.others.len() as u64 + 1;
+        match (client % servers).checked_sub(1) {
+            Some(other) => self.others[other as usize],
+            None => self.port.load(Ordering::SeqCst),
+        }
+    }
+
     fn request(&self, method: &str, key: u64) -> String {
         format!("{method} {}{key}", self.path)
     }
@@ -153,7 +165,7 @@ impl Racer {
         while !self.shared.stop.load(Ordering::SeqCst) {
             let starts = self.shared.starts.load(Ordering::SeqCst);
             if self.connection.as_ref().is_none_or(|(of, _)| *of != starts) {
-                let port = self.shared.port.load(Ordering::SeqCst);
+                let port = self.shared.port_of(self.number);
                 self.connection = Client::connect(port).ok().map(|client| (starts, client));
             }
             match self.connection.is_some() {

@@ -30,7 +30,7 @@ mod support;
 use clients::{Fleet, Patience};
 use random::{Random, number, seed};
 use std::time::{Duration, Instant};
-use support::{Home, Server};
+use support::{Home, Server, database};
 
 /// How long a load runs.
 pub(crate) fn seconds() -> u64 {
@@ -49,7 +49,8 @@ fn every_key_of_the_embedded_engine_is_linearizable_through_crashes_and_lost_ans
     let (end, mut checked, mut crashes) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
     let mut phase = 0;
     while Instant::now() < end {
-        let fleet = Fleet::start(home.server.port, &store, phase, random.next(), Patience::Short);
+        let fleet =
+            Fleet::start(home.server.port, &[], &store, phase, random.next(), Patience::Short);
         for _ in 0..2 {
             std::thread::sleep(PHASE / 3 + Duration::from_millis(random.below(50)));
             home.server.kill();
@@ -79,11 +80,31 @@ fn every_key_of_the_memory_engine_is_linearizable() {
     let store = server.store("linear");
     let (end, mut checked, mut phase) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
     while Instant::now() < end {
-        let fleet = Fleet::start(server.port, &store, phase, random.next(), Patience::Long);
+        let fleet = Fleet::start(server.port, &[], &store, phase, random.next(), Patience::Long);
         std::thread::sleep(PHASE);
         checked += fleet.finish(seed);
         phase += 1;
     }
     println!("{checked} operations on {} keys checked", phase * clients::KEYS);
+    assert!(checked > 500, "the load was real");
+}
+
+#[test]
+fn every_key_is_linearizable_over_three_servers_and_one_database() {
+    let Some(url) = database("linear") else { return };
+    let seed = seed("linearizable over a database");
+    let mut random = Random(seed);
+    let servers: Vec<Server> = (0..3).map(|_| Server::over(&url)).collect();
+    let others: Vec<u16> = servers[1..].iter().map(|server| server.port).collect();
+    let store = servers[0].store("linear");
+    let (end, mut checked, mut phase) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
+    while Instant::now() < end {
+        let (port, start) = (servers[0].port, random.next());
+        let fleet = Fleet::start(port, &others, &store, phase, start, Patience::Long);
+        std::thread::sleep(PHASE);
+        checked += fleet.finish(seed);
+        phase += 1;
+    }
+    println!("{checked} operations on {} keys checked, three servers", phase * clients::KEYS);
     assert!(checked > 500, "the load was real");
 }

@@ -3,6 +3,7 @@
     dead_code,
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "each suite uses its part; a test may panic and read its environment"
 )]
@@ -45,6 +46,14 @@ impl Server {
         let mut command = Command::new(binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--memory"]).args(flags);
         command.env("STEADFAST_TOKEN", TOKEN);
+        Server::spawn(command)
+    }
+
+    /// Over a database, beside others.
+    pub(crate) fn over(url: &str) -> Server {
+        let mut command = Command::new(binary());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--engine-connections", "16"]);
+        command.env("STEADFAST_ENGINE", url).env("STEADFAST_TOKEN", TOKEN);
         Server::spawn(command)
     }
 
@@ -131,6 +140,26 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The URL of a new database on the server of `STEADFAST_TEST_POSTGRES`; `None`, said aloud,
+/// without one.
+pub(crate) fn database(name: &str) -> Option<String> {
+    let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
+        println!("skipped: STEADFAST_TEST_POSTGRES names no database server");
+        return None;
+    };
+    let name = format!("{name}_{}", std::process::id());
+    let make = async {
+        let (client, connection) =
+            tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        connection.abort();
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(make);
+    let (host, _) = server.rsplit_once('/').unwrap();
+    Some(format!("{host}/{name}"))
 }
 
 /// A server with its data in a directory that goes with it.

@@ -213,6 +213,7 @@ fn explain(e: EngineError, path: &Path) -> EngineError {
         e @ (EngineError::Corrupt(_)
         | EngineError::Full(_)
         | EngineError::Failed(_)
+        | EngineError::Unavailable(_)
         | EngineError::Closed) => e,
     }
 }

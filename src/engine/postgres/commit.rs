@@ -1,0 +1,300 @@
+//! A commit: lock what it names, check what it expects, write, end. Two round trips.
+
+use super::super::{Body, Commit, EngineError, Outcome, Result};
+use super::connect::{Fault, evict};
+use super::{Inner, sql};
+use bytes::Bytes;
+use deadpool_postgres::Client;
+use std::collections::{BTreeMap, HashMap};
+use tokio_postgres::types::ToSql;
+
+/// What a try came to.
+enum Tried {
+    Done(Outcome),
+    /// Nothing was written; from the start again.
+    Again(Fault),
+    /// The connection broke while the transaction ended.
+    Unknown(Sent),
+}
+
+/// A transaction whose end was not told.
+struct Sent {
+    /// A row that it writes, and the version that the row had before, 0 for no row.
+    key: Bytes,
+    before: i64,
+    version: i64,
+    mark: i64,
+    why: String,
+}
+
+/// The rows as they are locked: version, and whether there is a record.
+type Locked = HashMap<Vec<u8>, (i64, bool)>;
+
+/// Rows to be written, by column.
+#[derive(Default)]
+struct Columns<'c> {
+    key: Vec<&'c [u8]>,
+    due: Vec<i64>,
+    live: Vec<bool>,
+    head: Vec<&'c [u8]>,
+    body: Vec<&'c [u8]>,
+}
+
+impl<'c> Columns<'c> {
+    fn push(&mut self, key: &'c [u8], record: Option<(i64, &'c [u8], &'c [u8])>) {
+        let (due, head, body) = record.unwrap_or_default();
+        self.key.push(key);
+        self.due.push(due);
+        self.live.push(record.is_some());
+        self.head.push(head);
+        self.body.push(body);
+    }
+
+    async fn send(&self, client: &Client, text: &str, end: (i64, i64)) -> Done {
+        if self.key.is_empty() {
+            return Ok(());
+        }
+        let statement = client.prepare_cached(text).await?;
+        let (key, due, live, head, body) =
+            (&self.key, &self.due, &self.live, &self.head, &self.body);
+        let params: [&(dyn ToSql + Sync); 7] = [key, due, live, head, body, &end.0, &end.1];
+        client.execute(&statement, &params).await.map(|_| ())
+    }
+}
+
+type Done = std::result::Result<(), tokio_postgres::Error>;
+
+impl Inner {
+    /// Makes a commit, again and again while others are in the way or no server answers.
+    pub(super) async fn commit(&self, commit: Commit) -> Result<Outcome> {
+        let mut patience = super::Patience::new();
+        loop {
+            let client = match self.client().await {
+                Ok(client) => client,
+                Err(fault) => {
+                    patience.after(fault).await?;
+                    continue;
+                }
+            };
+            match self.attempt(client, &commit).await? {
+                Tried::Done(outcome) => return Ok(outcome),
+                Tried::Again(fault) => patience.after(fault).await?,
+                Tried::Unknown(sent) => match self.resolve(&sent).await? {
+                    true => return Ok(Outcome::Written(sent.version.cast_unsigned())),
+                    false => patience.after(Fault::Crossed).await?,
+                },
+            }
+        }
+    }
+
+    async fn attempt(&self, client: Client, commit: &Commit) -> Result<Tried> {
+        let locked = match lock(&client, commit).await {
+            Ok(locked) => locked,
+            Err(e) => return undone(client, e.into()).await,
+        };
+        let current = |key: &[u8]| match locked.get(key) {
+            Some((version, true)) => *version,
+            Some((_, false)) | None => 0,
+        };
+        let held = |version: u64, key: &[u8]| current(key).cast_unsigned() == version;
+        if !commit.expect.iter().all(|expect| held(expect.version, &expect.key)) {
+            return match roll_back(client).await {
+                Ok(()) => Ok(Tried::Done(Outcome::Conflict)),
+                // Whether it was rolled back or cut, nothing was written.
+                Err(_) => Ok(Tried::Done(Outcome::Conflict)),
+            };
+        }
+        let above = locked.values().map(|(version, _)| version.cast_unsigned()).max();
+        let version = self.next_version(commit.version_min.max(above.map_or(0, |v| v + 1)));
+        let version = i64::try_from(version)
+            .map_err(|_| EngineError::Failed("a version beyond 63 bits".into()))?;
+        let mark = random_mark()?;
+        match write(&client, commit, &locked, version, mark).await? {
+            Ok(None) => Ok(Tried::Done(Outcome::Written(version.cast_unsigned()))),
+            Ok(Some((fault, key))) => match fault {
+                Fault::Cut(why) => {
+                    evict(client);
+                    let before = locked.get(&key[..]).map_or(0, |(version, _)| *version);
+                    Ok(Tried::Unknown(Sent { key, before, version, mark, why }))
+                }
+                fault @ (Fault::Refused(_) | Fault::Crossed) => undone(client, fault).await,
+            },
+            Err(fault) => undone(client, fault).await,
+        }
+    }
+
+    /// Whether a transaction whose end was not told was committed. Waits until it has ended.
+    async fn resolve(&self, sent: &Sent) -> Result<bool> {
+        let mut patience = super::Patience::new();
+        loop {
+            let looked = async {
+                let client = self.client().await?;
+                match look(&client, &sent.key).await {
+                    Ok(found) => Ok(found),
+                    Err(e) => {
+                        evict(client);
+                        Err(Fault::from(e))
+                    }
+                }
+            };
+            match looked.await {
+                Ok((version, mark)) if version == sent.version && mark == sent.mark => {
+                    return Ok(true);
+                }
+                Ok((version, _)) if version == sent.before => return Ok(false),
+                // Written over since, by who knows whom: nobody can say.
+                Ok(_) => {
+                    let why = format!("a commit's connection broke as it ended ({})", sent.why);
+                    return Err(EngineError::Failed(why));
+                }
+                Err(fault) => patience.after(fault).await?,
+            }
+        }
+    }
+}
+
+/// Begins a transaction and locks all rows that a commit names.
+async fn lock(
+    client: &Client,
+    commit: &Commit,
+) -> std::result::Result<Locked, tokio_postgres::Error> {
+    let writes: Vec<&[u8]> = commit.write.iter().map(|write| &write.key[..]).collect();
+    let expects: Vec<&[u8]> = commit
+        .expect
+        .iter()
+        .map(|expect| &expect.key[..])
+        .filter(|key| !writes.contains(key))
+        .collect();
+    for text in [sql::INSERT, sql::UPDATE, sql::ADD_COUNTS] {
+        // Before the transaction, so that nothing in it waits for this.
+        client.prepare_cached(text).await?;
+    }
+    let for_update = client.prepare_cached(sql::LOCK_WRITES).await?;
+    let for_share = client.prepare_cached(sql::LOCK_EXPECTS).await?;
+    let share = async {
+        match expects.is_empty() {
+            true => Ok(Vec::new()),
+            false => client.query(&for_share, &[&expects]).await,
+        }
+    };
+    let update: &[&(dyn ToSql + Sync)] = &[&writes];
+    // Sent one behind the other, without waiting.
+    let ((), written, shared) =
+        tokio::try_join!(client.batch_execute("BEGIN"), client.query(&for_update, update), share)?;
+    let rows = written.iter().chain(&shared);
+    let mut locked: Locked = HashMap::new();
+    for row in rows {
+        locked.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
+    }
+    Ok(locked)
+}
+
+type Written = std::result::Result<Option<(Fault, Bytes)>, Fault>;
+
+/// Writes and ends the transaction; a fault comes with a row by which to see whether it was.
+async fn write(
+    client: &Client,
+    commit: &Commit,
+    locked: &Locked,
+    version: i64,
+    mark: i64,
+) -> Result<Written> {
+    let (mut insert, mut update) = (Columns::default(), Columns::default());
+    let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
+    for write in &commit.write {
+        let record = match &write.record {
+            None => None,
+            Some(record) => {
+                let Body::Bytes(body) = &record.body else {
+                    return Err(EngineError::Failed("a stored body of another engine".into()));
+                };
+                let due = i64::try_from(record.due).unwrap_or(i64::MAX);
+                Some((due, &record.head[..], &body[..]))
+            }
+        };
+        let old = locked.get(&write.key[..]);
+        let was = old.is_some_and(|(_, live)| *live);
+        let first = i32::from(write.key.first().copied().unwrap_or_default());
+        *counts.entry(first).or_default() += i64::from(record.is_some()) - i64::from(was);
+        match (old, record) {
+            (None, None) => {}
+            (None, record) => insert.push(&write.key, record),
+            (Some(_), record) => update.push(&write.key, record),
+        }
+    }
+    // What must stay absent is held by a row that is none.
+    for expect in commit.expect.iter().filter(|expect| expect.version == 0) {
+        let written = commit.write.iter().any(|write| write.key == expect.key);
+        if !written && !locked.contains_key(&expect.key[..]) {
+            insert.push(&expect.key, None);
+        }
+    }
+    counts.retain(|_, change| *change != 0);
+    let seen = update.key.first().or(insert.key.first()).map(|key| Bytes::copy_from_slice(key));
+    let (inserted, updated, counted) = tokio::join!(
+        insert.send(client, sql::INSERT, (version, mark)),
+        update.send(client, sql::UPDATE, (version, mark)),
+        add_counts(client, &counts),
+    );
+    // In this order: what follows a statement that failed only says so.
+    let sent = inserted.and(updated).and(counted);
+    if let Err(e) = sent {
+        // The end was not sent: without it nothing is committed.
+        return Ok(Err(e.into()));
+    }
+    Ok(match (client.batch_execute("COMMIT").await, seen) {
+        (Ok(()), _) | (Err(_), None) => Ok(None),
+        (Err(e), Some(key)) => Ok(Some((e.into(), key))),
+    })
+}
+
+async fn add_counts(client: &Client, counts: &BTreeMap<i32, i64>) -> Done {
+    if counts.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepare_cached(sql::ADD_COUNTS).await?;
+    let first: Vec<i32> = counts.keys().copied().collect();
+    let change: Vec<i64> = counts.values().copied().collect();
+    client.execute(&statement, &[&first, &change]).await.map(|_| ())
+}
+
+/// After a fault before the end: the transaction is given up, and nothing of it stays.
+async fn undone(client: Client, fault: Fault) -> Result<Tried> {
+    match fault {
+        Fault::Cut(_) => evict(client),
+        Fault::Refused(_) | Fault::Crossed => {
+            let _ = roll_back(client).await;
+        }
+    }
+    match fault {
+        Fault::Refused(e) => Err(e),
+        fault @ (Fault::Cut(_) | Fault::Crossed) => Ok(Tried::Again(fault)),
+    }
+}
+
+async fn roll_back(client: Client) -> Done {
+    let done = client.batch_execute("ROLLBACK").await;
+    if done.is_err() {
+        evict(client);
+    }
+    done
+}
+
+/// Version and mark of a row, once nobody is writing it any more.
+async fn look(
+    client: &Client,
+    key: &Bytes,
+) -> std::result::Result<(i64, i64), tokio_postgres::Error> {
+    let place = client.prepare_cached(sql::PLACE).await?;
+    let lock = client.prepare_cached(sql::LOCK_ONE).await?;
+    client.execute(&place, &[&&key[..]]).await?;
+    let row = client.query_one(&lock, &[&&key[..]]).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
+fn random_mark() -> Result<i64> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)
+        .map_err(|e| EngineError::Failed(format!("no random numbers: {e}")))?;
+    Ok(i64::from_le_bytes(random))
+}

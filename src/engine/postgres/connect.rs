@@ -1,0 +1,174 @@
+//! How the database is reached: the URL, TLS, and a pool of connections.
+
+use super::super::{EngineError, Result};
+use deadpool_postgres::{
+    Client, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+};
+use rustls::{ClientConfig, RootCertStore};
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How long a connection may take to be made, and a request may wait for one.
+const CONNECT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(10);
+/// A connection on which nothing comes back is noticed after about so long.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+
+/// Reads a URL such as `postgres://user:password@host1,host2/database`. Connections go to the
+/// host that takes writes. TLS with a verified certificate is asked of every host but those of
+/// this machine, unless the URL says `sslmode=disable`.
+fn parse(url: &str) -> Result<Config> {
+    // The library knows no name for what is always done here.
+    let url = url.replace("sslmode=verify-full", "sslmode=require");
+    let said = url.contains("sslmode=");
+    // Its error would repeat the URL, and the password with it.
+    let unreadable = || EngineError::Failed("the engine's URL cannot be read".into());
+    let mut config: Config = url.parse().map_err(|_| unreadable())?;
+    if config.get_hosts().is_empty() {
+        return Err(EngineError::Failed("the engine's URL names no host".into()));
+    }
+    if !said {
+        let near = config.get_hosts().iter().all(|host| match host {
+            Host::Tcp(name) => ["localhost", "127.0.0.1", "::1"].contains(&name.as_str()),
+            Host::Unix(_) => true,
+        });
+        config.ssl_mode(if near { SslMode::Disable } else { SslMode::Require });
+    }
+    if config.get_hosts().len() > 1 {
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    config.application_name("steadfast").connect_timeout(CONNECT);
+    config.keepalives(true).keepalives_idle(KEEPALIVE).tcp_user_timeout(UNACKNOWLEDGED);
+    Ok(config)
+}
+
+/// A pool of at most `size` connections; none is made yet.
+pub(super) fn pool(url: &str, size: usize) -> Result<Pool> {
+    let config = parse(url)?;
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = if config.get_ssl_mode() == SslMode::Disable {
+        Manager::from_config(config, NoTls, recycling)
+    } else {
+        Manager::from_config(config, MakeRustlsConnect::new(tls()?), recycling)
+    };
+    let timeouts = Timeouts { wait: Some(WAIT), create: Some(CONNECT), recycle: Some(CONNECT) };
+    let pool = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1).timeouts(timeouts);
+    pool.build().map_err(|e| EngineError::Failed(e.to_string()))
+}
+
+fn tls() -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    // SSL_CERT_FILE and SSL_CERT_DIR name others than the system's.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| EngineError::Failed(format!("TLS: {e}")))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// What went wrong with a statement, as far as it matters to who sent it.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The database refused it and did nothing.
+    Refused(EngineError),
+    /// Others were in the way: to be tried again.
+    Crossed,
+    /// The connection is gone, or leads to a server that takes no writes: to be tried again on
+    /// another, unless the fault came with a commit's end.
+    Cut(String),
+}
+
+impl From<tokio_postgres::Error> for Fault {
+    fn from(e: tokio_postgres::Error) -> Fault {
+        let Some(db) = e.as_db_error() else {
+            let cause = e.source();
+            let text = cause.map_or(e.to_string(), |cause| format!("{e}: {cause}"));
+            // What has another cause than the network fails on every connection alike.
+            let network = e.is_closed() || cause.is_none_or(|cause| cause.is::<io::Error>());
+            return match network {
+                true => Fault::Cut(text),
+                false => Fault::Refused(EngineError::Failed(text)),
+            };
+        };
+        let (code, text) = (db.code(), format!("{}: {}", db.code().code(), db.message()));
+        let cut = [
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::FEATURE_NOT_SUPPORTED, // a cached plan that does not fit any more
+        ];
+        let crossed = [
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::UNIQUE_VIOLATION,
+        ];
+        if cut.contains(code) {
+            Fault::Cut(text)
+        } else if crossed.contains(code) {
+            Fault::Crossed
+        } else if *code == SqlState::DISK_FULL {
+            Fault::Refused(EngineError::Full(text))
+        } else {
+            Fault::Refused(EngineError::Failed(text))
+        }
+    }
+}
+
+impl From<PoolError> for Fault {
+    fn from(e: PoolError) -> Fault {
+        match e {
+            PoolError::Backend(e) => match Fault::from(e) {
+                // A password that is wrong stays wrong.
+                Fault::Refused(e) => Fault::Refused(e),
+                Fault::Crossed => Fault::Crossed,
+                Fault::Cut(what) => Fault::Cut(what),
+            },
+            PoolError::Closed => Fault::Refused(EngineError::Closed),
+            e @ (PoolError::Timeout(_)
+            | PoolError::NoRuntimeSpecified
+            | PoolError::PostCreateHook(_)) => Fault::Cut(e.to_string()),
+        }
+    }
+}
+
+/// Gives up a connection that is not to be used again.
+pub(super) fn evict(client: Client) {
+    drop(Client::take(client));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remote_hosts_are_reached_by_tls_unless_the_url_says_otherwise() {
+        for (url, mode) in [
+            ("postgres://u:p@127.0.0.1:5432/d", SslMode::Disable),
+            ("postgres://u@localhost/d", SslMode::Disable),
+            ("postgres://u:p@db1.example,db2.example/d", SslMode::Require),
+            ("postgres://u:p@db1.example/d?sslmode=verify-full", SslMode::Require),
+            ("postgres://u:p@db1.example/d?sslmode=disable", SslMode::Disable),
+            ("postgres://u:p@127.0.0.1/d?sslmode=require", SslMode::Require),
+        ] {
+            assert_eq!(parse(url).unwrap().get_ssl_mode(), mode, "{url}");
+        }
+        let two = parse("postgres://u@db1.example,db2.example/d").unwrap();
+        assert_eq!(two.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_read_is_not_repeated() {
+        for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nothing=1", "secret"] {
+            let e = parse(url).unwrap_err().to_string();
+            assert!(!e.contains("secret"), "{e}");
+        }
+    }
+}

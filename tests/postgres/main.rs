@@ -1,0 +1,226 @@
+//! Several servers over one PostgreSQL database, from outside. Without `STEADFAST_TEST_POSTGRES`
+//! (tests/postgres/run sets it) what needs a database is skipped, and says so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test may panic, print, and ask the clock and the environment"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use support::{Client, Server, TOKEN, binary, database};
+
+const LOAD: Duration = Duration::from_secs(5);
+
+fn three(url: &str) -> Vec<Server> {
+    (0..3).map(|_| Server::over(url)).collect()
+}
+
+/// Ends all connections of the servers to their database, again and again.
+fn cut_connections(url: &str, until: Instant) -> u64 {
+    let cutting = async {
+        let (client, connection) =
+            tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let mut cut = 0;
+        while Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            cut += client
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE application_name = 'steadfast' AND datname = current_database()",
+                    &[],
+                )
+                .await
+                .unwrap();
+        }
+        cut
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(cutting)
+}
+
+#[test]
+fn what_one_server_writes_the_others_read_at_once() {
+    let Some(url) = database("at_once") else { return };
+    let servers = three(&url);
+    let store = servers[0].store("site");
+    let taken = servers[1].ask("POST /resources/stores/kv", &[], b"{\"name\":\"site\"}");
+    assert_eq!(taken.status, 400, "a name is taken everywhere");
+    let item = format!("/resources/stores/kv/{store}/keys/k");
+    let mut last = 0;
+    for round in 0..60_usize {
+        let (writer, reader) = (&servers[round % 3], &servers[(round + 1) % 3]);
+        let value = format!("value {round}");
+        assert_eq!(writer.ask(&format!("PUT {item}"), &[], value.as_bytes()).status, 200);
+        let found = reader.ask(&format!("GET {item}"), &[], b"");
+        assert_eq!(found.text(), value);
+        assert!(found.generation() > last, "generations grow over all servers");
+        last = found.generation();
+        if round % 7 == 6 {
+            assert_eq!(reader.ask(&format!("DELETE {item}"), &[], b"").status, 204);
+            assert_eq!(writer.ask(&format!("GET {item}"), &[], b"").status, 404);
+        }
+    }
+    let listed = servers[2].ask(&format!("GET /resources/stores/kv/{store}/keys"), &[], b"");
+    assert_eq!(listed.text(), "{\"data\":[\"k\"],\"meta\":{\"limit\":1000}}");
+}
+
+#[test]
+fn values_of_25_mib_pass_through() {
+    let Some(url) = database("large") else { return };
+    let server = Server::over(&url);
+    let store = server.store("large");
+    let value: Vec<u8> = (0..25 << 20).map(|i: u32| (i ^ (i >> 9)) as u8).collect();
+    let item = format!("/resources/stores/kv/{store}/keys/large");
+    assert_eq!(server.ask(&format!("PUT {item}"), &[], &value).status, 200);
+    assert!(server.ask(&format!("GET {item}"), &[], b"").body == value);
+    assert_eq!(server.ask(&format!("PUT {item}?append=true"), &[], b"x").status, 413);
+}
+
+#[test]
+fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
+    let Some(url) = database("cut") else { return };
+    let servers = three(&url);
+    let store = servers[0].store("cut");
+    let base = format!("/resources/stores/kv/{store}/keys");
+    servers[0].ask(&format!("PUT {base}/count"), &[], b"0");
+    let stop = AtomicBool::new(false);
+    let (counted, unsure) = (AtomicU64::new(0), AtomicU64::new(0));
+    let appended: Mutex<HashMap<String, u16>> = Mutex::default();
+    let count = |port: u16| {
+        let mut client = Client::connect(port).unwrap();
+        while !stop.load(Ordering::Relaxed) {
+            let now = client.ask(&format!("GET {base}/count"), &[], b"").unwrap();
+            if now.status != 200 {
+                continue;
+            }
+            let next = (now.text().parse::<u64>().unwrap() + 1).to_string();
+            let demanded = now.generation().to_string();
+            let fields = [("if-generation-match", demanded.as_str())];
+            let put = client.ask(&format!("PUT {base}/count"), &fields, next.as_bytes()).unwrap();
+            match put.status {
+                200 => counted.fetch_add(1, Ordering::Relaxed),
+                412 => 0,
+                500.. => unsure.fetch_add(1, Ordering::Relaxed),
+                other => panic!("{other}"),
+            };
+        }
+    };
+    let append = |port: u16, writer: usize| {
+        let mut client = Client::connect(port).unwrap();
+        for number in 0.. {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let piece = format!("<{writer}-{number}>");
+            let request = format!("PUT {base}/all?append=true");
+            let status = client.ask(&request, &[], piece.as_bytes()).unwrap().status;
+            appended.lock().unwrap().insert(piece, status);
+        }
+    };
+    let cut = std::thread::scope(|scope| {
+        for (number, server) in servers.iter().chain(&servers).enumerate() {
+            let (count, append, port) = (&count, &append, server.port);
+            scope.spawn(move || count(port));
+            scope.spawn(move || append(port, number));
+        }
+        let cut = cut_connections(&url, Instant::now() + LOAD);
+        stop.store(true, Ordering::Relaxed);
+        cut
+    });
+    let value = servers[1].ask(&format!("GET {base}/count"), &[], b"").text();
+    let (value, counted) = (value.parse::<u64>().unwrap(), counted.into_inner());
+    let unsure = unsure.into_inner();
+    assert!((counted..=counted + unsure).contains(&value), "{value} of {counted} and {unsure}");
+    let all = servers[2].ask(&format!("GET {base}/all"), &[], b"").text();
+    let appended = appended.into_inner().unwrap();
+    for (piece, status) in &appended {
+        let times = all.matches(piece.as_str()).count();
+        match status {
+            200 => assert_eq!(times, 1, "{piece}"),
+            _ => assert!(times <= 1, "{piece} is there {times} times"),
+        }
+    }
+    let told = appended.values().filter(|status| **status == 200).count();
+    println!("{cut} connections cut, {counted} counted ({unsure} unsure), {told} appended");
+    assert!(cut > 50 && counted > 20 && told > 20, "the load was real");
+}
+
+#[test]
+fn acknowledged_writes_survive_the_kill_of_their_server() {
+    let Some(url) = database("kill") else { return };
+    let mut servers = three(&url);
+    let store = servers[0].store("kill");
+    let base = format!("/resources/stores/kv/{store}/keys");
+    for round in 0..5 {
+        let port = servers[1].port;
+        let told = std::thread::scope(|scope| {
+            let write = |writer: usize| {
+                let base = &base;
+                scope.spawn(move || {
+                    let mut client = Client::connect(port).unwrap();
+                    let mut told = 0;
+                    while let Ok(put) = client.ask(
+                        &format!("PUT {base}/{round}-{writer}-{told}"),
+                        &[],
+                        told.to_string().as_bytes(),
+                    ) {
+                        assert_eq!(put.status, 200);
+                        told += 1;
+                    }
+                    (writer, told)
+                })
+            };
+            let writers: Vec<_> = (0..8).map(write).collect();
+            std::thread::sleep(Duration::from_millis(400));
+            servers[1].kill();
+            let told = writers.into_iter().map(|writer| writer.join().unwrap());
+            told.collect::<Vec<_>>()
+        });
+        for (writer, told) in told {
+            assert!(told > 0, "the load was real");
+            for number in 0..told {
+                let item = format!("GET {base}/{round}-{writer}-{number}");
+                assert_eq!(servers[2].ask(&item, &[], b"").text(), number.to_string());
+            }
+        }
+        servers[1] = Server::over(&url);
+    }
+}
+
+/// What a server says that does not start.
+fn refused(arguments: &[&str], token: bool) -> String {
+    let mut command = Command::new(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).stdin(Stdio::null());
+    if token {
+        command.env("STEADFAST_TOKEN", TOKEN);
+    }
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn wrong_engines_are_refused_in_words_and_without_their_password() {
+    let url = "postgres://user:secret-word@127.0.0.1:1/kv";
+    assert!(refused(&["--engine", url], false).contains("set STEADFAST_TOKEN"));
+    for (arguments, says) in [
+        (vec!["--engine", "mysql://user:secret-word@h/kv"], "begins with postgres://"),
+        (vec!["--engine", "postgres://user:secret-word@h:port/kv"], "cannot be read"),
+        (vec!["--engine", url, "--memory"], "cannot be used with"),
+        (vec!["--engine", url, "--max-value", "1000000000"], "--max-value must be at most"),
+    ] {
+        let said = refused(&arguments, true);
+        assert!(said.contains(says) && !said.contains("secret-word"), "{said}");
+    }
+}
