@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check: style, lints, documents, tests, and the real clients against the release binary.
 #   ./test.sh            everything
-#   ./test.sh rust       without fuzzing and the real clients (no C++, Python or Node needed)
+#   ./test.sh rust       without PostgreSQL, fuzzing and the real clients (no C++, Python or Node needed)
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -28,7 +28,11 @@ cargo build --quiet --release
 export STEADFAST_BIN="$PWD/target/release/steadfast"
 "$STEADFAST_BIN" --version
 step "tests: unit, engines, semantics, model, black box and crashes (on the release binary)"
-cargo test --quiet
+if [ "$what" = all ]; then
+    tests/postgres/run cargo test --quiet
+else
+    cargo test --quiet
+fi
 if [ "$what" = all ]; then
     step "fuzzing, a few seconds for each target (fuzz/run 600 for more)"
     fuzz/run 3
