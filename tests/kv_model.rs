@@ -353,7 +353,9 @@ proptest! {
 
 proptest! {
     // Each has a database of its own, which takes a while to make.
-    #![proptest_config(ProptestConfig { max_shrink_iters: 200, cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        max_shrink_iters: 200, cases: 40, ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_postgres_engine_follows_the_model(ops in prop::collection::vec(op(), 1..60)) {

@@ -9,8 +9,8 @@
 //!   [`Outcome::Written`] only when the writes are durable.
 //! - Every commit gets a *version*, greater than that of any commit before it, over restarts too;
 //!   where several processes share an engine, than any of this process and any that wrote one of
-//!   its keys. The records it writes carry it. Under a key a version never comes twice, so "the record still has
-//!   version 17" says "nobody touched it since".
+//!   its keys. The records it writes carry it. Under a key a version never comes twice, so "the
+//!   record still has version 17" says "nobody touched it since".
 //! - Reads and scans answer from one snapshot that holds every commit already answered as written,
 //!   and never one that is not durable yet.
 //! - What is read is what was written: damage is [`EngineError::Corrupt`], never other bytes.

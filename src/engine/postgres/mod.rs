@@ -4,8 +4,8 @@
 //! A commit is a transaction that locks the rows it names (`for update` what it writes, `for
 //! share` what it only expects), checks, writes and ends. Versions are chosen by the process, above
 //! every version of the rows that are locked and above all it chose before; a removed record leaves
-//! a row for an hour, and later a floor for all versions, so that they grow under each key whichever
-//! process writes.
+//! a row for an hour, and later a floor for all versions, so that they grow under each key,
+//! whichever process writes.
 
 mod commit;
 mod connect;
