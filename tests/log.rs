@@ -8,6 +8,8 @@ use rusqlite::Connection;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use steadfast::engine::embedded::{Embedded, Fatal, Options};
 use steadfast::engine::{
@@ -19,8 +21,12 @@ const PAGE: usize = 4096;
 const HEADER: usize = 48;
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
+    open_with(dir, 128 << 20)
+}
+
+fn open_with(dir: &Path, log_bytes: u64) -> Result<Embedded, EngineError> {
     let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
-    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, log_bytes: 128 << 20, fatal })
+    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, log_bytes, fatal })
 }
 
 async fn put(engine: &dyn Engine, key: &str, body: Vec<u8>) -> u64 {
@@ -407,4 +413,40 @@ async fn large_and_small_commits_cross_segments_and_survive() {
     }
     assert_eq!(body(&engine, "small").await.unwrap().unwrap(), value(7, 100));
     assert!(put(&engine, "x", vec![]).await > version + 1, "the empty commit's version is used");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_s_own_log_starts_anew_although_reads_never_pause() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    // Folded all the time.
+    let engine = Arc::new(open_with(&data, 1 << 20).unwrap());
+    let key = |n: usize| format!("k{:03}", n % 200);
+    for n in 0..200 {
+        put(&*engine, &key(n), value(n, 100_000)).await;
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..4)
+        .map(|reader: usize| {
+            let (engine, done) = (engine.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut n = reader;
+                while !done.load(Ordering::Relaxed) {
+                    assert!(body(&*engine, &key(n)).await.unwrap().is_some());
+                    n += 7;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    // 250 MB, which all pass through the database's log.
+    for n in 0..2500 {
+        put(&*engine, &key(n), value(n, 100_000)).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    let log = fs::metadata(data.join("steadfast.db-wal")).unwrap().len();
+    assert!(log < 100 << 20, "{log} bytes");
 }

@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_TICKS: u32 = 5;
 /// Frames (8 KiB pages) of the database's own log after which it is folded too: 16 MiB.
 const WAL_FRAMES_FOLD: i64 = 2048;
+/// For how long the folder waits for reads to end, so that that log can start anew.
+const RESTART_WAIT: Duration = Duration::from_millis(100);
 /// Free pages given back in one step (256 KiB), and how many may stay for what comes next (4 MiB).
 const VACUUM_STEP: u32 = 32;
 const FREE_PAGES_KEPT: u32 = 512;
@@ -246,17 +248,25 @@ impl Folder {
     }
 
     fn fold_wal(&self) {
-        // Before, so that all can be folded; after, so that the log can start anew.
+        // Before, so that all can be folded.
         self.readers.release();
         // The database's log grows on after this, and a power cut could tear the page where what
         // was folded ends. A synced commit leaves no such page.
         let end = sync(&self.conn);
-        match end.and_then(|()| checkpoint(&self.conn, "PASSIVE")) {
-            Ok(_) => self.readers.release(),
-            Err(e) => {
-                tracing::warn!(error = %e, "the database's log could not be folded");
-                let _ = self.storage_failed(&e);
-            }
+        let folded = end.and_then(|()| checkpoint(&self.conn, "PASSIVE"));
+        // The log starts anew only while nobody reads from it, and under load somebody always does
+        // unless snapshots are given up: it would grow for as long as the load lasts.
+        let restarted = folded.and_then(|_| {
+            self.readers.releasing(|| {
+                self.conn.busy_timeout(RESTART_WAIT)?;
+                let restarted = checkpoint(&self.conn, "RESTART");
+                self.conn.busy_timeout(BUSY)?;
+                restarted
+            })
+        });
+        if let Err(e) = restarted {
+            tracing::warn!(error = %e, "the database's log could not be folded");
+            let _ = self.storage_failed(&e);
         }
     }
 

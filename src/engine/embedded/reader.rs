@@ -28,11 +28,18 @@ const LARGE: u64 = 4;
 /// runtime bounds those by its threads.
 pub(super) struct Readers {
     dir: PathBuf,
-    idle: Mutex<Vec<Reading>>,
+    idle: Mutex<Idle>,
     /// Connections that were made.
     made: AtomicU64,
     /// Grows with every fold that readers can see.
     epoch: AtomicU64,
+}
+
+#[derive(Default)]
+struct Idle {
+    waiting: Vec<Reading>,
+    /// Whether none may keep its snapshot while it waits.
+    releasing: bool,
 }
 
 /// A connection for reads, and the epoch of its snapshot.
@@ -56,7 +63,7 @@ impl Readers {
         Readers { dir, idle: Mutex::default(), made: AtomicU64::new(0), epoch: AtomicU64::new(0) }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Reading>> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,7 +75,7 @@ impl Readers {
 
     /// A connection with a snapshot of all that was folded before the call.
     pub(super) fn take(&self) -> Result<Reading> {
-        let waiting = self.idle().pop();
+        let waiting = self.idle().waiting.pop();
         let mut reading = match waiting {
             Some(reading) => reading,
             None => self.open()?,
@@ -90,7 +97,7 @@ impl Readers {
     fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let reading = self.take()?;
         let answer = work(&reading.conn)?;
-        self.idle().push(reading);
+        self.give_back(reading)?;
         Ok(answer)
     }
 
@@ -99,16 +106,33 @@ impl Readers {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    fn give_back(&self, mut reading: Reading) -> Result<()> {
+        let mut idle = self.idle();
+        if idle.releasing {
+            reading.release()?;
+        }
+        idle.waiting.push(reading);
+        Ok(())
+    }
+
     /// Ends the snapshots of the connections that wait, which would keep the database's log long.
     pub(super) fn release(&self) {
-        let mut waiting = std::mem::take(&mut *self.idle());
-        waiting.retain_mut(|reading| reading.release().is_ok());
-        self.idle().append(&mut waiting);
+        self.idle().waiting.retain_mut(|reading| reading.release().is_ok());
+    }
+
+    /// The same, and also of those that come back until `work` is done: however many reads run, no
+    /// snapshot is older than the longest of them.
+    pub(super) fn releasing<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.idle().releasing = true;
+        self.release();
+        let done = work();
+        self.idle().releasing = false;
+        done
     }
 
     /// Closes the connections that wait.
     pub(super) fn close(&self) {
-        self.idle().clear();
+        self.idle().waiting.clear();
     }
 
     /// The version of a record; 0 when there is none.
@@ -171,8 +195,7 @@ impl Readers {
                 }
             }
         }
-        self.idle().push(reading);
-        Ok(())
+        self.give_back(reading)
     }
 }
 
