@@ -12,12 +12,13 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: steadfast-bench [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR] [TARGET...]
-       steadfast-bench scale [--items N] [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR]
+       steadfast-bench scale [--part disk|beside|growth] [--items N] [--seconds N] [--reps N]
+                             [--steadfast BINARY] [--out DIR]
 
 Runs each target through every workload, one after the other, and prints a table. Targets: ceil,
 ceil-prealloc, steadfast, nginx, webdis; without names all whose programs are installed.
 With 'scale' Steadfast alone is run: with few and with many items (10,000,000; 12 GB of disk),
-its disk, its starts, and reads while other work goes on.
+its disk, its starts, and reads while other work goes on; or one part of that.
 The server runs on core 0 and the generator on core 1.";
 
 /// What the command line says.
@@ -29,6 +30,8 @@ struct Options {
     targets: Vec<String>,
     items: u64,
     scale: bool,
+    /// The part of `scale` that is run; empty for all.
+    part: String,
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -41,6 +44,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         targets: Vec::new(),
         items: 10_000_000,
         scale: false,
+        part: String::new(),
     };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -51,6 +55,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--out" => options.out = value()?.into(),
             "--items" => options.items = number(&value()?)?,
             "scale" => options.scale = true,
+            "--part" => options.part = value()?,
             "-h" | "--help" => return Err(USAGE.into()),
             name if target::NAMES.contains(&name) => options.targets.push(arg),
             _ => return Err(format!("{arg} is no option and no target\n\n{USAGE}")),

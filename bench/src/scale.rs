@@ -29,9 +29,19 @@ pub fn all(options: &Options) -> Result<(), String> {
         eprintln!("{row}");
         rows.push(row);
     };
-    disk(options, &mut say)?;
-    beside(options, &mut say)?;
-    growth(options, &mut say)?;
+    let wanted = |part: &str| options.part.is_empty() || options.part == part;
+    if wanted("disk") {
+        disk(options, &mut say)?;
+    }
+    if wanted("beside") {
+        beside(options, &mut say)?;
+    }
+    if wanted("growth") {
+        growth(options, &mut say)?;
+    }
+    if rows.is_empty() {
+        return Err(format!("{} is no part: disk, beside or growth", options.part));
+    }
     let mut text = String::from("| what | figure |\n|---|---|\n");
     for row in &rows {
         let _ = writeln!(text, "| {} | {} |", row.what(), row.cell());
