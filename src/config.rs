@@ -117,6 +117,44 @@ impl CheckArgs {
     }
 }
 
+/// Flags of `steadfast copy`.
+#[derive(Args, Clone)]
+pub struct CopyArgs {
+    /// What is copied: a data directory, or the URL of a database (postgres://...)
+    #[arg(long, value_name = "ENGINE", env = "STEADFAST_COPY_FROM", hide_env_values = true)]
+    from: Secret,
+
+    /// Where it goes: a data directory or a database that is empty, or holds this copy unfinished
+    #[arg(long, value_name = "ENGINE", env = "STEADFAST_COPY_TO", hide_env_values = true)]
+    to: Secret,
+
+    /// Connections to a database at most
+    #[arg(long, value_name = "N", env = "STEADFAST_ENGINE_CONNECTIONS", default_value_t = 16)]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
+    engine_connections: u16,
+}
+
+impl CopyArgs {
+    /// Where from and where to.
+    ///
+    /// # Errors
+    /// In words for the person at the terminal; never with a URL.
+    pub fn resolve(self) -> Result<(Place, Place), String> {
+        let connections = usize::from(self.engine_connections);
+        let place = |flag: &str, Secret(text): Secret| match text.contains("://") {
+            true => database(flag, text, connections),
+            false => Ok(Place::Directory(text.into())),
+        };
+        let (from, to) = (place("--from", self.from)?, place("--to", self.to)?);
+        match &from {
+            Place::Directory(dir) if !dir.is_dir() => {
+                Err(format!("--from: there is no directory {}", dir.display()))
+            }
+            Place::Directory(_) | Place::Memory | Place::Database(..) => Ok((from, to)),
+        }
+    }
+}
+
 /// No value may be larger, whatever the flag says: 1 GiB.
 const MAX_VALUE: u64 = 1 << 30;
 /// What a database takes as one value is bounded, and is held in memory.
@@ -244,7 +282,7 @@ impl ServeArgs {
         let place = match self.engine {
             None if self.memory => Place::Memory,
             None => Place::Directory(self.data),
-            Some(Secret(url)) => database(url, self.engine_connections.into())?,
+            Some(Secret(url)) => database("--engine", url, self.engine_connections.into())?,
         };
         if matches!((&place, &token), (Place::Database(..), TokenSource::Own)) {
             return Err("servers over one database share a token: set STEADFAST_TOKEN or \
@@ -276,13 +314,13 @@ impl ServeArgs {
     }
 }
 
-fn database(url: String, connections: usize) -> Result<Place, String> {
+fn database(flag: &str, url: String, connections: usize) -> Result<Place, String> {
     let known = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     // Without the URL, which may hold a password.
     if known {
         Ok(Place::Database(url, connections))
     } else {
-        Err("--engine must be a URL that begins with postgres://".into())
+        Err(format!("{flag} must be a URL that begins with postgres://"))
     }
 }
 

@@ -2,13 +2,15 @@
 
 use crate::api::{Api, Auth, Token};
 use crate::config::{self, Place, ServeConfig, TokenSource};
+pub use crate::engine::copy::Progress as CopyProgress;
+use crate::engine::copy::{self, CopyError};
 use crate::engine::embedded::{self, Embedded, Fatal, Options, Report};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::http;
-use crate::kv::Kv;
 use crate::kv::check::{Checker, Counted};
 use crate::kv::clock::{Clock, SystemClock};
+use crate::kv::{Kv, keyspace};
 use crate::metrics::Metrics;
 use std::fs::{self, File};
 use std::future::Future;
@@ -30,6 +32,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(5);
 /// Exit status after a failed sync.
 const FATAL: i32 = 70;
+/// While copying: bytes of the commit log, and of large values that are read from a database at
+/// once, which are eight at most.
+const COPY_LOG: u64 = 128 << 20;
+const COPY_READING: u64 = 2 << 30;
 /// File descriptors besides those of connections.
 const FILES_SPARE: u64 = 512;
 
@@ -45,11 +51,11 @@ pub struct Server {
     _token_dir: Option<TokenDir>,
 }
 
-/// An engine over a database, and the clock that goes with it.
-type Shared = (Arc<dyn Engine>, Arc<dyn Clock>);
+/// An engine, and the clock that goes with it.
+type Opened = (Arc<dyn Engine>, Arc<dyn Clock>);
 
 #[cfg(feature = "postgres")]
-async fn database(url: &str, connections: usize, reading: u64) -> Result<Shared, EngineError> {
+async fn database(url: &str, connections: usize, reading: u64) -> Result<Opened, EngineError> {
     use crate::engine::postgres::{Options, Postgres};
 
     /// Items expire by one clock, whichever server is asked: the database's.
@@ -67,8 +73,26 @@ async fn database(url: &str, connections: usize, reading: u64) -> Result<Shared,
 }
 
 #[cfg(not(feature = "postgres"))]
-async fn database(_: &str, _: usize, _: u64) -> Result<Shared, EngineError> {
+async fn database(_: &str, _: usize, _: u64) -> Result<Opened, EngineError> {
     Err(EngineError::Failed("this build has no engine for a database (feature postgres)".into()))
+}
+
+/// Opens the engine of a place.
+async fn open(place: &Place, cache: u64, log: u64, reading: u64) -> Result<Opened, EngineError> {
+    let dir = match place {
+        Place::Memory => return Ok((Arc::new(Memory::new()), Arc::new(SystemClock))),
+        Place::Database(url, connections) => return database(url, *connections, reading).await,
+        Place::Directory(dir) => dir.clone(),
+    };
+    let fatal = Fatal::new(|why| {
+        tracing::error!(
+            "{why}; stopping, so that nothing is pretended: on the next start every acknowledged \
+             write is there"
+        );
+        std::process::exit(FATAL);
+    });
+    let options = Options { dir, cache_bytes: cache, log_bytes: log, fatal };
+    Ok((Arc::new(Embedded::open(options)?), Arc::new(SystemClock)))
 }
 
 /// Where a person finds the root token.
@@ -101,27 +125,9 @@ impl Server {
     /// When the data directory, the token or the address cannot be used.
     pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
         raise_file_limit(u64::from(config.max_connections) + FILES_SPARE);
-        let mut clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let engine: Arc<dyn Engine> = match &config.place {
-            Place::Memory => Arc::new(Memory::new()),
-            Place::Database(url, connections) => {
-                let engine;
-                (engine, clock) = database(url, *connections, config.max_in_flight / 2).await?;
-                engine
-            }
-            Place::Directory(dir) => {
-                let fatal = Fatal::new(|why| {
-                    tracing::error!(
-                        "{why}; stopping, so that nothing is pretended: on the next \
-                         start every acknowledged write is there"
-                    );
-                    std::process::exit(FATAL);
-                });
-                let (dir, cache_bytes, log_bytes) =
-                    (dir.clone(), config.cache_bytes, config.log_bytes);
-                Arc::new(Embedded::open(Options { dir, cache_bytes, log_bytes, fatal })?)
-            }
-        };
+        let (cache, log) = (config.cache_bytes, config.log_bytes);
+        let (engine, clock) = open(&config.place, cache, log, config.max_in_flight / 2).await?;
+        copy::finished(&*engine).await?;
         let (token, token_at, token_dir) = root_token(&config).map_err(StartError::Token)?;
         let failed = |e| StartError::Listen(config.listen, e);
         let listener = listen(config.listen).map_err(failed)?;
@@ -215,6 +221,47 @@ pub fn check(dir: &Path) -> Result<(Report, Counted), EngineError> {
     let (counted, problems) = checker.finish();
     problems.into_iter().for_each(|what| report.problem(what));
     Ok((report, counted))
+}
+
+/// What a copy came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    /// Stores.
+    pub stores: u64,
+    /// Items, those too that expired and are not swept yet.
+    pub items: u64,
+    /// Bytes of keys, metadata and values, as they are kept.
+    pub bytes: u64,
+    /// The checksum that both sides have.
+    pub checksum: u32,
+}
+
+/// Copies everything from one place to another, going on where a copy was cut, and compares both.
+/// No server may use the data directories; those over a database should be stopped.
+///
+/// # Errors
+/// See [`CopyError`]; the same copy may then be run again.
+pub async fn copy(
+    from: &Place,
+    to: &Place,
+    tell: &mut (dyn FnMut(copy::Progress) + Send),
+) -> Result<Copied, CopyError> {
+    let source = |e| CopyError::Engine(copy::Side::Source, e);
+    let destination = |e| CopyError::Engine(copy::Side::Destination, e);
+    let (from, _) = open(from, 0, COPY_LOG, COPY_READING).await.map_err(source)?;
+    let (to, _) = open(to, 0, COPY_LOG, COPY_READING).await.map_err(destination)?;
+    let done = copy::copy(&from, &to, tell).await;
+    let counted = async {
+        let stores = to.count(keyspace::STORES).await?;
+        Ok((stores, to.count(keyspace::ITEMS).await?))
+    };
+    let counted = counted.await.map_err(destination);
+    // What was copied is kept, however it ended.
+    let closed = (from.close().await.map_err(source), to.close().await.map_err(destination));
+    let copy::Progress { bytes, checksum, .. } = done?;
+    let (stores, items) = counted?;
+    closed.0.and(closed.1)?;
+    Ok(Copied { stores, items, bytes, checksum })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

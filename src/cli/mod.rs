@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod check;
+mod copy;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +21,9 @@ enum Command {
     /// Verify every checksum of a data directory, and that all its parts agree
     #[command(after_help = check::HELP)]
     Check(crate::config::CheckArgs),
+    /// Copy all stores and items from one engine to another, and compare both
+    #[command(after_help = copy::HELP)]
+    Copy(crate::config::CopyArgs),
     /// Serve the API until SIGTERM or SIGINT
     #[command(after_help = serve::HELP)]
     Serve(Box<crate::config::ServeArgs>),
@@ -29,6 +33,7 @@ enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Check(args) => check::run(&args),
+        Command::Copy(args) => copy::run(args),
         Command::Serve(args) => serve::run(*args),
     }
 }

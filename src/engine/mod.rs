@@ -17,6 +17,7 @@
 //! - `Err` after a commit means *unknown*, unless it is [`EngineError::Full`]: the caller must read
 //!   before it tries again.
 
+pub mod copy;
 pub mod embedded;
 pub mod memory;
 #[cfg(feature = "postgres")]

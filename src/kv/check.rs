@@ -4,6 +4,7 @@ use super::clock::Clock;
 use super::keyspace::{self, ITEMS, ORDER, STORES};
 use super::record::{ItemHead, StoreHead};
 use super::types::{Key, StoreId};
+use crate::engine::copy;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -48,6 +49,7 @@ impl Checker {
                 Ok(())
             }
             Some((&STORES, id)) => self.store(id, head),
+            _ if key == copy::MARK => Err("a copy into here is not finished".into()),
             _ => Err("a record of an unknown kind".into()),
         };
         if let Err(what) = judged {
