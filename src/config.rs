@@ -29,6 +29,11 @@ pub struct ServeArgs {
     #[arg(conflicts_with = "memory")]
     engine: Option<Secret>,
 
+    /// Standbys of that database, for lists that ask for consistency=eventual
+    #[arg(long, value_name = "URL", env = "STEADFAST_ENGINE_STANDBY", hide_env_values = true)]
+    #[arg(requires = "engine")]
+    engine_standby: Option<Secret>,
+
     /// Connections to that database at most
     #[arg(long, value_name = "N", env = "STEADFAST_ENGINE_CONNECTIONS", default_value_t = 32)]
     #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
@@ -141,9 +146,12 @@ impl CopyArgs {
     /// In words for the person at the terminal; never with a URL.
     pub fn resolve(self) -> Result<(Place, Place), String> {
         let connections = usize::from(self.engine_connections);
-        let place = |flag: &str, Secret(text): Secret| match text.contains("://") {
-            true => database(flag, text, connections),
-            false => Ok(Place::Directory(text.into())),
+        let place = |flag: &str, Secret(text): Secret| -> Result<Place, String> {
+            if text.contains("://") {
+                let url = database_url(flag, text)?;
+                return Ok(Place::Database(Database { url, standby: None, connections }));
+            }
+            Ok(Place::Directory(text.into()))
         };
         let (from, to) = (place("--from", self.from)?, place("--to", self.to)?);
         match &from {
@@ -207,8 +215,19 @@ pub enum Place {
     Directory(PathBuf),
     /// In memory.
     Memory,
-    /// In the database at this URL, over so many connections at most.
-    Database(String, usize),
+    /// In a database.
+    Database(Database),
+}
+
+/// How a database is reached. The URLs may hold passwords.
+#[derive(Clone)]
+pub struct Database {
+    /// Where writes go.
+    pub url: String,
+    /// Where lists may go that need not see the latest.
+    pub standby: Option<String>,
+    /// Connections at most.
+    pub connections: usize,
 }
 
 impl fmt::Display for Place {
@@ -216,7 +235,6 @@ impl fmt::Display for Place {
         match self {
             Place::Directory(dir) => write!(f, "{}", dir.display()),
             Place::Memory => f.write_str("memory: gone when the server stops"),
-            // The URL may hold a password.
             Place::Database(..) => f.write_str("the database of STEADFAST_ENGINE"),
         }
     }
@@ -282,7 +300,15 @@ impl ServeArgs {
         let place = match self.engine {
             None if self.memory => Place::Memory,
             None => Place::Directory(self.data),
-            Some(Secret(url)) => database("--engine", url, self.engine_connections.into())?,
+            Some(Secret(url)) => {
+                let standby = self.engine_standby.map(|Secret(url)| url);
+                let standby = standby.map(|url| database_url("--engine-standby", url));
+                Place::Database(Database {
+                    url: database_url("--engine", url)?,
+                    standby: standby.transpose()?,
+                    connections: self.engine_connections.into(),
+                })
+            }
         };
         if matches!((&place, &token), (Place::Database(..), TokenSource::Own)) {
             return Err("servers over one database share a token: set STEADFAST_TOKEN or \
@@ -314,14 +340,10 @@ impl ServeArgs {
     }
 }
 
-fn database(flag: &str, url: String, connections: usize) -> Result<Place, String> {
+fn database_url(flag: &str, url: String) -> Result<String, String> {
     let known = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     // Without the URL, which may hold a password.
-    if known {
-        Ok(Place::Database(url, connections))
-    } else {
-        Err(format!("{flag} must be a URL that begins with postgres://"))
-    }
+    if known { Ok(url) } else { Err(format!("{flag} must be a URL that begins with postgres://")) }
 }
 
 /// Reads the token that a file holds, on a line of its own.

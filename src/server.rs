@@ -55,7 +55,7 @@ pub struct Server {
 type Opened = (Arc<dyn Engine>, Arc<dyn Clock>);
 
 #[cfg(feature = "postgres")]
-async fn database(url: &str, connections: usize, reading: u64) -> Result<Opened, EngineError> {
+async fn database(at: &config::Database, reading: u64) -> Result<Opened, EngineError> {
     use crate::engine::postgres::{Options, Postgres};
 
     /// Items expire by one clock, whichever server is asked: the database's.
@@ -67,13 +67,14 @@ async fn database(url: &str, connections: usize, reading: u64) -> Result<Opened,
         }
     }
 
-    let options = Options { url: url.into(), connections, reading_bytes: reading };
+    let config::Database { url, standby, connections } = at.clone();
+    let options = Options { url, standby, connections, reading_bytes: reading };
     let engine = Arc::new(Postgres::open(options).await?);
     Ok((engine.clone(), Arc::new(DatabaseClock(engine))))
 }
 
 #[cfg(not(feature = "postgres"))]
-async fn database(_: &str, _: usize, _: u64) -> Result<Opened, EngineError> {
+async fn database(_: &config::Database, _: u64) -> Result<Opened, EngineError> {
     Err(EngineError::Failed("this build has no engine for a database (feature postgres)".into()))
 }
 
@@ -81,7 +82,7 @@ async fn database(_: &str, _: usize, _: u64) -> Result<Opened, EngineError> {
 async fn open(place: &Place, cache: u64, log: u64, reading: u64) -> Result<Opened, EngineError> {
     let dir = match place {
         Place::Memory => return Ok((Arc::new(Memory::new()), Arc::new(SystemClock))),
-        Place::Database(url, connections) => return database(url, *connections, reading).await,
+        Place::Database(at) => return database(at, reading).await,
         Place::Directory(dir) => dir.clone(),
     };
     let fatal = Fatal::new(|why| {

@@ -69,7 +69,10 @@ type All = Vec<(Vec<u8>, u64, Vec<u8>, Vec<u8>)>;
 
 async fn all(engine: &dyn Engine) -> (All, u64) {
     let (start, end) = (Bytes::new(), Bytes::from_static(&[0xff]));
-    let page = engine.scan(Scan { start, end, limit: 100_000, skip_due: 0 }).await.unwrap();
+    let page = engine
+        .scan(Scan { start, end, limit: 100_000, skip_due: 0, eventual: false })
+        .await
+        .unwrap();
     let (mut all, mut version) = (Vec::new(), 0);
     for found in page.iter() {
         let record = engine.read(found.key, Part::Whole).await.unwrap().unwrap();

@@ -60,7 +60,7 @@ async fn body(engine: &dyn Engine, key: &str) -> Option<Vec<u8>> {
 
 fn scan(start: &str, end: &str, limit: usize, skip_due: u64) -> Scan {
     let (start, end) = (Bytes::from(start.to_owned()), Bytes::from(end.to_owned()));
-    Scan { start, end, limit, skip_due }
+    Scan { start, end, limit, skip_due, eventual: false }
 }
 
 async fn keys(engine: &dyn Engine, scan: Scan) -> Vec<String> {

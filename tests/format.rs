@@ -164,7 +164,7 @@ async fn a_head_that_was_changed_or_moved_is_not_served() {
         let key = if sql.contains("aa") { "aa" } else { "a" };
         assert_corrupt(read(&engine, key).await, "does not match its checksum");
         let (start, end) = (Bytes::from("a"), Bytes::from("b"));
-        let scan = Scan { start, end, limit: 9, skip_due: 0 };
+        let scan = Scan { start, end, limit: 9, skip_due: 0, eventual: false };
         assert_corrupt(engine.scan(scan).await, "does not match its checksum");
     }
 }

@@ -92,7 +92,7 @@ impl Case {
 
     async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> (Vec<String>, bool) {
         let after = after.map(|key| key.as_bytes().to_vec());
-        let list = ListKeys { prefix: prefix.into(), after, limit };
+        let list = ListKeys { prefix: prefix.into(), after, limit, eventual: false };
         let page = self.kv.list_keys(&self.store, &list).await.unwrap();
         let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
         (page.keys().map(text).collect(), page.more)

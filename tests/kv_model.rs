@@ -285,7 +285,7 @@ impl World {
     async fn list(&self, prefix: &str, limit: usize) {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
-            let list = ListKeys { prefix: prefix.into(), after, limit };
+            let list = ListKeys { prefix: prefix.into(), after, limit, eventual: false };
             let page = self.kv.list_keys(&self.store, &list).await.unwrap();
             found.extend(page.keys().map(|key| String::from_utf8(key.to_vec()).unwrap()));
             after = page.keys().last().map(<[u8]>::to_vec);

@@ -47,7 +47,10 @@ async fn body(engine: &dyn Engine, key: &str) -> Result<Option<Vec<u8>>, EngineE
 
 async fn keys(engine: &dyn Engine) -> Vec<String> {
     let (start, end) = (Bytes::new(), Bytes::from_static(&[0xff]));
-    let page = engine.scan(Scan { start, end, limit: 10_000, skip_due: 0 }).await.unwrap();
+    let page = engine
+        .scan(Scan { start, end, limit: 10_000, skip_due: 0, eventual: false })
+        .await
+        .unwrap();
     page.iter().map(|found| String::from_utf8_lossy(found.key).into_owned()).collect()
 }
 

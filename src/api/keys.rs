@@ -22,13 +22,15 @@ impl Api {
         let prefix = query.text("prefix")?;
         let consistency = match query.text("consistency")? {
             None | Some("strong") => None,
-            // One node has nothing older to offer, and says what was asked for.
+            // What has nothing older to offer answers as it is, and says what was asked for.
             Some("eventual") => Some("eventual".to_owned()),
             Some(_) => {
                 return Err(Error::Invalid("consistency must be strong or eventual".into()));
             }
         };
-        let list = ListKeys { prefix: prefix.unwrap_or_default().into(), after, limit };
+        let eventual = consistency.is_some();
+        let prefix_text = prefix.unwrap_or_default().into();
+        let list = ListKeys { prefix: prefix_text, after, limit, eventual };
         let page = self.kv.list_keys(&store?, &list).await?;
 
         let mut body = Vec::with_capacity(64 + page.len() * 24);

@@ -383,7 +383,7 @@ fn first_difference(one: &Page, other: &Page) -> Option<String> {
 
 async fn page_from(engine: &dyn Engine, start: Bytes) -> Result<Page> {
     let end = Bytes::from_static(&LAST);
-    engine.scan(Scan { start, end, limit: PAGE_RECORDS, skip_due: 0 }).await
+    engine.scan(Scan { start, end, limit: PAGE_RECORDS, skip_due: 0, eventual: false }).await
 }
 
 /// Where the page after this one starts; `None` when this was the last.

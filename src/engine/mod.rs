@@ -192,6 +192,8 @@ pub struct Scan {
     pub limit: usize,
     /// Records with `0 < due <= skip_due` are passed over.
     pub skip_due: u64,
+    /// Whether a snapshot of a little earlier will do, from a copy that follows.
+    pub eventual: bool,
 }
 
 /// What a scan found, in one buffer.

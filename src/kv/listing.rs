@@ -13,6 +13,8 @@ pub struct ListKeys {
     pub after: Option<Vec<u8>>,
     /// At most so many.
     pub limit: usize,
+    /// Whether a state of a little earlier will do (contract.md, 3.4: consistency).
+    pub eventual: bool,
 }
 
 /// A page of keys in the order of their bytes, from one snapshot.
@@ -57,7 +59,8 @@ impl Kv {
         }
         // One more than wanted tells whether more follow.
         let limit = list.limit.saturating_add(1);
-        let scan = Scan { start, end, limit, skip_due: self.clock.now() };
+        let (skip_due, eventual) = (self.clock.now(), list.eventual);
+        let scan = Scan { start, end, limit, skip_due, eventual };
         let mut page = self.engine.scan(scan).await?;
         let more = page.len() > list.limit;
         page.truncate(list.limit);

@@ -88,7 +88,8 @@ impl Kv {
         let (start, end) = keyspace::store_orders();
         let start = after.unwrap_or(start);
         let limit = list.limit.saturating_add(1);
-        let mut page = self.engine.scan(Scan { start, end, limit, skip_due: 0 }).await?;
+        let mut page =
+            self.engine.scan(Scan { start, end, limit, skip_due: 0, eventual: false }).await?;
         let more = page.len() > list.limit;
         page.truncate(list.limit);
         let stores = page.iter().map(|found| Ok(StoreHead::decode(found.head)?.info));
@@ -187,7 +188,7 @@ impl Kv {
     async fn expect_empty(&self, id: &StoreId) -> Result<(), Error> {
         let start = keyspace::items(id);
         let end = keyspace::end_of(&start);
-        let scan = Scan { start, end, limit: 1, skip_due: self.clock.now() };
+        let scan = Scan { start, end, limit: 1, skip_due: self.clock.now(), eventual: false };
         let live = self.engine.scan(scan).await?;
         if live.is_empty() { Ok(()) } else { Err(Error::StoreNotEmpty) }
     }

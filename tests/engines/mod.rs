@@ -73,7 +73,8 @@ impl Subject {
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 async fn connect(url: &str) -> Arc<dyn Engine> {
-    let options = postgres::Options { url: url.into(), connections: 8, reading_bytes: 8 << 20 };
+    let (url, standby) = (url.into(), None);
+    let options = postgres::Options { url, standby, connections: 8, reading_bytes: 8 << 20 };
     Arc::new(Postgres::open(options).await.unwrap())
 }
 

@@ -198,6 +198,68 @@ fn acknowledged_writes_survive_the_kill_of_their_server() {
     }
 }
 
+#[test]
+fn eventual_lists_come_from_a_standby_and_all_else_does_not() {
+    let (Some(url), Some(other)) = (database("leads"), database("follows")) else { return };
+    // Another database stands for a standby that lags: it knows none of the items.
+    drop(Server::over(&other));
+    let keys = |server: &Server, store: &str, query: &str| {
+        let list = server.ask(&format!("GET /resources/stores/kv/{store}/keys{query}"), &[], b"");
+        assert_eq!(list.status, 200);
+        list.text()
+    };
+    let server = Server::over_with(&url, &["--engine-standby", &other]);
+    let store = server.store("site");
+    let item = format!("/resources/stores/kv/{store}/keys/k");
+    assert_eq!(server.ask(&format!("PUT {item}"), &[], b"v").status, 200);
+    assert_eq!(keys(&server, &store, ""), r#"{"data":["k"],"meta":{"limit":1000}}"#);
+    assert_eq!(
+        keys(&server, &store, "?consistency=eventual"),
+        r#"{"data":[],"meta":{"limit":1000,"consistency":"eventual"}}"#
+    );
+    assert_eq!(server.ask(&format!("GET {item}"), &[], b"").body, b"v");
+
+    let nobody = "postgres://nobody@127.0.0.1:1/kv";
+    let alone = Server::over_with(&url, &["--engine-standby", nobody]);
+    let list = keys(&alone, &store, "?consistency=eventual");
+    assert!(list.starts_with(r#"{"data":["k"]"#), "the primary is asked instead: {list}");
+}
+
+#[test]
+fn expired_items_are_swept_by_several_servers_at_once() {
+    let Some(url) = database("swept") else { return };
+    let servers = three(&url);
+    let store = servers[0].store("site");
+    let batch = format!("PUT /resources/stores/kv/{store}/batch");
+    let line =
+        |n: u32| format!("{{\"key\":\"k{n}\",\"value\":\"eA==\",\"time_to_live_sec\":1000}}\n");
+    let lines: String = (0..3000).map(line).collect();
+    assert_eq!(servers[0].ask(&batch, &[], lines.as_bytes()).status, 200);
+    let ask = |text: &'static str| {
+        let asked = async {
+            let (client, connection) =
+                tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client.query_one(text, &[]).await.unwrap().get::<_, i64>(0)
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(asked)
+    };
+    // As if their time had long come.
+    let aged = "WITH aged AS (UPDATE steadfast.records SET due = due - 2000000000 WHERE due > 0 \
+                RETURNING 1) SELECT count(*) FROM aged";
+    assert_eq!(ask(aged), 3000);
+    let left = || ask("SELECT count(*) FROM steadfast.records WHERE live AND due > 0");
+    let until = Instant::now() + Duration::from_secs(60);
+    while left() > 0 {
+        assert!(Instant::now() < until, "{} are left", left());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for server in &servers {
+        let total = server.ask("GET /resources/stores/kv", &[], b"");
+        assert_eq!(total.status, 200, "and nobody stumbled over it");
+    }
+}
+
 /// What a server says that does not start.
 fn refused(arguments: &[&str], token: bool) -> String {
     let mut command = Command::new(binary());

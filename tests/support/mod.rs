@@ -51,8 +51,14 @@ impl Server {
 
     /// Over a database, beside others.
     pub(crate) fn over(url: &str) -> Server {
+        Server::over_with(url, &[])
+    }
+
+    /// The same, with further flags.
+    pub(crate) fn over_with(url: &str, flags: &[&str]) -> Server {
         let mut command = Command::new(binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--engine-connections", "16"]);
+        command.args(flags);
         command.env("STEADFAST_ENGINE", url).env("STEADFAST_TOKEN", TOKEN);
         Server::spawn(command)
     }

@@ -1,4 +1,5 @@
-//! A commit: lock what it names, check what it expects, write, end. Two round trips.
+//! A commit: lock what it names, check what it expects; write, and end. Two round trips: the end
+//! is sent behind the writes without waiting for them, as after one that failed it ends nothing.
 
 use super::super::{Body, Commit, EngineError, Outcome, Result};
 use super::connect::{Fault, evict};
@@ -6,6 +7,7 @@ use super::{Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
 use std::collections::{BTreeMap, HashMap};
+use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 /// What a try came to.
@@ -26,6 +28,9 @@ struct Sent {
     mark: i64,
     why: String,
 }
+
+/// Bytes of a commit at most; the protocol has no room for much more in one message.
+const COMMIT_BYTES_MAX: u64 = 1 << 30;
 
 /// The rows as they are locked: version, and whether there is a record.
 type Locked = HashMap<Vec<u8>, (i64, bool)>;
@@ -50,16 +55,29 @@ impl<'c> Columns<'c> {
         self.body.push(body);
     }
 
-    async fn send(&self, client: &Client, text: &str, end: (i64, i64)) -> Done {
+    async fn send(&self, client: &Client, statement: &Statement, end: (i64, i64)) -> Done {
         if self.key.is_empty() {
             return Ok(());
         }
-        let statement = client.prepare_cached(text).await?;
         let (key, due, live, head, body) =
             (&self.key, &self.due, &self.live, &self.head, &self.body);
         let params: [&(dyn ToSql + Sync); 7] = [key, due, live, head, body, &end.0, &end.1];
-        client.execute(&statement, &params).await.map(|_| ())
+        client.execute(statement, &params).await.map(|_| ())
     }
+
+    /// Bytes of keys, heads and bodies.
+    fn bytes(&self) -> u64 {
+        let all = self.key.iter().chain(&self.head).chain(&self.body);
+        all.map(|bytes| bytes.len() as u64).sum()
+    }
+}
+
+/// The statements that write, prepared before the transaction: what is sent in it is sent at once
+/// and in order, and nothing waits.
+struct Prepared {
+    insert: Statement,
+    update: Statement,
+    add_counts: Statement,
 }
 
 type Done = std::result::Result<(), tokio_postgres::Error>;
@@ -88,7 +106,7 @@ impl Inner {
     }
 
     async fn attempt(&self, client: Client, commit: &Commit) -> Result<Tried> {
-        let locked = match lock(&client, commit).await {
+        let (prepared, locked) = match lock(&client, commit).await {
             Ok(locked) => locked,
             Err(e) => return undone(client, e.into()).await,
         };
@@ -109,7 +127,7 @@ impl Inner {
         let version = i64::try_from(version)
             .map_err(|_| EngineError::Failed("a version beyond 63 bits".into()))?;
         let mark = random_mark()?;
-        match write(&client, commit, &locked, version, mark).await? {
+        match write(&client, &prepared, commit, &locked, (version, mark)).await? {
             Ok(None) => Ok(Tried::Done(Outcome::Written(version.cast_unsigned()))),
             Ok(Some((fault, key))) => match fault {
                 Fault::Cut(why) => {
@@ -157,7 +175,7 @@ impl Inner {
 async fn lock(
     client: &Client,
     commit: &Commit,
-) -> std::result::Result<Locked, tokio_postgres::Error> {
+) -> std::result::Result<(Prepared, Locked), tokio_postgres::Error> {
     let writes: Vec<&[u8]> = commit.write.iter().map(|write| &write.key[..]).collect();
     let expects: Vec<&[u8]> = commit
         .expect
@@ -165,10 +183,11 @@ async fn lock(
         .map(|expect| &expect.key[..])
         .filter(|key| !writes.contains(key))
         .collect();
-    for text in [sql::INSERT, sql::UPDATE, sql::ADD_COUNTS] {
-        // Before the transaction, so that nothing in it waits for this.
-        client.prepare_cached(text).await?;
-    }
+    let prepared = Prepared {
+        insert: client.prepare_cached(sql::INSERT).await?,
+        update: client.prepare_cached(sql::UPDATE).await?,
+        add_counts: client.prepare_cached(sql::ADD_COUNTS).await?,
+    };
     let for_update = client.prepare_cached(sql::LOCK_WRITES).await?;
     let for_share = client.prepare_cached(sql::LOCK_EXPECTS).await?;
     let share = async {
@@ -186,7 +205,7 @@ async fn lock(
     for row in rows {
         locked.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
     }
-    Ok(locked)
+    Ok((prepared, locked))
 }
 
 type Written = std::result::Result<Option<(Fault, Bytes)>, Fault>;
@@ -194,10 +213,10 @@ type Written = std::result::Result<Option<(Fault, Bytes)>, Fault>;
 /// Writes and ends the transaction; a fault comes with a row by which to see whether it was.
 async fn write(
     client: &Client,
+    prepared: &Prepared,
     commit: &Commit,
     locked: &Locked,
-    version: i64,
-    mark: i64,
+    end: (i64, i64),
 ) -> Result<Written> {
     let (mut insert, mut update) = (Columns::default(), Columns::default());
     let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
@@ -231,31 +250,38 @@ async fn write(
     }
     counts.retain(|_, change| *change != 0);
     let seen = update.key.first().or(insert.key.first()).map(|key| Bytes::copy_from_slice(key));
-    let (inserted, updated, counted) = tokio::join!(
-        insert.send(client, sql::INSERT, (version, mark)),
-        update.send(client, sql::UPDATE, (version, mark)),
-        add_counts(client, &counts),
+    if insert.bytes() + update.bytes() > COMMIT_BYTES_MAX {
+        return Ok(Err(Fault::Refused(EngineError::Failed(format!(
+            "a commit of more than {COMMIT_BYTES_MAX} bytes"
+        )))));
+    }
+    let (inserted, updated, counted, ended) = tokio::join!(
+        insert.send(client, &prepared.insert, end),
+        update.send(client, &prepared.update, end),
+        add_counts(client, &prepared.add_counts, &counts),
+        client.batch_execute("COMMIT"),
     );
     // In this order: what follows a statement that failed only says so.
-    let sent = inserted.and(updated).and(counted);
-    if let Err(e) = sent {
-        // The end was not sent: without it nothing is committed.
-        return Ok(Err(e.into()));
-    }
-    Ok(match (client.batch_execute("COMMIT").await, seen) {
-        (Ok(()), _) | (Err(_), None) => Ok(None),
-        (Err(e), Some(key)) => Ok(Some((e.into(), key))),
-    })
+    let fault = match inserted.and(updated).and(counted) {
+        // A statement that the database refused: the end that followed it rolled back.
+        Err(e) if e.as_db_error().is_some() => return Ok(Err(e.into())),
+        Err(e) => Fault::from(e),
+        Ok(()) => match ended {
+            Ok(()) => return Ok(Ok(None)),
+            Err(e) => Fault::from(e),
+        },
+    };
+    // A commit that writes nothing has no end to be in doubt of.
+    Ok(Ok(seen.map(|key| (fault, key))))
 }
 
-async fn add_counts(client: &Client, counts: &BTreeMap<i32, i64>) -> Done {
+async fn add_counts(client: &Client, statement: &Statement, counts: &BTreeMap<i32, i64>) -> Done {
     if counts.is_empty() {
         return Ok(());
     }
-    let statement = client.prepare_cached(sql::ADD_COUNTS).await?;
     let first: Vec<i32> = counts.keys().copied().collect();
     let change: Vec<i64> = counts.values().copied().collect();
-    client.execute(&statement, &[&first, &change]).await.map(|_| ())
+    client.execute(statement, &[&first, &change]).await.map(|_| ())
 }
 
 /// After a fault before the end: the transaction is given up, and nothing of it stays.
@@ -280,15 +306,16 @@ async fn roll_back(client: Client) -> Done {
     done
 }
 
-/// Version and mark of a row, once nobody is writing it any more.
+/// Version and mark of a row, once nobody is writing it any more, and once what is found is as
+/// durable as the database makes a commit: an earlier one may have ended without its replicas.
 async fn look(
     client: &Client,
     key: &Bytes,
 ) -> std::result::Result<(i64, i64), tokio_postgres::Error> {
     let place = client.prepare_cached(sql::PLACE).await?;
-    let lock = client.prepare_cached(sql::LOCK_ONE).await?;
+    let touch = client.prepare_cached(sql::TOUCH).await?;
     client.execute(&place, &[&&key[..]]).await?;
-    let row = client.query_one(&lock, &[&&key[..]]).await?;
+    let row = client.query_one(&touch, &[&&key[..]]).await?;
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 

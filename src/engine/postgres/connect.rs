@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as _;
 use std::io;
 use std::time::Duration;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -20,10 +20,19 @@ const WAIT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
+/// What a pool's connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Everything: only the host that takes writes will do.
+    Primary,
+    /// Scans that need not see the latest: any host will do, and each gets its share.
+    Standby,
+}
+
 /// Reads a URL such as `postgres://user:password@host1,host2/database`. Connections go to the
-/// host that takes writes. TLS with a verified certificate is asked of every host but those of
+/// host that takes writes, or to any for a standby. TLS with a verified certificate is asked of every host but those of
 /// this machine, unless the URL says `sslmode=disable`.
-fn parse(url: &str) -> Result<Config> {
+fn parse(url: &str, role: Role) -> Result<Config> {
     // The library knows no name for what is always done here.
     let url = url.replace("sslmode=verify-full", "sslmode=require");
     let said = url.contains("sslmode=");
@@ -40,8 +49,15 @@ fn parse(url: &str) -> Result<Config> {
         });
         config.ssl_mode(if near { SslMode::Disable } else { SslMode::Require });
     }
-    if config.get_hosts().len() > 1 {
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    match role {
+        Role::Standby => {
+            config.target_session_attrs(TargetSessionAttrs::Any);
+            config.load_balance_hosts(LoadBalanceHosts::Random);
+        }
+        Role::Primary if config.get_hosts().len() > 1 => {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        Role::Primary => {}
     }
     config.application_name("steadfast").connect_timeout(CONNECT);
     config.keepalives(true).keepalives_idle(KEEPALIVE).tcp_user_timeout(UNACKNOWLEDGED);
@@ -49,8 +65,8 @@ fn parse(url: &str) -> Result<Config> {
 }
 
 /// A pool of at most `size` connections; none is made yet.
-pub(super) fn pool(url: &str, size: usize) -> Result<Pool> {
-    let config = parse(url)?;
+pub(super) fn pool(url: &str, size: usize, role: Role) -> Result<Pool> {
+    let config = parse(url, role)?;
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = if config.get_ssl_mode() == SslMode::Disable {
         Manager::from_config(config, NoTls, recycling)
@@ -158,16 +174,18 @@ mod tests {
             ("postgres://u:p@db1.example/d?sslmode=disable", SslMode::Disable),
             ("postgres://u:p@127.0.0.1/d?sslmode=require", SslMode::Require),
         ] {
-            assert_eq!(parse(url).unwrap().get_ssl_mode(), mode, "{url}");
+            assert_eq!(parse(url, Role::Primary).unwrap().get_ssl_mode(), mode, "{url}");
         }
-        let two = parse("postgres://u@db1.example,db2.example/d").unwrap();
-        assert_eq!(two.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        let two = "postgres://u@db1.example,db2.example/d";
+        let attributes = |role| parse(two, role).unwrap().get_target_session_attrs();
+        assert_eq!(attributes(Role::Primary), TargetSessionAttrs::ReadWrite);
+        assert_eq!(attributes(Role::Standby), TargetSessionAttrs::Any);
     }
 
     #[test]
     fn a_url_that_cannot_be_read_is_not_repeated() {
         for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nothing=1", "secret"] {
-            let e = parse(url).unwrap_err().to_string();
+            let e = parse(url, Role::Primary).unwrap_err().to_string();
             assert!(!e.contains("secret"), "{e}");
         }
     }

@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// For how long a standby may make a scan wait before the primary is asked.
+const STANDBY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Bytes of a permit.
 const UNIT: u64 = 1024;
 
@@ -43,7 +46,10 @@ const UNIT: u64 = 1024;
 pub struct Options {
     /// `postgres://user:password@host[:port][,host...]/database[?sslmode=...]`.
     pub url: String,
-    /// Connections at most.
+    /// Where scans go that need not see the latest: a URL of standbys. They go to the primary when
+    /// none of those answers.
+    pub standby: Option<String>,
+    /// Connections at most; as many to standbys.
     pub connections: usize,
     /// Bytes of large bodies held in memory for reading at once; reads wait for their share.
     pub reading_bytes: u64,
@@ -63,6 +69,7 @@ pub struct Postgres {
 
 struct Inner {
     pool: Pool,
+    standby: Option<Pool>,
     /// One permit for each [`UNIT`] of large bodies in memory.
     reading: Arc<Semaphore>,
     reading_units: u32,
@@ -88,11 +95,16 @@ impl Postgres {
     /// # Errors
     /// When no server answers, or the tables are of another version.
     pub async fn open(options: Options) -> Result<Postgres> {
-        let pool = connect::pool(&options.url, options.connections)?;
+        let pool = connect::pool(&options.url, options.connections, connect::Role::Primary)?;
+        let standby = options.standby.as_deref();
+        let standby =
+            standby.map(|url| connect::pool(url, options.connections, connect::Role::Standby));
+        let standby = standby.transpose()?;
         let units = u32::try_from(options.reading_bytes / UNIT).unwrap_or(u32::MAX >> 4);
         let reading_units = units.clamp(1, u32::MAX >> 4);
         let inner = Arc::new(Inner {
             pool,
+            standby,
             reading: Arc::new(Semaphore::new(reading_units as usize)),
             reading_units,
             last: AtomicU64::new(0),
@@ -173,6 +185,33 @@ impl Inner {
             match sent.await {
                 Ok(rows) => return Ok(rows),
                 Err(fault) => patience.after(fault).await?,
+            }
+        }
+    }
+
+    /// Rows from a standby; `None` when there is none that answers soon.
+    async fn earlier_rows(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Option<Vec<Row>> {
+        let pool = self.standby.as_ref()?;
+        let asked = async {
+            let client = pool.get().await.map_err(Fault::from)?;
+            let rows = async {
+                let statement = client.prepare_cached(text).await?;
+                client.query(&statement, params).await
+            };
+            rows.await.map_err(|e| {
+                evict(client);
+                Fault::from(e)
+            })
+        };
+        match tokio::time::timeout(STANDBY_PATIENCE, asked).await {
+            Ok(Ok(rows)) => Some(rows),
+            Ok(Err(fault)) => {
+                tracing::debug!(?fault, "no standby answered; the primary is asked");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("no standby answered in time; the primary is asked");
+                None
             }
         }
     }
@@ -271,7 +310,15 @@ impl Engine for Postgres {
         Box::pin(async move {
             let (start, end) = (&scan.start[..], &scan.end[..]);
             let (skip, limit) = (signed(scan.skip_due), signed(scan.limit as u64));
-            let rows = self.inner.rows(sql::SCAN, &[&start, &end, &skip, &limit]).await?;
+            let params: &[&(dyn ToSql + Sync)] = &[&start, &end, &skip, &limit];
+            let earlier = match scan.eventual {
+                true => self.inner.earlier_rows(sql::SCAN, params).await,
+                false => None,
+            };
+            let rows = match earlier {
+                Some(rows) => rows,
+                None => self.inner.rows(sql::SCAN, params).await?,
+            };
             let mut page = Page::with_room(rows.len());
             for row in &rows {
                 let (version, due) = (number(row, 1)?, number(row, 2)?);
@@ -332,6 +379,7 @@ impl Engine for Postgres {
             self.inner.leave().await;
             self.inner.closed.store(true, Ordering::Release);
             self.inner.pool.close();
+            self.inner.standby.as_ref().inspect(|pool| pool.close());
             Ok(())
         })
     }

@@ -43,9 +43,10 @@ pub(super) const READ_LARGE: &str = "
 pub(super) const SCAN: &str = "
     SELECT key, version, due, head FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live AND (due = 0 OR due > $3) ORDER BY key LIMIT $4";
+/// What another server is removing at the moment is left to it.
 pub(super) const DUE: &str = "
     SELECT key, version FROM steadfast.records
-    WHERE live AND due > 0 AND due <= $1 ORDER BY due LIMIT $2";
+    WHERE live AND due > 0 AND due <= $1 ORDER BY due LIMIT $2 FOR UPDATE SKIP LOCKED";
 pub(super) const COUNT: &str =
     "SELECT coalesce(sum(n), 0)::BIGINT FROM steadfast.counts WHERE first = $1";
 
@@ -74,8 +75,9 @@ pub(super) const ADD_COUNTS: &str = "
 pub(super) const PLACE: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)
     VALUES ($1, 0, 0, false, 0, '', '') ON CONFLICT (key) DO NOTHING";
-pub(super) const LOCK_ONE: &str =
-    "SELECT version, mark FROM steadfast.records WHERE key = $1 FOR UPDATE";
+/// Changes nothing, and is a commit all the same, behind all that came before it.
+pub(super) const TOUCH: &str =
+    "UPDATE steadfast.records SET mark = mark WHERE key = $1 RETURNING version, mark";
 
 pub(super) const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT";
 pub(super) const RAISE_FLOOR: &str = "
