@@ -30,8 +30,8 @@ pub(super) enum Role {
 }
 
 /// Reads a URL such as `postgres://user:password@host1,host2/database`. Connections go to the
-/// host that takes writes, or to any for a standby. TLS with a verified certificate is asked of every host but those of
-/// this machine, unless the URL says `sslmode=disable`.
+/// host that takes writes, or to any for a standby. TLS with a verified certificate is asked of
+/// every host but those of this machine, unless the URL says `sslmode=disable`.
 fn parse(url: &str, role: Role) -> Result<Config> {
     // The library knows no name for what is always done here.
     let url = url.replace("sslmode=verify-full", "sslmode=require");
