@@ -34,6 +34,8 @@ else
     cargo test --quiet
 fi
 if [ "$what" = all ]; then
+    step "the check of the cluster's checker (tests/cluster/run tries a whole cluster, on demand)"
+    tests/cluster/run --planted
     step "fuzzing, a few seconds for each target (fuzz/run 600 for more)"
     fuzz/run 3
     step "real clients (installed below target/clients on the first run)"

@@ -14,9 +14,11 @@
 mod support;
 
 use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{Client, Server, TOKEN, binary, database};
 
@@ -258,6 +260,79 @@ fn expired_items_are_swept_by_several_servers_at_once() {
         let total = server.ask("GET /resources/stores/kv", &[], b"");
         assert_eq!(total.status, 200, "and nobody stumbled over it");
     }
+}
+
+/// Passes connections on to a database server, after a pause, until it is frozen: from then on it
+/// accepts them, keeps those it has, and says nothing, as a machine does whose processes stand
+/// still. Answers its port.
+fn passing(host: &str, pause: Duration) -> (u16, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let frozen = Arc::new(AtomicBool::new(false));
+    let (behind, stands) = (host.to_owned(), frozen.clone());
+    let pass = move |mut from: TcpStream, mut to: TcpStream, stands: Arc<AtomicBool>| {
+        std::thread::spawn(move || {
+            let mut bytes = [0; 1 << 16];
+            while let Ok(read @ 1..) = from.read(&mut bytes) {
+                while stands.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                if to.write_all(&bytes[..read]).is_err() {
+                    break;
+                }
+            }
+            let _ = to.shutdown(std::net::Shutdown::Both);
+        });
+    };
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            std::thread::sleep(pause);
+            let far = TcpStream::connect(&behind).unwrap();
+            pass(near.try_clone().unwrap(), far.try_clone().unwrap(), stands.clone());
+            pass(far, near, stands.clone());
+        }
+    });
+    (port, frozen)
+}
+
+#[test]
+fn a_database_server_that_stands_still_is_left_for_another() {
+    let Some(url) = database("frozen") else { return };
+    let (user, at) = url.split_once('@').unwrap();
+    let (host, name) = at.split_once('/').unwrap();
+    // Two ways to the same server: the first is taken, being faster, until it stands still.
+    let (fast, frozen) = passing(host, Duration::ZERO);
+    let (slow, stands) = passing(host, Duration::from_millis(30));
+    let url = format!("{user}@127.0.0.1:{fast},127.0.0.1:{slow}/{name}");
+    let server = Server::over(&url);
+    let store = server.store("site");
+    let item = format!("/resources/stores/kv/{store}/keys/k");
+    let used = || {
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let (server, item) = (&server, &item);
+                scope.spawn(move || {
+                    let put = server.ask(&format!("PUT {item}{n}"), &[], b"v");
+                    assert_eq!(put.status, 200);
+                    assert_eq!(server.ask(&format!("GET {item}{n}"), &[], b"").body, b"v");
+                });
+            }
+        });
+    };
+    used();
+    frozen.store(true, Ordering::Relaxed);
+    let start = Instant::now();
+    used();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    assert!(took > Duration::from_secs(1), "nobody used the way that was frozen: {took:?}");
+    assert!(!stands.load(Ordering::Relaxed));
+    // A new one finds its way past it.
+    let fresh = Server::over(&url);
+    assert_eq!(fresh.ask(&format!("GET {item}1"), &[], b"").body, b"v");
+    assert!(fresh.started < Duration::from_secs(8), "{:?}", fresh.started);
+    frozen.store(false, Ordering::Relaxed);
 }
 
 /// What a server says that does not start.

@@ -2,7 +2,7 @@
 //! is sent behind the writes without waiting for them, as after one that failed it ends nothing.
 
 use super::super::{Body, Commit, EngineError, Outcome, Result};
-use super::connect::{Fault, evict};
+use super::connect::{Fault, STATEMENT, evict, silent, timely};
 use super::{Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
@@ -106,9 +106,9 @@ impl Inner {
     }
 
     async fn attempt(&self, client: Client, commit: &Commit) -> Result<Tried> {
-        let (prepared, locked) = match lock(&client, commit).await {
+        let (prepared, locked) = match timely(lock(&client, commit)).await {
             Ok(locked) => locked,
-            Err(e) => return undone(client, e.into()).await,
+            Err(fault) => return undone(client, fault).await,
         };
         let current = |key: &[u8]| match locked.get(key) {
             Some((version, true)) => *version,
@@ -147,13 +147,11 @@ impl Inner {
         loop {
             let looked = async {
                 let client = self.client().await?;
-                match look(&client, &sent.key).await {
-                    Ok(found) => Ok(found),
-                    Err(e) => {
-                        evict(client);
-                        Err(Fault::from(e))
-                    }
+                let found = timely(look(&client, &sent.key)).await;
+                if found.is_err() {
+                    evict(client);
                 }
+                found
             };
             match looked.await {
                 Ok((version, mark)) if version == sent.version && mark == sent.mark => {
@@ -165,10 +163,15 @@ impl Inner {
                     let why = format!("a commit's connection broke as it ended ({})", sent.why);
                     return Err(EngineError::Failed(why));
                 }
-                Err(fault) => patience.after(fault).await?,
+                Err(fault) => patience.after(fault).await.map_err(|e| in_doubt(&e, sent))?,
             }
         }
     }
+}
+
+/// Nobody could be asked whether a commit was made: it is not said that it was not.
+fn in_doubt(e: &EngineError, sent: &Sent) -> EngineError {
+    EngineError::Failed(format!("a commit's end was not told ({}), and then: {e}", sent.why))
 }
 
 /// Begins a transaction and locks all rows that a commit names.
@@ -255,12 +258,18 @@ async fn write(
             "a commit of more than {COMMIT_BYTES_MAX} bytes"
         )))));
     }
-    let (inserted, updated, counted, ended) = tokio::join!(
-        insert.send(client, &prepared.insert, end),
-        update.send(client, &prepared.update, end),
-        add_counts(client, &prepared.add_counts, &counts),
-        client.batch_execute("COMMIT"),
-    );
+    let sent = async {
+        tokio::join!(
+            insert.send(client, &prepared.insert, end),
+            update.send(client, &prepared.update, end),
+            add_counts(client, &prepared.add_counts, &counts),
+            client.batch_execute("COMMIT"),
+        )
+    };
+    let Ok((inserted, updated, counted, ended)) = tokio::time::timeout(STATEMENT, sent).await
+    else {
+        return Ok(Ok(seen.map(|key| (silent(), key))));
+    };
     // In this order: what follows a statement that failed only says so.
     let fault = match inserted.and(updated).and(counted) {
         // A statement that the database refused: the end that followed it rolled back.
@@ -298,8 +307,8 @@ async fn undone(client: Client, fault: Fault) -> Result<Tried> {
     }
 }
 
-async fn roll_back(client: Client) -> Done {
-    let done = client.batch_execute("ROLLBACK").await;
+async fn roll_back(client: Client) -> std::result::Result<(), Fault> {
+    let done = timely(client.batch_execute("ROLLBACK")).await;
     if done.is_err() {
         evict(client);
     }

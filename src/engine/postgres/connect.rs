@@ -1,21 +1,26 @@
 //! How the database is reached: the URL, TLS, and a pool of connections.
 
-use super::super::{EngineError, Result};
+use super::super::{BoxFuture, EngineError, Result};
 use deadpool_postgres::{
-    Client, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+    Client, Connect, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as _;
 use std::io;
 use std::time::Duration;
-use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{Client as PgClient, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a connection may take to be made, and a request may wait for one.
 const CONNECT: Duration = Duration::from_secs(5);
 const WAIT: Duration = Duration::from_secs(10);
+/// A statement that takes longer than this is given up: a server that is frozen holds its
+/// connections open and answers nothing. Longer than any statement here takes.
+pub(super) const STATEMENT: Duration = Duration::from_secs(8);
 /// A connection on which nothing comes back is noticed after about so long.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
@@ -25,13 +30,13 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 pub(super) enum Role {
     /// Everything: only the host that takes writes will do.
     Primary,
-    /// Scans that need not see the latest: any host will do, and each gets its share.
+    /// Scans that need not see the latest: any host will do.
     Standby,
 }
 
 /// Reads a URL such as `postgres://user:password@host1,host2/database`. Connections go to the
-/// host that takes writes, or to any for a standby. TLS with a verified certificate is asked of
-/// every host but those of this machine, unless the URL says `sslmode=disable`.
+/// host that takes writes, or to any that answers for a standby. TLS with a verified certificate
+/// is asked of every host but those of this machine, unless the URL says `sslmode=disable`.
 fn parse(url: &str, role: Role) -> Result<Config> {
     // The library knows no name for what is always done here.
     let url = url.replace("sslmode=verify-full", "sslmode=require");
@@ -52,7 +57,6 @@ fn parse(url: &str, role: Role) -> Result<Config> {
     match role {
         Role::Standby => {
             config.target_session_attrs(TargetSessionAttrs::Any);
-            config.load_balance_hosts(LoadBalanceHosts::Random);
         }
         Role::Primary if config.get_hosts().len() > 1 => {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -68,14 +72,88 @@ fn parse(url: &str, role: Role) -> Result<Config> {
 pub(super) fn pool(url: &str, size: usize, role: Role) -> Result<Pool> {
     let config = parse(url, role)?;
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = if config.get_ssl_mode() == SslMode::Disable {
-        Manager::from_config(config, NoTls, recycling)
-    } else {
-        Manager::from_config(config, MakeRustlsConnect::new(tls()?), recycling)
-    };
+    let encrypted = config.get_ssl_mode() != SslMode::Disable;
+    let tls = encrypted.then(tls).transpose()?.map(MakeRustlsConnect::new);
+    let manager = Manager::from_connect(config, Race { tls }, recycling);
     let timeouts = Timeouts { wait: Some(WAIT), create: Some(CONNECT), recycle: Some(CONNECT) };
     let pool = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1).timeouts(timeouts);
     pool.build().map_err(|e| EngineError::Failed(e.to_string()))
+}
+
+/// Asks all hosts at once for a connection, and takes the first that is made: one that is frozen
+/// answers nothing, and must not stand before the others.
+struct Race {
+    tls: Option<MakeRustlsConnect>,
+}
+
+type Connected = std::result::Result<(PgClient, JoinHandle<()>), tokio_postgres::Error>;
+
+impl Connect for Race {
+    fn connect(&self, config: &Config) -> BoxFuture<'_, Connected> {
+        let mut asked = JoinSet::new();
+        for config in each_host(config) {
+            match self.tls.clone() {
+                Some(tls) => asked.spawn(connect(config, tls)),
+                None => asked.spawn(connect(config, NoTls)),
+            };
+        }
+        Box::pin(async move {
+            loop {
+                match asked.join_next().await {
+                    Some(Ok(Err(_))) if !asked.is_empty() => {}
+                    Some(Ok(made)) => return made,
+                    Some(Err(_)) => {}
+                    // No host at all, or only panics: nothing is ever made.
+                    None => std::future::pending().await,
+                }
+            }
+        })
+    }
+}
+
+async fn connect<T>(config: Config, tls: T) -> Connected
+where
+    T: MakeTlsConnect<Socket> + Send,
+    T::Stream: Send + 'static,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    let (client, connection) = config.connect(tls).await?;
+    let driven = tokio::spawn(async move {
+        if let Err(e) = connection.await {
+            tracing::debug!(error = %e, "a connection to the database ended");
+        }
+    });
+    Ok((client, driven))
+}
+
+/// The same configuration for each of its hosts alone.
+fn each_host(all: &Config) -> Vec<Config> {
+    let ports = all.get_ports();
+    let one = |(at, host): (usize, &Host)| {
+        let mut config = Config::new();
+        match host {
+            Host::Tcp(name) => config.host(name),
+            Host::Unix(path) => config.host_path(path),
+        };
+        if let Some(address) = all.get_hostaddrs().get(at) {
+            config.hostaddr(*address);
+        }
+        config.port(ports.get(at).or(ports.first()).copied().unwrap_or(5432));
+        all.get_user().map(|user| config.user(user));
+        all.get_password().map(|password| config.password(password));
+        all.get_dbname().map(|name| config.dbname(name));
+        all.get_options().map(|options| config.options(options));
+        all.get_application_name().map(|name| config.application_name(name));
+        all.get_connect_timeout().map(|time| config.connect_timeout(*time));
+        all.get_tcp_user_timeout().map(|time| config.tcp_user_timeout(*time));
+        config.keepalives(all.get_keepalives()).keepalives_idle(all.get_keepalives_idle());
+        config.ssl_mode(all.get_ssl_mode()).ssl_negotiation(all.get_ssl_negotiation());
+        config.channel_binding(all.get_channel_binding());
+        config.target_session_attrs(all.get_target_session_attrs());
+        config
+    };
+    all.get_hosts().iter().enumerate().map(one).collect()
 }
 
 fn tls() -> Result<ClientConfig> {
@@ -155,9 +233,28 @@ impl From<PoolError> for Fault {
     }
 }
 
-/// Gives up a connection that is not to be used again.
+/// Gives up a connection that is not to be used again, and those of its pool that rest: they lead
+/// to the same server.
 pub(super) fn evict(client: Client) {
+    if let Some(pool) = Client::pool(&client) {
+        pool.retain(|_, _| false);
+    }
     drop(Client::take(client));
+}
+
+/// What a statement answers, unless it takes so long that its server is taken for gone.
+pub(super) async fn timely<T>(
+    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> std::result::Result<T, Fault> {
+    match tokio::time::timeout(STATEMENT, work).await {
+        Ok(done) => done.map_err(Fault::from),
+        Err(_) => Err(silent()),
+    }
+}
+
+/// The fault of a server from which no answer came in time.
+pub(super) fn silent() -> Fault {
+    Fault::Cut(format!("the database did not answer for {} s", STATEMENT.as_secs()))
 }
 
 #[cfg(test)]
@@ -176,7 +273,19 @@ mod tests {
         ] {
             assert_eq!(parse(url, Role::Primary).unwrap().get_ssl_mode(), mode, "{url}");
         }
-        let two = "postgres://u@db1.example,db2.example/d";
+        let two = "postgres://u:p@db1.example,db2.example:5433/d?sslmode=disable";
+        let each = each_host(&parse(two, Role::Primary).unwrap());
+        let at = |config: &Config| (config.get_hosts().to_vec(), config.get_ports().to_vec());
+        let named = |name: &str, port| (vec![Host::Tcp(name.into())], vec![port]);
+        assert_eq!(
+            each.iter().map(at).collect::<Vec<_>>(),
+            [named("db1.example", 5432), named("db2.example", 5433)]
+        );
+        for one in &each {
+            assert_eq!((one.get_user(), one.get_password()), (Some("u"), Some(&b"p"[..])));
+            assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+            assert_eq!(one.get_ssl_mode(), SslMode::Disable);
+        }
         let attributes = |role| parse(two, role).unwrap().get_target_session_attrs();
         assert_eq!(attributes(Role::Primary), TargetSessionAttrs::ReadWrite);
         assert_eq!(attributes(Role::Standby), TargetSessionAttrs::Any);

@@ -17,7 +17,7 @@ use super::{
     Scanned, Stage, Stats,
 };
 use bytes::{Bytes, BytesMut};
-use connect::{Fault, evict};
+use connect::{Fault, evict, timely};
 use deadpool_postgres::{Client, Pool};
 use std::fmt;
 use std::sync::Arc;
@@ -171,16 +171,11 @@ impl Inner {
                     let statement = client.prepare_cached(text).await?;
                     client.query(&statement, params).await
                 };
-                match rows.await {
-                    Ok(rows) => Ok(rows),
-                    Err(e) => {
-                        let fault = Fault::from(e);
-                        if let Fault::Cut(_) = fault {
-                            evict(client);
-                        }
-                        Err(fault)
-                    }
+                let rows = timely(rows).await;
+                if let Err(Fault::Cut(_)) = rows {
+                    evict(client);
                 }
+                rows
             };
             match sent.await {
                 Ok(rows) => return Ok(rows),

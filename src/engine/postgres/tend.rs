@@ -2,7 +2,7 @@
 //! rows that removed records left.
 
 use super::super::{EngineError, Result};
-use super::connect::Fault;
+use super::connect::{Fault, evict, timely};
 use super::{Inner, Patience, number, sql};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -13,6 +13,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Rows of removed records are kept for so many microseconds; the floor follows at half of it. A
 /// process that chooses versions has looked at the floor far more lately than that.
 const KEPT_MICROS: u64 = 3_600_000_000;
+/// For how long the tables may be in the making before they are tried again.
+const MAKING: Duration = Duration::from_secs(15);
 /// Questions for the time at once; the fastest answer is the most exact.
 const ASKED: usize = 3;
 
@@ -32,9 +34,10 @@ impl Inner {
     pub(super) async fn prepare(&self) -> Result<()> {
         let mut patience = Patience::new();
         let format = loop {
-            match self.make_tables().await {
-                Ok(format) => break format,
-                Err(fault) => patience.after(fault).await?,
+            match tokio::time::timeout(MAKING, self.make_tables()).await {
+                Ok(Ok(format)) => break format,
+                Ok(Err(fault)) => patience.after(fault).await?,
+                Err(_) => patience.after(Fault::Cut("the tables were not made".into())).await?,
             }
         };
         if format == sql::FORMAT {
@@ -79,7 +82,13 @@ impl Inner {
             client.execute(sql::DROP_REMOVED, &[&kept]).await?;
             client.execute(sql::FOLD_COUNTS, &[]).await
         };
-        tended.await.map(|_| ()).map_err(|e| unavailable(e.into()))
+        match timely(tended).await {
+            Ok(_) => Ok(()),
+            Err(fault) => {
+                evict(client);
+                Err(unavailable(fault))
+            }
+        }
     }
 
     async fn set_clock(&self) -> Result<()> {
