@@ -177,7 +177,8 @@ class Server(Process):
 
     def __init__(self, cluster, name, url):
         argv = [cluster.binary, "serve", "--listen", "127.0.0.1:0", "--engine-connections", "16"]
-        env = {"STEADFAST_TOKEN": TOKEN, "STEADFAST_ENGINE": url, "STEADFAST_LOG": "info"}
+        env = {"STEADFAST_TOKEN": TOKEN, "STEADFAST_ENGINE": url,
+               "STEADFAST_ENGINE_STANDBY": url, "STEADFAST_LOG": "info"}
         super().__init__(cluster, name, argv, env)
         self.port = None
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 import planted
-from cluster import Cluster, until
+from cluster import TOKEN, Cluster, until
 from journal import ACKED, REFUSED, UNKNOWN, Journal
 from load import Load
 
@@ -247,6 +247,19 @@ def cluster_rounds(count, seed, cluster):
     return 1
 
 
+def serve(cluster):
+    """Starts the cluster and its servers, says where they are, and waits for a signal."""
+    cluster.start()
+    print("token     %s" % TOKEN)
+    for server in cluster.servers:
+        print("server    http://127.0.0.1:%d" % server.port)
+    for node in cluster.nodes:
+        print("database  postgres://postgres@127.0.0.1:%d/postgres, its Patroni http://127.0.0.1:%d"
+              % (node.port, node.rest))
+    print("Ctrl-C ends all of it and removes its data.", flush=True)
+    signal.pause()
+
+
 def stop(number, _frame):
     """Lets what was started be ended."""
     sys.exit(128 + number)
@@ -256,6 +269,7 @@ def main():
     """Reads the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--planted", action="store_true")
+    parser.add_argument("--serve", action="store_true")
     parser.add_argument("--scratch", type=pathlib.Path)
     parser.add_argument("--python", type=pathlib.Path)
     parser.add_argument("--binary")
@@ -265,9 +279,14 @@ def main():
         return planted.run()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    cluster = Cluster(args.scratch, args.python, args.binary)
+    if args.serve:
+        try:
+            return serve(cluster)
+        finally:
+            cluster.end()
     seed = int(os.environ.get("STEADFAST_SEED") or random.randrange(1 << 32))
     print("STEADFAST_SEED=%d" % seed, flush=True)
-    cluster = Cluster(args.scratch, args.python, args.binary)
     try:
         return cluster_rounds(args.rounds, seed, cluster)
     finally:
