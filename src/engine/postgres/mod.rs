@@ -1,5 +1,6 @@
 //! The scale-out engine: any number of processes over one database that speaks the PostgreSQL
-//! protocol. The database alone knows what is true; a process keeps nothing but connections.
+//! protocol. The database alone knows what is true; a process keeps nothing but connections. Reads
+//! that come at the same time share a statement.
 //!
 //! A commit is a transaction that locks the rows it names (`for update` what it writes, `for
 //! share` what it only expects), checks, writes and ends. Versions are chosen by the process, above
@@ -9,6 +10,7 @@
 
 mod commit;
 mod connect;
+mod reads;
 mod sql;
 mod tend;
 
@@ -19,6 +21,7 @@ use super::{
 use bytes::{Bytes, BytesMut};
 use connect::{Fault, evict, timely};
 use deadpool_postgres::{Client, Pool};
+use reads::{Found, Reads};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -64,6 +67,7 @@ impl fmt::Debug for Options {
 /// See the module.
 pub struct Postgres {
     inner: Arc<Inner>,
+    reads: Reads,
     tender: JoinHandle<()>,
 }
 
@@ -116,7 +120,7 @@ impl Postgres {
         inner.prepare().await?;
         inner.tend().await?;
         let tender = tokio::spawn(tend::run(Arc::downgrade(&inner)));
-        Ok(Postgres { inner, tender })
+        Ok(Postgres { reads: Reads::new(&inner), inner, tender })
     }
 
     /// The database's time, in microseconds since 1970; every process that asks sees the same, to
@@ -220,7 +224,7 @@ impl Inner {
         let rows = self.rows(sql::READ_LARGE, &[&key, &signed(len)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body = Held { bytes: row.try_get(3).map_err(misshapen)?, _share: share };
-        record(row, Bytes::from_owner(body)).map(Some)
+        record_at(row, 0, Bytes::from_owner(body)).map(Some)
     }
 
     /// A version that is at least `least` and above all that this process chose before.
@@ -254,10 +258,10 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A record of the columns version, due and head.
-fn record(row: &Row, body: Bytes) -> Result<Record> {
-    let (version, due) = (number(row, 0)?, number(row, 1)?);
-    let head = Bytes::copy_from_slice(bytes(row, 2)?);
+/// A record of the columns version, due and head, which begin at `first`.
+fn record_at(row: &Row, first: usize, body: Bytes) -> Result<Record> {
+    let (version, due) = (number(row, first)?, number(row, first + 1)?);
+    let head = Bytes::copy_from_slice(bytes(row, first + 2)?);
     Ok(Record { version, due, head, body: Body::Bytes(body) })
 }
 
@@ -282,19 +286,14 @@ fn signed(number: u64) -> i64 {
 impl Engine for Postgres {
     fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
-            if part == Part::Head {
-                let rows = self.inner.rows(sql::READ_HEAD, &[&key]).await?;
-                return rows.first().map(|row| record(row, Bytes::new())).transpose();
-            }
             // Until the body of one moment fits the share that was taken for it.
             loop {
-                let rows = self.inner.rows(sql::READ_SMALL, &[&key]).await?;
-                let Some(row) = rows.first() else { return Ok(None) };
-                let small: Option<&[u8]> = row.try_get(3).map_err(misshapen)?;
-                if let Some(body) = small {
-                    return record(row, Bytes::copy_from_slice(body)).map(Some);
-                }
-                if let Some(found) = self.inner.large(key, number(row, 4)?).await? {
+                let len = match self.reads.read(key, part).await? {
+                    Found::Nothing => return Ok(None),
+                    Found::Record(record) => return Ok(Some(record)),
+                    Found::Large(len) => len,
+                };
+                if let Some(found) = self.inner.large(key, len).await? {
                     return Ok(Some(found));
                 }
             }

@@ -31,12 +31,12 @@ pub(super) const TABLES: &str = "
 pub(super) const STORE_PLAIN: &str =
     "ALTER TABLE steadfast.records ALTER COLUMN body SET STORAGE EXTERNAL";
 
-pub(super) const READ_HEAD: &str =
-    "SELECT version, due, head FROM steadfast.records WHERE key = $1 AND live";
+pub(super) const READ_HEADS: &str =
+    "SELECT key, version, due, head FROM steadfast.records WHERE key = ANY($1) AND live";
 /// With the body while it is small, and its size.
 pub(super) const READ_SMALL: &str = "
-    SELECT version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
-    octet_length(body)::BIGINT FROM steadfast.records WHERE key = $1 AND live";
+    SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
+    octet_length(body)::BIGINT FROM steadfast.records WHERE key = ANY($1) AND live";
 pub(super) const READ_LARGE: &str = "
     SELECT version, due, head, body FROM steadfast.records
     WHERE key = $1 AND live AND octet_length(body)::BIGINT <= $2";
