@@ -1,22 +1,40 @@
-//! A commit: lock what it names, check what it expects; write, and end. Two round trips: the end
-//! is sent behind the writes without waiting for them, as after one that failed it ends nothing.
+//! A group of commits in one transaction: lock what they name, check what each expects against what
+//! those before it leave; write, and end. Two round trips: the end is sent behind the writes without
+//! waiting for them, as after one that failed it ends nothing.
 
-use super::super::{Body, Commit, EngineError, Outcome, Result};
+use super::super::{Body, Commit, EngineError, Expect, NewRecord, Outcome, Result};
 use super::connect::{Fault, STATEMENT, evict, silent, timely};
 use super::{Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 /// What a try came to.
 enum Tried {
-    Done(Outcome),
+    Done(Vec<Outcome>),
     /// Nothing was written; from the start again.
     Again(Fault),
-    /// The connection broke while the transaction ended.
-    Unknown(Sent),
+    /// The connection broke while the transaction ended; what came of the commits if it was made.
+    Unknown(Sent, Vec<Outcome>),
+}
+
+/// Why no outcome is known.
+pub(super) enum Unmade {
+    /// The database refused the commits, and nothing was written.
+    Refused(EngineError),
+    /// Nobody could be asked, or nobody can tell.
+    Lost(EngineError),
+}
+
+impl Unmade {
+    /// What is told of it.
+    pub(super) fn into_error(self) -> EngineError {
+        match self {
+            Unmade::Refused(e) | Unmade::Lost(e) => e,
+        }
+    }
 }
 
 /// A transaction whose end was not told.
@@ -39,6 +57,7 @@ type Locked = HashMap<Vec<u8>, (i64, bool)>;
 #[derive(Default)]
 struct Columns<'c> {
     key: Vec<&'c [u8]>,
+    version: Vec<i64>,
     due: Vec<i64>,
     live: Vec<bool>,
     head: Vec<&'c [u8]>,
@@ -46,22 +65,22 @@ struct Columns<'c> {
 }
 
 impl<'c> Columns<'c> {
-    fn push(&mut self, key: &'c [u8], record: Option<(i64, &'c [u8], &'c [u8])>) {
+    fn push(&mut self, key: &'c [u8], version: i64, record: Option<(i64, &'c [u8], &'c [u8])>) {
         let (due, head, body) = record.unwrap_or_default();
         self.key.push(key);
+        self.version.push(version);
         self.due.push(due);
         self.live.push(record.is_some());
         self.head.push(head);
         self.body.push(body);
     }
 
-    async fn send(&self, client: &Client, statement: &Statement, end: (i64, i64)) -> Done {
+    async fn send(&self, client: &Client, statement: &Statement, mark: i64) -> Done {
         if self.key.is_empty() {
             return Ok(());
         }
-        let (key, due, live, head, body) =
-            (&self.key, &self.due, &self.live, &self.head, &self.body);
-        let params: [&(dyn ToSql + Sync); 7] = [key, due, live, head, body, &end.0, &end.1];
+        let Columns { key, version, due, live, head, body } = self;
+        let params: [&(dyn ToSql + Sync); 7] = [key, due, live, head, body, version, &mark];
         client.execute(statement, &params).await.map(|_| ())
     }
 
@@ -82,63 +101,95 @@ struct Prepared {
 
 type Done = std::result::Result<(), tokio_postgres::Error>;
 
+/// What a group of commits comes to, against the rows as they are locked.
+struct Judged<'c> {
+    outcomes: Vec<Outcome>,
+    /// The rows that are left, each with the version of the last commit that writes it.
+    rows: BTreeMap<&'c [u8], (Option<&'c NewRecord>, i64)>,
+}
+
 impl Inner {
-    /// Makes a commit, again and again while others are in the way or no server answers.
-    pub(super) async fn commit(&self, commit: Commit) -> Result<Outcome> {
+    /// Makes commits, again and again while others are in the way or no server answers: all of
+    /// those whose expectations hold, or none when it fails.
+    pub(super) async fn commit(
+        &self,
+        commits: &[&Commit],
+    ) -> std::result::Result<Vec<Outcome>, Unmade> {
         let mut patience = super::Patience::new();
         loop {
-            let client = match self.client().await {
-                Ok(client) => client,
-                Err(fault) => {
-                    patience.after(fault).await?;
-                    continue;
-                }
-            };
-            match self.attempt(client, &commit).await? {
-                Tried::Done(outcome) => return Ok(outcome),
-                Tried::Again(fault) => patience.after(fault).await?,
-                Tried::Unknown(sent) => match self.resolve(&sent).await? {
-                    true => return Ok(Outcome::Written(sent.version.cast_unsigned())),
-                    false => patience.after(Fault::Crossed).await?,
+            let fault = match self.client().await {
+                Err(fault) => fault,
+                Ok(client) => match self.attempt(client, commits).await.map_err(Unmade::Refused)? {
+                    Tried::Done(outcomes) => return Ok(outcomes),
+                    Tried::Again(fault) => fault,
+                    Tried::Unknown(sent, outcomes) => {
+                        match self.resolve(&sent).await.map_err(Unmade::Lost)? {
+                            true => return Ok(outcomes),
+                            false => Fault::Crossed,
+                        }
+                    }
                 },
-            }
+            };
+            patience.after(fault).await.map_err(Unmade::Lost)?;
         }
     }
 
-    async fn attempt(&self, client: Client, commit: &Commit) -> Result<Tried> {
-        let (prepared, locked) = match timely(lock(&client, commit)).await {
+    async fn attempt(&self, client: Client, commits: &[&Commit]) -> Result<Tried> {
+        let (prepared, locked) = match timely(lock(&client, commits)).await {
             Ok(locked) => locked,
             Err(fault) => return undone(client, fault).await,
         };
-        let current = |key: &[u8]| match locked.get(key) {
-            Some((version, true)) => *version,
-            Some((_, false)) | None => 0,
-        };
-        let held = |version: u64, key: &[u8]| current(key).cast_unsigned() == version;
-        if !commit.expect.iter().all(|expect| held(expect.version, &expect.key)) {
-            return match roll_back(client).await {
-                Ok(()) => Ok(Tried::Done(Outcome::Conflict)),
-                // Whether it was rolled back or cut, nothing was written.
-                Err(_) => Ok(Tried::Done(Outcome::Conflict)),
-            };
+        let Judged { outcomes, rows } = self.judge(commits, &locked)?;
+        if outcomes.iter().all(|outcome| *outcome == Outcome::Conflict) {
+            // Whether it is rolled back or cut, nothing is written.
+            let _ = roll_back(client).await;
+            return Ok(Tried::Done(outcomes));
         }
-        let above = locked.values().map(|(version, _)| version.cast_unsigned()).max();
-        let version = self.next_version(commit.version_min.max(above.map_or(0, |v| v + 1)));
-        let version = i64::try_from(version)
-            .map_err(|_| EngineError::Failed("a version beyond 63 bits".into()))?;
         let mark = random_mark()?;
-        match write(&client, &prepared, commit, &locked, (version, mark)).await? {
-            Ok(None) => Ok(Tried::Done(Outcome::Written(version.cast_unsigned()))),
-            Ok(Some((fault, key))) => match fault {
+        match write(&client, &prepared, &rows, &locked, mark).await? {
+            Ok(None) => Ok(Tried::Done(outcomes)),
+            Ok(Some((fault, key, version))) => match fault {
                 Fault::Cut(why) => {
                     evict(client);
                     let before = locked.get(&key[..]).map_or(0, |(version, _)| *version);
-                    Ok(Tried::Unknown(Sent { key, before, version, mark, why }))
+                    Ok(Tried::Unknown(Sent { key, before, version, mark, why }, outcomes))
                 }
                 fault @ (Fault::Refused(_) | Fault::Crossed) => undone(client, fault).await,
             },
             Err(fault) => undone(client, fault).await,
         }
+    }
+
+    /// Decides every commit of a group, each as if those before it that hold were made.
+    fn judge<'c>(&self, commits: &[&'c Commit], locked: &Locked) -> Result<Judged<'c>> {
+        let above = locked.values().map(|(version, _)| version.cast_unsigned()).max();
+        let above = above.map_or(0, |version| version + 1);
+        let mut judged = Judged { outcomes: Vec::new(), rows: BTreeMap::new() };
+        for commit in commits {
+            let current = |key: &[u8]| match (judged.rows.get(key), locked.get(key)) {
+                (Some((Some(_), version)), _) | (None, Some((version, true))) => *version,
+                (Some((None, _)), _) | (None, Some((_, false)) | None) => 0,
+            };
+            let held = |expect: &Expect| current(&expect.key).cast_unsigned() == expect.version;
+            if !commit.expect.iter().all(held) {
+                judged.outcomes.push(Outcome::Conflict);
+                continue;
+            }
+            let version = self.next_version(commit.version_min.max(above));
+            let signed = i64::try_from(version)
+                .map_err(|_| EngineError::Failed("a version beyond 63 bits".into()))?;
+            // What must stay absent is held by a row that is none.
+            for expect in commit.expect.iter().filter(|expect| expect.version == 0) {
+                if !locked.contains_key(&expect.key[..]) {
+                    judged.rows.entry(&expect.key).or_insert((None, signed));
+                }
+            }
+            for write in &commit.write {
+                judged.rows.insert(&write.key, (write.record.as_ref(), signed));
+            }
+            judged.outcomes.push(Outcome::Written(version));
+        }
+        Ok(judged)
     }
 
     /// Whether a transaction whose end was not told was committed. Waits until it has ended.
@@ -174,18 +225,17 @@ fn in_doubt(e: &EngineError, sent: &Sent) -> EngineError {
     EngineError::Failed(format!("a commit's end was not told ({}), and then: {e}", sent.why))
 }
 
-/// Begins a transaction and locks all rows that a commit names.
+/// Begins a transaction and locks all rows that the commits name.
 async fn lock(
     client: &Client,
-    commit: &Commit,
+    commits: &[&Commit],
 ) -> std::result::Result<(Prepared, Locked), tokio_postgres::Error> {
-    let writes: Vec<&[u8]> = commit.write.iter().map(|write| &write.key[..]).collect();
-    let expects: Vec<&[u8]> = commit
-        .expect
-        .iter()
-        .map(|expect| &expect.key[..])
-        .filter(|key| !writes.contains(key))
-        .collect();
+    let written = commits.iter().flat_map(|commit| &commit.write);
+    let writes: BTreeSet<&[u8]> = written.map(|write| &write.key[..]).collect();
+    let expected = commits.iter().flat_map(|commit| &commit.expect);
+    let expects: BTreeSet<&[u8]> = expected.map(|expect| &expect.key[..]).collect();
+    let expects: Vec<&[u8]> = expects.difference(&writes).copied().collect();
+    let writes: Vec<&[u8]> = writes.into_iter().collect();
     let prepared = Prepared {
         insert: client.prepare_cached(sql::INSERT).await?,
         update: client.prepare_cached(sql::UPDATE).await?,
@@ -211,20 +261,21 @@ async fn lock(
     Ok((prepared, locked))
 }
 
-type Written = std::result::Result<Option<(Fault, Bytes)>, Fault>;
+type Written = std::result::Result<Option<(Fault, Bytes, i64)>, Fault>;
 
-/// Writes and ends the transaction; a fault comes with a row by which to see whether it was.
+/// Writes and ends the transaction; a fault comes with a row and its version, by which to see
+/// whether it was.
 async fn write(
     client: &Client,
     prepared: &Prepared,
-    commit: &Commit,
+    rows: &BTreeMap<&[u8], (Option<&NewRecord>, i64)>,
     locked: &Locked,
-    end: (i64, i64),
+    mark: i64,
 ) -> Result<Written> {
     let (mut insert, mut update) = (Columns::default(), Columns::default());
     let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
-    for write in &commit.write {
-        let record = match &write.record {
+    for (key, (record, version)) in rows {
+        let record = match record {
             None => None,
             Some(record) => {
                 let Body::Bytes(body) = &record.body else {
@@ -234,25 +285,16 @@ async fn write(
                 Some((due, &record.head[..], &body[..]))
             }
         };
-        let old = locked.get(&write.key[..]);
+        let old = locked.get(*key);
         let was = old.is_some_and(|(_, live)| *live);
-        let first = i32::from(write.key.first().copied().unwrap_or_default());
+        let first = i32::from(key.first().copied().unwrap_or_default());
         *counts.entry(first).or_default() += i64::from(record.is_some()) - i64::from(was);
-        match (old, record) {
-            (None, None) => {}
-            (None, record) => insert.push(&write.key, record),
-            (Some(_), record) => update.push(&write.key, record),
-        }
-    }
-    // What must stay absent is held by a row that is none.
-    for expect in commit.expect.iter().filter(|expect| expect.version == 0) {
-        let written = commit.write.iter().any(|write| write.key == expect.key);
-        if !written && !locked.contains_key(&expect.key[..]) {
-            insert.push(&expect.key, None);
-        }
+        let columns = if old.is_some() { &mut update } else { &mut insert };
+        columns.push(key, *version, record);
     }
     counts.retain(|_, change| *change != 0);
-    let seen = update.key.first().or(insert.key.first()).map(|key| Bytes::copy_from_slice(key));
+    let seen = rows.first_key_value();
+    let seen = seen.map(|(key, (_, version))| (Bytes::copy_from_slice(key), *version));
     if insert.bytes() + update.bytes() > COMMIT_BYTES_MAX {
         return Ok(Err(Fault::Refused(EngineError::Failed(format!(
             "a commit of more than {COMMIT_BYTES_MAX} bytes"
@@ -260,15 +302,15 @@ async fn write(
     }
     let sent = async {
         tokio::join!(
-            insert.send(client, &prepared.insert, end),
-            update.send(client, &prepared.update, end),
+            insert.send(client, &prepared.insert, mark),
+            update.send(client, &prepared.update, mark),
             add_counts(client, &prepared.add_counts, &counts),
             client.batch_execute("COMMIT"),
         )
     };
     let Ok((inserted, updated, counted, ended)) = tokio::time::timeout(STATEMENT, sent).await
     else {
-        return Ok(Ok(seen.map(|key| (silent(), key))));
+        return Ok(Ok(seen.map(|(key, version)| (silent(), key, version))));
     };
     // In this order: what follows a statement that failed only says so.
     let fault = match inserted.and(updated).and(counted) {
@@ -281,7 +323,7 @@ async fn write(
         },
     };
     // A commit that writes nothing has no end to be in doubt of.
-    Ok(Ok(seen.map(|key| (fault, key))))
+    Ok(Ok(seen.map(|(key, version)| (fault, key, version))))
 }
 
 async fn add_counts(client: &Client, statement: &Statement, counts: &BTreeMap<i32, i64>) -> Done {

@@ -2,14 +2,15 @@
 //! protocol. The database alone knows what is true; a process keeps nothing but connections. Reads
 //! that come at the same time share a statement.
 //!
-//! A commit is a transaction that locks the rows it names (`for update` what it writes, `for
-//! share` what it only expects), checks, writes and ends. Versions are chosen by the process, above
+//! A transaction makes the commits that wait together: it locks the rows they name (`for update` what
+//! they write, `for share` what they only expect), checks, writes and ends. Versions are chosen by the process, above
 //! every version of the rows that are locked and above all it chose before; a removed record leaves
 //! a row for an hour, and later a floor for all versions, so that they grow under each key,
 //! whichever process writes.
 
 mod commit;
 mod connect;
+mod groups;
 mod reads;
 mod sql;
 mod tend;
@@ -21,6 +22,7 @@ use super::{
 use bytes::{Bytes, BytesMut};
 use connect::{Fault, evict, timely};
 use deadpool_postgres::{Client, Pool};
+use groups::Groups;
 use reads::{Found, Reads};
 use std::fmt;
 use std::sync::Arc;
@@ -68,6 +70,7 @@ impl fmt::Debug for Options {
 pub struct Postgres {
     inner: Arc<Inner>,
     reads: Reads,
+    groups: Groups,
     tender: JoinHandle<()>,
 }
 
@@ -90,6 +93,7 @@ struct Inner {
 struct Figures {
     commits: AtomicU64,
     conflicts: AtomicU64,
+    groups: AtomicU64,
     micros: AtomicU64,
 }
 
@@ -120,7 +124,8 @@ impl Postgres {
         inner.prepare().await?;
         inner.tend().await?;
         let tender = tokio::spawn(tend::run(Arc::downgrade(&inner)));
-        Ok(Postgres { reads: Reads::new(&inner), inner, tender })
+        let (reads, groups) = (Reads::new(&inner), Groups::new(&inner));
+        Ok(Postgres { inner, reads, groups, tender })
     }
 
     /// The database's time, in microseconds since 1970; every process that asks sees the same, to
@@ -340,23 +345,7 @@ impl Engine for Postgres {
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
-        let inner = self.inner.clone();
-        Box::pin(async move {
-            // A task of its own: a caller who goes away must not leave a transaction half sent.
-            let made = tokio::spawn(async move {
-                let start = Instant::now();
-                let outcome = inner.commit(commit).await?;
-                let counter = match outcome {
-                    Outcome::Written(_) => &inner.figures.commits,
-                    Outcome::Conflict => &inner.figures.conflicts,
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-                let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-                inner.figures.micros.fetch_add(micros, Ordering::Relaxed);
-                Ok(outcome)
-            });
-            made.await.map_err(|e| EngineError::Failed(e.to_string()))?
-        })
+        Box::pin(self.groups.commit(commit))
     }
 
     fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
@@ -380,11 +369,10 @@ impl Engine for Postgres {
 
     fn stats(&self) -> Stats {
         let figures = &self.inner.figures;
-        let commits = figures.commits.load(Ordering::Relaxed);
         Stats {
-            commits,
+            commits: figures.commits.load(Ordering::Relaxed),
             conflicts: figures.conflicts.load(Ordering::Relaxed),
-            groups: commits,
+            groups: figures.groups.load(Ordering::Relaxed),
             sync_micros: figures.micros.load(Ordering::Relaxed),
             ..Stats::default()
         }

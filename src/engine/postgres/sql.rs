@@ -56,17 +56,17 @@ pub(super) const LOCK_WRITES: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 pub(super) const LOCK_EXPECTS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
-/// The columns are $1 key, $2 due, $3 live, $4 head, $5 body; $6 is the version, $7 the mark.
+/// The columns are $1 key, $2 due, $3 live, $4 head, $5 body, $6 version; $7 is the mark.
 pub(super) const INSERT: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)
-    SELECT w.key, $6, w.due, w.live, $7, w.head, w.body FROM
-    unnest($1::BYTEA[], $2::BIGINT[], $3::BOOL[], $4::BYTEA[], $5::BYTEA[])
-    AS w (key, due, live, head, body)";
+    SELECT w.key, w.version, w.due, w.live, $7, w.head, w.body FROM
+    unnest($1::BYTEA[], $2::BIGINT[], $3::BOOL[], $4::BYTEA[], $5::BYTEA[], $6::BIGINT[])
+    AS w (key, due, live, head, body, version)";
 pub(super) const UPDATE: &str = "
     UPDATE steadfast.records AS r
-    SET version = $6, due = w.due, live = w.live, mark = $7, head = w.head, body = w.body FROM
-    unnest($1::BYTEA[], $2::BIGINT[], $3::BOOL[], $4::BYTEA[], $5::BYTEA[])
-    AS w (key, due, live, head, body) WHERE r.key = w.key";
+    SET version = w.version, due = w.due, live = w.live, mark = $7, head = w.head, body = w.body
+    FROM unnest($1::BYTEA[], $2::BIGINT[], $3::BOOL[], $4::BYTEA[], $5::BYTEA[], $6::BIGINT[])
+    AS w (key, due, live, head, body, version) WHERE r.key = w.key";
 pub(super) const ADD_COUNTS: &str = "
     INSERT INTO steadfast.counts (first, n)
     SELECT c.first, c.n FROM unnest($1::INT[], $2::BIGINT[]) AS c (first, n)";

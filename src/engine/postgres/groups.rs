@@ -1,0 +1,115 @@
+//! Commits that wait together are made together, in one transaction: they share its round trips and
+//! its sync. Each is still judged by itself, and answered by itself.
+
+use super::super::{Body, Commit, EngineError, Outcome, Result, Write};
+use super::Inner;
+use super::commit::Unmade;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+/// Transactions under way at once.
+const AT_ONCE: usize = 4;
+/// Commits and bytes in one transaction; a larger commit goes with those that came before it.
+const COMMITS_MAX: usize = 64;
+const BYTES_MAX: usize = 1 << 20;
+/// Commits that wait for their transaction; more wait to be taken in.
+const WAITING_MAX: usize = 1024;
+
+struct Job {
+    commit: Commit,
+    reply: oneshot::Sender<Result<Outcome>>,
+}
+
+/// Takes commits in.
+pub(super) struct Groups(mpsc::Sender<Job>);
+
+impl Groups {
+    /// Begins to serve; ends when it is dropped.
+    pub(super) fn new(inner: &Arc<Inner>) -> Groups {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..AT_ONCE {
+            tokio::spawn(serve(inner.clone(), receiver.clone()));
+        }
+        Groups(sender)
+    }
+
+    /// Makes a commit together with others. A caller who goes away does not undo it.
+    pub(super) async fn commit(&self, commit: Commit) -> Result<Outcome> {
+        let (reply, answer) = oneshot::channel();
+        let taken = self.0.send(Job { commit, reply }).await;
+        taken.map_err(|_| EngineError::Closed)?;
+        answer.await.map_err(|_| EngineError::Failed("a commit was given up".into()))?
+    }
+}
+
+async fn serve(inner: Arc<Inner>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
+    loop {
+        let taken = {
+            let mut jobs = jobs.lock().await;
+            let Some(first) = jobs.recv().await else { return };
+            let mut bytes = size(&first.commit);
+            let mut taken = vec![first];
+            while taken.len() < COMMITS_MAX && bytes < BYTES_MAX {
+                let Ok(job) = jobs.try_recv() else { break };
+                bytes += size(&job.commit);
+                taken.push(job);
+            }
+            taken
+        };
+        group(&inner, taken).await;
+    }
+}
+
+async fn group(inner: &Inner, jobs: Vec<Job>) {
+    let commits: Vec<&Commit> = jobs.iter().map(|job| &job.commit).collect();
+    let made = timed(inner, &commits).await;
+    let alone = jobs.len() == 1;
+    match made {
+        Ok(outcomes) => {
+            for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                let _ = job.reply.send(Ok(outcome));
+            }
+        }
+        // What the database refuses of one must not fall on the others; nothing was written.
+        Err(Unmade::Refused(_)) if !alone => {
+            for Job { commit, reply } in jobs {
+                let made = timed(inner, &[&commit]).await;
+                let made = made.map_err(Unmade::into_error);
+                let outcome = made.map(|outcomes| outcomes.first().copied());
+                let none = || EngineError::Failed("a commit without an outcome".into());
+                let _ = reply.send(outcome.and_then(|outcome| outcome.ok_or_else(none)));
+            }
+        }
+        Err(unmade) => {
+            let e = unmade.into_error();
+            for job in jobs {
+                let _ = job.reply.send(Err(e.clone()));
+            }
+        }
+    }
+}
+
+async fn timed(inner: &Inner, commits: &[&Commit]) -> std::result::Result<Vec<Outcome>, Unmade> {
+    let start = Instant::now();
+    let outcomes = inner.commit(commits).await?;
+    let conflicts = outcomes.iter().filter(|outcome| **outcome == Outcome::Conflict).count();
+    let written = (outcomes.len() - conflicts) as u64;
+    let figures = &inner.figures;
+    figures.conflicts.fetch_add(conflicts as u64, Ordering::Relaxed);
+    figures.commits.fetch_add(written, Ordering::Relaxed);
+    figures.groups.fetch_add(u64::from(written > 0), Ordering::Relaxed);
+    let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    figures.micros.fetch_add(micros, Ordering::Relaxed);
+    Ok(outcomes)
+}
+
+fn size(commit: &Commit) -> usize {
+    let bytes = |write: &Write| match write.record.as_ref().map(|record| &record.body) {
+        Some(Body::Bytes(bytes)) => bytes.len(),
+        Some(Body::Stored(_)) | None => 0,
+    };
+    commit.write.iter().map(|write| write.key.len() + bytes(write)).sum()
+}
