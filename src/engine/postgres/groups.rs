@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Transactions under way at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 2;
 /// Commits and bytes in one transaction; a larger commit goes with those that came before it.
 const COMMITS_MAX: usize = 64;
 const BYTES_MAX: usize = 1 << 20;

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_postgres::Row;
 
 /// Statements under way at once, for heads and for whole records each.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 /// Keys in one statement at most: bodies come with them, of up to 256 KiB each.
 const KEYS_MAX: usize = 32;
 /// Reads that wait for their statement; more wait to be taken in.
