@@ -6,8 +6,8 @@ mod engines;
 use bytes::Bytes;
 use engines::Subject;
 use steadfast::engine::{
-    Body, Commit, Engine, EngineError, Expect, INLINE_BYTES_MAX, NewRecord, Outcome, Part, Scan,
-    Write,
+    Body, BoxFuture, Commit, Engine, EngineError, Expect, INLINE_BYTES_MAX, NewRecord, Outcome,
+    Part, Scan, StoredBody, Write,
 };
 
 suite!(
@@ -25,6 +25,8 @@ suite!(
     a_closed_engine_answers_nothing,
     reads_never_go_back_while_commits_run,
     a_value_that_is_replaced_while_it_is_read_comes_whole,
+    a_commit_that_is_refused_does_not_fall_on_others,
+    commits_that_wait_together_are_judged_one_after_the_other,
 );
 
 fn put(key: &str, due: u64, head: &str, body: impl Into<Bytes>) -> Write {
@@ -360,4 +362,79 @@ async fn a_value_that_is_replaced_while_it_is_read_comes_whole(subject: Subject)
         }
     }
     writer.await.unwrap();
+}
+
+/// A body that no engine under test has made.
+struct Foreign;
+
+impl StoredBody for Foreign {
+    fn len(&self) -> u64 {
+        10
+    }
+
+    fn read(&self, _: u64, len: usize) -> BoxFuture<'_, steadfast::engine::Result<Bytes>> {
+        Box::pin(async move { Ok(Bytes::from(vec![b'f'; len])) })
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+async fn a_commit_that_is_refused_does_not_fall_on_others(subject: Subject) {
+    let mut made = tokio::task::JoinSet::new();
+    for n in 0..100 {
+        let engine = subject.engine.clone();
+        made.spawn(async move {
+            let foreign = n % 10 == 3;
+            let mut write = put(&format!("k{n:03}"), 0, "h", "v");
+            if let (true, Some(record)) = (foreign, &mut write.record) {
+                record.body = Body::Stored(std::sync::Arc::new(Foreign));
+            }
+            let commit = Commit { version_min: 0, expect: vec![], write: vec![write] };
+            (n, foreign, engine.commit(commit).await)
+        });
+    }
+    while let Some(done) = made.join_next().await {
+        let (n, foreign, outcome) = done.unwrap();
+        let there = body(&*subject.engine, &format!("k{n:03}")).await;
+        match outcome {
+            Ok(Outcome::Written(_)) => assert!(there.is_some(), "{n}"),
+            Ok(Outcome::Conflict) => panic!("{n} met a conflict"),
+            Err(e) => assert!(foreign && there.is_none(), "{n}: {e}"),
+        }
+    }
+}
+
+async fn commits_that_wait_together_are_judged_one_after_the_other(subject: Subject) {
+    // Of those that expect one version one wins at most, however they fall into groups.
+    let mut version = 0;
+    for round in 0..30 {
+        let mut made = tokio::task::JoinSet::new();
+        for n in 0..40 {
+            let engine = subject.engine.clone();
+            made.spawn(async move {
+                let expects = if n < 20 { vec![expect("k", version)] } else { vec![] };
+                let write = match n {
+                    20..25 => vec![remove("k")],
+                    25..40 => vec![put("other", 0, "", format!("{n}"))],
+                    _ => vec![put("k", 0, "", format!("{round}-{n}"))],
+                };
+                (n, commit(&*engine, expects, write).await)
+            });
+        }
+        let (mut won, mut last) = (0, (0, true));
+        while let Some(done) = made.join_next().await {
+            if let (n @ 0..25, Outcome::Written(version)) = done.unwrap() {
+                won += u32::from(n < 20);
+                last = last.max((version, n < 20));
+            }
+        }
+        // A version never comes twice; after each removal there is none again.
+        let most = if version == 0 { 6 } else { 1 };
+        assert!(won <= most, "{won} commits that expected version {version} were written");
+        let found = subject.engine.read(b"k", Part::Head).await.unwrap();
+        assert_eq!(found.as_ref().map(|record| record.version), last.1.then_some(last.0));
+        version = found.map_or(0, |record| record.version);
+    }
 }

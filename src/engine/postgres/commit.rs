@@ -3,7 +3,7 @@
 //! waiting for them, as after one that failed it ends nothing.
 
 use super::super::{Body, Commit, EngineError, Expect, NewRecord, Outcome, Result};
-use super::connect::{Fault, STATEMENT, evict, silent, timely};
+use super::connect::{Fault, evict, silent, time_for, timely};
 use super::{Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
@@ -139,14 +139,17 @@ impl Inner {
             Ok(locked) => locked,
             Err(fault) => return undone(client, fault).await,
         };
-        let Judged { outcomes, rows } = self.judge(commits, &locked)?;
+        let judged = self.judge(commits, &locked).and_then(|judged| Ok((judged, random_mark()?)));
+        let (Judged { outcomes, rows }, mark) = match judged {
+            Ok(judged) => judged,
+            Err(e) => return undone(client, Fault::Refused(e)).await,
+        };
         if outcomes.iter().all(|outcome| *outcome == Outcome::Conflict) {
             // Whether it is rolled back or cut, nothing is written.
             let _ = roll_back(client).await;
             return Ok(Tried::Done(outcomes));
         }
-        let mark = random_mark()?;
-        match write(&client, &prepared, &rows, &locked, mark).await? {
+        match write(&client, &prepared, &rows, &locked, mark).await {
             Ok(None) => Ok(Tried::Done(outcomes)),
             Ok(Some((fault, key, version))) => match fault {
                 Fault::Cut(why) => {
@@ -271,7 +274,7 @@ async fn write(
     rows: &BTreeMap<&[u8], (Option<&NewRecord>, i64)>,
     locked: &Locked,
     mark: i64,
-) -> Result<Written> {
+) -> Written {
     let (mut insert, mut update) = (Columns::default(), Columns::default());
     let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
     for (key, (record, version)) in rows {
@@ -279,7 +282,8 @@ async fn write(
             None => None,
             Some(record) => {
                 let Body::Bytes(body) = &record.body else {
-                    return Err(EngineError::Failed("a stored body of another engine".into()));
+                    let foreign = EngineError::Failed("a stored body of another engine".into());
+                    return Err(Fault::Refused(foreign));
                 };
                 let due = i64::try_from(record.due).unwrap_or(i64::MAX);
                 Some((due, &record.head[..], &body[..]))
@@ -295,10 +299,10 @@ async fn write(
     counts.retain(|_, change| *change != 0);
     let seen = rows.first_key_value();
     let seen = seen.map(|(key, (_, version))| (Bytes::copy_from_slice(key), *version));
-    if insert.bytes() + update.bytes() > COMMIT_BYTES_MAX {
-        return Ok(Err(Fault::Refused(EngineError::Failed(format!(
-            "a commit of more than {COMMIT_BYTES_MAX} bytes"
-        )))));
+    let bytes = insert.bytes() + update.bytes();
+    if bytes > COMMIT_BYTES_MAX {
+        let e = format!("a commit of more than {COMMIT_BYTES_MAX} bytes");
+        return Err(Fault::Refused(EngineError::Failed(e)));
     }
     let sent = async {
         tokio::join!(
@@ -308,22 +312,22 @@ async fn write(
             client.batch_execute("COMMIT"),
         )
     };
-    let Ok((inserted, updated, counted, ended)) = tokio::time::timeout(STATEMENT, sent).await
-    else {
-        return Ok(Ok(seen.map(|(key, version)| (silent(), key, version))));
+    let time = time_for(bytes);
+    let Ok((inserted, updated, counted, ended)) = tokio::time::timeout(time, sent).await else {
+        return Ok(seen.map(|(key, version)| (silent(), key, version)));
     };
     // In this order: what follows a statement that failed only says so.
     let fault = match inserted.and(updated).and(counted) {
         // A statement that the database refused: the end that followed it rolled back.
-        Err(e) if e.as_db_error().is_some() => return Ok(Err(e.into())),
+        Err(e) if e.as_db_error().is_some() => return Err(e.into()),
         Err(e) => Fault::from(e),
         Ok(()) => match ended {
-            Ok(()) => return Ok(Ok(None)),
+            Ok(()) => return Ok(None),
             Err(e) => Fault::from(e),
         },
     };
     // A commit that writes nothing has no end to be in doubt of.
-    Ok(Ok(seen.map(|(key, version)| (fault, key, version))))
+    Ok(seen.map(|(key, version)| (fault, key, version)))
 }
 
 async fn add_counts(client: &Client, statement: &Statement, counts: &BTreeMap<i32, i64>) -> Done {

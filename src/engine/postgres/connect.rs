@@ -20,7 +20,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 const WAIT: Duration = Duration::from_secs(10);
 /// A statement that takes longer than this is given up: a server that is frozen holds its
 /// connections open and answers nothing. Longer than any statement here takes.
-pub(super) const STATEMENT: Duration = Duration::from_secs(8);
+const STATEMENT: Duration = Duration::from_secs(8);
+/// And one that brings or fetches large values takes longer by a second for so many bytes.
+const SLOWEST: u64 = 4 << 20;
 /// A connection on which nothing comes back is noticed after about so long.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
@@ -246,15 +248,28 @@ pub(super) fn evict(client: Client) {
 pub(super) async fn timely<T>(
     work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> std::result::Result<T, Fault> {
-    match tokio::time::timeout(STATEMENT, work).await {
+    timely_with(0, work).await
+}
+
+/// The same with so many bytes that the statement brings or fetches.
+pub(super) async fn timely_with<T>(
+    bytes: u64,
+    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> std::result::Result<T, Fault> {
+    match tokio::time::timeout(time_for(bytes), work).await {
         Ok(done) => done.map_err(Fault::from),
         Err(_) => Err(silent()),
     }
 }
 
+/// For how long a statement may take that brings or fetches so many bytes.
+pub(super) fn time_for(bytes: u64) -> Duration {
+    STATEMENT + Duration::from_secs(bytes / SLOWEST)
+}
+
 /// The fault of a server from which no answer came in time.
 pub(super) fn silent() -> Fault {
-    Fault::Cut(format!("the database did not answer for {} s", STATEMENT.as_secs()))
+    Fault::Cut("the database did not answer in time".into())
 }
 
 #[cfg(test)]

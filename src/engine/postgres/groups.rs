@@ -59,7 +59,9 @@ async fn serve(inner: Arc<Inner>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
             }
             taken
         };
-        group(&inner, taken).await;
+        let inner = inner.clone();
+        // A task of its own: whatever befalls a group, others are served after it.
+        let _ = tokio::spawn(async move { group(&inner, taken).await }).await;
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     Scanned, Stage, Stats,
 };
 use bytes::{Bytes, BytesMut};
-use connect::{Fault, evict, timely};
+use connect::{Fault, evict, timely_with};
 use deadpool_postgres::{Client, Pool};
 use groups::Groups;
 use reads::{Found, Reads};
@@ -172,6 +172,16 @@ impl Inner {
 
     /// Rows of a statement that changes nothing, however often it has to be sent.
     async fn rows(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        self.rows_with(0, text, params).await
+    }
+
+    /// The same with rows of so many bytes.
+    async fn rows_with(
+        &self,
+        bytes: u64,
+        text: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
         let mut patience = Patience::new();
         loop {
             let sent = async {
@@ -180,7 +190,7 @@ impl Inner {
                     let statement = client.prepare_cached(text).await?;
                     client.query(&statement, params).await
                 };
-                let rows = timely(rows).await;
+                let rows = timely_with(bytes, rows).await;
                 if let Err(Fault::Cut(_)) = rows {
                     evict(client);
                 }
@@ -226,7 +236,7 @@ impl Inner {
         let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.reading_units);
         let share = self.reading.clone().acquire_many_owned(units).await;
         let share = share.map_err(|_| EngineError::Closed)?;
-        let rows = self.rows(sql::READ_LARGE, &[&key, &signed(len)]).await?;
+        let rows = self.rows_with(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body = Held { bytes: row.try_get(3).map_err(misshapen)?, _share: share };
         record_at(row, 0, Bytes::from_owner(body)).map(Some)

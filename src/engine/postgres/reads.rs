@@ -76,19 +76,24 @@ async fn serve(inner: Arc<Inner>, asks: Arc<Mutex<mpsc::Receiver<Ask>>>, part: P
             }
             taken
         };
-        let mut found = look(&inner, &taken, part).await;
-        for Ask { key, reply } in taken {
-            let answer = match &mut found {
-                // Several may have asked for the same.
-                Ok(found) => match found.get(&key[..]) {
-                    Some(Ok(found)) => Ok(found.clone()),
-                    Some(Err(e)) => Err(e.clone()),
-                    None => Ok(Found::Nothing),
-                },
-                Err(e) => Err(e.clone()),
-            };
-            let _ = reply.send(answer);
-        }
+        let inner = inner.clone();
+        // A task of its own: whatever befalls these, others are served after them.
+        let _ = tokio::spawn(async move { answer(&inner, taken, part).await }).await;
+    }
+}
+
+async fn answer(inner: &Inner, asks: Vec<Ask>, part: Part) {
+    let found = look(inner, &asks, part).await;
+    for Ask { key, reply } in asks {
+        let answer = match &found {
+            // Several may have asked for the same.
+            Ok(found) => match found.get(&key[..]) {
+                Some(found) => found.clone(),
+                None => Ok(Found::Nothing),
+            },
+            Err(e) => Err(e.clone()),
+        };
+        let _ = reply.send(answer);
     }
 }
 
