@@ -1,6 +1,6 @@
-//! A group of commits in one transaction: lock what they name, check what each expects against what
-//! those before it leave; write, and end. Two round trips: the end is sent behind the writes without
-//! waiting for them, as after one that failed it ends nothing.
+//! A group of commits in one transaction: lock what they name, check what each expects against
+//! what those before it leave; write, and end. Two round trips: the end is sent behind the writes
+//! without waiting for them, as after one that failed it ends nothing.
 
 use super::super::{Body, Commit, EngineError, Expect, NewRecord, Outcome, Result};
 use super::connect::{Fault, evict, silent, time_for, timely};
