@@ -3,10 +3,10 @@
 //! that come at the same time share a statement.
 //!
 //! A transaction makes the commits that wait together: it locks the rows they name (`for update`
-//! what they write, `for share` what they only expect), checks, writes and ends. Versions are chosen
-//! by the process, above every version of the rows that are locked and above all it chose before; a
-//! removed record leaves a row for an hour, and later a floor for all versions, so that they grow
-//! under each key, whichever process writes.
+//! what they write, `for share` what they only expect), checks, writes and ends. Versions are
+//! chosen by the process, above every version of the rows that are locked and above all it chose
+//! before; a removed record leaves a row for an hour, and later a floor for all versions, so that
+//! they grow under each key, whichever process writes.
 
 mod commit;
 mod connect;
