@@ -320,14 +320,20 @@ async fn write(
     let fault = match inserted.and(updated).and(counted) {
         // A statement that the database refused: the end that followed it rolled back.
         Err(e) if e.as_db_error().is_some() => return Err(e.into()),
-        Err(e) => Fault::from(e),
+        Err(e) => unknown(&e),
         Ok(()) => match ended {
             Ok(()) => return Ok(None),
-            Err(e) => Fault::from(e),
+            Err(e) if e.as_db_error().is_some() => Fault::from(e),
+            Err(e) => unknown(&e),
         },
     };
     // A commit that writes nothing has no end to be in doubt of.
     Ok(seen.map(|(key, version)| (fault, key, version)))
+}
+
+/// Whatever it was that the database did not say itself: the end may have reached it.
+fn unknown(e: &tokio_postgres::Error) -> Fault {
+    Fault::Cut(e.to_string())
 }
 
 async fn add_counts(client: &Client, statement: &Statement, counts: &BTreeMap<i32, i64>) -> Done {

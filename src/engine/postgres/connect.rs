@@ -187,7 +187,7 @@ impl From<tokio_postgres::Error> for Fault {
             let cause = e.source();
             let text = cause.map_or(e.to_string(), |cause| format!("{e}: {cause}"));
             // What has another cause than the network fails on every connection alike.
-            let network = e.is_closed() || cause.is_none_or(|cause| cause.is::<io::Error>());
+            let network = e.is_closed() || cause.is_none_or(passing);
             return match network {
                 true => Fault::Cut(text),
                 false => Fault::Refused(EngineError::Failed(text)),
@@ -216,6 +216,13 @@ impl From<tokio_postgres::Error> for Fault {
             Fault::Refused(EngineError::Failed(text))
         }
     }
+}
+
+/// Whether a cause lies with the network, and may be gone at the next try. A certificate that does
+/// not hold stays so.
+fn passing(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let lasting = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
+    cause.downcast_ref::<io::Error>().is_some_and(|io| !lasting.contains(&io.kind()))
 }
 
 impl From<PoolError> for Fault {
