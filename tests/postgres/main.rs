@@ -262,6 +262,43 @@ fn expired_items_are_swept_by_several_servers_at_once() {
     }
 }
 
+#[test]
+fn a_row_that_another_holds_does_not_hold_up_writes_to_others() {
+    let Some(url) = database("held") else { return };
+    let server = Server::over(&url);
+    let store = server.store("site");
+    let item = format!("/resources/stores/kv/{store}/keys/k");
+    for n in 0..4 {
+        assert_eq!(server.ask(&format!("PUT {item}{n}"), &[], b"old").status, 200);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let holder = runtime.block_on(async {
+        let (client, connection) =
+            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN").await.unwrap();
+        let held = "SELECT 1 FROM steadfast.records WHERE right(encode(key, 'escape'), 2) IN \
+                    ('k0', 'k1', 'k2', 'k3') FOR UPDATE";
+        assert_eq!(client.query(held, &[]).await.unwrap().len(), 4);
+        client
+    });
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (server, item) = (&server, &item);
+            scope.spawn(move || {
+                let put = server.ask(&format!("PUT {item}{n}"), &[], b"new");
+                assert_eq!(put.status, 200, "once the row is free");
+            });
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        let start = Instant::now();
+        assert_eq!(server.ask(&format!("PUT {item}-free"), &[], b"v").status, 200);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        runtime.block_on(holder.batch_execute("ROLLBACK")).unwrap();
+    });
+    assert_eq!(server.ask(&format!("GET {item}3"), &[], b"").body, b"new");
+}
+
 /// Passes connections on to a database server, after a pause, until it is frozen: from then on it
 /// accepts them, keeps those it has, and says nothing, as a machine does whose processes stand
 /// still. Answers its port.

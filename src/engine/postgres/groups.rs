@@ -6,11 +6,15 @@ use super::Inner;
 use super::commit::Unmade;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-/// Transactions under way at once.
+/// Transactions under way at once, as long as each takes its usual time.
 const AT_ONCE: usize = 2;
+/// One that takes longer, as a row of it is locked by another server, is not waited for; so many
+/// may be under way in all.
+const SOON: Duration = Duration::from_millis(100);
+const UNDER_WAY_MAX: usize = 12;
 /// Commits and bytes in one transaction; a larger commit goes with those that came before it.
 const COMMITS_MAX: usize = 64;
 const BYTES_MAX: usize = 1 << 20;
@@ -30,8 +34,9 @@ impl Groups {
     pub(super) fn new(inner: &Arc<Inner>) -> Groups {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
+        let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         for _ in 0..AT_ONCE {
-            tokio::spawn(serve(inner.clone(), receiver.clone()));
+            tokio::spawn(serve(inner.clone(), receiver.clone(), places.clone()));
         }
         Groups(sender)
     }
@@ -45,8 +50,9 @@ impl Groups {
     }
 }
 
-async fn serve(inner: Arc<Inner>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
+async fn serve(inner: Arc<Inner>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>, places: Arc<Semaphore>) {
     loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         let taken = {
             let mut jobs = jobs.lock().await;
             let Some(first) = jobs.recv().await else { return };
@@ -61,7 +67,11 @@ async fn serve(inner: Arc<Inner>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
         };
         let inner = inner.clone();
         // A task of its own: whatever befalls a group, others are served after it.
-        let _ = tokio::spawn(async move { group(&inner, taken).await }).await;
+        let running = tokio::spawn(async move {
+            group(&inner, taken).await;
+            drop(place);
+        });
+        let _ = tokio::time::timeout(SOON, running).await;
     }
 }
 
