@@ -1,8 +1,8 @@
 //! The reference engine: the contract in its plainest form, in memory, gone with the process.
 
 use super::{
-    Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan,
-    Scanned, Stage, Stats, Write,
+    Body, BoxFuture, Commit, Engine, EngineError, Keyed, Outcome, Page, Part, Record, Result, Scan,
+    Scanned, Snapshot, Stage, Stats, Write,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,6 +127,13 @@ impl Engine for Memory {
         Box::pin(async move { Ok(self.shared()?.scan(&scan)) })
     }
 
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
+        Box::pin(async move {
+            let records = self.shared()?.records.clone();
+            Ok(Box::new(Frozen { records }) as Box<dyn Snapshot>)
+        })
+    }
+
     fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             let state = self.shared()?;
@@ -160,6 +167,32 @@ impl Engine for Memory {
 
     fn stats(&self) -> Stats {
         self.state.read().map(|state| state.stats).unwrap_or_default()
+    }
+}
+
+/// A copy of the map; keys and bodies are shared with it.
+struct Frozen {
+    records: BTreeMap<Bytes, Record>,
+}
+
+impl Snapshot for Frozen {
+    fn scan(
+        &mut self,
+        start: Bytes,
+        end: Bytes,
+        limit: usize,
+        bytes: u64,
+    ) -> BoxFuture<'_, Result<Vec<Keyed>>> {
+        let (mut found, mut held) = (Vec::new(), 0);
+        let range = (start < end).then(|| self.records.range(start..end));
+        for (key, record) in range.into_iter().flatten().take(limit) {
+            found.push((key.clone(), record.clone()));
+            held += record.body.len();
+            if held >= bytes {
+                break;
+            }
+        }
+        Box::pin(async { Ok(found) })
     }
 }
 

@@ -12,7 +12,7 @@
 //!   its keys. The records it writes carry it. Under a key a version never comes twice, so "the
 //!   record still has version 17" says "nobody touched it since".
 //! - Reads and scans answer from one snapshot that holds every commit already answered as written,
-//!   and never one that is not durable yet.
+//!   and never one that is not durable yet. A [`Snapshot`] stays as it is.
 //! - What is read is what was written: damage is [`EngineError::Corrupt`], never other bytes.
 //! - `Err` after a commit means *unknown*, unless it is [`EngineError::Full`]: the caller must read
 //!   before it tries again.
@@ -270,6 +270,23 @@ impl Page {
     }
 }
 
+/// A whole record under its key.
+pub type Keyed = (Bytes, Record);
+
+/// All records as they were at one moment, while others go on writing. It keeps what it shows from
+/// being given back, so it should not live longer than needed.
+pub trait Snapshot: Send {
+    /// The first records of a range, whole, in the order of their keys: at least one, if there is
+    /// any, and at most `limit`; fewer when their bodies pass about `bytes` bytes in memory.
+    fn scan(
+        &mut self,
+        start: Bytes,
+        end: Bytes,
+        limit: usize,
+        bytes: u64,
+    ) -> BoxFuture<'_, Result<Vec<Keyed>>>;
+}
+
 /// Figures for an operator; all cheap to gather.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
@@ -317,6 +334,8 @@ pub trait Engine: Send + Sync + 'static {
     fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>>;
     /// The records of a range, without bodies, from one snapshot.
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>>;
+    /// All records as they are now, to be read at leisure.
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>>;
     /// Keys and versions of at most `limit` records with `0 < due <= until`, the earliest first.
     fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>>;
     /// How many records have keys that begin with `first`; costs no scan.

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use steadfast::engine::{
-    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Stage, Stats,
+    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Snapshot,
+    Stage, Stats,
 };
 
 /// What happens to the next call.
@@ -84,6 +85,13 @@ impl Engine for Faulty {
         Box::pin(async move {
             self.read_fails()?;
             self.engine.scan(scan).await
+        })
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
+        Box::pin(async move {
+            self.read_fails()?;
+            self.engine.snapshot().await
         })
     }
 

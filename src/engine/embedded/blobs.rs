@@ -31,10 +31,37 @@ const FOOTER: usize = 24;
 pub(super) struct Blobs {
     dir: PathBuf,
     staged: Mutex<HashSet<i64>>,
+    pinned: Mutex<Pinned>,
     /// The folders whose names are known to be durable.
     folders: [AtomicBool; 256],
     fatal: Fatal,
     pace: Pace,
+}
+
+/// What snapshots keep.
+#[derive(Debug, Default)]
+struct Pinned {
+    /// Snapshots that may still read any file that was there when they were made.
+    snapshots: usize,
+    /// Files to remove once there are none.
+    waiting: Vec<i64>,
+}
+
+/// While one of these lives, no committed file is removed.
+pub(super) struct Pin(Arc<Blobs>);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut pinned = self.0.pinned();
+            pinned.snapshots -= 1;
+            if pinned.snapshots > 0 {
+                return;
+            }
+            std::mem::take(&mut pinned.waiting)
+        };
+        waiting.into_iter().for_each(|id| self.0.remove(id));
+    }
 }
 
 impl Blobs {
@@ -42,8 +69,23 @@ impl Blobs {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
         let folders = std::array::from_fn(|_| AtomicBool::new(false));
-        let (staged, pace) = (Mutex::default(), Pace::default());
-        Ok(Arc::new(Blobs { dir, staged, folders, fatal, pace }))
+        let (staged, pinned, pace) = (Mutex::default(), Mutex::default(), Pace::default());
+        Ok(Arc::new(Blobs { dir, staged, pinned, folders, fatal, pace }))
+    }
+
+    fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {
+        self.pinned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Keeps all committed files for as long as what it answers lives.
+    pub(super) fn pin(self: &Arc<Blobs>) -> Pin {
+        self.pinned().snapshots += 1;
+        Pin(self.clone())
+    }
+
+    /// How many snapshots keep files.
+    pub(super) fn pins(&self) -> usize {
+        self.pinned().snapshots
     }
 
     /// Where the blob `id` lives: one of 256 folders, by its last byte.
@@ -93,8 +135,20 @@ impl Blobs {
         Ok(())
     }
 
+    /// Removes the file of a blob that lost its record, once no snapshot can show it.
+    pub(super) fn drop_committed(&self, id: i64) {
+        {
+            let mut pinned = self.pinned();
+            if pinned.snapshots > 0 {
+                pinned.waiting.push(id);
+                return;
+            }
+        }
+        self.remove(id);
+    }
+
     /// Removes a blob's file; one that is gone already is no error.
-    pub(super) fn remove(&self, id: i64) {
+    fn remove(&self, id: i64) {
         match fs::remove_file(self.path(id)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -6,6 +6,7 @@
 //! transaction, which is, and which says where the log now begins.
 
 use super::super::{EngineError, Result};
+use super::blobs::Blobs;
 use super::frame::Home;
 use super::keeper::Chore;
 use super::overlay::Entry;
@@ -43,6 +44,9 @@ const NICE: i32 = 10;
 /// What the folder thread owns.
 pub(super) struct Folder {
     pub(super) conn: Connection,
+    /// How long the database's log was when a snapshot last kept it from being folded; in frames.
+    pub(super) kept: i64,
+    pub(super) blobs: Arc<Blobs>,
     /// Where the log ends, told once by the writer when it is done.
     pub(super) end: Receiver<Boundary>,
     pub(super) tasks: Weak<SyncSender<Task>>,
@@ -240,20 +244,33 @@ impl Folder {
     }
 
     /// Keeps the database's own log short.
-    fn limit_wal(&self) {
+    fn limit_wal(&mut self) {
         let Ok(log) = checkpoint(&self.conn, "NOOP") else { return };
-        if log.frames - log.folded > WAL_FRAMES_FOLD {
-            self.fold_wal();
+        if self.unfolded(&log) > WAL_FRAMES_FOLD {
+            self.fold_wal(&log);
         }
     }
 
-    fn fold_wal(&self) {
+    /// Frames that could be folded. What a snapshot was found to keep is not looked at again
+    /// before as many have come.
+    fn unfolded(&mut self, log: &Log) -> i64 {
+        if self.blobs.pins() == 0 || self.kept > log.frames {
+            self.kept = 0;
+        }
+        log.frames - log.folded.max(self.kept)
+    }
+
+    fn fold_wal(&mut self, log: &Log) {
         // Before, so that all can be folded.
         self.readers.release();
         // The database's log grows on after this, and a power cut could tear the page where what
         // was folded ends. A synced commit leaves no such page.
         let end = sync(&self.conn);
         let folded = end.and_then(|()| checkpoint(&self.conn, "PASSIVE"));
+        if self.blobs.pins() > 0 && folded.is_ok() {
+            self.kept = log.frames;
+            return;
+        }
         // The log starts anew only while nobody reads from it, and under load somebody always does
         // unless snapshots are given up: it would grow for as long as the load lasts.
         let restarted = folded.and_then(|_| {
@@ -272,9 +289,9 @@ impl Folder {
 
     /// Returns free pages to the file system, one small step at a time.
     fn give_space_back(&mut self) -> Result<()> {
-        let number = |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
         loop {
-            let free = number("freelist_count").map_err(|e| failed(&e))?;
+            let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
+            let free: u32 = free.map_err(|e| failed(&e))?;
             if free <= FREE_PAGES_KEPT {
                 break;
             }
@@ -292,8 +309,9 @@ impl Folder {
             }
         }
         let log = checkpoint(&self.conn, "NOOP").map_err(|e| failed(&e))?;
-        if log.frames > log.folded {
-            self.fold_wal();
+        let most = if self.blobs.pins() > 0 { WAL_FRAMES_FOLD } else { 0 };
+        if self.unfolded(&log) > most {
+            self.fold_wal(&log);
         }
         if log.frames > 0 && log.frames == log.folded {
             // Shortens the file; readers that are in the way are not waited for.

@@ -37,7 +37,7 @@ impl Keeper {
             match chore {
                 Chore::Prepare => self.prepare(true),
                 Chore::Settle => self.prepare(false),
-                Chore::Unlink(id) => self.blobs.remove(id),
+                Chore::Unlink(id) => self.blobs.drop_committed(id),
                 Chore::Sweep => {
                     if let Err(e) = self.sweep() {
                         tracing::warn!(error = %e, "blob files without a record stay for now");
@@ -71,7 +71,7 @@ impl Keeper {
         for id in orphans {
             let mut named = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
             if named.query_row([id], |_| Ok(())).optional()?.is_none() {
-                self.blobs.remove(id);
+                self.blobs.drop_committed(id);
                 swept += 1;
             }
         }

@@ -25,12 +25,14 @@ mod reader;
 mod recover;
 mod schema;
 mod segment;
+mod snapshot;
 mod writer;
 
 pub use check::{Checked, Report, check};
 
 use super::{
-    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Stage, Stats,
+    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Snapshot,
+    Stage, Stats,
 };
 use bytes::Bytes;
 use overlay::Overlay;
@@ -254,6 +256,8 @@ fn start(
     };
     let folder = fold::Folder {
         conn,
+        kept: 0,
+        blobs: reads.blobs.clone(),
         end,
         tasks: Arc::downgrade(&tasks),
         keeper: keeper.clone(),
@@ -392,6 +396,15 @@ impl Engine for Embedded {
                 Some(page) => page,
                 None => self.blocking(move |reads| reads.scan(&scan, reads.shared.view())).await,
             }
+        })
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
+        Box::pin(async move {
+            self.open_still()?;
+            let reads = self.reads.clone();
+            let frozen = self.blocking(move |_| snapshot::Frozen::of(reads)).await?;
+            Ok(Box::new(frozen) as Box<dyn Snapshot>)
         })
     }
 

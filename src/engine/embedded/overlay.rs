@@ -52,6 +52,11 @@ impl Overlay {
         self.map.len()
     }
 
+    /// All of it as it is now; keys, heads and segments are shared.
+    pub(super) fn entries(&self) -> BTreeMap<Bytes, Entry> {
+        self.map.clone()
+    }
+
     pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
         self.map.get(key)
     }

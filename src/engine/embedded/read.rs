@@ -115,7 +115,7 @@ impl Reads {
 }
 
 /// The record of an entry, and its blob; `None` when it is a removal.
-fn resolve(entry: Entry, part: Part) -> Result<Option<(Record, Option<i64>)>> {
+pub(super) fn resolve(entry: Entry, part: Part) -> Result<Option<(Record, Option<i64>)>> {
     let Entry { version, due, head, home, place, .. } = entry;
     let (body, blob) = match (home, place) {
         (Home::Removed, _) => return Ok(None),

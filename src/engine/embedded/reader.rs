@@ -49,6 +49,48 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Takes a snapshot of all that is folded.
+    pub(super) fn pin(&mut self, epoch: u64) -> Result<()> {
+        self.conn.execute_batch("BEGIN").map_err(|e| failed(&e))?;
+        self.epoch = Some(epoch);
+        // The first read takes the snapshot.
+        let mut pin = self.conn.prepare_cached("SELECT id FROM meta");
+        let pin = pin.as_mut().map_err(|e| failed(e))?;
+        pin.query_row([], |_| Ok(())).map_err(|e| failed(&e))
+    }
+
+    /// The first `limit` records of a range for which `wanted` says yes, and where their bodies
+    /// are.
+    pub(super) fn heads(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<(Bytes, Record, i64)>> {
+        let mut statement = self.conn.prepare_cached(SCAN).map_err(|e| failed(&e))?;
+        let mut rows = statement.query(params![start, end]).map_err(|e| failed(&e))?;
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some(row) = rows.next().map_err(|e| failed(&e))?
+        {
+            let key = blob(row, 0)?;
+            if !wanted(key) {
+                continue;
+            }
+            let Data { version, due, home, head } = checked(key, blob(row, 1)?)?;
+            let head = Bytes::copy_from_slice(head);
+            let record = Record { version, due, head, body: Body::EMPTY };
+            found.push((Bytes::copy_from_slice(key), record, home));
+        }
+        Ok(found)
+    }
+
+    /// The body that the database keeps for a record of this version.
+    pub(super) fn body(&self, version: u64, home: i64) -> Result<Bytes> {
+        body(&self.conn, version, home)
+    }
+
     /// Ends the snapshot.
     fn release(&mut self) -> Result<()> {
         if self.epoch.take().is_some() {
@@ -83,14 +125,17 @@ impl Readers {
         let epoch = self.epoch.load(Ordering::Acquire);
         if reading.epoch != Some(epoch) {
             reading.release()?;
-            reading.conn.execute_batch("BEGIN").map_err(|e| failed(&e))?;
-            reading.epoch = Some(epoch);
-            // The first read takes the snapshot.
-            let mut pin = reading.conn.prepare_cached("SELECT id FROM meta");
-            let pin = pin.as_mut().map_err(|e| failed(e))?;
-            pin.query_row([], |_| Ok(())).map_err(|e| failed(&e))?;
+            reading.pin(epoch)?;
         }
         Ok(reading)
+    }
+
+    /// A connection for whoever keeps it, without a snapshot as yet.
+    pub(super) fn apart(&self) -> Result<Reading> {
+        Ok(Reading {
+            conn: schema::open_reader(&self.dir, schema::PASSING_CACHE_KIB)?,
+            epoch: None,
+        })
     }
 
     /// Runs `work` on a connection. A connection whose read failed is not used again.

@@ -12,12 +12,13 @@ mod commit;
 mod connect;
 mod groups;
 mod reads;
+mod snapshot;
 mod sql;
 mod tend;
 
 use super::{
     Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan,
-    Scanned, Stage, Stats,
+    Scanned, Snapshot, Stage, Stats,
 };
 use bytes::{Bytes, BytesMut};
 use connect::{Fault, evict, timely_with};
@@ -233,13 +234,18 @@ impl Inner {
     /// A record with a body of up to `len` bytes, which is counted for as long as it is held;
     /// `None` when it has another by now.
     async fn large(&self, key: &[u8], len: u64) -> Result<Option<Record>> {
-        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.reading_units);
-        let share = self.reading.clone().acquire_many_owned(units).await;
-        let share = share.map_err(|_| EngineError::Closed)?;
+        let share = self.share(len).await?;
         let rows = self.rows_with(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body = Held { bytes: row.try_get(3).map_err(misshapen)?, _share: share };
         record_at(row, 0, Bytes::from_owner(body)).map(Some)
+    }
+
+    /// A share of the bound of large bodies in memory.
+    async fn share(&self, len: u64) -> Result<OwnedSemaphorePermit> {
+        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.reading_units);
+        let share = self.reading.clone().acquire_many_owned(units).await;
+        share.map_err(|_| EngineError::Closed)
     }
 
     /// A version that is at least `least` and above all that this process chose before.
@@ -334,6 +340,13 @@ impl Engine for Postgres {
                 page.push(Scanned { key: bytes(row, 0)?, version, due, head: bytes(row, 3)? });
             }
             Ok(page)
+        })
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
+        Box::pin(async move {
+            let frozen = snapshot::Frozen::of(&self.inner).await?;
+            Ok(Box::new(frozen) as Box<dyn Snapshot>)
         })
     }
 

@@ -43,6 +43,14 @@ pub(super) const READ_LARGE: &str = "
 pub(super) const SCAN: &str = "
     SELECT key, version, due, head FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live AND (due = 0 OR due > $3) ORDER BY key LIMIT $4";
+/// The same with bodies while they are small, and their sizes.
+pub(super) const SCAN_WHOLE: &str = "
+    SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
+    octet_length(body)::BIGINT FROM steadfast.records
+    WHERE key >= $1 AND key < $2 AND live ORDER BY key LIMIT $3";
+/// Begins what sees nothing later; its first statement takes the moment.
+pub(super) const FREEZE: &str = "
+    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT id FROM steadfast.meta";
 /// What another server is removing at the moment is left to it.
 pub(super) const DUE: &str = "
     SELECT key, version FROM steadfast.records
