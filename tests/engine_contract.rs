@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engines::Subject;
 use steadfast::engine::{
     Body, BoxFuture, Commit, Engine, EngineError, Expect, INLINE_BYTES_MAX, NewRecord, Outcome,
-    Part, Scan, StoredBody, Write,
+    Part, Record, Scan, Snapshot, StoredBody, Write,
 };
 
 suite!(
@@ -27,6 +27,8 @@ suite!(
     a_value_that_is_replaced_while_it_is_read_comes_whole,
     a_commit_that_is_refused_does_not_fall_on_others,
     commits_that_wait_together_are_judged_one_after_the_other,
+    a_snapshot_stays_as_it_was,
+    a_snapshot_shows_each_commit_whole_or_not_at_all,
 );
 
 fn put(key: &str, due: u64, head: &str, body: impl Into<Bytes>) -> Write {
@@ -436,5 +438,114 @@ async fn commits_that_wait_together_are_judged_one_after_the_other(subject: Subj
         let found = subject.engine.read(b"k", Part::Head).await.unwrap();
         assert_eq!(found.as_ref().map(|record| record.version), last.1.then_some(last.0));
         version = found.map_or(0, |record| record.version);
+    }
+}
+
+/// All of a snapshot between two keys, in pages of so many records and bytes.
+async fn all_of(snapshot: &mut dyn Snapshot, limit: usize, bytes: u64) -> Vec<(Bytes, Record)> {
+    let (mut all, mut start) = (Vec::new(), Bytes::from_static(b"a"));
+    loop {
+        let page = snapshot.scan(start, Bytes::from_static(b"z"), limit, bytes).await.unwrap();
+        assert!(page.len() <= limit);
+        let Some((last, _)) = page.last() else { return all };
+        start = Bytes::from([last, &b"\0"[..]].concat());
+        all.extend(page);
+    }
+}
+
+async fn a_snapshot_stays_as_it_was(subject: Subject) {
+    let engine = &*subject.engine;
+    let large = |seed| Bytes::from(pattern(2 * INLINE_BYTES_MAX + 7, seed));
+    let mut bodies = std::collections::BTreeMap::new();
+    for n in 0..60 {
+        let key = format!("k{n:02}");
+        let bytes = if n % 10 == 3 { large(n) } else { Bytes::from(pattern(n * 1000, n)) };
+        let body = stage(engine, &bytes, 50_000).await;
+        let body = if n % 10 == 3 { body } else { Body::Bytes(bytes.clone()) };
+        let head = Bytes::from(format!("head {n}"));
+        let record = Some(NewRecord { due: n as u64, head, body });
+        let version = written(engine, vec![Write { key: key.clone().into(), record }]).await;
+        bodies.insert(key, (version, n as u64, bytes));
+        // Some of it is where the engine keeps things in the end, and some is not.
+        if n == 30 {
+            tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        }
+    }
+    let mut snapshot = engine.snapshot().await.unwrap();
+    for n in 0..60 {
+        let write = match n % 3 {
+            0 => remove(&format!("k{n:02}")),
+            1 => put(&format!("k{n:02}"), 0, "new", "new"),
+            _ => put(&format!("k{n:02}x"), 0, "more", "more"),
+        };
+        written(engine, vec![write]).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    for (limit, bytes) in [(1, u64::MAX), (7, u64::MAX), (1000, 300_000), (1000, 1)] {
+        let found = all_of(&mut *snapshot, limit, bytes).await;
+        assert_eq!(found.len(), bodies.len(), "pages of {limit} and {bytes} bytes");
+        for ((key, record), (named, (version, due, bytes))) in found.iter().zip(&bodies) {
+            assert_eq!((&key[..], record.version, record.due), (named.as_bytes(), *version, *due));
+            let len = usize::try_from(record.body.len()).unwrap();
+            assert!(record.body.read(0, len).await.unwrap() == bytes, "{named}");
+            assert_eq!(record.head, format!("head {due}"));
+        }
+    }
+    let none = snapshot.scan("k5".into(), "k5".into(), 10, 10).await.unwrap();
+    assert!(
+        none.is_empty() && all_of(&mut *engine.snapshot().await.unwrap(), 9, 9).await.len() == 60
+    );
+    drop(snapshot);
+    for n in 0..60 {
+        written(engine, vec![remove(&format!("k{n:02}"))]).await;
+    }
+    engine.close().await.unwrap();
+    assert_eq!(files(&subject), 0, "what only the snapshot kept is gone");
+}
+
+async fn a_snapshot_shows_each_commit_whole_or_not_at_all(subject: Subject) {
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut writers = tokio::task::JoinSet::new();
+    for pair in 0..4 {
+        let (engine, stop) = (subject.engine.clone(), stop.clone());
+        writers.spawn(async move {
+            let mut n = 0_u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                n += 1;
+                let text = n.to_string();
+                // Far apart, with much between them, so that a page holds one of them only.
+                let writes = vec![
+                    put(&format!("b{pair}"), 0, &text, vec![1; 3000]),
+                    put(&format!("m{pair}-{}", n % 500), 0, &text, vec![2; 500]),
+                    put(&format!("y{pair}"), 0, &text, vec![3; 3000]),
+                ];
+                written(&*engine, writes).await;
+                // An engine in memory never waits for anything.
+                tokio::task::yield_now().await;
+            }
+            n
+        });
+    }
+    for _ in 0..25 {
+        tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+        let mut snapshot = subject.engine.snapshot().await.unwrap();
+        let found = all_of(&mut *snapshot, 50, u64::MAX).await;
+        for pair in 0..4 {
+            let head = |key: String| {
+                let found = found.iter().find(|(other, _)| *other == key.as_bytes());
+                found.map(|(_, record)| String::from_utf8_lossy(&record.head).into_owned())
+            };
+            let (first, last) = (head(format!("b{pair}")), head(format!("y{pair}")));
+            assert_eq!(first, last, "a commit in two halves");
+            let newest =
+                found.iter().filter(|(key, _)| key.starts_with(format!("m{pair}-").as_bytes()));
+            let newest = newest.map(|(_, record)| String::from_utf8_lossy(&record.head).parse());
+            let newest: Option<u64> = newest.map(Result::unwrap).max();
+            assert_eq!(newest.map(|n| n.to_string()), last);
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    while let Some(writes) = writers.join_next().await {
+        assert!(writes.unwrap() > 10, "the writers went on meanwhile");
     }
 }
