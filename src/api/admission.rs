@@ -11,6 +11,8 @@ const UNIT: u64 = 1024;
 /// So little is not worth counting: each connection has a buffer of that size anyway, and what is
 /// small must not wait behind what is large and slow.
 const SMALL_BYTES: u64 = 16 * 1024;
+/// Snapshots at once: each keeps from being given back what it shows.
+const SNAPSHOTS: u64 = 4;
 /// For how long a request waits for its share.
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -22,6 +24,7 @@ pub(crate) struct Admission {
     uploads: Bound,
     long_lines: Bound,
     downloads: Bound,
+    snapshots: Bound,
 }
 
 struct Bound {
@@ -42,6 +45,10 @@ impl Bound {
         if bytes <= SMALL_BYTES {
             return Ok(None);
         }
+        self.take(bytes).await
+    }
+
+    async fn take(&self, bytes: u64) -> Result<Share, Error> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
         if let Ok(share) = self.permits.clone().try_acquire_many_owned(units) {
             return Ok(Some(share));
@@ -62,6 +69,7 @@ impl Admission {
             uploads: Bound::new(bytes / 8 * 3, "too many bytes of uploads in flight"),
             long_lines: Bound::new(bytes / 8, "too many bytes of long lines in flight"),
             downloads: Bound::new(bytes / 2, "too many bytes of answers in flight"),
+            snapshots: Bound::new(SNAPSHOTS * UNIT, "too many exports and backups at once"),
         }
     }
 
@@ -74,6 +82,11 @@ impl Admission {
     /// its own: batches that wait for more of what they all hold would wait for each other.
     pub(crate) async fn long_line(&self, bytes: u64) -> Result<Share, Error> {
         self.long_lines.share(bytes).await
+    }
+
+    /// A place for an answer that is made from a snapshot.
+    pub(crate) async fn snapshot(&self) -> Result<Share, Error> {
+        self.snapshots.take(UNIT).await
     }
 
     /// A share for an answer that holds up to `bytes`.

@@ -40,6 +40,9 @@ pub async fn serve<S: Stream, V: Service>(
         let mut body = Body::new(&mut io, &head, timeouts.body);
         let mut response = service.call(&head, &mut body).await;
         response.close |= head.close || *drain.borrow() || !body.drainable();
+        if head.old {
+            response.for_old_client();
+        }
         let close = response.close;
         // An answer that comes before its request was read goes out first: the client may wait for
         // it before it sends on.

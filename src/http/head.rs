@@ -26,6 +26,8 @@ pub struct Head {
     pub(super) expects_continue: bool,
     /// The client wants no further request on this connection.
     pub(super) close: bool,
+    /// The client speaks HTTP/1.0.
+    pub(super) old: bool,
 }
 
 impl Head {
@@ -88,14 +90,16 @@ impl Head {
             framing: Framing::Length(0),
             expects_continue: false,
             close: request.version == Some(0),
+            old: request.version == Some(0),
         };
-        head.interpret(request.version == Some(0))?;
+        head.interpret()?;
         Ok(head)
     }
 
     /// Reads the fields that concern the connection. A body whose end two readers could see in two
     /// places is refused (RFC 9112, 6.1 and 6.3).
-    fn interpret(&mut self, old: bool) -> Result<(), Refusal> {
+    fn interpret(&mut self) -> Result<(), Refusal> {
+        let old = self.old;
         let (mut length, mut chunked) = (None, false);
         let (mut close, mut expects) = (self.close, false);
         for (name, value) in self.fields() {

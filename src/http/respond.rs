@@ -27,6 +27,9 @@ pub enum Payload {
     Bytes(Bytes),
     /// Of a known length, piece by piece.
     Stream(u64, Box<dyn Source>),
+    /// Of a length that nobody knows yet, piece by piece: in chunks, or up to the end of the
+    /// connection for a client of HTTP/1.0.
+    Open(Box<dyn Source>),
     /// Only the length is known: for HEAD.
     Length(u64),
 }
@@ -43,13 +46,16 @@ pub struct Response {
     pub close: bool,
     /// Kept until the answer is written: a share of some bound.
     pub hold: Option<Box<dyn Send>>,
+    /// Whether the client knows no chunks.
+    old: bool,
 }
 
 impl Response {
     /// An answer without header fields and with an empty body.
     pub fn new(status: u16) -> Response {
         let payload = if status == 204 { Payload::Nothing } else { Payload::Bytes(Bytes::new()) };
-        Response { status, fields: Vec::with_capacity(320), payload, close: false, hold: None }
+        let fields = Vec::with_capacity(320);
+        Response { status, fields, payload, close: false, hold: None, old: false }
     }
 
     /// Adds a header field. The value must hold no control character but a tab.
@@ -84,6 +90,12 @@ impl Response {
         self
     }
 
+    /// For a client of HTTP/1.0, which knows no chunks: the end of the connection ends the body.
+    pub(super) fn for_old_client(&mut self) {
+        self.old = true;
+        self.close |= matches!(self.payload, Payload::Open(_));
+    }
+
     /// Writes it; without its body when `bodiless`.
     pub(super) async fn write<S: Stream>(
         mut self,
@@ -101,6 +113,8 @@ impl Response {
             Payload::Stream(len, _) | Payload::Length(len) => {
                 write!(out, "Content-Length: {len}\r\n")
             }
+            Payload::Open(_) if self.old => Ok(()),
+            Payload::Open(_) => out.write_all(b"Transfer-Encoding: chunked\r\n"),
         }?;
         out.extend_from_slice(date.line());
         out.extend_from_slice(if self.close { b"Connection: close\r\n\r\n" } else { b"\r\n" });
@@ -120,6 +134,25 @@ impl Response {
                     io.write(&bytes, limit).await?;
                 }
                 if left == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+            }
+            Payload::Open(mut source) => {
+                while let Some(bytes) = source.next().await? {
+                    if bytes.is_empty() {
+                        continue;
+                    }
+                    if !self.old {
+                        // Goes out with the bytes that follow.
+                        write!(io.output, "{:x}\r\n", bytes.len())?;
+                    }
+                    io.write(&bytes, limit).await?;
+                    if !self.old {
+                        io.output.extend_from_slice(b"\r\n");
+                    }
+                }
+                if !self.old {
+                    io.output.extend_from_slice(b"0\r\n\r\n");
+                }
+                io.flush(limit).await
             }
         }
     }

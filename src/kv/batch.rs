@@ -37,7 +37,8 @@ impl Kv {
             let now = self.clock.now();
             let mut commit = self.open_store(store).await?.commit(now);
             commit.write.extend(last.iter().map(|(key, line)| {
-                items::write(key.clone(), line.ttl, &line.metadata, line.value.0.clone(), now)
+                let due = items::due(line.ttl, now);
+                items::write(key.clone(), due, &line.metadata, line.value.0.clone(), now)
             }));
             if let Outcome::Written(_) = self.engine.commit(commit).await? {
                 return Ok(());

@@ -126,7 +126,7 @@ impl Kv {
         }
         if put.conditional() {
             let found = self.engine.read(&keyspace::item(store, key), Part::Head).await?;
-            decide::put(self.current(found.as_ref()), put.mode, put.if_generation)?;
+            decide::put(self.current(found.as_ref())?, put.mode, put.if_generation)?;
         }
         Ok(())
     }
@@ -153,7 +153,7 @@ impl Kv {
                 let joins = matches!(put.mode, Mode::Append | Mode::Prepend);
                 let part = if joins { Part::Whole } else { Part::Head };
                 let found = self.engine.read(&at, part).await?;
-                let current = self.current(found.as_ref());
+                let current = self.current(found.as_ref())?;
                 let combine = decide::put(current, put.mode, put.if_generation)?;
                 let version = found.as_ref().map_or(0, |record| record.version);
                 commit.expect.push(Expect { key: at.clone(), version });
@@ -162,7 +162,7 @@ impl Kv {
             if body.len() > self.value_bytes_max {
                 return Err(Error::TooLarge(self.value_bytes_max));
             }
-            commit.write.push(write(at.clone(), put.ttl, &put.metadata, body, now));
+            commit.write.push(write(at.clone(), due(put.ttl, now), &put.metadata, body, now));
             if let Outcome::Written(generation) = self.engine.commit(commit).await? {
                 return Ok(generation);
             }
@@ -180,7 +180,7 @@ impl Kv {
         for _ in 0..ATTEMPTS_MAX {
             self.open_store(store).await?;
             let found = self.engine.read(&at, Part::Head).await?;
-            let current = self.current(found.as_ref());
+            let current = self.current(found.as_ref())?;
             if decide::delete(current, delete.force, delete.if_generation)? == Removal::Nothing {
                 return Ok(());
             }
@@ -197,8 +197,12 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    fn current(&self, found: Option<&Record>) -> Current {
-        Current::of(found.map(|record| (record.version, record.due)), self.clock.now())
+    /// What a record is at this moment.
+    pub(super) fn current(&self, found: Option<&Record>) -> Result<Current, Error> {
+        let Some(record) = found else { return Ok(Current::Absent) };
+        let head = ItemHead::decode(&record.head)?;
+        let generation = head.generation.unwrap_or(record.version);
+        Ok(Current::of(Some((generation, record.due)), self.clock.now()))
     }
 
     /// The store, for a write into it.
@@ -248,26 +252,26 @@ impl Kv {
     }
 }
 
+/// When an item expires that is put now; 0 for never.
+pub(super) fn due(ttl: Option<Ttl>, now: u64) -> u64 {
+    ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)))
+}
+
 /// The write that puts an item.
-pub(super) fn write(
-    key: Bytes,
-    ttl: Option<Ttl>,
-    metadata: &Metadata,
-    body: Body,
-    now: u64,
-) -> Write {
-    let due = ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)));
-    let head = ItemHead { modified: now, size: body.len(), metadata: metadata.clone() };
+pub(super) fn write(key: Bytes, due: u64, metadata: &Metadata, body: Body, modified: u64) -> Write {
+    let (size, metadata) = (body.len(), metadata.clone());
+    let head = ItemHead { generation: None, modified, size, metadata };
     Write { key, record: Some(NewRecord { due, head: head.encode(), body }) }
 }
 
-fn item(record: Record, part: Part) -> Result<Item, Error> {
+/// The item that a record holds.
+pub(super) fn item(record: Record, part: Part) -> Result<Item, Error> {
     let head = ItemHead::decode(&record.head)?;
     if part == Part::Whole && record.body.len() != head.size {
         return Err(Error::Internal("stored data is damaged: a value of another size".into()));
     }
     Ok(Item {
-        generation: record.version,
+        generation: head.generation.unwrap_or(record.version),
         modified: head.modified,
         expires: (record.due > 0).then_some(record.due),
         metadata: head.metadata,

@@ -45,6 +45,11 @@ pub fn items(store: &StoreId) -> Bytes {
     prefixed(ITEMS, &[store.as_bytes()])
 }
 
+/// What all keys of a store's items begin with whose own keys begin with `prefix`.
+pub fn prefixed_items(store: &StoreId, prefix: &str) -> Bytes {
+    prefixed(ITEMS, &[store.as_bytes(), prefix.as_bytes()])
+}
+
 /// The first key after all that begin with `prefix`, which must not be all `FF`.
 pub fn end_of(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();

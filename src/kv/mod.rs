@@ -6,10 +6,13 @@
 
 pub mod batch;
 pub mod check;
+pub mod clear;
 pub mod clock;
 pub mod cursor;
 pub mod decide;
 pub mod expiry;
+pub mod export;
+pub mod import;
 pub mod items;
 pub mod keyspace;
 pub mod limits;

@@ -7,12 +7,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// The version of these encodings; the first byte of every head.
 const FORMAT: u8 = 1;
+/// The first byte of the head of an item that brought its generation along.
+const FORMAT_BROUGHT: u8 = 2;
 const ITEM_FIXED: usize = 1 + 8 + 8;
 const STORE_FIXED: usize = 1 + 1 + 1 + 8 + 8 + StoreId::LEN;
 
 /// What an item's head holds; the time of expiry is the record's `due`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemHead {
+    /// The generation it had where it came from; without one its record's version counts.
+    pub generation: Option<u64>,
     /// When it was written, in microseconds.
     pub modified: u64,
     /// Bytes of its value.
@@ -25,10 +29,13 @@ impl ItemHead {
     /// To bytes.
     pub fn encode(&self) -> Bytes {
         let metadata = self.metadata.as_bytes();
-        let mut head = BytesMut::with_capacity(ITEM_FIXED + metadata.len());
-        head.put_u8(FORMAT);
+        let mut head = BytesMut::with_capacity(ITEM_FIXED + 8 + metadata.len());
+        head.put_u8(if self.generation.is_some() { FORMAT_BROUGHT } else { FORMAT });
         head.put_u64_le(self.modified);
         head.put_u64_le(self.size);
+        if let Some(generation) = self.generation {
+            head.put_u64_le(generation);
+        }
         head.put_slice(metadata);
         head.freeze()
     }
@@ -38,16 +45,19 @@ impl ItemHead {
     /// # Errors
     /// [`Error::Internal`] when they are none of this format.
     pub fn decode(head: &Bytes) -> Result<ItemHead, Error> {
-        let (format, rest) = split::<1>(head)?;
-        if format != [FORMAT] {
-            return Err(damaged("an item of an unknown format"));
-        }
+        let ([format], rest) = split::<1>(head)?;
         let (modified, rest) = split::<8>(rest)?;
-        let (size, _) = split::<8>(rest)?;
+        let (size, rest) = split::<8>(rest)?;
+        let (generation, fixed) = match format {
+            FORMAT => (None, ITEM_FIXED),
+            FORMAT_BROUGHT => (Some(u64::from_le_bytes(split::<8>(rest)?.0)), ITEM_FIXED + 8),
+            _ => return Err(damaged("an item of an unknown format")),
+        };
         Ok(ItemHead {
+            generation,
             modified: u64::from_le_bytes(modified),
             size: u64::from_le_bytes(size),
-            metadata: Metadata::stored(head.slice(ITEM_FIXED..)),
+            metadata: Metadata::stored(head.slice(fixed..)),
         })
     }
 }
