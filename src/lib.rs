@@ -9,6 +9,7 @@
 //! | [`kv`] | what a KV store means; knows no HTTP and no engine |
 //! | [`engine`] | ordered bytes with atomic, durable commits |
 //! | [`server`] | puts the above together |
+//! | [`client`] | speaks the API to a server, for the commands |
 //! | [`config`] | flags and environment |
 //! | [`cli`] | the commands |
 //! | [`metrics`], [`wire`] | the names of metrics; the shapes of the API |
@@ -16,6 +17,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod engine;
 pub mod http;

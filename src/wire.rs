@@ -111,6 +111,137 @@ pub struct BatchError {
     pub reason: String,
 }
 
+/// A page of keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyList {
+    /// The keys, in the order of their bytes.
+    pub data: Vec<String>,
+    /// What else there is to say; flat scalars only.
+    pub meta: KeyListMeta,
+}
+
+/// What a server says of itself at `GET /_/v1`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct About {
+    /// `steadfast`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A page of a store's items with their details.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DetailsPage {
+    /// The items, in the order of their keys.
+    pub data: Vec<Details>,
+    /// As in a list of keys.
+    pub meta: KeyListMeta,
+}
+
+/// All there is to know of an item but its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
+    /// Its key.
+    pub key: String,
+    /// Bytes of its value.
+    pub size: u64,
+    /// Its metadata, where that is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
+    /// Its metadata in base64, where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_base64: Option<String>,
+    /// Its generation.
+    pub generation: u64,
+    /// When it was written last: RFC 3339, UTC, microseconds.
+    pub modified: String,
+    /// When it expires, in the same form.
+    pub expires: Option<String>,
+}
+
+/// The answer to a deletion of many items.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Deleted {
+    /// How many are deleted.
+    pub deleted: u64,
+    /// Whether there are more that match.
+    pub more: bool,
+}
+
+/// The answer to a dry run of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Matched {
+    /// How many items match.
+    pub matched: u64,
+}
+
+/// The answer to an import.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImportReport {
+    /// How many items were written.
+    pub written: u64,
+    /// How many were there already, or had expired.
+    pub skipped: u64,
+    /// How many could not be written.
+    pub failed: u64,
+    /// One for each line that failed.
+    pub errors: Vec<BatchError>,
+}
+
+/// A token's description; the token itself is shown once, when it is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// Its id, by which it is revoked.
+    pub id: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// `global` or `global:read`.
+    pub scope: String,
+    /// The ids of the stores it may use; all if there is none.
+    pub stores: Vec<String>,
+    /// What the keys it may use begin with.
+    pub prefix: String,
+    /// RFC 3339, UTC, microseconds.
+    pub created_at: String,
+    /// The same form; null if it does not expire.
+    pub expires_at: Option<String>,
+}
+
+/// The tokens there are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenList {
+    /// Without the tokens themselves.
+    pub data: Vec<TokenInfo>,
+}
+
+/// What a new token shall be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenRequest {
+    /// What its owner calls it.
+    pub name: String,
+    /// `global` or `global:read`.
+    pub scope: String,
+    /// The ids of the stores it may use; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stores: Option<Vec<String>>,
+    /// What the keys it may use begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// When it expires: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+/// A token that was made.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TokenMade {
+    /// Its description.
+    #[serde(flatten)]
+    pub info: TokenInfo,
+    /// The token: shown here and never again.
+    pub access_token: String,
+}
+
 /// A time in microseconds as the API writes it: `YYYY-MM-DD HH:MM:SS`, UTC.
 pub fn timestamp(micros: u64) -> String {
     let secs = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);

@@ -1,0 +1,39 @@
+//! Tokens of a Steadfast server.
+
+use super::send::Ask;
+use super::{Client, Error};
+use crate::wire::{TokenInfo, TokenList, TokenMade, TokenRequest};
+use reqwest::Method;
+
+impl Client {
+    /// The tokens there are, without the tokens themselves.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn tokens(&self) -> Result<Vec<TokenInfo>, Error> {
+        let ask = Ask::new(Method::GET, &["_", "v1", "tokens"], "the list of tokens");
+        let list: TokenList = self.ask(&ask).await?.json().await?;
+        Ok(list.data)
+    }
+
+    /// Makes a token. It is not repeated: there would be two.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<TokenMade, Error> {
+        let what = format!("token {:?}", request.name);
+        let mut ask = Ask::new(Method::POST, &["_", "v1", "tokens"], &what);
+        self.tell(&mut ask, request, false).await?.json().await
+    }
+
+    /// Makes a token worthless.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn revoke_token(&self, id: &str) -> Result<(), Error> {
+        let what = format!("token {id:?}");
+        let path = ["_", "v1", "tokens", id];
+        self.once(&Ask::new(Method::DELETE, &path, &what), None).await?;
+        Ok(())
+    }
+}
