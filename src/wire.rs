@@ -188,30 +188,26 @@ pub struct ImportReport {
     pub errors: Vec<BatchError>,
 }
 
-/// A token's description; the token itself is shown once, when it is made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenInfo {
-    /// Its id, by which it is revoked.
+/// A limited token; without its secret, but in the answer that made it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// Its id.
     pub id: String,
-    /// What its owner calls it.
+    /// Its name.
     pub name: String,
     /// `global` or `global:read`.
     pub scope: String,
-    /// The ids of the stores it may use; all if there is none.
+    /// The ids of the only stores it reaches; none: all of them.
     pub stores: Vec<String>,
-    /// What the keys it may use begin with.
+    /// What each key it touches begins with.
     pub prefix: String,
-    /// RFC 3339, UTC, microseconds.
+    /// RFC 3339.
     pub created_at: String,
-    /// The same form; null if it does not expire.
+    /// RFC 3339; `None` for never.
     pub expires_at: Option<String>,
-}
-
-/// The tokens there are.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TokenList {
-    /// Without the tokens themselves.
-    pub data: Vec<TokenInfo>,
+    /// The secret, told once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
 }
 
 /// What a new token shall be.
@@ -232,14 +228,24 @@ pub struct TokenRequest {
     pub expires_at: Option<String>,
 }
 
-/// A token that was made.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct TokenMade {
-    /// Its description.
-    #[serde(flatten)]
-    pub info: TokenInfo,
-    /// The token: shown here and never again.
-    pub access_token: String,
+/// All limited tokens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenList {
+    /// The tokens, the oldest first.
+    pub data: Vec<Token>,
+}
+
+/// A time in microseconds by RFC 3339, UTC, with six digits of a second's fraction.
+pub fn rfc3339(micros: u64) -> String {
+    let date = timestamp(micros).replace(' ', "T");
+    format!("{date}.{:06}Z", micros % 1_000_000)
+}
+
+/// The microseconds of a time by RFC 3339, with any offset; `None` for what is none, or before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let format = &time::format_description::well_known::Rfc3339;
+    let at = time::OffsetDateTime::parse(text, format).ok()?;
+    u64::try_from(at.unix_timestamp_nanos() / 1000).ok()
 }
 
 /// A time in microseconds as the API writes it: `YYYY-MM-DD HH:MM:SS`, UTC.
@@ -258,5 +264,21 @@ mod tests {
     fn times_have_the_recorded_form() {
         assert_eq!(super::timestamp(1_750_707_675_999_999), "2025-06-23 19:41:15");
         assert_eq!(super::timestamp(0), "1970-01-01 00:00:00");
+    }
+
+    #[test]
+    fn times_by_rfc_3339_come_back() {
+        let at = 1_750_707_675_009_999;
+        assert_eq!(super::rfc3339(at), "2025-06-23T19:41:15.009999Z");
+        for micros in [0, 1, at, 253_402_300_799_999_999] {
+            assert_eq!(super::parse_rfc3339(&super::rfc3339(micros)), Some(micros));
+        }
+        let offset = "2025-06-23T21:41:15.009999+02:00";
+        assert_eq!(super::parse_rfc3339(offset), Some(at));
+        assert_eq!(super::parse_rfc3339("2025-06-23T19:41:15Z"), Some(at / 1_000_000 * 1_000_000));
+        for wrong in ["", "2025-06-23", "2025-06-23T19:41:15", "1750707675", "1969-12-31T23:59:58Z"]
+        {
+            assert_eq!(super::parse_rfc3339(wrong), None, "{wrong}");
+        }
     }
 }

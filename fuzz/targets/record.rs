@@ -1,14 +1,17 @@
-//! Heads of items and stores: whatever the bytes, decoding answers, and what it takes it can
+//! Heads of items, stores and tokens: whatever the bytes, decoding answers, and what it takes it can
 //! give back.
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use steadfast::kv::record::{ItemHead, StoreHead};
+use steadfast::kv::record::{ItemHead, StoreHead, TokenHead};
 
 fuzz_target!(|data: &[u8]| {
     let bytes = Bytes::copy_from_slice(data);
     if let Ok(head) = ItemHead::decode(&bytes) {
+        assert_eq!(head.encode(), bytes);
+    }
+    if let Ok(head) = TokenHead::decode(&bytes) {
         assert_eq!(head.encode(), bytes);
     }
     if let Ok(head) = StoreHead::decode(&bytes) {

@@ -1,7 +1,20 @@
-//! The one check of a token, before every route but those for health and discovery.
+//! Who may do what: the one check of a request, before every route.
+//!
+//! A request's token is the root token, which may do everything, or a limited one (see
+//! [`crate::kv::tokens`]), which may do what its grant and the rules on this page allow. A limited
+//! token is read anew with each request, so that it ends for all servers at once.
+//!
+//! A new route joins by a line in [`reach`]: the compiler asks for it. If its keys are named by the
+//! lines of its body ([`Reach::Lines`]), it also asks [`Pass::check_key`] for each line; nothing else
+//! is asked of it. What fits no [`Reach`] gets one of its own, and a rule in [`judge`].
 
 use super::error::Error;
+use super::query::{Query, decode_segment};
+use super::{Method, Route, Target};
 use crate::http::Head;
+use crate::kv::tokens::{Grant, Scope, TokenInfo};
+use crate::kv::types::{Key, StoreId};
+use crate::kv::{self, Kv};
 use crate::wire::FASTLY_KEY;
 use std::fmt;
 use subtle::ConstantTimeEq;
@@ -42,32 +55,168 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Who may do what: so far, the holder of the root token may do everything.
+/// Knows the root token; finds the others.
 #[derive(Clone, Debug)]
 pub struct Auth {
     root: Token,
 }
 
 impl Auth {
-    /// With the root token alone.
+    /// With the root token.
     pub fn new(root: Token) -> Auth {
         Auth { root }
     }
 
-    /// Checks a request's `Fastly-Key`; `bearer` also allows `Authorization: Bearer`, which
-    /// collectors of metrics can send.
-    pub(crate) fn check(&self, head: &Head, bearer: bool) -> Result<(), Error> {
-        let mut keys = head.values(FASTLY_KEY);
-        if let (Some(given), None) = (keys.next(), keys.next()) {
-            return if self.root.matches(given) { Ok(()) } else { Err(Error::Unauthorized) };
+    /// Lets a request pass, or refuses it: 401 for whoever is not known, 403 for what its token may
+    /// not do. The root token costs neither a hash nor a read.
+    pub(super) async fn admit(
+        &self,
+        kv: &Kv,
+        method: Method,
+        target: &Target<'_>,
+        head: &Head,
+    ) -> Result<Pass, Error> {
+        let reach = reach(target.route);
+        if reach == Reach::Open {
+            return Ok(Pass(None));
         }
-        let mut given =
-            head.values("Authorization").filter_map(|value| value.strip_prefix(b"Bearer "));
-        match given.next() {
-            Some(given) if bearer && self.root.matches(given) => Ok(()),
-            _ => Err(Error::Unauthorized),
+        let given = given(head, target.route == Route::Metrics).ok_or(Error::Unauthorized)?;
+        if self.root.matches(given) {
+            return Ok(Pass(None));
+        }
+        let token = kv.token(given).await?.ok_or(Error::Unauthorized)?;
+        judge(&token.grant, reach, method, target, head.query())?;
+        Ok(Pass(Some(Box::new(token))))
+    }
+}
+
+/// The token that a request gives: its one `Fastly-Key`; or, with `bearer`, `Authorization: Bearer`,
+/// which collectors of metrics can send.
+fn given(head: &Head, bearer: bool) -> Option<&[u8]> {
+    let mut keys = head.values(FASTLY_KEY);
+    if let (Some(given), None) = (keys.next(), keys.next()) {
+        return Some(given);
+    }
+    let bearers = || head.values("Authorization").filter_map(|v| v.strip_prefix(b"Bearer "));
+    if bearer { bearers().next() } else { None }
+}
+
+/// What a request was let in with.
+#[derive(Debug)]
+pub(super) struct Pass(Option<Box<TokenInfo>>);
+
+impl Pass {
+    /// The limited token of the request; `None` for the root token, and where none is needed.
+    pub(super) fn token(&self) -> Option<&TokenInfo> {
+        self.0.as_deref()
+    }
+
+    /// The only stores that it reaches; none: all of them.
+    pub(super) fn stores(&self) -> &[StoreId] {
+        self.token().map_or(&[], |token| token.grant.stores())
+    }
+
+    /// Whether a line of a body may name this key.
+    pub(super) fn check_key(&self, key: &Key) -> Result<(), kv::Error> {
+        match self.token() {
+            Some(token) if !token.grant.covers(key.as_bytes()) => {
+                Err(kv::Error::Forbidden(OTHER_KEYS))
+            }
+            _ => Ok(()),
         }
     }
+}
+
+/// What a route touches, which decides who may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Nothing that anyone keeps; no token is needed.
+    Open,
+    /// Nothing that anyone keeps.
+    Nothing,
+    /// The token in use, which any token may see and end.
+    Token,
+    /// What concerns all that the server has, to look at.
+    Whole,
+    /// The list of stores, from which those are left out that are not reached; and new stores.
+    Stores,
+    /// The store that the path names.
+    Store,
+    /// The item that the path names.
+    Item,
+    /// The items of the path's store whose keys begin with the parameter `prefix`.
+    Prefix,
+    /// The items of the path's store that the lines of the body name.
+    Lines,
+    /// What only the root token may touch.
+    Root,
+}
+
+/// What each route touches.
+fn reach(route: Route) -> Reach {
+    match route {
+        Route::Healthz | Route::OpenIdConfiguration | Route::Readyz => Reach::Open,
+        Route::Product | Route::Unknown => Reach::Nothing,
+        Route::CurrentUser | Route::TokenSelf | Route::Verify => Reach::Token,
+        Route::Metrics => Reach::Whole,
+        Route::Stores => Reach::Stores,
+        Route::Store => Reach::Store,
+        Route::Item => Reach::Item,
+        Route::Keys => Reach::Prefix,
+        Route::Batch => Reach::Lines,
+        Route::Token | Route::Tokens => Reach::Root,
+    }
+}
+
+const ROOT_ONLY: &str = "this token may not do this: only the root token may";
+const READS_ONLY: &str = "this token of scope global:read may only read, by GET and HEAD";
+const OTHER_STORES: &str = "this token may not touch this store: it is limited to others";
+const NO_STORES: &str = "this token may not create, rename or delete stores: it is limited to some \
+                         stores or keys";
+const NOT_WHOLE: &str = "this token may not see the whole server: it is limited to some stores or \
+                         keys";
+const OTHER_KEYS: &str = "this token may not touch this key: it is limited to keys with a prefix";
+const ALL_KEYS: &str = "this token may not touch all keys: it is limited to keys with a prefix, which \
+                        the parameter prefix must begin with";
+
+/// The rules for limited tokens, in the order in which they are told.
+fn judge(
+    grant: &Grant,
+    reach: Reach,
+    method: Method,
+    target: &Target<'_>,
+    query: &[u8],
+) -> Result<(), Error> {
+    let reads = matches!(method, Method::Get | Method::Head);
+    let read_only = grant.scope() == Scope::Read;
+    let of_store = matches!(reach, Reach::Store | Reach::Item | Reach::Prefix | Reach::Lines);
+    let narrow = !grant.prefix().is_empty();
+    // What cannot be decoded names no key that is covered.
+    let covered = |key: &[u8]| decode_segment(key).is_some_and(|key| grant.covers(&key));
+    let refusal = match reach {
+        Reach::Root => Some(ROOT_ONLY),
+        // Whoever finds a token can end it.
+        Reach::Open | Reach::Token => None,
+        _ if read_only && !reads => Some(READS_ONLY),
+        _ if of_store && !grant.reaches(target.store) => Some(OTHER_STORES),
+        Reach::Whole if grant.partial() => Some(NOT_WHOLE),
+        Reach::Stores | Reach::Store if !reads && grant.partial() => Some(NO_STORES),
+        Reach::Item if narrow && !covered(target.key) => Some(OTHER_KEYS),
+        Reach::Prefix if narrow && !grant.covers(prefix(query)?.as_bytes()) => Some(ALL_KEYS),
+        Reach::Nothing
+        | Reach::Whole
+        | Reach::Stores
+        | Reach::Store
+        | Reach::Item
+        | Reach::Prefix
+        | Reach::Lines => None,
+    };
+    refusal.map_or(Ok(()), |why| Err(Error::Kv(kv::Error::Forbidden(why))))
+}
+
+/// The parameter `prefix`, as the handlers read it.
+fn prefix(query: &[u8]) -> Result<String, Error> {
+    Ok(Query::parse(query)?.text("prefix")?.unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! the cut.
 
 use super::Api;
+use super::auth::Pass;
 use super::error::{Error, json};
 use crate::http::{Body, Response, Stream};
 use crate::kv::batch::Line;
@@ -63,6 +64,7 @@ type Running = (Vec<(u64, String)>, JoinHandle<Result<(), kv::Error>>);
 /// The state of one batch.
 struct Batch<'a> {
     kv: &'a Arc<Kv>,
+    pass: &'a Pass,
     store: StoreId,
     request: u64,
     /// The number of the next line.
@@ -83,13 +85,14 @@ impl Api {
         store: Result<StoreId, Error>,
         body: &mut Body<'_, S>,
         request: u64,
+        pass: &Pass,
     ) -> Result<Response, Error> {
         let store = store?;
         self.kv.describe_store(&store).await?;
         let _share = self.admission.upload(HELD_BYTES).await?;
         let line_max = self.kv.value_bytes_max().div_ceil(3).saturating_mul(4) + LINE_SPARE_BYTES;
         let line_max = usize::try_from(line_max).unwrap_or(usize::MAX);
-        let mut batch = Batch::new(&self.kv, store, request);
+        let mut batch = Batch::new(&self.kv, pass, store, request);
         let mut pending = BytesMut::new();
         let (mut long, mut skipping, mut searched) = (None, false, 0);
         while let Some(chunk) = body.chunk().await? {
@@ -133,11 +136,12 @@ fn too_long(max: usize) -> kv::Error {
 }
 
 impl<'a> Batch<'a> {
-    fn new(kv: &'a Arc<Kv>, store: StoreId, request: u64) -> Batch<'a> {
+    fn new(kv: &'a Arc<Kv>, pass: &'a Pass, store: StoreId, request: u64) -> Batch<'a> {
         let (lines, named, errors) = (Vec::new(), Vec::new(), Vec::new());
         let (index, bytes, failed, status) = (0, 0, 0, 200);
         Batch {
             kv,
+            pass,
             store,
             request,
             index,
@@ -184,6 +188,7 @@ impl<'a> Batch<'a> {
         let raw: RawLine<'_> = serde_json::from_slice(line).map_err(|e| explain(line, &e))?;
         let named = |e: kv::Error| (raw.key.clone().into_owned(), e);
         let key = Key::parse(raw.key.as_bytes()).map_err(named)?;
+        self.pass.check_key(&key).map_err(named)?;
         let ttl = raw.time_to_live_sec.map(Ttl::new).transpose().map_err(named)?;
         let metadata = raw.metadata.as_deref().unwrap_or_default().trim_matches([' ', '\t']);
         let metadata = Metadata::parse(metadata.as_bytes()).map_err(named)?;

@@ -22,9 +22,6 @@ pub(crate) enum Error {
     /// No token, or an unknown one.
     #[error("Provided credentials are missing or invalid")]
     Unauthorized,
-    /// A known token may not do this.
-    #[error("{0}")]
-    Forbidden(&'static str),
     /// No such path.
     #[error("no such path")]
     NoPath,
@@ -46,7 +43,6 @@ impl From<&Error> for u16 {
             Error::Body(BodyError::Timeout(_)) => 408,
             Error::Body(BodyError::Cut | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
             Error::Unauthorized => 401,
-            Error::Forbidden(_) => 403,
             Error::NoPath => 404,
             Error::Method(_) => 405,
             Error::Range(_) => 416,
@@ -58,7 +54,8 @@ impl From<&Error> for u16 {
 pub(super) fn kv_status(e: &kv::Error) -> u16 {
     match e {
         kv::Error::Invalid { .. } | kv::Error::StoreExists(_) => 400,
-        kv::Error::NoStore | kv::Error::NoItem => 404,
+        kv::Error::Forbidden(_) => 403,
+        kv::Error::NoStore | kv::Error::NoItem | kv::Error::NoToken => 404,
         kv::Error::StoreNotEmpty => 409,
         kv::Error::Precondition => 412,
         kv::Error::TooLarge(_) => 413,
@@ -172,14 +169,15 @@ mod tests {
         let kv = |e: kv::Error| Error::Kv(e).status();
         assert_eq!(kv(kv::Error::invalid("key", "must be there")), 400);
         assert_eq!(kv(kv::Error::StoreExists("a".into())), 400);
+        assert_eq!(kv(kv::Error::Forbidden("no")), 403);
         assert_eq!((kv(kv::Error::NoStore), kv(kv::Error::NoItem)), (404, 404));
+        assert_eq!(kv(kv::Error::NoToken), 404);
         assert_eq!(kv(kv::Error::StoreNotEmpty), 409);
         assert_eq!(kv(kv::Error::Precondition), 412);
         assert_eq!(kv(kv::Error::TooLarge(1)), 413);
         assert_eq!(kv(kv::Error::Internal("disk".into())), 500);
         assert_eq!(kv(kv::Error::Busy), 503);
         assert_eq!(kv(kv::Error::Full("disk".into())), 507);
-        assert_eq!(Error::Forbidden("no").status(), 403);
         assert_eq!(Error::Overloaded("bytes").status(), 503);
     }
 

@@ -9,11 +9,14 @@ mod admission;
 mod auth;
 mod batch;
 mod error;
+mod fields;
 mod items;
 mod keys;
 mod query;
 mod stores;
+mod tokens;
 
+use auth::Pass;
 pub use auth::{Auth, Token};
 
 use crate::http::{Body, Head, Payload, Refusal, Response, Service, Stream};
@@ -41,12 +44,14 @@ enum Route {
     Readyz,
     Store,
     Stores,
+    Token,
     TokenSelf,
+    Tokens,
     Unknown,
     Verify,
 }
 
-/// A route with its raw, undecoded path segments.
+/// A route with its raw, undecoded path segments; the key is a token's id where that is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Target<'p> {
     route: Route,
@@ -60,6 +65,7 @@ impl Route {
     fn locate(path: &[u8]) -> Target<'_> {
         let at = |route| Target { route, store: b"", key: b"" };
         match path {
+            b"/_/v1/tokens" => return at(Route::Tokens),
             b"/current_user" => return at(Route::CurrentUser),
             b"/enabled-products/v1/kv_store" => return at(Route::Product),
             b"/healthz" => return at(Route::Healthz),
@@ -71,6 +77,9 @@ impl Route {
             b"/tokens/self" => return at(Route::TokenSelf),
             b"/verify" => return at(Route::Verify),
             _ => {}
+        }
+        if let Some(key) = path.strip_prefix(b"/_/v1/tokens/") {
+            return Target { route: Route::Token, store: b"", key };
         }
         let kv = path.strip_prefix(b"/resources/stores/kv");
         // What the collection was called until 2023.
@@ -113,15 +122,12 @@ impl Route {
             Route::Readyz => ("/readyz", "GET, HEAD"),
             Route::Store => ("/resources/stores/kv/{store_id}", "GET, HEAD, PUT, DELETE"),
             Route::Stores => ("/resources/stores/kv", "GET, HEAD, POST"),
+            Route::Token => ("/_/v1/tokens/{token_id}", "DELETE"),
             Route::TokenSelf => ("/tokens/self", "GET, HEAD, DELETE"),
+            Route::Tokens => ("/_/v1/tokens", "GET, HEAD, POST"),
             Route::Unknown => ("unknown", ""),
             Route::Verify => ("/verify", "GET, HEAD"),
         }
-    }
-
-    /// Whether it needs no token.
-    fn open(self) -> bool {
-        matches!(self, Route::Healthz | Route::OpenIdConfiguration | Route::Readyz)
     }
 }
 
@@ -176,12 +182,13 @@ impl Api {
         head: &Head,
         body: &mut Body<'_, S>,
         request: u64,
+        pass: &Pass,
     ) -> Result<Response, Error> {
         let store = || Ok::<_, Error>(StoreId::parse(target.store)?);
         let Target { route, key, .. } = target;
         match (route, method) {
-            (Route::Batch, Method::Put) => self.put_batch(store(), body, request).await,
-            (Route::CurrentUser, Method::Get | Method::Head) => Ok(account::current_user()),
+            (Route::Batch, Method::Put) => self.put_batch(store(), body, request, pass).await,
+            (Route::CurrentUser, Method::Get | Method::Head) => Ok(account::current_user(pass)),
             (Route::Healthz, Method::Get | Method::Head) => Ok(text("ok\n")),
             (Route::Item, Method::Get) => self.get_item(store(), key, head, request).await,
             (Route::Item, Method::Head) => self.head_item(store(), key).await,
@@ -196,11 +203,14 @@ impl Api {
             (Route::Store, Method::Get | Method::Head) => self.describe_store(store()?).await,
             (Route::Store, Method::Put) => self.rename_store(store()?, body).await,
             (Route::Store, Method::Delete) => self.delete_store(store()?).await,
-            (Route::Stores, Method::Get | Method::Head) => self.list_stores(head).await,
+            (Route::Stores, Method::Get | Method::Head) => self.list_stores(head, pass).await,
             (Route::Stores, Method::Post) => self.create_store(head, body).await,
-            (Route::TokenSelf, Method::Get | Method::Head) => Ok(account::token()),
-            (Route::TokenSelf, Method::Delete) => Err(account::no_revoke()),
-            (Route::Verify, Method::Get | Method::Head) => Ok(account::verify()),
+            (Route::Token, Method::Delete) => self.revoke_token(key).await,
+            (Route::TokenSelf, Method::Get | Method::Head) => Ok(account::token(pass)),
+            (Route::TokenSelf, Method::Delete) => self.revoke_self(pass).await,
+            (Route::Tokens, Method::Get | Method::Head) => self.list_tokens().await,
+            (Route::Tokens, Method::Post) => self.create_token(body).await,
+            (Route::Verify, Method::Get | Method::Head) => Ok(account::verify(pass)),
             (Route::Unknown, _) => Err(Error::NoPath),
             (route, _) => Err(Error::Method(route.describe().1)),
         }
@@ -234,12 +244,8 @@ impl Service for Api {
         let target = Route::locate(head.path());
         let (method, method_name) = Method::of(head);
         let (template, _) = target.route.describe();
-        let allowed = match target.route.open() {
-            true => Ok(()),
-            false => self.auth.check(head, target.route == Route::Metrics),
-        };
-        let answer = match allowed {
-            Ok(()) => self.route(method, target, head, body, request).await,
+        let answer = match self.auth.admit(&self.kv, method, &target, head).await {
+            Ok(pass) => self.route(method, target, head, body, request, &pass).await,
             Err(e) => Err(e),
         };
         let response = answer.unwrap_or_else(|e| {

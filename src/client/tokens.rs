@@ -2,7 +2,7 @@
 
 use super::send::Ask;
 use super::{Client, Error};
-use crate::wire::{TokenInfo, TokenList, TokenMade, TokenRequest};
+use crate::wire::{Token, TokenList, TokenRequest};
 use reqwest::Method;
 
 impl Client {
@@ -10,7 +10,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn tokens(&self) -> Result<Vec<TokenInfo>, Error> {
+    pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
         let ask = Ask::new(Method::GET, &["_", "v1", "tokens"], "the list of tokens");
         let list: TokenList = self.ask(&ask).await?.json().await?;
         Ok(list.data)
@@ -20,7 +20,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn create_token(&self, request: &TokenRequest) -> Result<TokenMade, Error> {
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<Token, Error> {
         let what = format!("token {:?}", request.name);
         let mut ask = Ask::new(Method::POST, &["_", "v1", "tokens"], &what);
         self.tell(&mut ask, request, false).await?.json().await

@@ -1,8 +1,8 @@
 //! What must hold of all records together, whatever engine keeps them.
 
 use super::clock::Clock;
-use super::keyspace::{self, ITEMS, ORDER, STORES};
-use super::record::{ItemHead, StoreHead};
+use super::keyspace::{self, ITEMS, ORDER, STORES, TOKEN_HASH_BYTES, TOKENS};
+use super::record::{ItemHead, StoreHead, TokenHead};
 use super::types::{Key, StoreId};
 use crate::engine::copy;
 use bytes::Bytes;
@@ -49,6 +49,7 @@ impl Checker {
                 Ok(())
             }
             Some((&STORES, id)) => self.store(id, head),
+            Some((&TOKENS, hash)) => token(hash, head),
             _ if key == copy::MARK => Err("a copy into here is not finished".into()),
             _ => Err("a record of an unknown kind".into()),
         };
@@ -113,4 +114,12 @@ impl Checker {
         let items = self.counted + self.items.values().sum::<u64>();
         (Counted { stores: self.stores, items }, self.problems)
     }
+}
+
+/// A token may name stores that are gone: their ids never come again.
+fn token(hash: &[u8], head: &[u8]) -> Result<(), String> {
+    if hash.len() != TOKEN_HASH_BYTES {
+        return Err("a token under what is no hash".into());
+    }
+    TokenHead::decode(head).map(|_| ()).map_err(|e| e.to_string())
 }

@@ -5,8 +5,10 @@
 //! | `i` store-id item-key | an item: its head, its value as body, due at its expiry |
 //! | `o` folded-name `00` name | a store's head, in the order of lists |
 //! | `s` store-id | the same head, by id |
+//! | `t` SHA-256 of a secret | a limited token, due at its expiry |
 //!
-//! The heads are [`ItemHead`](super::record::ItemHead) and [`StoreHead`](super::record::StoreHead).
+//! The heads are [`ItemHead`](super::record::ItemHead), [`StoreHead`](super::record::StoreHead) and
+//! [`TokenHead`](super::record::TokenHead).
 //! Names hold no control characters, so the `00` ends the folded name; ids have a fixed length.
 
 use super::types::{Key, StoreId};
@@ -18,6 +20,10 @@ pub const STORES: u8 = b's';
 pub const ITEMS: u8 = b'i';
 /// The first byte of the keys of stores in the order of lists.
 pub const ORDER: u8 = b'o';
+/// The first byte of the keys of limited tokens.
+pub const TOKENS: u8 = b't';
+/// Bytes of the hash that a token is kept under.
+pub const TOKEN_HASH_BYTES: usize = 32;
 
 /// The key of a store.
 pub fn store(id: &StoreId) -> Bytes {
@@ -33,6 +39,16 @@ pub fn store_order(name: &str) -> Bytes {
 /// The range of all stores in the order of lists.
 pub fn store_orders() -> (Bytes, Bytes) {
     (Bytes::from_static(&[ORDER]), Bytes::from_static(&[ORDER + 1]))
+}
+
+/// The key of a limited token, by the SHA-256 of its secret.
+pub fn token(hash: &[u8; TOKEN_HASH_BYTES]) -> Bytes {
+    prefixed(TOKENS, &[hash])
+}
+
+/// The range of all limited tokens.
+pub fn tokens() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[TOKENS]), Bytes::from_static(&[TOKENS + 1]))
 }
 
 /// The key of an item.

@@ -20,6 +20,7 @@ pub mod listing;
 mod locks;
 pub mod record;
 pub mod stores;
+pub mod tokens;
 pub mod types;
 pub mod upload;
 mod value;
@@ -122,6 +123,12 @@ pub enum Error {
     /// There is no such item.
     #[error("no item with that key")]
     NoItem,
+    /// There is no such token.
+    #[error("no token with that id")]
+    NoToken,
+    /// Whoever asks may not do this.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// A store of that name exists.
     #[error("store with name '{0}' already exists")]
     StoreExists(String),

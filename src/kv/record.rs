@@ -1,6 +1,7 @@
 //! How stores and items are written into an engine's records. docs/format.md describes the bytes;
 //! their checksums are the engine's.
 
+use super::tokens::{Grant, Scope, TokenId};
 use super::types::{Location, Metadata, StoreId, StoreName};
 use super::{Error, StoreInfo};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,6 +12,7 @@ const FORMAT: u8 = 1;
 const FORMAT_BROUGHT: u8 = 2;
 const ITEM_FIXED: usize = 1 + 8 + 8;
 const STORE_FIXED: usize = 1 + 1 + 1 + 8 + 8 + StoreId::LEN;
+const TOKEN_FIXED: usize = 1 + 1 + 8 + StoreId::LEN + 1 + 2;
 
 /// What an item's head holds; the time of expiry is the record's `due`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +140,80 @@ impl StoreHead {
     }
 }
 
+/// What a limited token's head holds; the time of expiry is the record's `due`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenHead {
+    /// Its id.
+    pub id: TokenId,
+    /// What it was made for.
+    pub grant: Grant,
+    /// When it was made, in microseconds.
+    pub created: u64,
+}
+
+impl TokenHead {
+    /// To bytes.
+    pub fn encode(&self) -> Bytes {
+        let (name, prefix) = (self.grant.name().as_bytes(), self.grant.prefix().as_bytes());
+        let stores = self.grant.stores();
+        let variable = stores.len() * StoreId::LEN + name.len() + prefix.len();
+        let mut head = BytesMut::with_capacity(TOKEN_FIXED + variable);
+        head.put_u8(FORMAT);
+        head.put_u8(match self.grant.scope() {
+            Scope::Global => 0,
+            Scope::Read => 1,
+        });
+        head.put_u64_le(self.created);
+        head.put_slice(self.id.as_bytes());
+        // A grant has at most 100 stores, and a name of at most 1020 bytes.
+        head.put_u8(stores.len() as u8);
+        for store in stores {
+            head.put_slice(store.as_bytes());
+        }
+        head.put_u16_le(name.len() as u16);
+        head.put_slice(name);
+        head.put_slice(prefix);
+        head.freeze()
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when they are none of this format.
+    pub fn decode(head: &[u8]) -> Result<TokenHead, Error> {
+        let ([format, scope], rest) = split::<2>(head)?;
+        let (created, rest) = split::<8>(rest)?;
+        let (id, rest) = split::<{ StoreId::LEN }>(rest)?;
+        let ([count], mut rest) = split::<1>(rest)?;
+        let scope = match scope {
+            0 => Scope::Global,
+            1 => Scope::Read,
+            _ => return Err(damaged("a token of an unknown scope")),
+        };
+        if format != FORMAT {
+            return Err(damaged("a token of an unknown format"));
+        }
+        let mut stores = Vec::with_capacity(usize::from(count));
+        for _ in 0..count {
+            let (store, after) = split::<{ StoreId::LEN }>(rest)?;
+            stores.push(StoreId::parse(&store).map_err(|_| damaged("a token's store"))?);
+            rest = after;
+        }
+        let (len, rest) = split::<2>(rest)?;
+        let len = usize::from(u16::from_le_bytes(len));
+        let (name, prefix) =
+            rest.split_at_checked(len).ok_or_else(|| damaged("a token cut short"))?;
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| damaged("a token's text"));
+        let given = stores.len();
+        let grant = Grant::new(text(name)?, scope, stores, text(prefix)?)
+            .ok()
+            .filter(|grant| grant.stores().len() == given)
+            .ok_or_else(|| damaged("a token's limits"))?;
+        let id = TokenId::parse(&id).map_err(|_| damaged("a token's id"))?;
+        Ok(TokenHead { id, grant, created: u64::from_le_bytes(created) })
+    }
+}
+
 fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Error> {
     let (head, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("a record cut short"))?;
     Ok((*head, rest))
@@ -174,10 +250,21 @@ mod tests {
         }
 
         #[test]
+        fn token_heads_round_trip(created: u64, name in "[ -~é]{1,200}", count in 0..101_usize,
+            reads: bool, prefix in "[ -~é]{0,200}") {
+            let stores = (0..count).map(|_| StoreId::random().unwrap()).collect();
+            let scope = if reads { Scope::Read } else { Scope::Global };
+            let grant = Grant::new(&name, scope, stores, &prefix).unwrap();
+            let head = TokenHead { id: TokenId::random().unwrap(), grant, created };
+            prop_assert_eq!(TokenHead::decode(&head.encode()).ok(), Some(head));
+        }
+
+        #[test]
         fn no_bytes_make_decoding_panic(bytes: Vec<u8>) {
             let bytes = Bytes::from(bytes);
             let _ = ItemHead::decode(&bytes);
             let _ = StoreHead::decode(&bytes);
+            let _ = TokenHead::decode(&bytes);
         }
     }
 }

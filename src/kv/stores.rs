@@ -97,6 +97,35 @@ impl Kv {
         Ok(StorePage { stores, total: self.stores_count().await?, more })
     }
 
+    /// A page of these stores alone, which should be few: each is read. Those that are not there are
+    /// left out, and counted nowhere.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn list_stores_among(
+        &self,
+        list: &ListStores,
+        ids: &[StoreId],
+    ) -> Result<StorePage, Error> {
+        let mut stores = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.describe_store(id).await {
+                Err(Error::NoStore) => {}
+                found => stores.push(found?),
+            }
+        }
+        stores.retain(|info| list.name.as_deref().is_none_or(|name| name == info.name.as_str()));
+        let total = stores.len() as u64;
+        let place = |info: &StoreInfo| keyspace::store_order(info.name.as_str());
+        if let Some(after) = list.after.as_deref().map(keyspace::store_order) {
+            stores.retain(|info| place(info) > after);
+        }
+        stores.sort_by_key(place);
+        let more = stores.len() > list.limit;
+        stores.truncate(list.limit);
+        Ok(StorePage { stores, total, more })
+    }
+
     /// One store.
     ///
     /// # Errors

@@ -19,9 +19,7 @@ impl StoreId {
     /// # Errors
     /// [`Error::NoStore`], as for an id that was never given out (contract.md, 2.3).
     pub fn parse(text: &[u8]) -> Result<StoreId, Error> {
-        let id: [u8; StoreId::LEN] = text.try_into().map_err(|_| Error::NoStore)?;
-        let plain = id.iter().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase());
-        if plain { Ok(StoreId(id)) } else { Err(Error::NoStore) }
+        parse_id(text).map(StoreId).ok_or(Error::NoStore)
     }
 
     /// A new id, from 128 random bits.
@@ -29,17 +27,7 @@ impl StoreId {
     /// # Errors
     /// When the system gives no random numbers.
     pub fn random() -> Result<StoreId, Error> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|e| Error::Internal(e.to_string()))?;
-        // 36^22 is a little less than 2^114: the highest bits go unused.
-        let mut rest = u128::from_le_bytes(random);
-        let mut id = [0; StoreId::LEN];
-        for c in &mut id {
-            let digit = u32::try_from(rest % 36).unwrap_or(0);
-            *c = char::from_digit(digit, 36).map_or(b'0', |c| c as u8);
-            rest /= 36;
-        }
-        Ok(StoreId(id))
+        random_id().map(StoreId)
     }
 
     /// Its characters.
@@ -58,6 +46,28 @@ impl fmt::Debug for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StoreId({self})")
     }
+}
+
+/// An id as it is given out: 22 characters of `[0-9a-z]`.
+pub(super) fn parse_id(text: &[u8]) -> Option<[u8; StoreId::LEN]> {
+    let id: [u8; StoreId::LEN] = text.try_into().ok()?;
+    let plain = id.iter().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase());
+    plain.then_some(id)
+}
+
+/// A new id, from 128 random bits.
+pub(super) fn random_id() -> Result<[u8; StoreId::LEN], Error> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| Error::Internal(e.to_string()))?;
+    // 36^22 is a little less than 2^114: the highest bits go unused.
+    let mut rest = u128::from_le_bytes(random);
+    let mut id = [0; StoreId::LEN];
+    for c in &mut id {
+        let digit = u32::try_from(rest % 36).unwrap_or(0);
+        *c = char::from_digit(digit, 36).map_or(b'0', |c| c as u8);
+        rest /= 36;
+    }
+    Ok(id)
 }
 
 /// The name of a store: 1 to 255 characters, the first an ASCII letter, none a control character.

@@ -1,0 +1,41 @@
+//! JSON bodies of requests: bounded, read whole, whatever their type is said to be.
+
+use super::error::Error;
+use crate::http::{Body, Stream};
+use serde_json::{Map, Value};
+
+/// Bytes of a JSON body at most; a name of 255 characters takes 3 KiB when all of it is escaped.
+const JSON_BYTES_MAX: usize = 64 * 1024;
+
+/// The fields of a body that must be an object with a name.
+pub(super) async fn read<S: Stream>(body: &mut Body<'_, S>) -> Result<Map<String, Value>, Error> {
+    let invalid = |what: &str| Error::Invalid(format!("the body {what}"));
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > JSON_BYTES_MAX {
+            return Err(invalid(&format!("must have at most {JSON_BYTES_MAX} bytes")));
+        }
+    }
+    if bytes.is_empty() {
+        return Err(invalid("must be JSON with a name, and is empty"));
+    }
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|e| invalid(&format!("must be JSON with a name: {e}")))?;
+    let fields = if let Value::Object(fields) = value { Some(fields) } else { None };
+    fields
+        .filter(|fields| fields.contains_key("name"))
+        .ok_or_else(|| invalid("must be a JSON object with a name"))
+}
+
+/// A field that is a text; `None` when it is not there.
+pub(super) fn text<'f>(
+    fields: &'f Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'f str>, Error> {
+    match fields.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Error::Invalid(format!("{name} must be a string"))),
+    }
+}
