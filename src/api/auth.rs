@@ -156,14 +156,14 @@ enum Reach {
 fn reach(route: Route) -> Reach {
     match route {
         Route::Healthz | Route::OpenIdConfiguration | Route::Readyz => Reach::Open,
-        Route::Product | Route::Unknown => Reach::Nothing,
+        Route::About | Route::Product | Route::Unknown => Reach::Nothing,
         Route::CurrentUser | Route::TokenSelf | Route::Verify => Reach::Token,
         Route::Metrics => Reach::Whole,
         Route::Stores => Reach::Stores,
         Route::Store => Reach::Store,
         Route::Item => Reach::Item,
-        Route::Keys => Reach::Prefix,
-        Route::Batch => Reach::Lines,
+        Route::Details | Route::Export | Route::Keys => Reach::Prefix,
+        Route::Batch | Route::Import => Reach::Lines,
         Route::Token | Route::Tokens => Reach::Root,
     }
 }

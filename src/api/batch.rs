@@ -1,4 +1,4 @@
-//! The batch endpoint: lines of JSON, applied in order as they come (contract.md, 3.5).
+//! The batch endpoint, and imports: lines of JSON, applied in order as they come (contract.md, 3.5).
 //!
 //! Lines are gathered into groups, and each group is one commit; while one is made durable, the
 //! next is read. There is no atomicity over lines, and a batch that is cut leaves the lines before
@@ -7,17 +7,15 @@
 use super::Api;
 use super::auth::Pass;
 use super::error::{Error, json};
-use crate::http::{Body, Response, Stream};
+use super::line::{self, Parsed, Refused};
+use super::query::Query;
+use crate::http::{Body, Head, Response, Stream};
 use crate::kv::batch::Line;
-use crate::kv::types::{Key, Metadata, StoreId, Ttl};
+use crate::kv::import::{Arrival, Arrived, IfExists};
+use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Kv, PIECE_BYTES, Value};
-use crate::wire::{BatchError, BatchReport};
-use base64::Engine as _;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use crate::wire::{BatchError, BatchReport, ImportReport};
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
-use serde_json::Value as Json;
-use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
@@ -35,31 +33,19 @@ const TURN_LINES: u64 = 32;
 /// Errors told in one answer; a batch may have any number of lines.
 const ERRORS_MAX: usize = 10_000;
 
-/// Standard base64, with or without its padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+/// A group that is being made durable: its lines' numbers and keys, and the commit, which tells
+/// what became of each line of an import.
+type Running = (Vec<(u64, String)>, JoinHandle<Result<Vec<Arrived>, kv::Error>>);
 
-#[derive(Deserialize)]
-struct RawLine<'l> {
-    #[serde(borrow)]
-    key: Cow<'l, str>,
-    #[serde(borrow)]
-    value: Cow<'l, str>,
-    #[serde(default)]
-    time_to_live_sec: Option<u64>,
-    #[serde(borrow, default)]
-    metadata: Option<Cow<'l, str>>,
-    #[serde(default)]
-    background_fetch: Option<bool>,
+/// What is done with an item that is there, and how many lines came to what.
+#[derive(Clone, Copy)]
+struct Import {
+    if_exists: IfExists,
+    /// Whether an item that stays counts as a failure.
+    fails: bool,
+    written: u64,
+    skipped: u64,
 }
-
-/// A line that was refused: its key, where it could be read, and why.
-type Refused = (String, kv::Error);
-
-/// A group that is being made durable: its lines' numbers and keys, and the commit.
-type Running = (Vec<(u64, String)>, JoinHandle<Result<(), kv::Error>>);
 
 /// The state of one batch.
 struct Batch<'a> {
@@ -69,7 +55,9 @@ struct Batch<'a> {
     request: u64,
     /// The number of the next line.
     index: u64,
-    lines: Vec<Line>,
+    /// Set for an import.
+    import: Option<Import>,
+    lines: Vec<Arrival>,
     named: Vec<(u64, String)>,
     bytes: u64,
     running: Option<Running>,
@@ -87,12 +75,42 @@ impl Api {
         request: u64,
         pass: &Pass,
     ) -> Result<Response, Error> {
-        let store = store?;
-        self.kv.describe_store(&store).await?;
+        let batch = Batch::new(&self.kv, pass, store?, request, None);
+        self.take_lines(batch, body).await
+    }
+
+    pub(super) async fn import<S: Stream>(
+        &self,
+        store: Result<StoreId, Error>,
+        head: &Head,
+        body: &mut Body<'_, S>,
+        request: u64,
+        pass: &Pass,
+    ) -> Result<Response, Error> {
+        let query = Query::parse(head.query())?;
+        let (if_exists, fails) = match query.text("if_exists")? {
+            None | Some("overwrite") => (IfExists::Overwrite, false),
+            Some("skip") => (IfExists::Skip, false),
+            Some("fail") => (IfExists::Skip, true),
+            Some(_) => {
+                let reason = "if_exists must be overwrite, skip or fail";
+                return Err(Error::Invalid(reason.into()));
+            }
+        };
+        let import = Some(Import { if_exists, fails, written: 0, skipped: 0 });
+        let batch = Batch::new(&self.kv, pass, store?, request, import);
+        self.take_lines(batch, body).await
+    }
+
+    async fn take_lines<S: Stream>(
+        &self,
+        mut batch: Batch<'_>,
+        body: &mut Body<'_, S>,
+    ) -> Result<Response, Error> {
+        self.kv.describe_store(&batch.store).await?;
         let _share = self.admission.upload(HELD_BYTES).await?;
         let line_max = self.kv.value_bytes_max().div_ceil(3).saturating_mul(4) + LINE_SPARE_BYTES;
         let line_max = usize::try_from(line_max).unwrap_or(usize::MAX);
-        let mut batch = Batch::new(&self.kv, pass, store, request);
         let mut pending = BytesMut::new();
         let (mut long, mut skipping, mut searched) = (None, false, 0);
         while let Some(chunk) = body.chunk().await? {
@@ -136,7 +154,13 @@ fn too_long(max: usize) -> kv::Error {
 }
 
 impl<'a> Batch<'a> {
-    fn new(kv: &'a Arc<Kv>, pass: &'a Pass, store: StoreId, request: u64) -> Batch<'a> {
+    fn new(
+        kv: &'a Arc<Kv>,
+        pass: &'a Pass,
+        store: StoreId,
+        request: u64,
+        import: Option<Import>,
+    ) -> Batch<'a> {
         let (lines, named, errors) = (Vec::new(), Vec::new(), Vec::new());
         let (index, bytes, failed, status) = (0, 0, 0, 200);
         Batch {
@@ -145,6 +169,7 @@ impl<'a> Batch<'a> {
             store,
             request,
             index,
+            import,
             lines,
             named,
             bytes,
@@ -168,10 +193,10 @@ impl<'a> Batch<'a> {
         match self.parse(line).await {
             Err((key, e)) => self.refuse(key, &e).await,
             Ok(line) => {
-                let key = String::from_utf8_lossy(line.key.as_bytes()).into_owned();
+                let key = String::from_utf8_lossy(line.line.key.as_bytes()).into_owned();
                 self.named.push((self.index, key));
                 self.index += 1;
-                self.bytes += line.value.len().min(PIECE_BYTES as u64);
+                self.bytes += line.line.value.len().min(PIECE_BYTES as u64);
                 self.lines.push(line);
                 if self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES {
                     self.commit().await;
@@ -180,29 +205,16 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn parse(&self, line: &[u8]) -> Result<Line, Refused> {
-        // A list of the values would be read as an object of them.
-        if line.starts_with(b"[") {
-            return Err((String::new(), kv::Error::invalid("line", "must be a JSON object")));
-        }
-        let raw: RawLine<'_> = serde_json::from_slice(line).map_err(|e| explain(line, &e))?;
-        let named = |e: kv::Error| (raw.key.clone().into_owned(), e);
-        let key = Key::parse(raw.key.as_bytes()).map_err(named)?;
-        self.pass.check_key(&key).map_err(named)?;
-        let ttl = raw.time_to_live_sec.map(Ttl::new).transpose().map_err(named)?;
-        let metadata = raw.metadata.as_deref().unwrap_or_default().trim_matches([' ', '\t']);
-        let metadata = Metadata::parse(metadata.as_bytes()).map_err(named)?;
-        let value = BASE64
-            .decode(raw.value.as_bytes())
-            .map_err(|_| named(kv::Error::invalid("value", "must be base64")))?;
+    async fn parse(&self, line: &[u8]) -> Result<Arrival, Refused> {
         let max = self.kv.value_bytes_max();
-        if value.len() as u64 > max {
-            return Err(named(kv::Error::TooLarge(max)));
-        }
-        // Nothing is to be fetched in the background here.
-        let _ = raw.background_fetch;
-        let value = self.place(Bytes::from(value)).await.map_err(named)?;
-        Ok(Line { key, ttl, metadata, value })
+        let allowed = |key: &Key| self.pass.check_key(key);
+        let parsed = line::parse(line, self.import.is_some(), max, allowed)?;
+        let Parsed { key, ttl, metadata, value, expires, generation, modified } = parsed;
+        let value = match self.place(value).await {
+            Ok(value) => value,
+            Err(e) => return Err((String::from_utf8_lossy(key.as_bytes()).into_owned(), e)),
+        };
+        Ok(Arrival { line: Line { key, ttl, metadata, value }, expires, generation, modified })
     }
 
     async fn place(&self, value: Bytes) -> Result<Value, kv::Error> {
@@ -217,9 +229,17 @@ impl<'a> Batch<'a> {
         if self.lines.is_empty() || self.status >= 500 {
             return;
         }
-        let (kv, store) = (self.kv.clone(), self.store);
+        let (kv, store, import) = (self.kv.clone(), self.store, self.import);
         let lines = std::mem::take(&mut self.lines);
-        let commit = tokio::spawn(async move { kv.put_batch(&store, lines).await });
+        let commit = tokio::spawn(async move {
+            match import {
+                Some(Import { if_exists, .. }) => kv.import(&store, &lines, if_exists).await,
+                None => {
+                    let lines = lines.into_iter().map(|arrival| arrival.line).collect();
+                    kv.put_batch(&store, lines).await.map(|()| Vec::new())
+                }
+            }
+        });
         self.running = Some((std::mem::take(&mut self.named), commit));
         self.bytes = 0;
     }
@@ -229,7 +249,7 @@ impl<'a> Batch<'a> {
         let Some((named, commit)) = self.running.take() else { return };
         let done = commit.await;
         let e = match done {
-            Ok(Ok(())) => return,
+            Ok(Ok(arrived)) => return self.count(named, arrived),
             Ok(Err(e)) => e,
             Err(e) => kv::Error::Internal(e.to_string()),
         };
@@ -239,6 +259,20 @@ impl<'a> Batch<'a> {
         }
         for (index, key) in named {
             self.report(index, key, &e);
+        }
+    }
+
+    /// Counts what became of the lines of an import.
+    fn count(&mut self, named: Vec<(u64, String)>, arrived: Vec<Arrived>) {
+        for ((index, key), arrived) in named.into_iter().zip(arrived) {
+            let Some(import) = &mut self.import else { return };
+            match arrived {
+                Arrived::Written => import.written += 1,
+                Arrived::Exists if import.fails => {
+                    self.report(index, key, &kv::Error::Precondition);
+                }
+                Arrived::Exists | Arrived::Expired => import.skipped += 1,
+            }
         }
     }
 
@@ -286,6 +320,10 @@ impl<'a> Batch<'a> {
             self.report(index, key, &kv::Error::Busy);
         }
         self.errors.sort_by_key(|error| error.index);
+        if let Some(Import { written, skipped, .. }) = self.import {
+            let (failed, errors) = (self.failed, self.errors);
+            return json(self.status, &ImportReport { written, skipped, failed, errors });
+        }
         let kind = match self.status {
             200 => "",
             413 => "payload_too_large",
@@ -304,28 +342,4 @@ impl<'a> Batch<'a> {
         }
         json(self.status, &BatchReport { kind: kind.into(), title, errors: self.errors })
     }
-}
-
-/// Says what is wrong with a line that does not have the shape, by the field.
-fn explain(line: &[u8], e: &serde_json::Error) -> Refused {
-    let invalid = |field, reason: String| kv::Error::invalid(field, reason);
-    let Ok(Json::Object(fields)) = serde_json::from_slice(line) else {
-        return (String::new(), invalid("line", format!("must be a JSON object: {e}")));
-    };
-    let key = fields.get("key").and_then(Json::as_str).unwrap_or_default().to_owned();
-    let field = |name: &str| fields.get(name);
-    let reason = if !field("key").is_some_and(Json::is_string) {
-        invalid("key", "must be there and a string".into())
-    } else if !field("value").is_some_and(Json::is_string) {
-        invalid("value", "must be there and a string of base64".into())
-    } else if field("time_to_live_sec").is_some_and(|ttl| !ttl.is_null() && !ttl.is_u64()) {
-        Ttl::invalid()
-    } else if field("metadata").is_some_and(|meta| !meta.is_null() && !meta.is_string()) {
-        invalid("metadata", "must be a string".into())
-    } else if field("background_fetch").is_some_and(|b| !b.is_null() && !b.is_boolean()) {
-        invalid("background_fetch", "must be true or false".into())
-    } else {
-        invalid("line", format!("must be a JSON object: {e}"))
-    };
-    (key, reason)
 }

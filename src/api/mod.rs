@@ -8,10 +8,13 @@ mod account;
 mod admission;
 mod auth;
 mod batch;
+mod beyond;
 mod error;
+mod export;
 mod fields;
 mod items;
 mod keys;
+mod line;
 mod query;
 mod stores;
 mod tokens;
@@ -33,9 +36,13 @@ use std::time::Instant;
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
+    About,
     Batch,
     CurrentUser,
+    Details,
+    Export,
     Healthz,
+    Import,
     Item,
     Keys,
     Metrics,
@@ -65,6 +72,7 @@ impl Route {
     fn locate(path: &[u8]) -> Target<'_> {
         let at = |route| Target { route, store: b"", key: b"" };
         match path {
+            b"/_/v1" => return at(Route::About),
             b"/_/v1/tokens" => return at(Route::Tokens),
             b"/current_user" => return at(Route::CurrentUser),
             b"/enabled-products/v1/kv_store" => return at(Route::Product),
@@ -80,6 +88,17 @@ impl Route {
         }
         if let Some(key) = path.strip_prefix(b"/_/v1/tokens/") {
             return Target { route: Route::Token, store: b"", key };
+        }
+        if let Some(rest) = path.strip_prefix(b"/_/v1/stores/") {
+            let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+            let (store, tail) = rest.split_at(end);
+            let route = match tail {
+                b"/export" => Route::Export,
+                b"/import" => Route::Import,
+                b"/items" => Route::Details,
+                _ => Route::Unknown,
+            };
+            return Target { route, store, key: b"" };
         }
         let kv = path.strip_prefix(b"/resources/stores/kv");
         // What the collection was called until 2023.
@@ -109,9 +128,13 @@ impl Route {
     /// The route's name in metrics and logs, and the methods it has.
     fn describe(self) -> (&'static str, &'static str) {
         match self {
+            Route::About => ("/_/v1", "GET, HEAD"),
             Route::Batch => ("/resources/stores/kv/{store_id}/batch", "PUT"),
             Route::CurrentUser => ("/current_user", "GET, HEAD"),
+            Route::Details => ("/_/v1/stores/{store_id}/items", "GET, HEAD, DELETE"),
+            Route::Export => ("/_/v1/stores/{store_id}/export", "GET, HEAD"),
             Route::Healthz => ("/healthz", "GET, HEAD"),
+            Route::Import => ("/_/v1/stores/{store_id}/import", "PUT"),
             Route::Item => ("/resources/stores/kv/{store_id}/keys/{key}", "GET, HEAD, PUT, DELETE"),
             Route::Keys => ("/resources/stores/kv/{store_id}/keys", "GET, HEAD"),
             Route::Metrics => ("/metrics", "GET, HEAD"),
@@ -187,9 +210,16 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(target.store)?);
         let Target { route, key, .. } = target;
         match (route, method) {
+            (Route::About, Method::Get | Method::Head) => Ok(self.about()),
             (Route::Batch, Method::Put) => self.put_batch(store(), body, request, pass).await,
             (Route::CurrentUser, Method::Get | Method::Head) => Ok(account::current_user(pass)),
+            (Route::Details, Method::Get | Method::Head) => self.list_details(store(), head).await,
+            (Route::Details, Method::Delete) => self.clear(store(), head).await,
+            (Route::Export, Method::Get | Method::Head) => {
+                self.export(store(), head, request).await
+            }
             (Route::Healthz, Method::Get | Method::Head) => Ok(text("ok\n")),
+            (Route::Import, Method::Put) => self.import(store(), head, body, request, pass).await,
             (Route::Item, Method::Get) => self.get_item(store(), key, head, request).await,
             (Route::Item, Method::Head) => self.head_item(store(), key).await,
             (Route::Item, Method::Put) => self.put_item(store(), key, head, body).await,

@@ -6,6 +6,8 @@ use crate::engine::{Commit, Expect, Outcome, Scan, Write};
 
 /// Items deleted in one commit; others have their turn in between.
 const GROUP_ITEMS: usize = 500;
+/// Items looked at together.
+const COUNT_ITEMS: usize = 1000;
 /// After so many commits in a row that met others' writes it gives up.
 const CROSSED_MAX: usize = 100;
 
@@ -56,6 +58,28 @@ impl Kv {
                 }
                 Outcome::Conflict if crossed < CROSSED_MAX => crossed += 1,
                 Outcome::Conflict => return Err(Error::Busy),
+            }
+        }
+    }
+
+    /// How many items there are whose keys begin with `prefix`; looks at each of them.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`], or when the engine fails.
+    pub async fn count_prefix(&self, store: &StoreId, prefix: &str) -> Result<u64, Error> {
+        self.open_store(store).await?;
+        let mut start = keyspace::prefixed_items(store, prefix);
+        let end = keyspace::end_of(&start);
+        let mut count = 0;
+        loop {
+            let (from, to, skip_due) = (start.clone(), end.clone(), self.clock.now());
+            let limit = COUNT_ITEMS;
+            let scan = Scan { start: from, end: to, limit, skip_due, eventual: false };
+            let page = self.engine.scan(scan).await?;
+            count += page.len() as u64;
+            match page.iter().last() {
+                Some(last) if page.len() == limit => start = keyspace::after(last.key),
+                _ => return Ok(count),
             }
         }
     }

@@ -1,8 +1,10 @@
 //! Lists of keys.
 
+use super::items::{self, Item};
 use super::types::StoreId;
 use super::{Error, Kv, keyspace};
-use crate::engine::{Page, Scan};
+use crate::engine::{Body, Page, Part, Record, Scan};
+use bytes::Bytes;
 
 /// Which keys are wanted.
 #[derive(Clone, Debug)]
@@ -30,6 +32,17 @@ impl KeyPage {
     /// The keys.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.page.iter().map(|found| found.key.get(self.skip..).unwrap_or_default())
+    }
+
+    /// The items under them, without their values.
+    pub fn items(&self) -> impl Iterator<Item = Result<(&[u8], Item), Error>> {
+        self.page.iter().map(|found| {
+            let key = found.key.get(self.skip..).unwrap_or_default();
+            let (version, due) = (found.version, found.due);
+            let head = Bytes::copy_from_slice(found.head);
+            let record = Record { version, due, head, body: Body::EMPTY };
+            Ok((key, items::item(record, Part::Head)?))
+        })
     }
 
     /// How many keys it has.
