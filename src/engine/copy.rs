@@ -134,6 +134,41 @@ pub async fn copy(
     Ok(compared)
 }
 
+/// An empty destination that is being filled, in the order of keys; until [`Filling::end`] it is
+/// marked as unfinished.
+pub struct Filling(Copy);
+
+impl Filling {
+    /// Marks an empty destination.
+    ///
+    /// # Errors
+    /// [`CopyError::NotEmpty`], also when something unfinished is there; or when the engine fails.
+    pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<Filling, CopyError> {
+        let found = to.read(MARK, Part::Head).await;
+        match found.map_err(|e| CopyError::Engine(Side::Destination, e))? {
+            Some(_) => Err(CopyError::NotEmpty),
+            None => Ok(Filling(Copy::begin(to).await?)),
+        }
+    }
+
+    /// Takes the next record, whose body is in memory or was staged by the destination.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
+        self.0.add(key, record).await
+    }
+
+    /// Writes what is left and takes the mark away.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub async fn end(mut self) -> std::result::Result<(), CopyError> {
+        self.0.flush().await?;
+        self.0.end().await
+    }
+}
+
 /// A copy under way.
 struct Copy {
     to: Arc<dyn Engine>,
@@ -176,14 +211,19 @@ impl Copy {
 
     /// Takes the next record.
     async fn take(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
+        let large = record.body.len() > INLINE_BYTES_MAX as u64;
+        let body = if large { self.stage(record.body).await? } else { record.body };
+        self.add(key, Record { body, ..record }).await
+    }
+
+    /// Takes the next record, with a body that the destination can keep as it is.
+    async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
         let Record { version, due, head, body } = record;
         let len = body.len();
-        let large = len > INLINE_BYTES_MAX as u64;
         let full = self.group.len() >= GROUP_RECORDS || self.group_bytes + len > GROUP_BYTES;
         if full && !self.group.is_empty() {
             self.flush().await?;
         }
-        let body = if large { self.stage(body).await? } else { body };
         self.progress.records += 1;
         self.progress.bytes += (key.len() + head.len()) as u64 + len;
         self.group_bytes += len;

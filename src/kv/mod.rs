@@ -4,6 +4,7 @@
 //! write is the same walk: read what is there, let a pure function of [`decide`] judge it, commit
 //! with the versions that were read as expectations, and on a conflict do it again.
 
+pub mod backup;
 pub mod batch;
 pub mod check;
 pub mod clear;

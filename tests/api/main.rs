@@ -11,6 +11,7 @@
 mod support;
 
 mod batch;
+mod beyond;
 mod delete;
 mod errors;
 mod items;

@@ -333,11 +333,34 @@ impl Client {
         let status = status.unwrap_or_else(|| panic!("no status line: {head:?}"));
         let mut answer = Answer { status, head, body: Vec::new() };
         if !bodiless && status >= 200 && status != 204 {
+            if answer.has("Transfer-Encoding") {
+                answer.body = self.chunks()?;
+                return Ok(answer);
+            }
             let length = answer.field("Content-Length").parse().unwrap();
             answer.body = vec![0; length];
             self.stream.read_exact(&mut answer.body)?;
         }
         Ok(answer)
+    }
+
+    /// Reads a body in chunks to its end.
+    fn chunks(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line)?;
+            let cut = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            let len = usize::from_str_radix(line.strip_suffix("\r\n").ok_or_else(cut)?, 16);
+            let start = body.len();
+            body.resize(start + len.unwrap() + 2, 0);
+            self.stream.read_exact(&mut body[start..])?;
+            assert!(body.ends_with(b"\r\n"), "a chunk has another length than it says");
+            body.truncate(body.len() - 2);
+            if body.len() == start {
+                return Ok(body);
+            }
+        }
     }
 
     /// Whether the server ends the connection, and sends nothing before it does.
