@@ -1,5 +1,5 @@
-//! Heads of items, stores and tokens: whatever the bytes, decoding answers, and what it takes it can
-//! give back.
+//! Heads of items, stores and tokens: whatever the bytes, decoding answers, and what it takes it
+//! can give back.
 #![no_main]
 
 use bytes::Bytes;

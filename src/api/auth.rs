@@ -4,9 +4,10 @@
 //! [`crate::kv::tokens`]), which may do what its grant and the rules on this page allow. A limited
 //! token is read anew with each request, so that it ends for all servers at once.
 //!
-//! A new route joins by a line in [`reach`]: the compiler asks for it. If its keys are named by the
-//! lines of its body ([`Reach::Lines`]), it also asks [`Pass::check_key`] for each line; nothing else
-//! is asked of it. What fits no [`Reach`] gets one of its own, and a rule in [`judge`].
+//! A new route joins by a line in [`reach`], which the compiler asks for, and by rows in the table
+//! of `tests/api/tokens.rs`. If the lines of its body name its keys ([`Reach::Lines`]), its handler
+//! also asks [`Pass::check_key`] for each of them. What fits no [`Reach`] gets one of its own, and a
+//! rule in [`judge`].
 
 use super::error::Error;
 use super::query::{Query, decode_segment};
@@ -90,8 +91,8 @@ impl Auth {
     }
 }
 
-/// The token that a request gives: its one `Fastly-Key`; or, with `bearer`, `Authorization: Bearer`,
-/// which collectors of metrics can send.
+/// The token that a request gives: its one `Fastly-Key`; or, with `bearer`, that of
+/// `Authorization: Bearer`, which collectors of metrics can send.
 fn given(head: &Head, bearer: bool) -> Option<&[u8]> {
     let mut keys = head.values(FASTLY_KEY);
     if let (Some(given), None) = (keys.next(), keys.next()) {
@@ -144,7 +145,8 @@ enum Reach {
     Store,
     /// The item that the path names.
     Item,
-    /// The items of the path's store whose keys begin with the parameter `prefix`.
+    /// The items of the path's store whose keys begin with the parameter `prefix`, and, whatever
+    /// other parameters say, no more.
     Prefix,
     /// The items of the path's store that the lines of the body name.
     Lines,
@@ -176,8 +178,8 @@ const NO_STORES: &str = "this token may not create, rename or delete stores: it 
 const NOT_WHOLE: &str = "this token may not see the whole server: it is limited to some stores or \
                          keys";
 const OTHER_KEYS: &str = "this token may not touch this key: it is limited to keys with a prefix";
-const ALL_KEYS: &str = "this token may not touch all keys: it is limited to keys with a prefix, which \
-                        the parameter prefix must begin with";
+const ALL_KEYS: &str = "this token may not touch all keys: it is limited to keys with a prefix, \
+                        which the parameter prefix must begin with";
 
 /// The rules for limited tokens, in the order in which they are told.
 fn judge(
@@ -231,5 +233,30 @@ mod tests {
         assert!(!token.matches(b"") && !token.matches(b"0123456789abcdef0"));
         assert!(Token::parse("short").is_err() && Token::parse(&"x".repeat(513)).is_err());
         assert!(Token::parse("0123456789 abcdef").is_err());
+    }
+
+    #[test]
+    fn a_prefix_holds_for_the_decoded_key_and_the_decoded_parameter() {
+        let grant = Grant::new("n", Scope::Global, Vec::new(), "a/").unwrap();
+        let may = |reach, key: &'static str, query: &str| {
+            let target = Target { route: Route::Unknown, store: b"s", key: key.as_bytes() };
+            judge(&grant, reach, Method::Get, &target, query.as_bytes()).is_ok()
+        };
+        for (key, allowed) in [("a/b", true), ("%61%2fb", true), ("a", false), ("a%252Fb", false)] {
+            assert_eq!(may(Reach::Item, key, ""), allowed, "{key}");
+        }
+        for (query, allowed) in [
+            ("prefix=a/", true),
+            ("x=1&prefix=%61%2Fb", true),
+            ("", false),
+            ("prefix", false),
+            ("prefix=a", false),
+            ("prefix=a%252F", false),
+            ("Prefix=a/", false),
+            ("prefix=a/&prefix=b", false),
+        ] {
+            assert_eq!(may(Reach::Prefix, "", query), allowed, "{query}");
+        }
+        assert!(may(Reach::Lines, "", "") && may(Reach::Store, "", ""));
     }
 }

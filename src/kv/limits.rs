@@ -10,8 +10,8 @@ pub const METADATA_BYTES_MAX: usize = 2000;
 pub const VALUE_BYTES_MAX: u64 = 25 << 20;
 /// A page of a list holds up to so many entries; also the default.
 pub const LIST_LIMIT_MAX: usize = 1000;
-/// There are at most so many limited tokens. Servers that make the last ones at the same moment over
-/// one database may pass it by a few.
+/// There are at most so many limited tokens. Servers that make the last ones at the same moment
+/// over one database may pass it by a few.
 pub const TOKENS_MAX: usize = 1000;
 /// A token's name has 1 to so many characters.
 pub const TOKEN_NAME_CHARS_MAX: usize = 255;

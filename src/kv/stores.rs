@@ -97,8 +97,8 @@ impl Kv {
         Ok(StorePage { stores, total: self.stores_count().await?, more })
     }
 
-    /// A page of these stores alone, which should be few: each is read. Those that are not there are
-    /// left out, and counted nowhere.
+    /// A page of these stores alone, which should be few: each is read. Those that are not there
+    /// are left out, and counted nowhere.
     ///
     /// # Errors
     /// When the engine fails.

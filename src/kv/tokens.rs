@@ -1,10 +1,10 @@
 //! Limited tokens: made once, found by their secret, listed, revoked.
 //!
-//! Only the SHA-256 of a secret is kept, and it is the key of the token's one record: a request with
-//! a token costs one read, and a token is gone for every server over an engine as soon as its record
-//! is. A secret has 256 random bits, so that nothing slower than one hash is needed to keep it from
-//! being guessed. There are so few tokens that one is found by its id among all of them. An expired
-//! token is gone, as an expired item is.
+//! Only the SHA-256 of a secret is kept, and it is the key of the token's one record: a request
+//! with a token costs one read, and a token is gone for every server over an engine as soon as its
+//! record is. A secret has 256 random bits, so that nothing slower than one hash is needed to keep
+//! it from being guessed. There are so few tokens that one is found by its id among all of them. An
+//! expired token is gone, as an expired item is.
 
 use super::limits::{TOKEN_NAME_CHARS_MAX, TOKEN_PREFIX_BYTES_MAX, TOKEN_STORES_MAX, TOKENS_MAX};
 use super::record::TokenHead;
@@ -98,8 +98,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Checks a grant. No stores means all of them, an empty prefix every key; a store that is named
-    /// twice counts once.
+    /// Checks a grant. No stores means all of them, an empty prefix every key; a store that is
+    /// named twice counts once.
     ///
     /// # Errors
     /// [`Error::Invalid`], saying which rule it breaks.

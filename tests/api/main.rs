@@ -21,6 +21,7 @@ mod lifetime;
 mod paths;
 mod races;
 mod stores;
+mod tokens;
 
 use std::time::{Duration, UNIX_EPOCH};
 use support::{Answer, Client, Server, TOKEN};

@@ -18,4 +18,5 @@ mod heads;
 mod logged;
 mod observe;
 mod startup;
+mod tokens;
 mod transport;
