@@ -564,7 +564,8 @@ async fn values_beyond_the_bound_are_refused(subject: Subject) {
         }
     }
     assert_eq!(case.kv().head(&case.store, &key("k")).await.unwrap().size, MAX);
-    let declared = case.kv().check_put(&case.store, &key("k"), &Put::default(), Some(MAX + 1)).await;
+    let declared =
+        case.kv().check_put(&case.store, &key("k"), &Put::default(), Some(MAX + 1)).await;
     assert_eq!(declared, Err(Error::TooLarge(MAX)));
 }
 
