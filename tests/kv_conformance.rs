@@ -4,9 +4,10 @@
 mod engines;
 
 use bytes::Bytes;
-use engines::Subject;
+use engines::{Subject, Turns};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use steadfast::engine::Engine;
 use steadfast::kv::batch::Line;
 use steadfast::kv::clock::{ManualClock, SECOND};
 use steadfast::kv::decide::Mode;
@@ -47,7 +48,9 @@ const MAX: u64 = 3 * PIECE_BYTES as u64;
 
 /// A store to write to, its clock, and the engine below.
 struct Case {
-    kv: Arc<Kv>,
+    /// One for each process; each operation goes through another.
+    kvs: Vec<Arc<Kv>>,
+    turns: Turns,
     clock: Arc<ManualClock>,
     store: StoreId,
     subject: Subject,
@@ -56,23 +59,27 @@ struct Case {
 impl Case {
     async fn new(subject: Subject) -> Case {
         let clock = Arc::new(ManualClock::new(START));
-        let kv = Arc::new(Kv::new(subject.engine.clone(), clock.clone(), MAX));
-        let store = kv.create_store(name("main"), None).await.unwrap().id;
-        Case { kv, clock, store, subject }
+        let kvs = kvs(&subject, &clock);
+        let store = kvs[0].create_store(name("main"), None).await.unwrap().id;
+        Case { turns: Turns::among(kvs.len()), kvs, clock, store, subject }
+    }
+
+    fn kv(&self) -> &Arc<Kv> {
+        &self.kvs[self.turns.next()]
     }
 
     async fn reopen(&mut self) {
         self.subject.reopen().await;
-        self.kv = Arc::new(Kv::new(self.subject.engine.clone(), self.clock.clone(), MAX));
+        self.kvs = kvs(&self.subject, &self.clock);
     }
 
     async fn put(&self, key: &str, put: Put, value: &str) -> Result<u64, Error> {
         let value = Value::from(Bytes::from(value.to_owned()));
-        self.kv.put(&self.store, &self::key(key), &put, value).await
+        self.kv().put(&self.store, &self::key(key), &put, value).await
     }
 
     async fn get(&self, key: &str) -> Option<String> {
-        match self.kv.get(&self.store, &self::key(key)).await {
+        match self.kv().get(&self.store, &self::key(key)).await {
             Ok(item) => {
                 let bytes = item.value.read_all().await.unwrap();
                 Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -83,27 +90,32 @@ impl Case {
     }
 
     async fn generation(&self, key: &str) -> u64 {
-        self.kv.head(&self.store, &self::key(key)).await.unwrap().generation
+        self.kv().head(&self.store, &self::key(key)).await.unwrap().generation
     }
 
     async fn delete(&self, key: &str, delete: Delete) -> Result<(), Error> {
-        self.kv.delete(&self.store, &self::key(key), delete).await
+        self.kv().delete(&self.store, &self::key(key), delete).await
     }
 
     async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> (Vec<String>, bool) {
         let after = after.map(|key| key.as_bytes().to_vec());
         let list = ListKeys { prefix: prefix.into(), after, limit, eventual: false };
-        let page = self.kv.list_keys(&self.store, &list).await.unwrap();
+        let page = self.kv().list_keys(&self.store, &list).await.unwrap();
         let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
         (page.keys().map(text).collect(), page.more)
     }
 
     async fn names(&self, after: Option<&str>, limit: usize) -> (Vec<String>, u64, bool) {
         let list = ListStores { name: None, after: after.map(Into::into), limit };
-        let page = self.kv.list_stores(&list).await.unwrap();
+        let page = self.kv().list_stores(&list).await.unwrap();
         let names = page.stores.iter().map(|info| info.name.as_str().into()).collect();
         (names, page.total, page.more)
     }
+}
+
+fn kvs(subject: &Subject, clock: &Arc<ManualClock>) -> Vec<Arc<Kv>> {
+    let kv = |engine: &Arc<dyn Engine>| Arc::new(Kv::new(engine.clone(), clock.clone(), MAX));
+    subject.processes.iter().map(kv).collect()
 }
 
 fn name(text: &str) -> StoreName {
@@ -128,32 +140,32 @@ fn ttl(secs: u64) -> Put {
 
 async fn a_store_is_created_once_and_found_by_id_and_name(subject: Subject) {
     let case = Case::new(subject).await;
-    let info = case.kv.create_store(name("second"), None).await.unwrap();
-    assert_eq!(case.kv.describe_store(&info.id).await.unwrap(), info);
-    let again = case.kv.create_store(name("second"), None).await;
+    let info = case.kv().create_store(name("second"), None).await.unwrap();
+    assert_eq!(case.kv().describe_store(&info.id).await.unwrap(), info);
+    let again = case.kv().create_store(name("second"), None).await;
     assert_eq!(again, Err(Error::StoreExists("second".into())));
     let by_name = |name: &str| ListStores { name: Some(name.into()), after: None, limit: 10 };
-    let page = case.kv.list_stores(&by_name("second")).await.unwrap();
+    let page = case.kv().list_stores(&by_name("second")).await.unwrap();
     assert_eq!((page.stores, page.total), (vec![info], 1));
-    let page = case.kv.list_stores(&by_name("SECOND")).await.unwrap();
+    let page = case.kv().list_stores(&by_name("SECOND")).await.unwrap();
     assert_eq!((page.stores.len(), page.total), (0, 0));
     let unknown = StoreId::random().unwrap();
-    assert_eq!(case.kv.describe_store(&unknown).await, Err(Error::NoStore));
-    assert_eq!(case.kv.stores_count().await.unwrap(), 2);
+    assert_eq!(case.kv().describe_store(&unknown).await, Err(Error::NoStore));
+    assert_eq!(case.kv().stores_count().await.unwrap(), 2);
 }
 
 async fn stores_are_listed_in_their_order_and_cursors_survive(subject: Subject) {
     let case = Case::new(subject).await;
     for text in ["test_store", "TestStoreA", "b", "test-store", "B", "a"] {
-        case.kv.create_store(name(text), None).await.unwrap();
+        case.kv().create_store(name(text), None).await.unwrap();
     }
     let all = ["a", "B", "b", "main", "test-store", "TestStoreA", "test_store"];
     assert_eq!(case.names(None, 10).await, (all.map(String::from).to_vec(), 7, false));
     let (page, total, more) = case.names(Some("B"), 2).await;
     assert_eq!((page, total, more), (vec!["b".into(), "main".into()], 7, true));
     let list = ListStores { name: Some("b".into()), after: None, limit: 1 };
-    let id = case.kv.list_stores(&list).await.unwrap().stores[0].id;
-    case.kv.delete_store(&id).await.unwrap();
+    let id = case.kv().list_stores(&list).await.unwrap().stores[0].id;
+    case.kv().delete_store(&id).await.unwrap();
     let (page, total, _) = case.names(Some("b"), 1).await;
     assert_eq!((page, total), (vec!["main".into()], 6), "the cursor outlives its store");
     let (page, _, more) = case.names(Some("main"), 3).await;
@@ -163,57 +175,57 @@ async fn stores_are_listed_in_their_order_and_cursors_survive(subject: Subject) 
 async fn a_rename_moves_the_name_and_nothing_else(subject: Subject) {
     let case = Case::new(subject).await;
     case.put("k", Put::default(), "v").await.unwrap();
-    case.kv.create_store(name("taken"), None).await.unwrap();
-    let before = case.kv.describe_store(&case.store).await.unwrap();
+    case.kv().create_store(name("taken"), None).await.unwrap();
+    let before = case.kv().describe_store(&case.store).await.unwrap();
     case.clock.advance(5 * SECOND);
-    case.kv.rename_store(&case.store, name("main")).await.unwrap();
-    assert_eq!(case.kv.describe_store(&case.store).await.unwrap(), before, "its own name");
-    let taken = case.kv.rename_store(&case.store, name("taken")).await;
+    case.kv().rename_store(&case.store, name("main")).await.unwrap();
+    assert_eq!(case.kv().describe_store(&case.store).await.unwrap(), before, "its own name");
+    let taken = case.kv().rename_store(&case.store, name("taken")).await;
     assert_eq!(taken, Err(Error::StoreExists("taken".into())));
-    case.kv.rename_store(&case.store, name("MAIN")).await.unwrap();
-    let after = case.kv.describe_store(&case.store).await.unwrap();
+    case.kv().rename_store(&case.store, name("MAIN")).await.unwrap();
+    let after = case.kv().describe_store(&case.store).await.unwrap();
     assert_eq!((after.name.as_str(), after.created), ("MAIN", before.created));
     assert_eq!(after.updated, before.updated + 5 * SECOND);
     assert_eq!(case.get("k").await.as_deref(), Some("v"));
     assert_eq!(case.names(None, 10).await.0, ["MAIN", "taken"]);
-    case.kv.create_store(name("main"), None).await.unwrap();
+    case.kv().create_store(name("main"), None).await.unwrap();
 }
 
 async fn a_store_with_a_live_item_is_not_deleted(subject: Subject) {
     let case = Case::new(subject).await;
     case.put("k", Put::default(), "v").await.unwrap();
     case.put("short", ttl(5), "v").await.unwrap();
-    assert_eq!(case.kv.delete_store(&case.store).await, Err(Error::StoreNotEmpty));
+    assert_eq!(case.kv().delete_store(&case.store).await, Err(Error::StoreNotEmpty));
     case.delete("k", Delete::default()).await.unwrap();
-    assert_eq!(case.kv.delete_store(&case.store).await, Err(Error::StoreNotEmpty));
+    assert_eq!(case.kv().delete_store(&case.store).await, Err(Error::StoreNotEmpty));
     case.clock.advance(5 * SECOND);
-    case.kv.delete_store(&case.store).await.unwrap();
-    assert_eq!(case.kv.delete_store(&case.store).await, Err(Error::NoStore));
+    case.kv().delete_store(&case.store).await.unwrap();
+    assert_eq!(case.kv().delete_store(&case.store).await, Err(Error::NoStore));
     assert_eq!(case.put("k", Put::default(), "v").await, Err(Error::NoStore));
-    assert!(matches!(case.kv.get(&case.store, &key("k")).await, Err(Error::NoStore)));
-    assert_eq!(case.kv.stores_count().await.unwrap(), 0);
+    assert!(matches!(case.kv().get(&case.store, &key("k")).await, Err(Error::NoStore)));
+    assert_eq!(case.kv().stores_count().await.unwrap(), 0);
     case.clock.advance((EXPIRED_KEPT_SECS + 1) * SECOND);
-    assert_eq!(case.kv.sweep().await.unwrap(), 1, "what expired in it goes all the same");
-    assert_eq!(case.kv.items_count().await.unwrap(), 0);
+    assert_eq!(case.kv().sweep().await.unwrap(), 1, "what expired in it goes all the same");
+    assert_eq!(case.kv().items_count().await.unwrap(), 0);
 }
 
 async fn of_a_put_and_a_deletion_of_its_store_one_wins(subject: Subject) {
     let case = Case::new(subject).await;
     for round in 0..60 {
-        let store = case.kv.create_store(name(&format!("race{round}")), None).await.unwrap().id;
+        let store = case.kv().create_store(name(&format!("race{round}")), None).await.unwrap().id;
         let putter = {
-            let kv = case.kv.clone();
+            let kv = case.kv().clone();
             tokio::spawn(async move {
                 let value = Value::from(Bytes::from_static(b"v"));
                 kv.put(&store, &key("k"), &Put::default(), value).await
             })
         };
         let deleter = {
-            let kv = case.kv.clone();
+            let kv = case.kv().clone();
             tokio::spawn(async move { kv.delete_store(&store).await })
         };
         let (put, deleted) = (putter.await.unwrap(), deleter.await.unwrap());
-        let there = case.kv.get(&store, &key("k")).await.is_ok();
+        let there = case.kv().get(&store, &key("k")).await.is_ok();
         match (&put, &deleted) {
             (Ok(_), Err(Error::StoreNotEmpty)) => assert!(there, "round {round}"),
             (Err(Error::NoStore), Ok(())) => assert!(!there, "round {round}"),
@@ -227,13 +239,13 @@ async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
     let metadata = Metadata::parse(b"caf\xe9\t").unwrap();
     let first = Put { metadata: metadata.clone(), ..ttl(100) };
     case.put("k", first, "one").await.unwrap();
-    let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+    let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.modified), (metadata, 3, START));
     assert_eq!(item.expires, Some(START + 100 * SECOND));
     // A database that several servers share has a floor by its own clock.
     assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
     case.put("k", Put::default(), "").await.unwrap();
-    let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+    let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.expires), (Metadata::NONE, 0, None));
     case.clock.advance(1000 * SECOND);
     assert_eq!(case.get("k").await.as_deref(), Some(""));
@@ -246,7 +258,7 @@ async fn appends_join_on_either_side_and_inherit_nothing(subject: Subject) {
     case.put("k", Put { metadata, ..ttl(10) }, "b").await.unwrap();
     case.put("k", mode(Mode::Append), "c").await.unwrap();
     case.put("k", mode(Mode::Prepend), "a").await.unwrap();
-    let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+    let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.expires), (Metadata::NONE, None));
     assert_eq!(case.get("k").await.as_deref(), Some("abc"));
     let current = case.generation("k").await;
@@ -369,7 +381,7 @@ async fn racing_counters_lose_nothing(subject: Subject) {
         async move {
             for _ in 0..25 {
                 loop {
-                    let item = case.kv.get(&case.store, &key("n")).await.unwrap();
+                    let item = case.kv().get(&case.store, &key("n")).await.unwrap();
                     let bytes = item.value.read_all().await.unwrap();
                     let n: u64 = std::str::from_utf8(&bytes).unwrap().parse().unwrap();
                     let put = generation(item.generation);
@@ -436,24 +448,24 @@ async fn the_sweeper_takes_what_is_long_expired_and_nothing_else(subject: Subjec
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
     case.clock.advance((1 + EXPIRED_KEPT_SECS) * SECOND - 1);
-    assert_eq!(case.kv.sweep().await.unwrap(), 0, "not before a delete may find it gone");
+    assert_eq!(case.kv().sweep().await.unwrap(), 0, "not before a delete may find it gone");
     case.clock.advance(SECOND);
     let mut swept = 0;
     loop {
-        match case.kv.sweep().await.unwrap() {
+        match case.kv().sweep().await.unwrap() {
             0 => break,
             some => swept += some,
         }
     }
-    assert_eq!((swept, case.kv.items_count().await.unwrap()), (600, 3));
+    assert_eq!((swept, case.kv().items_count().await.unwrap()), (600, 3));
     assert_eq!(case.page("", None, 10).await.0, ["again", "kept", "long"]);
 }
 
 async fn keys_are_listed_by_prefix_in_pages_without_gaps(subject: Subject) {
     let case = Case::new(subject).await;
-    let other = case.kv.create_store(name("other"), None).await.unwrap().id;
+    let other = case.kv().create_store(name("other"), None).await.unwrap().id;
     let value = || Value::from(Bytes::new());
-    case.kv.put(&other, &key("b5"), &Put::default(), value()).await.unwrap();
+    case.kv().put(&other, &key("b5"), &Put::default(), value()).await.unwrap();
     let mut all: Vec<String> = (0..25).map(|n| format!("b{n}")).collect();
     all.extend(["a".into(), "c".into(), "b/é".into(), "\u{10ffff}x".into()]);
     for text in &all {
@@ -525,14 +537,14 @@ async fn a_batch_is_in_order_and_the_last_of_a_key_stays(subject: Subject) {
         value: Value::from(Bytes::from(value.to_owned())),
     };
     let lines = vec![line("a", "1", None), line("b", "1", Some(1)), line("a", "2", None)];
-    case.kv.put_batch(&case.store, lines).await.unwrap();
+    case.kv().put_batch(&case.store, lines).await.unwrap();
     assert_eq!(case.get("a").await.as_deref(), Some("2"));
     case.clock.advance(SECOND);
     assert_eq!(case.get("b").await, None);
-    let item = case.kv.get(&case.store, &key("a")).await.unwrap();
+    let item = case.kv().get(&case.store, &key("a")).await.unwrap();
     assert_eq!(item.metadata.as_bytes(), b"m");
     let unknown = StoreId::random().unwrap();
-    let lost = case.kv.put_batch(&unknown, vec![line("a", "3", None)]).await;
+    let lost = case.kv().put_batch(&unknown, vec![line("a", "3", None)]).await;
     assert_eq!(lost, Err(Error::NoStore));
 }
 
@@ -540,7 +552,7 @@ async fn values_beyond_the_bound_are_refused(subject: Subject) {
     let case = Case::new(subject).await;
     let max = usize::try_from(MAX).unwrap();
     for (len, fits) in [(max, true), (max + 1, false)] {
-        let mut upload = case.kv.upload();
+        let mut upload = case.kv().upload();
         let mut pushed = Ok(());
         for chunk in vec![b'v'; len].chunks(100_000) {
             pushed = pushed.and(upload.push(Bytes::copy_from_slice(chunk)).await);
@@ -548,11 +560,12 @@ async fn values_beyond_the_bound_are_refused(subject: Subject) {
         assert_eq!(pushed.is_ok(), fits, "{len}");
         if fits {
             let value = upload.finish().await.unwrap();
-            case.kv.put(&case.store, &key("k"), &Put::default(), value).await.unwrap();
+            case.kv().put(&case.store, &key("k"), &Put::default(), value).await.unwrap();
         }
     }
-    assert_eq!(case.kv.head(&case.store, &key("k")).await.unwrap().size, MAX);
-    let declared = case.kv.check_put(&case.store, &key("k"), &Put::default(), Some(MAX + 1)).await;
+    assert_eq!(case.kv().head(&case.store, &key("k")).await.unwrap().size, MAX);
+    let declared =
+        case.kv().check_put(&case.store, &key("k"), &Put::default(), Some(MAX + 1)).await;
     assert_eq!(declared, Err(Error::TooLarge(MAX)));
 }
 
@@ -564,7 +577,7 @@ async fn everything_survives_a_reopen(subject: Subject) {
     let made = case.generation("k").await;
     for _ in 0..2 {
         case.reopen().await;
-        let item = case.kv.get(&case.store, &key("k")).await.unwrap();
+        let item = case.kv().get(&case.store, &key("k")).await.unwrap();
         assert_eq!((item.metadata, item.generation), (metadata.clone(), made));
         assert_eq!(item.expires, Some(START + 50 * SECOND));
         assert_eq!(case.get("big").await.map(|value| value.len()), Some(2 * PIECE_BYTES));

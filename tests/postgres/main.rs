@@ -262,6 +262,34 @@ fn expired_items_are_swept_by_several_servers_at_once() {
     }
 }
 
+/// Locks rows as a server does that stands still within a transaction.
+struct Holder {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+impl Holder {
+    /// Of items whose keys are of two letters.
+    fn of(url: &str, keys: &[&str]) -> Holder {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(async {
+            let (client, connection) =
+                tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client.batch_execute("BEGIN").await.unwrap();
+            let held = "SELECT 1 FROM steadfast.records \
+                        WHERE right(encode(key, 'escape'), 2) = ANY($1) FOR UPDATE";
+            assert_eq!(client.query(held, &[&keys]).await.unwrap().len(), keys.len());
+            client
+        });
+        Holder { runtime, client }
+    }
+
+    fn release(self) {
+        self.runtime.block_on(self.client.batch_execute("ROLLBACK")).unwrap();
+    }
+}
+
 #[test]
 fn a_row_that_another_holds_does_not_hold_up_writes_to_others() {
     let Some(url) = database("held") else { return };
@@ -271,17 +299,7 @@ fn a_row_that_another_holds_does_not_hold_up_writes_to_others() {
     for n in 0..4 {
         assert_eq!(server.ask(&format!("PUT {item}{n}"), &[], b"old").status, 200);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let holder = runtime.block_on(async {
-        let (client, connection) =
-            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client.batch_execute("BEGIN").await.unwrap();
-        let held = "SELECT 1 FROM steadfast.records WHERE right(encode(key, 'escape'), 2) IN \
-                    ('k0', 'k1', 'k2', 'k3') FOR UPDATE";
-        assert_eq!(client.query(held, &[]).await.unwrap().len(), 4);
-        client
-    });
+    let holder = Holder::of(&url, &["k0", "k1", "k2", "k3"]);
     std::thread::scope(|scope| {
         for n in 0..4 {
             let (server, item) = (&server, &item);
@@ -294,9 +312,49 @@ fn a_row_that_another_holds_does_not_hold_up_writes_to_others() {
         let start = Instant::now();
         assert_eq!(server.ask(&format!("PUT {item}-free"), &[], b"v").status, 200);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-        runtime.block_on(holder.batch_execute("ROLLBACK")).unwrap();
+        holder.release();
     });
     assert_eq!(server.ask(&format!("GET {item}3"), &[], b"").body, b"new");
+}
+
+#[test]
+fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() {
+    let Some(url) = database("shared") else { return };
+    let server = Server::over(&url);
+    let store = server.store("site");
+    let item = format!("/resources/stores/kv/{store}/keys/");
+    for key in ["k0", "k1", "k2", "k3", "f0", "z0"] {
+        assert_eq!(server.ask(&format!("PUT {item}{key}"), &[], b"old").status, 200);
+    }
+    let holder = Holder::of(&url, &["k0", "k1", "k2", "k3"]);
+    let put = |key: &str| {
+        let start = Instant::now();
+        let answer = server.ask(&format!("PUT {item}{key}"), &[], b"new");
+        assert_eq!(answer.status, 200, "{key}");
+        start.elapsed()
+    };
+    std::thread::scope(|scope| {
+        let put = &put;
+        // Two transactions are under way, so that what comes next waits and goes together: rows
+        // before the ones that are held, behind them, and of no row yet.
+        for key in ["k0", "k1"] {
+            scope.spawn(move || put(key));
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        for key in ["k2", "k3"] {
+            scope.spawn(move || put(key));
+        }
+        let free = ["f0", "f1", "z0", "z1", "z2"];
+        let free = free.map(|key| (key, scope.spawn(move || put(key))));
+        let free = free.map(|(key, put)| (key, put.join().unwrap()));
+        holder.release();
+        for (key, took) in free {
+            assert!(took < Duration::from_secs(3), "{key} took {took:?}");
+        }
+    });
+    for key in ["k0", "k1", "k2", "k3", "f0", "f1", "z0", "z1", "z2"] {
+        assert_eq!(server.ask(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
+    }
 }
 
 /// Passes connections on to a database server, after a pause, until it is frozen: from then on it

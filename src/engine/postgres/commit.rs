@@ -7,7 +7,8 @@ use super::connect::{Fault, evict, silent, time_for, timely};
 use super::{Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Instant;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
@@ -26,6 +27,17 @@ pub(super) enum Unmade {
     Refused(EngineError),
     /// Nobody could be asked, or nobody can tell.
     Lost(EngineError),
+    /// A row stayed locked by others, and nothing was written.
+    Held,
+}
+
+/// For how long a transaction waits for each row that others have locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Then it is [`Unmade::Held`].
+    Briefly,
+    /// Again and again.
+    Long,
 }
 
 impl Unmade {
@@ -33,6 +45,7 @@ impl Unmade {
     pub(super) fn into_error(self) -> EngineError {
         match self {
             Unmade::Refused(e) | Unmade::Lost(e) => e,
+            Unmade::Held => EngineError::Unavailable("others were in the way".into()),
         }
     }
 }
@@ -109,33 +122,41 @@ struct Judged<'c> {
 }
 
 impl Inner {
-    /// Makes commits, again and again while others are in the way or no server answers: all of
-    /// those whose expectations hold, or none when it fails.
+    /// Makes commits, again and again while others are in the way or no server answers, until a
+    /// moment: all of those whose expectations hold, or none when it fails.
     pub(super) async fn commit(
         &self,
         commits: &[&Commit],
+        wait: Wait,
+        until: Instant,
     ) -> std::result::Result<Vec<Outcome>, Unmade> {
-        let mut patience = super::Patience::new();
+        let mut patience = super::Patience::until(until);
         loop {
             let fault = match self.client().await {
                 Err(fault) => fault,
-                Ok(client) => match self.attempt(client, commits).await.map_err(Unmade::Refused)? {
-                    Tried::Done(outcomes) => return Ok(outcomes),
-                    Tried::Again(fault) => fault,
-                    Tried::Unknown(sent, outcomes) => {
-                        match self.resolve(&sent).await.map_err(Unmade::Lost)? {
-                            true => return Ok(outcomes),
-                            false => Fault::Crossed,
+                Ok(client) => {
+                    let tried = self.attempt(client, commits, wait).await;
+                    match tried.map_err(Unmade::Refused)? {
+                        Tried::Done(outcomes) => return Ok(outcomes),
+                        Tried::Again(Fault::Held) if wait == Wait::Briefly => {
+                            return Err(Unmade::Held);
+                        }
+                        Tried::Again(fault) => fault,
+                        Tried::Unknown(sent, outcomes) => {
+                            match self.resolve(&sent).await.map_err(Unmade::Lost)? {
+                                true => return Ok(outcomes),
+                                false => Fault::Crossed,
+                            }
                         }
                     }
-                },
+                }
             };
             patience.after(fault).await.map_err(Unmade::Lost)?;
         }
     }
 
-    async fn attempt(&self, client: Client, commits: &[&Commit]) -> Result<Tried> {
-        let (prepared, locked) = match timely(lock(&client, commits)).await {
+    async fn attempt(&self, client: Client, commits: &[&Commit], wait: Wait) -> Result<Tried> {
+        let (prepared, locked) = match timely(lock(&client, commits, wait)).await {
             Ok(locked) => locked,
             Err(fault) => return undone(client, fault).await,
         };
@@ -157,7 +178,9 @@ impl Inner {
                     let before = locked.get(&key[..]).map_or(0, |(version, _)| *version);
                     Ok(Tried::Unknown(Sent { key, before, version, mark, why }, outcomes))
                 }
-                fault @ (Fault::Refused(_) | Fault::Crossed) => undone(client, fault).await,
+                fault @ (Fault::Refused(_) | Fault::Crossed | Fault::Held) => {
+                    undone(client, fault).await
+                }
             },
             Err(fault) => undone(client, fault).await,
         }
@@ -195,6 +218,24 @@ impl Inner {
         Ok(judged)
     }
 
+    /// For each commit, whether others have locked a row that it needs.
+    pub(super) async fn held(&self, commits: &[&Commit]) -> std::result::Result<Vec<bool>, Fault> {
+        let client = self.client().await?;
+        let held = match timely(look_for_held(&client, commits)).await {
+            Ok(held) => held,
+            Err(fault) => {
+                evict(client);
+                return Err(fault);
+            }
+        };
+        let needs = |commit: &&Commit| {
+            let written = commit.write.iter().map(|write| &write.key);
+            let mut named = written.chain(commit.expect.iter().map(|expect| &expect.key));
+            named.any(|key| held.contains(&key[..]))
+        };
+        Ok(commits.iter().map(needs).collect())
+    }
+
     /// Whether a transaction whose end was not told was committed. Waits until it has ended.
     async fn resolve(&self, sent: &Sent) -> Result<bool> {
         let mut patience = super::Patience::new();
@@ -228,17 +269,27 @@ fn in_doubt(e: &EngineError, sent: &Sent) -> EngineError {
     EngineError::Failed(format!("a commit's end was not told ({}), and then: {e}", sent.why))
 }
 
-/// Begins a transaction and locks all rows that the commits name.
-async fn lock(
-    client: &Client,
-    commits: &[&Commit],
-) -> std::result::Result<(Prepared, Locked), tokio_postgres::Error> {
+/// The keys that commits write, and those that they only expect something of.
+fn named<'c>(commits: &[&'c Commit]) -> (Vec<&'c [u8]>, Vec<&'c [u8]>) {
     let written = commits.iter().flat_map(|commit| &commit.write);
     let writes: BTreeSet<&[u8]> = written.map(|write| &write.key[..]).collect();
     let expected = commits.iter().flat_map(|commit| &commit.expect);
     let expects: BTreeSet<&[u8]> = expected.map(|expect| &expect.key[..]).collect();
-    let expects: Vec<&[u8]> = expects.difference(&writes).copied().collect();
-    let writes: Vec<&[u8]> = writes.into_iter().collect();
+    let expects = expects.difference(&writes).copied().collect();
+    (writes.into_iter().collect(), expects)
+}
+
+/// Begins a transaction and locks all rows that the commits name.
+async fn lock(
+    client: &Client,
+    commits: &[&Commit],
+    wait: Wait,
+) -> std::result::Result<(Prepared, Locked), tokio_postgres::Error> {
+    let (writes, expects) = named(commits);
+    let begin = match wait {
+        Wait::Briefly => sql::BEGIN_BRIEFLY,
+        Wait::Long => sql::BEGIN,
+    };
     let prepared = Prepared {
         insert: client.prepare_cached(sql::INSERT).await?,
         update: client.prepare_cached(sql::UPDATE).await?,
@@ -255,13 +306,33 @@ async fn lock(
     let update: &[&(dyn ToSql + Sync)] = &[&writes];
     // Sent one behind the other, without waiting.
     let ((), written, shared) =
-        tokio::try_join!(client.batch_execute("BEGIN"), client.query(&for_update, update), share)?;
+        tokio::try_join!(client.batch_execute(begin), client.query(&for_update, update), share)?;
     let rows = written.iter().chain(&shared);
     let mut locked: Locked = HashMap::new();
     for row in rows {
         locked.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
     }
     Ok((prepared, locked))
+}
+
+/// The keys of the rows that commits name and others have locked.
+async fn look_for_held(
+    client: &Client,
+    commits: &[&Commit],
+) -> std::result::Result<HashSet<Vec<u8>>, tokio_postgres::Error> {
+    let (writes, expects) = named(commits);
+    let (writes, expects): (&[&(dyn ToSql + Sync)], &[&(dyn ToSql + Sync)]) =
+        (&[&writes], &[&expects]);
+    let of_writes = client.prepare_cached(sql::HELD_WRITES).await?;
+    let of_expects = client.prepare_cached(sql::HELD_EXPECTS).await?;
+    // Rolled back: the end of a transaction that locked rows would wait for replicas.
+    let ((), written, expected, ()) = tokio::try_join!(
+        client.batch_execute("BEGIN"),
+        client.query(&of_writes, writes),
+        client.query(&of_expects, expects),
+        client.batch_execute("ROLLBACK"),
+    )?;
+    written.iter().chain(&expected).map(|row| row.try_get(0)).collect()
 }
 
 type Written = std::result::Result<Option<(Fault, Bytes, i64)>, Fault>;
@@ -349,13 +420,13 @@ async fn add_counts(client: &Client, statement: &Statement, counts: &BTreeMap<i3
 async fn undone(client: Client, fault: Fault) -> Result<Tried> {
     match fault {
         Fault::Cut(_) => evict(client),
-        Fault::Refused(_) | Fault::Crossed => {
+        Fault::Refused(_) | Fault::Crossed | Fault::Held => {
             let _ = roll_back(client).await;
         }
     }
     match fault {
         Fault::Refused(e) => Err(e),
-        fault @ (Fault::Cut(_) | Fault::Crossed) => Ok(Tried::Again(fault)),
+        fault @ (Fault::Cut(_) | Fault::Crossed | Fault::Held) => Ok(Tried::Again(fault)),
     }
 }
 

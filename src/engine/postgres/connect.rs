@@ -176,6 +176,8 @@ pub(super) enum Fault {
     Refused(EngineError),
     /// Others were in the way: to be tried again.
     Crossed,
+    /// A row stayed locked by others for longer than was to be waited: to be tried again.
+    Held,
     /// The connection is gone, or leads to a server that takes no writes: to be tried again on
     /// another, unless the fault came with a commit's end.
     Cut(String),
@@ -210,6 +212,8 @@ impl From<tokio_postgres::Error> for Fault {
             Fault::Cut(text)
         } else if crossed.contains(code) {
             Fault::Crossed
+        } else if *code == SqlState::LOCK_NOT_AVAILABLE {
+            Fault::Held
         } else if *code == SqlState::DISK_FULL {
             Fault::Refused(EngineError::Full(text))
         } else {
@@ -232,6 +236,7 @@ impl From<PoolError> for Fault {
                 // A password that is wrong stays wrong.
                 Fault::Refused(e) => Fault::Refused(e),
                 Fault::Crossed => Fault::Crossed,
+                Fault::Held => Fault::Held,
                 Fault::Cut(what) => Fault::Cut(what),
             },
             PoolError::Closed => Fault::Refused(EngineError::Closed),

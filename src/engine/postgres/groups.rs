@@ -2,8 +2,8 @@
 //! its sync. Each is still judged by itself, and answered by itself.
 
 use super::super::{Body, Commit, EngineError, Outcome, Result, Write};
-use super::Inner;
-use super::commit::Unmade;
+use super::commit::{Unmade, Wait};
+use super::{Inner, PATIENCE};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -76,8 +76,27 @@ async fn serve(inner: Arc<Inner>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>, places:
 }
 
 async fn group(inner: &Inner, jobs: Vec<Job>) {
+    let wait = if jobs.len() > 1 { Wait::Briefly } else { Wait::Long };
+    let until = Instant::now() + PATIENCE;
+    let Some(jobs) = answered(inner, jobs, wait, until).await else { return };
+    // A row stays locked: only those that need it go on waiting, and the others go first.
     let commits: Vec<&Commit> = jobs.iter().map(|job| &job.commit).collect();
-    let made = timed(inner, &commits).await;
+    let held = inner.held(&commits).await;
+    let held = held.unwrap_or_else(|_| vec![true; jobs.len()]);
+    let (waiting, free): (Vec<_>, Vec<_>) = jobs.into_iter().zip(held).partition(|(_, held)| *held);
+    for part in [free, waiting] {
+        let jobs: Vec<Job> = part.into_iter().map(|(job, _)| job).collect();
+        if !jobs.is_empty() {
+            answered(inner, jobs, Wait::Long, until).await;
+        }
+    }
+}
+
+/// Makes commits in one transaction and answers them, or gives them back when a row stays locked
+/// and they were to wait briefly.
+async fn answered(inner: &Inner, jobs: Vec<Job>, wait: Wait, until: Instant) -> Option<Vec<Job>> {
+    let commits: Vec<&Commit> = jobs.iter().map(|job| &job.commit).collect();
+    let made = timed(inner, &commits, wait, until).await;
     let alone = jobs.len() == 1;
     match made {
         Ok(outcomes) => {
@@ -85,10 +104,11 @@ async fn group(inner: &Inner, jobs: Vec<Job>) {
                 let _ = job.reply.send(Ok(outcome));
             }
         }
+        Err(Unmade::Held) => return Some(jobs),
         // What the database refuses of one must not fall on the others; nothing was written.
         Err(Unmade::Refused(_)) if !alone => {
             for Job { commit, reply } in jobs {
-                let made = timed(inner, &[&commit]).await;
+                let made = timed(inner, &[&commit], Wait::Long, until).await;
                 let made = made.map_err(Unmade::into_error);
                 let outcome = made.map(|outcomes| outcomes.first().copied());
                 let none = || EngineError::Failed("a commit without an outcome".into());
@@ -102,11 +122,17 @@ async fn group(inner: &Inner, jobs: Vec<Job>) {
             }
         }
     }
+    None
 }
 
-async fn timed(inner: &Inner, commits: &[&Commit]) -> std::result::Result<Vec<Outcome>, Unmade> {
+async fn timed(
+    inner: &Inner,
+    commits: &[&Commit],
+    wait: Wait,
+    until: Instant,
+) -> std::result::Result<Vec<Outcome>, Unmade> {
     let start = Instant::now();
-    let outcomes = inner.commit(commits).await?;
+    let outcomes = inner.commit(commits, wait, until).await?;
     let conflicts = outcomes.iter().filter(|outcome| **outcome == Outcome::Conflict).count();
     let written = (outcomes.len() - conflicts) as u64;
     let figures = &inner.figures;

@@ -144,14 +144,18 @@ struct Patience {
 
 impl Patience {
     fn new() -> Patience {
-        Patience { until: Instant::now() + PATIENCE, pause: PAUSE_MIN }
+        Patience::until(Instant::now() + PATIENCE)
+    }
+
+    fn until(until: Instant) -> Patience {
+        Patience { until, pause: PAUSE_MIN }
     }
 
     /// Waits before the next try, or says that there is none.
     async fn after(&mut self, fault: Fault) -> Result<()> {
         let why = match fault {
             Fault::Refused(e) => return Err(e),
-            Fault::Crossed => "others were in the way for too long".to_owned(),
+            Fault::Crossed | Fault::Held => "others were in the way for too long".to_owned(),
             Fault::Cut(why) => why,
         };
         if Instant::now() >= self.until {

@@ -63,7 +63,7 @@ impl Frozen {
                 self.client.take().into_iter().for_each(evict);
                 Err(match fault {
                     Fault::Refused(e) => e,
-                    Fault::Crossed => lost(),
+                    Fault::Crossed | Fault::Held => lost(),
                     Fault::Cut(why) => EngineError::Unavailable(why),
                 })
             }

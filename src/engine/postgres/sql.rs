@@ -64,6 +64,18 @@ pub(super) const LOCK_WRITES: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 pub(super) const LOCK_EXPECTS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
+/// Begin a transaction that waits for a lock for so many milliseconds. The longer time ends before
+/// that of a statement here: a wait that the database does not end goes on after who waited is gone,
+/// and holds what was locked before.
+pub(super) const BEGIN_BRIEFLY: &str = "BEGIN; SET LOCAL lock_timeout = 500";
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
+/// Those of the rows that cannot be locked at once, as the statements above lock them.
+pub(super) const HELD_WRITES: &str = "
+    SELECT key FROM steadfast.records WHERE key = ANY($1) AND key NOT IN (
+        SELECT key FROM steadfast.records WHERE key = ANY($1) FOR UPDATE SKIP LOCKED)";
+pub(super) const HELD_EXPECTS: &str = "
+    SELECT key FROM steadfast.records WHERE key = ANY($1) AND key NOT IN (
+        SELECT key FROM steadfast.records WHERE key = ANY($1) FOR SHARE SKIP LOCKED)";
 /// The columns are $1 key, $2 due, $3 live, $4 head, $5 body, $6 version; $7 is the mark.
 pub(super) const INSERT: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)

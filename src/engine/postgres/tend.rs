@@ -127,7 +127,7 @@ impl Inner {
 fn unavailable(fault: Fault) -> EngineError {
     match fault {
         Fault::Refused(e) => e,
-        Fault::Crossed => EngineError::Unavailable("others were in the way".into()),
+        Fault::Crossed | Fault::Held => EngineError::Unavailable("others were in the way".into()),
         Fault::Cut(why) => EngineError::Unavailable(why),
     }
 }

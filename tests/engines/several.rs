@@ -1,0 +1,72 @@
+//! Several engines over the same data, as several processes have them: each call goes to another.
+
+use super::Turns;
+use bytes::Bytes;
+use std::sync::Arc;
+use steadfast::engine::{
+    BoxFuture, Commit, Engine, Outcome, Page, Part, Record, Result, Scan, Snapshot, Stage, Stats,
+};
+
+/// See the module.
+pub(crate) struct Several {
+    engines: Vec<Arc<dyn Engine>>,
+    turns: Turns,
+}
+
+impl Several {
+    pub(crate) fn new(engines: Vec<Arc<dyn Engine>>) -> Several {
+        Several { turns: Turns::among(engines.len()), engines }
+    }
+
+    fn next(&self) -> &dyn Engine {
+        &*self.engines[self.turns.next()]
+    }
+}
+
+impl Engine for Several {
+    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
+        self.next().read(key, part)
+    }
+
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+        self.next().scan(scan)
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
+        self.next().snapshot()
+    }
+
+    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
+        self.next().due(until, limit)
+    }
+
+    fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
+        self.next().count(first)
+    }
+
+    /// Its bodies may have been staged by another: they must be bytes, and belong to none.
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
+        self.next().commit(commit)
+    }
+
+    fn holds_staged(&self) -> bool {
+        self.next().holds_staged()
+    }
+
+    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
+        self.next().stage()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            for engine in &self.engines {
+                engine.close().await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        self.next().stats()
+    }
+}
