@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub(super) const HELP: &str = "\
+Example:
+  steadfast check --data /var/lib/kv
+
 Stop the server first: a data directory that is in use is not looked at. Nothing is changed.
 Exit status: 0 all is well, 1 something is damaged (a line for each problem), 2 it cannot be told.";
 

@@ -2,15 +2,30 @@
 
 mod check;
 mod copy;
+mod documents;
+mod env;
+mod key;
 mod serve;
+mod source;
+mod store;
+mod talk;
+mod token;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// A self-hosted, durable KV store that speaks the Fastly KV Store API
 #[derive(Parser)]
 #[command(name = "steadfast", version, arg_required_else_help = true)]
-#[command(after_help = "Start a server with its data in ./steadfast-data:\n  steadfast serve")]
+#[command(after_help = "\
+Start a server with its data in ./steadfast-data, and use it from another terminal there:
+  steadfast serve
+  steadfast store create site
+  steadfast key put site greeting 'Hello, world'
+  steadfast key get site greeting
+
+Each command's --help has examples and its exit status.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,6 +39,24 @@ enum Command {
     /// Copy all stores and items from one engine to another, and compare both
     #[command(after_help = copy::HELP)]
     Copy(crate::config::CopyArgs),
+    /// Print what completes this command in a shell
+    #[command(after_help = documents::COMPLETIONS_HELP)]
+    Completions(crate::config::CompletionsArgs),
+    /// Run a command with the variables that point other tools at the server, or print them
+    #[command(after_help = env::HELP)]
+    Env(Box<crate::config::EnvArgs>),
+    /// Write, read, list and delete items
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = documents::MAN_HELP)]
+    Man(crate::config::ManArgs),
+    /// Make, list, rename and delete stores
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Make, list and revoke the tokens of others
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Serve the API until SIGTERM or SIGINT
     #[command(after_help = serve::HELP)]
     Serve(Box<crate::config::ServeArgs>),
@@ -31,9 +64,72 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
+    let matches = Cli::command().get_matches();
+    if let Some(name) = told_aloud(&matches) {
+        let flag = name.replace('_', "-");
+        let variable = name.to_uppercase();
+        talk::note(&format!("--{flag} is no flag: set the variable {variable} instead"));
+        return ExitCode::from(2);
+    }
+    let command = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.command,
+        Err(e) => e.exit(),
+    };
+    match command {
         Command::Check(args) => check::run(&args),
+        Command::Completions(args) => documents::completions(&args, Cli::command()),
         Command::Copy(args) => copy::run(args),
+        Command::Env(args) => env::run(&args),
+        Command::Key(command) => key::run(command),
+        Command::Man(args) => documents::man(&args, Cli::command()),
         Command::Serve(args) => serve::run(*args),
+        Command::Store(command) => store::run(command),
+        Command::Token(command) => token::run(command),
+    }
+}
+
+/// The first argument on the command line that may only stand in the environment.
+fn told_aloud(matches: &ArgMatches) -> Option<&'static str> {
+    let told = |name: &&str| {
+        matches.ids().any(|id| id.as_str() == *name)
+            && matches.value_source(name) == Some(ValueSource::CommandLine)
+    };
+    let here = crate::config::ENVIRONMENT_ONLY.into_iter().find(told);
+    here.or_else(|| matches.subcommand().and_then(|(_, inner)| told_aloud(inner)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command that does something, with the words that name it.
+    fn leaves(command: &clap::Command, name: &str, into: &mut Vec<(String, clap::Command)>) {
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            let name = format!("{name} {}", inner.get_name());
+            if inner.has_subcommands() {
+                leaves(inner, &name, into);
+            } else {
+                into.push((name, inner.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_says_its_exit_status() {
+        let mut all = Vec::new();
+        leaves(&Cli::command(), "steadfast", &mut all);
+        assert!(all.len() > 15, "{}", all.len());
+        for (name, command) in all {
+            assert!(command.get_about().is_some(), "{name} says what it does");
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&name), "{name} has an example");
+            assert!(help.contains("Exit status"), "{name} says its exit status");
+            assert!(help.lines().all(|line| line.chars().count() <= 100), "{name}: {help}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `steadfast serve`.
 
+use super::env;
 use crate::config::{LogFormat, ServeArgs, ServeConfig};
 use crate::server::{Server, TokenAt};
 use std::io::{self, Write};
@@ -14,7 +15,9 @@ Examples:
   steadfast serve --memory --listen 127.0.0.1:0
 
 Every write is on disk before its answer leaves. SIGTERM and SIGINT end the requests that run,
-flush, and exit within 10 seconds.";
+flush, and exit within 10 seconds.
+
+Exit status: 0 it ended in order, 1 it did not, 2 it was called wrongly.";
 
 /// The exit status for a mistake in how the command was called.
 const USAGE: u8 = 2;
@@ -86,26 +89,16 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 fn show(url: &str, data: &str, token: &TokenAt) -> io::Result<()> {
     let (at, value) = match token {
         TokenAt::Environment => ("$STEADFAST_TOKEN".to_owned(), "\"$STEADFAST_TOKEN\"".to_owned()),
-        TokenAt::File(path) => {
-            let path = path.display().to_string();
-            let value = format!("\"$(cat '{}')\"", path.replace('\'', "'\\''"));
-            (path, value)
-        }
+        TokenAt::File(path) => (path.display().to_string(), env::read_file(path)),
     };
     let version = env!("CARGO_PKG_VERSION");
+    let exports = env::exports(url, &value);
     let text = format!(
         "steadfast {version} listening on {url}
 data   {data}
 token  {at}
 
-# Fastly CLI
-export FASTLY_API_ENDPOINT={url} FASTLY_ACCOUNT_ENDPOINT={url}
-export FASTLY_API_TOKEN={value}
-
-# Terraform, go-fastly
-export FASTLY_API_URL={url}
-export FASTLY_API_KEY={value}
-
+{exports}
 # Python       Configuration(host=\"{url}\")
 # JavaScript   ApiClient.instance.plugins = [r => {{ r.url = r.url.replace(
 #                'https://api.fastly.com', '{url}'); return r }}]

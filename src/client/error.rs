@@ -72,6 +72,9 @@ pub enum Error {
     /// Nothing of that name is there.
     #[error("{0}")]
     NotFound(String),
+    /// There is no token to send.
+    #[error("{0}")]
+    NoToken(String),
     /// The request makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -98,7 +101,7 @@ impl Error {
             Error::Refused { status: 400, said, .. } if said.contains("already exists") => {
                 Kind::Precondition
             }
-            Error::Refused { status: 401 | 403, .. } => Kind::Auth,
+            Error::Refused { status: 401 | 403, .. } | Error::NoToken(_) => Kind::Auth,
             Error::Refused { status: 400, .. } | Error::Usage(_) => Kind::Usage,
             Error::Refused { .. } | Error::Local(_) | Error::Unexpected { .. } => Kind::Other,
             Error::Unreachable { .. } | Error::Cut { .. } => Kind::Unreachable,
@@ -112,6 +115,7 @@ impl Error {
             Error::Unreachable { .. }
             | Error::Cut { .. }
             | Error::NotFound(_)
+            | Error::NoToken(_)
             | Error::Usage(_)
             | Error::Local(_)
             | Error::Unexpected { .. } => None,
@@ -123,8 +127,8 @@ impl Error {
         match self {
             Error::Refused { status, .. } => matches!(status, 429 | 502 | 503 | 504),
             Error::Unreachable { .. } | Error::Cut { .. } => true,
-            Error::NotFound(_) | Error::Usage(_) | Error::Local(_) => false,
-            Error::Unexpected { .. } => false,
+            Error::NotFound(_) | Error::NoToken(_) | Error::Usage(_) => false,
+            Error::Local(_) | Error::Unexpected { .. } => false,
         }
     }
 
@@ -135,6 +139,7 @@ impl Error {
             Error::Unreachable { .. }
             | Error::Cut { .. }
             | Error::NotFound(_)
+            | Error::NoToken(_)
             | Error::Usage(_)
             | Error::Local(_)
             | Error::Unexpected { .. } => None,

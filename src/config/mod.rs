@@ -1,5 +1,15 @@
 //! What the command line and the environment say, checked. The only reader of the environment.
 
+mod client;
+mod items;
+
+pub use client::{
+    ClientArgs, CompletionsArgs, Connection, ENVIRONMENT_ONLY, EnvArgs, ManArgs, StoreCreateArgs,
+    StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs, TokenAt, TokenCreateArgs,
+    TokenListArgs, TokenRevokeArgs, TokenScope,
+};
+pub use items::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
+
 use crate::api::Token;
 use clap::{Args, ValueEnum};
 use std::fmt;
@@ -351,11 +361,17 @@ fn database_url(flag: &str, url: String) -> Result<String, String> {
 /// # Errors
 /// In words, without the token.
 pub fn read_token(path: &std::path::Path) -> Result<Token, String> {
+    let text = read_token_text(path)?;
+    Token::parse(text.trim_ascii())
+        .map_err(|e| format!("the token file {}: the token in it {e}", path.display()))
+}
+
+/// What a token file holds, of a bounded size.
+fn read_token_text(path: &std::path::Path) -> Result<String, String> {
     let failed = |e: &dyn fmt::Display| format!("the token file {}: {e}", path.display());
     let size = std::fs::metadata(path).map_err(|e| failed(&e))?.len();
     if size > TOKEN_FILE_BYTES_MAX {
         return Err(failed(&format_args!("must have at most {TOKEN_FILE_BYTES_MAX} bytes")));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
-    Token::parse(text.trim_ascii()).map_err(|e| failed(&format_args!("the token in it {e}")))
+    std::fs::read_to_string(path).map_err(|e| failed(&e))
 }
