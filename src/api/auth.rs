@@ -166,7 +166,7 @@ fn reach(route: Route) -> Reach {
         Route::Item => Reach::Item,
         Route::Details | Route::Export | Route::Keys => Reach::Prefix,
         Route::Batch | Route::Import => Reach::Lines,
-        Route::Token | Route::Tokens => Reach::Root,
+        Route::Backup | Route::Token | Route::Tokens => Reach::Root,
     }
 }
 

@@ -7,6 +7,7 @@
 mod account;
 mod admission;
 mod auth;
+mod backup;
 mod batch;
 mod beyond;
 mod error;
@@ -37,6 +38,7 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     About,
+    Backup,
     Batch,
     CurrentUser,
     Details,
@@ -73,6 +75,7 @@ impl Route {
         let at = |route| Target { route, store: b"", key: b"" };
         match path {
             b"/_/v1" => return at(Route::About),
+            b"/_/v1/backup" => return at(Route::Backup),
             b"/_/v1/tokens" => return at(Route::Tokens),
             b"/current_user" => return at(Route::CurrentUser),
             b"/enabled-products/v1/kv_store" => return at(Route::Product),
@@ -129,6 +132,7 @@ impl Route {
     fn describe(self) -> (&'static str, &'static str) {
         match self {
             Route::About => ("/_/v1", "GET, HEAD"),
+            Route::Backup => ("/_/v1/backup", "GET, HEAD"),
             Route::Batch => ("/resources/stores/kv/{store_id}/batch", "PUT"),
             Route::CurrentUser => ("/current_user", "GET, HEAD"),
             Route::Details => ("/_/v1/stores/{store_id}/items", "GET, HEAD, DELETE"),
@@ -211,6 +215,7 @@ impl Api {
         let Target { route, key, .. } = target;
         match (route, method) {
             (Route::About, Method::Get | Method::Head) => Ok(self.about()),
+            (Route::Backup, Method::Get | Method::Head) => self.backup(request).await,
             (Route::Batch, Method::Put) => self.put_batch(store(), body, request, pass).await,
             (Route::CurrentUser, Method::Get | Method::Head) => Ok(account::current_user(pass)),
             (Route::Details, Method::Get | Method::Head) => self.list_details(store(), head).await,

@@ -230,9 +230,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn item_heads_round_trip(modified: u64, size: u64, meta in "[ -~é]{0,300}") {
+        fn item_heads_round_trip(generation: Option<u64>, modified: u64, size: u64,
+            meta in "[ -~é]{0,300}") {
             let metadata = Metadata::stored(Bytes::from(meta));
-            let head = ItemHead { modified, size, metadata };
+            let head = ItemHead { generation, modified, size, metadata };
             prop_assert_eq!(ItemHead::decode(&head.encode()).ok(), Some(head));
         }
 
