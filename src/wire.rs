@@ -241,7 +241,8 @@ pub fn rfc3339(micros: u64) -> String {
     format!("{date}.{:06}Z", micros % 1_000_000)
 }
 
-/// The microseconds of a time by RFC 3339, with any offset; `None` for what is none, or before 1970.
+/// The microseconds of a time by RFC 3339, with any offset; `None` for what is none, or is before
+/// 1970.
 pub fn parse_rfc3339(text: &str) -> Option<u64> {
     let format = &time::format_description::well_known::Rfc3339;
     let at = time::OffsetDateTime::parse(text, format).ok()?;

@@ -6,8 +6,8 @@
 //!
 //! A new route joins by a line in [`reach`], which the compiler asks for, and by rows in the table
 //! of `tests/api/tokens.rs`. If the lines of its body name its keys ([`Reach::Lines`]), its handler
-//! also asks [`Pass::check_key`] for each of them. What fits no [`Reach`] gets one of its own, and a
-//! rule in [`judge`].
+//! also asks [`Pass::check_key`] for each of them. What fits no [`Reach`] gets one of its own, and
+//! a rule in [`judge`].
 
 use super::error::Error;
 use super::query::{Query, decode_segment};

@@ -10,8 +10,8 @@ use crate::engine::{Commit, Expect, Outcome, Write};
 const SWEEP_ITEMS: usize = 256;
 
 impl Kv {
-    /// Removes some of the items and tokens that expired at least [`EXPIRED_KEPT_SECS`] ago; answers
-    /// how many it removed, which is 0 when there are none left.
+    /// Removes some of the items and tokens that expired at least [`EXPIRED_KEPT_SECS`] ago;
+    /// answers how many it removed, which is 0 when there are none left.
     ///
     /// # Errors
     /// When the engine fails.
