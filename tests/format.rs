@@ -278,6 +278,21 @@ async fn space_comes_back_after_deletes() {
 }
 
 #[test]
+fn the_layout_of_a_token_is_the_documented_one() {
+    use steadfast::kv::record::TokenHead;
+    use steadfast::kv::tokens::{Grant, Scope, TokenId};
+    use steadfast::kv::types::StoreId;
+    let store = StoreId::parse(b"0c5m1x2v7q9r4t8k3h6j1a").unwrap();
+    let id = TokenId::parse(b"zzzzzzzzzzzzzzzzzzzzzz").unwrap();
+    let grant = Grant::new("name", Scope::Read, vec![store], "prefix/").unwrap();
+    let head = TokenHead { id, grant, created: 0x0102_0304_0506_0708 };
+    let bytes = b"\x01\x01\x08\x07\x06\x05\x04\x03\x02\x01zzzzzzzzzzzzzzzzzzzzzz\
+        \x010c5m1x2v7q9r4t8k3h6j1a\x04\0nameprefix/";
+    assert_eq!(head.encode(), &bytes[..]);
+    assert_eq!(TokenHead::decode(bytes).unwrap(), head);
+}
+
+#[test]
 fn the_layout_of_a_key_is_the_documented_one() {
     use steadfast::kv::keyspace;
     use steadfast::kv::types::{Key, StoreId};
@@ -285,5 +300,6 @@ fn the_layout_of_a_key_is_the_documented_one() {
     let key = Key::parse(b"key").unwrap();
     assert_eq!(keyspace::item(&store, &key), ITEM_KEY);
     assert_eq!(keyspace::store(&store), "s0c5m1x2v7q9r4t8k3h6j1a");
+    assert_eq!(keyspace::token(&[b'h'; 32]), "thhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh");
     assert_eq!(keyspace::store_order("My Störe"), "oMY STöRE\0My Störe");
 }
