@@ -357,6 +357,43 @@ fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() 
     }
 }
 
+#[test]
+fn who_waits_for_a_row_leaves_nobody_waiting_behind() {
+    let Some(url) = database("behind") else { return };
+    let server = Server::over(&url);
+    let store = server.store("site");
+    let item = format!("/resources/stores/kv/{store}/keys/");
+    assert_eq!(server.ask(&format!("PUT {item}k0"), &[], b"old").status, 200);
+    let holder = Holder::of(&url, &["k0"]);
+    // And one that is being made, and is there for nobody yet.
+    let insert = "INSERT INTO steadfast.records (key, version, due, live, mark, head, body) \
+                  SELECT overlay(key placing 'n0'::BYTEA from length(key) - 1), version, due, \
+                  live, mark, head, body FROM steadfast.records \
+                  WHERE right(encode(key, 'escape'), 2) = 'k0'";
+    assert_eq!(holder.runtime.block_on(holder.client.execute(insert, &[])).unwrap(), 1);
+    std::thread::scope(|scope| {
+        for key in ["k0", "n0"] {
+            let (server, item) = (&server, &item);
+            scope.spawn(move || {
+                let put = server.ask(&format!("PUT {item}{key}"), &[], b"new");
+                assert_eq!(put.status, 200, "{key}, once it is free");
+            });
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        // Longer than a statement is waited for.
+        std::thread::sleep(Duration::from_secs(9));
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                       AND application_name = 'steadfast' AND wait_event_type = 'Lock'";
+        let waiting = holder.runtime.block_on(holder.client.query_one(waiting, &[]));
+        let waiting = waiting.unwrap().get::<_, i64>(0);
+        assert!((1..=2).contains(&waiting), "{waiting} wait for two writes");
+        holder.release();
+    });
+    for key in ["k0", "n0"] {
+        assert_eq!(server.ask(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
+    }
+}
+
 /// Passes connections on to a database server, after a pause, until it is frozen: from then on it
 /// accepts them, keeps those it has, and says nothing, as a machine does whose processes stand
 /// still. Answers its port.
