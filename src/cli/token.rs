@@ -3,7 +3,7 @@
 use super::talk::{self, Out, Stop, confirm, exit_status, note, usage};
 use crate::client::{Client, Error};
 use crate::config::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope};
-use crate::wire::{TokenInfo, TokenRequest};
+use crate::wire::{Token, TokenRequest};
 use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
@@ -79,8 +79,8 @@ async fn create(client: Client, args: &TokenCreateArgs) -> Result<(), Stop> {
         out.json(&made)?;
     } else {
         let at = client.endpoint();
-        note(&format!("made token {:?} ({}) at {at}; keep it now", made.info.name, made.info.id));
-        out.line(&made.access_token)?;
+        note(&format!("made token {:?} ({}) at {at}; keep it now", made.name, made.id));
+        out.line(made.access_token.as_deref().unwrap_or_default())?;
     }
     out.flush()
 }
@@ -115,7 +115,7 @@ async fn list(client: Client, args: &TokenListArgs) -> Result<(), Stop> {
     out.flush()
 }
 
-fn row(out: &Out, token: &TokenInfo) -> String {
+fn row(out: &Out, token: &Token) -> String {
     let expires = token.expires_at.as_deref().unwrap_or("-");
     let mut line = format!(
         "{}  {:11}  {}  {expires:27}  {}",
