@@ -23,7 +23,11 @@ impl Client {
     pub async fn create_token(&self, request: &TokenRequest) -> Result<Token, Error> {
         let what = format!("token {:?}", request.name);
         let mut ask = Ask::new(Method::POST, &["_", "v1", "tokens"], &what);
-        self.tell(&mut ask, request, false).await?.json().await
+        let made: Token = self.tell(&mut ask, request, false).await?.json().await?;
+        if made.access_token.is_none() {
+            return Err(Error::Unexpected { what, why: "it holds no token".into() });
+        }
+        Ok(made)
     }
 
     /// Makes a token worthless.

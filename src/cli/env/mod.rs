@@ -18,10 +18,10 @@ Examples:
   steadfast env -- terraform apply
   steadfast env -- npx @fastly/compute-js-static-publish publish-content
 
-COMMAND finds the variables that point the Fastly CLI, go-fastly and Terraform at the server, and,
-if it is a Node.js program (20 or later), a module in NODE_OPTIONS that sends there what is meant for
-api.fastly.com. It takes this command's place: signals reach it, and its exit status is the one you
-see; 127 says that there is no such command, 126 that it cannot be run.
+COMMAND finds the variables that point the Fastly CLI, go-fastly and Terraform at the server. If it
+is a Node.js program (20 or later), it also finds a module in NODE_OPTIONS that sends to the server
+what is meant for api.fastly.com. COMMAND takes this command's place: signals reach it, and its exit
+status is the one you see; 127 says that there is no such command, 126 that it cannot be run.
 
 The exports name the file of a token and not the token, unless --show-token is given.",
     exit_status!()
