@@ -8,6 +8,8 @@ use crate::engine::embedded::{self, Embedded, Fatal, Options, Report};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::http;
+use crate::kv::backup;
+pub use crate::kv::backup::RestoreError;
 use crate::kv::check::{Checker, Counted};
 use crate::kv::clock::{Clock, SystemClock};
 use crate::kv::{Kv, keyspace};
@@ -30,6 +32,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long requests that run may take to end once the server is told to; together with the
 /// closing of the engine this stays below 10 s.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The file of a data directory that says where its server listens.
+const ADDRESS: &str = "address";
 /// Exit status after a failed sync.
 const FATAL: i32 = 70;
 /// While copying: bytes of the commit log, and of large values that are read from a database at
@@ -49,6 +53,8 @@ pub struct Server {
     token_at: TokenAt,
     /// Removed with the server, where the token was only for this run.
     _token_dir: Option<TokenDir>,
+    /// Tells tools of this machine where the server of a data directory is.
+    _address_file: Option<AddressFile>,
 }
 
 /// An engine, and the clock that goes with it.
@@ -137,7 +143,12 @@ impl Server {
         let auth = Auth::new(token);
         let api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
         let api = Arc::new(api);
-        Ok(Server { listener, api, kv, metrics, config, token_at, _token_dir: token_dir })
+        let address_file = match (&config.place, listener.local_addr()) {
+            (Place::Directory(dir), Ok(at)) => AddressFile::write(dir, at),
+            (Place::Directory(_) | Place::Memory | Place::Database(_), _) => None,
+        };
+        let (_token_dir, _address_file) = (token_dir, address_file);
+        Ok(Server { listener, api, kv, metrics, config, token_at, _token_dir, _address_file })
     }
 
     /// The address it listens on.
@@ -222,6 +233,74 @@ pub fn check(dir: &Path) -> Result<(Report, Counted), EngineError> {
     let (counted, problems) = checker.finish();
     problems.into_iter().for_each(|what| report.problem(what));
     Ok((report, counted))
+}
+
+/// Where the server of a data directory listens, as a URL; `None` when none runs.
+///
+/// # Errors
+/// When one runs and does not say where.
+pub fn running(dir: &Path) -> Result<Option<String>, String> {
+    if !embedded::in_use(dir) {
+        return Ok(None);
+    }
+    let at = fs::read_to_string(dir.join(ADDRESS)).ok().map(|text| text.trim().to_owned());
+    let hint = "name its address with --endpoint";
+    at.map(Some)
+        .ok_or_else(|| format!("{} is in use, and nobody knows by whom: {hint}", dir.display()))
+}
+
+/// The backup of a data directory that no server uses, piece by piece into `take`.
+///
+/// # Errors
+/// When the directory cannot be read, or `take` fails.
+pub async fn backup(
+    dir: &Path,
+    take: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
+) -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", dir.display());
+    if !dir.join("LOCK").is_file() {
+        return Err(failed(&"there is no data directory"));
+    }
+    let place = Place::Directory(dir.to_owned());
+    let (engine, _) = open(&place, 0, COPY_LOG, COPY_READING).await.map_err(|e| failed(&e))?;
+    copy::finished(&*engine).await.map_err(|e| failed(&e))?;
+    let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
+    while let Some(piece) = backup.next().await.map_err(|e| failed(&e))? {
+        take(&piece).map_err(|e| format!("cannot write: {e}"))?;
+    }
+    drop(backup);
+    engine.close().await.map_err(|e| failed(&e))
+}
+
+/// Fills an empty place from a backup; answers how many stores and items it has then. `tell` hears
+/// how many records are in.
+///
+/// # Errors
+/// See [`RestoreError`]. The place is then marked as unfinished, unless it was not empty.
+pub async fn restore(
+    source: impl io::Read + Send,
+    to: &Place,
+    tell: &mut (dyn FnMut(u64) + Send),
+) -> Result<Counted, RestoreError> {
+    let (to, _) = open(to, 0, COPY_LOG, COPY_READING).await?;
+    let restored = backup::restore(source, &to, tell).await;
+    let counted = async {
+        let stores = to.count(keyspace::STORES).await?;
+        Ok(Counted { stores, items: to.count(keyspace::ITEMS).await? })
+    };
+    let counted = counted.await;
+    let closed = to.close().await;
+    restored?;
+    closed?;
+    counted
+}
+
+/// Reads all of a backup and says what it holds and what is wrong with it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn check_backup(source: impl io::Read) -> Result<(Counted, Vec<String>), RestoreError> {
+    backup::verify(source, &SystemClock)
 }
 
 /// What a copy came to.
@@ -328,6 +407,33 @@ fn root_token(config: &ServeConfig) -> Result<(Token, TokenAt, Option<TokenDir>)
             let path = dir.0.join("token");
             Ok((make_token(&path)?, TokenAt::File(path), Some(dir)))
         }
+    }
+}
+
+/// Says where a server is, for as long as it runs.
+struct AddressFile(PathBuf);
+
+impl AddressFile {
+    /// Writes it; a server without it runs as well.
+    fn write(dir: &Path, at: SocketAddr) -> Option<AddressFile> {
+        let path = dir.join(ADDRESS);
+        // One that listens on all addresses is reached on this one.
+        let host = if at.ip().is_unspecified() { "127.0.0.1".into() } else { at.ip().to_string() };
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let url = format!("http://{host}:{}\n", at.port());
+        match fs::write(&path, url) {
+            Ok(()) => Some(AddressFile(path)),
+            Err(e) => {
+                tracing::warn!(error = %e, "{} could not be written", path.display());
+                None
+            }
+        }
+    }
+}
+
+impl Drop for AddressFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }
 

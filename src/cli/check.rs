@@ -6,8 +6,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub(super) const HELP: &str = "\
-Example:
+Examples:
   steadfast check --data /var/lib/kv
+  steadfast check --backup kv.backup.zst
 
 Stop the server first: a data directory that is in use is not looked at. Nothing is changed.
 Exit status: 0 all is well, 1 something is damaged (a line for each problem), 2 it cannot be told.";
@@ -15,7 +16,34 @@ Exit status: 0 all is well, 1 something is damaged (a line for each problem), 2 
 /// The exit status when it cannot be told whether the data is sound.
 const UNKNOWN: u8 = 2;
 
+/// Looks at a backup.
+fn backup(path: &std::path::Path) -> ExitCode {
+    let read = super::backup::open(path).map_err(|e| e.to_string());
+    let read = read.and_then(|source| server::check_backup(source).map_err(|e| e.to_string()));
+    let (counted, problems) = match read {
+        Ok(found) => found,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "steadfast: {}: {e}", path.display());
+            return ExitCode::from(UNKNOWN);
+        }
+    };
+    let mut out = io::stdout().lock();
+    let mut told = || -> io::Result<()> {
+        problems.iter().try_for_each(|problem| writeln!(out, "{problem}"))?;
+        let so = match problems.len() {
+            0 => "all is well".to_owned(),
+            1 => "1 problem".to_owned(),
+            problems => format!("{problems} problems"),
+        };
+        writeln!(out, "{} stores, {} items: {so}", counted.stores, counted.items)
+    };
+    if told().is_err() || !problems.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
+    if let Some(path) = &args.backup {
+        return backup(path);
+    }
     let (report, counted) = match server::check(args.data()) {
         Ok(found) => found,
         Err(e) => {

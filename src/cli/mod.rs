@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod backup;
 mod check;
 mod copy;
 mod documents;
@@ -33,6 +34,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write all stores, items and limited tokens of one moment into a file, while writes go on
+    #[command(after_help = backup::BACKUP_HELP)]
+    Backup(Box<crate::config::BackupArgs>),
     /// Verify every checksum of a data directory, and that all its parts agree
     #[command(after_help = check::HELP)]
     Check(crate::config::CheckArgs),
@@ -57,6 +61,9 @@ enum Command {
     /// Make, list and revoke the tokens of others
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Fill an empty data directory or database from a backup
+    #[command(after_help = backup::RESTORE_HELP)]
+    Restore(crate::config::RestoreArgs),
     /// Serve the API until SIGTERM or SIGINT
     #[command(after_help = serve::HELP)]
     Serve(Box<crate::config::ServeArgs>),
@@ -76,12 +83,14 @@ pub fn run() -> ExitCode {
         Err(e) => e.exit(),
     };
     match command {
+        Command::Backup(args) => backup::backup(*args),
         Command::Check(args) => check::run(&args),
         Command::Completions(args) => documents::completions(&args, Cli::command()),
         Command::Copy(args) => copy::run(args),
         Command::Env(args) => env::run(&args),
         Command::Key(command) => key::run(command),
         Command::Man(args) => documents::man(&args, Cli::command()),
+        Command::Restore(args) => backup::restore(args),
         Command::Serve(args) => serve::run(*args),
         Command::Store(command) => store::run(command),
         Command::Token(command) => token::run(command),

@@ -80,6 +80,15 @@ impl ClientArgs {
         ClientArgs { endpoint: endpoint.to_owned(), ..self.clone() }.resolve()
     }
 
+    /// The same for the server of a data directory, which has its token there unless it was told
+    /// another.
+    #[must_use]
+    pub fn at_home(&self, endpoint: String, token: &Path) -> ClientArgs {
+        let token_file = self.token_file.clone();
+        let token_file = token_file.or_else(|| token.is_file().then(|| token.to_owned()));
+        ClientArgs { endpoint, token_file, ..self.clone() }
+    }
+
     fn token_for(&self, endpoint: &Endpoint) -> Result<(Token, TokenAt), Error> {
         if let Some(path) = &self.token_file {
             return from_file(path);

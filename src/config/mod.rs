@@ -1,8 +1,10 @@
 //! What the command line and the environment say, checked. The only reader of the environment.
 
+mod backup;
 mod client;
 mod items;
 
+pub use backup::{BackupArgs, RestoreArgs};
 pub use client::{
     ClientArgs, CompletionsArgs, Connection, ENVIRONMENT_ONLY, EnvArgs, ManArgs, StoreCreateArgs,
     StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs, TokenAt, TokenCreateArgs,
@@ -82,7 +84,8 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(16 << 20..=1 << 40))]
     max_in_flight: u64,
 
-    /// Bytes of small items kept in memory for reading, taken as they are read
+    /// Bytes of small items kept in memory for reading, taken as they are read; of larger ones, up
+    /// to 4 MiB each, a quarter as much besides
     #[arg(long, value_name = "BYTES", env = "STEADFAST_CACHE", default_value_t = 128 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,
@@ -123,6 +126,10 @@ pub struct CheckArgs {
     /// Directory that holds the data
     #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
     data: PathBuf,
+
+    /// Look at a backup instead
+    #[arg(long, value_name = "FILE")]
+    pub backup: Option<PathBuf>,
 }
 
 impl CheckArgs {

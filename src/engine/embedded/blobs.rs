@@ -9,6 +9,8 @@ use super::super::{Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, Stage
 use super::Fatal;
 use super::pace::Pace;
 use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use std::any::Any;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +22,10 @@ use std::sync::{Arc, Mutex};
 
 /// Bytes of a body under one checksum.
 const BLOCK: usize = INLINE_BYTES_MAX;
+/// Blocks of larger bodies are not kept in memory.
+const CACHED_BYTES_MAX: u64 = 4 << 20;
+/// What a block in memory takes besides its bytes.
+const PIECE_SPARE: u64 = 128;
 /// Bytes gathered before a write.
 const WRITE: usize = 4 * BLOCK;
 const MAGIC: [u8; 8] = *b"STDFBLB1";
@@ -32,6 +38,7 @@ pub(super) struct Blobs {
     dir: PathBuf,
     staged: Mutex<HashSet<i64>>,
     pinned: Mutex<Pinned>,
+    pieces: Pieces,
     /// The folders whose names are known to be durable.
     folders: [AtomicBool; 256],
     fatal: Fatal,
@@ -45,6 +52,35 @@ struct Pinned {
     snapshots: usize,
     /// Files to remove once there are none.
     waiting: Vec<i64>,
+}
+
+/// Blocks of bodies that are read again and again, checked already. An id is never used again, so
+/// none of them is ever wrong.
+#[derive(Debug)]
+struct Pieces(Cache<(i64, u64), Bytes, Weight>);
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<(i64, u64), Bytes> for Weight {
+    fn weight(&self, _: &(i64, u64), piece: &Bytes) -> u64 {
+        piece.len() as u64 + PIECE_SPARE
+    }
+}
+
+impl Pieces {
+    fn new(bytes: u64) -> Pieces {
+        let many = usize::try_from(bytes / BLOCK as u64).unwrap_or(usize::MAX);
+        Pieces(Cache::with_weighter(many.max(1), bytes, Weight))
+    }
+
+    /// The key of a read, if it is of one whole block of a body that is small enough.
+    fn key(blob: &Blob, offset: u64, len: usize) -> Option<(i64, u64)> {
+        let block = BLOCK as u64;
+        let end = (offset + block).min(blob.len);
+        let whole = offset.is_multiple_of(block) && offset + len as u64 == end;
+        (whole && blob.len <= CACHED_BYTES_MAX).then_some((blob.id, offset / block))
+    }
 }
 
 /// While one of these lives, no committed file is removed.
@@ -65,12 +101,14 @@ impl Drop for Pin {
 }
 
 impl Blobs {
-    pub(super) fn new(data: &Path, fatal: Fatal) -> Result<Arc<Blobs>> {
+    /// Keeps up to `cache_bytes` of blocks in memory.
+    pub(super) fn new(data: &Path, cache_bytes: u64, fatal: Fatal) -> Result<Arc<Blobs>> {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
         let folders = std::array::from_fn(|_| AtomicBool::new(false));
         let (staged, pinned, pace) = (Mutex::default(), Mutex::default(), Pace::default());
-        Ok(Arc::new(Blobs { dir, staged, pinned, folders, fatal, pace }))
+        let pieces = Pieces::new(cache_bytes);
+        Ok(Arc::new(Blobs { dir, staged, pinned, pieces, folders, fatal, pace }))
     }
 
     fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {
@@ -281,18 +319,31 @@ impl StoredBody for Blob {
 
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>> {
         let (id, total) = (self.id, self.len);
+        let key = Pieces::key(self, offset, len);
         let damaged = move |what| EngineError::Corrupt(format!("blob file {id:016x}: {what}"));
         Box::pin(async move {
-            // What is more than a block could hold up others even when it is in memory.
-            if len <= BLOCK {
-                let read = || read_blocks(&self.file, &self.sums, total, offset, len);
-                if let Some(read) = self.blobs.pace.at_once(0, || read().map_err(damaged)) {
-                    return read;
-                }
+            let pieces = &self.blobs.pieces.0;
+            if let Some(piece) = key.and_then(|key| pieces.get(&key)) {
+                return Ok(piece);
             }
-            let (file, sums) = (self.file.clone(), self.sums.clone());
-            let read = move || read_blocks(&file, &sums, total, offset, len).map_err(damaged);
-            blocking(read).await
+            // What is more than a block could hold up others even when it is in memory.
+            let read = || read_blocks(&self.file, &self.sums, total, offset, len);
+            let at_once = match len <= BLOCK {
+                true => self.blobs.pace.at_once(0, || read().map_err(damaged)),
+                false => None,
+            };
+            let read = match at_once {
+                Some(read) => read,
+                None => {
+                    let (file, sums) = (self.file.clone(), self.sums.clone());
+                    let read = move || read_blocks(&file, &sums, total, offset, len);
+                    blocking(move || read().map_err(damaged)).await
+                }
+            };
+            if let (Some(key), Ok(piece)) = (key, &read) {
+                pieces.insert(key, piece.clone());
+            }
+            read
         })
     }
 

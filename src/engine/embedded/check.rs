@@ -79,7 +79,7 @@ pub fn check(dir: &Path, mut visit: impl FnMut(Checked<'_>, &mut Report)) -> Res
         Err(EngineError::Corrupt(what)) => report.problem(what),
         Err(e) => return Err(e),
     }
-    let blobs = Blobs::new(dir, Fatal::new(|_| {}))?;
+    let blobs = Blobs::new(dir, 0, Fatal::new(|_| {}))?;
     let mut check = Check { conn: &conn, blobs, report, named: BTreeMap::new(), counts: [0; 256] };
     check.records(&overlay, &mut visit)?;
     check.bodies()?;

@@ -55,6 +55,9 @@ const QUEUE_SPARE: usize = 16;
 /// Chores that wait for the keeper at most; further ones wait for a place.
 const CHORES: usize = 4096;
 
+/// For each byte of small records in memory, so many times less of pieces of large bodies.
+const PIECES: u64 = 4;
+
 /// Records that a scan reads from memory in a microsecond, at least.
 const RECORDS_A_MICRO: usize = 4;
 
@@ -63,7 +66,7 @@ const RECORDS_A_MICRO: usize = 4;
 pub struct Options {
     /// The data directory; made when it is not there.
     pub dir: PathBuf,
-    /// Bytes of small records kept in memory.
+    /// Bytes of small records kept in memory; a quarter as much of larger bodies besides.
     pub cache_bytes: u64,
     /// Bytes of the commit log at which it is folded into the database. Writes wait at four times
     /// as many. More makes writes faster and a start after a crash slower.
@@ -194,7 +197,7 @@ impl Embedded {
             })?;
         let recover::Recovered { live, spare, last, next_seq } = recovered;
         slots.restore(live, spare);
-        let blobs = blobs::Blobs::new(&dir, fatal.clone())?;
+        let blobs = blobs::Blobs::new(&dir, cache_bytes / PIECES, fatal.clone())?;
         sync_folder(&dir)?;
         let shared = Arc::new(Shared {
             cache: cache::Cache::new(cache_bytes),
@@ -313,6 +316,12 @@ fn spawn(name: &str, alive: Alive, work: impl FnOnce() + Send + 'static) -> Resu
         work();
     });
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
+}
+
+/// Whether a process has a data directory open.
+pub fn in_use(dir: &Path) -> bool {
+    let lock = File::options().write(true).open(dir.join("LOCK"));
+    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 fn lock(dir: &Path) -> Result<File> {
