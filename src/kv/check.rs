@@ -123,3 +123,26 @@ fn token(hash: &[u8], head: &[u8]) -> Result<(), String> {
     }
     TokenHead::decode(head).map(|_| ()).map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::ManualClock;
+    use super::super::tokens::{Grant, Scope, TokenId};
+    use super::*;
+
+    #[test]
+    fn a_token_is_sound_under_a_hash_and_with_a_head_alone() {
+        let grant = Grant::new("n", Scope::Global, vec![StoreId::random().unwrap()], "p").unwrap();
+        let head = TokenHead { id: TokenId::random().unwrap(), grant, created: 1 }.encode();
+        let key = keyspace::token(&[7; TOKEN_HASH_BYTES]);
+        let problems = |key: &[u8], head: &[u8]| {
+            let mut checker = Checker::new(&ManualClock::new(1));
+            checker.record(key, 0, head, 0);
+            (checker.problems().len(), checker.finish().1.len())
+        };
+        assert_eq!(problems(&key, &head), (0, 0));
+        assert_eq!(problems(&key[1..], &head), (1, 0), "of no kind");
+        assert_eq!(problems(&key[..32], &head), (1, 0), "of no hash");
+        assert_eq!(problems(&key, &head[..20]), (1, 0), "cut");
+    }
+}

@@ -110,6 +110,8 @@ const ROWS: &[Row] = &[
     ("GET /resources/stores/kv/{mine}/batch", "", [405; 6]),
     ("GET /_/v1", "", [200; 6]),
     ("HEAD /_/v1", "", [200; 6]),
+    ("GET /_/v1/backup", "", [200, 403, 403, 403, 403, 403]),
+    ("HEAD /_/v1/backup", "", [200, 403, 403, 403, 403, 403]),
     ("GET /_/v1/stores/{mine}/items", "", [200, 200, 200, 200, 403, 403]),
     ("HEAD /_/v1/stores/{mine}/items?prefix=in/", "", [200; 6]),
     ("GET /_/v1/stores/{mine}/items?prefix=in/", "", [200; 6]),
