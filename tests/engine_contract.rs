@@ -92,7 +92,7 @@ async fn a_read_finds_what_was_written_and_nothing_else(mut subject: Subject) {
 }
 
 /// A version is above all that its process chose, and all that its keys had. With one process that
-/// is above all; several that share an engine may choose lower ones for other keys at the same time.
+/// is above all; several that share an engine may choose lower ones for other keys.
 async fn versions_grow_over_all_commits_and_a_reopen(mut subject: Subject) {
     let mut chose = vec![0; subject.processes.len()];
     let mut had = BTreeMap::from([("a", 0), ("b", 0)]);

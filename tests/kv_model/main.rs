@@ -272,7 +272,7 @@ proptest! {
     })]
 
     #[test]
-    fn three_processes_over_the_postgres_engine_follow_the_model(ops in prop::collection::vec(op(), 1..60)) {
+    fn three_postgres_processes_follow_the_model(ops in prop::collection::vec(op(), 1..60)) {
         run(Subject::postgres(), &ops);
     }
 }

@@ -304,9 +304,12 @@ async fn lock(
         }
     };
     let update: &[&(dyn ToSql + Sync)] = &[&writes];
-    // Sent one behind the other, without waiting.
-    let ((), written, shared) =
-        tokio::try_join!(client.batch_execute(begin), client.query(&for_update, update), share)?;
+    // Sent one behind the other, without waiting. The first that failed tells why: those behind it
+    // only say that it did.
+    let (begun, written, shared) =
+        tokio::join!(client.batch_execute(begin), client.query(&for_update, update), share);
+    begun?;
+    let (written, shared) = (written?, shared?);
     let rows = written.iter().chain(&shared);
     let mut locked: Locked = HashMap::new();
     for row in rows {
@@ -326,12 +329,15 @@ async fn look_for_held(
     let of_writes = client.prepare_cached(sql::HELD_WRITES).await?;
     let of_expects = client.prepare_cached(sql::HELD_EXPECTS).await?;
     // Rolled back: the end of a transaction that locked rows would wait for replicas.
-    let ((), written, expected, ()) = tokio::try_join!(
+    let (begun, written, expected, ended) = tokio::join!(
         client.batch_execute("BEGIN"),
         client.query(&of_writes, writes),
         client.query(&of_expects, expects),
         client.batch_execute("ROLLBACK"),
-    )?;
+    );
+    begun?;
+    let (written, expected) = (written?, expected?);
+    ended?;
     written.iter().chain(&expected).map(|row| row.try_get(0)).collect()
 }
 

@@ -65,8 +65,8 @@ pub(super) const LOCK_WRITES: &str = "
 pub(super) const LOCK_EXPECTS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
 /// Begin a transaction that waits for a lock for so many milliseconds. The longer time ends before
-/// that of a statement here: a wait that the database does not end goes on after who waited is gone,
-/// and holds what was locked before.
+/// that of a statement here: a wait that the database does not end goes on after who waited is
+/// gone, and holds what was locked before.
 pub(super) const BEGIN_BRIEFLY: &str = "BEGIN; SET LOCAL lock_timeout = 500";
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
 /// Those of the rows that cannot be locked at once, as the statements above lock them.
