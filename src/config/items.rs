@@ -16,7 +16,7 @@ pub struct KeyPutArgs {
     pub key: String,
     /// Value; - takes it from the standard input
     #[arg(value_name = "VALUE", required_unless_present = "file", conflicts_with = "file")]
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub value: Option<OsString>,
     /// File that holds the value; - is the standard input
     #[arg(long, short, value_name = "FILE")]
