@@ -124,16 +124,24 @@ export function makeApp() {
   }
 }
 
-/** Runs one command of the publisher; answers its exit code, output and exchanges. */
-export async function publisher(args, { token = process.env.STEADFAST_TOKEN } = {}) {
+/**
+ * Runs one command of the publisher; answers its exit code, output and exchanges. `steadfast env`
+ * redirects it with its own module, which notes no exchanges.
+ */
+export async function publisher(
+  args,
+  { token = process.env.STEADFAST_TOKEN, byEnv = false } = {},
+) {
   rmSync(LOG, { force: true });
+  const plain = [process.execPath, join(PACKAGE, 'build/cli/index.js'), ...args];
+  const [program, ...rest] = byEnv ? [process.env.STEADFAST_BIN, 'env', '--', ...plain] : plain;
+  const redirect = { NODE_OPTIONS: `--import=${pathToFileURL(PRELOAD)}`, STEADFAST_LOG: LOG };
   const env = {
     ...process.env,
     FASTLY_API_TOKEN: token,
-    NODE_OPTIONS: `--import=${pathToFileURL(PRELOAD)}`,
-    STEADFAST_LOG: LOG,
+    ...(byEnv ? { FASTLY_API_ENDPOINT: process.env.STEADFAST_URL } : redirect),
   };
-  const child = spawn(process.execPath, [join(PACKAGE, 'build/cli/index.js'), ...args], {
+  const child = spawn(program, rest, {
     cwd: APP, env, stdio: ['ignore', 'pipe', 'pipe'], timeout: RUN_LIMIT_MS,
   });
   let output = '';
@@ -163,7 +171,15 @@ export async function publisher(args, { token = process.env.STEADFAST_TOKEN } = 
 
 /** Runs a command that must do all it was told: no failure, no retry, no warning about the API. */
 export async function publisherMust(...args) {
-  const result = await publisher(args);
+  return mustHaveDone(args, await publisher(args));
+}
+
+/** The same through `steadfast env --`. */
+export async function publisherByEnvMust(...args) {
+  return mustHaveDone(args, await publisher(args, { byEnv: true }));
+}
+
+function mustHaveDone(args, result) {
   const tail = result.output.split('\n').slice(-25).join('\n');
   if (result.code !== 0 || /❌|‼️|Failed:|Attempt /u.test(result.output)) {
     throw new Error(`"${args.join(' ')}" ended with ${result.code}:\n${tail}`);

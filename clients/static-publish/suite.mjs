@@ -6,8 +6,8 @@ import assert from 'node:assert/strict';
 import { brotliDecompressSync, gunzipSync } from 'node:zlib';
 import { check, finish, section } from '../js/checks.mjs';
 import {
-  CHUNK, PUBLISH_ID, STORE_NAME, assetKey, assetKeys, files, makeApp, publisher, publisherMust,
-  sha256, typeOf, variantsOf, writeFile,
+  CHUNK, PUBLISH_ID, STORE_NAME, assetKey, assetKeys, files, makeApp, publisher,
+  publisherByEnvMust, publisherMust, sha256, typeOf, variantsOf, writeFile,
 } from './site.mjs';
 
 const BASE = process.env.STEADFAST_URL.replace(/\/+$/, '');
@@ -159,6 +159,15 @@ async function publishChecks() {
       const { generation } = await item(key);
       assert.equal(generation !== before, live.has(key), `${key} was written anew`);
     }
+    await verifySite();
+    await verifyIndex('live');
+  });
+
+  await check('steadfast env redirects the publisher by itself', async () => {
+    const before = await item(`${PUBLISH_ID}_index_live`);
+    await publisherByEnvMust('publish-content');
+    const after = await item(`${PUBLISH_ID}_index_live`);
+    assert.notEqual(after.generation, before.generation);
     await verifySite();
     await verifyIndex('live');
   });

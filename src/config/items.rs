@@ -16,7 +16,7 @@ pub struct KeyPutArgs {
     pub key: String,
     /// Value; - takes it from the standard input
     #[arg(value_name = "VALUE", required_unless_present = "file", conflicts_with = "file")]
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_negative_numbers = true)]
     pub value: Option<OsString>,
     /// File that holds the value; - is the standard input
     #[arg(long, short, value_name = "FILE")]
@@ -100,6 +100,8 @@ pub struct KeyListArgs {
 
 /// Flags of `steadfast key delete`.
 #[derive(Args, Clone)]
+#[command(override_usage = "\
+steadfast key delete [OPTIONS] <STORE> <KEY|--prefix <PREFIX>|--all|--from <FILE>>")]
 #[group(id = "which", required = true, multiple = false, args = ["key", "prefix", "all", "from"])]
 pub struct KeyDeleteArgs {
     /// Name of the store, or its id
@@ -115,7 +117,8 @@ pub struct KeyDeleteArgs {
     /// Delete all items of the store
     #[arg(long)]
     pub all: bool,
-    /// Delete the items whose keys stand in this file, one a line; - is the standard input
+    /// Delete the items whose keys stand in this file, one a line, and count those that are not
+    /// there too; - is the standard input
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// Fail unless the item has this generation; with KEY only

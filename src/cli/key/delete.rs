@@ -3,7 +3,7 @@
 use super::{PAGE, PARALLEL};
 use crate::cli::source;
 use crate::cli::talk::{Out, Stop, bar, confirm, local, note, target, usage};
-use crate::client::{Client, Error};
+use crate::client::{Client, Error, Retry};
 use crate::config::KeyDeleteArgs;
 use crate::wire::Store;
 use indicatif::ProgressBar;
@@ -151,7 +151,7 @@ async fn page_by_page(
 
 /// Deletions or looks, several at once.
 struct Many<'a> {
-    client: &'a Client,
+    client: Client,
     store: &'a Store,
     /// Whether it only looks whether they are there.
     looks: bool,
@@ -160,7 +160,9 @@ struct Many<'a> {
 }
 
 impl<'a> Many<'a> {
-    fn new(client: &'a Client, store: &'a Store) -> Many<'a> {
+    fn new(client: &Client, store: &'a Store) -> Many<'a> {
+        // Of so many requests some are told to wait, and nobody counts the seconds.
+        let client = client.clone().with_retry(Retry::default());
         Many { client, store, looks: false, running: JoinSet::new(), done: 0 }
     }
 

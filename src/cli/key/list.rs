@@ -2,7 +2,7 @@
 
 use super::{Known, PAGE, PARALLEL};
 use crate::cli::talk::{Out, Stop, local};
-use crate::client::{Client, Error};
+use crate::client::{Client, Error, Retry};
 use crate::config::KeyListArgs;
 use crate::wire::Store;
 use serde_json::json;
@@ -71,6 +71,8 @@ async fn ask_each(
     out: &mut Out,
     json: bool,
 ) -> Result<(), Stop> {
+    // Of so many requests some are told to wait.
+    let client = client.clone().with_retry(Retry::default());
     let mut waiting = VecDeque::new();
     let mut keys = keys.into_iter();
     loop {
