@@ -4,10 +4,12 @@
 //! Whatever the items come from, each leaves its [`Source`] as one line of JSON, so that what moves
 //! lines need know nothing else. A source of lines hands them on as they are.
 
+pub mod batches;
 pub mod line;
 pub mod lines;
 pub mod manifest;
 pub mod open;
+pub mod state;
 pub mod table;
 pub mod tree;
 pub mod viceroy;
