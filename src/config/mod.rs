@@ -2,6 +2,7 @@
 
 mod client;
 mod items;
+mod moving;
 
 pub use client::{
     ClientArgs, CompletionsArgs, Connection, ENVIRONMENT_ONLY, EnvArgs, ManArgs, StoreCreateArgs,
@@ -9,6 +10,7 @@ pub use client::{
     TokenListArgs, TokenRevokeArgs, TokenScope,
 };
 pub use items::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
+pub use moving::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
 
 use crate::api::Token;
 use clap::{Args, ValueEnum};

@@ -160,6 +160,15 @@ pub fn micros(text: &str) -> Option<u64> {
     u64::try_from(at.unix_timestamp_nanos() / 1000).ok()
 }
 
+/// The time of an HTTP date, in the form of lines.
+pub fn modified(http: &str) -> Option<String> {
+    let at = httpdate::parse_http_date(http).ok()?;
+    let at = OffsetDateTime::from(at);
+    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+    let (hour, minute, second) = at.to_hms();
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.000000Z"))
+}
+
 /// The key that a line holds, without reading all of the line where that can be.
 pub fn key_of(line: &[u8]) -> Option<Cow<'_, str>> {
     let quick = line.strip_prefix(b"{\"key\":\"").and_then(|rest| {
@@ -325,6 +334,14 @@ mod tests {
         };
         assert_eq!(left("2001-01-01T00:00:00Z"), Some(0));
         assert!(left("2101-01-01T00:00:00.5+02:00").unwrap() > 1_000_000_000);
+    }
+
+    #[test]
+    fn times_of_header_fields_become_times_of_lines() {
+        let told = modified("Mon, 23 Jun 2025 19:41:19 GMT");
+        assert_eq!(told.as_deref(), Some("2025-06-23T19:41:19.000000Z"));
+        assert_eq!(micros(&told.unwrap()), Some(1_750_707_679_000_000));
+        assert_eq!(modified("soon"), None);
     }
 
     proptest! {

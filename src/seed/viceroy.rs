@@ -196,7 +196,7 @@ impl Writer {
         let quoted = |text: &str| Json::from(text).to_string();
         let file = self.folder.join("kv.json");
         format!(
-            "[local_server.kv_stores]\n{} = {{ file = {}, format = \"json\" }}\n",
+            "[local_server.kv_stores.{}]\nfile = {}\nformat = \"json\"\n",
             quoted(store),
             quoted(&file.to_string_lossy())
         )
