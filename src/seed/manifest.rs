@@ -158,7 +158,11 @@ mod tests {
     const TEXT: &str = r#"
         manifest_version = 3
         [local_server.kv_stores]
-        one = [{ key = "a", data = "local", metadata = "m" }, { key = "b", file = "f" }, { data = "x" }]
+        one = [
+            { key = "a", data = "local", metadata = "m" },
+            { key = "b", file = "f" },
+            { data = "x" },
+        ]
         empty = []
         [local_server.object_store]
         old = [{ key = "k", path = "p" }]

@@ -14,6 +14,8 @@ use std::collections::HashSet;
 const SINGLE_BYTES: usize = 1 << 20;
 /// The code of a line whose item is there.
 const EXISTS: &str = "412";
+/// What is told of it.
+const THERE: &str = "the item exists";
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -207,7 +209,7 @@ impl Sender {
                     if again || self.if_exists == IfExists::Skip {
                         outcome.counts.skipped += 1;
                     } else {
-                        let reason = "the item exists".to_owned();
+                        let reason = THERE.to_owned();
                         outcome.fail(Wrong { number, key, reason }, true);
                     }
                 }
@@ -247,8 +249,11 @@ impl Lines {
             let at = usize::try_from(error.index).unwrap_or(usize::MAX);
             let number = self.numbers.get(at).copied().unwrap_or_default();
             lines.insert(number);
-            let reason = format!("{} ({})", error.reason, error.code);
             let existed = error.code == EXISTS;
+            let reason = match existed {
+                true => THERE.to_owned(),
+                false => format!("{} ({})", error.reason, error.code),
+            };
             outcome.fail(Wrong { number, key: error.key, reason }, existed);
         }
         // A server tells a bounded number of them.

@@ -9,7 +9,7 @@ use crate::client::{Client, Error, IfExists, Value};
 use crate::config::SyncArgs;
 use crate::seed::batches::Batch;
 use crate::seed::line::{self, Item};
-use crate::wire::Details;
+use crate::wire::{Details, Store};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use indicatif::ProgressBar;
@@ -247,8 +247,6 @@ impl Sync {
         Ok(u8::from(failed > 0))
     }
 }
-
-use crate::wire::Store;
 
 /// What is to happen to an item.
 enum Verdict {
