@@ -6,6 +6,7 @@ mod copy;
 mod documents;
 mod env;
 mod key;
+mod moving;
 mod serve;
 mod source;
 mod store;
@@ -49,6 +50,12 @@ enum Command {
     /// Run a command with the variables that point other tools at the server, or print them
     #[command(after_help = env::HELP)]
     Env(Box<crate::config::EnvArgs>),
+    /// Write all items of a store to a file
+    #[command(after_help = moving::EXPORT_HELP)]
+    Export(Box<crate::config::ExportArgs>),
+    /// Put the items of a file or a folder into a store
+    #[command(after_help = moving::IMPORT_HELP)]
+    Import(Box<crate::config::ImportArgs>),
     /// Write, read, list and delete items
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -58,6 +65,9 @@ enum Command {
     /// Make, list, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Make a store like another one, here or at another server
+    #[command(after_help = moving::SYNC_HELP)]
+    Sync(Box<crate::config::SyncArgs>),
     /// Make, list and revoke the tokens of others
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -88,11 +98,14 @@ pub fn run() -> ExitCode {
         Command::Completions(args) => documents::completions(&args, Cli::command()),
         Command::Copy(args) => copy::run(args),
         Command::Env(args) => env::run(&args),
+        Command::Export(args) => moving::export(*args),
+        Command::Import(args) => moving::import(*args),
         Command::Key(command) => key::run(command),
         Command::Man(args) => documents::man(&args, Cli::command()),
         Command::Restore(args) => backup::restore(args),
         Command::Serve(args) => serve::run(*args),
         Command::Store(command) => store::run(command),
+        Command::Sync(args) => moving::sync(*args),
         Command::Token(command) => token::run(command),
     }
 }

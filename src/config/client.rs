@@ -89,6 +89,37 @@ impl ClientArgs {
         ClientArgs { endpoint, token_file, ..self.clone() }
     }
 
+    /// The same for an end of a command that names two servers. A token that was given for another
+    /// server than this one is not sent there: its own must be named.
+    ///
+    /// # Errors
+    /// As [`ClientArgs::resolve`].
+    pub fn resolve_end(
+        &self,
+        endpoint: &str,
+        token_file: Option<&Path>,
+        flag: &str,
+    ) -> Result<Connection, Error> {
+        let at = Endpoint::parse(endpoint)?;
+        if token_file.is_none() && at != Endpoint::parse(&self.endpoint)? {
+            let own = Path::new(OWN_TOKEN);
+            if at.is_loopback() && own.is_file() {
+                let (token, token_at) = from_file(own)?;
+                return Ok(Connection { endpoint: at, token, token_at });
+            }
+            let why =
+                format!("no token for {at}, which is not --endpoint: name a file with {flag}");
+            return Err(Error::NoToken(why));
+        }
+        let token_file = token_file.map(Path::to_owned).or_else(|| self.token_file.clone());
+        ClientArgs { endpoint: endpoint.to_owned(), token_file, ..self.clone() }.resolve()
+    }
+
+    /// The endpoint as it was given.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     fn token_for(&self, endpoint: &Endpoint) -> Result<(Token, TokenAt), Error> {
         if let Some(path) = &self.token_file {
             return from_file(path);

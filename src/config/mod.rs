@@ -3,6 +3,7 @@
 mod backup;
 mod client;
 mod items;
+mod moving;
 
 pub use backup::{BackupArgs, RestoreArgs};
 pub use client::{
@@ -11,6 +12,7 @@ pub use client::{
     TokenListArgs, TokenRevokeArgs, TokenScope,
 };
 pub use items::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
+pub use moving::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
 
 use crate::api::Token;
 use clap::{Args, ValueEnum};
