@@ -1,4 +1,5 @@
-//! The batch endpoint, and imports: lines of JSON, applied in order as they come (contract.md, 3.5).
+//! The batch endpoint, and imports: lines of JSON, applied in order as they come (contract.md,
+//! 3.5).
 //!
 //! Lines are gathered into groups, and each group is one commit; while one is made durable, the
 //! next is read. There is no atomicity over lines, and a batch that is cut leaves the lines before

@@ -60,7 +60,8 @@ pub(super) struct Parsed {
     pub(super) modified: Option<u64>,
 }
 
-/// Reads a line; `full` for one of an import. `allowed` judges its key before its value is looked at.
+/// Reads a line; `full` for one of an import. `allowed` judges its key before its value is looked
+/// at.
 pub(super) fn parse(
     line: &[u8],
     full: bool,

@@ -269,12 +269,10 @@ impl<R: Read> Frames<R> {
 }
 
 fn cut(e: io::Error, records: u64) -> RestoreError {
-    match e.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            RestoreError::Damaged(format!("it ends after {records} records, before its end"))
-        }
-        _ => RestoreError::Read(e),
+    if e.kind() == io::ErrorKind::UnexpectedEof {
+        return RestoreError::Damaged(format!("it ends after {records} records, before its end"));
     }
+    RestoreError::Read(e)
 }
 
 /// Fills an empty engine from a backup; `tell` hears how many records are in. Until it is done the

@@ -1,6 +1,6 @@
-//! All records as they were at one moment: a copy of the overlay, over a snapshot of the database on
-//! a connection of its own. While it lives, no blob file is removed and no segment of the log that
-//! it names is used again; the database's own log grows by what is folded meanwhile.
+//! All records as they were at one moment: a copy of the overlay, over a snapshot of the database
+//! on a connection of its own. While it lives, no blob file is removed and no segment of the log
+//! that it names is used again; the database's own log grows by what is folded meanwhile.
 
 use super::super::{Body, BoxFuture, EngineError, Keyed, Part, Record, Result, Snapshot};
 use super::blobs::Pin;
