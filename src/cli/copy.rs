@@ -13,7 +13,8 @@ Examples:
 
 Stop the servers of both sides first. A copy that was cut goes on when the same command is run
 again; until it is whole, no server starts from the destination. At the end both sides are read and
-compared, record by record. Generations are new, and greater than before. The root token is not copied.
+compared, record by record. Generations are new, and greater than before. The root token is not
+copied.
 
 Exit status: 0 all is copied and the same, 1 it is not, 2 the command was called wrongly,
 130 it was interrupted.";

@@ -96,7 +96,7 @@ where
     }
 }
 
-/// Ends the process if an interrupt finds it where it cannot stop, such as in a read from a terminal.
+/// Ends the process if an interrupt finds it where it cannot stop, such as in a read of a terminal.
 async fn leave_when_stuck() {
     if tokio::signal::ctrl_c().await.is_ok() {
         tokio::time::sleep(PATIENCE).await;
