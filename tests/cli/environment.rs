@@ -94,7 +94,8 @@ const bodies = [
   await read((answered) => get(url, { headers }, answered)),
 ];
 console.log(bodies.map(names).join(' '));
-const made = await fetch(new Request(hosted, { method: 'POST', headers, body: '{"name":"other"}' }));
+const more = { method: 'POST', headers, body: '{"name":"other"}' };
+const made = await fetch(new Request(hosted, more));
 console.log(made.status);
 "#;
 

@@ -1,4 +1,4 @@
-//! The commands that speak to a server, seen from outside: what they print, where, and how they end.
+//! The commands that speak to a server, seen from outside: what they print, where, how they end.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
