@@ -163,7 +163,8 @@ fn an_export_for_an_old_client_ends_with_its_connection() {
     case.put("a", &[], &vec![b'x'; 300_000]);
     let mut stream = TcpStream::connect(("127.0.0.1", case.server.port)).unwrap();
     let request = format!(
-        "GET /_/v1/stores/{}/export HTTP/1.0\r\nFastly-Key: {TOKEN}\r\nConnection: keep-alive\r\n\r\n",
+        "GET /_/v1/stores/{}/export HTTP/1.0\r\nFastly-Key: {TOKEN}\r\n\
+         Connection: keep-alive\r\n\r\n",
         case.id
     );
     std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
