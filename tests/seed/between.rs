@@ -20,13 +20,14 @@ pub(crate) struct Ways {
     pub(crate) lost: u64,
     /// Cuts an export after so many bytes; 0 for never.
     pub(crate) cut: usize,
-    writes: Arc<AtomicU64>,
+    /// The writes that came.
+    pub(crate) count: Arc<AtomicU64>,
 }
 
 impl Ways {
     /// How many writes came.
     pub(crate) fn writes(&self) -> u64 {
-        self.writes.load(Ordering::SeqCst)
+        self.count.load(Ordering::SeqCst)
     }
 }
 
@@ -79,7 +80,7 @@ fn serve(client: &TcpStream, server: u16, ways: &Ways) -> std::io::Result<()> {
             continue;
         }
         let write = request.starts_with("PUT") || request.starts_with("POST");
-        let nth = if write { ways.writes.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+        let nth = if write { ways.count.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
         let is = |every: u64| every > 0 && nth > 0 && nth.is_multiple_of(every);
         if write {
             std::thread::sleep(ways.slow);

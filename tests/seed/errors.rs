@@ -56,7 +56,7 @@ fn wrong_lines_are_told_by_number_and_key_and_the_others_are_written() {
 
     let args = ["import", "s", "in", "--report", "report", "--json"];
     let done = run(server.port, dir.path(), &args).ends(1);
-    assert_eq!(numbers(&done.err), []);
+    assert!(numbers(&done.err).is_empty(), "{}", done.err);
     let told: serde_json::Value = serde_json::from_str(&done.out).unwrap();
     assert_eq!((told["written"].as_u64(), told["failed"].as_u64()), (Some(3), Some(7)), "{told}");
     let report = fs::read_to_string(dir.path().join("report")).unwrap();

@@ -74,7 +74,7 @@ fn a_manifest_fills_the_stores_that_it_names() {
     let done = run(server.port, dir.path(), &["import", "fastly.toml", "--json"]).ends(0);
     let stores: Vec<serde_json::Value> =
         done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let names: Vec<_> = stores
+    let names = stores
         .iter()
         .map(|s| (s["store"]["name"].as_str().unwrap(), s["written"].as_u64().unwrap()));
     assert_eq!(names.collect::<Vec<_>>(), [("bare", 0), ("first", 1), ("more", 2), ("pages", 2)]);

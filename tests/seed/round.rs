@@ -13,8 +13,7 @@ fn odd() -> String {
         .chain([b'x'])
         .collect();
     let packed = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, raw);
-    let large: Vec<u8> =
-        (0..25 << 20_u32).map(|at| at.to_le_bytes()[usize::from(at % 7 == 0)]).collect();
+    let large: Vec<u8> = (0..25_u32 << 20).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let long = "l".repeat(1024);
     let mut lines = vec![
         line("//", b"slashes", &stamp(1)),
