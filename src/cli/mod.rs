@@ -51,6 +51,9 @@ enum Command {
     /// Print the manual page, or write those of all commands
     #[command(after_help = documents::MAN_HELP)]
     Man(crate::config::ManArgs),
+    /// Print the API's description by OpenAPI 3.1
+    #[command(after_help = documents::OPENAPI_HELP)]
+    Openapi,
     /// Make, list, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Env(args) => env::run(&args),
         Command::Key(command) => key::run(command),
         Command::Man(args) => documents::man(&args, Cli::command()),
+        Command::Openapi => documents::openapi(),
         Command::Serve(args) => serve::run(*args),
         Command::Store(command) => store::run(command),
         Command::Token(command) => token::run(command),

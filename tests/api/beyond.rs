@@ -241,3 +241,19 @@ fn a_line_of_an_import_that_is_wrong_is_named_and_the_others_go_on() {
         assert_eq!(case.get("good").generation(), 5);
     }
 }
+
+#[test]
+fn the_description_of_the_api_is_the_same_from_the_server_and_the_command() {
+    let case = Case::new();
+    let mut client = case.server.connect();
+    client.send("GET /_/openapi.json HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let served = client.answer(false).unwrap();
+    assert_eq!((served.status, served.field("Content-Type")), (200, "application/json"));
+    let document = served.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let told = std::process::Command::new(crate::support::binary()).arg("openapi").output();
+    let told = told.unwrap();
+    assert!(told.status.success() && told.stderr.is_empty());
+    assert_eq!(told.stdout, served.body);
+}
