@@ -194,7 +194,14 @@ fn an_import_does_with_what_is_there_as_it_is_told() {
     assert_eq!(case.import("?if_exists=overwrite", &lines), (200, [3, 0, 0], vec![]));
     assert_eq!(case.get("fresh").field("Metadata"), "2", "the last line of a key counts");
     assert_eq!(case.value("there"), b"new");
-    case.beyond("PUT", "import?if_exists=maybe", b"").refused(400);
+    for wrong in ["if_exists=maybe", "if_exists=", "if_exists"] {
+        let answer = case.beyond("PUT", &format!("import?{wrong}"), lines.as_bytes());
+        assert_eq!(
+            answer.text(),
+            "{\"msg\":\"Bad request\",\"title\":\"Bad request\",\"detail\":\"if_exists must be \
+             overwrite, skip or fail\",\"status\":400}"
+        );
+    }
     let none = format!("PUT /_/v1/stores/{NO_STORE}/import");
     case.server.ask(&none, &[], b"").refused(404);
     // Blank lines count as lines, and a missing last end is none.
