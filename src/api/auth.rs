@@ -157,7 +157,7 @@ enum Reach {
 /// What each route touches.
 fn reach(route: Route) -> Reach {
     match route {
-        Route::Healthz | Route::OpenIdConfiguration | Route::Readyz => Reach::Open,
+        Route::Healthz | Route::OpenApi | Route::OpenIdConfiguration | Route::Readyz => Reach::Open,
         Route::About | Route::Product | Route::Unknown => Reach::Nothing,
         Route::CurrentUser | Route::TokenSelf | Route::Verify => Reach::Token,
         Route::Metrics => Reach::Whole,
@@ -168,6 +168,12 @@ fn reach(route: Route) -> Reach {
         Route::Batch | Route::Import => Reach::Lines,
         Route::Backup | Route::Token | Route::Tokens => Reach::Root,
     }
+}
+
+/// Whether a route needs no token.
+#[cfg(test)]
+pub(super) fn is_open(route: Route) -> bool {
+    reach(route) == Reach::Open
 }
 
 const ROOT_ONLY: &str = "this token may not do this: only the root token may";

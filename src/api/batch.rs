@@ -89,7 +89,7 @@ impl Api {
         pass: &Pass,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
-        let (if_exists, fails) = match query.text("if_exists")? {
+        let (if_exists, fails) = match query.word("if_exists")? {
             None | Some("overwrite") => (IfExists::Overwrite, false),
             Some("skip") => (IfExists::Skip, false),
             Some("fail") => (IfExists::Skip, true),

@@ -152,12 +152,12 @@ pub(crate) fn json(status: u16, value: &impl serde::Serialize) -> Response {
 }
 
 /// An answer of JSON that is made already.
-pub(crate) fn json_bytes(status: u16, body: Vec<u8>) -> Response {
+pub(crate) fn json_bytes(status: u16, body: impl Into<Bytes>) -> Response {
     Response::new(status)
         .field("Content-Type", b"application/json")
         .field("Cache-Control", b"no-store")
         .field("Pragma", b"no-cache")
-        .payload(Payload::Bytes(Bytes::from(body)))
+        .payload(Payload::Bytes(body.into()))
 }
 
 #[cfg(test)]

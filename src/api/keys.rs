@@ -20,7 +20,7 @@ impl Api {
         let limit = query.limit(LIST_LIMIT_MAX)?;
         let after = query.text("cursor")?.map(cursor::decode).transpose()?;
         let prefix = query.text("prefix")?;
-        let consistency = match query.text("consistency")? {
+        let consistency = match query.word("consistency")? {
             None | Some("strong") => None,
             // What has nothing older to offer answers as it is, and says what was asked for.
             Some("eventual") => Some("eventual".to_owned()),

@@ -16,6 +16,7 @@ mod fields;
 mod items;
 mod keys;
 mod line;
+mod openapi;
 mod query;
 mod stores;
 mod tokens;
@@ -48,6 +49,7 @@ enum Route {
     Item,
     Keys,
     Metrics,
+    OpenApi,
     OpenIdConfiguration,
     Product,
     Readyz,
@@ -74,6 +76,7 @@ impl Route {
     fn locate(path: &[u8]) -> Target<'_> {
         let at = |route| Target { route, store: b"", key: b"" };
         match path {
+            b"/_/openapi.json" => return at(Route::OpenApi),
             b"/_/v1" => return at(Route::About),
             b"/_/v1/backup" => return at(Route::Backup),
             b"/_/v1/tokens" => return at(Route::Tokens),
@@ -142,6 +145,7 @@ impl Route {
             Route::Item => ("/resources/stores/kv/{store_id}/keys/{key}", "GET, HEAD, PUT, DELETE"),
             Route::Keys => ("/resources/stores/kv/{store_id}/keys", "GET, HEAD"),
             Route::Metrics => ("/metrics", "GET, HEAD"),
+            Route::OpenApi => ("/_/openapi.json", "GET, HEAD"),
             Route::OpenIdConfiguration => {
                 ("/realms/fastly/.well-known/openid-configuration", "GET, HEAD")
             }
@@ -231,6 +235,7 @@ impl Api {
             (Route::Item, Method::Delete) => self.delete_item(store(), key, head).await,
             (Route::Keys, Method::Get | Method::Head) => self.list_keys(store(), head).await,
             (Route::Metrics, Method::Get | Method::Head) => self.show_metrics().await,
+            (Route::OpenApi, Method::Get | Method::Head) => Ok(openapi::document()),
             (Route::OpenIdConfiguration, Method::Get | Method::Head) => Ok(account::openid()),
             (Route::Product, Method::Delete) => Ok(Response::new(204)),
             (Route::Product, Method::Get | Method::Head | Method::Put) => Ok(account::product()),

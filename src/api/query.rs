@@ -65,6 +65,11 @@ impl Query {
         Ok(self.one(name)?.flatten().filter(|value| !value.is_empty()))
     }
 
+    /// One of some words; an empty one is none of them.
+    pub(crate) fn word(&self, name: &str) -> Result<Option<&str>, Error> {
+        Ok(self.one(name)?.map(Option::unwrap_or_default))
+    }
+
     /// A truth, in any letter case; false when it is not given.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Error> {
         match self.one(name)? {
@@ -109,6 +114,8 @@ mod tests {
         assert_eq!(query.text("prefix").unwrap(), Some("a b+"));
         assert_eq!((query.flag("add").unwrap(), query.flag("append").unwrap()), (true, false));
         assert_eq!(query.text("cursor").unwrap(), None);
+        assert_eq!((query.word("cursor").unwrap(), query.word("x").unwrap()), (Some(""), Some("")));
+        assert_eq!(query.word("none").unwrap(), None);
         assert!(query.flag("x").is_err() && query.flag("_").is_err());
         assert!(Query::parse(b"a=1&a=2").unwrap().text("a").is_err());
         let limit = |raw: &str| Query::parse(raw.as_bytes()).unwrap().limit(1000);

@@ -1,7 +1,9 @@
-//! `steadfast completions` and `steadfast man`: what is made of the command line itself.
+//! `steadfast completions`, `steadfast man`, `steadfast openapi`: what the binary says of itself to
+//! other tools.
 
 use super::talk::{Out, Stop, ended, local, note};
 use crate::config::{CompletionsArgs, ManArgs};
+use crate::wire;
 use clap::Command;
 use std::process::ExitCode;
 
@@ -20,11 +22,25 @@ Examples:
 
 Exit status: 0 done, 1 failed, 2 called wrongly.";
 
+pub(super) const OPENAPI_HELP: &str = "\
+Examples:
+  steadfast openapi > steadfast.json
+  steadfast openapi | jq '.paths | keys'
+
+A server hands out the same under /_/openapi.json, without a token.
+
+Exit status: 0 done, 1 failed, 2 called wrongly.";
+
 pub(super) fn completions(args: &CompletionsArgs, mut command: Command) -> ExitCode {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command, "steadfast", &mut text);
     let mut out = Out::new();
     ended(out.bytes(&text).and_then(|()| out.flush()))
+}
+
+pub(super) fn openapi() -> ExitCode {
+    let mut out = Out::new();
+    ended(out.bytes(wire::OPENAPI).and_then(|()| out.flush()))
 }
 
 pub(super) fn man(args: &ManArgs, command: Command) -> ExitCode {

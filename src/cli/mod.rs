@@ -62,6 +62,9 @@ enum Command {
     /// Print the manual page, or write those of all commands
     #[command(after_help = documents::MAN_HELP)]
     Man(crate::config::ManArgs),
+    /// Print the API's description by OpenAPI 3.1
+    #[command(after_help = documents::OPENAPI_HELP)]
+    Openapi,
     /// Make, list, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -103,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Key(command) => key::run(command),
         Command::Man(args) => documents::man(&args, Cli::command()),
         Command::Restore(args) => backup::restore(args),
+        Command::Openapi => documents::openapi(),
         Command::Serve(args) => serve::run(*args),
         Command::Store(command) => store::run(command),
         Command::Sync(args) => moving::sync(*args),

@@ -195,7 +195,14 @@ fn an_import_does_with_what_is_there_as_it_is_told() {
     assert_eq!(case.import("?if_exists=overwrite", &lines), (200, [3, 0, 0], vec![]));
     assert_eq!(case.get("fresh").field("Metadata"), "2", "the last line of a key counts");
     assert_eq!(case.value("there"), b"new");
-    case.beyond("PUT", "import?if_exists=maybe", b"").refused(400);
+    for wrong in ["if_exists=maybe", "if_exists=", "if_exists"] {
+        let answer = case.beyond("PUT", &format!("import?{wrong}"), lines.as_bytes());
+        assert_eq!(
+            answer.text(),
+            "{\"msg\":\"Bad request\",\"title\":\"Bad request\",\"detail\":\"if_exists must be \
+             overwrite, skip or fail\",\"status\":400}"
+        );
+    }
     let none = format!("PUT /_/v1/stores/{NO_STORE}/import");
     case.server.ask(&none, &[], b"").refused(404);
     // Blank lines count as lines, and a missing last end is none.
@@ -241,4 +248,20 @@ fn a_line_of_an_import_that_is_wrong_is_named_and_the_others_go_on() {
         assert_eq!(case.get("bad").status, 404);
         assert_eq!(case.get("good").generation(), 5);
     }
+}
+
+#[test]
+fn the_description_of_the_api_is_the_same_from_the_server_and_the_command() {
+    let case = Case::new();
+    let mut client = case.server.connect();
+    client.send("GET /_/openapi.json HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let served = client.answer(false).unwrap();
+    assert_eq!((served.status, served.field("Content-Type")), (200, "application/json"));
+    let document = served.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let told = std::process::Command::new(crate::support::binary()).arg("openapi").output();
+    let told = told.unwrap();
+    assert!(told.status.success() && told.stderr.is_empty());
+    assert_eq!(told.stdout, served.body);
 }

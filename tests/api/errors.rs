@@ -143,6 +143,7 @@ fn every_route_refuses_other_methods_with_405_and_names_its_own() {
         ("/current_user".into(), "GET, HEAD"),
         ("/enabled-products/v1/kv_store".into(), "GET, HEAD, PUT, DELETE"),
         ("/realms/fastly/.well-known/openid-configuration".into(), "GET, HEAD"),
+        ("/_/openapi.json".into(), "GET, HEAD"),
         ("/healthz".into(), "GET, HEAD"),
         ("/readyz".into(), "GET, HEAD"),
         ("/metrics".into(), "GET, HEAD"),
@@ -187,6 +188,7 @@ fn a_head_answers_as_a_get_on_every_route() {
         "/current_user".into(),
         "/enabled-products/v1/kv_store".into(),
         "/realms/fastly/.well-known/openid-configuration".into(),
+        "/_/openapi.json".into(),
         "/healthz".into(),
         "/readyz".into(),
         "/nowhere".into(),
@@ -207,7 +209,7 @@ fn health_and_discovery_need_no_token() {
     let openid = bare(&case, "GET /realms/fastly/.well-known/openid-configuration", "");
     assert_eq!((status_line(&openid), openid.text().as_str()), ("HTTP/1.1 200 OK", "{}"));
     assert_eq!(openid.field("Content-Type"), "application/json");
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/healthz", "/readyz", "/_/openapi.json"] {
         assert_eq!(bare(&case, &format!("GET {path}"), "").status, 200, "{path}");
     }
 }

@@ -135,7 +135,8 @@ const ROWS: &[Row] = &[
 
 const IN_LINE: &str = r#"{"key":"in/k","value":"dg=="}"#;
 const OUT_LINE: &str = r#"{"key":"out","value":"dg=="}"#;
-const OPEN: [&str; 3] = ["/healthz", "/readyz", "/realms/fastly/.well-known/openid-configuration"];
+const OPEN: [&str; 4] =
+    ["/_/openapi.json", "/healthz", "/readyz", "/realms/fastly/.well-known/openid-configuration"];
 
 /// A server with two stores, and tokens of each kind.
 struct Case {

@@ -1,0 +1,109 @@
+"""Hooks for schemathesis: lines of JSON, requests that reach what is there, and a tally.
+
+Left alone, nearly every generated request names a store that does not exist. Here a request that
+keeps the rules names a store that does: OPENAPI_READ, which has the keys of KEYS and keeps them, or
+OPENAPI_WRITE. What a schema cannot say is made to hold as well. What each operation answered is
+written to OPENAPI_TALLY as it comes: a line of operation and status.
+"""
+
+import base64
+import itertools
+import json
+import os
+
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+READ = os.environ["OPENAPI_READ"]
+WRITE = os.environ["OPENAPI_WRITE"]
+KEYS = ["a", "b/c", "d e"]
+# What a list answers behind its first entry, a.
+CURSOR = base64.b64encode(b"\x0a\x01a").decode()
+
+_tally = open(os.environ["OPENAPI_TALLY"], "a", encoding="utf-8", buffering=1)
+_turns = itertools.count()
+
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_value = st.binary(max_size=40).map(lambda value: base64.b64encode(value).decode())
+_line = st.fixed_dictionaries(
+    {"key": st.one_of(st.sampled_from(KEYS), _text), "value": st.one_of(_value, _text)},
+    optional={
+        "time_to_live_sec": st.one_of(st.none(), st.integers(-1, 2**32)),
+        "metadata": st.one_of(st.none(), _text),
+        "metadata_base64": _value,
+        "background_fetch": st.one_of(st.none(), st.booleans()),
+        "generation": st.one_of(st.none(), st.integers(0, 2**64)),
+        "expires": st.one_of(st.none(), _text, st.datetimes().map(lambda at: f"{at.isoformat()}Z")),
+        "modified": st.one_of(st.none(), st.datetimes().map(lambda at: f"{at.isoformat()}Z")),
+    },
+)
+_lines = st.lists(_line, max_size=8).map(
+    lambda lines: "".join(json.dumps(line) + "\n" for line in lines)
+)
+schemathesis.openapi.media_type("application/x-ndjson", _lines)
+
+
+@schemathesis.serializer("application/x-ndjson")
+def ndjson(_context, value):
+    """What is a text already goes out as it is."""
+    if isinstance(value, bytes):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def operation_id(case):
+    """The operation's name in the description."""
+    return case.operation.definition.raw["operationId"]
+
+
+def point(case):
+    """Lets a request name a store that exists, and half of the time a key."""
+    name, path = operation_id(case), case.path_parameters
+    # The end of a store is left to the requests that follow links.
+    if "store_id" in path and name != "deleteStore":
+        path["store_id"] = READ if case.operation.method.upper() == "GET" else WRITE
+    turn = next(_turns)
+    if "key" in path and turn % 2:
+        path["key"] = KEYS[turn // 2 % len(KEYS)]
+
+
+def mend(case):
+    """Makes hold what no schema can say."""
+    name, query = operation_id(case), case.query
+    if query and query.get("cursor"):
+        query["cursor"] = CURSOR
+    if name == "putItem":
+        modes = [mode for mode in ("add", "append", "prepend") if query.get(mode)]
+        for mode in modes[1:]:
+            query[mode] = False
+    elif name == "deleteItems":
+        query["all"] = not query.get("prefix")
+    elif name in ("createStore", "renameStore"):
+        # No other store has the name.
+        case.body["name"] = case.body["name"][:240] + f" {next(_turns)}"
+    elif name == "createToken":
+        # Stores exist, and the end is to come.
+        if case.body.get("stores"):
+            case.body["stores"] = [READ]
+        if case.body.get("expires_at"):
+            case.body["expires_at"] = "2999-" + case.body["expires_at"].split("-", 1)[1]
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    """Changes the requests that keep the rules; those that break one go out as they are."""
+    if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE:
+        return
+    # What a request takes from an answer before it stays.
+    if case.meta.phase.name.value != "stateful":
+        point(case)
+    mend(case)
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    """Counts what was answered."""
+    if response.request.method == case.operation.method.upper():
+        _tally.write(f"{operation_id(case)} {response.status_code}\n")
