@@ -5,7 +5,7 @@
 
 use super::check::{Checker, Counted};
 use super::clock::Clock;
-use super::keyspace::{self, ITEMS};
+use super::keyspace::{self, ITEMS, STORES};
 use super::record::ItemHead;
 use super::{Error, Kv};
 use crate::engine::copy::{CopyError, Filling};
@@ -284,8 +284,9 @@ pub async fn restore(
     source: impl Read + Send,
     to: &Arc<dyn Engine>,
     tell: &mut (dyn FnMut(u64) + Send),
-) -> Result<u64, RestoreError> {
+) -> Result<Counted, RestoreError> {
     let mut frames = Frames::open(source)?;
+    let mut counted = Counted::default();
     let mut filling = Filling::begin(to.clone()).await?;
     while let Some(Found { key, mut record, size }) = frames.record()? {
         if size > INLINE_BYTES_MAX as u64 {
@@ -298,11 +299,13 @@ pub async fn restore(
             record.body = stage.finish().await?;
         }
         record.head = brought(&key, &record)?;
+        counted.stores += u64::from(key.first() == Some(&STORES));
+        counted.items += u64::from(key.first() == Some(&ITEMS));
         filling.add(key, record).await?;
         tell(frames.records);
     }
     filling.end().await?;
-    Ok(frames.records)
+    Ok(counted)
 }
 
 /// The head that a record has once it is restored: an item's says its generation.
