@@ -34,7 +34,11 @@ class Service:
     """A server, and its description."""
 
     def __init__(self):
-        self.document = json.loads(ask("GET", "/_/openapi.json"))
+        document = ask("GET", "/_/openapi.json")
+        self.document = json.loads(document)
+        # From a file: the address that it was loaded from would be left out.
+        self.file = STATE / "openapi.json"
+        self.file.write_bytes(document)
 
     def store(self, name, *keys):
         """Creates a store with some items; returns its id."""
@@ -58,7 +62,7 @@ class Service:
         tally.write_text("")
         command = [
             sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"),
-            "run", f"{URL}/_/openapi.json", "-H", f"Fastly-Key: {token}", "--seed", SEED,
+            "run", str(self.file), "--url", URL, "-H", f"Fastly-Key: {token}", "--seed", SEED,
             "--max-examples", EXAMPLES, "--no-color", "--warnings", "off", "--continue-on-failure",
             *flags, *(["--max-time", TIME] if TIME else []),
         ]  # fmt: skip

@@ -106,7 +106,7 @@ mod tests {
                 fields.values().for_each(|inner| references(inner, found));
             }
             Value::Array(parts) => parts.iter().for_each(|inner| references(inner, found)),
-            _ => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 

@@ -1,0 +1,29 @@
+# Makes an environment of Python's for a suite, unless it is there already; to be sourced.
+#
+#   install_python NAME WHAT VENV REQUIREMENTS    NAME is the suite, WHAT it installs, for people
+install_python() {
+  local name=$1 what=$2 venv=$3 wanted=$4
+  if cmp -s "$wanted" "$venv/installed.txt"; then
+    echo "$name: $what is already installed"
+    return
+  fi
+  echo "$name: installing $what with pip (some seconds)"
+  rm -rf "$venv"
+  if ! python3 -m venv "$venv" 2>"$CLIENTS_STATE/venv.log"; then
+    # Debian keeps the module in a package of its own.
+    rm -rf "$venv"
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+      echo "$name: installing python3-venv with apt-get"
+      apt-get update -qq
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        python3-venv >/dev/null
+      python3 -m venv "$venv"
+    else
+      cat "$CLIENTS_STATE/venv.log" >&2
+      echo "$name: cannot make a virtual environment: install python3-venv, then run this again" >&2
+      exit 1
+    fi
+  fi
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
+  cp "$wanted" "$venv/installed.txt"
+}
