@@ -135,8 +135,7 @@ pub struct ExportArgs {
 /// Flags of `steadfast sync`.
 #[derive(Args, Clone)]
 pub struct SyncArgs {
-    /// Store to take items from: a name or an id, or one at another server, as in
-    /// site@https://kv.example.com
+    /// Store to take items from: a name or an id, or one at another server, as NAME@URL
     #[arg(value_name = "FROM")]
     pub from: String,
     /// Store to make like it, named in the same way
