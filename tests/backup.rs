@@ -61,7 +61,7 @@ fn a_backup_comes_back_as_it_was_running_or_not() {
     done(&steadfast(&["backup", "--data", text(&data), "-o", text(&running)]));
     // What is there is not replaced unawares.
     let again = steadfast(&["backup", "--data", text(&data), "-o", text(&running)]);
-    assert_eq!(again.status.code(), Some(2));
+    assert_eq!(again.status.code(), Some(4));
     let Home { mut server, .. } = home_parts(home, |home| {
         home.server.terminate();
         assert!(home.server.ended(Duration::from_secs(10)).unwrap().success());

@@ -1,12 +1,13 @@
 //! `steadfast backup` and `steadfast restore`.
 
+use super::part::{IN_THE_WAY, Part, in_the_way};
 use super::talk::{self, Out, Stop, exit_status, local, note, usage};
 use crate::client::Client;
 use crate::config::{BackupArgs, RestoreArgs};
 use crate::server::{self, RestoreError};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, Read};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) const BACKUP_HELP: &str = concat!(
@@ -33,10 +34,11 @@ Exit status: 0 done, 1 failed, 2 called wrongly.";
 
 /// The first bytes of what is compressed.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// How hard to compress.
-const LEVEL: i32 = 3;
 
 pub(super) fn backup(args: BackupArgs) -> ExitCode {
+    if args.output.as_os_str() != "-" && in_the_way(&args.output, args.force) {
+        return ExitCode::from(IN_THE_WAY);
+    }
     match server_of(&args) {
         Err(e) => talk::ended(Err(e)),
         Ok(Some(client)) => talk::run(&client, async |client| online(client, &args).await),
@@ -54,34 +56,37 @@ fn server_of(args: &BackupArgs) -> Result<Option<crate::config::ClientArgs>, Sto
 }
 
 async fn online(client: Client, args: &BackupArgs) -> Result<(), Stop> {
-    let mut to = Target::create(&args.output, args.force)?;
-    let bar = talk::bar("backing up", "bytes", None);
     let mut backup = client.backup().await?;
+    let (mut to, bar) = (Target::new(&args.output)?, talk::bar("backing up", "bytes", None));
     while let Some(piece) = backup.piece().await? {
-        to.write(&piece).map_err(|e| local(format!("cannot write: {e}")))?;
+        to.write(&piece)?;
         bar.inc(piece.len() as u64);
     }
     bar.finish_and_clear();
-    told(to, args)
+    to.keep()?;
+    told(bar.position(), args)
 }
 
 fn offline(args: &BackupArgs) -> Result<(), Stop> {
-    let mut to = Target::create(&args.output, args.force)?;
-    let bar = talk::bar("backing up", "bytes", None);
+    let (mut to, bar) = (Target::new(&args.output)?, talk::bar("backing up", "bytes", None));
+    let mut stop = None;
     let mut take = |piece: &[u8]| {
         bar.inc(piece.len() as u64);
-        to.write(piece)
+        to.write(piece).map_err(|e| {
+            stop = Some(e);
+            io::Error::other("it was not written")
+        })
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| local(format!("cannot start threads: {e}")))?;
     let done = runtime.block_on(server::backup(&args.data, &mut take));
     bar.finish_and_clear();
-    done.map_err(local)?;
-    told(to, args)
+    done.map_err(|e| stop.take().unwrap_or_else(|| local(e)))?;
+    to.keep()?;
+    told(bar.position(), args)
 }
 
-fn told(to: Target, args: &BackupArgs) -> Result<(), Stop> {
-    let bytes = to.finish().map_err(|e| local(format!("cannot write: {e}")))?;
+fn told(bytes: u64, args: &BackupArgs) -> Result<(), Stop> {
     if args.client.json && args.output.as_os_str() != "-" {
         let mut out = Out::new();
         out.json(&serde_json::json!({ "file": args.output, "bytes": bytes }))?;
@@ -91,80 +96,31 @@ fn told(to: Target, args: &BackupArgs) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What a backup is written to: it has its name only once it is whole and on disk.
-struct Target {
-    out: Box<dyn Sink>,
-    bytes: u64,
-    /// The file as it is written, and as it is called then.
-    files: Option<(PathBuf, PathBuf)>,
-}
-
-/// Takes bytes, and ends.
-trait Sink: Write + Send {
-    fn end(self: Box<Self>) -> io::Result<()>;
-}
-
-impl Sink for io::Stdout {
-    fn end(mut self: Box<Self>) -> io::Result<()> {
-        self.flush()
-    }
-}
-
-impl Sink for File {
-    fn end(self: Box<Self>) -> io::Result<()> {
-        self.sync_all()
-    }
-}
-
-impl Sink for zstd::Encoder<'static, File> {
-    fn end(self: Box<Self>) -> io::Result<()> {
-        self.finish()?.sync_all()
-    }
+/// Where a backup goes.
+enum Target {
+    Out(Out),
+    File(Part),
 }
 
 impl Target {
-    fn create(path: &Path, force: bool) -> Result<Target, Stop> {
-        if path.as_os_str() == "-" {
-            return Ok(Target { out: Box::new(io::stdout()), bytes: 0, files: None });
+    fn new(path: &Path) -> Result<Target, Stop> {
+        match path.as_os_str() == "-" {
+            true => Ok(Target::Out(Out::new())),
+            false => Ok(Target::File(Part::new(path)?)),
         }
-        if path.exists() && !force {
-            return Err(usage(format!("{} is there already: say --force", path.display())));
-        }
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let failed = |e: io::Error| local(format!("{}: {e}", part.display()));
-        let file = File::create(&part).map_err(failed)?;
-        let out: Box<dyn Sink> = match path.extension().is_some_and(|ending| ending == "zst") {
-            true => Box::new(zstd::Encoder::new(file, LEVEL).map_err(failed)?),
-            false => Box::new(file),
-        };
-        Ok(Target { out, bytes: 0, files: Some((part, path.to_owned())) })
     }
 
-    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.bytes += piece.len() as u64;
-        self.out.write_all(piece)
-    }
-
-    /// Makes it durable under its name; answers its bytes before they were compressed.
-    fn finish(mut self) -> io::Result<u64> {
-        let out = std::mem::replace(&mut self.out, Box::new(io::stdout()));
-        out.end()?;
-        if let Some((part, path)) = self.files.take() {
-            std::fs::rename(&part, &path)?;
-            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-            File::open(dir.unwrap_or(Path::new(".")))?.sync_all()?;
+    fn write(&mut self, piece: &[u8]) -> Result<(), Stop> {
+        match self {
+            Target::Out(out) => out.bytes(piece),
+            Target::File(part) => part.write(piece),
         }
-        Ok(self.bytes)
     }
-}
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        // What is not whole is of no use.
-        if let Some((part, _)) = &self.files {
-            let _ = std::fs::remove_file(part);
+    fn keep(self) -> Result<(), Stop> {
+        match self {
+            Target::Out(mut out) => out.flush(),
+            Target::File(part) => part.keep(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod documents;
 mod env;
 mod key;
 mod moving;
+mod part;
 mod serve;
 mod source;
 mod store;

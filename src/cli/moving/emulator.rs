@@ -1,7 +1,7 @@
 //! `steadfast export --to viceroy`: a folder that the local emulator reads.
 
-use super::export::{IN_THE_WAY, in_the_way};
 use super::read::Items;
+use crate::cli::part::{IN_THE_WAY, in_the_way};
 use crate::cli::talk::{self, Out, Stop, local, note, target};
 use crate::client::Client;
 use crate::config::ExportArgs;
