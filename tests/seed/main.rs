@@ -13,6 +13,7 @@ mod support;
 
 mod between;
 mod cuts;
+mod emulator;
 mod errors;
 mod formats;
 mod hosted;

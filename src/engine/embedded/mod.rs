@@ -46,6 +46,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Commits that wait for the writer at most; further ones wait for a place.
@@ -54,6 +55,10 @@ const QUEUE: usize = 4096;
 const QUEUE_SPARE: usize = 16;
 /// Chores that wait for the keeper at most; further ones wait for a place.
 const CHORES: usize = 4096;
+
+/// A process that was killed may hold its lock for a moment longer, and so may one that a process
+/// which has the directory open is just starting: it has the lock until it becomes another program.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// For each byte of small records in memory, so many times less of pieces of large bodies.
 const PIECES: u64 = 4;
@@ -333,14 +338,22 @@ fn lock(dir: &Path) -> Result<File> {
     made.map_err(|e| failed("make the data directory", e))?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
     let lock = lock.map_err(|e| failed("open the lock in", e))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(EngineError::Failed(format!(
-            "the data directory {} is in use by another steadfast; stop that one, or choose \
-             another with --data",
-            dir.display()
-        ))),
-        Err(TryLockError::Error(e)) => Err(failed("lock", e)),
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(LOCK_WAIT / 20);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(EngineError::Failed(format!(
+                    "the data directory {} is in use by another steadfast; stop that one, or \
+                     choose another with --data",
+                    dir.display()
+                )));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed("lock", e)),
+        }
     }
 }
 
