@@ -8,8 +8,8 @@ use crate::engine::embedded::{self, Embedded, Fatal, Options, Report};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::http;
-use crate::kv::backup;
 pub use crate::kv::backup::RestoreError;
+use crate::kv::backup::{self, Incoming};
 use crate::kv::check::{Checker, Counted};
 use crate::kv::clock::{Clock, SystemClock};
 use crate::kv::{Kv, keyspace};
@@ -282,6 +282,8 @@ pub async fn restore(
     to: &Place,
     tell: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Counted, RestoreError> {
+    // First: what is no backup must leave nothing behind.
+    let source = Incoming::open(source)?;
     let (to, _) = open(to, 0, COPY_LOG, COPY_READING).await?;
     let restored = backup::restore(source, &to, tell).await;
     let closed = to.close().await;

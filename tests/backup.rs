@@ -18,7 +18,8 @@ use support::{Home, Server, TOKEN, binary};
 
 fn steadfast(args: &[&str]) -> Output {
     let mut command = Command::new(binary());
-    command.args(args).env("FASTLY_API_TOKEN", TOKEN).env_remove("STEADFAST_DATA");
+    command.args(args).env("FASTLY_API_TOKEN", TOKEN);
+    command.env_remove("STEADFAST_DATA").env_remove("FASTLY_API_ENDPOINT");
     command.output().unwrap()
 }
 
@@ -210,6 +211,24 @@ fn a_backup_that_is_damaged_or_cut_is_reported_and_never_served() {
     assert_eq!(served.status.code(), Some(1), "what is not whole is not served");
     let said = String::from_utf8_lossy(&served.stderr).into_owned();
     assert!(said.contains("unfinished"), "{said}");
+    let again = steadfast(&["restore", text(&file), "--data", text(&to)]);
+    assert_eq!(again.status.code(), Some(1), "nor is it filled again");
+    // What is no backup leaves nothing, and what is there already is left alone.
+    let other = files.path().join("other");
+    std::fs::write(&bad, "{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
+    assert_eq!(steadfast(&["restore", text(&bad), "--data", text(&other)]).status.code(), Some(1));
+    assert!(!other.exists());
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("index.html"), "a site").unwrap();
+    assert_eq!(steadfast(&["restore", text(&file), "--data", text(&other)]).status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
+    // Whoever names another server does not get this directory's backup.
+    let elsewhere = ["--endpoint", "http://127.0.0.1:1", "-o", text(&bad), "--force"];
+    let data = home.data();
+    let wrong = [&["backup", "--data", text(&data)][..], &elsewhere].concat();
+    assert_eq!(steadfast(&wrong).status.code(), Some(2));
+    let unreached = [&["backup", "--online"][..], &elsewhere].concat();
+    assert_eq!(steadfast(&unreached).status.code(), Some(6));
     let none = files.path().join("nothing");
     let missing = steadfast(&["backup", "--data", text(&none), "-o", text(&bad), "--force"]);
     assert_eq!(missing.status.code(), Some(1));

@@ -453,3 +453,24 @@ async fn the_database_s_own_log_starts_anew_although_reads_never_pause() {
     let log = fs::metadata(data.join("steadfast.db-wal")).unwrap().len();
     assert!(log < 100 << 20, "{log} bytes");
 }
+
+#[test]
+fn a_directory_that_is_let_go_a_moment_later_is_opened_and_one_that_is_not_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = std::fs::File::create(dir.path().join("LOCK")).unwrap();
+    lock.lock().unwrap();
+    let open = || {
+        let fatal = Fatal::new(|why| panic!("{why}"));
+        let dir = dir.path().into();
+        Embedded::open(Options { dir, cache_bytes: 0, log_bytes: 1 << 20, fatal })
+    };
+    let refused = open().map(drop).unwrap_err().to_string();
+    assert!(refused.contains("in use"), "{refused}");
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        drop(lock);
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(open().unwrap().close()).unwrap();
+    holder.join().unwrap();
+}

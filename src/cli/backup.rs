@@ -3,7 +3,7 @@
 use super::part::{IN_THE_WAY, Part, in_the_way};
 use super::talk::{self, Out, Stop, exit_status, local, note, usage};
 use crate::client::Client;
-use crate::config::{BackupArgs, RestoreArgs};
+use crate::config::{BackupArgs, Place, RestoreArgs};
 use crate::server::{self, RestoreError};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -52,6 +52,14 @@ fn server_of(args: &BackupArgs) -> Result<Option<crate::config::ClientArgs>, Sto
         return Ok(Some(args.client.clone()));
     }
     let at = server::running(&args.data).map_err(local)?;
+    // Whoever names another server must not get this directory unawares.
+    if let Some(named) = args.client.named_endpoint().filter(|named| at.as_deref() != Some(named)) {
+        let dir = args.data.display();
+        return Err(usage(format!(
+            "the endpoint {named} is not that of {dir}: say --online to back up the server there, \
+             or leave the endpoint out (and FASTLY_API_ENDPOINT) for the directory"
+        )));
+    }
     Ok(at.map(|at| args.client.at_home(at, &args.data.join("token"))))
 }
 
@@ -64,7 +72,7 @@ async fn online(client: Client, args: &BackupArgs) -> Result<(), Stop> {
     }
     bar.finish_and_clear();
     to.keep()?;
-    told(bar.position(), args)
+    told(&format!("the server at {}", client.endpoint()), bar.position(), args)
 }
 
 fn offline(args: &BackupArgs) -> Result<(), Stop> {
@@ -83,16 +91,19 @@ fn offline(args: &BackupArgs) -> Result<(), Stop> {
     bar.finish_and_clear();
     done.map_err(|e| stop.take().unwrap_or_else(|| local(e)))?;
     to.keep()?;
-    told(bar.position(), args)
+    told(&args.data.display().to_string(), bar.position(), args)
 }
 
-fn told(bytes: u64, args: &BackupArgs) -> Result<(), Stop> {
+fn told(from: &str, bytes: u64, args: &BackupArgs) -> Result<(), Stop> {
     if args.client.json && args.output.as_os_str() != "-" {
         let mut out = Out::new();
-        out.json(&serde_json::json!({ "file": args.output, "bytes": bytes }))?;
+        out.json(&serde_json::json!({ "from": from, "file": args.output, "bytes": bytes }))?;
         return out.flush();
     }
-    note(&format!("backed up {bytes} bytes to {}", args.output.display()));
+    let file = args.output.display();
+    let packed = args.output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zst"));
+    let packed = if packed { ", compressed" } else { "" };
+    note(&format!("backed up {from} to {file}: {bytes} bytes{packed}"));
     Ok(())
 }
 
@@ -146,8 +157,19 @@ pub(super) fn restore(args: RestoreArgs) -> ExitCode {
     talk::ended(restored(&args))
 }
 
+/// Whether a directory is not there, or has nothing in it but what a new file system has.
+fn is_empty(dir: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(dir) else { return !dir.exists() };
+    entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))
+}
+
 fn restored(args: &RestoreArgs) -> Result<(), Stop> {
     let place = args.place().map_err(usage)?;
+    if let Place::Directory(dir) = &place
+        && !is_empty(dir)
+    {
+        return Err(local(format!("{} is not empty: nothing is restored into it", dir.display())));
+    }
     let source = open(&args.file);
     let source = source.map_err(|e| local(format!("{}: {e}", args.file.display())))?;
     let bar = talk::bar("restoring", "records", None);

@@ -173,6 +173,7 @@ fn said(status: u16, body: &[u8]) -> String {
         .or_else(|_| serde_json::from_slice::<Words>(body));
     if let Ok(Words { msg, title, detail }) = words {
         let head = if title.is_empty() { msg } else { title };
+        let detail = if detail == head { String::new() } else { detail };
         let parts = [head, detail].into_iter().filter(|part| !part.is_empty());
         let text = parts.map(|part| plain(&part)).collect::<Vec<_>>().join(": ");
         if !text.is_empty() {

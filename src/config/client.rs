@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Where a server keeps its token by default, seen from where it was started.
 const OWN_TOKEN: &str = "./steadfast-data/token";
+/// Where it says its address while it runs.
+const OWN_ADDRESS: &str = "./steadfast-data/address";
 
 /// Which server a command speaks to, and how it tells what it did.
 #[derive(Args, Clone)]
@@ -31,6 +33,10 @@ pub struct ClientArgs {
     #[arg(long, env = "FASTLY_API_TOKEN", hide_env_values = true, hide = true)]
     fastly_api_token: Option<Secret>,
 
+    /// From the environment only: what a server of this machine is started with.
+    #[arg(long, env = "STEADFAST_TOKEN", hide_env_values = true, hide = true)]
+    steadfast_token: Option<Secret>,
+
     /// From the environment only.
     #[arg(long, env = "STEADFAST_TOKEN_FILE", hide = true)]
     steadfast_token_file: Option<PathBuf>,
@@ -38,8 +44,8 @@ pub struct ClientArgs {
 
 /// The arguments that stand for variables of the environment and are refused on a command line,
 /// where others see them.
-pub const ENVIRONMENT_ONLY: [&str; 3] =
-    ["fastly_api_token", "steadfast_token_file", "node_options"];
+pub const ENVIRONMENT_ONLY: [&str; 4] =
+    ["fastly_api_token", "steadfast_token", "steadfast_token_file", "node_options"];
 
 /// Where a token came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +73,8 @@ impl ClientArgs {
     /// # Errors
     /// [`Error::Usage`] for the endpoint, [`Error::NoToken`] without a token.
     pub fn resolve(&self) -> Result<Connection, Error> {
-        let endpoint = Endpoint::parse(&self.endpoint)?;
+        let endpoint = self.own_endpoint().unwrap_or_else(|| Endpoint::parse(&self.endpoint));
+        let endpoint = endpoint?;
         let (token, token_at) = self.token_for(&endpoint)?;
         Ok(Connection { endpoint, token, token_at })
     }
@@ -78,6 +85,21 @@ impl ClientArgs {
     /// As [`ClientArgs::resolve`].
     pub fn resolve_at(&self, endpoint: &str) -> Result<Connection, Error> {
         ClientArgs { endpoint: endpoint.to_owned(), ..self.clone() }.resolve()
+    }
+
+    /// Where the server of this place says that it listens, if no other endpoint is named.
+    fn own_endpoint(&self) -> Option<Result<Endpoint, Error>> {
+        let own = match self.named_endpoint() {
+            Some(_) => return None,
+            None => super::read_token_text(Path::new(OWN_ADDRESS)).ok()?,
+        };
+        Endpoint::parse(&own).ok().filter(Endpoint::is_loopback).map(Ok)
+    }
+
+    /// The endpoint, if it is another than the one by default.
+    pub fn named_endpoint(&self) -> Option<&str> {
+        let named = self.endpoint.trim_end_matches('/');
+        (named != Endpoint::DEFAULT).then_some(named)
     }
 
     /// The same for the server of a data directory, which has its token there unless it was told
@@ -136,14 +158,23 @@ impl ClientArgs {
             return from_file(path);
         }
         let own = Path::new(OWN_TOKEN);
-        // A token that nobody named leaves this machine for no other.
+        // A token that was not meant for clients leaves this machine for no other.
+        let served = self.steadfast_token.as_ref().filter(|Secret(text)| !text.is_empty());
+        if let (Some(Secret(text)), true) = (served, endpoint.is_loopback()) {
+            let token = Token::parse(text);
+            let token = token.map_err(|e| Error::NoToken(format!("STEADFAST_TOKEN: {e}")))?;
+            return Ok((token, TokenAt::Environment));
+        }
         if endpoint.is_loopback() && own.is_file() {
             return from_file(own);
         }
-        let hint =
-            if endpoint.is_loopback() { ", and there is no ./steadfast-data/token" } else { "" };
+        let hint = match endpoint.is_loopback() {
+            true => "; here is no ./steadfast-data/token either",
+            false => "",
+        };
         Err(Error::NoToken(format!(
-            "no token for {endpoint}: set FASTLY_API_TOKEN, or name a file with --token-file{hint}"
+            "no token for {endpoint}: set FASTLY_API_TOKEN or STEADFAST_TOKEN_FILE, or name a file \
+             with --token-file{hint}"
         )))
     }
 }

@@ -50,7 +50,7 @@ pub struct Progress {
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The destination has records of its own.
-    #[error("the destination is not empty, and no copy was begun there")]
+    #[error("the destination is not empty, or holds what was cut")]
     NotEmpty,
     /// The source is an unfinished copy itself.
     #[error("the source is itself an unfinished copy")]
@@ -96,7 +96,9 @@ pub async fn finished(engine: &dyn Engine) -> Result<()> {
     match engine.read(MARK, Part::Head).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
-            "it holds an unfinished copy: run the same copy again to finish it".into(),
+            "it holds an unfinished copy or restore: run the same copy again to finish it; after a \
+             restore that was cut, empty it and restore again"
+                .into(),
         )),
     }
 }

@@ -179,7 +179,7 @@ pub enum RestoreError {
 }
 
 /// A backup on its way in.
-struct Frames<R> {
+pub struct Incoming<R> {
     source: R,
     sum: crc32fast::Hasher,
     records: u64,
@@ -192,14 +192,18 @@ struct Found {
     size: u64,
 }
 
-impl<R: Read> Frames<R> {
-    fn open(mut source: R) -> Result<Frames<R>, RestoreError> {
+impl<R: Read> Incoming<R> {
+    /// Looks at the beginning of what should be a backup.
+    ///
+    /// # Errors
+    /// See [`RestoreError`].
+    pub fn open(mut source: R) -> Result<Incoming<R>, RestoreError> {
         let mut magic = [0; MAGIC.len()];
         source.read_exact(&mut magic)?;
         if &magic != MAGIC {
             return Err(RestoreError::Damaged("it does not begin as a backup does".into()));
         }
-        Ok(Frames { source, sum: crc32fast::Hasher::new(), records: 0 })
+        Ok(Incoming { source, sum: crc32fast::Hasher::new(), records: 0 })
     }
 
     /// The next frame, against its checksum.
@@ -281,11 +285,10 @@ fn cut(e: io::Error, records: u64) -> RestoreError {
 /// # Errors
 /// See [`RestoreError`].
 pub async fn restore(
-    source: impl Read + Send,
+    mut frames: Incoming<impl Read + Send>,
     to: &Arc<dyn Engine>,
     tell: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Counted, RestoreError> {
-    let mut frames = Frames::open(source)?;
     let mut counted = Counted::default();
     let mut filling = Filling::begin(to.clone()).await?;
     while let Some(Found { key, mut record, size }) = frames.record()? {
@@ -329,7 +332,7 @@ pub fn verify(
 ) -> Result<(Counted, Vec<String>), RestoreError> {
     let mut checker = Checker::new(clock);
     let walk = || -> Result<(), RestoreError> {
-        let mut frames = Frames::open(source)?;
+        let mut frames = Incoming::open(source)?;
         while let Some(Found { key, record, size }) = frames.record()? {
             let mut left = if size > INLINE_BYTES_MAX as u64 { size } else { 0 };
             while left > 0 {

@@ -5,7 +5,7 @@ use super::table::Table;
 use super::tree::{self, Tree};
 use super::viceroy::{self, FILE_BYTES_MAX};
 use super::{Broken, Format, Source, line, manifest};
-use serde_json::Value as Json;
+use serde::de::IgnoredAny;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -19,8 +19,6 @@ const AHEAD_BYTES: usize = 1 << 20;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// A window of compression may have 2 to this many bytes: what the widest usual setting takes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-/// A line of which only the beginning is read is judged by so many bytes.
-const TOLD_BY_BYTES: usize = 64;
 
 /// A way to items, opened.
 pub struct Opened {
@@ -154,27 +152,19 @@ pub fn by_name(path: &Path) -> Option<Format> {
     }
 }
 
-/// The format that the beginning of a file tells: lines of JSON, or one object over many lines.
+/// The format that the beginning of an input without an ending tells: lines of JSON, whatever else
+/// is wrong with them. An object over many lines may be meant in two ways, and is taken in none.
 fn by_content(beginning: &[u8]) -> Result<Format, Broken> {
     let text = beginning.trim_ascii_start();
-    if text.is_empty() {
-        return Ok(Format::Ndjson);
-    }
-    if text.first() != Some(&b'{') {
-        let hint = "tells no format by its name or its beginning: say --format";
-        return Err(Broken(hint.into()));
-    }
     let end = memchr::memchr(b'\n', text);
     let (first, _) = text.split_at(end.unwrap_or(text.len()));
-    let item = match serde_json::from_slice::<Json>(first) {
-        Ok(object) => {
-            let is_text = |name: &str| object.get(name).is_some_and(Json::is_string);
-            is_text("key") && is_text("value")
-        }
-        // The beginning of a long line.
-        Err(_) => end.is_none() && first.len() > TOLD_BY_BYTES,
-    };
-    Ok(if item { Format::Ndjson } else { Format::Viceroy })
+    // Of a long line only the beginning is here.
+    let whole = end.is_none() || serde_json::from_slice::<IgnoredAny>(first).is_ok();
+    if text.is_empty() || (text.starts_with(b"{") && whole) {
+        return Ok(Format::Ndjson);
+    }
+    let hint = "tells no format by its name or its first line: say --format ndjson, viceroy or csv";
+    Err(Broken(hint.into()))
 }
 
 /// The stores and items that a `fastly.toml` names.
@@ -223,7 +213,6 @@ mod tests {
             ("x.jsonl", line, Format::Ndjson),
             ("x", line, Format::Ndjson),
             ("bom", &format!("\u{feff}{line}"), Format::Ndjson),
-            ("y", object, Format::Viceroy),
             ("kv.json", object, Format::Viceroy),
             ("z.csv", "a,1\n", Format::Csv),
         ] {
@@ -248,6 +237,15 @@ mod tests {
             open(&path, said, 100).map(|opened| opened.format).unwrap_err().to_string()
         };
         assert!(told("a", b"a,1\n", None).contains("--format"));
+        let object = "{\n\"key\": \"a\",\n\"value\": \"MQ==\"\n}\n";
+        assert!(told("pretty", object.as_bytes(), None).contains("--format"), "two things at once");
+        let without = dir.path().join("without");
+        fs::write(&without, "{\"key\":\"a\"}\n").unwrap();
+        assert_eq!(
+            open(&without, None, 100).unwrap().format,
+            Format::Ndjson,
+            "a line all the same"
+        );
         assert!(told("b.zst", b"not packed", None).contains("cannot be read"));
         assert!(told("c.json", b"[1]", None).contains("JSON object"));
         assert!(told("d.toml", b"", None).contains("names stores"));

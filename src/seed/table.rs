@@ -44,16 +44,21 @@ impl Columns {
     const BARE: Columns =
         Columns { key: 0, value: 1, metadata: None, time_to_live_sec: None, count: 2 };
 
-    /// By names, if the row is one of names.
-    fn named(row: &ByteRecord) -> Option<Columns> {
+    /// By names, if the row is one of names, all of which must be known.
+    fn named(row: &ByteRecord) -> Result<Option<Columns>, Broken> {
         let at = |name: &str| {
             row.iter().position(|field| field.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
         };
-        let (key, value) = (at("key")?, at("value")?);
+        let (Some(key), Some(value)) = (at("key"), at("value")) else { return Ok(None) };
         let (metadata, ttl) = (at("metadata"), at("time_to_live_sec"));
-        let known = 2 + usize::from(metadata.is_some()) + usize::from(ttl.is_some());
-        let columns = Columns { key, value, metadata, time_to_live_sec: ttl, count: row.len() };
-        (known == row.len()).then_some(columns)
+        let known = [Some(key), Some(value), metadata, ttl];
+        if let Some((_, name)) = row.iter().enumerate().find(|(at, _)| !known.contains(&Some(*at)))
+        {
+            let name = String::from_utf8_lossy(name).into_owned();
+            let hint = "there may be key, value, metadata and time_to_live_sec, each once";
+            return Err(Broken(format!("has a column {name:?} in its first line: {hint}")));
+        }
+        Ok(Some(Columns { key, value, metadata, time_to_live_sec: ttl, count: row.len() }))
     }
 }
 
@@ -124,7 +129,7 @@ impl Source for Table {
         let columns = match self.columns {
             Some(columns) => columns,
             None => {
-                let named = Columns::named(&self.row);
+                let named = Columns::named(&self.row)?;
                 let columns = named.unwrap_or(Columns::BARE);
                 self.columns = Some(columns);
                 if named.is_some() && !self.advance()? {

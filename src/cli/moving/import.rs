@@ -5,7 +5,7 @@ use super::report::Report;
 use super::send::Sender;
 use super::{client, found};
 use crate::cli::talk::{INTERRUPTED, Out, Stop, ended, local, note, target, usage};
-use crate::client::{Client, Kind};
+use crate::client::{Client, IfExists, Kind};
 use crate::config::ImportArgs;
 use crate::seed::line::Line;
 use crate::seed::open::{self, Opened};
@@ -178,6 +178,12 @@ impl Import {
         let Counts { written, skipped, failed, existed } = counts;
         let whose = target(&self.client, store);
         note(&format!("{written} written, {skipped} skipped, {failed} failed: {whose}"));
+        if self.args.if_exists.get() == IfExists::Fail && skipped > 0 {
+            note(
+                "of those skipped some may have been there before: what an earlier run or a try \
+                 without an answer wrote cannot be told from them",
+            );
+        }
         self.results.push(json!({
             "store": { "id": store.id, "name": store.name }, "complete": cut.is_none(),
             "written": written, "skipped": skipped, "failed": failed, "existed": existed,
@@ -202,6 +208,9 @@ impl Import {
             }
         };
         match state.file() {
+            Some(_) if status == Kind::Auth.exit_code() => {
+                note("not all is done; with a token that may write, --resume goes on");
+            }
             Some(file) => note(&format!(
                 "not all is done; the same command with --resume goes on ({} knows where)",
                 file.display()
