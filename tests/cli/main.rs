@@ -15,6 +15,7 @@ mod access;
 mod deletes;
 mod documents;
 mod environment;
+mod home;
 mod hosted;
 mod items;
 mod lists;
