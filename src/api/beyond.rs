@@ -19,14 +19,13 @@ const CLEAR_LIMIT_MAX: usize = 10_000;
 /// Bytes that an export holds at once.
 const EXPORT_BYTES: u64 = 4 << 20;
 
-impl Api {
-    /// What a client tells this server by.
-    #[expect(clippy::unused_self, reason = "as the other endpoints")]
-    pub(super) fn about(&self) -> Response {
-        let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
-        json(200, &wire::About { name, version })
-    }
+/// What a client tells this server by.
+pub(super) fn about() -> Response {
+    let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
+    json(200, &wire::About { name, version })
+}
 
+impl Api {
     pub(super) async fn list_details(
         &self,
         store: Result<StoreId, Error>,

@@ -218,7 +218,7 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(target.store)?);
         let Target { route, key, .. } = target;
         match (route, method) {
-            (Route::About, Method::Get | Method::Head) => Ok(self.about()),
+            (Route::About, Method::Get | Method::Head) => Ok(beyond::about()),
             (Route::Backup, Method::Get | Method::Head) => self.backup(request).await,
             (Route::Batch, Method::Put) => self.put_batch(store(), body, request, pass).await,
             (Route::CurrentUser, Method::Get | Method::Head) => Ok(account::current_user(pass)),

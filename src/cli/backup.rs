@@ -4,9 +4,10 @@ use super::part::{IN_THE_WAY, Part, in_the_way};
 use super::talk::{self, Out, Stop, exit_status, local, note, usage};
 use crate::client::Client;
 use crate::config::{BackupArgs, Place, RestoreArgs};
+use crate::seed::open::{is_stdin, plain};
 use crate::server::{self, RestoreError};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -31,9 +32,6 @@ What is filled must be empty. Items keep their generations, times and metadata. 
 cut leaves what no server starts from: remove it, and restore again.
 
 Exit status: 0 done, 1 failed, 2 called wrongly.";
-
-/// The first bytes of what is compressed.
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 pub(super) fn backup(args: BackupArgs) -> ExitCode {
     if args.output.as_os_str() != "-" && in_the_way(&args.output, args.force) {
@@ -102,7 +100,7 @@ fn told(from: &str, bytes: u64, args: &BackupArgs) -> Result<(), Stop> {
     }
     let file = args.output.display();
     let packed = args.output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zst"));
-    let packed = if packed { ", compressed" } else { "" };
+    let packed = if packed { " before compression" } else { "" };
     note(&format!("backed up {from} to {file}: {bytes} bytes{packed}"));
     Ok(())
 }
@@ -137,20 +135,12 @@ impl Target {
 }
 
 /// Opens a backup, compressed or not.
-pub(super) fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
-    let source: Box<dyn Read + Send> = match path.as_os_str() == "-" {
+pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, String> {
+    let source: Box<dyn Read + Send> = match is_stdin(path) {
         true => Box::new(io::stdin()),
-        false => Box::new(File::open(path)?),
+        false => Box::new(File::open(path).map_err(|e| e.to_string())?),
     };
-    let mut source = BufReader::with_capacity(1 << 20, source);
-    let mut first = Vec::new();
-    source.by_ref().take(ZSTD.len() as u64).read_to_end(&mut first)?;
-    let compressed = first == ZSTD;
-    let source = io::Cursor::new(first).chain(source);
-    Ok(match compressed {
-        true => Box::new(BufReader::with_capacity(1 << 20, zstd::Decoder::new(source)?)),
-        false => Box::new(source),
-    })
+    plain(Box::new(BufReader::with_capacity(1 << 20, source)), path).map_err(|e| e.to_string())
 }
 
 pub(super) fn restore(args: RestoreArgs) -> ExitCode {

@@ -18,7 +18,7 @@ const UNKNOWN: u8 = 2;
 
 /// Looks at a backup.
 fn backup(path: &std::path::Path) -> ExitCode {
-    let read = super::backup::open(path).map_err(|e| e.to_string());
+    let read = super::backup::open(path);
     let read = read.and_then(|source| server::check_backup(source).map_err(|e| e.to_string()));
     let (counted, problems) = match read {
         Ok(found) => found,

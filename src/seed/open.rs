@@ -114,8 +114,11 @@ fn stream(
     Ok(Opened { source, format, size, read })
 }
 
-/// What a compressed file holds, or the file.
-fn plain(
+/// What an input holds that is compressed by zstd, by its name or its beginning, or the input.
+///
+/// # Errors
+/// When it cannot be read, or is not compressed and its name says so.
+pub fn plain(
     mut from: Box<dyn BufRead + Send>,
     path: &Path,
 ) -> Result<Box<dyn BufRead + Send>, Broken> {
