@@ -41,9 +41,10 @@ impl Api {
             }
         };
         let range = range.unwrap_or(0..size);
-        let held = (range.end - range.start).min(PIECE_BYTES as u64);
+        // A part of what is in memory keeps all of it.
+        let held = size.min(value.piece_bytes());
         let share = self.admission.download(held).await?;
-        let mut response = response.payload(payload(value, range, request));
+        let mut response = response.payload(payload(value, range, request).await?);
         response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
         Ok(response)
     }
@@ -196,12 +197,18 @@ fn wanted_range(head: &Head, size: u64) -> Result<Option<Range<u64>>, Error> {
     if range.start < range.end { Ok(Some(range)) } else { Err(Error::Range(size)) }
 }
 
-fn payload(value: Value, range: Range<u64>, request: u64) -> Payload {
+/// The bytes of a range: at once, or as the client takes them.
+async fn payload(value: Value, range: Range<u64>, request: u64) -> Result<Payload, Error> {
     if let Some(bytes) = value.in_memory() {
         let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-        return Payload::Bytes(bytes.slice(index(range.start)..index(range.end)));
+        return Ok(Payload::Bytes(bytes.slice(index(range.start)..index(range.end))));
     }
-    Payload::Stream(range.end - range.start, Box::new(Pieces { value, range, request }))
+    let len = range.end - range.start;
+    if value.len() <= value.piece_bytes() {
+        // At most a piece, which fits. What is damaged is told while an answer can still say so.
+        return Ok(Payload::Bytes(value.read(range.start, len as usize).await?));
+    }
+    Ok(Payload::Stream(len, Box::new(Pieces { value, range, request })))
 }
 
 /// A large value, read as the client takes it.
@@ -215,13 +222,13 @@ impl Source for Pieces {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
         Box::pin(async move {
             // Pieces end where the engine's blocks do, so that no block is read twice.
-            let piece = PIECE_BYTES as u64;
+            let piece = self.value.piece_bytes();
             let end = ((self.range.start / piece + 1) * piece).min(self.range.end);
             let len = end - self.range.start;
             if len == 0 {
                 return Ok(None);
             }
-            // At most PIECE_BYTES, which fits.
+            // At most a piece, which fits.
             match self.value.read(self.range.start, len as usize).await {
                 Ok(bytes) => {
                     self.range.start = end;

@@ -87,7 +87,7 @@ pub struct ServeArgs {
     max_in_flight: u64,
 
     /// Bytes of small items kept in memory for reading, taken as they are read; of larger ones, up
-    /// to 4 MiB each, a quarter as much besides
+    /// to 1 MiB each, a quarter as much besides
     #[arg(long, value_name = "BYTES", env = "STEADFAST_CACHE", default_value_t = 128 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,

@@ -3,7 +3,7 @@
 use super::Stream;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -74,10 +74,18 @@ impl<S: Stream> Io<S> {
         Ok(())
     }
 
-    /// Writes what is to be written, then `bytes`.
+    /// Writes what is to be written and `bytes` after it, together: each write of its own wakes
+    /// whoever waits for it.
     pub(super) async fn write(&mut self, bytes: &[u8], limit: Duration) -> io::Result<()> {
-        self.flush(limit).await?;
-        write(&mut self.stream, &mut self.timer, bytes, limit).await
+        let mut written = 0;
+        while let Some(before) = self.output.get(written..).filter(|before| !before.is_empty()) {
+            let both = [IoSlice::new(before), IoSlice::new(bytes)];
+            let write = self.stream.write_vectored(&both);
+            written += some(within(&mut self.timer, limit, write).await?)?;
+        }
+        let rest = bytes.get(written - self.output.len()..).unwrap_or_default();
+        self.output.clear();
+        write(&mut self.stream, &mut self.timer, rest, limit).await
     }
 
     /// Ends the writing side, then takes what still comes for a while, so that the client gets to
@@ -107,13 +115,15 @@ async fn write<S: Stream>(
     limit: Duration,
 ) -> io::Result<()> {
     while !bytes.is_empty() {
-        let written = within(timer, limit, stream.write(bytes)).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
+        let written = some(within(timer, limit, stream.write(bytes)).await?)?;
         bytes = bytes.get(written..).unwrap_or_default();
     }
     Ok(())
+}
+
+/// A write of nothing is an error.
+fn some(written: usize) -> io::Result<usize> {
+    if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) }
 }
 
 /// Bounds the time of an operation on a stream.

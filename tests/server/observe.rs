@@ -332,12 +332,49 @@ fn a_failure_inside_names_its_request_and_nothing_else() {
 }
 
 #[test]
-fn an_answer_that_fails_on_its_way_is_cut_and_never_looks_whole() {
-    let logged = Logged::new(&["--log-format", "json"]);
+fn a_damaged_value_that_is_sent_at_once_is_a_500_and_not_a_byte_of_it() {
+    let logged = Logged::new(&[]);
     let item = format!("/resources/stores/kv/{}/keys/k", logged.server.store("s"));
     logged.server.ask(&format!("PUT {item}"), &[], &vec![b'v'; 700_000]);
     let file = OpenOptions::new().write(true).open(blob(&logged.data())).unwrap();
     file.write_all_at(b"damage", 600_000).unwrap();
+    let answer = logged.server.ask(&format!("GET {item}"), &[], b"");
+    answer.refused(500);
+    assert!(!answer.text().contains("vvv"), "{}", answer.text());
+    // Only what is asked for is read, and it is sound.
+    let range = [("Range", "bytes=0-9")];
+    let part = logged.server.ask(&format!("GET {item}"), &range, b"");
+    assert_eq!((part.status, part.text()), (206, "vvvvvvvvvv".to_owned()));
+}
+
+#[test]
+fn a_value_that_stays_in_memory_is_always_the_last_that_was_written() {
+    let logged = Logged::new(&[]);
+    let item = format!("/resources/stores/kv/{}/keys/k", logged.server.store("s"));
+    let (get, put) = (format!("GET {item}"), format!("PUT {item}"));
+    for (round, size) in [300_000, 1 << 20, (1 << 20) + 1, 262_145].into_iter().enumerate() {
+        let value: Vec<u8> = (0..size).map(|at: usize| (at * 7 + at / 251 + round) as u8).collect();
+        assert_eq!(logged.server.ask(&put, &[], &value).status, 200);
+        for _ in 0..3 {
+            assert!(logged.server.ask(&get, &[], b"").body == value, "{size}");
+            let range = [("Range", "bytes=262140-262148")];
+            let part = logged.server.ask(&get, &range, b"");
+            assert_eq!(part.status, 206);
+            let end = value.len().min(262_149);
+            assert_eq!(part.body, value[262_140..end], "{size}");
+        }
+    }
+    assert_eq!(logged.server.ask(&format!("DELETE {item}"), &[], b"").status, 204);
+    assert_eq!(logged.server.ask(&get, &[], b"").status, 404);
+}
+
+#[test]
+fn an_answer_that_fails_on_its_way_is_cut_and_never_looks_whole() {
+    let logged = Logged::new(&["--log-format", "json"]);
+    let item = format!("/resources/stores/kv/{}/keys/k", logged.server.store("s"));
+    logged.server.ask(&format!("PUT {item}"), &[], &vec![b'v'; 1_700_000]);
+    let file = OpenOptions::new().write(true).open(blob(&logged.data())).unwrap();
+    file.write_all_at(b"damage", 1_600_000).unwrap();
     let mut client = logged.server.connect();
     let cut = client.ask(&format!("GET {item}"), &[], b"");
     assert_eq!(cut.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);

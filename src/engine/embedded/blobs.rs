@@ -22,10 +22,10 @@ use std::sync::{Arc, Mutex};
 
 /// Bytes of a body under one checksum.
 const BLOCK: usize = INLINE_BYTES_MAX;
-/// Blocks of larger bodies are not kept in memory.
-const CACHED_BYTES_MAX: u64 = 4 << 20;
-/// What a block in memory takes besides its bytes.
-const PIECE_SPARE: u64 = 128;
+/// Larger bodies are not kept in memory.
+const KEPT_BYTES_MAX: u64 = 1 << 20;
+/// What a body in memory takes besides its bytes.
+const KEPT_SPARE: u64 = 128;
 /// Bytes gathered before a write.
 const WRITE: usize = 4 * BLOCK;
 const MAGIC: [u8; 8] = *b"STDFBLB1";
@@ -38,7 +38,7 @@ pub(super) struct Blobs {
     dir: PathBuf,
     staged: Mutex<HashSet<i64>>,
     pinned: Mutex<Pinned>,
-    pieces: Pieces,
+    kept: Kept,
     /// The folders whose names are known to be durable.
     folders: [AtomicBool; 256],
     fatal: Fatal,
@@ -54,32 +54,24 @@ struct Pinned {
     waiting: Vec<i64>,
 }
 
-/// Blocks of bodies that are read again and again, checked already. An id is never used again, so
-/// none of them is ever wrong.
+/// Bodies that are read again and again, checked already. An id is never used again, so none of
+/// them is ever wrong.
 #[derive(Debug)]
-struct Pieces(Cache<(i64, u64), Bytes, Weight>);
+struct Kept(Cache<i64, Bytes, Weight>);
 
 #[derive(Clone, Debug)]
 struct Weight;
 
-impl Weighter<(i64, u64), Bytes> for Weight {
-    fn weight(&self, _: &(i64, u64), piece: &Bytes) -> u64 {
-        piece.len() as u64 + PIECE_SPARE
+impl Weighter<i64, Bytes> for Weight {
+    fn weight(&self, _: &i64, body: &Bytes) -> u64 {
+        body.len() as u64 + KEPT_SPARE
     }
 }
 
-impl Pieces {
-    fn new(bytes: u64) -> Pieces {
+impl Kept {
+    fn new(bytes: u64) -> Kept {
         let many = usize::try_from(bytes / BLOCK as u64).unwrap_or(usize::MAX);
-        Pieces(Cache::with_weighter(many.max(1), bytes, Weight))
-    }
-
-    /// The key of a read, if it is of one whole block of a body that is small enough.
-    fn key(blob: &Blob, offset: u64, len: usize) -> Option<(i64, u64)> {
-        let block = BLOCK as u64;
-        let end = (offset + block).min(blob.len);
-        let whole = offset.is_multiple_of(block) && offset + len as u64 == end;
-        (whole && blob.len <= CACHED_BYTES_MAX).then_some((blob.id, offset / block))
+        Kept(Cache::with_weighter(many.max(1), bytes, Weight))
     }
 }
 
@@ -101,14 +93,14 @@ impl Drop for Pin {
 }
 
 impl Blobs {
-    /// Keeps up to `cache_bytes` of blocks in memory.
+    /// Keeps up to `cache_bytes` of bodies in memory.
     pub(super) fn new(data: &Path, cache_bytes: u64, fatal: Fatal) -> Result<Arc<Blobs>> {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
         let folders = std::array::from_fn(|_| AtomicBool::new(false));
         let (staged, pinned, pace) = (Mutex::default(), Mutex::default(), Pace::default());
-        let pieces = Pieces::new(cache_bytes);
-        Ok(Arc::new(Blobs { dir, staged, pinned, pieces, folders, fatal, pace }))
+        let kept = Kept::new(cache_bytes);
+        Ok(Arc::new(Blobs { dir, staged, pinned, kept, folders, fatal, pace }))
     }
 
     fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {
@@ -187,6 +179,7 @@ impl Blobs {
 
     /// Removes a blob's file; one that is gone already is no error.
     fn remove(&self, id: i64) {
+        self.kept.0.remove(&id);
         match fs::remove_file(self.path(id)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -194,7 +187,15 @@ impl Blobs {
         }
     }
 
-    /// Opens a committed blob; `None` when its file is not there.
+    /// A committed blob to read, from memory if it is there; `None` when its file is gone.
+    pub(super) fn find(self: &Arc<Blobs>, id: i64) -> Result<Option<Blob>> {
+        match self.kept(id) {
+            Some(blob) => Ok(Some(blob)),
+            None => self.open(id),
+        }
+    }
+
+    /// Opens a committed blob's file; `None` when it is not there.
     pub(super) fn open(self: &Arc<Blobs>, id: i64) -> Result<Option<Blob>> {
         let file = match File::open(self.path(id)) {
             Ok(file) => file,
@@ -204,15 +205,18 @@ impl Blobs {
         let (len, sums) = read_trailer(&file).map_err(|what| {
             EngineError::Corrupt(format!("blob file {}: {what}", self.path(id).display()))
         })?;
-        let committed = AtomicBool::new(true);
-        Ok(Some(Blob {
-            id,
-            len,
-            sums: sums.into(),
-            file: Arc::new(file),
-            committed,
-            blobs: self.clone(),
-        }))
+        let bytes = Content::File(Arc::new(file), sums.into());
+        Ok(Some(self.committed(id, len, bytes)))
+    }
+
+    /// A committed blob that is in memory.
+    fn kept(self: &Arc<Blobs>, id: i64) -> Option<Blob> {
+        let body = self.kept.0.get(&id)?;
+        Some(self.committed(id, body.len() as u64, Content::Memory(body)))
+    }
+
+    fn committed(self: &Arc<Blobs>, id: i64, len: u64, content: Content) -> Blob {
+        Blob { id, len, content, committed: AtomicBool::new(true), blobs: self.clone() }
     }
 
     /// Every blob file there is, as ids; names that are no ids are left alone.
@@ -268,15 +272,39 @@ pub(super) fn io_failed(what: &str, e: &io::Error) -> EngineError {
     }
 }
 
-/// A large body in its file.
+/// A large body.
 #[derive(Debug)]
 pub(super) struct Blob {
     id: i64,
     len: u64,
-    sums: Arc<[u32]>,
-    file: Arc<File>,
+    content: Content,
     committed: AtomicBool,
     blobs: Arc<Blobs>,
+}
+
+/// Where the bytes of a body are read.
+#[derive(Clone, Debug)]
+enum Content {
+    /// All of them are here, checked.
+    Memory(Bytes),
+    /// A file, and the checksums of its blocks.
+    File(Arc<File>, Arc<[u32]>),
+}
+
+impl Content {
+    /// Reads a range of a body of `total` bytes, and checks the blocks that cover it.
+    fn read(&self, total: u64, offset: u64, len: usize) -> std::result::Result<Bytes, String> {
+        let end = offset.checked_add(len as u64).filter(|end| *end <= total);
+        end.ok_or("a read past the end of the body")?;
+        match self {
+            _ if len == 0 => Ok(Bytes::new()),
+            Content::Memory(bytes) => {
+                let start = usize::try_from(offset).map_err(|e| e.to_string())?;
+                Ok(bytes.slice(start..start + len))
+            }
+            Content::File(file, sums) => read_blocks(file, sums, total, offset, len),
+        }
+    }
 }
 
 impl Blob {
@@ -290,7 +318,7 @@ impl Blob {
         while offset < self.len {
             let len = (self.len - offset).min(BLOCK as u64);
             // At most a block, which fits.
-            read_blocks(&self.file, &self.sums, self.len, offset, len as usize)?;
+            self.content.read(self.len, offset, len as usize)?;
             offset += len;
         }
         Ok(())
@@ -319,29 +347,29 @@ impl StoredBody for Blob {
 
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>> {
         let (id, total) = (self.id, self.len);
-        let key = Pieces::key(self, offset, len);
         let damaged = move |what| EngineError::Corrupt(format!("blob file {id:016x}: {what}"));
         Box::pin(async move {
-            let pieces = &self.blobs.pieces.0;
-            if let Some(piece) = key.and_then(|key| pieces.get(&key)) {
-                return Ok(piece);
-            }
-            // What is more than a block could hold up others even when it is in memory.
-            let read = || read_blocks(&self.file, &self.sums, total, offset, len);
+            let in_memory = matches!(self.content, Content::Memory(_));
+            let read = || self.content.read(total, offset, len);
+            // What is more than a block could hold up others even when its pages are in memory.
             let at_once = match len <= BLOCK {
+                _ if in_memory => return read().map_err(damaged),
                 true => self.blobs.pace.at_once(0, || read().map_err(damaged)),
                 false => None,
             };
             let read = match at_once {
                 Some(read) => read,
                 None => {
-                    let (file, sums) = (self.file.clone(), self.sums.clone());
-                    let read = move || read_blocks(&file, &sums, total, offset, len);
+                    let content = self.content.clone();
+                    let read = move || content.read(total, offset, len);
                     blocking(move || read().map_err(damaged)).await
                 }
             };
-            if let (Some(key), Ok(piece)) = (key, &read) {
-                pieces.insert(key, piece.clone());
+            if let Ok(body) = &read
+                && body.len() as u64 == total
+                && total <= KEPT_BYTES_MAX
+            {
+                self.blobs.kept.0.insert(id, body.clone());
             }
             read
         })
@@ -360,13 +388,8 @@ fn read_blocks(
     offset: u64,
     len: usize,
 ) -> std::result::Result<Bytes, String> {
-    let end = offset.checked_add(len as u64).filter(|end| *end <= total);
-    let end = end.ok_or("a read past the end of the body")?;
-    if len == 0 {
-        return Ok(Bytes::new());
-    }
     let block = BLOCK as u64;
-    let (first, last) = (offset / block, end.div_ceil(block));
+    let (first, last) = (offset / block, (offset + len as u64).div_ceil(block));
     let start = first * block;
     let span = (last * block).min(total) - start;
     let bytes = read_span(file, start, usize::try_from(span).map_err(|e| e.to_string())?)?;
@@ -469,14 +492,9 @@ impl Open {
             return Err(io_failed("sync a blob file", &e));
         }
         self.sealed = true;
-        Ok(Blob {
-            id: self.id,
-            len: self.written,
-            sums: std::mem::take(&mut self.sums).into(),
-            file: self.file.clone(),
-            committed: AtomicBool::new(false),
-            blobs: self.blobs.clone(),
-        })
+        let content = Content::File(self.file.clone(), std::mem::take(&mut self.sums).into());
+        let (committed, blobs) = (AtomicBool::new(false), self.blobs.clone());
+        Ok(Blob { id: self.id, len: self.written, content, committed, blobs })
     }
 }
 

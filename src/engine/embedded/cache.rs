@@ -6,14 +6,19 @@
 //! record is cached with the even stamp its reader saw *before* it read the database, and is only
 //! served while the slot still has that stamp. So a record that was read before a commit and
 //! cached after it is never served: no lock is held over a read, and nothing has to be removed.
+//!
+//! What a commit leaves in the place of a cached record that was read since it was written, the
+//! writer caches: what is read often is found after a write as before it, and what is only written
+//! takes neither room nor time.
 
-use super::super::{Body, Part, Record};
+use super::super::{Body, Part, Record, Write};
+use super::frame::Row;
 use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many slots; a commit to one key also ends the caching of the others in its slot.
-const SLOTS: usize = 1 << 15;
+const SLOTS: usize = 1 << 17;
 /// Larger bodies are not cached.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
@@ -21,6 +26,8 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 struct Cached {
     stamp: u64,
     record: Record,
+    /// Whether it was read, or only written.
+    read: bool,
 }
 
 #[derive(Clone)]
@@ -78,6 +85,11 @@ impl Cache {
         }
         match self.entries.get(key) {
             Some(cached) if cached.stamp == stamp => {
+                if !cached.read {
+                    // Racing with the writer this may put an older one back, which its stamp tells.
+                    let cached = Cached { read: true, ..cached.clone() };
+                    let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
+                }
                 let mut record = cached.record;
                 if part == Part::Head {
                     record.body = Body::EMPTY;
@@ -92,7 +104,7 @@ impl Cache {
     pub(super) fn put(&self, key: &[u8], ticket: Ticket, record: &Record) {
         let small = matches!(&record.body, Body::Bytes(bytes) if bytes.len() <= BODY_BYTES_MAX);
         if small && self.stamp(key) == ticket.0 {
-            let cached = Cached { stamp: ticket.0, record: record.clone() };
+            let cached = Cached { stamp: ticket.0, record: record.clone(), read: true };
             self.entries.insert(Bytes::copy_from_slice(key), cached);
         }
     }
@@ -105,6 +117,34 @@ impl Cache {
         slots.dedup();
         self.bump(&slots);
         slots
+    }
+
+    /// What takes the place of a record that is cached: `None` when none is, when it was not read,
+    /// or when what a commit leaves is not to be cached; then the old one goes too.
+    pub(super) fn renewed(&self, row: &Row, write: &Write) -> Option<Record> {
+        let unread = self.entries.remove_if(&row.key, |cached| !cached.read).is_some();
+        if unread || !self.entries.contains_key(&row.key) {
+            return None;
+        }
+        match write.record.as_ref().map(|record| &record.body) {
+            Some(Body::Bytes(bytes)) if bytes.len() <= BODY_BYTES_MAX => {
+                // A copy, so that no larger buffer is kept alive; the head is one already.
+                let body = Body::Bytes(Bytes::copy_from_slice(bytes));
+                let (version, due, head) = (row.version, row.due, row.head.clone());
+                Some(Record { version, due, head, body })
+            }
+            _ => {
+                self.entries.remove(&row.key);
+                None
+            }
+        }
+    }
+
+    /// After [`Cache::end`], by the writer before its next group: caches what the group left.
+    pub(super) fn renew(&self, key: Bytes, record: Record) {
+        let cached = Cached { stamp: self.stamp(&key), record, read: false };
+        // One that had to go in the meantime stays away.
+        let _ = self.entries.replace(key, cached, true);
     }
 
     /// After the group is visible, or was undone.
@@ -121,6 +161,8 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::NewRecord;
+    use super::super::frame::Home;
     use super::*;
 
     fn record(version: u64) -> Record {
@@ -137,6 +179,46 @@ mod tests {
         cache.put(&key, ticket, &record(1));
         cache.end(&slots);
         assert!(cache.get(&key, Part::Whole).is_err(), "the old record is not served");
+    }
+
+    #[test]
+    fn what_replaces_a_cached_record_is_cached_and_nothing_else() {
+        let cache = Cache::new(1 << 20);
+        let keys = [Bytes::from_static(b"cached"), Bytes::from_static(b"not")];
+        let Err(Some(ticket)) = cache.get(&keys[0], Part::Whole) else {
+            panic!("nothing is cached")
+        };
+        cache.put(&keys[0], ticket, &record(1));
+        let write = |version, body: Option<&[u8]>| {
+            let slots = cache.begin(keys.iter());
+            let left = keys.each_ref().map(|key| {
+                let (head, home) = (Bytes::from_static(b"new"), Home::Empty);
+                let row = Row { key: key.clone(), version, due: 9, head: head.clone(), home };
+                let body = body.map(|body| Body::Bytes(Bytes::copy_from_slice(body)));
+                let record = body.map(|body| NewRecord { due: 9, head, body });
+                cache.renewed(&row, &Write { key: key.clone(), record })
+            });
+            cache.end(&slots);
+            for (key, record) in keys.iter().zip(left) {
+                record.into_iter().for_each(|record| cache.renew(key.clone(), record));
+            }
+        };
+        write(2, Some(b"body"));
+        let Ok(found) = cache.get(&keys[0], Part::Whole) else { panic!("it is not cached") };
+        assert_eq!((found.version, found.due, &found.head[..]), (2, 9, &b"new"[..]));
+        assert!(matches!(found.body, Body::Bytes(bytes) if bytes == b"body"[..]));
+        assert!(cache.get(&keys[1], Part::Whole).is_err(), "what is not read is not cached");
+        write(3, Some(b"read before, so renewed"));
+        write(4, Some(b"not read since"));
+        assert!(cache.entries.is_empty(), "what is only written is not kept");
+        let Err(Some(ticket)) = cache.get(&keys[0], Part::Whole) else { panic!("it is cached") };
+        cache.put(&keys[0], ticket, &record(4));
+        write(5, Some(&[0; BODY_BYTES_MAX + 1]));
+        assert!(cache.get(&keys[0], Part::Whole).is_err(), "it is too large now");
+        let Err(Some(ticket)) = cache.get(&keys[0], Part::Whole) else { panic!("it is cached") };
+        cache.put(&keys[0], ticket, &record(5));
+        write(6, None);
+        assert!(cache.get(&keys[0], Part::Whole).is_err(), "it was removed");
     }
 
     #[test]

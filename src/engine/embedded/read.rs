@@ -38,7 +38,7 @@ impl Reads {
                 },
             };
             let Some(id) = blob.filter(|_| part == Part::Whole) else { return Ok(Some(record)) };
-            if let Some(blob) = self.blobs.open(id)? {
+            if let Some(blob) = self.blobs.find(id)? {
                 record.body = Body::Stored(Arc::new(blob));
                 return Ok(Some(record));
             }

@@ -2,7 +2,7 @@
 //! predecessors leave, writes those that hold into the log as one frame, syncs once, shows them to
 //! readers, and answers.
 
-use super::super::{Body, Commit, EngineError, Expect, Outcome, Result, Write};
+use super::super::{Body, Commit, EngineError, Expect, Outcome, Record, Result, Write};
 use super::blobs::{Blob, io_failed};
 use super::frame::{Builder, Header, Home, Placed, Row};
 use super::keeper::Chore;
@@ -149,7 +149,11 @@ impl Writer {
             Ok((segment, bodies)) => {
                 self.last_version = checked.last;
                 self.remember();
+                let renewed = self.renewed(&jobs, &checked);
                 self.publish(&jobs, checked.rows, &segment, bodies);
+                for (key, record) in renewed {
+                    self.shared.cache.renew(key, record);
+                }
                 self.count(&jobs, &checked.outcomes);
                 answer(jobs, checked.outcomes);
             }
@@ -339,6 +343,20 @@ impl Writer {
         for id in dropped {
             let _ = self.keeper.send(Chore::Unlink(id));
         }
+    }
+
+    /// What a group leaves of the records that are cached.
+    fn renewed(&self, jobs: &[Job], checked: &Checked) -> Vec<(Bytes, Record)> {
+        let written = jobs.iter().zip(&checked.outcomes);
+        let written = written.filter(|(_, outcome)| matches!(outcome, Ok(Outcome::Written(_))));
+        // Each write of these has its row, in their order.
+        let writes = written.flat_map(|(job, _)| &job.commit.write);
+        let renewed = checked.rows.iter().zip(writes).filter_map(|((row, _), write)| {
+            debug_assert_eq!(row.key, write.key);
+            let record = self.shared.cache.renewed(row, write)?;
+            Some((row.key.clone(), record))
+        });
+        renewed.collect()
     }
 
     /// Whether the commit of a write was made, as its blob is now named or was just replaced.
