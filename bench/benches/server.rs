@@ -37,27 +37,40 @@ impl Server {
         Server::over(Arc::new(Memory::new()), None)
     }
 
-    /// A server with a data directory that is removed with it.
+    /// A server with a data directory that is removed with it. What was loaded is folded: counts
+    /// would differ by how much of it is.
     #[allow(dead_code, reason = "one of the two that share this file")]
     pub fn embedded() -> Server {
         let dir = tempfile::tempdir().expect("a folder");
-        let engine = Embedded::open(Options {
-            dir: dir.path().join("data"),
-            cache_bytes: 128 << 20,
-            log_bytes: 128 << 20,
-            fatal: Fatal::new(|why| panic!("{why}")),
-        });
-        Server::over(Arc::new(engine.expect("an engine")), Some(dir))
+        let data = dir.path().join("data");
+        let open = || -> Arc<dyn Engine> {
+            let engine = Embedded::open(Options {
+                dir: data.clone(),
+                cache_bytes: 128 << 20,
+                log_bytes: 128 << 20,
+                fatal: Fatal::new(|why| panic!("{why}")),
+            });
+            Arc::new(engine.expect("an engine"))
+        };
+        let engine = open();
+        let mut server = Server::over(engine.clone(), Some(dir));
+        server.runtime.block_on(engine.close()).expect("it closes");
+        server.api = Server::api(&kv(open()));
+        server
+    }
+
+    fn api(kv: &Arc<Kv>) -> Arc<Api> {
+        let auth = Auth::new(Token::parse(TOKEN).expect("a token"));
+        Arc::new(Api::new(kv.clone(), auth, Arc::new(Metrics::default()), 256 << 20))
     }
 
     fn over(engine: Arc<dyn Engine>, dir: Option<tempfile::TempDir>) -> Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.expect("a runtime");
-        let kv = Arc::new(Kv::new(engine, Arc::new(SystemClock), 25 << 20));
+        let kv = kv(engine);
         let name = StoreName::parse("store").expect("a name");
         let store = runtime.block_on(kv.create_store(name, None)).expect("a store").id.to_string();
-        let auth = Auth::new(Token::parse(TOKEN).expect("a token"));
-        let api = Arc::new(Api::new(kv, auth, Arc::new(Metrics::default()), 256 << 20));
+        let api = Server::api(&kv);
         let (drain, draining) = watch::channel(false);
         let server = Server { runtime, api, store, _drain: drain, draining, _dir: dir };
         let lines: Vec<String> = (0..ITEMS).map(line).collect();
@@ -100,6 +113,10 @@ impl Server {
             tokio::join!(serve, client);
         })
     }
+}
+
+fn kv(engine: Arc<dyn Engine>) -> Arc<Kv> {
+    Arc::new(Kv::new(engine, Arc::new(SystemClock), 25 << 20))
 }
 
 /// A line of a batch.
