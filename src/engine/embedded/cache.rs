@@ -120,8 +120,13 @@ impl Cache {
     }
 
     /// What takes the place of a record that is cached: `None` when none is, when it was not read,
-    /// or when what a commit leaves is not to be cached; then the old one goes too.
-    pub(super) fn renewed(&self, row: &Row, write: &Write) -> Option<Record> {
+    /// or when what a commit leaves is not to be cached; then the old one goes too. `newest` is the
+    /// version that the group leaves under the key: only the last of its writes counts, as those
+    /// before it must not take a place that a reader fills in between.
+    pub(super) fn renewed(&self, row: &Row, write: &Write, newest: u64) -> Option<Record> {
+        if row.version != newest {
+            return None;
+        }
         let unread = self.entries.remove_if(&row.key, |cached| !cached.read).is_some();
         if unread || !self.entries.contains_key(&row.key) {
             return None;
@@ -196,7 +201,9 @@ mod tests {
                 let row = Row { key: key.clone(), version, due: 9, head: head.clone(), home };
                 let body = body.map(|body| Body::Bytes(Bytes::copy_from_slice(body)));
                 let record = body.map(|body| NewRecord { due: 9, head, body });
-                cache.renewed(&row, &Write { key: key.clone(), record })
+                let write = Write { key: key.clone(), record };
+                assert!(cache.renewed(&row, &write, version + 1).is_none(), "another follows");
+                cache.renewed(&row, &write, version)
             });
             cache.end(&slots);
             for (key, record) in keys.iter().zip(left) {

@@ -148,8 +148,8 @@ impl Writer {
         match self.append(checked.last) {
             Ok((segment, bodies)) => {
                 self.last_version = checked.last;
-                self.remember();
                 let renewed = self.renewed(&jobs, &checked);
+                self.remember();
                 self.publish(&jobs, checked.rows, &segment, bodies);
                 for (key, record) in renewed {
                     self.shared.cache.renew(key, record);
@@ -353,7 +353,8 @@ impl Writer {
         let writes = written.flat_map(|(job, _)| &job.commit.write);
         let renewed = checked.rows.iter().zip(writes).filter_map(|((row, _), write)| {
             debug_assert_eq!(row.key, write.key);
-            let record = self.shared.cache.renewed(row, write)?;
+            let newest = self.scratch.pending.get(&row.key).copied()?;
+            let record = self.shared.cache.renewed(row, write, newest)?;
             Some((row.key.clone(), record))
         });
         renewed.collect()
