@@ -97,7 +97,7 @@ impl Target {
         if self.name == "webdis" { self.reaches_redis(begin) } else { Ok(()) }
     }
 
-    /// Webdis answers before all its connections have reached Redis: what is loaded by then is lost.
+    /// Webdis answers before its connections have reached Redis: what is loaded by then is lost.
     fn reaches_redis(&self, begin: Instant) -> Result<(), String> {
         const IN_A_ROW: usize = 500;
         let mut kept = 0;
