@@ -8,7 +8,7 @@ use crate::kv::clock::SECOND;
 use crate::kv::decide::Mode;
 use crate::kv::items::{Delete, Item, Put};
 use crate::kv::types::{Key, Metadata, StoreId, Ttl};
-use crate::kv::{PIECE_BYTES, Value};
+use crate::kv::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
 use crate::wire;
 use bytes::Bytes;
 use std::future::Future;
@@ -42,7 +42,7 @@ impl Api {
         };
         let range = range.unwrap_or(0..size);
         // A part of what is in memory keeps all of it.
-        let held = size.min(value.piece_bytes());
+        let held = if size <= WHOLE_BYTES_MAX { size } else { PIECE_BYTES as u64 };
         let share = self.admission.download(held).await?;
         let mut response = response.payload(payload(value, range, request).await?);
         response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
@@ -204,8 +204,8 @@ async fn payload(value: Value, range: Range<u64>, request: u64) -> Result<Payloa
         return Ok(Payload::Bytes(bytes.slice(index(range.start)..index(range.end))));
     }
     let len = range.end - range.start;
-    if value.len() <= value.piece_bytes() {
-        // At most a piece, which fits. What is damaged is told while an answer can still say so.
+    if value.len() <= WHOLE_BYTES_MAX {
+        // The length fits. What is damaged is told while an answer can still say so.
         return Ok(Payload::Bytes(value.read(range.start, len as usize).await?));
     }
     Ok(Payload::Stream(len, Box::new(Pieces { value, range, request })))
@@ -222,13 +222,13 @@ impl Source for Pieces {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
         Box::pin(async move {
             // Pieces end where the engine's blocks do, so that no block is read twice.
-            let piece = self.value.piece_bytes();
+            let piece = PIECE_BYTES as u64;
             let end = ((self.range.start / piece + 1) * piece).min(self.range.end);
             let len = end - self.range.start;
             if len == 0 {
                 return Ok(None);
             }
-            // At most a piece, which fits.
+            // At most PIECE_BYTES, which fits.
             match self.value.read(self.range.start, len as usize).await {
                 Ok(bytes) => {
                     self.range.start = end;

@@ -39,6 +39,10 @@ pub type Result<T> = std::result::Result<T, EngineError>;
 /// Bodies of up to this many bytes travel in memory; larger ones are staged. 256 KiB.
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 
+/// Stored bodies up to this size, in bytes, are best read at once when all of them are wanted: an
+/// engine may keep them in memory whole.
+pub const WHOLE_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
+
 /// A record as stored.
 #[derive(Clone, Debug)]
 pub struct Record {

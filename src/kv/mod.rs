@@ -27,7 +27,7 @@ pub mod upload;
 mod value;
 
 pub use crate::engine::Stats;
-pub use value::{PIECE_BYTES, Value};
+pub use value::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
 
 use crate::engine::{Engine, EngineError};
 use clock::Clock;

@@ -1,15 +1,13 @@
 //! A value: bytes in memory while there are few, or in the engine's keeping.
 
 use super::Error;
+pub use crate::engine::WHOLE_BYTES_MAX;
 use crate::engine::{Body, INLINE_BYTES_MAX};
 use bytes::Bytes;
 
-/// Values of up to so many bytes are in memory whole; larger ones are read in pieces.
+/// Values of up to so many bytes are in memory whole; those over [`WHOLE_BYTES_MAX`] are best read
+/// in pieces of this size, from multiples of it.
 pub const PIECE_BYTES: usize = INLINE_BYTES_MAX;
-
-/// Values of up to so many bytes are best read at once when all of them are wanted: an engine may
-/// keep them whole, and each write of its own wakes the client.
-const WHOLE_BYTES: u64 = 4 * PIECE_BYTES as u64;
 
 /// The value of an item.
 #[derive(Clone, Debug)]
@@ -27,11 +25,6 @@ impl Value {
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Bytes that are best read at once, from multiples of so many.
-    pub fn piece_bytes(&self) -> u64 {
-        if self.len() <= WHOLE_BYTES { WHOLE_BYTES } else { PIECE_BYTES as u64 }
     }
 
     /// Its bytes, when they are in memory.

@@ -5,7 +5,9 @@
 //! random number that is never used again, so a file that no record names is an orphan whatever
 //! its age, and is swept after the next start.
 
-use super::super::{Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, Stage, StoredBody};
+use super::super::{
+    Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, Stage, StoredBody, WHOLE_BYTES_MAX,
+};
 use super::Fatal;
 use super::pace::Pace;
 use bytes::Bytes;
@@ -22,8 +24,6 @@ use std::sync::{Arc, Mutex};
 
 /// Bytes of a body under one checksum.
 const BLOCK: usize = INLINE_BYTES_MAX;
-/// Larger bodies are not kept in memory.
-const KEPT_BYTES_MAX: u64 = 1 << 20;
 /// What a body in memory takes besides its bytes.
 const KEPT_SPARE: u64 = 128;
 /// Bytes gathered before a write.
@@ -367,7 +367,7 @@ impl StoredBody for Blob {
             };
             if let Ok(body) = &read
                 && body.len() as u64 == total
-                && total <= KEPT_BYTES_MAX
+                && total <= WHOLE_BYTES_MAX
             {
                 self.blobs.kept.0.insert(id, body.clone());
             }

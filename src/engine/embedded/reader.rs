@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const HEAD: &str = "SELECT data FROM heads WHERE key = ?1";
 const BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
-/// Has no end: to compare a key here takes a tenth of the steps that it takes the database.
+/// Has no end: to compare a key here takes fewer steps than it takes the database.
 const SCAN: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY key";
 const DUE: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
 
