@@ -12,7 +12,7 @@
 //! | [`client`] | speaks the API to a server, for the commands |
 //! | [`config`] | flags and environment |
 //! | [`cli`] | the commands |
-//! | [`seed`] | the files that items come from, and the line they travel as |
+//! | [`transfer`] | the files that items come from, and the line they travel as |
 //! | [`metrics`], [`wire`] | the names of metrics; the shapes of the API |
 #![doc = include_str!("../ARCHITECTURE.md")]
 
@@ -24,6 +24,6 @@ pub mod engine;
 pub mod http;
 pub mod kv;
 pub mod metrics;
-pub mod seed;
 pub mod server;
+pub mod transfer;
 pub mod wire;

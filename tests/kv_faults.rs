@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use steadfast::kv::clock::{ManualClock, SECOND};
-use steadfast::kv::decide::Mode;
 use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::{Key, StoreId, StoreName};
 use steadfast::kv::{Error, Kv};
 

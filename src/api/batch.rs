@@ -8,7 +8,7 @@
 use super::Api;
 use super::auth::Pass;
 use super::error::{Error, json};
-use super::line::{self, Parsed, Refused};
+use super::ndjson::{self, Parsed, Refused};
 use super::query::Query;
 use crate::http::{Body, Head, Response, Stream};
 use crate::kv::batch::Line;
@@ -209,7 +209,7 @@ impl<'a> Batch<'a> {
     async fn parse(&self, line: &[u8]) -> Result<Arrival, Refused> {
         let max = self.kv.value_bytes_max();
         let allowed = |key: &Key| self.pass.check_key(key);
-        let parsed = line::parse(line, self.import.is_some(), max, allowed)?;
+        let parsed = ndjson::parse(line, self.import.is_some(), max, allowed)?;
         let Parsed { key, ttl, metadata, value, expires, generation, modified } = parsed;
         let value = match self.place(value).await {
             Ok(value) => value,

@@ -5,17 +5,17 @@
 //! (413), the item and its conditions (404, 412), and only then is its body asked for.
 
 mod account;
-mod admission;
 mod auth;
 mod backup;
 mod batch;
-mod beyond;
 mod error;
 mod export;
-mod fields;
+mod extensions;
 mod items;
+mod json_body;
 mod keys;
-mod line;
+mod limiter;
+mod ndjson;
 mod openapi;
 mod query;
 mod stores;
@@ -28,9 +28,9 @@ use crate::http::{Body, Head, Payload, Refusal, Response, Service, Stream};
 use crate::kv::Kv;
 use crate::kv::types::StoreId;
 use crate::metrics::Metrics;
-use admission::Admission;
 use bytes::Bytes;
 use error::Error;
+use limiter::Admission;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -218,7 +218,7 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(target.store)?);
         let Target { route, key, .. } = target;
         match (route, method) {
-            (Route::About, Method::Get | Method::Head) => Ok(beyond::about()),
+            (Route::About, Method::Get | Method::Head) => Ok(extensions::about()),
             (Route::Backup, Method::Get | Method::Head) => self.backup(request).await,
             (Route::Batch, Method::Put) => self.put_batch(store(), body, request, pass).await,
             (Route::CurrentUser, Method::Get | Method::Head) => Ok(account::current_user(pass)),

@@ -3,7 +3,7 @@
 use super::auth::Pass;
 use super::error::{Error, json};
 use super::query::Query;
-use super::{Api, fields};
+use super::{Api, json_body};
 use crate::http::{Body, Head, Response, Stream};
 use crate::kv::limits::LIST_LIMIT_MAX;
 use crate::kv::stores::ListStores;
@@ -74,8 +74,8 @@ impl Api {
 
 /// The name in a JSON body.
 async fn read_name<S: Stream>(body: &mut Body<'_, S>) -> Result<StoreName, Error> {
-    let fields = fields::read(body).await?;
-    Ok(StoreName::parse(fields::text(&fields, "name")?.unwrap_or_default())?)
+    let fields = json_body::read(body).await?;
+    Ok(StoreName::parse(json_body::text(&fields, "name")?.unwrap_or_default())?)
 }
 
 fn name_cursor(text: &str) -> Result<String, kv::Error> {

@@ -3,7 +3,7 @@
 
 use super::auth::Pass;
 use super::error::{Error, json};
-use super::{Api, account, fields};
+use super::{Api, account, json_body};
 use crate::http::{Body, Response, Stream};
 use crate::kv;
 use crate::kv::tokens::{Grant, Scope, TokenId, TokenInfo};
@@ -33,7 +33,7 @@ impl Api {
         &self,
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
-        let (grant, expires) = parse(&fields::read(body).await?)?;
+        let (grant, expires) = parse(&json_body::read(body).await?)?;
         let (token, secret) = self.kv.create_token(grant, expires).await?;
         let access_token = Some(secret.tell().to_owned());
         Ok(json(201, &wire::Token { access_token, ..shown(&token) }))
@@ -65,8 +65,8 @@ fn parse(given: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
         return Err(Error::Invalid(format!("{unknown} is unknown; the fields are {known}")));
     }
     let invalid = |field, reason: &str| kv::Error::invalid(field, reason);
-    let name = fields::text(given, "name")?.unwrap_or_default();
-    let scope = fields::text(given, "scope")?
+    let name = json_body::text(given, "name")?.unwrap_or_default();
+    let scope = json_body::text(given, "scope")?
         .ok_or_else(|| invalid("scope", "must be given: global or global:read"))?;
     let scope = Scope::parse(scope)?;
     let stores = match given.get("stores") {
@@ -80,7 +80,7 @@ fn parse(given: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     };
     let prefix = match given.get("prefix") {
         None | Some(Value::Null) => "",
-        Some(_) => fields::text(given, "prefix")?.unwrap_or_default(),
+        Some(_) => json_body::text(given, "prefix")?.unwrap_or_default(),
     };
     let expires = match given.get("expires_at") {
         None | Some(Value::Null) => None,

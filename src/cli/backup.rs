@@ -1,11 +1,11 @@
 //! `steadfast backup` and `steadfast restore`.
 
-use super::part::{IN_THE_WAY, Part, in_the_way};
-use super::talk::{self, Out, Stop, exit_status, local, note, usage};
+use super::atomic_file::{IN_THE_WAY, Part, in_the_way};
+use super::console::{self, Out, Stop, exit_status, local, note, usage};
 use crate::client::Client;
 use crate::config::{BackupArgs, Place, RestoreArgs};
-use crate::seed::open::{is_stdin, plain};
 use crate::server::{self, RestoreError};
+use crate::transfer::detect::{is_stdin, plain};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -38,9 +38,9 @@ pub(super) fn backup(args: BackupArgs) -> ExitCode {
         return ExitCode::from(IN_THE_WAY);
     }
     match server_of(&args) {
-        Err(e) => talk::ended(Err(e)),
-        Ok(Some(client)) => talk::run(&client, async |client| online(client, &args).await),
-        Ok(None) => talk::ended(offline(&args)),
+        Err(e) => console::ended(Err(e)),
+        Ok(Some(client)) => console::run(&client, async |client| online(client, &args).await),
+        Ok(None) => console::ended(offline(&args)),
     }
 }
 
@@ -63,7 +63,7 @@ fn server_of(args: &BackupArgs) -> Result<Option<crate::config::ClientArgs>, Sto
 
 async fn online(client: Client, args: &BackupArgs) -> Result<(), Stop> {
     let mut backup = client.backup().await?;
-    let (mut to, bar) = (Target::new(&args.output)?, talk::bar("backing up", "bytes", None));
+    let (mut to, bar) = (Target::new(&args.output)?, console::bar("backing up", "bytes", None));
     while let Some(piece) = backup.piece().await? {
         to.write(&piece)?;
         bar.inc(piece.len() as u64);
@@ -74,7 +74,7 @@ async fn online(client: Client, args: &BackupArgs) -> Result<(), Stop> {
 }
 
 fn offline(args: &BackupArgs) -> Result<(), Stop> {
-    let (mut to, bar) = (Target::new(&args.output)?, talk::bar("backing up", "bytes", None));
+    let (mut to, bar) = (Target::new(&args.output)?, console::bar("backing up", "bytes", None));
     let mut stop = None;
     let mut take = |piece: &[u8]| {
         bar.inc(piece.len() as u64);
@@ -144,7 +144,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, String> {
 }
 
 pub(super) fn restore(args: RestoreArgs) -> ExitCode {
-    talk::ended(restored(&args))
+    console::ended(restored(&args))
 }
 
 /// Whether a directory is not there, or has nothing in it but what a new file system has.
@@ -162,7 +162,7 @@ fn restored(args: &RestoreArgs) -> Result<(), Stop> {
     }
     let source = open(&args.file);
     let source = source.map_err(|e| local(format!("{}: {e}", args.file.display())))?;
-    let bar = talk::bar("restoring", "records", None);
+    let bar = console::bar("restoring", "records", None);
     let mut tell = |records| bar.set_position(records);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| local(format!("cannot start threads: {e}")))?;

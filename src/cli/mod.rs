@@ -1,18 +1,18 @@
 //! The command line: one file per command.
 
+mod atomic_file;
 mod backup;
 mod check;
+mod console;
 mod copy;
-mod documents;
 mod env;
+mod generate;
+mod input;
 mod key;
-mod moving;
-mod part;
 mod serve;
-mod source;
 mod store;
-mod talk;
 mod token;
+mod transfer;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -46,31 +46,31 @@ enum Command {
     #[command(after_help = copy::HELP)]
     Copy(crate::config::CopyArgs),
     /// Print what completes this command in a shell
-    #[command(after_help = documents::COMPLETIONS_HELP)]
+    #[command(after_help = generate::COMPLETIONS_HELP)]
     Completions(crate::config::CompletionsArgs),
     /// Run a command with the variables that point other tools at the server, or print them
     #[command(after_help = env::HELP)]
     Env(Box<crate::config::EnvArgs>),
     /// Write all items of a store to a file
-    #[command(after_help = moving::EXPORT_HELP)]
+    #[command(after_help = transfer::EXPORT_HELP)]
     Export(Box<crate::config::ExportArgs>),
     /// Put the items of a file or a folder into a store
-    #[command(after_help = moving::IMPORT_HELP)]
+    #[command(after_help = transfer::IMPORT_HELP)]
     Import(Box<crate::config::ImportArgs>),
     /// Write, read, list and delete items
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Print the manual page, or write those of all commands
-    #[command(after_help = documents::MAN_HELP)]
+    #[command(after_help = generate::MAN_HELP)]
     Man(crate::config::ManArgs),
     /// Print the API's description by OpenAPI 3.1
-    #[command(after_help = documents::OPENAPI_HELP)]
+    #[command(after_help = generate::OPENAPI_HELP)]
     Openapi,
     /// Make, list, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
     /// Make a store like another one, here or at another server
-    #[command(after_help = moving::SYNC_HELP)]
+    #[command(after_help = transfer::SYNC_HELP)]
     Sync(Box<crate::config::SyncArgs>),
     /// Make, list and revoke the tokens of others
     #[command(subcommand)]
@@ -89,7 +89,7 @@ pub fn run() -> ExitCode {
     if let Some(name) = told_aloud(&matches) {
         let flag = name.replace('_', "-");
         let variable = name.to_uppercase();
-        talk::note(&format!("--{flag} is no flag: set the variable {variable} instead"));
+        console::note(&format!("--{flag} is no flag: set the variable {variable} instead"));
         return ExitCode::from(2);
     }
     let command = match Cli::from_arg_matches(&matches) {
@@ -99,18 +99,18 @@ pub fn run() -> ExitCode {
     match command {
         Command::Backup(args) => backup::backup(*args),
         Command::Check(args) => check::run(&args),
-        Command::Completions(args) => documents::completions(&args, Cli::command()),
+        Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Copy(args) => copy::run(args),
         Command::Env(args) => env::run(&args),
-        Command::Export(args) => moving::export(*args),
-        Command::Import(args) => moving::import(*args),
+        Command::Export(args) => transfer::export(*args),
+        Command::Import(args) => transfer::import(*args),
         Command::Key(command) => key::run(command),
-        Command::Man(args) => documents::man(&args, Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
         Command::Restore(args) => backup::restore(args),
-        Command::Openapi => documents::openapi(),
+        Command::Openapi => generate::openapi(),
         Command::Serve(args) => serve::run(*args),
         Command::Store(command) => store::run(command),
-        Command::Sync(args) => moving::sync(*args),
+        Command::Sync(args) => transfer::sync(*args),
         Command::Token(command) => token::run(command),
     }
 }

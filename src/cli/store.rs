@@ -1,7 +1,7 @@
 //! `steadfast store`.
 
+use super::console::{self, Out, Stop, confirm, exit_status, note, target};
 use super::key;
-use super::talk::{self, Out, Stop, confirm, exit_status, note, target};
 use crate::client::{Client, Error};
 use crate::config::{
     StoreCreateArgs, StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs,
@@ -49,11 +49,13 @@ unless --force deletes them first.", exit_status!()))]
 
 pub(super) fn run(command: StoreCommand) -> ExitCode {
     match command {
-        StoreCommand::Create(args) => talk::run(&args.client, |client| create(client, &args)),
-        StoreCommand::List(args) => talk::run(&args.client, |client| list(client, &args)),
-        StoreCommand::Describe(args) => talk::run(&args.client, |client| describe(client, &args)),
-        StoreCommand::Rename(args) => talk::run(&args.client, |client| rename(client, &args)),
-        StoreCommand::Delete(args) => talk::run(&args.client, |client| delete(client, &args)),
+        StoreCommand::Create(args) => console::run(&args.client, |client| create(client, &args)),
+        StoreCommand::List(args) => console::run(&args.client, |client| list(client, &args)),
+        StoreCommand::Describe(args) => {
+            console::run(&args.client, |client| describe(client, &args))
+        }
+        StoreCommand::Rename(args) => console::run(&args.client, |client| rename(client, &args)),
+        StoreCommand::Delete(args) => console::run(&args.client, |client| delete(client, &args)),
     }
 }
 

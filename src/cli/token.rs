@@ -1,6 +1,6 @@
 //! `steadfast token`.
 
-use super::talk::{self, Out, Stop, confirm, exit_status, note, usage};
+use super::console::{self, Out, Stop, confirm, exit_status, note, usage};
 use crate::client::{Client, Error};
 use crate::config::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope};
 use crate::wire::{Token, TokenRequest};
@@ -40,9 +40,9 @@ Only the root token may do this, and only at a Steadfast server.", exit_status!(
 
 pub(super) fn run(command: TokenCommand) -> ExitCode {
     match command {
-        TokenCommand::Create(args) => talk::run(&args.client, |client| create(client, &args)),
-        TokenCommand::List(args) => talk::run(&args.client, |client| list(client, &args)),
-        TokenCommand::Revoke(args) => talk::run(&args.client, |client| revoke(client, &args)),
+        TokenCommand::Create(args) => console::run(&args.client, |client| create(client, &args)),
+        TokenCommand::List(args) => console::run(&args.client, |client| list(client, &args)),
+        TokenCommand::Revoke(args) => console::run(&args.client, |client| revoke(client, &args)),
     }
 }
 

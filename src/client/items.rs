@@ -1,7 +1,7 @@
 //! Items.
 
 use super::body::Body;
-use super::send::{Answer, Ask};
+use super::request::{Answer, Ask};
 use super::{Client, Error};
 use crate::wire::{
     BatchReport, GENERATION, IF_GENERATION_MATCH, KeyList, METADATA, STORED_CONTENT_LENGTH, Store,
@@ -248,7 +248,7 @@ impl Client {
     /// An answer that is a report whatever its status, where it names lines that failed.
     pub(super) async fn reported<T>(&self, ask: &Ask<'_>, body: Body) -> Result<T, Error>
     where
-        T: serde::de::DeserializeOwned + super::beyond::Report,
+        T: serde::de::DeserializeOwned + super::extensions::Report,
     {
         let (status, answer) = self.any(ask, Some(body)).await?;
         if (200..300).contains(&status) {

@@ -1,20 +1,20 @@
 //! A client of the KV Store API, hosted or of Steadfast: typed, bounded, and careful where it sends
 //! the token.
 
-mod beyond;
 mod body;
 mod endpoint;
 mod error;
+mod extensions;
 mod items;
+mod request;
 mod retry;
-mod send;
 mod stores;
 mod tokens;
 
-pub use beyond::{Export, IfExists};
 pub use body::Body;
 pub use endpoint::{Endpoint, Token};
 pub use error::{Error, Kind};
+pub use extensions::{Export, IfExists};
 pub use items::{Head, Mode, PutOptions, Value};
 pub use retry::Retry;
 
@@ -62,7 +62,7 @@ impl Client {
                 .with_no_client_auth();
             builder = builder.tls_backend_preconfigured(tls);
         }
-        let http = builder.build().map_err(|e| failed(&send::cause(&e)))?;
+        let http = builder.build().map_err(|e| failed(&request::cause(&e)))?;
         Ok(Client { http, endpoint, token, retry: Retry::default() })
     }
 

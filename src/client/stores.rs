@@ -1,6 +1,6 @@
 //! Stores.
 
-use super::send::Ask;
+use super::request::Ask;
 use super::{Client, Error};
 use crate::wire::{Store, StoreList, StoreName};
 use reqwest::Method;

@@ -1,6 +1,6 @@
 //! Tokens of a Steadfast server.
 
-use super::send::Ask;
+use super::request::Ask;
 use super::{Client, Error};
 use crate::wire::{Token, TokenList, TokenRequest};
 use reqwest::Method;

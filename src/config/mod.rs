@@ -2,8 +2,8 @@
 
 mod backup;
 mod client;
-mod items;
-mod moving;
+mod key;
+mod transfer;
 
 pub use backup::{BackupArgs, RestoreArgs};
 pub use client::{
@@ -11,8 +11,8 @@ pub use client::{
     StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs, TokenAt, TokenCreateArgs,
     TokenListArgs, TokenRevokeArgs, TokenScope,
 };
-pub use items::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
-pub use moving::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
+pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
+pub use transfer::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
 
 use crate::api::Token;
 use clap::{Args, ValueEnum};

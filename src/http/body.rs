@@ -1,8 +1,8 @@
 //! A request's body, read as far as its handler asks.
 
 use super::Stream;
-use super::head::{Framing, Head};
-use super::io::Io;
+use super::buffered_stream::Io;
+use super::request::{Framing, Head};
 use bytes::Bytes;
 use std::io as stdio;
 use std::time::Duration;

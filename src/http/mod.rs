@@ -5,15 +5,15 @@
 //! two ways must be refused, and every refusal has the API's one shape. Knows nothing of stores.
 
 mod body;
-mod conn;
-mod head;
-mod io;
-mod respond;
+mod buffered_stream;
+mod connection;
+mod request;
+mod response;
 
 pub use body::{Body, BodyError};
-pub use conn::serve;
-pub use head::Head;
-pub use respond::{Payload, Response, Source};
+pub use connection::serve;
+pub use request::Head;
+pub use response::{Payload, Response, Source};
 
 use std::future::Future;
 use std::time::Duration;

@@ -3,10 +3,10 @@
 //! docs/format.md describes the bytes. An item that comes back keeps its generation: its head says
 //! it from then on, as with an import.
 
-use super::check::{Checker, Counted};
 use super::clock::Clock;
+use super::codec::ItemHead;
+use super::integrity::{Checker, Counted};
 use super::keyspace::{self, ITEMS, STORES};
-use super::record::ItemHead;
 use super::{Error, Kv};
 use crate::engine::copy::{CopyError, Filling};
 use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, Keyed, Record, Snapshot};

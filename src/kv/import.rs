@@ -1,9 +1,9 @@
 //! Items that come from elsewhere, and keep what they had there.
 
 use super::batch::Line;
-use super::decide::Current;
+use super::codec::ItemHead;
 use super::items;
-use super::record::ItemHead;
+use super::preconditions::Current;
 use super::types::StoreId;
 use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
 use crate::engine::{Commit, Expect, NewRecord, Outcome, Part, Write};

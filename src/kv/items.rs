@@ -1,8 +1,8 @@
 //! Items: get, put, delete.
 
 use super::clock::SECOND;
-use super::decide::{self, Combine, Current, Mode, Removal};
-use super::record::{ItemHead, StoreHead};
+use super::codec::{ItemHead, StoreHead};
+use super::preconditions::{self, Combine, Current, Mode, Removal};
 use super::types::{Key, Metadata, StoreId, Ttl};
 use super::{ATTEMPTS_MAX, Error, Kv, Value, keyspace};
 use crate::engine::{
@@ -126,7 +126,7 @@ impl Kv {
         }
         if put.conditional() {
             let found = self.engine.read(&keyspace::item(store, key), Part::Head).await?;
-            decide::put(self.current(found.as_ref())?, put.mode, put.if_generation)?;
+            preconditions::put(self.current(found.as_ref())?, put.mode, put.if_generation)?;
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Kv {
                 let part = if joins { Part::Whole } else { Part::Head };
                 let found = self.engine.read(&at, part).await?;
                 let current = self.current(found.as_ref())?;
-                let combine = decide::put(current, put.mode, put.if_generation)?;
+                let combine = preconditions::put(current, put.mode, put.if_generation)?;
                 let version = found.as_ref().map_or(0, |record| record.version);
                 commit.expect.push(Expect { key: at.clone(), version });
                 body = self.combine(combine, found, body).await?;
@@ -181,7 +181,9 @@ impl Kv {
             self.open_store(store).await?;
             let found = self.engine.read(&at, Part::Head).await?;
             let current = self.current(found.as_ref())?;
-            if decide::delete(current, delete.force, delete.if_generation)? == Removal::Nothing {
+            if preconditions::delete(current, delete.force, delete.if_generation)?
+                == Removal::Nothing
+            {
                 return Ok(());
             }
             let version = found.map_or(0, |record| record.version);

@@ -6,20 +6,20 @@
 
 pub mod backup;
 pub mod batch;
-pub mod check;
-pub mod clear;
 pub mod clock;
+pub mod codec;
 pub mod cursor;
-pub mod decide;
+pub mod delete_prefix;
 pub mod expiry;
 pub mod export;
 pub mod import;
+pub mod integrity;
 pub mod items;
+mod key_locks;
 pub mod keyspace;
 pub mod limits;
 pub mod listing;
-mod locks;
-pub mod record;
+pub mod preconditions;
 pub mod stores;
 pub mod tokens;
 pub mod types;
@@ -31,7 +31,7 @@ pub use value::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
 
 use crate::engine::{Engine, EngineError};
 use clock::Clock;
-use locks::Locks;
+use key_locks::Locks;
 use std::sync::Arc;
 use types::{StoreId, StoreName};
 

@@ -6,7 +6,7 @@
 //! expecting its own mark: a put that comes between opens the store again and so wins. No lock is
 //! held, and a crash in between leaves a store that the next put opens.
 
-use super::record::StoreHead;
+use super::codec::StoreHead;
 use super::types::{Location, StoreId, StoreName};
 use super::{ATTEMPTS_MAX, Error, Kv, StoreInfo, keyspace};
 use crate::engine::{Body, Commit, Expect, NewRecord, Outcome, Part, Scan, Write};

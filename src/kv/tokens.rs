@@ -6,8 +6,8 @@
 //! it from being guessed. There are so few tokens that one is found by its id among all of them. An
 //! expired token is gone, as an expired item is.
 
+use super::codec::TokenHead;
 use super::limits::{TOKEN_NAME_CHARS_MAX, TOKEN_PREFIX_BYTES_MAX, TOKEN_STORES_MAX, TOKENS_MAX};
-use super::record::TokenHead;
 use super::types::{StoreId, parse_id, random_id};
 use super::{Error, Kv, keyspace};
 use crate::engine::{Body, Commit, Expect, NewRecord, Outcome, Part, Scan, Write};

@@ -2,7 +2,7 @@
 //! three at once, which have nothing in common but the database, as three servers have them.
 //! `STEADFAST_SEED` repeats which of them is asked when.
 
-#[path = "../torture/random.rs"]
+#[path = "../crash/random.rs"]
 #[allow(dead_code, clippy::print_stdout, clippy::disallowed_methods, reason = "it is shared")]
 mod random;
 mod several;

@@ -24,9 +24,9 @@ use remote::{Remote, Servers};
 use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use steadfast::kv::clock::SECOND;
-use steadfast::kv::decide::Mode;
 use steadfast::kv::items::{Delete, Put};
 use steadfast::kv::limits::EXPIRED_KEPT_SECS;
+use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::{Metadata, Ttl};
 use steadfast::kv::{Error, PIECE_BYTES};
 

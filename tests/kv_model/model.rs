@@ -4,8 +4,8 @@ use crate::{Demand, KEYS, MAX};
 use std::collections::BTreeMap;
 use steadfast::kv::Error;
 use steadfast::kv::clock::SECOND;
-use steadfast::kv::decide::Mode;
 use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::preconditions::Mode;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {

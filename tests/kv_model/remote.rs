@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::cell::{Cell, RefCell};
 use steadfast::kv::Error;
-use steadfast::kv::decide::Mode;
 use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::Ttl;
 
 const STORES: &str = "/resources/stores/kv";

@@ -15,7 +15,7 @@
 mod churn;
 mod flat;
 #[allow(dead_code, reason = "shared with the torture tests")]
-#[path = "../torture/random.rs"]
+#[path = "../crash/random.rs"]
 mod random;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,6 @@
 //! `steadfast env`.
 
-use super::talk::{Out, Stop, ended, exit_status, note};
+use super::console::{Out, Stop, ended, exit_status, note};
 use crate::config::{Connection, EnvArgs, TokenAt};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

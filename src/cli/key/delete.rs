@@ -1,8 +1,8 @@
 //! `steadfast key delete`.
 
 use super::{PAGE, PARALLEL};
-use crate::cli::source;
-use crate::cli::talk::{Out, Stop, bar, confirm, local, note, target, usage};
+use crate::cli::console::{Out, Stop, bar, confirm, local, note, target, usage};
+use crate::cli::input;
 use crate::client::{Client, Error, Retry};
 use crate::config::KeyDeleteArgs;
 use crate::wire::Store;
@@ -217,7 +217,7 @@ async fn of_file(
         return Ok(("matched", many.finish().await?));
     }
     let whose = target(client, store);
-    let count = if source::is_stdin(path) {
+    let count = if input::is_stdin(path) {
         // It can be read once only, and nobody could answer there.
         if !args.yes {
             return Err(usage(format!(
@@ -254,7 +254,7 @@ struct Keys {
 
 impl Keys {
     fn open(path: &Path) -> Result<Keys, Stop> {
-        let (reader, _) = source::open(path)?;
+        let (reader, _) = input::open(path)?;
         Ok(Keys { lines: BufReader::new(reader), name: path.display().to_string(), number: 0 })
     }
 

@@ -1,7 +1,7 @@
 //! `steadfast key get` and `head`.
 
 use super::Known;
-use crate::cli::talk::{Out, Stop, local, note, target};
+use crate::cli::console::{Out, Stop, local, note, target};
 use crate::client::{Client, Value};
 use crate::config::{KeyGetArgs, KeyHeadArgs};
 use base64::Engine as _;

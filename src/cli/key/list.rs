@@ -1,7 +1,7 @@
 //! `steadfast key list`.
 
 use super::{Known, PAGE, PARALLEL};
-use crate::cli::talk::{Out, Stop, local};
+use crate::cli::console::{Out, Stop, local};
 use crate::client::{Client, Error, Retry};
 use crate::config::KeyListArgs;
 use crate::wire::Store;

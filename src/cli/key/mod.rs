@@ -5,7 +5,7 @@ mod get;
 mod list;
 mod put;
 
-use super::talk::{self, exit_status};
+use super::console::{self, exit_status};
 use crate::client::Head;
 use crate::config::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs};
 use crate::wire::Details;
@@ -78,11 +78,13 @@ deletion of many that was cut can be run again.", exit_status!()))]
 
 pub(super) fn run(command: KeyCommand) -> ExitCode {
     match command {
-        KeyCommand::Put(args) => talk::run(&args.client, |client| put::put(client, &args)),
-        KeyCommand::Get(args) => talk::run(&args.client, |client| get::get(client, &args)),
-        KeyCommand::Head(args) => talk::run(&args.client, |client| get::head(client, &args)),
-        KeyCommand::List(args) => talk::run(&args.client, |client| list::list(client, &args)),
-        KeyCommand::Delete(args) => talk::run(&args.client, |client| delete::delete(client, &args)),
+        KeyCommand::Put(args) => console::run(&args.client, |client| put::put(client, &args)),
+        KeyCommand::Get(args) => console::run(&args.client, |client| get::get(client, &args)),
+        KeyCommand::Head(args) => console::run(&args.client, |client| get::head(client, &args)),
+        KeyCommand::List(args) => console::run(&args.client, |client| list::list(client, &args)),
+        KeyCommand::Delete(args) => {
+            console::run(&args.client, |client| delete::delete(client, &args))
+        }
     }
 }
 

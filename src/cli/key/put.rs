@@ -1,7 +1,7 @@
 //! `steadfast key put`.
 
-use crate::cli::source;
-use crate::cli::talk::{Out, Stop, note, target};
+use crate::cli::console::{Out, Stop, note, target};
+use crate::cli::input;
 use crate::client::{Client, Mode, PutOptions};
 use crate::config::KeyPutArgs;
 use serde_json::json;
@@ -16,10 +16,10 @@ pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<(), Stop> {
     // What is to be sent is looked at before anybody is asked anything.
     let given = args.value.as_ref().filter(|value| *value != "-");
     let file = args.file.as_deref().unwrap_or(Path::new("-"));
-    let opened = if given.is_none() { Some(source::open(file)?) } else { None };
+    let opened = if given.is_none() { Some(input::open(file)?) } else { None };
     let store = client.resolve(&args.store).await?;
     if let Some((reader, length)) = opened {
-        let body = source::body(reader, length);
+        let body = input::body(reader, length);
         client.put_stream(&store, &args.key, body, &options).await?;
     } else {
         let value = given.cloned().unwrap_or_default().into_vec();
@@ -36,7 +36,7 @@ pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<(), Stop> {
 fn options(args: &KeyPutArgs) -> Result<PutOptions, Stop> {
     let metadata = match (&args.metadata, &args.metadata_file) {
         (Some(text), _) => Some(text.clone().into_vec()),
-        (None, Some(file)) => Some(without_line_end(source::small(file, METADATA_FILE_BYTES_MAX)?)),
+        (None, Some(file)) => Some(without_line_end(input::small(file, METADATA_FILE_BYTES_MAX)?)),
         (None, None) => None,
     };
     let mode = match (args.add, args.append, args.prepend) {

@@ -11,33 +11,31 @@
 //! A data directory belongs to one process, by a lock on `LOCK`. docs/format.md has the layout,
 //! docs/durability.md what is promised of it.
 
-mod blobs;
-mod cache;
-mod check;
-mod fold;
-mod frame;
-mod keeper;
-mod overlay;
-mod pace;
-mod pressure;
-mod read;
-mod reader;
-mod recover;
-mod schema;
-mod segment;
+mod backpressure;
+mod blob_files;
+mod checkpoint;
+mod connection_pool;
+mod database;
+mod maintenance;
+mod memtable;
+mod read_cache;
+mod read_path;
+mod read_scheduler;
 mod snapshot;
+mod verify;
+mod wal;
 mod writer;
 
-pub use check::{Checked, Report, check};
+pub use verify::{Checked, Report, check};
 
 use super::{
     BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Snapshot,
     Stage, Stats,
 };
 use bytes::Bytes;
-use overlay::Overlay;
-use pace::Pace;
-use read::Reads;
+use memtable::Overlay;
+use read_path::Reads;
+use read_scheduler::Pace;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -103,14 +101,14 @@ impl fmt::Debug for Fatal {
 
 /// What the engine's threads and its callers share.
 struct Shared {
-    cache: cache::Cache,
+    cache: read_cache::Cache,
     overlay: RwLock<Overlay>,
     /// Written while records move from the overlay to the database; who holds it for reading sees
     /// each record in one of the two.
     view: RwLock<()>,
     boundary: Mutex<Boundary>,
-    slots: segment::Slots,
-    pressure: pressure::Pressure,
+    slots: wal::segment::Slots,
+    pressure: backpressure::Pressure,
     figures: Figures,
     /// Records in the database, by first byte.
     counts: Vec<AtomicI64>,
@@ -191,33 +189,37 @@ impl Embedded {
     pub fn open(options: Options) -> Result<Embedded> {
         let Options { dir, cache_bytes, log_bytes, fatal } = options;
         let lock = lock(&dir)?;
-        let conn = schema::open_writer(&dir)?;
-        let mark = schema::mark(&conn)?;
-        let (slots, found) = segment::Slots::open(&dir)?;
+        let conn = database::open_writer(&dir)?;
+        let mark = database::mark(&conn)?;
+        let (slots, found) = wal::segment::Slots::open(&dir)?;
         let mut overlay = Overlay::default();
-        let recovered =
-            recover::recover(found, mark, recover::Purpose::Start, |row, segment, bodies| {
+        let recovered = wal::recovery::recover(
+            found,
+            mark,
+            wal::recovery::Purpose::Start,
+            |row, segment, bodies| {
                 let (key, entry) = writer::entry(row, segment, bodies, None);
                 overlay.put(key, entry);
-            })?;
-        let recover::Recovered { live, spare, last, next_seq } = recovered;
+            },
+        )?;
+        let wal::recovery::Recovered { live, spare, last, next_seq } = recovered;
         slots.restore(live, spare);
-        let blobs = blobs::Blobs::new(&dir, cache_bytes / PIECES, fatal.clone())?;
+        let blobs = blob_files::Blobs::new(&dir, cache_bytes / PIECES, fatal.clone())?;
         sync_folder(&dir)?;
         let shared = Arc::new(Shared {
-            cache: cache::Cache::new(cache_bytes),
+            cache: read_cache::Cache::new(cache_bytes),
             overlay: RwLock::new(overlay),
             view: RwLock::default(),
             boundary: Mutex::new(Boundary { version: last, seq: next_seq }),
             slots,
-            pressure: pressure::Pressure::new(log_bytes),
+            pressure: backpressure::Pressure::new(log_bytes),
             figures: Figures::default(),
             counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
         });
-        restore_counts(&conn, &shared).map_err(|e| schema::failed(&e))?;
-        let readers = Arc::new(reader::Readers::new(dir));
+        restore_counts(&conn, &shared).map_err(|e| database::failed(&e))?;
+        let readers = Arc::new(connection_pool::Readers::new(dir));
         let reads = Arc::new(Reads { shared: shared.clone(), readers, blobs });
         let (tasks, threads) = start(conn, &reads, &fatal, mark.salt)?;
         let (tasks, threads) = (Mutex::new(Some(tasks)), Mutex::new(threads));
@@ -253,16 +255,16 @@ fn start(
     let (tasks, waiting) = sync_channel(QUEUE + QUEUE_SPARE);
     let (tell_end, end) = sync_channel(1);
     let tasks = Arc::new(tasks);
-    for chore in [keeper::Chore::Prepare, keeper::Chore::Sweep] {
+    for chore in [maintenance::Chore::Prepare, maintenance::Chore::Sweep] {
         let _ = keeper.send(chore);
     }
-    let tidy = keeper::Keeper {
-        conn: schema::open_reader(&shared.dir, schema::PASSING_CACHE_KIB)?,
+    let tidy = maintenance::Keeper {
+        conn: database::open_reader(&shared.dir, database::PASSING_CACHE_KIB)?,
         chores,
         blobs: reads.blobs.clone(),
         shared: shared.clone(),
     };
-    let folder = fold::Folder {
+    let folder = checkpoint::Folder {
         conn,
         kept: 0,
         blobs: reads.blobs.clone(),
@@ -301,7 +303,7 @@ fn start(
 /// Reads bytes as a frame of the log; for the fuzz target.
 #[cfg(fuzzing)]
 pub fn fuzz_frame(bytes: &[u8]) {
-    frame::fuzz(bytes);
+    wal::record::fuzz(bytes);
 }
 
 /// Stops the process when its thread panics: without it nothing would be written any more.
@@ -464,7 +466,7 @@ impl Engine for Embedded {
     fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
         Box::pin(async move {
             self.open_still()?;
-            let stage = blobs::BlobStage::begin(self.reads.blobs.clone()).await?;
+            let stage = blob_files::BlobStage::begin(self.reads.blobs.clone()).await?;
             Ok(Box::new(stage) as Box<dyn Stage>)
         })
     }
@@ -497,8 +499,8 @@ impl Engine for Embedded {
         let log_bytes = self.shared.slots.bytes();
         let dir = &self.shared.dir;
         Stats {
-            disk_bytes: size(schema::path(dir))
-                + size(schema::log_path(dir))
+            disk_bytes: size(database::path(dir))
+                + size(database::log_path(dir))
                 + log_bytes
                 + u64::try_from(blobs).unwrap_or(0),
             log_bytes,

@@ -3,10 +3,10 @@
 //! that it names is used again; the database's own log grows by what is folded meanwhile.
 
 use super::super::{Body, BoxFuture, EngineError, Keyed, Part, Record, Result, Snapshot};
-use super::blobs::Pin;
-use super::overlay::Entry;
-use super::read::{Reads, resolve};
-use super::reader::Reading;
+use super::blob_files::Pin;
+use super::connection_pool::Reading;
+use super::memtable::Entry;
+use super::read_path::{Reads, resolve};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,12 +3,12 @@
 //! readers, and answers.
 
 use super::super::{Body, Commit, EngineError, Expect, Outcome, Record, Result, Write};
-use super::blobs::{Blob, io_failed};
-use super::frame::{Builder, Header, Home, Placed, Row};
-use super::keeper::Chore;
-use super::overlay::Entry;
-use super::reader::Readers;
-use super::segment::{SEGMENT_BYTES, Segment};
+use super::blob_files::{Blob, io_failed};
+use super::connection_pool::Readers;
+use super::maintenance::Chore;
+use super::memtable::Entry;
+use super::wal::record::{Builder, Header, Home, Placed, Row};
+use super::wal::segment::{SEGMENT_BYTES, Segment};
 use super::{Boundary, Fatal, Shared};
 use bytes::Bytes;
 use std::collections::HashMap;

@@ -3,7 +3,7 @@
 //! without waiting for them, as after one that failed it ends nothing.
 
 use super::super::{Body, Commit, EngineError, Expect, NewRecord, Outcome, Result};
-use super::connect::{Fault, evict, silent, time_for, timely};
+use super::connection::{Fault, evict, silent, time_for, timely};
 use super::{Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;

@@ -9,22 +9,22 @@
 //! they grow under each key, whichever process writes.
 
 mod commit;
-mod connect;
-mod groups;
-mod reads;
+mod connection;
+mod group_commit;
+mod maintenance;
+mod read_batch;
 mod snapshot;
 mod sql;
-mod tend;
 
 use super::{
     Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan,
     Scanned, Snapshot, Stage, Stats,
 };
 use bytes::{Bytes, BytesMut};
-use connect::{Fault, evict, timely_with};
+use connection::{Fault, evict, timely_with};
 use deadpool_postgres::{Client, Pool};
-use groups::Groups;
-use reads::{Found, Reads};
+use group_commit::Groups;
+use read_batch::{Found, Reads};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -104,10 +104,10 @@ impl Postgres {
     /// # Errors
     /// When no server answers, or the tables are of another version.
     pub async fn open(options: Options) -> Result<Postgres> {
-        let pool = connect::pool(&options.url, options.connections, connect::Role::Primary)?;
+        let pool = connection::pool(&options.url, options.connections, connection::Role::Primary)?;
         let standby = options.standby.as_deref();
-        let standby =
-            standby.map(|url| connect::pool(url, options.connections, connect::Role::Standby));
+        let standby = standby
+            .map(|url| connection::pool(url, options.connections, connection::Role::Standby));
         let standby = standby.transpose()?;
         let units = u32::try_from(options.reading_bytes / UNIT).unwrap_or(u32::MAX >> 4);
         let reading_units = units.clamp(1, u32::MAX >> 4);
@@ -124,7 +124,7 @@ impl Postgres {
         });
         inner.prepare().await?;
         inner.tend().await?;
-        let tender = tokio::spawn(tend::run(Arc::downgrade(&inner)));
+        let tender = tokio::spawn(maintenance::run(Arc::downgrade(&inner)));
         let (reads, groups) = (Reads::new(&inner), Groups::new(&inner));
         Ok(Postgres { inner, reads, groups, tender })
     }

@@ -1,7 +1,7 @@
 //! All records as they were at one moment: a transaction that sees no later ones, on a connection
 //! of its own.
 
-use super::connect::{Fault, evict, timely, timely_with};
+use super::connection::{Fault, evict, timely, timely_with};
 use super::{Inner, Patience, bytes, misshapen, number, record_at, signed, sql};
 use crate::engine::{BoxFuture, EngineError, Keyed, Record, Result, Snapshot};
 use bytes::Bytes;
