@@ -73,7 +73,7 @@ struct Gathered {
     stores: Gauge<u64, AtomicU64>,
     items: Gauge<u64, AtomicU64>,
     disk_bytes: Gauge<u64, AtomicU64>,
-    log_bytes: Gauge<u64, AtomicU64>,
+    wal_bytes: Gauge<u64, AtomicU64>,
     commits: Counter,
     conflicts: Counter,
     groups: Counter,
@@ -113,7 +113,7 @@ impl Metrics {
         r.register("stores", "Stores", g.stores.clone());
         r.register("items", "Items, expired ones that still take space too", g.items.clone());
         r.register("disk_bytes", "Bytes on disk", g.disk_bytes.clone());
-        r.register("log_bytes", "Bytes of the write-ahead log", g.log_bytes.clone());
+        r.register("wal_bytes", "Bytes of the write-ahead log", g.wal_bytes.clone());
         r.register("commits", "Commits written", g.commits.clone());
         r.register("commit_conflicts", "Commits that met a conflict", g.conflicts.clone());
         let what = "Groups of commits made durable together, by one sync each";
@@ -146,7 +146,7 @@ impl Metrics {
         g.stores.set(stores);
         g.items.set(items);
         g.disk_bytes.set(stats.disk_bytes);
-        g.log_bytes.set(stats.log_bytes);
+        g.wal_bytes.set(stats.wal_bytes);
         let raise = |counter: &Counter, total: u64| {
             counter.inc_by(total.saturating_sub(counter.get()));
         };

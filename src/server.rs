@@ -1,17 +1,17 @@
 //! The composition root: engine, store, API, listener, and their orderly end.
 
 use crate::api::{Api, Auth, Token};
-use crate::config::{self, Place, ServeConfig, TokenSource};
+use crate::config::{self, EngineLocation, ServeConfig, TokenSource};
 pub use crate::engine::copy::Progress as CopyProgress;
 use crate::engine::copy::{self, CopyError};
-use crate::engine::embedded::{self, Embedded, Fatal, Options, Report};
+use crate::engine::embedded::{self, Embedded, Fatal, Options, VerifyReport};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::http;
 pub use crate::kv::backup::RestoreError;
-use crate::kv::backup::{self, Incoming};
+use crate::kv::backup::{self, BackupReader};
 use crate::kv::clock::{Clock, SystemClock};
-use crate::kv::integrity::{Checker, Counted};
+use crate::kv::integrity::{IntegrityChecker, RecordCounts};
 use crate::kv::{Kv, keyspace};
 use crate::metrics::Metrics;
 use std::fs::{self, File};
@@ -50,7 +50,7 @@ pub struct Server {
     kv: Arc<Kv>,
     metrics: Arc<Metrics>,
     config: ServeConfig,
-    token_at: TokenAt,
+    token_at: TokenLocation,
     /// Removed with the server, where the token was only for this run.
     _token_dir: Option<TokenDir>,
     /// Tells tools of this machine where the server of a data directory is.
@@ -85,11 +85,16 @@ async fn database(_: &config::Database, _: u64) -> Result<Opened, EngineError> {
 }
 
 /// Opens the engine of a place.
-async fn open(place: &Place, cache: u64, log: u64, reading: u64) -> Result<Opened, EngineError> {
+async fn open(
+    place: &EngineLocation,
+    cache: u64,
+    log: u64,
+    reading: u64,
+) -> Result<Opened, EngineError> {
     let dir = match place {
-        Place::Memory => return Ok((Arc::new(Memory::new()), Arc::new(SystemClock))),
-        Place::Database(at) => return database(at, reading).await,
-        Place::Directory(dir) => dir.clone(),
+        EngineLocation::Memory => return Ok((Arc::new(Memory::new()), Arc::new(SystemClock))),
+        EngineLocation::Database(at) => return database(at, reading).await,
+        EngineLocation::Directory(dir) => dir.clone(),
     };
     let fatal = Fatal::new(|why| {
         tracing::error!(
@@ -98,13 +103,13 @@ async fn open(place: &Place, cache: u64, log: u64, reading: u64) -> Result<Opene
         );
         std::process::exit(FATAL);
     });
-    let options = Options { dir, cache_bytes: cache, log_bytes: log, fatal };
+    let options = Options { dir, cache_bytes: cache, wal_bytes: log, fatal };
     Ok((Arc::new(Embedded::open(options)?), Arc::new(SystemClock)))
 }
 
 /// Where a person finds the root token.
 #[derive(Clone, Debug)]
-pub enum TokenAt {
+pub enum TokenLocation {
     /// In the environment.
     Environment,
     /// In this file.
@@ -132,7 +137,7 @@ impl Server {
     /// When the data directory, the token or the address cannot be used.
     pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
         raise_file_limit(u64::from(config.max_connections) + FILES_SPARE);
-        let (cache, log) = (config.cache_bytes, config.log_bytes);
+        let (cache, log) = (config.cache_bytes, config.wal_bytes);
         let (engine, clock) = open(&config.place, cache, log, config.max_in_flight / 2).await?;
         copy::finished(&*engine).await?;
         let (token, token_at, token_dir) = root_token(&config).map_err(StartError::Token)?;
@@ -144,8 +149,11 @@ impl Server {
         let api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
         let api = Arc::new(api);
         let address_file = match (&config.place, listener.local_addr()) {
-            (Place::Directory(dir), Ok(at)) => AddressFile::write(dir, at),
-            (Place::Directory(_) | Place::Memory | Place::Database(_), _) => None,
+            (EngineLocation::Directory(dir), Ok(at)) => AddressFile::write(dir, at),
+            (
+                EngineLocation::Directory(_) | EngineLocation::Memory | EngineLocation::Database(_),
+                _,
+            ) => None,
         };
         let (_token_dir, _address_file) = (token_dir, address_file);
         Ok(Server { listener, api, kv, metrics, config, token_at, _token_dir, _address_file })
@@ -160,7 +168,7 @@ impl Server {
     }
 
     /// Where the root token is.
-    pub fn token_at(&self) -> &TokenAt {
+    pub fn token_at(&self) -> &TokenLocation {
         &self.token_at
     }
 
@@ -224,10 +232,10 @@ impl Server {
 ///
 /// # Errors
 /// When it is in use, of another format, or cannot be read. Damage is in the report.
-pub fn check(dir: &Path) -> Result<(Report, Counted), EngineError> {
-    let mut checker = Checker::new(&SystemClock);
+pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
+    let mut checker = IntegrityChecker::new(&SystemClock);
     let mut report = embedded::check(dir, |record, report| {
-        checker.record(record.key, record.due, record.head, record.body_len);
+        checker.record(record.key, record.expires_at, record.meta, record.body_len);
         checker.problems().into_iter().for_each(|what| report.problem(what));
     })?;
     let (counted, problems) = checker.finish();
@@ -261,7 +269,7 @@ pub async fn backup(
     if !dir.join("LOCK").is_file() {
         return Err(failed(&"there is no data directory"));
     }
-    let place = Place::Directory(dir.to_owned());
+    let place = EngineLocation::Directory(dir.to_owned());
     let (engine, _) = open(&place, 0, COPY_LOG, COPY_READING).await.map_err(|e| failed(&e))?;
     copy::finished(&*engine).await.map_err(|e| failed(&e))?;
     let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
@@ -279,11 +287,11 @@ pub async fn backup(
 /// See [`RestoreError`]. The place is then marked as unfinished, unless it was not empty.
 pub async fn restore(
     source: impl io::Read + Send,
-    to: &Place,
+    to: &EngineLocation,
     tell: &mut (dyn FnMut(u64) + Send),
-) -> Result<Counted, RestoreError> {
+) -> Result<RecordCounts, RestoreError> {
     // First: what is no backup must leave nothing behind.
-    let source = Incoming::open(source)?;
+    let source = BackupReader::open(source)?;
     let (to, _) = open(to, 0, COPY_LOG, COPY_READING).await?;
     let restored = backup::restore(source, &to, tell).await;
     let closed = to.close().await;
@@ -296,7 +304,7 @@ pub async fn restore(
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn check_backup(source: impl io::Read) -> Result<(Counted, Vec<String>), RestoreError> {
+pub fn check_backup(source: impl io::Read) -> Result<(RecordCounts, Vec<String>), RestoreError> {
     backup::verify(source, &SystemClock)
 }
 
@@ -319,8 +327,8 @@ pub struct Copied {
 /// # Errors
 /// See [`CopyError`]; the same copy may then be run again.
 pub async fn copy(
-    from: &Place,
-    to: &Place,
+    from: &EngineLocation,
+    to: &EngineLocation,
     tell: &mut (dyn FnMut(copy::Progress) + Send),
 ) -> Result<Copied, CopyError> {
     let source = |e| CopyError::Engine(copy::Side::Source, e);
@@ -385,24 +393,24 @@ impl Drop for TokenDir {
     }
 }
 
-fn root_token(config: &ServeConfig) -> Result<(Token, TokenAt, Option<TokenDir>), String> {
+fn root_token(config: &ServeConfig) -> Result<(Token, TokenLocation, Option<TokenDir>), String> {
     match (&config.token, &config.place) {
-        (TokenSource::Given(token), _) => Ok((token.clone(), TokenAt::Environment, None)),
+        (TokenSource::Given(token), _) => Ok((token.clone(), TokenLocation::Environment, None)),
         (TokenSource::File(token, path), _) => {
-            Ok((token.clone(), TokenAt::File(path.clone()), None))
+            Ok((token.clone(), TokenLocation::File(path.clone()), None))
         }
-        (TokenSource::Own, Place::Directory(data)) => {
+        (TokenSource::Own, EngineLocation::Directory(data)) => {
             let path = data.join("token");
             let token = if path.exists() { config::read_token(&path) } else { make_token(&path) };
-            Ok((token?, TokenAt::File(path), None))
+            Ok((token?, TokenLocation::File(path), None))
         }
-        (TokenSource::Own, Place::Memory | Place::Database(..)) => {
+        (TokenSource::Own, EngineLocation::Memory | EngineLocation::Database(..)) => {
             let name = format!("steadfast-{}-{}", std::process::id(), &random_text()?[..8]);
             let dir = TokenDir(std::env::temp_dir().join(name));
             let made = fs::DirBuilder::new().mode(0o700).create(&dir.0);
             made.map_err(|e| format!("cannot make {}: {e}", dir.0.display()))?;
             let path = dir.0.join("token");
-            Ok((make_token(&path)?, TokenAt::File(path), Some(dir)))
+            Ok((make_token(&path)?, TokenLocation::File(path), Some(dir)))
         }
     }
 }

@@ -124,7 +124,7 @@ fn write_on(server: &Server, id: &str, writer: usize, stop: &AtomicBool) -> Hash
 
 #[test]
 fn a_backup_beside_writes_is_of_one_moment() {
-    let home = Home::new(&["--log-bytes", "4194304"]);
+    let home = Home::new(&["--wal-bytes", "4194304"]);
     let id = home.server.store("site");
     let (stop, files) = (AtomicBool::new(false), tempfile::tempdir().unwrap());
     let (server, data) = (&home.server, home.data());

@@ -16,7 +16,7 @@ use std::time::Duration;
 use steadfast::engine::copy::{self, CopyError, MARK, Progress};
 use steadfast::engine::memory::Memory;
 use steadfast::engine::{
-    Body, Commit, Engine, INLINE_BYTES_MAX, NewRecord, Outcome, Part, Scan, Write,
+    Body, Commit, Engine, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Projection, Scan,
 };
 use support::{Home, Server, binary};
 
@@ -30,13 +30,14 @@ suite!(
 
 const RECORDS: usize = 2345;
 
-fn record(due: u64, head: &str, body: Vec<u8>) -> NewRecord {
-    NewRecord { due, head: Bytes::from(head.to_owned()), body: Body::Bytes(body.into()) }
+fn record(expires_at: u64, meta: &str, body: Vec<u8>) -> NewRecord {
+    NewRecord { expires_at, meta: Bytes::from(meta.to_owned()), body: Body::Bytes(body.into()) }
 }
 
-async fn written(engine: &dyn Engine, write: Vec<Write>) -> u64 {
-    match engine.commit(Commit { version_min: 0, expect: vec![], write }).await.unwrap() {
-        Outcome::Written(version) => version,
+async fn written(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
+    match engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap()
+    {
+        Outcome::Committed(version) => version,
         Outcome::Conflict => panic!("a commit without expectations met a conflict"),
     }
 }
@@ -48,7 +49,7 @@ async fn filled() -> Arc<dyn Engine> {
     for n in 0..RECORDS {
         let key = format!("i{n:05}").into_bytes();
         let body = vec![u8::try_from(n % 251).unwrap(); n % 3000];
-        write.push(Write {
+        write.push(Mutation {
             key: key.into(),
             record: Some(record(n as u64 % 7, &"h".repeat(n % 90), body)),
         });
@@ -56,11 +57,11 @@ async fn filled() -> Arc<dyn Engine> {
     for (key, len) in [("a\u{1}", 0), ("i", 1), ("zlarge", 3 * INLINE_BYTES_MAX + 17), ("zz", 5)] {
         let body = (0..len).map(|at| u8::try_from(at % 256).unwrap()).collect();
         let key = Bytes::from(key.to_owned());
-        write.push(Write { key, record: Some(record(9_999, "large", body)) });
+        write.push(Mutation { key, record: Some(record(9_999, "large", body)) });
     }
     let high = write.split_off(100);
     written(&engine, write).await;
-    let commit = Commit { version_min: 1 << 40, expect: vec![], write: high };
+    let commit = Commit { version_min: 1 << 40, preconditions: vec![], mutations: high };
     engine.commit(commit).await.unwrap();
     Arc::new(engine)
 }
@@ -70,16 +71,16 @@ type All = Vec<(Vec<u8>, u64, Vec<u8>, Vec<u8>)>;
 async fn all(engine: &dyn Engine) -> (All, u64) {
     let (start, end) = (Bytes::new(), Bytes::from_static(&[0xff]));
     let page = engine
-        .scan(Scan { start, end, limit: 100_000, skip_due: 0, eventual: false })
+        .scan(Scan { start, end, limit: 100_000, skip_expired_at: 0, eventual: false })
         .await
         .unwrap();
     let (mut all, mut version) = (Vec::new(), 0);
     for found in page.iter() {
-        let record = engine.read(found.key, Part::Whole).await.unwrap().unwrap();
+        let record = engine.read(found.key, Projection::Full).await.unwrap().unwrap();
         let len = usize::try_from(record.body.len()).unwrap();
         let body = record.body.read(0, len).await.unwrap().to_vec();
         version = version.max(record.version);
-        all.push((found.key.to_vec(), found.due, found.head.to_vec(), body));
+        all.push((found.key.to_vec(), found.expires_at, found.meta.to_vec(), body));
     }
     (all, version)
 }
@@ -137,13 +138,16 @@ async fn a_copy_that_is_cut_anywhere_goes_on_and_ends_whole(there: Subject) {
 async fn what_is_not_empty_or_not_finished_is_refused(there: Subject) {
     let (source, empty) = (filled().await, Arc::new(Memory::new()));
     let key = Bytes::from_static(b"x");
-    written(&*there.engine, vec![Write { key: key.clone(), record: Some(record(0, "", vec![])) }])
-        .await;
+    written(
+        &*there.engine,
+        vec![Mutation { key: key.clone(), record: Some(record(0, "", vec![])) }],
+    )
+    .await;
     let refused = quiet(&source, &engine(&there)).await;
     assert!(matches!(refused, Err(CopyError::NotEmpty)), "{refused:?}");
     assert_eq!(all(&*there.engine).await.0.len(), 1, "and nothing is changed");
 
-    let mark = Write { key: Bytes::from_static(MARK), record: Some(record(0, "", vec![])) };
+    let mark = Mutation { key: Bytes::from_static(MARK), record: Some(record(0, "", vec![])) };
     written(&*there.engine, vec![mark]).await;
     assert!(copy::finished(&*there.engine).await.is_err());
     let into: Arc<dyn Engine> = empty;
@@ -154,12 +158,14 @@ async fn what_is_not_empty_or_not_finished_is_refused(there: Subject) {
 async fn a_difference_is_found(there: Subject) {
     let source = filled().await;
     // A copy that says it is further than it is; one with another value; one with a record more.
-    let body = |key: &'static str, len: usize| Write {
+    let body = |key: &'static str, len: usize| Mutation {
         key: Bytes::from_static(key.as_bytes()),
         record: Some(record(9_999, "large", vec![1; len])),
     };
-    let marked =
-        |head: &str| Write { key: Bytes::from_static(MARK), record: Some(record(0, head, vec![])) };
+    let marked = |meta: &str| Mutation {
+        key: Bytes::from_static(MARK),
+        record: Some(record(0, meta, vec![])),
+    };
     for (write, at) in
         [(vec![marked("zlarge")], "a\u{1}"), (vec![marked("zlarge"), body("zlarge", 3)], "a\u{1}")]
     {
@@ -170,9 +176,9 @@ async fn a_difference_is_found(there: Subject) {
         }
     }
     let (keys, _) = all(&*source).await;
-    let bodies = keys.into_iter().map(|(key, due, head, body)| Write {
+    let bodies = keys.into_iter().map(|(key, expires_at, meta, body)| Mutation {
         key: key.into(),
-        record: Some(NewRecord { due, head: head.into(), body: Body::Bytes(body.into()) }),
+        record: Some(NewRecord { expires_at, meta: meta.into(), body: Body::Bytes(body.into()) }),
     });
     written(&*there.engine, bodies.collect()).await;
     written(&*there.engine, vec![marked("zz"), body("zlarge", 3 * INLINE_BYTES_MAX + 17)]).await;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use engines::Subject;
 use std::collections::BTreeMap;
 use steadfast::engine::{
-    Body, BoxFuture, Commit, Engine, EngineError, Expect, INLINE_BYTES_MAX, NewRecord, Outcome,
-    Part, Record, Scan, Snapshot, StoredBody, Write,
+    Body, BoxFuture, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome,
+    Precondition, Projection, Record, Scan, Snapshot, StoredBody,
 };
 
 suite!(
@@ -32,40 +32,44 @@ suite!(
     a_snapshot_shows_each_commit_whole_or_not_at_all,
 );
 
-fn put(key: &str, due: u64, head: &str, body: impl Into<Bytes>) -> Write {
+fn put(key: &str, expires_at: u64, meta: &str, body: impl Into<Bytes>) -> Mutation {
     let body = Body::Bytes(body.into());
-    let record = NewRecord { due, head: Bytes::from(head.to_owned()), body };
-    Write { key: Bytes::from(key.to_owned()), record: Some(record) }
+    let record = NewRecord { expires_at, meta: Bytes::from(meta.to_owned()), body };
+    Mutation { key: Bytes::from(key.to_owned()), record: Some(record) }
 }
 
-fn remove(key: &str) -> Write {
-    Write { key: Bytes::from(key.to_owned()), record: None }
+fn remove(key: &str) -> Mutation {
+    Mutation { key: Bytes::from(key.to_owned()), record: None }
 }
 
-fn expect(key: &str, version: u64) -> Expect {
-    Expect { key: Bytes::from(key.to_owned()), version }
+fn expect(key: &str, version: u64) -> Precondition {
+    Precondition { key: Bytes::from(key.to_owned()), version }
 }
 
-async fn commit(engine: &dyn Engine, expect: Vec<Expect>, write: Vec<Write>) -> Outcome {
-    engine.commit(Commit { version_min: 0, expect, write }).await.unwrap()
+async fn commit(
+    engine: &dyn Engine,
+    preconditions: Vec<Precondition>,
+    mutations: Vec<Mutation>,
+) -> Outcome {
+    engine.commit(Commit { version_min: 0, preconditions, mutations }).await.unwrap()
 }
 
-async fn written(engine: &dyn Engine, write: Vec<Write>) -> u64 {
-    match commit(engine, vec![], write).await {
-        Outcome::Written(version) => version,
+async fn written(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
+    match commit(engine, vec![], mutations).await {
+        Outcome::Committed(version) => version,
         Outcome::Conflict => panic!("a commit without expectations met a conflict"),
     }
 }
 
 async fn body(engine: &dyn Engine, key: &str) -> Option<Vec<u8>> {
-    let record = engine.read(key.as_bytes(), Part::Whole).await.unwrap()?;
+    let record = engine.read(key.as_bytes(), Projection::Full).await.unwrap()?;
     let len = usize::try_from(record.body.len()).unwrap();
     Some(record.body.read(0, len).await.unwrap().to_vec())
 }
 
-fn scan(start: &str, end: &str, limit: usize, skip_due: u64) -> Scan {
+fn scan(start: &str, end: &str, limit: usize, skip_expired_at: u64) -> Scan {
     let (start, end) = (Bytes::from(start.to_owned()), Bytes::from(end.to_owned()));
-    Scan { start, end, limit, skip_due, eventual: false }
+    Scan { start, end, limit, skip_expired_at, eventual: false }
 }
 
 async fn keys(engine: &dyn Engine, scan: Scan) -> Vec<String> {
@@ -78,14 +82,17 @@ async fn a_read_finds_what_was_written_and_nothing_else(mut subject: Subject) {
     let version = written(engine, vec![put("a", 7, "head", "body"), put("ab", 0, "", "")]).await;
     for _ in 0..2 {
         let engine = &*subject.engine;
-        let record = engine.read(b"a", Part::Whole).await.unwrap().unwrap();
-        assert_eq!((record.version, record.due, &record.head[..]), (version, 7, &b"head"[..]));
+        let record = engine.read(b"a", Projection::Full).await.unwrap().unwrap();
+        assert_eq!(
+            (record.version, record.expires_at, &record.meta[..]),
+            (version, 7, &b"head"[..])
+        );
         assert_eq!(body(engine, "a").await.unwrap(), b"body");
-        let head = engine.read(b"a", Part::Head).await.unwrap().unwrap();
-        assert_eq!((head.version, head.body.len()), (version, 0));
+        let meta = engine.read(b"a", Projection::Meta).await.unwrap().unwrap();
+        assert_eq!((meta.version, meta.body.len()), (version, 0));
         assert_eq!(body(engine, "ab").await.unwrap(), b"");
         for absent in [&b""[..], b"b", b"aa", b"a\0"] {
-            assert!(engine.read(absent, Part::Whole).await.unwrap().is_none(), "{absent:?}");
+            assert!(engine.read(absent, Projection::Full).await.unwrap().is_none(), "{absent:?}");
         }
         subject.reopen().await;
     }
@@ -115,12 +122,12 @@ async fn versions_grow_over_all_commits_and_a_reopen(mut subject: Subject) {
             }
         }
         for (process, engine) in subject.processes.iter().enumerate() {
-            let write = vec![put("a", 0, "", ""), put("b", 0, "", "")];
-            above(process, &["a", "b"], written(&**engine, write).await);
-            let (expect, write) = (vec![], vec![remove("a")]);
+            let mutations = vec![put("a", 0, "", ""), put("b", 0, "", "")];
+            above(process, &["a", "b"], written(&**engine, mutations).await);
+            let (preconditions, mutations) = (vec![], vec![remove("a")]);
             highest += 1000;
-            let ahead = Commit { version_min: highest, expect, write };
-            let Outcome::Written(version) = engine.commit(ahead).await.unwrap() else {
+            let ahead = Commit { version_min: highest, preconditions, mutations };
+            let Outcome::Committed(version) = engine.commit(ahead).await.unwrap() else {
                 panic!("no conflict is possible")
             };
             assert_eq!(above(process, &["a"], version), highest);
@@ -141,8 +148,8 @@ async fn a_commit_is_all_or_nothing(subject: Subject) {
     ] {
         assert_eq!(commit(engine, wrong, writes()).await, Outcome::Conflict);
         assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "b"]);
-        let record = engine.read(b"a", Part::Head).await.unwrap().unwrap();
-        assert_eq!((record.version, &record.head[..]), (version, &b"1"[..]));
+        let record = engine.read(b"a", Projection::Meta).await.unwrap().unwrap();
+        assert_eq!((record.version, &record.meta[..]), (version, &b"1"[..]));
     }
     let right = vec![expect("a", version), expect("b", version), expect("c", 0)];
     assert_ne!(commit(engine, right, writes()).await, Outcome::Conflict);
@@ -154,13 +161,13 @@ async fn expectations_see_the_commits_before_them(subject: Subject) {
     // Sent together, so that an engine that groups commits meets both in one group.
     let first = engine.commit(Commit {
         version_min: 0,
-        expect: vec![expect("k", 0)],
-        write: vec![put("k", 0, "1", "")],
+        preconditions: vec![expect("k", 0)],
+        mutations: vec![put("k", 0, "1", "")],
     });
     let second = engine.commit(Commit {
         version_min: 0,
-        expect: vec![expect("k", 0)],
-        write: vec![put("k", 0, "2", "")],
+        preconditions: vec![expect("k", 0)],
+        mutations: vec![put("k", 0, "2", "")],
     });
     let (first, second) = tokio::join!(first, second);
     let outcomes = [first.unwrap(), second.unwrap()];
@@ -174,14 +181,14 @@ async fn of_racing_commits_with_one_expectation_one_wins(subject: Subject) {
             .map(|task| {
                 let engine = subject.engine.clone();
                 tokio::spawn(async move {
-                    let write = vec![put("k", 0, &format!("{round}-{task}"), "")];
-                    commit(&*engine, vec![expect("k", version)], write).await
+                    let mutations = vec![put("k", 0, &format!("{round}-{task}"), "")];
+                    commit(&*engine, vec![expect("k", version)], mutations).await
                 })
             })
             .collect();
         let mut won = Vec::new();
         for task in tasks {
-            if let Outcome::Written(version) = task.await.unwrap() {
+            if let Outcome::Committed(version) = task.await.unwrap() {
                 won.push(version);
             }
         }
@@ -203,13 +210,14 @@ async fn a_scan_is_in_byte_order_and_within_its_bounds(subject: Subject) {
     assert!(keys(engine, scan("b", "b", 10, 0)).await.is_empty());
     assert!(keys(engine, scan("z", "a", 10, 0)).await.is_empty());
     let page = engine.scan(scan("c1", "c2", 10, 0)).await.unwrap();
-    assert!(page.iter().all(|found| found.head == found.key && found.version > 0));
+    assert!(page.iter().all(|found| found.meta == found.key && found.version > 0));
 }
 
 async fn a_scan_passes_over_what_is_due(subject: Subject) {
     let engine = &*subject.engine;
     let writes = [("a", 0), ("b", 10), ("c", 20), ("d", 30), ("e", 0)];
-    written(engine, writes.iter().map(|(key, due)| put(key, *due, "", "")).collect()).await;
+    written(engine, writes.iter().map(|(key, expires_at)| put(key, *expires_at, "", "")).collect())
+        .await;
     assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "b", "c", "d", "e"]);
     assert_eq!(keys(engine, scan("a", "z", 10, 20)).await, ["a", "d", "e"]);
     assert_eq!(keys(engine, scan("a", "z", 2, 20)).await, ["a", "d"]);
@@ -222,16 +230,16 @@ async fn due_records_come_by_their_number(mut subject: Subject) {
     written(&*subject.engine, vec![put("never", 0, "", ""), put("later", 50, "", "")]).await;
     let version = written(&*subject.engine, vec![put("b", 25, "", "")]).await;
     for _ in 0..2 {
-        let due = subject.engine.due(30, 10).await.unwrap();
-        let names: Vec<_> = due.iter().map(|(key, _)| &key[..]).collect();
+        let expires_at = subject.engine.expired(30, 10).await.unwrap();
+        let names: Vec<_> = expires_at.iter().map(|(key, _)| &key[..]).collect();
         assert_eq!(names, [b"c", b"b", b"a"]);
-        assert_eq!(due[1].1, version);
-        assert_eq!(subject.engine.due(30, 2).await.unwrap().len(), 2);
-        assert!(subject.engine.due(19, 10).await.unwrap().is_empty());
+        assert_eq!(expires_at[1].1, version);
+        assert_eq!(subject.engine.expired(30, 2).await.unwrap().len(), 2);
+        assert!(subject.engine.expired(19, 10).await.unwrap().is_empty());
         subject.reopen().await;
     }
     written(&*subject.engine, vec![remove("c"), put("b", 0, "", "")]).await;
-    assert_eq!(subject.engine.due(u64::MAX, 10).await.unwrap().len(), 2, "a and later");
+    assert_eq!(subject.engine.expired(u64::MAX, 10).await.unwrap().len(), 2, "a and later");
 }
 
 async fn counts_follow_the_first_byte(mut subject: Subject) {
@@ -253,7 +261,7 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
 }
 
 async fn stage(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {
-    let mut stage = engine.stage().await.unwrap();
+    let mut stage = engine.create_blob().await.unwrap();
     for chunk in bytes.chunks(chunk) {
         stage.write(Bytes::copy_from_slice(chunk)).await.unwrap();
     }
@@ -274,9 +282,9 @@ async fn bodies_of_every_size_come_back(mut subject: Subject) {
                 } else {
                     Body::Bytes(Bytes::from(bytes))
                 };
-                let record = Some(NewRecord { due: 0, head: Bytes::new(), body });
+                let record = Some(NewRecord { expires_at: 0, meta: Bytes::new(), body });
                 let key = Bytes::from(key.clone());
-                written(&*subject.engine, vec![Write { key, record }]).await;
+                written(&*subject.engine, vec![Mutation { key, record }]).await;
             }
         }
         subject.reopen().await;
@@ -285,7 +293,7 @@ async fn bodies_of_every_size_come_back(mut subject: Subject) {
             assert!(found == pattern(*len, round), "size {len} after {before}");
         }
     }
-    let record = subject.engine.read(b"k8", Part::Whole).await.unwrap().unwrap();
+    let record = subject.engine.read(b"k8", Projection::Full).await.unwrap().unwrap();
     let whole = pattern(sizes[8], sizes.len() - 1);
     for (offset, len) in [(0, 0), (0, 1), (block - 1, 2), (block, block), (17, 3 * block)] {
         let piece = record.body.read(offset as u64, len).await.unwrap();
@@ -302,17 +310,18 @@ fn files(subject: &Subject) -> usize {
 
 async fn a_staged_body_that_is_dropped_leaves_nothing(mut subject: Subject) {
     let bytes = pattern(3 * INLINE_BYTES_MAX, 1);
-    let mut cut = subject.engine.stage().await.unwrap();
+    let mut cut = subject.engine.create_blob().await.unwrap();
     cut.write(Bytes::from(bytes.clone())).await.unwrap();
     drop(cut);
     drop(stage(&*subject.engine, &bytes, 10_000).await);
     // A commit that meets a conflict leaves the body with its caller.
     let body = stage(&*subject.engine, &bytes, 10_000).await;
-    let record = || Some(NewRecord { due: 0, head: Bytes::new(), body: body.clone() });
-    let write = |key: &str| vec![Write { key: Bytes::from(key.to_owned()), record: record() }];
-    let lost = commit(&*subject.engine, vec![expect("k", 9)], write("k")).await;
+    let record = || Some(NewRecord { expires_at: 0, meta: Bytes::new(), body: body.clone() });
+    let mutations =
+        |key: &str| vec![Mutation { key: Bytes::from(key.to_owned()), record: record() }];
+    let lost = commit(&*subject.engine, vec![expect("k", 9)], mutations("k")).await;
     assert_eq!(lost, Outcome::Conflict);
-    written(&*subject.engine, write("k")).await;
+    written(&*subject.engine, mutations("k")).await;
     subject.reopen().await;
     assert!(self::body(&*subject.engine, "k").await.unwrap() == bytes);
     written(&*subject.engine, vec![remove("k")]).await;
@@ -327,7 +336,7 @@ async fn a_closed_engine_answers_nothing(subject: Subject) {
     let closed = |e: EngineError| assert!(matches!(e, EngineError::Closed), "{e}");
     closed(engine.commit(Commit::default()).await.unwrap_err());
     closed(engine.scan(scan("a", "b", 1, 0)).await.unwrap_err());
-    closed(engine.read(b"other", Part::Whole).await.unwrap_err());
+    closed(engine.read(b"other", Projection::Full).await.unwrap_err());
 }
 
 async fn reads_never_go_back_while_commits_run(subject: Subject) {
@@ -346,7 +355,7 @@ async fn reads_never_go_back_while_commits_run(subject: Subject) {
                 let mut last = 0;
                 for turn in 0..3000 {
                     let version = if (reader + turn) % 2 == 0 {
-                        let record = engine.read(b"k", Part::Whole).await.unwrap();
+                        let record = engine.read(b"k", Projection::Full).await.unwrap();
                         record.map_or(0, |record| record.version)
                     } else {
                         let page = engine.scan(scan("k", "l", 1, 0)).await.unwrap();
@@ -371,15 +380,15 @@ async fn a_value_that_is_replaced_while_it_is_read_comes_whole(subject: Subject)
         tokio::spawn(async move {
             for seed in 0..40 {
                 let body = stage(&*engine, &pattern(len, seed), 100_000).await;
-                let head = Bytes::from(seed.to_string());
-                let record = Some(NewRecord { due: 0, head, body });
-                written(&*engine, vec![Write { key: Bytes::from("k"), record }]).await;
+                let meta = Bytes::from(seed.to_string());
+                let record = Some(NewRecord { expires_at: 0, meta, body });
+                written(&*engine, vec![Mutation { key: Bytes::from("k"), record }]).await;
             }
         })
     };
     while !writer.is_finished() {
-        if let Some(record) = subject.engine.read(b"k", Part::Whole).await.unwrap() {
-            let seed = std::str::from_utf8(&record.head).unwrap().parse().unwrap();
+        if let Some(record) = subject.engine.read(b"k", Projection::Full).await.unwrap() {
+            let seed = std::str::from_utf8(&record.meta).unwrap().parse().unwrap();
             let found = record.body.read(0, len).await.unwrap();
             assert!(found == pattern(len, seed), "the body of another version");
         }
@@ -410,11 +419,12 @@ async fn a_commit_that_is_refused_does_not_fall_on_others(subject: Subject) {
         let engine = subject.engine.clone();
         made.spawn(async move {
             let foreign = n % 10 == 3;
-            let mut write = put(&format!("k{n:03}"), 0, "h", "v");
-            if let (true, Some(record)) = (foreign, &mut write.record) {
+            let mut mutations = put(&format!("k{n:03}"), 0, "h", "v");
+            if let (true, Some(record)) = (foreign, &mut mutations.record) {
                 record.body = Body::Stored(std::sync::Arc::new(Foreign));
             }
-            let commit = Commit { version_min: 0, expect: vec![], write: vec![write] };
+            let commit =
+                Commit { version_min: 0, preconditions: vec![], mutations: vec![mutations] };
             (n, foreign, engine.commit(commit).await)
         });
     }
@@ -422,7 +432,7 @@ async fn a_commit_that_is_refused_does_not_fall_on_others(subject: Subject) {
         let (n, foreign, outcome) = done.unwrap();
         let there = body(&*subject.engine, &format!("k{n:03}")).await;
         match outcome {
-            Ok(Outcome::Written(_)) => assert!(there.is_some(), "{n}"),
+            Ok(Outcome::Committed(_)) => assert!(there.is_some(), "{n}"),
             Ok(Outcome::Conflict) => panic!("{n} met a conflict"),
             Err(e) => assert!(foreign && there.is_none(), "{n}: {e}"),
         }
@@ -438,17 +448,17 @@ async fn commits_that_wait_together_are_judged_one_after_the_other(subject: Subj
             let engine = subject.engine.clone();
             made.spawn(async move {
                 let expects = if n < 20 { vec![expect("k", version)] } else { vec![] };
-                let write = match n {
+                let mutations = match n {
                     20..25 => vec![remove("k")],
                     25..40 => vec![put("other", 0, "", format!("{n}"))],
                     _ => vec![put("k", 0, "", format!("{round}-{n}"))],
                 };
-                (n, commit(&*engine, expects, write).await)
+                (n, commit(&*engine, expects, mutations).await)
             });
         }
         let (mut won, mut last) = (0, (0, true));
         while let Some(done) = made.join_next().await {
-            if let (n @ 0..25, Outcome::Written(version)) = done.unwrap() {
+            if let (n @ 0..25, Outcome::Committed(version)) = done.unwrap() {
                 won += u32::from(n < 20);
                 last = last.max((version, n < 20));
             }
@@ -456,7 +466,7 @@ async fn commits_that_wait_together_are_judged_one_after_the_other(subject: Subj
         // A version never comes twice; after each removal there is none again.
         let most = if version == 0 { 6 } else { 1 };
         assert!(won <= most, "{won} commits that expected version {version} were written");
-        let found = subject.engine.read(b"k", Part::Head).await.unwrap();
+        let found = subject.engine.read(b"k", Projection::Meta).await.unwrap();
         assert_eq!(found.as_ref().map(|record| record.version), last.1.then_some(last.0));
         version = found.map_or(0, |record| record.version);
     }
@@ -483,9 +493,9 @@ async fn a_snapshot_stays_as_it_was(subject: Subject) {
         let bytes = if n % 10 == 3 { large(n) } else { Bytes::from(pattern(n * 1000, n)) };
         let body = stage(engine, &bytes, 50_000).await;
         let body = if n % 10 == 3 { body } else { Body::Bytes(bytes.clone()) };
-        let head = Bytes::from(format!("head {n}"));
-        let record = Some(NewRecord { due: n as u64, head, body });
-        let version = written(engine, vec![Write { key: key.clone().into(), record }]).await;
+        let meta = Bytes::from(format!("head {n}"));
+        let record = Some(NewRecord { expires_at: n as u64, meta, body });
+        let version = written(engine, vec![Mutation { key: key.clone().into(), record }]).await;
         bodies.insert(key, (version, n as u64, bytes));
         // Some of it is where the engine keeps things in the end, and some is not.
         if n == 30 {
@@ -494,22 +504,25 @@ async fn a_snapshot_stays_as_it_was(subject: Subject) {
     }
     let mut snapshot = engine.snapshot().await.unwrap();
     for n in 0..60 {
-        let write = match n % 3 {
+        let mutations = match n % 3 {
             0 => remove(&format!("k{n:02}")),
             1 => put(&format!("k{n:02}"), 0, "new", "new"),
             _ => put(&format!("k{n:02}x"), 0, "more", "more"),
         };
-        written(engine, vec![write]).await;
+        written(engine, vec![mutations]).await;
     }
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     for (limit, bytes) in [(1, u64::MAX), (7, u64::MAX), (1000, 300_000), (1000, 1)] {
         let found = all_of(&mut *snapshot, limit, bytes).await;
         assert_eq!(found.len(), bodies.len(), "pages of {limit} and {bytes} bytes");
-        for ((key, record), (named, (version, due, bytes))) in found.iter().zip(&bodies) {
-            assert_eq!((&key[..], record.version, record.due), (named.as_bytes(), *version, *due));
+        for ((key, record), (named, (version, expires_at, bytes))) in found.iter().zip(&bodies) {
+            assert_eq!(
+                (&key[..], record.version, record.expires_at),
+                (named.as_bytes(), *version, *expires_at)
+            );
             let len = usize::try_from(record.body.len()).unwrap();
             assert!(record.body.read(0, len).await.unwrap() == bytes, "{named}");
-            assert_eq!(record.head, format!("head {due}"));
+            assert_eq!(record.meta, format!("head {expires_at}"));
         }
     }
     let none = snapshot.scan("k5".into(), "k5".into(), 10, 10).await.unwrap();
@@ -552,15 +565,15 @@ async fn a_snapshot_shows_each_commit_whole_or_not_at_all(subject: Subject) {
         let mut snapshot = subject.engine.snapshot().await.unwrap();
         let found = all_of(&mut *snapshot, 50, u64::MAX).await;
         for pair in 0..4 {
-            let head = |key: String| {
+            let meta = |key: String| {
                 let found = found.iter().find(|(other, _)| *other == key.as_bytes());
-                found.map(|(_, record)| String::from_utf8_lossy(&record.head).into_owned())
+                found.map(|(_, record)| String::from_utf8_lossy(&record.meta).into_owned())
             };
-            let (first, last) = (head(format!("b{pair}")), head(format!("y{pair}")));
+            let (first, last) = (meta(format!("b{pair}")), meta(format!("y{pair}")));
             assert_eq!(first, last, "a commit in two halves");
             let newest =
                 found.iter().filter(|(key, _)| key.starts_with(format!("m{pair}-").as_bytes()));
-            let newest = newest.map(|(_, record)| String::from_utf8_lossy(&record.head).parse());
+            let newest = newest.map(|(_, record)| String::from_utf8_lossy(&record.meta).parse());
             let newest: Option<u64> = newest.map(Result::unwrap).max();
             assert_eq!(newest.map(|n| n.to_string()), last);
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use steadfast::engine::embedded::{Embedded, Fatal, Options};
 use steadfast::engine::{
-    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, NewRecord, Part, Scan, Write,
+    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Projection, Scan,
 };
 
 /// The key of an item, as docs/format.md has it.
@@ -16,17 +16,17 @@ const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
     let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
-    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, log_bytes: 128 << 20, fatal })
+    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes: 128 << 20, fatal })
 }
 
 async fn put(engine: &dyn Engine, key: &str, body: Body) {
-    let record = Some(NewRecord { due: 0, head: Bytes::from_static(b"head"), body });
-    let write = vec![Write { key: Bytes::from(key.to_owned()), record }];
-    engine.commit(Commit { version_min: 0, expect: vec![], write }).await.unwrap();
+    let record = Some(NewRecord { expires_at: 0, meta: Bytes::from_static(b"head"), body });
+    let mutations = vec![Mutation { key: Bytes::from(key.to_owned()), record }];
+    engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
 }
 
 async fn staged(engine: &dyn Engine, len: usize) -> Body {
-    let mut stage = engine.stage().await.unwrap();
+    let mut stage = engine.create_blob().await.unwrap();
     stage.write(Bytes::from(vec![b's'; len])).await.unwrap();
     stage.finish().await.unwrap()
 }
@@ -52,7 +52,7 @@ fn tamper(data: &Path, sql: &str) {
 }
 
 async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
-    let record = engine.read(key.as_bytes(), Part::Whole).await?.unwrap();
+    let record = engine.read(key.as_bytes(), Projection::Full).await?.unwrap();
     let len = usize::try_from(record.body.len()).unwrap();
     Ok(record.body.read(0, len).await?.to_vec())
 }
@@ -164,7 +164,7 @@ async fn a_head_that_was_changed_or_moved_is_not_served() {
         let key = if sql.contains("aa") { "aa" } else { "a" };
         assert_corrupt(read(&engine, key).await, "does not match its checksum");
         let (start, end) = (Bytes::from("a"), Bytes::from("b"));
-        let scan = Scan { start, end, limit: 9, skip_due: 0, eventual: false };
+        let scan = Scan { start, end, limit: 9, skip_expired_at: 0, eventual: false };
         assert_corrupt(engine.scan(scan).await, "does not match its checksum");
     }
 }
@@ -217,7 +217,7 @@ async fn a_large_value_reads_its_sound_blocks_and_refuses_the_damaged_one() {
     bytes[INLINE_BYTES_MAX + 5] ^= 1;
     fs::write(&path, bytes).unwrap();
     let engine = open(&data).unwrap();
-    let record = engine.read(b"c", Part::Whole).await.unwrap().unwrap();
+    let record = engine.read(b"c", Projection::Full).await.unwrap().unwrap();
     let block = INLINE_BYTES_MAX as u64;
     assert!(record.body.read(0, INLINE_BYTES_MAX).await.is_ok());
     assert!(record.body.read(block, INLINE_BYTES_MAX).await.is_err());
@@ -264,8 +264,9 @@ async fn space_comes_back_after_deletes() {
     }
     let full = engine.stats().disk_bytes;
     assert!(full >= 80_000_000, "{full} bytes hold 80 MB");
-    let write = (0..400).map(|n| Write { key: Bytes::from(format!("k{n:03}")), record: None });
-    let commit = Commit { version_min: 0, expect: vec![], write: write.collect() };
+    let mutations =
+        (0..400).map(|n| Mutation { key: Bytes::from(format!("k{n:03}")), record: None });
+    let commit = Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() };
     engine.commit(commit).await.unwrap();
     // The log is folded and pages are given back while nothing else happens.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -279,17 +280,17 @@ async fn space_comes_back_after_deletes() {
 
 #[test]
 fn the_layout_of_a_token_is_the_documented_one() {
-    use steadfast::kv::record::TokenHead;
+    use steadfast::kv::codec::TokenMeta;
     use steadfast::kv::tokens::{Grant, Scope, TokenId};
     use steadfast::kv::types::StoreId;
     let store = StoreId::parse(b"0c5m1x2v7q9r4t8k3h6j1a").unwrap();
     let id = TokenId::parse(b"zzzzzzzzzzzzzzzzzzzzzz").unwrap();
     let grant = Grant::new("name", Scope::Read, vec![store], "prefix/").unwrap();
-    let head = TokenHead { id, grant, created: 0x0102_0304_0506_0708 };
+    let head = TokenMeta { id, grant, created: 0x0102_0304_0506_0708 };
     let bytes = b"\x01\x01\x08\x07\x06\x05\x04\x03\x02\x01zzzzzzzzzzzzzzzzzzzzzz\
         \x010c5m1x2v7q9r4t8k3h6j1a\x04\0nameprefix/";
     assert_eq!(head.encode(), &bytes[..]);
-    assert_eq!(TokenHead::decode(bytes).unwrap(), head);
+    assert_eq!(TokenMeta::decode(bytes).unwrap(), head);
 }
 
 #[test]

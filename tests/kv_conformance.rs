@@ -8,9 +8,9 @@ use engines::{Subject, Turns};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use steadfast::engine::Engine;
-use steadfast::kv::batch::Line;
+use steadfast::kv::batch::BatchItem;
 use steadfast::kv::clock::{ManualClock, SECOND};
-use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::limits::EXPIRED_KEPT_SECS;
 use steadfast::kv::listing::ListKeys;
 use steadfast::kv::preconditions::Mode;
@@ -73,7 +73,7 @@ impl Case {
         self.kvs = kvs(&self.subject, &self.clock);
     }
 
-    async fn put(&self, key: &str, put: Put, value: &str) -> Result<u64, Error> {
+    async fn put(&self, key: &str, put: PutRequest, value: &str) -> Result<u64, Error> {
         let value = Value::from(Bytes::from(value.to_owned()));
         self.kv().put(&self.store, &self::key(key), &put, value).await
     }
@@ -93,7 +93,7 @@ impl Case {
         self.kv().head(&self.store, &self::key(key)).await.unwrap().generation
     }
 
-    async fn delete(&self, key: &str, delete: Delete) -> Result<(), Error> {
+    async fn delete(&self, key: &str, delete: DeleteRequest) -> Result<(), Error> {
         self.kv().delete(&self.store, &self::key(key), delete).await
     }
 
@@ -126,16 +126,16 @@ fn key(text: &str) -> Key {
     Key::parse(text.as_bytes()).unwrap()
 }
 
-fn mode(mode: Mode) -> Put {
-    Put { mode, ..Put::default() }
+fn mode(mode: Mode) -> PutRequest {
+    PutRequest { mode, ..PutRequest::default() }
 }
 
-fn generation(demanded: u64) -> Put {
-    Put { if_generation: Some(demanded), ..Put::default() }
+fn generation(demanded: u64) -> PutRequest {
+    PutRequest { if_generation: Some(demanded), ..PutRequest::default() }
 }
 
-fn ttl(secs: u64) -> Put {
-    Put { ttl: Some(Ttl::new(secs).unwrap()), ..Put::default() }
+fn ttl(secs: u64) -> PutRequest {
+    PutRequest { ttl: Some(Ttl::new(secs).unwrap()), ..PutRequest::default() }
 }
 
 async fn a_store_is_created_once_and_found_by_id_and_name(subject: Subject) {
@@ -174,7 +174,7 @@ async fn stores_are_listed_in_their_order_and_cursors_survive(subject: Subject) 
 
 async fn a_rename_moves_the_name_and_nothing_else(subject: Subject) {
     let case = Case::new(subject).await;
-    case.put("k", Put::default(), "v").await.unwrap();
+    case.put("k", PutRequest::default(), "v").await.unwrap();
     case.kv().create_store(name("taken"), None).await.unwrap();
     let before = case.kv().describe_store(&case.store).await.unwrap();
     case.clock.advance(5 * SECOND);
@@ -193,15 +193,15 @@ async fn a_rename_moves_the_name_and_nothing_else(subject: Subject) {
 
 async fn a_store_with_a_live_item_is_not_deleted(subject: Subject) {
     let case = Case::new(subject).await;
-    case.put("k", Put::default(), "v").await.unwrap();
+    case.put("k", PutRequest::default(), "v").await.unwrap();
     case.put("short", ttl(5), "v").await.unwrap();
     assert_eq!(case.kv().delete_store(&case.store).await, Err(Error::StoreNotEmpty));
-    case.delete("k", Delete::default()).await.unwrap();
+    case.delete("k", DeleteRequest::default()).await.unwrap();
     assert_eq!(case.kv().delete_store(&case.store).await, Err(Error::StoreNotEmpty));
     case.clock.advance(5 * SECOND);
     case.kv().delete_store(&case.store).await.unwrap();
     assert_eq!(case.kv().delete_store(&case.store).await, Err(Error::NoStore));
-    assert_eq!(case.put("k", Put::default(), "v").await, Err(Error::NoStore));
+    assert_eq!(case.put("k", PutRequest::default(), "v").await, Err(Error::NoStore));
     assert!(matches!(case.kv().get(&case.store, &key("k")).await, Err(Error::NoStore)));
     assert_eq!(case.kv().stores_count().await.unwrap(), 0);
     case.clock.advance((EXPIRED_KEPT_SECS + 1) * SECOND);
@@ -217,7 +217,7 @@ async fn of_a_put_and_a_deletion_of_its_store_one_wins(subject: Subject) {
             let kv = case.kv().clone();
             tokio::spawn(async move {
                 let value = Value::from(Bytes::from_static(b"v"));
-                kv.put(&store, &key("k"), &Put::default(), value).await
+                kv.put(&store, &key("k"), &PutRequest::default(), value).await
             })
         };
         let deleter = {
@@ -237,14 +237,14 @@ async fn of_a_put_and_a_deletion_of_its_store_one_wins(subject: Subject) {
 async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"caf\xe9\t").unwrap();
-    let first = Put { metadata: metadata.clone(), ..ttl(100) };
+    let first = PutRequest { metadata: metadata.clone(), ..ttl(100) };
     case.put("k", first, "one").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.modified), (metadata, 3, START));
     assert_eq!(item.expires, Some(START + 100 * SECOND));
     // A database that several servers share has a floor by its own clock.
     assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
-    case.put("k", Put::default(), "").await.unwrap();
+    case.put("k", PutRequest::default(), "").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.expires), (Metadata::NONE, 0, None));
     case.clock.advance(1000 * SECOND);
@@ -255,16 +255,16 @@ async fn appends_join_on_either_side_and_inherit_nothing(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"meta").unwrap();
     case.put("k", mode(Mode::Append), "b").await.unwrap();
-    case.put("k", Put { metadata, ..ttl(10) }, "b").await.unwrap();
+    case.put("k", PutRequest { metadata, ..ttl(10) }, "b").await.unwrap();
     case.put("k", mode(Mode::Append), "c").await.unwrap();
     case.put("k", mode(Mode::Prepend), "a").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.expires), (Metadata::NONE, None));
     assert_eq!(case.get("k").await.as_deref(), Some("abc"));
     let current = case.generation("k").await;
-    let wrong = Put { if_generation: Some(current + 1), ..mode(Mode::Append) };
+    let wrong = PutRequest { if_generation: Some(current + 1), ..mode(Mode::Append) };
     assert_eq!(case.put("k", wrong, "d").await, Err(Error::Precondition));
-    let right = Put { if_generation: Some(current), ..mode(Mode::Append) };
+    let right = PutRequest { if_generation: Some(current), ..mode(Mode::Append) };
     case.put("k", right, "d").await.unwrap();
     assert_eq!(case.get("k").await.as_deref(), Some("abcd"));
 }
@@ -273,7 +273,7 @@ async fn appends_of_large_values_join(subject: Subject) {
     let case = Case::new(subject).await;
     let part = |letter: &str| letter.repeat(PIECE_BYTES - 10);
     let mut whole = part("a");
-    case.put("k", Put::default(), &whole).await.unwrap();
+    case.put("k", PutRequest::default(), &whole).await.unwrap();
     for (step, letter) in [(Mode::Append, "b"), (Mode::Prepend, "c")] {
         case.put("k", mode(step), &part(letter)).await.unwrap();
         whole = match step {
@@ -299,11 +299,11 @@ async fn a_generation_is_demanded_and_never_comes_twice(subject: Subject) {
         let next = case.put("k", generation(made), "w").await.unwrap();
         assert_eq!(case.put("k", generation(made), "x").await, Err(Error::Precondition));
         assert!(seen.insert(made) && seen.insert(next), "round {round}");
-        let stale = Delete { force: true, if_generation: Some(made) };
+        let stale = DeleteRequest { force: true, if_generation: Some(made) };
         assert_eq!(case.delete("k", stale).await, Err(Error::Precondition));
-        case.delete("k", Delete { force: false, if_generation: Some(next) }).await.unwrap();
-        assert_eq!(case.delete("k", Delete::default()).await, Err(Error::NoItem));
-        case.delete("k", Delete { force: true, if_generation: Some(next) }).await.unwrap();
+        case.delete("k", DeleteRequest { force: false, if_generation: Some(next) }).await.unwrap();
+        assert_eq!(case.delete("k", DeleteRequest::default()).await, Err(Error::NoItem));
+        case.delete("k", DeleteRequest { force: true, if_generation: Some(next) }).await.unwrap();
         case.reopen().await;
     }
 }
@@ -314,11 +314,11 @@ async fn generations_grow_when_the_clock_goes_back(subject: Subject) {
     for now in [START + SECOND, START, 0, START - SECOND, START + 2 * SECOND] {
         case.clock.set(now);
         for _ in 0..3 {
-            let made = case.put("k", Put::default(), "v").await.unwrap();
+            let made = case.put("k", PutRequest::default(), "v").await.unwrap();
             assert!(made > last && made >= now, "{made} after {last} at {now}");
             last = made;
         }
-        case.delete("k", Delete::default()).await.unwrap();
+        case.delete("k", DeleteRequest::default()).await.unwrap();
         case.reopen().await;
     }
 }
@@ -375,7 +375,7 @@ async fn racing_appends_lose_nothing(subject: Subject) {
 
 async fn racing_counters_lose_nothing(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
-    case.put("n", Put::default(), "0").await.unwrap();
+    case.put("n", PutRequest::default(), "0").await.unwrap();
     race(8, |_| {
         let case = case.clone();
         async move {
@@ -430,10 +430,10 @@ async fn an_expired_item_is_absent_at_once(subject: Subject) {
     for key in ["cas", "add", "append"] {
         assert_eq!(case.get(key).await.as_deref(), Some("new"), "{key}");
     }
-    let demanded = Delete { force: true, if_generation: Some(before) };
+    let demanded = DeleteRequest { force: true, if_generation: Some(before) };
     assert_eq!(case.delete("forced", demanded).await, Err(Error::Precondition));
-    case.delete("delete", Delete::default()).await.unwrap();
-    assert_eq!(case.delete("delete", Delete::default()).await, Err(Error::NoItem));
+    case.delete("delete", DeleteRequest::default()).await.unwrap();
+    assert_eq!(case.delete("delete", DeleteRequest::default()).await, Err(Error::NoItem));
     case.clock.set(START);
     assert_eq!(case.get("get").await.as_deref(), Some("old"), "the clock alone decides");
 }
@@ -444,7 +444,7 @@ async fn the_sweeper_takes_what_is_long_expired_and_nothing_else(subject: Subjec
         case.put(&format!("short{n}"), ttl(1), "v").await.unwrap();
     }
     case.put("long", ttl(1000), "v").await.unwrap();
-    case.put("kept", Put::default(), "v").await.unwrap();
+    case.put("kept", PutRequest::default(), "v").await.unwrap();
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
     case.clock.advance((1 + EXPIRED_KEPT_SECS) * SECOND - 1);
@@ -465,11 +465,11 @@ async fn keys_are_listed_by_prefix_in_pages_without_gaps(subject: Subject) {
     let case = Case::new(subject).await;
     let other = case.kv().create_store(name("other"), None).await.unwrap().id;
     let value = || Value::from(Bytes::new());
-    case.kv().put(&other, &key("b5"), &Put::default(), value()).await.unwrap();
+    case.kv().put(&other, &key("b5"), &PutRequest::default(), value()).await.unwrap();
     let mut all: Vec<String> = (0..25).map(|n| format!("b{n}")).collect();
     all.extend(["a".into(), "c".into(), "b/é".into(), "\u{10ffff}x".into()]);
     for text in &all {
-        case.put(text, Put::default(), "v").await.unwrap();
+        case.put(text, PutRequest::default(), "v").await.unwrap();
     }
     all.sort();
     for limit in [1, 2, 5, 24, 25, 28, 29, 1000] {
@@ -495,7 +495,7 @@ async fn keys_are_listed_by_prefix_in_pages_without_gaps(subject: Subject) {
 async fn pages_over_expired_items_are_full(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..30 {
-        let put = if n % 3 == 0 { Put::default() } else { ttl(1) };
+        let put = if n % 3 == 0 { PutRequest::default() } else { ttl(1) };
         case.put(&format!("k{n:02}"), put, "v").await.unwrap();
     }
     case.clock.advance(SECOND);
@@ -511,14 +511,14 @@ async fn pages_over_expired_items_are_full(subject: Subject) {
 async fn listing_while_deleting_skips_and_repeats_no_survivor(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..100 {
-        case.put(&format!("k{n:02}"), Put::default(), "v").await.unwrap();
+        case.put(&format!("k{n:02}"), PutRequest::default(), "v").await.unwrap();
     }
     let (mut found, mut after) = (Vec::new(), None::<String>);
     loop {
         let (page, more) = case.page("", after.as_deref(), 7).await;
         after = page.last().cloned();
         for text in &page {
-            case.delete(text, Delete::default()).await.unwrap();
+            case.delete(text, DeleteRequest::default()).await.unwrap();
         }
         found.extend(page);
         if !more {
@@ -530,7 +530,7 @@ async fn listing_while_deleting_skips_and_repeats_no_survivor(subject: Subject) 
 
 async fn a_batch_is_in_order_and_the_last_of_a_key_stays(subject: Subject) {
     let case = Case::new(subject).await;
-    let line = |text: &str, value: &str, ttl: Option<u64>| Line {
+    let line = |text: &str, value: &str, ttl: Option<u64>| BatchItem {
         key: key(text),
         ttl: ttl.map(|secs| Ttl::new(secs).unwrap()),
         metadata: Metadata::parse(b"m").unwrap(),
@@ -560,20 +560,20 @@ async fn values_beyond_the_bound_are_refused(subject: Subject) {
         assert_eq!(pushed.is_ok(), fits, "{len}");
         if fits {
             let value = upload.finish().await.unwrap();
-            case.kv().put(&case.store, &key("k"), &Put::default(), value).await.unwrap();
+            case.kv().put(&case.store, &key("k"), &PutRequest::default(), value).await.unwrap();
         }
     }
     assert_eq!(case.kv().head(&case.store, &key("k")).await.unwrap().size, MAX);
     let declared =
-        case.kv().check_put(&case.store, &key("k"), &Put::default(), Some(MAX + 1)).await;
+        case.kv().check_put(&case.store, &key("k"), &PutRequest::default(), Some(MAX + 1)).await;
     assert_eq!(declared, Err(Error::TooLarge(MAX)));
 }
 
 async fn everything_survives_a_reopen(subject: Subject) {
     let mut case = Case::new(subject).await;
     let metadata = Metadata::parse("mé".as_bytes()).unwrap();
-    case.put("k", Put { metadata: metadata.clone(), ..ttl(50) }, "v").await.unwrap();
-    case.put("big", Put::default(), &"x".repeat(2 * PIECE_BYTES)).await.unwrap();
+    case.put("k", PutRequest { metadata: metadata.clone(), ..ttl(50) }, "v").await.unwrap();
+    case.put("big", PutRequest::default(), &"x".repeat(2 * PIECE_BYTES)).await.unwrap();
     let made = case.generation("k").await;
     for _ in 0..2 {
         case.reopen().await;

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use steadfast::kv::clock::{ManualClock, SECOND};
-use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::{Key, StoreId, StoreName};
 use steadfast::kv::{Error, Kv};
@@ -90,13 +90,13 @@ impl Bench {
             upload.finish().await.unwrap()
         };
         let (put, letter) = match op {
-            Op::Put(mode, letter) => (Put { mode: *mode, ..Put::default() }, *letter),
+            Op::Put(mode, letter) => (PutRequest { mode: *mode, ..PutRequest::default() }, *letter),
             Op::Compare(letter) => {
-                (Put { if_generation: Some(generation), ..Put::default() }, *letter)
+                (PutRequest { if_generation: Some(generation), ..PutRequest::default() }, *letter)
             }
             Op::Delete { force } => {
                 self.engine.plan(faults);
-                let delete = Delete { force: *force, if_generation: None };
+                let delete = DeleteRequest { force: *force, if_generation: None };
                 return self.kv.delete(&self.store, &self.key, delete).await;
             }
         };

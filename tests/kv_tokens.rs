@@ -5,7 +5,7 @@ mod engines;
 
 use engines::Subject;
 use std::sync::Arc;
-use steadfast::engine::{Part, Scan};
+use steadfast::engine::{Projection, Scan};
 use steadfast::kv::clock::{ManualClock, SECOND};
 use steadfast::kv::limits::EXPIRED_KEPT_SECS;
 use steadfast::kv::tokens::{Grant, Scope, TokenId};
@@ -45,13 +45,13 @@ async fn a_token_is_found_by_its_secret_until_it_is_revoked(subject: Subject) {
         (START, None, &grant("first", &[store]))
     );
     for kv in &kvs {
-        assert_eq!(kv.token(secret.tell().as_bytes()).await.unwrap(), Some(first.clone()));
+        assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), Some(first.clone()));
         assert_eq!(kv.list_tokens().await.unwrap(), [first.clone(), second.clone()]);
     }
     kv.revoke_token(&first.id).await.unwrap();
     for kv in &kvs {
-        assert_eq!(kv.token(secret.tell().as_bytes()).await.unwrap(), None, "for all at once");
-        assert_eq!(kv.token(other.tell().as_bytes()).await.unwrap(), Some(second.clone()));
+        assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), None, "for all at once");
+        assert_eq!(kv.token(other.expose().as_bytes()).await.unwrap(), Some(second.clone()));
         assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&second));
         assert_eq!(kv.revoke_token(&first.id).await, Err(Error::NoToken));
         assert_eq!(kv.revoke_token(&TokenId::random().unwrap()).await, Err(Error::NoToken));
@@ -77,7 +77,7 @@ async fn of_racing_revocations_one_wins(subject: Subject) {
         }
     }
     assert_eq!((won, lost), (1, 7));
-    assert_eq!(kvs[0].token(secret.tell().as_bytes()).await.unwrap(), None);
+    assert_eq!(kvs[0].token(secret.expose().as_bytes()).await.unwrap(), None);
 }
 
 async fn an_expired_token_is_gone_at_once_and_swept_later(subject: Subject) {
@@ -91,9 +91,9 @@ async fn an_expired_token_is_gone_at_once_and_swept_later(subject: Subject) {
     let (brief, secret) = kv.create_token(grant("brief", &[]), Some(at)).await.unwrap();
     let (kept, _) = kv.create_token(grant("kept", &[]), Some(START + 1000 * SECOND)).await.unwrap();
     clock.advance(9);
-    assert_eq!(kv.token(secret.tell().as_bytes()).await.unwrap(), Some(brief.clone()));
+    assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), Some(brief.clone()));
     clock.advance(1);
-    assert_eq!(kv.token(secret.tell().as_bytes()).await.unwrap(), None);
+    assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), None);
     assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&kept));
     assert_eq!(kv.revoke_token(&brief.id).await, Err(Error::NoToken));
     assert_eq!(subject.engine.count(keyspace::TOKENS).await.unwrap(), 2);
@@ -107,14 +107,14 @@ async fn a_token_is_kept_by_the_hash_of_its_secret_alone(subject: Subject) {
     let (kvs, _) = kvs(&subject);
     let (_, secret) = kvs[0].create_token(grant("n", &[]), None).await.unwrap();
     let (start, end) = keyspace::tokens();
-    let all = Scan { start, end, limit: 10, skip_due: 0, eventual: false };
+    let all = Scan { start, end, limit: 10, skip_expired_at: 0, eventual: false };
     let page = subject.engine.scan(all).await.unwrap();
     let kept: Vec<_> = page.iter().collect();
     assert_eq!((kept.len(), kept[0].key.len()), (1, 1 + keyspace::TOKEN_HASH_BYTES));
-    let record = subject.engine.read(kept[0].key, Part::Whole).await.unwrap().unwrap();
+    let record = subject.engine.read(kept[0].key, Projection::Full).await.unwrap().unwrap();
     assert!(record.body.is_empty());
-    let text = secret.tell().strip_prefix("sf_").unwrap().as_bytes();
-    for bytes in [kept[0].key, &record.head[..]] {
+    let text = secret.expose().strip_prefix("sf_").unwrap().as_bytes();
+    for bytes in [kept[0].key, &record.meta[..]] {
         assert!(!bytes.windows(8).any(|window| text.windows(8).any(|part| part == window)));
     }
 }
@@ -124,7 +124,7 @@ async fn tokens_survive_a_reopen(mut subject: Subject) {
     for _ in 0..2 {
         subject.reopen().await;
         let kv = &kvs(&subject).0[0];
-        let found = kv.token(secret.tell().as_bytes()).await.unwrap().unwrap();
+        let found = kv.token(secret.expose().as_bytes()).await.unwrap().unwrap();
         assert_eq!((found.grant, found.created), (grant("n", &[]), START));
     }
 }

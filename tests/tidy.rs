@@ -13,10 +13,10 @@ const WALLS: [(&str, &[&str]); 11] = [
     ("src/wire.rs", &[]),
     ("src/metrics.rs", &["kv"]),
     ("src/api", &["http", "kv", "metrics", "wire"]),
-    ("src/seed", &["kv"]),
-    ("src/config", &["api", "client", "http", "seed"]),
+    ("src/transfer", &["kv"]),
+    ("src/config", &["api", "client", "http", "transfer"]),
     ("src/client", &["wire"]),
-    ("src/cli", &["client", "config", "seed", "server", "wire"]),
+    ("src/cli", &["client", "config", "transfer", "server", "wire"]),
     ("src/server.rs", &["api", "config", "engine", "http", "kv", "metrics", "wire"]),
 ];
 
@@ -26,7 +26,7 @@ const FOREIGN: [(&str, &[&str]); 5] = [
     ("src/kv", &["rusqlite", "httparse", "serde_json", "std::fs", "std::net", "std::env"]),
     ("src/http", &["rusqlite", "serde_json", "std::fs", "std::env"]),
     ("src/api", &["rusqlite", "std::fs", "std::env", "SystemTime"]),
-    ("src/seed", &["reqwest", "rusqlite", "std::net", "std::env"]),
+    ("src/transfer", &["reqwest", "rusqlite", "std::net", "std::env"]),
 ];
 
 const FILE_LINES_MAX: usize = 600;
@@ -132,7 +132,7 @@ fn no_layer_speaks_the_words_of_another() {
 fn only_the_clock_and_the_date_line_ask_for_the_time() {
     for (file, text) in files("src", &[".rs"]) {
         let asks = code(&text).contains("SystemTime::now");
-        let may = ["src/kv/clock.rs", "src/http/respond.rs"].contains(&file.as_str());
+        let may = ["src/kv/clock.rs", "src/http/response.rs"].contains(&file.as_str());
         assert!(!asks || may, "{file} asks for the time");
     }
 }

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use steadfast::engine::embedded::{Embedded, Fatal, Options};
 use steadfast::engine::{
-    Body, Commit, Engine, EngineError, Expect, INLINE_BYTES_MAX, NewRecord, Outcome, Part, Scan,
-    Write,
+    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome,
+    Precondition, Projection, Scan,
 };
 
 const PAGE: usize = 4096;
@@ -24,23 +24,26 @@ fn open(dir: &Path) -> Result<Embedded, EngineError> {
     open_with(dir, 128 << 20)
 }
 
-fn open_with(dir: &Path, log_bytes: u64) -> Result<Embedded, EngineError> {
+fn open_with(dir: &Path, wal_bytes: u64) -> Result<Embedded, EngineError> {
     let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
-    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, log_bytes, fatal })
+    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes, fatal })
 }
 
 async fn put(engine: &dyn Engine, key: &str, body: Vec<u8>) -> u64 {
     let body = Body::Bytes(Bytes::from(body));
-    let record = Some(NewRecord { due: 0, head: Bytes::from(key.to_owned()), body });
-    let write = vec![Write { key: Bytes::from(key.to_owned()), record }];
-    match engine.commit(Commit { version_min: 0, expect: vec![], write }).await.unwrap() {
-        Outcome::Written(version) => version,
+    let record = Some(NewRecord { expires_at: 0, meta: Bytes::from(key.to_owned()), body });
+    let mutations = vec![Mutation { key: Bytes::from(key.to_owned()), record }];
+    match engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap()
+    {
+        Outcome::Committed(version) => version,
         Outcome::Conflict => panic!("nothing was expected"),
     }
 }
 
 async fn body(engine: &dyn Engine, key: &str) -> Result<Option<Vec<u8>>, EngineError> {
-    let Some(record) = engine.read(key.as_bytes(), Part::Whole).await? else { return Ok(None) };
+    let Some(record) = engine.read(key.as_bytes(), Projection::Full).await? else {
+        return Ok(None);
+    };
     let len = usize::try_from(record.body.len()).unwrap();
     Ok(Some(record.body.read(0, len).await?.to_vec()))
 }
@@ -48,7 +51,7 @@ async fn body(engine: &dyn Engine, key: &str) -> Result<Option<Vec<u8>>, EngineE
 async fn keys(engine: &dyn Engine) -> Vec<String> {
     let (start, end) = (Bytes::new(), Bytes::from_static(&[0xff]));
     let page = engine
-        .scan(Scan { start, end, limit: 10_000, skip_due: 0, eventual: false })
+        .scan(Scan { start, end, limit: 10_000, skip_expired_at: 0, eventual: false })
         .await
         .unwrap();
     page.iter().map(|found| String::from_utf8_lossy(found.key).into_owned()).collect()
@@ -146,8 +149,8 @@ async fn what_only_the_log_has_is_there_after_a_crash() {
         put(&engine, &format!("k{n:02}"), value(n, n * 300)).await;
     }
     let last = put(&engine, "k07", value(700, 10)).await;
-    let write = vec![Write { key: Bytes::from("k08"), record: None }];
-    engine.commit(Commit { version_min: 0, expect: vec![], write }).await.unwrap();
+    let mutations = vec![Mutation { key: Bytes::from("k08"), record: None }];
+    engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
     let (_keep, mut crashed) = image(&data);
     let mut kept = Vec::new();
     // Crash upon crash, with a commit in each life.
@@ -176,7 +179,7 @@ async fn a_torn_last_frame_is_dropped_and_all_before_it_is_there() {
     for n in 0..10 {
         put(&engine, &format!("a{n}"), value(n, 900)).await;
     }
-    let before = engine.read(b"a9", Part::Head).await.unwrap().unwrap().version;
+    let before = engine.read(b"a9", Projection::Meta).await.unwrap().unwrap().version;
     put(&engine, "torn", value(1, 5 * PAGE)).await;
     // At once, before the engine folds what it has.
     let (_base, data) = image(&data);
@@ -329,8 +332,8 @@ async fn a_fold_that_was_lost_or_kept_in_part_is_done_again() {
     for n in 0..20 {
         put(&engine, &format!("k{n:02}"), value(n, 500)).await;
     }
-    let write = vec![Write { key: Bytes::from("k00"), record: None }];
-    engine.commit(Commit { version_min: 0, expect: vec![], write }).await.unwrap();
+    let mutations = vec![Mutation { key: Bytes::from("k00"), record: None }];
+    engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
     let (_before, unfolded) = image(&data);
     folded(&engine, &data, 19).await;
     let (_after, done) = image(&data);
@@ -371,9 +374,9 @@ async fn used_slots_are_used_again_and_their_old_frames_count_no_more() {
         for n in 0..4 {
             last = put(&engine, &format!("k{n}"), value(round, 2000)).await;
         }
-        let write = vec![Write { key: Bytes::from("gone"), record: None }];
+        let mutations = vec![Mutation { key: Bytes::from("gone"), record: None }];
         put(&engine, "gone", value(9, 10)).await;
-        engine.commit(Commit { version_min: 0, expect: vec![], write }).await.unwrap();
+        engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
         folded(&engine, &data, 4).await;
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -393,12 +396,12 @@ async fn large_and_small_commits_cross_segments_and_survive() {
     let engine = open(&data).unwrap();
     let large = |seed: usize| {
         let bodies = (0..60).map(move |n| (format!("l{n:02}"), value(seed + n, INLINE_BYTES_MAX)));
-        let write = bodies.map(|(key, bytes)| {
+        let mutations = bodies.map(|(key, bytes)| {
             let body = Body::Bytes(Bytes::from(bytes));
-            let record = Some(NewRecord { due: 0, head: Bytes::new(), body });
-            Write { key: Bytes::from(key), record }
+            let record = Some(NewRecord { expires_at: 0, meta: Bytes::new(), body });
+            Mutation { key: Bytes::from(key), record }
         });
-        Commit { version_min: 0, expect: vec![], write: write.collect() }
+        Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() }
     };
     // 15 MB in one commit, which no segment holds; small ones before, between and after.
     for seed in [0, 1] {
@@ -406,8 +409,8 @@ async fn large_and_small_commits_cross_segments_and_survive() {
         engine.commit(large(seed)).await.unwrap();
     }
     let version = put(&engine, "small", value(7, 100)).await;
-    let expect = vec![Expect { key: Bytes::from("small"), version }];
-    engine.commit(Commit { version_min: 0, expect, write: vec![] }).await.unwrap();
+    let preconditions = vec![Precondition { key: Bytes::from("small"), version }];
+    engine.commit(Commit { version_min: 0, preconditions, mutations: vec![] }).await.unwrap();
     let (_keep, crashed) = image(&data);
     let engine = open(&crashed).unwrap();
     for n in 0..60 {
@@ -462,7 +465,7 @@ fn a_directory_that_is_let_go_a_moment_later_is_opened_and_one_that_is_not_is_re
     let open = || {
         let fatal = Fatal::new(|why| panic!("{why}"));
         let dir = dir.path().into();
-        Embedded::open(Options { dir, cache_bytes: 0, log_bytes: 1 << 20, fatal })
+        Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
     };
     let refused = open().map(drop).unwrap_err().to_string();
     assert!(refused.contains("in use"), "{refused}");

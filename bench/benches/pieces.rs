@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use server::{ITEMS, Server, key, line};
 use std::hint::black_box;
 use steadfast::kv::cursor;
-use steadfast::kv::record::ItemHead;
+use steadfast::kv::codec::ItemMeta;
 use steadfast::kv::types::{Key, StoreId};
 
 fn pieces(c: &mut Criterion) {
@@ -22,8 +22,8 @@ fn pieces(c: &mut Criterion) {
     c.bench_function("cursor: decode", |b| b.iter(|| cursor::decode(black_box(&text))));
     let head = [&[1][..], &1_u64.to_le_bytes(), &1024_u64.to_le_bytes(), b"metadata"].concat();
     let head = Bytes::from(head);
-    let decoded = ItemHead::decode(&head).expect("a head");
-    c.bench_function("record: decode", |b| b.iter(|| ItemHead::decode(black_box(&head))));
+    let decoded = ItemMeta::decode(&head).expect("a head");
+    c.bench_function("record: decode", |b| b.iter(|| ItemMeta::decode(black_box(&head))));
     c.bench_function("record: encode", |b| b.iter(|| black_box(&decoded).encode()));
 }
 

@@ -47,7 +47,7 @@ impl Server {
             let engine = Embedded::open(Options {
                 dir: data.clone(),
                 cache_bytes: 128 << 20,
-                log_bytes: 128 << 20,
+                wal_bytes: 128 << 20,
                 fatal: Fatal::new(|why| panic!("{why}")),
             });
             Arc::new(engine.expect("an engine"))
@@ -86,7 +86,7 @@ impl Server {
             _ => String::new(),
         };
         format!(
-            "{method} /resources/stores/kv/{store}{below} HTTP/1.1\r\nHost: 127.0.0.1:7677\r\n\
+            "{method} /resources/stores/kv/{store}{below} HTTP/1.1\r\nHost: 127.0.0.1:7678\r\n\
              User-Agent: bench\r\nAccept: */*\r\nFastly-Key: {TOKEN}\r\n{length}\r\n{body}"
         )
         .into_bytes()

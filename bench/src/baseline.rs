@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 /// The log goes back to its start here.
-const LOG_BYTES: u64 = 1 << 30;
+const WAL_BYTES: u64 = 1 << 30;
 const GROUP: usize = 512;
 
 type Job = (Bytes, oneshot::Sender<()>);
@@ -28,7 +28,7 @@ pub fn serve(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     let prealloc = mode == "prealloc";
     if prealloc {
         let zeros = vec![0; 1 << 20];
-        for at in (0..LOG_BYTES).step_by(zeros.len()) {
+        for at in (0..WAL_BYTES).step_by(zeros.len()) {
             file.write_all_at(&zeros, at).map_err(|e| e.to_string())?;
         }
         file.sync_all().map_err(|e| e.to_string())?;
@@ -48,7 +48,7 @@ fn write(file: &File, jobs: &Receiver<Job>, prealloc: bool) {
             answers.push(answer);
             next = (answers.len() < GROUP).then(|| jobs.try_recv().ok()).flatten();
         }
-        if at + buffer.len() as u64 > LOG_BYTES {
+        if at + buffer.len() as u64 > WAL_BYTES {
             at = 0;
             if !prealloc {
                 file.set_len(0).expect("the log can be cut");

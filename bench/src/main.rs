@@ -1,6 +1,6 @@
 //! Measures Steadfast beside a ceiling and its peers; METHOD.md says how and why.
 
-mod ceil;
+mod baseline;
 mod load;
 mod report;
 mod run;
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
     // The ceiling is this program too, so that there is one to build.
     let done = if args.next_if(|arg| arg == "serve-ceil").is_some() {
-        ceil::serve(args)
+        baseline::serve(args)
     } else if args.next_if(|arg| arg == "load").is_some() {
         load::main(args)
     } else {

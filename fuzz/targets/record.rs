@@ -4,18 +4,18 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use steadfast::kv::record::{ItemHead, StoreHead, TokenHead};
+use steadfast::kv::codec::{ItemMeta, StoreMeta, TokenMeta};
 
 fuzz_target!(|data: &[u8]| {
     let bytes = Bytes::copy_from_slice(data);
-    if let Ok(head) = ItemHead::decode(&bytes) {
+    if let Ok(head) = ItemMeta::decode(&bytes) {
         assert_eq!(head.encode(), bytes);
     }
-    if let Ok(head) = TokenHead::decode(&bytes) {
+    if let Ok(head) = TokenMeta::decode(&bytes) {
         assert_eq!(head.encode(), bytes);
     }
-    if let Ok(head) = StoreHead::decode(&bytes) {
+    if let Ok(head) = StoreMeta::decode(&bytes) {
         assert_eq!(head.encode(), bytes);
-        assert_eq!(StoreHead::reopened(&bytes).expect("it is sound").is_some(), head.closing);
+        assert_eq!(StoreMeta::reopened(&bytes).expect("it is sound").is_some(), head.closing);
     }
 });

@@ -1,7 +1,7 @@
 //! The small endpoints around the KV store that clients touch before or beside it (contract.md,
 //! section 6). They tell of the token in use, and of a user who is whoever holds it.
 
-use super::auth::Pass;
+use super::auth::Principal;
 use super::error::{Error, json};
 use crate::http::Response;
 use crate::kv;
@@ -25,7 +25,7 @@ struct Token {
 }
 
 impl Token {
-    fn of(pass: &Pass) -> Token {
+    fn of(pass: &Principal) -> Token {
         match pass.token() {
             None => Token {
                 id: ROOT.into(),
@@ -57,7 +57,7 @@ pub(super) fn openid() -> Response {
 }
 
 /// Who holds the token.
-pub(super) fn verify(pass: &Pass) -> Response {
+pub(super) fn verify(pass: &Principal) -> Response {
     let token = Token::of(pass);
     json(
         200,
@@ -74,7 +74,7 @@ pub(super) fn verify(pass: &Pass) -> Response {
 }
 
 /// The token itself, without its secret.
-pub(super) fn token(pass: &Pass) -> Response {
+pub(super) fn token(pass: &Principal) -> Response {
     let token = Token::of(pass);
     json(
         200,
@@ -88,7 +88,7 @@ pub(super) fn token(pass: &Pass) -> Response {
 }
 
 /// The user.
-pub(super) fn current_user(pass: &Pass) -> Response {
+pub(super) fn current_user(pass: &Principal) -> Response {
     let token = Token::of(pass);
     json(
         200,

@@ -6,13 +6,13 @@
 //!
 //! A new route joins by a line in [`reach`], which the compiler asks for, and by rows in the table
 //! of `tests/api/tokens.rs`. If the lines of its body name its keys ([`Reach::Lines`]), its handler
-//! also asks [`Pass::check_key`] for each of them. What fits no [`Reach`] gets one of its own, and
-//! a rule in [`judge`].
-
+//! of `tests/api/tokens.rs`. If the lines of its body name its keys ([`Reach::Lines`]), its
+//! handler also asks [`Principal::check_key`] for each of them. What fits no [`Reach`] gets one of
+//! its own, and a rule in [`authorize`].
 use super::error::Error;
 use super::query::{Query, decode_segment};
 use super::{Method, Route, Target};
-use crate::http::Head;
+use crate::http::RequestHead;
 use crate::kv::tokens::{Grant, Scope, TokenInfo};
 use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Kv};
@@ -70,30 +70,30 @@ impl Auth {
 
     /// Lets a request pass, or refuses it: 401 for whoever is not known, 403 for what its token may
     /// not do. The root token costs neither a hash nor a read.
-    pub(super) async fn admit(
+    pub(super) async fn authenticate(
         &self,
         kv: &Kv,
         method: Method,
         target: &Target<'_>,
-        head: &Head,
-    ) -> Result<Pass, Error> {
+        head: &RequestHead,
+    ) -> Result<Principal, Error> {
         let reach = reach(target.route);
         if reach == Reach::Open {
-            return Ok(Pass(None));
+            return Ok(Principal(None));
         }
         let given = given(head, target.route == Route::Metrics).ok_or(Error::Unauthorized)?;
         if self.root.matches(given) {
-            return Ok(Pass(None));
+            return Ok(Principal(None));
         }
         let token = kv.token(given).await?.ok_or(Error::Unauthorized)?;
-        judge(&token.grant, reach, method, target, head.query())?;
-        Ok(Pass(Some(Box::new(token))))
+        authorize(&token.grant, reach, method, target, head.query())?;
+        Ok(Principal(Some(Box::new(token))))
     }
 }
 
 /// The token that a request gives: its one `Fastly-Key`; or, with `bearer`, that of
 /// `Authorization: Bearer`, which collectors of metrics can send.
-fn given(head: &Head, bearer: bool) -> Option<&[u8]> {
+fn given(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     let mut keys = head.values(FASTLY_KEY);
     if let (Some(given), None) = (keys.next(), keys.next()) {
         return Some(given);
@@ -104,9 +104,9 @@ fn given(head: &Head, bearer: bool) -> Option<&[u8]> {
 
 /// What a request was let in with.
 #[derive(Debug)]
-pub(super) struct Pass(Option<Box<TokenInfo>>);
+pub(super) struct Principal(Option<Box<TokenInfo>>);
 
-impl Pass {
+impl Principal {
     /// The limited token of the request; `None` for the root token, and where none is needed.
     pub(super) fn token(&self) -> Option<&TokenInfo> {
         self.0.as_deref()
@@ -188,7 +188,7 @@ const ALL_KEYS: &str = "this token may not touch all keys: it is limited to keys
                         which the parameter prefix must begin with";
 
 /// The rules for limited tokens, in the order in which they are told.
-fn judge(
+fn authorize(
     grant: &Grant,
     reach: Reach,
     method: Method,
@@ -246,7 +246,7 @@ mod tests {
         let grant = Grant::new("n", Scope::Global, Vec::new(), "a/").unwrap();
         let may = |reach, key: &'static str, query: &str| {
             let target = Target { route: Route::Unknown, store: b"s", key: key.as_bytes() };
-            judge(&grant, reach, Method::Get, &target, query.as_bytes()).is_ok()
+            authorize(&grant, reach, Method::Get, &target, query.as_bytes()).is_ok()
         };
         for (key, allowed) in [("a/b", true), ("%61%2fb", true), ("a", false), ("a%252Fb", false)] {
             assert_eq!(may(Reach::Item, key, ""), allowed, "{key}");

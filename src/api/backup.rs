@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::error::Error;
-use crate::http::{Payload, Response, Source};
+use crate::http::{BodySource, Payload, Response};
 use crate::kv;
 use crate::kv::backup::Backup;
 use bytes::Bytes;
@@ -36,7 +36,7 @@ impl Api {
     }
 }
 
-impl Source for Pieces {
+impl BodySource for Pieces {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
         Box::pin(async move {
             let next = match Instant::now() > self.end {

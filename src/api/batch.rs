@@ -6,13 +6,13 @@
 //! the cut.
 
 use super::Api;
-use super::auth::Pass;
+use super::auth::Principal;
 use super::error::{Error, json};
 use super::ndjson::{self, Parsed, Refused};
 use super::query::Query;
-use crate::http::{Body, Head, Response, Stream};
-use crate::kv::batch::Line;
-use crate::kv::import::{Arrival, Arrived, IfExists};
+use crate::http::{Body, RequestHead, Response, Stream};
+use crate::kv::batch::BatchItem;
+use crate::kv::import::{IfExists, ImportItem, ImportOutcome};
 use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Kv, PIECE_BYTES, Value};
 use crate::wire::{BatchError, BatchReport, ImportReport};
@@ -36,7 +36,7 @@ const ERRORS_MAX: usize = 10_000;
 
 /// A group that is being made durable: its lines' numbers and keys, and the commit, which tells
 /// what became of each line of an import.
-type Running = (Vec<(u64, String)>, JoinHandle<Result<Vec<Arrived>, kv::Error>>);
+type Running = (Vec<(u64, String)>, JoinHandle<Result<Vec<ImportOutcome>, kv::Error>>);
 
 /// What is done with an item that is there, and how many lines came to what.
 #[derive(Clone, Copy)]
@@ -51,14 +51,14 @@ struct Import {
 /// The state of one batch.
 struct Batch<'a> {
     kv: &'a Arc<Kv>,
-    pass: &'a Pass,
+    pass: &'a Principal,
     store: StoreId,
     request: u64,
     /// The number of the next line.
     index: u64,
     /// Set for an import.
     import: Option<Import>,
-    lines: Vec<Arrival>,
+    lines: Vec<ImportItem>,
     named: Vec<(u64, String)>,
     bytes: u64,
     running: Option<Running>,
@@ -74,7 +74,7 @@ impl Api {
         store: Result<StoreId, Error>,
         body: &mut Body<'_, S>,
         request: u64,
-        pass: &Pass,
+        pass: &Principal,
     ) -> Result<Response, Error> {
         let batch = Batch::new(&self.kv, pass, store?, request, None);
         self.take_lines(batch, body).await
@@ -83,10 +83,10 @@ impl Api {
     pub(super) async fn import<S: Stream>(
         &self,
         store: Result<StoreId, Error>,
-        head: &Head,
+        head: &RequestHead,
         body: &mut Body<'_, S>,
         request: u64,
-        pass: &Pass,
+        pass: &Principal,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let (if_exists, fails) = match query.word("if_exists")? {
@@ -157,7 +157,7 @@ fn too_long(max: usize) -> kv::Error {
 impl<'a> Batch<'a> {
     fn new(
         kv: &'a Arc<Kv>,
-        pass: &'a Pass,
+        pass: &'a Principal,
         store: StoreId,
         request: u64,
         import: Option<Import>,
@@ -206,7 +206,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn parse(&self, line: &[u8]) -> Result<Arrival, Refused> {
+    async fn parse(&self, line: &[u8]) -> Result<ImportItem, Refused> {
         let max = self.kv.value_bytes_max();
         let allowed = |key: &Key| self.pass.check_key(key);
         let parsed = ndjson::parse(line, self.import.is_some(), max, allowed)?;
@@ -215,7 +215,12 @@ impl<'a> Batch<'a> {
             Ok(value) => value,
             Err(e) => return Err((String::from_utf8_lossy(key.as_bytes()).into_owned(), e)),
         };
-        Ok(Arrival { line: Line { key, ttl, metadata, value }, expires, generation, modified })
+        Ok(ImportItem {
+            line: BatchItem { key, ttl, metadata, value },
+            expires,
+            generation,
+            modified,
+        })
     }
 
     async fn place(&self, value: Bytes) -> Result<Value, kv::Error> {
@@ -264,15 +269,15 @@ impl<'a> Batch<'a> {
     }
 
     /// Counts what became of the lines of an import.
-    fn count(&mut self, named: Vec<(u64, String)>, arrived: Vec<Arrived>) {
+    fn count(&mut self, named: Vec<(u64, String)>, arrived: Vec<ImportOutcome>) {
         for ((index, key), arrived) in named.into_iter().zip(arrived) {
             let Some(import) = &mut self.import else { return };
             match arrived {
-                Arrived::Written => import.written += 1,
-                Arrived::Exists if import.fails => {
+                ImportOutcome::Written => import.written += 1,
+                ImportOutcome::Exists if import.fails => {
                     self.report(index, key, &kv::Error::Precondition);
                 }
-                Arrived::Exists | Arrived::Expired => import.skipped += 1,
+                ImportOutcome::Exists | ImportOutcome::Expired => import.skipped += 1,
             }
         }
     }

@@ -2,7 +2,7 @@
 //! 1: error bodies).
 
 use crate::http::TARGET_BYTES_MAX;
-use crate::http::{BodyError, FIELDS_BYTES_MAX, FIELDS_MAX, Payload, Refusal, Response};
+use crate::http::{BodyError, FIELDS_BYTES_MAX, FIELDS_MAX, Payload, RequestError, Response};
 use crate::kv;
 use crate::wire::Problem;
 use bytes::Bytes;
@@ -101,23 +101,23 @@ impl Error {
 }
 
 /// The answer to what is no request that could be served.
-pub(crate) fn refuse(refusal: &Refusal) -> Response {
+pub(crate) fn refuse(refusal: &RequestError) -> Response {
     match refusal {
-        Refusal::Malformed(what) => problem(400, &format!("malformed request: {what}")),
-        Refusal::TargetTooLong => {
+        RequestError::Malformed(what) => problem(400, &format!("malformed request: {what}")),
+        RequestError::TargetTooLong => {
             problem(414, &format!("the path and query must have at most {TARGET_BYTES_MAX} bytes"))
         }
-        Refusal::FieldsTooLarge => problem(
+        RequestError::FieldsTooLarge => problem(
             431,
             &format!(
                 "header fields must have at most {FIELDS_BYTES_MAX} bytes and be at most \
                  {FIELDS_MAX}"
             ),
         ),
-        Refusal::HeadTimeout => problem(408, "the request's head did not come in time"),
-        Refusal::UnknownCoding => problem(501, "Transfer-Encoding must be chunked"),
-        Refusal::UnknownExpectation => problem(417, "Expect must be 100-continue"),
-        Refusal::UnknownVersion => problem(505, "the version must be HTTP/1.1 or HTTP/1.0"),
+        RequestError::HeadTimeout => problem(408, "the request's head did not come in time"),
+        RequestError::UnknownCoding => problem(501, "Transfer-Encoding must be chunked"),
+        RequestError::UnknownExpectation => problem(417, "Expect must be 100-continue"),
+        RequestError::UnknownVersion => problem(505, "the version must be HTTP/1.1 or HTTP/1.0"),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Exports: a line of JSON for each item, as the batch endpoint takes them and with all that an
 //! item has besides.
 
-use crate::http::Source;
+use crate::http::BodySource;
 use crate::kv::Value;
-use crate::kv::export::{Export, Named};
+use crate::kv::export::{Export, KeyedItem};
 use crate::kv::items::Item;
 use crate::kv::{self, PIECE_BYTES};
 use crate::wire;
@@ -25,7 +25,7 @@ pub(super) struct Lines {
     export: Export,
     request: u64,
     end: Instant,
-    waiting: std::vec::IntoIter<Named>,
+    waiting: std::vec::IntoIter<KeyedItem>,
     /// The large value that is on its way.
     large: Option<Large>,
     done: bool,
@@ -69,7 +69,7 @@ impl Lines {
     }
 }
 
-impl Source for Lines {
+impl BodySource for Lines {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
         Box::pin(async move {
             self.chunk().await.map_err(|e| {

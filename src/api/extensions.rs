@@ -4,7 +4,7 @@ use super::Api;
 use super::error::{Error, json};
 use super::export::Lines;
 use super::query::Query;
-use crate::http::{Head, Payload, Response};
+use crate::http::{Payload, RequestHead, Response};
 use crate::kv::items::Item;
 use crate::kv::limits::LIST_LIMIT_MAX;
 use crate::kv::listing::ListKeys;
@@ -29,7 +29,7 @@ impl Api {
     pub(super) async fn list_details(
         &self,
         store: Result<StoreId, Error>,
-        head: &Head,
+        head: &RequestHead,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let limit = query.limit(LIST_LIMIT_MAX)?;
@@ -49,7 +49,7 @@ impl Api {
     pub(super) async fn clear(
         &self,
         store: Result<StoreId, Error>,
-        head: &Head,
+        head: &RequestHead,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let (prefix, all) = (query.text("prefix")?, query.flag("all")?);
@@ -67,15 +67,15 @@ impl Api {
             let matched = self.kv.count_prefix(&store?, prefix).await?;
             return Ok(json(200, &wire::Matched { matched }));
         }
-        let kv::delete_prefix::Cleared { deleted, more } =
-            self.kv.clear(&store?, prefix, limit).await?;
+        let kv::delete_prefix::PrefixDeletion { deleted, more } =
+            self.kv.delete_prefix(&store?, prefix, limit).await?;
         Ok(json(200, &wire::Deleted { deleted, more }))
     }
 
     pub(super) async fn export(
         &self,
         store: Result<StoreId, Error>,
-        head: &Head,
+        head: &RequestHead,
         request: u64,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;

@@ -3,9 +3,9 @@
 use super::Api;
 use super::error::Error;
 use super::query::{Query, decode_segment};
-use crate::http::{Body, Head, Payload, Response, Source, Stream};
+use crate::http::{Body, BodySource, Payload, RequestHead, Response, Stream};
 use crate::kv::clock::SECOND;
-use crate::kv::items::{Delete, Item, Put};
+use crate::kv::items::{DeleteRequest, Item, PutRequest};
 use crate::kv::preconditions::Mode;
 use crate::kv::types::{Key, Metadata, StoreId, Ttl};
 use crate::kv::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
@@ -25,7 +25,7 @@ impl Api {
         &self,
         store: Result<StoreId, Error>,
         key: &[u8],
-        head: &Head,
+        head: &RequestHead,
         request: u64,
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
@@ -63,7 +63,7 @@ impl Api {
         &self,
         store: Result<StoreId, Error>,
         key: &[u8],
-        head: &Head,
+        head: &RequestHead,
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
@@ -89,12 +89,12 @@ impl Api {
         &self,
         store: Result<StoreId, Error>,
         key: &[u8],
-        head: &Head,
+        head: &RequestHead,
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
         let force = Query::parse(head.query())?.flag("force")?;
         let if_generation = number(head, wire::IF_GENERATION_MATCH)?;
-        self.kv.delete(&store?, &key, Delete { force, if_generation }).await?;
+        self.kv.delete(&store?, &key, DeleteRequest { force, if_generation }).await?;
         Ok(Response::new(204))
     }
 }
@@ -106,7 +106,7 @@ fn parse_key(raw: &[u8]) -> Result<Key, Error> {
     Ok(Key::parse(&decoded)?)
 }
 
-fn parse_put(head: &Head) -> Result<Put, Error> {
+fn parse_put(head: &RequestHead) -> Result<PutRequest, Error> {
     let query = Query::parse(head.query())?;
     let modes = [("add", Mode::Add), ("append", Mode::Append), ("prepend", Mode::Prepend)];
     let mut mode = Mode::Overwrite;
@@ -130,11 +130,11 @@ fn parse_put(head: &Head) -> Result<Put, Error> {
         None => Metadata::NONE,
         Some(value) => Metadata::parse(value)?,
     };
-    Ok(Put { mode, if_generation, ttl, metadata })
+    Ok(PutRequest { mode, if_generation, ttl, metadata })
 }
 
 /// The value of a header field that may be given once.
-fn single<'h>(head: &'h Head, name: &'h str) -> Result<Option<&'h [u8]>, Error> {
+fn single<'h>(head: &'h RequestHead, name: &'h str) -> Result<Option<&'h [u8]>, Error> {
     let mut values = head.values(name);
     let first = values.next();
     match values.next() {
@@ -143,7 +143,7 @@ fn single<'h>(head: &'h Head, name: &'h str) -> Result<Option<&'h [u8]>, Error> 
     }
 }
 
-fn number(head: &Head, name: &str) -> Result<Option<u64>, Error> {
+fn number(head: &RequestHead, name: &str) -> Result<Option<u64>, Error> {
     let Some(value) = single(head, name)? else { return Ok(None) };
     let max = u64::MAX;
     let invalid = || Error::Invalid(format!("{name} must be a whole number from 0 to {max}"));
@@ -171,7 +171,7 @@ fn described(response: Response, item: &Item) -> Response {
 
 /// The range a GET asks for; `None` for all of it. What is no single range of bytes is ignored
 /// (RFC 9110, 14.2), and so is one that depends on a validator, of which there is none.
-fn wanted_range(head: &Head, size: u64) -> Result<Option<Range<u64>>, Error> {
+fn wanted_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Error> {
     let mut ranges = head.values("Range");
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ok(None) };
     let spec = range.strip_prefix(b"bytes=").filter(|spec| !spec.contains(&b','));
@@ -218,7 +218,7 @@ struct Pieces {
     request: u64,
 }
 
-impl Source for Pieces {
+impl BodySource for Pieces {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
         Box::pin(async move {
             // Pieces end where the engine's blocks do, so that no block is read twice.

@@ -3,7 +3,7 @@
 use super::Api;
 use super::error::{Error, json_bytes};
 use super::query::Query;
-use crate::http::{Head, Response};
+use crate::http::{RequestHead, Response};
 use crate::kv::limits::LIST_LIMIT_MAX;
 use crate::kv::listing::ListKeys;
 use crate::kv::types::StoreId;
@@ -14,7 +14,7 @@ impl Api {
     pub(super) async fn list_keys(
         &self,
         store: Result<StoreId, Error>,
-        head: &Head,
+        head: &RequestHead,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let limit = query.limit(LIST_LIMIT_MAX)?;

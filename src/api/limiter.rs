@@ -17,38 +17,38 @@ const SNAPSHOTS: u64 = 4;
 const WAIT: Duration = Duration::from_secs(30);
 
 /// A share of the bound, given back when dropped; none of what is small.
-pub(crate) type Share = Option<OwnedSemaphorePermit>;
+pub(crate) type Permit = Option<OwnedSemaphorePermit>;
 
 /// The bounds.
-pub(crate) struct Admission {
-    uploads: Bound,
-    long_lines: Bound,
-    downloads: Bound,
-    snapshots: Bound,
+pub(crate) struct MemoryLimiter {
+    uploads: Limiter,
+    long_lines: Limiter,
+    downloads: Limiter,
+    snapshots: Limiter,
 }
 
-struct Bound {
+struct Limiter {
     permits: Arc<Semaphore>,
     units: u32,
     name: &'static str,
 }
 
-impl Bound {
-    fn new(bytes: u64, name: &'static str) -> Bound {
+impl Limiter {
+    fn new(bytes: u64, name: &'static str) -> Limiter {
         let units = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX >> 4);
         // The semaphore's own bound is larger than what fits 28 bits.
         let units = units.min(u32::MAX >> 4);
-        Bound { permits: Arc::new(Semaphore::new(units as usize)), units, name }
+        Limiter { permits: Arc::new(Semaphore::new(units as usize)), units, name }
     }
 
-    async fn share(&self, bytes: u64) -> Result<Share, Error> {
+    async fn share(&self, bytes: u64) -> Result<Permit, Error> {
         if bytes <= SMALL_BYTES {
             return Ok(None);
         }
         self.take(bytes).await
     }
 
-    async fn take(&self, bytes: u64) -> Result<Share, Error> {
+    async fn take(&self, bytes: u64) -> Result<Permit, Error> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
         if let Ok(share) = self.permits.clone().try_acquire_many_owned(units) {
             return Ok(Some(share));
@@ -61,36 +61,36 @@ impl Bound {
     }
 }
 
-impl Admission {
+impl MemoryLimiter {
     /// Half of `bytes` for what comes in, a quarter of it for long lines, and half for what goes
     /// out.
-    pub(crate) fn new(bytes: u64) -> Admission {
-        Admission {
-            uploads: Bound::new(bytes / 8 * 3, "too many bytes of uploads in flight"),
-            long_lines: Bound::new(bytes / 8, "too many bytes of long lines in flight"),
-            downloads: Bound::new(bytes / 2, "too many bytes of answers in flight"),
-            snapshots: Bound::new(SNAPSHOTS * UNIT, "too many exports and backups at once"),
+    pub(crate) fn new(bytes: u64) -> MemoryLimiter {
+        MemoryLimiter {
+            uploads: Limiter::new(bytes / 8 * 3, "too many bytes of uploads in flight"),
+            long_lines: Limiter::new(bytes / 8, "too many bytes of long lines in flight"),
+            downloads: Limiter::new(bytes / 2, "too many bytes of answers in flight"),
+            snapshots: Limiter::new(SNAPSHOTS * UNIT, "too many exports and backups at once"),
         }
     }
 
     /// A share for a request that holds up to `bytes` of its body; more than all counts as all.
-    pub(crate) async fn upload(&self, bytes: u64) -> Result<Share, Error> {
+    pub(crate) async fn upload(&self, bytes: u64) -> Result<Permit, Error> {
         self.uploads.share(bytes).await
     }
 
     /// A share for a long line of a batch, which holds a share of an upload already. The bound is
     /// its own: batches that wait for more of what they all hold would wait for each other.
-    pub(crate) async fn long_line(&self, bytes: u64) -> Result<Share, Error> {
+    pub(crate) async fn long_line(&self, bytes: u64) -> Result<Permit, Error> {
         self.long_lines.share(bytes).await
     }
 
     /// A place for an answer that is made from a snapshot.
-    pub(crate) async fn snapshot(&self) -> Result<Share, Error> {
+    pub(crate) async fn snapshot(&self) -> Result<Permit, Error> {
         self.snapshots.take(UNIT).await
     }
 
     /// A share for an answer that holds up to `bytes`.
-    pub(crate) async fn download(&self, bytes: u64) -> Result<Share, Error> {
+    pub(crate) async fn download(&self, bytes: u64) -> Result<Permit, Error> {
         self.downloads.share(bytes).await
     }
 }
@@ -103,7 +103,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_for_its_share_and_is_refused_only_after_long() {
-        let admission = Arc::new(Admission::new(16 * SMALL_BYTES));
+        let admission = Arc::new(MemoryLimiter::new(16 * SMALL_BYTES));
         let all = admission.upload(u64::MAX).await.unwrap();
         let other = tokio::spawn({
             let admission = admission.clone();
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_small_never_waits() {
-        let admission = Admission::new(16 * SMALL_BYTES);
+        let admission = MemoryLimiter::new(16 * SMALL_BYTES);
         let _all = admission.upload(u64::MAX).await.unwrap();
         let start = tokio::time::Instant::now();
         assert!(admission.upload(SMALL_BYTES).await.is_ok());

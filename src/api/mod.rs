@@ -21,16 +21,16 @@ mod query;
 mod stores;
 mod tokens;
 
-use auth::Pass;
+use auth::Principal;
 pub use auth::{Auth, Token};
 
-use crate::http::{Body, Head, Payload, Refusal, Response, Service, Stream};
+use crate::http::{Body, Payload, RequestError, RequestHead, Response, Service, Stream};
 use crate::kv::Kv;
 use crate::kv::types::StoreId;
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use error::Error;
-use limiter::Admission;
+use limiter::MemoryLimiter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -73,7 +73,7 @@ struct Target<'p> {
 impl Route {
     /// The router: splits the raw path. Nothing is decoded, normalised or redirected here, and a
     /// trailing slash is part of the path (contract.md, sections 1 and 8).
-    fn locate(path: &[u8]) -> Target<'_> {
+    fn match_route(path: &[u8]) -> Target<'_> {
         let at = |route| Target { route, store: b"", key: b"" };
         match path {
             b"/_/openapi.json" => return at(Route::OpenApi),
@@ -174,7 +174,7 @@ enum Method {
 }
 
 impl Method {
-    fn of(head: &Head) -> (Method, &'static str) {
+    fn of(head: &RequestHead) -> (Method, &'static str) {
         match head.method() {
             b"DELETE" => (Method::Delete, "DELETE"),
             b"GET" => (Method::Get, "GET"),
@@ -191,7 +191,7 @@ pub struct Api {
     kv: Arc<Kv>,
     auth: Auth,
     metrics: Arc<Metrics>,
-    admission: Admission,
+    admission: MemoryLimiter,
     requests: AtomicU64,
 }
 
@@ -202,7 +202,7 @@ impl Api {
         // Without random numbers the ids begin at 0: they only have to differ within a log.
         let _ = getrandom::fill(&mut seed);
         let requests = AtomicU64::new(u64::from_le_bytes(seed));
-        Api { kv, auth, metrics, admission: Admission::new(bytes_in_flight), requests }
+        Api { kv, auth, metrics, admission: MemoryLimiter::new(bytes_in_flight), requests }
     }
 
     /// The routes. HEAD is GET, whose body is left out when it is written.
@@ -210,10 +210,10 @@ impl Api {
         &self,
         method: Method,
         target: Target<'_>,
-        head: &Head,
+        head: &RequestHead,
         body: &mut Body<'_, S>,
         request: u64,
-        pass: &Pass,
+        pass: &Principal,
     ) -> Result<Response, Error> {
         let store = || Ok::<_, Error>(StoreId::parse(target.store)?);
         let Target { route, key, .. } = target;
@@ -278,13 +278,13 @@ fn text(body: &'static str) -> Response {
 }
 
 impl Service for Api {
-    async fn call<S: Stream>(&self, head: &Head, body: &mut Body<'_, S>) -> Response {
+    async fn call<S: Stream>(&self, head: &RequestHead, body: &mut Body<'_, S>) -> Response {
         let start = Instant::now();
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
-        let target = Route::locate(head.path());
+        let target = Route::match_route(head.path());
         let (method, method_name) = Method::of(head);
         let (template, _) = target.route.describe();
-        let answer = match self.auth.admit(&self.kv, method, &target, head).await {
+        let answer = match self.auth.authenticate(&self.kv, method, &target, head).await {
             Ok(pass) => self.route(method, target, head, body, request, &pass).await,
             Err(e) => Err(e),
         };
@@ -305,7 +305,7 @@ impl Service for Api {
         response
     }
 
-    fn refuse(&self, refusal: Refusal) -> Response {
+    fn refuse(&self, refusal: RequestError) -> Response {
         let request = self.requests.fetch_add(1, Ordering::Relaxed);
         let response = error::refuse(&refusal);
         self.metrics.answered("unreadable", "other", response.status, std::time::Duration::ZERO);
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn paths_are_split_raw_and_a_trailing_slash_is_no_alias() {
         let item = |key| Target { route: Route::Item, store: b"ID", key };
-        let located = |path: &'static str| Route::locate(path.as_bytes());
+        let located = |path: &'static str| Route::match_route(path.as_bytes());
         assert_eq!(located("/resources/stores/kv/ID/keys/a%2Fb"), item(b"a%2Fb"));
         assert_eq!(located("/resources/stores/kv/ID/keys/a/b//c"), item(b"a/b//c"));
         assert_eq!(located("/resources/stores/kv/ID/keys/"), item(b""));

@@ -1,7 +1,7 @@
 //! A line of a batch or of an import, from JSON (contract.md, 3.5).
 
 use crate::kv;
-use crate::kv::import::Brought;
+use crate::kv::import::ImportedGeneration;
 use crate::kv::types::{Key, Metadata, Ttl};
 use crate::wire;
 use base64::Engine as _;
@@ -54,9 +54,9 @@ pub(super) struct Parsed {
     pub(super) ttl: Option<Ttl>,
     pub(super) metadata: Metadata,
     pub(super) value: Bytes,
-    /// Only of an import, as are those that follow: see [`kv::import::Arrival`].
+    /// Only of an import, as are those that follow: see [`kv::import::ImportItem`].
     pub(super) expires: Option<u64>,
-    pub(super) generation: Option<Brought>,
+    pub(super) generation: Option<ImportedGeneration>,
     pub(super) modified: Option<u64>,
 }
 
@@ -91,7 +91,7 @@ pub(super) fn parse(
         return Err(named(kv::Error::invalid("expires", reason)));
     }
     let modified = time("modified", rest.modified.as_deref()).map_err(named)?;
-    let generation = rest.generation.map(Brought::new).transpose().map_err(named)?;
+    let generation = rest.generation.map(ImportedGeneration::new).transpose().map_err(named)?;
     let metadata = metadata(raw.metadata.as_deref(), rest.metadata_base64.as_deref());
     let metadata = metadata.map_err(named)?;
     let value = BASE64

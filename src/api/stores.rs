@@ -1,10 +1,10 @@
 //! Endpoints of stores (contract.md, section 2).
 
-use super::auth::Pass;
+use super::auth::Principal;
 use super::error::{Error, json};
 use super::query::Query;
 use super::{Api, json_body};
-use crate::http::{Body, Head, Response, Stream};
+use crate::http::{Body, RequestHead, Response, Stream};
 use crate::kv::limits::LIST_LIMIT_MAX;
 use crate::kv::stores::ListStores;
 use crate::kv::types::{Location, StoreId, StoreName};
@@ -23,7 +23,7 @@ fn shown(info: &StoreInfo) -> wire::Store {
 impl Api {
     pub(super) async fn create_store<S: Stream>(
         &self,
-        head: &Head,
+        head: &RequestHead,
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
@@ -34,7 +34,11 @@ impl Api {
     }
 
     /// All stores, or those that the token reaches.
-    pub(super) async fn list_stores(&self, head: &Head, pass: &Pass) -> Result<Response, Error> {
+    pub(super) async fn list_stores(
+        &self,
+        head: &RequestHead,
+        pass: &Principal,
+    ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let limit = query.limit(LIST_LIMIT_MAX)?;
         let after = query.text("cursor")?.map(name_cursor).transpose()?;

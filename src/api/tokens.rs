@@ -1,7 +1,7 @@
 //! Endpoints of limited tokens, which are for the root token alone, and the end of a token by
 //! itself.
 
-use super::auth::Pass;
+use super::auth::Principal;
 use super::error::{Error, json};
 use super::{Api, account, json_body};
 use crate::http::{Body, Response, Stream};
@@ -35,7 +35,7 @@ impl Api {
     ) -> Result<Response, Error> {
         let (grant, expires) = parse(&json_body::read(body).await?)?;
         let (token, secret) = self.kv.create_token(grant, expires).await?;
-        let access_token = Some(secret.tell().to_owned());
+        let access_token = Some(secret.expose().to_owned());
         Ok(json(201, &wire::Token { access_token, ..shown(&token) }))
     }
 
@@ -50,7 +50,7 @@ impl Api {
     }
 
     /// Revokes the token in use.
-    pub(super) async fn revoke_self(&self, pass: &Pass) -> Result<Response, Error> {
+    pub(super) async fn revoke_self(&self, pass: &Principal) -> Result<Response, Error> {
         let token = pass.token().ok_or_else(account::no_revoke)?;
         self.kv.revoke_token(&token.id).await?;
         Ok(Response::new(204))

@@ -3,7 +3,7 @@
 use super::atomic_file::{IN_THE_WAY, Part, in_the_way};
 use super::console::{self, Out, Stop, exit_status, local, note, usage};
 use crate::client::Client;
-use crate::config::{BackupArgs, Place, RestoreArgs};
+use crate::config::{BackupArgs, EngineLocation, RestoreArgs};
 use crate::server::{self, RestoreError};
 use crate::transfer::detect::{is_stdin, plain};
 use std::fs::File;
@@ -15,7 +15,7 @@ pub(super) const BACKUP_HELP: &str = concat!(
     "\
 Examples:
   steadfast backup --data /var/lib/kv -o kv.backup.zst
-  FASTLY_API_TOKEN=... steadfast backup --online --endpoint http://kv.example:7677 -o kv.backup
+  FASTLY_API_TOKEN=... steadfast backup --online --endpoint http://kv.example:7678 -o kv.backup
 
 All stores, items and limited tokens, as they are at one moment, while writes go on. The running
 server of a data directory is found by itself. What is written is checksummed: see steadfast check
@@ -155,7 +155,7 @@ fn is_empty(dir: &Path) -> bool {
 
 fn restored(args: &RestoreArgs) -> Result<(), Stop> {
     let place = args.place().map_err(usage)?;
-    if let Place::Directory(dir) = &place
+    if let EngineLocation::Directory(dir) = &place
         && !is_empty(dir)
     {
         return Err(local(format!("{} is not empty: nothing is restored into it", dir.display())));

@@ -1,6 +1,6 @@
 //! `steadfast copy`.
 
-use crate::config::{CopyArgs, Place};
+use crate::config::{CopyArgs, EngineLocation};
 use crate::server::{self, Copied, CopyProgress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, Write};
@@ -41,7 +41,7 @@ fn fail(what: &str, status: u8) -> ExitCode {
     ExitCode::from(status)
 }
 
-async fn copy(from: &Place, to: &Place) -> ExitCode {
+async fn copy(from: &EngineLocation, to: &EngineLocation) -> ExitCode {
     // It is drawn on a terminal only.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let mut tell = |progress: CopyProgress| show(&bar, progress);

@@ -2,7 +2,7 @@
 
 use super::env;
 use crate::config::{LogFormat, ServeArgs, ServeConfig};
-use crate::server::{Server, TokenAt};
+use crate::server::{Server, TokenLocation};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 pub(super) const HELP: &str = "\
 Examples:
   steadfast serve
-  STEADFAST_TOKEN_FILE=/run/secrets/token steadfast serve --listen 0.0.0.0:7677 --data /var/lib/kv
+  STEADFAST_TOKEN_FILE=/run/secrets/token steadfast serve --listen 0.0.0.0:7678 --data /var/lib/kv
   steadfast serve --memory --listen 127.0.0.1:0
 
 Every write is on disk before its answer leaves. SIGTERM and SIGINT end the requests that run,
@@ -86,10 +86,12 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 }
 
 /// Says what a person pastes next. The first line is stable, for programs that start a server.
-fn show(url: &str, data: &str, token: &TokenAt) -> io::Result<()> {
+fn show(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
     let (at, value) = match token {
-        TokenAt::Environment => ("$STEADFAST_TOKEN".to_owned(), "\"$STEADFAST_TOKEN\"".to_owned()),
-        TokenAt::File(path) => (path.display().to_string(), env::read_file(path)),
+        TokenLocation::Environment => {
+            ("$STEADFAST_TOKEN".to_owned(), "\"$STEADFAST_TOKEN\"".to_owned())
+        }
+        TokenLocation::File(path) => (path.display().to_string(), env::read_file(path)),
     };
     let version = env!("CARGO_PKG_VERSION");
     let exports = env::exports(url, &value);

@@ -16,7 +16,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Where `steadfast serve` listens by default.
-    pub const DEFAULT: &str = "http://127.0.0.1:7677";
+    pub const DEFAULT: &str = "http://127.0.0.1:7678";
 
     /// Checks an address.
     ///
@@ -25,7 +25,7 @@ impl Endpoint {
     pub fn parse(text: &str) -> Result<Endpoint, Error> {
         let refuse = |why: &str| Err(Error::Usage(format!("the endpoint {why}")));
         let Ok(url) = Url::parse(text.trim()) else {
-            return refuse("is not a URL such as http://127.0.0.1:7677");
+            return refuse("is not a URL such as http://127.0.0.1:7678");
         };
         if !matches!(url.scheme(), "http" | "https") {
             return refuse("must begin with http:// or https://");
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port_and_nothing_else() {
-        let fine = Endpoint::parse("http://127.0.0.1:7677/").unwrap();
-        assert_eq!((fine.as_str(), fine.is_loopback()), ("http://127.0.0.1:7677", true));
+        let fine = Endpoint::parse("http://127.0.0.1:7678/").unwrap();
+        assert_eq!((fine.as_str(), fine.is_loopback()), ("http://127.0.0.1:7678", true));
         for loopback in ["http://localhost:1", "http://[::1]:7", "https://127.9.9.9"] {
             assert!(Endpoint::parse(loopback).unwrap().is_loopback(), "{loopback}");
         }
@@ -159,7 +159,7 @@ mod tests {
         assert!(!Endpoint::parse("http://localhost.example.com").unwrap().is_loopback());
         for bad in [
             "",
-            "127.0.0.1:7677",
+            "127.0.0.1:7678",
             "ftp://h",
             "http://u:secret@h",
             "http://h/path",

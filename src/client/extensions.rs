@@ -1,7 +1,7 @@
 //! What a Steadfast server can do beyond the hosted API.
 
 use super::body::Body;
-use super::request::{Answer, Ask};
+use super::request::{Request, Response};
 use super::{Client, Error};
 use crate::wire::{About, BatchReport, Deleted, DetailsPage, ImportReport, Matched, Store};
 use bytes::Bytes;
@@ -37,7 +37,7 @@ impl IfExists {
 }
 
 /// All items of a store, as they were at one moment: lines that come piece by piece.
-pub struct Export(Answer);
+pub struct Export(Response);
 
 impl Export {
     /// The next piece; `None` once all is there.
@@ -77,7 +77,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn is_steadfast(&self) -> Result<bool, Error> {
-        let ask = Ask::new(Method::GET, &["_", "v1"], "the server");
+        let ask = Request::new(Method::GET, &["_", "v1"], "the server");
         match self.ask(&ask).await {
             Ok(answer) => {
                 Ok(answer.json::<About>().await.is_ok_and(|about| about.name == "steadfast"))
@@ -100,7 +100,7 @@ impl Client {
     ) -> Result<DetailsPage, Error> {
         let what = format!("the items of store {:?}", store.name);
         let (path, limit) = (items(store), limit.to_string());
-        let ask = Ask::new(Method::GET, &path, &what)
+        let ask = Request::new(Method::GET, &path, &what)
             .query("limit", Some(&limit))
             .query("prefix", (!prefix.is_empty()).then_some(prefix))
             .query("cursor", cursor);
@@ -114,7 +114,7 @@ impl Client {
     pub async fn count_by_prefix(&self, store: &Store, prefix: &str) -> Result<u64, Error> {
         let what = format!("the items of store {:?}", store.name);
         let path = items(store);
-        let ask = of_prefix(Ask::new(Method::DELETE, &path, &what), prefix);
+        let ask = of_prefix(Request::new(Method::DELETE, &path, &what), prefix);
         let answer = self.ask(&ask.query("dry_run", Some("true"))).await?;
         Ok(answer.json::<Matched>().await?.matched)
     }
@@ -127,7 +127,7 @@ impl Client {
     pub async fn delete_by_prefix(&self, store: &Store, prefix: &str) -> Result<Deleted, Error> {
         let what = format!("the items of store {:?}", store.name);
         let path = items(store);
-        let ask = of_prefix(Ask::new(Method::DELETE, &path, &what), prefix);
+        let ask = of_prefix(Request::new(Method::DELETE, &path, &what), prefix);
         self.ask(&ask.query("limit", Some(DELETED_AT_ONCE))).await?.json().await
     }
 
@@ -139,7 +139,7 @@ impl Client {
         let what = format!("the export of store {:?}", store.name);
         let path = ["_", "v1", "stores", &store.id, "export"];
         let prefix = (!prefix.is_empty()).then_some(prefix);
-        self.ask(&Ask::new(Method::GET, &path, &what).query("prefix", prefix)).await.map(Export)
+        self.ask(&Request::new(Method::GET, &path, &what).query("prefix", prefix)).await.map(Export)
     }
 
     /// All stores and items as they were at one moment, in the form that `restore` reads.
@@ -147,7 +147,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn backup(&self) -> Result<Export, Error> {
-        self.ask(&Ask::new(Method::GET, &["_", "v1", "backup"], "the backup")).await.map(Export)
+        self.ask(&Request::new(Method::GET, &["_", "v1", "backup"], "the backup")).await.map(Export)
     }
 
     /// Writes the items of lines as an export gives them, once. To repeat lines does no harm
@@ -164,7 +164,7 @@ impl Client {
         let what = format!("an import into store {:?}", store.name);
         let path = ["_", "v1", "stores", &store.id, "import"];
         let ndjson = HeaderValue::from_static("application/x-ndjson");
-        let ask = Ask::new(Method::PUT, &path, &what)
+        let ask = Request::new(Method::PUT, &path, &what)
             .query("if_exists", Some(if_exists.as_str()))
             .header("content-type", Some(ndjson));
         self.reported(&ask, lines).await
@@ -173,9 +173,9 @@ impl Client {
     /// The report in an answer with a status that refuses; else what the answer says.
     pub(super) async fn report_or_refusal<T: DeserializeOwned + Report>(
         &self,
-        ask: &Ask<'_>,
+        ask: &Request<'_>,
         status: u16,
-        mut answer: Answer,
+        mut answer: Response,
     ) -> Result<T, Error> {
         let after = answer.retry_after();
         let body = answer.all(REPORT_BYTES_MAX).await?;
@@ -186,7 +186,7 @@ impl Client {
     }
 }
 
-fn of_prefix<'a>(ask: Ask<'a>, prefix: &'a str) -> Ask<'a> {
+fn of_prefix<'a>(ask: Request<'a>, prefix: &'a str) -> Request<'a> {
     if prefix.is_empty() {
         ask.query("all", Some("true"))
     } else {

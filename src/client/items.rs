@@ -1,7 +1,7 @@
 //! Items.
 
 use super::body::Body;
-use super::request::{Answer, Ask};
+use super::request::{Request, Response};
 use super::{Client, Error};
 use crate::wire::{
     BatchReport, GENERATION, IF_GENERATION_MATCH, KeyList, METADATA, STORED_CONTENT_LENGTH, Store,
@@ -13,7 +13,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LAST_MODIFIED};
 
 /// What an answer tells of an item beside its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct ItemHeaders {
     /// Bytes of its value.
     pub size: u64,
     /// Its generation.
@@ -27,8 +27,8 @@ pub struct Head {
 /// An item whose value comes piece by piece.
 pub struct Value {
     /// All but the value.
-    pub head: Head,
-    answer: Answer,
+    pub head: ItemHeaders,
+    answer: Response,
 }
 
 impl Value {
@@ -82,12 +82,12 @@ impl PutOptions {
         self.mode == Mode::Overwrite && self.if_generation_match.is_none()
     }
 
-    fn ask<'a>(&self, segments: &'a [&'a str], what: &'a str) -> Result<Ask<'a>, Error> {
+    fn ask<'a>(&self, segments: &'a [&'a str], what: &'a str) -> Result<Request<'a>, Error> {
         let metadata = self.metadata.as_deref().map(HeaderValue::from_bytes).transpose();
         let metadata = metadata.map_err(|_| {
             Error::Usage("the metadata must not hold control characters or line ends".into())
         })?;
-        let ask = Ask::new(Method::PUT, segments, what)
+        let ask = Request::new(Method::PUT, segments, what)
             .header("content-type", Some(HeaderValue::from_static("application/octet-stream")))
             .header(METADATA, metadata)
             .header(TIME_TO_LIVE_SEC, self.time_to_live.map(HeaderValue::from))
@@ -109,10 +109,10 @@ fn path<'a>(store: &'a Store, key: &'a str) -> [&'a str; 6] {
     ["resources", "stores", "kv", &store.id, "keys", key]
 }
 
-fn head(headers: &HeaderMap) -> Option<Head> {
+fn head(headers: &HeaderMap) -> Option<ItemHeaders> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let size = text(STORED_CONTENT_LENGTH).or_else(|| text(CONTENT_LENGTH.as_str()));
-    Some(Head {
+    Some(ItemHeaders {
         size: size?.parse().ok()?,
         generation: text(GENERATION)?.parse().ok()?,
         metadata: headers.get(METADATA).map(|value| value.as_bytes().to_vec()).unwrap_or_default(),
@@ -127,7 +127,7 @@ impl Client {
     /// See [`Error`].
     pub async fn get(&self, store: &Store, key: &str) -> Result<Value, Error> {
         let (what, path) = (named(store, key), path(store, key));
-        let answer = self.ask(&Ask::new(Method::GET, &path, &what)).await?;
+        let answer = self.ask(&Request::new(Method::GET, &path, &what)).await?;
         match head(answer.headers()) {
             Some(head) => Ok(Value { head, answer }),
             None => Err(answer.unexpected("it has no generation or no length")),
@@ -138,9 +138,9 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn head(&self, store: &Store, key: &str) -> Result<Head, Error> {
+    pub async fn head(&self, store: &Store, key: &str) -> Result<ItemHeaders, Error> {
         let (what, path) = (named(store, key), path(store, key));
-        let answer = self.ask(&Ask::new(Method::HEAD, &path, &what)).await?;
+        let answer = self.ask(&Request::new(Method::HEAD, &path, &what)).await?;
         let head = head(answer.headers());
         head.ok_or_else(|| answer.unexpected("it has no generation or no length"))
     }
@@ -194,7 +194,7 @@ impl Client {
         if_generation_match: Option<u64>,
     ) -> Result<(), Error> {
         let (what, path) = (named(store, key), path(store, key));
-        let ask = Ask::new(Method::DELETE, &path, &what)
+        let ask = Request::new(Method::DELETE, &path, &what)
             .query("force", force.then_some("true"))
             .header(IF_GENERATION_MATCH, if_generation_match.map(HeaderValue::from));
         // A second try may find the item deleted by the first.
@@ -220,7 +220,7 @@ impl Client {
         let what = format!("the keys of store {:?}", store.name);
         let path = ["resources", "stores", "kv", &store.id, "keys"];
         let limit = limit.to_string();
-        let ask = Ask::new(Method::GET, &path, &what)
+        let ask = Request::new(Method::GET, &path, &what)
             .query("limit", Some(&limit))
             .query("prefix", (!prefix.is_empty()).then_some(prefix))
             .query("cursor", cursor);
@@ -241,12 +241,12 @@ impl Client {
         let what = format!("a batch for store {:?}", store.name);
         let path = ["resources", "stores", "kv", &store.id, "batch"];
         let ndjson = HeaderValue::from_static("application/x-ndjson");
-        let ask = Ask::new(Method::PUT, &path, &what).header("content-type", Some(ndjson));
+        let ask = Request::new(Method::PUT, &path, &what).header("content-type", Some(ndjson));
         self.retry.run(|| self.reported(&ask, Body::bytes(lines.clone()))).await
     }
 
     /// An answer that is a report whatever its status, where it names lines that failed.
-    pub(super) async fn reported<T>(&self, ask: &Ask<'_>, body: Body) -> Result<T, Error>
+    pub(super) async fn reported<T>(&self, ask: &Request<'_>, body: Body) -> Result<T, Error>
     where
         T: serde::de::DeserializeOwned + super::extensions::Report,
     {

@@ -15,7 +15,7 @@ pub use body::Body;
 pub use endpoint::{Endpoint, Token};
 pub use error::{Error, Kind};
 pub use extensions::{Export, IfExists};
-pub use items::{Head, Mode, PutOptions, Value};
+pub use items::{ItemHeaders, Mode, PutOptions, Value};
 pub use retry::Retry;
 
 use std::time::Duration;

@@ -6,8 +6,8 @@ use super::{Client, STILL_TIMEOUT};
 use crate::wire::FASTLY_KEY;
 use bytes::Bytes;
 use futures_util::stream::{Stream, poll_fn};
+use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
 use std::io;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const JSON_BYTES_MAX: usize = 64 << 20;
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// A request in the making.
-pub(super) struct Ask<'a> {
+pub(super) struct Request<'a> {
     method: Method,
     segments: &'a [&'a str],
     query: Vec<(&'a str, &'a str)>,
@@ -29,21 +29,21 @@ pub(super) struct Ask<'a> {
     what: &'a str,
 }
 
-impl<'a> Ask<'a> {
-    pub(super) fn new(method: Method, segments: &'a [&'a str], what: &'a str) -> Ask<'a> {
-        Ask { method, segments, query: Vec::new(), headers: HeaderMap::new(), what }
+impl<'a> Request<'a> {
+    pub(super) fn new(method: Method, segments: &'a [&'a str], what: &'a str) -> Request<'a> {
+        Request { method, segments, query: Vec::new(), headers: HeaderMap::new(), what }
     }
 
     pub(super) fn what(&self) -> &str {
         self.what
     }
 
-    pub(super) fn query(mut self, name: &'a str, value: Option<&'a str>) -> Ask<'a> {
+    pub(super) fn query(mut self, name: &'a str, value: Option<&'a str>) -> Request<'a> {
         self.query.extend(value.map(|value| (name, value)));
         self
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: Option<HeaderValue>) -> Ask<'a> {
+    pub(super) fn header(mut self, name: &'static str, value: Option<HeaderValue>) -> Request<'a> {
         if let (Some(value), Ok(name)) =
             (value, reqwest::header::HeaderName::from_bytes(name.as_bytes()))
         {
@@ -54,25 +54,25 @@ impl<'a> Ask<'a> {
 }
 
 /// An answer that says yes.
-pub(super) struct Answer {
-    response: Response,
+pub(super) struct Response {
+    response: reqwest::Response,
     endpoint: String,
     what: String,
 }
 
 impl Client {
     /// Sends a request without a body, again and again as the policy says.
-    pub(super) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Error> {
+    pub(super) async fn ask(&self, ask: &Request<'_>) -> Result<Response, Error> {
         self.retry.run(|| self.once(ask, None)).await
     }
 
     /// Sends a request with JSON, as often as the policy says if that does no harm.
     pub(super) async fn tell<T: serde::Serialize + Sync>(
         &self,
-        ask: &mut Ask<'_>,
+        ask: &mut Request<'_>,
         json: &T,
         again: bool,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Response, Error> {
         let body = serde_json::to_vec(json).map_err(|e| Error::Usage(e.to_string()))?;
         let body = Bytes::from(body);
         ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -84,11 +84,15 @@ impl Client {
     }
 
     /// Sends a request once.
-    pub(super) async fn once(&self, ask: &Ask<'_>, body: Option<Body>) -> Result<Answer, Error> {
+    pub(super) async fn once(
+        &self,
+        ask: &Request<'_>,
+        body: Option<Body>,
+    ) -> Result<Response, Error> {
         let response = self.exchange(ask, body).await?;
         if response.status().is_success() {
             let (endpoint, what) = (self.endpoint.to_string(), ask.what.to_owned());
-            return Ok(Answer { response, endpoint, what });
+            return Ok(Response { response, endpoint, what });
         }
         Err(self.refusal(ask.what, response).await)
     }
@@ -96,18 +100,22 @@ impl Client {
     /// The same, whatever the answer's status is.
     pub(super) async fn any(
         &self,
-        ask: &Ask<'_>,
+        ask: &Request<'_>,
         body: Option<Body>,
-    ) -> Result<(u16, Answer), Error> {
+    ) -> Result<(u16, Response), Error> {
         let response = self.exchange(ask, body).await?;
         let status = response.status().as_u16();
         Ok((
             status,
-            Answer { response, endpoint: self.endpoint.to_string(), what: ask.what.to_owned() },
+            Response { response, endpoint: self.endpoint.to_string(), what: ask.what.to_owned() },
         ))
     }
 
-    async fn exchange(&self, ask: &Ask<'_>, body: Option<Body>) -> Result<Response, Error> {
+    async fn exchange(
+        &self,
+        ask: &Request<'_>,
+        body: Option<Body>,
+    ) -> Result<reqwest::Response, Error> {
         let url = self.endpoint.url(ask.segments, &ask.query)?;
         let mut request = self.http.request(ask.method.clone(), url);
         request = request.headers(ask.headers.clone());
@@ -139,10 +147,10 @@ impl Client {
         }
     }
 
-    async fn refusal(&self, what: &str, response: Response) -> Error {
+    async fn refusal(&self, what: &str, response: reqwest::Response) -> Error {
         let status = response.status().as_u16();
         let mut answer =
-            Answer { response, endpoint: self.endpoint.to_string(), what: what.to_owned() };
+            Response { response, endpoint: self.endpoint.to_string(), what: what.to_owned() };
         let after = answer.retry_after();
         // Without its body the status still says enough.
         let body = answer.all(REFUSAL_BYTES_MAX).await.unwrap_or_default();
@@ -184,7 +192,7 @@ pub(super) fn cause(e: &reqwest::Error) -> String {
     inner.to_string()
 }
 
-impl Answer {
+impl Response {
     pub(super) fn headers(&self) -> &HeaderMap {
         self.response.headers()
     }

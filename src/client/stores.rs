@@ -1,6 +1,6 @@
 //! Stores.
 
-use super::request::Ask;
+use super::request::Request;
 use super::{Client, Error};
 use crate::wire::{Store, StoreList, StoreName};
 use reqwest::Method;
@@ -34,7 +34,7 @@ impl Client {
     async fn listed(&self, name: Option<&str>, what: &str) -> Result<Vec<Store>, Error> {
         let (mut all, mut cursor) = (Vec::new(), None::<String>);
         for _ in 0..PAGES_MAX {
-            let ask = Ask::new(Method::GET, &["resources", "stores", "kv"], what)
+            let ask = Request::new(Method::GET, &["resources", "stores", "kv"], what)
                 .query("limit", Some("1000"))
                 .query("name", name)
                 .query("cursor", cursor.as_deref());
@@ -54,7 +54,7 @@ impl Client {
     /// See [`Error`].
     pub async fn store(&self, id: &str) -> Result<Store, Error> {
         let (what, path) = (format!("store {id:?}"), path(id));
-        let ask = Ask::new(Method::GET, &path, &what);
+        let ask = Request::new(Method::GET, &path, &what);
         self.ask(&ask).await?.json().await
     }
 
@@ -92,7 +92,7 @@ impl Client {
     /// See [`Error`].
     pub async fn create_store(&self, name: &str) -> Result<Store, Error> {
         let what = format!("store {name:?}");
-        let mut ask = Ask::new(Method::POST, &["resources", "stores", "kv"], &what);
+        let mut ask = Request::new(Method::POST, &["resources", "stores", "kv"], &what);
         self.tell(&mut ask, &StoreName { name: name.to_owned() }, false).await?.json().await
     }
 
@@ -103,7 +103,7 @@ impl Client {
     pub async fn rename_store(&self, store: &Store, name: &str) -> Result<(), Error> {
         let what = format!("store {:?}, to be named {name:?}", store.name);
         let path = path(&store.id);
-        let mut ask = Ask::new(Method::PUT, &path, &what);
+        let mut ask = Request::new(Method::PUT, &path, &what);
         self.tell(&mut ask, &StoreName { name: name.to_owned() }, true).await?;
         Ok(())
     }
@@ -114,7 +114,7 @@ impl Client {
     /// See [`Error`].
     pub async fn delete_store(&self, store: &Store) -> Result<(), Error> {
         let (what, path) = (format!("store {:?}", store.name), path(&store.id));
-        let ask = Ask::new(Method::DELETE, &path, &what);
+        let ask = Request::new(Method::DELETE, &path, &what);
         self.once(&ask, None).await?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Tokens of a Steadfast server.
 
-use super::request::Ask;
+use super::request::Request;
 use super::{Client, Error};
 use crate::wire::{Token, TokenList, TokenRequest};
 use reqwest::Method;
@@ -11,7 +11,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
-        let ask = Ask::new(Method::GET, &["_", "v1", "tokens"], "the list of tokens");
+        let ask = Request::new(Method::GET, &["_", "v1", "tokens"], "the list of tokens");
         let list: TokenList = self.ask(&ask).await?.json().await?;
         Ok(list.data)
     }
@@ -22,7 +22,7 @@ impl Client {
     /// See [`Error`].
     pub async fn create_token(&self, request: &TokenRequest) -> Result<Token, Error> {
         let what = format!("token {:?}", request.name);
-        let mut ask = Ask::new(Method::POST, &["_", "v1", "tokens"], &what);
+        let mut ask = Request::new(Method::POST, &["_", "v1", "tokens"], &what);
         let made: Token = self.tell(&mut ask, request, false).await?.json().await?;
         if made.access_token.is_none() {
             return Err(Error::Unexpected { what, why: "it holds no token".into() });
@@ -37,7 +37,7 @@ impl Client {
     pub async fn revoke_token(&self, id: &str) -> Result<(), Error> {
         let what = format!("token {id:?}");
         let path = ["_", "v1", "tokens", id];
-        self.once(&Ask::new(Method::DELETE, &path, &what), None).await?;
+        self.once(&Request::new(Method::DELETE, &path, &what), None).await?;
         Ok(())
     }
 }

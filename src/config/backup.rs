@@ -1,7 +1,7 @@
 //! Flags of `steadfast backup` and `steadfast restore`.
 
 use super::client::ClientArgs;
-use super::{Database, Place, Secret, database_url};
+use super::{Database, EngineLocation, Secret, database_url};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -54,12 +54,16 @@ impl RestoreArgs {
     ///
     /// # Errors
     /// In words for the person at the terminal; never with a URL.
-    pub fn place(&self) -> Result<Place, String> {
+    pub fn place(&self) -> Result<EngineLocation, String> {
         match &self.engine {
-            None => Ok(Place::Directory(self.data.clone())),
+            None => Ok(EngineLocation::Directory(self.data.clone())),
             Some(Secret(url)) => {
                 let url = database_url("--engine", url.clone())?;
-                Ok(Place::Database(Database { url, standby: None, connections: CONNECTIONS }))
+                Ok(EngineLocation::Database(Database {
+                    url,
+                    standby: None,
+                    connections: CONNECTIONS,
+                }))
             }
         }
     }

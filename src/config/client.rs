@@ -49,7 +49,7 @@ pub const ENVIRONMENT_ONLY: [&str; 4] =
 
 /// Where a token came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenAt {
+pub enum TokenLocation {
     /// `FASTLY_API_TOKEN`.
     Environment,
     /// A file.
@@ -58,13 +58,13 @@ pub enum TokenAt {
 
 /// A server and what opens it.
 #[derive(Clone, Debug)]
-pub struct Connection {
+pub struct ConnectionConfig {
     /// Where the server is.
     pub endpoint: Endpoint,
     /// What opens it.
     pub token: Token,
     /// Where that came from.
-    pub token_at: TokenAt,
+    pub token_at: TokenLocation,
 }
 
 impl ClientArgs {
@@ -72,18 +72,18 @@ impl ClientArgs {
     ///
     /// # Errors
     /// [`Error::Usage`] for the endpoint, [`Error::NoToken`] without a token.
-    pub fn resolve(&self) -> Result<Connection, Error> {
+    pub fn resolve(&self) -> Result<ConnectionConfig, Error> {
         let endpoint = self.own_endpoint().unwrap_or_else(|| Endpoint::parse(&self.endpoint));
         let endpoint = endpoint?;
         let (token, token_at) = self.token_for(&endpoint)?;
-        Ok(Connection { endpoint, token, token_at })
+        Ok(ConnectionConfig { endpoint, token, token_at })
     }
 
     /// The same for another endpoint than `--endpoint`, as commands that name two need it.
     ///
     /// # Errors
     /// As [`ClientArgs::resolve`].
-    pub fn resolve_at(&self, endpoint: &str) -> Result<Connection, Error> {
+    pub fn resolve_at(&self, endpoint: &str) -> Result<ConnectionConfig, Error> {
         ClientArgs { endpoint: endpoint.to_owned(), ..self.clone() }.resolve()
     }
 
@@ -121,13 +121,13 @@ impl ClientArgs {
         endpoint: &str,
         token_file: Option<&Path>,
         flag: &str,
-    ) -> Result<Connection, Error> {
+    ) -> Result<ConnectionConfig, Error> {
         let at = Endpoint::parse(endpoint)?;
         if token_file.is_none() && at != Endpoint::parse(&self.endpoint)? {
             let own = Path::new(OWN_TOKEN);
             if at.is_loopback() && own.is_file() {
                 let (token, token_at) = from_file(own)?;
-                return Ok(Connection { endpoint: at, token, token_at });
+                return Ok(ConnectionConfig { endpoint: at, token, token_at });
             }
             let why =
                 format!("no token for {at}, which is not --endpoint: name a file with {flag}");
@@ -142,7 +142,7 @@ impl ClientArgs {
         &self.endpoint
     }
 
-    fn token_for(&self, endpoint: &Endpoint) -> Result<(Token, TokenAt), Error> {
+    fn token_for(&self, endpoint: &Endpoint) -> Result<(Token, TokenLocation), Error> {
         if let Some(path) = &self.token_file {
             return from_file(path);
         }
@@ -151,7 +151,7 @@ impl ClientArgs {
             let token = Token::parse(text);
             return Ok((
                 token.map_err(|e| Error::NoToken(format!("FASTLY_API_TOKEN: {e}")))?,
-                TokenAt::Environment,
+                TokenLocation::Environment,
             ));
         }
         if let Some(path) = &self.steadfast_token_file {
@@ -163,7 +163,7 @@ impl ClientArgs {
         if let (Some(Secret(text)), true) = (served, endpoint.is_loopback()) {
             let token = Token::parse(text);
             let token = token.map_err(|e| Error::NoToken(format!("STEADFAST_TOKEN: {e}")))?;
-            return Ok((token, TokenAt::Environment));
+            return Ok((token, TokenLocation::Environment));
         }
         if endpoint.is_loopback() && own.is_file() {
             return from_file(own);
@@ -179,11 +179,11 @@ impl ClientArgs {
     }
 }
 
-fn from_file(path: &Path) -> Result<(Token, TokenAt), Error> {
+fn from_file(path: &Path) -> Result<(Token, TokenLocation), Error> {
     let text = read_token_text(path).map_err(Error::NoToken)?;
     let token = Token::parse(&text)
         .map_err(|e| Error::NoToken(format!("the token file {}: {e}", path.display())))?;
-    Ok((token, TokenAt::File(path.to_owned())))
+    Ok((token, TokenLocation::File(path.to_owned())))
 }
 
 /// Flags of `steadfast store describe`.

@@ -7,9 +7,9 @@ mod transfer;
 
 pub use backup::{BackupArgs, RestoreArgs};
 pub use client::{
-    ClientArgs, CompletionsArgs, Connection, ENVIRONMENT_ONLY, EnvArgs, ManArgs, StoreCreateArgs,
-    StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs, TokenAt, TokenCreateArgs,
-    TokenListArgs, TokenRevokeArgs, TokenScope,
+    ClientArgs, CompletionsArgs, ConnectionConfig, ENVIRONMENT_ONLY, EnvArgs, ManArgs,
+    StoreCreateArgs, StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs,
+    TokenCreateArgs, TokenListArgs, TokenLocation, TokenRevokeArgs, TokenScope,
 };
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
 pub use transfer::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
@@ -26,7 +26,7 @@ use std::time::Duration;
 pub struct ServeArgs {
     /// Address to listen on; port 0 lets the system choose
     #[arg(long, value_name = "ADDR:PORT", env = "STEADFAST_LISTEN")]
-    #[arg(default_value = "127.0.0.1:7677")]
+    #[arg(default_value = "127.0.0.1:7678")]
     listen: SocketAddr,
 
     /// Directory that holds the data; made when it is not there
@@ -94,9 +94,9 @@ pub struct ServeArgs {
 
     /// Bytes of the commit log at which it is folded into the database; more makes writes faster
     /// and the start after a crash slower
-    #[arg(long, value_name = "BYTES", env = "STEADFAST_LOG_BYTES", default_value_t = 128 << 20)]
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = 128 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
-    log_bytes: u64,
+    wal_bytes: u64,
 
     /// Seconds in which a request's head must come
     #[arg(long, value_name = "SECS", env = "STEADFAST_HEADER_TIMEOUT", default_value_t = 30)]
@@ -163,21 +163,23 @@ impl CopyArgs {
     ///
     /// # Errors
     /// In words for the person at the terminal; never with a URL.
-    pub fn resolve(self) -> Result<(Place, Place), String> {
+    pub fn resolve(self) -> Result<(EngineLocation, EngineLocation), String> {
         let connections = usize::from(self.engine_connections);
-        let place = |flag: &str, Secret(text): Secret| -> Result<Place, String> {
+        let place = |flag: &str, Secret(text): Secret| -> Result<EngineLocation, String> {
             if text.contains("://") {
                 let url = database_url(flag, text)?;
-                return Ok(Place::Database(Database { url, standby: None, connections }));
+                return Ok(EngineLocation::Database(Database { url, standby: None, connections }));
             }
-            Ok(Place::Directory(text.into()))
+            Ok(EngineLocation::Directory(text.into()))
         };
         let (from, to) = (place("--from", self.from)?, place("--to", self.to)?);
         match &from {
-            Place::Directory(dir) if !dir.is_dir() => {
+            EngineLocation::Directory(dir) if !dir.is_dir() => {
                 Err(format!("--from: there is no directory {}", dir.display()))
             }
-            Place::Directory(_) | Place::Memory | Place::Database(..) => Ok((from, to)),
+            EngineLocation::Directory(_)
+            | EngineLocation::Memory
+            | EngineLocation::Database(..) => Ok((from, to)),
         }
     }
 }
@@ -229,7 +231,7 @@ pub enum TokenSource {
 
 /// Where the data is kept.
 #[derive(Clone)]
-pub enum Place {
+pub enum EngineLocation {
     /// In this directory.
     Directory(PathBuf),
     /// In memory.
@@ -249,17 +251,17 @@ pub struct Database {
     pub connections: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for EngineLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Directory(dir) => write!(f, "{}", dir.display()),
-            Place::Memory => f.write_str("memory: gone when the server stops"),
-            Place::Database(..) => f.write_str("the database of STEADFAST_ENGINE"),
+            EngineLocation::Directory(dir) => write!(f, "{}", dir.display()),
+            EngineLocation::Memory => f.write_str("memory: gone when the server stops"),
+            EngineLocation::Database(..) => f.write_str("the database of STEADFAST_ENGINE"),
         }
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for EngineLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
@@ -271,7 +273,7 @@ pub struct ServeConfig {
     /// Where to listen.
     pub listen: SocketAddr,
     /// Where the data is kept.
-    pub place: Place,
+    pub place: EngineLocation,
     /// Where the token comes from.
     pub token: TokenSource,
     /// Largest value, in bytes.
@@ -283,7 +285,7 @@ pub struct ServeConfig {
     /// Bytes of the cache.
     pub cache_bytes: u64,
     /// Bytes of the commit log at which it is folded.
-    pub log_bytes: u64,
+    pub wal_bytes: u64,
     /// See [`crate::http::Timeouts`].
     pub timeouts: crate::http::Timeouts,
     /// How log lines are written.
@@ -317,24 +319,24 @@ impl ServeArgs {
             ));
         }
         let place = match self.engine {
-            None if self.memory => Place::Memory,
-            None => Place::Directory(self.data),
+            None if self.memory => EngineLocation::Memory,
+            None => EngineLocation::Directory(self.data),
             Some(Secret(url)) => {
                 let standby = self.engine_standby.map(|Secret(url)| url);
                 let standby = standby.map(|url| database_url("--engine-standby", url));
-                Place::Database(Database {
+                EngineLocation::Database(Database {
                     url: database_url("--engine", url)?,
                     standby: standby.transpose()?,
                     connections: self.engine_connections.into(),
                 })
             }
         };
-        if matches!((&place, &token), (Place::Database(..), TokenSource::Own)) {
+        if matches!((&place, &token), (EngineLocation::Database(..), TokenSource::Own)) {
             return Err("servers over one database share a token: set STEADFAST_TOKEN or \
                         STEADFAST_TOKEN_FILE"
                 .into());
         }
-        if matches!(place, Place::Database(..)) && self.max_value > MAX_VALUE_DATABASE {
+        if matches!(place, EngineLocation::Database(..)) && self.max_value > MAX_VALUE_DATABASE {
             return Err(format!("--max-value must be at most {MAX_VALUE_DATABASE} with --engine"));
         }
         let seconds = Duration::from_secs;
@@ -346,7 +348,7 @@ impl ServeArgs {
             max_connections: self.max_connections,
             max_in_flight: self.max_in_flight,
             cache_bytes: self.cache,
-            log_bytes: self.log_bytes,
+            wal_bytes: self.wal_bytes,
             timeouts: crate::http::Timeouts {
                 head: seconds(self.header_timeout),
                 idle: seconds(self.idle_timeout),

@@ -6,8 +6,8 @@
 //! Versions are the destination's own, and no smaller than those they had.
 
 use super::{
-    Body, Commit, Engine, EngineError, Expect, INLINE_BYTES_MAX, NewRecord, Outcome, Page, Part,
-    Record, Result, Scan, Scanned, Write,
+    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Page,
+    Precondition, Projection, Record, Result, Scan, ScannedRecord,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -93,7 +93,7 @@ impl fmt::Display for Side {
 /// # Errors
 /// When it does, or cannot be read.
 pub async fn finished(engine: &dyn Engine) -> Result<()> {
-    match engine.read(MARK, Part::Head).await? {
+    match engine.read(MARK, Projection::Meta).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
             "it holds an unfinished copy or restore: run the same copy again to finish it; after a \
@@ -113,7 +113,7 @@ pub async fn copy(
     tell: &mut (dyn FnMut(Progress) + Send),
 ) -> std::result::Result<Progress, CopyError> {
     let source = |e| CopyError::Engine(Side::Source, e);
-    if from.read(MARK, Part::Head).await.map_err(source)?.is_some() {
+    if from.read(MARK, Projection::Meta).await.map_err(source)?.is_some() {
         return Err(CopyError::Unfinished);
     }
     let mut copy = Copy::begin(to.clone()).await?;
@@ -146,7 +146,7 @@ impl Filling {
     /// # Errors
     /// [`CopyError::NotEmpty`], also when something unfinished is there; or when the engine fails.
     pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<Filling, CopyError> {
-        let found = to.read(MARK, Part::Head).await;
+        let found = to.read(MARK, Projection::Meta).await;
         match found.map_err(|e| CopyError::Engine(Side::Destination, e))? {
             Some(_) => Err(CopyError::NotEmpty),
             None => Ok(Filling(Copy::begin(to).await?)),
@@ -178,7 +178,7 @@ struct Copy {
     start: Bytes,
     /// The version of the mark.
     mark: u64,
-    group: Vec<Write>,
+    group: Vec<Mutation>,
     group_bytes: u64,
     version_min: u64,
     progress: Progress,
@@ -188,10 +188,10 @@ impl Copy {
     /// Marks an empty destination, or goes on where a copy was cut.
     async fn begin(to: Arc<dyn Engine>) -> std::result::Result<Copy, CopyError> {
         let destination = |e| CopyError::Engine(Side::Destination, e);
-        let found = to.read(MARK, Part::Head).await.map_err(destination)?;
+        let found = to.read(MARK, Projection::Meta).await.map_err(destination)?;
         let (start, mark) = match found {
-            Some(record) if record.head.is_empty() => (Bytes::from_static(FIRST), record.version),
-            Some(record) => (after(&record.head), record.version),
+            Some(record) if record.meta.is_empty() => (Bytes::from_static(FIRST), record.version),
+            Some(record) => (after(&record.meta), record.version),
             None => {
                 let first = page_from(&*to, Bytes::from_static(FIRST)).await;
                 if !first.map_err(destination)?.is_empty() {
@@ -220,24 +220,24 @@ impl Copy {
 
     /// Takes the next record, with a body that the destination can keep as it is.
     async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
-        let Record { version, due, head, body } = record;
+        let Record { version, expires_at, meta, body } = record;
         let len = body.len();
         let full = self.group.len() >= GROUP_RECORDS || self.group_bytes + len > GROUP_BYTES;
         if full && !self.group.is_empty() {
             self.flush().await?;
         }
         self.progress.records += 1;
-        self.progress.bytes += (key.len() + head.len()) as u64 + len;
+        self.progress.bytes += (key.len() + meta.len()) as u64 + len;
         self.group_bytes += len;
         self.version_min = self.version_min.max(version);
-        self.group.push(Write { key, record: Some(NewRecord { due, head, body }) });
+        self.group.push(Mutation { key, record: Some(NewRecord { expires_at, meta, body }) });
         Ok(())
     }
 
     /// Brings a large body into the destination's keeping.
     async fn stage(&self, body: Body) -> std::result::Result<Body, CopyError> {
         let destination = |e| CopyError::Engine(Side::Destination, e);
-        let mut stage = self.to.stage().await.map_err(destination)?;
+        let mut stage = self.to.create_blob().await.map_err(destination)?;
         let mut at = 0;
         while at < body.len() {
             let piece = piece(&body, at).await;
@@ -267,14 +267,14 @@ impl Copy {
 
     async fn write(&mut self, mark: Option<Bytes>) -> std::result::Result<(), CopyError> {
         let key = Bytes::from_static(MARK);
-        let marked = |head| NewRecord { due: 0, head, body: Body::EMPTY };
-        let mut write = std::mem::take(&mut self.group);
-        write.push(Write { key: key.clone(), record: mark.map(marked) });
-        let expect = vec![Expect { key, version: self.mark }];
-        let commit = Commit { version_min: self.version_min, expect, write };
+        let marked = |meta| NewRecord { expires_at: 0, meta, body: Body::EMPTY };
+        let mut mutations = std::mem::take(&mut self.group);
+        mutations.push(Mutation { key: key.clone(), record: mark.map(marked) });
+        let preconditions = vec![Precondition { key, version: self.mark }];
+        let commit = Commit { version_min: self.version_min, preconditions, mutations };
         self.group_bytes = 0;
         match self.to.commit(commit).await {
-            Ok(Outcome::Written(version)) => {
+            Ok(Outcome::Committed(version)) => {
                 self.mark = version;
                 Ok(())
             }
@@ -314,7 +314,7 @@ impl<'c> Reads<'c> {
             for (at, key) in keys.into_iter().rev().enumerate() {
                 let from = self.from.clone();
                 self.running.spawn(async move {
-                    let record = from.read(&key, Part::Whole).await;
+                    let record = from.read(&key, Projection::Full).await;
                     (at, key, record)
                 });
             }
@@ -386,19 +386,19 @@ async fn total(engine: &dyn Engine) -> Result<u64> {
 /// The checksum and the size of a record: its key, due, head and body.
 async fn digest((key, record): &(Bytes, Record)) -> Result<(u32, u64)> {
     let mut checksum = crc32fast::Hasher::new();
-    let lens = [key.len() as u64, record.due, record.head.len() as u64, record.body.len()];
+    let lens = [key.len() as u64, record.expires_at, record.meta.len() as u64, record.body.len()];
     for number in lens {
         checksum.update(&number.to_le_bytes());
     }
     checksum.update(key);
-    checksum.update(&record.head);
+    checksum.update(&record.meta);
     let mut at = 0;
     while at < record.body.len() {
         let piece = piece(&record.body, at).await?;
         checksum.update(&piece);
         at += piece.len() as u64;
     }
-    let bytes = (key.len() + record.head.len()) as u64 + record.body.len();
+    let bytes = (key.len() + record.meta.len()) as u64 + record.body.len();
     Ok((checksum.finalize(), bytes))
 }
 
@@ -411,8 +411,8 @@ async fn piece(body: &Body, at: u64) -> Result<Bytes> {
 fn first_difference(one: &Page, other: &Page) -> Option<String> {
     let mut others = other.iter();
     for found in one.iter() {
-        let same = |with: &Scanned<'_>| {
-            found.key == with.key && found.due == with.due && found.head == with.head
+        let same = |with: &ScannedRecord<'_>| {
+            found.key == with.key && found.expires_at == with.expires_at && found.meta == with.meta
         };
         match others.next() {
             Some(with) if same(&with) => {}
@@ -425,7 +425,7 @@ fn first_difference(one: &Page, other: &Page) -> Option<String> {
 
 async fn page_from(engine: &dyn Engine, start: Bytes) -> Result<Page> {
     let end = Bytes::from_static(&LAST);
-    engine.scan(Scan { start, end, limit: PAGE_RECORDS, skip_due: 0, eventual: false }).await
+    engine.scan(Scan { start, end, limit: PAGE_RECORDS, skip_expired_at: 0, eventual: false }).await
 }
 
 /// Where the page after this one starts; `None` when this was the last.

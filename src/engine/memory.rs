@@ -1,8 +1,8 @@
 //! The reference engine: the contract in its plainest form, in memory, gone with the process.
 
 use super::{
-    Body, BoxFuture, Commit, Engine, EngineError, Keyed, Outcome, Page, Part, Record, Result, Scan,
-    Scanned, Snapshot, Stage, Stats, Write,
+    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, KeyedRecord, Mutation, Outcome, Page,
+    Projection, Record, Result, Scan, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ pub struct Memory {
 #[derive(Default)]
 struct State {
     records: BTreeMap<Bytes, Record>,
-    due: BTreeSet<(u64, Bytes)>,
+    expires_at: BTreeSet<(u64, Bytes)>,
     counts: BTreeMap<u8, u64>,
     last_version: u64,
     closed: bool,
@@ -55,55 +55,55 @@ impl State {
             if page.len() == scan.limit {
                 break;
             }
-            let Record { version, due, ref head, .. } = *record;
-            if due == 0 || due > scan.skip_due {
-                page.push(Scanned { key, version, due, head });
+            let Record { version, expires_at, ref meta, .. } = *record;
+            if expires_at == 0 || expires_at > scan.skip_expired_at {
+                page.push(ScannedRecord { key, version, expires_at, meta });
             }
         }
         page
     }
 
     fn commit(&mut self, commit: Commit) -> Outcome {
-        let held = |e: &super::Expect| {
+        let held = |e: &super::Precondition| {
             self.records.get(&e.key).map_or(0, |record| record.version) == e.version
         };
-        if !commit.expect.iter().all(held) {
+        if !commit.preconditions.iter().all(held) {
             self.stats.conflicts += 1;
             return Outcome::Conflict;
         }
         let version = commit.version_min.max(self.last_version + 1);
         self.last_version = version;
-        for write in commit.write {
+        for write in commit.mutations {
             self.write(write, version);
         }
         self.stats.commits += 1;
         self.stats.groups += 1;
-        Outcome::Written(version)
+        Outcome::Committed(version)
     }
 
-    fn write(&mut self, write: Write, version: u64) {
+    fn write(&mut self, write: Mutation, version: u64) {
         let first = write.key.first().copied().unwrap_or_default();
         let key = Bytes::copy_from_slice(&write.key);
         let old = match write.record {
             Some(new) => {
-                let (due, head) = (new.due, Bytes::copy_from_slice(&new.head));
+                let (expires_at, meta) = (new.expires_at, Bytes::copy_from_slice(&new.meta));
                 // A body may be a slice of a much larger network buffer: keep only the slice.
                 let body = match new.body {
                     Body::Bytes(bytes) => Body::Bytes(Bytes::copy_from_slice(&bytes)),
                     Body::Stored(stored) => Body::Stored(stored),
                 };
-                if due > 0 {
-                    self.due.insert((due, key.clone()));
+                if expires_at > 0 {
+                    self.expires_at.insert((expires_at, key.clone()));
                 }
                 *self.counts.entry(first).or_default() += 1;
-                self.records.insert(key.clone(), Record { version, due, head, body })
+                self.records.insert(key.clone(), Record { version, expires_at, meta, body })
             }
             None => self.records.remove(&key),
         };
         if let Some(old) = old {
-            let still = self.records.get(&key).map_or(0, |record| record.due);
-            if old.due > 0 && old.due != still {
-                self.due.remove(&(old.due, key));
+            let still = self.records.get(&key).map_or(0, |record| record.expires_at);
+            if old.expires_at > 0 && old.expires_at != still {
+                self.expires_at.remove(&(old.expires_at, key));
             }
             if let Some(count) = self.counts.get_mut(&first) {
                 *count = count.saturating_sub(1);
@@ -113,10 +113,14 @@ impl State {
 }
 
 impl Engine for Memory {
-    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(
+        &'a self,
+        key: &'a [u8],
+        part: Projection,
+    ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
             let mut found = self.shared()?.records.get(key).cloned();
-            if let (Part::Head, Some(record)) = (part, &mut found) {
+            if let (Projection::Meta, Some(record)) = (part, &mut found) {
                 record.body = Body::EMPTY;
             }
             Ok(found)
@@ -134,11 +138,16 @@ impl Engine for Memory {
         })
     }
 
-    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
+    fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             let state = self.shared()?;
             let mut found = Vec::new();
-            for (_, key) in state.due.iter().take_while(|(due, _)| *due <= until).take(limit) {
+            for (_, key) in state
+                .expires_at
+                .iter()
+                .take_while(|(expires_at, _)| *expires_at <= until)
+                .take(limit)
+            {
                 let version = state.records.get(key).map_or(0, |record| record.version);
                 found.push((key.clone(), version));
             }
@@ -154,8 +163,8 @@ impl Engine for Memory {
         Box::pin(async move { Ok(self.exclusive()?.commit(commit)) })
     }
 
-    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
-        Box::pin(async move { Ok(Box::new(MemoryStage::default()) as Box<dyn Stage>) })
+    fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
+        Box::pin(async move { Ok(Box::new(MemoryStage::default()) as Box<dyn BlobWriter>) })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
@@ -182,7 +191,7 @@ impl Snapshot for Frozen {
         end: Bytes,
         limit: usize,
         bytes: u64,
-    ) -> BoxFuture<'_, Result<Vec<Keyed>>> {
+    ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>> {
         let (mut found, mut held) = (Vec::new(), 0);
         let range = (start < end).then(|| self.records.range(start..end));
         for (key, record) in range.into_iter().flatten().take(limit) {
@@ -201,7 +210,7 @@ struct MemoryStage {
     bytes: BytesMut,
 }
 
-impl Stage for MemoryStage {
+impl BlobWriter for MemoryStage {
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         self.bytes.extend_from_slice(&chunk);
         Box::pin(async { Ok(()) })

@@ -6,7 +6,7 @@
 //! `tests/engine_contract.rs`:
 //!
 //! - [`Engine::commit`] is atomic: all of its writes happen, or none. It answers
-//!   [`Outcome::Written`] only when the writes are durable.
+//!   [`Outcome::Committed`] only when the writes are durable.
 //! - Every commit gets a *version*, greater than that of any commit before it, over restarts too;
 //!   where several processes share an engine, than any of this process and any that wrote one of
 //!   its keys. The records it writes carry it. Under a key a version never comes twice, so "the
@@ -48,10 +48,10 @@ pub const WHOLE_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
 pub struct Record {
     /// The version of the commit that wrote it; never 0.
     pub version: u64,
-    /// The number [`Engine::due`] finds it by; 0 is never due.
-    pub due: u64,
-    /// The small part: read by scans and by [`Part::Head`].
-    pub head: Bytes,
+    /// The number [`Engine::expires_at`] finds it by; 0 is never due.
+    pub expires_at: u64,
+    /// The small part: read by scans and by [`Projection::Meta`].
+    pub meta: Bytes,
     /// The large part; empty when only the head was asked for.
     pub body: Body,
 }
@@ -120,7 +120,7 @@ pub trait StoredBody: Send + Sync {
 }
 
 /// A large body on its way in. Dropped unfinished, it leaves nothing behind.
-pub trait Stage: Send {
+pub trait BlobWriter: Send {
     /// Appends a chunk.
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>>;
     /// Makes all chunks durable and hands out the body, to be named in a commit.
@@ -129,7 +129,7 @@ pub trait Stage: Send {
 
 /// What a commit demands: the record under `key` has exactly this version.
 #[derive(Clone, Debug)]
-pub struct Expect {
+pub struct Precondition {
     /// The record's key.
     pub key: Bytes,
     /// Its version; 0 demands that there is no record.
@@ -138,7 +138,7 @@ pub struct Expect {
 
 /// What a commit writes.
 #[derive(Clone, Debug)]
-pub struct Write {
+pub struct Mutation {
     /// The record's key.
     pub key: Bytes,
     /// The new record, or `None` to remove it.
@@ -148,10 +148,10 @@ pub struct Write {
 /// A record to be written.
 #[derive(Clone, Debug)]
 pub struct NewRecord {
-    /// See [`Record::due`].
-    pub due: u64,
-    /// See [`Record::head`].
-    pub head: Bytes,
+    /// See [`Record::expires_at`].
+    pub expires_at: u64,
+    /// See [`Record::meta`].
+    pub meta: Bytes,
     /// See [`Record::body`]; a stored body must come from the same engine.
     pub body: Body,
 }
@@ -162,27 +162,27 @@ pub struct Commit {
     /// The version is at least this.
     pub version_min: u64,
     /// What must hold.
-    pub expect: Vec<Expect>,
+    pub preconditions: Vec<Precondition>,
     /// What is then written.
-    pub write: Vec<Write>,
+    pub mutations: Vec<Mutation>,
 }
 
 /// How a commit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Written, durable, visible; with its version.
-    Written(u64),
+    Committed(u64),
     /// An expectation did not hold; nothing was written.
     Conflict,
 }
 
 /// Which parts of a record are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Projection {
     /// Version, due and head; the body comes empty.
-    Head,
+    Meta,
     /// All of it.
-    Whole,
+    Full,
 }
 
 /// A range of keys to scan, in the order of their bytes.
@@ -195,7 +195,7 @@ pub struct Scan {
     /// At most so many records.
     pub limit: usize,
     /// Records with `0 < due <= skip_due` are passed over.
-    pub skip_due: u64,
+    pub skip_expired_at: u64,
     /// Whether a snapshot of a little earlier will do, from a copy that follows.
     pub eventual: bool,
 }
@@ -210,22 +210,22 @@ pub struct Page {
 #[derive(Debug)]
 struct Span {
     key_end: usize,
-    head_end: usize,
+    meta_end: usize,
     version: u64,
-    due: u64,
+    expires_at: u64,
 }
 
 /// One record of a [`Page`], without its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scanned<'p> {
+pub struct ScannedRecord<'p> {
     /// Its key.
     pub key: &'p [u8],
     /// See [`Record::version`].
     pub version: u64,
-    /// See [`Record::due`].
-    pub due: u64,
-    /// See [`Record::head`].
-    pub head: &'p [u8],
+    /// See [`Record::expires_at`].
+    pub expires_at: u64,
+    /// See [`Record::meta`].
+    pub meta: &'p [u8],
 }
 
 impl Page {
@@ -239,12 +239,12 @@ impl Page {
     }
 
     /// Appends a record.
-    pub fn push(&mut self, found: Scanned<'_>) {
+    pub fn push(&mut self, found: ScannedRecord<'_>) {
         self.bytes.extend_from_slice(found.key);
         let key_end = self.bytes.len();
-        self.bytes.extend_from_slice(found.head);
-        let (version, due) = (found.version, found.due);
-        self.spans.push(Span { key_end, head_end: self.bytes.len(), version, due });
+        self.bytes.extend_from_slice(found.meta);
+        let (version, expires_at) = (found.version, found.expires_at);
+        self.spans.push(Span { key_end, meta_end: self.bytes.len(), version, expires_at });
     }
 
     /// How many records it holds.
@@ -263,19 +263,19 @@ impl Page {
     }
 
     /// The records, in key order.
-    pub fn iter(&self) -> impl Iterator<Item = Scanned<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = ScannedRecord<'_>> {
         let mut start = 0;
         self.spans.iter().map(move |span| {
             let key = self.bytes.get(start..span.key_end).unwrap_or_default();
-            let head = self.bytes.get(span.key_end..span.head_end).unwrap_or_default();
-            start = span.head_end;
-            Scanned { key, version: span.version, due: span.due, head }
+            let meta = self.bytes.get(span.key_end..span.meta_end).unwrap_or_default();
+            start = span.meta_end;
+            ScannedRecord { key, version: span.version, expires_at: span.expires_at, meta }
         })
     }
 }
 
 /// A whole record under its key.
-pub type Keyed = (Bytes, Record);
+pub type KeyedRecord = (Bytes, Record);
 
 /// All records as they were at one moment, while others go on writing. It keeps what it shows from
 /// being given back, so it should not live longer than needed.
@@ -288,7 +288,7 @@ pub trait Snapshot: Send {
         end: Bytes,
         limit: usize,
         bytes: u64,
-    ) -> BoxFuture<'_, Result<Vec<Keyed>>>;
+    ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>>;
 }
 
 /// Figures for an operator; all cheap to gather.
@@ -297,7 +297,7 @@ pub struct Stats {
     /// Bytes on disk, where there is one.
     pub disk_bytes: u64,
     /// Bytes of the log that is not yet folded into its home.
-    pub log_bytes: u64,
+    pub wal_bytes: u64,
     /// Commits that were written.
     pub commits: u64,
     /// Commits that met a conflict.
@@ -335,23 +335,24 @@ pub enum EngineError {
 /// Ordered bytes with atomic, durable commits; the module's text is its contract.
 pub trait Engine: Send + Sync + 'static {
     /// The record under `key`.
-    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>>;
+    fn read<'a>(&'a self, key: &'a [u8], part: Projection)
+    -> BoxFuture<'a, Result<Option<Record>>>;
     /// The records of a range, without bodies, from one snapshot.
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>>;
     /// All records as they are now, to be read at leisure.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>>;
     /// Keys and versions of at most `limit` records with `0 < due <= until`, the earliest first.
-    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>>;
+    fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>>;
     /// How many records have keys that begin with `first`; costs no scan.
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>>;
     /// Checks and writes, atomically and durably.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>>;
     /// Whether a large body on its way in is held in memory whole, and so must be admitted whole.
-    fn holds_staged(&self) -> bool {
+    fn buffers_blobs(&self) -> bool {
         false
     }
     /// Begins a large body.
-    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>>;
+    fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>>;
     /// Finishes what was accepted and shuts; later calls answer [`EngineError::Closed`].
     fn close(&self) -> BoxFuture<'_, Result<()>>;
     /// Figures for an operator.

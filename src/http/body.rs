@@ -1,8 +1,8 @@
 //! A request's body, read as far as its handler asks.
 
 use super::Stream;
-use super::buffered_stream::Io;
-use super::request::{Framing, Head};
+use super::buffered_stream::BufferedStream;
+use super::request::{Framing, RequestHead};
 use bytes::Bytes;
 use std::io as stdio;
 use std::time::Duration;
@@ -46,7 +46,7 @@ enum State {
 
 /// A request's body.
 pub struct Body<'c, S> {
-    io: &'c mut Io<S>,
+    io: &'c mut BufferedStream<S>,
     state: State,
     /// The client still waits for leave to send.
     asked: bool,
@@ -54,7 +54,11 @@ pub struct Body<'c, S> {
 }
 
 impl<'c, S: Stream> Body<'c, S> {
-    pub(super) fn new(io: &'c mut Io<S>, head: &Head, limit: Duration) -> Body<'c, S> {
+    pub(super) fn new(
+        io: &'c mut BufferedStream<S>,
+        head: &RequestHead,
+        limit: Duration,
+    ) -> Body<'c, S> {
         let state = match head.framing {
             Framing::Length(0) => State::Done,
             Framing::Length(left) => State::Sized(left),
@@ -187,7 +191,7 @@ impl<'c, S: Stream> Body<'c, S> {
     }
 
     /// The last `left` bytes of a body that was put aside for its answer.
-    pub(super) fn rest(io: &'c mut Io<S>, left: u64, limit: Duration) -> Body<'c, S> {
+    pub(super) fn rest(io: &'c mut BufferedStream<S>, left: u64, limit: Duration) -> Body<'c, S> {
         Body { io, state: State::Sized(left), asked: false, limit }
     }
 

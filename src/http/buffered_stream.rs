@@ -15,7 +15,7 @@ const READ_BYTES: usize = 16 * 1024;
 /// Up to so many bytes are copied out of the read buffer; more are read where they stay.
 const COPY_BYTES: usize = 8 * 1024;
 
-pub(super) struct Io<S> {
+pub(super) struct BufferedStream<S> {
     pub(super) stream: S,
     /// What was read and not yet used.
     pub(super) input: BytesMut,
@@ -25,11 +25,11 @@ pub(super) struct Io<S> {
     timer: Pin<Box<Sleep>>,
 }
 
-impl<S: Stream> Io<S> {
-    pub(super) fn new(stream: S) -> Io<S> {
+impl<S: Stream> BufferedStream<S> {
+    pub(super) fn new(stream: S) -> BufferedStream<S> {
         let (input, output) = (BytesMut::new(), Vec::new());
         let timer = Box::pin(sleep_until(Instant::now() + Duration::from_secs(3600)));
-        Io { stream, input, output, timer }
+        BufferedStream { stream, input, output, timer }
     }
 
     /// Reads more input, after writing what is to be written; answers 0 at the end.

@@ -1,10 +1,10 @@
 //! The life of a connection: head, body, answer, and again.
 
 use super::body::Body;
-use super::buffered_stream::Io;
-use super::request::Head;
+use super::buffered_stream::BufferedStream;
+use super::request::RequestHead;
 use super::response::Date;
-use super::{Refusal, Service, Stream, Timeouts};
+use super::{RequestError, Service, Stream, Timeouts};
 use std::io as stdio;
 use tokio::sync::watch;
 
@@ -13,7 +13,7 @@ enum NoHead {
     /// Nothing more; the connection is over.
     End,
     /// Something that is answered, and ends the connection.
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
 /// Serves a connection until either side ends it, or `drain` turns true and no request runs.
@@ -23,7 +23,7 @@ pub async fn serve<S: Stream, V: Service>(
     timeouts: Timeouts,
     mut drain: watch::Receiver<bool>,
 ) {
-    let mut io = Io::new(stream);
+    let mut io = BufferedStream::new(stream);
     let mut date = Date::default();
     loop {
         let head = match read_head(&mut io, timeouts, &mut drain).await {
@@ -62,10 +62,10 @@ pub async fn serve<S: Stream, V: Service>(
 }
 
 async fn read_head<S: Stream>(
-    io: &mut Io<S>,
+    io: &mut BufferedStream<S>,
     timeouts: Timeouts,
     drain: &mut watch::Receiver<bool>,
-) -> Result<Head, NoHead> {
+) -> Result<RequestHead, NoHead> {
     let mut searched = 0;
     let mut end = None;
     loop {
@@ -74,8 +74,8 @@ async fn read_head<S: Stream>(
             let _ = io.input.split_to(2);
             (searched, end) = (0, None);
         }
-        if let Some(len) = Head::find(&io.input, searched).map_err(NoHead::Refused)? {
-            let head = Head::parse(&io.input.split_to(len));
+        if let Some(len) = RequestHead::find(&io.input, searched).map_err(NoHead::Refused)? {
+            let head = RequestHead::parse(&io.input.split_to(len));
             return head.map_err(NoHead::Refused);
         }
         searched = io.input.len();
@@ -99,7 +99,7 @@ async fn read_head<S: Stream>(
             Ok(0) => return Err(NoHead::End),
             Ok(_) => {}
             Err(e) if e.kind() == stdio::ErrorKind::TimedOut && searched > 0 => {
-                return Err(NoHead::Refused(Refusal::HeadTimeout));
+                return Err(NoHead::Refused(RequestError::HeadTimeout));
             }
             Err(_) => return Err(NoHead::End),
         }

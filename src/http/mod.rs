@@ -12,8 +12,8 @@ mod response;
 
 pub use body::{Body, BodyError};
 pub use connection::serve;
-pub use request::Head;
-pub use response::{Payload, Response, Source};
+pub use request::RequestHead;
+pub use response::{BodySource, Payload, Response};
 
 use std::future::Future;
 use std::time::Duration;
@@ -48,17 +48,17 @@ pub trait Service: Send + Sync + 'static {
     /// Answers a request; the body is read only as far as this asks for it.
     fn call<S: Stream>(
         &self,
-        head: &Head,
+        head: &RequestHead,
         body: &mut Body<'_, S>,
     ) -> impl Future<Output = Response> + Send;
 
     /// Answers what is no request that could be served.
-    fn refuse(&self, refusal: Refusal) -> Response;
+    fn refuse(&self, refusal: RequestError) -> Response;
 }
 
 /// Why a request could not even be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RequestError {
     /// It breaks the rules of HTTP.
     Malformed(String),
     /// Its target is longer than [`TARGET_BYTES_MAX`].

@@ -1,6 +1,6 @@
 //! A request's head, as it was sent.
 
-use super::{FIELDS_BYTES_MAX, FIELDS_MAX, Refusal, TARGET_BYTES_MAX};
+use super::{FIELDS_BYTES_MAX, FIELDS_MAX, RequestError, TARGET_BYTES_MAX};
 use memchr::memchr_iter;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -16,7 +16,7 @@ pub(super) enum Framing {
 
 /// A request's method, target and header fields.
 #[derive(Debug)]
-pub struct Head {
+pub struct RequestHead {
     bytes: Vec<u8>,
     method: Range<usize>,
     target: Range<usize>,
@@ -30,10 +30,10 @@ pub struct Head {
     pub(super) old: bool,
 }
 
-impl Head {
+impl RequestHead {
     /// Looks for a head at the start of `input`: its length when it is all there. `searched` bytes
     /// of it were looked through before.
-    pub(super) fn find(input: &[u8], searched: usize) -> Result<Option<usize>, Refusal> {
+    pub(super) fn find(input: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
         let from = searched.saturating_sub(3);
         let rest = input.get(from..).unwrap_or_default();
         let ends = |at: &usize| rest.get(..=*at).is_some_and(|head| head.ends_with(b"\r\n\r\n"));
@@ -42,16 +42,16 @@ impl Head {
         }
         let line = input.get(..TARGET_BYTES_MAX + 64).unwrap_or(input).contains(&b'\n');
         if !line && input.len() > TARGET_BYTES_MAX + 64 {
-            return Err(Refusal::TargetTooLong);
+            return Err(RequestError::TargetTooLong);
         }
         if input.len() > TARGET_BYTES_MAX + FIELDS_BYTES_MAX {
-            return Err(Refusal::FieldsTooLarge);
+            return Err(RequestError::FieldsTooLarge);
         }
         Ok(None)
     }
 
     /// Reads a whole head.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, RequestError> {
         // A reader before this one may not take a bare LF for the end of a line, and so see one
         // field where there would be two here.
         let bare = |at: usize| !bytes.get(..at).is_some_and(|before| before.ends_with(b"\r"));
@@ -64,25 +64,25 @@ impl Head {
         match parsed {
             Ok(httparse::Status::Complete(len)) if len == bytes.len() => {}
             Ok(_) => return Err(malformed("a line does not end in CR LF")),
-            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::FieldsTooLarge),
-            Err(httparse::Error::Version) => return Err(Refusal::UnknownVersion),
-            Err(e) => return Err(Refusal::Malformed(e.to_string())),
+            Err(httparse::Error::TooManyHeaders) => return Err(RequestError::FieldsTooLarge),
+            Err(httparse::Error::Version) => return Err(RequestError::UnknownVersion),
+            Err(e) => return Err(RequestError::Malformed(e.to_string())),
         }
         let (Some(method), Some(target)) = (request.method, request.path) else {
             return Err(malformed("no request line"));
         };
         if target.len() > TARGET_BYTES_MAX {
-            return Err(Refusal::TargetTooLong);
+            return Err(RequestError::TargetTooLong);
         }
         if bytes.len() - target.len() > FIELDS_BYTES_MAX {
-            return Err(Refusal::FieldsTooLarge);
+            return Err(RequestError::FieldsTooLarge);
         }
         let range = |part: &[u8]| {
             let start = part.as_ptr().addr() - bytes.as_ptr().addr();
             start..start + part.len()
         };
         let fields = request.headers.iter().map(|h| (range(h.name.as_bytes()), range(h.value)));
-        let mut head = Head {
+        let mut head = RequestHead {
             method: range(method.as_bytes()),
             target: range(target.as_bytes()),
             fields: fields.collect(),
@@ -98,7 +98,7 @@ impl Head {
 
     /// Reads the fields that concern the connection. A body whose end two readers could see in two
     /// places is refused (RFC 9112, 6.1 and 6.3).
-    fn interpret(&mut self) -> Result<(), Refusal> {
+    fn interpret(&mut self) -> Result<(), RequestError> {
         let old = self.old;
         let (mut length, mut chunked) = (None, false);
         let (mut close, mut expects) = (self.close, false);
@@ -110,7 +110,7 @@ impl Head {
                 length = Some(parse_length(value)?);
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
                 if chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Refusal::UnknownCoding);
+                    return Err(RequestError::UnknownCoding);
                 }
                 chunked = true;
             } else if name.eq_ignore_ascii_case(b"connection") {
@@ -122,7 +122,7 @@ impl Head {
                 }
             } else if name.eq_ignore_ascii_case(b"expect") {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Refusal::UnknownExpectation);
+                    return Err(RequestError::UnknownExpectation);
                 }
                 expects = !old;
             }
@@ -190,11 +190,11 @@ impl Head {
     }
 }
 
-fn malformed(what: &str) -> Refusal {
-    Refusal::Malformed(what.into())
+fn malformed(what: &str) -> RequestError {
+    RequestError::Malformed(what.into())
 }
 
-fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
+fn parse_length(value: &[u8]) -> Result<u64, RequestError> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).unwrap_or_default();
     let length = text.parse().ok().filter(|_| digits);
@@ -205,8 +205,8 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Head, Refusal> {
-        Head::parse(text.as_bytes())
+    fn parse(text: &str) -> Result<RequestHead, RequestError> {
+        RequestHead::parse(text.as_bytes())
     }
 
     #[test]
@@ -241,10 +241,10 @@ mod tests {
     fn a_head_is_found_wherever_its_reads_were_cut() {
         let text = b"GET / HTTP/1.1\r\nhost: h\r\n\r\nrest";
         for cut in 0..text.len() {
-            let first = Head::find(&text[..cut], 0).unwrap();
-            let found = first.or_else(|| Head::find(text, cut).unwrap());
+            let first = RequestHead::find(&text[..cut], 0).unwrap();
+            let found = first.or_else(|| RequestHead::find(text, cut).unwrap());
             assert_eq!(found, Some(text.len() - 4), "cut at {cut}");
         }
-        assert_eq!(Head::find(&[b'a'; 20_000], 0), Err(Refusal::TargetTooLong));
+        assert_eq!(RequestHead::find(&[b'a'; 20_000], 0), Err(RequestError::TargetTooLong));
     }
 }

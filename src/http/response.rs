@@ -1,7 +1,7 @@
 //! An answer, and how it is written.
 
 use super::Stream;
-use super::buffered_stream::Io;
+use super::buffered_stream::BufferedStream;
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const TOGETHER_BYTES: usize = 64 * 1024;
 
 /// Hands out a body that is too large to hold, piece by piece.
-pub trait Source: Send {
+pub trait BodySource: Send {
     /// The next bytes; `None` at the end. An error cuts the connection, so that the client sees
     /// that the body is not whole.
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>>;
@@ -26,10 +26,10 @@ pub enum Payload {
     /// In memory.
     Bytes(Bytes),
     /// Of a known length, piece by piece.
-    Stream(u64, Box<dyn Source>),
+    Stream(u64, Box<dyn BodySource>),
     /// Of a length that nobody knows yet, piece by piece: in chunks, or up to the end of the
     /// connection for a client of HTTP/1.0.
-    Open(Box<dyn Source>),
+    Open(Box<dyn BodySource>),
     /// Only the length is known: for HEAD.
     Length(u64),
 }
@@ -99,7 +99,7 @@ impl Response {
     /// Writes it; without its body when `bodiless`.
     pub(super) async fn write<S: Stream>(
         mut self,
-        io: &mut Io<S>,
+        io: &mut BufferedStream<S>,
         date: &mut Date,
         bodiless: bool,
         limit: Duration,

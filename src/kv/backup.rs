@@ -4,12 +4,12 @@
 //! it from then on, as with an import.
 
 use super::clock::Clock;
-use super::codec::ItemHead;
-use super::integrity::{Checker, Counted};
+use super::codec::ItemMeta;
+use super::integrity::{IntegrityChecker, RecordCounts};
 use super::keyspace::{self, ITEMS, STORES};
 use super::{Error, Kv};
 use crate::engine::copy::{CopyError, Filling};
-use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, Keyed, Record, Snapshot};
+use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot};
 use bytes::{Buf, BufMut, Bytes};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub struct Backup {
     snapshot: Box<dyn Snapshot>,
     next: Bytes,
-    waiting: std::vec::IntoIter<Keyed>,
+    waiting: std::vec::IntoIter<KeyedRecord>,
     /// The body that is on its way, and how much of it is out.
     large: Option<(Body, u64)>,
     records: u64,
@@ -129,20 +129,20 @@ impl Backup {
     }
 
     async fn record(&mut self, out: &mut Vec<u8>, key: &[u8], record: Record) -> Result<(), Error> {
-        let Record { version, due, head, body } = record;
+        let Record { version, expires_at, meta, body } = record;
         let mut fixed = [0; RECORD_FIXED];
         let mut room = &mut fixed[..];
         room.put_u64_le(version);
-        room.put_u64_le(due);
+        room.put_u64_le(expires_at);
         room.put_u64_le(body.len());
         room.put_u32_le(u32::try_from(key.len()).unwrap_or(u32::MAX));
         if body.len() > INLINE_BYTES_MAX as u64 {
-            self.frame(out, RECORD, &[&fixed, key, &head]);
+            self.frame(out, RECORD, &[&fixed, key, &meta]);
             self.large = Some((body, 0));
         } else {
             // At most INLINE_BYTES_MAX, which fits.
             let body = body.read(0, body.len() as usize).await?;
-            self.frame(out, RECORD, &[&fixed, key, &body, &head]);
+            self.frame(out, RECORD, &[&fixed, key, &body, &meta]);
         }
         self.records += 1;
         Ok(())
@@ -172,14 +172,14 @@ pub enum RestoreError {
     Damaged(String),
     /// It did not get into the destination.
     #[error(transparent)]
-    Write(#[from] CopyError),
+    Mutation(#[from] CopyError),
     /// The destination failed.
     #[error("the destination: {0}")]
     Engine(#[from] EngineError),
 }
 
 /// A backup on its way in.
-pub struct Incoming<R> {
+pub struct BackupReader<R> {
     source: R,
     sum: crc32fast::Hasher,
     records: u64,
@@ -192,27 +192,27 @@ struct Found {
     size: u64,
 }
 
-impl<R: Read> Incoming<R> {
+impl<R: Read> BackupReader<R> {
     /// Looks at the beginning of what should be a backup.
     ///
     /// # Errors
     /// See [`RestoreError`].
-    pub fn open(mut source: R) -> Result<Incoming<R>, RestoreError> {
+    pub fn open(mut source: R) -> Result<BackupReader<R>, RestoreError> {
         let mut magic = [0; MAGIC.len()];
         source.read_exact(&mut magic)?;
         if &magic != MAGIC {
             return Err(RestoreError::Damaged("it does not begin as a backup does".into()));
         }
-        Ok(Incoming { source, sum: crc32fast::Hasher::new(), records: 0 })
+        Ok(BackupReader { source, sum: crc32fast::Hasher::new(), records: 0 })
     }
 
     /// The next frame, against its checksum.
     fn frame(&mut self) -> Result<(u8, Bytes), RestoreError> {
         let damaged =
             |what: &str| RestoreError::Damaged(format!("{what} after {} records", self.records));
-        let mut head = [0; FRAME_HEAD];
-        self.source.read_exact(&mut head).map_err(|e| cut(e, self.records))?;
-        let [kind, len @ ..] = head;
+        let mut meta = [0; FRAME_HEAD];
+        self.source.read_exact(&mut meta).map_err(|e| cut(e, self.records))?;
+        let [kind, len @ ..] = meta;
         let len = u32::from_le_bytes(len) as usize;
         if len > PAYLOAD_MAX {
             return Err(damaged("a frame of an impossible size"));
@@ -221,7 +221,7 @@ impl<R: Read> Incoming<R> {
         self.source.read_exact(&mut rest).map_err(|e| cut(e, self.records))?;
         let sum = rest.split_off(len);
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&head);
+        hasher.update(&meta);
         hasher.update(&rest);
         if hasher.finalize().to_le_bytes() != sum[..] {
             return Err(damaged("a frame does not match its checksum"));
@@ -250,7 +250,7 @@ impl<R: Read> Incoming<R> {
         if kind != RECORD || payload.len() < RECORD_FIXED {
             return Err(damaged("a frame of an unknown kind"));
         }
-        let (version, due, size) =
+        let (version, expires_at, size) =
             (payload.get_u64_le(), payload.get_u64_le(), payload.get_u64_le());
         let key_len = payload.get_u32_le() as usize;
         let inline = if size > INLINE_BYTES_MAX as u64 { 0 } else { size as usize };
@@ -259,7 +259,7 @@ impl<R: Read> Incoming<R> {
         }
         let (key, body) = (payload.split_to(key_len), payload.split_to(inline));
         self.records += 1;
-        let record = Record { version, due, head: payload, body: Body::Bytes(body) };
+        let record = Record { version, expires_at, meta: payload, body: Body::Bytes(body) };
         Ok(Some(Found { key, record, size }))
     }
 
@@ -285,15 +285,15 @@ fn cut(e: io::Error, records: u64) -> RestoreError {
 /// # Errors
 /// See [`RestoreError`].
 pub async fn restore(
-    mut frames: Incoming<impl Read + Send>,
+    mut frames: BackupReader<impl Read + Send>,
     to: &Arc<dyn Engine>,
     tell: &mut (dyn FnMut(u64) + Send),
-) -> Result<Counted, RestoreError> {
-    let mut counted = Counted::default();
+) -> Result<RecordCounts, RestoreError> {
+    let mut counted = RecordCounts::default();
     let mut filling = Filling::begin(to.clone()).await?;
     while let Some(Found { key, mut record, size }) = frames.record()? {
         if size > INLINE_BYTES_MAX as u64 {
-            let (mut stage, mut left) = (to.stage().await?, size);
+            let (mut stage, mut left) = (to.create_blob().await?, size);
             while left > 0 {
                 let piece = frames.piece(left)?;
                 left -= piece.len() as u64;
@@ -301,7 +301,7 @@ pub async fn restore(
             }
             record.body = stage.finish().await?;
         }
-        record.head = brought(&key, &record)?;
+        record.meta = brought(&key, &record)?;
         counted.stores += u64::from(key.first() == Some(&STORES));
         counted.items += u64::from(key.first() == Some(&ITEMS));
         filling.add(key, record).await?;
@@ -314,12 +314,12 @@ pub async fn restore(
 /// The head that a record has once it is restored: an item's says its generation.
 fn brought(key: &[u8], record: &Record) -> Result<Bytes, RestoreError> {
     if key.first() != Some(&ITEMS) {
-        return Ok(record.head.clone());
+        return Ok(record.meta.clone());
     }
-    let head = ItemHead::decode(&record.head);
-    let mut head = head.map_err(|e| RestoreError::Damaged(e.to_string()))?;
-    head.generation = head.generation.or(Some(record.version));
-    Ok(head.encode())
+    let meta = ItemMeta::decode(&record.meta);
+    let mut meta = meta.map_err(|e| RestoreError::Damaged(e.to_string()))?;
+    meta.generation = meta.generation.or(Some(record.version));
+    Ok(meta.encode())
 }
 
 /// Reads all of a backup, and says what it holds and what is wrong with it.
@@ -329,16 +329,16 @@ fn brought(key: &[u8], record: &Record) -> Result<Bytes, RestoreError> {
 pub fn verify(
     source: impl Read,
     clock: &dyn Clock,
-) -> Result<(Counted, Vec<String>), RestoreError> {
-    let mut checker = Checker::new(clock);
+) -> Result<(RecordCounts, Vec<String>), RestoreError> {
+    let mut checker = IntegrityChecker::new(clock);
     let walk = || -> Result<(), RestoreError> {
-        let mut frames = Incoming::open(source)?;
+        let mut frames = BackupReader::open(source)?;
         while let Some(Found { key, record, size }) = frames.record()? {
             let mut left = if size > INLINE_BYTES_MAX as u64 { size } else { 0 };
             while left > 0 {
                 left -= frames.piece(left)?.len() as u64;
             }
-            checker.record(&key, record.due, &record.head, size);
+            checker.record(&key, record.expires_at, &record.meta, size);
         }
         Ok(())
     };

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 /// One put of a batch: a plain overwrite.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub struct BatchItem {
     /// The item's key.
     pub key: Key,
     /// For how long it lives from now.
@@ -24,7 +24,7 @@ impl Kv {
     ///
     /// # Errors
     /// [`Error::NoStore`], or when the engine fails.
-    pub async fn put_batch(&self, store: &StoreId, lines: Vec<Line>) -> Result<(), Error> {
+    pub async fn put_batch(&self, store: &StoreId, lines: Vec<BatchItem>) -> Result<(), Error> {
         let mut seen = HashSet::with_capacity(lines.len());
         let mut last = Vec::with_capacity(lines.len());
         for line in lines.into_iter().rev() {
@@ -36,11 +36,11 @@ impl Kv {
         for _ in 0..ATTEMPTS_MAX {
             let now = self.clock.now();
             let mut commit = self.open_store(store).await?.commit(now);
-            commit.write.extend(last.iter().map(|(key, line)| {
-                let due = items::due(line.ttl, now);
-                items::write(key.clone(), due, &line.metadata, line.value.0.clone(), now)
+            commit.mutations.extend(last.iter().map(|(key, line)| {
+                let expires_at = items::expires_at(line.ttl, now);
+                items::write(key.clone(), expires_at, &line.metadata, line.value.0.clone(), now)
             }));
-            if let Outcome::Written(_) = self.engine.commit(commit).await? {
+            if let Outcome::Committed(_) = self.engine.commit(commit).await? {
                 return Ok(());
             }
         }

@@ -14,9 +14,9 @@ const ITEM_FIXED: usize = 1 + 8 + 8;
 const STORE_FIXED: usize = 1 + 1 + 1 + 8 + 8 + StoreId::LEN;
 const TOKEN_FIXED: usize = 1 + 1 + 8 + StoreId::LEN + 1 + 2;
 
-/// What an item's head holds; the time of expiry is the record's `due`.
+/// What an item's head holds; the time of expiry is the record's `expires_at`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ItemHead {
+pub struct ItemMeta {
     /// The generation it had where it came from; without one its record's version counts.
     pub generation: Option<u64>,
     /// When it was written, in microseconds.
@@ -27,27 +27,27 @@ pub struct ItemHead {
     pub metadata: Metadata,
 }
 
-impl ItemHead {
+impl ItemMeta {
     /// To bytes.
     pub fn encode(&self) -> Bytes {
         let metadata = self.metadata.as_bytes();
-        let mut head = BytesMut::with_capacity(ITEM_FIXED + 8 + metadata.len());
-        head.put_u8(if self.generation.is_some() { FORMAT_BROUGHT } else { FORMAT });
-        head.put_u64_le(self.modified);
-        head.put_u64_le(self.size);
+        let mut meta = BytesMut::with_capacity(ITEM_FIXED + 8 + metadata.len());
+        meta.put_u8(if self.generation.is_some() { FORMAT_BROUGHT } else { FORMAT });
+        meta.put_u64_le(self.modified);
+        meta.put_u64_le(self.size);
         if let Some(generation) = self.generation {
-            head.put_u64_le(generation);
+            meta.put_u64_le(generation);
         }
-        head.put_slice(metadata);
-        head.freeze()
+        meta.put_slice(metadata);
+        meta.freeze()
     }
 
     /// From bytes.
     ///
     /// # Errors
     /// [`Error::Internal`] when they are none of this format.
-    pub fn decode(head: &Bytes) -> Result<ItemHead, Error> {
-        let ([format], rest) = split::<1>(head)?;
+    pub fn decode(meta: &Bytes) -> Result<ItemMeta, Error> {
+        let ([format], rest) = split::<1>(meta)?;
         let (modified, rest) = split::<8>(rest)?;
         let (size, rest) = split::<8>(rest)?;
         let (generation, fixed) = match format {
@@ -55,18 +55,18 @@ impl ItemHead {
             FORMAT_BROUGHT => (Some(u64::from_le_bytes(split::<8>(rest)?.0)), ITEM_FIXED + 8),
             _ => return Err(damaged("an item of an unknown format")),
         };
-        Ok(ItemHead {
+        Ok(ItemMeta {
             generation,
             modified: u64::from_le_bytes(modified),
             size: u64::from_le_bytes(size),
-            metadata: Metadata::stored(head.slice(fixed..)),
+            metadata: Metadata::stored(meta.slice(fixed..)),
         })
     }
 }
 
 /// What a store's head holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreHead {
+pub struct StoreMeta {
     /// What the API shows.
     pub info: StoreInfo,
     /// Where it shall live.
@@ -75,37 +75,37 @@ pub struct StoreHead {
     pub closing: bool,
 }
 
-impl StoreHead {
+impl StoreMeta {
     /// To bytes.
     pub fn encode(&self) -> Bytes {
         let name = self.info.name.as_str().as_bytes();
-        let mut head = BytesMut::with_capacity(STORE_FIXED + name.len());
-        head.put_u8(FORMAT);
-        head.put_u8(match self.location {
+        let mut meta = BytesMut::with_capacity(STORE_FIXED + name.len());
+        meta.put_u8(FORMAT);
+        meta.put_u8(match self.location {
             None => 0,
             Some(Location::Asia) => 1,
             Some(Location::Aus) => 2,
             Some(Location::Eu) => 3,
             Some(Location::Us) => 4,
         });
-        head.put_u8(u8::from(self.closing));
-        head.put_u64_le(self.info.created);
-        head.put_u64_le(self.info.updated);
-        head.put_slice(self.info.id.as_bytes());
-        head.put_slice(name);
-        head.freeze()
+        meta.put_u8(u8::from(self.closing));
+        meta.put_u64_le(self.info.created);
+        meta.put_u64_le(self.info.updated);
+        meta.put_slice(self.info.id.as_bytes());
+        meta.put_slice(name);
+        meta.freeze()
     }
 
     /// The head that makes a closing store open again; `None` when it is open.
     ///
     /// # Errors
     /// [`Error::Internal`] when the bytes are none of this format.
-    pub fn reopened(head: &[u8]) -> Result<Option<Bytes>, Error> {
+    pub fn reopened(meta: &[u8]) -> Result<Option<Bytes>, Error> {
         // The common case looks at three bytes: every put passes here.
-        if let [FORMAT, _, 0, ..] = head {
+        if let [FORMAT, _, 0, ..] = meta {
             return Ok(None);
         }
-        let open = StoreHead { closing: false, ..StoreHead::decode(head)? };
+        let open = StoreMeta { closing: false, ..StoreMeta::decode(meta)? };
         Ok(Some(open.encode()))
     }
 
@@ -113,8 +113,8 @@ impl StoreHead {
     ///
     /// # Errors
     /// [`Error::Internal`] when they are none of this format.
-    pub fn decode(head: &[u8]) -> Result<StoreHead, Error> {
-        let ([format, location, closing], rest) = split::<3>(head)?;
+    pub fn decode(meta: &[u8]) -> Result<StoreMeta, Error> {
+        let ([format, location, closing], rest) = split::<3>(meta)?;
         let (created, rest) = split::<8>(rest)?;
         let (updated, rest) = split::<8>(rest)?;
         let (id, name) = split::<{ StoreId::LEN }>(rest)?;
@@ -136,13 +136,13 @@ impl StoreHead {
             created: u64::from_le_bytes(created),
             updated: u64::from_le_bytes(updated),
         };
-        Ok(StoreHead { info, location, closing: closing == 1 })
+        Ok(StoreMeta { info, location, closing: closing == 1 })
     }
 }
 
-/// What a limited token's head holds; the time of expiry is the record's `due`.
+/// What a limited token's head holds; the time of expiry is the record's `expires_at`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenHead {
+pub struct TokenMeta {
     /// Its id.
     pub id: TokenId,
     /// What it was made for.
@@ -151,37 +151,37 @@ pub struct TokenHead {
     pub created: u64,
 }
 
-impl TokenHead {
+impl TokenMeta {
     /// To bytes.
     pub fn encode(&self) -> Bytes {
         let (name, prefix) = (self.grant.name().as_bytes(), self.grant.prefix().as_bytes());
         let stores = self.grant.stores();
         let variable = stores.len() * StoreId::LEN + name.len() + prefix.len();
-        let mut head = BytesMut::with_capacity(TOKEN_FIXED + variable);
-        head.put_u8(FORMAT);
-        head.put_u8(match self.grant.scope() {
+        let mut meta = BytesMut::with_capacity(TOKEN_FIXED + variable);
+        meta.put_u8(FORMAT);
+        meta.put_u8(match self.grant.scope() {
             Scope::Global => 0,
             Scope::Read => 1,
         });
-        head.put_u64_le(self.created);
-        head.put_slice(self.id.as_bytes());
+        meta.put_u64_le(self.created);
+        meta.put_slice(self.id.as_bytes());
         // A grant has at most 100 stores, and a name of at most 1020 bytes.
-        head.put_u8(stores.len() as u8);
+        meta.put_u8(stores.len() as u8);
         for store in stores {
-            head.put_slice(store.as_bytes());
+            meta.put_slice(store.as_bytes());
         }
-        head.put_u16_le(name.len() as u16);
-        head.put_slice(name);
-        head.put_slice(prefix);
-        head.freeze()
+        meta.put_u16_le(name.len() as u16);
+        meta.put_slice(name);
+        meta.put_slice(prefix);
+        meta.freeze()
     }
 
     /// From bytes.
     ///
     /// # Errors
     /// [`Error::Internal`] when they are none of this format.
-    pub fn decode(head: &[u8]) -> Result<TokenHead, Error> {
-        let ([format, scope], rest) = split::<2>(head)?;
+    pub fn decode(meta: &[u8]) -> Result<TokenMeta, Error> {
+        let ([format, scope], rest) = split::<2>(meta)?;
         let (created, rest) = split::<8>(rest)?;
         let (id, rest) = split::<{ StoreId::LEN }>(rest)?;
         let ([count], mut rest) = split::<1>(rest)?;
@@ -210,13 +210,13 @@ impl TokenHead {
             .filter(|grant| grant.stores().len() == given)
             .ok_or_else(|| damaged("a token's limits"))?;
         let id = TokenId::parse(&id).map_err(|_| damaged("a token's id"))?;
-        Ok(TokenHead { id, grant, created: u64::from_le_bytes(created) })
+        Ok(TokenMeta { id, grant, created: u64::from_le_bytes(created) })
     }
 }
 
 fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Error> {
-    let (head, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("a record cut short"))?;
-    Ok((*head, rest))
+    let (meta, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("a record cut short"))?;
+    Ok((*meta, rest))
 }
 
 fn damaged(what: &str) -> Error {
@@ -233,8 +233,8 @@ mod tests {
         fn item_heads_round_trip(generation: Option<u64>, modified: u64, size: u64,
             meta in "[ -~é]{0,300}") {
             let metadata = Metadata::stored(Bytes::from(meta));
-            let head = ItemHead { generation, modified, size, metadata };
-            prop_assert_eq!(ItemHead::decode(&head.encode()).ok(), Some(head));
+            let meta = ItemMeta { generation, modified, size, metadata };
+            prop_assert_eq!(ItemMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 
         #[test]
@@ -246,8 +246,8 @@ mod tests {
             };
             let places = ["US", "EU", "ASIA", "AUS"];
             let location = places.get(place).map(|text| Location::parse(text).unwrap());
-            let head = StoreHead { info, location, closing };
-            prop_assert_eq!(StoreHead::decode(&head.encode()).ok(), Some(head));
+            let meta = StoreMeta { info, location, closing };
+            prop_assert_eq!(StoreMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 
         #[test]
@@ -256,16 +256,16 @@ mod tests {
             let stores = (0..count).map(|_| StoreId::random().unwrap()).collect();
             let scope = if reads { Scope::Read } else { Scope::Global };
             let grant = Grant::new(&name, scope, stores, &prefix).unwrap();
-            let head = TokenHead { id: TokenId::random().unwrap(), grant, created };
-            prop_assert_eq!(TokenHead::decode(&head.encode()).ok(), Some(head));
+            let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created };
+            prop_assert_eq!(TokenMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 
         #[test]
         fn no_bytes_make_decoding_panic(bytes: Vec<u8>) {
             let bytes = Bytes::from(bytes);
-            let _ = ItemHead::decode(&bytes);
-            let _ = StoreHead::decode(&bytes);
-            let _ = TokenHead::decode(&bytes);
+            let _ = ItemMeta::decode(&bytes);
+            let _ = StoreMeta::decode(&bytes);
+            let _ = TokenMeta::decode(&bytes);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::types::StoreId;
 use super::{Error, Kv, keyspace};
-use crate::engine::{Commit, Expect, Outcome, Scan, Write};
+use crate::engine::{Commit, Mutation, Outcome, Precondition, Scan};
 
 /// Items deleted in one commit; others have their turn in between.
 const GROUP_ITEMS: usize = 500;
@@ -13,7 +13,7 @@ const CROSSED_MAX: usize = 100;
 
 /// How a [`Kv::clear`] went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cleared {
+pub struct PrefixDeletion {
     /// Items deleted; expired ones are not counted.
     pub deleted: u64,
     /// Whether there are more.
@@ -27,32 +27,39 @@ impl Kv {
     ///
     /// # Errors
     /// [`Error::NoStore`], [`Error::Busy`], or when the engine fails.
-    pub async fn clear(&self, store: &StoreId, prefix: &str, limit: u64) -> Result<Cleared, Error> {
+    pub async fn delete_prefix(
+        &self,
+        store: &StoreId,
+        prefix: &str,
+        limit: u64,
+    ) -> Result<PrefixDeletion, Error> {
         self.open_store(store).await?;
         let mut start = keyspace::prefixed_items(store, prefix);
         let end = keyspace::end_of(&start);
         let (mut deleted, mut crossed) = (0, 0);
         loop {
             let left = usize::try_from(limit - deleted).unwrap_or(usize::MAX).min(GROUP_ITEMS);
-            let skip_due = self.clock.now();
+            let skip_expired_at = self.clock.now();
             // One more than wanted tells whether there are more.
             let limit = left + 1;
             let (from, to) = (start.clone(), end.clone());
-            let scan = Scan { start: from, end: to, limit, skip_due, eventual: false };
+            let scan = Scan { start: from, end: to, limit, skip_expired_at, eventual: false };
             let page = self.engine.scan(scan).await?;
             if page.is_empty() || left == 0 {
-                return Ok(Cleared { deleted, more: !page.is_empty() });
+                return Ok(PrefixDeletion { deleted, more: !page.is_empty() });
             }
             let mut commit = Commit { version_min: self.clock.now(), ..Commit::default() };
             for found in page.iter().take(left) {
                 let key = bytes::Bytes::copy_from_slice(found.key);
-                commit.expect.push(Expect { key: key.clone(), version: found.version });
-                commit.write.push(Write { key, record: None });
+                commit
+                    .preconditions
+                    .push(Precondition { key: key.clone(), version: found.version });
+                commit.mutations.push(Mutation { key, record: None });
             }
-            let gone = commit.write.len() as u64;
-            let last = commit.write.last().map(|write| keyspace::after(&write.key));
+            let gone = commit.mutations.len() as u64;
+            let last = commit.mutations.last().map(|write| keyspace::after(&write.key));
             match self.engine.commit(commit).await? {
-                Outcome::Written(_) => {
+                Outcome::Committed(_) => {
                     (deleted, crossed) = (deleted + gone, 0);
                     start = last.unwrap_or(start);
                 }
@@ -72,9 +79,9 @@ impl Kv {
         let end = keyspace::end_of(&start);
         let mut count = 0;
         loop {
-            let (from, to, skip_due) = (start.clone(), end.clone(), self.clock.now());
+            let (from, to, skip_expired_at) = (start.clone(), end.clone(), self.clock.now());
             let limit = COUNT_ITEMS;
-            let scan = Scan { start: from, end: to, limit, skip_due, eventual: false };
+            let scan = Scan { start: from, end: to, limit, skip_expired_at, eventual: false };
             let page = self.engine.scan(scan).await?;
             count += page.len() as u64;
             match page.iter().last() {

@@ -4,7 +4,7 @@
 use super::clock::SECOND;
 use super::limits::EXPIRED_KEPT_SECS;
 use super::{Error, Kv};
-use crate::engine::{Commit, Expect, Outcome, Write};
+use crate::engine::{Commit, Mutation, Outcome, Precondition};
 
 /// Items removed in one commit; small, so that other writers wait for little.
 const SWEEP_ITEMS: usize = 256;
@@ -17,24 +17,26 @@ impl Kv {
     /// When the engine fails.
     pub async fn sweep(&self) -> Result<usize, Error> {
         let until = self.clock.now().saturating_sub(EXPIRED_KEPT_SECS * SECOND);
-        let due = self.engine.due(until, SWEEP_ITEMS).await?;
-        if due.is_empty() {
+        let expires_at = self.engine.expired(until, SWEEP_ITEMS).await?;
+        if expires_at.is_empty() {
             return Ok(0);
         }
-        let (mut expect, mut write) = (Vec::new(), Vec::new());
-        for (key, version) in due {
-            expect.push(Expect { key: key.clone(), version });
-            write.push(Write { key, record: None });
+        let (mut preconditions, mut write) = (Vec::new(), Vec::new());
+        for (key, version) in expires_at {
+            preconditions.push(Precondition { key: key.clone(), version });
+            write.push(Mutation { key, record: None });
         }
         let version_min = self.clock.now();
-        let all = Commit { version_min, expect: expect.clone(), write: write.clone() };
-        if let Outcome::Written(_) = self.engine.commit(all).await? {
+        let all =
+            Commit { version_min, preconditions: preconditions.clone(), mutations: write.clone() };
+        if let Outcome::Committed(_) = self.engine.commit(all).await? {
             return Ok(write.len());
         }
         // Some were written anew meanwhile, and stay; one by one the others go.
         let mut removed = 0;
-        for (expect, write) in expect.into_iter().zip(write) {
-            let one = Commit { version_min, expect: vec![expect], write: vec![write] };
+        for (preconditions, write) in preconditions.into_iter().zip(write) {
+            let one =
+                Commit { version_min, preconditions: vec![preconditions], mutations: vec![write] };
             removed += usize::from(self.engine.commit(one).await? != Outcome::Conflict);
         }
         Ok(removed)

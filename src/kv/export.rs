@@ -3,7 +3,7 @@
 use super::items::{self, Item};
 use super::types::StoreId;
 use super::{Error, Kv, keyspace};
-use crate::engine::{Part, Snapshot};
+use crate::engine::{Projection, Snapshot};
 use bytes::Bytes;
 
 /// Items and bytes of values taken from the snapshot at once.
@@ -22,7 +22,7 @@ pub struct Export {
 }
 
 /// An item under its key.
-pub type Named = (Bytes, Item);
+pub type KeyedItem = (Bytes, Item);
 
 impl Kv {
     /// All items of a store whose keys begin with `prefix`, as they are now.
@@ -48,7 +48,7 @@ impl Export {
     ///
     /// # Errors
     /// When the engine fails, or finds something damaged.
-    pub async fn next(&mut self) -> Result<Vec<Named>, Error> {
+    pub async fn next(&mut self) -> Result<Vec<KeyedItem>, Error> {
         loop {
             let (start, end) = (self.next.clone(), self.end.clone());
             let page = self.snapshot.scan(start, end, PAGE_ITEMS, PAGE_BYTES).await?;
@@ -56,8 +56,8 @@ impl Export {
             self.next = keyspace::after(last);
             let mut found = Vec::with_capacity(page.len());
             for (key, record) in page {
-                if record.due == 0 || record.due > self.now {
-                    found.push((key.slice(self.skip..), items::item(record, Part::Whole)?));
+                if record.expires_at == 0 || record.expires_at > self.now {
+                    found.push((key.slice(self.skip..), items::item(record, Projection::Full)?));
                 }
             }
             if !found.is_empty() {

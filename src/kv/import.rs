@@ -1,12 +1,12 @@
 //! Items that come from elsewhere, and keep what they had there.
 
-use super::batch::Line;
-use super::codec::ItemHead;
+use super::batch::BatchItem;
+use super::codec::ItemMeta;
 use super::items;
 use super::preconditions::Current;
 use super::types::StoreId;
 use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
-use crate::engine::{Commit, Expect, NewRecord, Outcome, Part, Write};
+use crate::engine::{Commit, Mutation, NewRecord, Outcome, Precondition, Projection};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
@@ -16,16 +16,16 @@ pub const GENERATION_BROUGHT_MAX: u64 = (1 << 53) - 1;
 
 /// A generation that an item had elsewhere: 1 to [`GENERATION_BROUGHT_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Brought(u64);
+pub struct ImportedGeneration(u64);
 
-impl Brought {
+impl ImportedGeneration {
     /// Checks a generation.
     ///
     /// # Errors
     /// [`Error::Invalid`] outside of its bounds.
-    pub fn new(generation: u64) -> Result<Brought, Error> {
+    pub fn new(generation: u64) -> Result<ImportedGeneration, Error> {
         if (1..=GENERATION_BROUGHT_MAX).contains(&generation) {
-            return Ok(Brought(generation));
+            return Ok(ImportedGeneration(generation));
         }
         let reason = format!("must be a whole number from 1 to {GENERATION_BROUGHT_MAX}");
         Err(Error::invalid("generation", reason))
@@ -34,13 +34,13 @@ impl Brought {
 
 /// A line, and what the item had where it comes from.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub struct ImportItem {
     /// As in a batch; its time to live counts from now.
-    pub line: Line,
+    pub line: BatchItem,
     /// When it expires, in microseconds; instead of a time to live.
     pub expires: Option<u64>,
     /// Its generation there.
-    pub generation: Option<Brought>,
+    pub generation: Option<ImportedGeneration>,
     /// When it was written there, in microseconds.
     pub modified: Option<u64>,
 }
@@ -57,7 +57,7 @@ pub enum IfExists {
 
 /// What became of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrived {
+pub enum ImportOutcome {
     /// It is written.
     Written,
     /// There was an item, which stays.
@@ -78,16 +78,16 @@ impl Kv {
     pub async fn import(
         &self,
         store: &StoreId,
-        arrivals: &[Arrival],
+        arrivals: &[ImportItem],
         if_exists: IfExists,
-    ) -> Result<Vec<Arrived>, Error> {
+    ) -> Result<Vec<ImportOutcome>, Error> {
         for _ in 0..ATTEMPTS_MAX {
             let now = self.clock.now();
             let mut commit = self.open_store(store).await?.commit(now);
-            let mut outcome = vec![Arrived::Written; arrivals.len()];
+            let mut outcome = vec![ImportOutcome::Written; arrivals.len()];
             for (arrival, outcome) in arrivals.iter().zip(&mut outcome) {
                 if arrival.expires.is_some_and(|expires| expires <= now) {
-                    *outcome = Arrived::Expired;
+                    *outcome = ImportOutcome::Expired;
                 }
             }
             match if_exists {
@@ -96,10 +96,10 @@ impl Kv {
                     self.first_of_each(store, arrivals, &mut outcome, now, &mut commit).await?;
                 }
             }
-            if commit.write.is_empty() {
+            if commit.mutations.is_empty() {
                 return Ok(outcome);
             }
-            if let Outcome::Written(_) = self.engine.commit(commit).await? {
+            if let Outcome::Committed(_) = self.engine.commit(commit).await? {
                 return Ok(outcome);
             }
         }
@@ -110,8 +110,8 @@ impl Kv {
     async fn first_of_each(
         &self,
         store: &StoreId,
-        arrivals: &[Arrival],
-        outcome: &mut [Arrived],
+        arrivals: &[ImportItem],
+        outcome: &mut [ImportOutcome],
         now: u64,
         commit: &mut Commit,
     ) -> Result<(), Error> {
@@ -119,23 +119,23 @@ impl Kv {
         for (at, arrival) in arrivals.iter().enumerate() {
             let key = keyspace::item(store, &arrival.line.key);
             match outcome.get_mut(at) {
-                Some(Arrived::Expired) | None => {}
+                Some(ImportOutcome::Expired) | None => {}
                 Some(outcome) => match firsts.contains_key(&key) {
-                    true => *outcome = Arrived::Exists,
+                    true => *outcome = ImportOutcome::Exists,
                     false => drop(firsts.insert(key, at)),
                 },
             }
         }
-        let reads = firsts.keys().map(|key| self.engine.read(key, Part::Head));
+        let reads = firsts.keys().map(|key| self.engine.read(key, Projection::Meta));
         let found = futures_util::future::try_join_all(reads).await?;
         for ((key, at), found) in firsts.iter().zip(found) {
             match self.current(found.as_ref())? {
                 Current::Live { .. } => {
-                    outcome.get_mut(*at).into_iter().for_each(|o| *o = Arrived::Exists);
+                    outcome.get_mut(*at).into_iter().for_each(|o| *o = ImportOutcome::Exists);
                 }
                 Current::Absent | Current::Expired => {
                     let version = found.map_or(0, |record| record.version);
-                    commit.expect.push(Expect { key: key.clone(), version });
+                    commit.preconditions.push(Precondition { key: key.clone(), version });
                     let arrival = arrivals.get(*at);
                     arrival.into_iter().for_each(|arrival| arrival.put(key.clone(), now, commit));
                 }
@@ -148,30 +148,30 @@ impl Kv {
 /// Fills a commit with the last line of each key.
 fn last_of_each(
     store: &StoreId,
-    arrivals: &[Arrival],
-    outcome: &[Arrived],
+    arrivals: &[ImportItem],
+    outcome: &[ImportOutcome],
     now: u64,
     commit: &mut Commit,
 ) {
     let mut seen = HashSet::with_capacity(arrivals.len());
     for (arrival, outcome) in arrivals.iter().zip(outcome).rev() {
         let key = keyspace::item(store, &arrival.line.key);
-        if *outcome == Arrived::Written && seen.insert(key.clone()) {
+        if *outcome == ImportOutcome::Written && seen.insert(key.clone()) {
             arrival.put(key, now, commit);
         }
     }
 }
 
-impl Arrival {
+impl ImportItem {
     fn put(&self, key: Bytes, now: u64, commit: &mut Commit) {
-        let Line { ttl, metadata, value, .. } = &self.line;
-        let due = self.expires.unwrap_or_else(|| items::due(*ttl, now));
-        let generation = self.generation.map(|Brought(generation)| generation);
+        let BatchItem { ttl, metadata, value, .. } = &self.line;
+        let expires_at = self.expires.unwrap_or_else(|| items::expires_at(*ttl, now));
+        let generation = self.generation.map(|ImportedGeneration(generation)| generation);
         // Whatever is written later under the key has a greater one.
         commit.version_min = commit.version_min.max(generation.unwrap_or(0));
         let (modified, size) = (self.modified.unwrap_or(now), value.len());
-        let head = ItemHead { generation, modified, size, metadata: metadata.clone() };
-        let record = NewRecord { due, head: head.encode(), body: value.0.clone() };
-        commit.write.push(Write { key, record: Some(record) });
+        let meta = ItemMeta { generation, modified, size, metadata: metadata.clone() };
+        let record = NewRecord { expires_at, meta: meta.encode(), body: value.0.clone() };
+        commit.mutations.push(Mutation { key, record: Some(record) });
     }
 }

@@ -1,7 +1,7 @@
 //! What must hold of all records together, whatever engine keeps them.
 
 use super::clock::Clock;
-use super::codec::{ItemHead, StoreHead, TokenHead};
+use super::codec::{ItemMeta, StoreMeta, TokenMeta};
 use super::keyspace::{self, ITEMS, ORDER, STORES, TOKEN_HASH_BYTES, TOKENS};
 use super::types::{Key, StoreId};
 use crate::engine::copy;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// Looks at records in the order of their keys; says what is wrong with each, and at the end what
 /// is wrong with all.
 #[derive(Debug, Default)]
-pub struct Checker {
+pub struct IntegrityChecker {
     now: u64,
     /// Items, by the id of their store.
     items: BTreeMap<[u8; StoreId::LEN], u64>,
@@ -23,33 +23,33 @@ pub struct Checker {
     problems: Vec<String>,
 }
 
-/// What a [`Checker`] counted.
+/// What a [`IntegrityChecker`] counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct RecordCounts {
     /// Stores.
     pub stores: u64,
     /// Items, expired ones too.
     pub items: u64,
 }
 
-impl Checker {
+impl IntegrityChecker {
     /// For records as they are now.
-    pub fn new(clock: &dyn Clock) -> Checker {
-        Checker { now: clock.now(), ..Checker::default() }
+    pub fn new(clock: &dyn Clock) -> IntegrityChecker {
+        IntegrityChecker { now: clock.now(), ..IntegrityChecker::default() }
     }
 
     /// Takes the next record.
-    pub fn record(&mut self, key: &[u8], due: u64, head: &[u8], body_len: u64) {
+    pub fn record(&mut self, key: &[u8], expires_at: u64, meta: &[u8], body_len: u64) {
         // What has expired may outlive its store until it is swept.
-        let expired = due > 0 && due <= self.now;
+        let expired = expires_at > 0 && expires_at <= self.now;
         let judged = match key.split_first() {
-            Some((&ITEMS, rest)) => self.item(rest, head, body_len, expired),
+            Some((&ITEMS, rest)) => self.item(rest, meta, body_len, expired),
             Some((&ORDER, _)) => {
-                self.ordered.insert(Bytes::copy_from_slice(key), head.to_vec());
+                self.ordered.insert(Bytes::copy_from_slice(key), meta.to_vec());
                 Ok(())
             }
-            Some((&STORES, id)) => self.store(id, head),
-            Some((&TOKENS, hash)) => token(hash, head),
+            Some((&STORES, id)) => self.store(id, meta),
+            Some((&TOKENS, hash)) => token(hash, meta),
             _ if key == copy::MARK => Err("a copy into here is not finished".into()),
             _ => Err("a record of an unknown kind".into()),
         };
@@ -61,7 +61,7 @@ impl Checker {
     fn item(
         &mut self,
         rest: &[u8],
-        head: &[u8],
+        meta: &[u8],
         body_len: u64,
         expired: bool,
     ) -> Result<(), String> {
@@ -72,16 +72,16 @@ impl Checker {
             *self.items.entry(*id).or_default() += 1;
         }
         Key::parse(key).map_err(|e| e.to_string())?;
-        let head = ItemHead::decode(&Bytes::copy_from_slice(head)).map_err(|e| e.to_string())?;
-        if head.size != body_len {
-            return Err(format!("its value has {body_len} bytes, and should have {}", head.size));
+        let meta = ItemMeta::decode(&Bytes::copy_from_slice(meta)).map_err(|e| e.to_string())?;
+        if meta.size != body_len {
+            return Err(format!("its value has {body_len} bytes, and should have {}", meta.size));
         }
         Ok(())
     }
 
-    fn store(&mut self, id: &[u8], head: &[u8]) -> Result<(), String> {
+    fn store(&mut self, id: &[u8], meta: &[u8]) -> Result<(), String> {
         self.stores += 1;
-        let decoded = StoreHead::decode(head).map_err(|e| e.to_string())?;
+        let decoded = StoreMeta::decode(meta).map_err(|e| e.to_string())?;
         if decoded.info.id.as_bytes() != id {
             return Err("a store under the id of another".into());
         }
@@ -90,7 +90,7 @@ impl Checker {
         let order = keyspace::store_order(decoded.info.name.as_str());
         match self.ordered.remove(&order) {
             // A deletion that was cut off marks only the record by id.
-            Some(other) if other == head || decoded.closing => Ok(()),
+            Some(other) if other == meta || decoded.closing => Ok(()),
             Some(_) => Err("its record in the order of lists differs".into()),
             None => Err("it is missing in the order of lists".into()),
         }
@@ -102,7 +102,7 @@ impl Checker {
     }
 
     /// Judges what only all records together show.
-    pub fn finish(mut self) -> (Counted, Vec<String>) {
+    pub fn finish(mut self) -> (RecordCounts, Vec<String>) {
         for (id, count) in &self.items {
             let id = String::from_utf8_lossy(id);
             self.problems.push(format!("{count} items belong to no store: {id}"));
@@ -112,16 +112,16 @@ impl Checker {
             self.problems.push(format!("record {key:?} is of no store"));
         }
         let items = self.counted + self.items.values().sum::<u64>();
-        (Counted { stores: self.stores, items }, self.problems)
+        (RecordCounts { stores: self.stores, items }, self.problems)
     }
 }
 
 /// A token may name stores that are gone: their ids never come again.
-fn token(hash: &[u8], head: &[u8]) -> Result<(), String> {
+fn token(hash: &[u8], meta: &[u8]) -> Result<(), String> {
     if hash.len() != TOKEN_HASH_BYTES {
         return Err("a token under what is no hash".into());
     }
-    TokenHead::decode(head).map(|_| ()).map_err(|e| e.to_string())
+    TokenMeta::decode(meta).map(|_| ()).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -133,16 +133,16 @@ mod tests {
     #[test]
     fn a_token_is_sound_under_a_hash_and_with_a_head_alone() {
         let grant = Grant::new("n", Scope::Global, vec![StoreId::random().unwrap()], "p").unwrap();
-        let head = TokenHead { id: TokenId::random().unwrap(), grant, created: 1 }.encode();
+        let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created: 1 }.encode();
         let key = keyspace::token(&[7; TOKEN_HASH_BYTES]);
-        let problems = |key: &[u8], head: &[u8]| {
-            let mut checker = Checker::new(&ManualClock::new(1));
-            checker.record(key, 0, head, 0);
+        let problems = |key: &[u8], meta: &[u8]| {
+            let mut checker = IntegrityChecker::new(&ManualClock::new(1));
+            checker.record(key, 0, meta, 0);
             (checker.problems().len(), checker.finish().1.len())
         };
-        assert_eq!(problems(&key, &head), (0, 0));
-        assert_eq!(problems(&key[1..], &head), (1, 0), "of no kind");
-        assert_eq!(problems(&key[..32], &head), (1, 0), "of no hash");
-        assert_eq!(problems(&key, &head[..20]), (1, 0), "cut");
+        assert_eq!(problems(&key, &meta), (0, 0));
+        assert_eq!(problems(&key[1..], &meta), (1, 0), "of no kind");
+        assert_eq!(problems(&key[..32], &meta), (1, 0), "of no hash");
+        assert_eq!(problems(&key, &meta[..20]), (1, 0), "cut");
     }
 }

@@ -1,12 +1,12 @@
 //! Items: get, put, delete.
 
 use super::clock::SECOND;
-use super::codec::{ItemHead, StoreHead};
+use super::codec::{ItemMeta, StoreMeta};
 use super::preconditions::{self, Combine, Current, Mode, Removal};
 use super::types::{Key, Metadata, StoreId, Ttl};
 use super::{ATTEMPTS_MAX, Error, Kv, Value, keyspace};
 use crate::engine::{
-    Body, Commit, Expect, INLINE_BYTES_MAX, NewRecord, Outcome, Part, Record, Write,
+    Body, Commit, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Precondition, Projection, Record,
 };
 use bytes::{Bytes, BytesMut};
 
@@ -32,7 +32,7 @@ pub struct Item {
 
 /// How an item is put.
 #[derive(Clone, Debug, Default)]
-pub struct Put {
+pub struct PutRequest {
     /// What happens to an item that is there.
     pub mode: Mode,
     /// Only if the item has this generation; 0: only if there is none.
@@ -43,7 +43,7 @@ pub struct Put {
     pub metadata: Metadata,
 }
 
-impl Put {
+impl PutRequest {
     /// Whether what is there decides what happens.
     fn conditional(&self) -> bool {
         self.mode != Mode::Overwrite || self.if_generation.is_some()
@@ -52,7 +52,7 @@ impl Put {
 
 /// How an item is deleted.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Delete {
+pub struct DeleteRequest {
     /// An item that is not there is no error.
     pub force: bool,
     /// Only if the item has this generation.
@@ -70,11 +70,11 @@ impl OpenStore {
     /// A commit that loses to the deletion of the store, and wins over one that is not done yet.
     pub(super) fn commit(self, now: u64) -> Commit {
         let mut commit = Commit { version_min: now, ..Commit::default() };
-        if let Some(head) = self.reopen {
-            let record = Some(NewRecord { due: 0, head, body: Body::EMPTY });
-            commit.write.push(Write { key: self.key.clone(), record });
+        if let Some(meta) = self.reopen {
+            let record = Some(NewRecord { expires_at: 0, meta, body: Body::EMPTY });
+            commit.mutations.push(Mutation { key: self.key.clone(), record });
         }
-        commit.expect.push(Expect { key: self.key, version: self.version });
+        commit.preconditions.push(Precondition { key: self.key, version: self.version });
         commit
     }
 }
@@ -85,7 +85,7 @@ impl Kv {
     /// # Errors
     /// [`Error::NoItem`], [`Error::NoStore`], or when the engine fails.
     pub async fn get(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
-        self.find(store, key, Part::Whole).await
+        self.find(store, key, Projection::Full).await
     }
 
     /// The item under a key, its value left empty; costs no read of the value.
@@ -93,14 +93,14 @@ impl Kv {
     /// # Errors
     /// As [`Kv::get`].
     pub async fn head(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
-        self.find(store, key, Part::Head).await
+        self.find(store, key, Projection::Meta).await
     }
 
-    async fn find(&self, store: &StoreId, key: &Key, part: Part) -> Result<Item, Error> {
+    async fn find(&self, store: &StoreId, key: &Key, part: Projection) -> Result<Item, Error> {
         let found = self.engine.read(&keyspace::item(store, key), part).await?;
         let now = self.clock.now();
         match found {
-            Some(record) if record.due == 0 || record.due > now => item(record, part),
+            Some(record) if record.expires_at == 0 || record.expires_at > now => item(record, part),
             _ => {
                 self.open_store(store).await?;
                 Err(Error::NoItem)
@@ -117,7 +117,7 @@ impl Kv {
         &self,
         store: &StoreId,
         key: &Key,
-        put: &Put,
+        put: &PutRequest,
         declared: Option<u64>,
     ) -> Result<(), Error> {
         self.open_store(store).await?;
@@ -125,7 +125,7 @@ impl Kv {
             return Err(Error::TooLarge(self.value_bytes_max));
         }
         if put.conditional() {
-            let found = self.engine.read(&keyspace::item(store, key), Part::Head).await?;
+            let found = self.engine.read(&keyspace::item(store, key), Projection::Meta).await?;
             preconditions::put(self.current(found.as_ref())?, put.mode, put.if_generation)?;
         }
         Ok(())
@@ -139,7 +139,7 @@ impl Kv {
         &self,
         store: &StoreId,
         key: &Key,
-        put: &Put,
+        put: &PutRequest,
         value: Value,
     ) -> Result<u64, Error> {
         let at = keyspace::item(store, key);
@@ -151,19 +151,25 @@ impl Kv {
             let mut body = value.0.clone();
             if put.conditional() {
                 let joins = matches!(put.mode, Mode::Append | Mode::Prepend);
-                let part = if joins { Part::Whole } else { Part::Head };
+                let part = if joins { Projection::Full } else { Projection::Meta };
                 let found = self.engine.read(&at, part).await?;
                 let current = self.current(found.as_ref())?;
                 let combine = preconditions::put(current, put.mode, put.if_generation)?;
                 let version = found.as_ref().map_or(0, |record| record.version);
-                commit.expect.push(Expect { key: at.clone(), version });
+                commit.preconditions.push(Precondition { key: at.clone(), version });
                 body = self.combine(combine, found, body).await?;
             }
             if body.len() > self.value_bytes_max {
                 return Err(Error::TooLarge(self.value_bytes_max));
             }
-            commit.write.push(write(at.clone(), due(put.ttl, now), &put.metadata, body, now));
-            if let Outcome::Written(generation) = self.engine.commit(commit).await? {
+            commit.mutations.push(write(
+                at.clone(),
+                expires_at(put.ttl, now),
+                &put.metadata,
+                body,
+                now,
+            ));
+            if let Outcome::Committed(generation) = self.engine.commit(commit).await? {
                 return Ok(generation);
             }
         }
@@ -174,12 +180,17 @@ impl Kv {
     ///
     /// # Errors
     /// [`Error::NoStore`], [`Error::NoItem`], [`Error::Precondition`], or when the engine fails.
-    pub async fn delete(&self, store: &StoreId, key: &Key, delete: Delete) -> Result<(), Error> {
+    pub async fn delete(
+        &self,
+        store: &StoreId,
+        key: &Key,
+        delete: DeleteRequest,
+    ) -> Result<(), Error> {
         let at = keyspace::item(store, key);
         let _place = self.locks.enter(&at, true).await;
         for _ in 0..ATTEMPTS_MAX {
             self.open_store(store).await?;
-            let found = self.engine.read(&at, Part::Head).await?;
+            let found = self.engine.read(&at, Projection::Meta).await?;
             let current = self.current(found.as_ref())?;
             if preconditions::delete(current, delete.force, delete.if_generation)?
                 == Removal::Nothing
@@ -189,10 +200,10 @@ impl Kv {
             let version = found.map_or(0, |record| record.version);
             let commit = Commit {
                 version_min: self.clock.now(),
-                expect: vec![Expect { key: at.clone(), version }],
-                write: vec![Write { key: at.clone(), record: None }],
+                preconditions: vec![Precondition { key: at.clone(), version }],
+                mutations: vec![Mutation { key: at.clone(), record: None }],
             };
-            if let Outcome::Written(_) = self.engine.commit(commit).await? {
+            if let Outcome::Committed(_) = self.engine.commit(commit).await? {
                 return Ok(());
             }
         }
@@ -202,17 +213,17 @@ impl Kv {
     /// What a record is at this moment.
     pub(super) fn current(&self, found: Option<&Record>) -> Result<Current, Error> {
         let Some(record) = found else { return Ok(Current::Absent) };
-        let head = ItemHead::decode(&record.head)?;
-        let generation = head.generation.unwrap_or(record.version);
-        Ok(Current::of(Some((generation, record.due)), self.clock.now()))
+        let meta = ItemMeta::decode(&record.meta)?;
+        let generation = meta.generation.unwrap_or(record.version);
+        Ok(Current::of(Some((generation, record.expires_at)), self.clock.now()))
     }
 
     /// The store, for a write into it.
     pub(super) async fn open_store(&self, store: &StoreId) -> Result<OpenStore, Error> {
         let key = keyspace::store(store);
-        let record = self.engine.read(&key, Part::Whole).await?.ok_or(Error::NoStore)?;
-        let head = StoreHead::reopened(&record.head)?;
-        Ok(OpenStore { key, version: record.version, reopen: head })
+        let record = self.engine.read(&key, Projection::Full).await?.ok_or(Error::NoStore)?;
+        let meta = StoreMeta::reopened(&record.meta)?;
+        Ok(OpenStore { key, version: record.version, reopen: meta })
     }
 
     /// The value that a put leaves.
@@ -240,7 +251,7 @@ impl Kv {
             joined.extend_from_slice(second);
             return Ok(Body::Bytes(joined.freeze()));
         }
-        let mut stage = self.engine.stage().await?;
+        let mut stage = self.engine.create_blob().await?;
         for part in [first, second] {
             let mut offset = 0;
             while offset < part.len() {
@@ -255,29 +266,35 @@ impl Kv {
 }
 
 /// When an item expires that is put now; 0 for never.
-pub(super) fn due(ttl: Option<Ttl>, now: u64) -> u64 {
+pub(super) fn expires_at(ttl: Option<Ttl>, now: u64) -> u64 {
     ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)))
 }
 
 /// The write that puts an item.
-pub(super) fn write(key: Bytes, due: u64, metadata: &Metadata, body: Body, modified: u64) -> Write {
+pub(super) fn write(
+    key: Bytes,
+    expires_at: u64,
+    metadata: &Metadata,
+    body: Body,
+    modified: u64,
+) -> Mutation {
     let (size, metadata) = (body.len(), metadata.clone());
-    let head = ItemHead { generation: None, modified, size, metadata };
-    Write { key, record: Some(NewRecord { due, head: head.encode(), body }) }
+    let meta = ItemMeta { generation: None, modified, size, metadata };
+    Mutation { key, record: Some(NewRecord { expires_at, meta: meta.encode(), body }) }
 }
 
 /// The item that a record holds.
-pub(super) fn item(record: Record, part: Part) -> Result<Item, Error> {
-    let head = ItemHead::decode(&record.head)?;
-    if part == Part::Whole && record.body.len() != head.size {
+pub(super) fn item(record: Record, part: Projection) -> Result<Item, Error> {
+    let meta = ItemMeta::decode(&record.meta)?;
+    if part == Projection::Full && record.body.len() != meta.size {
         return Err(Error::Internal("stored data is damaged: a value of another size".into()));
     }
     Ok(Item {
-        generation: head.generation.unwrap_or(record.version),
-        modified: head.modified,
-        expires: (record.due > 0).then_some(record.due),
-        metadata: head.metadata,
-        size: head.size,
+        generation: meta.generation.unwrap_or(record.version),
+        modified: meta.modified,
+        expires: (record.expires_at > 0).then_some(record.expires_at),
+        metadata: meta.metadata,
+        size: meta.size,
         value: Value(record.body),
     })
 }

@@ -23,7 +23,7 @@ impl Default for Locks {
 }
 
 /// A place in the queue, left when dropped.
-pub(super) enum Place<'l> {
+pub(super) enum KeyGuard<'l> {
     Alone { _guard: RwLockWriteGuard<'l, ()> },
     Shared { _guard: RwLockReadGuard<'l, ()> },
     None,
@@ -31,13 +31,13 @@ pub(super) enum Place<'l> {
 
 impl Locks {
     /// Waits for a place at `key`.
-    pub(super) async fn enter(&self, key: &[u8], alone: bool) -> Place<'_> {
+    pub(super) async fn enter(&self, key: &[u8], alone: bool) -> KeyGuard<'_> {
         // The modulus keeps it below PLACES, which fits.
         let index = (self.hasher.hash_one(key) % PLACES as u64) as usize;
         match self.places.get(index) {
-            Some(place) if alone => Place::Alone { _guard: place.write().await },
-            Some(place) => Place::Shared { _guard: place.read().await },
-            None => Place::None,
+            Some(place) if alone => KeyGuard::Alone { _guard: place.write().await },
+            Some(place) => KeyGuard::Shared { _guard: place.read().await },
+            None => KeyGuard::None,
         }
     }
 }

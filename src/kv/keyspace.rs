@@ -7,8 +7,8 @@
 //! | `s` store-id | the same head, by id |
 //! | `t` SHA-256 of a secret | a limited token, due at its expiry |
 //!
-//! The heads are [`ItemHead`](super::codec::ItemHead), [`StoreHead`](super::codec::StoreHead) and
-//! [`TokenHead`](super::codec::TokenHead).
+//! The heads are [`ItemMeta`](super::codec::ItemHead), [`StoreMeta`](super::codec::StoreHead) and
+//! [`TokenMeta`](super::codec::TokenHead).
 //! Names hold no control characters, so the `00` ends the folded name; ids have a fixed length.
 
 use super::types::{Key, StoreId};

@@ -3,7 +3,7 @@
 use super::items::{self, Item};
 use super::types::StoreId;
 use super::{Error, Kv, keyspace};
-use crate::engine::{Body, Page, Part, Record, Scan};
+use crate::engine::{Body, Page, Projection, Record, Scan};
 use bytes::Bytes;
 
 /// Which keys are wanted.
@@ -38,10 +38,10 @@ impl KeyPage {
     pub fn items(&self) -> impl Iterator<Item = Result<(&[u8], Item), Error>> {
         self.page.iter().map(|found| {
             let key = found.key.get(self.skip..).unwrap_or_default();
-            let (version, due) = (found.version, found.due);
-            let head = Bytes::copy_from_slice(found.head);
-            let record = Record { version, due, head, body: Body::EMPTY };
-            Ok((key, items::item(record, Part::Head)?))
+            let (version, expires_at) = (found.version, found.expires_at);
+            let meta = Bytes::copy_from_slice(found.meta);
+            let record = Record { version, expires_at, meta, body: Body::EMPTY };
+            Ok((key, items::item(record, Projection::Meta)?))
         })
     }
 
@@ -72,8 +72,8 @@ impl Kv {
         }
         // One more than wanted tells whether more follow.
         let limit = list.limit.saturating_add(1);
-        let (skip_due, eventual) = (self.clock.now(), list.eventual);
-        let scan = Scan { start, end, limit, skip_due, eventual };
+        let (skip_expired_at, eventual) = (self.clock.now(), list.eventual);
+        let scan = Scan { start, end, limit, skip_expired_at, eventual };
         let mut page = self.engine.scan(scan).await?;
         let more = page.len() > list.limit;
         page.truncate(list.limit);

@@ -74,7 +74,7 @@ impl Kv {
     /// an engine that takes it piece by piece; `None` for an upload of unknown size.
     pub fn upload_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
         let most = declared.unwrap_or(self.value_bytes_max);
-        if self.engine.holds_staged() { most } else { most.min(streamed) }
+        if self.engine.buffers_blobs() { most } else { most.min(streamed) }
     }
 
     /// How many stores there are.

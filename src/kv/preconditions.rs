@@ -22,7 +22,7 @@ impl Current {
     pub fn of(found: Option<(u64, u64)>, now: u64) -> Current {
         match found {
             None => Current::Absent,
-            Some((_, due)) if due > 0 && due <= now => Current::Expired,
+            Some((_, expires_at)) if expires_at > 0 && expires_at <= now => Current::Expired,
             Some((version, _)) => Current::Live { generation: version },
         }
     }

@@ -6,10 +6,10 @@
 //! expecting its own mark: a put that comes between opens the store again and so wins. No lock is
 //! held, and a crash in between leaves a store that the next put opens.
 
-use super::codec::StoreHead;
+use super::codec::StoreMeta;
 use super::types::{Location, StoreId, StoreName};
 use super::{ATTEMPTS_MAX, Error, Kv, StoreInfo, keyspace};
-use crate::engine::{Body, Commit, Expect, NewRecord, Outcome, Part, Scan, Write};
+use crate::engine::{Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan};
 use bytes::Bytes;
 
 /// Which stores are wanted.
@@ -34,13 +34,13 @@ pub struct StorePage {
     pub more: bool,
 }
 
-fn put(key: Bytes, head: &StoreHead) -> Write {
-    let record = NewRecord { due: 0, head: head.encode(), body: Body::EMPTY };
-    Write { key, record: Some(record) }
+fn put(key: Bytes, meta: &StoreMeta) -> Mutation {
+    let record = NewRecord { expires_at: 0, meta: meta.encode(), body: Body::EMPTY };
+    Mutation { key, record: Some(record) }
 }
 
-fn order(head: &StoreHead) -> Bytes {
-    keyspace::store_order(head.info.name.as_str())
+fn order(meta: &StoreMeta) -> Bytes {
+    keyspace::store_order(meta.info.name.as_str())
 }
 
 impl Kv {
@@ -55,17 +55,17 @@ impl Kv {
     ) -> Result<StoreInfo, Error> {
         let now = self.clock.now();
         let info = StoreInfo { id: StoreId::random()?, name, created: now, updated: now };
-        let head = StoreHead { info, location, closing: false };
-        let by_id = keyspace::store(&head.info.id);
-        let absent = |key: Bytes| Expect { key, version: 0 };
+        let meta = StoreMeta { info, location, closing: false };
+        let by_id = keyspace::store(&meta.info.id);
+        let absent = |key: Bytes| Precondition { key, version: 0 };
         let commit = Commit {
             version_min: now,
-            expect: vec![absent(order(&head)), absent(by_id.clone())],
-            write: vec![put(order(&head), &head), put(by_id, &head)],
+            preconditions: vec![absent(order(&meta)), absent(by_id.clone())],
+            mutations: vec![put(order(&meta), &meta), put(by_id, &meta)],
         };
         match self.engine.commit(commit).await? {
-            Outcome::Written(_) => Ok(head.info),
-            Outcome::Conflict => Err(Error::StoreExists(head.info.name.as_str().into())),
+            Outcome::Committed(_) => Ok(meta.info),
+            Outcome::Conflict => Err(Error::StoreExists(meta.info.name.as_str().into())),
         }
     }
 
@@ -77,22 +77,24 @@ impl Kv {
         let after = list.after.as_deref().map(|name| keyspace::after(&keyspace::store_order(name)));
         if let Some(name) = &list.name {
             let key = keyspace::store_order(name);
-            let found = self.engine.read(&key, Part::Head).await?;
+            let found = self.engine.read(&key, Projection::Meta).await?;
             let total = u64::from(found.is_some());
             let mut stores = Vec::new();
             if let Some(record) = found.filter(|_| after.is_none_or(|after| key >= after)) {
-                stores.push(StoreHead::decode(&record.head)?.info);
+                stores.push(StoreMeta::decode(&record.meta)?.info);
             }
             return Ok(StorePage { stores, total, more: false });
         }
         let (start, end) = keyspace::store_orders();
         let start = after.unwrap_or(start);
         let limit = list.limit.saturating_add(1);
-        let mut page =
-            self.engine.scan(Scan { start, end, limit, skip_due: 0, eventual: false }).await?;
+        let mut page = self
+            .engine
+            .scan(Scan { start, end, limit, skip_expired_at: 0, eventual: false })
+            .await?;
         let more = page.len() > list.limit;
         page.truncate(list.limit);
-        let stores = page.iter().map(|found| Ok(StoreHead::decode(found.head)?.info));
+        let stores = page.iter().map(|found| Ok(StoreMeta::decode(found.meta)?.info));
         let stores = stores.collect::<Result<_, Error>>()?;
         Ok(StorePage { stores, total: self.stores_count().await?, more })
     }
@@ -134,10 +136,10 @@ impl Kv {
         Ok(self.store_head(id).await?.0.info)
     }
 
-    async fn store_head(&self, id: &StoreId) -> Result<(StoreHead, u64), Error> {
-        let record = self.engine.read(&keyspace::store(id), Part::Whole).await?;
+    async fn store_head(&self, id: &StoreId) -> Result<(StoreMeta, u64), Error> {
+        let record = self.engine.read(&keyspace::store(id), Projection::Full).await?;
         let record = record.ok_or(Error::NoStore)?;
-        Ok((StoreHead::decode(&record.head)?, record.version))
+        Ok((StoreMeta::decode(&record.meta)?, record.version))
     }
 
     /// Gives a store another name; its own name is no change.
@@ -146,30 +148,30 @@ impl Kv {
     /// [`Error::NoStore`], [`Error::StoreExists`], or when the engine fails.
     pub async fn rename_store(&self, id: &StoreId, name: StoreName) -> Result<(), Error> {
         for _ in 0..ATTEMPTS_MAX {
-            let (head, version) = self.store_head(id).await?;
-            if head.info.name == name {
+            let (meta, version) = self.store_head(id).await?;
+            if meta.info.name == name {
                 return Ok(());
             }
             let (now, by_id) = (self.clock.now(), keyspace::store(id));
-            let info = StoreInfo { name: name.clone(), updated: now, ..head.info.clone() };
-            let renamed = StoreHead { info, location: head.location, closing: false };
-            let taken = self.engine.read(&order(&renamed), Part::Head).await?;
+            let info = StoreInfo { name: name.clone(), updated: now, ..meta.info.clone() };
+            let renamed = StoreMeta { info, location: meta.location, closing: false };
+            let taken = self.engine.read(&order(&renamed), Projection::Meta).await?;
             if taken.is_some() {
                 return Err(Error::StoreExists(name.as_str().into()));
             }
             let commit = Commit {
                 version_min: now,
-                expect: vec![
-                    Expect { key: by_id.clone(), version },
-                    Expect { key: order(&renamed), version: 0 },
+                preconditions: vec![
+                    Precondition { key: by_id.clone(), version },
+                    Precondition { key: order(&renamed), version: 0 },
                 ],
-                write: vec![
-                    Write { key: order(&head), record: None },
+                mutations: vec![
+                    Mutation { key: order(&meta), record: None },
                     put(order(&renamed), &renamed),
                     put(by_id, &renamed),
                 ],
             };
-            if let Outcome::Written(_) = self.engine.commit(commit).await? {
+            if let Outcome::Committed(_) = self.engine.commit(commit).await? {
                 return Ok(());
             }
         }
@@ -182,21 +184,21 @@ impl Kv {
     /// [`Error::NoStore`], [`Error::StoreNotEmpty`], or when the engine fails.
     pub async fn delete_store(&self, id: &StoreId) -> Result<(), Error> {
         for _ in 0..ATTEMPTS_MAX {
-            let (head, version) = self.store_head(id).await?;
+            let (meta, version) = self.store_head(id).await?;
             self.expect_empty(id).await?;
             let by_id = keyspace::store(id);
-            let closing = StoreHead { closing: true, ..head.clone() };
+            let closing = StoreMeta { closing: true, ..meta.clone() };
             let marked = self.commit_store(&by_id, version, vec![put(by_id.clone(), &closing)]);
-            let Outcome::Written(version) = marked.await? else { continue };
+            let Outcome::Committed(version) = marked.await? else { continue };
             if let Err(e) = self.expect_empty(id).await {
                 // If this meets a conflict, a put has opened the store already.
-                let open = StoreHead { closing: false, ..head };
+                let open = StoreMeta { closing: false, ..meta };
                 self.commit_store(&by_id, version, vec![put(by_id.clone(), &open)]).await?;
                 return Err(e);
             }
-            let remove = |key: Bytes| Write { key, record: None };
-            let removed = vec![remove(order(&head)), remove(by_id.clone())];
-            if let Outcome::Written(_) = self.commit_store(&by_id, version, removed).await? {
+            let remove = |key: Bytes| Mutation { key, record: None };
+            let removed = vec![remove(order(&meta)), remove(by_id.clone())];
+            if let Outcome::Committed(_) = self.commit_store(&by_id, version, removed).await? {
                 return Ok(());
             }
         }
@@ -207,17 +209,18 @@ impl Kv {
         &self,
         key: &Bytes,
         version: u64,
-        write: Vec<Write>,
+        mutations: Vec<Mutation>,
     ) -> Result<Outcome, Error> {
-        let expect = vec![Expect { key: key.clone(), version }];
+        let preconditions = vec![Precondition { key: key.clone(), version }];
         let version_min = self.clock.now();
-        Ok(self.engine.commit(Commit { version_min, expect, write }).await?)
+        Ok(self.engine.commit(Commit { version_min, preconditions, mutations }).await?)
     }
 
     async fn expect_empty(&self, id: &StoreId) -> Result<(), Error> {
         let start = keyspace::items(id);
         let end = keyspace::end_of(&start);
-        let scan = Scan { start, end, limit: 1, skip_due: self.clock.now(), eventual: false };
+        let scan =
+            Scan { start, end, limit: 1, skip_expired_at: self.clock.now(), eventual: false };
         let live = self.engine.scan(scan).await?;
         if live.is_empty() { Ok(()) } else { Err(Error::StoreNotEmpty) }
     }

@@ -6,11 +6,11 @@
 //! it from being guessed. There are so few tokens that one is found by its id among all of them. An
 //! expired token is gone, as an expired item is.
 
-use super::codec::TokenHead;
+use super::codec::TokenMeta;
 use super::limits::{TOKEN_NAME_CHARS_MAX, TOKEN_PREFIX_BYTES_MAX, TOKEN_STORES_MAX, TOKENS_MAX};
 use super::types::{StoreId, parse_id, random_id};
 use super::{Error, Kv, keyspace};
-use crate::engine::{Body, Commit, Expect, NewRecord, Outcome, Part, Scan, Write};
+use crate::engine::{Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -194,7 +194,7 @@ impl Secret {
     }
 
     /// Its text, for the one answer that tells it.
-    pub fn tell(&self) -> &str {
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -213,9 +213,9 @@ fn key_of(secret: &[u8]) -> Option<Bytes> {
     like.then(|| keyspace::token(&Sha256::digest(secret).into()))
 }
 
-fn info(head: &[u8], due: u64) -> Result<TokenInfo, Error> {
-    let TokenHead { id, grant, created } = TokenHead::decode(head)?;
-    Ok(TokenInfo { id, grant, created, expires: (due > 0).then_some(due) })
+fn info(meta: &[u8], expires_at: u64) -> Result<TokenInfo, Error> {
+    let TokenMeta { id, grant, created } = TokenMeta::decode(meta)?;
+    Ok(TokenInfo { id, grant, created, expires: (expires_at > 0).then_some(expires_at) })
 }
 
 impl Kv {
@@ -251,17 +251,17 @@ impl Kv {
         let secret = Secret::random()?;
         let broken = || Error::Internal("a secret of the wrong form was made".into());
         let key = key_of(secret.0.as_bytes()).ok_or_else(broken)?;
-        let head = TokenHead { id: TokenId::random()?, grant, created: now };
-        let due = expires.unwrap_or(0);
-        let record = NewRecord { due, head: head.encode(), body: Body::EMPTY };
+        let meta = TokenMeta { id: TokenId::random()?, grant, created: now };
+        let expires_at = expires.unwrap_or(0);
+        let record = NewRecord { expires_at, meta: meta.encode(), body: Body::EMPTY };
         let commit = Commit {
             version_min: now,
-            expect: vec![Expect { key: key.clone(), version: 0 }],
-            write: vec![Write { key, record: Some(record) }],
+            preconditions: vec![Precondition { key: key.clone(), version: 0 }],
+            mutations: vec![Mutation { key, record: Some(record) }],
         };
-        let TokenHead { id, grant, created } = head;
+        let TokenMeta { id, grant, created } = meta;
         match self.engine.commit(commit).await? {
-            Outcome::Written(_) => Ok((TokenInfo { id, grant, created, expires }, secret)),
+            Outcome::Committed(_) => Ok((TokenInfo { id, grant, created, expires }, secret)),
             Outcome::Conflict => Err(Error::Busy),
         }
     }
@@ -273,10 +273,10 @@ impl Kv {
     pub async fn token(&self, secret: &[u8]) -> Result<Option<TokenInfo>, Error> {
         let Some(key) = key_of(secret) else { return Ok(None) };
         // There is no body; reads of whole records are the ones that an engine caches.
-        let found = self.engine.read(&key, Part::Whole).await?;
+        let found = self.engine.read(&key, Projection::Full).await?;
         let now = self.clock.now();
-        let live = found.filter(|record| record.due == 0 || record.due > now);
-        live.map(|record| info(&record.head, record.due)).transpose()
+        let live = found.filter(|record| record.expires_at == 0 || record.expires_at > now);
+        live.map(|record| info(&record.meta, record.expires_at)).transpose()
     }
 
     /// All tokens, the oldest first.
@@ -296,30 +296,32 @@ impl Kv {
     /// [`Error::NoToken`], or when the engine fails.
     pub async fn revoke_token(&self, id: &TokenId) -> Result<(), Error> {
         let found = self.live_tokens().await?.into_iter().find(|(info, _)| info.id == *id);
-        let (_, expect) = found.ok_or(Error::NoToken)?;
-        let key = expect.key.clone();
+        let (_, preconditions) = found.ok_or(Error::NoToken)?;
+        let key = preconditions.key.clone();
         let commit = Commit {
             version_min: self.clock.now(),
-            expect: vec![expect],
-            write: vec![Write { key, record: None }],
+            preconditions: vec![preconditions],
+            mutations: vec![Mutation { key, record: None }],
         };
         match self.engine.commit(commit).await? {
-            Outcome::Written(_) => Ok(()),
+            Outcome::Committed(_) => Ok(()),
             // A token is never changed: somebody else has revoked it.
             Outcome::Conflict => Err(Error::NoToken),
         }
     }
 
     /// All tokens with the records they are kept in.
-    async fn live_tokens(&self) -> Result<Vec<(TokenInfo, Expect)>, Error> {
+    async fn live_tokens(&self) -> Result<Vec<(TokenInfo, Precondition)>, Error> {
         let (start, end) = keyspace::tokens();
         // Several servers may pass the bound by a few; twice of it they cannot reach.
         let limit = 2 * TOKENS_MAX;
-        let skip_due = self.clock.now();
-        let page = self.engine.scan(Scan { start, end, limit, skip_due, eventual: false }).await?;
+        let skip_expired_at = self.clock.now();
+        let page =
+            self.engine.scan(Scan { start, end, limit, skip_expired_at, eventual: false }).await?;
         let tokens = page.iter().map(|found| {
-            let expect = Expect { key: Bytes::copy_from_slice(found.key), version: found.version };
-            Ok((info(found.head, found.due)?, expect))
+            let preconditions =
+                Precondition { key: Bytes::copy_from_slice(found.key), version: found.version };
+            Ok((info(found.meta, found.expires_at)?, preconditions))
         });
         tokens.collect()
     }
@@ -371,12 +373,12 @@ mod tests {
     #[test]
     fn secrets_have_one_form_and_do_not_show_themselves() {
         let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());
-        assert_ne!(one.tell(), other.tell());
+        assert_ne!(one.expose(), other.expose());
         assert_eq!(format!("{one:?}"), "Secret(hidden)");
-        let key = key_of(one.tell().as_bytes()).unwrap();
+        let key = key_of(one.expose().as_bytes()).unwrap();
         assert_eq!((key.len(), key[0]), (33, b't'));
-        assert_ne!(Some(key), key_of(other.tell().as_bytes()));
-        let tail = &one.tell()[3..];
+        assert_ne!(Some(key), key_of(other.expose().as_bytes()));
+        let tail = &one.expose()[3..];
         for wrong in [tail, "sf_", "", &format!("sf_{tail}x"), &format!("sf-{tail}")] {
             assert_eq!(key_of(wrong.as_bytes()), None, "{wrong}");
         }

@@ -1,7 +1,7 @@
 //! A value on its way in: in memory while it is small, staged by the engine when it is not.
 
 use super::{Error, Kv, Value};
-use crate::engine::{INLINE_BYTES_MAX, Stage};
+use crate::engine::{BlobWriter, INLINE_BYTES_MAX};
 use bytes::{Bytes, BytesMut};
 
 /// Takes a value's chunks and bounds their sum. Dropped unfinished, it leaves nothing behind.
@@ -12,7 +12,7 @@ pub struct Upload<'k> {
     first: Bytes,
     /// All chunks so far, from the second on.
     joined: BytesMut,
-    stage: Option<Box<dyn Stage>>,
+    stage: Option<Box<dyn BlobWriter>>,
 }
 
 impl Kv {
@@ -37,7 +37,7 @@ impl Upload<'_> {
             return Ok(stage.write(chunk).await?);
         }
         if self.size > INLINE_BYTES_MAX as u64 {
-            let mut stage = self.kv.engine.stage().await?;
+            let mut stage = self.kv.engine.create_blob().await?;
             for part in [std::mem::take(&mut self.first), self.joined.split().freeze(), chunk] {
                 stage.write(part).await?;
             }

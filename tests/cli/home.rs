@@ -45,7 +45,7 @@ fn the_token_that_a_server_is_started_with_opens_it_on_this_machine_alone() {
     assert_eq!(code(&list.output().unwrap()), Some(5), "no token is known");
     list.env("STEADFAST_TOKEN", TOKEN);
     assert_eq!(code(&list.output().unwrap()), Some(0));
-    let mut away = bare(dir.path(), &["store", "list", "--endpoint", "http://kv.invalid:7677"]);
+    let mut away = bare(dir.path(), &["store", "list", "--endpoint", "http://kv.invalid:7678"]);
     let refused = away.env("STEADFAST_TOKEN", TOKEN).output().unwrap();
     assert_eq!(code(&refused), Some(5), "it is not sent to another machine: {refused:?}");
 }

@@ -35,7 +35,7 @@ pub(crate) enum Kind {
     /// Appends of many writers: one is missing, doubled, or out of its writer's order.
     Appended,
     /// More or fewer were counted than can be.
-    Counted,
+    RecordCounts,
     /// Neither there nor absent.
     Unreadable,
 }
@@ -364,12 +364,12 @@ fn counted((least, most): (u64, u64), seen: &Seen) -> Judged<u64> {
     let count = match shared(seen)?[..] {
         [] => 0,
         [piece] => piece.sequence,
-        ref many => return Err((Kind::Counted, format!("{many:?}"))),
+        ref many => return Err((Kind::RecordCounts, format!("{many:?}"))),
     };
     if (least..=most).contains(&count) {
         return Ok(count);
     }
-    Err((Kind::Counted, format!("{count}, not from {least} to {most}")))
+    Err((Kind::RecordCounts, format!("{count}, not from {least} to {most}")))
 }
 
 fn shared(seen: &Seen) -> Judged<Vec<Piece>> {

@@ -233,8 +233,8 @@ fn appends_that_are_missing_or_doubled_and_counts_that_are_off_are_reported() {
     assert_eq!(kinds(&|pieces| pieces.truncate(pieces.len() - 1), APPENDED), [Kind::Appended]);
     assert_eq!(kinds(&|pieces| pieces.push(pieces[0]), APPENDED), [Kind::Appended]);
     assert_eq!(kinds(&|pieces| pieces.insert(0, pieces[1]), APPENDED), [Kind::Appended]);
-    assert_eq!(kinds(&|pieces| pieces[0].sequence += 1, COUNTED), [Kind::Counted]);
-    assert_eq!(kinds(&|pieces| pieces[0].sequence -= 1, COUNTED), [Kind::Counted]);
+    assert_eq!(kinds(&|pieces| pieces[0].sequence += 1, COUNTED), [Kind::RecordCounts]);
+    assert_eq!(kinds(&|pieces| pieces[0].sequence -= 1, COUNTED), [Kind::RecordCounts]);
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl Shim {
         let mut command = Command::new(support::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
         // A short log is folded often.
-        command.args(["--log-bytes", "1048576"]);
+        command.args(["--wal-bytes", "1048576"]);
         command.env("STEADFAST_TOKEN", TOKEN);
         command.env("STEADFAST_SHIM", self.control()).env("LD_PRELOAD", self.library());
         let log = File::options().create(true).append(true).open(self.dir.path().join("log"));

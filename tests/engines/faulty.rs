@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use steadfast::engine::{
-    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Snapshot,
-    Stage, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
+    Scan, Snapshot, Stats,
 };
 
 /// What happens to the next call.
@@ -74,7 +74,11 @@ impl Faulty {
 }
 
 impl Engine for Faulty {
-    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(
+        &'a self,
+        key: &'a [u8],
+        part: Projection,
+    ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
             self.read_fails()?;
             self.engine.read(key, part).await
@@ -95,8 +99,8 @@ impl Engine for Faulty {
         })
     }
 
-    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(bytes::Bytes, u64)>>> {
-        self.engine.due(until, limit)
+    fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(bytes::Bytes, u64)>>> {
+        self.engine.expired(until, limit)
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
@@ -111,15 +115,15 @@ impl Engine for Faulty {
                 Fault::Full => Err(EngineError::Full("planned".into())),
                 Fault::Before => Err(EngineError::Failed("planned".into())),
                 Fault::After => match self.engine.commit(commit).await? {
-                    Outcome::Written(_) => Err(EngineError::Failed("planned".into())),
+                    Outcome::Committed(_) => Err(EngineError::Failed("planned".into())),
                     Outcome::Conflict => Ok(Outcome::Conflict),
                 },
             }
         })
     }
 
-    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
-        self.engine.stage()
+    fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
+        self.engine.create_blob()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -134,7 +134,7 @@ impl Turns {
 pub(crate) fn open(dir: PathBuf) -> Arc<dyn Engine> {
     let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
     // A short log is folded all the time, so that suites meet folds.
-    let options = Options { dir, cache_bytes: 1 << 20, log_bytes: 64 << 10, fatal };
+    let options = Options { dir, cache_bytes: 1 << 20, wal_bytes: 64 << 10, fatal };
     Arc::new(Embedded::open(options).unwrap())
 }
 

@@ -4,7 +4,8 @@ use super::Turns;
 use bytes::Bytes;
 use std::sync::Arc;
 use steadfast::engine::{
-    BoxFuture, Commit, Engine, Outcome, Page, Part, Record, Result, Scan, Snapshot, Stage, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, Outcome, Page, Projection, Record, Result, Scan,
+    Snapshot, Stats,
 };
 
 /// See the module.
@@ -24,7 +25,11 @@ impl Several {
 }
 
 impl Engine for Several {
-    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(
+        &'a self,
+        key: &'a [u8],
+        part: Projection,
+    ) -> BoxFuture<'a, Result<Option<Record>>> {
         self.next().read(key, part)
     }
 
@@ -36,8 +41,8 @@ impl Engine for Several {
         self.next().snapshot()
     }
 
-    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
-        self.next().due(until, limit)
+    fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
+        self.next().expired(until, limit)
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
@@ -49,12 +54,12 @@ impl Engine for Several {
         self.next().commit(commit)
     }
 
-    fn holds_staged(&self) -> bool {
-        self.next().holds_staged()
+    fn buffers_blobs(&self) -> bool {
+        self.next().buffers_blobs()
     }
 
-    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
-        self.next().stage()
+    fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
+        self.next().create_blob()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -1,7 +1,7 @@
 //! What the model is held against: one store, reached through one process or several.
 
 use steadfast::kv::Error;
-use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::types::Ttl;
 
 /// An item as it was read.
@@ -19,8 +19,9 @@ pub(crate) trait Face {
     fn processes(&self) -> usize;
     /// Whose turn it is.
     fn next(&self) -> usize;
-    async fn put(&self, by: usize, key: &str, put: &Put, value: &[u8]) -> Result<u64, Error>;
-    async fn delete(&self, by: usize, key: &str, delete: Delete) -> Result<(), Error>;
+    async fn put(&self, by: usize, key: &str, put: &PutRequest, value: &[u8])
+    -> Result<u64, Error>;
+    async fn delete(&self, by: usize, key: &str, delete: DeleteRequest) -> Result<(), Error>;
     async fn batch(&self, by: usize, lines: &[(&str, Option<Ttl>, Vec<u8>)]);
     /// All keys, by pages of `limit`.
     async fn list(&self, prefix: &str, limit: usize) -> Vec<String>;

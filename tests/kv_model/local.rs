@@ -6,9 +6,9 @@ use crate::{MAX, START};
 use bytes::Bytes;
 use std::sync::Arc;
 use steadfast::engine::Engine;
-use steadfast::kv::batch::Line;
+use steadfast::kv::batch::BatchItem;
 use steadfast::kv::clock::ManualClock;
-use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::listing::ListKeys;
 use steadfast::kv::types::{Key, Metadata, StoreId, StoreName, Ttl};
 use steadfast::kv::{Error, Kv, Value};
@@ -52,7 +52,13 @@ impl Face for Local {
         self.turns.next()
     }
 
-    async fn put(&self, by: usize, key: &str, put: &Put, value: &[u8]) -> Result<u64, Error> {
+    async fn put(
+        &self,
+        by: usize,
+        key: &str,
+        put: &PutRequest,
+        value: &[u8],
+    ) -> Result<u64, Error> {
         let mut upload = self.kvs[by].upload();
         for chunk in value.chunks(60_000) {
             upload.push(Bytes::copy_from_slice(chunk)).await?;
@@ -61,14 +67,14 @@ impl Face for Local {
         self.kvs[by].put(&self.store, &self::key(key), put, value).await
     }
 
-    async fn delete(&self, by: usize, key: &str, delete: Delete) -> Result<(), Error> {
+    async fn delete(&self, by: usize, key: &str, delete: DeleteRequest) -> Result<(), Error> {
         self.kvs[by].delete(&self.store, &self::key(key), delete).await
     }
 
     async fn batch(&self, by: usize, lines: &[(&str, Option<Ttl>, Vec<u8>)]) {
         let line = |(key, ttl, value): &(&str, Option<Ttl>, Vec<u8>)| {
             let value = Value::from(Bytes::from(value.clone()));
-            Line { key: self::key(key), ttl: *ttl, metadata: Metadata::NONE, value }
+            BatchItem { key: self::key(key), ttl: *ttl, metadata: Metadata::NONE, value }
         };
         self.kvs[by].put_batch(&self.store, lines.iter().map(line).collect()).await.unwrap();
     }

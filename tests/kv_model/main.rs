@@ -24,7 +24,7 @@ use remote::{Remote, Servers};
 use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use steadfast::kv::clock::SECOND;
-use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::limits::EXPIRED_KEPT_SECS;
 use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::{Metadata, Ttl};
@@ -114,12 +114,12 @@ impl<F: Face> World<F> {
                 let if_generation = self.model.demanded(KEYS[*key], *demand);
                 let ttl = ttl.map(|secs| Ttl::new(secs).unwrap());
                 let metadata = Metadata::parse(&vec![b'm'; usize::from(*meta) % 9]).unwrap();
-                let put = Put { mode: *mode, if_generation, ttl, metadata };
+                let put = PutRequest { mode: *mode, if_generation, ttl, metadata };
                 self.put(*key, &put, &bytes(*size, number)).await;
             }
             Op::Delete { key, force, demand } => {
                 let if_generation = self.model.demanded(KEYS[*key], *demand);
-                let delete = Delete { force: *force, if_generation };
+                let delete = DeleteRequest { force: *force, if_generation };
                 let answer = self.face.delete(self.face.next(), KEYS[*key], delete).await;
                 assert_eq!(answer, self.model.delete(KEYS[*key], delete), "{op:?}");
             }
@@ -156,7 +156,7 @@ impl<F: Face> World<F> {
         }
     }
 
-    async fn put(&mut self, key: usize, put: &Put, value: &[u8]) {
+    async fn put(&mut self, key: usize, put: &PutRequest, value: &[u8]) {
         let expected = self.model.put(KEYS[key], put, value);
         let by = self.face.next();
         match (expected, self.face.put(by, KEYS[key], put, value).await) {
@@ -177,7 +177,7 @@ impl<F: Face> World<F> {
             let ttl = ttl.map(|secs| Ttl::new(secs).unwrap());
             let value = bytes(*size, n);
             sent.push((KEYS[*key], ttl, value.clone()));
-            self.model.keep(KEYS[*key], &Put { ttl, ..Put::default() }, value, 0);
+            self.model.keep(KEYS[*key], &PutRequest { ttl, ..PutRequest::default() }, value, 0);
         }
         let by = self.face.next();
         self.face.batch(by, &sent).await;

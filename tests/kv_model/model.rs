@@ -4,7 +4,7 @@ use crate::{Demand, KEYS, MAX};
 use std::collections::BTreeMap;
 use steadfast::kv::Error;
 use steadfast::kv::clock::SECOND;
-use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::preconditions::Mode;
 
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Model {
     }
 
     /// What a put should answer: the value it leaves.
-    pub(crate) fn put(&self, key: &str, put: &Put, value: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn put(&self, key: &str, put: &PutRequest, value: &[u8]) -> Result<Vec<u8>, Error> {
         let there = self.live(key);
         let current = there.map_or(0, |entry| entry.generation);
         if put.if_generation.is_some_and(|wanted| wanted != current) {
@@ -56,13 +56,19 @@ impl Model {
         if left.len() as u64 > MAX { Err(Error::TooLarge(MAX)) } else { Ok(left) }
     }
 
-    pub(crate) fn keep(&mut self, key: &'static str, put: &Put, value: Vec<u8>, generation: u64) {
+    pub(crate) fn keep(
+        &mut self,
+        key: &'static str,
+        put: &PutRequest,
+        value: Vec<u8>,
+        generation: u64,
+    ) {
         let expires = put.ttl.map(|ttl| self.now + ttl.secs() * SECOND);
         let metadata = put.metadata.as_bytes().to_vec();
         self.items.insert(key, Entry { value, metadata, expires, generation });
     }
 
-    pub(crate) fn delete(&mut self, key: &str, delete: Delete) -> Result<(), Error> {
+    pub(crate) fn delete(&mut self, key: &str, delete: DeleteRequest) -> Result<(), Error> {
         let current = self.live(key).map(|entry| entry.generation);
         let physical = self.items.contains_key(key);
         let answer = match (current, delete.if_generation) {

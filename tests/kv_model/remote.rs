@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::cell::{Cell, RefCell};
 use steadfast::kv::Error;
-use steadfast::kv::items::{Delete, Put};
+use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::Ttl;
 
@@ -98,7 +98,13 @@ impl Face for Remote<'_> {
         self.turns.next()
     }
 
-    async fn put(&self, by: usize, key: &str, put: &Put, value: &[u8]) -> Result<u64, Error> {
+    async fn put(
+        &self,
+        by: usize,
+        key: &str,
+        put: &PutRequest,
+        value: &[u8],
+    ) -> Result<u64, Error> {
         let query = match put.mode {
             Mode::Overwrite => "",
             Mode::Add => "?add=true",
@@ -115,7 +121,7 @@ impl Face for Remote<'_> {
         if answer.status == 200 { Ok(answer.generation()) } else { Err(refused(&answer)) }
     }
 
-    async fn delete(&self, by: usize, key: &str, delete: Delete) -> Result<(), Error> {
+    async fn delete(&self, by: usize, key: &str, delete: DeleteRequest) -> Result<(), Error> {
         let query = if delete.force { "?force=true" } else { "" };
         let demanded = delete.if_generation.map(|demand| demand.to_string());
         let fields: Vec<_> = demanded.iter().map(|g| ("if-generation-match", g.as_str())).collect();

@@ -164,7 +164,7 @@ fn race(server: &Server, seed: u64) {
 
 #[test]
 fn lists_agree_with_what_was_there_while_others_write_over_the_embedded_engine() {
-    race(&Home::new(&["--log-bytes", "1048576"]).server, seed("lists, embedded"));
+    race(&Home::new(&["--wal-bytes", "1048576"]).server, seed("lists, embedded"));
 }
 
 #[test]

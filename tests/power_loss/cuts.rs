@@ -101,7 +101,7 @@ fn no_acknowledged_write_is_lost_when_the_power_goes_under_load() {
         let dir = tempfile::tempdir().unwrap();
         let cuts = CUTS.min(many - done);
         let made = scene(dir.path(), cuts, &mut random, |data| {
-            Server::start(data, &["--log-bytes", "1048576"])
+            Server::start(data, &["--wal-bytes", "1048576"])
         });
         let scene = match made {
             Ok(scene) => scene,

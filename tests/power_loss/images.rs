@@ -90,7 +90,7 @@ impl Scene {
 /// What is wrong with a server on a data directory, that it does not start included.
 pub(crate) fn faults(data: &Path, store: &str, expected: &Expected) -> Result<(), String> {
     // A server that does not start panics in the helper.
-    let start = || Server::start(data, &["--log-bytes", "1048576"]);
+    let start = || Server::start(data, &["--wal-bytes", "1048576"]);
     let server = catch_unwind(AssertUnwindSafe(start)).map_err(|_| "it does not start".to_owned());
     let server = server?;
     let there = server.ask(&format!("GET /resources/stores/kv/{store}"), &[], b"").status;
@@ -239,7 +239,7 @@ fn reported(idle_syncs: &'static str, sizes: Sizes) {
         let expected = scene.expected(cut);
         if let Err(wrong) = faults(&dir.path().join("data"), &scene.store, &expected) {
             let start = wrong.contains("does not start");
-            let kinds = [Kind::Lost, Kind::Unreadable, Kind::Appended, Kind::Counted];
+            let kinds = [Kind::Lost, Kind::Unreadable, Kind::Appended, Kind::RecordCounts];
             let lost = kinds.iter().any(|kind| wrong.contains(&format!("{kind:?}")));
             assert!(start || lost, "{wrong}");
             return;

@@ -97,7 +97,7 @@ impl Recorder {
 
     fn command(&self) -> Command {
         let mut command = Command::new(support::binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log-bytes", "1048576"]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--wal-bytes", "1048576"]);
         command.arg("--data").arg(self.data());
         command.env("STEADFAST_TOKEN", TOKEN);
         command.env("STEADFAST_TRACE", self.dir.path().join("trace"));

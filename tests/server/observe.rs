@@ -117,7 +117,7 @@ fn every_metric_is_there_and_the_text_keeps_to_its_format() {
         "stores",
         "items",
         "disk_bytes",
-        "log_bytes",
+        "wal_bytes",
         "commits_total",
         "commit_conflicts_total",
         "commit_groups_total",

@@ -1,7 +1,7 @@
 //! `steadfast env`.
 
 use super::console::{Out, Stop, ended, exit_status, note};
-use crate::config::{Connection, EnvArgs, TokenAt};
+use crate::config::{ConnectionConfig, EnvArgs, TokenLocation};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::ffi::{OsStr, OsString};
@@ -68,18 +68,18 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-fn print(at: &Connection, args: &EnvArgs) -> Result<(), Stop> {
+fn print(at: &ConnectionConfig, args: &EnvArgs) -> Result<(), Stop> {
     let token = match &at.token_at {
         _ if args.show_token => quoted(at.token.reveal()),
-        TokenAt::Environment => "\"$FASTLY_API_TOKEN\"".to_owned(),
-        TokenAt::File(path) => read_file(path),
+        TokenLocation::Environment => "\"$FASTLY_API_TOKEN\"".to_owned(),
+        TokenLocation::File(path) => read_file(path),
     };
     let mut out = Out::new();
     if args.client.json {
         let token = args.show_token.then(|| at.token.reveal());
         let file = match &at.token_at {
-            TokenAt::Environment => None,
-            TokenAt::File(path) => Some(path.display().to_string()),
+            TokenLocation::Environment => None,
+            TokenLocation::File(path) => Some(path.display().to_string()),
         };
         let url = at.endpoint.as_str();
         out.json(&serde_json::json!({ "endpoint": url, "token_file": file, "token": token }))?;
@@ -91,7 +91,7 @@ fn print(at: &Connection, args: &EnvArgs) -> Result<(), Stop> {
 
 /// Runs the command in place of this one; returns only if that cannot be done.
 fn become_command(
-    at: &Connection,
+    at: &ConnectionConfig,
     program: &OsStr,
     rest: &[OsString],
     node_options: Option<&OsStr>,

@@ -6,7 +6,7 @@ mod list;
 mod put;
 
 use super::console::{self, exit_status};
-use crate::client::Head;
+use crate::client::ItemHeaders;
 use crate::config::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs};
 use crate::wire::Details;
 use base64::Engine as _;
@@ -101,7 +101,7 @@ struct Known {
 }
 
 impl Known {
-    fn from_head(key: &str, head: Head) -> Known {
+    fn from_head(key: &str, head: ItemHeaders) -> Known {
         Known {
             key: key.to_owned(),
             size: head.size,

@@ -12,7 +12,7 @@ mod upload;
 
 use super::console::{self, INTERRUPTED, Stop, ended, exit_status, local, note};
 use crate::client::{Client, Error, Retry};
-use crate::config::{Connection, ExportArgs, ImportArgs, SyncArgs};
+use crate::config::{ConnectionConfig, ExportArgs, ImportArgs, SyncArgs};
 use crate::wire::Store;
 use std::process::ExitCode;
 
@@ -103,7 +103,7 @@ where
 }
 
 /// A client for a person who waits.
-fn client(connection: Connection) -> Result<Client, Error> {
+fn client(connection: ConnectionConfig) -> Result<Client, Error> {
     Ok(Client::new(connection.endpoint, connection.token)?.with_retry(Retry::impatient()))
 }
 

@@ -49,7 +49,7 @@ impl Pressure {
     }
 
     /// Whether the folder should begin.
-    pub(super) fn due(&self, shared: &Shared) -> bool {
+    pub(super) fn expired(&self, shared: &Shared) -> bool {
         self.over(shared, 1)
     }
 

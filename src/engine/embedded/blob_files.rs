@@ -6,7 +6,7 @@
 //! its age, and is swept after the next start.
 
 use super::super::{
-    Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, Stage, StoredBody, WHOLE_BYTES_MAX,
+    BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, StoredBody, WHOLE_BYTES_MAX,
 };
 use super::Fatal;
 use super::read_scheduler::Pace;
@@ -507,7 +507,7 @@ impl Drop for Open {
     }
 }
 
-impl Stage for BlobStage {
+impl BlobWriter for BlobStage {
     fn write(&mut self, mut chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             while !chunk.is_empty() {

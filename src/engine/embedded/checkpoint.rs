@@ -83,10 +83,10 @@ impl Folder {
             let idle = quiet >= IDLE_TICKS;
             let to = self.shared.boundary();
             let some = self.shared.slots.live_before(to.seq) > 0;
-            let due = idle || self.shared.pressure.due(&self.shared);
-            if some && due {
+            let expires_at = idle || self.shared.pressure.expired(&self.shared);
+            if some && expires_at {
                 self.report(|folder| folder.fold(to, None));
-            } else if due && self.shared.slots.live_before(u64::MAX) > 0 {
+            } else if expires_at && self.shared.slots.live_before(u64::MAX) > 0 {
                 // What the last segment holds can be folded from the next tick on.
                 if let Some(tasks) = self.tasks.upgrade() {
                     let _ = tasks.try_send(Task::Rotate);
@@ -355,8 +355,8 @@ impl<'c> Statements<'c> {
         Ok(Statements {
             find: conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?,
             put: conn.prepare_cached(
-                "INSERT INTO heads (key, due, data) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (key) DO UPDATE SET due = ?2, data = ?3",
+                "INSERT INTO heads (key, expires_at, data) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (key) DO UPDATE SET expires_at = ?2, data = ?3",
             )?,
             remove: conn.prepare_cached("DELETE FROM heads WHERE key = ?1")?,
             body_insert: conn.prepare_cached("INSERT INTO bodies (sum, body) VALUES (?1, ?2)")?,
@@ -396,9 +396,10 @@ impl<'c> Statements<'c> {
             return Ok(());
         }
         let home = self.place(entry, body, old.unwrap_or(0), tally)?;
-        let data = Data { version: entry.version, due: entry.due, home, head: &entry.head };
+        let data =
+            Data { version: entry.version, expires_at: entry.expires_at, home, meta: &entry.meta };
         data.encode(key, &mut self.data);
-        self.put.execute(params![&key[..], entry.due.cast_signed(), &self.data[..]])?;
+        self.put.execute(params![&key[..], entry.expires_at.cast_signed(), &self.data[..]])?;
         if old.is_none() {
             *tally.counts.entry(first).or_default() += 1;
         }

@@ -3,7 +3,7 @@
 //! A connection keeps its snapshot from one read to the next, as long as nothing was folded in
 //! between: then a read takes no lock of the database, and finds its cached pages as they were.
 
-use super::super::{Body, EngineError, Part, Record, Result, Scan};
+use super::super::{Body, EngineError, Projection, Record, Result, Scan};
 use super::database::{self, Data, body_sum, failed};
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, Row, Rows, params};
@@ -82,9 +82,9 @@ impl Reading {
             if !wanted(key) {
                 continue;
             }
-            let Data { version, due, home, head } = checked(key, blob(row, 1)?)?;
-            let head = Bytes::copy_from_slice(head);
-            let record = Record { version, due, head, body: Body::EMPTY };
+            let Data { version, expires_at, home, meta } = checked(key, blob(row, 1)?)?;
+            let meta = Bytes::copy_from_slice(meta);
+            let record = Record { version, expires_at, meta, body: Body::EMPTY };
             found.push((Bytes::copy_from_slice(key), record, home));
         }
         Ok(found)
@@ -187,19 +187,19 @@ impl Readers {
     /// The version of a record; 0 when there is none.
     pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
         self.with(|conn| {
-            let found = row(conn, key, Part::Head)?;
+            let found = row(conn, key, Projection::Meta)?;
             Ok(found.map_or(0, |(record, _)| record.version))
         })
     }
 
     /// The record without a blob's bytes, and its home: 0 none, above 0 a row, below 0 a blob.
-    pub(super) fn read(&self, key: &[u8], part: Part) -> Result<Option<(Record, i64)>> {
+    pub(super) fn read(&self, key: &[u8], part: Projection) -> Result<Option<(Record, i64)>> {
         self.with(|conn| row(conn, key, part))
     }
 
     /// Due number, key and version of the records with `0 < due <= until`, the earliest first, of
     /// which `wanted` says yes, up to `limit`.
-    pub(super) fn due(
+    pub(super) fn expired(
         &self,
         until: u64,
         limit: usize,
@@ -215,8 +215,8 @@ impl Readers {
             {
                 let key = blob(row, 0)?;
                 if wanted(key) {
-                    let Data { due, version, .. } = checked(key, blob(row, 1)?)?;
-                    found.push((due, Bytes::copy_from_slice(key), version));
+                    let Data { expires_at, version, .. } = checked(key, blob(row, 1)?)?;
+                    found.push((expires_at, Bytes::copy_from_slice(key), version));
                 }
             }
             Ok(found)
@@ -241,8 +241,8 @@ impl Readers {
                 if *key >= scan.end[..] {
                     break;
                 }
-                let Data { version, due, head, .. } = checked(key, blob(row, 1)?)?;
-                if !take(Found { key, version, due, head }) {
+                let Data { version, expires_at, meta, .. } = checked(key, blob(row, 1)?)?;
+                if !take(Found { key, version, expires_at, meta }) {
                     break;
                 }
             }
@@ -252,20 +252,20 @@ impl Readers {
 }
 
 /// A record of the database, without its body.
-pub(super) use super::super::Scanned as Found;
+pub(super) use super::super::ScannedRecord as Found;
 
 /// See [`Readers::read`].
-fn row(conn: &Connection, key: &[u8], part: Part) -> Result<Option<(Record, i64)>> {
+fn row(conn: &Connection, key: &[u8], part: Projection) -> Result<Option<(Record, i64)>> {
     let mut statement = conn.prepare_cached(HEAD).map_err(|e| failed(&e))?;
     let mut rows = statement.query(params![key]).map_err(|e| failed(&e))?;
     let Some(row) = rows.next().map_err(|e| failed(&e))? else { return Ok(None) };
-    let Data { version, due, home, head } = checked(key, blob(row, 0)?)?;
-    let head = Bytes::copy_from_slice(head);
+    let Data { version, expires_at, home, meta } = checked(key, blob(row, 0)?)?;
+    let meta = Bytes::copy_from_slice(meta);
     let body = match part {
-        Part::Whole if home > 0 => body(conn, version, home)?,
-        Part::Whole | Part::Head => Bytes::new(),
+        Projection::Full if home > 0 => body(conn, version, home)?,
+        Projection::Full | Projection::Meta => Bytes::new(),
     };
-    Ok(Some((Record { version, due, head, body: Body::Bytes(body) }, home)))
+    Ok(Some((Record { version, expires_at, meta, body: Body::Bytes(body) }, home)))
 }
 
 fn body(conn: &Connection, version: u64, home: i64) -> Result<Bytes> {

@@ -40,7 +40,7 @@ const TABLES: &str = "
 
 /// Where the commit log goes on from what the database has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct CheckpointPosition {
     /// The last version that the database has for certain.
     pub(super) last_version: u64,
     /// Segments of the log before this one count no more.
@@ -50,7 +50,7 @@ pub(super) struct Mark {
 }
 
 /// Reads the mark.
-pub(super) fn mark(conn: &Connection) -> Result<Mark> {
+pub(super) fn mark(conn: &Connection) -> Result<CheckpointPosition> {
     let numbers = conn
         .query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?))
@@ -58,7 +58,7 @@ pub(super) fn mark(conn: &Connection) -> Result<Mark> {
         .map_err(|e| failed(&e))?;
     let (last_version, log_start, salt) = numbers;
     let (last_version, log_start) = (last_version.cast_unsigned(), log_start.cast_unsigned());
-    Ok(Mark { last_version, log_start, salt })
+    Ok(CheckpointPosition { last_version, log_start, salt })
 }
 
 /// The database file in a data directory.
@@ -259,10 +259,10 @@ const DATA: usize = 28;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Data<'d> {
     pub(super) version: u64,
-    pub(super) due: u64,
+    pub(super) expires_at: u64,
     /// Where the body is: 0 nowhere, above 0 a row of `bodies`, below 0 a blob.
     pub(super) home: i64,
-    pub(super) head: &'d [u8],
+    pub(super) meta: &'d [u8],
 }
 
 impl<'d> Data<'d> {
@@ -270,31 +270,31 @@ impl<'d> Data<'d> {
     pub(super) fn encode(&self, key: &[u8], out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.version.to_le_bytes());
-        out.extend_from_slice(&self.due.to_le_bytes());
+        out.extend_from_slice(&self.expires_at.to_le_bytes());
         out.extend_from_slice(&self.home.to_le_bytes());
-        let sum = head_sum(key, out, self.head);
+        let sum = head_sum(key, out, self.meta);
         out.extend_from_slice(&sum.to_le_bytes());
-        out.extend_from_slice(self.head);
+        out.extend_from_slice(self.meta);
     }
 
     /// From bytes; `None` when they are damaged or of another key.
     pub(super) fn decode(key: &[u8], bytes: &'d [u8]) -> Option<Data<'d>> {
-        let (fixed, head) = bytes.split_first_chunk::<DATA>()?;
+        let (fixed, meta) = bytes.split_first_chunk::<DATA>()?;
         let (numbers, sum) = fixed.split_first_chunk::<24>()?;
-        let ([version, due, home], []) = numbers.as_chunks::<8>() else { return None };
-        if sum != head_sum(key, numbers, head).to_le_bytes() {
+        let ([version, expires_at, home], []) = numbers.as_chunks::<8>() else { return None };
+        if sum != head_sum(key, numbers, meta).to_le_bytes() {
             return None;
         }
-        let (version, due) = (u64::from_le_bytes(*version), u64::from_le_bytes(*due));
-        Some(Data { version, due, home: i64::from_le_bytes(*home), head })
+        let (version, expires_at) = (u64::from_le_bytes(*version), u64::from_le_bytes(*expires_at));
+        Some(Data { version, expires_at, home: i64::from_le_bytes(*home), meta })
     }
 }
 
-fn head_sum(key: &[u8], numbers: &[u8], head: &[u8]) -> u32 {
+fn head_sum(key: &[u8], numbers: &[u8], meta: &[u8]) -> u32 {
     const TOGETHER: usize = 160;
     // The key's length, so that no byte can move from it to what follows; keys are short.
     let mut hasher = crc32fast::Hasher::new_with_initial(key.len() as u32);
-    let parts = [key, numbers, head];
+    let parts = [key, numbers, meta];
     let mut together = [0; TOGETHER];
     let mut rest = &mut together[..];
     // Short parts are copied into one: what is left over of each by wide steps goes byte by byte.
@@ -331,13 +331,13 @@ mod tests {
     #[test]
     fn a_checksum_is_the_same_however_its_parts_are_read() {
         let bytes = [7; 400];
-        for (key, head) in [(0, 0), (1, 17), (31, 17), (100, 36), (100, 37), (160, 0), (400, 400)] {
+        for (key, meta) in [(0, 0), (1, 17), (31, 17), (100, 36), (100, 37), (160, 0), (400, 400)] {
             let mut hasher = crc32fast::Hasher::new_with_initial(key as u32);
-            for part in [&bytes[..key], &bytes[..24], &bytes[..head]] {
+            for part in [&bytes[..key], &bytes[..24], &bytes[..meta]] {
                 hasher.update(part);
             }
-            let sum = head_sum(&bytes[..key], &bytes[..24], &bytes[..head]);
-            assert_eq!(sum, hasher.finalize(), "{key} and {head} bytes");
+            let sum = head_sum(&bytes[..key], &bytes[..24], &bytes[..meta]);
+            assert_eq!(sum, hasher.finalize(), "{key} and {meta} bytes");
         }
     }
 }

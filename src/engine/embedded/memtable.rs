@@ -11,8 +11,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) version: u64,
-    pub(super) due: u64,
-    pub(super) head: Bytes,
+    pub(super) expires_at: u64,
+    pub(super) meta: Bytes,
     pub(super) home: Home,
     /// The segment that holds an inline body, and where it begins there.
     pub(super) place: Option<(Arc<Segment>, u64)>,
@@ -37,7 +37,7 @@ impl Entry {
 #[derive(Default, Debug)]
 pub(super) struct Overlay {
     map: BTreeMap<Bytes, Entry>,
-    due: BTreeSet<(u64, Bytes)>,
+    expires_at: BTreeSet<(u64, Bytes)>,
     changes: BTreeMap<u8, i64>,
 }
 
@@ -78,7 +78,7 @@ impl Overlay {
         let mut replaced = Replaced { blob: None };
         let first = first_of(&key);
         // One way down the tree: at the start there may be hundreds of thousands to put.
-        let due = (entry.due > 0).then(|| (entry.due, key.clone()));
+        let expires_at = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
         let (mut counted, mut no_more_due) = (0, None);
         let change = match self.map.entry(key) {
             btree_map::Entry::Vacant(place) => place.insert(entry).change(),
@@ -89,17 +89,17 @@ impl Overlay {
                 if let Home::Blob { id, .. } = old.home {
                     replaced.blob = Some(id);
                 }
-                no_more_due = (old.due > 0).then(|| (old.due, place.key().clone()));
+                no_more_due = (old.expires_at > 0).then(|| (old.expires_at, place.key().clone()));
                 let change = entry.change();
                 place.insert(entry);
                 change
             }
         };
         self.count(first, change - counted);
-        if let Some(due) = no_more_due {
-            self.due.remove(&due);
+        if let Some(expires_at) = no_more_due {
+            self.expires_at.remove(&expires_at);
         }
-        self.due.extend(due);
+        self.expires_at.extend(expires_at);
         replaced
     }
 
@@ -118,12 +118,12 @@ impl Overlay {
         if entry.version > version {
             return self.learn(key, live);
         }
-        let (change, due) = (entry.change(), entry.due);
+        let (change, expires_at) = (entry.change(), entry.expires_at);
         self.count(first_of(key), -change);
         if let Some((key, _)) = self.map.remove_entry(key)
-            && due > 0
+            && expires_at > 0
         {
-            self.due.remove(&(due, key));
+            self.expires_at.remove(&(expires_at, key));
         }
     }
 
@@ -153,9 +153,9 @@ impl Overlay {
     }
 
     /// Those with `0 < due <= until`, the earliest first.
-    pub(super) fn due(&self, until: u64) -> impl Iterator<Item = (u64, &Bytes, u64)> {
-        let found = self.due.iter().take_while(move |(due, _)| *due <= until);
-        found.filter_map(|(due, key)| Some((*due, key, self.map.get(key)?.version)))
+    pub(super) fn expired(&self, until: u64) -> impl Iterator<Item = (u64, &Bytes, u64)> {
+        let found = self.expires_at.iter().take_while(move |(expires_at, _)| *expires_at <= until);
+        found.filter_map(|(expires_at, key)| Some((*expires_at, key, self.map.get(key)?.version)))
     }
 }
 
@@ -167,9 +167,9 @@ fn first_of(key: &[u8]) -> u8 {
 mod tests {
     use super::*;
 
-    fn entry(version: u64, live: bool, below: Option<bool>, due: u64) -> Entry {
+    fn entry(version: u64, live: bool, below: Option<bool>, expires_at: u64) -> Entry {
         let home = if live { Home::Empty } else { Home::Removed };
-        Entry { version, due, head: Bytes::new(), home, place: None, below }
+        Entry { version, expires_at, meta: Bytes::new(), home, place: None, below }
     }
 
     #[test]
@@ -198,9 +198,12 @@ mod tests {
         let key = Bytes::from_static(b"k");
         overlay.put(key.clone(), entry(1, true, None, 10));
         overlay.put(key.clone(), entry(2, true, None, 20));
-        assert_eq!(overlay.due(19).count(), 0);
-        assert_eq!(overlay.due(20).map(|(due, _, version)| (due, version)).next(), Some((20, 2)));
+        assert_eq!(overlay.expired(19).count(), 0);
+        assert_eq!(
+            overlay.expired(20).map(|(expires_at, _, version)| (expires_at, version)).next(),
+            Some((20, 2))
+        );
         overlay.put(key, entry(3, false, None, 0));
-        assert_eq!(overlay.due(u64::MAX).count(), 0);
+        assert_eq!(overlay.expired(u64::MAX).count(), 0);
     }
 }

@@ -26,11 +26,11 @@ mod verify;
 mod wal;
 mod writer;
 
-pub use verify::{Checked, Report, check};
+pub use verify::{VerifiedRecord, VerifyReport, check};
 
 use super::{
-    BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan, Snapshot,
-    Stage, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
+    Scan, Snapshot, Stats,
 };
 use bytes::Bytes;
 use memtable::Overlay;
@@ -73,7 +73,7 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Bytes of the commit log at which it is folded into the database. Writes wait at four times
     /// as many. More makes writes faster and a start after a crash slower.
-    pub log_bytes: u64,
+    pub wal_bytes: u64,
     /// What happens when a sync fails.
     pub fatal: Fatal,
 }
@@ -187,7 +187,7 @@ impl Embedded {
     /// # Errors
     /// When another process has it open, when its format is another's, or when it cannot be read.
     pub fn open(options: Options) -> Result<Embedded> {
-        let Options { dir, cache_bytes, log_bytes, fatal } = options;
+        let Options { dir, cache_bytes, wal_bytes, fatal } = options;
         let lock = lock(&dir)?;
         let conn = database::open_writer(&dir)?;
         let mark = database::mark(&conn)?;
@@ -212,7 +212,7 @@ impl Embedded {
             view: RwLock::default(),
             boundary: Mutex::new(Boundary { version: last, seq: next_seq }),
             slots,
-            pressure: backpressure::Pressure::new(log_bytes),
+            pressure: backpressure::Pressure::new(wal_bytes),
             figures: Figures::default(),
             counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
@@ -381,7 +381,11 @@ fn restore_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Res
 }
 
 impl Engine for Embedded {
-    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(
+        &'a self,
+        key: &'a [u8],
+        part: Projection,
+    ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
             self.open_still()?;
             let ticket = match self.shared.cache.get(key, part) {
@@ -399,7 +403,7 @@ impl Engine for Embedded {
                     self.blocking(move |reads| reads.find(&owned, part)).await?
                 }
             };
-            if let (Part::Whole, Some(record), Some(ticket)) = (part, &found, ticket) {
+            if let (Projection::Full, Some(record), Some(ticket)) = (part, &found, ticket) {
                 self.shared.cache.put(key, ticket, record);
             }
             Ok(found)
@@ -432,10 +436,10 @@ impl Engine for Embedded {
         })
     }
 
-    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
+    fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             self.open_still()?;
-            self.blocking(move |reads| reads.due(until, limit)).await
+            self.blocking(move |reads| reads.expired(until, limit)).await
         })
     }
 
@@ -463,11 +467,11 @@ impl Engine for Embedded {
         })
     }
 
-    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
+    fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
             self.open_still()?;
             let stage = blob_files::BlobStage::begin(self.reads.blobs.clone()).await?;
-            Ok(Box::new(stage) as Box<dyn Stage>)
+            Ok(Box::new(stage) as Box<dyn BlobWriter>)
         })
     }
 
@@ -496,14 +500,14 @@ impl Engine for Embedded {
         let figures = &self.shared.figures;
         let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         let blobs = self.shared.blob_bytes.load(Ordering::Relaxed);
-        let log_bytes = self.shared.slots.bytes();
+        let wal_bytes = self.shared.slots.bytes();
         let dir = &self.shared.dir;
         Stats {
             disk_bytes: size(database::path(dir))
                 + size(database::log_path(dir))
-                + log_bytes
+                + wal_bytes
                 + u64::try_from(blobs).unwrap_or(0),
-            log_bytes,
+            wal_bytes,
             commits: load(&figures.commits),
             conflicts: load(&figures.conflicts),
             groups: load(&figures.groups),

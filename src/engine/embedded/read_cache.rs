@@ -11,7 +11,7 @@
 //! writer caches: what is read often is found after a write as before it, and what is only written
 //! takes neither room nor time.
 
-use super::super::{Body, Part, Record, Write};
+use super::super::{Body, Mutation, Projection, Record};
 use super::wal::record::Row;
 use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};
@@ -37,7 +37,7 @@ impl quick_cache::Weighter<Bytes, Cached> for Weigh {
     fn weight(&self, key: &Bytes, cached: &Cached) -> u64 {
         let body = cached.record.body.len();
         // What the entry costs besides its bytes: handles, links, hash slots.
-        200 + key.len() as u64 + cached.record.head.len() as u64 + body
+        200 + key.len() as u64 + cached.record.meta.len() as u64 + body
     }
 }
 
@@ -78,7 +78,7 @@ impl Cache {
     }
 
     /// The record, or leave to cache what the database answers (unless a commit is under way).
-    pub(super) fn get(&self, key: &[u8], part: Part) -> Result<Record, Option<Ticket>> {
+    pub(super) fn get(&self, key: &[u8], part: Projection) -> Result<Record, Option<Ticket>> {
         let stamp = self.stamp(key);
         if !stamp.is_multiple_of(2) {
             return Err(None);
@@ -91,7 +91,7 @@ impl Cache {
                     let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
                 }
                 let mut record = cached.record;
-                if part == Part::Head {
+                if part == Projection::Meta {
                     record.body = Body::EMPTY;
                 }
                 Ok(record)
@@ -123,7 +123,7 @@ impl Cache {
     /// or when what a commit leaves is not to be cached; then the old one goes too. `newest` is the
     /// version that the group leaves under the key: only the last of its writes counts, as those
     /// before it must not take a place that a reader fills in between.
-    pub(super) fn renewed(&self, row: &Row, write: &Write, newest: u64) -> Option<Record> {
+    pub(super) fn renewed(&self, row: &Row, write: &Mutation, newest: u64) -> Option<Record> {
         if row.version != newest {
             return None;
         }
@@ -135,8 +135,8 @@ impl Cache {
             Some(Body::Bytes(bytes)) if bytes.len() <= BODY_BYTES_MAX => {
                 // A copy, so that no larger buffer is kept alive; the head is one already.
                 let body = Body::Bytes(Bytes::copy_from_slice(bytes));
-                let (version, due, head) = (row.version, row.due, row.head.clone());
-                Some(Record { version, due, head, body })
+                let (version, expires_at, meta) = (row.version, row.expires_at, row.meta.clone());
+                Some(Record { version, expires_at, meta, body })
             }
             _ => {
                 self.entries.remove(&row.key);
@@ -171,37 +171,40 @@ mod tests {
     use super::*;
 
     fn record(version: u64) -> Record {
-        Record { version, due: 0, head: Bytes::from_static(b"h"), body: Body::EMPTY }
+        Record { version, expires_at: 0, meta: Bytes::from_static(b"h"), body: Body::EMPTY }
     }
 
     #[test]
     fn a_record_read_before_a_commit_is_not_served_after_it() {
         let cache = Cache::new(1 << 20);
         let key = Bytes::from_static(b"k");
-        let Err(Some(ticket)) = cache.get(&key, Part::Whole) else { panic!("nothing is cached") };
+        let Err(Some(ticket)) = cache.get(&key, Projection::Full) else {
+            panic!("nothing is cached")
+        };
         let slots = cache.begin([&key].into_iter());
-        assert!(matches!(cache.get(&key, Part::Whole), Err(None)), "a commit is under way");
+        assert!(matches!(cache.get(&key, Projection::Full), Err(None)), "a commit is under way");
         cache.put(&key, ticket, &record(1));
         cache.end(&slots);
-        assert!(cache.get(&key, Part::Whole).is_err(), "the old record is not served");
+        assert!(cache.get(&key, Projection::Full).is_err(), "the old record is not served");
     }
 
     #[test]
     fn what_replaces_a_cached_record_is_cached_and_nothing_else() {
         let cache = Cache::new(1 << 20);
         let keys = [Bytes::from_static(b"cached"), Bytes::from_static(b"not")];
-        let Err(Some(ticket)) = cache.get(&keys[0], Part::Whole) else {
+        let Err(Some(ticket)) = cache.get(&keys[0], Projection::Full) else {
             panic!("nothing is cached")
         };
         cache.put(&keys[0], ticket, &record(1));
         let write = |version, body: Option<&[u8]>| {
             let slots = cache.begin(keys.iter());
             let left = keys.each_ref().map(|key| {
-                let (head, home) = (Bytes::from_static(b"new"), Home::Empty);
-                let row = Row { key: key.clone(), version, due: 9, head: head.clone(), home };
+                let (meta, home) = (Bytes::from_static(b"new"), Home::Empty);
+                let row =
+                    Row { key: key.clone(), version, expires_at: 9, meta: meta.clone(), home };
                 let body = body.map(|body| Body::Bytes(Bytes::copy_from_slice(body)));
-                let record = body.map(|body| NewRecord { due: 9, head, body });
-                let write = Write { key: key.clone(), record };
+                let record = body.map(|body| NewRecord { expires_at: 9, meta, body });
+                let write = Mutation { key: key.clone(), record };
                 assert!(cache.renewed(&row, &write, version + 1).is_none(), "another follows");
                 cache.renewed(&row, &write, version)
             });
@@ -211,32 +214,38 @@ mod tests {
             }
         };
         write(2, Some(b"body"));
-        let Ok(found) = cache.get(&keys[0], Part::Whole) else { panic!("it is not cached") };
-        assert_eq!((found.version, found.due, &found.head[..]), (2, 9, &b"new"[..]));
+        let Ok(found) = cache.get(&keys[0], Projection::Full) else { panic!("it is not cached") };
+        assert_eq!((found.version, found.expires_at, &found.meta[..]), (2, 9, &b"new"[..]));
         assert!(matches!(found.body, Body::Bytes(bytes) if bytes == b"body"[..]));
-        assert!(cache.get(&keys[1], Part::Whole).is_err(), "what is not read is not cached");
+        assert!(cache.get(&keys[1], Projection::Full).is_err(), "what is not read is not cached");
         write(3, Some(b"read before, so renewed"));
         write(4, Some(b"not read since"));
         assert!(cache.entries.is_empty(), "what is only written is not kept");
-        let Err(Some(ticket)) = cache.get(&keys[0], Part::Whole) else { panic!("it is cached") };
+        let Err(Some(ticket)) = cache.get(&keys[0], Projection::Full) else {
+            panic!("it is cached")
+        };
         cache.put(&keys[0], ticket, &record(4));
         write(5, Some(&[0; BODY_BYTES_MAX + 1]));
-        assert!(cache.get(&keys[0], Part::Whole).is_err(), "it is too large now");
-        let Err(Some(ticket)) = cache.get(&keys[0], Part::Whole) else { panic!("it is cached") };
+        assert!(cache.get(&keys[0], Projection::Full).is_err(), "it is too large now");
+        let Err(Some(ticket)) = cache.get(&keys[0], Projection::Full) else {
+            panic!("it is cached")
+        };
         cache.put(&keys[0], ticket, &record(5));
         write(6, None);
-        assert!(cache.get(&keys[0], Part::Whole).is_err(), "it was removed");
+        assert!(cache.get(&keys[0], Projection::Full).is_err(), "it was removed");
     }
 
     #[test]
     fn a_record_is_served_until_its_key_is_committed() {
         let cache = Cache::new(1 << 20);
         let key = Bytes::from_static(b"k");
-        let Err(Some(ticket)) = cache.get(&key, Part::Whole) else { panic!("nothing is cached") };
+        let Err(Some(ticket)) = cache.get(&key, Projection::Full) else {
+            panic!("nothing is cached")
+        };
         cache.put(&key, ticket, &record(7));
-        assert_eq!(cache.get(&key, Part::Whole).map(|r| r.version).ok(), Some(7));
+        assert_eq!(cache.get(&key, Projection::Full).map(|r| r.version).ok(), Some(7));
         let slots = cache.begin([&key].into_iter());
         cache.end(&slots);
-        assert!(cache.get(&key, Part::Whole).is_err());
+        assert!(cache.get(&key, Projection::Full).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Reads over all that a record can be in: the overlay, the database, and blob files.
 
-use super::super::{Body, EngineError, Page, Part, Record, Result, Scan, Scanned};
+use super::super::{Body, EngineError, Page, Projection, Record, Result, Scan, ScannedRecord};
 use super::Shared;
 use super::blob_files::Blobs;
 use super::connection_pool::Readers;
@@ -22,7 +22,7 @@ pub(super) struct Reads {
 
 impl Reads {
     /// The newest record of a key.
-    pub(super) fn find(&self, key: &[u8], part: Part) -> Result<Option<Record>> {
+    pub(super) fn find(&self, key: &[u8], part: Projection) -> Result<Option<Record>> {
         // A blob's file goes when its record is replaced: read the record again when that happens
         // between the two. A file that is missing for a record that stays is damage.
         let mut gone = None;
@@ -38,7 +38,9 @@ impl Reads {
                     None => return Ok(None),
                 },
             };
-            let Some(id) = blob.filter(|_| part == Part::Whole) else { return Ok(Some(record)) };
+            let Some(id) = blob.filter(|_| part == Projection::Full) else {
+                return Ok(Some(record));
+            };
             if let Some(blob) = self.blobs.find(id)? {
                 record.body = Body::Stored(Arc::new(blob));
                 return Ok(Some(record));
@@ -67,7 +69,7 @@ impl Reads {
             match above.next_if(|(key, _)| key[..] == *found.key) {
                 Some((key, Some(entry))) => push(&mut page, &key, &entry),
                 Some((_, None)) => {}
-                None if found.due > 0 && found.due <= scan.skip_due => {}
+                None if found.expires_at > 0 && found.expires_at <= scan.skip_expired_at => {}
                 None => page.push(found),
             }
             page.len() < scan.limit
@@ -79,16 +81,17 @@ impl Reads {
         Ok(page)
     }
 
-    pub(super) fn due(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
+    pub(super) fn expired(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
         let _view = self.shared.view();
         let mut found =
-            self.readers.due(until, limit, |key| self.shared.overlay().get(key).is_none())?;
+            self.readers.expired(until, limit, |key| self.shared.overlay().get(key).is_none())?;
         {
             let overlay = self.shared.overlay();
-            let above = overlay.due(until).take(limit);
-            found.extend(above.map(|(due, key, version)| (due, key.clone(), version)));
+            let above = overlay.expired(until).take(limit);
+            found
+                .extend(above.map(|(expires_at, key, version)| (expires_at, key.clone(), version)));
         }
-        found.sort_by_key(|(due, _, _)| *due);
+        found.sort_by_key(|(expires_at, _, _)| *expires_at);
         found.truncate(limit);
         Ok(found.into_iter().map(|(_, key, version)| (key, version)).collect())
     }
@@ -116,17 +119,17 @@ impl Reads {
 }
 
 /// The record of an entry, and its blob; `None` when it is a removal.
-pub(super) fn resolve(entry: Entry, part: Part) -> Result<Option<(Record, Option<i64>)>> {
-    let Entry { version, due, head, home, place, .. } = entry;
+pub(super) fn resolve(entry: Entry, part: Projection) -> Result<Option<(Record, Option<i64>)>> {
+    let Entry { version, expires_at, meta, home, place, .. } = entry;
     let (body, blob) = match (home, place) {
         (Home::Removed, _) => return Ok(None),
         (Home::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
-        (Home::Inline { len, sum, .. }, Some((segment, at))) if part == Part::Whole => {
+        (Home::Inline { len, sum, .. }, Some((segment, at))) if part == Projection::Full => {
             (Body::Bytes(recovery::body(&segment, at, len, version, sum)?), None)
         }
         (Home::Empty | Home::Inline { .. }, _) => (Body::EMPTY, None),
     };
-    Ok(Some((Record { version, due, head, body }, blob)))
+    Ok(Some((Record { version, expires_at, meta, body }, blob)))
 }
 
 /// What of the overlay takes part in a scan, up to the records that fill its page: records, and
@@ -137,7 +140,8 @@ fn above(overlay: &Overlay, scan: &Scan) -> Vec<(Bytes, Option<Entry>)> {
         if live == scan.limit {
             break;
         }
-        let shown = entry.live() && (entry.due == 0 || entry.due > scan.skip_due);
+        let shown =
+            entry.live() && (entry.expires_at == 0 || entry.expires_at > scan.skip_expired_at);
         live += usize::from(shown);
         found.push((key.clone(), shown.then(|| entry.clone())));
     }
@@ -145,6 +149,6 @@ fn above(overlay: &Overlay, scan: &Scan) -> Vec<(Bytes, Option<Entry>)> {
 }
 
 fn push(page: &mut Page, key: &[u8], entry: &Entry) {
-    let (version, due, head) = (entry.version, entry.due, &entry.head[..]);
-    page.push(Scanned { key, version, due, head });
+    let (version, expires_at, meta) = (entry.version, entry.expires_at, &entry.meta[..]);
+    page.push(ScannedRecord { key, version, expires_at, meta });
 }

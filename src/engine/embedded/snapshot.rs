@@ -2,7 +2,9 @@
 //! on a connection of its own. While it lives, no blob file is removed and no segment of the log
 //! that it names is used again; the database's own log grows by what is folded meanwhile.
 
-use super::super::{Body, BoxFuture, EngineError, Keyed, Part, Record, Result, Snapshot};
+use super::super::{
+    Body, BoxFuture, EngineError, KeyedRecord, Projection, Record, Result, Snapshot,
+};
 use super::blob_files::Pin;
 use super::connection_pool::Reading;
 use super::memtable::Entry;
@@ -51,7 +53,13 @@ impl Frozen {
 }
 
 impl State {
-    fn scan(&self, start: &Bytes, end: &Bytes, limit: usize, bytes: u64) -> Result<Vec<Keyed>> {
+    fn scan(
+        &self,
+        start: &Bytes,
+        end: &Bytes,
+        limit: usize,
+        bytes: u64,
+    ) -> Result<Vec<KeyedRecord>> {
         if start >= end {
             return Ok(Vec::new());
         }
@@ -89,7 +97,7 @@ impl State {
 
     fn whole(&self, reading: &Reading, found: Found) -> Result<Record> {
         let (mut record, blob) = match found {
-            Found::Above(entry) => resolve(entry, Part::Whole)?
+            Found::Above(entry) => resolve(entry, Projection::Full)?
                 .ok_or_else(|| EngineError::Corrupt("a removal among records".into()))?,
             Found::Below(mut record, home) => {
                 if home > 0 {
@@ -113,7 +121,7 @@ impl Snapshot for Frozen {
         end: Bytes,
         limit: usize,
         bytes: u64,
-    ) -> BoxFuture<'_, Result<Vec<Keyed>>> {
+    ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>> {
         let state = self.0.clone();
         Box::pin(async move {
             let read = move || state.scan(&start, &end, limit, bytes);

@@ -21,22 +21,22 @@ const TOLD_MAX: usize = 1000;
 
 /// A record as it is found, the newest of its key.
 #[derive(Clone, Copy, Debug)]
-pub struct Checked<'r> {
+pub struct VerifiedRecord<'r> {
     /// Its key.
     pub key: &'r [u8],
     /// See [`Record::version`](crate::engine::Record::version).
     pub version: u64,
-    /// See [`Record::due`](crate::engine::Record::due).
-    pub due: u64,
-    /// See [`Record::head`](crate::engine::Record::head).
-    pub head: &'r [u8],
+    /// See [`Record::expires_at`](crate::engine::Record::due).
+    pub expires_at: u64,
+    /// See [`Record::meta`](crate::engine::Record::head).
+    pub meta: &'r [u8],
     /// Bytes of its body.
     pub body_len: u64,
 }
 
 /// What was looked at, and what is wrong.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct VerifyReport {
     /// Records.
     pub records: u64,
     /// Bytes of their bodies.
@@ -51,7 +51,7 @@ pub struct Report {
     pub problem_count: u64,
 }
 
-impl Report {
+impl VerifyReport {
     /// Adds a problem.
     pub fn problem(&mut self, what: String) {
         self.problem_count += 1;
@@ -65,14 +65,17 @@ impl Report {
 ///
 /// # Errors
 /// When the directory is in use, of another format, or cannot be read. Damage is in the report.
-pub fn check(dir: &Path, mut visit: impl FnMut(Checked<'_>, &mut Report)) -> Result<Report> {
+pub fn check(
+    dir: &Path,
+    mut visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
+) -> Result<VerifyReport> {
     if !database::path(dir).is_file() {
         let what = format!("there is no steadfast.db in {}", dir.display());
         return Err(EngineError::Failed(what));
     }
     let _lock = lock(dir)?;
     let conn = database::open_checked(dir)?;
-    let mut report = Report::default();
+    let mut report = VerifyReport::default();
     check_database(&conn, &mut report)?;
     let mut overlay = Overlay::default();
     match read_log(&conn, dir, &mut overlay) {
@@ -89,7 +92,7 @@ pub fn check(dir: &Path, mut visit: impl FnMut(Checked<'_>, &mut Report)) -> Res
 }
 
 /// SQLite's own check of its pages and indexes.
-fn check_database(conn: &Connection, report: &mut Report) -> Result<()> {
+fn check_database(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
     let mut statement = conn.prepare("PRAGMA integrity_check(100)").map_err(|e| failed(&e))?;
     let mut rows = statement.query([]).map_err(|e| failed(&e))?;
     while let Some(row) = rows.next().map_err(|e| failed(&e))? {
@@ -119,7 +122,7 @@ fn read_log(conn: &Connection, dir: &Path, overlay: &mut Overlay) -> Result<u64>
 struct Check<'c> {
     conn: &'c Connection,
     blobs: Arc<Blobs>,
-    report: Report,
+    report: VerifyReport,
     /// Homes of the database's records, and their versions.
     named: BTreeMap<i64, u64>,
     /// Records of the database by first byte.
@@ -131,7 +134,7 @@ impl Check<'_> {
     fn records(
         &mut self,
         overlay: &Overlay,
-        visit: &mut impl FnMut(Checked<'_>, &mut Report),
+        visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
     ) -> Result<()> {
         let sql = "SELECT key, due, data FROM heads ORDER BY key";
         let mut statement = self.conn.prepare(sql).map_err(|e| failed(&e))?;
@@ -139,16 +142,16 @@ impl Check<'_> {
         let mut above = overlay.after(None).peekable();
         while let Some(row) = rows.next().map_err(|e| failed(&e))? {
             let columns = columns(row).map_err(|e| failed(&e))?;
-            let (key, due, data) = columns;
+            let (key, expires_at, data) = columns;
             while let Some((key, entry)) = above.next_if(|(above, _)| above[..] < *key) {
                 self.entry(key, entry, visit);
             }
-            let below = self.row(key, due, data);
+            let below = self.row(key, expires_at, data);
             if let Some((key, entry)) = above.next_if(|(above, _)| above[..] == *key) {
                 self.entry(key, entry, visit);
             } else if let Some((data, len)) = below {
-                let Data { version, due, head, .. } = data;
-                self.visit(Checked { key, version, due, head, body_len: len }, visit);
+                let Data { version, expires_at, meta, .. } = data;
+                self.visit(VerifiedRecord { key, version, expires_at, meta, body_len: len }, visit);
             }
         }
         for (key, entry) in above {
@@ -157,14 +160,18 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn visit(&mut self, record: Checked<'_>, visit: &mut impl FnMut(Checked<'_>, &mut Report)) {
+    fn visit(
+        &mut self,
+        record: VerifiedRecord<'_>,
+        visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
+    ) {
         self.report.records += 1;
         self.report.body_bytes += record.body_len;
         visit(record, &mut self.report);
     }
 
     /// A record of the database, and the length of its body.
-    fn row<'d>(&mut self, key: &[u8], due: i64, data: &'d [u8]) -> Option<(Data<'d>, u64)> {
+    fn row<'d>(&mut self, key: &[u8], expires_at: i64, data: &'d [u8]) -> Option<(Data<'d>, u64)> {
         let first = key.first().copied().unwrap_or_default();
         if let Some(count) = self.counts.get_mut(usize::from(first)) {
             *count += 1;
@@ -174,7 +181,7 @@ impl Check<'_> {
             self.report.problem(format!("record {shown:?} does not match its checksum"));
             return None;
         };
-        if data.due.cast_signed() != due {
+        if data.expires_at.cast_signed() != expires_at {
             self.report.problem(format!("record {shown:?} is not indexed by when it is due"));
         }
         if data.home != 0 && self.named.insert(data.home, data.version).is_some() {
@@ -199,7 +206,7 @@ impl Check<'_> {
         &mut self,
         key: &Bytes,
         entry: &Entry,
-        visit: &mut impl FnMut(Checked<'_>, &mut Report),
+        visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
     ) {
         let len = match (entry.home, &entry.place) {
             (Home::Removed, _) => return,
@@ -212,8 +219,8 @@ impl Check<'_> {
         };
         match len {
             Ok(body_len) => {
-                let Entry { version, due, ref head, .. } = *entry;
-                self.visit(Checked { key, version, due, head, body_len }, visit);
+                let Entry { version, expires_at, ref meta, .. } = *entry;
+                self.visit(VerifiedRecord { key, version, expires_at, meta, body_len }, visit);
             }
             Err(what) => {
                 let shown = String::from_utf8_lossy(key);

@@ -2,7 +2,7 @@
 //! predecessors leave, writes those that hold into the log as one frame, syncs once, shows them to
 //! readers, and answers.
 
-use super::super::{Body, Commit, EngineError, Expect, Outcome, Record, Result, Write};
+use super::super::{Body, Commit, EngineError, Mutation, Outcome, Precondition, Record, Result};
 use super::blob_files::{Blob, io_failed};
 use super::connection_pool::Readers;
 use super::maintenance::Chore;
@@ -36,7 +36,7 @@ pub(super) struct Job {
 
 /// What the writer is asked to do.
 pub(super) enum Task {
-    /// Write a commit.
+    /// Mutation a commit.
     Commit(Job),
     /// Go on in a new segment, so that the one that is written to can be folded.
     Rotate,
@@ -174,17 +174,17 @@ impl Writer {
             written: false,
         };
         for Job { commit, .. } in jobs {
-            let held = self.hold(&commit.expect).and_then(|held| {
+            let held = self.hold(&commit.preconditions).and_then(|held| {
                 if held { self.place(commit, &mut checked) } else { Ok(Outcome::Conflict) }
             });
-            checked.written |= matches!(held, Ok(Outcome::Written(_)));
+            checked.written |= matches!(held, Ok(Outcome::Committed(_)));
             checked.outcomes.push(held);
         }
         checked
     }
 
-    fn hold(&mut self, expect: &[Expect]) -> Result<bool> {
-        for Expect { key, version } in expect {
+    fn hold(&mut self, preconditions: &[Precondition]) -> Result<bool> {
+        for Precondition { key, version } in preconditions {
             let current = match self.scratch.pending.get(key) {
                 Some(version) => *version,
                 None => self.version(key)?,
@@ -222,8 +222,8 @@ impl Writer {
     /// Adds a commit that holds to the frame.
     fn place(&mut self, commit: &Commit, checked: &mut Checked) -> Result<Outcome> {
         let version = commit.version_min.max(checked.last + 1);
-        let mut staged = Vec::with_capacity(commit.write.len());
-        for Write { record, .. } in &commit.write {
+        let mut staged = Vec::with_capacity(commit.mutations.len());
+        for Mutation { record, .. } in &commit.mutations {
             staged.push(match record.as_ref().map(|record| &record.body) {
                 None => Placed::Removed,
                 Some(Body::Bytes(bytes)) => Placed::Bytes(bytes),
@@ -235,24 +235,25 @@ impl Writer {
                 }
             });
         }
-        for (Write { key, record }, body) in commit.write.iter().zip(staged) {
-            let (due, head) = match record {
-                Some(record) => (record.due, record.head.clone()),
+        for (Mutation { key, record }, body) in commit.mutations.iter().zip(staged) {
+            let (expires_at, meta) = match record {
+                Some(record) => (record.expires_at, record.meta.clone()),
                 None => (0, Bytes::new()),
             };
-            let named = record.is_some().then_some((due, &head[..]));
+            let named = record.is_some().then_some((expires_at, &meta[..]));
             let home = self.scratch.builder.push(key, version, named, body);
-            let expected = commit.expect.iter().find(|expect| expect.key == *key);
-            let below = expected.map(|expect| expect.version != 0);
+            let expected =
+                commit.preconditions.iter().find(|preconditions| preconditions.key == *key);
+            let below = expected.map(|preconditions| preconditions.version != 0);
             // A copy, so that the entry does not keep a larger buffer alive.
             let kept = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
-            let row = Row { key: kept(key), version, due, head: kept(&head), home };
+            let row = Row { key: kept(key), version, expires_at, meta: kept(&meta), home };
             let live = if record.is_some() { version } else { 0 };
             self.scratch.pending.insert(row.key.clone(), live);
             checked.rows.push((row, below));
         }
         checked.last = version;
-        Ok(Outcome::Written(version))
+        Ok(Outcome::Committed(version))
     }
 
     /// Writes and syncs the frame; answers its segment and where its bodies begin.
@@ -333,7 +334,7 @@ impl Writer {
             }
         }
         self.shared.cache.end(&slots);
-        for write in jobs.iter().flat_map(|job| &job.commit.write) {
+        for write in jobs.iter().flat_map(|job| &job.commit.mutations) {
             if let Some(blob) = staged_blob(write)
                 && self.names(&write.key, blob)
             {
@@ -348,9 +349,9 @@ impl Writer {
     /// What a group leaves of the records that are cached.
     fn renewed(&self, jobs: &[Job], checked: &Checked) -> Vec<(Bytes, Record)> {
         let written = jobs.iter().zip(&checked.outcomes);
-        let written = written.filter(|(_, outcome)| matches!(outcome, Ok(Outcome::Written(_))));
+        let written = written.filter(|(_, outcome)| matches!(outcome, Ok(Outcome::Committed(_))));
         // Each write of these has its row, in their order.
-        let writes = written.flat_map(|(job, _)| &job.commit.write);
+        let writes = written.flat_map(|(job, _)| &job.commit.mutations);
         let renewed = checked.rows.iter().zip(writes).filter_map(|((row, _), write)| {
             debug_assert_eq!(row.key, write.key);
             let newest = self.scratch.pending.get(&row.key).copied()?;
@@ -392,12 +393,12 @@ pub(super) fn entry(
         Home::Inline { at, .. } => Some((segment.clone(), bodies + at)),
         Home::Removed | Home::Empty | Home::Blob { .. } => None,
     };
-    let Row { key, version, due, head, home } = row;
-    (key, Entry { version, due, head, home, place, below })
+    let Row { key, version, expires_at, meta, home } = row;
+    (key, Entry { version, expires_at, meta, home, place, below })
 }
 
 fn size(commit: &Commit) -> u64 {
-    let write = |write: &Write| {
+    let write = |write: &Mutation| {
         let body = write.record.as_ref().map(|record| &record.body);
         let body = body.map_or(0, |body| match body {
             Body::Bytes(bytes) => bytes.len() as u64,
@@ -405,10 +406,10 @@ fn size(commit: &Commit) -> u64 {
         });
         write.key.len() as u64 + body
     };
-    commit.write.iter().map(write).sum()
+    commit.mutations.iter().map(write).sum()
 }
 
-fn staged_blob(write: &Write) -> Option<&Blob> {
+fn staged_blob(write: &Mutation) -> Option<&Blob> {
     match &write.record.as_ref()?.body {
         Body::Stored(stored) => stored.as_any().downcast_ref(),
         Body::Bytes(_) => None,

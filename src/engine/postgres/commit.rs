@@ -2,7 +2,7 @@
 //! what those before it leave; write, and end. Two round trips: the end is sent behind the writes
 //! without waiting for them, as after one that failed it ends nothing.
 
-use super::super::{Body, Commit, EngineError, Expect, NewRecord, Outcome, Result};
+use super::super::{Body, Commit, EngineError, NewRecord, Outcome, Precondition, Result};
 use super::connection::{Fault, evict, silent, time_for, timely};
 use super::{Inner, sql};
 use bytes::Bytes;
@@ -71,20 +71,20 @@ type Locked = HashMap<Vec<u8>, (i64, bool)>;
 struct Columns<'c> {
     key: Vec<&'c [u8]>,
     version: Vec<i64>,
-    due: Vec<i64>,
+    expires_at: Vec<i64>,
     live: Vec<bool>,
-    head: Vec<&'c [u8]>,
+    meta: Vec<&'c [u8]>,
     body: Vec<&'c [u8]>,
 }
 
 impl<'c> Columns<'c> {
     fn push(&mut self, key: &'c [u8], version: i64, record: Option<(i64, &'c [u8], &'c [u8])>) {
-        let (due, head, body) = record.unwrap_or_default();
+        let (expires_at, meta, body) = record.unwrap_or_default();
         self.key.push(key);
         self.version.push(version);
-        self.due.push(due);
+        self.expires_at.push(expires_at);
         self.live.push(record.is_some());
-        self.head.push(head);
+        self.meta.push(meta);
         self.body.push(body);
     }
 
@@ -92,14 +92,14 @@ impl<'c> Columns<'c> {
         if self.key.is_empty() {
             return Ok(());
         }
-        let Columns { key, version, due, live, head, body } = self;
-        let params: [&(dyn ToSql + Sync); 7] = [key, due, live, head, body, version, &mark];
+        let Columns { key, version, expires_at, live, meta, body } = self;
+        let params: [&(dyn ToSql + Sync); 7] = [key, expires_at, live, meta, body, version, &mark];
         client.execute(statement, &params).await.map(|_| ())
     }
 
     /// Bytes of keys, heads and bodies.
     fn bytes(&self) -> u64 {
-        let all = self.key.iter().chain(&self.head).chain(&self.body);
+        let all = self.key.iter().chain(&self.meta).chain(&self.body);
         all.map(|bytes| bytes.len() as u64).sum()
     }
 }
@@ -196,8 +196,10 @@ impl Inner {
                 (Some((Some(_), version)), _) | (None, Some((version, true))) => *version,
                 (Some((None, _)), _) | (None, Some((_, false)) | None) => 0,
             };
-            let held = |expect: &Expect| current(&expect.key).cast_unsigned() == expect.version;
-            if !commit.expect.iter().all(held) {
+            let held = |preconditions: &Precondition| {
+                current(&preconditions.key).cast_unsigned() == preconditions.version
+            };
+            if !commit.preconditions.iter().all(held) {
                 judged.outcomes.push(Outcome::Conflict);
                 continue;
             }
@@ -205,15 +207,17 @@ impl Inner {
             let signed = i64::try_from(version)
                 .map_err(|_| EngineError::Failed("a version beyond 63 bits".into()))?;
             // What must stay absent is held by a row that is none.
-            for expect in commit.expect.iter().filter(|expect| expect.version == 0) {
-                if !locked.contains_key(&expect.key[..]) {
-                    judged.rows.entry(&expect.key).or_insert((None, signed));
+            for preconditions in
+                commit.preconditions.iter().filter(|preconditions| preconditions.version == 0)
+            {
+                if !locked.contains_key(&preconditions.key[..]) {
+                    judged.rows.entry(&preconditions.key).or_insert((None, signed));
                 }
             }
-            for write in &commit.write {
+            for write in &commit.mutations {
                 judged.rows.insert(&write.key, (write.record.as_ref(), signed));
             }
-            judged.outcomes.push(Outcome::Written(version));
+            judged.outcomes.push(Outcome::Committed(version));
         }
         Ok(judged)
     }
@@ -229,8 +233,9 @@ impl Inner {
             }
         };
         let needs = |commit: &&Commit| {
-            let written = commit.write.iter().map(|write| &write.key);
-            let mut named = written.chain(commit.expect.iter().map(|expect| &expect.key));
+            let written = commit.mutations.iter().map(|write| &write.key);
+            let mut named =
+                written.chain(commit.preconditions.iter().map(|preconditions| &preconditions.key));
             named.any(|key| held.contains(&key[..]))
         };
         Ok(commits.iter().map(needs).collect())
@@ -271,10 +276,10 @@ fn in_doubt(e: &EngineError, sent: &Sent) -> EngineError {
 
 /// The keys that commits write, and those that they only expect something of.
 fn named<'c>(commits: &[&'c Commit]) -> (Vec<&'c [u8]>, Vec<&'c [u8]>) {
-    let written = commits.iter().flat_map(|commit| &commit.write);
+    let written = commits.iter().flat_map(|commit| &commit.mutations);
     let writes: BTreeSet<&[u8]> = written.map(|write| &write.key[..]).collect();
-    let expected = commits.iter().flat_map(|commit| &commit.expect);
-    let expects: BTreeSet<&[u8]> = expected.map(|expect| &expect.key[..]).collect();
+    let expected = commits.iter().flat_map(|commit| &commit.preconditions);
+    let expects: BTreeSet<&[u8]> = expected.map(|preconditions| &preconditions.key[..]).collect();
     let expects = expects.difference(&writes).copied().collect();
     (writes.into_iter().collect(), expects)
 }
@@ -362,8 +367,8 @@ async fn write(
                     let foreign = EngineError::Failed("a stored body of another engine".into());
                     return Err(Fault::Refused(foreign));
                 };
-                let due = i64::try_from(record.due).unwrap_or(i64::MAX);
-                Some((due, &record.head[..], &body[..]))
+                let expires_at = i64::try_from(record.expires_at).unwrap_or(i64::MAX);
+                Some((expires_at, &record.meta[..], &body[..]))
             }
         };
         let old = locked.get(*key);

@@ -1,7 +1,7 @@
 //! Commits that wait together are made together, in one transaction: they share its round trips and
 //! its sync. Each is still judged by itself, and answered by itself.
 
-use super::super::{Body, Commit, EngineError, Outcome, Result, Write};
+use super::super::{Body, Commit, EngineError, Mutation, Outcome, Result};
 use super::commit::{Unmade, Wait};
 use super::{Inner, PATIENCE};
 use std::sync::Arc;
@@ -145,9 +145,9 @@ async fn timed(
 }
 
 fn size(commit: &Commit) -> usize {
-    let bytes = |write: &Write| match write.record.as_ref().map(|record| &record.body) {
+    let bytes = |write: &Mutation| match write.record.as_ref().map(|record| &record.body) {
         Some(Body::Bytes(bytes)) => bytes.len(),
         Some(Body::Stored(_)) | None => 0,
     };
-    commit.write.iter().map(|write| write.key.len() + bytes(write)).sum()
+    commit.mutations.iter().map(|write| write.key.len() + bytes(write)).sum()
 }

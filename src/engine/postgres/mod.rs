@@ -17,8 +17,8 @@ mod snapshot;
 mod sql;
 
 use super::{
-    Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Part, Record, Result, Scan,
-    Scanned, Snapshot, Stage, Stats,
+    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record,
+    Result, Scan, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
 use connection::{Fault, evict, timely_with};
@@ -285,9 +285,9 @@ impl AsRef<[u8]> for Held {
 
 /// A record of the columns version, due and head, which begin at `first`.
 fn record_at(row: &Row, first: usize, body: Bytes) -> Result<Record> {
-    let (version, due) = (number(row, first)?, number(row, first + 1)?);
-    let head = Bytes::copy_from_slice(bytes(row, first + 2)?);
-    Ok(Record { version, due, head, body: Body::Bytes(body) })
+    let (version, expires_at) = (number(row, first)?, number(row, first + 1)?);
+    let meta = Bytes::copy_from_slice(bytes(row, first + 2)?);
+    Ok(Record { version, expires_at, meta, body: Body::Bytes(body) })
 }
 
 fn misshapen(e: tokio_postgres::Error) -> EngineError {
@@ -309,7 +309,11 @@ fn signed(number: u64) -> i64 {
 }
 
 impl Engine for Postgres {
-    fn read<'a>(&'a self, key: &'a [u8], part: Part) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(
+        &'a self,
+        key: &'a [u8],
+        part: Projection,
+    ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
             // Until the body of one moment fits the share that was taken for it.
             loop {
@@ -328,7 +332,7 @@ impl Engine for Postgres {
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
         Box::pin(async move {
             let (start, end) = (&scan.start[..], &scan.end[..]);
-            let (skip, limit) = (signed(scan.skip_due), signed(scan.limit as u64));
+            let (skip, limit) = (signed(scan.skip_expired_at), signed(scan.limit as u64));
             let params: &[&(dyn ToSql + Sync)] = &[&start, &end, &skip, &limit];
             let earlier = match scan.eventual {
                 true => self.inner.earlier_rows(sql::SCAN, params).await,
@@ -340,8 +344,13 @@ impl Engine for Postgres {
             };
             let mut page = Page::with_room(rows.len());
             for row in &rows {
-                let (version, due) = (number(row, 1)?, number(row, 2)?);
-                page.push(Scanned { key: bytes(row, 0)?, version, due, head: bytes(row, 3)? });
+                let (version, expires_at) = (number(row, 1)?, number(row, 2)?);
+                page.push(ScannedRecord {
+                    key: bytes(row, 0)?,
+                    version,
+                    expires_at,
+                    meta: bytes(row, 3)?,
+                });
             }
             Ok(page)
         })
@@ -354,7 +363,7 @@ impl Engine for Postgres {
         })
     }
 
-    fn due(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
+    fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             let (until, limit) = (signed(until), signed(limit as u64));
             let rows = self.inner.rows(sql::DUE, &[&until, &limit]).await?;
@@ -375,11 +384,11 @@ impl Engine for Postgres {
         Box::pin(self.groups.commit(commit))
     }
 
-    fn stage(&self) -> BoxFuture<'_, Result<Box<dyn Stage>>> {
-        Box::pin(async move { Ok(Box::new(Gathered::default()) as Box<dyn Stage>) })
+    fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
+        Box::pin(async move { Ok(Box::new(Gathered::default()) as Box<dyn BlobWriter>) })
     }
 
-    fn holds_staged(&self) -> bool {
+    fn buffers_blobs(&self) -> bool {
         true
     }
 
@@ -410,7 +419,7 @@ impl Engine for Postgres {
 #[derive(Default)]
 struct Gathered(BytesMut);
 
-impl Stage for Gathered {
+impl BlobWriter for Gathered {
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         self.0.extend_from_slice(&chunk);
         Box::pin(async { Ok(()) })

@@ -2,7 +2,7 @@
 //! and the network hardly more than one with a single key. Each is sent after all reads in it came,
 //! so that they see every commit that was answered before.
 
-use super::super::{EngineError, Part, Record, Result};
+use super::super::{EngineError, Projection, Record, Result};
 use super::{Inner, bytes, misshapen, number, record_at, sql};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ pub(super) struct Reads {
 impl Reads {
     /// Begins to serve; ends when it is dropped.
     pub(super) fn new(inner: &Arc<Inner>) -> Reads {
-        let begin = |part: Part| {
+        let begin = |part: Projection| {
             let (sender, receiver) = mpsc::channel(WAITING_MAX);
             let receiver = Arc::new(Mutex::new(receiver));
             for _ in 0..AT_ONCE {
@@ -50,23 +50,23 @@ impl Reads {
             }
             sender
         };
-        Reads { heads: begin(Part::Head), wholes: begin(Part::Whole) }
+        Reads { heads: begin(Projection::Meta), wholes: begin(Projection::Full) }
     }
 
     /// Reads a record together with others.
-    pub(super) async fn read(&self, key: &[u8], part: Part) -> Result<Found> {
+    pub(super) async fn read(&self, key: &[u8], part: Projection) -> Result<Found> {
         let (reply, answer) = oneshot::channel();
         let ask = Ask { key: Bytes::copy_from_slice(key), reply };
         let to = match part {
-            Part::Head => &self.heads,
-            Part::Whole => &self.wholes,
+            Projection::Meta => &self.heads,
+            Projection::Full => &self.wholes,
         };
         to.send(ask).await.map_err(|_| EngineError::Closed)?;
         answer.await.map_err(|_| EngineError::Closed)?
     }
 }
 
-async fn serve(inner: Arc<Inner>, asks: Arc<Mutex<mpsc::Receiver<Ask>>>, part: Part) {
+async fn serve(inner: Arc<Inner>, asks: Arc<Mutex<mpsc::Receiver<Ask>>>, part: Projection) {
     loop {
         let taken = {
             let mut asks = asks.lock().await;
@@ -82,7 +82,7 @@ async fn serve(inner: Arc<Inner>, asks: Arc<Mutex<mpsc::Receiver<Ask>>>, part: P
     }
 }
 
-async fn answer(inner: &Inner, asks: Vec<Ask>, part: Part) {
+async fn answer(inner: &Inner, asks: Vec<Ask>, part: Projection) {
     let found = look(inner, &asks, part).await;
     for Ask { key, reply } in asks {
         let answer = match &found {
@@ -99,11 +99,11 @@ async fn answer(inner: &Inner, asks: Vec<Ask>, part: Part) {
 
 type All = HashMap<Vec<u8>, Result<Found>>;
 
-async fn look(inner: &Inner, asks: &[Ask], part: Part) -> Result<All> {
+async fn look(inner: &Inner, asks: &[Ask], part: Projection) -> Result<All> {
     let keys: Vec<&[u8]> = asks.iter().map(|ask| &ask.key[..]).collect();
     let text = match part {
-        Part::Head => sql::READ_HEADS,
-        Part::Whole => sql::READ_SMALL,
+        Projection::Meta => sql::READ_HEADS,
+        Projection::Full => sql::READ_SMALL,
     };
     let rows = inner.rows(text, &[&keys]).await?;
     rows.iter().map(|row| Ok((bytes(row, 0)?.to_vec(), found(row, part)))).collect()
@@ -111,8 +111,8 @@ async fn look(inner: &Inner, asks: &[Ask], part: Part) -> Result<All> {
 
 /// What a row tells: its columns are key, version, due, head, and for a whole record the body, if
 /// it is small, and its size.
-fn found(row: &Row, part: Part) -> Result<Found> {
-    if part == Part::Head {
+fn found(row: &Row, part: Projection) -> Result<Found> {
+    if part == Projection::Meta {
         return record_at(row, 1, Bytes::new()).map(Found::Record);
     }
     let small: Option<&[u8]> = row.try_get(4).map_err(misshapen)?;

@@ -3,7 +3,7 @@
 
 use super::connection::{Fault, evict, timely, timely_with};
 use super::{Inner, Patience, bytes, misshapen, number, record_at, signed, sql};
-use crate::engine::{BoxFuture, EngineError, Keyed, Record, Result, Snapshot};
+use crate::engine::{BoxFuture, EngineError, KeyedRecord, Record, Result, Snapshot};
 use bytes::Bytes;
 use deadpool_postgres::Client;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Frozen {
         end: &[u8],
         limit: usize,
         most: u64,
-    ) -> Result<Vec<Keyed>> {
+    ) -> Result<Vec<KeyedRecord>> {
         let limit = signed(limit.min(PAGE_RECORDS) as u64);
         let rows = self.rows(PAGE_BYTES, sql::SCAN_WHOLE, &[&start, &end, &limit]).await?;
         let (mut found, mut held) = (Vec::with_capacity(rows.len()), 0);
@@ -114,7 +114,7 @@ impl Snapshot for Frozen {
         end: Bytes,
         limit: usize,
         bytes: u64,
-    ) -> BoxFuture<'_, Result<Vec<Keyed>>> {
+    ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>> {
         Box::pin(async move { self.page(&start, &end, limit, bytes).await })
     }
 }

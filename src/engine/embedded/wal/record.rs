@@ -55,8 +55,8 @@ pub(in crate::engine::embedded) enum Home {
 pub(in crate::engine::embedded) struct Row {
     pub(in crate::engine::embedded) key: Bytes,
     pub(in crate::engine::embedded) version: u64,
-    pub(in crate::engine::embedded) due: u64,
-    pub(in crate::engine::embedded) head: Bytes,
+    pub(in crate::engine::embedded) expires_at: u64,
+    pub(in crate::engine::embedded) meta: Bytes,
     pub(in crate::engine::embedded) home: Home,
 }
 
@@ -125,7 +125,7 @@ pub(in crate::engine::embedded) fn rows(
             let four = fixed.get(from..from + 4).and_then(|four| four.try_into().ok());
             four.map(u32::from_le_bytes)
         };
-        let (kind, version, due) = (fixed.first()?, number(1)?, number(9)?);
+        let (kind, version, expires_at) = (fixed.first()?, number(1)?, number(9)?);
         let (key_len, head_len) = (short(17)? as usize, short(21)? as usize);
         let (a, sum) = (number(25)?, short(33)?);
         let home = match kind {
@@ -142,10 +142,10 @@ pub(in crate::engine::embedded) fn rows(
         };
         let key = after.get(..key_len)?;
         let after = after.get(key_len..)?;
-        let head = after.get(..head_len)?;
+        let meta = after.get(..head_len)?;
         rest = after.get(head_len..)?;
-        let (key, head) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(head));
-        rows.push(Row { key, version, due, head, home });
+        let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
+        rows.push(Row { key, version, expires_at, meta, home });
     }
     // The size of a blob stands behind the rows that have one, in their order.
     for row in &mut rows {
@@ -185,7 +185,7 @@ impl Builder {
         record: Option<(u64, &[u8])>,
         body: Placed<'_>,
     ) -> Home {
-        let (due, head) = record.unwrap_or((0, b""));
+        let (expires_at, meta) = record.unwrap_or((0, b""));
         let (kind, a, sum, home) = match body {
             Placed::Removed => (0_u8, 0, 0, Home::Removed),
             Placed::Bytes(bytes) if bytes.is_empty() => (1, 0, 0, Home::Empty),
@@ -205,14 +205,14 @@ impl Builder {
         };
         self.rows.push(kind);
         self.rows.extend_from_slice(&version.to_le_bytes());
-        self.rows.extend_from_slice(&due.to_le_bytes());
-        for len in [key.len(), head.len()] {
+        self.rows.extend_from_slice(&expires_at.to_le_bytes());
+        for len in [key.len(), meta.len()] {
             self.rows.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
         }
         self.rows.extend_from_slice(&a.to_le_bytes());
         self.rows.extend_from_slice(&sum.to_le_bytes());
         self.rows.extend_from_slice(key);
-        self.rows.extend_from_slice(head);
+        self.rows.extend_from_slice(meta);
         self.count += 1;
         home
     }
@@ -329,7 +329,10 @@ mod tests {
         assert_eq!(found.iter().map(|row| row.home).collect::<Vec<_>>(), homes);
         let keys: Vec<_> = found.iter().map(|row| &row.key[..]).collect();
         assert_eq!(keys, [&b"a"[..], b"b", b"c", b"d", b""]);
-        assert_eq!((found[0].version, found[0].due, &found[0].head[..]), (5, 7, &b"head"[..]));
+        assert_eq!(
+            (found[0].version, found[0].expires_at, &found[0].meta[..]),
+            (5, 7, &b"head"[..])
+        );
         assert_eq!(homes[2], Home::Blob { id: 9, len: 1 << 20 });
         let at = usize::try_from(header.bodies_at()).unwrap();
         assert_eq!(&bytes[at..at + 8], b"bodybody");

@@ -5,7 +5,7 @@
 //! dropped. Anything else that does not fit is damage to what was acknowledged, and is reported.
 
 use super::super::blob_files::io_failed;
-use super::super::database::{Mark, body_sum};
+use super::super::database::{CheckpointPosition, body_sum};
 use super::super::{EngineError, Result};
 use super::record::{self, HEADER, Header, PAGE, Row};
 use super::segment::{Segment, Slot};
@@ -65,7 +65,7 @@ pub(in crate::engine::embedded) enum Purpose {
 /// place where its frame's bodies begin.
 pub(in crate::engine::embedded) fn recover(
     slots: Vec<Slot>,
-    mark: Mark,
+    mark: CheckpointPosition,
     purpose: Purpose,
     mut take: impl FnMut(Row, &Arc<Segment>, u64),
 ) -> Result<Recovered> {
@@ -153,7 +153,7 @@ enum First {
     Torn,
 }
 
-fn first(segment: &Segment, mark: Mark) -> Result<First> {
+fn first(segment: &Segment, mark: CheckpointPosition) -> Result<First> {
     if let Some((header, _)) = read(segment, mark.salt, 0)? {
         let behind = header.segment >= mark.log_start;
         return Ok(if behind { First::Of(header.segment) } else { First::Nothing });
@@ -195,7 +195,12 @@ fn read(segment: &Segment, salt: u32, at: u64) -> Result<Option<(Header, Vec<Row
 }
 
 /// The place of a sound frame of the segment `seq` (or of any that matters) behind `at`.
-fn later(segment: &Segment, mark: Mark, seq: Option<u64>, at: u64) -> Result<Option<u64>> {
+fn later(
+    segment: &Segment,
+    mark: CheckpointPosition,
+    seq: Option<u64>,
+    at: u64,
+) -> Result<Option<u64>> {
     let mut chunk = vec![0; 256 * PAGE];
     let mut from = at;
     loop {
