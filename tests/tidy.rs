@@ -10,7 +10,7 @@ const WALLS: [(&str, &[&str]); 11] = [
     ("src/engine", &[]),
     ("src/kv", &["engine"]),
     ("src/http", &[]),
-    ("src/wire.rs", &[]),
+    ("src/wire", &[]),
     ("src/metrics.rs", &["kv"]),
     ("src/api", &["http", "kv", "metrics", "wire"]),
     ("src/transfer", &["kv"]),

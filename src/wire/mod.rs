@@ -17,7 +17,7 @@ pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
 pub const STORED_CONTENT_LENGTH: &str = "Stored-Content-Length";
 
 /// The API's description, by OpenAPI 3.1.
-pub static OPENAPI: &[u8] = include_bytes!("api/openapi.json");
+pub static OPENAPI: &[u8] = include_bytes!("../api/openapi.json");
 
 /// Every refusal but a 412 on an item and a batch's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
