@@ -22,7 +22,7 @@ export async function storeChecks() {
     assert.equal(headers['content-type'], 'application/json');
   });
 
-  await check('create accepts the package's model class', async () => {
+  await check('create accepts the model class of the package', async () => {
     const model = new Fastly.KvStoreRequestCreate('js by model');
     const data = await stores.kvStoreCreate({ kv_store_request_create: model });
     assert.equal(data.name, 'js by model');
