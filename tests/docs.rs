@@ -311,7 +311,7 @@ fn relative_links_and_anchors_resolve() {
             } else if let Some(anchor) = anchor {
                 let headings = anchors(&read(&file.display().to_string()));
                 if !headings.contains(anchor) {
-                    wrong.push(format!("{document} links to {target}, but there is no such heading"));
+                    wrong.push(format!("{document} links to {target}, a missing heading"));
                 }
             }
         }
