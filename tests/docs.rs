@@ -266,7 +266,8 @@ fn normal(path: &Path) -> PathBuf {
         match part {
             Component::ParentDir => assert!(out.pop(), "{path:?} leaves the repository"),
             Component::CurDir => {}
-            other => out.push(other),
+            Component::Normal(_) => out.push(part),
+            Component::Prefix(_) | Component::RootDir => panic!("{path:?} is absolute"),
         }
     }
     out
