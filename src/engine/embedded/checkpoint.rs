@@ -355,8 +355,8 @@ impl<'c> Statements<'c> {
         Ok(Statements {
             find: conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?,
             put: conn.prepare_cached(
-                "INSERT INTO heads (key, expires_at, data) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (key) DO UPDATE SET expires_at = ?2, data = ?3",
+                "INSERT INTO heads (key, due, data) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (key) DO UPDATE SET due = ?2, data = ?3",
             )?,
             remove: conn.prepare_cached("DELETE FROM heads WHERE key = ?1")?,
             body_insert: conn.prepare_cached("INSERT INTO bodies (sum, body) VALUES (?1, ?2)")?,
