@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Projection, Scan,
 };
@@ -15,7 +15,7 @@ use steadfast::engine::{
 const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
-    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
+    let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
     Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes: 128 << 20, fatal })
 }
 

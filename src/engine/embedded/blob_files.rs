@@ -8,7 +8,7 @@
 use super::super::{
     BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, StoredBody, WHOLE_BYTES_MAX,
 };
-use super::Fatal;
+use super::FatalErrorHandler;
 use super::read_scheduler::Pace;
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -41,7 +41,7 @@ pub(super) struct Blobs {
     kept: Kept,
     /// The folders whose names are known to be durable.
     folders: [AtomicBool; 256],
-    fatal: Fatal,
+    fatal: FatalErrorHandler,
     pace: Pace,
 }
 
@@ -94,7 +94,11 @@ impl Drop for Pin {
 
 impl Blobs {
     /// Keeps up to `cache_bytes` of bodies in memory.
-    pub(super) fn new(data: &Path, cache_bytes: u64, fatal: Fatal) -> Result<Arc<Blobs>> {
+    pub(super) fn new(
+        data: &Path,
+        cache_bytes: u64,
+        fatal: FatalErrorHandler,
+    ) -> Result<Arc<Blobs>> {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
         let folders = std::array::from_fn(|_| AtomicBool::new(false));

@@ -13,7 +13,7 @@ use super::maintenance::Chore;
 use super::memtable::Entry;
 use super::wal::record::Home;
 use super::writer::Task;
-use super::{Boundary, Fatal, Shared};
+use super::{Boundary, FatalErrorHandler, Shared};
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub(super) struct Folder {
     pub(super) keeper: SyncSender<Chore>,
     pub(super) shared: Arc<Shared>,
     pub(super) readers: Arc<Readers>,
-    pub(super) fatal: Fatal,
+    pub(super) fatal: FatalErrorHandler,
 }
 
 /// What a step changes besides its records.

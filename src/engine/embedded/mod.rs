@@ -26,7 +26,7 @@ mod verify;
 mod wal;
 mod writer;
 
-pub use verify::{VerifiedRecord, VerifyReport, check};
+pub use verify::{VerifiedRecord, VerifyReport, verify};
 
 use super::{
     BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
@@ -75,17 +75,17 @@ pub struct Options {
     /// as many. More makes writes faster and a start after a crash slower.
     pub wal_bytes: u64,
     /// What happens when a sync fails.
-    pub fatal: Fatal,
+    pub fatal: FatalErrorHandler,
 }
 
 /// Stops the process when nobody can know any more what is on disk.
 #[derive(Clone)]
-pub struct Fatal(Arc<dyn Fn(&str) + Send + Sync>);
+pub struct FatalErrorHandler(Arc<dyn Fn(&str) + Send + Sync>);
 
-impl Fatal {
+impl FatalErrorHandler {
     /// Calls `stop` with the reason; it is not expected to return, but may in tests.
-    pub fn new(stop: impl Fn(&str) + Send + Sync + 'static) -> Fatal {
-        Fatal(Arc::new(stop))
+    pub fn new(stop: impl Fn(&str) + Send + Sync + 'static) -> FatalErrorHandler {
+        FatalErrorHandler(Arc::new(stop))
     }
 
     fn stop(&self, why: &str) {
@@ -93,7 +93,7 @@ impl Fatal {
     }
 }
 
-impl fmt::Debug for Fatal {
+impl fmt::Debug for FatalErrorHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fatal")
     }
@@ -247,7 +247,7 @@ impl Embedded {
 fn start(
     conn: rusqlite::Connection,
     reads: &Reads,
-    fatal: &Fatal,
+    fatal: &FatalErrorHandler,
     salt: u32,
 ) -> Result<(Arc<SyncSender<writer::Task>>, Vec<JoinHandle<()>>)> {
     let (shared, readers) = (reads.shared.clone(), reads.readers.clone());
@@ -302,12 +302,12 @@ fn start(
 
 /// Reads bytes as a frame of the log; for the fuzz target.
 #[cfg(fuzzing)]
-pub fn fuzz_frame(bytes: &[u8]) {
+pub fn fuzz_wal_record(bytes: &[u8]) {
     wal::record::fuzz(bytes);
 }
 
 /// Stops the process when its thread panics: without it nothing would be written any more.
-struct Alive(Fatal);
+struct Alive(FatalErrorHandler);
 
 impl Drop for Alive {
     fn drop(&mut self) {
@@ -326,7 +326,7 @@ fn spawn(name: &str, alive: Alive, work: impl FnOnce() + Send + 'static) -> Resu
 }
 
 /// Whether a process has a data directory open.
-pub fn in_use(dir: &Path) -> bool {
+pub fn is_locked(dir: &Path) -> bool {
     let lock = File::options().write(true).open(dir.join("LOCK"));
     lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }

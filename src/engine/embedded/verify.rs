@@ -8,7 +8,7 @@ use super::memtable::{Entry, Overlay};
 use super::wal::record::Home;
 use super::wal::recovery;
 use super::wal::segment::Slots;
-use super::{Fatal, lock, writer};
+use super::{FatalErrorHandler, lock, writer};
 use crate::engine::{EngineError, StoredBody};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -42,7 +42,7 @@ pub struct VerifyReport {
     /// Bytes of their bodies.
     pub body_bytes: u64,
     /// Commits' rows that only the log has.
-    pub log_rows: u64,
+    pub wal_entries: u64,
     /// Blob files that are named.
     pub blobs: u64,
     /// What is wrong and where, the first thousand.
@@ -53,7 +53,7 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     /// Adds a problem.
-    pub fn problem(&mut self, what: String) {
+    pub fn add_problem(&mut self, what: String) {
         self.problem_count += 1;
         if self.problems.len() < TOLD_MAX {
             self.problems.push(what);
@@ -65,7 +65,7 @@ impl VerifyReport {
 ///
 /// # Errors
 /// When the directory is in use, of another format, or cannot be read. Damage is in the report.
-pub fn check(
+pub fn verify(
     dir: &Path,
     mut visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
 ) -> Result<VerifyReport> {
@@ -79,11 +79,11 @@ pub fn check(
     check_database(&conn, &mut report)?;
     let mut overlay = Overlay::default();
     match read_log(&conn, dir, &mut overlay) {
-        Ok(rows) => report.log_rows = rows,
-        Err(EngineError::Corrupt(what)) => report.problem(what),
+        Ok(rows) => report.wal_entries = rows,
+        Err(EngineError::Corrupt(what)) => report.add_problem(what),
         Err(e) => return Err(e),
     }
-    let blobs = Blobs::new(dir, 0, Fatal::new(|_| {}))?;
+    let blobs = Blobs::new(dir, 0, FatalErrorHandler::new(|_| {}))?;
     let mut check = Check { conn: &conn, blobs, report, named: BTreeMap::new(), counts: [0; 256] };
     check.records(&overlay, &mut visit)?;
     check.bodies()?;
@@ -98,7 +98,7 @@ fn check_database(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
     while let Some(row) = rows.next().map_err(|e| failed(&e))? {
         let said: String = row.get(0).map_err(|e| failed(&e))?;
         if said != "ok" {
-            report.problem(format!("steadfast.db: {said}"));
+            report.add_problem(format!("steadfast.db: {said}"));
         }
     }
     Ok(())
@@ -178,14 +178,14 @@ impl Check<'_> {
         }
         let shown = String::from_utf8_lossy(key).into_owned();
         let Some(data) = Data::decode(key, data) else {
-            self.report.problem(format!("record {shown:?} does not match its checksum"));
+            self.report.add_problem(format!("record {shown:?} does not match its checksum"));
             return None;
         };
         if data.expires_at.cast_signed() != expires_at {
-            self.report.problem(format!("record {shown:?} is not indexed by when it is due"));
+            self.report.add_problem(format!("record {shown:?} is not indexed by when it is due"));
         }
         if data.home != 0 && self.named.insert(data.home, data.version).is_some() {
-            self.report.problem(format!("record {shown:?} shares its body with another"));
+            self.report.add_problem(format!("record {shown:?} shares its body with another"));
         }
         let len = match data.home {
             0 => Ok(0),
@@ -195,7 +195,7 @@ impl Check<'_> {
         match len {
             Ok(len) => Some((data, len)),
             Err(what) => {
-                self.report.problem(format!("record {shown:?}: {what}"));
+                self.report.add_problem(format!("record {shown:?}: {what}"));
                 None
             }
         }
@@ -224,7 +224,7 @@ impl Check<'_> {
             }
             Err(what) => {
                 let shown = String::from_utf8_lossy(key);
-                self.report.problem(format!("record {shown:?}: {what}"));
+                self.report.add_problem(format!("record {shown:?}: {what}"));
             }
         }
     }
@@ -264,12 +264,12 @@ impl Check<'_> {
         let blobs = ids("SELECT -id FROM blobs").map_err(|e| failed(&e))?;
         for home in bodies.iter().chain(&blobs).filter(|home| !self.named.contains_key(home)) {
             let what = if *home > 0 { "body" } else { "blob" };
-            self.report.problem(format!("{what} {} belongs to no record", home.abs()));
+            self.report.add_problem(format!("{what} {} belongs to no record", home.abs()));
         }
         let unlisted: Vec<i64> =
             self.named.keys().filter(|home| **home < 0 && !blobs.contains(home)).copied().collect();
         for home in unlisted {
-            self.report.problem(format!("blob {} is not listed", -home));
+            self.report.add_problem(format!("blob {} is not listed", -home));
         }
         Ok(())
     }
@@ -286,13 +286,13 @@ impl Check<'_> {
             if kept != found {
                 let byte = u8::try_from(first).unwrap_or_default().escape_ascii();
                 let what = format!("{found} records begin with '{byte}', and the count is {kept}");
-                self.report.problem(what);
+                self.report.add_problem(what);
             }
         }
         let sql = "SELECT coalesce(sum(size), 0) FROM blobs";
         let sizes: i64 = self.conn.query_row(sql, [], |row| row.get(0)).map_err(|e| failed(&e))?;
         if kept.get(&BLOB_BYTES).copied().unwrap_or(0) != sizes {
-            self.report.problem(format!("blobs have {sizes} bytes, and the count differs"));
+            self.report.add_problem(format!("blobs have {sizes} bytes, and the count differs"));
         }
         Ok(())
     }

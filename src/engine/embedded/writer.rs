@@ -9,7 +9,7 @@ use super::maintenance::Chore;
 use super::memtable::Entry;
 use super::wal::record::{Builder, Header, Home, Placed, Row};
 use super::wal::segment::{SEGMENT_BYTES, Segment};
-use super::{Boundary, Fatal, Shared};
+use super::{Boundary, FatalErrorHandler, Shared};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
@@ -48,7 +48,7 @@ pub(super) struct Writer {
     pub(super) keeper: SyncSender<Chore>,
     pub(super) shared: Arc<Shared>,
     pub(super) readers: Arc<Readers>,
-    pub(super) fatal: Fatal,
+    pub(super) fatal: FatalErrorHandler,
     pub(super) salt: u32,
     pub(super) last_version: u64,
     /// The number of the next segment.
