@@ -8,54 +8,54 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A record of the log counts as so many bytes at least: it takes memory until it is folded.
-const RECORD_BYTES: u64 = 1024;
+const RECORD_BYTES_MIN: u64 = 1024;
 /// Writes wait at so many times the first mark.
-const WAIT_FACTOR: usize = 4;
+const STALL_FACTOR: usize = 4;
 /// A writer that waits looks again after so long at the latest.
-const LOOK: Duration = Duration::from_millis(100);
+const STALL_POLL: Duration = Duration::from_millis(100);
 
 /// See the module.
-pub(super) struct Pressure {
+pub(super) struct Backpressure {
     /// Segments and records that wait in the log when the folder begins.
     segments: usize,
     records: usize,
-    state: Mutex<State>,
-    eased: Condvar,
+    state: Mutex<StallState>,
+    changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct StallState {
     /// Why the last fold failed.
-    stuck: Option<EngineError>,
-    closing: bool,
+    checkpoint_error: Option<EngineError>,
+    is_closing: bool,
 }
 
-impl Pressure {
+impl Backpressure {
     /// With the bytes of log at which folding begins.
-    pub(super) fn new(bytes: u64) -> Pressure {
+    pub(super) fn new(bytes: u64) -> Backpressure {
         let count = |size: u64| usize::try_from(bytes / size).unwrap_or(usize::MAX / 8).max(1);
-        let (segments, records) = (count(SEGMENT_BYTES), count(RECORD_BYTES));
-        Pressure { segments, records, state: Mutex::default(), eased: Condvar::new() }
+        let (segments, records) = (count(SEGMENT_BYTES), count(RECORD_BYTES_MIN));
+        Backpressure { segments, records, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    fn over(&self, shared: &Shared, factor: usize) -> bool {
+    fn exceeds(&self, shared: &Shared, factor: usize) -> bool {
         // The segment that is written to cannot be folded, and so does not count.
-        let segments = shared.slots.live_before(u64::MAX).saturating_sub(1);
-        segments >= self.segments * factor || shared.overlay().len() >= self.records * factor
+        let segments = shared.segments.live_before(u64::MAX).saturating_sub(1);
+        segments >= self.segments * factor || shared.memtable().len() >= self.records * factor
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StallState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the folder should begin.
-    pub(super) fn expired(&self, shared: &Shared) -> bool {
-        self.over(shared, 1)
+    pub(super) fn should_checkpoint(&self, shared: &Shared) -> bool {
+        self.exceeds(shared, 1)
     }
 
     /// Whether writes have to wait.
-    pub(super) fn full(&self, shared: &Shared) -> bool {
-        self.over(shared, WAIT_FACTOR)
+    pub(super) fn should_stall(&self, shared: &Shared) -> bool {
+        self.exceeds(shared, STALL_FACTOR)
     }
 
     /// Waits until the log is short enough for another group.
@@ -63,34 +63,34 @@ impl Pressure {
     /// # Errors
     /// When the folder cannot go on: with its reason.
     pub(super) fn wait(&self, shared: &Shared) -> Result<()> {
-        while self.full(shared) {
+        while self.should_stall(shared) {
             let state = self.state();
-            if let Some(e) = &state.stuck {
+            if let Some(e) = &state.checkpoint_error {
                 return Err(e.clone());
             }
-            if state.closing {
+            if state.is_closing {
                 // Nothing more comes in: what waits may still go out.
                 return Ok(());
             }
-            drop(self.eased.wait_timeout(state, LOOK));
+            drop(self.changed.wait_timeout(state, STALL_POLL));
         }
         Ok(())
     }
 
     /// How the last fold went, to those that wait.
-    pub(super) fn tell(&self, failed: Option<EngineError>) {
-        self.state().stuck = failed;
-        self.eased.notify_all();
+    pub(super) fn report_checkpoint(&self, error: Option<EngineError>) {
+        self.state().checkpoint_error = error;
+        self.changed.notify_all();
     }
 
     /// From now on nothing waits.
     pub(super) fn close(&self) {
-        self.state().closing = true;
-        self.eased.notify_all();
+        self.state().is_closing = true;
+        self.changed.notify_all();
     }
 
     /// Whether the engine is being closed.
-    pub(super) fn closing(&self) -> bool {
-        self.state().closing
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().is_closing
     }
 }

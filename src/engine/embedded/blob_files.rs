@@ -9,7 +9,7 @@ use super::super::{
     BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, StoredBody, WHOLE_BYTES_MAX,
 };
 use super::FatalErrorHandler;
-use super::read_scheduler::Pace;
+use super::read_scheduler::ReadScheduler;
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -23,103 +23,112 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Bytes of a body under one checksum.
-const BLOCK: usize = INLINE_BYTES_MAX;
+const BLOCK_BYTES: usize = INLINE_BYTES_MAX;
 /// What a body in memory takes besides its bytes.
-const KEPT_SPARE: u64 = 128;
+const CACHE_ENTRY_OVERHEAD: u64 = 128;
 /// Bytes gathered before a write.
-const WRITE: usize = 4 * BLOCK;
+const WRITE_BUFFER_BYTES: usize = 4 * BLOCK_BYTES;
 const MAGIC: [u8; 8] = *b"STDFBLB1";
 /// The footer: body length (8), block size (4), checksum of what stands between (4), magic (8).
-const FOOTER: usize = 24;
+const FOOTER_BYTES: usize = 24;
 
 /// The folder of blob files and the ids that are staged but not yet committed.
 #[derive(Debug)]
-pub(super) struct Blobs {
+pub(super) struct BlobFiles {
     dir: PathBuf,
     staged: Mutex<HashSet<i64>>,
-    pinned: Mutex<Pinned>,
-    kept: Kept,
+    snapshot_pins: Mutex<SnapshotPins>,
+    body_cache: BodyCache,
     /// The folders whose names are known to be durable.
-    folders: [AtomicBool; 256],
+    synced_dirs: [AtomicBool; 256],
     fatal: FatalErrorHandler,
-    pace: Pace,
+    scheduler: ReadScheduler,
 }
 
 /// What snapshots keep.
 #[derive(Debug, Default)]
-struct Pinned {
+struct SnapshotPins {
     /// Snapshots that may still read any file that was there when they were made.
     snapshots: usize,
     /// Files to remove once there are none.
-    waiting: Vec<i64>,
+    deferred_deletes: Vec<i64>,
 }
 
 /// Bodies that are read again and again, checked already. An id is never used again, so none of
 /// them is ever wrong.
 #[derive(Debug)]
-struct Kept(Cache<i64, Bytes, Weight>);
+struct BodyCache(Cache<i64, Bytes, BodyWeighter>);
 
 #[derive(Clone, Debug)]
-struct Weight;
+struct BodyWeighter;
 
-impl Weighter<i64, Bytes> for Weight {
+impl Weighter<i64, Bytes> for BodyWeighter {
     fn weight(&self, _: &i64, body: &Bytes) -> u64 {
-        body.len() as u64 + KEPT_SPARE
+        body.len() as u64 + CACHE_ENTRY_OVERHEAD
     }
 }
 
-impl Kept {
-    fn new(bytes: u64) -> Kept {
-        let many = usize::try_from(bytes / BLOCK as u64).unwrap_or(usize::MAX);
-        Kept(Cache::with_weighter(many.max(1), bytes, Weight))
+impl BodyCache {
+    fn new(bytes: u64) -> BodyCache {
+        let items = usize::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+        BodyCache(Cache::with_weighter(items.max(1), bytes, BodyWeighter))
     }
 }
 
 /// While one of these lives, no committed file is removed.
-pub(super) struct Pin(Arc<Blobs>);
+pub(super) struct SnapshotPin(Arc<BlobFiles>);
 
-impl Drop for Pin {
+impl Drop for SnapshotPin {
     fn drop(&mut self) {
-        let waiting = {
-            let mut pinned = self.0.pinned();
-            pinned.snapshots -= 1;
-            if pinned.snapshots > 0 {
+        let deferred_deletes = {
+            let mut snapshot_pins = self.0.snapshot_pins();
+            snapshot_pins.snapshots -= 1;
+            if snapshot_pins.snapshots > 0 {
                 return;
             }
-            std::mem::take(&mut pinned.waiting)
+            std::mem::take(&mut snapshot_pins.deferred_deletes)
         };
-        waiting.into_iter().for_each(|id| self.0.remove(id));
+        deferred_deletes.into_iter().for_each(|id| self.0.delete_file(id));
     }
 }
 
-impl Blobs {
+impl BlobFiles {
     /// Keeps up to `cache_bytes` of bodies in memory.
     pub(super) fn new(
         data: &Path,
         cache_bytes: u64,
         fatal: FatalErrorHandler,
-    ) -> Result<Arc<Blobs>> {
+    ) -> Result<Arc<BlobFiles>> {
         let dir = data.join("blobs");
-        fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
-        let folders = std::array::from_fn(|_| AtomicBool::new(false));
-        let (staged, pinned, pace) = (Mutex::default(), Mutex::default(), Pace::default());
-        let kept = Kept::new(cache_bytes);
-        Ok(Arc::new(Blobs { dir, staged, pinned, kept, folders, fatal, pace }))
+        fs::create_dir_all(&dir).map_err(|e| io_error("make the blob folder", &e))?;
+        let synced_dirs = std::array::from_fn(|_| AtomicBool::new(false));
+        let (staged, snapshot_pins, scheduler) =
+            (Mutex::default(), Mutex::default(), ReadScheduler::default());
+        let body_cache = BodyCache::new(cache_bytes);
+        Ok(Arc::new(BlobFiles {
+            dir,
+            staged,
+            snapshot_pins,
+            body_cache,
+            synced_dirs,
+            fatal,
+            scheduler,
+        }))
     }
 
-    fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {
-        self.pinned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn snapshot_pins(&self) -> std::sync::MutexGuard<'_, SnapshotPins> {
+        self.snapshot_pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Keeps all committed files for as long as what it answers lives.
-    pub(super) fn pin(self: &Arc<Blobs>) -> Pin {
-        self.pinned().snapshots += 1;
-        Pin(self.clone())
+    pub(super) fn pin(self: &Arc<BlobFiles>) -> SnapshotPin {
+        self.snapshot_pins().snapshots += 1;
+        SnapshotPin(self.clone())
     }
 
     /// How many snapshots keep files.
-    pub(super) fn pins(&self) -> usize {
-        self.pinned().snapshots
+    pub(super) fn pinned_snapshots(&self) -> usize {
+        self.snapshot_pins().snapshots
     }
 
     /// Where the blob `id` lives: one of 256 folders, by its last byte.
@@ -132,7 +141,7 @@ impl Blobs {
     }
 
     /// Makes a new file and remembers that it is staged.
-    fn create(self: &Arc<Blobs>) -> Result<(i64, File)> {
+    fn create(self: &Arc<BlobFiles>) -> Result<(i64, File)> {
         let mut random = [0; 8];
         getrandom::fill(&mut random)
             .map_err(|e| EngineError::Failed(format!("no random numbers: {e}")))?;
@@ -140,50 +149,50 @@ impl Blobs {
         let path = self.path(id);
         self.staged().insert(id);
         let open = || OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let opened = self.make_folder(id, &path).and_then(|()| open());
+        let opened = self.create_dir_durably(id, &path).and_then(|()| open());
         match opened {
             Ok(file) => Ok((id, file)),
             Err(e) => {
                 self.staged().remove(&id);
-                Err(io_failed("create a blob file", &e))
+                Err(io_error("create a blob file", &e))
             }
         }
     }
 
     /// Makes the folder of a blob's file. That it is there does not say that its name is durable:
     /// whoever made it may not be done, or may have been killed.
-    fn make_folder(&self, id: i64, path: &Path) -> io::Result<()> {
-        let known = self.folders.get((id & 0xff) as usize);
-        if known.is_some_and(|known| known.load(Ordering::Acquire)) {
+    fn create_dir_durably(&self, id: i64, path: &Path) -> io::Result<()> {
+        let synced = self.synced_dirs.get((id & 0xff) as usize);
+        if synced.is_some_and(|execute_synced| execute_synced.load(Ordering::Acquire)) {
             return Ok(());
         }
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
         }
-        let folders = File::open(&self.dir)?;
-        if let Err(e) = folders.sync_all() {
+        let synced_dirs = File::open(&self.dir)?;
+        if let Err(e) = synced_dirs.sync_all() {
             self.fatal.stop(&format!("could not sync {}: {e}", self.dir.display()));
             return Err(e);
         }
-        known.into_iter().for_each(|known| known.store(true, Ordering::Release));
+        synced.into_iter().for_each(|execute_synced| execute_synced.store(true, Ordering::Release));
         Ok(())
     }
 
     /// Removes the file of a blob that lost its record, once no snapshot can show it.
-    pub(super) fn drop_committed(&self, id: i64) {
+    pub(super) fn delete(&self, id: i64) {
         {
-            let mut pinned = self.pinned();
-            if pinned.snapshots > 0 {
-                pinned.waiting.push(id);
+            let mut snapshot_pins = self.snapshot_pins();
+            if snapshot_pins.snapshots > 0 {
+                snapshot_pins.deferred_deletes.push(id);
                 return;
             }
         }
-        self.remove(id);
+        self.delete_file(id);
     }
 
     /// Removes a blob's file; one that is gone already is no error.
-    fn remove(&self, id: i64) {
-        self.kept.0.remove(&id);
+    fn delete_file(&self, id: i64) {
+        self.body_cache.0.remove(&id);
         match fs::remove_file(self.path(id)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -192,42 +201,42 @@ impl Blobs {
     }
 
     /// A committed blob to read, from memory if it is there; `None` when its file is gone.
-    pub(super) fn find(self: &Arc<Blobs>, id: i64) -> Result<Option<Blob>> {
-        match self.kept(id) {
+    pub(super) fn find(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
+        match self.body_cache(id) {
             Some(blob) => Ok(Some(blob)),
             None => self.open(id),
         }
     }
 
     /// Opens a committed blob's file; `None` when it is not there.
-    pub(super) fn open(self: &Arc<Blobs>, id: i64) -> Result<Option<Blob>> {
+    pub(super) fn open(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
         let file = match File::open(self.path(id)) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_failed("open a blob file", &e)),
+            Err(e) => return Err(io_error("open a blob file", &e)),
         };
         let (len, sums) = read_trailer(&file).map_err(|what| {
             EngineError::Corrupt(format!("blob file {}: {what}", self.path(id).display()))
         })?;
-        let bytes = Content::File(Arc::new(file), sums.into());
+        let bytes = BlobContent::File(Arc::new(file), sums.into());
         Ok(Some(self.committed(id, len, bytes)))
     }
 
     /// A committed blob that is in memory.
-    fn kept(self: &Arc<Blobs>, id: i64) -> Option<Blob> {
-        let body = self.kept.0.get(&id)?;
-        Some(self.committed(id, body.len() as u64, Content::Memory(body)))
+    fn body_cache(self: &Arc<BlobFiles>, id: i64) -> Option<Blob> {
+        let body = self.body_cache.0.get(&id)?;
+        Some(self.committed(id, body.len() as u64, BlobContent::Memory(body)))
     }
 
-    fn committed(self: &Arc<Blobs>, id: i64, len: u64, content: Content) -> Blob {
+    fn committed(self: &Arc<BlobFiles>, id: i64, len: u64, content: BlobContent) -> Blob {
         Blob { id, len, content, committed: AtomicBool::new(true), blobs: self.clone() }
     }
 
     /// Every blob file there is, as ids; names that are no ids are left alone.
     pub(super) fn list(&self) -> io::Result<Vec<i64>> {
         let mut ids = Vec::new();
-        for folder in fs::read_dir(&self.dir)? {
-            for file in fs::read_dir(folder?.path())? {
+        for dir in fs::read_dir(&self.dir)? {
+            for file in fs::read_dir(dir?.path())? {
                 let name = file?.file_name();
                 ids.extend(name.to_str().and_then(|name| i64::from_str_radix(name, 16).ok()));
             }
@@ -244,17 +253,17 @@ impl Blobs {
 /// Reads and checks what stands behind the body: its length and its blocks' checksums.
 fn read_trailer(file: &File) -> std::result::Result<(u64, Vec<u32>), String> {
     let size = file.metadata().map_err(|e| e.to_string())?.len();
-    let start = size.checked_sub(FOOTER as u64).ok_or("too short for its footer")?;
-    let mut footer = [0; FOOTER];
+    let start = size.checked_sub(FOOTER_BYTES as u64).ok_or("too short for its footer")?;
+    let mut footer = [0; FOOTER_BYTES];
     file.read_exact_at(&mut footer, start).map_err(|e| e.to_string())?;
     let (len, rest) = footer.split_at(8);
     let (block, rest) = rest.split_at(4);
     let (sum, magic) = rest.split_at(4);
-    if magic != MAGIC || block != (BLOCK as u32).to_le_bytes() {
+    if magic != MAGIC || block != (BLOCK_BYTES as u32).to_le_bytes() {
         return Err("no footer of this format".into());
     }
     let len = u64::from_le_bytes(len.try_into().map_err(|_| "footer")?);
-    let sums_bytes = len.div_ceil(BLOCK as u64).saturating_mul(4);
+    let sums_bytes = len.div_ceil(BLOCK_BYTES as u64).saturating_mul(4);
     if len.checked_add(sums_bytes).is_none_or(|body| body != start) {
         return Err(format!("a body of {len} bytes does not fit a file of {size}"));
     }
@@ -267,7 +276,7 @@ fn read_trailer(file: &File) -> std::result::Result<(u64, Vec<u32>), String> {
     Ok((len, sums))
 }
 
-pub(super) fn io_failed(what: &str, e: &io::Error) -> EngineError {
+pub(super) fn io_error(what: &str, e: &io::Error) -> EngineError {
     let text = format!("could not {what}: {e}");
     if e.kind() == io::ErrorKind::StorageFull || e.kind() == io::ErrorKind::QuotaExceeded {
         EngineError::Full(text)
@@ -281,32 +290,32 @@ pub(super) fn io_failed(what: &str, e: &io::Error) -> EngineError {
 pub(super) struct Blob {
     id: i64,
     len: u64,
-    content: Content,
+    content: BlobContent,
     committed: AtomicBool,
-    blobs: Arc<Blobs>,
+    blobs: Arc<BlobFiles>,
 }
 
 /// Where the bytes of a body are read.
 #[derive(Clone, Debug)]
-enum Content {
+enum BlobContent {
     /// All of them are here, checked.
     Memory(Bytes),
     /// A file, and the checksums of its blocks.
     File(Arc<File>, Arc<[u32]>),
 }
 
-impl Content {
+impl BlobContent {
     /// Reads a range of a body of `total` bytes, and checks the blocks that cover it.
     fn read(&self, total: u64, offset: u64, len: usize) -> std::result::Result<Bytes, String> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= total);
         end.ok_or("a read past the end of the body")?;
         match self {
             _ if len == 0 => Ok(Bytes::new()),
-            Content::Memory(bytes) => {
+            BlobContent::Memory(bytes) => {
                 let start = usize::try_from(offset).map_err(|e| e.to_string())?;
                 Ok(bytes.slice(start..start + len))
             }
-            Content::File(file, sums) => read_blocks(file, sums, total, offset, len),
+            BlobContent::File(file, sums) => read_blocks(file, sums, total, offset, len),
         }
     }
 }
@@ -320,7 +329,7 @@ impl Blob {
     pub(super) fn verify(&self) -> std::result::Result<(), String> {
         let mut offset = 0;
         while offset < self.len {
-            let len = (self.len - offset).min(BLOCK as u64);
+            let len = (self.len - offset).min(BLOCK_BYTES as u64);
             // At most a block, which fits.
             self.content.read(self.len, offset, len as usize)?;
             offset += len;
@@ -338,7 +347,7 @@ impl Blob {
 impl Drop for Blob {
     fn drop(&mut self) {
         if !self.committed.load(Ordering::Acquire) {
-            self.blobs.remove(self.id);
+            self.blobs.delete_file(self.id);
             self.blobs.staged().remove(&self.id);
         }
     }
@@ -353,15 +362,15 @@ impl StoredBody for Blob {
         let (id, total) = (self.id, self.len);
         let damaged = move |what| EngineError::Corrupt(format!("blob file {id:016x}: {what}"));
         Box::pin(async move {
-            let in_memory = matches!(self.content, Content::Memory(_));
+            let in_memory = matches!(self.content, BlobContent::Memory(_));
             let read = || self.content.read(total, offset, len);
             // What is more than a block could hold up others even when its pages are in memory.
-            let at_once = match len <= BLOCK {
+            let try_inline = match len <= BLOCK_BYTES {
                 _ if in_memory => return read().map_err(damaged),
-                true => self.blobs.pace.at_once(0, || read().map_err(damaged)),
+                true => self.blobs.scheduler.try_inline(0, || read().map_err(damaged)),
                 false => None,
             };
-            let read = match at_once {
+            let read = match try_inline {
                 Some(read) => read,
                 None => {
                     let content = self.content.clone();
@@ -373,7 +382,7 @@ impl StoredBody for Blob {
                 && body.len() as u64 == total
                 && total <= WHOLE_BYTES_MAX
             {
-                self.blobs.kept.0.insert(id, body.clone());
+                self.blobs.body_cache.0.insert(id, body.clone());
             }
             read
         })
@@ -392,13 +401,13 @@ fn read_blocks(
     offset: u64,
     len: usize,
 ) -> std::result::Result<Bytes, String> {
-    let block = BLOCK as u64;
+    let block = BLOCK_BYTES as u64;
     let (first, last) = (offset / block, (offset + len as u64).div_ceil(block));
     let start = first * block;
     let span = (last * block).min(total) - start;
     let bytes = read_span(file, start, usize::try_from(span).map_err(|e| e.to_string())?)?;
     let first = usize::try_from(first).map_err(|e| e.to_string())?;
-    for (index, chunk) in bytes.chunks(BLOCK).enumerate() {
+    for (index, chunk) in bytes.chunks(BLOCK_BYTES).enumerate() {
         if sums.get(first + index) != Some(&crc32fast::hash(chunk)) {
             return Err(format!("block {} does not match its checksum", first + index));
         }
@@ -425,31 +434,31 @@ fn read_span(file: &File, start: u64, len: usize) -> std::result::Result<Vec<u8>
 }
 
 /// A blob on its way in.
-pub(super) struct BlobStage {
+pub(super) struct BlobFileWriter {
     /// Absent only while a write is under way, and after one that failed.
-    open: Option<Open>,
+    open: Option<OpenBlobFile>,
 }
 
 /// The file behind a stage; removed at the drop unless it was sealed.
-struct Open {
-    blobs: Arc<Blobs>,
+struct OpenBlobFile {
+    blobs: Arc<BlobFiles>,
     id: i64,
     file: Arc<File>,
     pending: Vec<u8>,
     written: u64,
     sums: Vec<u32>,
-    sealed: bool,
+    finished: bool,
 }
 
-impl BlobStage {
-    pub(super) async fn begin(blobs: Arc<Blobs>) -> Result<BlobStage> {
+impl BlobFileWriter {
+    pub(super) async fn create(blobs: Arc<BlobFiles>) -> Result<BlobFileWriter> {
         let open = blocking(move || {
             let (id, file) = blobs.create()?;
-            let (pending, file) = (Vec::with_capacity(WRITE), Arc::new(file));
-            let (written, sums, sealed) = (0, Vec::new(), false);
-            Ok(Open { blobs, id, file, pending, written, sums, sealed })
+            let (pending, file) = (Vec::with_capacity(WRITE_BUFFER_BYTES), Arc::new(file));
+            let (written, sums, finished) = (0, Vec::new(), false);
+            Ok(OpenBlobFile { blobs, id, file, pending, written, sums, finished })
         });
-        Ok(BlobStage { open: Some(open.await?) })
+        Ok(BlobFileWriter { open: Some(open.await?) })
     }
 }
 
@@ -459,67 +468,67 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|e| EngineError::Failed(e.to_string()))?
 }
 
-impl Open {
+impl OpenBlobFile {
     /// Writes what is pending; all but the last write are whole blocks.
     fn flush(&mut self) -> Result<()> {
-        for block in self.pending.chunks(BLOCK) {
+        for block in self.pending.chunks(BLOCK_BYTES) {
             self.sums.push(crc32fast::hash(block));
         }
         self.file
             .write_all_at(&self.pending, self.written)
-            .map_err(|e| io_failed("write a blob file", &e))?;
+            .map_err(|e| io_error("write a blob file", &e))?;
         self.written += self.pending.len() as u64;
         self.pending.clear();
         Ok(())
     }
 
     /// Writes the trailer and makes the file and its name durable.
-    fn seal(mut self) -> Result<Blob> {
+    fn finish(mut self) -> Result<Blob> {
         self.flush()?;
-        let mut trailer = Vec::with_capacity(self.sums.len() * 4 + FOOTER);
+        let mut trailer = Vec::with_capacity(self.sums.len() * 4 + FOOTER_BYTES);
         for sum in &self.sums {
             trailer.extend_from_slice(&sum.to_le_bytes());
         }
         let sum = crc32fast::hash(&trailer);
         trailer.extend_from_slice(&self.written.to_le_bytes());
-        trailer.extend_from_slice(&(BLOCK as u32).to_le_bytes());
+        trailer.extend_from_slice(&(BLOCK_BYTES as u32).to_le_bytes());
         trailer.extend_from_slice(&sum.to_le_bytes());
         trailer.extend_from_slice(&MAGIC);
         self.file
             .write_all_at(&trailer, self.written)
-            .map_err(|e| io_failed("write a blob file", &e))?;
+            .map_err(|e| io_error("write a blob file", &e))?;
         let path = self.blobs.path(self.id);
-        let folder = path.parent().unwrap_or(&path);
-        let synced = self.file.sync_all().and_then(|()| File::open(folder)?.sync_all());
+        let dir = path.parent().unwrap_or(&path);
+        let synced = self.file.sync_all().and_then(|()| File::open(dir)?.sync_all());
         if let Err(e) = synced {
             self.blobs.fatal.stop(&format!("could not sync {}: {e}", path.display()));
-            return Err(io_failed("sync a blob file", &e));
+            return Err(io_error("sync a blob file", &e));
         }
-        self.sealed = true;
-        let content = Content::File(self.file.clone(), std::mem::take(&mut self.sums).into());
+        self.finished = true;
+        let content = BlobContent::File(self.file.clone(), std::mem::take(&mut self.sums).into());
         let (committed, blobs) = (AtomicBool::new(false), self.blobs.clone());
         Ok(Blob { id: self.id, len: self.written, content, committed, blobs })
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenBlobFile {
     fn drop(&mut self) {
-        if !self.sealed {
-            self.blobs.remove(self.id);
+        if !self.finished {
+            self.blobs.delete_file(self.id);
             self.blobs.staged().remove(&self.id);
         }
     }
 }
 
-impl BlobWriter for BlobStage {
+impl BlobWriter for BlobFileWriter {
     fn write(&mut self, mut chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             while !chunk.is_empty() {
                 let mut open = self.open.take().ok_or(EngineError::Closed)?;
-                let room = WRITE - open.pending.len();
+                let room = WRITE_BUFFER_BYTES - open.pending.len();
                 let part = chunk.split_to(room.min(chunk.len()));
                 open.pending.extend_from_slice(&part);
-                if open.pending.len() == WRITE {
+                if open.pending.len() == WRITE_BUFFER_BYTES {
                     open = blocking(move || open.flush().map(|()| open)).await?;
                 }
                 self.open = Some(open);
@@ -531,7 +540,7 @@ impl BlobWriter for BlobStage {
     fn finish(mut self: Box<Self>) -> BoxFuture<'static, Result<Body>> {
         Box::pin(async move {
             let open = self.open.take().ok_or(EngineError::Closed)?;
-            Ok(Body::Stored(Arc::new(blocking(move || open.seal()).await?)))
+            Ok(Body::Stored(Arc::new(blocking(move || open.finish()).await?)))
         })
     }
 }

@@ -3,42 +3,42 @@
 //! sweeps the files that no record ever named.
 
 use super::Shared;
-use super::blob_files::Blobs;
-use super::wal::record::Home;
+use super::blob_files::BlobFiles;
+use super::wal::record::BodyLocation;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 /// What the keeper is asked to do.
-pub(super) enum Chore {
+pub(super) enum MaintenanceTask {
     /// Have files ready for the log.
-    Prepare,
+    AllocateSegments,
     /// Give back the files that the log does not need while nothing happens.
-    Settle,
+    TrimSegments,
     /// Remove a blob file.
-    Unlink(i64),
+    DeleteBlob(i64),
     /// Remove the blob files that no record names.
-    Sweep,
+    DeleteOrphans,
 }
 
 /// What the keeper thread owns.
-pub(super) struct Keeper {
+pub(super) struct Maintenance {
     pub(super) conn: Connection,
-    pub(super) chores: Receiver<Chore>,
-    pub(super) blobs: Arc<Blobs>,
+    pub(super) tasks: Receiver<MaintenanceTask>,
+    pub(super) blobs: Arc<BlobFiles>,
     pub(super) shared: Arc<Shared>,
 }
 
-impl Keeper {
+impl Maintenance {
     /// Serves until the writer and the folder are gone.
     pub(super) fn run(self) {
-        while let Ok(chore) = self.chores.recv() {
-            match chore {
-                Chore::Prepare => self.prepare(true),
-                Chore::Settle => self.prepare(false),
-                Chore::Unlink(id) => self.blobs.drop_committed(id),
-                Chore::Sweep => {
+        while let Ok(task) = self.tasks.recv() {
+            match task {
+                MaintenanceTask::AllocateSegments => self.replenish(true),
+                MaintenanceTask::TrimSegments => self.replenish(false),
+                MaintenanceTask::DeleteBlob(id) => self.blobs.delete(id),
+                MaintenanceTask::DeleteOrphans => {
                     if let Err(e) = self.sweep() {
                         tracing::warn!(error = %e, "blob files without a record stay for now");
                     }
@@ -47,8 +47,8 @@ impl Keeper {
         }
     }
 
-    fn prepare(&self, busy: bool) {
-        if let Err(e) = self.shared.slots.prepare(busy) {
+    fn replenish(&self, busy: bool) {
+        if let Err(e) = self.shared.segments.replenish(busy) {
             tracing::warn!(error = %e, "no files could be made for the log ahead of their use");
         }
     }
@@ -58,25 +58,25 @@ impl Keeper {
         // leaves each only once it is in the next.
         let mut orphans = self.blobs.list()?;
         orphans.retain(|id| !self.blobs.is_staged(*id));
-        let named: HashSet<i64> = {
-            let overlay = self.shared.overlay();
-            let homes = overlay.after(None).filter_map(|(_, entry)| match entry.home {
-                Home::Blob { id, .. } => Some(id),
-                Home::Removed | Home::Empty | Home::Inline { .. } => None,
+        let referenced: HashSet<i64> = {
+            let memtable = self.shared.memtable();
+            let locations = memtable.after(None).filter_map(|(_, entry)| match entry.location {
+                BodyLocation::Blob { id, .. } => Some(id),
+                BodyLocation::Removed | BodyLocation::Empty | BodyLocation::Inline { .. } => None,
             });
-            homes.collect()
+            locations.collect()
         };
-        orphans.retain(|id| !named.contains(id));
-        let mut swept = 0_u64;
+        orphans.retain(|id| !referenced.contains(id));
+        let mut deleted = 0_u64;
         for id in orphans {
-            let mut named = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
-            if named.query_row([id], |_| Ok(())).optional()?.is_none() {
-                self.blobs.drop_committed(id);
-                swept += 1;
+            let mut referenced = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
+            if referenced.query_row([id], |_| Ok(())).optional()?.is_none() {
+                self.blobs.delete(id);
+                deleted += 1;
             }
         }
-        if swept > 0 {
-            tracing::info!(files = swept, "removed blob files that no record names");
+        if deleted > 0 {
+            tracing::info!(files = deleted, "removed blob files that no record names");
         }
         Ok(())
     }

@@ -33,9 +33,9 @@ use super::{
     Scan, Snapshot, Stats,
 };
 use bytes::Bytes;
-use memtable::Overlay;
-use read_path::Reads;
-use read_scheduler::Pace;
+use memtable::Memtable;
+use read_path::ReadPath;
+use read_scheduler::ReadScheduler;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -48,21 +48,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Commits that wait for the writer at most; further ones wait for a place.
-const QUEUE: usize = 4096;
+const COMMIT_QUEUE_MAX: usize = 4096;
 /// Places in the writer's queue for what is no commit.
-const QUEUE_SPARE: usize = 16;
+const COMMAND_QUEUE_SPARE: usize = 16;
 /// Chores that wait for the keeper at most; further ones wait for a place.
-const CHORES: usize = 4096;
+const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
 /// A process that was killed may hold its lock for a moment longer, and so may one that a process
 /// which has the directory open is just starting: it has the lock until it becomes another program.
-const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// For each byte of small records in memory, so many times less of pieces of large bodies.
-const PIECES: u64 = 4;
+const BLOB_CACHE_DIVISOR: u64 = 4;
 
 /// Records that a scan reads from memory in a microsecond, at least.
-const RECORDS_A_MICRO: usize = 4;
+const SCAN_RECORDS_PER_MICRO: usize = 4;
 
 /// How to open a data directory.
 #[derive(Clone, Debug)]
@@ -101,31 +101,31 @@ impl fmt::Debug for FatalErrorHandler {
 
 /// What the engine's threads and its callers share.
 struct Shared {
-    cache: read_cache::Cache,
-    overlay: RwLock<Overlay>,
+    cache: read_cache::ReadCache,
+    memtable: RwLock<Memtable>,
     /// Written while records move from the overlay to the database; who holds it for reading sees
     /// each record in one of the two.
-    view: RwLock<()>,
-    boundary: Mutex<Boundary>,
-    slots: wal::segment::Slots,
-    pressure: backpressure::Pressure,
-    figures: Figures,
+    checkpoint_lock: RwLock<()>,
+    wal_position: Mutex<WalPosition>,
+    segments: wal::segment::SegmentPool,
+    backpressure: backpressure::Backpressure,
+    counters: Counters,
     /// Records in the database, by first byte.
-    counts: Vec<AtomicI64>,
+    record_counts: Vec<AtomicI64>,
     blob_bytes: AtomicI64,
     dir: PathBuf,
 }
 
 /// Where the segment begins that is written to, or comes next.
 #[derive(Clone, Copy, Debug)]
-struct Boundary {
+struct WalPosition {
     /// All commits up to this version stand in segments before `seq`, and no others do.
     version: u64,
     seq: u64,
 }
 
 #[derive(Default)]
-struct Figures {
+struct Counters {
     commits: AtomicU64,
     conflicts: AtomicU64,
     groups: AtomicU64,
@@ -135,36 +135,36 @@ struct Figures {
 }
 
 impl Shared {
-    fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
-        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    fn memtable(&self) -> RwLockReadGuard<'_, Memtable> {
+        self.memtable.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
-        self.overlay.write().unwrap_or_else(PoisonError::into_inner)
+    fn memtable_mut(&self) -> RwLockWriteGuard<'_, Memtable> {
+        self.memtable.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn view(&self) -> RwLockReadGuard<'_, ()> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    fn checkpoint_lock(&self) -> RwLockReadGuard<'_, ()> {
+        self.checkpoint_lock.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn view_mut(&self) -> RwLockWriteGuard<'_, ()> {
-        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    fn checkpoint_lock_mut(&self) -> RwLockWriteGuard<'_, ()> {
+        self.checkpoint_lock.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn boundary_mut(&self) -> MutexGuard<'_, Boundary> {
-        self.boundary.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wal_position_mut(&self) -> MutexGuard<'_, WalPosition> {
+        self.wal_position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn boundary(&self) -> Boundary {
-        *self.boundary_mut()
+    fn wal_position(&self) -> WalPosition {
+        *self.wal_position_mut()
     }
 
-    fn set_boundary(&self, to: Boundary) {
-        *self.boundary_mut() = to;
+    fn set_wal_position(&self, to: WalPosition) {
+        *self.wal_position_mut() = to;
     }
 
-    fn count(&self, first: i64, change: i64) {
-        let counter = usize::try_from(first).ok().and_then(|first| self.counts.get(first));
+    fn add_to_count(&self, first: i64, change: i64) {
+        let counter = usize::try_from(first).ok().and_then(|first| self.record_counts.get(first));
         counter.unwrap_or(&self.blob_bytes).fetch_add(change, Ordering::Relaxed);
     }
 }
@@ -172,13 +172,13 @@ impl Shared {
 /// See the module.
 pub struct Embedded {
     shared: Arc<Shared>,
-    reads: Arc<Reads>,
-    tasks: Mutex<Option<Arc<SyncSender<writer::Task>>>>,
-    queue: Arc<Semaphore>,
+    read_path: Arc<ReadPath>,
+    commands: Mutex<Option<Arc<SyncSender<writer::WriterCommand>>>>,
+    commit_permits: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held until the engine is closed.
     lock: Mutex<Option<File>>,
-    pace: Pace,
+    scheduler: ReadScheduler,
 }
 
 impl Embedded {
@@ -188,99 +188,112 @@ impl Embedded {
     /// When another process has it open, when its format is another's, or when it cannot be read.
     pub fn open(options: Options) -> Result<Embedded> {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
-        let lock = lock(&dir)?;
+        let lock = lock_dir(&dir)?;
         let conn = database::open_writer(&dir)?;
-        let mark = database::mark(&conn)?;
-        let (slots, found) = wal::segment::Slots::open(&dir)?;
-        let mut overlay = Overlay::default();
+        let position = database::checkpoint_position(&conn)?;
+        let (segments, files) = wal::segment::SegmentPool::open(&dir)?;
+        let mut memtable = Memtable::default();
         let recovered = wal::recovery::recover(
-            found,
-            mark,
-            wal::recovery::Purpose::Start,
-            |row, segment, bodies| {
-                let (key, entry) = writer::entry(row, segment, bodies, None);
-                overlay.put(key, entry);
+            files,
+            position,
+            wal::recovery::RecoveryMode::ReadWrite,
+            |entry, segment, bodies| {
+                let (key, entry) = writer::memtable_entry(entry, segment, bodies, None);
+                memtable.put(key, entry);
             },
         )?;
-        let wal::recovery::Recovered { live, spare, last, next_seq } = recovered;
-        slots.restore(live, spare);
-        let blobs = blob_files::Blobs::new(&dir, cache_bytes / PIECES, fatal.clone())?;
-        sync_folder(&dir)?;
+        let wal::recovery::RecoveredWal { live, free, last_version, next_seq } = recovered;
+        segments.restore(live, free);
+        let blobs =
+            blob_files::BlobFiles::new(&dir, cache_bytes / BLOB_CACHE_DIVISOR, fatal.clone())?;
+        sync_dir_and_parent(&dir)?;
         let shared = Arc::new(Shared {
-            cache: read_cache::Cache::new(cache_bytes),
-            overlay: RwLock::new(overlay),
-            view: RwLock::default(),
-            boundary: Mutex::new(Boundary { version: last, seq: next_seq }),
-            slots,
-            pressure: backpressure::Pressure::new(wal_bytes),
-            figures: Figures::default(),
-            counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
+            cache: read_cache::ReadCache::new(cache_bytes),
+            memtable: RwLock::new(memtable),
+            checkpoint_lock: RwLock::default(),
+            wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
+            segments,
+            backpressure: backpressure::Backpressure::new(wal_bytes),
+            counters: Counters::default(),
+            record_counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
         });
-        restore_counts(&conn, &shared).map_err(|e| database::failed(&e))?;
-        let readers = Arc::new(connection_pool::Readers::new(dir));
-        let reads = Arc::new(Reads { shared: shared.clone(), readers, blobs });
-        let (tasks, threads) = start(conn, &reads, &fatal, mark.salt)?;
-        let (tasks, threads) = (Mutex::new(Some(tasks)), Mutex::new(threads));
-        let (queue, lock) = (Arc::new(Semaphore::new(QUEUE)), Mutex::new(Some(lock)));
-        Ok(Embedded { shared, reads, tasks, queue, threads, lock, pace: Pace::default() })
+        load_record_counts(&conn, &shared).map_err(|e| database::sqlite_error(&e))?;
+        let pool = Arc::new(connection_pool::ConnectionPool::new(dir));
+        let read_path = Arc::new(ReadPath { shared: shared.clone(), pool, blobs });
+        let (commands, threads) = start_threads(conn, &read_path, &fatal, position.salt)?;
+        let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
+        let (commit_permits, lock) =
+            (Arc::new(Semaphore::new(COMMIT_QUEUE_MAX)), Mutex::new(Some(lock)));
+        Ok(Embedded {
+            shared,
+            read_path,
+            commands,
+            commit_permits,
+            threads,
+            lock,
+            scheduler: ReadScheduler::default(),
+        })
     }
 
     /// Runs a read where it may wait for the disk.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Reads) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&ReadPath) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let reads = self.reads.clone();
-        let work = tokio::task::spawn_blocking(move || work(&reads));
+        let read_path = self.read_path.clone();
+        let work = tokio::task::spawn_blocking(move || work(&read_path));
         work.await.map_err(|e| EngineError::Failed(e.to_string()))?
     }
 
-    fn open_still(&self) -> Result<()> {
-        if self.queue.is_closed() { Err(EngineError::Closed) } else { Ok(()) }
+    fn ensure_open(&self) -> Result<()> {
+        if self.commit_permits.is_closed() { Err(EngineError::Closed) } else { Ok(()) }
     }
 }
 
 /// Starts the writer, the folder and the keeper.
 #[expect(clippy::type_complexity, reason = "the sender is shared with those that must not keep it")]
-fn start(
+fn start_threads(
     conn: rusqlite::Connection,
-    reads: &Reads,
+    read_path: &ReadPath,
     fatal: &FatalErrorHandler,
     salt: u32,
-) -> Result<(Arc<SyncSender<writer::Task>>, Vec<JoinHandle<()>>)> {
-    let (shared, readers) = (reads.shared.clone(), reads.readers.clone());
-    let (keeper, chores) = sync_channel(CHORES);
-    let (tasks, waiting) = sync_channel(QUEUE + QUEUE_SPARE);
-    let (tell_end, end) = sync_channel(1);
-    let tasks = Arc::new(tasks);
-    for chore in [maintenance::Chore::Prepare, maintenance::Chore::Sweep] {
-        let _ = keeper.send(chore);
+) -> Result<(Arc<SyncSender<writer::WriterCommand>>, Vec<JoinHandle<()>>)> {
+    let (shared, pool) = (read_path.shared.clone(), read_path.pool.clone());
+    let (maintenance, tasks) = sync_channel(MAINTENANCE_QUEUE_MAX);
+    let (commands, command_receiver) = sync_channel(COMMIT_QUEUE_MAX + COMMAND_QUEUE_SPARE);
+    let (end_sender, wal_end) = sync_channel(1);
+    let commands = Arc::new(commands);
+    for task in [
+        maintenance::MaintenanceTask::AllocateSegments,
+        maintenance::MaintenanceTask::DeleteOrphans,
+    ] {
+        let _ = maintenance.send(task);
     }
-    let tidy = maintenance::Keeper {
-        conn: database::open_reader(&shared.dir, database::PASSING_CACHE_KIB)?,
-        chores,
-        blobs: reads.blobs.clone(),
+    let maintenance_thread = maintenance::Maintenance {
+        conn: database::open_reader(&shared.dir, database::SCAN_CACHE_KIB)?,
+        tasks,
+        blobs: read_path.blobs.clone(),
         shared: shared.clone(),
     };
-    let folder = checkpoint::Folder {
+    let checkpointer = checkpoint::Checkpointer {
         conn,
-        kept: 0,
-        blobs: reads.blobs.clone(),
-        end,
-        tasks: Arc::downgrade(&tasks),
-        keeper: keeper.clone(),
+        pinned_frames: 0,
+        blobs: read_path.blobs.clone(),
+        wal_end,
+        commands: Arc::downgrade(&commands),
+        maintenance: maintenance.clone(),
         shared: shared.clone(),
-        readers: readers.clone(),
+        pool: pool.clone(),
         fatal: fatal.clone(),
     };
-    let Boundary { version, seq } = shared.boundary();
+    let WalPosition { version, seq } = shared.wal_position();
     let writer = writer::Writer {
-        tasks: waiting,
-        keeper,
+        commands: command_receiver,
+        maintenance,
         shared,
-        readers,
+        pool,
         fatal: fatal.clone(),
         salt,
         last_version: version,
@@ -288,16 +301,16 @@ fn start(
         active: None,
         scratch: writer::Scratch::default(),
     };
-    let alive = || Alive(fatal.clone());
+    let abort_on_panic = || AbortOnPanic(fatal.clone());
     let write = move || {
-        let _ = tell_end.send(writer.run());
+        let _ = end_sender.send(writer.run());
     };
     let threads = vec![
-        spawn("writer", alive(), write)?,
-        spawn("folder", alive(), move || folder.run())?,
-        spawn("keeper", alive(), move || tidy.run())?,
+        spawn("writer", abort_on_panic(), write)?,
+        spawn("folder", abort_on_panic(), move || checkpointer.run())?,
+        spawn("keeper", abort_on_panic(), move || maintenance_thread.run())?,
     ];
-    Ok((tasks, threads))
+    Ok((commands, threads))
 }
 
 /// Reads bytes as a frame of the log; for the fuzz target.
@@ -307,9 +320,9 @@ pub fn fuzz_wal_record(bytes: &[u8]) {
 }
 
 /// Stops the process when its thread panics: without it nothing would be written any more.
-struct Alive(FatalErrorHandler);
+struct AbortOnPanic(FatalErrorHandler);
 
-impl Drop for Alive {
+impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.stop("a storage thread panicked");
@@ -317,9 +330,13 @@ impl Drop for Alive {
     }
 }
 
-fn spawn(name: &str, alive: Alive, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+fn spawn(
+    name: &str,
+    abort_on_panic: AbortOnPanic,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-        let _alive = alive;
+        let _alive = abort_on_panic;
         work();
     });
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
@@ -331,7 +348,7 @@ pub fn is_locked(dir: &Path) -> bool {
     lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-fn lock(dir: &Path) -> Result<File> {
+fn lock_dir(dir: &Path) -> Result<File> {
     let failed = |what: &str, e: std::io::Error| {
         EngineError::Failed(format!("could not {what} {}: {e}", dir.display()))
     };
@@ -340,12 +357,12 @@ fn lock(dir: &Path) -> Result<File> {
     made.map_err(|e| failed("make the data directory", e))?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
     let lock = lock.map_err(|e| failed("open the lock in", e))?;
-    let until = Instant::now() + LOCK_WAIT;
+    let until = Instant::now() + LOCK_TIMEOUT;
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
             Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                std::thread::sleep(LOCK_WAIT / 20);
+                std::thread::sleep(LOCK_TIMEOUT / 20);
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(EngineError::Failed(format!(
@@ -360,22 +377,22 @@ fn lock(dir: &Path) -> Result<File> {
 }
 
 /// Makes the names of new files durable.
-fn sync_folder(dir: &Path) -> Result<()> {
+fn sync_dir_and_parent(dir: &Path) -> Result<()> {
     let parent = dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_path_buf));
-    for folder in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
-        File::open(&folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| EngineError::Failed(format!("sync {}: {e}", folder.display())))?;
+    for checkpointer in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
+        File::open(&checkpointer)
+            .and_then(|checkpointer| checkpointer.sync_all())
+            .map_err(|e| EngineError::Failed(format!("sync {}: {e}", checkpointer.display())))?;
     }
     Ok(())
 }
 
 /// Takes over the counts of the database.
-fn restore_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
-    let mut counts = conn.prepare("SELECT first, n FROM counts")?;
-    let mut rows = counts.query([])?;
-    while let Some(row) = rows.next()? {
-        shared.count(row.get(0)?, row.get(1)?);
+fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
+    let mut record_counts = conn.prepare("SELECT first, n FROM counts")?;
+    let mut rows = record_counts.query([])?;
+    while let Some(entry) = rows.next()? {
+        shared.add_to_count(entry.get(0)?, entry.get(1)?);
     }
     Ok(())
 }
@@ -384,27 +401,28 @@ impl Engine for Embedded {
     fn read<'a>(
         &'a self,
         key: &'a [u8],
-        part: Projection,
+        projection: Projection,
     ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
-            self.open_still()?;
-            let ticket = match self.shared.cache.get(key, part) {
+            self.ensure_open()?;
+            let lease = match self.shared.cache.get(key, projection) {
                 Ok(record) => {
-                    self.shared.figures.cache_hits.fetch_add(1, Ordering::Relaxed);
+                    self.shared.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(Some(record));
                 }
-                Err(ticket) => ticket,
+                Err(lease) => lease,
             };
-            self.shared.figures.cache_misses.fetch_add(1, Ordering::Relaxed);
-            let found = match self.pace.at_once(0, || self.reads.find(key, part)) {
+            self.shared.counters.cache_misses.fetch_add(1, Ordering::Relaxed);
+            let found = match self.scheduler.try_inline(0, || self.read_path.find(key, projection))
+            {
                 Some(found) => found?,
                 None => {
                     let owned = Bytes::copy_from_slice(key);
-                    self.blocking(move |reads| reads.find(&owned, part)).await?
+                    self.blocking(move |read_path| read_path.find(&owned, projection)).await?
                 }
             };
-            if let (Projection::Full, Some(record), Some(ticket)) = (part, &found, ticket) {
-                self.shared.cache.put(key, ticket, record);
+            if let (Projection::Full, Some(record), Some(lease)) = (projection, &found, lease) {
+                self.shared.cache.fill(key, lease, record);
             }
             Ok(found)
         })
@@ -412,77 +430,83 @@ impl Engine for Embedded {
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
         Box::pin(async move {
-            self.open_still()?;
-            let page = match self.shared.view.try_read() {
-                Ok(view) => {
-                    let explained = (scan.limit / RECORDS_A_MICRO) as u64;
-                    self.pace.at_once(explained, || self.reads.scan(&scan, view))
+            self.ensure_open()?;
+            let page = match self.shared.checkpoint_lock.try_read() {
+                Ok(checkpoint_lock) => {
+                    let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
+                    self.scheduler
+                        .try_inline(expected_micros, || self.read_path.scan(&scan, checkpoint_lock))
                 }
                 Err(_) => None,
             };
             match page {
                 Some(page) => page,
-                None => self.blocking(move |reads| reads.scan(&scan, reads.shared.view())).await,
+                None => {
+                    self.blocking(move |read_path| {
+                        read_path.scan(&scan, read_path.shared.checkpoint_lock())
+                    })
+                    .await
+                }
             }
         })
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
         Box::pin(async move {
-            self.open_still()?;
-            let reads = self.reads.clone();
-            let frozen = self.blocking(move |_| snapshot::Frozen::of(reads)).await?;
-            Ok(Box::new(frozen) as Box<dyn Snapshot>)
+            self.ensure_open()?;
+            let read_path = self.read_path.clone();
+            let reader = self.blocking(move |_| snapshot::SnapshotReader::of(read_path)).await?;
+            Ok(Box::new(reader) as Box<dyn Snapshot>)
         })
     }
 
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
-            self.open_still()?;
-            self.blocking(move |reads| reads.expired(until, limit)).await
+            self.ensure_open()?;
+            self.blocking(move |read_path| read_path.expired(until, limit)).await
         })
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            self.open_still()?;
-            self.blocking(move |reads| reads.count(first)).await
+            self.ensure_open()?;
+            self.blocking(move |read_path| read_path.count(first)).await
         })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
-            let place = self.queue.acquire().await.map_err(|_| EngineError::Closed)?;
+            let permit = self.commit_permits.acquire().await.map_err(|_| EngineError::Closed)?;
             let (reply, answer) = oneshot::channel();
             {
-                let tasks = self.tasks.lock().map_err(|_| EngineError::Closed)?;
-                let tasks = tasks.as_ref().ok_or(EngineError::Closed)?;
+                let commands = self.commands.lock().map_err(|_| EngineError::Closed)?;
+                let commands = commands.as_ref().ok_or(EngineError::Closed)?;
                 // There are as many places as permits, so this never finds the queue full.
-                let job = writer::Task::Commit(writer::Job { commit, reply });
-                tasks.try_send(job).map_err(|_| EngineError::Closed)?;
+                let command = writer::WriterCommand::Commit(writer::QueuedCommit { commit, reply });
+                commands.try_send(command).map_err(|_| EngineError::Closed)?;
             }
             let answer = answer.await;
-            drop(place);
+            drop(permit);
             answer.map_err(|_| EngineError::Failed("the writer stopped".into()))?
         })
     }
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
-            self.open_still()?;
-            let stage = blob_files::BlobStage::begin(self.reads.blobs.clone()).await?;
+            self.ensure_open()?;
+            let stage = blob_files::BlobFileWriter::create(self.read_path.blobs.clone()).await?;
             Ok(Box::new(stage) as Box<dyn BlobWriter>)
         })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            self.queue.close();
-            self.shared.pressure.close();
-            self.reads.readers.close();
+            self.commit_permits.close();
+            self.shared.backpressure.close();
+            self.read_path.pool.close();
             // Without a sender the writer finishes what waits and ends; then the folder folds what
             // is left and ends; then the keeper does.
-            drop(self.tasks.lock().map_err(|_| EngineError::Closed)?.take());
+            drop(self.commands.lock().map_err(|_| EngineError::Closed)?.take());
             let threads =
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);
             let join = move || threads.into_iter().try_for_each(JoinHandle::join);
@@ -497,23 +521,23 @@ impl Engine for Embedded {
 
     fn stats(&self) -> Stats {
         let size = |path: PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
-        let figures = &self.shared.figures;
+        let counters = &self.shared.counters;
         let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         let blobs = self.shared.blob_bytes.load(Ordering::Relaxed);
-        let wal_bytes = self.shared.slots.bytes();
+        let wal_bytes = self.shared.segments.disk_bytes();
         let dir = &self.shared.dir;
         Stats {
             disk_bytes: size(database::path(dir))
-                + size(database::log_path(dir))
+                + size(database::wal_path(dir))
                 + wal_bytes
                 + u64::try_from(blobs).unwrap_or(0),
             wal_bytes,
-            commits: load(&figures.commits),
-            conflicts: load(&figures.conflicts),
-            groups: load(&figures.groups),
-            sync_micros: load(&figures.sync_micros),
-            cache_hits: load(&figures.cache_hits),
-            cache_misses: load(&figures.cache_misses),
+            commits: load(&counters.commits),
+            conflicts: load(&counters.conflicts),
+            groups: load(&counters.groups),
+            sync_micros: load(&counters.sync_micros),
+            cache_hits: load(&counters.cache_hits),
+            cache_misses: load(&counters.cache_misses),
         }
     }
 }

@@ -2,13 +2,13 @@
 //! parts agree.
 
 use super::super::Result;
-use super::blob_files::Blobs;
-use super::database::{self, BLOB_BYTES, Data, body_sum, failed};
-use super::memtable::{Entry, Overlay};
-use super::wal::record::Home;
+use super::blob_files::BlobFiles;
+use super::database::{self, BLOB_BYTES_COUNTER, RecordRow, body_checksum, sqlite_error};
+use super::memtable::{Memtable, MemtableEntry};
+use super::wal::record::BodyLocation;
 use super::wal::recovery;
-use super::wal::segment::Slots;
-use super::{FatalErrorHandler, lock, writer};
+use super::wal::segment::SegmentPool;
+use super::{FatalErrorHandler, lock_dir, writer};
 use crate::engine::{EngineError, StoredBody};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Problems that are told one by one; of more only their number.
-const TOLD_MAX: usize = 1000;
+const PROBLEMS_LISTED_MAX: usize = 1000;
 
 /// A record as it is found, the newest of its key.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ impl VerifyReport {
     /// Adds a problem.
     pub fn add_problem(&mut self, what: String) {
         self.problem_count += 1;
-        if self.problems.len() < TOLD_MAX {
+        if self.problems.len() < PROBLEMS_LISTED_MAX {
             self.problems.push(what);
         }
     }
@@ -73,84 +73,91 @@ pub fn verify(
         let what = format!("there is no steadfast.db in {}", dir.display());
         return Err(EngineError::Failed(what));
     }
-    let _lock = lock(dir)?;
+    let _lock = lock_dir(dir)?;
     let conn = database::open_checked(dir)?;
     let mut report = VerifyReport::default();
-    check_database(&conn, &mut report)?;
-    let mut overlay = Overlay::default();
-    match read_log(&conn, dir, &mut overlay) {
+    run_integrity_check(&conn, &mut report)?;
+    let mut memtable = Memtable::default();
+    match replay_wal(&conn, dir, &mut memtable) {
         Ok(rows) => report.wal_entries = rows,
         Err(EngineError::Corrupt(what)) => report.add_problem(what),
         Err(e) => return Err(e),
     }
-    let blobs = Blobs::new(dir, 0, FatalErrorHandler::new(|_| {}))?;
-    let mut check = Check { conn: &conn, blobs, report, named: BTreeMap::new(), counts: [0; 256] };
-    check.records(&overlay, &mut visit)?;
-    check.bodies()?;
-    check.counts()?;
-    Ok(check.report)
+    let blobs = BlobFiles::new(dir, 0, FatalErrorHandler::new(|_| {}))?;
+    let mut verifier =
+        Verifier { conn: &conn, blobs, report, body_refs: BTreeMap::new(), counts: [0; 256] };
+    verifier.verify_records(&memtable, &mut visit)?;
+    verifier.bodies()?;
+    verifier.counts()?;
+    Ok(verifier.report)
 }
 
 /// SQLite's own check of its pages and indexes.
-fn check_database(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
-    let mut statement = conn.prepare("PRAGMA integrity_check(100)").map_err(|e| failed(&e))?;
-    let mut rows = statement.query([]).map_err(|e| failed(&e))?;
-    while let Some(row) = rows.next().map_err(|e| failed(&e))? {
-        let said: String = row.get(0).map_err(|e| failed(&e))?;
-        if said != "ok" {
-            report.add_problem(format!("steadfast.db: {said}"));
+fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
+    let mut statement =
+        conn.prepare("PRAGMA integrity_check(100)").map_err(|e| sqlite_error(&e))?;
+    let mut rows = statement.query([]).map_err(|e| sqlite_error(&e))?;
+    while let Some(row) = rows.next().map_err(|e| sqlite_error(&e))? {
+        let message: String = row.get(0).map_err(|e| sqlite_error(&e))?;
+        if message != "ok" {
+            report.add_problem(format!("steadfast.db: {message}"));
         }
     }
     Ok(())
 }
 
-fn read_log(conn: &Connection, dir: &Path, overlay: &mut Overlay) -> Result<u64> {
+fn replay_wal(conn: &Connection, dir: &Path, memtable: &mut Memtable) -> Result<u64> {
     if !dir.join("log").is_dir() {
         return Err(EngineError::Corrupt("the folder log is missing".into()));
     }
-    let mark = database::mark(conn)?;
-    let (_, slots) = Slots::open(dir)?;
+    let position = database::checkpoint_position(conn)?;
+    let (_, files) = SegmentPool::open(dir)?;
     let mut rows = 0;
-    recovery::recover(slots, mark, recovery::Purpose::Look, |row, segment, bodies| {
-        let (key, entry) = writer::entry(row, segment, bodies, None);
-        overlay.put(key, entry);
-        rows += 1;
-    })?;
+    recovery::recover(
+        files,
+        position,
+        recovery::RecoveryMode::ReadOnly,
+        |row, segment, bodies| {
+            let (key, entry) = writer::memtable_entry(row, segment, bodies, None);
+            memtable.put(key, entry);
+            rows += 1;
+        },
+    )?;
     Ok(rows)
 }
 
-struct Check<'c> {
+struct Verifier<'c> {
     conn: &'c Connection,
-    blobs: Arc<Blobs>,
+    blobs: Arc<BlobFiles>,
     report: VerifyReport,
     /// Homes of the database's records, and their versions.
-    named: BTreeMap<i64, u64>,
+    body_refs: BTreeMap<i64, u64>,
     /// Records of the database by first byte.
     counts: [i64; 256],
 }
 
-impl Check<'_> {
+impl Verifier<'_> {
     /// Every record of the database and of the overlay.
-    fn records(
+    fn verify_records(
         &mut self,
-        overlay: &Overlay,
+        memtable: &Memtable,
         visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
     ) -> Result<()> {
         let sql = "SELECT key, due, data FROM heads ORDER BY key";
-        let mut statement = self.conn.prepare(sql).map_err(|e| failed(&e))?;
-        let mut rows = statement.query([]).map_err(|e| failed(&e))?;
-        let mut above = overlay.after(None).peekable();
-        while let Some(row) = rows.next().map_err(|e| failed(&e))? {
-            let columns = columns(row).map_err(|e| failed(&e))?;
+        let mut statement = self.conn.prepare(sql).map_err(|e| sqlite_error(&e))?;
+        let mut rows = statement.query([]).map_err(|e| sqlite_error(&e))?;
+        let mut above = memtable.after(None).peekable();
+        while let Some(row) = rows.next().map_err(|e| sqlite_error(&e))? {
+            let columns = columns(row).map_err(|e| sqlite_error(&e))?;
             let (key, expires_at, data) = columns;
             while let Some((key, entry)) = above.next_if(|(above, _)| above[..] < *key) {
                 self.entry(key, entry, visit);
             }
-            let below = self.row(key, expires_at, data);
+            let in_db = self.row(key, expires_at, data);
             if let Some((key, entry)) = above.next_if(|(above, _)| above[..] == *key) {
                 self.entry(key, entry, visit);
-            } else if let Some((data, len)) = below {
-                let Data { version, expires_at, meta, .. } = data;
+            } else if let Some((data, len)) = in_db {
+                let RecordRow { version, expires_at, meta, .. } = data;
                 self.visit(VerifiedRecord { key, version, expires_at, meta, body_len: len }, visit);
             }
         }
@@ -171,26 +178,31 @@ impl Check<'_> {
     }
 
     /// A record of the database, and the length of its body.
-    fn row<'d>(&mut self, key: &[u8], expires_at: i64, data: &'d [u8]) -> Option<(Data<'d>, u64)> {
+    fn row<'d>(
+        &mut self,
+        key: &[u8],
+        expires_at: i64,
+        data: &'d [u8],
+    ) -> Option<(RecordRow<'d>, u64)> {
         let first = key.first().copied().unwrap_or_default();
         if let Some(count) = self.counts.get_mut(usize::from(first)) {
             *count += 1;
         }
         let shown = String::from_utf8_lossy(key).into_owned();
-        let Some(data) = Data::decode(key, data) else {
+        let Some(data) = RecordRow::decode(key, data) else {
             self.report.add_problem(format!("record {shown:?} does not match its checksum"));
             return None;
         };
         if data.expires_at.cast_signed() != expires_at {
             self.report.add_problem(format!("record {shown:?} is not indexed by when it is due"));
         }
-        if data.home != 0 && self.named.insert(data.home, data.version).is_some() {
+        if data.body_ref != 0 && self.body_refs.insert(data.body_ref, data.version).is_some() {
             self.report.add_problem(format!("record {shown:?} shares its body with another"));
         }
-        let len = match data.home {
+        let len = match data.body_ref {
             0 => Ok(0),
-            home if home < 0 => self.blob(-home),
-            home => self.body(home, data.version),
+            body_ref if body_ref < 0 => self.blob(-body_ref),
+            body_ref => self.body(body_ref, data.version),
         };
         match len {
             Ok(len) => Some((data, len)),
@@ -205,21 +217,21 @@ impl Check<'_> {
     fn entry(
         &mut self,
         key: &Bytes,
-        entry: &Entry,
+        entry: &MemtableEntry,
         visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
     ) {
-        let len = match (entry.home, &entry.place) {
-            (Home::Removed, _) => return,
-            (Home::Inline { len, sum, .. }, Some((segment, at))) => {
-                let read = recovery::body(segment, *at, len, entry.version, sum);
+        let len = match (entry.location, &entry.body_at) {
+            (BodyLocation::Removed, _) => return,
+            (BodyLocation::Inline { len, checksum, .. }, Some((segment, at))) => {
+                let read = recovery::read_body(segment, *at, len, entry.version, checksum);
                 read.map(|bytes| bytes.len() as u64).map_err(|e| e.to_string())
             }
-            (Home::Blob { id, .. }, _) => self.blob(id),
-            (Home::Empty | Home::Inline { .. }, _) => Ok(0),
+            (BodyLocation::Blob { id, .. }, _) => self.blob(id),
+            (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => Ok(0),
         };
         match len {
             Ok(body_len) => {
-                let Entry { version, expires_at, ref meta, .. } = *entry;
+                let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
                 self.visit(VerifiedRecord { key, version, expires_at, meta, body_len }, visit);
             }
             Err(what) => {
@@ -230,18 +242,18 @@ impl Check<'_> {
     }
 
     /// The length of a body in the database, if it matches its checksum.
-    fn body(&self, home: i64, version: u64) -> std::result::Result<u64, String> {
+    fn body(&self, body_ref: i64, version: u64) -> std::result::Result<u64, String> {
         let sql = "SELECT sum, body FROM bodies WHERE id = ?1";
         let mut statement = self.conn.prepare_cached(sql).map_err(|e| e.to_string())?;
         let read = |row: &Row<'_>| {
             let (sum, body): (i64, _) = (row.get(0)?, row.get_ref(1)?.as_blob()?);
-            Ok((i64::from(body_sum(version, body)) == sum, body.len() as u64))
+            Ok((i64::from(body_checksum(version, body)) == sum, body.len() as u64))
         };
-        match statement.query_row(params![home], read).optional() {
+        match statement.query_row(params![body_ref], read).optional() {
             Ok(Some((true, len))) => Ok(len),
-            Ok(Some((false, _))) => Err(format!("body {home} does not match its checksum")),
-            Ok(None) => Err(format!("body {home} is missing")),
-            Err(e) => Err(format!("body {home}: {e}")),
+            Ok(Some((false, _))) => Err(format!("body {body_ref} does not match its checksum")),
+            Ok(None) => Err(format!("body {body_ref} is missing")),
+            Err(e) => Err(format!("body {body_ref}: {e}")),
         }
     }
 
@@ -260,16 +272,22 @@ impl Check<'_> {
             let mut statement = self.conn.prepare(sql)?;
             statement.query_map([], |row| row.get(0))?.collect()
         };
-        let bodies = ids("SELECT id FROM bodies").map_err(|e| failed(&e))?;
-        let blobs = ids("SELECT -id FROM blobs").map_err(|e| failed(&e))?;
-        for home in bodies.iter().chain(&blobs).filter(|home| !self.named.contains_key(home)) {
-            let what = if *home > 0 { "body" } else { "blob" };
-            self.report.add_problem(format!("{what} {} belongs to no record", home.abs()));
+        let bodies = ids("SELECT id FROM bodies").map_err(|e| sqlite_error(&e))?;
+        let blobs = ids("SELECT -id FROM blobs").map_err(|e| sqlite_error(&e))?;
+        for body_ref in
+            bodies.iter().chain(&blobs).filter(|body_ref| !self.body_refs.contains_key(body_ref))
+        {
+            let what = if *body_ref > 0 { "body" } else { "blob" };
+            self.report.add_problem(format!("{what} {} belongs to no record", body_ref.abs()));
         }
-        let unlisted: Vec<i64> =
-            self.named.keys().filter(|home| **home < 0 && !blobs.contains(home)).copied().collect();
-        for home in unlisted {
-            self.report.add_problem(format!("blob {} is not listed", -home));
+        let unlisted: Vec<i64> = self
+            .body_refs
+            .keys()
+            .filter(|body_ref| **body_ref < 0 && !blobs.contains(body_ref))
+            .copied()
+            .collect();
+        for body_ref in unlisted {
+            self.report.add_problem(format!("blob {} is not listed", -body_ref));
         }
         Ok(())
     }
@@ -277,22 +295,26 @@ impl Check<'_> {
     /// The counts that the database keeps.
     fn counts(&mut self) -> Result<()> {
         let sql = "SELECT first, n FROM counts";
-        let mut statement = self.conn.prepare(sql).map_err(|e| failed(&e))?;
+        let mut statement = self.conn.prepare(sql).map_err(|e| sqlite_error(&e))?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
-        let kept: rusqlite::Result<BTreeMap<i64, i64>> = rows.map_err(|e| failed(&e))?.collect();
-        let kept = kept.map_err(|e| failed(&e))?;
+        let stored: rusqlite::Result<BTreeMap<i64, i64>> =
+            rows.map_err(|e| sqlite_error(&e))?.collect();
+        let stored = stored.map_err(|e| sqlite_error(&e))?;
         for (first, found) in (0_i64..).zip(self.counts) {
-            let kept = kept.get(&first).copied().unwrap_or(0);
-            if kept != found {
+            let stored = stored.get(&first).copied().unwrap_or(0);
+            if stored != found {
                 let byte = u8::try_from(first).unwrap_or_default().escape_ascii();
-                let what = format!("{found} records begin with '{byte}', and the count is {kept}");
+                let what =
+                    format!("{found} records begin with '{byte}', and the count is {stored}");
                 self.report.add_problem(what);
             }
         }
         let sql = "SELECT coalesce(sum(size), 0) FROM blobs";
-        let sizes: i64 = self.conn.query_row(sql, [], |row| row.get(0)).map_err(|e| failed(&e))?;
-        if kept.get(&BLOB_BYTES).copied().unwrap_or(0) != sizes {
-            self.report.add_problem(format!("blobs have {sizes} bytes, and the count differs"));
+        let blob_bytes: i64 =
+            self.conn.query_row(sql, [], |row| row.get(0)).map_err(|e| sqlite_error(&e))?;
+        if stored.get(&BLOB_BYTES_COUNTER).copied().unwrap_or(0) != blob_bytes {
+            self.report
+                .add_problem(format!("blobs have {blob_bytes} bytes, and the count differs"));
         }
         Ok(())
     }
