@@ -1,5 +1,5 @@
-//! How far the log may run ahead of the database: from a first mark on the folder folds, and at a
-//! second one, four times as far, writes wait for it.
+//! Backpressure: limits how far the WAL may run ahead of the database. A checkpoint starts at the
+//! configured WAL size; writes stall at four times that size.
 
 use super::super::{EngineError, Result};
 use super::Shared;
@@ -7,69 +7,69 @@ use super::wal::segment::SEGMENT_BYTES;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A record of the log counts as so many bytes at least: it takes memory until it is folded.
-const RECORD_BYTES_MIN: u64 = 1024;
-/// Writes wait at so many times the first mark.
+/// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
+const ENTRY_BYTES_MIN: u64 = 1024;
+/// Writes stall at this multiple of the checkpoint threshold.
 const STALL_FACTOR: usize = 4;
-/// A writer that waits looks again after so long at the latest.
+/// Maximum time between two checks of a stalled writer.
 const STALL_POLL: Duration = Duration::from_millis(100);
 
-/// See the module.
+/// The checkpoint threshold, and the condition that stalled writers wait for.
 pub(super) struct Backpressure {
-    /// Segments and records that wait in the log when the folder begins.
+    /// Number of live segments, and of memtable entries, that triggers a checkpoint.
     segments: usize,
-    records: usize,
+    entries: usize,
     state: Mutex<StallState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct StallState {
-    /// Why the last fold failed.
+    /// Error of the last checkpoint, if it failed.
     checkpoint_error: Option<EngineError>,
-    is_closing: bool,
+    closing: bool,
 }
 
 impl Backpressure {
-    /// With the bytes of log at which folding begins.
+    /// Creates the limits for a checkpoint threshold of `bytes` of WAL.
     pub(super) fn new(bytes: u64) -> Backpressure {
-        let count = |size: u64| usize::try_from(bytes / size).unwrap_or(usize::MAX / 8).max(1);
-        let (segments, records) = (count(SEGMENT_BYTES), count(RECORD_BYTES_MIN));
-        Backpressure { segments, records, state: Mutex::default(), changed: Condvar::new() }
+        let limit = |size: u64| usize::try_from(bytes / size).unwrap_or(usize::MAX / 8).max(1);
+        let (segments, entries) = (limit(SEGMENT_BYTES), limit(ENTRY_BYTES_MIN));
+        Backpressure { segments, entries, state: Mutex::default(), changed: Condvar::new() }
     }
 
     fn exceeds(&self, shared: &Shared, factor: usize) -> bool {
-        // The segment that is written to cannot be folded, and so does not count.
+        // The active segment cannot be checkpointed.
         let segments = shared.segments.live_before(u64::MAX).saturating_sub(1);
-        segments >= self.segments * factor || shared.memtable().len() >= self.records * factor
+        segments >= self.segments * factor || shared.memtable().len() >= self.entries * factor
     }
 
     fn state(&self) -> MutexGuard<'_, StallState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the folder should begin.
+    /// Returns whether a checkpoint should start.
     pub(super) fn should_checkpoint(&self, shared: &Shared) -> bool {
         self.exceeds(shared, 1)
     }
 
-    /// Whether writes have to wait.
+    /// Returns whether writes must stall.
     pub(super) fn should_stall(&self, shared: &Shared) -> bool {
         self.exceeds(shared, STALL_FACTOR)
     }
 
-    /// Waits until the log is short enough for another group.
+    /// Blocks until the WAL is below the stall threshold.
     ///
     /// # Errors
-    /// When the folder cannot go on: with its reason.
+    /// When the last checkpoint failed: with its error.
     pub(super) fn wait(&self, shared: &Shared) -> Result<()> {
         while self.should_stall(shared) {
             let state = self.state();
             if let Some(e) = &state.checkpoint_error {
                 return Err(e.clone());
             }
-            if state.is_closing {
-                // Nothing more comes in: what waits may still go out.
+            if state.closing {
+                // No commits follow, so the queued ones may pass.
                 return Ok(());
             }
             drop(self.changed.wait_timeout(state, STALL_POLL));
@@ -77,20 +77,20 @@ impl Backpressure {
         Ok(())
     }
 
-    /// How the last fold went, to those that wait.
+    /// Reports the result of a checkpoint to stalled writers.
     pub(super) fn report_checkpoint(&self, error: Option<EngineError>) {
         self.state().checkpoint_error = error;
         self.changed.notify_all();
     }
 
-    /// From now on nothing waits.
+    /// Releases stalled writers and disables stalling.
     pub(super) fn close(&self) {
-        self.state().is_closing = true;
+        self.state().closing = true;
         self.changed.notify_all();
     }
 
-    /// Whether the engine is being closed.
+    /// Returns whether the engine is closing.
     pub(super) fn is_closing(&self) -> bool {
-        self.state().is_closing
+        self.state().closing
     }
 }

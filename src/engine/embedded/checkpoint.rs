@@ -1,9 +1,9 @@
-//! The folder: a thread that moves what the log holds into the database, in large ordered steps,
-//! and gives space back. The log's segments are free again once the database has their commits
-//! durably.
+//! The checkpointer thread: moves commits from the WAL to the database in batched transactions, and
+//! returns free pages to the file system.
 //!
-//! A step is one transaction that is not synced: the log has everything until the fold's last
-//! transaction, which is, and which says where the log now begins.
+//! A checkpoint consists of steps. Each step is one transaction without fsync, since the WAL still
+//! has its commits. The last transaction is synced and stores the new checkpoint position; only
+//! then are the WAL segments recycled.
 
 use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
@@ -24,32 +24,32 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Records and bytes of bodies in one step at most.
+/// Limits of one step: number of records, and bytes of their bodies.
 const STEP_RECORDS_MAX: usize = 512;
 const STEP_BYTES_MAX: u64 = 1 << 20;
-/// The folder looks so often whether there is something to do.
+/// Interval between checks for work.
 const TICK: Duration = Duration::from_millis(100);
-/// Without a commit for so many ticks the server counts as idle.
+/// Ticks without a commit after which the server counts as idle.
 const IDLE_TICKS: u32 = 5;
-/// Frames (8 KiB pages) of the database's own log after which it is folded too: 16 MiB.
+/// Size of SQLite's WAL that triggers an SQLite checkpoint, in frames of one 8 KiB page: 16 MiB.
 const SQLITE_WAL_FRAMES_MAX: i64 = 2048;
-/// For how long the folder waits for reads to end, so that that log can start anew.
+/// Time to wait for readers, so that SQLite can restart its WAL.
 const RESTART_TIMEOUT: Duration = Duration::from_millis(100);
-/// Free pages given back in one step (256 KiB), and how many may stay for what comes next (4 MiB).
+/// Free pages returned per step (256 KiB), and free pages kept for reuse (4 MiB).
 const VACUUM_STEP_PAGES: u32 = 32;
 const FREE_PAGES_MAX: u32 = 512;
-/// Closing folds for so long at most; what is left is read from the log at the next start.
+/// Time limit of the checkpoint on close; the next start recovers the rest from the WAL.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How much nicer than the rest this thread is: requests come first.
+/// Niceness of this thread, so that requests take precedence.
 const NICENESS: i32 = 10;
 
-/// What the folder thread owns.
+/// The checkpointer thread's state.
 pub(super) struct Checkpointer {
     pub(super) conn: Connection,
-    /// How long the database's log was when a snapshot last kept it from being folded; in frames.
+    /// Length of SQLite's WAL, in frames, when a snapshot last prevented a checkpoint of it.
     pub(super) pinned_frames: i64,
     pub(super) blobs: Arc<BlobFiles>,
-    /// Where the log ends, told once by the writer when it is done.
+    /// Receives the end of the WAL when the writer thread ends.
     pub(super) wal_end: Receiver<WalPosition>,
     pub(super) commands: Weak<SyncSender<WriterCommand>>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
@@ -58,19 +58,19 @@ pub(super) struct Checkpointer {
     pub(super) fatal: FatalErrorHandler,
 }
 
-/// What a step changes besides its records.
+/// Changes of a step besides its records.
 #[derive(Default)]
 struct StepEffects {
     counts: BTreeMap<i64, i64>,
-    /// Blob files that lost their record.
+    /// Blob files whose record was replaced or deleted.
     orphaned_blobs: Vec<i64>,
 }
 
 impl Checkpointer {
-    /// Folds until the writer is done, and then what is left.
+    /// Runs checkpoints until the writer thread ends, and then a last one.
     pub(super) fn run(mut self) {
         if let Err(e) = rustix::process::nice(NICENESS) {
-            tracing::debug!(error = %e, "the folder runs with the priority of the rest");
+            tracing::debug!(error = %e, "could not lower the checkpointer's priority");
         }
         let (mut groups, mut idle_ticks) = (0, 0_u32);
         loop {
@@ -79,65 +79,66 @@ impl Checkpointer {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let now = self.shared.counters.groups.load(Ordering::Relaxed);
-            idle_ticks = if now == groups { idle_ticks.saturating_add(1) } else { 0 };
-            groups = now;
+            let groups_now = self.shared.counters.groups.load(Ordering::Relaxed);
+            idle_ticks = if groups_now == groups { idle_ticks.saturating_add(1) } else { 0 };
+            groups = groups_now;
             let idle = idle_ticks >= IDLE_TICKS;
             let to = self.shared.wal_position();
             let has_segments = self.shared.segments.live_before(to.seq) > 0;
-            let expires_at = idle || self.shared.backpressure.should_checkpoint(&self.shared);
-            if has_segments && expires_at {
-                self.reporting(|checkpointer| checkpointer.checkpoint(to, None));
-            } else if expires_at && self.shared.segments.live_before(u64::MAX) > 0 {
-                // What the last segment holds can be folded from the next tick on.
+            let wanted = idle || self.shared.backpressure.should_checkpoint(&self.shared);
+            if has_segments && wanted {
+                self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
+            } else if wanted && self.shared.segments.live_before(u64::MAX) > 0 {
+                // The rotated segment is checkpointed at the next tick.
                 if let Some(commands) = self.commands.upgrade() {
                     let _ = commands.try_send(WriterCommand::RotateSegment);
                 }
             } else if idle {
-                self.reporting(Checkpointer::vacuum);
+                self.run_task(Checkpointer::vacuum);
             }
-            // More than once: the last slots come free only after the last fold.
+            // Repeated, because the last files become free only after the last checkpoint.
             if idle && idle_ticks.is_multiple_of(IDLE_TICKS) && self.shared.segments.has_surplus() {
                 let _ = self.maintenance.try_send(MaintenanceTask::TrimSegments);
             }
         }
     }
 
-    /// What fails is said, and tried again: until then the log has everything.
-    fn reporting(&mut self, work: impl FnOnce(&mut Checkpointer) -> Result<()>) {
-        let done = work(self);
-        if let Err(e) = &done {
-            tracing::error!(error = %e, "the log could not be folded into the database");
+    /// Runs a task and reports its result to stalled writers. A failed checkpoint is logged and
+    /// retried; the WAL still has every commit.
+    fn run_task(&mut self, task: impl FnOnce(&mut Checkpointer) -> Result<()>) {
+        let result = task(self);
+        if let Err(e) = &result {
+            tracing::error!(error = %e, "checkpoint failed");
         }
-        self.shared.backpressure.report_checkpoint(done.err());
+        self.shared.backpressure.report_checkpoint(result.err());
     }
 
     fn finish(&mut self, wal_end: WalPosition) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
-        // Failing here loses nothing: the next start reads the log.
+        // Loses nothing: the next start recovers from the WAL.
         if let Err(e) = self.checkpoint(wal_end, Some(deadline)) {
-            tracing::warn!(error = %e, "the log could not be folded at the end");
+            tracing::warn!(error = %e, "final checkpoint failed");
         }
         self.pool.end_idle_snapshots();
         if let Err(e) = sqlite_checkpoint(&self.conn, "TRUNCATE") {
-            tracing::warn!(error = %e, "the database's log could not be folded at the end");
+            tracing::warn!(error = %e, "final SQLite checkpoint failed");
         }
     }
 
-    /// Moves all commits before a boundary into the database; gives up at the deadline.
+    /// Moves all commits before `to` into the database. Stops between steps after the deadline.
     fn checkpoint(&mut self, to: WalPosition, deadline: Option<Instant>) -> Result<()> {
         let mut after: Option<Bytes> = None;
         loop {
-            let (step, reached) = self.next_step(after.as_deref(), to.version);
+            let (step, last_key) = self.next_step(after.as_deref(), to.version);
             if !step.is_empty() {
-                self.step(&step)?;
+                self.apply_step(&step)?;
                 self.shared.backpressure.report_checkpoint(None);
                 self.bound_sqlite_wal();
             }
-            if reached.is_none() {
+            if last_key.is_none() {
                 break;
             }
-            after = reached;
+            after = last_key;
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 return Ok(());
             }
@@ -150,22 +151,23 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// The next records in order, and the key reached; none when there are no more.
+    /// Returns the next records in key order up to `version`, and the last key visited; `None` at
+    /// the end of the memtable.
     fn next_step(
         &self,
         after: Option<&[u8]>,
         version: u64,
     ) -> (Vec<(Bytes, MemtableEntry)>, Option<Bytes>) {
         let memtable = self.shared.memtable();
-        let (mut step, mut bytes, mut reached) = (Vec::new(), 0, None);
+        let (mut step, mut bytes, mut last_key) = (Vec::new(), 0, None);
         for (visited, (key, entry)) in memtable.after(after).enumerate() {
             if step.len() >= STEP_RECORDS_MAX
                 || bytes >= STEP_BYTES_MAX
                 || visited >= 8 * STEP_RECORDS_MAX
             {
-                return (step, reached);
+                return (step, last_key);
             }
-            reached = Some(key.clone());
+            last_key = Some(key.clone());
             if entry.version <= version {
                 if let BodyLocation::Inline { len, .. } = entry.location {
                     bytes += u64::from(len);
@@ -176,23 +178,24 @@ impl Checkpointer {
         (step, None)
     }
 
-    /// One transaction; then readers find its records in the database and no more in the overlay.
-    fn step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
-        let done = self.write(step).and_then(|effects| {
+    /// Writes one step in a transaction, then drops its records from the memtable.
+    fn apply_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
+        let result = self.write_step(step).and_then(|effects| {
             let _guard = self.shared.checkpoint_lock_mut();
             self.conn.execute_batch("COMMIT").map_err(|e| self.storage_error(&e))?;
-            // In this order: who does not find a record in the overlay finds it below.
+            // Order matters: a reader that misses a record in the memtable must find it in the
+            // database.
             self.pool.advance_epoch();
             let mut memtable = self.shared.memtable_mut();
-            for (first, change) in &effects.counts {
-                self.shared.add_to_count(*first, *change);
+            for (first, delta) in &effects.counts {
+                self.shared.add_to_count(*first, *delta);
             }
             for (key, entry) in step {
                 memtable.remove_checkpointed(key, entry.version, entry.is_live());
             }
             Ok(effects.orphaned_blobs)
         });
-        match done {
+        match result {
             Ok(orphaned_blobs) => {
                 for id in orphaned_blobs {
                     let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
@@ -206,14 +209,14 @@ impl Checkpointer {
         }
     }
 
-    fn write(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
+    fn write_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
         let sql = |e: rusqlite::Error| self.storage_error(&e);
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         let mut statements = Statements::prepare(&self.conn).map_err(sql)?;
         let mut effects = StepEffects::default();
         for (key, entry) in step {
             let body = match (&entry.location, &entry.body_at) {
-                // Its checksum goes with it as it is: damage is found when it is read.
+                // The checksum is copied with the body; reads verify it.
                 (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
                     segment.read(*at, *len as usize)?
                 }
@@ -221,8 +224,8 @@ impl Checkpointer {
             };
             statements.write(key, entry, &body, &mut effects).map_err(sql)?;
         }
-        for (first, change) in effects.counts.iter().filter(|(_, change)| **change != 0) {
-            statements.count.execute(params![first, change]).map_err(sql)?;
+        for (first, delta) in effects.counts.iter().filter(|(_, delta)| **delta != 0) {
+            statements.count.execute(params![first, delta]).map_err(sql)?;
         }
         Ok(effects)
     }
@@ -232,19 +235,19 @@ impl Checkpointer {
             return;
         }
         if let Err(e) = self.conn.execute_batch("ROLLBACK") {
-            self.fatal.stop(&format!("could not roll back: {e}"));
+            self.fatal.stop(&format!("could not roll back a transaction: {e}"));
         }
     }
 
-    /// Says durably that the log begins at `to`.
+    /// Stores the position where the WAL now starts, durably.
     fn save_position(&self, to: WalPosition) -> Result<()> {
-        let numbers = params![to.version.cast_signed(), to.seq.cast_signed()];
-        let mark = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
-        execute_synced(&self.conn, mark, numbers).map_err(|e| self.storage_error(&e))
+        let position = params![to.version.cast_signed(), to.seq.cast_signed()];
+        let update = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
+        execute_synced(&self.conn, update, position).map_err(|e| self.storage_error(&e))
     }
 
-    /// A write or sync of the database that fails for another reason than space ends the process:
-    /// nobody knows what is on disk then.
+    /// Converts an SQLite error. An I/O error stops the process, because the state on disk is
+    /// unknown.
     fn storage_error(&self, e: &rusqlite::Error) -> EngineError {
         if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
             self.fatal.stop(&format!("could not write the database: {e}"));
@@ -252,7 +255,7 @@ impl Checkpointer {
         sqlite_error(e)
     }
 
-    /// Keeps the database's own log short.
+    /// Checkpoints SQLite's WAL when it exceeds its limit.
     fn bound_sqlite_wal(&mut self) {
         let Ok(wal) = sqlite_checkpoint(&self.conn, "NOOP") else { return };
         if self.pending_frames(&wal) > SQLITE_WAL_FRAMES_MAX {
@@ -260,8 +263,8 @@ impl Checkpointer {
         }
     }
 
-    /// Frames that could be folded. What a snapshot was found to keep is not looked at again
-    /// before as many have come.
+    /// Number of frames that an SQLite checkpoint could move. While a snapshot pins the WAL, only
+    /// frames added since the last attempt count.
     fn pending_frames(&mut self, wal: &SqliteWal) -> i64 {
         if self.blobs.pinned_snapshots() == 0 || self.pinned_frames > wal.frames {
             self.pinned_frames = 0;
@@ -270,18 +273,19 @@ impl Checkpointer {
     }
 
     fn checkpoint_sqlite_wal(&mut self, wal: &SqliteWal) {
-        // Before, so that all can be folded.
+        // Idle snapshots would limit the checkpoint.
         self.pool.end_idle_snapshots();
-        // The database's log grows on after this, and a power cut could tear the page where what
-        // was folded ends. A synced commit leaves no such page.
-        let wal_end = sync(&self.conn);
-        let checkpointed = wal_end.and_then(|()| sqlite_checkpoint(&self.conn, "PASSIVE"));
+        // SQLite appends to its WAL after this, and a power failure could tear the page shared with
+        // the last checkpointed frame. A synced commit pads that page.
+        let synced = sync(&self.conn);
+        let checkpointed = synced.and_then(|()| sqlite_checkpoint(&self.conn, "PASSIVE"));
         if self.blobs.pinned_snapshots() > 0 && checkpointed.is_ok() {
             self.pinned_frames = wal.frames;
             return;
         }
-        // The log starts anew only while nobody reads from it, and under load somebody always does
-        // unless snapshots are given up: it would grow for as long as the load lasts.
+        // SQLite restarts its WAL only when nobody reads from it. Under constant load that never
+        // happens unless idle connections give up their snapshots, and the WAL would grow without
+        // bound.
         let restarted = checkpointed.and_then(|_| {
             self.pool.without_idle_snapshots(|| {
                 self.conn.busy_timeout(RESTART_TIMEOUT)?;
@@ -291,12 +295,12 @@ impl Checkpointer {
             })
         });
         if let Err(e) = restarted {
-            tracing::warn!(error = %e, "the database's log could not be folded");
+            tracing::warn!(error = %e, "SQLite checkpoint failed");
             let _ = self.storage_error(&e);
         }
     }
 
-    /// Returns free pages to the file system, one small step at a time.
+    /// Returns free pages to the file system in small steps.
     fn vacuum(&mut self) -> Result<()> {
         loop {
             let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
@@ -305,12 +309,12 @@ impl Checkpointer {
                 break;
             }
             let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})");
-            let drained = self.conn.prepare_cached(&step).and_then(|mut statement| {
+            let vacuumed = self.conn.prepare_cached(&step).and_then(|mut statement| {
                 let mut rows = statement.query([])?;
                 while rows.next()?.is_some() {}
                 Ok(())
             });
-            drained.map_err(|e| self.storage_error(&e))?;
+            vacuumed.map_err(|e| self.storage_error(&e))?;
             self.pool.advance_epoch();
             self.bound_sqlite_wal();
             if self.shared.segments.live_before(u64::MAX) > 0
@@ -320,28 +324,28 @@ impl Checkpointer {
             }
         }
         let wal = sqlite_checkpoint(&self.conn, "NOOP").map_err(|e| sqlite_error(&e))?;
-        let most = if self.blobs.pinned_snapshots() > 0 { SQLITE_WAL_FRAMES_MAX } else { 0 };
-        if self.pending_frames(&wal) > most {
+        let frames_max = if self.blobs.pinned_snapshots() > 0 { SQLITE_WAL_FRAMES_MAX } else { 0 };
+        if self.pending_frames(&wal) > frames_max {
             self.checkpoint_sqlite_wal(&wal);
         }
         if wal.frames > 0 && wal.frames == wal.checkpointed {
-            // Shortens the file; readers that are in the way are not waited for.
-            let wait = |time| self.conn.busy_timeout(time).map_err(|e| sqlite_error(&e));
-            wait(Duration::from_millis(20))?;
+            // Truncates the WAL file unless readers prevent it.
+            let set_timeout = |time| self.conn.busy_timeout(time).map_err(|e| sqlite_error(&e));
+            set_timeout(Duration::from_millis(20))?;
             let _ = sqlite_checkpoint(&self.conn, "TRUNCATE");
-            wait(BUSY_TIMEOUT)?;
+            set_timeout(BUSY_TIMEOUT)?;
         }
         Ok(())
     }
 }
 
-/// How long the database's log is, and how much of it the database holds; in frames of one page.
+/// Size of SQLite's own WAL, in frames of one page, and how many of them are checkpointed.
 struct SqliteWal {
     frames: i64,
     checkpointed: i64,
 }
 
-/// Folds the database's log in a given mode.
+/// Runs an SQLite checkpoint in the given mode.
 fn sqlite_checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<SqliteWal> {
     let mut statement = conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| Ok(SqliteWal { frames: row.get(1)?, checkpointed: row.get(2)? }))
@@ -357,7 +361,7 @@ struct Statements<'c> {
     blob_insert: CachedStatement<'c>,
     blob_remove: CachedStatement<'c>,
     count: CachedStatement<'c>,
-    /// A row's data, in memory that is used again.
+    /// Reused buffer for encoded rows.
     data: Vec<u8>,
 }
 
@@ -394,7 +398,7 @@ impl<'c> Statements<'c> {
         let first = i64::from(key.first().copied().unwrap_or_default());
         let body_ref = |row: &Row<'_>| {
             let data = row.get_ref(0)?.as_blob()?;
-            // A damaged record is replaced; its body, wherever it is, stays as garbage.
+            // A damaged row is replaced; its body stays behind unreferenced.
             Ok(RecordRow::decode(key, data).map_or(0, |data| data.body_ref))
         };
         let old = self.find.query_row(params![&key[..]], body_ref).optional()?;
@@ -421,7 +425,7 @@ impl<'c> Statements<'c> {
         Ok(())
     }
 
-    /// Puts a body where it belongs, in the place of the one at `old` if it fits there.
+    /// Stores a body, in place of the body at `old` where possible, and returns its reference.
     fn store_body(
         &mut self,
         entry: &MemtableEntry,
@@ -442,7 +446,8 @@ impl<'c> Statements<'c> {
                 self.free_body(old, effects)?;
                 self.body_insert.insert(params![checksum, body])
             }
-            // The log is read again after a crash, and may name what the database already has.
+            // A checkpoint repeated after a crash may write a reference that the database already
+            // has.
             BodyLocation::Blob { id, .. } if old == -id => Ok(old),
             BodyLocation::Blob { id, len } => {
                 self.free_body(old, effects)?;
@@ -454,7 +459,7 @@ impl<'c> Statements<'c> {
         }
     }
 
-    /// Frees the place of a body that is replaced or removed.
+    /// Deletes a body that was replaced or removed.
     fn free_body(&mut self, body_ref: i64, effects: &mut StepEffects) -> rusqlite::Result<()> {
         if body_ref > 0 {
             self.body_remove.execute(params![body_ref])?;

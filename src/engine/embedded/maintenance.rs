@@ -1,6 +1,6 @@
-//! The keeper: a thread for what would otherwise hold up the writer or the folder. It makes files
-//! for the log ahead of their use, removes files that lost their record, and after the start
-//! sweeps the files that no record ever named.
+//! The maintenance thread: preallocates WAL segment files, deletes blob files without a record, and
+//! after startup deletes orphaned blob files, so that the writer and the checkpointer do not block
+//! on it.
 
 use super::Shared;
 use super::blob_files::BlobFiles;
@@ -10,19 +10,19 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-/// What the keeper is asked to do.
+/// A task for the maintenance thread.
 pub(super) enum MaintenanceTask {
-    /// Have files ready for the log.
+    /// Recycle and preallocate WAL segment files.
     AllocateSegments,
-    /// Give back the files that the log does not need while nothing happens.
+    /// The same, and delete files that an idle server does not need.
     TrimSegments,
-    /// Remove a blob file.
+    /// Delete a blob file whose record was replaced or deleted.
     DeleteBlob(i64),
-    /// Remove the blob files that no record names.
+    /// Delete the blob files that no record refers to.
     DeleteOrphans,
 }
 
-/// What the keeper thread owns.
+/// The maintenance thread's state.
 pub(super) struct Maintenance {
     pub(super) conn: Connection,
     pub(super) tasks: Receiver<MaintenanceTask>,
@@ -31,7 +31,7 @@ pub(super) struct Maintenance {
 }
 
 impl Maintenance {
-    /// Serves until the writer and the folder are gone.
+    /// Runs until the writer and the checkpointer threads end.
     pub(super) fn run(self) {
         while let Ok(task) = self.tasks.recv() {
             match task {
@@ -39,8 +39,8 @@ impl Maintenance {
                 MaintenanceTask::TrimSegments => self.replenish(false),
                 MaintenanceTask::DeleteBlob(id) => self.blobs.delete(id),
                 MaintenanceTask::DeleteOrphans => {
-                    if let Err(e) = self.sweep() {
-                        tracing::warn!(error = %e, "blob files without a record stay for now");
+                    if let Err(e) = self.delete_orphans() {
+                        tracing::warn!(error = %e, "could not delete orphaned blob files");
                     }
                 }
             }
@@ -49,13 +49,13 @@ impl Maintenance {
 
     fn replenish(&self, busy: bool) {
         if let Err(e) = self.shared.segments.replenish(busy) {
-            tracing::warn!(error = %e, "no files could be made for the log ahead of their use");
+            tracing::warn!(error = %e, "could not preallocate WAL segments");
         }
     }
 
-    fn sweep(&self) -> Result<(), Box<dyn std::error::Error>> {
-        // In this order: a blob is staged, then named by the overlay, then by the database, and
-        // leaves each only once it is in the next.
+    fn delete_orphans(&self) -> Result<(), Box<dyn std::error::Error>> {
+        // Order matters: a blob is first staged, then in the memtable, then in the database, and it
+        // leaves each only after it is in the next.
         let mut orphans = self.blobs.list()?;
         orphans.retain(|id| !self.blobs.is_staged(*id));
         let referenced: HashSet<i64> = {
@@ -69,14 +69,14 @@ impl Maintenance {
         orphans.retain(|id| !referenced.contains(id));
         let mut deleted = 0_u64;
         for id in orphans {
-            let mut referenced = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
-            if referenced.query_row([id], |_| Ok(())).optional()?.is_none() {
+            let mut find = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
+            if find.query_row([id], |_| Ok(())).optional()?.is_none() {
                 self.blobs.delete(id);
                 deleted += 1;
             }
         }
         if deleted > 0 {
-            tracing::info!(files = deleted, "removed blob files that no record names");
+            tracing::info!(files = deleted, "deleted orphaned blob files");
         }
         Ok(())
     }

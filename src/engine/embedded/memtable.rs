@@ -1,4 +1,5 @@
-//! What the log holds and the database does not yet: the newest record of each key, in order.
+//! The memtable: the newest version of each record that is in the WAL and not yet in the database,
+//! in key order.
 
 use super::wal::record::BodyLocation;
 use super::wal::segment::Segment;
@@ -7,44 +8,37 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// A record that is durable in the log.
+/// A record, or its deletion, that is durable in the WAL.
 #[derive(Clone, Debug)]
 pub(super) struct MemtableEntry {
     pub(super) version: u64,
     pub(super) expires_at: u64,
     pub(super) meta: Bytes,
     pub(super) location: BodyLocation,
-    /// The segment that holds an inline body, and where it begins there.
+    /// The segment with the inline body, and the offset of the body in it.
     pub(super) body_at: Option<(Arc<Segment>, u64)>,
-    /// Whether the database has a record under the key; `None` when nobody looked.
+    /// Whether the database has a record for the key; `None` if not yet looked up.
     pub(super) in_db: Option<bool>,
 }
 
 impl MemtableEntry {
-    /// Whether there is a record, as opposed to its removal.
+    /// Returns whether the entry is a record rather than a deletion.
     pub(super) fn is_live(&self) -> bool {
         self.location != BodyLocation::Removed
     }
 
-    /// By how much the count of records differs from the database's because of it, as far as that
-    /// is known.
+    /// Difference that the entry makes to the database's record count; 0 while `in_db` is unknown.
     fn count_delta(&self) -> i64 {
         self.in_db.map_or(0, |in_db| i64::from(self.is_live()) - i64::from(in_db))
     }
 }
 
-/// See the module.
+/// The memtable: entries by key, with an expiry index and record counts.
 #[derive(Default, Debug)]
 pub(super) struct Memtable {
     entries: BTreeMap<Bytes, MemtableEntry>,
-    expires_at: BTreeSet<(u64, Bytes)>,
+    by_expiry: BTreeSet<(u64, Bytes)>,
     count_deltas: BTreeMap<u8, i64>,
-}
-
-/// What took the place of what.
-pub(super) struct Replaced {
-    /// A blob that no record names any more.
-    pub(super) blob: Option<i64>,
 }
 
 impl Memtable {
@@ -52,7 +46,7 @@ impl Memtable {
         self.entries.len()
     }
 
-    /// All of it as it is now; keys, heads and segments are shared.
+    /// Copies all entries for a snapshot; keys, metas and segments are shared.
     pub(super) fn clone_entries(&self) -> BTreeMap<Bytes, MemtableEntry> {
         self.entries.clone()
     }
@@ -61,85 +55,87 @@ impl Memtable {
         self.entries.get(key)
     }
 
-    /// By how much the known count of records that begin with `with_first_byte` differs from the database's.
-    pub(super) fn count_delta(&self, with_first_byte: u8) -> i64 {
-        self.count_deltas.get(&with_first_byte).copied().unwrap_or(0)
+    /// Difference between the number of records whose keys start with `first` and the database's
+    /// count of them, as far as known.
+    pub(super) fn count_delta(&self, first: u8) -> i64 {
+        self.count_deltas.get(&first).copied().unwrap_or(0)
     }
 
-    fn count(&mut self, with_first_byte: u8, count_delta: i64) {
-        if count_delta != 0 {
-            *self.count_deltas.entry(with_first_byte).or_default() += count_delta;
+    fn add_to_count(&mut self, first: u8, delta: i64) {
+        if delta != 0 {
+            *self.count_deltas.entry(first).or_default() += delta;
         }
     }
 
-    /// Puts the newest record of a key. What the entry does not know of the database, the one
-    /// before it may.
-    pub(super) fn put(&mut self, key: Bytes, mut entry: MemtableEntry) -> Replaced {
-        let mut replaced = Replaced { blob: None };
-        let with_first_byte = first_byte(&key);
-        // One way down the tree: at the start there may be hundreds of thousands to put.
-        let expires_at = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
-        let (mut counted, mut old_expiry) = (0, None);
-        let count_delta = match self.entries.entry(key) {
-            btree_map::Entry::Vacant(body_at) => body_at.insert(entry).count_delta(),
-            btree_map::Entry::Occupied(mut body_at) => {
-                let old = body_at.get();
+    /// Inserts the newest entry of a key and returns the blob that it replaced. `in_db` is taken
+    /// from the replaced entry.
+    pub(super) fn put(&mut self, key: Bytes, mut entry: MemtableEntry) -> Option<i64> {
+        let mut replaced_blob = None;
+        let first = first_byte(&key);
+        // A single tree lookup, because recovery may insert hundreds of thousands of entries.
+        let new_expiry = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
+        let (mut old_delta, mut old_expiry) = (0, None);
+        let new_delta = match self.entries.entry(key) {
+            btree_map::Entry::Vacant(vacant) => vacant.insert(entry).count_delta(),
+            btree_map::Entry::Occupied(mut occupied) => {
+                let old = occupied.get();
                 entry.in_db = old.in_db;
-                counted = old.count_delta();
+                old_delta = old.count_delta();
                 if let BodyLocation::Blob { id, .. } = old.location {
-                    replaced.blob = Some(id);
+                    replaced_blob = Some(id);
                 }
-                old_expiry = (old.expires_at > 0).then(|| (old.expires_at, body_at.key().clone()));
-                let count_delta = entry.count_delta();
-                body_at.insert(entry);
-                count_delta
+                old_expiry = (old.expires_at > 0).then(|| (old.expires_at, occupied.key().clone()));
+                let new_delta = entry.count_delta();
+                occupied.insert(entry);
+                new_delta
             }
         };
-        self.count(with_first_byte, count_delta - counted);
-        if let Some(expires_at) = old_expiry {
-            self.expires_at.remove(&expires_at);
+        self.add_to_count(first, new_delta - old_delta);
+        if let Some(old_expiry) = old_expiry {
+            self.by_expiry.remove(&old_expiry);
         }
-        self.expires_at.extend(expires_at);
-        replaced
+        self.by_expiry.extend(new_expiry);
+        replaced_blob
     }
 
-    /// Says whether the database has a record under a key that is here.
+    /// Sets whether the database has a record for the key; no effect without an entry.
     pub(super) fn set_in_db(&mut self, key: &[u8], in_db: bool) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let before = entry.count_delta();
         entry.in_db = Some(in_db);
-        let count_delta = entry.count_delta() - before;
-        self.count(first_byte(key), count_delta);
+        let delta = entry.count_delta() - before;
+        self.add_to_count(first_byte(key), delta);
     }
 
-    /// The database now has what was here at `version`: drops it, unless a newer one came.
+    /// Removes an entry that was checkpointed at `version`. A newer entry stays, with `in_db` set to
+    /// `is_live`.
     pub(super) fn remove_checkpointed(&mut self, key: &[u8], version: u64, is_live: bool) {
         let Some(entry) = self.entries.get(key) else { return };
         if entry.version > version {
             return self.set_in_db(key, is_live);
         }
-        let (count_delta, expires_at) = (entry.count_delta(), entry.expires_at);
-        self.count(first_byte(key), -count_delta);
+        let (delta, expires_at) = (entry.count_delta(), entry.expires_at);
+        self.add_to_count(first_byte(key), -delta);
         if let Some((key, _)) = self.entries.remove_entry(key)
             && expires_at > 0
         {
-            self.expires_at.remove(&(expires_at, key));
+            self.by_expiry.remove(&(expires_at, key));
         }
     }
 
-    /// The entries of a range, in order.
+    /// Iterates over the entries of a key range, in order.
     pub(super) fn range<'o>(
         &'o self,
         start: &[u8],
         end: &[u8],
     ) -> impl Iterator<Item = (&'o Bytes, &'o MemtableEntry)> + use<'o> {
-        let some = start < end;
+        let non_empty = start < end;
         let bounds = (Bound::Included(start), Bound::Excluded(end));
-        let range = some.then(|| self.entries.range::<[u8], _>(bounds));
+        let range = non_empty.then(|| self.entries.range::<[u8], _>(bounds));
         range.into_iter().flatten()
     }
 
-    /// The entries after a key (or all), in order.
+    /// Iterates over the entries after `key`, or over all of them, in order.
     pub(super) fn after(
         &self,
         key: Option<&[u8]>,
@@ -148,20 +144,22 @@ impl Memtable {
         self.entries.range::<[u8], _>((start, Bound::Unbounded))
     }
 
-    /// The entries whose keys begin with a byte, in order.
+    /// Iterates over the entries whose keys start with `first`, in order.
     pub(super) fn with_first_byte(
         &self,
         first: u8,
     ) -> impl Iterator<Item = (&Bytes, &MemtableEntry)> {
         let start = [first];
-        let from = self.entries.range::<[u8], _>((Bound::Included(&start[..]), Bound::Unbounded));
-        from.take_while(move |(key, _)| key.first() == Some(&first))
+        let entries =
+            self.entries.range::<[u8], _>((Bound::Included(&start[..]), Bound::Unbounded));
+        entries.take_while(move |(key, _)| key.first() == Some(&first))
     }
 
-    /// Those with `0 < due <= until`, the earliest first.
+    /// Iterates over expiry, key and version of entries with `0 < expires_at <= until`, the
+    /// earliest expiry first.
     pub(super) fn expired(&self, until: u64) -> impl Iterator<Item = (u64, &Bytes, u64)> {
-        let found = self.expires_at.iter().take_while(move |(expires_at, _)| *expires_at <= until);
-        found.filter_map(|(expires_at, key)| {
+        let expired = self.by_expiry.iter().take_while(move |(expires_at, _)| *expires_at <= until);
+        expired.filter_map(|(expires_at, key)| {
             Some((*expires_at, key, self.entries.get(key)?.version))
         })
     }
@@ -181,27 +179,27 @@ mod tests {
     }
 
     #[test]
-    fn counts_follow_what_is_known_of_the_database() {
+    fn count_deltas_follow_in_db() {
         let mut memtable = Memtable::default();
         let key = |text: &'static str| Bytes::from_static(text.as_bytes());
         memtable.put(key("ka"), entry(1, true, Some(false), 0));
         assert_eq!(memtable.count_delta(b'k'), 1);
         memtable.put(key("ka"), entry(2, false, None, 0));
-        assert_eq!(memtable.count_delta(b'k'), 0, "made and removed");
+        assert_eq!(memtable.count_delta(b'k'), 0, "created and removed");
         memtable.put(key("kb"), entry(3, true, None, 0));
-        assert_eq!(memtable.count_delta(b'k'), 0, "unknown");
+        assert_eq!(memtable.count_delta(b'k'), 0, "not looked up");
         memtable.set_in_db(b"kb", false);
         assert_eq!(memtable.count_delta(b'k'), 1);
         memtable.put(key("kb"), entry(4, false, None, 0));
         memtable.remove_checkpointed(b"kb", 3, true);
-        assert_eq!(memtable.count_delta(b'k'), -1, "the database has it, and it is removed here");
+        assert_eq!(memtable.count_delta(b'k'), -1, "in the database, removed in the memtable");
         memtable.remove_checkpointed(b"kb", 4, false);
         memtable.remove_checkpointed(b"ka", 2, false);
         assert_eq!((memtable.len(), memtable.count_delta(b'k')), (0, 0));
     }
 
     #[test]
-    fn due_entries_follow_their_records() {
+    fn expiry_index_follows_overwrites() {
         let mut memtable = Memtable::default();
         let key = Bytes::from_static(b"k");
         memtable.put(key.clone(), entry(1, true, None, 10));

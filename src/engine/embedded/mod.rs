@@ -1,15 +1,15 @@
-//! The embedded engine: a commit log in front, SQLite as the home of records, and large bodies in
-//! files of their own.
+//! The embedded engine: a write-ahead log (WAL), an SQLite database, and blob files for large
+//! bodies.
 //!
 //! ```text
-//! commit -> writer: check, one frame into the log, one sync -> overlay -> answers
-//!                                                                 |
-//!                                             folder: large ordered steps -> steadfast.db
-//! read   -> cache, else overlay (what only the log has), else database
+//! commit -> writer: check preconditions, append one WAL record, fsync -> memtable -> reply
+//!                                                                           |
+//!                                        checkpointer: batched transactions -> steadfast.db
+//! read   -> read cache, else memtable (commits not yet checkpointed), else database
 //! ```
 //!
-//! A data directory belongs to one process, by a lock on `LOCK`. docs/format.md has the layout,
-//! docs/durability.md what is promised of it.
+//! One process owns a data directory, through a lock on the file `LOCK`. docs/format.md describes
+//! the files, docs/durability.md the guarantees.
 
 mod backpressure;
 mod blob_files;
@@ -47,79 +47,80 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 
-/// Commits that wait for the writer at most; further ones wait for a place.
+/// Commits in the writer's queue at most; further commits wait for a permit.
 const COMMIT_QUEUE_MAX: usize = 4096;
-/// Places in the writer's queue for what is no commit.
+/// Extra capacity of the writer's queue for commands that are not commits.
 const COMMAND_QUEUE_SPARE: usize = 16;
-/// Chores that wait for the keeper at most; further ones wait for a place.
+/// Tasks in the maintenance thread's queue at most; senders of deletions block when it is full.
 const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
-/// A process that was killed may hold its lock for a moment longer, and so may one that a process
-/// which has the directory open is just starting: it has the lock until it becomes another program.
+/// Time to wait for the data directory's lock. A killed process may hold it a moment longer, and a
+/// forked child of its owner holds it until exec.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// For each byte of small records in memory, so many times less of pieces of large bodies.
+/// The blob body cache gets `cache_bytes` divided by this.
 const BLOB_CACHE_DIVISOR: u64 = 4;
 
-/// Records that a scan reads from memory in a microsecond, at least.
+/// Records per microsecond that a scan reads at least when its pages are in memory.
 const SCAN_RECORDS_PER_MICRO: usize = 4;
 
-/// How to open a data directory.
+/// Options for opening a data directory.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The data directory; made when it is not there.
+    /// The data directory; created if missing.
     pub dir: PathBuf,
-    /// Bytes of small records kept in memory; a quarter as much of larger bodies besides.
+    /// Size of the read cache for small records, in bytes; blob bodies get a quarter of it on top.
     pub cache_bytes: u64,
-    /// Bytes of the commit log at which it is folded into the database. Writes wait at four times
-    /// as many. More makes writes faster and a start after a crash slower.
+    /// WAL size in bytes that triggers a checkpoint; writes stall at four times this size. A larger
+    /// WAL speeds up writes and slows down recovery after a crash.
     pub wal_bytes: u64,
-    /// What happens when a sync fails.
+    /// Called when a failed write or fsync leaves the state on disk unknown.
     pub fatal: FatalErrorHandler,
 }
 
-/// Stops the process when nobody can know any more what is on disk.
+/// Stops the process when the state on disk is unknown, as after a failed fsync.
 #[derive(Clone)]
 pub struct FatalErrorHandler(Arc<dyn Fn(&str) + Send + Sync>);
 
 impl FatalErrorHandler {
-    /// Calls `stop` with the reason; it is not expected to return, but may in tests.
+    /// Creates a handler that calls `stop` with the reason. `stop` should not return, except in
+    /// tests.
     pub fn new(stop: impl Fn(&str) + Send + Sync + 'static) -> FatalErrorHandler {
         FatalErrorHandler(Arc::new(stop))
     }
 
-    fn stop(&self, why: &str) {
-        (self.0)(why);
+    fn stop(&self, reason: &str) {
+        (self.0)(reason);
     }
 }
 
 impl fmt::Debug for FatalErrorHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fatal")
+        f.write_str("FatalErrorHandler")
     }
 }
 
-/// What the engine's threads and its callers share.
+/// State shared by the engine's threads and its callers.
 struct Shared {
     cache: read_cache::ReadCache,
     memtable: RwLock<Memtable>,
-    /// Written while records move from the overlay to the database; who holds it for reading sees
-    /// each record in one of the two.
+    /// Held exclusively while a checkpoint step moves records from the memtable to the database. A
+    /// holder of the shared lock sees each record in one of the two.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
     segments: wal::segment::SegmentPool,
     backpressure: backpressure::Backpressure,
     counters: Counters,
-    /// Records in the database, by first byte.
+    /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
     blob_bytes: AtomicI64,
     dir: PathBuf,
 }
 
-/// Where the segment begins that is written to, or comes next.
+/// The start of a WAL segment: the next one to be allocated, or the active one.
 #[derive(Clone, Copy, Debug)]
 struct WalPosition {
-    /// All commits up to this version stand in segments before `seq`, and no others do.
+    /// Segments before `seq` contain exactly the commits up to this version.
     version: u64,
     seq: u64,
 }
@@ -159,33 +160,34 @@ impl Shared {
         *self.wal_position_mut()
     }
 
-    fn set_wal_position(&self, to: WalPosition) {
-        *self.wal_position_mut() = to;
+    fn set_wal_position(&self, position: WalPosition) {
+        *self.wal_position_mut() = position;
     }
 
-    fn add_to_count(&self, first: i64, change: i64) {
+    fn add_to_count(&self, first: i64, delta: i64) {
         let counter = usize::try_from(first).ok().and_then(|first| self.record_counts.get(first));
-        counter.unwrap_or(&self.blob_bytes).fetch_add(change, Ordering::Relaxed);
+        counter.unwrap_or(&self.blob_bytes).fetch_add(delta, Ordering::Relaxed);
     }
 }
 
-/// See the module.
+/// An open data directory; implements [`Engine`].
 pub struct Embedded {
     shared: Arc<Shared>,
     read_path: Arc<ReadPath>,
     commands: Mutex<Option<Arc<SyncSender<writer::WriterCommand>>>>,
     commit_permits: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held until the engine is closed.
+    /// The lock on the data directory, released by `close`.
     lock: Mutex<Option<File>>,
     scheduler: ReadScheduler,
 }
 
 impl Embedded {
-    /// Opens a data directory, making what is not there.
+    /// Opens a data directory, creating it if missing, and recovers from its WAL.
     ///
     /// # Errors
-    /// When another process has it open, when its format is another's, or when it cannot be read.
+    /// When another process has the directory open, when its format is unknown, or when it is
+    /// damaged or unreadable.
     pub fn open(options: Options) -> Result<Embedded> {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
         let lock = lock_dir(&dir)?;
@@ -237,7 +239,7 @@ impl Embedded {
         })
     }
 
-    /// Runs a read where it may wait for the disk.
+    /// Runs a read on the blocking thread pool.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&ReadPath) -> Result<T> + Send + 'static,
@@ -252,8 +254,11 @@ impl Embedded {
     }
 }
 
-/// Starts the writer, the folder and the keeper.
-#[expect(clippy::type_complexity, reason = "the sender is shared with those that must not keep it")]
+/// Starts the writer, checkpointer and maintenance threads.
+#[expect(
+    clippy::type_complexity,
+    reason = "the checkpointer holds only a weak reference to the sender"
+)]
 fn start_threads(
     conn: rusqlite::Connection,
     read_path: &ReadPath,
@@ -263,7 +268,7 @@ fn start_threads(
     let (shared, pool) = (read_path.shared.clone(), read_path.pool.clone());
     let (maintenance, tasks) = sync_channel(MAINTENANCE_QUEUE_MAX);
     let (commands, command_receiver) = sync_channel(COMMIT_QUEUE_MAX + COMMAND_QUEUE_SPARE);
-    let (end_sender, wal_end) = sync_channel(1);
+    let (wal_end_sender, wal_end) = sync_channel(1);
     let commands = Arc::new(commands);
     for task in [
         maintenance::MaintenanceTask::AllocateSegments,
@@ -302,24 +307,24 @@ fn start_threads(
         scratch: writer::Scratch::default(),
     };
     let abort_on_panic = || AbortOnPanic(fatal.clone());
-    let write = move || {
-        let _ = end_sender.send(writer.run());
+    let run_writer = move || {
+        let _ = wal_end_sender.send(writer.run());
     };
     let threads = vec![
-        spawn("writer", abort_on_panic(), write)?,
-        spawn("folder", abort_on_panic(), move || checkpointer.run())?,
-        spawn("keeper", abort_on_panic(), move || maintenance_thread.run())?,
+        spawn("writer", abort_on_panic(), run_writer)?,
+        spawn("checkpointer", abort_on_panic(), move || checkpointer.run())?,
+        spawn("maintenance", abort_on_panic(), move || maintenance_thread.run())?,
     ];
     Ok((commands, threads))
 }
 
-/// Reads bytes as a frame of the log; for the fuzz target.
+/// Decodes bytes as a WAL record, for the fuzz target.
 #[cfg(fuzzing)]
 pub fn fuzz_wal_record(bytes: &[u8]) {
     wal::record::fuzz(bytes);
 }
 
-/// Stops the process when its thread panics: without it nothing would be written any more.
+/// Stops the process when the thread that owns it panics; writes would hang otherwise.
 struct AbortOnPanic(FatalErrorHandler);
 
 impl Drop for AbortOnPanic {
@@ -342,7 +347,7 @@ fn spawn(
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
 }
 
-/// Whether a process has a data directory open.
+/// Returns whether a process has the data directory open.
 pub fn is_locked(dir: &Path) -> bool {
     let lock = File::options().write(true).open(dir.join("LOCK"));
     lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
@@ -352,22 +357,22 @@ fn lock_dir(dir: &Path) -> Result<File> {
     let failed = |what: &str, e: std::io::Error| {
         EngineError::Failed(format!("could not {what} {}: {e}", dir.display()))
     };
-    // Others on this machine have no business with the data.
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|e| failed("make the data directory", e))?;
+    // Only the owner may read the data.
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    created.map_err(|e| failed("create the data directory", e))?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
-    let lock = lock.map_err(|e| failed("open the lock in", e))?;
-    let until = Instant::now() + LOCK_TIMEOUT;
+    let lock = lock.map_err(|e| failed("open the lock file in", e))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(LOCK_TIMEOUT / 20);
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(EngineError::Failed(format!(
-                    "the data directory {} is in use by another steadfast; stop that one, or \
-                     choose another with --data",
+                    "the data directory {} is locked by another steadfast process; stop that \
+                     process, or choose another directory with --data",
                     dir.display()
                 )));
             }
@@ -376,18 +381,18 @@ fn lock_dir(dir: &Path) -> Result<File> {
     }
 }
 
-/// Makes the names of new files durable.
+/// Fsyncs the data directory and its parent, so that new directory entries are durable.
 fn sync_dir_and_parent(dir: &Path) -> Result<()> {
     let parent = dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_path_buf));
     for checkpointer in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
-        File::open(&checkpointer)
-            .and_then(|checkpointer| checkpointer.sync_all())
-            .map_err(|e| EngineError::Failed(format!("sync {}: {e}", checkpointer.display())))?;
+        File::open(&checkpointer).and_then(|checkpointer| checkpointer.sync_all()).map_err(
+            |e| EngineError::Failed(format!("could not sync {}: {e}", checkpointer.display())),
+        )?;
     }
     Ok(())
 }
 
-/// Takes over the counts of the database.
+/// Loads the record counts stored in the database.
 fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
     let mut record_counts = conn.prepare("SELECT first, n FROM counts")?;
     let mut rows = record_counts.query([])?;
@@ -455,7 +460,7 @@ impl Engine for Embedded {
         Box::pin(async move {
             self.ensure_open()?;
             let read_path = self.read_path.clone();
-            let reader = self.blocking(move |_| snapshot::SnapshotReader::of(read_path)).await?;
+            let reader = self.blocking(move |_| snapshot::SnapshotReader::new(read_path)).await?;
             Ok(Box::new(reader) as Box<dyn Snapshot>)
         })
     }
@@ -481,13 +486,13 @@ impl Engine for Embedded {
             {
                 let commands = self.commands.lock().map_err(|_| EngineError::Closed)?;
                 let commands = commands.as_ref().ok_or(EngineError::Closed)?;
-                // There are as many places as permits, so this never finds the queue full.
+                // The queue has room for every permit, so it is never full here.
                 let command = writer::WriterCommand::Commit(writer::QueuedCommit { commit, reply });
                 commands.try_send(command).map_err(|_| EngineError::Closed)?;
             }
             let answer = answer.await;
             drop(permit);
-            answer.map_err(|_| EngineError::Failed("the writer stopped".into()))?
+            answer.map_err(|_| EngineError::Failed("the writer thread stopped".into()))?
         })
     }
 
@@ -504,8 +509,8 @@ impl Engine for Embedded {
             self.commit_permits.close();
             self.shared.backpressure.close();
             self.read_path.pool.close();
-            // Without a sender the writer finishes what waits and ends; then the folder folds what
-            // is left and ends; then the keeper does.
+            // Shutdown order: without a sender the writer drains its queue and ends, then the
+            // checkpointer runs a last checkpoint and ends, then the maintenance thread ends.
             drop(self.commands.lock().map_err(|_| EngineError::Closed)?.take());
             let threads =
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);

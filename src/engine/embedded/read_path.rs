@@ -1,4 +1,4 @@
-//! Reads over all that a record can be in: the overlay, the database, and blob files.
+//! The read path: merges the memtable and the database, and opens blob files.
 
 use super::super::{Body, EngineError, Page, Projection, Record, Result, Scan, ScannedRecord};
 use super::Shared;
@@ -11,9 +11,10 @@ use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
 
-/// Records of one first byte in the overlay up to which a count is exact.
+/// Maximum number of memtable entries per first key byte for which counts are exact.
 const EXACT_COUNT_ENTRIES_MAX: usize = 4096;
-/// What reads need.
+
+/// The components that reads go through below the read cache.
 pub(super) struct ReadPath {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<ConnectionPool>,
@@ -21,20 +22,20 @@ pub(super) struct ReadPath {
 }
 
 impl ReadPath {
-    /// The newest record of a key.
+    /// Returns the newest record of a key.
     pub(super) fn find(&self, key: &[u8], projection: Projection) -> Result<Option<Record>> {
-        // A blob's file goes when its record is replaced: read the record again when that happens
-        // between the two. A file that is missing for a record that stays is damage.
-        let mut gone = None;
+        // A blob file is deleted when its record is replaced. If that happens after the record was
+        // read, the record is read again; a file missing for an unchanged record is damage.
+        let mut missing = None;
         loop {
             let in_memtable = self.shared.memtable().get(key).cloned();
             let (mut record, blob) = match in_memtable {
                 Some(entry) => match resolve(entry, projection)? {
-                    Some(found) => found,
+                    Some(resolved) => resolved,
                     None => return Ok(None),
                 },
                 None => match self.pool.read(key, projection)? {
-                    Some((record, location)) => (record, (location < 0).then_some(-location)),
+                    Some((record, body_ref)) => (record, (body_ref < 0).then_some(-body_ref)),
                     None => return Ok(None),
                 },
             };
@@ -45,36 +46,33 @@ impl ReadPath {
                 record.body = Body::Stored(Arc::new(blob));
                 return Ok(Some(record));
             }
-            if gone == Some(id) {
+            if missing == Some(id) {
                 return Err(EngineError::Corrupt(format!("blob file {id:016x} is missing")));
             }
-            gone = Some(id);
+            missing = Some(id);
         }
     }
 
-    /// A page from the overlay and the database together. `checkpoint_lock` is released once both are pinned.
-    pub(super) fn scan(
-        &self,
-        scan: &Scan,
-        checkpoint_lock: RwLockReadGuard<'_, ()>,
-    ) -> Result<Page> {
+    /// Returns a page merged from the memtable and the database. Releases `guard` once both are
+    /// pinned.
+    pub(super) fn scan(&self, scan: &Scan, guard: RwLockReadGuard<'_, ()>) -> Result<Page> {
         let conn = self.pool.acquire()?;
-        let in_memtable = in_memtable(&self.shared.memtable(), scan);
-        drop(checkpoint_lock);
+        let in_memtable = scan_memtable(&self.shared.memtable(), scan);
+        drop(guard);
         let mut page = Page::with_room(scan.limit);
         let mut in_memtable = in_memtable.into_iter().peekable();
-        self.pool.scan(conn, scan, |found| {
-            while let Some((key, entry)) = in_memtable.next_if(|(key, _)| key[..] < *found.key) {
+        self.pool.scan(conn, scan, |record| {
+            while let Some((key, entry)) = in_memtable.next_if(|(key, _)| key[..] < *record.key) {
                 entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
             }
             if page.len() >= scan.limit {
                 return false;
             }
-            match in_memtable.next_if(|(key, _)| key[..] == *found.key) {
+            match in_memtable.next_if(|(key, _)| key[..] == *record.key) {
                 Some((key, Some(entry))) => push(&mut page, &key, &entry),
                 Some((_, None)) => {}
-                None if found.expires_at > 0 && found.expires_at <= scan.skip_expired_at => {}
-                None => page.push(found),
+                None if record.expires_at > 0 && record.expires_at <= scan.skip_expired_at => {}
+                None => page.push(record),
             }
             page.len() < scan.limit
         })?;
@@ -87,46 +85,44 @@ impl ReadPath {
 
     pub(super) fn expired(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
         let _guard = self.shared.checkpoint_lock();
-        let mut found =
+        let mut expired =
             self.pool.expired(until, limit, |key| self.shared.memtable().get(key).is_none())?;
         {
             let memtable = self.shared.memtable();
             let in_memtable = memtable.expired(until).take(limit);
-            found.extend(
+            expired.extend(
                 in_memtable.map(|(expires_at, key, version)| (expires_at, key.clone(), version)),
             );
         }
-        found.sort_by_key(|(expires_at, _, _)| *expires_at);
-        found.truncate(limit);
-        Ok(found.into_iter().map(|(_, key, version)| (key, version)).collect())
+        expired.sort_by_key(|(expires_at, _, _)| *expires_at);
+        expired.truncate(limit);
+        Ok(expired.into_iter().map(|(_, key, version)| (key, version)).collect())
     }
 
-    pub(super) fn count(&self, with_first_byte: u8) -> Result<u64> {
+    pub(super) fn count(&self, first: u8) -> Result<u64> {
         let _guard = self.shared.checkpoint_lock();
         let unknown: Vec<Bytes> = {
             let memtable = self.shared.memtable();
-            let mut keys: Vec<_> = memtable
-                .with_first_byte(with_first_byte)
-                .take(EXACT_COUNT_ENTRIES_MAX + 1)
-                .collect();
-            if keys.len() > EXACT_COUNT_ENTRIES_MAX {
-                keys.clear();
+            let mut entries: Vec<_> =
+                memtable.with_first_byte(first).take(EXACT_COUNT_ENTRIES_MAX + 1).collect();
+            if entries.len() > EXACT_COUNT_ENTRIES_MAX {
+                entries.clear();
             }
-            keys.retain(|(_, entry)| entry.in_db.is_none());
-            keys.into_iter().map(|(key, _)| key.clone()).collect()
+            entries.retain(|(_, entry)| entry.in_db.is_none());
+            entries.into_iter().map(|(key, _)| key.clone()).collect()
         };
         for key in unknown {
             let in_db = self.pool.version(&key)? != 0;
             self.shared.memtable_mut().set_in_db(&key, in_db);
         }
-        let in_db = self.shared.record_counts.get(usize::from(with_first_byte));
+        let in_db = self.shared.record_counts.get(usize::from(first));
         let in_db = in_db.map_or(0, |count| count.load(Ordering::Relaxed));
-        let count = in_db.saturating_add(self.shared.memtable().count_delta(with_first_byte));
+        let count = in_db.saturating_add(self.shared.memtable().count_delta(first));
         Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
-/// The record of an entry, and its blob; `None` when it is a removal.
+/// Returns the record of an entry, and its blob if the body is in one; `None` for a deletion.
 pub(super) fn resolve(
     entry: MemtableEntry,
     projection: Projection,
@@ -145,20 +141,20 @@ pub(super) fn resolve(
     Ok(Some((Record { version, expires_at, meta, body }, blob)))
 }
 
-/// What of the overlay takes part in a scan, up to the records that fill its page: records, and
-/// `None` for what only hides a record of the database.
-fn in_memtable(memtable: &Memtable, scan: &Scan) -> Vec<(Bytes, Option<MemtableEntry>)> {
-    let (mut found, mut is_live) = (Vec::new(), 0);
+/// Collects the memtable entries of a scan, up to `limit` visible records. `None` stands for an
+/// entry that only hides a record of the database.
+fn scan_memtable(memtable: &Memtable, scan: &Scan) -> Vec<(Bytes, Option<MemtableEntry>)> {
+    let (mut entries, mut visible) = (Vec::new(), 0);
     for (key, entry) in memtable.range(&scan.start, &scan.end) {
-        if is_live == scan.limit {
+        if visible == scan.limit {
             break;
         }
-        let shown =
+        let is_visible =
             entry.is_live() && (entry.expires_at == 0 || entry.expires_at > scan.skip_expired_at);
-        is_live += usize::from(shown);
-        found.push((key.clone(), shown.then(|| entry.clone())));
+        visible += usize::from(is_visible);
+        entries.push((key.clone(), is_visible.then(|| entry.clone())));
     }
-    found
+    entries
 }
 
 fn push(page: &mut Page, key: &[u8], entry: &MemtableEntry) {

@@ -1,24 +1,24 @@
-//! Where reads run.
+//! The read scheduler: runs reads on the calling task while they hit memory, and on blocking
+//! threads while they wait for the disk.
 
 use super::super::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Microseconds that reads take on average when they find their pages in memory, at most; what a
-/// single read may add to the average; and for how long they are given threads of their own when
-/// they take longer.
+/// Highest average duration of reads that hit memory; highest duration of one read that enters the
+/// average; and duration of the switch to blocking threads.
 const FAST_MICROS_MAX: u64 = 150;
 const SAMPLE_MICROS_MAX: u64 = 1000;
 const SLOW_PERIOD_MICROS: u64 = 100_000;
 
-/// Decides where reads run. A read that finds its pages in memory costs less than a change of
-/// threads, and runs at once; when reads wait for the disk, they get threads of their own.
+/// Decides where reads run, by the recent average of their duration. A read that hits memory costs
+/// less than a thread switch.
 #[derive(Debug)]
 pub(super) struct ReadScheduler {
     opened: Instant,
-    /// The average of late, in 1/16 of a microsecond.
+    /// Moving average of read durations, in 1/16 of a microsecond.
     average: AtomicU64,
-    /// Until when reads get threads of their own; microseconds since the opening.
+    /// End of the current use of blocking threads, in microseconds since `opened`.
     slow_until: AtomicU64,
 }
 
@@ -34,8 +34,8 @@ impl ReadScheduler {
         u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Runs a read, unless it should have a thread of its own. So many microseconds of it are
-    /// explained by how much it reads.
+    /// Runs a read on the calling task; `None` if it should run on a blocking thread instead.
+    /// `expected_micros` is subtracted from its duration, for reads of many records.
     pub(super) fn try_inline<T>(
         &self,
         expected_micros: u64,
@@ -49,7 +49,7 @@ impl ReadScheduler {
         let end = self.elapsed_micros();
         let sample =
             end.saturating_sub(start).saturating_sub(expected_micros).min(SAMPLE_MICROS_MAX);
-        // Racing updates may lose one another's sample, which does no harm.
+        // Concurrent updates may lose a sample, which is harmless.
         let average = self.average.load(Ordering::Relaxed);
         let mut average = average - average / 16 + sample;
         if average > FAST_MICROS_MAX * 16 {
@@ -67,7 +67,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn reads_run_at_once_until_several_have_met_the_disk() {
+    fn reads_run_inline_until_several_are_slow() {
         let scheduler = ReadScheduler::default();
         let read = |millis| {
             scheduler.try_inline(0, || {
@@ -75,16 +75,16 @@ mod tests {
                 Ok(())
             })
         };
-        // One that was only interrupted changes nothing.
+        // A single slow read, as after a context switch, has no effect.
         assert!(read(3).is_some() && read(0).is_some());
         let slow = (0..50).take_while(|_| read(2).is_some()).count();
-        assert!((1..20).contains(&slow), "{slow} slow reads ran at once");
+        assert!((1..20).contains(&slow), "{slow} slow reads ran inline");
         std::thread::sleep(Duration::from_micros(SLOW_PERIOD_MICROS));
-        assert!(read(0).is_some(), "and they are tried again");
+        assert!(read(0).is_some(), "inline again after the slow period");
     }
 
     #[test]
-    fn reads_of_much_may_take_longer() {
+    fn expected_duration_is_not_counted_as_slow() {
         let scheduler = ReadScheduler::default();
         let long = || {
             scheduler.try_inline(50_000, || {

@@ -1,6 +1,8 @@
-//! All records as they were at one moment: a copy of the overlay, over a snapshot of the database
-//! on a connection of its own. While it lives, no blob file is removed and no segment of the log
-//! that it names is used again; the database's own log grows by what is folded meanwhile.
+//! Snapshots: a copy of the memtable together with a read transaction of the database on a
+//! dedicated connection.
+//!
+//! While a snapshot exists, no blob file is deleted, no WAL segment it refers to is recycled, and
+//! SQLite's WAL cannot restart.
 
 use super::super::{
     Body, BoxFuture, EngineError, KeyedRecord, Projection, Record, Result, Snapshot,
@@ -13,36 +15,36 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a body in a file counts for among the bytes in memory: it is an open file.
-const STORED_BYTES: u64 = 256 << 10;
+/// Bytes that a body in a blob file counts towards the limit of a scan, for its open file.
+const BLOB_MEMORY_BYTES: u64 = 256 << 10;
 
-/// See the module.
+/// A snapshot; implements [`Snapshot`].
 pub(super) struct SnapshotReader(Arc<SnapshotState>);
 
 struct SnapshotState {
     read_path: Arc<ReadPath>,
-    /// One read at a time.
+    /// Serializes reads.
     conn: Mutex<PooledConnection>,
     memtable: BTreeMap<Bytes, MemtableEntry>,
     _pin: SnapshotPin,
 }
 
-/// Where a record of a page is.
+/// A record of a page, before its body is loaded.
 enum SnapshotEntry {
-    /// In the log.
+    /// An entry of the memtable.
     InMemtable(MemtableEntry),
-    /// In the database, its body at this home.
+    /// A record of the database and the reference to its body.
     InDb(Record, i64),
 }
 
 impl SnapshotReader {
-    /// A snapshot of this moment.
-    pub(super) fn of(read_path: Arc<ReadPath>) -> Result<SnapshotReader> {
-        // Files first: what the snapshot names must not go before it is known.
+    /// Takes a snapshot of the current state.
+    pub(super) fn new(read_path: Arc<ReadPath>) -> Result<SnapshotReader> {
+        // Pin blob files first, so that none is deleted before the snapshot is complete.
         let pin = read_path.blobs.pin();
         let mut conn = read_path.pool.dedicated()?;
         let memtable = {
-            // Nothing moves from the overlay to the database meanwhile.
+            // No records move from the memtable to the database meanwhile.
             let _guard = read_path.shared.checkpoint_lock();
             conn.begin_snapshot(0)?;
             read_path.shared.memtable().clone_entries()
@@ -83,25 +85,25 @@ impl SnapshotState {
             memtable.take(remaining).map(|(key, entry)| (key, SnapshotEntry::InMemtable(entry))),
         );
         entries.truncate(limit);
-        let (mut load, mut bytes_held) = (Vec::with_capacity(entries.len()), 0);
-        for (key, entries) in entries {
-            let record = self.load(&conn, entries)?;
-            bytes_held += match &record.body {
+        let (mut records, mut bytes_in_memory) = (Vec::with_capacity(entries.len()), 0);
+        for (key, entry) in entries {
+            let record = self.load(&conn, entry)?;
+            bytes_in_memory += match &record.body {
                 Body::Bytes(bytes) => bytes.len() as u64,
-                Body::Stored(_) => STORED_BYTES,
+                Body::Stored(_) => BLOB_MEMORY_BYTES,
             };
-            load.push((key, record));
-            if bytes_held >= bytes {
+            records.push((key, record));
+            if bytes_in_memory >= bytes {
                 break;
             }
         }
-        Ok(load)
+        Ok(records)
     }
 
-    fn load(&self, conn: &PooledConnection, entries: SnapshotEntry) -> Result<Record> {
-        let (mut record, blob) = match entries {
+    fn load(&self, conn: &PooledConnection, entry: SnapshotEntry) -> Result<Record> {
+        let (mut record, blob) = match entry {
             SnapshotEntry::InMemtable(entry) => resolve(entry, Projection::Full)?
-                .ok_or_else(|| EngineError::Corrupt("a removal among records".into()))?,
+                .ok_or_else(|| EngineError::Corrupt("a deletion among live records".into()))?,
             SnapshotEntry::InDb(mut record, body_ref) => {
                 if body_ref > 0 {
                     record.body = Body::Bytes(conn.body(record.version, body_ref)?);

@@ -1,56 +1,58 @@
-//! The commit log's frames: one for each group of commits, written and synced as a whole.
+//! The layout of WAL records. Each record carries one commit group and is written and fsynced as a
+//! whole.
 //!
-//! A frame begins at a multiple of [`PAGE_BYTES`] and shares no page with another, so that a page torn
-//! by a power cut belongs to the one frame that nobody was told of. Its rows are under one
-//! checksum; each body behind them has its own. docs/format.md has the layout.
+//! A record starts at a multiple of [`PAGE_BYTES`] and shares no page with another record, so a
+//! torn write can only damage the last, unacknowledged record. One checksum covers the header and
+//! the entries; each body has its own. docs/format.md describes the layout.
 
 use super::super::database::body_checksum;
 use super::super::{EngineError, Result};
 use bytes::Bytes;
 
-/// Frames begin at multiples of this.
+/// Alignment of WAL records, in bytes.
 pub(in crate::engine::embedded) const PAGE_BYTES: usize = 4096;
-/// Bytes of a frame before its rows.
+/// Size of a record's header, in bytes.
 pub(in crate::engine::embedded) const HEADER_BYTES: usize = 48;
-/// A frame's rows and its bodies have at most so many bytes each: what a group may gather, and a
-/// commit of many small bodies beyond that.
+/// Maximum size of the entries section and of the bodies section, in bytes. It exceeds the limit of
+/// a commit group, because a large commit forms a group of its own.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 4] = *b"SDLG";
-/// Bytes of a row besides its key and head.
+/// Size of an entry without its key and meta, in bytes.
 const ENTRY_FIXED_BYTES: usize = 37;
 
-/// What a frame says of itself.
+/// The header of a WAL record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine::embedded) struct RecordHeader {
-    /// The segment it was written into; another number is of an earlier use of the file.
+    /// Sequence number of the segment. A different number marks a record left from an earlier use
+    /// of the file.
     pub(in crate::engine::embedded) segment: u64,
-    /// The last version before it.
+    /// Version of the last commit before this record.
     pub(in crate::engine::embedded) base: u64,
-    /// The version of its last commit.
+    /// Version of the last commit in this record.
     pub(in crate::engine::embedded) last: u64,
-    /// Bytes of its rows.
+    /// Size of the entries section, in bytes.
     pub(in crate::engine::embedded) entries_len: u32,
-    /// How many rows it has.
+    /// Number of entries.
     pub(in crate::engine::embedded) entries: u32,
-    /// Bytes of the bodies behind the rows.
+    /// Size of the bodies section, in bytes.
     pub(in crate::engine::embedded) bodies_len: u64,
     checksum: u32,
 }
 
-/// Where a row's body is.
+/// Where the body of an entry is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine::embedded) enum BodyLocation {
-    /// There is no record any more.
+    /// Nowhere: the entry deletes the record.
     Removed,
-    /// The body is empty.
+    /// Nowhere: the body is empty.
     Empty,
-    /// In the frame, so many bytes behind its rows.
+    /// In the WAL record, at offset `at` of its bodies section.
     Inline { at: u64, len: u32, checksum: u32 },
     /// In a blob file.
     Blob { id: i64, len: u64 },
 }
 
-/// One write of a commit.
+/// One mutation of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::engine::embedded) struct WalEntry {
     pub(in crate::engine::embedded) key: Bytes,
@@ -61,19 +63,19 @@ pub(in crate::engine::embedded) struct WalEntry {
 }
 
 impl RecordHeader {
-    /// Bytes of the whole frame on disk, to the end of its last page.
+    /// Size of the record on disk, in bytes, including padding to a full page.
     pub(in crate::engine::embedded) fn disk_len(&self) -> u64 {
         let len = HEADER_BYTES as u64 + u64::from(self.entries_len) + self.bodies_len;
         len.next_multiple_of(PAGE_BYTES as u64)
     }
 
-    /// Where bodies begin, from the frame's start.
+    /// Offset of the bodies section from the start of the record.
     pub(in crate::engine::embedded) fn bodies_offset(&self) -> u64 {
         HEADER_BYTES as u64 + u64::from(self.entries_len)
     }
 
-    /// Reads the start of what may be a frame; `None` when it is none. Its checksum is of the rows
-    /// too, and is checked by [`entries`].
+    /// Parses a header and checks its plausibility; `None` if the bytes are not one. The checksum
+    /// also covers the entries, so [`decode_entries`] verifies it.
     pub(in crate::engine::embedded) fn parse(bytes: &[u8]) -> Option<RecordHeader> {
         let (magic, rest) = bytes.split_first_chunk::<4>()?;
         let (checksum, rest) = rest.split_first_chunk::<4>()?;
@@ -100,8 +102,9 @@ impl RecordHeader {
     }
 }
 
-/// The rows of a frame whose bytes up to its bodies are `bytes`; `None` when they are damaged.
-pub(in crate::engine::embedded) fn entries(
+/// Decodes the entries of a record after verifying its checksum; `None` if they are damaged.
+/// `bytes` extends at least to the bodies section.
+pub(in crate::engine::embedded) fn decode_entries(
     salt: u32,
     header: &RecordHeader,
     bytes: &[u8],
@@ -111,7 +114,7 @@ pub(in crate::engine::embedded) fn entries(
     if checksum(salt, bytes.get(8..end)?) != header.checksum {
         return None;
     }
-    // A row takes at least its fixed part, so a wrong number cannot reserve much.
+    // Bounds the allocation when the count is wrong: every entry has at least its fixed part.
     let entries_max = header.entries_len as usize / ENTRY_FIXED_BYTES;
     let mut entries = Vec::with_capacity((header.entries as usize).min(entries_max));
     let mut at = 0_u64;
@@ -150,7 +153,7 @@ pub(in crate::engine::embedded) fn entries(
         let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
         entries.push(WalEntry { key, version, expires_at, meta, location });
     }
-    // The size of a blob stands behind the rows that have one, in their order.
+    // Blob sizes follow the entries, in the order of the entries that refer to a blob.
     for entry in &mut entries {
         if let BodyLocation::Blob { len, .. } = &mut entry.location {
             let (eight, after) = rest.split_first_chunk::<8>()?;
@@ -161,15 +164,15 @@ pub(in crate::engine::embedded) fn entries(
     (rest.is_empty() && at == header.bodies_len).then_some(entries)
 }
 
-/// The checksum of a frame up to its bodies. Without the salt, which is a random number of the data
-/// directory, nobody can make a value that looks like a frame.
+/// Computes the checksum of a record's header and entries. The random salt of the data directory
+/// keeps clients from crafting a value that looks like a WAL record.
 fn checksum(salt: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(salt);
     hasher.update(bytes);
     hasher.finalize()
 }
 
-/// Gathers the rows of a group and makes their frame.
+/// Collects the entries of a commit group and encodes them as one WAL record.
 #[derive(Default)]
 pub(in crate::engine::embedded) struct RecordBuilder {
     entries: Vec<u8>,
@@ -180,7 +183,7 @@ pub(in crate::engine::embedded) struct RecordBuilder {
 }
 
 impl RecordBuilder {
-    /// Adds a write. `body` holds the bytes of an inline body.
+    /// Appends an entry and returns the location of its body.
     pub(in crate::engine::embedded) fn push(
         &mut self,
         key: &[u8],
@@ -197,7 +200,7 @@ impl RecordBuilder {
                 let at = self.bodies_len;
                 self.bodies_len += bytes.len() as u64;
                 self.bodies.push(bytes.clone());
-                // Inline bodies are far below 4 GiB; a longer one is refused by `finish`.
+                // Inline bodies are far below 4 GiB; `finish` rejects a longer one.
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 (2, bytes.len() as u64, checksum, BodyLocation::Inline { at, len, checksum })
             }
@@ -220,17 +223,17 @@ impl RecordBuilder {
         location
     }
 
-    /// Bytes of the frame, to the end of its last page.
+    /// Size of the encoded record, in bytes, including padding to a full page.
     pub(in crate::engine::embedded) fn disk_len(&self) -> u64 {
         let len =
             (HEADER_BYTES + self.entries.len() + self.blob_sizes.len()) as u64 + self.bodies_len;
         len.next_multiple_of(PAGE_BYTES as u64)
     }
 
-    /// Writes the frame into `out`, which it clears, and leaves the builder empty.
+    /// Encodes the record into `out`, replacing its contents, and resets the builder.
     ///
     /// # Errors
-    /// When the group is too large for a frame.
+    /// When the entries or the bodies exceed 1 GiB.
     pub(in crate::engine::embedded) fn finish(
         &mut self,
         salt: u32,
@@ -243,7 +246,7 @@ impl RecordBuilder {
         let entries_len = entries_len.filter(|len| u64::from(*len) <= SECTION_BYTES_MAX);
         let (Some(entries_len), true) = (entries_len, bodies_len <= SECTION_BYTES_MAX) else {
             *self = RecordBuilder::default();
-            return Err(EngineError::Failed("a commit of more than 1 GiB".into()));
+            return Err(EngineError::Failed("the commit exceeds 1 GiB".into()));
         };
         let mut header = RecordHeader {
             segment,
@@ -258,8 +261,8 @@ impl RecordBuilder {
         out.reserve(usize::try_from(header.disk_len()).unwrap_or(0));
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[0; 4]);
-        for read_u64 in [segment, base, last] {
-            out.extend_from_slice(&read_u64.to_le_bytes());
+        for number in [segment, base, last] {
+            out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&entries_len.to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
@@ -278,29 +281,32 @@ impl RecordBuilder {
     }
 }
 
-/// A body on its way into a frame.
+/// The body of an entry to be encoded.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::embedded) enum NewBody<'b> {
-    /// The record is removed.
+    /// None: the entry deletes the record.
     Removed,
-    /// Carried by the frame.
+    /// Stored inline in the WAL record.
     Bytes(&'b Bytes),
-    /// Named by the frame.
+    /// Stored in a blob file.
     Blob { id: i64, len: u64 },
 }
 
-/// Reads bytes as a frame, for the fuzz target: those of a sound one are reached by mending the
-/// checksum.
+/// Decodes bytes as a WAL record, for the fuzz target. Fixes up the magic number and the checksum,
+/// so that the fuzzer gets past them.
 #[cfg(fuzzing)]
 pub(in crate::engine::embedded) fn fuzz(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     bytes.splice(0..bytes.len().min(4), MAGIC);
     let Some(header) = RecordHeader::parse(&bytes) else { return };
-    assert!(entries(1, &header, &bytes).is_none() || entries(2, &header, &bytes).is_none());
+    assert!(
+        decode_entries(1, &header, &bytes).is_none()
+            || decode_entries(2, &header, &bytes).is_none()
+    );
     let end = HEADER_BYTES + header.entries_len as usize;
-    let Some(summed) = bytes.get(8..end) else { return };
-    let mended = RecordHeader { checksum: checksum(1, summed), ..header };
-    if let Some(entries) = entries(1, &mended, &bytes) {
+    let Some(covered) = bytes.get(8..end) else { return };
+    let fixed_up = RecordHeader { checksum: checksum(1, covered), ..header };
+    if let Some(entries) = decode_entries(1, &fixed_up, &bytes) {
         assert_eq!(entries.len(), header.entries as usize);
         for entry in entries {
             if let BodyLocation::Inline { at, len, .. } = entry.location {
@@ -321,7 +327,7 @@ mod tests {
         let (mut builder, mut out) = (RecordBuilder::default(), Vec::new());
         let body = Bytes::from_static(b"body");
         let locations = vec![
-            builder.push(b"a", 5, Some((7, b"head")), NewBody::Bytes(&body)),
+            builder.push(b"a", 5, Some((7, b"meta")), NewBody::Bytes(&body)),
             builder.push(b"b", 5, None, NewBody::Removed),
             builder.push(b"c", 6, Some((0, b"")), NewBody::Blob { id: 9, len: 1 << 20 }),
             builder.push(b"d", 6, Some((0, b"h")), NewBody::Bytes(&Bytes::new())),
@@ -332,20 +338,20 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_read_as_it_was_built() {
+    fn wal_records_round_trip() {
         let (header, bytes, locations) = record();
         assert_eq!(bytes.len() % PAGE_BYTES, 0);
         assert_eq!(
             (bytes.len() as u64, RecordHeader::parse(&bytes)),
             (header.disk_len(), Some(header))
         );
-        let found = entries(SALT, &header, &bytes).unwrap();
-        assert_eq!(found.iter().map(|entry| entry.location).collect::<Vec<_>>(), locations);
-        let keys: Vec<_> = found.iter().map(|entry| &entry.key[..]).collect();
+        let decoded = decode_entries(SALT, &header, &bytes).unwrap();
+        assert_eq!(decoded.iter().map(|entry| entry.location).collect::<Vec<_>>(), locations);
+        let keys: Vec<_> = decoded.iter().map(|entry| &entry.key[..]).collect();
         assert_eq!(keys, [&b"a"[..], b"b", b"c", b"d", b""]);
         assert_eq!(
-            (found[0].version, found[0].expires_at, &found[0].meta[..]),
-            (5, 7, &b"head"[..])
+            (decoded[0].version, decoded[0].expires_at, &decoded[0].meta[..]),
+            (5, 7, &b"meta"[..])
         );
         assert_eq!(locations[2], BodyLocation::Blob { id: 9, len: 1 << 20 });
         let at = usize::try_from(header.bodies_offset()).unwrap();
@@ -353,31 +359,31 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_before_the_bodies_is_noticed() {
+    fn a_changed_byte_before_the_bodies_fails_the_checksum() {
         let (header, bytes, _) = record();
         for at in 0..usize::try_from(header.bodies_offset()).unwrap() {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
-            let read =
-                RecordHeader::parse(&changed).and_then(|header| entries(SALT, &header, &changed));
+            let read = RecordHeader::parse(&changed)
+                .and_then(|header| decode_entries(SALT, &header, &changed));
             assert_eq!(read, None, "byte {at}");
         }
     }
 
     #[test]
-    fn a_frame_of_another_salt_is_none() {
+    fn a_record_with_another_salt_is_rejected() {
         let (header, bytes, _) = record();
-        assert_eq!(entries(SALT + 1, &header, &bytes), None);
+        assert_eq!(decode_entries(SALT + 1, &header, &bytes), None);
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_reading_panic(mut bytes: Vec<u8>, plausible: bool) {
+        fn decoding_arbitrary_bytes_never_panics(mut bytes: Vec<u8>, plausible: bool) {
             if plausible {
                 bytes.splice(0..bytes.len().min(4), MAGIC);
             }
             if let Some(header) = RecordHeader::parse(&bytes) {
-                let _ = entries(SALT, &header, &bytes);
+                let _ = decode_entries(SALT, &header, &bytes);
             }
         }
     }

@@ -1,8 +1,8 @@
-//! Reading the commit log at the start.
+//! WAL recovery: reads the segments on open and replays the commits that the database lacks.
 //!
-//! A frame is written only after the one before it was synced, and each names the last version
-//! before it. So a crash can tear the last frame alone, which nobody was told of, and that one is
-//! dropped. Anything else that does not fit is damage to what was acknowledged, and is reported.
+//! A record is written only after the previous one was fsynced, and names the version before it. A
+//! crash can therefore tear only the last record, which was never acknowledged; recovery discards
+//! it. Any other gap is damage to acknowledged commits and fails the recovery.
 
 use super::super::blob_files::io_error;
 use super::super::database::{CheckpointPosition, body_checksum};
@@ -16,19 +16,19 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What the log was found to hold.
+/// The state of the WAL after recovery.
 pub(in crate::engine::embedded) struct RecoveredWal {
-    /// Segments with frames, the oldest first.
+    /// Segments with records to checkpoint, the oldest first.
     pub(in crate::engine::embedded) live: Vec<Arc<Segment>>,
-    /// Slots without.
+    /// Files without such records.
     pub(in crate::engine::embedded) free: Vec<SegmentFile>,
-    /// The last version.
+    /// Version of the last commit.
     pub(in crate::engine::embedded) last_version: u64,
-    /// A number that no segment had.
+    /// A sequence number greater than that of any segment.
     pub(in crate::engine::embedded) next_seq: u64,
 }
 
-/// A frame that was found sound, up to its bodies.
+/// A WAL record whose header and entries match their checksum.
 struct RecoveredRecord {
     header: RecordHeader,
     entries: Vec<WalEntry>,
@@ -37,7 +37,7 @@ struct RecoveredRecord {
 }
 
 impl RecoveredRecord {
-    /// Whether the bodies match their checksums too.
+    /// Verifies the checksums of the bodies.
     fn bodies_intact(&self) -> Result<bool> {
         for entry in &self.entries {
             let record::BodyLocation::Inline { at, len, checksum } = entry.location else {
@@ -54,17 +54,20 @@ impl RecoveredRecord {
     }
 }
 
-/// What the log is read for.
+/// Whether recovery may modify the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine::embedded) enum RecoveryMode {
-    /// To go on from it: what is torn is wiped, and what was found is made durable.
+    /// Erases a torn record and fsyncs what it read, so that writing can continue.
     ReadWrite,
-    /// To look: nothing is changed.
+    /// Modifies nothing.
     ReadOnly,
 }
 
-/// Reads all slots, and hands every row behind `position` to `visit`, in the order of commits, with the
-/// place where its frame's bodies begin.
+/// Reads all segment files and passes each entry after `position` to `visit`, in commit order, with
+/// the offset of its record's bodies section.
+///
+/// # Errors
+/// [`EngineError::Corrupt`] when an acknowledged commit is damaged.
 pub(in crate::engine::embedded) fn recover(
     files: Vec<SegmentFile>,
     position: CheckpointPosition,
@@ -87,7 +90,7 @@ pub(in crate::engine::embedded) fn recover(
         };
         next_seq = next_seq.max(seq.map_or(0, |seq| seq + 1));
         let Ok(segment) = Arc::try_unwrap(segment) else {
-            return Err(EngineError::Failed("a segment of the log is in use".into()));
+            return Err(EngineError::Failed("a WAL segment is in use".into()));
         };
         match seq {
             Some(seq) => live.push(segment.with_seq(seq)),
@@ -97,9 +100,9 @@ pub(in crate::engine::embedded) fn recover(
     live.sort_by_key(|segment| segment.seq);
     let mut last_version = position.last_version;
     let mut newest: Option<RecoveredRecord> = None;
-    let mut replay = |found: RecoveredRecord| {
-        let bodies = found.at + found.header.bodies_offset();
-        found.entries.into_iter().for_each(|entry| visit(entry, &found.segment, bodies));
+    let mut replay = |record: RecoveredRecord| {
+        let bodies_offset = record.at + record.header.bodies_offset();
+        record.entries.into_iter().for_each(|entry| visit(entry, &record.segment, bodies_offset));
     };
     for (number, segment) in live.iter().enumerate() {
         let mut at = 0;
@@ -111,54 +114,55 @@ pub(in crate::engine::embedded) fn recover(
                 return Err(corruption(segment, at, at));
             }
             last_version = header.last;
-            let found = RecoveredRecord { header, entries, segment: segment.clone(), at };
+            let record = RecoveredRecord { header, entries, segment: segment.clone(), at };
             at += header.disk_len();
-            newest.replace(found).into_iter().for_each(&mut replay);
+            newest.replace(record).into_iter().for_each(&mut replay);
         }
         if number + 1 == live.len() {
-            if let Some(found) = find_record_after(segment, position, Some(segment.seq), at)? {
-                return Err(corruption(segment, at, found));
+            if let Some(after) = find_record_after(segment, position, Some(segment.seq), at)? {
+                return Err(corruption(segment, at, after));
             }
             erase(segment, at, mode)?;
         }
     }
-    if let Some(found) = newest {
-        if found.bodies_intact()? {
-            replay(found);
+    if let Some(record) = newest {
+        if record.bodies_intact()? {
+            replay(record);
         } else {
-            last_version = found.header.base;
-            erase(&found.segment, found.at, mode)?;
+            last_version = record.header.base;
+            erase(&record.segment, record.at, mode)?;
         }
     }
     if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
-        // What a killed process wrote and did not sync is about to be shown to readers.
-        segment.file().sync_data().map_err(|e| io_error("sync the log", &e))?;
+        // A killed process may have written records without fsyncing them; readers are about to see
+        // them.
+        segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
     }
-    Ok(RecoveredWal { live: live, free, last_version, next_seq: next_seq + 1 })
+    Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
 }
 
 fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
     EngineError::Corrupt(format!(
-        "the commit log is damaged: segment {} at byte {at}, before what follows at byte {after}; \
-         keep a copy of the data directory as it is, and restore a backup",
+        "the WAL is damaged: invalid record in segment {} at byte {at}, before a valid record at byte \
+         {after}; keep a copy of the data directory, and restore a backup",
         segment.seq
     ))
 }
 
-/// What a slot begins with.
+/// The content at the start of a segment file.
 enum FirstRecord {
-    /// A frame of this segment, which the database does not have yet.
+    /// A record of this segment, which is not checkpointed.
     Live(u64),
-    /// Zeros, or a frame that the database has.
+    /// Zeros, or a record that is already checkpointed.
     Empty,
-    /// Something else.
+    /// Anything else.
     Torn,
 }
 
 fn first_record(segment: &Segment, position: CheckpointPosition) -> Result<FirstRecord> {
     if let Some((header, _)) = read_record(segment, position.salt, 0)? {
-        let behind = header.segment >= position.log_start;
-        return Ok(if behind { FirstRecord::Live(header.segment) } else { FirstRecord::Empty });
+        let is_live = header.segment >= position.log_start;
+        return Ok(if is_live { FirstRecord::Live(header.segment) } else { FirstRecord::Empty });
     }
     let mut start = [0; 16 * PAGE_BYTES];
     let len = read_up_to(segment, 0, &mut start)?;
@@ -166,20 +170,20 @@ fn first_record(segment: &Segment, position: CheckpointPosition) -> Result<First
     Ok(if zero { FirstRecord::Empty } else { FirstRecord::Torn })
 }
 
-/// Reads up to a buffer's length; less at the end of the file.
+/// Reads until the buffer is full or the file ends; returns the number of bytes read.
 fn read_up_to(segment: &Segment, at: u64, buffer: &mut [u8]) -> Result<usize> {
     let mut len = 0;
     while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        let read_record = segment.file().read_at(rest, at + len as u64);
-        match read_record.map_err(|e| io_error("read the log", &e))? {
+        let read = segment.file().read_at(rest, at + len as u64);
+        match read.map_err(|e| io_error("read the WAL", &e))? {
             0 => break,
-            read_record => len += read_record,
+            read => len += read,
         }
     }
     Ok(len)
 }
 
-/// The frame at a place, if there is one whose rows are sound.
+/// Reads the record at offset `at`; `None` if there is none with intact entries.
 fn read_record(
     segment: &Segment,
     salt: u32,
@@ -191,16 +195,16 @@ fn read_record(
     let Some(header) = RecordHeader::parse(&page) else { return Ok(None) };
     let needed = HEADER_BYTES + header.entries_len as usize;
     if needed > page.len() {
-        let size = segment.file().metadata().map_err(|e| io_error("read the log", &e))?.len();
+        let size = segment.file().metadata().map_err(|e| io_error("read the WAL", &e))?.len();
         if at + needed as u64 > size {
             return Ok(None);
         }
         page = segment.read(at, needed)?;
     }
-    Ok(record::entries(salt, &header, &page).map(|entries| (header, entries)))
+    Ok(record::decode_entries(salt, &header, &page).map(|entries| (header, entries)))
 }
 
-/// The place of a sound frame of the segment `seq` (or of any that matters) behind `at`.
+/// Finds the offset of an intact record after `at`: one of segment `seq`, or of any live segment.
 fn find_record_after(
     segment: &Segment,
     position: CheckpointPosition,
@@ -212,14 +216,14 @@ fn find_record_after(
     loop {
         let len = read_up_to(segment, from, &mut chunk)?;
         for (number, page) in chunk.get(..len).unwrap_or_default().chunks(PAGE_BYTES).enumerate() {
-            let place = from + (number * PAGE_BYTES) as u64;
-            let Some(header) = RecordHeader::parse(page).filter(|_| place > at) else { continue };
+            let offset = from + (number * PAGE_BYTES) as u64;
+            let Some(header) = RecordHeader::parse(page).filter(|_| offset > at) else { continue };
             let is_live = match seq {
                 Some(seq) => header.segment == seq,
                 None => header.segment >= position.log_start,
             };
-            if is_live && read_record(segment, position.salt, place)?.is_some() {
-                return Ok(Some(place));
+            if is_live && read_record(segment, position.salt, offset)?.is_some() {
+                return Ok(Some(offset));
             }
         }
         if len < chunk.len() {
@@ -229,9 +233,8 @@ fn find_record_after(
     }
 }
 
-/// A file of the log or a blob file in a data directory whose database is yet to be made:
-/// somebody's data, of which the most important part is gone. (The database is synced before there
-/// is any other file.)
+/// Finds a WAL segment or a blob file in a data directory without a database. As the database is
+/// created and fsynced first, such a file means that the database was lost.
 pub(in crate::engine::embedded) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
     if let Some(file) = list_dir(&dir.join("log"))?.pop() {
         return Ok(Some(file));
@@ -244,18 +247,16 @@ pub(in crate::engine::embedded) fn orphaned_data(dir: &Path) -> Result<Option<Pa
     Ok(None)
 }
 
-/// What is in a folder; nothing when there is none.
+/// Lists a directory; empty when it does not exist.
 fn list_dir(dir: &Path) -> Result<Vec<PathBuf>> {
-    let read_record = match fs::read_dir(dir) {
+    let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        read_record => {
-            read_record.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        }
+        entries => entries.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
     };
-    read_record.map_err(|e| io_error("read the data directory", &e))
+    entries.map_err(|e| io_error("read the data directory", &e))
 }
 
-/// Wipes the start of what was torn, so that it is never met again.
+/// Zeroes the first page of a torn record, so that a later recovery does not read it.
 fn erase(segment: &Segment, at: u64, mode: RecoveryMode) -> Result<()> {
     if mode == RecoveryMode::ReadOnly {
         return Ok(());
@@ -264,12 +265,12 @@ fn erase(segment: &Segment, at: u64, mode: RecoveryMode) -> Result<()> {
     let len = read_up_to(segment, at, &mut page)?;
     if page.get(..len).unwrap_or_default().iter().any(|byte| *byte != 0) {
         let zeros = vec![0; len];
-        segment.file().write_all_at(&zeros, at).map_err(|e| io_error("write the log", &e))?;
+        segment.file().write_all_at(&zeros, at).map_err(|e| io_error("write the WAL", &e))?;
     }
     Ok(())
 }
 
-/// The bytes of an inline body.
+/// Reads an inline body and verifies its checksum.
 pub(in crate::engine::embedded) fn read_body(
     segment: &Segment,
     at: u64,
@@ -281,7 +282,7 @@ pub(in crate::engine::embedded) fn read_body(
     if body_checksum(version, &bytes) != checksum {
         let seq = segment.seq;
         return Err(EngineError::Corrupt(format!(
-            "a body in segment {seq} of the log, at byte {at}, does not match its checksum"
+            "body in WAL segment {seq} at byte {at} does not match its checksum"
         )));
     }
     Ok(Bytes::from(bytes))

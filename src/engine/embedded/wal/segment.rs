@@ -1,6 +1,8 @@
-//! The files of the commit log. Each is a *slot* that is used again and again: a *segment* is one
-//! use of a slot, and has a number that never comes twice. A slot is filled with zeros before its
-//! first use, so that a sync writes data and nothing of the file system's own.
+//! WAL segment files and the pool that recycles them.
+//!
+//! A *segment* is one use of a segment file and has a unique, increasing sequence number. Files are
+//! filled with zeros before their first use, so that fdatasync writes data only and no file system
+//! metadata.
 
 use super::super::blob_files::io_error;
 use super::super::{EngineError, Result};
@@ -11,25 +13,25 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of a slot; only a single frame that is larger makes it longer.
+/// Size of a segment file, in bytes. Only a single larger WAL record makes a file longer.
 pub(in crate::engine::embedded) const SEGMENT_BYTES: u64 = 8 << 20;
-/// Slots that wait for their use while there is work, and when there is none.
+/// Preallocated files to have ready under load, and when idle.
 const FREE_FILES_BUSY: usize = 3;
 const FREE_FILES_IDLE: usize = 1;
 
-/// One use of a slot.
+/// One use of a segment file.
 #[derive(Debug)]
 pub(in crate::engine::embedded) struct Segment {
     pub(in crate::engine::embedded) seq: u64,
     segment_file: SegmentFile,
 }
 
-/// A file of the log.
+/// A file in the `log/` directory, on disk as `slot-NNNN`.
 #[derive(Debug)]
 pub(in crate::engine::embedded) struct SegmentFile {
     number: u64,
     file: File,
-    /// Whether it was filled, so that writes into it change no size.
+    /// Whether the file was filled with zeros, so that writes do not change its size.
     preallocated: bool,
 }
 
@@ -38,12 +40,12 @@ impl Segment {
         Arc::new(Segment { seq, segment_file })
     }
 
-    /// The same slot as another segment.
+    /// Reassigns the file to another sequence number.
     pub(in crate::engine::embedded) fn with_seq(self, seq: u64) -> Arc<Segment> {
         Segment::new(seq, self.segment_file)
     }
 
-    /// The slot, for another use.
+    /// Takes the file out for another use.
     pub(in crate::engine::embedded) fn into_file(self) -> SegmentFile {
         self.segment_file
     }
@@ -56,20 +58,23 @@ impl Segment {
         self.segment_file.preallocated
     }
 
-    /// `len` bytes from `at`.
+    /// Reads `len` bytes at offset `at`.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] when the file ends before.
     pub(in crate::engine::embedded) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
-        let mut disk_bytes = vec![0; len];
-        match self.segment_file.file.read_exact_at(&mut disk_bytes, at) {
-            Ok(()) => Ok(disk_bytes),
+        let mut bytes = vec![0; len];
+        match self.segment_file.file.read_exact_at(&mut bytes, at) {
+            Ok(()) => Ok(bytes),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(EngineError::Corrupt("a segment of the log is cut short".into()))
+                Err(EngineError::Corrupt("a WAL segment is truncated".into()))
             }
-            Err(e) => Err(io_error("read the log", &e)),
+            Err(e) => Err(io_error("read the WAL", &e)),
         }
     }
 }
 
-/// All slots of a data directory.
+/// All segment files of a data directory.
 #[derive(Debug)]
 pub(in crate::engine::embedded) struct SegmentPool {
     dir: PathBuf,
@@ -79,22 +84,24 @@ pub(in crate::engine::embedded) struct SegmentPool {
 
 #[derive(Debug, Default)]
 struct PoolState {
-    /// In use, the oldest first; the last is written to.
+    /// Segments with commits that are not checkpointed yet, the oldest first; the last one is
+    /// active.
     live: Vec<Arc<Segment>>,
-    /// Folded, but perhaps still read from.
+    /// Checkpointed segments that readers may still hold.
     retired: Vec<Arc<Segment>>,
     free: Vec<SegmentFile>,
 }
 
 impl SegmentPool {
-    /// The slots in `log/` of a data directory, which is made when it is not there.
+    /// Opens the files in the `log/` directory, which it creates if missing, and returns them with
+    /// an empty pool.
     pub(in crate::engine::embedded) fn open(
         data: &Path,
     ) -> Result<(SegmentPool, Vec<SegmentFile>)> {
         let dir = data.join("log");
-        let open_error = |e: io::Error| io_error("open the log", &e);
+        let open_error = |e: io::Error| io_error("open the WAL", &e);
         fs::create_dir_all(&dir).map_err(open_error)?;
-        let mut found = Vec::new();
+        let mut files = Vec::new();
         for entry in fs::read_dir(&dir).map_err(open_error)? {
             let name = entry.map_err(open_error)?.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("slot-"));
@@ -102,22 +109,20 @@ impl SegmentPool {
             let file = OpenOptions::new().read(true).write(true).open(dir.join(&name));
             let file = file.map_err(open_error)?;
             let preallocated = file.metadata().map_err(open_error)?.len() >= SEGMENT_BYTES;
-            found.push(SegmentFile { number, file, preallocated });
+            files.push(SegmentFile { number, file, preallocated });
         }
-        // A process that was killed may have left a slot whose name was never synced, and whoever
-        // finds it uses it.
+        // A killed process may have created a file without syncing its directory entry.
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(open_error)?;
-        found.sort_by_key(|segment_file| segment_file.number);
-        let next_number =
-            AtomicU64::new(found.last().map_or(1, |segment_file| segment_file.number + 1));
-        Ok((SegmentPool { dir, state: Mutex::default(), next_number }, found))
+        files.sort_by_key(|file| file.number);
+        let next_number = AtomicU64::new(files.last().map_or(1, |file| file.number + 1));
+        Ok((SegmentPool { dir, state: Mutex::default(), next_number }, files))
     }
 
     fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what was found at the start.
+    /// Adds the segments and free files found by recovery.
     pub(in crate::engine::embedded) fn restore(
         &self,
         live: Vec<Arc<Segment>>,
@@ -126,11 +131,11 @@ impl SegmentPool {
         *self.state() = PoolState { live, retired: Vec::new(), free };
     }
 
-    /// Begins the segment `seq`: a slot that waits, or else a new one.
+    /// Allocates segment `seq` from a free file, or else from a new one.
     pub(in crate::engine::embedded) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
         let reused = {
             let mut state = self.state();
-            let preallocated = state.free.iter().position(|segment_file| segment_file.preallocated);
+            let preallocated = state.free.iter().position(|file| file.preallocated);
             preallocated.map(|at| state.free.swap_remove(at)).or_else(|| state.free.pop())
         };
         let segment_file = match reused {
@@ -142,7 +147,7 @@ impl SegmentPool {
         Ok(segment)
     }
 
-    /// Makes a slot of `len` zeros; its name is durable before it is used.
+    /// Creates a file of `len` zero bytes and fsyncs it and its directory.
     fn create(&self, len: u64) -> Result<SegmentFile> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let path = self.path(number);
@@ -162,7 +167,7 @@ impl SegmentPool {
             Ok(file) => Ok(SegmentFile { number, file, preallocated: len >= SEGMENT_BYTES }),
             Err(e) => {
                 let _ = fs::remove_file(&path);
-                Err(io_error("make room for the log", &e))
+                Err(io_error("allocate a WAL segment", &e))
             }
         }
     }
@@ -171,12 +176,12 @@ impl SegmentPool {
         self.dir.join(format!("slot-{number:04}"))
     }
 
-    /// Whether a filled slot waits.
+    /// Returns whether a preallocated file is free.
     pub(in crate::engine::embedded) fn has_preallocated(&self) -> bool {
-        self.state().free.iter().any(|segment_file| segment_file.preallocated)
+        self.state().free.iter().any(|file| file.preallocated)
     }
 
-    /// Gives up the segments before `seq`: the database has all they hold, durably.
+    /// Retires the segments before `seq`, whose commits are durable in the database.
     pub(in crate::engine::embedded) fn retire(&self, seq: u64) {
         let mut state = self.state();
         let old = state.live.partition_point(|segment| segment.seq < seq);
@@ -184,7 +189,7 @@ impl SegmentPool {
         state.retired.extend(retired);
     }
 
-    /// Makes the slots that nobody reads any more spare ones, and sees to it that some wait.
+    /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
     pub(in crate::engine::embedded) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
         let mut surplus = Vec::new();
@@ -196,10 +201,9 @@ impl SegmentPool {
                     Err(segment) => state.retired.push(segment),
                 }
             }
-            // One that is not filled costs more to sync than a new one costs to fill.
-            let (preallocated, unfilled): (Vec<_>, Vec<_>) = std::mem::take(&mut state.free)
-                .into_iter()
-                .partition(|segment_file| segment_file.preallocated);
+            // An unfilled file costs more to fsync than a new one costs to fill.
+            let (preallocated, unfilled): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut state.free).into_iter().partition(|file| file.preallocated);
             state.free = preallocated;
             surplus.extend(unfilled);
             if !busy {
@@ -210,7 +214,7 @@ impl SegmentPool {
         };
         for segment_file in surplus {
             if let Err(e) = fs::remove_file(self.path(segment_file.number)) {
-                tracing::warn!(segment_file = segment_file.number, error = %e, "a file of the log stays");
+                tracing::warn!(segment_file = segment_file.number, error = %e, "could not delete a WAL segment file");
             }
         }
         for _ in preallocated..wanted {
@@ -220,23 +224,21 @@ impl SegmentPool {
         Ok(())
     }
 
-    /// Whether there are more slots than an idle server keeps.
+    /// Returns whether the pool has more files than an idle server needs.
     pub(in crate::engine::embedded) fn has_surplus(&self) -> bool {
         let state = self.state();
         !state.retired.is_empty() || state.free.len() > FREE_FILES_IDLE
     }
 
-    /// Segments in use before `seq`.
+    /// Returns the number of live segments before `seq`.
     pub(in crate::engine::embedded) fn live_before(&self, seq: u64) -> usize {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
-    /// Bytes of all slots.
+    /// Total size of all segment files, in bytes.
     pub(in crate::engine::embedded) fn disk_bytes(&self) -> u64 {
         let state = self.state();
         let live = state.live.iter().chain(&state.retired).map(|segment| &segment.segment_file);
-        live.chain(&state.free)
-            .map(|segment_file| segment_file.file.metadata().map_or(0, |meta| meta.len()))
-            .sum()
+        live.chain(&state.free).map(|file| file.file.metadata().map_or(0, |meta| meta.len())).sum()
     }
 }
