@@ -8,9 +8,7 @@
 use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
 use super::connection_pool::ConnectionPool;
-use super::database::{
-    BLOB_BYTES_COUNTER, BUSY_TIMEOUT, RecordRow, execute_synced, sqlite_error, sync,
-};
+use super::database::{BLOB_BYTES_COUNTER, BUSY_TIMEOUT, RecordRow, execute_synced, sync};
 use super::maintenance::MaintenanceTask;
 use super::memtable::MemtableEntry;
 use super::wal::record::BodyLocation;
@@ -182,7 +180,7 @@ impl Checkpointer {
     fn apply_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
         let result = self.write_step(step).and_then(|effects| {
             let _guard = self.shared.checkpoint_lock_mut();
-            self.conn.execute_batch("COMMIT").map_err(|e| self.storage_error(&e))?;
+            self.conn.execute_batch("COMMIT").map_err(|e| self.storage_error(e))?;
             // Order matters: a reader that misses a record in the memtable must find it in the
             // database.
             self.pool.advance_epoch();
@@ -210,7 +208,7 @@ impl Checkpointer {
     }
 
     fn write_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
-        let sql = |e: rusqlite::Error| self.storage_error(&e);
+        let sql = |e| self.storage_error(e);
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         let mut statements = Statements::prepare(&self.conn).map_err(sql)?;
         let mut effects = StepEffects::default();
@@ -243,16 +241,16 @@ impl Checkpointer {
     fn save_position(&self, to: WalPosition) -> Result<()> {
         let position = params![to.version.cast_signed(), to.seq.cast_signed()];
         let update = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
-        execute_synced(&self.conn, update, position).map_err(|e| self.storage_error(&e))
+        execute_synced(&self.conn, update, position).map_err(|e| self.storage_error(e))
     }
 
     /// Converts an SQLite error. An I/O error stops the process, because the state on disk is
     /// unknown.
-    fn storage_error(&self, e: &rusqlite::Error) -> EngineError {
+    fn storage_error(&self, e: rusqlite::Error) -> EngineError {
         if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
             self.fatal.stop(&format!("could not write the database: {e}"));
         }
-        sqlite_error(e)
+        e.into()
     }
 
     /// Checkpoints SQLite's WAL when it exceeds its limit.
@@ -296,7 +294,7 @@ impl Checkpointer {
         });
         if let Err(e) = restarted {
             tracing::warn!(error = %e, "SQLite checkpoint failed");
-            let _ = self.storage_error(&e);
+            let _ = self.storage_error(e);
         }
     }
 
@@ -304,7 +302,7 @@ impl Checkpointer {
     fn vacuum(&mut self) -> Result<()> {
         loop {
             let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
-            let free: u32 = free.map_err(|e| sqlite_error(&e))?;
+            let free: u32 = free?;
             if free <= FREE_PAGES_MAX {
                 break;
             }
@@ -314,7 +312,7 @@ impl Checkpointer {
                 while rows.next()?.is_some() {}
                 Ok(())
             });
-            vacuumed.map_err(|e| self.storage_error(&e))?;
+            vacuumed.map_err(|e| self.storage_error(e))?;
             self.pool.advance_epoch();
             self.bound_sqlite_wal();
             if self.shared.segments.live_before(u64::MAX) > 0
@@ -323,17 +321,16 @@ impl Checkpointer {
                 return Ok(());
             }
         }
-        let wal = sqlite_checkpoint(&self.conn, "NOOP").map_err(|e| sqlite_error(&e))?;
+        let wal = sqlite_checkpoint(&self.conn, "NOOP")?;
         let frames_max = if self.blobs.pinned_snapshots() > 0 { SQLITE_WAL_FRAMES_MAX } else { 0 };
         if self.pending_frames(&wal) > frames_max {
             self.checkpoint_sqlite_wal(&wal);
         }
         if wal.frames > 0 && wal.frames == wal.checkpointed {
             // Truncates the WAL file unless readers prevent it.
-            let set_timeout = |time| self.conn.busy_timeout(time).map_err(|e| sqlite_error(&e));
-            set_timeout(Duration::from_millis(20))?;
+            self.conn.busy_timeout(Duration::from_millis(20))?;
             let _ = sqlite_checkpoint(&self.conn, "TRUNCATE");
-            set_timeout(BUSY_TIMEOUT)?;
+            self.conn.busy_timeout(BUSY_TIMEOUT)?;
         }
         Ok(())
     }

@@ -221,7 +221,7 @@ impl Embedded {
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
         });
-        load_record_counts(&conn, &shared).map_err(|e| database::sqlite_error(&e))?;
+        load_record_counts(&conn, &shared)?;
         let pool = Arc::new(connection_pool::ConnectionPool::new(dir));
         let read_path = Arc::new(ReadPath { shared: shared.clone(), pool, blobs });
         let (commands, threads) = start_threads(conn, &read_path, &fatal, position.salt)?;

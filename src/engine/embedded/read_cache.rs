@@ -1,15 +1,16 @@
-//! A bounded cache of small records that never answers a record older than a commit that anyone
-//! can have seen.
+//! The read cache: a bounded cache of small records that never serves a record older than a visible
+//! commit.
 //!
-//! Every key belongs to one of many slots, and every slot has a stamp. The writer makes the stamps
-//! of a group's keys odd before the group becomes visible, and even again, and new, after. A
-//! record is cached with the even stamp its reader saw *before* it read the database, and is only
-//! served while the slot still has that stamp. So a record that was read before a commit and
-//! cached after it is never served: no lock is held over a read, and nothing has to be removed.
+//! Keys are hashed to stripes, each with a sequence number as in a seqlock. The writer makes the
+//! sequences of a group's stripes odd before the group becomes visible, and even again afterwards.
+//! A reader caches a record with the even sequence it saw *before* it read the record, and a cached
+//! record is served only while the stripe still has that sequence. A record read before a commit
+//! and cached after it is thus never served. No lock spans a read, and no entry needs to be
+//! invalidated.
 //!
-//! What a commit leaves in the place of a cached record that was read since it was written, the
-//! writer caches: what is read often is found after a write as before it, and what is only written
-//! takes neither room nor time.
+//! After a commit the writer refreshes cache entries that were read since their last write.
+//! Frequently read records stay cached across writes, and records that are only written are not
+//! cached.
 
 use super::super::{Body, Mutation, Projection, Record};
 use super::wal::record::WalEntry;
@@ -17,16 +18,16 @@ use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many slots; a commit to one key also ends the caching of the others in its slot.
+/// Number of stripes. A commit to a key also invalidates the other cached keys of its stripe.
 const STRIPES: usize = 1 << 17;
-/// Larger bodies are not cached.
+/// Size of the largest cached body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 #[derive(Clone)]
 struct CachedRecord {
     sequence: u64,
     record: Record,
-    /// Whether it was read, or only written.
+    /// Whether the record was read since it was written.
     read_since_write: bool,
 }
 
@@ -36,24 +37,24 @@ struct RecordWeighter;
 impl quick_cache::Weighter<Bytes, CachedRecord> for RecordWeighter {
     fn weight(&self, key: &Bytes, cached: &CachedRecord) -> u64 {
         let body = cached.record.body.len();
-        // What the entry costs besides its bytes: handles, links, hash slots.
+        // Overhead of an entry: handles, links and hash slots.
         200 + key.len() as u64 + cached.record.meta.len() as u64 + body
     }
 }
 
-/// See the module.
+/// A cache of records by key.
 pub(super) struct ReadCache {
     entries: quick_cache::sync::Cache<Bytes, CachedRecord, RecordWeighter, RandomState>,
     sequences: Vec<AtomicU64>,
     hasher: RandomState,
 }
 
-/// Leave to cache what is read next: the slot's stamp as it was before.
+/// Permission to cache the next read of a key: the sequence of its stripe before the read.
 #[derive(Clone, Copy)]
 pub(super) struct FillLease(u64);
 
 impl ReadCache {
-    /// One that holds about `bytes`.
+    /// Creates a cache of about `bytes` bytes.
     pub(super) fn new(bytes: u64) -> ReadCache {
         let items = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).max(64);
         let hasher = RandomState::new();
@@ -69,7 +70,7 @@ impl ReadCache {
     }
 
     fn stripe(&self, key: &[u8]) -> usize {
-        // The modulus keeps it below SLOTS, which fits.
+        // Less than STRIPES, so it fits.
         (self.hasher.hash_one(key) % STRIPES as u64) as usize
     }
 
@@ -77,7 +78,8 @@ impl ReadCache {
         self.sequences.get(self.stripe(key)).map_or(1, |sequence| sequence.load(Ordering::SeqCst))
     }
 
-    /// The record, or leave to cache what the database answers (unless a commit is under way).
+    /// Returns the cached record. On a miss returns a lease to cache the record, or `None` while a
+    /// commit is in progress.
     pub(super) fn get(
         &self,
         key: &[u8],
@@ -90,7 +92,8 @@ impl ReadCache {
         match self.entries.get(key) {
             Some(cached) if cached.sequence == sequence => {
                 if !cached.read_since_write {
-                    // Racing with the writer this may put an older one back, which its stamp tells.
+                    // Racing with the writer this may restore an older record, whose sequence is
+                    // then stale.
                     let cached = CachedRecord { read_since_write: true, ..cached.clone() };
                     let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
                 }
@@ -104,18 +107,18 @@ impl ReadCache {
         }
     }
 
-    /// Caches a whole record that was read after its ticket was given.
+    /// Caches a full record that was read after `lease` was obtained.
     pub(super) fn fill(&self, key: &[u8], lease: FillLease, record: &Record) {
-        let small = matches!(&record.body, Body::Bytes(bytes) if bytes.len() <= BODY_BYTES_MAX);
-        if small && self.sequence(key) == lease.0 {
+        let is_small = matches!(&record.body, Body::Bytes(bytes) if bytes.len() <= BODY_BYTES_MAX);
+        if is_small && self.sequence(key) == lease.0 {
             let cached =
                 CachedRecord { sequence: lease.0, record: record.clone(), read_since_write: true };
             self.entries.insert(Bytes::copy_from_slice(key), cached);
         }
     }
 
-    /// Before a group becomes visible: from here on its keys are read from the database. Returns
-    /// what [`ReadCache::end_write`] needs.
+    /// Invalidates the keys of a group before it becomes visible. Returns the stripes for
+    /// [`ReadCache::end_write`].
     pub(super) fn begin_write<'k>(&self, keys: impl Iterator<Item = &'k Bytes>) -> Vec<usize> {
         let mut stripes: Vec<usize> = keys.map(|key| self.stripe(key)).collect();
         stripes.sort_unstable();
@@ -124,10 +127,10 @@ impl ReadCache {
         stripes
     }
 
-    /// What takes the place of a record that is cached: `None` when none is, when it was not read,
-    /// or when what a commit leaves is not to be cached; then the old one goes too. `newest` is the
-    /// version that the group leaves under the key: only the last of its writes counts, as those
-    /// before it must not take a place that a reader fills in between.
+    /// Returns the record to cache in place of the present one. `None` if no record is cached, if
+    /// it was not read since its last write, or if the new record is not cacheable; the present one
+    /// is then removed. `newest` is the version that the group leaves for the key: earlier
+    /// mutations are skipped, as a reader could cache a record in between.
     pub(super) fn refreshed_record(
         &self,
         entry: &WalEntry,
@@ -144,11 +147,10 @@ impl ReadCache {
         }
         match mutation.record.as_ref().map(|record| &record.body) {
             Some(Body::Bytes(bytes)) if bytes.len() <= BODY_BYTES_MAX => {
-                // A copy, so that no larger buffer is kept alive; the head is one already.
+                // Copies, so that no larger buffer is kept alive; the meta is a copy already.
                 let body = Body::Bytes(Bytes::copy_from_slice(bytes));
-                let (version, expires_at, meta) =
-                    (entry.version, entry.expires_at, entry.meta.clone());
-                Some(Record { version, expires_at, meta, body })
+                let WalEntry { version, expires_at, .. } = *entry;
+                Some(Record { version, expires_at, meta: entry.meta.clone(), body })
             }
             _ => {
                 self.entries.remove(&entry.key);
@@ -157,15 +159,16 @@ impl ReadCache {
         }
     }
 
-    /// After [`ReadCache::end_write`], by the writer before its next group: caches what the group left.
+    /// Caches a record of the group. Called by the writer after [`ReadCache::end_write`] and before
+    /// its next group.
     pub(super) fn refresh(&self, key: Bytes, record: Record) {
         let cached =
             CachedRecord { sequence: self.sequence(&key), record, read_since_write: false };
-        // One that had to go in the meantime stays away.
+        // Only replaces: an entry evicted in the meantime stays evicted.
         let _ = self.entries.replace(key, cached, true);
     }
 
-    /// After the group is visible, or was undone.
+    /// Makes the stripes cacheable again, once the group is visible.
     pub(super) fn end_write(&self, stripes: &[usize]) {
         self.increment(stripes);
     }
@@ -195,64 +198,57 @@ mod tests {
             panic!("nothing is cached")
         };
         let stripes = cache.begin_write([&key].into_iter());
-        assert!(matches!(cache.get(&key, Projection::Full), Err(None)), "a commit is under way");
+        assert!(matches!(cache.get(&key, Projection::Full), Err(None)), "a commit is in progress");
         cache.fill(&key, lease, &record(1));
         cache.end_write(&stripes);
         assert!(cache.get(&key, Projection::Full).is_err(), "the old record is not served");
     }
 
     #[test]
-    fn what_replaces_a_cached_record_is_cached_and_nothing_else() {
+    fn only_records_read_since_their_last_write_are_refreshed() {
         let cache = ReadCache::new(1 << 20);
         let keys = [Bytes::from_static(b"cached"), Bytes::from_static(b"not")];
         let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
             panic!("nothing is cached")
         };
         cache.fill(&keys[0], lease, &record(1));
-        let mutation = |version, body: Option<&[u8]>| {
+        let write = |version, body: Option<&[u8]>| {
             let stripes = cache.begin_write(keys.iter());
-            let left = keys.each_ref().map(|key| {
+            let refreshed = keys.each_ref().map(|key| {
                 let (meta, location) = (Bytes::from_static(b"new"), BodyLocation::Empty);
-                let entry = WalEntry {
-                    key: key.clone(),
-                    version,
-                    expires_at: 9,
-                    meta: meta.clone(),
-                    location,
-                };
+                let (key, expires_at) = (key.clone(), 9);
+                let entry = WalEntry { key, version, expires_at, meta: meta.clone(), location };
                 let body = body.map(|body| Body::Bytes(Bytes::copy_from_slice(body)));
                 let record = body.map(|body| NewRecord { expires_at: 9, meta, body });
-                let mutation = Mutation { key: key.clone(), record };
-                assert!(
-                    cache.refreshed_record(&entry, &mutation, version + 1).is_none(),
-                    "another follows"
-                );
+                let mutation = Mutation { key: entry.key.clone(), record };
+                let superseded = cache.refreshed_record(&entry, &mutation, version + 1);
+                assert!(superseded.is_none(), "a later mutation of the group follows");
                 cache.refreshed_record(&entry, &mutation, version)
             });
             cache.end_write(&stripes);
-            for (key, record) in keys.iter().zip(left) {
+            for (key, record) in keys.iter().zip(refreshed) {
                 record.into_iter().for_each(|record| cache.refresh(key.clone(), record));
             }
         };
-        mutation(2, Some(b"body"));
+        write(2, Some(b"body"));
         let Ok(found) = cache.get(&keys[0], Projection::Full) else { panic!("it is not cached") };
         assert_eq!((found.version, found.expires_at, &found.meta[..]), (2, 9, &b"new"[..]));
         assert!(matches!(found.body, Body::Bytes(bytes) if bytes == b"body"[..]));
-        assert!(cache.get(&keys[1], Projection::Full).is_err(), "what is not read is not cached");
-        mutation(3, Some(b"read before, so renewed"));
-        mutation(4, Some(b"not read since"));
-        assert!(cache.entries.is_empty(), "what is only written is not kept");
+        assert!(cache.get(&keys[1], Projection::Full).is_err(), "an unread record is not cached");
+        write(3, Some(b"read before, so refreshed"));
+        write(4, Some(b"not read since"));
+        assert!(cache.entries.is_empty(), "a record that is only written is evicted");
         let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
             panic!("it is cached")
         };
         cache.fill(&keys[0], lease, &record(4));
-        mutation(5, Some(&[0; BODY_BYTES_MAX + 1]));
+        write(5, Some(&[0; BODY_BYTES_MAX + 1]));
         assert!(cache.get(&keys[0], Projection::Full).is_err(), "it is too large now");
         let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
             panic!("it is cached")
         };
         cache.fill(&keys[0], lease, &record(5));
-        mutation(6, None);
+        write(6, None);
         assert!(cache.get(&keys[0], Projection::Full).is_err(), "it was removed");
     }
 

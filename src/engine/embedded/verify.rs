@@ -1,12 +1,12 @@
-//! Looks at a data directory that nobody uses, without changing it: every checksum, and that all
-//! parts agree.
+//! Offline verification of a data directory: checks every checksum, and that the database, the WAL
+//! and the blob files agree. Modifies nothing.
 
 use super::super::Result;
 use super::blob_files::BlobFiles;
-use super::database::{self, BLOB_BYTES_COUNTER, RecordRow, body_checksum, sqlite_error};
+use super::database::{self, BLOB_BYTES_COUNTER, RecordRow, body_checksum};
 use super::memtable::{Memtable, MemtableEntry};
 use super::wal::record::BodyLocation;
-use super::wal::recovery;
+use super::wal::recovery::{self, RecoveryMode};
 use super::wal::segment::SegmentPool;
 use super::{FatalErrorHandler, lock_dir, writer};
 use crate::engine::{EngineError, StoredBody};
@@ -16,38 +16,38 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Problems that are told one by one; of more only their number.
+/// Problems listed one by one; further ones are only counted.
 const PROBLEMS_LISTED_MAX: usize = 1000;
 
-/// A record as it is found, the newest of its key.
+/// The newest record of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifiedRecord<'r> {
     /// Its key.
     pub key: &'r [u8],
     /// See [`Record::version`](crate::engine::Record::version).
     pub version: u64,
-    /// See [`Record::expires_at`](crate::engine::Record::due).
+    /// See [`Record::expires_at`](crate::engine::Record::expires_at).
     pub expires_at: u64,
-    /// See [`Record::meta`](crate::engine::Record::head).
+    /// See [`Record::meta`](crate::engine::Record::meta).
     pub meta: &'r [u8],
-    /// Bytes of its body.
+    /// Size of its body, in bytes.
     pub body_len: u64,
 }
 
-/// What was looked at, and what is wrong.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct VerifyReport {
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Bytes of their bodies.
+    /// Total size of their bodies, in bytes.
     pub body_bytes: u64,
-    /// Commits' rows that only the log has.
+    /// Number of entries that are in the WAL and not yet in the database.
     pub wal_entries: u64,
-    /// Blob files that are named.
+    /// Number of blob files that records refer to.
     pub blobs: u64,
-    /// What is wrong and where, the first thousand.
+    /// The first thousand problems: what is damaged, and where.
     pub problems: Vec<String>,
-    /// How many problems there are.
+    /// Number of problems.
     pub problem_count: u64,
 }
 
@@ -61,10 +61,11 @@ impl VerifyReport {
     }
 }
 
-/// Checks all there is, and hands each record whose parts are sound to `visit`, in key order.
+/// Verifies a data directory and passes each intact record to `visit`, in key order.
 ///
 /// # Errors
-/// When the directory is in use, of another format, or cannot be read. Damage is in the report.
+/// When the directory is in use, when its format is unknown, or when it cannot be read. Damage is
+/// in the report instead.
 pub fn verify(
     dir: &Path,
     mut visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
@@ -79,7 +80,7 @@ pub fn verify(
     run_integrity_check(&conn, &mut report)?;
     let mut memtable = Memtable::default();
     match replay_wal(&conn, dir, &mut memtable) {
-        Ok(rows) => report.wal_entries = rows,
+        Ok(entries) => report.wal_entries = entries,
         Err(EngineError::Corrupt(what)) => report.add_problem(what),
         Err(e) => return Err(e),
     }
@@ -87,18 +88,17 @@ pub fn verify(
     let mut verifier =
         Verifier { conn: &conn, blobs, report, body_refs: BTreeMap::new(), counts: [0; 256] };
     verifier.verify_records(&memtable, &mut visit)?;
-    verifier.bodies()?;
-    verifier.counts()?;
+    verifier.find_unreferenced()?;
+    verifier.verify_counts()?;
     Ok(verifier.report)
 }
 
-/// SQLite's own check of its pages and indexes.
+/// Runs SQLite's own check of its pages and indexes.
 fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
-    let mut statement =
-        conn.prepare("PRAGMA integrity_check(100)").map_err(|e| sqlite_error(&e))?;
-    let mut rows = statement.query([]).map_err(|e| sqlite_error(&e))?;
-    while let Some(row) = rows.next().map_err(|e| sqlite_error(&e))? {
-        let message: String = row.get(0).map_err(|e| sqlite_error(&e))?;
+    let mut statement = conn.prepare("PRAGMA integrity_check(100)")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let message: String = row.get(0)?;
         if message != "ok" {
             report.add_problem(format!("steadfast.db: {message}"));
         }
@@ -108,61 +108,59 @@ fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<(
 
 fn replay_wal(conn: &Connection, dir: &Path, memtable: &mut Memtable) -> Result<u64> {
     if !dir.join("log").is_dir() {
-        return Err(EngineError::Corrupt("the folder log is missing".into()));
+        return Err(EngineError::Corrupt("the log directory is missing".into()));
     }
     let position = database::checkpoint_position(conn)?;
     let (_, files) = SegmentPool::open(dir)?;
-    let mut rows = 0;
-    recovery::recover(
-        files,
-        position,
-        recovery::RecoveryMode::ReadOnly,
-        |row, segment, bodies| {
-            let (key, entry) = writer::memtable_entry(row, segment, bodies, None);
-            memtable.put(key, entry);
-            rows += 1;
-        },
-    )?;
-    Ok(rows)
+    let mut entries = 0;
+    recovery::recover(files, position, RecoveryMode::ReadOnly, |entry, segment, bodies_offset| {
+        let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
+        memtable.put(key, entry);
+        entries += 1;
+    })?;
+    Ok(entries)
 }
 
 struct Verifier<'c> {
     conn: &'c Connection,
     blobs: Arc<BlobFiles>,
     report: VerifyReport,
-    /// Homes of the database's records, and their versions.
+    /// References to bodies from the database's records, with the records' versions.
     body_refs: BTreeMap<i64, u64>,
-    /// Records of the database by first byte.
+    /// Number of records in the database, by first key byte.
     counts: [i64; 256],
 }
 
 impl Verifier<'_> {
-    /// Every record of the database and of the overlay.
+    /// Verifies every record, merging the database and the memtable.
     fn verify_records(
         &mut self,
         memtable: &Memtable,
         visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
     ) -> Result<()> {
         let sql = "SELECT key, due, data FROM heads ORDER BY key";
-        let mut statement = self.conn.prepare(sql).map_err(|e| sqlite_error(&e))?;
-        let mut rows = statement.query([]).map_err(|e| sqlite_error(&e))?;
-        let mut above = memtable.after(None).peekable();
-        while let Some(row) = rows.next().map_err(|e| sqlite_error(&e))? {
-            let columns = columns(row).map_err(|e| sqlite_error(&e))?;
-            let (key, expires_at, data) = columns;
-            while let Some((key, entry)) = above.next_if(|(above, _)| above[..] < *key) {
-                self.entry(key, entry, visit);
+        let mut statement = self.conn.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut in_memtable = memtable.after(None).peekable();
+        while let Some(row) = rows.next()? {
+            let (key, expires_at, data) = columns(row)?;
+            while let Some((key, entry)) =
+                in_memtable.next_if(|(in_memtable, _)| in_memtable[..] < *key)
+            {
+                self.verify_memtable_entry(key, entry, visit);
             }
-            let in_db = self.row(key, expires_at, data);
-            if let Some((key, entry)) = above.next_if(|(above, _)| above[..] == *key) {
-                self.entry(key, entry, visit);
+            let in_db = self.verify_row(key, expires_at, data);
+            if let Some((key, entry)) =
+                in_memtable.next_if(|(in_memtable, _)| in_memtable[..] == *key)
+            {
+                self.verify_memtable_entry(key, entry, visit);
             } else if let Some((data, len)) = in_db {
                 let RecordRow { version, expires_at, meta, .. } = data;
                 self.visit(VerifiedRecord { key, version, expires_at, meta, body_len: len }, visit);
             }
         }
-        for (key, entry) in above {
-            self.entry(key, entry, visit);
+        for (key, entry) in in_memtable {
+            self.verify_memtable_entry(key, entry, visit);
         }
         Ok(())
     }
@@ -177,8 +175,8 @@ impl Verifier<'_> {
         visit(record, &mut self.report);
     }
 
-    /// A record of the database, and the length of its body.
-    fn row<'d>(
+    /// Verifies a record of the database and returns it with the size of its body.
+    fn verify_row<'d>(
         &mut self,
         key: &[u8],
         expires_at: i64,
@@ -188,33 +186,34 @@ impl Verifier<'_> {
         if let Some(count) = self.counts.get_mut(usize::from(first)) {
             *count += 1;
         }
-        let shown = String::from_utf8_lossy(key).into_owned();
+        let name = String::from_utf8_lossy(key).into_owned();
         let Some(data) = RecordRow::decode(key, data) else {
-            self.report.add_problem(format!("record {shown:?} does not match its checksum"));
+            self.report.add_problem(format!("record {name:?} does not match its checksum"));
             return None;
         };
         if data.expires_at.cast_signed() != expires_at {
-            self.report.add_problem(format!("record {shown:?} is not indexed by when it is due"));
+            self.report
+                .add_problem(format!("record {name:?} has a wrong entry in the expiry index"));
         }
         if data.body_ref != 0 && self.body_refs.insert(data.body_ref, data.version).is_some() {
-            self.report.add_problem(format!("record {shown:?} shares its body with another"));
+            self.report.add_problem(format!("record {name:?} shares its body with another record"));
         }
         let len = match data.body_ref {
             0 => Ok(0),
-            body_ref if body_ref < 0 => self.blob(-body_ref),
-            body_ref => self.body(body_ref, data.version),
+            body_ref if body_ref < 0 => self.verify_blob(-body_ref),
+            body_ref => self.verify_body(body_ref, data.version),
         };
         match len {
             Ok(len) => Some((data, len)),
             Err(what) => {
-                self.report.add_problem(format!("record {shown:?}: {what}"));
+                self.report.add_problem(format!("record {name:?}: {what}"));
                 None
             }
         }
     }
 
-    /// A record that only the log has.
-    fn entry(
+    /// Verifies a record that is only in the WAL.
+    fn verify_memtable_entry(
         &mut self,
         key: &Bytes,
         entry: &MemtableEntry,
@@ -226,7 +225,7 @@ impl Verifier<'_> {
                 let read = recovery::read_body(segment, *at, len, entry.version, checksum);
                 read.map(|bytes| bytes.len() as u64).map_err(|e| e.to_string())
             }
-            (BodyLocation::Blob { id, .. }, _) => self.blob(id),
+            (BodyLocation::Blob { id, .. }, _) => self.verify_blob(id),
             (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => Ok(0),
         };
         match len {
@@ -235,14 +234,14 @@ impl Verifier<'_> {
                 self.visit(VerifiedRecord { key, version, expires_at, meta, body_len }, visit);
             }
             Err(what) => {
-                let shown = String::from_utf8_lossy(key);
-                self.report.add_problem(format!("record {shown:?}: {what}"));
+                let name = String::from_utf8_lossy(key);
+                self.report.add_problem(format!("record {name:?}: {what}"));
             }
         }
     }
 
-    /// The length of a body in the database, if it matches its checksum.
-    fn body(&self, body_ref: i64, version: u64) -> std::result::Result<u64, String> {
+    /// Verifies a body in the database and returns its size.
+    fn verify_body(&self, body_ref: i64, version: u64) -> std::result::Result<u64, String> {
         let sql = "SELECT sum, body FROM bodies WHERE id = ?1";
         let mut statement = self.conn.prepare_cached(sql).map_err(|e| e.to_string())?;
         let read = |row: &Row<'_>| {
@@ -257,8 +256,8 @@ impl Verifier<'_> {
         }
     }
 
-    /// The length of a blob, if all of its blocks match their checksums.
-    fn blob(&mut self, id: i64) -> std::result::Result<u64, String> {
+    /// Verifies all blocks of a blob file and returns the size of its body.
+    fn verify_blob(&mut self, id: i64) -> std::result::Result<u64, String> {
         self.report.blobs += 1;
         let blob = self.blobs.open(id).map_err(|e| e.to_string())?;
         let blob = blob.ok_or_else(|| format!("blob file {id:016x} is missing"))?;
@@ -266,52 +265,44 @@ impl Verifier<'_> {
         Ok(blob.len())
     }
 
-    /// Bodies and blobs that no record of the database names.
-    fn bodies(&mut self) -> Result<()> {
+    /// Finds bodies and blobs that no record of the database refers to.
+    fn find_unreferenced(&mut self) -> Result<()> {
         let ids = |sql: &str| -> rusqlite::Result<BTreeSet<i64>> {
             let mut statement = self.conn.prepare(sql)?;
             statement.query_map([], |row| row.get(0))?.collect()
         };
-        let bodies = ids("SELECT id FROM bodies").map_err(|e| sqlite_error(&e))?;
-        let blobs = ids("SELECT -id FROM blobs").map_err(|e| sqlite_error(&e))?;
-        for body_ref in
-            bodies.iter().chain(&blobs).filter(|body_ref| !self.body_refs.contains_key(body_ref))
-        {
+        let bodies = ids("SELECT id FROM bodies")?;
+        let blobs = ids("SELECT -id FROM blobs")?;
+        for body_ref in bodies.iter().chain(&blobs).filter(|id| !self.body_refs.contains_key(id)) {
             let what = if *body_ref > 0 { "body" } else { "blob" };
             self.report.add_problem(format!("{what} {} belongs to no record", body_ref.abs()));
         }
-        let unlisted: Vec<i64> = self
-            .body_refs
-            .keys()
-            .filter(|body_ref| **body_ref < 0 && !blobs.contains(body_ref))
-            .copied()
-            .collect();
+        let blob_refs = self.body_refs.keys().filter(|body_ref| **body_ref < 0);
+        let unlisted: Vec<i64> = blob_refs.filter(|id| !blobs.contains(id)).copied().collect();
         for body_ref in unlisted {
-            self.report.add_problem(format!("blob {} is not listed", -body_ref));
+            self.report.add_problem(format!("blob {} is not in the table of blobs", -body_ref));
         }
         Ok(())
     }
 
-    /// The counts that the database keeps.
-    fn counts(&mut self) -> Result<()> {
+    /// Compares the stored record counts with the records.
+    fn verify_counts(&mut self) -> Result<()> {
         let sql = "SELECT first, n FROM counts";
-        let mut statement = self.conn.prepare(sql).map_err(|e| sqlite_error(&e))?;
+        let mut statement = self.conn.prepare(sql)?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
-        let stored: rusqlite::Result<BTreeMap<i64, i64>> =
-            rows.map_err(|e| sqlite_error(&e))?.collect();
-        let stored = stored.map_err(|e| sqlite_error(&e))?;
+        let stored: rusqlite::Result<BTreeMap<i64, i64>> = rows?.collect();
+        let stored = stored?;
         for (first, found) in (0_i64..).zip(self.counts) {
             let stored = stored.get(&first).copied().unwrap_or(0);
             if stored != found {
                 let byte = u8::try_from(first).unwrap_or_default().escape_ascii();
-                let what =
-                    format!("{found} records begin with '{byte}', and the count is {stored}");
-                self.report.add_problem(what);
+                self.report.add_problem(format!(
+                    "{found} records start with '{byte}', but the stored count is {stored}"
+                ));
             }
         }
         let sql = "SELECT coalesce(sum(size), 0) FROM blobs";
-        let blob_bytes: i64 =
-            self.conn.query_row(sql, [], |row| row.get(0)).map_err(|e| sqlite_error(&e))?;
+        let blob_bytes: i64 = self.conn.query_row(sql, [], |row| row.get(0))?;
         if stored.get(&BLOB_BYTES_COUNTER).copied().unwrap_or(0) != blob_bytes {
             self.report
                 .add_problem(format!("blobs have {blob_bytes} bytes, and the count differs"));

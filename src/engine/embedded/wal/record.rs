@@ -10,9 +10,9 @@ use super::super::{EngineError, Result};
 use bytes::Bytes;
 
 /// Alignment of WAL records, in bytes.
-pub(in crate::engine::embedded) const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 /// Size of a record's header, in bytes.
-pub(in crate::engine::embedded) const HEADER_BYTES: usize = 48;
+pub(crate) const HEADER_BYTES: usize = 48;
 /// Maximum size of the entries section and of the bodies section, in bytes. It exceeds the limit of
 /// a commit group, because a large commit forms a group of its own.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
@@ -22,26 +22,26 @@ const ENTRY_FIXED_BYTES: usize = 37;
 
 /// The header of a WAL record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine::embedded) struct RecordHeader {
+pub(crate) struct RecordHeader {
     /// Sequence number of the segment. A different number marks a record left from an earlier use
     /// of the file.
-    pub(in crate::engine::embedded) segment: u64,
+    pub(crate) segment: u64,
     /// Version of the last commit before this record.
-    pub(in crate::engine::embedded) base: u64,
+    pub(crate) base: u64,
     /// Version of the last commit in this record.
-    pub(in crate::engine::embedded) last: u64,
+    pub(crate) last: u64,
     /// Size of the entries section, in bytes.
-    pub(in crate::engine::embedded) entries_len: u32,
+    pub(crate) entries_len: u32,
     /// Number of entries.
-    pub(in crate::engine::embedded) entries: u32,
+    pub(crate) entries: u32,
     /// Size of the bodies section, in bytes.
-    pub(in crate::engine::embedded) bodies_len: u64,
+    pub(crate) bodies_len: u64,
     checksum: u32,
 }
 
 /// Where the body of an entry is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine::embedded) enum BodyLocation {
+pub(crate) enum BodyLocation {
     /// Nowhere: the entry deletes the record.
     Removed,
     /// Nowhere: the body is empty.
@@ -54,29 +54,29 @@ pub(in crate::engine::embedded) enum BodyLocation {
 
 /// One mutation of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::engine::embedded) struct WalEntry {
-    pub(in crate::engine::embedded) key: Bytes,
-    pub(in crate::engine::embedded) version: u64,
-    pub(in crate::engine::embedded) expires_at: u64,
-    pub(in crate::engine::embedded) meta: Bytes,
-    pub(in crate::engine::embedded) location: BodyLocation,
+pub(crate) struct WalEntry {
+    pub(crate) key: Bytes,
+    pub(crate) version: u64,
+    pub(crate) expires_at: u64,
+    pub(crate) meta: Bytes,
+    pub(crate) location: BodyLocation,
 }
 
 impl RecordHeader {
     /// Size of the record on disk, in bytes, including padding to a full page.
-    pub(in crate::engine::embedded) fn disk_len(&self) -> u64 {
+    pub(crate) fn disk_len(&self) -> u64 {
         let len = HEADER_BYTES as u64 + u64::from(self.entries_len) + self.bodies_len;
         len.next_multiple_of(PAGE_BYTES as u64)
     }
 
     /// Offset of the bodies section from the start of the record.
-    pub(in crate::engine::embedded) fn bodies_offset(&self) -> u64 {
+    pub(crate) fn bodies_offset(&self) -> u64 {
         HEADER_BYTES as u64 + u64::from(self.entries_len)
     }
 
     /// Parses a header and checks its plausibility; `None` if the bytes are not one. The checksum
     /// also covers the entries, so [`decode_entries`] verifies it.
-    pub(in crate::engine::embedded) fn parse(bytes: &[u8]) -> Option<RecordHeader> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<RecordHeader> {
         let (magic, rest) = bytes.split_first_chunk::<4>()?;
         let (checksum, rest) = rest.split_first_chunk::<4>()?;
         let (segment, rest) = rest.split_first_chunk::<8>()?;
@@ -104,7 +104,7 @@ impl RecordHeader {
 
 /// Decodes the entries of a record after verifying its checksum; `None` if they are damaged.
 /// `bytes` extends at least to the bodies section.
-pub(in crate::engine::embedded) fn decode_entries(
+pub(crate) fn decode_entries(
     salt: u32,
     header: &RecordHeader,
     bytes: &[u8],
@@ -174,7 +174,7 @@ fn checksum(salt: u32, bytes: &[u8]) -> u32 {
 
 /// Collects the entries of a commit group and encodes them as one WAL record.
 #[derive(Default)]
-pub(in crate::engine::embedded) struct RecordBuilder {
+pub(crate) struct RecordBuilder {
     entries: Vec<u8>,
     blob_sizes: Vec<u8>,
     bodies: Vec<Bytes>,
@@ -184,7 +184,7 @@ pub(in crate::engine::embedded) struct RecordBuilder {
 
 impl RecordBuilder {
     /// Appends an entry and returns the location of its body.
-    pub(in crate::engine::embedded) fn push(
+    pub(crate) fn push(
         &mut self,
         key: &[u8],
         version: u64,
@@ -224,7 +224,7 @@ impl RecordBuilder {
     }
 
     /// Size of the encoded record, in bytes, including padding to a full page.
-    pub(in crate::engine::embedded) fn disk_len(&self) -> u64 {
+    pub(crate) fn disk_len(&self) -> u64 {
         let len =
             (HEADER_BYTES + self.entries.len() + self.blob_sizes.len()) as u64 + self.bodies_len;
         len.next_multiple_of(PAGE_BYTES as u64)
@@ -234,7 +234,7 @@ impl RecordBuilder {
     ///
     /// # Errors
     /// When the entries or the bodies exceed 1 GiB.
-    pub(in crate::engine::embedded) fn finish(
+    pub(crate) fn finish(
         &mut self,
         salt: u32,
         (segment, base, last): (u64, u64, u64),
@@ -283,7 +283,7 @@ impl RecordBuilder {
 
 /// The body of an entry to be encoded.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::engine::embedded) enum NewBody<'b> {
+pub(crate) enum NewBody<'b> {
     /// None: the entry deletes the record.
     Removed,
     /// Stored inline in the WAL record.
@@ -295,7 +295,7 @@ pub(in crate::engine::embedded) enum NewBody<'b> {
 /// Decodes bytes as a WAL record, for the fuzz target. Fixes up the magic number and the checksum,
 /// so that the fuzzer gets past them.
 #[cfg(fuzzing)]
-pub(in crate::engine::embedded) fn fuzz(bytes: &[u8]) {
+pub(crate) fn fuzz(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     bytes.splice(0..bytes.len().min(4), MAGIC);
     let Some(header) = RecordHeader::parse(&bytes) else { return };

@@ -17,15 +17,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The state of the WAL after recovery.
-pub(in crate::engine::embedded) struct RecoveredWal {
+pub(crate) struct RecoveredWal {
     /// Segments with records to checkpoint, the oldest first.
-    pub(in crate::engine::embedded) live: Vec<Arc<Segment>>,
+    pub(crate) live: Vec<Arc<Segment>>,
     /// Files without such records.
-    pub(in crate::engine::embedded) free: Vec<SegmentFile>,
+    pub(crate) free: Vec<SegmentFile>,
     /// Version of the last commit.
-    pub(in crate::engine::embedded) last_version: u64,
+    pub(crate) last_version: u64,
     /// A sequence number greater than that of any segment.
-    pub(in crate::engine::embedded) next_seq: u64,
+    pub(crate) next_seq: u64,
 }
 
 /// A WAL record whose header and entries match their checksum.
@@ -56,7 +56,7 @@ impl RecoveredRecord {
 
 /// Whether recovery may modify the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine::embedded) enum RecoveryMode {
+pub(crate) enum RecoveryMode {
     /// Erases a torn record and fsyncs what it read, so that writing can continue.
     ReadWrite,
     /// Modifies nothing.
@@ -68,7 +68,7 @@ pub(in crate::engine::embedded) enum RecoveryMode {
 ///
 /// # Errors
 /// [`EngineError::Corrupt`] when an acknowledged commit is damaged.
-pub(in crate::engine::embedded) fn recover(
+pub(crate) fn recover(
     files: Vec<SegmentFile>,
     position: CheckpointPosition,
     mode: RecoveryMode,
@@ -235,7 +235,7 @@ fn find_record_after(
 
 /// Finds a WAL segment or a blob file in a data directory without a database. As the database is
 /// created and fsynced first, such a file means that the database was lost.
-pub(in crate::engine::embedded) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
     if let Some(file) = list_dir(&dir.join("log"))?.pop() {
         return Ok(Some(file));
     }
@@ -271,7 +271,7 @@ fn erase(segment: &Segment, at: u64, mode: RecoveryMode) -> Result<()> {
 }
 
 /// Reads an inline body and verifies its checksum.
-pub(in crate::engine::embedded) fn read_body(
+pub(crate) fn read_body(
     segment: &Segment,
     at: u64,
     len: u32,

@@ -14,21 +14,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Size of a segment file, in bytes. Only a single larger WAL record makes a file longer.
-pub(in crate::engine::embedded) const SEGMENT_BYTES: u64 = 8 << 20;
+pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
 /// Preallocated files to have ready under load, and when idle.
 const FREE_FILES_BUSY: usize = 3;
 const FREE_FILES_IDLE: usize = 1;
 
 /// One use of a segment file.
 #[derive(Debug)]
-pub(in crate::engine::embedded) struct Segment {
-    pub(in crate::engine::embedded) seq: u64,
+pub(crate) struct Segment {
+    pub(crate) seq: u64,
     segment_file: SegmentFile,
 }
 
 /// A file in the `log/` directory, on disk as `slot-NNNN`.
 #[derive(Debug)]
-pub(in crate::engine::embedded) struct SegmentFile {
+pub(crate) struct SegmentFile {
     number: u64,
     file: File,
     /// Whether the file was filled with zeros, so that writes do not change its size.
@@ -36,25 +36,25 @@ pub(in crate::engine::embedded) struct SegmentFile {
 }
 
 impl Segment {
-    pub(in crate::engine::embedded) fn new(seq: u64, segment_file: SegmentFile) -> Arc<Segment> {
+    pub(crate) fn new(seq: u64, segment_file: SegmentFile) -> Arc<Segment> {
         Arc::new(Segment { seq, segment_file })
     }
 
     /// Reassigns the file to another sequence number.
-    pub(in crate::engine::embedded) fn with_seq(self, seq: u64) -> Arc<Segment> {
+    pub(crate) fn with_seq(self, seq: u64) -> Arc<Segment> {
         Segment::new(seq, self.segment_file)
     }
 
     /// Takes the file out for another use.
-    pub(in crate::engine::embedded) fn into_file(self) -> SegmentFile {
+    pub(crate) fn into_file(self) -> SegmentFile {
         self.segment_file
     }
 
-    pub(in crate::engine::embedded) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.segment_file.file
     }
 
-    pub(in crate::engine::embedded) fn preallocated(&self) -> bool {
+    pub(crate) fn preallocated(&self) -> bool {
         self.segment_file.preallocated
     }
 
@@ -62,7 +62,7 @@ impl Segment {
     ///
     /// # Errors
     /// [`EngineError::Corrupt`] when the file ends before.
-    pub(in crate::engine::embedded) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         match self.segment_file.file.read_exact_at(&mut bytes, at) {
             Ok(()) => Ok(bytes),
@@ -76,7 +76,7 @@ impl Segment {
 
 /// All segment files of a data directory.
 #[derive(Debug)]
-pub(in crate::engine::embedded) struct SegmentPool {
+pub(crate) struct SegmentPool {
     dir: PathBuf,
     state: Mutex<PoolState>,
     next_number: AtomicU64,
@@ -95,9 +95,7 @@ struct PoolState {
 impl SegmentPool {
     /// Opens the files in the `log/` directory, which it creates if missing, and returns them with
     /// an empty pool.
-    pub(in crate::engine::embedded) fn open(
-        data: &Path,
-    ) -> Result<(SegmentPool, Vec<SegmentFile>)> {
+    pub(crate) fn open(data: &Path) -> Result<(SegmentPool, Vec<SegmentFile>)> {
         let dir = data.join("log");
         let open_error = |e: io::Error| io_error("open the WAL", &e);
         fs::create_dir_all(&dir).map_err(open_error)?;
@@ -123,16 +121,12 @@ impl SegmentPool {
     }
 
     /// Adds the segments and free files found by recovery.
-    pub(in crate::engine::embedded) fn restore(
-        &self,
-        live: Vec<Arc<Segment>>,
-        free: Vec<SegmentFile>,
-    ) {
+    pub(crate) fn restore(&self, live: Vec<Arc<Segment>>, free: Vec<SegmentFile>) {
         *self.state() = PoolState { live, retired: Vec::new(), free };
     }
 
     /// Allocates segment `seq` from a free file, or else from a new one.
-    pub(in crate::engine::embedded) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
+    pub(crate) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
         let reused = {
             let mut state = self.state();
             let preallocated = state.free.iter().position(|file| file.preallocated);
@@ -177,12 +171,12 @@ impl SegmentPool {
     }
 
     /// Returns whether a preallocated file is free.
-    pub(in crate::engine::embedded) fn has_preallocated(&self) -> bool {
+    pub(crate) fn has_preallocated(&self) -> bool {
         self.state().free.iter().any(|file| file.preallocated)
     }
 
     /// Retires the segments before `seq`, whose commits are durable in the database.
-    pub(in crate::engine::embedded) fn retire(&self, seq: u64) {
+    pub(crate) fn retire(&self, seq: u64) {
         let mut state = self.state();
         let old = state.live.partition_point(|segment| segment.seq < seq);
         let retired: Vec<_> = state.live.drain(..old).collect();
@@ -190,7 +184,7 @@ impl SegmentPool {
     }
 
     /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
-    pub(in crate::engine::embedded) fn replenish(&self, busy: bool) -> Result<()> {
+    pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
         let mut surplus = Vec::new();
         let preallocated = {
@@ -225,18 +219,18 @@ impl SegmentPool {
     }
 
     /// Returns whether the pool has more files than an idle server needs.
-    pub(in crate::engine::embedded) fn has_surplus(&self) -> bool {
+    pub(crate) fn has_surplus(&self) -> bool {
         let state = self.state();
         !state.retired.is_empty() || state.free.len() > FREE_FILES_IDLE
     }
 
     /// Returns the number of live segments before `seq`.
-    pub(in crate::engine::embedded) fn live_before(&self, seq: u64) -> usize {
+    pub(crate) fn live_before(&self, seq: u64) -> usize {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
     /// Total size of all segment files, in bytes.
-    pub(in crate::engine::embedded) fn disk_bytes(&self) -> u64 {
+    pub(crate) fn disk_bytes(&self) -> u64 {
         let state = self.state();
         let live = state.live.iter().chain(&state.retired).map(|segment| &segment.segment_file);
         live.chain(&state.free).map(|file| file.file.metadata().map_or(0, |meta| meta.len())).sum()
