@@ -32,10 +32,17 @@ use super::{
     BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
     Scan, Snapshot, Stats,
 };
+use backpressure::Backpressure;
+use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
+use checkpoint::Checkpointer;
+use connection_pool::ConnectionPool;
+use maintenance::{Maintenance, MaintenanceTask};
 use memtable::Memtable;
+use read_cache::ReadCache;
 use read_path::ReadPath;
 use read_scheduler::ReadScheduler;
+use snapshot::SnapshotReader;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -46,6 +53,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
+use wal::record::WalEntry;
+use wal::recovery::{self, RecoveredWal, RecoveryMode};
+use wal::segment::{Segment, SegmentPool};
+use writer::{QueuedCommit, Scratch, Writer, WriterCommand};
 
 /// Commits in the writer's queue at most; further commits wait for a permit.
 const COMMIT_QUEUE_MAX: usize = 4096;
@@ -100,16 +111,16 @@ impl fmt::Debug for FatalErrorHandler {
     }
 }
 
-/// State shared by the engine's threads and its callers.
+/// State shared by the engine's threads and callers.
 struct Shared {
-    cache: read_cache::ReadCache,
+    cache: ReadCache,
     memtable: RwLock<Memtable>,
     /// Held exclusively while a checkpoint step moves records from the memtable to the database. A
     /// holder of the shared lock sees each record in one of the two.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
-    segments: wal::segment::SegmentPool,
-    backpressure: backpressure::Backpressure,
+    segments: SegmentPool,
+    backpressure: Backpressure,
     counters: Counters,
     /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
@@ -170,11 +181,14 @@ impl Shared {
     }
 }
 
+/// The sending half of the writer thread's queue; the thread ends when the last one is dropped.
+type CommandSender = Arc<SyncSender<WriterCommand>>;
+
 /// An open data directory; implements [`Engine`].
 pub struct Embedded {
     shared: Arc<Shared>,
     read_path: Arc<ReadPath>,
-    commands: Mutex<Option<Arc<SyncSender<writer::WriterCommand>>>>,
+    commands: Mutex<Option<CommandSender>>,
     commit_permits: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The lock on the data directory, released by `close`.
@@ -193,50 +207,37 @@ impl Embedded {
         let lock = lock_dir(&dir)?;
         let conn = database::open_writer(&dir)?;
         let position = database::checkpoint_position(&conn)?;
-        let (segments, files) = wal::segment::SegmentPool::open(&dir)?;
+        let (segments, files) = SegmentPool::open(&dir)?;
         let mut memtable = Memtable::default();
-        let recovered = wal::recovery::recover(
-            files,
-            position,
-            wal::recovery::RecoveryMode::ReadWrite,
-            |entry, segment, bodies| {
-                let (key, entry) = writer::memtable_entry(entry, segment, bodies, None);
-                memtable.put(key, entry);
-            },
-        )?;
-        let wal::recovery::RecoveredWal { live, free, last_version, next_seq } = recovered;
+        let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
+            let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
+            memtable.put(key, entry);
+        };
+        let recovered = recovery::recover(files, position, RecoveryMode::ReadWrite, replay)?;
+        let RecoveredWal { live, free, last_version, next_seq } = recovered;
         segments.restore(live, free);
-        let blobs =
-            blob_files::BlobFiles::new(&dir, cache_bytes / BLOB_CACHE_DIVISOR, fatal.clone())?;
+        let blobs = BlobFiles::new(&dir, cache_bytes / BLOB_CACHE_DIVISOR, fatal.clone())?;
         sync_dir_and_parent(&dir)?;
         let shared = Arc::new(Shared {
-            cache: read_cache::ReadCache::new(cache_bytes),
+            cache: ReadCache::new(cache_bytes),
             memtable: RwLock::new(memtable),
             checkpoint_lock: RwLock::default(),
             wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
             segments,
-            backpressure: backpressure::Backpressure::new(wal_bytes),
+            backpressure: Backpressure::new(wal_bytes),
             counters: Counters::default(),
             record_counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
         });
         load_record_counts(&conn, &shared)?;
-        let pool = Arc::new(connection_pool::ConnectionPool::new(dir));
+        let pool = Arc::new(ConnectionPool::new(dir));
         let read_path = Arc::new(ReadPath { shared: shared.clone(), pool, blobs });
         let (commands, threads) = start_threads(conn, &read_path, &fatal, position.salt)?;
         let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
-        let (commit_permits, lock) =
-            (Arc::new(Semaphore::new(COMMIT_QUEUE_MAX)), Mutex::new(Some(lock)));
-        Ok(Embedded {
-            shared,
-            read_path,
-            commands,
-            commit_permits,
-            threads,
-            lock,
-            scheduler: ReadScheduler::default(),
-        })
+        let commit_permits = Arc::new(Semaphore::new(COMMIT_QUEUE_MAX));
+        let (lock, scheduler) = (Mutex::new(Some(lock)), ReadScheduler::default());
+        Ok(Embedded { shared, read_path, commands, commit_permits, threads, lock, scheduler })
     }
 
     /// Runs a read on the blocking thread pool.
@@ -255,34 +256,27 @@ impl Embedded {
 }
 
 /// Starts the writer, checkpointer and maintenance threads.
-#[expect(
-    clippy::type_complexity,
-    reason = "the checkpointer holds only a weak reference to the sender"
-)]
 fn start_threads(
     conn: rusqlite::Connection,
     read_path: &ReadPath,
     fatal: &FatalErrorHandler,
     salt: u32,
-) -> Result<(Arc<SyncSender<writer::WriterCommand>>, Vec<JoinHandle<()>>)> {
+) -> Result<(CommandSender, Vec<JoinHandle<()>>)> {
     let (shared, pool) = (read_path.shared.clone(), read_path.pool.clone());
     let (maintenance, tasks) = sync_channel(MAINTENANCE_QUEUE_MAX);
     let (commands, command_receiver) = sync_channel(COMMIT_QUEUE_MAX + COMMAND_QUEUE_SPARE);
     let (wal_end_sender, wal_end) = sync_channel(1);
     let commands = Arc::new(commands);
-    for task in [
-        maintenance::MaintenanceTask::AllocateSegments,
-        maintenance::MaintenanceTask::DeleteOrphans,
-    ] {
+    for task in [MaintenanceTask::AllocateSegments, MaintenanceTask::DeleteOrphans] {
         let _ = maintenance.send(task);
     }
-    let maintenance_thread = maintenance::Maintenance {
+    let maintenance_thread = Maintenance {
         conn: database::open_reader(&shared.dir, database::SCAN_CACHE_KIB)?,
         tasks,
         blobs: read_path.blobs.clone(),
         shared: shared.clone(),
     };
-    let checkpointer = checkpoint::Checkpointer {
+    let checkpointer = Checkpointer {
         conn,
         pinned_frames: 0,
         blobs: read_path.blobs.clone(),
@@ -294,7 +288,7 @@ fn start_threads(
         fatal: fatal.clone(),
     };
     let WalPosition { version, seq } = shared.wal_position();
-    let writer = writer::Writer {
+    let writer = Writer {
         commands: command_receiver,
         maintenance,
         shared,
@@ -304,16 +298,15 @@ fn start_threads(
         last_version: version,
         next_seq: seq,
         active: None,
-        scratch: writer::Scratch::default(),
+        scratch: Scratch::default(),
     };
-    let abort_on_panic = || AbortOnPanic(fatal.clone());
     let run_writer = move || {
         let _ = wal_end_sender.send(writer.run());
     };
     let threads = vec![
-        spawn("writer", abort_on_panic(), run_writer)?,
-        spawn("checkpointer", abort_on_panic(), move || checkpointer.run())?,
-        spawn("maintenance", abort_on_panic(), move || maintenance_thread.run())?,
+        spawn("writer", fatal, run_writer)?,
+        spawn("checkpointer", fatal, move || checkpointer.run())?,
+        spawn("maintenance", fatal, move || maintenance_thread.run())?,
     ];
     Ok((commands, threads))
 }
@@ -337,11 +330,12 @@ impl Drop for AbortOnPanic {
 
 fn spawn(
     name: &str,
-    abort_on_panic: AbortOnPanic,
+    fatal: &FatalErrorHandler,
     work: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>> {
+    let guard = AbortOnPanic(fatal.clone());
     let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-        let _alive = abort_on_panic;
+        let _guard = guard;
         work();
     });
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
@@ -384,20 +378,20 @@ fn lock_dir(dir: &Path) -> Result<File> {
 /// Fsyncs the data directory and its parent, so that new directory entries are durable.
 fn sync_dir_and_parent(dir: &Path) -> Result<()> {
     let parent = dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_path_buf));
-    for checkpointer in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
-        File::open(&checkpointer).and_then(|checkpointer| checkpointer.sync_all()).map_err(
-            |e| EngineError::Failed(format!("could not sync {}: {e}", checkpointer.display())),
-        )?;
+    for dir in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
+        let synced = File::open(&dir).and_then(|dir| dir.sync_all());
+        let failed = |e| EngineError::Failed(format!("could not sync {}: {e}", dir.display()));
+        synced.map_err(failed)?;
     }
     Ok(())
 }
 
 /// Loads the record counts stored in the database.
 fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
-    let mut record_counts = conn.prepare("SELECT first, n FROM counts")?;
-    let mut rows = record_counts.query([])?;
-    while let Some(entry) = rows.next()? {
-        shared.add_to_count(entry.get(0)?, entry.get(1)?);
+    let mut select = conn.prepare("SELECT first, n FROM counts")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        shared.add_to_count(row.get(0)?, row.get(1)?);
     }
     Ok(())
 }
@@ -418,39 +412,38 @@ impl Engine for Embedded {
                 Err(lease) => lease,
             };
             self.shared.counters.cache_misses.fetch_add(1, Ordering::Relaxed);
-            let found = match self.scheduler.try_inline(0, || self.read_path.find(key, projection))
-            {
-                Some(found) => found?,
+            let inline = self.scheduler.try_inline(0, || self.read_path.find(key, projection));
+            let record = match inline {
+                Some(result) => result?,
                 None => {
-                    let owned = Bytes::copy_from_slice(key);
-                    self.blocking(move |read_path| read_path.find(&owned, projection)).await?
+                    let key = Bytes::copy_from_slice(key);
+                    self.blocking(move |read_path| read_path.find(&key, projection)).await?
                 }
             };
-            if let (Projection::Full, Some(record), Some(lease)) = (projection, &found, lease) {
+            if let (Projection::Full, Some(record), Some(lease)) = (projection, &record, lease) {
                 self.shared.cache.fill(key, lease, record);
             }
-            Ok(found)
+            Ok(record)
         })
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
         Box::pin(async move {
             self.ensure_open()?;
-            let page = match self.shared.checkpoint_lock.try_read() {
-                Ok(checkpoint_lock) => {
+            let inline = match self.shared.checkpoint_lock.try_read() {
+                Ok(guard) => {
                     let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
-                    self.scheduler
-                        .try_inline(expected_micros, || self.read_path.scan(&scan, checkpoint_lock))
+                    let read = || self.read_path.scan(&scan, guard);
+                    self.scheduler.try_inline(expected_micros, read)
                 }
                 Err(_) => None,
             };
-            match page {
+            match inline {
                 Some(page) => page,
                 None => {
-                    self.blocking(move |read_path| {
-                        read_path.scan(&scan, read_path.shared.checkpoint_lock())
-                    })
-                    .await
+                    let read =
+                        move |path: &ReadPath| path.scan(&scan, path.shared.checkpoint_lock());
+                    self.blocking(read).await
                 }
             }
         })
@@ -460,7 +453,7 @@ impl Engine for Embedded {
         Box::pin(async move {
             self.ensure_open()?;
             let read_path = self.read_path.clone();
-            let reader = self.blocking(move |_| snapshot::SnapshotReader::new(read_path)).await?;
+            let reader = self.blocking(move |_| SnapshotReader::new(read_path)).await?;
             Ok(Box::new(reader) as Box<dyn Snapshot>)
         })
     }
@@ -482,25 +475,25 @@ impl Engine for Embedded {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let permit = self.commit_permits.acquire().await.map_err(|_| EngineError::Closed)?;
-            let (reply, answer) = oneshot::channel();
+            let (reply, outcome) = oneshot::channel();
             {
                 let commands = self.commands.lock().map_err(|_| EngineError::Closed)?;
                 let commands = commands.as_ref().ok_or(EngineError::Closed)?;
                 // The queue has room for every permit, so it is never full here.
-                let command = writer::WriterCommand::Commit(writer::QueuedCommit { commit, reply });
+                let command = WriterCommand::Commit(QueuedCommit { commit, reply });
                 commands.try_send(command).map_err(|_| EngineError::Closed)?;
             }
-            let answer = answer.await;
+            let outcome = outcome.await;
             drop(permit);
-            answer.map_err(|_| EngineError::Failed("the writer thread stopped".into()))?
+            outcome.map_err(|_| EngineError::Failed("the writer thread stopped".into()))?
         })
     }
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
             self.ensure_open()?;
-            let stage = blob_files::BlobFileWriter::create(self.read_path.blobs.clone()).await?;
-            Ok(Box::new(stage) as Box<dyn BlobWriter>)
+            let writer = BlobFileWriter::create(self.read_path.blobs.clone()).await?;
+            Ok(Box::new(writer) as Box<dyn BlobWriter>)
         })
     }
 
@@ -527,15 +520,15 @@ impl Engine for Embedded {
     fn stats(&self) -> Stats {
         let size = |path: PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
         let counters = &self.shared.counters;
-        let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        let blobs = self.shared.blob_bytes.load(Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let blob_bytes = self.shared.blob_bytes.load(Ordering::Relaxed);
         let wal_bytes = self.shared.segments.disk_bytes();
         let dir = &self.shared.dir;
         Stats {
             disk_bytes: size(database::path(dir))
                 + size(database::wal_path(dir))
                 + wal_bytes
-                + u64::try_from(blobs).unwrap_or(0),
+                + u64::try_from(blob_bytes).unwrap_or(0),
             wal_bytes,
             commits: load(&counters.commits),
             conflicts: load(&counters.conflicts),
