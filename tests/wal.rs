@@ -237,7 +237,7 @@ async fn damage_before_the_last_frame_is_reported_and_never_skipped() {
             overwrite(&Frame { path, ..all[number].clone() }, 0, tear);
             match open(&crashed) {
                 Err(EngineError::Corrupt(what)) => {
-                    assert!(what.contains("the commit log is damaged"), "{what}");
+                    assert!(what.contains("the WAL is damaged"), "{what}");
                     assert!(what.contains("restore a backup"), "{what}");
                 }
                 Err(e) => panic!("{how} of frame {number}: {e}"),

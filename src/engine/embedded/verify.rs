@@ -53,10 +53,10 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     /// Adds a problem.
-    pub fn add_problem(&mut self, what: String) {
+    pub fn add_problem(&mut self, problem: String) {
         self.problem_count += 1;
         if self.problems.len() < PROBLEMS_LISTED_MAX {
-            self.problems.push(what);
+            self.problems.push(problem);
         }
     }
 }
@@ -71,8 +71,8 @@ pub fn verify(
     mut visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
 ) -> Result<VerifyReport> {
     if !database::path(dir).is_file() {
-        let what = format!("there is no steadfast.db in {}", dir.display());
-        return Err(EngineError::Failed(what));
+        let missing = format!("there is no steadfast.db in {}", dir.display());
+        return Err(EngineError::Failed(missing));
     }
     let _lock = lock_dir(dir)?;
     let conn = database::open_checked(dir)?;
@@ -81,7 +81,7 @@ pub fn verify(
     let mut memtable = Memtable::default();
     match replay_wal(&conn, dir, &mut memtable) {
         Ok(entries) => report.wal_entries = entries,
-        Err(EngineError::Corrupt(what)) => report.add_problem(what),
+        Err(EngineError::Corrupt(problem)) => report.add_problem(problem),
         Err(e) => return Err(e),
     }
     let blobs = BlobFiles::new(dir, 0, FatalErrorHandler::new(|_| {}))?;
@@ -205,8 +205,8 @@ impl Verifier<'_> {
         };
         match len {
             Ok(len) => Some((data, len)),
-            Err(what) => {
-                self.report.add_problem(format!("record {name:?}: {what}"));
+            Err(problem) => {
+                self.report.add_problem(format!("record {name:?}: {problem}"));
                 None
             }
         }
@@ -233,9 +233,9 @@ impl Verifier<'_> {
                 let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
                 self.visit(VerifiedRecord { key, version, expires_at, meta, body_len }, visit);
             }
-            Err(what) => {
+            Err(problem) => {
                 let name = String::from_utf8_lossy(key);
-                self.report.add_problem(format!("record {name:?}: {what}"));
+                self.report.add_problem(format!("record {name:?}: {problem}"));
             }
         }
     }
@@ -261,7 +261,7 @@ impl Verifier<'_> {
         self.report.blobs += 1;
         let blob = self.blobs.open(id).map_err(|e| e.to_string())?;
         let blob = blob.ok_or_else(|| format!("blob file {id:016x} is missing"))?;
-        blob.verify().map_err(|what| format!("blob file {id:016x}: {what}"))?;
+        blob.verify().map_err(|problem| format!("blob file {id:016x}: {problem}"))?;
         Ok(blob.len())
     }
 
@@ -274,8 +274,8 @@ impl Verifier<'_> {
         let bodies = ids("SELECT id FROM bodies")?;
         let blobs = ids("SELECT -id FROM blobs")?;
         for body_ref in bodies.iter().chain(&blobs).filter(|id| !self.body_refs.contains_key(id)) {
-            let what = if *body_ref > 0 { "body" } else { "blob" };
-            self.report.add_problem(format!("{what} {} belongs to no record", body_ref.abs()));
+            let kind = if *body_ref > 0 { "body" } else { "blob" };
+            self.report.add_problem(format!("{kind} {} belongs to no record", body_ref.abs()));
         }
         let blob_refs = self.body_refs.keys().filter(|body_ref| **body_ref < 0);
         let unlisted: Vec<i64> = blob_refs.filter(|id| !blobs.contains(id)).copied().collect();
@@ -302,10 +302,11 @@ impl Verifier<'_> {
             }
         }
         let sql = "SELECT coalesce(sum(size), 0) FROM blobs";
-        let blob_bytes: i64 = self.conn.query_row(sql, [], |row| row.get(0))?;
-        if stored.get(&BLOB_BYTES_COUNTER).copied().unwrap_or(0) != blob_bytes {
-            self.report
-                .add_problem(format!("blobs have {blob_bytes} bytes, and the count differs"));
+        let found: i64 = self.conn.query_row(sql, [], |row| row.get(0))?;
+        let stored = stored.get(&BLOB_BYTES_COUNTER).copied().unwrap_or(0);
+        if stored != found {
+            let problem = format!("blobs have {found} bytes, but the stored count is {stored}");
+            self.report.add_problem(problem);
         }
         Ok(())
     }
