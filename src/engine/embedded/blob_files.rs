@@ -208,8 +208,8 @@ impl BlobFiles {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error("open a blob file", &e)),
         };
-        let (len, sums) = read_trailer(&file).map_err(|what| {
-            EngineError::Corrupt(format!("blob file {}: {what}", self.path(id).display()))
+        let (len, sums) = read_trailer(&file).map_err(|problem| {
+            EngineError::Corrupt(format!("blob file {}: {problem}", self.path(id).display()))
         })?;
         let content = BlobContent::File(Arc::new(file), sums.into());
         Ok(Some(self.committed(id, len, content)))
@@ -269,8 +269,8 @@ fn read_trailer(file: &File) -> std::result::Result<(u64, Vec<u32>), String> {
     Ok((len, sums))
 }
 
-pub(super) fn io_error(what: &str, e: &io::Error) -> EngineError {
-    let text = format!("could not {what}: {e}");
+pub(super) fn io_error(action: &str, e: &io::Error) -> EngineError {
+    let text = format!("could not {action}: {e}");
     if e.kind() == io::ErrorKind::StorageFull || e.kind() == io::ErrorKind::QuotaExceeded {
         EngineError::Full(text)
     } else {
@@ -354,7 +354,7 @@ impl StoredBody for Blob {
 
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>> {
         let (id, total) = (self.id, self.len);
-        let damaged = move |what| EngineError::Corrupt(format!("blob file {id:016x}: {what}"));
+        let damaged = move |e| EngineError::Corrupt(format!("blob file {id:016x}: {e}"));
         Box::pin(async move {
             let in_memory = matches!(self.content, BlobContent::Memory(_));
             let read = || self.content.read(total, offset, len);

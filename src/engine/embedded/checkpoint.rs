@@ -56,6 +56,9 @@ pub(super) struct Checkpointer {
     pub(super) fatal: FatalErrorHandler,
 }
 
+/// The records of a step, in key order.
+type Step = Vec<(Bytes, MemtableEntry)>;
+
 /// Changes of a step besides its records.
 #[derive(Default)]
 struct StepEffects {
@@ -83,10 +86,11 @@ impl Checkpointer {
             let idle = idle_ticks >= IDLE_TICKS;
             let to = self.shared.wal_position();
             let has_segments = self.shared.segments.live_before(to.seq) > 0;
-            let wanted = idle || self.shared.backpressure.should_checkpoint(&self.shared);
-            if has_segments && wanted {
+            let should_checkpoint =
+                idle || self.shared.backpressure.should_checkpoint(&self.shared);
+            if has_segments && should_checkpoint {
                 self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
-            } else if wanted && self.shared.segments.live_before(u64::MAX) > 0 {
+            } else if should_checkpoint && self.shared.segments.live_before(u64::MAX) > 0 {
                 // The rotated segment is checkpointed at the next tick.
                 if let Some(commands) = self.commands.upgrade() {
                     let _ = commands.try_send(WriterCommand::RotateSegment);
@@ -151,18 +155,12 @@ impl Checkpointer {
 
     /// Returns the next records in key order up to `version`, and the last key visited; `None` at
     /// the end of the memtable.
-    fn next_step(
-        &self,
-        after: Option<&[u8]>,
-        version: u64,
-    ) -> (Vec<(Bytes, MemtableEntry)>, Option<Bytes>) {
+    fn next_step(&self, after: Option<&[u8]>, version: u64) -> (Step, Option<Bytes>) {
         let memtable = self.shared.memtable();
         let (mut step, mut bytes, mut last_key) = (Vec::new(), 0, None);
         for (visited, (key, entry)) in memtable.after(after).enumerate() {
-            if step.len() >= STEP_RECORDS_MAX
-                || bytes >= STEP_BYTES_MAX
-                || visited >= 8 * STEP_RECORDS_MAX
-            {
+            let is_full = step.len() >= STEP_RECORDS_MAX || bytes >= STEP_BYTES_MAX;
+            if is_full || visited >= 8 * STEP_RECORDS_MAX {
                 return (step, last_key);
             }
             last_key = Some(key.clone());
@@ -348,6 +346,7 @@ fn sqlite_checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<SqliteWa
     statement.query_row([], |row| Ok(SqliteWal { frames: row.get(1)?, checkpointed: row.get(2)? }))
 }
 
+/// Prepared statements of a step.
 struct Statements<'c> {
     find: CachedStatement<'c>,
     put: CachedStatement<'c>,
@@ -396,7 +395,7 @@ impl<'c> Statements<'c> {
         let body_ref = |row: &Row<'_>| {
             let data = row.get_ref(0)?.as_blob()?;
             // A damaged row is replaced; its body stays behind unreferenced.
-            Ok(RecordRow::decode(key, data).map_or(0, |data| data.body_ref))
+            Ok(RecordRow::decode(key, data).map_or(0, |row| row.body_ref))
         };
         let old = self.find.query_row(params![&key[..]], body_ref).optional()?;
         if !entry.is_live() {
@@ -408,14 +407,9 @@ impl<'c> Statements<'c> {
             return Ok(());
         }
         let body_ref = self.store_body(entry, body, old.unwrap_or(0), effects)?;
-        let data = RecordRow {
-            version: entry.version,
-            expires_at: entry.expires_at,
-            body_ref,
-            meta: &entry.meta,
-        };
-        data.encode(key, &mut self.data);
-        self.put.execute(params![&key[..], entry.expires_at.cast_signed(), &self.data[..]])?;
+        let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
+        RecordRow { version, expires_at, body_ref, meta }.encode(key, &mut self.data);
+        self.put.execute(params![&key[..], expires_at.cast_signed(), &self.data[..]])?;
         if old.is_none() {
             *effects.counts.entry(first).or_default() += 1;
         }

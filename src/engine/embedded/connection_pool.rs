@@ -74,7 +74,7 @@ impl PooledConnection {
         while records.len() < limit
             && let Some(row) = rows.next()?
         {
-            let key = blob_column(row, 0)?;
+            let key = column(row, 0)?;
             if key >= end {
                 break;
             }
@@ -82,7 +82,7 @@ impl PooledConnection {
                 continue;
             }
             let RecordRow { version, expires_at, body_ref, meta } =
-                decode_row(key, blob_column(row, 1)?)?;
+                decode_row(key, column(row, 1)?)?;
             let meta = Bytes::copy_from_slice(meta);
             let record = Record { version, expires_at, meta, body: Body::EMPTY };
             records.push((Bytes::copy_from_slice(key), record, body_ref));
@@ -106,12 +106,8 @@ impl PooledConnection {
 
 impl ConnectionPool {
     pub(super) fn new(dir: PathBuf) -> ConnectionPool {
-        ConnectionPool {
-            dir,
-            idle: Mutex::default(),
-            opened: AtomicU64::new(0),
-            epoch: AtomicU64::new(0),
-        }
+        let (opened, epoch) = (AtomicU64::new(0), AtomicU64::new(0));
+        ConnectionPool { dir, idle: Mutex::default(), opened, epoch }
     }
 
     fn idle(&self) -> MutexGuard<'_, IdleConnections> {
@@ -141,10 +137,8 @@ impl ConnectionPool {
 
     /// Opens a connection outside of the pool, without a snapshot.
     pub(super) fn dedicated(&self) -> Result<PooledConnection> {
-        Ok(PooledConnection {
-            conn: database::open_reader(&self.dir, database::SCAN_CACHE_KIB)?,
-            epoch: None,
-        })
+        let conn = database::open_reader(&self.dir, database::SCAN_CACHE_KIB)?;
+        Ok(PooledConnection { conn, epoch: None })
     }
 
     /// Runs `work` on a connection. A connection whose read failed is closed.
@@ -218,10 +212,9 @@ impl ConnectionPool {
             while records.len() < limit
                 && let Some(row) = rows.next()?
             {
-                let key = blob_column(row, 0)?;
+                let key = column(row, 0)?;
                 if filter(key) {
-                    let RecordRow { expires_at, version, .. } =
-                        decode_row(key, blob_column(row, 1)?)?;
+                    let RecordRow { expires_at, version, .. } = decode_row(key, column(row, 1)?)?;
                     records.push((expires_at, Bytes::copy_from_slice(key), version));
                 }
             }
@@ -243,12 +236,11 @@ impl ConnectionPool {
             let start = params![&scan.start[..]];
             let mut rows: Rows<'_> = statement.query(start)?;
             while let Some(row) = rows.next()? {
-                let key = blob_column(row, 0)?;
+                let key = column(row, 0)?;
                 if *key >= scan.end[..] {
                     break;
                 }
-                let RecordRow { version, expires_at, meta, .. } =
-                    decode_row(key, blob_column(row, 1)?)?;
+                let RecordRow { version, expires_at, meta, .. } = decode_row(key, column(row, 1)?)?;
                 if !visit(ScannedRecord { key, version, expires_at, meta }) {
                     break;
                 }
@@ -267,7 +259,7 @@ fn read_record(
     let mut statement = conn.prepare_cached(SELECT_RECORD)?;
     let mut rows = statement.query(params![key])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let RecordRow { version, expires_at, body_ref, meta } = decode_row(key, blob_column(row, 0)?)?;
+    let RecordRow { version, expires_at, body_ref, meta } = decode_row(key, column(row, 0)?)?;
     let meta = Bytes::copy_from_slice(meta);
     let body = match projection {
         Projection::Full if body_ref > 0 => read_body(conn, version, body_ref)?,
@@ -282,7 +274,7 @@ fn read_body(conn: &Connection, version: u64, body_ref: i64) -> Result<Bytes> {
     let Some(row) = rows.next()? else {
         return Err(EngineError::Corrupt(format!("body {body_ref} is missing")));
     };
-    let bytes = blob_column(row, 1)?;
+    let bytes = column(row, 1)?;
     let checksum: i64 = row.get(0).map_err(|e| column_error(0, &e))?;
     if checksum != i64::from(body_checksum(version, bytes)) {
         return Err(EngineError::Corrupt(format!("body {body_ref} does not match its checksum")));
@@ -297,11 +289,11 @@ fn decode_row<'d>(key: &[u8], data: &'d [u8]) -> Result<RecordRow<'d>> {
     })
 }
 
-fn blob_column<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8]> {
-    let value = row.get_ref(column).map_err(|e| column_error(column, &e))?;
-    value.as_blob().map_err(|e| EngineError::Corrupt(format!("column {column}: {e}")))
+fn column<'r>(row: &'r Row<'_>, index: usize) -> Result<&'r [u8]> {
+    let value = row.get_ref(index).map_err(|e| column_error(index, &e))?;
+    value.as_blob().map_err(|e| column_error(index, &e))
 }
 
-fn column_error(column: usize, e: &rusqlite::Error) -> EngineError {
-    EngineError::Corrupt(format!("column {column}: {e}"))
+fn column_error(index: usize, e: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Corrupt(format!("column {index} is invalid: {e}"))
 }

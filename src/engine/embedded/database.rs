@@ -44,19 +44,20 @@ pub(super) struct CheckpointPosition {
     /// Version of the last commit that is durable in the database.
     pub(super) last_version: u64,
     /// Sequence number of the first WAL segment to replay.
-    pub(super) log_start: u64,
+    pub(super) first_segment: u64,
     /// Initial value of the checksums of WAL records.
     pub(super) salt: u32,
 }
 
 /// Reads the checkpoint position.
 pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPosition> {
-    let numbers = conn.query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
+    let row = conn.query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
         Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?))
     })?;
-    let (last_version, log_start, salt) = numbers;
-    let (last_version, log_start) = (last_version.cast_unsigned(), log_start.cast_unsigned());
-    Ok(CheckpointPosition { last_version, log_start, salt })
+    let (last_version, first_segment, salt) = row;
+    let (last_version, first_segment) =
+        (last_version.cast_unsigned(), first_segment.cast_unsigned());
+    Ok(CheckpointPosition { last_version, first_segment, salt })
 }
 
 /// Returns the path of the database file.
@@ -88,8 +89,8 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
 /// Makes the transactions in SQLite's WAL durable. A killed process may not have fsynced the last
 /// checkpoint position, and the WAL segments before that position are recycled.
 fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
-    let sync_error =
-        |e: io::Error| EngineError::Failed(format!("could not sync {}: {e}", wal.display()));
+    let path = wal.display();
+    let sync_error = |e| EngineError::Failed(format!("could not sync {path}: {e}"));
     let file = match File::open(wal) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file.map_err(sync_error)?,
@@ -180,8 +181,8 @@ fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
         // Synced, because the WAL is unreadable without the salt.
         execute(&format!(
             "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SCHEMA} \
-             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}; COMMIT; \
-             PRAGMA synchronous = NORMAL;"
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}; \
+             COMMIT; PRAGMA synchronous = NORMAL;"
         ))?;
     }
     Ok(())
@@ -196,19 +197,22 @@ fn check_format(application_id: i64, format: i64, path: &Path) -> Result<()> {
     }
     if format != FORMAT_VERSION {
         return Err(EngineError::Corrupt(format!(
-            "{path} has data format {format}, but this build reads format {FORMAT_VERSION}; run the \
-             steadfast version that wrote it, or choose another data directory"
+            "{path} has data format {format}, but this build reads format {FORMAT_VERSION}; \
+             run the steadfast version that wrote it, or choose another data directory"
         )));
     }
     Ok(())
 }
 
+/// Adds the path, and advice on what to do, to damage that does not name the data directory.
 fn with_advice(e: EngineError, path: &Path) -> EngineError {
     let path = path.display();
     match e {
-        EngineError::Corrupt(what) if !what.contains("data director") => EngineError::Corrupt(
-            format!("{path}: {what}; keep a copy of the data directory, and restore a backup"),
-        ),
+        EngineError::Corrupt(problem) if !problem.contains("data director") => {
+            EngineError::Corrupt(format!(
+                "{path}: {problem}; keep a copy of the data directory, and restore a backup"
+            ))
+        }
         e @ (EngineError::Corrupt(_)
         | EngineError::Full(_)
         | EngineError::Failed(_)

@@ -107,8 +107,8 @@ impl Memtable {
         self.add_to_count(first_byte(key), delta);
     }
 
-    /// Removes an entry that was checkpointed at `version`. A newer entry stays, with `in_db` set to
-    /// `is_live`.
+    /// Removes an entry that was checkpointed at `version`. A newer entry stays, with `in_db` set
+    /// to `is_live`.
     pub(super) fn remove_checkpointed(&mut self, key: &[u8], version: u64, is_live: bool) {
         let Some(entry) = self.entries.get(key) else { return };
         if entry.version > version {

@@ -348,8 +348,8 @@ pub fn is_locked(dir: &Path) -> bool {
 }
 
 fn lock_dir(dir: &Path) -> Result<File> {
-    let failed = |what: &str, e: std::io::Error| {
-        EngineError::Failed(format!("could not {what} {}: {e}", dir.display()))
+    let failed = |action: &str, e: std::io::Error| {
+        EngineError::Failed(format!("could not {action} {}: {e}", dir.display()))
     };
     // Only the owner may read the data.
     let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);

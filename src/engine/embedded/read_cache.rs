@@ -28,7 +28,7 @@ struct CachedRecord {
     sequence: u64,
     record: Record,
     /// Whether the record was read since it was written.
-    read_since_write: bool,
+    was_read: bool,
 }
 
 #[derive(Clone)]
@@ -51,7 +51,7 @@ pub(super) struct ReadCache {
 
 /// Permission to cache the next read of a key: the sequence of its stripe before the read.
 #[derive(Clone, Copy)]
-pub(super) struct FillLease(u64);
+pub(super) struct Lease(u64);
 
 impl ReadCache {
     /// Creates a cache of about `bytes` bytes.
@@ -80,21 +80,17 @@ impl ReadCache {
 
     /// Returns the cached record. On a miss returns a lease to cache the record, or `None` while a
     /// commit is in progress.
-    pub(super) fn get(
-        &self,
-        key: &[u8],
-        projection: Projection,
-    ) -> Result<Record, Option<FillLease>> {
+    pub(super) fn get(&self, key: &[u8], projection: Projection) -> Result<Record, Option<Lease>> {
         let sequence = self.sequence(key);
         if !sequence.is_multiple_of(2) {
             return Err(None);
         }
         match self.entries.get(key) {
             Some(cached) if cached.sequence == sequence => {
-                if !cached.read_since_write {
+                if !cached.was_read {
                     // Racing with the writer this may restore an older record, whose sequence is
                     // then stale.
-                    let cached = CachedRecord { read_since_write: true, ..cached.clone() };
+                    let cached = CachedRecord { was_read: true, ..cached.clone() };
                     let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
                 }
                 let mut record = cached.record;
@@ -103,16 +99,15 @@ impl ReadCache {
                 }
                 Ok(record)
             }
-            _ => Err(Some(FillLease(sequence))),
+            _ => Err(Some(Lease(sequence))),
         }
     }
 
     /// Caches a full record that was read after `lease` was obtained.
-    pub(super) fn fill(&self, key: &[u8], lease: FillLease, record: &Record) {
+    pub(super) fn fill(&self, key: &[u8], lease: Lease, record: &Record) {
         let is_small = matches!(&record.body, Body::Bytes(bytes) if bytes.len() <= BODY_BYTES_MAX);
         if is_small && self.sequence(key) == lease.0 {
-            let cached =
-                CachedRecord { sequence: lease.0, record: record.clone(), read_since_write: true };
+            let cached = CachedRecord { sequence: lease.0, record: record.clone(), was_read: true };
             self.entries.insert(Bytes::copy_from_slice(key), cached);
         }
     }
@@ -140,8 +135,7 @@ impl ReadCache {
         if entry.version != newest {
             return None;
         }
-        let was_unread =
-            self.entries.remove_if(&entry.key, |cached| !cached.read_since_write).is_some();
+        let was_unread = self.entries.remove_if(&entry.key, |cached| !cached.was_read).is_some();
         if was_unread || !self.entries.contains_key(&entry.key) {
             return None;
         }
@@ -162,8 +156,7 @@ impl ReadCache {
     /// Caches a record of the group. Called by the writer after [`ReadCache::end_write`] and before
     /// its next group.
     pub(super) fn refresh(&self, key: Bytes, record: Record) {
-        let cached =
-            CachedRecord { sequence: self.sequence(&key), record, read_since_write: false };
+        let cached = CachedRecord { sequence: self.sequence(&key), record, was_read: false };
         // Only replaces: an entry evicted in the meantime stays evicted.
         let _ = self.entries.replace(key, cached, true);
     }

@@ -85,14 +85,12 @@ impl ReadPath {
 
     pub(super) fn expired(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
         let _guard = self.shared.checkpoint_lock();
-        let mut expired =
-            self.pool.expired(until, limit, |key| self.shared.memtable().get(key).is_none())?;
+        let not_in_memtable = |key: &[u8]| self.shared.memtable().get(key).is_none();
+        let mut expired = self.pool.expired(until, limit, not_in_memtable)?;
         {
             let memtable = self.shared.memtable();
             let in_memtable = memtable.expired(until).take(limit);
-            expired.extend(
-                in_memtable.map(|(expires_at, key, version)| (expires_at, key.clone(), version)),
-            );
+            expired.extend(in_memtable.map(|(at, key, version)| (at, key.clone(), version)));
         }
         expired.sort_by_key(|(expires_at, _, _)| *expires_at);
         expired.truncate(limit);

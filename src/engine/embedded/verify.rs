@@ -121,6 +121,7 @@ fn replay_wal(conn: &Connection, dir: &Path, memtable: &mut Memtable) -> Result<
     Ok(entries)
 }
 
+/// State of a verification.
 struct Verifier<'c> {
     conn: &'c Connection,
     blobs: Arc<BlobFiles>,
@@ -144,15 +145,11 @@ impl Verifier<'_> {
         let mut in_memtable = memtable.after(None).peekable();
         while let Some(row) = rows.next()? {
             let (key, expires_at, data) = columns(row)?;
-            while let Some((key, entry)) =
-                in_memtable.next_if(|(in_memtable, _)| in_memtable[..] < *key)
-            {
+            while let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] < *key) {
                 self.verify_memtable_entry(key, entry, visit);
             }
             let in_db = self.verify_row(key, expires_at, data);
-            if let Some((key, entry)) =
-                in_memtable.next_if(|(in_memtable, _)| in_memtable[..] == *key)
-            {
+            if let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] == *key) {
                 self.verify_memtable_entry(key, entry, visit);
             } else if let Some((data, len)) = in_db {
                 let RecordRow { version, expires_at, meta, .. } = data;

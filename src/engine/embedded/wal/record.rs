@@ -111,7 +111,7 @@ pub(crate) fn decode_entries(
 ) -> Option<Vec<WalEntry>> {
     let end = HEADER_BYTES + header.entries_len as usize;
     let mut rest = bytes.get(HEADER_BYTES..end)?;
-    if checksum(salt, bytes.get(8..end)?) != header.checksum {
+    if record_checksum(salt, bytes.get(8..end)?) != header.checksum {
         return None;
     }
     // Bounds the allocation when the count is wrong: every entry has at least its fixed part.
@@ -130,20 +130,17 @@ pub(crate) fn decode_entries(
         };
         let (kind, version, expires_at) = (fixed.first()?, read_u64(1)?, read_u64(9)?);
         let (key_len, meta_len) = (read_u32(17)? as usize, read_u32(21)? as usize);
-        let (body_len_or_blob, checksum) = (read_u64(25)?, read_u32(33)?);
+        let (len_or_id, checksum) = (read_u64(25)?, read_u32(33)?);
         let location = match kind {
             0 => BodyLocation::Removed,
             1 => BodyLocation::Empty,
             2 => {
-                let len = u32::try_from(body_len_or_blob).ok()?;
+                let len = u32::try_from(len_or_id).ok()?;
                 let location = BodyLocation::Inline { at, len, checksum };
-                at += body_len_or_blob;
+                at += len_or_id;
                 location
             }
-            3 => BodyLocation::Blob {
-                id: (body_len_or_blob & i64::MAX as u64).cast_signed(),
-                len: 0,
-            },
+            3 => BodyLocation::Blob { id: (len_or_id & i64::MAX as u64).cast_signed(), len: 0 },
             _ => return None,
         };
         let key = after.get(..key_len)?;
@@ -166,7 +163,7 @@ pub(crate) fn decode_entries(
 
 /// Computes the checksum of a record's header and entries. The random salt of the data directory
 /// keeps clients from crafting a value that looks like a WAL record.
-fn checksum(salt: u32, bytes: &[u8]) -> u32 {
+fn record_checksum(salt: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(salt);
     hasher.update(bytes);
     hasher.finalize()
@@ -192,7 +189,7 @@ impl RecordBuilder {
         body: NewBody<'_>,
     ) -> BodyLocation {
         let (expires_at, meta) = record.unwrap_or((0, b""));
-        let (kind, body_len_or_blob, checksum, location) = match body {
+        let (kind, len_or_id, checksum, location) = match body {
             NewBody::Removed => (0_u8, 0, 0, BodyLocation::Removed),
             NewBody::Bytes(bytes) if bytes.is_empty() => (1, 0, 0, BodyLocation::Empty),
             NewBody::Bytes(bytes) => {
@@ -215,7 +212,7 @@ impl RecordBuilder {
         for len in [key.len(), meta.len()] {
             self.entries.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
         }
-        self.entries.extend_from_slice(&body_len_or_blob.to_le_bytes());
+        self.entries.extend_from_slice(&len_or_id.to_le_bytes());
         self.entries.extend_from_slice(&checksum.to_le_bytes());
         self.entries.extend_from_slice(key);
         self.entries.extend_from_slice(meta);
@@ -225,9 +222,8 @@ impl RecordBuilder {
 
     /// Size of the encoded record, in bytes, including padding to a full page.
     pub(crate) fn disk_len(&self) -> u64 {
-        let len =
-            (HEADER_BYTES + self.entries.len() + self.blob_sizes.len()) as u64 + self.bodies_len;
-        len.next_multiple_of(PAGE_BYTES as u64)
+        let bodies_offset = HEADER_BYTES + self.entries.len() + self.blob_sizes.len();
+        (bodies_offset as u64 + self.bodies_len).next_multiple_of(PAGE_BYTES as u64)
     }
 
     /// Encodes the record into `out`, replacing its contents, and resets the builder.
@@ -248,15 +244,9 @@ impl RecordBuilder {
             *self = RecordBuilder::default();
             return Err(EngineError::Failed("the commit exceeds 1 GiB".into()));
         };
-        let mut header = RecordHeader {
-            segment,
-            base,
-            last,
-            entries_len,
-            entries: self.count,
-            bodies_len,
-            checksum: 0,
-        };
+        let (entries, checksum) = (self.count, 0);
+        let mut header =
+            RecordHeader { segment, base, last, entries_len, entries, bodies_len, checksum };
         out.clear();
         out.reserve(usize::try_from(header.disk_len()).unwrap_or(0));
         out.extend_from_slice(&MAGIC);
@@ -268,7 +258,7 @@ impl RecordBuilder {
         out.extend_from_slice(&self.count.to_le_bytes());
         out.extend_from_slice(&bodies_len.to_le_bytes());
         out.append(&mut self.entries);
-        header.checksum = checksum(salt, out.get(8..).unwrap_or_default());
+        header.checksum = record_checksum(salt, out.get(8..).unwrap_or_default());
         if let Some(checksum) = out.get_mut(4..8) {
             checksum.copy_from_slice(&header.checksum.to_le_bytes());
         }
@@ -299,13 +289,11 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     bytes.splice(0..bytes.len().min(4), MAGIC);
     let Some(header) = RecordHeader::parse(&bytes) else { return };
-    assert!(
-        decode_entries(1, &header, &bytes).is_none()
-            || decode_entries(2, &header, &bytes).is_none()
-    );
+    let is_valid = |salt| decode_entries(salt, &header, &bytes).is_some();
+    assert!(!is_valid(1) || !is_valid(2));
     let end = HEADER_BYTES + header.entries_len as usize;
     let Some(covered) = bytes.get(8..end) else { return };
-    let fixed_up = RecordHeader { checksum: checksum(1, covered), ..header };
+    let fixed_up = RecordHeader { checksum: record_checksum(1, covered), ..header };
     if let Some(entries) = decode_entries(1, &fixed_up, &bytes) {
         assert_eq!(entries.len(), header.entries as usize);
         for entry in entries {
@@ -341,10 +329,8 @@ mod tests {
     fn wal_records_round_trip() {
         let (header, bytes, locations) = record();
         assert_eq!(bytes.len() % PAGE_BYTES, 0);
-        assert_eq!(
-            (bytes.len() as u64, RecordHeader::parse(&bytes)),
-            (header.disk_len(), Some(header))
-        );
+        let parsed = RecordHeader::parse(&bytes);
+        assert_eq!((bytes.len() as u64, parsed), (header.disk_len(), Some(header)));
         let decoded = decode_entries(SALT, &header, &bytes).unwrap();
         assert_eq!(decoded.iter().map(|entry| entry.location).collect::<Vec<_>>(), locations);
         let keys: Vec<_> = decoded.iter().map(|entry| &entry.key[..]).collect();

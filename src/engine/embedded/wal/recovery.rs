@@ -75,7 +75,7 @@ pub(crate) fn recover(
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
     let (mut live, mut free) = (Vec::new(), Vec::new());
-    let mut next_seq = position.log_start;
+    let mut next_seq = position.first_segment;
     for file in files {
         let segment = Segment::new(0, file);
         let seq = match first_record(&segment, position)? {
@@ -143,8 +143,8 @@ pub(crate) fn recover(
 
 fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
     EngineError::Corrupt(format!(
-        "the WAL is damaged: invalid record in segment {} at byte {at}, before a valid record at byte \
-         {after}; keep a copy of the data directory, and restore a backup",
+        "the WAL is damaged: invalid record in segment {} at byte {at}, before a valid record at \
+         byte {after}; keep a copy of the data directory, and restore a backup",
         segment.seq
     ))
 }
@@ -161,7 +161,7 @@ enum FirstRecord {
 
 fn first_record(segment: &Segment, position: CheckpointPosition) -> Result<FirstRecord> {
     if let Some((header, _)) = read_record(segment, position.salt, 0)? {
-        let is_live = header.segment >= position.log_start;
+        let is_live = header.segment >= position.first_segment;
         return Ok(if is_live { FirstRecord::Live(header.segment) } else { FirstRecord::Empty });
     }
     let mut start = [0; 16 * PAGE_BYTES];
@@ -220,7 +220,7 @@ fn find_record_after(
             let Some(header) = RecordHeader::parse(page).filter(|_| offset > at) else { continue };
             let is_live = match seq {
                 Some(seq) => header.segment == seq,
-                None => header.segment >= position.log_start,
+                None => header.segment >= position.first_segment,
             };
             if is_live && read_record(segment, position.salt, offset)?.is_some() {
                 return Ok(Some(offset));

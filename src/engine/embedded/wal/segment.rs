@@ -132,11 +132,11 @@ impl SegmentPool {
             let preallocated = state.free.iter().position(|file| file.preallocated);
             preallocated.map(|at| state.free.swap_remove(at)).or_else(|| state.free.pop())
         };
-        let segment_file = match reused {
-            Some(segment_file) => segment_file,
+        let file = match reused {
+            Some(file) => file,
             None => self.create(0)?,
         };
-        let segment = Segment::new(seq, segment_file);
+        let segment = Segment::new(seq, file);
         self.state().live.push(segment.clone());
         Ok(segment)
     }
@@ -178,8 +178,8 @@ impl SegmentPool {
     /// Retires the segments before `seq`, whose commits are durable in the database.
     pub(crate) fn retire(&self, seq: u64) {
         let mut state = self.state();
-        let old = state.live.partition_point(|segment| segment.seq < seq);
-        let retired: Vec<_> = state.live.drain(..old).collect();
+        let count = state.live.partition_point(|segment| segment.seq < seq);
+        let retired: Vec<_> = state.live.drain(..count).collect();
         state.retired.extend(retired);
     }
 
@@ -206,14 +206,14 @@ impl SegmentPool {
             }
             state.free.len()
         };
-        for segment_file in surplus {
-            if let Err(e) = fs::remove_file(self.path(segment_file.number)) {
-                tracing::warn!(segment_file = segment_file.number, error = %e, "could not delete a WAL segment file");
+        for SegmentFile { number, .. } in surplus {
+            if let Err(e) = fs::remove_file(self.path(number)) {
+                tracing::warn!(number, error = %e, "could not delete a WAL segment file");
             }
         }
         for _ in preallocated..wanted {
-            let segment_file = self.create(SEGMENT_BYTES)?;
-            self.state().free.push(segment_file);
+            let file = self.create(SEGMENT_BYTES)?;
+            self.state().free.push(file);
         }
         Ok(())
     }
