@@ -53,7 +53,7 @@ fn sound_data_passes_whether_it_was_stopped_or_killed() {
     let (mut home, _) = filled();
     let (status, said) = check(&home.data());
     assert_eq!(status, 2, "in use: {said}");
-    assert!(said.contains("is in use by another steadfast"), "{said}");
+    assert!(said.contains("is locked by another steadfast"), "{said}");
     home.server.kill();
     let before = fs::read_dir(home.data().join("log")).unwrap().count();
     for _ in 0..2 {
@@ -109,9 +109,9 @@ fn every_kind_of_damage_is_told() {
     let id = format!("CAST('s{store}' AS BLOB)");
     let damages = [
         (format!("UPDATE heads SET data = zeroblob(40) WHERE key = {item}"), "its checksum"),
-        (format!("UPDATE heads SET due = 5 WHERE key = {item}"), "is not indexed by when"),
+        (format!("UPDATE heads SET due = 5 WHERE key = {item}"), "in the expiry index"),
         (format!("DELETE FROM heads WHERE key = {item}"), "belongs to no record"),
-        (format!("DELETE FROM heads WHERE key = {item}"), "and the count is"),
+        (format!("DELETE FROM heads WHERE key = {item}"), "but the stored count is"),
         (format!("DELETE FROM heads WHERE key = {id}"), "items belong to no store"),
         (format!("DELETE FROM heads WHERE key = {id}"), "is of no store"),
         (
@@ -121,8 +121,8 @@ fn every_kind_of_damage_is_told() {
         ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3".into(), "does not match its checksum"),
         ("DELETE FROM bodies WHERE id = 4".into(), "is missing"),
         ("UPDATE counts SET n = n + 1 WHERE first = 105".into(), "begin with 'i', and the count"),
-        ("UPDATE blobs SET size = size + 1".into(), "and the count differs"),
-        ("DELETE FROM blobs".into(), "is not listed"),
+        ("UPDATE blobs SET size = size + 1".into(), "bytes, but the stored count is"),
+        ("DELETE FROM blobs".into(), "is not in the table of blobs"),
         ("DELETE FROM counts".into(), "and the count is 0"),
     ];
     for (sql, says) in damages {

@@ -311,7 +311,7 @@ fn a_second_server_over_the_same_data_is_refused() {
     let mut second = serve(&home.data());
     second.env("STEADFAST_TOKEN", TOKEN);
     let said = fails(second, 1);
-    assert!(said.contains("is in use by another steadfast"), "{said}");
+    assert!(said.contains("is locked by another steadfast"), "{said}");
     assert!(said.contains(&home.data().display().to_string()), "{said}");
     home.server.store("still-served");
 }
