@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Home, Server, TOKEN, binary};
+use support::{DiskServer, Server, TOKEN, binary};
 
 fn steadfast(args: &[&str]) -> Output {
     let mut command = Command::new(binary());
@@ -34,27 +34,27 @@ fn done(output: &Output) -> String {
 }
 
 fn export(server: &Server, id: &str) -> String {
-    let answer = server.ask(&format!("GET /_/v1/stores/{id}/export"), &[], b"");
+    let answer = server.request(&format!("GET /_/v1/stores/{id}/export"), &[], b"");
     assert_eq!(answer.status, 200);
     answer.text()
 }
 
 fn put(server: &Server, id: &str, key: &str, fields: &[(&str, &str)], value: &[u8]) {
     let path = format!("PUT /resources/stores/kv/{id}/keys/{key}");
-    assert_eq!(server.ask(&path, fields, value).status, 200, "{key}");
+    assert_eq!(server.request(&path, fields, value).status, 200, "{key}");
 }
 
 #[test]
 fn a_backup_comes_back_as_it_was_running_or_not() {
-    let home = Home::new(&[]);
-    let id = home.server.store("site");
+    let home = DiskServer::new(&[]);
+    let id = home.server.create_store("site");
     put(&home.server, &id, "plain", &[("metadata", "m\u{e9}")], b"value");
     put(&home.server, &id, "empty", &[], b"");
     put(&home.server, &id, "short", &[("time_to_live_sec", "86400")], &[1; 3000]);
     put(&home.server, &id, "large", &[], &vec![3; 25 << 20]);
     put(&home.server, &id, "middle", &[], &vec![4; 300_000]);
     let token =
-        home.server.ask("POST /_/v1/tokens", &[], br#"{"name":"ci","scope":"global:read"}"#);
+        home.server.request("POST /_/v1/tokens", &[], br#"{"name":"ci","scope":"global:read"}"#);
     let token = token.json()["access_token"].as_str().unwrap().to_owned();
     let (before, data) = (export(&home.server, &id), home.data());
     let files = tempfile::tempdir().unwrap();
@@ -63,9 +63,9 @@ fn a_backup_comes_back_as_it_was_running_or_not() {
     // What is there is not replaced unawares.
     let again = steadfast(&["backup", "--data", text(&data), "-o", text(&running)]);
     assert_eq!(again.status.code(), Some(4));
-    let Home { mut server, .. } = home_parts(home, |home| {
+    let DiskServer { mut server, .. } = home_parts(home, |home| {
         home.server.terminate();
-        assert!(home.server.ended(Duration::from_secs(10)).unwrap().success());
+        assert!(home.server.wait_for_exit(Duration::from_secs(10)).unwrap().success());
         done(&steadfast(&["backup", "--data", text(&data), "-o", text(&stopped)]));
     });
     server.kill();
@@ -82,7 +82,7 @@ fn a_backup_comes_back_as_it_was_running_or_not() {
         assert!(said.starts_with("1 stores, 5 items") && said.ends_with("all is well\n"), "{said}");
         let server = Server::start(&to, &[]);
         assert!(export(&server, &id) == before, "generations, times and all");
-        let put = server.ask(&format!("PUT /resources/stores/kv/{id}/keys/plain"), &[], b"new");
+        let put = server.request(&format!("PUT /resources/stores/kv/{id}/keys/plain"), &[], b"new");
         assert!(before.lines().all(|line| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             line["generation"].as_u64().unwrap() < put.generation()
@@ -91,12 +91,16 @@ fn a_backup_comes_back_as_it_was_running_or_not() {
         let list =
             format!("GET /resources/stores/kv HTTP/1.1\r\nHost: t\r\nFastly-Key: {token}\r\n\r\n");
         client.send(list).unwrap();
-        assert_eq!(client.answer(false).unwrap().status, 200, "limited tokens come back too");
+        assert_eq!(
+            client.read_response(false).unwrap().status,
+            200,
+            "limited tokens come back too"
+        );
     }
 }
 
 /// Works with a home and hands it on.
-fn home_parts(mut home: Home, work: impl FnOnce(&mut Home)) -> Home {
+fn home_parts(mut home: DiskServer, work: impl FnOnce(&mut DiskServer)) -> DiskServer {
     work(&mut home);
     home
 }
@@ -113,7 +117,7 @@ fn write_on(server: &Server, id: &str, writer: usize, stop: &AtomicBool) -> Hash
         // Some of them are large, and so of another kind.
         let value = vec![b'x'; if n % 50 == 7 { 300_000 } else { 700 }];
         let path = format!("PUT /resources/stores/kv/{id}/keys/{key}");
-        assert_eq!(client.ask(&path, &[], &value).unwrap().status, 200);
+        assert_eq!(client.request(&path, &[], &value).unwrap().status, 200);
         all.insert(key, (sent, Instant::now()));
         if stop.load(Ordering::Relaxed) {
             return all;
@@ -124,8 +128,8 @@ fn write_on(server: &Server, id: &str, writer: usize, stop: &AtomicBool) -> Hash
 
 #[test]
 fn a_backup_beside_writes_is_of_one_moment() {
-    let home = Home::new(&["--wal-bytes", "4194304"]);
-    let id = home.server.store("site");
+    let home = DiskServer::new(&["--wal-bytes", "4194304"]);
+    let id = home.server.create_store("site");
     let (stop, files) = (AtomicBool::new(false), tempfile::tempdir().unwrap());
     let (server, data) = (&home.server, home.data());
     let (journal, backups) = std::thread::scope(|scope| {
@@ -177,8 +181,8 @@ fn a_backup_beside_writes_is_of_one_moment() {
 
 #[test]
 fn a_backup_that_is_damaged_or_cut_is_reported_and_never_served() {
-    let home = Home::new(&[]);
-    let id = home.server.store("site");
+    let home = DiskServer::new(&[]);
+    let id = home.server.create_store("site");
     for n in 0..50 {
         put(&home.server, &id, &format!("k{n}"), &[], &vec![n; 400 * usize::from(n)]);
     }

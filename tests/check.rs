@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use support::{Home, binary};
+use support::{DiskServer, binary};
 
 fn check(data: &Path) -> (i32, String) {
     let Output { status, stdout, stderr } =
@@ -29,13 +29,13 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A server with two stores, small, empty, large and expiring items.
-fn filled() -> (Home, String) {
-    let home = Home::new(&[]);
-    home.server.store("other");
-    let store = home.server.store("first");
+fn filled() -> (DiskServer, String) {
+    let home = DiskServer::new(&[]);
+    home.server.create_store("other");
+    let store = home.server.create_store("first");
     let keys = format!("/resources/stores/kv/{store}/keys");
     let put = |key: &str, fields: &[(&str, &str)], len: usize| {
-        let put = home.server.ask(&format!("PUT {keys}/{key}"), fields, &vec![b'v'; len]);
+        let put = home.server.request(&format!("PUT {keys}/{key}"), fields, &vec![b'v'; len]);
         assert_eq!(put.status, 200);
     };
     for n in 0..40 {
@@ -44,7 +44,7 @@ fn filled() -> (Home, String) {
     put("large", &[], 700_000);
     put("brief", &[("time_to_live_sec", "1")], 10);
     let token = br#"{"name":"n","scope":"global"}"#;
-    assert_eq!(home.server.ask("POST /_/v1/tokens", &[], token).status, 201);
+    assert_eq!(home.server.request("POST /_/v1/tokens", &[], token).status, 201);
     (home, store)
 }
 
@@ -64,7 +64,7 @@ fn sound_data_passes_whether_it_was_stopped_or_killed() {
         assert!(!said.contains(" 0 rows in the log"), "a look folds nothing: {said}");
     }
     assert_eq!(fs::read_dir(home.data().join("log")).unwrap().count(), before);
-    home.crash(&[]);
+    home.kill_and_restart(&[]);
     home.server.terminate();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let stopped = loop {
@@ -99,7 +99,7 @@ fn large(data: &Path) -> PathBuf {
 fn every_kind_of_damage_is_told() {
     let (home, store) = filled();
     let data = home.data();
-    let Home { server, .. } = &home;
+    let DiskServer { server, .. } = &home;
     server.terminate();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while check(&data).0 == 2 {

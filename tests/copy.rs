@@ -18,7 +18,7 @@ use steadfast::engine::memory::Memory;
 use steadfast::engine::{
     Body, Commit, Engine, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Projection, Scan,
 };
-use support::{Home, Server, binary};
+use support::{DiskServer, Server, binary};
 
 suite!(
     all_records_arrive_and_go_back_again,
@@ -213,12 +213,12 @@ fn run(from: &str, to: &str) -> (i32, String, String) {
 
 #[test]
 fn the_command_copies_what_a_server_left_and_a_server_serves_it() {
-    let mut home = Home::new(&[]);
-    let store = home.server.store("first");
+    let mut home = DiskServer::new(&[]);
+    let store = home.server.create_store("first");
     let at = format!("/resources/stores/kv/{store}/keys/");
     for (key, len) in [("small", 10), ("empty", 0), ("large", 900_000)] {
         let put =
-            home.server.ask(&format!("PUT {at}{key}"), &[("metadata", "m")], &vec![b'v'; len]);
+            home.server.request(&format!("PUT {at}{key}"), &[("metadata", "m")], &vec![b'v'; len]);
         assert_eq!(put.status, 200);
     }
     let from = home.data().display().to_string();
@@ -228,7 +228,7 @@ fn the_command_copies_what_a_server_left_and_a_server_serves_it() {
     assert_eq!(status, 1, "{said}");
     assert!(said.contains("the source: ") && said.contains("in use"), "{said}");
     home.server.terminate();
-    assert!(home.server.ended(Duration::from_secs(20)).unwrap().success());
+    assert!(home.server.wait_for_exit(Duration::from_secs(20)).unwrap().success());
     let (status, told, said) = run(&from, &to);
     assert_eq!((status, &said[..]), (0, ""), "{said}");
     assert!(told.starts_with("1 stores, 3 items, ") && told.contains("are the same"), "{told}");
@@ -239,9 +239,9 @@ fn the_command_copies_what_a_server_left_and_a_server_serves_it() {
     std::fs::remove_dir_all(&from).unwrap();
     std::fs::rename(&to, &from).unwrap();
     let server = Server::start(&home.data(), &[]);
-    let got = server.ask(&format!("GET {at}large"), &[], b"");
+    let got = server.request(&format!("GET {at}large"), &[], b"");
     assert_eq!((got.status, got.body.len()), (200, 900_000));
-    assert_eq!(got.field("metadata"), "m");
+    assert_eq!(got.header("metadata"), "m");
 }
 
 #[test]

@@ -14,16 +14,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod batches;
-mod cut;
-mod halfclosed;
-mod idle;
-mod oversized;
+mod concurrent_batches;
+mod concurrent_uploads;
+mod half_closed_connections;
+mod idle_connections;
+mod oversized_requests;
 mod pipelining;
-mod randombytes;
-mod slow;
-mod unread;
-mod uploads;
+mod random_input;
+mod slow_clients;
+mod truncated_uploads;
+mod unread_responses;
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -53,9 +53,9 @@ impl Victim {
         command.args(flags).env("STEADFAST_TOKEN", TOKEN);
         command.stderr(File::create(dir.path().join("log")).unwrap());
         let server = Server::spawn(command);
-        let store = server.store("s");
+        let store = server.create_store("s");
         let victim = Victim { server, store, dir, _alone: alone };
-        let put = victim.server.ask(&format!("PUT {}", victim.item("kept")), &[], b"kept");
+        let put = victim.server.request(&format!("PUT {}", victim.item("kept")), &[], b"kept");
         assert_eq!(put.status, 200);
         victim
     }
@@ -76,10 +76,10 @@ impl Victim {
 
     /// What others meet while an attack goes on: an answer to each of these.
     pub(crate) fn answers_others(&self) {
-        assert_eq!(self.server.ask("GET /readyz", &[], b"").status, 200);
+        assert_eq!(self.server.request("GET /readyz", &[], b"").status, 200);
         let item = self.item("others");
-        assert_eq!(self.server.ask(&format!("PUT {item}"), &[], b"fine").status, 200);
-        assert_eq!(self.server.ask(&format!("GET {item}"), &[], b"").text(), "fine");
+        assert_eq!(self.server.request(&format!("PUT {item}"), &[], b"fine").status, 200);
+        assert_eq!(self.server.request(&format!("GET {item}"), &[], b"").text(), "fine");
     }
 
     /// The same, all of it in the 2 s after which people ask what is wrong.
@@ -93,7 +93,10 @@ impl Victim {
     /// What must hold when the attack is over; ends the server.
     pub(crate) fn unharmed(self) {
         self.answers_others();
-        assert_eq!(self.server.ask(&format!("GET {}", self.item("kept")), &[], b"").text(), "kept");
+        assert_eq!(
+            self.server.request(&format!("GET {}", self.item("kept")), &[], b"").text(),
+            "kept"
+        );
         let Victim { server, dir, _alone, .. } = self;
         server.stop();
         let log = fs::read_to_string(dir.path().join("log")).unwrap();
@@ -126,7 +129,7 @@ impl Victim {
 
     /// Connections that the server counts as open, this question's included.
     pub(crate) fn connections(&self) -> u64 {
-        let text = self.server.ask("GET /metrics", &[], b"").text();
+        let text = self.server.request("GET /metrics", &[], b"").text();
         let count = text.lines().find_map(|line| line.strip_prefix("steadfast_http_connections "));
         count.unwrap().parse().unwrap()
     }

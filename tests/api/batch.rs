@@ -1,13 +1,13 @@
 //! Batches of lines.
 
-use crate::support::Answer;
+use crate::support::Response;
 use crate::{Case, NO_STORE, STORES, accepted, chunk, http_date, refused_for, status_line};
 use std::time::Duration;
 
 const SUCCESS: &str = "{\"type\":\"\",\"title\":\"success\",\"errors\":[]}";
 
-fn send(case: &Case, body: impl AsRef<[u8]>) -> Answer {
-    case.server.ask(&format!("PUT {}/batch", case.at()), &[], body.as_ref())
+fn send(case: &Case, body: impl AsRef<[u8]>) -> Response {
+    case.server.request(&format!("PUT {}/batch", case.at()), &[], body.as_ref())
 }
 
 /// Sends a batch that must succeed.
@@ -18,7 +18,7 @@ fn done(case: &Case, body: impl AsRef<[u8]>) {
 }
 
 /// The errors of a batch that must fail with this status, as (key, index, code, reason).
-fn failed(answer: &Answer, status: u16) -> Vec<(String, u64, String, String)> {
+fn failed(answer: &Response, status: u16) -> Vec<(String, u64, String, String)> {
     assert_eq!(answer.status, status, "{}", answer.text());
     let json = answer.json();
     let fields: Vec<_> = json.as_object().unwrap().keys().collect();
@@ -45,12 +45,12 @@ fn a_batch_answers_the_recorded_success_to_the_byte() {
         send(&case, "{\"key\":\"a\",\"value\":\"dg==\"}\n{\"key\":\"b\",\"value\":\"\"}\n");
     assert_eq!(status_line(&answer), "HTTP/1.1 200 OK");
     assert_eq!(answer.text(), SUCCESS);
-    assert_eq!(answer.field("Content-Length"), "41");
-    assert_eq!(answer.field("Content-Type"), "application/json");
+    assert_eq!(answer.header("Content-Length"), "41");
+    assert_eq!(answer.header("Content-Type"), "application/json");
     assert_eq!((case.value("a"), case.value("b")), (b"v".to_vec(), Vec::new()));
     let got = case.get("a");
-    assert_eq!(got.field("Metadata"), "");
-    assert_eq!(got.field("Last-Modified"), http_date(got.generation()));
+    assert_eq!(got.header("Metadata"), "");
+    assert_eq!(got.header("Last-Modified"), http_date(got.generation()));
     done(&case, "");
     done(&case, "\n");
     done(&case, " \r\n\t\n\n   ");
@@ -64,7 +64,7 @@ fn a_failed_line_is_told_in_the_documented_shape_to_the_byte() {
     let bad = "{\"key\":\"k7\",\"value\":\"%\"}\n";
     let answer = send(&case, format!("{good}{bad}"));
     assert_eq!(status_line(&answer), "HTTP/1.1 400 Bad Request");
-    assert_eq!(answer.field("Content-Type"), "application/json");
+    assert_eq!(answer.header("Content-Type"), "application/json");
     let body = "{\"type\":\"bad_request\",\"title\":\"batch had errors\",\"errors\":[\
                 {\"key\":\"k7\",\"index\":6,\"code\":\"400\",\
                 \"reason\":\"value must be base64\"}]}";
@@ -178,7 +178,7 @@ fn the_last_line_of_a_key_stays() {
                 {\"key\":\"k\",\"value\":\"Yg==\"}\n";
     done(&case, body);
     let got = case.get("k");
-    assert_eq!((&got.body[..], got.field("Metadata")), (&b"b"[..], ""));
+    assert_eq!((&got.body[..], got.header("Metadata")), (&b"b"[..], ""));
     let many: String = (0..2500_u32)
         .map(|i| {
             use base64::Engine as _;
@@ -218,20 +218,20 @@ fn a_batch_replaces_metadata_and_time_to_live_and_null_is_none() {
                 \"background_fetch\":null}";
     done(&case, body);
     let got = case.get("k");
-    assert_eq!(got.field("Metadata"), "");
+    assert_eq!(got.header("Metadata"), "");
     assert!(got.generation() > first);
     done(&case, "{\"key\":\"k\",\"value\":\"dg==\",\"metadata\":\"caf\u{e9} \\u2713\"}");
     let utf8: String = "café ✓".bytes().map(char::from).collect();
-    assert_eq!(case.get("k").field("Metadata"), utf8);
+    assert_eq!(case.get("k").header("Metadata"), utf8);
     done(&case, "{\"key\":\"k\",\"value\":\"dg==\",\"metadata\":\" \\ta\\tb \"}");
-    assert_eq!(case.get("k").field("Metadata"), "a\tb");
+    assert_eq!(case.get("k").header("Metadata"), "a\tb");
     let long = "m".repeat(2000);
     done(&case, format!("{{\"key\":\"k\",\"value\":\"\",\"metadata\":\"{long}\"}}"));
-    assert_eq!(case.get("k").field("Metadata"), long);
+    assert_eq!(case.get("k").header("Metadata"), long);
     let body =
         "{\"key\":\"k\",\"value\":\"\",\"background_fetch\":true,\"other\":{\"a\":[1]},\"x\":1}";
     done(&case, body);
-    assert_eq!(case.get("k").field("Metadata"), "");
+    assert_eq!(case.get("k").header("Metadata"), "");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn items_of_a_batch_expire() {
     done(&case, body);
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(case.keys(), ["ever", "long"]);
-    case.get("short").refused(404);
+    case.get("short").expect_error(404);
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn a_line_that_is_too_long_is_skipped_and_the_next_is_read() {
                 client.send(chunk(piece)).unwrap();
             }
             client.send(chunk(b"")).unwrap();
-            client.answer(false).unwrap()
+            client.read_response(false).unwrap()
         } else {
             send(&case, body)
         };
@@ -336,17 +336,17 @@ fn chunk_borders_may_lie_anywhere_in_lines() {
         }
         sent.extend(chunk(b""));
         client.send(sent).unwrap();
-        let answer = client.answer(false).unwrap();
+        let answer = client.read_response(false).unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, SUCCESS), "{size}");
         assert_eq!(case.keys(), ["b", "caf\u{e9}"]);
         for key in ["b", "caf%C3%A9"] {
-            let deleted = client.ask(&format!("DELETE {}", case.path(key)), &[], b"").unwrap();
+            let deleted = client.request(&format!("DELETE {}", case.path(key)), &[], b"").unwrap();
             crate::gone(&deleted);
         }
     }
     let mut client = begin_chunked(&case);
     client.send(chunk(b"")).unwrap();
-    assert_eq!(client.answer(false).unwrap().text(), SUCCESS);
+    assert_eq!(client.read_response(false).unwrap().text(), SUCCESS);
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn any_content_type_is_a_batch_and_large_values_too() {
     let case = Case::new();
     for kind in ["application/json", "application/x-www-form-urlencoded", "text/plain", ""] {
         let at = format!("PUT {}/batch", case.at());
-        let answer = case.server.ask(&at, &[("Content-Type", kind)], line("k").as_bytes());
+        let answer = case.server.request(&at, &[("Content-Type", kind)], line("k").as_bytes());
         assert_eq!(answer.text(), SUCCESS, "{kind}");
     }
     let value: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
@@ -393,10 +393,10 @@ fn a_batch_to_no_store_is_404_before_its_body_is_read() {
         &format!("PUT {STORES}/{NO_STORE}/batch"),
         "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
     );
-    assert_eq!(client.answer(false).unwrap().refused(404), "no store with that id");
+    assert_eq!(client.read_response(false).unwrap().expect_error(404), "no store with that id");
     for id in ["x", "..", ""] {
         let at = format!("PUT {STORES}/{id}/batch");
-        case.server.ask(&at, &[], line("k").as_bytes()).refused(404);
+        case.server.request(&at, &[], line("k").as_bytes()).expect_error(404);
     }
     accepted(&case.put("batch", &[], b"v"));
     assert_eq!(case.value("batch"), b"v", "a key of that name is an item");
@@ -418,8 +418,8 @@ fn a_cut_batch_keeps_whole_lines_before_the_cut_and_nothing_torn() {
             client.send(&body).unwrap();
             client
         };
-        client.finish();
-        refused_for(&client.answer(false).unwrap(), 400, "the");
+        client.shutdown_write();
+        refused_for(&client.read_response(false).unwrap(), 400, "the");
         // Which of the whole lines are there is left open, but in their order without a gap.
         let (mut count, mut cursor) = (0, String::new());
         loop {
@@ -433,7 +433,7 @@ fn a_cut_batch_keeps_whole_lines_before_the_cut_and_nothing_torn() {
                 Some(next) => cursor = next.as_str().unwrap().to_owned(),
             }
         }
-        case.get("torn").refused(404);
+        case.get("torn").expect_error(404);
         if count > 0 {
             assert_eq!(case.value(&format!("k{:04}", count - 1)), b"v");
         }

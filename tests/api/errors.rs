@@ -1,12 +1,12 @@
 //! Refusals: their shapes, and what each route allows.
 
-use crate::support::{Answer, TOKEN};
+use crate::support::{Response, TOKEN};
 use crate::{Case, NO_STORE, STORES, accepted, gone, status_line};
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "OPTIONS", "TRACE"];
 
 /// Checks a refusal to the byte.
-fn problem(answer: &Answer, line: &str, title: &str, detail: &str) {
+fn problem(answer: &Response, line: &str, title: &str, detail: &str) {
     assert_eq!(status_line(answer), format!("HTTP/1.1 {line}"), "{}", answer.text());
     let status = answer.status;
     let text = format!(
@@ -19,23 +19,23 @@ fn problem(answer: &Answer, line: &str, title: &str, detail: &str) {
         ("Pragma", "no-cache"),
     ];
     for (name, value) in fields {
-        assert_eq!(answer.field(name), value);
+        assert_eq!(answer.header(name), value);
     }
     assert!(!answer.text().contains("errors"), "old clients take an empty list for the errors");
 }
 
 /// Sends a request without the token.
-fn bare(case: &Case, request: &str, lines: &str) -> Answer {
+fn bare(case: &Case, request: &str, lines: &str) -> Response {
     let mut client = case.server.connect();
     client.send(format!("{request} HTTP/1.1\r\nHost: t\r\n{lines}\r\n")).unwrap();
-    client.answer(request.starts_with("HEAD")).unwrap()
+    client.read_response(request.starts_with("HEAD")).unwrap()
 }
 
 #[test]
 fn every_refusal_has_the_one_shape_to_the_byte() {
     let case = Case::with(&["--max-value", "10"]);
     case.stored("k", &[], b"v");
-    let ask = |request: String| case.server.ask(&request, &[], b"");
+    let ask = |request: String| case.server.request(&request, &[], b"");
     let not_found = ("404 Not Found", "Record not found");
     problem(&case.get("none"), not_found.0, not_found.1, "no item with that key");
     problem(&case.delete("none", &[]), not_found.0, not_found.1, "no item with that key");
@@ -59,7 +59,8 @@ fn every_refusal_has_the_one_shape_to_the_byte() {
     let full = ask(format!("DELETE {}", case.at()));
     let detail = "the store is not empty; delete its items first";
     problem(&full, "409 Conflict", "Conflict", detail);
-    let range = case.server.ask(&format!("GET {}", case.path("k")), &[("Range", "bytes=1-")], b"");
+    let range =
+        case.server.request(&format!("GET {}", case.path("k")), &[("Range", "bytes=1-")], b"");
     let title = "Range not satisfiable";
     problem(&range, "416 Range Not Satisfiable", title, "the value has 1 bytes");
 }
@@ -153,8 +154,8 @@ fn every_route_refuses_other_methods_with_405_and_names_its_own() {
             if own.contains(method) {
                 continue;
             }
-            let answer = case.server.ask(&format!("{method} {path}"), &[], b"");
-            assert_eq!(answer.field("Allow"), allowed, "{method} {path}");
+            let answer = case.server.request(&format!("{method} {path}"), &[], b"");
+            assert_eq!(answer.header("Allow"), allowed, "{method} {path}");
             if *method == "HEAD" {
                 assert_eq!(answer.status, 405, "{path}");
                 continue;
@@ -194,12 +195,12 @@ fn a_head_answers_as_a_get_on_every_route() {
         "/nowhere".into(),
     ] {
         let mut client = case.server.connect();
-        let head = client.ask(&format!("HEAD {path}"), &[], b"").unwrap();
+        let head = client.request(&format!("HEAD {path}"), &[], b"").unwrap();
         // The next answer on the connection is read from where a body would stand.
-        let get = client.ask(&format!("GET {path}"), &[], b"").unwrap();
-        let undated = |answer: &Answer| answer.head.replace(answer.field("Date"), "");
+        let get = client.request(&format!("GET {path}"), &[], b"").unwrap();
+        let undated = |answer: &Response| answer.head.replace(answer.header("Date"), "");
         assert_eq!(undated(&head), undated(&get), "{path}");
-        assert_eq!(head.field("Content-Length"), get.body.len().to_string(), "{path}");
+        assert_eq!(head.header("Content-Length"), get.body.len().to_string(), "{path}");
     }
 }
 
@@ -208,7 +209,7 @@ fn health_and_discovery_need_no_token() {
     let case = Case::new();
     let openid = bare(&case, "GET /realms/fastly/.well-known/openid-configuration", "");
     assert_eq!((status_line(&openid), openid.text().as_str()), ("HTTP/1.1 200 OK", "{}"));
-    assert_eq!(openid.field("Content-Type"), "application/json");
+    assert_eq!(openid.header("Content-Type"), "application/json");
     for path in ["/healthz", "/readyz", "/_/openapi.json"] {
         assert_eq!(bare(&case, &format!("GET {path}"), "").status, 200, "{path}");
     }
@@ -218,7 +219,7 @@ fn health_and_discovery_need_no_token() {
 fn the_small_endpoints_have_the_fields_that_clients_decode() {
     let case = Case::new();
     let get = |path: &str| {
-        let answer = case.server.ask(&format!("GET {path}"), &[], b"");
+        let answer = case.server.request(&format!("GET {path}"), &[], b"");
         assert_eq!(answer.status, 200, "{path}");
         answer.json()
     };
@@ -254,9 +255,9 @@ fn the_small_endpoints_have_the_fields_that_clients_decode() {
     {
         assert!(product.pointer(at).is_some_and(serde_json::Value::is_string), "{at} in {product}");
     }
-    assert_eq!(case.server.ask(&format!("PUT {path}"), &[], b"").json(), product);
-    gone(&case.server.ask(&format!("DELETE {path}"), &[], b""));
-    case.server.ask("DELETE /tokens/self", &[], b"").refused(403);
+    assert_eq!(case.server.request(&format!("PUT {path}"), &[], b"").json(), product);
+    gone(&case.server.request(&format!("DELETE {path}"), &[], b""));
+    case.server.request("DELETE /tokens/self", &[], b"").expect_error(403);
 }
 
 #[test]
@@ -270,10 +271,10 @@ fn a_connection_goes_on_after_refusals_whose_body_was_small() {
         (format!("PUT {}/keys", case.at()), 405),
         ("PUT /nowhere".to_owned(), 404),
     ] {
-        let answer = client.ask(&request, &[], &value).unwrap();
-        answer.refused(status);
-        assert!(!answer.has("Connection"), "{request}");
+        let answer = client.request(&request, &[], &value).unwrap();
+        answer.expect_error(status);
+        assert!(!answer.has_header("Connection"), "{request}");
     }
-    accepted(&client.ask(&format!("PUT {}", case.path("k")), &[], b"v").unwrap());
+    accepted(&client.request(&format!("PUT {}", case.path("k")), &[], b"v").unwrap());
     assert_eq!(case.value("k"), b"v");
 }

@@ -13,7 +13,7 @@ fn with_item(value: &[u8]) -> (Case, u64) {
 fn untouched(case: &Case, generation: u64, value: &[u8]) {
     let got = case.get("k");
     assert_eq!(got.generation(), generation);
-    assert_eq!(got.field("Metadata"), "m");
+    assert_eq!(got.header("Metadata"), "m");
     assert_eq!(got.body, value);
 }
 
@@ -25,7 +25,9 @@ fn a_put_answers_an_empty_200_with_the_generation_it_made() {
     assert_eq!(answer.generation(), case.get("k").generation());
     let mut client = case.server.connect();
     for value in ["a", "", "b"] {
-        accepted(&client.ask(&format!("PUT {}", case.path("k")), &[], value.as_bytes()).unwrap());
+        accepted(
+            &client.request(&format!("PUT {}", case.path("k")), &[], value.as_bytes()).unwrap(),
+        );
         assert_eq!(case.value("k"), value.as_bytes(), "the connection goes on");
     }
 }
@@ -48,11 +50,11 @@ fn no_content_type_selects_a_parser() {
         accepted(&case.put("k", &[("Content-Type", kind)], value.as_bytes()));
         let got = case.get("k");
         assert_eq!(got.body, value.as_bytes(), "{kind}");
-        assert_eq!(got.field("Content-Type"), "application/octet-stream");
+        assert_eq!(got.header("Content-Type"), "application/octet-stream");
     }
     accepted(&case.put("k", &[("Content-Encoding", "gzip")], b"plain"));
     assert_eq!(case.value("k"), b"plain");
-    assert!(!case.get("k").has("Content-Encoding"));
+    assert!(!case.get("k").has_header("Content-Encoding"));
 }
 
 #[test]
@@ -61,11 +63,11 @@ fn an_overwrite_replaces_value_and_metadata_as_a_whole() {
     let second = case.stored("k", &[], b"v");
     assert!(second > first);
     let got = case.get("k");
-    assert_eq!((got.field("Metadata"), &got.body[..]), ("", &b"v"[..]));
+    assert_eq!((got.header("Metadata"), &got.body[..]), ("", &b"v"[..]));
     case.stored("k", &[("metadata", "n")], b"v");
-    assert_eq!(case.get("k").field("Metadata"), "n");
+    assert_eq!(case.get("k").header("Metadata"), "n");
     case.stored("k", &[("metadata", "")], b"v");
-    assert_eq!(case.get("k").field("Metadata"), "");
+    assert_eq!(case.get("k").header("Metadata"), "");
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn an_add_of_what_exists_is_412_and_changes_nothing() {
     untouched(&case, generation, b"v");
     accepted(&case.put("new?add=true", &[("metadata", "x")], b"n"));
     let got = case.get("new");
-    assert_eq!((got.field("Metadata"), &got.body[..]), ("x", &b"n"[..]));
+    assert_eq!((got.header("Metadata"), &got.body[..]), ("x", &b"n"[..]));
     unmet(&case.put("new?add=true", &[], b"n"));
 }
 
@@ -85,17 +87,17 @@ fn append_and_prepend_join_create_and_inherit_no_metadata() {
     let second = case.stored("k?append=true", &[], b"c");
     assert!(second > first);
     let got = case.get("k");
-    assert_eq!((got.field("Metadata"), &got.body[..]), ("", &b"bc"[..]));
+    assert_eq!((got.header("Metadata"), &got.body[..]), ("", &b"bc"[..]));
     case.stored("k?prepend=true", &[("metadata", "p")], b"a");
     let got = case.get("k");
-    assert_eq!((got.field("Metadata"), &got.body[..]), ("p", &b"abc"[..]));
+    assert_eq!((got.header("Metadata"), &got.body[..]), ("p", &b"abc"[..]));
     case.stored("k?append=true", &[], b"");
     let got = case.get("k");
-    assert_eq!((got.field("Metadata"), &got.body[..]), ("", &b"abc"[..]));
+    assert_eq!((got.header("Metadata"), &got.body[..]), ("", &b"abc"[..]));
     for mode in ["append", "prepend"] {
         accepted(&case.put(&format!("{mode}?{mode}=true"), &[("metadata", "x")], b"v"));
         let got = case.get(mode);
-        assert_eq!((got.field("Metadata"), &got.body[..]), ("x", &b"v"[..]));
+        assert_eq!((got.header("Metadata"), &got.body[..]), ("x", &b"v"[..]));
     }
 }
 
@@ -105,7 +107,7 @@ fn an_append_beyond_the_limit_is_413_and_changes_nothing() {
     let generation = case.stored("k", &[("metadata", "m")], b"01234567");
     for mode in ["append", "prepend"] {
         let answer = case.put(&format!("k?{mode}=true"), &[], b"89a");
-        assert_eq!(answer.refused(413), "value must have at most 10 bytes");
+        assert_eq!(answer.expect_error(413), "value must have at most 10 bytes");
         untouched(&case, generation, b"01234567");
     }
     accepted(&case.put("k?append=true", &[], b"89"));
@@ -194,11 +196,11 @@ fn every_wrong_parameter_is_400_by_its_name_and_changes_nothing() {
     }
     for modes in ["add=true&append=true", "append=true&prepend=true", "prepend=true&add=true"] {
         let answer = case.put(&format!("k?{modes}"), &[], b"w");
-        assert_eq!(answer.refused(400), "only one of add, append and prepend may be true");
+        assert_eq!(answer.expect_error(400), "only one of add, append and prepend may be true");
     }
     for query in ["%", "a=%2", "a=%zz", "a=%ff", "add=true%C3"] {
         let answer = case.put(&format!("k?{query}"), &[], b"w");
-        assert_eq!(answer.refused(400), "the query must be percent-encoded UTF-8", "{query}");
+        assert_eq!(answer.expect_error(400), "the query must be percent-encoded UTF-8", "{query}");
     }
     untouched(&case, generation, b"v");
 }
@@ -242,7 +244,7 @@ fn every_wrong_header_field_is_400_by_its_name_and_changes_nothing() {
     }
     let long = "m".repeat(2001);
     let answer = case.put("k", &[("metadata", &long)], b"w");
-    assert_eq!(answer.refused(400), "metadata must have at most 2000 bytes, and has 2001");
+    assert_eq!(answer.expect_error(400), "metadata must have at most 2000 bytes, and has 2001");
     untouched(&case, generation, b"v");
 }
 
@@ -256,10 +258,10 @@ fn control_characters_in_metadata_are_400_and_change_nothing() {
             continue;
         }
         let answer = case.put("k", &[("metadata", &text)], b"w");
-        answer.refused(400);
+        answer.expect_error(400);
     }
     for bare in ["a\rb", "a\r\rb"] {
-        case.put("k", &[("metadata", bare)], b"w").refused(400);
+        case.put("k", &[("metadata", bare)], b"w").expect_error(400);
     }
     untouched(&case, generation, b"v");
 }
@@ -285,11 +287,11 @@ fn metadata_comes_back_byte_for_byte() {
     for text in [latin1, &utf8, broken, &long, &high, "a\tb", "a  b", "{\"a\":\"b, c; d\"}", ":"] {
         case.stored("k", &[("metadata", text)], b"v");
         for got in [case.get("k"), case.head("k")] {
-            assert_eq!(got.field("Metadata"), text);
+            assert_eq!(got.header("Metadata"), text);
         }
     }
     case.stored("k", &[("Metadata", " \tspaced\t ")], b"v");
-    assert_eq!(case.get("k").field("Metadata"), "spaced", "HTTP drops the space around a value");
+    assert_eq!(case.get("k").header("Metadata"), "spaced", "HTTP drops the space around a value");
 }
 
 #[test]
@@ -309,10 +311,10 @@ fn chunked_uploads_are_stored_whole() {
     for (body, value) in bodies {
         let mut client = case.begin(&request, chunked);
         client.send(&body).unwrap();
-        accepted(&client.answer(false).unwrap());
+        accepted(&client.read_response(false).unwrap());
         assert!(case.value("k") == value);
         // What follows the last chunk is the next request.
-        let next = client.ask(&format!("GET {}", case.path("k")), &[], b"").unwrap();
+        let next = client.request(&format!("GET {}", case.path("k")), &[], b"").unwrap();
         assert!(next.body == value);
     }
 }
@@ -325,7 +327,7 @@ fn a_chunked_body_may_come_byte_by_byte() {
     for byte in b"2\r\nab\r\n1;x\r\nc\r\n0\r\nt: v\r\n\r\n" {
         client.send([*byte]).unwrap();
     }
-    accepted(&client.answer(false).unwrap());
+    accepted(&client.read_response(false).unwrap());
     assert_eq!(case.value("k"), b"abc");
 }
 
@@ -348,10 +350,10 @@ fn a_cut_upload_leaves_the_item_unchanged() {
         for key in ["k", "k?append=true", "new"] {
             let mut client = case.begin(&format!("PUT {}", case.path(key)), lines);
             client.send(sent).unwrap();
-            client.finish();
-            let answer = client.answer(false).unwrap();
-            assert_eq!(answer.refused(400), "the body ended before its length");
-            assert_eq!(answer.field("Connection"), "close");
+            client.shutdown_write();
+            let answer = client.read_response(false).unwrap();
+            assert_eq!(answer.expect_error(400), "the body ended before its length");
+            assert_eq!(answer.header("Connection"), "close");
         }
     }
     untouched(&case, generation, b"v");
@@ -376,10 +378,13 @@ fn broken_chunks_are_400_end_the_connection_and_change_nothing() {
         let mut client =
             case.begin(&format!("PUT {}", case.path("k")), "Transfer-Encoding: chunked\r\n");
         client.send(body).unwrap();
-        let answer = client.answer(false).unwrap();
-        assert!(answer.refused(400).starts_with("the body's chunks are malformed: "), "{body:?}");
-        assert_eq!(answer.field("Connection"), "close", "{body:?}");
-        assert!(client.ends(), "{body:?}");
+        let answer = client.read_response(false).unwrap();
+        assert!(
+            answer.expect_error(400).starts_with("the body's chunks are malformed: "),
+            "{body:?}"
+        );
+        assert_eq!(answer.header("Connection"), "close", "{body:?}");
+        assert!(client.closes_without_response(), "{body:?}");
     }
     untouched(&case, generation, b"v");
 }
@@ -391,26 +396,26 @@ fn checks_come_in_their_order() {
     let missing = format!("{STORES}/{NO_STORE}/keys");
     let (large, wrong) = ([b'x'; 11], ("time_to_live_sec", "x"));
     let ask = |path: &str, fields: &[(&str, &str)], value: &[u8]| {
-        case.server.ask(&format!("PUT {path}"), fields, value)
+        case.server.request(&format!("PUT {path}"), fields, value)
     };
     // Without a token nothing else is said.
     let mut client = case.server.connect();
     let head =
         format!("PUT {missing}/a%ff?add=x HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\n");
     client.send(head).unwrap();
-    client.answer(false).unwrap().refused(401);
+    client.read_response(false).unwrap().expect_error(401);
     // What is malformed comes before the store, which comes before size and condition.
     refused_for(&ask(&format!("{missing}/a%23"), &[], &large), 400, "key");
     refused_for(&ask(&format!("{missing}/k?add=x"), &[], &large), 400, "add");
     refused_for(&ask(&format!("{missing}/k"), &[wrong], &large), 400, "time_to_live_sec");
     let answer = ask(&format!("{missing}/k?add=true"), &[("if-generation-match", "1")], &large);
-    assert_eq!(answer.refused(404), "no store with that id");
+    assert_eq!(answer.expect_error(404), "no store with that id");
     refused_for(&case.put("k?add=true", &[], &large), 413, "value");
     unmet(&case.put("k?add=true", &[], b"w"));
     // A condition that fails is said before a body of unknown length is read.
     let lines = "Transfer-Encoding: chunked\r\n";
     let mut client = case.begin(&format!("PUT {}", case.path("k?add=true")), lines);
-    unmet(&client.answer(false).unwrap());
+    unmet(&client.read_response(false).unwrap());
     assert_eq!(case.value("k"), b"v");
 }
 
@@ -419,13 +424,13 @@ fn a_client_that_waits_for_leave_gets_it_or_the_refusal() {
     let case = Case::new();
     let lines = "Content-Length: 1\r\nExpect: 100-continue\r\n";
     let mut client = case.begin(&format!("PUT {}", case.path("k")), lines);
-    let leave = client.answer(false).unwrap();
+    let leave = client.read_response(false).unwrap();
     assert_eq!(leave.head, "HTTP/1.1 100 Continue");
     client.send("v").unwrap();
-    accepted(&client.answer(false).unwrap());
+    accepted(&client.read_response(false).unwrap());
     for (key, status) in [("k?add=true", 412), ("k?add=x", 400), ("k%23", 400)] {
         let mut client = case.begin(&format!("PUT {}", case.path(key)), lines);
-        assert_eq!(client.answer(false).unwrap().status, status, "{key}");
+        assert_eq!(client.read_response(false).unwrap().status, status, "{key}");
     }
     assert_eq!(case.value("k"), b"v");
 }

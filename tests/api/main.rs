@@ -11,20 +11,20 @@
 mod support;
 
 mod batch;
-mod beyond;
-mod delete;
+mod concurrency;
 mod errors;
-mod items;
+mod expiry;
+mod extensions;
+mod items_delete;
+mod items_get;
 mod items_put;
-mod keys;
-mod lifetime;
-mod paths;
-mod races;
+mod key_lists;
+mod paths_and_keys;
 mod stores;
 mod tokens;
 
 use std::time::{Duration, UNIX_EPOCH};
-use support::{Answer, Client, Server, TOKEN};
+use support::{Client, Response, Server, TOKEN};
 
 /// Where stores are.
 const STORES: &str = "/resources/stores/kv";
@@ -45,7 +45,7 @@ impl Case {
     /// With flags for the server.
     fn with(flags: &[&str]) -> Case {
         let server = Server::memory(flags);
-        let id = server.store("main");
+        let id = server.create_store("main");
         Case { server, id }
     }
 
@@ -59,25 +59,25 @@ impl Case {
         format!("{}/keys/{key}", self.at())
     }
 
-    fn put(&self, key: &str, fields: &[(&str, &str)], value: &[u8]) -> Answer {
-        self.server.ask(&format!("PUT {}", self.path(key)), fields, value)
+    fn put(&self, key: &str, fields: &[(&str, &str)], value: &[u8]) -> Response {
+        self.server.request(&format!("PUT {}", self.path(key)), fields, value)
     }
 
-    fn get(&self, key: &str) -> Answer {
-        self.server.ask(&format!("GET {}", self.path(key)), &[], b"")
+    fn get(&self, key: &str) -> Response {
+        self.server.request(&format!("GET {}", self.path(key)), &[], b"")
     }
 
-    fn head(&self, key: &str) -> Answer {
-        self.server.ask(&format!("HEAD {}", self.path(key)), &[], b"")
+    fn head(&self, key: &str) -> Response {
+        self.server.request(&format!("HEAD {}", self.path(key)), &[], b"")
     }
 
-    fn delete(&self, key: &str, fields: &[(&str, &str)]) -> Answer {
-        self.server.ask(&format!("DELETE {}", self.path(key)), fields, b"")
+    fn delete(&self, key: &str, fields: &[(&str, &str)]) -> Response {
+        self.server.request(&format!("DELETE {}", self.path(key)), fields, b"")
     }
 
     /// A page of keys; `query` begins with its question mark.
-    fn list(&self, query: &str) -> Answer {
-        self.server.ask(&format!("GET {}/keys{query}", self.at()), &[], b"")
+    fn list(&self, query: &str) -> Response {
+        self.server.request(&format!("GET {}/keys{query}", self.at()), &[], b"")
     }
 
     /// All keys of the store.
@@ -110,36 +110,36 @@ impl Case {
 }
 
 /// The status line of an answer.
-fn status_line(answer: &Answer) -> &str {
+fn status_line(answer: &Response) -> &str {
     answer.head.split("\r\n").next().unwrap_or_default()
 }
 
 /// Checks the answer to a put that was done.
-fn accepted(answer: &Answer) {
+fn accepted(answer: &Response) {
     assert_eq!(status_line(answer), "HTTP/1.1 200 OK", "{}", answer.head);
-    assert_eq!(answer.field("Content-Length"), "0");
-    assert!(!answer.has("Content-Type") && answer.body.is_empty(), "{}", answer.head);
+    assert_eq!(answer.header("Content-Length"), "0");
+    assert!(!answer.has_header("Content-Type") && answer.body.is_empty(), "{}", answer.head);
 }
 
 /// Checks the answer to a write whose condition did not hold: empty, as recorded.
-fn unmet(answer: &Answer) {
+fn unmet(answer: &Response) {
     assert_eq!(status_line(answer), "HTTP/1.1 412 Precondition Failed", "{}", answer.head);
-    assert_eq!(answer.field("Content-Length"), "0");
-    assert!(!answer.has("Content-Type") && answer.body.is_empty(), "{}", answer.head);
+    assert_eq!(answer.header("Content-Length"), "0");
+    assert!(!answer.has_header("Content-Type") && answer.body.is_empty(), "{}", answer.head);
 }
 
 /// Checks an answer that has nothing to say and no word of a length.
-fn gone(answer: &Answer) {
+fn gone(answer: &Response) {
     assert_eq!(status_line(answer), "HTTP/1.1 204 No Content", "{}", answer.head);
     for name in ["Content-Length", "Content-Type", "Transfer-Encoding"] {
-        assert!(!answer.has(name), "{}", answer.head);
+        assert!(!answer.has_header(name), "{}", answer.head);
     }
 }
 
 /// Checks a refusal that must name what is wrong in its first word; names of header fields have
 /// no letter case.
-fn refused_for(answer: &Answer, status: u16, field: &str) {
-    let detail = answer.refused(status);
+fn refused_for(answer: &Response, status: u16, field: &str) {
+    let detail = answer.expect_error(status);
     let named = detail.split(' ').next().unwrap_or_default();
     assert!(named.eq_ignore_ascii_case(field), "{field}: {detail}");
 }

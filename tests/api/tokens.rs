@@ -1,7 +1,7 @@
 //! Limited tokens: who may do what, on every route; how they are made, listed and revoked.
 
 use super::{NO_STORE, STORES};
-use crate::support::{Answer, Server};
+use crate::support::{Response, Server};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -9,17 +9,9 @@ const TOKENS: &str = "/_/v1/tokens";
 /// A secret of the right form that was never given out.
 const NO_SECRET: &str = "sf_0000000000000000000000000000000000000000000";
 
-/// One request with this token.
-fn ask(server: &Server, secret: &str, request: &str, body: &str) -> Answer {
-    let head = format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {secret}\r\n");
-    let mut client = server.connect();
-    client.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
-    client.answer(request.starts_with("HEAD")).unwrap()
-}
-
 /// Makes a token; its id and its secret.
 fn made(server: &Server, body: &Value) -> (String, String) {
-    let answer = server.ask(&format!("POST {TOKENS}"), &[], body.to_string().as_bytes());
+    let answer = server.request(&format!("POST {TOKENS}"), &[], body.to_string().as_bytes());
     assert_eq!(answer.status, 201, "{body}: {}", answer.text());
     let text = |name: &str| answer.json()[name].as_str().unwrap().to_owned();
     (text("id"), text("access_token"))
@@ -152,17 +144,17 @@ struct Case {
 impl Case {
     fn new() -> Case {
         let server = Server::memory(&[]);
-        let [mine, other] = ["mine", "other"].map(|name| server.store(name));
+        let [mine, other] = ["mine", "other"].map(|name| server.create_store(name));
         for store in [&mine, &other] {
             for key in ["in/k", "out"] {
-                let put = server.ask(&format!("PUT {STORES}/{store}/keys/{key}"), &[], b"v");
+                let put = server.request(&format!("PUT {STORES}/{store}/keys/{key}"), &[], b"v");
                 assert_eq!(put.status, 200);
             }
         }
         let body = json!({"name": "e", "scope": "global", "expires_at": in_one_second()});
         let expired = made(&server, &body).1;
         let (id, revoked) = made(&server, &json!({"name": "r", "scope": "global"}));
-        assert_eq!(server.ask(&format!("DELETE {TOKENS}/{id}"), &[], b"").status, 204);
+        assert_eq!(server.request(&format!("DELETE {TOKENS}/{id}"), &[], b"").status, 204);
         let known = vec![
             crate::support::TOKEN.to_owned(),
             made_for(&server, "global", &[], ""),
@@ -171,7 +163,11 @@ impl Case {
             made_for(&server, "global", &[], "in/"),
             made_for(&server, "global:read", &[], "in/"),
         ];
-        assert_eq!(ask(&server, &expired, "GET /verify", "").status, 200, "it lives at first");
+        assert_eq!(
+            server.request_with_token(&expired, "GET /verify", "").status,
+            200,
+            "it lives at first"
+        );
         std::thread::sleep(Duration::from_millis(1100));
         Case { server, mine, other, known, expired, revoked }
     }
@@ -180,7 +176,7 @@ impl Case {
         let mut text = text.replace("{mine}", &self.mine).replace("{other}", &self.other);
         text = text.replace("{n}", &format!("n{count}"));
         if text.contains("{fresh}") {
-            text = text.replace("{fresh}", &self.server.store(&format!("fresh{count}")));
+            text = text.replace("{fresh}", &self.server.create_store(&format!("fresh{count}")));
         }
         if text.contains("{token}") {
             let id = made(&self.server, &json!({"name": "t", "scope": "global"})).0;
@@ -191,13 +187,13 @@ impl Case {
 
     /// All that a refused request could have changed.
     fn state(&self) -> Vec<String> {
-        let get = |path: &str| self.server.ask(&format!("GET {path}"), &[], b"");
+        let get = |path: &str| self.server.request(&format!("GET {path}"), &[], b"");
         let mut state = vec![get(STORES).text(), get(TOKENS).text()];
         for store in [&self.mine, &self.other] {
             state.push(get(&format!("{STORES}/{store}/keys")).text());
             for key in ["in/k", "out"] {
                 let item = get(&format!("{STORES}/{store}/keys/{key}"));
-                state.push(item.field("Generation").to_owned());
+                state.push(item.header("Generation").to_owned());
             }
         }
         state
@@ -216,13 +212,13 @@ fn every_token_may_do_on_every_route_what_it_is_for_and_nothing_else() {
             count += 1;
             let (request, body) = (case.filled(request, count), case.filled(body, count));
             let before = if status == 401 || status == 403 { case.state() } else { Vec::new() };
-            let answer = ask(&case.server, &secret, &request, &body);
+            let answer = case.server.request_with_token(&secret, &request, &body);
             assert_eq!(answer.status, status, "{request} {secret}: {:?}", answer.head);
             if !before.is_empty() {
                 assert_eq!(case.state(), before, "{request} {secret}");
             }
             if status == 403 && !request.starts_with("HEAD") {
-                let said = answer.refused(403);
+                let said = answer.expect_error(403);
                 assert!(said.starts_with("this token") && said.contains("may"), "{said}");
             }
             assert!(!String::from_utf8_lossy(&answer.body).contains(&secret), "{request}");
@@ -231,7 +227,10 @@ fn every_token_may_do_on_every_route_what_it_is_for_and_nothing_else() {
     for path in OPEN {
         for secret in [&case.known[2], &case.known[4], &case.expired, NO_SECRET] {
             for method in ["GET", "HEAD"] {
-                assert_eq!(ask(&case.server, secret, &format!("{method} {path}"), "").status, 200);
+                assert_eq!(
+                    case.server.request_with_token(secret, &format!("{method} {path}"), "").status,
+                    200
+                );
             }
         }
     }
@@ -242,8 +241,8 @@ fn every_token_may_do_on_every_route_what_it_is_for_and_nothing_else() {
 /// asked.
 fn every_route_was_asked(server: &Server) {
     // The one request that ends its own token is asked elsewhere.
-    ask(server, NO_SECRET, "DELETE /tokens/self", "");
-    let metrics = server.ask("GET /metrics", &[], b"").text();
+    server.request_with_token(NO_SECRET, "DELETE /tokens/self", "");
+    let metrics = server.request("GET /metrics", &[], b"").text();
     let router = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/mod.rs");
     let router = std::fs::read_to_string(router).unwrap();
     let described = router.split("(\"/").skip(1).filter_map(|rest| {
@@ -266,14 +265,14 @@ fn every_route_was_asked(server: &Server) {
 #[test]
 fn a_token_is_shown_as_it_was_made_and_its_secret_once() {
     let server = Server::memory(&[]);
-    let store = server.store("s");
+    let store = server.create_store("s");
     let body = json!({
         "name": "ci ö", "scope": "global:read", "stores": [store, store], "prefix": "a/ö",
         "expires_at": "2199-06-23T21:41:15.0099991+02:00",
     });
-    let answer = server.ask(&format!("POST {TOKENS}"), &[], body.to_string().as_bytes());
+    let answer = server.request(&format!("POST {TOKENS}"), &[], body.to_string().as_bytes());
     assert_eq!(answer.status, 201, "{}", answer.text());
-    assert_eq!(answer.field("Cache-Control"), "no-store");
+    assert_eq!(answer.header("Cache-Control"), "no-store");
     let token = answer.json();
     let text = |name: &str| token[name].as_str().unwrap();
     let (id, secret, created) = (text("id"), text("access_token"), text("created_at"));
@@ -286,10 +285,10 @@ fn a_token_is_shown_as_it_was_made_and_its_secret_once() {
         shown.replace("15.009999Z\"", &format!("15.009999Z\",\"access_token\":\"{secret}\""));
     assert_eq!(answer.text(), with_secret);
     assert_eq!((id.len(), secret.len(), &secret[..3], created.len()), (22, 46, "sf_", 27));
-    let list = server.ask(&format!("GET {TOKENS}"), &[], b"").text();
+    let list = server.request(&format!("GET {TOKENS}"), &[], b"").text();
     assert_eq!(list, format!("{{\"data\":[{shown}]}}"));
     // What the token tells of itself.
-    let own = |path: &str| ask(&server, secret, &format!("GET {path}"), "").json();
+    let own = |path: &str| server.request_with_token(secret, &format!("GET {path}"), "").json();
     let (verify, me, user) = (own("/verify"), own("/tokens/self"), own("/current_user"));
     for told in [&verify["token"], &me] {
         for field in ["id", "name", "scope", "created_at", "expires_at"] {
@@ -305,7 +304,7 @@ fn a_token_is_shown_as_it_was_made_and_its_secret_once() {
     assert_eq!((&me["user_id"], &verify["user"]["id"]), (&user["id"], &user["id"]));
     // The oldest comes first.
     let second = made(&server, &json!({"name": "z", "scope": "global"})).0;
-    let list = server.ask(&format!("GET {TOKENS}"), &[], b"").json();
+    let list = server.request(&format!("GET {TOKENS}"), &[], b"").json();
     let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
     assert_eq!(ids, [id, &second]);
     assert_eq!(list["data"][1]["expires_at"], Value::Null);
@@ -314,7 +313,7 @@ fn a_token_is_shown_as_it_was_made_and_its_secret_once() {
 #[test]
 fn a_wrong_token_is_400_by_its_field_and_makes_none() {
     let server = Server::memory(&[]);
-    let many: Vec<_> = (0..101).map(|n| server.store(&format!("s{n}"))).collect();
+    let many: Vec<_> = (0..101).map(|n| server.create_store(&format!("s{n}"))).collect();
     let good = || json!({"name": "n", "scope": "global"});
     let with = |field: &str, value: Value| {
         let mut body = good();
@@ -342,15 +341,15 @@ fn a_wrong_token_is_400_by_its_field_and_makes_none() {
         (with("expires_at", json!("tomorrow")), "expires_at"),
         (with("expires_at", json!(1)), "expires_at"),
     ] {
-        let answer = server.ask(&format!("POST {TOKENS}"), &[], body.as_bytes());
+        let answer = server.request(&format!("POST {TOKENS}"), &[], body.as_bytes());
         super::refused_for(&answer, 400, word);
     }
-    assert_eq!(server.ask(&format!("GET {TOKENS}"), &[], b"").text(), "{\"data\":[]}");
+    assert_eq!(server.request(&format!("GET {TOKENS}"), &[], b"").text(), "{\"data\":[]}");
     let body = json!({
         "name": "ö".repeat(255), "scope": "global", "stores": many[1..], "prefix": "p".repeat(1024),
     });
     let most = made(&server, &body).1;
-    let page = ask(&server, &most, &format!("GET {STORES}"), "").json();
+    let page = server.request_with_token(&most, &format!("GET {STORES}"), "").json();
     assert_eq!(page["meta"]["total"], 100);
 }
 
@@ -362,20 +361,20 @@ fn there_are_at_most_a_thousand_tokens() {
     let body = b"{\"name\":\"n\",\"scope\":\"global\"}";
     let mut last = String::new();
     for n in 0..1000 {
-        let answer = client.ask(&request, &[], body).unwrap();
+        let answer = client.request(&request, &[], body).unwrap();
         assert_eq!(answer.status, 201, "{n}");
         last = answer.json()["id"].as_str().unwrap().to_owned();
     }
-    let said = client.ask(&request, &[], body).unwrap().refused(400);
+    let said = client.request(&request, &[], body).unwrap().expect_error(400);
     assert!(said.contains("1000"), "{said}");
-    assert_eq!(client.ask(&format!("DELETE {TOKENS}/{last}"), &[], b"").unwrap().status, 204);
-    assert_eq!(client.ask(&request, &[], body).unwrap().status, 201);
+    assert_eq!(client.request(&format!("DELETE {TOKENS}/{last}"), &[], b"").unwrap().status, 204);
+    assert_eq!(client.request(&request, &[], body).unwrap().status, 201);
 }
 
 #[test]
 fn a_revoked_token_is_refused_at_once_even_on_an_open_connection() {
     let server = Server::memory(&[]);
-    let store = server.store("s");
+    let store = server.create_store("s");
     let list = format!("GET {STORES}/{store}/keys");
     for own in [true, false] {
         for scope in ["global", "global:read"] {
@@ -384,30 +383,30 @@ fn a_revoked_token_is_refused_at_once_even_on_an_open_connection() {
             let head = format!("{list} HTTP/1.1\r\nHost: h\r\nFastly-Key: {secret}\r\n\r\n");
             let mut client = server.connect();
             client.send(&head).unwrap();
-            assert_eq!(client.answer(false).unwrap().status, 200);
+            assert_eq!(client.read_response(false).unwrap().status, 200);
             let end = match own {
-                true => ask(&server, &secret, "DELETE /tokens/self", ""),
-                false => server.ask(&format!("DELETE {TOKENS}/{id}"), &[], b""),
+                true => server.request_with_token(&secret, "DELETE /tokens/self", ""),
+                false => server.request(&format!("DELETE {TOKENS}/{id}"), &[], b""),
             };
             super::gone(&end);
             client.send(&head).unwrap();
-            client.answer(false).unwrap().refused(401);
-            ask(&server, &secret, "DELETE /tokens/self", "").refused(401);
-            let again = server.ask(&format!("DELETE {TOKENS}/{id}"), &[], b"");
-            assert_eq!(again.refused(404), "no token with that id");
+            client.read_response(false).unwrap().expect_error(401);
+            server.request_with_token(&secret, "DELETE /tokens/self", "").expect_error(401);
+            let again = server.request(&format!("DELETE {TOKENS}/{id}"), &[], b"");
+            assert_eq!(again.expect_error(404), "no token with that id");
         }
     }
-    assert_eq!(server.ask(&format!("GET {TOKENS}"), &[], b"").text(), "{\"data\":[]}");
+    assert_eq!(server.request(&format!("GET {TOKENS}"), &[], b"").text(), "{\"data\":[]}");
 }
 
 #[test]
 fn a_batch_keeps_the_lines_that_a_token_may_write_and_tells_the_others() {
     let server = Server::memory(&[]);
-    let store = server.store("s");
+    let store = server.create_store("s");
     let secret = made_for(&server, "global", &[&store], "in/");
     let keys = ["in/a", "out", "in", "in/b", "IN/c"];
     let lines = keys.map(|key| format!("{{\"key\":\"{key}\",\"value\":\"dg==\"}}\n")).concat();
-    let answer = ask(&server, &secret, &format!("PUT {STORES}/{store}/batch"), &lines);
+    let answer = server.request_with_token(&secret, &format!("PUT {STORES}/{store}/batch"), &lines);
     let report = answer.json();
     assert_eq!((answer.status, &report["type"]), (400, &json!("bad_request")));
     let errors = report["errors"].as_array().unwrap();
@@ -416,16 +415,18 @@ fn a_batch_keeps_the_lines_that_a_token_may_write_and_tells_the_others() {
     let expected = [("out", 1), ("in", 2), ("IN/c", 4)].map(|(key, at)| (json!(key), json!(at)));
     assert_eq!(told, expected.iter().map(|(key, at)| (key, at, &code)).collect::<Vec<_>>());
     assert!(errors[0]["reason"].as_str().unwrap().starts_with("this token may not"));
-    let kept = server.ask(&format!("GET {STORES}/{store}/keys"), &[], b"").json();
+    let kept = server.request(&format!("GET {STORES}/{store}/keys"), &[], b"").json();
     assert_eq!(kept["data"], json!(["in/a", "in/b"]));
 }
 
 #[test]
 fn a_token_for_some_stores_sees_them_alone_in_the_list_of_stores() {
     let server = Server::memory(&[]);
-    let ids = ["b", "a", "D", "c", "e"].map(|name| server.store(name));
+    let ids = ["b", "a", "D", "c", "e"].map(|name| server.create_store(name));
     let secret = made_for(&server, "global:read", &[&ids[0], &ids[2], &ids[3], &ids[4]], "");
-    let list = |query: &str| ask(&server, &secret, &format!("GET {STORES}{query}"), "").json();
+    let list = |query: &str| {
+        server.request_with_token(&secret, &format!("GET {STORES}{query}"), "").json()
+    };
     let names = |page: &Value| {
         let names = page["data"].as_array().unwrap().iter();
         names.map(|store| store["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -449,7 +450,7 @@ fn a_token_for_some_stores_sees_them_alone_in_the_list_of_stores() {
     );
     assert_eq!(list("?name=a"), json!({"data": [], "meta": {"limit": 1000, "total": 0}}));
     // A store that is gone is counted no more.
-    assert_eq!(server.ask(&format!("DELETE {STORES}/{}", ids[3]), &[], b"").status, 204);
+    assert_eq!(server.request(&format!("DELETE {STORES}/{}", ids[3]), &[], b"").status, 204);
     assert_eq!(
         (names(&list("")), &list("")["meta"]["total"]),
         (vec!["b".into(), "D".into(), "e".into()], &json!(3))

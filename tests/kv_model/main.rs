@@ -8,19 +8,18 @@
 
 #[path = "../engines/mod.rs"]
 mod engines;
-mod face;
-mod local;
+mod in_process;
 mod model;
-mod remote;
+mod over_http;
+mod store_under_test;
 #[path = "../support/mod.rs"]
 mod support;
 
 use engines::Subject;
-use face::Face;
-use local::Local;
+use in_process::Local;
 use model::{Grown, Model};
+use over_http::{Remote, Servers};
 use proptest::prelude::*;
-use remote::{Remote, Servers};
 use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use steadfast::kv::clock::SECOND;
@@ -29,6 +28,7 @@ use steadfast::kv::limits::EXPIRED_KEPT_SECS;
 use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::{Metadata, Ttl};
 use steadfast::kv::{Error, PIECE_BYTES};
+use store_under_test::Face;
 
 pub(crate) const START: u64 = 1_750_000_000 * SECOND;
 pub(crate) const MAX: u64 = PIECE_BYTES as u64 + 3000;
@@ -279,7 +279,7 @@ proptest! {
 
 #[test]
 fn three_postgres_servers_follow_the_model() {
-    let Some(url) = support::database("model") else { return };
+    let Some(url) = support::create_database("model") else { return };
     let servers = Servers::over(url);
     let config = ProptestConfig {
         max_shrink_iters: 100,
