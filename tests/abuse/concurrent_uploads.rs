@@ -1,38 +1,38 @@
-//! Large uploads beside each other, under a ceiling of memory.
+//! Concurrent large uploads within the memory limit.
 
-use crate::{MIB, Victim};
+use crate::{MIB, Target};
 
 const UPLOADS: usize = 64;
 const IN_FLIGHT: u64 = 64 * MIB;
-/// What the server holds besides bodies in flight: its program, the cache (32 MiB), SQLite's own,
-/// and blocks that the allocator keeps for each thread.
-const FIXED: u64 = 96 * MIB;
+/// Memory besides bodies in flight: the program, the read cache (32 MiB), SQLite, and the arenas of
+/// the allocator.
+const BASE_MEMORY: u64 = 96 * MIB;
 
 #[test]
-fn sixty_four_uploads_of_25_mb_succeed_below_the_ceiling_of_memory() {
-    let victim = Victim::new(&["--max-in-flight", &IN_FLIGHT.to_string()]);
+fn sixty_four_uploads_of_25_mib_stay_within_the_memory_limit() {
+    let target = Target::new(&["--max-in-flight", &IN_FLIGHT.to_string()]);
     let value = vec![b'v'; 25 << 20];
     std::thread::scope(|scope| {
         for n in 0..UPLOADS {
-            let (victim, value) = (&victim, &value);
+            let (target, value) = (&target, &value);
             scope.spawn(move || {
-                let item = victim.item(&format!("up{n}"));
-                let mut client = victim.connect();
-                let fields = format!("Content-Length: {}\r\n", value.len());
-                client.send(victim.head(&format!("PUT {item}"), &fields)).unwrap();
+                let item = target.item(&format!("up{n}"));
+                let mut client = target.connect();
+                let headers = format!("Content-Length: {}\r\n", value.len());
+                client.send(target.head(&format!("PUT {item}"), &headers)).unwrap();
                 client.send(value).unwrap();
-                let answer = client.read_response(false).unwrap();
-                assert_eq!(answer.status, 200, "{}", answer.text());
+                let response = client.read_response(false).unwrap();
+                assert_eq!(response.status, 200, "{}", response.text());
             });
         }
-        // How long they wait is up to the disk, which all of these share.
-        victim.answers_others();
+        // No time limit: all of these share one disk.
+        target.assert_available();
     });
-    victim.held_below(IN_FLIGHT + FIXED);
+    target.assert_peak_memory_below(IN_FLIGHT + BASE_MEMORY);
     for n in [0, UPLOADS / 2, UPLOADS - 1] {
-        let get = format!("GET {}", victim.item(&format!("up{n}")));
-        assert!(victim.server.request(&get, &[], b"").body == value);
+        let get = format!("GET {}", target.item(&format!("up{n}")));
+        assert!(target.request(&get, &[], b"").body == value);
     }
-    assert_eq!(victim.blobs().len(), UPLOADS);
-    victim.unharmed();
+    assert_eq!(target.blob_files().len(), UPLOADS);
+    target.assert_healthy_and_stop();
 }

@@ -1,11 +1,11 @@
-//! Random bytes, and requests that were damaged at random.
+//! Random bytes, and valid requests with random damage.
 
-use crate::Victim;
+use crate::Target;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const CONNECTIONS: usize = 3000;
 
-/// A generator that needs no crate: xorshift64*.
+/// A xorshift64* generator.
 struct Random(u64);
 
 impl Random {
@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-/// Damages a request: bytes changed, cut out, doubled, or put in.
+/// Damages a request: changes, removes, repeats, truncates or inserts bytes.
 fn damage(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
     const PIECES: [&[u8]; 12] = [
         b"\r\n",
@@ -55,49 +55,52 @@ fn damage(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test reads its environment and the clock")]
-fn random_bytes_do_no_harm() {
+#[expect(clippy::disallowed_methods, reason = "a test may read its environment and the clock")]
+fn random_and_damaged_requests_do_not_harm_the_server() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
     let given = std::env::var("STEADFAST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed: u64 = given.unwrap_or(now);
     println!("STEADFAST_SEED={seed}");
     let mut random = Random(seed | 1);
-    let victim = Victim::new(&["--header-timeout", "5", "--body-timeout", "5"]);
-    let wild = format!("/resources/stores/kv/{}", victim.store);
-    let item = victim.item("wild");
+    let target = Target::new(&["--header-timeout", "5", "--body-timeout", "5"]);
+    let store = format!("/resources/stores/kv/{}", target.store);
+    let item = target.item("wild");
     let chunked = "Transfer-Encoding: chunked\r\n";
     let line = "{\"key\":\"wild\",\"value\":\"dmFsdWU=\",\"metadata\":\"m\"}\n";
     let length = format!("Content-Length: {}\r\n", line.len());
-    let sound = [
-        victim.head(&format!("PUT {item}"), "Content-Length: 5\r\nmetadata: m\r\n") + "value",
-        victim.head(&format!("PUT {item}"), chunked) + "5;x=y\r\nvalue\r\n0\r\nt: u\r\n\r\n",
-        victim.head(&format!("PUT {wild}/batch"), &length) + line,
-        victim.head(&format!("GET {wild}/keys?prefix=a&limit=5&cursor=b"), ""),
-        victim.head(&format!("GET {item}"), "Range: bytes=1-3\r\n"),
-        victim.head(&format!("DELETE {item}?force=true"), ""),
-        victim.head("POST /resources/stores/kv", "Content-Length: 14\r\n") + "{\"name\":\"wild\"}",
+    let valid = [
+        target.head(&format!("PUT {item}"), "Content-Length: 5\r\nmetadata: m\r\n") + "value",
+        target.head(&format!("PUT {item}"), chunked) + "5;x=y\r\nvalue\r\n0\r\nt: u\r\n\r\n",
+        target.head(&format!("PUT {store}/batch"), &length) + line,
+        target.head(&format!("GET {store}/keys?prefix=a&limit=5&cursor=b"), ""),
+        target.head(&format!("GET {item}"), "Range: bytes=1-3\r\n"),
+        target.head(&format!("DELETE {item}?force=true"), ""),
+        target.head("POST /resources/stores/kv", "Content-Length: 14\r\n") + "{\"name\":\"wild\"}",
     ];
     for n in 0..CONNECTIONS {
         let bytes = if n % 5 == 0 {
             (0..random.below(2000)).map(|_| random.next() as u8).collect()
         } else {
-            let pair = [random.below(sound.len()), random.below(sound.len())];
-            damage(&mut random, pair.map(|at| sound[at].as_bytes()).concat())
+            let pair = [random.below(valid.len()), random.below(valid.len())];
+            damage(&mut random, pair.map(|at| valid[at].as_bytes()).concat())
         };
-        let mut client = victim.connect();
-        let cut = random.below(bytes.len());
-        let _ = client.send(&bytes[..cut]);
+        let mut client = target.connect();
+        let split_at = random.below(bytes.len());
+        let _ = client.send(&bytes[..split_at]);
         if n % 50 == 0 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = client.send(&bytes[cut..]);
+        let _ = client.send(&bytes[split_at..]);
         client.shutdown_write();
-        // Every answer is one, and then the connection ends.
-        while let Ok(answer) = client.read_response(false) {
-            assert!(answer.head.starts_with("HTTP/1.1 "), "{n}: {}", answer.head);
-            assert!(answer.status < 500 || [501, 505].contains(&answer.status), "{n}: {answer:?}");
+        // Every response is well-formed, and the connection closes after the last one.
+        while let Ok(response) = client.read_response(false) {
+            assert!(response.head.starts_with("HTTP/1.1 "), "{n}: {}", response.head);
+            assert!(
+                response.status < 500 || [501, 505].contains(&response.status),
+                "{n}: {response:?}"
+            );
         }
     }
-    victim.lets_go();
-    victim.unharmed();
+    target.wait_until_connections_close();
+    target.assert_healthy_and_stop();
 }

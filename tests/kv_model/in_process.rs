@@ -1,7 +1,7 @@
-//! A store over engines that are opened here; time is what the test says.
+//! A store over engines in this process, with a clock that the test sets.
 
 use crate::engines::{Subject, Turns};
-use crate::store_under_test::{Face, Found};
+use crate::store_under_test::{ReadItem, StoreUnderTest};
 use crate::{MAX, START};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use steadfast::kv::listing::ListKeys;
 use steadfast::kv::types::{Key, Metadata, StoreId, StoreName, Ttl};
 use steadfast::kv::{Error, Kv, Value};
 
-pub(crate) struct Local {
+pub(crate) struct InProcess {
     subject: Subject,
     kvs: Vec<Kv>,
     clock: Arc<ManualClock>,
@@ -30,20 +30,20 @@ fn key(text: &str) -> Key {
     Key::parse(text.as_bytes()).unwrap()
 }
 
-impl Local {
-    pub(crate) async fn new(subject: Subject) -> Local {
+impl InProcess {
+    pub(crate) async fn new(subject: Subject) -> InProcess {
         let clock = Arc::new(ManualClock::new(START));
         let kvs = kvs(&subject, &clock);
         let store = kvs[0].create_store(StoreName::parse("s0").unwrap(), None).await.unwrap().id;
-        Local { turns: Turns::among(kvs.len()), subject, kvs, clock, store }
+        InProcess { turns: Turns::among(kvs.len()), subject, kvs, clock, store }
     }
 
-    fn any(&self) -> &Kv {
+    fn next_kv(&self) -> &Kv {
         &self.kvs[self.next()]
     }
 }
 
-impl Face for Local {
+impl StoreUnderTest for InProcess {
     fn processes(&self) -> usize {
         self.kvs.len()
     }
@@ -83,7 +83,7 @@ impl Face for Local {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let list = ListKeys { prefix: prefix.into(), after, limit, eventual: false };
-            let page = self.any().list_keys(&self.store, &list).await.unwrap();
+            let page = self.next_kv().list_keys(&self.store, &list).await.unwrap();
             found.extend(page.keys().map(|key| String::from_utf8(key.to_vec()).unwrap()));
             after = page.keys().last().map(<[u8]>::to_vec);
             if !page.more {
@@ -92,9 +92,9 @@ impl Face for Local {
         }
     }
 
-    async fn get(&self, key: &str) -> Option<Found> {
-        match self.any().get(&self.store, &self::key(key)).await {
-            Ok(item) => Some(Found {
+    async fn get(&self, key: &str) -> Option<ReadItem> {
+        match self.next_kv().get(&self.store, &self::key(key)).await {
+            Ok(item) => Some(ReadItem {
                 value: item.value.read_all().await.unwrap().to_vec(),
                 metadata: item.metadata.as_bytes().to_vec(),
                 generation: item.generation,
@@ -106,21 +106,21 @@ impl Face for Local {
     }
 
     async fn head(&self, key: &str) -> (u64, u64) {
-        let head = self.any().head(&self.store, &self::key(key)).await.unwrap();
+        let head = self.next_kv().head(&self.store, &self::key(key)).await.unwrap();
         (head.size, head.generation)
     }
 
     async fn name(&self) -> String {
-        self.any().describe_store(&self.store).await.unwrap().name.as_str().into()
+        self.next_kv().describe_store(&self.store).await.unwrap().name.as_str().into()
     }
 
     async fn rename(&self, name: &str) {
         let name = StoreName::parse(name).unwrap();
-        self.any().rename_store(&self.store, name).await.unwrap();
+        self.next_kv().rename_store(&self.store, name).await.unwrap();
     }
 
     async fn delete_store(&self) -> Result<(), Error> {
-        self.any().delete_store(&self.store).await
+        self.next_kv().delete_store(&self.store).await
     }
 
     async fn reopen(&mut self) -> Option<usize> {
@@ -135,11 +135,11 @@ impl Face for Local {
     }
 
     async fn sweep(&self) {
-        while self.any().sweep().await.unwrap() > 0 {}
+        while self.next_kv().sweep().await.unwrap() > 0 {}
     }
 
     async fn count(&self) -> Option<u64> {
-        Some(self.any().items_count().await.unwrap())
+        Some(self.next_kv().items_count().await.unwrap())
     }
 
     async fn close(&self) {

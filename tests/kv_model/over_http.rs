@@ -1,9 +1,9 @@
-//! A store of three servers over one database, asked over HTTP. Time is the database's: what has a
-//! time to live gets one that no test sees the end of.
+//! A store behind three servers that share a database, over HTTP. The clock is the database's, so every
+//! time to live is extended beyond the duration of the test.
 
 use crate::MAX;
 use crate::engines::Turns;
-use crate::store_under_test::{Face, Found};
+use crate::store_under_test::{ReadItem, StoreUnderTest};
 use crate::support::{Response, Server};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,10 +14,10 @@ use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::Ttl;
 
 const STORES: &str = "/resources/stores/kv";
-/// A day, in seconds.
-const LATER: u64 = 86_400;
+/// Added to every time to live, in seconds: one day.
+const TTL_OFFSET_SECS: u64 = 86_400;
 
-/// Servers that several cases use, one after the other.
+/// Servers that the cases share, one case after another.
 pub(crate) struct Servers {
     url: String,
     flags: [String; 2],
@@ -26,7 +26,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) fn over(url: String) -> Servers {
+    pub(crate) fn new(url: String) -> Servers {
         let flags = ["--max-value".into(), MAX.to_string()];
         let servers = Servers { url, flags, servers: RefCell::default(), cases: Cell::new(0) };
         for _ in 0..3 {
@@ -39,57 +39,58 @@ impl Servers {
         Server::postgres_with_flags(&self.url, &self.flags.each_ref().map(String::as_str))
     }
 
-    /// kill -9, and another in its place.
+    /// Sends SIGKILL to a server and starts another in its place.
     fn kill(&self, number: usize) {
         self.servers.borrow_mut()[number].kill();
         self.servers.borrow_mut()[number] = self.start();
     }
 }
 
-/// A store of its own on them.
-pub(crate) struct Remote<'s> {
+/// One case: a store of its own on the shared servers.
+pub(crate) struct OverHttp<'s> {
     servers: &'s Servers,
     turns: Turns,
-    /// What its names begin with: others are there.
-    first: String,
+    /// The prefix of its store names, which keeps the cases apart.
+    name_prefix: String,
     store: String,
 }
 
-impl<'s> Remote<'s> {
-    pub(crate) fn new(servers: &'s Servers) -> Remote<'s> {
+impl<'s> OverHttp<'s> {
+    pub(crate) fn new(servers: &'s Servers) -> OverHttp<'s> {
         let case = servers.cases.replace(servers.cases.get() + 1);
-        let first = format!("case{case}-");
+        let name_prefix = format!("case{case}-");
         let turns = Turns::among(servers.servers.borrow().len());
-        let store = servers.servers.borrow()[turns.next()].create_store(&format!("{first}s0"));
-        Remote { servers, turns, first, store }
+        let store =
+            servers.servers.borrow()[turns.next()].create_store(&format!("{name_prefix}s0"));
+        OverHttp { servers, turns, name_prefix, store }
     }
 
-    fn ask(&self, by: usize, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {
-        self.servers.servers.borrow()[by].request(request, fields, body)
+    fn request(&self, by: usize, request: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.servers.servers.borrow()[by].request(request, headers, body)
     }
 
-    /// `METHOD /path/of/the/store` and what follows.
-    fn at(&self, method: &str, rest: &str) -> String {
+    /// `METHOD TARGET` of the store; `rest` follows its path.
+    fn store_request(&self, method: &str, rest: &str) -> String {
         format!("{method} {STORES}/{}{rest}", self.store)
     }
 
-    fn item(&self, method: &str, key: &str, query: &str) -> String {
+    fn item_request(&self, method: &str, key: &str, query: &str) -> String {
         let escaped: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        self.at(method, &format!("/keys/{escaped}{query}"))
+        self.store_request(method, &format!("/keys/{escaped}{query}"))
     }
 }
 
-fn refused(answer: &Response) -> Error {
-    match answer.status {
+fn error_of(response: &Response) -> Error {
+    match response.status {
         404 => Error::NoItem,
         409 => Error::StoreNotEmpty,
         412 => Error::Precondition,
         413 => Error::TooLarge(MAX),
-        _ => panic!("{answer:?}"),
+        _ => panic!("{response:?}"),
     }
 }
 
-impl Face for Remote<'_> {
+impl StoreUnderTest for OverHttp<'_> {
     fn processes(&self) -> usize {
         self.servers.servers.borrow().len()
     }
@@ -111,42 +112,49 @@ impl Face for Remote<'_> {
             Mode::Append => "?append=true",
             Mode::Prepend => "?prepend=true",
         };
-        let mut fields = Vec::new();
-        fields.extend(put.if_generation.map(|demand| ("if-generation-match", demand.to_string())));
-        fields.extend(put.ttl.map(|ttl| ("time_to_live_sec", (ttl.secs() + LATER).to_string())));
+        let mut headers = Vec::new();
+        headers.extend(
+            put.if_generation.map(|condition| ("if-generation-match", condition.to_string())),
+        );
+        headers.extend(
+            put.ttl.map(|ttl| ("time_to_live_sec", (ttl.secs() + TTL_OFFSET_SECS).to_string())),
+        );
         let metadata = String::from_utf8(put.metadata.as_bytes().to_vec()).unwrap();
-        fields.extend(Some(("metadata", metadata)).filter(|(_, text)| !text.is_empty()));
-        let fields: Vec<_> = fields.iter().map(|(name, text)| (*name, text.as_str())).collect();
-        let answer = self.request(by, &self.item("PUT", key, query), &fields, value);
-        if answer.status == 200 { Ok(answer.generation()) } else { Err(refused(&answer)) }
+        headers.extend(Some(("metadata", metadata)).filter(|(_, text)| !text.is_empty()));
+        let headers: Vec<_> = headers.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let response = self.request(by, &self.item_request("PUT", key, query), &headers, value);
+        if response.status == 200 { Ok(response.generation()) } else { Err(error_of(&response)) }
     }
 
     async fn delete(&self, by: usize, key: &str, delete: DeleteRequest) -> Result<(), Error> {
         let query = if delete.force { "?force=true" } else { "" };
-        let demanded = delete.if_generation.map(|demand| demand.to_string());
-        let fields: Vec<_> = demanded.iter().map(|g| ("if-generation-match", g.as_str())).collect();
-        let answer = self.request(by, &self.item("DELETE", key, query), &fields, b"");
-        if answer.status == 204 { Ok(()) } else { Err(refused(&answer)) }
+        let expected_generation = delete.if_generation.map(|condition| condition.to_string());
+        let headers: Vec<_> =
+            expected_generation.iter().map(|g| ("if-generation-match", g.as_str())).collect();
+        let response = self.request(by, &self.item_request("DELETE", key, query), &headers, b"");
+        if response.status == 204 { Ok(()) } else { Err(error_of(&response)) }
     }
 
     async fn batch(&self, by: usize, lines: &[(&str, Option<Ttl>, Vec<u8>)]) {
         let line = |(key, ttl, value): &(&str, Option<Ttl>, Vec<u8>)| {
             let mut line = serde_json::json!({ "key": key, "value": STANDARD.encode(value) });
             if let Some(ttl) = ttl {
-                line["time_to_live_sec"] = (ttl.secs() + LATER).into();
+                line["time_to_live_sec"] = (ttl.secs() + TTL_OFFSET_SECS).into();
             }
             format!("{line}\n")
         };
         let lines: String = lines.iter().map(line).collect();
-        let answer = self.request(by, &self.at("PUT", "/batch"), &[], lines.as_bytes());
-        assert_eq!(answer.status, 200, "{answer:?}");
+        let response =
+            self.request(by, &self.store_request("PUT", "/batch"), &[], lines.as_bytes());
+        assert_eq!(response.status, 200, "{response:?}");
     }
 
     async fn list(&self, prefix: &str, limit: usize) -> Vec<String> {
         let (mut found, mut cursor) = (Vec::new(), String::new());
         loop {
             let query = format!("/keys?prefix={prefix}&limit={limit}{cursor}");
-            let page = self.request(self.next(), &self.at("GET", &query), &[], b"").json();
+            let page =
+                self.request(self.next(), &self.store_request("GET", &query), &[], b"").json();
             let keys = page["data"].as_array().unwrap();
             found.extend(keys.iter().map(|key| key.as_str().unwrap().to_owned()));
             match page["meta"]["next_cursor"].as_str() {
@@ -156,36 +164,37 @@ impl Face for Remote<'_> {
         }
     }
 
-    async fn get(&self, key: &str) -> Option<Found> {
-        let answer = self.request(self.next(), &self.item("GET", key, ""), &[], b"");
-        if answer.status == 404 {
+    async fn get(&self, key: &str) -> Option<ReadItem> {
+        let response = self.request(self.next(), &self.item_request("GET", key, ""), &[], b"");
+        if response.status == 404 {
             return None;
         }
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let metadata = answer.headers("Metadata").concat().into_bytes();
-        let generation = answer.generation();
-        Some(Found { value: answer.body, metadata, generation, expires: None })
+        assert_eq!(response.status, 200, "{response:?}");
+        let metadata = response.headers("Metadata").concat().into_bytes();
+        let generation = response.generation();
+        Some(ReadItem { value: response.body, metadata, generation, expires: None })
     }
 
     async fn head(&self, key: &str) -> (u64, u64) {
-        let answer = self.request(self.next(), &self.item("HEAD", key, ""), &[], b"");
-        (answer.header("Content-Length").parse().unwrap(), answer.generation())
+        let response = self.request(self.next(), &self.item_request("HEAD", key, ""), &[], b"");
+        (response.header("Content-Length").parse().unwrap(), response.generation())
     }
 
     async fn name(&self) -> String {
-        let told = self.request(self.next(), &self.at("GET", ""), &[], b"").json();
-        told["name"].as_str().unwrap().strip_prefix(&self.first).unwrap().to_owned()
+        let described = self.request(self.next(), &self.store_request("GET", ""), &[], b"").json();
+        described["name"].as_str().unwrap().strip_prefix(&self.name_prefix).unwrap().to_owned()
     }
 
     async fn rename(&self, name: &str) {
-        let body = serde_json::json!({ "name": format!("{}{name}", self.first) }).to_string();
-        let answer = self.request(self.next(), &self.at("PUT", ""), &[], body.as_bytes());
-        assert_eq!(answer.status, 200, "{answer:?}");
+        let body = serde_json::json!({ "name": format!("{}{name}", self.name_prefix) }).to_string();
+        let response =
+            self.request(self.next(), &self.store_request("PUT", ""), &[], body.as_bytes());
+        assert_eq!(response.status, 200, "{response:?}");
     }
 
     async fn delete_store(&self) -> Result<(), Error> {
-        let answer = self.request(self.next(), &self.at("DELETE", ""), &[], b"");
-        if answer.status == 204 { Ok(()) } else { Err(refused(&answer)) }
+        let response = self.request(self.next(), &self.store_request("DELETE", ""), &[], b"");
+        if response.status == 204 { Ok(()) } else { Err(error_of(&response)) }
     }
 
     async fn reopen(&mut self) -> Option<usize> {

@@ -1,44 +1,44 @@
-//! What the model is held against: one store, reached through one process or several.
+//! The interface to the store that is compared with the model.
 
 use steadfast::kv::Error;
 use steadfast::kv::items::{DeleteRequest, PutRequest};
 use steadfast::kv::types::Ttl;
 
-/// An item as it was read.
-pub(crate) struct Found {
+/// An item as read.
+pub(crate) struct ReadItem {
     pub(crate) value: Vec<u8>,
     pub(crate) metadata: Vec<u8>,
     pub(crate) generation: u64,
-    /// When it expires, where that is told.
+    /// The expiry; `None` if the interface does not report it.
     pub(crate) expires: Option<Option<u64>>,
 }
 
-/// Writes say which process makes them, as that bounds their generation; all else goes through
-/// another process each time.
-pub(crate) trait Face {
+/// One store, reached through one or several processes. Writes name their process (`by`), because
+/// generations are ordered per process; reads choose one.
+pub(crate) trait StoreUnderTest {
     fn processes(&self) -> usize;
-    /// Whose turn it is.
+    /// The process for the next operation.
     fn next(&self) -> usize;
     async fn put(&self, by: usize, key: &str, put: &PutRequest, value: &[u8])
     -> Result<u64, Error>;
     async fn delete(&self, by: usize, key: &str, delete: DeleteRequest) -> Result<(), Error>;
     async fn batch(&self, by: usize, lines: &[(&str, Option<Ttl>, Vec<u8>)]);
-    /// All keys, by pages of `limit`.
+    /// All keys with this prefix, read in pages of `limit`.
     async fn list(&self, prefix: &str, limit: usize) -> Vec<String>;
-    async fn get(&self, key: &str) -> Option<Found>;
-    /// Size and generation of an item that is there.
+    async fn get(&self, key: &str) -> Option<ReadItem>;
+    /// The size and generation of an item that exists.
     async fn head(&self, key: &str) -> (u64, u64);
     /// The name of the store.
     async fn name(&self) -> String;
     async fn rename(&self, name: &str);
     async fn delete_store(&self) -> Result<(), Error>;
-    /// Begins anew with what was kept; answers which process was killed, if one was.
+    /// Reopens the store, or kills a process and restarts it; returns the process that was killed.
     async fn reopen(&mut self) -> Option<usize>;
-    /// Whether the time is what the test says.
+    /// Sets the clock; returns whether the clock can be set.
     fn set_clock(&self, now: u64) -> bool;
-    /// Removes all that is long expired.
+    /// Removes all items whose expiry is past the retention of expired records.
     async fn sweep(&self);
-    /// How many items take space, where that is told.
+    /// The number of stored records, expired ones included; `None` if it is unknown.
     async fn count(&self) -> Option<u64>;
     async fn close(&self);
 }
