@@ -1,96 +1,99 @@
 //! DELETE of items.
 
-use crate::{Case, NO_STORE, STORES, gone, refused_for, unmet};
+use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_412, assert_error_about};
 
 #[test]
-fn a_delete_answers_204_then_404() {
+fn a_delete_is_204_and_the_next_404() {
     let case = Case::new();
-    case.stored("k", &[], b"v");
+    case.put_ok("k", &[], b"v");
     let mut client = case.server.connect();
-    let request = format!("DELETE {}", case.path("k"));
-    gone(&client.request(&request, &[], b"").unwrap());
+    let request = format!("DELETE {}", case.item_path("k"));
+    assert_204(&client.request(&request, &[], b"").unwrap());
     let again = client.request(&request, &[], b"").unwrap();
     assert_eq!(again.expect_error(404), "no item with that key");
     assert_eq!(case.get("k").status, 404);
-    assert!(case.keys().is_empty());
+    assert!(case.list_keys().is_empty());
 }
 
 #[test]
-fn a_forced_delete_of_what_is_missing_is_204() {
+fn a_forced_delete_of_a_missing_item_is_204() {
     let case = Case::new();
     for force in ["true", "True", "TRUE"] {
-        gone(&case.delete(&format!("none?force={force}"), &[]));
+        assert_204(&case.delete(&format!("none?force={force}"), &[]));
     }
     for unforced in ["none", "none?force=false", "none?force=False", "none?other=true"] {
         case.delete(unforced, &[]).expect_error(404);
     }
-    case.stored("k", &[], b"v");
-    gone(&case.delete("k?force=true", &[]));
-    let answer =
-        case.server.request(&format!("DELETE {STORES}/{NO_STORE}/keys/k?force=true"), &[], b"");
-    assert_eq!(answer.expect_error(404), "no store with that id");
+    case.put_ok("k", &[], b"v");
+    assert_204(&case.delete("k?force=true", &[]));
+    let response = case.server.request(
+        &format!("DELETE {STORES}/{UNKNOWN_STORE}/keys/k?force=true"),
+        &[],
+        b"",
+    );
+    assert_eq!(response.expect_error(404), "no store with that id");
 }
 
 #[test]
-fn a_delete_heeds_the_generation_it_demands() {
+fn a_delete_requires_a_matching_generation() {
     let case = Case::new();
-    let generation = case.stored("k", &[], b"v");
+    let generation = case.put_ok("k", &[], b"v");
     for other in [0, generation - 1, generation + 1, u64::MAX] {
         let other = other.to_string();
         for key in ["k", "k?force=true"] {
-            unmet(&case.delete(key, &[("if-generation-match", &other)]));
+            assert_412(&case.delete(key, &[("if-generation-match", &other)]));
         }
     }
     assert_eq!(case.get("k").generation(), generation);
     let generation = generation.to_string();
-    gone(&case.delete("k", &[("If-Generation-Match", &generation)]));
-    // What is missing is said first, and with force is no error.
+    assert_204(&case.delete("k", &[("If-Generation-Match", &generation)]));
+    // A missing item is reported before the condition, and is no error with force.
     case.delete("k", &[("if-generation-match", &generation)]).expect_error(404);
     case.delete("k", &[("if-generation-match", "0")]).expect_error(404);
-    gone(&case.delete("k?force=true", &[("if-generation-match", &generation)]));
+    assert_204(&case.delete("k?force=true", &[("if-generation-match", &generation)]));
 }
 
 #[test]
-fn a_wrong_parameter_of_a_delete_is_400_and_deletes_nothing() {
+fn an_invalid_delete_parameter_is_400_and_deletes_nothing() {
     let case = Case::new();
-    let generation = case.stored("k", &[], b"v");
+    let generation = case.put_ok("k", &[], b"v");
     for force in ["?force", "?force=", "?force=yes", "?force=1", "?force=true&force=true"] {
         for key in ["k", "none"] {
-            refused_for(&case.delete(&format!("{key}{force}"), &[]), 400, "force");
+            assert_error_about(&case.delete(&format!("{key}{force}"), &[]), 400, "force");
         }
     }
     let name = "if-generation-match";
-    for wrong in ["", "x", "-1", "+5", "1.5", "18446744073709551616"] {
-        refused_for(&case.delete("k", &[(name, wrong)]), 400, name);
+    for invalid in ["", "x", "-1", "+5", "1.5", "18446744073709551616"] {
+        assert_error_about(&case.delete("k", &[(name, invalid)]), 400, name);
     }
     let text = generation.to_string();
-    refused_for(&case.delete("k", &[(name, &text), (name, &text)]), 400, name);
+    assert_error_about(&case.delete("k", &[(name, &text), (name, &text)]), 400, name);
     case.delete("k?x=%", &[]).expect_error(400);
     assert_eq!(case.get("k").generation(), generation);
 }
 
 #[test]
-fn parallel_deletes_of_different_keys_all_succeed() {
+fn concurrent_deletes_of_different_keys_all_succeed() {
     let case = Case::new();
     for i in 0..32 {
-        case.stored(&format!("k{i}"), &[], b"v");
+        case.put_ok(&format!("k{i}"), &[], b"v");
     }
     std::thread::scope(|scope| {
         for i in 0..32 {
             let case = &case;
-            scope.spawn(move || gone(&case.delete(&format!("k{i}"), &[])));
+            scope.spawn(move || assert_204(&case.delete(&format!("k{i}"), &[])));
         }
     });
-    assert!(case.keys().is_empty());
-    gone(&case.server.request(&format!("DELETE {}", case.at()), &[], b""));
+    assert!(case.list_keys().is_empty());
+    assert_204(&case.server.request(&format!("DELETE {}", case.store_path()), &[], b""));
 }
 
 #[test]
-fn a_body_with_a_delete_is_taken_and_ignored() {
+fn a_body_of_a_delete_is_ignored() {
     let case = Case::new();
-    case.stored("k", &[], b"v");
+    case.put_ok("k", &[], b"v");
     let mut client = case.server.connect();
-    let request = format!("DELETE {}", case.path("k"));
-    gone(&client.request(&request, &[("Content-Type", "application/json")], b"{}").unwrap());
+    let request = format!("DELETE {}", case.item_path("k"));
+    assert_204(&client.request(&request, &[("Content-Type", "application/json")], b"{}").unwrap());
     client.request(&request, &[], b"").unwrap().expect_error(404);
 }

@@ -1,13 +1,13 @@
-//! Paths and keys, as the clients encode them and as nobody should.
+//! Paths and keys: the encodings of the clients, forbidden keys, and paths that must match no route.
 
-use crate::{Case, NO_STORE, STORES, accepted, gone, refused_for};
+use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_error_about, assert_put_ok};
 
-/// Bytes with every one of them escaped.
+/// Percent-encodes every byte.
 fn escaped(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// Keys with the ways in which clients write them into a path.
+/// Keys, each with the forms in which clients encode it in a path.
 const ENCODED: [(&str, &[&str]); 14] = [
     ("a/b", &["a%2Fb", "a%2fb", "a/b", "%61%2F%62"]),
     ("a b", &["a%20b"]),
@@ -26,24 +26,24 @@ const ENCODED: [(&str, &[&str]); 14] = [
 ];
 
 #[test]
-fn what_one_client_puts_another_reads() {
+fn all_encodings_of_a_key_are_the_same_item() {
     let case = Case::new();
-    for (key, ways) in ENCODED {
-        for put in ways {
-            accepted(&case.put(put, &[], put.as_bytes()));
-            assert_eq!(case.keys(), [key], "{put}");
-            for get in ways.iter().copied().chain([escaped(key).as_str()]) {
-                assert_eq!(case.value(get), put.as_bytes(), "put as {put}, read as {get}");
+    for (key, encodings) in ENCODED {
+        for put in encodings {
+            assert_put_ok(&case.put(put, &[], put.as_bytes()));
+            assert_eq!(case.list_keys(), [key], "{put}");
+            for get in encodings.iter().copied().chain([escaped(key).as_str()]) {
+                assert_eq!(case.get_value(get), put.as_bytes(), "put as {put}, read as {get}");
             }
-            let last = ways.last().unwrap();
-            gone(&case.delete(last, &[]));
+            let last = encodings.last().unwrap();
+            assert_204(&case.delete(last, &[]));
             case.get(put).expect_error(404);
         }
     }
 }
 
 #[test]
-fn keys_that_differ_by_an_encoding_are_different_items() {
+fn keys_that_differ_only_in_encoding_are_different_items() {
     let case = Case::new();
     // Composed and decomposed letters, escapes of escapes, plus and space, slashes.
     let keys = [
@@ -51,16 +51,16 @@ fn keys_that_differ_by_an_encoding_are_different_items() {
         "A", "a", "a\u{0}", "%", "%%",
     ];
     for key in keys {
-        accepted(&case.put(&escaped(key), &[], key.as_bytes()));
+        assert_put_ok(&case.put(&escaped(key), &[], key.as_bytes()));
     }
     for key in keys {
-        assert_eq!(case.value(&escaped(key)), key.as_bytes(), "{key:?}");
+        assert_eq!(case.get_value(&escaped(key)), key.as_bytes(), "{key:?}");
     }
-    assert_eq!(case.keys().len(), keys.len());
+    assert_eq!(case.list_keys().len(), keys.len());
 }
 
 #[test]
-fn unusual_keys_work() {
+fn unusual_keys_are_accepted() {
     let case = Case::new();
     let mut keys: Vec<String> = [
         "..x",
@@ -106,91 +106,91 @@ fn unusual_keys_work() {
     keys.push("é".repeat(512));
     for key in &keys {
         for method in ["PUT", "GET", "HEAD", "DELETE"] {
-            let request = format!("{method} {}", case.path(&escaped(key)));
+            let request = format!("{method} {}", case.item_path(&escaped(key)));
             let value = if method == "PUT" { key.as_bytes() } else { b"" };
-            let answer = case.server.request(&request, &[], value);
+            let response = case.server.request(&request, &[], value);
             let expected = if method == "DELETE" { 204 } else { 200 };
-            assert_eq!(answer.status, expected, "{method} {key:?}: {answer:?}");
+            assert_eq!(response.status, expected, "{method} {key:?}: {response:?}");
             if method == "GET" {
-                assert_eq!(answer.body, key.as_bytes());
-                assert_eq!(case.keys(), [key.as_str()]);
+                assert_eq!(response.body, key.as_bytes());
+                assert_eq!(case.list_keys(), [key.as_str()]);
             }
         }
     }
 }
 
-/// Checks that every method refuses a key, given as its raw path, and that nothing else is touched.
-fn forbidden(case: &Case, path: &str, reason: &str) {
+/// Checks that every method rejects a key, given as its raw path, and that the store is unchanged.
+fn assert_key_rejected(case: &Case, path: &str, reason: &str) {
     for method in ["PUT", "GET", "DELETE", "HEAD"] {
-        let answer = case.server.request(&format!("{method} {}", case.path(path)), &[], b"");
-        assert_eq!(answer.status, 400, "{method} {path}: {answer:?}");
+        let response = case.server.request(&format!("{method} {}", case.item_path(path)), &[], b"");
+        assert_eq!(response.status, 400, "{method} {path}: {response:?}");
         if method != "HEAD" {
-            let detail = answer.expect_error(400);
+            let detail = response.expect_error(400);
             assert!(detail.starts_with("key ") && detail.contains(reason), "{path}: {detail}");
         }
     }
-    assert_eq!(case.keys(), ["kept"], "{path}");
+    assert_eq!(case.list_keys(), ["kept"], "{path}");
 }
 
-fn with_kept() -> Case {
+fn with_kept_item() -> Case {
     let case = Case::new();
-    case.stored("kept", &[], b"v");
+    case.put_ok("kept", &[], b"v");
     case
 }
 
 #[test]
-fn keys_of_forbidden_characters_and_forms_are_400() {
-    let case = with_kept();
+fn keys_with_forbidden_characters_or_segments_are_400() {
+    let case = with_kept_item();
     for character in ["\r", "\n", "#", ";", "?", "^", "|"] {
         for key in [character.to_owned(), format!("a{character}"), format!("{character}b")] {
-            forbidden(&case, &escaped(key), "must not contain");
+            assert_key_rejected(&case, &escaped(key), "must not contain");
         }
     }
     for raw in ["a;b", "a^b", "a|b", "a#b"] {
-        forbidden(&case, raw, "must not contain");
+        assert_key_rejected(&case, raw, "must not contain");
     }
     for key in [".", "..", "%2e", "%2E%2e", ".%2e", "%2E."] {
-        forbidden(&case, key, "must not be . or ..");
+        assert_key_rejected(&case, key, "must not be . or ..");
     }
     for key in ["a./b", "../a", "./a", "a/./b", "a/../b", "a/.", "a/..", ".../a", "../", "./"] {
         for path in [key.to_owned(), key.replace('/', "%2F"), escaped(key)] {
-            forbidden(&case, &path, "./");
+            assert_key_rejected(&case, &path, "./");
         }
     }
     for key in ["", "/x", "s", "%2fx"] {
         let reason = "must not begin with .well-known/acme-challenge";
-        forbidden(&case, &format!(".well-known/acme-challenge{key}"), reason);
-        forbidden(&case, &format!("%2ewell-known%2Facme-challenge{key}"), reason);
+        assert_key_rejected(&case, &format!(".well-known/acme-challenge{key}"), reason);
+        assert_key_rejected(&case, &format!("%2ewell-known%2Facme-challenge{key}"), reason);
     }
     for character in (0..=0x20).filter_map(char::from_u32).chain(['\u{fffe}', '\u{ffff}']) {
-        forbidden(&case, &escaped(character.to_string()), "must not ");
+        assert_key_rejected(&case, &escaped(character.to_string()), "must not ");
     }
 }
 
 #[test]
-fn a_key_has_1_to_1024_bytes() {
-    let case = with_kept();
-    forbidden(&case, "", "must not be empty");
+fn keys_have_1_to_1024_bytes() {
+    let case = with_kept_item();
+    assert_key_rejected(&case, "", "must not be empty");
     let too_long = "must have at most 1024 bytes of UTF-8, and has 1025";
-    forbidden(&case, &"k".repeat(1025), too_long);
-    forbidden(&case, &escaped("k".repeat(1025)), too_long);
-    forbidden(&case, &escaped(format!("{}k", "é".repeat(512))), too_long);
+    assert_key_rejected(&case, &"k".repeat(1025), too_long);
+    assert_key_rejected(&case, &escaped("k".repeat(1025)), too_long);
+    assert_key_rejected(&case, &escaped(format!("{}k", "é".repeat(512))), too_long);
     let (bare, all_escaped) = ("k".repeat(1024), escaped("k".repeat(1024)));
-    accepted(&case.put(&all_escaped, &[], b""));
-    assert_eq!(case.value(&bare), b"");
+    assert_put_ok(&case.put(&all_escaped, &[], b""));
+    assert_eq!(case.get_value(&bare), b"");
 }
 
 #[test]
-fn what_is_not_percent_encoded_utf8_is_400() {
-    let case = with_kept();
+fn keys_that_are_not_percent_encoded_utf8_are_400() {
+    let case = with_kept_item();
     for path in ["%", "a%", "%2", "a%2", "%zz", "%2g", "%g2", "%%41", "%+1", "%-1", "a%u0041"] {
-        forbidden(&case, path, "must be percent-encoded as UTF-8");
+        assert_key_rejected(&case, path, "must be percent-encoded as UTF-8");
     }
     for path in ["%ff", "%C3", "%ED%A0%80", "%C0%AF", "%80", "a%C3%28", "%F4%90%80%80", "%FE%FF"] {
-        forbidden(&case, path, "must be UTF-8");
+        assert_key_rejected(&case, path, "must be UTF-8");
     }
     let mut client = case.server.connect();
-    let head = format!("GET {}", case.path("a"));
+    let head = format!("GET {}", case.item_path("a"));
     let token = crate::support::TOKEN;
     let request = [
         head.as_bytes(),
@@ -204,14 +204,14 @@ fn what_is_not_percent_encoded_utf8_is_400() {
 }
 
 #[test]
-fn dangerous_paths_are_4xx_and_touch_nothing() {
+fn ambiguous_paths_are_4xx_and_change_nothing() {
     let case = Case::new();
-    case.stored("a", &[], b"1");
-    case.stored("keys", &[], b"2");
+    case.put_ok("a", &[], b"1");
+    case.put_ok("keys", &[], b"2");
     let id = &case.id;
     let other = case.server.create_store("other");
     let stores = || case.server.request(&format!("GET {STORES}"), &[], b"").text();
-    let before = (stores(), case.keys());
+    let before = (stores(), case.list_keys());
     let mut paths: Vec<String> = [
         format!("{STORES}/{id}/keys/"),
         format!("{STORES}/{id}/keys/?force=true"),
@@ -252,48 +252,52 @@ fn dangerous_paths_are_4xx_and_touch_nothing() {
         for method in ["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "OPTIONS"] {
             let body: &[u8] =
                 if method == "PUT" || method == "POST" { b"{\"name\":\"n\"}" } else { b"" };
-            let answer = case.server.request(&format!("{method} {path}"), &[], body);
-            assert!((400..500).contains(&answer.status), "{method} {path}: {answer:?}");
-            assert!(!answer.has_header("Location"), "{method} {path}");
+            let response = case.server.request(&format!("{method} {path}"), &[], body);
+            assert!((400..500).contains(&response.status), "{method} {path}: {response:?}");
+            assert!(!response.has_header("Location"), "{method} {path}");
             if method != "HEAD" {
-                answer.expect_error(answer.status);
+                response.expect_error(response.status);
             }
         }
     }
     for method in ["PUT", "DELETE", "POST"] {
         for query in ["", "?force=true", "?prefix=a"] {
             let request = format!("{method} {STORES}/{id}/keys{query}");
-            let answer = case.server.request(&request, &[], b"{\"name\":\"n\"}");
-            assert_eq!(answer.expect_error(405), "this path allows GET, HEAD");
+            let response = case.server.request(&request, &[], b"{\"name\":\"n\"}");
+            assert_eq!(response.expect_error(405), "this path allows GET, HEAD");
         }
     }
-    assert_eq!((stores(), case.keys()), before);
-    assert_eq!((case.value("a"), case.value("keys")), (b"1".to_vec(), b"2".to_vec()));
+    assert_eq!((stores(), case.list_keys()), before);
+    assert_eq!((case.get_value("a"), case.get_value("keys")), (b"1".to_vec(), b"2".to_vec()));
 }
 
 #[test]
-fn a_path_without_a_token_tells_nothing_of_what_there_is() {
-    let case = with_kept();
+fn responses_without_a_token_do_not_reveal_what_exists() {
+    let case = with_kept_item();
     let mut client = case.server.connect();
     let mut bodies = Vec::new();
-    for path in [case.path("kept"), case.path("none"), format!("{STORES}/{NO_STORE}"), "/x".into()]
-    {
+    for path in [
+        case.item_path("kept"),
+        case.item_path("none"),
+        format!("{STORES}/{UNKNOWN_STORE}"),
+        "/x".into(),
+    ] {
         client.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n")).unwrap();
-        let answer = client.read_response(false).unwrap();
-        answer.expect_error(401);
-        bodies.push(answer.body);
+        let response = client.read_response(false).unwrap();
+        response.expect_error(401);
+        bodies.push(response.body);
     }
     assert!(bodies.windows(2).all(|two| two[0] == two[1]));
 }
 
 #[test]
-fn the_old_name_of_the_collection_is_an_alias() {
+fn the_old_collection_path_is_an_alias() {
     let case = Case::new();
     let old = "/resources/stores/object";
     let made = case.server.request(&format!("POST {old}"), &[], b"{\"name\":\"old\"}");
     assert_eq!(made.status, 201, "{made:?}");
     let id = made.json()["id"].as_str().unwrap().to_owned();
-    accepted(&case.server.request(&format!("PUT {old}/{id}/keys/a%2Fb"), &[], b"v"));
+    assert_put_ok(&case.server.request(&format!("PUT {old}/{id}/keys/a%2Fb"), &[], b"v"));
     assert_eq!(case.server.request(&format!("GET {STORES}/{id}/keys/a%2Fb"), &[], b"").body, b"v");
     for path in ["", &format!("/{id}"), &format!("/{id}/keys")] {
         let [one, two] = [STORES, old]
@@ -303,12 +307,16 @@ fn the_old_name_of_the_collection_is_an_alias() {
     let line = b"{\"key\":\"n\",\"value\":\"\"}";
     assert_eq!(case.server.request(&format!("PUT {old}/{id}/batch"), &[], line).status, 200);
     for path in ["/", &format!("/{id}/"), &format!("/{id}/keys/")] {
-        let answer = case.server.request(&format!("DELETE {old}{path}"), &[], b"");
-        assert!((400..500).contains(&answer.status), "{path}");
+        let response = case.server.request(&format!("DELETE {old}{path}"), &[], b"");
+        assert!((400..500).contains(&response.status), "{path}");
     }
-    refused_for(&case.server.request(&format!("GET {old}/{id}/keys/.."), &[], b""), 400, "key");
+    assert_error_about(
+        &case.server.request(&format!("GET {old}/{id}/keys/.."), &[], b""),
+        400,
+        "key",
+    );
     for key in ["a%2Fb", "n"] {
-        gone(&case.server.request(&format!("DELETE {old}/{id}/keys/{key}"), &[], b""));
+        assert_204(&case.server.request(&format!("DELETE {old}/{id}/keys/{key}"), &[], b""));
     }
-    gone(&case.server.request(&format!("DELETE {old}/{id}"), &[], b""));
+    assert_204(&case.server.request(&format!("DELETE {old}/{id}"), &[], b""));
 }
