@@ -1,7 +1,7 @@
-//! Hostile and broken clients. After each attack the server is up, serves other clients promptly and
-//! has logged no error or panic. The tests run one at a time, because they measure time and memory.
-//! With `STEADFAST_ABUSE_LONG` an upload is truncated at every KiB; `STEADFAST_SEED` repeats the
-//! random input of a run.
+//! Hostile and broken clients. After each attack the server is up, serves other clients promptly
+//! and has logged no error or panic. The tests run one at a time, because they measure time and
+//! memory. With `STEADFAST_ABUSE_LONG` an upload is truncated at every KiB; `STEADFAST_SEED`
+//! repeats the random input of a run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

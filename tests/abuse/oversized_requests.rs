@@ -2,8 +2,8 @@
 
 use crate::{MIB, Target};
 
-/// Sends a head and up to `times` pieces until the server stops accepting them; returns the status if
-/// it could be read.
+/// Sends a head and up to `times` pieces until the server stops accepting them; returns the status
+/// if it could be read.
 fn send_repeatedly(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16> {
     let mut client = target.connect();
     client.send(head).unwrap();

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::time::Duration;
 
-/// Runs `count_status` clients concurrently, each on its own connection; returns their results.
+/// Runs `count` clients concurrently, each on its own connection; returns their results.
 fn run_clients<T: Send>(
     server: &Server,
-    count_status: usize,
+    count: usize,
     work: impl Fn(usize, &mut Client) -> T + Sync,
 ) -> Vec<T> {
-    let start = Barrier::new(count_status);
+    let start = Barrier::new(count);
     std::thread::scope(|scope| {
         let run = |at: usize| {
             let (start, work) = (&start, &work);
@@ -22,12 +22,12 @@ fn run_clients<T: Send>(
                 work(at, &mut client)
             })
         };
-        let threads: Vec<_> = (0..count_status).map(run).collect();
+        let threads: Vec<_> = (0..count).map(run).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
 
-fn count_status(responses: &[Response], status: u16) -> usize {
+fn count(responses: &[Response], status: u16) -> usize {
     responses.iter().filter(|response| response.status == status).count()
 }
 
@@ -39,17 +39,13 @@ fn one_of_concurrent_adds_succeeds() {
         let at = format!("{STORES}/{id}/keys/k{round}");
         // The two forms of a condition that the key is absent.
         let condition = [("if-generation-match", "0")];
-        let (query, fields) =
+        let (query, headers) =
             if round % 2 == 0 { ("?add=true", &[][..]) } else { ("", &condition[..]) };
         let responses = run_clients(&disk.server, 16, |writer, client| {
             let value = format!("writer {writer}");
-            client.request(&format!("PUT {at}{query}"), fields, value.as_bytes()).unwrap()
+            client.request(&format!("PUT {at}{query}"), headers, value.as_bytes()).unwrap()
         });
-        assert_eq!(
-            (count_status(&responses, 200), count_status(&responses, 412)),
-            (1, 15),
-            "round {round}"
-        );
+        assert_eq!((count(&responses, 200), count(&responses, 412)), (1, 15), "round {round}");
         for response in responses.iter().filter(|response| response.status == 412) {
             assert_412(response);
         }
@@ -103,9 +99,10 @@ fn counters_with_generation_conditions_lose_no_update() {
         while generations_written.len() < COUNTS {
             let got = client.request(&format!("GET {at}"), &[], b"").unwrap();
             let next = got.text().parse::<usize>().unwrap() + 1;
-            let fields = [("if-generation-match", got.header("Generation"))];
-            let put =
-                client.request(&format!("PUT {at}"), &fields, next.to_string().as_bytes()).unwrap();
+            let headers = [("if-generation-match", got.header("Generation"))];
+            let put = client
+                .request(&format!("PUT {at}"), &headers, next.to_string().as_bytes())
+                .unwrap();
             if put.status == 200 {
                 generations_written.push(put.generation());
             } else {
@@ -135,12 +132,12 @@ fn generations_are_never_reused_after_deletes_and_restarts() {
             assert_put_ok(&put);
             generations.push(put.generation());
             let condition = put.generation().to_string();
-            let fields = [("if-generation-match", condition.as_str())];
-            assert_204(&client.request(&format!("DELETE {at}"), &fields, b"").unwrap());
+            let headers = [("if-generation-match", condition.as_str())];
+            assert_204(&client.request(&format!("DELETE {at}"), &headers, b"").unwrap());
             assert_put_ok(&client.request(&format!("PUT {at}"), &[], b"w").unwrap());
             // The generation of the deleted item does not match the new item.
-            assert_412(&client.request(&format!("PUT {at}"), &fields, b"x").unwrap());
-            assert_412(&client.request(&format!("DELETE {at}"), &fields, b"").unwrap());
+            assert_412(&client.request(&format!("PUT {at}"), &headers, b"x").unwrap());
+            assert_412(&client.request(&format!("DELETE {at}"), &headers, b"").unwrap());
             let got = client.request(&format!("GET {at}"), &[], b"").unwrap();
             generations.push(got.generation());
             assert_204(&client.request(&format!("DELETE {at}"), &[], b"").unwrap());
@@ -175,7 +172,7 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
                 client.request(&format!("PUT {STORES}/{id}/keys/k{at}"), &[], b"v").unwrap()
             }
         });
-        let puts = count_status(&responses[1..], 200);
+        let puts = count(&responses[1..], 200);
         let list = disk.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"");
         match responses[0].status {
             204 => {
@@ -210,7 +207,7 @@ fn one_of_concurrent_creates_with_one_name_succeeds() {
         let responses = run_clients(&disk.server, 16, |_, client| {
             client.request(&format!("POST {STORES}"), &[], body.as_bytes()).unwrap()
         });
-        assert_eq!((count_status(&responses, 201), count_status(&responses, 400)), (1, 15));
+        assert_eq!((count(&responses, 201), count(&responses, 400)), (1, 15));
         let detail = format!("store with name 's{round}' already exists");
         for response in responses.iter().filter(|response| response.status == 400) {
             assert_eq!(response.expect_error(400), detail);
@@ -228,7 +225,7 @@ fn one_of_concurrent_renames_to_one_name_succeeds() {
     let responses = run_clients(&server, ids.len(), |at, client| {
         client.request(&format!("PUT {STORES}/{}", ids[at]), &[], b"{\"name\":\"one\"}").unwrap()
     });
-    assert_eq!((count_status(&responses, 200), count_status(&responses, 400)), (1, 7));
+    assert_eq!((count(&responses, 200), count(&responses, 400)), (1, 7));
     let list = server.request(&format!("GET {STORES}"), &[], b"").json();
     assert_eq!(list["meta"]["total"], 8);
     let winner = responses.iter().position(|response| response.status == 200).unwrap();
@@ -249,8 +246,8 @@ fn readers_never_see_mixed_values_during_overwrites() {
                 // Values below and above the size of blob files.
                 let value = vec![digit; if i % 2 == 0 { large } else { 1000 }];
                 let text = char::from(digit).to_string();
-                let fields = [("metadata", text.as_str())];
-                assert_put_ok(&client.request(&format!("PUT {path}"), &fields, &value).unwrap());
+                let headers = [("metadata", text.as_str())];
+                assert_put_ok(&client.request(&format!("PUT {path}"), &headers, &value).unwrap());
             } else {
                 let got = client.request(&format!("GET {path}"), &[], b"").unwrap();
                 let digit = got.header("Metadata").as_bytes()[0];

@@ -13,12 +13,12 @@ fn assert_error_body(response: &Response, line: &str, title: &str, detail: &str)
         "{{\"msg\":\"{title}\",\"title\":\"{title}\",\"detail\":\"{detail}\",\"status\":{status}}}"
     );
     assert_eq!(response.text(), text);
-    let fields = [
+    let headers = [
         ("Content-Type", "application/json"),
         ("Cache-Control", "no-store"),
         ("Pragma", "no-cache"),
     ];
-    for (name, value) in fields {
+    for (name, value) in headers {
         assert_eq!(response.header(name), value);
     }
     assert!(!response.text().contains("errors"), "old clients misread a field named errors");

@@ -18,8 +18,8 @@ impl Case {
         response.text()
     }
 
-    /// Imports lines; returns the status, the counts (written, skipped, failed), and the key, index and
-    /// code of each error.
+    /// Imports lines; returns the status, the counts (written, skipped, failed), and the key, index
+    /// and code of each error.
     fn import(&self, query: &str, lines: &str) -> (u16, [u64; 3], Vec<(String, u64, String)>) {
         let response = self.extension("PUT", &format!("import{query}"), lines.as_bytes());
         let json = response.json();

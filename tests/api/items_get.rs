@@ -30,8 +30,8 @@ fn expected_head(response: &Response, size: usize, metadata: &str) -> String {
 fn an_item_has_the_recorded_headers() {
     let case = Case::new();
     for (key, metadata) in [("plain", ""), ("described", "meta")] {
-        let fields: &[(&str, &str)] = &[("metadata", metadata)];
-        case.put_ok(key, if metadata.is_empty() { &[] } else { fields }, b"hello, world");
+        let headers: &[(&str, &str)] = &[("metadata", metadata)];
+        case.put_ok(key, if metadata.is_empty() { &[] } else { headers }, b"hello, world");
         let got = case.get(key);
         assert_eq!(got.head, expected_head(&got, 12, metadata));
         assert_eq!(got.body, b"hello, world");
@@ -84,16 +84,16 @@ fn accept_headers_are_ignored_and_values_are_not_compressed() {
     let case = Case::new();
     let value = vec![b'a'; 100_000];
     case.put_ok("k", &[], &value);
-    for fields in [
+    for headers in [
         [("Accept", "application/octet-stream"), ("Accept-Encoding", "identity")],
         [("Accept", "application/json"), ("Accept-Encoding", "gzip")],
         [("Accept", "text/html;q=0"), ("Accept-Encoding", "gzip, deflate, br, zstd")],
         [("Accept", "*/*"), ("Accept-Encoding", "*;q=0")],
         [("If-None-Match", "*"), ("If-Modified-Since", "Fri, 01 Jan 2100 00:00:00 GMT")],
     ] {
-        let got = case.server.request(&format!("GET {}", case.item_path("k")), &fields, b"");
-        assert_eq!(got.head, expected_head(&got, value.len(), ""), "{fields:?}");
-        assert!(got.body == value, "{fields:?}");
+        let got = case.server.request(&format!("GET {}", case.item_path("k")), &headers, b"");
+        assert_eq!(got.head, expected_head(&got, value.len(), ""), "{headers:?}");
+        assert!(got.body == value, "{headers:?}");
     }
 }
 
@@ -178,9 +178,9 @@ fn invalid_and_multiple_ranges_are_ignored() {
     }
     let twice = [("Range", "bytes=0-1"), ("Range", "bytes=2-3")];
     let conditional = [("Range", "bytes=0-1"), ("If-Range", "\"tag\"")];
-    for fields in [twice, conditional] {
-        let response = case.server.request(&format!("GET {}", case.item_path("k")), &fields, b"");
-        assert_eq!((response.status, &response.body[..]), (200, &b"0123456789"[..]), "{fields:?}");
+    for headers in [twice, conditional] {
+        let response = case.server.request(&format!("GET {}", case.item_path("k")), &headers, b"");
+        assert_eq!((response.status, &response.body[..]), (200, &b"0123456789"[..]), "{headers:?}");
     }
     let head = case.server.request(
         &format!("HEAD {}", case.item_path("k")),

@@ -411,8 +411,8 @@ fn checks_are_made_in_the_documented_order() {
     case.put_ok("k", &[], b"v");
     let missing = format!("{STORES}/{UNKNOWN_STORE}/keys");
     let (large, invalid) = ([b'x'; 11], ("time_to_live_sec", "x"));
-    let put = |path: &str, fields: &[(&str, &str)], value: &[u8]| {
-        case.server.request(&format!("PUT {path}"), fields, value)
+    let put = |path: &str, headers: &[(&str, &str)], value: &[u8]| {
+        case.server.request(&format!("PUT {path}"), headers, value)
     };
     // Without a token, the token is the only error reported.
     let mut client = case.server.connect();

@@ -1,5 +1,5 @@
-//! The HTTP API of the shipped binary, endpoint by endpoint, with requests sent as literal bytes and
-//! responses compared byte for byte where a recording of the hosted API exists.
+//! The HTTP API of the shipped binary, endpoint by endpoint, with requests sent as literal bytes
+//! and responses compared byte for byte where a recording of the hosted API exists.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -60,8 +60,8 @@ impl Case {
         format!("{}/keys/{key}", self.store_path())
     }
 
-    fn put(&self, key: &str, fields: &[(&str, &str)], value: &[u8]) -> Response {
-        self.server.request(&format!("PUT {}", self.item_path(key)), fields, value)
+    fn put(&self, key: &str, headers: &[(&str, &str)], value: &[u8]) -> Response {
+        self.server.request(&format!("PUT {}", self.item_path(key)), headers, value)
     }
 
     fn get(&self, key: &str) -> Response {
@@ -72,8 +72,8 @@ impl Case {
         self.server.request(&format!("HEAD {}", self.item_path(key)), &[], b"")
     }
 
-    fn delete(&self, key: &str, fields: &[(&str, &str)]) -> Response {
-        self.server.request(&format!("DELETE {}", self.item_path(key)), fields, b"")
+    fn delete(&self, key: &str, headers: &[(&str, &str)]) -> Response {
+        self.server.request(&format!("DELETE {}", self.item_path(key)), headers, b"")
     }
 
     /// A page of keys; `query` is empty or begins with `?`.
@@ -89,8 +89,8 @@ impl Case {
     }
 
     /// Puts an item, which must succeed, and returns its generation.
-    fn put_ok(&self, key: &str, fields: &[(&str, &str)], value: &[u8]) -> u64 {
-        assert_put_ok(&self.put(key, fields, value));
+    fn put_ok(&self, key: &str, headers: &[(&str, &str)], value: &[u8]) -> u64 {
+        assert_put_ok(&self.put(key, headers, value));
         self.get(key).generation()
     }
 

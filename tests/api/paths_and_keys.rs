@@ -1,4 +1,5 @@
-//! Paths and keys: the encodings of the clients, forbidden keys, and paths that must match no route.
+//! Paths and keys: the encodings of the clients, forbidden keys, and paths that must match no
+//! route.
 
 use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_error_about, assert_put_ok};
 

@@ -124,8 +124,8 @@ fn a_body_without_a_store_name_is_400_and_creates_nothing() {
     let endless = format!("{{\"name\":\"a\",\"x\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
     assert_error_about(&create(&server, endless), 400, "the");
     // As the Python client sends it without a model.
-    let fields = [("Content-Type", "application/json")];
-    server.request(&format!("POST {STORES}"), &fields, b"").expect_error(400);
+    let headers = [("Content-Type", "application/json")];
+    server.request(&format!("POST {STORES}"), &headers, b"").expect_error(400);
     assert_eq!(list(&server, ""), json!({"data": [], "meta": {"limit": 1000, "total": 0}}));
 }
 
@@ -134,8 +134,8 @@ fn a_store_is_created_with_any_content_type_and_chunked_body() {
     let case = Case::new();
     for (name, kind) in [("a", "application/json"), ("b", "text/plain"), ("c", "")] {
         let body = json!({ "name": name }).to_string();
-        let fields = [("Content-Type", kind), ("Accept", "text/html")];
-        let response = case.server.request(&format!("POST {STORES}"), &fields, body.as_bytes());
+        let headers = [("Content-Type", kind), ("Accept", "text/html")];
+        let response = case.server.request(&format!("POST {STORES}"), &headers, body.as_bytes());
         assert_eq!(response.status, 201, "{kind}");
         assert_eq!(response.header("Content-Type"), "application/json");
     }

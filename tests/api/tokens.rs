@@ -32,8 +32,8 @@ fn in_one_second() -> String {
 
 /// A request, its body, and its statuses for the root token and for tokens with these permissions:
 /// global; global:read; global for one store; global with a prefix; global:read with a prefix.
-/// Placeholders in braces: `mine` is the store of the fourth token, `fresh` and `token` are created for
-/// each request.
+/// Placeholders in braces: `mine` is the store of the fourth token, `fresh` and `token` are created
+/// for each request.
 type Row = (&'static str, &'static str, [u16; 6]);
 
 const ROWS: &[Row] = &[

@@ -1,4 +1,5 @@
-//! Commands find the endpoint and the token of a server in the data directory below the working directory.
+//! Commands find the endpoint and the token of a server in the data directory below the working
+//! directory.
 
 use crate::support::{Server, TOKEN, binary};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The client commands as the shipped binary against a real server: their output, their messages and
-//! their exit statuses.
+//! The client commands as the shipped binary against a real server: their output, their messages
+//! and their exit statuses.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,7 +1,7 @@
-//! Model-based test of the KV layer: random sequences of operations are compared with a plain map, over
-//! every engine, while the clock jumps forwards and backwards and the engine is reopened. On PostgreSQL
-//! the operations alternate between three processes: first in this process, then as servers that are
-//! killed and restarted.
+//! Model-based test of the KV layer: random sequences of operations are compared with a plain map,
+//! over every engine, while the clock jumps forwards and backwards and the engine is reopened. On
+//! PostgreSQL the operations alternate between three processes: first in this process, then as
+//! servers that are killed and restarted.
 //!
 //! Proptest shrinks and prints a failing sequence and saves its seed in `proptest-regressions/`;
 //! `PROPTEST_CASES` sets the number of sequences.
@@ -167,7 +167,8 @@ impl<S: StoreUnderTest> Harness<S> {
                 self.model.generations.finish_commit(by, generation);
                 self.model.insert(KEYS[key], put, stored, generation);
             }
-            // A value that exceeds the limit by itself may be rejected before the condition is checked.
+            // A value that exceeds the limit by itself may be rejected before the condition is
+            // checked.
             (Err(_), Err(Error::TooLarge(MAX))) if value.len() as u64 > MAX => {}
             (expected, response) => assert_eq!(response.err(), expected.err(), "{put:?}"),
         }

@@ -1,4 +1,5 @@
-//! The model: the expected contents of the store as a plain map, and the expected order of generations.
+//! The model: the expected contents of the store as a plain map, and the expected order of
+//! generations.
 
 use crate::{Condition, KEYS, MAX};
 use std::collections::BTreeMap;
@@ -84,9 +85,9 @@ impl Model {
     }
 }
 
-/// Checks the order of generations. A new generation is greater than all that its process has assigned
-/// and all that its key has had, also before a delete. Processes that share a database are not ordered
-/// with each other for different keys.
+/// Checks the order of generations. A new generation is greater than all that its process has
+/// assigned and all that its key has had, also before a delete. Processes that share a database are
+/// not ordered with each other for different keys.
 pub(crate) struct GenerationOrder {
     last_by_process: Vec<u64>,
     last_by_key: [u64; KEYS.len()],

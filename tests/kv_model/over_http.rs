@@ -1,5 +1,5 @@
-//! A store behind three servers that share a database, over HTTP. The clock is the database's, so every
-//! time to live is extended beyond the duration of the test.
+//! A store behind three servers that share a database, over HTTP. The clock is the database's, so
+//! every time to live is extended beyond the duration of the test.
 
 use crate::MAX;
 use crate::engines::Turns;

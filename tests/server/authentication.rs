@@ -1,5 +1,5 @@
-//! Authentication: every route except health and discovery requires the token, and no response or log
-//! shows it.
+//! Authentication: every route except health and discovery requires the token, and no response or
+//! log shows it.
 
 use crate::support::{DiskServer, Response, Server, TOKEN};
 

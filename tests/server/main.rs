@@ -1,5 +1,5 @@
-//! The server around the API as a process: HTTP/1.1 framing, connections, authentication, startup and
-//! shutdown, metrics and logs.
+//! The server around the API as a process: HTTP/1.1 framing, connections, authentication, startup
+//! and shutdown, metrics and logs.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

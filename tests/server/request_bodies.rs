@@ -1,5 +1,5 @@
-//! Request bodies: `Content-Length`, chunked coding and `Expect`. The end of a body is never ambiguous, so
-//! no request can be smuggled in one.
+//! Request bodies: `Content-Length`, chunked coding and `Expect`. The end of a body is never
+//! ambiguous, so no request can be smuggled in one.
 
 use crate::HEALTH;
 use crate::support::{Client, Response, Server, TOKEN};

@@ -1,5 +1,5 @@
-//! Request lines and headers: anything that is not HTTP/1.1 is rejected, and valid targets reach the API
-//! unchanged.
+//! Request lines and headers: anything that is not HTTP/1.1 is rejected, and valid targets reach
+//! the API unchanged.
 
 use crate::HEALTH;
 use crate::support::{Response, Server, TOKEN};

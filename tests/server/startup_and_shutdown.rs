@@ -1,5 +1,5 @@
-//! Startup and shutdown: the banner, tokens, flags, data directories, signals, and the errors of a failed
-//! start.
+//! Startup and shutdown: the banner, tokens, flags, data directories, signals, and the errors of a
+//! failed start.
 
 use crate::support::{Client, DiskServer, Server, TOKEN, binary};
 use std::fs::{self, File};

@@ -1,5 +1,5 @@
-//! The secret of a limited token is in the response that creates it and nowhere else: not in a file, a log
-//! or another response.
+//! The secret of a limited token is in the response that creates it and nowhere else: not in a
+//! file, a log or another response.
 
 use crate::support::{DiskServer, Response};
 use base64::Engine as _;

@@ -1,5 +1,5 @@
-//! Failures of import, export and sync: rejected lines are reported by number and key while the others
-//! are written, and each mistake has its exit status.
+//! Failures of import, export and sync: rejected lines are reported by number and key while the
+//! others are written, and each mistake has its exit status.
 
 use crate::support::Server;
 use crate::{command, export, line, run, run_with_input, value};

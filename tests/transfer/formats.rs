@@ -1,5 +1,5 @@
-//! Input formats: directories, CSV, NDJSON, compressed input, `fastly.toml`, and the export that the
-//! local emulator reads.
+//! Input formats: directories, CSV, NDJSON, compressed input, `fastly.toml`, and the export that
+//! the local emulator reads.
 
 use crate::support::Server;
 use crate::{export, line, run, run_with_input, value};

@@ -1,5 +1,5 @@
-//! The transfer commands (import, export, sync) as the shipped binary against a real server: no item
-//! is lost, added or changed, even if connections and processes are cut off.
+//! The transfer commands (import, export, sync) as the shipped binary against a real server: no
+//! item is lost, added or changed, even if connections and processes are cut off.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,5 +1,5 @@
-//! `steadfast sync`: makes one store equal to another, on the same server, between servers, and to and
-//! from the hosted API.
+//! `steadfast sync`: makes one store equal to another, on the same server, between servers, and to
+//! and from the hosted API.
 
 use crate::proxy::{self, Faults};
 use crate::support::{Server, TOKEN};

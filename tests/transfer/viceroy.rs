@@ -1,5 +1,5 @@
-//! The local emulator reads an export written for it. Skipped with a message if `viceroy` is neither on
-//! the path (`cargo install viceroy`) nor named by `STEADFAST_VICEROY`.
+//! The local emulator reads an export written for it. Skipped with a message if `viceroy` is
+//! neither on the path (`cargo install viceroy`) nor named by `STEADFAST_VICEROY`.
 
 use super::{line, run, run_with_input};
 use crate::support::Server;
