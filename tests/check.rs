@@ -84,8 +84,8 @@ fn a_missing_or_invalid_data_directory_is_an_error() {
 }
 
 fn large_blob_file(data: &Path) -> PathBuf {
-    let folders = fs::read_dir(data.join("blobs")).unwrap();
-    let mut files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    let directories = fs::read_dir(data.join("blobs")).unwrap();
+    let mut files = directories.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
     files.next().unwrap().unwrap().path()
 }
 

@@ -272,8 +272,8 @@ fn control_characters_in_metadata_are_400_and_change_nothing() {
         let response = case.put("k", &[("metadata", &text)], b"w");
         response.expect_error(400);
     }
-    for bare in ["a\rb", "a\r\rb"] {
-        case.put("k", &[("metadata", bare)], b"w").expect_error(400);
+    for metadata in ["a\rb", "a\r\rb"] {
+        case.put("k", &[("metadata", metadata)], b"w").expect_error(400);
     }
     assert_unchanged(&case, generation, b"v");
 }

@@ -176,9 +176,9 @@ fn keys_have_1_to_1024_bytes() {
     assert_key_rejected(&case, &"k".repeat(1025), too_long);
     assert_key_rejected(&case, &escaped("k".repeat(1025)), too_long);
     assert_key_rejected(&case, &escaped(format!("{}k", "é".repeat(512))), too_long);
-    let (bare, all_escaped) = ("k".repeat(1024), escaped("k".repeat(1024)));
+    let (unescaped, all_escaped) = ("k".repeat(1024), escaped("k".repeat(1024)));
     assert_put_ok(&case.put(&all_escaped, &[], b""));
-    assert_eq!(case.get_value(&bare), b"");
+    assert_eq!(case.get_value(&unescaped), b"");
 }
 
 #[test]
@@ -295,9 +295,9 @@ fn responses_without_a_token_do_not_reveal_what_exists() {
 fn the_old_collection_path_is_an_alias() {
     let case = Case::new();
     let old = "/resources/stores/object";
-    let made = case.server.request(&format!("POST {old}"), &[], b"{\"name\":\"old\"}");
-    assert_eq!(made.status, 201, "{made:?}");
-    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let created = case.server.request(&format!("POST {old}"), &[], b"{\"name\":\"old\"}");
+    assert_eq!(created.status, 201, "{created:?}");
+    let id = created.json()["id"].as_str().unwrap().to_owned();
     assert_put_ok(&case.server.request(&format!("PUT {old}/{id}/keys/a%2Fb"), &[], b"v"));
     assert_eq!(case.server.request(&format!("GET {STORES}/{id}/keys/a%2Fb"), &[], b"").body, b"v");
     for path in ["", &format!("/{id}"), &format!("/{id}/keys")] {

@@ -351,7 +351,8 @@ fn an_invalid_token_request_is_400_and_creates_none() {
     }
     assert_eq!(server.request(&format!("GET {TOKENS}"), &[], b"").text(), "{\"data\":[]}");
     let body = json!({
-        "name": "ö".repeat(255), "scope": "global", "stores": many[1..], "prefix": "p".repeat(1024),
+        "name": "ö".repeat(255), "scope": "global", "stores": many[1..],
+        "prefix": "p".repeat(1024),
     });
     let most = create_token(&server, &body).1;
     let page = server.request_with_token(&most, &format!("GET {STORES}"), "").json();
@@ -422,8 +423,8 @@ fn a_batch_writes_the_permitted_lines_and_reports_the_others() {
     let expected = [("out", 1), ("in", 2), ("IN/c", 4)].map(|(key, at)| (json!(key), json!(at)));
     assert_eq!(shown_fields, expected.iter().map(|(key, at)| (key, at, &code)).collect::<Vec<_>>());
     assert!(errors[0]["reason"].as_str().unwrap().starts_with("this token may not"));
-    let kept = server.request(&format!("GET {STORES}/{store}/keys"), &[], b"").json();
-    assert_eq!(kept["data"], json!(["in/a", "in/b"]));
+    let keys = server.request(&format!("GET {STORES}/{store}/keys"), &[], b"").json();
+    assert_eq!(keys["data"], json!(["in/a", "in/b"]));
 }
 
 #[test]

@@ -250,9 +250,9 @@ fn writes_are_counted_as_commits_groups_and_syncs() {
 #[test]
 fn healthz_and_readyz_respond_in_plain_text() {
     let server = Server::memory(&[]);
-    for (path, says) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+    for (path, body) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
         let response = server.request(&format!("GET {path}"), &[], b"");
-        assert_eq!((response.status, response.text().as_str()), (200, says));
+        assert_eq!((response.status, response.text().as_str()), (200, body));
         assert_eq!(response.header("Content-Type"), "text/plain");
         assert_eq!(response.header("Cache-Control"), "no-store");
     }

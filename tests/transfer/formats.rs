@@ -123,8 +123,8 @@ fn an_export_for_the_emulator_can_be_imported() {
     assert_eq!(plain(&other), plain(&server));
     assert_eq!(plain(&other).len(), 4);
     // An export over an earlier one; items the format cannot represent are reported.
-    let odd = line("raw", b"", ",\"metadata_base64\":\"/w==\"");
-    run_with_input(server.port, dir.path(), &["import", "My site", "-"], odd.as_bytes())
+    let binary = line("raw", b"", ",\"metadata_base64\":\"/w==\"");
+    run_with_input(server.port, dir.path(), &["import", "My site", "-"], binary.as_bytes())
         .expect_exit(0);
     let args = ["export", "My site", "--to", "viceroy", "out", "--force", "--json"];
     let output = run(server.port, dir.path(), &args).expect_exit(1);

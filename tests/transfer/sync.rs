@@ -29,38 +29,22 @@ fn sync_reports_copies_and_deletes_differences() {
     fs::write(dir.path().join("token"), TOKEN).unwrap();
     let expires = ",\"expires\":\"2101-01-01T00:00:00.000000Z\"";
     let base = numbered_lines(1500, 100);
-    import(
-        &blue,
-        "s",
-        &format!(
-            "{base}{}",
-            [
-                line("changed", b"new", &generation_and_modified(1)),
-                line("life", b"v", &format!("{expires}{}", generation_and_modified(2))),
-                line(
-                    "meta",
-                    b"v",
-                    &format!(",\"metadata_base64\":\"eP94\"{}", generation_and_modified(3))
-                ),
-                line("new", &vec![1; 3 << 20], &generation_and_modified(4)),
-            ]
-            .concat()
-        ),
-    );
-    import(
-        &green,
-        "s",
-        &format!(
-            "{base}{}",
-            [
-                line("changed", b"old", &generation_and_modified(1)),
-                line("gone", b"v", ""),
-                line("life", b"v", &generation_and_modified(2)),
-                line("meta", b"v", &generation_and_modified(3)),
-            ]
-            .concat()
-        ),
-    );
+    let source = [
+        base.clone(),
+        line("changed", b"new", &generation_and_modified(1)),
+        line("life", b"v", &format!("{expires}{}", generation_and_modified(2))),
+        line("meta", b"v", &format!(",\"metadata_base64\":\"eP94\"{}", generation_and_modified(3))),
+        line("new", &vec![1; 3 << 20], &generation_and_modified(4)),
+    ];
+    import(&blue, "s", &source.concat());
+    let target = [
+        base,
+        line("changed", b"old", &generation_and_modified(1)),
+        line("gone", b"v", ""),
+        line("life", b"v", &generation_and_modified(2)),
+        line("meta", b"v", &generation_and_modified(3)),
+    ];
+    import(&green, "s", &target.concat());
     let destination = format!("s@http://127.0.0.1:{}", green.port);
     let sync = |more: &[&str]| {
         let args = [&["sync", "s", &destination, "--to-token-file", "token"][..], more].concat();
