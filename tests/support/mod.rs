@@ -194,7 +194,8 @@ impl DiskServer {
         DiskServer::create(flags, false)
     }
 
-    /// Starts a server whose standard error goes into a file; see [`DiskServer::log`].
+    /// Starts a server whose standard error goes into a file; see
+    /// [`DiskServer::stop_and_read_log`].
     pub(crate) fn logged(flags: &[&str]) -> DiskServer {
         DiskServer::create(flags, true)
     }
@@ -223,11 +224,6 @@ impl DiskServer {
     pub(crate) fn kill_and_restart(&mut self, flags: &[&str]) {
         self.server.kill();
         self.server = DiskServer::spawn(self.dir.path(), flags, self.logged);
-    }
-
-    /// The log so far.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
     /// Shuts the server down and returns its log.
