@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod engines;
-#[path = "engines/faulty.rs"]
+#[path = "engines/fault_injection.rs"]
 #[allow(dead_code, reason = "only some of its faults are planned here")]
-mod faulty;
+mod fault_injection;
 mod support;
 
 use bytes::Bytes;
 use engines::Subject;
-use faulty::{Fault, Faulty};
+use fault_injection::{Fault, FaultInjectingEngine};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,11 +116,11 @@ async fn all_records_arrive_and_go_back_again(mut there: Subject) {
 
 async fn a_copy_that_is_cut_anywhere_goes_on_and_ends_whole(there: Subject) {
     let source = filled().await;
-    let destination = Arc::new(Faulty::new(engine(&there)));
+    let destination = Arc::new(FaultInjectingEngine::new(engine(&there)));
     let faulty: Arc<dyn Engine> = destination.clone();
     let mut cuts = 0;
     // Each try gets one fault further; a commit that fails may have been made or not.
-    for (after, fault) in (0..).zip([Fault::Before, Fault::After].into_iter().cycle()) {
+    for (after, fault) in (0..).zip([Fault::BeforeCommit, Fault::AfterCommit].into_iter().cycle()) {
         destination.plan(&[vec![Fault::None; after], vec![fault]].concat());
         match quiet(&source, &faulty).await {
             Ok(_) => break,

@@ -5,11 +5,11 @@
 
 #[allow(dead_code, reason = "this suite opens its engines itself")]
 mod engines;
-#[path = "engines/faulty.rs"]
-mod faulty;
+#[path = "engines/fault_injection.rs"]
+mod fault_injection;
 
 use bytes::Bytes;
-use faulty::{Fault, Faulty};
+use fault_injection::{Fault, FaultInjectingEngine};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ fn ops() -> impl Strategy<Value = Vec<(Op, Vec<Fault>)>> {
         4 => Just(Fault::None),
         2 => Just(Fault::Conflict),
         1 => Just(Fault::Full),
-        1 => Just(Fault::Before),
-        2 => Just(Fault::After),
+        1 => Just(Fault::BeforeCommit),
+        2 => Just(Fault::AfterCommit),
         1 => Just(Fault::Read),
     ];
     prop::collection::vec((op, prop::collection::vec(fault, 0..4)), 1..40)
@@ -68,7 +68,7 @@ fn applied(op: &Op, there: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
 
 struct Bench {
     kv: Kv,
-    engine: Arc<Faulty>,
+    engine: Arc<FaultInjectingEngine>,
     store: StoreId,
     key: Key,
 }
@@ -107,7 +107,7 @@ impl Bench {
 }
 
 async fn follows(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> u64 {
-    let engine = Arc::new(Faulty::new(subject.engine.clone()));
+    let engine = Arc::new(FaultInjectingEngine::new(subject.engine.clone()));
     let clock = Arc::new(ManualClock::new(1_750_000_000 * SECOND));
     let kv = Kv::new(engine.clone(), clock, 1 << 20);
     let store = kv.create_store(StoreName::parse("store").unwrap(), None).await.unwrap().id;
@@ -146,7 +146,7 @@ async fn follows(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> u64 {
             last = now;
         }
     }
-    bench.engine.met()
+    bench.engine.injected_count()
 }
 
 fn run(subject: fn() -> engines::Subject, cases: u32) {

@@ -1,6 +1,6 @@
 //! A store over engines that are opened here; time is what the test says.
 
-use crate::engines::{Subject, Turns};
+use crate::engines::{ProcessPicker, Subject};
 use crate::face::{Face, Found};
 use crate::{MAX, START};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ pub(crate) struct Local {
     kvs: Vec<Kv>,
     clock: Arc<ManualClock>,
     store: StoreId,
-    turns: Turns,
+    turns: ProcessPicker,
 }
 
 fn kvs(subject: &Subject, clock: &Arc<ManualClock>) -> Vec<Kv> {
@@ -35,7 +35,7 @@ impl Local {
         let clock = Arc::new(ManualClock::new(START));
         let kvs = kvs(&subject, &clock);
         let store = kvs[0].create_store(StoreName::parse("s0").unwrap(), None).await.unwrap().id;
-        Local { turns: Turns::among(kvs.len()), subject, kvs, clock, store }
+        Local { turns: ProcessPicker::new(kvs.len()), subject, kvs, clock, store }
     }
 
     fn any(&self) -> &Kv {

@@ -2,7 +2,7 @@
 //! time to live gets one that no test sees the end of.
 
 use crate::MAX;
-use crate::engines::Turns;
+use crate::engines::ProcessPicker;
 use crate::face::{Face, Found};
 use crate::support::{Answer, Server};
 use base64::Engine as _;
@@ -49,7 +49,7 @@ impl Servers {
 /// A store of its own on them.
 pub(crate) struct Remote<'s> {
     servers: &'s Servers,
-    turns: Turns,
+    turns: ProcessPicker,
     /// What its names begin with: others are there.
     first: String,
     store: String,
@@ -59,7 +59,7 @@ impl<'s> Remote<'s> {
     pub(crate) fn new(servers: &'s Servers) -> Remote<'s> {
         let case = servers.cases.replace(servers.cases.get() + 1);
         let first = format!("case{case}-");
-        let turns = Turns::among(servers.servers.borrow().len());
+        let turns = ProcessPicker::new(servers.servers.borrow().len());
         let store = servers.servers.borrow()[turns.next()].store(&format!("{first}s0"));
         Remote { servers, turns, first, store }
     }

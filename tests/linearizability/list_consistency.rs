@@ -1,7 +1,7 @@
-//! Lists of keys against what was there: whatever was put before a list began and not deleted is in
-//! it, whatever was deleted before and not put is not, and none comes twice or out of order.
+//! Consistency of paginated lists under concurrent writes: a list contains every key that exists
+//! throughout it, no key that is absent throughout it, and is sorted without duplicates.
 
-use crate::random::{Random, seed};
+use crate::random::{Random, run_seed};
 use crate::support::{Client, Home, Server};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,44 +11,45 @@ use std::time::{Duration, Instant};
 const WRITERS: u64 = 3;
 const KEYS: u64 = 120;
 
-/// A change of a key: it was there after `ended` or gone, unless another followed.
+/// A write or delete of a key, which took effect between `began` and `ended` (microseconds).
 #[derive(Clone, Copy, Debug)]
 struct Change {
-    there: bool,
+    present: bool,
     began: u64,
     ended: u64,
 }
 
-/// The changes of each key, in order: a key has one writer.
+/// The changes of each key, in order; each key has one writer.
 type Changes = BTreeMap<String, Vec<Change>>;
 
-/// A list, from its first page to its last.
+/// The keys of a list, and the time from its first page to its last.
 #[derive(Clone, Debug)]
-struct Listed {
+struct ObservedList {
     prefix: String,
     began: u64,
     ended: u64,
     keys: Vec<String>,
 }
 
-/// What is wrong with a list.
-fn judge(list: &Listed, changes: &Changes) -> Result<(), String> {
+/// Checks a list against the changes.
+fn check_list(list: &ObservedList, changes: &Changes) -> Result<(), String> {
     if let Some(two) = list.keys.windows(2).find(|two| two[0] >= two[1]) {
-        return Err(format!("{two:?} follow each other"));
+        return Err(format!("{two:?} are out of order"));
     }
     if let Some(key) = list.keys.iter().find(|key| !key.starts_with(&list.prefix)) {
-        return Err(format!("{key} does not begin with {:?}", list.prefix));
+        return Err(format!("{key} does not have the prefix {:?}", list.prefix));
     }
     for (key, changes) in changes.iter().filter(|(key, _)| key.starts_with(&list.prefix)) {
         let before = changes.iter().rfind(|change| change.ended < list.began);
-        let there = before.is_some_and(|change| change.there);
-        let mut beside = changes.iter().filter(|c| c.ended >= list.began && c.began <= list.ended);
+        let present = before.is_some_and(|change| change.present);
+        let mut concurrent =
+            changes.iter().filter(|c| c.ended >= list.began && c.began <= list.ended);
         let listed = list.keys.binary_search(key).is_ok();
-        if there && !listed && !beside.clone().any(|change| !change.there) {
+        if present && !listed && !concurrent.clone().any(|change| !change.present) {
             return Err(format!("{key} is missing: {before:?}, {list:?}"));
         }
-        if !there && listed && !beside.any(|change| change.there) {
-            return Err(format!("{key} was not there: {before:?}, {list:?}"));
+        if !present && listed && !concurrent.any(|change| change.present) {
+            return Err(format!("{key} does not exist: {before:?}, {list:?}"));
         }
     }
     match list.keys.iter().find(|key| !changes.contains_key(*key)) {
@@ -57,52 +58,52 @@ fn judge(list: &Listed, changes: &Changes) -> Result<(), String> {
     }
 }
 
-struct Ground<'g> {
+struct Race<'g> {
     port: u16,
     base: String,
     clock: Instant,
     stop: &'g AtomicBool,
     changes: &'g Mutex<Changes>,
-    lists: &'g Mutex<Vec<Listed>>,
+    lists: &'g Mutex<Vec<ObservedList>>,
 }
 
-impl Ground<'_> {
+impl Race<'_> {
     fn now(&self) -> u64 {
         self.clock.elapsed().as_micros() as u64
     }
 
-    /// Puts and deletes keys of its own; some expire.
+    /// Puts and deletes the writer's own keys; some expire.
     fn write(&self, writer: u64, mut random: Random) {
         let mut client = Client::connect(self.port).unwrap();
-        let mut mine = Changes::new();
+        let mut own_changes = Changes::new();
         while !self.stop.load(Ordering::SeqCst) {
             let key = format!("{}/{:03}-{writer}", random.below(3), random.below(KEYS / WRITERS));
             let path = format!("{}/keys/{}", self.base, key.replace('/', "%2F"));
-            let changes = mine.entry(key).or_default();
-            // What may be expiring just now is left alone.
+            let changes = own_changes.entry(key).or_default();
+            // Skip a key that may be expiring now.
             if changes.last().is_some_and(|last| self.now() < last.ended) {
                 continue;
             }
-            let (there, life) = (random.below(5) > 1, random.one_in(20));
+            let (present, expires) = (random.below(5) > 1, random.one_in(20));
             let began = self.now();
-            let (request, expected) = match there {
+            let (request, expected) = match present {
                 true => (format!("PUT {path}"), [200, 200]),
                 false => (format!("DELETE {path}"), [204, 404]),
             };
             let fields: &[(&str, &str)] =
-                if there && life { &[("time_to_live_sec", "1")] } else { &[] };
+                if present && expires { &[("time_to_live_sec", "1")] } else { &[] };
             let answer = client.ask(&request, fields, b"").unwrap();
             assert!(expected.contains(&answer.status), "{request}: {}", answer.status);
             let ended = self.now();
-            changes.push(Change { there, began, ended });
-            if there && life {
-                // It goes a second after a moment within the request; clocks differ by little.
+            changes.push(Change { present, began, ended });
+            if present && expires {
+                // It expires one second after some point within the request, give or take clock skew.
                 let second = 1_000_000;
                 let (began, ended) = (began + second - 20_000, ended + second + 20_000);
-                changes.push(Change { there: false, began, ended });
+                changes.push(Change { present: false, began, ended });
             }
         }
-        self.changes.lock().unwrap().append(&mut mine);
+        self.changes.lock().unwrap().append(&mut own_changes);
     }
 
     fn list(&self, mut random: Random) {
@@ -129,88 +130,88 @@ impl Ground<'_> {
                     None => break,
                 }
             }
-            let list = Listed { prefix, began, ended: self.now(), keys };
+            let list = ObservedList { prefix, began, ended: self.now(), keys };
             self.lists.lock().unwrap().push(list);
         }
     }
 }
 
-/// Writes and lists beside each other for a while, then judges all lists.
+/// Writes and lists concurrently, then checks all lists.
 fn race(server: &Server, seed: u64) {
     let base = format!("/resources/stores/kv/{}", server.store("lists"));
     let (stop, changes, lists) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
     let (port, clock) = (server.port, Instant::now());
-    let ground = Ground { port, base, clock, stop: &stop, changes: &changes, lists: &lists };
+    let race_state = Race { port, base, clock, stop: &stop, changes: &changes, lists: &lists };
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let ground = &ground;
-            scope.spawn(move || ground.write(writer, Random(seed.wrapping_add(writer))));
+            let race_state = &race_state;
+            scope.spawn(move || race_state.write(writer, Random(seed.wrapping_add(writer))));
         }
         for lister in 0..2 {
-            let ground = &ground;
-            scope.spawn(move || ground.list(Random(seed.wrapping_sub(lister + 1))));
+            let race_state = &race_state;
+            scope.spawn(move || race_state.list(Random(seed.wrapping_sub(lister + 1))));
         }
         std::thread::sleep(Duration::from_secs(crate::seconds()));
         stop.store(true, Ordering::SeqCst);
     });
     let (changes, lists) = (changes.into_inner().unwrap(), lists.into_inner().unwrap());
     for list in &lists {
-        judge(list, &changes).unwrap_or_else(|why| panic!("STEADFAST_SEED={seed}: {why}"));
+        check_list(list, &changes).unwrap_or_else(|why| panic!("STEADFAST_SEED={seed}: {why}"));
     }
     let written: usize = changes.values().map(Vec::len).sum();
-    println!("{} lists held against {written} changes", lists.len());
-    assert!(lists.len() > 20 && written > 500, "the load was real");
+    println!("{} lists checked against {written} changes", lists.len());
+    assert!(lists.len() > 20 && written > 500, "too few lists or changes");
 }
 
 #[test]
-fn lists_agree_with_what_was_there_while_others_write_over_the_embedded_engine() {
-    race(&Home::new(&["--wal-bytes", "1048576"]).server, seed("lists, embedded"));
+fn lists_are_consistent_under_concurrent_writes_on_the_embedded_engine() {
+    race(&Home::new(&["--wal-bytes", "1048576"]).server, run_seed("lists, embedded"));
 }
 
 #[test]
-fn lists_agree_with_what_was_there_while_others_write_in_memory() {
-    race(&Server::memory(&[]), seed("lists in memory"));
+fn lists_are_consistent_under_concurrent_writes_on_the_memory_engine() {
+    race(&Server::memory(&[]), run_seed("lists in memory"));
 }
 
-/// A store of ten keys from which one is deleted while it is listed in pages of three.
-fn planted(page: impl Fn(&[String], Option<&(usize, String)>) -> Vec<String>) -> Listed {
-    let mut there: Vec<String> = (0..10).map(|n| format!("k{n}")).collect();
+/// Lists ten keys in pages of three with a given pagination, while one is deleted.
+fn listed_with(page: impl Fn(&[String], Option<&(usize, String)>) -> Vec<String>) -> ObservedList {
+    let mut present: Vec<String> = (0..10).map(|n| format!("k{n}")).collect();
     let (mut keys, mut last): (Vec<String>, Option<(usize, String)>) = (Vec::new(), None);
     loop {
-        let next = page(&there, last.as_ref());
+        let next = page(&present, last.as_ref());
         let Some(end) = next.last() else { break };
         last = Some((keys.len() + next.len(), end.clone()));
         keys.extend(next);
-        there.retain(|key| key != "k1");
+        present.retain(|key| key != "k1");
     }
-    Listed { prefix: "k".into(), began: 100, ended: 200, keys }
+    ObservedList { prefix: "k".into(), began: 100, ended: 200, keys }
 }
 
 fn changes() -> Changes {
-    let put = |n: u64| Change { there: true, began: n, ended: n + 1 };
+    let put = |n: u64| Change { present: true, began: n, ended: n + 1 };
     let mut changes: Changes = (0..10).map(|n| (format!("k{n}"), vec![put(n)])).collect();
-    let delete = Change { there: false, began: 120, ended: 130 };
+    let delete = Change { present: false, began: 120, ended: 130 };
     changes.get_mut("k1").unwrap().push(delete);
     changes
 }
 
 #[test]
-fn a_cursor_that_counts_instead_of_naming_a_key_is_found() {
-    let by_key = planted(|there, last| {
-        let rest = there.iter().filter(|key| last.is_none_or(|(_, last)| *key > last));
+fn an_offset_cursor_is_reported() {
+    let by_key = listed_with(|present, last| {
+        let rest = present.iter().filter(|key| last.is_none_or(|(_, last)| *key > last));
         rest.take(3).cloned().collect()
     });
-    judge(&by_key, &changes()).unwrap();
-    let by_number = planted(|there, last| {
-        there.iter().skip(last.map_or(0, |(number, _)| *number)).take(3).cloned().collect()
+    check_list(&by_key, &changes()).unwrap();
+    let by_offset = listed_with(|present, last| {
+        present.iter().skip(last.map_or(0, |(number, _)| *number)).take(3).cloned().collect()
     });
-    let why = judge(&by_number, &changes()).unwrap_err();
+    let why = check_list(&by_offset, &changes()).unwrap_err();
     assert!(why.starts_with("k3 is missing"), "{why}");
 }
 
 #[test]
-fn a_list_that_repeats_invents_or_keeps_what_is_gone_is_found() {
-    let list = |keys: &[&str], began| Listed {
+fn a_list_with_duplicate_unknown_deleted_or_missing_keys_is_reported() {
+    let list = |keys: &[&str], began| ObservedList {
         prefix: "k".into(),
         began,
         ended: began + 100,
@@ -218,11 +219,11 @@ fn a_list_that_repeats_invents_or_keeps_what_is_gone_is_found() {
     };
     let changes = changes();
     let later = ["k0", "k2", "k3", "k4", "k5", "k6", "k7", "k8", "k9"];
-    judge(&list(&later, 200), &changes).unwrap();
-    let told = |keys: &[&str]| judge(&list(keys, 200), &changes).unwrap_err();
-    assert!(told(&[&later[..], &["k9"]].concat()).ends_with("follow each other"));
-    assert!(told(&[&later[..], &["k99"]].concat()).ends_with("was never written"));
-    // Deleted before, or its time to live was ignored: an expiry is a deletion to the judge.
-    assert!(told(&[&["k0", "k1"], &later[1..]].concat()).starts_with("k1 was not there"));
-    assert!(told(&later[1..]).starts_with("k0 is missing"));
+    check_list(&list(&later, 200), &changes).unwrap();
+    let violation = |keys: &[&str]| check_list(&list(keys, 200), &changes).unwrap_err();
+    assert!(violation(&[&later[..], &["k9"]].concat()).ends_with("are out of order"));
+    assert!(violation(&[&later[..], &["k99"]].concat()).ends_with("was never written"));
+    // Deleted or expired before; to the check an expiry is a delete.
+    assert!(violation(&[&["k0", "k1"], &later[1..]].concat()).starts_with("k1 does not exist"));
+    assert!(violation(&later[1..]).starts_with("k0 is missing"));
 }

@@ -1,8 +1,8 @@
-//! Small and repeatable random numbers, and what the environment says.
+//! A seeded random number generator and the environment variables that control a run.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// splitmix64.
+/// A splitmix64 generator.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(pub(crate) u64);
 
@@ -15,31 +15,31 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// One of `0..bound`.
+    /// Returns a number in `0..bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    /// Whether it is one of so many.
+    /// Returns true with probability `1 / many`.
     pub(crate) fn one_in(&mut self, many: u64) -> bool {
         self.below(many) == 0
     }
 }
 
-/// A number from the environment.
-pub(crate) fn number(name: &str) -> Option<u64> {
+/// Reads a number from an environment variable.
+pub(crate) fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
-/// The seed of a run, said aloud: `STEADFAST_SEED`, or one from the clock. It repeats the choices
-/// of a run, though not its timing.
-pub(crate) fn seed(what: &str) -> u64 {
-    let seed = number("STEADFAST_SEED").unwrap_or_else(now);
-    println!("{what}: STEADFAST_SEED={seed}");
+/// Prints and returns the seed of a run: `STEADFAST_SEED`, or the clock. A seed repeats the choices
+/// of a run, not its timing.
+pub(crate) fn run_seed(test: &str) -> u64 {
+    let seed = env_number("STEADFAST_SEED").unwrap_or_else(now_micros);
+    println!("{test}: STEADFAST_SEED={seed}");
     seed
 }
 
-/// Microseconds since 1970: the clock that times to live go by.
-pub(crate) fn now() -> u64 {
+/// Returns microseconds since 1970, on the clock that times to live use.
+pub(crate) fn now_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
 }

@@ -1,4 +1,4 @@
-//! An engine that fails as a plan says, over another: before a commit, after it, or in a read.
+//! An engine wrapper that injects planned faults: before a commit, after it, or in a read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,44 +7,44 @@ use steadfast::engine::{
     Scan, Snapshot, Stats,
 };
 
-/// What happens to the next call.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// The call succeeds.
     None,
-    /// A commit meets a conflict that is none of its own.
+    /// The commit reports a conflict, and nothing is written.
     Conflict,
-    /// There is no space; nothing is written.
+    /// The commit fails for lack of space, and nothing is written.
     Full,
-    /// It fails, and nothing is written.
-    Before,
-    /// It is written, and then it fails: who asked does not know.
-    After,
-    /// A read fails.
+    /// The commit fails, and nothing is written.
+    BeforeCommit,
+    /// The commit is written and then fails, so its outcome is unknown to the caller.
+    AfterCommit,
+    /// The read fails.
     Read,
 }
 
-/// See the module.
-pub(crate) struct Faulty {
+/// Wraps an engine; see the module.
+pub(crate) struct FaultInjectingEngine {
     engine: Arc<dyn Engine>,
-    /// What happens to the calls to come, the next one last.
+    /// The outcomes of the next calls in reverse order.
     plan: Mutex<Vec<Fault>>,
-    met: AtomicU64,
+    injected_count: AtomicU64,
 }
 
-impl Faulty {
-    pub(crate) fn new(engine: Arc<dyn Engine>) -> Faulty {
-        Faulty { engine, plan: Mutex::default(), met: AtomicU64::new(0) }
+impl FaultInjectingEngine {
+    pub(crate) fn new(engine: Arc<dyn Engine>) -> FaultInjectingEngine {
+        FaultInjectingEngine { engine, plan: Mutex::default(), injected_count: AtomicU64::new(0) }
     }
 
-    /// Sets what happens to the calls to come.
+    /// Sets the outcomes of the next calls.
     pub(crate) fn plan(&self, faults: &[Fault]) {
         *self.plan.lock().unwrap() = faults.iter().rev().copied().collect();
     }
 
-    /// How many faults were met.
-    pub(crate) fn met(&self) -> u64 {
-        self.met.load(Ordering::Relaxed)
+    /// Returns the number of injected faults.
+    pub(crate) fn injected_count(&self) -> u64 {
+        self.injected_count.load(Ordering::Relaxed)
     }
 
     fn next(&self, wanted: impl Fn(Fault) -> bool) -> Fault {
@@ -56,45 +56,47 @@ impl Faulty {
             }
             Some(fault) if wanted(fault) => {
                 plan.pop();
-                self.met.fetch_add(1, Ordering::Relaxed);
+                self.injected_count.fetch_add(1, Ordering::Relaxed);
                 fault
             }
             _ => Fault::None,
         }
     }
 
-    fn read_fails(&self) -> Result<()> {
+    fn fail_read(&self) -> Result<()> {
         match self.next(|fault| fault == Fault::Read) {
             Fault::None => Ok(()),
-            Fault::Conflict | Fault::Full | Fault::Before | Fault::After | Fault::Read => {
-                Err(EngineError::Failed("planned".into()))
-            }
+            Fault::Conflict
+            | Fault::Full
+            | Fault::BeforeCommit
+            | Fault::AfterCommit
+            | Fault::Read => Err(EngineError::Failed("injected".into())),
         }
     }
 }
 
-impl Engine for Faulty {
+impl Engine for FaultInjectingEngine {
     fn read<'a>(
         &'a self,
         key: &'a [u8],
         part: Projection,
     ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
-            self.read_fails()?;
+            self.fail_read()?;
             self.engine.read(key, part).await
         })
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
         Box::pin(async move {
-            self.read_fails()?;
+            self.fail_read()?;
             self.engine.scan(scan).await
         })
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
         Box::pin(async move {
-            self.read_fails()?;
+            self.fail_read()?;
             self.engine.snapshot().await
         })
     }
@@ -112,10 +114,10 @@ impl Engine for Faulty {
             match self.next(|fault| fault != Fault::Read) {
                 Fault::None | Fault::Read => self.engine.commit(commit).await,
                 Fault::Conflict => Ok(Outcome::Conflict),
-                Fault::Full => Err(EngineError::Full("planned".into())),
-                Fault::Before => Err(EngineError::Failed("planned".into())),
-                Fault::After => match self.engine.commit(commit).await? {
-                    Outcome::Committed(_) => Err(EngineError::Failed("planned".into())),
+                Fault::Full => Err(EngineError::Full("injected".into())),
+                Fault::BeforeCommit => Err(EngineError::Failed("injected".into())),
+                Fault::AfterCommit => match self.engine.commit(commit).await? {
+                    Outcome::Committed(_) => Err(EngineError::Failed("injected".into())),
                     Outcome::Conflict => Ok(Outcome::Conflict),
                 },
             }

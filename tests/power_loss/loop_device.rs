@@ -1,20 +1,20 @@
-//! A file system of its own in a file, by a loop device. Needs root; released when dropped.
+//! An ext4 file system on a loop device. Needs root; unmounted when dropped.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Enough for the log, its database, and some blob files.
+/// Size of the file system: enough for the WAL, the database and some blob files.
 const BYTES: u64 = 512 << 20;
 
-pub(crate) struct Volume {
+pub(crate) struct LoopDevice {
     image: PathBuf,
     device: Option<String>,
     mounted: bool,
     mount: PathBuf,
 }
 
-/// Runs a command; what it says when it fails.
+/// Runs a command; the error is its stderr.
 fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let done = Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
     if done.status.success() {
@@ -23,35 +23,37 @@ fn run(program: &str, args: &[&str]) -> Result<String, String> {
     Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&done.stderr).trim()))
 }
 
-impl Volume {
-    /// A new and empty one, its file and its mount point in a directory. The error says what is
-    /// not allowed or not there.
-    pub(crate) fn make(dir: &Path) -> Result<Volume, String> {
+impl LoopDevice {
+    /// Creates and mounts an empty file system, with its image and mount point in `dir`.
+    ///
+    /// # Errors
+    /// The tool that is missing or not permitted.
+    pub(crate) fn format(dir: &Path) -> Result<LoopDevice, String> {
         let image = dir.join("image");
         let file = File::create(&image).map_err(|e| e.to_string())?;
         file.set_len(BYTES).map_err(|e| e.to_string())?;
         run("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()])?;
-        Volume::mount(image, dir.join("mount"))
+        LoopDevice::mount(image, dir.join("mount"))
     }
 
-    /// The one in a file.
-    pub(crate) fn mount(image: PathBuf, mount: PathBuf) -> Result<Volume, String> {
+    /// Mounts the file system in an image.
+    pub(crate) fn mount(image: PathBuf, mount: PathBuf) -> Result<LoopDevice, String> {
         fs::create_dir_all(&mount).map_err(|e| e.to_string())?;
-        let mut volume = Volume { image, device: None, mounted: false, mount };
-        let device = run("losetup", &["--find", "--show", volume.image.to_str().unwrap()])?;
-        volume.device = Some(device.clone());
-        run("mount", &["-t", "ext4", &device, volume.mount.to_str().unwrap()])?;
-        volume.mounted = true;
-        Ok(volume)
+        let mut loop_device = LoopDevice { image, device: None, mounted: false, mount };
+        let device = run("losetup", &["--find", "--show", loop_device.image.to_str().unwrap()])?;
+        loop_device.device = Some(device.clone());
+        run("mount", &["-t", "ext4", &device, loop_device.mount.to_str().unwrap()])?;
+        loop_device.mounted = true;
+        Ok(loop_device)
     }
 
-    /// Where a server may have its data.
+    /// The data directory for a server.
     pub(crate) fn data(&self) -> PathBuf {
         self.mount.join("data")
     }
 
-    /// Copies what the device has at one moment. What the kernel holds back is not in it, as in a
-    /// power cut; where the kernel wrote while it was copied, it is copied again.
+    /// Copies a consistent state of the device, without the kernel's dirty pages, as a power cut
+    /// leaves it. Copies again if the kernel wrote meanwhile.
     pub(crate) fn copy(&self, to: &Path) {
         let (from, to) = (self.image.to_str().unwrap(), to.to_str().unwrap());
         for _ in 0..50 {
@@ -60,11 +62,11 @@ impl Volume {
                 return;
             }
         }
-        panic!("the device never rests");
+        panic!("the device keeps changing");
     }
 }
 
-impl Drop for Volume {
+impl Drop for LoopDevice {
     fn drop(&mut self) {
         if self.mounted
             && let Err(why) = run("umount", &[self.mount.to_str().unwrap()])

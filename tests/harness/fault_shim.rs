@@ -1,12 +1,14 @@
-//! Faults at named points of the unchanged binary: builds `shim.c` and writes the rules it obeys.
+//! Injects faults at system calls of the unchanged binary: preloads `fault_shim.c` and writes its
+//! rules.
 
+use super::preload;
 use crate::support::{self, Server, TOKEN};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Calls that a rule is about; they can be added up.
+/// Calls that a rule matches; a bit set.
 pub(crate) const WRITE: u32 = 1;
 pub(crate) const SYNC: u32 = 2;
 pub(crate) const UNLINK: u32 = 4;
@@ -17,38 +19,39 @@ pub(crate) const SEND: u32 = 64;
 pub(crate) const EIO: u32 = 5;
 pub(crate) const ENOSPC: u32 = 28;
 
-/// The log, the database and the blob files.
-pub(crate) const LOG: &str = "/log/slot-";
-/// Where the log is folded into first: the database's own log.
-pub(crate) const FOLD: &str = "steadfast.db-wal$";
+/// Path patterns. `$` anchors a pattern at the end of the path.
+pub(crate) const WAL: &str = "/log/slot-";
+/// SQLite's own WAL, to which a checkpoint writes first.
+pub(crate) const SQLITE_WAL: &str = "steadfast.db-wal$";
 pub(crate) const DATABASE: &str = "steadfast.db$";
 pub(crate) const BLOBS: &str = "/blobs/";
 
+/// The layout of the control file; `fault_shim.c` has the same.
 const RULES: usize = 8;
-const HEAD: usize = 128;
-const RULE: usize = 128;
-const PATH: usize = 88;
+const HEADER_BYTES: usize = 128;
+const RULE_BYTES: usize = 128;
+const PATH_BYTES: usize = 88;
 
-/// What happens to a call.
+/// The fault that a rule injects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Action {
     Count,
     KillBefore,
     KillAfter,
-    /// Half of a write is done; other calls are done whole.
+    /// Kills after half of a write; after the whole of any other call.
     KillHalfway,
-    /// With this errno.
+    /// Fails with this errno.
     Fail(u32),
+    /// Writes only half.
     Short,
-    /// For so many milliseconds.
+    /// Delays by this many milliseconds.
     Delay(u32),
-    /// It is not done, and said to be.
-    #[allow(dead_code, reason = "for the power cuts' test of the test")]
+    /// Skips the call and reports success.
     Skip,
 }
 
-/// One rule: what happens to which calls on which path, from which hit on and how often (0: on and
-/// on).
+/// A rule: the calls and paths it matches, the action, the first hit it acts on, and the number of
+/// hits (0: unlimited).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rule {
     pub(crate) calls: u32,
@@ -59,12 +62,12 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// For every hit.
+    /// A rule that acts on every hit.
     pub(crate) fn every(calls: u32, path: &'static str, action: Action) -> Rule {
         Rule { calls, path, action, first: 1, count: 0 }
     }
 
-    fn bytes(self) -> [u8; RULE] {
+    fn encode(self) -> [u8; RULE_BYTES] {
         let (action, amount) = match self.action {
             Action::Count => (0_u32, 0),
             Action::KillBefore => (1, 0),
@@ -75,104 +78,90 @@ impl Rule {
             Action::Delay(millis) => (6, millis),
             Action::Skip => (7, 0),
         };
-        let mut bytes = [0; RULE];
+        let mut bytes = [0; RULE_BYTES];
         bytes[..4].copy_from_slice(&self.calls.to_ne_bytes());
         bytes[4..8].copy_from_slice(&action.to_ne_bytes());
         bytes[8..12].copy_from_slice(&amount.to_ne_bytes());
         bytes[16..24].copy_from_slice(&self.first.to_ne_bytes());
         bytes[24..32].copy_from_slice(&self.count.to_ne_bytes());
-        assert!(self.path.len() < PATH, "{} is too long", self.path);
+        assert!(self.path.len() < PATH_BYTES, "{} is too long", self.path);
         bytes[40..40 + self.path.len()].copy_from_slice(self.path.as_bytes());
         bytes
     }
 }
 
-/// A built shim with its rules.
-pub(crate) struct Shim {
+/// The compiled shim and its control file.
+pub(crate) struct FaultShim {
     dir: tempfile::TempDir,
+    library: PathBuf,
     control: File,
 }
 
-impl Shim {
-    /// Builds it; `None`, said aloud, where there is no C compiler.
-    pub(crate) fn build() -> Option<Shim> {
+impl FaultShim {
+    /// Compiles the shim; prints a notice and returns `None` without a C compiler.
+    pub(crate) fn build() -> Option<FaultShim> {
         let dir = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/shim.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(dir.path().join("shim.so")).arg(source);
-        match cc.arg("-ldl").output() {
-            Err(e) => {
-                println!("skipped: cc cannot be run ({e})");
-                return None;
-            }
-            Ok(built) => {
-                let said = String::from_utf8_lossy(&built.stderr);
-                assert!(built.status.success(), "the shim does not build: {said}");
-            }
-        }
+        let library = preload::build("tests/harness/fault_shim.c", dir.path())?;
         let mut options = File::options();
         let control = options.read(true).write(true).create_new(true);
         let control = control.open(dir.path().join("control")).unwrap();
-        control.set_len((HEAD + RULES * RULE) as u64).unwrap();
-        Some(Shim { dir, control })
+        control.set_len((HEADER_BYTES + RULES * RULE_BYTES) as u64).unwrap();
+        Some(FaultShim { dir, library, control })
     }
 
-    /// A server under the shim; what it logs goes to [`Shim::log`].
+    /// Starts a server under the shim; see [`FaultShim::log`] for its log.
     pub(crate) fn server(&self, data: &Path) -> Server {
-        Server::spawn(self.command(data))
-    }
-
-    fn command(&self, data: &Path) -> Command {
         let mut command = Command::new(support::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
-        // A short log is folded often.
+        // A small WAL triggers frequent checkpoints.
         command.args(["--wal-bytes", "1048576"]);
         command.env("STEADFAST_TOKEN", TOKEN);
         command.env("STEADFAST_SHIM", self.control()).env("LD_PRELOAD", self.library());
         let log = File::options().create(true).append(true).open(self.dir.path().join("log"));
         command.stderr(log.unwrap());
-        command
+        Server::spawn(command)
     }
 
-    /// The library, for a command that loads another one too.
-    pub(crate) fn library(&self) -> PathBuf {
-        self.dir.path().join("shim.so")
+    /// The library, for a command that preloads another one too.
+    pub(crate) fn library(&self) -> &Path {
+        &self.library
     }
 
-    /// The file with the rules: `STEADFAST_SHIM`.
+    /// The control file, for `STEADFAST_SHIM`.
     pub(crate) fn control(&self) -> PathBuf {
         self.dir.path().join("control")
     }
 
-    /// What the servers said on their standard error so far.
+    /// Returns the log of all servers so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Sets a rule, and its counter to 0. The calls are written last: they switch it on.
+    /// Enables a rule and resets its hit counter. The calls are written last: they enable the rule.
     pub(crate) fn set(&self, slot: usize, rule: Rule) {
         assert!(slot < RULES, "there are {RULES} rules");
-        let at = (HEAD + slot * RULE) as u64;
-        let bytes = rule.bytes();
+        let at = (HEADER_BYTES + slot * RULE_BYTES) as u64;
+        let bytes = rule.encode();
         self.control.write_all_at(&[0; 4], at).unwrap();
         self.control.write_all_at(&bytes[4..], at + 4).unwrap();
         self.control.write_all_at(&bytes[..4], at).unwrap();
     }
 
-    /// Switches a rule off; its counter stays.
-    pub(crate) fn off(&self, slot: usize) {
-        self.control.write_all_at(&[0; 4], (HEAD + slot * RULE) as u64).unwrap();
+    /// Disables a rule; its hit counter stays.
+    pub(crate) fn disable(&self, slot: usize) {
+        self.control.write_all_at(&[0; 4], (HEADER_BYTES + slot * RULE_BYTES) as u64).unwrap();
     }
 
-    /// How often a rule was met.
+    /// Returns how often a rule matched.
     pub(crate) fn hits(&self, slot: usize) -> u64 {
         let mut hits = [0; 8];
-        self.control.read_exact_at(&mut hits, (HEAD + slot * RULE + 32) as u64).unwrap();
+        let at = (HEADER_BYTES + slot * RULE_BYTES + 32) as u64;
+        self.control.read_exact_at(&mut hits, at).unwrap();
         u64::from_ne_bytes(hits)
     }
 
-    /// Sets the server's clock so many seconds ahead.
-    pub(crate) fn clock(&self, seconds: i64) {
+    /// Moves the server's wall clock this many seconds ahead of the system's.
+    pub(crate) fn advance_clock(&self, seconds: i64) {
         self.control.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
     }
 }

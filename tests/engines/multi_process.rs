@@ -1,6 +1,6 @@
-//! Several engines over the same data, as several processes have them: each call goes to another.
+//! Several engines over the same data, like several processes: each call goes to a random one.
 
-use super::Turns;
+use super::ProcessPicker;
 use bytes::Bytes;
 use std::sync::Arc;
 use steadfast::engine::{
@@ -8,23 +8,23 @@ use steadfast::engine::{
     Snapshot, Stats,
 };
 
-/// See the module.
-pub(crate) struct Several {
+/// Distributes calls over engines; see the module.
+pub(crate) struct MultiProcessEngine {
     engines: Vec<Arc<dyn Engine>>,
-    turns: Turns,
+    picker: ProcessPicker,
 }
 
-impl Several {
-    pub(crate) fn new(engines: Vec<Arc<dyn Engine>>) -> Several {
-        Several { turns: Turns::among(engines.len()), engines }
+impl MultiProcessEngine {
+    pub(crate) fn new(engines: Vec<Arc<dyn Engine>>) -> MultiProcessEngine {
+        MultiProcessEngine { picker: ProcessPicker::new(engines.len()), engines }
     }
 
     fn next(&self) -> &dyn Engine {
-        &*self.engines[self.turns.next()]
+        &*self.engines[self.picker.next()]
     }
 }
 
-impl Engine for Several {
+impl Engine for MultiProcessEngine {
     fn read<'a>(
         &'a self,
         key: &'a [u8],
@@ -49,7 +49,7 @@ impl Engine for Several {
         self.next().count(first)
     }
 
-    /// Its bodies may have been staged by another: they must be bytes, and belong to none.
+    /// The bodies may come from another engine, so they must be bytes, not stored blobs.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
         self.next().commit(commit)
     }

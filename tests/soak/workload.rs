@@ -1,4 +1,4 @@
-//! The load: some clients that write, expire and delete, some that read.
+//! The workload: clients that put, expire and delete items, and clients that read.
 
 use crate::random::Random;
 use crate::support::Client;
@@ -11,7 +11,7 @@ const KEYS: u64 = 20_000;
 const WRITERS: u64 = 4;
 const READERS: u64 = 4;
 
-/// Latencies in powers of the fourth root of two, from a microsecond on.
+/// A latency histogram. The bounds of its buckets are powers of 2^(1/4) in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram(Vec<u64>);
 
@@ -28,16 +28,16 @@ impl Histogram {
         self.0[slot.min(127)] += 1;
     }
 
-    fn since(&self, past: &Histogram) -> Histogram {
-        Histogram(self.0.iter().zip(&past.0).map(|(now, past)| now - past).collect())
+    fn since(&self, earlier: &Histogram) -> Histogram {
+        Histogram(self.0.iter().zip(&earlier.0).map(|(now, earlier)| now - earlier).collect())
     }
 
     fn count(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Milliseconds within which so many of a hundred were answered; 0 if there were none.
-    pub(crate) fn at(&self, percent: u64) -> f64 {
+    /// Returns a percentile in milliseconds, or 0 without samples.
+    pub(crate) fn percentile(&self, percent: u64) -> f64 {
         let wanted = self.count() * percent / 100;
         let mut seen = 0;
         for (slot, count) in self.0.iter().enumerate() {
@@ -50,20 +50,20 @@ impl Histogram {
     }
 }
 
-/// The latencies of reads and of writes, and over how long they were taken.
+/// The latencies of reads and writes, and the time over which they were taken.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Times {
+pub(crate) struct Latencies {
     pub(crate) reads: Histogram,
     pub(crate) writes: Histogram,
     pub(crate) seconds: f64,
 }
 
-impl Times {
-    pub(crate) fn since(&self, past: &Times) -> Times {
-        Times {
-            reads: self.reads.since(&past.reads),
-            writes: self.writes.since(&past.writes),
-            seconds: self.seconds - past.seconds,
+impl Latencies {
+    pub(crate) fn since(&self, earlier: &Latencies) -> Latencies {
+        Latencies {
+            reads: self.reads.since(&earlier.reads),
+            writes: self.writes.since(&earlier.writes),
+            seconds: self.seconds - earlier.seconds,
         }
     }
 
@@ -75,22 +75,22 @@ impl Times {
 struct Shared {
     stop: AtomicBool,
     operations: AtomicU64,
-    times: Mutex<Times>,
+    latencies: Mutex<Latencies>,
 }
 
-/// The clients at work.
-pub(crate) struct Churn {
+/// The running clients.
+pub(crate) struct Workload {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<()>>,
     began: Instant,
 }
 
-impl Churn {
-    pub(crate) fn start(port: u16, store: &str, seed: u64) -> Churn {
+impl Workload {
+    pub(crate) fn start(port: u16, store: &str, seed: u64) -> Workload {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             operations: AtomicU64::new(0),
-            times: Mutex::default(),
+            latencies: Mutex::default(),
         });
         let clients = (0..WRITERS + READERS).map(|number| {
             let shared = shared.clone();
@@ -101,20 +101,20 @@ impl Churn {
             std::thread::spawn(move || worker.run(number < WRITERS))
         });
         let clients = clients.collect();
-        Churn { shared, clients, began: Instant::now() }
+        Workload { shared, clients, began: Instant::now() }
     }
 
-    pub(crate) fn times(&self) -> Times {
-        let mut times = self.shared.times.lock().unwrap().clone();
-        times.seconds = self.began.elapsed().as_secs_f64();
-        times
+    pub(crate) fn latencies(&self) -> Latencies {
+        let mut latencies = self.shared.latencies.lock().unwrap().clone();
+        latencies.seconds = self.began.elapsed().as_secs_f64();
+        latencies
     }
 
-    /// Ends the load; returns how many operations were answered.
+    /// Stops the clients and returns the number of answered requests.
     pub(crate) fn stop(self) -> u64 {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
-            client.join().expect("a client met something else than it should");
+            client.join().expect("a client failed");
         }
         self.shared.operations.load(Ordering::Relaxed)
     }
@@ -132,7 +132,7 @@ impl Worker {
     fn run(mut self, writes: bool) {
         let mut turn = 0_u64;
         while !self.shared.stop.load(Ordering::Relaxed) {
-            // Connections come and go as those of real clients do.
+            // Reconnect now and then, as real clients do.
             turn += 1;
             if turn.is_multiple_of(1000) {
                 self.client = Client::connect(self.port).unwrap();
@@ -143,13 +143,13 @@ impl Worker {
             } else {
                 self.read()
             }
-            let mut times = self.shared.times.lock().unwrap();
+            let mut latencies = self.shared.latencies.lock().unwrap();
             if writes {
-                times.writes.add(began)
+                latencies.writes.add(began)
             } else {
-                times.reads.add(began)
+                latencies.reads.add(began)
             }
-            drop(times);
+            drop(latencies);
             self.shared.operations.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,6 +1,6 @@
-/* Stands between the server and libc (LD_PRELOAD) and makes the calls that touch the disk fail,
- * stop half way, take long, or kill the process, by rules in a file that is shared with the test.
- * tests/torture/shim.rs writes the rules; the layout below is the one it knows. */
+/* LD_PRELOAD library that injects faults into file and socket calls: errors, short writes, delays,
+ * skipped calls and kill -9. The rules are in a file mapped by the server and written by the test.
+ * fault_shim.rs has the same layout. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,18 +24,18 @@ enum { COUNT, KILL_BEFORE, KILL_AFTER, KILL_HALFWAY, FAIL, SHORT, DELAY, SKIP };
 enum { RULES = 8 };
 
 struct rule {
-    uint32_t calls;  /* which calls; 0 for none: written last by the test */
-    uint32_t action; /* what happens to them */
-    uint32_t amount; /* errno, or milliseconds */
+    uint32_t calls;  /* calls that match; 0 disables the rule; written last */
+    uint32_t action; /* one of the actions above */
+    uint32_t amount; /* errno or milliseconds */
     uint32_t unused;
-    uint64_t first; /* the first hit that is acted on, from 1 */
-    uint64_t count; /* so many hits are acted on; 0 for all that follow */
-    uint64_t hits;  /* counted here */
-    char path[88];  /* part of the path; its end where it ends with '$' */
+    uint64_t first; /* first hit to act on, from 1 */
+    uint64_t count; /* number of hits to act on; 0: unlimited */
+    uint64_t hits;  /* matches so far */
+    char path[88];  /* substring of the path; anchored at its end by a final '$' */
 };
 
 struct control {
-    int64_t clock_seconds; /* added to the wall clock */
+    int64_t clock_seconds; /* offset of the wall clock */
     uint64_t unused[15];
     struct rule rules[RULES];
 };
@@ -49,7 +49,7 @@ __attribute__((constructor)) static void attach(void) {
     if (fd >= 0)
         map = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED) {
-        fprintf(stderr, "shim: STEADFAST_SHIM names no control file\n");
+        fprintf(stderr, "shim: STEADFAST_SHIM is not a control file\n");
         _exit(99);
     }
     close(fd);
@@ -69,13 +69,13 @@ static int matches(const char *path, const char *wanted) {
     return strstr(path, wanted) != NULL;
 }
 
-/* What happens to one call. */
-struct fate {
-    int fail, shorter, halfway, after, skip;
+/* Faults to inject into one call. */
+struct faults {
+    int fail, short_write, halfway, after, skip;
 };
 
-static struct fate decide(uint32_t call, const char *path, int fd) {
-    struct fate fate = {0, 0, 0, 0, 0};
+static struct faults match_rules(uint32_t call, const char *path, int fd) {
+    struct faults faults = {0, 0, 0, 0, 0};
     char own[512], link[64];
     for (int i = 0; control && i < RULES; i++) {
         struct rule *rule = &control->rules[i];
@@ -94,16 +94,16 @@ static struct fate decide(uint32_t call, const char *path, int fd) {
             continue;
         switch (rule->action) {
         case KILL_BEFORE: die(); break;
-        case KILL_AFTER: fate.after = 1; break;
-        case KILL_HALFWAY: fate.halfway = 1; break;
-        case FAIL: fate.fail = (int)rule->amount; break;
-        case SHORT: fate.shorter = 1; break;
+        case KILL_AFTER: faults.after = 1; break;
+        case KILL_HALFWAY: faults.halfway = 1; break;
+        case FAIL: faults.fail = (int)rule->amount; break;
+        case SHORT: faults.short_write = 1; break;
         case DELAY: usleep(rule->amount * 1000); break;
-        case SKIP: fate.skip = 1; break;
+        case SKIP: faults.skip = 1; break;
         default: break;
         }
     }
-    return fate;
+    return faults;
 }
 
 #define REAL(name) \
@@ -111,108 +111,108 @@ static struct fate decide(uint32_t call, const char *path, int fd) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A call that is done whole or not at all. */
-#define WHOLE(call, path, fd, done) \
-    struct fate fate = decide(call, path, fd); \
-    if (fate.fail) { \
-        errno = fate.fail; \
+/* A call that is made as a whole or not at all. */
+#define WHOLE_CALL(call, path, fd, done) \
+    struct faults faults = match_rules(call, path, fd); \
+    if (faults.fail) { \
+        errno = faults.fail; \
         return -1; \
     } \
-    if (fate.skip) \
+    if (faults.skip) \
         return 0; \
     __typeof__(done) result = done; \
-    if (fate.after || fate.halfway) \
+    if (faults.after || faults.halfway) \
         die(); \
     return result
 
-/* A call that may write less than it was asked to. */
-#define PART(call, fd, size, done) \
-    struct fate fate = decide(call, NULL, fd); \
-    if (fate.fail) { \
-        errno = fate.fail; \
+/* A call that may write less than requested. */
+#define SHORTENABLE_CALL(call, fd, size, done) \
+    struct faults faults = match_rules(call, NULL, fd); \
+    if (faults.fail) { \
+        errno = faults.fail; \
         return -1; \
     } \
-    if ((fate.shorter || fate.halfway) && size > 1) \
+    if ((faults.short_write || faults.halfway) && size > 1) \
         size /= 2; \
     ssize_t result = done; \
-    if (fate.after || fate.halfway) \
+    if (faults.after || faults.halfway) \
         die(); \
     return result
 
 EXPORT ssize_t write(int fd, const void *bytes, size_t size) {
     REAL(write);
-    PART(WRITE, fd, size, real(fd, bytes, size));
+    SHORTENABLE_CALL(WRITE, fd, size, real(fd, bytes, size));
 }
 
 EXPORT ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at) {
     REAL(pwrite);
-    PART(WRITE, fd, size, real(fd, bytes, size, at));
+    SHORTENABLE_CALL(WRITE, fd, size, real(fd, bytes, size, at));
 }
 
 EXPORT ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t at) {
     REAL(pwrite64);
-    PART(WRITE, fd, size, real(fd, bytes, size, at));
+    SHORTENABLE_CALL(WRITE, fd, size, real(fd, bytes, size, at));
 }
 
-/* Of several parts the first half is written, of one part all. */
+/* Shortened by parts: a single part is written as a whole. */
 EXPORT ssize_t writev(int fd, const struct iovec *parts, int size) {
     REAL(writev);
-    PART(WRITE | SEND, fd, size, real(fd, parts, size));
+    SHORTENABLE_CALL(WRITE | SEND, fd, size, real(fd, parts, size));
 }
 
 EXPORT ssize_t pwritev(int fd, const struct iovec *parts, int size, off_t at) {
     REAL(pwritev);
-    PART(WRITE, fd, size, real(fd, parts, size, at));
+    SHORTENABLE_CALL(WRITE, fd, size, real(fd, parts, size, at));
 }
 
 EXPORT ssize_t pwritev64(int fd, const struct iovec *parts, int size, off64_t at) {
     REAL(pwritev64);
-    PART(WRITE, fd, size, real(fd, parts, size, at));
+    SHORTENABLE_CALL(WRITE, fd, size, real(fd, parts, size, at));
 }
 
 EXPORT ssize_t send(int fd, const void *bytes, size_t size, int flags) {
     REAL(send);
-    PART(SEND, fd, size, real(fd, bytes, size, flags));
+    SHORTENABLE_CALL(SEND, fd, size, real(fd, bytes, size, flags));
 }
 
 EXPORT int fsync(int fd) {
     REAL(fsync);
-    WHOLE(SYNC, NULL, fd, real(fd));
+    WHOLE_CALL(SYNC, NULL, fd, real(fd));
 }
 
 EXPORT int fdatasync(int fd) {
     REAL(fdatasync);
-    WHOLE(SYNC, NULL, fd, real(fd));
+    WHOLE_CALL(SYNC, NULL, fd, real(fd));
 }
 
 EXPORT int ftruncate(int fd, off_t size) {
     REAL(ftruncate);
-    WHOLE(TRUNCATE, NULL, fd, real(fd, size));
+    WHOLE_CALL(TRUNCATE, NULL, fd, real(fd, size));
 }
 
 EXPORT int ftruncate64(int fd, off64_t size) {
     REAL(ftruncate64);
-    WHOLE(TRUNCATE, NULL, fd, real(fd, size));
+    WHOLE_CALL(TRUNCATE, NULL, fd, real(fd, size));
 }
 
 EXPORT int unlink(const char *path) {
     REAL(unlink);
-    WHOLE(UNLINK, path, -1, real(path));
+    WHOLE_CALL(UNLINK, path, -1, real(path));
 }
 
 EXPORT int unlinkat(int dir, const char *path, int flags) {
     REAL(unlinkat);
-    WHOLE(UNLINK, path, -1, real(dir, path, flags));
+    WHOLE_CALL(UNLINK, path, -1, real(dir, path, flags));
 }
 
 EXPORT int rename(const char *from, const char *to) {
     REAL(rename);
-    WHOLE(RENAME, to, -1, real(from, to));
+    WHOLE_CALL(RENAME, to, -1, real(from, to));
 }
 
 EXPORT int renameat(int dir, const char *from, int other, const char *to) {
     REAL(renameat);
-    WHOLE(RENAME, to, -1, real(dir, from, other, to));
+    WHOLE_CALL(RENAME, to, -1, real(dir, from, other, to));
 }
 
 EXPORT int open64(const char *path, int flags, ...) {
@@ -221,7 +221,7 @@ EXPORT int open64(const char *path, int flags, ...) {
     __builtin_va_start(rest, flags);
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? __builtin_va_arg(rest, mode_t) : 0;
     __builtin_va_end(rest);
-    WHOLE(OPEN, path, -1, real(path, flags, mode));
+    WHOLE_CALL(OPEN, path, -1, real(path, flags, mode));
 }
 
 EXPORT int clock_gettime(clockid_t clock, struct timespec *time) {
