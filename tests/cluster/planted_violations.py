@@ -1,12 +1,12 @@
-"""Tests of the test: histories with a planted fault must be reported, and one without must not."""
+"""Tests of the checker: planted violations are reported, and valid histories accepted."""
 
 import time
 
-from journal import ACKED, REFUSED, UNKNOWN, Journal, Log, Register
+from journal import ACKNOWLEDGED, REJECTED, UNKNOWN, Journal, Log, Register
 
 
-class Scene:
-    """A journal, and a server made of what it is told to hold."""
+class Scenario:
+    """A journal and a simulated store."""
 
     def __init__(self):
         self.journal = Journal()
@@ -15,132 +15,141 @@ class Scene:
         self.bodies = {}
         self.generation = 0
 
-    def write(self, key, number, author, state, done):
-        """A write that is told to have come to this, and was done or not."""
-        body = self.journal.plan(key, number, author)
+    def write(self, key, number, request_id, state, done):
+        """Records a write with the given outcome, and applies it if `done`."""
+        body = self.journal.record_invocation(key, number, request_id)
         if done:
             self.generation += 1
             before = self.bodies.get(key, (b"", 0))[0] if isinstance(key, Log) else b""
             self.bodies[key] = (before + body, self.generation)
-        self.journal.settle(key, number, author, state, self.generation if done else None)
+        generation = self.generation if done else None
+        self.journal.record_outcome(key, number, request_id, state, generation)
 
-    def read(self, key, found=None, floor=None, strict=False):
-        """A read of what is held, or of what is given."""
+    def read(self, key, found=None, lower_bound=None, strict=False):
+        """Checks a read of the store, or of the given value."""
         body, generation = found or self.bodies.get(key, (None, 0))
-        floor = floor or self.journal.floor(key)
-        self.journal.judge(key, floor, body, generation, "nowhere", strict)
+        lower_bound = lower_bound or self.journal.lower_bound(key)
+        self.journal.check_read(key, lower_bound, body, generation, "nowhere", strict)
 
 
-def sound(scene):
-    """Nothing: unknown writes, done and not done, and a read that overlaps a write."""
-    scene.write(scene.put, 1, "w", ACKED, True)
-    floor, before = scene.journal.floor(scene.put), scene.bodies[scene.put]
-    scene.write(scene.put, 2, "w", UNKNOWN, True)
-    scene.read(scene.put, before, floor)
-    scene.read(scene.put)
-    scene.write(scene.put, 3, "w", UNKNOWN, False)
+def valid_history(scenario):
+    """Valid: unknown writes, applied or not, and a read concurrent with a write."""
+    scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
+    lower_bound, before = scenario.journal.lower_bound(scenario.put), scenario.bodies[scenario.put]
+    scenario.write(scenario.put, 2, "w", UNKNOWN, True)
+    scenario.read(scenario.put, before, lower_bound)
+    scenario.read(scenario.put)
+    scenario.write(scenario.put, 3, "w", UNKNOWN, False)
     for number, done in ((1, True), (2, True), (3, False)):
-        scene.write(scene.log, 0, "w.%d" % number, UNKNOWN if number > 1 else ACKED, done)
-    scene.read(scene.put, strict=True)
-    scene.read(scene.log, strict=True)
+        state = UNKNOWN if number > 1 else ACKNOWLEDGED
+        scenario.write(scenario.log, 0, "w.%d" % number, state, done)
+    scenario.read(scenario.put, strict=True)
+    scenario.read(scenario.log, strict=True)
 
 
-def lost_write(scene):
-    """A write that was acknowledged and never happened."""
-    scene.write(scene.put, 1, "w", ACKED, True)
-    scene.write(scene.put, 2, "w", ACKED, False)
-    scene.read(scene.put, strict=True)
+def lost_write(scenario):
+    """An acknowledged write that was not applied."""
+    scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
+    scenario.write(scenario.put, 2, "w", ACKNOWLEDGED, False)
+    scenario.read(scenario.put, strict=True)
 
 
-def stale_read(scene):
-    """An answer older than what was acknowledged before it was asked for."""
-    scene.write(scene.put, 1, "w", ACKED, True)
-    before = scene.bodies[scene.put]
-    scene.write(scene.put, 2, "w", ACKED, True)
-    scene.read(scene.put, before)
+def stale_read(scenario):
+    """A read older than a write acknowledged before it was sent."""
+    scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
+    before = scenario.bodies[scenario.put]
+    scenario.write(scenario.put, 2, "w", ACKNOWLEDGED, True)
+    scenario.read(scenario.put, before)
 
 
-def stale_after_thaw(scene):
-    """The same within the documented window: counted, and no violation."""
-    scene.journal.window = (time.monotonic() - 1, time.monotonic() + 60)
-    stale_read(scene)
-    assert len(scene.journal.stale) == 1, "the documented stale read was not counted"
+def stale_read_within_window(scenario):
+    """The same within the documented window: counted, but not a violation."""
+    scenario.journal.window = (time.monotonic() - 1, time.monotonic() + 60)
+    stale_read(scenario)
+    assert len(scenario.journal.stale_reads) == 1, "the stale read was not counted"
 
 
-def stale_after_window(scene):
-    """The same when the window is over."""
-    scene.journal.window = (time.monotonic() - 60, time.monotonic() - 1)
-    stale_read(scene)
+def stale_read_after_window(scenario):
+    """The same after the window."""
+    scenario.journal.window = (time.monotonic() - 60, time.monotonic() - 1)
+    stale_read(scenario)
 
 
-def read_back(scene):
-    """A write that came to nothing known was shown, and then was not."""
-    scene.write(scene.put, 1, "w", ACKED, True)
-    before = scene.bodies[scene.put]
-    scene.write(scene.put, 2, "w", UNKNOWN, True)
-    scene.read(scene.put)
-    scene.read(scene.put, before)
+def non_monotonic_read(scenario):
+    """An unknown write that was observed and then disappeared."""
+    scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
+    before = scenario.bodies[scenario.put]
+    scenario.write(scenario.put, 2, "w", UNKNOWN, True)
+    scenario.read(scenario.put)
+    scenario.read(scenario.put, before)
 
 
-def twice(scene):
-    """A token that was appended twice."""
-    scene.write(scene.log, 0, "w.1", ACKED, True)
-    scene.bodies[scene.log] = (b"w.1;w.1;", 2)
-    scene.read(scene.log)
+def duplicate_append(scenario):
+    """A token appended twice."""
+    scenario.write(scenario.log, 0, "w.1", ACKNOWLEDGED, True)
+    scenario.bodies[scenario.log] = (b"w.1;w.1;", 2)
+    scenario.read(scenario.log)
 
 
-def lost_token(scene):
-    """A token that was acknowledged and never appended."""
-    scene.write(scene.log, 0, "w.1", ACKED, True)
-    scene.write(scene.log, 0, "w.2", ACKED, False)
-    scene.read(scene.log, strict=True)
+def lost_append(scenario):
+    """An acknowledged token that is missing."""
+    scenario.write(scenario.log, 0, "w.1", ACKNOWLEDGED, True)
+    scenario.write(scenario.log, 0, "w.2", ACKNOWLEDGED, False)
+    scenario.read(scenario.log, strict=True)
 
 
-def refused_but_written(scene):
-    """A write whose condition was said not to hold, and that is there."""
-    scene.write(scene.put, 1, "w", REFUSED, True)
-    scene.read(scene.put)
+def rejected_but_written(scenario):
+    """A write rejected by its precondition but applied."""
+    scenario.write(scenario.put, 1, "w", REJECTED, True)
+    scenario.read(scenario.put)
 
 
-def two_winners(scene):
-    """Two authors were both told that they wrote the same number."""
-    scene.write(scene.put, 1, "w", ACKED, True)
-    scene.write(scene.put, 1, "v", ACKED, False)
+def two_acknowledged_writers(scenario):
+    """The same number acknowledged to two requests."""
+    scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
+    scenario.write(scenario.put, 1, "v", ACKNOWLEDGED, False)
 
 
-def torn(scene):
-    """A value of which the end is missing."""
-    scene.write(scene.put, 1, "w", ACKED, True)
-    body, generation = scene.bodies[scene.put]
-    scene.read(scene.put, (body[:-1], generation))
+def torn_value(scenario):
+    """A truncated value."""
+    scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
+    body, generation = scenario.bodies[scenario.put]
+    scenario.read(scenario.put, (body[:-1], generation))
 
 
-def generation_back(scene):
-    """The newest value with a generation lower than before."""
-    scene.write(scene.put, 1, "w", ACKED, True)
-    scene.write(scene.put, 2, "w", ACKED, True)
-    body, generation = scene.bodies[scene.put]
-    scene.read(scene.put, (body, generation - 1))
+def generation_regression(scenario):
+    """The newest value with a lower generation than before."""
+    scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
+    scenario.write(scenario.put, 2, "w", ACKNOWLEDGED, True)
+    body, generation = scenario.bodies[scenario.put]
+    scenario.read(scenario.put, (body, generation - 1))
 
 
 EXPECTED = (
-    (sound, None), (stale_after_thaw, None), (lost_write, "lost: put-0: number 1"),
-    (stale_read, "a stale read: put-0: number 1"), (stale_after_window, "a stale read"),
-    (read_back, "a stale read"), (twice, "more than once: w.1"), (lost_token, "lost: log-0"),
-    (refused_but_written, "refused but written"), (two_winners, "acknowledged to w and to v"),
-    (torn, "nobody wrote"), (generation_back, "after generation 2"),
+    (valid_history, None),
+    (stale_read_within_window, None),
+    (lost_write, "lost write: put-0: number 1"),
+    (stale_read, "stale read: put-0: number 1"),
+    (stale_read_after_window, "stale read"),
+    (non_monotonic_read, "stale read"),
+    (duplicate_append, "duplicate tokens: w.1"),
+    (lost_append, "lost write: log-0"),
+    (rejected_but_written, "rejected but written"),
+    (two_acknowledged_writers, "acknowledged to w and v"),
+    (torn_value, "no request wrote"),
+    (generation_regression, "after generation 2"),
 )
 
 
 def run():
-    """Plants each fault; returns the exit status."""
+    """Runs all scenarios; returns the exit status."""
     failed = 0
     for plant, expected in EXPECTED:
-        scene = Scene()
-        plant(scene)
-        found = "; ".join(scene.journal.violations)
+        scenario = Scenario()
+        plant(scenario)
+        found = "; ".join(scenario.journal.violations)
         good = not found if expected is None else expected in found
         failed += not good
-        print("%-6s %-20s %s" % ("ok" if good else "FAILED", plant.__name__, found or "nothing"))
+        print("%-6s %-24s %s" % ("ok" if good else "FAILED", plant.__name__, found or "nothing"))
     print("planted: %d of %d as expected" % (len(EXPECTED) - failed, len(EXPECTED)))
     return 1 if failed else 0

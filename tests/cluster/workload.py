@@ -1,4 +1,4 @@
-"""Writers and readers that keep the journal, and the check of the whole journal."""
+"""Writers and readers that record the journal, and the check of all keys."""
 
 import http.client
 import json
@@ -7,33 +7,33 @@ import threading
 import time
 
 from cluster import TOKEN
-from journal import ACKED, REFUSED, UNKNOWN, Log, Register
+from journal import ACKNOWLEDGED, REJECTED, UNKNOWN, Log, Register
 
-PATIENCE = 40  # seconds until a client gives up on an answer
-READABLE_WITHIN = 90  # seconds in which each key must be readable when the cluster is healthy
-KEYS = 4  # that a writer of puts has at a time
+REQUEST_TIMEOUT = 40  # seconds
+READABLE_WITHIN = 90  # seconds in which each key must be readable on a healthy cluster
+KEYS = 4  # current keys of a put worker
 
 
 class NotSent(Exception):
-    """Nobody took the request: nothing was done."""
+    """The connection was refused: the request had no effect."""
 
 
-class Cut(Exception):
-    """The request was sent, and no answer came."""
+class Disconnected(Exception):
+    """The request was sent, but no answer came."""
 
 
 class Client:
-    """Asks one server at a time over a connection that is kept."""
+    """A client with a persistent connection to one server at a time."""
 
     def __init__(self):
         self.port = self.connection = None
 
-    def ask(self, server, method, path, headers=None, body=None):
-        """The status, the generation or None, and the body of an answer."""
+    def request(self, server, method, path, headers=None, body=None):
+        """Returns the status, the generation or None, and the body of the answer."""
         if self.port != server.port or self.connection is None:
             self.close()
             self.port = server.port
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REQUEST_TIMEOUT)
             try:
                 connection.connect()
             except OSError as error:
@@ -46,94 +46,95 @@ class Client:
             return answer.status, generation and int(generation), answer.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Cut(repr(error)) from error
+            raise Disconnected(repr(error)) from error
 
     def close(self):
-        """Gives up the connection."""
+        """Closes the connection."""
         if self.connection is not None:
             self.connection.close()
         self.connection = None
 
 
-class Pauses:
-    """When writes were acknowledged, by each server and by any."""
+class AckGaps:
+    """The longest gaps between acknowledged writes, per server and overall."""
 
     def __init__(self, servers):
         self.lock = threading.Lock()
-        self.newest_sent = [0.0] * servers  # when the latest acknowledged write was sent
+        self.last_acked_sent = [0.0] * servers  # when the last acknowledged write was sent
         self.begin(servers)
 
     def begin(self, servers):
-        """Forgets the pauses so far; the next one counts from now."""
+        """Resets the gaps; the next one starts now."""
         with self.lock:
             now = time.monotonic()
             self.last = [now] * (servers + 1)
-            self.longest = [0.0] * (servers + 1)  # by server, and of all together
+            self.longest = [0.0] * (servers + 1)  # per server, then overall
 
     def acknowledged(self, server, sent):
-        """A write through this server."""
+        """Records an acknowledged write through a server."""
         with self.lock:
             now = time.monotonic()
             for index in (server, len(self.last) - 1):
                 self.longest[index] = max(self.longest[index], now - self.last[index])
                 self.last[index] = now
-            self.newest_sent[server] = max(self.newest_sent[server], sent)
+            self.last_acked_sent[server] = max(self.last_acked_sent[server], sent)
 
 
-class Load:
-    """The threads, which can be paused."""
+class Workload:
+    """The worker threads, which can be paused."""
 
     def __init__(self, servers, journal, seed):
         self.servers, self.journal, self.seed = servers, journal, seed
-        self.pauses = Pauses(len(servers))
-        self.go, self.over = threading.Event(), False
-        self.shift = 0  # moves each worker on to another server
+        self.ack_gaps = AckGaps(len(servers))
+        self.running, self.stopped = threading.Event(), False
+        self.rotation = 0  # offset of each worker's server
         self.base = None
         self.workers = []
-        self.answers = {}  # how often which status was the answer to a write
+        self.answers = {}  # write answers by status
 
     def prepare(self):
-        """Makes the store."""
-        status, _, body = Client().ask(self.servers[0], "POST", "/resources/stores/kv",
+        """Creates the store."""
+        status, _, body = Client().request(self.servers[0], "POST", "/resources/stores/kv",
                                        {"Content-Type": "application/json"}, b'{"name":"cluster"}')
         if status != 201:
-            raise RuntimeError("the store was not made: %d %r" % (status, body))
+            raise RuntimeError("could not create the store: %d %r" % (status, body))
         self.base = "/resources/stores/kv/%s/keys/" % json.loads(body)["id"]
 
     def start(self):
         """Starts all workers."""
-        kinds = [Putter] * 6 + [Appender] * 3 + [Adder] * 3 + [Comparer] * 3 + [Reader] * 3
-        self.go.set()
+        kinds = ([PutWorker] * 6 + [AppendWorker] * 3 + [AddWorker] * 3 + [CompareWorker] * 3
+                 + [ReadWorker] * 3)
+        self.running.set()
         for index, kind in enumerate(kinds):
             worker = kind(self, index)
             self.workers.append(worker)
             worker.start()
 
     def pause(self):
-        """Returns once no request is under way."""
-        self.go.clear()
+        """Pauses the workers; returns once no request is in flight."""
+        self.running.clear()
         for worker in self.workers:
-            worker.parked.wait()
+            worker.idle.wait()
 
     def resume(self):
-        """Lets the workers go on, each with another server than before."""
-        self.shift += 1
-        self.pauses.begin(len(self.servers))
-        self.go.set()
+        """Resumes the workers, each on a different server."""
+        self.rotation += 1
+        self.ack_gaps.begin(len(self.servers))
+        self.running.set()
 
     def check(self):
-        """Reads every key through every server, and has each answer judged."""
+        """Reads every key through every server and checks the answers."""
         with self.journal.lock:
             keys = list(self.journal.order)
-        threads = [threading.Thread(target=self.check_part, args=(index, keys[part::2]))
+        threads = [threading.Thread(target=self.check_keys, args=(index, keys[part::2]))
                    for index in range(len(self.servers)) for part in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def check_part(self, index, keys):
-        """Reads these keys through one server."""
+    def check_keys(self, index, keys):
+        """Reads some keys through one server and checks the answers."""
         client = Client()
         for key in keys:
             end = time.monotonic() + READABLE_WITHIN
@@ -150,152 +151,153 @@ class Load:
         client.close()
 
     def read(self, client, index, key, strict=False):
-        """Reads a key and has the answer judged; returns why there was none."""
-        floor = self.journal.floor(key)
+        """Reads a key and checks the answer; returns the error if there was none."""
+        lower_bound = self.journal.lower_bound(key)
         try:
-            status, generation, body = client.ask(
+            status, generation, body = client.request(
                 self.servers[index], "GET", self.base + key.name)
-        except (NotSent, Cut) as error:
+        except (NotSent, Disconnected) as error:
             return str(error)
         if status not in (200, 404):
             return "status %d" % status
         found = (body, generation) if status == 200 else (None, 0)
-        self.journal.judge(key, floor, *found, "server%d" % index, strict)
+        self.journal.check_read(key, lower_bound, *found, "server%d" % index, strict)
         return None
 
 
 class Worker(threading.Thread):
-    """Does its step again and again, through one server for a round."""
+    """A thread that repeats its step, through one server per round."""
 
-    rest = 0.01
+    pause_seconds = 0.01
 
-    def __init__(self, load, index):
+    def __init__(self, workload, index):
         super().__init__(daemon=True)
-        self.load, self.index = load, index
-        self.journal = load.journal
-        self.client, self.parked = Client(), threading.Event()
-        self.random = random.Random("%d %d" % (load.seed, index))
-        self.serial = 0
+        self.workload, self.index = workload, index
+        self.journal = workload.journal
+        self.client, self.idle = Client(), threading.Event()
+        self.random = random.Random("%d %d" % (workload.seed, index))
+        self.requests_sent = 0
 
     def run(self):
         try:
-            while not self.load.over:
-                if self.load.go.is_set():
+            while not self.workload.stopped:
+                if self.workload.running.is_set():
                     self.step()
-                    time.sleep(self.rest * (0.5 + self.random.random()))
+                    time.sleep(self.pause_seconds * (0.5 + self.random.random()))
                 else:
-                    self.parked.set()
-                    self.load.go.wait()
-                    self.parked.clear()
-        except Exception as error:  # A fault of the test, which must not pass for silence.
+                    self.idle.set()
+                    self.workload.running.wait()
+                    self.idle.clear()
+        except Exception as error:  # A failure of the test itself must be reported.
             with self.journal.lock:
-                self.journal.violations.append("the test itself: %r" % error)
+                self.journal.violations.append("test failure: %r" % error)
         finally:
-            self.parked.set()
+            self.idle.set()
 
     def server(self):
-        """The number of the server that this worker asks in this round."""
-        return (self.index + self.load.shift) % len(self.load.servers)
+        """Returns the index of this worker's current server."""
+        return (self.index + self.workload.rotation) % len(self.workload.servers)
 
-    def author(self):
-        """A name for one request."""
-        self.serial += 1
-        return "%d.%d" % (self.index, self.serial)
+    def request_id(self):
+        """Returns a unique request id."""
+        self.requests_sent += 1
+        return "%d.%d" % (self.index, self.requests_sent)
 
-    def write(self, key, number, author, query="", headers=None):
-        """Sends a write and notes what it came to, which is returned; None if it was not sent."""
+    def write(self, key, number, request_id, query="", headers=None):
+        """Sends a write, records and returns its outcome; returns None if it was not sent."""
         server, sent = self.server(), time.monotonic()
-        body = self.journal.plan(key, number, author)
+        body = self.journal.record_invocation(key, number, request_id)
         generation, state = None, UNKNOWN
         try:
-            status, generation, _ = self.client.ask(
-                self.load.servers[server], "PUT", self.load.base + key.name + query, headers, body)
+            status, generation, _ = self.client.request(
+                self.workload.servers[server], "PUT", self.workload.base + key.name + query,
+                headers, body)
             self.count(status)
-            state = {200: ACKED, 412: REFUSED}.get(status, UNKNOWN)
+            state = {200: ACKNOWLEDGED, 412: REJECTED}.get(status, UNKNOWN)
             if 400 <= status < 500 and status != 412:
                 raise RuntimeError("a write to %s was answered %d" % (key.name, status))
-        except Cut as error:
-            self.count("timed out" if "imeout" in str(error) else "cut")
+        except Disconnected as error:
+            self.count("timed out" if "imeout" in str(error) else "disconnected")
         except NotSent:
             time.sleep(0.1)
-            self.journal.settle(key, number, author, REFUSED)
+            self.journal.record_outcome(key, number, request_id, REJECTED)
             return None
-        self.journal.settle(key, number, author, state, generation)
-        if state == ACKED:
-            self.load.pauses.acknowledged(server, sent)
+        self.journal.record_outcome(key, number, request_id, state, generation)
+        if state == ACKNOWLEDGED:
+            self.workload.ack_gaps.acknowledged(server, sent)
         return state
 
     def count(self, answer):
         """Counts an answer by its status."""
-        with self.load.pauses.lock:
-            self.load.answers[answer] = self.load.answers.get(answer, 0) + 1
+        with self.workload.ack_gaps.lock:
+            self.workload.answers[answer] = self.workload.answers.get(answer, 0) + 1
 
 
-class Putter(Worker):
-    """Puts growing numbers into keys of its own. After a put of which nothing is known it leaves
-    the key as it is: that put may still happen, and would undo a later one."""
+class PutWorker(Worker):
+    """Puts growing numbers into its own keys. After a put with an unknown outcome it abandons the
+    key: that put may still take effect and would undo a later one."""
 
-    def __init__(self, load, index):
-        super().__init__(load, index)
-        self.made, self.keys = 0, []
+    def __init__(self, workload, index):
+        super().__init__(workload, index)
+        self.keys_created, self.keys = 0, []
 
     def step(self):
         """One put."""
         while len(self.keys) < KEYS:
-            name = "put-%d-%d" % (self.index, self.made)
+            name = "put-%d-%d" % (self.index, self.keys_created)
             self.keys.append([self.journal.key(Register, name), 0])
-            self.made += 1
+            self.keys_created += 1
         chosen = self.random.choice(self.keys)
         chosen[1] += 1
-        if self.write(chosen[0], chosen[1], self.author()) == UNKNOWN:
+        if self.write(chosen[0], chosen[1], self.request_id()) == UNKNOWN:
             self.keys.remove(chosen)
 
 
-class Appender(Worker):
-    """Appends to logs that all appenders share, to another one every ten seconds."""
+class AppendWorker(Worker):
+    """Appends to logs shared with the other append workers; a new pair every ten seconds."""
 
     def step(self):
         """One append."""
         name = "log-%d-%d" % (time.monotonic() // 10, self.random.randrange(2))
-        self.write(self.journal.key(Log, name), 0, self.author(), "?append=true")
+        self.write(self.journal.key(Log, name), 0, self.request_id(), "?append=true")
 
 
-class Adder(Worker):
-    """Adds a key that the other adders try to add at the same time."""
+class AddWorker(Worker):
+    """Adds a key at the same time as the other add workers."""
 
     def step(self):
-        """Waits for the next half second, and adds."""
+        """Waits for the next half second and adds a key."""
         turn = time.monotonic() // 0.5 + 1
         time.sleep(max(0, turn * 0.5 - time.monotonic()))
-        self.write(self.journal.key(Register, "add-%d" % turn), 1, self.author(), "?add=true")
+        self.write(self.journal.key(Register, "add-%d" % turn), 1, self.request_id(), "?add=true")
 
 
-class Comparer(Worker):
-    """Counts on in registers that all comparers share, by the generation that was read."""
+class CompareWorker(Worker):
+    """Increments registers shared with the other compare workers, with if-generation-match."""
 
     def step(self):
-        """A read, and a write that holds only if nobody wrote since."""
+        """One read and one conditional write."""
         key = self.journal.key(Register, "compare-%d" % self.random.randrange(3))
-        floor = self.journal.floor(key)
+        lower_bound = self.journal.lower_bound(key)
         server = self.server()
         try:
-            status, generation, body = self.client.ask(
-                self.load.servers[server], "GET", self.load.base + key.name)
-        except (NotSent, Cut):
+            status, generation, body = self.client.request(
+                self.workload.servers[server], "GET", self.workload.base + key.name)
+        except (NotSent, Disconnected):
             time.sleep(0.1)
             return
         if status not in (200, 404):
             return
         found = (body, generation) if status == 200 else (None, 0)
-        self.journal.judge(key, floor, *found, "server%d" % server)
+        self.journal.check_read(key, lower_bound, *found, "server%d" % server)
         number = int(body.split(b" ", 2)[1]) if status == 200 else 0
-        self.write(key, number + 1, self.author(), "", {"if-generation-match": str(found[1])})
+        self.write(key, number + 1, self.request_id(), "", {"if-generation-match": str(found[1])})
 
 
-class Reader(Worker):
-    """Reads what was written lately, and now and then anything."""
+class ReadWorker(Worker):
+    """Reads recently written keys, and now and then any key."""
 
-    rest = 0.005
+    pause_seconds = 0.005
 
     def step(self):
         """One read."""
@@ -303,5 +305,5 @@ class Reader(Worker):
             order = self.journal.order
             first = 0 if self.random.random() < 0.1 else max(0, len(order) - 80)
             key = order[self.random.randrange(first, len(order))] if order else None
-        if key is not None and self.load.read(self.client, self.server(), key) is not None:
+        if key is not None and self.workload.read(self.client, self.server(), key) is not None:
             time.sleep(0.1)
