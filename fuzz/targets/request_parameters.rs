@@ -1,9 +1,9 @@
-//! Query parameters and header fields of a put, a delete and a list: taken or refused with a
-//! reason, and a refused put changes nothing.
+//! Query parameters and header fields of put, delete, get and list: accepted or rejected with a
+//! reason, and a rejected request changes nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use steadfast_fuzz::{KEPT, with};
+use steadfast_fuzz::{SENTINEL_KEY, with_server};
 
 const NAMES: [&str; 5] = ["metadata", "time_to_live_sec", "if-generation-match", "range", "x"];
 
@@ -17,21 +17,21 @@ fuzz_target!(|data: &[u8]| {
         let value: Vec<u8> = value.iter().copied().filter(|b| !matches!(b, 13 | 10)).collect();
         fields.extend_from_slice(&[name.as_bytes(), b": ", &value, b"\r\n"].concat());
     }
-    with(|server| {
+    with_server(|server| {
         let list = format!("/resources/stores/kv/{}/keys", server.store);
         let (method, path) = match first % 4 {
-            0 => ("PUT", server.item(KEPT)),
-            1 => ("DELETE", server.item(KEPT)),
-            2 => ("GET", server.item(KEPT)),
+            0 => ("PUT", server.item(SENTINEL_KEY)),
+            1 => ("DELETE", server.item(SENTINEL_KEY)),
+            2 => ("GET", server.item(SENTINEL_KEY)),
             _ => ("GET", list),
         };
         let target = [path.as_bytes(), b"?", &query].concat();
-        let answer = server.raw(method.as_bytes(), &target, &fields, b"new");
+        let answer = server.send_request(method.as_bytes(), &target, &fields, b"new");
         if answer.status >= 400 {
-            server.unharmed();
+            server.assert_intact();
         }
         let known = [200, 204, 206, 400, 404, 412, 413, 414, 416, 431];
         assert!(known.contains(&answer.status), "{answer:?}");
-        assert!(answer.status != 400 || !answer.body.is_empty(), "a refusal says why");
+        assert!(answer.status != 400 || !answer.body.is_empty(), "a 400 without a reason");
     });
 });

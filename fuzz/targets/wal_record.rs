@@ -1,4 +1,4 @@
-//! Frames of the commit log.
+//! WAL records: decoding never panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
