@@ -1,5 +1,4 @@
-//! A server within the process, spoken to over a stream in memory: what a request costs without
-//! the system's sockets.
+//! An in-process server on an in-memory stream, to measure requests without sockets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +16,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 const TOKEN: &str = "bench-token-0123456789";
-/// Items in the store, with values of 1 KB.
+/// Number of items in the store, with values of 1 KB.
 pub const ITEMS: usize = 10_000;
 
-/// The server, with its items.
+/// A server with one store of [`ITEMS`] items.
 pub struct Server {
     runtime: Runtime,
     api: Arc<Api>,
@@ -31,15 +30,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that keeps its data in memory.
-    #[allow(dead_code, reason = "one of the two that share this file")]
+    /// Creates a server on the memory engine.
+    #[allow(dead_code, reason = "each bench uses one")]
     pub fn memory() -> Server {
         Server::over(Arc::new(Memory::new()), None)
     }
 
-    /// A server with a data directory that is removed with it. What was loaded is folded: counts
-    /// would differ by how much of it is.
-    #[allow(dead_code, reason = "one of the two that share this file")]
+    /// Creates a server on the embedded engine. Reopens the engine so that all items are in the
+    /// database: instruction counts depend on the share that is in the WAL.
+    #[allow(dead_code, reason = "each bench uses one")]
     pub fn embedded() -> Server {
         let dir = tempfile::tempdir().expect("a folder");
         let data = dir.path().join("data");
@@ -54,8 +53,8 @@ impl Server {
         };
         let engine = open();
         let mut server = Server::over(engine.clone(), Some(dir));
-        server.runtime.block_on(engine.close()).expect("it closes");
-        server.api = Server::api(&kv(open()));
+        server.runtime.block_on(engine.close()).expect("close");
+        server.api = Server::api(&new_kv(open()));
         server
     }
 
@@ -67,18 +66,18 @@ impl Server {
     fn over(engine: Arc<dyn Engine>, dir: Option<tempfile::TempDir>) -> Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.expect("a runtime");
-        let kv = kv(engine);
+        let kv = new_kv(engine);
         let name = StoreName::parse("store").expect("a name");
         let store = runtime.block_on(kv.create_store(name, None)).expect("a store").id.to_string();
         let api = Server::api(&kv);
         let (drain, draining) = watch::channel(false);
         let server = Server { runtime, api, store, _drain: drain, draining, _dir: dir };
         let lines: Vec<String> = (0..ITEMS).map(line).collect();
-        server.ask(&server.request("PUT", "/batch", &lines.concat()), 1);
+        server.send(&server.request("PUT", "/batch", &lines.concat()), 1);
         server
     }
 
-    /// The bytes of a request to the store.
+    /// Formats a request to the store.
     pub fn request(&self, method: &str, below: &str, body: &str) -> Vec<u8> {
         let store = &self.store;
         let length = match method {
@@ -92,21 +91,21 @@ impl Server {
         .into_bytes()
     }
 
-    /// Sends a request so many times over one connection, each after the answer before it.
-    pub fn ask(&self, request: &[u8], times: usize) {
+    /// Sends a request `times` times over one connection, one at a time.
+    pub fn send(&self, request: &[u8], times: usize) {
         let minute = Duration::from_secs(60);
         let timeouts = Timeouts { head: minute, idle: minute, body: minute, write: minute };
         self.runtime.block_on(async {
             let (mut ours, theirs) = tokio::io::duplex(64 << 10);
             let serve = http::serve(theirs, &*self.api, timeouts, self.draining.clone());
             let client = async {
-                ours.write_all(request).await.expect("it is taken");
-                let mut bytes = answer(&mut ours).await;
-                // The same question has an answer of the same length, which is less work to find.
+                ours.write_all(request).await.expect("the request is written");
+                let mut bytes = read_answer(&mut ours).await;
+                // Equal requests have answers of equal length, which saves parsing.
                 for _ in 1..times {
-                    ours.write_all(request).await.expect("it is taken");
+                    ours.write_all(request).await.expect("the request is written");
                     ours.read_exact(&mut bytes).await.expect("an answer");
-                    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "another answer");
+                    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not a 200");
                 }
                 drop(ours);
             };
@@ -115,26 +114,29 @@ impl Server {
     }
 }
 
-fn kv(engine: Arc<dyn Engine>) -> Arc<Kv> {
+fn new_kv(engine: Arc<dyn Engine>) -> Arc<Kv> {
     Arc::new(Kv::new(engine, Arc::new(SystemClock), 25 << 20))
 }
 
-/// A line of a batch.
+/// Formats a line of a batch.
 pub fn line(n: usize) -> String {
-    // 1020 bytes, which are 1360 letters.
+    // 1360 base64 characters decode to 1020 bytes.
     format!("{{\"key\":\"{}\",\"value\":\"{}\"}}\n", key(n), "c3Rl".repeat(340))
 }
 
-/// The name of an item.
+/// Returns the key of an item.
 pub fn key(n: usize) -> String {
     format!("folder/key-{n:08}")
 }
 
-/// Reads one answer, which must be a 200; returns all of it.
-async fn answer(stream: &mut tokio::io::DuplexStream) -> Vec<u8> {
+/// Reads one answer, which must be a 200; returns its head and body.
+async fn read_answer(stream: &mut tokio::io::DuplexStream) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4096);
     let head = loop {
-        assert!(stream.read_buf(&mut bytes).await.expect("an answer") > 0, "it ended");
+        assert!(
+            stream.read_buf(&mut bytes).await.expect("an answer") > 0,
+            "the connection was closed"
+        );
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break end + 4;
         }

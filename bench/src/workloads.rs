@@ -1,6 +1,6 @@
-//! The workloads.
+//! The workloads and the process of the load generator.
 
-use crate::load::Measured;
+use crate::generator::Measurement;
 use crate::report::{Row, Table};
 use crate::target::{self, KEY, Target};
 use crate::{Options, number};
@@ -10,16 +10,16 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Keys of 1 KB values among which requests choose.
+/// Number of keys with 1 KB values.
 const KEYS: u64 = 100_000;
 const VALUE: usize = 1024;
-/// Lines of one batch, and how many are sent at once.
+/// Lines per batch, and concurrent batches.
 const BATCH: usize = 10_000;
 const BATCHES_AT_ONCE: usize = 4;
 const MB: usize = 1 << 20;
 
-/// Runs all targets and writes the table.
-pub fn all(options: &Options) -> Result<(), String> {
+/// Runs all workloads on all targets and writes the table.
+pub fn run_all(options: &Options) -> Result<(), String> {
     let installed = |name: &&str| target::installed(name, &options.steadfast);
     let named = |name: &&str| {
         options.targets.is_empty() && installed(name) || options.targets.iter().any(|t| t == name)
@@ -30,7 +30,7 @@ pub fn all(options: &Options) -> Result<(), String> {
             return Err(format!("{name} is not installed"));
         }
         eprintln!("== {name}");
-        for row in one(name, options)? {
+        for row in run_target(name, options)? {
             eprintln!("{row}");
             table.add(name, row);
         }
@@ -45,26 +45,26 @@ pub fn all(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// A value of letters.
+/// Returns a value of `len` letters.
 pub fn value(len: usize) -> Vec<u8> {
     (0..len).map(|i| b'a' + ((i * 31 + i / 7) % 26) as u8).collect()
 }
 
-fn one(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
+fn run_target(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
     let target = Target::start(name, &options.steadfast)?;
     let mut rows = vec![
         Row::once("ready, ms", target.ready.as_secs_f64() * 1e3),
         Row::once("memory idle, MB", target.rss()),
     ];
-    let ceiling = name.starts_with("ceil");
-    if let Some(row) = bulk(&target)? {
+    let baseline = name.starts_with("baseline");
+    if let Some(row) = batch_load(&target)? {
         rows.push(row);
     } else {
-        fill(&target)?;
+        put_all(&target)?;
     }
     rows.push(Row::once("memory after 100k items, MB", target.rss()));
     let generator = Generator::new(&target, options, KEYS)?;
-    let median = |what: &str, run: &dyn Fn(u64) -> Result<Measured, String>| {
+    let median = |what: &str, run: &dyn Fn(u64) -> Result<Measurement, String>| {
         let runs: Result<Vec<_>, _> = (1..=options.reps as u64).map(run).collect();
         Ok::<_, String>(Row::median(what, &runs?))
     };
@@ -83,14 +83,14 @@ fn one(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
         rows.push(median(&format!("PUT, {connections} connections, 1/s"), &run)?);
     }
     let run = |seed| generator.run(64, "get", 5, seed);
-    rows.push(median("95 GET to 5 PUT, 64 connections, 1/s", &run)?);
+    rows.push(median("95 % GET, 5 % PUT, 64 connections, 1/s", &run)?);
     for (what, size, connections) in [("1 MB", MB, 4), ("25 MB", 25 * MB, 2)] {
-        let put = |_| large(&target, size, connections, true, options.seconds);
+        let put = |_| large_values(&target, size, connections, true, options.seconds);
         rows.push(median(&format!("PUT of {what}, {connections} connections, MB/s"), &put)?);
-        let get = |_| large(&target, size, connections, false, options.seconds);
+        let get = |_| large_values(&target, size, connections, false, options.seconds);
         rows.push(median(&format!("GET of {what}, {connections} connections, MB/s"), &get)?);
     }
-    if !ceiling {
+    if !baseline {
         rows.push(Row::once("memory at the end, MB", target.rss()));
         std::thread::sleep(Duration::from_secs(5));
         rows.push(Row::once("disk at the end, settled, MB", target.disk()));
@@ -98,8 +98,8 @@ fn one(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// Loads all keys by batches, twice, and counts the second.
-fn bulk(target: &Target) -> Result<Option<Row>, String> {
+/// Loads all keys in batches three times; returns the median rate.
+fn batch_load(target: &Target) -> Result<Option<Row>, String> {
     let keys: Vec<String> = (0..KEYS).map(|key| format!("k{key:08}")).collect();
     let value = value(VALUE);
     let batches: Option<Vec<_>> =
@@ -111,7 +111,7 @@ fn bulk(target: &Target) -> Result<Option<Row>, String> {
         let share = batches.len().div_ceil(BATCHES_AT_ONCE);
         let sent: Result<(), String> = std::thread::scope(|scope| {
             let send = |part: &[Vec<u8>]| {
-                part.iter().try_for_each(|request| target.ask(request).map(|_| ()))
+                part.iter().try_for_each(|request| target.send(request).map(|_| ()))
             };
             let threads: Vec<_> =
                 batches.chunks(share).map(|part| scope.spawn(move || send(part))).collect();
@@ -126,7 +126,7 @@ fn bulk(target: &Target) -> Result<Option<Row>, String> {
     Ok(Some(Row::once("batch load of 100k items, items/s", rates[1])))
 }
 
-fn fill(target: &Target) -> Result<(), String> {
+fn put_all(target: &Target) -> Result<(), String> {
     let value = value(VALUE);
     let mut stream = TcpStream::connect(("127.0.0.1", target.port())).map_err(|e| e.to_string())?;
     for key in 0..KEYS {
@@ -137,7 +137,7 @@ fn fill(target: &Target) -> Result<(), String> {
     Ok(())
 }
 
-/// This program as the generator, on core 1.
+/// Runs this program as the load generator on core 1.
 pub struct Generator<'o> {
     dir: tempfile::TempDir,
     port: u16,
@@ -146,7 +146,7 @@ pub struct Generator<'o> {
 }
 
 impl Generator<'_> {
-    /// One that chooses among so many keys.
+    /// Creates a generator of requests for `keys` keys.
     pub fn new<'o>(
         target: &Target,
         options: &'o Options,
@@ -164,14 +164,14 @@ impl Generator<'_> {
         Ok(Generator { dir, port: target.port(), options, keys })
     }
 
-    /// So many connections that send `read`, and of a hundred requests so many writes.
+    /// Runs `read` requests on some connections, with `writes` percent of PUT.
     pub fn run(
         &self,
         connections: usize,
         read: &str,
         writes: u64,
         seed: u64,
-    ) -> Result<Measured, String> {
+    ) -> Result<Measurement, String> {
         let this = std::env::current_exe().map_err(|e| e.to_string())?;
         let output = Command::new("taskset")
             .args(["-c", "1"])
@@ -182,29 +182,29 @@ impl Generator<'_> {
             .arg(writes.to_string())
             .output()
             .map_err(|e| e.to_string())?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let numbers: Vec<&str> = said.split_whitespace().collect();
-        let [rate, p50, p99, bad] = numbers[..] else {
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let numbers: Vec<&str> = stdout.split_whitespace().collect();
+        let [rate, p50, p99, failures] = numbers[..] else {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         };
         let (rate, p50, p99) = (number(rate)?, number(p50)?, number(p99)?);
-        Ok(Measured { rate, p50, p99, bad: number(bad)? })
+        Ok(Measurement { rate, p50, p99, failures: number(failures)? })
     }
 }
 
-/// Large values by blocking connections; the rate is in MB/s.
-fn large(
+/// Transfers large values over blocking connections; the rate is in MB/s.
+fn large_values(
     target: &Target,
     size: usize,
     connections: usize,
     put: bool,
     seconds: f64,
-) -> Result<Measured, String> {
+) -> Result<Measurement, String> {
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     let begin = Instant::now();
     let value = if put { value(size) } else { Vec::new() };
     let run = |number: usize| -> std::io::Result<u64> {
-        // The ceiling knows what to answer by the key.
+        // The baseline selects the size of its answer by the key.
         let key =
             if target.list().is_some() { format!("b{size}-{number}") } else { format!("b{size}") };
         let request = if put { target.put(&key, &value) } else { target.get(&key) };
@@ -227,5 +227,5 @@ fn large(
     });
     let bytes = done?.iter().sum::<u64>() as f64 * size as f64;
     let rate = bytes / 1e6 / begin.elapsed().as_secs_f64();
-    Ok(Measured { rate, ..Measured::default() })
+    Ok(Measurement { rate, ..Measurement::default() })
 }
