@@ -244,7 +244,7 @@ fn every_route_was_asked(server: &Server) {
     // The one request that ends its own token is asked elsewhere.
     ask(server, NO_SECRET, "DELETE /tokens/self", "");
     let metrics = server.ask("GET /metrics", &[], b"").text();
-    let router = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/mod.rs");
+    let router = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/router.rs");
     let router = std::fs::read_to_string(router).unwrap();
     let described = router.split("(\"/").skip(1).filter_map(|rest| {
         let (template, rest) = rest.split_once("\", \"")?;
