@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use steadfast::api::{Api, Auth, Token};
+use steadfast::api::{Api, Auth, RootToken};
 use steadfast::engine::Engine;
 use steadfast::engine::embedded::{Embedded, Fatal, Options};
 use steadfast::engine::memory::Memory;
@@ -59,7 +59,7 @@ impl Server {
     }
 
     fn api(kv: &Arc<Kv>) -> Arc<Api> {
-        let auth = Auth::new(Token::parse(TOKEN).expect("a token"));
+        let auth = Auth::new(RootToken::parse(TOKEN).expect("a token"));
         Arc::new(Api::new(kv.clone(), auth, Arc::new(Metrics::default()), 256 << 20))
     }
 

@@ -2,9 +2,10 @@
 
 use super::atomic_file::{IN_THE_WAY, Part, in_the_way};
 use super::console::{self, Out, Stop, exit_status, local, note, usage};
+use crate::admin::{self, RestoreError};
 use crate::client::Client;
 use crate::config::{BackupArgs, EngineLocation, RestoreArgs};
-use crate::server::{self, RestoreError};
+use crate::storage::server_address;
 use crate::transfer::detect::{is_stdin, plain};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -49,7 +50,7 @@ fn server_of(args: &BackupArgs) -> Result<Option<crate::config::ClientArgs>, Sto
     if args.online {
         return Ok(Some(args.client.clone()));
     }
-    let at = server::running(&args.data).map_err(local)?;
+    let at = server_address(&args.data).map_err(local)?;
     // Whoever names another server must not get this directory unawares.
     if let Some(named) = args.client.named_endpoint().filter(|named| at.as_deref() != Some(named)) {
         let dir = args.data.display();
@@ -85,7 +86,7 @@ fn offline(args: &BackupArgs) -> Result<(), Stop> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| local(format!("cannot start threads: {e}")))?;
-    let done = runtime.block_on(server::backup(&args.data, &mut take));
+    let done = runtime.block_on(admin::backup(&args.data, &mut take));
     bar.finish_and_clear();
     done.map_err(|e| stop.take().unwrap_or_else(|| local(e)))?;
     to.keep()?;
@@ -166,7 +167,7 @@ fn restored(args: &RestoreArgs) -> Result<(), Stop> {
     let mut tell = |records| bar.set_position(records);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| local(format!("cannot start threads: {e}")))?;
-    let done = runtime.block_on(server::restore(source, &place, &mut tell));
+    let done = runtime.block_on(admin::restore(source, &place, &mut tell));
     bar.finish_and_clear();
     let counted = done.map_err(|e: RestoreError| local(format!("{}: {e}", args.file.display())))?;
     if args.json {

@@ -1,7 +1,7 @@
 //! `steadfast check`.
 
+use crate::admin;
 use crate::config::CheckArgs;
-use crate::server;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ const UNKNOWN: u8 = 2;
 /// Looks at a backup.
 fn backup(path: &std::path::Path) -> ExitCode {
     let read = super::backup::open(path);
-    let read = read.and_then(|source| server::check_backup(source).map_err(|e| e.to_string()));
+    let read = read.and_then(|source| admin::check_backup(source).map_err(|e| e.to_string()));
     let (counted, problems) = match read {
         Ok(found) => found,
         Err(e) => {
@@ -44,7 +44,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     if let Some(path) = &args.backup {
         return backup(path);
     }
-    let (report, counted) = match server::check(args.data()) {
+    let (report, counted) = match admin::check(args.data()) {
         Ok(found) => found,
         Err(e) => {
             let _ = writeln!(io::stderr(), "steadfast: {e}");

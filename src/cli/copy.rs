@@ -1,7 +1,7 @@
 //! `steadfast copy`.
 
+use crate::admin::{self, CopyProgress, CopySummary};
 use crate::config::{CopyArgs, EngineLocation};
-use crate::server::{self, Copied, CopyProgress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -46,14 +46,14 @@ async fn copy(from: &EngineLocation, to: &EngineLocation) -> ExitCode {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let mut tell = |progress: CopyProgress| show(&bar, progress);
     let done = tokio::select! {
-        done = server::copy(from, to, &mut tell) => done,
+        done = admin::copy(from, to, &mut tell) => done,
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
             return fail("interrupted; the same command goes on from here", INTERRUPTED);
         }
     };
     bar.finish_and_clear();
-    let Copied { stores, items, bytes, checksum } = match done {
+    let CopySummary { stores, items, bytes, checksum } = match done {
         Ok(copied) => copied,
         Err(e) => return fail(&e.to_string(), 1),
     };

@@ -1,8 +1,8 @@
 //! `steadfast serve`.
 
 use super::env;
-use crate::config::{LogFormat, ServeArgs, ServeConfig};
-use crate::server::{Server, TokenLocation};
+use crate::config::{LogFormat, ServeArgs, ServeConfig, TokenLocation};
+use crate::server::Server;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};

@@ -14,7 +14,7 @@ pub use client::{
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
 pub use transfer::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
 
-use crate::api::Token;
+use crate::api::RootToken;
 use clap::{Args, ValueEnum};
 use std::fmt;
 use std::net::SocketAddr;
@@ -222,9 +222,9 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug)]
 pub enum TokenSource {
     /// The environment gave it.
-    Given(Token),
+    Given(RootToken),
     /// The operator's file holds it.
-    File(Token, PathBuf),
+    File(RootToken, PathBuf),
     /// Nobody gave one: the server makes it, or has made it before.
     Own,
 }
@@ -305,7 +305,7 @@ impl ServeArgs {
                 return Err("set STEADFAST_TOKEN or STEADFAST_TOKEN_FILE, not both".into());
             }
             (Some(Secret(text)), None) => {
-                let token = Token::parse(&text);
+                let token = RootToken::parse(&text);
                 TokenSource::Given(token.map_err(|e| format!("STEADFAST_TOKEN {e}"))?)
             }
             (None, Some(path)) => TokenSource::File(read_token(&path)?, path),
@@ -371,9 +371,9 @@ fn database_url(flag: &str, url: String) -> Result<String, String> {
 ///
 /// # Errors
 /// In words, without the token.
-pub fn read_token(path: &std::path::Path) -> Result<Token, String> {
+pub fn read_token(path: &std::path::Path) -> Result<RootToken, String> {
     let text = read_token_text(path)?;
-    Token::parse(text.trim_ascii())
+    RootToken::parse(text.trim_ascii())
         .map_err(|e| format!("the token file {}: the token in it {e}", path.display()))
 }
 

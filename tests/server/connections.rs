@@ -177,7 +177,7 @@ fn a_slow_head_is_408() {
     assert!(sent > 5, "closed before the header timeout of 1 s");
     for client in [&mut partial, &mut drip] {
         let response = client.read_response(false).unwrap();
-        assert_eq!(response.expect_error(408), "the request's head did not come in time");
+        assert_eq!(response.expect_error(408), "timed out reading the request head");
         assert_eq!(response.header("Connection"), "close");
     }
     assert!(partial.closes_without_response());
@@ -197,7 +197,7 @@ fn a_stalled_body_is_408_and_changes_nothing() {
             .into();
     for client in &mut clients {
         let response = client.read_response(false).unwrap();
-        assert_eq!(response.expect_error(408), "no bytes of the body came for 1 s");
+        assert_eq!(response.expect_error(408), "no bytes of the body arrived for 1 s");
         assert_eq!(response.header("Connection"), "close");
         assert!(client.closes_without_response());
     }

@@ -285,8 +285,8 @@ fn json_log_lines_are_json_and_each_request_has_its_own_id() {
         for name in ["timestamp", "level", "target", "message"] {
             assert!(line[name].is_string(), "{name} in {line}");
         }
-        if ["answered", "refused what is no request"].contains(&line["message"].as_str().unwrap()) {
-            let id = line["request"].as_str().unwrap_or_else(|| panic!("no id in {line}"));
+        if ["request completed", "request rejected"].contains(&line["message"].as_str().unwrap()) {
+            let id = line["request_id"].as_str().unwrap_or_else(|| panic!("no id in {line}"));
             assert!(is_id(id) && ids.insert(id.to_owned()), "{line}");
         }
     }
@@ -327,7 +327,7 @@ fn an_internal_error_shows_the_request_id_and_no_internals() {
     assert_eq!(logged.server.request(&format!("PUT {item}"), &[], b"whole again").status, 200);
     assert_eq!(logged.server.request(&format!("GET {item}"), &[], b"").text(), "whole again");
     let lines = lines(&logged.stop_and_read_log());
-    let line = lines.iter().find(|line| line["request"] == id.as_str());
+    let line = lines.iter().find(|line| line["request_id"] == id.as_str());
     let line = line.unwrap_or_else(|| panic!("{id} is not in {lines:#?}"));
     assert_eq!((&line["level"], &line["route"]), (&"ERROR".into(), &ITEM.into()));
     assert!(line["error"].as_str().unwrap().contains(name), "{line}");
@@ -385,7 +385,7 @@ fn a_response_that_fails_midway_is_truncated_and_closes_the_connection() {
     client.send(head).unwrap();
     assert_eq!(client.read_response(true).unwrap().status, 200, "HEAD does not read the value");
     let lines = lines(&logged.stop_and_read_log());
-    let line = lines.iter().find(|line| line["message"] == "an answer was cut short");
+    let line = lines.iter().find(|line| line["message"] == "response aborted");
     let line = line.unwrap_or_else(|| panic!("{lines:#?}"));
-    assert!(is_id(line["request"].as_str().unwrap()), "{line}");
+    assert!(is_id(line["request_id"].as_str().unwrap()), "{line}");
 }
