@@ -6,29 +6,16 @@
 
 mod support;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Server, binary};
+use support::{Server, binary, copy_dir};
 
 const STORE: &str = "/resources/stores/kv/y51ro7lv4zu5rdbulm95gt";
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => fs::copy(entry.path(), target).map(|_| ()).unwrap(),
-        }
-    }
-}
 
 fn fixture() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    copy(Path::new("tests/fixtures/format-1"), &data);
+    copy_dir(Path::new("tests/fixtures/format-1"), &data);
     (dir, data)
 }
 
@@ -38,7 +25,7 @@ fn digits() -> Vec<u8> {
 }
 
 fn assert_contents(server: &Server) {
-    let stores = server.ask("GET /resources/stores/kv", &[], b"").text();
+    let stores = server.request("GET /resources/stores/kv", &[], b"").text();
     let empty =
         r#"{"id":"57d4en7upeagvdnoeb8z5v","name":"empty","created_at":"2026-11-23 21:25:51""#;
     assert!(stores.starts_with(&format!(r#"{{"data":[{empty}"#)), "{stores}");
@@ -59,15 +46,20 @@ fn assert_contents(server: &Server) {
         ("batch/3", b"v3", "", 1_795_469_151_747_167),
     ];
     for (key, value, metadata, generation) in items {
-        let got = server.ask(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
+        let got =
+            server.request(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
         assert_eq!((got.status, got.generation()), (200, generation), "{key}");
-        assert_eq!(got.field("Metadata"), metadata, "{key}");
+        assert_eq!(got.header("Metadata"), metadata, "{key}");
         assert!(got.body == value, "the value of {key}");
     }
     for key in ["kept", "deleted", "never"] {
-        assert_eq!(server.ask(&format!("GET {STORE}/keys/{key}"), &[], b"").status, 404, "{key}");
+        assert_eq!(
+            server.request(&format!("GET {STORE}/keys/{key}"), &[], b"").status,
+            404,
+            "{key}"
+        );
     }
-    let keys = server.ask(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
+    let keys = server.request(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
     let wanted = r#"["batch/0","batch/1","batch/2","batch/3","batch/4","blob","blob later"]"#;
     assert!(keys.contains(wanted), "{keys}");
 }
@@ -81,8 +73,8 @@ fn format_1_opens_with_all_acknowledged_writes() {
     // Again, with all data in the database.
     let server = Server::start(&data, &[]);
     assert_contents(&server);
-    assert_eq!(server.ask(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
-    let after = server.ask(&format!("GET {STORE}/keys/plain"), &[], b"");
+    assert_eq!(server.request(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
+    let after = server.request(&format!("GET {STORE}/keys/plain"), &[], b"");
     assert!(after.generation() > 1_795_469_151_747_167, "a generation repeats");
     server.stop();
 }

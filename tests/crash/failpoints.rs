@@ -24,7 +24,7 @@ fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
         let first = 1 + testbed.random.below(hits_max);
         shim.set(0, Rule { first, ..rule });
         testbed.run_workload(sizes, false, |server| {
-            let status = server.ended(TIMEOUT);
+            let status = server.wait_for_exit(TIMEOUT);
             let hits = shim.hits(0);
             assert!(status.is_some(), "{failpoint}: hit {first} not reached, {hits} hits");
         });
@@ -56,7 +56,7 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
     shim.set(6, rule(Action::Count, OPEN, BLOBS));
     let path = testbed.path("k");
     for bytes in [10, 300_000, 10] {
-        let answer = testbed.server.ask(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
+        let answer = testbed.server.request(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
         assert_eq!(answer.status, 200);
     }
     // The answer does not wait for the removal of the file.
@@ -214,14 +214,14 @@ fn kill_while_expired_items_are_deleted() {
         for number in 0..20 {
             let value = if number % 5 == 0 { &large[..] } else { b"v" };
             let request = format!("PUT {}", testbed.path(&format!("x-{point}-{number}")));
-            let answer = testbed.server.ask(&request, &[("time_to_live_sec", "1")], value);
+            let answer = testbed.server.request(&request, &[("time_to_live_sec", "1")], value);
             assert_eq!(answer.status, 200);
         }
         // Real time must pass the short TTLs too. The clock jump also passes the grace period.
         std::thread::sleep(Duration::from_millis(2100));
         shim.set(0, rule);
         shim.advance_clock(100);
-        let status = testbed.server.ended(TIMEOUT);
+        let status = testbed.server.wait_for_exit(TIMEOUT);
         assert!(status.is_some(), "point {point}: the expired items were not deleted");
         shim.disable(0);
         shim.advance_clock(0);

@@ -12,10 +12,10 @@ fn traced_calls(data: &Path, trace: &Path) -> Vec<String> {
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
     command.env("STEADFAST_TOKEN", TOKEN);
     let server = Server::spawn(command);
-    let store = server.store("s");
+    let store = server.create_store("s");
     for size in [10, 1000, 700_000] {
         let request = format!("PUT /resources/stores/kv/{store}/keys/k");
-        assert_eq!(server.ask(&request, &[], &vec![b'v'; size]).status, 200);
+        assert_eq!(server.request(&request, &[], &vec![b'v'; size]).status, 200);
     }
     drop(server);
     std::fs::read_to_string(trace).unwrap().lines().map(str::to_owned).collect()

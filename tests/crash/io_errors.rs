@@ -5,7 +5,7 @@ use crate::harness::fault_shim::{
 };
 use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes;
-use crate::support::Answer;
+use crate::support::Response;
 use crate::testbed::{Testbed, start_server};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -32,9 +32,9 @@ impl DiskTest {
         self.shim.set(0, Rule::every(calls, path, Action::Fail(errno)));
     }
 
-    fn ask(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Answer {
+    fn ask(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Response {
         let request = format!("{method} {}{query}", self.testbed.path(key));
-        self.testbed.server.ask(&request, &[], body)
+        self.testbed.server.request(&request, &[], body)
     }
 
     fn put(&self, key: &str, body: &[u8]) -> u64 {
@@ -53,7 +53,7 @@ impl DiskTest {
 
     fn list(&self) -> String {
         let request = format!("GET /resources/stores/kv/{}/keys", self.testbed.store);
-        self.testbed.server.ask(&request, &[], b"").text()
+        self.testbed.server.request(&request, &[], b"").text()
     }
 
     fn blob_files(&self) -> usize {
@@ -71,7 +71,7 @@ impl DiskTest {
 
     /// Asserts that the server exited with the fatal status and logged this message.
     fn assert_stopped(&mut self, message: &str) {
-        let status = self.testbed.server.ended(TIMEOUT);
+        let status = self.testbed.server.wait_for_exit(TIMEOUT);
         let log = self.shim.log();
         assert_eq!(status.and_then(|status| status.code()), Some(EXIT_FATAL), "{status:?}\n{log}");
         let logged = log.lines().any(|line| line.contains(message) && line.contains("stopping"));
@@ -100,7 +100,7 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
     let (list, blob_files) = (disk.list(), disk.blob_files());
     disk.inject_error(WRITE, WAL, ENOSPC);
     for _ in 0..3 {
-        let refused = |answer: Answer| assert!(answer.refused(507).contains("full"));
+        let refused = |answer: Response| assert!(answer.expect_error(507).contains("full"));
         refused(disk.ask("PUT", "k", "", b"new"));
         refused(disk.ask("PUT", "k", "?append=true", b"new"));
         refused(disk.ask("PUT", "other", "?add=true", b"new"));
@@ -108,10 +108,11 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
         refused(disk.ask("DELETE", "k", "", b""));
         let batch = format!("PUT /resources/stores/kv/{}/batch", disk.testbed.store);
         let line = b"{\"key\":\"k\",\"value\":\"bmV3\"}\n";
-        let answer = disk.testbed.server.ask(&batch, &[], line);
+        let answer = disk.testbed.server.request(&batch, &[], line);
         assert_eq!(answer.status, 503, "{answer:?}");
         assert_eq!(answer.json()["errors"][0]["code"], "507");
-        let store = disk.testbed.server.ask("POST /resources/stores/kv", &[], b"{\"name\":\"t\"}");
+        let store =
+            disk.testbed.server.request("POST /resources/stores/kv", &[], b"{\"name\":\"t\"}");
         refused(store);
         disk.assert_unchanged("k", OLD_VALUE, old);
         disk.assert_unchanged("large", &large, old_large);
@@ -144,8 +145,8 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
             // The server may answer and close before it has read the whole value, so the client may
             // see a connection error instead.
             let put = format!("PUT {}", disk.testbed.path("large"));
-            if let Ok(answer) = disk.testbed.server.connect().ask(&put, &[], &new) {
-                answer.refused(507);
+            if let Ok(answer) = disk.testbed.server.connect().request(&put, &[], &new) {
+                answer.expect_error(507);
             }
             assert!(disk.shim.hits(0) >= first);
             if calls == WRITE {
@@ -158,7 +159,7 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     }
     disk.shim.set(0, Rule::every(WRITE, BLOBS, Action::Fail(ENOSPC)));
     let joined = disk.ask("PUT", "large", "?append=true", b"a little more");
-    joined.refused(507);
+    joined.expect_error(507);
     disk.assert_unchanged("large", &large, old);
     disk.shim.disable(0);
     let newer = disk.put("large", &new);
@@ -206,7 +207,7 @@ fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
     let large = vec![b'l'; 700_000];
     let old = disk.put("large", &large);
     disk.inject_error(WRITE, BLOBS, EIO);
-    let detail = disk.ask("PUT", "large", "", &vec![b'n'; 400_000]).refused(500);
+    let detail = disk.ask("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
     assert!(detail.contains("the server's log says more"), "{detail}");
     let log = disk.shim.log();
     assert!(log.contains("could not write a blob file"), "{log}");
@@ -228,7 +229,7 @@ fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
         let first = 1 + disk.testbed.random.below(rule.first);
         disk.shim.set(0, Rule { first, ..rule });
         let mut status = None;
-        disk.testbed.run_workload(sizes, false, |server| status = server.ended(TIMEOUT));
+        disk.testbed.run_workload(sizes, false, |server| status = server.wait_for_exit(TIMEOUT));
         assert!(status.is_some(), "{fault}: still running after {} hits", disk.shim.hits(0));
         disk.assert_stopped(message);
         disk.restart_without_shim();
@@ -301,7 +302,7 @@ fn a_put_is_not_acknowledged_when_its_fsync_fails() {
     let old = disk.put("k", OLD_VALUE);
     disk.inject_error(SYNC, WAL, EIO);
     let put = format!("PUT {}", disk.testbed.path("k"));
-    if let Ok(answer) = disk.testbed.server.connect().ask(&put, &[], b"new") {
+    if let Ok(answer) = disk.testbed.server.connect().request(&put, &[], b"new") {
         assert!(answer.status >= 500, "{answer:?}");
     }
     disk.assert_stopped("could not make a commit durable");

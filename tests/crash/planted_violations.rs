@@ -48,7 +48,7 @@ impl Scenario {
         let ttl = ttl.map(|ttl| ttl.to_string());
         let fields: Vec<_> = ttl.iter().map(|ttl| ("time_to_live_sec", ttl.as_str())).collect();
         let request = format!("PUT {}", self.testbed.path(key));
-        let answer = self.testbed.server.ask(&request, &fields, &chunk.encode(key));
+        let answer = self.testbed.server.request(&request, &fields, &chunk.encode(key));
         assert_eq!(answer.status, 200);
         self.acknowledge(key, answer.generation());
     }
@@ -121,7 +121,7 @@ fn an_unanswered_write_may_be_applied_or_not() {
         other => panic!("{other:?}"),
     };
     let request = format!("PUT {}", scenario.testbed.path(PERMANENT));
-    let answer = scenario.testbed.server.ask(&request, &[], &chunk.encode(PERMANENT));
+    let answer = scenario.testbed.server.request(&request, &[], &chunk.encode(PERMANENT));
     assert_eq!(answer.status, 200);
     let verdict = scenario.verdict();
     assert!(verdict.violations.is_empty(), "reported as applied: {:#?}", verdict.violations);
@@ -137,13 +137,13 @@ fn a_torn_value_is_reported() {
     let mut torn = chunks[0].encode(LARGE);
     torn[150_000..].fill(0);
     let request = format!("PUT {}", scenario.testbed.path(LARGE));
-    assert_eq!(scenario.testbed.server.ask(&request, &[], &torn).status, 200);
+    assert_eq!(scenario.testbed.server.request(&request, &[], &torn).status, 200);
     scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
-    assert_eq!(scenario.testbed.server.ask(&request, &[], &torn[..1000]).status, 200);
+    assert_eq!(scenario.testbed.server.request(&request, &[], &torn[..1000]).status, 200);
     scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
     // Intact, but of another key.
     let other = chunks[0].encode(PERMANENT);
-    assert_eq!(scenario.testbed.server.ask(&request, &[], &other).status, 200);
+    assert_eq!(scenario.testbed.server.request(&request, &[], &other).status, 200);
     scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
 }
 
@@ -263,7 +263,7 @@ fn a_rollback_to_an_older_database_is_reported() {
         testbed.run_workload(ValueSizes::Small, false, |server| {
             std::thread::sleep(Duration::from_millis(300));
             server.terminate();
-            assert!(server.ended(Duration::from_secs(30)).is_some());
+            assert!(server.wait_for_exit(Duration::from_secs(30)).is_some());
         });
     };
     run_workload(&mut testbed);

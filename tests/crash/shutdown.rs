@@ -2,7 +2,7 @@
 
 use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes;
-use crate::support::{Home, Server, TOKEN};
+use crate::support::{DiskServer, Server, TOKEN};
 use crate::testbed::{Testbed, start_server};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn acknowledged_writes_survive_graceful_shutdown_under_load() {
         testbed.run_workload(ValueSizes::Mixed, false, |server| {
             std::thread::sleep(Duration::from_millis(300));
             server.terminate();
-            let status = server.ended(Duration::from_secs(30));
+            let status = server.wait_for_exit(Duration::from_secs(30));
             assert!(status.is_some_and(|status| status.success()), "{status:?}");
         });
         testbed.restart(start_server);
@@ -26,7 +26,7 @@ fn acknowledged_writes_survive_graceful_shutdown_under_load() {
 fn shutdown_completes_requests_in_flight() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
-    let (port, store) = (server.port, server.store("s"));
+    let (port, store) = (server.port, server.create_store("s"));
     let path = format!("/resources/stores/kv/{store}/keys/k");
     // Half of the body is sent before SIGTERM.
     let mut client = server.connect();
@@ -39,18 +39,18 @@ fn shutdown_completes_requests_in_flight() {
     assert!(!waiter.is_finished(), "exited with a request in flight");
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "accepted a new connection");
     client.send("67890").unwrap();
-    assert_eq!(client.answer(false).unwrap().status, 200);
+    assert_eq!(client.read_response(false).unwrap().status, 200);
     drop(client);
     assert!(waiter.join().unwrap().success());
     let server = Server::start(dir.path(), &[]);
-    assert_eq!(server.ask(&format!("GET {path}"), &[], b"").body, b"1234567890");
+    assert_eq!(server.request(&format!("GET {path}"), &[], b"").body, b"1234567890");
 }
 
 #[test]
 fn an_idle_server_restarts_after_kill_9() {
-    let mut home = Home::new(&[]);
+    let mut home = DiskServer::new(&[]);
     for _ in 0..3 {
-        assert_eq!(home.server.ask("GET /readyz", &[], b"").status, 200);
-        home.crash(&[]);
+        assert_eq!(home.server.request("GET /readyz", &[], b"").status, 200);
+        home.kill_and_restart(&[]);
     }
 }

@@ -33,7 +33,8 @@ impl Testbed {
     ) -> Testbed {
         let dir = tempfile::tempdir().unwrap();
         let server = start(&dir.path().join("data"));
-        let (store, journals) = (server.store("s"), (0..writers).map(Journal::new).collect());
+        let (store, journals) =
+            (server.create_store("s"), (0..writers).map(Journal::new).collect());
         let (random, items_checked, slowest_start) = (Random(seed), 0, Duration::ZERO);
         Testbed { dir, server, store, journals, random, items_checked, slowest_start }
     }
@@ -67,7 +68,7 @@ impl Testbed {
     pub(crate) fn restart(&mut self, start: impl FnOnce(&Path) -> Server) {
         self.server.kill();
         self.server = start(&self.data());
-        self.slowest_start = self.slowest_start.max(self.server.started);
+        self.slowest_start = self.slowest_start.max(self.server.startup_time);
     }
 
     /// Compares the store with the journals.
@@ -84,7 +85,7 @@ impl Testbed {
         self.items_checked += checked;
         if settled.appended.len() > APPENDED_MAX {
             let request = format!("DELETE {}?force=true", self.path(APPENDED));
-            assert_eq!(self.server.ask(&request, &[], b"").status, 204);
+            assert_eq!(self.server.request(&request, &[], b"").status, 204);
             settled.appended.clear();
         }
         self.journals.iter_mut().for_each(|journal| journal.reset_to(&settled));

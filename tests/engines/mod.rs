@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use steadfast::engine::Engine;
-use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::memory::Memory;
 use steadfast::engine::postgres::{self, Postgres};
 use tempfile::TempDir;
@@ -138,7 +138,7 @@ impl ProcessPicker {
 }
 
 pub(crate) fn open(dir: PathBuf) -> Arc<dyn Engine> {
-    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
+    let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
     // A small WAL keeps checkpoints running during the tests.
     let options = Options { dir, cache_bytes: 1 << 20, wal_bytes: 64 << 10, fatal };
     Arc::new(Embedded::open(options).unwrap())

@@ -3,7 +3,7 @@
 use super::journal::{APPENDED, COUNTED, Effect, Event, EventKind, Item, Journal, Op};
 use super::random::{Random, now_micros};
 use super::tagged_value;
-use crate::support::{Answer, Client};
+use crate::support::{Client, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,10 +110,10 @@ impl Writer<'_> {
     }
 
     /// Sends a request; returns `None` if no answer came. The next step reconnects if necessary.
-    fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
-        let answer = self.client.as_mut()?.ask(request, fields, body).ok();
-        let closes = |answer: &Answer| {
-            answer.fields("Connection").iter().any(|value| value.eq_ignore_ascii_case("close"))
+    fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Response> {
+        let answer = self.client.as_mut()?.request(request, fields, body).ok();
+        let closes = |answer: &Response| {
+            answer.headers("Connection").iter().any(|value| value.eq_ignore_ascii_case("close"))
         };
         if answer.as_ref().is_none_or(closes) {
             self.client = None;
@@ -126,13 +126,13 @@ impl Writer<'_> {
     }
 
     /// Maps an answer to the outcome of an operation; panics if the status is not allowed.
-    fn classify(&self, op: &Op, answer: Option<&Answer>, request: &str) -> EventKind {
+    fn classify(&self, op: &Op, answer: Option<&Response>, request: &str) -> EventKind {
         let Some(answer) = answer else { return EventKind::Unknown };
         let must_fail = matches!(op.effect, Effect::MustFail);
         match answer.status {
-            200 | 204 if !must_fail => {
-                EventKind::Acknowledged(answer.has("Generation").then(|| answer.generation()))
-            }
+            200 | 204 if !must_fail => EventKind::Acknowledged(
+                answer.has_header("Generation").then(|| answer.generation()),
+            ),
             404 | 412 if must_fail => EventKind::Rejected,
             507 | 503 if self.workload.errors_allowed => EventKind::Rejected,
             500 if self.workload.errors_allowed => EventKind::Unknown,
@@ -286,7 +286,7 @@ impl Writer<'_> {
     }
 
     /// Returns the outcome of one line of a batch that reported errors.
-    fn classify_line(&self, answer: &Answer, index: usize) -> EventKind {
+    fn classify_line(&self, answer: &Response, index: usize) -> EventKind {
         assert!(self.workload.errors_allowed && answer.status == 503, "{answer:?}");
         let report = answer.json();
         let errors = report["errors"].as_array().unwrap();
@@ -297,7 +297,7 @@ impl Writer<'_> {
                 EventKind::Rejected
             }
             // The server may fail, and answer, before it has read all lines.
-            None if answer.has("Connection") => EventKind::Unknown,
+            None if answer.has_header("Connection") => EventKind::Unknown,
             None => EventKind::Acknowledged(None),
         }
     }

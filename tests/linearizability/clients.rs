@@ -3,7 +3,7 @@
 use crate::checker::check;
 use crate::history::{Invocation, Mode, Operation, Response};
 use crate::random::Random;
-use crate::support::{Answer, Client};
+use crate::support::{self, Client};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -102,7 +102,7 @@ impl ClientPool {
             let mut operations =
                 std::mem::take(&mut *self.shared.history[key as usize].lock().unwrap());
             let invoked_at = self.shared.now();
-            let answer = reader.ask(&self.shared.request("GET", key), &[], b"").unwrap();
+            let answer = reader.request(&self.shared.request("GET", key), &[], b"").unwrap();
             let invocation = Invocation::Get;
             let (response, returned_at) = (response_of(&invocation, &answer), self.shared.now());
             let client = CLIENTS;
@@ -140,7 +140,7 @@ impl Shared {
 }
 
 /// Maps an answer to a response of the history.
-fn response_of(invocation: &Invocation, answer: &Answer) -> Response {
+fn response_of(invocation: &Invocation, answer: &support::Response) -> Response {
     match (invocation, answer.status) {
         (Invocation::Get, 200) => Response::Value(answer.text(), answer.generation()),
         (Invocation::Put(..), 200) => Response::Written(answer.generation()),
@@ -183,7 +183,7 @@ impl ClientThread {
         let abandon = self.abandonment == Abandonment::Sometimes && self.random.one_in(60);
         let Some((_, client)) = &mut self.connection else { return };
         if abandon {
-            client.wait_at_most(Duration::from_micros(50 + self.random.below(400)));
+            client.set_read_timeout(Duration::from_micros(50 + self.random.below(400)));
         }
         let (method, query, generation, body) = match &invocation {
             Invocation::Get => ("GET", "", None, ""),
@@ -197,7 +197,7 @@ impl ClientThread {
         let fields: Vec<(&str, &str)> =
             expected.iter().map(|g| ("if-generation-match", g.as_str())).collect();
         let invoked_at = self.shared.now();
-        let answer = client.ask(&request, &fields, body.as_bytes());
+        let answer = client.request(&request, &fields, body.as_bytes());
         let returned_at = self.shared.now();
         let response = match &answer {
             Ok(answer) => response_of(&invocation, answer),

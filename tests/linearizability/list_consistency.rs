@@ -2,7 +2,7 @@
 //! throughout it, no key that is absent throughout it, and is sorted without duplicates.
 
 use crate::random::{Random, run_seed};
-use crate::support::{Client, Home, Server};
+use crate::support::{Client, DiskServer, Server};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,7 +92,7 @@ impl Race<'_> {
             };
             let fields: &[(&str, &str)] =
                 if present && expires { &[("time_to_live_sec", "1")] } else { &[] };
-            let answer = client.ask(&request, fields, b"").unwrap();
+            let answer = client.request(&request, fields, b"").unwrap();
             assert!(expected.contains(&answer.status), "{request}: {}", answer.status);
             let ended = self.now();
             changes.push(Change { present, began, ended });
@@ -122,7 +122,7 @@ impl Race<'_> {
                     cursor => format!("&cursor={}", cursor.replace('+', "%2B").replace('=', "%3D")),
                 };
                 let request = format!("GET {}/keys?limit={limit}&prefix={prefix}{at}", self.base);
-                let page = client.ask(&request, &[], b"").unwrap().json();
+                let page = client.request(&request, &[], b"").unwrap().json();
                 let data = page["data"].as_array().unwrap();
                 keys.extend(data.iter().map(|key| key.as_str().unwrap().to_owned()));
                 match page["meta"]["next_cursor"].as_str() {
@@ -138,7 +138,7 @@ impl Race<'_> {
 
 /// Writes and lists concurrently, then checks all lists.
 fn race(server: &Server, seed: u64) {
-    let base = format!("/resources/stores/kv/{}", server.store("lists"));
+    let base = format!("/resources/stores/kv/{}", server.create_store("lists"));
     let (stop, changes, lists) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
     let (port, clock) = (server.port, Instant::now());
     let race_state = Race { port, base, clock, stop: &stop, changes: &changes, lists: &lists };
@@ -165,7 +165,7 @@ fn race(server: &Server, seed: u64) {
 
 #[test]
 fn lists_are_consistent_under_concurrent_writes_on_the_embedded_engine() {
-    race(&Home::new(&["--wal-bytes", "1048576"]).server, run_seed("lists, embedded"));
+    race(&DiskServer::new(&["--wal-bytes", "1048576"]).server, run_seed("lists, embedded"));
 }
 
 #[test]

@@ -30,7 +30,7 @@ mod support;
 use clients::{Abandonment, ClientPool};
 use random::{Random, env_number, run_seed};
 use std::time::{Duration, Instant};
-use support::{Home, Server, database};
+use support::{DiskServer, Server, create_database};
 
 /// Returns the duration of a workload.
 pub(crate) fn seconds() -> u64 {
@@ -56,8 +56,8 @@ fn run_phases(test: &str, mut phase: impl FnMut(u64, &mut Random, u64) -> u64) {
 
 #[test]
 fn the_embedded_engine_is_linearizable_across_crashes_and_lost_answers() {
-    let mut home = Home::new(&[]);
-    let store = home.server.store("linear");
+    let mut home = DiskServer::new(&[]);
+    let store = home.server.create_store("linear");
     let mut crashes = 0;
     run_phases("linearizability of the embedded engine", |phase, random, seed| {
         let (port, abandonment) = (home.server.port, Abandonment::Sometimes);
@@ -65,7 +65,7 @@ fn the_embedded_engine_is_linearizable_across_crashes_and_lost_answers() {
         let mut crash = || {
             home.server.kill();
             let killed = clients.now();
-            home.crash(&[]);
+            home.kill_and_restart(&[]);
             clients.restarted(killed, home.server.port);
             crashes += 1;
         };
@@ -84,7 +84,7 @@ fn the_embedded_engine_is_linearizable_across_crashes_and_lost_answers() {
 #[test]
 fn the_memory_engine_is_linearizable() {
     let server = Server::memory(&[]);
-    let store = server.store("linear");
+    let store = server.create_store("linear");
     run_phases("linearizability of the memory engine", |phase, random, seed| {
         let (port, abandonment) = (server.port, Abandonment::Never);
         let clients = ClientPool::start(port, &[], &store, phase, random.next(), abandonment);
@@ -95,10 +95,10 @@ fn the_memory_engine_is_linearizable() {
 
 #[test]
 fn three_servers_over_one_postgresql_database_are_linearizable() {
-    let Some(url) = database("linear") else { return };
-    let servers: Vec<Server> = (0..3).map(|_| Server::over(&url)).collect();
+    let Some(url) = create_database("linear") else { return };
+    let servers: Vec<Server> = (0..3).map(|_| Server::postgres(&url)).collect();
     let others: Vec<u16> = servers[1..].iter().map(|server| server.port).collect();
-    let store = servers[0].store("linear");
+    let store = servers[0].create_store("linear");
     run_phases("linearizability over PostgreSQL", |phase, random, seed| {
         let (port, abandonment) = (servers[0].port, Abandonment::Never);
         let clients = ClientPool::start(port, &others, &store, phase, random.next(), abandonment);

@@ -38,7 +38,7 @@ fn copy_device_under_load(
 ) -> Result<DeviceCopies, String> {
     let device = LoopDevice::format(dir)?;
     let mut server = start(&device.data());
-    let store = server.store("s");
+    let store = server.create_store("s");
     let mut journals: Vec<_> = (0..4).map(Journal::new).collect();
     let sizes = if random.one_in(3) { ValueSizes::BlobFiles } else { ValueSizes::Small };
     let port = server.port;

@@ -36,7 +36,7 @@ fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
     for start in 0..3 {
         let mut server = tracer.server();
         if start == 0 {
-            store = server.store("s");
+            store = server.create_store("s");
             store_created = now_micros();
         }
         let workload = workload(server.port, &store, sizes);
@@ -45,7 +45,7 @@ fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
             std::thread::sleep(pause);
             if start == 1 {
                 server.terminate();
-                assert!(server.ended(Duration::from_secs(30)).unwrap().success());
+                assert!(server.wait_for_exit(Duration::from_secs(30)).unwrap().success());
             } else {
                 server.kill();
             }
@@ -93,7 +93,7 @@ pub(crate) fn check_store(data: &Path, store: &str, expected: &Expected) -> Resu
     // `Server::start` panics if the server does not start.
     let start = || Server::start(data, &["--wal-bytes", "1048576"]);
     let server = catch_unwind(AssertUnwindSafe(start)).map_err(|_| "does not start".to_owned())?;
-    let status = server.ask(&format!("GET /resources/stores/kv/{store}"), &[], b"").status;
+    let status = server.request(&format!("GET /resources/stores/kv/{store}"), &[], b"").status;
     if status != 200 {
         return Err(format!("{:?}: the store has status {status}", ViolationKind::LostWrite));
     }
@@ -159,11 +159,11 @@ fn acknowledged_writes_survive_torn_missing_and_orphaned_blob_files() {
 fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     let Some(tracer) = SyscallTracer::build() else { return };
     let server = tracer.server();
-    let store = server.store("s");
+    let store = server.create_store("s");
     let path = format!("/resources/stores/kv/{store}/keys/k");
     for bytes in [3, 300_000] {
         let value = vec![b'v'; bytes];
-        assert_eq!(server.ask(&format!("PUT {path}{bytes}"), &[], &value).status, 200);
+        assert_eq!(server.request(&format!("PUT {path}{bytes}"), &[], &value).status, 200);
     }
     let mut disk = DiskModel::default();
     tracer.records().iter().for_each(|record| disk.apply(record));
@@ -171,7 +171,7 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     disk.image(ImageMode::DropUnsynced, &mut Random(1), dir.path());
     let restarted = Server::start(dir.path(), &[]);
     for bytes in [3, 300_000] {
-        let answer = restarted.ask(&format!("GET {path}{bytes}"), &[], b"");
+        let answer = restarted.request(&format!("GET {path}{bytes}"), &[], b"");
         assert_eq!((answer.status, answer.body.len()), (200, bytes));
     }
 }
@@ -187,7 +187,7 @@ fn recovery_fsyncs(path: &'static str, nth: u64) {
         let mut server = tracer.server_with_faults(&shim);
         let rule = Rule::every(SYNC, path, Action::KillBefore);
         if start == 0 {
-            store = server.store("s");
+            store = server.create_store("s");
             shim.set(0, Rule { first: nth, ..rule });
         } else {
             second_run = tracer.records().len();
@@ -195,7 +195,10 @@ fn recovery_fsyncs(path: &'static str, nth: u64) {
         let workload = workload(server.port, &store, ValueSizes::FillsWal);
         workload::run(&workload, &mut journals, &mut random, || {
             if start == 0 {
-                assert!(server.ended(Duration::from_secs(60)).is_some(), "the kill did not happen");
+                assert!(
+                    server.wait_for_exit(Duration::from_secs(60)).is_some(),
+                    "the kill did not happen"
+                );
                 // Delay later fsyncs: they must not make up for a missing one.
                 shim.set(0, Rule { action: Action::Delay(1000), ..rule });
             } else {

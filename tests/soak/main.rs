@@ -24,7 +24,7 @@ use random::{env_number, run_seed};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::Home;
+use support::DiskServer;
 use workload::{Latencies, Workload};
 
 const SAMPLES: u32 = 20;
@@ -33,8 +33,8 @@ const SAMPLES: u32 = 20;
 fn memory_disk_files_and_latency_stay_flat_under_churn() {
     let seconds = env_number("STEADFAST_SOAK_SECONDS").unwrap_or(15);
     let seed = run_seed("soak");
-    let home = Home::new(&[]);
-    let store = home.server.store("soak");
+    let home = DiskServer::new(&[]);
+    let store = home.server.create_store("soak");
     let workload = Workload::start(home.server.port, &store, seed);
     let mut series = Series::default();
     println!("{}", Sample::HEADING);
@@ -52,12 +52,12 @@ fn memory_disk_files_and_latency_stay_flat_under_churn() {
     if let Err(grew) = series.check_flat() {
         panic!("{grew}, STEADFAST_SEED={seed}");
     }
-    assert_eq!(home.server.ask("GET /readyz", &[], b"").status, 200);
+    assert_eq!(home.server.request("GET /readyz", &[], b"").status, 200);
 }
 
 /// Takes a sample of the server process.
 fn sample_server(
-    home: &Home,
+    home: &DiskServer,
     elapsed: Duration,
     workload: &Workload,
     earlier: &mut Latencies,
