@@ -6,8 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-what=${1:-all}
-case "$what" in
+scope=${1:-all}
+case "$scope" in
 all | rust) ;;
 *)
     echo "usage: ./test.sh [all|rust]" >&2
@@ -29,12 +29,12 @@ cargo build --quiet --release
 export STEADFAST_BIN="$PWD/target/release/steadfast"
 "$STEADFAST_BIN" --version
 step "tests: unit, engine contract, model, black-box, crash and power loss (on the release binary)"
-if [ "$what" = all ]; then
+if [ "$scope" = all ]; then
     tests/postgres/run cargo test --quiet
 else
     cargo test --quiet
 fi
-if [ "$what" = all ]; then
+if [ "$scope" = all ]; then
     step "cluster checker: planted violations (run tests/cluster/run for a real cluster)"
     tests/cluster/run --planted
     step "fuzzing: 3 s per target (fuzz/run 600 for longer)"

@@ -4,12 +4,12 @@
 mod engines;
 #[path = "engines/fault_injection.rs"]
 #[allow(dead_code, reason = "this suite uses some of its faults")]
-mod faulty;
+mod fault_injection;
 mod support;
 
 use bytes::Bytes;
 use engines::Subject;
-use faulty::{Fault, FaultInjectingEngine};
+use fault_injection::{Fault, FaultInjectingEngine};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;

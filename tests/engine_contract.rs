@@ -431,10 +431,10 @@ impl StoredBody for Foreign {
 }
 
 async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
-    let mut made = tokio::task::JoinSet::new();
+    let mut tasks = tokio::task::JoinSet::new();
     for n in 0..100 {
         let engine = subject.engine.clone();
-        made.spawn(async move {
+        tasks.spawn(async move {
             let foreign = n % 10 == 3;
             let mut mutations = put(&format!("k{n:03}"), 0, "h", "v");
             if let (true, Some(record)) = (foreign, &mut mutations.record) {
@@ -445,7 +445,7 @@ async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
             (n, foreign, engine.commit(commit).await)
         });
     }
-    while let Some(done) = made.join_next().await {
+    while let Some(done) = tasks.join_next().await {
         let (n, foreign, outcome) = done.unwrap();
         let there = body(&*subject.engine, &format!("k{n:03}")).await;
         match outcome {
@@ -460,10 +460,10 @@ async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
     // At most one commit per expected version succeeds, however commits are grouped.
     let mut version = 0;
     for round in 0..30 {
-        let mut made = tokio::task::JoinSet::new();
+        let mut tasks = tokio::task::JoinSet::new();
         for n in 0..40 {
             let engine = subject.engine.clone();
-            made.spawn(async move {
+            tasks.spawn(async move {
                 let preconditions = if n < 20 { vec![precondition("k", version)] } else { vec![] };
                 let mutations = match n {
                     20..25 => vec![remove("k")],
@@ -474,7 +474,7 @@ async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
             });
         }
         let (mut won, mut last) = (0, (0, true));
-        while let Some(done) = made.join_next().await {
+        while let Some(done) = tasks.join_next().await {
             if let (n @ 0..25, Outcome::Committed(version)) = done.unwrap() {
                 won += u32::from(n < 20);
                 last = last.max((version, n < 20));

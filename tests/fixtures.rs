@@ -6,29 +6,16 @@
 
 mod support;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Server, binary};
+use support::{Server, binary, copy_dir};
 
 const STORE: &str = "/resources/stores/kv/y51ro7lv4zu5rdbulm95gt";
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => fs::copy(entry.path(), target).map(|_| ()).unwrap(),
-        }
-    }
-}
 
 fn fixture() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    copy(Path::new("tests/fixtures/format-1"), &data);
+    copy_dir(Path::new("tests/fixtures/format-1"), &data);
     (dir, data)
 }
 

@@ -263,7 +263,7 @@ async fn deletes_free_disk_space() {
         put(&*engine, &format!("k{n:03}"), body.clone()).await;
     }
     let full = engine.stats().disk_bytes;
-    assert!(full >= 80_000_000, "{full} bytes hold 80 MB");
+    assert!(full >= 80_000_000, "{full} bytes for 80 MB of values");
     let mutations =
         (0..400).map(|n| Mutation { key: Bytes::from(format!("k{n:03}")), record: None });
     let commit = Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() };

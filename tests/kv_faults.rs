@@ -7,10 +7,10 @@
 #[allow(dead_code, reason = "not every helper is used here")]
 mod engines;
 #[path = "engines/fault_injection.rs"]
-mod faulty;
+mod fault_injection;
 
 use bytes::Bytes;
-use faulty::{Fault, FaultInjectingEngine};
+use fault_injection::{Fault, FaultInjectingEngine};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;

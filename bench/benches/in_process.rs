@@ -40,7 +40,7 @@ impl Server {
     /// database: instruction counts depend on the share that is in the WAL.
     #[allow(dead_code, reason = "each bench uses one")]
     pub fn embedded() -> Server {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let data = dir.path().join("data");
         let open = || -> Arc<dyn Engine> {
             let engine = Embedded::open(Options {

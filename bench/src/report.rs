@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 /// The result of one workload on one target.
 #[derive(Clone, Debug)]
 pub struct Row {
-    what: String,
+    label: String,
     value: f64,
     /// Milliseconds: median and 99th percentile.
     latencies: Option<(f64, f64)>,
@@ -16,25 +16,25 @@ pub struct Row {
 
 impl Row {
     /// Creates a row from a single value.
-    pub fn once(what: &str, value: f64) -> Row {
-        Row { what: what.into(), value, latencies: None, failures: 0 }
+    pub fn once(label: &str, value: f64) -> Row {
+        Row { label: label.into(), value, latencies: None, failures: 0 }
     }
 
     /// Creates a row from the run with the median rate.
-    pub fn median(what: &str, runs: &[Measurement]) -> Row {
+    pub fn median(label: &str, runs: &[Measurement]) -> Row {
         let mut sorted = runs.to_vec();
         sorted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
         let middle = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
         let latencies = (middle.p50 > 0.0).then_some((middle.p50 / 1e3, middle.p99 / 1e3));
         let failures = runs.iter().map(|run| run.failures).sum();
-        Row { what: what.into(), value: middle.rate, latencies, failures }
+        Row { label: label.into(), value: middle.rate, latencies, failures }
     }
 }
 
 impl Row {
     /// The name of the workload.
-    pub fn what(&self) -> &str {
-        &self.what
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     /// Formats the value, with median and 99th percentile latency if present.
@@ -45,7 +45,7 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:45} {}", self.what, cell(self))?;
+        write!(f, "{:45} {}", self.label, cell(self))?;
         if self.failures > 0 { write!(f, " ({} failed)", self.failures) } else { Ok(()) }
     }
 }
@@ -73,18 +73,18 @@ pub struct Table {
 impl Table {
     /// Adds a row.
     pub fn add(&mut self, target: &'static str, row: Row) {
-        if !self.order.contains(&row.what) {
-            self.order.push(row.what.clone());
+        if !self.order.contains(&row.label) {
+            self.order.push(row.label.clone());
         }
         if !self.targets.contains(&target) {
             self.targets.push(target);
         }
-        self.rows.insert((row.what.clone(), target), row);
+        self.rows.insert((row.label.clone(), target), row);
     }
 
-    fn ratio(&self, what: &str, target: &'static str) -> Option<f64> {
-        let baseline = self.rows.get(&(what.to_owned(), "baseline"))?;
-        let row = self.rows.get(&(what.to_owned(), target))?;
+    fn ratio(&self, label: &str, target: &'static str) -> Option<f64> {
+        let baseline = self.rows.get(&(label.to_owned(), "baseline"))?;
+        let row = self.rows.get(&(label.to_owned(), target))?;
         (row.value > 0.0 && baseline.value > 0.0).then(|| row.value / baseline.value)
     }
 
@@ -93,15 +93,15 @@ impl Table {
         let mut text = format!("| workload | {} |\n|---|", self.targets.join(" | "));
         text.push_str(&"---|".repeat(self.targets.len()));
         text.push('\n');
-        for what in &self.order {
-            let _ = write!(text, "| {what} |");
+        for label in &self.order {
+            let _ = write!(text, "| {label} |");
             for target in &self.targets {
-                match self.rows.get(&(what.clone(), *target)) {
+                match self.rows.get(&(label.clone(), *target)) {
                     None => text.push_str(" |"),
                     Some(row) => {
                         let _ = write!(text, " {}", cell(row));
-                        let rate = what.ends_with("/s");
-                        match self.ratio(what, target).filter(|_| rate && *target != "baseline") {
+                        let rate = label.ends_with("/s");
+                        match self.ratio(label, target).filter(|_| rate && *target != "baseline") {
                             Some(ratio) => {
                                 let _ = write!(text, " **x {ratio:.2}** |");
                             }
@@ -130,13 +130,13 @@ impl Table {
                 x + 16.0
             );
         }
-        for what in self.order.iter().filter(|what| what.ends_with("/s")) {
-            if !subjects.iter().any(|target| self.ratio(what, target).is_some()) {
+        for label in self.order.iter().filter(|label| label.ends_with("/s")) {
+            if !subjects.iter().any(|target| self.ratio(label, target).is_some()) {
                 continue;
             }
-            let _ = write!(body, "<text x='8' y='{}'>{what}</text>", y + 11.0);
+            let _ = write!(body, "<text x='8' y='{}'>{label}</text>", y + 11.0);
             for (target, colour) in subjects.iter().zip(colours) {
-                let Some(ratio) = self.ratio(what, target) else { continue };
+                let Some(ratio) = self.ratio(label, target) else { continue };
                 let length = ratio.min(1.5) / 1.5 * width;
                 let _ = write!(
                     body,

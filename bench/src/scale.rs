@@ -44,7 +44,7 @@ pub fn run_all(options: &Options) -> Result<(), String> {
     }
     let mut text = String::from("| what | figure |\n|---|---|\n");
     for row in &rows {
-        let _ = writeln!(text, "| {} | {} |", row.what(), row.cell());
+        let _ = writeln!(text, "| {} | {} |", row.label(), row.cell());
     }
     fs::create_dir_all(&options.out).map_err(|e| e.to_string())?;
     fs::write(options.out.join("scale.md"), &text).map_err(|e| e.to_string())?;
@@ -83,9 +83,9 @@ fn send(stream: &mut TcpStream, request: &[u8]) -> Result<(), String> {
 fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let target = Target::start("steadfast", &options.steadfast)?;
     let raw = MIDDLE as f64 * RAW / 1e6;
-    let mut settled = |what: &str| {
+    let mut settled = |label: &str| {
         std::thread::sleep(SETTLED);
-        report(Row::once(&format!("disk / raw data, {what}, settled"), target.disk() / raw));
+        report(Row::once(&format!("disk / raw data, {label}, settled"), target.disk() / raw));
     };
     load(&target, 0, MIDDLE, None)?;
     settled("after a load of 100k x 1 KB");
@@ -110,14 +110,14 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
     load(&target, 0, MIDDLE, None)?;
     std::thread::sleep(SETTLED);
     let generator = Generator::new(&target, options, MIDDLE)?;
-    let gets = |what: &str| -> Result<Row, String> {
+    let gets = |label: &str| -> Result<Row, String> {
         let runs: Result<Vec<Measurement>, _> =
             (1..=options.reps as u64).map(|seed| generator.run(64, "get", 0, seed)).collect();
-        Ok(Row::median(what, &runs?))
+        Ok(Row::median(label, &runs?))
     };
     report(gets("GET, 64 connections, idle, 1/s")?);
     // Repeats the work until the reads are measured.
-    let during = |work: &(dyn Fn() -> Result<(), String> + Sync), what: &str| {
+    let during = |work: &(dyn Fn() -> Result<(), String> + Sync), label: &str| {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
@@ -128,7 +128,7 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
                 }
                 Ok::<_, String>(())
             });
-            let row = gets(what);
+            let row = gets(label);
             stop.store(true, Ordering::Relaxed);
             worker.join().map_err(|_| "a thread panicked")??;
             row
@@ -198,14 +198,14 @@ fn latencies(
     report: &mut impl FnMut(Row),
 ) -> Result<(), String> {
     let generator = Generator::new(target, options, keys)?;
-    for (what, connections, writes) in
+    for (label, connections, writes) in
         [("GET", 1, 0), ("GET", 64, 0), ("PUT", 1, 100), ("PUT", 64, 100)]
     {
         let runs: Result<Vec<Measurement>, _> = (1..=options.reps as u64)
             .map(|seed| generator.run(connections, "get", writes, seed))
             .collect();
-        let what = format!("{what}, {connections} connections, {items}, 1/s");
-        report(Row::median(&what, &runs?));
+        let label = format!("{label}, {connections} connections, {items}, 1/s");
+        report(Row::median(&label, &runs?));
     }
     let prefix = format!("k{:05}", keys / 2 / 1000);
     let page = target.page(&prefix);

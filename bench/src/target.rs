@@ -78,11 +78,12 @@ impl Target {
         target.wait_until_ready(begin)?;
         if name == "steadfast" {
             let body = "{\"name\":\"bench\"}";
-            let made =
+            let response =
                 target.send(&target.request("POST", "/resources/stores/kv", body.as_bytes()));
-            let made = String::from_utf8_lossy(&made.map_err(|e| e.to_string())?).into_owned();
-            let id = made.split("\"id\":\"").nth(1).and_then(|rest| rest.get(..22));
-            target.store = id.ok_or(format!("cannot create the store: {made}"))?.into();
+            let response =
+                String::from_utf8_lossy(&response.map_err(|e| e.to_string())?).into_owned();
+            let id = response.split("\"id\":\"").nth(1).and_then(|rest| rest.get(..22));
+            target.store = id.ok_or(format!("cannot create the store: {response}"))?.into();
         }
         Ok(target)
     }
@@ -101,15 +102,16 @@ impl Target {
     /// Webdis accepts requests before it is connected to Redis and loses them; waits until it is.
     fn wait_for_redis(&self, begin: Instant) -> Result<(), String> {
         const CONSECUTIVE: usize = 500;
-        let mut kept = 0;
-        while kept < CONSECUTIVE {
+        let mut successes = 0;
+        while successes < CONSECUTIVE {
             if begin.elapsed() > Duration::from_secs(60) {
                 return Err("webdis does not reach Redis".into());
             }
-            let value = kept.to_string();
+            let value = successes.to_string();
             let put = self.send(&self.put("probe", value.as_bytes()));
             let got = put.and_then(|_| self.send(&self.get("probe")));
-            kept = if got.is_ok_and(|got| got == value.as_bytes()) { kept + 1 } else { 0 };
+            successes =
+                if got.is_ok_and(|got| got == value.as_bytes()) { successes + 1 } else { 0 };
         }
         Ok(())
     }

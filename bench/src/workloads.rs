@@ -64,9 +64,9 @@ fn run_target(name: &'static str, options: &Options) -> Result<Vec<Row>, String>
     }
     rows.push(Row::once("memory after 100k items, MB", target.rss()));
     let generator = Generator::new(&target, options, KEYS)?;
-    let median = |what: &str, run: &dyn Fn(u64) -> Result<Measurement, String>| {
+    let median = |label: &str, run: &dyn Fn(u64) -> Result<Measurement, String>| {
         let runs: Result<Vec<_>, _> = (1..=options.reps as u64).map(run).collect();
-        Ok::<_, String>(Row::median(what, &runs?))
+        Ok::<_, String>(Row::median(label, &runs?))
     };
     for connections in [1, 16, 64] {
         let run = |seed| generator.run(connections, "get", 0, seed);
@@ -84,11 +84,11 @@ fn run_target(name: &'static str, options: &Options) -> Result<Vec<Row>, String>
     }
     let run = |seed| generator.run(64, "get", 5, seed);
     rows.push(median("95 % GET, 5 % PUT, 64 connections, 1/s", &run)?);
-    for (what, size, connections) in [("1 MB", MB, 4), ("25 MB", 25 * MB, 2)] {
+    for (label, size, connections) in [("1 MB", MB, 4), ("25 MB", 25 * MB, 2)] {
         let put = |_| large_values(&target, size, connections, true, options.seconds);
-        rows.push(median(&format!("PUT of {what}, {connections} connections, MB/s"), &put)?);
+        rows.push(median(&format!("PUT of {label}, {connections} connections, MB/s"), &put)?);
         let get = |_| large_values(&target, size, connections, false, options.seconds);
-        rows.push(median(&format!("GET of {what}, {connections} connections, MB/s"), &get)?);
+        rows.push(median(&format!("GET of {label}, {connections} connections, MB/s"), &get)?);
     }
     if !baseline {
         rows.push(Row::once("memory at the end, MB", target.rss()));

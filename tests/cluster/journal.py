@@ -57,11 +57,11 @@ class Register:
         return violations
 
     def lower_bound(self):
-        """What an answer to a request sent from now on must at least show."""
+        """Returns what the answer to a request sent from now on must include."""
         return self.last_number, self.generation
 
     def check_read(self, lower_bound, body, generation):
-        """Returns what is wrong with an answer, and in what it is too old."""
+        """Returns the violations of an answer, and how it is stale."""
         last_number, min_generation = lower_bound
         if body is None:
             absent = "%s: absent after number %d" % (self.name, last_number)
@@ -121,11 +121,11 @@ class Log:
         return []
 
     def lower_bound(self):
-        """What an answer to a request sent from now on must at least show."""
+        """Returns what the answer to a request sent from now on must include."""
         return len(self.acknowledged_tokens), self.generation, self.body
 
     def check_read(self, lower_bound, body, generation):
-        """Returns what is wrong with an answer, and in what it is too old."""
+        """Returns the violations of an answer, and how it is stale."""
         count, min_generation, observed = lower_bound
         tokens = (body or b"").decode(errors="replace").split(";")
         violations, stale = [], []

@@ -111,7 +111,7 @@ static struct faults match_rules(uint32_t call, const char *path, int fd) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A call that is made as a whole or not at all. */
+/* A call that is made entirely or not at all. */
 #define WHOLE_CALL(call, path, fd, done) \
     struct faults faults = match_rules(call, path, fd); \
     if (faults.fail) { \
@@ -154,7 +154,7 @@ EXPORT ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t at) {
     SHORTENABLE_CALL(WRITE, fd, size, real(fd, bytes, size, at));
 }
 
-/* Shortened by parts: a single part is written as a whole. */
+/* Shortened to half of its parts; a single part is written entirely. */
 EXPORT ssize_t writev(int fd, const struct iovec *parts, int size) {
     REAL(writev);
     SHORTENABLE_CALL(WRITE | SEND, fd, size, real(fd, parts, size));

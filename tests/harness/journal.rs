@@ -1,4 +1,4 @@
-//! What each writer requested and was answered, and the store states consistent with it.
+//! The requests of each writer, their outcomes, and the store states consistent with them.
 //!
 //! Each key belongs to one writer with one request in flight, so its value is known exactly,
 //! except that a request without an answer may or may not have taken effect. All writers share two
