@@ -139,7 +139,7 @@ impl Server {
         raise_file_limit(u64::from(config.max_connections) + FILES_SPARE);
         let (cache, log) = (config.cache_bytes, config.wal_bytes);
         let (engine, clock) = open(&config.place, cache, log, config.max_in_flight / 2).await?;
-        copy::finished(&*engine).await?;
+        copy::check_complete(&*engine).await?;
         let (token, token_at, token_dir) = root_token(&config).map_err(StartError::Token)?;
         let failed = |e| StartError::Listen(config.listen, e);
         let listener = listen(config.listen).map_err(failed)?;
@@ -271,7 +271,7 @@ pub async fn backup(
     }
     let place = EngineLocation::Directory(dir.to_owned());
     let (engine, _) = open(&place, 0, COPY_LOG, COPY_READING).await.map_err(|e| failed(&e))?;
-    copy::finished(&*engine).await.map_err(|e| failed(&e))?;
+    copy::check_complete(&*engine).await.map_err(|e| failed(&e))?;
     let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
     while let Some(piece) = backup.next().await.map_err(|e| failed(&e))? {
         take(&piece).map_err(|e| format!("cannot write: {e}"))?;
@@ -359,7 +359,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Takes back the space of expired items, a little at a time.
 async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     loop {
-        let swept = kv.sweep().await.unwrap_or_else(|e| {
+        let swept = kv.purge_expired().await.unwrap_or_else(|e| {
             tracing::error!(error = %e, "expired items could not be removed");
             0
         });

@@ -13,7 +13,7 @@ use faulty::{Fault, Faulty};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
-use steadfast::engine::copy::{self, CopyError, MARK, Progress};
+use steadfast::engine::copy::{self, CopyError, MARKER_KEY, Progress};
 use steadfast::engine::memory::Memory;
 use steadfast::engine::{
     Body, Commit, Engine, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Projection, Scan,
@@ -106,7 +106,7 @@ async fn all_records_arrive_and_go_back_again(mut there: Subject) {
     let (copied, version) = all(&*there.engine).await;
     assert!(copied == before);
     assert!(version >= highest, "{version} < {highest}");
-    assert!(copy::finished(&*there.engine).await.is_ok());
+    assert!(copy::check_complete(&*there.engine).await.is_ok());
 
     let back: Arc<dyn Engine> = Arc::new(Memory::new());
     let again = quiet(&engine(&there), &back).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_copy_that_is_cut_anywhere_goes_on_and_ends_whole(there: Subject) {
             Err(CopyError::Engine(copy::Side::Destination, _)) => cuts += 1,
             Err(e) => panic!("{e}"),
         }
-        let unfinished = copy::finished(&*there.engine).await;
+        let unfinished = copy::check_complete(&*there.engine).await;
         // Before the first commit nothing is begun.
         assert!(unfinished.is_err() || after == 0, "after {after}");
     }
@@ -147,12 +147,13 @@ async fn what_is_not_empty_or_not_finished_is_refused(there: Subject) {
     assert!(matches!(refused, Err(CopyError::NotEmpty)), "{refused:?}");
     assert_eq!(all(&*there.engine).await.0.len(), 1, "and nothing is changed");
 
-    let mark = Mutation { key: Bytes::from_static(MARK), record: Some(record(0, "", vec![])) };
+    let mark =
+        Mutation { key: Bytes::from_static(MARKER_KEY), record: Some(record(0, "", vec![])) };
     written(&*there.engine, vec![mark]).await;
-    assert!(copy::finished(&*there.engine).await.is_err());
+    assert!(copy::check_complete(&*there.engine).await.is_err());
     let into: Arc<dyn Engine> = empty;
     let refused = quiet(&engine(&there), &into).await;
-    assert!(matches!(refused, Err(CopyError::Unfinished)), "{refused:?}");
+    assert!(matches!(refused, Err(CopyError::SourceIncomplete)), "{refused:?}");
 }
 
 async fn a_difference_is_found(there: Subject) {
@@ -163,7 +164,7 @@ async fn a_difference_is_found(there: Subject) {
         record: Some(record(9_999, "large", vec![1; len])),
     };
     let marked = |meta: &str| Mutation {
-        key: Bytes::from_static(MARK),
+        key: Bytes::from_static(MARKER_KEY),
         record: Some(record(0, meta, vec![])),
     };
     for (write, at) in
@@ -171,7 +172,7 @@ async fn a_difference_is_found(there: Subject) {
     {
         written(&*there.engine, write).await;
         match quiet(&source, &engine(&there)).await {
-            Err(CopyError::Differs(key)) => assert_eq!(key, at),
+            Err(CopyError::Mismatch(key)) => assert_eq!(key, at),
             other => panic!("{other:?}"),
         }
     }
@@ -183,10 +184,10 @@ async fn a_difference_is_found(there: Subject) {
     written(&*there.engine, bodies.collect()).await;
     written(&*there.engine, vec![marked("zz"), body("zlarge", 3 * INLINE_BYTES_MAX + 17)]).await;
     match quiet(&source, &engine(&there)).await {
-        Err(CopyError::Differs(key)) => assert_eq!(key, "zlarge", "its value is another"),
+        Err(CopyError::Mismatch(key)) => assert_eq!(key, "zlarge", "its value is another"),
         other => panic!("{other:?}"),
     }
-    assert!(copy::finished(&*there.engine).await.is_err(), "and it is not taken for whole");
+    assert!(copy::check_complete(&*there.engine).await.is_err(), "and it is not taken for whole");
 }
 
 async fn two_copies_into_one_destination_stop_each_other(there: Subject) {
@@ -195,7 +196,7 @@ async fn two_copies_into_one_destination_stop_each_other(there: Subject) {
     let (first, second) = tokio::join!(quiet(&source, &one), quiet(&source, &other));
     let crossed = |done: &Result<Progress, CopyError>| match done {
         Ok(_) | Err(CopyError::NotEmpty) => true,
-        Err(e) => matches!(e, CopyError::Crossed),
+        Err(e) => matches!(e, CopyError::Conflict),
     };
     assert!(crossed(&first) && crossed(&second), "{first:?} {second:?}");
     if first.is_err() && second.is_err() {

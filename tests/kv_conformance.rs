@@ -11,9 +11,9 @@ use steadfast::engine::Engine;
 use steadfast::kv::batch::BatchItem;
 use steadfast::kv::clock::{ManualClock, SECOND};
 use steadfast::kv::items::{DeleteRequest, PutRequest};
-use steadfast::kv::limits::EXPIRED_KEPT_SECS;
+use steadfast::kv::limits::EXPIRED_RETENTION_SECS;
 use steadfast::kv::listing::ListKeys;
-use steadfast::kv::preconditions::Mode;
+use steadfast::kv::preconditions::PutMode;
 use steadfast::kv::stores::ListStores;
 use steadfast::kv::types::{Key, Metadata, StoreId, StoreName, Ttl};
 use steadfast::kv::{Error, Kv, PIECE_BYTES, Value};
@@ -126,7 +126,7 @@ fn key(text: &str) -> Key {
     Key::parse(text.as_bytes()).unwrap()
 }
 
-fn mode(mode: Mode) -> PutRequest {
+fn mode(mode: PutMode) -> PutRequest {
     PutRequest { mode, ..PutRequest::default() }
 }
 
@@ -184,8 +184,8 @@ async fn a_rename_moves_the_name_and_nothing_else(subject: Subject) {
     assert_eq!(taken, Err(Error::StoreExists("taken".into())));
     case.kv().rename_store(&case.store, name("MAIN")).await.unwrap();
     let after = case.kv().describe_store(&case.store).await.unwrap();
-    assert_eq!((after.name.as_str(), after.created), ("MAIN", before.created));
-    assert_eq!(after.updated, before.updated + 5 * SECOND);
+    assert_eq!((after.name.as_str(), after.created_at), ("MAIN", before.created_at));
+    assert_eq!(after.updated_at, before.updated_at + 5 * SECOND);
     assert_eq!(case.get("k").await.as_deref(), Some("v"));
     assert_eq!(case.names(None, 10).await.0, ["MAIN", "taken"]);
     case.kv().create_store(name("main"), None).await.unwrap();
@@ -204,8 +204,8 @@ async fn a_store_with_a_live_item_is_not_deleted(subject: Subject) {
     assert_eq!(case.put("k", PutRequest::default(), "v").await, Err(Error::NoStore));
     assert!(matches!(case.kv().get(&case.store, &key("k")).await, Err(Error::NoStore)));
     assert_eq!(case.kv().stores_count().await.unwrap(), 0);
-    case.clock.advance((EXPIRED_KEPT_SECS + 1) * SECOND);
-    assert_eq!(case.kv().sweep().await.unwrap(), 1, "what expired in it goes all the same");
+    case.clock.advance((EXPIRED_RETENTION_SECS + 1) * SECOND);
+    assert_eq!(case.kv().purge_expired().await.unwrap(), 1, "what expired in it goes all the same");
     assert_eq!(case.kv().items_count().await.unwrap(), 0);
 }
 
@@ -240,13 +240,13 @@ async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
     let first = PutRequest { metadata: metadata.clone(), ..ttl(100) };
     case.put("k", first, "one").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
-    assert_eq!((item.metadata, item.size, item.modified), (metadata, 3, START));
-    assert_eq!(item.expires, Some(START + 100 * SECOND));
+    assert_eq!((item.metadata, item.size, item.modified_at), (metadata, 3, START));
+    assert_eq!(item.expires_at, Some(START + 100 * SECOND));
     // A database that several servers share has a floor by its own clock.
     assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
     case.put("k", PutRequest::default(), "").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
-    assert_eq!((item.metadata, item.size, item.expires), (Metadata::NONE, 0, None));
+    assert_eq!((item.metadata, item.size, item.expires_at), (Metadata::NONE, 0, None));
     case.clock.advance(1000 * SECOND);
     assert_eq!(case.get("k").await.as_deref(), Some(""));
 }
@@ -254,17 +254,17 @@ async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
 async fn appends_join_on_either_side_and_inherit_nothing(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"meta").unwrap();
-    case.put("k", mode(Mode::Append), "b").await.unwrap();
+    case.put("k", mode(PutMode::Append), "b").await.unwrap();
     case.put("k", PutRequest { metadata, ..ttl(10) }, "b").await.unwrap();
-    case.put("k", mode(Mode::Append), "c").await.unwrap();
-    case.put("k", mode(Mode::Prepend), "a").await.unwrap();
+    case.put("k", mode(PutMode::Append), "c").await.unwrap();
+    case.put("k", mode(PutMode::Prepend), "a").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
-    assert_eq!((item.metadata, item.expires), (Metadata::NONE, None));
+    assert_eq!((item.metadata, item.expires_at), (Metadata::NONE, None));
     assert_eq!(case.get("k").await.as_deref(), Some("abc"));
     let current = case.generation("k").await;
-    let wrong = PutRequest { if_generation: Some(current + 1), ..mode(Mode::Append) };
+    let wrong = PutRequest { if_generation: Some(current + 1), ..mode(PutMode::Append) };
     assert_eq!(case.put("k", wrong, "d").await, Err(Error::Precondition));
-    let right = PutRequest { if_generation: Some(current), ..mode(Mode::Append) };
+    let right = PutRequest { if_generation: Some(current), ..mode(PutMode::Append) };
     case.put("k", right, "d").await.unwrap();
     assert_eq!(case.get("k").await.as_deref(), Some("abcd"));
 }
@@ -274,16 +274,16 @@ async fn appends_of_large_values_join(subject: Subject) {
     let part = |letter: &str| letter.repeat(PIECE_BYTES - 10);
     let mut whole = part("a");
     case.put("k", PutRequest::default(), &whole).await.unwrap();
-    for (step, letter) in [(Mode::Append, "b"), (Mode::Prepend, "c")] {
+    for (step, letter) in [(PutMode::Append, "b"), (PutMode::Prepend, "c")] {
         case.put("k", mode(step), &part(letter)).await.unwrap();
         whole = match step {
-            Mode::Append => whole + &part(letter),
-            Mode::Overwrite | Mode::Add | Mode::Prepend => part(letter) + &whole,
+            PutMode::Append => whole + &part(letter),
+            PutMode::Overwrite | PutMode::Add | PutMode::Prepend => part(letter) + &whole,
         };
         assert!(case.get("k").await.unwrap() == whole, "{letter}");
     }
     let before = case.generation("k").await;
-    let beyond = case.put("k", mode(Mode::Append), &part("d")).await;
+    let beyond = case.put("k", mode(PutMode::Append), &part("d")).await;
     assert_eq!(beyond, Err(Error::TooLarge(MAX)));
     assert_eq!(case.generation("k").await, before);
 }
@@ -344,7 +344,7 @@ async fn of_racing_adds_one_wins(subject: Subject) {
         let answers = race(16, |task| {
             let case = case.clone();
             let (key, value) = (format!("k{round}"), task.to_string());
-            async move { (value.clone(), case.put(&key, mode(Mode::Add), &value).await) }
+            async move { (value.clone(), case.put(&key, mode(PutMode::Add), &value).await) }
         });
         let answers = answers.await;
         let won: Vec<_> = answers.iter().filter(|(_, answer)| answer.is_ok()).collect();
@@ -359,7 +359,7 @@ async fn racing_appends_lose_nothing(subject: Subject) {
         let case = case.clone();
         async move {
             for turn in 0..20 {
-                let step = if turn % 2 == 0 { Mode::Append } else { Mode::Prepend };
+                let step = if turn % 2 == 0 { PutMode::Append } else { PutMode::Prepend };
                 case.put("k", mode(step), &format!("[{task}:{turn}]")).await.unwrap();
             }
         }
@@ -404,7 +404,7 @@ async fn appends_are_not_starved_by_overwrites(subject: Subject) {
         let case = case.clone();
         async move {
             for _ in 0..50 {
-                let step = if task == 0 { Mode::Append } else { Mode::Overwrite };
+                let step = if task == 0 { PutMode::Append } else { PutMode::Overwrite };
                 case.put("k", mode(step), "x").await.unwrap();
             }
         }
@@ -425,8 +425,8 @@ async fn an_expired_item_is_absent_at_once(subject: Subject) {
     assert_eq!(case.page("", None, 10).await, (vec![], false));
     assert_eq!(case.put("cas", generation(before), "new").await, Err(Error::Precondition));
     case.put("cas", generation(0), "new").await.unwrap();
-    case.put("add", mode(Mode::Add), "new").await.unwrap();
-    case.put("append", mode(Mode::Append), "new").await.unwrap();
+    case.put("add", mode(PutMode::Add), "new").await.unwrap();
+    case.put("append", mode(PutMode::Append), "new").await.unwrap();
     for key in ["cas", "add", "append"] {
         assert_eq!(case.get(key).await.as_deref(), Some("new"), "{key}");
     }
@@ -447,12 +447,12 @@ async fn the_sweeper_takes_what_is_long_expired_and_nothing_else(subject: Subjec
     case.put("kept", PutRequest::default(), "v").await.unwrap();
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
-    case.clock.advance((1 + EXPIRED_KEPT_SECS) * SECOND - 1);
-    assert_eq!(case.kv().sweep().await.unwrap(), 0, "not before a delete may find it gone");
+    case.clock.advance((1 + EXPIRED_RETENTION_SECS) * SECOND - 1);
+    assert_eq!(case.kv().purge_expired().await.unwrap(), 0, "not before a delete may find it gone");
     case.clock.advance(SECOND);
     let mut swept = 0;
     loop {
-        match case.kv().sweep().await.unwrap() {
+        match case.kv().purge_expired().await.unwrap() {
             0 => break,
             some => swept += some,
         }
@@ -579,7 +579,7 @@ async fn everything_survives_a_reopen(subject: Subject) {
         case.reopen().await;
         let item = case.kv().get(&case.store, &key("k")).await.unwrap();
         assert_eq!((item.metadata, item.generation), (metadata.clone(), made));
-        assert_eq!(item.expires, Some(START + 50 * SECOND));
+        assert_eq!(item.expires_at, Some(START + 50 * SECOND));
         assert_eq!(case.get("big").await.map(|value| value.len()), Some(2 * PIECE_BYTES));
         assert_eq!(case.page("", None, 10).await.0, ["big", "k"]);
     }

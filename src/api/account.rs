@@ -35,13 +35,13 @@ impl Token {
                 created: CREATED.into(),
                 expires: None,
             },
-            Some(TokenInfo { id, grant, created, expires }) => Token {
+            Some(TokenInfo { id, grant, created_at, expires_at }) => Token {
                 id: id.to_string(),
                 name: grant.name().into(),
                 user: grant.name().into(),
                 scope: grant.scope().as_str(),
-                created: wire::rfc3339(*created),
-                expires: expires.map(wire::rfc3339),
+                created: wire::rfc3339(*created_at),
+                expires: expires_at.map(wire::rfc3339),
             },
         }
     }

@@ -120,7 +120,7 @@ impl Principal {
     /// Whether a line of a body may name this key.
     pub(super) fn check_key(&self, key: &Key) -> Result<(), kv::Error> {
         match self.token() {
-            Some(token) if !token.grant.covers(key.as_bytes()) => {
+            Some(token) if !token.grant.allows_key(key.as_bytes()) => {
                 Err(kv::Error::Forbidden(OTHER_KEYS))
             }
             _ => Ok(()),
@@ -200,17 +200,17 @@ fn authorize(
     let of_store = matches!(reach, Reach::Store | Reach::Item | Reach::Prefix | Reach::Lines);
     let narrow = !grant.prefix().is_empty();
     // What cannot be decoded names no key that is covered.
-    let covered = |key: &[u8]| decode_segment(key).is_some_and(|key| grant.covers(&key));
+    let covered = |key: &[u8]| decode_segment(key).is_some_and(|key| grant.allows_key(&key));
     let refusal = match reach {
         Reach::Root => Some(ROOT_ONLY),
         // Whoever finds a token can end it.
         Reach::Open | Reach::Token => None,
         _ if read_only && !reads => Some(READS_ONLY),
-        _ if of_store && !grant.reaches(target.store) => Some(OTHER_STORES),
-        Reach::Whole if grant.partial() => Some(NOT_WHOLE),
-        Reach::Stores | Reach::Store if !reads && grant.partial() => Some(NO_STORES),
+        _ if of_store && !grant.allows_store(target.store) => Some(OTHER_STORES),
+        Reach::Whole if grant.is_restricted() => Some(NOT_WHOLE),
+        Reach::Stores | Reach::Store if !reads && grant.is_restricted() => Some(NO_STORES),
         Reach::Item if narrow && !covered(target.key) => Some(OTHER_KEYS),
-        Reach::Prefix if narrow && !grant.covers(prefix(query)?.as_bytes()) => Some(ALL_KEYS),
+        Reach::Prefix if narrow && !grant.allows_key(prefix(query)?.as_bytes()) => Some(ALL_KEYS),
         Reach::Nothing
         | Reach::Whole
         | Reach::Stores

@@ -4,7 +4,7 @@ use super::Api;
 use super::error::Error;
 use crate::http::{BodySource, Payload, Response};
 use crate::kv;
-use crate::kv::backup::Backup;
+use crate::kv::backup::BackupStream;
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -17,7 +17,7 @@ const HELD_BYTES: u64 = 4 << 20;
 const TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
 struct Pieces {
-    backup: Backup,
+    backup: BackupStream,
     request: u64,
     end: Instant,
 }

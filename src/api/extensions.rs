@@ -108,7 +108,7 @@ fn details((key, item): (&[u8], Item)) -> Result<wire::Details, Error> {
             Some(_) => None,
         },
         generation: item.generation,
-        modified: wire::rfc3339(item.modified),
-        expires: item.expires.map(wire::rfc3339),
+        modified: wire::rfc3339(item.modified_at),
+        expires: item.expires_at.map(wire::rfc3339),
     })
 }

@@ -6,9 +6,9 @@ use super::query::{Query, decode_segment};
 use crate::http::{Body, BodySource, Payload, RequestHead, Response, Stream};
 use crate::kv::clock::SECOND;
 use crate::kv::items::{DeleteRequest, Item, PutRequest};
-use crate::kv::preconditions::Mode;
+use crate::kv::preconditions::PutMode;
 use crate::kv::types::{Key, Metadata, StoreId, Ttl};
-use crate::kv::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
+use crate::kv::{PIECE_BYTES, SINGLE_READ_BYTES_MAX, Value};
 use crate::wire;
 use bytes::Bytes;
 use std::future::Future;
@@ -42,7 +42,7 @@ impl Api {
         };
         let range = range.unwrap_or(0..size);
         // A part of what is in memory keeps all of it.
-        let held = if size <= WHOLE_BYTES_MAX { size } else { PIECE_BYTES as u64 };
+        let held = if size <= SINGLE_READ_BYTES_MAX { size } else { PIECE_BYTES as u64 };
         let share = self.admission.download(held).await?;
         let mut response = response.payload(payload(value, range, request).await?);
         response.hold = share.map(|share| Box::new(share) as Box<dyn Send>);
@@ -71,7 +71,7 @@ impl Api {
         let store = store?;
         let declared = head.content_length();
         self.kv.check_put(&store, &key, &put, declared).await?;
-        let held = self.kv.upload_bytes(declared, STAGE_BYTES);
+        let held = self.kv.upload_memory_bytes(declared, STAGE_BYTES);
         let _share = self.admission.upload(held).await?;
         let mut upload = self.kv.upload();
         while let Some(chunk) = body.chunk().await? {
@@ -108,11 +108,11 @@ fn parse_key(raw: &[u8]) -> Result<Key, Error> {
 
 fn parse_put(head: &RequestHead) -> Result<PutRequest, Error> {
     let query = Query::parse(head.query())?;
-    let modes = [("add", Mode::Add), ("append", Mode::Append), ("prepend", Mode::Prepend)];
-    let mut mode = Mode::Overwrite;
+    let modes = [("add", PutMode::Add), ("append", PutMode::Append), ("prepend", PutMode::Prepend)];
+    let mut mode = PutMode::Overwrite;
     for (name, named) in modes {
         if query.flag(name)? {
-            if mode != Mode::Overwrite {
+            if mode != PutMode::Overwrite {
                 let reason = "only one of add, append and prepend may be true";
                 return Err(Error::Invalid(reason.into()));
             }
@@ -157,7 +157,7 @@ fn parse_number(value: &[u8]) -> Option<u64> {
 
 /// The header fields of an item, as recorded.
 fn described(response: Response, item: &Item) -> Response {
-    let modified = UNIX_EPOCH + Duration::from_secs(item.modified / SECOND);
+    let modified = UNIX_EPOCH + Duration::from_secs(item.modified_at / SECOND);
     response
         .field("Content-Type", b"application/octet-stream")
         .number(wire::STORED_CONTENT_LENGTH, item.size)
@@ -204,7 +204,7 @@ async fn payload(value: Value, range: Range<u64>, request: u64) -> Result<Payloa
         return Ok(Payload::Bytes(bytes.slice(index(range.start)..index(range.end))));
     }
     let len = range.end - range.start;
-    if value.len() <= WHOLE_BYTES_MAX {
+    if value.len() <= SINGLE_READ_BYTES_MAX {
         // The length fits. What is damaged is told while an answer can still say so.
         return Ok(Payload::Bytes(value.read(range.start, len as usize).await?));
     }

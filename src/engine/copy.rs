@@ -6,8 +6,8 @@
 //! Versions are the destination's own, and no smaller than those they had.
 
 use super::{
-    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Page,
-    Precondition, Projection, Record, Result, Scan, ScannedRecord,
+    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome,
+    Precondition, Projection, Record, Result, Scan, ScanPage, ScannedRecord,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 /// The key of the record that marks an unfinished copy; its head is the last key that was copied.
 /// It comes before all others, which must not begin with this byte.
-pub const MARK: &[u8] = &[0];
+pub const MARKER_KEY: &[u8] = &[0];
 
 /// The range of all records but the mark.
 const FIRST: &[u8] = &[1];
@@ -54,17 +54,17 @@ pub enum CopyError {
     NotEmpty,
     /// The source is an unfinished copy itself.
     #[error("the source is itself an unfinished copy")]
-    Unfinished,
+    SourceIncomplete,
     /// Another copy writes to the destination.
     #[error("another copy writes to the same destination")]
-    Crossed,
+    Conflict,
     /// The two differ after all.
     #[error(
         "source and destination differ at record {0:?}: the source was changed while it was \
          copied, or one of them is damaged; stop all servers of the source, empty the destination, \
          and copy again"
     )]
-    Differs(String),
+    Mismatch(String),
     /// An engine failed; what was copied stays, and the copy goes on from there.
     #[error("the {0}: {1}")]
     Engine(Side, EngineError),
@@ -92,8 +92,8 @@ impl fmt::Display for Side {
 ///
 /// # Errors
 /// When it does, or cannot be read.
-pub async fn finished(engine: &dyn Engine) -> Result<()> {
-    match engine.read(MARK, Projection::Meta).await? {
+pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
+    match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
             "it holds an unfinished copy or restore: run the same copy again to finish it; after a \
@@ -113,8 +113,8 @@ pub async fn copy(
     tell: &mut (dyn FnMut(Progress) + Send),
 ) -> std::result::Result<Progress, CopyError> {
     let source = |e| CopyError::Engine(Side::Source, e);
-    if from.read(MARK, Projection::Meta).await.map_err(source)?.is_some() {
-        return Err(CopyError::Unfinished);
+    if from.read(MARKER_KEY, Projection::Meta).await.map_err(source)?.is_some() {
+        return Err(CopyError::SourceIncomplete);
     }
     let mut copy = Copy::begin(to.clone()).await?;
     copy.progress.total = total(&**from).await.map_err(source)?;
@@ -136,20 +136,20 @@ pub async fn copy(
     Ok(compared)
 }
 
-/// An empty destination that is being filled, in the order of keys; until [`Filling::end`] it is
+/// An empty destination that is being filled, in the order of keys; until [`BulkLoader::end`] it is
 /// marked as unfinished.
-pub struct Filling(Copy);
+pub struct BulkLoader(Copy);
 
-impl Filling {
+impl BulkLoader {
     /// Marks an empty destination.
     ///
     /// # Errors
     /// [`CopyError::NotEmpty`], also when something unfinished is there; or when the engine fails.
-    pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<Filling, CopyError> {
-        let found = to.read(MARK, Projection::Meta).await;
+    pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<BulkLoader, CopyError> {
+        let found = to.read(MARKER_KEY, Projection::Meta).await;
         match found.map_err(|e| CopyError::Engine(Side::Destination, e))? {
             Some(_) => Err(CopyError::NotEmpty),
-            None => Ok(Filling(Copy::begin(to).await?)),
+            None => Ok(BulkLoader(Copy::begin(to).await?)),
         }
     }
 
@@ -188,7 +188,7 @@ impl Copy {
     /// Marks an empty destination, or goes on where a copy was cut.
     async fn begin(to: Arc<dyn Engine>) -> std::result::Result<Copy, CopyError> {
         let destination = |e| CopyError::Engine(Side::Destination, e);
-        let found = to.read(MARK, Projection::Meta).await.map_err(destination)?;
+        let found = to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)?;
         let (start, mark) = match found {
             Some(record) if record.meta.is_empty() => (Bytes::from_static(FIRST), record.version),
             Some(record) => (after(&record.meta), record.version),
@@ -260,13 +260,13 @@ impl Copy {
     async fn end(mut self) -> std::result::Result<(), CopyError> {
         match self.write(None).await {
             // It may have been made: then nothing is left to be done.
-            Err(CopyError::Engine(..)) if finished(&*self.to).await.is_ok() => Ok(()),
+            Err(CopyError::Engine(..)) if check_complete(&*self.to).await.is_ok() => Ok(()),
             done => done,
         }
     }
 
     async fn write(&mut self, mark: Option<Bytes>) -> std::result::Result<(), CopyError> {
-        let key = Bytes::from_static(MARK);
+        let key = Bytes::from_static(MARKER_KEY);
         let marked = |meta| NewRecord { expires_at: 0, meta, body: Body::EMPTY };
         let mut mutations = std::mem::take(&mut self.group);
         mutations.push(Mutation { key: key.clone(), record: mark.map(marked) });
@@ -278,7 +278,7 @@ impl Copy {
                 self.mark = version;
                 Ok(())
             }
-            Ok(Outcome::Conflict) => Err(CopyError::Crossed),
+            Ok(Outcome::Conflict) => Err(CopyError::Conflict),
             Err(e) => Err(CopyError::Engine(Side::Destination, e)),
         }
     }
@@ -293,7 +293,7 @@ struct Reads<'c> {
 }
 
 impl<'c> Reads<'c> {
-    fn new(from: &'c Arc<dyn Engine>, page: &Page) -> Reads<'c> {
+    fn new(from: &'c Arc<dyn Engine>, page: &ScanPage) -> Reads<'c> {
         let keys: Vec<Bytes> = page.iter().map(|found| Bytes::copy_from_slice(found.key)).collect();
         Reads { from, keys: keys.into_iter(), running: JoinSet::new(), ready: Vec::new() }
     }
@@ -343,7 +343,7 @@ async fn compare(
         let source = sides.0.map_err(|e| CopyError::Engine(Side::Source, e))?;
         let destination = sides.1.map_err(|e| CopyError::Engine(Side::Destination, e))?;
         if let Some(key) = first_difference(&source, &destination) {
-            return Err(CopyError::Differs(key));
+            return Err(CopyError::Mismatch(key));
         }
         next = following(&source);
         let (mut ours, mut theirs) = (Reads::new(from, &source), Reads::new(to, &destination));
@@ -355,14 +355,14 @@ async fn compare(
                 (None, None) => break,
                 (Some(source), Some(destination)) => (source, destination),
                 (Some((key, _)), None) | (None, Some((key, _))) => {
-                    return Err(CopyError::Differs(shown(&key)));
+                    return Err(CopyError::Mismatch(shown(&key)));
                 }
             };
             let (one, other) = tokio::join!(digest(&source), digest(&destination));
             let one = one.map_err(|e| CopyError::Engine(Side::Source, e))?;
             let other = other.map_err(|e| CopyError::Engine(Side::Destination, e))?;
             if one != other {
-                return Err(CopyError::Differs(shown(&source.0)));
+                return Err(CopyError::Mismatch(shown(&source.0)));
             }
             checksum.update(&one.0.to_le_bytes());
             progress.records += 1;
@@ -408,7 +408,7 @@ async fn piece(body: &Body, at: u64) -> Result<Bytes> {
 }
 
 /// The first key at which two pages differ in key, due or head.
-fn first_difference(one: &Page, other: &Page) -> Option<String> {
+fn first_difference(one: &ScanPage, other: &ScanPage) -> Option<String> {
     let mut others = other.iter();
     for found in one.iter() {
         let same = |with: &ScannedRecord<'_>| {
@@ -423,13 +423,13 @@ fn first_difference(one: &Page, other: &Page) -> Option<String> {
     others.next().map(|with| shown(with.key))
 }
 
-async fn page_from(engine: &dyn Engine, start: Bytes) -> Result<Page> {
+async fn page_from(engine: &dyn Engine, start: Bytes) -> Result<ScanPage> {
     let end = Bytes::from_static(&LAST);
     engine.scan(Scan { start, end, limit: PAGE_RECORDS, skip_expired_at: 0, eventual: false }).await
 }
 
 /// Where the page after this one starts; `None` when this was the last.
-fn following(page: &Page) -> Option<Bytes> {
+fn following(page: &ScanPage) -> Option<Bytes> {
     if page.len() < PAGE_RECORDS {
         return None;
     }

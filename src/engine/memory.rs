@@ -1,8 +1,8 @@
 //! The reference engine: the contract in its plainest form, in memory, gone with the process.
 
 use super::{
-    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, KeyedRecord, Mutation, Outcome, Page,
-    Projection, Record, Result, Scan, ScannedRecord, Snapshot, Stats,
+    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, KeyedRecord, Mutation, Outcome,
+    Projection, Record, Result, Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,8 +46,8 @@ fn poisoned<T>(_: std::sync::PoisonError<T>) -> EngineError {
 }
 
 impl State {
-    fn scan(&self, scan: &Scan) -> Page {
-        let mut page = Page::default();
+    fn scan(&self, scan: &Scan) -> ScanPage {
+        let mut page = ScanPage::default();
         if scan.start >= scan.end {
             return page;
         }
@@ -127,7 +127,7 @@ impl Engine for Memory {
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move { Ok(self.shared()?.scan(&scan)) })
     }
 

@@ -41,7 +41,7 @@ pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 
 /// Stored bodies up to this size, in bytes, are best read at once when all of them are wanted: an
 /// engine may keep them in memory whole.
-pub const WHOLE_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
+pub const SINGLE_READ_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
 
 /// A record as stored.
 #[derive(Clone, Debug)]
@@ -202,7 +202,7 @@ pub struct Scan {
 
 /// What a scan found, in one buffer.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct ScanPage {
     bytes: Vec<u8>,
     spans: Vec<Span>,
 }
@@ -215,7 +215,7 @@ struct Span {
     expires_at: u64,
 }
 
-/// One record of a [`Page`], without its body.
+/// One record of a [`ScanPage`], without its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScannedRecord<'p> {
     /// Its key.
@@ -228,14 +228,14 @@ pub struct ScannedRecord<'p> {
     pub meta: &'p [u8],
 }
 
-impl Page {
+impl ScanPage {
     /// With room for as many records of a usual size as a page of the API holds.
-    pub fn with_room(limit: usize) -> Page {
+    pub fn with_capacity(limit: usize) -> ScanPage {
         const RECORDS: usize = 1024;
         const RECORD_BYTES: usize = 72;
         let records = limit.min(RECORDS);
         let bytes = Vec::with_capacity(records * RECORD_BYTES);
-        Page { bytes, spans: Vec::with_capacity(records) }
+        ScanPage { bytes, spans: Vec::with_capacity(records) }
     }
 
     /// Appends a record.
@@ -338,7 +338,7 @@ pub trait Engine: Send + Sync + 'static {
     fn read<'a>(&'a self, key: &'a [u8], part: Projection)
     -> BoxFuture<'a, Result<Option<Record>>>;
     /// The records of a range, without bodies, from one snapshot.
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>>;
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>>;
     /// All records as they are now, to be read at leisure.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>>;
     /// Keys and versions of at most `limit` records with `0 < due <= until`, the earliest first.

@@ -8,7 +8,7 @@ use super::codec::ItemMeta;
 use super::integrity::{IntegrityChecker, RecordCounts};
 use super::keyspace::{self, ITEMS, STORES};
 use super::{Error, Kv};
-use crate::engine::copy::{CopyError, Filling};
+use crate::engine::copy::{BulkLoader, CopyError};
 use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot};
 use bytes::{Buf, BufMut, Bytes};
 use std::io::{self, Read};
@@ -34,7 +34,7 @@ const PAGE_BYTES: u64 = 1 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// A backup on its way out.
-pub struct Backup {
+pub struct BackupStream {
     snapshot: Box<dyn Snapshot>,
     next: Bytes,
     waiting: std::vec::IntoIter<KeyedRecord>,
@@ -51,9 +51,9 @@ impl Kv {
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn backup(&self) -> Result<Backup, Error> {
+    pub async fn backup(&self) -> Result<BackupStream, Error> {
         let snapshot = self.engine.snapshot().await?;
-        Ok(Backup::of(snapshot))
+        Ok(BackupStream::of(snapshot))
     }
 }
 
@@ -61,13 +61,13 @@ impl Kv {
 ///
 /// # Errors
 /// When the engine fails.
-pub async fn backup(engine: &dyn Engine) -> Result<Backup, Error> {
-    Ok(Backup::of(engine.snapshot().await?))
+pub async fn backup(engine: &dyn Engine) -> Result<BackupStream, Error> {
+    Ok(BackupStream::of(engine.snapshot().await?))
 }
 
-impl Backup {
-    fn of(snapshot: Box<dyn Snapshot>) -> Backup {
-        Backup {
+impl BackupStream {
+    fn of(snapshot: Box<dyn Snapshot>) -> BackupStream {
+        BackupStream {
             snapshot,
             // After the mark of an unfinished copy, which no server has.
             next: Bytes::from_static(&[1]),
@@ -172,7 +172,7 @@ pub enum RestoreError {
     Damaged(String),
     /// It did not get into the destination.
     #[error(transparent)]
-    Mutation(#[from] CopyError),
+    Load(#[from] CopyError),
     /// The destination failed.
     #[error("the destination: {0}")]
     Engine(#[from] EngineError),
@@ -290,7 +290,7 @@ pub async fn restore(
     tell: &mut (dyn FnMut(u64) + Send),
 ) -> Result<RecordCounts, RestoreError> {
     let mut counted = RecordCounts::default();
-    let mut filling = Filling::begin(to.clone()).await?;
+    let mut filling = BulkLoader::begin(to.clone()).await?;
     while let Some(Found { key, mut record, size }) = frames.record()? {
         if size > INLINE_BYTES_MAX as u64 {
             let (mut stage, mut left) = (to.create_blob().await?, size);

@@ -20,7 +20,7 @@ pub struct ItemMeta {
     /// The generation it had where it came from; without one its record's version counts.
     pub generation: Option<u64>,
     /// When it was written, in microseconds.
-    pub modified: u64,
+    pub modified_at: u64,
     /// Bytes of its value.
     pub size: u64,
     /// Its metadata.
@@ -33,7 +33,7 @@ impl ItemMeta {
         let metadata = self.metadata.as_bytes();
         let mut meta = BytesMut::with_capacity(ITEM_FIXED + 8 + metadata.len());
         meta.put_u8(if self.generation.is_some() { FORMAT_BROUGHT } else { FORMAT });
-        meta.put_u64_le(self.modified);
+        meta.put_u64_le(self.modified_at);
         meta.put_u64_le(self.size);
         if let Some(generation) = self.generation {
             meta.put_u64_le(generation);
@@ -48,7 +48,7 @@ impl ItemMeta {
     /// [`Error::Internal`] when they are none of this format.
     pub fn decode(meta: &Bytes) -> Result<ItemMeta, Error> {
         let ([format], rest) = split::<1>(meta)?;
-        let (modified, rest) = split::<8>(rest)?;
+        let (modified_at, rest) = split::<8>(rest)?;
         let (size, rest) = split::<8>(rest)?;
         let (generation, fixed) = match format {
             FORMAT => (None, ITEM_FIXED),
@@ -57,7 +57,7 @@ impl ItemMeta {
         };
         Ok(ItemMeta {
             generation,
-            modified: u64::from_le_bytes(modified),
+            modified_at: u64::from_le_bytes(modified_at),
             size: u64::from_le_bytes(size),
             metadata: Metadata::stored(meta.slice(fixed..)),
         })
@@ -89,8 +89,8 @@ impl StoreMeta {
             Some(Location::Us) => 4,
         });
         meta.put_u8(u8::from(self.closing));
-        meta.put_u64_le(self.info.created);
-        meta.put_u64_le(self.info.updated);
+        meta.put_u64_le(self.info.created_at);
+        meta.put_u64_le(self.info.updated_at);
         meta.put_slice(self.info.id.as_bytes());
         meta.put_slice(name);
         meta.freeze()
@@ -115,8 +115,8 @@ impl StoreMeta {
     /// [`Error::Internal`] when they are none of this format.
     pub fn decode(meta: &[u8]) -> Result<StoreMeta, Error> {
         let ([format, location, closing], rest) = split::<3>(meta)?;
-        let (created, rest) = split::<8>(rest)?;
-        let (updated, rest) = split::<8>(rest)?;
+        let (created_at, rest) = split::<8>(rest)?;
+        let (updated_at, rest) = split::<8>(rest)?;
         let (id, name) = split::<{ StoreId::LEN }>(rest)?;
         let location = match location {
             0 => None,
@@ -133,8 +133,8 @@ impl StoreMeta {
         let info = StoreInfo {
             id: StoreId::parse(&id).map_err(|_| damaged("a store's id"))?,
             name: StoreName::parse(name).map_err(|_| damaged("a store's name"))?,
-            created: u64::from_le_bytes(created),
-            updated: u64::from_le_bytes(updated),
+            created_at: u64::from_le_bytes(created_at),
+            updated_at: u64::from_le_bytes(updated_at),
         };
         Ok(StoreMeta { info, location, closing: closing == 1 })
     }
@@ -148,7 +148,7 @@ pub struct TokenMeta {
     /// What it was made for.
     pub grant: Grant,
     /// When it was made, in microseconds.
-    pub created: u64,
+    pub created_at: u64,
 }
 
 impl TokenMeta {
@@ -163,7 +163,7 @@ impl TokenMeta {
             Scope::Global => 0,
             Scope::Read => 1,
         });
-        meta.put_u64_le(self.created);
+        meta.put_u64_le(self.created_at);
         meta.put_slice(self.id.as_bytes());
         // A grant has at most 100 stores, and a name of at most 1020 bytes.
         meta.put_u8(stores.len() as u8);
@@ -182,7 +182,7 @@ impl TokenMeta {
     /// [`Error::Internal`] when they are none of this format.
     pub fn decode(meta: &[u8]) -> Result<TokenMeta, Error> {
         let ([format, scope], rest) = split::<2>(meta)?;
-        let (created, rest) = split::<8>(rest)?;
+        let (created_at, rest) = split::<8>(rest)?;
         let (id, rest) = split::<{ StoreId::LEN }>(rest)?;
         let ([count], mut rest) = split::<1>(rest)?;
         let scope = match scope {
@@ -210,7 +210,7 @@ impl TokenMeta {
             .filter(|grant| grant.stores().len() == given)
             .ok_or_else(|| damaged("a token's limits"))?;
         let id = TokenId::parse(&id).map_err(|_| damaged("a token's id"))?;
-        Ok(TokenMeta { id, grant, created: u64::from_le_bytes(created) })
+        Ok(TokenMeta { id, grant, created_at: u64::from_le_bytes(created_at) })
     }
 }
 
@@ -230,19 +230,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn item_heads_round_trip(generation: Option<u64>, modified: u64, size: u64,
+        fn item_heads_round_trip(generation: Option<u64>, modified_at: u64, size: u64,
             meta in "[ -~é]{0,300}") {
             let metadata = Metadata::stored(Bytes::from(meta));
-            let meta = ItemMeta { generation, modified, size, metadata };
+            let meta = ItemMeta { generation, modified_at, size, metadata };
             prop_assert_eq!(ItemMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 
         #[test]
-        fn store_heads_round_trip(created: u64, updated: u64, name in "[a-zA-Z][ -~é]{0,200}",
+        fn store_heads_round_trip(created_at: u64, updated_at: u64, name in "[a-zA-Z][ -~é]{0,200}",
             closing: bool, place in 0..5_usize) {
             let info = StoreInfo {
                 id: StoreId::random().unwrap(), name: StoreName::parse(&name).unwrap(),
-                created, updated,
+                created_at, updated_at,
             };
             let places = ["US", "EU", "ASIA", "AUS"];
             let location = places.get(place).map(|text| Location::parse(text).unwrap());
@@ -251,12 +251,12 @@ mod tests {
         }
 
         #[test]
-        fn token_heads_round_trip(created: u64, name in "[ -~é]{1,200}", count in 0..101_usize,
+        fn token_heads_round_trip(created_at: u64, name in "[ -~é]{1,200}", count in 0..101_usize,
             reads: bool, prefix in "[ -~é]{0,200}") {
             let stores = (0..count).map(|_| StoreId::random().unwrap()).collect();
             let scope = if reads { Scope::Read } else { Scope::Global };
             let grant = Grant::new(&name, scope, stores, &prefix).unwrap();
-            let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created };
+            let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created_at };
             prop_assert_eq!(TokenMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 

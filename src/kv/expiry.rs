@@ -2,7 +2,7 @@
 //! every read from the moment they expire; this is only about space.
 
 use super::clock::SECOND;
-use super::limits::EXPIRED_KEPT_SECS;
+use super::limits::EXPIRED_RETENTION_SECS;
 use super::{Error, Kv};
 use crate::engine::{Commit, Mutation, Outcome, Precondition};
 
@@ -10,13 +10,13 @@ use crate::engine::{Commit, Mutation, Outcome, Precondition};
 const SWEEP_ITEMS: usize = 256;
 
 impl Kv {
-    /// Removes some of the items and tokens that expired at least [`EXPIRED_KEPT_SECS`] ago;
+    /// Removes some of the items and tokens that expired at least [`EXPIRED_RETENTION_SECS`] ago;
     /// answers how many it removed, which is 0 when there are none left.
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn sweep(&self) -> Result<usize, Error> {
-        let until = self.clock.now().saturating_sub(EXPIRED_KEPT_SECS * SECOND);
+    pub async fn purge_expired(&self) -> Result<usize, Error> {
+        let until = self.clock.now().saturating_sub(EXPIRED_RETENTION_SECS * SECOND);
         let expires_at = self.engine.expired(until, SWEEP_ITEMS).await?;
         if expires_at.is_empty() {
             return Ok(0);

@@ -11,7 +11,7 @@ const PAGE_ITEMS: usize = 1000;
 const PAGE_BYTES: u64 = 1 << 20;
 
 /// A walk through the items of a store, in the order of their keys.
-pub struct Export {
+pub struct ExportStream {
     snapshot: Box<dyn Snapshot>,
     next: Bytes,
     end: Bytes,
@@ -29,7 +29,7 @@ impl Kv {
     ///
     /// # Errors
     /// [`Error::NoStore`], or when the engine fails.
-    pub async fn export(&self, store: &StoreId, prefix: &str) -> Result<Export, Error> {
+    pub async fn export(&self, store: &StoreId, prefix: &str) -> Result<ExportStream, Error> {
         let mut snapshot = self.engine.snapshot().await?;
         let now = self.clock.now();
         let at = keyspace::store(store);
@@ -39,11 +39,11 @@ impl Kv {
         }
         let next = keyspace::prefixed_items(store, prefix);
         let (end, skip) = (keyspace::end_of(&next), keyspace::items(store).len());
-        Ok(Export { snapshot, next, end, skip, now })
+        Ok(ExportStream { snapshot, next, end, skip, now })
     }
 }
 
-impl Export {
+impl ExportStream {
     /// The next items; none at the end.
     ///
     /// # Errors

@@ -36,13 +36,13 @@ impl ImportedGeneration {
 #[derive(Clone, Debug)]
 pub struct ImportItem {
     /// As in a batch; its time to live counts from now.
-    pub line: BatchItem,
+    pub item: BatchItem,
     /// When it expires, in microseconds; instead of a time to live.
-    pub expires: Option<u64>,
+    pub expires_at: Option<u64>,
     /// Its generation there.
     pub generation: Option<ImportedGeneration>,
     /// When it was written there, in microseconds.
-    pub modified: Option<u64>,
+    pub modified_at: Option<u64>,
 }
 
 /// What happens to an item that is there already.
@@ -86,7 +86,7 @@ impl Kv {
             let mut commit = self.open_store(store).await?.commit(now);
             let mut outcome = vec![ImportOutcome::Written; arrivals.len()];
             for (arrival, outcome) in arrivals.iter().zip(&mut outcome) {
-                if arrival.expires.is_some_and(|expires| expires <= now) {
+                if arrival.expires_at.is_some_and(|expires_at| expires_at <= now) {
                     *outcome = ImportOutcome::Expired;
                 }
             }
@@ -117,7 +117,7 @@ impl Kv {
     ) -> Result<(), Error> {
         let mut firsts = HashMap::with_capacity(arrivals.len());
         for (at, arrival) in arrivals.iter().enumerate() {
-            let key = keyspace::item(store, &arrival.line.key);
+            let key = keyspace::item(store, &arrival.item.key);
             match outcome.get_mut(at) {
                 Some(ImportOutcome::Expired) | None => {}
                 Some(outcome) => match firsts.contains_key(&key) {
@@ -155,7 +155,7 @@ fn last_of_each(
 ) {
     let mut seen = HashSet::with_capacity(arrivals.len());
     for (arrival, outcome) in arrivals.iter().zip(outcome).rev() {
-        let key = keyspace::item(store, &arrival.line.key);
+        let key = keyspace::item(store, &arrival.item.key);
         if *outcome == ImportOutcome::Written && seen.insert(key.clone()) {
             arrival.put(key, now, commit);
         }
@@ -164,13 +164,13 @@ fn last_of_each(
 
 impl ImportItem {
     fn put(&self, key: Bytes, now: u64, commit: &mut Commit) {
-        let BatchItem { ttl, metadata, value, .. } = &self.line;
-        let expires_at = self.expires.unwrap_or_else(|| items::expires_at(*ttl, now));
+        let BatchItem { ttl, metadata, value, .. } = &self.item;
+        let expires_at = self.expires_at.unwrap_or_else(|| items::expires_at(*ttl, now));
         let generation = self.generation.map(|ImportedGeneration(generation)| generation);
         // Whatever is written later under the key has a greater one.
         commit.version_min = commit.version_min.max(generation.unwrap_or(0));
-        let (modified, size) = (self.modified.unwrap_or(now), value.len());
-        let meta = ItemMeta { generation, modified, size, metadata: metadata.clone() };
+        let (modified_at, size) = (self.modified_at.unwrap_or(now), value.len());
+        let meta = ItemMeta { generation, modified_at, size, metadata: metadata.clone() };
         let record = NewRecord { expires_at, meta: meta.encode(), body: value.0.clone() };
         commit.mutations.push(Mutation { key, record: Some(record) });
     }

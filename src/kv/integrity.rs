@@ -50,7 +50,7 @@ impl IntegrityChecker {
             }
             Some((&STORES, id)) => self.store(id, meta),
             Some((&TOKENS, hash)) => token(hash, meta),
-            _ if key == copy::MARK => Err("a copy into here is not finished".into()),
+            _ if key == copy::MARKER_KEY => Err("a copy into here is not finished".into()),
             _ => Err("a record of an unknown kind".into()),
         };
         if let Err(what) = judged {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_token_is_sound_under_a_hash_and_with_a_head_alone() {
         let grant = Grant::new("n", Scope::Global, vec![StoreId::random().unwrap()], "p").unwrap();
-        let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created: 1 }.encode();
+        let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created_at: 1 }.encode();
         let key = keyspace::token(&[7; TOKEN_HASH_BYTES]);
         let problems = |key: &[u8], meta: &[u8]| {
             let mut checker = IntegrityChecker::new(&ManualClock::new(1));

@@ -2,7 +2,7 @@
 
 use super::clock::SECOND;
 use super::codec::{ItemMeta, StoreMeta};
-use super::preconditions::{self, Combine, Current, Mode, Removal};
+use super::preconditions::{self, Combine, Current, PutMode, Removal};
 use super::types::{Key, Metadata, StoreId, Ttl};
 use super::{ATTEMPTS_MAX, Error, Kv, Value, keyspace};
 use crate::engine::{
@@ -19,9 +19,9 @@ pub struct Item {
     /// Changes with each write; never the same twice for a key.
     pub generation: u64,
     /// When it was written, in microseconds.
-    pub modified: u64,
+    pub modified_at: u64,
     /// When it expires, in microseconds; `None` for never.
-    pub expires: Option<u64>,
+    pub expires_at: Option<u64>,
     /// Its metadata.
     pub metadata: Metadata,
     /// Bytes of its value.
@@ -34,7 +34,7 @@ pub struct Item {
 #[derive(Clone, Debug, Default)]
 pub struct PutRequest {
     /// What happens to an item that is there.
-    pub mode: Mode,
+    pub mode: PutMode,
     /// Only if the item has this generation; 0: only if there is none.
     pub if_generation: Option<u64>,
     /// For how long it lives from now.
@@ -46,7 +46,7 @@ pub struct PutRequest {
 impl PutRequest {
     /// Whether what is there decides what happens.
     fn conditional(&self) -> bool {
-        self.mode != Mode::Overwrite || self.if_generation.is_some()
+        self.mode != PutMode::Overwrite || self.if_generation.is_some()
     }
 }
 
@@ -150,7 +150,7 @@ impl Kv {
             let mut commit = open.commit(now);
             let mut body = value.0.clone();
             if put.conditional() {
-                let joins = matches!(put.mode, Mode::Append | Mode::Prepend);
+                let joins = matches!(put.mode, PutMode::Append | PutMode::Prepend);
                 let part = if joins { Projection::Full } else { Projection::Meta };
                 let found = self.engine.read(&at, part).await?;
                 let current = self.current(found.as_ref())?;
@@ -276,10 +276,10 @@ pub(super) fn write(
     expires_at: u64,
     metadata: &Metadata,
     body: Body,
-    modified: u64,
+    modified_at: u64,
 ) -> Mutation {
     let (size, metadata) = (body.len(), metadata.clone());
-    let meta = ItemMeta { generation: None, modified, size, metadata };
+    let meta = ItemMeta { generation: None, modified_at, size, metadata };
     Mutation { key, record: Some(NewRecord { expires_at, meta: meta.encode(), body }) }
 }
 
@@ -291,8 +291,8 @@ pub(super) fn item(record: Record, part: Projection) -> Result<Item, Error> {
     }
     Ok(Item {
         generation: meta.generation.unwrap_or(record.version),
-        modified: meta.modified,
-        expires: (record.expires_at > 0).then_some(record.expires_at),
+        modified_at: meta.modified_at,
+        expires_at: (record.expires_at > 0).then_some(record.expires_at),
         metadata: meta.metadata,
         size: meta.size,
         value: Value(record.body),

@@ -21,4 +21,4 @@ pub const TOKEN_STORES_MAX: usize = 100;
 pub const TOKEN_PREFIX_BYTES_MAX: usize = 1024;
 /// Seconds for which an expired item still answers a plain delete with success before its space
 /// is taken back (contract.md, 11.1).
-pub const EXPIRED_KEPT_SECS: u64 = 60;
+pub const EXPIRED_RETENTION_SECS: u64 = 60;

@@ -3,7 +3,7 @@
 use super::items::{self, Item};
 use super::types::StoreId;
 use super::{Error, Kv, keyspace};
-use crate::engine::{Body, Page, Projection, Record, Scan};
+use crate::engine::{Body, Projection, Record, Scan, ScanPage};
 use bytes::Bytes;
 
 /// Which keys are wanted.
@@ -22,7 +22,7 @@ pub struct ListKeys {
 /// A page of keys in the order of their bytes, from one snapshot.
 #[derive(Debug)]
 pub struct KeyPage {
-    page: Page,
+    page: ScanPage,
     skip: usize,
     /// Whether more keys follow.
     pub more: bool,

@@ -27,7 +27,7 @@ pub mod upload;
 mod value;
 
 pub use crate::engine::Stats;
-pub use value::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
+pub use value::{PIECE_BYTES, SINGLE_READ_BYTES_MAX, Value};
 
 use crate::engine::{Engine, EngineError};
 use clock::Clock;
@@ -46,9 +46,9 @@ pub struct StoreInfo {
     /// Its name, unique.
     pub name: StoreName,
     /// When it was created, in microseconds.
-    pub created: u64,
+    pub created_at: u64,
     /// When it was created or last renamed, in microseconds.
-    pub updated: u64,
+    pub updated_at: u64,
 }
 
 /// All stores, over one engine.
@@ -72,7 +72,7 @@ impl Kv {
 
     /// Bytes of memory that an upload of so many bytes may take, if `streamed` bytes are enough for
     /// an engine that takes it piece by piece; `None` for an upload of unknown size.
-    pub fn upload_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
+    pub fn upload_memory_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
         let most = declared.unwrap_or(self.value_bytes_max);
         if self.engine.buffers_blobs() { most } else { most.min(streamed) }
     }

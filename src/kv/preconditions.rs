@@ -30,7 +30,7 @@ impl Current {
 
 /// How a put treats what is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub enum PutMode {
     /// Replaces it.
     #[default]
     Overwrite,
@@ -58,7 +58,7 @@ pub enum Combine {
 /// # Errors
 /// [`Error::Precondition`] when `add` or the generation forbids it. Generation 0 demands that
 /// there is nothing.
-pub fn put(current: Current, mode: Mode, if_generation: Option<u64>) -> Result<Combine, Error> {
+pub fn put(current: Current, mode: PutMode, if_generation: Option<u64>) -> Result<Combine, Error> {
     let found = match current {
         Current::Absent | Current::Expired => 0,
         Current::Live { generation } => generation,
@@ -67,10 +67,12 @@ pub fn put(current: Current, mode: Mode, if_generation: Option<u64>) -> Result<C
         return Err(Error::Precondition);
     }
     match mode {
-        Mode::Add if found != 0 => Err(Error::Precondition),
-        Mode::Append if found != 0 => Ok(Combine::Append),
-        Mode::Prepend if found != 0 => Ok(Combine::Prepend),
-        Mode::Overwrite | Mode::Add | Mode::Append | Mode::Prepend => Ok(Combine::Replace),
+        PutMode::Add if found != 0 => Err(Error::Precondition),
+        PutMode::Append if found != 0 => Ok(Combine::Append),
+        PutMode::Prepend if found != 0 => Ok(Combine::Prepend),
+        PutMode::Overwrite | PutMode::Add | PutMode::Append | PutMode::Prepend => {
+            Ok(Combine::Replace)
+        }
     }
 }
 
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn every_put_on_nothing_writes_the_value_unless_a_generation_is_demanded() {
         for current in GONE {
-            for mode in [Mode::Overwrite, Mode::Add, Mode::Append, Mode::Prepend] {
+            for mode in [PutMode::Overwrite, PutMode::Add, PutMode::Append, PutMode::Prepend] {
                 for demanded in [None, Some(0)] {
                     assert_eq!(put(current, mode, demanded), Ok(Combine::Replace));
                 }
@@ -122,10 +124,10 @@ mod tests {
     #[test]
     fn every_put_on_an_item_heeds_mode_and_generation() {
         let table = [
-            (Mode::Overwrite, Ok(Combine::Replace)),
-            (Mode::Add, Err(Error::Precondition)),
-            (Mode::Append, Ok(Combine::Append)),
-            (Mode::Prepend, Ok(Combine::Prepend)),
+            (PutMode::Overwrite, Ok(Combine::Replace)),
+            (PutMode::Add, Err(Error::Precondition)),
+            (PutMode::Append, Ok(Combine::Append)),
+            (PutMode::Prepend, Ok(Combine::Prepend)),
         ];
         for (mode, answer) in table {
             for demanded in [None, Some(7)] {

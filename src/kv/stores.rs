@@ -54,7 +54,7 @@ impl Kv {
         location: Option<Location>,
     ) -> Result<StoreInfo, Error> {
         let now = self.clock.now();
-        let info = StoreInfo { id: StoreId::random()?, name, created: now, updated: now };
+        let info = StoreInfo { id: StoreId::random()?, name, created_at: now, updated_at: now };
         let meta = StoreMeta { info, location, closing: false };
         let by_id = keyspace::store(&meta.info.id);
         let absent = |key: Bytes| Precondition { key, version: 0 };
@@ -153,7 +153,7 @@ impl Kv {
                 return Ok(());
             }
             let (now, by_id) = (self.clock.now(), keyspace::store(id));
-            let info = StoreInfo { name: name.clone(), updated: now, ..meta.info.clone() };
+            let info = StoreInfo { name: name.clone(), updated_at: now, ..meta.info.clone() };
             let renamed = StoreMeta { info, location: meta.location, closing: false };
             let taken = self.engine.read(&order(&renamed), Projection::Meta).await?;
             if taken.is_some() {

@@ -153,17 +153,17 @@ impl Grant {
     }
 
     /// Whether it is for some stores or some keys only.
-    pub fn partial(&self) -> bool {
+    pub fn is_restricted(&self) -> bool {
         !self.stores.is_empty() || !self.prefix.is_empty()
     }
 
     /// Whether it reaches the store with this id; takes any bytes.
-    pub fn reaches(&self, store: &[u8]) -> bool {
+    pub fn allows_store(&self, store: &[u8]) -> bool {
         self.stores.is_empty() || self.stores.iter().any(|id| id.as_bytes() == store)
     }
 
     /// Whether it covers this key, or all keys that begin with this prefix.
-    pub fn covers(&self, key: &[u8]) -> bool {
+    pub fn allows_key(&self, key: &[u8]) -> bool {
         key.starts_with(self.prefix.as_bytes())
     }
 }
@@ -176,9 +176,9 @@ pub struct TokenInfo {
     /// What it is for.
     pub grant: Grant,
     /// When it was made, in microseconds.
-    pub created: u64,
+    pub created_at: u64,
     /// When it expires, in microseconds; `None` for never.
-    pub expires: Option<u64>,
+    pub expires_at: Option<u64>,
 }
 
 /// The secret of a new token, which is told once; shows nothing of itself by accident.
@@ -214,8 +214,8 @@ fn key_of(secret: &[u8]) -> Option<Bytes> {
 }
 
 fn info(meta: &[u8], expires_at: u64) -> Result<TokenInfo, Error> {
-    let TokenMeta { id, grant, created } = TokenMeta::decode(meta)?;
-    Ok(TokenInfo { id, grant, created, expires: (expires_at > 0).then_some(expires_at) })
+    let TokenMeta { id, grant, created_at } = TokenMeta::decode(meta)?;
+    Ok(TokenInfo { id, grant, created_at, expires_at: (expires_at > 0).then_some(expires_at) })
 }
 
 impl Kv {
@@ -227,10 +227,10 @@ impl Kv {
     pub async fn create_token(
         &self,
         grant: Grant,
-        expires: Option<u64>,
+        expires_at: Option<u64>,
     ) -> Result<(TokenInfo, Secret), Error> {
         let now = self.clock.now();
-        if expires.is_some_and(|at| at <= now) {
+        if expires_at.is_some_and(|at| at <= now) {
             return Err(Error::invalid("expires_at", "must be a time to come"));
         }
         for store in grant.stores() {
@@ -251,17 +251,17 @@ impl Kv {
         let secret = Secret::random()?;
         let broken = || Error::Internal("a secret of the wrong form was made".into());
         let key = key_of(secret.0.as_bytes()).ok_or_else(broken)?;
-        let meta = TokenMeta { id: TokenId::random()?, grant, created: now };
-        let expires_at = expires.unwrap_or(0);
-        let record = NewRecord { expires_at, meta: meta.encode(), body: Body::EMPTY };
+        let meta = TokenMeta { id: TokenId::random()?, grant, created_at: now };
+        let (meta_bytes, body) = (meta.encode(), Body::EMPTY);
+        let record = NewRecord { expires_at: expires_at.unwrap_or(0), meta: meta_bytes, body };
         let commit = Commit {
             version_min: now,
             preconditions: vec![Precondition { key: key.clone(), version: 0 }],
             mutations: vec![Mutation { key, record: Some(record) }],
         };
-        let TokenMeta { id, grant, created } = meta;
+        let TokenMeta { id, grant, created_at } = meta;
         match self.engine.commit(commit).await? {
-            Outcome::Committed(_) => Ok((TokenInfo { id, grant, created, expires }, secret)),
+            Outcome::Committed(_) => Ok((TokenInfo { id, grant, created_at, expires_at }, secret)),
             Outcome::Conflict => Err(Error::Busy),
         }
     }
@@ -286,7 +286,7 @@ impl Kv {
     pub async fn list_tokens(&self) -> Result<Vec<TokenInfo>, Error> {
         let found = self.live_tokens().await?;
         let mut tokens: Vec<_> = found.into_iter().map(|(info, _)| info).collect();
-        tokens.sort_by_key(|token| (token.created, token.id.0));
+        tokens.sort_by_key(|token| (token.created_at, token.id.0));
         Ok(tokens)
     }
 
@@ -360,14 +360,16 @@ mod tests {
     #[test]
     fn a_grant_reaches_its_stores_and_covers_its_keys_alone() {
         let all = grant("n", 0, "").unwrap();
-        assert!(all.reaches(b"anything") && all.covers(b"") && !all.partial());
+        assert!(all.allows_store(b"anything") && all.allows_key(b"") && !all.is_restricted());
         let id = StoreId::random().unwrap();
         let some = Grant::new("n", Scope::Read, vec![id, id], "a/").unwrap();
         assert_eq!(some.stores(), [id], "twice counts once");
-        assert!(some.partial() && some.reaches(id.as_bytes()));
-        assert!(!some.reaches(StoreId::random().unwrap().as_bytes()) && !some.reaches(b""));
-        assert!(some.covers(b"a/") && some.covers(b"a/b"));
-        assert!(!some.covers(b"a") && !some.covers(b"") && !some.covers(b"b/a/"));
+        assert!(some.is_restricted() && some.allows_store(id.as_bytes()));
+        assert!(
+            !some.allows_store(StoreId::random().unwrap().as_bytes()) && !some.allows_store(b"")
+        );
+        assert!(some.allows_key(b"a/") && some.allows_key(b"a/b"));
+        assert!(!some.allows_key(b"a") && !some.allows_key(b"") && !some.allows_key(b"b/a/"));
     }
 
     #[test]

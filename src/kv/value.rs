@@ -1,11 +1,11 @@
 //! A value: bytes in memory while there are few, or in the engine's keeping.
 
 use super::Error;
-pub use crate::engine::WHOLE_BYTES_MAX;
+pub use crate::engine::SINGLE_READ_BYTES_MAX;
 use crate::engine::{Body, INLINE_BYTES_MAX};
 use bytes::Bytes;
 
-/// Values of up to so many bytes are in memory whole; those over [`WHOLE_BYTES_MAX`] are best read
+/// Values of up to so many bytes are in memory whole; those over [`SINGLE_READ_BYTES_MAX`] are best read
 /// in pieces of this size, from multiples of it.
 pub const PIECE_BYTES: usize = INLINE_BYTES_MAX;
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use steadfast::engine::{
-    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
-    Scan, Snapshot, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result, Scan,
+    ScanPage, Snapshot, Stats,
 };
 
 /// What happens to the next call.
@@ -85,7 +85,7 @@ impl Engine for Faulty {
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
             self.read_fails()?;
             self.engine.scan(scan).await

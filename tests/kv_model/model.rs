@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use steadfast::kv::Error;
 use steadfast::kv::clock::SECOND;
 use steadfast::kv::items::{DeleteRequest, PutRequest};
-use steadfast::kv::preconditions::Mode;
+use steadfast::kv::preconditions::PutMode;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -48,9 +48,9 @@ impl Model {
         }
         let there = there.map(|entry| entry.value.clone());
         let left = match (put.mode, there) {
-            (Mode::Add, Some(_)) => return Err(Error::Precondition),
-            (Mode::Append, Some(there)) => [&there, value].concat(),
-            (Mode::Prepend, Some(there)) => [value, &there].concat(),
+            (PutMode::Add, Some(_)) => return Err(Error::Precondition),
+            (PutMode::Append, Some(there)) => [&there, value].concat(),
+            (PutMode::Prepend, Some(there)) => [value, &there].concat(),
             _ => value.to_vec(),
         };
         if left.len() as u64 > MAX { Err(Error::TooLarge(MAX)) } else { Ok(left) }

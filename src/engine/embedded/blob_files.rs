@@ -6,7 +6,8 @@
 //! its age, and is swept after the next start.
 
 use super::super::{
-    BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, StoredBody, WHOLE_BYTES_MAX,
+    BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, SINGLE_READ_BYTES_MAX,
+    StoredBody,
 };
 use super::Fatal;
 use super::read_scheduler::Pace;
@@ -367,7 +368,7 @@ impl StoredBody for Blob {
             };
             if let Ok(body) = &read
                 && body.len() as u64 == total
-                && total <= WHOLE_BYTES_MAX
+                && total <= SINGLE_READ_BYTES_MAX
             {
                 self.blobs.kept.0.insert(id, body.clone());
             }

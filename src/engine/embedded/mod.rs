@@ -29,8 +29,8 @@ mod writer;
 pub use verify::{VerifiedRecord, VerifyReport, check};
 
 use super::{
-    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
-    Scan, Snapshot, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result, Scan,
+    ScanPage, Snapshot, Stats,
 };
 use bytes::Bytes;
 use memtable::Overlay;
@@ -410,7 +410,7 @@ impl Engine for Embedded {
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
             self.open_still()?;
             let page = match self.shared.view.try_read() {

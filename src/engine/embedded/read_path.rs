@@ -1,6 +1,6 @@
 //! Reads over all that a record can be in: the overlay, the database, and blob files.
 
-use super::super::{Body, EngineError, Page, Projection, Record, Result, Scan, ScannedRecord};
+use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScanPage, ScannedRecord};
 use super::Shared;
 use super::blob_files::Blobs;
 use super::connection_pool::Readers;
@@ -53,11 +53,11 @@ impl Reads {
     }
 
     /// A page from the overlay and the database together. `view` is released once both are pinned.
-    pub(super) fn scan(&self, scan: &Scan, view: RwLockReadGuard<'_, ()>) -> Result<Page> {
+    pub(super) fn scan(&self, scan: &Scan, view: RwLockReadGuard<'_, ()>) -> Result<ScanPage> {
         let reading = self.readers.take()?;
         let above = above(&self.shared.overlay(), scan);
         drop(view);
-        let mut page = Page::with_room(scan.limit);
+        let mut page = ScanPage::with_capacity(scan.limit);
         let mut above = above.into_iter().peekable();
         self.readers.scan(reading, scan, |found| {
             while let Some((key, entry)) = above.next_if(|(key, _)| key[..] < *found.key) {
@@ -148,7 +148,7 @@ fn above(overlay: &Overlay, scan: &Scan) -> Vec<(Bytes, Option<Entry>)> {
     found
 }
 
-fn push(page: &mut Page, key: &[u8], entry: &Entry) {
+fn push(page: &mut ScanPage, key: &[u8], entry: &Entry) {
     let (version, expires_at, meta) = (entry.version, entry.expires_at, &entry.meta[..]);
     page.push(ScannedRecord { key, version, expires_at, meta });
 }

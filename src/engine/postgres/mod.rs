@@ -17,8 +17,8 @@ mod snapshot;
 mod sql;
 
 use super::{
-    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record,
-    Result, Scan, ScannedRecord, Snapshot, Stats,
+    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result,
+    Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
 use connection::{Fault, evict, timely_with};
@@ -329,7 +329,7 @@ impl Engine for Postgres {
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
             let (start, end) = (&scan.start[..], &scan.end[..]);
             let (skip, limit) = (signed(scan.skip_expired_at), signed(scan.limit as u64));
@@ -342,7 +342,7 @@ impl Engine for Postgres {
                 Some(rows) => rows,
                 None => self.inner.rows(sql::SCAN, params).await?,
             };
-            let mut page = Page::with_room(rows.len());
+            let mut page = ScanPage::with_capacity(rows.len());
             for row in &rows {
                 let (version, expires_at) = (number(row, 1)?, number(row, 2)?);
                 page.push(ScannedRecord {
