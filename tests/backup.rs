@@ -210,7 +210,7 @@ fn a_backup_that_is_damaged_or_cut_is_reported_and_never_served() {
     let served = steadfast(&["serve", "--data", text(&to), "--listen", "127.0.0.1:0"]);
     assert_eq!(served.status.code(), Some(1), "what is not whole is not served");
     let said = String::from_utf8_lossy(&served.stderr).into_owned();
-    assert!(said.contains("unfinished"), "{said}");
+    assert!(said.contains("incomplete"), "{said}");
     let again = steadfast(&["restore", text(&file), "--data", text(&to)]);
     assert_eq!(again.status.code(), Some(1), "nor is it filled again");
     // What is no backup leaves nothing, and what is there already is left alone.

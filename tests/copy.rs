@@ -251,7 +251,7 @@ fn the_command_says_what_is_wrong_without_the_url() {
         ("/nowhere/at/all", "x", 2, "there is no directory /nowhere/at/all"),
         ("mysql://u:secret@h/d", "x", 2, "--from must be a URL that begins with postgres://"),
         (".", "mysql://u:secret@h/d", 2, "--to must be a URL that begins with postgres://"),
-        (".", "postgres://u:secret@h:port/d", 1, "cannot be read"),
+        (".", "postgres://u:secret@h:port/d", 1, "is invalid"),
     ] {
         let scratch = tempfile::tempdir().unwrap();
         let from = if from == "." { scratch.path().to_str().unwrap() } else { from };

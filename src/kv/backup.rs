@@ -290,7 +290,7 @@ pub async fn restore(
     tell: &mut (dyn FnMut(u64) + Send),
 ) -> Result<RecordCounts, RestoreError> {
     let mut counted = RecordCounts::default();
-    let mut filling = BulkLoader::begin(to.clone()).await?;
+    let mut loader = BulkLoader::begin(to.clone()).await?;
     while let Some(Found { key, mut record, size }) = frames.record()? {
         if size > INLINE_BYTES_MAX as u64 {
             let (mut stage, mut left) = (to.create_blob().await?, size);
@@ -304,10 +304,10 @@ pub async fn restore(
         record.meta = brought(&key, &record)?;
         counted.stores += u64::from(key.first() == Some(&STORES));
         counted.items += u64::from(key.first() == Some(&ITEMS));
-        filling.add(key, record).await?;
+        loader.add(key, record).await?;
         tell(frames.records);
     }
-    filling.end().await?;
+    loader.finish().await?;
     Ok(counted)
 }
 

@@ -485,7 +485,7 @@ fn wrong_engines_are_refused_in_words_and_without_their_password() {
     assert!(refused(&["--engine", url], false).contains("set STEADFAST_TOKEN"));
     for (arguments, says) in [
         (vec!["--engine", "mysql://user:secret-word@h/kv"], "begins with postgres://"),
-        (vec!["--engine", "postgres://user:secret-word@h:port/kv"], "cannot be read"),
+        (vec!["--engine", "postgres://user:secret-word@h:port/kv"], "is invalid"),
         (vec!["--engine", url, "--memory"], "cannot be used with"),
         (vec!["--engine", url, "--max-value", "1000000000"], "--max-value must be at most"),
     ] {
