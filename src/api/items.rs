@@ -70,7 +70,7 @@ impl Api {
         let put = parse_put(head)?;
         let store = store?;
         let declared = head.content_length();
-        self.kv.check_put(&store, &key, &put, declared).await?;
+        let check = self.kv.check_put(&store, &key, &put, declared).await?;
         let held = self.kv.upload_memory_bytes(declared, STAGE_BYTES);
         let _share = self.admission.upload(held).await?;
         let mut upload = self.kv.upload();
@@ -78,7 +78,7 @@ impl Api {
             upload.push(chunk).await?;
         }
         let value = upload.finish().await?;
-        let generation = self.kv.put(&store, &key, &put, value).await?;
+        let generation = self.kv.put_checked(&store, &key, &put, check, value).await?;
         Ok(Response::new(200)
             .number(wire::GENERATION, generation)
             .field("Cache-Control", b"no-store")

@@ -242,7 +242,7 @@ fn every_wrong_header_field_is_400_by_its_name_and_changes_nothing() {
     }
     let long = "m".repeat(2001);
     let answer = case.put("k", &[("metadata", &long)], b"w");
-    assert_eq!(answer.refused(400), "metadata must have at most 2000 bytes, and has 2001");
+    assert_eq!(answer.refused(400), "metadata must have at most 2000 bytes, but has 2001");
     untouched(&case, generation, b"v");
 }
 

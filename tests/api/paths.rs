@@ -171,7 +171,7 @@ fn keys_of_forbidden_characters_and_forms_are_400() {
 fn a_key_has_1_to_1024_bytes() {
     let case = with_kept();
     forbidden(&case, "", "must not be empty");
-    let too_long = "must have at most 1024 bytes of UTF-8, and has 1025";
+    let too_long = "must have at most 1024 bytes of UTF-8, but has 1025";
     forbidden(&case, &"k".repeat(1025), too_long);
     forbidden(&case, &escaped("k".repeat(1025)), too_long);
     forbidden(&case, &escaped(format!("{}k", "é".repeat(512))), too_long);
