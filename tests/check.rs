@@ -107,10 +107,10 @@ fn every_kind_of_damage_is_reported() {
         (format!("DELETE FROM heads WHERE key = {item}"), "belongs to no record"),
         (format!("DELETE FROM heads WHERE key = {item}"), "but the stored count is"),
         (format!("DELETE FROM heads WHERE key = {id}"), "items belong to no store"),
-        (format!("DELETE FROM heads WHERE key = {id}"), "is of no store"),
+        (format!("DELETE FROM heads WHERE key = {id}"), "belongs to no store"),
         (
             "DELETE FROM heads WHERE key > CAST('o' AS BLOB) AND key < CAST('p' AS BLOB)".into(),
-            "it is missing in the order of lists",
+            "its list-order record is missing",
         ),
         ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3".into(), "does not match its checksum"),
         ("DELETE FROM bodies WHERE id = 4".into(), "is missing"),

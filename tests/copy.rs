@@ -13,7 +13,7 @@ use fault_injection::{Fault, FaultInjectingEngine};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
-use steadfast::engine::copy::{self, CopyError, MARK, Progress};
+use steadfast::engine::copy::{self, CopyError, MARKER_KEY, Progress};
 use steadfast::engine::memory::Memory;
 use steadfast::engine::{
     Body, Commit, Engine, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Projection, Scan,
@@ -110,7 +110,7 @@ async fn a_copy_and_a_copy_back_have_all_records(mut destination: Subject) {
     let (copied, version) = all(&*destination.engine).await;
     assert!(copied == before);
     assert!(version >= highest, "{version} < {highest}");
-    assert!(copy::finished(&*destination.engine).await.is_ok());
+    assert!(copy::check_complete(&*destination.engine).await.is_ok());
 
     let back: Arc<dyn Engine> = Arc::new(Memory::new());
     let again = copy_silently(&engine(&destination), &back).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject
             Err(CopyError::Engine(copy::Side::Destination, _)) => interruptions += 1,
             Err(e) => panic!("{e}"),
         }
-        let unfinished = copy::finished(&*subject.engine).await;
+        let unfinished = copy::check_complete(&*subject.engine).await;
         // Before the first commit the copy has not started.
         assert!(unfinished.is_err() || after == 0, "after {after}");
     }
@@ -152,12 +152,12 @@ async fn nonempty_destinations_and_unfinished_sources_are_refused(destination: S
     assert_eq!(all(&*destination.engine).await.0.len(), 1, "a refused copy must change nothing");
 
     let copy_marker =
-        Mutation { key: Bytes::from_static(MARK), record: Some(record(0, "", vec![])) };
+        Mutation { key: Bytes::from_static(MARKER_KEY), record: Some(record(0, "", vec![])) };
     commit(&*destination.engine, vec![copy_marker]).await;
-    assert!(copy::finished(&*destination.engine).await.is_err());
+    assert!(copy::check_complete(&*destination.engine).await.is_err());
     let into: Arc<dyn Engine> = empty;
     let refused = copy_silently(&engine(&destination), &into).await;
-    assert!(matches!(refused, Err(CopyError::Unfinished)), "{refused:?}");
+    assert!(matches!(refused, Err(CopyError::SourceIncomplete)), "{refused:?}");
 }
 
 async fn verification_finds_differences(destination: Subject) {
@@ -168,7 +168,7 @@ async fn verification_finds_differences(destination: Subject) {
         record: Some(record(9_999, "large", vec![1; len])),
     };
     let copy_position = |meta: &str| Mutation {
-        key: Bytes::from_static(MARK),
+        key: Bytes::from_static(MARKER_KEY),
         record: Some(record(0, meta, vec![])),
     };
     for (write, at) in [
@@ -177,7 +177,7 @@ async fn verification_finds_differences(destination: Subject) {
     ] {
         commit(&*destination.engine, write).await;
         match copy_silently(&source, &engine(&destination)).await {
-            Err(CopyError::Differs(key)) => assert_eq!(key, at),
+            Err(CopyError::Mismatch(key)) => assert_eq!(key, at),
             other => panic!("{other:?}"),
         }
     }
@@ -193,11 +193,11 @@ async fn verification_finds_differences(destination: Subject) {
     )
     .await;
     match copy_silently(&source, &engine(&destination)).await {
-        Err(CopyError::Differs(key)) => assert_eq!(key, "zlarge", "its value differs"),
+        Err(CopyError::Mismatch(key)) => assert_eq!(key, "zlarge", "its value differs"),
         other => panic!("{other:?}"),
     }
     assert!(
-        copy::finished(&*destination.engine).await.is_err(),
+        copy::check_complete(&*destination.engine).await.is_err(),
         "the copy must not count as finished"
     );
 }
@@ -209,7 +209,7 @@ async fn concurrent_copies_into_one_destination_do_not_corrupt_it(destination: S
         tokio::join!(copy_silently(&source, &one), copy_silently(&source, &other));
     let is_expected = |done: &Result<Progress, CopyError>| match done {
         Ok(_) | Err(CopyError::NotEmpty) => true,
-        Err(e) => matches!(e, CopyError::Crossed),
+        Err(e) => matches!(e, CopyError::Conflict),
     };
     assert!(is_expected(&first) && is_expected(&second), "{first:?} {second:?}");
     if first.is_err() && second.is_err() {
@@ -267,7 +267,7 @@ fn copy_errors_do_not_show_the_url() {
         ("/nowhere/at/all", "x", 2, "there is no directory /nowhere/at/all"),
         ("mysql://u:secret@h/d", "x", 2, "--from must be a URL that begins with postgres://"),
         (".", "mysql://u:secret@h/d", 2, "--to must be a URL that begins with postgres://"),
-        (".", "postgres://u:secret@h:port/d", 1, "cannot be read"),
+        (".", "postgres://u:secret@h:port/d", 1, "is invalid"),
     ] {
         let scratch = tempfile::tempdir().unwrap();
         let from = if from == "." { scratch.path().to_str().unwrap() } else { from };

@@ -286,7 +286,7 @@ fn the_token_record_has_the_documented_layout() {
     let store = StoreId::parse(b"0c5m1x2v7q9r4t8k3h6j1a").unwrap();
     let id = TokenId::parse(b"zzzzzzzzzzzzzzzzzzzzzz").unwrap();
     let grant = Grant::new("name", Scope::Read, vec![store], "prefix/").unwrap();
-    let meta = TokenMeta { id, grant, created: 0x0102_0304_0506_0708 };
+    let meta = TokenMeta { id, grant, created_at: 0x0102_0304_0506_0708 };
     let bytes = b"\x01\x01\x08\x07\x06\x05\x04\x03\x02\x01zzzzzzzzzzzzzzzzzzzzzz\
         \x010c5m1x2v7q9r4t8k3h6j1a\x04\0nameprefix/";
     assert_eq!(meta.encode(), &bytes[..]);

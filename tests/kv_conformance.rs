@@ -11,9 +11,9 @@ use steadfast::engine::Engine;
 use steadfast::kv::batch::BatchItem;
 use steadfast::kv::clock::{ManualClock, SECOND};
 use steadfast::kv::items::{DeleteRequest, PutRequest};
-use steadfast::kv::limits::EXPIRED_KEPT_SECS;
+use steadfast::kv::limits::EXPIRED_RETENTION_SECS;
 use steadfast::kv::listing::ListKeys;
-use steadfast::kv::preconditions::Mode;
+use steadfast::kv::preconditions::PutMode;
 use steadfast::kv::stores::ListStores;
 use steadfast::kv::types::{Key, Metadata, StoreId, StoreName, Ttl};
 use steadfast::kv::{Error, Kv, PIECE_BYTES, Value};
@@ -126,7 +126,7 @@ fn key(text: &str) -> Key {
     Key::parse(text.as_bytes()).unwrap()
 }
 
-fn mode(mode: Mode) -> PutRequest {
+fn mode(mode: PutMode) -> PutRequest {
     PutRequest { mode, ..PutRequest::default() }
 }
 
@@ -188,8 +188,8 @@ async fn a_rename_changes_only_the_name(subject: Subject) {
     assert_eq!(taken, Err(Error::StoreExists("taken".into())));
     case.kv().rename_store(&case.store, name("MAIN")).await.unwrap();
     let after = case.kv().describe_store(&case.store).await.unwrap();
-    assert_eq!((after.name.as_str(), after.created), ("MAIN", before.created));
-    assert_eq!(after.updated, before.updated + 5 * SECOND);
+    assert_eq!((after.name.as_str(), after.created_at), ("MAIN", before.created_at));
+    assert_eq!(after.updated_at, before.updated_at + 5 * SECOND);
     assert_eq!(case.get("k").await.as_deref(), Some("v"));
     assert_eq!(case.names(None, 10).await.0, ["MAIN", "taken"]);
     case.kv().create_store(name("main"), None).await.unwrap();
@@ -208,9 +208,9 @@ async fn a_store_with_a_live_item_cannot_be_deleted(subject: Subject) {
     assert_eq!(case.put("k", PutRequest::default(), "v").await, Err(Error::NoStore));
     assert!(matches!(case.kv().get(&case.store, &key("k")).await, Err(Error::NoStore)));
     assert_eq!(case.kv().stores_count().await.unwrap(), 0);
-    case.clock.advance((EXPIRED_KEPT_SECS + 1) * SECOND);
+    case.clock.advance((EXPIRED_RETENTION_SECS + 1) * SECOND);
     assert_eq!(
-        case.kv().sweep().await.unwrap(),
+        case.kv().purge_expired().await.unwrap(),
         1,
         "expired items of a deleted store must be swept"
     );
@@ -248,13 +248,13 @@ async fn a_put_replaces_value_metadata_and_expiry(subject: Subject) {
     let first = PutRequest { metadata: metadata.clone(), ..ttl(100) };
     case.put("k", first, "one").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
-    assert_eq!((item.metadata, item.size, item.modified), (metadata, 3, START));
-    assert_eq!(item.expires, Some(START + 100 * SECOND));
+    assert_eq!((item.metadata, item.size, item.modified_at), (metadata, 3, START));
+    assert_eq!(item.expires_at, Some(START + 100 * SECOND));
     // On a shared database the database's own clock is a lower bound.
     assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
     case.put("k", PutRequest::default(), "").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
-    assert_eq!((item.metadata, item.size, item.expires), (Metadata::NONE, 0, None));
+    assert_eq!((item.metadata, item.size, item.expires_at), (Metadata::NONE, 0, None));
     case.clock.advance(1000 * SECOND);
     assert_eq!(case.get("k").await.as_deref(), Some(""));
 }
@@ -262,17 +262,17 @@ async fn a_put_replaces_value_metadata_and_expiry(subject: Subject) {
 async fn append_and_prepend_concatenate_and_drop_metadata_and_expiry(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"meta").unwrap();
-    case.put("k", mode(Mode::Append), "b").await.unwrap();
+    case.put("k", mode(PutMode::Append), "b").await.unwrap();
     case.put("k", PutRequest { metadata, ..ttl(10) }, "b").await.unwrap();
-    case.put("k", mode(Mode::Append), "c").await.unwrap();
-    case.put("k", mode(Mode::Prepend), "a").await.unwrap();
+    case.put("k", mode(PutMode::Append), "c").await.unwrap();
+    case.put("k", mode(PutMode::Prepend), "a").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
-    assert_eq!((item.metadata, item.expires), (Metadata::NONE, None));
+    assert_eq!((item.metadata, item.expires_at), (Metadata::NONE, None));
     assert_eq!(case.get("k").await.as_deref(), Some("abc"));
     let current = case.generation("k").await;
-    let mismatched = PutRequest { if_generation: Some(current + 1), ..mode(Mode::Append) };
+    let mismatched = PutRequest { if_generation: Some(current + 1), ..mode(PutMode::Append) };
     assert_eq!(case.put("k", mismatched, "d").await, Err(Error::Precondition));
-    let matching = PutRequest { if_generation: Some(current), ..mode(Mode::Append) };
+    let matching = PutRequest { if_generation: Some(current), ..mode(PutMode::Append) };
     case.put("k", matching, "d").await.unwrap();
     assert_eq!(case.get("k").await.as_deref(), Some("abcd"));
 }
@@ -282,16 +282,16 @@ async fn append_and_prepend_concatenate_large_values(subject: Subject) {
     let part = |letter: &str| letter.repeat(PIECE_BYTES - 10);
     let mut expected = part("a");
     case.put("k", PutRequest::default(), &expected).await.unwrap();
-    for (step, letter) in [(Mode::Append, "b"), (Mode::Prepend, "c")] {
+    for (step, letter) in [(PutMode::Append, "b"), (PutMode::Prepend, "c")] {
         case.put("k", mode(step), &part(letter)).await.unwrap();
         expected = match step {
-            Mode::Append => expected + &part(letter),
-            Mode::Overwrite | Mode::Add | Mode::Prepend => part(letter) + &expected,
+            PutMode::Append => expected + &part(letter),
+            PutMode::Overwrite | PutMode::Add | PutMode::Prepend => part(letter) + &expected,
         };
         assert!(case.get("k").await.unwrap() == expected, "{letter}");
     }
     let before = case.generation("k").await;
-    let too_large = case.put("k", mode(Mode::Append), &part("d")).await;
+    let too_large = case.put("k", mode(PutMode::Append), &part("d")).await;
     assert_eq!(too_large, Err(Error::TooLarge(MAX)));
     assert_eq!(case.generation("k").await, before);
 }
@@ -352,7 +352,7 @@ async fn exactly_one_of_concurrent_adds_succeeds(subject: Subject) {
         let results = run_concurrently(16, |task| {
             let case = case.clone();
             let (key, value) = (format!("k{round}"), task.to_string());
-            async move { (value.clone(), case.put(&key, mode(Mode::Add), &value).await) }
+            async move { (value.clone(), case.put(&key, mode(PutMode::Add), &value).await) }
         });
         let results = results.await;
         let winners: Vec<_> = results.iter().filter(|(_, result)| result.is_ok()).collect();
@@ -367,7 +367,7 @@ async fn concurrent_appends_lose_no_update(subject: Subject) {
         let case = case.clone();
         async move {
             for turn in 0..20 {
-                let step = if turn % 2 == 0 { Mode::Append } else { Mode::Prepend };
+                let step = if turn % 2 == 0 { PutMode::Append } else { PutMode::Prepend };
                 case.put("k", mode(step), &format!("[{task}:{turn}]")).await.unwrap();
             }
         }
@@ -412,7 +412,7 @@ async fn appends_are_not_starved_by_overwrites(subject: Subject) {
         let case = case.clone();
         async move {
             for _ in 0..50 {
-                let step = if task == 0 { Mode::Append } else { Mode::Overwrite };
+                let step = if task == 0 { PutMode::Append } else { PutMode::Overwrite };
                 case.put("k", mode(step), "x").await.unwrap();
             }
         }
@@ -433,8 +433,8 @@ async fn an_item_is_absent_as_soon_as_it_expires(subject: Subject) {
     assert_eq!(case.page("", None, 10).await, (vec![], false));
     assert_eq!(case.put("cas", if_generation(before), "new").await, Err(Error::Precondition));
     case.put("cas", if_generation(0), "new").await.unwrap();
-    case.put("add", mode(Mode::Add), "new").await.unwrap();
-    case.put("append", mode(Mode::Append), "new").await.unwrap();
+    case.put("add", mode(PutMode::Add), "new").await.unwrap();
+    case.put("append", mode(PutMode::Append), "new").await.unwrap();
     for key in ["cas", "add", "append"] {
         assert_eq!(case.get(key).await.as_deref(), Some("new"), "{key}");
     }
@@ -459,12 +459,12 @@ async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subjec
     case.put("kept", PutRequest::default(), "v").await.unwrap();
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
-    case.clock.advance((1 + EXPIRED_KEPT_SECS) * SECOND - 1);
-    assert_eq!(case.kv().sweep().await.unwrap(), 0, "expired items must be retained for a while");
+    case.clock.advance((1 + EXPIRED_RETENTION_SECS) * SECOND - 1);
+    assert_eq!(case.kv().purge_expired().await.unwrap(), 0, "expired items must be retained for a while");
     case.clock.advance(SECOND);
     let mut swept = 0;
     loop {
-        match case.kv().sweep().await.unwrap() {
+        match case.kv().purge_expired().await.unwrap() {
             0 => break,
             count => swept += count,
         }
@@ -578,7 +578,7 @@ async fn values_over_the_limit_are_rejected(subject: Subject) {
     assert_eq!(case.kv().head(&case.store, &key("k")).await.unwrap().size, MAX);
     let declared =
         case.kv().check_put(&case.store, &key("k"), &PutRequest::default(), Some(MAX + 1)).await;
-    assert_eq!(declared, Err(Error::TooLarge(MAX)));
+    assert_eq!(declared.map(drop), Err(Error::TooLarge(MAX)));
 }
 
 async fn items_survive_a_reopen(subject: Subject) {
@@ -591,7 +591,7 @@ async fn items_survive_a_reopen(subject: Subject) {
         case.reopen().await;
         let item = case.kv().get(&case.store, &key("k")).await.unwrap();
         assert_eq!((item.metadata, item.generation), (metadata.clone(), generation));
-        assert_eq!(item.expires, Some(START + 50 * SECOND));
+        assert_eq!(item.expires_at, Some(START + 50 * SECOND));
         assert_eq!(case.get("big").await.map(|value| value.len()), Some(2 * PIECE_BYTES));
         assert_eq!(case.page("", None, 10).await.0, ["big", "k"]);
     }

@@ -16,23 +16,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use steadfast::kv::clock::{ManualClock, SECOND};
 use steadfast::kv::items::{DeleteRequest, PutRequest};
-use steadfast::kv::preconditions::Mode;
+use steadfast::kv::preconditions::PutMode;
 use steadfast::kv::types::{Key, StoreId, StoreName};
 use steadfast::kv::{Error, Kv};
 
 #[derive(Clone, Debug)]
 enum Op {
-    Put(Mode, u8),
+    Put(PutMode, u8),
     Compare(u8),
     Delete { force: bool },
 }
 
 fn ops() -> impl Strategy<Value = Vec<(Op, Vec<Fault>)>> {
     let mode = prop_oneof![
-        1 => Just(Mode::Overwrite),
-        1 => Just(Mode::Add),
-        2 => Just(Mode::Append),
-        1 => Just(Mode::Prepend),
+        1 => Just(PutMode::Overwrite),
+        1 => Just(PutMode::Add),
+        2 => Just(PutMode::Append),
+        1 => Just(PutMode::Prepend),
     ];
     let op = prop_oneof![
         4 => (mode, any::<u8>()).prop_map(|(mode, letter)| Op::Put(mode, letter)),
@@ -57,11 +57,11 @@ type PossibleStates = BTreeSet<Option<Vec<u8>>>;
 fn apply(op: &Op, existing: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
     let letter = |letter: u8| vec![b'a' + letter % 26];
     match (op, existing) {
-        (Op::Put(Mode::Add, _), Some(_)) => None,
-        (Op::Put(Mode::Append, l), Some(existing)) => {
+        (Op::Put(PutMode::Add, _), Some(_)) => None,
+        (Op::Put(PutMode::Append, l), Some(existing)) => {
             Some(Some([&existing[..], &letter(*l)].concat()))
         }
-        (Op::Put(Mode::Prepend, l), Some(existing)) => {
+        (Op::Put(PutMode::Prepend, l), Some(existing)) => {
             Some(Some([&letter(*l), &existing[..]].concat()))
         }
         (Op::Put(_, l), _) => Some(Some(letter(*l))),

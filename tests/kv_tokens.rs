@@ -7,7 +7,7 @@ use engines::Subject;
 use std::sync::Arc;
 use steadfast::engine::{Projection, Scan};
 use steadfast::kv::clock::{ManualClock, SECOND};
-use steadfast::kv::limits::EXPIRED_KEPT_SECS;
+use steadfast::kv::limits::EXPIRED_RETENTION_SECS;
 use steadfast::kv::tokens::{Grant, Scope, TokenId};
 use steadfast::kv::types::{StoreId, StoreName};
 use steadfast::kv::{Error, Kv, keyspace};
@@ -41,7 +41,7 @@ async fn a_token_is_valid_until_it_is_revoked(subject: Subject) {
     clock.advance(1);
     let (second, second_secret) = kv.create_token(grant("second", &[]), None).await.unwrap();
     assert_eq!(
-        (first.created, first.expires, &first.grant),
+        (first.created_at, first.expires_at, &first.grant),
         (START, None, &grant("first", &[store]))
     );
     for kv in &kvs {
@@ -107,8 +107,8 @@ async fn an_expired_token_is_invalid_at_once_and_swept_later(subject: Subject) {
     assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&long_lived));
     assert_eq!(kv.revoke_token(&short_lived.id).await, Err(Error::NoToken));
     assert_eq!(subject.engine.count(keyspace::TOKENS).await.unwrap(), 2);
-    clock.advance(EXPIRED_KEPT_SECS * SECOND);
-    assert_eq!(kv.sweep().await.unwrap(), 1);
+    clock.advance(EXPIRED_RETENTION_SECS * SECOND);
+    assert_eq!(kv.purge_expired().await.unwrap(), 1);
     assert_eq!(subject.engine.count(keyspace::TOKENS).await.unwrap(), 1);
     assert_eq!(kv.list_tokens().await.unwrap(), [long_lived]);
 }
@@ -135,6 +135,6 @@ async fn tokens_survive_a_reopen(mut subject: Subject) {
         subject.reopen().await;
         let kv = &kvs(&subject).0[0];
         let found = kv.token(secret.expose().as_bytes()).await.unwrap().unwrap();
-        assert_eq!((found.grant, found.created), (grant("n", &[]), START));
+        assert_eq!((found.grant, found.created_at), (grant("n", &[]), START));
     }
 }

@@ -21,7 +21,7 @@ pub async fn backup(
         return Err(failed(&"not a data directory"));
     }
     let engine = open(&EngineLocation::Directory(dir.to_owned())).await.map_err(|e| failed(&e))?;
-    copy::finished(&*engine).await.map_err(|e| failed(&e))?;
+    copy::check_complete(&*engine).await.map_err(|e| failed(&e))?;
     let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
     while let Some(piece) = backup.next().await.map_err(|e| failed(&e))? {
         write(&piece).map_err(|e| format!("cannot write the backup: {e}"))?;

@@ -36,13 +36,13 @@ impl Account {
                 created: ROOT_CREATED.into(),
                 expires: None,
             },
-            Some(TokenInfo { id, grant, created, expires }) => Account {
+            Some(TokenInfo { id, grant, created_at, expires_at }) => Account {
                 id: id.to_string(),
                 token_name: grant.name().into(),
                 user_name: grant.name().into(),
                 scope: grant.scope().as_str(),
-                created: wire::rfc3339(*created),
-                expires: expires.map(wire::rfc3339),
+                created: wire::rfc3339(*created_at),
+                expires: expires_at.map(wire::rfc3339),
             },
         }
     }

@@ -4,7 +4,7 @@ use super::Api;
 use super::error::{Error, log_aborted};
 use crate::http::{BodySource, Payload, Response};
 use crate::kv;
-use crate::kv::backup::Backup;
+use crate::kv::backup::BackupStream;
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ const TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// Streams a backup as a response body.
 struct BackupSource {
-    backup: Backup,
+    backup: BackupStream,
     request_id: u64,
     deadline: Instant,
 }

@@ -194,10 +194,10 @@ impl<'a> Batch<'a> {
         match self.parse(line).await {
             Err((key, e)) => self.refuse(key, &e).await,
             Ok(line) => {
-                let key = String::from_utf8_lossy(line.line.key.as_bytes()).into_owned();
+                let key = String::from_utf8_lossy(line.item.key.as_bytes()).into_owned();
                 self.named.push((self.index, key));
                 self.index += 1;
-                self.bytes += line.line.value.len().min(PIECE_BYTES as u64);
+                self.bytes += line.item.value.len().min(PIECE_BYTES as u64);
                 self.lines.push(line);
                 if self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES {
                     self.commit().await;
@@ -216,10 +216,10 @@ impl<'a> Batch<'a> {
             Err(e) => return Err((String::from_utf8_lossy(key.as_bytes()).into_owned(), e)),
         };
         Ok(ImportItem {
-            line: BatchItem { key, ttl, metadata, value },
-            expires,
+            item: BatchItem { key, ttl, metadata, value },
+            expires_at: expires,
             generation,
-            modified,
+            modified_at: modified,
         })
     }
 
@@ -241,7 +241,7 @@ impl<'a> Batch<'a> {
             match import {
                 Some(Import { if_exists, .. }) => kv.import(&store, &lines, if_exists).await,
                 None => {
-                    let lines = lines.into_iter().map(|arrival| arrival.line).collect();
+                    let lines = lines.into_iter().map(|arrival| arrival.item).collect();
                     kv.put_batch(&store, lines).await.map(|()| Vec::new())
                 }
             }

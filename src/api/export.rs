@@ -3,7 +3,7 @@
 
 use crate::http::BodySource;
 use crate::kv::Value;
-use crate::kv::export::{Export, KeyedItem};
+use crate::kv::export::{ExportStream, KeyedItem};
 use crate::kv::items::Item;
 use crate::kv::{self, PIECE_BYTES};
 use crate::wire;
@@ -22,7 +22,7 @@ const TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// The lines of an export.
 pub(super) struct Lines {
-    export: Export,
+    export: ExportStream,
     request: u64,
     end: Instant,
     waiting: std::vec::IntoIter<KeyedItem>,
@@ -41,7 +41,7 @@ struct Large {
 }
 
 impl Lines {
-    pub(super) fn new(export: Export, request: u64) -> Lines {
+    pub(super) fn new(export: ExportStream, request: u64) -> Lines {
         let waiting = Vec::new().into_iter();
         let end = Instant::now() + TIME_MAX;
         Lines { export, request, end, waiting, large: None, done: false }
@@ -138,7 +138,7 @@ fn tail(item: &Item) -> Vec<u8> {
             tail.push(b'"');
         }
     }
-    if let Some(expires) = item.expires {
+    if let Some(expires) = item.expires_at {
         tail.extend_from_slice(b",\"expires\":\"");
         tail.extend_from_slice(wire::rfc3339(expires).as_bytes());
         tail.push(b'"');
@@ -146,7 +146,7 @@ fn tail(item: &Item) -> Vec<u8> {
     tail.extend_from_slice(b",\"generation\":");
     tail.extend_from_slice(item.generation.to_string().as_bytes());
     tail.extend_from_slice(b",\"modified\":\"");
-    tail.extend_from_slice(wire::rfc3339(item.modified).as_bytes());
+    tail.extend_from_slice(wire::rfc3339(item.modified_at).as_bytes());
     tail.extend_from_slice(b"\"}\n");
     tail
 }

@@ -93,7 +93,7 @@ fn details((key, item): (&[u8], Item)) -> Result<wire::Details, Error> {
         metadata: text.map(str::to_owned),
         metadata_base64: text.is_none().then(|| STANDARD.encode(metadata)),
         generation: item.generation,
-        modified: wire::rfc3339(item.modified),
-        expires: item.expires.map(wire::rfc3339),
+        modified: wire::rfc3339(item.modified_at),
+        expires: item.expires_at.map(wire::rfc3339),
     })
 }

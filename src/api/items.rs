@@ -7,9 +7,9 @@ use super::query::Query;
 use crate::http::{Body, BodySource, Payload, RequestHead, Response, Stream};
 use crate::kv::clock::SECOND;
 use crate::kv::items::{DeleteRequest, Item, PutRequest};
-use crate::kv::preconditions::Mode;
+use crate::kv::preconditions::PutMode;
 use crate::kv::types::{Key, Metadata, StoreId, Ttl};
-use crate::kv::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
+use crate::kv::{PIECE_BYTES, SINGLE_READ_BYTES_MAX, Value};
 use crate::wire;
 use bytes::Bytes;
 use std::future::Future;
@@ -43,7 +43,7 @@ impl Api {
         };
         let range = range.unwrap_or(0..size);
         // A slice of a value in memory keeps the whole value allocated.
-        let memory = if size <= WHOLE_BYTES_MAX { size } else { PIECE_BYTES as u64 };
+        let memory = if size <= SINGLE_READ_BYTES_MAX { size } else { PIECE_BYTES as u64 };
         let permit = self.limiter.download(memory).await?;
         Ok(response.payload(value_payload(value, range, request_id).await?).holding(permit))
     }
@@ -69,15 +69,15 @@ impl Api {
         let put = parse_put(head)?;
         let store = store?;
         let declared = head.content_length();
-        self.kv.check_put(&store, &key, &put, declared).await?;
-        let memory = self.kv.upload_bytes(declared, UPLOAD_BUFFER_BYTES);
+        let check = self.kv.check_put(&store, &key, &put, declared).await?;
+        let memory = self.kv.upload_memory_bytes(declared, UPLOAD_BUFFER_BYTES);
         let _permit = self.limiter.upload(memory).await?;
         let mut upload = self.kv.upload();
         while let Some(chunk) = body.chunk().await? {
             upload.push(chunk).await?;
         }
         let value = upload.finish().await?;
-        let generation = self.kv.put(&store, &key, &put, value).await?;
+        let generation = self.kv.put_checked(&store, &key, &put, check, value).await?;
         Ok(Response::new(200)
             .header_u64(wire::GENERATION, generation)
             .header("Cache-Control", b"no-store")
@@ -107,11 +107,11 @@ fn parse_key(raw: &[u8]) -> Result<Key, Error> {
 
 fn parse_put(head: &RequestHead) -> Result<PutRequest, Error> {
     let query = Query::parse(head.query())?;
-    let modes = [("add", Mode::Add), ("append", Mode::Append), ("prepend", Mode::Prepend)];
-    let mut mode = Mode::Overwrite;
+    let modes = [("add", PutMode::Add), ("append", PutMode::Append), ("prepend", PutMode::Prepend)];
+    let mut mode = PutMode::Overwrite;
     for (name, named) in modes {
         if query.flag(name)? {
-            if mode != Mode::Overwrite {
+            if mode != PutMode::Overwrite {
                 let reason = "only one of add, append and prepend may be true";
                 return Err(Error::Invalid(reason.into()));
             }
@@ -156,7 +156,7 @@ fn parse_u64(value: &[u8]) -> Option<u64> {
 
 /// Adds the headers that describe an item (docs/contract.md section 3.1).
 fn item_headers(response: Response, item: &Item) -> Response {
-    let modified = UNIX_EPOCH + Duration::from_secs(item.modified / SECOND);
+    let modified = UNIX_EPOCH + Duration::from_secs(item.modified_at / SECOND);
     response
         .header("Content-Type", b"application/octet-stream")
         .header_u64(wire::STORED_CONTENT_LENGTH, item.size)
@@ -205,7 +205,7 @@ async fn value_payload(value: Value, range: Range<u64>, request_id: u64) -> Resu
         return Ok(Payload::Bytes(bytes.slice(index(range.start)..index(range.end))));
     }
     let len = range.end - range.start;
-    if value.len() <= WHOLE_BYTES_MAX {
+    if value.len() <= SINGLE_READ_BYTES_MAX {
         // Read before the head is sent, so that damage is still reported as a 500.
         return Ok(Payload::Bytes(value.read(range.start, len as usize).await?));
     }

@@ -15,8 +15,8 @@ fn to_wire(info: &StoreInfo) -> wire::Store {
     wire::Store {
         id: info.id.to_string(),
         name: info.name.as_str().into(),
-        created_at: wire::timestamp(info.created),
-        updated_at: wire::timestamp(info.updated),
+        created_at: wire::timestamp(info.created_at),
+        updated_at: wire::timestamp(info.updated_at),
     }
 }
 

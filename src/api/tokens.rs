@@ -15,15 +15,15 @@ use serde_json::{Map, Value};
 const FIELDS: [&str; 5] = ["name", "scope", "stores", "prefix", "expires_at"];
 
 fn to_wire(token: &TokenInfo) -> wire::Token {
-    let TokenInfo { id, grant, created, expires } = token;
+    let TokenInfo { id, grant, created_at, expires_at } = token;
     wire::Token {
         id: id.to_string(),
         name: grant.name().into(),
         scope: grant.scope().as_str().into(),
         stores: grant.stores().iter().map(StoreId::to_string).collect(),
         prefix: grant.prefix().into(),
-        created_at: wire::rfc3339(*created),
-        expires_at: expires.map(wire::rfc3339),
+        created_at: wire::rfc3339(*created_at),
+        expires_at: expires_at.map(wire::rfc3339),
         access_token: None,
     }
 }
@@ -131,6 +131,6 @@ mod tests {
         let body = r#"{"name":"n","scope":"global","stores":null,"prefix":null,"expires_at":null}"#;
         let Ok(Value::Object(fields)) = serde_json::from_str(body) else { panic!("an object") };
         let (grant, expires) = parse(&fields).unwrap();
-        assert!(!grant.partial() && expires.is_none());
+        assert!(!grant.is_restricted() && expires.is_none());
     }
 }

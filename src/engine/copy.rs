@@ -1,81 +1,82 @@
-//! Moves all records of one engine into another, in the order of their keys, so that a copy that
-//! was cut goes on where it was; then compares both, record by record.
+//! Copies all records from one engine to another, resumably, and compares the two afterwards.
 //!
-//! While it lasts the destination has a record that says so, which each commit of the copy expects
-//! and moves on: two copies into one destination stop each other, and nothing is done twice.
-//! Versions are the destination's own, and no smaller than those they had.
+//! Records are copied in key order. Until the copy completes, the destination holds a marker record
+//! under [`MARKER_KEY`] with the last key copied. Every commit of the copy requires the marker's
+//! version and updates it, so an interrupted copy resumes after its last commit and two concurrent
+//! copies into one destination conflict. The destination assigns its own versions, each at least
+//! as high as the record's version in the source.
 
 use super::{
-    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Page,
-    Precondition, Projection, Record, Result, Scan, ScannedRecord,
+    Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Mutation, NewRecord, Outcome,
+    Precondition, Projection, Record, Result, Scan, ScanPage, ScannedRecord,
 };
 use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// The key of the record that marks an unfinished copy; its head is the last key that was copied.
-/// It comes before all others, which must not begin with this byte.
-pub const MARK: &[u8] = &[0];
+/// The key of the marker record of an incomplete copy, whose meta is the last key copied. It sorts
+/// before all other keys, none of which may begin with this byte.
+pub const MARKER_KEY: &[u8] = &[0];
 
-/// The range of all records but the mark.
-const FIRST: &[u8] = &[1];
-const LAST: [u8; 1] = [0xff];
-/// Keys looked at together.
+/// The range of all records except the marker.
+const RANGE_START: &[u8] = &[1];
+const RANGE_END: [u8; 1] = [0xff];
+/// Keys per scan.
 const PAGE_RECORDS: usize = 1000;
-/// Records read at once: a database answers many as fast as one.
-const READS: usize = 8;
-/// Records and bytes in one commit.
-const GROUP_RECORDS: usize = 500;
-const GROUP_BYTES: u64 = 4 << 20;
-/// Bytes of a large body that are held at once, where the engine reads by the piece.
-const PIECE_BYTES: usize = 256 << 10;
+/// Concurrent reads per engine; a remote engine's throughput grows with them.
+const READ_CONCURRENCY: usize = 8;
+/// Maximum records and body bytes per commit.
+const COMMIT_RECORDS: usize = 500;
+const COMMIT_BYTES: u64 = 4 << 20;
+/// Bytes of a large body read at a time.
+const CHUNK_BYTES: usize = 256 << 10;
 
-/// How far a copy is.
+/// The progress of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Whether both sides are compared by now.
+    /// Whether all records are copied and the comparison is running.
     pub comparing: bool,
     /// Records copied, or compared.
     pub records: u64,
-    /// Records that the source had at the start.
+    /// Records in the source at the start.
     pub total: u64,
-    /// Bytes of their keys, heads and bodies.
+    /// Bytes of the keys, metas and bodies of `records`.
     pub bytes: u64,
-    /// The checksum (CRC-32) of all that was compared so far.
+    /// CRC-32 of the records compared so far.
     pub checksum: u32,
 }
 
-/// Why a copy was not made.
+/// Why a copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The destination has records of its own.
-    #[error("the destination is not empty, or holds what was cut")]
+    #[error("the destination is not empty, or holds an incomplete copy or restore")]
     NotEmpty,
-    /// The source is an unfinished copy itself.
-    #[error("the source is itself an unfinished copy")]
-    Unfinished,
-    /// Another copy writes to the destination.
-    #[error("another copy writes to the same destination")]
-    Crossed,
-    /// The two differ after all.
+    /// The source is itself an incomplete copy.
+    #[error("the source is itself an incomplete copy")]
+    SourceIncomplete,
+    /// Another copy is writing to the destination.
+    #[error("another copy is writing to the same destination")]
+    Conflict,
+    /// The two engines differ after the copy.
     #[error(
-        "source and destination differ at record {0:?}: the source was changed while it was \
-         copied, or one of them is damaged; stop all servers of the source, empty the destination, \
-         and copy again"
+        "source and destination differ at record {0:?}: the source was modified during the copy, \
+         or one of them is damaged; stop all servers of the source, empty the destination, and \
+         copy again"
     )]
-    Differs(String),
-    /// An engine failed; what was copied stays, and the copy goes on from there.
+    Mismatch(String),
+    /// An engine failed; records already copied remain, and the copy can be resumed.
     #[error("the {0}: {1}")]
     Engine(Side, EngineError),
 }
 
-/// One of the two.
+/// One side of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// What is copied.
+    /// The engine read from.
     Source,
-    /// Where it goes.
+    /// The engine written to.
     Destination,
 }
 
@@ -88,72 +89,77 @@ impl fmt::Display for Side {
     }
 }
 
-/// Refuses an engine that holds an unfinished copy: some of its records are missing.
+fn source(e: EngineError) -> CopyError {
+    CopyError::Engine(Side::Source, e)
+}
+
+fn destination(e: EngineError) -> CopyError {
+    CopyError::Engine(Side::Destination, e)
+}
+
+/// Checks that an engine does not hold an incomplete copy, whose records are only a part.
 ///
 /// # Errors
-/// When it does, or cannot be read.
-pub async fn finished(engine: &dyn Engine) -> Result<()> {
-    match engine.read(MARK, Projection::Meta).await? {
+/// [`EngineError::Failed`] if it does, or any error of reading it.
+pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
+    match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
-            "it holds an unfinished copy or restore: run the same copy again to finish it; after a \
-             restore that was cut, empty it and restore again"
+            "it holds an incomplete copy or restore: run the same copy again to complete it; after \
+             an interrupted restore, empty it and restore again"
                 .into(),
         )),
     }
 }
 
-/// Copies all records and compares them; `tell` hears how far it is.
+/// Copies all records, then compares both engines, calling `report` with the progress.
 ///
 /// # Errors
-/// See [`CopyError`]; after any of them the same call may be made again.
+/// See [`CopyError`]; the same call may be repeated after any of them.
 pub async fn copy(
     from: &Arc<dyn Engine>,
     to: &Arc<dyn Engine>,
-    tell: &mut (dyn FnMut(Progress) + Send),
+    report: &mut (dyn FnMut(Progress) + Send),
 ) -> std::result::Result<Progress, CopyError> {
-    let source = |e| CopyError::Engine(Side::Source, e);
-    if from.read(MARK, Projection::Meta).await.map_err(source)?.is_some() {
-        return Err(CopyError::Unfinished);
+    if from.read(MARKER_KEY, Projection::Meta).await.map_err(source)?.is_some() {
+        return Err(CopyError::SourceIncomplete);
     }
-    let mut copy = Copy::begin(to.clone()).await?;
-    copy.progress.total = total(&**from).await.map_err(source)?;
-    tell(copy.progress);
-    let mut next = Some(copy.start.clone());
+    let mut writer = MarkedWriter::begin(to.clone()).await?;
+    writer.progress.total = total(&**from).await.map_err(source)?;
+    report(writer.progress);
+    let mut next = Some(writer.start.clone());
     while let Some(start) = next {
-        let page = page_from(&**from, start).await.map_err(source)?;
-        next = following(&page);
-        let mut reads = Reads::new(from, &page);
-        // What is gone by now is found missing in the end, if it matters.
-        while let Some((key, record)) = reads.next().await.map_err(source)? {
-            copy.take(key, record).await?;
+        let page = scan_from(&**from, start).await.map_err(source)?;
+        next = next_page_start(&page);
+        let mut records = PrefetchedRecords::new(from, &page);
+        // A record removed since the scan is skipped; the comparison detects it if it matters.
+        while let Some((key, record)) = records.next().await.map_err(source)? {
+            writer.copy_record(key, record).await?;
         }
-        copy.flush().await?;
-        tell(copy.progress);
+        writer.flush().await?;
+        report(writer.progress);
     }
-    let compared = compare(from, to, copy.progress.total, tell).await?;
-    copy.end().await?;
+    let compared = compare(from, to, writer.progress.total, report).await?;
+    writer.finish().await?;
     Ok(compared)
 }
 
-/// An empty destination that is being filled, in the order of keys; until [`Filling::end`] it is
-/// marked as unfinished.
-pub struct Filling(Copy);
+/// Loads records into an empty engine, which is marked incomplete until [`BulkLoader::finish`].
+pub struct BulkLoader(MarkedWriter);
 
-impl Filling {
-    /// Marks an empty destination.
+impl BulkLoader {
+    /// Marks an empty destination as incomplete.
     ///
     /// # Errors
-    /// [`CopyError::NotEmpty`], also when something unfinished is there; or when the engine fails.
-    pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<Filling, CopyError> {
-        let found = to.read(MARK, Projection::Meta).await;
-        match found.map_err(|e| CopyError::Engine(Side::Destination, e))? {
+    /// [`CopyError::NotEmpty`] if it has records or an incomplete copy, or an engine error.
+    pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<BulkLoader, CopyError> {
+        match to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)? {
             Some(_) => Err(CopyError::NotEmpty),
-            None => Ok(Filling(Copy::begin(to).await?)),
+            None => Ok(BulkLoader(MarkedWriter::begin(to).await?)),
         }
     }
 
-    /// Takes the next record, whose body is in memory or was staged by the destination.
+    /// Adds the next record in key order; a stored body must be a blob of the destination.
     ///
     /// # Errors
     /// When the engine fails.
@@ -161,230 +167,236 @@ impl Filling {
         self.0.add(key, record).await
     }
 
-    /// Writes what is left and takes the mark away.
+    /// Writes the remaining records and removes the marker.
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn end(mut self) -> std::result::Result<(), CopyError> {
+    pub async fn finish(mut self) -> std::result::Result<(), CopyError> {
         self.0.flush().await?;
-        self.0.end().await
+        self.0.finish().await
     }
 }
 
-/// A copy under way.
-struct Copy {
+/// Writes records in commits that also advance the marker.
+struct MarkedWriter {
     to: Arc<dyn Engine>,
-    /// The first key that is to be copied.
+    /// The first key to copy.
     start: Bytes,
-    /// The version of the mark.
-    mark: u64,
-    group: Vec<Mutation>,
-    group_bytes: u64,
+    /// The marker's version; 0 before it exists.
+    marker_version: u64,
+    pending: Vec<Mutation>,
+    pending_bytes: u64,
     version_min: u64,
     progress: Progress,
 }
 
-impl Copy {
-    /// Marks an empty destination, or goes on where a copy was cut.
-    async fn begin(to: Arc<dyn Engine>) -> std::result::Result<Copy, CopyError> {
-        let destination = |e| CopyError::Engine(Side::Destination, e);
-        let found = to.read(MARK, Projection::Meta).await.map_err(destination)?;
-        let (start, mark) = match found {
-            Some(record) if record.meta.is_empty() => (Bytes::from_static(FIRST), record.version),
-            Some(record) => (after(&record.meta), record.version),
+impl MarkedWriter {
+    /// Marks an empty destination, or resumes an interrupted copy.
+    async fn begin(to: Arc<dyn Engine>) -> std::result::Result<MarkedWriter, CopyError> {
+        let marker = to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)?;
+        let first = Bytes::from_static(RANGE_START);
+        let (start, marker_version) = match marker {
+            Some(record) if record.meta.is_empty() => (first, record.version),
+            Some(record) => (successor(&record.meta), record.version),
             None => {
-                let first = page_from(&*to, Bytes::from_static(FIRST)).await;
-                if !first.map_err(destination)?.is_empty() {
+                let page = scan_from(&*to, first.clone()).await;
+                if !page.map_err(destination)?.is_empty() {
                     return Err(CopyError::NotEmpty);
                 }
-                (Bytes::from_static(FIRST), 0)
+                (first, 0)
             }
         };
-        let (group, group_bytes, version_min) = (Vec::new(), 0, 0);
-        // The mark is no record of the source.
-        let there = total(&*to).await.map_err(destination)?.saturating_sub(mark.min(1));
-        let progress = Progress { records: there, ..Progress::default() };
-        let mut copy = Copy { to, start, mark, group, group_bytes, version_min, progress };
-        if copy.mark == 0 {
-            copy.write(Some(Bytes::new())).await?;
+        let (pending, pending_bytes, version_min) = (Vec::new(), 0, 0);
+        // The total includes the marker, which is not a record of the source.
+        let present = total(&*to).await.map_err(destination)?;
+        let records = present.saturating_sub(marker_version.min(1));
+        let progress = Progress { records, ..Progress::default() };
+        let mut writer = MarkedWriter {
+            to,
+            start,
+            marker_version,
+            pending,
+            pending_bytes,
+            version_min,
+            progress,
+        };
+        if writer.marker_version == 0 {
+            writer.commit(Some(Bytes::new())).await?;
         }
-        Ok(copy)
+        Ok(writer)
     }
 
-    /// Takes the next record.
-    async fn take(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
+    /// Adds a record of another engine, copying a large body into a blob of the destination.
+    async fn copy_record(
+        &mut self,
+        key: Bytes,
+        record: Record,
+    ) -> std::result::Result<(), CopyError> {
         let large = record.body.len() > INLINE_BYTES_MAX as u64;
-        let body = if large { self.stage(record.body).await? } else { record.body };
+        let body = if large { self.copy_body(record.body).await? } else { record.body };
         self.add(key, Record { body, ..record }).await
     }
 
-    /// Takes the next record, with a body that the destination can keep as it is.
     async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
         let Record { version, expires_at, meta, body } = record;
         let len = body.len();
-        let full = self.group.len() >= GROUP_RECORDS || self.group_bytes + len > GROUP_BYTES;
-        if full && !self.group.is_empty() {
+        let full = self.pending.len() >= COMMIT_RECORDS || self.pending_bytes + len > COMMIT_BYTES;
+        if full && !self.pending.is_empty() {
             self.flush().await?;
         }
         self.progress.records += 1;
         self.progress.bytes += (key.len() + meta.len()) as u64 + len;
-        self.group_bytes += len;
+        self.pending_bytes += len;
         self.version_min = self.version_min.max(version);
-        self.group.push(Mutation { key, record: Some(NewRecord { expires_at, meta, body }) });
+        self.pending.push(Mutation { key, record: Some(NewRecord { expires_at, meta, body }) });
         Ok(())
     }
 
-    /// Brings a large body into the destination's keeping.
-    async fn stage(&self, body: Body) -> std::result::Result<Body, CopyError> {
-        let destination = |e| CopyError::Engine(Side::Destination, e);
-        let mut stage = self.to.create_blob().await.map_err(destination)?;
-        let mut at = 0;
-        while at < body.len() {
-            let piece = piece(&body, at).await;
-            let piece = piece.map_err(|e| CopyError::Engine(Side::Source, e))?;
-            at += piece.len() as u64;
-            stage.write(piece).await.map_err(destination)?;
+    async fn copy_body(&self, body: Body) -> std::result::Result<Body, CopyError> {
+        let mut blob = self.to.create_blob().await.map_err(destination)?;
+        let mut offset = 0;
+        while offset < body.len() {
+            let chunk = read_chunk(&body, offset).await.map_err(source)?;
+            offset += chunk.len() as u64;
+            blob.write(chunk).await.map_err(destination)?;
         }
-        stage.finish().await.map_err(destination)
+        blob.finish().await.map_err(destination)
     }
 
-    /// Commits what was taken, and how far that is.
+    /// Commits the pending records together with the last of their keys.
     async fn flush(&mut self) -> std::result::Result<(), CopyError> {
-        match self.group.last().map(|write| write.key.clone()) {
-            Some(last) => self.write(Some(last)).await,
+        match self.pending.last().map(|mutation| mutation.key.clone()) {
+            Some(last) => self.commit(Some(last)).await,
             None => Ok(()),
         }
     }
 
-    /// Takes the mark away: the copy is whole.
-    async fn end(mut self) -> std::result::Result<(), CopyError> {
-        match self.write(None).await {
-            // It may have been made: then nothing is left to be done.
-            Err(CopyError::Engine(..)) if finished(&*self.to).await.is_ok() => Ok(()),
-            done => done,
+    /// Removes the marker.
+    async fn finish(mut self) -> std::result::Result<(), CopyError> {
+        match self.commit(None).await {
+            // The commit may have been applied despite the error.
+            Err(CopyError::Engine(..)) if check_complete(&*self.to).await.is_ok() => Ok(()),
+            result => result,
         }
     }
 
-    async fn write(&mut self, mark: Option<Bytes>) -> std::result::Result<(), CopyError> {
-        let key = Bytes::from_static(MARK);
-        let marked = |meta| NewRecord { expires_at: 0, meta, body: Body::EMPTY };
-        let mut mutations = std::mem::take(&mut self.group);
-        mutations.push(Mutation { key: key.clone(), record: mark.map(marked) });
-        let preconditions = vec![Precondition { key, version: self.mark }];
+    async fn commit(&mut self, last_key: Option<Bytes>) -> std::result::Result<(), CopyError> {
+        let key = Bytes::from_static(MARKER_KEY);
+        let marker = |meta| NewRecord { expires_at: 0, meta, body: Body::EMPTY };
+        let mut mutations = std::mem::take(&mut self.pending);
+        mutations.push(Mutation { key: key.clone(), record: last_key.map(marker) });
+        let preconditions = vec![Precondition { key, version: self.marker_version }];
         let commit = Commit { version_min: self.version_min, preconditions, mutations };
-        self.group_bytes = 0;
-        match self.to.commit(commit).await {
-            Ok(Outcome::Committed(version)) => {
-                self.mark = version;
+        self.pending_bytes = 0;
+        match self.to.commit(commit).await.map_err(destination)? {
+            Outcome::Committed(version) => {
+                self.marker_version = version;
                 Ok(())
             }
-            Ok(Outcome::Conflict) => Err(CopyError::Crossed),
-            Err(e) => Err(CopyError::Engine(Side::Destination, e)),
+            Outcome::Conflict => Err(CopyError::Conflict),
         }
     }
 }
 
-/// Reads the records of a page, several at once, and hands them out in order.
-struct Reads<'c> {
+/// Reads the full records of a page concurrently and returns them in key order.
+struct PrefetchedRecords<'c> {
     from: &'c Arc<dyn Engine>,
     keys: std::vec::IntoIter<Bytes>,
-    running: JoinSet<(usize, Bytes, Result<Option<Record>>)>,
-    ready: Vec<Option<(Bytes, Record)>>,
+    reads: JoinSet<(usize, Bytes, Result<Option<Record>>)>,
+    /// Records read, in reverse order.
+    ready: Vec<Option<KeyedRecord>>,
 }
 
-impl<'c> Reads<'c> {
-    fn new(from: &'c Arc<dyn Engine>, page: &Page) -> Reads<'c> {
+impl<'c> PrefetchedRecords<'c> {
+    fn new(from: &'c Arc<dyn Engine>, page: &ScanPage) -> PrefetchedRecords<'c> {
         let keys: Vec<Bytes> = page.iter().map(|found| Bytes::copy_from_slice(found.key)).collect();
-        Reads { from, keys: keys.into_iter(), running: JoinSet::new(), ready: Vec::new() }
+        let (keys, ready) = (keys.into_iter(), Vec::new());
+        PrefetchedRecords { from, keys, reads: JoinSet::new(), ready }
     }
 
-    async fn next(&mut self) -> Result<Option<(Bytes, Record)>> {
+    async fn next(&mut self) -> Result<Option<KeyedRecord>> {
         loop {
-            // The last of them is the next one.
             match self.ready.pop() {
-                Some(Some(found)) => return Ok(Some(found)),
+                Some(Some(record)) => return Ok(Some(record)),
                 Some(None) => continue,
                 None => {}
             }
-            let keys: Vec<Bytes> = self.keys.by_ref().take(READS).collect();
+            let keys: Vec<Bytes> = self.keys.by_ref().take(READ_CONCURRENCY).collect();
             if keys.is_empty() {
                 return Ok(None);
             }
             self.ready.resize_with(keys.len(), || None);
-            for (at, key) in keys.into_iter().rev().enumerate() {
+            for (index, key) in keys.into_iter().rev().enumerate() {
                 let from = self.from.clone();
-                self.running.spawn(async move {
+                self.reads.spawn(async move {
                     let record = from.read(&key, Projection::Full).await;
-                    (at, key, record)
+                    (index, key, record)
                 });
             }
-            while let Some(read) = self.running.join_next().await {
-                let (at, key, record) = read.map_err(|e| EngineError::Failed(e.to_string()))?;
-                if let (Some(record), Some(place)) = (record?, self.ready.get_mut(at)) {
-                    *place = Some((key, record));
+            while let Some(read) = self.reads.join_next().await {
+                let (index, key, record) = read.map_err(|e| EngineError::Failed(e.to_string()))?;
+                if let (Some(record), Some(slot)) = (record?, self.ready.get_mut(index)) {
+                    *slot = Some((key, record));
                 }
             }
         }
     }
 }
 
-/// Compares all records of both, in the order of their keys.
+/// Compares all records of both engines in key order.
 async fn compare(
     from: &Arc<dyn Engine>,
     to: &Arc<dyn Engine>,
     total: u64,
-    tell: &mut (dyn FnMut(Progress) + Send),
+    report: &mut (dyn FnMut(Progress) + Send),
 ) -> std::result::Result<Progress, CopyError> {
     let mut progress = Progress { comparing: true, total, ..Progress::default() };
     let mut checksum = crc32fast::Hasher::new();
-    let mut next = Some(Bytes::from_static(FIRST));
+    let mut next = Some(Bytes::from_static(RANGE_START));
     while let Some(start) = next {
-        let sides = tokio::join!(page_from(&**from, start.clone()), page_from(&**to, start));
-        let source = sides.0.map_err(|e| CopyError::Engine(Side::Source, e))?;
-        let destination = sides.1.map_err(|e| CopyError::Engine(Side::Destination, e))?;
-        if let Some(key) = first_difference(&source, &destination) {
-            return Err(CopyError::Differs(key));
+        let pages = tokio::join!(scan_from(&**from, start.clone()), scan_from(&**to, start));
+        let (ours, theirs) = (pages.0.map_err(source)?, pages.1.map_err(destination)?);
+        if let Some(key) = first_difference(&ours, &theirs) {
+            return Err(CopyError::Mismatch(key));
         }
-        next = following(&source);
-        let (mut ours, mut theirs) = (Reads::new(from, &source), Reads::new(to, &destination));
+        next = next_page_start(&ours);
+        let mut ours = PrefetchedRecords::new(from, &ours);
+        let mut theirs = PrefetchedRecords::new(to, &theirs);
         loop {
-            let (source, destination) = tokio::join!(ours.next(), theirs.next());
-            let source = source.map_err(|e| CopyError::Engine(Side::Source, e))?;
-            let destination = destination.map_err(|e| CopyError::Engine(Side::Destination, e))?;
-            let (source, destination) = match (source, destination) {
+            let records = tokio::join!(ours.next(), theirs.next());
+            let (one, other) = match (records.0.map_err(source)?, records.1.map_err(destination)?) {
                 (None, None) => break,
-                (Some(source), Some(destination)) => (source, destination),
+                (Some(one), Some(other)) => (one, other),
                 (Some((key, _)), None) | (None, Some((key, _))) => {
-                    return Err(CopyError::Differs(shown(&key)));
+                    return Err(CopyError::Mismatch(printable(&key)));
                 }
             };
-            let (one, other) = tokio::join!(digest(&source), digest(&destination));
-            let one = one.map_err(|e| CopyError::Engine(Side::Source, e))?;
-            let other = other.map_err(|e| CopyError::Engine(Side::Destination, e))?;
-            if one != other {
-                return Err(CopyError::Differs(shown(&source.0)));
+            let digests = tokio::join!(digest(&one), digest(&other));
+            let (expected, found) = (digests.0.map_err(source)?, digests.1.map_err(destination)?);
+            if expected != found {
+                return Err(CopyError::Mismatch(printable(&one.0)));
             }
-            checksum.update(&one.0.to_le_bytes());
+            checksum.update(&expected.0.to_le_bytes());
             progress.records += 1;
-            progress.bytes += one.1;
+            progress.bytes += expected.1;
         }
         progress.checksum = checksum.clone().finalize();
-        tell(progress);
+        report(progress);
     }
     Ok(progress)
 }
 
-/// How many records an engine has; the mark is one.
+/// Returns the number of records in an engine, including the marker.
 async fn total(engine: &dyn Engine) -> Result<u64> {
     let mut total = 0;
-    for first in 0..LAST[0] {
+    for first in 0..RANGE_END[0] {
         total += engine.count(first).await?;
     }
     Ok(total)
 }
 
-/// The checksum and the size of a record: its key, due, head and body.
-async fn digest((key, record): &(Bytes, Record)) -> Result<(u32, u64)> {
+/// Returns the CRC-32 of a record's key, expiry, meta and body, and their size in bytes.
+async fn digest((key, record): &KeyedRecord) -> Result<(u32, u64)> {
     let mut checksum = crc32fast::Hasher::new();
     let lens = [key.len() as u64, record.expires_at, record.meta.len() as u64, record.body.len()];
     for number in lens {
@@ -392,55 +404,55 @@ async fn digest((key, record): &(Bytes, Record)) -> Result<(u32, u64)> {
     }
     checksum.update(key);
     checksum.update(&record.meta);
-    let mut at = 0;
-    while at < record.body.len() {
-        let piece = piece(&record.body, at).await?;
-        checksum.update(&piece);
-        at += piece.len() as u64;
+    let mut offset = 0;
+    while offset < record.body.len() {
+        let chunk = read_chunk(&record.body, offset).await?;
+        checksum.update(&chunk);
+        offset += chunk.len() as u64;
     }
     let bytes = (key.len() + record.meta.len()) as u64 + record.body.len();
     Ok((checksum.finalize(), bytes))
 }
 
-async fn piece(body: &Body, at: u64) -> Result<Bytes> {
-    let left = usize::try_from(body.len() - at).unwrap_or(usize::MAX);
-    body.read(at, left.min(PIECE_BYTES)).await
+async fn read_chunk(body: &Body, offset: u64) -> Result<Bytes> {
+    let remaining = usize::try_from(body.len() - offset).unwrap_or(usize::MAX);
+    body.read(offset, remaining.min(CHUNK_BYTES)).await
 }
 
-/// The first key at which two pages differ in key, due or head.
-fn first_difference(one: &Page, other: &Page) -> Option<String> {
+/// Returns the first key at which two pages differ in key, expiry or meta.
+fn first_difference(one: &ScanPage, other: &ScanPage) -> Option<String> {
+    let same = |a: &ScannedRecord<'_>, b: &ScannedRecord<'_>| {
+        a.key == b.key && a.expires_at == b.expires_at && a.meta == b.meta
+    };
     let mut others = other.iter();
-    for found in one.iter() {
-        let same = |with: &ScannedRecord<'_>| {
-            found.key == with.key && found.expires_at == with.expires_at && found.meta == with.meta
-        };
+    for record in one.iter() {
         match others.next() {
-            Some(with) if same(&with) => {}
-            Some(with) => return Some(shown(found.key.min(with.key))),
-            None => return Some(shown(found.key)),
+            Some(other) if same(&record, &other) => {}
+            Some(other) => return Some(printable(record.key.min(other.key))),
+            None => return Some(printable(record.key)),
         }
     }
-    others.next().map(|with| shown(with.key))
+    others.next().map(|other| printable(other.key))
 }
 
-async fn page_from(engine: &dyn Engine, start: Bytes) -> Result<Page> {
-    let end = Bytes::from_static(&LAST);
+async fn scan_from(engine: &dyn Engine, start: Bytes) -> Result<ScanPage> {
+    let end = Bytes::from_static(&RANGE_END);
     engine.scan(Scan { start, end, limit: PAGE_RECORDS, skip_expired_at: 0, eventual: false }).await
 }
 
-/// Where the page after this one starts; `None` when this was the last.
-fn following(page: &Page) -> Option<Bytes> {
+/// Returns the start of the page after this one; `None` if this is the last.
+fn next_page_start(page: &ScanPage) -> Option<Bytes> {
     if page.len() < PAGE_RECORDS {
         return None;
     }
-    page.iter().last().map(|found| after(found.key))
+    page.iter().last().map(|record| successor(record.key))
 }
 
-/// The first key after `key`.
-fn after(key: &[u8]) -> Bytes {
+/// Returns the first key after `key`.
+fn successor(key: &[u8]) -> Bytes {
     [key, &[0]].concat().into()
 }
 
-fn shown(key: &[u8]) -> String {
+fn printable(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
 }

@@ -1,23 +1,25 @@
-//! The reference engine: the contract in its plainest form, in memory, gone with the process.
+//! The reference engine: sorted maps in memory behind one lock, without persistence.
 
 use super::{
-    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, KeyedRecord, Mutation, Outcome, Page,
-    Projection, Record, Result, Scan, ScannedRecord, Snapshot, Stats,
+    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, KeyedRecord, Mutation, Outcome,
+    Projection, Record, Result, Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Records in a sorted map behind one lock.
+/// An engine whose contents are lost when it is dropped.
 #[derive(Default)]
 pub struct Memory {
-    state: RwLock<State>,
+    tables: RwLock<Tables>,
 }
 
 #[derive(Default)]
-struct State {
+struct Tables {
     records: BTreeMap<Bytes, Record>,
-    expires_at: BTreeSet<(u64, Bytes)>,
+    /// Keys of expiring records, ordered by expiry time.
+    by_expiry: BTreeSet<(u64, Bytes)>,
+    /// Number of records by the first byte of their keys.
     counts: BTreeMap<u8, u64>,
     last_version: u64,
     closed: bool,
@@ -25,29 +27,29 @@ struct State {
 }
 
 impl Memory {
-    /// An empty one.
+    /// Creates an empty engine.
     pub fn new() -> Memory {
         Memory::default()
     }
 
-    fn shared(&self) -> Result<RwLockReadGuard<'_, State>> {
-        let state = self.state.read().map_err(poisoned)?;
-        if state.closed { Err(EngineError::Closed) } else { Ok(state) }
+    fn read_lock(&self) -> Result<RwLockReadGuard<'_, Tables>> {
+        let tables = self.tables.read().map_err(poisoned)?;
+        if tables.closed { Err(EngineError::Closed) } else { Ok(tables) }
     }
 
-    fn exclusive(&self) -> Result<RwLockWriteGuard<'_, State>> {
-        let state = self.state.write().map_err(poisoned)?;
-        if state.closed { Err(EngineError::Closed) } else { Ok(state) }
+    fn write_lock(&self) -> Result<RwLockWriteGuard<'_, Tables>> {
+        let tables = self.tables.write().map_err(poisoned)?;
+        if tables.closed { Err(EngineError::Closed) } else { Ok(tables) }
     }
 }
 
 fn poisoned<T>(_: std::sync::PoisonError<T>) -> EngineError {
-    EngineError::Failed("a writer of the memory engine panicked".into())
+    EngineError::Failed("a commit panicked while holding the lock".into())
 }
 
-impl State {
-    fn scan(&self, scan: &Scan) -> Page {
-        let mut page = Page::default();
+impl Tables {
+    fn scan(&self, scan: &Scan) -> ScanPage {
+        let mut page = ScanPage::default();
         if scan.start >= scan.end {
             return page;
         }
@@ -64,36 +66,34 @@ impl State {
     }
 
     fn commit(&mut self, commit: Commit) -> Outcome {
-        let held = |e: &super::Precondition| {
-            self.records.get(&e.key).map_or(0, |record| record.version) == e.version
-        };
-        if !commit.preconditions.iter().all(held) {
+        let version_of = |key| self.records.get(key).map_or(0, |record: &Record| record.version);
+        if !commit.preconditions.iter().all(|p| version_of(&p.key) == p.version) {
             self.stats.conflicts += 1;
             return Outcome::Conflict;
         }
         let version = commit.version_min.max(self.last_version + 1);
         self.last_version = version;
-        for write in commit.mutations {
-            self.write(write, version);
+        for mutation in commit.mutations {
+            self.apply(mutation, version);
         }
         self.stats.commits += 1;
         self.stats.groups += 1;
         Outcome::Committed(version)
     }
 
-    fn write(&mut self, write: Mutation, version: u64) {
-        let first = write.key.first().copied().unwrap_or_default();
-        let key = Bytes::copy_from_slice(&write.key);
-        let old = match write.record {
+    fn apply(&mut self, mutation: Mutation, version: u64) {
+        let first = mutation.key.first().copied().unwrap_or_default();
+        let key = Bytes::copy_from_slice(&mutation.key);
+        let old = match mutation.record {
             Some(new) => {
                 let (expires_at, meta) = (new.expires_at, Bytes::copy_from_slice(&new.meta));
-                // A body may be a slice of a much larger network buffer: keep only the slice.
+                // The body may be a slice of a much larger network buffer, which must be released.
                 let body = match new.body {
                     Body::Bytes(bytes) => Body::Bytes(Bytes::copy_from_slice(&bytes)),
                     Body::Stored(stored) => Body::Stored(stored),
                 };
                 if expires_at > 0 {
-                    self.expires_at.insert((expires_at, key.clone()));
+                    self.by_expiry.insert((expires_at, key.clone()));
                 }
                 *self.counts.entry(first).or_default() += 1;
                 self.records.insert(key.clone(), Record { version, expires_at, meta, body })
@@ -101,9 +101,9 @@ impl State {
             None => self.records.remove(&key),
         };
         if let Some(old) = old {
-            let still = self.records.get(&key).map_or(0, |record| record.expires_at);
-            if old.expires_at > 0 && old.expires_at != still {
-                self.expires_at.remove(&(old.expires_at, key));
+            let new_expiry = self.records.get(&key).map_or(0, |record| record.expires_at);
+            if old.expires_at > 0 && old.expires_at != new_expiry {
+                self.by_expiry.remove(&(old.expires_at, key));
             }
             if let Some(count) = self.counts.get_mut(&first) {
                 *count = count.saturating_sub(1);
@@ -116,75 +116,70 @@ impl Engine for Memory {
     fn read<'a>(
         &'a self,
         key: &'a [u8],
-        part: Projection,
+        projection: Projection,
     ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
-            let mut found = self.shared()?.records.get(key).cloned();
-            if let (Projection::Meta, Some(record)) = (part, &mut found) {
+            let mut found = self.read_lock()?.records.get(key).cloned();
+            if let (Projection::Meta, Some(record)) = (projection, &mut found) {
                 record.body = Body::EMPTY;
             }
             Ok(found)
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
-        Box::pin(async move { Ok(self.shared()?.scan(&scan)) })
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
+        Box::pin(async move { Ok(self.read_lock()?.scan(&scan)) })
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
         Box::pin(async move {
-            let records = self.shared()?.records.clone();
-            Ok(Box::new(Frozen { records }) as Box<dyn Snapshot>)
+            let records = self.read_lock()?.records.clone();
+            Ok(Box::new(MemorySnapshot { records }) as Box<dyn Snapshot>)
         })
     }
 
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
-            let state = self.shared()?;
-            let mut found = Vec::new();
-            for (_, key) in state
-                .expires_at
-                .iter()
-                .take_while(|(expires_at, _)| *expires_at <= until)
-                .take(limit)
-            {
-                let version = state.records.get(key).map_or(0, |record| record.version);
-                found.push((key.clone(), version));
-            }
-            Ok(found)
+            let tables = self.read_lock()?;
+            let expired =
+                tables.by_expiry.iter().take_while(|(expires_at, _)| *expires_at <= until);
+            let with_version = |(_, key): &(u64, Bytes)| {
+                (key.clone(), tables.records.get(key).map_or(0, |record| record.version))
+            };
+            Ok(expired.take(limit).map(with_version).collect())
         })
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(async move { Ok(self.shared()?.counts.get(&first).copied().unwrap_or(0)) })
+        Box::pin(async move { Ok(self.read_lock()?.counts.get(&first).copied().unwrap_or(0)) })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
-        Box::pin(async move { Ok(self.exclusive()?.commit(commit)) })
+        Box::pin(async move { Ok(self.write_lock()?.commit(commit)) })
     }
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
-        Box::pin(async move { Ok(Box::new(MemoryStage::default()) as Box<dyn BlobWriter>) })
+        Box::pin(async move { Ok(Box::new(MemoryBlobWriter::default()) as Box<dyn BlobWriter>) })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            self.exclusive()?.closed = true;
+            self.write_lock()?.closed = true;
             Ok(())
         })
     }
 
     fn stats(&self) -> Stats {
-        self.state.read().map(|state| state.stats).unwrap_or_default()
+        self.tables.read().map(|tables| tables.stats).unwrap_or_default()
     }
 }
 
-/// A copy of the map; keys and bodies are shared with it.
-struct Frozen {
+/// A copy of the record map; keys and bodies are shared with the original.
+struct MemorySnapshot {
     records: BTreeMap<Bytes, Record>,
 }
 
-impl Snapshot for Frozen {
+impl Snapshot for MemorySnapshot {
     fn scan(
         &mut self,
         start: Bytes,
@@ -192,25 +187,25 @@ impl Snapshot for Frozen {
         limit: usize,
         bytes: u64,
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>> {
-        let (mut found, mut held) = (Vec::new(), 0);
+        let (mut records, mut body_bytes) = (Vec::new(), 0);
         let range = (start < end).then(|| self.records.range(start..end));
         for (key, record) in range.into_iter().flatten().take(limit) {
-            found.push((key.clone(), record.clone()));
-            held += record.body.len();
-            if held >= bytes {
+            records.push((key.clone(), record.clone()));
+            body_bytes += record.body.len();
+            if body_bytes >= bytes {
                 break;
             }
         }
-        Box::pin(async { Ok(found) })
+        Box::pin(async { Ok(records) })
     }
 }
 
 #[derive(Default)]
-struct MemoryStage {
+struct MemoryBlobWriter {
     bytes: BytesMut,
 }
 
-impl BlobWriter for MemoryStage {
+impl BlobWriter for MemoryBlobWriter {
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         self.bytes.extend_from_slice(&chunk);
         Box::pin(async { Ok(()) })

@@ -1,21 +1,23 @@
-//! Ordered bytes with atomic, durable commits: the seam between the meaning of a KV store and
-//! the place where its bytes live.
+//! The storage engine interface: an ordered map of byte keys to records, with atomic, durable
+//! commits.
 //!
-//! An engine knows records, each under a key of bytes, and nothing of stores, items, HTTP or the
-//! time of day. What it promises is the same for every engine and is held by
-//! `tests/engine_contract.rs`:
+//! The data model ([`crate::kv`]) is written against [`Engine`] alone. An engine knows nothing of
+//! stores, items, HTTP or wall-clock time; implementations are [`embedded`], `postgres` and
+//! [`memory`]. Every engine guarantees the following, and `tests/engine_contract.rs` checks all of
+//! them against it:
 //!
-//! - [`Engine::commit`] is atomic: all of its writes happen, or none. It answers
-//!   [`Outcome::Committed`] only when the writes are durable.
-//! - Every commit gets a *version*, greater than that of any commit before it, over restarts too;
-//!   where several processes share an engine, than any of this process and any that wrote one of
-//!   its keys. The records it writes carry it. Under a key a version never comes twice, so "the
-//!   record still has version 17" says "nobody touched it since".
-//! - Reads and scans answer from one snapshot that holds every commit already answered as written,
-//!   and never one that is not durable yet. A [`Snapshot`] stays as it is.
-//! - What is read is what was written: damage is [`EngineError::Corrupt`], never other bytes.
-//! - `Err` after a commit means *unknown*, unless it is [`EngineError::Full`]: the caller must read
-//!   before it tries again.
+//! - **Atomicity and durability.** [`Engine::commit`] applies all mutations of a commit or none.
+//!   It returns [`Outcome::Committed`] only after they are durable.
+//! - **Versions.** A commit stamps every record it writes with one version. Versions under a key
+//!   increase strictly, across restarts and across removal of the record, and are never reused: a
+//!   record that still has version 17 has not been written since. Within a process, every commit's
+//!   version exceeds those of all earlier commits.
+//! - **Isolation.** Each read and scan sees one consistent state that includes every acknowledged
+//!   commit and nothing that is not yet durable ([`Scan::eventual`] relaxes the former). A
+//!   [`Snapshot`] never changes.
+//! - **Integrity.** A read returns the bytes that were written or [`EngineError::Corrupt`].
+//! - **Errors.** After a commit fails with [`EngineError::Full`] or [`EngineError::Unavailable`],
+//!   nothing was written. After any other error its outcome is unknown; read before retrying.
 
 pub mod copy;
 pub mod embedded;
@@ -30,46 +32,47 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// A boxed future, so that engines can be chosen at run time.
+/// A boxed future, which keeps [`Engine`] usable as a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What engine calls answer.
+/// The result of an engine call.
 pub type Result<T> = std::result::Result<T, EngineError>;
 
-/// Bodies of up to this many bytes travel in memory; larger ones are staged. 256 KiB.
+/// Maximum size in bytes of a body passed in memory; larger ones are written as blobs. 256 KiB.
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 
-/// Stored bodies up to this size, in bytes, are best read at once when all of them are wanted: an
-/// engine may keep them in memory whole.
-pub const WHOLE_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
+/// Maximum size in bytes of a stored body that should be read in one call: an engine may cache
+/// bodies up to this size. 1 MiB.
+pub const SINGLE_READ_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
 
-/// A record as stored.
+/// A stored record.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The version of the commit that wrote it; never 0.
+    /// Version of the commit that wrote it; never 0.
     pub version: u64,
-    /// The number [`Engine::expires_at`] finds it by; 0 is never due.
+    /// Expiry time, in the caller's unit; 0 means never. Only [`Engine::expired`] and
+    /// [`Scan::skip_expired_at`] act on it.
     pub expires_at: u64,
-    /// The small part: read by scans and by [`Projection::Meta`].
+    /// The small part, returned by scans and by [`Projection::Meta`].
     pub meta: Bytes,
-    /// The large part; empty when only the head was asked for.
+    /// The large part; empty under [`Projection::Meta`].
     pub body: Body,
 }
 
-/// The large part of a record.
+/// The body of a record.
 #[derive(Clone)]
 pub enum Body {
-    /// In memory, up to [`INLINE_BYTES_MAX`] bytes (engines accept more, but hold it all).
+    /// Held in memory; callers should not exceed [`INLINE_BYTES_MAX`].
     Bytes(Bytes),
-    /// Kept by the engine and read piece by piece.
+    /// A blob of the engine, read range by range.
     Stored(Arc<dyn StoredBody>),
 }
 
 impl Body {
-    /// A body of no bytes.
+    /// An empty body.
     pub const EMPTY: Body = Body::Bytes(Bytes::new());
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Body::Bytes(bytes) => bytes.len() as u64,
@@ -77,19 +80,22 @@ impl Body {
         }
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the body is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// `len` bytes from `offset`; the range must lie within the body.
+    /// Reads `len` bytes at `offset`.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] if the range exceeds the body or its bytes fail their checksum.
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         match self {
             Body::Bytes(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
                 let end = start.saturating_add(len);
                 if end > bytes.len() {
-                    return Err(EngineError::Corrupt("a read past the end of a body".into()));
+                    return Err(EngineError::Corrupt("read past the end of a body".into()));
                 }
                 Ok(bytes.slice(start..end))
             }
@@ -104,105 +110,107 @@ impl fmt::Debug for Body {
     }
 }
 
-/// A large body in the engine's keeping. Dropping the last handle of one that was staged and
-/// never committed removes it.
+/// A handle to a blob stored by an engine. Dropping the last handle to a blob that no commit
+/// references deletes it.
 pub trait StoredBody: Send + Sync {
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     fn len(&self) -> u64;
-    /// Whether it has no bytes.
+    /// Returns whether the blob is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// `len` bytes from `offset`, checked against their checksums before they are returned.
+    /// Reads `len` bytes at `offset` and verifies their checksums before returning them.
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>>;
-    /// For the engine that made it.
+    /// Returns `self` for downcasting by the engine that created it.
     fn as_any(&self) -> &dyn Any;
 }
 
-/// A large body on its way in. Dropped unfinished, it leaves nothing behind.
+/// Writes a blob chunk by chunk. Dropping it before [`BlobWriter::finish`] discards the blob.
 pub trait BlobWriter: Send {
     /// Appends a chunk.
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>>;
-    /// Makes all chunks durable and hands out the body, to be named in a commit.
+    /// Makes all chunks durable and returns the body, ready to be referenced by a commit.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body>>;
 }
 
-/// What a commit demands: the record under `key` has exactly this version.
+/// A condition of a commit: the record under `key` has exactly this version.
 #[derive(Clone, Debug)]
 pub struct Precondition {
     /// The record's key.
     pub key: Bytes,
-    /// Its version; 0 demands that there is no record.
+    /// The required version; 0 requires that no record exists.
     pub version: u64,
 }
 
-/// What a commit writes.
+/// A write of a commit: puts or removes one record.
 #[derive(Clone, Debug)]
 pub struct Mutation {
     /// The record's key.
     pub key: Bytes,
-    /// The new record, or `None` to remove it.
+    /// The new record, or `None` to remove the existing one.
     pub record: Option<NewRecord>,
 }
 
-/// A record to be written.
+/// A record to write; the commit assigns its version.
 #[derive(Clone, Debug)]
 pub struct NewRecord {
     /// See [`Record::expires_at`].
     pub expires_at: u64,
     /// See [`Record::meta`].
     pub meta: Bytes,
-    /// See [`Record::body`]; a stored body must come from the same engine.
+    /// See [`Record::body`]; a [`Body::Stored`] must come from the same engine.
     pub body: Body,
 }
 
-/// All or nothing: when every expectation holds, every write is made. No key is written twice.
+/// An atomic unit: if every precondition holds, every mutation is applied.
+///
+/// A key may appear in at most one mutation.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
-    /// The version is at least this.
+    /// Lower bound of the version assigned to the commit.
     pub version_min: u64,
-    /// What must hold.
+    /// Conditions checked against the state the commit is applied to.
     pub preconditions: Vec<Precondition>,
-    /// What is then written.
+    /// Writes to apply.
     pub mutations: Vec<Mutation>,
 }
 
-/// How a commit ended.
+/// The outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Written, durable, visible; with its version.
+    /// Applied, durable and visible, with this version.
     Committed(u64),
-    /// An expectation did not hold; nothing was written.
+    /// A precondition failed; nothing was written.
     Conflict,
 }
 
-/// Which parts of a record are wanted.
+/// The parts of a record to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Projection {
-    /// Version, due and head; the body comes empty.
+    /// Everything but the body, which is returned empty.
     Meta,
-    /// All of it.
+    /// The whole record.
     Full,
 }
 
-/// A range of keys to scan, in the order of their bytes.
+/// A scan over a range of keys in byte order.
 #[derive(Clone, Debug)]
 pub struct Scan {
-    /// The first key that belongs to it.
+    /// First key of the range.
     pub start: Bytes,
-    /// The first key that does not.
+    /// First key after the range.
     pub end: Bytes,
-    /// At most so many records.
+    /// Maximum number of records to return.
     pub limit: usize,
-    /// Records with `0 < due <= skip_due` are passed over.
+    /// Skips records with `0 < expires_at <= skip_expired_at`.
     pub skip_expired_at: u64,
-    /// Whether a snapshot of a little earlier will do, from a copy that follows.
+    /// Allows a slightly stale result, such as from an asynchronous replica.
     pub eventual: bool,
 }
 
-/// What a scan found, in one buffer.
+/// The records returned by a scan, packed into one buffer.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct ScanPage {
     bytes: Vec<u8>,
     spans: Vec<Span>,
 }
@@ -215,10 +223,10 @@ struct Span {
     expires_at: u64,
 }
 
-/// One record of a [`Page`], without its body.
+/// A record of a [`ScanPage`], without its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScannedRecord<'p> {
-    /// Its key.
+    /// The record's key.
     pub key: &'p [u8],
     /// See [`Record::version`].
     pub version: u64,
@@ -228,41 +236,41 @@ pub struct ScannedRecord<'p> {
     pub meta: &'p [u8],
 }
 
-impl Page {
-    /// With room for as many records of a usual size as a page of the API holds.
-    pub fn with_room(limit: usize) -> Page {
+impl ScanPage {
+    /// Creates an empty page with room for `limit` records of typical size, at most 1024.
+    pub fn with_capacity(limit: usize) -> ScanPage {
         const RECORDS: usize = 1024;
         const RECORD_BYTES: usize = 72;
         let records = limit.min(RECORDS);
         let bytes = Vec::with_capacity(records * RECORD_BYTES);
-        Page { bytes, spans: Vec::with_capacity(records) }
+        ScanPage { bytes, spans: Vec::with_capacity(records) }
     }
 
     /// Appends a record.
-    pub fn push(&mut self, found: ScannedRecord<'_>) {
-        self.bytes.extend_from_slice(found.key);
+    pub fn push(&mut self, record: ScannedRecord<'_>) {
+        self.bytes.extend_from_slice(record.key);
         let key_end = self.bytes.len();
-        self.bytes.extend_from_slice(found.meta);
-        let (version, expires_at) = (found.version, found.expires_at);
+        self.bytes.extend_from_slice(record.meta);
+        let (version, expires_at) = (record.version, record.expires_at);
         self.spans.push(Span { key_end, meta_end: self.bytes.len(), version, expires_at });
     }
 
-    /// How many records it holds.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// Whether it holds none.
+    /// Returns whether the page has no records.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
 
-    /// Drops the records after the first `len`.
+    /// Keeps only the first `len` records.
     pub fn truncate(&mut self, len: usize) {
         self.spans.truncate(len);
     }
 
-    /// The records, in key order.
+    /// Iterates over the records in key order.
     pub fn iter(&self) -> impl Iterator<Item = ScannedRecord<'_>> {
         let mut start = 0;
         self.spans.iter().map(move |span| {
@@ -274,14 +282,17 @@ impl Page {
     }
 }
 
-/// A whole record under its key.
+/// A record with its key.
 pub type KeyedRecord = (Bytes, Record);
 
-/// All records as they were at one moment, while others go on writing. It keeps what it shows from
-/// being given back, so it should not live longer than needed.
+/// A consistent view of all records at one point in time, unaffected by later commits.
+///
+/// It may keep the engine from reclaiming space, so drop it as soon as possible.
 pub trait Snapshot: Send {
-    /// The first records of a range, whole, in the order of their keys: at least one, if there is
-    /// any, and at most `limit`; fewer when their bodies pass about `bytes` bytes in memory.
+    /// Returns the first records of `start..end`, with bodies, in key order.
+    ///
+    /// Returns at most `limit` records and stops early once their bodies exceed about `bytes`
+    /// bytes, but returns at least one record if the range has any.
     fn scan(
         &mut self,
         start: Bytes,
@@ -291,70 +302,77 @@ pub trait Snapshot: Send {
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>>;
 }
 
-/// Figures for an operator; all cheap to gather.
+/// Engine statistics since it was opened; cheap to collect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
-    /// Bytes on disk, where there is one.
+    /// Bytes used on disk; 0 if the engine does not manage files.
     pub disk_bytes: u64,
-    /// Bytes of the log that is not yet folded into its home.
+    /// Bytes of WAL that are not yet checkpointed.
     pub wal_bytes: u64,
-    /// Commits that were written.
+    /// Commits applied.
     pub commits: u64,
-    /// Commits that met a conflict.
+    /// Commits rejected by a precondition.
     pub conflicts: u64,
-    /// Groups: each is one sync for all its commits.
+    /// Commit groups; a group is made durable by one sync.
     pub groups: u64,
-    /// Microseconds spent in making groups durable.
+    /// Microseconds spent making commit groups durable.
     pub sync_micros: u64,
-    /// Reads answered from the cache.
+    /// Reads served from the read cache.
     pub cache_hits: u64,
-    /// Reads that were not.
+    /// Reads not served from the read cache.
     pub cache_misses: u64,
 }
 
-/// Why an engine could not answer.
+/// Why an engine call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    /// No space; nothing was written, and reads go on.
+    /// No space left; nothing was written. Reads still work.
     #[error("storage is full: {0}")]
     Full(String),
-    /// Stored bytes are damaged.
+    /// Stored bytes fail their checksum or cannot be decoded.
     #[error("stored data is damaged: {0}")]
     Corrupt(String),
-    /// A commit may or may not have happened; or a read failed.
+    /// Any other failure; a commit may or may not have been applied.
     #[error("storage failed: {0}")]
     Failed(String),
-    /// Nobody could be asked, for longer than it is worth waiting; nothing was written.
+    /// The storage stayed unreachable until the retry limit; nothing was written.
     #[error("storage cannot be reached: {0}")]
     Unavailable(String),
-    /// The engine is shut.
+    /// The engine has been closed.
     #[error("storage is closed")]
     Closed,
 }
 
-/// Ordered bytes with atomic, durable commits; the module's text is its contract.
+/// An ordered key-value store with atomic, durable commits; see the [module](self) for the
+/// guarantees.
 pub trait Engine: Send + Sync + 'static {
-    /// The record under `key`.
-    fn read<'a>(&'a self, key: &'a [u8], part: Projection)
-    -> BoxFuture<'a, Result<Option<Record>>>;
-    /// The records of a range, without bodies, from one snapshot.
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>>;
-    /// All records as they are now, to be read at leisure.
+    /// Reads the record under `key`.
+    fn read<'a>(
+        &'a self,
+        key: &'a [u8],
+        projection: Projection,
+    ) -> BoxFuture<'a, Result<Option<Record>>>;
+    /// Returns the records of a range, without bodies, as of one point in time.
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>>;
+    /// Opens a snapshot of the current state.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>>;
-    /// Keys and versions of at most `limit` records with `0 < due <= until`, the earliest first.
+    /// Returns keys and versions of up to `limit` records with `0 < expires_at <= until`, earliest
+    /// expiry first.
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>>;
-    /// How many records have keys that begin with `first`; costs no scan.
+    /// Returns the number of records whose key begins with the byte `first`, without a scan.
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>>;
-    /// Checks and writes, atomically and durably.
+    /// Checks the preconditions and applies the mutations, atomically and durably.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>>;
-    /// Whether a large body on its way in is held in memory whole, and so must be admitted whole.
+    /// Returns whether blobs are buffered in memory while they are written, so that callers must
+    /// budget for their full size.
     fn buffers_blobs(&self) -> bool {
         false
     }
-    /// Begins a large body.
+    /// Starts writing a blob.
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>>;
-    /// Finishes what was accepted and shuts; later calls answer [`EngineError::Closed`].
+    /// Completes accepted commits and closes the engine; later calls fail with
+    /// [`EngineError::Closed`].
     fn close(&self) -> BoxFuture<'_, Result<()>>;
-    /// Figures for an operator.
+    /// Returns the engine's statistics.
     fn stats(&self) -> Stats;
 }

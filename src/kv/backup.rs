@@ -1,199 +1,203 @@
-//! Backups: all records of one moment as a stream of checked frames, and the way back.
+//! Backup and restore: all records of a snapshot as a stream of frames with checksums.
 //!
-//! docs/format.md describes the bytes. An item that comes back keeps its generation: its head says
-//! it from then on, as with an import.
+//! docs/format.md specifies the bytes. A restored item keeps its generation, which is stored
+//! explicitly in its meta, as after an import.
 
 use super::clock::Clock;
 use super::codec::ItemMeta;
 use super::integrity::{IntegrityChecker, RecordCounts};
 use super::keyspace::{self, ITEMS, STORES};
 use super::{Error, Kv};
-use crate::engine::copy::{CopyError, Filling};
+use crate::engine::copy::{BulkLoader, CopyError};
 use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot};
 use bytes::{Buf, BufMut, Bytes};
 use std::io::{self, Read};
 use std::sync::Arc;
 
-/// What a backup begins with.
+/// The first bytes of a backup.
 const MAGIC: &[u8; 8] = b"STDFBAK1";
-/// Kinds of frames: a record, a piece of the record's body, and the end.
+/// Kinds of frames: a record, a chunk of its body, and the end of the backup.
 const RECORD: u8 = 1;
-const PIECE: u8 = 2;
+const CHUNK: u8 = 2;
 const END: u8 = 3;
-/// Bytes of a frame besides its payload: kind, length, checksum.
-const FRAME_HEAD: usize = 1 + 4;
-/// Bytes of a record's payload besides its key, head and body: version, due, size of the body,
-/// size of the key.
+/// Bytes before the payload of a frame: kind and length. A CRC-32 follows it.
+const FRAME_HEADER: usize = 1 + 4;
+/// Fixed bytes of a record's payload: version, expiry, size of the body, size of the key.
 const RECORD_FIXED: usize = 8 + 8 + 8 + 4;
-/// No payload is larger: a body in memory, its key and its head.
+/// Maximum payload: an inline body, its key and its meta.
 const PAYLOAD_MAX: usize = INLINE_BYTES_MAX + 64 * 1024;
-/// Records and bytes of bodies taken from the snapshot at once.
+/// Maximum records and body bytes per scan of the snapshot.
 const PAGE_RECORDS: usize = 1000;
 const PAGE_BYTES: u64 = 1 << 20;
-/// Bytes handed on together.
-const CHUNK_BYTES: usize = 256 << 10;
+/// Minimum size of the parts in which the stream is returned, in bytes.
+const OUTPUT_BYTES: usize = 256 << 10;
 
-/// A backup on its way out.
-pub struct Backup {
+/// Produces the bytes of a backup.
+pub struct BackupStream {
     snapshot: Box<dyn Snapshot>,
     next: Bytes,
-    waiting: std::vec::IntoIter<KeyedRecord>,
-    /// The body that is on its way, and how much of it is out.
+    page: std::vec::IntoIter<KeyedRecord>,
+    /// The large body being written, and the offset of the rest.
     large: Option<(Body, u64)>,
     records: u64,
-    sum: crc32fast::Hasher,
-    begun: bool,
+    checksum: crc32fast::Hasher,
+    started: bool,
     ended: bool,
 }
 
 impl Kv {
-    /// Everything as it is now.
+    /// Starts a backup of the current state.
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn backup(&self) -> Result<Backup, Error> {
+    pub async fn backup(&self) -> Result<BackupStream, Error> {
         let snapshot = self.engine.snapshot().await?;
-        Ok(Backup::of(snapshot))
+        Ok(BackupStream::new(snapshot))
     }
 }
 
-/// Everything that an engine has, for one that no server uses.
+/// Starts a backup of an engine that is not in use by a server.
 ///
 /// # Errors
 /// When the engine fails.
-pub async fn backup(engine: &dyn Engine) -> Result<Backup, Error> {
-    Ok(Backup::of(engine.snapshot().await?))
+pub async fn backup(engine: &dyn Engine) -> Result<BackupStream, Error> {
+    Ok(BackupStream::new(engine.snapshot().await?))
 }
 
-impl Backup {
-    fn of(snapshot: Box<dyn Snapshot>) -> Backup {
-        Backup {
+impl BackupStream {
+    fn new(snapshot: Box<dyn Snapshot>) -> BackupStream {
+        BackupStream {
             snapshot,
-            // After the mark of an unfinished copy, which no server has.
+            // Skips the marker of an incomplete copy, which servers refuse to open.
             next: Bytes::from_static(&[1]),
-            waiting: Vec::new().into_iter(),
+            page: Vec::new().into_iter(),
             large: None,
             records: 0,
-            sum: crc32fast::Hasher::new(),
-            begun: false,
+            checksum: crc32fast::Hasher::new(),
+            started: false,
             ended: false,
         }
     }
 
-    /// Records so far.
+    /// Returns the number of records written so far.
     pub fn records(&self) -> u64 {
         self.records
     }
 
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes; `None` at the end.
     ///
     /// # Errors
-    /// When the engine fails, or finds something damaged.
+    /// When the engine fails or a record is damaged.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let mut out = Vec::with_capacity(CHUNK_BYTES + PAYLOAD_MAX);
-        if !std::mem::replace(&mut self.begun, true) {
+        let mut out = Vec::with_capacity(OUTPUT_BYTES + PAYLOAD_MAX);
+        if !std::mem::replace(&mut self.started, true) {
             out.extend_from_slice(MAGIC);
         }
-        while out.len() < CHUNK_BYTES && !self.ended {
-            if let Some((body, at)) = self.large.take() {
-                let len = (body.len() - at).min(INLINE_BYTES_MAX as u64);
-                // At most INLINE_BYTES_MAX, which fits.
-                let piece = body.read(at, len as usize).await?;
-                self.frame(&mut out, PIECE, &[&piece]);
-                if at + len < body.len() {
-                    self.large = Some((body, at + len));
+        while out.len() < OUTPUT_BYTES && !self.ended {
+            if let Some((body, offset)) = self.large.take() {
+                let len = (body.len() - offset).min(INLINE_BYTES_MAX as u64);
+                // At most INLINE_BYTES_MAX, which fits a usize.
+                let chunk = body.read(offset, len as usize).await?;
+                self.write_frame(&mut out, CHUNK, &[&chunk]);
+                if offset + len < body.len() {
+                    self.large = Some((body, offset + len));
                 }
-            } else if let Some((key, record)) = self.waiting.next() {
-                self.record(&mut out, &key, record).await?;
+            } else if let Some((key, record)) = self.page.next() {
+                self.write_record(&mut out, &key, record).await?;
             } else {
-                self.turn_page(&mut out).await?;
+                self.next_page(&mut out).await?;
             }
         }
         Ok((!out.is_empty()).then(|| out.into()))
     }
 
-    async fn turn_page(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+    async fn next_page(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
         let (start, end) = (self.next.clone(), Bytes::from_static(&[0xff]));
         let page = self.snapshot.scan(start, end, PAGE_RECORDS, PAGE_BYTES).await?;
         match page.last() {
-            Some((last, _)) => self.next = keyspace::after(last),
+            Some((last, _)) => self.next = keyspace::successor(last),
             None => {
-                let sum = self.sum.clone().finalize();
+                let checksum = self.checksum.clone().finalize();
                 let records = self.records.to_le_bytes();
-                self.frame(out, END, &[&records, &sum.to_le_bytes()]);
+                self.write_frame(out, END, &[&records, &checksum.to_le_bytes()]);
                 self.ended = true;
             }
         }
-        self.waiting = page.into_iter();
+        self.page = page.into_iter();
         Ok(())
     }
 
-    async fn record(&mut self, out: &mut Vec<u8>, key: &[u8], record: Record) -> Result<(), Error> {
+    async fn write_record(
+        &mut self,
+        out: &mut Vec<u8>,
+        key: &[u8],
+        record: Record,
+    ) -> Result<(), Error> {
         let Record { version, expires_at, meta, body } = record;
         let mut fixed = [0; RECORD_FIXED];
-        let mut room = &mut fixed[..];
-        room.put_u64_le(version);
-        room.put_u64_le(expires_at);
-        room.put_u64_le(body.len());
-        room.put_u32_le(u32::try_from(key.len()).unwrap_or(u32::MAX));
+        let mut buffer = &mut fixed[..];
+        buffer.put_u64_le(version);
+        buffer.put_u64_le(expires_at);
+        buffer.put_u64_le(body.len());
+        buffer.put_u32_le(u32::try_from(key.len()).unwrap_or(u32::MAX));
         if body.len() > INLINE_BYTES_MAX as u64 {
-            self.frame(out, RECORD, &[&fixed, key, &meta]);
+            self.write_frame(out, RECORD, &[&fixed, key, &meta]);
             self.large = Some((body, 0));
         } else {
-            // At most INLINE_BYTES_MAX, which fits.
+            // At most INLINE_BYTES_MAX, which fits a usize.
             let body = body.read(0, body.len() as usize).await?;
-            self.frame(out, RECORD, &[&fixed, key, &body, &meta]);
+            self.write_frame(out, RECORD, &[&fixed, key, &body, &meta]);
         }
         self.records += 1;
         Ok(())
     }
 
-    fn frame(&mut self, out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
+    fn write_frame(&mut self, out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let start = out.len();
         out.put_u8(kind);
         out.put_u32_le(u32::try_from(len).unwrap_or(u32::MAX));
         parts.iter().for_each(|part| out.extend_from_slice(part));
-        let sum = crc32fast::hash(out.get(start..).unwrap_or_default());
-        out.put_u32_le(sum);
-        // The sums of all frames make the sum of the whole.
-        self.sum.update(&sum.to_le_bytes());
+        let checksum = crc32fast::hash(out.get(start..).unwrap_or_default());
+        out.put_u32_le(checksum);
+        // The backup's checksum covers the checksums of all frames.
+        self.checksum.update(&checksum.to_le_bytes());
     }
 }
 
-/// Why a backup was not taken back.
+/// Why a backup could not be read or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// It could not be read.
-    #[error("the backup cannot be read: {0}")]
+    /// Reading the backup failed.
+    #[error("reading the backup failed: {0}")]
     Read(#[from] io::Error),
-    /// Its bytes are no whole backup.
+    /// The backup is corrupt or truncated.
     #[error("the backup is damaged: {0}")]
     Damaged(String),
-    /// It did not get into the destination.
+    /// Loading records into the destination failed.
     #[error(transparent)]
-    Mutation(#[from] CopyError),
-    /// The destination failed.
+    Load(#[from] CopyError),
+    /// Writing a blob to the destination failed.
     #[error("the destination: {0}")]
     Engine(#[from] EngineError),
 }
 
-/// A backup on its way in.
+/// Reads the frames of a backup.
 pub struct BackupReader<R> {
     source: R,
-    sum: crc32fast::Hasher,
+    checksum: crc32fast::Hasher,
     records: u64,
 }
 
-/// A record of a backup; a body that is too large for memory follows it in pieces.
-struct Found {
+/// A record of a backup; a large body follows it in chunks.
+struct BackupRecord {
     key: Bytes,
     record: Record,
-    size: u64,
+    body_len: u64,
 }
 
 impl<R: Read> BackupReader<R> {
-    /// Looks at the beginning of what should be a backup.
+    /// Checks the first bytes of a backup.
     ///
     /// # Errors
     /// See [`RestoreError`].
@@ -201,118 +205,120 @@ impl<R: Read> BackupReader<R> {
         let mut magic = [0; MAGIC.len()];
         source.read_exact(&mut magic)?;
         if &magic != MAGIC {
-            return Err(RestoreError::Damaged("it does not begin as a backup does".into()));
+            return Err(RestoreError::Damaged("it is not a backup file".into()));
         }
-        Ok(BackupReader { source, sum: crc32fast::Hasher::new(), records: 0 })
+        Ok(BackupReader { source, checksum: crc32fast::Hasher::new(), records: 0 })
     }
 
-    /// The next frame, against its checksum.
-    fn frame(&mut self) -> Result<(u8, Bytes), RestoreError> {
-        let damaged =
-            |what: &str| RestoreError::Damaged(format!("{what} after {} records", self.records));
-        let mut meta = [0; FRAME_HEAD];
-        self.source.read_exact(&mut meta).map_err(|e| cut(e, self.records))?;
-        let [kind, len @ ..] = meta;
+    /// Reads the next frame and verifies its checksum.
+    fn read_frame(&mut self) -> Result<(u8, Bytes), RestoreError> {
+        let records = self.records;
+        let mut header = [0; FRAME_HEADER];
+        self.source.read_exact(&mut header).map_err(|e| read_error(e, records))?;
+        let [kind, len @ ..] = header;
         let len = u32::from_le_bytes(len) as usize;
         if len > PAYLOAD_MAX {
-            return Err(damaged("a frame of an impossible size"));
+            return Err(damaged("invalid frame size", records));
         }
-        let mut rest = vec![0; len + 4];
-        self.source.read_exact(&mut rest).map_err(|e| cut(e, self.records))?;
-        let sum = rest.split_off(len);
+        let mut payload = vec![0; len + 4];
+        self.source.read_exact(&mut payload).map_err(|e| read_error(e, records))?;
+        let checksum = payload.split_off(len);
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&meta);
-        hasher.update(&rest);
-        if hasher.finalize().to_le_bytes() != sum[..] {
-            return Err(damaged("a frame does not match its checksum"));
+        hasher.update(&header);
+        hasher.update(&payload);
+        if hasher.finalize().to_le_bytes() != checksum[..] {
+            return Err(damaged("frame checksum mismatch", records));
         }
         if kind != END {
-            self.sum.update(&sum);
+            self.checksum.update(&checksum);
         }
-        Ok((kind, rest.into()))
+        Ok((kind, payload.into()))
     }
 
-    /// The next record; `None` at the end, which must be one.
-    fn record(&mut self) -> Result<Option<Found>, RestoreError> {
-        let (kind, mut payload) = self.frame()?;
+    /// Reads the next record; `None` at the end of the backup, which is verified.
+    fn read_record(&mut self) -> Result<Option<BackupRecord>, RestoreError> {
+        let (kind, mut payload) = self.read_frame()?;
         let records = self.records;
-        let damaged = |what: &str| RestoreError::Damaged(format!("{what} after {records} records"));
         if kind == END && payload.len() == 12 {
-            let (count, sum) = (payload.get_u64_le(), payload.get_u32_le());
-            if count != records || sum != self.sum.clone().finalize() {
-                return Err(damaged("frames are missing"));
+            let (count, checksum) = (payload.get_u64_le(), payload.get_u32_le());
+            if count != records || checksum != self.checksum.clone().finalize() {
+                return Err(damaged("frames are missing", records));
             }
             if self.source.read(&mut [0])? > 0 {
-                return Err(damaged("something follows the end"));
+                return Err(damaged("trailing data", records));
             }
             return Ok(None);
         }
         if kind != RECORD || payload.len() < RECORD_FIXED {
-            return Err(damaged("a frame of an unknown kind"));
+            return Err(damaged("unexpected frame kind", records));
         }
-        let (version, expires_at, size) =
+        let (version, expires_at, body_len) =
             (payload.get_u64_le(), payload.get_u64_le(), payload.get_u64_le());
         let key_len = payload.get_u32_le() as usize;
-        let inline = if size > INLINE_BYTES_MAX as u64 { 0 } else { size as usize };
+        let inline = if body_len > INLINE_BYTES_MAX as u64 { 0 } else { body_len as usize };
         if key_len == 0 || payload.len() < key_len + inline {
-            return Err(damaged("a record of an impossible size"));
+            return Err(damaged("invalid record size", records));
         }
         let (key, body) = (payload.split_to(key_len), payload.split_to(inline));
         self.records += 1;
         let record = Record { version, expires_at, meta: payload, body: Body::Bytes(body) };
-        Ok(Some(Found { key, record, size }))
+        Ok(Some(BackupRecord { key, record, body_len }))
     }
 
-    /// The next piece of a body of which so many bytes are left.
-    fn piece(&mut self, left: u64) -> Result<Bytes, RestoreError> {
-        match self.frame()? {
-            (PIECE, piece) if !piece.is_empty() && piece.len() as u64 <= left => Ok(piece),
-            _ => Err(RestoreError::Damaged(format!("a body is cut at record {}", self.records))),
+    /// Reads the next chunk of a body with `remaining` bytes left.
+    fn read_chunk(&mut self, remaining: u64) -> Result<Bytes, RestoreError> {
+        match self.read_frame()? {
+            (CHUNK, chunk) if !chunk.is_empty() && chunk.len() as u64 <= remaining => Ok(chunk),
+            _ => Err(damaged("incomplete body", self.records)),
         }
     }
 }
 
-fn cut(e: io::Error, records: u64) -> RestoreError {
+fn damaged(what: &str, records: u64) -> RestoreError {
+    RestoreError::Damaged(format!("{what} after {records} records"))
+}
+
+fn read_error(e: io::Error, records: u64) -> RestoreError {
     if e.kind() == io::ErrorKind::UnexpectedEof {
-        return RestoreError::Damaged(format!("it ends after {records} records, before its end"));
+        return damaged("unexpected end of file", records);
     }
     RestoreError::Read(e)
 }
 
-/// Fills an empty engine from a backup; `tell` hears how many records are in. Until it is done the
-/// engine is marked as unfinished, and no server takes it.
+/// Restores a backup into an empty engine, calling `report` with the number of records restored.
+/// The engine is marked incomplete until the end, and servers refuse to open it.
 ///
 /// # Errors
 /// See [`RestoreError`].
 pub async fn restore(
-    mut frames: BackupReader<impl Read + Send>,
+    mut backup: BackupReader<impl Read + Send>,
     to: &Arc<dyn Engine>,
-    tell: &mut (dyn FnMut(u64) + Send),
+    report: &mut (dyn FnMut(u64) + Send),
 ) -> Result<RecordCounts, RestoreError> {
-    let mut counted = RecordCounts::default();
-    let mut filling = Filling::begin(to.clone()).await?;
-    while let Some(Found { key, mut record, size }) = frames.record()? {
-        if size > INLINE_BYTES_MAX as u64 {
-            let (mut stage, mut left) = (to.create_blob().await?, size);
-            while left > 0 {
-                let piece = frames.piece(left)?;
-                left -= piece.len() as u64;
-                stage.write(piece).await?;
+    let mut counts = RecordCounts::default();
+    let mut loader = BulkLoader::begin(to.clone()).await?;
+    while let Some(BackupRecord { key, mut record, body_len }) = backup.read_record()? {
+        if body_len > INLINE_BYTES_MAX as u64 {
+            let (mut blob, mut remaining) = (to.create_blob().await?, body_len);
+            while remaining > 0 {
+                let chunk = backup.read_chunk(remaining)?;
+                remaining -= chunk.len() as u64;
+                blob.write(chunk).await?;
             }
-            record.body = stage.finish().await?;
+            record.body = blob.finish().await?;
         }
-        record.meta = brought(&key, &record)?;
-        counted.stores += u64::from(key.first() == Some(&STORES));
-        counted.items += u64::from(key.first() == Some(&ITEMS));
-        filling.add(key, record).await?;
-        tell(frames.records);
+        record.meta = restored_meta(&key, &record)?;
+        counts.stores += u64::from(key.first() == Some(&STORES));
+        counts.items += u64::from(key.first() == Some(&ITEMS));
+        loader.add(key, record).await?;
+        report(backup.records);
     }
-    filling.end().await?;
-    Ok(counted)
+    loader.finish().await?;
+    Ok(counts)
 }
 
-/// The head that a record has once it is restored: an item's says its generation.
-fn brought(key: &[u8], record: &Record) -> Result<Bytes, RestoreError> {
+/// Returns the meta of a restored record, with an explicit generation if it is an item.
+fn restored_meta(key: &[u8], record: &Record) -> Result<Bytes, RestoreError> {
     if key.first() != Some(&ITEMS) {
         return Ok(record.meta.clone());
     }
@@ -322,32 +328,32 @@ fn brought(key: &[u8], record: &Record) -> Result<Bytes, RestoreError> {
     Ok(meta.encode())
 }
 
-/// Reads all of a backup, and says what it holds and what is wrong with it.
+/// Reads a whole backup and returns its record counts and the problems found.
 ///
 /// # Errors
-/// [`RestoreError::Read`] when it cannot be read; what is damaged is among the problems.
+/// [`RestoreError::Read`] if it cannot be read; damage is reported as a problem.
 pub fn verify(
     source: impl Read,
     clock: &dyn Clock,
 ) -> Result<(RecordCounts, Vec<String>), RestoreError> {
     let mut checker = IntegrityChecker::new(clock);
-    let walk = || -> Result<(), RestoreError> {
-        let mut frames = BackupReader::open(source)?;
-        while let Some(Found { key, record, size }) = frames.record()? {
-            let mut left = if size > INLINE_BYTES_MAX as u64 { size } else { 0 };
-            while left > 0 {
-                left -= frames.piece(left)?.len() as u64;
+    let check_all = || -> Result<(), RestoreError> {
+        let mut backup = BackupReader::open(source)?;
+        while let Some(BackupRecord { key, record, body_len }) = backup.read_record()? {
+            let mut remaining = if body_len > INLINE_BYTES_MAX as u64 { body_len } else { 0 };
+            while remaining > 0 {
+                remaining -= backup.read_chunk(remaining)?.len() as u64;
             }
-            checker.record(&key, record.expires_at, &record.meta, size);
+            checker.record(&key, record.expires_at, &record.meta, body_len);
         }
         Ok(())
     };
-    let damage = match walk() {
+    let damage = match check_all() {
         Ok(()) => None,
         Err(RestoreError::Damaged(what)) => Some(what),
         Err(e) => return Err(e),
     };
-    let (counted, mut problems) = checker.finish();
+    let (counts, mut problems) = checker.finish();
     problems.splice(0..0, damage);
-    Ok((counted, problems))
+    Ok((counts, problems))
 }

@@ -1,4 +1,4 @@
-//! The one place that knows the time.
+//! The source of wall-clock time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,40 +6,43 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Microseconds in a second.
 pub const SECOND: u64 = 1_000_000;
 
-/// Tells the time, in microseconds since 1970 (UTC).
+/// A wall clock.
 pub trait Clock: Send + Sync + 'static {
-    /// Now.
+    /// Returns the current time, in microseconds since 1970 (UTC).
     fn now(&self) -> u64;
 }
 
-/// The machine's clock.
+/// The operating system's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the only implementation of Clock over the system time"
+    )]
     fn now(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 }
 
-/// A clock that is set by hand, for tests; it may jump both ways.
+/// A clock for tests, which can be set forward and backward.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
 
 impl ManualClock {
-    /// One that shows `now`.
+    /// Creates a clock that shows `now`.
     pub fn new(now: u64) -> ManualClock {
         ManualClock(AtomicU64::new(now))
     }
 
-    /// Sets it.
+    /// Sets the time.
     pub fn set(&self, now: u64) {
         self.0.store(now, Ordering::SeqCst);
     }
 
-    /// Moves it forward.
+    /// Moves the time forward.
     pub fn advance(&self, micros: u64) {
         self.0.fetch_add(micros, Ordering::SeqCst);
     }

@@ -1,39 +1,39 @@
-//! How stores and items are written into an engine's records. docs/format.md describes the bytes;
-//! their checksums are the engine's.
+//! Encodings of items, stores and tokens as record metas. docs/format.md specifies the bytes;
+//! checksums are left to the engine.
 
 use super::tokens::{Grant, Scope, TokenId};
 use super::types::{Location, Metadata, StoreId, StoreName};
 use super::{Error, StoreInfo};
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The version of these encodings; the first byte of every head.
+/// The format version, the first byte of every meta.
 const FORMAT: u8 = 1;
-/// The first byte of the head of an item that brought its generation along.
-const FORMAT_BROUGHT: u8 = 2;
+/// The first byte of the meta of an item with an explicit generation.
+const FORMAT_WITH_GENERATION: u8 = 2;
 const ITEM_FIXED: usize = 1 + 8 + 8;
 const STORE_FIXED: usize = 1 + 1 + 1 + 8 + 8 + StoreId::LEN;
 const TOKEN_FIXED: usize = 1 + 1 + 8 + StoreId::LEN + 1 + 2;
 
-/// What an item's head holds; the time of expiry is the record's `expires_at`.
+/// The meta of an item. The expiry time is in [`Record::expires_at`](crate::engine::Record).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemMeta {
-    /// The generation it had where it came from; without one its record's version counts.
+    /// The imported or restored generation; if `None`, the record's version is the generation.
     pub generation: Option<u64>,
-    /// When it was written, in microseconds.
-    pub modified: u64,
-    /// Bytes of its value.
+    /// When the item was written, in microseconds since 1970.
+    pub modified_at: u64,
+    /// Size of the value, in bytes.
     pub size: u64,
-    /// Its metadata.
+    /// The user metadata.
     pub metadata: Metadata,
 }
 
 impl ItemMeta {
-    /// To bytes.
+    /// Encodes the meta.
     pub fn encode(&self) -> Bytes {
         let metadata = self.metadata.as_bytes();
         let mut meta = BytesMut::with_capacity(ITEM_FIXED + 8 + metadata.len());
-        meta.put_u8(if self.generation.is_some() { FORMAT_BROUGHT } else { FORMAT });
-        meta.put_u64_le(self.modified);
+        meta.put_u8(if self.generation.is_some() { FORMAT_WITH_GENERATION } else { FORMAT });
+        meta.put_u64_le(self.modified_at);
         meta.put_u64_le(self.size);
         if let Some(generation) = self.generation {
             meta.put_u64_le(generation);
@@ -42,41 +42,43 @@ impl ItemMeta {
         meta.freeze()
     }
 
-    /// From bytes.
+    /// Decodes a meta.
     ///
     /// # Errors
-    /// [`Error::Internal`] when they are none of this format.
+    /// [`Error::Internal`] if it is malformed.
     pub fn decode(meta: &Bytes) -> Result<ItemMeta, Error> {
         let ([format], rest) = split::<1>(meta)?;
-        let (modified, rest) = split::<8>(rest)?;
+        let (modified_at, rest) = split::<8>(rest)?;
         let (size, rest) = split::<8>(rest)?;
         let (generation, fixed) = match format {
             FORMAT => (None, ITEM_FIXED),
-            FORMAT_BROUGHT => (Some(u64::from_le_bytes(split::<8>(rest)?.0)), ITEM_FIXED + 8),
-            _ => return Err(damaged("an item of an unknown format")),
+            FORMAT_WITH_GENERATION => {
+                (Some(u64::from_le_bytes(split::<8>(rest)?.0)), ITEM_FIXED + 8)
+            }
+            _ => return Err(damaged("unknown item format")),
         };
         Ok(ItemMeta {
             generation,
-            modified: u64::from_le_bytes(modified),
+            modified_at: u64::from_le_bytes(modified_at),
             size: u64::from_le_bytes(size),
-            metadata: Metadata::stored(meta.slice(fixed..)),
+            metadata: Metadata::from_stored(meta.slice(fixed..)),
         })
     }
 }
 
-/// What a store's head holds.
+/// The meta of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreMeta {
-    /// What the API shows.
+    /// The properties shown by the API.
     pub info: StoreInfo,
-    /// Where it shall live.
+    /// The requested region.
     pub location: Option<Location>,
-    /// A delete is looking whether it is empty; see [`super::stores`].
+    /// Whether a deletion is in progress; see [`super::stores`].
     pub closing: bool,
 }
 
 impl StoreMeta {
-    /// To bytes.
+    /// Encodes the meta.
     pub fn encode(&self) -> Bytes {
         let name = self.info.name.as_str().as_bytes();
         let mut meta = BytesMut::with_capacity(STORE_FIXED + name.len());
@@ -89,19 +91,19 @@ impl StoreMeta {
             Some(Location::Us) => 4,
         });
         meta.put_u8(u8::from(self.closing));
-        meta.put_u64_le(self.info.created);
-        meta.put_u64_le(self.info.updated);
+        meta.put_u64_le(self.info.created_at);
+        meta.put_u64_le(self.info.updated_at);
         meta.put_slice(self.info.id.as_bytes());
         meta.put_slice(name);
         meta.freeze()
     }
 
-    /// The head that makes a closing store open again; `None` when it is open.
+    /// Returns the meta that reopens a closing store; `None` if the store is open.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the bytes are none of this format.
+    /// [`Error::Internal`] if the meta is malformed.
     pub fn reopened(meta: &[u8]) -> Result<Option<Bytes>, Error> {
-        // The common case looks at three bytes: every put passes here.
+        // Fast path without decoding, as every put calls this.
         if let [FORMAT, _, 0, ..] = meta {
             return Ok(None);
         }
@@ -109,14 +111,14 @@ impl StoreMeta {
         Ok(Some(open.encode()))
     }
 
-    /// From bytes.
+    /// Decodes a meta.
     ///
     /// # Errors
-    /// [`Error::Internal`] when they are none of this format.
+    /// [`Error::Internal`] if it is malformed.
     pub fn decode(meta: &[u8]) -> Result<StoreMeta, Error> {
         let ([format, location, closing], rest) = split::<3>(meta)?;
-        let (created, rest) = split::<8>(rest)?;
-        let (updated, rest) = split::<8>(rest)?;
+        let (created_at, rest) = split::<8>(rest)?;
+        let (updated_at, rest) = split::<8>(rest)?;
         let (id, name) = split::<{ StoreId::LEN }>(rest)?;
         let location = match location {
             0 => None,
@@ -124,35 +126,36 @@ impl StoreMeta {
             2 => Some(Location::Aus),
             3 => Some(Location::Eu),
             4 => Some(Location::Us),
-            _ => return Err(damaged("a store of an unknown location")),
+            _ => return Err(damaged("unknown store location")),
         };
         if format != FORMAT || closing > 1 {
-            return Err(damaged("a store of an unknown format"));
+            return Err(damaged("unknown store format"));
         }
-        let name = std::str::from_utf8(name).map_err(|_| damaged("a store's name"))?;
+        let name = std::str::from_utf8(name).map_err(|_| damaged("invalid store name"))?;
         let info = StoreInfo {
-            id: StoreId::parse(&id).map_err(|_| damaged("a store's id"))?,
-            name: StoreName::parse(name).map_err(|_| damaged("a store's name"))?,
-            created: u64::from_le_bytes(created),
-            updated: u64::from_le_bytes(updated),
+            id: StoreId::parse(&id).map_err(|_| damaged("invalid store id"))?,
+            name: StoreName::parse(name).map_err(|_| damaged("invalid store name"))?,
+            created_at: u64::from_le_bytes(created_at),
+            updated_at: u64::from_le_bytes(updated_at),
         };
         Ok(StoreMeta { info, location, closing: closing == 1 })
     }
 }
 
-/// What a limited token's head holds; the time of expiry is the record's `expires_at`.
+/// The meta of a limited token. The expiry time is in
+/// [`Record::expires_at`](crate::engine::Record).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenMeta {
-    /// Its id.
+    /// The token's id.
     pub id: TokenId,
-    /// What it was made for.
+    /// Its name and permissions.
     pub grant: Grant,
-    /// When it was made, in microseconds.
-    pub created: u64,
+    /// When it was created, in microseconds since 1970.
+    pub created_at: u64,
 }
 
 impl TokenMeta {
-    /// To bytes.
+    /// Encodes the meta.
     pub fn encode(&self) -> Bytes {
         let (name, prefix) = (self.grant.name().as_bytes(), self.grant.prefix().as_bytes());
         let stores = self.grant.stores();
@@ -163,7 +166,7 @@ impl TokenMeta {
             Scope::Global => 0,
             Scope::Read => 1,
         });
-        meta.put_u64_le(self.created);
+        meta.put_u64_le(self.created_at);
         meta.put_slice(self.id.as_bytes());
         // A grant has at most 100 stores, and a name of at most 1020 bytes.
         meta.put_u8(stores.len() as u8);
@@ -176,46 +179,48 @@ impl TokenMeta {
         meta.freeze()
     }
 
-    /// From bytes.
+    /// Decodes a meta.
     ///
     /// # Errors
-    /// [`Error::Internal`] when they are none of this format.
+    /// [`Error::Internal`] if it is malformed.
     pub fn decode(meta: &[u8]) -> Result<TokenMeta, Error> {
         let ([format, scope], rest) = split::<2>(meta)?;
-        let (created, rest) = split::<8>(rest)?;
+        let (created_at, rest) = split::<8>(rest)?;
         let (id, rest) = split::<{ StoreId::LEN }>(rest)?;
         let ([count], mut rest) = split::<1>(rest)?;
         let scope = match scope {
             0 => Scope::Global,
             1 => Scope::Read,
-            _ => return Err(damaged("a token of an unknown scope")),
+            _ => return Err(damaged("unknown token scope")),
         };
         if format != FORMAT {
-            return Err(damaged("a token of an unknown format"));
+            return Err(damaged("unknown token format"));
         }
         let mut stores = Vec::with_capacity(usize::from(count));
         for _ in 0..count {
-            let (store, after) = split::<{ StoreId::LEN }>(rest)?;
-            stores.push(StoreId::parse(&store).map_err(|_| damaged("a token's store"))?);
-            rest = after;
+            let (store, tail) = split::<{ StoreId::LEN }>(rest)?;
+            stores
+                .push(StoreId::parse(&store).map_err(|_| damaged("invalid store id of a token"))?);
+            rest = tail;
         }
         let (len, rest) = split::<2>(rest)?;
         let len = usize::from(u16::from_le_bytes(len));
         let (name, prefix) =
-            rest.split_at_checked(len).ok_or_else(|| damaged("a token cut short"))?;
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| damaged("a token's text"));
-        let given = stores.len();
+            rest.split_at_checked(len).ok_or_else(|| damaged("truncated token"))?;
+        let text =
+            |bytes| std::str::from_utf8(bytes).map_err(|_| damaged("invalid text of a token"));
+        let count = stores.len();
         let grant = Grant::new(text(name)?, scope, stores, text(prefix)?)
             .ok()
-            .filter(|grant| grant.stores().len() == given)
-            .ok_or_else(|| damaged("a token's limits"))?;
-        let id = TokenId::parse(&id).map_err(|_| damaged("a token's id"))?;
-        Ok(TokenMeta { id, grant, created: u64::from_le_bytes(created) })
+            .filter(|grant| grant.stores().len() == count)
+            .ok_or_else(|| damaged("invalid limits of a token"))?;
+        let id = TokenId::parse(&id).map_err(|_| damaged("invalid token id"))?;
+        Ok(TokenMeta { id, grant, created_at: u64::from_le_bytes(created_at) })
     }
 }
 
 fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Error> {
-    let (meta, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("a record cut short"))?;
+    let (meta, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("truncated record"))?;
     Ok((*meta, rest))
 }
 
@@ -230,19 +235,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn item_heads_round_trip(generation: Option<u64>, modified: u64, size: u64,
+        fn item_metas_round_trip(generation: Option<u64>, modified_at: u64, size: u64,
             meta in "[ -~é]{0,300}") {
-            let metadata = Metadata::stored(Bytes::from(meta));
-            let meta = ItemMeta { generation, modified, size, metadata };
+            let metadata = Metadata::from_stored(Bytes::from(meta));
+            let meta = ItemMeta { generation, modified_at, size, metadata };
             prop_assert_eq!(ItemMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 
         #[test]
-        fn store_heads_round_trip(created: u64, updated: u64, name in "[a-zA-Z][ -~é]{0,200}",
+        fn store_metas_round_trip(created_at: u64, updated_at: u64, name in "[a-zA-Z][ -~é]{0,200}",
             closing: bool, place in 0..5_usize) {
             let info = StoreInfo {
                 id: StoreId::random().unwrap(), name: StoreName::parse(&name).unwrap(),
-                created, updated,
+                created_at, updated_at,
             };
             let places = ["US", "EU", "ASIA", "AUS"];
             let location = places.get(place).map(|text| Location::parse(text).unwrap());
@@ -251,17 +256,17 @@ mod tests {
         }
 
         #[test]
-        fn token_heads_round_trip(created: u64, name in "[ -~é]{1,200}", count in 0..101_usize,
+        fn token_metas_round_trip(created_at: u64, name in "[ -~é]{1,200}", count in 0..101_usize,
             reads: bool, prefix in "[ -~é]{0,200}") {
             let stores = (0..count).map(|_| StoreId::random().unwrap()).collect();
             let scope = if reads { Scope::Read } else { Scope::Global };
             let grant = Grant::new(&name, scope, stores, &prefix).unwrap();
-            let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created };
+            let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created_at };
             prop_assert_eq!(TokenMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 
         #[test]
-        fn no_bytes_make_decoding_panic(bytes: Vec<u8>) {
+        fn decoding_arbitrary_bytes_does_not_panic(bytes: Vec<u8>) {
             let bytes = Bytes::from(bytes);
             let _ = ItemMeta::decode(&bytes);
             let _ = StoreMeta::decode(&bytes);

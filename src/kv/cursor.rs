@@ -1,5 +1,5 @@
-//! Cursors as the hosted API makes them: padded base64 of a protobuf message whose field 1 is the
-//! last key that was returned (contract.md, 3.4).
+//! List cursors, encoded as the hosted API does: padded base64 of a protobuf message whose field 1
+//! is the last key returned (docs/contract.md section 3.4).
 
 use super::Error;
 use base64::Engine as _;
@@ -7,10 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 
 /// The tag of field 1, length-delimited.
 const TAG: u8 = 0x0a;
-/// No cursor of ours names more bytes: a store's name of 255 characters has at most 1020.
+/// Maximum length of the key in a cursor; a store name of 255 characters has up to 1020 bytes.
 const KEY_BYTES_MAX: usize = 1024;
 
-/// The cursor that continues after `last`.
+/// Encodes the cursor for the page after `last`.
 pub fn encode(last: &[u8]) -> String {
     let mut message = vec![TAG];
     let mut len = last.len();
@@ -23,12 +23,12 @@ pub fn encode(last: &[u8]) -> String {
     STANDARD.encode(message)
 }
 
-/// The key that a cursor continues after.
+/// Decodes a cursor into the last key of the previous page.
 ///
 /// # Errors
-/// [`Error::Invalid`] for anything that is no cursor of this API.
+/// [`Error::Invalid`] if the cursor is malformed.
 pub fn decode(cursor: &str) -> Result<Vec<u8>, Error> {
-    parse(cursor).ok_or_else(|| Error::invalid("cursor", "must be one that a list answered"))
+    parse(cursor).ok_or_else(|| Error::invalid("cursor", "must be one returned by a list"))
 }
 
 fn parse(cursor: &str) -> Option<Vec<u8>> {
@@ -36,8 +36,8 @@ fn parse(cursor: &str) -> Option<Vec<u8>> {
     let (tag, mut rest) = message.split_first()?;
     let mut len = 0_usize;
     for shift in [0, 7] {
-        let (byte, after) = rest.split_first()?;
-        rest = after;
+        let (byte, tail) = rest.split_first()?;
+        rest = tail;
         len |= usize::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             let fits = *tag == TAG && rest.len() == len && (1..=KEY_BYTES_MAX).contains(&len);
@@ -53,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn recorded_cursors_come_out_byte_for_byte() {
+    fn cursors_match_the_recorded_bytes() {
         assert_eq!(encode(b"batch-2"), "CgdiYXRjaC0y");
         assert_eq!(encode(b"dragonfruit"), "CgtkcmFnb25mcnVpdA==");
         assert_eq!(encode(b"banana"), "CgZiYW5hbmE=");
@@ -68,7 +68,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_decoding_panic(text in ".*") {
+        fn decoding_arbitrary_text_does_not_panic(text in ".*") {
             let _ = decode(&text);
         }
     }

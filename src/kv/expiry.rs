@@ -1,43 +1,43 @@
-//! Taking back the space of expired items, and of expired tokens with them. They are absent to
-//! every read from the moment they expire; this is only about space.
+//! Removal of expired items and tokens. Reads already treat them as absent; this reclaims their
+//! space.
 
 use super::clock::SECOND;
-use super::limits::EXPIRED_KEPT_SECS;
+use super::limits::EXPIRED_RETENTION_SECS;
 use super::{Error, Kv};
 use crate::engine::{Commit, Mutation, Outcome, Precondition};
 
-/// Items removed in one commit; small, so that other writers wait for little.
-const SWEEP_ITEMS: usize = 256;
+/// Maximum records removed per commit; small, to delay other writers little.
+const PURGE_RECORDS: usize = 256;
 
 impl Kv {
-    /// Removes some of the items and tokens that expired at least [`EXPIRED_KEPT_SECS`] ago;
-    /// answers how many it removed, which is 0 when there are none left.
+    /// Removes a batch of items and tokens that expired at least [`EXPIRED_RETENTION_SECS`] ago.
+    /// Returns their number, which is 0 when none are left.
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn sweep(&self) -> Result<usize, Error> {
-        let until = self.clock.now().saturating_sub(EXPIRED_KEPT_SECS * SECOND);
-        let expires_at = self.engine.expired(until, SWEEP_ITEMS).await?;
-        if expires_at.is_empty() {
+    pub async fn purge_expired(&self) -> Result<usize, Error> {
+        let until = self.clock.now().saturating_sub(EXPIRED_RETENTION_SECS * SECOND);
+        let expired = self.engine.expired(until, PURGE_RECORDS).await?;
+        if expired.is_empty() {
             return Ok(0);
         }
-        let (mut preconditions, mut write) = (Vec::new(), Vec::new());
-        for (key, version) in expires_at {
+        let (mut preconditions, mut mutations) = (Vec::new(), Vec::new());
+        for (key, version) in expired {
             preconditions.push(Precondition { key: key.clone(), version });
-            write.push(Mutation { key, record: None });
+            mutations.push(Mutation { key, record: None });
         }
         let version_min = self.clock.now();
-        let all =
-            Commit { version_min, preconditions: preconditions.clone(), mutations: write.clone() };
-        if let Outcome::Committed(_) = self.engine.commit(all).await? {
-            return Ok(write.len());
+        let all = (preconditions.clone(), mutations.clone());
+        let commit = Commit { version_min, preconditions: all.0, mutations: all.1 };
+        if let Outcome::Committed(_) = self.engine.commit(commit).await? {
+            return Ok(mutations.len());
         }
-        // Some were written anew meanwhile, and stay; one by one the others go.
+        // Some were overwritten meanwhile and must stay: remove the others one by one.
         let mut removed = 0;
-        for (preconditions, write) in preconditions.into_iter().zip(write) {
-            let one =
-                Commit { version_min, preconditions: vec![preconditions], mutations: vec![write] };
-            removed += usize::from(self.engine.commit(one).await? != Outcome::Conflict);
+        for (precondition, mutation) in preconditions.into_iter().zip(mutations) {
+            let (preconditions, mutations) = (vec![precondition], vec![mutation]);
+            let commit = Commit { version_min, preconditions, mutations };
+            removed += usize::from(self.engine.commit(commit).await? != Outcome::Conflict);
         }
         Ok(removed)
     }

@@ -1,48 +1,47 @@
-//! Items that come from elsewhere, and keep what they had there.
+//! Import of items with their generation, expiry and modification time from another store.
 
 use super::batch::BatchItem;
 use super::codec::ItemMeta;
 use super::items;
-use super::preconditions::Current;
+use super::preconditions::ItemState;
 use super::types::StoreId;
 use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
 use crate::engine::{Commit, Mutation, NewRecord, Outcome, Precondition, Projection};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
-/// No generation that is brought along may be larger: 2^53 - 1, the largest that every client
-/// reads as it is.
-pub const GENERATION_BROUGHT_MAX: u64 = (1 << 53) - 1;
+/// Maximum imported generation: 2^53 - 1, the largest integer that JavaScript clients read exactly.
+pub const IMPORTED_GENERATION_MAX: u64 = (1 << 53) - 1;
 
-/// A generation that an item had elsewhere: 1 to [`GENERATION_BROUGHT_MAX`].
+/// The generation of an imported item: 1 to [`IMPORTED_GENERATION_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportedGeneration(u64);
 
 impl ImportedGeneration {
-    /// Checks a generation.
+    /// Validates a generation.
     ///
     /// # Errors
-    /// [`Error::Invalid`] outside of its bounds.
+    /// [`Error::Invalid`] if it is out of range.
     pub fn new(generation: u64) -> Result<ImportedGeneration, Error> {
-        if (1..=GENERATION_BROUGHT_MAX).contains(&generation) {
+        if (1..=IMPORTED_GENERATION_MAX).contains(&generation) {
             return Ok(ImportedGeneration(generation));
         }
-        let reason = format!("must be a whole number from 1 to {GENERATION_BROUGHT_MAX}");
+        let reason = format!("must be a whole number from 1 to {IMPORTED_GENERATION_MAX}");
         Err(Error::invalid("generation", reason))
     }
 }
 
-/// A line, and what the item had where it comes from.
+/// An item to import, with properties it had in its source.
 #[derive(Clone, Debug)]
 pub struct ImportItem {
-    /// As in a batch; its time to live counts from now.
-    pub line: BatchItem,
-    /// When it expires, in microseconds; instead of a time to live.
-    pub expires: Option<u64>,
-    /// Its generation there.
+    /// Key, value and metadata; the time to live counts from now.
+    pub item: BatchItem,
+    /// Expiry time, in microseconds since 1970; overrides the time to live.
+    pub expires_at: Option<u64>,
+    /// Generation in the source.
     pub generation: Option<ImportedGeneration>,
-    /// When it was written there, in microseconds.
-    pub modified: Option<u64>,
+    /// Modification time in the source, in microseconds since 1970.
+    pub modified_at: Option<u64>,
 }
 
 /// What happens to an item that is there already.
@@ -55,89 +54,89 @@ pub enum IfExists {
     Skip,
 }
 
-/// What became of a line.
+/// The outcome of importing one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportOutcome {
-    /// It is written.
+    /// The item was written.
     Written,
-    /// There was an item, which stays.
+    /// An item with the key exists and was kept.
     Exists,
-    /// Its time was over.
+    /// The item has already expired and was not written.
     Expired,
 }
 
 impl Kv {
-    /// Puts items as they were elsewhere, and says for each what became of it. All are durable
-    /// when it answers, or none was written (unless the engine failed). Of lines with the same key
-    /// the last one stays; with [`IfExists::Skip`] the first.
+    /// Imports all items atomically and durably, and returns an outcome for each. Of several items
+    /// with the same key, the last wins, or the first with [`IfExists::Skip`].
     ///
-    /// A later write of a key has a greater generation than the one that was brought along.
+    /// A later write of a key gets a greater generation than the imported one.
     ///
     /// # Errors
     /// [`Error::NoStore`], or when the engine fails.
     pub async fn import(
         &self,
         store: &StoreId,
-        arrivals: &[ImportItem],
+        imports: &[ImportItem],
         if_exists: IfExists,
     ) -> Result<Vec<ImportOutcome>, Error> {
         for _ in 0..ATTEMPTS_MAX {
             let now = self.clock.now();
-            let mut commit = self.open_store(store).await?.commit(now);
-            let mut outcome = vec![ImportOutcome::Written; arrivals.len()];
-            for (arrival, outcome) in arrivals.iter().zip(&mut outcome) {
-                if arrival.expires.is_some_and(|expires| expires <= now) {
+            let mut commit = self.require_store(store).await?.into_commit(now);
+            let mut outcomes = vec![ImportOutcome::Written; imports.len()];
+            for (import, outcome) in imports.iter().zip(&mut outcomes) {
+                if import.expires_at.is_some_and(|expires_at| expires_at <= now) {
                     *outcome = ImportOutcome::Expired;
                 }
             }
             match if_exists {
-                IfExists::Overwrite => last_of_each(store, arrivals, &outcome, now, &mut commit),
+                IfExists::Overwrite => add_overwrites(store, imports, &outcomes, now, &mut commit),
                 IfExists::Skip => {
-                    self.first_of_each(store, arrivals, &mut outcome, now, &mut commit).await?;
+                    self.add_missing(store, imports, &mut outcomes, now, &mut commit).await?;
                 }
             }
             if commit.mutations.is_empty() {
-                return Ok(outcome);
+                return Ok(outcomes);
             }
             if let Outcome::Committed(_) = self.engine.commit(commit).await? {
-                return Ok(outcome);
+                return Ok(outcomes);
             }
         }
         Err(Error::Busy)
     }
 
-    /// Fills a commit with the first line of each key under which there is nothing.
-    async fn first_of_each(
+    /// Adds the first import of each key that has no live item to a commit.
+    async fn add_missing(
         &self,
         store: &StoreId,
-        arrivals: &[ImportItem],
-        outcome: &mut [ImportOutcome],
+        imports: &[ImportItem],
+        outcomes: &mut [ImportOutcome],
         now: u64,
         commit: &mut Commit,
     ) -> Result<(), Error> {
-        let mut firsts = HashMap::with_capacity(arrivals.len());
-        for (at, arrival) in arrivals.iter().enumerate() {
-            let key = keyspace::item(store, &arrival.line.key);
-            match outcome.get_mut(at) {
+        let mut first = HashMap::with_capacity(imports.len());
+        for (index, import) in imports.iter().enumerate() {
+            let key = keyspace::item(store, &import.item.key);
+            match outcomes.get_mut(index) {
                 Some(ImportOutcome::Expired) | None => {}
-                Some(outcome) => match firsts.contains_key(&key) {
+                Some(outcome) => match first.contains_key(&key) {
                     true => *outcome = ImportOutcome::Exists,
-                    false => drop(firsts.insert(key, at)),
+                    false => drop(first.insert(key, index)),
                 },
             }
         }
-        let reads = firsts.keys().map(|key| self.engine.read(key, Projection::Meta));
-        let found = futures_util::future::try_join_all(reads).await?;
-        for ((key, at), found) in firsts.iter().zip(found) {
-            match self.current(found.as_ref())? {
-                Current::Live { .. } => {
-                    outcome.get_mut(*at).into_iter().for_each(|o| *o = ImportOutcome::Exists);
-                }
-                Current::Absent | Current::Expired => {
-                    let version = found.map_or(0, |record| record.version);
+        let reads = first.keys().map(|key| self.engine.read(key, Projection::Meta));
+        let records = futures_util::future::try_join_all(reads).await?;
+        for ((key, index), record) in first.iter().zip(records) {
+            let (Some(import), Some(outcome)) = (imports.get(*index), outcomes.get_mut(*index))
+            else {
+                continue;
+            };
+            match self.item_state(record.as_ref())? {
+                ItemState::Live { .. } => *outcome = ImportOutcome::Exists,
+                ItemState::Absent | ItemState::Expired => {
+                    let version = record.map_or(0, |record| record.version);
                     commit.preconditions.push(Precondition { key: key.clone(), version });
-                    let arrival = arrivals.get(*at);
-                    arrival.into_iter().for_each(|arrival| arrival.put(key.clone(), now, commit));
+                    import.add_to(key.clone(), now, commit);
                 }
             }
         }
@@ -145,32 +144,32 @@ impl Kv {
     }
 }
 
-/// Fills a commit with the last line of each key.
-fn last_of_each(
+/// Adds the last import of each key to a commit.
+fn add_overwrites(
     store: &StoreId,
-    arrivals: &[ImportItem],
-    outcome: &[ImportOutcome],
+    imports: &[ImportItem],
+    outcomes: &[ImportOutcome],
     now: u64,
     commit: &mut Commit,
 ) {
-    let mut seen = HashSet::with_capacity(arrivals.len());
-    for (arrival, outcome) in arrivals.iter().zip(outcome).rev() {
-        let key = keyspace::item(store, &arrival.line.key);
+    let mut seen = HashSet::with_capacity(imports.len());
+    for (import, outcome) in imports.iter().zip(outcomes).rev() {
+        let key = keyspace::item(store, &import.item.key);
         if *outcome == ImportOutcome::Written && seen.insert(key.clone()) {
-            arrival.put(key, now, commit);
+            import.add_to(key, now, commit);
         }
     }
 }
 
 impl ImportItem {
-    fn put(&self, key: Bytes, now: u64, commit: &mut Commit) {
-        let BatchItem { ttl, metadata, value, .. } = &self.line;
-        let expires_at = self.expires.unwrap_or_else(|| items::expires_at(*ttl, now));
+    fn add_to(&self, key: Bytes, now: u64, commit: &mut Commit) {
+        let BatchItem { ttl, metadata, value, .. } = &self.item;
+        let expires_at = self.expires_at.unwrap_or_else(|| items::expiry(*ttl, now));
         let generation = self.generation.map(|ImportedGeneration(generation)| generation);
-        // Whatever is written later under the key has a greater one.
+        // Later writes take their generation from their version, which exceeds this one.
         commit.version_min = commit.version_min.max(generation.unwrap_or(0));
-        let (modified, size) = (self.modified.unwrap_or(now), value.len());
-        let meta = ItemMeta { generation, modified, size, metadata: metadata.clone() };
+        let (modified_at, size) = (self.modified_at.unwrap_or(now), value.len());
+        let meta = ItemMeta { generation, modified_at, size, metadata: metadata.clone() };
         let record = NewRecord { expires_at, meta: meta.encode(), body: value.0.clone() };
         commit.mutations.push(Mutation { key, record: Some(record) });
     }

@@ -1,8 +1,8 @@
-//! Items: get, put, delete.
+//! Items: get, put and delete.
 
 use super::clock::SECOND;
 use super::codec::{ItemMeta, StoreMeta};
-use super::preconditions::{self, Combine, Current, Mode, Removal};
+use super::preconditions::{self, DeleteAction, ItemState, PutAction, PutMode};
 use super::types::{Key, Metadata, StoreId, Ttl};
 use super::{ATTEMPTS_MAX, Error, Kv, Value, keyspace};
 use crate::engine::{
@@ -10,65 +10,80 @@ use crate::engine::{
 };
 use bytes::{Bytes, BytesMut};
 
-/// Bytes copied at once when a large value is put together from two.
+/// Bytes copied at a time when two values are concatenated.
 const COPY_BYTES: u64 = 1 << 20;
 
-/// An item as it is read.
+/// An item.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Changes with each write; never the same twice for a key.
+    /// Changes with every write and is never reused under a key.
     pub generation: u64,
-    /// When it was written, in microseconds.
-    pub modified: u64,
-    /// When it expires, in microseconds; `None` for never.
-    pub expires: Option<u64>,
-    /// Its metadata.
+    /// When the item was written, in microseconds since 1970.
+    pub modified_at: u64,
+    /// When the item expires, in microseconds since 1970; `None` for never.
+    pub expires_at: Option<u64>,
+    /// The user metadata.
     pub metadata: Metadata,
-    /// Bytes of its value.
+    /// Size of the value, in bytes.
     pub size: u64,
-    /// Its value; empty when only the head was asked for.
+    /// The value; empty if only the meta was read.
     pub value: Value,
 }
 
-/// How an item is put.
+/// The parameters of a put, besides its value.
 #[derive(Clone, Debug, Default)]
 pub struct PutRequest {
-    /// What happens to an item that is there.
-    pub mode: Mode,
-    /// Only if the item has this generation; 0: only if there is none.
+    /// How to treat an existing item.
+    pub mode: PutMode,
+    /// Requires the item to have this generation; 0 requires that it does not exist.
     pub if_generation: Option<u64>,
-    /// For how long it lives from now.
+    /// Time to live; `None` for no expiry.
     pub ttl: Option<Ttl>,
-    /// Its metadata; nothing is inherited from an item that is there.
+    /// The new metadata; replaces that of an existing item.
     pub metadata: Metadata,
 }
 
 impl PutRequest {
-    /// Whether what is there decides what happens.
-    fn conditional(&self) -> bool {
-        self.mode != Mode::Overwrite || self.if_generation.is_some()
+    /// Returns whether the outcome depends on the existing item.
+    fn is_conditional(&self) -> bool {
+        self.mode != PutMode::Overwrite || self.if_generation.is_some()
+    }
+
+    /// Returns whether the new value includes the existing one.
+    fn concatenates(&self) -> bool {
+        matches!(self.mode, PutMode::Append | PutMode::Prepend)
     }
 }
 
-/// How an item is deleted.
+/// The records read by [`Kv::check_put`], for the first attempt of [`Kv::put_checked`].
+#[derive(Default)]
+pub struct PutCheck {
+    store: Option<StoreVersion>,
+    /// Read by conditional puts only; `Some(None)` if there is no record.
+    item: Option<Option<Record>>,
+}
+
+/// The parameters of a delete.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeleteRequest {
-    /// An item that is not there is no error.
+    /// Succeeds if the item does not exist.
     pub force: bool,
-    /// Only if the item has this generation.
+    /// Requires the item to have this generation.
     pub if_generation: Option<u64>,
 }
 
-/// A store that a write found: its version, and its head when the write must reopen it.
-pub(super) struct OpenStore {
-    pub(super) key: Bytes,
-    pub(super) version: u64,
-    pub(super) reopen: Option<Bytes>,
+/// The version of a store's record, which every write into the store requires.
+pub(super) struct StoreVersion {
+    key: Bytes,
+    version: u64,
+    /// The meta that reopens the store, if it is closing.
+    reopen: Option<Bytes>,
 }
 
-impl OpenStore {
-    /// A commit that loses to the deletion of the store, and wins over one that is not done yet.
-    pub(super) fn commit(self, now: u64) -> Commit {
+impl StoreVersion {
+    /// Starts a commit that conflicts with a completed deletion of the store and cancels one in
+    /// progress.
+    pub(super) fn into_commit(self, now: u64) -> Commit {
         let mut commit = Commit { version_min: now, ..Commit::default() };
         if let Some(meta) = self.reopen {
             let record = Some(NewRecord { expires_at: 0, meta, body: Body::EMPTY });
@@ -80,58 +95,65 @@ impl OpenStore {
 }
 
 impl Kv {
-    /// The item under a key.
+    /// Reads an item.
     ///
     /// # Errors
     /// [`Error::NoItem`], [`Error::NoStore`], or when the engine fails.
     pub async fn get(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
-        self.find(store, key, Projection::Full).await
+        self.read_item(store, key, Projection::Full).await
     }
 
-    /// The item under a key, its value left empty; costs no read of the value.
+    /// Reads an item without its value.
     ///
     /// # Errors
     /// As [`Kv::get`].
     pub async fn head(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
-        self.find(store, key, Projection::Meta).await
+        self.read_item(store, key, Projection::Meta).await
     }
 
-    async fn find(&self, store: &StoreId, key: &Key, part: Projection) -> Result<Item, Error> {
-        let found = self.engine.read(&keyspace::item(store, key), part).await?;
+    async fn read_item(
+        &self,
+        store: &StoreId,
+        key: &Key,
+        projection: Projection,
+    ) -> Result<Item, Error> {
+        let found = self.engine.read(&keyspace::item(store, key), projection).await?;
         let now = self.clock.now();
-        match found {
-            Some(record) if record.expires_at == 0 || record.expires_at > now => item(record, part),
-            _ => {
-                self.open_store(store).await?;
+        match found.filter(|record| record.expires_at == 0 || record.expires_at > now) {
+            Some(record) => from_record(record, projection),
+            None => {
+                self.require_store(store).await?;
                 Err(Error::NoItem)
             }
         }
     }
 
-    /// Whether a put would be refused as things stand, before its value is asked for. `declared`
-    /// is the value's size where it is known.
+    /// Checks whether a put would succeed, before its value is received. `declared` is the size of
+    /// the value in bytes, if known.
     ///
     /// # Errors
-    /// As [`Kv::put`].
+    /// As [`Kv::put`], in the order of docs/contract.md section 11.6.
     pub async fn check_put(
         &self,
         store: &StoreId,
         key: &Key,
         put: &PutRequest,
         declared: Option<u64>,
-    ) -> Result<(), Error> {
-        self.open_store(store).await?;
+    ) -> Result<PutCheck, Error> {
+        let mut check = PutCheck { store: Some(self.require_store(store).await?), item: None };
         if declared.is_some_and(|bytes| bytes > self.value_bytes_max) {
             return Err(Error::TooLarge(self.value_bytes_max));
         }
-        if put.conditional() {
+        if put.is_conditional() {
             let found = self.engine.read(&keyspace::item(store, key), Projection::Meta).await?;
-            preconditions::put(self.current(found.as_ref())?, put.mode, put.if_generation)?;
+            preconditions::put(self.item_state(found.as_ref())?, put.mode, put.if_generation)?;
+            // A value to concatenate with is read when the new one has arrived.
+            check.item = Some(found).filter(|found| found.is_none() || !put.concatenates());
         }
-        Ok(())
+        Ok(check)
     }
 
-    /// Puts an item; durable when it answers, with the item's new generation.
+    /// Puts an item durably and returns its new generation.
     ///
     /// # Errors
     /// [`Error::NoStore`], [`Error::Precondition`], [`Error::TooLarge`], or when the engine fails.
@@ -142,33 +164,55 @@ impl Kv {
         put: &PutRequest,
         value: Value,
     ) -> Result<u64, Error> {
-        let at = keyspace::item(store, key);
-        let _place = self.locks.enter(&at, put.conditional()).await;
+        self.put_checked(store, key, put, PutCheck::default(), value).await
+    }
+
+    /// Puts an item after [`Kv::check_put`], whose reads it reuses.
+    ///
+    /// # Errors
+    /// As [`Kv::put`].
+    pub async fn put_checked(
+        &self,
+        store: &StoreId,
+        key: &Key,
+        put: &PutRequest,
+        mut check: PutCheck,
+        value: Value,
+    ) -> Result<u64, Error> {
+        let key = keyspace::item(store, key);
+        let _guard = self.locks.lock(&key, put.is_conditional()).await;
         for _ in 0..ATTEMPTS_MAX {
-            let open = self.open_store(store).await?;
+            // The commit requires the versions that were checked: a change since is a conflict.
+            let store_version = match check.store.take() {
+                Some(version) => version,
+                None => self.require_store(store).await?,
+            };
             let now = self.clock.now();
-            let mut commit = open.commit(now);
+            let mut commit = store_version.into_commit(now);
             let mut body = value.0.clone();
-            if put.conditional() {
-                let joins = matches!(put.mode, Mode::Append | Mode::Prepend);
-                let part = if joins { Projection::Full } else { Projection::Meta };
-                let found = self.engine.read(&at, part).await?;
-                let current = self.current(found.as_ref())?;
-                let combine = preconditions::put(current, put.mode, put.if_generation)?;
+            if put.is_conditional() {
+                let checked = check.item.take();
+                let reused = checked.is_some();
+                let found = match checked {
+                    Some(found) => found,
+                    None if put.concatenates() => self.engine.read(&key, Projection::Full).await?,
+                    None => self.engine.read(&key, Projection::Meta).await?,
+                };
+                let state = self.item_state(found.as_ref())?;
+                let action = match preconditions::put(state, put.mode, put.if_generation) {
+                    // The checked item has expired, and may have been replaced since.
+                    Err(_) if reused => continue,
+                    action => action?,
+                };
                 let version = found.as_ref().map_or(0, |record| record.version);
-                commit.preconditions.push(Precondition { key: at.clone(), version });
-                body = self.combine(combine, found, body).await?;
+                commit.preconditions.push(Precondition { key: key.clone(), version });
+                body = self.new_body(action, found, body).await?;
             }
             if body.len() > self.value_bytes_max {
                 return Err(Error::TooLarge(self.value_bytes_max));
             }
-            commit.mutations.push(write(
-                at.clone(),
-                expires_at(put.ttl, now),
-                &put.metadata,
-                body,
-                now,
-            ));
+            let expires_at = expiry(put.ttl, now);
+            commit.mutations.push(put_mutation(key.clone(), expires_at, &put.metadata, body, now));
             if let Outcome::Committed(generation) = self.engine.commit(commit).await? {
                 return Ok(generation);
             }
@@ -176,7 +220,7 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    /// Deletes an item; durable when it answers.
+    /// Deletes an item durably.
     ///
     /// # Errors
     /// [`Error::NoStore`], [`Error::NoItem`], [`Error::Precondition`], or when the engine fails.
@@ -186,22 +230,21 @@ impl Kv {
         key: &Key,
         delete: DeleteRequest,
     ) -> Result<(), Error> {
-        let at = keyspace::item(store, key);
-        let _place = self.locks.enter(&at, true).await;
+        let key = keyspace::item(store, key);
+        let _guard = self.locks.lock(&key, true).await;
         for _ in 0..ATTEMPTS_MAX {
-            self.open_store(store).await?;
-            let found = self.engine.read(&at, Projection::Meta).await?;
-            let current = self.current(found.as_ref())?;
-            if preconditions::delete(current, delete.force, delete.if_generation)?
-                == Removal::Nothing
-            {
-                return Ok(());
+            self.require_store(store).await?;
+            let found = self.engine.read(&key, Projection::Meta).await?;
+            let state = self.item_state(found.as_ref())?;
+            match preconditions::delete(state, delete.force, delete.if_generation)? {
+                DeleteAction::Nothing => return Ok(()),
+                DeleteAction::Remove => {}
             }
             let version = found.map_or(0, |record| record.version);
             let commit = Commit {
                 version_min: self.clock.now(),
-                preconditions: vec![Precondition { key: at.clone(), version }],
-                mutations: vec![Mutation { key: at.clone(), record: None }],
+                preconditions: vec![Precondition { key: key.clone(), version }],
+                mutations: vec![Mutation { key: key.clone(), record: None }],
             };
             if let Outcome::Committed(_) = self.engine.commit(commit).await? {
                 return Ok(());
@@ -210,34 +253,34 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    /// What a record is at this moment.
-    pub(super) fn current(&self, found: Option<&Record>) -> Result<Current, Error> {
-        let Some(record) = found else { return Ok(Current::Absent) };
+    /// Returns the state of an item from its record, as of now.
+    pub(super) fn item_state(&self, found: Option<&Record>) -> Result<ItemState, Error> {
+        let Some(record) = found else { return Ok(ItemState::Absent) };
         let meta = ItemMeta::decode(&record.meta)?;
         let generation = meta.generation.unwrap_or(record.version);
-        Ok(Current::of(Some((generation, record.expires_at)), self.clock.now()))
+        Ok(ItemState::of(Some((generation, record.expires_at)), self.clock.now()))
     }
 
-    /// The store, for a write into it.
-    pub(super) async fn open_store(&self, store: &StoreId) -> Result<OpenStore, Error> {
+    /// Reads the version of a store, or fails with [`Error::NoStore`].
+    pub(super) async fn require_store(&self, store: &StoreId) -> Result<StoreVersion, Error> {
         let key = keyspace::store(store);
         let record = self.engine.read(&key, Projection::Full).await?.ok_or(Error::NoStore)?;
-        let meta = StoreMeta::reopened(&record.meta)?;
-        Ok(OpenStore { key, version: record.version, reopen: meta })
+        let reopen = StoreMeta::reopened(&record.meta)?;
+        Ok(StoreVersion { key, version: record.version, reopen })
     }
 
-    /// The value that a put leaves.
-    async fn combine(
+    /// Returns the body that a put writes.
+    async fn new_body(
         &self,
-        combine: Combine,
+        action: PutAction,
         found: Option<Record>,
         value: Body,
     ) -> Result<Body, Error> {
-        let there = found.map_or(Body::EMPTY, |record| record.body);
-        let (first, second) = match combine {
-            Combine::Replace => return Ok(value),
-            Combine::Append => (there, value),
-            Combine::Prepend => (value, there),
+        let existing = found.map_or(Body::EMPTY, |record| record.body);
+        let (first, second) = match action {
+            PutAction::Replace => return Ok(value),
+            PutAction::Append => (existing, value),
+            PutAction::Prepend => (value, existing),
         };
         let total = first.len().saturating_add(second.len());
         if total > self.value_bytes_max {
@@ -251,50 +294,108 @@ impl Kv {
             joined.extend_from_slice(second);
             return Ok(Body::Bytes(joined.freeze()));
         }
-        let mut stage = self.engine.create_blob().await?;
+        let mut blob = self.engine.create_blob().await?;
         for part in [first, second] {
             let mut offset = 0;
             while offset < part.len() {
                 let len = COPY_BYTES.min(part.len() - offset);
-                // At most COPY_BYTES, which fits.
-                stage.write(part.read(offset, len as usize).await?).await?;
+                // At most COPY_BYTES, which fits a usize.
+                blob.write(part.read(offset, len as usize).await?).await?;
                 offset += len;
             }
         }
-        Ok(stage.finish().await?)
+        Ok(blob.finish().await?)
     }
 }
 
-/// When an item expires that is put now; 0 for never.
-pub(super) fn expires_at(ttl: Option<Ttl>, now: u64) -> u64 {
+/// Returns the expiry time of an item put now; 0 for never.
+pub(super) fn expiry(ttl: Option<Ttl>, now: u64) -> u64 {
     ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)))
 }
 
-/// The write that puts an item.
-pub(super) fn write(
+/// Returns the mutation that puts an item.
+pub(super) fn put_mutation(
     key: Bytes,
     expires_at: u64,
     metadata: &Metadata,
     body: Body,
-    modified: u64,
+    modified_at: u64,
 ) -> Mutation {
     let (size, metadata) = (body.len(), metadata.clone());
-    let meta = ItemMeta { generation: None, modified, size, metadata };
+    let meta = ItemMeta { generation: None, modified_at, size, metadata };
     Mutation { key, record: Some(NewRecord { expires_at, meta: meta.encode(), body }) }
 }
 
-/// The item that a record holds.
-pub(super) fn item(record: Record, part: Projection) -> Result<Item, Error> {
+/// Decodes an item from its record.
+pub(super) fn from_record(record: Record, projection: Projection) -> Result<Item, Error> {
     let meta = ItemMeta::decode(&record.meta)?;
-    if part == Projection::Full && record.body.len() != meta.size {
-        return Err(Error::Internal("stored data is damaged: a value of another size".into()));
+    if projection == Projection::Full && record.body.len() != meta.size {
+        return Err(Error::Internal("stored data is damaged: wrong size of a value".into()));
     }
     Ok(Item {
         generation: meta.generation.unwrap_or(record.version),
-        modified: meta.modified,
-        expires: (record.expires_at > 0).then_some(record.expires_at),
+        modified_at: meta.modified_at,
+        expires_at: (record.expires_at > 0).then_some(record.expires_at),
         metadata: meta.metadata,
         size: meta.size,
         value: Value(record.body),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::ManualClock;
+    use super::super::types::StoreName;
+    use super::*;
+    use crate::engine::memory::Memory;
+    use std::sync::Arc;
+
+    async fn fixture() -> (Kv, Arc<ManualClock>, StoreId, Key) {
+        let clock = Arc::new(ManualClock::new(SECOND));
+        let kv = Kv::new(Arc::new(Memory::new()), clock.clone(), 100);
+        let store = kv.create_store(StoreName::parse("s").unwrap(), None).await.unwrap().id;
+        (kv, clock, store, Key::parse(b"k").unwrap())
+    }
+
+    fn value(text: &'static str) -> Value {
+        Value::from(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn changes_between_check_and_put_are_detected() {
+        let (kv, clock, store, key) = fixture().await;
+        let overwrite = PutRequest { ttl: Some(Ttl::new(5).unwrap()), ..PutRequest::default() };
+        let generation = kv.put(&store, &key, &overwrite, value("a")).await.unwrap();
+        let matching = PutRequest { if_generation: Some(generation), ..PutRequest::default() };
+        let append = PutRequest { mode: PutMode::Append, ..PutRequest::default() };
+
+        let check = kv.check_put(&store, &key, &append, None).await.unwrap();
+        kv.put(&store, &key, &overwrite, value("b")).await.unwrap();
+        kv.put_checked(&store, &key, &append, check, value("c")).await.unwrap();
+        let item = kv.get(&store, &key).await.unwrap();
+        assert_eq!(item.value.in_memory().unwrap(), "bc");
+        assert_eq!(
+            kv.check_put(&store, &key, &matching, None).await.err(),
+            Some(Error::Precondition)
+        );
+
+        let matching = PutRequest { if_generation: Some(item.generation), ..matching };
+        let check = kv.check_put(&store, &key, &matching, None).await.unwrap();
+        let other = kv.check_put(&store, &key, &matching, None).await.unwrap();
+        kv.put_checked(&store, &key, &matching, check, value("d")).await.unwrap();
+        let put = kv.put_checked(&store, &key, &matching, other, value("e")).await;
+        assert_eq!(put, Err(Error::Precondition));
+
+        let generation = kv.put(&store, &key, &overwrite, value("f")).await.unwrap();
+        let matching = PutRequest { if_generation: Some(generation), ..matching };
+        let check = kv.check_put(&store, &key, &matching, None).await.unwrap();
+        clock.advance(5 * SECOND);
+        let put = kv.put_checked(&store, &key, &matching, check, value("g")).await;
+        assert_eq!(put, Err(Error::Precondition), "expired since the check");
+
+        let check = kv.check_put(&store, &key, &overwrite, None).await.unwrap();
+        kv.delete_store(&store).await.unwrap();
+        let put = kv.put_checked(&store, &key, &overwrite, check, value("h")).await;
+        assert_eq!(put, Err(Error::NoStore));
+    }
 }

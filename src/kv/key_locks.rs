@@ -1,42 +1,43 @@
-//! Queues for writers of the same item in this process.
+//! Locks that queue writers of the same item within this process.
 //!
-//! They are for fairness, not for correctness, which rests on a commit's expectations: a writer
-//! that reads before it writes holds its place alone, so that a stream of plain overwrites, which
-//! never conflict, cannot keep it retrying for ever.
+//! They provide fairness; correctness rests on the preconditions of commits. A writer that reads
+//! before it writes locks exclusively, so that a stream of unconditional puts, which never
+//! conflict, cannot make it retry forever.
 
 use std::hash::{BuildHasher, RandomState};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Places; two items share one now and then, and then queue for each other.
-const PLACES: usize = 1024;
+/// Number of locks; keys with the same hash bucket share one.
+const BUCKETS: usize = 1024;
 
-pub(super) struct Locks {
-    places: Vec<RwLock<()>>,
+/// Locks for all keys, striped by hash.
+pub(super) struct KeyLocks {
+    buckets: Vec<RwLock<()>>,
     hasher: RandomState,
 }
 
-impl Default for Locks {
-    fn default() -> Locks {
-        let places = std::iter::repeat_with(RwLock::default).take(PLACES).collect();
-        Locks { places, hasher: RandomState::new() }
+impl Default for KeyLocks {
+    fn default() -> KeyLocks {
+        let buckets = std::iter::repeat_with(RwLock::default).take(BUCKETS).collect();
+        KeyLocks { buckets, hasher: RandomState::new() }
     }
 }
 
-/// A place in the queue, left when dropped.
+/// Releases the lock when dropped.
 pub(super) enum KeyGuard<'l> {
-    Alone { _guard: RwLockWriteGuard<'l, ()> },
+    Exclusive { _guard: RwLockWriteGuard<'l, ()> },
     Shared { _guard: RwLockReadGuard<'l, ()> },
     None,
 }
 
-impl Locks {
-    /// Waits for a place at `key`.
-    pub(super) async fn enter(&self, key: &[u8], alone: bool) -> KeyGuard<'_> {
-        // The modulus keeps it below PLACES, which fits.
-        let index = (self.hasher.hash_one(key) % PLACES as u64) as usize;
-        match self.places.get(index) {
-            Some(place) if alone => KeyGuard::Alone { _guard: place.write().await },
-            Some(place) => KeyGuard::Shared { _guard: place.read().await },
+impl KeyLocks {
+    /// Waits for the lock of `key`, in order of arrival.
+    pub(super) async fn lock(&self, key: &[u8], exclusive: bool) -> KeyGuard<'_> {
+        // Below BUCKETS, which fits a usize.
+        let index = (self.hasher.hash_one(key) % BUCKETS as u64) as usize;
+        match self.buckets.get(index) {
+            Some(bucket) if exclusive => KeyGuard::Exclusive { _guard: bucket.write().await },
+            Some(bucket) => KeyGuard::Shared { _guard: bucket.read().await },
             None => KeyGuard::None,
         }
     }

@@ -1,73 +1,73 @@
-//! Where things live in an engine's keys:
+//! The layout of keys in the engine:
 //!
-//! | key | record |
-//! |---|---|
-//! | `i` store-id item-key | an item: its head, its value as body, due at its expiry |
-//! | `o` folded-name `00` name | a store's head, in the order of lists |
-//! | `s` store-id | the same head, by id |
-//! | `t` SHA-256 of a secret | a limited token, due at its expiry |
+//! | key | meta | body |
+//! |---|---|---|
+//! | `i` store-id item-key | [`ItemMeta`](super::codec::ItemMeta) | the value |
+//! | `o` UPPER-CASE-NAME `00` name | [`StoreMeta`](super::codec::StoreMeta) | |
+//! | `s` store-id | [`StoreMeta`](super::codec::StoreMeta) | |
+//! | `t` SHA-256 of the secret | [`TokenMeta`](super::codec::TokenMeta) | |
 //!
-//! The heads are [`ItemMeta`](super::codec::ItemHead), [`StoreMeta`](super::codec::StoreHead) and
-//! [`TokenMeta`](super::codec::TokenHead).
-//! Names hold no control characters, so the `00` ends the folded name; ids have a fixed length.
+//! Each store has two records with the same meta, `s` by id and `o` in list order. Records of items
+//! and tokens expire. Store ids have a fixed length, and names contain no control characters, so
+//! no separator is ambiguous.
 
 use super::types::{Key, StoreId};
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The first byte of the keys of stores by id, which are as many as there are stores.
+/// First byte of the keys of stores by id; one record per store.
 pub const STORES: u8 = b's';
-/// The first byte of the keys of items.
+/// First byte of the keys of items.
 pub const ITEMS: u8 = b'i';
-/// The first byte of the keys of stores in the order of lists.
-pub const ORDER: u8 = b'o';
-/// The first byte of the keys of limited tokens.
+/// First byte of the keys of stores in list order.
+pub const STORE_ORDER: u8 = b'o';
+/// First byte of the keys of limited tokens.
 pub const TOKENS: u8 = b't';
-/// Bytes of the hash that a token is kept under.
+/// Length of a token's hash, in bytes.
 pub const TOKEN_HASH_BYTES: usize = 32;
 
-/// The key of a store.
+/// Returns the key of a store by id.
 pub fn store(id: &StoreId) -> Bytes {
     prefixed(STORES, &[id.as_bytes()])
 }
 
-/// The key of a store in the order of lists: by name with ASCII letters folded to upper case,
-/// then by name (contract.md, 2.2 and 11.2). Takes any text, for cursors.
+/// Returns the key of a store in list order: by name with ASCII letters in upper case, then by name
+/// (docs/contract.md sections 2.2 and 11.2). Accepts any text, as cursors contain it.
 pub fn store_order(name: &str) -> Bytes {
-    prefixed(ORDER, &[name.to_ascii_uppercase().as_bytes(), &[0], name.as_bytes()])
+    prefixed(STORE_ORDER, &[name.to_ascii_uppercase().as_bytes(), &[0], name.as_bytes()])
 }
 
-/// The range of all stores in the order of lists.
+/// Returns the key range of all stores in list order.
 pub fn store_orders() -> (Bytes, Bytes) {
-    (Bytes::from_static(&[ORDER]), Bytes::from_static(&[ORDER + 1]))
+    (Bytes::from_static(&[STORE_ORDER]), Bytes::from_static(&[STORE_ORDER + 1]))
 }
 
-/// The key of a limited token, by the SHA-256 of its secret.
+/// Returns the key of a limited token, from the SHA-256 of its secret.
 pub fn token(hash: &[u8; TOKEN_HASH_BYTES]) -> Bytes {
     prefixed(TOKENS, &[hash])
 }
 
-/// The range of all limited tokens.
+/// Returns the key range of all limited tokens.
 pub fn tokens() -> (Bytes, Bytes) {
     (Bytes::from_static(&[TOKENS]), Bytes::from_static(&[TOKENS + 1]))
 }
 
-/// The key of an item.
+/// Returns the key of an item.
 pub fn item(store: &StoreId, key: &Key) -> Bytes {
     prefixed(ITEMS, &[store.as_bytes(), key.as_bytes()])
 }
 
-/// What all keys of a store's items begin with.
+/// Returns the common prefix of the keys of a store's items.
 pub fn items(store: &StoreId) -> Bytes {
     prefixed(ITEMS, &[store.as_bytes()])
 }
 
-/// What all keys of a store's items begin with whose own keys begin with `prefix`.
+/// Returns the common prefix of the keys of a store's items whose item keys begin with `prefix`.
 pub fn prefixed_items(store: &StoreId, prefix: &str) -> Bytes {
     prefixed(ITEMS, &[store.as_bytes(), prefix.as_bytes()])
 }
 
-/// The first key after all that begin with `prefix`, which must not be all `FF`.
-pub fn end_of(prefix: &[u8]) -> Bytes {
+/// Returns the first key after all keys with this prefix, which must not consist of `FF` only.
+pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     while end.last() == Some(&0xff) {
         end.pop();
@@ -78,8 +78,8 @@ pub fn end_of(prefix: &[u8]) -> Bytes {
     Bytes::from(end)
 }
 
-/// The first key after `key`.
-pub fn after(key: &[u8]) -> Bytes {
+/// Returns the first key after `key`.
+pub fn successor(key: &[u8]) -> Bytes {
     let mut next = BytesMut::with_capacity(key.len() + 1);
     next.put_slice(key);
     next.put_u8(0);
@@ -101,16 +101,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stores_come_in_the_recorded_order() {
+    fn stores_sort_in_the_recorded_order() {
         let mut names = ["test_store", "TestStoreA", "test-store", "a", "A", "B", "b"];
         names.sort_by_key(|name| store_order(name));
         assert_eq!(names, ["A", "a", "B", "b", "test-store", "TestStoreA", "test_store"]);
     }
 
     #[test]
-    fn the_end_of_a_prefix_is_behind_all_that_begin_with_it() {
-        assert_eq!(end_of(b"ab"), &b"ac"[..]);
-        assert_eq!(end_of(b"a\xff\xff"), &b"b"[..]);
-        assert!(after(b"a") > b"a"[..] && after(b"a") < b"a\x01"[..]);
+    fn prefix_end_is_after_all_keys_with_the_prefix() {
+        assert_eq!(prefix_end(b"ab"), &b"ac"[..]);
+        assert_eq!(prefix_end(b"a\xff\xff"), &b"b"[..]);
+        assert!(successor(b"a") > b"a"[..] && successor(b"a") < b"a\x01"[..]);
     }
 }

@@ -1,24 +1,24 @@
-//! Every bound of the data model, once (contract.md, section 4).
+//! The limits of the data model (docs/contract.md section 4; those of tokens are our own).
 
-/// Store names have 1 to so many characters.
+/// Maximum length of a store name, in characters; the minimum is 1.
 pub const STORE_NAME_CHARS_MAX: usize = 255;
-/// Keys have 1 to so many bytes of UTF-8.
+/// Maximum size of an item key, in bytes of UTF-8; the minimum is 1.
 pub const KEY_BYTES_MAX: usize = 1024;
-/// Metadata has up to so many bytes.
+/// Maximum size of an item's metadata, in bytes.
 pub const METADATA_BYTES_MAX: usize = 2000;
-/// The default bound of a value: 25 MiB, inclusive.
+/// Default maximum size of a value, in bytes: 25 MiB, inclusive.
 pub const VALUE_BYTES_MAX: u64 = 25 << 20;
-/// A page of a list holds up to so many entries; also the default.
+/// Maximum and default number of entries per page of a list.
 pub const LIST_LIMIT_MAX: usize = 1000;
-/// There are at most so many limited tokens. Servers that make the last ones at the same moment
-/// over one database may pass it by a few.
+/// Maximum number of limited tokens. Servers that share a database may exceed it slightly when
+/// they create tokens at the same time.
 pub const TOKENS_MAX: usize = 1000;
-/// A token's name has 1 to so many characters.
+/// Maximum length of a token name, in characters; the minimum is 1.
 pub const TOKEN_NAME_CHARS_MAX: usize = 255;
-/// A token is limited to at most so many stores.
+/// Maximum number of stores that a token can be limited to.
 pub const TOKEN_STORES_MAX: usize = 100;
-/// The prefix that a token is limited to has up to so many bytes of UTF-8.
+/// Maximum size of the key prefix that a token can be limited to, in bytes of UTF-8.
 pub const TOKEN_PREFIX_BYTES_MAX: usize = 1024;
-/// Seconds for which an expired item still answers a plain delete with success before its space
-/// is taken back (contract.md, 11.1).
-pub const EXPIRED_KEPT_SECS: u64 = 60;
+/// Seconds for which an expired item's record is kept, so that an unconditional delete of it still
+/// succeeds (docs/contract.md section 11.1).
+pub const EXPIRED_RETENTION_SECS: u64 = 60;

@@ -1,8 +1,9 @@
-//! What a KV store means: stores, items, their conditions, lists and lifetimes, over any engine.
+//! The KV data model: stores, items, tokens, preconditions, lists and expiry, over any engine.
 //!
-//! Nothing here knows HTTP, files or a named engine, and time comes through [`Clock`] alone. Every
-//! write is the same walk: read what is there, let a pure function of [`decide`] judge it, commit
-//! with the versions that were read as expectations, and on a conflict do it again.
+//! This module knows neither HTTP nor files nor a specific engine, and gets the time from [`Clock`]
+//! alone. Writes use optimistic concurrency control: read the current records, decide by the pure
+//! functions of [`preconditions`], commit with the versions read as preconditions, and retry on a
+//! conflict.
 
 pub mod backup;
 pub mod batch;
@@ -27,57 +28,57 @@ pub mod upload;
 mod value;
 
 pub use crate::engine::Stats;
-pub use value::{PIECE_BYTES, Value, WHOLE_BYTES_MAX};
+pub use value::{PIECE_BYTES, SINGLE_READ_BYTES_MAX, Value};
 
 use crate::engine::{Engine, EngineError};
 use clock::Clock;
-use key_locks::Locks;
+use key_locks::KeyLocks;
 use std::sync::Arc;
 use types::{StoreId, StoreName};
 
-/// After so many conflicts in a row a write gives up; each of them is another write's success.
+/// Maximum attempts of a write; each conflict means that another write succeeded.
 const ATTEMPTS_MAX: usize = 100;
 
-/// What the API shows of a store.
+/// The properties of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreInfo {
-    /// Its id, made at creation.
+    /// The id, generated at creation.
     pub id: StoreId,
-    /// Its name, unique.
+    /// The name, unique among stores.
     pub name: StoreName,
-    /// When it was created, in microseconds.
-    pub created: u64,
-    /// When it was created or last renamed, in microseconds.
-    pub updated: u64,
+    /// When it was created, in microseconds since 1970.
+    pub created_at: u64,
+    /// When it was created or last renamed, in microseconds since 1970.
+    pub updated_at: u64,
 }
 
-/// All stores, over one engine.
+/// The stores of one engine.
 pub struct Kv {
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,
-    locks: Locks,
+    locks: KeyLocks,
     value_bytes_max: u64,
 }
 
 impl Kv {
-    /// Over an engine and a clock; values may have up to `value_bytes_max` bytes.
+    /// Creates the data model over an engine, with a maximum value size in bytes.
     pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, value_bytes_max: u64) -> Kv {
-        Kv { engine, clock, locks: Locks::default(), value_bytes_max }
+        Kv { engine, clock, locks: KeyLocks::default(), value_bytes_max }
     }
 
-    /// The bound of a value, in bytes.
+    /// Returns the maximum size of a value, in bytes.
     pub fn value_bytes_max(&self) -> u64 {
         self.value_bytes_max
     }
 
-    /// Bytes of memory that an upload of so many bytes may take, if `streamed` bytes are enough for
-    /// an engine that takes it piece by piece; `None` for an upload of unknown size.
-    pub fn upload_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
-        let most = declared.unwrap_or(self.value_bytes_max);
-        if self.engine.buffers_blobs() { most } else { most.min(streamed) }
+    /// Returns the memory an upload may need, in bytes. `declared` is the size of the value, if
+    /// known, and `streamed` the need with an engine that does not buffer blobs.
+    pub fn upload_memory_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
+        let size = declared.unwrap_or(self.value_bytes_max);
+        if self.engine.buffers_blobs() { size } else { size.min(streamed) }
     }
 
-    /// How many stores there are.
+    /// Returns the number of stores.
     ///
     /// # Errors
     /// When the engine fails.
@@ -85,7 +86,7 @@ impl Kv {
         Ok(self.engine.count(keyspace::STORES).await?)
     }
 
-    /// How many items there are, expired ones that still take space included.
+    /// Returns the number of items, including expired ones not yet purged.
     ///
     /// # Errors
     /// When the engine fails.
@@ -93,12 +94,12 @@ impl Kv {
         Ok(self.engine.count(keyspace::ITEMS).await?)
     }
 
-    /// The engine's figures.
+    /// Returns the engine's statistics.
     pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
 
-    /// Finishes what was accepted and shuts the engine.
+    /// Completes accepted writes and closes the engine.
     ///
     /// # Errors
     /// When the engine fails.
@@ -107,57 +108,57 @@ impl Kv {
     }
 }
 
-/// Why something was not done.
+/// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A field breaks its rule.
+    /// A field is invalid.
     #[error("{field} {reason}")]
     Invalid {
-        /// The field's name in the API.
+        /// The name of the field in the API.
         field: &'static str,
-        /// The rule, to follow the name in a sentence.
+        /// The rule it violates, phrased to follow the name.
         reason: String,
     },
-    /// There is no such store.
+    /// The store does not exist.
     #[error("no store with that id")]
     NoStore,
-    /// There is no such item.
+    /// The item does not exist.
     #[error("no item with that key")]
     NoItem,
-    /// There is no such token.
+    /// The token does not exist.
     #[error("no token with that id")]
     NoToken,
-    /// Whoever asks may not do this.
+    /// The token does not permit the operation.
     #[error("{0}")]
     Forbidden(&'static str),
-    /// A store of that name exists.
+    /// A store with that name exists.
     #[error("store with name '{0}' already exists")]
     StoreExists(String),
     /// The store has items.
     #[error("the store is not empty; delete its items first")]
     StoreNotEmpty,
-    /// A condition of the write does not hold.
-    #[error("the item does not meet the condition")]
+    /// A precondition of the write failed.
+    #[error("the item does not satisfy the precondition")]
     Precondition,
-    /// The value is larger than allowed.
+    /// The value exceeds the maximum size in bytes.
     #[error("value must have at most {0} bytes")]
     TooLarge(u64),
-    /// Others kept changing the same item for too long.
-    #[error("the item is written by too many others at once")]
+    /// Conflicts with concurrent writes persisted.
+    #[error("too many concurrent writes to the same item")]
     Busy,
-    /// There is no space for writes.
+    /// No space is left; nothing was written.
     #[error("storage is full: {0}")]
     Full(String),
-    /// The storage cannot be reached; nothing was written.
+    /// The storage is unreachable; nothing was written.
     #[error("storage cannot be reached: {0}")]
     Unavailable(String),
-    /// The server failed; a write may or may not have happened.
+    /// Any other failure; a write may or may not have been applied.
     #[error("{0}")]
     Internal(String),
 }
 
 impl Error {
-    /// A field that breaks its rule.
+    /// Creates an [`Error::Invalid`].
     pub fn invalid(field: &'static str, reason: impl Into<String>) -> Error {
         Error::Invalid { field, reason: reason.into() }
     }
@@ -166,8 +167,8 @@ impl Error {
 impl From<EngineError> for Error {
     fn from(e: EngineError) -> Error {
         match e {
-            EngineError::Full(what) => Error::Full(what),
-            EngineError::Unavailable(what) => Error::Unavailable(what),
+            EngineError::Full(e) => Error::Full(e),
+            EngineError::Unavailable(e) => Error::Unavailable(e),
             e @ (EngineError::Closed | EngineError::Corrupt(_) | EngineError::Failed(_)) => {
                 Error::Internal(e.to_string())
             }

@@ -1,102 +1,112 @@
-//! What a write to an item does, as a function of what is there: pure, and tested for every case
-//! (contract.md, sections 3.2, 3.3, 7 and 11.1).
+//! The decision table of writes to an item, as pure functions of the item's state
+//! (docs/contract.md sections 3.2, 3.3, 7 and 11.1).
 
 use super::Error;
 
-/// What is under a key at the moment of a decision.
+/// The state of an item at the time of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Current {
-    /// Nothing.
+pub enum ItemState {
+    /// There is no record.
     Absent,
-    /// An item whose time is over; its record is still there.
+    /// The item has expired, but its record still exists.
     Expired,
-    /// An item.
+    /// The item exists.
     Live {
-        /// Its generation.
+        /// The item's generation.
         generation: u64,
     },
 }
 
-impl Current {
-    /// What a record with this version and time of expiry (0: never) is at `now`.
-    pub fn of(found: Option<(u64, u64)>, now: u64) -> Current {
+impl ItemState {
+    /// Returns the state of an item with this generation and expiry time (0 for never) at `now`.
+    pub fn of(found: Option<(u64, u64)>, now: u64) -> ItemState {
         match found {
-            None => Current::Absent,
-            Some((_, expires_at)) if expires_at > 0 && expires_at <= now => Current::Expired,
-            Some((version, _)) => Current::Live { generation: version },
+            None => ItemState::Absent,
+            Some((_, expires_at)) if expires_at > 0 && expires_at <= now => ItemState::Expired,
+            Some((generation, _)) => ItemState::Live { generation },
         }
     }
 }
 
-/// How a put treats what is there.
+/// How a put treats an existing item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Replaces it.
+pub enum PutMode {
+    /// Replaces the item.
     #[default]
     Overwrite,
-    /// Demands that there is nothing.
+    /// Requires that the item does not exist.
     Add,
-    /// Puts the new value behind it.
+    /// Appends to the existing value.
     Append,
-    /// Puts the new value before it.
+    /// Prepends to the existing value.
     Prepend,
 }
 
-/// What becomes of the value.
+/// The value that a put writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Combine {
-    /// The new value alone.
+pub enum PutAction {
+    /// The new value.
     Replace,
-    /// What is there, then the new value.
+    /// The existing value followed by the new one.
     Append,
-    /// The new value, then what is there.
+    /// The new value followed by the existing one.
     Prepend,
 }
 
-/// Decides a put.
+/// Decides the action of a put.
 ///
 /// # Errors
-/// [`Error::Precondition`] when `add` or the generation forbids it. Generation 0 demands that
-/// there is nothing.
-pub fn put(current: Current, mode: Mode, if_generation: Option<u64>) -> Result<Combine, Error> {
-    let found = match current {
-        Current::Absent | Current::Expired => 0,
-        Current::Live { generation } => generation,
+/// [`Error::Precondition`] if the item exists and the mode is [`PutMode::Add`], or if it does not
+/// have the generation `if_generation`; 0 requires that it does not exist.
+pub fn put(
+    state: ItemState,
+    mode: PutMode,
+    if_generation: Option<u64>,
+) -> Result<PutAction, Error> {
+    let generation = match state {
+        ItemState::Absent | ItemState::Expired => 0,
+        ItemState::Live { generation } => generation,
     };
-    if if_generation.is_some_and(|wanted| wanted != found) {
+    if if_generation.is_some_and(|required| required != generation) {
         return Err(Error::Precondition);
     }
     match mode {
-        Mode::Add if found != 0 => Err(Error::Precondition),
-        Mode::Append if found != 0 => Ok(Combine::Append),
-        Mode::Prepend if found != 0 => Ok(Combine::Prepend),
-        Mode::Overwrite | Mode::Add | Mode::Append | Mode::Prepend => Ok(Combine::Replace),
+        PutMode::Add if generation != 0 => Err(Error::Precondition),
+        PutMode::Append if generation != 0 => Ok(PutAction::Append),
+        PutMode::Prepend if generation != 0 => Ok(PutAction::Prepend),
+        PutMode::Overwrite | PutMode::Add | PutMode::Append | PutMode::Prepend => {
+            Ok(PutAction::Replace)
+        }
     }
 }
 
-/// What a delete does.
+/// The action of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// Removes the record.
+pub enum DeleteAction {
+    /// Remove the record.
     Remove,
-    /// Nothing, successfully.
+    /// Succeed without a write.
     Nothing,
 }
 
-/// Decides a delete.
+/// Decides the action of a delete.
 ///
 /// # Errors
-/// [`Error::NoItem`] when there is nothing and `force` is not set; [`Error::Precondition`] when
-/// the generation is another.
-pub fn delete(current: Current, force: bool, if_generation: Option<u64>) -> Result<Removal, Error> {
-    match (current, if_generation) {
-        (Current::Absent, _) if force => Ok(Removal::Nothing),
-        (Current::Absent, _) => Err(Error::NoItem),
-        (Current::Expired, Some(_)) => Err(Error::Precondition),
-        (Current::Live { generation }, Some(wanted)) if wanted != generation => {
+/// [`Error::NoItem`] if there is no record and `force` is not set; [`Error::Precondition`] if the
+/// item does not have the generation `if_generation`.
+pub fn delete(
+    state: ItemState,
+    force: bool,
+    if_generation: Option<u64>,
+) -> Result<DeleteAction, Error> {
+    match (state, if_generation) {
+        (ItemState::Absent, _) if force => Ok(DeleteAction::Nothing),
+        (ItemState::Absent, _) => Err(Error::NoItem),
+        (ItemState::Expired, Some(_)) => Err(Error::Precondition),
+        (ItemState::Live { generation }, Some(required)) if required != generation => {
             Err(Error::Precondition)
         }
-        (Current::Expired, None) | (Current::Live { .. }, _) => Ok(Removal::Remove),
+        (ItemState::Expired, None) | (ItemState::Live { .. }, _) => Ok(DeleteAction::Remove),
     }
 }
 
@@ -104,32 +114,32 @@ pub fn delete(current: Current, force: bool, if_generation: Option<u64>) -> Resu
 mod tests {
     use super::*;
 
-    const LIVE: Current = Current::Live { generation: 7 };
-    const GONE: [Current; 2] = [Current::Absent, Current::Expired];
+    const LIVE: ItemState = ItemState::Live { generation: 7 };
+    const GONE: [ItemState; 2] = [ItemState::Absent, ItemState::Expired];
 
     #[test]
-    fn every_put_on_nothing_writes_the_value_unless_a_generation_is_demanded() {
-        for current in GONE {
-            for mode in [Mode::Overwrite, Mode::Add, Mode::Append, Mode::Prepend] {
-                for demanded in [None, Some(0)] {
-                    assert_eq!(put(current, mode, demanded), Ok(Combine::Replace));
+    fn put_without_an_item_writes_the_value_unless_a_generation_is_required() {
+        for state in GONE {
+            for mode in [PutMode::Overwrite, PutMode::Add, PutMode::Append, PutMode::Prepend] {
+                for required in [None, Some(0)] {
+                    assert_eq!(put(state, mode, required), Ok(PutAction::Replace));
                 }
-                assert_eq!(put(current, mode, Some(7)), Err(Error::Precondition));
+                assert_eq!(put(state, mode, Some(7)), Err(Error::Precondition));
             }
         }
     }
 
     #[test]
-    fn every_put_on_an_item_heeds_mode_and_generation() {
+    fn put_on_an_item_depends_on_mode_and_generation() {
         let table = [
-            (Mode::Overwrite, Ok(Combine::Replace)),
-            (Mode::Add, Err(Error::Precondition)),
-            (Mode::Append, Ok(Combine::Append)),
-            (Mode::Prepend, Ok(Combine::Prepend)),
+            (PutMode::Overwrite, Ok(PutAction::Replace)),
+            (PutMode::Add, Err(Error::Precondition)),
+            (PutMode::Append, Ok(PutAction::Append)),
+            (PutMode::Prepend, Ok(PutAction::Prepend)),
         ];
-        for (mode, answer) in table {
-            for demanded in [None, Some(7)] {
-                assert_eq!(put(LIVE, mode, demanded), answer);
+        for (mode, expected) in table {
+            for required in [None, Some(7)] {
+                assert_eq!(put(LIVE, mode, required), expected);
             }
             for other in [0, 6, 8, u64::MAX] {
                 assert_eq!(put(LIVE, mode, Some(other)), Err(Error::Precondition));
@@ -138,25 +148,25 @@ mod tests {
     }
 
     #[test]
-    fn every_delete_is_decided() {
-        for demanded in [None, Some(0), Some(7)] {
-            assert_eq!(delete(Current::Absent, true, demanded), Ok(Removal::Nothing));
-            assert_eq!(delete(Current::Absent, false, demanded), Err(Error::NoItem));
+    fn delete_depends_on_state_force_and_generation() {
+        for required in [None, Some(0), Some(7)] {
+            assert_eq!(delete(ItemState::Absent, true, required), Ok(DeleteAction::Nothing));
+            assert_eq!(delete(ItemState::Absent, false, required), Err(Error::NoItem));
         }
         for force in [true, false] {
-            assert_eq!(delete(Current::Expired, force, None), Ok(Removal::Remove));
-            assert_eq!(delete(Current::Expired, force, Some(7)), Err(Error::Precondition));
-            assert_eq!(delete(LIVE, force, None), Ok(Removal::Remove));
-            assert_eq!(delete(LIVE, force, Some(7)), Ok(Removal::Remove));
+            assert_eq!(delete(ItemState::Expired, force, None), Ok(DeleteAction::Remove));
+            assert_eq!(delete(ItemState::Expired, force, Some(7)), Err(Error::Precondition));
+            assert_eq!(delete(LIVE, force, None), Ok(DeleteAction::Remove));
+            assert_eq!(delete(LIVE, force, Some(7)), Ok(DeleteAction::Remove));
             assert_eq!(delete(LIVE, force, Some(8)), Err(Error::Precondition));
         }
     }
 
     #[test]
-    fn an_item_is_gone_at_the_microsecond_of_its_expiry() {
-        assert_eq!(Current::of(Some((7, 100)), 99), LIVE);
-        assert_eq!(Current::of(Some((7, 100)), 100), Current::Expired);
-        assert_eq!(Current::of(Some((7, 0)), u64::MAX), LIVE);
-        assert_eq!(Current::of(None, 0), Current::Absent);
+    fn items_expire_at_the_exact_microsecond() {
+        assert_eq!(ItemState::of(Some((7, 100)), 99), LIVE);
+        assert_eq!(ItemState::of(Some((7, 100)), 100), ItemState::Expired);
+        assert_eq!(ItemState::of(Some((7, 0)), u64::MAX), LIVE);
+        assert_eq!(ItemState::of(None, 0), ItemState::Absent);
     }
 }

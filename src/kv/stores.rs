@@ -1,10 +1,10 @@
-//! Stores: create, list, describe, rename, delete.
+//! Stores: create, list, describe, rename and delete.
 //!
-//! A store has two records, one by id and one in the order of lists, always written together. A
-//! put expects the version of the first, so that it loses to a deletion that came before it. A
-//! deletion first marks the store as closing, then looks whether it is empty, then removes it,
-//! expecting its own mark: a put that comes between opens the store again and so wins. No lock is
-//! held, and a crash in between leaves a store that the next put opens.
+//! A store has two records, by id and in list order, always written together. Every put into a
+//! store requires the version of its record by id. A deletion marks the store as closing, checks
+//! that it has no live items, and removes it under the precondition that the mark is unchanged. A
+//! put in between reopens the store and thereby cancels the deletion. No lock is held, and after a
+//! crash the next put reopens the store.
 
 use super::codec::StoreMeta;
 use super::types::{Location, StoreId, StoreName};
@@ -12,34 +12,34 @@ use super::{ATTEMPTS_MAX, Error, Kv, StoreInfo, keyspace};
 use crate::engine::{Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan};
 use bytes::Bytes;
 
-/// Which stores are wanted.
+/// The parameters of a list of stores.
 #[derive(Clone, Debug, Default)]
 pub struct ListStores {
-    /// Only the one with this name.
+    /// Only the store with this name.
     pub name: Option<String>,
-    /// Only stores after the one with this name, in the order of lists.
+    /// Only stores after this name, in list order.
     pub after: Option<String>,
-    /// At most so many.
+    /// Maximum number of stores to return.
     pub limit: usize,
 }
 
-/// A page of stores, by name with ASCII letters folded to upper case.
+/// A page of stores in list order (docs/contract.md section 11.2).
 #[derive(Clone, Debug)]
 pub struct StorePage {
-    /// The stores.
+    /// The stores of this page.
     pub stores: Vec<StoreInfo>,
-    /// How many there are that the filter lets through, on all pages.
+    /// Number of stores on all pages.
     pub total: u64,
     /// Whether more follow.
     pub more: bool,
 }
 
-fn put(key: Bytes, meta: &StoreMeta) -> Mutation {
+fn put_mutation(key: Bytes, meta: &StoreMeta) -> Mutation {
     let record = NewRecord { expires_at: 0, meta: meta.encode(), body: Body::EMPTY };
     Mutation { key, record: Some(record) }
 }
 
-fn order(meta: &StoreMeta) -> Bytes {
+fn order_key(meta: &StoreMeta) -> Bytes {
     keyspace::store_order(meta.info.name.as_str())
 }
 
@@ -54,14 +54,14 @@ impl Kv {
         location: Option<Location>,
     ) -> Result<StoreInfo, Error> {
         let now = self.clock.now();
-        let info = StoreInfo { id: StoreId::random()?, name, created: now, updated: now };
+        let info = StoreInfo { id: StoreId::random()?, name, created_at: now, updated_at: now };
         let meta = StoreMeta { info, location, closing: false };
         let by_id = keyspace::store(&meta.info.id);
         let absent = |key: Bytes| Precondition { key, version: 0 };
         let commit = Commit {
             version_min: now,
-            preconditions: vec![absent(order(&meta)), absent(by_id.clone())],
-            mutations: vec![put(order(&meta), &meta), put(by_id, &meta)],
+            preconditions: vec![absent(order_key(&meta)), absent(by_id.clone())],
+            mutations: vec![put_mutation(order_key(&meta), &meta), put_mutation(by_id, &meta)],
         };
         match self.engine.commit(commit).await? {
             Outcome::Committed(_) => Ok(meta.info),
@@ -69,12 +69,13 @@ impl Kv {
         }
     }
 
-    /// A page of stores.
+    /// Lists a page of stores.
     ///
     /// # Errors
     /// When the engine fails.
     pub async fn list_stores(&self, list: &ListStores) -> Result<StorePage, Error> {
-        let after = list.after.as_deref().map(|name| keyspace::after(&keyspace::store_order(name)));
+        let after =
+            list.after.as_deref().map(|name| keyspace::successor(&keyspace::store_order(name)));
         if let Some(name) = &list.name {
             let key = keyspace::store_order(name);
             let found = self.engine.read(&key, Projection::Meta).await?;
@@ -99,8 +100,8 @@ impl Kv {
         Ok(StorePage { stores, total: self.stores_count().await?, more })
     }
 
-    /// A page of these stores alone, which should be few: each is read. Those that are not there
-    /// are left out, and counted nowhere.
+    /// Lists a page of the stores with these ids, reading each of them. Stores that do not exist
+    /// are omitted.
     ///
     /// # Errors
     /// When the engine fails.
@@ -118,44 +119,44 @@ impl Kv {
         }
         stores.retain(|info| list.name.as_deref().is_none_or(|name| name == info.name.as_str()));
         let total = stores.len() as u64;
-        let place = |info: &StoreInfo| keyspace::store_order(info.name.as_str());
+        let sort_key = |info: &StoreInfo| keyspace::store_order(info.name.as_str());
         if let Some(after) = list.after.as_deref().map(keyspace::store_order) {
-            stores.retain(|info| place(info) > after);
+            stores.retain(|info| sort_key(info) > after);
         }
-        stores.sort_by_key(place);
+        stores.sort_by_key(sort_key);
         let more = stores.len() > list.limit;
         stores.truncate(list.limit);
         Ok(StorePage { stores, total, more })
     }
 
-    /// One store.
+    /// Returns the properties of a store.
     ///
     /// # Errors
     /// [`Error::NoStore`], or when the engine fails.
     pub async fn describe_store(&self, id: &StoreId) -> Result<StoreInfo, Error> {
-        Ok(self.store_head(id).await?.0.info)
+        Ok(self.read_store(id).await?.0.info)
     }
 
-    async fn store_head(&self, id: &StoreId) -> Result<(StoreMeta, u64), Error> {
+    async fn read_store(&self, id: &StoreId) -> Result<(StoreMeta, u64), Error> {
         let record = self.engine.read(&keyspace::store(id), Projection::Full).await?;
         let record = record.ok_or(Error::NoStore)?;
         Ok((StoreMeta::decode(&record.meta)?, record.version))
     }
 
-    /// Gives a store another name; its own name is no change.
+    /// Renames a store; its current name is a no-op.
     ///
     /// # Errors
     /// [`Error::NoStore`], [`Error::StoreExists`], or when the engine fails.
     pub async fn rename_store(&self, id: &StoreId, name: StoreName) -> Result<(), Error> {
         for _ in 0..ATTEMPTS_MAX {
-            let (meta, version) = self.store_head(id).await?;
+            let (meta, version) = self.read_store(id).await?;
             if meta.info.name == name {
                 return Ok(());
             }
             let (now, by_id) = (self.clock.now(), keyspace::store(id));
-            let info = StoreInfo { name: name.clone(), updated: now, ..meta.info.clone() };
+            let info = StoreInfo { name: name.clone(), updated_at: now, ..meta.info.clone() };
             let renamed = StoreMeta { info, location: meta.location, closing: false };
-            let taken = self.engine.read(&order(&renamed), Projection::Meta).await?;
+            let taken = self.engine.read(&order_key(&renamed), Projection::Meta).await?;
             if taken.is_some() {
                 return Err(Error::StoreExists(name.as_str().into()));
             }
@@ -163,12 +164,12 @@ impl Kv {
                 version_min: now,
                 preconditions: vec![
                     Precondition { key: by_id.clone(), version },
-                    Precondition { key: order(&renamed), version: 0 },
+                    Precondition { key: order_key(&renamed), version: 0 },
                 ],
                 mutations: vec![
-                    Mutation { key: order(&meta), record: None },
-                    put(order(&renamed), &renamed),
-                    put(by_id, &renamed),
+                    Mutation { key: order_key(&meta), record: None },
+                    put_mutation(order_key(&renamed), &renamed),
+                    put_mutation(by_id, &renamed),
                 ],
             };
             if let Outcome::Committed(_) = self.engine.commit(commit).await? {
@@ -178,26 +179,28 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    /// Deletes a store that has no live item.
+    /// Deletes a store without live items.
     ///
     /// # Errors
     /// [`Error::NoStore`], [`Error::StoreNotEmpty`], or when the engine fails.
     pub async fn delete_store(&self, id: &StoreId) -> Result<(), Error> {
         for _ in 0..ATTEMPTS_MAX {
-            let (meta, version) = self.store_head(id).await?;
-            self.expect_empty(id).await?;
+            let (meta, version) = self.read_store(id).await?;
+            self.require_empty(id).await?;
             let by_id = keyspace::store(id);
             let closing = StoreMeta { closing: true, ..meta.clone() };
-            let marked = self.commit_store(&by_id, version, vec![put(by_id.clone(), &closing)]);
+            let marked =
+                self.commit_store(&by_id, version, vec![put_mutation(by_id.clone(), &closing)]);
             let Outcome::Committed(version) = marked.await? else { continue };
-            if let Err(e) = self.expect_empty(id).await {
-                // If this meets a conflict, a put has opened the store already.
+            if let Err(e) = self.require_empty(id).await {
+                // On a conflict, a put has already reopened the store.
                 let open = StoreMeta { closing: false, ..meta };
-                self.commit_store(&by_id, version, vec![put(by_id.clone(), &open)]).await?;
+                self.commit_store(&by_id, version, vec![put_mutation(by_id.clone(), &open)])
+                    .await?;
                 return Err(e);
             }
             let remove = |key: Bytes| Mutation { key, record: None };
-            let removed = vec![remove(order(&meta)), remove(by_id.clone())];
+            let removed = vec![remove(order_key(&meta)), remove(by_id.clone())];
             if let Outcome::Committed(_) = self.commit_store(&by_id, version, removed).await? {
                 return Ok(());
             }
@@ -216,9 +219,9 @@ impl Kv {
         Ok(self.engine.commit(Commit { version_min, preconditions, mutations }).await?)
     }
 
-    async fn expect_empty(&self, id: &StoreId) -> Result<(), Error> {
+    async fn require_empty(&self, id: &StoreId) -> Result<(), Error> {
         let start = keyspace::items(id);
-        let end = keyspace::end_of(&start);
+        let end = keyspace::prefix_end(&start);
         let scan =
             Scan { start, end, limit: 1, skip_expired_at: self.clock.now(), eventual: false };
         let live = self.engine.scan(scan).await?;

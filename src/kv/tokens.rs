@@ -1,10 +1,9 @@
-//! Limited tokens: made once, found by their secret, listed, revoked.
+//! Limited tokens: create, authenticate, list and revoke.
 //!
-//! Only the SHA-256 of a secret is kept, and it is the key of the token's one record: a request
-//! with a token costs one read, and a token is gone for every server over an engine as soon as its
-//! record is. A secret has 256 random bits, so that nothing slower than one hash is needed to keep
-//! it from being guessed. There are so few tokens that one is found by its id among all of them. An
-//! expired token is gone, as an expired item is.
+//! A token is one record under the SHA-256 of its secret; the secret itself is not stored.
+//! Authentication costs one read, and a revocation takes effect on all servers of an engine
+//! immediately. Secrets have 256 random bits, so a fast hash suffices. Lookups by id scan all
+//! tokens, of which there are few. Expired tokens are treated as absent, like expired items.
 
 use super::codec::TokenMeta;
 use super::limits::{TOKEN_NAME_CHARS_MAX, TOKEN_PREFIX_BYTES_MAX, TOKEN_STORES_MAX, TOKENS_MAX};
@@ -18,34 +17,34 @@ use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::fmt;
 
-/// What every secret begins with, so that people and scanners know one when they see it.
-const SECRET_BEGIN: &[u8] = b"sf_";
-/// Random bytes of a secret, and the characters they make.
+/// Prefix of every secret, which lets secret scanners recognize it.
+const SECRET_PREFIX: &[u8] = b"sf_";
+/// Random bytes of a secret, and the length of their encoding.
 const SECRET_BYTES: usize = 32;
 const SECRET_CHARS: usize = 43;
 
-/// The id of a token: 22 characters of `[0-9a-z]`. It is no secret.
+/// A token id: 22 characters of `[0-9a-z]`; not secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenId([u8; StoreId::LEN]);
 
 impl TokenId {
-    /// Reads an id; anything that is none names no token.
+    /// Parses an id.
     ///
     /// # Errors
-    /// [`Error::NoToken`], as for an id that was never given out.
+    /// [`Error::NoToken`] for malformed ids, as for unknown ones.
     pub fn parse(text: &[u8]) -> Result<TokenId, Error> {
         parse_id(text).map(TokenId).ok_or(Error::NoToken)
     }
 
-    /// A new id, from 128 random bits.
+    /// Generates an id from 128 random bits.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// When the system's random number generator fails.
     pub fn random() -> Result<TokenId, Error> {
         random_id().map(TokenId)
     }
 
-    /// Its characters.
+    /// Returns the characters of the id.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -57,17 +56,17 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// What a token may do at all.
+/// The operations a token permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Read and write.
+    /// Reads and writes.
     Global,
-    /// Read.
+    /// Reads.
     Read,
 }
 
 impl Scope {
-    /// Reads `global` or `global:read`.
+    /// Parses `global` or `global:read`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for anything else.
@@ -79,7 +78,7 @@ impl Scope {
         }
     }
 
-    /// As the API writes it.
+    /// Returns the scope's name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Scope::Global => "global",
@@ -88,7 +87,7 @@ impl Scope {
     }
 }
 
-/// What a token is for: its name, its scope, and what it is limited to.
+/// The name and permissions of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     name: String,
@@ -98,11 +97,11 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Checks a grant. No stores means all of them, an empty prefix every key; a store that is
-    /// named twice counts once.
+    /// Validates a grant. An empty `stores` permits all stores, an empty `prefix` all keys;
+    /// duplicate stores are removed.
     ///
     /// # Errors
-    /// [`Error::Invalid`], saying which rule it breaks.
+    /// [`Error::Invalid`] with the rule it violates.
     pub fn new(
         name: &str,
         scope: Scope,
@@ -112,7 +111,7 @@ impl Grant {
         let chars = name.chars().count();
         if !(1..=TOKEN_NAME_CHARS_MAX).contains(&chars) {
             let max = TOKEN_NAME_CHARS_MAX;
-            let reason = format!("must have 1 to {max} characters, and has {chars}");
+            let reason = format!("must have 1 to {max} characters, but has {chars}");
             return Err(Error::invalid("name", reason));
         }
         if name.chars().any(char::is_control) {
@@ -120,11 +119,11 @@ impl Grant {
         }
         if stores.len() > TOKEN_STORES_MAX {
             let (max, len) = (TOKEN_STORES_MAX, stores.len());
-            return Err(Error::invalid("stores", format!("must be at most {max}, and are {len}")));
+            return Err(Error::invalid("stores", format!("must be at most {max}, but are {len}")));
         }
         if prefix.len() > TOKEN_PREFIX_BYTES_MAX {
             let (max, len) = (TOKEN_PREFIX_BYTES_MAX, prefix.len());
-            let reason = format!("must have at most {max} bytes of UTF-8, and has {len}");
+            let reason = format!("must have at most {max} bytes of UTF-8, but has {len}");
             return Err(Error::invalid("prefix", reason));
         }
         let mut seen = HashSet::with_capacity(stores.len());
@@ -132,38 +131,38 @@ impl Grant {
         Ok(Grant { name: name.into(), scope, stores, prefix: prefix.into() })
     }
 
-    /// Its name, for people.
+    /// Returns the name, which is informative only.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its scope.
+    /// Returns the scope.
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// The only stores it reaches; none: all of them.
+    /// Returns the permitted stores; empty for all.
     pub fn stores(&self) -> &[StoreId] {
         &self.stores
     }
 
-    /// What each key it touches begins with.
+    /// Returns the prefix of the permitted keys; empty for all.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Whether it is for some stores or some keys only.
-    pub fn partial(&self) -> bool {
+    /// Returns whether stores or keys are restricted.
+    pub fn is_restricted(&self) -> bool {
         !self.stores.is_empty() || !self.prefix.is_empty()
     }
 
-    /// Whether it reaches the store with this id; takes any bytes.
-    pub fn reaches(&self, store: &[u8]) -> bool {
+    /// Returns whether the store with this id is permitted; accepts malformed ids.
+    pub fn allows_store(&self, store: &[u8]) -> bool {
         self.stores.is_empty() || self.stores.iter().any(|id| id.as_bytes() == store)
     }
 
-    /// Whether it covers this key, or all keys that begin with this prefix.
-    pub fn covers(&self, key: &[u8]) -> bool {
+    /// Returns whether a key, or every key with a prefix, is permitted.
+    pub fn allows_key(&self, key: &[u8]) -> bool {
         key.starts_with(self.prefix.as_bytes())
     }
 }
@@ -171,29 +170,29 @@ impl Grant {
 /// A token, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenInfo {
-    /// Its id, made at creation.
+    /// The id, generated at creation.
     pub id: TokenId,
-    /// What it is for.
+    /// The name and permissions.
     pub grant: Grant,
-    /// When it was made, in microseconds.
-    pub created: u64,
-    /// When it expires, in microseconds; `None` for never.
-    pub expires: Option<u64>,
+    /// When it was created, in microseconds since 1970.
+    pub created_at: u64,
+    /// When it expires, in microseconds since 1970; `None` for never.
+    pub expires_at: Option<u64>,
 }
 
-/// The secret of a new token, which is told once; shows nothing of itself by accident.
+/// The secret of a new token. It cannot be recovered later, and `Debug` does not reveal it.
 pub struct Secret(String);
 
 impl Secret {
     fn random() -> Result<Secret, Error> {
         let mut random = [0; SECRET_BYTES];
         getrandom::fill(&mut random).map_err(|e| Error::Internal(e.to_string()))?;
-        let mut text = String::from_utf8_lossy(SECRET_BEGIN).into_owned();
+        let mut text = String::from_utf8_lossy(SECRET_PREFIX).into_owned();
         URL_SAFE_NO_PAD.encode_string(random, &mut text);
         Ok(Secret(text))
     }
 
-    /// Its text, for the one answer that tells it.
+    /// Returns the secret, for the response to its creation.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -205,123 +204,123 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The key that a token with this secret is kept under; `None` for what no secret looks like.
-fn key_of(secret: &[u8]) -> Option<Bytes> {
-    let random = secret.strip_prefix(SECRET_BEGIN)?;
-    let plain = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
-    let like = random.len() == SECRET_CHARS && random.iter().all(plain);
-    like.then(|| keyspace::token(&Sha256::digest(secret).into()))
+/// Returns the engine key of the token with this secret; `None` if it is malformed.
+fn secret_key(secret: &[u8]) -> Option<Bytes> {
+    let random = secret.strip_prefix(SECRET_PREFIX)?;
+    let base64url = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+    let valid = random.len() == SECRET_CHARS && random.iter().all(base64url);
+    valid.then(|| keyspace::token(&Sha256::digest(secret).into()))
 }
 
-fn info(meta: &[u8], expires_at: u64) -> Result<TokenInfo, Error> {
-    let TokenMeta { id, grant, created } = TokenMeta::decode(meta)?;
-    Ok(TokenInfo { id, grant, created, expires: (expires_at > 0).then_some(expires_at) })
+fn decode(meta: &[u8], expires_at: u64) -> Result<TokenInfo, Error> {
+    let TokenMeta { id, grant, created_at } = TokenMeta::decode(meta)?;
+    Ok(TokenInfo { id, grant, created_at, expires_at: (expires_at > 0).then_some(expires_at) })
 }
 
 impl Kv {
-    /// Makes a token, which expires at a time in microseconds or never; durable when it answers.
+    /// Creates a token durably. `expires_at` is in microseconds since 1970.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it would be expired at once, names a store that is not there, or is
-    /// one too many; or when the engine fails.
+    /// [`Error::Invalid`] if the expiry time has passed, a store does not exist, or [`TOKENS_MAX`]
+    /// is reached; or when the engine fails.
     pub async fn create_token(
         &self,
         grant: Grant,
-        expires: Option<u64>,
+        expires_at: Option<u64>,
     ) -> Result<(TokenInfo, Secret), Error> {
         let now = self.clock.now();
-        if expires.is_some_and(|at| at <= now) {
-            return Err(Error::invalid("expires_at", "must be a time to come"));
+        if expires_at.is_some_and(|at| at <= now) {
+            return Err(Error::invalid("expires_at", "must be in the future"));
         }
         for store in grant.stores() {
             match self.describe_store(store).await {
                 Err(Error::NoStore) => {
-                    let reason = format!("must be ids of stores, and {store} is none");
+                    let reason = format!("must be ids of existing stores, but {store} is not");
                     return Err(Error::invalid("stores", reason));
                 }
                 found => found.map(|_| ())?,
             }
         }
-        // One at a time, so that they are counted.
-        let _place = self.locks.enter(&[keyspace::TOKENS], true).await;
+        // Serialized within the process, to enforce the limit.
+        let _guard = self.locks.lock(&[keyspace::TOKENS], true).await;
         if self.live_tokens().await?.len() >= TOKENS_MAX {
-            let reason = format!("must be at most {TOKENS_MAX}: revoke one that is not needed");
+            let reason = format!("must be at most {TOKENS_MAX}; revoke one that is not needed");
             return Err(Error::invalid("tokens", reason));
         }
         let secret = Secret::random()?;
-        let broken = || Error::Internal("a secret of the wrong form was made".into());
-        let key = key_of(secret.0.as_bytes()).ok_or_else(broken)?;
-        let meta = TokenMeta { id: TokenId::random()?, grant, created: now };
-        let expires_at = expires.unwrap_or(0);
-        let record = NewRecord { expires_at, meta: meta.encode(), body: Body::EMPTY };
+        let malformed = || Error::Internal("generated a malformed secret".into());
+        let key = secret_key(secret.0.as_bytes()).ok_or_else(malformed)?;
+        let meta = TokenMeta { id: TokenId::random()?, grant, created_at: now };
+        let (meta_bytes, body) = (meta.encode(), Body::EMPTY);
+        let record = NewRecord { expires_at: expires_at.unwrap_or(0), meta: meta_bytes, body };
         let commit = Commit {
             version_min: now,
             preconditions: vec![Precondition { key: key.clone(), version: 0 }],
             mutations: vec![Mutation { key, record: Some(record) }],
         };
-        let TokenMeta { id, grant, created } = meta;
+        let TokenMeta { id, grant, created_at } = meta;
         match self.engine.commit(commit).await? {
-            Outcome::Committed(_) => Ok((TokenInfo { id, grant, created, expires }, secret)),
+            Outcome::Committed(_) => Ok((TokenInfo { id, grant, created_at, expires_at }, secret)),
             Outcome::Conflict => Err(Error::Busy),
         }
     }
 
-    /// The token with this secret, if there is one and it has not expired.
+    /// Returns the live token with this secret, if any.
     ///
     /// # Errors
     /// When the engine fails.
     pub async fn token(&self, secret: &[u8]) -> Result<Option<TokenInfo>, Error> {
-        let Some(key) = key_of(secret) else { return Ok(None) };
-        // There is no body; reads of whole records are the ones that an engine caches.
+        let Some(key) = secret_key(secret) else { return Ok(None) };
+        // There is no body, but engines cache only full reads.
         let found = self.engine.read(&key, Projection::Full).await?;
         let now = self.clock.now();
         let live = found.filter(|record| record.expires_at == 0 || record.expires_at > now);
-        live.map(|record| info(&record.meta, record.expires_at)).transpose()
+        live.map(|record| decode(&record.meta, record.expires_at)).transpose()
     }
 
-    /// All tokens, the oldest first.
+    /// Lists all live tokens, oldest first.
     ///
     /// # Errors
     /// When the engine fails.
     pub async fn list_tokens(&self) -> Result<Vec<TokenInfo>, Error> {
         let found = self.live_tokens().await?;
         let mut tokens: Vec<_> = found.into_iter().map(|(info, _)| info).collect();
-        tokens.sort_by_key(|token| (token.created, token.id.0));
+        tokens.sort_by_key(|token| (token.created_at, token.id.0));
         Ok(tokens)
     }
 
-    /// Revokes a token: every request that begins after it answers is refused.
+    /// Revokes a token. Requests that start after this returns are rejected.
     ///
     /// # Errors
     /// [`Error::NoToken`], or when the engine fails.
     pub async fn revoke_token(&self, id: &TokenId) -> Result<(), Error> {
         let found = self.live_tokens().await?.into_iter().find(|(info, _)| info.id == *id);
-        let (_, preconditions) = found.ok_or(Error::NoToken)?;
-        let key = preconditions.key.clone();
+        let (_, precondition) = found.ok_or(Error::NoToken)?;
+        let key = precondition.key.clone();
         let commit = Commit {
             version_min: self.clock.now(),
-            preconditions: vec![preconditions],
+            preconditions: vec![precondition],
             mutations: vec![Mutation { key, record: None }],
         };
         match self.engine.commit(commit).await? {
             Outcome::Committed(_) => Ok(()),
-            // A token is never changed: somebody else has revoked it.
+            // Tokens are immutable, so it was revoked concurrently.
             Outcome::Conflict => Err(Error::NoToken),
         }
     }
 
-    /// All tokens with the records they are kept in.
+    /// Returns all live tokens with the versions of their records.
     async fn live_tokens(&self) -> Result<Vec<(TokenInfo, Precondition)>, Error> {
         let (start, end) = keyspace::tokens();
-        // Several servers may pass the bound by a few; twice of it they cannot reach.
+        // Concurrent servers may exceed the limit slightly, but not twofold.
         let limit = 2 * TOKENS_MAX;
         let skip_expired_at = self.clock.now();
         let page =
             self.engine.scan(Scan { start, end, limit, skip_expired_at, eventual: false }).await?;
         let tokens = page.iter().map(|found| {
-            let preconditions =
-                Precondition { key: Bytes::copy_from_slice(found.key), version: found.version };
-            Ok((info(found.meta, found.expires_at)?, preconditions))
+            let key = Bytes::copy_from_slice(found.key);
+            let precondition = Precondition { key, version: found.version };
+            Ok((decode(found.meta, found.expires_at)?, precondition))
         });
         tokens.collect()
     }
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_are_bounded_and_say_which_field_is_wrong() {
+    fn grant_limits_are_enforced_and_errors_name_the_field() {
         assert!(grant(&"ö".repeat(255), 100, &"p".repeat(1024)).is_ok());
         for (name, stores, prefix, field) in [
             (String::new(), 0, 0, "name"),
@@ -346,8 +345,8 @@ mod tests {
             ("n".to_owned(), 101, 0, "stores"),
             ("n".to_owned(), 0, 1025, "prefix"),
         ] {
-            let said = grant(&name, stores, &"p".repeat(prefix)).unwrap_err().to_string();
-            assert!(said.starts_with(field), "{said}");
+            let error = grant(&name, stores, &"p".repeat(prefix)).unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
         }
         for wrong in ["", "Global", "global:", "purge_all", "global global:read"] {
             assert!(Scope::parse(wrong).unwrap_err().to_string().starts_with("scope "));
@@ -358,30 +357,32 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_reaches_its_stores_and_covers_its_keys_alone() {
+    fn grants_allow_only_their_stores_and_keys() {
         let all = grant("n", 0, "").unwrap();
-        assert!(all.reaches(b"anything") && all.covers(b"") && !all.partial());
+        assert!(all.allows_store(b"anything") && all.allows_key(b"") && !all.is_restricted());
         let id = StoreId::random().unwrap();
         let some = Grant::new("n", Scope::Read, vec![id, id], "a/").unwrap();
-        assert_eq!(some.stores(), [id], "twice counts once");
-        assert!(some.partial() && some.reaches(id.as_bytes()));
-        assert!(!some.reaches(StoreId::random().unwrap().as_bytes()) && !some.reaches(b""));
-        assert!(some.covers(b"a/") && some.covers(b"a/b"));
-        assert!(!some.covers(b"a") && !some.covers(b"") && !some.covers(b"b/a/"));
+        assert_eq!(some.stores(), [id], "duplicates are removed");
+        assert!(some.is_restricted() && some.allows_store(id.as_bytes()));
+        assert!(
+            !some.allows_store(StoreId::random().unwrap().as_bytes()) && !some.allows_store(b"")
+        );
+        assert!(some.allows_key(b"a/") && some.allows_key(b"a/b"));
+        assert!(!some.allows_key(b"a") && !some.allows_key(b"") && !some.allows_key(b"b/a/"));
     }
 
     #[test]
-    fn secrets_have_one_form_and_do_not_show_themselves() {
+    fn secrets_have_one_format_and_debug_hides_them() {
         let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());
         assert_ne!(one.expose(), other.expose());
         assert_eq!(format!("{one:?}"), "Secret(hidden)");
-        let key = key_of(one.expose().as_bytes()).unwrap();
+        let key = secret_key(one.expose().as_bytes()).unwrap();
         assert_eq!((key.len(), key[0]), (33, b't'));
-        assert_ne!(Some(key), key_of(other.expose().as_bytes()));
+        assert_ne!(Some(key), secret_key(other.expose().as_bytes()));
         let tail = &one.expose()[3..];
         for wrong in [tail, "sf_", "", &format!("sf_{tail}x"), &format!("sf-{tail}")] {
-            assert_eq!(key_of(wrong.as_bytes()), None, "{wrong}");
+            assert_eq!(secret_key(wrong.as_bytes()), None, "{wrong}");
         }
-        assert_eq!(key_of(format!("sf_{}+", &tail[1..]).as_bytes()), None);
+        assert_eq!(secret_key(format!("sf_{}+", &tail[1..]).as_bytes()), None);
     }
 }

@@ -1,36 +1,36 @@
-//! The words of a KV store, each parsed once and impossible to hold when wrong (contract.md,
-//! sections 3, 4 and 11).
+//! Validated types of the data model: store ids and names, item keys, metadata and times to live.
+//! Each is checked once, when it is parsed (docs/contract.md sections 2, 4 and 11).
 
 use super::Error;
 use super::limits::{KEY_BYTES_MAX, METADATA_BYTES_MAX, STORE_NAME_CHARS_MAX};
 use bytes::Bytes;
 use std::fmt;
 
-/// The id of a store: 22 characters of `[0-9a-z]`.
+/// A store id: 22 characters of `[0-9a-z]`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreId([u8; StoreId::LEN]);
 
 impl StoreId {
-    /// Characters in an id.
+    /// Length of an id, in characters.
     pub const LEN: usize = 22;
 
-    /// Reads an id; anything that is none names no store.
+    /// Parses an id.
     ///
     /// # Errors
-    /// [`Error::NoStore`], as for an id that was never given out (contract.md, 2.3).
+    /// [`Error::NoStore`] for malformed ids, as for unknown ones (docs/contract.md section 2.3).
     pub fn parse(text: &[u8]) -> Result<StoreId, Error> {
         parse_id(text).map(StoreId).ok_or(Error::NoStore)
     }
 
-    /// A new id, from 128 random bits.
+    /// Generates an id from 128 random bits.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// When the system's random number generator fails.
     pub fn random() -> Result<StoreId, Error> {
         random_id().map(StoreId)
     }
 
-    /// Its characters.
+    /// Returns the characters of the id.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -48,18 +48,18 @@ impl fmt::Debug for StoreId {
     }
 }
 
-/// An id as it is given out: 22 characters of `[0-9a-z]`.
+/// Parses the id of a store or a token.
 pub(super) fn parse_id(text: &[u8]) -> Option<[u8; StoreId::LEN]> {
     let id: [u8; StoreId::LEN] = text.try_into().ok()?;
-    let plain = id.iter().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase());
-    plain.then_some(id)
+    let valid = id.iter().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase());
+    valid.then_some(id)
 }
 
-/// A new id, from 128 random bits.
+/// Generates the id of a store or a token.
 pub(super) fn random_id() -> Result<[u8; StoreId::LEN], Error> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|e| Error::Internal(e.to_string()))?;
-    // 36^22 is a little less than 2^114: the highest bits go unused.
+    // 36^22 is slightly less than 2^114, so the highest bits are unused.
     let mut rest = u128::from_le_bytes(random);
     let mut id = [0; StoreId::LEN];
     for c in &mut id {
@@ -70,15 +70,15 @@ pub(super) fn random_id() -> Result<[u8; StoreId::LEN], Error> {
     Ok(id)
 }
 
-/// The name of a store: 1 to 255 characters, the first an ASCII letter, none a control character.
+/// A store name: 1 to 255 characters, the first an ASCII letter, no control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreName(String);
 
 impl StoreName {
-    /// Checks a name.
+    /// Validates a name.
     ///
     /// # Errors
-    /// [`Error::Invalid`], saying which rule it breaks.
+    /// [`Error::Invalid`] with the rule it violates.
     pub fn parse(name: &str) -> Result<StoreName, Error> {
         let invalid = |reason: String| Err(Error::invalid("name", reason));
         let Some(first) = name.chars().next() else {
@@ -87,7 +87,7 @@ impl StoreName {
         let chars = name.chars().count();
         if chars > STORE_NAME_CHARS_MAX {
             let max = STORE_NAME_CHARS_MAX;
-            return invalid(format!("must have at most {max} characters, and has {chars}"));
+            return invalid(format!("must have at most {max} characters, but has {chars}"));
         }
         if !first.is_ascii_alphabetic() {
             return invalid("must begin with an ASCII letter".into());
@@ -98,13 +98,13 @@ impl StoreName {
         Ok(StoreName(name.into()))
     }
 
-    /// Its text.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Where a store's data shall live; kept, and of no effect on one machine (contract.md, 2.1).
+/// The requested region of a store; stored, but without effect (docs/contract.md section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
     /// Asia.
@@ -118,7 +118,7 @@ pub enum Location {
 }
 
 impl Location {
-    /// Reads one of `US`, `EU`, `ASIA`, `AUS`.
+    /// Parses `US`, `EU`, `ASIA` or `AUS`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for anything else.
@@ -133,15 +133,15 @@ impl Location {
     }
 }
 
-/// The key of an item: 1 to 1024 bytes of UTF-8 under the rules of contract.md, section 4.
+/// An item key: 1 to 1024 bytes of UTF-8 (rules in docs/contract.md section 4).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(Bytes);
 
 impl Key {
-    /// Checks a key.
+    /// Validates a key.
     ///
     /// # Errors
-    /// [`Error::Invalid`], saying which rule it breaks.
+    /// [`Error::Invalid`] with the rule it violates.
     pub fn parse(bytes: &[u8]) -> Result<Key, Error> {
         let invalid = |reason: &str| Err(Error::invalid("key", reason));
         if bytes.is_empty() {
@@ -149,7 +149,7 @@ impl Key {
         }
         if bytes.len() > KEY_BYTES_MAX {
             let (max, len) = (KEY_BYTES_MAX, bytes.len());
-            return invalid(&format!("must have at most {max} bytes of UTF-8, and has {len}"));
+            return invalid(&format!("must have at most {max} bytes of UTF-8, but has {len}"));
         }
         let Ok(text) = std::str::from_utf8(bytes) else {
             return invalid("must be UTF-8");
@@ -174,28 +174,28 @@ impl Key {
         Ok(Key(Bytes::copy_from_slice(bytes)))
     }
 
-    /// Its bytes, which are UTF-8.
+    /// Returns the key, which is UTF-8.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// What a client keeps beside a value: up to 2000 bytes that can stand in a header.
+/// An item's user metadata: up to 2000 bytes that are valid in an HTTP header value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata(Bytes);
 
 impl Metadata {
-    /// None, which is the same as an empty one.
+    /// No metadata, which is equivalent to empty metadata.
     pub const NONE: Metadata = Metadata(Bytes::new());
 
-    /// Checks metadata; its bytes are kept as they are, be they UTF-8 or not.
+    /// Validates metadata, which need not be UTF-8.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is too long or holds a control character other than a tab.
+    /// [`Error::Invalid`] if it is too long or contains a control character other than a tab.
     pub fn parse(bytes: &[u8]) -> Result<Metadata, Error> {
         if bytes.len() > METADATA_BYTES_MAX {
             let (max, len) = (METADATA_BYTES_MAX, bytes.len());
-            let reason = format!("must have at most {max} bytes, and has {len}");
+            let reason = format!("must have at most {max} bytes, but has {len}");
             return Err(Error::invalid("metadata", reason));
         }
         if bytes.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
@@ -205,26 +205,26 @@ impl Metadata {
         Ok(Metadata(Bytes::copy_from_slice(bytes)))
     }
 
-    /// Metadata as it was stored.
-    pub(super) fn stored(bytes: Bytes) -> Metadata {
+    /// Wraps stored metadata without validation.
+    pub(super) fn from_stored(bytes: Bytes) -> Metadata {
         Metadata(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the metadata.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// For how many seconds an item lives: 1 to 2^32 - 1.
+/// An item's time to live: 1 to 2^32 - 1 seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttl(u32);
 
 impl Ttl {
-    /// Checks a number of seconds.
+    /// Validates a time to live in seconds.
     ///
     /// # Errors
-    /// [`Error::Invalid`] outside of 1 to 2^32 - 1.
+    /// [`Error::Invalid`] if it is out of range.
     pub fn new(secs: u64) -> Result<Ttl, Error> {
         match u32::try_from(secs) {
             Ok(secs) if secs > 0 => Ok(Ttl(secs)),
@@ -232,13 +232,13 @@ impl Ttl {
         }
     }
 
-    /// What to say of something that is no time to live.
+    /// Returns the error for an invalid time to live.
     pub fn invalid() -> Error {
         let reason = format!("must be a whole number of seconds from 1 to {}", u32::MAX);
         Error::invalid("time_to_live_sec", reason)
     }
 
-    /// Its seconds.
+    /// Returns the time to live in seconds.
     pub fn secs(self) -> u64 {
         u64::from(self.0)
     }
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_follow_the_published_rules() {
+    fn keys_are_checked_against_the_documented_rules() {
         for good in ["a", "*", "[a]", "//", "..x", ".hidden", "a/b", "a..b", "é", "!", "a ", "%2F"]
         {
             assert!(Key::parse(good.as_bytes()).is_ok(), "{good:?}");
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn names_count_characters_and_metadata_counts_bytes() {
+    fn name_length_is_in_characters_and_metadata_size_in_bytes() {
         let name = format!("a{}", "ö".repeat(254));
         assert!(StoreName::parse(&name).is_ok());
         assert!(StoreName::parse(&format!("{name}ö")).is_err());
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn random_ids_are_ids() {
+    fn random_ids_parse() {
         let ids: Vec<_> = (0..100).filter_map(|_| StoreId::random().ok()).collect();
         assert_eq!(ids.len(), 100);
         for id in &ids {

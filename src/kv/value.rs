@@ -1,12 +1,12 @@
-//! A value: bytes in memory while there are few, or in the engine's keeping.
+//! Values of items, in memory or as a blob of the engine.
 
 use super::Error;
-pub use crate::engine::WHOLE_BYTES_MAX;
+pub use crate::engine::SINGLE_READ_BYTES_MAX;
 use crate::engine::{Body, INLINE_BYTES_MAX};
 use bytes::Bytes;
 
-/// Values of up to so many bytes are in memory whole; those over [`WHOLE_BYTES_MAX`] are best read
-/// in pieces of this size, from multiples of it.
+/// Chunk size for reading values larger than [`SINGLE_READ_BYTES_MAX`], in bytes. Aligned chunks
+/// match the blocks of the engine; values up to this size are held in memory.
 pub const PIECE_BYTES: usize = INLINE_BYTES_MAX;
 
 /// The value of an item.
@@ -14,20 +14,20 @@ pub const PIECE_BYTES: usize = INLINE_BYTES_MAX;
 pub struct Value(pub(super) Body);
 
 impl Value {
-    /// Of no bytes.
+    /// An empty value.
     pub const EMPTY: Value = Value(Body::EMPTY);
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     pub fn len(&self) -> u64 {
         self.0.len()
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the value is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Its bytes, when they are in memory.
+    /// Returns the bytes if they are in memory.
     pub fn in_memory(&self) -> Option<&Bytes> {
         match &self.0 {
             Body::Bytes(bytes) => Some(bytes),
@@ -35,15 +35,15 @@ impl Value {
         }
     }
 
-    /// `len` bytes from `offset`; the range must lie within the value.
+    /// Reads `len` bytes at `offset`; the range must lie within the value.
     ///
     /// # Errors
-    /// When the engine fails, or finds the bytes damaged.
+    /// When the engine fails or the bytes are damaged.
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes, Error> {
         Ok(self.0.read(offset, len).await?)
     }
 
-    /// All its bytes, for values that are known to be small enough.
+    /// Reads all bytes of a value known to be small enough.
     ///
     /// # Errors
     /// As [`Value::read`].

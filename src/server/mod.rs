@@ -66,7 +66,7 @@ impl Server {
             reading_bytes: config.max_in_flight / 2,
         };
         let Storage { engine, clock } = storage::open(&config.place, options).await?;
-        copy::finished(&*engine).await?;
+        copy::check_complete(&*engine).await?;
         let (token, token_at, token_dir) = root_token::load(&config).map_err(StartError::Token)?;
         let failed = |e| StartError::Listen(config.listen, e);
         let listener = listen(config.listen).map_err(failed)?;
@@ -165,7 +165,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Removes expired items in small batches until the server drains.
 async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     loop {
-        let swept = kv.sweep().await.unwrap_or_else(|error| {
+        let swept = kv.purge_expired().await.unwrap_or_else(|error| {
             tracing::error!(%error, "could not remove expired items");
             0
         });

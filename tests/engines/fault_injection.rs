@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use steadfast::engine::{
-    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
-    Scan, Snapshot, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result, Scan,
+    ScanPage, Snapshot, Stats,
 };
 
 /// The outcome of a call.
@@ -87,7 +87,7 @@ impl Engine for FaultInjectingEngine {
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
             self.fail_read()?;
             self.engine.scan(scan).await

@@ -4,7 +4,7 @@ use super::ProcessPicker;
 use bytes::Bytes;
 use std::sync::Arc;
 use steadfast::engine::{
-    BlobWriter, BoxFuture, Commit, Engine, Outcome, Page, Projection, Record, Result, Scan,
+    BlobWriter, BoxFuture, Commit, Engine, Outcome, Projection, Record, Result, Scan, ScanPage,
     Snapshot, Stats,
 };
 
@@ -33,7 +33,7 @@ impl Engine for MultiProcessEngine {
         self.next().read(key, part)
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         self.next().scan(scan)
     }
 

@@ -98,7 +98,7 @@ impl StoreUnderTest for InProcess {
                 value: item.value.read_all().await.unwrap().to_vec(),
                 metadata: item.metadata.as_bytes().to_vec(),
                 generation: item.generation,
-                expires: Some(item.expires),
+                expires: Some(item.expires_at),
             }),
             Err(Error::NoItem) => None,
             Err(e) => panic!("{e}"),
@@ -135,7 +135,7 @@ impl StoreUnderTest for InProcess {
     }
 
     async fn sweep(&self) {
-        while self.next_kv().sweep().await.unwrap() > 0 {}
+        while self.next_kv().purge_expired().await.unwrap() > 0 {}
     }
 
     async fn count(&self) -> Option<u64> {

@@ -25,8 +25,8 @@ use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use steadfast::kv::clock::SECOND;
 use steadfast::kv::items::{DeleteRequest, PutRequest};
-use steadfast::kv::limits::EXPIRED_KEPT_SECS;
-use steadfast::kv::preconditions::Mode;
+use steadfast::kv::limits::EXPIRED_RETENTION_SECS;
+use steadfast::kv::preconditions::PutMode;
 use steadfast::kv::types::{Metadata, Ttl};
 use steadfast::kv::{Error, PIECE_BYTES};
 use store_under_test::StoreUnderTest;
@@ -46,7 +46,7 @@ pub(crate) enum Condition {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Put { key: usize, mode: Mode, condition: Condition, ttl: Option<u64>, meta: u8, size: usize },
+    Put { key: usize, mode: PutMode, condition: Condition, ttl: Option<u64>, meta: u8, size: usize },
     Delete { key: usize, force: bool, condition: Condition },
     Batch(Vec<(usize, Option<u64>, usize)>),
     List { prefix: usize, limit: usize },
@@ -65,8 +65,8 @@ fn op() -> impl Strategy<Value = Op> {
         ]
     };
     let mode = prop_oneof![
-        3 => Just(Mode::Overwrite), 1 => Just(Mode::Add),
-        1 => Just(Mode::Append), 1 => Just(Mode::Prepend),
+        3 => Just(PutMode::Overwrite), 1 => Just(PutMode::Add),
+        1 => Just(PutMode::Append), 1 => Just(PutMode::Prepend),
     ];
     let size = || {
         prop_oneof![
@@ -86,7 +86,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => batch.prop_map(Op::Batch),
         3 => (0..4_usize, 1..8_usize).prop_map(|(prefix, limit)| Op::List { prefix, limit }),
         3 => (-3..5_i64).prop_map(Op::Clock),
-        1 => Just(Op::Clock(EXPIRED_KEPT_SECS as i64 + 2)),
+        1 => Just(Op::Clock(EXPIRED_RETENTION_SECS as i64 + 2)),
         2 => Just(Op::Sweep),
         1 => Just(Op::Reopen),
         1 => Just(Op::DeleteStore),
@@ -137,7 +137,7 @@ impl<S: StoreUnderTest> Harness<S> {
             }
             Op::Sweep => {
                 self.store.sweep().await;
-                let until = self.model.now - EXPIRED_KEPT_SECS * SECOND;
+                let until = self.model.now - EXPIRED_RETENTION_SECS * SECOND;
                 self.model.items.retain(|_, entry| entry.expires.is_none_or(|at| at > until));
             }
             Op::Reopen => {

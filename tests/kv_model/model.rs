@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use steadfast::kv::Error;
 use steadfast::kv::clock::SECOND;
 use steadfast::kv::items::{DeleteRequest, PutRequest};
-use steadfast::kv::preconditions::Mode;
+use steadfast::kv::preconditions::PutMode;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -49,9 +49,9 @@ impl Model {
         }
         let existing = existing.map(|entry| entry.value.clone());
         let stored = match (put.mode, existing) {
-            (Mode::Add, Some(_)) => return Err(Error::Precondition),
-            (Mode::Append, Some(existing)) => [&existing, value].concat(),
-            (Mode::Prepend, Some(existing)) => [value, &existing].concat(),
+            (PutMode::Add, Some(_)) => return Err(Error::Precondition),
+            (PutMode::Append, Some(existing)) => [&existing, value].concat(),
+            (PutMode::Prepend, Some(existing)) => [value, &existing].concat(),
             _ => value.to_vec(),
         };
         if stored.len() as u64 > MAX { Err(Error::TooLarge(MAX)) } else { Ok(stored) }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use std::cell::{Cell, RefCell};
 use steadfast::kv::Error;
 use steadfast::kv::items::{DeleteRequest, PutRequest};
-use steadfast::kv::preconditions::Mode;
+use steadfast::kv::preconditions::PutMode;
 use steadfast::kv::types::Ttl;
 
 const STORES: &str = "/resources/stores/kv";
@@ -107,10 +107,10 @@ impl StoreUnderTest for OverHttp<'_> {
         value: &[u8],
     ) -> Result<u64, Error> {
         let query = match put.mode {
-            Mode::Overwrite => "",
-            Mode::Add => "?add=true",
-            Mode::Append => "?append=true",
-            Mode::Prepend => "?prepend=true",
+            PutMode::Overwrite => "",
+            PutMode::Add => "?add=true",
+            PutMode::Append => "?append=true",
+            PutMode::Prepend => "?prepend=true",
         };
         let mut headers = Vec::new();
         headers.extend(

@@ -87,17 +87,19 @@ pub(super) fn authorize(
         matches!(access, Access::Store | Access::Item | Access::Prefix | Access::BodyKeys);
     let has_prefix = !grant.prefix().is_empty();
     // A key that cannot be decoded is not covered.
-    let covered = |key: &[u8]| decode_segment(key).is_some_and(|key| grant.covers(&key));
+    let covered = |key: &[u8]| decode_segment(key).is_some_and(|key| grant.allows_key(&key));
     let denied = match access {
         Access::Root => Some(ROOT_ONLY),
         // Even a read-only token may be revoked by its holder.
         Access::Public | Access::OwnToken => None,
         _ if read_only && !reads => Some(READ_ONLY),
-        _ if in_store && !grant.reaches(matched.store) => Some(OTHER_STORES),
-        Access::Server if grant.partial() => Some(NOT_SERVER),
-        Access::Stores | Access::Store if !reads && grant.partial() => Some(NO_STORES),
+        _ if in_store && !grant.allows_store(matched.store) => Some(OTHER_STORES),
+        Access::Server if grant.is_restricted() => Some(NOT_SERVER),
+        Access::Stores | Access::Store if !reads && grant.is_restricted() => Some(NO_STORES),
         Access::Item if has_prefix && !covered(matched.key) => Some(OTHER_KEYS),
-        Access::Prefix if has_prefix && !grant.covers(prefix(query)?.as_bytes()) => Some(ALL_KEYS),
+        Access::Prefix if has_prefix && !grant.allows_key(prefix(query)?.as_bytes()) => {
+            Some(ALL_KEYS)
+        }
         Access::Authenticated
         | Access::Server
         | Access::Stores

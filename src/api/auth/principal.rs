@@ -31,7 +31,7 @@ impl Principal {
     /// Checks that a line of a batch or import may write this key.
     pub(in crate::api) fn check_key(&self, key: &Key) -> Result<(), kv::Error> {
         match self.token() {
-            Some(token) if !token.grant.covers(key.as_bytes()) => {
+            Some(token) if !token.grant.allows_key(key.as_bytes()) => {
                 Err(kv::Error::Forbidden(OTHER_KEYS))
             }
             _ => Ok(()),

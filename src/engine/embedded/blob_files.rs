@@ -5,7 +5,8 @@
 //! never reused, so a file without a record is an orphan, and is deleted after the next start.
 
 use super::super::{
-    BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, StoredBody, WHOLE_BYTES_MAX,
+    BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, SINGLE_READ_BYTES_MAX,
+    StoredBody,
 };
 use super::FatalErrorHandler;
 use super::read_scheduler::ReadScheduler;
@@ -374,7 +375,7 @@ impl StoredBody for Blob {
             };
             if let Ok(body) = &read
                 && body.len() as u64 == total
-                && total <= WHOLE_BYTES_MAX
+                && total <= SINGLE_READ_BYTES_MAX
             {
                 self.blobs.body_cache.0.insert(id, body.clone());
             }

@@ -29,8 +29,8 @@ mod writer;
 pub use verify::{VerifiedRecord, VerifyReport, verify};
 
 use super::{
-    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
-    Scan, Snapshot, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result, Scan,
+    ScanPage, Snapshot, Stats,
 };
 use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
@@ -427,7 +427,7 @@ impl Engine for Embedded {
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
             self.ensure_open()?;
             let inline = match self.shared.checkpoint_lock.try_read() {

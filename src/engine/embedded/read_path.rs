@@ -1,6 +1,6 @@
 //! The read path: merges the memtable and the database, and opens blob files.
 
-use super::super::{Body, EngineError, Page, Projection, Record, Result, Scan, ScannedRecord};
+use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScanPage, ScannedRecord};
 use super::Shared;
 use super::blob_files::BlobFiles;
 use super::connection_pool::ConnectionPool;
@@ -55,11 +55,11 @@ impl ReadPath {
 
     /// Returns a page merged from the memtable and the database. Releases `guard` once both are
     /// pinned.
-    pub(super) fn scan(&self, scan: &Scan, guard: RwLockReadGuard<'_, ()>) -> Result<Page> {
+    pub(super) fn scan(&self, scan: &Scan, guard: RwLockReadGuard<'_, ()>) -> Result<ScanPage> {
         let conn = self.pool.acquire()?;
         let in_memtable = scan_memtable(&self.shared.memtable(), scan);
         drop(guard);
-        let mut page = Page::with_room(scan.limit);
+        let mut page = ScanPage::with_capacity(scan.limit);
         let mut in_memtable = in_memtable.into_iter().peekable();
         self.pool.scan(conn, scan, |record| {
             while let Some((key, entry)) = in_memtable.next_if(|(key, _)| key[..] < *record.key) {
@@ -155,7 +155,7 @@ fn scan_memtable(memtable: &Memtable, scan: &Scan) -> Vec<(Bytes, Option<Memtabl
     entries
 }
 
-fn push(page: &mut Page, key: &[u8], entry: &MemtableEntry) {
+fn push(page: &mut ScanPage, key: &[u8], entry: &MemtableEntry) {
     let (version, expires_at, meta) = (entry.version, entry.expires_at, &entry.meta[..]);
     page.push(ScannedRecord { key, version, expires_at, meta });
 }

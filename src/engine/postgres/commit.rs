@@ -1,10 +1,10 @@
-//! A group of commits in one transaction: lock what they name, check what each expects against
-//! what those before it leave; write, and end. Two round trips: the end is sent behind the writes
-//! without waiting for them, as after one that failed it ends nothing.
+//! Commits a group in one transaction of two round trips: lock all rows and evaluate the commits
+//! against them, then write and COMMIT. COMMIT is pipelined behind the writes; if one of them
+//! failed, it rolls back.
 
-use super::super::{Body, Commit, EngineError, NewRecord, Outcome, Precondition, Result};
-use super::connection::{Fault, evict, silent, time_for, timely};
-use super::{Inner, sql};
+use super::super::{Body, Commit, EngineError, NewRecord, Outcome, Result};
+use super::connection::{Fault, evict, timed_out, transfer_timeout, with_deadline};
+use super::{Backoff, Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,63 +12,69 @@ use std::time::Instant;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
-/// What a try came to.
-enum Tried {
-    Done(Vec<Outcome>),
-    /// Nothing was written; from the start again.
-    Again(Fault),
-    /// The connection broke while the transaction ended; what came of the commits if it was made.
-    Unknown(Sent, Vec<Outcome>),
+/// Maximum bytes of keys and records per transaction, limited by the protocol's message size.
+const TRANSACTION_BYTES_MAX: u64 = 1 << 30;
+
+/// Why a group was not committed.
+pub(super) enum CommitError {
+    /// The database rejected the transaction; nothing was written.
+    Rejected(EngineError),
+    /// The retries were exhausted, or the outcome is unknown.
+    Failed(EngineError),
+    /// [`LockWait::Short`] expired; nothing was written.
+    LockTimeout,
 }
 
-/// Why no outcome is known.
-pub(super) enum Unmade {
-    /// The database refused the commits, and nothing was written.
-    Refused(EngineError),
-    /// Nobody could be asked, or nobody can tell.
-    Lost(EngineError),
-    /// A row stayed locked by others, and nothing was written.
-    Held,
-}
-
-/// For how long a transaction waits for each row that others have locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// Then it is [`Unmade::Held`].
-    Briefly,
-    /// Again and again.
-    Long,
-}
-
-impl Unmade {
-    /// What is told of it.
-    pub(super) fn into_error(self) -> EngineError {
+impl CommitError {
+    /// Converts into the error returned to the caller.
+    pub(super) fn into_engine_error(self) -> EngineError {
         match self {
-            Unmade::Refused(e) | Unmade::Lost(e) => e,
-            Unmade::Held => EngineError::Unavailable("others were in the way".into()),
+            CommitError::Rejected(e) | CommitError::Failed(e) => e,
+            CommitError::LockTimeout => super::contention(),
         }
     }
 }
 
-/// A transaction whose end was not told.
-struct Sent {
-    /// A row that it writes, and the version that the row had before, 0 for no row.
-    key: Bytes,
-    before: i64,
-    version: i64,
-    mark: i64,
-    why: String,
+/// How long a transaction waits for each locked row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LockWait {
+    /// Half a second, then fails with [`CommitError::LockTimeout`].
+    Short,
+    /// Several seconds, retried until the deadline.
+    Long,
 }
 
-/// Bytes of a commit at most; the protocol has no room for much more in one message.
-const COMMIT_BYTES_MAX: u64 = 1 << 30;
+/// The result of one attempt.
+enum Attempt {
+    Done(Vec<Outcome>),
+    /// Nothing was written; retry.
+    Retry(Fault),
+    /// The connection was lost during COMMIT; the outcomes hold if the transaction committed.
+    InDoubt(InDoubt, Vec<Outcome>),
+}
 
-/// The rows as they are locked: version, and whether there is a record.
-type Locked = HashMap<Vec<u8>, (i64, bool)>;
+/// A transaction whose COMMIT was not acknowledged, identified by one of the rows it writes.
+struct InDoubt {
+    key: Bytes,
+    /// The row's version before the transaction; 0 if it did not exist.
+    old_version: i64,
+    version: i64,
+    mark: i64,
+    cause: String,
+}
 
-/// Rows to be written, by column.
+/// Locked rows by key: version, and whether the row is live.
+type LockedRows = HashMap<Vec<u8>, (i64, bool)>;
+
+/// The rows to write, each with the version of the last commit that writes it; `None` is a
+/// tombstone.
+type NewRows<'c> = BTreeMap<&'c [u8], (Option<&'c NewRecord>, i64)>;
+
+type StatementResult = std::result::Result<(), tokio_postgres::Error>;
+
+/// Rows to write, as arrays by column.
 #[derive(Default)]
-struct Columns<'c> {
+struct RowColumns<'c> {
     key: Vec<&'c [u8]>,
     version: Vec<i64>,
     expires_at: Vec<i64>,
@@ -77,7 +83,7 @@ struct Columns<'c> {
     body: Vec<&'c [u8]>,
 }
 
-impl<'c> Columns<'c> {
+impl<'c> RowColumns<'c> {
     fn push(&mut self, key: &'c [u8], version: i64, record: Option<(i64, &'c [u8], &'c [u8])>) {
         let (expires_at, meta, body) = record.unwrap_or_default();
         self.key.push(key);
@@ -88,337 +94,334 @@ impl<'c> Columns<'c> {
         self.body.push(body);
     }
 
-    async fn send(&self, client: &Client, statement: &Statement, mark: i64) -> Done {
+    async fn send(&self, client: &Client, statement: &Statement, mark: i64) -> StatementResult {
         if self.key.is_empty() {
             return Ok(());
         }
-        let Columns { key, version, expires_at, live, meta, body } = self;
+        let RowColumns { key, version, expires_at, live, meta, body } = self;
         let params: [&(dyn ToSql + Sync); 7] = [key, expires_at, live, meta, body, version, &mark];
         client.execute(statement, &params).await.map(|_| ())
     }
 
-    /// Bytes of keys, heads and bodies.
+    /// Returns the total size of keys, metas and bodies.
     fn bytes(&self) -> u64 {
         let all = self.key.iter().chain(&self.meta).chain(&self.body);
         all.map(|bytes| bytes.len() as u64).sum()
     }
 }
 
-/// The statements that write, prepared before the transaction: what is sent in it is sent at once
-/// and in order, and nothing waits.
-struct Prepared {
+/// The write statements, prepared before the transaction so that they can be pipelined in it.
+struct WriteStatements {
     insert: Statement,
     update: Statement,
     add_counts: Statement,
 }
 
-type Done = std::result::Result<(), tokio_postgres::Error>;
-
-/// What a group of commits comes to, against the rows as they are locked.
-struct Judged<'c> {
-    outcomes: Vec<Outcome>,
-    /// The rows that are left, each with the version of the last commit that writes it.
-    rows: BTreeMap<&'c [u8], (Option<&'c NewRecord>, i64)>,
-}
-
 impl Inner {
-    /// Makes commits, again and again while others are in the way or no server answers, until a
-    /// moment: all of those whose expectations hold, or none when it fails.
+    /// Commits a group atomically, retrying on conflicts and lost connections until `deadline`.
+    /// Commits whose preconditions fail are left out.
     pub(super) async fn commit(
         &self,
         commits: &[&Commit],
-        wait: Wait,
-        until: Instant,
-    ) -> std::result::Result<Vec<Outcome>, Unmade> {
-        let mut patience = super::Patience::until(until);
+        wait: LockWait,
+        deadline: Instant,
+    ) -> std::result::Result<Vec<Outcome>, CommitError> {
+        let mut backoff = Backoff::until(deadline);
         loop {
             let fault = match self.client().await {
                 Err(fault) => fault,
                 Ok(client) => {
-                    let tried = self.attempt(client, commits, wait).await;
-                    match tried.map_err(Unmade::Refused)? {
-                        Tried::Done(outcomes) => return Ok(outcomes),
-                        Tried::Again(Fault::Held) if wait == Wait::Briefly => {
-                            return Err(Unmade::Held);
+                    let attempt = self.attempt(client, commits, wait).await;
+                    match attempt.map_err(CommitError::Rejected)? {
+                        Attempt::Done(outcomes) => return Ok(outcomes),
+                        Attempt::Retry(Fault::LockTimeout) if wait == LockWait::Short => {
+                            return Err(CommitError::LockTimeout);
                         }
-                        Tried::Again(fault) => fault,
-                        Tried::Unknown(sent, outcomes) => {
-                            match self.resolve(&sent).await.map_err(Unmade::Lost)? {
+                        Attempt::Retry(fault) => fault,
+                        Attempt::InDoubt(transaction, outcomes) => {
+                            match self.resolve(&transaction).await.map_err(CommitError::Failed)? {
                                 true => return Ok(outcomes),
-                                false => Fault::Crossed,
+                                false => Fault::Conflict,
                             }
                         }
                     }
                 }
             };
-            patience.after(fault).await.map_err(Unmade::Lost)?;
+            backoff.wait(fault).await.map_err(CommitError::Failed)?;
         }
     }
 
-    async fn attempt(&self, client: Client, commits: &[&Commit], wait: Wait) -> Result<Tried> {
-        let (prepared, locked) = match timely(lock(&client, commits, wait)).await {
+    async fn attempt(
+        &self,
+        client: Client,
+        commits: &[&Commit],
+        wait: LockWait,
+    ) -> Result<Attempt> {
+        let (statements, locked) = match with_deadline(begin(&client, commits, wait)).await {
             Ok(locked) => locked,
-            Err(fault) => return undone(client, fault).await,
+            Err(fault) => return abort(client, fault).await,
         };
-        let judged = self.judge(commits, &locked).and_then(|judged| Ok((judged, random_mark()?)));
-        let (Judged { outcomes, rows }, mark) = match judged {
-            Ok(judged) => judged,
-            Err(e) => return undone(client, Fault::Refused(e)).await,
+        let evaluated = self.evaluate(commits, &locked);
+        let ((outcomes, rows), mark) = match evaluated.and_then(|rows| Ok((rows, random_mark()?))) {
+            Ok(evaluated) => evaluated,
+            Err(e) => return abort(client, Fault::Rejected(e)).await,
         };
         if outcomes.iter().all(|outcome| *outcome == Outcome::Conflict) {
-            // Whether it is rolled back or cut, nothing is written.
+            // Nothing is written even if the rollback fails.
             let _ = roll_back(client).await;
-            return Ok(Tried::Done(outcomes));
+            return Ok(Attempt::Done(outcomes));
         }
-        match write(&client, &prepared, &rows, &locked, mark).await {
-            Ok(None) => Ok(Tried::Done(outcomes)),
+        match write_and_commit(&client, &statements, &rows, &locked, mark).await {
+            Ok(None) => Ok(Attempt::Done(outcomes)),
             Ok(Some((fault, key, version))) => match fault {
-                Fault::Cut(why) => {
+                Fault::Disconnected(cause) => {
                     evict(client);
-                    let before = locked.get(&key[..]).map_or(0, |(version, _)| *version);
-                    Ok(Tried::Unknown(Sent { key, before, version, mark, why }, outcomes))
+                    let old_version = locked.get(&key[..]).map_or(0, |(version, _)| *version);
+                    let transaction = InDoubt { key, old_version, version, mark, cause };
+                    Ok(Attempt::InDoubt(transaction, outcomes))
                 }
-                fault @ (Fault::Refused(_) | Fault::Crossed | Fault::Held) => {
-                    undone(client, fault).await
+                fault @ (Fault::Rejected(_) | Fault::Conflict | Fault::LockTimeout) => {
+                    abort(client, fault).await
                 }
             },
-            Err(fault) => undone(client, fault).await,
+            Err(fault) => abort(client, fault).await,
         }
     }
 
-    /// Decides every commit of a group, each as if those before it that hold were made.
-    fn judge<'c>(&self, commits: &[&'c Commit], locked: &Locked) -> Result<Judged<'c>> {
-        let above = locked.values().map(|(version, _)| version.cast_unsigned()).max();
-        let above = above.map_or(0, |version| version + 1);
-        let mut judged = Judged { outcomes: Vec::new(), rows: BTreeMap::new() };
+    /// Evaluates each commit against the locked rows as left by the commits before it. Returns the
+    /// outcomes and the rows to write.
+    fn evaluate<'c>(
+        &self,
+        commits: &[&'c Commit],
+        locked: &LockedRows,
+    ) -> Result<(Vec<Outcome>, NewRows<'c>)> {
+        let highest = locked.values().map(|(version, _)| version.cast_unsigned()).max();
+        let version_min = highest.map_or(0, |version| version + 1);
+        let (mut outcomes, mut rows) = (Vec::new(), NewRows::new());
         for commit in commits {
-            let current = |key: &[u8]| match (judged.rows.get(key), locked.get(key)) {
+            let version_of = |key: &[u8]| match (rows.get(key), locked.get(key)) {
                 (Some((Some(_), version)), _) | (None, Some((version, true))) => *version,
                 (Some((None, _)), _) | (None, Some((_, false)) | None) => 0,
             };
-            let held = |preconditions: &Precondition| {
-                current(&preconditions.key).cast_unsigned() == preconditions.version
-            };
-            if !commit.preconditions.iter().all(held) {
-                judged.outcomes.push(Outcome::Conflict);
+            if !commit.preconditions.iter().all(|p| version_of(&p.key).cast_unsigned() == p.version)
+            {
+                outcomes.push(Outcome::Conflict);
                 continue;
             }
-            let version = self.next_version(commit.version_min.max(above));
+            let version = self.next_version(commit.version_min.max(version_min));
             let signed = i64::try_from(version)
-                .map_err(|_| EngineError::Failed("a version beyond 63 bits".into()))?;
-            // What must stay absent is held by a row that is none.
-            for preconditions in
-                commit.preconditions.iter().filter(|preconditions| preconditions.version == 0)
-            {
-                if !locked.contains_key(&preconditions.key[..]) {
-                    judged.rows.entry(&preconditions.key).or_insert((None, signed));
+                .map_err(|_| EngineError::Failed("version exceeds 63 bits".into()))?;
+            // A missing row cannot be locked: insert a tombstone to detect concurrent inserts.
+            for absent in commit.preconditions.iter().filter(|p| p.version == 0) {
+                if !locked.contains_key(&absent.key[..]) {
+                    rows.entry(&absent.key).or_insert((None, signed));
                 }
             }
-            for write in &commit.mutations {
-                judged.rows.insert(&write.key, (write.record.as_ref(), signed));
+            for mutation in &commit.mutations {
+                rows.insert(&mutation.key, (mutation.record.as_ref(), signed));
             }
-            judged.outcomes.push(Outcome::Committed(version));
+            outcomes.push(Outcome::Committed(version));
         }
-        Ok(judged)
+        Ok((outcomes, rows))
     }
 
-    /// For each commit, whether others have locked a row that it needs.
-    pub(super) async fn held(&self, commits: &[&Commit]) -> std::result::Result<Vec<bool>, Fault> {
+    /// Returns for each commit whether it needs a row locked by another transaction.
+    pub(super) async fn blocked(
+        &self,
+        commits: &[&Commit],
+    ) -> std::result::Result<Vec<bool>, Fault> {
         let client = self.client().await?;
-        let held = match timely(look_for_held(&client, commits)).await {
-            Ok(held) => held,
+        let blocked = match with_deadline(blocked_keys(&client, commits)).await {
+            Ok(blocked) => blocked,
             Err(fault) => {
                 evict(client);
                 return Err(fault);
             }
         };
-        let needs = |commit: &&Commit| {
-            let written = commit.mutations.iter().map(|write| &write.key);
-            let mut named =
-                written.chain(commit.preconditions.iter().map(|preconditions| &preconditions.key));
-            named.any(|key| held.contains(&key[..]))
+        let is_blocked = |commit: &&Commit| {
+            let written = commit.mutations.iter().map(|mutation| &mutation.key);
+            let mut keys = written.chain(commit.preconditions.iter().map(|p| &p.key));
+            keys.any(|key| blocked.contains(&key[..]))
         };
-        Ok(commits.iter().map(needs).collect())
+        Ok(commits.iter().map(is_blocked).collect())
     }
 
-    /// Whether a transaction whose end was not told was committed. Waits until it has ended.
-    async fn resolve(&self, sent: &Sent) -> Result<bool> {
-        let mut patience = super::Patience::new();
+    /// Returns whether an in-doubt transaction committed, waiting for it to end.
+    async fn resolve(&self, transaction: &InDoubt) -> Result<bool> {
+        let mut backoff = Backoff::new();
         loop {
-            let looked = async {
+            let lookup = async {
                 let client = self.client().await?;
-                let found = timely(look(&client, &sent.key)).await;
-                if found.is_err() {
+                let row = with_deadline(touch_row(&client, &transaction.key)).await;
+                if row.is_err() {
                     evict(client);
                 }
-                found
+                row
             };
-            match looked.await {
-                Ok((version, mark)) if version == sent.version && mark == sent.mark => {
+            let cause = &transaction.cause;
+            match lookup.await {
+                Ok((version, mark))
+                    if version == transaction.version && mark == transaction.mark =>
+                {
                     return Ok(true);
                 }
-                Ok((version, _)) if version == sent.before => return Ok(false),
-                // Written over since, by who knows whom: nobody can say.
+                Ok((version, _)) if version == transaction.old_version => return Ok(false),
+                // Overwritten since, so the outcome cannot be determined.
                 Ok(_) => {
-                    let why = format!("a commit's connection broke as it ended ({})", sent.why);
-                    return Err(EngineError::Failed(why));
+                    let e = format!("the connection was lost during a commit ({cause})");
+                    return Err(EngineError::Failed(e));
                 }
-                Err(fault) => patience.after(fault).await.map_err(|e| in_doubt(&e, sent))?,
+                // Unavailable would claim that nothing was written.
+                Err(fault) => backoff.wait(fault).await.map_err(|e| {
+                    EngineError::Failed(format!("a commit was not acknowledged ({cause}): {e}"))
+                })?,
             }
         }
     }
 }
 
-/// Nobody could be asked whether a commit was made: it is not said that it was not.
-fn in_doubt(e: &EngineError, sent: &Sent) -> EngineError {
-    EngineError::Failed(format!("a commit's end was not told ({}), and then: {e}", sent.why))
+/// Returns the keys that commits write, and those that they only check.
+fn keys<'c>(commits: &[&'c Commit]) -> (Vec<&'c [u8]>, Vec<&'c [u8]>) {
+    let mutations = commits.iter().flat_map(|commit| &commit.mutations);
+    let writes: BTreeSet<&[u8]> = mutations.map(|mutation| &mutation.key[..]).collect();
+    let preconditions = commits.iter().flat_map(|commit| &commit.preconditions);
+    let checks: BTreeSet<&[u8]> = preconditions.map(|p| &p.key[..]).collect();
+    let checks = checks.difference(&writes).copied().collect();
+    (writes.into_iter().collect(), checks)
 }
 
-/// The keys that commits write, and those that they only expect something of.
-fn named<'c>(commits: &[&'c Commit]) -> (Vec<&'c [u8]>, Vec<&'c [u8]>) {
-    let written = commits.iter().flat_map(|commit| &commit.mutations);
-    let writes: BTreeSet<&[u8]> = written.map(|write| &write.key[..]).collect();
-    let expected = commits.iter().flat_map(|commit| &commit.preconditions);
-    let expects: BTreeSet<&[u8]> = expected.map(|preconditions| &preconditions.key[..]).collect();
-    let expects = expects.difference(&writes).copied().collect();
-    (writes.into_iter().collect(), expects)
-}
-
-/// Begins a transaction and locks all rows that the commits name.
-async fn lock(
+/// Begins a transaction and locks all rows that the commits write or check.
+async fn begin(
     client: &Client,
     commits: &[&Commit],
-    wait: Wait,
-) -> std::result::Result<(Prepared, Locked), tokio_postgres::Error> {
-    let (writes, expects) = named(commits);
+    wait: LockWait,
+) -> std::result::Result<(WriteStatements, LockedRows), tokio_postgres::Error> {
+    let (writes, checks) = keys(commits);
     let begin = match wait {
-        Wait::Briefly => sql::BEGIN_BRIEFLY,
-        Wait::Long => sql::BEGIN,
+        LockWait::Short => sql::BEGIN_SHORT_WAIT,
+        LockWait::Long => sql::BEGIN_LONG_WAIT,
     };
-    let prepared = Prepared {
+    let statements = WriteStatements {
         insert: client.prepare_cached(sql::INSERT).await?,
         update: client.prepare_cached(sql::UPDATE).await?,
         add_counts: client.prepare_cached(sql::ADD_COUNTS).await?,
     };
-    let for_update = client.prepare_cached(sql::LOCK_WRITES).await?;
-    let for_share = client.prepare_cached(sql::LOCK_EXPECTS).await?;
-    let share = async {
-        match expects.is_empty() {
+    let lock_writes = client.prepare_cached(sql::LOCK_WRITES).await?;
+    let lock_checks = client.prepare_cached(sql::LOCK_CHECKS).await?;
+    let checked = async {
+        match checks.is_empty() {
             true => Ok(Vec::new()),
-            false => client.query(&for_share, &[&expects]).await,
+            false => client.query(&lock_checks, &[&checks]).await,
         }
     };
-    let update: &[&(dyn ToSql + Sync)] = &[&writes];
-    // Sent one behind the other, without waiting. The first that failed tells why: those behind it
-    // only say that it did.
-    let (begun, written, shared) =
-        tokio::join!(client.batch_execute(begin), client.query(&for_update, update), share);
+    let params: &[&(dyn ToSql + Sync)] = &[&writes];
+    // Pipelined. Report the first failure: those after it only say that the transaction aborted.
+    let (begun, written, checked) =
+        tokio::join!(client.batch_execute(begin), client.query(&lock_writes, params), checked);
     begun?;
-    let (written, shared) = (written?, shared?);
-    let rows = written.iter().chain(&shared);
-    let mut locked: Locked = HashMap::new();
-    for row in rows {
+    let (written, checked) = (written?, checked?);
+    let mut locked = LockedRows::new();
+    for row in written.iter().chain(&checked) {
         locked.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
     }
-    Ok((prepared, locked))
+    Ok((statements, locked))
 }
 
-/// The keys of the rows that commits name and others have locked.
-async fn look_for_held(
+/// Returns the keys of the commits whose rows are locked by other transactions.
+async fn blocked_keys(
     client: &Client,
     commits: &[&Commit],
 ) -> std::result::Result<HashSet<Vec<u8>>, tokio_postgres::Error> {
-    let (writes, expects) = named(commits);
-    let (writes, expects): (&[&(dyn ToSql + Sync)], &[&(dyn ToSql + Sync)]) =
-        (&[&writes], &[&expects]);
-    let of_writes = client.prepare_cached(sql::HELD_WRITES).await?;
-    let of_expects = client.prepare_cached(sql::HELD_EXPECTS).await?;
-    // Rolled back: the end of a transaction that locked rows would wait for replicas.
-    let (begun, written, expected, ended) = tokio::join!(
+    let (writes, checks) = keys(commits);
+    let (writes, checks): (&[&(dyn ToSql + Sync)], &[&(dyn ToSql + Sync)]) =
+        (&[&writes], &[&checks]);
+    let blocked_writes = client.prepare_cached(sql::BLOCKED_WRITES).await?;
+    let blocked_checks = client.prepare_cached(sql::BLOCKED_CHECKS).await?;
+    // ROLLBACK, because COMMIT of a transaction that locked rows waits for synchronous replicas.
+    let (begun, written, checked, ended) = tokio::join!(
         client.batch_execute("BEGIN"),
-        client.query(&of_writes, writes),
-        client.query(&of_expects, expects),
+        client.query(&blocked_writes, writes),
+        client.query(&blocked_checks, checks),
         client.batch_execute("ROLLBACK"),
     );
     begun?;
-    let (written, expected) = (written?, expected?);
+    let (written, checked) = (written?, checked?);
     ended?;
-    written.iter().chain(&expected).map(|row| row.try_get(0)).collect()
+    written.iter().chain(&checked).map(|row| row.try_get(0)).collect()
 }
 
-type Written = std::result::Result<Option<(Fault, Bytes, i64)>, Fault>;
-
-/// Writes and ends the transaction; a fault comes with a row and its version, by which to see
-/// whether it was.
-async fn write(
+/// Writes the rows and commits. `Err` means that nothing was written. `Ok(Some(_))` is a fault
+/// during COMMIT, with the key and version of one of the rows written.
+async fn write_and_commit(
     client: &Client,
-    prepared: &Prepared,
-    rows: &BTreeMap<&[u8], (Option<&NewRecord>, i64)>,
-    locked: &Locked,
+    statements: &WriteStatements,
+    rows: &NewRows<'_>,
+    locked: &LockedRows,
     mark: i64,
-) -> Written {
-    let (mut insert, mut update) = (Columns::default(), Columns::default());
+) -> std::result::Result<Option<(Fault, Bytes, i64)>, Fault> {
+    let (mut insert, mut update) = (RowColumns::default(), RowColumns::default());
     let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
     for (key, (record, version)) in rows {
         let record = match record {
             None => None,
             Some(record) => {
                 let Body::Bytes(body) = &record.body else {
-                    let foreign = EngineError::Failed("a stored body of another engine".into());
-                    return Err(Fault::Refused(foreign));
+                    let e = EngineError::Failed("the body belongs to another engine".into());
+                    return Err(Fault::Rejected(e));
                 };
                 let expires_at = i64::try_from(record.expires_at).unwrap_or(i64::MAX);
                 Some((expires_at, &record.meta[..], &body[..]))
             }
         };
         let old = locked.get(*key);
-        let was = old.is_some_and(|(_, live)| *live);
+        let was_live = old.is_some_and(|(_, live)| *live);
         let first = i32::from(key.first().copied().unwrap_or_default());
-        *counts.entry(first).or_default() += i64::from(record.is_some()) - i64::from(was);
+        *counts.entry(first).or_default() += i64::from(record.is_some()) - i64::from(was_live);
         let columns = if old.is_some() { &mut update } else { &mut insert };
         columns.push(key, *version, record);
     }
     counts.retain(|_, change| *change != 0);
-    let seen = rows.first_key_value();
-    let seen = seen.map(|(key, (_, version))| (Bytes::copy_from_slice(key), *version));
+    // A transaction that writes no rows cannot be in doubt.
+    let first_row = rows.first_key_value();
+    let first_row = first_row.map(|(key, (_, version))| (Bytes::copy_from_slice(key), *version));
     let bytes = insert.bytes() + update.bytes();
-    if bytes > COMMIT_BYTES_MAX {
-        let e = format!("a commit of more than {COMMIT_BYTES_MAX} bytes");
-        return Err(Fault::Refused(EngineError::Failed(e)));
+    if bytes > TRANSACTION_BYTES_MAX {
+        let e = format!("a commit has more than {TRANSACTION_BYTES_MAX} bytes");
+        return Err(Fault::Rejected(EngineError::Failed(e)));
     }
-    let sent = async {
+    let pipeline = async {
         tokio::join!(
-            insert.send(client, &prepared.insert, mark),
-            update.send(client, &prepared.update, mark),
-            add_counts(client, &prepared.add_counts, &counts),
+            insert.send(client, &statements.insert, mark),
+            update.send(client, &statements.update, mark),
+            add_counts(client, &statements.add_counts, &counts),
             client.batch_execute("COMMIT"),
         )
     };
-    let time = time_for(bytes);
-    let Ok((inserted, updated, counted, ended)) = tokio::time::timeout(time, sent).await else {
-        return Ok(seen.map(|(key, version)| (silent(), key, version)));
+    let finished = tokio::time::timeout(transfer_timeout(bytes), pipeline).await;
+    let Ok((inserted, updated, counted, committed)) = finished else {
+        return Ok(first_row.map(|(key, version)| (timed_out(), key, version)));
     };
-    // In this order: what follows a statement that failed only says so.
+    // Without an error from the database itself, COMMIT may have been executed.
+    let lost = |e: tokio_postgres::Error| Fault::Disconnected(e.to_string());
+    // Report the first failure: those after it only say that the transaction aborted.
     let fault = match inserted.and(updated).and(counted) {
-        // A statement that the database refused: the end that followed it rolled back.
+        // The COMMIT that followed rolled back.
         Err(e) if e.as_db_error().is_some() => return Err(e.into()),
-        Err(e) => unknown(&e),
-        Ok(()) => match ended {
+        Err(e) => lost(e),
+        Ok(()) => match committed {
             Ok(()) => return Ok(None),
             Err(e) if e.as_db_error().is_some() => Fault::from(e),
-            Err(e) => unknown(&e),
+            Err(e) => lost(e),
         },
     };
-    // A commit that writes nothing has no end to be in doubt of.
-    Ok(seen.map(|(key, version)| (fault, key, version)))
+    Ok(first_row.map(|(key, version)| (fault, key, version)))
 }
 
-/// Whatever it was that the database did not say itself: the end may have reached it.
-fn unknown(e: &tokio_postgres::Error) -> Fault {
-    Fault::Cut(e.to_string())
-}
-
-async fn add_counts(client: &Client, statement: &Statement, counts: &BTreeMap<i32, i64>) -> Done {
+async fn add_counts(
+    client: &Client,
+    statement: &Statement,
+    counts: &BTreeMap<i32, i64>,
+) -> StatementResult {
     if counts.is_empty() {
         return Ok(());
     }
@@ -427,37 +430,41 @@ async fn add_counts(client: &Client, statement: &Statement, counts: &BTreeMap<i3
     client.execute(statement, &[&first, &change]).await.map(|_| ())
 }
 
-/// After a fault before the end: the transaction is given up, and nothing of it stays.
-async fn undone(client: Client, fault: Fault) -> Result<Tried> {
+/// Ends a transaction that failed before COMMIT; nothing was written.
+async fn abort(client: Client, fault: Fault) -> Result<Attempt> {
     match fault {
-        Fault::Cut(_) => evict(client),
-        Fault::Refused(_) | Fault::Crossed | Fault::Held => {
+        Fault::Disconnected(_) => evict(client),
+        Fault::Rejected(_) | Fault::Conflict | Fault::LockTimeout => {
             let _ = roll_back(client).await;
         }
     }
     match fault {
-        Fault::Refused(e) => Err(e),
-        fault @ (Fault::Cut(_) | Fault::Crossed | Fault::Held) => Ok(Tried::Again(fault)),
+        Fault::Rejected(e) => Err(e),
+        fault @ (Fault::Disconnected(_) | Fault::Conflict | Fault::LockTimeout) => {
+            Ok(Attempt::Retry(fault))
+        }
     }
 }
 
 async fn roll_back(client: Client) -> std::result::Result<(), Fault> {
-    let done = timely(client.batch_execute("ROLLBACK")).await;
-    if done.is_err() {
+    let result = with_deadline(client.batch_execute("ROLLBACK")).await;
+    if result.is_err() {
         evict(client);
     }
-    done
+    result
 }
 
-/// Version and mark of a row, once nobody is writing it any more, and once what is found is as
-/// durable as the database makes a commit: an earlier one may have ended without its replicas.
-async fn look(
+/// Returns version and mark of a row after all transactions on it have ended.
+///
+/// The update makes the result as durable as any commit: the transaction that wrote the row may
+/// have ended before its synchronous replicas confirmed it.
+async fn touch_row(
     client: &Client,
     key: &Bytes,
 ) -> std::result::Result<(i64, i64), tokio_postgres::Error> {
-    let place = client.prepare_cached(sql::PLACE).await?;
-    let touch = client.prepare_cached(sql::TOUCH).await?;
-    client.execute(&place, &[&&key[..]]).await?;
+    let ensure = client.prepare_cached(sql::ENSURE_ROW).await?;
+    let touch = client.prepare_cached(sql::TOUCH_ROW).await?;
+    client.execute(&ensure, &[&&key[..]]).await?;
     let row = client.query_one(&touch, &[&&key[..]]).await?;
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
@@ -465,6 +472,6 @@ async fn look(
 fn random_mark() -> Result<i64> {
     let mut random = [0; 8];
     getrandom::fill(&mut random)
-        .map_err(|e| EngineError::Failed(format!("no random numbers: {e}")))?;
+        .map_err(|e| EngineError::Failed(format!("reading random numbers failed: {e}")))?;
     Ok(i64::from_le_bytes(random))
 }

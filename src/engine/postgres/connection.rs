@@ -1,4 +1,4 @@
-//! How the database is reached: the URL, TLS, and a pool of connections.
+//! Connections to the database: URL parsing, TLS, pools, deadlines and error classification.
 
 use super::super::{BoxFuture, EngineError, Result};
 use deadpool_postgres::{
@@ -15,46 +15,47 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client as PgClient, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// How long a connection may take to be made, and a request may wait for one.
-const CONNECT: Duration = Duration::from_secs(5);
-const WAIT: Duration = Duration::from_secs(10);
-/// A statement that takes longer than this is given up: a server that is frozen holds its
-/// connections open and answers nothing. Longer than any statement here takes.
-const STATEMENT: Duration = Duration::from_secs(8);
-/// And one that brings or fetches large values takes longer by a second for so many bytes.
-const SLOWEST: u64 = 4 << 20;
-/// A connection on which nothing comes back is noticed after about so long.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// Time limits for establishing a connection and for waiting on the pool.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const POOL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Base time limit of a statement, above the duration of any statement used here. A frozen server
+/// keeps its connections open without responding.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Assumed minimum transfer rate, in bytes per second; extends the limit of large statements.
+const TRANSFER_RATE_MIN: u64 = 4 << 20;
+/// TCP settings that detect a dead peer.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a pool's connections are for.
+/// The role of the server that a pool connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Everything: only the host that takes writes will do.
+    /// Reads and writes; requires a writable server.
     Primary,
-    /// Scans that need not see the latest: any host will do.
+    /// Eventually consistent scans; any server is accepted.
     Standby,
 }
 
-/// Reads a URL such as `postgres://user:password@host1,host2/database`. Connections go to the
-/// host that takes writes, or to any that answers for a standby. TLS with a verified certificate
-/// is asked of every host but those of this machine, unless the URL says `sslmode=disable`.
+/// Parses a URL such as `postgres://user:password@host1,host2/database`.
+///
+/// Unless the URL sets `sslmode`, TLS with a verified certificate is required for every host
+/// except the local machine.
 fn parse(url: &str, role: Role) -> Result<Config> {
-    // The library knows no name for what is always done here.
+    // tokio-postgres has no verify-full; certificates are always verified here.
     let url = url.replace("sslmode=verify-full", "sslmode=require");
-    let said = url.contains("sslmode=");
-    // Its error would repeat the URL, and the password with it.
-    let unreadable = || EngineError::Failed("the engine's URL cannot be read".into());
-    let mut config: Config = url.parse().map_err(|_| unreadable())?;
+    let explicit_mode = url.contains("sslmode=");
+    // The library's error may quote the URL, and with it the password.
+    let invalid = || EngineError::Failed("the database URL is invalid".into());
+    let mut config: Config = url.parse().map_err(|_| invalid())?;
     if config.get_hosts().is_empty() {
-        return Err(EngineError::Failed("the engine's URL names no host".into()));
+        return Err(EngineError::Failed("the database URL has no host".into()));
     }
-    if !said {
-        let near = config.get_hosts().iter().all(|host| match host {
+    if !explicit_mode {
+        let local = config.get_hosts().iter().all(|host| match host {
             Host::Tcp(name) => ["localhost", "127.0.0.1", "::1"].contains(&name.as_str()),
             Host::Unix(_) => true,
         });
-        config.ssl_mode(if near { SslMode::Disable } else { SslMode::Require });
+        config.ssl_mode(if local { SslMode::Disable } else { SslMode::Require });
     }
     match role {
         Role::Standby => {
@@ -65,47 +66,51 @@ fn parse(url: &str, role: Role) -> Result<Config> {
         }
         Role::Primary => {}
     }
-    config.application_name("steadfast").connect_timeout(CONNECT);
-    config.keepalives(true).keepalives_idle(KEEPALIVE).tcp_user_timeout(UNACKNOWLEDGED);
+    config.application_name("steadfast").connect_timeout(CONNECT_TIMEOUT);
+    config.keepalives(true).keepalives_idle(KEEPALIVE_IDLE).tcp_user_timeout(TCP_USER_TIMEOUT);
     Ok(config)
 }
 
-/// A pool of at most `size` connections; none is made yet.
+/// Creates a pool of at most `size` connections, which are opened on demand.
 pub(super) fn pool(url: &str, size: usize, role: Role) -> Result<Pool> {
     let config = parse(url, role)?;
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let encrypted = config.get_ssl_mode() != SslMode::Disable;
     let tls = encrypted.then(tls).transpose()?.map(MakeRustlsConnect::new);
-    let manager = Manager::from_connect(config, Race { tls }, recycling);
-    let timeouts = Timeouts { wait: Some(WAIT), create: Some(CONNECT), recycle: Some(CONNECT) };
+    let manager = Manager::from_connect(config, ParallelConnector { tls }, recycling);
+    let timeouts = Timeouts {
+        wait: Some(POOL_TIMEOUT),
+        create: Some(CONNECT_TIMEOUT),
+        recycle: Some(CONNECT_TIMEOUT),
+    };
     let pool = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1).timeouts(timeouts);
     pool.build().map_err(|e| EngineError::Failed(e.to_string()))
 }
 
-/// Asks all hosts at once for a connection, and takes the first that is made: one that is frozen
-/// answers nothing, and must not stand before the others.
-struct Race {
+/// Connects to all hosts in parallel and uses the first connection established, so that a frozen
+/// host does not delay the others.
+struct ParallelConnector {
     tls: Option<MakeRustlsConnect>,
 }
 
 type Connected = std::result::Result<(PgClient, JoinHandle<()>), tokio_postgres::Error>;
 
-impl Connect for Race {
+impl Connect for ParallelConnector {
     fn connect(&self, config: &Config) -> BoxFuture<'_, Connected> {
-        let mut asked = JoinSet::new();
-        for config in each_host(config) {
+        let mut attempts = JoinSet::new();
+        for config in split_hosts(config) {
             match self.tls.clone() {
-                Some(tls) => asked.spawn(connect(config, tls)),
-                None => asked.spawn(connect(config, NoTls)),
+                Some(tls) => attempts.spawn(connect(config, tls)),
+                None => attempts.spawn(connect(config, NoTls)),
             };
         }
         Box::pin(async move {
             loop {
-                match asked.join_next().await {
-                    Some(Ok(Err(_))) if !asked.is_empty() => {}
-                    Some(Ok(made)) => return made,
+                match attempts.join_next().await {
+                    Some(Ok(Err(_))) if !attempts.is_empty() => {}
+                    Some(Ok(connected)) => return connected,
                     Some(Err(_)) => {}
-                    // No host at all, or only panics: nothing is ever made.
+                    // All attempts panicked; the pool's time limit ends the wait.
                     None => std::future::pending().await,
                 }
             }
@@ -121,27 +126,27 @@ where
     <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
 {
     let (client, connection) = config.connect(tls).await?;
-    let driven = tokio::spawn(async move {
+    let driver = tokio::spawn(async move {
         if let Err(e) = connection.await {
-            tracing::debug!(error = %e, "a connection to the database ended");
+            tracing::debug!(error = %e, "database connection closed with an error");
         }
     });
-    Ok((client, driven))
+    Ok((client, driver))
 }
 
-/// The same configuration for each of its hosts alone.
-fn each_host(all: &Config) -> Vec<Config> {
+/// Splits a configuration into one per host.
+fn split_hosts(all: &Config) -> Vec<Config> {
     let ports = all.get_ports();
-    let one = |(at, host): (usize, &Host)| {
+    let single = |(index, host): (usize, &Host)| {
         let mut config = Config::new();
         match host {
             Host::Tcp(name) => config.host(name),
             Host::Unix(path) => config.host_path(path),
         };
-        if let Some(address) = all.get_hostaddrs().get(at) {
+        if let Some(address) = all.get_hostaddrs().get(index) {
             config.hostaddr(*address);
         }
-        config.port(ports.get(at).or(ports.first()).copied().unwrap_or(5432));
+        config.port(ports.get(index).or(ports.first()).copied().unwrap_or(5432));
         all.get_user().map(|user| config.user(user));
         all.get_password().map(|password| config.password(password));
         all.get_dbname().map(|name| config.dbname(name));
@@ -155,12 +160,12 @@ fn each_host(all: &Config) -> Vec<Config> {
         config.target_session_attrs(all.get_target_session_attrs());
         config
     };
-    all.get_hosts().iter().enumerate().map(one).collect()
+    all.get_hosts().iter().enumerate().map(single).collect()
 }
 
 fn tls() -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    // SSL_CERT_FILE and SSL_CERT_DIR name others than the system's.
+    // SSL_CERT_FILE and SSL_CERT_DIR override the system's root certificates.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -169,18 +174,18 @@ fn tls() -> Result<ClientConfig> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// What went wrong with a statement, as far as it matters to who sent it.
+/// A failed statement, classified by how the caller must react.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The database refused it and did nothing.
-    Refused(EngineError),
-    /// Others were in the way: to be tried again.
-    Crossed,
-    /// A row stayed locked by others for longer than was to be waited: to be tried again.
-    Held,
-    /// The connection is gone, or leads to a server that takes no writes: to be tried again on
-    /// another, unless the fault came with a commit's end.
-    Cut(String),
+    /// The database rejected the statement, which had no effect; do not retry.
+    Rejected(EngineError),
+    /// A conflict with a concurrent transaction; retry.
+    Conflict,
+    /// The lock timeout expired; retry.
+    LockTimeout,
+    /// The connection is lost, or its server is not writable; retry on another connection, unless
+    /// the transaction may have committed.
+    Disconnected(String),
 }
 
 impl From<tokio_postgres::Error> for Fault {
@@ -188,67 +193,59 @@ impl From<tokio_postgres::Error> for Fault {
         let Some(db) = e.as_db_error() else {
             let cause = e.source();
             let text = cause.map_or(e.to_string(), |cause| format!("{e}: {cause}"));
-            // What has another cause than the network fails on every connection alike.
-            let network = e.is_closed() || cause.is_none_or(passing);
+            // Other causes would fail on every connection.
+            let network = e.is_closed() || cause.is_none_or(is_transient);
             return match network {
-                true => Fault::Cut(text),
-                false => Fault::Refused(EngineError::Failed(text)),
+                true => Fault::Disconnected(text),
+                false => Fault::Rejected(EngineError::Failed(text)),
             };
         };
         let (code, text) = (db.code(), format!("{}: {}", db.code().code(), db.message()));
-        let cut = [
+        let disconnected = [
             SqlState::READ_ONLY_SQL_TRANSACTION,
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,
             SqlState::CANNOT_CONNECT_NOW,
-            SqlState::FEATURE_NOT_SUPPORTED, // a cached plan that does not fit any more
+            SqlState::FEATURE_NOT_SUPPORTED, // cached plan must not change result type
         ];
-        let crossed = [
+        let conflicts = [
             SqlState::T_R_SERIALIZATION_FAILURE,
             SqlState::T_R_DEADLOCK_DETECTED,
             SqlState::UNIQUE_VIOLATION,
         ];
-        if cut.contains(code) {
-            Fault::Cut(text)
-        } else if crossed.contains(code) {
-            Fault::Crossed
+        if disconnected.contains(code) {
+            Fault::Disconnected(text)
+        } else if conflicts.contains(code) {
+            Fault::Conflict
         } else if *code == SqlState::LOCK_NOT_AVAILABLE {
-            Fault::Held
+            Fault::LockTimeout
         } else if *code == SqlState::DISK_FULL {
-            Fault::Refused(EngineError::Full(text))
+            Fault::Rejected(EngineError::Full(text))
         } else {
-            Fault::Refused(EngineError::Failed(text))
+            Fault::Rejected(EngineError::Failed(text))
         }
     }
 }
 
-/// Whether a cause lies with the network, and may be gone at the next try. A certificate that does
-/// not hold stays so.
-fn passing(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let lasting = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
-    cause.downcast_ref::<io::Error>().is_some_and(|io| !lasting.contains(&io.kind()))
+/// Returns whether an error is a network error that may not recur; an invalid certificate does.
+fn is_transient(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let permanent = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
+    cause.downcast_ref::<io::Error>().is_some_and(|io| !permanent.contains(&io.kind()))
 }
 
 impl From<PoolError> for Fault {
     fn from(e: PoolError) -> Fault {
         match e {
-            PoolError::Backend(e) => match Fault::from(e) {
-                // A password that is wrong stays wrong.
-                Fault::Refused(e) => Fault::Refused(e),
-                Fault::Crossed => Fault::Crossed,
-                Fault::Held => Fault::Held,
-                Fault::Cut(what) => Fault::Cut(what),
-            },
-            PoolError::Closed => Fault::Refused(EngineError::Closed),
+            PoolError::Backend(e) => Fault::from(e),
+            PoolError::Closed => Fault::Rejected(EngineError::Closed),
             e @ (PoolError::Timeout(_)
             | PoolError::NoRuntimeSpecified
-            | PoolError::PostCreateHook(_)) => Fault::Cut(e.to_string()),
+            | PoolError::PostCreateHook(_)) => Fault::Disconnected(e.to_string()),
         }
     }
 }
 
-/// Gives up a connection that is not to be used again, and those of its pool that rest: they lead
-/// to the same server.
+/// Discards a connection, and the idle ones of its pool, which lead to the same server.
 pub(super) fn evict(client: Client) {
     if let Some(pool) = Client::pool(&client) {
         pool.retain(|_, _| false);
@@ -256,32 +253,32 @@ pub(super) fn evict(client: Client) {
     drop(Client::take(client));
 }
 
-/// What a statement answers, unless it takes so long that its server is taken for gone.
-pub(super) async fn timely<T>(
+/// Runs a statement under the base time limit.
+pub(super) async fn with_deadline<T>(
     work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> std::result::Result<T, Fault> {
-    timely_with(0, work).await
+    with_transfer_deadline(0, work).await
 }
 
-/// The same with so many bytes that the statement brings or fetches.
-pub(super) async fn timely_with<T>(
+/// Runs a statement that transfers up to `bytes` bytes under the time limit for them.
+pub(super) async fn with_transfer_deadline<T>(
     bytes: u64,
     work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
 ) -> std::result::Result<T, Fault> {
-    match tokio::time::timeout(time_for(bytes), work).await {
-        Ok(done) => done.map_err(Fault::from),
-        Err(_) => Err(silent()),
+    match tokio::time::timeout(transfer_timeout(bytes), work).await {
+        Ok(result) => result.map_err(Fault::from),
+        Err(_) => Err(timed_out()),
     }
 }
 
-/// For how long a statement may take that brings or fetches so many bytes.
-pub(super) fn time_for(bytes: u64) -> Duration {
-    STATEMENT + Duration::from_secs(bytes / SLOWEST)
+/// Returns the time limit of a statement that transfers up to `bytes` bytes.
+pub(super) fn transfer_timeout(bytes: u64) -> Duration {
+    STATEMENT_TIMEOUT + Duration::from_secs(bytes / TRANSFER_RATE_MIN)
 }
 
-/// The fault of a server from which no answer came in time.
-pub(super) fn silent() -> Fault {
-    Fault::Cut("the database did not answer in time".into())
+/// The fault of a statement that exceeded its time limit.
+pub(super) fn timed_out() -> Fault {
+    Fault::Disconnected("the database did not respond in time".into())
 }
 
 #[cfg(test)]
@@ -289,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn remote_hosts_are_reached_by_tls_unless_the_url_says_otherwise() {
+    fn remote_hosts_require_tls_unless_the_url_disables_it() {
         for (url, mode) in [
             ("postgres://u:p@127.0.0.1:5432/d", SslMode::Disable),
             ("postgres://u@localhost/d", SslMode::Disable),
@@ -301,7 +298,7 @@ mod tests {
             assert_eq!(parse(url, Role::Primary).unwrap().get_ssl_mode(), mode, "{url}");
         }
         let two = "postgres://u:p@db1.example,db2.example:5433/d?sslmode=disable";
-        let each = each_host(&parse(two, Role::Primary).unwrap());
+        let each = split_hosts(&parse(two, Role::Primary).unwrap());
         let at = |config: &Config| (config.get_hosts().to_vec(), config.get_ports().to_vec());
         let named = |name: &str, port| (vec![Host::Tcp(name.into())], vec![port]);
         assert_eq!(
@@ -319,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_read_is_not_repeated() {
+    fn errors_do_not_quote_an_invalid_url() {
         for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nothing=1", "secret"] {
             let e = parse(url, Role::Primary).unwrap_err().to_string();
             assert!(!e.contains("secret"), "{e}");

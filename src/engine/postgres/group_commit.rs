@@ -1,153 +1,162 @@
-//! Commits that wait together are made together, in one transaction: they share its round trips and
-//! its sync. Each is still judged by itself, and answered by itself.
+//! Group commit: queued commits share one transaction, and so its round trips and its sync. Each
+//! commit still gets its own outcome.
 
 use super::super::{Body, Commit, EngineError, Mutation, Outcome, Result};
-use super::commit::{Unmade, Wait};
-use super::{Inner, PATIENCE};
+use super::commit::{CommitError, LockWait};
+use super::{Inner, RETRY_TIMEOUT};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-/// Transactions under way at once, as long as each takes its usual time.
-const AT_ONCE: usize = 2;
-/// One that takes longer, as a row of it is locked by another server, is not waited for; so many
-/// may be under way in all.
-const SOON: Duration = Duration::from_millis(100);
-const UNDER_WAY_MAX: usize = 12;
-/// Commits and bytes in one transaction; a larger commit goes with those that came before it.
-const COMMITS_MAX: usize = 64;
-const BYTES_MAX: usize = 1 << 20;
-/// Commits that wait for their transaction; more wait to be taken in.
-const WAITING_MAX: usize = 1024;
+/// Concurrent transactions, not counting slow ones.
+const WORKERS: usize = 2;
+/// A worker stops waiting for a transaction after this time, for example when one of its rows is
+/// locked by another server.
+const SLOW_TRANSACTION: Duration = Duration::from_millis(100);
+/// Maximum concurrent transactions, including slow ones.
+const TRANSACTIONS_MAX: usize = 12;
+/// A group takes no more commits once it has this many commits or bytes.
+const GROUP_COMMITS: usize = 64;
+const GROUP_BYTES: usize = 1 << 20;
+/// Queued commits; further callers wait to enqueue.
+const QUEUE_COMMITS: usize = 1024;
 
-struct Job {
+struct PendingCommit {
     commit: Commit,
     reply: oneshot::Sender<Result<Outcome>>,
 }
 
-/// Takes commits in.
-pub(super) struct Groups(mpsc::Sender<Job>);
+/// Queues commits for the workers, which stop when it is dropped.
+pub(super) struct GroupCommitter(mpsc::Sender<PendingCommit>);
 
-impl Groups {
-    /// Begins to serve; ends when it is dropped.
-    pub(super) fn new(inner: &Arc<Inner>) -> Groups {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+impl GroupCommitter {
+    /// Starts the workers.
+    pub(super) fn new(inner: &Arc<Inner>) -> GroupCommitter {
+        let (sender, receiver) = mpsc::channel(QUEUE_COMMITS);
         let receiver = Arc::new(Mutex::new(receiver));
-        let places = Arc::new(Semaphore::new(UNDER_WAY_MAX));
-        for _ in 0..AT_ONCE {
-            tokio::spawn(serve(inner.clone(), receiver.clone(), places.clone()));
+        let slots = Arc::new(Semaphore::new(TRANSACTIONS_MAX));
+        for _ in 0..WORKERS {
+            tokio::spawn(run_worker(inner.clone(), receiver.clone(), slots.clone()));
         }
-        Groups(sender)
+        GroupCommitter(sender)
     }
 
-    /// Makes a commit together with others. A caller who goes away does not undo it.
+    /// Commits in the next group. Dropping the future does not cancel the commit.
     pub(super) async fn commit(&self, commit: Commit) -> Result<Outcome> {
-        let (reply, answer) = oneshot::channel();
-        let taken = self.0.send(Job { commit, reply }).await;
-        taken.map_err(|_| EngineError::Closed)?;
-        answer.await.map_err(|_| EngineError::Failed("a commit was given up".into()))?
+        let (reply, result) = oneshot::channel();
+        let queued = self.0.send(PendingCommit { commit, reply }).await;
+        queued.map_err(|_| EngineError::Closed)?;
+        result.await.map_err(|_| EngineError::Failed("the commit task panicked".into()))?
     }
 }
 
-async fn serve(inner: Arc<Inner>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>, places: Arc<Semaphore>) {
+async fn run_worker(
+    inner: Arc<Inner>,
+    queue: Arc<Mutex<mpsc::Receiver<PendingCommit>>>,
+    slots: Arc<Semaphore>,
+) {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let taken = {
-            let mut jobs = jobs.lock().await;
-            let Some(first) = jobs.recv().await else { return };
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let group = {
+            let mut queue = queue.lock().await;
+            let Some(first) = queue.recv().await else { return };
             let mut bytes = size(&first.commit);
-            let mut taken = vec![first];
-            while taken.len() < COMMITS_MAX && bytes < BYTES_MAX {
-                let Ok(job) = jobs.try_recv() else { break };
-                bytes += size(&job.commit);
-                taken.push(job);
+            let mut group = vec![first];
+            while group.len() < GROUP_COMMITS && bytes < GROUP_BYTES {
+                let Ok(next) = queue.try_recv() else { break };
+                bytes += size(&next.commit);
+                group.push(next);
             }
-            taken
+            group
         };
         let inner = inner.clone();
-        // A task of its own: whatever befalls a group, others are served after it.
+        // In a task of its own, so that a panic does not end the worker.
         let running = tokio::spawn(async move {
-            group(&inner, taken).await;
-            drop(place);
+            commit_group(&inner, group).await;
+            drop(slot);
         });
-        let _ = tokio::time::timeout(SOON, running).await;
+        let _ = tokio::time::timeout(SLOW_TRANSACTION, running).await;
     }
 }
 
-async fn group(inner: &Inner, jobs: Vec<Job>) {
-    let wait = if jobs.len() > 1 { Wait::Briefly } else { Wait::Long };
-    let until = Instant::now() + PATIENCE;
-    let Some(jobs) = answered(inner, jobs, wait, until).await else { return };
-    // A row stays locked: only those that need it go on waiting, and the others go first.
-    let commits: Vec<&Commit> = jobs.iter().map(|job| &job.commit).collect();
-    let held = inner.held(&commits).await;
-    let held = held.unwrap_or_else(|_| vec![true; jobs.len()]);
-    let (waiting, free): (Vec<_>, Vec<_>) = jobs.into_iter().zip(held).partition(|(_, held)| *held);
+async fn commit_group(inner: &Inner, group: Vec<PendingCommit>) {
+    let wait = if group.len() > 1 { LockWait::Short } else { LockWait::Long };
+    let deadline = Instant::now() + RETRY_TIMEOUT;
+    let Some(group) = commit_and_reply(inner, group, wait, deadline).await else { return };
+    // A row is locked: split off the commits that need it, and commit the others first.
+    let commits: Vec<&Commit> = group.iter().map(|pending| &pending.commit).collect();
+    let blocked = inner.blocked(&commits).await;
+    let blocked = blocked.unwrap_or_else(|_| vec![true; group.len()]);
+    let (waiting, free): (Vec<_>, Vec<_>) =
+        group.into_iter().zip(blocked).partition(|(_, blocked)| *blocked);
     for part in [free, waiting] {
-        let jobs: Vec<Job> = part.into_iter().map(|(job, _)| job).collect();
-        if !jobs.is_empty() {
-            answered(inner, jobs, Wait::Long, until).await;
+        let group: Vec<PendingCommit> = part.into_iter().map(|(pending, _)| pending).collect();
+        if !group.is_empty() {
+            commit_and_reply(inner, group, LockWait::Long, deadline).await;
         }
     }
 }
 
-/// Makes commits in one transaction and answers them, or gives them back when a row stays locked
-/// and they were to wait briefly.
-async fn answered(inner: &Inner, jobs: Vec<Job>, wait: Wait, until: Instant) -> Option<Vec<Job>> {
-    let commits: Vec<&Commit> = jobs.iter().map(|job| &job.commit).collect();
-    let made = timed(inner, &commits, wait, until).await;
-    let alone = jobs.len() == 1;
-    match made {
+/// Commits a group in one transaction and replies to its callers. Returns the group instead if
+/// [`LockWait::Short`] expired.
+async fn commit_and_reply(
+    inner: &Inner,
+    group: Vec<PendingCommit>,
+    wait: LockWait,
+    deadline: Instant,
+) -> Option<Vec<PendingCommit>> {
+    let commits: Vec<&Commit> = group.iter().map(|pending| &pending.commit).collect();
+    match commit_measured(inner, &commits, wait, deadline).await {
         Ok(outcomes) => {
-            for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                let _ = job.reply.send(Ok(outcome));
+            for (pending, outcome) in group.into_iter().zip(outcomes) {
+                let _ = pending.reply.send(Ok(outcome));
             }
         }
-        Err(Unmade::Held) => return Some(jobs),
-        // What the database refuses of one must not fall on the others; nothing was written.
-        Err(Unmade::Refused(_)) if !alone => {
-            for Job { commit, reply } in jobs {
-                let made = timed(inner, &[&commit], Wait::Long, until).await;
-                let made = made.map_err(Unmade::into_error);
-                let outcome = made.map(|outcomes| outcomes.first().copied());
+        Err(CommitError::LockTimeout) => return Some(group),
+        // Nothing was written. Retry one by one, so that only the rejected commit fails.
+        Err(CommitError::Rejected(_)) if group.len() > 1 => {
+            for PendingCommit { commit, reply } in group {
+                let result = commit_measured(inner, &[&commit], LockWait::Long, deadline).await;
                 let none = || EngineError::Failed("a commit without an outcome".into());
-                let _ = reply.send(outcome.and_then(|outcome| outcome.ok_or_else(none)));
+                let outcome = result.map_err(CommitError::into_engine_error);
+                let _ = reply.send(outcome.and_then(|all| all.first().copied().ok_or_else(none)));
             }
         }
-        Err(unmade) => {
-            let e = unmade.into_error();
-            for job in jobs {
-                let _ = job.reply.send(Err(e.clone()));
+        Err(error) => {
+            let e = error.into_engine_error();
+            for pending in group {
+                let _ = pending.reply.send(Err(e.clone()));
             }
         }
     }
     None
 }
 
-async fn timed(
+/// Commits a group and updates the statistics.
+async fn commit_measured(
     inner: &Inner,
     commits: &[&Commit],
-    wait: Wait,
-    until: Instant,
-) -> std::result::Result<Vec<Outcome>, Unmade> {
+    wait: LockWait,
+    deadline: Instant,
+) -> std::result::Result<Vec<Outcome>, CommitError> {
     let start = Instant::now();
-    let outcomes = inner.commit(commits, wait, until).await?;
+    let outcomes = inner.commit(commits, wait, deadline).await?;
     let conflicts = outcomes.iter().filter(|outcome| **outcome == Outcome::Conflict).count();
-    let written = (outcomes.len() - conflicts) as u64;
-    let figures = &inner.figures;
-    figures.conflicts.fetch_add(conflicts as u64, Ordering::Relaxed);
-    figures.commits.fetch_add(written, Ordering::Relaxed);
-    figures.groups.fetch_add(u64::from(written > 0), Ordering::Relaxed);
+    let committed = (outcomes.len() - conflicts) as u64;
+    let counters = &inner.counters;
+    counters.conflicts.fetch_add(conflicts as u64, Ordering::Relaxed);
+    counters.commits.fetch_add(committed, Ordering::Relaxed);
+    counters.groups.fetch_add(u64::from(committed > 0), Ordering::Relaxed);
     let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-    figures.micros.fetch_add(micros, Ordering::Relaxed);
+    counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
     Ok(outcomes)
 }
 
 fn size(commit: &Commit) -> usize {
-    let bytes = |write: &Mutation| match write.record.as_ref().map(|record| &record.body) {
+    let body_len = |mutation: &Mutation| match mutation.record.as_ref().map(|record| &record.body) {
         Some(Body::Bytes(bytes)) => bytes.len(),
         Some(Body::Stored(_)) | None => 0,
     };
-    commit.mutations.iter().map(|write| write.key.len() + bytes(write)).sum()
+    commit.mutations.iter().map(|mutation| mutation.key.len() + body_len(mutation)).sum()
 }

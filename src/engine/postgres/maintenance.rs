@@ -1,61 +1,63 @@
-//! What is done beside the work: the tables at the start, the clock, the floor of versions, and the
-//! rows that removed records left.
+//! Maintenance: creates the tables, follows the database's clock, raises the version floor and
+//! purges tombstones.
 
 use super::super::{EngineError, Result};
-use super::connection::{Fault, evict, timely};
-use super::{Inner, Patience, number, sql};
+use super::connection::{Fault, evict, with_deadline};
+use super::{Backoff, Inner, number, sql};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often this process looks at the clock and the floor.
-const EVERY: Duration = Duration::from_secs(10);
-/// Rows of removed records are kept for so many microseconds; the floor follows at half of it. A
-/// process that chooses versions has looked at the floor far more lately than that.
-const KEPT_MICROS: u64 = 3_600_000_000;
-/// For how long the tables may be in the making before they are tried again.
-const MAKING: Duration = Duration::from_secs(15);
-/// Questions for the time at once; the fastest answer is the most exact.
-const ASKED: usize = 3;
+const INTERVAL: Duration = Duration::from_secs(10);
+/// Microseconds for which tombstones are kept. The version floor lags by half of that, far more
+/// than [`INTERVAL`], at which every process that assigns versions reads it.
+const TOMBSTONE_RETENTION_MICROS: u64 = 3_600_000_000;
+/// Time limit of one attempt to create the tables.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Queries of the clock per synchronization; the one with the shortest round trip is used.
+const CLOCK_SAMPLES: usize = 3;
 
-/// Tends the tables until the engine is gone.
+/// Runs maintenance periodically until the engine is dropped.
 pub(super) async fn run(inner: Weak<Inner>) {
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(INTERVAL).await;
         let Some(inner) = inner.upgrade() else { return };
-        if let Err(e) = inner.tend().await {
-            tracing::warn!(error = %e, "the database could not be tended");
+        if let Err(e) = inner.run_maintenance().await {
+            tracing::warn!(error = %e, "database maintenance failed");
         }
     }
 }
 
 impl Inner {
-    /// Makes the tables, whoever comes first, and checks their version.
+    /// Creates the tables if they do not exist, and checks their format.
     pub(super) async fn prepare(&self) -> Result<()> {
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         let format = loop {
-            match tokio::time::timeout(MAKING, self.make_tables()).await {
+            match tokio::time::timeout(SETUP_TIMEOUT, self.create_tables()).await {
                 Ok(Ok(format)) => break format,
-                Ok(Err(fault)) => patience.after(fault).await?,
-                Err(_) => patience.after(Fault::Cut("the tables were not made".into())).await?,
+                Ok(Err(fault)) => backoff.wait(fault).await?,
+                Err(_) => {
+                    let why = "creating the tables timed out".into();
+                    backoff.wait(Fault::Disconnected(why)).await?;
+                }
             }
         };
         if format == sql::FORMAT {
             return Ok(());
         }
         Err(EngineError::Corrupt(format!(
-            "the database has tables of format {format}, and this build reads format {}; run the \
-             version of steadfast that made them, or name another database",
+            "the database has tables of format {format}, and this build supports format {}; run \
+             the version of steadfast that created them, or use another database",
             sql::FORMAT
         )))
     }
 
-    async fn make_tables(&self) -> std::result::Result<i32, Fault> {
+    async fn create_tables(&self) -> std::result::Result<i32, Fault> {
         let mut client = self.client().await?;
-        // Two that make it at once: the second meets a name that is taken, and tries again.
+        // Concurrent creation fails with a duplicate name, and is retried.
         if let Err(e) = client.batch_execute(sql::META).await {
-            let taken = e.code().is_some_and(|code| code.code().starts_with("42P0"));
-            return Err(if taken { Fault::Crossed } else { e.into() });
+            let duplicate = e.code().is_some_and(|code| code.code().starts_with("42P0"));
+            return Err(if duplicate { Fault::Conflict } else { e.into() });
         }
         let transaction = client.transaction().await?;
         let row = transaction.query_one(sql::LOCK_META, &[]).await?;
@@ -65,24 +67,24 @@ impl Inner {
         }
         transaction.batch_execute(sql::TABLES).await?;
         transaction.commit().await?;
-        if let Err(e) = client.batch_execute(sql::STORE_PLAIN).await {
-            tracing::debug!(error = %e, "how values are stored was left as it is");
+        if let Err(e) = client.batch_execute(sql::DISABLE_COMPRESSION).await {
+            tracing::debug!(error = %e, "disabling compression of values failed");
         }
         Ok(sql::FORMAT)
     }
 
-    /// Looks at the clock, raises the floor of versions, and drops what need not be kept.
-    pub(super) async fn tend(&self) -> Result<()> {
-        self.set_clock().await?;
-        let floor = self.now().saturating_sub(KEPT_MICROS / 2);
-        self.raise(self.raise_floor(floor).await?);
-        let kept = floor.saturating_sub(KEPT_MICROS / 2).cast_signed();
+    /// Synchronizes the clock, raises the version floor, purges tombstones and compacts counts.
+    pub(super) async fn run_maintenance(&self) -> Result<()> {
+        self.sync_clock().await?;
+        let floor = self.now().saturating_sub(TOMBSTONE_RETENTION_MICROS / 2);
+        self.raise_last_version(self.raise_version_floor(floor).await?);
+        let purge_below = floor.saturating_sub(TOMBSTONE_RETENTION_MICROS / 2).cast_signed();
         let client = self.client().await.map_err(unavailable)?;
-        let tended = async {
-            client.execute(sql::DROP_REMOVED, &[&kept]).await?;
-            client.execute(sql::FOLD_COUNTS, &[]).await
+        let statements = async {
+            client.execute(sql::PURGE_TOMBSTONES, &[&purge_below]).await?;
+            client.execute(sql::COMPACT_COUNTS, &[]).await
         };
-        match timely(tended).await {
+        match with_deadline(statements).await {
             Ok(_) => Ok(()),
             Err(fault) => {
                 evict(client);
@@ -91,43 +93,44 @@ impl Inner {
         }
     }
 
-    async fn set_clock(&self) -> Result<()> {
+    async fn sync_clock(&self) -> Result<()> {
         let mut best: Option<(Duration, i64)> = None;
-        for _ in 0..ASKED {
-            let asked = Instant::now();
-            let rows = self.rows(sql::NOW, &[]).await?;
-            let took = asked.elapsed();
-            let told = rows.first().map_or(Ok(0), |row| number(row, 0))?;
-            let then = (asked + took / 2).saturating_duration_since(self.opened);
-            let ahead = told.cast_signed() - i64::try_from(then.as_micros()).unwrap_or(i64::MAX);
-            if best.is_none_or(|(least, _)| took < least) {
-                best = Some((took, ahead));
+        for _ in 0..CLOCK_SAMPLES {
+            let sent = Instant::now();
+            let rows = self.query(sql::NOW, &[]).await?;
+            let round_trip = sent.elapsed();
+            let database = rows.first().map_or(Ok(0), |row| number(row, 0))?;
+            let local = (sent + round_trip / 2).saturating_duration_since(self.opened);
+            let offset =
+                database.cast_signed() - i64::try_from(local.as_micros()).unwrap_or(i64::MAX);
+            if best.is_none_or(|(shortest, _)| round_trip < shortest) {
+                best = Some((round_trip, offset));
             }
         }
-        if let Some((_, ahead)) = best {
-            self.clock.store(ahead, Ordering::Relaxed);
+        if let Some((_, offset)) = best {
+            self.clock_offset_micros.store(offset, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    async fn raise_floor(&self, floor: u64) -> Result<u64> {
-        let rows = self.rows(sql::RAISE_FLOOR, &[&floor.cast_signed()]).await?;
+    async fn raise_version_floor(&self, floor: u64) -> Result<u64> {
+        let rows = self.query(sql::RAISE_VERSION_FLOOR, &[&floor.cast_signed()]).await?;
         rows.first().map_or(Ok(floor), |row| number(row, 0))
     }
 
-    /// Leaves the last version behind for the next process.
-    pub(super) async fn leave(&self) {
-        let last = self.last.load(Ordering::Acquire);
-        if let Err(e) = self.raise_floor(last).await {
-            tracing::debug!(error = %e, "the last version was not left behind");
+    /// Stores the last version assigned as the floor for the next process.
+    pub(super) async fn publish_last_version(&self) {
+        let last = self.last_version.load(Ordering::Acquire);
+        if let Err(e) = self.raise_version_floor(last).await {
+            tracing::debug!(error = %e, "storing the last version failed");
         }
     }
 }
 
 fn unavailable(fault: Fault) -> EngineError {
     match fault {
-        Fault::Refused(e) => e,
-        Fault::Crossed | Fault::Held => EngineError::Unavailable("others were in the way".into()),
-        Fault::Cut(why) => EngineError::Unavailable(why),
+        Fault::Rejected(e) => e,
+        Fault::Conflict | Fault::LockTimeout => super::contention(),
+        Fault::Disconnected(why) => EngineError::Unavailable(why),
     }
 }

@@ -1,12 +1,12 @@
-//! The scale-out engine: any number of processes over one database that speaks the PostgreSQL
-//! protocol. The database alone knows what is true; a process keeps nothing but connections. Reads
-//! that come at the same time share a statement.
+//! The PostgreSQL engine: any number of processes share one database that speaks the PostgreSQL
+//! protocol. A process keeps no state but its connections; concurrent reads share statements and
+//! concurrent commits share transactions.
 //!
-//! A transaction makes the commits that wait together: it locks the rows they name (`for update`
-//! what they write, `for share` what they only expect), checks, writes and ends. Versions are
-//! chosen by the process, above every version of the rows that are locked and above all it chose
-//! before; a removed record leaves a row for an hour, and later a floor for all versions, so that
-//! they grow under each key, whichever process writes.
+//! A commit locks the rows it needs (`FOR UPDATE` those it writes, `FOR SHARE` those it only
+//! checks), evaluates the preconditions, writes and commits. The process assigns the version, above
+//! those of all locked rows and all it assigned before. A removed record leaves a tombstone for an
+//! hour, after which a floor for all versions covers it, so that versions under a key increase
+//! whichever process writes.
 
 mod commit;
 mod connection;
@@ -17,14 +17,15 @@ mod snapshot;
 mod sql;
 
 use super::{
-    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record,
-    Result, Scan, ScannedRecord, Snapshot, Stats,
+    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result,
+    Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
-use connection::{Fault, evict, timely_with};
+use connection::{Fault, evict, with_transfer_deadline};
 use deadpool_postgres::{Client, Pool};
-use group_commit::Groups;
-use read_batch::{Found, Reads};
+use group_commit::GroupCommitter;
+use read_batch::{BatchedRead, ReadBatcher};
+use snapshot::SnapshotReader;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -34,30 +35,28 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-/// For how long a request is tried again while no server answers it: longer than it takes a
-/// cluster to choose another primary.
-const PATIENCE: Duration = Duration::from_secs(25);
-/// Pauses between tries.
-const PAUSE_MIN: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Time limit for retrying a request; longer than a failover of the primary takes.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(25);
+/// First and longest pause between retries.
+const BACKOFF_MIN: Duration = Duration::from_millis(2);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
-/// For how long a standby may make a scan wait before the primary is asked.
-const STANDBY_PATIENCE: Duration = Duration::from_secs(2);
+/// Time limit of a scan on a standby, before it is sent to the primary.
+const STANDBY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes of a permit.
-const UNIT: u64 = 1024;
+/// Bytes of memory per semaphore permit.
+const PERMIT_BYTES: u64 = 1024;
 
-/// How to reach the database.
+/// Connection options.
 #[derive(Clone)]
 pub struct Options {
     /// `postgres://user:password@host[:port][,host...]/database[?sslmode=...]`.
     pub url: String,
-    /// Where scans go that need not see the latest: a URL of standbys. They go to the primary when
-    /// none of those answers.
+    /// URL of standbys for eventually consistent scans, which fall back to the primary.
     pub standby: Option<String>,
-    /// Connections at most; as many to standbys.
+    /// Maximum connections to the primary, and to the standbys.
     pub connections: usize,
-    /// Bytes of large bodies held in memory for reading at once; reads wait for their share.
+    /// Memory limit in bytes for large bodies being read; reads beyond it wait.
     pub reading_bytes: u64,
 }
 
@@ -67,151 +66,155 @@ impl fmt::Debug for Options {
     }
 }
 
-/// See the module.
+/// An engine over a PostgreSQL database.
 pub struct Postgres {
     inner: Arc<Inner>,
-    reads: Reads,
-    groups: Groups,
-    tender: JoinHandle<()>,
+    reads: ReadBatcher,
+    commits: GroupCommitter,
+    maintenance: JoinHandle<()>,
 }
 
 struct Inner {
     pool: Pool,
     standby: Option<Pool>,
-    /// One permit for each [`UNIT`] of large bodies in memory.
-    reading: Arc<Semaphore>,
-    reading_units: u32,
-    /// The last version that this process chose.
-    last: AtomicU64,
+    /// One permit for each [`PERMIT_BYTES`] of large bodies in memory.
+    read_memory: Arc<Semaphore>,
+    read_permits: u32,
+    /// The last version assigned by this process.
+    last_version: AtomicU64,
     closed: AtomicBool,
-    /// By how many microseconds the database's clock is ahead of the one behind `opened`.
-    clock: AtomicI64,
+    /// Offset of the database's clock, in microseconds since 1970, to the time since `opened`.
+    clock_offset_micros: AtomicI64,
     opened: Instant,
-    figures: Figures,
+    counters: Counters,
 }
 
 #[derive(Default)]
-struct Figures {
+struct Counters {
     commits: AtomicU64,
     conflicts: AtomicU64,
     groups: AtomicU64,
-    micros: AtomicU64,
+    sync_micros: AtomicU64,
 }
 
 impl Postgres {
-    /// Connects, and makes the tables when they are not there.
+    /// Connects, creates the tables if they do not exist, and starts maintenance.
     ///
     /// # Errors
-    /// When no server answers, or the tables are of another version.
+    /// When the database is unreachable or its tables have an unsupported format.
     pub async fn open(options: Options) -> Result<Postgres> {
         let pool = connection::pool(&options.url, options.connections, connection::Role::Primary)?;
         let standby = options.standby.as_deref();
         let standby = standby
             .map(|url| connection::pool(url, options.connections, connection::Role::Standby));
         let standby = standby.transpose()?;
-        let units = u32::try_from(options.reading_bytes / UNIT).unwrap_or(u32::MAX >> 4);
-        let reading_units = units.clamp(1, u32::MAX >> 4);
+        let permits = u32::try_from(options.reading_bytes / PERMIT_BYTES).unwrap_or(u32::MAX);
+        let read_permits = permits.clamp(1, u32::MAX >> 4);
         let inner = Arc::new(Inner {
             pool,
             standby,
-            reading: Arc::new(Semaphore::new(reading_units as usize)),
-            reading_units,
-            last: AtomicU64::new(0),
+            read_memory: Arc::new(Semaphore::new(read_permits as usize)),
+            read_permits,
+            last_version: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            clock: AtomicI64::new(0),
+            clock_offset_micros: AtomicI64::new(0),
             opened: Instant::now(),
-            figures: Figures::default(),
+            counters: Counters::default(),
         });
         inner.prepare().await?;
-        inner.tend().await?;
-        let tender = tokio::spawn(maintenance::run(Arc::downgrade(&inner)));
-        let (reads, groups) = (Reads::new(&inner), Groups::new(&inner));
-        Ok(Postgres { inner, reads, groups, tender })
+        inner.run_maintenance().await?;
+        let maintenance = tokio::spawn(maintenance::run(Arc::downgrade(&inner)));
+        let (reads, commits) = (ReadBatcher::new(&inner), GroupCommitter::new(&inner));
+        Ok(Postgres { inner, reads, commits, maintenance })
     }
 
-    /// The database's time, in microseconds since 1970; every process that asks sees the same, to
-    /// about half of a round trip.
+    /// Returns the database's time in microseconds since 1970, which all processes share to within
+    /// about half a round trip.
     pub fn now(&self) -> u64 {
         self.inner.now()
     }
 }
 
-/// Tries again, with growing pauses, for a bounded time.
-struct Patience {
-    until: Instant,
+/// Retries with exponential backoff until a deadline.
+struct Backoff {
+    deadline: Instant,
     pause: Duration,
 }
 
-impl Patience {
-    fn new() -> Patience {
-        Patience::until(Instant::now() + PATIENCE)
+impl Backoff {
+    fn new() -> Backoff {
+        Backoff::until(Instant::now() + RETRY_TIMEOUT)
     }
 
-    fn until(until: Instant) -> Patience {
-        Patience { until, pause: PAUSE_MIN }
+    fn until(deadline: Instant) -> Backoff {
+        Backoff { deadline, pause: BACKOFF_MIN }
     }
 
-    /// Waits before the next try, or says that there is none.
-    async fn after(&mut self, fault: Fault) -> Result<()> {
-        let why = match fault {
-            Fault::Refused(e) => return Err(e),
-            Fault::Crossed | Fault::Held => "others were in the way for too long".to_owned(),
-            Fault::Cut(why) => why,
+    /// Waits before the next attempt. Fails if the fault is permanent or the deadline has passed.
+    async fn wait(&mut self, fault: Fault) -> Result<()> {
+        let e = match fault {
+            Fault::Rejected(e) => return Err(e),
+            Fault::Conflict | Fault::LockTimeout => contention(),
+            Fault::Disconnected(why) => EngineError::Unavailable(why),
         };
-        if Instant::now() >= self.until {
-            return Err(EngineError::Unavailable(why));
+        if Instant::now() >= self.deadline {
+            return Err(e);
         }
         tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.pause = (self.pause * 2).min(BACKOFF_MAX);
         Ok(())
     }
+}
+
+fn contention() -> EngineError {
+    EngineError::Unavailable("conflicts with concurrent transactions persisted".into())
 }
 
 impl Inner {
     async fn client(&self) -> std::result::Result<Client, Fault> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(Fault::Refused(EngineError::Closed));
+            return Err(Fault::Rejected(EngineError::Closed));
         }
         Ok(self.pool.get().await?)
     }
 
-    /// Rows of a statement that changes nothing, however often it has to be sent.
-    async fn rows(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
-        self.rows_with(0, text, params).await
+    /// Runs an idempotent statement, with retries.
+    async fn query(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        self.query_large(0, text, params).await
     }
 
-    /// The same with rows of so many bytes.
-    async fn rows_with(
+    /// Runs an idempotent statement that returns up to `bytes` bytes, with retries.
+    async fn query_large(
         &self,
         bytes: u64,
         text: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        let mut patience = Patience::new();
+        let mut backoff = Backoff::new();
         loop {
-            let sent = async {
+            let attempt = async {
                 let client = self.client().await?;
                 let rows = async {
                     let statement = client.prepare_cached(text).await?;
                     client.query(&statement, params).await
                 };
-                let rows = timely_with(bytes, rows).await;
-                if let Err(Fault::Cut(_)) = rows {
+                let rows = with_transfer_deadline(bytes, rows).await;
+                if let Err(Fault::Disconnected(_)) = rows {
                     evict(client);
                 }
                 rows
             };
-            match sent.await {
+            match attempt.await {
                 Ok(rows) => return Ok(rows),
-                Err(fault) => patience.after(fault).await?,
+                Err(fault) => backoff.wait(fault).await?,
             }
         }
     }
 
-    /// Rows from a standby; `None` when there is none that answers soon.
-    async fn earlier_rows(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Option<Vec<Row>> {
+    /// Runs a query on a standby; `None` if none is configured or none responds in time.
+    async fn query_standby(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Option<Vec<Row>> {
         let pool = self.standby.as_ref()?;
-        let asked = async {
+        let attempt = async {
             let client = pool.get().await.map_err(Fault::from)?;
             let rows = async {
                 let statement = client.prepare_cached(text).await?;
@@ -222,88 +225,91 @@ impl Inner {
                 Fault::from(e)
             })
         };
-        match tokio::time::timeout(STANDBY_PATIENCE, asked).await {
+        match tokio::time::timeout(STANDBY_TIMEOUT, attempt).await {
             Ok(Ok(rows)) => Some(rows),
             Ok(Err(fault)) => {
-                tracing::debug!(?fault, "no standby answered; the primary is asked");
+                tracing::debug!(?fault, "query on the standby failed; using the primary");
                 None
             }
             Err(_) => {
-                tracing::debug!("no standby answered in time; the primary is asked");
+                tracing::debug!("query on the standby timed out; using the primary");
                 None
             }
         }
     }
 
-    /// A record with a body of up to `len` bytes, which is counted for as long as it is held;
-    /// `None` when it has another by now.
-    async fn large(&self, key: &[u8], len: u64) -> Result<Option<Record>> {
-        let share = self.share(len).await?;
-        let rows = self.rows_with(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
+    /// Reads a record with a body of up to `len` bytes, for which memory is reserved; `None` if the
+    /// body is larger by now, or the record is gone.
+    async fn read_large(&self, key: &[u8], len: u64) -> Result<Option<Record>> {
+        let permit = self.reserve_memory(len).await?;
+        let rows = self.query_large(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let body = Held { bytes: row.try_get(3).map_err(misshapen)?, _share: share };
+        let bytes = row.try_get(3).map_err(malformed_row)?;
+        let body = AccountedBody { bytes, _permit: permit };
         record_at(row, 0, Bytes::from_owner(body)).map(Some)
     }
 
-    /// A share of the bound of large bodies in memory.
-    async fn share(&self, len: u64) -> Result<OwnedSemaphorePermit> {
-        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.reading_units);
-        let share = self.reading.clone().acquire_many_owned(units).await;
-        share.map_err(|_| EngineError::Closed)
+    /// Waits for `len` bytes of the memory limit for large bodies.
+    async fn reserve_memory(&self, len: u64) -> Result<OwnedSemaphorePermit> {
+        let permits = u32::try_from(len.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        let permits = permits.min(self.read_permits);
+        let permit = self.read_memory.clone().acquire_many_owned(permits).await;
+        permit.map_err(|_| EngineError::Closed)
     }
 
-    /// A version that is at least `least` and above all that this process chose before.
-    fn next_version(&self, least: u64) -> u64 {
-        let next = |last: u64| Some(least.max(last + 1));
-        match self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
-            Ok(last) | Err(last) => least.max(last + 1),
+    /// Assigns a version: at least `min`, and above all assigned before.
+    fn next_version(&self, min: u64) -> u64 {
+        let next = |last: u64| Some(min.max(last + 1));
+        match self.last_version.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
+            Ok(last) | Err(last) => min.max(last + 1),
         }
     }
 
-    /// No version is chosen up to `floor` any more.
-    fn raise(&self, floor: u64) {
-        self.last.fetch_max(floor, Ordering::AcqRel);
+    /// Ensures that versions assigned from now on are above `floor`.
+    fn raise_last_version(&self, floor: u64) {
+        self.last_version.fetch_max(floor, Ordering::AcqRel);
     }
 
     fn now(&self) -> u64 {
-        let since = i64::try_from(self.opened.elapsed().as_micros()).unwrap_or(i64::MAX);
-        since.saturating_add(self.clock.load(Ordering::Relaxed)).max(0).cast_unsigned()
+        let elapsed = i64::try_from(self.opened.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let offset = self.clock_offset_micros.load(Ordering::Relaxed);
+        elapsed.saturating_add(offset).max(0).cast_unsigned()
     }
 }
 
-/// A large body in memory, and its share of the bound.
-struct Held {
+/// A large body in memory, with its share of the memory limit.
+struct AccountedBody {
     bytes: Vec<u8>,
-    _share: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for AccountedBody {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// A record of the columns version, due and head, which begin at `first`.
+/// Decodes a record from the columns version, due and head, starting at column `first`.
 fn record_at(row: &Row, first: usize, body: Bytes) -> Result<Record> {
     let (version, expires_at) = (number(row, first)?, number(row, first + 1)?);
     let meta = Bytes::copy_from_slice(bytes(row, first + 2)?);
     Ok(Record { version, expires_at, meta, body: Body::Bytes(body) })
 }
 
-fn misshapen(e: tokio_postgres::Error) -> EngineError {
-    EngineError::Corrupt(format!("a row of the database: {e}"))
+fn malformed_row(e: tokio_postgres::Error) -> EngineError {
+    EngineError::Corrupt(format!("a malformed row: {e}"))
 }
 
 fn number(row: &Row, column: usize) -> Result<u64> {
-    let number: i64 = row.try_get(column).map_err(misshapen)?;
+    let number: i64 = row.try_get(column).map_err(malformed_row)?;
     Ok(number.cast_unsigned())
 }
 
 fn bytes(row: &Row, column: usize) -> Result<&[u8]> {
-    row.try_get(column).map_err(misshapen)
+    row.try_get(column).map_err(malformed_row)
 }
 
-/// As the database's numbers go.
+/// Converts to the database's integer type, saturating.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -312,37 +318,37 @@ impl Engine for Postgres {
     fn read<'a>(
         &'a self,
         key: &'a [u8],
-        part: Projection,
+        projection: Projection,
     ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
-            // Until the body of one moment fits the share that was taken for it.
+            // Repeats while the body grows beyond the memory reserved for it.
             loop {
-                let len = match self.reads.read(key, part).await? {
-                    Found::Nothing => return Ok(None),
-                    Found::Record(record) => return Ok(Some(record)),
-                    Found::Large(len) => len,
+                let len = match self.reads.read(key, projection).await? {
+                    BatchedRead::Absent => return Ok(None),
+                    BatchedRead::Record(record) => return Ok(Some(record)),
+                    BatchedRead::Large(len) => len,
                 };
-                if let Some(found) = self.inner.large(key, len).await? {
-                    return Ok(Some(found));
+                if let Some(record) = self.inner.read_large(key, len).await? {
+                    return Ok(Some(record));
                 }
             }
         })
     }
 
-    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
+    fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
             let (start, end) = (&scan.start[..], &scan.end[..]);
             let (skip, limit) = (signed(scan.skip_expired_at), signed(scan.limit as u64));
             let params: &[&(dyn ToSql + Sync)] = &[&start, &end, &skip, &limit];
-            let earlier = match scan.eventual {
-                true => self.inner.earlier_rows(sql::SCAN, params).await,
+            let stale = match scan.eventual {
+                true => self.inner.query_standby(sql::SCAN, params).await,
                 false => None,
             };
-            let rows = match earlier {
+            let rows = match stale {
                 Some(rows) => rows,
-                None => self.inner.rows(sql::SCAN, params).await?,
+                None => self.inner.query(sql::SCAN, params).await?,
             };
-            let mut page = Page::with_room(rows.len());
+            let mut page = ScanPage::with_capacity(rows.len());
             for row in &rows {
                 let (version, expires_at) = (number(row, 1)?, number(row, 2)?);
                 page.push(ScannedRecord {
@@ -358,34 +364,35 @@ impl Engine for Postgres {
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
         Box::pin(async move {
-            let frozen = snapshot::Frozen::of(&self.inner).await?;
-            Ok(Box::new(frozen) as Box<dyn Snapshot>)
+            let snapshot = SnapshotReader::open(&self.inner).await?;
+            Ok(Box::new(snapshot) as Box<dyn Snapshot>)
         })
     }
 
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             let (until, limit) = (signed(until), signed(limit as u64));
-            let rows = self.inner.rows(sql::DUE, &[&until, &limit]).await?;
-            let found = |row: &Row| Ok((Bytes::copy_from_slice(bytes(row, 0)?), number(row, 1)?));
-            rows.iter().map(found).collect()
+            let rows = self.inner.query(sql::EXPIRED, &[&until, &limit]).await?;
+            let decode = |row: &Row| Ok((Bytes::copy_from_slice(bytes(row, 0)?), number(row, 1)?));
+            rows.iter().map(decode).collect()
         })
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            let rows = self.inner.rows(sql::COUNT, &[&i32::from(first)]).await?;
-            let count: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(misshapen)?;
+            let rows = self.inner.query(sql::COUNT, &[&i32::from(first)]).await?;
+            let count: i64 =
+                rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(malformed_row)?;
             Ok(u64::try_from(count).unwrap_or(0))
         })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
-        Box::pin(self.groups.commit(commit))
+        Box::pin(self.commits.commit(commit))
     }
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
-        Box::pin(async move { Ok(Box::new(Gathered::default()) as Box<dyn BlobWriter>) })
+        Box::pin(async move { Ok(Box::new(BufferedBlobWriter::default()) as Box<dyn BlobWriter>) })
     }
 
     fn buffers_blobs(&self) -> bool {
@@ -394,8 +401,8 @@ impl Engine for Postgres {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            self.tender.abort();
-            self.inner.leave().await;
+            self.maintenance.abort();
+            self.inner.publish_last_version().await;
             self.inner.closed.store(true, Ordering::Release);
             self.inner.pool.close();
             self.inner.standby.as_ref().inspect(|pool| pool.close());
@@ -404,22 +411,22 @@ impl Engine for Postgres {
     }
 
     fn stats(&self) -> Stats {
-        let figures = &self.inner.figures;
+        let counters = &self.inner.counters;
         Stats {
-            commits: figures.commits.load(Ordering::Relaxed),
-            conflicts: figures.conflicts.load(Ordering::Relaxed),
-            groups: figures.groups.load(Ordering::Relaxed),
-            sync_micros: figures.micros.load(Ordering::Relaxed),
+            commits: counters.commits.load(Ordering::Relaxed),
+            conflicts: counters.conflicts.load(Ordering::Relaxed),
+            groups: counters.groups.load(Ordering::Relaxed),
+            sync_micros: counters.sync_micros.load(Ordering::Relaxed),
             ..Stats::default()
         }
     }
 }
 
-/// A large body on its way in: the protocol takes a value whole.
+/// Buffers a blob in memory, as the protocol transfers a value as a whole.
 #[derive(Default)]
-struct Gathered(BytesMut);
+struct BufferedBlobWriter(BytesMut);
 
-impl BlobWriter for Gathered {
+impl BlobWriter for BufferedBlobWriter {
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         self.0.extend_from_slice(&chunk);
         Box::pin(async { Ok(()) })

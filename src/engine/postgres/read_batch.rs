@@ -1,123 +1,127 @@
-//! Reads that wait together are asked together: one statement with many keys costs the database
-//! and the network hardly more than one with a single key. Each is sent after all reads in it came,
-//! so that they see every commit that was answered before.
+//! Batches concurrent reads: one statement with many keys costs little more than one with a single
+//! key. A statement is sent only after all of its reads arrived, so each read sees every commit
+//! acknowledged before it.
 
 use super::super::{EngineError, Projection, Record, Result};
-use super::{Inner, bytes, misshapen, number, record_at, sql};
+use super::{Inner, bytes, malformed_row, number, record_at, sql};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_postgres::Row;
 
-/// Statements under way at once, for heads and for whole records each.
-const AT_ONCE: usize = 2;
-/// Keys in one statement at most: bodies come with them, of up to 256 KiB each.
-const KEYS_MAX: usize = 32;
-/// Reads that wait for their statement; more wait to be taken in.
-const WAITING_MAX: usize = 1024;
+/// Concurrent statements per projection.
+const WORKERS: usize = 2;
+/// Maximum keys per statement, each with a body of up to 256 KiB.
+const BATCH_KEYS: usize = 32;
+/// Queued reads per projection; further callers wait to enqueue.
+const QUEUE_READS: usize = 1024;
 
-/// What a read found.
+/// The result of a batched read.
 #[derive(Clone, Debug)]
-pub(super) enum Found {
-    /// No record.
-    Nothing,
-    /// The record, with its body if that was asked for.
+pub(super) enum BatchedRead {
+    /// There is no record.
+    Absent,
+    /// The record, as projected.
     Record(Record),
-    /// One with a body of so many bytes, which is to be read by itself.
+    /// The record's body has this many bytes, too many for a batch.
     Large(u64),
 }
 
-struct Ask {
+struct PendingRead {
     key: Bytes,
-    reply: oneshot::Sender<Result<Found>>,
+    reply: oneshot::Sender<Result<BatchedRead>>,
 }
 
-/// Takes reads in.
-pub(super) struct Reads {
-    heads: mpsc::Sender<Ask>,
-    wholes: mpsc::Sender<Ask>,
+/// Queues reads for the workers, which stop when it is dropped.
+pub(super) struct ReadBatcher {
+    meta: mpsc::Sender<PendingRead>,
+    full: mpsc::Sender<PendingRead>,
 }
 
-impl Reads {
-    /// Begins to serve; ends when it is dropped.
-    pub(super) fn new(inner: &Arc<Inner>) -> Reads {
-        let begin = |part: Projection| {
-            let (sender, receiver) = mpsc::channel(WAITING_MAX);
+impl ReadBatcher {
+    /// Starts the workers.
+    pub(super) fn new(inner: &Arc<Inner>) -> ReadBatcher {
+        let start = |projection: Projection| {
+            let (sender, receiver) = mpsc::channel(QUEUE_READS);
             let receiver = Arc::new(Mutex::new(receiver));
-            for _ in 0..AT_ONCE {
-                tokio::spawn(serve(inner.clone(), receiver.clone(), part));
+            for _ in 0..WORKERS {
+                tokio::spawn(run_worker(inner.clone(), receiver.clone(), projection));
             }
             sender
         };
-        Reads { heads: begin(Projection::Meta), wholes: begin(Projection::Full) }
+        ReadBatcher { meta: start(Projection::Meta), full: start(Projection::Full) }
     }
 
-    /// Reads a record together with others.
-    pub(super) async fn read(&self, key: &[u8], part: Projection) -> Result<Found> {
-        let (reply, answer) = oneshot::channel();
-        let ask = Ask { key: Bytes::copy_from_slice(key), reply };
-        let to = match part {
-            Projection::Meta => &self.heads,
-            Projection::Full => &self.wholes,
+    /// Reads a record in the next batch.
+    pub(super) async fn read(&self, key: &[u8], projection: Projection) -> Result<BatchedRead> {
+        let (reply, result) = oneshot::channel();
+        let read = PendingRead { key: Bytes::copy_from_slice(key), reply };
+        let queue = match projection {
+            Projection::Meta => &self.meta,
+            Projection::Full => &self.full,
         };
-        to.send(ask).await.map_err(|_| EngineError::Closed)?;
-        answer.await.map_err(|_| EngineError::Closed)?
+        queue.send(read).await.map_err(|_| EngineError::Closed)?;
+        result.await.map_err(|_| EngineError::Closed)?
     }
 }
 
-async fn serve(inner: Arc<Inner>, asks: Arc<Mutex<mpsc::Receiver<Ask>>>, part: Projection) {
+async fn run_worker(
+    inner: Arc<Inner>,
+    queue: Arc<Mutex<mpsc::Receiver<PendingRead>>>,
+    projection: Projection,
+) {
     loop {
-        let taken = {
-            let mut asks = asks.lock().await;
-            let mut taken = Vec::new();
-            if asks.recv_many(&mut taken, KEYS_MAX).await == 0 {
+        let batch = {
+            let mut queue = queue.lock().await;
+            let mut batch = Vec::new();
+            if queue.recv_many(&mut batch, BATCH_KEYS).await == 0 {
                 return;
             }
-            taken
+            batch
         };
         let inner = inner.clone();
-        // A task of its own: whatever befalls these, others are served after them.
-        let _ = tokio::spawn(async move { answer(&inner, taken, part).await }).await;
+        // In a task of its own, so that a panic does not end the worker.
+        let _ = tokio::spawn(async move { run_batch(&inner, batch, projection).await }).await;
     }
 }
 
-async fn answer(inner: &Inner, asks: Vec<Ask>, part: Projection) {
-    let found = look(inner, &asks, part).await;
-    for Ask { key, reply } in asks {
-        let answer = match &found {
-            // Several may have asked for the same.
-            Ok(found) => match found.get(&key[..]) {
-                Some(found) => found.clone(),
-                None => Ok(Found::Nothing),
-            },
+async fn run_batch(inner: &Inner, batch: Vec<PendingRead>, projection: Projection) {
+    let results = fetch(inner, &batch, projection).await;
+    for PendingRead { key, reply } in batch {
+        let result = match &results {
+            // Cloned, because several reads may have the same key.
+            Ok(results) => results.get(&key[..]).cloned().unwrap_or(Ok(BatchedRead::Absent)),
             Err(e) => Err(e.clone()),
         };
-        let _ = reply.send(answer);
+        let _ = reply.send(result);
     }
 }
 
-type All = HashMap<Vec<u8>, Result<Found>>;
+type ResultsByKey = HashMap<Vec<u8>, Result<BatchedRead>>;
 
-async fn look(inner: &Inner, asks: &[Ask], part: Projection) -> Result<All> {
-    let keys: Vec<&[u8]> = asks.iter().map(|ask| &ask.key[..]).collect();
-    let text = match part {
-        Projection::Meta => sql::READ_HEADS,
+async fn fetch(
+    inner: &Inner,
+    batch: &[PendingRead],
+    projection: Projection,
+) -> Result<ResultsByKey> {
+    let keys: Vec<&[u8]> = batch.iter().map(|read| &read.key[..]).collect();
+    let statement = match projection {
+        Projection::Meta => sql::READ_META,
         Projection::Full => sql::READ_SMALL,
     };
-    let rows = inner.rows(text, &[&keys]).await?;
-    rows.iter().map(|row| Ok((bytes(row, 0)?.to_vec(), found(row, part)))).collect()
+    let rows = inner.query(statement, &[&keys]).await?;
+    rows.iter().map(|row| Ok((bytes(row, 0)?.to_vec(), decode_row(row, projection)))).collect()
 }
 
-/// What a row tells: its columns are key, version, due, head, and for a whole record the body, if
-/// it is small, and its size.
-fn found(row: &Row, part: Projection) -> Result<Found> {
-    if part == Projection::Meta {
-        return record_at(row, 1, Bytes::new()).map(Found::Record);
+/// Decodes a row of [`sql::READ_META`] or [`sql::READ_SMALL`].
+fn decode_row(row: &Row, projection: Projection) -> Result<BatchedRead> {
+    if projection == Projection::Meta {
+        return record_at(row, 1, Bytes::new()).map(BatchedRead::Record);
     }
-    let small: Option<&[u8]> = row.try_get(4).map_err(misshapen)?;
+    let small: Option<&[u8]> = row.try_get(4).map_err(malformed_row)?;
     match small {
-        Some(body) => record_at(row, 1, Bytes::copy_from_slice(body)).map(Found::Record),
-        None => Ok(Found::Large(number(row, 5)?)),
+        Some(body) => record_at(row, 1, Bytes::copy_from_slice(body)).map(BatchedRead::Record),
+        None => Ok(BatchedRead::Large(number(row, 5)?)),
     }
 }

@@ -1,35 +1,36 @@
-//! All records as they were at one moment: a transaction that sees no later ones, on a connection
-//! of its own.
+//! Snapshots: a repeatable-read transaction on a connection of its own.
 
-use super::connection::{Fault, evict, timely, timely_with};
-use super::{Inner, Patience, bytes, misshapen, number, record_at, signed, sql};
-use crate::engine::{BoxFuture, EngineError, KeyedRecord, Record, Result, Snapshot};
+use super::connection::{Fault, evict, with_deadline, with_transfer_deadline};
+use super::{AccountedBody, Backoff, Inner, bytes, malformed_row, number, record_at, signed, sql};
+use crate::engine::{
+    BoxFuture, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Result, Snapshot,
+};
 use bytes::Bytes;
 use deadpool_postgres::Client;
 use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-/// Records asked for at once: with bodies as large as they may be, 25 MiB.
+/// Maximum records per query.
 const PAGE_RECORDS: usize = 100;
-/// Bytes that such a page may have.
-const PAGE_BYTES: u64 = PAGE_RECORDS as u64 * super::super::INLINE_BYTES_MAX as u64;
+/// Maximum body bytes returned by one query: 25 MiB.
+const PAGE_BYTES: u64 = PAGE_RECORDS as u64 * INLINE_BYTES_MAX as u64;
 
-/// See the module.
-pub(super) struct Frozen {
+/// Reads all records as of the time it was opened.
+pub(super) struct SnapshotReader {
     inner: Arc<Inner>,
-    /// `None` once it failed.
+    /// `None` after a failure.
     client: Option<Client>,
 }
 
-impl Frozen {
-    /// A snapshot of this moment.
-    pub(super) async fn of(inner: &Arc<Inner>) -> Result<Frozen> {
-        let mut patience = Patience::new();
+impl SnapshotReader {
+    /// Begins the transaction.
+    pub(super) async fn open(inner: &Arc<Inner>) -> Result<SnapshotReader> {
+        let mut backoff = Backoff::new();
         loop {
-            let begun = async {
+            let begin = async {
                 let client = inner.client().await?;
-                match timely(client.batch_execute(sql::FREEZE)).await {
+                match with_deadline(client.batch_execute(sql::BEGIN_SNAPSHOT)).await {
                     Ok(()) => Ok(client),
                     Err(fault) => {
                         evict(client);
@@ -37,15 +38,17 @@ impl Frozen {
                     }
                 }
             };
-            match begun.await {
-                Ok(client) => return Ok(Frozen { inner: inner.clone(), client: Some(client) }),
-                Err(fault) => patience.after(fault).await?,
+            match begin.await {
+                Ok(client) => {
+                    return Ok(SnapshotReader { inner: inner.clone(), client: Some(client) });
+                }
+                Err(fault) => backoff.wait(fault).await?,
             }
         }
     }
 
-    /// Rows, or the end of the snapshot.
-    async fn rows(
+    /// Runs a query in the transaction. Any failure ends the snapshot.
+    async fn query(
         &mut self,
         bytes: u64,
         text: &str,
@@ -57,27 +60,27 @@ impl Frozen {
             let statement = client.prepare_cached(text).await?;
             client.query(&statement, params).await
         };
-        match timely_with(bytes, rows).await {
+        match with_transfer_deadline(bytes, rows).await {
             Ok(rows) => Ok(rows),
             Err(fault) => {
                 self.client.take().into_iter().for_each(evict);
                 Err(match fault {
-                    Fault::Refused(e) => e,
-                    Fault::Crossed | Fault::Held => lost(),
-                    Fault::Cut(why) => EngineError::Unavailable(why),
+                    Fault::Rejected(e) => e,
+                    Fault::Conflict | Fault::LockTimeout => lost(),
+                    Fault::Disconnected(why) => EngineError::Unavailable(why),
                 })
             }
         }
     }
 
-    /// The body of a record that has so many bytes, which count for as long as they are held.
-    async fn large(&mut self, key: &[u8], len: u64) -> Result<Record> {
-        let share = self.inner.share(len).await?;
-        let rows = self.rows(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
-        let gone = || EngineError::Corrupt("a record left its snapshot".into());
-        let row = rows.first().ok_or_else(gone)?;
-        let body = super::Held { bytes: row.try_get(3).map_err(misshapen)?, _share: share };
-        record_at(row, 0, Bytes::from_owner(body))
+    /// Reads a record with a large body of `len` bytes, for which memory is reserved.
+    async fn read_large(&mut self, key: &[u8], len: u64) -> Result<Record> {
+        let permit = self.inner.reserve_memory(len).await?;
+        let rows = self.query(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
+        let missing = || EngineError::Corrupt("a record disappeared from its snapshot".into());
+        let row = rows.first().ok_or_else(missing)?;
+        let bytes = row.try_get(3).map_err(malformed_row)?;
+        record_at(row, 0, Bytes::from_owner(AccountedBody { bytes, _permit: permit }))
     }
 
     async fn page(
@@ -85,29 +88,29 @@ impl Frozen {
         start: &[u8],
         end: &[u8],
         limit: usize,
-        most: u64,
+        bytes_max: u64,
     ) -> Result<Vec<KeyedRecord>> {
         let limit = signed(limit.min(PAGE_RECORDS) as u64);
-        let rows = self.rows(PAGE_BYTES, sql::SCAN_WHOLE, &[&start, &end, &limit]).await?;
-        let (mut found, mut held) = (Vec::with_capacity(rows.len()), 0);
+        let rows = self.query(PAGE_BYTES, sql::SCAN_FULL, &[&start, &end, &limit]).await?;
+        let (mut records, mut body_bytes) = (Vec::with_capacity(rows.len()), 0);
         for row in &rows {
             let key = Bytes::copy_from_slice(bytes(row, 0)?);
-            let body: Option<&[u8]> = row.try_get(4).map_err(misshapen)?;
+            let body: Option<&[u8]> = row.try_get(4).map_err(malformed_row)?;
             let record = match body {
                 Some(body) => record_at(row, 1, Bytes::copy_from_slice(body))?,
-                None => self.large(&key, number(row, 5)?).await?,
+                None => self.read_large(&key, number(row, 5)?).await?,
             };
-            held += record.body.len();
-            found.push((key, record));
-            if held >= most {
+            body_bytes += record.body.len();
+            records.push((key, record));
+            if body_bytes >= bytes_max {
                 break;
             }
         }
-        Ok(found)
+        Ok(records)
     }
 }
 
-impl Snapshot for Frozen {
+impl Snapshot for SnapshotReader {
     fn scan(
         &mut self,
         start: Bytes,
@@ -119,9 +122,9 @@ impl Snapshot for Frozen {
     }
 }
 
-impl Drop for Frozen {
+impl Drop for SnapshotReader {
     fn drop(&mut self) {
-        // Its connection ends with it, and so does the transaction.
+        // Closing the connection, rather than returning it to the pool, ends the transaction.
         self.client.take().into_iter().for_each(|client| drop(Client::take(client)));
     }
 }

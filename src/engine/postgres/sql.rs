@@ -1,10 +1,13 @@
-//! The tables, and every statement. They keep to what other databases that speak the protocol
-//! document too: no functions of our own, no advisory locks, no extensions.
+//! The schema and every SQL statement.
+//!
+//! Only features common to databases that speak the PostgreSQL protocol are used: no stored
+//! functions, advisory locks or extensions. In the tables, `due` is a record's `expires_at` and
+//! `head` its `meta`.
 
-/// The version of the tables that this build makes and uses.
+/// The schema version created and read by this build.
 pub(super) const FORMAT: i32 = 1;
 
-/// Made first, by whoever comes first; its one row is locked while the rest is made.
+/// Creates the metadata table; its single row is locked while the other tables are created.
 pub(super) const META: &str = "
     CREATE SCHEMA IF NOT EXISTS steadfast;
     CREATE TABLE IF NOT EXISTS steadfast.meta (
@@ -15,8 +18,9 @@ pub(super) const META: &str = "
 ";
 pub(super) const LOCK_META: &str = "SELECT format FROM steadfast.meta WHERE id = 1 FOR UPDATE";
 
-/// A removed record stays as a row that is not live, so that versions under its key go on growing
-/// whichever process writes next; `mark` tells apart commits that chose the same version.
+/// A removed record leaves a tombstone, a row with `live = false`, so that versions under its key
+/// keep increasing whichever process writes next. `mark` is a random number per transaction that
+/// distinguishes transactions with the same version.
 pub(super) const TABLES: &str = "
     CREATE TABLE steadfast.records (
         key BYTEA PRIMARY KEY, version BIGINT NOT NULL, due BIGINT NOT NULL, live BOOL NOT NULL,
@@ -27,13 +31,13 @@ pub(super) const TABLES: &str = "
     CREATE TABLE steadfast.counts (first INT NOT NULL, n BIGINT NOT NULL);
     UPDATE steadfast.meta SET format = 1 WHERE id = 1;
 ";
-/// Values are stored as they are. Databases that do not know this do so anyway, and may refuse.
-pub(super) const STORE_PLAIN: &str =
+/// Disables compression of bodies; optional, as other databases may not support it.
+pub(super) const DISABLE_COMPRESSION: &str =
     "ALTER TABLE steadfast.records ALTER COLUMN body SET STORAGE EXTERNAL";
 
-pub(super) const READ_HEADS: &str =
+pub(super) const READ_META: &str =
     "SELECT key, version, due, head FROM steadfast.records WHERE key = ANY($1) AND live";
-/// With the body while it is small, and its size.
+/// Includes bodies of up to 256 KiB, and the size of every body.
 pub(super) const READ_SMALL: &str = "
     SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
     octet_length(body)::BIGINT FROM steadfast.records WHERE key = ANY($1) AND live";
@@ -43,40 +47,40 @@ pub(super) const READ_LARGE: &str = "
 pub(super) const SCAN: &str = "
     SELECT key, version, due, head FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live AND (due = 0 OR due > $3) ORDER BY key LIMIT $4";
-/// The same with bodies while they are small, and their sizes.
-pub(super) const SCAN_WHOLE: &str = "
+/// Includes bodies of up to 256 KiB, and the size of every body.
+pub(super) const SCAN_FULL: &str = "
     SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
     octet_length(body)::BIGINT FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live ORDER BY key LIMIT $3";
-/// Begins what sees nothing later; its first statement takes the moment.
-pub(super) const FREEZE: &str = "
+/// Begins a transaction and takes its snapshot, which happens at the first query.
+pub(super) const BEGIN_SNAPSHOT: &str = "
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT id FROM steadfast.meta";
-/// What another server is removing at the moment is left to it.
-pub(super) const DUE: &str = "
+/// Skips rows that another server is removing.
+pub(super) const EXPIRED: &str = "
     SELECT key, version FROM steadfast.records
     WHERE live AND due > 0 AND due <= $1 ORDER BY due LIMIT $2 FOR UPDATE SKIP LOCKED";
 pub(super) const COUNT: &str =
     "SELECT coalesce(sum(n), 0)::BIGINT FROM steadfast.counts WHERE first = $1";
 
-/// What a commit writes is locked against all, what it only expects against writers: puts into one
-/// store do not wait for each other.
+/// Locks the rows a commit writes exclusively, and those it only checks in share mode: puts into
+/// the same store do not block each other.
 pub(super) const LOCK_WRITES: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR UPDATE";
-pub(super) const LOCK_EXPECTS: &str = "
+pub(super) const LOCK_CHECKS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
-/// Begin a transaction that waits for a lock for so many milliseconds. The longer time ends before
-/// that of a statement here: a wait that the database does not end goes on after who waited is
-/// gone, and holds what was locked before.
-pub(super) const BEGIN_BRIEFLY: &str = "BEGIN; SET LOCAL lock_timeout = 500";
-pub(super) const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
-/// Those of the rows that cannot be locked at once, as the statements above lock them.
-pub(super) const HELD_WRITES: &str = "
+/// Begin a transaction with a lock timeout in milliseconds. The long one is below the statement
+/// timeout of the client: a wait that the database does not end would outlive the client's
+/// connection, and keep the locks already acquired.
+pub(super) const BEGIN_SHORT_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 500";
+pub(super) const BEGIN_LONG_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
+/// Select the rows that the statements above could not lock immediately.
+pub(super) const BLOCKED_WRITES: &str = "
     SELECT key FROM steadfast.records WHERE key = ANY($1) AND key NOT IN (
         SELECT key FROM steadfast.records WHERE key = ANY($1) FOR UPDATE SKIP LOCKED)";
-pub(super) const HELD_EXPECTS: &str = "
+pub(super) const BLOCKED_CHECKS: &str = "
     SELECT key FROM steadfast.records WHERE key = ANY($1) AND key NOT IN (
         SELECT key FROM steadfast.records WHERE key = ANY($1) FOR SHARE SKIP LOCKED)";
-/// The columns are $1 key, $2 due, $3 live, $4 head, $5 body, $6 version; $7 is the mark.
+/// Parameters: $1 key, $2 due, $3 live, $4 head, $5 body, $6 version, $7 mark.
 pub(super) const INSERT: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)
     SELECT w.key, w.version, w.due, w.live, $7, w.head, w.body FROM
@@ -91,22 +95,22 @@ pub(super) const ADD_COUNTS: &str = "
     INSERT INTO steadfast.counts (first, n)
     SELECT c.first, c.n FROM unnest($1::INT[], $2::BIGINT[]) AS c (first, n)";
 
-/// Waits for whoever is inserting the key, and leaves a row that can be locked.
-pub(super) const PLACE: &str = "
+/// Waits for a concurrent insert of the key and ensures that a row exists to be locked.
+pub(super) const ENSURE_ROW: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)
     VALUES ($1, 0, 0, false, 0, '', '') ON CONFLICT (key) DO NOTHING";
-/// Changes nothing, and is a commit all the same, behind all that came before it.
-pub(super) const TOUCH: &str =
+/// A no-op update, which commits after every earlier transaction on the row.
+pub(super) const TOUCH_ROW: &str =
     "UPDATE steadfast.records SET mark = mark WHERE key = $1 RETURNING version, mark";
 
 pub(super) const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT";
-pub(super) const RAISE_FLOOR: &str = "
+pub(super) const RAISE_VERSION_FLOOR: &str = "
     UPDATE steadfast.meta SET version_floor = greatest(version_floor, $1) WHERE id = 1
     RETURNING version_floor";
-pub(super) const DROP_REMOVED: &str = "
+pub(super) const PURGE_TOMBSTONES: &str = "
     DELETE FROM steadfast.records WHERE key IN (
         SELECT key FROM steadfast.records WHERE NOT live AND version < $1 ORDER BY version
         LIMIT 1000 FOR UPDATE SKIP LOCKED)";
-pub(super) const FOLD_COUNTS: &str = "
+pub(super) const COMPACT_COUNTS: &str = "
     WITH gone AS (DELETE FROM steadfast.counts RETURNING first, n)
     INSERT INTO steadfast.counts (first, n) SELECT first, sum(n)::BIGINT FROM gone GROUP BY first";
