@@ -2,8 +2,8 @@
 //!
 //! Checks run in this order (docs/contract.md section 11.6): token (401), permission (403), path
 //! and method (404, 405), parameters (400), store (404), declared size (413), item and
-//! preconditions (404, 412). Only then is the body read. [`router`] lists the endpoints, each noun
-//! has a file of handlers, and [`error`] maps every failure to its status.
+//! preconditions (404, 412). Only then is the body read. `router` lists the endpoints, each noun
+//! has a file of handlers, and `error` maps every failure to its status.
 
 mod account;
 mod auth;
