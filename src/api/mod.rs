@@ -179,10 +179,10 @@ impl Service for Api {
     }
 
     fn reject(&self, error: RequestError) -> Response {
-        let request_id = self.request_id();
+        let id = self.request_id();
         let response = error::request_error(&error);
         self.metrics.record_request("unreadable", "other", response.status, Duration::ZERO);
-        tracing::debug!(request_id = %format_args!("{request_id:016x}"), ?error, "request rejected");
+        tracing::debug!(request_id = %format_args!("{id:016x}"), ?error, "request rejected");
         response
     }
 }
