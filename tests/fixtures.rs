@@ -1,44 +1,31 @@
-//! Data directories that earlier builds left behind open, whole and unchanged.
+//! Data directories of earlier versions open with all their data.
 //!
-//! `tests/fixtures/format-1` was stopped once, written to again, and killed: some of it is in the
-//! database, some in the log. The zeros at the end of its log are cut off.
+//! The server of `tests/fixtures/format-1` was stopped, restarted, written to and killed: part of
+//! the data is in the database, part in the WAL. The zeros at the end of the WAL are truncated.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod support;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Server, binary};
+use support::{Server, binary, copy_dir};
 
 const STORE: &str = "/resources/stores/kv/y51ro7lv4zu5rdbulm95gt";
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => fs::copy(entry.path(), target).map(|_| ()).unwrap(),
-        }
-    }
-}
 
 fn fixture() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    copy(Path::new("tests/fixtures/format-1"), &data);
+    copy_dir(Path::new("tests/fixtures/format-1"), &data);
     (dir, data)
 }
 
-/// The value of the large items: numbers of eight digits.
+/// The value of the large items: eight-digit numbers.
 fn digits() -> Vec<u8> {
     (0..40_000).flat_map(|n| format!("{n:08}").into_bytes()).collect()
 }
 
-fn holds_what_was_written(server: &Server) {
-    let stores = server.ask("GET /resources/stores/kv", &[], b"").text();
+fn assert_contents(server: &Server) {
+    let stores = server.request("GET /resources/stores/kv", &[], b"").text();
     let empty =
         r#"{"id":"57d4en7upeagvdnoeb8z5v","name":"empty","created_at":"2026-11-23 21:25:51""#;
     assert!(stores.starts_with(&format!(r#"{{"data":[{empty}"#)), "{stores}");
@@ -59,39 +46,44 @@ fn holds_what_was_written(server: &Server) {
         ("batch/3", b"v3", "", 1_795_469_151_747_167),
     ];
     for (key, value, metadata, generation) in items {
-        let got = server.ask(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
+        let got =
+            server.request(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
         assert_eq!((got.status, got.generation()), (200, generation), "{key}");
-        assert_eq!(got.field("Metadata"), metadata, "{key}");
+        assert_eq!(got.header("Metadata"), metadata, "{key}");
         assert!(got.body == value, "the value of {key}");
     }
     for key in ["kept", "deleted", "never"] {
-        assert_eq!(server.ask(&format!("GET {STORE}/keys/{key}"), &[], b"").status, 404, "{key}");
+        assert_eq!(
+            server.request(&format!("GET {STORE}/keys/{key}"), &[], b"").status,
+            404,
+            "{key}"
+        );
     }
-    let keys = server.ask(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
+    let keys = server.request(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
     let wanted = r#"["batch/0","batch/1","batch/2","batch/3","batch/4","blob","blob later"]"#;
     assert!(keys.contains(wanted), "{keys}");
 }
 
 #[test]
-fn data_of_format_one_opens_with_everything_that_was_acknowledged() {
+fn format_1_opens_with_all_acknowledged_writes() {
     let (_dir, data) = fixture();
     let server = Server::start(&data, &[]);
-    holds_what_was_written(&server);
+    assert_contents(&server);
     server.stop();
-    // Once more, with all of it in the database.
+    // Again, with all data in the database.
     let server = Server::start(&data, &[]);
-    holds_what_was_written(&server);
-    assert_eq!(server.ask(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
-    let after = server.ask(&format!("GET {STORE}/keys/plain"), &[], b"");
-    assert!(after.generation() > 1_795_469_151_747_167, "generations go on from the last one");
+    assert_contents(&server);
+    assert_eq!(server.request(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
+    let after = server.request(&format!("GET {STORE}/keys/plain"), &[], b"");
+    assert!(after.generation() > 1_795_469_151_747_167, "a generation repeats");
     server.stop();
 }
 
 #[test]
-fn data_of_format_one_passes_the_check() {
+fn format_1_passes_the_check_command() {
     let (_dir, data) = fixture();
     let out = Command::new(binary()).args(["check", "--data"]).arg(&data).output().unwrap();
-    let said = String::from_utf8(out.stdout).unwrap();
-    assert!(out.status.success(), "{said}");
-    assert!(said.contains("2 blob files, 9 rows in the log: all is well"), "{said}");
+    let output = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{output}");
+    assert!(output.contains("2 blob files, 9 rows in the log: all is well"), "{output}");
 }

@@ -68,7 +68,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
             report.records,
             report.body_bytes,
             report.blobs,
-            report.log_rows,
+            report.wal_entries,
             match report.problem_count {
                 0 => "all is well".to_owned(),
                 1 => "1 problem".to_owned(),
