@@ -156,7 +156,8 @@ pub(crate) fn json_bytes(status: u16, body: impl Into<Bytes>) -> Response {
 
 /// Logs a failure after the response head was sent; returning the error cuts the connection.
 pub(super) fn log_aborted(request_id: u64, e: &kv::Error) -> io::Error {
-    tracing::error!(request_id = %format_args!("{request_id:016x}"), error = %e, "response aborted");
+    let request_id = format_args!("{request_id:016x}");
+    tracing::error!(%request_id, error = %e, "response aborted");
     io::Error::other(e.to_string())
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Checks run in this order (docs/contract.md section 11.6): token (401), permission (403), path
 //! and method (404, 405), parameters (400), store (404), declared size (413), item and
-//! preconditions (404, 412). Only then is the body read. [`router`] lists the endpoints, each noun
-//! has a file of handlers, and [`error`] maps every failure to its status.
+//! preconditions (404, 412). Only then is the body read. `router` lists the endpoints, each noun
+//! has a file of handlers, and `error` maps every failure to its status.
 
 mod account;
 mod auth;
@@ -179,10 +179,10 @@ impl Service for Api {
     }
 
     fn reject(&self, error: RequestError) -> Response {
-        let request_id = self.request_id();
+        let id = self.request_id();
         let response = error::request_error(&error);
         self.metrics.record_request("unreadable", "other", response.status, Duration::ZERO);
-        tracing::debug!(request_id = %format_args!("{request_id:016x}"), ?error, "request rejected");
+        tracing::debug!(request_id = %format_args!("{id:016x}"), ?error, "request rejected");
         response
     }
 }
