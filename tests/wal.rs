@@ -468,7 +468,7 @@ fn a_directory_that_is_let_go_a_moment_later_is_opened_and_one_that_is_not_is_re
         Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
     };
     let refused = open().map(drop).unwrap_err().to_string();
-    assert!(refused.contains("in use"), "{refused}");
+    assert!(refused.contains("is locked"), "{refused}");
     let holder = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(150));
         drop(lock);
