@@ -226,7 +226,7 @@ fn the_command_copies_what_a_server_left_and_a_server_serves_it() {
     let to = scratch.path().join("copy").display().to_string();
     let (status, _, said) = run(&from, &to);
     assert_eq!(status, 1, "{said}");
-    assert!(said.contains("the source: ") && said.contains("in use"), "{said}");
+    assert!(said.contains("the source: ") && said.contains("is locked"), "{said}");
     home.server.terminate();
     assert!(home.server.ended(Duration::from_secs(20)).unwrap().success());
     let (status, told, said) = run(&from, &to);
