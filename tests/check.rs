@@ -114,10 +114,10 @@ fn every_kind_of_damage_is_reported() {
         ),
         ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3".into(), "does not match its checksum"),
         ("DELETE FROM bodies WHERE id = 4".into(), "is missing"),
-        ("UPDATE counts SET n = n + 1 WHERE first = 105".into(), "begin with 'i', and the count"),
+        ("UPDATE counts SET n = n + 1 WHERE first = 105".into(), "start with 'i', but the stored"),
         ("UPDATE blobs SET size = size + 1".into(), "bytes, but the stored count is"),
         ("DELETE FROM blobs".into(), "is not in the table of blobs"),
-        ("DELETE FROM counts".into(), "and the count is 0"),
+        ("DELETE FROM counts".into(), "but the stored count is 0"),
     ];
     for (sql, expected) in damages {
         let dir = tempfile::tempdir().unwrap();

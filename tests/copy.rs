@@ -240,7 +240,7 @@ fn the_copy_command_copies_a_stopped_server_that_another_serves() {
     let to = scratch.path().join("copy").display().to_string();
     let (status, _, error) = run(&from, &to);
     assert_eq!(status, 1, "{error}");
-    assert!(error.contains("the source: ") && error.contains("in use"), "{error}");
+    assert!(error.contains("the source: ") && error.contains("is locked"), "{error}");
     disk.server.terminate();
     assert!(disk.server.wait_for_exit(Duration::from_secs(20)).unwrap().success());
     let (status, output, error) = run(&from, &to);

@@ -471,7 +471,7 @@ fn open_waits_briefly_for_the_directory_lock() {
         Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
     };
     let refused = open().map(drop).unwrap_err().to_string();
-    assert!(refused.contains("in use"), "{refused}");
+    assert!(refused.contains("is locked"), "{refused}");
     let holder = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(150));
         drop(lock);

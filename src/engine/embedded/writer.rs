@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 /// Maximum number of commits in a group.
 const GROUP_COMMITS_MAX: usize = 1024;
-/// Maximum size of a group, in bytes; a larger commit forms a group of its own.
+/// A group takes no further commits from this size on, in bytes.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
 /// Maximum number of versions cached for preconditions.
 const KNOWN_VERSIONS_MAX: usize = 4096;
@@ -71,6 +71,7 @@ pub(super) struct Scratch {
 /// The result of checking a group: the outcomes, and the entries to write.
 struct EvaluatedGroup {
     outcomes: Vec<Result<Outcome>>,
+    /// Entries, each with whether the database has a record for the key, if known.
     entries: Vec<(WalEntry, Option<bool>)>,
     last: u64,
     any_committed: bool,

@@ -13,8 +13,8 @@ use bytes::Bytes;
 pub(crate) const PAGE_BYTES: usize = 4096;
 /// Size of a record's header, in bytes.
 pub(crate) const HEADER_BYTES: usize = 48;
-/// Maximum size of the entries section and of the bodies section, in bytes. It exceeds the limit of
-/// a commit group, because a large commit forms a group of its own.
+/// Maximum size of the entries section and of the bodies section, in bytes. Far above the size of a
+/// commit group, because its last commit may be large.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 4] = *b"SDLG";
 /// Size of an entry without its key and meta, in bytes.
