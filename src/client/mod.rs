@@ -12,12 +12,13 @@ mod stores;
 mod tokens;
 
 pub use body::Body;
-pub use endpoint::{Endpoint, Token};
 pub use error::{Error, Kind};
 pub use extensions::{Export, IfExists};
 pub use items::{ItemHeaders, Mode, PutOptions, Value};
 pub use retry::Retry;
 
+use crate::wire::{Endpoint, Token};
+use reqwest::header::HeaderValue;
 use std::time::Duration;
 
 /// A connection must stand within this time.
@@ -30,7 +31,7 @@ const STILL_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
-    token: Token,
+    token: HeaderValue,
     retry: Retry,
 }
 
@@ -39,7 +40,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Local`] when the system's certificates cannot be read.
-    pub fn new(endpoint: Endpoint, token: Token) -> Result<Client, Error> {
+    pub fn new(endpoint: Endpoint, token: &Token) -> Result<Client, Error> {
         let failed = |e: &dyn std::fmt::Display| Error::Local(format!("cannot prepare TLS: {e}"));
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -63,6 +64,9 @@ impl Client {
             builder = builder.tls_backend_preconfigured(tls);
         }
         let http = builder.build().map_err(|e| failed(&request::cause(&e)))?;
+        let mut token = HeaderValue::from_str(token.expose())
+            .map_err(|_| Error::Usage("the token cannot be sent".into()))?;
+        token.set_sensitive(true);
         Ok(Client { http, endpoint, token, retry: Retry::default() })
     }
 

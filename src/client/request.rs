@@ -2,7 +2,7 @@
 
 use super::body::Body;
 use super::error::Error;
-use super::{Client, STILL_TIMEOUT};
+use super::{Client, STILL_TIMEOUT, endpoint};
 use crate::wire::FASTLY_KEY;
 use bytes::Bytes;
 use futures_util::stream::{Stream, poll_fn};
@@ -116,10 +116,10 @@ impl Client {
         ask: &Request<'_>,
         body: Option<Body>,
     ) -> Result<reqwest::Response, Error> {
-        let url = self.endpoint.url(ask.segments, &ask.query)?;
+        let url = endpoint::url(&self.endpoint, ask.segments, &ask.query)?;
         let mut request = self.http.request(ask.method.clone(), url);
         request = request.headers(ask.headers.clone());
-        request = request.header(FASTLY_KEY, self.token.header().clone());
+        request = request.header(FASTLY_KEY, self.token.clone());
         let moved = Arc::new(Notify::new());
         if let Some(Body { pieces, length }) = body {
             if let Some(length) = length {

@@ -2,7 +2,7 @@
 
 use super::request::Request;
 use super::{Client, Error};
-use crate::wire::{Token, TokenList, TokenRequest};
+use crate::wire::{LimitedToken, TokenList, TokenRequest};
 use reqwest::Method;
 
 impl Client {
@@ -10,7 +10,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
+    pub async fn tokens(&self) -> Result<Vec<LimitedToken>, Error> {
         let ask = Request::new(Method::GET, &["_", "v1", "tokens"], "the list of tokens");
         let list: TokenList = self.ask(&ask).await?.json().await?;
         Ok(list.data)
@@ -20,10 +20,10 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn create_token(&self, request: &TokenRequest) -> Result<Token, Error> {
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<LimitedToken, Error> {
         let what = format!("token {:?}", request.name);
         let mut ask = Request::new(Method::POST, &["_", "v1", "tokens"], &what);
-        let made: Token = self.tell(&mut ask, request, false).await?.json().await?;
+        let made: LimitedToken = self.tell(&mut ask, request, false).await?.json().await?;
         if made.access_token.is_none() {
             return Err(Error::Unexpected { what, why: "it holds no token".into() });
         }

@@ -1,8 +1,6 @@
 //! Flags of the commands that move items: import, export, sync.
 
 use super::ClientArgs;
-use crate::client::IfExists;
-use crate::transfer::Format;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -15,17 +13,6 @@ pub enum IfExistsArg {
     Overwrite,
     /// Count it as failed, and go on
     Fail,
-}
-
-impl IfExistsArg {
-    /// As the client knows it.
-    pub fn get(self) -> IfExists {
-        match self {
-            IfExistsArg::Skip => IfExists::Skip,
-            IfExistsArg::Overwrite => IfExists::Overwrite,
-            IfExistsArg::Fail => IfExists::Fail,
-        }
-    }
 }
 
 /// What an input is written as.
@@ -41,19 +28,6 @@ pub enum FormatArg {
     Fastly,
     /// Columns key and value; by a first line of names also metadata and time_to_live_sec
     Csv,
-}
-
-impl FormatArg {
-    /// As sources know it.
-    pub fn get(self) -> Format {
-        match self {
-            FormatArg::Ndjson => Format::Ndjson,
-            FormatArg::Dir => Format::Tree,
-            FormatArg::Viceroy => Format::Viceroy,
-            FormatArg::Fastly => Format::Manifest,
-            FormatArg::Csv => Format::Csv,
-        }
-    }
 }
 
 /// Flags of `steadfast import`.

@@ -1,6 +1,12 @@
 //! The names and shapes of the API's JSON and header fields (contract.md, sections 1 to 3), shared
 //! by the server and by clients.
 
+mod endpoint;
+mod token;
+
+pub use endpoint::{DEFAULT_PORT, Endpoint};
+pub use token::Token;
+
 use serde::{Deserialize, Serialize};
 
 /// Carries the token.
@@ -193,7 +199,7 @@ pub struct ImportReport {
 
 /// A limited token; without its secret, but in the answer that made it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Token {
+pub struct LimitedToken {
     /// Its id.
     pub id: String,
     /// Its name.
@@ -235,7 +241,7 @@ pub struct TokenRequest {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenList {
     /// The tokens, the oldest first.
-    pub data: Vec<Token>,
+    pub data: Vec<LimitedToken>,
 }
 
 /// A time in microseconds by RFC 3339, UTC, with six digits of a second's fraction.

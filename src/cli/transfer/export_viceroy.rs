@@ -1,8 +1,11 @@
 //! `steadfast export --to viceroy`: a folder that the local emulator reads.
 
 use super::reader::Items;
-use crate::cli::atomic_file::{IN_THE_WAY, in_the_way};
-use crate::cli::console::{self, Out, Stop, local, note, target};
+use crate::cli::error::EXIT_PRECONDITION;
+use crate::cli::error::{CommandError, local_error};
+use crate::cli::output;
+use crate::cli::output::{Output, print_status, store_label};
+use crate::cli::output_file::refuse_overwrite;
 use crate::client::Client;
 use crate::config::ExportArgs;
 use crate::transfer::kv_json::Writer;
@@ -12,16 +15,20 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Result<u8, Stop> {
+pub(super) async fn run(
+    client: &Client,
+    args: &ExportArgs,
+    dir: &Path,
+) -> Result<u8, CommandError> {
     let store = client.resolve(&args.store).await?;
     let mut folder = Folder::new(Writer::new(dir, &store.name))?;
-    if in_the_way(folder.writer.folder(), args.force) {
-        return Ok(IN_THE_WAY);
+    if refuse_overwrite(folder.writer.folder(), args.force) {
+        return Ok(EXIT_PRECONDITION);
     }
     folder.may_replace()?;
     let steadfast = client.is_steadfast().await?;
     let mut items = Items::open(client, &store, &args.prefix, steadfast).await?;
-    let bar = console::bar("exporting", "items", None);
+    let bar = output::progress_bar("exporting", "items", None);
     let mut rest = Vec::new();
     while let Some(piece) = items.piece().await? {
         rest.extend_from_slice(&piece);
@@ -35,20 +42,20 @@ pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Resul
     }
     bar.finish_and_clear();
     if !rest.is_empty() {
-        return Err(local("the export ended within a line: it is not whole"));
+        return Err(local_error("the export ended within a line: it is not whole"));
     }
     folder.keep()?;
     let Folder { items, left_out, mortal, .. } = folder;
     let shown = folder.writer.folder().display();
-    note(&format!("{shown} has {items} items of {}", target(client, &store)));
+    print_status(&format!("{shown} has {items} items of {}", store_label(client, &store)));
     if mortal > 0 {
-        note(&format!("{mortal} of them expire here; the emulator keeps them"));
+        print_status(&format!("{mortal} of them expire here; the emulator keeps them"));
     }
     if left_out > 0 {
-        note(&format!("{left_out} items were left out: their metadata is not UTF-8"));
+        print_status(&format!("{left_out} items were left out: their metadata is not UTF-8"));
     }
     let manifest = folder.writer.manifest(&store.name);
-    let mut out = Out::new();
+    let mut out = Output::new();
     if args.client.json {
         out.json(&json!({
             "store": { "id": store.id, "name": store.name }, "folder": shown.to_string(),
@@ -72,7 +79,7 @@ struct Folder {
 }
 
 impl Folder {
-    fn new(writer: Writer) -> Result<Folder, Stop> {
+    fn new(writer: Writer) -> Result<Folder, CommandError> {
         let to = writer.folder().to_owned();
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let part = to.with_file_name(format!(".{name}.{}.part", std::process::id()));
@@ -83,24 +90,28 @@ impl Folder {
     }
 
     /// Whether what is there was written by an export before, so that it may go.
-    fn may_replace(&self) -> Result<(), Stop> {
+    fn may_replace(&self) -> Result<(), CommandError> {
         let there = self.writer.folder();
         if there.symlink_metadata().is_ok() && !there.join("kv.json").is_file() {
             let what = "is there, and no export: it is not replaced";
-            return Err(local(format!("{} {what}", there.display())));
+            return Err(local_error(format!("{} {what}", there.display())));
         }
         Ok(())
     }
 
-    fn item(&mut self, line: &[u8]) -> Result<(), Stop> {
-        let line = Line::parse(line).map_err(local)?;
-        let (value, metadata) = (line.value().map_err(local)?, line.metadata().map_err(local)?);
+    fn item(&mut self, line: &[u8]) -> Result<(), CommandError> {
+        let line = Line::parse(line).map_err(local_error)?;
+        let (value, metadata) =
+            (line.value().map_err(local_error)?, line.metadata().map_err(local_error)?);
         if std::str::from_utf8(&metadata).is_err() {
-            note(&format!("item {:?}: its metadata is not UTF-8 and has no place there", line.key));
+            print_status(&format!(
+                "item {:?}: its metadata is not UTF-8 and has no place there",
+                line.key
+            ));
             self.left_out += 1;
             return Ok(());
         }
-        let member = self.writer.item(&line.key, &metadata).map_err(local)?;
+        let member = self.writer.item(&line.key, &metadata).map_err(local_error)?;
         let at = self.part.join(Writer::value_file(&line.key));
         fs::write(&at, value).map_err(|e| failed(&at, &e))?;
         self.json.write_all(&member).map_err(|e| failed(&self.part, &e))?;
@@ -109,7 +120,7 @@ impl Folder {
         Ok(())
     }
 
-    fn keep(&mut self) -> Result<(), Stop> {
+    fn keep(&mut self) -> Result<(), CommandError> {
         let end = self.writer.end();
         let to = self.writer.folder();
         let done = self.json.write_all(&end).and_then(|()| self.json.flush());
@@ -121,8 +132,8 @@ impl Folder {
     }
 }
 
-fn failed(at: &Path, e: &io::Error) -> Stop {
-    local(format!("{}: {e}", at.display()))
+fn failed(at: &Path, e: &io::Error) -> CommandError {
+    local_error(format!("{}: {e}", at.display()))
 }
 
 impl Drop for Folder {

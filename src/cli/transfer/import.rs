@@ -4,7 +4,9 @@ use super::report::Report;
 use super::request::Sender;
 use super::upload::{Cut, Filled, fill};
 use super::{client, found};
-use crate::cli::console::{INTERRUPTED, Out, Stop, ended, local, note, target, usage};
+use crate::cli::error::{CommandError, EXIT_INTERRUPTED, local_error, usage_error};
+use crate::cli::output::{Output, print_error, print_status, store_label};
+use crate::cli::runtime::finish;
 use crate::client::{Client, IfExists, Kind};
 use crate::config::ImportArgs;
 use crate::transfer::detect::{self, Opened};
@@ -21,23 +23,28 @@ use std::sync::atomic::AtomicU64;
 const FAILED: u8 = 1;
 const EXISTED: u8 = 4;
 
-pub(super) async fn run(args: ImportArgs) -> Result<u8, Stop> {
+pub(super) async fn run(args: ImportArgs) -> Result<u8, CommandError> {
     let (named, input) = match args.what.as_slice() {
         [input] => (None, input.clone()),
         [store, input] => {
-            let store = store.to_str().ok_or_else(|| usage("the store's name must be UTF-8"))?;
+            let store =
+                store.to_str().ok_or_else(|| usage_error("the store's name must be UTF-8"))?;
             (Some(store.to_owned()), input.clone())
         }
-        _ => return Err(usage("name a store and an input")),
+        _ => return Err(usage_error("name a store and an input")),
     };
-    let said = args.format.map(crate::config::FormatArg::get);
+    let said = args.format.map(super::format);
     let manifest = said.or_else(|| detect::by_name(&input)) == Some(Format::Manifest);
     let is_stdin = detect::is_stdin(&input);
     if named.is_none() && !manifest {
-        return Err(usage("name the store before the input: only a fastly.toml names its stores"));
+        return Err(usage_error(
+            "name the store before the input: only a fastly.toml names its stores",
+        ));
     }
     if args.resume && (is_stdin || manifest) {
-        return Err(usage("--resume needs a file or a folder of items that can be read again"));
+        return Err(usage_error(
+            "--resume needs a file or a folder of items that can be read again",
+        ));
     }
     let mut import = Import {
         client: client(args.client.resolve()?)?,
@@ -67,9 +74,9 @@ struct Import {
 
 impl Import {
     /// One input into one store.
-    async fn one(&mut self, name: &str) -> Result<u8, Stop> {
+    async fn one(&mut self, name: &str) -> Result<u8, CommandError> {
         let opened = detect::open(&self.input, self.said, self.args.max_value);
-        let opened = opened.map_err(|e| local(format!("{}: {e}", self.input.display())))?;
+        let opened = opened.map_err(|e| local_error(format!("{}: {e}", self.input.display())))?;
         if self.args.dry_run {
             return self.try_out(name, opened).await;
         }
@@ -79,8 +86,8 @@ impl Import {
     }
 
     /// The stores that a `fastly.toml` names, or the one of them that is wanted.
-    async fn manifest(&mut self, wanted: Option<String>) -> Result<u8, Stop> {
-        let at = |e: &dyn std::fmt::Display| local(format!("{}: {e}", self.input.display()));
+    async fn manifest(&mut self, wanted: Option<String>) -> Result<u8, CommandError> {
+        let at = |e: &dyn std::fmt::Display| local_error(format!("{}: {e}", self.input.display()));
         let mut stores = detect::manifest(&self.input).map_err(|e| at(&e))?;
         if let Some(wanted) = &wanted {
             let names: Vec<_> = stores.keys().map(|name| format!("{name:?}")).collect();
@@ -115,7 +122,7 @@ impl Import {
                 let state = State::new(None, self.subject(&store, Format::Manifest, ""));
                 self.fill(&store, opened, state).await?
             };
-            if status == INTERRUPTED {
+            if status == EXIT_INTERRUPTED {
                 return Ok(status);
             }
             worst = if worst == 0 || status == FAILED { status } else { worst };
@@ -129,26 +136,26 @@ impl Import {
             store: store.id.clone(),
             input: input.to_owned(),
             format: format.name().to_owned(),
-            if_exists: self.args.if_exists.get().as_str().to_owned(),
+            if_exists: super::if_exists(self.args.if_exists).as_str().to_owned(),
         }
     }
 
     /// How far an import has come, where that can be kept.
-    fn state(&self, store: &Store, format: Format) -> Result<State, Stop> {
-        let told = |e: crate::transfer::Broken| local(e.to_string());
+    fn state(&self, store: &Store, format: Format) -> Result<State, CommandError> {
+        let told = |e: crate::transfer::Broken| local_error(e.to_string());
         if detect::is_stdin(&self.input) && self.args.state.is_none() {
             return Ok(State::new(None, self.subject(store, format, "")));
         }
         if detect::is_stdin(&self.input) {
-            return Err(usage("--state needs a file or a folder that can be read again"));
+            return Err(usage_error("--state needs a file or a folder that can be read again"));
         }
         let file = self.args.state.clone().unwrap_or_else(|| beside(&self.input));
         let input = detect::identity(&self.input)
-            .map_err(|e| local(format!("{}: {e}", self.input.display())))?;
+            .map_err(|e| local_error(format!("{}: {e}", self.input.display())))?;
         let subject = self.subject(store, format, &input);
         if self.args.resume {
             let state = State::resume(file, subject).map_err(told)?;
-            note(&format!("the first {} items are done already", state.acknowledged()));
+            print_status(&format!("the first {} items are done already", state.acknowledged()));
             return Ok(state);
         }
         let mut state = State::new(Some(file), subject.clone());
@@ -156,16 +163,25 @@ impl Import {
             Ok(()) => Ok(state),
             Err(e) if self.args.state.is_some() => Err(told(e)),
             Err(e) => {
-                note(&format!("{e}: if this import is cut, it cannot go on where it was"));
+                print_status(&format!("{e}: if this import is cut, it cannot go on where it was"));
                 Ok(State::new(None, subject))
             }
         }
     }
 
-    async fn fill(&mut self, store: &Store, opened: Opened, state: State) -> Result<u8, Stop> {
-        let if_exists = self.args.if_exists.get();
-        let whose = target(&self.client, store);
-        note(&format!("importing {} ({}) into {whose}", self.shown(), opened.format.name()));
+    async fn fill(
+        &mut self,
+        store: &Store,
+        opened: Opened,
+        state: State,
+    ) -> Result<u8, CommandError> {
+        let if_exists = super::if_exists(self.args.if_exists);
+        let whose = store_label(&self.client, store);
+        print_status(&format!(
+            "importing {} ({}) into {whose}",
+            self.shown(),
+            opened.format.name()
+        ));
         let sender = Sender::new(&self.client, store, if_exists, self.args.max_value).await?;
         let jobs = usize::from(self.args.jobs);
         let filled = Box::pin(fill(sender, opened, state, &mut self.report, jobs)).await;
@@ -173,13 +189,13 @@ impl Import {
     }
 
     /// Says how a store's import ended.
-    fn told(&mut self, store: &Store, filled: Filled) -> Result<u8, Stop> {
+    fn told(&mut self, store: &Store, filled: Filled) -> Result<u8, CommandError> {
         let Filled { counts, mut state, cut } = filled;
         let Counts { written, skipped, failed, existed } = counts;
-        let whose = target(&self.client, store);
-        note(&format!("{written} written, {skipped} skipped, {failed} failed: {whose}"));
-        if self.args.if_exists.get() == IfExists::Fail && skipped > 0 {
-            note(
+        let whose = store_label(&self.client, store);
+        print_status(&format!("{written} written, {skipped} skipped, {failed} failed: {whose}"));
+        if super::if_exists(self.args.if_exists) == IfExists::Fail && skipped > 0 {
+            print_status(
                 "of those skipped some may have been there before: what an earlier run or a try \
                  without an answer wrote cannot be told from them",
             );
@@ -195,33 +211,33 @@ impl Import {
         };
         let status = match cut {
             Cut::Interrupted => {
-                note("interrupted");
-                INTERRUPTED
+                print_status("interrupted");
+                EXIT_INTERRUPTED
             }
-            Cut::Failed(Stop::Failed(e)) => {
-                note(&e.to_string());
+            Cut::Failed(CommandError::Failed(e)) => {
+                print_error(&e.to_string());
                 e.kind().exit_code()
             }
             Cut::Failed(other) => {
-                let _ = ended(Err(other));
+                let _ = finish(Err(other));
                 FAILED
             }
         };
         match state.file() {
             Some(_) if status == Kind::Auth.exit_code() => {
-                note("not all is done; with a token that may write, --resume goes on");
+                print_status("not all is done; with a token that may write, --resume goes on");
             }
-            Some(file) => note(&format!(
+            Some(file) => print_status(&format!(
                 "not all is done; the same command with --resume goes on ({} knows where)",
                 file.display()
             )),
-            None => note("not all is done; the same command again begins anew"),
+            None => print_status("not all is done; the same command again begins anew"),
         }
         Ok(status)
     }
 
     /// Reads and checks all, and writes nothing.
-    async fn try_out(&mut self, name: &str, mut opened: Opened) -> Result<u8, Stop> {
+    async fn try_out(&mut self, name: &str, mut opened: Opened) -> Result<u8, CommandError> {
         let store = match self.client.resolve(name).await {
             Ok(store) => Some(store),
             Err(e) if e.kind() == Kind::NotFound && self.may_create() => None,
@@ -232,7 +248,7 @@ impl Import {
         loop {
             line.clear();
             let next = opened.source.next(&mut line);
-            let next = next.map_err(|e| local(format!("{}: {e}", self.input.display())))?;
+            let next = next.map_err(|e| local_error(format!("{}: {e}", self.input.display())))?;
             let wrong = match next {
                 Next::End => break,
                 Next::Wrong(wrong) => wrong,
@@ -250,11 +266,11 @@ impl Import {
             self.report.tell(&[wrong], &hidden)?;
         }
         let whose = match &store {
-            Some(store) => target(&self.client, store),
+            Some(store) => store_label(&self.client, store),
             None => format!("store {name:?}, to be made at {}", self.client.endpoint()),
         };
         let Counts { written, skipped, failed, .. } = counts;
-        note(&format!(
+        print_status(&format!(
             "dry run: {written} items of {} could be written, {skipped} are over, {failed} are \
              wrong: {whose}",
             self.shown()
@@ -285,11 +301,11 @@ impl Import {
         self.input.display().to_string()
     }
 
-    fn summary(&self) -> Result<(), Stop> {
+    fn summary(&self) -> Result<(), CommandError> {
         if !self.args.client.json {
             return Ok(());
         }
-        let mut out = Out::new();
+        let mut out = Output::new();
         for result in &self.results {
             out.json(result)?;
         }

@@ -10,9 +10,13 @@ mod request;
 mod sync;
 mod upload;
 
-use super::console::{self, INTERRUPTED, Stop, ended, exit_status, local, note};
+use super::error::{CommandError, exit_status};
+use super::output::{print_status, store_label};
+use super::runtime::{self, finish};
+use crate::client::IfExists;
 use crate::client::{Client, Error, Retry};
-use crate::config::{ConnectionConfig, ExportArgs, ImportArgs, SyncArgs};
+use crate::config::{ConnectionConfig, ExportArgs, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
+use crate::transfer::Format;
 use crate::wire::Store;
 use std::process::ExitCode;
 
@@ -73,38 +77,34 @@ pub(super) fn sync(args: SyncArgs) -> ExitCode {
 /// Runs a command that answers its exit status.
 fn start<R>(command: R) -> ExitCode
 where
-    R: Future<Output = Result<u8, Stop>>,
+    R: Future<Output = Result<u8, CommandError>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
+    let runtime = match runtime::build() {
         Ok(runtime) => runtime,
-        Err(e) => return ended(Err(local(format!("cannot start threads: {e}")))),
+        Err(e) => return finish(Err(e)),
     };
     let done = runtime.block_on(Box::pin(command));
     // A thread that still waits for a disk or a pipe holds nobody up.
     runtime.shutdown_background();
     match done {
         Ok(status) => ExitCode::from(status),
-        Err(stop) => ended(Err(stop)),
+        Err(stop) => finish(Err(stop)),
     }
 }
 
-async fn until_interrupted<R>(command: R) -> Result<u8, Stop>
+async fn until_interrupted<R>(command: R) -> Result<u8, CommandError>
 where
-    R: Future<Output = Result<u8, Stop>>,
+    R: Future<Output = Result<u8, CommandError>>,
 {
     tokio::select! {
-        done = Box::pin(command) => done,
-        _ = tokio::signal::ctrl_c() => {
-            note("interrupted");
-            Ok(INTERRUPTED)
-        }
+        result = Box::pin(command) => result,
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
     }
 }
 
 /// A client for a person who waits.
 fn client(connection: ConnectionConfig) -> Result<Client, Error> {
-    Ok(Client::new(connection.endpoint, connection.token)?.with_retry(Retry::impatient()))
+    Ok(Client::new(connection.endpoint, &connection.token)?.with_retry(Retry::impatient()))
 }
 
 /// The store of this name or id; made, where that is wanted, if there is none.
@@ -112,9 +112,29 @@ async fn found(client: &Client, name: &str, create: bool) -> Result<Store, Error
     match client.resolve(name).await {
         Err(Error::NotFound(_)) if create => {
             let store = client.create_store(name).await?;
-            note(&format!("made {}", console::target(client, &store)));
+            print_status(&format!("created {}", store_label(client, &store)));
             Ok(store)
         }
         other => other,
+    }
+}
+
+/// The client's equivalent of `--if-exists`.
+fn if_exists(arg: IfExistsArg) -> IfExists {
+    match arg {
+        IfExistsArg::Skip => IfExists::Skip,
+        IfExistsArg::Overwrite => IfExists::Overwrite,
+        IfExistsArg::Fail => IfExists::Fail,
+    }
+}
+
+/// The input format of `--format`.
+fn format(arg: FormatArg) -> Format {
+    match arg {
+        FormatArg::Ndjson => Format::Ndjson,
+        FormatArg::Dir => Format::Tree,
+        FormatArg::Viceroy => Format::Viceroy,
+        FormatArg::Fastly => Format::Manifest,
+        FormatArg::Csv => Format::Csv,
     }
 }

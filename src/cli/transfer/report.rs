@@ -1,6 +1,6 @@
 //! Tells what failed, item by item.
 
-use crate::cli::console::{Stop, local};
+use crate::cli::error::{CommandError, local_error};
 use crate::transfer::Wrong;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -13,16 +13,20 @@ pub(super) struct Report(Option<BufWriter<File>>);
 
 impl Report {
     /// Into a file, which is begun anew or gone on with; else on the standard error.
-    pub(super) fn new(file: Option<&Path>, more: bool) -> Result<Report, Stop> {
+    pub(super) fn new(file: Option<&Path>, more: bool) -> Result<Report, CommandError> {
         let Some(path) = file else { return Ok(Report(None)) };
         let mut options = OpenOptions::new();
         let opened = options.create(true).write(true).append(more).truncate(!more).open(path);
-        let file = opened.map_err(|e| local(format!("{}: {e}", path.display())))?;
+        let file = opened.map_err(|e| local_error(format!("{}: {e}", path.display())))?;
         Ok(Report(Some(BufWriter::new(file))))
     }
 
     /// Tells of each.
-    pub(super) fn tell(&mut self, failures: &[Wrong], bar: &ProgressBar) -> Result<(), Stop> {
+    pub(super) fn tell(
+        &mut self,
+        failures: &[Wrong],
+        bar: &ProgressBar,
+    ) -> Result<(), CommandError> {
         if failures.is_empty() {
             return Ok(());
         }

@@ -4,7 +4,11 @@ use super::merge_join::{End, Pair, Pairs, Seen};
 use super::reader::PARALLEL;
 use super::request::Sender;
 use super::{client, found};
-use crate::cli::console::{self, Out, Stop, confirm, note, target, usage};
+use crate::cli::confirm::confirm;
+use crate::cli::error;
+use crate::cli::error::{CommandError, usage_error};
+use crate::cli::output;
+use crate::cli::output::{Output, print_status, store_label};
 use crate::client::{Client, Error, IfExists, Value};
 use crate::config::SyncArgs;
 use crate::transfer::batches::Batch;
@@ -22,25 +26,25 @@ use tokio::task::{JoinHandle, JoinSet};
 const SENT_LINES: usize = 1000;
 const SENT_BYTES: usize = 2 << 20;
 
-pub(super) async fn run(args: SyncArgs) -> Result<u8, Stop> {
+pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
     let (from, to) = ends(&args).await?;
-    note(&format!("from {}", target(&from.client, &from.store)));
-    note(&format!("to   {}", target(&to.client, &to.store)));
+    print_status(&format!("from {}", store_label(&from.client, &from.store)));
+    print_status(&format!("to   {}", store_label(&to.client, &to.store)));
     if from.store.id == to.store.id && from.client.endpoint() == to.client.endpoint() {
-        return Err(usage("both are the same store"));
+        return Err(usage_error("both are the same store"));
     }
     if args.quick && !(from.steadfast && to.steadfast) {
-        return Err(usage("--quick needs times that only Steadfast tells, at both ends"));
+        return Err(usage_error("--quick needs times that only Steadfast tells, at both ends"));
     }
     if !from.steadfast && !args.dry_run {
-        note("the first server does not tell when items expire: copies are kept for ever");
+        print_status("the first server does not tell when items expire: copies are kept for ever");
     }
     let sender = Sender::new(&to.client, &to.store, IfExists::Overwrite, args.max_value).await?;
     let mut sync = Sync {
         pairs: Pairs::new(from.clone(), to.clone(), &args.prefix),
         judge: Judge { from, to, quick: args.quick, dry: args.dry_run, most: args.max_value },
-        bar: console::bar("comparing", "items", None),
-        out: Out::new(),
+        bar: output::progress_bar("comparing", "items", None),
+        out: Output::new(),
         sender,
         args,
         batch: Batch::default(),
@@ -57,7 +61,7 @@ pub(super) async fn run(args: SyncArgs) -> Result<u8, Stop> {
 }
 
 /// The two stores, each at its server.
-async fn ends(args: &SyncArgs) -> Result<(End, End), Stop> {
+async fn ends(args: &SyncArgs) -> Result<(End, End), CommandError> {
     let part = |text: &str| {
         let at = ["@http://", "@https://"].iter().filter_map(|mark| text.rfind(mark)).max();
         match at.map(|at| text.split_at(at)) {
@@ -67,13 +71,13 @@ async fn ends(args: &SyncArgs) -> Result<(End, End), Stop> {
     };
     let ((from, from_at), (to, to_at)) = (part(&args.from), part(&args.to));
     let reach = |at: &str, file: &Option<std::path::PathBuf>, flag: &str| {
-        client(args.client.resolve_end(at, file.as_deref(), flag)?)
+        client(args.client.resolve_for(at, file.as_deref(), flag)?)
     };
     let from_client = reach(&from_at, &args.from_token_file, "--from-token-file")?;
     let to_client = reach(&to_at, &args.to_token_file, "--to-token-file")?;
     let from = from_client.resolve(&from).await?;
     let to = found(&to_client, &to, args.create && !args.dry_run).await?;
-    let end = async |client: Client, store| -> Result<End, Stop> {
+    let end = async |client: Client, store| -> Result<End, CommandError> {
         let steadfast = client.is_steadfast().await?;
         Ok(End { client, store, steadfast })
     };
@@ -97,7 +101,7 @@ struct Sync {
     judge: Judge,
     sender: Sender,
     bar: ProgressBar,
-    out: Out,
+    out: Output,
     batch: Batch,
     /// Keys that the first store has not.
     gone: Vec<String>,
@@ -106,7 +110,7 @@ struct Sync {
 
 impl Sync {
     /// Compares all, and copies what differs.
-    async fn copy(&mut self) -> Result<(), Stop> {
+    async fn copy(&mut self) -> Result<(), CommandError> {
         let mut asked: VecDeque<JoinHandle<Result<Judged, Error>>> = VecDeque::new();
         let mut listed = false;
         loop {
@@ -122,7 +126,8 @@ impl Sync {
                 }
             }
             let Some(next) = asked.pop_front() else { break };
-            let judged = next.await.map_err(|e| console::local(format!("a task ended: {e}")))??;
+            let judged =
+                next.await.map_err(|e| error::local_error(format!("a task ended: {e}")))??;
             self.take(judged)?;
             self.bar.inc(1);
             let full = self.batch.numbers.len() >= SENT_LINES;
@@ -134,7 +139,7 @@ impl Sync {
         self.out.flush()
     }
 
-    fn take(&mut self, judged: Judged) -> Result<(), Stop> {
+    fn take(&mut self, judged: Judged) -> Result<(), CommandError> {
         let Judged { key, verdict, line } = judged;
         let (mark, change) = match verdict {
             Verdict::Same => {
@@ -143,7 +148,7 @@ impl Sync {
             }
             Verdict::TooLarge(reason) => {
                 self.told.failed += 1;
-                self.bar.suspend(|| note(&format!("item {key:?}: {reason}")));
+                self.bar.suspend(|| print_status(&format!("item {key:?}: {reason}")));
                 return Ok(());
             }
             Verdict::Gone => {
@@ -166,7 +171,7 @@ impl Sync {
         if self.args.client.json {
             self.out.json(&json!({ "change": change, "key": key }))?;
         } else {
-            let shown = self.out.shown(&key);
+            let shown = self.out.sanitize(&key);
             self.out.line(&format!("{mark} {shown}"))?;
         }
         if let Some(line) = line {
@@ -176,7 +181,7 @@ impl Sync {
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), Stop> {
+    async fn send(&mut self) -> Result<(), CommandError> {
         if self.batch.numbers.is_empty() {
             return Ok(());
         }
@@ -185,23 +190,23 @@ impl Sync {
         self.told.failed += outcome.counts.failed;
         self.bar.suspend(|| {
             for wrong in &outcome.failures {
-                note(&format!("item {:?}: {}", wrong.key, wrong.reason));
+                print_status(&format!("item {:?}: {}", wrong.key, wrong.reason));
             }
         });
         Ok(())
     }
 
     /// Deletes what the first store has not.
-    async fn delete(&mut self) -> Result<(), Stop> {
+    async fn delete(&mut self) -> Result<(), CommandError> {
         let keys = std::mem::take(&mut self.gone);
         if keys.is_empty() {
             return Ok(());
         }
         let End { client, store, .. } = &self.judge.to;
-        let whose = target(client, store);
+        let whose = store_label(client, store);
         let question = format!("delete {} items that FROM has not from {whose}", keys.len());
         confirm(&question, self.args.yes).await?;
-        let bar = console::bar("deleting", "items", Some(keys.len() as u64));
+        let bar = output::progress_bar("deleting", "items", Some(keys.len() as u64));
         let (mut keys, mut running) = (keys.into_iter(), JoinSet::new());
         loop {
             while running.len() < PARALLEL
@@ -211,7 +216,7 @@ impl Sync {
                 running.spawn(async move { client.delete(&store, &key, true, None).await });
             }
             let Some(done) = running.join_next().await else { break };
-            done.map_err(|e| console::local(format!("a task ended: {e}")))??;
+            done.map_err(|e| error::local_error(format!("a task ended: {e}")))??;
             self.told.deleted += 1;
             bar.inc(1);
         }
@@ -219,7 +224,7 @@ impl Sync {
         Ok(())
     }
 
-    fn summary(mut self) -> Result<u8, Stop> {
+    fn summary(mut self) -> Result<u8, CommandError> {
         let Told { new, changed, gone, deleted, same, failed } = self.told;
         let dry = if self.args.dry_run { "dry run: " } else { "" };
         let rest = match (self.args.delete, self.args.dry_run) {
@@ -228,8 +233,8 @@ impl Sync {
             (false, _) => format!("{gone} that FROM has not"),
         };
         let End { client, store, .. } = &self.judge.to;
-        let whose = target(client, store);
-        note(&format!(
+        let whose = store_label(client, store);
+        print_status(&format!(
             "{dry}{new} new, {changed} changed, {rest}, {same} the same, {failed} failed: {whose}"
         ));
         if self.args.client.json {

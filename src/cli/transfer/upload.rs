@@ -2,7 +2,7 @@
 
 use super::report::Report;
 use super::request::{Outcome, Sender};
-use crate::cli::console::{Stop, local};
+use crate::cli::error::{CommandError, local_error};
 use crate::client::Error;
 use crate::transfer::batches::{Batch, Batches, Bounds};
 use crate::transfer::detect::Opened;
@@ -23,7 +23,7 @@ pub(super) enum Cut {
     /// The person at the terminal wanted it.
     Interrupted,
     /// It cannot go on.
-    Failed(Stop),
+    Failed(CommandError),
 }
 
 /// A batch that was sent.
@@ -130,13 +130,13 @@ impl Filling<'_> {
             tokio::select! {
                 batch = batches.recv(), if wanted => match batch {
                     Some(Ok(batch)) => self.waiting = Some(batch),
-                    Some(Err(e)) => self.stop(Cut::Failed(local(format!("the input {e}")))),
+                    Some(Err(e)) => self.stop(Cut::Failed(local_error(format!("the input {e}")))),
                     None => self.ended = true,
                 },
                 Some(done) = self.sending.join_next(), if !self.sending.is_empty() => {
                     match done {
                         Ok(sent) => self.settle(sent),
-                        Err(e) => self.stop(Cut::Failed(local(format!("a task ended: {e}")))),
+                        Err(e) => self.stop(Cut::Failed(local_error(format!("a task ended: {e}")))),
                     }
                 }
                 _ = &mut interrupted => {
@@ -169,7 +169,7 @@ impl Filling<'_> {
         let free = |batch: &Batch| batch.keys.iter().all(|key| !self.under_way.contains_key(key));
         let Some(mut batch) = self.waiting.take_if(|batch| free(batch)) else { return };
         if let Err(e) = self.state.sending(batch.to) {
-            return self.stop(Cut::Failed(local(e.to_string())));
+            return self.stop(Cut::Failed(local_error(e.to_string())));
         }
         let keys = std::mem::take(&mut batch.keys);
         for key in &keys {
@@ -195,7 +195,7 @@ impl Filling<'_> {
             Ok(outcome) => {
                 let told = self.report.tell(&outcome.failures, &self.bar);
                 let kept = self.state.done(sent.from, sent.to, outcome.counts);
-                if let Err(stop) = told.and(kept.map_err(|e| local(e.to_string()))) {
+                if let Err(stop) = told.and(kept.map_err(|e| local_error(e.to_string()))) {
                     self.stop(Cut::Failed(stop));
                 }
             }
