@@ -2,20 +2,22 @@
 //!
 //! A self-hosted KV store that speaks the Fastly KV Store API. The modules:
 //!
-//! | module | what it is |
+//! | module | purpose |
 //! |---|---|
-//! | [`api`] | the API over HTTP: router, token, parameters, errors |
-//! | [`http`] | HTTP/1.1 on a connection; knows nothing of stores |
-//! | [`kv`] | what a KV store means; knows no HTTP and no engine |
-//! | [`engine`] | ordered bytes with atomic, durable commits |
-//! | [`server`] | puts the above together |
-//! | [`client`] | speaks the API to a server, for the commands |
-//! | [`config`] | flags and environment |
-//! | [`cli`] | the commands |
-//! | [`transfer`] | the files that items come from, and the line they travel as |
-//! | [`metrics`], [`wire`] | the names of metrics; the shapes of the API |
+//! | [`http`] | HTTP/1.1 connections; knows nothing of stores |
+//! | [`api`] | the HTTP API: router, authentication, handlers, errors |
+//! | [`kv`] | the semantics of a KV store; knows neither HTTP nor engines |
+//! | [`engine`] | ordered key-value storage with atomic, durable commits |
+//! | [`storage`] | opens the engine at a configured location |
+//! | [`server`] | builds and runs a server from the modules above |
+//! | [`admin`] | offline check, copy, backup and restore |
+//! | [`cli`], [`config`] | the commands; their flags and environment variables |
+//! | [`client`] | the API client behind the commands |
+//! | [`transfer`] | import and export formats |
+//! | [`metrics`], [`wire`] | the server's metrics; the JSON types of the API |
 #![doc = include_str!("../ARCHITECTURE.md")]
 
+pub mod admin;
 pub mod api;
 pub mod atomic_file;
 pub mod cli;
@@ -26,5 +28,6 @@ pub mod http;
 pub mod kv;
 pub mod metrics;
 pub mod server;
+pub mod storage;
 pub mod transfer;
 pub mod wire;

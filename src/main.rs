@@ -1,4 +1,4 @@
-//! The `steadfast` command.
+//! The `steadfast` binary.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
-//! The small endpoints around the KV store that clients touch before or beside it (contract.md,
-//! section 6). They tell of the token in use, and of a user who is whoever holds it.
+//! Account endpoints that clients call around the KV store (docs/contract.md section 6).
+//!
+//! They describe the caller's token and a user derived from it; there are no user accounts.
 
 use super::auth::Principal;
 use super::error::{Error, json};
@@ -11,34 +12,34 @@ use serde_json::json as value;
 
 const CUSTOMER: &str = "steadfast";
 const ROOT: &str = "root";
-/// The root token has no date of its own.
-const CREATED: &str = "2026-01-01T00:00:00Z";
+/// A fixed creation date: the root token has none.
+const ROOT_CREATED: &str = "2026-01-01T00:00:00Z";
 
-/// The token in use, as these endpoints tell of it.
-struct Token {
+/// The caller's token and user.
+struct Account {
     id: String,
-    name: String,
-    user: String,
+    token_name: String,
+    user_name: String,
     scope: &'static str,
     created: String,
     expires: Option<String>,
 }
 
-impl Token {
-    fn of(pass: &Principal) -> Token {
-        match pass.token() {
-            None => Token {
+impl Account {
+    fn new(principal: &Principal) -> Account {
+        match principal.token() {
+            None => Account {
                 id: ROOT.into(),
-                name: "root token".into(),
-                user: ROOT.into(),
+                token_name: "root token".into(),
+                user_name: ROOT.into(),
                 scope: "global",
-                created: CREATED.into(),
+                created: ROOT_CREATED.into(),
                 expires: None,
             },
-            Some(TokenInfo { id, grant, created, expires }) => Token {
+            Some(TokenInfo { id, grant, created, expires }) => Account {
                 id: id.to_string(),
-                name: grant.name().into(),
-                user: grant.name().into(),
+                token_name: grant.name().into(),
+                user_name: grant.name().into(),
                 scope: grant.scope().as_str(),
                 created: wire::rfc3339(*created),
                 expires: expires.map(wire::rfc3339),
@@ -51,54 +52,55 @@ impl Token {
     }
 }
 
-/// What the Fastly CLI asks for before every command; it needs no more than JSON.
-pub(super) fn openid() -> Response {
+/// Answers the discovery request the Fastly CLI sends before every command; any JSON will do.
+pub(super) fn openid_configuration() -> Response {
     json(200, &value!({}))
 }
 
-/// Who holds the token.
-pub(super) fn verify(pass: &Principal) -> Response {
-    let token = Token::of(pass);
+/// Describes the caller's customer, user and token.
+pub(super) fn verify(principal: &Principal) -> Response {
+    let account = Account::new(principal);
     json(
         200,
         &value!({
             "customer": {"id": CUSTOMER, "name": "Steadfast"},
-            "user": {"id": token.id, "name": token.user, "login": token.login()},
+            "user": {"id": account.id, "name": account.user_name, "login": account.login()},
             "services": {},
             "token": {
-                "id": token.id, "name": token.name, "created_at": token.created,
-                "expires_at": token.expires, "scope": token.scope,
+                "id": account.id, "name": account.token_name, "created_at": account.created,
+                "expires_at": account.expires, "scope": account.scope,
             },
         }),
     )
 }
 
-/// The token itself, without its secret.
-pub(super) fn token(pass: &Principal) -> Response {
-    let token = Token::of(pass);
+/// Describes the caller's token, without its secret.
+pub(super) fn token(principal: &Principal) -> Response {
+    let account = Account::new(principal);
     json(
         200,
         &value!({
-            "id": token.id, "user_id": token.id, "customer_id": CUSTOMER, "name": token.name,
-            "last_used_at": token.created, "created_at": token.created,
-            "expires_at": token.expires, "ip": "127.0.0.1", "scopes": [token.scope],
-            "scope": token.scope, "services": [],
+            "id": account.id, "user_id": account.id, "customer_id": CUSTOMER,
+            "name": account.token_name, "last_used_at": account.created,
+            "created_at": account.created, "expires_at": account.expires, "ip": "127.0.0.1",
+            "scopes": [account.scope], "scope": account.scope, "services": [],
         }),
     )
 }
 
-/// The user.
-pub(super) fn current_user(pass: &Principal) -> Response {
-    let token = Token::of(pass);
+/// Describes the caller's user.
+pub(super) fn current_user(principal: &Principal) -> Response {
+    let account = Account::new(principal);
     json(
         200,
         &value!({
-            "id": token.id, "login": token.login(), "name": token.user, "customer_id": CUSTOMER,
+            "id": account.id, "login": account.login(), "name": account.user_name,
+            "customer_id": CUSTOMER,
         }),
     )
 }
 
-/// The product, which is always enabled.
+/// Describes the KV store product, which is always enabled.
 pub(super) fn product() -> Response {
     json(
         200,
@@ -110,8 +112,8 @@ pub(super) fn product() -> Response {
     )
 }
 
-/// The root token belongs to whoever runs the server.
-pub(super) fn no_revoke() -> Error {
-    let why = "the root token cannot be revoked here: it is set where the server is started";
-    Error::Kv(kv::Error::Forbidden(why))
+/// The error for revoking the root token.
+pub(super) fn root_not_revocable() -> Error {
+    let reason = "the root token cannot be revoked; change it in the server's configuration";
+    Error::Kv(kv::Error::Forbidden(reason))
 }

@@ -1,7 +1,7 @@
-//! Backups over HTTP.
+//! Backups of all stores over HTTP.
 
 use super::Api;
-use super::error::Error;
+use super::error::{Error, log_aborted};
 use crate::http::{BodySource, Payload, Response};
 use crate::kv;
 use crate::kv::backup::Backup;
@@ -11,43 +11,42 @@ use std::io;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-/// Bytes that a backup holds at once.
-const HELD_BYTES: u64 = 4 << 20;
-/// For how long a backup may take: its snapshot keeps what was deleted from being given back.
+/// Memory of one backup, in bytes.
+const BACKUP_BYTES: u64 = 4 << 20;
+/// Time limit of a backup: its snapshot blocks the reclaiming of deleted data.
 const TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
-struct Pieces {
+/// Streams a backup as a response body.
+struct BackupSource {
     backup: Backup,
-    request: u64,
-    end: Instant,
+    request_id: u64,
+    deadline: Instant,
 }
 
 impl Api {
-    pub(super) async fn backup(&self, request: u64) -> Result<Response, Error> {
-        let places = (self.admission.snapshot().await?, self.admission.download(HELD_BYTES).await?);
+    pub(super) async fn backup(&self, request_id: u64) -> Result<Response, Error> {
+        let permits = (self.limiter.snapshot().await?, self.limiter.download(BACKUP_BYTES).await?);
         let backup = self.kv.backup().await?;
-        let pieces = Pieces { backup, request, end: Instant::now() + TIME_MAX };
-        let mut response = Response::new(200)
-            .field("Content-Type", b"application/octet-stream")
-            .field("Cache-Control", b"no-store")
-            .payload(Payload::Open(Box::new(pieces)));
-        response.hold = Some(Box::new(places));
-        Ok(response)
+        let source = BackupSource { backup, request_id, deadline: Instant::now() + TIME_MAX };
+        Ok(Response::new(200)
+            .header("Content-Type", b"application/octet-stream")
+            .header("Cache-Control", b"no-store")
+            .payload(Payload::Chunked(Box::new(source)))
+            .holding(Some(permits)))
     }
 }
 
-impl BodySource for Pieces {
+impl BodySource for BackupSource {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
         Box::pin(async move {
-            let next = match Instant::now() > self.end {
-                true => Err(kv::Error::Internal(format!("more than {} s", TIME_MAX.as_secs()))),
+            let next = match Instant::now() > self.deadline {
+                true => Err(kv::Error::Internal(format!(
+                    "the backup took more than {} s",
+                    TIME_MAX.as_secs()
+                ))),
                 false => self.backup.next().await,
             };
-            next.map_err(|e| {
-                let request = format_args!("{:016x}", self.request);
-                tracing::error!(%request, error = %e, "a backup was cut short");
-                io::Error::other(e.to_string())
-            })
+            next.map_err(|e| log_aborted(self.request_id, &e))
         })
     }
 }

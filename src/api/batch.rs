@@ -109,7 +109,7 @@ impl Api {
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         self.kv.describe_store(&batch.store).await?;
-        let _share = self.admission.upload(HELD_BYTES).await?;
+        let _share = self.limiter.upload(HELD_BYTES).await?;
         let line_max = self.kv.value_bytes_max().div_ceil(3).saturating_mul(4) + LINE_SPARE_BYTES;
         let line_max = usize::try_from(line_max).unwrap_or(usize::MAX);
         let mut pending = BytesMut::new();
@@ -140,7 +140,7 @@ impl Api {
                 searched = 0;
             }
             if searched > LONG_LINE_BYTES && long.is_none() {
-                long = Some(self.admission.long_line(2 * line_max as u64).await?);
+                long = Some(self.limiter.long_line(2 * line_max as u64).await?);
             }
         }
         if !skipping && !pending.is_empty() {

@@ -1,56 +1,44 @@
-//! Refusals: the one place that knows both what went wrong and its status (contract.md, section
-//! 1: error bodies).
+//! API errors: the only place that maps failures to statuses and error bodies (docs/contract.md
+//! section 1).
 
-use crate::http::TARGET_BYTES_MAX;
-use crate::http::{BodyError, FIELDS_BYTES_MAX, FIELDS_MAX, Payload, RequestError, Response};
+use crate::http::{
+    BodyError, FIELDS_BYTES_MAX, FIELDS_MAX, Payload, RequestError, Response, TARGET_BYTES_MAX,
+};
 use crate::kv;
 use crate::wire::Problem;
 use bytes::Bytes;
+use std::io;
 
-/// Why a request was refused.
+/// An error of a request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// What the store says.
+    /// The KV layer failed or refused the operation.
     #[error(transparent)]
     Kv(#[from] kv::Error),
-    /// The request's body did not come whole.
+    /// The request body could not be read to its end.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// A parameter, field or body breaks its rule.
+    /// A parameter, header or body is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// No token, or an unknown one.
+    /// The token is missing or unknown.
     #[error("Provided credentials are missing or invalid")]
     Unauthorized,
-    /// No such path.
+    /// No route has this path.
     #[error("no such path")]
-    NoPath,
-    /// The path has other methods.
+    UnknownPath,
+    /// The route allows only these methods.
     #[error("this path allows {0}")]
-    Method(&'static str),
-    /// A range that the value does not have; with the value's size.
+    MethodNotAllowed(&'static str),
+    /// The range lies outside the value, which has this size in bytes.
     #[error("the value has {0} bytes")]
     Range(u64),
-    /// A bound of the server was reached for too long.
+    /// A limit of the server was exhausted for too long.
     #[error("the server is overloaded: {0}; try again later")]
     Overloaded(&'static str),
 }
 
-impl From<&Error> for u16 {
-    fn from(e: &Error) -> u16 {
-        match e {
-            Error::Kv(e) => kv_status(e),
-            Error::Body(BodyError::Timeout(_)) => 408,
-            Error::Body(BodyError::Cut | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
-            Error::Unauthorized => 401,
-            Error::NoPath => 404,
-            Error::Method(_) => 405,
-            Error::Range(_) => 416,
-            Error::Overloaded(_) => 503,
-        }
-    }
-}
-
+/// Maps a KV error to its status.
 pub(super) fn kv_status(e: &kv::Error) -> u16 {
     match e {
         kv::Error::Invalid { .. } | kv::Error::StoreExists(_) => 400,
@@ -66,58 +54,64 @@ pub(super) fn kv_status(e: &kv::Error) -> u16 {
 }
 
 impl Error {
-    /// The status of the answer.
+    /// Maps the error to its status.
     pub(crate) fn status(&self) -> u16 {
-        self.into()
+        match self {
+            Error::Kv(e) => kv_status(e),
+            Error::Body(BodyError::Timeout(_)) => 408,
+            Error::Body(BodyError::Cut | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
+            Error::Unauthorized => 401,
+            Error::UnknownPath => 404,
+            Error::MethodNotAllowed(_) => 405,
+            Error::Range(_) => 416,
+            Error::Overloaded(_) => 503,
+        }
     }
 
-    /// The answer. What went wrong inside stays out of it: a 5xx names the request instead.
-    pub(crate) fn response(&self, request: u64) -> Response {
+    /// Builds the response. Internal causes are replaced by the request id, which is in the log.
+    pub(crate) fn response(&self, request_id: u64) -> Response {
         let status = self.status();
         if status == 412 {
             return Response::new(412);
         }
         let mut detail = self.to_string();
         if let Error::Kv(kv::Error::Full(_)) = self {
-            detail = format!("storage is full (request {request:016x})");
+            detail = format!("storage is full (request {request_id:016x})");
         } else if let Error::Kv(kv::Error::Unavailable(_)) = self {
-            detail = format!("storage cannot be reached (request {request:016x})");
+            detail = format!("storage cannot be reached (request {request_id:016x})");
         } else if let Error::Kv(kv::Error::Internal(_)) = self {
-            detail = format!("the server's log says more under request {request:016x}");
+            detail = format!("internal error; see the server log for request {request_id:016x}");
         } else if status >= 500 {
-            detail = format!("{detail} (request {request:016x})");
+            detail = format!("{detail} (request {request_id:016x})");
         }
         let mut response = problem(status, &detail);
-        if let Error::Method(allowed) = self {
-            response = response.field("Allow", allowed.as_bytes());
+        if let Error::MethodNotAllowed(allowed) = self {
+            response = response.header("Allow", allowed.as_bytes());
         } else if let Error::Range(size) = self {
-            response = response.field("Content-Range", format!("bytes */{size}").as_bytes());
+            response = response.header("Content-Range", format!("bytes */{size}").as_bytes());
         } else if status == 503 {
-            response = response.number("Retry-After", 1);
+            response = response.header_u64("Retry-After", 1);
         }
-        // A body that broke off leaves nothing to read on from.
+        // After an incomplete body the start of the next request is unknown.
         response.closing(matches!(self, Error::Body(_)))
     }
 }
 
-/// The answer to what is no request that could be served.
-pub(crate) fn refuse(refusal: &RequestError) -> Response {
-    match refusal {
+/// Builds the response to a request whose head is invalid.
+pub(crate) fn request_error(e: &RequestError) -> Response {
+    match e {
         RequestError::Malformed(what) => problem(400, &format!("malformed request: {what}")),
         RequestError::TargetTooLong => {
-            problem(414, &format!("the path and query must have at most {TARGET_BYTES_MAX} bytes"))
+            problem(414, &format!("path and query must have at most {TARGET_BYTES_MAX} bytes"))
         }
         RequestError::FieldsTooLarge => problem(
             431,
-            &format!(
-                "header fields must have at most {FIELDS_BYTES_MAX} bytes and be at most \
-                 {FIELDS_MAX}"
-            ),
+            &format!("at most {FIELDS_MAX} headers with {FIELDS_BYTES_MAX} bytes are allowed"),
         ),
-        RequestError::HeadTimeout => problem(408, "the request's head did not come in time"),
+        RequestError::HeadTimeout => problem(408, "timed out reading the request head"),
         RequestError::UnknownCoding => problem(501, "Transfer-Encoding must be chunked"),
         RequestError::UnknownExpectation => problem(417, "Expect must be 100-continue"),
-        RequestError::UnknownVersion => problem(505, "the version must be HTTP/1.1 or HTTP/1.0"),
+        RequestError::UnknownVersion => problem(505, "HTTP version must be 1.1 or 1.0"),
     }
 }
 
@@ -145,19 +139,25 @@ fn problem(status: u16, detail: &str) -> Response {
     json(status, &problem)
 }
 
-/// An answer in JSON.
+/// Builds a JSON response.
 pub(crate) fn json(status: u16, value: &impl serde::Serialize) -> Response {
-    // The shapes of `wire` have string keys only, and so always serialize.
+    // Types of `wire` have only string keys, so serialization cannot fail.
     json_bytes(status, serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// An answer of JSON that is made already.
+/// Builds a JSON response from serialized JSON.
 pub(crate) fn json_bytes(status: u16, body: impl Into<Bytes>) -> Response {
     Response::new(status)
-        .field("Content-Type", b"application/json")
-        .field("Cache-Control", b"no-store")
-        .field("Pragma", b"no-cache")
+        .header("Content-Type", b"application/json")
+        .header("Cache-Control", b"no-store")
+        .header("Pragma", b"no-cache")
         .payload(Payload::Bytes(body.into()))
+}
+
+/// Logs a failure after the response head was sent; returning the error cuts the connection.
+pub(super) fn log_aborted(request_id: u64, e: &kv::Error) -> io::Error {
+    tracing::error!(request_id = %format_args!("{request_id:016x}"), error = %e, "response aborted");
+    io::Error::other(e.to_string())
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_failure_has_its_status() {
+    fn every_error_has_its_status() {
         let kv = |e: kv::Error| Error::Kv(e).status();
         assert_eq!(kv(kv::Error::invalid("key", "must be there")), 400);
         assert_eq!(kv(kv::Error::StoreExists("a".into())), 400);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_wrong_inside_is_not_told_outside() {
+    fn internal_causes_are_not_sent_to_clients() {
         for e in [kv::Error::Internal("/secret".into()), kv::Error::Full("/secret".into())] {
             let response = Error::Kv(e).response(0xabc);
             let Payload::Bytes(body) = response.payload else { panic!("a body of bytes") };

@@ -1,73 +1,65 @@
-//! Endpoints beyond the hosted API, under `/_/v1`: lists with details, deletion by prefix, exports.
+//! Endpoints beyond the hosted API, under `/_/v1`: item lists with metadata, deletion by prefix,
+//! and exports.
 
 use super::Api;
 use super::error::{Error, json};
 use super::export::Lines;
+use super::keys::{list_meta, utf8};
 use super::query::Query;
 use crate::http::{Payload, RequestHead, Response};
+use crate::kv::delete_prefix::PrefixDeletion;
 use crate::kv::items::Item;
-use crate::kv::limits::LIST_LIMIT_MAX;
-use crate::kv::listing::ListKeys;
 use crate::kv::types::StoreId;
-use crate::kv::{self, cursor};
 use crate::wire;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Items that one request deletes at most, which is also the default.
-const CLEAR_LIMIT_MAX: usize = 10_000;
-/// Bytes that an export holds at once.
+/// Maximum and default number of items deleted by one request.
+const DELETE_LIMIT_MAX: usize = 10_000;
+/// Memory of one export, in bytes.
 const EXPORT_BYTES: u64 = 4 << 20;
 
-/// What a client tells this server by.
+/// Identifies the server as Steadfast, with its version.
 pub(super) fn about() -> Response {
     let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
     json(200, &wire::About { name, version })
 }
 
 impl Api {
-    pub(super) async fn list_details(
+    pub(super) async fn list_items(
         &self,
         store: Result<StoreId, Error>,
         head: &RequestHead,
     ) -> Result<Response, Error> {
-        let query = Query::parse(head.query())?;
-        let limit = query.limit(LIST_LIMIT_MAX)?;
-        let after = query.text("cursor")?.map(cursor::decode).transpose()?;
-        let given = query.text("prefix")?;
-        let prefix = given.unwrap_or_default().into();
-        let list = ListKeys { prefix, after, limit, eventual: false };
+        let list = Query::parse(head.query())?.list_keys()?;
         let page = self.kv.list_keys(&store?, &list).await?;
-        let data = page.items().map(|found| details(found?)).collect::<Result<Vec<_>, Error>>()?;
+        let data = page.items().map(|item| details(item?)).collect::<Result<Vec<_>, Error>>()?;
         let last = data.last().filter(|_| page.more);
-        let next_cursor = last.map(|last| cursor::encode(last.key.as_bytes()));
-        let prefix = given.map(str::to_owned);
-        let meta = wire::KeyListMeta { limit, next_cursor, prefix, consistency: None };
+        let meta = list_meta(list, last.map(|last| last.key.as_bytes()));
         Ok(json(200, &wire::DetailsPage { data, meta }))
     }
 
-    pub(super) async fn clear(
+    pub(super) async fn delete_items(
         &self,
         store: Result<StoreId, Error>,
         head: &RequestHead,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let (prefix, all) = (query.text("prefix")?, query.flag("all")?);
-        let limit = query.limit(CLEAR_LIMIT_MAX)? as u64;
+        let limit = query.limit(DELETE_LIMIT_MAX)? as u64;
         let dry_run = query.flag("dry_run")?;
         let prefix = match (prefix, all) {
             (Some(prefix), false) => prefix,
             (None, true) => "",
             (Some(_), true) | (None, false) => {
-                let reason = "either prefix or all=true must say which items to delete";
-                return Err(Error::Invalid(reason.into()));
+                return Err(Error::Invalid("either prefix or all=true is required".into()));
             }
         };
         if dry_run {
             let matched = self.kv.count_prefix(&store?, prefix).await?;
             return Ok(json(200, &wire::Matched { matched }));
         }
-        let kv::delete_prefix::PrefixDeletion { deleted, more } =
+        let PrefixDeletion { deleted, more } =
             self.kv.delete_prefix(&store?, prefix, limit).await?;
         Ok(json(200, &wire::Deleted { deleted, more }))
     }
@@ -76,37 +68,30 @@ impl Api {
         &self,
         store: Result<StoreId, Error>,
         head: &RequestHead,
-        request: u64,
+        request_id: u64,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let prefix = query.text("prefix")?.unwrap_or_default();
         let store = store?;
         self.kv.describe_store(&store).await?;
-        let places =
-            (self.admission.snapshot().await?, self.admission.download(EXPORT_BYTES).await?);
+        let permits = (self.limiter.snapshot().await?, self.limiter.download(EXPORT_BYTES).await?);
         let export = self.kv.export(&store, prefix).await?;
-        let mut response = Response::new(200)
-            .field("Content-Type", b"application/x-ndjson")
-            .field("Cache-Control", b"no-store")
-            .payload(Payload::Open(Box::new(Lines::new(export, request))));
-        response.hold = Some(Box::new(places));
-        Ok(response)
+        Ok(Response::new(200)
+            .header("Content-Type", b"application/x-ndjson")
+            .header("Cache-Control", b"no-store")
+            .payload(Payload::Chunked(Box::new(Lines::new(export, request_id))))
+            .holding(Some(permits)))
     }
 }
 
 fn details((key, item): (&[u8], Item)) -> Result<wire::Details, Error> {
-    let key = std::str::from_utf8(key).map_err(|_| {
-        Error::Kv(kv::Error::Internal("stored data is damaged: a key is not UTF-8".into()))
-    })?;
-    let text = std::str::from_utf8(item.metadata.as_bytes()).ok();
+    let metadata = item.metadata.as_bytes();
+    let text = std::str::from_utf8(metadata).ok();
     Ok(wire::Details {
-        key: key.into(),
+        key: utf8(key)?.into(),
         size: item.size,
         metadata: text.map(str::to_owned),
-        metadata_base64: match text {
-            None => Some(STANDARD.encode(item.metadata.as_bytes())),
-            Some(_) => None,
-        },
+        metadata_base64: text.is_none().then(|| STANDARD.encode(metadata)),
         generation: item.generation,
         modified: wire::rfc3339(item.modified),
         expires: item.expires.map(wire::rfc3339),

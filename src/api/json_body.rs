@@ -1,13 +1,13 @@
-//! JSON bodies of requests: bounded, read whole, whatever their type is said to be.
+//! JSON request bodies: read whole up to a limit, whatever their `Content-Type`.
 
 use super::error::Error;
 use crate::http::{Body, Stream};
 use serde_json::{Map, Value};
 
-/// Bytes of a JSON body at most; a name of 255 characters takes 3 KiB when all of it is escaped.
+/// Maximum size in bytes; a name of 255 characters takes 3 KiB when every character is escaped.
 const JSON_BYTES_MAX: usize = 64 * 1024;
 
-/// The fields of a body that must be an object with a name.
+/// Reads a JSON object that has a `name` field.
 pub(super) async fn read<S: Stream>(body: &mut Body<'_, S>) -> Result<Map<String, Value>, Error> {
     let invalid = |what: &str| Error::Invalid(format!("the body {what}"));
     let mut bytes = Vec::new();
@@ -18,17 +18,17 @@ pub(super) async fn read<S: Stream>(body: &mut Body<'_, S>) -> Result<Map<String
         }
     }
     if bytes.is_empty() {
-        return Err(invalid("must be JSON with a name, and is empty"));
+        return Err(invalid("must be a JSON object with a name, but is empty"));
     }
     let value = serde_json::from_slice(&bytes)
-        .map_err(|e| invalid(&format!("must be JSON with a name: {e}")))?;
+        .map_err(|e| invalid(&format!("must be a JSON object with a name: {e}")))?;
     let fields = if let Value::Object(fields) = value { Some(fields) } else { None };
     fields
         .filter(|fields| fields.contains_key("name"))
         .ok_or_else(|| invalid("must be a JSON object with a name"))
 }
 
-/// A field that is a text; `None` when it is not there.
+/// Returns a string field; `None` when it is absent.
 pub(super) fn text<'f>(
     fields: &'f Map<String, Value>,
     name: &str,

@@ -1,25 +1,27 @@
-//! Bounds on the bytes that requests hold in memory at once. A request waits for its share, and
-//! is refused only when it has waited for long: a busy publisher is slowed, not turned away.
+//! Memory limits for bodies in flight.
+//!
+//! A request waits for its permit and is refused only after [`WAIT`], so that a fast writer is
+//! slowed down rather than rejected.
 
 use super::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of one permit.
+/// Bytes per semaphore permit.
 const UNIT: u64 = 1024;
-/// So little is not worth counting: each connection has a buffer of that size anyway, and what is
-/// small must not wait behind what is large and slow.
+/// Bodies up to this size need no permit: every connection has a buffer this large anyway, and
+/// small requests must not queue behind large ones.
 const SMALL_BYTES: u64 = 16 * 1024;
-/// Snapshots at once: each keeps from being given back what it shows.
+/// Maximum number of open snapshots: each blocks the reclaiming of the data it shows.
 const SNAPSHOTS: u64 = 4;
-/// For how long a request waits for its share.
+/// How long a request waits for a permit.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// A share of the bound, given back when dropped; none of what is small.
+/// A share of a limit, returned on drop; `None` for a small body.
 pub(crate) type Permit = Option<OwnedSemaphorePermit>;
 
-/// The bounds.
+/// Limits the memory of uploads, long lines, downloads and snapshots, each on its own.
 pub(crate) struct MemoryLimiter {
     uploads: Limiter,
     long_lines: Limiter,
@@ -27,71 +29,73 @@ pub(crate) struct MemoryLimiter {
     snapshots: Limiter,
 }
 
+/// A semaphore over bytes.
 struct Limiter {
-    permits: Arc<Semaphore>,
+    semaphore: Arc<Semaphore>,
     units: u32,
-    name: &'static str,
+    /// The reason given to requests that time out.
+    exhausted: &'static str,
 }
 
 impl Limiter {
-    fn new(bytes: u64, name: &'static str) -> Limiter {
-        let units = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX >> 4);
-        // The semaphore's own bound is larger than what fits 28 bits.
-        let units = units.min(u32::MAX >> 4);
-        Limiter { permits: Arc::new(Semaphore::new(units as usize)), units, name }
+    fn new(bytes: u64, exhausted: &'static str) -> Limiter {
+        // Tokio's semaphore takes at least 28 bits of permits on every platform.
+        let units = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX).min(u32::MAX >> 4);
+        Limiter { semaphore: Arc::new(Semaphore::new(units as usize)), units, exhausted }
     }
 
-    async fn share(&self, bytes: u64) -> Result<Permit, Error> {
+    async fn acquire_unless_small(&self, bytes: u64) -> Result<Permit, Error> {
         if bytes <= SMALL_BYTES {
             return Ok(None);
         }
-        self.take(bytes).await
+        self.acquire(bytes).await
     }
 
-    async fn take(&self, bytes: u64) -> Result<Permit, Error> {
+    /// Waits for `bytes`, or for the whole limit if that is less.
+    async fn acquire(&self, bytes: u64) -> Result<Permit, Error> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
-        if let Ok(share) = self.permits.clone().try_acquire_many_owned(units) {
-            return Ok(Some(share));
+        if let Ok(permit) = self.semaphore.clone().try_acquire_many_owned(units) {
+            return Ok(Some(permit));
         }
-        let wait = self.permits.clone().acquire_many_owned(units);
-        match tokio::time::timeout(WAIT, wait).await {
-            Ok(Ok(share)) => Ok(Some(share)),
-            Ok(Err(_)) | Err(_) => Err(Error::Overloaded(self.name)),
+        let acquired = self.semaphore.clone().acquire_many_owned(units);
+        match tokio::time::timeout(WAIT, acquired).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(_)) | Err(_) => Err(Error::Overloaded(self.exhausted)),
         }
     }
 }
 
 impl MemoryLimiter {
-    /// Half of `bytes` for what comes in, a quarter of it for long lines, and half for what goes
-    /// out.
+    /// Splits `bytes`: 3/8 for uploads, 1/8 for long lines, 1/2 for downloads.
     pub(crate) fn new(bytes: u64) -> MemoryLimiter {
         MemoryLimiter {
             uploads: Limiter::new(bytes / 8 * 3, "too many bytes of uploads in flight"),
             long_lines: Limiter::new(bytes / 8, "too many bytes of long lines in flight"),
-            downloads: Limiter::new(bytes / 2, "too many bytes of answers in flight"),
-            snapshots: Limiter::new(SNAPSHOTS * UNIT, "too many exports and backups at once"),
+            downloads: Limiter::new(bytes / 2, "too many bytes of responses in flight"),
+            snapshots: Limiter::new(SNAPSHOTS * UNIT, "too many concurrent exports and backups"),
         }
     }
 
-    /// A share for a request that holds up to `bytes` of its body; more than all counts as all.
+    /// Waits for a permit to buffer up to `bytes` of a request body.
     pub(crate) async fn upload(&self, bytes: u64) -> Result<Permit, Error> {
-        self.uploads.share(bytes).await
+        self.uploads.acquire_unless_small(bytes).await
     }
 
-    /// A share for a long line of a batch, which holds a share of an upload already. The bound is
-    /// its own: batches that wait for more of what they all hold would wait for each other.
+    /// Waits for a permit to buffer a long line of a batch that already has an upload permit.
+    ///
+    /// The limit is separate: batches waiting for more of the limit they all hold would deadlock.
     pub(crate) async fn long_line(&self, bytes: u64) -> Result<Permit, Error> {
-        self.long_lines.share(bytes).await
+        self.long_lines.acquire_unless_small(bytes).await
     }
 
-    /// A place for an answer that is made from a snapshot.
+    /// Waits for a permit to open a snapshot.
     pub(crate) async fn snapshot(&self) -> Result<Permit, Error> {
-        self.snapshots.take(UNIT).await
+        self.snapshots.acquire(UNIT).await
     }
 
-    /// A share for an answer that holds up to `bytes`.
+    /// Waits for a permit to buffer up to `bytes` of a response body.
     pub(crate) async fn download(&self, bytes: u64) -> Result<Permit, Error> {
-        self.downloads.share(bytes).await
+        self.downloads.acquire_unless_small(bytes).await
     }
 }
 
@@ -102,28 +106,28 @@ mod tests {
     const LARGE: u64 = SMALL_BYTES + 1;
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_waits_for_its_share_and_is_refused_only_after_long() {
-        let admission = Arc::new(MemoryLimiter::new(16 * SMALL_BYTES));
-        let all = admission.upload(u64::MAX).await.unwrap();
+    async fn a_request_waits_for_its_permit_and_is_refused_after_a_timeout() {
+        let limiter = Arc::new(MemoryLimiter::new(16 * SMALL_BYTES));
+        let all = limiter.upload(u64::MAX).await.unwrap();
         let other = tokio::spawn({
-            let admission = admission.clone();
-            async move { admission.upload(LARGE).await.is_ok() }
+            let limiter = limiter.clone();
+            async move { limiter.upload(LARGE).await.is_ok() }
         });
         tokio::time::sleep(WAIT / 2).await;
         drop(all);
         assert!(other.await.unwrap(), "it waited");
-        let _all = admission.upload(u64::MAX).await.unwrap();
-        assert!(matches!(admission.upload(LARGE).await, Err(Error::Overloaded(_))));
-        assert!(admission.download(LARGE).await.is_ok(), "the other bound is its own");
-        assert!(admission.long_line(LARGE).await.is_ok(), "and so is that of long lines");
+        let _all = limiter.upload(u64::MAX).await.unwrap();
+        assert!(matches!(limiter.upload(LARGE).await, Err(Error::Overloaded(_))));
+        assert!(limiter.download(LARGE).await.is_ok(), "downloads have their own limit");
+        assert!(limiter.long_line(LARGE).await.is_ok(), "long lines have their own limit");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_small_never_waits() {
-        let admission = MemoryLimiter::new(16 * SMALL_BYTES);
-        let _all = admission.upload(u64::MAX).await.unwrap();
+    async fn small_bodies_never_wait() {
+        let limiter = MemoryLimiter::new(16 * SMALL_BYTES);
+        let _all = limiter.upload(u64::MAX).await.unwrap();
         let start = tokio::time::Instant::now();
-        assert!(admission.upload(SMALL_BYTES).await.is_ok());
+        assert!(limiter.upload(SMALL_BYTES).await.is_ok());
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

@@ -1,19 +1,19 @@
-//! The API's description, and the test that it describes this router.
+//! The OpenAPI document, and tests that it matches the router.
 
 use super::error::json_bytes;
 use crate::http::Response;
 use crate::wire;
 use bytes::Bytes;
 
-/// The description, which needs no token: it tells of nothing that anyone keeps.
+/// Serves the OpenAPI document, without authentication: it exposes no stored data.
 pub(super) fn document() -> Response {
     json_bytes(200, Bytes::from_static(wire::OPENAPI))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Route;
-    use super::super::auth::is_open;
+    use super::super::auth::is_public;
+    use super::super::router::{Route, match_route};
     use crate::wire;
     use serde_json::Value;
     use std::collections::BTreeSet;
@@ -22,19 +22,19 @@ mod tests {
         serde_json::from_slice(wire::OPENAPI).unwrap()
     }
 
-    /// The route behind a route, so that the compiler asks for a new one here.
-    fn after(route: Route) -> Option<Route> {
+    /// Returns the next route; exhaustive, so that a new route must be added.
+    fn next(route: Route) -> Option<Route> {
         Some(match route {
             Route::Unknown => Route::About,
             Route::About => Route::Backup,
             Route::Backup => Route::Batch,
             Route::Batch => Route::CurrentUser,
-            Route::CurrentUser => Route::Details,
-            Route::Details => Route::Export,
+            Route::CurrentUser => Route::Export,
             Route::Export => Route::Healthz,
             Route::Healthz => Route::Import,
             Route::Import => Route::Item,
-            Route::Item => Route::Keys,
+            Route::Item => Route::Items,
+            Route::Items => Route::Keys,
             Route::Keys => Route::Metrics,
             Route::Metrics => Route::OpenApi,
             Route::OpenApi => Route::OpenIdConfiguration,
@@ -51,15 +51,15 @@ mod tests {
     }
 
     fn routes() -> impl Iterator<Item = Route> {
-        std::iter::successors(after(Route::Unknown), |route| after(*route))
+        std::iter::successors(next(Route::Unknown), |route| next(*route))
     }
 
-    /// HEAD is left to GET, as the description says.
+    /// HEAD is implied by GET, as the document states.
     #[test]
-    fn the_description_has_every_route_with_its_methods_and_no_more() {
+    fn the_openapi_document_has_exactly_the_routes_and_methods_of_the_router() {
         let document = read();
         let rule = document["info"]["description"].as_str().unwrap();
-        assert!(rule.contains("HEAD on a path that has GET answers as GET would"), "{rule}");
+        assert!(rule.contains("Every path with GET also supports HEAD"), "{rule}");
         let methods = ["delete", "get", "head", "options", "patch", "post", "put", "trace"];
         let mut described = BTreeSet::new();
         for (path, item) in document["paths"].as_object().unwrap() {
@@ -69,9 +69,9 @@ mod tests {
         }
         let mut routed = BTreeSet::new();
         for route in routes() {
-            let (template, methods) = route.describe();
-            assert_eq!(Route::match_route(template.as_bytes()).route, route, "{template}");
-            for method in methods.split(", ").filter(|method| *method != "HEAD") {
+            let template = route.template();
+            assert_eq!(match_route(template.as_bytes()).route, route, "{template}");
+            for method in route.methods().split(", ").filter(|method| *method != "HEAD") {
                 routed.insert((template.to_owned(), method.to_owned()));
             }
         }
@@ -79,26 +79,26 @@ mod tests {
     }
 
     #[test]
-    fn the_description_asks_for_a_token_where_the_router_does() {
+    fn the_openapi_document_requires_a_token_where_the_router_does() {
         let document = read();
         assert_eq!(document["security"], serde_json::json!([{"token": []}]));
         for route in routes() {
-            let item = document["paths"][route.describe().0].as_object().unwrap();
+            let item = document["paths"][route.template()].as_object().unwrap();
             for (name, operation) in item.iter().filter(|(name, _)| *name != "parameters") {
-                let free = operation["security"].as_array().is_some_and(Vec::is_empty);
-                assert_eq!(free, is_open(route), "{route:?} {name}");
-                let refuses = operation["responses"].get("401").is_some();
-                assert_eq!(refuses, !free, "{route:?} {name} answers 401");
+                let public = operation["security"].as_array().is_some_and(Vec::is_empty);
+                assert_eq!(public, is_public(route), "{route:?} {name}");
+                let has_401 = operation["responses"].get("401").is_some();
+                assert_eq!(has_401, !public, "{route:?} {name} has a 401");
             }
         }
     }
 
     #[test]
-    fn the_description_is_of_this_version() {
+    fn the_openapi_document_has_the_version_of_the_crate() {
         assert_eq!(read()["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 
-    /// Every reference in a part of the document.
+    /// Collects every `$ref` below a part of the document.
     fn references<'v>(part: &'v Value, found: &mut BTreeSet<&'v str>) {
         match part {
             Value::Object(fields) => {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_description_refers_to_is_there() {
+    fn references_in_the_openapi_document_resolve() {
         let document = read();
         let mut found = BTreeSet::new();
         references(&document, &mut found);

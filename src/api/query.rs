@@ -1,39 +1,19 @@
-//! Percent-decoding, once, and query parameters (contract.md, section 1).
+//! Query parameters (docs/contract.md section 1). Unknown parameters are ignored.
 
 use super::error::Error;
+use super::percent::decode_form;
+use crate::kv::cursor;
+use crate::kv::limits::LIST_LIMIT_MAX;
+use crate::kv::listing::ListKeys;
 
-/// Decodes a path segment: `%XX` once, `+` stays a plus.
-pub(crate) fn decode_segment(raw: &[u8]) -> Option<Vec<u8>> {
-    decode(raw, false)
-}
-
-fn decode(raw: &[u8], form: bool) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b'%' => {
-                let (digits, after) = rest.split_first_chunk::<2>()?;
-                let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
-                decoded.push(u8::try_from(high? * 16 + low?).ok()?);
-                rest = after;
-            }
-            b'+' if form => decoded.push(b' '),
-            byte => decoded.push(*byte),
-        }
-    }
-    Some(decoded)
-}
-
-/// A request's parameters; those that nobody asks for are ignored.
+/// The decoded parameters of a request, in order; the value is `None` without an `=`.
 pub(crate) struct Query(Vec<(String, Option<String>)>);
 
 impl Query {
-    /// Decodes a query, in which `+` is a space.
+    /// Decodes a raw query string.
     pub(crate) fn parse(raw: &[u8]) -> Result<Query, Error> {
         let text = |part: &[u8]| {
-            let decoded = decode(part, true).and_then(|bytes| String::from_utf8(bytes).ok());
+            let decoded = decode_form(part).and_then(|bytes| String::from_utf8(bytes).ok());
             decoded.ok_or_else(|| Error::Invalid("the query must be percent-encoded UTF-8".into()))
         };
         let mut params = Vec::new();
@@ -50,29 +30,29 @@ impl Query {
         Ok(Query(params))
     }
 
-    /// A parameter that may be given once.
-    fn one(&self, name: &str) -> Result<Option<Option<&str>>, Error> {
-        let mut found = self.0.iter().filter(|(n, _)| n == name);
-        let first = found.next().map(|(_, value)| value.as_deref());
-        match found.next() {
-            Some(_) => Err(Error::Invalid(format!("{name} must be given only once"))),
+    /// Returns a parameter, which must not be repeated.
+    fn single(&self, name: &str) -> Result<Option<Option<&str>>, Error> {
+        let mut values = self.0.iter().filter(|(n, _)| n == name);
+        let first = values.next().map(|(_, value)| value.as_deref());
+        match values.next() {
+            Some(_) => Err(Error::Invalid(format!("{name} must not be repeated"))),
             None => Ok(first),
         }
     }
 
-    /// A text; an empty one counts as none.
+    /// Returns a text parameter; an empty value counts as absent.
     pub(crate) fn text(&self, name: &str) -> Result<Option<&str>, Error> {
-        Ok(self.one(name)?.flatten().filter(|value| !value.is_empty()))
+        Ok(self.single(name)?.flatten().filter(|value| !value.is_empty()))
     }
 
-    /// One of some words; an empty one is none of them.
+    /// Returns a keyword parameter; an empty value is the empty keyword.
     pub(crate) fn word(&self, name: &str) -> Result<Option<&str>, Error> {
-        Ok(self.one(name)?.map(Option::unwrap_or_default))
+        Ok(self.single(name)?.map(Option::unwrap_or_default))
     }
 
-    /// A truth, in any letter case; false when it is not given.
+    /// Returns a boolean parameter, in any letter case; false when absent.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Error> {
-        match self.one(name)? {
+        match self.single(name)? {
             None => Ok(false),
             Some(Some(value)) if value.eq_ignore_ascii_case("true") => Ok(true),
             Some(Some(value)) if value.eq_ignore_ascii_case("false") => Ok(false),
@@ -80,33 +60,33 @@ impl Query {
         }
     }
 
-    /// A page's size: at least 1; more than `max`, which is also the default, counts as `max`.
+    /// Returns `limit`, clamped to `max`, which is also the default. Zero is an error.
     pub(crate) fn limit(&self, max: usize) -> Result<usize, Error> {
         let invalid = || Error::Invalid(format!("limit must be a whole number from 1 to {max}"));
-        let Some(given) = self.one("limit")? else { return Ok(max) };
-        let digits = given.unwrap_or_default();
+        let Some(value) = self.single("limit")? else { return Ok(max) };
+        let digits = value.unwrap_or_default();
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(invalid());
         }
-        // What does not fit is above the bound.
+        // A number that overflows is above the maximum.
         match digits.parse::<usize>().unwrap_or(max).min(max) {
             0 => Err(invalid()),
             limit => Ok(limit),
         }
+    }
+
+    /// Returns the `limit`, `cursor` and `prefix` of a list of keys.
+    pub(crate) fn list_keys(&self) -> Result<ListKeys, Error> {
+        let limit = self.limit(LIST_LIMIT_MAX)?;
+        let after = self.text("cursor")?.map(cursor::decode).transpose()?;
+        let prefix = self.text("prefix")?.unwrap_or_default().into();
+        Ok(ListKeys { prefix, after, limit, eventual: false })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn segments_are_decoded_once_and_a_plus_stays() {
-        assert_eq!(decode_segment(b"a%252Fb+c%20%C3%A9").unwrap(), "a%2Fb+c é".as_bytes());
-        for bad in [&b"%"[..], b"%2", b"%zz", b"a%+1", b"%2g"] {
-            assert_eq!(decode_segment(bad), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn parameters_are_read_as_clients_send_them() {

@@ -1,4 +1,4 @@
-//! Endpoints of stores (contract.md, section 2).
+//! Creating, listing, renaming and deleting stores (docs/contract.md section 2).
 
 use super::auth::Principal;
 use super::error::{Error, json};
@@ -11,7 +11,7 @@ use crate::kv::types::{Location, StoreId, StoreName};
 use crate::kv::{self, StoreInfo, cursor};
 use crate::wire;
 
-fn shown(info: &StoreInfo) -> wire::Store {
+fn to_wire(info: &StoreInfo) -> wire::Store {
     wire::Store {
         id: info.id.to_string(),
         name: info.name.as_str().into(),
@@ -30,32 +30,32 @@ impl Api {
         let location = query.text("location")?.map(Location::parse).transpose()?;
         let name = read_name(body).await?;
         let info = self.kv.create_store(name, location).await?;
-        Ok(json(201, &shown(&info)))
+        Ok(json(201, &to_wire(&info)))
     }
 
-    /// All stores, or those that the token reaches.
+    /// Lists all stores, or those the token may access.
     pub(super) async fn list_stores(
         &self,
         head: &RequestHead,
-        pass: &Principal,
+        principal: &Principal,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let limit = query.limit(LIST_LIMIT_MAX)?;
         let after = query.text("cursor")?.map(name_cursor).transpose()?;
         let name = query.text("name")?.map(str::to_owned);
         let list = ListStores { name, after, limit };
-        let page = match pass.stores() {
+        let page = match principal.stores() {
             [] => self.kv.list_stores(&list).await?,
             ids => self.kv.list_stores_among(&list, ids).await?,
         };
         let last = page.stores.last().filter(|_| page.more);
         let next_cursor = last.map(|info| cursor::encode(info.name.as_str().as_bytes()));
         let meta = wire::StoreListMeta { limit, total: page.total, next_cursor };
-        Ok(json(200, &wire::StoreList { data: page.stores.iter().map(shown).collect(), meta }))
+        Ok(json(200, &wire::StoreList { data: page.stores.iter().map(to_wire).collect(), meta }))
     }
 
     pub(super) async fn describe_store(&self, store: StoreId) -> Result<Response, Error> {
-        Ok(json(200, &shown(&self.kv.describe_store(&store).await?)))
+        Ok(json(200, &to_wire(&self.kv.describe_store(&store).await?)))
     }
 
     pub(super) async fn rename_store<S: Stream>(
@@ -63,7 +63,7 @@ impl Api {
         store: StoreId,
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
-        // A store that is not there is said before its new name is judged.
+        // An unknown store is reported before an invalid name.
         self.kv.describe_store(&store).await?;
         let name = read_name(body).await?;
         self.kv.rename_store(&store, name).await?;
@@ -76,7 +76,7 @@ impl Api {
     }
 }
 
-/// The name in a JSON body.
+/// Reads the store name from a JSON body.
 async fn read_name<S: Stream>(body: &mut Body<'_, S>) -> Result<StoreName, Error> {
     let fields = json_body::read(body).await?;
     Ok(StoreName::parse(json_body::text(&fields, "name")?.unwrap_or_default())?)
@@ -85,5 +85,5 @@ async fn read_name<S: Stream>(body: &mut Body<'_, S>) -> Result<StoreName, Error
 fn name_cursor(text: &str) -> Result<String, kv::Error> {
     let name = cursor::decode(text)?;
     String::from_utf8(name)
-        .map_err(|_| kv::Error::invalid("cursor", "must be one that a list of stores answered"))
+        .map_err(|_| kv::Error::invalid("cursor", "must be the next_cursor of a list of stores"))
 }

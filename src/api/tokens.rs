@@ -1,5 +1,5 @@
-//! Endpoints of limited tokens, which are for the root token alone, and the end of a token by
-//! itself.
+//! Creating, listing and revoking limited tokens. All but revoking one's own token require the
+//! root token.
 
 use super::auth::Principal;
 use super::error::{Error, json};
@@ -11,10 +11,10 @@ use crate::kv::types::StoreId;
 use crate::wire;
 use serde_json::{Map, Value};
 
-/// What a new token may be told.
+/// The fields of a new token.
 const FIELDS: [&str; 5] = ["name", "scope", "stores", "prefix", "expires_at"];
 
-fn shown(token: &TokenInfo) -> wire::LimitedToken {
+fn to_wire(token: &TokenInfo) -> wire::LimitedToken {
     let TokenInfo { id, grant, created, expires } = token;
     wire::LimitedToken {
         id: id.to_string(),
@@ -36,12 +36,12 @@ impl Api {
         let (grant, expires) = parse(&json_body::read(body).await?)?;
         let (token, secret) = self.kv.create_token(grant, expires).await?;
         let access_token = Some(secret.expose().to_owned());
-        Ok(json(201, &wire::LimitedToken { access_token, ..shown(&token) }))
+        Ok(json(201, &wire::LimitedToken { access_token, ..to_wire(&token) }))
     }
 
     pub(super) async fn list_tokens(&self) -> Result<Response, Error> {
         let tokens = self.kv.list_tokens().await?;
-        Ok(json(200, &wire::TokenList { data: tokens.iter().map(shown).collect() }))
+        Ok(json(200, &wire::TokenList { data: tokens.iter().map(to_wire).collect() }))
     }
 
     pub(super) async fn revoke_token(&self, id: &[u8]) -> Result<Response, Error> {
@@ -49,44 +49,45 @@ impl Api {
         Ok(Response::new(204))
     }
 
-    /// Revokes the token in use.
-    pub(super) async fn revoke_self(&self, pass: &Principal) -> Result<Response, Error> {
-        let token = pass.token().ok_or_else(account::no_revoke)?;
+    /// Revokes the caller's token.
+    pub(super) async fn revoke_self(&self, principal: &Principal) -> Result<Response, Error> {
+        let token = principal.token().ok_or_else(account::root_not_revocable)?;
         self.kv.revoke_token(&token.id).await?;
         Ok(Response::new(204))
     }
 }
 
-/// What a body asks for: the grant and the time of expiry. A field that is misspelt must not make a
-/// token that may do more than was meant.
-fn parse(given: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
-    if let Some(unknown) = given.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+/// Parses the grant and expiry of a new token.
+///
+/// Unknown fields are errors: a misspelt limit must not create an unlimited token.
+fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
+    if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         let known = FIELDS.join(", ");
-        return Err(Error::Invalid(format!("{unknown} is unknown; the fields are {known}")));
+        return Err(Error::Invalid(format!("unknown field {unknown}; known fields are {known}")));
     }
     let invalid = |field, reason: &str| kv::Error::invalid(field, reason);
-    let name = json_body::text(given, "name")?.unwrap_or_default();
-    let scope = json_body::text(given, "scope")?
-        .ok_or_else(|| invalid("scope", "must be given: global or global:read"))?;
+    let name = json_body::text(fields, "name")?.unwrap_or_default();
+    let scope = json_body::text(fields, "scope")?
+        .ok_or_else(|| invalid("scope", "is required: global or global:read"))?;
     let scope = Scope::parse(scope)?;
-    let stores = match given.get("stores") {
+    let stores = match fields.get("stores") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(ids)) => {
             let id = |id: &Value| StoreId::parse(id.as_str()?.as_bytes()).ok();
             let ids = ids.iter().map(id).collect::<Option<Vec<_>>>();
-            ids.ok_or_else(|| invalid("stores", "must be ids of stores"))?
+            ids.ok_or_else(|| invalid("stores", "must be store ids"))?
         }
-        Some(_) => return Err(invalid("stores", "must be a list of ids of stores").into()),
+        Some(_) => return Err(invalid("stores", "must be a list of store ids").into()),
     };
-    let prefix = match given.get("prefix") {
+    let prefix = match fields.get("prefix") {
         None | Some(Value::Null) => "",
-        Some(_) => json_body::text(given, "prefix")?.unwrap_or_default(),
+        Some(_) => json_body::text(fields, "prefix")?.unwrap_or_default(),
     };
-    let expires = match given.get("expires_at") {
+    let expires = match fields.get("expires_at") {
         None | Some(Value::Null) => None,
         Some(at) => {
             let time = at.as_str().and_then(wire::parse_rfc3339);
-            let reason = "must be a time by RFC 3339, as 2030-01-31T12:00:00Z, or null";
+            let reason = "must be an RFC 3339 time such as 2030-01-31T12:00:00Z, or null";
             Some(time.ok_or_else(|| invalid("expires_at", reason))?)
         }
     };
@@ -97,36 +98,36 @@ fn parse(given: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
 mod tests {
     use super::*;
 
-    fn said(body: Value) -> String {
+    fn error_text(body: Value) -> String {
         let Value::Object(fields) = body else { panic!("an object") };
         parse(&fields).unwrap_err().to_string()
     }
 
     #[test]
-    fn every_wrong_field_of_a_token_is_named() {
+    fn errors_name_the_invalid_field_of_a_token() {
         use serde_json::json;
         for (body, field) in [
-            (json!({"name": "n", "scope": "global", "store": []}), "store is unknown"),
-            (json!({"name": "n", "scope": "global", "Prefix": "p"}), "Prefix is unknown"),
+            (json!({"name": "n", "scope": "global", "store": []}), "unknown field store;"),
+            (json!({"name": "n", "scope": "global", "Prefix": "p"}), "unknown field Prefix;"),
             (json!({"name": 1, "scope": "global"}), "name must be a string"),
             (json!({"name": "", "scope": "global"}), "name must have"),
-            (json!({"name": "n"}), "scope must be given"),
+            (json!({"name": "n"}), "scope is required"),
             (json!({"name": "n", "scope": null}), "scope must be a string"),
             (json!({"name": "n", "scope": "purge_all"}), "scope must be global or"),
             (json!({"name": "n", "scope": "global", "stores": "x"}), "stores must be a list"),
-            (json!({"name": "n", "scope": "global", "stores": [1]}), "stores must be ids"),
-            (json!({"name": "n", "scope": "global", "stores": [""]}), "stores must be ids"),
+            (json!({"name": "n", "scope": "global", "stores": [1]}), "stores must be store ids"),
+            (json!({"name": "n", "scope": "global", "stores": [""]}), "stores must be store ids"),
             (json!({"name": "n", "scope": "global", "prefix": 1}), "prefix must be a string"),
             (json!({"name": "n", "scope": "global", "expires_at": 1}), "expires_at must be"),
             (json!({"name": "n", "scope": "global", "expires_at": ""}), "expires_at must be"),
         ] {
-            let said = said(body.clone());
-            assert!(said.starts_with(field), "{body}: {said}");
+            let text = error_text(body.clone());
+            assert!(text.starts_with(field), "{body}: {text}");
         }
     }
 
     #[test]
-    fn what_is_null_or_empty_limits_nothing() {
+    fn null_and_empty_fields_impose_no_limit() {
         let body = r#"{"name":"n","scope":"global","stores":null,"prefix":null,"expires_at":null}"#;
         let Ok(Value::Object(fields)) = serde_json::from_str(body) else { panic!("an object") };
         let (grant, expires) = parse(&fields).unwrap();

@@ -6,9 +6,10 @@ use super::error::{
 use super::output::{Output, print_status, progress_bar};
 use super::output_file::{OutputFile, is_compressed, refuse_overwrite};
 use super::runtime::{self, finish};
+use crate::admin;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
-use crate::server;
+use crate::storage::server_address;
 use crate::transfer::detect::{is_stdin, plain};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -54,7 +55,7 @@ fn running_server(args: &BackupArgs) -> Result<Option<ClientArgs>, CommandError>
     if args.online {
         return Ok(Some(args.client.clone()));
     }
-    let url = server::running(&args.data).map_err(local_error)?;
+    let url = server_address(&args.data).map_err(local_error)?;
     // A user who names another server does not expect a backup of this directory.
     let other = args.client.explicit_endpoint().filter(|named| url.as_deref() != Some(named));
     if let Some(other) = other {
@@ -91,7 +92,7 @@ fn offline(args: &BackupArgs) -> Result<(), CommandError> {
             io::Error::other("write failed")
         })
     };
-    let result = runtime::build()?.block_on(server::backup(&args.data, &mut write));
+    let result = runtime::build()?.block_on(admin::backup(&args.data, &mut write));
     bar.finish_and_clear();
     result.map_err(|e| write_error.take().unwrap_or_else(|| local_error(e)))?;
     destination.finish()?;
@@ -165,7 +166,7 @@ fn restore_backup(args: &RestoreArgs) -> Result<(), CommandError> {
     let bar = progress_bar("restoring", "records", None);
     let mut report = |records| bar.set_position(records);
     let runtime = runtime::build()?;
-    let result = runtime.block_on(server::restore(source, &destination, &mut report));
+    let result = runtime.block_on(admin::restore(source, &destination, &mut report));
     bar.finish_and_clear();
     let counts = result.map_err(|e| failed(&e))?;
     if args.json {

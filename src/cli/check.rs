@@ -1,8 +1,8 @@
 //! `steadfast check`.
 
 use super::runtime::fail;
+use crate::admin;
 use crate::config::CheckArgs;
-use crate::server;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
 
 fn check_backup(path: &Path) -> ExitCode {
     let opened = super::backup::open(path);
-    let checked = opened.and_then(|source| server::check_backup(source).map_err(|e| e.to_string()));
+    let checked = opened.and_then(|source| admin::check_backup(source).map_err(|e| e.to_string()));
     let (counts, problems) = match checked {
         Ok(checked) => checked,
         Err(e) => return fail(&format!("{}: {e}", path.display()), EXIT_NOT_CHECKED),
@@ -38,7 +38,7 @@ fn check_backup(path: &Path) -> ExitCode {
 }
 
 fn check_directory(dir: &Path) -> ExitCode {
-    let (checked, counts) = match server::check(dir) {
+    let (checked, counts) = match admin::check(dir) {
         Ok(checked) => checked,
         Err(e) => return fail(&e.to_string(), EXIT_NOT_CHECKED),
     };

@@ -2,8 +2,8 @@
 
 use super::error::{EXIT_INTERRUPTED, EXIT_USAGE};
 use super::runtime::{self, fail, finish};
+use crate::admin::{self, CopyProgress, CopySummary};
 use crate::config::{CopyArgs, EngineLocation};
-use crate::server::{self, Copied, CopyProgress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -37,14 +37,14 @@ async fn copy(from: &EngineLocation, to: &EngineLocation) -> ExitCode {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let mut report = |progress: CopyProgress| show_progress(&bar, progress);
     let result = tokio::select! {
-        result = server::copy(from, to, &mut report) => result,
+        result = admin::copy(from, to, &mut report) => result,
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
             return fail("interrupted: run the same command again to resume", EXIT_INTERRUPTED);
         }
     };
     bar.finish_and_clear();
-    let Copied { stores, items, bytes, checksum } = match result {
+    let CopySummary { stores, items, bytes, checksum } = match result {
         Ok(copied) => copied,
         Err(e) => return fail(&e.to_string(), 1),
     };

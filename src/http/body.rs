@@ -1,4 +1,4 @@
-//! A request's body, read as far as its handler asks.
+//! Request bodies, read as far as the handler reads them.
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
@@ -7,107 +7,111 @@ use bytes::Bytes;
 use std::io as stdio;
 use std::time::Duration;
 
-/// Bytes of a chunk that is handed on, at most.
+/// Maximum size in bytes of the chunks that [`Body::chunk`] returns.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of a line between chunks, and of all trailers, at most.
+/// Maximum size in bytes of a line between chunks.
 const LINE_BYTES_MAX: usize = 1024;
+/// Maximum total size of trailers in bytes.
 const TRAILERS_BYTES_MAX: usize = 8 * 1024;
-/// What is left unread up to this size is taken, so that the connection can go on.
-pub(super) const DRAIN_BYTES_MAX: u64 = 1 << 20;
+/// An unread rest of a body up to this size is discarded to keep the connection open.
+const DRAIN_BYTES_MAX: u64 = 1 << 20;
 
-/// Why a body did not come.
+/// Why a body could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The connection ended before the body.
+    /// The connection ended within the body.
     #[error("the body ended before its length")]
     Cut,
-    /// No bytes came for too long.
-    #[error("no bytes of the body came for {} s", .0.as_secs())]
+    /// The next bytes did not arrive in time.
+    #[error("no bytes of the body arrived for {} s", .0.as_secs())]
     Timeout(Duration),
-    /// Its chunks break the rules.
+    /// The chunked framing is invalid.
     #[error("the body's chunks are malformed: {0}")]
     Malformed(&'static str),
 }
 
-/// Where the reading of a body stands.
+/// The next element to read from the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// So many bytes of a body with a length are left.
+enum Position {
+    /// This many bytes of a body with `Content-Length`.
     Sized(u64),
-    /// A line with a chunk's size comes next.
+    /// The size line of a chunk.
     ChunkSize,
-    /// So many bytes of a chunk are left.
+    /// This many bytes of a chunk.
     ChunkData(u64),
-    /// All was read.
-    Done,
-    /// It cannot be read on.
-    Broken,
+    /// Nothing: the body is complete.
+    End,
+    /// Nothing: reading failed.
+    Failed,
 }
 
-/// A request's body.
+/// The body of a request.
 pub struct Body<'c, S> {
     io: &'c mut BufferedStream<S>,
-    state: State,
-    /// The client still waits for leave to send.
-    asked: bool,
-    limit: Duration,
+    position: Position,
+    /// Whether the client waits for `100 Continue`.
+    expects_continue: bool,
+    timeout: Duration,
 }
 
 impl<'c, S: Stream> Body<'c, S> {
     pub(super) fn new(
         io: &'c mut BufferedStream<S>,
         head: &RequestHead,
-        limit: Duration,
+        timeout: Duration,
     ) -> Body<'c, S> {
-        let state = match head.framing {
-            Framing::Length(0) => State::Done,
-            Framing::Length(left) => State::Sized(left),
-            Framing::Chunked => State::ChunkSize,
+        let position = match head.framing {
+            Framing::Length(0) => Position::End,
+            Framing::Length(len) => Position::Sized(len),
+            Framing::Chunked => Position::ChunkSize,
         };
-        Body { io, state, asked: head.expects_continue, limit }
+        Body { io, position, expects_continue: head.expects_continue, timeout }
     }
 
-    /// The next bytes, at most 256 KiB; `None` at the end. The first call tells a client that
-    /// waits to send.
+    /// Reads the next bytes, at most 256 KiB; `None` at the end. The first call sends
+    /// `100 Continue` if the client expects it.
     ///
     /// # Errors
-    /// When the body is cut, stalls or is malformed; it cannot be read on then.
+    /// If the body is cut, stalls or is malformed. All later calls fail too.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         let read = self.next().await;
         if read.is_err() {
-            self.state = State::Broken;
+            self.position = Position::Failed;
         }
         read
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
-        if std::mem::take(&mut self.asked) && self.io.input.is_empty() {
+        if std::mem::take(&mut self.expects_continue) && self.io.input.is_empty() {
             self.io.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         loop {
-            match self.state {
-                State::Done => return Ok(None),
-                State::Broken => return Err(BodyError::Cut),
-                State::Sized(left) => {
-                    let bytes = self.take(left).await?;
-                    let left = left - bytes.len() as u64;
-                    self.state = if left == 0 { State::Done } else { State::Sized(left) };
+            match self.position {
+                Position::End => return Ok(None),
+                Position::Failed => return Err(BodyError::Cut),
+                Position::Sized(remaining) => {
+                    let bytes = self.read_data(remaining).await?;
+                    let remaining = remaining - bytes.len() as u64;
+                    self.position = match remaining {
+                        0 => Position::End,
+                        remaining => Position::Sized(remaining),
+                    };
                     return Ok(Some(bytes));
                 }
-                State::ChunkSize => match parse_size(&self.line().await?)? {
+                Position::ChunkSize => match parse_chunk_size(&self.read_line().await?)? {
                     0 => {
-                        self.trailers().await?;
-                        self.state = State::Done;
+                        self.skip_trailers().await?;
+                        self.position = Position::End;
                     }
-                    size => self.state = State::ChunkData(size),
+                    size => self.position = Position::ChunkData(size),
                 },
-                State::ChunkData(left) => {
-                    let bytes = self.take(left).await?;
-                    let left = left - bytes.len() as u64;
-                    if left > 0 {
-                        self.state = State::ChunkData(left);
-                    } else if self.line().await?.is_empty() {
-                        self.state = State::ChunkSize;
+                Position::ChunkData(remaining) => {
+                    let bytes = self.read_data(remaining).await?;
+                    let remaining = remaining - bytes.len() as u64;
+                    if remaining > 0 {
+                        self.position = Position::ChunkData(remaining);
+                    } else if self.read_line().await?.is_empty() {
+                        self.position = Position::ChunkSize;
                     } else {
                         return Err(BodyError::Malformed("a chunk is longer than its size"));
                     }
@@ -117,18 +121,18 @@ impl<'c, S: Stream> Body<'c, S> {
         }
     }
 
-    async fn take(&mut self, left: u64) -> Result<Bytes, BodyError> {
-        // At most CHUNK_BYTES_MAX, which fits.
-        let len = left.min(CHUNK_BYTES_MAX as u64) as usize;
-        self.io.take(len, self.limit).await.map_err(|e| self.failed(&e))
+    async fn read_data(&mut self, remaining: u64) -> Result<Bytes, BodyError> {
+        // At most CHUNK_BYTES_MAX, so the cast is lossless.
+        let len = remaining.min(CHUNK_BYTES_MAX as u64) as usize;
+        self.io.read_exact(len, self.timeout).await.map_err(|e| self.error(&e))
     }
 
-    /// A line without its end.
-    async fn line(&mut self) -> Result<Bytes, BodyError> {
+    /// Reads a line and strips its CR LF.
+    async fn read_line(&mut self) -> Result<Bytes, BodyError> {
         let mut searched = 0;
         loop {
-            let fresh = self.io.input.get(searched..).unwrap_or_default();
-            if let Some(at) = memchr::memchr(b'\n', fresh) {
+            let unsearched = self.io.input.get(searched..).unwrap_or_default();
+            if let Some(at) = memchr::memchr(b'\n', unsearched) {
                 if searched + at > LINE_BYTES_MAX {
                     return Err(BodyError::Malformed("a line is too long"));
                 }
@@ -142,60 +146,64 @@ impl<'c, S: Stream> Body<'c, S> {
             if searched > LINE_BYTES_MAX {
                 return Err(BodyError::Malformed("a line is too long"));
             }
-            match self.io.fill(self.limit).await {
+            match self.io.fill(self.timeout).await {
                 Ok(0) => return Err(BodyError::Cut),
                 Ok(_) => {}
-                Err(e) => return Err(self.failed(&e)),
+                Err(e) => return Err(self.error(&e)),
             }
         }
     }
 
-    async fn trailers(&mut self) -> Result<(), BodyError> {
+    async fn skip_trailers(&mut self) -> Result<(), BodyError> {
         let mut bytes = 0;
         loop {
-            let line = self.line().await?;
+            let line = self.read_line().await?;
             if line.is_empty() {
                 return Ok(());
             }
             bytes += line.len();
             if bytes > TRAILERS_BYTES_MAX {
-                return Err(BodyError::Malformed("too many trailers"));
+                return Err(BodyError::Malformed("trailers are too long"));
             }
         }
     }
 
-    fn failed(&self, e: &stdio::Error) -> BodyError {
+    fn error(&self, e: &stdio::Error) -> BodyError {
         if e.kind() == stdio::ErrorKind::TimedOut {
-            BodyError::Timeout(self.limit)
+            BodyError::Timeout(self.timeout)
         } else {
             BodyError::Cut
         }
     }
 
-    /// Whether the connection can go on when this body is dropped here: all of it was read, or
-    /// what is left is known to be little and is on its way.
-    pub(super) fn drainable(&self) -> bool {
-        match self.state {
-            State::Done => true,
-            State::Sized(left) => left <= DRAIN_BYTES_MAX && !self.asked,
-            State::ChunkSize | State::ChunkData(_) | State::Broken => false,
+    /// Whether the connection can be kept: the body is complete, or a small rest of known size is
+    /// already under way.
+    pub(super) fn is_drainable(&self) -> bool {
+        match self.position {
+            Position::End => true,
+            Position::Sized(remaining) => remaining <= DRAIN_BYTES_MAX && !self.expects_continue,
+            Position::ChunkSize | Position::ChunkData(_) | Position::Failed => false,
         }
     }
 
-    /// Bytes left of a body that is [drainable](Body::drainable).
-    pub(super) fn left(&self) -> u64 {
-        match self.state {
-            State::Sized(left) => left,
-            State::ChunkSize | State::ChunkData(_) | State::Done | State::Broken => 0,
+    /// Unread bytes of a [drainable](Body::is_drainable) body.
+    pub(super) fn remaining(&self) -> u64 {
+        match self.position {
+            Position::Sized(remaining) => remaining,
+            Position::ChunkSize | Position::ChunkData(_) | Position::End | Position::Failed => 0,
         }
     }
 
-    /// The last `left` bytes of a body that was put aside for its answer.
-    pub(super) fn rest(io: &'c mut BufferedStream<S>, left: u64, limit: Duration) -> Body<'c, S> {
-        Body { io, state: State::Sized(left), asked: false, limit }
+    /// Resumes a drainable body after its response was written.
+    pub(super) fn resume(
+        io: &'c mut BufferedStream<S>,
+        remaining: u64,
+        timeout: Duration,
+    ) -> Body<'c, S> {
+        Body { io, position: Position::Sized(remaining), expects_continue: false, timeout }
     }
 
-    /// Takes what is left; whether that worked.
+    /// Discards the rest of the body; false if reading failed.
     pub(super) async fn drain(mut self) -> bool {
         loop {
             match self.chunk().await {
@@ -207,7 +215,7 @@ impl<'c, S: Stream> Body<'c, S> {
     }
 }
 
-fn parse_size(line: &[u8]) -> Result<u64, BodyError> {
+fn parse_chunk_size(line: &[u8]) -> Result<u64, BodyError> {
     let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
     let hex = (1..=15).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
     let text = std::str::from_utf8(digits).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A connection's stream with its buffers and its one timer.
+//! A connection's stream with its read and write buffers and its timer.
 
 use super::Stream;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,18 +10,18 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Bytes asked of the stream at once.
+/// Buffer space of one read, in bytes.
 const READ_BYTES: usize = 16 * 1024;
-/// Up to so many bytes are copied out of the read buffer; more are read where they stay.
-const COPY_BYTES: usize = 8 * 1024;
+/// Reads up to this size are copied out of the read buffer; larger ones go into their own.
+const COPY_BYTES_MAX: usize = 8 * 1024;
 
 pub(super) struct BufferedStream<S> {
-    pub(super) stream: S,
-    /// What was read and not yet used.
+    stream: S,
+    /// Bytes read and not yet consumed.
     pub(super) input: BytesMut,
-    /// What is to be written before the next read.
+    /// Bytes to write before the next read.
     pub(super) output: Vec<u8>,
-    /// Reset only when it must fire earlier, so that most waits cost no timer operation.
+    /// Reset only to an earlier deadline, so that most waits cost no timer operation.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -32,121 +32,121 @@ impl<S: Stream> BufferedStream<S> {
         BufferedStream { stream, input, output, timer }
     }
 
-    /// Reads more input, after writing what is to be written; answers 0 at the end.
-    pub(super) async fn fill(&mut self, limit: Duration) -> io::Result<usize> {
-        self.flush(limit).await?;
+    /// Flushes the output, then reads more input; 0 at the end of the stream.
+    pub(super) async fn fill(&mut self, timeout: Duration) -> io::Result<usize> {
+        self.flush(timeout).await?;
         self.input.reserve(READ_BYTES);
         let read = self.stream.read_buf(&mut self.input);
-        within(&mut self.timer, limit, read).await
+        with_timeout(&mut self.timer, timeout, read).await
     }
 
-    /// Exactly `len` bytes of input; an end before is an error.
-    pub(super) async fn take(&mut self, len: usize, limit: Duration) -> io::Result<Bytes> {
-        if len <= COPY_BYTES {
+    /// Reads exactly `len` bytes; an earlier end of the stream is an error.
+    pub(super) async fn read_exact(&mut self, len: usize, timeout: Duration) -> io::Result<Bytes> {
+        if len <= COPY_BYTES_MAX {
             while self.input.len() < len {
-                if self.fill(limit).await? == 0 {
+                if self.fill(timeout).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
             return Ok(Bytes::copy_from_slice(&self.input.split_to(len)));
         }
-        self.flush(limit).await?;
+        self.flush(timeout).await?;
         let mut bytes = BytesMut::with_capacity(len);
         bytes.put(self.input.split_to(self.input.len().min(len)));
         while bytes.len() < len {
             let mut rest = (&mut bytes).limit(0);
             rest.set_limit(len - rest.get_ref().len());
             let read = self.stream.read_buf(&mut rest);
-            if within(&mut self.timer, limit, read).await? == 0 {
+            if with_timeout(&mut self.timer, timeout, read).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
         Ok(bytes.freeze())
     }
 
-    /// Writes what is to be written.
-    pub(super) async fn flush(&mut self, limit: Duration) -> io::Result<()> {
+    /// Writes the output buffer.
+    pub(super) async fn flush(&mut self, timeout: Duration) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
-        write(&mut self.stream, &mut self.timer, &self.output, limit).await?;
+        write_all(&mut self.stream, &mut self.timer, &self.output, timeout).await?;
         self.output.clear();
         Ok(())
     }
 
-    /// Writes what is to be written and `bytes` after it, together: each write of its own wakes
-    /// whoever waits for it.
-    pub(super) async fn write(&mut self, bytes: &[u8], limit: Duration) -> io::Result<()> {
+    /// Writes the output buffer and `bytes` with vectored writes: each extra write would wake the
+    /// reader once more.
+    pub(super) async fn write(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
         let mut written = 0;
-        while let Some(before) = self.output.get(written..).filter(|before| !before.is_empty()) {
-            let both = [IoSlice::new(before), IoSlice::new(bytes)];
+        while let Some(buffered) = self.output.get(written..).filter(|rest| !rest.is_empty()) {
+            let both = [IoSlice::new(buffered), IoSlice::new(bytes)];
             let write = self.stream.write_vectored(&both);
-            written += some(within(&mut self.timer, limit, write).await?)?;
+            written += nonzero(with_timeout(&mut self.timer, timeout, write).await?)?;
         }
         let rest = bytes.get(written - self.output.len()..).unwrap_or_default();
         self.output.clear();
-        write(&mut self.stream, &mut self.timer, rest, limit).await
+        write_all(&mut self.stream, &mut self.timer, rest, timeout).await
     }
 
-    /// Ends the writing side, then takes what still comes for a while, so that the client gets to
-    /// read its answer instead of a reset.
-    pub(super) async fn linger(&mut self, limit: Duration) {
-        const BYTES: usize = 64 << 20;
-        const QUIET: Duration = Duration::from_secs(5);
-        let end = Instant::now() + Duration::from_secs(10);
-        if self.flush(limit).await.is_err() || self.stream.shutdown().await.is_err() {
+    /// Shuts down the write side, then discards input for a while, so that the client reads the
+    /// response instead of a reset.
+    pub(super) async fn linger(&mut self, timeout: Duration) {
+        const BYTES_MAX: usize = 64 << 20;
+        const QUIET_MAX: Duration = Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        if self.flush(timeout).await.is_err() || self.stream.shutdown().await.is_err() {
             return;
         }
-        let mut taken = 0;
-        while taken < BYTES && Instant::now() < end {
+        let mut discarded = 0;
+        while discarded < BYTES_MAX && Instant::now() < deadline {
             self.input.clear();
-            match self.fill(QUIET).await {
+            match self.fill(QUIET_MAX).await {
                 Ok(0) | Err(_) => return,
-                Ok(read) => taken += read,
+                Ok(read) => discarded += read,
             }
         }
     }
 }
 
-async fn write<S: Stream>(
+async fn write_all<S: Stream>(
     stream: &mut S,
     timer: &mut Pin<Box<Sleep>>,
     mut bytes: &[u8],
-    limit: Duration,
+    timeout: Duration,
 ) -> io::Result<()> {
     while !bytes.is_empty() {
-        let written = some(within(timer, limit, stream.write(bytes)).await?)?;
+        let written = nonzero(with_timeout(timer, timeout, stream.write(bytes)).await?)?;
         bytes = bytes.get(written..).unwrap_or_default();
     }
     Ok(())
 }
 
-/// A write of nothing is an error.
-fn some(written: usize) -> io::Result<usize> {
+/// Turns a write of no bytes into an error.
+fn nonzero(written: usize) -> io::Result<usize> {
     if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) }
 }
 
-/// Bounds the time of an operation on a stream.
-async fn within<T>(
+/// Runs an operation with a timeout on a shared timer.
+async fn with_timeout<T>(
     timer: &mut Pin<Box<Sleep>>,
-    limit: Duration,
-    work: impl Future<Output = io::Result<T>>,
+    timeout: Duration,
+    operation: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
-    let mut work = pin!(work);
-    let mut end = None;
+    let mut operation = pin!(operation);
+    let mut deadline = None;
     poll_fn(move |cx| {
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+        if let Poll::Ready(done) = operation.as_mut().poll(cx) {
             return Poll::Ready(done);
         }
-        let end = *end.get_or_insert_with(|| Instant::now() + limit);
-        if timer.deadline() > end {
-            timer.as_mut().reset(end);
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
         }
         while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= end {
+            if Instant::now() >= deadline {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            timer.as_mut().reset(end);
+            timer.as_mut().reset(deadline);
         }
         Poll::Pending
     })

@@ -1,22 +1,22 @@
-//! The life of a connection: head, body, answer, and again.
+//! The request loop of a connection.
 
 use super::body::Body;
 use super::buffered_stream::BufferedStream;
 use super::request::RequestHead;
-use super::response::Date;
+use super::response::DateHeader;
 use super::{RequestError, Service, Stream, Timeouts};
 use std::io as stdio;
 use tokio::sync::watch;
 
-/// What came instead of a head.
-enum NoHead {
-    /// Nothing more; the connection is over.
-    End,
-    /// Something that is answered, and ends the connection.
-    Refused(RequestError),
+/// Why there is no request to serve.
+enum HeadError {
+    /// The connection ended, idled out or is draining.
+    Closed,
+    /// The head is invalid; the error is sent before the connection closes.
+    Rejected(RequestError),
 }
 
-/// Serves a connection until either side ends it, or `drain` turns true and no request runs.
+/// Serves a connection until either side closes it, or until `drain` turns true between requests.
 pub async fn serve<S: Stream, V: Service>(
     stream: S,
     service: &V,
@@ -24,13 +24,13 @@ pub async fn serve<S: Stream, V: Service>(
     mut drain: watch::Receiver<bool>,
 ) {
     let mut io = BufferedStream::new(stream);
-    let mut date = Date::default();
+    let mut date = DateHeader::default();
     loop {
         let head = match read_head(&mut io, timeouts, &mut drain).await {
             Ok(head) => head,
-            Err(NoHead::End) => return,
-            Err(NoHead::Refused(refusal)) => {
-                let response = service.refuse(refusal).closing(true);
+            Err(HeadError::Closed) => return,
+            Err(HeadError::Rejected(error)) => {
+                let response = service.reject(error).closing(true);
                 if response.write(&mut io, &mut date, false, timeouts.write).await.is_ok() {
                     io.linger(timeouts.write).await;
                 }
@@ -39,23 +39,23 @@ pub async fn serve<S: Stream, V: Service>(
         };
         let mut body = Body::new(&mut io, &head, timeouts.body);
         let mut response = service.call(&head, &mut body).await;
-        response.close |= head.close || *drain.borrow() || !body.drainable();
-        if head.old {
-            response.for_old_client();
+        response.close |= head.close || *drain.borrow() || !body.is_drainable();
+        if head.http_10 {
+            response.downgrade_to_http_10();
         }
         let close = response.close;
-        // An answer that comes before its request was read goes out first: the client may wait for
-        // it before it sends on.
-        let left = body.left();
-        let bodiless = head.method() == b"HEAD";
-        if response.write(&mut io, &mut date, bodiless, timeouts.write).await.is_err() {
+        // The response goes out before the rest of the body is read: the client may wait for it
+        // before it sends more.
+        let remaining = body.remaining();
+        let omit_body = head.method() == b"HEAD";
+        if response.write(&mut io, &mut date, omit_body, timeouts.write).await.is_err() {
             return;
         }
         if close {
             io.linger(timeouts.write).await;
             return;
         }
-        if left > 0 && !Body::rest(&mut io, left, timeouts.body).drain().await {
+        if remaining > 0 && !Body::resume(&mut io, remaining, timeouts.body).drain().await {
             return;
         }
     }
@@ -65,25 +65,27 @@ async fn read_head<S: Stream>(
     io: &mut BufferedStream<S>,
     timeouts: Timeouts,
     drain: &mut watch::Receiver<bool>,
-) -> Result<RequestHead, NoHead> {
+) -> Result<RequestHead, HeadError> {
     let mut searched = 0;
-    let mut end = None;
+    let mut deadline = None;
     loop {
-        // Empty lines before a request are passed over (RFC 9112, 2.2), however they are cut.
+        // Empty lines before a request are skipped (RFC 9112 section 2.2), also across reads.
         while io.input.starts_with(b"\r\n") {
             let _ = io.input.split_to(2);
-            (searched, end) = (0, None);
+            (searched, deadline) = (0, None);
         }
-        if let Some(len) = RequestHead::find(&io.input, searched).map_err(NoHead::Refused)? {
+        if let Some(len) =
+            RequestHead::find_end(&io.input, searched).map_err(HeadError::Rejected)?
+        {
             let head = RequestHead::parse(&io.input.split_to(len));
-            return head.map_err(NoHead::Refused);
+            return head.map_err(HeadError::Rejected);
         }
         searched = io.input.len();
         let read = if searched == 0 {
-            // Before the wait below, which may be given up at any point.
-            io.flush(timeouts.write).await.map_err(|_| NoHead::End)?;
+            // Flushed first: the read below may be cancelled at any point.
+            io.flush(timeouts.write).await.map_err(|_| HeadError::Closed)?;
             if *drain.borrow_and_update() {
-                return Err(NoHead::End);
+                return Err(HeadError::Closed);
             }
             tokio::select! {
                 biased;
@@ -92,16 +94,16 @@ async fn read_head<S: Stream>(
             }
         } else {
             let now = tokio::time::Instant::now();
-            let end = *end.get_or_insert(now + timeouts.head);
-            io.fill(end.saturating_duration_since(now)).await
+            let deadline = *deadline.get_or_insert(now + timeouts.head);
+            io.fill(deadline.saturating_duration_since(now)).await
         };
         match read {
-            Ok(0) => return Err(NoHead::End),
+            Ok(0) => return Err(HeadError::Closed),
             Ok(_) => {}
             Err(e) if e.kind() == stdio::ErrorKind::TimedOut && searched > 0 => {
-                return Err(NoHead::Refused(RequestError::HeadTimeout));
+                return Err(HeadError::Rejected(RequestError::HeadTimeout));
             }
-            Err(_) => return Err(NoHead::End),
+            Err(_) => return Err(HeadError::Closed),
         }
     }
 }

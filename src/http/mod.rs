@@ -1,8 +1,8 @@
-//! HTTP/1.1 on one connection: heads, bodies, time-outs, and answers to what is no request.
+//! HTTP/1.1 on one connection: request heads, bodies, timeouts and responses.
 //!
-//! The tokens of a head are read by `httparse`; the rest is here because each byte matters to this
-//! API: the target must reach the router as it was sent, a request that two servers could read in
-//! two ways must be refused, and every refusal has the API's one shape. Knows nothing of stores.
+//! `httparse` tokenizes heads; the rest is written here because this API depends on details that
+//! HTTP frameworks normalise: the raw target must reach the router, a request with ambiguous
+//! framing must be rejected, and every error needs the API's JSON body. Knows nothing of stores.
 
 mod body;
 mod buffered_stream;
@@ -19,58 +19,58 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A connection's two ways.
+/// A bidirectional byte stream.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
-/// Bytes of a request's target at most: a key of 1024 bytes takes 3 KiB when all of it is escaped.
+/// Maximum size of a request target in bytes; a key of 1024 bytes takes 3 KiB fully escaped.
 pub const TARGET_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of a request's header fields at most.
+/// Maximum total size of request headers in bytes.
 pub const FIELDS_BYTES_MAX: usize = 32 * 1024;
-/// Header fields of a request at most.
+/// Maximum number of request headers.
 pub const FIELDS_MAX: usize = 100;
 
-/// How long a connection may take for what.
+/// Timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// From the first byte of a head to its last.
+    /// From the first byte of a request head to its last.
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
-    /// For the next bytes of a body.
+    /// For the next bytes of a request body.
     pub body: Duration,
-    /// For a client to take the next bytes of an answer.
+    /// For the client to accept the next bytes of a response.
     pub write: Duration,
 }
 
-/// What answers requests.
+/// Answers requests.
 pub trait Service: Send + Sync + 'static {
-    /// Answers a request; the body is read only as far as this asks for it.
+    /// Answers a request. The body is read only as far as the implementation reads it.
     fn call<S: Stream>(
         &self,
         head: &RequestHead,
         body: &mut Body<'_, S>,
     ) -> impl Future<Output = Response> + Send;
 
-    /// Answers what is no request that could be served.
-    fn refuse(&self, refusal: RequestError) -> Response;
+    /// Answers a request whose head could not be read; the connection closes afterwards.
+    fn reject(&self, error: RequestError) -> Response;
 }
 
-/// Why a request could not even be read.
+/// An error in a request head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {
-    /// It breaks the rules of HTTP.
+    /// The head violates the syntax or framing rules of HTTP.
     Malformed(String),
-    /// Its target is longer than [`TARGET_BYTES_MAX`].
+    /// The target exceeds [`TARGET_BYTES_MAX`].
     TargetTooLong,
-    /// Its header fields are larger than [`FIELDS_BYTES_MAX`] or more than [`FIELDS_MAX`].
+    /// The headers exceed [`FIELDS_BYTES_MAX`] or [`FIELDS_MAX`].
     FieldsTooLarge,
-    /// Its head did not come in time.
+    /// The head did not arrive in time.
     HeadTimeout,
-    /// Its body is coded in another way than `chunked`.
+    /// `Transfer-Encoding` is not `chunked`.
     UnknownCoding,
-    /// It expects what is not offered.
+    /// `Expect` is not `100-continue`.
     UnknownExpectation,
-    /// It is of another version than HTTP/1.
+    /// The version is not HTTP/1.0 or HTTP/1.1.
     UnknownVersion,
 }

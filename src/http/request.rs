@@ -1,20 +1,20 @@
-//! A request's head, as it was sent.
+//! Request heads: parsing, framing, and access to the raw target and headers.
 
 use super::{FIELDS_BYTES_MAX, FIELDS_MAX, RequestError, TARGET_BYTES_MAX};
 use memchr::memchr_iter;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// How the end of a body is known.
+/// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// By its length.
+    /// By `Content-Length`; 0 without the header.
     Length(u64),
-    /// By its chunks.
+    /// By chunked transfer coding.
     Chunked,
 }
 
-/// A request's method, target and header fields.
+/// The method, target and headers of a request, as sent.
 #[derive(Debug)]
 pub struct RequestHead {
     bytes: Vec<u8>,
@@ -22,18 +22,20 @@ pub struct RequestHead {
     target: Range<usize>,
     fields: Vec<(Range<usize>, Range<usize>)>,
     pub(super) framing: Framing,
-    /// The client waits for a word before it sends the body.
+    /// The client waits for `100 Continue`.
     pub(super) expects_continue: bool,
-    /// The client wants no further request on this connection.
+    /// The connection closes after this request.
     pub(super) close: bool,
-    /// The client speaks HTTP/1.0.
-    pub(super) old: bool,
+    pub(super) http_10: bool,
 }
 
 impl RequestHead {
-    /// Looks for a head at the start of `input`: its length when it is all there. `searched` bytes
-    /// of it were looked through before.
-    pub(super) fn find(input: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
+    /// Finds the end of the head at the start of `input`; `None` if more input is needed. The first
+    /// `searched` bytes were searched before.
+    ///
+    /// # Errors
+    /// If the head exceeds a limit.
+    pub(super) fn find_end(input: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
         let from = searched.saturating_sub(3);
         let rest = input.get(from..).unwrap_or_default();
         let ends = |at: &usize| rest.get(..=*at).is_some_and(|head| head.ends_with(b"\r\n\r\n"));
@@ -50,10 +52,13 @@ impl RequestHead {
         Ok(None)
     }
 
-    /// Reads a whole head.
+    /// Parses a complete head.
+    ///
+    /// # Errors
+    /// If it is malformed, exceeds a limit, or has ambiguous or unsupported framing.
     pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, RequestError> {
-        // A reader before this one may not take a bare LF for the end of a line, and so see one
-        // field where there would be two here.
+        // A proxy in front may not treat a bare LF as a line end, and see one header where this
+        // server would see two.
         let bare = |at: usize| !bytes.get(..at).is_some_and(|before| before.ends_with(b"\r"));
         if memchr_iter(b'\n', bytes).any(bare) {
             return Err(malformed("a line does not end in CR LF"));
@@ -90,19 +95,19 @@ impl RequestHead {
             framing: Framing::Length(0),
             expects_continue: false,
             close: request.version == Some(0),
-            old: request.version == Some(0),
+            http_10: request.version == Some(0),
         };
-        head.interpret()?;
+        head.interpret_fields()?;
         Ok(head)
     }
 
-    /// Reads the fields that concern the connection. A body whose end two readers could see in two
-    /// places is refused (RFC 9112, 6.1 and 6.3).
-    fn interpret(&mut self) -> Result<(), RequestError> {
-        let old = self.old;
+    /// Interprets the headers about framing and the connection. Framing that two parsers could read
+    /// differently is an error (RFC 9112 sections 6.1 and 6.3).
+    fn interpret_fields(&mut self) -> Result<(), RequestError> {
+        let http_10 = self.http_10;
         let (mut length, mut chunked) = (None, false);
-        let (mut close, mut expects) = (self.close, false);
-        for (name, value) in self.fields() {
+        let (mut close, mut expects_continue) = (self.close, false);
+        for (name, value) in self.headers() {
             if name.eq_ignore_ascii_case(b"content-length") {
                 if length.is_some() {
                     return Err(malformed("more than one Content-Length"));
@@ -117,23 +122,23 @@ impl RequestHead {
                 let mut options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
                 if options.clone().any(|option| option.eq_ignore_ascii_case(b"close")) {
                     close = true;
-                } else if old && options.any(|o| o.eq_ignore_ascii_case(b"keep-alive")) {
+                } else if http_10 && options.any(|o| o.eq_ignore_ascii_case(b"keep-alive")) {
                     close = false;
                 }
             } else if name.eq_ignore_ascii_case(b"expect") {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(RequestError::UnknownExpectation);
                 }
-                expects = !old;
+                expects_continue = !http_10;
             }
         }
         self.framing = match (length, chunked) {
             (Some(_), true) => return Err(malformed("both Content-Length and Transfer-Encoding")),
-            (None, true) if old => return Err(malformed("Transfer-Encoding in HTTP/1.0")),
+            (None, true) if http_10 => return Err(malformed("Transfer-Encoding in HTTP/1.0")),
             (None, true) => Framing::Chunked,
             (length, false) => Framing::Length(length.unwrap_or(0)),
         };
-        (self.close, self.expects_continue) = (close, expects);
+        (self.close, self.expects_continue) = (close, expects_continue);
         Ok(())
     }
 
@@ -141,13 +146,13 @@ impl RequestHead {
         self.bytes.get(range.clone()).unwrap_or_default()
     }
 
-    /// The method, as it was sent.
+    /// Returns the method as sent.
     pub fn method(&self) -> &[u8] {
         self.slice(&self.method)
     }
 
-    /// The raw path: the target up to its `?`, without what comes before the path in an absolute
-    /// one. Nothing is decoded or normalised.
+    /// Returns the raw path: the target up to `?`, without the scheme and authority of an absolute
+    /// target. Nothing is decoded or normalised.
     pub fn path(&self) -> &[u8] {
         let target = self.slice(&self.target);
         let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
@@ -162,26 +167,26 @@ impl RequestHead {
         }
     }
 
-    /// The raw query: what stands behind the `?`.
+    /// Returns the raw query, after the `?`.
     pub fn query(&self) -> &[u8] {
         let target = self.slice(&self.target);
-        let mark = target.iter().position(|byte| *byte == b'?');
-        mark.and_then(|mark| target.get(mark + 1..)).unwrap_or_default()
+        let start = target.iter().position(|byte| *byte == b'?');
+        start.and_then(|start| target.get(start + 1..)).unwrap_or_default()
     }
 
-    /// All header fields: names as sent, values without the space around them.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    /// Returns all headers: names as sent, values without surrounding whitespace.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|(name, value)| (self.slice(name), self.slice(value)))
     }
 
-    /// The values of a header field.
-    pub fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+    /// Returns the values of a header, one per occurrence.
+    pub fn header_values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
         let name = name.as_bytes();
         let named = move |(n, v): (&'h [u8], &'h [u8])| n.eq_ignore_ascii_case(name).then_some(v);
-        self.fields().filter_map(named)
+        self.headers().filter_map(named)
     }
 
-    /// The body's size in bytes, where the head says it.
+    /// Returns the declared size of the body in bytes; `None` for a chunked body.
     pub fn content_length(&self) -> Option<u64> {
         match self.framing {
             Framing::Length(length) => Some(length),
@@ -210,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_stays_as_it_was_sent() {
+    fn targets_are_not_decoded_or_normalised() {
         let head = parse("PUT /a%2Fb/../x//y+z;p#f?q=%2B&r=+ HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
         assert_eq!(head.path(), b"/a%2Fb/../x//y+z;p#f");
         assert_eq!(head.query(), b"q=%2B&r=+");
@@ -219,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_with_two_possible_ends_are_refused() {
+    fn ambiguous_framing_is_rejected() {
         for fields in [
             "content-length: 3\r\ntransfer-encoding: chunked",
             "transfer-encoding: chunked\r\ncontent-length: 3",
@@ -238,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_found_wherever_its_reads_were_cut() {
+    fn a_head_is_found_across_any_split_of_its_reads() {
         let text = b"GET / HTTP/1.1\r\nhost: h\r\n\r\nrest";
         for cut in 0..text.len() {
-            let first = RequestHead::find(&text[..cut], 0).unwrap();
-            let found = first.or_else(|| RequestHead::find(text, cut).unwrap());
+            let first = RequestHead::find_end(&text[..cut], 0).unwrap();
+            let found = first.or_else(|| RequestHead::find_end(text, cut).unwrap());
             assert_eq!(found, Some(text.len() - 4), "cut at {cut}");
         }
-        assert_eq!(RequestHead::find(&[b'a'; 20_000], 0), Err(RequestError::TargetTooLong));
+        assert_eq!(RequestHead::find_end(&[b'a'; 20_000], 0), Err(RequestError::TargetTooLong));
     }
 }

@@ -1,4 +1,4 @@
-//! An answer, and how it is written.
+//! Responses and how they are written.
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
@@ -9,70 +9,69 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bodies up to this size are written together with their head.
-const TOGETHER_BYTES: usize = 64 * 1024;
+/// Bodies up to this size, in bytes, are copied behind their head into one write.
+const COALESCE_BYTES_MAX: usize = 64 * 1024;
 
-/// Hands out a body that is too large to hold, piece by piece.
+/// Produces a response body too large for memory, piece by piece.
 pub trait BodySource: Send {
-    /// The next bytes; `None` at the end. An error cuts the connection, so that the client sees
-    /// that the body is not whole.
+    /// Returns the next bytes; `None` at the end. An error cuts the connection, which shows the
+    /// client that the body is incomplete.
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>>;
 }
 
-/// An answer's body.
+/// A response body.
 pub enum Payload {
-    /// None, and no word of a length: for 204.
-    Nothing,
-    /// In memory.
+    /// No body and no `Content-Length`, for 204.
+    Empty,
+    /// A body in memory.
     Bytes(Bytes),
-    /// Of a known length, piece by piece.
-    Stream(u64, Box<dyn BodySource>),
-    /// Of a length that nobody knows yet, piece by piece: in chunks, or up to the end of the
-    /// connection for a client of HTTP/1.0.
-    Open(Box<dyn BodySource>),
-    /// Only the length is known: for HEAD.
-    Length(u64),
+    /// A streamed body of this length.
+    Sized(u64, Box<dyn BodySource>),
+    /// A streamed body of unknown length: chunked, or for HTTP/1.0 ended by the end of the
+    /// connection.
+    Chunked(Box<dyn BodySource>),
+    /// Only a `Content-Length`, for HEAD.
+    LengthOnly(u64),
 }
 
-/// An answer.
+/// A response.
 pub struct Response {
-    /// Its status.
+    /// The status code.
     pub status: u16,
-    /// Its header fields but those of the connection, as they are written.
-    fields: Vec<u8>,
-    /// Its body.
+    /// The headers in wire format, except those about framing and the connection.
+    headers: Vec<u8>,
+    /// The body.
     pub payload: Payload,
-    /// Whether the connection ends with it.
+    /// Whether the connection closes after this response.
     pub close: bool,
-    /// Kept until the answer is written: a share of some bound.
-    pub hold: Option<Box<dyn Send>>,
-    /// Whether the client knows no chunks.
-    old: bool,
+    /// Dropped when the response is written, such as a permit.
+    _guard: Option<Box<dyn Send>>,
+    http_10: bool,
 }
 
 impl Response {
-    /// An answer without header fields and with an empty body.
+    /// Creates a response without headers and with an empty body.
     pub fn new(status: u16) -> Response {
-        let payload = if status == 204 { Payload::Nothing } else { Payload::Bytes(Bytes::new()) };
-        let fields = Vec::with_capacity(320);
-        Response { status, fields, payload, close: false, hold: None, old: false }
+        let payload = if status == 204 { Payload::Empty } else { Payload::Bytes(Bytes::new()) };
+        let headers = Vec::with_capacity(320);
+        Response { status, headers, payload, close: false, _guard: None, http_10: false }
     }
 
-    /// Adds a header field. The value must hold no control character but a tab.
+    /// Adds a header. The value must not contain control characters other than tab.
     #[must_use]
-    pub fn field(mut self, name: &str, value: &[u8]) -> Response {
-        self.fields.extend_from_slice(name.as_bytes());
-        self.fields.extend_from_slice(b": ");
-        self.fields.extend_from_slice(value);
-        self.fields.extend_from_slice(b"\r\n");
+    pub fn header(mut self, name: &str, value: &[u8]) -> Response {
+        self.headers.extend_from_slice(name.as_bytes());
+        self.headers.extend_from_slice(b": ");
+        self.headers.extend_from_slice(value);
+        self.headers.extend_from_slice(b"\r\n");
         self
     }
 
-    /// Adds a header field with a number.
+    /// Adds a header with a number.
     #[must_use]
-    pub fn number(mut self, name: &str, value: u64) -> Response {
-        // Writing to a vector does not fail.
-        let _ = write!(self.fields, "{name}: {value}\r\n");
+    pub fn header_u64(mut self, name: &str, value: u64) -> Response {
+        // Writing to a vector cannot fail.
+        let _ = write!(self.headers, "{name}: {value}\r\n");
         self
     }
 
@@ -83,90 +82,97 @@ impl Response {
         self
     }
 
-    /// Makes it the last on its connection, or not.
+    /// Sets whether the connection closes after this response.
     #[must_use]
     pub fn closing(mut self, close: bool) -> Response {
         self.close = close;
         self
     }
 
-    /// For a client of HTTP/1.0, which knows no chunks: the end of the connection ends the body.
-    pub(super) fn for_old_client(&mut self) {
-        self.old = true;
-        self.close |= matches!(self.payload, Payload::Open(_));
+    /// Keeps a value, such as a permit, alive until the response is written.
+    #[must_use]
+    pub fn holding(mut self, guard: Option<impl Send + 'static>) -> Response {
+        self._guard = guard.map(|guard| Box::new(guard) as Box<dyn Send>);
+        self
     }
 
-    /// Writes it; without its body when `bodiless`.
+    /// Replaces chunked framing by the end of the connection.
+    pub(super) fn downgrade_to_http_10(&mut self) {
+        self.http_10 = true;
+        self.close |= matches!(self.payload, Payload::Chunked(_));
+    }
+
+    /// Writes the response, without its body if `omit_body`.
     pub(super) async fn write<S: Stream>(
         mut self,
         io: &mut BufferedStream<S>,
-        date: &mut Date,
-        bodiless: bool,
-        limit: Duration,
+        date: &mut DateHeader,
+        omit_body: bool,
+        timeout: Duration,
     ) -> io::Result<()> {
         let out = &mut io.output;
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
-        out.append(&mut self.fields);
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
+        out.append(&mut self.headers);
         match &self.payload {
-            Payload::Nothing => Ok(()),
+            Payload::Empty => Ok(()),
             Payload::Bytes(bytes) => write!(out, "Content-Length: {}\r\n", bytes.len()),
-            Payload::Stream(len, _) | Payload::Length(len) => {
+            Payload::Sized(len, _) | Payload::LengthOnly(len) => {
                 write!(out, "Content-Length: {len}\r\n")
             }
-            Payload::Open(_) if self.old => Ok(()),
-            Payload::Open(_) => out.write_all(b"Transfer-Encoding: chunked\r\n"),
+            Payload::Chunked(_) if self.http_10 => Ok(()),
+            Payload::Chunked(_) => out.write_all(b"Transfer-Encoding: chunked\r\n"),
         }?;
         out.extend_from_slice(date.line());
         out.extend_from_slice(if self.close { b"Connection: close\r\n\r\n" } else { b"\r\n" });
         match self.payload {
-            _ if bodiless => Ok(()),
-            Payload::Nothing | Payload::Length(_) => Ok(()),
-            Payload::Bytes(bytes) if bytes.len() <= TOGETHER_BYTES => {
+            _ if omit_body => Ok(()),
+            Payload::Empty | Payload::LengthOnly(_) => Ok(()),
+            Payload::Bytes(bytes) if bytes.len() <= COALESCE_BYTES_MAX => {
                 out.extend_from_slice(&bytes);
-                if out.len() > TOGETHER_BYTES { io.flush(limit).await } else { Ok(()) }
+                if out.len() > COALESCE_BYTES_MAX { io.flush(timeout).await } else { Ok(()) }
             }
-            Payload::Bytes(bytes) => io.write(&bytes, limit).await,
-            Payload::Stream(len, mut source) => {
-                let mut left = len;
+            Payload::Bytes(bytes) => io.write(&bytes, timeout).await,
+            Payload::Sized(len, mut source) => {
+                let mut remaining = len;
                 while let Some(bytes) = source.next().await? {
-                    let after = left.checked_sub(bytes.len() as u64);
-                    left = after.ok_or(io::ErrorKind::InvalidData)?;
-                    io.write(&bytes, limit).await?;
+                    let after = remaining.checked_sub(bytes.len() as u64);
+                    remaining = after.ok_or(io::ErrorKind::InvalidData)?;
+                    io.write(&bytes, timeout).await?;
                 }
-                if left == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+                if remaining == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
-            Payload::Open(mut source) => {
+            Payload::Chunked(mut source) => {
                 while let Some(bytes) = source.next().await? {
                     if bytes.is_empty() {
                         continue;
                     }
-                    if !self.old {
-                        // Goes out with the bytes that follow.
+                    if !self.http_10 {
+                        // Buffered, and written together with the data.
                         write!(io.output, "{:x}\r\n", bytes.len())?;
                     }
-                    io.write(&bytes, limit).await?;
-                    if !self.old {
+                    io.write(&bytes, timeout).await?;
+                    if !self.http_10 {
                         io.output.extend_from_slice(b"\r\n");
                     }
                 }
-                if !self.old {
+                if !self.http_10 {
                     io.output.extend_from_slice(b"0\r\n\r\n");
                 }
-                io.flush(limit).await
+                io.flush(timeout).await
             }
         }
     }
 }
 
-/// The `Date` line, made anew once a second.
+/// The `Date` header line, formatted once a second.
 #[derive(Default)]
-pub(super) struct Date {
+pub(super) struct DateHeader {
     second: u64,
     line: Vec<u8>,
 }
 
-impl Date {
-    #[expect(clippy::disallowed_methods, reason = "the wall clock is what this field shows")]
+impl DateHeader {
+    #[expect(clippy::disallowed_methods, reason = "the header states the wall-clock time")]
     fn line(&mut self) -> &[u8] {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -178,7 +184,7 @@ impl Date {
     }
 }
 
-fn reason(status: u16) -> &'static str {
+fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         201 => "Created",

@@ -184,7 +184,7 @@ fn a_key_has_1_to_1024_bytes() {
 fn what_is_not_percent_encoded_utf8_is_400() {
     let case = with_kept();
     for path in ["%", "a%", "%2", "a%2", "%zz", "%2g", "%g2", "%%41", "%+1", "%-1", "a%u0041"] {
-        forbidden(&case, path, "must be percent-encoded as UTF-8");
+        forbidden(&case, path, "must be percent-encoded UTF-8");
     }
     for path in ["%ff", "%C3", "%ED%A0%80", "%C0%AF", "%80", "a%C3%28", "%F4%90%80%80", "%FE%FF"] {
         forbidden(&case, path, "must be UTF-8");

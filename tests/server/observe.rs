@@ -283,8 +283,8 @@ fn each_line_of_a_json_log_is_json_and_each_request_has_its_own_id() {
         for name in ["timestamp", "level", "target", "message"] {
             assert!(line[name].is_string(), "{name} in {line}");
         }
-        if ["answered", "refused what is no request"].contains(&line["message"].as_str().unwrap()) {
-            let id = line["request"].as_str().unwrap_or_else(|| panic!("no id in {line}"));
+        if ["request completed", "request rejected"].contains(&line["message"].as_str().unwrap()) {
+            let id = line["request_id"].as_str().unwrap_or_else(|| panic!("no id in {line}"));
             assert!(is_id(id) && ids.insert(id.to_owned()), "{line}");
         }
     }
@@ -325,7 +325,7 @@ fn a_failure_inside_names_its_request_and_nothing_else() {
     assert_eq!(logged.server.ask(&format!("PUT {item}"), &[], b"whole again").status, 200);
     assert_eq!(logged.server.ask(&format!("GET {item}"), &[], b"").text(), "whole again");
     let lines = lines(&logged.stop());
-    let line = lines.iter().find(|line| line["request"] == id.as_str());
+    let line = lines.iter().find(|line| line["request_id"] == id.as_str());
     let line = line.unwrap_or_else(|| panic!("{id} is not in {lines:#?}"));
     assert_eq!((&line["level"], &line["route"]), (&"ERROR".into(), &ITEM.into()));
     assert!(line["error"].as_str().unwrap().contains(name), "{line}");
@@ -383,7 +383,7 @@ fn an_answer_that_fails_on_its_way_is_cut_and_never_looks_whole() {
     client.send(head).unwrap();
     assert_eq!(client.answer(true).unwrap().status, 200, "its head is sound");
     let lines = lines(&logged.stop());
-    let line = lines.iter().find(|line| line["message"] == "an answer was cut short");
+    let line = lines.iter().find(|line| line["message"] == "response aborted");
     let line = line.unwrap_or_else(|| panic!("{lines:#?}"));
-    assert!(is_id(line["request"].as_str().unwrap()), "{line}");
+    assert!(is_id(line["request_id"].as_str().unwrap()), "{line}");
 }

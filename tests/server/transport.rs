@@ -177,7 +177,7 @@ fn a_head_that_does_not_come_in_time_is_refused_however_it_drips() {
     assert!(sent > 5, "the server may end it only after its second");
     for client in [&mut whole, &mut drip] {
         let answer = client.answer(false).unwrap();
-        assert_eq!(answer.refused(408), "the request's head did not come in time");
+        assert_eq!(answer.refused(408), "timed out reading the request head");
         assert_eq!(answer.field("Connection"), "close");
     }
     assert!(whole.ends());
@@ -197,7 +197,7 @@ fn a_body_that_stops_coming_is_refused_and_changes_nothing() {
             .into();
     for client in &mut clients {
         let answer = client.answer(false).unwrap();
-        assert_eq!(answer.refused(408), "no bytes of the body came for 1 s");
+        assert_eq!(answer.refused(408), "no bytes of the body arrived for 1 s");
         assert_eq!(answer.field("Connection"), "close");
         assert!(client.ends());
     }

@@ -1,0 +1,51 @@
+//! Backs up a data directory and restores backups.
+
+use super::open;
+use crate::config::EngineLocation;
+use crate::engine::copy;
+use crate::kv::backup::{self, BackupReader, RestoreError};
+use crate::kv::integrity::RecordCounts;
+use std::io;
+use std::path::Path;
+
+/// Backs up a data directory; calls `write` with the backup piece by piece.
+///
+/// # Errors
+/// If the directory cannot be read, or `write` fails.
+pub async fn backup(
+    dir: &Path,
+    write: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
+) -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", dir.display());
+    if !dir.join("LOCK").is_file() {
+        return Err(failed(&"not a data directory"));
+    }
+    let engine = open(&EngineLocation::Directory(dir.to_owned())).await.map_err(|e| failed(&e))?;
+    copy::finished(&*engine).await.map_err(|e| failed(&e))?;
+    let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
+    while let Some(piece) = backup.next().await.map_err(|e| failed(&e))? {
+        write(&piece).map_err(|e| format!("cannot write the backup: {e}"))?;
+    }
+    drop(backup);
+    engine.close().await.map_err(|e| failed(&e))
+}
+
+/// Restores a backup into an empty location and returns the record counts. Calls `report` with the
+/// number of records restored so far.
+///
+/// # Errors
+/// See [`RestoreError`]. The location is then marked as unfinished, unless it was not empty.
+pub async fn restore(
+    source: impl io::Read + Send,
+    to: &EngineLocation,
+    report: &mut (dyn FnMut(u64) + Send),
+) -> Result<RecordCounts, RestoreError> {
+    // Opened first: a file that is not a backup must not create the destination.
+    let source = BackupReader::open(source)?;
+    let to = open(to).await?;
+    let restored = backup::restore(source, &to, report).await;
+    let closed = to.close().await;
+    let counts = restored?;
+    closed?;
+    Ok(counts)
+}

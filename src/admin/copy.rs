@@ -1,0 +1,49 @@
+//! Copies all data from one engine to another.
+
+use super::open;
+use crate::config::EngineLocation;
+pub use crate::engine::copy::Progress as CopyProgress;
+use crate::engine::copy::{self, CopyError, Side};
+use crate::kv::keyspace;
+
+/// The totals of a completed copy.
+#[derive(Clone, Copy, Debug)]
+pub struct CopySummary {
+    /// Number of stores.
+    pub stores: u64,
+    /// Number of items, including expired items not yet removed.
+    pub items: u64,
+    /// Total size of keys, metadata and values as stored.
+    pub bytes: u64,
+    /// CRC-32 of the records, the same on both sides.
+    pub checksum: u32,
+}
+
+/// Copies all records, resuming an interrupted copy, and compares both sides.
+///
+/// Data directories must not be in use. Servers on the databases involved should be stopped.
+///
+/// # Errors
+/// See [`CopyError`]; the same copy may be run again.
+pub async fn copy(
+    from: &EngineLocation,
+    to: &EngineLocation,
+    report: &mut (dyn FnMut(CopyProgress) + Send),
+) -> Result<CopySummary, CopyError> {
+    let source = |e| CopyError::Engine(Side::Source, e);
+    let destination = |e| CopyError::Engine(Side::Destination, e);
+    let from = open(from).await.map_err(source)?;
+    let to = open(to).await.map_err(destination)?;
+    let copied = copy::copy(&from, &to, report).await;
+    let counted = async {
+        let stores = to.count(keyspace::STORES).await?;
+        Ok((stores, to.count(keyspace::ITEMS).await?))
+    };
+    let counted = counted.await.map_err(destination);
+    // Closed before any error returns, so that a failed copy can be resumed.
+    let closed = (from.close().await.map_err(source), to.close().await.map_err(destination));
+    let CopyProgress { bytes, checksum, .. } = copied?;
+    let (stores, items) = counted?;
+    closed.0.and(closed.1)?;
+    Ok(CopySummary { stores, items, bytes, checksum })
+}

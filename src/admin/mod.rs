@@ -1,0 +1,25 @@
+//! Offline administration: check, copy, back up and restore data that no server has open.
+//!
+//! Each function opens the engines itself and closes them before it returns.
+
+mod backup;
+mod check;
+mod copy;
+
+pub use crate::kv::backup::RestoreError;
+pub use backup::{backup, restore};
+pub use check::{check, check_backup};
+pub use copy::{CopyProgress, CopySummary, copy};
+
+use crate::config::EngineLocation;
+use crate::engine::{Engine, EngineError};
+use crate::storage::{self, StorageOptions};
+use std::sync::Arc;
+
+/// Large bodies are read at most eight at a time, so `reading_bytes` is never reached.
+const OPTIONS: StorageOptions =
+    StorageOptions { cache_bytes: 0, wal_bytes: 128 << 20, reading_bytes: 2 << 30 };
+
+async fn open(location: &EngineLocation) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(storage::open(location, OPTIONS).await?.engine)
+}

@@ -1,0 +1,83 @@
+//! Authentication and authorization: one check per request, before any handler runs.
+//!
+//! The root token may do everything. Limited tokens (see [`crate::kv::tokens`]) may do what
+//! [`permission`] allows; they are read from the store with every request, so that a revoked token
+//! stops working on all servers at once.
+
+mod permission;
+mod principal;
+
+#[cfg(test)]
+pub(super) use permission::is_public;
+pub(super) use principal::Principal;
+
+use super::error::Error;
+use super::router::{Method, Route, RouteMatch};
+use crate::http::RequestHead;
+use crate::kv::Kv;
+use crate::wire::{FASTLY_KEY, Token};
+use permission::{Access, access, authorize};
+
+/// Authenticates requests by the root token or a limited token of the store.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    root: Token,
+}
+
+impl Auth {
+    /// Accepts `root` and all limited tokens.
+    pub fn new(root: Token) -> Auth {
+        Auth { root }
+    }
+
+    /// Authenticates and authorizes a request. The root token costs no hash and no read.
+    ///
+    /// # Errors
+    /// 401 for a missing or unknown token, 403 for a token without the permission.
+    pub(super) async fn authenticate(
+        &self,
+        kv: &Kv,
+        method: Method,
+        matched: &RouteMatch<'_>,
+        head: &RequestHead,
+    ) -> Result<Principal, Error> {
+        let access = access(matched.route);
+        if access == Access::Public {
+            return Ok(Principal::Unlimited);
+        }
+        let bearer = matched.route == Route::Metrics;
+        let token = request_token(head, bearer).ok_or(Error::Unauthorized)?;
+        if self.root.matches(token) {
+            return Ok(Principal::Unlimited);
+        }
+        let token = kv.token(token).await?.ok_or(Error::Unauthorized)?;
+        authorize(&token.grant, access, method, matched, head.query())?;
+        Ok(Principal::Limited(Box::new(token)))
+    }
+}
+
+/// Returns the token of a request: its only `Fastly-Key` or, if `bearer`, its
+/// `Authorization: Bearer`, which Prometheus can send.
+fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
+    let mut keys = head.header_values(FASTLY_KEY);
+    if let (Some(token), None) = (keys.next(), keys.next()) {
+        return Some(token);
+    }
+    let bearers = || head.header_values("Authorization").filter_map(|v| v.strip_prefix(b"Bearer "));
+    if bearer { bearers().next() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_tokens_have_length_limits_and_debug_redacts_them() {
+        let token = Token::parse("0123456789abcdef").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(redacted)");
+        assert!(token.matches(b"0123456789abcdef") && !token.matches(b"0123456789abcdeg"));
+        assert!(!token.matches(b"") && !token.matches(b"0123456789abcdef0"));
+        assert!(Token::parse("short").is_err() && Token::parse(&"x".repeat(513)).is_err());
+        assert!(Token::parse("0123456789 abcdef").is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! The composition root: builds a server from its configuration, runs it and shuts it down.
+
+mod root_token;
+
+use crate::api::{Api, Auth};
+use crate::config::{EngineLocation, ServeConfig, TokenLocation};
+use crate::engine::{EngineError, copy};
+use crate::http;
+use crate::kv::Kv;
+use crate::metrics::Metrics;
+use crate::storage::{self, AddressFile, Storage, StorageOptions};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Semaphore, watch};
+
+/// Length of the kernel's queue of connections not yet accepted.
+const BACKLOG: u32 = 4096;
+/// Pause of the sweeper when no item has expired.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Time limit for running requests on shutdown; closing the engine must fit into the rest of 10 s.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// File descriptors besides those of connections.
+const SPARE_FILES: u64 = 512;
+
+/// A listening server.
+pub struct Server {
+    listener: TcpListener,
+    api: Arc<Api>,
+    kv: Arc<Kv>,
+    metrics: Arc<Metrics>,
+    config: ServeConfig,
+    token_location: TokenLocation,
+    _token_dir: Option<TempDir>,
+    _address_file: Option<AddressFile>,
+}
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine could not be opened.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The address could not be bound.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The root token could not be read or generated.
+    #[error("{0}")]
+    Token(String),
+}
+
+impl Server {
+    /// Opens the engine and starts listening. Requests are served once [`Server::run`] is called.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
+        raise_file_limit(u64::from(config.max_connections) + SPARE_FILES);
+        let options = StorageOptions {
+            cache_bytes: config.cache_bytes,
+            wal_bytes: config.wal_bytes,
+            reading_bytes: config.max_in_flight / 2,
+        };
+        let Storage { engine, clock } = storage::open(&config.engine, options).await?;
+        copy::finished(&*engine).await?;
+        let (token, token_location, token_dir) =
+            root_token::load(&config).map_err(StartError::Token)?;
+        let failed = |e| StartError::Listen(config.listen, e);
+        let listener = listen(config.listen).map_err(failed)?;
+        let kv = Arc::new(Kv::new(engine, clock, config.max_value));
+        let metrics = Arc::new(Metrics::default());
+        let api = Api::new(kv.clone(), Auth::new(token), metrics.clone(), config.max_in_flight);
+        let api = Arc::new(api);
+        let address_file = match (&config.engine, listener.local_addr()) {
+            (EngineLocation::Directory(dir), Ok(address)) => AddressFile::write(dir, address),
+            (
+                EngineLocation::Directory(_) | EngineLocation::Memory | EngineLocation::Database(_),
+                _,
+            ) => None,
+        };
+        let (_token_dir, _address_file) = (token_dir, address_file);
+        Ok(Server { listener, api, kv, metrics, config, token_location, _token_dir, _address_file })
+    }
+
+    /// Returns the bound address.
+    ///
+    /// # Errors
+    /// If the system call fails.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Returns the location of the root token.
+    pub fn token_location(&self) -> &TokenLocation {
+        &self.token_location
+    }
+
+    /// Serves until `stop` resolves, then drains requests and closes the engine within 10 s.
+    ///
+    /// # Errors
+    /// If the engine could not be closed cleanly.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), crate::kv::Error> {
+        let (drain, draining) = watch::channel(false);
+        if let Ok(address) = self.address() {
+            tracing::info!(%address, data = %self.config.engine, "server ready");
+        }
+        let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
+        tokio::select! {
+            () = stop => {}
+            () = self.accept(&draining) => {}
+        }
+        tracing::info!("server stopping");
+        let Server { listener, kv, .. } = self;
+        drop(listener);
+        drop(draining);
+        // Every connection and the sweeper have a receiver until they end.
+        let _ = drain.send(true);
+        if tokio::time::timeout(DRAIN_TIMEOUT, drain.closed()).await.is_err() {
+            let timeout_secs = DRAIN_TIMEOUT.as_secs();
+            tracing::warn!(timeout_secs, "aborting requests that did not finish in time");
+        }
+        sweeper.abort();
+        kv.close().await?;
+        tracing::info!("server stopped");
+        Ok(())
+    }
+
+    async fn accept(&self, draining: &watch::Receiver<bool>) {
+        let slots = Arc::new(Semaphore::new(self.config.max_connections as usize));
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Most likely out of file descriptors until other connections close.
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            // Responses are written whole; Nagle's algorithm would only delay them.
+            let _ = stream.set_nodelay(true);
+            let (api, timeouts) = (self.api.clone(), timeouts(&self.config));
+            let (metrics, draining) = (self.metrics.clone(), draining.clone());
+            tokio::spawn(async move {
+                metrics.connections.inc();
+                http::serve(stream, &*api, timeouts, draining).await;
+                metrics.connections.dec();
+                drop(slot);
+            });
+        }
+    }
+}
+
+fn timeouts(config: &ServeConfig) -> http::Timeouts {
+    http::Timeouts {
+        head: config.header_timeout,
+        idle: config.idle_timeout,
+        body: config.body_timeout,
+        write: config.body_timeout,
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Removes expired items in small batches until the server drains.
+async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
+    loop {
+        let swept = kv.sweep().await.unwrap_or_else(|error| {
+            tracing::error!(%error, "could not remove expired items");
+            0
+        });
+        let pause = if swept == 0 { SWEEP_INTERVAL } else { Duration::from_millis(2) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = draining.changed() => return,
+        }
+    }
+}
+
+/// Raises the soft limit of open files, commonly 1024, to `wanted` or the hard limit.
+fn raise_file_limit(wanted: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let target = limit.maximum.unwrap_or(u64::MAX).min(wanted);
+    if limit.current.is_some_and(|current| current < target) {
+        let raised = Rlimit { current: Some(target), maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "could not raise the limit of open files");
+        }
+    }
+}

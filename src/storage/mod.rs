@@ -1,0 +1,85 @@
+//! Opens the engine at a configured location, for the server and for offline administration.
+
+mod address_file;
+
+pub use address_file::{AddressFile, server_address};
+
+use crate::config::{Database, EngineLocation};
+use crate::engine::embedded::{Embedded, Fatal, Options};
+use crate::engine::memory::Memory;
+use crate::engine::{Engine, EngineError};
+use crate::kv::clock::{Clock, SystemClock};
+use std::sync::Arc;
+
+/// Exit status after a failure that leaves the durability of later writes in doubt, such as a
+/// failed fsync.
+const EXIT_FATAL: i32 = 70;
+
+/// Memory and WAL sizes of an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct StorageOptions {
+    /// Size of the read cache.
+    pub cache_bytes: u64,
+    /// WAL size that triggers a checkpoint.
+    pub wal_bytes: u64,
+    /// Limit of large bodies being read from a database.
+    pub reading_bytes: u64,
+}
+
+/// An open engine and the clock that decides when its items expire.
+pub struct Storage {
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Opens the engine at a location. A fatal error of an embedded engine ends the process.
+///
+/// # Errors
+/// If the engine cannot be opened.
+pub async fn open(
+    location: &EngineLocation,
+    options: StorageOptions,
+) -> Result<Storage, EngineError> {
+    let dir = match location {
+        EngineLocation::Memory => {
+            return Ok(Storage { engine: Arc::new(Memory::new()), clock: Arc::new(SystemClock) });
+        }
+        EngineLocation::Database(database) => {
+            return open_database(database, options.reading_bytes).await;
+        }
+        EngineLocation::Directory(dir) => dir.clone(),
+    };
+    let fatal = Fatal::new(|error| {
+        tracing::error!(%error, "stopping after a storage failure; acknowledged writes are safe");
+        std::process::exit(EXIT_FATAL);
+    });
+    let StorageOptions { cache_bytes, wal_bytes, .. } = options;
+    let engine = Embedded::open(Options { dir, cache_bytes, wal_bytes, fatal })?;
+    Ok(Storage { engine: Arc::new(engine), clock: Arc::new(SystemClock) })
+}
+
+#[cfg(feature = "postgres")]
+async fn open_database(database: &Database, reading_bytes: u64) -> Result<Storage, EngineError> {
+    use crate::engine::postgres::{Options, Postgres};
+
+    /// The database's clock, so that items expire at the same time on all servers.
+    struct DatabaseClock(Arc<Postgres>);
+
+    impl Clock for DatabaseClock {
+        fn now(&self) -> u64 {
+            self.0.now()
+        }
+    }
+
+    let Database { url, standby, connections } = database.clone();
+    let engine = Postgres::open(Options { url, standby, connections, reading_bytes }).await?;
+    let engine = Arc::new(engine);
+    Ok(Storage { engine: engine.clone(), clock: Arc::new(DatabaseClock(engine)) })
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn open_database(_: &Database, _: u64) -> Result<Storage, EngineError> {
+    Err(EngineError::Failed("this build lacks PostgreSQL support (feature postgres)".into()))
+}
