@@ -446,7 +446,7 @@ impl Drop for AddressFile {
 fn random_text() -> Result<String, String> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|e| format!("no random numbers: {e}"))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(crate::wire::hex(&random))
 }
 
 /// Makes a token and keeps it in a file that only this user can read, whole or not at all.

@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::error::{Error, json};
-use super::export::Lines;
+use super::export::ExportBody;
 use super::query::Query;
 use crate::http::{Payload, RequestHead, Response};
 use crate::kv::items::Item;
@@ -22,7 +22,7 @@ const EXPORT_BYTES: u64 = 4 << 20;
 /// What a client tells this server by.
 pub(super) fn about() -> Response {
     let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
-    json(200, &wire::About { name, version })
+    json(200, &wire::ServerInfo { name, version })
 }
 
 impl Api {
@@ -43,7 +43,7 @@ impl Api {
         let next_cursor = last.map(|last| cursor::encode(last.key.as_bytes()));
         let prefix = given.map(str::to_owned);
         let meta = wire::KeyListMeta { limit, next_cursor, prefix, consistency: None };
-        Ok(json(200, &wire::DetailsPage { data, meta }))
+        Ok(json(200, &wire::ItemDetailsList { data, meta }))
     }
 
     pub(super) async fn clear(
@@ -65,11 +65,11 @@ impl Api {
         };
         if dry_run {
             let matched = self.kv.count_prefix(&store?, prefix).await?;
-            return Ok(json(200, &wire::Matched { matched }));
+            return Ok(json(200, &wire::MatchedCount { matched }));
         }
         let kv::delete_prefix::PrefixDeletion { deleted, more } =
             self.kv.delete_prefix(&store?, prefix, limit).await?;
-        Ok(json(200, &wire::Deleted { deleted, more }))
+        Ok(json(200, &wire::DeletedCount { deleted, more }))
     }
 
     pub(super) async fn export(
@@ -88,18 +88,18 @@ impl Api {
         let mut response = Response::new(200)
             .field("Content-Type", b"application/x-ndjson")
             .field("Cache-Control", b"no-store")
-            .payload(Payload::Open(Box::new(Lines::new(export, request))));
+            .payload(Payload::Open(Box::new(ExportBody::new(export, request))));
         response.hold = Some(Box::new(places));
         Ok(response)
     }
 }
 
-fn details((key, item): (&[u8], Item)) -> Result<wire::Details, Error> {
+fn details((key, item): (&[u8], Item)) -> Result<wire::ItemDetails, Error> {
     let key = std::str::from_utf8(key).map_err(|_| {
         Error::Kv(kv::Error::Internal("stored data is damaged: a key is not UTF-8".into()))
     })?;
     let text = std::str::from_utf8(item.metadata.as_bytes()).ok();
-    Ok(wire::Details {
+    Ok(wire::ItemDetails {
         key: key.into(),
         size: item.size,
         metadata: text.map(str::to_owned),

@@ -49,7 +49,7 @@ impl Part {
         let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
         let mut part = Part { path, to: to.to_owned(), sink: None };
         let file = BufWriter::with_capacity(1 << 20, file);
-        let packed = to.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zst"));
+        let packed = crate::transfer::detect::is_zstd_name(to);
         part.sink = Some(if packed {
             let mut encoder = zstd::Encoder::new(file, COMPRESSION).map_err(failed)?;
             encoder.include_checksum(true).map_err(failed)?;

@@ -5,7 +5,7 @@ use super::console::{self, Out, Stop, exit_status, local, note, usage};
 use crate::client::Client;
 use crate::config::{BackupArgs, EngineLocation, RestoreArgs};
 use crate::server::{self, RestoreError};
-use crate::transfer::detect::{is_stdin, plain};
+use crate::transfer::detect::{decompress, is_stdin};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -64,7 +64,7 @@ fn server_of(args: &BackupArgs) -> Result<Option<crate::config::ClientArgs>, Sto
 async fn online(client: Client, args: &BackupArgs) -> Result<(), Stop> {
     let mut backup = client.backup().await?;
     let (mut to, bar) = (Target::new(&args.output)?, console::bar("backing up", "bytes", None));
-    while let Some(piece) = backup.piece().await? {
+    while let Some(piece) = backup.next_chunk().await? {
         to.write(&piece)?;
         bar.inc(piece.len() as u64);
     }
@@ -140,7 +140,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, String> {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(path).map_err(|e| e.to_string())?),
     };
-    plain(Box::new(BufReader::with_capacity(1 << 20, source)), path).map_err(|e| e.to_string())
+    decompress(Box::new(BufReader::with_capacity(1 << 20, source)), path).map_err(|e| e.to_string())
 }
 
 pub(super) fn restore(args: RestoreArgs) -> ExitCode {

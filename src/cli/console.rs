@@ -70,7 +70,7 @@ where
 {
     let connected = args.resolve().and_then(|at| Client::new(at.endpoint, at.token));
     let client = match connected {
-        Ok(client) => client.with_retry(Retry::impatient()),
+        Ok(client) => client.with_retry(Retry::interactive()),
         Err(e) => return ended(Err(e.into())),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -1,7 +1,7 @@
 //! Values and lines from files and from the standard input.
 
 use super::console::{Stop, local};
-use crate::client::Body;
+use crate::client::RequestBody;
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
 use std::fs::File;
@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>), S
 }
 
 /// The body that a reader gives, read on a thread of its own, a little ahead of the connection.
-pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> Body {
+pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
     let (pieces, mut taken) = mpsc::channel::<io::Result<Bytes>>(AHEAD);
     std::thread::spawn(move || {
         loop {
@@ -55,7 +55,7 @@ pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> Bod
             }
         }
     });
-    Body::stream(poll_fn(move |context| taken.poll_recv(context)), length)
+    RequestBody::stream(poll_fn(move |context| taken.poll_recv(context)), length)
 }
 
 /// All of a small file.

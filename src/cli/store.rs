@@ -127,11 +127,11 @@ async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), Stop> {
             Err(Error::Refused { status: 409, .. }) if args.force && round < ROUNDS => {
                 deleted += key::empty(&client, &store, "", 0).await?;
             }
-            Err(Error::Refused { status: 409, what, .. }) => {
+            Err(Error::Refused { status: 409, subject, .. }) => {
                 return Err(Error::Refused {
-                    what,
+                    subject,
                     status: 409,
-                    said: "it holds items; --force deletes them first".into(),
+                    message: "it holds items; --force deletes them first".into(),
                     retry_after: None,
                 }
                 .into());

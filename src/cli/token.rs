@@ -3,7 +3,7 @@
 use super::console::{self, Out, Stop, confirm, exit_status, note, usage};
 use crate::client::{Client, Error};
 use crate::config::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope};
-use crate::wire::{Token, TokenRequest};
+use crate::wire::{LimitedToken, TokenRequest};
 use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
@@ -115,7 +115,7 @@ async fn list(client: Client, args: &TokenListArgs) -> Result<(), Stop> {
     out.flush()
 }
 
-fn row(out: &Out, token: &Token) -> String {
+fn row(out: &Out, token: &LimitedToken) -> String {
     let expires = token.expires_at.as_deref().unwrap_or("-");
     let mut line = format!(
         "{}  {:11}  {}  {expires:27}  {}",

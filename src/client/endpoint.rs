@@ -1,12 +1,16 @@
-//! Where a server is, and what opens it.
+//! A server's address, and the token sent to it.
 
 use super::error::Error;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use std::fmt;
 use std::net::IpAddr;
 
-/// The address of a server: a scheme, a host and a port, and nothing else.
+/// All bytes except the unreserved ones of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The address of a server: scheme, host and port only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     base: String,
@@ -15,29 +19,29 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Where `steadfast serve` listens by default.
+    /// The default address of `steadfast serve`.
     pub const DEFAULT: &str = "http://127.0.0.1:7678";
 
-    /// Checks an address.
+    /// Parses an address.
     ///
     /// # Errors
-    /// [`Error::Usage`], without the address, which may hold a password.
+    /// [`Error::Usage`], which never quotes the address, because it may contain a password.
     pub fn parse(text: &str) -> Result<Endpoint, Error> {
-        let refuse = |why: &str| Err(Error::Usage(format!("the endpoint {why}")));
+        let refuse = |reason: &str| Err(Error::Usage(format!("invalid endpoint: {reason}")));
         let Ok(url) = Url::parse(text.trim()) else {
-            return refuse("is not a URL such as http://127.0.0.1:7678");
+            return refuse("must be a URL such as http://127.0.0.1:7678");
         };
         if !matches!(url.scheme(), "http" | "https") {
-            return refuse("must begin with http:// or https://");
+            return refuse("must start with http:// or https://");
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return refuse("must not hold a user or a password: the token is given apart");
+            return refuse("must not contain a user or password; use --token-file for the token");
         }
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return refuse("must be a host and a port without a path");
+            return refuse("must not contain a path, query or fragment");
         }
         let Some(host) = url.host_str() else {
-            return refuse("names no host");
+            return refuse("must contain a host");
         };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let loopback = host == "localhost"
@@ -47,39 +51,39 @@ impl Endpoint {
         Ok(Endpoint { base: url.as_str().trim_end_matches('/').to_owned(), loopback, tls })
     }
 
-    /// Without a slash at its end.
+    /// The address without a trailing slash.
     pub fn as_str(&self) -> &str {
         &self.base
     }
 
-    /// Whether it is on this machine.
+    /// Returns whether the server is on this machine.
     pub fn is_loopback(&self) -> bool {
         self.loopback
     }
 
-    /// Whether the connection is encrypted.
+    /// Returns whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tls
     }
 
-    /// The URL of a path, whose segments are encoded, each for itself, with a query.
+    /// Builds a URL from path segments and query parameters, which are percent-encoded.
     pub(super) fn url(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<Url, Error> {
         let mut text = self.base.clone();
         for segment in segments {
-            // Whoever parses URLs takes these away, however they are encoded.
+            // URL parsers remove these even if they are percent-encoded.
             if matches!(*segment, "" | "." | "..") {
-                return Err(Error::Usage(format!("{segment:?} cannot be a key or an id")));
+                return Err(Error::Usage(format!("{segment:?} cannot be used as a key or id")));
             }
             text.push('/');
-            encode(segment, &mut text);
+            text.extend(encode(segment));
         }
         for (nth, (name, value)) in query.iter().enumerate() {
             text.push(if nth == 0 { '?' } else { '&' });
-            encode(name, &mut text);
+            text.extend(encode(name));
             text.push('=');
-            encode(value, &mut text);
+            text.extend(encode(value));
         }
-        Url::parse(&text).map_err(|e| Error::Usage(format!("cannot make a URL: {e}")))
+        Url::parse(&text).map_err(|e| Error::Usage(format!("invalid URL: {e}")))
     }
 }
 
@@ -89,19 +93,8 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Every byte but the unreserved ones of RFC 3986 is encoded.
-fn encode(text: &str, into: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            into.push(char::from(byte));
-        } else {
-            into.push('%');
-            for digit in [byte >> 4, byte & 15] {
-                into.push(char::from(HEX.get(usize::from(digit)).copied().unwrap_or(b'0')));
-            }
-        }
-    }
+fn encode(text: &str) -> percent_encoding::PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
 
 /// What opens a server; shows nothing of itself.
@@ -148,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_host_and_a_port_and_nothing_else() {
+    fn an_endpoint_is_a_host_and_port_only() {
         let fine = Endpoint::parse("http://127.0.0.1:7678/").unwrap();
         assert_eq!((fine.as_str(), fine.is_loopback()), ("http://127.0.0.1:7678", true));
         for loopback in ["http://localhost:1", "http://[::1]:7", "https://127.9.9.9"] {
@@ -173,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_one_segment_that_nothing_tidies_up() {
+    fn a_key_is_encoded_as_one_path_segment() {
         let at = Endpoint::parse("http://h:1").unwrap();
         let path = |key: &str| at.url(&["keys", key], &[]).unwrap().as_str().to_owned();
         assert_eq!(path("a/b"), "http://h:1/keys/a%2Fb");
@@ -191,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_never_shown() {
+    fn a_token_is_never_printed() {
         let token = Token::parse("secret-of-sixteen\n").unwrap();
         assert_eq!(format!("{token:?} {:?}", token.header()), "Token(hidden) Sensitive");
         for bad in ["", "with space", "line\nbreak", "ümlaut"] {

@@ -12,7 +12,7 @@ pub use client::{
     TokenCreateArgs, TokenListArgs, TokenLocation, TokenRevokeArgs, TokenScope,
 };
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, seconds};
-pub use transfer::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
+pub use transfer::{ExportArgs, ExportTo, ImportArgs, ItemFormat, SyncArgs};
 
 use crate::api::Token;
 use clap::{Args, ValueEnum};

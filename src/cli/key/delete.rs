@@ -60,9 +60,9 @@ async fn one(
         let head = client.head(store, key).await?;
         if args.if_generation_match.is_some_and(|wanted| wanted != head.generation) {
             return Err(Error::Refused {
-                what: format!("item {key:?}"),
+                subject: format!("item {key:?}"),
                 status: 412,
-                said: format!("it has generation {}", head.generation),
+                message: format!("it has generation {}", head.generation),
                 retry_after: None,
             }
             .into());

@@ -2,7 +2,7 @@
 
 use super::Known;
 use crate::cli::console::{Out, Stop, local, note, target};
-use crate::client::{Client, Value};
+use crate::client::{Client, ValueStream};
 use crate::config::{KeyGetArgs, KeyHeadArgs};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -14,7 +14,7 @@ pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), Stop> {
     let store = client.resolve(&args.store).await?;
     let mut value = client.get(&store, &args.key).await?;
     if let Some(path) = args.output.as_deref().filter(|path| path.as_os_str() != "-") {
-        let size = value.head.size;
+        let size = value.headers.size;
         to_file(&mut value, path).await?;
         let whose = target(&client, &store);
         note(&format!("{} has the {size} bytes of item {:?} of {whose}", path.display(), args.key));
@@ -24,20 +24,20 @@ pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), Stop> {
     if args.client.json {
         return in_json(&args.key, value, &mut out).await;
     }
-    while let Some(piece) = value.piece().await? {
+    while let Some(piece) = value.next_chunk().await? {
         out.bytes(&piece)?;
     }
     out.flush()
 }
 
 /// One line with the value in base64, written as it comes.
-async fn in_json(key: &str, mut value: Value, out: &mut Out) -> Result<(), Stop> {
-    let known = Known::from_head(key, value.head.clone());
+async fn in_json(key: &str, mut value: ValueStream, out: &mut Out) -> Result<(), Stop> {
+    let known = Known::from_head(key, value.headers.clone());
     let known = serde_json::to_string(&known.json()).map_err(|e| local(e.to_string()))?;
     out.bytes(known.strip_suffix('}').unwrap_or(&known).as_bytes())?;
     out.bytes(b",\"value\":\"")?;
     let mut rest = Vec::new();
-    while let Some(piece) = value.piece().await? {
+    while let Some(piece) = value.next_chunk().await? {
         rest.extend_from_slice(&piece);
         // Three bytes make four characters: what is over waits for the next piece.
         let (whole, over) = rest.split_at(rest.len() / 3 * 3);
@@ -60,7 +60,7 @@ impl Drop for Part {
 
 /// Writes beside the file and takes its place once all is there; what is no file, such as
 /// `/dev/null`, is written to as it is.
-async fn to_file(value: &mut Value, path: &Path) -> Result<(), Stop> {
+async fn to_file(value: &mut ValueStream, path: &Path) -> Result<(), Stop> {
     let failed = |e: io::Error| local(format!("{}: {e}", path.display()));
     if path.exists() && !path.is_file() {
         let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
@@ -76,8 +76,8 @@ async fn to_file(value: &mut Value, path: &Path) -> Result<(), Stop> {
     std::fs::rename(&part.0, path).map_err(failed)
 }
 
-async fn pieces(value: &mut Value, file: &mut File, path: &Path) -> Result<(), Stop> {
-    while let Some(piece) = value.piece().await? {
+async fn pieces(value: &mut ValueStream, file: &mut File, path: &Path) -> Result<(), Stop> {
+    while let Some(piece) = value.next_chunk().await? {
         file.write_all(&piece).map_err(|e| local(format!("{}: {e}", path.display())))?;
     }
     Ok(())

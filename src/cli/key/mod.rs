@@ -8,7 +8,7 @@ mod put;
 use super::console::{self, exit_status};
 use crate::client::ItemHeaders;
 use crate::config::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs};
-use crate::wire::Details;
+use crate::wire::ItemDetails;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Subcommand;
@@ -113,7 +113,7 @@ impl Known {
         }
     }
 
-    fn from_details(details: Details) -> Known {
+    fn from_details(details: ItemDetails) -> Known {
         let base64 = details.metadata_base64.unwrap_or_default();
         let metadata = match details.metadata {
             Some(text) => text.into_bytes(),

@@ -2,7 +2,7 @@
 
 use crate::cli::console::{Out, Stop, note, target};
 use crate::cli::input;
-use crate::client::{Client, Mode, PutOptions};
+use crate::client::{Client, PutMode, PutOptions};
 use crate::config::KeyPutArgs;
 use serde_json::json;
 use std::os::unix::ffi::OsStringExt;
@@ -40,10 +40,10 @@ fn options(args: &KeyPutArgs) -> Result<PutOptions, Stop> {
         (None, None) => None,
     };
     let mode = match (args.add, args.append, args.prepend) {
-        (true, ..) => Mode::Add,
-        (_, true, _) => Mode::Append,
-        (.., true) => Mode::Prepend,
-        _ => Mode::Overwrite,
+        (true, ..) => PutMode::Add,
+        (_, true, _) => PutMode::Append,
+        (.., true) => PutMode::Prepend,
+        _ => PutMode::Overwrite,
     };
     let if_generation_match = args.if_generation_match;
     Ok(PutOptions { metadata, time_to_live: args.ttl, mode, if_generation_match })
