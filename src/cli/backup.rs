@@ -10,7 +10,7 @@ use crate::admin;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
 use crate::storage::server_address;
-use crate::transfer::detect::{is_stdin, plain};
+use crate::transfer::detect::{decompress, is_stdin};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -72,7 +72,7 @@ async fn online(client: Client, args: &BackupArgs) -> Result<(), CommandError> {
     let mut backup = client.backup().await?;
     let mut destination = Destination::open(&args.output)?;
     let bar = progress_bar("backing up", "bytes", None);
-    while let Some(piece) = backup.piece().await? {
+    while let Some(piece) = backup.next_chunk().await? {
         destination.write(&piece)?;
         bar.inc(piece.len() as u64);
     }
@@ -146,7 +146,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, String> {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(path).map_err(|e| e.to_string())?),
     };
-    plain(Box::new(BufReader::with_capacity(1 << 20, source)), path).map_err(|e| e.to_string())
+    decompress(Box::new(BufReader::with_capacity(1 << 20, source)), path).map_err(|e| e.to_string())
 }
 
 pub(super) fn restore(args: &RestoreArgs) -> ExitCode {

@@ -1,7 +1,7 @@
 //! Input from files and from the standard input.
 
 use super::error::{CommandError, local_error};
-use crate::client::Body;
+use crate::client::RequestBody;
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
 use std::fs::File;
@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>), C
 }
 
 /// Turns a reader into a request body. A separate thread reads ahead of the connection.
-pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> Body {
+pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
     let (sender, mut receiver) = mpsc::channel::<io::Result<Bytes>>(READ_AHEAD);
     std::thread::spawn(move || {
         loop {
@@ -55,7 +55,7 @@ pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> Bod
             }
         }
     });
-    Body::stream(poll_fn(move |context| receiver.poll_recv(context)), length)
+    RequestBody::stream(poll_fn(move |context| receiver.poll_recv(context)), length)
 }
 
 /// Reads a whole file of at most `max` bytes.

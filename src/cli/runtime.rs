@@ -33,7 +33,7 @@ where
 {
     let connection = args.resolve()?;
     let client = Client::new(connection.endpoint, &connection.token)?;
-    let client = client.with_retry(Retry::impatient());
+    let client = client.with_retry(Retry::interactive());
     let runtime = build()?;
     let result = runtime.block_on(async {
         tokio::spawn(exit_if_stuck());

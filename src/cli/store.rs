@@ -130,11 +130,11 @@ async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), CommandErr
             Err(Error::Refused { status: 409, .. }) if args.force && attempt < DELETE_ATTEMPTS => {
                 deleted += key::delete_items(&client, &store, "", 0).await?;
             }
-            Err(Error::Refused { status: 409, what, .. }) => {
+            Err(Error::Refused { status: 409, subject, .. }) => {
                 return Err(Error::Refused {
-                    what,
+                    subject,
                     status: 409,
-                    said: "the store contains items: use --force to delete them first".into(),
+                    message: "the store contains items: use --force to delete them first".into(),
                     retry_after: None,
                 }
                 .into());

@@ -2,9 +2,13 @@
 
 use super::error::Error;
 use crate::wire::Endpoint;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 
-/// The URL of a path, whose segments are encoded, each for itself, with a query.
+/// All bytes except the unreserved ones of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Builds a URL from path segments and query parameters, which are percent-encoded.
 pub(super) fn url(
     endpoint: &Endpoint,
     segments: &[&str],
@@ -12,35 +16,24 @@ pub(super) fn url(
 ) -> Result<Url, Error> {
     let mut text = endpoint.as_str().to_owned();
     for segment in segments {
-        // Whoever parses URLs takes these away, however they are encoded.
+        // URL parsers remove these even if they are percent-encoded.
         if matches!(*segment, "" | "." | "..") {
-            return Err(Error::Usage(format!("{segment:?} cannot be a key or an id")));
+            return Err(Error::Usage(format!("{segment:?} cannot be used as a key or id")));
         }
         text.push('/');
-        encode(segment, &mut text);
+        text.extend(encode(segment));
     }
     for (nth, (name, value)) in query.iter().enumerate() {
         text.push(if nth == 0 { '?' } else { '&' });
-        encode(name, &mut text);
+        text.extend(encode(name));
         text.push('=');
-        encode(value, &mut text);
+        text.extend(encode(value));
     }
-    Url::parse(&text).map_err(|e| Error::Usage(format!("cannot make a URL: {e}")))
+    Url::parse(&text).map_err(|e| Error::Usage(format!("invalid URL: {e}")))
 }
 
-/// Every byte but the unreserved ones of RFC 3986 is encoded.
-fn encode(text: &str, into: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            into.push(char::from(byte));
-        } else {
-            into.push('%');
-            for digit in [byte >> 4, byte & 15] {
-                into.push(char::from(HEX.get(usize::from(digit)).copied().unwrap_or(b'0')));
-            }
-        }
-    }
+fn encode(text: &str) -> percent_encoding::PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
 
 #[cfg(test)]
@@ -48,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_one_segment_that_nothing_tidies_up() {
+    fn a_key_is_encoded_as_one_path_segment() {
         let at = Endpoint::parse("http://h:1").unwrap();
         let path = |key: &str| url(&at, &["keys", key], &[]).unwrap().as_str().to_owned();
         assert_eq!(path("a/b"), "http://h:1/keys/a%2Fb");

@@ -23,7 +23,7 @@ pub use man::ManArgs;
 pub use serve::{LogFormat, ServeArgs, ServeConfig, TokenSource, read_root_token};
 pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs};
 pub use token::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope};
-pub use transfer::{ExportArgs, ExportTo, FormatArg, IfExistsArg, ImportArgs, SyncArgs};
+pub use transfer::{ExportArgs, ExportTo, ImportArgs, ItemFormat, SyncArgs};
 
 use crate::wire::Token;
 use secrecy::{ExposeSecret, SecretString};

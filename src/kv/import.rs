@@ -7,6 +7,7 @@ use super::preconditions::Current;
 use super::types::StoreId;
 use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
 use crate::engine::{Commit, Mutation, NewRecord, Outcome, Precondition, Projection};
+use crate::wire::IfExists;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
@@ -43,16 +44,6 @@ pub struct ImportItem {
     pub generation: Option<ImportedGeneration>,
     /// When it was written there, in microseconds.
     pub modified: Option<u64>,
-}
-
-/// What happens to an item that is there already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IfExists {
-    /// The new one takes its place.
-    #[default]
-    Overwrite,
-    /// It stays.
-    Skip,
 }
 
 /// What became of a line.
@@ -92,7 +83,7 @@ impl Kv {
             }
             match if_exists {
                 IfExists::Overwrite => last_of_each(store, arrivals, &outcome, now, &mut commit),
-                IfExists::Skip => {
+                IfExists::Skip | IfExists::Fail => {
                     self.first_of_each(store, arrivals, &mut outcome, now, &mut commit).await?;
                 }
             }

@@ -289,7 +289,8 @@ fn of_very_many_errors_the_first_are_told_with_their_number() {
         let answer = send(&case, &body);
         assert_eq!(answer.status, status);
         let json = answer.json();
-        let title = format!("batch had {} errors, the first follow", body.lines().count());
+        let title =
+            format!("batch had {} errors, the first 10000 are listed", body.lines().count());
         assert_eq!((&json["type"], &json["title"]), (&kind.into(), &title.into()));
         let errors = json["errors"].as_array().unwrap();
         assert_eq!((errors.len(), &errors[9_999]["index"]), (10_000, &9_999.into()));

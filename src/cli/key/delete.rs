@@ -54,9 +54,9 @@ async fn delete_one(
         let item = client.head(store, key).await?;
         if args.if_generation_match.is_some_and(|wanted| wanted != item.generation) {
             return Err(Error::Refused {
-                what: format!("item {key:?}"),
+                subject: format!("item {key:?}"),
                 status: 412,
-                said: format!("its generation is {}", item.generation),
+                message: format!("its generation is {}", item.generation),
                 retry_after: None,
             }
             .into());

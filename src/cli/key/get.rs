@@ -4,7 +4,7 @@ use super::ItemInfo;
 use crate::atomic_file::AtomicFile;
 use crate::cli::error::{CommandError, local_error};
 use crate::cli::output::{Output, print_status, store_label};
-use crate::client::{Client, Value};
+use crate::client::{Client, ValueStream};
 use crate::config::{KeyGetArgs, KeyHeadArgs};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -16,7 +16,7 @@ pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), Command
     let store = client.resolve(&args.store).await?;
     let mut value = client.get(&store, &args.key).await?;
     if let Some(path) = args.output.as_deref().filter(|path| path.as_os_str() != "-") {
-        let size = value.head.size;
+        let size = value.headers.size;
         write_file(&mut value, path).await?;
         let label = store_label(&client, &store);
         let path = path.display();
@@ -27,20 +27,24 @@ pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), Command
     if args.client.json {
         return write_json(&args.key, value, &mut out).await;
     }
-    while let Some(piece) = value.piece().await? {
+    while let Some(piece) = value.next_chunk().await? {
         out.bytes(&piece)?;
     }
     out.flush()
 }
 
 /// Writes one line of JSON with the value in base64, encoded as it arrives.
-async fn write_json(key: &str, mut value: Value, out: &mut Output) -> Result<(), CommandError> {
-    let info = ItemInfo::from_headers(key, value.head.clone());
+async fn write_json(
+    key: &str,
+    mut value: ValueStream,
+    out: &mut Output,
+) -> Result<(), CommandError> {
+    let info = ItemInfo::from_headers(key, value.headers.clone());
     let json = serde_json::to_string(&info.json()).map_err(|e| local_error(e.to_string()))?;
     out.bytes(json.strip_suffix('}').unwrap_or(&json).as_bytes())?;
     out.bytes(b",\"value\":\"")?;
     let mut pending = Vec::new();
-    while let Some(piece) = value.piece().await? {
+    while let Some(piece) = value.next_chunk().await? {
         pending.extend_from_slice(&piece);
         // Base64 encodes groups of three bytes: an incomplete group waits for the next piece.
         let (groups, rest) = pending.split_at(pending.len() / 3 * 3);
@@ -54,7 +58,7 @@ async fn write_json(key: &str, mut value: Value, out: &mut Output) -> Result<(),
 
 /// Writes the value to a file atomically. A device or pipe, such as `/dev/null`, is written to
 /// directly.
-async fn write_file(value: &mut Value, path: &Path) -> Result<(), CommandError> {
+async fn write_file(value: &mut ValueStream, path: &Path) -> Result<(), CommandError> {
     let failed = |e: io::Error| local_error(format!("{}: {e}", path.display()));
     if path.exists() && !path.is_file() {
         let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
@@ -66,11 +70,11 @@ async fn write_file(value: &mut Value, path: &Path) -> Result<(), CommandError> 
 }
 
 async fn write_pieces(
-    value: &mut Value,
+    value: &mut ValueStream,
     file: &mut impl Write,
     path: &Path,
 ) -> Result<(), CommandError> {
-    while let Some(piece) = value.piece().await? {
+    while let Some(piece) = value.next_chunk().await? {
         file.write_all(&piece).map_err(|e| local_error(format!("{}: {e}", path.display())))?;
     }
     Ok(())

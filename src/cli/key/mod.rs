@@ -9,7 +9,7 @@ use super::error::exit_status;
 use super::runtime;
 use crate::client::ItemHeaders;
 use crate::config::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs};
-use crate::wire::Details;
+use crate::wire::ItemDetails;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Subcommand;
@@ -119,7 +119,7 @@ impl ItemInfo {
         }
     }
 
-    fn from_details(details: Details) -> ItemInfo {
+    fn from_details(details: ItemDetails) -> ItemInfo {
         let base64 = details.metadata_base64.unwrap_or_default();
         let metadata = match details.metadata {
             Some(text) => text.into_bytes(),

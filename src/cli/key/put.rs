@@ -3,7 +3,7 @@
 use crate::cli::error::CommandError;
 use crate::cli::input;
 use crate::cli::output::{Output, print_status, store_label};
-use crate::client::{Client, Mode, PutOptions};
+use crate::client::{Client, PutMode, PutOptions};
 use crate::config::KeyPutArgs;
 use serde_json::json;
 use std::os::unix::ffi::OsStringExt;
@@ -43,10 +43,10 @@ fn options(args: &KeyPutArgs) -> Result<PutOptions, CommandError> {
         (None, None) => None,
     };
     let mode = match (args.add, args.append, args.prepend) {
-        (true, ..) => Mode::Add,
-        (_, true, _) => Mode::Append,
-        (.., true) => Mode::Prepend,
-        _ => Mode::Overwrite,
+        (true, ..) => PutMode::Add,
+        (_, true, _) => PutMode::Append,
+        (.., true) => PutMode::Prepend,
+        _ => PutMode::Overwrite,
     };
     let if_generation_match = args.if_generation_match;
     Ok(PutOptions { metadata, time_to_live: args.ttl, mode, if_generation_match })
