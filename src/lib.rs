@@ -17,6 +17,7 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod api;
+pub mod atomic_file;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -1,7 +1,8 @@
 //! The composition root: engine, store, API, listener, and their orderly end.
 
-use crate::api::{Api, Auth, Token};
-use crate::config::{self, EngineLocation, ServeConfig, TokenSource};
+use crate::api::{Api, Auth};
+use crate::atomic_file::AtomicFile;
+use crate::config::{self, EngineLocation, ServeConfig, TokenLocation, TokenSource};
 pub use crate::engine::copy::Progress as CopyProgress;
 use crate::engine::copy::{self, CopyError};
 use crate::engine::embedded::{self, Embedded, Fatal, Options, VerifyReport};
@@ -14,14 +15,16 @@ use crate::kv::clock::{Clock, SystemClock};
 use crate::kv::integrity::{IntegrityChecker, RecordCounts};
 use crate::kv::{Kv, keyspace};
 use crate::metrics::Metrics;
-use std::fs::{self, File};
+use crate::wire::Token;
+use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 
@@ -50,9 +53,9 @@ pub struct Server {
     kv: Arc<Kv>,
     metrics: Arc<Metrics>,
     config: ServeConfig,
-    token_at: TokenLocation,
+    token_location: TokenLocation,
     /// Removed with the server, where the token was only for this run.
-    _token_dir: Option<TokenDir>,
+    _token_dir: Option<TempDir>,
     /// Tells tools of this machine where the server of a data directory is.
     _address_file: Option<AddressFile>,
 }
@@ -107,15 +110,6 @@ async fn open(
     Ok((Arc::new(Embedded::open(options)?), Arc::new(SystemClock)))
 }
 
-/// Where a person finds the root token.
-#[derive(Clone, Debug)]
-pub enum TokenLocation {
-    /// In the environment.
-    Environment,
-    /// In this file.
-    File(PathBuf),
-}
-
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -138,9 +132,9 @@ impl Server {
     pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
         raise_file_limit(u64::from(config.max_connections) + FILES_SPARE);
         let (cache, log) = (config.cache_bytes, config.wal_bytes);
-        let (engine, clock) = open(&config.place, cache, log, config.max_in_flight / 2).await?;
+        let (engine, clock) = open(&config.engine, cache, log, config.max_in_flight / 2).await?;
         copy::finished(&*engine).await?;
-        let (token, token_at, token_dir) = root_token(&config).map_err(StartError::Token)?;
+        let (token, token_location, token_dir) = root_token(&config).map_err(StartError::Token)?;
         let failed = |e| StartError::Listen(config.listen, e);
         let listener = listen(config.listen).map_err(failed)?;
         let kv = Arc::new(Kv::new(engine, clock, config.max_value));
@@ -148,7 +142,7 @@ impl Server {
         let auth = Auth::new(token);
         let api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
         let api = Arc::new(api);
-        let address_file = match (&config.place, listener.local_addr()) {
+        let address_file = match (&config.engine, listener.local_addr()) {
             (EngineLocation::Directory(dir), Ok(at)) => AddressFile::write(dir, at),
             (
                 EngineLocation::Directory(_) | EngineLocation::Memory | EngineLocation::Database(_),
@@ -156,7 +150,7 @@ impl Server {
             ) => None,
         };
         let (_token_dir, _address_file) = (token_dir, address_file);
-        Ok(Server { listener, api, kv, metrics, config, token_at, _token_dir, _address_file })
+        Ok(Server { listener, api, kv, metrics, config, token_location, _token_dir, _address_file })
     }
 
     /// The address it listens on.
@@ -168,8 +162,8 @@ impl Server {
     }
 
     /// Where the root token is.
-    pub fn token_at(&self) -> &TokenLocation {
-        &self.token_at
+    pub fn token_location(&self) -> &TokenLocation {
+        &self.token_location
     }
 
     /// Serves until `stop` is done; then ends what runs, flushes and returns within 10 s.
@@ -179,7 +173,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), crate::kv::Error> {
         let (drain, draining) = watch::channel(false);
         if let Ok(address) = self.address() {
-            tracing::info!(%address, data = %self.config.place, "ready");
+            tracing::info!(%address, data = %self.config.engine, "ready");
         }
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
         tokio::select! {
@@ -216,7 +210,7 @@ impl Server {
             };
             // Answers are written whole; waiting to merge them would only delay them.
             let _ = stream.set_nodelay(true);
-            let (api, timeouts) = (self.api.clone(), self.config.timeouts);
+            let (api, timeouts) = (self.api.clone(), timeouts(&self.config));
             let (metrics, draining) = (self.metrics.clone(), draining.clone());
             tokio::spawn(async move {
                 metrics.connections.inc();
@@ -349,6 +343,15 @@ pub async fn copy(
     Ok(Copied { stores, items, bytes, checksum })
 }
 
+fn timeouts(config: &ServeConfig) -> http::Timeouts {
+    http::Timeouts {
+        head: config.header_timeout,
+        idle: config.idle_timeout,
+        body: config.body_timeout,
+        write: config.body_timeout,
+    }
+}
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -384,32 +387,26 @@ fn raise_file_limit(wanted: u64) {
     }
 }
 
-/// A directory of this run, for a token that no data directory can hold.
-struct TokenDir(PathBuf);
-
-impl Drop for TokenDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn root_token(config: &ServeConfig) -> Result<(Token, TokenLocation, Option<TokenDir>), String> {
-    match (&config.token, &config.place) {
+fn root_token(config: &ServeConfig) -> Result<(Token, TokenLocation, Option<TempDir>), String> {
+    match (&config.token, &config.engine) {
         (TokenSource::Given(token), _) => Ok((token.clone(), TokenLocation::Environment, None)),
         (TokenSource::File(token, path), _) => {
             Ok((token.clone(), TokenLocation::File(path.clone()), None))
         }
-        (TokenSource::Own, EngineLocation::Directory(data)) => {
+        (TokenSource::Generated, EngineLocation::Directory(data)) => {
             let path = data.join("token");
-            let token = if path.exists() { config::read_token(&path) } else { make_token(&path) };
+            let token =
+                if path.exists() { config::read_root_token(&path) } else { make_token(&path) };
             Ok((token?, TokenLocation::File(path), None))
         }
-        (TokenSource::Own, EngineLocation::Memory | EngineLocation::Database(..)) => {
-            let name = format!("steadfast-{}-{}", std::process::id(), &random_text()?[..8]);
-            let dir = TokenDir(std::env::temp_dir().join(name));
-            let made = fs::DirBuilder::new().mode(0o700).create(&dir.0);
-            made.map_err(|e| format!("cannot make {}: {e}", dir.0.display()))?;
-            let path = dir.0.join("token");
+        (TokenSource::Generated, EngineLocation::Memory | EngineLocation::Database(..)) => {
+            // Removed when the server stops.
+            let dir = tempfile::Builder::new()
+                .prefix("steadfast-")
+                .permissions(Permissions::from_mode(0o700))
+                .tempdir();
+            let dir = dir.map_err(|e| format!("cannot create a temporary directory: {e}"))?;
+            let path = dir.path().join("token");
             Ok((make_token(&path)?, TokenLocation::File(path), Some(dir)))
         }
     }
@@ -449,19 +446,14 @@ fn random_text() -> Result<String, String> {
     Ok(crate::wire::hex(&random))
 }
 
-/// Makes a token and keeps it in a file that only this user can read, whole or not at all.
+/// Generates a token and stores it in a file that only its owner can read.
 fn make_token(path: &Path) -> Result<Token, String> {
     let text = random_text()?;
-    let fresh = path.with_extension("new");
     let write = || {
-        let _ = fs::remove_file(&fresh);
-        let mut file = File::options().create_new(true).write(true).mode(0o600).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        let mut file = AtomicFile::create_secret(path)?;
+        writeln!(file, "{text}")?;
+        file.persist()
     };
-    write().map_err(|e: io::Error| format!("cannot keep a token in {}: {e}", path.display()))?;
+    write().map_err(|e: io::Error| format!("cannot write the token {}: {e}", path.display()))?;
     Token::parse(&text)
 }

@@ -72,14 +72,17 @@ fn a_backup_comes_back_as_it_was_running_or_not() {
     assert!(std::fs::metadata(&running).unwrap().len() < 100_000, "compressed");
     for (file, to) in [(&running, "one"), (&stopped, "two")] {
         let said = done(&steadfast(&["check", "--backup", text(file)]));
-        assert_eq!(said, "1 stores, 5 items: all is well\n");
+        assert_eq!(said, "1 stores, 5 items: no problems found\n");
         let to = files.path().join(to);
         let told = done(&steadfast(&["restore", text(file), "--data", text(&to), "--json"]));
         assert_eq!(told, "{\"items\":5,\"stores\":1}\n");
         let twice = steadfast(&["restore", text(file), "--data", text(&to)]);
         assert_eq!(twice.status.code(), Some(1), "it is not empty any more");
         let said = done(&steadfast(&["check", "--data", text(&to)]));
-        assert!(said.starts_with("1 stores, 5 items") && said.ends_with("all is well\n"), "{said}");
+        assert!(
+            said.starts_with("1 stores, 5 items") && said.ends_with("no problems found\n"),
+            "{said}"
+        );
         let server = Server::start(&to, &[]);
         assert!(export(&server, &id) == before, "generations, times and all");
         let put = server.ask(&format!("PUT /resources/stores/kv/{id}/keys/plain"), &[], b"new");

@@ -231,7 +231,10 @@ fn the_command_copies_what_a_server_left_and_a_server_serves_it() {
     assert!(home.server.ended(Duration::from_secs(20)).unwrap().success());
     let (status, told, said) = run(&from, &to);
     assert_eq!((status, &said[..]), (0, ""), "{said}");
-    assert!(told.starts_with("1 stores, 3 items, ") && told.contains("are the same"), "{told}");
+    assert!(
+        told.starts_with("copied 1 stores, 3 items, ") && told.contains("are identical"),
+        "{told}"
+    );
     let (status, _, said) = run(&from, &to);
     assert_eq!(status, 1);
     assert!(said.contains("the destination is not empty"), "{said}");

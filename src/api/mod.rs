@@ -21,8 +21,8 @@ mod query;
 mod stores;
 mod tokens;
 
+pub use auth::Auth;
 use auth::Principal;
-pub use auth::{Auth, Token};
 
 use crate::http::{Body, Payload, RequestError, RequestHead, Response, Service, Stream};
 use crate::kv::Kv;

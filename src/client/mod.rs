@@ -14,12 +14,13 @@ mod stores;
 mod tokens;
 
 pub use body::RequestBody;
-pub use endpoint::{Endpoint, Token};
 pub use error::{Error, ErrorKind};
 pub use extensions::ExportStream;
 pub use items::{ItemHeaders, PutMode, PutOptions, ValueStream};
 pub use retry::Retry;
 
+use crate::wire::{Endpoint, Token};
+use reqwest::header::HeaderValue;
 use std::time::Duration;
 
 /// The limit for establishing a connection.
@@ -32,7 +33,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
-    token: Token,
+    token: HeaderValue,
     retry: Retry,
 }
 
@@ -41,7 +42,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Local`] if TLS cannot be set up, such as when system certificates are unreadable.
-    pub fn new(endpoint: Endpoint, token: Token) -> Result<Client, Error> {
+    pub fn new(endpoint: Endpoint, token: &Token) -> Result<Client, Error> {
         let failed = |e: &dyn std::fmt::Display| Error::Local(format!("cannot set up TLS: {e}"));
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -64,6 +65,9 @@ impl Client {
             builder = builder.tls_backend_preconfigured(tls);
         }
         let http = builder.build().map_err(|e| failed(&request::root_cause(&e)))?;
+        let mut token = HeaderValue::from_str(token.expose())
+            .map_err(|_| Error::Usage("the token cannot be sent".into()))?;
+        token.set_sensitive(true);
         Ok(Client { http, endpoint, token, retry: Retry::default() })
     }
 

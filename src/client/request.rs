@@ -2,7 +2,7 @@
 
 use super::body::RequestBody;
 use super::error::Error;
-use super::{Client, IDLE_TIMEOUT};
+use super::{Client, IDLE_TIMEOUT, endpoint};
 use crate::wire::FASTLY_KEY;
 use bytes::Bytes;
 use futures_util::stream::{Stream, poll_fn};
@@ -113,10 +113,10 @@ impl Client {
         request: &Request<'_>,
         body: Option<RequestBody>,
     ) -> Result<reqwest::Response, Error> {
-        let url = self.endpoint.url(request.segments, &request.query)?;
+        let url = endpoint::url(&self.endpoint, request.segments, &request.query)?;
         let mut builder = self.http.request(request.method.clone(), url);
         builder = builder.headers(request.headers.clone());
-        builder = builder.header(FASTLY_KEY, self.token.header().clone());
+        builder = builder.header(FASTLY_KEY, self.token.clone());
         let progress = Arc::new(Notify::new());
         if let Some(RequestBody { chunks, length }) = body {
             if let Some(length) = length {

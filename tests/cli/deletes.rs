@@ -21,10 +21,10 @@ fn nothing_is_deleted_unless_somebody_said_yes() {
     let file = site.file("keys", b"page\n");
     for (which, what) in [
         (&["page"][..], "item \"page\""),
-        (&["--prefix", "blog/"], "the 3 items whose keys begin with \"blog/\""),
-        (&["--all"], "all 5 items"),
-        (&["--from", &file], "the items of the 1 keys in"),
-        (&["--from", "-"], "on the standard input"),
+        (&["--prefix", "blog/"], "3 items with the key prefix \"blog/\""),
+        (&["--all"], "all items (5)"),
+        (&["--from", &file], "the items of 1 key in"),
+        (&["--from", "-"], "from the standard input"),
     ] {
         let said = site.fails(2, &[&["key", "delete", "site"], which].concat());
         assert!(said.contains(what) && said.contains("--yes"), "{said}");
@@ -80,7 +80,7 @@ fn one_or_many_items_are_deleted() {
     let file = site.file("keys", some.as_bytes());
     let ran = site.run(&["key", "delete", "site", "--yes", "--from", &file]);
     assert_eq!((ran.code, ran.text().as_str()), (0, ""), "{}", ran.err);
-    assert!(ran.err.contains("deleted 39 items of store \"site\""), "{}", ran.err);
+    assert!(ran.err.contains("deleted 39 items from store \"site\""), "{}", ran.err);
     let fed = site.feed(&["key", "delete", "site", "--yes", "--from", "-"], b"k39");
     assert_eq!(fed.code, 0, "{}", fed.err);
     assert!(left(&site).is_empty());
@@ -90,7 +90,7 @@ fn one_or_many_items_are_deleted() {
 fn a_file_that_holds_no_keys_is_refused_by_its_line() {
     let site = filled();
     for (bytes, what) in
-        [(&b"page\n\xff\n"[..], "line 2 of"), (&[b'x'; 5000][..], "longer than 4096 bytes")]
+        [(&b"page\n\xff\n"[..], ", line 2: "), (&[b'x'; 5000][..], "longer than 4096 bytes")]
     {
         let file = site.file("keys", bytes);
         let said = site.fails(1, &["key", "delete", "site", "--yes", "--from", &file]);

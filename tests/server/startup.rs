@@ -328,7 +328,7 @@ fn a_port_that_is_taken_is_named() {
 fn memory_says_so_and_leaves_no_token_behind() {
     let run = Run::start(steadfast(&["serve", "--memory", "--listen", "127.0.0.1:0"]));
     let out = run.out();
-    assert!(out.contains("data   memory: gone when the server stops\n"), "{out}");
+    assert!(out.contains("data   memory (lost when the server stops)\n"), "{out}");
     let line = out.lines().find_map(|line| line.strip_prefix("token  ")).unwrap();
     let file = Path::new(line).to_owned();
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

@@ -3,11 +3,9 @@
 use super::client;
 use super::export_viceroy;
 use super::reader::ItemReader;
-use crate::cli::atomic_file::in_the_way as refuse_overwrite;
-use crate::cli::atomic_file::{IN_THE_WAY as EXIT_PRECONDITION, Part as OutputFile};
-use crate::cli::console::{Out as Output, Stop as CommandError, bar as progress_bar};
-use crate::cli::console::{local as local_error, usage as usage_error};
-use crate::cli::console::{note as print_status, target as store_label};
+use crate::cli::error::{CommandError, EXIT_PRECONDITION, local_error, usage_error};
+use crate::cli::output::{Output, print_status, progress_bar, store_label};
+use crate::cli::output_file::{OutputFile, refuse_overwrite};
 use crate::client::Client;
 use crate::config::{ExportArgs, ExportTo};
 use crate::transfer::detect::is_stdin;
@@ -47,9 +45,9 @@ pub(super) async fn run(args: ExportArgs) -> Result<u8, CommandError> {
         out.flush()?;
         return Ok(0);
     }
-    let mut file = OutputFile::new(&args.output)?;
+    let mut file = OutputFile::create(&args.output)?;
     let (lines, bytes) = copy(&mut items, |chunk| file.write(chunk)).await?;
-    file.keep()?;
+    file.persist()?;
     report(&client, &store, &args, lines, bytes)?;
     Ok(0)
 }

@@ -2,9 +2,9 @@
 
 use super::export::INCOMPLETE;
 use super::reader::ItemReader;
-use crate::cli::atomic_file::{IN_THE_WAY as EXIT_PRECONDITION, in_the_way as refuse_overwrite};
-use crate::cli::console::{Out as Output, Stop as CommandError, bar as progress_bar};
-use crate::cli::console::{local as local_error, note as print_status, target as store_label};
+use crate::cli::error::{CommandError, EXIT_PRECONDITION, local_error};
+use crate::cli::output::{Output, print_status, progress_bar, store_label};
+use crate::cli::output_file::refuse_overwrite;
 use crate::client::Client;
 use crate::config::ExportArgs;
 use crate::transfer::kv_json::KvJsonWriter;

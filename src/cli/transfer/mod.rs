@@ -10,9 +10,9 @@ mod request;
 mod sync;
 mod upload;
 
-use super::console::{INTERRUPTED as EXIT_INTERRUPTED, Stop as CommandError, exit_status};
-use super::console::{ended as finish, local as local_error};
-use super::console::{note as print_status, target as store_label};
+use super::error::{CommandError, exit_status};
+use super::output::{print_status, store_label};
+use super::runtime::{self, finish};
 use crate::client::{Client, Error, Retry};
 use crate::config::{ConnectionConfig, ExportArgs, ImportArgs, SyncArgs};
 use crate::wire::Store;
@@ -79,10 +79,9 @@ fn run<R>(command: R) -> ExitCode
 where
     R: Future<Output = Result<u8, CommandError>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
+    let runtime = match runtime::build() {
         Ok(runtime) => runtime,
-        Err(e) => return finish(Err(local_error(format!("cannot start threads: {e}")))),
+        Err(e) => return finish(Err(e)),
     };
     let result = runtime.block_on(Box::pin(command));
     // Do not wait for threads that are blocked on a disk or a pipe.
@@ -99,15 +98,12 @@ where
 {
     tokio::select! {
         result = Box::pin(command) => result,
-        _ = tokio::signal::ctrl_c() => {
-            print_status("interrupted");
-            Ok(EXIT_INTERRUPTED)
-        }
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
     }
 }
 
 fn client(connection: ConnectionConfig) -> Result<Client, Error> {
-    Ok(Client::new(connection.endpoint, connection.token)?.with_retry(Retry::interactive()))
+    Ok(Client::new(connection.endpoint, &connection.token)?.with_retry(Retry::interactive()))
 }
 
 /// Finds a store by name or id, and optionally creates it if it does not exist.

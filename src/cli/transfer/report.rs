@@ -1,6 +1,6 @@
 //! Reports items that failed, to a file or to standard error.
 
-use crate::cli::console::{Stop as CommandError, local as local_error};
+use crate::cli::error::{CommandError, local_error};
 use crate::transfer::RejectedItem;
 use indicatif::ProgressBar;
 use serde_json::json;

@@ -4,9 +4,9 @@ use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
 use super::reader::CONCURRENCY;
 use super::request::BatchSender;
 use super::{client, find_or_create};
-use crate::cli::console::{Out as Output, Stop as CommandError, bar as progress_bar, confirm};
-use crate::cli::console::{local as local_error, usage as usage_error};
-use crate::cli::console::{note as print_error, note as print_status, target as store_label};
+use crate::cli::confirm::confirm;
+use crate::cli::error::{CommandError, local_error, usage_error};
+use crate::cli::output::{Output, print_error, print_status, progress_bar, store_label};
 use crate::client::{Client, Error, ValueStream};
 use crate::config::SyncArgs;
 use crate::transfer::batches::{Batch, BatchEntry};
@@ -75,7 +75,7 @@ async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), Comma
     };
     let ((from, from_endpoint), (to, to_endpoint)) = (split(&args.from), split(&args.to));
     let connect = |endpoint: &str, token_file: &Option<PathBuf>, flag: &str| {
-        client(args.client.resolve_end(endpoint, token_file.as_deref(), flag)?)
+        client(args.client.resolve_for(endpoint, token_file.as_deref(), flag)?)
     };
     let from_client = connect(&from_endpoint, &args.from_token_file, "--from-token-file")?;
     let to_client = connect(&to_endpoint, &args.to_token_file, "--to-token-file")?;
@@ -175,7 +175,7 @@ impl Sync {
         if self.args.client.json {
             self.out.json(&json!({ "change": change, "key": key }))?;
         } else {
-            let shown = self.out.shown(&key);
+            let shown = self.out.sanitize(&key);
             self.out.line(&format!("{mark} {shown}"))?;
         }
         if let Some(line) = line {

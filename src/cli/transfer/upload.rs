@@ -2,7 +2,7 @@
 
 use super::report::FailureLog;
 use super::request::{BatchOutcome, BatchSender};
-use crate::cli::console::{Stop as CommandError, local as local_error};
+use crate::cli::error::{CommandError, local_error};
 use crate::client::Error;
 use crate::transfer::batches::{Batch, BatchLimits, BatchReader};
 use crate::transfer::detect::OpenSource;
