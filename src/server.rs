@@ -5,7 +5,7 @@ use crate::atomic_file::AtomicFile;
 use crate::config::{self, EngineLocation, ServeConfig, TokenLocation, TokenSource};
 pub use crate::engine::copy::Progress as CopyProgress;
 use crate::engine::copy::{self, CopyError};
-use crate::engine::embedded::{self, Embedded, Fatal, Options, VerifyReport};
+use crate::engine::embedded::{self, Embedded, FatalErrorHandler, Options, VerifyReport};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::http;
@@ -99,7 +99,7 @@ async fn open(
         EngineLocation::Database(at) => return database(at, reading).await,
         EngineLocation::Directory(dir) => dir.clone(),
     };
-    let fatal = Fatal::new(|why| {
+    let fatal = FatalErrorHandler::new(|why| {
         tracing::error!(
             "{why}; stopping, so that nothing is pretended: on the next start every acknowledged \
              write is there"
@@ -228,12 +228,12 @@ impl Server {
 /// When it is in use, of another format, or cannot be read. Damage is in the report.
 pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
     let mut checker = IntegrityChecker::new(&SystemClock);
-    let mut report = embedded::check(dir, |record, report| {
+    let mut report = embedded::verify(dir, |record, report| {
         checker.record(record.key, record.expires_at, record.meta, record.body_len);
-        checker.problems().into_iter().for_each(|what| report.problem(what));
+        checker.problems().into_iter().for_each(|what| report.add_problem(what));
     })?;
     let (counted, problems) = checker.finish();
-    problems.into_iter().for_each(|what| report.problem(what));
+    problems.into_iter().for_each(|what| report.add_problem(what));
     Ok((report, counted))
 }
 
@@ -242,7 +242,7 @@ pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
 /// # Errors
 /// When one runs and does not say where.
 pub fn running(dir: &Path) -> Result<Option<String>, String> {
-    if !embedded::in_use(dir) {
+    if !embedded::is_locked(dir) {
         return Ok(None);
     }
     let at = fs::read_to_string(dir.join(ADDRESS)).ok().map(|text| text.trim().to_owned());
