@@ -1,6 +1,6 @@
-# Makes an environment of Python's for a suite, unless it is there already; to be sourced.
+# Creates a Python virtual environment for a suite unless it exists; to be sourced.
 #
-#   install_python NAME WHAT VENV REQUIREMENTS    NAME is the suite, WHAT it installs, for people
+#   install_python NAME WHAT VENV REQUIREMENTS    NAME: the suite; WHAT: what it installs, for messages
 install_python() {
   local name=$1 what=$2 venv=$3 wanted=$4
   if cmp -s "$wanted" "$venv/installed.txt"; then
@@ -10,7 +10,7 @@ install_python() {
   echo "$name: installing $what with pip (some seconds)"
   rm -rf "$venv"
   if ! python3 -m venv "$venv" 2>"$CLIENTS_STATE/venv.log"; then
-    # Debian keeps the module in a package of its own.
+    # Debian packages the module separately.
     rm -rf "$venv"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       echo "$name: installing python3-venv with apt-get"

@@ -1,10 +1,10 @@
-//! Backups and their way back, by the commands, against real servers.
+//! `steadfast backup`, `restore` and `check --backup` against real servers.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
-    reason = "a test may panic"
+    reason = "tests may panic"
 )]
 
 mod support;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Home, Server, TOKEN, binary};
+use support::{DiskServer, Server, TOKEN, binary};
 
 fn steadfast(args: &[&str]) -> Output {
     let mut command = Command::new(binary());
@@ -27,65 +27,64 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn done(output: &Output) -> String {
-    let say = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{say}{}", String::from_utf8_lossy(&output.stdout));
+/// Checks that a command succeeded; returns its standard output.
+fn succeed(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn export(server: &Server, id: &str) -> String {
-    let answer = server.ask(&format!("GET /_/v1/stores/{id}/export"), &[], b"");
-    assert_eq!(answer.status, 200);
-    answer.text()
+    let response = server.request(&format!("GET /_/v1/stores/{id}/export"), &[], b"");
+    assert_eq!(response.status, 200);
+    response.text()
 }
 
-fn put(server: &Server, id: &str, key: &str, fields: &[(&str, &str)], value: &[u8]) {
+fn put(server: &Server, id: &str, key: &str, headers: &[(&str, &str)], value: &[u8]) {
     let path = format!("PUT /resources/stores/kv/{id}/keys/{key}");
-    assert_eq!(server.ask(&path, fields, value).status, 200, "{key}");
+    assert_eq!(server.request(&path, headers, value).status, 200, "{key}");
 }
 
 #[test]
-fn a_backup_comes_back_as_it_was_running_or_not() {
-    let home = Home::new(&[]);
-    let id = home.server.store("site");
-    put(&home.server, &id, "plain", &[("metadata", "m\u{e9}")], b"value");
-    put(&home.server, &id, "empty", &[], b"");
-    put(&home.server, &id, "short", &[("time_to_live_sec", "86400")], &[1; 3000]);
-    put(&home.server, &id, "large", &[], &vec![3; 25 << 20]);
-    put(&home.server, &id, "middle", &[], &vec![4; 300_000]);
+fn a_backup_of_a_running_or_stopped_server_restores_everything() {
+    let mut disk = DiskServer::new(&[]);
+    let id = disk.server.create_store("site");
+    put(&disk.server, &id, "plain", &[("metadata", "m\u{e9}")], b"value");
+    put(&disk.server, &id, "empty", &[], b"");
+    put(&disk.server, &id, "short", &[("time_to_live_sec", "86400")], &[1; 3000]);
+    put(&disk.server, &id, "large", &[], &vec![3; 25 << 20]);
+    put(&disk.server, &id, "middle", &[], &vec![4; 300_000]);
     let token =
-        home.server.ask("POST /_/v1/tokens", &[], br#"{"name":"ci","scope":"global:read"}"#);
+        disk.server.request("POST /_/v1/tokens", &[], br#"{"name":"ci","scope":"global:read"}"#);
     let token = token.json()["access_token"].as_str().unwrap().to_owned();
-    let (before, data) = (export(&home.server, &id), home.data());
+    let (before, data) = (export(&disk.server, &id), disk.data());
     let files = tempfile::tempdir().unwrap();
     let (running, stopped) = (files.path().join("a.backup.zst"), files.path().join("b.backup"));
-    done(&steadfast(&["backup", "--data", text(&data), "-o", text(&running)]));
-    // What is there is not replaced unawares.
-    let again = steadfast(&["backup", "--data", text(&data), "-o", text(&running)]);
-    assert_eq!(again.status.code(), Some(4));
-    let Home { mut server, .. } = home_parts(home, |home| {
-        home.server.terminate();
-        assert!(home.server.ended(Duration::from_secs(10)).unwrap().success());
-        done(&steadfast(&["backup", "--data", text(&data), "-o", text(&stopped)]));
-    });
-    server.kill();
+    succeed(&steadfast(&["backup", "--data", text(&data), "-o", text(&running)]));
+    // An existing file is not overwritten.
+    let repeated = steadfast(&["backup", "--data", text(&data), "-o", text(&running)]);
+    assert_eq!(repeated.status.code(), Some(4));
+    disk.server.terminate();
+    assert!(disk.server.wait_for_exit(Duration::from_secs(10)).unwrap().success());
+    succeed(&steadfast(&["backup", "--data", text(&data), "-o", text(&stopped)]));
+    disk.server.kill();
     assert!(std::fs::metadata(&running).unwrap().len() < 100_000, "compressed");
     for (file, to) in [(&running, "one"), (&stopped, "two")] {
-        let said = done(&steadfast(&["check", "--backup", text(file)]));
-        assert_eq!(said, "1 stores, 5 items: no problems found\n");
+        let message = succeed(&steadfast(&["check", "--backup", text(file)]));
+        assert_eq!(message, "1 stores, 5 items: no problems found\n");
         let to = files.path().join(to);
-        let told = done(&steadfast(&["restore", text(file), "--data", text(&to), "--json"]));
-        assert_eq!(told, "{\"items\":5,\"stores\":1}\n");
-        let twice = steadfast(&["restore", text(file), "--data", text(&to)]);
-        assert_eq!(twice.status.code(), Some(1), "it is not empty any more");
-        let said = done(&steadfast(&["check", "--data", text(&to)]));
+        let output = succeed(&steadfast(&["restore", text(file), "--data", text(&to), "--json"]));
+        assert_eq!(output, "{\"items\":5,\"stores\":1}\n");
+        let repeated = steadfast(&["restore", text(file), "--data", text(&to)]);
+        assert_eq!(repeated.status.code(), Some(1), "the destination is not empty");
+        let message = succeed(&steadfast(&["check", "--data", text(&to)]));
         assert!(
-            said.starts_with("1 stores, 5 items") && said.ends_with("no problems found\n"),
-            "{said}"
+            message.starts_with("1 stores, 5 items") && message.ends_with("no problems found\n"),
+            "{message}"
         );
         let server = Server::start(&to, &[]);
-        assert!(export(&server, &id) == before, "generations, times and all");
-        let put = server.ask(&format!("PUT /resources/stores/kv/{id}/keys/plain"), &[], b"new");
+        assert!(export(&server, &id) == before, "the restored items differ");
+        let put = server.request(&format!("PUT /resources/stores/kv/{id}/keys/plain"), &[], b"new");
         assert!(before.lines().all(|line| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             line["generation"].as_u64().unwrap() < put.generation()
@@ -94,29 +93,32 @@ fn a_backup_comes_back_as_it_was_running_or_not() {
         let list =
             format!("GET /resources/stores/kv HTTP/1.1\r\nHost: t\r\nFastly-Key: {token}\r\n\r\n");
         client.send(list).unwrap();
-        assert_eq!(client.answer(false).unwrap().status, 200, "limited tokens come back too");
+        assert_eq!(
+            client.read_response(false).unwrap().status,
+            200,
+            "limited tokens must be restored"
+        );
     }
 }
 
-/// Works with a home and hands it on.
-fn home_parts(mut home: Home, work: impl FnOnce(&mut Home)) -> Home {
-    work(&mut home);
-    home
-}
+/// The times at which a write was sent and acknowledged.
+type WriteTimes = (Instant, Instant);
 
-/// A write: when it was sent, and when its answer was there.
-type Sent = (Instant, Instant);
-
-/// Writes under keys of its own until it is told to stop.
-fn write_on(server: &Server, id: &str, writer: usize, stop: &AtomicBool) -> HashMap<String, Sent> {
+/// Writes under its own keys until `stop`.
+fn write_until_stopped(
+    server: &Server,
+    id: &str,
+    writer: usize,
+    stop: &AtomicBool,
+) -> HashMap<String, WriteTimes> {
     let (mut client, mut all) = (server.connect(), HashMap::new());
     for n in 0.. {
         let key = format!("{writer}-{n:06}");
         let sent = Instant::now();
-        // Some of them are large, and so of another kind.
+        // Some values are large enough for blob files.
         let value = vec![b'x'; if n % 50 == 7 { 300_000 } else { 700 }];
         let path = format!("PUT /resources/stores/kv/{id}/keys/{key}");
-        assert_eq!(client.ask(&path, &[], &value).unwrap().status, 200);
+        assert_eq!(client.request(&path, &[], &value).unwrap().status, 200);
         all.insert(key, (sent, Instant::now()));
         if stop.load(Ordering::Relaxed) {
             return all;
@@ -126,17 +128,17 @@ fn write_on(server: &Server, id: &str, writer: usize, stop: &AtomicBool) -> Hash
 }
 
 #[test]
-fn a_backup_beside_writes_is_of_one_moment() {
-    let home = Home::new(&["--wal-bytes", "4194304"]);
-    let id = home.server.store("site");
+fn a_backup_during_writes_is_a_consistent_snapshot() {
+    let disk = DiskServer::new(&["--wal-bytes", "4194304"]);
+    let id = disk.server.create_store("site");
     let (stop, files) = (AtomicBool::new(false), tempfile::tempdir().unwrap());
-    let (server, data) = (&home.server, home.data());
+    let (server, data) = (&disk.server, disk.data());
     let (journal, backups) = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..8)
             .map(|writer| {
                 scope.spawn({
                     let (stop, id) = (&stop, &id);
-                    move || write_on(server, id, writer, stop)
+                    move || write_until_stopped(server, id, writer, stop)
                 })
             })
             .collect();
@@ -144,59 +146,59 @@ fn a_backup_beside_writes_is_of_one_moment() {
         for n in 0..4 {
             std::thread::sleep(Duration::from_millis(700));
             let file = files.path().join(format!("{n}.backup"));
-            let begun = Instant::now();
-            done(&steadfast(&["backup", "--data", text(&data), "-o", text(&file)]));
-            backups.push((file, begun, Instant::now()));
+            let started = Instant::now();
+            succeed(&steadfast(&["backup", "--data", text(&data), "-o", text(&file)]));
+            backups.push((file, started, Instant::now()));
         }
         stop.store(true, Ordering::Relaxed);
-        let journal: HashMap<String, Sent> =
+        let journal: HashMap<String, WriteTimes> =
             writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
         (journal, backups)
     });
-    for (file, begun, ended) in backups {
+    for (file, started, finished) in backups {
         let to = file.with_extension("data");
-        done(&steadfast(&["restore", text(&file), "--data", text(&to)]));
-        done(&steadfast(&["check", "--data", text(&to)]));
+        succeed(&steadfast(&["restore", text(&file), "--data", text(&to)]));
+        succeed(&steadfast(&["check", "--data", text(&to)]));
         let restored = Server::start(&to, &[]);
-        let there: Vec<String> = export(&restored, &id)
+        let present: Vec<String> = export(&restored, &id)
             .lines()
             .map(|line| {
                 let line: serde_json::Value = serde_json::from_str(line).unwrap();
                 line["key"].as_str().unwrap().to_owned()
             })
             .collect();
-        let there: std::collections::HashSet<_> = there.iter().map(String::as_str).collect();
-        // All that was answered before a write that is there was sent must be there too.
-        let last_sent = there.iter().map(|key| journal[*key].0).max().unwrap();
-        let absent = journal.iter().filter(|(key, _)| !there.contains(key.as_str()));
-        for (key, (_, answered)) in absent {
-            assert!(*answered > last_sent, "{key} was answered before, and is not there");
-            assert!(*answered > begun, "{key} was answered before the backup began");
+        let present: std::collections::HashSet<_> = present.iter().map(String::as_str).collect();
+        // A write acknowledged before a write in the backup was sent must be in the backup too.
+        let last_sent = present.iter().map(|key| journal[*key].0).max().unwrap();
+        let absent = journal.iter().filter(|(key, _)| !present.contains(key.as_str()));
+        for (key, (_, acknowledged)) in absent {
+            assert!(*acknowledged > last_sent, "{key} was acknowledged earlier and is missing");
+            assert!(*acknowledged > started, "{key} was acknowledged before the backup began");
         }
-        assert!(last_sent < ended && there.len() > 50, "{}", there.len());
-        println!("{} of {} writes are in it", there.len(), journal.len());
+        assert!(last_sent < finished && present.len() > 50, "{}", present.len());
+        println!("{} of {} writes are in the backup", present.len(), journal.len());
     }
 }
 
 #[test]
-fn a_backup_that_is_damaged_or_cut_is_reported_and_never_served() {
-    let home = Home::new(&[]);
-    let id = home.server.store("site");
+fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
+    let disk = DiskServer::new(&[]);
+    let id = disk.server.create_store("site");
     for n in 0..50 {
-        put(&home.server, &id, &format!("k{n}"), &[], &vec![n; 400 * usize::from(n)]);
+        put(&disk.server, &id, &format!("k{n}"), &[], &vec![n; 400 * usize::from(n)]);
     }
-    put(&home.server, &id, "large", &[], &vec![7; 700_000]);
+    put(&disk.server, &id, "large", &[], &vec![7; 700_000]);
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("whole");
-    done(&steadfast(&["backup", "--data", text(&home.data()), "-o", text(&file)]));
-    let whole = std::fs::read(&file).unwrap();
+    succeed(&steadfast(&["backup", "--data", text(&disk.data()), "-o", text(&file)]));
+    let original = std::fs::read(&file).unwrap();
     let (bad, to) = (files.path().join("bad"), files.path().join("data"));
-    let step = whole.len() / 97;
+    let step = original.len() / 97;
     let mut seen = 0;
-    for at in (0..whole.len()).step_by(step) {
-        let mut flipped = whole.clone();
+    for at in (0..original.len()).step_by(step) {
+        let mut flipped = original.clone();
         flipped[at] ^= 0x10;
-        for bytes in [&flipped[..], &whole[..at]] {
+        for bytes in [&flipped[..], &original[..at]] {
             std::fs::write(&bad, bytes).unwrap();
             let checked = steadfast(&["check", "--backup", text(&bad)]);
             let code = checked.status.code();
@@ -205,18 +207,18 @@ fn a_backup_that_is_damaged_or_cut_is_reported_and_never_served() {
         }
     }
     assert!(seen > 150);
-    std::fs::write(&bad, [&whole[..], b"x"].concat()).unwrap();
+    std::fs::write(&bad, [&original[..], b"x"].concat()).unwrap();
     assert_eq!(steadfast(&["check", "--backup", text(&bad)]).status.code(), Some(1));
-    std::fs::write(&bad, &whole[..whole.len() / 2]).unwrap();
-    let cut = steadfast(&["restore", text(&bad), "--data", text(&to)]);
-    assert_eq!(cut.status.code(), Some(1));
+    std::fs::write(&bad, &original[..original.len() / 2]).unwrap();
+    let truncated = steadfast(&["restore", text(&bad), "--data", text(&to)]);
+    assert_eq!(truncated.status.code(), Some(1));
     let served = steadfast(&["serve", "--data", text(&to), "--listen", "127.0.0.1:0"]);
-    assert_eq!(served.status.code(), Some(1), "what is not whole is not served");
-    let said = String::from_utf8_lossy(&served.stderr).into_owned();
-    assert!(said.contains("unfinished"), "{said}");
-    let again = steadfast(&["restore", text(&file), "--data", text(&to)]);
-    assert_eq!(again.status.code(), Some(1), "nor is it filled again");
-    // What is no backup leaves nothing, and what is there already is left alone.
+    assert_eq!(served.status.code(), Some(1), "an unfinished restore must not be served");
+    let message = String::from_utf8_lossy(&served.stderr).into_owned();
+    assert!(message.contains("unfinished"), "{message}");
+    let repeated = steadfast(&["restore", text(&file), "--data", text(&to)]);
+    assert_eq!(repeated.status.code(), Some(1), "an unfinished restore must not be reused");
+    // A file that is no backup creates nothing, and existing files are not touched.
     let other = files.path().join("other");
     std::fs::write(&bad, "{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
     assert_eq!(steadfast(&["restore", text(&bad), "--data", text(&other)]).status.code(), Some(1));
@@ -225,15 +227,15 @@ fn a_backup_that_is_damaged_or_cut_is_reported_and_never_served() {
     std::fs::write(other.join("index.html"), "a site").unwrap();
     assert_eq!(steadfast(&["restore", text(&file), "--data", text(&other)]).status.code(), Some(1));
     assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
-    // Whoever names another server does not get this directory's backup.
-    let elsewhere = ["--endpoint", "http://127.0.0.1:1", "-o", text(&bad), "--force"];
-    let data = home.data();
-    let wrong = [&["backup", "--data", text(&data)][..], &elsewhere].concat();
-    assert_eq!(steadfast(&wrong).status.code(), Some(2));
-    let unreached = [&["backup", "--online"][..], &elsewhere].concat();
-    assert_eq!(steadfast(&unreached).status.code(), Some(6));
+    // --data and another endpoint contradict each other.
+    let other_server = ["--endpoint", "http://127.0.0.1:1", "-o", text(&bad), "--force"];
+    let data = disk.data();
+    let conflicting = [&["backup", "--data", text(&data)][..], &other_server].concat();
+    assert_eq!(steadfast(&conflicting).status.code(), Some(2));
+    let unreachable = [&["backup", "--online"][..], &other_server].concat();
+    assert_eq!(steadfast(&unreachable).status.code(), Some(6));
     let none = files.path().join("nothing");
     let missing = steadfast(&["backup", "--data", text(&none), "-o", text(&bad), "--force"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(!none.exists(), "a directory that is not there is not made");
+    assert!(!none.exists(), "a missing data directory must not be created");
 }

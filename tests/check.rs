@@ -1,5 +1,5 @@
-//! `steadfast check`: sound data passes, and each kind of damage is told.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+//! `steadfast check`: intact data passes, and every kind of damage is reported.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod support;
 
@@ -7,35 +7,23 @@ use rusqlite::Connection;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use support::{Home, binary};
+use support::{DiskServer, binary, copy_dir};
 
 fn check(data: &Path) -> (i32, String) {
     let Output { status, stdout, stderr } =
         Command::new(binary()).args(["check", "--data"]).arg(data).output().unwrap();
-    let said = [stdout, stderr].concat();
-    (status.code().unwrap(), String::from_utf8(said).unwrap())
+    let message = [stdout, stderr].concat();
+    (status.code().unwrap(), String::from_utf8(message).unwrap())
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => fs::copy(entry.path(), target).map(|_| ()).unwrap(),
-        }
-    }
-}
-
-/// A server with two stores, small, empty, large and expiring items.
-fn filled() -> (Home, String) {
-    let home = Home::new(&[]);
-    home.server.store("other");
-    let store = home.server.store("first");
+/// A server with two stores and with small, empty, large and expiring items.
+fn with_items() -> (DiskServer, String) {
+    let disk = DiskServer::new(&[]);
+    disk.server.create_store("other");
+    let store = disk.server.create_store("first");
     let keys = format!("/resources/stores/kv/{store}/keys");
-    let put = |key: &str, fields: &[(&str, &str)], len: usize| {
-        let put = home.server.ask(&format!("PUT {keys}/{key}"), fields, &vec![b'v'; len]);
+    let put = |key: &str, headers: &[(&str, &str)], len: usize| {
+        let put = disk.server.request(&format!("PUT {keys}/{key}"), headers, &vec![b'v'; len]);
         assert_eq!(put.status, 200);
     };
     for n in 0..40 {
@@ -44,62 +32,68 @@ fn filled() -> (Home, String) {
     put("large", &[], 700_000);
     put("brief", &[("time_to_live_sec", "1")], 10);
     let token = br#"{"name":"n","scope":"global"}"#;
-    assert_eq!(home.server.ask("POST /_/v1/tokens", &[], token).status, 201);
-    (home, store)
+    assert_eq!(disk.server.request("POST /_/v1/tokens", &[], token).status, 201);
+    (disk, store)
 }
 
 #[test]
-fn sound_data_passes_whether_it_was_stopped_or_killed() {
-    let (mut home, _) = filled();
-    let (status, said) = check(&home.data());
-    assert_eq!(status, 2, "in use: {said}");
-    assert!(said.contains("is in use by another steadfast"), "{said}");
-    home.server.kill();
-    let before = fs::read_dir(home.data().join("log")).unwrap().count();
+fn intact_data_passes_after_a_shutdown_and_a_kill() {
+    let (mut disk, _) = with_items();
+    let (status, message) = check(&disk.data());
+    assert_eq!(status, 2, "must be in use: {message}");
+    assert!(message.contains("is locked by another steadfast"), "{message}");
+    disk.server.kill();
+    let before = fs::read_dir(disk.data().join("log")).unwrap().count();
     for _ in 0..2 {
-        let (status, said) = check(&home.data());
-        assert_eq!(status, 0, "{said}");
-        assert!(said.starts_with("2 stores, 42 items, 47 records with "), "{said}");
-        assert!(said.contains("1 blob files") && said.ends_with(": no problems found\n"), "{said}");
-        assert!(!said.contains(" 0 records in the WAL"), "a look folds nothing: {said}");
+        let (status, message) = check(&disk.data());
+        assert_eq!(status, 0, "{message}");
+        assert!(message.starts_with("2 stores, 42 items, 47 records with "), "{message}");
+        assert!(
+            message.contains("1 blob files") && message.ends_with(": no problems found\n"),
+            "{message}"
+        );
+        assert!(
+            !message.contains(" 0 records in the WAL"),
+            "the check must not run a checkpoint: {message}"
+        );
     }
-    assert_eq!(fs::read_dir(home.data().join("log")).unwrap().count(), before);
-    home.crash(&[]);
-    home.server.terminate();
+    assert_eq!(fs::read_dir(disk.data().join("log")).unwrap().count(), before);
+    disk.kill_and_restart(&[]);
+    disk.server.terminate();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let stopped = loop {
-        let (status, said) = check(&home.data());
+        let (status, message) = check(&disk.data());
         if status != 2 {
-            break (status, said);
+            break (status, message);
         }
-        assert!(std::time::Instant::now() < end, "{said}");
+        assert!(std::time::Instant::now() < end, "{message}");
     };
     assert_eq!(stopped.0, 0, "{}", stopped.1);
     assert!(stopped.1.contains(" 0 records in the WAL: no problems found"), "{}", stopped.1);
 }
 
 #[test]
-fn what_is_no_data_directory_is_said() {
+fn a_missing_or_invalid_data_directory_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let (status, said) = check(&dir.path().join("absent"));
-    assert_eq!((status, said.contains("there is no steadfast.db in")), (2, true), "{said}");
-    assert!(!dir.path().join("absent").exists(), "and nothing is made");
+    let (status, message) = check(&dir.path().join("absent"));
+    assert_eq!((status, message.contains("there is no steadfast.db in")), (2, true), "{message}");
+    assert!(!dir.path().join("absent").exists(), "the check must not create anything");
     fs::write(dir.path().join("steadfast.db"), "no database at all, whatever its name").unwrap();
-    let (status, said) = check(dir.path());
-    assert_eq!(status, 2, "{said}");
+    let (status, message) = check(dir.path());
+    assert_eq!(status, 2, "{message}");
 }
 
-fn large(data: &Path) -> PathBuf {
-    let folders = fs::read_dir(data.join("blobs")).unwrap();
-    let mut files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+fn large_blob_file(data: &Path) -> PathBuf {
+    let directories = fs::read_dir(data.join("blobs")).unwrap();
+    let mut files = directories.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
     files.next().unwrap().unwrap().path()
 }
 
 #[test]
-fn every_kind_of_damage_is_told() {
-    let (home, store) = filled();
-    let data = home.data();
-    let Home { server, .. } = &home;
+fn every_kind_of_damage_is_reported() {
+    let (disk, store) = with_items();
+    let data = disk.data();
+    let DiskServer { server, .. } = &disk;
     server.terminate();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while check(&data).0 == 2 {
@@ -109,9 +103,9 @@ fn every_kind_of_damage_is_told() {
     let id = format!("CAST('s{store}' AS BLOB)");
     let damages = [
         (format!("UPDATE heads SET data = zeroblob(40) WHERE key = {item}"), "its checksum"),
-        (format!("UPDATE heads SET due = 5 WHERE key = {item}"), "is not indexed by when"),
+        (format!("UPDATE heads SET due = 5 WHERE key = {item}"), "in the expiry index"),
         (format!("DELETE FROM heads WHERE key = {item}"), "belongs to no record"),
-        (format!("DELETE FROM heads WHERE key = {item}"), "and the count is"),
+        (format!("DELETE FROM heads WHERE key = {item}"), "but the stored count is"),
         (format!("DELETE FROM heads WHERE key = {id}"), "items belong to no store"),
         (format!("DELETE FROM heads WHERE key = {id}"), "is of no store"),
         (
@@ -121,41 +115,42 @@ fn every_kind_of_damage_is_told() {
         ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3".into(), "does not match its checksum"),
         ("DELETE FROM bodies WHERE id = 4".into(), "is missing"),
         ("UPDATE counts SET n = n + 1 WHERE first = 105".into(), "begin with 'i', and the count"),
-        ("UPDATE blobs SET size = size + 1".into(), "and the count differs"),
-        ("DELETE FROM blobs".into(), "is not listed"),
+        ("UPDATE blobs SET size = size + 1".into(), "bytes, but the stored count is"),
+        ("DELETE FROM blobs".into(), "is not in the table of blobs"),
         ("DELETE FROM counts".into(), "and the count is 0"),
     ];
-    for (sql, says) in damages {
+    for (sql, expected) in damages {
         let dir = tempfile::tempdir().unwrap();
-        copy(&data, dir.path());
+        copy_dir(&data, dir.path());
         let changed = Connection::open(dir.path().join("steadfast.db")).unwrap().execute(&sql, []);
         assert!(changed.unwrap() > 0, "{sql}");
-        let (status, said) = check(dir.path());
-        assert_eq!((status, said.contains(says)), (1, true), "{sql}: {said}");
-        assert!(said.contains("problem"), "{said}");
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains(expected)), (1, true), "{sql}: {message}");
+        assert!(message.contains("problem"), "{message}");
     }
-    type Spoil = fn(&mut Vec<u8>);
-    let spoils: [Spoil; 3] = [|bytes| bytes[500_000] ^= 1, Vec::clear, |bytes| bytes.truncate(9)];
-    for spoil in spoils {
+    type Damage = fn(&mut Vec<u8>);
+    let damage_kinds: [Damage; 3] =
+        [|bytes| bytes[500_000] ^= 1, Vec::clear, |bytes| bytes.truncate(9)];
+    for damage in damage_kinds {
         let dir = tempfile::tempdir().unwrap();
-        copy(&data, dir.path());
-        let mut bytes = fs::read(large(dir.path())).unwrap();
-        spoil(&mut bytes);
-        fs::write(large(dir.path()), bytes).unwrap();
-        let (status, said) = check(dir.path());
-        assert_eq!((status, said.contains("blob file")), (1, true), "{said}");
-        fs::remove_file(large(dir.path())).unwrap();
-        let (status, said) = check(dir.path());
-        assert_eq!((status, said.contains("is missing")), (1, true), "{said}");
+        copy_dir(&data, dir.path());
+        let mut bytes = fs::read(large_blob_file(dir.path())).unwrap();
+        damage(&mut bytes);
+        fs::write(large_blob_file(dir.path()), bytes).unwrap();
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains("blob file")), (1, true), "{message}");
+        fs::remove_file(large_blob_file(dir.path())).unwrap();
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains("is missing")), (1, true), "{message}");
     }
-    // A page of the database that is nothing.
+    // Two overwritten pages of the database.
     let dir = tempfile::tempdir().unwrap();
-    copy(&data, dir.path());
+    copy_dir(&data, dir.path());
     let path = dir.path().join("steadfast.db");
     let mut bytes = fs::read(&path).unwrap();
     let end = bytes.len();
     bytes[end - 8192..].fill(0x5a);
     fs::write(&path, bytes).unwrap();
-    let (status, said) = check(dir.path());
-    assert_ne!(status, 0, "{said}");
+    let (status, message) = check(dir.path());
+    assert_ne!(status, 0, "{message}");
 }

@@ -1,9 +1,9 @@
-//! Copies between engines: whole, resumed where they were cut, and refused where they would harm.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+//! Copies between engines: complete, resumable, verified, and refused for destinations in use.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod engines;
 #[path = "engines/faulty.rs"]
-#[allow(dead_code, reason = "only some of its faults are planned here")]
+#[allow(dead_code, reason = "this suite uses some of its faults")]
 mod faulty;
 mod support;
 
@@ -18,14 +18,14 @@ use steadfast::engine::memory::Memory;
 use steadfast::engine::{
     Body, Commit, Engine, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Projection, Scan,
 };
-use support::{Home, Server, binary};
+use support::{DiskServer, Server, binary};
 
 suite!(
-    all_records_arrive_and_go_back_again,
-    a_copy_that_is_cut_anywhere_goes_on_and_ends_whole,
-    what_is_not_empty_or_not_finished_is_refused,
-    a_difference_is_found,
-    two_copies_into_one_destination_stop_each_other,
+    a_copy_and_a_copy_back_have_all_records,
+    a_copy_interrupted_at_any_commit_resumes_and_completes,
+    nonempty_destinations_and_unfinished_sources_are_refused,
+    verification_finds_differences,
+    concurrent_copies_into_one_destination_do_not_corrupt_it,
 );
 
 const RECORDS: usize = 2345;
@@ -34,16 +34,16 @@ fn record(expires_at: u64, meta: &str, body: Vec<u8>) -> NewRecord {
     NewRecord { expires_at, meta: Bytes::from(meta.to_owned()), body: Body::Bytes(body.into()) }
 }
 
-async fn written(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
+async fn commit(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
     match engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap()
     {
         Outcome::Committed(version) => version,
-        Outcome::Conflict => panic!("a commit without expectations met a conflict"),
+        Outcome::Conflict => panic!("conflict in a commit without preconditions"),
     }
 }
 
-/// Records of every kind, some with versions far above the others.
-async fn filled() -> Arc<dyn Engine> {
+/// Records of every kind; some have versions far above the others.
+async fn source_records() -> Arc<dyn Engine> {
     let engine = Memory::new();
     let mut write = Vec::new();
     for n in 0..RECORDS {
@@ -60,15 +60,15 @@ async fn filled() -> Arc<dyn Engine> {
         write.push(Mutation { key, record: Some(record(9_999, "large", body)) });
     }
     let high = write.split_off(100);
-    written(&engine, write).await;
+    commit(&engine, write).await;
     let commit = Commit { version_min: 1 << 40, preconditions: vec![], mutations: high };
     engine.commit(commit).await.unwrap();
     Arc::new(engine)
 }
 
-type All = Vec<(Vec<u8>, u64, Vec<u8>, Vec<u8>)>;
+type AllRecords = Vec<(Vec<u8>, u64, Vec<u8>, Vec<u8>)>;
 
-async fn all(engine: &dyn Engine) -> (All, u64) {
+async fn all(engine: &dyn Engine) -> (AllRecords, u64) {
     let (start, end) = (Bytes::new(), Bytes::from_static(&[0xff]));
     let page = engine
         .scan(Scan { start, end, limit: 100_000, skip_expired_at: 0, eventual: false })
@@ -89,88 +89,94 @@ fn engine(of: &Subject) -> Arc<dyn Engine> {
     of.engine.clone()
 }
 
-async fn quiet(from: &Arc<dyn Engine>, to: &Arc<dyn Engine>) -> Result<Progress, CopyError> {
+async fn copy_silently(
+    from: &Arc<dyn Engine>,
+    to: &Arc<dyn Engine>,
+) -> Result<Progress, CopyError> {
     copy::copy(from, to, &mut |_| {}).await
 }
 
-async fn all_records_arrive_and_go_back_again(mut there: Subject) {
-    let source = filled().await;
+async fn a_copy_and_a_copy_back_have_all_records(mut destination: Subject) {
+    let source = source_records().await;
     let (before, highest) = all(&*source).await;
-    let mut told = Vec::new();
-    let done = copy::copy(&source, &engine(&there), &mut |now| told.push(now)).await.unwrap();
+    let mut progress = Vec::new();
+    let done =
+        copy::copy(&source, &engine(&destination), &mut |now| progress.push(now)).await.unwrap();
     assert_eq!(done.records, before.len() as u64);
     assert_eq!(done.total, before.len() as u64);
-    assert!(told.iter().any(|now| !now.comparing && now.records == 1000));
-    assert!(told.iter().any(|now| now.comparing && now.records == done.records));
-    there.reopen().await;
-    let (copied, version) = all(&*there.engine).await;
+    assert!(progress.iter().any(|now| !now.comparing && now.records == 1000));
+    assert!(progress.iter().any(|now| now.comparing && now.records == done.records));
+    destination.reopen().await;
+    let (copied, version) = all(&*destination.engine).await;
     assert!(copied == before);
     assert!(version >= highest, "{version} < {highest}");
-    assert!(copy::finished(&*there.engine).await.is_ok());
+    assert!(copy::finished(&*destination.engine).await.is_ok());
 
     let back: Arc<dyn Engine> = Arc::new(Memory::new());
-    let again = quiet(&engine(&there), &back).await.unwrap();
+    let again = copy_silently(&engine(&destination), &back).await.unwrap();
     assert_eq!((again.bytes, again.checksum), (done.bytes, done.checksum));
     assert!(all(&*back).await.0 == before);
 }
 
-async fn a_copy_that_is_cut_anywhere_goes_on_and_ends_whole(there: Subject) {
-    let source = filled().await;
-    let destination = Arc::new(Faulty::new(engine(&there)));
+async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject) {
+    let source = source_records().await;
+    let destination = Arc::new(Faulty::new(engine(&subject)));
     let faulty: Arc<dyn Engine> = destination.clone();
-    let mut cuts = 0;
-    // Each try gets one fault further; a commit that fails may have been made or not.
+    let mut interruptions = 0;
+    // Each attempt fails one commit later; the failed commit may or may not have been applied.
     for (after, fault) in (0..).zip([Fault::Before, Fault::After].into_iter().cycle()) {
         destination.plan(&[vec![Fault::None; after], vec![fault]].concat());
-        match quiet(&source, &faulty).await {
+        match copy_silently(&source, &faulty).await {
             Ok(_) => break,
-            Err(CopyError::Engine(copy::Side::Destination, _)) => cuts += 1,
+            Err(CopyError::Engine(copy::Side::Destination, _)) => interruptions += 1,
             Err(e) => panic!("{e}"),
         }
-        let unfinished = copy::finished(&*there.engine).await;
-        // Before the first commit nothing is begun.
+        let unfinished = copy::finished(&*subject.engine).await;
+        // Before the first commit the copy has not started.
         assert!(unfinished.is_err() || after == 0, "after {after}");
     }
-    assert!(cuts >= 4, "only {cuts} cuts");
-    assert!(all(&*source).await.0 == all(&*there.engine).await.0);
+    assert!(interruptions >= 4, "only {interruptions} interruptions");
+    assert!(all(&*source).await.0 == all(&*subject.engine).await.0);
 }
 
-async fn what_is_not_empty_or_not_finished_is_refused(there: Subject) {
-    let (source, empty) = (filled().await, Arc::new(Memory::new()));
+async fn nonempty_destinations_and_unfinished_sources_are_refused(destination: Subject) {
+    let (source, empty) = (source_records().await, Arc::new(Memory::new()));
     let key = Bytes::from_static(b"x");
-    written(
-        &*there.engine,
+    commit(
+        &*destination.engine,
         vec![Mutation { key: key.clone(), record: Some(record(0, "", vec![])) }],
     )
     .await;
-    let refused = quiet(&source, &engine(&there)).await;
+    let refused = copy_silently(&source, &engine(&destination)).await;
     assert!(matches!(refused, Err(CopyError::NotEmpty)), "{refused:?}");
-    assert_eq!(all(&*there.engine).await.0.len(), 1, "and nothing is changed");
+    assert_eq!(all(&*destination.engine).await.0.len(), 1, "a refused copy must change nothing");
 
-    let mark = Mutation { key: Bytes::from_static(MARK), record: Some(record(0, "", vec![])) };
-    written(&*there.engine, vec![mark]).await;
-    assert!(copy::finished(&*there.engine).await.is_err());
+    let copy_marker =
+        Mutation { key: Bytes::from_static(MARK), record: Some(record(0, "", vec![])) };
+    commit(&*destination.engine, vec![copy_marker]).await;
+    assert!(copy::finished(&*destination.engine).await.is_err());
     let into: Arc<dyn Engine> = empty;
-    let refused = quiet(&engine(&there), &into).await;
+    let refused = copy_silently(&engine(&destination), &into).await;
     assert!(matches!(refused, Err(CopyError::Unfinished)), "{refused:?}");
 }
 
-async fn a_difference_is_found(there: Subject) {
-    let source = filled().await;
-    // A copy that says it is further than it is; one with another value; one with a record more.
+async fn verification_finds_differences(destination: Subject) {
+    let source = source_records().await;
+    // Copies that claim a later position than they reached; the second has another value too.
     let body = |key: &'static str, len: usize| Mutation {
         key: Bytes::from_static(key.as_bytes()),
         record: Some(record(9_999, "large", vec![1; len])),
     };
-    let marked = |meta: &str| Mutation {
+    let copy_position = |meta: &str| Mutation {
         key: Bytes::from_static(MARK),
         record: Some(record(0, meta, vec![])),
     };
-    for (write, at) in
-        [(vec![marked("zlarge")], "a\u{1}"), (vec![marked("zlarge"), body("zlarge", 3)], "a\u{1}")]
-    {
-        written(&*there.engine, write).await;
-        match quiet(&source, &engine(&there)).await {
+    for (write, at) in [
+        (vec![copy_position("zlarge")], "a\u{1}"),
+        (vec![copy_position("zlarge"), body("zlarge", 3)], "a\u{1}"),
+    ] {
+        commit(&*destination.engine, write).await;
+        match copy_silently(&source, &engine(&destination)).await {
             Err(CopyError::Differs(key)) => assert_eq!(key, at),
             other => panic!("{other:?}"),
         }
@@ -180,28 +186,36 @@ async fn a_difference_is_found(there: Subject) {
         key: key.into(),
         record: Some(NewRecord { expires_at, meta: meta.into(), body: Body::Bytes(body.into()) }),
     });
-    written(&*there.engine, bodies.collect()).await;
-    written(&*there.engine, vec![marked("zz"), body("zlarge", 3 * INLINE_BYTES_MAX + 17)]).await;
-    match quiet(&source, &engine(&there)).await {
-        Err(CopyError::Differs(key)) => assert_eq!(key, "zlarge", "its value is another"),
+    commit(&*destination.engine, bodies.collect()).await;
+    commit(
+        &*destination.engine,
+        vec![copy_position("zz"), body("zlarge", 3 * INLINE_BYTES_MAX + 17)],
+    )
+    .await;
+    match copy_silently(&source, &engine(&destination)).await {
+        Err(CopyError::Differs(key)) => assert_eq!(key, "zlarge", "its value differs"),
         other => panic!("{other:?}"),
     }
-    assert!(copy::finished(&*there.engine).await.is_err(), "and it is not taken for whole");
+    assert!(
+        copy::finished(&*destination.engine).await.is_err(),
+        "the copy must not count as finished"
+    );
 }
 
-async fn two_copies_into_one_destination_stop_each_other(there: Subject) {
-    let source = filled().await;
-    let (one, other) = (engine(&there), engine(&there));
-    let (first, second) = tokio::join!(quiet(&source, &one), quiet(&source, &other));
-    let crossed = |done: &Result<Progress, CopyError>| match done {
+async fn concurrent_copies_into_one_destination_do_not_corrupt_it(destination: Subject) {
+    let source = source_records().await;
+    let (one, other) = (engine(&destination), engine(&destination));
+    let (first, second) =
+        tokio::join!(copy_silently(&source, &one), copy_silently(&source, &other));
+    let is_expected = |done: &Result<Progress, CopyError>| match done {
         Ok(_) | Err(CopyError::NotEmpty) => true,
         Err(e) => matches!(e, CopyError::Crossed),
     };
-    assert!(crossed(&first) && crossed(&second), "{first:?} {second:?}");
+    assert!(is_expected(&first) && is_expected(&second), "{first:?} {second:?}");
     if first.is_err() && second.is_err() {
-        quiet(&source, &one).await.unwrap();
+        copy_silently(&source, &one).await.unwrap();
     }
-    assert!(all(&*source).await.0 == all(&*there.engine).await.0);
+    assert!(all(&*source).await.0 == all(&*destination.engine).await.0);
 }
 
 fn run(from: &str, to: &str) -> (i32, String, String) {
@@ -212,43 +226,43 @@ fn run(from: &str, to: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn the_command_copies_what_a_server_left_and_a_server_serves_it() {
-    let mut home = Home::new(&[]);
-    let store = home.server.store("first");
+fn the_copy_command_copies_a_stopped_server_that_another_serves() {
+    let mut disk = DiskServer::new(&[]);
+    let store = disk.server.create_store("first");
     let at = format!("/resources/stores/kv/{store}/keys/");
     for (key, len) in [("small", 10), ("empty", 0), ("large", 900_000)] {
         let put =
-            home.server.ask(&format!("PUT {at}{key}"), &[("metadata", "m")], &vec![b'v'; len]);
+            disk.server.request(&format!("PUT {at}{key}"), &[("metadata", "m")], &vec![b'v'; len]);
         assert_eq!(put.status, 200);
     }
-    let from = home.data().display().to_string();
+    let from = disk.data().display().to_string();
     let scratch = tempfile::tempdir().unwrap();
     let to = scratch.path().join("copy").display().to_string();
-    let (status, _, said) = run(&from, &to);
-    assert_eq!(status, 1, "{said}");
-    assert!(said.contains("the source: ") && said.contains("in use"), "{said}");
-    home.server.terminate();
-    assert!(home.server.ended(Duration::from_secs(20)).unwrap().success());
-    let (status, told, said) = run(&from, &to);
-    assert_eq!((status, &said[..]), (0, ""), "{said}");
+    let (status, _, error) = run(&from, &to);
+    assert_eq!(status, 1, "{error}");
+    assert!(error.contains("the source: ") && error.contains("in use"), "{error}");
+    disk.server.terminate();
+    assert!(disk.server.wait_for_exit(Duration::from_secs(20)).unwrap().success());
+    let (status, output, error) = run(&from, &to);
+    assert_eq!((status, &error[..]), (0, ""), "{error}");
     assert!(
-        told.starts_with("copied 1 stores, 3 items, ") && told.contains("are identical"),
-        "{told}"
+        output.starts_with("1 stores, 3 items, ") && output.contains("are the same"),
+        "{output}"
     );
-    let (status, _, said) = run(&from, &to);
+    let (status, _, error) = run(&from, &to);
     assert_eq!(status, 1);
-    assert!(said.contains("the destination is not empty"), "{said}");
+    assert!(error.contains("the destination is not empty"), "{error}");
 
     std::fs::remove_dir_all(&from).unwrap();
     std::fs::rename(&to, &from).unwrap();
-    let server = Server::start(&home.data(), &[]);
-    let got = server.ask(&format!("GET {at}large"), &[], b"");
+    let server = Server::start(&disk.data(), &[]);
+    let got = server.request(&format!("GET {at}large"), &[], b"");
     assert_eq!((got.status, got.body.len()), (200, 900_000));
-    assert_eq!(got.field("metadata"), "m");
+    assert_eq!(got.header("metadata"), "m");
 }
 
 #[test]
-fn the_command_says_what_is_wrong_without_the_url() {
+fn copy_errors_do_not_show_the_url() {
     for (from, to, status, word) in [
         ("/nowhere/at/all", "x", 2, "there is no directory /nowhere/at/all"),
         ("mysql://u:secret@h/d", "x", 2, "--from must be a URL that begins with postgres://"),
@@ -257,8 +271,8 @@ fn the_command_says_what_is_wrong_without_the_url() {
     ] {
         let scratch = tempfile::tempdir().unwrap();
         let from = if from == "." { scratch.path().to_str().unwrap() } else { from };
-        let (code, told, said) = run(from, to);
-        assert_eq!((code, &told[..]), (status, ""), "{said}");
-        assert!(said.contains(word) && !said.contains("secret"), "{said}");
+        let (code, output, error) = run(from, to);
+        assert_eq!((code, &output[..]), (status, ""), "{error}");
+        assert!(error.contains(word) && !error.contains("secret"), "{error}");
     }
 }

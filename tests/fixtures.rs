@@ -38,7 +38,7 @@ fn digits() -> Vec<u8> {
 }
 
 fn holds_what_was_written(server: &Server) {
-    let stores = server.ask("GET /resources/stores/kv", &[], b"").text();
+    let stores = server.request("GET /resources/stores/kv", &[], b"").text();
     let empty =
         r#"{"id":"57d4en7upeagvdnoeb8z5v","name":"empty","created_at":"2026-11-23 21:25:51""#;
     assert!(stores.starts_with(&format!(r#"{{"data":[{empty}"#)), "{stores}");
@@ -59,15 +59,20 @@ fn holds_what_was_written(server: &Server) {
         ("batch/3", b"v3", "", 1_795_469_151_747_167),
     ];
     for (key, value, metadata, generation) in items {
-        let got = server.ask(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
+        let got =
+            server.request(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
         assert_eq!((got.status, got.generation()), (200, generation), "{key}");
-        assert_eq!(got.field("Metadata"), metadata, "{key}");
+        assert_eq!(got.header("Metadata"), metadata, "{key}");
         assert!(got.body == value, "the value of {key}");
     }
     for key in ["kept", "deleted", "never"] {
-        assert_eq!(server.ask(&format!("GET {STORE}/keys/{key}"), &[], b"").status, 404, "{key}");
+        assert_eq!(
+            server.request(&format!("GET {STORE}/keys/{key}"), &[], b"").status,
+            404,
+            "{key}"
+        );
     }
-    let keys = server.ask(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
+    let keys = server.request(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
     let wanted = r#"["batch/0","batch/1","batch/2","batch/3","batch/4","blob","blob later"]"#;
     assert!(keys.contains(wanted), "{keys}");
 }
@@ -81,8 +86,8 @@ fn data_of_format_one_opens_with_everything_that_was_acknowledged() {
     // Once more, with all of it in the database.
     let server = Server::start(&data, &[]);
     holds_what_was_written(&server);
-    assert_eq!(server.ask(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
-    let after = server.ask(&format!("GET {STORE}/keys/plain"), &[], b"");
+    assert_eq!(server.request(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
+    let after = server.request(&format!("GET {STORE}/keys/plain"), &[], b"");
     assert!(after.generation() > 1_795_469_151_747_167, "generations go on from the last one");
     server.stop();
 }

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Projection, Scan,
 };
@@ -15,7 +15,7 @@ use steadfast::engine::{
 const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
-    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
+    let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
     Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes: 128 << 20, fatal })
 }
 
@@ -70,7 +70,7 @@ async fn another_format_is_refused_with_what_to_do() {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.pragma_update(None, "user_version", 2).unwrap();
     drop(conn);
-    assert_corrupt(open(&data).map(|_| ()), "data format 2, and this build reads format 1; run");
+    assert_corrupt(open(&data).map(|_| ()), "data format 2, but this build reads format 1; run");
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.pragma_update(None, "user_version", 1).unwrap();
     drop(conn);
@@ -246,7 +246,7 @@ async fn a_directory_belongs_to_one_engine_at_a_time() {
     let first = open(&data).unwrap();
     match open(&data).map(|_| ()) {
         Err(EngineError::Failed(what)) => {
-            assert!(what.contains("is in use by another steadfast"), "{what}");
+            assert!(what.contains("is locked by another steadfast"), "{what}");
         }
         other => panic!("opened twice: {other:?}"),
     }

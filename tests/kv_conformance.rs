@@ -1,5 +1,5 @@
-//! What a KV store means, held over every engine alike.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+//! The semantics of the KV layer, tested over every engine.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod engines;
 
@@ -19,36 +19,36 @@ use steadfast::kv::types::{Key, Metadata, StoreId, StoreName, Ttl};
 use steadfast::kv::{Error, Kv, PIECE_BYTES, Value};
 
 suite!(
-    a_store_is_created_once_and_found_by_id_and_name,
-    stores_are_listed_in_their_order_and_cursors_survive,
-    a_rename_moves_the_name_and_nothing_else,
-    a_store_with_a_live_item_is_not_deleted,
-    of_a_put_and_a_deletion_of_its_store_one_wins,
-    a_put_replaces_value_metadata_and_lifetime,
-    appends_join_on_either_side_and_inherit_nothing,
-    appends_of_large_values_join,
-    a_generation_is_demanded_and_never_comes_twice,
-    generations_grow_when_the_clock_goes_back,
-    of_racing_adds_one_wins,
-    racing_appends_lose_nothing,
-    racing_counters_lose_nothing,
+    a_store_name_is_unique_and_stores_are_found_by_id_and_name,
+    stores_are_listed_in_order_and_cursors_outlive_their_store,
+    a_rename_changes_only_the_name,
+    a_store_with_a_live_item_cannot_be_deleted,
+    a_concurrent_put_and_store_delete_do_not_both_succeed,
+    a_put_replaces_value_metadata_and_expiry,
+    append_and_prepend_concatenate_and_drop_metadata_and_expiry,
+    append_and_prepend_concatenate_large_values,
+    writes_require_a_matching_generation_and_never_reuse_one,
+    generations_increase_when_the_clock_goes_back,
+    exactly_one_of_concurrent_adds_succeeds,
+    concurrent_appends_lose_no_update,
+    concurrent_counters_lose_no_update,
     appends_are_not_starved_by_overwrites,
-    an_expired_item_is_absent_at_once,
-    the_sweeper_takes_what_is_long_expired_and_nothing_else,
-    keys_are_listed_by_prefix_in_pages_without_gaps,
-    pages_over_expired_items_are_full,
-    listing_while_deleting_skips_and_repeats_no_survivor,
-    a_batch_is_in_order_and_the_last_of_a_key_stays,
-    values_beyond_the_bound_are_refused,
-    everything_survives_a_reopen,
+    an_item_is_absent_as_soon_as_it_expires,
+    the_sweep_removes_only_items_expired_past_the_retention,
+    keys_are_listed_by_prefix_in_full_pages,
+    pages_skip_expired_items_and_stay_full,
+    listing_while_deleting_skips_and_repeats_no_key,
+    a_batch_applies_its_items_in_order,
+    values_over_the_limit_are_rejected,
+    items_survive_a_reopen,
 );
 
 const START: u64 = 1_750_000_000 * SECOND;
 const MAX: u64 = 3 * PIECE_BYTES as u64;
 
-/// A store to write to, its clock, and the engine below.
+/// A store, its clock and its engine.
 struct Case {
-    /// One for each process; each operation goes through another.
+    /// One for each process; the operations alternate between them.
     kvs: Vec<Arc<Kv>>,
     turns: Turns,
     clock: Arc<ManualClock>,
@@ -130,15 +130,15 @@ fn mode(mode: Mode) -> PutRequest {
     PutRequest { mode, ..PutRequest::default() }
 }
 
-fn generation(demanded: u64) -> PutRequest {
-    PutRequest { if_generation: Some(demanded), ..PutRequest::default() }
+fn if_generation(generation: u64) -> PutRequest {
+    PutRequest { if_generation: Some(generation), ..PutRequest::default() }
 }
 
 fn ttl(secs: u64) -> PutRequest {
     PutRequest { ttl: Some(Ttl::new(secs).unwrap()), ..PutRequest::default() }
 }
 
-async fn a_store_is_created_once_and_found_by_id_and_name(subject: Subject) {
+async fn a_store_name_is_unique_and_stores_are_found_by_id_and_name(subject: Subject) {
     let case = Case::new(subject).await;
     let info = case.kv().create_store(name("second"), None).await.unwrap();
     assert_eq!(case.kv().describe_store(&info.id).await.unwrap(), info);
@@ -154,7 +154,7 @@ async fn a_store_is_created_once_and_found_by_id_and_name(subject: Subject) {
     assert_eq!(case.kv().stores_count().await.unwrap(), 2);
 }
 
-async fn stores_are_listed_in_their_order_and_cursors_survive(subject: Subject) {
+async fn stores_are_listed_in_order_and_cursors_outlive_their_store(subject: Subject) {
     let case = Case::new(subject).await;
     for text in ["test_store", "TestStoreA", "b", "test-store", "B", "a"] {
         case.kv().create_store(name(text), None).await.unwrap();
@@ -167,19 +167,23 @@ async fn stores_are_listed_in_their_order_and_cursors_survive(subject: Subject) 
     let id = case.kv().list_stores(&list).await.unwrap().stores[0].id;
     case.kv().delete_store(&id).await.unwrap();
     let (page, total, _) = case.names(Some("b"), 1).await;
-    assert_eq!((page, total), (vec!["main".into()], 6), "the cursor outlives its store");
+    assert_eq!((page, total), (vec!["main".into()], 6), "a cursor must outlive its store");
     let (page, _, more) = case.names(Some("main"), 3).await;
     assert_eq!((page.len(), more), (3, false));
 }
 
-async fn a_rename_moves_the_name_and_nothing_else(subject: Subject) {
+async fn a_rename_changes_only_the_name(subject: Subject) {
     let case = Case::new(subject).await;
     case.put("k", PutRequest::default(), "v").await.unwrap();
     case.kv().create_store(name("taken"), None).await.unwrap();
     let before = case.kv().describe_store(&case.store).await.unwrap();
     case.clock.advance(5 * SECOND);
     case.kv().rename_store(&case.store, name("main")).await.unwrap();
-    assert_eq!(case.kv().describe_store(&case.store).await.unwrap(), before, "its own name");
+    assert_eq!(
+        case.kv().describe_store(&case.store).await.unwrap(),
+        before,
+        "renaming to the same name must change nothing"
+    );
     let taken = case.kv().rename_store(&case.store, name("taken")).await;
     assert_eq!(taken, Err(Error::StoreExists("taken".into())));
     case.kv().rename_store(&case.store, name("MAIN")).await.unwrap();
@@ -191,7 +195,7 @@ async fn a_rename_moves_the_name_and_nothing_else(subject: Subject) {
     case.kv().create_store(name("main"), None).await.unwrap();
 }
 
-async fn a_store_with_a_live_item_is_not_deleted(subject: Subject) {
+async fn a_store_with_a_live_item_cannot_be_deleted(subject: Subject) {
     let case = Case::new(subject).await;
     case.put("k", PutRequest::default(), "v").await.unwrap();
     case.put("short", ttl(5), "v").await.unwrap();
@@ -205,11 +209,15 @@ async fn a_store_with_a_live_item_is_not_deleted(subject: Subject) {
     assert!(matches!(case.kv().get(&case.store, &key("k")).await, Err(Error::NoStore)));
     assert_eq!(case.kv().stores_count().await.unwrap(), 0);
     case.clock.advance((EXPIRED_KEPT_SECS + 1) * SECOND);
-    assert_eq!(case.kv().sweep().await.unwrap(), 1, "what expired in it goes all the same");
+    assert_eq!(
+        case.kv().sweep().await.unwrap(),
+        1,
+        "expired items of a deleted store must be swept"
+    );
     assert_eq!(case.kv().items_count().await.unwrap(), 0);
 }
 
-async fn of_a_put_and_a_deletion_of_its_store_one_wins(subject: Subject) {
+async fn a_concurrent_put_and_store_delete_do_not_both_succeed(subject: Subject) {
     let case = Case::new(subject).await;
     for round in 0..60 {
         let store = case.kv().create_store(name(&format!("race{round}")), None).await.unwrap().id;
@@ -225,16 +233,16 @@ async fn of_a_put_and_a_deletion_of_its_store_one_wins(subject: Subject) {
             tokio::spawn(async move { kv.delete_store(&store).await })
         };
         let (put, deleted) = (putter.await.unwrap(), deleter.await.unwrap());
-        let there = case.kv().get(&store, &key("k")).await.is_ok();
+        let exists = case.kv().get(&store, &key("k")).await.is_ok();
         match (&put, &deleted) {
-            (Ok(_), Err(Error::StoreNotEmpty)) => assert!(there, "round {round}"),
-            (Err(Error::NoStore), Ok(())) => assert!(!there, "round {round}"),
+            (Ok(_), Err(Error::StoreNotEmpty)) => assert!(exists, "round {round}"),
+            (Err(Error::NoStore), Ok(())) => assert!(!exists, "round {round}"),
             _ => panic!("round {round}: put {put:?}, delete {deleted:?}"),
         }
     }
 }
 
-async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
+async fn a_put_replaces_value_metadata_and_expiry(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"caf\xe9\t").unwrap();
     let first = PutRequest { metadata: metadata.clone(), ..ttl(100) };
@@ -242,7 +250,7 @@ async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.modified), (metadata, 3, START));
     assert_eq!(item.expires, Some(START + 100 * SECOND));
-    // A database that several servers share has a floor by its own clock.
+    // On a shared database the database's own clock is a lower bound.
     assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
     case.put("k", PutRequest::default(), "").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
@@ -251,7 +259,7 @@ async fn a_put_replaces_value_metadata_and_lifetime(subject: Subject) {
     assert_eq!(case.get("k").await.as_deref(), Some(""));
 }
 
-async fn appends_join_on_either_side_and_inherit_nothing(subject: Subject) {
+async fn append_and_prepend_concatenate_and_drop_metadata_and_expiry(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"meta").unwrap();
     case.put("k", mode(Mode::Append), "b").await.unwrap();
@@ -262,44 +270,44 @@ async fn appends_join_on_either_side_and_inherit_nothing(subject: Subject) {
     assert_eq!((item.metadata, item.expires), (Metadata::NONE, None));
     assert_eq!(case.get("k").await.as_deref(), Some("abc"));
     let current = case.generation("k").await;
-    let wrong = PutRequest { if_generation: Some(current + 1), ..mode(Mode::Append) };
-    assert_eq!(case.put("k", wrong, "d").await, Err(Error::Precondition));
-    let right = PutRequest { if_generation: Some(current), ..mode(Mode::Append) };
-    case.put("k", right, "d").await.unwrap();
+    let mismatched = PutRequest { if_generation: Some(current + 1), ..mode(Mode::Append) };
+    assert_eq!(case.put("k", mismatched, "d").await, Err(Error::Precondition));
+    let matching = PutRequest { if_generation: Some(current), ..mode(Mode::Append) };
+    case.put("k", matching, "d").await.unwrap();
     assert_eq!(case.get("k").await.as_deref(), Some("abcd"));
 }
 
-async fn appends_of_large_values_join(subject: Subject) {
+async fn append_and_prepend_concatenate_large_values(subject: Subject) {
     let case = Case::new(subject).await;
     let part = |letter: &str| letter.repeat(PIECE_BYTES - 10);
-    let mut whole = part("a");
-    case.put("k", PutRequest::default(), &whole).await.unwrap();
+    let mut expected = part("a");
+    case.put("k", PutRequest::default(), &expected).await.unwrap();
     for (step, letter) in [(Mode::Append, "b"), (Mode::Prepend, "c")] {
         case.put("k", mode(step), &part(letter)).await.unwrap();
-        whole = match step {
-            Mode::Append => whole + &part(letter),
-            Mode::Overwrite | Mode::Add | Mode::Prepend => part(letter) + &whole,
+        expected = match step {
+            Mode::Append => expected + &part(letter),
+            Mode::Overwrite | Mode::Add | Mode::Prepend => part(letter) + &expected,
         };
-        assert!(case.get("k").await.unwrap() == whole, "{letter}");
+        assert!(case.get("k").await.unwrap() == expected, "{letter}");
     }
     let before = case.generation("k").await;
-    let beyond = case.put("k", mode(Mode::Append), &part("d")).await;
-    assert_eq!(beyond, Err(Error::TooLarge(MAX)));
+    let too_large = case.put("k", mode(Mode::Append), &part("d")).await;
+    assert_eq!(too_large, Err(Error::TooLarge(MAX)));
     assert_eq!(case.generation("k").await, before);
 }
 
-async fn a_generation_is_demanded_and_never_comes_twice(subject: Subject) {
+async fn writes_require_a_matching_generation_and_never_reuse_one(subject: Subject) {
     let mut case = Case::new(subject).await;
     let mut seen = BTreeSet::new();
     for round in 0..3 {
-        assert_eq!(case.put("k", generation(1), "v").await, Err(Error::Precondition));
-        let made = case.put("k", generation(0), "v").await.unwrap();
-        assert_eq!(case.generation("k").await, made);
-        assert_eq!(case.put("k", generation(0), "v").await, Err(Error::Precondition));
-        let next = case.put("k", generation(made), "w").await.unwrap();
-        assert_eq!(case.put("k", generation(made), "x").await, Err(Error::Precondition));
-        assert!(seen.insert(made) && seen.insert(next), "round {round}");
-        let stale = DeleteRequest { force: true, if_generation: Some(made) };
+        assert_eq!(case.put("k", if_generation(1), "v").await, Err(Error::Precondition));
+        let generation = case.put("k", if_generation(0), "v").await.unwrap();
+        assert_eq!(case.generation("k").await, generation);
+        assert_eq!(case.put("k", if_generation(0), "v").await, Err(Error::Precondition));
+        let next = case.put("k", if_generation(generation), "w").await.unwrap();
+        assert_eq!(case.put("k", if_generation(generation), "x").await, Err(Error::Precondition));
+        assert!(seen.insert(generation) && seen.insert(next), "round {round}");
+        let stale = DeleteRequest { force: true, if_generation: Some(generation) };
         assert_eq!(case.delete("k", stale).await, Err(Error::Precondition));
         case.delete("k", DeleteRequest { force: false, if_generation: Some(next) }).await.unwrap();
         assert_eq!(case.delete("k", DeleteRequest::default()).await, Err(Error::NoItem));
@@ -308,54 +316,54 @@ async fn a_generation_is_demanded_and_never_comes_twice(subject: Subject) {
     }
 }
 
-async fn generations_grow_when_the_clock_goes_back(subject: Subject) {
+async fn generations_increase_when_the_clock_goes_back(subject: Subject) {
     let mut case = Case::new(subject).await;
     let mut last = 0;
     for now in [START + SECOND, START, 0, START - SECOND, START + 2 * SECOND] {
         case.clock.set(now);
         for _ in 0..3 {
-            let made = case.put("k", PutRequest::default(), "v").await.unwrap();
-            assert!(made > last && made >= now, "{made} after {last} at {now}");
-            last = made;
+            let generation = case.put("k", PutRequest::default(), "v").await.unwrap();
+            assert!(generation > last && generation >= now, "{generation} after {last} at {now}");
+            last = generation;
         }
         case.delete("k", DeleteRequest::default()).await.unwrap();
         case.reopen().await;
     }
 }
 
-/// Runs the same work in several tasks at once and answers what they answered.
-async fn race<F, Fut>(tasks: usize, work: F) -> Vec<Fut::Output>
+/// Runs the same work in several concurrent tasks and returns their results.
+async fn run_concurrently<F, Fut>(tasks: usize, work: F) -> Vec<Fut::Output>
 where
     F: Fn(usize) -> Fut,
     Fut: Future + Send + 'static,
     Fut::Output: Send + 'static,
 {
     let running: Vec<_> = (0..tasks).map(|task| tokio::spawn(work(task))).collect();
-    let mut answers = Vec::new();
+    let mut results = Vec::new();
     for task in running {
-        answers.push(task.await.unwrap());
+        results.push(task.await.unwrap());
     }
-    answers
+    results
 }
 
-async fn of_racing_adds_one_wins(subject: Subject) {
+async fn exactly_one_of_concurrent_adds_succeeds(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
     for round in 0..20 {
-        let answers = race(16, |task| {
+        let results = run_concurrently(16, |task| {
             let case = case.clone();
             let (key, value) = (format!("k{round}"), task.to_string());
             async move { (value.clone(), case.put(&key, mode(Mode::Add), &value).await) }
         });
-        let answers = answers.await;
-        let won: Vec<_> = answers.iter().filter(|(_, answer)| answer.is_ok()).collect();
-        assert_eq!(won.len(), 1, "round {round}: {answers:?}");
-        assert_eq!(case.get(&format!("k{round}")).await.as_ref(), Some(&won[0].0));
+        let results = results.await;
+        let winners: Vec<_> = results.iter().filter(|(_, result)| result.is_ok()).collect();
+        assert_eq!(winners.len(), 1, "round {round}: {results:?}");
+        assert_eq!(case.get(&format!("k{round}")).await.as_ref(), Some(&winners[0].0));
     }
 }
 
-async fn racing_appends_lose_nothing(subject: Subject) {
+async fn concurrent_appends_lose_no_update(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
-    race(16, |task| {
+    run_concurrently(16, |task| {
         let case = case.clone();
         async move {
             for turn in 0..20 {
@@ -373,10 +381,10 @@ async fn racing_appends_lose_nothing(subject: Subject) {
     }
 }
 
-async fn racing_counters_lose_nothing(subject: Subject) {
+async fn concurrent_counters_lose_no_update(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
     case.put("n", PutRequest::default(), "0").await.unwrap();
-    race(8, |_| {
+    run_concurrently(8, |_| {
         let case = case.clone();
         async move {
             for _ in 0..25 {
@@ -384,7 +392,7 @@ async fn racing_counters_lose_nothing(subject: Subject) {
                     let item = case.kv().get(&case.store, &key("n")).await.unwrap();
                     let bytes = item.value.read_all().await.unwrap();
                     let n: u64 = std::str::from_utf8(&bytes).unwrap().parse().unwrap();
-                    let put = generation(item.generation);
+                    let put = if_generation(item.generation);
                     match case.put("n", put, &(n + 1).to_string()).await {
                         Ok(_) => break,
                         Err(Error::Precondition) => {}
@@ -400,7 +408,7 @@ async fn racing_counters_lose_nothing(subject: Subject) {
 
 async fn appends_are_not_starved_by_overwrites(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
-    race(5, |task| {
+    run_concurrently(5, |task| {
         let case = case.clone();
         async move {
             for _ in 0..50 {
@@ -412,7 +420,7 @@ async fn appends_are_not_starved_by_overwrites(subject: Subject) {
     .await;
 }
 
-async fn an_expired_item_is_absent_at_once(subject: Subject) {
+async fn an_item_is_absent_as_soon_as_it_expires(subject: Subject) {
     let case = Case::new(subject).await;
     for key in ["get", "add", "cas", "append", "delete", "forced"] {
         case.put(key, ttl(2), "old").await.unwrap();
@@ -423,22 +431,26 @@ async fn an_expired_item_is_absent_at_once(subject: Subject) {
     case.clock.advance(1);
     assert_eq!(case.get("get").await, None);
     assert_eq!(case.page("", None, 10).await, (vec![], false));
-    assert_eq!(case.put("cas", generation(before), "new").await, Err(Error::Precondition));
-    case.put("cas", generation(0), "new").await.unwrap();
+    assert_eq!(case.put("cas", if_generation(before), "new").await, Err(Error::Precondition));
+    case.put("cas", if_generation(0), "new").await.unwrap();
     case.put("add", mode(Mode::Add), "new").await.unwrap();
     case.put("append", mode(Mode::Append), "new").await.unwrap();
     for key in ["cas", "add", "append"] {
         assert_eq!(case.get(key).await.as_deref(), Some("new"), "{key}");
     }
-    let demanded = DeleteRequest { force: true, if_generation: Some(before) };
-    assert_eq!(case.delete("forced", demanded).await, Err(Error::Precondition));
+    let stale = DeleteRequest { force: true, if_generation: Some(before) };
+    assert_eq!(case.delete("forced", stale).await, Err(Error::Precondition));
     case.delete("delete", DeleteRequest::default()).await.unwrap();
     assert_eq!(case.delete("delete", DeleteRequest::default()).await, Err(Error::NoItem));
     case.clock.set(START);
-    assert_eq!(case.get("get").await.as_deref(), Some("old"), "the clock alone decides");
+    assert_eq!(
+        case.get("get").await.as_deref(),
+        Some("old"),
+        "expiry must depend on the clock alone"
+    );
 }
 
-async fn the_sweeper_takes_what_is_long_expired_and_nothing_else(subject: Subject) {
+async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..600 {
         case.put(&format!("short{n}"), ttl(1), "v").await.unwrap();
@@ -448,20 +460,20 @@ async fn the_sweeper_takes_what_is_long_expired_and_nothing_else(subject: Subjec
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
     case.clock.advance((1 + EXPIRED_KEPT_SECS) * SECOND - 1);
-    assert_eq!(case.kv().sweep().await.unwrap(), 0, "not before a delete may find it gone");
+    assert_eq!(case.kv().sweep().await.unwrap(), 0, "expired items must be retained for a while");
     case.clock.advance(SECOND);
     let mut swept = 0;
     loop {
         match case.kv().sweep().await.unwrap() {
             0 => break,
-            some => swept += some,
+            count => swept += count,
         }
     }
     assert_eq!((swept, case.kv().items_count().await.unwrap()), (600, 3));
     assert_eq!(case.page("", None, 10).await.0, ["again", "kept", "long"]);
 }
 
-async fn keys_are_listed_by_prefix_in_pages_without_gaps(subject: Subject) {
+async fn keys_are_listed_by_prefix_in_full_pages(subject: Subject) {
     let case = Case::new(subject).await;
     let other = case.kv().create_store(name("other"), None).await.unwrap().id;
     let value = || Value::from(Bytes::new());
@@ -474,25 +486,25 @@ async fn keys_are_listed_by_prefix_in_pages_without_gaps(subject: Subject) {
     all.sort();
     for limit in [1, 2, 5, 24, 25, 28, 29, 1000] {
         for prefix in ["", "b", "b1", "b/", "x", "\u{10ffff}"] {
-            let wanted: Vec<_> = all.iter().filter(|text| text.starts_with(prefix)).collect();
+            let expected: Vec<_> = all.iter().filter(|text| text.starts_with(prefix)).collect();
             let (mut found, mut after) = (Vec::new(), None::<String>);
             loop {
                 let (page, more) = case.page(prefix, after.as_deref(), limit).await;
-                assert!(page.len() == limit || !more, "a page is full while more follows");
+                assert!(page.len() == limit || !more, "a page with more to follow must be full");
                 after = page.last().cloned();
                 found.extend(page);
                 if !more {
                     break;
                 }
             }
-            assert_eq!(found.iter().collect::<Vec<_>>(), wanted, "{prefix:?} by {limit}");
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{prefix:?} by {limit}");
         }
     }
     assert_eq!(case.page("b", Some("a"), 1).await.0, ["b/é"], "a cursor before the prefix");
-    assert_eq!(case.page("b", Some("c"), 9).await, (vec![], false), "one behind it");
+    assert_eq!(case.page("b", Some("c"), 9).await, (vec![], false), "a cursor after the prefix");
 }
 
-async fn pages_over_expired_items_are_full(subject: Subject) {
+async fn pages_skip_expired_items_and_stay_full(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..30 {
         let put = if n % 3 == 0 { PutRequest::default() } else { ttl(1) };
@@ -508,7 +520,7 @@ async fn pages_over_expired_items_are_full(subject: Subject) {
     assert_eq!((page.len(), more), (5, false));
 }
 
-async fn listing_while_deleting_skips_and_repeats_no_survivor(subject: Subject) {
+async fn listing_while_deleting_skips_and_repeats_no_key(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..100 {
         case.put(&format!("k{n:02}"), PutRequest::default(), "v").await.unwrap();
@@ -528,7 +540,7 @@ async fn listing_while_deleting_skips_and_repeats_no_survivor(subject: Subject) 
     assert_eq!(found, (0..100).map(|n| format!("k{n:02}")).collect::<Vec<_>>());
 }
 
-async fn a_batch_is_in_order_and_the_last_of_a_key_stays(subject: Subject) {
+async fn a_batch_applies_its_items_in_order(subject: Subject) {
     let case = Case::new(subject).await;
     let line = |text: &str, value: &str, ttl: Option<u64>| BatchItem {
         key: key(text),
@@ -548,7 +560,7 @@ async fn a_batch_is_in_order_and_the_last_of_a_key_stays(subject: Subject) {
     assert_eq!(lost, Err(Error::NoStore));
 }
 
-async fn values_beyond_the_bound_are_refused(subject: Subject) {
+async fn values_over_the_limit_are_rejected(subject: Subject) {
     let case = Case::new(subject).await;
     let max = usize::try_from(MAX).unwrap();
     for (len, fits) in [(max, true), (max + 1, false)] {
@@ -569,16 +581,16 @@ async fn values_beyond_the_bound_are_refused(subject: Subject) {
     assert_eq!(declared, Err(Error::TooLarge(MAX)));
 }
 
-async fn everything_survives_a_reopen(subject: Subject) {
+async fn items_survive_a_reopen(subject: Subject) {
     let mut case = Case::new(subject).await;
     let metadata = Metadata::parse("mé".as_bytes()).unwrap();
     case.put("k", PutRequest { metadata: metadata.clone(), ..ttl(50) }, "v").await.unwrap();
     case.put("big", PutRequest::default(), &"x".repeat(2 * PIECE_BYTES)).await.unwrap();
-    let made = case.generation("k").await;
+    let generation = case.generation("k").await;
     for _ in 0..2 {
         case.reopen().await;
         let item = case.kv().get(&case.store, &key("k")).await.unwrap();
-        assert_eq!((item.metadata, item.generation), (metadata.clone(), made));
+        assert_eq!((item.metadata, item.generation), (metadata.clone(), generation));
         assert_eq!(item.expires, Some(START + 50 * SECOND));
         assert_eq!(case.get("big").await.map(|value| value.len()), Some(2 * PIECE_BYTES));
         assert_eq!(case.page("", None, 10).await.0, ["big", "k"]);

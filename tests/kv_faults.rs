@@ -1,9 +1,10 @@
-//! An engine that fails: what failed is never pretended, and what is told of as done is done once.
-//! Every operation's answer narrows down what may be there; `PROPTEST_CASES` sets how many
-//! sequences are tried, and a failure shrinks and prints its own.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+//! The KV layer over an engine with injected faults: a failed write is never reported as
+//! successful, and a successful write is applied exactly once. The result of each operation limits
+//! the possible states of the item. `PROPTEST_CASES` sets the number of sequences; proptest shrinks
+//! and prints a failing one.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
-#[allow(dead_code, reason = "this suite opens its engines itself")]
+#[allow(dead_code, reason = "not every helper is used here")]
 mod engines;
 #[path = "engines/faulty.rs"]
 mod faulty;
@@ -49,15 +50,20 @@ fn ops() -> impl Strategy<Value = Vec<(Op, Vec<Fault>)>> {
     prop::collection::vec((op, prop::collection::vec(fault, 0..4)), 1..40)
 }
 
-/// What may be there: nothing, or a value.
-type Possible = BTreeSet<Option<Vec<u8>>>;
+/// The possible states of the item: absent, or a value.
+type PossibleStates = BTreeSet<Option<Vec<u8>>>;
 
-fn applied(op: &Op, there: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
+/// The state after a successful operation; `None` if it must fail.
+fn apply(op: &Op, existing: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
     let letter = |letter: u8| vec![b'a' + letter % 26];
-    match (op, there) {
+    match (op, existing) {
         (Op::Put(Mode::Add, _), Some(_)) => None,
-        (Op::Put(Mode::Append, l), Some(there)) => Some(Some([&there[..], &letter(*l)].concat())),
-        (Op::Put(Mode::Prepend, l), Some(there)) => Some(Some([&letter(*l), &there[..]].concat())),
+        (Op::Put(Mode::Append, l), Some(existing)) => {
+            Some(Some([&existing[..], &letter(*l)].concat()))
+        }
+        (Op::Put(Mode::Prepend, l), Some(existing)) => {
+            Some(Some([&letter(*l), &existing[..]].concat()))
+        }
         (Op::Put(_, l), _) => Some(Some(letter(*l))),
         (Op::Compare(l), _) => Some(Some(letter(*l))),
         (Op::Delete { .. }, Some(_)) => Some(None),
@@ -66,15 +72,15 @@ fn applied(op: &Op, there: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
     }
 }
 
-struct Bench {
+struct Harness {
     kv: Kv,
     engine: Arc<Faulty>,
     store: StoreId,
     key: Key,
 }
 
-impl Bench {
-    async fn now(&self) -> Option<(Vec<u8>, u64)> {
+impl Harness {
+    async fn current(&self) -> Option<(Vec<u8>, u64)> {
         self.engine.plan(&[]);
         match self.kv.get(&self.store, &self.key).await {
             Ok(item) => Some((item.value.read_all().await.unwrap().to_vec(), item.generation)),
@@ -106,66 +112,69 @@ impl Bench {
     }
 }
 
-async fn follows(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> u64 {
+async fn run_sequence(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> u64 {
     let engine = Arc::new(Faulty::new(subject.engine.clone()));
     let clock = Arc::new(ManualClock::new(1_750_000_000 * SECOND));
     let kv = Kv::new(engine.clone(), clock, 1 << 20);
     let store = kv.create_store(StoreName::parse("store").unwrap(), None).await.unwrap().id;
-    let bench = Bench { kv, engine, store, key: Key::parse(b"key").unwrap() };
+    let harness = Harness { kv, engine, store, key: Key::parse(b"key").unwrap() };
     let mut last = 0;
     for (number, (op, faults)) in ops.iter().enumerate() {
-        let before = bench.now().await;
+        let before = harness.current().await;
         let generation = before.as_ref().map_or(0, |(_, generation)| *generation);
-        let there = before.map(|(value, _)| value);
-        let answer = bench.run(op, generation, faults).await;
-        let done = applied(op, there.as_ref());
-        let mut possible = Possible::new();
-        match &answer {
+        let existing = before.map(|(value, _)| value);
+        let result = harness.run(op, generation, faults).await;
+        let applied = apply(op, existing.as_ref());
+        let mut possible = PossibleStates::new();
+        match &result {
             Ok(()) => {
-                possible.insert(done.unwrap_or_else(|| panic!("{number}: {op:?} was refused")));
+                possible.insert(applied.unwrap_or_else(|| panic!("{number}: {op:?} must fail")));
             }
-            // Nobody knows: it is there whole, or it never was.
+            // The outcome is unknown: applied completely, or not at all.
             Err(Error::Internal(_)) => {
-                possible.insert(there.clone());
-                possible.extend(done);
+                possible.insert(existing.clone());
+                possible.extend(applied);
             }
             Err(Error::Full(_) | Error::Busy) => {
-                possible.insert(there.clone());
+                possible.insert(existing.clone());
             }
             Err(Error::Precondition | Error::NoItem) => {
-                assert!(done.is_none(), "{number}: {op:?} on {there:?} is no {answer:?}");
-                possible.insert(there.clone());
+                assert!(applied.is_none(), "{number}: {op:?} on {existing:?} returned {result:?}");
+                possible.insert(existing.clone());
             }
             Err(e) => panic!("{number}: {op:?}: {e}"),
         }
-        let found = bench.now().await;
+        let found = harness.current().await;
         let value = found.as_ref().map(|(value, _)| value.clone());
-        assert!(possible.contains(&value), "{number}: {op:?} with {faults:?} answered {answer:?}");
-        if let Some((_, now)) = found {
-            assert!(now >= last && (now > last || value == there), "{number}: {now} after {last}");
-            last = now;
+        assert!(possible.contains(&value), "{number}: {op:?} with {faults:?} returned {result:?}");
+        if let Some((_, current)) = found {
+            assert!(
+                current >= last && (current > last || value == existing),
+                "{number}: {current} after {last}"
+            );
+            last = current;
         }
     }
-    bench.engine.met()
+    harness.engine.met()
 }
 
 fn run(subject: fn() -> engines::Subject, cases: u32) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = ProptestConfig { cases, ..ProptestConfig::default() };
-    let met = std::cell::Cell::new(0);
+    let injected = std::cell::Cell::new(0);
     proptest!(config, |(ops in ops())| {
-        met.set(met.get() + runtime.block_on(follows(subject(), ops)));
+        injected.set(injected.get() + runtime.block_on(run_sequence(subject(), ops)));
     });
-    assert!(met.get() > u64::from(cases), "{} faults were met", met.get());
+    assert!(injected.get() > u64::from(cases), "only {} faults were injected", injected.get());
 }
 
 #[test]
-fn what_failed_is_never_pretended_over_the_memory_engine() {
+fn engine_faults_are_reported_on_the_memory_engine() {
     run(engines::Subject::memory, 300);
 }
 
 #[test]
-fn what_failed_is_never_pretended_over_the_embedded_engine() {
+fn engine_faults_are_reported_on_the_embedded_engine() {
     run(engines::Subject::embedded, 40);
 }

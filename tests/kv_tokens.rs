@@ -1,5 +1,5 @@
-//! What limited tokens mean, held over every engine alike.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+//! Limited tokens in the KV layer, tested over every engine.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod engines;
 
@@ -13,16 +13,16 @@ use steadfast::kv::types::{StoreId, StoreName};
 use steadfast::kv::{Error, Kv, keyspace};
 
 suite!(
-    a_token_is_found_by_its_secret_until_it_is_revoked,
-    of_racing_revocations_one_wins,
-    an_expired_token_is_gone_at_once_and_swept_later,
-    a_token_is_kept_by_the_hash_of_its_secret_alone,
+    a_token_is_valid_until_it_is_revoked,
+    one_of_concurrent_revocations_succeeds,
+    an_expired_token_is_invalid_at_once_and_swept_later,
+    only_the_hash_of_a_token_secret_is_stored,
     tokens_survive_a_reopen,
 );
 
 const START: u64 = 1_750_000_000 * SECOND;
 
-/// One [`Kv`] for each process over the engine, and their clock.
+/// One [`Kv`] for each process of the engine, and their clock.
 fn kvs(subject: &Subject) -> (Vec<Arc<Kv>>, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(START));
     let over = |engine: &_| Arc::new(Kv::new(Arc::clone(engine), clock.clone(), 1000));
@@ -33,13 +33,13 @@ fn grant(name: &str, stores: &[StoreId]) -> Grant {
     Grant::new(name, Scope::Global, stores.to_vec(), "p/").unwrap()
 }
 
-async fn a_token_is_found_by_its_secret_until_it_is_revoked(subject: Subject) {
+async fn a_token_is_valid_until_it_is_revoked(subject: Subject) {
     let (kvs, clock) = kvs(&subject);
     let kv = &kvs[0];
     let store = kv.create_store(StoreName::parse("s").unwrap(), None).await.unwrap().id;
     let (first, secret) = kv.create_token(grant("first", &[store]), None).await.unwrap();
     clock.advance(1);
-    let (second, other) = kv.create_token(grant("second", &[]), None).await.unwrap();
+    let (second, second_secret) = kv.create_token(grant("second", &[]), None).await.unwrap();
     assert_eq!(
         (first.created, first.expires, &first.grant),
         (START, None, &grant("first", &[store]))
@@ -50,71 +50,81 @@ async fn a_token_is_found_by_its_secret_until_it_is_revoked(subject: Subject) {
     }
     kv.revoke_token(&first.id).await.unwrap();
     for kv in &kvs {
-        assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), None, "for all at once");
-        assert_eq!(kv.token(other.expose().as_bytes()).await.unwrap(), Some(second.clone()));
+        assert_eq!(
+            kv.token(secret.expose().as_bytes()).await.unwrap(),
+            None,
+            "a revocation must apply to every process at once"
+        );
+        assert_eq!(
+            kv.token(second_secret.expose().as_bytes()).await.unwrap(),
+            Some(second.clone())
+        );
         assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&second));
         assert_eq!(kv.revoke_token(&first.id).await, Err(Error::NoToken));
         assert_eq!(kv.revoke_token(&TokenId::random().unwrap()).await, Err(Error::NoToken));
     }
-    let gone = StoreId::random().unwrap();
-    let said = kv.create_token(grant("n", &[store, gone]), None).await.unwrap_err().to_string();
-    assert!(said.starts_with("stores ") && said.contains(&gone.to_string()), "{said}");
+    let unknown = StoreId::random().unwrap();
+    let message =
+        kv.create_token(grant("n", &[store, unknown]), None).await.unwrap_err().to_string();
+    assert!(message.starts_with("stores ") && message.contains(&unknown.to_string()), "{message}");
 }
 
-async fn of_racing_revocations_one_wins(subject: Subject) {
+async fn one_of_concurrent_revocations_succeeds(subject: Subject) {
     let (kvs, _) = kvs(&subject);
     let (token, secret) = kvs[0].create_token(grant("n", &[]), None).await.unwrap();
-    let racers = (0..8).map(|at| {
+    let tasks = (0..8).map(|at| {
         let (kv, id) = (kvs[at % kvs.len()].clone(), token.id);
         tokio::spawn(async move { kv.revoke_token(&id).await })
     });
-    let (mut won, mut lost) = (0, 0);
-    for racer in racers.collect::<Vec<_>>() {
-        match racer.await.unwrap() {
-            Ok(()) => won += 1,
-            Err(Error::NoToken) => lost += 1,
+    let (mut revoked, mut not_found) = (0, 0);
+    for task in tasks.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            Ok(()) => revoked += 1,
+            Err(Error::NoToken) => not_found += 1,
             Err(e) => panic!("{e}"),
         }
     }
-    assert_eq!((won, lost), (1, 7));
+    assert_eq!((revoked, not_found), (1, 7));
     assert_eq!(kvs[0].token(secret.expose().as_bytes()).await.unwrap(), None);
 }
 
-async fn an_expired_token_is_gone_at_once_and_swept_later(subject: Subject) {
+async fn an_expired_token_is_invalid_at_once_and_swept_later(subject: Subject) {
     let (kvs, clock) = kvs(&subject);
     let kv = &kvs[0];
-    for past in [0, START - 1, START] {
-        let said = kv.create_token(grant("n", &[]), Some(past)).await.unwrap_err().to_string();
-        assert!(said.starts_with("expires_at "), "{said}");
+    for expires_at in [0, START - 1, START] {
+        let message =
+            kv.create_token(grant("n", &[]), Some(expires_at)).await.unwrap_err().to_string();
+        assert!(message.starts_with("expires_at "), "{message}");
     }
     let at = START + 10;
-    let (brief, secret) = kv.create_token(grant("brief", &[]), Some(at)).await.unwrap();
-    let (kept, _) = kv.create_token(grant("kept", &[]), Some(START + 1000 * SECOND)).await.unwrap();
+    let (short_lived, secret) = kv.create_token(grant("brief", &[]), Some(at)).await.unwrap();
+    let (long_lived, _) =
+        kv.create_token(grant("kept", &[]), Some(START + 1000 * SECOND)).await.unwrap();
     clock.advance(9);
-    assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), Some(brief.clone()));
+    assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), Some(short_lived.clone()));
     clock.advance(1);
     assert_eq!(kv.token(secret.expose().as_bytes()).await.unwrap(), None);
-    assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&kept));
-    assert_eq!(kv.revoke_token(&brief.id).await, Err(Error::NoToken));
+    assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&long_lived));
+    assert_eq!(kv.revoke_token(&short_lived.id).await, Err(Error::NoToken));
     assert_eq!(subject.engine.count(keyspace::TOKENS).await.unwrap(), 2);
     clock.advance(EXPIRED_KEPT_SECS * SECOND);
     assert_eq!(kv.sweep().await.unwrap(), 1);
     assert_eq!(subject.engine.count(keyspace::TOKENS).await.unwrap(), 1);
-    assert_eq!(kv.list_tokens().await.unwrap(), [kept]);
+    assert_eq!(kv.list_tokens().await.unwrap(), [long_lived]);
 }
 
-async fn a_token_is_kept_by_the_hash_of_its_secret_alone(subject: Subject) {
+async fn only_the_hash_of_a_token_secret_is_stored(subject: Subject) {
     let (kvs, _) = kvs(&subject);
     let (_, secret) = kvs[0].create_token(grant("n", &[]), None).await.unwrap();
     let (start, end) = keyspace::tokens();
     let all = Scan { start, end, limit: 10, skip_expired_at: 0, eventual: false };
     let page = subject.engine.scan(all).await.unwrap();
-    let kept: Vec<_> = page.iter().collect();
-    assert_eq!((kept.len(), kept[0].key.len()), (1, 1 + keyspace::TOKEN_HASH_BYTES));
-    let record = subject.engine.read(kept[0].key, Projection::Full).await.unwrap().unwrap();
+    let long_lived: Vec<_> = page.iter().collect();
+    assert_eq!((long_lived.len(), long_lived[0].key.len()), (1, 1 + keyspace::TOKEN_HASH_BYTES));
+    let record = subject.engine.read(long_lived[0].key, Projection::Full).await.unwrap().unwrap();
     assert!(record.body.is_empty());
     let text = secret.expose().strip_prefix("sf_").unwrap().as_bytes();
-    for bytes in [kept[0].key, &record.meta[..]] {
+    for bytes in [long_lived[0].key, &record.meta[..]] {
         assert!(!bytes.windows(8).any(|window| text.windows(8).any(|part| part == window)));
     }
 }

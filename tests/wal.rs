@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome,
     Precondition, Projection, Scan,
@@ -25,7 +25,7 @@ fn open(dir: &Path) -> Result<Embedded, EngineError> {
 }
 
 fn open_with(dir: &Path, wal_bytes: u64) -> Result<Embedded, EngineError> {
-    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
+    let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
     Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes, fatal })
 }
 
@@ -237,7 +237,7 @@ async fn damage_before_the_last_frame_is_reported_and_never_skipped() {
             overwrite(&Frame { path, ..all[number].clone() }, 0, tear);
             match open(&crashed) {
                 Err(EngineError::Corrupt(what)) => {
-                    assert!(what.contains("the commit log is damaged"), "{what}");
+                    assert!(what.contains("the WAL is damaged"), "{what}");
                     assert!(what.contains("restore a backup"), "{what}");
                 }
                 Err(e) => panic!("{how} of frame {number}: {e}"),
@@ -463,7 +463,7 @@ fn a_directory_that_is_let_go_a_moment_later_is_opened_and_one_that_is_not_is_re
     let lock = std::fs::File::create(dir.path().join("LOCK")).unwrap();
     lock.lock().unwrap();
     let open = || {
-        let fatal = Fatal::new(|why| panic!("{why}"));
+        let fatal = FatalErrorHandler::new(|why| panic!("{why}"));
         let dir = dir.path().into();
         Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
     };

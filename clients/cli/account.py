@@ -6,7 +6,7 @@ from command import TOKEN, URL, unfolded
 INVALID = "Provided credentials are missing or invalid"
 
 
-@check("whoami tells the user of the token")
+@check("whoami prints the token's user")
 def _(fastly):
     true("@" in fastly.ok("whoami").out, "no login name in what whoami printed")
     told = fastly.ok("whoami", "--verbose").out
@@ -14,7 +14,7 @@ def _(fastly):
         contains(told, part, "what whoami --verbose printed")
 
 
-@check("auth-token describe tells the token")
+@check("auth-token describe prints the token")
 def _(fastly):
     told = fastly.run("auth-token", "describe")
     equal(told.status, 0, f"the status of {told}")
@@ -25,7 +25,7 @@ def _(fastly):
     true(told["TokenID"] and told["UserID"] and told["CreatedAt"], f"something is missing: {told}")
 
 
-@check("a wrong token is refused with the CLI's hint, whatever the command")
+@check("every command refuses a wrong token with the CLI's hint")
 def _(fastly):
     store_id = fastly.store()
     for command in (
@@ -47,7 +47,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("a batch under a wrong token is refused, although its body is long")
+@check("a long batch with a wrong token is refused")
 def _(fastly):
     store_id = fastly.store()
     line = '{"key":"k","value":"' + "QUJD" * 100_000 + '"}\n'
@@ -58,7 +58,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("the endpoints can be given by flags alone")
+@check("the endpoints can be set by flags alone")
 def _(fastly):
     nothing = {
         "FASTLY_API_ENDPOINT": None,
@@ -69,7 +69,7 @@ def _(fastly):
     true("Data" in fastly.json("kv-store", "list", *flags, **nothing), "no stores")
 
 
-@check("the endpoints can be given by the CLI's own configuration file")
+@check("the endpoints can be set in the CLI's configuration file")
 def _(fastly):
     home = fastly.folder()
     folder = home / ".config" / "fastly"
@@ -103,7 +103,7 @@ def _(fastly):
     contains(unfolded(fastly.ok("auth", "list", **own).out), "No tokens stored")
 
 
-@check("the root token cannot be revoked, and goes on working")
+@check("the root token cannot be revoked and keeps working")
 def _(fastly):
     own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
     fastly.ok("auth", "add", "mine", "--api-token", TOKEN, **own)

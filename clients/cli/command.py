@@ -43,7 +43,7 @@ class Fastly:
         self.kept, self._folders = self._folders, []
 
     def environment(self, **changes):
-        """The variables that point the CLI at the server; a change to None leaves one out.
+        """The environment that points the CLI at the server; a value of None removes a variable.
 
         The proxy is a port on which nobody listens: what is not for this machine goes nowhere.
         """
@@ -61,7 +61,7 @@ class Fastly:
         return {name: str(value) for name, value in variables.items() if value is not None}
 
     def run(self, *arguments, stdin=b"", **changes):
-        """Runs one command to its end."""
+        """Runs one command and waits for it."""
         try:
             done = subprocess.run(
                 [CLI, *arguments],
@@ -107,11 +107,11 @@ class Fastly:
         return self.json("kv-store-entry", "list", "--store-id", store_id, *arguments)
 
     def value(self, store_id, key):
-        """The bytes that the CLI prints for a key."""
+        """The bytes the CLI prints for a key."""
         return self.entry("get", store_id, "--key", key).bytes
 
     def described(self, store_id, key):
-        """What the CLI tells about a key."""
+        """The CLI's description of a key."""
         command = ("kv-store-entry", "describe", "--store-id", store_id, "--key", key)
         return self.json(*command)
 
@@ -120,23 +120,23 @@ class Fastly:
         return f"{word} {next(self._names)}"
 
     def store(self, word="Store", *arguments):
-        """The id of a new and empty store."""
+        """The id of a new, empty store."""
         made = self.json("kv-store", "create", "--name", self.name(word), *arguments)
         return self.note(made["StoreID"])
 
     def note(self, store_id):
-        """Remembers a store, so that it is gone after the check."""
+        """Registers a store for deletion after the check."""
         self._made.append(store_id)
         return store_id
 
     def folder(self):
-        """A new and empty folder."""
+        """A new, empty directory."""
         path = pathlib.Path(tempfile.mkdtemp(prefix="steadfast-cli-"))
         self._folders.append(path)
         return path
 
     def http(self, method, path, body=None):
-        """A plain request beside the CLI; returns the status and the body."""
+        """Sends a request without the CLI; returns the status and the body."""
         request = urllib.request.Request(
             URL + path, data=body, method=method, headers={"Fastly-Key": TOKEN}
         )
@@ -148,7 +148,7 @@ class Fastly:
             return error.code, error.read()
 
     def clean_up(self):
-        """Removes the stores and folders that the check made."""
+        """Removes the stores and directories the check created."""
         made, self._made = self._made, []
         for store_id in made:
             self.run("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes")
@@ -163,7 +163,7 @@ class Fastly:
 
 
 def unfolded(text):
-    """The text without the line breaks that the CLI adds to long lines."""
+    """The text without the line breaks the CLI inserts into long lines."""
     return " ".join(text.split())
 
 

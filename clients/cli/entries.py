@@ -9,12 +9,12 @@ PRECONDITION = "412 Precondition Failed"
 
 
 def create(store_id, key, value, *options):
-    """The words of a create command."""
+    """The arguments of a create command."""
     command = ("kv-store-entry", "create", "--store-id", store_id)
     return (*command, "--key", key, "--value", value, *options)
 
 
-@check("a created entry is got and described, as text and as JSON")
+@check("get and describe return a created entry, as text and as JSON")
 def _(fastly):
     store_id = fastly.store()
     told = fastly.ok(*create(store_id, "key", "some value", "--metadata", "words")).out
@@ -30,7 +30,7 @@ def _(fastly):
     true(told["generation"].isdigit() and int(told["generation"]) > 0, f"the generation in {told}")
 
 
-@check("create --json and its alias insert do the same")
+@check("create --json and its alias insert behave the same")
 def _(fastly):
     store_id = fastly.store()
     wanted = {"id": store_id, "key": "a/b"}
@@ -40,7 +40,7 @@ def _(fastly):
     equal(fastly.keys(store_id), ["a/b", "c"], "the keys")
 
 
-@check("values of every kind come back byte for byte")
+@check("values of every kind round-trip byte for byte")
 def _(fastly):
     store_id = fastly.store()
     for value in (
@@ -97,7 +97,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys in the end")
 
 
-@check("refused keys are told by name, and change nothing")
+@check("rejected keys are named in the error and change nothing")
 def _(fastly):
     store_id = fastly.store()
     fastly.ok(*create(store_id, "kept", "v"))
@@ -140,7 +140,7 @@ def _(fastly):
         fastly.ok("kv-store", "describe", "--store-id", store_id)
 
 
-@check("a missing key is told as not found; delete --force does not mind")
+@check("a missing key is reported as not found; delete --force succeeds")
 def _(fastly):
     store_id = fastly.store()
     for action in ("get", "describe", "delete"):
@@ -154,7 +154,7 @@ def _(fastly):
     equal(told, {"key": "x", "store_id": store_id, "deleted": True}, "what it printed")
 
 
-@check("delete takes the entry, once")
+@check("delete removes the entry; a second delete fails")
 def _(fastly):
     store_id = fastly.store()
     fastly.ok(*create(store_id, "key", "v"))
@@ -165,7 +165,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("--add creates, and refuses a key that exists")
+@check("--add creates a new key and rejects an existing one")
 def _(fastly):
     store_id = fastly.store()
     fastly.ok(*create(store_id, "key", "first", "--add"))
@@ -185,7 +185,7 @@ def _(fastly):
     equal(fastly.described(store_id, "key")["metadata"], "", "the metadata")
 
 
-@check("two of --add, --append and --prepend together are refused")
+@check("any two of --add, --append and --prepend are rejected")
 def _(fastly):
     store_id = fastly.store()
     for flags in (("--add", "--append"), ("--append", "--prepend"), ("--add", "--prepend")):
@@ -202,7 +202,7 @@ def _(fastly):
         equal(fastly.value(store_id, "key"), value.encode(), "the value")
 
 
-@check("metadata of UTF-8 comes back, of more than 2000 bytes is refused")
+@check("UTF-8 metadata round-trips; more than 2000 bytes are rejected")
 def _(fastly):
     store_id = fastly.store()
     for metadata in ("mé✓ 😀", "m" * 2000, '{"a": [1, "b"]}'):
@@ -236,7 +236,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("list prints keys, by prefix and consistency, or says that there are none")
+@check("list filters by prefix and consistency and reports an empty result")
 def _(fastly):
     store_id = fastly.store()
     contains(fastly.entry("list", store_id).out, "no keys", "the list of an empty store")
@@ -255,7 +255,7 @@ def _(fastly):
     )
 
 
-@check("what the CLI checks itself it still checks, and nothing is written")
+@check("the CLI's own validation still applies and nothing is written")
 def _(fastly):
     store_id = fastly.store()
     command = create(store_id, "key", "v", "--if-generation-match", "abc")
@@ -268,7 +268,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("get and describe of a value of 25 MiB are quick and right")
+@check("get and describe handle a value of 25 MiB")
 def _(fastly):
     store_id = fastly.store()
     folder = fastly.folder()

@@ -19,11 +19,11 @@ def line(key, value, **fields):
 
 
 def batch(store_id, *options):
-    """The words of a batch command."""
+    """The arguments of a batch command."""
     return ("kv-store-entry", "create", "--store-id", store_id, *options)
 
 
-@check("--dir uploads every file under its name, also an empty one")
+@check("--dir uploads every file under its name, including an empty one")
 def _(fastly):
     store_id, folder = fastly.store(), fastly.folder()
     files = {
@@ -55,7 +55,7 @@ def _(fastly):
     fastly.entry("create", store_id, "--dir", str(folder))
     equal(fastly.value(store_id, "empty"), b"", "the value")
     equal(fastly.described(store_id, "empty")["key"], "empty", "the description")
-    # the other way round: a value that was there becomes empty
+    # And the reverse: an existing value becomes empty.
     (folder / "empty").write_bytes(b"no longer")
     fastly.entry("create", store_id, "--dir", str(folder))
     equal(fastly.value(store_id, "empty"), b"no longer", "the value")
@@ -64,7 +64,7 @@ def _(fastly):
     equal(fastly.value(store_id, "empty"), b"", "the value")
 
 
-@check("--dir-allow-hidden takes hidden files too")
+@check("--dir-allow-hidden uploads hidden files too")
 def _(fastly):
     store_id, folder = fastly.store(), fastly.folder()
     for name in (".hidden", "plain"):
@@ -87,7 +87,7 @@ def _(fastly):
     equal(fastly.keys(store_id), names, "the keys")
 
 
-@check("--dir names the files that were refused, and stores the others")
+@check("--dir names the rejected files and stores the others")
 def _(fastly):
     store_id, folder = fastly.store(), fastly.folder()
     for name in ("fine", "also fine", "a#b", "what?"):
@@ -99,7 +99,7 @@ def _(fastly):
     equal(fastly.keys(store_id), ["also fine", "fine"], "the keys")
 
 
-@check("--dir with a file of more than 25 MiB says 413 for it")
+@check("--dir reports 413 for a file over 25 MiB")
 def _(fastly):
     store_id, folder = fastly.store(), fastly.folder()
     (folder / "fine").write_bytes(b"x")
@@ -111,7 +111,7 @@ def _(fastly):
     equal(fastly.keys(store_id), ["fine"], "the keys")
 
 
-@check("--file writes a batch, with metadata and time to live")
+@check("--file writes a batch with metadata and time to live")
 def _(fastly):
     store_id = fastly.store()
     path = fastly.folder() / "batch"
@@ -155,7 +155,7 @@ def _(fastly):
 BAD = line("good 1", "v") + '{"key":"bad","value":"!!"}\nno json\n' + line("good 2", "v")
 
 
-@check("a batch with bad lines fails, names their numbers, and stores the good ones")
+@check("a batch with bad lines fails, reports their numbers and stores the good lines")
 def _(fastly):
     path = fastly.folder() / "batch"
     path.write_text(BAD)
@@ -171,7 +171,7 @@ def _(fastly):
             equal(fastly.keys(store_id), ["good 1", "good 2"], "the keys")
 
 
-@check("a batch with bad lines says so in --json as well")
+@check("a batch with bad lines reports them with --json as well")
 def _(fastly):
     store_id = fastly.store()
     told = fastly.json(*batch(store_id, "--stdin"), stdin=BAD.encode())
@@ -185,7 +185,7 @@ def _(fastly):
     true(all(error["detail"] for error in told["errors"]), "an error without a reason")
 
 
-@check("every kind of bad line fails, and changes nothing")
+@check("every kind of bad line fails and changes nothing")
 def _(fastly):
     store_id = fastly.store()
     encoded = "aGk="
@@ -216,7 +216,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("a batch with one value of more than 25 MiB is a 413 for that line alone")
+@check("a batch with one value over 25 MiB reports 413 for that line only")
 def _(fastly):
     store_id = fastly.store()
     path = fastly.folder() / "batch"
@@ -228,7 +228,7 @@ def _(fastly):
     equal(fastly.keys(store_id), ["one", "two"], "the keys")
 
 
-@check("a batch may be far longer than a value: 60 MB in 600 lines")
+@check("a batch may be far larger than a value: 60 MB in 600 lines")
 def _(fastly):
     store_id = fastly.store()
     path = fastly.folder() / "batch"

@@ -29,7 +29,7 @@ def _(fastly):
     equal(fastly.keys(store_id, "--prefix", "odd/"), odd, "the keys of a prefix")
 
 
-@check("delete --prefix takes the keys of the prefix and no others")
+@check("delete --prefix deletes the keys with the prefix and no others")
 def _(fastly):
     store_id = filled(fastly)
     told = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
@@ -40,7 +40,7 @@ def _(fastly):
     contains(told, "Deleted keys: 0", "what it printed the second time")
 
 
-@check("delete --all takes all keys, with a hundred deletes at a time")
+@check("delete --all deletes all keys, 100 at a time")
 def _(fastly):
     store_id = filled(fastly)
     told = fastly.entry("delete", store_id, "--all", "--auto-yes").out
@@ -60,7 +60,7 @@ def _(fastly):
     contains(told, "Deleted keys: 0", "what it printed the second time")
 
 
-@check("kv-store delete --all empties and deletes a store of 2,500 keys in one go")
+@check("kv-store delete --all empties and deletes a store of 2,500 keys")
 def _(fastly):
     store_id = filled(fastly)
     told = fastly.ok("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes").out
@@ -69,7 +69,7 @@ def _(fastly):
     fastly.refused("404 Not Found", "kv-store", "describe", "--store-id", store_id)
 
 
-@check("delete --all and --prefix without a yes delete nothing")
+@check("delete --all and --prefix delete nothing without confirmation")
 def _(fastly):
     store_id = fastly.store()
     fastly.entry("create", store_id, "--key", "a", "--value", "v")

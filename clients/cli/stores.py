@@ -22,7 +22,7 @@ def _(fastly):
         contains(told, part, "what describe printed")
 
 
-@check("create --json and describe --json tell the same store, in every location")
+@check("create --json and describe --json agree, in every location")
 def _(fastly):
     for location in (None, "US", "EU", "ASIA", "AUS"):
         with about(location):
@@ -38,7 +38,7 @@ def _(fastly):
             )
 
 
-@check("names with other letters, spaces and signs come back as they were")
+@check("names with non-ASCII letters, spaces and punctuation round-trip")
 def _(fastly):
     signs = "A~`!@#$%^&*()=+[]{};:'\"<>,./?|\\"
     for name in ("Söre ☃ 😀", signs, "b" * 255, "ö".join("C" * 128)):
@@ -48,7 +48,7 @@ def _(fastly):
             equal(told["Name"], name, "the name")
 
 
-@check("a name that is taken is refused, and said so")
+@check("an existing name is rejected with the reason")
 def _(fastly):
     name = fastly.name()
     made = fastly.json("kv-store", "create", "--name", name)
@@ -64,7 +64,7 @@ def _(fastly):
     )
 
 
-@check("a bad name is refused, and said so")
+@check("an invalid name is rejected with the reason")
 def _(fastly):
     for name in ("9lives", " blank first", "a\nb", "c" * 256):
         with about(name):
@@ -88,7 +88,7 @@ def _(fastly):
     equal(listed["Meta"], meta, "meta")
 
 
-@check("an unknown store is told as not found, whatever the command")
+@check("every command reports an unknown store as not found")
 def _(fastly):
     for store_id in (MISSING, "nosuch", "a b", "%2e%2e"):
         of_it = ("--store-id", store_id)
@@ -108,7 +108,7 @@ def _(fastly):
                 fastly.refused("404 Not Found", *command, stdin=b'{"key":"k","value":"aGk="}\n')
 
 
-@check("delete takes an empty store, and refuses one with entries")
+@check("delete removes an empty store and rejects one with entries")
 def _(fastly):
     store_id = fastly.store()
     fastly.entry("create", store_id, "--key", "last", "--value", "one")
@@ -124,7 +124,7 @@ def _(fastly):
     equal(told, {"id": store_id, "deleted": True}, "what delete --json printed")
 
 
-@check("delete --all empties a store and deletes it, with --auto-yes or a yes")
+@check("delete --all empties and deletes a store, with --auto-yes or a confirmation")
 def _(fastly):
     for answer in ((("--auto-yes",), b""), ((), b"y\n")):
         store_id = fastly.store()

@@ -6,7 +6,7 @@ from shell import TOKEN
 TIMES = ("created_at", "last_used_at")
 
 
-@check("a missing or wrong token is a 401, in every way of being wrong")
+@check("every kind of missing or wrong token is a 401")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -26,7 +26,7 @@ def _(shell):
     equal(shell.value(store, "key"), b"v", "the value")
 
 
-@check("the token's header counts in any case of its letters")
+@check("the token's header name is case-insensitive")
 def _(shell):
     for name in ("fastly-key", "FASTLY-KEY", "Fastly-Key"):
         shell.ok(200, f'curl "$KV" -H "{name}: $TOKEN"')
@@ -38,7 +38,7 @@ def _(shell):
     true(isinstance(shell.ok(200, f'curl "{path}"').json(), dict), "it is no object")
 
 
-@check("verify, tokens/self and current_user tell who the token is")
+@check("verify, tokens/self and current_user describe the token")
 def _(shell):
     told = shell.ok(200, 'curl "$URL/verify" -H "Fastly-Key: $TOKEN"').json()
     for part, fields in {
@@ -67,7 +67,7 @@ def _(shell):
     shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
 
 
-@check("the product is told as enabled, can be enabled, and disabling it takes nothing away")
+@check("the product is reported as enabled; enabling and disabling it change no data")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -81,7 +81,7 @@ def _(shell):
     equal(shell.value(store, "key"), b"v", "the value")
 
 
-@check("the old name of the stores' path leads to the same stores")
+@check("the former path of the stores leads to the same stores")
 def _(shell):
     create = 'curl -X POST "$URL/resources/stores/object" -H "Fastly-Key: $TOKEN" -d "$DATA"'
     store = shell.note(shell.ok(201, create, DATA='{"name":"Old way"}').json()["id"])
@@ -104,7 +104,7 @@ def _(shell):
             shell.ok(200, f'curl "$URL{path}"')
 
 
-@check("old and odd forms of HTTP are answered: 1.0, a closed connection, pipelined heads")
+@check("HTTP/1.0, Connection: close and pipelined requests are answered")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

@@ -15,7 +15,7 @@ def line(key, value, **fields):
     return json.dumps({"key": key, "value": base64.b64encode(value).decode(), **fields}) + "\n"
 
 
-@check("a batch of a file answers with the recorded 41 bytes")
+@check("a batch from a file is answered with the recorded 41 bytes")
 def _(shell):
     store = shell.store()
     text = (
@@ -41,7 +41,7 @@ def _(shell):
     equal(answer.headers["metadata"].encode("latin-1"), "mé".encode(), "the metadata")
 
 
-@check("an empty batch, and one of blank lines, is a success")
+@check("an empty batch and one of blank lines succeed")
 def _(shell):
     store = shell.store()
     for words in ("", "-d ''", "--data-binary $'\\n\\n  \\n'", "--data-binary $'\\r\\n'"):
@@ -49,7 +49,7 @@ def _(shell):
             equal(shell.ok(200, f"{PUT} {words}", store).body, SUCCESS, "the body")
 
 
-@check("bad lines make a 400 with an index, a code in quotes and a reason; good ones are stored")
+@check("bad lines yield 400 with index, quoted code and reason; good lines are stored")
 def _(shell):
     store = shell.store()
     shell.file(
@@ -69,7 +69,7 @@ def _(shell):
     equal(shell.keys(store), ["a", "b"], "the keys")
 
 
-@check("lines are applied in their order: the later one wins, earlier good ones stay")
+@check("lines are applied in order: the last one wins and earlier good lines stay")
 def _(shell):
     store = shell.store()
     shell.file("batch", "".join(line("k", str(n).encode()) for n in range(50)).encode())
@@ -77,7 +77,7 @@ def _(shell):
     equal(shell.value(store, "k"), b"49", "the value")
 
 
-@check("base64 without its padding is taken, other alphabets are not")
+@check("base64 is accepted without padding, other alphabets are rejected")
 def _(shell):
     store = shell.store()
     shell.ok(200, f"""{PUT} -d '{{"key":"a","value":"aGk"}}'""", store)
@@ -88,7 +88,7 @@ def _(shell):
     equal(shell.keys(store), ["a"], "the keys")
 
 
-@check("a batch with one line beyond the limit is a 413 for that line alone")
+@check("a batch with one line over the limit reports 413 for that line only")
 def _(shell):
     store = shell.store()
     huge = line("huge", bytes(25 * 1024 * 1024 + 1))
@@ -99,7 +99,7 @@ def _(shell):
     equal(shell.keys(store), ["a", "b"], "the keys")
 
 
-@check("a batch that breaks off keeps its whole lines or nothing, never half a value")
+@check("an aborted batch stores complete lines or nothing, never part of a value")
 def _(shell):
     store = shell.store()
     text = line("a", b"1") + line("b", b"x" * 3000)[:2000]
@@ -109,7 +109,7 @@ def _(shell):
     true(shell.keys(store) in ([], ["a"]), f"the keys are {shell.keys(store)}")
 
 
-@check("many errors are all told")
+@check("all of many errors are reported")
 def _(shell):
     store = shell.store()
     shell.file("batch", b'{"key":"a#b","value":""}\n' * 300)

@@ -5,7 +5,7 @@ import time
 from checks import about, check, equal, true
 
 
-@check("-d uploads a value, although it calls itself a form")
+@check("-d uploads a value although it declares a form")
 def _(shell):
     store = shell.store()
     for value in ("v", "a=b&c=d%20+e", "%", "{}", "ümläut", "one=1"):
@@ -17,7 +17,7 @@ def _(shell):
             equal(shell.value(store, "key"), value.encode(), "the value")
 
 
-@check("the type of an upload selects no parser and is not kept")
+@check("the Content-Type of an upload selects no parser and is not stored")
 def _(shell):
     store = shell.store()
     for kind in ("application/json", "multipart/form-data; boundary=x", "text/plain", "", "x",
@@ -30,7 +30,7 @@ def _(shell):
             equal(answer.headers["content-type"], "application/octet-stream", "its type")
 
 
-@check("GET answers with the headers of an item, and no others that change it")
+@check("GET returns an item's headers and none that transform it")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"twelve bytes", '-H "metadata: some words"')
@@ -52,7 +52,7 @@ def _(shell):
                 true(name not in answer.headers, f"a header {name}")
 
 
-@check("an item without metadata has the header, empty, on the wire")
+@check("an item without metadata has an empty header on the wire")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -61,7 +61,7 @@ def _(shell):
     equal(lines.count(b"metadata:"), 1, f"how often the header is there, in {lines}")
 
 
-@check("-I tells the headers of an item without its value")
+@check("-I returns an item's headers without its value")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"x" * 100_000, '-H "metadata: m"')
@@ -75,7 +75,7 @@ def _(shell):
     equal(head.headers["content-length"], str(len(missing.body)), "the length of a 404")
 
 
-@check("ranges are served, or not spoken of")
+@check("ranges are served or not advertised")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"0123456789")
@@ -95,7 +95,7 @@ def _(shell):
         equal((ranged.status, ranged.body), (200, b"0123456789"), "the whole")
 
 
-@check("metadata is kept as raw bytes: UTF-8, Latin-1, tabs; -H 'metadata;' sends it empty")
+@check("metadata is stored as raw bytes: UTF-8, Latin-1, tabs; -H 'metadata;' sends it empty")
 def _(shell):
     store = shell.store()
     for metadata in ("mé✓ 😀".encode(), b"\xe9 \xff", b"a\tb", b"m" * 2000, b"x"):
@@ -112,7 +112,7 @@ def _(shell):
     shell.refused(400, "metadata", f"{put} -H @headers.txt", store)
 
 
-@check("if-generation-match guards writes and deletes; a refusal is a 412 without a body")
+@check("if-generation-match guards writes and deletes; a mismatch is a 412 without a body")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"one")
@@ -129,7 +129,7 @@ def _(shell):
     equal(shell.value(store, "key"), b"two", "the value")
 
 
-@check("a generation or time to live that is no such number is a 400 and changes nothing")
+@check("an invalid generation or time to live is a 400 and changes nothing")
 def _(shell):
     store = shell.store()
     put = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN" -d v'
@@ -146,7 +146,7 @@ def _(shell):
     equal(shell.keys(store), [], "the keys")
 
 
-@check("time_to_live_sec, with its underscores, is heeded")
+@check("time_to_live_sec, with its underscores, takes effect")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v", '-H "time_to_live_sec: 1"')
@@ -156,7 +156,7 @@ def _(shell):
     equal(shell.keys(store), [], "the keys")
 
 
-@check("true and false count in any case; anything else is a 400")
+@check("true and false are accepted in any case; anything else is a 400")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -178,7 +178,7 @@ def _(shell):
     equal(shell.value(store, "key"), b"x", "the value")
 
 
-@check("append and prepend join what add began")
+@check("append and prepend extend a value created by add")
 def _(shell):
     store = shell.store()
     for query, value in (("add=true", "b"), ("append=true", "c"), ("prepend=true", "a")):
@@ -189,7 +189,7 @@ def _(shell):
     shell.refused(400, "", put, store)
 
 
-@check("lists have the recorded bodies, and heed prefix, limit, cursor, consistency")
+@check("lists have the recorded bodies and honour prefix, limit, cursor and consistency")
 def _(shell):
     store = shell.store()
     for key in ("apple", "banana", "blue%20berry", "dragonfruit"):
@@ -219,7 +219,7 @@ def _(shell):
             shell.refused(400, word, f'curl "$STORE/keys?{query}" -H "Fastly-Key: $TOKEN"', store)
 
 
-@check("one connection carries many requests, whatever their answers")
+@check("one connection serves many requests whatever their responses")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -237,7 +237,7 @@ def _(shell):
         ("GET", "/keys", None),
         ("GET", "", None),
     ):
-        # each request names the files its answer goes to: --next forgets the earlier options
+        # Each request names its output files: --next resets the earlier options.
         words = [f"-X {method} {data and f'-d {data!r}' or ''}", '-H "Fastly-Key: $TOKEN"']
         words += [f'"$STORE{tail}" -s -o next.body -w "%{{http_code}} 0 %{{num_connects}}\\n"']
         lines.append(" ".join(words))

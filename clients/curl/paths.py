@@ -9,12 +9,12 @@ def delete(path):
 
 
 def still_there(shell, store, keys):
-    """The store is as it was."""
+    """Checks that the store is unchanged."""
     shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
     equal(shell.keys(store), keys, "the keys")
 
 
-@check("slashes in a key need no escape: keys/a/b/c and keys/a%2Fb%2Fc are one item")
+@check("slashes in a key need no escaping: keys/a/b/c and keys/a%2Fb%2Fc are one item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a/b/c", b"one")
@@ -49,7 +49,7 @@ def _(shell):
             )
 
 
-@check("what cannot be decoded is a 400")
+@check("undecodable paths are a 400")
 def _(shell):
     store = shell.store()
     for path in ("%", "%2", "%zz", "%ff", "%c3%28", "a%00%80", "%e2%98", "%ed%a0%80"):
@@ -74,7 +74,7 @@ AS_IS = [
     "$URL/x/../resources/stores/kv/$ID", "$URL/resources/stores/KV/$ID",
 ]  # fmt: skip
 
-# What curl makes of these without --path-as-is is the store, its keys or all stores, with a slash.
+# Without --path-as-is, curl turns these into the store, its keys or all stores, with a slash.
 COLLAPSED = [
     "$STORE/keys/..", "$STORE/keys/../", "$STORE/keys/../..", "$STORE/keys/.", "$STORE/keys/./",
     "$STORE/keys/a/..", "$STORE/keys/a/../..", "$STORE/keys/a/../../..",
@@ -83,7 +83,7 @@ COLLAPSED = [
 ]  # fmt: skip
 
 
-@check("no path with dots or slashes too many deletes or writes anything, as it is or collapsed")
+@check("no path with extra dots or slashes deletes or writes anything, raw or collapsed")
 def _(shell):
     for kept in ([], ["a"]):  # an empty store could be deleted, one with an item could be emptied
         store = shell.store()
@@ -113,7 +113,7 @@ def _(shell):
             true(b"secret" not in answer.body, "the item's value came back")
 
 
-@check("nothing is ever redirected, -L finds nothing to follow")
+@check("nothing is ever redirected: -L finds nothing to follow")
 def _(shell):
     store = shell.store()
     for path in ("$KV/", "$STORE/", "$STORE/keys/", "$URL", "$URL/", "$URL//", "$STORE/keys//"):
@@ -123,7 +123,7 @@ def _(shell):
             true("location" not in answer.headers, "a location")
 
 
-@check("a method that a path does not have is a 405 that tells those it has")
+@check("an unsupported method is a 405 that lists the supported ones")
 def _(shell):
     store = shell.store()
     for path, wanted in (
@@ -150,7 +150,7 @@ def _(shell):
             contains(answer.body, b'"msg":"Record not found"', "the body")
 
 
-@check("a long key, escaped to three times its length, is no problem; a longer one is a 400")
+@check("a 1024-byte key, escaped to three times its length, works; a longer one is a 400")
 def _(shell):
     store = shell.store()
     put = 'curl -X PUT "$STORE/keys/$KEY" -H "Fastly-Key: $TOKEN" -d v'

@@ -18,7 +18,7 @@ TOKEN = os.environ["STEADFAST_TOKEN"]
 KV = f"{URL}/resources/stores/kv"
 COMMAND_SECONDS = 60
 
-# -q: no configuration file of the user's. The first line of the output is for the check.
+# -q: ignore the user's configuration file. The check parses the first line of the output.
 PRELUDE = r"""
 set -o pipefail
 curl() {
@@ -29,7 +29,7 @@ curl() {
 
 
 class Answer:
-    """What the server answered to the last curl of a command."""
+    """The response to the last curl of a command."""
 
     def __init__(self, command, done, headers, body):
         self.command = " ".join(command.split())
@@ -47,7 +47,7 @@ class Answer:
             self.headers[name.decode().lower()] = value.strip().decode("latin-1")
 
     def json(self):
-        """The body, which must be JSON and say so."""
+        """The body, which must be JSON and declared as such."""
         equal(self.headers.get("content-type"), "application/json", "the content type")
         return json.loads(self.body)
 
@@ -56,7 +56,7 @@ class Answer:
 
 
 class Shell:
-    """A shell with the server's address at hand."""
+    """A shell whose environment has the server's address."""
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="steadfast-curl-"))
@@ -64,12 +64,12 @@ class Shell:
         self._number = 0
 
     def version(self):
-        """The first line of what curl says about itself."""
+        """The first line of curl --version."""
         told = subprocess.run(["curl", "-q", "--version"], capture_output=True, text=True)
         return told.stdout.splitlines()[0]
 
     def run(self, command, store=None, **variables):
-        """Runs a command to its end and returns the answer of its last curl."""
+        """Runs a command and returns the response to its last curl."""
         headers, body = self.folder / "answer.headers", self.folder / "answer.body"
         for file in (headers, body):
             file.unlink(missing_ok=True)
@@ -97,14 +97,14 @@ class Shell:
         return Answer(command, done, content(headers), content(body))
 
     def ok(self, status, command, store=None, **variables):
-        """Runs a command that must be answered with this status."""
+        """Runs a command whose response must have this status."""
         answer = self.run(command, store, **variables)
         true(answer.status == status, f"expected {status}: {answer}")
         equal(answer.exit, 0, f"the exit status of curl ({answer})")
         return answer
 
     def refused(self, status, words, command, store=None, **variables):
-        """Runs a command that must be refused in the one JSON shape, with `words` in its detail."""
+        """Runs a command that must fail with a problem body whose detail contains `words`."""
         answer = self.ok(status, command, store, **variables)
         told = answer.json()
         for field in ("msg", "title", "detail"):
@@ -116,31 +116,31 @@ class Shell:
         return answer
 
     def store(self, name=None):
-        """The id of a new and empty store."""
+        """The id of a new, empty store."""
         self._number += 1
         body = json.dumps({"name": name or f"Store {self._number}"})
         command = 'curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d "$DATA"'
         return self.note(self.ok(201, command, DATA=body).json()["id"])
 
     def note(self, store_id):
-        """Remembers a store, so that it is gone after the check."""
+        """Registers a store for deletion after the check."""
         self._made.append(store_id)
         return store_id
 
     def file(self, name, value):
-        """Writes a file into the folder in which the commands run."""
+        """Writes a file into the directory the commands run in."""
         (self.folder / name).write_bytes(value)
         return name
 
     def put(self, store, key, value, *options):
-        """Stores a value under a key as it would stand in a URL."""
+        """Stores a value under a key in its URL form."""
         self.file("put.value", value)
         words = " ".join(options)
         command = f'curl -X PUT "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN" {words}'
         return self.ok(200, f"{command} --data-binary @put.value", store)
 
     def value(self, store, key):
-        """The bytes stored under a key as it would stand in a URL."""
+        """The bytes stored under a key in its URL form."""
         return self.ok(200, f'curl "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN"', store).body
 
     def generation(self, store, key):
@@ -154,7 +154,7 @@ class Shell:
         return self.ok(200, command, store).json()["data"]
 
     def clean_up(self):
-        """Removes the stores that the check made."""
+        """Removes the stores the check created."""
         made, self._made = self._made, []
         for store in made:
             while True:
@@ -170,17 +170,17 @@ class Shell:
             self.run('curl -X DELETE "$STORE" -H "Fastly-Key: $TOKEN"', store)
 
     def close(self):
-        """Removes the folder."""
+        """Removes the directory."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def content(path):
-    """The bytes of a file that may not be there."""
+    """The bytes of a file, or none if it does not exist."""
     return path.read_bytes() if path.exists() else b""
 
 
 def escaped(key):
-    """A key as it stands in a path: every byte but letters and digits escaped."""
+    """A key in its URL form: every byte but letters and digits is escaped."""
     return "".join(
         chr(byte) if chr(byte).isalnum() and byte < 128 else f"%{byte:02X}" for byte in key.encode()
     )

@@ -13,12 +13,12 @@ STORE = (
 
 
 def like(body, pattern, name):
-    """Checks a body byte for byte, but for ids and dates."""
+    """Checks a body byte for byte, except for ids and dates."""
     wanted = pattern.replace("NAME", re.escape(name))
     true(re.fullmatch(wanted.encode(), body), f"a body like no other: {body!r}")
 
 
-@check("POST creates a store: 201 and four fields in their order")
+@check("POST creates a store: 201 and four fields in order")
 def _(shell):
     for header in ('-H "Content-Type: application/json" -H "Accept: application/json"', ""):
         with about(header):
@@ -34,7 +34,7 @@ def _(shell):
             true("date" in answer.headers, "no date")
 
 
-@check("a name in raw UTF-8 and one in escapes is the same name")
+@check("a name in raw UTF-8 and the same name in escapes are equal")
 def _(shell):
     create = """curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d '{"name":"%s"}'"""
     made = shell.ok(201, create % "Söre ☃").json()
@@ -43,7 +43,7 @@ def _(shell):
     shell.refused(400, "already exists", create % "S\\u00f6re \\u2603")
 
 
-@check("GET describes a store, HEAD does so without the body")
+@check("GET describes a store; HEAD does the same without the body")
 def _(shell):
     store = shell.store("To describe")
     answer = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
@@ -93,7 +93,7 @@ def _(shell):
     equal(answer.json()["name"], "After", "the name")
 
 
-@check("a location may be given, in capitals; another is a 400")
+@check("a location in capitals is accepted; any other is a 400")
 def _(shell):
     create = """curl -X POST "$KV?location=%s" -H "Fastly-Key: $TOKEN" -d '{"name":"In %s"}'"""
     for location in ("US", "EU", "ASIA", "AUS"):
@@ -103,7 +103,7 @@ def _(shell):
             shell.refused(400, "location", create % (location, "none"))
 
 
-@check("a body that is no store is a 400 and creates nothing")
+@check("an invalid body is a 400 and creates nothing")
 def _(shell):
     for body in (
         "", " ", "{", "null", "[]", '"text"', "{}", '{"name":null}', '{"name":1}', '{"name":["a"]}',
@@ -120,7 +120,7 @@ def _(shell):
     equal(answer.json()["meta"]["total"], 0, "the number of stores")
 
 
-@check("DELETE answers 204 with neither length nor type, then 404; with items 409")
+@check("DELETE returns 204 without length or type, then 404; with items 409")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

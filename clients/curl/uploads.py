@@ -10,7 +10,7 @@ MISSING = "0000000000000000000000"
 PUT = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
 
 
-@check("--data-binary @file of 5 MB asks with Expect and is answered with 100, then 200")
+@check("--data-binary @file of 5 MB sends Expect and gets 100, then 200")
 def _(shell):
     store = shell.store()
     value = os.urandom(5_000_000)
@@ -21,7 +21,7 @@ def _(shell):
     true(shell.value(store, "key") == value, "the value is another")
 
 
-@check("a body that asks first is not sent when the request is refused anyway")
+@check("a body announced by Expect is not sent when the request is rejected")
 def _(shell):
     store = shell.store()
     shell.put(store, "kept", b"v")
@@ -51,7 +51,7 @@ def _(shell):
     equal(shell.keys(store), ["kept"], "the keys")
 
 
-@check("a refused upload that does not ask first still gets its answer")
+@check("a rejected upload without Expect still gets its response")
 def _(shell):
     store = shell.store()
     shell.put(store, "kept", b"v")
@@ -74,7 +74,7 @@ def _(shell):
     equal(shell.keys(store), ["kept"], "the keys")
 
 
-@check("-T uploads a file by PUT without being told the method")
+@check("-T uploads a file by PUT without naming the method")
 def _(shell):
     store = shell.store()
     value = bytes(range(256)) * 5000
@@ -87,7 +87,7 @@ def _(shell):
     )
 
 
-@check("-T - uploads what comes from stdin, in chunks of unknown length")
+@check("-T - uploads stdin in chunks of unknown length")
 def _(shell):
     store = shell.store()
     command = '| curl -v -T - "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
@@ -102,7 +102,7 @@ def _(shell):
     true(shell.value(store, "key") == value, "the value is another")
 
 
-@check("a value of 25 MiB goes both ways, one byte more is a 413, known length or not")
+@check("a value of 25 MiB round-trips; one byte more is a 413, with or without a length")
 def _(shell):
     store = shell.store()
     value = os.urandom(LIMIT)
@@ -130,12 +130,12 @@ def _(shell):
             shell.put(store, "key", b"before")
 
 
-@check("an upload that ends before its length, or in the middle of a chunk, changes nothing")
+@check("an upload cut short of its length or inside a chunk changes nothing")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"before")
     shell.file("slow", bytes(4_000_000))
-    # Killed, not timed out: a curl that gives up by itself ends a chunked body in good order.
+    # Killed rather than timed out: on a time-out curl ends a chunked body properly.
     killed = PUT.replace("curl", "timeout -s KILL 1 curl -q -s")
     for command in (
         f"{PUT} -H 'Content-Length: 1000' --max-time 1 -d short",
@@ -151,7 +151,7 @@ def _(shell):
     equal(shell.keys(store), ["key"], "the keys")
 
 
-@check("a slow upload and a slow download both come to their end")
+@check("a slow upload and a slow download both complete")
 def _(shell):
     store = shell.store()
     value = os.urandom(600_000)

@@ -34,7 +34,7 @@ export async function accessChecks() {
     await allRefused(apis(freshClient()), store_id);
   });
 
-  await check('every call with a wrong token is 401, a cut or longer one too', async () => {
+  await check('every call with a wrong, truncated or extended token is 401', async () => {
     for (const token of ['wrong', `${TOKEN}x`, TOKEN.slice(0, -1)]) {
       await allRefused(apis(freshClient(token)), store_id);
     }

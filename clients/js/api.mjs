@@ -1,14 +1,14 @@
-// The client under test, pointed at the server by its own plugin hook, and the few helpers that
-// turn its answers and its rejections into one shape.
+// The client under test, pointed at the server by its plugin hook, and helpers that give its
+// responses and rejections one shape.
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 
-// The package is installed in the state folder, not beside this file.
+// The package is installed in the state directory, not beside this file.
 const require = createRequire(join(process.env.CLIENTS_STATE, 'package.json'));
 
-// With this set the client would overrule the token that a check gives it.
+// If set, this would override the token a check passes.
 delete process.env.FASTLY_API_TOKEN;
 
 export const Fastly = require('fastly');
@@ -38,7 +38,7 @@ export function freshClient(token) {
   return point(new Fastly.ApiClient(), token);
 }
 
-// Most checks go through the shared instance, as the package's documentation does it.
+// Most checks use the shared instance, as the package's documentation does.
 point(Fastly.ApiClient.instance, TOKEN);
 export const stores = new Fastly.KvStoreApi();
 export const items = new Fastly.KvStoreItemApi();

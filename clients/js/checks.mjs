@@ -1,5 +1,5 @@
-// A small runner: each check has a name that is a sentence, runs alone and in order, and a failed
-// one does not stop the next. The last line counts them.
+// A small runner: checks run one at a time and in order, each named by a sentence; a failed
+// check does not stop the next. The last line counts them.
 
 const LIMIT_MS = 120_000;
 

@@ -36,7 +36,7 @@ export async function itemChecks() {
 }
 
 async function valueChecks() {
-  await check('a value of all 256 bytes comes back byte for byte', async () => {
+  await check('a value with all 256 bytes round-trips', async () => {
     const bytes = Buffer.from(Array.from({ length: 1024 }, (_, index) => index % 256));
     const answer = await ask(put(store_id, 'bytes', bytes));
     assert.equal(answer.status, 200);
@@ -45,7 +45,7 @@ async function valueChecks() {
     assert.deepEqual(await valueOf(store_id, 'bytes'), bytes);
   });
 
-  await check('text, JSON text and line ends come back as they went', async () => {
+  await check('text, JSON text and line endings round-trip', async () => {
     for (const text of ['plain', 'é✓😀', '{"a":[1]}', '"q"', 'null', ' \r\n\t', '\u0000']) {
       await items.kvStoreUpsertItem({ store_id, key: 'text', body: text });
       const value = await items.kvStoreGetItem({ store_id, key: 'text' });
@@ -64,7 +64,7 @@ async function valueChecks() {
     }
   });
 
-  await check('get tells type, lengths, generation, metadata and the time', async () => {
+  await check('get returns type, lengths, generation, metadata and time', async () => {
     const before = Math.floor(Date.now() / 1000);
     await put(store_id, 'told', 'twelve bytes', { metadata: 'meta' });
     const { data, response } = await get(store_id, 'told');
@@ -81,7 +81,7 @@ async function valueChecks() {
     assert.ok(modified >= before && modified <= Date.now() / 1000 + 1);
   });
 
-  await check('25 MiB exactly are kept; one byte more is 413, changing nothing', async () => {
+  await check('exactly 25 MiB is stored; one byte more is 413 and changes nothing', async () => {
     const big = Buffer.alloc(25 * MIB, 'steadfast');
     const sum = createHash('sha256').update(big).digest('hex');
     await put(store_id, 'big', big);
@@ -115,7 +115,7 @@ async function valueChecks() {
 
 async function metadataChecks() {
   // Node writes the headers of a Buffer in Latin-1, but joins them with a text body as UTF-8.
-  await check('metadata comes back; Latin-1 and UTF-8 bytes are kept as sent', async () => {
+  await check('metadata round-trips; Latin-1 and UTF-8 bytes are stored as sent', async () => {
     const utf8 = Buffer.from('é✓').toString('latin1');
     for (const metadata of ['meta', '{"a":1,"b":"c d"}', 'é', utf8, 'a\tb', '"', '%20+']) {
       await put(store_id, 'meta', Buffer.from('v'), { metadata });
@@ -125,7 +125,7 @@ async function metadataChecks() {
     assert.equal(await metadataOf('meta'), Buffer.from('é').toString('latin1'));
   });
 
-  await check('metadata left out, or empty, is none afterwards', async () => {
+  await check('omitted or empty metadata means none', async () => {
     for (const metadata of [undefined, '']) {
       await put(store_id, 'meta', 'v', { metadata: 'old' });
       await put(store_id, 'meta', 'v', { metadata });
@@ -133,7 +133,7 @@ async function metadataChecks() {
     }
   });
 
-  await check('2000 bytes of metadata are kept; 2001 are refused with 400', async () => {
+  await check('2000 bytes of metadata are stored; 2001 are a 400', async () => {
     const most = 'm'.repeat(2000);
     await put(store_id, 'meta', 'v', { metadata: most });
     assert.equal(await metadataOf('meta'), most);
@@ -143,13 +143,13 @@ async function metadataChecks() {
 }
 
 async function modeChecks() {
-  await check('add takes a new key and refuses a taken one with 412', async () => {
+  await check('add creates a new key and rejects an existing one with 412', async () => {
     await put(store_id, 'added', 'first', { add: true });
     await refused(put(store_id, 'added', 'second', { add: true }), 412);
     assert.equal(await textOf('added'), 'first');
   });
 
-  await check('append and prepend join bytes, and create what is missing', async () => {
+  await check('append and prepend extend a value or create it', async () => {
     await put(store_id, 'joined', 'b', { append: true });
     await put(store_id, 'joined', Buffer.from([0xff, 0x00]), { append: true });
     await put(store_id, 'joined', 'a', { prepend: true });
@@ -159,7 +159,7 @@ async function modeChecks() {
     assert.equal(await textOf('joined first'), 'x');
   });
 
-  await check('append and prepend keep neither the metadata nor the time to live', async () => {
+  await check('append and prepend drop metadata and time to live', async () => {
     for (const mode of ['append', 'prepend']) {
       await put(store_id, 'joined', 'v', { metadata: 'meta', time_to_live_sec: 2 });
       await put(store_id, 'joined', 'w', { [mode]: true });
@@ -169,7 +169,7 @@ async function modeChecks() {
     }
   });
 
-  await check('modes given as false do nothing; background_fetch is taken', async () => {
+  await check('modes set to false do nothing; background_fetch is accepted', async () => {
     const none = { add: false, append: false, prepend: false, background_fetch: false };
     await put(store_id, 'plain', 'one', none);
     await put(store_id, 'plain', 'two', none);
@@ -177,7 +177,7 @@ async function modeChecks() {
     assert.equal(await textOf('plain'), 'three');
   });
 
-  await check('two modes at once, and what is no boolean, are refused with 400', async () => {
+  await check('two modes at once and non-boolean values are a 400', async () => {
     for (const options of [
       { add: true, append: true }, { add: true, prepend: true }, { append: true, prepend: true },
       { add: 'maybe' }, { append: 1 }, { prepend: '' }, { background_fetch: 'yes' },
@@ -189,7 +189,7 @@ async function modeChecks() {
 }
 
 async function generationChecks() {
-  await check('each write of value or metadata moves the generation up', async () => {
+  await check('each write of value or metadata raises the generation', async () => {
     let last = 0;
     for (const options of [{}, {}, { metadata: 'm' }, { append: true }, { prepend: true }]) {
       await put(store_id, 'gen', 'v', options);
@@ -210,7 +210,7 @@ async function generationChecks() {
     assert.equal(await textOf('gen'), 'new');
   });
 
-  await check('if_generation_match on a missing key is 412, but 0 wants it missing', async () => {
+  await check('if_generation_match on a missing key is 412, except for 0', async () => {
     await refused(put(store_id, 'gen none', 'v', { if_generation_match: 17 }), 412);
     await refused(get(store_id, 'gen none'), 404);
     await put(store_id, 'gen none', 'v', { if_generation_match: 0 });
@@ -218,14 +218,14 @@ async function generationChecks() {
     assert.equal(await textOf('gen none'), 'v');
   });
 
-  await check('add together with if_generation_match needs both to hold', async () => {
+  await check('add combined with if_generation_match requires both', async () => {
     const options = { add: true, if_generation_match: await generationOf(store_id, 'gen') };
     await refused(put(store_id, 'gen', 'x', options), 412);
     await put(store_id, 'gen both', 'v', { add: true, if_generation_match: 0 });
     assert.equal(await textOf('gen both'), 'v');
   });
 
-  await check('a generation that is no number is refused with 400', async () => {
+  await check('a non-numeric generation is a 400', async () => {
     for (const if_generation_match of ['abc', -1, '', '1 2', 1.5]) {
       await refused(put(store_id, 'gen', 'x', { if_generation_match }), 400);
       await refused(del(store_id, 'gen', { if_generation_match }), 400);
@@ -235,7 +235,7 @@ async function generationChecks() {
 }
 
 async function lifetimeChecks() {
-  await check('an item is there until its time is up, and then gone everywhere', async () => {
+  await check('an item exists until it expires and is then absent everywhere', async () => {
     const prefix = 'ttl';
     await put(store_id, 'ttl kept', 'v', { time_to_live_sec: 3600 });
     await put(store_id, 'ttl replaced', 'v', { time_to_live_sec: 1 });
@@ -265,7 +265,7 @@ async function lifetimeChecks() {
     assert.equal(status, 204);
   });
 
-  await check('a time to live of 1 to 2^32-1 is taken, any other refused with 400', async () => {
+  await check('a time to live of 1 to 2^32-1 is accepted, any other is a 400', async () => {
     await put(store_id, 'long', 'v', { time_to_live_sec: U32 - 1 });
     for (const time_to_live_sec of [0, -1, U32, 'soon', 1.5, '']) {
       await refused(put(store_id, 'long', 'x', { time_to_live_sec }), 400);
@@ -287,7 +287,7 @@ async function deleteChecks() {
     await refused(get(store_id, 'del'), 404);
   });
 
-  await check('delete with if_generation_match deletes only what it names', async () => {
+  await check('delete with if_generation_match deletes only that generation', async () => {
     await put(store_id, 'del', 'v');
     const generation = await generationOf(store_id, 'del');
     const other = { if_generation_match: generation - 1 };
@@ -301,7 +301,7 @@ async function deleteChecks() {
     assert.equal((await ask(forced)).status, 204);
   });
 
-  await check('force that is no boolean is refused with 400', async () => {
+  await check('a non-boolean force is a 400', async () => {
     await put(store_id, 'del', 'v');
     for (const force of ['perhaps', '', 2]) {
       await refused(del(store_id, 'del', { force }), 400);
@@ -311,7 +311,7 @@ async function deleteChecks() {
 }
 
 async function raceChecks() {
-  await check('of 16 adds at once one wins, and its value stays', async () => {
+  await check('one of 16 concurrent adds wins and its value stays', async () => {
     const racers = Array.from({ length: 16 }, (_, index) => `racer ${index}`);
     const answers = await Promise.all(
       racers.map((value) => ask(put(store_id, 'race', value, { add: true }))),
@@ -322,7 +322,7 @@ async function raceChecks() {
     assert.equal(await textOf('race'), won[0]);
   });
 
-  await check('16 clients appending 20 times each lose nothing', async () => {
+  await check('16 clients appending 20 times each lose no write', async () => {
     const letters = [...'abcdefghijklmnop'];
     await Promise.all(letters.map(async (letter) => {
       for (let round = 0; round < 20; round += 1) {
@@ -336,7 +336,7 @@ async function raceChecks() {
     }
   });
 
-  await check('8 clients counting by if_generation_match lose no count', async () => {
+  await check('8 clients counting by if_generation_match lose no update', async () => {
     await put(store_id, 'count', '0');
     await eachOf(Array.from({ length: 80 }), async () => {
       for (let attempt = 0; ; attempt += 1) {

@@ -1,4 +1,4 @@
-// Keys: the odd ones, the ones that must be refused, and the lists of them.
+// Keys: unusual keys, rejected keys, and lists of keys.
 
 import assert from 'node:assert/strict';
 import { check } from './checks.mjs';
@@ -21,7 +21,7 @@ const ILLEGAL = [
   ' ', '\t', '\u0000', '\u0001', '\ufffe', '\uffff', 'k'.repeat(1025), `${'✓'.repeat(341)}kk`,
 ];
 
-// What the client turns into a path that ends at the list or at the store itself.
+// Keys the client turns into the path of the list or of the store itself.
 const COLLAPSING = ['.', '..', ''];
 
 export async function keyChecks() {
@@ -44,7 +44,7 @@ async function oddKeyChecks() {
     }
   });
 
-  await check('the list tells them exactly, in the order of their bytes', async () => {
+  await check('the list returns them exactly, in byte order', async () => {
     const { keys } = await allKeys(store_id);
     assert.deepEqual(keys, [...ODD].sort(byBytes));
   });
@@ -54,7 +54,7 @@ async function oddKeyChecks() {
     assert.deepEqual(keys, [...ODD].sort(byBytes));
   });
 
-  await check('each is a prefix that the list takes as plain text', async () => {
+  await check('the list takes each as a literal prefix', async () => {
     for (const prefix of ODD) {
       const { keys } = await allKeys(store_id, { prefix });
       const wanted = ODD.filter((key) => key.startsWith(prefix)).sort(byBytes);
@@ -100,7 +100,7 @@ async function refusedKeyChecks() {
     });
   }
 
-  await check('such a key deletes no empty store either', async () => {
+  await check('such a key does not delete an empty store either', async () => {
     const empty = await newStore('js empty store');
     for (const key of COLLAPSING) {
       await refusedSomehow(del(empty, key));
@@ -109,7 +109,7 @@ async function refusedKeyChecks() {
     assert.equal((await stores.kvStoreGet({ store_id: empty })).name, 'js empty store');
   });
 
-  await check(`${ILLEGAL.length} keys that break a rule are refused with 400`, async () => {
+  await check(`${ILLEGAL.length} invalid keys are a 400`, async () => {
     for (const key of ILLEGAL) {
       try {
         await refused(put(store_id, key, 'x'), 400);
@@ -134,7 +134,7 @@ async function listChecks() {
     assert.deepEqual(body, { data: [], meta: { limit: 1000 } });
   });
 
-  await check('prefix filters and is echoed; what matches nothing is an empty list', async () => {
+  await check('prefix filters and is echoed; no match is an empty list', async () => {
     for (const key of ['apple', 'banana', 'bandana', 'cherry']) {
       await put(store_id, key, 'v');
     }
@@ -166,7 +166,7 @@ async function listChecks() {
     assert.deepEqual(second.body, { data: ['batch-3'], meta: { limit: 2, prefix: 'batch' } });
   });
 
-  await check('the client that does not cache is answered the same', async () => {
+  await check('the client without a cache gets the same responses', async () => {
     const { apiClient } = items;
     apiClient.cache = false;
     try {
@@ -176,7 +176,7 @@ async function listChecks() {
     }
   });
 
-  await check('a bad limit, cursor or consistency is refused with 400', async () => {
+  await check('an invalid limit, cursor or consistency is a 400', async () => {
     const page = (options) => items.kvStoreListItemKeysWithHttpInfo({ store_id, ...options });
     for (const limit of [0, -1, 'ten', 1.5, '']) {
       await refused(page({ limit }), 400);
@@ -211,7 +211,7 @@ async function cursorChecks() {
     assert.deepEqual(pages, [500, 500, 500, 500, 500]);
   });
 
-  await check('a prefix holds on every page, in both consistencies', async () => {
+  await check('a prefix applies to every page, in both consistencies', async () => {
     const prefix = 'many/1';
     const wanted = sorted.filter((key) => key.startsWith(prefix));
     for (const consistency of ['strong', 'eventual']) {
@@ -221,7 +221,7 @@ async function cursorChecks() {
     }
   });
 
-  await check('deleting page by page meets every key once, and then the store goes', async () => {
+  await check('deleting page by page visits every key once; then the store can be deleted', async () => {
     let cursor;
     const met = [];
     do {

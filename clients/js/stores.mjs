@@ -11,7 +11,7 @@ function create(body, location) {
 }
 
 export async function storeChecks() {
-  await check('create answers 201 with id, name and the two dates, in that order', async () => {
+  await check('create returns 201 with id, name and two dates, in that order', async () => {
     const { status, data, body, headers } = await ask(create({ name: 'Js Störe 1' }));
     assert.equal(status, 201);
     assert.match(data.id, /^[0-9a-z]{22}$/);
@@ -22,13 +22,13 @@ export async function storeChecks() {
     assert.equal(headers['content-type'], 'application/json');
   });
 
-  await check('create takes the model class of the package', async () => {
+  await check('create accepts the model class of the package', async () => {
     const model = new Fastly.KvStoreRequestCreate('js by model');
     const data = await stores.kvStoreCreate({ kv_store_request_create: model });
     assert.equal(data.name, 'js by model');
   });
 
-  await check('create takes each location and tells none of them back', async () => {
+  await check('create accepts each location and echoes none', async () => {
     for (const location of ['US', 'EU', 'ASIA', 'AUS']) {
       const { status, body } = await ask(create({ name: `js in ${location}` }, location));
       assert.equal(status, 201, location);
@@ -37,12 +37,12 @@ export async function storeChecks() {
     await refused(create({ name: 'js on the moon' }, 'MOON'), 400);
   });
 
-  await check('a name that is taken is refused with 400', async () => {
+  await check('an existing name is a 400', async () => {
     const told = await refused(create({ name: 'js by model' }), 400);
     assert.match(told.detail, /already exists/);
   });
 
-  await check('a name that breaks a rule, and no body at all, are refused with 400', async () => {
+  await check('an invalid name and a missing body are a 400', async () => {
     for (const name of ['', '1st', ' a', 'a'.repeat(256), 'a\nb', 'a\u0000b', 7, null, ['a']]) {
       await refused(create({ name }), 400);
     }
@@ -50,7 +50,7 @@ export async function storeChecks() {
     await refused(create(undefined), 400);
   });
 
-  await check('names with punctuation, and of 255 characters, are taken', async () => {
+  await check('names with punctuation and of 255 characters are accepted', async () => {
     const punctuation = 'js~`!@#$%^&*()=+[]{};:\'"<>,./?';
     for (const name of [punctuation, `js${'é'.repeat(253)}`]) {
       const id = await newStore(name);
@@ -59,7 +59,7 @@ export async function storeChecks() {
     }
   });
 
-  await check('get tells what create told; an unknown id is 404', async () => {
+  await check('get returns what create returned; an unknown id is 404', async () => {
     const made = await ask(create({ name: 'js described' }));
     const seen = await ask(stores.kvStoreGetWithHttpInfo({ store_id: made.data.id }));
     assert.equal(seen.status, 200);
@@ -69,7 +69,7 @@ export async function storeChecks() {
     }
   });
 
-  await check('list tells every store, limit 1000 and the total', async () => {
+  await check('list returns every store, limit 1000 and the total', async () => {
     const { data, body } = await ask(stores.kvStoreListWithHttpInfo());
     assert.deepEqual(Object.keys(body), ['data', 'meta']);
     assert.equal(data.meta.limit, 1000);
@@ -80,7 +80,7 @@ export async function storeChecks() {
     assert.equal(new Set(data.data.map((store) => store.id)).size, names.length);
   });
 
-  await check('list is ordered by name with ASCII letters folded to capitals', async () => {
+  await check('list is ordered by name with ASCII letters in upper case', async () => {
     const wanted = ['zz js-store', 'ZZ jsStoreA', 'zz js_store'];
     for (const name of [...wanted].reverse()) {
       await newStore(name);
@@ -119,7 +119,7 @@ export async function storeChecks() {
     }
   });
 
-  await check('a bad limit or cursor of the list is refused with 400', async () => {
+  await check('an invalid list limit or cursor is a 400', async () => {
     for (const limit of [0, -1, 'ten', 1.5]) {
       await refused(stores.kvStoreListWithHttpInfo({ limit }), 400);
     }

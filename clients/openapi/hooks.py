@@ -1,4 +1,4 @@
-"""Hooks for schemathesis: lines of JSON, requests that reach what is there, and a tally.
+"""Hooks for schemathesis: NDJSON bodies, requests for existing resources, and a tally.
 
 Left alone, nearly every generated request names a store that does not exist. Here a request that
 keeps the rules names a store that does: OPENAPI_READ, which has the keys of KEYS and keeps them, or
@@ -18,7 +18,7 @@ from schemathesis import GenerationMode
 READ = os.environ["OPENAPI_READ"]
 WRITE = os.environ["OPENAPI_WRITE"]
 KEYS = ["a", "b/c", "d e"]
-# What a list answers behind its first entry, a.
+# The cursor of a list after its first entry, a.
 CURSOR = base64.b64encode(b"\x0a\x01a").decode()
 
 _tally = open(os.environ["OPENAPI_TALLY"], "a", encoding="utf-8", buffering=1)
@@ -46,7 +46,7 @@ schemathesis.openapi.media_type("application/x-ndjson", _lines)
 
 @schemathesis.serializer("application/x-ndjson")
 def ndjson(_context, value):
-    """What is a text already goes out as it is."""
+    """Sends text bodies unchanged."""
     if isinstance(value, bytes):
         return value
     text = value if isinstance(value, str) else json.dumps(value)
@@ -59,9 +59,9 @@ def operation_id(case):
 
 
 def point(case):
-    """Lets a request name a store that exists, and half of the time a key."""
+    """Makes a request name an existing store, and half of the time an existing key."""
     name, path = operation_id(case), case.path_parameters
-    # The end of a store is left to the requests that follow links.
+    # Only requests that follow links delete a store.
     if "store_id" in path and name != "deleteStore":
         path["store_id"] = READ if case.operation.method.upper() == "GET" else WRITE
     turn = next(_turns)
@@ -70,7 +70,7 @@ def point(case):
 
 
 def mend(case):
-    """Makes hold what no schema can say."""
+    """Enforces rules that no schema can express."""
     name, query = operation_id(case), case.query
     if query and query.get("cursor"):
         query["cursor"] = CURSOR
@@ -81,10 +81,10 @@ def mend(case):
     elif name == "deleteItems":
         query["all"] = not query.get("prefix")
     elif name in ("createStore", "renameStore"):
-        # No other store has the name.
+        # The name must be unique.
         case.body["name"] = case.body["name"][:240] + f" {next(_turns)}"
     elif name == "createToken":
-        # Stores exist, and the end is to come.
+        # Stores exist, and the expiry must lie in the future.
         if case.body.get("stores"):
             case.body["stores"] = [READ]
         if case.body.get("expires_at"):
@@ -93,10 +93,10 @@ def mend(case):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Changes the requests that keep the rules; those that break one go out as they are."""
+    """Adapts valid requests; requests that are invalid on purpose go out unchanged."""
     if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE:
         return
-    # What a request takes from an answer before it stays.
+    # Values taken from an earlier response stay as they are.
     if case.meta.phase.name.value != "stateful":
         point(case)
     mend(case)
@@ -104,6 +104,6 @@ def before_call(context, case, kwargs):
 
 @schemathesis.hook
 def after_call(context, case, response):
-    """Counts what was answered."""
+    """Counts the responses."""
     if response.request.method == case.operation.method.upper():
         _tally.write(f"{operation_id(case)} {response.status_code}\n")

@@ -1,4 +1,4 @@
-"""Runs schemathesis over the server's own description, as the root and with a token that reads."""
+"""Runs schemathesis over the server's description, with the root and a read-only token."""
 
 import collections
 import json
@@ -18,12 +18,12 @@ ROOT = os.environ["STEADFAST_TOKEN"]
 STATE = pathlib.Path(os.environ["CLIENTS_STATE"])
 SEED = os.environ.get("OPENAPI_SEED", "20261128")
 EXAMPLES = os.environ.get("OPENAPI_EXAMPLES", "15")
-# Seconds; with it each pass goes on until they are over.
+# Seconds; if set, each pass runs for that long.
 TIME = os.environ.get("OPENAPI_SECONDS")
 
 
 def ask(method, path, body=None, token=ROOT):
-    """Sends a request, which must succeed; returns the body of the answer."""
+    """Sends a request that must succeed; returns the response body."""
     fields = {"Fastly-Key": token}
     request = urllib.request.Request(URL + path, method=method, data=body, headers=fields)
     with urllib.request.urlopen(request, timeout=20) as answer:
@@ -36,7 +36,7 @@ class Service:
     def __init__(self):
         document = ask("GET", "/_/openapi.json")
         self.document = json.loads(document)
-        # From a file: the address that it was loaded from would be left out.
+        # From a file, because schemathesis would omit an address it loaded from a URL.
         self.file = STATE / "openapi.json"
         self.file.write_bytes(document)
 
@@ -50,14 +50,14 @@ class Service:
         return store
 
     def operations(self):
-        """Every operation of the description: its id and method."""
+        """Every operation of the description: id and method."""
         for item in self.document["paths"].values():
             for method, operation in item.items():
                 if method != "parameters":
                     yield operation["operationId"], method
 
     def run(self, name, token, *flags):
-        """Runs schemathesis; returns what each operation answered."""
+        """Runs schemathesis; returns the responses of each operation."""
         tally = STATE / f"{name}.tally"
         tally.write_text("")
         command = [
@@ -88,12 +88,12 @@ class Service:
         return seen
 
     def clean_up(self):
-        """Nothing to do after a check: the server is for this suite alone."""
+        """Nothing to clean up: the server serves this suite only."""
 
 
-@check("every answer to the root is described, and what breaks the rules is refused")
+@check("every response to the root token is described, and invalid requests are rejected")
 def root(service):
-    """Every operation comes to its success."""
+    """Every operation succeeds at least once."""
     # The examples in the description are for people: they name stores that are not there.
     seen = service.run("root", ROOT, "--phases", "coverage,fuzzing,stateful")
     for operation, _ in service.operations():
@@ -103,9 +103,9 @@ def root(service):
         true(success or refused, f"{operation} came to no success: {dict(seen[operation])}")
 
 
-@check("every answer to a token that only reads is described")
+@check("every response to a read-only token is described")
 def reader(service):
-    """Everything but the end of the token in use; what writes is refused."""
+    """All operations except revoking the token in use; writes are rejected."""
     made = ask("POST", "/_/v1/tokens", b'{"name":"reader","scope":"global:read"}')
     token = json.loads(made)["access_token"]
     flags = ["--exclude-operation-id", "revokeTokenSelf", "--phases", "coverage,fuzzing"]
@@ -113,7 +113,7 @@ def reader(service):
     for operation, method in service.operations():
         statuses = set(seen[operation])
         if method != "get" and operation != "revokeTokenSelf":
-            # Without a token, or with a wrong one, it is a 401.
+            # A missing or wrong token is a 401.
             equal(statuses - {401}, {403}, operation)
         elif operation in ("getBackup", "listTokens"):
             true(403 in statuses and 200 not in statuses, f"{operation}: {statuses}")

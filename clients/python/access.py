@@ -31,7 +31,7 @@ def _(service):
     equal((done.stdout, done.returncode), ("1000\n", 0), f"what it printed ({done.stderr[-300:]})")
 
 
-@check("a wrong or missing token is a 401 with a body, for every call, and changes nothing")
+@check("every call with a wrong or missing token is a 401 with a body and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "value")
@@ -69,7 +69,7 @@ def _(service):
                 equal(answer.status, 401, "the status")
 
 
-@check("a big upload under a wrong token is a 401 that reaches the client, and stores nothing")
+@check("a large upload with a wrong token is a 401 that reaches the client and stores nothing")
 def _(service):
     store_id = service.store()
     _, items = service.with_token("wrong")
@@ -79,7 +79,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("the product kv_store is told as enabled, and can be enabled", only="15.0.0")
+@check("the product kv_store is reported as enabled and can be enabled", only="15.0.0")
 def _(service):
     from fastly.api import product_kv_store_api
 
@@ -92,7 +92,7 @@ def _(service):
         equal(body["product"], {"id": "kv_store", "object": "product"}, "the product")
         equal(body["customer"]["object"], "customer", "the customer")
         true(isinstance(body["customer"]["id"], str) and body["customer"]["id"], "its id")
-        # Version 15.0.0 cannot decode any answer with a link "self", which its own model documents.
+        # Version 15.0.0 cannot decode a response with a "self" link, which its own model documents.
         if "self" in body.get("_links", {}):
             contains(body["_links"]["self"], "/enabled-products/v1/kv_store", "the link to itself")
             try:
@@ -103,7 +103,7 @@ def _(service):
         equal(call().product.id, "kv_store", "the product, decoded")
 
 
-@check("disabling the product is a 204, and takes no data with it", only="15.0.0")
+@check("disabling the product is a 204 and removes no data", only="15.0.0")
 def _(service):
     from fastly.api import product_kv_store_api
 
@@ -116,7 +116,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"value", "the item")
 
 
-@check("the product calls want a token", only="15.0.0")
+@check("the product calls require a token", only="15.0.0")
 def _(service):
     from fastly.api import product_kv_store_api
 

@@ -16,11 +16,11 @@ _all = []
 
 
 class Failed(AssertionError):
-    """A check found something else than it was promised."""
+    """A check failed."""
 
 
 def check(name, only=None):
-    """Registers the decorated function as a check; `only` says for which client version."""
+    """Registers the decorated function as a check; `only` restricts it to a client version."""
 
     def register(function):
         _all.append((function.__module__, name, only, function))
@@ -36,7 +36,7 @@ def equal(got, wanted, what="the result"):
 
 
 def true(fact, what):
-    """Fails unless `fact` holds; `what` says what was expected."""
+    """Fails unless `fact` is true; `what` describes the expectation."""
     if not fact:
         raise Failed(what)
 
@@ -49,7 +49,7 @@ def contains(text, part, what="the text"):
 
 @contextlib.contextmanager
 def about(what):
-    """Names what a block deals with, so that a failure inside says where it was."""
+    """Adds context to the failures of a block."""
     try:
         yield
     except Exception as error:
@@ -92,7 +92,7 @@ def run_all(context, label="", version=None):
 
 
 def explain(error):
-    """The lines that tell a reader what went wrong, and where."""
+    """The lines that describe a failure and its location."""
     if isinstance(error, Failed) and error.__cause__ is None:
         place = traceback.extract_tb(error.__traceback__)
         frame = [f for f in place if not f.filename.endswith("checks.py")][-1]
@@ -102,7 +102,7 @@ def explain(error):
 
 
 def say(text):
-    """Prints a line at once."""
+    """Prints a line and flushes it."""
     print(text, flush=True)
 
 

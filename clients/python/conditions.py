@@ -1,4 +1,4 @@
-"""Generations as conditions, deletes, and many writers at once."""
+"""Generation conditions, deletes, and concurrent writers."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from service import explained, refused
 from items import empty_412
 
 
-@check("a write under the current generation goes through, under another it is a 412")
+@check("a write with the current generation succeeds; with another it is a 412")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "one", metadata="m")
@@ -26,7 +26,7 @@ def _(service):
     equal(service.generation(store_id, "key"), second, "the generation")
 
 
-@check("a write under a generation on a missing key is a 412 and creates nothing")
+@check("a write with a generation on a missing key is a 412 and creates nothing")
 def _(service):
     store_id = service.store()
     call = (service.put, store_id, "key", "v")
@@ -34,7 +34,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("generation 0 means that the key must not exist")
+@check("generation 0 requires that the key does not exist")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "first", if_generation_match=0)
@@ -42,7 +42,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"first", "the value")
 
 
-@check("add together with a generation needs both to hold")
+@check("add combined with a generation requires both")
 def _(service):
     store_id = service.store()
     service.put(store_id, "new", "v", add=True, if_generation_match=0)
@@ -56,7 +56,7 @@ def _(service):
     equal(service.keys(store_id), ["new"], "the keys")
 
 
-@check("append and prepend heed the generation")
+@check("append and prepend respect the generation")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "b")
@@ -70,7 +70,7 @@ def _(service):
             equal(service.text(store_id, "key"), wanted, "the value")
 
 
-@check("a generation that is no unsigned 64-bit number is a 400 that changes nothing")
+@check("a generation that is not an unsigned 64-bit number is a 400 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "kept")
@@ -85,7 +85,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"kept", "the value")
 
 
-@check("a delete is a 204 without a body, the next one a 404, with force a 204")
+@check("delete returns 204 without a body, then 404, and 204 with force")
 def _(service):
     store_id = service.store()
     delete = service.items.kv_store_delete_item
@@ -99,7 +99,7 @@ def _(service):
     refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
 
 
-@check("a delete under the current generation goes through, under another it is a 412")
+@check("a delete with the current generation succeeds; with another it is a 412")
 def _(service):
     store_id = service.store()
     delete = service.items.kv_store_delete_item
@@ -116,7 +116,7 @@ def _(service):
     delete(store_id, "key", if_generation_match=generation, force=True)
 
 
-@check("sixteen adds at the same time: one wins, fifteen get a 412")
+@check("one of sixteen concurrent adds wins; the others get a 412")
 def _(service):
     store_id = service.store()
 
@@ -136,7 +136,7 @@ def _(service):
         service.items.kv_store_delete_item(store_id, "key")
 
 
-@check("sixteen threads that append twenty times each lose nothing")
+@check("sixteen threads appending twenty times each lose no write")
 def _(service):
     store_id = service.store()
 
@@ -153,7 +153,7 @@ def _(service):
         equal(mine, [f"{writer}.{number}" for number in range(20)], f"those of writer {writer}")
 
 
-@check("eight threads that count under generations lose nothing")
+@check("eight threads counting with generations lose no update")
 def _(service):
     store_id = service.store()
     service.put(store_id, "count", "n0")
@@ -197,7 +197,7 @@ def _(service):
         raise Failed("keys are left")
 
 
-@check("a write that is cut off by the client's time-out changes nothing or everything")
+@check("a write cut off by the client's time-out is all or nothing")
 def _(service):
     import urllib3
 

@@ -18,7 +18,7 @@ EXAMPLES = "8.0.0"
 
 
 def run(name, **changes):
-    """Runs one example and returns what it printed. A change is NAME="its new value"."""
+    """Runs one example and returns its output. A change is NAME="its new value"."""
     source = (FOLDER / f"{name}.py").read_text()
     source = replace(source, 'host = "https://api.fastly.com"', f'host = "{URL}"')
     source = replace(source, "'YOUR_API_KEY'", f"'{TOKEN}'")
@@ -34,13 +34,13 @@ def run(name, **changes):
 
 
 def replace(source, old, new):
-    """Replaces what must be there exactly once."""
+    """Replaces text that must occur exactly once."""
     equal(source.count(old), 1, f"how often the example says {old!r}")
     return source.replace(old, new)
 
 
 def named(service, name):
-    """The stores of that name."""
+    """The stores with that name."""
     return [store for store in service.stores.kv_store_list().data if store.name == name]
 
 
@@ -56,7 +56,7 @@ def _(service):
     contains(printed, "'created_at': datetime.datetime(", "what the example printed")
 
 
-@check("kv_store_create, run a second time, prints why the store was refused", only=EXAMPLES)
+@check("kv_store_create, run a second time, prints why it failed", only=EXAMPLES)
 def _(service):
     run("kv_store_create")
     printed = run("kv_store_create")
@@ -81,7 +81,7 @@ def _(service):
     contains(printed, "'updated_at': datetime.datetime(", "what the example printed")
 
 
-@check("kv_store_list, as written, prints that cursor_example is no cursor", only=EXAMPLES)
+@check("kv_store_list, as written, prints that cursor_example is not a cursor", only=EXAMPLES)
 def _(_service):
     printed = run("kv_store_list")
     contains(printed, "Exception when calling KvStoreApi->kv_store_list: (400)")
@@ -133,7 +133,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("kv_store_upsert_item, in its second form, writes under the generation", only=EXAMPLES)
+@check("kv_store_upsert_item, in its second form, writes with the generation", only=EXAMPLES)
 def _(service):
     store_id = service.store()
     service.put(store_id, "key_example", "before")
@@ -151,7 +151,7 @@ def _(service):
 
 
 def run_second_half(**changes):
-    """Runs the upsert example without its first call, which no version of the client can make."""
+    """Runs the upsert example without its first call, which fails in every client version."""
     import fastly.api.kv_store_item_api as module
 
     original = module.KvStoreItemApi.kv_store_upsert_item

@@ -1,4 +1,4 @@
-"""Keys and ids that this client turns into other paths: refused, and nothing is lost.
+"""Keys and ids this client turns into other paths: they are rejected and nothing is lost.
 
 The client escapes a key but not its dots, and then takes "." and ".." for steps in the path. So the
 key ".." becomes the path of the store, and the store id ".." that of all the stores.
@@ -11,7 +11,7 @@ from service import ROOT, refused
 
 
 def refused_somehow(what, call, *arguments, **options):
-    """Calls, and wants any status from 400 to 499."""
+    """Makes a call that must fail with a 4xx."""
     with about(what):
         try:
             answer = call(*arguments, **options)
@@ -22,13 +22,13 @@ def refused_somehow(what, call, *arguments, **options):
 
 
 def still_there(service, store_id, keys):
-    """The store is as it was."""
+    """Checks that the store is unchanged."""
     equal(service.stores.kv_store_get(store_id).id, store_id, "the store")
     equal(service.keys(store_id), keys, "its keys")
 
 
 def try_dangerous_keys(service, store_id, keys):
-    """Every call with every key that leaves the folder of the keys."""
+    """Every call with every key that escapes the path of the keys."""
     items = service.items
     for key in ("..", ".", ""):
         refused_somehow((key, "upsert"), items.kv_store_upsert_item, store_id, key, body="v")
@@ -51,20 +51,20 @@ def try_dangerous_keys(service, store_id, keys):
     still_there(service, store_id, keys)
 
 
-@check("the keys '..', '.' and '' are refused on a store with items, and delete nothing")
+@check("the keys '..', '.' and '' are rejected on a store with items and delete nothing")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a", "b"])
     try_dangerous_keys(service, store_id, ["a", "b"])
 
 
-@check("the keys '..', '.' and '' are refused on an empty store, and do not delete it")
+@check("the keys '..', '.' and '' are rejected on an empty store and do not delete it")
 def _(service):
     store_id = service.store()
     try_dangerous_keys(service, store_id, [])
 
 
-@check("the store ids '..', '.' and '' are refused, and delete nothing")
+@check("the store ids '..', '.' and '' are rejected and delete nothing")
 def _(service):
     store_id = service.store()
     before = service.stores.kv_store_list().meta.total
@@ -100,7 +100,7 @@ def _(service):
     still_there(service, store_id, ["a"])
 
 
-@check("a slash at the end is another path, and is refused for every method")
+@check("a trailing slash is a different path and is rejected for every method")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a"])
@@ -117,7 +117,7 @@ def _(service):
     still_there(service, store_id, ["a"])
 
 
-@check("PUT and DELETE on the list of keys are refused: there is no 'delete all'")
+@check("PUT and DELETE on the list of keys are rejected: there is no 'delete all'")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a"])
@@ -129,7 +129,7 @@ def _(service):
     still_there(service, store_id, ["a"])
 
 
-@check("bad bytes in a path are a 400, not a 500")
+@check("invalid bytes in a path are a 400, not a 500")
 def _(service):
     import http.client
     from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""Items: values, metadata, generations, the ways to write, time to live."""
+"""Items: values, metadata, generations, write modes, time to live."""
 
 import email.utils
 import time
@@ -13,7 +13,7 @@ LIMIT = 25 * MIB
 MISSING = "0000000000000000000000"
 
 
-@check("a write answers 200 with nothing in it")
+@check("a write returns 200 with an empty body")
 def _(service):
     nothing, status, headers = service.put(service.store(), "key", "value")
     equal((nothing, status), (None, 200), "the answer")
@@ -21,7 +21,7 @@ def _(service):
     true("content-type" not in headers, "it has a content type")
 
 
-@check("a read answers with the value and every header of an item")
+@check("a read returns the value and every header of an item")
 def _(service):
     store_id = service.store()
     before = time.time()
@@ -56,7 +56,7 @@ def _(service):
     equal(service.raw(store_id, "key")[1].get("metadata"), "", "the metadata header")
 
 
-@check("text of every kind comes back as it was")
+@check("text of every kind round-trips")
 def _(service):
     store_id = service.store()
     values = [
@@ -85,7 +85,7 @@ def _(service):
             equal(service.items.kv_store_get_item(store_id, "text"), value, "the parsed value")
 
 
-@check("values that look like JSON keep their bytes, though the client parses them")
+@check("values that look like JSON are stored unchanged, though the client parses them")
 def _(service):
     store_id = service.store()
     for value in ("123", '{"a":1}', "true", "null", "[1, 2]", "1e5"):
@@ -113,7 +113,7 @@ def _(service):
     equal((value, headers["content-length"]), (b'""', "2"), "the value")
 
 
-@check("bytes that are no text are handed over by the raw mode")
+@check("binary values are returned by the raw mode")
 def _(service):
     store_id = service.store()
     value = bytes(range(256)) * 3
@@ -127,7 +127,7 @@ def _(service):
         raise Failed("the client has stopped decoding values")
 
 
-@check("a value of 25 MiB is stored, one byte more is a 413 that changes nothing")
+@check("a value of 25 MiB is stored; one byte more is a 413 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "big", "x" * LIMIT)
@@ -140,7 +140,7 @@ def _(service):
     true(len(value) == LIMIT and value.count(b"x") == LIMIT, "the value was changed")
 
 
-@check("an append that would pass 25 MiB is a 413 that changes nothing")
+@check("an append that would exceed 25 MiB is a 413 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "big", "x" * LIMIT)
@@ -152,7 +152,7 @@ def _(service):
     equal(len(service.text(store_id, "big")), LIMIT, "the length")
 
 
-@check("each write gives a higher generation, also one of the metadata alone")
+@check("each write raises the generation, even of metadata alone")
 def _(service):
     store_id = service.store()
     seen = []
@@ -167,7 +167,7 @@ def _(service):
     true(seen[-1] < 2**53, "a generation that JavaScript cannot hold")
 
 
-@check("metadata comes back byte for byte, also with letters of Latin-1")
+@check("metadata round-trips byte for byte, including Latin-1 letters")
 def _(service):
     store_id = service.store()
     for metadata in (
@@ -187,7 +187,7 @@ def _(service):
             equal(value, b"value", "the value")
 
 
-@check("metadata of more than 2000 bytes is a 400 that changes nothing")
+@check("metadata of more than 2000 bytes is a 400 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "value", metadata="kept")
@@ -199,7 +199,7 @@ def _(service):
     equal((value, headers["metadata"]), (b"value", "kept"), "the item")
 
 
-@check("metadata beyond Latin-1, or with a line break, does not leave the client")
+@check("the client rejects metadata beyond Latin-1 or with a line break")
 def _(service):
     store_id = service.store()
     for metadata in ("snow \u2603", "two\nlines", "two\r\nlines: x"):
@@ -212,7 +212,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("overwriting replaces value and metadata; none and empty both mean none")
+@check("overwriting replaces value and metadata; omitted and empty both mean none")
 def _(service):
     store_id = service.store()
     for options in ({}, {"metadata": ""}, {"add": False, "append": False, "prepend": False}):
@@ -223,7 +223,7 @@ def _(service):
             equal((value, headers["metadata"]), (b"after", ""), "the item")
 
 
-@check("add creates an item, and on a key that exists it is a 412 without a body")
+@check("add creates an item; on an existing key it is a 412 without a body")
 def _(service):
     store_id = service.store()
     equal(service.put(store_id, "key", "first", add=True, metadata="m")[1], 200, "the status")
@@ -241,13 +241,13 @@ def _(service):
 
 
 def empty_412(error):
-    """A refused precondition says nothing more."""
+    """Checks that a failed precondition has no body."""
     equal(error.body, "", "the body of a 412")
     equal(error.headers.get("content-length"), "0", "its length")
     true("content-type" not in error.headers, "it has a content type")
 
 
-@check("append and prepend put bytes at the end and the front, and create what is missing")
+@check("append and prepend add bytes at the end and the front, or create the item")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "b", append=True)
@@ -264,7 +264,7 @@ def _(service):
     equal(service.text(store_id, "cut"), "\u00c3x".encode(), "bytes joined to bytes")
 
 
-@check("append and prepend inherit neither metadata nor time to live")
+@check("append and prepend drop metadata and time to live")
 def _(service):
     store_id = service.store()
     for option in ("append", "prepend"):
@@ -279,7 +279,7 @@ def _(service):
     equal(service.text(store_id, "prepend"), b"zyx", "the prepended item, past its first life")
 
 
-@check("an append can shorten an item's life")
+@check("an append can shorten an item's time to live")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "x")
@@ -289,7 +289,7 @@ def _(service):
     refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
 
 
-@check("two of add, append and prepend together are a 400 that changes nothing")
+@check("any two of add, append and prepend are a 400 and change nothing")
 def _(service):
     store_id = service.store()
     for first, second in (("add", "append"), ("append", "prepend"), ("add", "prepend")):
@@ -299,7 +299,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("background_fetch changes neither the answer nor the value written")
+@check("background_fetch changes neither the response nor the stored value")
 def _(service):
     store_id = service.store()
     for number, wish in enumerate((True, False, True)):
@@ -307,7 +307,7 @@ def _(service):
         equal(service.text(store_id, "key"), f"v{number}".encode(), "the value")
 
 
-@check("an item is there for its time to live and gone at once after it, everywhere")
+@check("an item exists for its time to live and is absent everywhere right after")
 def _(service):
     store_id = service.store()
     service.put(store_id, "short", "lived", time_to_live_sec=2)
@@ -325,7 +325,7 @@ def _(service):
     equal(service.text(store_id, "short"), b"new", "the value of the add")
 
 
-@check("writing again without a time to live lifts it, with one it starts anew")
+@check("overwriting without a time to live removes it; with one it restarts")
 def _(service):
     store_id = service.store()
     for key in ("lifted", "renewed"):
@@ -336,7 +336,7 @@ def _(service):
     equal(service.keys(store_id), ["lifted", "renewed"], "the keys")
 
 
-@check("deleting an item that has just expired is a 204; under a generation it is a 412")
+@check("deleting an item that has just expired is a 204; with a generation it is a 412")
 def _(service):
     store_id = service.store()
     service.put(store_id, "plain", "x", time_to_live_sec=3)
@@ -350,7 +350,7 @@ def _(service):
     )
 
 
-@check("a time to live that is 0, negative or too large is a 400 that changes nothing")
+@check("a time to live of 0, negative or too large is a 400 and changes nothing")
 def _(service):
     store_id = service.store()
     for ttl in (0, -1, 2**32, 2**64):
@@ -362,7 +362,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"v", "the value")
 
 
-@check("items of an unknown store are a 404, whatever is asked of them")
+@check("every call on an item of an unknown store is a 404")
 def _(service):
     calls = service.items
     for call in (
@@ -375,7 +375,7 @@ def _(service):
         explained(refused(404, NotFoundException, call))
 
 
-@check("a missing item is a 404 with a body, also in the raw mode")
+@check("a missing item is a 404 with a body, in the raw mode too")
 def _(service):
     store_id = service.store()
     error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "nope")
@@ -389,7 +389,7 @@ def _(service):
         raise Failed("a missing item was read")
 
 
-@check("two stores keep the same key apart")
+@check("the same key in two stores is two items")
 def _(service):
     one, two = service.store(), service.store()
     service.put(one, "key", "one")

@@ -1,4 +1,4 @@
-"""Keys: every letter, every length, and those that are refused."""
+"""Keys: all characters, all lengths, and rejected keys."""
 
 from fastly.exceptions import ApiException
 
@@ -83,7 +83,7 @@ REFUSED = {
 }
 
 
-@check("keys with every kind of sign are written, read, listed and deleted as they are")
+@check("keys with every kind of character are written, read, listed and deleted unchanged")
 def _(service):
     store_id = service.store()
     for key in STRANGE:
@@ -116,7 +116,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("a refused key is a 400 that names the key, for every call, and changes nothing")
+@check("every call with an invalid key is a 400 that names it and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "kept", "value")

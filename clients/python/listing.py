@@ -23,7 +23,7 @@ def _(service):
     equal((page.data, meta(page)), ([], {"limit": 1000}), "the list")
 
 
-@check("the bodies of lists are the recorded ones, byte for byte")
+@check("list bodies equal the recorded ones byte for byte")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["apple", "banana"])
@@ -43,7 +43,7 @@ def _(service):
             answer.release_conn()
 
 
-@check("keys are listed in the order of their bytes")
+@check("keys are listed in byte order")
 def _(service):
     store_id = service.store()
     keys = [
@@ -70,7 +70,7 @@ def _(service):
     equal(service.keys(store_id), sorted(keys, key=lambda key: key.encode()), "the keys")
 
 
-@check("a prefix is a plain start of the key, and is told again")
+@check("a prefix matches literally and is echoed")
 def _(service):
     store_id = service.store()
     keys = ["a", "a b", "a b/c", "a+b", "a%20b", "ab", "b", "\u00e9x", "\u00e9y", "e", "a&b", "A"]
@@ -85,7 +85,7 @@ def _(service):
     equal((len(page.data), meta(page)), (len(keys), {"limit": 1000}), "an empty prefix")
 
 
-@check("prefix and limit go together, page after page")
+@check("prefix and limit combine across pages")
 def _(service):
     store_id = service.store()
     service.fill(store_id, [f"{group}/{n:02}" for group in "abc" for n in range(11)])
@@ -94,7 +94,7 @@ def _(service):
     equal(pages, 3, "the pages")
 
 
-@check("consistency eventual is told again, strong is not, another does not leave the client")
+@check("consistency=eventual is echoed, strong is not, the client rejects others")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["one", "two"])
@@ -119,7 +119,7 @@ def _(service):
             equal(answer.status, 400, "the status")
 
 
-@check("the cursor of the recorded exchange comes out byte for byte, and is taken back")
+@check("the cursor equals the recorded one byte for byte and is accepted")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["batch-1", "batch-2", "batch-3", "dragonfruit", "elderberry"])
@@ -132,7 +132,7 @@ def _(service):
     equal((page.data, meta(page)), (["elderberry"], {"limit": 1000}), "page three")
 
 
-@check("cursors of long and of strange keys are right, and survive the way back")
+@check("cursors for long and unusual keys are correct and round-trip")
 def _(service):
     store_id = service.store()
     keys = [
@@ -187,7 +187,7 @@ def _(service):
     equal((len(page.data), page.meta.limit), (1000, 1000), "a limit above a thousand")
 
 
-@check("deleting and adding between pages neither skips nor repeats a survivor")
+@check("deletes and inserts between pages neither skip nor repeat surviving keys")
 def _(service):
     store_id = service.store()
     keys = [f"k{number:03}" for number in range(60)]
@@ -207,7 +207,7 @@ def _(service):
     equal(service.keys(store_id), ["a new key before the cursor"], "the keys left")
 
 
-@check("expired keys leave no hole in a page, and no empty page before the end")
+@check("expired keys leave no gap in a page and no empty page before the end")
 def _(service):
     store_id = service.store()
     for number in range(30):
@@ -219,7 +219,7 @@ def _(service):
     equal(service.keys(store_id), ["k00", "k10", "k20"], "all at once")
 
 
-@check("a strong list holds every write and no delete that was answered before it")
+@check("a strong list reflects every write and delete acknowledged before it")
 def _(service):
     store_id = service.store()
     for number in range(30):
@@ -230,7 +230,7 @@ def _(service):
         true(f"k{number}" not in service.keys(store_id), f"k{number} is still there")
 
 
-@check("what is no cursor is a 400 that names it; the client refuses a limit of 0 itself")
+@check("an invalid cursor is a 400 that names it; the client itself rejects a limit of 0")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a", "b"])

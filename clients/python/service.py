@@ -1,4 +1,4 @@
-"""What every check of this suite uses: the client set up for the server under test."""
+"""Shared by all checks of this suite: the client configured for the server under test."""
 
 import base64
 import datetime
@@ -19,7 +19,7 @@ ROOT = "/resources/stores/kv"
 
 
 class Service:
-    """The two APIs of one client version, and a few means beside them."""
+    """The two APIs of one client version, and helpers."""
 
     def __init__(self, version):
         self.version = version
@@ -33,7 +33,7 @@ class Service:
         self._made = []
 
     def with_token(self, token):
-        """The two APIs again, with another token (None: with none at all)."""
+        """The two APIs with another token (None: without a token)."""
         configuration = fastly.Configuration(host=URL)
         if token is not None:
             configuration.api_key["token"] = token
@@ -45,7 +45,7 @@ class Service:
         return f"{word} {self.version} {next(self._names)}"
 
     def create(self, name, **options):
-        """kv_store_create, whose argument and model changed their name between the versions."""
+        """kv_store_create, whose argument and model were renamed between versions."""
         if self.version == "8.0.0":
             from fastly.model.kv_store_request_create import KvStoreRequestCreate
 
@@ -67,17 +67,17 @@ class Service:
         )
 
     def note(self, answer):
-        """Remembers a created store, so that it is gone after the check."""
+        """Registers a created store for deletion after the check."""
         details = answer[0] if isinstance(answer, tuple) else answer
         self._made.append(details.id)
         return answer
 
     def store(self, word="Store"):
-        """The id of a new and empty store."""
+        """The id of a new, empty store."""
         return self.create(self.name(word)).id
 
     def put(self, store_id, key, body, **options):
-        """kv_store_upsert_item with its answer's status and headers."""
+        """kv_store_upsert_item with the response's status and headers."""
         return self.items.kv_store_upsert_item(
             store_id, key, body=body, _return_http_data_only=False, **options
         )
@@ -94,7 +94,7 @@ class Service:
         return self.raw(store_id, key)[0]
 
     def generation(self, store_id, key):
-        """The generation of an item, as kv_store_upsert_item wants it back."""
+        """The generation of an item, in the type kv_store_upsert_item expects."""
         return int(self.raw(store_id, key)[1]["generation"])
 
     def keys(self, store_id, **options):
@@ -115,19 +115,19 @@ class Service:
                 return keys, pages
 
     def fill(self, store_id, keys, value=b"v"):
-        """Writes many items at once, through the endpoint this client has no call for."""
+        """Writes many items at once through the batch endpoint, which this client lacks."""
         encoded = base64.b64encode(value).decode()
         lines = "".join(json.dumps({"key": key, "value": encoded}) + "\n" for key in keys)
         answer = self.http("PUT", f"{ROOT}/{store_id}/batch", lines.encode())
         equal(answer.status, 200, "the status of a batch")
 
     def http(self, method, path, body=None, headers=None):
-        """A plain request beside the client, for what the client cannot say."""
+        """Sends a request the client cannot express."""
         sent = {"Fastly-Key": TOKEN, **(headers or {})}
         return self.pool.request(method, URL + path, body=body, headers=sent)
 
     def clean_up(self):
-        """Removes the stores that the check made."""
+        """Removes the stores the check created."""
         made, self._made = self._made, []
         for store_id in made:
             path = f"{ROOT}/{store_id}"
@@ -142,7 +142,7 @@ class Service:
 
 
 def refused(status, kind, call, *arguments, **options):
-    """Calls, and returns the exception, which must be of `kind` and carry `status`."""
+    """Makes a call that must raise `kind` with `status`; returns the exception."""
     try:
         answer = call(*arguments, **options)
     except fastly.ApiException as error:
@@ -153,7 +153,7 @@ def refused(status, kind, call, *arguments, **options):
 
 
 def explained(error, *words):
-    """Checks that a refusal carries the one JSON shape, with `words` in its detail."""
+    """Checks that an error has a problem body whose detail contains `words`."""
     equal(error.headers.get("content-type"), "application/json", "the error's content type")
     body = json.loads(error.body)
     for field in ("msg", "title", "detail"):
@@ -165,19 +165,19 @@ def explained(error, *words):
 
 
 def empty(error):
-    """Checks that a 412 on an item has no body at all."""
+    """Checks that a 412 on an item has no body."""
     equal(error.body, "", "the body of a 412")
     equal(error.headers.get("content-length"), "0", "its length")
     true("content-type" not in error.headers, "a content type on an empty body")
 
 
 def when(stamp):
-    """A store's date, which 8.0.0 parses and 15.0.0 hands over as it came."""
+    """A store's date, which 8.0.0 parses and 15.0.0 returns as text."""
     if isinstance(stamp, datetime.datetime):
         return stamp.replace(tzinfo=None)
     return datetime.datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S")
 
 
 def utc_now():
-    """The time of day as the server tells it."""
+    """The server's time of day."""
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)

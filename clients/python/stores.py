@@ -33,14 +33,14 @@ def _(service):
     equal(store.created_at, store.updated_at, "the second date")
 
 
-@check("a store can be created in every location, and does not tell it")
+@check("a store can be created in every location, which is not echoed")
 def _(service):
     for location in ("US", "EU", "ASIA", "AUS"):
         store = service.create(service.name(location), location=location)
         equal(fields(store), ["created_at", "id", "name", "updated_at"], "the fields")
 
 
-@check("the client refuses another location before it sends anything")
+@check("the client rejects other locations before sending anything")
 def _(service):
     name = service.name("Nowhere")
     try:
@@ -52,7 +52,7 @@ def _(service):
     true(name not in [store.name for store in service.stores.kv_store_list().data], "a store")
 
 
-@check("names with other letters, spaces and signs come back as they were")
+@check("names with non-ASCII letters, spaces and punctuation round-trip")
 def _(service):
     signs = "~`!@#$%^&*()=+[]{};:'\"<>,./?|\\"
     longest = ("b" * 255, "ö".join("B" * 128))
@@ -63,7 +63,7 @@ def _(service):
             equal(service.stores.kv_store_get(store.id).name, name, "the name later")
 
 
-@check("a name that is taken is refused with 400 and named")
+@check("an existing name is a 400 and named")
 def _(service):
     name = service.name()
     first = service.create(name)
@@ -80,7 +80,7 @@ def _(service):
     equal(len(set(ids)), 3, "how many stores")
 
 
-@check("a bad name is refused with 400 and creates nothing")
+@check("an invalid name is a 400 and creates nothing")
 def _(service):
     before = service.stores.kv_store_list().meta.total
     controls = ("a\nb", "a\x00b", "a\x1fb")
@@ -90,12 +90,12 @@ def _(service):
     equal(service.stores.kv_store_list().meta.total, before, "the number of stores")
 
 
-@check("creating a store without a body is refused with 400")
+@check("creating a store without a body is a 400")
 def _(service):
     explained(refused(400, ApiException, service.stores.kv_store_create))
 
 
-@check("describe answers with the store as it was created")
+@check("describe returns the store as it was created")
 def _(service):
     made = service.create(service.name())
     got, status, headers = service.stores.kv_store_get(made.id, _return_http_data_only=False)
@@ -113,7 +113,7 @@ def _(service):
             equal(json.loads(error.body)["msg"], "Record not found", "the message")
 
 
-@check("a list tells the limit and the total, and has no cursor on its last page")
+@check("a list returns the limit and the total, and no cursor on its last page")
 def _(service):
     made = [service.create(service.name()) for _ in range(3)]
     page, status, headers = service.stores.kv_store_list(_return_http_data_only=False)
@@ -135,7 +135,7 @@ def _(service):
     equal([name for name in got if name in wanted], wanted, "the order")
 
 
-@check("a limit cuts the list into pages that together hold every store once")
+@check("a limit splits the list into pages that contain every store once")
 def _(service):
     for number in range(7):
         service.create(service.name("Page" if number % 2 else "page"))
@@ -166,7 +166,7 @@ def _(service):
     true("next_cursor" not in page.meta.to_dict(), "a cursor to nowhere")
 
 
-@check("a cursor goes on after its store was deleted or renamed away")
+@check("a cursor stays valid after its store is deleted or renamed")
 def _(service):
     names = [service.name("Cursor") for _ in range(4)]
     made = [service.create(name) for name in sorted(names)]
@@ -182,7 +182,7 @@ def _(service):
 
 
 def cursor_after(service, store_id):
-    """The cursor of the page that ends with this store."""
+    """The cursor of a page that ends with this store."""
     cursor = None
     while True:
         options = {} if cursor is None else {"cursor": cursor}
@@ -207,7 +207,7 @@ def _(service):
     equal(len(both), first.meta.total, "their number")
 
 
-@check("the client refuses a limit of 0 itself; the server refuses other nonsense with 400")
+@check("the client itself rejects a limit of 0; other invalid limits are a 400")
 def _(service):
     try:
         service.stores.kv_store_list(limit=0)
@@ -265,7 +265,7 @@ def _(service):
     service.create(old)  # the old name is free again
 
 
-@check("a rename moves updated_at", only=NEWER)
+@check("a rename updates updated_at", only=NEWER)
 def _(service):
     made = service.create(service.name())
     time.sleep(1.1)
@@ -273,7 +273,7 @@ def _(service):
     true(when(service.stores.kv_store_get(made.id).updated_at) > when(made.updated_at), "not moved")
 
 
-@check("a rename to the same name, or to one that differs in case, is fine", only=NEWER)
+@check("a rename to the same name, or one that differs in case, succeeds", only=NEWER)
 def _(service):
     name = service.name("Same")
     made = service.create(name)
@@ -282,7 +282,7 @@ def _(service):
         equal(service.stores.kv_store_get(made.id).name, new, "the name")
 
 
-@check("a rename to a taken or bad name is a 400, of an unknown store a 404", only=NEWER)
+@check("a rename to an existing or invalid name is a 400; of an unknown store a 404", only=NEWER)
 def _(service):
     taken = service.name()
     service.create(taken)
@@ -297,7 +297,7 @@ def _(service):
     explained(refused(404, NotFoundException, service.rename, MISSING, service.name()))
 
 
-@check("deleting a store is a 204 without a body, and the second time a 404")
+@check("deleting a store returns 204 without a body, then 404")
 def _(service):
     store_id = service.store()
     delete = service.stores.kv_store_delete
@@ -309,7 +309,7 @@ def _(service):
     explained(refused(404, NotFoundException, service.stores.kv_store_delete, MISSING))
 
 
-@check("a store with items is not deleted, an emptied one is, at once")
+@check("a store with items is not deleted; an emptied one is, at once")
 def _(service):
     store_id = service.store()
     service.put(store_id, "last", "one")
@@ -329,7 +329,7 @@ def _(service):
     service.stores.kv_store_delete(store_id)
 
 
-@check("a name is free again once its store is deleted, and its new store is empty")
+@check("a name can be reused once its store is deleted, and the new store is empty")
 def _(service):
     name = service.name()
     first = service.create(name)
@@ -341,7 +341,7 @@ def _(service):
     equal(service.keys(second.id), [], "its keys")
 
 
-@check("stores created and deleted by twelve threads at once all come out right")
+@check("twelve threads can create and delete stores concurrently")
 def _(service):
     threads = [
         service.stores.kv_store_get(service.store("Thread"), async_req=True) for _ in range(12)
@@ -354,7 +354,7 @@ def _(service):
     equal(left & set(ids), set(), "stores left over")
 
 
-@check("unknown parameters of the query are ignored")
+@check("unknown query parameters are ignored")
 def _(service):
     store_id = service.store()
     for path in (f"{ROOT}?customer_id=x&_=1", f"{ROOT}/{store_id}?customer_id=x"):

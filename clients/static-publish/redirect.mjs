@@ -1,8 +1,8 @@
-// Loaded before the publisher with NODE_OPTIONS=--import: it sends what is meant for the hosted
-// API to STEADFAST_URL, and notes each exchange in the file STEADFAST_LOG, one JSON line each.
+// Loaded before the publisher with NODE_OPTIONS=--import: redirects requests for the hosted API
+// to STEADFAST_URL and logs each exchange as a line of JSON in the file STEADFAST_LOG.
 //
-// The address is changed where the publisher makes its Request, not by copying that Request into
-// another: a copy would send a body of known length in chunks, which the publisher itself does not.
+// The URL is replaced when the publisher constructs its Request, not by copying the Request: a
+// copy would send a body of known length in chunks, which the publisher does not do.
 
 import { appendFileSync } from 'node:fs';
 

@@ -1,4 +1,4 @@
-// The site that is published, the publisher's configuration around it, and running the publisher.
+// The published site, its publisher configuration, and a way to run the publisher.
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -15,7 +15,7 @@ const MIB = 1024 * 1024;
 
 export const APP = join(STATE, 'app');
 export const STORE_NAME = 'site content';
-// With a space, which the publisher writes as %20 on a list's first page and as + on the next.
+// With a space, which the publisher encodes as %20 on a list's first page and as + on the next.
 export const PUBLISH_ID = 'my site';
 
 /** The publisher cuts larger files into pieces of this size. */
@@ -125,8 +125,8 @@ export function makeApp() {
 }
 
 /**
- * Runs one command of the publisher; answers its exit code, output and exchanges. `steadfast env`
- * redirects it with its own module, which notes no exchanges.
+ * Runs one publisher command; returns its exit code, output and exchanges. `steadfast env`
+ * redirects with its own module, which logs no exchanges.
  */
 export async function publisher(
   args,
@@ -147,7 +147,7 @@ export async function publisher(
   let output = '';
   const take = (text) => {
     output += text;
-    // It would now wait a minute and try again; that it has to is the failure.
+    // It would now wait a minute and retry; needing to is the failure.
     if (text.includes('retryable error')) {
       child.kill('SIGKILL');
     }

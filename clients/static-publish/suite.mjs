@@ -1,5 +1,5 @@
-// @fastly/compute-js-static-publish against Steadfast: a site published twice and then managed with
-// the publisher's own commands; a plain fetch reads back what is in the store. Expects an empty
+// @fastly/compute-js-static-publish against Steadfast: a site is published twice, then managed with
+// the publisher's commands; plain fetches verify the store's contents. Expects an empty
 // server; started by ./run, which also installs the package.
 
 import assert from 'node:assert/strict';
@@ -120,7 +120,7 @@ async function verifyIndex(collection) {
 async function publishChecks() {
   let generations;
 
-  await check('the first publish looks for each asset by HEAD and uploads them all', async () => {
+  await check('the first publish checks each asset by HEAD and uploads them all', async () => {
     const { exchanges } = await publisherMust('publish-content');
     const assets = assetKeys([...files]);
     assert.deepEqual(keysOf(exchanges, 'HEAD', 404), assets);
@@ -134,7 +134,7 @@ async function publishChecks() {
 
   await check('every file is in the store byte for byte, with its metadata', verifySite);
 
-  await check('the index tells every file with its hash, size and type', async () => {
+  await check('the index lists every file with its hash, size and type', async () => {
     await verifyIndex('live');
     const { metadata } = await jsonItem(`${PUBLISH_ID}_index_live`);
     assert.ok(Math.abs(JSON.parse(metadata).publishedTime - Date.now() / 1000) < 600);
@@ -172,7 +172,7 @@ async function publishChecks() {
     await verifyIndex('live');
   });
 
-  await check('a changed file and a new one are all that a third publish uploads', async () => {
+  await check('a third publish uploads only a changed and a new file', async () => {
     const changed = [
       ['/index.html', Buffer.from('<!doctype html><title>Home, changed</title>\n'.repeat(30))],
       ['/neue Seite.html', Buffer.from('<!doctype html><title>New</title>\n'.repeat(30))],
@@ -211,7 +211,7 @@ async function collectionChecks() {
     assert.ok(inAnHour((await metadataOf('preview 1')).expirationTime));
   });
 
-  await check('collections list names both, the default one and the expiration', async () => {
+  await check('collections list shows both, the default one and the expiration', async () => {
     const { output } = await publisherMust('collections', 'list');
     assert.match(output, /^ {2}live \*DEFAULT\*$/m);
     assert.match(output, /^ {2}preview 1$/m);
@@ -238,7 +238,7 @@ async function collectionChecks() {
     await verifyIndex('staging');
   });
 
-  await check('collections delete removes that index only', async () => {
+  await check('collections delete removes only that index', async () => {
     const { exchanges } = await publisherMust('collections', 'delete', '--collection-name=staging');
     const [index, settings] = collectionKeys('staging');
     assert.deepEqual(keysOf(exchanges, 'DELETE', 204), [index]);
@@ -260,10 +260,10 @@ async function uploadOrphans() {
 }
 
 async function cleaningChecks() {
-  // What the first index.html left behind, and the settings of the deleted collection.
+  // Orphans: the first index.html and the settings of the deleted collection.
   let unused;
 
-  await check('clean --dry-run tells what is not in use and deletes nothing', async () => {
+  await check('clean --dry-run lists unused assets and deletes nothing', async () => {
     const before = await allKeys();
     const used = sorted(
       assetKeys([...files]), CHUNK_KEYS, collectionKeys('live'), collectionKeys('preview 1'),
@@ -276,7 +276,7 @@ async function cleaningChecks() {
     assert.deepEqual(await allKeys(), before);
   });
 
-  await check(`clean pages over ${ORPHANS} orphans and deletes just what is unused`, async () => {
+  await check(`clean pages over ${ORPHANS} orphans and deletes only unused assets`, async () => {
     const before = await allKeys();
     await uploadOrphans();
     const { exchanges } = await publisherMust('clean');
@@ -287,7 +287,7 @@ async function cleaningChecks() {
     await verifySite();
   });
 
-  await check('clean removes an expired collection when told to', async () => {
+  await check('clean removes an expired collection on request', async () => {
     const options = ['--collection-name=old', '--expires-at=2020-01-01T00:00:00Z'];
     await publisherMust('publish-content', ...options);
     const { output } = await publisherMust('collections', 'list');

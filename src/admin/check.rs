@@ -14,12 +14,12 @@ use std::path::Path;
 /// If the directory is in use, has another format, or cannot be read.
 pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
     let mut checker = IntegrityChecker::new(&SystemClock);
-    let mut report = embedded::check(dir, |record, report| {
+    let mut report = embedded::verify(dir, |record, report| {
         checker.record(record.key, record.expires_at, record.meta, record.body_len);
-        checker.problems().into_iter().for_each(|problem| report.problem(problem));
+        checker.problems().into_iter().for_each(|problem| report.add_problem(problem));
     })?;
     let (counts, problems) = checker.finish();
-    problems.into_iter().for_each(|problem| report.problem(problem));
+    problems.into_iter().for_each(|problem| report.add_problem(problem));
     Ok((report, counts))
 }
 

@@ -4,13 +4,13 @@ use super::error::{
     CommandError, EXIT_PRECONDITION, exit_status, local_error, local_exit_status, usage_error,
 };
 use super::output::{Output, print_status, progress_bar};
-use super::output_file::{OutputFile, is_compressed, refuse_overwrite};
+use super::output_file::{OutputFile, refuse_overwrite};
 use super::runtime::{self, finish};
 use crate::admin;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
 use crate::storage::server_address;
-use crate::transfer::detect::{decompress, is_stdin};
+use crate::transfer::detect::{decompress, is_stdin, is_zstd_name};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -106,7 +106,7 @@ fn report_backup(source: &str, bytes: u64, args: &BackupArgs) -> Result<(), Comm
         return out.flush();
     }
     let file = args.output.display();
-    let uncompressed = if is_compressed(&args.output) { " before compression" } else { "" };
+    let uncompressed = if is_zstd_name(&args.output) { " before compression" } else { "" };
     print_status(&format!("backed up {source} to {file}: {bytes} bytes{uncompressed}"));
     Ok(())
 }

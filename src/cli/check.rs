@@ -49,7 +49,7 @@ fn check_directory(dir: &Path) -> ExitCode {
         checked.records,
         checked.body_bytes,
         checked.blobs,
-        checked.log_rows,
+        checked.wal_entries,
     );
     let reported = report(&checked.problems, checked.problem_count, &summary);
     exit_status(reported, checked.problem_count == 0)

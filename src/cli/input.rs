@@ -2,6 +2,7 @@
 
 use super::error::{CommandError, local_error};
 use crate::client::RequestBody;
+pub(super) use crate::transfer::detect::is_stdin;
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
 use std::fs::File;
@@ -13,11 +14,6 @@ use tokio::sync::mpsc;
 const READ_BYTES: usize = 256 << 10;
 /// The number of reads ahead of the connection.
 const READ_AHEAD: usize = 4;
-
-/// Whether a path stands for the standard input.
-pub(super) fn is_stdin(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
 
 /// Opens a file, or the standard input for `-`. Returns its length if it is a regular file.
 pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>), CommandError> {

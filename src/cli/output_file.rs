@@ -3,6 +3,7 @@
 use super::error::{CommandError, local_error, usage_error};
 use super::output::print_error;
 use crate::atomic_file::AtomicFile;
+use crate::transfer::detect::is_zstd_name;
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,11 +18,6 @@ pub(super) fn refuse_overwrite(path: &Path, force: bool) -> bool {
         print_error(&format!("{} already exists: use --force to replace it", path.display()));
     }
     refused
-}
-
-/// Whether a file with this name is compressed.
-pub(super) fn is_compressed(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst"))
 }
 
 enum Sink {
@@ -46,7 +42,7 @@ impl OutputFile {
         }
         let file = AtomicFile::create(path).map_err(failed)?;
         let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        let sink = if is_compressed(path) {
+        let sink = if is_zstd_name(path) {
             let mut encoder = zstd::Encoder::new(file, COMPRESSION_LEVEL).map_err(failed)?;
             encoder.include_checksum(true).map_err(failed)?;
             Sink::Zstd(encoder)

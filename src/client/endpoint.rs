@@ -1,8 +1,8 @@
-//! URLs of requests.
+//! The URLs of requests.
 
 use super::error::Error;
 use crate::wire::Endpoint;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::Url;
 
 /// All bytes except the unreserved ones of RFC 3986.
@@ -32,7 +32,7 @@ pub(super) fn url(
     Url::parse(&text).map_err(|e| Error::Usage(format!("invalid URL: {e}")))
 }
 
-fn encode(text: &str) -> percent_encoding::PercentEncode<'_> {
+fn encode(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, RESERVED)
 }
 

@@ -40,7 +40,7 @@ impl Drop for AddressFile {
 /// # Errors
 /// If a server has the directory open but published no address.
 pub fn server_address(dir: &Path) -> Result<Option<String>, String> {
-    if !embedded::in_use(dir) {
+    if !embedded::is_locked(dir) {
         return Ok(None);
     }
     let url = fs::read_to_string(dir.join(NAME)).map(|text| text.trim().to_owned());

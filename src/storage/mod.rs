@@ -5,7 +5,7 @@ mod address_file;
 pub use address_file::{AddressFile, server_address};
 
 use crate::config::{Database, EngineLocation};
-use crate::engine::embedded::{Embedded, Fatal, Options};
+use crate::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::kv::clock::{Clock, SystemClock};
@@ -51,7 +51,7 @@ pub async fn open(
         }
         EngineLocation::Directory(dir) => dir.clone(),
     };
-    let fatal = Fatal::new(|error| {
+    let fatal = FatalErrorHandler::new(|error| {
         tracing::error!(%error, "stopping after a storage failure; acknowledged writes are safe");
         std::process::exit(EXIT_FATAL);
     });

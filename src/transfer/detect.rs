@@ -258,7 +258,7 @@ mod tests {
         );
         assert!(error("b.zst", b"not compressed", None).contains("cannot be read"));
         assert!(error("c.json", b"[1]", None).contains("JSON object"));
-        assert!(error("d.toml", b"", None).contains("names stores"));
+        assert!(error("d.toml", b"", None).contains("names its stores"));
         assert!(error("e", b"", Some(ItemFormat::Directory)).contains("directory"));
         assert!(open(dir.path(), Some(ItemFormat::Csv), 1).is_err());
         assert!(open(&dir.path().join("none"), None, 1).is_err());

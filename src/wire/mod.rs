@@ -1,15 +1,13 @@
 //! The names and shapes that the server and its clients exchange: header fields, JSON bodies, times
 //! and item lines (docs/contract.md sections 1 to 3).
 
+mod endpoint;
 pub mod record;
 mod time;
-
-pub use time::{http_date_to_rfc3339, parse_rfc3339, rfc3339, timestamp};
-
-mod endpoint;
 mod token;
 
 pub use endpoint::{DEFAULT_PORT, Endpoint};
+pub use time::{http_date_to_rfc3339, parse_rfc3339, rfc3339, timestamp};
 pub use token::Token;
 
 use serde::{Deserialize, Serialize};

@@ -1,63 +1,57 @@
-//! Clients that mean harm, or are broken in ways that look like it. After each attack the server
-//! is up, serves others promptly, and has not panicked. Attacks run one at a time, so that what
-//! is measured is theirs. `STEADFAST_HOSTILE_LONG` cuts an upload at every kilobyte;
-//! `STEADFAST_SEED` repeats the random bytes of a run.
+//! Hostile and broken clients. After each attack the server is up, serves other clients promptly
+//! and has logged no error or panic. The tests run one at a time, because they measure time and
+//! memory. With `STEADFAST_ABUSE_LONG` an upload is truncated at every KiB; `STEADFAST_SEED`
+//! repeats the random input of a run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a test may panic and print"
+    reason = "tests may panic and print"
 )]
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod batches;
-mod cut;
-mod halfclosed;
-mod idle;
-mod oversized;
+mod concurrent_batches;
+mod concurrent_uploads;
+mod half_closed_connections;
+mod idle_connections;
+mod oversized_requests;
 mod pipelining;
-mod randombytes;
-mod slow;
-mod unread;
-mod uploads;
+mod random_input;
+mod slow_clients;
+mod truncated_uploads;
+mod unread_responses;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use support::{Client, Server, TOKEN, binary};
+use support::{Client, DiskServer, Response, TOKEN};
 
+/// Serializes the tests.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A server under attack, with one item, `kept`, that must outlive it.
-pub(crate) struct Victim {
-    pub(crate) server: Server,
+/// A server under attack, with one item, `kept`, that must survive.
+pub(crate) struct Target {
+    disk: DiskServer,
     pub(crate) store: String,
-    dir: tempfile::TempDir,
-    _alone: MutexGuard<'static, ()>,
+    _serial: MutexGuard<'static, ()>,
 }
 
-impl Victim {
-    pub(crate) fn new(flags: &[&str]) -> Victim {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir.path().join("data"));
-        command.args(flags).env("STEADFAST_TOKEN", TOKEN);
-        command.stderr(File::create(dir.path().join("log")).unwrap());
-        let server = Server::spawn(command);
-        let store = server.store("s");
-        let victim = Victim { server, store, dir, _alone: alone };
-        let put = victim.server.ask(&format!("PUT {}", victim.item("kept")), &[], b"kept");
+impl Target {
+    pub(crate) fn new(flags: &[&str]) -> Target {
+        let serial = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk = DiskServer::logged(flags);
+        let store = disk.server.create_store("s");
+        let target = Target { disk, store, _serial: serial };
+        let put = target.request(&format!("PUT {}", target.item("kept")), &[], b"kept");
         assert_eq!(put.status, 200);
-        victim
+        target
     }
 
     /// The path of an item.
@@ -65,83 +59,87 @@ impl Victim {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// The head of a request with the token; `fields` end in CR LF each.
-    pub(crate) fn head(&self, request: &str, fields: &str) -> String {
-        format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{fields}\r\n")
+    /// The head of a request with the token; each header ends with CR LF.
+    pub(crate) fn head(&self, request: &str, headers: &str) -> String {
+        format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{headers}\r\n")
     }
 
     pub(crate) fn connect(&self) -> Client {
-        self.server.connect()
+        self.disk.server.connect()
     }
 
-    /// What others meet while an attack goes on: an answer to each of these.
-    pub(crate) fn answers_others(&self) {
-        assert_eq!(self.server.ask("GET /readyz", &[], b"").status, 200);
+    /// Sends one request on a new connection.
+    pub(crate) fn request(&self, request: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.disk.server.request(request, headers, body)
+    }
+
+    /// Checks that the server serves other clients.
+    pub(crate) fn assert_available(&self) {
+        assert_eq!(self.request("GET /readyz", &[], b"").status, 200);
         let item = self.item("others");
-        assert_eq!(self.server.ask(&format!("PUT {item}"), &[], b"fine").status, 200);
-        assert_eq!(self.server.ask(&format!("GET {item}"), &[], b"").text(), "fine");
+        assert_eq!(self.request(&format!("PUT {item}"), &[], b"fine").status, 200);
+        assert_eq!(self.request(&format!("GET {item}"), &[], b"").text(), "fine");
     }
 
-    /// The same, all of it in the 2 s after which people ask what is wrong.
-    pub(crate) fn serves_others(&self) {
+    /// Checks that the server serves other clients within 2 s.
+    pub(crate) fn assert_responsive(&self) {
         let start = Instant::now();
-        self.answers_others();
+        self.assert_available();
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(2), "others waited for {took:?}");
+        assert!(took < Duration::from_secs(2), "other clients waited {took:?}");
     }
 
-    /// What must hold when the attack is over; ends the server.
-    pub(crate) fn unharmed(self) {
-        self.answers_others();
-        assert_eq!(self.server.ask(&format!("GET {}", self.item("kept")), &[], b"").text(), "kept");
-        let Victim { server, dir, _alone, .. } = self;
-        server.stop();
-        let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    /// Checks data and availability after the attack, stops the server, and checks its log.
+    pub(crate) fn assert_healthy_and_stop(self) {
+        self.assert_available();
+        assert_eq!(self.request(&format!("GET {}", self.item("kept")), &[], b"").text(), "kept");
+        let Target { disk, _serial, .. } = self;
+        let log = disk.stop_and_read_log();
         for word in ["panicked", "ERROR"] {
             assert!(!log.contains(word), "{log}");
         }
     }
 
-    /// Bytes of the server's memory: `VmRSS` for now, `VmHWM` for the most so far.
-    pub(crate) fn memory(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
+    /// A memory figure of the server process: `VmRSS` (current) or `VmHWM` (peak).
+    pub(crate) fn memory_bytes(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.disk.server.pid());
+        let status = fs::read_to_string(path).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         let kib: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
         kib * 1024
     }
 
-    /// Holds the most memory so far to a bound, and says it.
-    pub(crate) fn held_below(&self, bound: u64) {
-        let most = self.memory("VmHWM");
-        println!("at most {} MiB were held, {} MiB are allowed", most / MIB, bound / MIB);
-        assert!(most < bound, "{} MiB of {}", most / MIB, bound / MIB);
+    /// Checks the peak memory of the server process, and prints it.
+    pub(crate) fn assert_peak_memory_below(&self, limit: u64) {
+        let peak = self.memory_bytes("VmHWM");
+        println!("peak memory {} MiB, limit {} MiB", peak / MIB, limit / MIB);
+        assert!(peak < limit, "{} MiB of {}", peak / MIB, limit / MIB);
     }
 
-    /// Files of large values.
-    pub(crate) fn blobs(&self) -> Vec<PathBuf> {
-        let folders = fs::read_dir(self.dir.path().join("data/blobs")).unwrap();
-        let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    pub(crate) fn blob_files(&self) -> Vec<PathBuf> {
+        let directories = fs::read_dir(self.disk.data().join("blobs")).unwrap();
+        let files = directories.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
         files.map(|file| file.unwrap().path()).collect()
     }
 
-    /// Connections that the server counts as open, this question's included.
-    pub(crate) fn connections(&self) -> u64 {
-        let text = self.server.ask("GET /metrics", &[], b"").text();
+    /// The open connections according to the metrics, including the one of this request.
+    pub(crate) fn open_connections(&self) -> u64 {
+        let text = self.request("GET /metrics", &[], b"").text();
         let count = text.lines().find_map(|line| line.strip_prefix("steadfast_http_connections "));
         count.unwrap().parse().unwrap()
     }
 
-    /// Waits until no connection is left but the one that asks.
-    pub(crate) fn lets_go(&self) {
-        eventually("connections stay", || self.connections() <= 1);
+    /// Waits until only the connection of the request for the metrics is open.
+    pub(crate) fn wait_until_connections_close(&self) {
+        wait_until("connections are still open", || self.open_connections() <= 1);
     }
 }
 
-/// Waits for what must come true, for a minute.
-pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
+/// Waits up to a minute for a condition; panics with `message` if it does not become true.
+pub(crate) fn wait_until(message: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
+    while !condition() {
+        assert!(Instant::now() < end, "{message}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

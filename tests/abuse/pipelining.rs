@@ -1,52 +1,52 @@
-//! Requests upon requests, and nobody who reads the answers.
+//! Deep pipelines whose responses are read late or never.
 
-use crate::{MIB, Victim};
+use crate::{MIB, Target};
 use std::time::Duration;
 
 const REQUESTS: usize = 10_000;
 
-fn requests(victim: &Victim) -> Vec<u8> {
-    let get = victim.head(&format!("GET {}", victim.item("deep")), "");
+fn requests(target: &Target) -> Vec<u8> {
+    let get = target.head(&format!("GET {}", target.item("deep")), "");
     get.into_bytes().repeat(REQUESTS)
 }
 
 #[test]
-fn ten_thousand_requests_at_once_are_answered_in_turn_when_they_are_read() {
-    let victim = Victim::new(&[]);
+fn ten_thousand_pipelined_requests_are_answered_in_order() {
+    let target = Target::new(&[]);
     let value = "v".repeat(2000);
-    victim.server.ask(&format!("PUT {}", victim.item("deep")), &[], value.as_bytes());
-    let (requests, mut client) = (requests(&victim), victim.connect());
+    target.request(&format!("PUT {}", target.item("deep")), &[], value.as_bytes());
+    let (requests, mut client) = (requests(&target), target.connect());
     std::thread::scope(|scope| {
-        // Another thread, because the server stops reading while its answers are not taken.
-        let mut writer = client.second();
+        // On another thread, because the server stops reading while its responses are unread.
+        let mut writer = client.try_clone();
         scope.spawn(move || writer.send(requests).unwrap());
         std::thread::sleep(Duration::from_millis(500));
-        victim.serves_others();
+        target.assert_responsive();
         for n in 0..REQUESTS {
-            assert_eq!(client.answer(false).unwrap().text(), value, "answer {n}");
+            assert_eq!(client.read_response(false).unwrap().text(), value, "response {n}");
         }
     });
-    victim.held_below(48 * MIB);
-    victim.unharmed();
+    target.assert_peak_memory_below(48 * MIB);
+    target.assert_healthy_and_stop();
 }
 
 #[test]
-fn clients_that_ask_and_never_read_are_given_up() {
-    let victim = Victim::new(&["--body-timeout", "2"]);
+fn pipelining_clients_that_never_read_are_closed() {
+    let target = Target::new(&["--body-timeout", "2"]);
     let value = vec![b'v'; 2000];
-    victim.server.ask(&format!("PUT {}", victim.item("deep")), &[], &value);
-    let requests = requests(&victim);
-    let mut clients: Vec<_> = (0..50).map(|_| victim.connect()).collect();
+    target.request(&format!("PUT {}", target.item("deep")), &[], &value);
+    let requests = requests(&target);
+    let mut clients: Vec<_> = (0..50).map(|_| target.connect()).collect();
     std::thread::scope(|scope| {
         for client in &mut clients {
             let requests = &requests;
-            // Fails when the server has had enough.
+            // Fails once the server closes the connection.
             scope.spawn(move || client.send(requests));
         }
         std::thread::sleep(Duration::from_millis(500));
-        victim.serves_others();
+        target.assert_responsive();
     });
-    victim.lets_go();
-    victim.held_below(64 * MIB);
-    victim.unharmed();
+    target.wait_until_connections_close();
+    target.assert_peak_memory_below(64 * MIB);
+    target.assert_healthy_and_stop();
 }

@@ -1,26 +1,28 @@
-//! Batches of lines.
+//! PUT of a batch of items as NDJSON.
 
-use crate::support::Answer;
-use crate::{Case, NO_STORE, STORES, accepted, chunk, http_date, refused_for, status_line};
+use crate::support::Response;
+use crate::{
+    Case, STORES, UNKNOWN_STORE, assert_error_about, assert_put_ok, chunk, http_date, status_line,
+};
 use std::time::Duration;
 
 const SUCCESS: &str = "{\"type\":\"\",\"title\":\"success\",\"errors\":[]}";
 
-fn send(case: &Case, body: impl AsRef<[u8]>) -> Answer {
-    case.server.ask(&format!("PUT {}/batch", case.at()), &[], body.as_ref())
+fn put_batch(case: &Case, body: impl AsRef<[u8]>) -> Response {
+    case.server.request(&format!("PUT {}/batch", case.store_path()), &[], body.as_ref())
 }
 
-/// Sends a batch that must succeed.
-fn done(case: &Case, body: impl AsRef<[u8]>) {
-    let answer = send(case, body);
-    assert_eq!(status_line(&answer), "HTTP/1.1 200 OK", "{}", answer.text());
-    assert_eq!(answer.text(), SUCCESS);
+/// Puts a batch, which must succeed.
+fn put_batch_ok(case: &Case, body: impl AsRef<[u8]>) {
+    let response = put_batch(case, body);
+    assert_eq!(status_line(&response), "HTTP/1.1 200 OK", "{}", response.text());
+    assert_eq!(response.text(), SUCCESS);
 }
 
-/// The errors of a batch that must fail with this status, as (key, index, code, reason).
-fn failed(answer: &Answer, status: u16) -> Vec<(String, u64, String, String)> {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    let json = answer.json();
+/// The errors of a batch that failed with this status, as (key, index, code, reason).
+fn batch_errors(response: &Response, status: u16) -> Vec<(String, u64, String, String)> {
+    assert_eq!(response.status, status, "{}", response.text());
+    let json = response.json();
     let fields: Vec<_> = json.as_object().unwrap().keys().collect();
     assert_eq!(fields.len(), 3, "{json}");
     let kind = if status == 413 { "payload_too_large" } else { "bad_request" };
@@ -33,47 +35,47 @@ fn failed(answer: &Answer, status: u16) -> Vec<(String, u64, String, String)> {
     errors.collect()
 }
 
-/// A line that puts `v` under a key.
+/// A line that puts the value `v`.
 fn line(key: &str) -> String {
     format!("{{\"key\":\"{key}\",\"value\":\"dg==\"}}\n")
 }
 
 #[test]
-fn a_batch_answers_the_recorded_success_to_the_byte() {
+fn a_successful_batch_has_the_recorded_response() {
     let case = Case::new();
-    let answer =
-        send(&case, "{\"key\":\"a\",\"value\":\"dg==\"}\n{\"key\":\"b\",\"value\":\"\"}\n");
-    assert_eq!(status_line(&answer), "HTTP/1.1 200 OK");
-    assert_eq!(answer.text(), SUCCESS);
-    assert_eq!(answer.field("Content-Length"), "41");
-    assert_eq!(answer.field("Content-Type"), "application/json");
-    assert_eq!((case.value("a"), case.value("b")), (b"v".to_vec(), Vec::new()));
+    let response =
+        put_batch(&case, "{\"key\":\"a\",\"value\":\"dg==\"}\n{\"key\":\"b\",\"value\":\"\"}\n");
+    assert_eq!(status_line(&response), "HTTP/1.1 200 OK");
+    assert_eq!(response.text(), SUCCESS);
+    assert_eq!(response.header("Content-Length"), "41");
+    assert_eq!(response.header("Content-Type"), "application/json");
+    assert_eq!((case.get_value("a"), case.get_value("b")), (b"v".to_vec(), Vec::new()));
     let got = case.get("a");
-    assert_eq!(got.field("Metadata"), "");
-    assert_eq!(got.field("Last-Modified"), http_date(got.generation()));
-    done(&case, "");
-    done(&case, "\n");
-    done(&case, " \r\n\t\n\n   ");
-    assert_eq!(case.keys(), ["a", "b"]);
+    assert_eq!(got.header("Metadata"), "");
+    assert_eq!(got.header("Last-Modified"), http_date(got.generation()));
+    put_batch_ok(&case, "");
+    put_batch_ok(&case, "\n");
+    put_batch_ok(&case, " \r\n\t\n\n   ");
+    assert_eq!(case.list_keys(), ["a", "b"]);
 }
 
 #[test]
-fn a_failed_line_is_told_in_the_documented_shape_to_the_byte() {
+fn a_failed_line_is_reported_in_the_documented_format() {
     let case = Case::new();
     let good: String = (0..6).map(|i| line(&format!("k{i}"))).collect();
     let bad = "{\"key\":\"k7\",\"value\":\"%\"}\n";
-    let answer = send(&case, format!("{good}{bad}"));
-    assert_eq!(status_line(&answer), "HTTP/1.1 400 Bad Request");
-    assert_eq!(answer.field("Content-Type"), "application/json");
+    let response = put_batch(&case, format!("{good}{bad}"));
+    assert_eq!(status_line(&response), "HTTP/1.1 400 Bad Request");
+    assert_eq!(response.header("Content-Type"), "application/json");
     let body = "{\"type\":\"bad_request\",\"title\":\"batch had errors\",\"errors\":[\
                 {\"key\":\"k7\",\"index\":6,\"code\":\"400\",\
                 \"reason\":\"value must be base64\"}]}";
-    assert_eq!(answer.text(), body);
-    assert_eq!(case.keys(), ["k0", "k1", "k2", "k3", "k4", "k5"]);
+    assert_eq!(response.text(), body);
+    assert_eq!(case.list_keys(), ["k0", "k1", "k2", "k3", "k4", "k5"]);
 }
 
 #[test]
-fn every_wrong_line_is_named_by_key_and_field_and_writes_nothing() {
+fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
     let case = Case::new();
     let long_key = "k".repeat(1025);
     let long_metadata = "m".repeat(2001);
@@ -124,61 +126,68 @@ fn every_wrong_line_is_named_by_key_and_field_and_writes_nothing() {
     }
     let mut body = String::new();
     for (line, key, field) in &lines {
-        let answer = send(&case, line);
-        assert_eq!(answer.status, 400, "{line}");
-        let errors = failed(&answer, 400);
+        let response = put_batch(&case, line);
+        assert_eq!(response.status, 400, "{line}");
+        let errors = batch_errors(&response, 400);
         assert_eq!(errors.len(), 1, "{line}");
         let (named, index, code, reason) = &errors[0];
         assert_eq!((named.as_str(), *index, code.as_str()), (*key, 0, "400"), "{line}");
         assert_eq!(reason.split(' ').next(), Some(*field), "{line}: {reason}");
         body += &format!("{line}\n");
     }
-    let errors = failed(&send(&case, body), 400);
+    let errors = batch_errors(&put_batch(&case, body), 400);
     let indexes: Vec<_> = errors.iter().map(|error| error.1).collect();
-    assert_eq!(indexes, (0..lines.len() as u64).collect::<Vec<_>>(), "all at once, in order");
-    assert!(case.keys().is_empty());
+    assert_eq!(
+        indexes,
+        (0..lines.len() as u64).collect::<Vec<_>>(),
+        "all errors in one response, in order"
+    );
+    assert!(case.list_keys().is_empty());
 }
 
 #[test]
-fn a_line_that_is_not_utf8_is_refused_by_itself() {
+fn a_line_that_is_not_utf8_does_not_affect_other_lines() {
     let case = Case::new();
     let body = [&b"{\"key\":\"\xff\",\"value\":\"\"}\n"[..], line("good").as_bytes()].concat();
-    let errors = failed(&send(&case, body), 400);
+    let errors = batch_errors(&put_batch(&case, body), 400);
     assert_eq!((errors.len(), errors[0].1), (1, 0));
-    assert_eq!(case.keys(), ["good"]);
+    assert_eq!(case.list_keys(), ["good"]);
 }
 
 #[test]
-fn lines_may_be_indented_blank_or_end_in_any_way() {
+fn lines_may_be_indented_or_blank_and_end_in_lf_or_crlf() {
     let case = Case::new();
-    // The recorded batch: its second line is indented, its last has no end.
-    done(
+    // The recorded batch: the second line is indented and the last line has no line break.
+    put_batch_ok(
         &case,
         "{\"key\":\"batch-1\",\"value\":\"VkFMVUU=\"}\n    \
          {\"key\":\"batch-2\",\"value\":\"VkFMVUU=\"}",
     );
     assert_eq!(
-        (case.value("batch-1"), case.value("batch-2")),
+        (case.get_value("batch-1"), case.get_value("batch-2")),
         (b"VALUE".to_vec(), b"VALUE".to_vec())
     );
-    done(
+    put_batch_ok(
         &case,
         "{\"key\":\"crlf\",\"value\":\"\"}\r\n\t{ \"key\" : \"tab\" , \"value\" : \"\" } \r\n",
     );
-    let errors = failed(&send(&case, "\n  \n{\"key\":\"late\",\"value\":\"\"}\r\n\r\nx\n\n"), 400);
+    let errors = batch_errors(
+        &put_batch(&case, "\n  \n{\"key\":\"late\",\"value\":\"\"}\r\n\r\nx\n\n"),
+        400,
+    );
     assert_eq!((errors.len(), errors[0].1), (1, 4), "blank lines count");
-    assert_eq!(case.keys(), ["batch-1", "batch-2", "crlf", "late", "tab"]);
+    assert_eq!(case.list_keys(), ["batch-1", "batch-2", "crlf", "late", "tab"]);
 }
 
 #[test]
-fn the_last_line_of_a_key_stays() {
+fn the_last_line_of_a_key_wins_in_a_batch() {
     let case = Case::new();
     let body = "{\"key\":\"k\",\"value\":\"YQ==\",\"metadata\":\"one\"}\n\
                 {\"key\":\"o\",\"value\":\"\"}\n\
                 {\"key\":\"k\",\"value\":\"Yg==\"}\n";
-    done(&case, body);
+    put_batch_ok(&case, body);
     let got = case.get("k");
-    assert_eq!((&got.body[..], got.field("Metadata")), (&b"b"[..], ""));
+    assert_eq!((&got.body[..], got.header("Metadata")), (&b"b"[..], ""));
     let many: String = (0..2500_u32)
         .map(|i| {
             use base64::Engine as _;
@@ -186,12 +195,12 @@ fn the_last_line_of_a_key_stays() {
             format!("{{\"key\":\"k\",\"value\":\"{value}\"}}\n")
         })
         .collect();
-    done(&case, many);
-    assert_eq!(case.value("k"), b"2499", "over groups too");
+    put_batch_ok(&case, many);
+    assert_eq!(case.get_value("k"), b"2499", "across commit groups");
 }
 
 #[test]
-fn padding_may_be_missing_and_every_byte_comes_back() {
+fn base64_values_are_decoded_with_and_without_padding() {
     let case = Case::new();
     for (base64, value) in [
         ("dg", &b"v"[..]),
@@ -204,91 +213,91 @@ fn padding_may_be_missing_and_every_byte_comes_back() {
         ("\\u0064g==", b"v"),
         ("", b""),
     ] {
-        done(&case, format!("{{\"key\":\"k\",\"value\":\"{base64}\"}}"));
-        assert_eq!(case.value("k"), value, "{base64}");
+        put_batch_ok(&case, format!("{{\"key\":\"k\",\"value\":\"{base64}\"}}"));
+        assert_eq!(case.get_value("k"), value, "{base64}");
     }
 }
 
 #[test]
-fn a_batch_replaces_metadata_and_time_to_live_and_null_is_none() {
+fn a_batch_replaces_metadata_and_expiry_and_null_clears_them() {
     let case = Case::new();
-    case.stored("k", &[("metadata", "old")], b"old");
+    case.put_ok("k", &[("metadata", "old")], b"old");
     let first = case.get("k").generation();
     let body = "{\"key\":\"k\",\"value\":\"dg==\",\"metadata\":null,\"time_to_live_sec\":null,\
                 \"background_fetch\":null}";
-    done(&case, body);
+    put_batch_ok(&case, body);
     let got = case.get("k");
-    assert_eq!(got.field("Metadata"), "");
+    assert_eq!(got.header("Metadata"), "");
     assert!(got.generation() > first);
-    done(&case, "{\"key\":\"k\",\"value\":\"dg==\",\"metadata\":\"caf\u{e9} \\u2713\"}");
+    put_batch_ok(&case, "{\"key\":\"k\",\"value\":\"dg==\",\"metadata\":\"caf\u{e9} \\u2713\"}");
     let utf8: String = "café ✓".bytes().map(char::from).collect();
-    assert_eq!(case.get("k").field("Metadata"), utf8);
-    done(&case, "{\"key\":\"k\",\"value\":\"dg==\",\"metadata\":\" \\ta\\tb \"}");
-    assert_eq!(case.get("k").field("Metadata"), "a\tb");
+    assert_eq!(case.get("k").header("Metadata"), utf8);
+    put_batch_ok(&case, "{\"key\":\"k\",\"value\":\"dg==\",\"metadata\":\" \\ta\\tb \"}");
+    assert_eq!(case.get("k").header("Metadata"), "a\tb");
     let long = "m".repeat(2000);
-    done(&case, format!("{{\"key\":\"k\",\"value\":\"\",\"metadata\":\"{long}\"}}"));
-    assert_eq!(case.get("k").field("Metadata"), long);
+    put_batch_ok(&case, format!("{{\"key\":\"k\",\"value\":\"\",\"metadata\":\"{long}\"}}"));
+    assert_eq!(case.get("k").header("Metadata"), long);
     let body =
         "{\"key\":\"k\",\"value\":\"\",\"background_fetch\":true,\"other\":{\"a\":[1]},\"x\":1}";
-    done(&case, body);
-    assert_eq!(case.get("k").field("Metadata"), "");
+    put_batch_ok(&case, body);
+    assert_eq!(case.get("k").header("Metadata"), "");
 }
 
 #[test]
-fn items_of_a_batch_expire() {
+fn batch_items_expire() {
     let case = Case::new();
     let body = "{\"key\":\"short\",\"value\":\"dg==\",\"time_to_live_sec\":1}\n\
                 {\"key\":\"long\",\"value\":\"dg==\",\"time_to_live_sec\":4294967295}\n\
                 {\"key\":\"ever\",\"value\":\"dg==\"}\n";
-    done(&case, body);
+    put_batch_ok(&case, body);
     std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(case.keys(), ["ever", "long"]);
-    case.get("short").refused(404);
+    assert_eq!(case.list_keys(), ["ever", "long"]);
+    case.get("short").expect_error(404);
 }
 
 #[test]
-fn bad_lines_do_not_stop_good_ones() {
+fn invalid_lines_do_not_prevent_valid_lines() {
     let case = Case::new();
     let body: String = (0..3000)
         .map(|i| if i % 3 == 0 { "bad\n".to_owned() } else { line(&format!("k{i:04}")) })
         .collect();
-    let errors = failed(&send(&case, body), 400);
+    let errors = batch_errors(&put_batch(&case, body), 400);
     let indexes: Vec<_> = errors.iter().map(|error| error.1).collect();
     assert_eq!(indexes, (0..3000).step_by(3).collect::<Vec<_>>());
     let page = case.list("").json();
     assert_eq!(page["data"].as_array().unwrap().len(), 1000);
     let rest = case.list("?cursor=CgVrMTQ5OQ%3D%3D").json();
     assert_eq!(rest["data"].as_array().unwrap().len(), 1000);
-    assert!(rest["meta"].get("next_cursor").is_none(), "2000 good lines");
+    assert!(rest["meta"].get("next_cursor").is_none(), "2000 valid lines");
 }
 
 #[test]
-fn only_sizes_that_fail_are_413_and_anything_else_400() {
+fn a_batch_is_413_if_all_errors_are_sizes_and_400_otherwise() {
     let case = Case::with(&["--max-value", "3"]);
     let large = "{\"key\":\"large\",\"value\":\"YWJjZA==\"}\n";
-    let errors = failed(&send(&case, format!("{}{large}", line("a"))), 413);
+    let errors = batch_errors(&put_batch(&case, format!("{}{large}", line("a"))), 413);
     let reason = "value must have at most 3 bytes".to_owned();
     assert_eq!(errors, [("large".to_owned(), 1, "413".to_owned(), reason)]);
     for body in [format!("{large}x\n"), format!("x\n{large}"), format!("{large}x\n{large}")] {
-        let errors = failed(&send(&case, &body), 400);
+        let errors = batch_errors(&put_batch(&case, &body), 400);
         let codes: Vec<_> = errors.iter().map(|error| error.2.as_str()).collect();
         let lines = body.lines().map(|line| if line == "x" { "400" } else { "413" });
         assert_eq!(codes, lines.collect::<Vec<_>>());
     }
-    done(&case, "{\"key\":\"b\",\"value\":\"YWJj\"}");
-    assert_eq!(case.keys(), ["a", "b"]);
+    put_batch_ok(&case, "{\"key\":\"b\",\"value\":\"YWJj\"}");
+    assert_eq!(case.list_keys(), ["a", "b"]);
 }
 
 #[test]
-fn of_very_many_errors_the_first_are_told_with_their_number() {
+fn a_batch_reports_its_first_10000_errors_and_their_total() {
     let case = Case::with(&["--max-value", "1"]);
     let large = "{\"key\":\"k\",\"value\":\"YWI=\"}\n".repeat(10_001);
     for (body, status, kind) in
         [(large.clone(), 413, "payload_too_large"), (format!("x\n{large}"), 400, "bad_request")]
     {
-        let answer = send(&case, &body);
-        assert_eq!(answer.status, status);
-        let json = answer.json();
+        let response = put_batch(&case, &body);
+        assert_eq!(response.status, status);
+        let json = response.json();
         let title =
             format!("batch had {} errors, the first 10000 are listed", body.lines().count());
         assert_eq!((&json["type"], &json["title"]), (&kind.into(), &title.into()));
@@ -298,63 +307,64 @@ fn of_very_many_errors_the_first_are_told_with_their_number() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_skipped_and_the_next_is_read() {
+fn an_overlong_line_is_413_and_the_next_line_is_read() {
     let case = Case::with(&["--max-value", "1000"]);
     let long = format!("{{\"key\":\"long\",\"value\":\"{}\"}}\n", "A".repeat(300_000));
     for chunks in [false, true] {
         let body = format!("{}{long}{}{long}", line("before"), line("after"));
-        let answer = if chunks {
-            let mut client = begin_chunked(&case);
+        let response = if chunks {
+            let mut client = send_chunked_head(&case);
             for piece in body.as_bytes().chunks(10_007) {
                 client.send(chunk(piece)).unwrap();
             }
             client.send(chunk(b"")).unwrap();
-            client.answer(false).unwrap()
+            client.read_response(false).unwrap()
         } else {
-            send(&case, body)
+            put_batch(&case, body)
         };
-        let errors = failed(&answer, 413);
-        let told: Vec<_> = errors.iter().map(|error| (error.1, error.2.as_str())).collect();
-        assert_eq!(told, [(1, "413"), (3, "413")]);
-        assert_eq!(case.keys(), ["after", "before"]);
+        let errors = batch_errors(&response, 413);
+        let reported: Vec<_> = errors.iter().map(|error| (error.1, error.2.as_str())).collect();
+        assert_eq!(reported, [(1, "413"), (3, "413")]);
+        assert_eq!(case.list_keys(), ["after", "before"]);
     }
 }
 
-fn begin_chunked(case: &Case) -> crate::support::Client {
+fn send_chunked_head(case: &Case) -> crate::support::Client {
     let lines = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
-    case.begin(&format!("PUT {}/batch", case.at()), lines)
+    case.send_head(&format!("PUT {}/batch", case.store_path()), lines)
 }
 
 #[test]
-fn chunk_borders_may_lie_anywhere_in_lines() {
+fn chunk_boundaries_may_be_anywhere_in_a_line() {
     let case = Case::new();
     let body = "{\"key\":\"caf\u{e9}\",\"value\":\"dg==\"}\r\n\n  {\"key\":\"b\",\"value\":\"\"}";
     for size in [1, 2, 3, 7, 16, 1000] {
-        let mut client = begin_chunked(&case);
+        let mut client = send_chunked_head(&case);
         let mut sent = Vec::new();
         for piece in body.as_bytes().chunks(size) {
             sent.extend(chunk(piece));
         }
         sent.extend(chunk(b""));
         client.send(sent).unwrap();
-        let answer = client.answer(false).unwrap();
-        assert_eq!((answer.status, answer.text().as_str()), (200, SUCCESS), "{size}");
-        assert_eq!(case.keys(), ["b", "caf\u{e9}"]);
+        let response = client.read_response(false).unwrap();
+        assert_eq!((response.status, response.text().as_str()), (200, SUCCESS), "{size}");
+        assert_eq!(case.list_keys(), ["b", "caf\u{e9}"]);
         for key in ["b", "caf%C3%A9"] {
-            let deleted = client.ask(&format!("DELETE {}", case.path(key)), &[], b"").unwrap();
-            crate::gone(&deleted);
+            let deleted =
+                client.request(&format!("DELETE {}", case.item_path(key)), &[], b"").unwrap();
+            crate::assert_204(&deleted);
         }
     }
-    let mut client = begin_chunked(&case);
+    let mut client = send_chunked_head(&case);
     client.send(chunk(b"")).unwrap();
-    assert_eq!(client.answer(false).unwrap().text(), SUCCESS);
+    assert_eq!(client.read_response(false).unwrap().text(), SUCCESS);
 }
 
 #[test]
-fn five_thousand_lines_are_all_there() {
+fn a_batch_of_5000_lines_is_stored_completely() {
     let case = Case::new();
     let body: String = (0..5000).map(|i| line(&format!("k{i:04}"))).collect();
-    done(&case, body);
+    put_batch_ok(&case, body);
     let (mut seen, mut cursor) = (Vec::<String>::new(), String::new());
     loop {
         let page = case.list(&format!("?cursor={}", cursor.replace('=', "%3D"))).json();
@@ -365,63 +375,63 @@ fn five_thousand_lines_are_all_there() {
         }
     }
     assert_eq!(seen, (0..5000).map(|i| format!("k{i:04}")).collect::<Vec<_>>());
-    assert_eq!(case.value("k4999"), b"v");
+    assert_eq!(case.get_value("k4999"), b"v");
 }
 
 #[test]
-fn any_content_type_is_a_batch_and_large_values_too() {
+fn a_batch_accepts_any_content_type_and_large_values() {
     use base64::Engine as _;
     let case = Case::new();
     for kind in ["application/json", "application/x-www-form-urlencoded", "text/plain", ""] {
-        let at = format!("PUT {}/batch", case.at());
-        let answer = case.server.ask(&at, &[("Content-Type", kind)], line("k").as_bytes());
-        assert_eq!(answer.text(), SUCCESS, "{kind}");
+        let at = format!("PUT {}/batch", case.store_path());
+        let response = case.server.request(&at, &[("Content-Type", kind)], line("k").as_bytes());
+        assert_eq!(response.text(), SUCCESS, "{kind}");
     }
     let value: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
     let base64 = base64::engine::general_purpose::STANDARD.encode(&value);
-    done(
+    put_batch_ok(
         &case,
         format!("{}{{\"key\":\"large\",\"value\":\"{base64}\"}}\n{}", line("a"), line("b")),
     );
-    assert!(case.value("large") == value);
-    assert_eq!(case.keys(), ["a", "b", "k", "large"]);
+    assert!(case.get_value("large") == value);
+    assert_eq!(case.list_keys(), ["a", "b", "k", "large"]);
 }
 
 #[test]
-fn a_batch_to_no_store_is_404_before_its_body_is_read() {
+fn a_batch_for_an_unknown_store_is_404_before_its_body_is_read() {
     let case = Case::new();
-    let mut client = case.begin(
-        &format!("PUT {STORES}/{NO_STORE}/batch"),
+    let mut client = case.send_head(
+        &format!("PUT {STORES}/{UNKNOWN_STORE}/batch"),
         "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
     );
-    assert_eq!(client.answer(false).unwrap().refused(404), "no store with that id");
+    assert_eq!(client.read_response(false).unwrap().expect_error(404), "no store with that id");
     for id in ["x", "..", ""] {
         let at = format!("PUT {STORES}/{id}/batch");
-        case.server.ask(&at, &[], line("k").as_bytes()).refused(404);
+        case.server.request(&at, &[], line("k").as_bytes()).expect_error(404);
     }
-    accepted(&case.put("batch", &[], b"v"));
-    assert_eq!(case.value("batch"), b"v", "a key of that name is an item");
+    assert_put_ok(&case.put("batch", &[], b"v"));
+    assert_eq!(case.get_value("batch"), b"v", "`batch` is a valid key");
 }
 
 #[test]
-fn a_cut_batch_keeps_whole_lines_before_the_cut_and_nothing_torn() {
+fn a_truncated_batch_stores_a_prefix_of_its_complete_lines() {
     let case = Case::new();
-    let whole: String = (0..2500).map(|i| line(&format!("k{i:04}"))).collect();
-    let body = format!("{whole}{{\"key\":\"torn\",\"value\":\"dg==\"}}");
+    let complete: String = (0..2500).map(|i| line(&format!("k{i:04}"))).collect();
+    let body = format!("{complete}{{\"key\":\"torn\",\"value\":\"dg==\"}}");
     for chunked in [false, true] {
         let mut client = if chunked {
-            let mut client = begin_chunked(&case);
+            let mut client = send_chunked_head(&case);
             client.send(chunk(body.as_bytes())).unwrap();
             client
         } else {
             let lines = format!("Content-Length: {}\r\n", body.len() + 1);
-            let mut client = case.begin(&format!("PUT {}/batch", case.at()), &lines);
+            let mut client = case.send_head(&format!("PUT {}/batch", case.store_path()), &lines);
             client.send(&body).unwrap();
             client
         };
-        client.finish();
-        refused_for(&client.answer(false).unwrap(), 400, "the");
-        // Which of the whole lines are there is left open, but in their order without a gap.
+        client.shutdown_write();
+        assert_error_about(&client.read_response(false).unwrap(), 400, "the");
+        // How many complete lines are stored is unspecified, but they are a prefix of the batch.
         let (mut count, mut cursor) = (0, String::new());
         loop {
             let page = case.list(&format!("?cursor={}", cursor.replace('=', "%3D"))).json();
@@ -434,9 +444,9 @@ fn a_cut_batch_keeps_whole_lines_before_the_cut_and_nothing_torn() {
                 Some(next) => cursor = next.as_str().unwrap().to_owned(),
             }
         }
-        case.get("torn").refused(404);
+        case.get("torn").expect_error(404);
         if count > 0 {
-            assert_eq!(case.value(&format!("k{:04}", count - 1)), b"v");
+            assert_eq!(case.get_value(&format!("k{:04}", count - 1)), b"v");
         }
     }
 }

@@ -1,74 +1,75 @@
-//! Refusals: their shapes, and what each route allows.
+//! Error responses, authentication and the methods of each route.
 
-use crate::support::{Answer, TOKEN};
-use crate::{Case, NO_STORE, STORES, accepted, gone, status_line};
+use crate::support::{Response, TOKEN};
+use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_put_ok, status_line};
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "OPTIONS", "TRACE"];
 
-/// Checks a refusal to the byte.
-fn problem(answer: &Answer, line: &str, title: &str, detail: &str) {
-    assert_eq!(status_line(answer), format!("HTTP/1.1 {line}"), "{}", answer.text());
-    let status = answer.status;
+/// Checks an error response byte for byte.
+fn assert_error_body(response: &Response, line: &str, title: &str, detail: &str) {
+    assert_eq!(status_line(response), format!("HTTP/1.1 {line}"), "{}", response.text());
+    let status = response.status;
     let text = format!(
         "{{\"msg\":\"{title}\",\"title\":\"{title}\",\"detail\":\"{detail}\",\"status\":{status}}}"
     );
-    assert_eq!(answer.text(), text);
-    let fields = [
+    assert_eq!(response.text(), text);
+    let headers = [
         ("Content-Type", "application/json"),
         ("Cache-Control", "no-store"),
         ("Pragma", "no-cache"),
     ];
-    for (name, value) in fields {
-        assert_eq!(answer.field(name), value);
+    for (name, value) in headers {
+        assert_eq!(response.header(name), value);
     }
-    assert!(!answer.text().contains("errors"), "old clients take an empty list for the errors");
+    assert!(!response.text().contains("errors"), "old clients misread a field named errors");
 }
 
 /// Sends a request without the token.
-fn bare(case: &Case, request: &str, lines: &str) -> Answer {
+fn request_without_token(case: &Case, request: &str, lines: &str) -> Response {
     let mut client = case.server.connect();
     client.send(format!("{request} HTTP/1.1\r\nHost: t\r\n{lines}\r\n")).unwrap();
-    client.answer(request.starts_with("HEAD")).unwrap()
+    client.read_response(request.starts_with("HEAD")).unwrap()
 }
 
 #[test]
-fn every_refusal_has_the_one_shape_to_the_byte() {
+fn every_error_has_the_documented_format() {
     let case = Case::with(&["--max-value", "10"]);
-    case.stored("k", &[], b"v");
-    let ask = |request: String| case.server.ask(&request, &[], b"");
+    case.put_ok("k", &[], b"v");
+    let send = |request: String| case.server.request(&request, &[], b"");
     let not_found = ("404 Not Found", "Record not found");
-    problem(&case.get("none"), not_found.0, not_found.1, "no item with that key");
-    problem(&case.delete("none", &[]), not_found.0, not_found.1, "no item with that key");
+    assert_error_body(&case.get("none"), not_found.0, not_found.1, "no item with that key");
+    assert_error_body(&case.delete("none", &[]), not_found.0, not_found.1, "no item with that key");
     for at in ["", "/keys", "/keys/k"] {
-        let answer = ask(format!("GET {STORES}/{NO_STORE}{at}"));
-        problem(&answer, not_found.0, not_found.1, "no store with that id");
+        let response = send(format!("GET {STORES}/{UNKNOWN_STORE}{at}"));
+        assert_error_body(&response, not_found.0, not_found.1, "no store with that id");
     }
-    problem(&ask("GET /nowhere".into()), not_found.0, not_found.1, "no such path");
+    assert_error_body(&send("GET /nowhere".into()), not_found.0, not_found.1, "no such path");
     let bad = ("400 Bad Request", "Bad request");
-    problem(&case.get(".."), bad.0, bad.1, "key must not be . or ..");
-    problem(&case.put("k?add", &[], b""), bad.0, bad.1, "add must be true or false");
+    assert_error_body(&case.get(".."), bad.0, bad.1, "key must not be . or ..");
+    assert_error_body(&case.put("k?add", &[], b""), bad.0, bad.1, "add must be true or false");
     let limit = "limit must be a whole number from 1 to 1000";
-    problem(&case.list("?limit=0"), bad.0, bad.1, limit);
+    assert_error_body(&case.list("?limit=0"), bad.0, bad.1, limit);
     let large = case.put("k", &[], &[0; 11]);
-    problem(
+    assert_error_body(
         &large,
         "413 Content Too Large",
         "Payload too large",
         "value must have at most 10 bytes",
     );
-    let full = ask(format!("DELETE {}", case.at()));
+    let full = send(format!("DELETE {}", case.store_path()));
     let detail = "the store is not empty; delete its items first";
-    problem(&full, "409 Conflict", "Conflict", detail);
-    let range = case.server.ask(&format!("GET {}", case.path("k")), &[("Range", "bytes=1-")], b"");
+    assert_error_body(&full, "409 Conflict", "Conflict", detail);
+    let range =
+        case.server.request(&format!("GET {}", case.item_path("k")), &[("Range", "bytes=1-")], b"");
     let title = "Range not satisfiable";
-    problem(&range, "416 Range Not Satisfiable", title, "the value has 1 bytes");
+    assert_error_body(&range, "416 Range Not Satisfiable", title, "the value has 1 bytes");
 }
 
 #[test]
 fn a_missing_or_wrong_token_is_401_on_every_route_and_changes_nothing() {
     let case = Case::new();
-    case.stored("k", &[], b"v");
-    let words = "Provided credentials are missing or invalid";
+    case.put_ok("k", &[], b"v");
+    let message = "Provided credentials are missing or invalid";
     let id = &case.id;
     let paths = [
         STORES.to_owned(),
@@ -78,7 +79,7 @@ fn a_missing_or_wrong_token_is_401_on_every_route_and_changes_nothing() {
         format!("{STORES}/{id}/keys/k"),
         format!("{STORES}/{id}/keys/%ff?add=x"),
         format!("{STORES}/{id}/batch"),
-        format!("{STORES}/{NO_STORE}/keys/k"),
+        format!("{STORES}/{UNKNOWN_STORE}/keys/k"),
         "/verify".into(),
         "/_/v1/tokens".into(),
         "/tokens/self".into(),
@@ -87,7 +88,7 @@ fn a_missing_or_wrong_token_is_401_on_every_route_and_changes_nothing() {
         "/nowhere".into(),
         "/".into(),
     ];
-    let wrong = [
+    let invalid = [
         String::new(),
         "Fastly-Key: \r\n".into(),
         "Fastly-Key: x\r\n".into(),
@@ -100,45 +101,46 @@ fn a_missing_or_wrong_token_is_401_on_every_route_and_changes_nothing() {
         format!("X-Fastly-Key: {TOKEN}\r\n"),
     ];
     for path in &paths {
-        for (at, lines) in wrong.iter().enumerate() {
-            // Every method without a token, and one with each wrong token.
+        for (at, lines) in invalid.iter().enumerate() {
+            // Every method without a token, and one method with each invalid token.
             let methods = if at == 0 { &METHODS[..] } else { &["DELETE"] };
             for method in methods {
-                let answer = bare(&case, &format!("{method} {path}"), lines);
-                assert_eq!(answer.status, 401, "{method} {path} {lines}");
+                let response = request_without_token(&case, &format!("{method} {path}"), lines);
+                assert_eq!(response.status, 401, "{method} {path} {lines}");
                 if *method != "HEAD" {
-                    problem(&answer, "401 Unauthorized", words, words);
+                    assert_error_body(&response, "401 Unauthorized", message, message);
                 }
             }
         }
     }
-    assert_eq!(case.value("k"), b"v");
+    assert_eq!(case.get_value("k"), b"v");
 }
 
 #[test]
-fn the_name_of_the_token_field_has_no_letter_case() {
+fn the_token_header_name_is_case_insensitive() {
     let case = Case::new();
     for name in ["fastly-key", "Fastly-Key", "FASTLY-KEY"] {
-        let answer = bare(&case, &format!("GET {STORES}"), &format!("{name}:{TOKEN}\r\n"));
-        assert_eq!(answer.status, 200, "{name}");
+        let response =
+            request_without_token(&case, &format!("GET {STORES}"), &format!("{name}:{TOKEN}\r\n"));
+        assert_eq!(response.status, 200, "{name}");
     }
 }
 
 #[test]
-fn every_route_refuses_other_methods_with_405_and_names_its_own() {
+fn other_methods_are_405_and_allow_lists_the_routes_methods() {
     let case = Case::new();
-    case.stored("k", &[], b"v");
+    case.put_ok("k", &[], b"v");
     let id = &case.id;
     for (path, allowed) in [
         (STORES.to_owned(), "GET, HEAD, POST"),
         (format!("{STORES}/{id}"), "GET, HEAD, PUT, DELETE"),
-        (format!("{STORES}/{NO_STORE}"), "GET, HEAD, PUT, DELETE"),
+        (format!("{STORES}/{UNKNOWN_STORE}"), "GET, HEAD, PUT, DELETE"),
         (format!("{STORES}/{id}/keys"), "GET, HEAD"),
         (format!("{STORES}/{id}/keys/k"), "GET, HEAD, PUT, DELETE"),
         (format!("{STORES}/{id}/batch"), "PUT"),
         ("/verify".into(), "GET, HEAD"),
         ("/_/v1/tokens".into(), "GET, HEAD, POST"),
-        (format!("/_/v1/tokens/{NO_STORE}"), "DELETE"),
+        (format!("/_/v1/tokens/{UNKNOWN_STORE}"), "DELETE"),
         ("/tokens/self".into(), "GET, HEAD, DELETE"),
         ("/current_user".into(), "GET, HEAD"),
         ("/enabled-products/v1/kv_store".into(), "GET, HEAD, PUT, DELETE"),
@@ -153,31 +155,31 @@ fn every_route_refuses_other_methods_with_405_and_names_its_own() {
             if own.contains(method) {
                 continue;
             }
-            let answer = case.server.ask(&format!("{method} {path}"), &[], b"");
-            assert_eq!(answer.field("Allow"), allowed, "{method} {path}");
+            let response = case.server.request(&format!("{method} {path}"), &[], b"");
+            assert_eq!(response.header("Allow"), allowed, "{method} {path}");
             if *method == "HEAD" {
-                assert_eq!(answer.status, 405, "{path}");
+                assert_eq!(response.status, 405, "{path}");
                 continue;
             }
             let detail = format!("this path allows {allowed}");
-            problem(&answer, "405 Method Not Allowed", "Method not allowed", &detail);
+            assert_error_body(&response, "405 Method Not Allowed", "Method not allowed", &detail);
         }
     }
-    assert_eq!(case.value("k"), b"v");
+    assert_eq!(case.get_value("k"), b"v");
 }
 
 #[test]
-fn a_head_answers_as_a_get_on_every_route() {
+fn head_matches_get_on_every_route() {
     let case = Case::new();
-    case.stored("k", &[("metadata", "m")], b"value");
+    case.put_ok("k", &[("metadata", "m")], b"value");
     let id = &case.id;
     for path in [
         STORES.to_owned(),
         format!("{STORES}?limit=0"),
         format!("{STORES}/{id}"),
-        format!("{STORES}/{NO_STORE}"),
+        format!("{STORES}/{UNKNOWN_STORE}"),
         format!("{STORES}/{id}/keys"),
-        format!("{STORES}/{NO_STORE}/keys"),
+        format!("{STORES}/{UNKNOWN_STORE}/keys"),
         format!("{STORES}/{id}/keys/k"),
         format!("{STORES}/{id}/keys/none"),
         format!("{STORES}/{id}/keys/.."),
@@ -194,33 +196,34 @@ fn a_head_answers_as_a_get_on_every_route() {
         "/nowhere".into(),
     ] {
         let mut client = case.server.connect();
-        let head = client.ask(&format!("HEAD {path}"), &[], b"").unwrap();
-        // The next answer on the connection is read from where a body would stand.
-        let get = client.ask(&format!("GET {path}"), &[], b"").unwrap();
-        let undated = |answer: &Answer| answer.head.replace(answer.field("Date"), "");
-        assert_eq!(undated(&head), undated(&get), "{path}");
-        assert_eq!(head.field("Content-Length"), get.body.len().to_string(), "{path}");
+        let head = client.request(&format!("HEAD {path}"), &[], b"").unwrap();
+        // A body sent with HEAD would be read as the next response.
+        let get = client.request(&format!("GET {path}"), &[], b"").unwrap();
+        let without_date = |response: &Response| response.head.replace(response.header("Date"), "");
+        assert_eq!(without_date(&head), without_date(&get), "{path}");
+        assert_eq!(head.header("Content-Length"), get.body.len().to_string(), "{path}");
     }
 }
 
 #[test]
 fn health_and_discovery_need_no_token() {
     let case = Case::new();
-    let openid = bare(&case, "GET /realms/fastly/.well-known/openid-configuration", "");
+    let openid =
+        request_without_token(&case, "GET /realms/fastly/.well-known/openid-configuration", "");
     assert_eq!((status_line(&openid), openid.text().as_str()), ("HTTP/1.1 200 OK", "{}"));
-    assert_eq!(openid.field("Content-Type"), "application/json");
+    assert_eq!(openid.header("Content-Type"), "application/json");
     for path in ["/healthz", "/readyz", "/_/openapi.json"] {
-        assert_eq!(bare(&case, &format!("GET {path}"), "").status, 200, "{path}");
+        assert_eq!(request_without_token(&case, &format!("GET {path}"), "").status, 200, "{path}");
     }
 }
 
 #[test]
-fn the_small_endpoints_have_the_fields_that_clients_decode() {
+fn account_endpoints_have_the_fields_that_clients_decode() {
     let case = Case::new();
     let get = |path: &str| {
-        let answer = case.server.ask(&format!("GET {path}"), &[], b"");
-        assert_eq!(answer.status, 200, "{path}");
-        answer.json()
+        let response = case.server.request(&format!("GET {path}"), &[], b"");
+        assert_eq!(response.status, 200, "{path}");
+        response.json()
     };
     let verify = get("/verify");
     for at in [
@@ -254,26 +257,26 @@ fn the_small_endpoints_have_the_fields_that_clients_decode() {
     {
         assert!(product.pointer(at).is_some_and(serde_json::Value::is_string), "{at} in {product}");
     }
-    assert_eq!(case.server.ask(&format!("PUT {path}"), &[], b"").json(), product);
-    gone(&case.server.ask(&format!("DELETE {path}"), &[], b""));
-    case.server.ask("DELETE /tokens/self", &[], b"").refused(403);
+    assert_eq!(case.server.request(&format!("PUT {path}"), &[], b"").json(), product);
+    assert_204(&case.server.request(&format!("DELETE {path}"), &[], b""));
+    case.server.request("DELETE /tokens/self", &[], b"").expect_error(403);
 }
 
 #[test]
-fn a_connection_goes_on_after_refusals_whose_body_was_small() {
+fn a_connection_stays_open_after_errors_with_small_bodies() {
     let case = Case::new();
     let mut client = case.server.connect();
     let value = vec![b'x'; 100_000];
     for (request, status) in [
-        (format!("PUT {}", case.path("..")), 400),
-        (format!("PUT {STORES}/{NO_STORE}/keys/k"), 404),
-        (format!("PUT {}/keys", case.at()), 405),
+        (format!("PUT {}", case.item_path("..")), 400),
+        (format!("PUT {STORES}/{UNKNOWN_STORE}/keys/k"), 404),
+        (format!("PUT {}/keys", case.store_path()), 405),
         ("PUT /nowhere".to_owned(), 404),
     ] {
-        let answer = client.ask(&request, &[], &value).unwrap();
-        answer.refused(status);
-        assert!(!answer.has("Connection"), "{request}");
+        let response = client.request(&request, &[], &value).unwrap();
+        response.expect_error(status);
+        assert!(!response.has_header("Connection"), "{request}");
     }
-    accepted(&client.ask(&format!("PUT {}", case.path("k")), &[], b"v").unwrap());
-    assert_eq!(case.value("k"), b"v");
+    assert_put_ok(&client.request(&format!("PUT {}", case.item_path("k")), &[], b"v").unwrap());
+    assert_eq!(case.get_value("k"), b"v");
 }

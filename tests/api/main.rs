@@ -1,37 +1,38 @@
-//! What each endpoint means, over HTTP with literal bytes, against the binary as it is shipped.
+//! The HTTP API of the shipped binary, endpoint by endpoint, with requests sent as literal bytes
+//! and responses compared byte for byte where a recording of the hosted API exists.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::expect_used,
-    reason = "a test may panic"
+    reason = "tests may panic"
 )]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod batch;
-mod beyond;
-mod delete;
+mod concurrency;
 mod errors;
-mod items;
+mod expiry;
+mod extensions;
+mod items_delete;
+mod items_get;
 mod items_put;
-mod keys;
-mod lifetime;
-mod paths;
-mod races;
+mod key_lists;
+mod paths_and_keys;
 mod stores;
 mod tokens;
 
 use std::time::{Duration, UNIX_EPOCH};
-use support::{Answer, Client, Server, TOKEN};
+use support::{Client, Response, Server, TOKEN};
 
-/// Where stores are.
+/// The path of the collection of stores.
 const STORES: &str = "/resources/stores/kv";
-/// An id of the right form that was never given out.
-const NO_STORE: &str = "0000000000000000000000";
+/// A well-formed id of no store.
+const UNKNOWN_STORE: &str = "0000000000000000000000";
 
-/// A server in memory with one store.
+/// An in-memory server with one store.
 struct Case {
     server: Server,
     id: String,
@@ -45,63 +46,63 @@ impl Case {
     /// With flags for the server.
     fn with(flags: &[&str]) -> Case {
         let server = Server::memory(flags);
-        let id = server.store("main");
+        let id = server.create_store("main");
         Case { server, id }
     }
 
     /// The path of the store.
-    fn at(&self) -> String {
+    fn store_path(&self) -> String {
         format!("{STORES}/{}", self.id)
     }
 
-    /// The path of an item; `key` goes out as it is and may carry a query.
-    fn path(&self, key: &str) -> String {
-        format!("{}/keys/{key}", self.at())
+    /// The path of an item; `key` is sent as given and may be followed by a query.
+    fn item_path(&self, key: &str) -> String {
+        format!("{}/keys/{key}", self.store_path())
     }
 
-    fn put(&self, key: &str, fields: &[(&str, &str)], value: &[u8]) -> Answer {
-        self.server.ask(&format!("PUT {}", self.path(key)), fields, value)
+    fn put(&self, key: &str, headers: &[(&str, &str)], value: &[u8]) -> Response {
+        self.server.request(&format!("PUT {}", self.item_path(key)), headers, value)
     }
 
-    fn get(&self, key: &str) -> Answer {
-        self.server.ask(&format!("GET {}", self.path(key)), &[], b"")
+    fn get(&self, key: &str) -> Response {
+        self.server.request(&format!("GET {}", self.item_path(key)), &[], b"")
     }
 
-    fn head(&self, key: &str) -> Answer {
-        self.server.ask(&format!("HEAD {}", self.path(key)), &[], b"")
+    fn head(&self, key: &str) -> Response {
+        self.server.request(&format!("HEAD {}", self.item_path(key)), &[], b"")
     }
 
-    fn delete(&self, key: &str, fields: &[(&str, &str)]) -> Answer {
-        self.server.ask(&format!("DELETE {}", self.path(key)), fields, b"")
+    fn delete(&self, key: &str, headers: &[(&str, &str)]) -> Response {
+        self.server.request(&format!("DELETE {}", self.item_path(key)), headers, b"")
     }
 
-    /// A page of keys; `query` begins with its question mark.
-    fn list(&self, query: &str) -> Answer {
-        self.server.ask(&format!("GET {}/keys{query}", self.at()), &[], b"")
+    /// A page of keys; `query` is empty or begins with `?`.
+    fn list(&self, query: &str) -> Response {
+        self.server.request(&format!("GET {}/keys{query}", self.store_path()), &[], b"")
     }
 
-    /// All keys of the store.
-    fn keys(&self) -> Vec<String> {
+    /// All keys of the store, which must fit on one page.
+    fn list_keys(&self) -> Vec<String> {
         let page = self.list("").json();
         assert!(page["meta"].get("next_cursor").is_none(), "{page}");
         serde_json::from_value(page["data"].clone()).unwrap()
     }
 
-    /// Puts an item, which must succeed, and answers its generation.
-    fn stored(&self, key: &str, fields: &[(&str, &str)], value: &[u8]) -> u64 {
-        accepted(&self.put(key, fields, value));
+    /// Puts an item, which must succeed, and returns its generation.
+    fn put_ok(&self, key: &str, headers: &[(&str, &str)], value: &[u8]) -> u64 {
+        assert_put_ok(&self.put(key, headers, value));
         self.get(key).generation()
     }
 
-    /// The value of an item, which must be there.
-    fn value(&self, key: &str) -> Vec<u8> {
+    /// The value of an item, which must exist.
+    fn get_value(&self, key: &str) -> Vec<u8> {
         let got = self.get(key);
         assert_eq!(got.status, 200, "{key}: {}", got.head);
         got.body
     }
 
-    /// A connection on which a request's head was sent with these lines besides the token.
-    fn begin(&self, request: &str, lines: &str) -> Client {
+    /// Opens a connection and sends a request's head with the token and these header lines.
+    fn send_head(&self, request: &str, lines: &str) -> Client {
         let mut client = self.server.connect();
         let head = format!("{request} HTTP/1.1\r\nHost: test\r\nFastly-Key: {TOKEN}\r\n");
         client.send(format!("{head}{lines}\r\n")).unwrap();
@@ -109,47 +110,51 @@ impl Case {
     }
 }
 
-/// The status line of an answer.
-fn status_line(answer: &Answer) -> &str {
-    answer.head.split("\r\n").next().unwrap_or_default()
+/// The status line of a response.
+fn status_line(response: &Response) -> &str {
+    response.head.split("\r\n").next().unwrap_or_default()
 }
 
-/// Checks the answer to a put that was done.
-fn accepted(answer: &Answer) {
-    assert_eq!(status_line(answer), "HTTP/1.1 200 OK", "{}", answer.head);
-    assert_eq!(answer.field("Content-Length"), "0");
-    assert!(!answer.has("Content-Type") && answer.body.is_empty(), "{}", answer.head);
+/// Checks the response to a successful put.
+fn assert_put_ok(response: &Response) {
+    assert_eq!(status_line(response), "HTTP/1.1 200 OK", "{}", response.head);
+    assert_eq!(response.header("Content-Length"), "0");
+    assert!(!response.has_header("Content-Type") && response.body.is_empty(), "{}", response.head);
 }
 
-/// Checks the answer to a write whose condition did not hold: empty, as recorded.
-fn unmet(answer: &Answer) {
-    assert_eq!(status_line(answer), "HTTP/1.1 412 Precondition Failed", "{}", answer.head);
-    assert_eq!(answer.field("Content-Length"), "0");
-    assert!(!answer.has("Content-Type") && answer.body.is_empty(), "{}", answer.head);
+/// Checks the empty response to a write whose condition failed.
+fn assert_412(response: &Response) {
+    assert_eq!(status_line(response), "HTTP/1.1 412 Precondition Failed", "{}", response.head);
+    assert_eq!(response.header("Content-Length"), "0");
+    assert!(!response.has_header("Content-Type") && response.body.is_empty(), "{}", response.head);
 }
 
-/// Checks an answer that has nothing to say and no word of a length.
-fn gone(answer: &Answer) {
-    assert_eq!(status_line(answer), "HTTP/1.1 204 No Content", "{}", answer.head);
+/// Checks a 204 response, which has no header about a body.
+fn assert_204(response: &Response) {
+    assert_eq!(status_line(response), "HTTP/1.1 204 No Content", "{}", response.head);
     for name in ["Content-Length", "Content-Type", "Transfer-Encoding"] {
-        assert!(!answer.has(name), "{}", answer.head);
+        assert!(!response.has_header(name), "{}", response.head);
     }
 }
 
-/// Checks a refusal that must name what is wrong in its first word; names of header fields have
-/// no letter case.
-fn refused_for(answer: &Answer, status: u16, field: &str) {
-    let detail = answer.refused(status);
+/// Checks an error whose detail begins with the name of the wrong field, in any letter case.
+fn assert_error_about(response: &Response, status: u16, field: &str) {
+    let detail = response.expect_error(status);
     let named = detail.split(' ').next().unwrap_or_default();
     assert!(named.eq_ignore_ascii_case(field), "{field}: {detail}");
 }
 
-/// The time of a generation's second, as header fields show it.
+/// The HTTP date of a generation.
 fn http_date(generation: u64) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(generation / 1_000_000))
 }
 
-/// Lines of a chunked body.
+/// One chunk of a chunked body.
 fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+/// Escapes a cursor for a query.
+fn escape_cursor(cursor: &str) -> String {
+    cursor.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D")
 }

@@ -1,74 +1,73 @@
-//! Stores.
+//! Stores: create, list, describe, rename and delete.
 
-use crate::support::{Answer, Server};
-use crate::{Case, NO_STORE, STORES, accepted, gone, refused_for, status_line};
+use crate::support::{Response, Server};
+use crate::{
+    Case, STORES, UNKNOWN_STORE, assert_204, assert_error_about, assert_put_ok, escape_cursor,
+    status_line,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-fn create(server: &Server, body: impl AsRef<[u8]>) -> Answer {
-    server.ask(&format!("POST {STORES}"), &[], body.as_ref())
+fn create(server: &Server, body: impl AsRef<[u8]>) -> Response {
+    server.request(&format!("POST {STORES}"), &[], body.as_ref())
 }
 
 fn list(server: &Server, query: &str) -> Value {
-    let answer = server.ask(&format!("GET {STORES}{query}"), &[], b"");
-    assert_eq!(answer.status, 200, "{query}: {answer:?}");
-    answer.json()
+    let response = server.request(&format!("GET {STORES}{query}"), &[], b"");
+    assert_eq!(response.status, 200, "{query}: {response:?}");
+    response.json()
 }
 
 fn names(list: &Value) -> Vec<&str> {
     list["data"].as_array().unwrap().iter().map(|store| store["name"].as_str().unwrap()).collect()
 }
 
-/// Checks `YYYY-MM-DD HH:MM:SS`.
+/// Whether the text has the form `YYYY-MM-DD HH:MM:SS`.
 fn is_time(text: &str) -> bool {
     let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
     text.chars().map(digits).collect::<String>() == "0000-00-00 00:00:00"
 }
 
-fn form(cursor: &Value) -> String {
-    cursor.as_str().unwrap().replace('+', "%2B").replace('/', "%2F").replace('=', "%3D")
-}
-
 #[test]
-fn a_created_store_is_answered_as_recorded_to_the_byte() {
+fn a_created_store_has_the_recorded_response() {
     let server = Server::memory(&[]);
     for name in ["My Störe", "a", "A \\\"quoted\\\" one", "~"] {
-        let answer = create(&server, format!("{{\"name\":\"a{name}\"}}"));
-        assert_eq!(status_line(&answer), "HTTP/1.1 201 Created");
+        let response = create(&server, format!("{{\"name\":\"a{name}\"}}"));
+        assert_eq!(status_line(&response), "HTTP/1.1 201 Created");
         assert_eq!(
-            (answer.field("Cache-Control"), answer.field("Pragma")),
+            (response.header("Cache-Control"), response.header("Pragma")),
             ("no-store", "no-cache")
         );
-        let store = answer.json();
+        let store = response.json();
         let text = |field: &str| store[field].as_str().unwrap();
         let (id, created) = (text("id"), text("created_at"));
         let body = format!(
             "{{\"id\":\"{id}\",\"name\":\"a{name}\",\"created_at\":\"{created}\",\
              \"updated_at\":\"{created}\"}}"
         );
-        assert_eq!(answer.text(), body);
+        assert_eq!(response.text(), body);
         assert_eq!(id.len(), 22);
         assert!(id.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase()), "{id}");
         assert!(is_time(created), "{created}");
-        let described = server.ask(&format!("GET {STORES}/{id}"), &[], b"");
+        let described = server.request(&format!("GET {STORES}/{id}"), &[], b"");
         assert_eq!(status_line(&described), "HTTP/1.1 200 OK");
         assert_eq!(described.text(), body);
     }
-    // As Python writes it.
-    let answer = create(&server, "{\"name\": \"My St\\u00f6re\", \"other\": [1]}");
-    assert_eq!(answer.json()["name"], "My Störe");
+    // As the Python client serializes it.
+    let response = create(&server, "{\"name\": \"My St\\u00f6re\", \"other\": [1]}");
+    assert_eq!(response.json()["name"], "My Störe");
 }
 
 #[test]
-fn names_of_1_to_255_characters_that_begin_with_a_letter_are_taken() {
+fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
     let server = Server::memory(&[]);
     let longest = format!("a{}", "ö".repeat(254));
     let widest = format!("a{}", "🎈".repeat(254));
     let strange = "a~`!@#$%^&*()=+[]{};:'\"<>,./?";
     for name in ["a", "Z", "a b", "A-b_c.1", strange, "a/..", &longest, &widest, "a "] {
-        let answer = create(&server, json!({ "name": name }).to_string());
-        assert_eq!(answer.status, 201, "{name}: {answer:?}");
-        assert_eq!(answer.json()["name"], name);
+        let response = create(&server, json!({ "name": name }).to_string());
+        assert_eq!(response.status, 201, "{name}: {response:?}");
+        assert_eq!(response.json()["name"], name);
     }
     let total = list(&server, "")["meta"]["total"].clone();
     for name in [
@@ -88,13 +87,13 @@ fn names_of_1_to_255_characters_that_begin_with_a_letter_are_taken() {
         &format!("{longest}ö"),
         &"a".repeat(256),
     ] {
-        refused_for(&create(&server, json!({ "name": name }).to_string()), 400, "name");
+        assert_error_about(&create(&server, json!({ "name": name }).to_string()), 400, "name");
     }
     assert_eq!(list(&server, "")["meta"]["total"], total);
 }
 
 #[test]
-fn a_body_that_names_nothing_is_400_and_creates_nothing() {
+fn a_body_without_a_store_name_is_400_and_creates_nothing() {
     let server = Server::memory(&[]);
     for body in [
         "",
@@ -113,84 +112,84 @@ fn a_body_that_names_nothing_is_400_and_creates_nothing() {
         "name=a",
         "\u{feff}{\"name\":\"a\"}",
     ] {
-        refused_for(&create(&server, body), 400, "the");
+        assert_error_about(&create(&server, body), 400, "the");
     }
     for body in ["1", "null", "{}", "[\"a\"]", "true"] {
-        let answer = create(&server, format!("{{\"name\":{body}}}"));
-        assert_eq!(answer.refused(400), "name must be a string");
+        let response = create(&server, format!("{{\"name\":{body}}}"));
+        assert_eq!(response.expect_error(400), "name must be a string");
     }
-    refused_for(&create(&server, b"{\"name\":\"a\xff\"}"), 400, "the");
+    assert_error_about(&create(&server, b"{\"name\":\"a\xff\"}"), 400, "the");
     let large = format!("{{\"name\":\"a\",\"x\":\"{}\"}}", "x".repeat(70_000));
-    assert_eq!(create(&server, large).refused(400), "the body must have at most 65536 bytes");
+    assert_eq!(create(&server, large).expect_error(400), "the body must have at most 65536 bytes");
     let endless = format!("{{\"name\":\"a\",\"x\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
-    refused_for(&create(&server, endless), 400, "the");
-    // As Python sends it without a model.
-    let fields = [("Content-Type", "application/json")];
-    server.ask(&format!("POST {STORES}"), &fields, b"").refused(400);
+    assert_error_about(&create(&server, endless), 400, "the");
+    // As the Python client sends it without a model.
+    let headers = [("Content-Type", "application/json")];
+    server.request(&format!("POST {STORES}"), &headers, b"").expect_error(400);
     assert_eq!(list(&server, ""), json!({"data": [], "meta": {"limit": 1000, "total": 0}}));
 }
 
 #[test]
-fn any_content_type_and_a_chunked_body_create_a_store() {
+fn a_store_is_created_with_any_content_type_and_chunked_body() {
     let case = Case::new();
     for (name, kind) in [("a", "application/json"), ("b", "text/plain"), ("c", "")] {
         let body = json!({ "name": name }).to_string();
-        let fields = [("Content-Type", kind), ("Accept", "text/html")];
-        let answer = case.server.ask(&format!("POST {STORES}"), &fields, body.as_bytes());
-        assert_eq!(answer.status, 201, "{kind}");
-        assert_eq!(answer.field("Content-Type"), "application/json");
+        let headers = [("Content-Type", kind), ("Accept", "text/html")];
+        let response = case.server.request(&format!("POST {STORES}"), &headers, body.as_bytes());
+        assert_eq!(response.status, 201, "{kind}");
+        assert_eq!(response.header("Content-Type"), "application/json");
     }
-    let mut client = case.begin(&format!("POST {STORES}"), "Transfer-Encoding: chunked\r\n");
+    let mut client = case.send_head(&format!("POST {STORES}"), "Transfer-Encoding: chunked\r\n");
     client.send("8\r\n{\"name\":\r\n4\r\n\"d\"}\r\n0\r\n\r\n").unwrap();
-    assert_eq!(client.answer(false).unwrap().json()["name"], "d");
-    let mut client = case.begin(&format!("POST {STORES}"), "Content-Length: 20\r\n");
+    assert_eq!(client.read_response(false).unwrap().json()["name"], "d");
+    let mut client = case.send_head(&format!("POST {STORES}"), "Content-Length: 20\r\n");
     client.send("{\"name\":\"cut\"}").unwrap();
-    client.finish();
-    client.answer(false).unwrap().refused(400);
+    client.shutdown_write();
+    client.read_response(false).unwrap().expect_error(400);
     assert_eq!(names(&list(&case.server, "")), ["a", "b", "c", "d", "main"]);
 }
 
 #[test]
-fn a_location_is_one_of_four_and_not_echoed() {
+fn location_is_one_of_four_values_and_not_returned() {
     let server = Server::memory(&[]);
     for (at, location) in ["US", "EU", "ASIA", "AUS", ""].iter().enumerate() {
         let request = format!("POST {STORES}?location={location}");
-        let answer = server.ask(&request, &[], format!("{{\"name\":\"s{at}\"}}").as_bytes());
-        assert_eq!(answer.status, 201, "{location}");
-        assert_eq!(answer.json().as_object().unwrap().len(), 4);
+        let response = server.request(&request, &[], format!("{{\"name\":\"s{at}\"}}").as_bytes());
+        assert_eq!(response.status, 201, "{location}");
+        assert_eq!(response.json().as_object().unwrap().len(), 4);
     }
     for wrong in ["us", "UK", "US,EU", "%20US", "US&location=US", "1"] {
         let request = format!("POST {STORES}?location={wrong}");
-        refused_for(&server.ask(&request, &[], b"{\"name\":\"x\"}"), 400, "location");
+        assert_error_about(&server.request(&request, &[], b"{\"name\":\"x\"}"), 400, "location");
     }
     assert_eq!(list(&server, "")["meta"]["total"], 5);
 }
 
 #[test]
-fn a_taken_name_is_400_by_the_words_that_clients_know() {
+fn a_duplicate_store_name_is_400_with_the_recorded_message() {
     let server = Server::memory(&[]);
     let first = create(&server, "{\"name\":\"my-store\"}").json();
-    let answer = create(&server, "{\"name\":\"my-store\"}");
-    assert_eq!(status_line(&answer), "HTTP/1.1 400 Bad Request");
+    let response = create(&server, "{\"name\":\"my-store\"}");
+    assert_eq!(status_line(&response), "HTTP/1.1 400 Bad Request");
     let body = "{\"msg\":\"Bad request\",\"title\":\"Bad request\",\
                 \"detail\":\"store with name 'my-store' already exists\",\"status\":400}";
-    assert_eq!(answer.text(), body);
+    assert_eq!(response.text(), body);
     for other in ["My-store", "my-store ", "my_store", "my-stor", "my-store\\u0301"] {
         assert_eq!(create(&server, format!("{{\"name\":\"{other}\"}}")).status, 201, "{other}");
     }
-    // A name is free again when its store is gone.
+    // A deleted store frees its name.
     let id = first["id"].as_str().unwrap();
-    gone(&server.ask(&format!("DELETE {STORES}/{id}"), &[], b""));
+    assert_204(&server.request(&format!("DELETE {STORES}/{id}"), &[], b""));
     let second = create(&server, "{\"name\":\"my-store\"}");
     assert_eq!(second.status, 201);
     assert_ne!(second.json()["id"], first["id"]);
 }
 
 #[test]
-fn stores_are_listed_by_name_with_letters_folded_to_upper_case() {
+fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
     let server = Server::memory(&[]);
     assert_eq!(
-        server.ask(&format!("GET {STORES}"), &[], b"").text(),
+        server.request(&format!("GET {STORES}"), &[], b"").text(),
         "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}"
     );
     let order = [
@@ -211,9 +210,13 @@ fn stores_are_listed_by_name_with_letters_folded_to_upper_case() {
     ];
     let mut expected = order;
     expected.sort_by_key(|name| (name.to_ascii_uppercase(), (*name).to_owned()));
-    assert_eq!(expected[8..12], ["test", "test-store", "TestStoreA", "test_store"], "as recorded");
+    assert_eq!(
+        expected[8..12],
+        ["test", "test-store", "TestStoreA", "test_store"],
+        "the recorded order"
+    );
     for at in [5, 0, 13, 7, 2, 9, 4, 11, 1, 12, 3, 6, 8, 10] {
-        server.store(order[at]);
+        server.create_store(order[at]);
     }
     let all = list(&server, "");
     assert_eq!(names(&all), expected);
@@ -230,8 +233,8 @@ fn stores_are_listed_by_name_with_letters_folded_to_upper_case() {
             match page["meta"].get("next_cursor") {
                 None => break,
                 Some(next) => {
-                    assert_eq!(names(&page).len(), limit, "full while more follow");
-                    cursor = form(next);
+                    assert_eq!(names(&page).len(), limit, "a page with a cursor must be full");
+                    cursor = escape_cursor(next.as_str().unwrap());
                 }
             }
         }
@@ -240,10 +243,10 @@ fn stores_are_listed_by_name_with_letters_folded_to_upper_case() {
 }
 
 #[test]
-fn a_page_of_stores_says_where_the_next_begins() {
+fn a_page_of_stores_has_a_cursor_for_the_next_page() {
     let server = Server::memory(&[]);
     let [a, b] = ["a", "b"].map(|name| create(&server, json!({ "name": name }).to_string()).text());
-    let text = |query: &str| server.ask(&format!("GET {STORES}{query}"), &[], b"").text();
+    let text = |query: &str| server.request(&format!("GET {STORES}{query}"), &[], b"").text();
     let first =
         format!("{{\"data\":[{a}],\"meta\":{{\"limit\":1,\"total\":2,\"next_cursor\":\"CgFh\"}}}}");
     assert_eq!(text("?limit=1"), first);
@@ -254,27 +257,39 @@ fn a_page_of_stores_says_where_the_next_begins() {
     let rest = format!("{{\"data\":[{b}],\"meta\":{{\"limit\":1000,\"total\":2}}}}");
     assert_eq!(text("?cursor=CgFh"), rest);
     assert_eq!(text("?limit=5000&cursor=CgFh&name="), rest);
-    // The cursor holds when its store is gone or has another name.
+    // The cursor stays valid when its store is renamed or deleted.
     let id = serde_json::from_str::<Value>(&a).unwrap()["id"].as_str().unwrap().to_owned();
-    server.ask(&format!("PUT {STORES}/{id}"), &[], b"{\"name\":\"zz\"}");
+    server.request(&format!("PUT {STORES}/{id}"), &[], b"{\"name\":\"zz\"}");
     assert_eq!(names(&list(&server, "?cursor=CgFh")), ["b", "zz"]);
-    gone(&server.ask(&format!("DELETE {STORES}/{id}"), &[], b""));
+    assert_204(&server.request(&format!("DELETE {STORES}/{id}"), &[], b""));
     let rest = rest.replace("\"total\":2", "\"total\":1");
     assert_eq!(text("?cursor=CgFh"), rest);
     for wrong in ["!", "CgFh%3D", "apple", "Ev8%3D"] {
-        refused_for(&server.ask(&format!("GET {STORES}?cursor={wrong}"), &[], b""), 400, "cursor");
+        assert_error_about(
+            &server.request(&format!("GET {STORES}?cursor={wrong}"), &[], b""),
+            400,
+            "cursor",
+        );
     }
     for wrong in ["", "=", "=0", "=-1", "=x", "=1&limit=1"] {
-        refused_for(&server.ask(&format!("GET {STORES}?limit{wrong}"), &[], b""), 400, "limit");
+        assert_error_about(
+            &server.request(&format!("GET {STORES}?limit{wrong}"), &[], b""),
+            400,
+            "limit",
+        );
     }
-    refused_for(&server.ask(&format!("GET {STORES}?name=a&name=a"), &[], b""), 400, "name");
+    assert_error_about(
+        &server.request(&format!("GET {STORES}?name=a&name=a"), &[], b""),
+        400,
+        "name",
+    );
 }
 
 #[test]
-fn a_name_filters_the_list_exactly_and_goes_with_limit_and_cursor() {
+fn the_name_filter_is_exact_and_combines_with_limit_and_cursor() {
     let server = Server::memory(&[]);
     for name in ["a b", "A b", "a+b", "c"] {
-        server.store(name);
+        server.create_store(name);
     }
     for (query, found, total) in [
         ("?name=a+b", &["a b"][..], 1),
@@ -293,39 +308,42 @@ fn a_name_filters_the_list_exactly_and_goes_with_limit_and_cursor() {
         assert_eq!(page["meta"]["total"], total, "{query}");
         assert!(page["meta"].get("next_cursor").is_none(), "{query}");
     }
-    assert_eq!(names(&list(&server, "?name=")).len(), 4, "an empty name is none");
+    assert_eq!(names(&list(&server, "?name=")).len(), 4, "an empty name is ignored");
 }
 
 #[test]
-fn an_unknown_or_malformed_id_is_404() {
+fn an_unknown_or_malformed_store_id_is_404() {
     let case = Case::new();
     let upper = case.id.to_ascii_uppercase();
     let (short, long) = (&case.id[1..], format!("{}0", case.id));
-    for id in [NO_STORE, "x", "..", "%00", "%ff", "%", "a%2Fb", short, &long, &upper, "*"] {
+    for id in [UNKNOWN_STORE, "x", "..", "%00", "%ff", "%", "a%2Fb", short, &long, &upper, "*"] {
         for (method, body) in [("GET", ""), ("PUT", "{\"name\":\"n\"}"), ("DELETE", "")] {
-            let answer = case.server.ask(&format!("{method} {STORES}/{id}"), &[], body.as_bytes());
-            assert_eq!(answer.refused(404), "no store with that id", "{method} {id}");
+            let response =
+                case.server.request(&format!("{method} {STORES}/{id}"), &[], body.as_bytes());
+            assert_eq!(response.expect_error(404), "no store with that id", "{method} {id}");
         }
-        assert_eq!(case.server.ask(&format!("HEAD {STORES}/{id}"), &[], b"").status, 404);
-        // That the store is not there is said before its new name is judged.
-        case.server.ask(&format!("PUT {STORES}/{id}"), &[], b"x").refused(404);
-        case.server.ask(&format!("GET {STORES}/{id}/keys"), &[], b"").refused(404);
+        assert_eq!(case.server.request(&format!("HEAD {STORES}/{id}"), &[], b"").status, 404);
+        // An unknown store is reported before an invalid name.
+        case.server.request(&format!("PUT {STORES}/{id}"), &[], b"x").expect_error(404);
+        case.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"").expect_error(404);
     }
     assert_eq!(names(&list(&case.server, "")), ["main"]);
 }
 
 #[test]
-fn a_rename_answers_an_empty_200_and_moves_the_store() {
+fn a_rename_is_an_empty_200_and_moves_the_store_in_the_list() {
     let case = Case::new();
-    case.stored("k", &[("metadata", "m")], b"v");
-    case.server.store("b");
-    let describe = || case.server.ask(&format!("GET {}", case.at()), &[], b"").json();
+    case.put_ok("k", &[("metadata", "m")], b"v");
+    case.server.create_store("b");
+    let describe = || case.server.request(&format!("GET {}", case.store_path()), &[], b"").json();
     let before = describe();
     std::thread::sleep(Duration::from_millis(1100));
-    let rename = |body: &str| case.server.ask(&format!("PUT {}", case.at()), &[], body.as_bytes());
-    accepted(&rename("{\"name\":\"main\"}"));
-    assert_eq!(describe(), before, "the same name is no change");
-    accepted(&rename("{\"name\":\"a\"}"));
+    let rename = |body: &str| {
+        case.server.request(&format!("PUT {}", case.store_path()), &[], body.as_bytes())
+    };
+    assert_put_ok(&rename("{\"name\":\"main\"}"));
+    assert_eq!(describe(), before, "renaming to the same name must change nothing");
+    assert_put_ok(&rename("{\"name\":\"a\"}"));
     let after = describe();
     assert_eq!((&after["id"], &after["created_at"]), (&before["id"], &before["created_at"]));
     assert_eq!(after["name"], "a");
@@ -333,64 +351,69 @@ fn a_rename_answers_an_empty_200_and_moves_the_store() {
     assert!(times[0] < times[1] && is_time(&times[1]), "{times:?}");
     assert_eq!(names(&list(&case.server, "")), ["a", "b"]);
     assert_eq!(list(&case.server, "?name=main")["meta"]["total"], 0);
-    assert_eq!(case.get("k").field("Metadata"), "m");
-    accepted(&rename("{\"name\":\"c\"}"));
-    accepted(&rename("{\"name\":\"C\"}"));
+    assert_eq!(case.get("k").header("Metadata"), "m");
+    assert_put_ok(&rename("{\"name\":\"c\"}"));
+    assert_put_ok(&rename("{\"name\":\"C\"}"));
     assert_eq!(names(&list(&case.server, "")), ["b", "C"]);
-    case.server.store("main");
+    case.server.create_store("main");
 }
 
 #[test]
-fn a_wrong_rename_is_400_and_changes_nothing() {
+fn an_invalid_rename_is_400_and_changes_nothing() {
     let case = Case::new();
-    case.server.store("taken");
+    case.server.create_store("taken");
     let before = list(&case.server, "");
-    let rename = |body: &str| case.server.ask(&format!("PUT {}", case.at()), &[], body.as_bytes());
+    let rename = |body: &str| {
+        case.server.request(&format!("PUT {}", case.store_path()), &[], body.as_bytes())
+    };
     assert_eq!(
-        rename("{\"name\":\"taken\"}").refused(400),
+        rename("{\"name\":\"taken\"}").expect_error(400),
         "store with name 'taken' already exists"
     );
     for name in ["", "1", "a\\n", &"a".repeat(256)] {
-        refused_for(&rename(&format!("{{\"name\":\"{name}\"}}")), 400, "name");
+        assert_error_about(&rename(&format!("{{\"name\":\"{name}\"}}")), 400, "name");
     }
     for body in ["", "x", "{}", "[]"] {
-        refused_for(&rename(body), 400, "the");
+        assert_error_about(&rename(body), 400, "the");
     }
     assert_eq!(list(&case.server, ""), before);
 }
 
 #[test]
-fn a_store_with_items_is_not_deleted_but_an_emptied_one_is() {
+fn a_store_with_items_is_not_deleted() {
     let case = Case::new();
-    let delete = |query: &str| case.server.ask(&format!("DELETE {}{query}", case.at()), &[], b"");
-    case.stored("k", &[], b"v");
+    let delete = |query: &str| {
+        case.server.request(&format!("DELETE {}{query}", case.store_path()), &[], b"")
+    };
+    case.put_ok("k", &[], b"v");
     for query in ["", "?force=true", "?force=maybe"] {
-        let answer = delete(query);
-        assert_eq!(status_line(&answer), "HTTP/1.1 409 Conflict");
-        answer.refused(409);
+        let response = delete(query);
+        assert_eq!(status_line(&response), "HTTP/1.1 409 Conflict");
+        response.expect_error(409);
     }
-    assert_eq!(case.value("k"), b"v", "it can be written to as before");
-    case.stored("l", &[], b"");
+    assert_eq!(case.get_value("k"), b"v", "the store must be unchanged");
+    case.put_ok("l", &[], b"");
     for key in ["k", "l"] {
-        gone(&case.delete(key, &[]));
+        assert_204(&case.delete(key, &[]));
     }
-    gone(&delete(""));
-    assert_eq!(delete("").refused(404), "no store with that id");
-    for answer in [case.get("k"), case.put("k", &[], b"v"), case.list(""), case.delete("k", &[])] {
-        assert_eq!(answer.refused(404), "no store with that id");
+    assert_204(&delete(""));
+    assert_eq!(delete("").expect_error(404), "no store with that id");
+    for response in [case.get("k"), case.put("k", &[], b"v"), case.list(""), case.delete("k", &[])]
+    {
+        assert_eq!(response.expect_error(404), "no store with that id");
     }
     assert_eq!(list(&case.server, "")["meta"]["total"], 0);
-    // A new store of that name has nothing of the old one.
-    let id = case.server.store("main");
-    let keys = case.server.ask(&format!("GET {STORES}/{id}/keys"), &[], b"");
+    // A new store with the name is empty.
+    let id = case.server.create_store("main");
+    let keys = case.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"");
     assert_eq!(keys.text(), "{\"data\":[],\"meta\":{\"limit\":1000}}");
 }
 
 #[test]
-fn an_empty_store_is_deleted_whatever_force_says() {
+fn an_empty_store_is_deleted_with_any_force_parameter() {
     let server = Server::memory(&[]);
     for query in ["", "?force=true", "?force=false", "?force=maybe", "?force"] {
-        let id = server.store("s");
-        gone(&server.ask(&format!("DELETE {STORES}/{id}{query}"), &[], b""));
+        let id = server.create_store("s");
+        assert_204(&server.request(&format!("DELETE {STORES}/{id}{query}"), &[], b""));
     }
 }

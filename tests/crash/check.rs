@@ -112,7 +112,7 @@ fn see(client: &mut Client, port: u16, store: &str, key: &str) -> Seen {
     let from = now();
     let mut ask = |method: &str| {
         let request = format!("{method} /resources/stores/kv/{store}/keys/{key}");
-        let answer = client.ask(&request, &[], b"");
+        let answer = client.request(&request, &[], b"");
         answer.map_err(|e| {
             // The rest of what was cut is of no use to what follows.
             *client = Client::connect(port).unwrap();
@@ -120,13 +120,13 @@ fn see(client: &mut Client, port: u16, store: &str, key: &str) -> Seen {
         })
     };
     let (get, head) = (ask("GET"), ask("HEAD"));
-    let told = |answer: &Result<crate::support::Answer, String>| match answer {
+    let told = |answer: &Result<crate::support::Response, String>| match answer {
         Ok(answer) if answer.status == 200 => Told {
             status: 200,
             generation: answer.generation(),
-            metadata: answer.field("Metadata").to_owned(),
-            length: answer.field("Content-Length").parse().unwrap(),
-            stored: answer.field("Stored-Content-Length").parse().unwrap(),
+            metadata: answer.header("Metadata").to_owned(),
+            length: answer.header("Content-Length").parse().unwrap(),
+            stored: answer.header("Stored-Content-Length").parse().unwrap(),
         },
         Ok(answer) => Told { status: answer.status, ..Told::default() },
         Err(_) => Told::default(),
@@ -144,7 +144,7 @@ fn list(client: &mut Client, store: &str, prefix: &str, query: &str, limit: usiz
         let request = format!(
             "GET /resources/stores/kv/{store}/keys?limit={limit}&prefix={prefix}{query}{cursor}"
         );
-        let answer = client.ask(&request, &[], b"").unwrap();
+        let answer = client.request(&request, &[], b"").unwrap();
         assert_eq!(answer.status, 200, "{request}: {}", answer.text());
         let page = answer.json();
         let data = page["data"].as_array().unwrap();

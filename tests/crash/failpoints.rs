@@ -23,7 +23,7 @@ fn killed(what: &str, rule: Rule, among: u64, sizes: Sizes) {
         let first = 1 + ground.random.below(among);
         shim.set(0, Rule { first, ..rule });
         ground.load(sizes, false, |server| {
-            let status = server.ended(PATIENCE);
+            let status = server.wait_for_exit(PATIENCE);
             let hits = shim.hits(0);
             assert!(status.is_some(), "{what}: hit {first} never came, after {hits}");
         });
@@ -52,7 +52,7 @@ fn the_shim_meets_the_calls_of_this_binary() {
     shim.set(6, rule(Action::Count, OPEN, BLOBS));
     let path = ground.path("k");
     for bytes in [10, 300_000, 10] {
-        let answer = ground.server.ask(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
+        let answer = ground.server.request(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
         assert_eq!(answer.status, 200);
     }
     // Removing the file is no part of the answer.
@@ -143,14 +143,14 @@ fn killed_while_expired_items_are_swept() {
         for number in 0..20 {
             let value = if number % 5 == 0 { &large[..] } else { b"v" };
             let request = format!("PUT {}", ground.path(&format!("x-{point}-{number}")));
-            let answer = ground.server.ask(&request, &[("time_to_live_sec", "1")], value);
+            let answer = ground.server.request(&request, &[("time_to_live_sec", "1")], value);
             assert_eq!(answer.status, 200);
         }
         // Past the end of every short life in truth too; then past the grace of the expired.
         std::thread::sleep(Duration::from_millis(2100));
         shim.set(0, rule);
         shim.clock(100);
-        let status = ground.server.ended(PATIENCE);
+        let status = ground.server.wait_for_exit(PATIENCE);
         assert!(status.is_some(), "point {point}: the sweep never came");
         shim.off(0);
         shim.clock(0);

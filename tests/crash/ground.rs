@@ -30,7 +30,8 @@ impl Ground {
     pub(crate) fn with(seed: u64, writers: u32, start: impl FnOnce(&Path) -> Server) -> Ground {
         let dir = tempfile::tempdir().unwrap();
         let server = start(&dir.path().join("data"));
-        let (store, journals) = (server.store("s"), (0..writers).map(Journal::new).collect());
+        let (store, journals) =
+            (server.create_store("s"), (0..writers).map(Journal::new).collect());
         let (random, checked, slowest) = (Random(seed), 0, Duration::ZERO);
         Ground { dir, server, store, journals, random, checked, slowest }
     }
@@ -59,7 +60,7 @@ impl Ground {
     pub(crate) fn restart(&mut self, start: impl FnOnce(&Path) -> Server) {
         self.server.kill();
         self.server = start(&self.data());
-        self.slowest = self.slowest.max(self.server.started);
+        self.slowest = self.slowest.max(self.server.startup_time);
     }
 
     /// Compares what is there with the journals.
@@ -76,7 +77,7 @@ impl Ground {
         self.checked += checked;
         if found.appended.len() > APPENDED_MAX {
             let request = format!("DELETE {}", self.path(APPENDED));
-            assert_eq!(self.server.ask(&format!("{request}?force=true"), &[], b"").status, 204);
+            assert_eq!(self.server.request(&format!("{request}?force=true"), &[], b"").status, 204);
             found.appended.clear();
         }
         self.journals.iter_mut().for_each(|journal| journal.settle(&found));

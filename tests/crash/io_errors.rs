@@ -4,7 +4,7 @@ use crate::ground::{Ground, plain};
 use crate::load::Sizes;
 use crate::random::seed;
 use crate::shim::{Action, BLOBS, DATABASE, EIO, ENOSPC, FOLD, LOG, OPEN, Rule, SYNC, Shim, WRITE};
-use crate::support::Answer;
+use crate::support::Response;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,9 @@ impl Disk {
         self.shim.set(0, Rule::every(calls, path, Action::Fail(errno)));
     }
 
-    fn ask(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Answer {
+    fn ask(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Response {
         let request = format!("{method} {}{query}", self.ground.path(key));
-        self.ground.server.ask(&request, &[], body)
+        self.ground.server.request(&request, &[], body)
     }
 
     fn put(&self, key: &str, body: &[u8]) -> u64 {
@@ -51,7 +51,7 @@ impl Disk {
 
     fn list(&self) -> String {
         let request = format!("GET /resources/stores/kv/{}/keys", self.ground.store);
-        self.ground.server.ask(&request, &[], b"").text()
+        self.ground.server.request(&request, &[], b"").text()
     }
 
     fn files(&self) -> usize {
@@ -69,7 +69,7 @@ impl Disk {
 
     /// The server stopped by itself with the status of a failed sync, and said why.
     fn stopped(&mut self, why: &str) {
-        let status = self.ground.server.ended(SOON);
+        let status = self.ground.server.wait_for_exit(SOON);
         let log = self.shim.log();
         assert_eq!(status.and_then(|status| status.code()), Some(FATAL), "{status:?}\n{log}");
         let said = log.lines().any(|line| line.contains(why) && line.contains("stopping"));
@@ -98,7 +98,7 @@ fn a_full_disk_under_the_log_refuses_writes_and_changes_nothing() {
     let (list, files) = (disk.list(), disk.files());
     disk.fail(WRITE, LOG, ENOSPC);
     for _ in 0..3 {
-        let refused = |answer: Answer| assert!(answer.refused(507).contains("full"));
+        let refused = |answer: Response| assert!(answer.expect_error(507).contains("full"));
         refused(disk.ask("PUT", "k", "", b"new"));
         refused(disk.ask("PUT", "k", "?append=true", b"new"));
         refused(disk.ask("PUT", "other", "?add=true", b"new"));
@@ -106,10 +106,11 @@ fn a_full_disk_under_the_log_refuses_writes_and_changes_nothing() {
         refused(disk.ask("DELETE", "k", "", b""));
         let batch = format!("PUT /resources/stores/kv/{}/batch", disk.ground.store);
         let line = b"{\"key\":\"k\",\"value\":\"bmV3\"}\n";
-        let answer = disk.ground.server.ask(&batch, &[], line);
+        let answer = disk.ground.server.request(&batch, &[], line);
         assert_eq!(answer.status, 503, "{answer:?}");
         assert_eq!(answer.json()["errors"][0]["code"], "507");
-        let store = disk.ground.server.ask("POST /resources/stores/kv", &[], b"{\"name\":\"t\"}");
+        let store =
+            disk.ground.server.request("POST /resources/stores/kv", &[], b"{\"name\":\"t\"}");
         refused(store);
         disk.unchanged("k", OLD, old);
         disk.unchanged("large", &large, old_large);
@@ -142,8 +143,8 @@ fn a_full_disk_under_large_values_refuses_them_and_leaves_no_file() {
             // The refusal may come before all of the value is sent, and the rest meets a closed
             // connection; what counts is that nothing changed.
             let put = format!("PUT {}", disk.ground.path("large"));
-            if let Ok(answer) = disk.ground.server.connect().ask(&put, &[], &new) {
-                answer.refused(507);
+            if let Ok(answer) = disk.ground.server.connect().request(&put, &[], &new) {
+                answer.expect_error(507);
             }
             assert!(disk.shim.hits(0) >= first);
             if calls == WRITE {
@@ -156,7 +157,7 @@ fn a_full_disk_under_large_values_refuses_them_and_leaves_no_file() {
     }
     disk.shim.set(0, Rule::every(WRITE, BLOBS, Action::Fail(ENOSPC)));
     let joined = disk.ask("PUT", "large", "?append=true", b"a little more");
-    joined.refused(507);
+    joined.expect_error(507);
     disk.unchanged("large", &large, old);
     disk.shim.off(0);
     let newer = disk.put("large", &new);
@@ -204,7 +205,7 @@ fn a_failing_write_of_a_large_value_refuses_it_and_changes_nothing() {
     let large = vec![b'l'; 700_000];
     let old = disk.put("large", &large);
     disk.fail(WRITE, BLOBS, EIO);
-    let detail = disk.ask("PUT", "large", "", &vec![b'n'; 400_000]).refused(500);
+    let detail = disk.ask("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
     assert!(detail.contains("see the server log"), "{detail}");
     let log = disk.shim.log();
     assert!(log.contains("could not write a blob file"), "the log says why: {log}");
@@ -225,7 +226,7 @@ fn fatal(what: &str, rule: Rule, sizes: Sizes, why: &str) {
         let first = 1 + disk.ground.random.below(rule.first);
         disk.shim.set(0, Rule { first, ..rule });
         let mut status = None;
-        disk.ground.load(sizes, false, |server| status = server.ended(SOON));
+        disk.ground.load(sizes, false, |server| status = server.wait_for_exit(SOON));
         assert!(status.is_some(), "{what}: it goes on after {} hits", disk.shim.hits(0));
         disk.stopped(why);
         disk.heal();
@@ -273,7 +274,7 @@ fn a_put_that_meets_a_failed_sync_is_never_answered_with_success() {
     let old = disk.put("k", OLD);
     disk.fail(SYNC, LOG, EIO);
     let put = format!("PUT {}", disk.ground.path("k"));
-    if let Ok(answer) = disk.ground.server.connect().ask(&put, &[], b"new") {
+    if let Ok(answer) = disk.ground.server.connect().request(&put, &[], b"new") {
         assert!(answer.status >= 500, "{answer:?}");
     }
     disk.stopped("could not make a commit durable");

@@ -67,7 +67,7 @@ fn a_stop_in_order_under_load_keeps_every_acknowledged_write() {
         ground.load(Sizes::Mixed, false, |server| {
             std::thread::sleep(Duration::from_millis(300));
             server.terminate();
-            let status = server.ended(Duration::from_secs(30));
+            let status = server.wait_for_exit(Duration::from_secs(30));
             assert!(status.is_some_and(|status| status.success()), "{status:?}");
         });
         ground.restart(plain);

@@ -2,7 +2,7 @@
 
 use crate::journal::{APPENDED, COUNTED, Change, Event, Item, Journal, Op, What};
 use crate::random::{Random, now};
-use crate::support::{Answer, Client};
+use crate::support::{Client, Response};
 use crate::value;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -110,10 +110,10 @@ impl Writer<'_> {
     }
 
     /// Asks; `None` when no answer came. The next step connects anew where that is needed.
-    fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
-        let answer = self.client.as_mut()?.ask(request, fields, body).ok();
-        let closes = |answer: &Answer| {
-            answer.fields("Connection").iter().any(|value| value.eq_ignore_ascii_case("close"))
+    fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Response> {
+        let answer = self.client.as_mut()?.request(request, fields, body).ok();
+        let closes = |answer: &Response| {
+            answer.headers("Connection").iter().any(|value| value.eq_ignore_ascii_case("close"))
         };
         if answer.as_ref().is_none_or(closes) {
             self.client = None;
@@ -126,12 +126,12 @@ impl Writer<'_> {
     }
 
     /// What an answer says of an operation that was to be done, or to be refused.
-    fn told(&self, op: &Op, answer: Option<&Answer>, said: &str) -> What {
+    fn told(&self, op: &Op, answer: Option<&Response>, said: &str) -> What {
         let Some(answer) = answer else { return What::Unknown };
         let refused = matches!(op.change, Change::Nothing);
         match answer.status {
             200 | 204 if !refused => {
-                What::Acknowledged(answer.has("Generation").then(|| answer.generation()))
+                What::Acknowledged(answer.has_header("Generation").then(|| answer.generation()))
             }
             404 | 412 if refused => What::Refused,
             507 | 503 if self.load.faults => What::Refused,
@@ -277,7 +277,7 @@ impl Writer<'_> {
     }
 
     /// How a line went in a batch that had errors.
-    fn line(&self, answer: &Answer, index: usize) -> What {
+    fn line(&self, answer: &Response, index: usize) -> What {
         assert!(self.load.faults && answer.status == 503, "{answer:?}");
         let report = answer.json();
         let errors = report["errors"].as_array().unwrap();
@@ -288,7 +288,7 @@ impl Writer<'_> {
                 What::Refused
             }
             // The answer comes before the end of the lines when the server fails.
-            None if answer.has("Connection") => What::Unknown,
+            None if answer.has_header("Connection") => What::Unknown,
             None => What::Acknowledged(None),
         }
     }

@@ -1,6 +1,6 @@
 //! The order of sync and answer as the system sees it, and stops without a load.
 
-use crate::support::{self, Home, Server, TOKEN};
+use crate::support::{self, DiskServer, Server, TOKEN};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 #[test]
 fn a_server_that_was_killed_while_nothing_ran_starts_at_once() {
-    let mut home = Home::new(&[]);
+    let mut home = DiskServer::new(&[]);
     for _ in 0..3 {
-        assert_eq!(home.server.ask("GET /readyz", &[], b"").status, 200);
-        home.crash(&[]);
+        assert_eq!(home.server.request("GET /readyz", &[], b"").status, 200);
+        home.kill_and_restart(&[]);
     }
 }
 
@@ -31,10 +31,10 @@ fn traced(data: &Path, trace: &Path) -> Vec<String> {
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
     command.env("STEADFAST_TOKEN", TOKEN);
     let server = Server::spawn(command);
-    let store = server.store("s");
+    let store = server.create_store("s");
     for size in [10, 1000, 700_000] {
         let request = format!("PUT /resources/stores/kv/{store}/keys/k");
-        assert_eq!(server.ask(&request, &[], &vec![b'v'; size]).status, 200);
+        assert_eq!(server.request(&request, &[], &vec![b'v'; size]).status, 200);
     }
     drop(server);
     std::fs::read_to_string(trace).unwrap().lines().map(str::to_owned).collect()
@@ -66,7 +66,7 @@ fn the_log_is_synced_before_the_answer() {
 fn a_stop_ends_what_runs_and_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
-    let (port, store) = (server.port, server.store("s"));
+    let (port, store) = (server.port, server.create_store("s"));
     let path = format!("/resources/stores/kv/{store}/keys/k");
     // A request whose body is still on its way when the server is told to stop.
     let mut client = server.connect();
@@ -79,9 +79,9 @@ fn a_stop_ends_what_runs_and_keeps_it() {
     assert!(!waiter.is_finished(), "it waits for the request that runs");
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "and accepts no other");
     client.send("67890").unwrap();
-    assert_eq!(client.answer(false).unwrap().status, 200);
+    assert_eq!(client.read_response(false).unwrap().status, 200);
     drop(client);
     assert!(waiter.join().unwrap().success());
     let server = Server::start(dir.path(), &[]);
-    assert_eq!(server.ask(&format!("GET {path}"), &[], b"").body, b"1234567890");
+    assert_eq!(server.request(&format!("GET {path}"), &[], b"").body, b"1234567890");
 }

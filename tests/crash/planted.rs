@@ -47,7 +47,7 @@ impl Scene {
         let ttl = ttl.map(|ttl| ttl.to_string());
         let fields: Vec<_> = ttl.iter().map(|ttl| ("time_to_live_sec", ttl.as_str())).collect();
         let request = format!("PUT {}", self.ground.path(key));
-        let answer = self.ground.server.ask(&request, &fields, &piece.make(key));
+        let answer = self.ground.server.request(&request, &fields, &piece.make(key));
         assert_eq!(answer.status, 200);
         self.acknowledge(key, answer.generation());
     }
@@ -114,7 +114,7 @@ fn a_write_without_an_answer_may_be_there_or_not() {
         other => panic!("{other:?}"),
     };
     let request = format!("PUT {}", scene.ground.path(STAYS));
-    let answer = scene.ground.server.ask(&request, &[], &piece.make(STAYS));
+    let answer = scene.ground.server.request(&request, &[], &piece.make(STAYS));
     assert_eq!(answer.status, 200);
     let verdict = scene.verdict();
     assert!(verdict.faults.is_empty(), "it did: {:#?}", verdict.faults);
@@ -130,13 +130,13 @@ fn a_value_torn_in_the_middle_is_reported() {
     let mut torn = pieces[0].make(LARGE);
     torn[150_000..].fill(0);
     let request = format!("PUT {}", scene.ground.path(LARGE));
-    assert_eq!(scene.ground.server.ask(&request, &[], &torn).status, 200);
+    assert_eq!(scene.ground.server.request(&request, &[], &torn).status, 200);
     scene.reports(&scene.verdict(), LARGE, Kind::Torn);
-    assert_eq!(scene.ground.server.ask(&request, &[], &torn[..1000]).status, 200);
+    assert_eq!(scene.ground.server.request(&request, &[], &torn[..1000]).status, 200);
     scene.reports(&scene.verdict(), LARGE, Kind::Torn);
     // Whole, but another key's.
     let other = pieces[0].make(STAYS);
-    assert_eq!(scene.ground.server.ask(&request, &[], &other).status, 200);
+    assert_eq!(scene.ground.server.request(&request, &[], &other).status, 200);
     scene.reports(&scene.verdict(), LARGE, Kind::Torn);
 }
 
@@ -244,7 +244,7 @@ fn a_server_that_was_set_back_to_an_older_state_is_reported() {
         ground.load(Sizes::Small, false, |server| {
             std::thread::sleep(Duration::from_millis(300));
             server.terminate();
-            assert!(server.ended(Duration::from_secs(30)).is_some());
+            assert!(server.wait_for_exit(Duration::from_secs(30)).is_some());
         });
     };
     load(&mut ground);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use steadfast::engine::Engine;
-use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::memory::Memory;
 use steadfast::engine::postgres::{self, Postgres};
 use tempfile::TempDir;
@@ -132,7 +132,7 @@ impl Turns {
 }
 
 pub(crate) fn open(dir: PathBuf) -> Arc<dyn Engine> {
-    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
+    let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
     // A short log is folded all the time, so that suites meet folds.
     let options = Options { dir, cache_bytes: 1 << 20, wal_bytes: 64 << 10, fatal };
     Arc::new(Embedded::open(options).unwrap())

@@ -1,26 +1,26 @@
-//! Random sequences of operations against a plain map, over every engine, with the clock jumping
-//! both ways and the engine being closed and opened in between. Over a database each operation goes
-//! through another of three processes: opened here, and as servers that are killed in between.
+//! Model-based test of the KV layer: random sequences of operations are compared with a plain map,
+//! over every engine, while the clock jumps forwards and backwards and the engine is reopened. On
+//! PostgreSQL the operations alternate between three processes: first in this process, then as
+//! servers that are killed and restarted.
 //!
-//! A failure shrinks and prints the sequence; `PROPTEST_CASES` sets how many are tried, and
-//! proptest keeps the seeds of failures in `proptest-regressions/`.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+//! Proptest shrinks and prints a failing sequence and saves its seed in `proptest-regressions/`;
+//! `PROPTEST_CASES` sets the number of sequences.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 #[path = "../engines/mod.rs"]
 mod engines;
-mod face;
-mod local;
+mod in_process;
 mod model;
-mod remote;
+mod over_http;
+mod store_under_test;
 #[path = "../support/mod.rs"]
 mod support;
 
 use engines::Subject;
-use face::Face;
-use local::Local;
-use model::{Grown, Model};
+use in_process::InProcess;
+use model::{GenerationOrder, Model};
+use over_http::{OverHttp, Servers};
 use proptest::prelude::*;
-use remote::{Remote, Servers};
 use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use steadfast::kv::clock::SECOND;
@@ -29,15 +29,16 @@ use steadfast::kv::limits::EXPIRED_KEPT_SECS;
 use steadfast::kv::preconditions::Mode;
 use steadfast::kv::types::{Metadata, Ttl};
 use steadfast::kv::{Error, PIECE_BYTES};
+use store_under_test::StoreUnderTest;
 
 pub(crate) const START: u64 = 1_750_000_000 * SECOND;
 pub(crate) const MAX: u64 = PIECE_BYTES as u64 + 3000;
 pub(crate) const KEYS: [&str; 6] = ["a", "a/b", "a0", "b", "é", "zz"];
 
-/// Which generation an operation demands.
+/// The generation condition of an operation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Demand {
-    Nothing,
+pub(crate) enum Condition {
+    Unconditional,
     Absent,
     Current,
     Stale,
@@ -45,8 +46,8 @@ pub(crate) enum Demand {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Put { key: usize, mode: Mode, demand: Demand, ttl: Option<u64>, meta: u8, size: usize },
-    Delete { key: usize, force: bool, demand: Demand },
+    Put { key: usize, mode: Mode, condition: Condition, ttl: Option<u64>, meta: u8, size: usize },
+    Delete { key: usize, force: bool, condition: Condition },
     Batch(Vec<(usize, Option<u64>, usize)>),
     List { prefix: usize, limit: usize },
     Clock(i64),
@@ -57,10 +58,10 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let demand = || {
+    let condition = || {
         prop_oneof![
-            4 => Just(Demand::Nothing), 1 => Just(Demand::Absent),
-            2 => Just(Demand::Current), 1 => Just(Demand::Stale),
+            4 => Just(Condition::Unconditional), 1 => Just(Condition::Absent),
+            2 => Just(Condition::Current), 1 => Just(Condition::Stale),
         ]
     };
     let mode = prop_oneof![
@@ -73,11 +74,11 @@ fn op() -> impl Strategy<Value = Op> {
         ]
     };
     let ttl = || prop::option::of(1..5_u64);
-    let put = (0..KEYS.len(), mode, demand(), ttl(), any::<u8>(), size()).prop_map(
-        |(key, mode, demand, ttl, meta, size)| Op::Put { key, mode, demand, ttl, meta, size },
+    let put = (0..KEYS.len(), mode, condition(), ttl(), any::<u8>(), size()).prop_map(
+        |(key, mode, condition, ttl, meta, size)| Op::Put { key, mode, condition, ttl, meta, size },
     );
-    let delete = (0..KEYS.len(), any::<bool>(), demand())
-        .prop_map(|(key, force, demand)| Op::Delete { key, force, demand });
+    let delete = (0..KEYS.len(), any::<bool>(), condition())
+        .prop_map(|(key, force, condition)| Op::Delete { key, force, condition });
     let batch = prop::collection::vec((0..KEYS.len(), ttl(), 0..2000_usize), 0..5);
     prop_oneof![
         10 => put,
@@ -93,8 +94,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-struct World<F> {
-    face: F,
+struct Harness<S> {
+    store: S,
     model: Model,
 }
 
@@ -102,26 +103,27 @@ fn bytes(size: usize, seed: usize) -> Vec<u8> {
     (0..size).map(|i| (i ^ seed ^ (i >> 7)) as u8).collect()
 }
 
-impl<F: Face> World<F> {
-    fn new(face: F) -> World<F> {
-        let (items, name, grown) = (BTreeMap::new(), "s0".into(), Grown::new(face.processes()));
-        World { face, model: Model { items, now: START, name, grown } }
+impl<S: StoreUnderTest> Harness<S> {
+    fn new(store: S) -> Harness<S> {
+        let (items, name, generations) =
+            (BTreeMap::new(), "s0".into(), GenerationOrder::new(store.processes()));
+        Harness { store, model: Model { items, now: START, name, generations } }
     }
 
     async fn step(&mut self, number: usize, op: &Op) {
         match op {
-            Op::Put { key, mode, demand, ttl, meta, size } => {
-                let if_generation = self.model.demanded(KEYS[*key], *demand);
+            Op::Put { key, mode, condition, ttl, meta, size } => {
+                let if_generation = self.model.expected_generation(KEYS[*key], *condition);
                 let ttl = ttl.map(|secs| Ttl::new(secs).unwrap());
                 let metadata = Metadata::parse(&vec![b'm'; usize::from(*meta) % 9]).unwrap();
                 let put = PutRequest { mode: *mode, if_generation, ttl, metadata };
                 self.put(*key, &put, &bytes(*size, number)).await;
             }
-            Op::Delete { key, force, demand } => {
-                let if_generation = self.model.demanded(KEYS[*key], *demand);
+            Op::Delete { key, force, condition } => {
+                let if_generation = self.model.expected_generation(KEYS[*key], *condition);
                 let delete = DeleteRequest { force: *force, if_generation };
-                let answer = self.face.delete(self.face.next(), KEYS[*key], delete).await;
-                assert_eq!(answer, self.model.delete(KEYS[*key], delete), "{op:?}");
+                let response = self.store.delete(self.store.next(), KEYS[*key], delete).await;
+                assert_eq!(response, self.model.delete(KEYS[*key], delete), "{op:?}");
             }
             Op::Batch(lines) => self.batch(lines).await,
             Op::List { prefix, limit } => {
@@ -129,45 +131,46 @@ impl<F: Face> World<F> {
             }
             Op::Clock(secs) => {
                 let now = self.model.now.saturating_add_signed(secs * SECOND as i64);
-                if self.face.set_clock(now) {
+                if self.store.set_clock(now) {
                     self.model.now = now;
                 }
             }
             Op::Sweep => {
-                self.face.sweep().await;
+                self.store.sweep().await;
                 let until = self.model.now - EXPIRED_KEPT_SECS * SECOND;
                 self.model.items.retain(|_, entry| entry.expires.is_none_or(|at| at > until));
             }
             Op::Reopen => {
-                if let Some(killed) = self.face.reopen().await {
-                    self.model.grown.killed(killed);
+                if let Some(killed) = self.store.reopen().await {
+                    self.model.generations.forget_process(killed);
                 }
             }
             Op::DeleteStore => {
                 let live = KEYS.iter().any(|key| self.model.live(key).is_some());
                 if live {
-                    assert_eq!(self.face.delete_store().await, Err(Error::StoreNotEmpty));
+                    assert_eq!(self.store.delete_store().await, Err(Error::StoreNotEmpty));
                 }
             }
             Op::Rename(n) => {
                 self.model.name = format!("s{n}");
-                self.face.rename(&self.model.name).await;
+                self.store.rename(&self.model.name).await;
             }
         }
     }
 
     async fn put(&mut self, key: usize, put: &PutRequest, value: &[u8]) {
         let expected = self.model.put(KEYS[key], put, value);
-        let by = self.face.next();
-        match (expected, self.face.put(by, KEYS[key], put, value).await) {
-            (Ok(left), Ok(generation)) => {
-                self.model.grown.given(by, key, generation);
-                self.model.grown.ended(by, generation);
-                self.model.keep(KEYS[key], put, left, generation);
+        let by = self.store.next();
+        match (expected, self.store.put(by, KEYS[key], put, value).await) {
+            (Ok(stored), Ok(generation)) => {
+                self.model.generations.record(by, key, generation);
+                self.model.generations.finish_commit(by, generation);
+                self.model.insert(KEYS[key], put, stored, generation);
             }
-            // A value that is too large by itself may be refused before the item is looked at.
+            // A value that exceeds the limit by itself may be rejected before the condition is
+            // checked.
             (Err(_), Err(Error::TooLarge(MAX))) if value.len() as u64 > MAX => {}
-            (expected, answer) => assert_eq!(answer.err(), expected.err(), "{put:?}"),
+            (expected, response) => assert_eq!(response.err(), expected.err(), "{put:?}"),
         }
     }
 
@@ -177,66 +180,70 @@ impl<F: Face> World<F> {
             let ttl = ttl.map(|secs| Ttl::new(secs).unwrap());
             let value = bytes(*size, n);
             sent.push((KEYS[*key], ttl, value.clone()));
-            self.model.keep(KEYS[*key], &PutRequest { ttl, ..PutRequest::default() }, value, 0);
+            self.model.insert(KEYS[*key], &PutRequest { ttl, ..PutRequest::default() }, value, 0);
         }
-        let by = self.face.next();
-        self.face.batch(by, &sent).await;
+        let by = self.store.next();
+        self.store.batch(by, &sent).await;
         let mut keys: Vec<_> = lines.iter().map(|(key, ..)| *key).collect();
         keys.sort_unstable();
         keys.dedup();
-        let mut made = None;
+        let mut batch_generation = None;
         for key in keys {
-            let (_, generation) = self.face.head(KEYS[key]).await;
-            assert_eq!(*made.get_or_insert(generation), generation, "a batch is one commit");
-            self.model.grown.given(by, key, generation);
+            let (_, generation) = self.store.head(KEYS[key]).await;
+            assert_eq!(
+                *batch_generation.get_or_insert(generation),
+                generation,
+                "a batch is one commit"
+            );
+            self.model.generations.record(by, key, generation);
             self.model.items.get_mut(KEYS[key]).unwrap().generation = generation;
         }
-        if let Some(generation) = made {
-            self.model.grown.ended(by, generation);
+        if let Some(generation) = batch_generation {
+            self.model.generations.finish_commit(by, generation);
         }
     }
 
     async fn list(&self, prefix: &str, limit: usize) {
-        let found = self.face.list(prefix, limit).await;
+        let found = self.store.list(prefix, limit).await;
         let live = |key: &&&str| key.starts_with(prefix) && self.model.live(key).is_some();
-        let mut wanted: Vec<_> = KEYS.iter().filter(live).map(|key| key.to_string()).collect();
-        wanted.sort();
-        assert_eq!(found, wanted, "prefix {prefix:?} by {limit}");
+        let mut expected: Vec<_> = KEYS.iter().filter(live).map(|key| key.to_string()).collect();
+        expected.sort();
+        assert_eq!(found, expected, "prefix {prefix:?} by {limit}");
     }
 
-    /// Compares all there is.
+    /// Compares the whole store with the model.
     async fn compare(&self) {
         self.list("", 3).await;
         for name in KEYS {
-            let found = self.face.get(name).await;
+            let found = self.store.get(name).await;
             let Some(entry) = self.model.live(name) else {
                 assert!(found.is_none(), "{name}");
                 continue;
             };
-            let item = found.unwrap_or_else(|| panic!("{name} is not there"));
+            let item = found.unwrap_or_else(|| panic!("{name} is missing"));
             assert_eq!(item.generation, entry.generation, "{name}");
             if let Some(expires) = item.expires {
                 assert_eq!(expires, entry.expires, "{name}");
             }
             assert_eq!(item.metadata, entry.metadata, "{name}");
             assert!(item.value == entry.value, "{name}");
-            let head = self.face.head(name).await;
+            let head = self.store.head(name).await;
             assert_eq!(head, (entry.value.len() as u64, entry.generation), "{name}");
         }
-        if let Some(count) = self.face.count().await {
-            assert_eq!(count, self.model.items.len() as u64, "items that take space");
+        if let Some(count) = self.store.count().await {
+            assert_eq!(count, self.model.items.len() as u64, "stored items");
         }
-        assert_eq!(self.face.name().await, self.model.name);
+        assert_eq!(self.store.name().await, self.model.name);
     }
 }
 
-async fn follows(face: impl Face, ops: &[Op]) {
-    let mut world = World::new(face);
+async fn run_against_model(store: impl StoreUnderTest, ops: &[Op]) {
+    let mut harness = Harness::new(store);
     for (number, op) in ops.iter().enumerate() {
-        world.step(number, op).await;
-        world.compare().await;
+        harness.step(number, op).await;
+        harness.compare().await;
     }
-    world.face.close().await;
+    harness.store.close().await;
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -246,7 +253,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn run(subject: impl Future<Output = Option<Subject>>, ops: &[Op]) {
     runtime().block_on(async {
         if let Some(subject) = subject.await {
-            follows(Local::new(subject).await, ops).await;
+            run_against_model(InProcess::new(subject).await, ops).await;
         }
     });
 }
@@ -255,32 +262,32 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_memory_engine_follows_the_model(ops in prop::collection::vec(op(), 1..60)) {
+    fn the_memory_engine_matches_the_model(ops in prop::collection::vec(op(), 1..60)) {
         run(ready(Some(Subject::memory())), &ops);
     }
 
     #[test]
-    fn the_embedded_engine_follows_the_model(ops in prop::collection::vec(op(), 1..60)) {
+    fn the_embedded_engine_matches_the_model(ops in prop::collection::vec(op(), 1..60)) {
         run(ready(Some(Subject::embedded())), &ops);
     }
 }
 
 proptest! {
-    // Each has a database of its own, which takes a while to make.
+    // Each case creates a database, which is slow.
     #![proptest_config(ProptestConfig {
         max_shrink_iters: 200, cases: 40, ..ProptestConfig::default()
     })]
 
     #[test]
-    fn three_postgres_processes_follow_the_model(ops in prop::collection::vec(op(), 1..60)) {
+    fn three_postgres_processes_match_the_model(ops in prop::collection::vec(op(), 1..60)) {
         run(Subject::postgres(), &ops);
     }
 }
 
 #[test]
-fn three_postgres_servers_follow_the_model() {
-    let Some(url) = support::database("model") else { return };
-    let servers = Servers::over(url);
+fn three_postgres_servers_match_the_model() {
+    let Some(url) = support::create_database("model") else { return };
+    let servers = Servers::new(url);
     let config = ProptestConfig {
         max_shrink_iters: 100,
         cases: 30,
@@ -288,6 +295,6 @@ fn three_postgres_servers_follow_the_model() {
         ..ProptestConfig::default()
     };
     proptest!(config, |(ops in prop::collection::vec(op(), 1..60))| {
-        runtime().block_on(follows(Remote::new(&servers), &ops));
+        runtime().block_on(run_against_model(OverHttp::new(&servers), &ops));
     });
 }

@@ -1,6 +1,7 @@
-//! What a store should hold, as a plain map.
+//! The model: the expected contents of the store as a plain map, and the expected order of
+//! generations.
 
-use crate::{Demand, KEYS, MAX};
+use crate::{Condition, KEYS, MAX};
 use std::collections::BTreeMap;
 use steadfast::kv::Error;
 use steadfast::kv::clock::SECOND;
@@ -15,12 +16,12 @@ pub(crate) struct Entry {
     pub(crate) generation: u64,
 }
 
-/// What the store should hold: also what expired and was not yet swept.
+/// The expected contents of the store, including expired records that are not yet swept.
 pub(crate) struct Model {
     pub(crate) items: BTreeMap<&'static str, Entry>,
     pub(crate) now: u64,
     pub(crate) name: String,
-    pub(crate) grown: Grown,
+    pub(crate) generations: GenerationOrder,
 }
 
 impl Model {
@@ -29,34 +30,34 @@ impl Model {
         self.items.get(key).filter(|entry| !expired(entry))
     }
 
-    pub(crate) fn demanded(&self, key: &str, demand: Demand) -> Option<u64> {
+    pub(crate) fn expected_generation(&self, key: &str, condition: Condition) -> Option<u64> {
         let current = self.live(key).map_or(0, |entry| entry.generation);
-        match demand {
-            Demand::Nothing => None,
-            Demand::Absent => Some(0),
-            Demand::Current => Some(current),
-            Demand::Stale => Some(current + 1),
+        match condition {
+            Condition::Unconditional => None,
+            Condition::Absent => Some(0),
+            Condition::Current => Some(current),
+            Condition::Stale => Some(current + 1),
         }
     }
 
-    /// What a put should answer: the value it leaves.
+    /// The expected result of a put: the value it stores, or its error.
     pub(crate) fn put(&self, key: &str, put: &PutRequest, value: &[u8]) -> Result<Vec<u8>, Error> {
-        let there = self.live(key);
-        let current = there.map_or(0, |entry| entry.generation);
-        if put.if_generation.is_some_and(|wanted| wanted != current) {
+        let existing = self.live(key);
+        let current = existing.map_or(0, |entry| entry.generation);
+        if put.if_generation.is_some_and(|expected| expected != current) {
             return Err(Error::Precondition);
         }
-        let there = there.map(|entry| entry.value.clone());
-        let left = match (put.mode, there) {
+        let existing = existing.map(|entry| entry.value.clone());
+        let stored = match (put.mode, existing) {
             (Mode::Add, Some(_)) => return Err(Error::Precondition),
-            (Mode::Append, Some(there)) => [&there, value].concat(),
-            (Mode::Prepend, Some(there)) => [value, &there].concat(),
+            (Mode::Append, Some(existing)) => [&existing, value].concat(),
+            (Mode::Prepend, Some(existing)) => [value, &existing].concat(),
             _ => value.to_vec(),
         };
-        if left.len() as u64 > MAX { Err(Error::TooLarge(MAX)) } else { Ok(left) }
+        if stored.len() as u64 > MAX { Err(Error::TooLarge(MAX)) } else { Ok(stored) }
     }
 
-    pub(crate) fn keep(
+    pub(crate) fn insert(
         &mut self,
         key: &'static str,
         put: &PutRequest,
@@ -70,46 +71,46 @@ impl Model {
 
     pub(crate) fn delete(&mut self, key: &str, delete: DeleteRequest) -> Result<(), Error> {
         let current = self.live(key).map(|entry| entry.generation);
-        let physical = self.items.contains_key(key);
-        let answer = match (current, delete.if_generation) {
-            (None, Some(_)) if physical => Err(Error::Precondition),
-            (None, _) if !physical && !delete.force => Err(Error::NoItem),
-            (Some(current), Some(wanted)) if wanted != current => Err(Error::Precondition),
+        let stored = self.items.contains_key(key);
+        let response = match (current, delete.if_generation) {
+            (None, Some(_)) if stored => Err(Error::Precondition),
+            (None, _) if !stored && !delete.force => Err(Error::NoItem),
+            (Some(current), Some(expected)) if expected != current => Err(Error::Precondition),
             _ => Ok(()),
         };
-        if answer.is_ok() {
+        if response.is_ok() {
             self.items.remove(key);
         }
-        answer
+        response
     }
 }
 
-/// The generations that were seen. One is above all that its process gave, and all that its key
-/// had, those of items that were deleted too. With one process that is above all; of several over
-/// one database each may give lower ones to other keys.
-pub(crate) struct Grown {
-    gave: Vec<u64>,
-    had: [u64; KEYS.len()],
+/// Checks the order of generations. A new generation is greater than all that its process has
+/// assigned and all that its key has had, also before a delete. Processes that share a database are
+/// not ordered with each other for different keys.
+pub(crate) struct GenerationOrder {
+    last_by_process: Vec<u64>,
+    last_by_key: [u64; KEYS.len()],
 }
 
-impl Grown {
-    pub(crate) fn new(processes: usize) -> Grown {
-        Grown { gave: vec![0; processes], had: [0; KEYS.len()] }
+impl GenerationOrder {
+    pub(crate) fn new(processes: usize) -> GenerationOrder {
+        GenerationOrder { last_by_process: vec![0; processes], last_by_key: [0; KEYS.len()] }
     }
 
-    pub(crate) fn given(&mut self, process: usize, key: usize, generation: u64) {
-        let last = self.gave[process].max(self.had[key]);
+    pub(crate) fn record(&mut self, process: usize, key: usize, generation: u64) {
+        let last = self.last_by_process[process].max(self.last_by_key[key]);
         assert!(generation > last, "process {process}, {}: {generation} after {last}", KEYS[key]);
-        self.had[key] = generation;
+        self.last_by_key[key] = generation;
     }
 
-    /// Nothing more has the generation that was given last.
-    pub(crate) fn ended(&mut self, process: usize, generation: u64) {
-        self.gave[process] = generation;
+    /// Ends a commit: the process must not assign its generation again.
+    pub(crate) fn finish_commit(&mut self, process: usize, generation: u64) {
+        self.last_by_process[process] = generation;
     }
 
-    /// A process was killed, and another takes its place, which knows only what the keys have.
-    pub(crate) fn killed(&mut self, process: usize) {
-        self.gave[process] = 0;
+    /// Forgets a killed process: its successor knows only the generations of the stored keys.
+    pub(crate) fn forget_process(&mut self, process: usize) {
+        self.last_by_process[process] = 0;
     }
 }

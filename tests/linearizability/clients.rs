@@ -3,7 +3,7 @@
 use crate::checker::check;
 use crate::history::{Asked, Mode, Operation, Told};
 use crate::random::Random;
-use crate::support::{Answer, Client};
+use crate::support::{Client, Response};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -102,7 +102,7 @@ impl Fleet {
             let mut operations =
                 std::mem::take(&mut *self.shared.history[key as usize].lock().unwrap());
             let began = self.shared.now();
-            let answer = reader.ask(&self.shared.request("GET", key), &[], b"").unwrap();
+            let answer = reader.request(&self.shared.request("GET", key), &[], b"").unwrap();
             let (told, ended) = (told(&Asked::Get, &answer), self.shared.now());
             operations.push(Operation { client: CLIENTS, asked: Asked::Get, told, began, ended });
             for operation in operations.iter_mut().filter(|o| o.told == Told::Nothing) {
@@ -138,7 +138,7 @@ impl Shared {
 }
 
 /// What an answer says of what was asked.
-fn told(asked: &Asked, answer: &Answer) -> Told {
+fn told(asked: &Asked, answer: &Response) -> Told {
     match (asked, answer.status) {
         (Asked::Get, 200) => Told::Value(answer.text(), answer.generation()),
         (Asked::Put(..), 200) => Told::Written(answer.generation()),
@@ -181,7 +181,7 @@ impl Racer {
         let impatient = self.patience == Patience::Short && self.random.one_in(60);
         let Some((_, client)) = &mut self.connection else { return };
         if impatient {
-            client.wait_at_most(Duration::from_micros(50 + self.random.below(400)));
+            client.set_read_timeout(Duration::from_micros(50 + self.random.below(400)));
         }
         let (method, query, generation, body) = match &asked {
             Asked::Get => ("GET", "", None, ""),
@@ -193,7 +193,7 @@ impl Racer {
         let fields: Vec<(&str, &str)> =
             demanded.iter().map(|g| ("if-generation-match", g.as_str())).collect();
         let began = self.shared.now();
-        let answer = client.ask(&request, &fields, body.as_bytes());
+        let answer = client.request(&request, &fields, body.as_bytes());
         let ended = self.shared.now();
         let told = match &answer {
             Ok(answer) => told(&asked, answer),

@@ -2,7 +2,7 @@
 //! it, whatever was deleted before and not put is not, and none comes twice or out of order.
 
 use crate::random::{Random, seed};
-use crate::support::{Client, Home, Server};
+use crate::support::{Client, DiskServer, Server};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +91,7 @@ impl Ground<'_> {
             };
             let fields: &[(&str, &str)] =
                 if there && life { &[("time_to_live_sec", "1")] } else { &[] };
-            let answer = client.ask(&request, fields, b"").unwrap();
+            let answer = client.request(&request, fields, b"").unwrap();
             assert!(expected.contains(&answer.status), "{request}: {}", answer.status);
             let ended = self.now();
             changes.push(Change { there, began, ended });
@@ -121,7 +121,7 @@ impl Ground<'_> {
                     cursor => format!("&cursor={}", cursor.replace('+', "%2B").replace('=', "%3D")),
                 };
                 let request = format!("GET {}/keys?limit={limit}&prefix={prefix}{at}", self.base);
-                let page = client.ask(&request, &[], b"").unwrap().json();
+                let page = client.request(&request, &[], b"").unwrap().json();
                 let data = page["data"].as_array().unwrap();
                 keys.extend(data.iter().map(|key| key.as_str().unwrap().to_owned()));
                 match page["meta"]["next_cursor"].as_str() {
@@ -137,7 +137,7 @@ impl Ground<'_> {
 
 /// Writes and lists beside each other for a while, then judges all lists.
 fn race(server: &Server, seed: u64) {
-    let base = format!("/resources/stores/kv/{}", server.store("lists"));
+    let base = format!("/resources/stores/kv/{}", server.create_store("lists"));
     let (stop, changes, lists) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
     let (port, clock) = (server.port, Instant::now());
     let ground = Ground { port, base, clock, stop: &stop, changes: &changes, lists: &lists };
@@ -164,7 +164,7 @@ fn race(server: &Server, seed: u64) {
 
 #[test]
 fn lists_agree_with_what_was_there_while_others_write_over_the_embedded_engine() {
-    race(&Home::new(&["--wal-bytes", "1048576"]).server, seed("lists, embedded"));
+    race(&DiskServer::new(&["--wal-bytes", "1048576"]).server, seed("lists, embedded"));
 }
 
 #[test]

@@ -30,7 +30,7 @@ mod support;
 use clients::{Fleet, Patience};
 use random::{Random, number, seed};
 use std::time::{Duration, Instant};
-use support::{Home, Server, database};
+use support::{DiskServer, Server, create_database};
 
 /// How long a load runs.
 pub(crate) fn seconds() -> u64 {
@@ -44,8 +44,8 @@ const PHASE: Duration = Duration::from_millis(700);
 fn every_key_of_the_embedded_engine_is_linearizable_through_crashes_and_lost_answers() {
     let seed = seed("linearizable through crashes");
     let mut random = Random(seed);
-    let mut home = Home::new(&[]);
-    let store = home.server.store("linear");
+    let mut home = DiskServer::new(&[]);
+    let store = home.server.create_store("linear");
     let (end, mut checked, mut crashes) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
     let mut phase = 0;
     while Instant::now() < end {
@@ -55,7 +55,7 @@ fn every_key_of_the_embedded_engine_is_linearizable_through_crashes_and_lost_ans
             std::thread::sleep(PHASE / 3 + Duration::from_millis(random.below(50)));
             home.server.kill();
             let killed = fleet.now();
-            home.crash(&[]);
+            home.kill_and_restart(&[]);
             fleet.restarted(killed, home.server.port);
             crashes += 1;
         }
@@ -63,7 +63,7 @@ fn every_key_of_the_embedded_engine_is_linearizable_through_crashes_and_lost_ans
         // The last crash settles what was given up, so that the last reads see the end of it.
         home.server.kill();
         let killed = fleet.now();
-        home.crash(&[]);
+        home.kill_and_restart(&[]);
         fleet.restarted(killed, home.server.port);
         checked += fleet.finish(seed);
         phase += 1;
@@ -77,7 +77,7 @@ fn every_key_of_the_memory_engine_is_linearizable() {
     let seed = seed("linearizable in memory");
     let mut random = Random(seed);
     let server = Server::memory(&[]);
-    let store = server.store("linear");
+    let store = server.create_store("linear");
     let (end, mut checked, mut phase) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
     while Instant::now() < end {
         let fleet = Fleet::start(server.port, &[], &store, phase, random.next(), Patience::Long);
@@ -91,12 +91,12 @@ fn every_key_of_the_memory_engine_is_linearizable() {
 
 #[test]
 fn every_key_is_linearizable_over_three_servers_and_one_database() {
-    let Some(url) = database("linear") else { return };
+    let Some(url) = create_database("linear") else { return };
     let seed = seed("linearizable over a database");
     let mut random = Random(seed);
-    let servers: Vec<Server> = (0..3).map(|_| Server::over(&url)).collect();
+    let servers: Vec<Server> = (0..3).map(|_| Server::postgres(&url)).collect();
     let others: Vec<u16> = servers[1..].iter().map(|server| server.port).collect();
-    let store = servers[0].store("linear");
+    let store = servers[0].create_store("linear");
     let (end, mut checked, mut phase) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
     while Instant::now() < end {
         let (port, start) = (servers[0].port, random.next());

@@ -20,12 +20,12 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::{Client, Server, TOKEN, binary, database};
+use support::{Client, Server, TOKEN, binary, create_database};
 
 const LOAD: Duration = Duration::from_secs(5);
 
 fn three(url: &str) -> Vec<Server> {
-    (0..3).map(|_| Server::over(url)).collect()
+    (0..3).map(|_| Server::postgres(url)).collect()
 }
 
 /// Ends all connections of the servers to their database, again and again.
@@ -53,63 +53,64 @@ fn cut_connections(url: &str, until: Instant) -> u64 {
 
 #[test]
 fn what_one_server_writes_the_others_read_at_once() {
-    let Some(url) = database("at_once") else { return };
+    let Some(url) = create_database("at_once") else { return };
     let servers = three(&url);
-    let store = servers[0].store("site");
-    let taken = servers[1].ask("POST /resources/stores/kv", &[], b"{\"name\":\"site\"}");
+    let store = servers[0].create_store("site");
+    let taken = servers[1].request("POST /resources/stores/kv", &[], b"{\"name\":\"site\"}");
     assert_eq!(taken.status, 400, "a name is taken everywhere");
     let item = format!("/resources/stores/kv/{store}/keys/k");
     let mut last = 0;
     for round in 0..60_usize {
         let (writer, reader) = (&servers[round % 3], &servers[(round + 1) % 3]);
         let value = format!("value {round}");
-        assert_eq!(writer.ask(&format!("PUT {item}"), &[], value.as_bytes()).status, 200);
-        let found = reader.ask(&format!("GET {item}"), &[], b"");
+        assert_eq!(writer.request(&format!("PUT {item}"), &[], value.as_bytes()).status, 200);
+        let found = reader.request(&format!("GET {item}"), &[], b"");
         assert_eq!(found.text(), value);
         assert!(found.generation() > last, "generations grow over all servers");
         last = found.generation();
         if round % 7 == 6 {
-            assert_eq!(reader.ask(&format!("DELETE {item}"), &[], b"").status, 204);
-            assert_eq!(writer.ask(&format!("GET {item}"), &[], b"").status, 404);
+            assert_eq!(reader.request(&format!("DELETE {item}"), &[], b"").status, 204);
+            assert_eq!(writer.request(&format!("GET {item}"), &[], b"").status, 404);
         }
     }
-    let listed = servers[2].ask(&format!("GET /resources/stores/kv/{store}/keys"), &[], b"");
+    let listed = servers[2].request(&format!("GET /resources/stores/kv/{store}/keys"), &[], b"");
     assert_eq!(listed.text(), "{\"data\":[\"k\"],\"meta\":{\"limit\":1000}}");
 }
 
 #[test]
 fn values_of_25_mib_pass_through() {
-    let Some(url) = database("large") else { return };
-    let server = Server::over(&url);
-    let store = server.store("large");
+    let Some(url) = create_database("large") else { return };
+    let server = Server::postgres(&url);
+    let store = server.create_store("large");
     let value: Vec<u8> = (0..25 << 20).map(|i: u32| (i ^ (i >> 9)) as u8).collect();
     let item = format!("/resources/stores/kv/{store}/keys/large");
-    assert_eq!(server.ask(&format!("PUT {item}"), &[], &value).status, 200);
-    assert!(server.ask(&format!("GET {item}"), &[], b"").body == value);
-    assert_eq!(server.ask(&format!("PUT {item}?append=true"), &[], b"x").status, 413);
+    assert_eq!(server.request(&format!("PUT {item}"), &[], &value).status, 200);
+    assert!(server.request(&format!("GET {item}"), &[], b"").body == value);
+    assert_eq!(server.request(&format!("PUT {item}?append=true"), &[], b"x").status, 413);
 }
 
 #[test]
 fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
-    let Some(url) = database("cut") else { return };
+    let Some(url) = create_database("cut") else { return };
     let servers = three(&url);
-    let store = servers[0].store("cut");
+    let store = servers[0].create_store("cut");
     let base = format!("/resources/stores/kv/{store}/keys");
-    servers[0].ask(&format!("PUT {base}/count"), &[], b"0");
+    servers[0].request(&format!("PUT {base}/count"), &[], b"0");
     let stop = AtomicBool::new(false);
     let (counted, unsure) = (AtomicU64::new(0), AtomicU64::new(0));
     let appended: Mutex<HashMap<String, u16>> = Mutex::default();
     let count = |port: u16| {
         let mut client = Client::connect(port).unwrap();
         while !stop.load(Ordering::Relaxed) {
-            let now = client.ask(&format!("GET {base}/count"), &[], b"").unwrap();
+            let now = client.request(&format!("GET {base}/count"), &[], b"").unwrap();
             if now.status != 200 {
                 continue;
             }
             let next = (now.text().parse::<u64>().unwrap() + 1).to_string();
             let demanded = now.generation().to_string();
             let fields = [("if-generation-match", demanded.as_str())];
-            let put = client.ask(&format!("PUT {base}/count"), &fields, next.as_bytes()).unwrap();
+            let put =
+                client.request(&format!("PUT {base}/count"), &fields, next.as_bytes()).unwrap();
             match put.status {
                 200 => counted.fetch_add(1, Ordering::Relaxed),
                 412 => 0,
@@ -126,7 +127,7 @@ fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
             }
             let piece = format!("<{writer}-{number}>");
             let request = format!("PUT {base}/all?append=true");
-            let status = client.ask(&request, &[], piece.as_bytes()).unwrap().status;
+            let status = client.request(&request, &[], piece.as_bytes()).unwrap().status;
             appended.lock().unwrap().insert(piece, status);
         }
     };
@@ -140,11 +141,11 @@ fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
         stop.store(true, Ordering::Relaxed);
         cut
     });
-    let value = servers[1].ask(&format!("GET {base}/count"), &[], b"").text();
+    let value = servers[1].request(&format!("GET {base}/count"), &[], b"").text();
     let (value, counted) = (value.parse::<u64>().unwrap(), counted.into_inner());
     let unsure = unsure.into_inner();
     assert!((counted..=counted + unsure).contains(&value), "{value} of {counted} and {unsure}");
-    let all = servers[2].ask(&format!("GET {base}/all"), &[], b"").text();
+    let all = servers[2].request(&format!("GET {base}/all"), &[], b"").text();
     let appended = appended.into_inner().unwrap();
     for (piece, status) in &appended {
         let times = all.matches(piece.as_str()).count();
@@ -160,9 +161,9 @@ fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
 
 #[test]
 fn acknowledged_writes_survive_the_kill_of_their_server() {
-    let Some(url) = database("kill") else { return };
+    let Some(url) = create_database("kill") else { return };
     let mut servers = three(&url);
-    let store = servers[0].store("kill");
+    let store = servers[0].create_store("kill");
     let base = format!("/resources/stores/kv/{store}/keys");
     for round in 0..5 {
         let port = servers[1].port;
@@ -172,7 +173,7 @@ fn acknowledged_writes_survive_the_kill_of_their_server() {
                 scope.spawn(move || {
                     let mut client = Client::connect(port).unwrap();
                     let mut told = 0;
-                    while let Ok(put) = client.ask(
+                    while let Ok(put) = client.request(
                         &format!("PUT {base}/{round}-{writer}-{told}"),
                         &[],
                         told.to_string().as_bytes(),
@@ -193,50 +194,53 @@ fn acknowledged_writes_survive_the_kill_of_their_server() {
             assert!(told > 0, "the load was real");
             for number in 0..told {
                 let item = format!("GET {base}/{round}-{writer}-{number}");
-                assert_eq!(servers[2].ask(&item, &[], b"").text(), number.to_string());
+                assert_eq!(servers[2].request(&item, &[], b"").text(), number.to_string());
             }
         }
-        servers[1] = Server::over(&url);
+        servers[1] = Server::postgres(&url);
     }
 }
 
 #[test]
 fn eventual_lists_come_from_a_standby_and_all_else_does_not() {
-    let (Some(url), Some(other)) = (database("leads"), database("follows")) else { return };
+    let (Some(url), Some(other)) = (create_database("leads"), create_database("follows")) else {
+        return;
+    };
     // Another database stands for a standby that lags: it knows none of the items.
-    drop(Server::over(&other));
+    drop(Server::postgres(&other));
     let keys = |server: &Server, store: &str, query: &str| {
-        let list = server.ask(&format!("GET /resources/stores/kv/{store}/keys{query}"), &[], b"");
+        let list =
+            server.request(&format!("GET /resources/stores/kv/{store}/keys{query}"), &[], b"");
         assert_eq!(list.status, 200);
         list.text()
     };
-    let server = Server::over_with(&url, &["--engine-standby", &other]);
-    let store = server.store("site");
+    let server = Server::postgres_with_flags(&url, &["--engine-standby", &other]);
+    let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/k");
-    assert_eq!(server.ask(&format!("PUT {item}"), &[], b"v").status, 200);
+    assert_eq!(server.request(&format!("PUT {item}"), &[], b"v").status, 200);
     assert_eq!(keys(&server, &store, ""), r#"{"data":["k"],"meta":{"limit":1000}}"#);
     assert_eq!(
         keys(&server, &store, "?consistency=eventual"),
         r#"{"data":[],"meta":{"limit":1000,"consistency":"eventual"}}"#
     );
-    assert_eq!(server.ask(&format!("GET {item}"), &[], b"").body, b"v");
+    assert_eq!(server.request(&format!("GET {item}"), &[], b"").body, b"v");
 
     let nobody = "postgres://nobody@127.0.0.1:1/kv";
-    let alone = Server::over_with(&url, &["--engine-standby", nobody]);
+    let alone = Server::postgres_with_flags(&url, &["--engine-standby", nobody]);
     let list = keys(&alone, &store, "?consistency=eventual");
     assert!(list.starts_with(r#"{"data":["k"]"#), "the primary is asked instead: {list}");
 }
 
 #[test]
 fn expired_items_are_swept_by_several_servers_at_once() {
-    let Some(url) = database("swept") else { return };
+    let Some(url) = create_database("swept") else { return };
     let servers = three(&url);
-    let store = servers[0].store("site");
+    let store = servers[0].create_store("site");
     let batch = format!("PUT /resources/stores/kv/{store}/batch");
     let line =
         |n: u32| format!("{{\"key\":\"k{n}\",\"value\":\"eA==\",\"time_to_live_sec\":1000}}\n");
     let lines: String = (0..3000).map(line).collect();
-    assert_eq!(servers[0].ask(&batch, &[], lines.as_bytes()).status, 200);
+    assert_eq!(servers[0].request(&batch, &[], lines.as_bytes()).status, 200);
     let ask = |text: &'static str| {
         let asked = async {
             let (client, connection) =
@@ -257,7 +261,7 @@ fn expired_items_are_swept_by_several_servers_at_once() {
         std::thread::sleep(Duration::from_millis(200));
     }
     for server in &servers {
-        let total = server.ask("GET /resources/stores/kv", &[], b"");
+        let total = server.request("GET /resources/stores/kv", &[], b"");
         assert_eq!(total.status, 200, "and nobody stumbled over it");
     }
 }
@@ -292,44 +296,44 @@ impl Holder {
 
 #[test]
 fn a_row_that_another_holds_does_not_hold_up_writes_to_others() {
-    let Some(url) = database("held") else { return };
-    let server = Server::over(&url);
-    let store = server.store("site");
+    let Some(url) = create_database("held") else { return };
+    let server = Server::postgres(&url);
+    let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/k");
     for n in 0..4 {
-        assert_eq!(server.ask(&format!("PUT {item}{n}"), &[], b"old").status, 200);
+        assert_eq!(server.request(&format!("PUT {item}{n}"), &[], b"old").status, 200);
     }
     let holder = Holder::of(&url, &["k0", "k1", "k2", "k3"]);
     std::thread::scope(|scope| {
         for n in 0..4 {
             let (server, item) = (&server, &item);
             scope.spawn(move || {
-                let put = server.ask(&format!("PUT {item}{n}"), &[], b"new");
+                let put = server.request(&format!("PUT {item}{n}"), &[], b"new");
                 assert_eq!(put.status, 200, "once the row is free");
             });
             std::thread::sleep(Duration::from_millis(150));
         }
         let start = Instant::now();
-        assert_eq!(server.ask(&format!("PUT {item}-free"), &[], b"v").status, 200);
+        assert_eq!(server.request(&format!("PUT {item}-free"), &[], b"v").status, 200);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         holder.release();
     });
-    assert_eq!(server.ask(&format!("GET {item}3"), &[], b"").body, b"new");
+    assert_eq!(server.request(&format!("GET {item}3"), &[], b"").body, b"new");
 }
 
 #[test]
 fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() {
-    let Some(url) = database("shared") else { return };
-    let server = Server::over(&url);
-    let store = server.store("site");
+    let Some(url) = create_database("shared") else { return };
+    let server = Server::postgres(&url);
+    let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/");
     for key in ["k0", "k1", "k2", "k3", "f0", "z0"] {
-        assert_eq!(server.ask(&format!("PUT {item}{key}"), &[], b"old").status, 200);
+        assert_eq!(server.request(&format!("PUT {item}{key}"), &[], b"old").status, 200);
     }
     let holder = Holder::of(&url, &["k0", "k1", "k2", "k3"]);
     let put = |key: &str| {
         let start = Instant::now();
-        let answer = server.ask(&format!("PUT {item}{key}"), &[], b"new");
+        let answer = server.request(&format!("PUT {item}{key}"), &[], b"new");
         assert_eq!(answer.status, 200, "{key}");
         start.elapsed()
     };
@@ -353,17 +357,17 @@ fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() 
         }
     });
     for key in ["k0", "k1", "k2", "k3", "f0", "f1", "z0", "z1", "z2"] {
-        assert_eq!(server.ask(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
+        assert_eq!(server.request(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
     }
 }
 
 #[test]
 fn who_waits_for_a_row_leaves_nobody_waiting_behind() {
-    let Some(url) = database("behind") else { return };
-    let server = Server::over(&url);
-    let store = server.store("site");
+    let Some(url) = create_database("behind") else { return };
+    let server = Server::postgres(&url);
+    let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/");
-    assert_eq!(server.ask(&format!("PUT {item}k0"), &[], b"old").status, 200);
+    assert_eq!(server.request(&format!("PUT {item}k0"), &[], b"old").status, 200);
     let holder = Holder::of(&url, &["k0"]);
     // And one that is being made, and is there for nobody yet.
     let insert = "INSERT INTO steadfast.records (key, version, due, live, mark, head, body) \
@@ -375,7 +379,7 @@ fn who_waits_for_a_row_leaves_nobody_waiting_behind() {
         for key in ["k0", "n0"] {
             let (server, item) = (&server, &item);
             scope.spawn(move || {
-                let put = server.ask(&format!("PUT {item}{key}"), &[], b"new");
+                let put = server.request(&format!("PUT {item}{key}"), &[], b"new");
                 assert_eq!(put.status, 200, "{key}, once it is free");
             });
             std::thread::sleep(Duration::from_millis(150));
@@ -390,7 +394,7 @@ fn who_waits_for_a_row_leaves_nobody_waiting_behind() {
         holder.release();
     });
     for key in ["k0", "n0"] {
-        assert_eq!(server.ask(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
+        assert_eq!(server.request(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
     }
 }
 
@@ -430,24 +434,24 @@ fn passing(host: &str, pause: Duration) -> (u16, Arc<AtomicBool>) {
 
 #[test]
 fn a_database_server_that_stands_still_is_left_for_another() {
-    let Some(url) = database("frozen") else { return };
+    let Some(url) = create_database("frozen") else { return };
     let (user, at) = url.split_once('@').unwrap();
     let (host, name) = at.split_once('/').unwrap();
     // Two ways to the same server: the first is taken, being faster, until it stands still.
     let (fast, frozen) = passing(host, Duration::ZERO);
     let (slow, stands) = passing(host, Duration::from_millis(30));
     let url = format!("{user}@127.0.0.1:{fast},127.0.0.1:{slow}/{name}");
-    let server = Server::over(&url);
-    let store = server.store("site");
+    let server = Server::postgres(&url);
+    let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/k");
     let used = || {
         std::thread::scope(|scope| {
             for n in 0..16 {
                 let (server, item) = (&server, &item);
                 scope.spawn(move || {
-                    let put = server.ask(&format!("PUT {item}{n}"), &[], b"v");
+                    let put = server.request(&format!("PUT {item}{n}"), &[], b"v");
                     assert_eq!(put.status, 200);
-                    assert_eq!(server.ask(&format!("GET {item}{n}"), &[], b"").body, b"v");
+                    assert_eq!(server.request(&format!("GET {item}{n}"), &[], b"").body, b"v");
                 });
             }
         });
@@ -461,9 +465,9 @@ fn a_database_server_that_stands_still_is_left_for_another() {
     assert!(took > Duration::from_secs(1), "nobody used the way that was frozen: {took:?}");
     assert!(!stands.load(Ordering::Relaxed));
     // A new one finds its way past it.
-    let fresh = Server::over(&url);
-    assert_eq!(fresh.ask(&format!("GET {item}1"), &[], b"").body, b"v");
-    assert!(fresh.started < Duration::from_secs(8), "{:?}", fresh.started);
+    let fresh = Server::postgres(&url);
+    assert_eq!(fresh.request(&format!("GET {item}1"), &[], b"").body, b"v");
+    assert!(fresh.startup_time < Duration::from_secs(8), "{:?}", fresh.startup_time);
     frozen.store(false, Ordering::Relaxed);
 }
 

@@ -37,7 +37,7 @@ fn scene(
 ) -> Result<Scene, String> {
     let volume = Volume::make(dir)?;
     let mut server = start(&volume.data());
-    let store = server.store("s");
+    let store = server.create_store("s");
     let mut journals: Vec<_> = (0..4).map(Journal::new).collect();
     let sizes = if random.one_in(3) { Sizes::Files } else { Sizes::Small };
     let load = Load { port: server.port, store: store.clone(), sizes, keys: 6, faults: false };

@@ -36,7 +36,7 @@ fn scene(sizes: Sizes, random: &mut Random) -> Option<Scene> {
     for life in 0..3 {
         let mut server = recorder.server();
         if life == 0 {
-            store = server.store("s");
+            store = server.create_store("s");
             began = now();
         }
         let load =
@@ -46,7 +46,7 @@ fn scene(sizes: Sizes, random: &mut Random) -> Option<Scene> {
             std::thread::sleep(pause);
             if life == 1 {
                 server.terminate();
-                assert!(server.ended(Duration::from_secs(30)).unwrap().success());
+                assert!(server.wait_for_exit(Duration::from_secs(30)).unwrap().success());
             } else {
                 server.kill();
             }
@@ -93,7 +93,7 @@ pub(crate) fn faults(data: &Path, store: &str, expected: &Expected) -> Result<()
     let start = || Server::start(data, &["--wal-bytes", "1048576"]);
     let server = catch_unwind(AssertUnwindSafe(start)).map_err(|_| "it does not start".to_owned());
     let server = server?;
-    let there = server.ask(&format!("GET /resources/stores/kv/{store}"), &[], b"").status;
+    let there = server.request(&format!("GET /resources/stores/kv/{store}"), &[], b"").status;
     if there != 200 {
         return Err(format!("{:?}: the store answers {there}", Kind::Lost));
     }
@@ -158,11 +158,11 @@ fn no_acknowledged_write_is_lost_when_blob_files_are_torn_missing_or_left_over()
 fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     let Some(recorder) = Recorder::build() else { return };
     let server = recorder.server();
-    let store = server.store("s");
+    let store = server.create_store("s");
     let path = format!("/resources/stores/kv/{store}/keys/k");
     for bytes in [3, 300_000] {
         let value = vec![b'v'; bytes];
-        assert_eq!(server.ask(&format!("PUT {path}{bytes}"), &[], &value).status, 200);
+        assert_eq!(server.request(&format!("PUT {path}{bytes}"), &[], &value).status, 200);
     }
     let mut disk = Disk::default();
     recorder.records().iter().for_each(|record| disk.follow(record));
@@ -170,7 +170,7 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     disk.image(Mode::Lost, &mut Random(1), dir.path());
     let again = Server::start(dir.path(), &[]);
     for bytes in [3, 300_000] {
-        let answer = again.ask(&format!("GET {path}{bytes}"), &[], b"");
+        let answer = again.request(&format!("GET {path}{bytes}"), &[], b"");
         assert_eq!((answer.status, answer.body.len()), (200, bytes));
     }
 }
@@ -186,7 +186,7 @@ fn relies_on_nothing_unsynced(path: &'static str, nth: u64) {
         let port = server.port;
         let rule = Rule::every(SYNC, path, Action::KillBefore);
         if life == 0 {
-            store = server.store("s");
+            store = server.create_store("s");
             shim.set(0, Rule { first: nth, ..rule });
         } else {
             second = recorder.records().len();
@@ -195,7 +195,10 @@ fn relies_on_nothing_unsynced(path: &'static str, nth: u64) {
             Load { port, store: store.clone(), sizes: Sizes::Log, keys: KEYS, faults: false };
         load::run(&load, &mut journals, &mut random, || {
             if life == 0 {
-                assert!(server.ended(Duration::from_secs(60)).is_some(), "it was never killed");
+                assert!(
+                    server.wait_for_exit(Duration::from_secs(60)).is_some(),
+                    "it was never killed"
+                );
                 // Those that come later must not make up for it.
                 shim.set(0, Rule { action: Action::Delay(1000), ..rule });
             } else {

@@ -1,22 +1,25 @@
-//! The server around the API, seen from outside: its connections, its start and end, who may ask,
-//! and what it tells of itself.
+//! The server around the API as a process: HTTP/1.1 framing, connections, authentication, startup
+//! and shutdown, metrics and logs.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::expect_used,
-    reason = "a test may panic"
+    reason = "tests may panic"
 )]
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod access;
-mod account;
-mod bodies;
-mod heads;
-mod logged;
-mod observe;
-mod startup;
-mod tokens;
-mod transport;
+mod account_endpoints;
+mod authentication;
+mod request_bodies;
+mod request_heads;
+
+mod connections;
+mod metrics_and_logs;
+mod startup_and_shutdown;
+mod token_secrecy;
+
+/// A request that needs no token, as it is sent.
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";

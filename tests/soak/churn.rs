@@ -155,7 +155,7 @@ impl Worker {
     }
 
     fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8], expected: &[u16]) {
-        let answer = self.client.ask(request, fields, body).unwrap();
+        let answer = self.client.request(request, fields, body).unwrap();
         assert!(expected.contains(&answer.status), "{request}: {}", answer.status);
     }
 

@@ -26,7 +26,7 @@ use random::{number, seed};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::Home;
+use support::DiskServer;
 
 const LOOKS: u32 = 20;
 
@@ -34,8 +34,8 @@ const LOOKS: u32 = 20;
 fn memory_disk_files_and_latency_stay_flat_under_churn() {
     let seconds = number("STEADFAST_SOAK_SECONDS").unwrap_or(15);
     let seed = seed("soak");
-    let home = Home::new(&[]);
-    let store = home.server.store("soak");
+    let home = DiskServer::new(&[]);
+    let store = home.server.create_store("soak");
     let churn = Churn::start(home.server.port, &store, seed);
     let mut series = Series::default();
     println!("{}", Row::HEADING);
@@ -53,11 +53,11 @@ fn memory_disk_files_and_latency_stay_flat_under_churn() {
     if let Err(grew) = series.flat() {
         panic!("{grew}, STEADFAST_SEED={seed}");
     }
-    assert_eq!(home.server.ask("GET /readyz", &[], b"").status, 200);
+    assert_eq!(home.server.request("GET /readyz", &[], b"").status, 200);
 }
 
 /// One look at the server from outside.
-fn look_at(home: &Home, at: Duration, churn: &Churn, past: &mut Times) -> Row {
+fn look_at(home: &DiskServer, at: Duration, churn: &Churn, past: &mut Times) -> Row {
     let pid = home.server.pid();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

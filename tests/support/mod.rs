@@ -1,69 +1,75 @@
-//! The real server under test, and a client that speaks literal bytes.
+//! Helpers of the black-box suites: a server process, a raw HTTP/1.1 client that sends the bytes
+//! it is given, and commands run to their end.
 #![allow(
     dead_code,
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "each suite uses its part; a test may panic and read its environment"
+    reason = "not every suite uses every helper; tests may panic and read the environment"
 )]
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The root token of every server under test.
 pub(crate) const TOKEN: &str = "black-box-token-0123456789";
 
-/// The binary under test: the release build where `STEADFAST_BIN` names it.
+/// The path of the binary under test: `STEADFAST_BIN`, or else the one cargo built.
 pub(crate) fn binary() -> String {
     std::env::var("STEADFAST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_steadfast").into())
 }
 
-/// A server on a port of its own, killed when dropped.
+/// `serve` on a free port with the root token; the caller adds where the data goes.
+fn serve(flags: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(["serve", "--listen", "127.0.0.1:0"]).args(flags).env("STEADFAST_TOKEN", TOKEN);
+    command
+}
+
+/// A server process on a free port, killed when dropped.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
-    pub(crate) started: Duration,
-    /// Kept open: a server whose output nobody takes would be told so.
+    /// The time from the spawn to the line that names the port.
+    pub(crate) startup_time: Duration,
+    /// Open for the lifetime of the process, whose writes to a closed pipe would fail.
     out: BufReader<std::process::ChildStdout>,
 }
 
 impl Server {
-    /// On a data directory, with further flags.
+    /// Starts a server over a data directory.
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Server {
-        let mut command = Command::new(binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(flags);
-        command.env("STEADFAST_TOKEN", TOKEN);
+        let mut command = serve(flags);
+        command.arg("--data").arg(data);
         Server::spawn(command)
     }
 
-    /// In memory, with further flags.
+    /// Starts a server that stores everything in memory.
     pub(crate) fn memory(flags: &[&str]) -> Server {
-        let mut command = Command::new(binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--memory"]).args(flags);
-        command.env("STEADFAST_TOKEN", TOKEN);
+        let mut command = serve(flags);
+        command.arg("--memory");
         Server::spawn(command)
     }
 
-    /// Over a database, beside others.
-    pub(crate) fn over(url: &str) -> Server {
-        Server::over_with(url, &[])
+    /// Starts a server over a PostgreSQL database, which other servers may share.
+    pub(crate) fn postgres(url: &str) -> Server {
+        Server::postgres_with_flags(url, &[])
     }
 
-    /// The same, with further flags.
-    pub(crate) fn over_with(url: &str, flags: &[&str]) -> Server {
-        let mut command = Command::new(binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--engine-connections", "16"]);
-        command.args(flags);
-        command.env("STEADFAST_ENGINE", url).env("STEADFAST_TOKEN", TOKEN);
+    /// Starts a server over a PostgreSQL database, with further flags.
+    pub(crate) fn postgres_with_flags(url: &str, flags: &[&str]) -> Server {
+        let mut command = serve(flags);
+        command.args(["--engine-connections", "16"]).env("STEADFAST_ENGINE", url);
         Server::spawn(command)
     }
 
-    /// By a command that prints the server's first line.
+    /// Runs a command that starts a server, and reads the port from the first line of its output.
     pub(crate) fn spawn(mut command: Command) -> Server {
         let start = Instant::now();
         let mut child = command
@@ -75,29 +81,37 @@ impl Server {
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("the first line was {line:?}"));
-        Server { child, port, started: start.elapsed(), out }
+        let port = port.unwrap_or_else(|| panic!("no port in the first line: {line:?}"));
+        Server { child, port, startup_time: start.elapsed(), out }
     }
 
-    /// A new connection.
+    /// Opens a connection.
     pub(crate) fn connect(&self) -> Client {
         Client::connect(self.port).unwrap()
     }
 
-    /// One request on a connection of its own; see [`Client::ask`].
-    pub(crate) fn ask(&self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
-        self.connect().ask(request, fields, body).unwrap()
+    /// Sends one request on a new connection; see [`Client::request`].
+    pub(crate) fn request(&self, request: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.connect().request(request, headers, body).unwrap()
     }
 
-    /// Makes a store and answers its id.
-    pub(crate) fn store(&self, name: &str) -> String {
+    /// Sends one request on a new connection with this token instead of the root token.
+    pub(crate) fn request_with_token(&self, token: &str, request: &str, body: &str) -> Response {
+        let head = format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {token}\r\n");
+        let mut client = self.connect();
+        client.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+        client.read_response(request.starts_with("HEAD")).unwrap()
+    }
+
+    /// Creates a store and returns its id.
+    pub(crate) fn create_store(&self, name: &str) -> String {
         let body = serde_json::json!({ "name": name }).to_string();
-        let made = self.ask("POST /resources/stores/kv", &[], body.as_bytes());
-        assert_eq!(made.status, 201, "{made:?}");
-        made.json()["id"].as_str().unwrap().to_owned()
+        let created = self.request("POST /resources/stores/kv", &[], body.as_bytes());
+        assert_eq!(created.status, 201, "{created:?}");
+        created.json()["id"].as_str().unwrap().to_owned()
     }
 
-    /// The process, for signals.
+    /// The process id, for signals.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -108,13 +122,13 @@ impl Server {
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
-    /// Waits for the end of the process.
+    /// Waits for the process to exit.
     pub(crate) fn wait(mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
-    /// The status it ended with, once it did, within a time.
-    pub(crate) fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+    /// Waits for the process to exit; `None` if it still runs after `within`.
+    pub(crate) fn wait_for_exit(&mut self, within: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + within;
         loop {
             let status = self.child.try_wait().unwrap();
@@ -125,14 +139,14 @@ impl Server {
         }
     }
 
-    /// Stops it in order.
+    /// Shuts the server down with SIGTERM.
     pub(crate) fn stop(self) {
         self.terminate();
         let status = self.wait();
         assert!(status.success(), "{status}");
     }
 
-    /// kill -9 to the whole group: under a tracer the server is a child of the child.
+    /// Sends SIGKILL to the whole process group: under a tracer the server is a grandchild.
     pub(crate) fn kill(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             let group = format!("-{}", self.child.id());
@@ -148,37 +162,57 @@ impl Drop for Server {
     }
 }
 
-/// The URL of a new database on the server of `STEADFAST_TEST_POSTGRES`; `None`, said aloud,
-/// without one.
-pub(crate) fn database(name: &str) -> Option<String> {
+/// Creates a database on the server of `STEADFAST_TEST_POSTGRES` and returns its URL.
+/// Returns `None` and prints that the test is skipped if the variable is not set.
+pub(crate) fn create_database(name: &str) -> Option<String> {
     let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
         println!("skipped: STEADFAST_TEST_POSTGRES names no database server");
         return None;
     };
     let name = format!("{name}_{}", std::process::id());
-    let make = async {
+    let create = async {
         let (client, connection) =
             tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
         let connection = tokio::spawn(connection);
         client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         connection.abort();
     };
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(make);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(create);
     let (host, _) = server.rsplit_once('/').unwrap();
     Some(format!("{host}/{name}"))
 }
 
-/// A server with its data in a directory that goes with it.
-pub(crate) struct Home {
+/// A server whose data directory is deleted when it is dropped.
+pub(crate) struct DiskServer {
     pub(crate) server: Server,
     dir: tempfile::TempDir,
+    logged: bool,
 }
 
-impl Home {
-    pub(crate) fn new(flags: &[&str]) -> Home {
+impl DiskServer {
+    pub(crate) fn new(flags: &[&str]) -> DiskServer {
+        DiskServer::create(flags, false)
+    }
+
+    /// Starts a server whose standard error goes into a file; see
+    /// [`DiskServer::stop_and_read_log`].
+    pub(crate) fn logged(flags: &[&str]) -> DiskServer {
+        DiskServer::create(flags, true)
+    }
+
+    fn create(flags: &[&str], logged: bool) -> DiskServer {
         let dir = tempfile::tempdir().unwrap();
-        let server = Server::start(&dir.path().join("data"), flags);
-        Home { server, dir }
+        DiskServer { server: DiskServer::spawn(dir.path(), flags, logged), dir, logged }
+    }
+
+    fn spawn(dir: &Path, flags: &[&str], logged: bool) -> Server {
+        let mut command = serve(flags);
+        command.arg("--data").arg(dir.join("data"));
+        if logged {
+            command
+                .stderr(File::options().create(true).append(true).open(dir.join("log")).unwrap());
+        }
+        Server::spawn(command)
     }
 
     /// The data directory.
@@ -186,46 +220,113 @@ impl Home {
         self.dir.path().join("data")
     }
 
-    /// Kills it with -9 and starts it again.
-    pub(crate) fn crash(&mut self, flags: &[&str]) {
+    /// Sends SIGKILL and starts the server again; a log is appended to.
+    pub(crate) fn kill_and_restart(&mut self, flags: &[&str]) {
         self.server.kill();
-        self.server = Server::start(&self.data(), flags);
+        self.server = DiskServer::spawn(self.dir.path(), flags, self.logged);
+    }
+
+    /// Shuts the server down and returns its log.
+    pub(crate) fn stop_and_read_log(self) -> String {
+        let DiskServer { server, dir, .. } = self;
+        server.stop();
+        fs::read_to_string(dir.path().join("log")).unwrap()
     }
 }
 
-/// An answer, to the byte.
+/// The result of a command that ran to its end.
+pub(crate) struct CommandOutput {
+    /// The exit status; -1 if a signal ended the command.
+    pub(crate) code: i32,
+    pub(crate) out: Vec<u8>,
+    pub(crate) err: String,
+}
+
+impl CommandOutput {
+    /// The standard output as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.out.clone()).unwrap()
+    }
+
+    /// Checks the exit status.
+    #[track_caller]
+    pub(crate) fn expect_exit(self, code: i32) -> CommandOutput {
+        let out = String::from_utf8_lossy(&self.out);
+        assert_eq!(self.code, code, "{out}\n{}", self.err);
+        self
+    }
+}
+
+impl From<Output> for CommandOutput {
+    fn from(output: Output) -> CommandOutput {
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        CommandOutput { code: output.status.code().unwrap_or(-1), out: output.stdout, err }
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> CommandOutput {
+    command.output().unwrap().into()
+}
+
+/// Runs a command to its end with `input` on its standard input.
+pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> CommandOutput {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|threads| {
+        // The command may exit before it has read all of it.
+        threads.spawn(move || stdin.write_all(input).is_ok());
+        child.wait_with_output().unwrap().into()
+    })
+}
+
+/// Copies a directory tree.
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => fs::copy(entry.path(), target).map(|_| ()).unwrap(),
+        }
+    }
+}
+
+/// A response as received.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
-    /// The status line and the header fields as they came, up to the empty line.
+    /// The status line and the headers, up to the empty line, decoded as Latin-1.
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
 
-impl Answer {
-    /// The values of a header field, as bytes were read as Latin-1.
-    pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
+impl Response {
+    /// All values of a header.
+    pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
         let lines = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
         let named = lines.filter(|(n, _)| n.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.strip_prefix(' ').unwrap_or(value)).collect()
     }
 
-    /// The value of a header field that must be there once.
-    pub(crate) fn field(&self, name: &str) -> &str {
-        match self.fields(name)[..] {
+    /// The value of a header, which must be present once.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        match self.headers(name)[..] {
             [value] => value,
             ref other => panic!("{name} is {other:?} in {}", self.head),
         }
     }
 
-    /// Whether a header field is there.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        !self.fields(name).is_empty()
+    /// Whether a header is present.
+    pub(crate) fn has_header(&self, name: &str) -> bool {
+        !self.headers(name).is_empty()
     }
 
-    /// The generation of an item.
+    /// The generation of the item, from its header.
     pub(crate) fn generation(&self) -> u64 {
-        self.field("Generation").parse().unwrap()
+        self.header("Generation").parse().unwrap()
     }
 
     /// The body as text.
@@ -235,12 +336,12 @@ impl Answer {
 
     /// The body as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
-        assert_eq!(self.field("Content-Type"), "application/json", "{}", self.head);
+        assert_eq!(self.header("Content-Type"), "application/json", "{}", self.head);
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.text()))
     }
 
-    /// The detail of a refusal, whose whole shape is checked.
-    pub(crate) fn refused(&self, status: u16) -> String {
+    /// Checks the status and the exact shape of an error body, and returns its `detail`.
+    pub(crate) fn expect_error(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}\n{}", self.head, String::from_utf8_lossy(&self.body));
         let json = self.json();
         let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("{json}")).to_owned();
@@ -257,7 +358,7 @@ impl Answer {
     }
 }
 
-/// One connection.
+/// One connection to a server.
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
@@ -271,56 +372,55 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
-    /// Gives an answer up after so long.
-    pub(crate) fn wait_at_most(&mut self, time: Duration) {
+    /// Limits how long a read waits for bytes.
+    pub(crate) fn set_read_timeout(&mut self, time: Duration) {
         self.stream.get_mut().set_read_timeout(Some(time)).unwrap();
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
-    /// The same connection once more, to send on one thread and read on another.
-    pub(crate) fn second(&self) -> Client {
+    /// Another handle of the connection, to send on one thread and read on another.
+    pub(crate) fn try_clone(&self) -> Client {
         Client { stream: BufReader::new(self.stream.get_ref().try_clone().unwrap()) }
     }
 
-    /// Ends the sending side.
-    pub(crate) fn finish(&mut self) {
+    /// Shuts down the sending side.
+    pub(crate) fn shutdown_write(&mut self) {
         self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Sends a request with the token and the body's length (none for GET, HEAD and DELETE without
-    /// a body), and reads its answer. `request` is `METHOD TARGET`, which may hold any byte that
-    /// a string can; header fields go out as Latin-1.
-    pub(crate) fn ask(
+    /// Sends a request with the root token, and reads the response. `request` is `METHOD TARGET`.
+    /// Header values are sent as Latin-1, so any byte can be sent. `Content-Length` is added to PUT
+    /// and POST, and to other methods if there is a body.
+    pub(crate) fn request(
         &mut self,
         request: &str,
-        fields: &[(&str, &str)],
+        headers: &[(&str, &str)],
         body: &[u8],
-    ) -> std::io::Result<Answer> {
+    ) -> std::io::Result<Response> {
         let mut head =
             format!("{request} HTTP/1.1\r\nHost: test\r\nFastly-Key: {TOKEN}\r\n").into_bytes();
-        for (name, value) in fields {
+        for (name, value) in headers {
             head.extend_from_slice(name.as_bytes());
             head.extend_from_slice(b": ");
-            // Characters up to U+00FF as one byte each, so that any byte can be sent.
             head.extend(value.chars().map(|c| u8::try_from(u32::from(c)).unwrap()));
             head.extend_from_slice(b"\r\n");
         }
-        let writes = request.starts_with("PUT") || request.starts_with("POST");
-        if writes || !body.is_empty() {
+        let has_body = request.starts_with("PUT") || request.starts_with("POST");
+        if has_body || !body.is_empty() {
             head.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
         }
         head.extend_from_slice(b"\r\n");
         head.extend_from_slice(body);
         self.send(head)?;
-        self.answer(request.starts_with("HEAD"))
+        self.read_response(request.starts_with("HEAD"))
     }
 
-    /// Reads an answer; `bodiless` for one to HEAD. Informational answers are answers too.
-    pub(crate) fn answer(&mut self, bodiless: bool) -> std::io::Result<Answer> {
+    /// Reads a response, which may be an informational one; `bodiless` for a response to HEAD.
+    pub(crate) fn read_response(&mut self, bodiless: bool) -> std::io::Result<Response> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.stream.read_until(b'\n', &mut head)? == 0 {
@@ -331,31 +431,31 @@ impl Client {
         let head: String = head.iter().map(|byte| char::from(*byte)).collect();
         let status = head.get(9..12).and_then(|code| code.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no status line: {head:?}"));
-        let mut answer = Answer { status, head, body: Vec::new() };
+        let mut response = Response { status, head, body: Vec::new() };
         if !bodiless && status >= 200 && status != 204 {
-            if answer.has("Transfer-Encoding") {
-                answer.body = self.chunks()?;
-                return Ok(answer);
+            if response.has_header("Transfer-Encoding") {
+                response.body = self.read_chunked_body()?;
+                return Ok(response);
             }
-            let length = answer.field("Content-Length").parse().unwrap();
-            answer.body = vec![0; length];
-            self.stream.read_exact(&mut answer.body)?;
+            let length = response.header("Content-Length").parse().unwrap();
+            response.body = vec![0; length];
+            self.stream.read_exact(&mut response.body)?;
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Reads a body in chunks to its end.
-    fn chunks(&mut self) -> std::io::Result<Vec<u8>> {
+    /// Reads a chunked body to its end.
+    fn read_chunked_body(&mut self) -> std::io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
             let mut line = String::new();
             self.stream.read_line(&mut line)?;
-            let cut = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            let len = usize::from_str_radix(line.strip_suffix("\r\n").ok_or_else(cut)?, 16);
+            let truncated = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            let len = usize::from_str_radix(line.strip_suffix("\r\n").ok_or_else(truncated)?, 16);
             let start = body.len();
             body.resize(start + len.unwrap() + 2, 0);
             self.stream.read_exact(&mut body[start..])?;
-            assert!(body.ends_with(b"\r\n"), "a chunk has another length than it says");
+            assert!(body.ends_with(b"\r\n"), "a chunk does not match its length");
             body.truncate(body.len() - 2);
             if body.len() == start {
                 return Ok(body);
@@ -363,8 +463,8 @@ impl Client {
         }
     }
 
-    /// Whether the server ends the connection, and sends nothing before it does.
-    pub(crate) fn ends(&mut self) -> bool {
+    /// Whether the server closes the connection without sending anything more.
+    pub(crate) fn closes_without_response(&mut self) -> bool {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).is_ok() && rest.is_empty()
     }

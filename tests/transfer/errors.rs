@@ -1,11 +1,12 @@
-//! What is wrong is told, by line and key, with the exit status that means it; the rest goes on.
+//! Failures of import, export and sync: rejected lines are reported by number and key while the
+//! others are written, and each mistake has its exit status.
 
 use crate::support::Server;
-use crate::{command, exported, fed, line, run, value};
+use crate::{command, export, line, run, run_with_input, value};
 use std::fs;
 
-/// Good lines among bad ones.
-fn mixed() -> String {
+/// Valid lines among invalid ones.
+fn valid_and_invalid_lines() -> String {
     let good = |key: &str| line(key, key.as_bytes(), "");
     let long = format!("{{\"key\":\"long\",\"value\":\"{}\"}}\n", "A".repeat(40 << 20));
     [
@@ -25,81 +26,93 @@ fn mixed() -> String {
     .concat()
 }
 
-/// The numbers of the lines of which the standard error tells.
-fn numbers(told: &str) -> Vec<u64> {
-    let lines = told.lines().filter_map(|line| line.strip_prefix("line "));
-    let mut numbers: Vec<u64> =
+/// The line numbers that the standard error reports, sorted.
+fn reported_lines(output: &str) -> Vec<u64> {
+    let lines = output.lines().filter_map(|line| line.strip_prefix("line "));
+    let mut reported_lines: Vec<u64> =
         lines.map(|line| line.split([',', ':']).next().unwrap().parse().unwrap()).collect();
-    numbers.sort_unstable();
-    numbers
+    reported_lines.sort_unstable();
+    reported_lines
 }
 
 #[test]
-fn wrong_lines_are_told_by_number_and_key_and_the_others_are_written() {
+fn invalid_lines_are_reported_and_valid_lines_are_written() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("in"), mixed()).unwrap();
-    let wrong = [3, 4, 5, 7, 8, 9, 10];
+    fs::write(dir.path().join("in"), valid_and_invalid_lines()).unwrap();
+    let invalid = [3, 4, 5, 7, 8, 9, 10];
 
-    let tried = run(server.port, dir.path(), &["import", "s", "in", "--create", "--dry-run"]);
-    let tried = tried.ends(1);
-    assert_eq!(numbers(&tried.err), wrong, "{}", tried.err);
-    assert!(tried.err.contains("3 items of in could be written, 1 are over, 7 are wrong"));
-    assert!(tried.err.contains("to be made"), "{}", tried.err);
-    run(server.port, dir.path(), &["import", "s", "in", "--dry-run"]).ends(3);
+    let dry_run = run(server.port, dir.path(), &["import", "s", "in", "--create", "--dry-run"]);
+    let dry_run = dry_run.expect_exit(1);
+    assert_eq!(reported_lines(&dry_run.err), invalid, "{}", dry_run.err);
+    assert!(dry_run.err.contains("would import 3 items, 1 expired, 7 invalid"));
+    assert!(dry_run.err.contains("to be created"), "{}", dry_run.err);
+    run(server.port, dir.path(), &["import", "s", "in", "--dry-run"]).expect_exit(3);
 
-    let done = run(server.port, dir.path(), &["import", "s", "in", "--create"]).ends(1);
-    assert_eq!(numbers(&done.err), wrong, "{}", done.err);
-    assert!(done.err.contains("3 written, 1 skipped, 7 failed"), "{}", done.err);
+    let done = run(server.port, dir.path(), &["import", "s", "in", "--create"]).expect_exit(1);
+    assert_eq!(reported_lines(&done.err), invalid, "{}", done.err);
+    assert!(done.err.contains("imported 3 items, 1 skipped, 7 failed"), "{}", done.err);
     assert!(done.err.contains("line 4, key \"a#b\": key must not contain '#'"), "{}", done.err);
-    assert!(!dir.path().join("in.resume").exists(), "there is nothing to go on with");
+    assert!(
+        !dir.path().join("in.resume").exists(),
+        "a complete import must not leave a state file"
+    );
 
     let args = ["import", "s", "in", "--report", "report", "--json"];
-    let done = run(server.port, dir.path(), &args).ends(1);
-    assert!(numbers(&done.err).is_empty(), "{}", done.err);
-    let told: serde_json::Value = serde_json::from_str(&done.out).unwrap();
-    assert_eq!((told["written"].as_u64(), told["failed"].as_u64()), (Some(3), Some(7)), "{told}");
+    let done = run(server.port, dir.path(), &args).expect_exit(1);
+    assert!(reported_lines(&done.err).is_empty(), "{}", done.err);
+    let summary: serde_json::Value = serde_json::from_str(&done.text()).unwrap();
+    assert_eq!(
+        (summary["written"].as_u64(), summary["failed"].as_u64()),
+        (Some(3), Some(7)),
+        "{summary}"
+    );
     let report = fs::read_to_string(dir.path().join("report")).unwrap();
-    let mut told: Vec<u64> = report
+    let mut lines: Vec<u64> = report
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["line"].as_u64())
         .map(Option::unwrap)
         .collect();
-    told.sort_unstable();
-    assert_eq!(told, wrong);
-    assert_eq!(exported(&server, "s").lines().count(), 3);
+    lines.sort_unstable();
+    assert_eq!(lines, invalid);
+    assert_eq!(export(&server, "s").lines().count(), 3);
 }
 
 #[test]
-fn items_that_are_there_are_skipped_replaced_or_told() {
+fn if_exists_skips_overwrites_or_fails() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
-    let store = server.store("s");
-    let import = |what: &str, value: &[u8]| {
-        let lines = [line("a", value, ""), line(what, value, ""), line("c", value, "")].concat();
-        fed(server.port, dir.path(), &["import", "s", "-", "--if-exists", what], lines.as_bytes())
+    let store = server.create_store("s");
+    let import = |mode: &str, value: &[u8]| {
+        let lines = [line("a", value, ""), line(mode, value, ""), line("c", value, "")].concat();
+        run_with_input(
+            server.port,
+            dir.path(),
+            &["import", "s", "-", "--if-exists", mode],
+            lines.as_bytes(),
+        )
     };
-    assert!(import("fail", b"1").ends(0).err.contains("3 written"));
-    let told = import("skip", b"2").ends(0);
-    assert!(told.err.contains("1 written, 2 skipped, 0 failed"), "{}", told.err);
-    let told = import("fail", b"3").ends(4);
-    assert!(told.err.contains("0 written, 0 skipped, 3 failed"), "{}", told.err);
-    assert!(told.err.contains("line 3, key \"c\": the item exists"), "{}", told.err);
+    assert!(import("fail", b"1").expect_exit(0).err.contains("imported 3 items"));
+    let output = import("skip", b"2").expect_exit(0);
+    assert!(output.err.contains("imported 1 items, 2 skipped, 0 failed"), "{}", output.err);
+    let output = import("fail", b"3").expect_exit(4);
+    assert!(output.err.contains("imported 0 items, 0 skipped, 3 failed"), "{}", output.err);
+    assert!(output.err.contains("line 3, key \"c\": the item exists"), "{}", output.err);
     assert_eq!(value(&server, &store, "a").unwrap(), b"1");
-    import("overwrite", b"4").ends(0);
+    import("overwrite", b"4").expect_exit(0);
     assert_eq!(value(&server, &store, "a").unwrap(), b"4");
     assert_eq!(value(&server, &store, "skip").unwrap(), b"2");
-    // A bad line beside one that is there is a failure of the other kind.
+    // An invalid line decides the exit status over an existing item.
     let lines = [line("a", b"", ""), "?\n".into()].concat();
     let args = ["import", "s", "-", "--if-exists", "fail", "--format", "ndjson"];
-    fed(server.port, dir.path(), &args, lines.as_bytes()).ends(1);
+    run_with_input(server.port, dir.path(), &args, lines.as_bytes()).expect_exit(1);
 }
 
 #[test]
-fn each_mistake_has_its_exit_status_and_changes_nothing() {
+fn each_mistake_has_its_exit_status_and_writes_nothing() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
-    server.store("s");
+    server.create_store("s");
     fs::write(dir.path().join("in.ndjson"), line("k", b"v", "")).unwrap();
     fs::write(dir.path().join("there"), "precious").unwrap();
     fs::write(dir.path().join("bad.zst"), "precious").unwrap();
@@ -108,12 +121,12 @@ fn each_mistake_has_its_exit_status_and_changes_nothing() {
     for (args, code, word) in [
         (&["import", "s"][..], 2, "only a fastly.toml names its stores"),
         (&["import", "s", "none"], 1, "none: "),
-        (&["import", "none", "in.ndjson"], 3, "no store has the name or id"),
+        (&["import", "none", "in.ndjson"], 3, "no store with name or id"),
         (&["import", "s", "-", "--resume"], 2, "--resume"),
         (&["import", "s", "-", "--state", "x"], 2, "--state"),
         (&["import", "s", "there"], 1, "--format"),
         (&["import", "s", "bad.zst"], 1, "cannot be read"),
-        (&["import", "s", "folder", "--format", "csv"], 1, "is a folder"),
+        (&["import", "s", "folder", "--format", "csv"], 1, "is a directory"),
         (&["import", "s", "in.ndjson", "--state", "no/such"], 1, "no/such"),
         (&["import", "none.toml"], 1, "none.toml"),
         (&["export", "none"], 3, "no store"),
@@ -124,27 +137,27 @@ fn each_mistake_has_its_exit_status_and_changes_nothing() {
         (&["export", "s", "--json"], 2, "-o FILE"),
         (&["export", "s", "--to", "viceroy"], 2, "DIR"),
         (&["export", "s", "--to", "viceroy", "out"], 4, "--force"),
-        (&["export", "s", "--to", "viceroy", "out", "--force"], 1, "no export"),
+        (&["export", "s", "--to", "viceroy", "out", "--force"], 1, "not an export"),
         (&["sync", "s", "s"], 2, "the same store"),
         (&["sync", "s", "none"], 3, "no store"),
         (&["sync", "s", "s@https://kv.example.com"], 5, "--to-token-file"),
         (&["sync", "s@http://127.0.0.1:1", "s"], 5, "--from-token-file"),
     ] {
-        let told = run(server.port, dir.path(), args);
-        assert_eq!(told.code, code, "{args:?}: {}", told.err);
-        assert!(told.err.contains(word), "{args:?}: {}", told.err);
+        let output = run(server.port, dir.path(), args);
+        assert_eq!(output.code, code, "{args:?}: {}", output.err);
+        assert!(output.err.contains(word), "{args:?}: {}", output.err);
     }
     for args in [&["import", "s", "in.ndjson"][..], &["export", "s"], &["sync", "s", "t"]] {
-        let mut alone = command(server.port, dir.path(), args);
-        assert_eq!(alone.env_remove("FASTLY_API_TOKEN").status().unwrap().code(), Some(5));
-        let mut other = command(server.port, dir.path(), args);
-        other.env("FASTLY_API_TOKEN", "a-token-nobody-knows");
-        assert_eq!(other.status().unwrap().code(), Some(5));
+        let mut without_token = command(server.port, dir.path(), args);
+        assert_eq!(without_token.env_remove("FASTLY_API_TOKEN").status().unwrap().code(), Some(5));
+        let mut wrong_token = command(server.port, dir.path(), args);
+        wrong_token.env("FASTLY_API_TOKEN", "a-token-nobody-knows");
+        assert_eq!(wrong_token.status().unwrap().code(), Some(5));
         assert_eq!(run(1, dir.path(), args).code, 6);
     }
-    assert_eq!(exported(&server, "s"), "");
+    assert_eq!(export(&server, "s"), "");
     assert_eq!(fs::read(dir.path().join("there")).unwrap(), b"precious");
     assert!(dir.path().join("out/s/precious").exists());
-    run(server.port, dir.path(), &["export", "s", "-o", "there", "--force"]).ends(0);
+    run(server.port, dir.path(), &["export", "s", "-o", "there", "--force"]).expect_exit(0);
     assert_eq!(fs::read(dir.path().join("there")).unwrap(), b"");
 }

@@ -1,11 +1,12 @@
-//! Every format that items come in, and the one that the local emulator reads.
+//! Input formats: directories, CSV, NDJSON, compressed input, `fastly.toml`, and the export that
+//! the local emulator reads.
 
 use crate::support::Server;
-use crate::{exported, fed, line, run, value};
+use crate::{export, line, run, run_with_input, value};
 use std::fs;
 
 #[test]
-fn a_folder_is_taken_file_by_file_as_it_is() {
+fn a_directory_is_imported_file_by_file() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("site/blog")).unwrap();
@@ -13,37 +14,38 @@ fn a_folder_is_taken_file_by_file_as_it_is() {
     fs::write(dir.path().join("site/blog/index.html"), page).unwrap();
     fs::write(dir.path().join("site/empty"), "").unwrap();
     fs::write(dir.path().join("site/bad#name"), "x").unwrap();
-    let told = run(server.port, dir.path(), &["import", "site", "site/", "--create"]).ends(1);
-    assert!(told.err.contains("key \"bad#name\": key must not contain '#'"), "{}", told.err);
-    assert!(told.err.contains("2 written, 0 skipped, 1 failed"), "{}", told.err);
-    let keys = exported(&server, "site");
+    let output =
+        run(server.port, dir.path(), &["import", "site", "site/", "--create"]).expect_exit(1);
+    assert!(output.err.contains("key \"bad#name\": key must not contain '#'"), "{}", output.err);
+    assert!(output.err.contains("imported 2 items, 0 skipped, 1 failed"), "{}", output.err);
+    let keys = export(&server, "site");
     assert!(keys.contains("\"blog/index.html\"") && keys.contains("\"empty\""), "{keys}");
     let all = run(server.port, dir.path(), &["key", "get", "site", "blog/index.html", "-o", "got"]);
-    all.ends(0);
+    all.expect_exit(0);
     assert_eq!(fs::read(dir.path().join("got")).unwrap(), page);
-    // From within it.
+    // From within the directory.
     let at = dir.path().join("site");
     fs::remove_file(at.join("bad#name")).unwrap();
-    run(server.port, &at, &["import", "site", ".", "--if-exists", "skip"]).ends(0);
-    assert_eq!(fs::read_dir(&at).unwrap().count(), 2, "nothing was put into it");
+    run(server.port, &at, &["import", "site", ".", "--if-exists", "skip"]).expect_exit(0);
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 2, "an import must not write into its source");
 }
 
 #[test]
-fn tables_and_lines_come_from_files_and_pipes_compressed_or_not() {
+fn csv_and_ndjson_are_read_from_files_and_pipes_compressed_or_not() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
-    let store = server.store("s");
+    let store = server.create_store("s");
     let table = "key,value,metadata,time_to_live_sec\na,\"1,\n2\",m,1000\nb,,,\n";
     fs::write(dir.path().join("t.csv"), table).unwrap();
-    run(server.port, dir.path(), &["import", "s", "t.csv"]).ends(0);
+    run(server.port, dir.path(), &["import", "s", "t.csv"]).expect_exit(0);
     assert_eq!(value(&server, &store, "a").unwrap(), b"1,\n2");
-    let all = exported(&server, "s");
+    let all = export(&server, "s");
     assert!(all.contains("\"metadata\":\"m\",\"expires\":\""), "{all}");
     let packed = zstd::encode_all(line("z", b"packed", "").as_bytes(), 1).unwrap();
-    fed(server.port, dir.path(), &["import", "s", "-"], &packed).ends(0);
+    run_with_input(server.port, dir.path(), &["import", "s", "-"], &packed).expect_exit(0);
     assert_eq!(value(&server, &store, "z").unwrap(), b"packed");
     let args = ["import", "s", "-", "--format", "csv"];
-    fed(server.port, dir.path(), &args, b"p,piped").ends(0);
+    run_with_input(server.port, dir.path(), &args, b"p,piped").expect_exit(0);
     assert_eq!(value(&server, &store, "p").unwrap(), b"piped");
 }
 
@@ -59,35 +61,41 @@ value = "set up"
 "#;
 
 #[test]
-fn a_manifest_fills_the_stores_that_it_names() {
+fn a_manifest_is_imported_into_the_stores_it_names() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("fastly.toml"), MANIFEST).unwrap();
-    let told = run(server.port, dir.path(), &["import", "fastly.toml"]).ends(1);
-    assert!(told.err.contains("kv.json"), "{}", told.err);
-    assert_eq!(run(server.port, dir.path(), &["store", "list"]).out, "", "nothing was made");
+    let output = run(server.port, dir.path(), &["import", "fastly.toml"]).expect_exit(1);
+    assert!(output.err.contains("kv.json"), "{}", output.err);
+    assert_eq!(
+        run(server.port, dir.path(), &["store", "list"]).text(),
+        "",
+        "a failed import must not create stores"
+    );
     let json = r#"{"x":"text","y":{"file":"value","metadata":"n"}}"#;
     fs::write(dir.path().join("kv.json"), json).unwrap();
     fs::write(dir.path().join("value"), b"\x00file").unwrap();
-    let tried = run(server.port, dir.path(), &["import", "fastly.toml", "--dry-run"]).ends(0);
-    assert_eq!(tried.err.matches("to be made").count(), 4, "{}", tried.err);
-    let done = run(server.port, dir.path(), &["import", "fastly.toml", "--json"]).ends(0);
+    let dry_run =
+        run(server.port, dir.path(), &["import", "fastly.toml", "--dry-run"]).expect_exit(0);
+    assert_eq!(dry_run.err.matches("to be created").count(), 4, "{}", dry_run.err);
+    let done = run(server.port, dir.path(), &["import", "fastly.toml", "--json"]).expect_exit(0);
+    let done_text = done.text();
     let stores: Vec<serde_json::Value> =
-        done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        done_text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names = stores
         .iter()
         .map(|s| (s["store"]["name"].as_str().unwrap(), s["written"].as_u64().unwrap()));
     assert_eq!(names.collect::<Vec<_>>(), [("bare", 0), ("first", 1), ("more", 2), ("pages", 2)]);
-    assert!(exported(&server, "pages").contains(&line("a", b"local", ",\"metadata\":\"m\"")[..40]));
-    assert!(exported(&server, "more").contains("\"AGZpbGU=\",\"metadata\":\"n\""));
-    // One of them alone, into the store of that name.
-    run(server.port, dir.path(), &["import", "pages", "fastly.toml"]).ends(0);
-    let told = run(server.port, dir.path(), &["import", "none", "fastly.toml"]).ends(1);
-    assert!(told.err.contains("names no store \"none\""), "{}", told.err);
+    assert!(export(&server, "pages").contains(&line("a", b"local", ",\"metadata\":\"m\"")[..40]));
+    assert!(export(&server, "more").contains("\"AGZpbGU=\",\"metadata\":\"n\""));
+    // Only the store with this name.
+    run(server.port, dir.path(), &["import", "pages", "fastly.toml"]).expect_exit(0);
+    let output = run(server.port, dir.path(), &["import", "none", "fastly.toml"]).expect_exit(1);
+    assert!(output.err.contains("names no store \"none\""), "{}", output.err);
 }
 
 #[test]
-fn what_is_written_for_the_emulator_is_taken_again() {
+fn an_export_for_the_emulator_can_be_imported() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     let items: String = [
@@ -97,21 +105,32 @@ fn what_is_written_for_the_emulator_is_taken_again() {
         line(&"k".repeat(1024), b"long", ""),
     ]
     .concat();
-    fed(server.port, dir.path(), &["import", "My site", "-", "--create"], items.as_bytes()).ends(0);
-    let told = run(server.port, dir.path(), &["export", "My site", "--to", "viceroy", "out"]);
-    fs::write(dir.path().join("fastly.toml"), told.ends(0).out).unwrap();
+    run_with_input(
+        server.port,
+        dir.path(),
+        &["import", "My site", "-", "--create"],
+        items.as_bytes(),
+    )
+    .expect_exit(0);
+    let output = run(server.port, dir.path(), &["export", "My site", "--to", "viceroy", "out"]);
+    fs::write(dir.path().join("fastly.toml"), output.expect_exit(0).text()).unwrap();
     let other = Server::memory(&[]);
-    run(other.port, dir.path(), &["import", "fastly.toml"]).ends(0);
+    run(other.port, dir.path(), &["import", "fastly.toml"]).expect_exit(0);
     let plain = |server: &Server| -> Vec<String> {
-        let all = exported(server, "My site");
+        let all = export(server, "My site");
         all.lines().map(|line| line.split(",\"generation\"").next().unwrap().to_owned()).collect()
     };
     assert_eq!(plain(&other), plain(&server));
     assert_eq!(plain(&other).len(), 4);
-    // Again, over what was written before; and what has no place there is told.
-    let odd = line("raw", b"", ",\"metadata_base64\":\"/w==\"");
-    fed(server.port, dir.path(), &["import", "My site", "-"], odd.as_bytes()).ends(0);
+    // An export over an earlier one; items the format cannot represent are reported.
+    let binary = line("raw", b"", ",\"metadata_base64\":\"/w==\"");
+    run_with_input(server.port, dir.path(), &["import", "My site", "-"], binary.as_bytes())
+        .expect_exit(0);
     let args = ["export", "My site", "--to", "viceroy", "out", "--force", "--json"];
-    let told = run(server.port, dir.path(), &args).ends(1);
-    assert!(told.err.contains("\"raw\"") && told.out.contains("\"left_out\":1"), "{}", told.err);
+    let output = run(server.port, dir.path(), &args).expect_exit(1);
+    assert!(
+        output.err.contains("\"raw\"") && output.text().contains("\"left_out\":1"),
+        "{}",
+        output.err
+    );
 }

@@ -1,11 +1,11 @@
-//! A small runner: each check has a name that is a sentence, and a failed one stops no other.
+//! A small runner: each check is named by a sentence; a failed check does not stop the next.
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// What a check says: nothing when all is well, else what is wrong.
+/// The result of a check: `Err` describes the failure.
 pub type Verdict = Result<(), String>;
 
 const LIMIT: Duration = Duration::from_secs(120);

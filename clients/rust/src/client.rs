@@ -1,5 +1,5 @@
-//! The crate's calls, each on a configuration of its own that shares one pool of connections, and
-//! its many error types turned into one.
+//! The crate's calls, each with its own configuration over one shared connection pool, and its
+//! many error types converted to one.
 
 use std::env;
 use std::fmt::Debug;
@@ -15,7 +15,7 @@ use fastly_api::models::{
 
 use crate::checks::{Verdict, ensure, same};
 
-/// How a call can fail: the server refused it, or the crate could not make or read it.
+/// A failed call: rejected by the server, or not encodable or decodable by the crate.
 #[derive(Debug)]
 pub enum Failure {
     Refused { status: u16, content: String, decoded: Option<String> },
@@ -37,7 +37,7 @@ fn tidy<T, E: Debug>(result: Result<T, Error<E>>) -> Answer<T> {
     })
 }
 
-/// Turns an unexpected failure into a check's words.
+/// Describes an unexpected failure.
 pub fn must<T>(answer: Answer<T>) -> Result<T, String> {
     answer.map_err(|failure| match failure {
         Failure::Broken(reason) => reason,
@@ -45,7 +45,7 @@ pub fn must<T>(answer: Answer<T>) -> Result<T, String> {
     })
 }
 
-/// Holds when the server refused with this status and, where one is due, the JSON error form.
+/// Succeeds if the server answered with this status and, where required, a problem body.
 pub fn refused<T: Debug>(what: &str, answer: Answer<T>, wanted: u16) -> Verdict {
     match answer {
         Err(Failure::Refused { status, content, decoded }) => {
@@ -63,7 +63,7 @@ pub fn refused<T: Debug>(what: &str, answer: Answer<T>, wanted: u16) -> Verdict 
     }
 }
 
-/// Holds when the server refused with any 4xx.
+/// Succeeds if the server answered with a 4xx.
 pub fn refused_somehow<T: Debug>(what: &str, answer: Answer<T>) -> Verdict {
     match answer {
         Err(Failure::Refused { status: 400..=499, .. }) => Ok(()),
@@ -85,7 +85,7 @@ impl Client {
         Ok(client.with_token(Some(&need("STEADFAST_TOKEN")?)))
     }
 
-    /// The same server with another token, or with none.
+    /// The same server with another token or without one.
     pub fn with_token(&self, token: Option<&str>) -> Self {
         let mut config = self.config.clone();
         config.api_key = token.map(|key| ApiKey { prefix: None, key: key.to_owned() });
@@ -109,7 +109,7 @@ impl Client {
         tidy(store_api::kv_store_create(&mut self.config.clone(), params).await)
     }
 
-    /// Creates a store and answers its id.
+    /// Creates a store and returns its id.
     pub async fn new_store(&self, name: &str) -> Result<String, String> {
         must(self.create_in(name, None).await)?.id.ok_or("an id".to_owned())
     }
@@ -161,7 +161,7 @@ impl Client {
         self.delete_with(delete_params(store_id, key)).await
     }
 
-    /// A value as it is stored, read past the crate with the HTTP client inside it, and its
+    /// The stored bytes of a value, read with the crate's HTTP client instead of the crate, and its
     /// metadata.
     pub async fn stored(&self, store_id: &str, key: &str) -> Result<(String, String), String> {
         let base = &self.config.base_path;

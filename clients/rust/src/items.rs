@@ -14,17 +14,24 @@ pub async fn run(checks: &mut Checks, client: &Client) {
         Ok(id) => Items { client: client.clone(), id },
         Err(reason) => return checks.check("a store for items", async { Err(reason) }).await,
     };
-    checks.check("a value comes back as it went", store.values()).await;
-    checks.check("the JSON that the crate sends is stored as it is", store.json_text()).await;
-    checks.check("a value that is no JSON is served, though unreadable", store.no_json()).await;
-    checks.check("metadata is kept, and gone when left out or empty", store.metadata()).await;
-    checks.check("add takes a new key and refuses a taken one", store.add()).await;
-    checks.check("append and prepend join bytes", store.joined()).await;
-    checks.check("modes given as false do nothing", store.false_modes()).await;
-    checks.check("two modes at once are refused with 400", store.two_modes()).await;
-    checks.check("if-generation-match: 0 wants it missing, others 412", store.compare()).await;
-    checks.check("an item is there until its time is up", store.lifetime()).await;
-    checks.check("a time to live below 1 is refused with 400", store.bad_lifetime()).await;
+    checks.check("a value round-trips", store.values()).await;
+    checks.check("the JSON the crate sends is stored unchanged", store.json_text()).await;
+    checks
+        .check(
+            "a value that is not JSON is served, though the crate cannot read it",
+            store.no_json(),
+        )
+        .await;
+    checks.check("metadata is stored, and removed when omitted or empty", store.metadata()).await;
+    checks.check("add creates a new key and rejects an existing one", store.add()).await;
+    checks.check("append and prepend extend a value", store.joined()).await;
+    checks.check("modes set to false do nothing", store.false_modes()).await;
+    checks.check("two modes at once are a 400", store.two_modes()).await;
+    checks
+        .check("if-generation-match: 0 requires a missing key, others are 412", store.compare())
+        .await;
+    checks.check("an item exists until it expires", store.lifetime()).await;
+    checks.check("a time to live below 1 is a 400", store.bad_lifetime()).await;
     checks.check("delete is 204, then 404, with force 204", store.delete()).await;
     checks.check("delete with another generation is 412", store.delete_compared()).await;
 }
@@ -84,7 +91,7 @@ impl Items {
     }
 
     async fn no_json(&self) -> Verdict {
-        // Two JSON strings in a row are none.
+        // Two JSON strings in a row are not valid JSON.
         self.put("no json", "a").await?;
         must(self.put_with("no json", "b", |params| params.append = Some(true)).await)?;
         let answer = self.client.get(&self.id, "no json").await;

@@ -1,4 +1,4 @@
-//! Keys: the odd ones, the ones that must be refused, and the lists of them.
+//! Keys: unusual keys, rejected keys, and lists of keys.
 
 use fastly_api::apis::kv_store_item_api::{KvStoreDeleteItemParams, KvStoreListItemKeysParams};
 
@@ -32,7 +32,7 @@ const ODD: [&str; 24] = [
     "a\u{2028}b",
 ];
 
-/// What the crate turns into a path that ends at the list or at the store itself.
+/// Keys the crate turns into the path of the list or of the store itself.
 const COLLAPSING: [&str; 3] = [".", "..", ""];
 
 const ILLEGAL: [&str; 12] = [
@@ -54,16 +54,18 @@ const MANY: usize = 1100;
 
 pub async fn run(checks: &mut Checks, client: &Client) {
     checks.section("keys");
-    checks.check("odd keys are items of their own, and listed as such", odd(client)).await;
-    checks.check("a space in a key arrives as the plus that the crate sends", spaces(client)).await;
+    checks.check("unusual keys are distinct items and are listed", odd(client)).await;
+    checks.check("a space in a key arrives as the plus the crate sends", spaces(client)).await;
     for key in COLLAPSING {
         let name = format!("the key {key:?} is refused by every call and deletes nothing");
         checks.check(&name, collapsing(client, key)).await;
     }
-    checks.check("keys that break a rule are refused with 400", illegal(client)).await;
-    checks.check("prefix, limit, cursor and consistency select", selection(client)).await;
-    checks.check("a bad limit, cursor or consistency is refused", bad_selection(client)).await;
-    checks.check("1100 keys come in two pages and can all be deleted", many(client)).await;
+    checks.check("invalid keys are a 400", illegal(client)).await;
+    checks.check("prefix, limit, cursor and consistency select keys keys", selection(client)).await;
+    checks
+        .check("an invalid limit, cursor or consistency is rejected", bad_selection(client))
+        .await;
+    checks.check("1100 keys are listed in two pages and can all be deleted", many(client)).await;
 }
 
 fn list(store_id: &str) -> KvStoreListItemKeysParams {

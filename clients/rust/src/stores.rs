@@ -9,17 +9,19 @@ const NOWHERE: &str = "0000000000000000000000";
 
 pub async fn run(checks: &mut Checks, client: &Client) {
     checks.section("stores");
-    checks.check("create answers id, name and both dates", created(client)).await;
-    checks.check("create takes each location, and no other", locations(client)).await;
-    checks.check("a bad, a missing or a taken name is refused with 400", bad_names(client)).await;
-    checks.check("get tells what create told; an unknown id is 404", described(client)).await;
-    checks.check("list tells every store once, page by page", listed(client)).await;
+    checks.check("create returns id, name and both dates", created(client)).await;
+    checks.check("create accepts each location and no other", locations(client)).await;
+    checks.check("an invalid, missing or existing name is a 400", bad_names(client)).await;
+    checks.check("get returns what create returned; an unknown id is 404", described(client)).await;
+    checks.check("list returns every store once, page by page", listed(client)).await;
     checks.check("list by name finds that store, or none", listed_by_name(client)).await;
-    checks.check("a bad limit of the list is refused with 400", bad_limits(client)).await;
-    checks.check("put renames a store and keeps the rest", renamed(client)).await;
-    checks.check("a rename to a bad or a taken name changes nothing", not_renamed(client)).await;
+    checks.check("an invalid list limit is a 400", bad_limits(client)).await;
+    checks.check("put renames a store and changes nothing else", renamed(client)).await;
+    checks
+        .check("a rename to an invalid or existing name changes nothing", not_renamed(client))
+        .await;
     checks.check("delete is 409 with items, then 204, then 404", deleted(client)).await;
-    checks.check("without a token, or with a wrong one, all is 401", strangers(client)).await;
+    checks.check("every call with a missing or wrong token is a 401", strangers(client)).await;
 }
 
 async fn created(client: &Client) -> Verdict {
@@ -119,7 +121,7 @@ async fn renamed(client: &Client) -> Verdict {
     ensure(after.updated_at >= before.updated_at, "updated_at does not go back")?;
     same("value", must(client.get(&id, "k").await)?.as_str(), "kept")?;
     must(client.rename(&id, "rs after").await)?;
-    // The old name is free again.
+    // The old name can be reused.
     client.new_store("rs before").await.map(|_| ())
 }
 

@@ -1,5 +1,5 @@
-//! How far the log may run ahead of the database: from a first mark on the folder folds, and at a
-//! second one, four times as far, writes wait for it.
+//! Backpressure: limits how far the WAL may run ahead of the database. A checkpoint starts at the
+//! configured WAL size; writes stall at four times that size.
 
 use super::super::{EngineError, Result};
 use super::Shared;
@@ -7,90 +7,90 @@ use super::wal::segment::SEGMENT_BYTES;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A record of the log counts as so many bytes at least: it takes memory until it is folded.
-const RECORD_BYTES: u64 = 1024;
-/// Writes wait at so many times the first mark.
-const WAIT_FACTOR: usize = 4;
-/// A writer that waits looks again after so long at the latest.
-const LOOK: Duration = Duration::from_millis(100);
+/// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
+const ENTRY_BYTES_MIN: u64 = 1024;
+/// Writes stall at this multiple of the checkpoint threshold.
+const STALL_FACTOR: usize = 4;
+/// Maximum time between two checks of a stalled writer.
+const STALL_POLL: Duration = Duration::from_millis(100);
 
-/// See the module.
-pub(super) struct Pressure {
-    /// Segments and records that wait in the log when the folder begins.
+/// The checkpoint threshold, and the condition that stalled writers wait for.
+pub(super) struct Backpressure {
+    /// Number of live segments, and of memtable entries, that triggers a checkpoint.
     segments: usize,
-    records: usize,
-    state: Mutex<State>,
-    eased: Condvar,
+    entries: usize,
+    state: Mutex<StallState>,
+    changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// Why the last fold failed.
-    stuck: Option<EngineError>,
+struct StallState {
+    /// Error of the last checkpoint, if it failed.
+    checkpoint_error: Option<EngineError>,
     closing: bool,
 }
 
-impl Pressure {
-    /// With the bytes of log at which folding begins.
-    pub(super) fn new(bytes: u64) -> Pressure {
-        let count = |size: u64| usize::try_from(bytes / size).unwrap_or(usize::MAX / 8).max(1);
-        let (segments, records) = (count(SEGMENT_BYTES), count(RECORD_BYTES));
-        Pressure { segments, records, state: Mutex::default(), eased: Condvar::new() }
+impl Backpressure {
+    /// Creates the limits for a checkpoint threshold of `bytes` of WAL.
+    pub(super) fn new(bytes: u64) -> Backpressure {
+        let limit = |size: u64| usize::try_from(bytes / size).unwrap_or(usize::MAX / 8).max(1);
+        let (segments, entries) = (limit(SEGMENT_BYTES), limit(ENTRY_BYTES_MIN));
+        Backpressure { segments, entries, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    fn over(&self, shared: &Shared, factor: usize) -> bool {
-        // The segment that is written to cannot be folded, and so does not count.
-        let segments = shared.slots.live_before(u64::MAX).saturating_sub(1);
-        segments >= self.segments * factor || shared.overlay().len() >= self.records * factor
+    fn exceeds(&self, shared: &Shared, factor: usize) -> bool {
+        // The active segment cannot be checkpointed.
+        let segments = shared.segments.live_before(u64::MAX).saturating_sub(1);
+        segments >= self.segments * factor || shared.memtable().len() >= self.entries * factor
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StallState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the folder should begin.
-    pub(super) fn expired(&self, shared: &Shared) -> bool {
-        self.over(shared, 1)
+    /// Returns whether a checkpoint should start.
+    pub(super) fn should_checkpoint(&self, shared: &Shared) -> bool {
+        self.exceeds(shared, 1)
     }
 
-    /// Whether writes have to wait.
-    pub(super) fn full(&self, shared: &Shared) -> bool {
-        self.over(shared, WAIT_FACTOR)
+    /// Returns whether writes must stall.
+    pub(super) fn should_stall(&self, shared: &Shared) -> bool {
+        self.exceeds(shared, STALL_FACTOR)
     }
 
-    /// Waits until the log is short enough for another group.
+    /// Blocks until the WAL is below the stall threshold.
     ///
     /// # Errors
-    /// When the folder cannot go on: with its reason.
+    /// When the last checkpoint failed: with its error.
     pub(super) fn wait(&self, shared: &Shared) -> Result<()> {
-        while self.full(shared) {
+        while self.should_stall(shared) {
             let state = self.state();
-            if let Some(e) = &state.stuck {
+            if let Some(e) = &state.checkpoint_error {
                 return Err(e.clone());
             }
             if state.closing {
-                // Nothing more comes in: what waits may still go out.
+                // No commits follow, so the queued ones may pass.
                 return Ok(());
             }
-            drop(self.eased.wait_timeout(state, LOOK));
+            drop(self.changed.wait_timeout(state, STALL_POLL));
         }
         Ok(())
     }
 
-    /// How the last fold went, to those that wait.
-    pub(super) fn tell(&self, failed: Option<EngineError>) {
-        self.state().stuck = failed;
-        self.eased.notify_all();
+    /// Reports the result of a checkpoint to stalled writers.
+    pub(super) fn report_checkpoint(&self, error: Option<EngineError>) {
+        self.state().checkpoint_error = error;
+        self.changed.notify_all();
     }
 
-    /// From now on nothing waits.
+    /// Releases stalled writers and disables stalling.
     pub(super) fn close(&self) {
         self.state().closing = true;
-        self.eased.notify_all();
+        self.changed.notify_all();
     }
 
-    /// Whether the engine is being closed.
-    pub(super) fn closing(&self) -> bool {
+    /// Returns whether the engine is closing.
+    pub(super) fn is_closing(&self) -> bool {
         self.state().closing
     }
 }

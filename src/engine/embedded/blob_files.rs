@@ -1,15 +1,14 @@
-//! Large bodies, each in a file of its own: written and synced before the commit that names it,
-//! removed after the commit that drops it.
+//! Blob files: one file per large body, written and fsynced before the commit that refers to it,
+//! deleted after the commit that replaces it.
 //!
-//! A file holds the body, then a checksum for each block of it, then a footer. Its name is a
-//! random number that is never used again, so a file that no record names is an orphan whatever
-//! its age, and is swept after the next start.
+//! A file holds the body, a checksum per block, and a footer (docs/format.md). Its id is random and
+//! never reused, so a file without a record is an orphan, and is deleted after the next start.
 
 use super::super::{
     BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, StoredBody, WHOLE_BYTES_MAX,
 };
-use super::Fatal;
-use super::read_scheduler::Pace;
+use super::FatalErrorHandler;
+use super::read_scheduler::ReadScheduler;
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -22,103 +21,109 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Bytes of a body under one checksum.
-const BLOCK: usize = INLINE_BYTES_MAX;
-/// What a body in memory takes besides its bytes.
-const KEPT_SPARE: u64 = 128;
-/// Bytes gathered before a write.
-const WRITE: usize = 4 * BLOCK;
+/// Size of a checksummed block, in bytes.
+const BLOCK_BYTES: usize = INLINE_BYTES_MAX;
+/// Memory of a cached body besides its bytes.
+const CACHE_ENTRY_OVERHEAD: u64 = 128;
+/// Bytes buffered before each write.
+const WRITE_BUFFER_BYTES: usize = 4 * BLOCK_BYTES;
 const MAGIC: [u8; 8] = *b"STDFBLB1";
-/// The footer: body length (8), block size (4), checksum of what stands between (4), magic (8).
-const FOOTER: usize = 24;
+/// Size of the footer: body length (8), block size (4), checksum of the block checksums (4), magic
+/// (8).
+const FOOTER_BYTES: usize = 24;
 
-/// The folder of blob files and the ids that are staged but not yet committed.
+/// The blob files of a data directory.
 #[derive(Debug)]
-pub(super) struct Blobs {
+pub(super) struct BlobFiles {
     dir: PathBuf,
     staged: Mutex<HashSet<i64>>,
-    pinned: Mutex<Pinned>,
-    kept: Kept,
-    /// The folders whose names are known to be durable.
-    folders: [AtomicBool; 256],
-    fatal: Fatal,
-    pace: Pace,
+    snapshot_pins: Mutex<SnapshotPins>,
+    body_cache: BodyCache,
+    /// Subdirectories whose directory entries are known to be durable.
+    synced_dirs: [AtomicBool; 256],
+    fatal: FatalErrorHandler,
+    scheduler: ReadScheduler,
 }
 
-/// What snapshots keep.
+/// Deletions deferred by snapshots.
 #[derive(Debug, Default)]
-struct Pinned {
-    /// Snapshots that may still read any file that was there when they were made.
+struct SnapshotPins {
+    /// Number of live snapshots, each of which may read any file that existed when it was taken.
     snapshots: usize,
-    /// Files to remove once there are none.
-    waiting: Vec<i64>,
+    /// Files to delete when the last snapshot ends.
+    deferred_deletes: Vec<i64>,
 }
 
-/// Bodies that are read again and again, checked already. An id is never used again, so none of
-/// them is ever wrong.
+/// Verified bodies of frequently read blobs. Entries never go stale, because ids are not reused.
 #[derive(Debug)]
-struct Kept(Cache<i64, Bytes, Weight>);
+struct BodyCache(Cache<i64, Bytes, BodyWeighter>);
 
 #[derive(Clone, Debug)]
-struct Weight;
+struct BodyWeighter;
 
-impl Weighter<i64, Bytes> for Weight {
+impl Weighter<i64, Bytes> for BodyWeighter {
     fn weight(&self, _: &i64, body: &Bytes) -> u64 {
-        body.len() as u64 + KEPT_SPARE
+        body.len() as u64 + CACHE_ENTRY_OVERHEAD
     }
 }
 
-impl Kept {
-    fn new(bytes: u64) -> Kept {
-        let many = usize::try_from(bytes / BLOCK as u64).unwrap_or(usize::MAX);
-        Kept(Cache::with_weighter(many.max(1), bytes, Weight))
+impl BodyCache {
+    fn new(bytes: u64) -> BodyCache {
+        let items = usize::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+        BodyCache(Cache::with_weighter(items.max(1), bytes, BodyWeighter))
     }
 }
 
-/// While one of these lives, no committed file is removed.
-pub(super) struct Pin(Arc<Blobs>);
+/// Defers the deletion of committed files while it exists.
+pub(super) struct SnapshotPin(Arc<BlobFiles>);
 
-impl Drop for Pin {
+impl Drop for SnapshotPin {
     fn drop(&mut self) {
-        let waiting = {
-            let mut pinned = self.0.pinned();
-            pinned.snapshots -= 1;
-            if pinned.snapshots > 0 {
+        let deferred = {
+            let mut pins = self.0.snapshot_pins();
+            pins.snapshots -= 1;
+            if pins.snapshots > 0 {
                 return;
             }
-            std::mem::take(&mut pinned.waiting)
+            std::mem::take(&mut pins.deferred_deletes)
         };
-        waiting.into_iter().for_each(|id| self.0.remove(id));
+        deferred.into_iter().for_each(|id| self.0.delete_file(id));
     }
 }
 
-impl Blobs {
-    /// Keeps up to `cache_bytes` of bodies in memory.
-    pub(super) fn new(data: &Path, cache_bytes: u64, fatal: Fatal) -> Result<Arc<Blobs>> {
+impl BlobFiles {
+    /// Opens the `blobs/` directory, creating it if missing, with a body cache of `cache_bytes`.
+    pub(super) fn new(
+        data: &Path,
+        cache_bytes: u64,
+        fatal: FatalErrorHandler,
+    ) -> Result<Arc<BlobFiles>> {
         let dir = data.join("blobs");
-        fs::create_dir_all(&dir).map_err(|e| io_failed("make the blob folder", &e))?;
-        let folders = std::array::from_fn(|_| AtomicBool::new(false));
-        let (staged, pinned, pace) = (Mutex::default(), Mutex::default(), Pace::default());
-        let kept = Kept::new(cache_bytes);
-        Ok(Arc::new(Blobs { dir, staged, pinned, kept, folders, fatal, pace }))
+        fs::create_dir_all(&dir).map_err(|e| io_error("create the blobs directory", &e))?;
+        let synced_dirs = std::array::from_fn(|_| AtomicBool::new(false));
+        let (staged, snapshot_pins) = (Mutex::default(), Mutex::default());
+        let (body_cache, scheduler) = (BodyCache::new(cache_bytes), ReadScheduler::default());
+        let files =
+            BlobFiles { dir, staged, snapshot_pins, body_cache, synced_dirs, fatal, scheduler };
+        Ok(Arc::new(files))
     }
 
-    fn pinned(&self) -> std::sync::MutexGuard<'_, Pinned> {
-        self.pinned.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn snapshot_pins(&self) -> std::sync::MutexGuard<'_, SnapshotPins> {
+        self.snapshot_pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Keeps all committed files for as long as what it answers lives.
-    pub(super) fn pin(self: &Arc<Blobs>) -> Pin {
-        self.pinned().snapshots += 1;
-        Pin(self.clone())
+    /// Defers the deletion of committed files until the returned pin is dropped.
+    pub(super) fn pin(self: &Arc<BlobFiles>) -> SnapshotPin {
+        self.snapshot_pins().snapshots += 1;
+        SnapshotPin(self.clone())
     }
 
-    /// How many snapshots keep files.
-    pub(super) fn pins(&self) -> usize {
-        self.pinned().snapshots
+    /// Returns the number of live snapshots.
+    pub(super) fn pinned_snapshots(&self) -> usize {
+        self.snapshot_pins().snapshots
     }
 
-    /// Where the blob `id` lives: one of 256 folders, by its last byte.
+    /// Returns the path of a blob file, in one of 256 subdirectories by the last byte of its id.
     fn path(&self, id: i64) -> PathBuf {
         self.dir.join(format!("{:02x}", id & 0xff)).join(format!("{id:016x}"))
     }
@@ -127,103 +132,104 @@ impl Blobs {
         self.staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Makes a new file and remembers that it is staged.
-    fn create(self: &Arc<Blobs>) -> Result<(i64, File)> {
+    /// Creates a staged file with a new id.
+    fn create(self: &Arc<BlobFiles>) -> Result<(i64, File)> {
         let mut random = [0; 8];
         getrandom::fill(&mut random)
-            .map_err(|e| EngineError::Failed(format!("no random numbers: {e}")))?;
+            .map_err(|e| EngineError::Failed(format!("could not generate a blob id: {e}")))?;
         let id = (i64::from_le_bytes(random) & i64::MAX).max(1);
         let path = self.path(id);
         self.staged().insert(id);
         let open = || OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let opened = self.make_folder(id, &path).and_then(|()| open());
+        let opened = self.create_dir_durably(id, &path).and_then(|()| open());
         match opened {
             Ok(file) => Ok((id, file)),
             Err(e) => {
                 self.staged().remove(&id);
-                Err(io_failed("create a blob file", &e))
+                Err(io_error("create a blob file", &e))
             }
         }
     }
 
-    /// Makes the folder of a blob's file. That it is there does not say that its name is durable:
-    /// whoever made it may not be done, or may have been killed.
-    fn make_folder(&self, id: i64, path: &Path) -> io::Result<()> {
-        let known = self.folders.get((id & 0xff) as usize);
-        if known.is_some_and(|known| known.load(Ordering::Acquire)) {
+    /// Creates the subdirectory of a blob file and fsyncs its parent. An existing subdirectory may
+    /// not be durable: another thread may still be creating it, or a killed process may have left
+    /// it unsynced.
+    fn create_dir_durably(&self, id: i64, path: &Path) -> io::Result<()> {
+        let synced = self.synced_dirs.get((id & 0xff) as usize);
+        if synced.is_some_and(|synced| synced.load(Ordering::Acquire)) {
             return Ok(());
         }
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
         }
-        let folders = File::open(&self.dir)?;
-        if let Err(e) = folders.sync_all() {
+        let parent = File::open(&self.dir)?;
+        if let Err(e) = parent.sync_all() {
             self.fatal.stop(&format!("could not sync {}: {e}", self.dir.display()));
             return Err(e);
         }
-        known.into_iter().for_each(|known| known.store(true, Ordering::Release));
+        synced.into_iter().for_each(|synced| synced.store(true, Ordering::Release));
         Ok(())
     }
 
-    /// Removes the file of a blob that lost its record, once no snapshot can show it.
-    pub(super) fn drop_committed(&self, id: i64) {
+    /// Deletes the file of a replaced or deleted blob, deferred while snapshots exist.
+    pub(super) fn delete(&self, id: i64) {
         {
-            let mut pinned = self.pinned();
-            if pinned.snapshots > 0 {
-                pinned.waiting.push(id);
+            let mut pins = self.snapshot_pins();
+            if pins.snapshots > 0 {
+                pins.deferred_deletes.push(id);
                 return;
             }
         }
-        self.remove(id);
+        self.delete_file(id);
     }
 
-    /// Removes a blob's file; one that is gone already is no error.
-    fn remove(&self, id: i64) {
-        self.kept.0.remove(&id);
+    /// Deletes a file; no error if it does not exist.
+    fn delete_file(&self, id: i64) {
+        self.body_cache.0.remove(&id);
         match fs::remove_file(self.path(id)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => tracing::warn!(blob = id, error = %e, "a blob file could not be removed"),
+            Err(e) => tracing::warn!(blob = id, error = %e, "could not delete a blob file"),
         }
     }
 
-    /// A committed blob to read, from memory if it is there; `None` when its file is gone.
-    pub(super) fn find(self: &Arc<Blobs>, id: i64) -> Result<Option<Blob>> {
-        match self.kept(id) {
+    /// Returns a committed blob, from the cache if possible; `None` if its file does not exist.
+    pub(super) fn find(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
+        match self.find_cached(id) {
             Some(blob) => Ok(Some(blob)),
             None => self.open(id),
         }
     }
 
-    /// Opens a committed blob's file; `None` when it is not there.
-    pub(super) fn open(self: &Arc<Blobs>, id: i64) -> Result<Option<Blob>> {
+    /// Opens the file of a committed blob; `None` if it does not exist.
+    pub(super) fn open(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
         let file = match File::open(self.path(id)) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_failed("open a blob file", &e)),
+            Err(e) => return Err(io_error("open a blob file", &e)),
         };
-        let (len, sums) = read_trailer(&file).map_err(|what| {
-            EngineError::Corrupt(format!("blob file {}: {what}", self.path(id).display()))
+        let (len, sums) = read_trailer(&file).map_err(|problem| {
+            EngineError::Corrupt(format!("blob file {}: {problem}", self.path(id).display()))
         })?;
-        let bytes = Content::File(Arc::new(file), sums.into());
-        Ok(Some(self.committed(id, len, bytes)))
+        let content = BlobContent::File(Arc::new(file), sums.into());
+        Ok(Some(self.committed(id, len, content)))
     }
 
-    /// A committed blob that is in memory.
-    fn kept(self: &Arc<Blobs>, id: i64) -> Option<Blob> {
-        let body = self.kept.0.get(&id)?;
-        Some(self.committed(id, body.len() as u64, Content::Memory(body)))
+    /// Returns a committed blob whose body is cached.
+    fn find_cached(self: &Arc<BlobFiles>, id: i64) -> Option<Blob> {
+        let body = self.body_cache.0.get(&id)?;
+        Some(self.committed(id, body.len() as u64, BlobContent::Memory(body)))
     }
 
-    fn committed(self: &Arc<Blobs>, id: i64, len: u64, content: Content) -> Blob {
+    fn committed(self: &Arc<BlobFiles>, id: i64, len: u64, content: BlobContent) -> Blob {
         Blob { id, len, content, committed: AtomicBool::new(true), blobs: self.clone() }
     }
 
-    /// Every blob file there is, as ids; names that are no ids are left alone.
+    /// Lists the ids of all blob files; ignores other names.
     pub(super) fn list(&self) -> io::Result<Vec<i64>> {
         let mut ids = Vec::new();
-        for folder in fs::read_dir(&self.dir)? {
-            for file in fs::read_dir(folder?.path())? {
+        for dir in fs::read_dir(&self.dir)? {
+            for file in fs::read_dir(dir?.path())? {
                 let name = file?.file_name();
                 ids.extend(name.to_str().and_then(|name| i64::from_str_radix(name, 16).ok()));
             }
@@ -231,40 +237,40 @@ impl Blobs {
         Ok(ids)
     }
 
-    /// Whether a blob is staged in this process; committed ones are not.
+    /// Returns whether a blob is staged, that is, not committed yet.
     pub(super) fn is_staged(&self, id: i64) -> bool {
         self.staged().contains(&id)
     }
 }
 
-/// Reads and checks what stands behind the body: its length and its blocks' checksums.
+/// Reads the block checksums and the footer behind the body, and verifies them.
 fn read_trailer(file: &File) -> std::result::Result<(u64, Vec<u32>), String> {
     let size = file.metadata().map_err(|e| e.to_string())?.len();
-    let start = size.checked_sub(FOOTER as u64).ok_or("too short for its footer")?;
-    let mut footer = [0; FOOTER];
+    let start = size.checked_sub(FOOTER_BYTES as u64).ok_or("the file is shorter than a footer")?;
+    let mut footer = [0; FOOTER_BYTES];
     file.read_exact_at(&mut footer, start).map_err(|e| e.to_string())?;
     let (len, rest) = footer.split_at(8);
     let (block, rest) = rest.split_at(4);
     let (sum, magic) = rest.split_at(4);
-    if magic != MAGIC || block != (BLOCK as u32).to_le_bytes() {
-        return Err("no footer of this format".into());
+    if magic != MAGIC || block != (BLOCK_BYTES as u32).to_le_bytes() {
+        return Err("the footer is invalid".into());
     }
-    let len = u64::from_le_bytes(len.try_into().map_err(|_| "footer")?);
-    let sums_bytes = len.div_ceil(BLOCK as u64).saturating_mul(4);
+    let len = u64::from_le_bytes(len.try_into().map_err(|_| "the footer is invalid")?);
+    let sums_bytes = len.div_ceil(BLOCK_BYTES as u64).saturating_mul(4);
     if len.checked_add(sums_bytes).is_none_or(|body| body != start) {
-        return Err(format!("a body of {len} bytes does not fit a file of {size}"));
+        return Err(format!("a body of {len} bytes does not match a file of {size} bytes"));
     }
     let mut sums = vec![0; usize::try_from(sums_bytes).map_err(|e| e.to_string())?];
     file.read_exact_at(&mut sums, len).map_err(|e| e.to_string())?;
     if crc32fast::hash(&sums).to_le_bytes() != sum {
-        return Err("its checksums are damaged".into());
+        return Err("the block checksums are damaged".into());
     }
     let sums = sums.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
     Ok((len, sums))
 }
 
-pub(super) fn io_failed(what: &str, e: &io::Error) -> EngineError {
-    let text = format!("could not {what}: {e}");
+pub(super) fn io_error(action: &str, e: &io::Error) -> EngineError {
+    let text = format!("could not {action}: {e}");
     if e.kind() == io::ErrorKind::StorageFull || e.kind() == io::ErrorKind::QuotaExceeded {
         EngineError::Full(text)
     } else {
@@ -272,37 +278,37 @@ pub(super) fn io_failed(what: &str, e: &io::Error) -> EngineError {
     }
 }
 
-/// A large body.
+/// A large body, cached or in a blob file. A staged one is deleted on drop.
 #[derive(Debug)]
 pub(super) struct Blob {
     id: i64,
     len: u64,
-    content: Content,
+    content: BlobContent,
     committed: AtomicBool,
-    blobs: Arc<Blobs>,
+    blobs: Arc<BlobFiles>,
 }
 
-/// Where the bytes of a body are read.
+/// The source of a body's bytes.
 #[derive(Clone, Debug)]
-enum Content {
-    /// All of them are here, checked.
+enum BlobContent {
+    /// The cached and verified body.
     Memory(Bytes),
-    /// A file, and the checksums of its blocks.
+    /// The file and its block checksums.
     File(Arc<File>, Arc<[u32]>),
 }
 
-impl Content {
-    /// Reads a range of a body of `total` bytes, and checks the blocks that cover it.
+impl BlobContent {
+    /// Reads a range of a body of `total` bytes and verifies the blocks that cover it.
     fn read(&self, total: u64, offset: u64, len: usize) -> std::result::Result<Bytes, String> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= total);
-        end.ok_or("a read past the end of the body")?;
+        end.ok_or("read past the end of the body")?;
         match self {
             _ if len == 0 => Ok(Bytes::new()),
-            Content::Memory(bytes) => {
+            BlobContent::Memory(bytes) => {
                 let start = usize::try_from(offset).map_err(|e| e.to_string())?;
                 Ok(bytes.slice(start..start + len))
             }
-            Content::File(file, sums) => read_blocks(file, sums, total, offset, len),
+            BlobContent::File(file, sums) => read_blocks(file, sums, total, offset, len),
         }
     }
 }
@@ -312,19 +318,20 @@ impl Blob {
         self.id
     }
 
-    /// Reads all of it against its checksums.
+    /// Reads the whole body and verifies its checksums.
     pub(super) fn verify(&self) -> std::result::Result<(), String> {
         let mut offset = 0;
         while offset < self.len {
-            let len = (self.len - offset).min(BLOCK as u64);
-            // At most a block, which fits.
+            let len = (self.len - offset).min(BLOCK_BYTES as u64);
+            // At most one block, so it fits.
             self.content.read(self.len, offset, len as usize)?;
             offset += len;
         }
         Ok(())
     }
 
-    /// Called once the commit that names it is durable: from now on its record owns the file.
+    /// Marks the blob as committed once the commit that refers to it is durable; its record then
+    /// owns the file.
     pub(super) fn set_committed(&self) {
         self.committed.store(true, Ordering::Release);
         self.blobs.staged().remove(&self.id);
@@ -334,7 +341,7 @@ impl Blob {
 impl Drop for Blob {
     fn drop(&mut self) {
         if !self.committed.load(Ordering::Acquire) {
-            self.blobs.remove(self.id);
+            self.blobs.delete_file(self.id);
             self.blobs.staged().remove(&self.id);
         }
     }
@@ -347,17 +354,17 @@ impl StoredBody for Blob {
 
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>> {
         let (id, total) = (self.id, self.len);
-        let damaged = move |what| EngineError::Corrupt(format!("blob file {id:016x}: {what}"));
+        let damaged = move |e| EngineError::Corrupt(format!("blob file {id:016x}: {e}"));
         Box::pin(async move {
-            let in_memory = matches!(self.content, Content::Memory(_));
+            let in_memory = matches!(self.content, BlobContent::Memory(_));
             let read = || self.content.read(total, offset, len);
-            // What is more than a block could hold up others even when its pages are in memory.
-            let at_once = match len <= BLOCK {
+            // Reads of more than a block could delay other tasks even when they hit the page cache.
+            let inline = match len <= BLOCK_BYTES {
                 _ if in_memory => return read().map_err(damaged),
-                true => self.blobs.pace.at_once(0, || read().map_err(damaged)),
+                true => self.blobs.scheduler.try_inline(0, || read().map_err(damaged)),
                 false => None,
             };
-            let read = match at_once {
+            let read = match inline {
                 Some(read) => read,
                 None => {
                     let content = self.content.clone();
@@ -369,7 +376,7 @@ impl StoredBody for Blob {
                 && body.len() as u64 == total
                 && total <= WHOLE_BYTES_MAX
             {
-                self.blobs.kept.0.insert(id, body.clone());
+                self.blobs.body_cache.0.insert(id, body.clone());
             }
             read
         })
@@ -380,7 +387,7 @@ impl StoredBody for Blob {
     }
 }
 
-/// Reads the blocks that cover a range, checks them, and cuts the range out.
+/// Reads and verifies the blocks that cover a range, and returns the range.
 fn read_blocks(
     file: &File,
     sums: &[u32],
@@ -388,13 +395,13 @@ fn read_blocks(
     offset: u64,
     len: usize,
 ) -> std::result::Result<Bytes, String> {
-    let block = BLOCK as u64;
+    let block = BLOCK_BYTES as u64;
     let (first, last) = (offset / block, (offset + len as u64).div_ceil(block));
     let start = first * block;
     let span = (last * block).min(total) - start;
     let bytes = read_span(file, start, usize::try_from(span).map_err(|e| e.to_string())?)?;
     let first = usize::try_from(first).map_err(|e| e.to_string())?;
-    for (index, chunk) in bytes.chunks(BLOCK).enumerate() {
+    for (index, chunk) in bytes.chunks(BLOCK_BYTES).enumerate() {
         if sums.get(first + index) != Some(&crc32fast::hash(chunk)) {
             return Err(format!("block {} does not match its checksum", first + index));
         }
@@ -403,15 +410,15 @@ fn read_blocks(
     Ok(Bytes::from(bytes).slice(skip..skip + len))
 }
 
-/// Reads so many bytes. The standard library's reads at a position want a buffer that was filled
-/// before, which costs as much as the checksum.
+/// Reads `len` bytes into uninitialized memory: zeroing a buffer for `read_exact_at` costs as much
+/// as the checksum.
 fn read_span(file: &File, start: u64, len: usize) -> std::result::Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let at = start + bytes.len() as u64;
         let spare = rustix::buffer::spare_capacity(&mut bytes);
         match rustix::io::pread(file, spare, at) {
-            Ok(0) => return Err("it is cut short".into()),
+            Ok(0) => return Err("the file is truncated".into()),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.to_string()),
         }
@@ -420,32 +427,32 @@ fn read_span(file: &File, start: u64, len: usize) -> std::result::Result<Vec<u8>
     Ok(bytes)
 }
 
-/// A blob on its way in.
-pub(super) struct BlobStage {
-    /// Absent only while a write is under way, and after one that failed.
-    open: Option<Open>,
+/// Writes a large body to a blob file.
+pub(super) struct BlobFileWriter {
+    /// `None` only during a write, and after a failed one.
+    file: Option<OpenBlobFile>,
 }
 
-/// The file behind a stage; removed at the drop unless it was sealed.
-struct Open {
-    blobs: Arc<Blobs>,
+/// A blob file being written; deleted on drop unless finished.
+struct OpenBlobFile {
+    blobs: Arc<BlobFiles>,
     id: i64,
     file: Arc<File>,
     pending: Vec<u8>,
     written: u64,
     sums: Vec<u32>,
-    sealed: bool,
+    finished: bool,
 }
 
-impl BlobStage {
-    pub(super) async fn begin(blobs: Arc<Blobs>) -> Result<BlobStage> {
-        let open = blocking(move || {
+impl BlobFileWriter {
+    pub(super) async fn create(blobs: Arc<BlobFiles>) -> Result<BlobFileWriter> {
+        let file = blocking(move || {
             let (id, file) = blobs.create()?;
-            let (pending, file) = (Vec::with_capacity(WRITE), Arc::new(file));
-            let (written, sums, sealed) = (0, Vec::new(), false);
-            Ok(Open { blobs, id, file, pending, written, sums, sealed })
+            let (pending, file) = (Vec::with_capacity(WRITE_BUFFER_BYTES), Arc::new(file));
+            let (written, sums, finished) = (0, Vec::new(), false);
+            Ok(OpenBlobFile { blobs, id, file, pending, written, sums, finished })
         });
-        Ok(BlobStage { open: Some(open.await?) })
+        Ok(BlobFileWriter { file: Some(file.await?) })
     }
 }
 
@@ -455,70 +462,70 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|e| EngineError::Failed(e.to_string()))?
 }
 
-impl Open {
-    /// Writes what is pending; all but the last write are whole blocks.
+impl OpenBlobFile {
+    /// Writes the buffered bytes. All writes except the last consist of whole blocks.
     fn flush(&mut self) -> Result<()> {
-        for block in self.pending.chunks(BLOCK) {
+        for block in self.pending.chunks(BLOCK_BYTES) {
             self.sums.push(crc32fast::hash(block));
         }
         self.file
             .write_all_at(&self.pending, self.written)
-            .map_err(|e| io_failed("write a blob file", &e))?;
+            .map_err(|e| io_error("write a blob file", &e))?;
         self.written += self.pending.len() as u64;
         self.pending.clear();
         Ok(())
     }
 
-    /// Writes the trailer and makes the file and its name durable.
-    fn seal(mut self) -> Result<Blob> {
+    /// Writes the block checksums and the footer, and fsyncs the file and its directory.
+    fn finish(mut self) -> Result<Blob> {
         self.flush()?;
-        let mut trailer = Vec::with_capacity(self.sums.len() * 4 + FOOTER);
+        let mut trailer = Vec::with_capacity(self.sums.len() * 4 + FOOTER_BYTES);
         for sum in &self.sums {
             trailer.extend_from_slice(&sum.to_le_bytes());
         }
         let sum = crc32fast::hash(&trailer);
         trailer.extend_from_slice(&self.written.to_le_bytes());
-        trailer.extend_from_slice(&(BLOCK as u32).to_le_bytes());
+        trailer.extend_from_slice(&(BLOCK_BYTES as u32).to_le_bytes());
         trailer.extend_from_slice(&sum.to_le_bytes());
         trailer.extend_from_slice(&MAGIC);
         self.file
             .write_all_at(&trailer, self.written)
-            .map_err(|e| io_failed("write a blob file", &e))?;
+            .map_err(|e| io_error("write a blob file", &e))?;
         let path = self.blobs.path(self.id);
-        let folder = path.parent().unwrap_or(&path);
-        let synced = self.file.sync_all().and_then(|()| File::open(folder)?.sync_all());
+        let dir = path.parent().unwrap_or(&path);
+        let synced = self.file.sync_all().and_then(|()| File::open(dir)?.sync_all());
         if let Err(e) = synced {
             self.blobs.fatal.stop(&format!("could not sync {}: {e}", path.display()));
-            return Err(io_failed("sync a blob file", &e));
+            return Err(io_error("sync a blob file", &e));
         }
-        self.sealed = true;
-        let content = Content::File(self.file.clone(), std::mem::take(&mut self.sums).into());
+        self.finished = true;
+        let content = BlobContent::File(self.file.clone(), std::mem::take(&mut self.sums).into());
         let (committed, blobs) = (AtomicBool::new(false), self.blobs.clone());
         Ok(Blob { id: self.id, len: self.written, content, committed, blobs })
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenBlobFile {
     fn drop(&mut self) {
-        if !self.sealed {
-            self.blobs.remove(self.id);
+        if !self.finished {
+            self.blobs.delete_file(self.id);
             self.blobs.staged().remove(&self.id);
         }
     }
 }
 
-impl BlobWriter for BlobStage {
+impl BlobWriter for BlobFileWriter {
     fn write(&mut self, mut chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             while !chunk.is_empty() {
-                let mut open = self.open.take().ok_or(EngineError::Closed)?;
-                let room = WRITE - open.pending.len();
+                let mut file = self.file.take().ok_or(EngineError::Closed)?;
+                let room = WRITE_BUFFER_BYTES - file.pending.len();
                 let part = chunk.split_to(room.min(chunk.len()));
-                open.pending.extend_from_slice(&part);
-                if open.pending.len() == WRITE {
-                    open = blocking(move || open.flush().map(|()| open)).await?;
+                file.pending.extend_from_slice(&part);
+                if file.pending.len() == WRITE_BUFFER_BYTES {
+                    file = blocking(move || file.flush().map(|()| file)).await?;
                 }
-                self.open = Some(open);
+                self.file = Some(file);
             }
             Ok(())
         })
@@ -526,8 +533,8 @@ impl BlobWriter for BlobStage {
 
     fn finish(mut self: Box<Self>) -> BoxFuture<'static, Result<Body>> {
         Box::pin(async move {
-            let open = self.open.take().ok_or(EngineError::Closed)?;
-            Ok(Body::Stored(Arc::new(blocking(move || open.seal()).await?)))
+            let file = self.file.take().ok_or(EngineError::Closed)?;
+            Ok(Body::Stored(Arc::new(blocking(move || file.finish()).await?)))
         })
     }
 }

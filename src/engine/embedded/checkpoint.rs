@@ -1,19 +1,19 @@
-//! The folder: a thread that moves what the log holds into the database, in large ordered steps,
-//! and gives space back. The log's segments are free again once the database has their commits
-//! durably.
+//! The checkpointer thread: moves commits from the WAL to the database in batched transactions, and
+//! returns free pages to the file system.
 //!
-//! A step is one transaction that is not synced: the log has everything until the fold's last
-//! transaction, which is, and which says where the log now begins.
+//! A checkpoint consists of steps. Each step is one transaction without fsync, since the WAL still
+//! has its commits. The last transaction is synced and stores the new checkpoint position; only
+//! then are the WAL segments recycled.
 
 use super::super::{EngineError, Result};
-use super::blob_files::Blobs;
-use super::connection_pool::Readers;
-use super::database::{BLOB_BYTES, BUSY, Data, failed, sync, synced};
-use super::maintenance::Chore;
-use super::memtable::Entry;
-use super::wal::record::Home;
-use super::writer::Task;
-use super::{Boundary, Fatal, Shared};
+use super::blob_files::BlobFiles;
+use super::connection_pool::ConnectionPool;
+use super::database::{BLOB_BYTES_COUNTER, BUSY_TIMEOUT, RecordRow, execute_synced, sync};
+use super::maintenance::MaintenanceTask;
+use super::memtable::MemtableEntry;
+use super::wal::record::BodyLocation;
+use super::writer::WriterCommand;
+use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
@@ -22,143 +22,150 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Records and bytes of bodies in one step at most.
-const STEP_RECORDS: usize = 512;
-const STEP_BYTES: u64 = 1 << 20;
-/// The folder looks so often whether there is something to do.
+/// Limits of one step: number of records, and bytes of their bodies.
+const STEP_RECORDS_MAX: usize = 512;
+const STEP_BYTES_MAX: u64 = 1 << 20;
+/// Interval between checks for work.
 const TICK: Duration = Duration::from_millis(100);
-/// Without a commit for so many ticks the server counts as idle.
+/// Ticks without a commit after which the server counts as idle.
 const IDLE_TICKS: u32 = 5;
-/// Frames (8 KiB pages) of the database's own log after which it is folded too: 16 MiB.
-const WAL_FRAMES_FOLD: i64 = 2048;
-/// For how long the folder waits for reads to end, so that that log can start anew.
-const RESTART_WAIT: Duration = Duration::from_millis(100);
-/// Free pages given back in one step (256 KiB), and how many may stay for what comes next (4 MiB).
-const VACUUM_STEP: u32 = 32;
-const FREE_PAGES_KEPT: u32 = 512;
-/// Closing folds for so long at most; what is left is read from the log at the next start.
-const CLOSE: Duration = Duration::from_secs(4);
-/// How much nicer than the rest this thread is: requests come first.
-const NICE: i32 = 10;
+/// Size of SQLite's WAL that triggers an SQLite checkpoint, in frames of one 8 KiB page: 16 MiB.
+const SQLITE_WAL_FRAMES_MAX: i64 = 2048;
+/// Time to wait for readers, so that SQLite can restart its WAL.
+const RESTART_TIMEOUT: Duration = Duration::from_millis(100);
+/// Free pages returned per step (256 KiB), and free pages kept for reuse (4 MiB).
+const VACUUM_STEP_PAGES: u32 = 32;
+const FREE_PAGES_MAX: u32 = 512;
+/// Time limit of the checkpoint on close; the next start recovers the rest from the WAL.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Niceness of this thread, so that requests take precedence.
+const NICENESS: i32 = 10;
 
-/// What the folder thread owns.
-pub(super) struct Folder {
+/// The checkpointer thread's state.
+pub(super) struct Checkpointer {
     pub(super) conn: Connection,
-    /// How long the database's log was when a snapshot last kept it from being folded; in frames.
-    pub(super) kept: i64,
-    pub(super) blobs: Arc<Blobs>,
-    /// Where the log ends, told once by the writer when it is done.
-    pub(super) end: Receiver<Boundary>,
-    pub(super) tasks: Weak<SyncSender<Task>>,
-    pub(super) keeper: SyncSender<Chore>,
+    /// Length of SQLite's WAL, in frames, when a snapshot last prevented a checkpoint of it.
+    pub(super) pinned_frames: i64,
+    pub(super) blobs: Arc<BlobFiles>,
+    /// Receives the end of the WAL when the writer thread ends.
+    pub(super) wal_end: Receiver<WalPosition>,
+    pub(super) commands: Weak<SyncSender<WriterCommand>>,
+    pub(super) maintenance: SyncSender<MaintenanceTask>,
     pub(super) shared: Arc<Shared>,
-    pub(super) readers: Arc<Readers>,
-    pub(super) fatal: Fatal,
+    pub(super) pool: Arc<ConnectionPool>,
+    pub(super) fatal: FatalErrorHandler,
 }
 
-/// What a step changes besides its records.
+/// The records of a step, in key order.
+type Step = Vec<(Bytes, MemtableEntry)>;
+
+/// Changes of a step besides its records.
 #[derive(Default)]
-struct Tally {
+struct StepEffects {
     counts: BTreeMap<i64, i64>,
-    /// Blob files that lost their record.
-    dropped: Vec<i64>,
+    /// Blob files whose record was replaced or deleted.
+    orphaned_blobs: Vec<i64>,
 }
 
-impl Folder {
-    /// Folds until the writer is done, and then what is left.
+impl Checkpointer {
+    /// Runs checkpoints until the writer thread ends, and then a last one.
     pub(super) fn run(mut self) {
-        if let Err(e) = rustix::process::nice(NICE) {
-            tracing::debug!(error = %e, "the folder runs with the priority of the rest");
+        if let Err(e) = rustix::process::nice(NICENESS) {
+            tracing::debug!(error = %e, "could not lower the checkpointer's priority");
         }
-        let (mut groups, mut quiet) = (0, 0_u32);
+        let (mut groups, mut idle_ticks) = (0, 0_u32);
         loop {
-            match self.end.recv_timeout(TICK) {
-                Ok(end) => return self.finish(end),
+            match self.wal_end.recv_timeout(TICK) {
+                Ok(wal_end) => return self.finish(wal_end),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let now = self.shared.figures.groups.load(Ordering::Relaxed);
-            quiet = if now == groups { quiet.saturating_add(1) } else { 0 };
-            groups = now;
-            let idle = quiet >= IDLE_TICKS;
-            let to = self.shared.boundary();
-            let some = self.shared.slots.live_before(to.seq) > 0;
-            let expires_at = idle || self.shared.pressure.expired(&self.shared);
-            if some && expires_at {
-                self.report(|folder| folder.fold(to, None));
-            } else if expires_at && self.shared.slots.live_before(u64::MAX) > 0 {
-                // What the last segment holds can be folded from the next tick on.
-                if let Some(tasks) = self.tasks.upgrade() {
-                    let _ = tasks.try_send(Task::Rotate);
+            let groups_now = self.shared.counters.groups.load(Ordering::Relaxed);
+            idle_ticks = if groups_now == groups { idle_ticks.saturating_add(1) } else { 0 };
+            groups = groups_now;
+            let idle = idle_ticks >= IDLE_TICKS;
+            let to = self.shared.wal_position();
+            let has_segments = self.shared.segments.live_before(to.seq) > 0;
+            let should_checkpoint =
+                idle || self.shared.backpressure.should_checkpoint(&self.shared);
+            if has_segments && should_checkpoint {
+                self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
+            } else if should_checkpoint && self.shared.segments.live_before(u64::MAX) > 0 {
+                // The rotated segment is checkpointed at the next tick.
+                if let Some(commands) = self.commands.upgrade() {
+                    let _ = commands.try_send(WriterCommand::RotateSegment);
                 }
             } else if idle {
-                self.report(Folder::give_space_back);
+                self.run_task(Checkpointer::vacuum);
             }
-            // More than once: the last slots come free only after the last fold.
-            if idle && quiet.is_multiple_of(IDLE_TICKS) && self.shared.slots.unsettled() {
-                let _ = self.keeper.try_send(Chore::Settle);
+            // Repeated, because the last files become free only after the last checkpoint.
+            if idle && idle_ticks.is_multiple_of(IDLE_TICKS) && self.shared.segments.has_surplus() {
+                let _ = self.maintenance.try_send(MaintenanceTask::TrimSegments);
             }
         }
     }
 
-    /// What fails is said, and tried again: until then the log has everything.
-    fn report(&mut self, work: impl FnOnce(&mut Folder) -> Result<()>) {
-        let done = work(self);
-        if let Err(e) = &done {
-            tracing::error!(error = %e, "the log could not be folded into the database");
+    /// Runs a task and reports its result to stalled writers. A failed checkpoint is logged and
+    /// retried; the WAL still has every commit.
+    fn run_task(&mut self, task: impl FnOnce(&mut Checkpointer) -> Result<()>) {
+        let result = task(self);
+        if let Err(e) = &result {
+            tracing::error!(error = %e, "checkpoint failed");
         }
-        self.shared.pressure.tell(done.err());
+        self.shared.backpressure.report_checkpoint(result.err());
     }
 
-    fn finish(&mut self, end: Boundary) {
-        let deadline = Instant::now() + CLOSE;
-        // Failing here loses nothing: the next start reads the log.
-        if let Err(e) = self.fold(end, Some(deadline)) {
-            tracing::warn!(error = %e, "the log could not be folded at the end");
+    fn finish(&mut self, wal_end: WalPosition) {
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        // Loses nothing: the next start recovers from the WAL.
+        if let Err(e) = self.checkpoint(wal_end, Some(deadline)) {
+            tracing::warn!(error = %e, "final checkpoint failed");
         }
-        self.readers.release();
-        if let Err(e) = checkpoint(&self.conn, "TRUNCATE") {
-            tracing::warn!(error = %e, "the database's log could not be folded at the end");
+        self.pool.end_idle_snapshots();
+        if let Err(e) = sqlite_checkpoint(&self.conn, "TRUNCATE") {
+            tracing::warn!(error = %e, "final SQLite checkpoint failed");
         }
     }
 
-    /// Moves all commits before a boundary into the database; gives up at the deadline.
-    fn fold(&mut self, to: Boundary, deadline: Option<Instant>) -> Result<()> {
+    /// Moves all commits before `to` into the database. Stops between steps after the deadline.
+    fn checkpoint(&mut self, to: WalPosition, deadline: Option<Instant>) -> Result<()> {
         let mut after: Option<Bytes> = None;
         loop {
-            let (step, reached) = self.gather(after.as_deref(), to.version);
+            let (step, last_key) = self.next_step(after.as_deref(), to.version);
             if !step.is_empty() {
-                self.step(&step)?;
-                self.shared.pressure.tell(None);
-                self.limit_wal();
+                self.apply_step(&step)?;
+                self.shared.backpressure.report_checkpoint(None);
+                self.bound_sqlite_wal();
             }
-            if reached.is_none() {
+            if last_key.is_none() {
                 break;
             }
-            after = reached;
+            after = last_key;
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 return Ok(());
             }
         }
-        self.move_mark(to)?;
-        self.shared.slots.retire(to.seq);
-        let _ = self.keeper.try_send(Chore::Prepare);
-        self.shared.pressure.tell(None);
-        self.limit_wal();
+        self.save_position(to)?;
+        self.shared.segments.retire(to.seq);
+        let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
+        self.shared.backpressure.report_checkpoint(None);
+        self.bound_sqlite_wal();
         Ok(())
     }
 
-    /// The next records in order, and the key reached; none when there are no more.
-    fn gather(&self, after: Option<&[u8]>, version: u64) -> (Vec<(Bytes, Entry)>, Option<Bytes>) {
-        let overlay = self.shared.overlay();
-        let (mut step, mut bytes, mut reached) = (Vec::new(), 0, None);
-        for (looked, (key, entry)) in overlay.after(after).enumerate() {
-            if step.len() >= STEP_RECORDS || bytes >= STEP_BYTES || looked >= 8 * STEP_RECORDS {
-                return (step, reached);
+    /// Returns the next records in key order up to `version`, and the last key visited; `None` at
+    /// the end of the memtable.
+    fn next_step(&self, after: Option<&[u8]>, version: u64) -> (Step, Option<Bytes>) {
+        let memtable = self.shared.memtable();
+        let (mut step, mut bytes, mut last_key) = (Vec::new(), 0, None);
+        for (visited, (key, entry)) in memtable.after(after).enumerate() {
+            let is_full = step.len() >= STEP_RECORDS_MAX || bytes >= STEP_BYTES_MAX;
+            if is_full || visited >= 8 * STEP_RECORDS_MAX {
+                return (step, last_key);
             }
-            reached = Some(key.clone());
+            last_key = Some(key.clone());
             if entry.version <= version {
-                if let Home::Inline { len, .. } = entry.home {
+                if let BodyLocation::Inline { len, .. } = entry.location {
                     bytes += u64::from(len);
                 }
                 step.push((key.clone(), entry.clone()));
@@ -167,26 +174,27 @@ impl Folder {
         (step, None)
     }
 
-    /// One transaction; then readers find its records in the database and no more in the overlay.
-    fn step(&self, step: &[(Bytes, Entry)]) -> Result<()> {
-        let done = self.write(step).and_then(|tally| {
-            let _view = self.shared.view_mut();
-            self.conn.execute_batch("COMMIT").map_err(|e| self.storage_failed(&e))?;
-            // In this order: who does not find a record in the overlay finds it below.
-            self.readers.advance();
-            let mut overlay = self.shared.overlay_mut();
-            for (first, change) in &tally.counts {
-                self.shared.count(*first, *change);
+    /// Writes one step in a transaction, then drops its records from the memtable.
+    fn apply_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
+        let result = self.write_step(step).and_then(|effects| {
+            let _guard = self.shared.checkpoint_lock_mut();
+            self.conn.execute_batch("COMMIT").map_err(|e| self.storage_error(e))?;
+            // Order matters: a reader that misses a record in the memtable must find it in the
+            // database.
+            self.pool.advance_epoch();
+            let mut memtable = self.shared.memtable_mut();
+            for (first, delta) in &effects.counts {
+                self.shared.add_to_count(*first, *delta);
             }
             for (key, entry) in step {
-                overlay.folded(key, entry.version, entry.live());
+                memtable.remove_checkpointed(key, entry.version, entry.is_live());
             }
-            Ok(tally.dropped)
+            Ok(effects.orphaned_blobs)
         });
-        match done {
-            Ok(dropped) => {
-                for id in dropped {
-                    let _ = self.keeper.send(Chore::Unlink(id));
+        match result {
+            Ok(orphaned_blobs) => {
+                for id in orphaned_blobs {
+                    let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
                 }
                 Ok(())
             }
@@ -197,25 +205,25 @@ impl Folder {
         }
     }
 
-    fn write(&self, step: &[(Bytes, Entry)]) -> Result<Tally> {
-        let sql = |e: rusqlite::Error| self.storage_failed(&e);
+    fn write_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
+        let sql = |e| self.storage_error(e);
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         let mut statements = Statements::prepare(&self.conn).map_err(sql)?;
-        let mut tally = Tally::default();
+        let mut effects = StepEffects::default();
         for (key, entry) in step {
-            let body = match (&entry.home, &entry.place) {
-                // Its checksum goes with it as it is: damage is found when it is read.
-                (Home::Inline { len, .. }, Some((segment, at))) => {
+            let body = match (&entry.location, &entry.body_at) {
+                // The checksum is copied with the body; reads verify it.
+                (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
                     segment.read(*at, *len as usize)?
                 }
                 _ => Vec::new(),
             };
-            statements.write(key, entry, &body, &mut tally).map_err(sql)?;
+            statements.write(key, entry, &body, &mut effects).map_err(sql)?;
         }
-        for (first, change) in tally.counts.iter().filter(|(_, change)| **change != 0) {
-            statements.count.execute(params![first, change]).map_err(sql)?;
+        for (first, delta) in effects.counts.iter().filter(|(_, delta)| **delta != 0) {
+            statements.count.execute(params![first, delta]).map_err(sql)?;
         }
-        Ok(tally)
+        Ok(effects)
     }
 
     fn roll_back(&self) {
@@ -223,119 +231,122 @@ impl Folder {
             return;
         }
         if let Err(e) = self.conn.execute_batch("ROLLBACK") {
-            self.fatal.stop(&format!("could not roll back: {e}"));
+            self.fatal.stop(&format!("could not roll back a transaction: {e}"));
         }
     }
 
-    /// Says durably that the log begins at `to`.
-    fn move_mark(&self, to: Boundary) -> Result<()> {
-        let numbers = params![to.version.cast_signed(), to.seq.cast_signed()];
-        let mark = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
-        synced(&self.conn, mark, numbers).map_err(|e| self.storage_failed(&e))
+    /// Stores the position where the WAL now starts, durably.
+    fn save_position(&self, to: WalPosition) -> Result<()> {
+        let position = params![to.version.cast_signed(), to.seq.cast_signed()];
+        let update = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
+        execute_synced(&self.conn, update, position).map_err(|e| self.storage_error(e))
     }
 
-    /// A write or sync of the database that fails for another reason than space ends the process:
-    /// nobody knows what is on disk then.
-    fn storage_failed(&self, e: &rusqlite::Error) -> EngineError {
+    /// Converts an SQLite error. An I/O error stops the process, because the state on disk is
+    /// unknown.
+    fn storage_error(&self, e: rusqlite::Error) -> EngineError {
         if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
             self.fatal.stop(&format!("could not write the database: {e}"));
         }
-        failed(e)
+        e.into()
     }
 
-    /// Keeps the database's own log short.
-    fn limit_wal(&mut self) {
-        let Ok(log) = checkpoint(&self.conn, "NOOP") else { return };
-        if self.unfolded(&log) > WAL_FRAMES_FOLD {
-            self.fold_wal(&log);
+    /// Checkpoints SQLite's WAL when it exceeds its limit.
+    fn bound_sqlite_wal(&mut self) {
+        let Ok(wal) = sqlite_checkpoint(&self.conn, "NOOP") else { return };
+        if self.pending_frames(&wal) > SQLITE_WAL_FRAMES_MAX {
+            self.checkpoint_sqlite_wal(&wal);
         }
     }
 
-    /// Frames that could be folded. What a snapshot was found to keep is not looked at again
-    /// before as many have come.
-    fn unfolded(&mut self, log: &Log) -> i64 {
-        if self.blobs.pins() == 0 || self.kept > log.frames {
-            self.kept = 0;
+    /// Number of frames that an SQLite checkpoint could move. While a snapshot pins the WAL, only
+    /// frames added since the last attempt count.
+    fn pending_frames(&mut self, wal: &SqliteWal) -> i64 {
+        if self.blobs.pinned_snapshots() == 0 || self.pinned_frames > wal.frames {
+            self.pinned_frames = 0;
         }
-        log.frames - log.folded.max(self.kept)
+        wal.frames - wal.checkpointed.max(self.pinned_frames)
     }
 
-    fn fold_wal(&mut self, log: &Log) {
-        // Before, so that all can be folded.
-        self.readers.release();
-        // The database's log grows on after this, and a power cut could tear the page where what
-        // was folded ends. A synced commit leaves no such page.
-        let end = sync(&self.conn);
-        let folded = end.and_then(|()| checkpoint(&self.conn, "PASSIVE"));
-        if self.blobs.pins() > 0 && folded.is_ok() {
-            self.kept = log.frames;
+    fn checkpoint_sqlite_wal(&mut self, wal: &SqliteWal) {
+        // Idle snapshots would limit the checkpoint.
+        self.pool.end_idle_snapshots();
+        // SQLite appends to its WAL after this, and a power failure could tear the page shared with
+        // the last checkpointed frame. A synced commit pads that page.
+        let synced = sync(&self.conn);
+        let checkpointed = synced.and_then(|()| sqlite_checkpoint(&self.conn, "PASSIVE"));
+        if self.blobs.pinned_snapshots() > 0 && checkpointed.is_ok() {
+            self.pinned_frames = wal.frames;
             return;
         }
-        // The log starts anew only while nobody reads from it, and under load somebody always does
-        // unless snapshots are given up: it would grow for as long as the load lasts.
-        let restarted = folded.and_then(|_| {
-            self.readers.releasing(|| {
-                self.conn.busy_timeout(RESTART_WAIT)?;
-                let restarted = checkpoint(&self.conn, "RESTART");
-                self.conn.busy_timeout(BUSY)?;
+        // SQLite restarts its WAL only when nobody reads from it. Under constant load that never
+        // happens unless idle connections give up their snapshots, and the WAL would grow without
+        // bound.
+        let restarted = checkpointed.and_then(|_| {
+            self.pool.without_idle_snapshots(|| {
+                self.conn.busy_timeout(RESTART_TIMEOUT)?;
+                let restarted = sqlite_checkpoint(&self.conn, "RESTART");
+                self.conn.busy_timeout(BUSY_TIMEOUT)?;
                 restarted
             })
         });
         if let Err(e) = restarted {
-            tracing::warn!(error = %e, "the database's log could not be folded");
-            let _ = self.storage_failed(&e);
+            tracing::warn!(error = %e, "SQLite checkpoint failed");
+            let _ = self.storage_error(e);
         }
     }
 
-    /// Returns free pages to the file system, one small step at a time.
-    fn give_space_back(&mut self) -> Result<()> {
+    /// Returns free pages to the file system in small steps.
+    fn vacuum(&mut self) -> Result<()> {
         loop {
             let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
-            let free: u32 = free.map_err(|e| failed(&e))?;
-            if free <= FREE_PAGES_KEPT {
+            let free: u32 = free?;
+            if free <= FREE_PAGES_MAX {
                 break;
             }
-            let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP})");
-            let drained = self.conn.prepare_cached(&step).and_then(|mut statement| {
+            let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})");
+            let vacuumed = self.conn.prepare_cached(&step).and_then(|mut statement| {
                 let mut rows = statement.query([])?;
                 while rows.next()?.is_some() {}
                 Ok(())
             });
-            drained.map_err(|e| self.storage_failed(&e))?;
-            self.readers.advance();
-            self.limit_wal();
-            if self.shared.slots.live_before(u64::MAX) > 0 || self.shared.pressure.closing() {
+            vacuumed.map_err(|e| self.storage_error(e))?;
+            self.pool.advance_epoch();
+            self.bound_sqlite_wal();
+            if self.shared.segments.live_before(u64::MAX) > 0
+                || self.shared.backpressure.is_closing()
+            {
                 return Ok(());
             }
         }
-        let log = checkpoint(&self.conn, "NOOP").map_err(|e| failed(&e))?;
-        let most = if self.blobs.pins() > 0 { WAL_FRAMES_FOLD } else { 0 };
-        if self.unfolded(&log) > most {
-            self.fold_wal(&log);
+        let wal = sqlite_checkpoint(&self.conn, "NOOP")?;
+        let frames_max = if self.blobs.pinned_snapshots() > 0 { SQLITE_WAL_FRAMES_MAX } else { 0 };
+        if self.pending_frames(&wal) > frames_max {
+            self.checkpoint_sqlite_wal(&wal);
         }
-        if log.frames > 0 && log.frames == log.folded {
-            // Shortens the file; readers that are in the way are not waited for.
-            let wait = |time| self.conn.busy_timeout(time).map_err(|e| failed(&e));
-            wait(Duration::from_millis(20))?;
-            let _ = checkpoint(&self.conn, "TRUNCATE");
-            wait(BUSY)?;
+        if wal.frames > 0 && wal.frames == wal.checkpointed {
+            // Truncates the WAL file unless readers prevent it.
+            self.conn.busy_timeout(Duration::from_millis(20))?;
+            let _ = sqlite_checkpoint(&self.conn, "TRUNCATE");
+            self.conn.busy_timeout(BUSY_TIMEOUT)?;
         }
         Ok(())
     }
 }
 
-/// How long the database's log is, and how much of it the database holds; in frames of one page.
-struct Log {
+/// Size of SQLite's own WAL, in frames of one page, and how many of them are checkpointed.
+struct SqliteWal {
     frames: i64,
-    folded: i64,
+    checkpointed: i64,
 }
 
-/// Folds the database's log in a given mode.
-fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<Log> {
+/// Runs an SQLite checkpoint in the given mode.
+fn sqlite_checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<SqliteWal> {
     let mut statement = conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
-    statement.query_row([], |row| Ok(Log { frames: row.get(1)?, folded: row.get(2)? }))
+    statement.query_row([], |row| Ok(SqliteWal { frames: row.get(1)?, checkpointed: row.get(2)? }))
 }
 
+/// Prepared statements of a step.
 struct Statements<'c> {
     find: CachedStatement<'c>,
     put: CachedStatement<'c>,
@@ -346,7 +357,7 @@ struct Statements<'c> {
     blob_insert: CachedStatement<'c>,
     blob_remove: CachedStatement<'c>,
     count: CachedStatement<'c>,
-    /// A row's data, in memory that is used again.
+    /// Reused buffer for encoded rows.
     data: Vec<u8>,
 }
 
@@ -355,8 +366,8 @@ impl<'c> Statements<'c> {
         Ok(Statements {
             find: conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?,
             put: conn.prepare_cached(
-                "INSERT INTO heads (key, expires_at, data) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (key) DO UPDATE SET expires_at = ?2, data = ?3",
+                "INSERT INTO heads (key, due, data) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (key) DO UPDATE SET due = ?2, data = ?3",
             )?,
             remove: conn.prepare_cached("DELETE FROM heads WHERE key = ?1")?,
             body_insert: conn.prepare_cached("INSERT INTO bodies (sum, body) VALUES (?1, ?2)")?,
@@ -376,78 +387,78 @@ impl<'c> Statements<'c> {
     fn write(
         &mut self,
         key: &Bytes,
-        entry: &Entry,
+        entry: &MemtableEntry,
         body: &[u8],
-        tally: &mut Tally,
+        effects: &mut StepEffects,
     ) -> rusqlite::Result<()> {
         let first = i64::from(key.first().copied().unwrap_or_default());
-        let home = |row: &Row<'_>| {
+        let body_ref = |row: &Row<'_>| {
             let data = row.get_ref(0)?.as_blob()?;
-            // A damaged record is replaced; its body, wherever it is, stays as garbage.
-            Ok(Data::decode(key, data).map_or(0, |data| data.home))
+            // A damaged row is replaced; its body stays behind unreferenced.
+            Ok(RecordRow::decode(key, data).map_or(0, |row| row.body_ref))
         };
-        let old = self.find.query_row(params![&key[..]], home).optional()?;
-        if !entry.live() {
-            if let Some(home) = old {
-                self.vacate(home, tally)?;
+        let old = self.find.query_row(params![&key[..]], body_ref).optional()?;
+        if !entry.is_live() {
+            if let Some(body_ref) = old {
+                self.free_body(body_ref, effects)?;
                 self.remove.execute(params![&key[..]])?;
-                *tally.counts.entry(first).or_default() -= 1;
+                *effects.counts.entry(first).or_default() -= 1;
             }
             return Ok(());
         }
-        let home = self.place(entry, body, old.unwrap_or(0), tally)?;
-        let data =
-            Data { version: entry.version, expires_at: entry.expires_at, home, meta: &entry.meta };
-        data.encode(key, &mut self.data);
-        self.put.execute(params![&key[..], entry.expires_at.cast_signed(), &self.data[..]])?;
+        let body_ref = self.store_body(entry, body, old.unwrap_or(0), effects)?;
+        let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
+        RecordRow { version, expires_at, body_ref, meta }.encode(key, &mut self.data);
+        self.put.execute(params![&key[..], expires_at.cast_signed(), &self.data[..]])?;
         if old.is_none() {
-            *tally.counts.entry(first).or_default() += 1;
+            *effects.counts.entry(first).or_default() += 1;
         }
         Ok(())
     }
 
-    /// Puts a body where it belongs, in the place of the one at `old` if it fits there.
-    fn place(
+    /// Stores a body, in place of the body at `old` where possible, and returns its reference.
+    fn store_body(
         &mut self,
-        entry: &Entry,
+        entry: &MemtableEntry,
         body: &[u8],
         old: i64,
-        tally: &mut Tally,
+        effects: &mut StepEffects,
     ) -> rusqlite::Result<i64> {
-        match entry.home {
-            Home::Removed | Home::Empty => {
-                self.vacate(old, tally)?;
+        match entry.location {
+            BodyLocation::Removed | BodyLocation::Empty => {
+                self.free_body(old, effects)?;
                 Ok(0)
             }
-            Home::Inline { sum, .. } if old > 0 => {
-                self.body_update.execute(params![old, sum, body])?;
+            BodyLocation::Inline { checksum, .. } if old > 0 => {
+                self.body_update.execute(params![old, checksum, body])?;
                 Ok(old)
             }
-            Home::Inline { sum, .. } => {
-                self.vacate(old, tally)?;
-                self.body_insert.insert(params![sum, body])
+            BodyLocation::Inline { checksum, .. } => {
+                self.free_body(old, effects)?;
+                self.body_insert.insert(params![checksum, body])
             }
-            // The log is read again after a crash, and may name what the database already has.
-            Home::Blob { id, .. } if old == -id => Ok(old),
-            Home::Blob { id, len } => {
-                self.vacate(old, tally)?;
+            // A checkpoint repeated after a crash may write a reference that the database already
+            // has.
+            BodyLocation::Blob { id, .. } if old == -id => Ok(old),
+            BodyLocation::Blob { id, len } => {
+                self.free_body(old, effects)?;
                 let size = i64::try_from(len).unwrap_or(i64::MAX);
                 self.blob_insert.execute(params![id, size])?;
-                *tally.counts.entry(BLOB_BYTES).or_default() += size;
+                *effects.counts.entry(BLOB_BYTES_COUNTER).or_default() += size;
                 Ok(-id)
             }
         }
     }
 
-    /// Frees the place of a body that is replaced or removed.
-    fn vacate(&mut self, home: i64, tally: &mut Tally) -> rusqlite::Result<()> {
-        if home > 0 {
-            self.body_remove.execute(params![home])?;
-        } else if home < 0 {
-            let freed = self.blob_remove.query_row(params![-home], |row| row.get::<_, i64>(0));
+    /// Deletes a body that was replaced or removed.
+    fn free_body(&mut self, body_ref: i64, effects: &mut StepEffects) -> rusqlite::Result<()> {
+        if body_ref > 0 {
+            self.body_remove.execute(params![body_ref])?;
+        } else if body_ref < 0 {
+            let freed = self.blob_remove.query_row(params![-body_ref], |row| row.get::<_, i64>(0));
             let freed = freed.optional()?.unwrap_or(0);
-            *tally.counts.entry(BLOB_BYTES).or_default() -= freed;
-            tally.dropped.push(-home);
+            *effects.counts.entry(BLOB_BYTES_COUNTER).or_default() -= freed;
+            effects.orphaned_blobs.push(-body_ref);
         }
         Ok(())
     }

@@ -1,299 +1,299 @@
-//! Reads of the database, each on a connection of its own from a small pool.
+//! A pool of read-only connections to the database.
 //!
-//! A connection keeps its snapshot from one read to the next, as long as nothing was folded in
-//! between: then a read takes no lock of the database, and finds its cached pages as they were.
+//! A pooled connection keeps its read transaction between reads until the next checkpoint step.
+//! Reads then take no SQLite lock and reuse the connection's page cache.
 
-use super::super::{Body, EngineError, Projection, Record, Result, Scan};
-use super::database::{self, Data, body_sum, failed};
+use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScannedRecord};
+use super::database::{self, RecordRow, body_checksum};
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, Row, Rows, params};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const HEAD: &str = "SELECT data FROM heads WHERE key = ?1";
-const BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
-/// Has no end: to compare a key here takes fewer steps than it takes the database.
-const SCAN: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY key";
-const DUE: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
+const SELECT_RECORD: &str = "SELECT data FROM heads WHERE key = ?1";
+const SELECT_BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
+/// Unbounded, as comparing keys in Rust takes fewer steps than an upper bound in SQLite.
+const SELECT_RANGE: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY key";
+const SELECT_EXPIRED: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
 
-/// KiB of pages that a connection keeps. Those that are used while reads find their pages in
-/// memory, as many as the runtime has threads for requests, keep the inner pages of large trees;
-/// those that are made when many reads wait for the disk do not.
-const CACHE_KIB: u32 = 24 * 1024;
-const CACHE_KIB_MANY: u32 = 2 * 1024;
-/// Connections with the large cache.
-const LARGE: u64 = 4;
+/// Page cache per connection, in KiB. The first connections, about one per request thread, serve
+/// reads that hit memory, and cache the inner pages of large trees. Connections added while many
+/// reads wait for the disk have a small cache.
+const LARGE_CACHE_KIB: u32 = 24 * 1024;
+const SMALL_CACHE_KIB: u32 = 2 * 1024;
+/// Number of connections with the large cache.
+const LARGE_CACHES_MAX: u64 = 4;
 
-/// Connections that wait for their next read. As many are made as reads run at once, and the
-/// runtime bounds those by its threads.
-pub(super) struct Readers {
+/// Idle connections. A new one is opened when none is idle; the size of the blocking thread pool
+/// bounds their number.
+pub(super) struct ConnectionPool {
     dir: PathBuf,
-    idle: Mutex<Idle>,
-    /// Connections that were made.
-    made: AtomicU64,
-    /// Grows with every fold that readers can see.
+    idle: Mutex<IdleConnections>,
+    /// Number of connections opened so far.
+    opened: AtomicU64,
+    /// Incremented when a checkpoint step becomes visible to readers.
     epoch: AtomicU64,
 }
 
 #[derive(Default)]
-struct Idle {
-    waiting: Vec<Reading>,
-    /// Whether none may keep its snapshot while it waits.
-    releasing: bool,
+struct IdleConnections {
+    connections: Vec<PooledConnection>,
+    /// Whether connections must end their snapshots when they become idle.
+    discard_snapshots: bool,
 }
 
-/// A connection for reads, and the epoch of its snapshot.
-pub(super) struct Reading {
+/// A read-only connection, and the epoch of its snapshot if it has one.
+pub(super) struct PooledConnection {
     conn: Connection,
     epoch: Option<u64>,
 }
 
-impl Reading {
-    /// Takes a snapshot of all that is folded.
-    pub(super) fn pin(&mut self, epoch: u64) -> Result<()> {
-        self.conn.execute_batch("BEGIN").map_err(|e| failed(&e))?;
+impl PooledConnection {
+    /// Begins a snapshot of the database.
+    pub(super) fn begin_snapshot(&mut self, epoch: u64) -> Result<()> {
+        self.conn.execute_batch("BEGIN")?;
         self.epoch = Some(epoch);
-        // The first read takes the snapshot.
-        let mut pin = self.conn.prepare_cached("SELECT id FROM meta");
-        let pin = pin.as_mut().map_err(|e| failed(e))?;
-        pin.query_row([], |_| Ok(())).map_err(|e| failed(&e))
+        // SQLite takes the snapshot at the first read of a transaction.
+        let mut first_read = self.conn.prepare_cached("SELECT id FROM meta")?;
+        Ok(first_read.query_row([], |_| Ok(()))?)
     }
 
-    /// The first `limit` records of a range for which `wanted` says yes, and where their bodies
-    /// are.
-    pub(super) fn heads(
+    /// Returns the first `limit` records of a range whose keys pass `filter`, each with its body
+    /// reference.
+    pub(super) fn records(
         &self,
         start: &[u8],
         end: &[u8],
         limit: usize,
-        wanted: impl Fn(&[u8]) -> bool,
+        filter: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<(Bytes, Record, i64)>> {
-        let mut statement = self.conn.prepare_cached(SCAN).map_err(|e| failed(&e))?;
-        let mut rows = statement.query(params![start]).map_err(|e| failed(&e))?;
-        let mut found = Vec::new();
-        while found.len() < limit
-            && let Some(row) = rows.next().map_err(|e| failed(&e))?
+        let mut statement = self.conn.prepare_cached(SELECT_RANGE)?;
+        let mut rows = statement.query(params![start])?;
+        let mut records = Vec::new();
+        while records.len() < limit
+            && let Some(row) = rows.next()?
         {
-            let key = blob(row, 0)?;
+            let key = column(row, 0)?;
             if key >= end {
                 break;
             }
-            if !wanted(key) {
+            if !filter(key) {
                 continue;
             }
-            let Data { version, expires_at, home, meta } = checked(key, blob(row, 1)?)?;
+            let RecordRow { version, expires_at, body_ref, meta } =
+                decode_row(key, column(row, 1)?)?;
             let meta = Bytes::copy_from_slice(meta);
             let record = Record { version, expires_at, meta, body: Body::EMPTY };
-            found.push((Bytes::copy_from_slice(key), record, home));
+            records.push((Bytes::copy_from_slice(key), record, body_ref));
         }
-        Ok(found)
+        Ok(records)
     }
 
-    /// The body that the database keeps for a record of this version.
-    pub(super) fn body(&self, version: u64, home: i64) -> Result<Bytes> {
-        body(&self.conn, version, home)
+    /// Returns the body of a record in the database.
+    pub(super) fn body(&self, version: u64, body_ref: i64) -> Result<Bytes> {
+        read_body(&self.conn, version, body_ref)
     }
 
     /// Ends the snapshot.
-    fn release(&mut self) -> Result<()> {
+    fn end_snapshot(&mut self) -> Result<()> {
         if self.epoch.take().is_some() {
-            self.conn.execute_batch("COMMIT").map_err(|e| failed(&e))?;
+            self.conn.execute_batch("COMMIT")?;
         }
         Ok(())
     }
 }
 
-impl Readers {
-    pub(super) fn new(dir: PathBuf) -> Readers {
-        Readers { dir, idle: Mutex::default(), made: AtomicU64::new(0), epoch: AtomicU64::new(0) }
+impl ConnectionPool {
+    pub(super) fn new(dir: PathBuf) -> ConnectionPool {
+        let (opened, epoch) = (AtomicU64::new(0), AtomicU64::new(0));
+        ConnectionPool { dir, idle: Mutex::default(), opened, epoch }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
+    fn idle(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self) -> Result<Reading> {
-        let large = self.made.fetch_add(1, Ordering::Relaxed) < LARGE;
-        let cache = if large { CACHE_KIB } else { CACHE_KIB_MANY };
-        Ok(Reading { conn: database::open_reader(&self.dir, cache)?, epoch: None })
+    fn open(&self) -> Result<PooledConnection> {
+        let is_large = self.opened.fetch_add(1, Ordering::Relaxed) < LARGE_CACHES_MAX;
+        let cache = if is_large { LARGE_CACHE_KIB } else { SMALL_CACHE_KIB };
+        Ok(PooledConnection { conn: database::open_reader(&self.dir, cache)?, epoch: None })
     }
 
-    /// A connection with a snapshot of all that was folded before the call.
-    pub(super) fn take(&self) -> Result<Reading> {
-        let waiting = self.idle().waiting.pop();
-        let mut reading = match waiting {
-            Some(reading) => reading,
+    /// Returns a connection whose snapshot includes all checkpoint steps before the call.
+    pub(super) fn acquire(&self) -> Result<PooledConnection> {
+        let idle = self.idle().connections.pop();
+        let mut pooled = match idle {
+            Some(pooled) => pooled,
             None => self.open()?,
         };
         let epoch = self.epoch.load(Ordering::Acquire);
-        if reading.epoch != Some(epoch) {
-            reading.release()?;
-            reading.pin(epoch)?;
+        if pooled.epoch != Some(epoch) {
+            pooled.end_snapshot()?;
+            pooled.begin_snapshot(epoch)?;
         }
-        Ok(reading)
+        Ok(pooled)
     }
 
-    /// A connection for whoever keeps it, without a snapshot as yet.
-    pub(super) fn apart(&self) -> Result<Reading> {
-        Ok(Reading {
-            conn: database::open_reader(&self.dir, database::PASSING_CACHE_KIB)?,
-            epoch: None,
-        })
+    /// Opens a connection outside of the pool, without a snapshot.
+    pub(super) fn dedicated(&self) -> Result<PooledConnection> {
+        let conn = database::open_reader(&self.dir, database::SCAN_CACHE_KIB)?;
+        Ok(PooledConnection { conn, epoch: None })
     }
 
-    /// Runs `work` on a connection. A connection whose read failed is not used again.
-    fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reading = self.take()?;
-        let answer = work(&reading.conn)?;
-        self.give_back(reading)?;
-        Ok(answer)
+    /// Runs `work` on a connection. A connection whose read failed is closed.
+    fn with_connection<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let pooled = self.acquire()?;
+        let result = work(&pooled.conn)?;
+        self.release(pooled)?;
+        Ok(result)
     }
 
-    /// From here on, reads see what was folded.
-    pub(super) fn advance(&self) {
+    /// Makes the last checkpoint step visible to subsequent reads.
+    pub(super) fn advance_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn give_back(&self, mut reading: Reading) -> Result<()> {
+    fn release(&self, mut pooled: PooledConnection) -> Result<()> {
         let mut idle = self.idle();
-        if idle.releasing {
-            reading.release()?;
+        if idle.discard_snapshots {
+            pooled.end_snapshot()?;
         }
-        idle.waiting.push(reading);
+        idle.connections.push(pooled);
         Ok(())
     }
 
-    /// Ends the snapshots of the connections that wait, which would keep the database's log long.
-    pub(super) fn release(&self) {
-        self.idle().waiting.retain_mut(|reading| reading.release().is_ok());
+    /// Ends the snapshots of idle connections, which prevent SQLite from restarting its WAL.
+    pub(super) fn end_idle_snapshots(&self) {
+        self.idle().connections.retain_mut(|pooled| pooled.end_snapshot().is_ok());
     }
 
-    /// The same, and also of those that come back until `work` is done: however many reads run, no
-    /// snapshot is older than the longest of them.
-    pub(super) fn releasing<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.idle().releasing = true;
-        self.release();
-        let done = work();
-        self.idle().releasing = false;
-        done
+    /// Runs `work` while idle connections hold no snapshots, so that no snapshot outlives its read.
+    pub(super) fn without_idle_snapshots<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.idle().discard_snapshots = true;
+        self.end_idle_snapshots();
+        let result = work();
+        self.idle().discard_snapshots = false;
+        result
     }
 
-    /// Closes the connections that wait.
+    /// Closes the idle connections.
     pub(super) fn close(&self) {
-        self.idle().waiting.clear();
+        self.idle().connections.clear();
     }
 
-    /// The version of a record; 0 when there is none.
+    /// Returns the version of a record; 0 if there is none.
     pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
-        self.with(|conn| {
-            let found = row(conn, key, Projection::Meta)?;
-            Ok(found.map_or(0, |(record, _)| record.version))
+        self.with_connection(|conn| {
+            let record = read_record(conn, key, Projection::Meta)?;
+            Ok(record.map_or(0, |(record, _)| record.version))
         })
     }
 
-    /// The record without a blob's bytes, and its home: 0 none, above 0 a row, below 0 a blob.
-    pub(super) fn read(&self, key: &[u8], part: Projection) -> Result<Option<(Record, i64)>> {
-        self.with(|conn| row(conn, key, part))
+    /// Returns a record without the bytes of a blob, and its body reference (see
+    /// [`RecordRow::body_ref`]).
+    pub(super) fn read(&self, key: &[u8], projection: Projection) -> Result<Option<(Record, i64)>> {
+        self.with_connection(|conn| read_record(conn, key, projection))
     }
 
-    /// Due number, key and version of the records with `0 < due <= until`, the earliest first, of
-    /// which `wanted` says yes, up to `limit`.
+    /// Returns expiry, key and version of up to `limit` records with `0 < expires_at <= until`
+    /// whose keys pass `filter`, the earliest expiry first.
     pub(super) fn expired(
         &self,
         until: u64,
         limit: usize,
-        wanted: impl Fn(&[u8]) -> bool,
+        filter: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<(u64, Bytes, u64)>> {
-        self.with(|conn| {
-            let mut statement = conn.prepare_cached(DUE).map_err(|e| failed(&e))?;
+        self.with_connection(|conn| {
+            let mut statement = conn.prepare_cached(SELECT_EXPIRED)?;
             let until = i64::try_from(until).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![until]).map_err(|e| failed(&e))?;
-            let mut found = Vec::new();
-            while found.len() < limit
-                && let Some(row) = rows.next().map_err(|e| failed(&e))?
+            let mut rows = statement.query(params![until])?;
+            let mut records = Vec::new();
+            while records.len() < limit
+                && let Some(row) = rows.next()?
             {
-                let key = blob(row, 0)?;
-                if wanted(key) {
-                    let Data { expires_at, version, .. } = checked(key, blob(row, 1)?)?;
-                    found.push((expires_at, Bytes::copy_from_slice(key), version));
+                let key = column(row, 0)?;
+                if filter(key) {
+                    let RecordRow { expires_at, version, .. } = decode_row(key, column(row, 1)?)?;
+                    records.push((expires_at, Bytes::copy_from_slice(key), version));
                 }
             }
-            Ok(found)
+            Ok(records)
         })
     }
 
-    /// Hands the records of a range to `take` in order, those that are due too, until it says that
-    /// it has enough.
+    /// Passes the records of a range to `visit` in key order, expired ones included, until it
+    /// returns `false`. Returns the connection to the pool.
     pub(super) fn scan(
         &self,
-        reading: Reading,
+        pooled: PooledConnection,
         scan: &Scan,
-        mut take: impl FnMut(Found<'_>) -> bool,
+        mut visit: impl FnMut(ScannedRecord<'_>) -> bool,
     ) -> Result<()> {
         {
-            let statement = reading.conn.prepare_cached(SCAN);
-            let mut statement: CachedStatement<'_> = statement.map_err(|e| failed(&e))?;
+            let statement = pooled.conn.prepare_cached(SELECT_RANGE);
+            let mut statement: CachedStatement<'_> = statement?;
             let start = params![&scan.start[..]];
-            let mut rows: Rows<'_> = statement.query(start).map_err(|e| failed(&e))?;
-            while let Some(row) = rows.next().map_err(|e| failed(&e))? {
-                let key = blob(row, 0)?;
+            let mut rows: Rows<'_> = statement.query(start)?;
+            while let Some(row) = rows.next()? {
+                let key = column(row, 0)?;
                 if *key >= scan.end[..] {
                     break;
                 }
-                let Data { version, expires_at, meta, .. } = checked(key, blob(row, 1)?)?;
-                if !take(Found { key, version, expires_at, meta }) {
+                let RecordRow { version, expires_at, meta, .. } = decode_row(key, column(row, 1)?)?;
+                if !visit(ScannedRecord { key, version, expires_at, meta }) {
                     break;
                 }
             }
         }
-        self.give_back(reading)
+        self.release(pooled)
     }
 }
 
-/// A record of the database, without its body.
-pub(super) use super::super::ScannedRecord as Found;
-
-/// See [`Readers::read`].
-fn row(conn: &Connection, key: &[u8], part: Projection) -> Result<Option<(Record, i64)>> {
-    let mut statement = conn.prepare_cached(HEAD).map_err(|e| failed(&e))?;
-    let mut rows = statement.query(params![key]).map_err(|e| failed(&e))?;
-    let Some(row) = rows.next().map_err(|e| failed(&e))? else { return Ok(None) };
-    let Data { version, expires_at, home, meta } = checked(key, blob(row, 0)?)?;
+/// See [`ConnectionPool::read`].
+fn read_record(
+    conn: &Connection,
+    key: &[u8],
+    projection: Projection,
+) -> Result<Option<(Record, i64)>> {
+    let mut statement = conn.prepare_cached(SELECT_RECORD)?;
+    let mut rows = statement.query(params![key])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let RecordRow { version, expires_at, body_ref, meta } = decode_row(key, column(row, 0)?)?;
     let meta = Bytes::copy_from_slice(meta);
-    let body = match part {
-        Projection::Full if home > 0 => body(conn, version, home)?,
+    let body = match projection {
+        Projection::Full if body_ref > 0 => read_body(conn, version, body_ref)?,
         Projection::Full | Projection::Meta => Bytes::new(),
     };
-    Ok(Some((Record { version, expires_at, meta, body: Body::Bytes(body) }, home)))
+    Ok(Some((Record { version, expires_at, meta, body: Body::Bytes(body) }, body_ref)))
 }
 
-fn body(conn: &Connection, version: u64, home: i64) -> Result<Bytes> {
-    let mut statement = conn.prepare_cached(BODY).map_err(|e| failed(&e))?;
-    let mut rows = statement.query(params![home]).map_err(|e| failed(&e))?;
-    let Some(row) = rows.next().map_err(|e| failed(&e))? else {
-        return Err(EngineError::Corrupt(format!("body {home} is missing")));
+fn read_body(conn: &Connection, version: u64, body_ref: i64) -> Result<Bytes> {
+    let mut statement = conn.prepare_cached(SELECT_BODY)?;
+    let mut rows = statement.query(params![body_ref])?;
+    let Some(row) = rows.next()? else {
+        return Err(EngineError::Corrupt(format!("body {body_ref} is missing")));
     };
-    let bytes = blob(row, 1)?;
-    let sum: i64 = row.get(0).map_err(|e| misshapen(0, &e))?;
-    if sum != i64::from(body_sum(version, bytes)) {
-        return Err(EngineError::Corrupt(format!("body {home} does not match its checksum")));
+    let bytes = column(row, 1)?;
+    let checksum: i64 = row.get(0).map_err(|e| column_error(0, &e))?;
+    if checksum != i64::from(body_checksum(version, bytes)) {
+        return Err(EngineError::Corrupt(format!("body {body_ref} does not match its checksum")));
     }
     Ok(Bytes::copy_from_slice(bytes))
 }
 
-fn checked<'d>(key: &[u8], data: &'d [u8]) -> Result<Data<'d>> {
-    Data::decode(key, data).ok_or_else(|| {
+fn decode_row<'d>(key: &[u8], data: &'d [u8]) -> Result<RecordRow<'d>> {
+    RecordRow::decode(key, data).ok_or_else(|| {
         let key = String::from_utf8_lossy(key);
         EngineError::Corrupt(format!("record {key:?} does not match its checksum"))
     })
 }
 
-fn blob<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8]> {
-    let value = row.get_ref(column).map_err(|e| misshapen(column, &e))?;
-    value.as_blob().map_err(|e| EngineError::Corrupt(format!("column {column}: {e}")))
+fn column<'r>(row: &'r Row<'_>, index: usize) -> Result<&'r [u8]> {
+    let value = row.get_ref(index).map_err(|e| column_error(index, &e))?;
+    value.as_blob().map_err(|e| column_error(index, &e))
 }
 
-fn misshapen(column: usize, e: &rusqlite::Error) -> EngineError {
-    EngineError::Corrupt(format!("column {column}: {e}"))
+fn column_error(index: usize, e: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Corrupt(format!("column {index} is invalid: {e}"))
 }

@@ -1,4 +1,4 @@
-//! The database file: how it is made, opened and recognised. docs/format.md describes it.
+//! The SQLite database file: schema, opening, and format checks. docs/format.md describes it.
 
 use super::super::{EngineError, Result};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
@@ -9,21 +9,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The version of the data directory's format that this build writes and reads.
-pub(super) const FORMAT: i64 = 1;
-/// Marks the file as ours: "STDF".
+/// The data directory format that this build reads and writes.
+pub(super) const FORMAT_VERSION: i64 = 1;
+/// Identifies the file as a Steadfast database: "STDF".
 const APPLICATION_ID: i64 = 0x5354_4446;
-/// The row of `counts` that holds the bytes of all blob files; rows 0 to 255 count records by the
-/// first byte of their keys.
-pub(super) const BLOB_BYTES: i64 = 256;
+/// The row of `counts` with the total size of blob files, in bytes. Rows 0 to 255 count records by
+/// first key byte.
+pub(super) const BLOB_BYTES_COUNTER: i64 = 256;
 
-/// KiB of pages kept by connections that read much once.
-pub(super) const PASSING_CACHE_KIB: u32 = 4096;
+/// Page cache, in KiB, of connections for long scans.
+pub(super) const SCAN_CACHE_KIB: u32 = 4096;
 
-/// How long to wait for a lock that a tool of the operator's may hold on the file.
-pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// Time to wait for a lock, which an operator's tool may hold on the file.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-const TABLES: &str = "
+const SCHEMA: &str = "
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 1), last_version INTEGER NOT NULL,
         log_start INTEGER NOT NULL, salt INTEGER NOT NULL
@@ -38,40 +38,40 @@ const TABLES: &str = "
     CREATE TABLE counts (first INTEGER PRIMARY KEY, n INTEGER NOT NULL) STRICT;
 ";
 
-/// Where the commit log goes on from what the database has.
+/// The position in the WAL up to which the database is checkpointed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CheckpointPosition {
-    /// The last version that the database has for certain.
+    /// Version of the last commit that is durable in the database.
     pub(super) last_version: u64,
-    /// Segments of the log before this one count no more.
-    pub(super) log_start: u64,
-    /// What the checksums of the log's frames begin with.
+    /// Sequence number of the first WAL segment to replay.
+    pub(super) first_segment: u64,
+    /// Initial value of the checksums of WAL records.
     pub(super) salt: u32,
 }
 
-/// Reads the mark.
-pub(super) fn mark(conn: &Connection) -> Result<CheckpointPosition> {
-    let numbers = conn
-        .query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?))
-        })
-        .map_err(|e| failed(&e))?;
-    let (last_version, log_start, salt) = numbers;
-    let (last_version, log_start) = (last_version.cast_unsigned(), log_start.cast_unsigned());
-    Ok(CheckpointPosition { last_version, log_start, salt })
+/// Reads the checkpoint position.
+pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPosition> {
+    let row = conn.query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?))
+    })?;
+    let (last_version, first_segment, salt) = row;
+    let (last_version, first_segment) =
+        (last_version.cast_unsigned(), first_segment.cast_unsigned());
+    Ok(CheckpointPosition { last_version, first_segment, salt })
 }
 
-/// The database file in a data directory.
+/// Returns the path of the database file.
 pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join("steadfast.db")
 }
 
-/// The log beside it.
-pub(super) fn log_path(dir: &Path) -> PathBuf {
+/// Returns the path of SQLite's WAL.
+pub(super) fn wal_path(dir: &Path) -> PathBuf {
     dir.join("steadfast.db-wal")
 }
 
-/// Opens the database for writing; makes it when there is none. What it shows is durable.
+/// Opens the database for writing, creating it if missing. Everything that it then reads is
+/// durable.
 pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     let path = path(dir);
     let conn = Connection::open_with_flags(
@@ -80,51 +80,54 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )
-    .map_err(|e| failed(&e))?;
-    prepare(&conn, dir, &path).map_err(|e| explain(e, &path))?;
-    settle(&conn, &log_path(dir)).map_err(|e| explain(e, &path))?;
+    )?;
+    configure(&conn, dir, &path).map_err(|e| with_advice(e, &path))?;
+    sync_recovered_wal(&conn, &wal_path(dir)).map_err(|e| with_advice(e, &path))?;
     Ok(conn)
 }
 
-/// Makes durable what a killed process left in the database's log: a mark in it may never have been
-/// synced, and whoever reads it gives up the segments of the commit log before it.
-fn settle(conn: &Connection, log: &Path) -> Result<()> {
-    let unsynced =
-        |e: io::Error| EngineError::Failed(format!("could not sync {}: {e}", log.display()));
-    let file = match File::open(log) {
+/// Makes the transactions in SQLite's WAL durable. A killed process may not have fsynced the last
+/// checkpoint position, and the WAL segments before that position are recycled.
+fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
+    let path = wal.display();
+    let sync_error = |e| EngineError::Failed(format!("could not sync {path}: {e}"));
+    let file = match File::open(wal) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file.map_err(unsynced)?,
+        file => file.map_err(sync_error)?,
     };
-    if file.metadata().map_err(unsynced)?.len() == 0 {
+    if file.metadata().map_err(sync_error)?.len() == 0 {
         return Ok(());
     }
-    // A commit, for what follows in the log must not share a page with what is there.
-    match sync(conn).map_err(|e| failed(&e)) {
-        // Reads go on when the disk is full.
-        Err(EngineError::Full(_)) => file.sync_all().map_err(unsynced),
-        done => done,
+    // A commit rather than an fsync, so that later frames share no page with the present ones.
+    match sync(conn).map_err(EngineError::from) {
+        // A full disk must not prevent reads.
+        Err(EngineError::Full(_)) => file.sync_all().map_err(sync_error),
+        result => result,
     }
 }
 
-/// Makes durable all that was committed.
+/// Makes all earlier transactions durable.
 pub(super) fn sync(conn: &Connection) -> rusqlite::Result<()> {
-    // An update that changes no byte would write nothing, and so sync nothing; this does.
-    synced(conn, &format!("PRAGMA user_version = {FORMAT}"), &[])
+    // An update that changes nothing would write no frame and thus not sync; this pragma does.
+    execute_synced(conn, &format!("PRAGMA user_version = {FORMAT_VERSION}"), &[])
 }
 
-/// A transaction of one statement that is durable, with all before it, when this returns.
-pub(super) fn synced(conn: &Connection, sql: &str, params: &[&dyn ToSql]) -> rusqlite::Result<()> {
+/// Executes one statement as a transaction, and makes it and all earlier transactions durable.
+pub(super) fn execute_synced(
+    conn: &Connection,
+    sql: &str,
+    params: &[&dyn ToSql],
+) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA synchronous = FULL")?;
-    let done = conn.execute(sql, params);
-    let back = conn.execute_batch("PRAGMA synchronous = NORMAL");
-    done.and(back)
+    let result = conn.execute(sql, params);
+    let restored = conn.execute_batch("PRAGMA synchronous = NORMAL");
+    result.and(restored)
 }
 
-/// The file as a URI that says not to count on power-safe overwrites: a synced commit then ends
-/// with its page of 4 KiB, so that what is written after it cannot tear it.
+/// Builds a URI that disables SQLite's power-safe overwrite assumption. A synced commit then pads
+/// its last 4 KiB page, so that later writes cannot tear it.
 fn uri(path: &Path) -> String {
-    // An empty authority, or the start of an absolute path could be read as one.
+    // The empty authority keeps SQLite from parsing the start of an absolute path as one.
     let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -140,73 +143,74 @@ fn uri(path: &Path) -> String {
     uri
 }
 
-fn prepare(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
-    let sql = |text: &str| conn.execute_batch(text).map_err(|e| failed(&e));
-    let number = |name: &str| -> Result<i64> {
-        conn.pragma_query_value(None, name, |row| row.get(0)).map_err(|e| failed(&e))
+fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
+    let execute = |sql: &str| conn.execute_batch(sql).map_err(EngineError::from);
+    let pragma = |name: &str| -> Result<i64> {
+        conn.pragma_query_value(None, name, |row| row.get(0)).map_err(EngineError::from)
     };
-    let tables: i64 = conn
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(|e| failed(&e))?;
-    let fresh = tables == 0 && number("user_version")? == 0;
-    if fresh {
-        if let Some(left) = super::wal::recovery::remains(dir)? {
+    let table_count: i64 =
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_new = table_count == 0 && pragma("user_version")? == 0;
+    if is_new {
+        if let Some(orphan) = super::wal::recovery::orphaned_data(dir)? {
             return Err(EngineError::Corrupt(format!(
-                "{} is missing or empty, but {} of an earlier one is there: some of the data \
-                 directory is lost; keep a copy of it as it is, and restore a backup",
+                "{} is missing or empty, but {} exists: part of the data directory was lost; keep \
+                 a copy of it, and restore a backup",
                 path.display(),
-                left.display()
+                orphan.display()
             )));
         }
-        sql("PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL;")?;
+        execute("PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL;")?;
     } else {
-        recognise(number("application_id")?, number("user_version")?, path)?;
+        check_format(pragma("application_id")?, pragma("user_version")?, path)?;
     }
-    conn.busy_timeout(BUSY).map_err(|e| failed(&e))?;
-    sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    execute(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
          PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = OFF;
-         PRAGMA journal_size_limit = 67108864;")?;
-    let mode: String =
-        conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(|e| failed(&e))?;
+         PRAGMA journal_size_limit = 67108864;",
+    )?;
+    let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     if mode != "wal" {
         return Err(EngineError::Failed(format!(
-            "{} cannot have a write-ahead log here (a network file system?)",
+            "SQLite cannot use WAL mode for {}; is it on a network file system?",
             path.display()
         )));
     }
-    if fresh {
-        // Synced: without the salt nobody can read the log.
-        sql(&format!(
-            "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {TABLES} \
-             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT; \
-             PRAGMA synchronous = NORMAL;"
+    if is_new {
+        // Synced, because the WAL is unreadable without the salt.
+        execute(&format!(
+            "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SCHEMA} \
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}; \
+             COMMIT; PRAGMA synchronous = NORMAL;"
         ))?;
     }
     Ok(())
 }
 
-fn recognise(application_id: i64, format: i64, path: &Path) -> Result<()> {
+fn check_format(application_id: i64, format: i64, path: &Path) -> Result<()> {
     let path = path.display();
     if application_id != APPLICATION_ID {
         return Err(EngineError::Corrupt(format!(
             "{path} is a database of another program; choose another data directory"
         )));
     }
-    if format != FORMAT {
+    if format != FORMAT_VERSION {
         return Err(EngineError::Corrupt(format!(
-            "{path} has data format {format}, and this build reads format {FORMAT}; run the \
-             version of steadfast that wrote it, or choose another data directory"
+            "{path} has data format {format}, but this build reads format {FORMAT_VERSION}; \
+             run the steadfast version that wrote it, or choose another data directory"
         )));
     }
     Ok(())
 }
 
-fn explain(e: EngineError, path: &Path) -> EngineError {
+/// Adds the path, and advice on what to do, to damage that does not name the data directory.
+fn with_advice(e: EngineError, path: &Path) -> EngineError {
     let path = path.display();
     match e {
-        EngineError::Corrupt(what) if !what.contains("data director") => {
+        EngineError::Corrupt(problem) if !problem.contains("data director") => {
             EngineError::Corrupt(format!(
-                "{path}: {what}; keep a copy of the data directory as it is, and restore a backup"
+                "{path}: {problem}; keep a copy of the data directory, and restore a backup"
             ))
         }
         e @ (EngineError::Corrupt(_)
@@ -217,107 +221,110 @@ fn explain(e: EngineError, path: &Path) -> EngineError {
     }
 }
 
-/// Opens a database for reads, if it is one of this format.
+/// Opens the database read-only after checking its format.
 pub(super) fn open_checked(dir: &Path) -> Result<Connection> {
-    let conn = open_reader(dir, PASSING_CACHE_KIB)?;
+    let conn = open_reader(dir, SCAN_CACHE_KIB)?;
     let path = path(dir);
-    let number = |name: &str| -> Result<i64> {
-        let number = conn.pragma_query_value(None, name, |row| row.get(0));
-        number.map_err(|e| explain(failed(&e), &path))
+    let pragma = |name: &str| -> Result<i64> {
+        let value = conn.pragma_query_value(None, name, |row| row.get(0));
+        value.map_err(|e| with_advice(e.into(), &path))
     };
-    recognise(number("application_id")?, number("user_version")?, &path)?;
+    check_format(pragma("application_id")?, pragma("user_version")?, &path)?;
     Ok(conn)
 }
 
-/// Opens one more connection, for reads alone, that keeps so many KiB of pages at most.
+/// Opens a read-only connection with a page cache of `cache` KiB.
 pub(super) fn open_reader(dir: &Path, cache: u32) -> Result<Connection> {
     let conn = Connection::open_with_flags(
         path(dir),
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )
-    .map_err(|e| failed(&e))?;
-    conn.busy_timeout(BUSY).map_err(|e| failed(&e))?;
-    conn.execute_batch(&format!("PRAGMA cache_size = -{cache};")).map_err(|e| failed(&e))?;
+    )?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.execute_batch(&format!("PRAGMA cache_size = -{cache};"))?;
     Ok(conn)
 }
 
-/// Sorts the library's errors into the seam's.
-pub(super) fn failed(e: &rusqlite::Error) -> EngineError {
-    match e.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => EngineError::Full(e.to_string()),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            EngineError::Corrupt(e.to_string())
+impl From<rusqlite::Error> for EngineError {
+    fn from(e: rusqlite::Error) -> EngineError {
+        match e.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => EngineError::Full(e.to_string()),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                EngineError::Corrupt(e.to_string())
+            }
+            _ => EngineError::Failed(e.to_string()),
         }
-        _ => EngineError::Failed(e.to_string()),
     }
 }
 
-/// Bytes of `heads.data` before the head: version, due, home (8 each) and the checksum (4).
-const DATA: usize = 28;
+/// Size of `heads.data` without the meta, in bytes: version, expiry and body reference (8 each),
+/// checksum (4).
+const ROW_HEADER_BYTES: usize = 28;
 
-/// A row of `heads`: one column, so that a scan reads few.
+/// A row of the table `heads`. A single column, since SQLite decodes columns one by one during
+/// scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Data<'d> {
+pub(super) struct RecordRow<'d> {
     pub(super) version: u64,
     pub(super) expires_at: u64,
-    /// Where the body is: 0 nowhere, above 0 a row of `bodies`, below 0 a blob.
-    pub(super) home: i64,
+    /// Reference to the body: 0 for an empty body, positive for a row of `bodies`, negative for a
+    /// blob.
+    pub(super) body_ref: i64,
     pub(super) meta: &'d [u8],
 }
 
-impl<'d> Data<'d> {
-    /// To bytes, with the checksum that binds them to their key.
+impl<'d> RecordRow<'d> {
+    /// Encodes the row with a checksum that covers the key.
     pub(super) fn encode(&self, key: &[u8], out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.version.to_le_bytes());
         out.extend_from_slice(&self.expires_at.to_le_bytes());
-        out.extend_from_slice(&self.home.to_le_bytes());
-        let sum = head_sum(key, out, self.meta);
+        out.extend_from_slice(&self.body_ref.to_le_bytes());
+        let sum = row_checksum(key, out, self.meta);
         out.extend_from_slice(&sum.to_le_bytes());
         out.extend_from_slice(self.meta);
     }
 
-    /// From bytes; `None` when they are damaged or of another key.
-    pub(super) fn decode(key: &[u8], bytes: &'d [u8]) -> Option<Data<'d>> {
-        let (fixed, meta) = bytes.split_first_chunk::<DATA>()?;
+    /// Decodes a row; `None` if it is damaged or belongs to another key.
+    pub(super) fn decode(key: &[u8], bytes: &'d [u8]) -> Option<RecordRow<'d>> {
+        let (fixed, meta) = bytes.split_first_chunk::<ROW_HEADER_BYTES>()?;
         let (numbers, sum) = fixed.split_first_chunk::<24>()?;
-        let ([version, expires_at, home], []) = numbers.as_chunks::<8>() else { return None };
-        if sum != head_sum(key, numbers, meta).to_le_bytes() {
+        let ([version, expires_at, body_ref], []) = numbers.as_chunks::<8>() else { return None };
+        if sum != row_checksum(key, numbers, meta).to_le_bytes() {
             return None;
         }
         let (version, expires_at) = (u64::from_le_bytes(*version), u64::from_le_bytes(*expires_at));
-        Some(Data { version, expires_at, home: i64::from_le_bytes(*home), meta })
+        Some(RecordRow { version, expires_at, body_ref: i64::from_le_bytes(*body_ref), meta })
     }
 }
 
-fn head_sum(key: &[u8], numbers: &[u8], meta: &[u8]) -> u32 {
-    const TOGETHER: usize = 160;
-    // The key's length, so that no byte can move from it to what follows; keys are short.
+fn row_checksum(key: &[u8], numbers: &[u8], meta: &[u8]) -> u32 {
+    const BUFFER_BYTES: usize = 160;
+    // The length separates the key from what follows; keys are short, so it fits.
     let mut hasher = crc32fast::Hasher::new_with_initial(key.len() as u32);
     let parts = [key, numbers, meta];
-    let mut together = [0; TOGETHER];
-    let mut rest = &mut together[..];
-    // Short parts are copied into one: what is left over of each by wide steps goes byte by byte.
+    let mut buffer = [0; BUFFER_BYTES];
+    let mut rest = &mut buffer[..];
+    // Hashing short parts separately is slower, as the tail of each is hashed byte by byte.
     let fits =
         parts.iter().all(|part| match std::mem::take(&mut rest).split_at_mut_checked(part.len()) {
-            Some((to, left)) => {
+            Some((to, orphan)) => {
                 to.copy_from_slice(part);
-                rest = left;
+                rest = orphan;
                 true
             }
             None => false,
         });
     if fits {
         let len = parts.iter().map(|part| part.len()).sum();
-        hasher.update(together.get(..len).unwrap_or_default());
+        hasher.update(buffer.get(..len).unwrap_or_default());
     } else {
         parts.into_iter().for_each(|part| hasher.update(part));
     }
     hasher.finalize()
 }
 
-/// The checksum of a body; it binds the body to the version of its head.
-pub(super) fn body_sum(version: u64, body: &[u8]) -> u32 {
+/// Computes the checksum of a body, which covers the version of its record.
+pub(super) fn body_checksum(version: u64, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&version.to_le_bytes());
     hasher.update(body);
@@ -329,14 +336,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checksum_is_the_same_however_its_parts_are_read() {
+    fn row_checksum_does_not_depend_on_the_size_of_its_parts() {
         let bytes = [7; 400];
         for (key, meta) in [(0, 0), (1, 17), (31, 17), (100, 36), (100, 37), (160, 0), (400, 400)] {
             let mut hasher = crc32fast::Hasher::new_with_initial(key as u32);
             for part in [&bytes[..key], &bytes[..24], &bytes[..meta]] {
                 hasher.update(part);
             }
-            let sum = head_sum(&bytes[..key], &bytes[..24], &bytes[..meta]);
+            let sum = row_checksum(&bytes[..key], &bytes[..24], &bytes[..meta]);
             assert_eq!(sum, hasher.finalize(), "{key} and {meta} bytes");
         }
     }

@@ -1,82 +1,82 @@
-//! The keeper: a thread for what would otherwise hold up the writer or the folder. It makes files
-//! for the log ahead of their use, removes files that lost their record, and after the start
-//! sweeps the files that no record ever named.
+//! The maintenance thread: preallocates WAL segment files, deletes blob files without a record, and
+//! after startup deletes orphaned blob files, so that the writer and the checkpointer do not block
+//! on it.
 
 use super::Shared;
-use super::blob_files::Blobs;
-use super::wal::record::Home;
+use super::blob_files::BlobFiles;
+use super::wal::record::BodyLocation;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-/// What the keeper is asked to do.
-pub(super) enum Chore {
-    /// Have files ready for the log.
-    Prepare,
-    /// Give back the files that the log does not need while nothing happens.
-    Settle,
-    /// Remove a blob file.
-    Unlink(i64),
-    /// Remove the blob files that no record names.
-    Sweep,
+/// A task for the maintenance thread.
+pub(super) enum MaintenanceTask {
+    /// Recycle and preallocate WAL segment files.
+    AllocateSegments,
+    /// The same, and delete files that an idle server does not need.
+    TrimSegments,
+    /// Delete a blob file whose record was replaced or deleted.
+    DeleteBlob(i64),
+    /// Delete the blob files that no record refers to.
+    DeleteOrphans,
 }
 
-/// What the keeper thread owns.
-pub(super) struct Keeper {
+/// The maintenance thread's state.
+pub(super) struct Maintenance {
     pub(super) conn: Connection,
-    pub(super) chores: Receiver<Chore>,
-    pub(super) blobs: Arc<Blobs>,
+    pub(super) tasks: Receiver<MaintenanceTask>,
+    pub(super) blobs: Arc<BlobFiles>,
     pub(super) shared: Arc<Shared>,
 }
 
-impl Keeper {
-    /// Serves until the writer and the folder are gone.
+impl Maintenance {
+    /// Runs until the writer and the checkpointer threads end.
     pub(super) fn run(self) {
-        while let Ok(chore) = self.chores.recv() {
-            match chore {
-                Chore::Prepare => self.prepare(true),
-                Chore::Settle => self.prepare(false),
-                Chore::Unlink(id) => self.blobs.drop_committed(id),
-                Chore::Sweep => {
-                    if let Err(e) = self.sweep() {
-                        tracing::warn!(error = %e, "blob files without a record stay for now");
+        while let Ok(task) = self.tasks.recv() {
+            match task {
+                MaintenanceTask::AllocateSegments => self.replenish(true),
+                MaintenanceTask::TrimSegments => self.replenish(false),
+                MaintenanceTask::DeleteBlob(id) => self.blobs.delete(id),
+                MaintenanceTask::DeleteOrphans => {
+                    if let Err(e) = self.delete_orphans() {
+                        tracing::warn!(error = %e, "could not delete orphaned blob files");
                     }
                 }
             }
         }
     }
 
-    fn prepare(&self, busy: bool) {
-        if let Err(e) = self.shared.slots.prepare(busy) {
-            tracing::warn!(error = %e, "no files could be made for the log ahead of their use");
+    fn replenish(&self, busy: bool) {
+        if let Err(e) = self.shared.segments.replenish(busy) {
+            tracing::warn!(error = %e, "could not preallocate WAL segments");
         }
     }
 
-    fn sweep(&self) -> Result<(), Box<dyn std::error::Error>> {
-        // In this order: a blob is staged, then named by the overlay, then by the database, and
-        // leaves each only once it is in the next.
+    fn delete_orphans(&self) -> Result<(), Box<dyn std::error::Error>> {
+        // Order matters: a blob is first staged, then in the memtable, then in the database, and it
+        // leaves each only after it is in the next.
         let mut orphans = self.blobs.list()?;
         orphans.retain(|id| !self.blobs.is_staged(*id));
-        let named: HashSet<i64> = {
-            let overlay = self.shared.overlay();
-            let homes = overlay.after(None).filter_map(|(_, entry)| match entry.home {
-                Home::Blob { id, .. } => Some(id),
-                Home::Removed | Home::Empty | Home::Inline { .. } => None,
+        let referenced: HashSet<i64> = {
+            let memtable = self.shared.memtable();
+            let locations = memtable.after(None).filter_map(|(_, entry)| match entry.location {
+                BodyLocation::Blob { id, .. } => Some(id),
+                BodyLocation::Removed | BodyLocation::Empty | BodyLocation::Inline { .. } => None,
             });
-            homes.collect()
+            locations.collect()
         };
-        orphans.retain(|id| !named.contains(id));
-        let mut swept = 0_u64;
+        orphans.retain(|id| !referenced.contains(id));
+        let mut deleted = 0_u64;
         for id in orphans {
-            let mut named = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
-            if named.query_row([id], |_| Ok(())).optional()?.is_none() {
-                self.blobs.drop_committed(id);
-                swept += 1;
+            let mut find = self.conn.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?;
+            if find.query_row([id], |_| Ok(())).optional()?.is_none() {
+                self.blobs.delete(id);
+                deleted += 1;
             }
         }
-        if swept > 0 {
-            tracing::info!(files = swept, "removed blob files that no record names");
+        if deleted > 0 {
+            tracing::info!(files = deleted, "deleted orphaned blob files");
         }
         Ok(())
     }

@@ -1,15 +1,15 @@
-//! The embedded engine: a commit log in front, SQLite as the home of records, and large bodies in
-//! files of their own.
+//! The embedded engine: a write-ahead log (WAL), an SQLite database, and blob files for large
+//! bodies.
 //!
 //! ```text
-//! commit -> writer: check, one frame into the log, one sync -> overlay -> answers
-//!                                                                 |
-//!                                             folder: large ordered steps -> steadfast.db
-//! read   -> cache, else overlay (what only the log has), else database
+//! commit -> writer: check preconditions, append one WAL record, fsync -> memtable -> reply
+//!                                                                           |
+//!                                        checkpointer: batched transactions -> steadfast.db
+//! read   -> read cache, else memtable (commits not yet checkpointed), else database
 //! ```
 //!
-//! A data directory belongs to one process, by a lock on `LOCK`. docs/format.md has the layout,
-//! docs/durability.md what is promised of it.
+//! One process owns a data directory, through a lock on the file `LOCK`. docs/format.md describes
+//! the files, docs/durability.md the guarantees.
 
 mod backpressure;
 mod blob_files;
@@ -26,16 +26,23 @@ mod verify;
 mod wal;
 mod writer;
 
-pub use verify::{VerifiedRecord, VerifyReport, check};
+pub use verify::{VerifiedRecord, VerifyReport, verify};
 
 use super::{
     BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Page, Projection, Record, Result,
     Scan, Snapshot, Stats,
 };
+use backpressure::Backpressure;
+use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
-use memtable::Overlay;
-use read_path::Reads;
-use read_scheduler::Pace;
+use checkpoint::Checkpointer;
+use connection_pool::ConnectionPool;
+use maintenance::{Maintenance, MaintenanceTask};
+use memtable::Memtable;
+use read_cache::ReadCache;
+use read_path::ReadPath;
+use read_scheduler::ReadScheduler;
+use snapshot::SnapshotReader;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
@@ -46,86 +53,91 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
+use wal::record::WalEntry;
+use wal::recovery::{self, RecoveredWal, RecoveryMode};
+use wal::segment::{Segment, SegmentPool};
+use writer::{QueuedCommit, Scratch, Writer, WriterCommand};
 
-/// Commits that wait for the writer at most; further ones wait for a place.
-const QUEUE: usize = 4096;
-/// Places in the writer's queue for what is no commit.
-const QUEUE_SPARE: usize = 16;
-/// Chores that wait for the keeper at most; further ones wait for a place.
-const CHORES: usize = 4096;
+/// Commits in the writer's queue at most; further commits wait for a permit.
+const COMMIT_QUEUE_MAX: usize = 4096;
+/// Extra capacity of the writer's queue for commands that are not commits.
+const COMMAND_QUEUE_SPARE: usize = 16;
+/// Tasks in the maintenance thread's queue at most; senders of deletions block when it is full.
+const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
-/// A process that was killed may hold its lock for a moment longer, and so may one that a process
-/// which has the directory open is just starting: it has the lock until it becomes another program.
-const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// Time to wait for the data directory's lock. A killed process may hold it a moment longer, and a
+/// forked child of its owner holds it until exec.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// For each byte of small records in memory, so many times less of pieces of large bodies.
-const PIECES: u64 = 4;
+/// The blob body cache gets `cache_bytes` divided by this.
+const BLOB_CACHE_DIVISOR: u64 = 4;
 
-/// Records that a scan reads from memory in a microsecond, at least.
-const RECORDS_A_MICRO: usize = 4;
+/// Records per microsecond that a scan reads at least when its pages are in memory.
+const SCAN_RECORDS_PER_MICRO: usize = 4;
 
-/// How to open a data directory.
+/// Options for opening a data directory.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The data directory; made when it is not there.
+    /// The data directory; created if missing.
     pub dir: PathBuf,
-    /// Bytes of small records kept in memory; a quarter as much of larger bodies besides.
+    /// Size of the read cache for small records, in bytes; blob bodies get a quarter of it on top.
     pub cache_bytes: u64,
-    /// Bytes of the commit log at which it is folded into the database. Writes wait at four times
-    /// as many. More makes writes faster and a start after a crash slower.
+    /// WAL size in bytes that triggers a checkpoint; writes stall at four times this size. A larger
+    /// WAL speeds up writes and slows down recovery after a crash.
     pub wal_bytes: u64,
-    /// What happens when a sync fails.
-    pub fatal: Fatal,
+    /// Called when a failed write or fsync leaves the state on disk unknown.
+    pub fatal: FatalErrorHandler,
 }
 
-/// Stops the process when nobody can know any more what is on disk.
+/// Stops the process when the state on disk is unknown, as after a failed fsync.
 #[derive(Clone)]
-pub struct Fatal(Arc<dyn Fn(&str) + Send + Sync>);
+pub struct FatalErrorHandler(Arc<dyn Fn(&str) + Send + Sync>);
 
-impl Fatal {
-    /// Calls `stop` with the reason; it is not expected to return, but may in tests.
-    pub fn new(stop: impl Fn(&str) + Send + Sync + 'static) -> Fatal {
-        Fatal(Arc::new(stop))
+impl FatalErrorHandler {
+    /// Creates a handler that calls `stop` with the reason. `stop` should not return, except in
+    /// tests.
+    pub fn new(stop: impl Fn(&str) + Send + Sync + 'static) -> FatalErrorHandler {
+        FatalErrorHandler(Arc::new(stop))
     }
 
-    fn stop(&self, why: &str) {
-        (self.0)(why);
+    fn stop(&self, reason: &str) {
+        (self.0)(reason);
     }
 }
 
-impl fmt::Debug for Fatal {
+impl fmt::Debug for FatalErrorHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fatal")
+        f.write_str("FatalErrorHandler")
     }
 }
 
-/// What the engine's threads and its callers share.
+/// State shared by the engine's threads and callers.
 struct Shared {
-    cache: read_cache::Cache,
-    overlay: RwLock<Overlay>,
-    /// Written while records move from the overlay to the database; who holds it for reading sees
-    /// each record in one of the two.
-    view: RwLock<()>,
-    boundary: Mutex<Boundary>,
-    slots: wal::segment::Slots,
-    pressure: backpressure::Pressure,
-    figures: Figures,
-    /// Records in the database, by first byte.
-    counts: Vec<AtomicI64>,
+    cache: ReadCache,
+    memtable: RwLock<Memtable>,
+    /// Held exclusively while a checkpoint step moves records from the memtable to the database. A
+    /// holder of the shared lock sees each record in one of the two.
+    checkpoint_lock: RwLock<()>,
+    wal_position: Mutex<WalPosition>,
+    segments: SegmentPool,
+    backpressure: Backpressure,
+    counters: Counters,
+    /// Number of records in the database, by the first byte of the key.
+    record_counts: Vec<AtomicI64>,
     blob_bytes: AtomicI64,
     dir: PathBuf,
 }
 
-/// Where the segment begins that is written to, or comes next.
+/// The start of a WAL segment: the next one to be allocated, or the active one.
 #[derive(Clone, Copy, Debug)]
-struct Boundary {
-    /// All commits up to this version stand in segments before `seq`, and no others do.
+struct WalPosition {
+    /// Segments before `seq` contain exactly the commits up to this version.
     version: u64,
     seq: u64,
 }
 
 #[derive(Default)]
-struct Figures {
+struct Counters {
     commits: AtomicU64,
     conflicts: AtomicU64,
     groups: AtomicU64,
@@ -135,181 +147,180 @@ struct Figures {
 }
 
 impl Shared {
-    fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
-        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    fn memtable(&self) -> RwLockReadGuard<'_, Memtable> {
+        self.memtable.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
-        self.overlay.write().unwrap_or_else(PoisonError::into_inner)
+    fn memtable_mut(&self) -> RwLockWriteGuard<'_, Memtable> {
+        self.memtable.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn view(&self) -> RwLockReadGuard<'_, ()> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    fn checkpoint_lock(&self) -> RwLockReadGuard<'_, ()> {
+        self.checkpoint_lock.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn view_mut(&self) -> RwLockWriteGuard<'_, ()> {
-        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    fn checkpoint_lock_mut(&self) -> RwLockWriteGuard<'_, ()> {
+        self.checkpoint_lock.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn boundary_mut(&self) -> MutexGuard<'_, Boundary> {
-        self.boundary.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wal_position_mut(&self) -> MutexGuard<'_, WalPosition> {
+        self.wal_position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn boundary(&self) -> Boundary {
-        *self.boundary_mut()
+    fn wal_position(&self) -> WalPosition {
+        *self.wal_position_mut()
     }
 
-    fn set_boundary(&self, to: Boundary) {
-        *self.boundary_mut() = to;
+    fn set_wal_position(&self, position: WalPosition) {
+        *self.wal_position_mut() = position;
     }
 
-    fn count(&self, first: i64, change: i64) {
-        let counter = usize::try_from(first).ok().and_then(|first| self.counts.get(first));
-        counter.unwrap_or(&self.blob_bytes).fetch_add(change, Ordering::Relaxed);
+    fn add_to_count(&self, first: i64, delta: i64) {
+        let counter = usize::try_from(first).ok().and_then(|first| self.record_counts.get(first));
+        counter.unwrap_or(&self.blob_bytes).fetch_add(delta, Ordering::Relaxed);
     }
 }
 
-/// See the module.
+/// The sending half of the writer thread's queue; the thread ends when the last one is dropped.
+type CommandSender = Arc<SyncSender<WriterCommand>>;
+
+/// An open data directory; implements [`Engine`].
 pub struct Embedded {
     shared: Arc<Shared>,
-    reads: Arc<Reads>,
-    tasks: Mutex<Option<Arc<SyncSender<writer::Task>>>>,
-    queue: Arc<Semaphore>,
+    read_path: Arc<ReadPath>,
+    commands: Mutex<Option<CommandSender>>,
+    commit_permits: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held until the engine is closed.
+    /// The lock on the data directory, released by `close`.
     lock: Mutex<Option<File>>,
-    pace: Pace,
+    scheduler: ReadScheduler,
 }
 
 impl Embedded {
-    /// Opens a data directory, making what is not there.
+    /// Opens a data directory, creating it if missing, and recovers from its WAL.
     ///
     /// # Errors
-    /// When another process has it open, when its format is another's, or when it cannot be read.
+    /// When another process has the directory open, when its format is unknown, or when it is
+    /// damaged or unreadable.
     pub fn open(options: Options) -> Result<Embedded> {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
-        let lock = lock(&dir)?;
+        let lock = lock_dir(&dir)?;
         let conn = database::open_writer(&dir)?;
-        let mark = database::mark(&conn)?;
-        let (slots, found) = wal::segment::Slots::open(&dir)?;
-        let mut overlay = Overlay::default();
-        let recovered = wal::recovery::recover(
-            found,
-            mark,
-            wal::recovery::Purpose::Start,
-            |row, segment, bodies| {
-                let (key, entry) = writer::entry(row, segment, bodies, None);
-                overlay.put(key, entry);
-            },
-        )?;
-        let wal::recovery::Recovered { live, spare, last, next_seq } = recovered;
-        slots.restore(live, spare);
-        let blobs = blob_files::Blobs::new(&dir, cache_bytes / PIECES, fatal.clone())?;
-        sync_folder(&dir)?;
+        let position = database::checkpoint_position(&conn)?;
+        let (segments, files) = SegmentPool::open(&dir)?;
+        let mut memtable = Memtable::default();
+        let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
+            let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
+            memtable.put(key, entry);
+        };
+        let recovered = recovery::recover(files, position, RecoveryMode::ReadWrite, replay)?;
+        let RecoveredWal { live, free, last_version, next_seq } = recovered;
+        segments.restore(live, free);
+        let blobs = BlobFiles::new(&dir, cache_bytes / BLOB_CACHE_DIVISOR, fatal.clone())?;
+        sync_dir_and_parent(&dir)?;
         let shared = Arc::new(Shared {
-            cache: read_cache::Cache::new(cache_bytes),
-            overlay: RwLock::new(overlay),
-            view: RwLock::default(),
-            boundary: Mutex::new(Boundary { version: last, seq: next_seq }),
-            slots,
-            pressure: backpressure::Pressure::new(wal_bytes),
-            figures: Figures::default(),
-            counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
+            cache: ReadCache::new(cache_bytes),
+            memtable: RwLock::new(memtable),
+            checkpoint_lock: RwLock::default(),
+            wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
+            segments,
+            backpressure: Backpressure::new(wal_bytes),
+            counters: Counters::default(),
+            record_counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
         });
-        restore_counts(&conn, &shared).map_err(|e| database::failed(&e))?;
-        let readers = Arc::new(connection_pool::Readers::new(dir));
-        let reads = Arc::new(Reads { shared: shared.clone(), readers, blobs });
-        let (tasks, threads) = start(conn, &reads, &fatal, mark.salt)?;
-        let (tasks, threads) = (Mutex::new(Some(tasks)), Mutex::new(threads));
-        let (queue, lock) = (Arc::new(Semaphore::new(QUEUE)), Mutex::new(Some(lock)));
-        Ok(Embedded { shared, reads, tasks, queue, threads, lock, pace: Pace::default() })
+        load_record_counts(&conn, &shared)?;
+        let pool = Arc::new(ConnectionPool::new(dir));
+        let read_path = Arc::new(ReadPath { shared: shared.clone(), pool, blobs });
+        let (commands, threads) = start_threads(conn, &read_path, &fatal, position.salt)?;
+        let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
+        let commit_permits = Arc::new(Semaphore::new(COMMIT_QUEUE_MAX));
+        let (lock, scheduler) = (Mutex::new(Some(lock)), ReadScheduler::default());
+        Ok(Embedded { shared, read_path, commands, commit_permits, threads, lock, scheduler })
     }
 
-    /// Runs a read where it may wait for the disk.
+    /// Runs a read on the blocking thread pool.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Reads) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&ReadPath) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let reads = self.reads.clone();
-        let work = tokio::task::spawn_blocking(move || work(&reads));
+        let read_path = self.read_path.clone();
+        let work = tokio::task::spawn_blocking(move || work(&read_path));
         work.await.map_err(|e| EngineError::Failed(e.to_string()))?
     }
 
-    fn open_still(&self) -> Result<()> {
-        if self.queue.is_closed() { Err(EngineError::Closed) } else { Ok(()) }
+    fn ensure_open(&self) -> Result<()> {
+        if self.commit_permits.is_closed() { Err(EngineError::Closed) } else { Ok(()) }
     }
 }
 
-/// Starts the writer, the folder and the keeper.
-#[expect(clippy::type_complexity, reason = "the sender is shared with those that must not keep it")]
-fn start(
+/// Starts the writer, checkpointer and maintenance threads.
+fn start_threads(
     conn: rusqlite::Connection,
-    reads: &Reads,
-    fatal: &Fatal,
+    read_path: &ReadPath,
+    fatal: &FatalErrorHandler,
     salt: u32,
-) -> Result<(Arc<SyncSender<writer::Task>>, Vec<JoinHandle<()>>)> {
-    let (shared, readers) = (reads.shared.clone(), reads.readers.clone());
-    let (keeper, chores) = sync_channel(CHORES);
-    let (tasks, waiting) = sync_channel(QUEUE + QUEUE_SPARE);
-    let (tell_end, end) = sync_channel(1);
-    let tasks = Arc::new(tasks);
-    for chore in [maintenance::Chore::Prepare, maintenance::Chore::Sweep] {
-        let _ = keeper.send(chore);
+) -> Result<(CommandSender, Vec<JoinHandle<()>>)> {
+    let (shared, pool) = (read_path.shared.clone(), read_path.pool.clone());
+    let (maintenance, tasks) = sync_channel(MAINTENANCE_QUEUE_MAX);
+    let (commands, command_receiver) = sync_channel(COMMIT_QUEUE_MAX + COMMAND_QUEUE_SPARE);
+    let (wal_end_sender, wal_end) = sync_channel(1);
+    let commands = Arc::new(commands);
+    for task in [MaintenanceTask::AllocateSegments, MaintenanceTask::DeleteOrphans] {
+        let _ = maintenance.send(task);
     }
-    let tidy = maintenance::Keeper {
-        conn: database::open_reader(&shared.dir, database::PASSING_CACHE_KIB)?,
-        chores,
-        blobs: reads.blobs.clone(),
+    let maintenance_thread = Maintenance {
+        conn: database::open_reader(&shared.dir, database::SCAN_CACHE_KIB)?,
+        tasks,
+        blobs: read_path.blobs.clone(),
         shared: shared.clone(),
     };
-    let folder = checkpoint::Folder {
+    let checkpointer = Checkpointer {
         conn,
-        kept: 0,
-        blobs: reads.blobs.clone(),
-        end,
-        tasks: Arc::downgrade(&tasks),
-        keeper: keeper.clone(),
+        pinned_frames: 0,
+        blobs: read_path.blobs.clone(),
+        wal_end,
+        commands: Arc::downgrade(&commands),
+        maintenance: maintenance.clone(),
         shared: shared.clone(),
-        readers: readers.clone(),
+        pool: pool.clone(),
         fatal: fatal.clone(),
     };
-    let Boundary { version, seq } = shared.boundary();
-    let writer = writer::Writer {
-        tasks: waiting,
-        keeper,
+    let WalPosition { version, seq } = shared.wal_position();
+    let writer = Writer {
+        commands: command_receiver,
+        maintenance,
         shared,
-        readers,
+        pool,
         fatal: fatal.clone(),
         salt,
         last_version: version,
         next_seq: seq,
         active: None,
-        scratch: writer::Scratch::default(),
+        scratch: Scratch::default(),
     };
-    let alive = || Alive(fatal.clone());
-    let write = move || {
-        let _ = tell_end.send(writer.run());
+    let run_writer = move || {
+        let _ = wal_end_sender.send(writer.run());
     };
     let threads = vec![
-        spawn("writer", alive(), write)?,
-        spawn("folder", alive(), move || folder.run())?,
-        spawn("keeper", alive(), move || tidy.run())?,
+        spawn("writer", fatal, run_writer)?,
+        spawn("checkpointer", fatal, move || checkpointer.run())?,
+        spawn("maintenance", fatal, move || maintenance_thread.run())?,
     ];
-    Ok((tasks, threads))
+    Ok((commands, threads))
 }
 
-/// Reads bytes as a frame of the log; for the fuzz target.
+/// Decodes bytes as a WAL record, for the fuzz target.
 #[cfg(fuzzing)]
-pub fn fuzz_frame(bytes: &[u8]) {
+pub fn fuzz_wal_record(bytes: &[u8]) {
     wal::record::fuzz(bytes);
 }
 
-/// Stops the process when its thread panics: without it nothing would be written any more.
-struct Alive(Fatal);
+/// Stops the process when the thread that owns it panics; writes would hang otherwise.
+struct AbortOnPanic(FatalErrorHandler);
 
-impl Drop for Alive {
+impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.stop("a storage thread panicked");
@@ -317,40 +328,45 @@ impl Drop for Alive {
     }
 }
 
-fn spawn(name: &str, alive: Alive, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+fn spawn(
+    name: &str,
+    fatal: &FatalErrorHandler,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>> {
+    let guard = AbortOnPanic(fatal.clone());
     let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-        let _alive = alive;
+        let _guard = guard;
         work();
     });
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
 }
 
-/// Whether a process has a data directory open.
-pub fn in_use(dir: &Path) -> bool {
+/// Returns whether a process has the data directory open.
+pub fn is_locked(dir: &Path) -> bool {
     let lock = File::options().write(true).open(dir.join("LOCK"));
     lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-fn lock(dir: &Path) -> Result<File> {
-    let failed = |what: &str, e: std::io::Error| {
-        EngineError::Failed(format!("could not {what} {}: {e}", dir.display()))
+fn lock_dir(dir: &Path) -> Result<File> {
+    let failed = |action: &str, e: std::io::Error| {
+        EngineError::Failed(format!("could not {action} {}: {e}", dir.display()))
     };
-    // Others on this machine have no business with the data.
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|e| failed("make the data directory", e))?;
+    // Only the owner may read the data.
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    created.map_err(|e| failed("create the data directory", e))?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
-    let lock = lock.map_err(|e| failed("open the lock in", e))?;
-    let until = Instant::now() + LOCK_WAIT;
+    let lock = lock.map_err(|e| failed("open the lock file in", e))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                std::thread::sleep(LOCK_WAIT / 20);
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_TIMEOUT / 20);
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(EngineError::Failed(format!(
-                    "the data directory {} is in use by another steadfast; stop that one, or \
-                     choose another with --data",
+                    "the data directory {} is locked by another steadfast process; stop that \
+                     process, or choose another directory with --data",
                     dir.display()
                 )));
             }
@@ -359,23 +375,23 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-/// Makes the names of new files durable.
-fn sync_folder(dir: &Path) -> Result<()> {
+/// Fsyncs the data directory and its parent, so that new directory entries are durable.
+fn sync_dir_and_parent(dir: &Path) -> Result<()> {
     let parent = dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_path_buf));
-    for folder in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
-        File::open(&folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| EngineError::Failed(format!("sync {}: {e}", folder.display())))?;
+    for dir in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
+        let synced = File::open(&dir).and_then(|dir| dir.sync_all());
+        let failed = |e| EngineError::Failed(format!("could not sync {}: {e}", dir.display()));
+        synced.map_err(failed)?;
     }
     Ok(())
 }
 
-/// Takes over the counts of the database.
-fn restore_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
-    let mut counts = conn.prepare("SELECT first, n FROM counts")?;
-    let mut rows = counts.query([])?;
+/// Loads the record counts stored in the database.
+fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
+    let mut select = conn.prepare("SELECT first, n FROM counts")?;
+    let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        shared.count(row.get(0)?, row.get(1)?);
+        shared.add_to_count(row.get(0)?, row.get(1)?);
     }
     Ok(())
 }
@@ -384,105 +400,111 @@ impl Engine for Embedded {
     fn read<'a>(
         &'a self,
         key: &'a [u8],
-        part: Projection,
+        projection: Projection,
     ) -> BoxFuture<'a, Result<Option<Record>>> {
         Box::pin(async move {
-            self.open_still()?;
-            let ticket = match self.shared.cache.get(key, part) {
+            self.ensure_open()?;
+            let lease = match self.shared.cache.get(key, projection) {
                 Ok(record) => {
-                    self.shared.figures.cache_hits.fetch_add(1, Ordering::Relaxed);
+                    self.shared.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(Some(record));
                 }
-                Err(ticket) => ticket,
+                Err(lease) => lease,
             };
-            self.shared.figures.cache_misses.fetch_add(1, Ordering::Relaxed);
-            let found = match self.pace.at_once(0, || self.reads.find(key, part)) {
-                Some(found) => found?,
+            self.shared.counters.cache_misses.fetch_add(1, Ordering::Relaxed);
+            let inline = self.scheduler.try_inline(0, || self.read_path.find(key, projection));
+            let record = match inline {
+                Some(result) => result?,
                 None => {
-                    let owned = Bytes::copy_from_slice(key);
-                    self.blocking(move |reads| reads.find(&owned, part)).await?
+                    let key = Bytes::copy_from_slice(key);
+                    self.blocking(move |read_path| read_path.find(&key, projection)).await?
                 }
             };
-            if let (Projection::Full, Some(record), Some(ticket)) = (part, &found, ticket) {
-                self.shared.cache.put(key, ticket, record);
+            if let (Projection::Full, Some(record), Some(lease)) = (projection, &record, lease) {
+                self.shared.cache.fill(key, lease, record);
             }
-            Ok(found)
+            Ok(record)
         })
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Page>> {
         Box::pin(async move {
-            self.open_still()?;
-            let page = match self.shared.view.try_read() {
-                Ok(view) => {
-                    let explained = (scan.limit / RECORDS_A_MICRO) as u64;
-                    self.pace.at_once(explained, || self.reads.scan(&scan, view))
+            self.ensure_open()?;
+            let inline = match self.shared.checkpoint_lock.try_read() {
+                Ok(guard) => {
+                    let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
+                    let read = || self.read_path.scan(&scan, guard);
+                    self.scheduler.try_inline(expected_micros, read)
                 }
                 Err(_) => None,
             };
-            match page {
+            match inline {
                 Some(page) => page,
-                None => self.blocking(move |reads| reads.scan(&scan, reads.shared.view())).await,
+                None => {
+                    let read =
+                        move |path: &ReadPath| path.scan(&scan, path.shared.checkpoint_lock());
+                    self.blocking(read).await
+                }
             }
         })
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
         Box::pin(async move {
-            self.open_still()?;
-            let reads = self.reads.clone();
-            let frozen = self.blocking(move |_| snapshot::Frozen::of(reads)).await?;
-            Ok(Box::new(frozen) as Box<dyn Snapshot>)
+            self.ensure_open()?;
+            let read_path = self.read_path.clone();
+            let reader = self.blocking(move |_| SnapshotReader::new(read_path)).await?;
+            Ok(Box::new(reader) as Box<dyn Snapshot>)
         })
     }
 
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
-            self.open_still()?;
-            self.blocking(move |reads| reads.expired(until, limit)).await
+            self.ensure_open()?;
+            self.blocking(move |read_path| read_path.expired(until, limit)).await
         })
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
-            self.open_still()?;
-            self.blocking(move |reads| reads.count(first)).await
+            self.ensure_open()?;
+            self.blocking(move |read_path| read_path.count(first)).await
         })
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
-            let place = self.queue.acquire().await.map_err(|_| EngineError::Closed)?;
-            let (reply, answer) = oneshot::channel();
+            let permit = self.commit_permits.acquire().await.map_err(|_| EngineError::Closed)?;
+            let (reply, outcome) = oneshot::channel();
             {
-                let tasks = self.tasks.lock().map_err(|_| EngineError::Closed)?;
-                let tasks = tasks.as_ref().ok_or(EngineError::Closed)?;
-                // There are as many places as permits, so this never finds the queue full.
-                let job = writer::Task::Commit(writer::Job { commit, reply });
-                tasks.try_send(job).map_err(|_| EngineError::Closed)?;
+                let commands = self.commands.lock().map_err(|_| EngineError::Closed)?;
+                let commands = commands.as_ref().ok_or(EngineError::Closed)?;
+                // The queue has room for every permit, so it is never full here.
+                let command = WriterCommand::Commit(QueuedCommit { commit, reply });
+                commands.try_send(command).map_err(|_| EngineError::Closed)?;
             }
-            let answer = answer.await;
-            drop(place);
-            answer.map_err(|_| EngineError::Failed("the writer stopped".into()))?
+            let outcome = outcome.await;
+            drop(permit);
+            outcome.map_err(|_| EngineError::Failed("the writer thread stopped".into()))?
         })
     }
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
-            self.open_still()?;
-            let stage = blob_files::BlobStage::begin(self.reads.blobs.clone()).await?;
-            Ok(Box::new(stage) as Box<dyn BlobWriter>)
+            self.ensure_open()?;
+            let writer = BlobFileWriter::create(self.read_path.blobs.clone()).await?;
+            Ok(Box::new(writer) as Box<dyn BlobWriter>)
         })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            self.queue.close();
-            self.shared.pressure.close();
-            self.reads.readers.close();
-            // Without a sender the writer finishes what waits and ends; then the folder folds what
-            // is left and ends; then the keeper does.
-            drop(self.tasks.lock().map_err(|_| EngineError::Closed)?.take());
+            self.commit_permits.close();
+            self.shared.backpressure.close();
+            self.read_path.pool.close();
+            // Shutdown order: without a sender the writer drains its queue and ends, then the
+            // checkpointer runs a last checkpoint and ends, then the maintenance thread ends.
+            drop(self.commands.lock().map_err(|_| EngineError::Closed)?.take());
             let threads =
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);
             let join = move || threads.into_iter().try_for_each(JoinHandle::join);
@@ -497,23 +519,23 @@ impl Engine for Embedded {
 
     fn stats(&self) -> Stats {
         let size = |path: PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
-        let figures = &self.shared.figures;
-        let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        let blobs = self.shared.blob_bytes.load(Ordering::Relaxed);
-        let wal_bytes = self.shared.slots.bytes();
+        let counters = &self.shared.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let blob_bytes = self.shared.blob_bytes.load(Ordering::Relaxed);
+        let wal_bytes = self.shared.segments.disk_bytes();
         let dir = &self.shared.dir;
         Stats {
             disk_bytes: size(database::path(dir))
-                + size(database::log_path(dir))
+                + size(database::wal_path(dir))
                 + wal_bytes
-                + u64::try_from(blobs).unwrap_or(0),
+                + u64::try_from(blob_bytes).unwrap_or(0),
             wal_bytes,
-            commits: load(&figures.commits),
-            conflicts: load(&figures.conflicts),
-            groups: load(&figures.groups),
-            sync_micros: load(&figures.sync_micros),
-            cache_hits: load(&figures.cache_hits),
-            cache_misses: load(&figures.cache_misses),
+            commits: load(&counters.commits),
+            conflicts: load(&counters.conflicts),
+            groups: load(&counters.groups),
+            sync_micros: load(&counters.sync_micros),
+            cache_hits: load(&counters.cache_hits),
+            cache_misses: load(&counters.cache_misses),
         }
     }
 }

@@ -1,165 +1,174 @@
-//! A bounded cache of small records that never answers a record older than a commit that anyone
-//! can have seen.
+//! The read cache: a bounded cache of small records that never serves a record older than a visible
+//! commit.
 //!
-//! Every key belongs to one of many slots, and every slot has a stamp. The writer makes the stamps
-//! of a group's keys odd before the group becomes visible, and even again, and new, after. A
-//! record is cached with the even stamp its reader saw *before* it read the database, and is only
-//! served while the slot still has that stamp. So a record that was read before a commit and
-//! cached after it is never served: no lock is held over a read, and nothing has to be removed.
+//! Keys are hashed to stripes, each with a sequence number as in a seqlock. The writer makes the
+//! sequences of a group's stripes odd before the group becomes visible, and even again afterwards.
+//! A reader caches a record with the even sequence it saw *before* it read the record, and a cached
+//! record is served only while the stripe still has that sequence. A record read before a commit
+//! and cached after it is thus never served. No lock spans a read, and no entry needs to be
+//! invalidated.
 //!
-//! What a commit leaves in the place of a cached record that was read since it was written, the
-//! writer caches: what is read often is found after a write as before it, and what is only written
-//! takes neither room nor time.
+//! After a commit the writer refreshes cache entries that were read since their last write.
+//! Frequently read records stay cached across writes, and records that are only written are not
+//! cached.
 
 use super::super::{Body, Mutation, Projection, Record};
-use super::wal::record::Row;
+use super::wal::record::WalEntry;
 use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many slots; a commit to one key also ends the caching of the others in its slot.
-const SLOTS: usize = 1 << 17;
-/// Larger bodies are not cached.
+/// Number of stripes. A commit to a key also invalidates the other cached keys of its stripe.
+const STRIPES: usize = 1 << 17;
+/// Size of the largest cached body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 #[derive(Clone)]
-struct Cached {
-    stamp: u64,
+struct CachedRecord {
+    sequence: u64,
     record: Record,
-    /// Whether it was read, or only written.
-    read: bool,
+    /// Whether the record was read since it was written.
+    was_read: bool,
 }
 
 #[derive(Clone)]
-struct Weigh;
+struct RecordWeighter;
 
-impl quick_cache::Weighter<Bytes, Cached> for Weigh {
-    fn weight(&self, key: &Bytes, cached: &Cached) -> u64 {
+impl quick_cache::Weighter<Bytes, CachedRecord> for RecordWeighter {
+    fn weight(&self, key: &Bytes, cached: &CachedRecord) -> u64 {
         let body = cached.record.body.len();
-        // What the entry costs besides its bytes: handles, links, hash slots.
+        // Overhead of an entry: handles, links and hash slots.
         200 + key.len() as u64 + cached.record.meta.len() as u64 + body
     }
 }
 
-/// See the module.
-pub(super) struct Cache {
-    entries: quick_cache::sync::Cache<Bytes, Cached, Weigh, RandomState>,
-    stamps: Vec<AtomicU64>,
+/// A cache of records by key.
+pub(super) struct ReadCache {
+    entries: quick_cache::sync::Cache<Bytes, CachedRecord, RecordWeighter, RandomState>,
+    sequences: Vec<AtomicU64>,
     hasher: RandomState,
 }
 
-/// Leave to cache what is read next: the slot's stamp as it was before.
+/// Permission to cache the next read of a key: the sequence of its stripe before the read.
 #[derive(Clone, Copy)]
-pub(super) struct Ticket(u64);
+pub(super) struct Lease(u64);
 
-impl Cache {
-    /// One that holds about `bytes`.
-    pub(super) fn new(bytes: u64) -> Cache {
+impl ReadCache {
+    /// Creates a cache of about `bytes` bytes.
+    pub(super) fn new(bytes: u64) -> ReadCache {
         let items = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).max(64);
         let hasher = RandomState::new();
         let entries = quick_cache::sync::Cache::with(
             items,
             bytes,
-            Weigh,
+            RecordWeighter,
             hasher.clone(),
             quick_cache::sync::DefaultLifecycle::default(),
         );
-        let stamps = std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect();
-        Cache { entries, stamps, hasher }
+        let sequences = std::iter::repeat_with(AtomicU64::default).take(STRIPES).collect();
+        ReadCache { entries, sequences, hasher }
     }
 
-    fn slot(&self, key: &[u8]) -> usize {
-        // The modulus keeps it below SLOTS, which fits.
-        (self.hasher.hash_one(key) % SLOTS as u64) as usize
+    fn stripe(&self, key: &[u8]) -> usize {
+        // Less than STRIPES, so it fits.
+        (self.hasher.hash_one(key) % STRIPES as u64) as usize
     }
 
-    fn stamp(&self, key: &[u8]) -> u64 {
-        self.stamps.get(self.slot(key)).map_or(1, |stamp| stamp.load(Ordering::SeqCst))
+    fn sequence(&self, key: &[u8]) -> u64 {
+        self.sequences.get(self.stripe(key)).map_or(1, |sequence| sequence.load(Ordering::SeqCst))
     }
 
-    /// The record, or leave to cache what the database answers (unless a commit is under way).
-    pub(super) fn get(&self, key: &[u8], part: Projection) -> Result<Record, Option<Ticket>> {
-        let stamp = self.stamp(key);
-        if !stamp.is_multiple_of(2) {
+    /// Returns the cached record. On a miss returns a lease to cache the record, or `None` while a
+    /// commit is in progress.
+    pub(super) fn get(&self, key: &[u8], projection: Projection) -> Result<Record, Option<Lease>> {
+        let sequence = self.sequence(key);
+        if !sequence.is_multiple_of(2) {
             return Err(None);
         }
         match self.entries.get(key) {
-            Some(cached) if cached.stamp == stamp => {
-                if !cached.read {
-                    // Racing with the writer this may put an older one back, which its stamp tells.
-                    let cached = Cached { read: true, ..cached.clone() };
+            Some(cached) if cached.sequence == sequence => {
+                if !cached.was_read {
+                    // Racing with the writer this may restore an older record, whose sequence is
+                    // then stale.
+                    let cached = CachedRecord { was_read: true, ..cached.clone() };
                     let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
                 }
                 let mut record = cached.record;
-                if part == Projection::Meta {
+                if projection == Projection::Meta {
                     record.body = Body::EMPTY;
                 }
                 Ok(record)
             }
-            _ => Err(Some(Ticket(stamp))),
+            _ => Err(Some(Lease(sequence))),
         }
     }
 
-    /// Caches a whole record that was read after its ticket was given.
-    pub(super) fn put(&self, key: &[u8], ticket: Ticket, record: &Record) {
-        let small = matches!(&record.body, Body::Bytes(bytes) if bytes.len() <= BODY_BYTES_MAX);
-        if small && self.stamp(key) == ticket.0 {
-            let cached = Cached { stamp: ticket.0, record: record.clone(), read: true };
+    /// Caches a full record that was read after `lease` was obtained.
+    pub(super) fn fill(&self, key: &[u8], lease: Lease, record: &Record) {
+        let is_small = matches!(&record.body, Body::Bytes(bytes) if bytes.len() <= BODY_BYTES_MAX);
+        if is_small && self.sequence(key) == lease.0 {
+            let cached = CachedRecord { sequence: lease.0, record: record.clone(), was_read: true };
             self.entries.insert(Bytes::copy_from_slice(key), cached);
         }
     }
 
-    /// Before a group becomes visible: from here on its keys are read from the database. Returns
-    /// what [`Cache::end`] needs.
-    pub(super) fn begin<'k>(&self, keys: impl Iterator<Item = &'k Bytes>) -> Vec<usize> {
-        let mut slots: Vec<usize> = keys.map(|key| self.slot(key)).collect();
-        slots.sort_unstable();
-        slots.dedup();
-        self.bump(&slots);
-        slots
+    /// Invalidates the keys of a group before it becomes visible. Returns the stripes for
+    /// [`ReadCache::end_write`].
+    pub(super) fn begin_write<'k>(&self, keys: impl Iterator<Item = &'k Bytes>) -> Vec<usize> {
+        let mut stripes: Vec<usize> = keys.map(|key| self.stripe(key)).collect();
+        stripes.sort_unstable();
+        stripes.dedup();
+        self.increment(&stripes);
+        stripes
     }
 
-    /// What takes the place of a record that is cached: `None` when none is, when it was not read,
-    /// or when what a commit leaves is not to be cached; then the old one goes too. `newest` is the
-    /// version that the group leaves under the key: only the last of its writes counts, as those
-    /// before it must not take a place that a reader fills in between.
-    pub(super) fn renewed(&self, row: &Row, write: &Mutation, newest: u64) -> Option<Record> {
-        if row.version != newest {
+    /// Returns the record to cache in place of the present one. `None` if no record is cached, if
+    /// it was not read since its last write, or if the new record is not cacheable; the present one
+    /// is then removed. `newest` is the version that the group leaves for the key: earlier
+    /// mutations are skipped, as a reader could cache a record in between.
+    pub(super) fn refreshed_record(
+        &self,
+        entry: &WalEntry,
+        mutation: &Mutation,
+        newest: u64,
+    ) -> Option<Record> {
+        if entry.version != newest {
             return None;
         }
-        let unread = self.entries.remove_if(&row.key, |cached| !cached.read).is_some();
-        if unread || !self.entries.contains_key(&row.key) {
+        let was_unread = self.entries.remove_if(&entry.key, |cached| !cached.was_read).is_some();
+        if was_unread || !self.entries.contains_key(&entry.key) {
             return None;
         }
-        match write.record.as_ref().map(|record| &record.body) {
+        match mutation.record.as_ref().map(|record| &record.body) {
             Some(Body::Bytes(bytes)) if bytes.len() <= BODY_BYTES_MAX => {
-                // A copy, so that no larger buffer is kept alive; the head is one already.
+                // Copies, so that no larger buffer is kept alive; the meta is a copy already.
                 let body = Body::Bytes(Bytes::copy_from_slice(bytes));
-                let (version, expires_at, meta) = (row.version, row.expires_at, row.meta.clone());
-                Some(Record { version, expires_at, meta, body })
+                let WalEntry { version, expires_at, .. } = *entry;
+                Some(Record { version, expires_at, meta: entry.meta.clone(), body })
             }
             _ => {
-                self.entries.remove(&row.key);
+                self.entries.remove(&entry.key);
                 None
             }
         }
     }
 
-    /// After [`Cache::end`], by the writer before its next group: caches what the group left.
-    pub(super) fn renew(&self, key: Bytes, record: Record) {
-        let cached = Cached { stamp: self.stamp(&key), record, read: false };
-        // One that had to go in the meantime stays away.
+    /// Caches a record of the group. Called by the writer after [`ReadCache::end_write`] and before
+    /// its next group.
+    pub(super) fn refresh(&self, key: Bytes, record: Record) {
+        let cached = CachedRecord { sequence: self.sequence(&key), record, was_read: false };
+        // Only replaces: an entry evicted in the meantime stays evicted.
         let _ = self.entries.replace(key, cached, true);
     }
 
-    /// After the group is visible, or was undone.
-    pub(super) fn end(&self, slots: &[usize]) {
-        self.bump(slots);
+    /// Makes the stripes cacheable again, once the group is visible.
+    pub(super) fn end_write(&self, stripes: &[usize]) {
+        self.increment(stripes);
     }
 
-    fn bump(&self, slots: &[usize]) {
-        for stamp in slots.iter().filter_map(|slot| self.stamps.get(*slot)) {
-            stamp.fetch_add(1, Ordering::SeqCst);
+    fn increment(&self, stripes: &[usize]) {
+        for sequence in stripes.iter().filter_map(|stripe| self.sequences.get(*stripe)) {
+            sequence.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
@@ -167,7 +176,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::super::super::NewRecord;
-    use super::super::wal::record::Home;
+    use super::super::wal::record::BodyLocation;
     use super::*;
 
     fn record(version: u64) -> Record {
@@ -176,76 +185,77 @@ mod tests {
 
     #[test]
     fn a_record_read_before_a_commit_is_not_served_after_it() {
-        let cache = Cache::new(1 << 20);
+        let cache = ReadCache::new(1 << 20);
         let key = Bytes::from_static(b"k");
-        let Err(Some(ticket)) = cache.get(&key, Projection::Full) else {
+        let Err(Some(lease)) = cache.get(&key, Projection::Full) else {
             panic!("nothing is cached")
         };
-        let slots = cache.begin([&key].into_iter());
-        assert!(matches!(cache.get(&key, Projection::Full), Err(None)), "a commit is under way");
-        cache.put(&key, ticket, &record(1));
-        cache.end(&slots);
+        let stripes = cache.begin_write([&key].into_iter());
+        assert!(matches!(cache.get(&key, Projection::Full), Err(None)), "a commit is in progress");
+        cache.fill(&key, lease, &record(1));
+        cache.end_write(&stripes);
         assert!(cache.get(&key, Projection::Full).is_err(), "the old record is not served");
     }
 
     #[test]
-    fn what_replaces_a_cached_record_is_cached_and_nothing_else() {
-        let cache = Cache::new(1 << 20);
+    fn only_records_read_since_their_last_write_are_refreshed() {
+        let cache = ReadCache::new(1 << 20);
         let keys = [Bytes::from_static(b"cached"), Bytes::from_static(b"not")];
-        let Err(Some(ticket)) = cache.get(&keys[0], Projection::Full) else {
+        let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
             panic!("nothing is cached")
         };
-        cache.put(&keys[0], ticket, &record(1));
+        cache.fill(&keys[0], lease, &record(1));
         let write = |version, body: Option<&[u8]>| {
-            let slots = cache.begin(keys.iter());
-            let left = keys.each_ref().map(|key| {
-                let (meta, home) = (Bytes::from_static(b"new"), Home::Empty);
-                let row =
-                    Row { key: key.clone(), version, expires_at: 9, meta: meta.clone(), home };
+            let stripes = cache.begin_write(keys.iter());
+            let refreshed = keys.each_ref().map(|key| {
+                let (meta, location) = (Bytes::from_static(b"new"), BodyLocation::Empty);
+                let (key, expires_at) = (key.clone(), 9);
+                let entry = WalEntry { key, version, expires_at, meta: meta.clone(), location };
                 let body = body.map(|body| Body::Bytes(Bytes::copy_from_slice(body)));
                 let record = body.map(|body| NewRecord { expires_at: 9, meta, body });
-                let write = Mutation { key: key.clone(), record };
-                assert!(cache.renewed(&row, &write, version + 1).is_none(), "another follows");
-                cache.renewed(&row, &write, version)
+                let mutation = Mutation { key: entry.key.clone(), record };
+                let superseded = cache.refreshed_record(&entry, &mutation, version + 1);
+                assert!(superseded.is_none(), "a later mutation of the group follows");
+                cache.refreshed_record(&entry, &mutation, version)
             });
-            cache.end(&slots);
-            for (key, record) in keys.iter().zip(left) {
-                record.into_iter().for_each(|record| cache.renew(key.clone(), record));
+            cache.end_write(&stripes);
+            for (key, record) in keys.iter().zip(refreshed) {
+                record.into_iter().for_each(|record| cache.refresh(key.clone(), record));
             }
         };
         write(2, Some(b"body"));
         let Ok(found) = cache.get(&keys[0], Projection::Full) else { panic!("it is not cached") };
         assert_eq!((found.version, found.expires_at, &found.meta[..]), (2, 9, &b"new"[..]));
         assert!(matches!(found.body, Body::Bytes(bytes) if bytes == b"body"[..]));
-        assert!(cache.get(&keys[1], Projection::Full).is_err(), "what is not read is not cached");
-        write(3, Some(b"read before, so renewed"));
+        assert!(cache.get(&keys[1], Projection::Full).is_err(), "an unread record is not cached");
+        write(3, Some(b"read before, so refreshed"));
         write(4, Some(b"not read since"));
-        assert!(cache.entries.is_empty(), "what is only written is not kept");
-        let Err(Some(ticket)) = cache.get(&keys[0], Projection::Full) else {
+        assert!(cache.entries.is_empty(), "a record that is only written is evicted");
+        let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
             panic!("it is cached")
         };
-        cache.put(&keys[0], ticket, &record(4));
+        cache.fill(&keys[0], lease, &record(4));
         write(5, Some(&[0; BODY_BYTES_MAX + 1]));
         assert!(cache.get(&keys[0], Projection::Full).is_err(), "it is too large now");
-        let Err(Some(ticket)) = cache.get(&keys[0], Projection::Full) else {
+        let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
             panic!("it is cached")
         };
-        cache.put(&keys[0], ticket, &record(5));
+        cache.fill(&keys[0], lease, &record(5));
         write(6, None);
         assert!(cache.get(&keys[0], Projection::Full).is_err(), "it was removed");
     }
 
     #[test]
     fn a_record_is_served_until_its_key_is_committed() {
-        let cache = Cache::new(1 << 20);
+        let cache = ReadCache::new(1 << 20);
         let key = Bytes::from_static(b"k");
-        let Err(Some(ticket)) = cache.get(&key, Projection::Full) else {
+        let Err(Some(lease)) = cache.get(&key, Projection::Full) else {
             panic!("nothing is cached")
         };
-        cache.put(&key, ticket, &record(7));
+        cache.fill(&key, lease, &record(7));
         assert_eq!(cache.get(&key, Projection::Full).map(|r| r.version).ok(), Some(7));
-        let slots = cache.begin([&key].into_iter());
-        cache.end(&slots);
+        let stripes = cache.begin_write([&key].into_iter());
+        cache.end_write(&stripes);
         assert!(cache.get(&key, Projection::Full).is_err());
     }
 }

@@ -1,80 +1,82 @@
-//! Reads over all that a record can be in: the overlay, the database, and blob files.
+//! The read path: merges the memtable and the database, and opens blob files.
 
 use super::super::{Body, EngineError, Page, Projection, Record, Result, Scan, ScannedRecord};
 use super::Shared;
-use super::blob_files::Blobs;
-use super::connection_pool::Readers;
-use super::memtable::{Entry, Overlay};
-use super::wal::record::Home;
+use super::blob_files::BlobFiles;
+use super::connection_pool::ConnectionPool;
+use super::memtable::{Memtable, MemtableEntry};
+use super::wal::record::BodyLocation;
 use super::wal::recovery;
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
 
-/// Records of one first byte in the overlay up to which a count is exact.
-const COUNT_EXACT: usize = 4096;
-/// What reads need.
-pub(super) struct Reads {
+/// Maximum number of memtable entries per first key byte for which counts are exact.
+const EXACT_COUNT_ENTRIES_MAX: usize = 4096;
+
+/// The components that reads go through below the read cache.
+pub(super) struct ReadPath {
     pub(super) shared: Arc<Shared>,
-    pub(super) readers: Arc<Readers>,
-    pub(super) blobs: Arc<Blobs>,
+    pub(super) pool: Arc<ConnectionPool>,
+    pub(super) blobs: Arc<BlobFiles>,
 }
 
-impl Reads {
-    /// The newest record of a key.
-    pub(super) fn find(&self, key: &[u8], part: Projection) -> Result<Option<Record>> {
-        // A blob's file goes when its record is replaced: read the record again when that happens
-        // between the two. A file that is missing for a record that stays is damage.
-        let mut gone = None;
+impl ReadPath {
+    /// Returns the newest record of a key.
+    pub(super) fn find(&self, key: &[u8], projection: Projection) -> Result<Option<Record>> {
+        // A blob file is deleted when its record is replaced. If that happens after the record was
+        // read, the record is read again; a file missing for an unchanged record is damage.
+        let mut missing = None;
         loop {
-            let above = self.shared.overlay().get(key).cloned();
-            let (mut record, blob) = match above {
-                Some(entry) => match resolve(entry, part)? {
-                    Some(found) => found,
+            let in_memtable = self.shared.memtable().get(key).cloned();
+            let (mut record, blob) = match in_memtable {
+                Some(entry) => match resolve(entry, projection)? {
+                    Some(resolved) => resolved,
                     None => return Ok(None),
                 },
-                None => match self.readers.read(key, part)? {
-                    Some((record, home)) => (record, (home < 0).then_some(-home)),
+                None => match self.pool.read(key, projection)? {
+                    Some((record, body_ref)) => (record, (body_ref < 0).then_some(-body_ref)),
                     None => return Ok(None),
                 },
             };
-            let Some(id) = blob.filter(|_| part == Projection::Full) else {
+            let Some(id) = blob.filter(|_| projection == Projection::Full) else {
                 return Ok(Some(record));
             };
             if let Some(blob) = self.blobs.find(id)? {
                 record.body = Body::Stored(Arc::new(blob));
                 return Ok(Some(record));
             }
-            if gone == Some(id) {
+            if missing == Some(id) {
                 return Err(EngineError::Corrupt(format!("blob file {id:016x} is missing")));
             }
-            gone = Some(id);
+            missing = Some(id);
         }
     }
 
-    /// A page from the overlay and the database together. `view` is released once both are pinned.
-    pub(super) fn scan(&self, scan: &Scan, view: RwLockReadGuard<'_, ()>) -> Result<Page> {
-        let reading = self.readers.take()?;
-        let above = above(&self.shared.overlay(), scan);
-        drop(view);
+    /// Returns a page merged from the memtable and the database. Releases `guard` once both are
+    /// pinned.
+    pub(super) fn scan(&self, scan: &Scan, guard: RwLockReadGuard<'_, ()>) -> Result<Page> {
+        let conn = self.pool.acquire()?;
+        let in_memtable = scan_memtable(&self.shared.memtable(), scan);
+        drop(guard);
         let mut page = Page::with_room(scan.limit);
-        let mut above = above.into_iter().peekable();
-        self.readers.scan(reading, scan, |found| {
-            while let Some((key, entry)) = above.next_if(|(key, _)| key[..] < *found.key) {
+        let mut in_memtable = in_memtable.into_iter().peekable();
+        self.pool.scan(conn, scan, |record| {
+            while let Some((key, entry)) = in_memtable.next_if(|(key, _)| key[..] < *record.key) {
                 entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
             }
             if page.len() >= scan.limit {
                 return false;
             }
-            match above.next_if(|(key, _)| key[..] == *found.key) {
+            match in_memtable.next_if(|(key, _)| key[..] == *record.key) {
                 Some((key, Some(entry))) => push(&mut page, &key, &entry),
                 Some((_, None)) => {}
-                None if found.expires_at > 0 && found.expires_at <= scan.skip_expired_at => {}
-                None => page.push(found),
+                None if record.expires_at > 0 && record.expires_at <= scan.skip_expired_at => {}
+                None => page.push(record),
             }
             page.len() < scan.limit
         })?;
-        for (key, entry) in above {
+        for (key, entry) in in_memtable {
             entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
         }
         page.truncate(scan.limit);
@@ -82,73 +84,78 @@ impl Reads {
     }
 
     pub(super) fn expired(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
-        let _view = self.shared.view();
-        let mut found =
-            self.readers.expired(until, limit, |key| self.shared.overlay().get(key).is_none())?;
+        let _guard = self.shared.checkpoint_lock();
+        let not_in_memtable = |key: &[u8]| self.shared.memtable().get(key).is_none();
+        let mut expired = self.pool.expired(until, limit, not_in_memtable)?;
         {
-            let overlay = self.shared.overlay();
-            let above = overlay.expired(until).take(limit);
-            found
-                .extend(above.map(|(expires_at, key, version)| (expires_at, key.clone(), version)));
+            let memtable = self.shared.memtable();
+            let in_memtable = memtable.expired(until).take(limit);
+            expired.extend(in_memtable.map(|(at, key, version)| (at, key.clone(), version)));
         }
-        found.sort_by_key(|(expires_at, _, _)| *expires_at);
-        found.truncate(limit);
-        Ok(found.into_iter().map(|(_, key, version)| (key, version)).collect())
+        expired.sort_by_key(|(expires_at, _, _)| *expires_at);
+        expired.truncate(limit);
+        Ok(expired.into_iter().map(|(_, key, version)| (key, version)).collect())
     }
 
     pub(super) fn count(&self, first: u8) -> Result<u64> {
-        let _view = self.shared.view();
+        let _guard = self.shared.checkpoint_lock();
         let unknown: Vec<Bytes> = {
-            let overlay = self.shared.overlay();
-            let mut keys: Vec<_> = overlay.first(first).take(COUNT_EXACT + 1).collect();
-            if keys.len() > COUNT_EXACT {
-                keys.clear();
+            let memtable = self.shared.memtable();
+            let mut entries: Vec<_> =
+                memtable.with_first_byte(first).take(EXACT_COUNT_ENTRIES_MAX + 1).collect();
+            if entries.len() > EXACT_COUNT_ENTRIES_MAX {
+                entries.clear();
             }
-            keys.retain(|(_, entry)| entry.below.is_none());
-            keys.into_iter().map(|(key, _)| key.clone()).collect()
+            entries.retain(|(_, entry)| entry.in_db.is_none());
+            entries.into_iter().map(|(key, _)| key.clone()).collect()
         };
         for key in unknown {
-            let below = self.readers.version(&key)? != 0;
-            self.shared.overlay_mut().learn(&key, below);
+            let in_db = self.pool.version(&key)? != 0;
+            self.shared.memtable_mut().set_in_db(&key, in_db);
         }
-        let below = self.shared.counts.get(usize::from(first));
-        let below = below.map_or(0, |count| count.load(Ordering::Relaxed));
-        let count = below.saturating_add(self.shared.overlay().change(first));
+        let in_db = self.shared.record_counts.get(usize::from(first));
+        let in_db = in_db.map_or(0, |count| count.load(Ordering::Relaxed));
+        let count = in_db.saturating_add(self.shared.memtable().count_delta(first));
         Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
-/// The record of an entry, and its blob; `None` when it is a removal.
-pub(super) fn resolve(entry: Entry, part: Projection) -> Result<Option<(Record, Option<i64>)>> {
-    let Entry { version, expires_at, meta, home, place, .. } = entry;
-    let (body, blob) = match (home, place) {
-        (Home::Removed, _) => return Ok(None),
-        (Home::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
-        (Home::Inline { len, sum, .. }, Some((segment, at))) if part == Projection::Full => {
-            (Body::Bytes(recovery::body(&segment, at, len, version, sum)?), None)
+/// Returns the record of an entry, and its blob if the body is in one; `None` for a deletion.
+pub(super) fn resolve(
+    entry: MemtableEntry,
+    projection: Projection,
+) -> Result<Option<(Record, Option<i64>)>> {
+    let MemtableEntry { version, expires_at, meta, location, body_at, .. } = entry;
+    let (body, blob) = match (location, body_at) {
+        (BodyLocation::Removed, _) => return Ok(None),
+        (BodyLocation::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
+        (BodyLocation::Inline { len, checksum, .. }, Some((segment, at)))
+            if projection == Projection::Full =>
+        {
+            (Body::Bytes(recovery::read_body(&segment, at, len, version, checksum)?), None)
         }
-        (Home::Empty | Home::Inline { .. }, _) => (Body::EMPTY, None),
+        (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => (Body::EMPTY, None),
     };
     Ok(Some((Record { version, expires_at, meta, body }, blob)))
 }
 
-/// What of the overlay takes part in a scan, up to the records that fill its page: records, and
-/// `None` for what only hides a record of the database.
-fn above(overlay: &Overlay, scan: &Scan) -> Vec<(Bytes, Option<Entry>)> {
-    let (mut found, mut live) = (Vec::new(), 0);
-    for (key, entry) in overlay.range(&scan.start, &scan.end) {
-        if live == scan.limit {
+/// Collects the memtable entries of a scan, up to `limit` visible records. `None` stands for an
+/// entry that only hides a record of the database.
+fn scan_memtable(memtable: &Memtable, scan: &Scan) -> Vec<(Bytes, Option<MemtableEntry>)> {
+    let (mut entries, mut visible) = (Vec::new(), 0);
+    for (key, entry) in memtable.range(&scan.start, &scan.end) {
+        if visible == scan.limit {
             break;
         }
-        let shown =
-            entry.live() && (entry.expires_at == 0 || entry.expires_at > scan.skip_expired_at);
-        live += usize::from(shown);
-        found.push((key.clone(), shown.then(|| entry.clone())));
+        let is_visible =
+            entry.is_live() && (entry.expires_at == 0 || entry.expires_at > scan.skip_expired_at);
+        visible += usize::from(is_visible);
+        entries.push((key.clone(), is_visible.then(|| entry.clone())));
     }
-    found
+    entries
 }
 
-fn push(page: &mut Page, key: &[u8], entry: &Entry) {
+fn push(page: &mut Page, key: &[u8], entry: &MemtableEntry) {
     let (version, expires_at, meta) = (entry.version, entry.expires_at, &entry.meta[..]);
     page.push(ScannedRecord { key, version, expires_at, meta });
 }

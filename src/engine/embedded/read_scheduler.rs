@@ -1,62 +1,63 @@
-//! Where reads run.
+//! The read scheduler: runs reads on the calling task while they hit memory, and on blocking
+//! threads while they wait for the disk.
 
 use super::super::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Microseconds that reads take on average when they find their pages in memory, at most; what a
-/// single read may add to the average; and for how long they are given threads of their own when
-/// they take longer.
-const FAST_MICROS: u64 = 150;
-const SAMPLE_MICROS: u64 = 1000;
-const SLOW_FOR_MICROS: u64 = 100_000;
+/// Highest average duration of reads that hit memory; highest duration of one read that enters the
+/// average; and duration of the switch to blocking threads.
+const FAST_MICROS_MAX: u64 = 150;
+const SAMPLE_MICROS_MAX: u64 = 1000;
+const SLOW_PERIOD_MICROS: u64 = 100_000;
 
-/// Decides where reads run. A read that finds its pages in memory costs less than a change of
-/// threads, and runs at once; when reads wait for the disk, they get threads of their own.
+/// Decides where reads run, by the recent average of their duration. A read that hits memory costs
+/// less than a thread switch.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct ReadScheduler {
     opened: Instant,
-    /// The average of late, in 1/16 of a microsecond.
+    /// Moving average of read durations, in 1/16 of a microsecond.
     average: AtomicU64,
-    /// Until when reads get threads of their own; microseconds since the opening.
+    /// End of the current use of blocking threads, in microseconds since `opened`.
     slow_until: AtomicU64,
 }
 
-impl Default for Pace {
-    fn default() -> Pace {
+impl Default for ReadScheduler {
+    fn default() -> ReadScheduler {
         let (average, slow_until) = (AtomicU64::new(0), AtomicU64::new(0));
-        Pace { opened: Instant::now(), average, slow_until }
+        ReadScheduler { opened: Instant::now(), average, slow_until }
     }
 }
 
-impl Pace {
-    fn micros(&self) -> u64 {
+impl ReadScheduler {
+    fn elapsed_micros(&self) -> u64 {
         u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Runs a read, unless it should have a thread of its own. So many microseconds of it are
-    /// explained by how much it reads.
-    pub(super) fn at_once<T>(
+    /// Runs a read on the calling task; `None` if it should run on a blocking thread instead.
+    /// `expected_micros` is subtracted from its duration, for reads of many records.
+    pub(super) fn try_inline<T>(
         &self,
-        explained: u64,
-        work: impl FnOnce() -> Result<T>,
+        expected_micros: u64,
+        read: impl FnOnce() -> Result<T>,
     ) -> Option<Result<T>> {
-        let start = self.micros();
+        let start = self.elapsed_micros();
         if start < self.slow_until.load(Ordering::Relaxed) {
             return None;
         }
-        let done = work();
-        let end = self.micros();
-        let sample = end.saturating_sub(start).saturating_sub(explained).min(SAMPLE_MICROS);
-        // Racing updates may lose one another's sample, which does no harm.
+        let result = read();
+        let end = self.elapsed_micros();
+        let sample =
+            end.saturating_sub(start).saturating_sub(expected_micros).min(SAMPLE_MICROS_MAX);
+        // Concurrent updates may lose a sample, which is harmless.
         let average = self.average.load(Ordering::Relaxed);
         let mut average = average - average / 16 + sample;
-        if average > FAST_MICROS * 16 {
-            self.slow_until.store(end + SLOW_FOR_MICROS, Ordering::Relaxed);
+        if average > FAST_MICROS_MAX * 16 {
+            self.slow_until.store(end + SLOW_PERIOD_MICROS, Ordering::Relaxed);
             average /= 2;
         }
         self.average.store(average, Ordering::Relaxed);
-        Some(done)
+        Some(result)
     }
 }
 
@@ -66,27 +67,27 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn reads_run_at_once_until_several_have_met_the_disk() {
-        let pace = Pace::default();
+    fn reads_run_inline_until_several_are_slow() {
+        let scheduler = ReadScheduler::default();
         let read = |millis| {
-            pace.at_once(0, || {
+            scheduler.try_inline(0, || {
                 std::thread::sleep(Duration::from_millis(millis));
                 Ok(())
             })
         };
-        // One that was only interrupted changes nothing.
+        // A single slow read, as after a context switch, has no effect.
         assert!(read(3).is_some() && read(0).is_some());
         let slow = (0..50).take_while(|_| read(2).is_some()).count();
-        assert!((1..20).contains(&slow), "{slow} slow reads ran at once");
-        std::thread::sleep(Duration::from_micros(SLOW_FOR_MICROS));
-        assert!(read(0).is_some(), "and they are tried again");
+        assert!((1..20).contains(&slow), "{slow} slow reads ran inline");
+        std::thread::sleep(Duration::from_micros(SLOW_PERIOD_MICROS));
+        assert!(read(0).is_some(), "inline again after the slow period");
     }
 
     #[test]
-    fn reads_of_much_may_take_longer() {
-        let pace = Pace::default();
+    fn expected_duration_is_not_counted_as_slow() {
+        let scheduler = ReadScheduler::default();
         let long = || {
-            pace.at_once(50_000, || {
+            scheduler.try_inline(50_000, || {
                 std::thread::sleep(Duration::from_millis(2));
                 Ok(())
             })

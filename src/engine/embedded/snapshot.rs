@@ -1,58 +1,60 @@
-//! All records as they were at one moment: a copy of the overlay, over a snapshot of the database
-//! on a connection of its own. While it lives, no blob file is removed and no segment of the log
-//! that it names is used again; the database's own log grows by what is folded meanwhile.
+//! Snapshots: a copy of the memtable together with a read transaction of the database on a
+//! dedicated connection.
+//!
+//! While a snapshot exists, no blob file is deleted, no WAL segment it refers to is recycled, and
+//! SQLite's WAL cannot restart.
 
 use super::super::{
     Body, BoxFuture, EngineError, KeyedRecord, Projection, Record, Result, Snapshot,
 };
-use super::blob_files::Pin;
-use super::connection_pool::Reading;
-use super::memtable::Entry;
-use super::read_path::{Reads, resolve};
+use super::blob_files::SnapshotPin;
+use super::connection_pool::PooledConnection;
+use super::memtable::MemtableEntry;
+use super::read_path::{ReadPath, resolve};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a body in a file counts for among the bytes in memory: it is an open file.
-const STORED_BYTES: u64 = 256 << 10;
+/// Bytes that a body in a blob file counts towards the limit of a scan, for its open file.
+const BLOB_MEMORY_BYTES: u64 = 256 << 10;
 
-/// See the module.
-pub(super) struct Frozen(Arc<State>);
+/// A snapshot; implements [`Snapshot`].
+pub(super) struct SnapshotReader(Arc<SnapshotState>);
 
-struct State {
-    reads: Arc<Reads>,
-    /// One read at a time.
-    reading: Mutex<Reading>,
-    above: BTreeMap<Bytes, Entry>,
-    _pin: Pin,
+struct SnapshotState {
+    read_path: Arc<ReadPath>,
+    /// Serializes reads.
+    conn: Mutex<PooledConnection>,
+    memtable: BTreeMap<Bytes, MemtableEntry>,
+    _pin: SnapshotPin,
 }
 
-/// Where a record of a page is.
-enum Found {
-    /// In the log.
-    Above(Entry),
-    /// In the database, its body at this home.
-    Below(Record, i64),
+/// A record of a page, before its body is loaded.
+enum SnapshotEntry {
+    /// An entry of the memtable.
+    InMemtable(MemtableEntry),
+    /// A record of the database and the reference to its body.
+    InDb(Record, i64),
 }
 
-impl Frozen {
-    /// A snapshot of this moment.
-    pub(super) fn of(reads: Arc<Reads>) -> Result<Frozen> {
-        // Files first: what the snapshot names must not go before it is known.
-        let pin = reads.blobs.pin();
-        let mut reading = reads.readers.apart()?;
-        let above = {
-            // Nothing moves from the overlay to the database meanwhile.
-            let _view = reads.shared.view();
-            reading.pin(0)?;
-            reads.shared.overlay().entries()
+impl SnapshotReader {
+    /// Takes a snapshot of the current state.
+    pub(super) fn new(read_path: Arc<ReadPath>) -> Result<SnapshotReader> {
+        // Pin blob files first, so that none is deleted before the snapshot is complete.
+        let pin = read_path.blobs.pin();
+        let mut conn = read_path.pool.dedicated()?;
+        let memtable = {
+            // No records move from the memtable to the database meanwhile.
+            let _guard = read_path.shared.checkpoint_lock();
+            conn.begin_snapshot(0)?;
+            read_path.shared.memtable().clone_entries()
         };
-        let reading = Mutex::new(reading);
-        Ok(Frozen(Arc::new(State { reads, reading, above, _pin: pin })))
+        let conn = Mutex::new(conn);
+        Ok(SnapshotReader(Arc::new(SnapshotState { read_path, conn, memtable, _pin: pin })))
     }
 }
 
-impl State {
+impl SnapshotState {
     fn scan(
         &self,
         start: &Bytes,
@@ -63,58 +65,62 @@ impl State {
         if start >= end {
             return Ok(Vec::new());
         }
-        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let below = reading.heads(start, end, limit, |key| !self.above.contains_key(key))?;
-        let mut found: Vec<(Bytes, Found)> = Vec::with_capacity(below.len());
-        let above = self.above.range::<Bytes, _>(start..end).filter(|(_, entry)| entry.live());
-        let mut above = above.map(|(key, entry)| (key.clone(), entry.clone())).peekable();
-        for (key, record, home) in below {
-            while let Some((key, entry)) = above.next_if(|(other, _)| *other < key) {
-                found.push((key, Found::Above(entry)));
+        let conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_db = conn.records(start, end, limit, |key| !self.memtable.contains_key(key))?;
+        let mut entries: Vec<(Bytes, SnapshotEntry)> = Vec::with_capacity(in_db.len());
+        let memtable =
+            self.memtable.range::<Bytes, _>(start..end).filter(|(_, entry)| entry.is_live());
+        let mut memtable = memtable.map(|(key, entry)| (key.clone(), entry.clone())).peekable();
+        for (key, record, body_ref) in in_db {
+            while let Some((key, entry)) = memtable.next_if(|(other, _)| *other < key) {
+                entries.push((key, SnapshotEntry::InMemtable(entry)));
             }
-            if found.len() >= limit {
+            if entries.len() >= limit {
                 break;
             }
-            found.push((key, Found::Below(record, home)));
+            entries.push((key, SnapshotEntry::InDb(record, body_ref)));
         }
-        let room = limit.saturating_sub(found.len());
-        found.extend(above.take(room).map(|(key, entry)| (key, Found::Above(entry))));
-        found.truncate(limit);
-        let (mut whole, mut held) = (Vec::with_capacity(found.len()), 0);
-        for (key, found) in found {
-            let record = self.whole(&reading, found)?;
-            held += match &record.body {
+        let remaining = limit.saturating_sub(entries.len());
+        entries.extend(
+            memtable.take(remaining).map(|(key, entry)| (key, SnapshotEntry::InMemtable(entry))),
+        );
+        entries.truncate(limit);
+        let (mut records, mut bytes_in_memory) = (Vec::with_capacity(entries.len()), 0);
+        for (key, entry) in entries {
+            let record = self.load(&conn, entry)?;
+            bytes_in_memory += match &record.body {
                 Body::Bytes(bytes) => bytes.len() as u64,
-                Body::Stored(_) => STORED_BYTES,
+                Body::Stored(_) => BLOB_MEMORY_BYTES,
             };
-            whole.push((key, record));
-            if held >= bytes {
+            records.push((key, record));
+            if bytes_in_memory >= bytes {
                 break;
             }
         }
-        Ok(whole)
+        Ok(records)
     }
 
-    fn whole(&self, reading: &Reading, found: Found) -> Result<Record> {
-        let (mut record, blob) = match found {
-            Found::Above(entry) => resolve(entry, Projection::Full)?
-                .ok_or_else(|| EngineError::Corrupt("a removal among records".into()))?,
-            Found::Below(mut record, home) => {
-                if home > 0 {
-                    record.body = Body::Bytes(reading.body(record.version, home)?);
+    fn load(&self, conn: &PooledConnection, entry: SnapshotEntry) -> Result<Record> {
+        let (mut record, blob) = match entry {
+            SnapshotEntry::InMemtable(entry) => resolve(entry, Projection::Full)?
+                .ok_or_else(|| EngineError::Corrupt("a deletion among live records".into()))?,
+            SnapshotEntry::InDb(mut record, body_ref) => {
+                if body_ref > 0 {
+                    record.body = Body::Bytes(conn.body(record.version, body_ref)?);
                 }
-                (record, (home < 0).then_some(-home))
+                (record, (body_ref < 0).then_some(-body_ref))
             }
         };
         if let Some(id) = blob {
             let missing = || EngineError::Corrupt(format!("blob file {id:016x} is missing"));
-            record.body = Body::Stored(Arc::new(self.reads.blobs.open(id)?.ok_or_else(missing)?));
+            record.body =
+                Body::Stored(Arc::new(self.read_path.blobs.open(id)?.ok_or_else(missing)?));
         }
         Ok(record)
     }
 }
 
-impl Snapshot for Frozen {
+impl Snapshot for SnapshotReader {
     fn scan(
         &mut self,
         start: Bytes,

@@ -1,14 +1,14 @@
-//! Looks at a data directory that nobody uses, without changing it: every checksum, and that all
-//! parts agree.
+//! Offline verification of a data directory: checks every checksum, and that the database, the WAL
+//! and the blob files agree. Modifies nothing.
 
 use super::super::Result;
-use super::blob_files::Blobs;
-use super::database::{self, BLOB_BYTES, Data, body_sum, failed};
-use super::memtable::{Entry, Overlay};
-use super::wal::record::Home;
-use super::wal::recovery;
-use super::wal::segment::Slots;
-use super::{Fatal, lock, writer};
+use super::blob_files::BlobFiles;
+use super::database::{self, BLOB_BYTES_COUNTER, RecordRow, body_checksum};
+use super::memtable::{Memtable, MemtableEntry};
+use super::wal::record::BodyLocation;
+use super::wal::recovery::{self, RecoveryMode};
+use super::wal::segment::SegmentPool;
+use super::{FatalErrorHandler, lock_dir, writer};
 use crate::engine::{EngineError, StoredBody};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -16,146 +16,148 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Problems that are told one by one; of more only their number.
-const TOLD_MAX: usize = 1000;
+/// Problems listed one by one; further ones are only counted.
+const PROBLEMS_LISTED_MAX: usize = 1000;
 
-/// A record as it is found, the newest of its key.
+/// The newest record of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifiedRecord<'r> {
     /// Its key.
     pub key: &'r [u8],
     /// See [`Record::version`](crate::engine::Record::version).
     pub version: u64,
-    /// See [`Record::expires_at`](crate::engine::Record::due).
+    /// See [`Record::expires_at`](crate::engine::Record::expires_at).
     pub expires_at: u64,
-    /// See [`Record::meta`](crate::engine::Record::head).
+    /// See [`Record::meta`](crate::engine::Record::meta).
     pub meta: &'r [u8],
-    /// Bytes of its body.
+    /// Size of its body, in bytes.
     pub body_len: u64,
 }
 
-/// What was looked at, and what is wrong.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct VerifyReport {
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Bytes of their bodies.
+    /// Total size of their bodies, in bytes.
     pub body_bytes: u64,
-    /// Commits' rows that only the log has.
-    pub log_rows: u64,
-    /// Blob files that are named.
+    /// Number of entries that are in the WAL and not yet in the database.
+    pub wal_entries: u64,
+    /// Number of blob files that records refer to.
     pub blobs: u64,
-    /// What is wrong and where, the first thousand.
+    /// The first thousand problems: what is damaged, and where.
     pub problems: Vec<String>,
-    /// How many problems there are.
+    /// Number of problems.
     pub problem_count: u64,
 }
 
 impl VerifyReport {
     /// Adds a problem.
-    pub fn problem(&mut self, what: String) {
+    pub fn add_problem(&mut self, problem: String) {
         self.problem_count += 1;
-        if self.problems.len() < TOLD_MAX {
-            self.problems.push(what);
+        if self.problems.len() < PROBLEMS_LISTED_MAX {
+            self.problems.push(problem);
         }
     }
 }
 
-/// Checks all there is, and hands each record whose parts are sound to `visit`, in key order.
+/// Verifies a data directory and passes each intact record to `visit`, in key order.
 ///
 /// # Errors
-/// When the directory is in use, of another format, or cannot be read. Damage is in the report.
-pub fn check(
+/// When the directory is in use, when its format is unknown, or when it cannot be read. Damage is
+/// in the report instead.
+pub fn verify(
     dir: &Path,
     mut visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
 ) -> Result<VerifyReport> {
     if !database::path(dir).is_file() {
-        let what = format!("there is no steadfast.db in {}", dir.display());
-        return Err(EngineError::Failed(what));
+        let missing = format!("there is no steadfast.db in {}", dir.display());
+        return Err(EngineError::Failed(missing));
     }
-    let _lock = lock(dir)?;
+    let _lock = lock_dir(dir)?;
     let conn = database::open_checked(dir)?;
     let mut report = VerifyReport::default();
-    check_database(&conn, &mut report)?;
-    let mut overlay = Overlay::default();
-    match read_log(&conn, dir, &mut overlay) {
-        Ok(rows) => report.log_rows = rows,
-        Err(EngineError::Corrupt(what)) => report.problem(what),
+    run_integrity_check(&conn, &mut report)?;
+    let mut memtable = Memtable::default();
+    match replay_wal(&conn, dir, &mut memtable) {
+        Ok(entries) => report.wal_entries = entries,
+        Err(EngineError::Corrupt(problem)) => report.add_problem(problem),
         Err(e) => return Err(e),
     }
-    let blobs = Blobs::new(dir, 0, Fatal::new(|_| {}))?;
-    let mut check = Check { conn: &conn, blobs, report, named: BTreeMap::new(), counts: [0; 256] };
-    check.records(&overlay, &mut visit)?;
-    check.bodies()?;
-    check.counts()?;
-    Ok(check.report)
+    let blobs = BlobFiles::new(dir, 0, FatalErrorHandler::new(|_| {}))?;
+    let mut verifier =
+        Verifier { conn: &conn, blobs, report, body_refs: BTreeMap::new(), counts: [0; 256] };
+    verifier.verify_records(&memtable, &mut visit)?;
+    verifier.find_unreferenced()?;
+    verifier.verify_counts()?;
+    Ok(verifier.report)
 }
 
-/// SQLite's own check of its pages and indexes.
-fn check_database(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
-    let mut statement = conn.prepare("PRAGMA integrity_check(100)").map_err(|e| failed(&e))?;
-    let mut rows = statement.query([]).map_err(|e| failed(&e))?;
-    while let Some(row) = rows.next().map_err(|e| failed(&e))? {
-        let said: String = row.get(0).map_err(|e| failed(&e))?;
-        if said != "ok" {
-            report.problem(format!("steadfast.db: {said}"));
+/// Runs SQLite's own check of its pages and indexes.
+fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
+    let mut statement = conn.prepare("PRAGMA integrity_check(100)")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let message: String = row.get(0)?;
+        if message != "ok" {
+            report.add_problem(format!("steadfast.db: {message}"));
         }
     }
     Ok(())
 }
 
-fn read_log(conn: &Connection, dir: &Path, overlay: &mut Overlay) -> Result<u64> {
+fn replay_wal(conn: &Connection, dir: &Path, memtable: &mut Memtable) -> Result<u64> {
     if !dir.join("log").is_dir() {
-        return Err(EngineError::Corrupt("the folder log is missing".into()));
+        return Err(EngineError::Corrupt("the log directory is missing".into()));
     }
-    let mark = database::mark(conn)?;
-    let (_, slots) = Slots::open(dir)?;
-    let mut rows = 0;
-    recovery::recover(slots, mark, recovery::Purpose::Look, |row, segment, bodies| {
-        let (key, entry) = writer::entry(row, segment, bodies, None);
-        overlay.put(key, entry);
-        rows += 1;
+    let position = database::checkpoint_position(conn)?;
+    let (_, files) = SegmentPool::open(dir)?;
+    let mut entries = 0;
+    recovery::recover(files, position, RecoveryMode::ReadOnly, |entry, segment, bodies_offset| {
+        let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
+        memtable.put(key, entry);
+        entries += 1;
     })?;
-    Ok(rows)
+    Ok(entries)
 }
 
-struct Check<'c> {
+/// State of a verification.
+struct Verifier<'c> {
     conn: &'c Connection,
-    blobs: Arc<Blobs>,
+    blobs: Arc<BlobFiles>,
     report: VerifyReport,
-    /// Homes of the database's records, and their versions.
-    named: BTreeMap<i64, u64>,
-    /// Records of the database by first byte.
+    /// References to bodies from the database's records, with the records' versions.
+    body_refs: BTreeMap<i64, u64>,
+    /// Number of records in the database, by first key byte.
     counts: [i64; 256],
 }
 
-impl Check<'_> {
-    /// Every record of the database and of the overlay.
-    fn records(
+impl Verifier<'_> {
+    /// Verifies every record, merging the database and the memtable.
+    fn verify_records(
         &mut self,
-        overlay: &Overlay,
+        memtable: &Memtable,
         visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
     ) -> Result<()> {
         let sql = "SELECT key, due, data FROM heads ORDER BY key";
-        let mut statement = self.conn.prepare(sql).map_err(|e| failed(&e))?;
-        let mut rows = statement.query([]).map_err(|e| failed(&e))?;
-        let mut above = overlay.after(None).peekable();
-        while let Some(row) = rows.next().map_err(|e| failed(&e))? {
-            let columns = columns(row).map_err(|e| failed(&e))?;
-            let (key, expires_at, data) = columns;
-            while let Some((key, entry)) = above.next_if(|(above, _)| above[..] < *key) {
-                self.entry(key, entry, visit);
+        let mut statement = self.conn.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut in_memtable = memtable.after(None).peekable();
+        while let Some(row) = rows.next()? {
+            let (key, expires_at, data) = columns(row)?;
+            while let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] < *key) {
+                self.verify_memtable_entry(key, entry, visit);
             }
-            let below = self.row(key, expires_at, data);
-            if let Some((key, entry)) = above.next_if(|(above, _)| above[..] == *key) {
-                self.entry(key, entry, visit);
-            } else if let Some((data, len)) = below {
-                let Data { version, expires_at, meta, .. } = data;
+            let in_db = self.verify_row(key, expires_at, data);
+            if let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] == *key) {
+                self.verify_memtable_entry(key, entry, visit);
+            } else if let Some((data, len)) = in_db {
+                let RecordRow { version, expires_at, meta, .. } = data;
                 self.visit(VerifiedRecord { key, version, expires_at, meta, body_len: len }, visit);
             }
         }
-        for (key, entry) in above {
-            self.entry(key, entry, visit);
+        for (key, entry) in in_memtable {
+            self.verify_memtable_entry(key, entry, visit);
         }
         Ok(())
     }
@@ -170,129 +172,138 @@ impl Check<'_> {
         visit(record, &mut self.report);
     }
 
-    /// A record of the database, and the length of its body.
-    fn row<'d>(&mut self, key: &[u8], expires_at: i64, data: &'d [u8]) -> Option<(Data<'d>, u64)> {
+    /// Verifies a record of the database and returns it with the size of its body.
+    fn verify_row<'d>(
+        &mut self,
+        key: &[u8],
+        expires_at: i64,
+        data: &'d [u8],
+    ) -> Option<(RecordRow<'d>, u64)> {
         let first = key.first().copied().unwrap_or_default();
         if let Some(count) = self.counts.get_mut(usize::from(first)) {
             *count += 1;
         }
-        let shown = String::from_utf8_lossy(key).into_owned();
-        let Some(data) = Data::decode(key, data) else {
-            self.report.problem(format!("record {shown:?} does not match its checksum"));
+        let name = String::from_utf8_lossy(key).into_owned();
+        let Some(data) = RecordRow::decode(key, data) else {
+            self.report.add_problem(format!("record {name:?} does not match its checksum"));
             return None;
         };
         if data.expires_at.cast_signed() != expires_at {
-            self.report.problem(format!("record {shown:?} is not indexed by when it is due"));
+            self.report
+                .add_problem(format!("record {name:?} has a wrong entry in the expiry index"));
         }
-        if data.home != 0 && self.named.insert(data.home, data.version).is_some() {
-            self.report.problem(format!("record {shown:?} shares its body with another"));
+        if data.body_ref != 0 && self.body_refs.insert(data.body_ref, data.version).is_some() {
+            self.report.add_problem(format!("record {name:?} shares its body with another record"));
         }
-        let len = match data.home {
+        let len = match data.body_ref {
             0 => Ok(0),
-            home if home < 0 => self.blob(-home),
-            home => self.body(home, data.version),
+            body_ref if body_ref < 0 => self.verify_blob(-body_ref),
+            body_ref => self.verify_body(body_ref, data.version),
         };
         match len {
             Ok(len) => Some((data, len)),
-            Err(what) => {
-                self.report.problem(format!("record {shown:?}: {what}"));
+            Err(problem) => {
+                self.report.add_problem(format!("record {name:?}: {problem}"));
                 None
             }
         }
     }
 
-    /// A record that only the log has.
-    fn entry(
+    /// Verifies a record that is only in the WAL.
+    fn verify_memtable_entry(
         &mut self,
         key: &Bytes,
-        entry: &Entry,
+        entry: &MemtableEntry,
         visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
     ) {
-        let len = match (entry.home, &entry.place) {
-            (Home::Removed, _) => return,
-            (Home::Inline { len, sum, .. }, Some((segment, at))) => {
-                let read = recovery::body(segment, *at, len, entry.version, sum);
+        let len = match (entry.location, &entry.body_at) {
+            (BodyLocation::Removed, _) => return,
+            (BodyLocation::Inline { len, checksum, .. }, Some((segment, at))) => {
+                let read = recovery::read_body(segment, *at, len, entry.version, checksum);
                 read.map(|bytes| bytes.len() as u64).map_err(|e| e.to_string())
             }
-            (Home::Blob { id, .. }, _) => self.blob(id),
-            (Home::Empty | Home::Inline { .. }, _) => Ok(0),
+            (BodyLocation::Blob { id, .. }, _) => self.verify_blob(id),
+            (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => Ok(0),
         };
         match len {
             Ok(body_len) => {
-                let Entry { version, expires_at, ref meta, .. } = *entry;
+                let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
                 self.visit(VerifiedRecord { key, version, expires_at, meta, body_len }, visit);
             }
-            Err(what) => {
-                let shown = String::from_utf8_lossy(key);
-                self.report.problem(format!("record {shown:?}: {what}"));
+            Err(problem) => {
+                let name = String::from_utf8_lossy(key);
+                self.report.add_problem(format!("record {name:?}: {problem}"));
             }
         }
     }
 
-    /// The length of a body in the database, if it matches its checksum.
-    fn body(&self, home: i64, version: u64) -> std::result::Result<u64, String> {
+    /// Verifies a body in the database and returns its size.
+    fn verify_body(&self, body_ref: i64, version: u64) -> std::result::Result<u64, String> {
         let sql = "SELECT sum, body FROM bodies WHERE id = ?1";
         let mut statement = self.conn.prepare_cached(sql).map_err(|e| e.to_string())?;
         let read = |row: &Row<'_>| {
             let (sum, body): (i64, _) = (row.get(0)?, row.get_ref(1)?.as_blob()?);
-            Ok((i64::from(body_sum(version, body)) == sum, body.len() as u64))
+            Ok((i64::from(body_checksum(version, body)) == sum, body.len() as u64))
         };
-        match statement.query_row(params![home], read).optional() {
+        match statement.query_row(params![body_ref], read).optional() {
             Ok(Some((true, len))) => Ok(len),
-            Ok(Some((false, _))) => Err(format!("body {home} does not match its checksum")),
-            Ok(None) => Err(format!("body {home} is missing")),
-            Err(e) => Err(format!("body {home}: {e}")),
+            Ok(Some((false, _))) => Err(format!("body {body_ref} does not match its checksum")),
+            Ok(None) => Err(format!("body {body_ref} is missing")),
+            Err(e) => Err(format!("body {body_ref}: {e}")),
         }
     }
 
-    /// The length of a blob, if all of its blocks match their checksums.
-    fn blob(&mut self, id: i64) -> std::result::Result<u64, String> {
+    /// Verifies all blocks of a blob file and returns the size of its body.
+    fn verify_blob(&mut self, id: i64) -> std::result::Result<u64, String> {
         self.report.blobs += 1;
         let blob = self.blobs.open(id).map_err(|e| e.to_string())?;
         let blob = blob.ok_or_else(|| format!("blob file {id:016x} is missing"))?;
-        blob.verify().map_err(|what| format!("blob file {id:016x}: {what}"))?;
+        blob.verify().map_err(|problem| format!("blob file {id:016x}: {problem}"))?;
         Ok(blob.len())
     }
 
-    /// Bodies and blobs that no record of the database names.
-    fn bodies(&mut self) -> Result<()> {
+    /// Finds bodies and blobs that no record of the database refers to.
+    fn find_unreferenced(&mut self) -> Result<()> {
         let ids = |sql: &str| -> rusqlite::Result<BTreeSet<i64>> {
             let mut statement = self.conn.prepare(sql)?;
             statement.query_map([], |row| row.get(0))?.collect()
         };
-        let bodies = ids("SELECT id FROM bodies").map_err(|e| failed(&e))?;
-        let blobs = ids("SELECT -id FROM blobs").map_err(|e| failed(&e))?;
-        for home in bodies.iter().chain(&blobs).filter(|home| !self.named.contains_key(home)) {
-            let what = if *home > 0 { "body" } else { "blob" };
-            self.report.problem(format!("{what} {} belongs to no record", home.abs()));
+        let bodies = ids("SELECT id FROM bodies")?;
+        let blobs = ids("SELECT -id FROM blobs")?;
+        for body_ref in bodies.iter().chain(&blobs).filter(|id| !self.body_refs.contains_key(id)) {
+            let kind = if *body_ref > 0 { "body" } else { "blob" };
+            self.report.add_problem(format!("{kind} {} belongs to no record", body_ref.abs()));
         }
-        let unlisted: Vec<i64> =
-            self.named.keys().filter(|home| **home < 0 && !blobs.contains(home)).copied().collect();
-        for home in unlisted {
-            self.report.problem(format!("blob {} is not listed", -home));
+        let blob_refs = self.body_refs.keys().filter(|body_ref| **body_ref < 0);
+        let unlisted: Vec<i64> = blob_refs.filter(|id| !blobs.contains(id)).copied().collect();
+        for body_ref in unlisted {
+            self.report.add_problem(format!("blob {} is not in the table of blobs", -body_ref));
         }
         Ok(())
     }
 
-    /// The counts that the database keeps.
-    fn counts(&mut self) -> Result<()> {
+    /// Compares the stored record counts with the records.
+    fn verify_counts(&mut self) -> Result<()> {
         let sql = "SELECT first, n FROM counts";
-        let mut statement = self.conn.prepare(sql).map_err(|e| failed(&e))?;
+        let mut statement = self.conn.prepare(sql)?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
-        let kept: rusqlite::Result<BTreeMap<i64, i64>> = rows.map_err(|e| failed(&e))?.collect();
-        let kept = kept.map_err(|e| failed(&e))?;
+        let stored: rusqlite::Result<BTreeMap<i64, i64>> = rows?.collect();
+        let stored = stored?;
         for (first, found) in (0_i64..).zip(self.counts) {
-            let kept = kept.get(&first).copied().unwrap_or(0);
-            if kept != found {
+            let stored = stored.get(&first).copied().unwrap_or(0);
+            if stored != found {
                 let byte = u8::try_from(first).unwrap_or_default().escape_ascii();
-                let what = format!("{found} records begin with '{byte}', and the count is {kept}");
-                self.report.problem(what);
+                self.report.add_problem(format!(
+                    "{found} records start with '{byte}', but the stored count is {stored}"
+                ));
             }
         }
         let sql = "SELECT coalesce(sum(size), 0) FROM blobs";
-        let sizes: i64 = self.conn.query_row(sql, [], |row| row.get(0)).map_err(|e| failed(&e))?;
-        if kept.get(&BLOB_BYTES).copied().unwrap_or(0) != sizes {
-            self.report.problem(format!("blobs have {sizes} bytes, and the count differs"));
+        let found: i64 = self.conn.query_row(sql, [], |row| row.get(0))?;
+        let stored = stored.get(&BLOB_BYTES_COUNTER).copied().unwrap_or(0);
+        if stored != found {
+            let problem = format!("blobs have {found} bytes, but the stored count is {stored}");
+            self.report.add_problem(problem);
         }
         Ok(())
     }

@@ -1,15 +1,14 @@
-//! The one writer: a thread that takes all commits that wait, checks each against the state its
-//! predecessors leave, writes those that hold into the log as one frame, syncs once, shows them to
-//! readers, and answers.
+//! The writer thread: commits in groups. For each group it checks the preconditions in order,
+//! appends one WAL record, fsyncs it, publishes the mutations to readers, and replies.
 
 use super::super::{Body, Commit, EngineError, Mutation, Outcome, Precondition, Record, Result};
-use super::blob_files::{Blob, io_failed};
-use super::connection_pool::Readers;
-use super::maintenance::Chore;
-use super::memtable::Entry;
-use super::wal::record::{Builder, Header, Home, Placed, Row};
+use super::blob_files::{Blob, io_error};
+use super::connection_pool::ConnectionPool;
+use super::maintenance::MaintenanceTask;
+use super::memtable::MemtableEntry;
+use super::wal::record::{BodyLocation, NewBody, RecordBuilder, RecordHeader, WalEntry};
 use super::wal::segment::{SEGMENT_BYTES, Segment};
-use super::{Boundary, Fatal, Shared};
+use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
@@ -19,73 +18,73 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// Commits in one group at most.
+/// Maximum number of commits in a group.
 const GROUP_COMMITS_MAX: usize = 1024;
-/// Bytes in one group at most; a larger commit is a group by itself.
+/// Maximum size of a group, in bytes; a larger commit forms a group of its own.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
-/// Versions kept of records that commits demand, such as those of stores.
-const KNOWN_MAX: usize = 4096;
-/// A frame's buffer is kept for the next up to this size.
-const BUFFER_KEPT: usize = 8 << 20;
+/// Maximum number of versions cached for preconditions.
+const KNOWN_VERSIONS_MAX: usize = 4096;
+/// Maximum size of the record buffer kept for reuse, in bytes.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
 
-/// A commit and where its answer goes.
-pub(super) struct Job {
+/// A commit and the channel for its reply.
+pub(super) struct QueuedCommit {
     pub(super) commit: Commit,
     pub(super) reply: oneshot::Sender<Result<Outcome>>,
 }
 
-/// What the writer is asked to do.
-pub(super) enum Task {
-    /// Mutation a commit.
-    Commit(Job),
-    /// Go on in a new segment, so that the one that is written to can be folded.
-    Rotate,
+/// A command to the writer thread.
+pub(super) enum WriterCommand {
+    /// Commit a set of mutations.
+    Commit(QueuedCommit),
+    /// Continue in a new segment, so that the active one can be checkpointed.
+    RotateSegment,
 }
 
-/// What the writer thread owns.
+/// The writer thread's state.
 pub(super) struct Writer {
-    pub(super) tasks: Receiver<Task>,
-    pub(super) keeper: SyncSender<Chore>,
+    pub(super) commands: Receiver<WriterCommand>,
+    pub(super) maintenance: SyncSender<MaintenanceTask>,
     pub(super) shared: Arc<Shared>,
-    pub(super) readers: Arc<Readers>,
-    pub(super) fatal: Fatal,
+    pub(super) pool: Arc<ConnectionPool>,
+    pub(super) fatal: FatalErrorHandler,
     pub(super) salt: u32,
     pub(super) last_version: u64,
-    /// The number of the next segment.
+    /// Sequence number of the next segment.
     pub(super) next_seq: u64,
-    /// The segment that is written to, and how far.
+    /// The active segment and the offset of its end.
     pub(super) active: Option<(Arc<Segment>, u64)>,
     pub(super) scratch: Scratch,
 }
 
-/// What is made anew for each group, in memory that is not.
+/// Buffers reused from group to group.
 #[derive(Default)]
 pub(super) struct Scratch {
-    builder: Builder,
+    builder: RecordBuilder,
     buffer: Vec<u8>,
-    /// Versions that commits of the group leave; 0 for no record.
-    pending: HashMap<Bytes, u64>,
-    /// Versions of records that were demanded lately.
-    known: HashMap<Bytes, u64>,
+    /// Versions of the keys written by the current group; 0 for a deleted record.
+    pending_versions: HashMap<Bytes, u64>,
+    /// Current versions of keys recently named in preconditions.
+    known_versions: HashMap<Bytes, u64>,
 }
 
-/// A group that was checked: the outcomes, and the rows to be written.
-struct Checked {
+/// The result of checking a group: the outcomes, and the entries to write.
+struct EvaluatedGroup {
     outcomes: Vec<Result<Outcome>>,
-    rows: Vec<(Row, Option<bool>)>,
+    entries: Vec<(WalEntry, Option<bool>)>,
     last: u64,
-    written: bool,
+    any_committed: bool,
 }
 
 impl Writer {
-    /// Serves until every sender is gone; answers where the log ends.
-    pub(super) fn run(mut self) -> Boundary {
-        while let Ok(task) = self.tasks.recv() {
-            let rotate = match task {
-                Task::Rotate => true,
-                Task::Commit(first) => {
-                    let (jobs, rotate) = self.gather(first);
-                    self.group(jobs);
+    /// Runs until every sender is dropped; returns the end of the WAL.
+    pub(super) fn run(mut self) -> WalPosition {
+        while let Ok(command) = self.commands.recv() {
+            let rotate = match command {
+                WriterCommand::RotateSegment => true,
+                WriterCommand::Commit(first) => {
+                    let (group, rotate) = self.collect_group(first);
+                    self.commit_group(group);
                     rotate
                 }
             };
@@ -94,98 +93,100 @@ impl Writer {
             }
         }
         self.rotate();
-        self.shared.boundary()
+        self.shared.wal_position()
     }
 
-    /// Ends the segment that is written to.
+    /// Closes the active segment.
     fn rotate(&mut self) {
         self.active = None;
-        self.shared.set_boundary(Boundary { version: self.last_version, seq: self.next_seq });
+        self.shared
+            .set_wal_position(WalPosition { version: self.last_version, seq: self.next_seq });
     }
 
-    /// All that waits, up to a group's bounds; and whether to go on in a new segment after it.
-    fn gather(&self, first: Job) -> (Vec<Job>, bool) {
-        let mut bytes = size(&first.commit);
-        let mut jobs = vec![first];
-        while jobs.len() < GROUP_COMMITS_MAX && bytes < GROUP_BYTES_MAX {
-            match self.tasks.try_recv() {
-                Ok(Task::Commit(job)) => {
-                    bytes += size(&job.commit);
-                    jobs.push(job);
+    /// Takes queued commits up to the group limits. The flag says whether to rotate the segment
+    /// after the group.
+    fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, bool) {
+        let mut bytes = commit_bytes(&first.commit);
+        let mut group = vec![first];
+        while group.len() < GROUP_COMMITS_MAX && bytes < GROUP_BYTES_MAX {
+            match self.commands.try_recv() {
+                Ok(WriterCommand::Commit(queued)) => {
+                    bytes += commit_bytes(&queued.commit);
+                    group.push(queued);
                 }
-                Ok(Task::Rotate) => return (jobs, true),
+                Ok(WriterCommand::RotateSegment) => return (group, true),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        (jobs, false)
+        (group, false)
     }
 
-    /// One frame, one sync, then the answers.
-    fn group(&mut self, jobs: Vec<Job>) {
-        let answer = |jobs: Vec<Job>, outcomes: Vec<Result<Outcome>>| {
-            for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                let _ = job.reply.send(outcome);
+    /// Commits a group: one WAL record, one fsync, then the replies.
+    fn commit_group(&mut self, group: Vec<QueuedCommit>) {
+        let reply_all = |group: Vec<QueuedCommit>, outcomes: Vec<Result<Outcome>>| {
+            for (queued, outcome) in group.into_iter().zip(outcomes) {
+                let _ = queued.reply.send(outcome);
             }
         };
-        let refuse = |jobs: Vec<Job>, e: &EngineError| {
-            tracing::error!(error = %e, "a group of commits was not written");
-            for job in jobs {
-                let _ = job.reply.send(Err(e.clone()));
+        let fail_all = |group: Vec<QueuedCommit>, e: &EngineError| {
+            tracing::error!(error = %e, "group commit failed");
+            for queued in group {
+                let _ = queued.reply.send(Err(e.clone()));
             }
         };
-        if self.shared.pressure.full(&self.shared) {
-            // All there is can be folded then, this segment too.
+        if self.shared.backpressure.should_stall(&self.shared) {
+            // Rotate, so that the active segment can be checkpointed as well.
             self.rotate();
-            if let Err(e) = self.shared.pressure.wait(&self.shared) {
-                return refuse(jobs, &e);
+            if let Err(e) = self.shared.backpressure.wait(&self.shared) {
+                return fail_all(group, &e);
             }
         }
-        let checked = self.check(&jobs);
-        if !checked.written {
-            self.count(&jobs, &checked.outcomes);
-            return answer(jobs, checked.outcomes);
+        let evaluated = self.evaluate(&group);
+        if !evaluated.any_committed {
+            self.count_outcomes(&group, &evaluated.outcomes);
+            return reply_all(group, evaluated.outcomes);
         }
-        match self.append(checked.last) {
-            Ok((segment, bodies)) => {
-                self.last_version = checked.last;
-                let renewed = self.renewed(&jobs, &checked);
-                self.remember();
-                self.publish(&jobs, checked.rows, &segment, bodies);
-                for (key, record) in renewed {
-                    self.shared.cache.renew(key, record);
+        match self.append_record(evaluated.last) {
+            Ok((segment, bodies_offset)) => {
+                self.last_version = evaluated.last;
+                let refreshed = self.refreshed_records(&group, &evaluated);
+                self.update_known_versions();
+                self.publish(&group, evaluated.entries, &segment, bodies_offset);
+                for (key, record) in refreshed {
+                    self.shared.cache.refresh(key, record);
                 }
-                self.count(&jobs, &checked.outcomes);
-                answer(jobs, checked.outcomes);
+                self.count_outcomes(&group, &evaluated.outcomes);
+                reply_all(group, evaluated.outcomes);
             }
             Err(e) => {
-                self.scratch.builder = Builder::default();
-                self.scratch.pending.clear();
-                refuse(jobs, &e);
+                self.scratch.builder = RecordBuilder::default();
+                self.scratch.pending_versions.clear();
+                fail_all(group, &e);
             }
         }
     }
 
-    /// Decides every commit of a group, and builds the frame of those that hold.
-    fn check(&mut self, jobs: &[Job]) -> Checked {
-        let mut checked = Checked {
-            outcomes: Vec::with_capacity(jobs.len()),
-            rows: Vec::with_capacity(jobs.len()),
+    /// Checks each commit of a group and adds the successful ones to the WAL record.
+    fn evaluate(&mut self, group: &[QueuedCommit]) -> EvaluatedGroup {
+        let mut evaluated = EvaluatedGroup {
+            outcomes: Vec::with_capacity(group.len()),
+            entries: Vec::with_capacity(group.len()),
             last: self.last_version,
-            written: false,
+            any_committed: false,
         };
-        for Job { commit, .. } in jobs {
-            let held = self.hold(&commit.preconditions).and_then(|held| {
-                if held { self.place(commit, &mut checked) } else { Ok(Outcome::Conflict) }
+        for QueuedCommit { commit, .. } in group {
+            let outcome = self.preconditions_hold(&commit.preconditions).and_then(|hold| {
+                if hold { self.apply(commit, &mut evaluated) } else { Ok(Outcome::Conflict) }
             });
-            checked.written |= matches!(held, Ok(Outcome::Committed(_)));
-            checked.outcomes.push(held);
+            evaluated.any_committed |= matches!(outcome, Ok(Outcome::Committed(_)));
+            evaluated.outcomes.push(outcome);
         }
-        checked
+        evaluated
     }
 
-    fn hold(&mut self, preconditions: &[Precondition]) -> Result<bool> {
+    fn preconditions_hold(&mut self, preconditions: &[Precondition]) -> Result<bool> {
         for Precondition { key, version } in preconditions {
-            let current = match self.scratch.pending.get(key) {
+            let current = match self.scratch.pending_versions.get(key) {
                 Some(version) => *version,
                 None => self.version(key)?,
             };
@@ -196,221 +197,227 @@ impl Writer {
         Ok(true)
     }
 
-    /// The version of a record before the group; 0 when there is none.
+    /// Returns the version of a record before the group; 0 when there is none.
     fn version(&mut self, key: &Bytes) -> Result<u64> {
-        if let Some(version) = self.scratch.known.get(key) {
+        if let Some(version) = self.scratch.known_versions.get(key) {
             return Ok(*version);
         }
-        let above = self.shared.overlay().get(key).map(|entry| (entry.live(), entry.version));
-        let version = match above {
-            Some((live, version)) => {
-                if live {
-                    version
-                } else {
-                    0
-                }
-            }
-            None => self.readers.version(key)?,
+        let in_memtable =
+            self.shared.memtable().get(key).map(|entry| (entry.is_live(), entry.version));
+        let version = match in_memtable {
+            Some((true, version)) => version,
+            Some((false, _)) => 0,
+            None => self.pool.version(key)?,
         };
-        if self.scratch.known.len() >= KNOWN_MAX {
-            self.scratch.known.clear();
+        if self.scratch.known_versions.len() >= KNOWN_VERSIONS_MAX {
+            self.scratch.known_versions.clear();
         }
-        self.scratch.known.insert(key.clone(), version);
+        self.scratch.known_versions.insert(key.clone(), version);
         Ok(version)
     }
 
-    /// Adds a commit that holds to the frame.
-    fn place(&mut self, commit: &Commit, checked: &mut Checked) -> Result<Outcome> {
-        let version = commit.version_min.max(checked.last + 1);
-        let mut staged = Vec::with_capacity(commit.mutations.len());
+    /// Adds a commit whose preconditions hold to the WAL record.
+    fn apply(&mut self, commit: &Commit, evaluated: &mut EvaluatedGroup) -> Result<Outcome> {
+        let version = commit.version_min.max(evaluated.last + 1);
+        let mut bodies = Vec::with_capacity(commit.mutations.len());
         for Mutation { record, .. } in &commit.mutations {
-            staged.push(match record.as_ref().map(|record| &record.body) {
-                None => Placed::Removed,
-                Some(Body::Bytes(bytes)) => Placed::Bytes(bytes),
+            bodies.push(match record.as_ref().map(|record| &record.body) {
+                None => NewBody::Removed,
+                Some(Body::Bytes(bytes)) => NewBody::Bytes(bytes),
                 Some(Body::Stored(stored)) => {
                     let blob = stored.as_any().downcast_ref::<Blob>();
-                    let foreign = || EngineError::Failed("a stored body of another engine".into());
+                    let foreign =
+                        || EngineError::Failed("the stored body belongs to another engine".into());
                     let blob = blob.ok_or_else(foreign)?;
-                    Placed::Blob { id: blob.id(), len: stored.len() }
+                    NewBody::Blob { id: blob.id(), len: stored.len() }
                 }
             });
         }
-        for (Mutation { key, record }, body) in commit.mutations.iter().zip(staged) {
+        for (Mutation { key, record }, body) in commit.mutations.iter().zip(bodies) {
             let (expires_at, meta) = match record {
                 Some(record) => (record.expires_at, record.meta.clone()),
                 None => (0, Bytes::new()),
             };
-            let named = record.is_some().then_some((expires_at, &meta[..]));
-            let home = self.scratch.builder.push(key, version, named, body);
-            let expected =
-                commit.preconditions.iter().find(|preconditions| preconditions.key == *key);
-            let below = expected.map(|preconditions| preconditions.version != 0);
-            // A copy, so that the entry does not keep a larger buffer alive.
-            let kept = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
-            let row = Row { key: kept(key), version, expires_at, meta: kept(&meta), home };
-            let live = if record.is_some() { version } else { 0 };
-            self.scratch.pending.insert(row.key.clone(), live);
-            checked.rows.push((row, below));
+            let expiry_and_meta = record.is_some().then_some((expires_at, &meta[..]));
+            let location = self.scratch.builder.push(key, version, expiry_and_meta, body);
+            let expected = commit.preconditions.iter().find(|expected| expected.key == *key);
+            let in_db = expected.map(|expected| expected.version != 0);
+            // Copies, so that the entry does not keep a larger buffer alive.
+            let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+            let entry =
+                WalEntry { key: copy(key), version, expires_at, meta: copy(&meta), location };
+            let current = if record.is_some() { version } else { 0 };
+            self.scratch.pending_versions.insert(entry.key.clone(), current);
+            evaluated.entries.push((entry, in_db));
         }
-        checked.last = version;
+        evaluated.last = version;
         Ok(Outcome::Committed(version))
     }
 
-    /// Writes and syncs the frame; answers its segment and where its bodies begin.
-    fn append(&mut self, last: u64) -> Result<(Arc<Segment>, u64)> {
-        let len = self.scratch.builder.frame_len();
-        let (segment, at) = self.room(len)?;
-        let numbers = (segment.seq, self.last_version, last);
+    /// Writes the WAL record and fsyncs it. Returns its segment and the offset of its bodies
+    /// section.
+    fn append_record(&mut self, last: u64) -> Result<(Arc<Segment>, u64)> {
+        let len = self.scratch.builder.disk_len();
+        let (segment, at) = self.segment_with_room(len)?;
+        let sequence = (segment.seq, self.last_version, last);
         let Scratch { builder, buffer, .. } = &mut self.scratch;
-        let header: Header = builder.finish(self.salt, numbers, buffer)?;
+        let header: RecordHeader = builder.finish(self.salt, sequence, buffer)?;
         let written = segment.file().write_all_at(buffer, at);
-        if buffer.capacity() > BUFFER_KEPT {
+        if buffer.capacity() > BUFFER_BYTES_MAX {
             *buffer = Vec::new();
         }
         if let Err(e) = written {
-            let failed = io_failed("write the log", &e);
-            if !matches!(failed, EngineError::Full(_)) {
+            let error = io_error("write the WAL", &e);
+            if !matches!(error, EngineError::Full(_)) {
                 self.fatal.stop(&format!("could not make a commit durable: {e}"));
             }
-            // What was written in part matches no checksum, and the next frame takes its place.
-            return Err(failed);
+            // A partially written record matches no checksum; the next record overwrites it.
+            return Err(error);
         }
         let start = Instant::now();
         if let Err(e) = segment.file().sync_data() {
-            // Nobody knows what reached the disk: no answer is honest, and a retry may pretend.
+            // After a failed fsync the state on disk is unknown, and a retry could report a false
+            // success.
             self.fatal.stop(&format!("could not make a commit durable: {e}"));
-            return Err(io_failed("sync the log", &e));
+            return Err(io_error("fsync the WAL", &e));
         }
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.shared.figures.sync_micros.fetch_add(micros, Ordering::Relaxed);
-        self.shared.figures.groups.fetch_add(1, Ordering::Relaxed);
-        let bodies = at + header.bodies_at();
+        self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
+        self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
+        let bodies_offset = at + header.bodies_offset();
         self.active = Some((segment.clone(), at + len));
-        Ok((segment, bodies))
+        Ok((segment, bodies_offset))
     }
 
-    /// A segment with room for a frame, and the place in it.
-    fn room(&mut self, len: u64) -> Result<(Arc<Segment>, u64)> {
+    /// Returns a segment with room for `len` bytes, and the offset to write at.
+    fn segment_with_room(&mut self, len: u64) -> Result<(Arc<Segment>, u64)> {
         if let Some((segment, at)) = &self.active {
             let fits = *at == 0 || at + len <= SEGMENT_BYTES;
-            // One that was made in haste is left as soon as a better one waits.
-            if fits && (segment.filled() || !self.shared.slots.has_filled()) {
+            // Leaves a segment that is not preallocated as soon as a preallocated one is free.
+            if fits && (segment.preallocated() || !self.shared.segments.has_preallocated()) {
                 return Ok((segment.clone(), *at));
             }
         }
-        let segment = self.shared.slots.begin(self.next_seq)?;
+        let segment = self.shared.segments.allocate(self.next_seq)?;
         self.rotate();
         self.next_seq += 1;
         self.active = Some((segment.clone(), 0));
-        let _ = self.keeper.try_send(Chore::Prepare);
+        let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         Ok((segment, 0))
     }
 
-    /// Takes the group's versions over into those that are known.
-    fn remember(&mut self) {
-        let Scratch { pending, known, .. } = &mut self.scratch;
-        for (key, version) in pending.drain() {
-            if let Some(known) = known.get_mut(&key) {
+    /// Moves the group's versions into the cache of known versions.
+    fn update_known_versions(&mut self) {
+        let Scratch { pending_versions, known_versions, .. } = &mut self.scratch;
+        for (key, version) in pending_versions.drain() {
+            if let Some(known) = known_versions.get_mut(&key) {
                 *known = version;
             }
         }
     }
 
-    /// Shows a durable group to readers, all of it at once.
+    /// Makes a durable group visible to readers, atomically.
     fn publish(
         &self,
-        jobs: &[Job],
-        rows: Vec<(Row, Option<bool>)>,
+        group: &[QueuedCommit],
+        entries: Vec<(WalEntry, Option<bool>)>,
         segment: &Arc<Segment>,
-        bodies: u64,
+        bodies_offset: u64,
     ) {
-        let slots = self.shared.cache.begin(rows.iter().map(|(row, _)| &row.key));
-        let mut dropped = Vec::new();
+        let stripes = self.shared.cache.begin_write(entries.iter().map(|(entry, _)| &entry.key));
+        let mut replaced = Vec::new();
         {
-            let mut overlay = self.shared.overlay_mut();
-            for (row, below) in rows {
-                let (key, entry) = entry(row, segment, bodies, below);
-                dropped.extend(overlay.put(key, entry).blob);
+            let mut memtable = self.shared.memtable_mut();
+            for (entry, in_db) in entries {
+                let (key, entry) = memtable_entry(entry, segment, bodies_offset, in_db);
+                replaced.extend(memtable.put(key, entry));
             }
         }
-        self.shared.cache.end(&slots);
-        for write in jobs.iter().flat_map(|job| &job.commit.mutations) {
-            if let Some(blob) = staged_blob(write)
-                && self.names(&write.key, blob)
+        self.shared.cache.end_write(&stripes);
+        for mutation in group.iter().flat_map(|queued| &queued.commit.mutations) {
+            if let Some(blob) = staged_blob(mutation)
+                && self.is_referenced(&mutation.key, blob)
             {
                 blob.set_committed();
             }
         }
-        for id in dropped {
-            let _ = self.keeper.send(Chore::Unlink(id));
+        for id in replaced {
+            let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
         }
     }
 
-    /// What a group leaves of the records that are cached.
-    fn renewed(&self, jobs: &[Job], checked: &Checked) -> Vec<(Bytes, Record)> {
-        let written = jobs.iter().zip(&checked.outcomes);
-        let written = written.filter(|(_, outcome)| matches!(outcome, Ok(Outcome::Committed(_))));
-        // Each write of these has its row, in their order.
-        let writes = written.flat_map(|(job, _)| &job.commit.mutations);
-        let renewed = checked.rows.iter().zip(writes).filter_map(|((row, _), write)| {
-            debug_assert_eq!(row.key, write.key);
-            let newest = self.scratch.pending.get(&row.key).copied()?;
-            let record = self.shared.cache.renewed(row, write, newest)?;
-            Some((row.key.clone(), record))
-        });
-        renewed.collect()
+    /// Returns the records of the group that replace cached ones.
+    fn refreshed_records(
+        &self,
+        group: &[QueuedCommit],
+        evaluated: &EvaluatedGroup,
+    ) -> Vec<(Bytes, Record)> {
+        let committed = group.iter().zip(&evaluated.outcomes);
+        let committed =
+            committed.filter(|(_, outcome)| matches!(outcome, Ok(Outcome::Committed(_))));
+        // Entries and mutations correspond one to one, in order.
+        let mutations = committed.flat_map(|(queued, _)| &queued.commit.mutations);
+        let refreshed =
+            evaluated.entries.iter().zip(mutations).filter_map(|((entry, _), mutation)| {
+                debug_assert_eq!(entry.key, mutation.key);
+                let newest = self.scratch.pending_versions.get(&entry.key).copied()?;
+                let record = self.shared.cache.refreshed_record(entry, mutation, newest)?;
+                Some((entry.key.clone(), record))
+            });
+        refreshed.collect()
     }
 
-    /// Whether the commit of a write was made, as its blob is now named or was just replaced.
-    fn names(&self, key: &Bytes, blob: &Blob) -> bool {
-        match self.shared.overlay().get(key).map(|entry| entry.home) {
-            Some(Home::Blob { id, .. }) => id == blob.id(),
+    /// Returns whether the record of `key` refers to `blob`: not when its commit conflicted, or a
+    /// later one of the group replaced it.
+    fn is_referenced(&self, key: &Bytes, blob: &Blob) -> bool {
+        match self.shared.memtable().get(key).map(|entry| entry.location) {
+            Some(BodyLocation::Blob { id, .. }) => id == blob.id(),
             _ => false,
         }
     }
 
-    fn count(&self, jobs: &[Job], outcomes: &[Result<Outcome>]) {
-        debug_assert_eq!(jobs.len(), outcomes.len());
-        let of = |wanted: fn(&Outcome) -> bool| {
-            outcomes.iter().flatten().filter(|outcome| wanted(outcome)).count() as u64
+    fn count_outcomes(&self, group: &[QueuedCommit], outcomes: &[Result<Outcome>]) {
+        debug_assert_eq!(group.len(), outcomes.len());
+        let count = |matches: fn(&Outcome) -> bool| {
+            outcomes.iter().flatten().filter(|outcome| matches(outcome)).count() as u64
         };
-        let figures = &self.shared.figures;
-        let conflicts = of(|outcome| *outcome == Outcome::Conflict);
-        figures.conflicts.fetch_add(conflicts, Ordering::Relaxed);
-        let written = of(|outcome| *outcome != Outcome::Conflict);
-        figures.commits.fetch_add(written, Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        let conflicts = count(|outcome| *outcome == Outcome::Conflict);
+        counters.conflicts.fetch_add(conflicts, Ordering::Relaxed);
+        let committed = count(|outcome| *outcome != Outcome::Conflict);
+        counters.commits.fetch_add(committed, Ordering::Relaxed);
     }
 }
 
-/// The overlay's entry for a row of the log.
-pub(super) fn entry(
-    row: Row,
+/// Converts a WAL entry into a memtable entry.
+pub(super) fn memtable_entry(
+    entry: WalEntry,
     segment: &Arc<Segment>,
-    bodies: u64,
-    below: Option<bool>,
-) -> (Bytes, Entry) {
-    let place = match row.home {
-        Home::Inline { at, .. } => Some((segment.clone(), bodies + at)),
-        Home::Removed | Home::Empty | Home::Blob { .. } => None,
+    bodies_offset: u64,
+    in_db: Option<bool>,
+) -> (Bytes, MemtableEntry) {
+    let body_at = match entry.location {
+        BodyLocation::Inline { at, .. } => Some((segment.clone(), bodies_offset + at)),
+        BodyLocation::Removed | BodyLocation::Empty | BodyLocation::Blob { .. } => None,
     };
-    let Row { key, version, expires_at, meta, home } = row;
-    (key, Entry { version, expires_at, meta, home, place, below })
+    let WalEntry { key, version, expires_at, meta, location } = entry;
+    (key, MemtableEntry { version, expires_at, meta, location, body_at, in_db })
 }
 
-fn size(commit: &Commit) -> u64 {
-    let write = |write: &Mutation| {
-        let body = write.record.as_ref().map(|record| &record.body);
+fn commit_bytes(commit: &Commit) -> u64 {
+    let mutation_bytes = |mutation: &Mutation| {
+        let body = mutation.record.as_ref().map(|record| &record.body);
         let body = body.map_or(0, |body| match body {
             Body::Bytes(bytes) => bytes.len() as u64,
             Body::Stored(_) => 0,
         });
-        write.key.len() as u64 + body
+        mutation.key.len() as u64 + body
     };
-    commit.mutations.iter().map(write).sum()
+    commit.mutations.iter().map(mutation_bytes).sum()
 }
 
-fn staged_blob(write: &Mutation) -> Option<&Blob> {
-    match &write.record.as_ref()?.body {
+fn staged_blob(mutation: &Mutation) -> Option<&Blob> {
+    match &mutation.record.as_ref()?.body {
         Body::Stored(stored) => stored.as_any().downcast_ref(),
         Body::Bytes(_) => None,
     }

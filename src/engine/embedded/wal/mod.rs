@@ -1,4 +1,5 @@
-//! The write-ahead log: the layout of its records, its segment files, and recovery.
+//! The write-ahead log (WAL): record layout, segment files, and recovery. docs/format.md describes
+//! the layout, docs/durability.md the guarantees.
 
 pub(super) mod record;
 pub(super) mod recovery;

@@ -1,14 +1,14 @@
-//! Reading the commit log at the start.
+//! WAL recovery: reads the segments on open and replays the commits that the database lacks.
 //!
-//! A frame is written only after the one before it was synced, and each names the last version
-//! before it. So a crash can tear the last frame alone, which nobody was told of, and that one is
-//! dropped. Anything else that does not fit is damage to what was acknowledged, and is reported.
+//! A record is written only after the previous one was fsynced, and names the version before it. A
+//! crash can therefore tear only the last record, which was never acknowledged; recovery discards
+//! it. Any other gap is damage to acknowledged commits and fails the recovery.
 
-use super::super::blob_files::io_failed;
-use super::super::database::{CheckpointPosition, body_sum};
+use super::super::blob_files::io_error;
+use super::super::database::{CheckpointPosition, body_checksum};
 use super::super::{EngineError, Result};
-use super::record::{self, HEADER, Header, PAGE, Row};
-use super::segment::{Segment, Slot};
+use super::record::{self, HEADER_BYTES, PAGE_BYTES, RecordHeader, WalEntry};
+use super::segment::{Segment, SegmentFile};
 use bytes::Bytes;
 use std::fs;
 use std::io;
@@ -16,34 +16,36 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What the log was found to hold.
-pub(in crate::engine::embedded) struct Recovered {
-    /// Segments with frames, the oldest first.
-    pub(in crate::engine::embedded) live: Vec<Arc<Segment>>,
-    /// Slots without.
-    pub(in crate::engine::embedded) spare: Vec<Slot>,
-    /// The last version.
-    pub(in crate::engine::embedded) last: u64,
-    /// A number that no segment had.
-    pub(in crate::engine::embedded) next_seq: u64,
+/// The state of the WAL after recovery.
+pub(crate) struct RecoveredWal {
+    /// Segments with records to checkpoint, the oldest first.
+    pub(crate) live: Vec<Arc<Segment>>,
+    /// Files without such records.
+    pub(crate) free: Vec<SegmentFile>,
+    /// Version of the last commit.
+    pub(crate) last_version: u64,
+    /// A sequence number greater than that of any segment.
+    pub(crate) next_seq: u64,
 }
 
-/// A frame that was found sound, up to its bodies.
-struct Found {
-    header: Header,
-    rows: Vec<Row>,
+/// A WAL record whose header and entries match their checksum.
+struct RecoveredRecord {
+    header: RecordHeader,
+    entries: Vec<WalEntry>,
     segment: Arc<Segment>,
     at: u64,
 }
 
-impl Found {
-    /// Whether the bodies match their checksums too.
-    fn whole(&self) -> Result<bool> {
-        for row in &self.rows {
-            let record::Home::Inline { at, len, sum } = row.home else { continue };
-            let at = self.at + self.header.bodies_at() + at;
+impl RecoveredRecord {
+    /// Verifies the checksums of the bodies.
+    fn bodies_intact(&self) -> Result<bool> {
+        for entry in &self.entries {
+            let record::BodyLocation::Inline { at, len, checksum } = entry.location else {
+                continue;
+            };
+            let at = self.at + self.header.bodies_offset() + at;
             match self.segment.read(at, len as usize) {
-                Ok(bytes) if body_sum(row.version, &bytes) == sum => {}
+                Ok(bytes) if body_checksum(entry.version, &bytes) == checksum => {}
                 Ok(_) | Err(EngineError::Corrupt(_)) => return Ok(false),
                 Err(e) => return Err(e),
             }
@@ -52,124 +54,128 @@ impl Found {
     }
 }
 
-/// What the log is read for.
+/// Whether recovery may modify the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine::embedded) enum Purpose {
-    /// To go on from it: what is torn is wiped, and what was found is made durable.
-    Start,
-    /// To look: nothing is changed.
-    Look,
+pub(crate) enum RecoveryMode {
+    /// Erases a torn record and fsyncs what it read, so that writing can continue.
+    ReadWrite,
+    /// Modifies nothing.
+    ReadOnly,
 }
 
-/// Reads all slots, and hands every row behind `mark` to `take`, in the order of commits, with the
-/// place where its frame's bodies begin.
-pub(in crate::engine::embedded) fn recover(
-    slots: Vec<Slot>,
-    mark: CheckpointPosition,
-    purpose: Purpose,
-    mut take: impl FnMut(Row, &Arc<Segment>, u64),
-) -> Result<Recovered> {
-    let (mut used, mut spare) = (Vec::new(), Vec::new());
-    let mut next_seq = mark.log_start;
-    for slot in slots {
-        let segment = Segment::new(0, slot);
-        let seq = match first(&segment, mark)? {
-            First::Of(seq) => Some(seq),
-            First::Nothing => None,
-            First::Torn => {
-                if let Some(at) = later(&segment, mark, None, 0)? {
-                    return Err(damaged(&segment, 0, at));
+/// Reads all segment files and passes each entry after `position` to `visit`, in commit order, with
+/// the offset of its record's bodies section.
+///
+/// # Errors
+/// [`EngineError::Corrupt`] when an acknowledged commit is damaged.
+pub(crate) fn recover(
+    files: Vec<SegmentFile>,
+    position: CheckpointPosition,
+    mode: RecoveryMode,
+    mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
+) -> Result<RecoveredWal> {
+    let (mut live, mut free) = (Vec::new(), Vec::new());
+    let mut next_seq = position.first_segment;
+    for file in files {
+        let segment = Segment::new(0, file);
+        let seq = match first_record(&segment, position)? {
+            FirstRecord::Live(seq) => Some(seq),
+            FirstRecord::Empty => None,
+            FirstRecord::Torn => {
+                if let Some(at) = find_record_after(&segment, position, None, 0)? {
+                    return Err(corruption(&segment, 0, at));
                 }
                 None
             }
         };
         next_seq = next_seq.max(seq.map_or(0, |seq| seq + 1));
         let Ok(segment) = Arc::try_unwrap(segment) else {
-            return Err(EngineError::Failed("a segment of the log is in use".into()));
+            return Err(EngineError::Failed("a WAL segment is in use".into()));
         };
         match seq {
-            Some(seq) => used.push(segment.renumbered(seq)),
-            None => spare.push(segment.into_slot()),
+            Some(seq) => live.push(segment.with_seq(seq)),
+            None => free.push(segment.into_file()),
         }
     }
-    used.sort_by_key(|segment| segment.seq);
-    let mut last = mark.last_version;
-    let mut held: Option<Found> = None;
-    let mut emit = |found: Found| {
-        let bodies = found.at + found.header.bodies_at();
-        found.rows.into_iter().for_each(|row| take(row, &found.segment, bodies));
+    live.sort_by_key(|segment| segment.seq);
+    let mut last_version = position.last_version;
+    let mut newest: Option<RecoveredRecord> = None;
+    let mut replay = |record: RecoveredRecord| {
+        let bodies_offset = record.at + record.header.bodies_offset();
+        record.entries.into_iter().for_each(|entry| visit(entry, &record.segment, bodies_offset));
     };
-    for (number, segment) in used.iter().enumerate() {
+    for (number, segment) in live.iter().enumerate() {
         let mut at = 0;
-        while let Some((header, rows)) = read(segment, mark.salt, at)? {
+        while let Some((header, entries)) = read_record(segment, position.salt, at)? {
             if header.segment != segment.seq {
                 break;
             }
-            if header.base != last {
-                return Err(damaged(segment, at, at));
+            if header.base != last_version {
+                return Err(corruption(segment, at, at));
             }
-            last = header.last;
-            let found = Found { header, rows, segment: segment.clone(), at };
-            at += header.frame_len();
-            held.replace(found).into_iter().for_each(&mut emit);
+            last_version = header.last;
+            let record = RecoveredRecord { header, entries, segment: segment.clone(), at };
+            at += header.disk_len();
+            newest.replace(record).into_iter().for_each(&mut replay);
         }
-        if number + 1 == used.len() {
-            if let Some(found) = later(segment, mark, Some(segment.seq), at)? {
-                return Err(damaged(segment, at, found));
+        if number + 1 == live.len() {
+            if let Some(after) = find_record_after(segment, position, Some(segment.seq), at)? {
+                return Err(corruption(segment, at, after));
             }
-            erase(segment, at, purpose)?;
+            erase(segment, at, mode)?;
         }
     }
-    if let Some(found) = held {
-        if found.whole()? {
-            emit(found);
+    if let Some(record) = newest {
+        if record.bodies_intact()? {
+            replay(record);
         } else {
-            last = found.header.base;
-            erase(&found.segment, found.at, purpose)?;
+            last_version = record.header.base;
+            erase(&record.segment, record.at, mode)?;
         }
     }
-    if let Some(segment) = used.last().filter(|_| purpose == Purpose::Start) {
-        // What a killed process wrote and did not sync is about to be shown to readers.
-        segment.file().sync_data().map_err(|e| io_failed("sync the log", &e))?;
+    if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
+        // A killed process may have written records without fsyncing them; readers are about to see
+        // them.
+        segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
     }
-    Ok(Recovered { live: used, spare, last, next_seq: next_seq + 1 })
+    Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
 }
 
-fn damaged(segment: &Segment, at: u64, after: u64) -> EngineError {
+fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
     EngineError::Corrupt(format!(
-        "the commit log is damaged: segment {} at byte {at}, before what follows at byte {after}; \
-         keep a copy of the data directory as it is, and restore a backup",
+        "the WAL is damaged: invalid record in segment {} at byte {at}, before a valid record at \
+         byte {after}; keep a copy of the data directory, and restore a backup",
         segment.seq
     ))
 }
 
-/// What a slot begins with.
-enum First {
-    /// A frame of this segment, which the database does not have yet.
-    Of(u64),
-    /// Zeros, or a frame that the database has.
-    Nothing,
-    /// Something else.
+/// The content at the start of a segment file.
+enum FirstRecord {
+    /// A record of this segment, which is not checkpointed.
+    Live(u64),
+    /// Zeros, or a record that is already checkpointed.
+    Empty,
+    /// Anything else.
     Torn,
 }
 
-fn first(segment: &Segment, mark: CheckpointPosition) -> Result<First> {
-    if let Some((header, _)) = read(segment, mark.salt, 0)? {
-        let behind = header.segment >= mark.log_start;
-        return Ok(if behind { First::Of(header.segment) } else { First::Nothing });
+fn first_record(segment: &Segment, position: CheckpointPosition) -> Result<FirstRecord> {
+    if let Some((header, _)) = read_record(segment, position.salt, 0)? {
+        let is_live = header.segment >= position.first_segment;
+        return Ok(if is_live { FirstRecord::Live(header.segment) } else { FirstRecord::Empty });
     }
-    let mut start = [0; 16 * PAGE];
+    let mut start = [0; 16 * PAGE_BYTES];
     let len = read_up_to(segment, 0, &mut start)?;
     let zero = start.get(..len).unwrap_or_default().iter().all(|byte| *byte == 0);
-    Ok(if zero { First::Nothing } else { First::Torn })
+    Ok(if zero { FirstRecord::Empty } else { FirstRecord::Torn })
 }
 
-/// Reads up to a buffer's length; less at the end of the file.
+/// Reads until the buffer is full or the file ends; returns the number of bytes read.
 fn read_up_to(segment: &Segment, at: u64, buffer: &mut [u8]) -> Result<usize> {
     let mut len = 0;
     while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
         let read = segment.file().read_at(rest, at + len as u64);
-        match read.map_err(|e| io_failed("read the log", &e))? {
+        match read.map_err(|e| io_error("read the WAL", &e))? {
             0 => break,
             read => len += read,
         }
@@ -177,43 +183,47 @@ fn read_up_to(segment: &Segment, at: u64, buffer: &mut [u8]) -> Result<usize> {
     Ok(len)
 }
 
-/// The frame at a place, if there is one whose rows are sound.
-fn read(segment: &Segment, salt: u32, at: u64) -> Result<Option<(Header, Vec<Row>)>> {
-    let mut page = vec![0; PAGE];
+/// Reads the record at offset `at`; `None` if there is none with intact entries.
+fn read_record(
+    segment: &Segment,
+    salt: u32,
+    at: u64,
+) -> Result<Option<(RecordHeader, Vec<WalEntry>)>> {
+    let mut page = vec![0; PAGE_BYTES];
     let len = read_up_to(segment, at, &mut page)?;
     page.truncate(len);
-    let Some(header) = Header::parse(&page) else { return Ok(None) };
-    let needed = HEADER + header.rows_len as usize;
+    let Some(header) = RecordHeader::parse(&page) else { return Ok(None) };
+    let needed = HEADER_BYTES + header.entries_len as usize;
     if needed > page.len() {
-        let size = segment.file().metadata().map_err(|e| io_failed("read the log", &e))?.len();
+        let size = segment.file().metadata().map_err(|e| io_error("read the WAL", &e))?.len();
         if at + needed as u64 > size {
             return Ok(None);
         }
         page = segment.read(at, needed)?;
     }
-    Ok(record::rows(salt, &header, &page).map(|rows| (header, rows)))
+    Ok(record::decode_entries(salt, &header, &page).map(|entries| (header, entries)))
 }
 
-/// The place of a sound frame of the segment `seq` (or of any that matters) behind `at`.
-fn later(
+/// Finds the offset of an intact record after `at`: one of segment `seq`, or of any live segment.
+fn find_record_after(
     segment: &Segment,
-    mark: CheckpointPosition,
+    position: CheckpointPosition,
     seq: Option<u64>,
     at: u64,
 ) -> Result<Option<u64>> {
-    let mut chunk = vec![0; 256 * PAGE];
+    let mut chunk = vec![0; 256 * PAGE_BYTES];
     let mut from = at;
     loop {
         let len = read_up_to(segment, from, &mut chunk)?;
-        for (number, page) in chunk.get(..len).unwrap_or_default().chunks(PAGE).enumerate() {
-            let place = from + (number * PAGE) as u64;
-            let Some(header) = Header::parse(page).filter(|_| place > at) else { continue };
-            let matters = match seq {
+        for (number, page) in chunk.get(..len).unwrap_or_default().chunks(PAGE_BYTES).enumerate() {
+            let offset = from + (number * PAGE_BYTES) as u64;
+            let Some(header) = RecordHeader::parse(page).filter(|_| offset > at) else { continue };
+            let is_live = match seq {
                 Some(seq) => header.segment == seq,
-                None => header.segment >= mark.log_start,
+                None => header.segment >= position.first_segment,
             };
-            if matters && read(segment, mark.salt, place)?.is_some() {
-                return Ok(Some(place));
+            if is_live && read_record(segment, position.salt, offset)?.is_some() {
+                return Ok(Some(offset));
             }
         }
         if len < chunk.len() {
@@ -223,57 +233,56 @@ fn later(
     }
 }
 
-/// A file of the log or a blob file in a data directory whose database is yet to be made:
-/// somebody's data, of which the most important part is gone. (The database is synced before there
-/// is any other file.)
-pub(in crate::engine::embedded) fn remains(dir: &Path) -> Result<Option<PathBuf>> {
-    if let Some(slot) = files(&dir.join("log"))?.pop() {
-        return Ok(Some(slot));
+/// Finds a WAL segment or a blob file in a data directory without a database. As the database is
+/// created and fsynced first, such a file means that the database was lost.
+pub(crate) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
+    if let Some(file) = list_dir(&dir.join("log"))?.pop() {
+        return Ok(Some(file));
     }
-    for folder in files(&dir.join("blobs"))? {
-        if let Some(blob) = files(&folder)?.pop() {
+    for dir in list_dir(&dir.join("blobs"))? {
+        if let Some(blob) = list_dir(&dir)?.pop() {
             return Ok(Some(blob));
         }
     }
     Ok(None)
 }
 
-/// What is in a folder; nothing when there is none.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = match fs::read_dir(folder) {
+/// Lists a directory; empty when it does not exist.
+fn list_dir(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        read => read.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
+        entries => entries.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
     };
-    read.map_err(|e| io_failed("read the data directory", &e))
+    entries.map_err(|e| io_error("read the data directory", &e))
 }
 
-/// Wipes the start of what was torn, so that it is never met again.
-fn erase(segment: &Segment, at: u64, purpose: Purpose) -> Result<()> {
-    if purpose == Purpose::Look {
+/// Zeroes the first page of a torn record, so that a later recovery does not read it.
+fn erase(segment: &Segment, at: u64, mode: RecoveryMode) -> Result<()> {
+    if mode == RecoveryMode::ReadOnly {
         return Ok(());
     }
-    let mut page = [0; PAGE];
+    let mut page = [0; PAGE_BYTES];
     let len = read_up_to(segment, at, &mut page)?;
     if page.get(..len).unwrap_or_default().iter().any(|byte| *byte != 0) {
         let zeros = vec![0; len];
-        segment.file().write_all_at(&zeros, at).map_err(|e| io_failed("write the log", &e))?;
+        segment.file().write_all_at(&zeros, at).map_err(|e| io_error("write the WAL", &e))?;
     }
     Ok(())
 }
 
-/// The bytes of an inline body.
-pub(in crate::engine::embedded) fn body(
+/// Reads an inline body and verifies its checksum.
+pub(crate) fn read_body(
     segment: &Segment,
     at: u64,
     len: u32,
     version: u64,
-    sum: u32,
+    checksum: u32,
 ) -> Result<Bytes> {
     let bytes = segment.read(at, len as usize)?;
-    if body_sum(version, &bytes) != sum {
+    if body_checksum(version, &bytes) != checksum {
         let seq = segment.seq;
         return Err(EngineError::Corrupt(format!(
-            "a body in segment {seq} of the log, at byte {at}, does not match its checksum"
+            "body in WAL segment {seq} at byte {at} does not match its checksum"
         )));
     }
     Ok(Bytes::from(bytes))

@@ -1,8 +1,10 @@
-//! The files of the commit log. Each is a *slot* that is used again and again: a *segment* is one
-//! use of a slot, and has a number that never comes twice. A slot is filled with zeros before its
-//! first use, so that a sync writes data and nothing of the file system's own.
+//! WAL segment files and the pool that recycles them.
+//!
+//! A *segment* is one use of a segment file and has a unique, increasing sequence number. Files are
+//! filled with zeros before their first use, so that fdatasync writes data only and no file system
+//! metadata.
 
-use super::super::blob_files::io_failed;
+use super::super::blob_files::io_error;
 use super::super::{EngineError, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,132 +13,136 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of a slot; only a single frame that is larger makes it longer.
-pub(in crate::engine::embedded) const SEGMENT_BYTES: u64 = 8 << 20;
-/// Slots that wait for their use while there is work, and when there is none.
-const SPARES_BUSY: usize = 3;
-const SPARES_IDLE: usize = 1;
+/// Size of a segment file, in bytes. Only a single larger WAL record makes a file longer.
+pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
+/// Preallocated files to have ready under load, and when idle.
+const FREE_FILES_BUSY: usize = 3;
+const FREE_FILES_IDLE: usize = 1;
 
-/// One use of a slot.
+/// One use of a segment file.
 #[derive(Debug)]
-pub(in crate::engine::embedded) struct Segment {
-    pub(in crate::engine::embedded) seq: u64,
-    slot: Slot,
+pub(crate) struct Segment {
+    pub(crate) seq: u64,
+    segment_file: SegmentFile,
 }
 
-/// A file of the log.
+/// A file in the `log/` directory, on disk as `slot-NNNN`.
 #[derive(Debug)]
-pub(in crate::engine::embedded) struct Slot {
+pub(crate) struct SegmentFile {
     number: u64,
     file: File,
-    /// Whether it was filled, so that writes into it change no size.
-    filled: bool,
+    /// Whether the file was filled with zeros, so that writes do not change its size.
+    preallocated: bool,
 }
 
 impl Segment {
-    pub(in crate::engine::embedded) fn new(seq: u64, slot: Slot) -> Arc<Segment> {
-        Arc::new(Segment { seq, slot })
+    pub(crate) fn new(seq: u64, segment_file: SegmentFile) -> Arc<Segment> {
+        Arc::new(Segment { seq, segment_file })
     }
 
-    /// The same slot as another segment.
-    pub(in crate::engine::embedded) fn renumbered(self, seq: u64) -> Arc<Segment> {
-        Segment::new(seq, self.slot)
+    /// Reassigns the file to another sequence number.
+    pub(crate) fn with_seq(self, seq: u64) -> Arc<Segment> {
+        Segment::new(seq, self.segment_file)
     }
 
-    /// The slot, for another use.
-    pub(in crate::engine::embedded) fn into_slot(self) -> Slot {
-        self.slot
+    /// Takes the file out for another use.
+    pub(crate) fn into_file(self) -> SegmentFile {
+        self.segment_file
     }
 
-    pub(in crate::engine::embedded) fn file(&self) -> &File {
-        &self.slot.file
+    pub(crate) fn file(&self) -> &File {
+        &self.segment_file.file
     }
 
-    pub(in crate::engine::embedded) fn filled(&self) -> bool {
-        self.slot.filled
+    pub(crate) fn preallocated(&self) -> bool {
+        self.segment_file.preallocated
     }
 
-    /// `len` bytes from `at`.
-    pub(in crate::engine::embedded) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
+    /// Reads `len` bytes at offset `at`.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] when the file ends before.
+    pub(crate) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
-        match self.slot.file.read_exact_at(&mut bytes, at) {
+        match self.segment_file.file.read_exact_at(&mut bytes, at) {
             Ok(()) => Ok(bytes),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(EngineError::Corrupt("a segment of the log is cut short".into()))
+                Err(EngineError::Corrupt("a WAL segment is truncated".into()))
             }
-            Err(e) => Err(io_failed("read the log", &e)),
+            Err(e) => Err(io_error("read the WAL", &e)),
         }
     }
 }
 
-/// All slots of a data directory.
+/// All segment files of a data directory.
 #[derive(Debug)]
-pub(in crate::engine::embedded) struct Slots {
+pub(crate) struct SegmentPool {
     dir: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     next_number: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// In use, the oldest first; the last is written to.
+struct PoolState {
+    /// Segments with commits that are not checkpointed yet, the oldest first; the last one is
+    /// active.
     live: Vec<Arc<Segment>>,
-    /// Folded, but perhaps still read from.
+    /// Checkpointed segments that readers may still hold.
     retired: Vec<Arc<Segment>>,
-    spare: Vec<Slot>,
+    free: Vec<SegmentFile>,
 }
 
-impl Slots {
-    /// The slots in `log/` of a data directory, which is made when it is not there.
-    pub(in crate::engine::embedded) fn open(data: &Path) -> Result<(Slots, Vec<Slot>)> {
+impl SegmentPool {
+    /// Opens the files in the `log/` directory, which it creates if missing, and returns them with
+    /// an empty pool.
+    pub(crate) fn open(data: &Path) -> Result<(SegmentPool, Vec<SegmentFile>)> {
         let dir = data.join("log");
-        let failed = |e: io::Error| io_failed("open the log", &e);
-        fs::create_dir_all(&dir).map_err(failed)?;
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
+        let open_error = |e: io::Error| io_error("open the WAL", &e);
+        fs::create_dir_all(&dir).map_err(open_error)?;
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(open_error)? {
+            let name = entry.map_err(open_error)?.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("slot-"));
             let Some(number) = number.and_then(|number| number.parse().ok()) else { continue };
             let file = OpenOptions::new().read(true).write(true).open(dir.join(&name));
-            let file = file.map_err(failed)?;
-            let filled = file.metadata().map_err(failed)?.len() >= SEGMENT_BYTES;
-            found.push(Slot { number, file, filled });
+            let file = file.map_err(open_error)?;
+            let preallocated = file.metadata().map_err(open_error)?.len() >= SEGMENT_BYTES;
+            files.push(SegmentFile { number, file, preallocated });
         }
-        // A process that was killed may have left a slot whose name was never synced, and whoever
-        // finds it uses it.
-        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-        found.sort_by_key(|slot| slot.number);
-        let next_number = AtomicU64::new(found.last().map_or(1, |slot| slot.number + 1));
-        Ok((Slots { dir, state: Mutex::default(), next_number }, found))
+        // A killed process may have created a file without syncing its directory entry.
+        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(open_error)?;
+        files.sort_by_key(|file| file.number);
+        let next_number = AtomicU64::new(files.last().map_or(1, |file| file.number + 1));
+        Ok((SegmentPool { dir, state: Mutex::default(), next_number }, files))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what was found at the start.
-    pub(in crate::engine::embedded) fn restore(&self, live: Vec<Arc<Segment>>, spare: Vec<Slot>) {
-        *self.state() = State { live, retired: Vec::new(), spare };
+    /// Adds the segments and free files found by recovery.
+    pub(crate) fn restore(&self, live: Vec<Arc<Segment>>, free: Vec<SegmentFile>) {
+        *self.state() = PoolState { live, retired: Vec::new(), free };
     }
 
-    /// Begins the segment `seq`: a slot that waits, or else a new one.
-    pub(in crate::engine::embedded) fn begin(&self, seq: u64) -> Result<Arc<Segment>> {
-        let waiting = {
+    /// Allocates segment `seq` from a free file, or else from a new one.
+    pub(crate) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
+        let reused = {
             let mut state = self.state();
-            let filled = state.spare.iter().position(|slot| slot.filled);
-            filled.map(|at| state.spare.swap_remove(at)).or_else(|| state.spare.pop())
+            let preallocated = state.free.iter().position(|file| file.preallocated);
+            preallocated.map(|at| state.free.swap_remove(at)).or_else(|| state.free.pop())
         };
-        let slot = match waiting {
-            Some(slot) => slot,
+        let file = match reused {
+            Some(file) => file,
             None => self.create(0)?,
         };
-        let segment = Segment::new(seq, slot);
+        let segment = Segment::new(seq, file);
         self.state().live.push(segment.clone());
         Ok(segment)
     }
 
-    /// Makes a slot of `len` zeros; its name is durable before it is used.
-    fn create(&self, len: u64) -> Result<Slot> {
+    /// Creates a file of `len` zero bytes and fsyncs it and its directory.
+    fn create(&self, len: u64) -> Result<SegmentFile> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let path = self.path(number);
         let fill = || -> io::Result<File> {
@@ -152,10 +158,10 @@ impl Slots {
             Ok(file)
         };
         match fill() {
-            Ok(file) => Ok(Slot { number, file, filled: len >= SEGMENT_BYTES }),
+            Ok(file) => Ok(SegmentFile { number, file, preallocated: len >= SEGMENT_BYTES }),
             Err(e) => {
                 let _ = fs::remove_file(&path);
-                Err(io_failed("make room for the log", &e))
+                Err(io_error("allocate a WAL segment", &e))
             }
         }
     }
@@ -164,69 +170,69 @@ impl Slots {
         self.dir.join(format!("slot-{number:04}"))
     }
 
-    /// Whether a filled slot waits.
-    pub(in crate::engine::embedded) fn has_filled(&self) -> bool {
-        self.state().spare.iter().any(|slot| slot.filled)
+    /// Returns whether a preallocated file is free.
+    pub(crate) fn has_preallocated(&self) -> bool {
+        self.state().free.iter().any(|file| file.preallocated)
     }
 
-    /// Gives up the segments before `seq`: the database has all they hold, durably.
-    pub(in crate::engine::embedded) fn retire(&self, seq: u64) {
+    /// Retires the segments before `seq`, whose commits are durable in the database.
+    pub(crate) fn retire(&self, seq: u64) {
         let mut state = self.state();
-        let old = state.live.partition_point(|segment| segment.seq < seq);
-        let retired: Vec<_> = state.live.drain(..old).collect();
+        let count = state.live.partition_point(|segment| segment.seq < seq);
+        let retired: Vec<_> = state.live.drain(..count).collect();
         state.retired.extend(retired);
     }
 
-    /// Makes the slots that nobody reads any more spare ones, and sees to it that some wait.
-    pub(in crate::engine::embedded) fn prepare(&self, busy: bool) -> Result<()> {
-        let wanted = if busy { SPARES_BUSY } else { SPARES_IDLE };
-        let mut gone = Vec::new();
-        let filled = {
+    /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
+    pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
+        let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
+        let mut surplus = Vec::new();
+        let preallocated = {
             let mut state = self.state();
             for segment in std::mem::take(&mut state.retired) {
                 match Arc::try_unwrap(segment) {
-                    Ok(segment) => state.spare.push(segment.slot),
+                    Ok(segment) => state.free.push(segment.segment_file),
                     Err(segment) => state.retired.push(segment),
                 }
             }
-            // One that is not filled costs more to sync than a new one costs to fill.
-            let (filled, bare): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut state.spare).into_iter().partition(|slot| slot.filled);
-            state.spare = filled;
-            gone.extend(bare);
+            // An unfilled file costs more to fsync than a new one costs to fill.
+            let (preallocated, unfilled): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut state.free).into_iter().partition(|file| file.preallocated);
+            state.free = preallocated;
+            surplus.extend(unfilled);
             if !busy {
-                let keep = state.spare.len().min(wanted);
-                gone.extend(state.spare.drain(keep..));
+                let keep = state.free.len().min(wanted);
+                surplus.extend(state.free.drain(keep..));
             }
-            state.spare.len()
+            state.free.len()
         };
-        for slot in gone {
-            if let Err(e) = fs::remove_file(self.path(slot.number)) {
-                tracing::warn!(slot = slot.number, error = %e, "a file of the log stays");
+        for SegmentFile { number, .. } in surplus {
+            if let Err(e) = fs::remove_file(self.path(number)) {
+                tracing::warn!(number, error = %e, "could not delete a WAL segment file");
             }
         }
-        for _ in filled..wanted {
-            let slot = self.create(SEGMENT_BYTES)?;
-            self.state().spare.push(slot);
+        for _ in preallocated..wanted {
+            let file = self.create(SEGMENT_BYTES)?;
+            self.state().free.push(file);
         }
         Ok(())
     }
 
-    /// Whether there are more slots than an idle server keeps.
-    pub(in crate::engine::embedded) fn unsettled(&self) -> bool {
+    /// Returns whether the pool has more files than an idle server needs.
+    pub(crate) fn has_surplus(&self) -> bool {
         let state = self.state();
-        !state.retired.is_empty() || state.spare.len() > SPARES_IDLE
+        !state.retired.is_empty() || state.free.len() > FREE_FILES_IDLE
     }
 
-    /// Segments in use before `seq`.
-    pub(in crate::engine::embedded) fn live_before(&self, seq: u64) -> usize {
+    /// Returns the number of live segments before `seq`.
+    pub(crate) fn live_before(&self, seq: u64) -> usize {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
-    /// Bytes of all slots.
-    pub(in crate::engine::embedded) fn bytes(&self) -> u64 {
+    /// Total size of all segment files, in bytes.
+    pub(crate) fn disk_bytes(&self) -> u64 {
         let state = self.state();
-        let live = state.live.iter().chain(&state.retired).map(|segment| &segment.slot);
-        live.chain(&state.spare).map(|slot| slot.file.metadata().map_or(0, |meta| meta.len())).sum()
+        let live = state.live.iter().chain(&state.retired).map(|segment| &segment.segment_file);
+        live.chain(&state.free).map(|file| file.file.metadata().map_or(0, |meta| meta.len())).sum()
     }
 }

@@ -1,0 +1,65 @@
+//! Ten thousand idle connections, and the limit on connections.
+
+use crate::{MIB, Target};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+const CONNECTIONS: u64 = 10_000;
+/// File descriptors that the test and the server need for other purposes.
+const SPARE_FILES: u64 = 1024;
+/// Bytes of memory allowed for an idle connection: its task, timer and read buffer of 16 KiB.
+const BYTES_PER_CONNECTION: u64 = 20 * 1024;
+
+#[test]
+fn ten_thousand_idle_connections_use_little_memory_and_block_no_client() {
+    let limit = getrlimit(Resource::Nofile);
+    let limit_files = limit.maximum.unwrap_or(u64::MAX).min(CONNECTIONS + SPARE_FILES);
+    if limit.current.is_some_and(|current| current < limit_files) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(limit_files), maximum: limit.maximum })
+            .unwrap();
+    }
+    let count = CONNECTIONS.min(limit_files.saturating_sub(SPARE_FILES));
+    if count < CONNECTIONS {
+        println!("only {count} connections: the limit of open files is {limit_files}");
+    }
+    let target = Target::new(&[]);
+    target.assert_responsive();
+    let before = target.memory_bytes("VmRSS");
+    let mut clients: Vec<_> = (0..count).map(|_| target.connect()).collect();
+    // Half of them have served a request.
+    for client in clients.iter_mut().step_by(2) {
+        client.send(target.head("GET /healthz", "")).unwrap();
+    }
+    for client in clients.iter_mut().step_by(2) {
+        assert_eq!(client.read_response(false).unwrap().status, 200);
+    }
+    assert_eq!(target.open_connections(), count + 1);
+    target.assert_responsive();
+    let growth = target.memory_bytes("VmRSS").saturating_sub(before);
+    println!("{count} connections: {} MiB, {} bytes each", growth / MIB, growth / count.max(1));
+    assert!(growth < count * BYTES_PER_CONNECTION + 16 * MIB, "{} MiB for {count}", growth / MIB);
+    for client in clients.iter_mut().rev().take(100) {
+        assert_eq!(client.request("GET /readyz", &[], b"").unwrap().status, 200);
+    }
+    drop(clients);
+    target.wait_until_connections_close();
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn connections_over_the_limit_wait_until_one_closes() {
+    let target = Target::new(&["--max-connections", "20"]);
+    // One below the limit: the server may not have noticed yet that an earlier connection closed.
+    let mut open: Vec<_> = (0..19).map(|_| target.connect()).collect();
+    for client in &mut open {
+        assert_eq!(client.request("GET /readyz", &[], b"").unwrap().status, 200);
+    }
+    let mut waiting: Vec<_> = (0..40).map(|_| target.connect()).collect();
+    for client in &mut waiting {
+        client.send(target.head("GET /readyz", "Connection: close\r\n")).unwrap();
+    }
+    drop(open);
+    for mut client in waiting {
+        assert_eq!(client.read_response(false).unwrap().status, 200);
+    }
+    target.assert_healthy_and_stop();
+}

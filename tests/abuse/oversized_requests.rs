@@ -1,0 +1,122 @@
+//! Heads, bodies and batches over their limits: each is rejected or cut off, with bounded memory.
+
+use crate::{MIB, Target};
+
+/// Sends a head and up to `times` pieces until the server stops accepting them; returns the status
+/// if it could be read.
+fn send_repeatedly(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16> {
+    let mut client = target.connect();
+    client.send(head).unwrap();
+    for _ in 0..times {
+        if client.send(piece).is_err() {
+            break;
+        }
+    }
+    client.read_response(false).ok().map(|response| response.status)
+}
+
+fn assert_status_or_reset(status: Option<u16>, expected: u16, what: &str) {
+    // Bytes sent after the response may reset the connection before the response is read.
+    assert!(status.is_none_or(|status| status == expected), "{what}: {status:?}");
+}
+
+#[test]
+fn oversized_heads_are_rejected_with_bounded_memory() {
+    let target = Target::new(&["--header-timeout", "5"]);
+    let piece = vec![b'x'; 1 << 20];
+    assert_status_or_reset(
+        send_repeatedly(&target, "GET /", &piece, 32),
+        414,
+        "a target of 32 MiB",
+    );
+    assert_status_or_reset(
+        send_repeatedly(&target, "GET / HTTP/1.1\r\nX: ", &piece, 32),
+        431,
+        "a header of 32 MiB",
+    );
+    let lines = b"x: y\r\n".repeat(100_000);
+    assert_status_or_reset(
+        send_repeatedly(&target, "GET / HTTP/1.1\r\n", &lines, 20),
+        431,
+        "two million headers",
+    );
+    assert_status_or_reset(send_repeatedly(&target, "", &piece, 32), 414, "a method of 32 MiB");
+    let metadata = format!("Metadata: {}\r\n", "m".repeat(20_000));
+    let item = target.item("m");
+    let head = target.head(&format!("PUT {item}"), &format!("{metadata}Content-Length: 1\r\n"));
+    assert_eq!(send_repeatedly(&target, &head, b"v", 1), Some(400));
+    let empty = b"\r\n".repeat(500_000);
+    let health = target.head("GET /healthz", "");
+    let mut client = target.connect();
+    for _ in 0..10 {
+        client.send(&empty).unwrap();
+    }
+    client.send(health).unwrap();
+    assert_eq!(client.read_response(false).unwrap().status, 200, "10 MB of empty lines");
+    target.assert_peak_memory_below(48 * MIB);
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn oversized_bodies_are_rejected_with_bounded_memory() {
+    let target = Target::new(&[]);
+    let (item, store) = (target.item("big"), &target.store);
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let chunk = [b"100000\r\n", vec![b'x'; 1 << 20].as_slice(), b"\r\n"].concat();
+    let put = target.head(&format!("PUT {item}"), chunked);
+    assert_status_or_reset(send_repeatedly(&target, &put, &chunk, 80), 413, "a value of 80 MiB");
+    let create = target.head("POST /resources/stores/kv", chunked);
+    assert_status_or_reset(
+        send_repeatedly(&target, &create, &chunk, 80),
+        400,
+        "a store name of 80 MiB",
+    );
+    let rename = target.head(&format!("PUT /resources/stores/kv/{store}"), chunked);
+    assert_status_or_reset(
+        send_repeatedly(&target, &rename, &chunk, 80),
+        400,
+        "a new store name of 80 MiB",
+    );
+    let get = target.head(&format!("GET {item}"), chunked);
+    assert_status_or_reset(send_repeatedly(&target, &get, &chunk, 80), 404, "a GET with 80 MiB");
+    let extension = [b"5;".as_slice(), &[b'x'; 60_000]].concat();
+    assert_status_or_reset(
+        send_repeatedly(&target, &put, &extension, 500),
+        400,
+        "a chunk extension of 30 MB",
+    );
+    let trailers = b"x: y\r\n".repeat(10_000);
+    let trailed = format!("{put}0\r\n");
+    assert_status_or_reset(
+        send_repeatedly(&target, &trailed, &trailers, 500),
+        400,
+        "30 MB of trailers",
+    );
+    let tiny = b"1\r\nx\r\n".repeat(100_000);
+    assert_status_or_reset(
+        send_repeatedly(&target, &put, &tiny, 270),
+        413,
+        "27 million one-byte chunks",
+    );
+    assert_eq!(target.request(&format!("GET {item}"), &[], b"").status, 404);
+    target.assert_peak_memory_below(64 * MIB);
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn malformed_batches_are_rejected_with_bounded_memory() {
+    let target = Target::new(&[]);
+    let batch = format!("PUT /resources/stores/kv/{}/batch", target.store);
+    let long = vec![b'{'; 80 << 20];
+    let response = target.request(&batch, &[], &long);
+    assert_eq!(response.status, 413, "one line of 80 MiB: {}", response.text());
+    let deep = [b"[".repeat(1_000_000), b"\n".to_vec()].concat();
+    assert_eq!(target.request(&batch, &[], &deep).status, 400);
+    let bad = b"no json\n".repeat(500_000);
+    let response = target.request(&batch, &[], &bad);
+    assert_eq!(response.status, 400);
+    assert!(response.body.len() < 4 << 20, "a response of {} bytes", response.body.len());
+    // A line of 25 MiB, its decoded value, and a line that is discarded as it is read.
+    target.assert_peak_memory_below(160 * MIB);
+    target.assert_healthy_and_stop();
+}

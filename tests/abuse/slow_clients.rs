@@ -1,0 +1,72 @@
+//! Slow clients that send a byte at a time to hold on to connections and memory (slowloris).
+
+use crate::support::Client;
+use crate::{MIB, Target};
+use std::time::{Duration, Instant};
+
+const SOCKETS: usize = 500;
+
+/// Sends one byte per client and round, and checks that other clients are served meanwhile.
+fn send_slowly(target: &Target, clients: &mut [Client], byte: u8, rounds: usize) {
+    for _ in 0..rounds {
+        let start = Instant::now();
+        for client in &mut *clients {
+            // Fails if the server has closed the connection.
+            let _ = client.send([byte]);
+        }
+        target.assert_responsive();
+        std::thread::sleep(Duration::from_millis(200).saturating_sub(start.elapsed()));
+    }
+}
+
+#[test]
+fn slow_heads_block_no_client_and_are_closed() {
+    let target = Target::new(&["--header-timeout", "2"]);
+    let mut clients: Vec<_> = (0..SOCKETS).map(|_| target.connect()).collect();
+    for client in &mut clients {
+        client.send("GET /healthz HTTP/1.1\r\nX: ").unwrap();
+    }
+    // Bytes that keep arriving do not extend the deadline.
+    let end = Instant::now() + Duration::from_secs(20);
+    while target.open_connections() > 1 {
+        assert!(Instant::now() < end, "slow connections are still open");
+        send_slowly(&target, &mut clients, b'x', 1);
+    }
+    target.assert_peak_memory_below(96 * MIB);
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn slow_bodies_block_no_client_with_a_small_body() {
+    let target = Target::new(&["--body-timeout", "2"]);
+    let mut clients: Vec<_> = (0..SOCKETS).map(|_| target.connect()).collect();
+    let item = target.item("slow");
+    for client in &mut clients {
+        let head = target.head(&format!("PUT {item}"), "Content-Length: 26214400\r\n");
+        client.send(head).unwrap();
+    }
+    send_slowly(&target, &mut clients, b'x', 15);
+    drop(clients);
+    target.wait_until_connections_close();
+    assert_eq!(target.request(&format!("GET {item}"), &[], b"").status, 404);
+    // Memory reserved for the slow bodies is free again.
+    let put = target.request(&format!("PUT {item}"), &[], &vec![b'v'; 5_000_000]);
+    assert_eq!(put.status, 200);
+    target.assert_peak_memory_below(192 * MIB);
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn slow_chunks_are_closed_once_they_stop() {
+    let target = Target::new(&["--body-timeout", "1"]);
+    let item = target.item("slow");
+    let mut clients: Vec<_> = (0..60).map(|_| target.connect()).collect();
+    for client in &mut clients {
+        client.send(target.head(&format!("PUT {item}"), "Transfer-Encoding: chunked\r\n")).unwrap();
+        client.send("fffff;").unwrap();
+    }
+    send_slowly(&target, &mut clients, b'x', 10);
+    target.wait_until_connections_close();
+    assert_eq!(target.request(&format!("GET {item}"), &[], b"").status, 404);
+    target.assert_healthy_and_stop();
+}

@@ -1,0 +1,108 @@
+//! `steadfast key delete`: confirmation, dry runs, selection by key, prefix and file.
+
+use crate::Cli;
+use serde_json::json;
+
+fn with_items() -> Cli {
+    let cli = Cli::with_store();
+    for key in ["blog/a", "blog/b", "blog/c", "page", "ü"] {
+        cli.ok(&["key", "put", "site", key, "v"]);
+    }
+    cli
+}
+
+fn remaining_keys(cli: &Cli) -> Vec<String> {
+    cli.ok(&["key", "list", "site"]).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn key_delete_requires_confirmation() {
+    let cli = with_items();
+    let file = cli.write_file("keys", b"page\n");
+    for (selection, expected) in [
+        (&["page"][..], "item \"page\""),
+        (&["--prefix", "blog/"], "3 items with the key prefix \"blog/\""),
+        (&["--all"], "all items (5)"),
+        (&["--from", &file], "the items of 1 key in"),
+        (&["--from", "-"], "from the standard input"),
+    ] {
+        let message = cli.fails(2, &[&["key", "delete", "site"], selection].concat());
+        assert!(message.contains(expected) && message.contains("--yes"), "{message}");
+        assert!(
+            message.contains("store \"site\" (") && message.contains(&cli.endpoint()),
+            "{message}"
+        );
+    }
+    for invalid in [&[][..], &["page", "--all"], &["--prefix", ""], &["--all", "--prefix", "a"]] {
+        cli.fails(2, &[&["key", "delete", "site", "--yes"], invalid].concat());
+    }
+    assert_eq!(remaining_keys(&cli).len(), 5);
+}
+
+#[test]
+fn key_delete_dry_run_counts_without_deleting() {
+    let cli = with_items();
+    let file = cli.write_file("keys", "page\nü\nnot there\n\n".as_bytes());
+    for (selection, count) in [
+        (&["page"][..], 1),
+        (&["--prefix", "blog/"], 3),
+        (&["--prefix", "none"], 0),
+        (&["--all"], 5),
+        (&["--from", &file], 2),
+    ] {
+        let args = [&["key", "delete", "site", "--dry-run"], selection].concat();
+        assert_eq!(cli.ok(&args), format!("{count}\n"));
+        let shape = cli.json(&args).remove(0);
+        assert_eq!((&shape["store"], &shape["matched"]), (&json!("site"), &json!(count)));
+    }
+    let output =
+        cli.run_with_input(&["key", "delete", "site", "--dry-run", "--from", "-"], b"page\r\n");
+    assert_eq!((output.code, output.text().as_str()), (0, "1\n"));
+    cli.fails(3, &["key", "delete", "site", "not there", "--dry-run"]);
+    let invalid = ["key", "delete", "site", "page", "--dry-run", "--if-generation-match", "1"];
+    cli.fails(4, &invalid);
+    assert_eq!(remaining_keys(&cli).len(), 5);
+}
+
+#[test]
+fn key_delete_by_key_prefix_file_and_all() {
+    let cli = with_items();
+    let delete = |selection: &[&str]| {
+        let args = [&["key", "delete", "site", "--yes"], selection].concat();
+        cli.json(&args)[0]["deleted"].clone()
+    };
+    assert_eq!(delete(&["page"]), 1);
+    cli.fails(3, &["key", "delete", "site", "page", "--yes"]);
+    assert_eq!(delete(&["--prefix", "blog/"]), 3);
+    assert_eq!(remaining_keys(&cli), ["ü"]);
+    assert_eq!(delete(&["--all"]), 1);
+    assert_eq!(delete(&["--all"]), 0);
+    for nth in 0..40 {
+        cli.ok(&["key", "put", "site", &format!("k{nth}"), "v"]);
+    }
+    let some: String = (0..39).map(|nth| format!("k{nth}\n")).collect();
+    let file = cli.write_file("keys", some.as_bytes());
+    let output = cli.run(&["key", "delete", "site", "--yes", "--from", &file]);
+    assert_eq!((output.code, output.text().as_str()), (0, ""), "{}", output.err);
+    assert!(output.err.contains("deleted 39 items from store \"site\""), "{}", output.err);
+    let output = cli.run_with_input(&["key", "delete", "site", "--yes", "--from", "-"], b"k39");
+    assert_eq!(output.code, 0, "{}", output.err);
+    assert!(remaining_keys(&cli).is_empty());
+}
+
+#[test]
+fn key_delete_reports_the_line_of_an_invalid_key_file() {
+    let cli = with_items();
+    for (bytes, expected) in
+        [(&b"page\n\xff\n"[..], ", line 2: "), (&[b'x'; 5000][..], "longer than 4096 bytes")]
+    {
+        let file = cli.write_file("keys", bytes);
+        let message = cli.fails(1, &["key", "delete", "site", "--yes", "--from", &file]);
+        assert!(message.contains(expected), "{message}");
+    }
+    assert_eq!(
+        remaining_keys(&cli).len(),
+        5,
+        "the file must be validated before anything is deleted"
+    );
+}
