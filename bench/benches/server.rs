@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use steadfast::api::{Api, Auth, Token};
+use steadfast::api::{Api, Auth};
 use steadfast::engine::Engine;
 use steadfast::engine::embedded::{Embedded, Fatal, Options};
 use steadfast::engine::memory::Memory;
@@ -12,6 +12,7 @@ use steadfast::kv::Kv;
 use steadfast::kv::clock::SystemClock;
 use steadfast::kv::types::StoreName;
 use steadfast::metrics::Metrics;
+use steadfast::wire::Token;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;

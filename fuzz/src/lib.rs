@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
-use steadfast::api::{Api, Auth, Token};
+use steadfast::api::{Api, Auth};
 use steadfast::engine::memory::Memory;
 use steadfast::http::{self, Timeouts};
 use steadfast::kv::Kv;
 use steadfast::kv::clock::SystemClock;
 use steadfast::kv::types::StoreName;
 use steadfast::metrics::Metrics;
+use steadfast::wire::Token;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;

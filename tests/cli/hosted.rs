@@ -87,7 +87,7 @@ fn the_public_api_is_enough_for_stores_and_items() {
     assert!(rest.lines().count() == 30 && !rest.contains("k0"), "{rest}");
     let token = at(&site, &endpoint, &["token", "list"]);
     assert_eq!(token.code, 3);
-    assert!(token.err.contains("no Steadfast server"), "{}", token.err);
+    assert!(token.err.contains("not a Steadfast server"), "{}", token.err);
     let refused = at(&site, &endpoint, &["store", "delete", "site", "--yes"]);
     assert_eq!(refused.code, 4, "{}", refused.err);
     let forced = at(&site, &endpoint, &["store", "delete", "site", "--yes", "--force"]);
