@@ -38,8 +38,10 @@ where
     let result = runtime.block_on(async {
         tokio::spawn(exit_if_stuck());
         tokio::select! {
-            result = Box::pin(command(client)) => result,
+            // Polled first: installs the handler before the first request is sent.
+            biased;
             _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+            result = Box::pin(command(client)) => result,
         }
     });
     // Blocking threads may be stuck in a read from a terminal or a disk: do not wait for them.
