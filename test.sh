@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs every check: style, lints, documents, tests, and the real clients against the release binary.
+# Runs all checks: formatting, lints, documentation, tests, fuzzing, and real clients against the
+# release binary.
 #   ./test.sh            everything
-#   ./test.sh rust       without PostgreSQL, fuzzing and the real clients (no C++, Python or Node needed)
+#   ./test.sh rust       without PostgreSQL, fuzzing and real clients (no C++, Python or Node needed)
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -21,24 +22,24 @@ step "formatting: cargo fmt --check"
 cargo fmt --all --check
 step "lints: cargo clippy (builds the dependencies first; minutes on a fresh machine)"
 cargo clippy --quiet --all-targets -- -D warnings
-step "documents: cargo doc"
+step "documentation: cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --document-private-items
-step "the release binary: cargo build --release"
+step "release binary: cargo build --release"
 cargo build --quiet --release
 export STEADFAST_BIN="$PWD/target/release/steadfast"
 "$STEADFAST_BIN" --version
-step "tests: unit, engines, semantics, model, black box and crashes (on the release binary)"
+step "tests: unit, engine contract, model, black-box, crash and power loss (on the release binary)"
 if [ "$what" = all ]; then
     tests/postgres/run cargo test --quiet
 else
     cargo test --quiet
 fi
 if [ "$what" = all ]; then
-    step "the check of the cluster's checker (tests/cluster/run tries a whole cluster, on demand)"
+    step "cluster checker: planted violations (run tests/cluster/run for a real cluster)"
     tests/cluster/run --planted
-    step "fuzzing, a few seconds for each target (fuzz/run 600 for more)"
+    step "fuzzing: 3 s per target (fuzz/run 600 for longer)"
     fuzz/run 3
-    step "real clients (installed below target/clients on the first run)"
+    step "real clients (installed in target/clients on the first run)"
     clients/run
 fi
 step "all checks passed"

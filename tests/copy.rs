@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod engines;
-#[path = "engines/faulty.rs"]
+#[path = "engines/fault_injection.rs"]
 #[allow(dead_code, reason = "this suite uses some of its faults")]
 mod faulty;
 mod support;
 
 use bytes::Bytes;
 use engines::Subject;
-use faulty::{Fault, Faulty};
+use faulty::{Fault, FaultInjectingEngine};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,11 +120,11 @@ async fn a_copy_and_a_copy_back_have_all_records(mut destination: Subject) {
 
 async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject) {
     let source = source_records().await;
-    let destination = Arc::new(Faulty::new(engine(&subject)));
+    let destination = Arc::new(FaultInjectingEngine::new(engine(&subject)));
     let faulty: Arc<dyn Engine> = destination.clone();
     let mut interruptions = 0;
     // Each attempt fails one commit later; the failed commit may or may not have been applied.
-    for (after, fault) in (0..).zip([Fault::Before, Fault::After].into_iter().cycle()) {
+    for (after, fault) in (0..).zip([Fault::BeforeCommit, Fault::AfterCommit].into_iter().cycle()) {
         destination.plan(&[vec![Fault::None; after], vec![fault]].concat());
         match copy_silently(&source, &faulty).await {
             Ok(_) => break,

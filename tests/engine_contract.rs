@@ -1,4 +1,4 @@
-//! The contract of `steadfast::engine`, held against every engine alike.
+//! The contract of `steadfast::engine`, tested on every engine.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod engines;
@@ -12,24 +12,24 @@ use steadfast::engine::{
 };
 
 suite!(
-    a_read_finds_what_was_written_and_nothing_else,
-    versions_grow_over_all_commits_and_a_reopen,
-    a_commit_is_all_or_nothing,
-    expectations_see_the_commits_before_them,
-    of_racing_commits_with_one_expectation_one_wins,
-    a_scan_is_in_byte_order_and_within_its_bounds,
-    a_scan_passes_over_what_is_due,
-    due_records_come_by_their_number,
-    counts_follow_the_first_byte,
-    bodies_of_every_size_come_back,
-    a_staged_body_that_is_dropped_leaves_nothing,
-    a_closed_engine_answers_nothing,
-    reads_never_go_back_while_commits_run,
-    a_value_that_is_replaced_while_it_is_read_comes_whole,
-    a_commit_that_is_refused_does_not_fall_on_others,
-    commits_that_wait_together_are_judged_one_after_the_other,
-    a_snapshot_stays_as_it_was,
-    a_snapshot_shows_each_commit_whole_or_not_at_all,
+    reads_return_exactly_the_written_records,
+    versions_increase_across_commits_and_reopens,
+    commits_are_atomic,
+    preconditions_see_earlier_commits_of_the_same_group,
+    one_of_several_racing_commits_with_equal_preconditions_succeeds,
+    scans_are_in_byte_order_and_within_their_bounds,
+    scans_skip_expired_records,
+    expired_records_are_returned_in_expiry_order,
+    counts_are_per_first_byte_of_the_key,
+    bodies_of_every_size_round_trip,
+    uncommitted_blobs_leave_no_file,
+    a_closed_engine_rejects_all_operations,
+    reads_are_monotonic_under_concurrent_commits,
+    a_body_replaced_during_a_read_is_read_whole,
+    a_rejected_commit_does_not_affect_its_group,
+    commits_of_a_group_check_preconditions_in_order,
+    snapshots_do_not_change,
+    snapshots_contain_each_commit_entirely_or_not_at_all,
 );
 
 fn put(key: &str, expires_at: u64, meta: &str, body: impl Into<Bytes>) -> Mutation {
@@ -42,7 +42,7 @@ fn remove(key: &str) -> Mutation {
     Mutation { key: Bytes::from(key.to_owned()), record: None }
 }
 
-fn expect(key: &str, version: u64) -> Precondition {
+fn precondition(key: &str, version: u64) -> Precondition {
     Precondition { key: Bytes::from(key.to_owned()), version }
 }
 
@@ -54,10 +54,10 @@ async fn commit(
     engine.commit(Commit { version_min: 0, preconditions, mutations }).await.unwrap()
 }
 
-async fn written(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
+async fn commit_unconditionally(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
     match commit(engine, vec![], mutations).await {
         Outcome::Committed(version) => version,
-        Outcome::Conflict => panic!("a commit without expectations met a conflict"),
+        Outcome::Conflict => panic!("conflict without preconditions"),
     }
 }
 
@@ -77,9 +77,11 @@ async fn keys(engine: &dyn Engine, scan: Scan) -> Vec<String> {
     page.iter().map(|found| String::from_utf8_lossy(found.key).into_owned()).collect()
 }
 
-async fn a_read_finds_what_was_written_and_nothing_else(mut subject: Subject) {
+async fn reads_return_exactly_the_written_records(mut subject: Subject) {
     let engine = &*subject.engine;
-    let version = written(engine, vec![put("a", 7, "head", "body"), put("ab", 0, "", "")]).await;
+    let version =
+        commit_unconditionally(engine, vec![put("a", 7, "head", "body"), put("ab", 0, "", "")])
+            .await;
     for _ in 0..2 {
         let engine = &*subject.engine;
         let record = engine.read(b"a", Projection::Full).await.unwrap().unwrap();
@@ -98,16 +100,16 @@ async fn a_read_finds_what_was_written_and_nothing_else(mut subject: Subject) {
     }
 }
 
-/// A version is above all that its process chose, and all that its keys had. With one process that
-/// is above all; several that share an engine may choose lower ones for other keys.
-async fn versions_grow_over_all_commits_and_a_reopen(mut subject: Subject) {
-    let mut chose = vec![0; subject.processes.len()];
-    let mut had = BTreeMap::from([("a", 0), ("b", 0)]);
-    let mut above = |process: usize, keys: &[&'static str], version: u64| {
-        let last = keys.iter().map(|key| had[key]).max().unwrap().max(chose[process]);
+/// A version exceeds all versions that its process has assigned and all that its keys have had.
+/// Processes that share a database may assign lower versions to other keys.
+async fn versions_increase_across_commits_and_reopens(mut subject: Subject) {
+    let mut assigned = vec![0; subject.processes.len()];
+    let mut current = BTreeMap::from([("a", 0), ("b", 0)]);
+    let mut assert_increases = |process: usize, keys: &[&'static str], version: u64| {
+        let last = keys.iter().map(|key| current[key]).max().unwrap().max(assigned[process]);
         assert!(version > last, "process {process}, {keys:?}: {version} after {last}");
-        had.extend(keys.iter().map(|key| (*key, version)));
-        chose[process] = version;
+        current.extend(keys.iter().map(|key| (*key, version)));
+        assigned[process] = version;
         version
     };
     for _ in 0..4 {
@@ -115,58 +117,63 @@ async fn versions_grow_over_all_commits_and_a_reopen(mut subject: Subject) {
         for (turn, key) in ["a", "b", "a", "a", "b", "b", "a"].into_iter().enumerate() {
             for (process, engine) in subject.processes.iter().enumerate() {
                 let version = match turn % 3 {
-                    2 => written(&**engine, vec![remove(key)]).await,
-                    _ => written(&**engine, vec![put(key, 0, "", "x")]).await,
+                    2 => commit_unconditionally(&**engine, vec![remove(key)]).await,
+                    _ => commit_unconditionally(&**engine, vec![put(key, 0, "", "x")]).await,
                 };
-                highest = highest.max(above(process, &[key], version));
+                highest = highest.max(assert_increases(process, &[key], version));
             }
         }
         for (process, engine) in subject.processes.iter().enumerate() {
             let mutations = vec![put("a", 0, "", ""), put("b", 0, "", "")];
-            above(process, &["a", "b"], written(&**engine, mutations).await);
+            assert_increases(
+                process,
+                &["a", "b"],
+                commit_unconditionally(&**engine, mutations).await,
+            );
             let (preconditions, mutations) = (vec![], vec![remove("a")]);
             highest += 1000;
             let ahead = Commit { version_min: highest, preconditions, mutations };
             let Outcome::Committed(version) = engine.commit(ahead).await.unwrap() else {
-                panic!("no conflict is possible")
+                panic!("conflict without preconditions")
             };
-            assert_eq!(above(process, &["a"], version), highest);
+            assert_eq!(assert_increases(process, &["a"], version), highest);
         }
         subject.reopen().await;
     }
 }
 
-async fn a_commit_is_all_or_nothing(subject: Subject) {
+async fn commits_are_atomic(subject: Subject) {
     let engine = &*subject.engine;
-    let version = written(engine, vec![put("a", 0, "1", ""), put("b", 0, "1", "")]).await;
+    let version =
+        commit_unconditionally(engine, vec![put("a", 0, "1", ""), put("b", 0, "1", "")]).await;
     let writes = || vec![put("a", 0, "2", ""), remove("b"), put("c", 0, "2", "")];
     for wrong in [
-        vec![expect("a", version), expect("b", version + 1)],
-        vec![expect("a", 0)],
-        vec![expect("c", version)],
-        vec![expect("a", version), expect("b", version), expect("c", 1)],
+        vec![precondition("a", version), precondition("b", version + 1)],
+        vec![precondition("a", 0)],
+        vec![precondition("c", version)],
+        vec![precondition("a", version), precondition("b", version), precondition("c", 1)],
     ] {
         assert_eq!(commit(engine, wrong, writes()).await, Outcome::Conflict);
         assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "b"]);
         let record = engine.read(b"a", Projection::Meta).await.unwrap().unwrap();
         assert_eq!((record.version, &record.meta[..]), (version, &b"1"[..]));
     }
-    let right = vec![expect("a", version), expect("b", version), expect("c", 0)];
+    let right = vec![precondition("a", version), precondition("b", version), precondition("c", 0)];
     assert_ne!(commit(engine, right, writes()).await, Outcome::Conflict);
     assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "c"]);
 }
 
-async fn expectations_see_the_commits_before_them(subject: Subject) {
+async fn preconditions_see_earlier_commits_of_the_same_group(subject: Subject) {
     let engine = &*subject.engine;
-    // Sent together, so that an engine that groups commits meets both in one group.
+    // Concurrent, so that group commit puts both into one group.
     let first = engine.commit(Commit {
         version_min: 0,
-        preconditions: vec![expect("k", 0)],
+        preconditions: vec![precondition("k", 0)],
         mutations: vec![put("k", 0, "1", "")],
     });
     let second = engine.commit(Commit {
         version_min: 0,
-        preconditions: vec![expect("k", 0)],
+        preconditions: vec![precondition("k", 0)],
         mutations: vec![put("k", 0, "2", "")],
     });
     let (first, second) = tokio::join!(first, second);
@@ -174,15 +181,15 @@ async fn expectations_see_the_commits_before_them(subject: Subject) {
     assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Conflict).count(), 1);
 }
 
-async fn of_racing_commits_with_one_expectation_one_wins(subject: Subject) {
-    let mut version = written(&*subject.engine, vec![put("k", 0, "", "")]).await;
+async fn one_of_several_racing_commits_with_equal_preconditions_succeeds(subject: Subject) {
+    let mut version = commit_unconditionally(&*subject.engine, vec![put("k", 0, "", "")]).await;
     for round in 0..20 {
         let tasks: Vec<_> = (0..16)
             .map(|task| {
                 let engine = subject.engine.clone();
                 tokio::spawn(async move {
                     let mutations = vec![put("k", 0, &format!("{round}-{task}"), "")];
-                    commit(&*engine, vec![expect("k", version)], mutations).await
+                    commit(&*engine, vec![precondition("k", version)], mutations).await
                 })
             })
             .collect();
@@ -197,12 +204,13 @@ async fn of_racing_commits_with_one_expectation_one_wins(subject: Subject) {
     }
 }
 
-async fn a_scan_is_in_byte_order_and_within_its_bounds(subject: Subject) {
+async fn scans_are_in_byte_order_and_within_their_bounds(subject: Subject) {
     let engine = &*subject.engine;
     let all = ["A", "a", "a\0", "a!", "aa", "b", "c1", "c10", "c17", "c2", "é"];
     let mut shuffled = all.to_vec();
     shuffled.reverse();
-    written(engine, shuffled.iter().map(|key| put(key, 0, key, "body")).collect()).await;
+    commit_unconditionally(engine, shuffled.iter().map(|key| put(key, 0, key, "body")).collect())
+        .await;
     assert_eq!(keys(engine, scan("", "\u{10ffff}", 100, 0)).await, all);
     assert_eq!(keys(engine, scan("a", "b", 100, 0)).await, ["a", "a\0", "a!", "aa"]);
     assert_eq!(keys(engine, scan("a\0", "c10", 100, 0)).await, ["a\0", "a!", "aa", "b", "c1"]);
@@ -213,22 +221,29 @@ async fn a_scan_is_in_byte_order_and_within_its_bounds(subject: Subject) {
     assert!(page.iter().all(|found| found.meta == found.key && found.version > 0));
 }
 
-async fn a_scan_passes_over_what_is_due(subject: Subject) {
+async fn scans_skip_expired_records(subject: Subject) {
     let engine = &*subject.engine;
     let writes = [("a", 0), ("b", 10), ("c", 20), ("d", 30), ("e", 0)];
-    written(engine, writes.iter().map(|(key, expires_at)| put(key, *expires_at, "", "")).collect())
-        .await;
+    commit_unconditionally(
+        engine,
+        writes.iter().map(|(key, expires_at)| put(key, *expires_at, "", "")).collect(),
+    )
+    .await;
     assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "b", "c", "d", "e"]);
     assert_eq!(keys(engine, scan("a", "z", 10, 20)).await, ["a", "d", "e"]);
     assert_eq!(keys(engine, scan("a", "z", 2, 20)).await, ["a", "d"]);
     assert_eq!(keys(engine, scan("a", "z", 10, u64::MAX)).await, ["a", "e"]);
 }
 
-async fn due_records_come_by_their_number(mut subject: Subject) {
+async fn expired_records_are_returned_in_expiry_order(mut subject: Subject) {
     let writes = vec![put("a", 30, "", ""), put("b", 10, "", ""), put("c", 20, "", "")];
-    written(&*subject.engine, writes).await;
-    written(&*subject.engine, vec![put("never", 0, "", ""), put("later", 50, "", "")]).await;
-    let version = written(&*subject.engine, vec![put("b", 25, "", "")]).await;
+    commit_unconditionally(&*subject.engine, writes).await;
+    commit_unconditionally(
+        &*subject.engine,
+        vec![put("never", 0, "", ""), put("later", 50, "", "")],
+    )
+    .await;
+    let version = commit_unconditionally(&*subject.engine, vec![put("b", 25, "", "")]).await;
     for _ in 0..2 {
         let expires_at = subject.engine.expired(30, 10).await.unwrap();
         let names: Vec<_> = expires_at.iter().map(|(key, _)| &key[..]).collect();
@@ -238,21 +253,21 @@ async fn due_records_come_by_their_number(mut subject: Subject) {
         assert!(subject.engine.expired(19, 10).await.unwrap().is_empty());
         subject.reopen().await;
     }
-    written(&*subject.engine, vec![remove("c"), put("b", 0, "", "")]).await;
+    commit_unconditionally(&*subject.engine, vec![remove("c"), put("b", 0, "", "")]).await;
     assert_eq!(subject.engine.expired(u64::MAX, 10).await.unwrap().len(), 2, "a and later");
 }
 
-async fn counts_follow_the_first_byte(mut subject: Subject) {
+async fn counts_are_per_first_byte_of_the_key(mut subject: Subject) {
     let writes = vec![put("x1", 0, "", ""), put("x2", 0, "", "b"), put("y", 0, "", "")];
-    written(&*subject.engine, writes).await;
-    written(&*subject.engine, vec![put("x1", 0, "new", ""), remove("absent")]).await;
+    commit_unconditionally(&*subject.engine, writes).await;
+    commit_unconditionally(&*subject.engine, vec![put("x1", 0, "new", ""), remove("absent")]).await;
     for _ in 0..2 {
         for (first, count) in [(b'x', 2), (b'y', 1), (b'a', 0)] {
             assert_eq!(subject.engine.count(first).await.unwrap(), count);
         }
         subject.reopen().await;
     }
-    written(&*subject.engine, vec![remove("x1"), remove("x1x")]).await;
+    commit_unconditionally(&*subject.engine, vec![remove("x1"), remove("x1x")]).await;
     assert_eq!(subject.engine.count(b'x').await.unwrap(), 1);
 }
 
@@ -260,31 +275,31 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 31 + seed) ^ (i >> 8)) as u8).collect()
 }
 
-async fn stage(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {
-    let mut stage = engine.create_blob().await.unwrap();
+async fn write_blob(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {
+    let mut blob = engine.create_blob().await.unwrap();
     for chunk in bytes.chunks(chunk) {
-        stage.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+        blob.write(Bytes::copy_from_slice(chunk)).await.unwrap();
     }
-    stage.finish().await.unwrap()
+    blob.finish().await.unwrap()
 }
 
-async fn bodies_of_every_size_come_back(mut subject: Subject) {
+async fn bodies_of_every_size_round_trip(mut subject: Subject) {
     let block = INLINE_BYTES_MAX;
     let sizes = [0, 1, 1000, 4096, block - 1, block, block + 1, 3 * block, 5 * block + 17];
-    // Each size takes the place of each other, so that every change of home happens.
+    // Each size replaces each other size, to cover every change of body location.
     for (round, before) in sizes.iter().enumerate() {
         for (i, len) in sizes.iter().enumerate() {
             let key = format!("k{i}");
             for len in [before, len] {
                 let bytes = pattern(*len, round);
                 let body = if *len > block {
-                    stage(&*subject.engine, &bytes, 70_000).await
+                    write_blob(&*subject.engine, &bytes, 70_000).await
                 } else {
                     Body::Bytes(Bytes::from(bytes))
                 };
                 let record = Some(NewRecord { expires_at: 0, meta: Bytes::new(), body });
                 let key = Bytes::from(key.clone());
-                written(&*subject.engine, vec![Mutation { key, record }]).await;
+                commit_unconditionally(&*subject.engine, vec![Mutation { key, record }]).await;
             }
         }
         subject.reopen().await;
@@ -302,36 +317,36 @@ async fn bodies_of_every_size_come_back(mut subject: Subject) {
     assert!(record.body.read(whole.len() as u64, 1).await.is_err());
 }
 
-fn files(subject: &Subject) -> usize {
+fn blob_file_count(subject: &Subject) -> usize {
     let Some(data) = subject.data() else { return 0 };
     let folders = std::fs::read_dir(data.join("blobs")).unwrap();
     folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
 }
 
-async fn a_staged_body_that_is_dropped_leaves_nothing(mut subject: Subject) {
+async fn uncommitted_blobs_leave_no_file(mut subject: Subject) {
     let bytes = pattern(3 * INLINE_BYTES_MAX, 1);
     let mut cut = subject.engine.create_blob().await.unwrap();
     cut.write(Bytes::from(bytes.clone())).await.unwrap();
     drop(cut);
-    drop(stage(&*subject.engine, &bytes, 10_000).await);
-    // A commit that meets a conflict leaves the body with its caller.
-    let body = stage(&*subject.engine, &bytes, 10_000).await;
+    drop(write_blob(&*subject.engine, &bytes, 10_000).await);
+    // After a conflict the caller still owns the body.
+    let body = write_blob(&*subject.engine, &bytes, 10_000).await;
     let record = || Some(NewRecord { expires_at: 0, meta: Bytes::new(), body: body.clone() });
     let mutations =
         |key: &str| vec![Mutation { key: Bytes::from(key.to_owned()), record: record() }];
-    let lost = commit(&*subject.engine, vec![expect("k", 9)], mutations("k")).await;
+    let lost = commit(&*subject.engine, vec![precondition("k", 9)], mutations("k")).await;
     assert_eq!(lost, Outcome::Conflict);
-    written(&*subject.engine, mutations("k")).await;
+    commit_unconditionally(&*subject.engine, mutations("k")).await;
     subject.reopen().await;
     assert!(self::body(&*subject.engine, "k").await.unwrap() == bytes);
-    written(&*subject.engine, vec![remove("k")]).await;
+    commit_unconditionally(&*subject.engine, vec![remove("k")]).await;
     subject.reopen().await;
-    assert_eq!(files(&subject), 0, "no file stays without a record");
+    assert_eq!(blob_file_count(&subject), 0, "orphaned blob files");
 }
 
-async fn a_closed_engine_answers_nothing(subject: Subject) {
+async fn a_closed_engine_rejects_all_operations(subject: Subject) {
     let engine = &*subject.engine;
-    written(engine, vec![put("a", 0, "", "")]).await;
+    commit_unconditionally(engine, vec![put("a", 0, "", "")]).await;
     engine.close().await.unwrap();
     let closed = |e: EngineError| assert!(matches!(e, EngineError::Closed), "{e}");
     closed(engine.commit(Commit::default()).await.unwrap_err());
@@ -339,12 +354,13 @@ async fn a_closed_engine_answers_nothing(subject: Subject) {
     closed(engine.read(b"other", Projection::Full).await.unwrap_err());
 }
 
-async fn reads_never_go_back_while_commits_run(subject: Subject) {
+async fn reads_are_monotonic_under_concurrent_commits(subject: Subject) {
     let writer = {
         let engine = subject.engine.clone();
         tokio::spawn(async move {
             for n in 0..400_u32 {
-                written(&*engine, vec![put("k", 0, &n.to_string(), n.to_string())]).await;
+                commit_unconditionally(&*engine, vec![put("k", 0, &n.to_string(), n.to_string())])
+                    .await;
             }
         })
     };
@@ -373,16 +389,17 @@ async fn reads_never_go_back_while_commits_run(subject: Subject) {
     }
 }
 
-async fn a_value_that_is_replaced_while_it_is_read_comes_whole(subject: Subject) {
+async fn a_body_replaced_during_a_read_is_read_whole(subject: Subject) {
     let len = 2 * INLINE_BYTES_MAX + 5;
     let writer = {
         let engine = subject.engine.clone();
         tokio::spawn(async move {
             for seed in 0..40 {
-                let body = stage(&*engine, &pattern(len, seed), 100_000).await;
+                let body = write_blob(&*engine, &pattern(len, seed), 100_000).await;
                 let meta = Bytes::from(seed.to_string());
                 let record = Some(NewRecord { expires_at: 0, meta, body });
-                written(&*engine, vec![Mutation { key: Bytes::from("k"), record }]).await;
+                commit_unconditionally(&*engine, vec![Mutation { key: Bytes::from("k"), record }])
+                    .await;
             }
         })
     };
@@ -396,7 +413,7 @@ async fn a_value_that_is_replaced_while_it_is_read_comes_whole(subject: Subject)
     writer.await.unwrap();
 }
 
-/// A body that no engine under test has made.
+/// A body that does not belong to the engine under test.
 struct Foreign;
 
 impl StoredBody for Foreign {
@@ -413,7 +430,7 @@ impl StoredBody for Foreign {
     }
 }
 
-async fn a_commit_that_is_refused_does_not_fall_on_others(subject: Subject) {
+async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
     let mut made = tokio::task::JoinSet::new();
     for n in 0..100 {
         let engine = subject.engine.clone();
@@ -439,21 +456,21 @@ async fn a_commit_that_is_refused_does_not_fall_on_others(subject: Subject) {
     }
 }
 
-async fn commits_that_wait_together_are_judged_one_after_the_other(subject: Subject) {
-    // Of those that expect one version one wins at most, however they fall into groups.
+async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
+    // At most one commit per expected version succeeds, however commits are grouped.
     let mut version = 0;
     for round in 0..30 {
         let mut made = tokio::task::JoinSet::new();
         for n in 0..40 {
             let engine = subject.engine.clone();
             made.spawn(async move {
-                let expects = if n < 20 { vec![expect("k", version)] } else { vec![] };
+                let preconditions = if n < 20 { vec![precondition("k", version)] } else { vec![] };
                 let mutations = match n {
                     20..25 => vec![remove("k")],
                     25..40 => vec![put("other", 0, "", format!("{n}"))],
                     _ => vec![put("k", 0, "", format!("{round}-{n}"))],
                 };
-                (n, commit(&*engine, expects, mutations).await)
+                (n, commit(&*engine, preconditions, mutations).await)
             });
         }
         let (mut won, mut last) = (0, (0, true));
@@ -463,17 +480,21 @@ async fn commits_that_wait_together_are_judged_one_after_the_other(subject: Subj
                 last = last.max((version, n < 20));
             }
         }
-        // A version never comes twice; after each removal there is none again.
+        // Versions never repeat, but after a removal the precondition "absent" holds again.
         let most = if version == 0 { 6 } else { 1 };
-        assert!(won <= most, "{won} commits that expected version {version} were written");
+        assert!(won <= most, "{won} commits with the precondition version {version} succeeded");
         let found = subject.engine.read(b"k", Projection::Meta).await.unwrap();
         assert_eq!(found.as_ref().map(|record| record.version), last.1.then_some(last.0));
         version = found.map_or(0, |record| record.version);
     }
 }
 
-/// All of a snapshot between two keys, in pages of so many records and bytes.
-async fn all_of(snapshot: &mut dyn Snapshot, limit: usize, bytes: u64) -> Vec<(Bytes, Record)> {
+/// Reads a whole snapshot in pages of at most `limit` records and about `bytes` bytes.
+async fn scan_snapshot(
+    snapshot: &mut dyn Snapshot,
+    limit: usize,
+    bytes: u64,
+) -> Vec<(Bytes, Record)> {
     let (mut all, mut start) = (Vec::new(), Bytes::from_static(b"a"));
     loop {
         let page = snapshot.scan(start, Bytes::from_static(b"z"), limit, bytes).await.unwrap();
@@ -484,20 +505,22 @@ async fn all_of(snapshot: &mut dyn Snapshot, limit: usize, bytes: u64) -> Vec<(B
     }
 }
 
-async fn a_snapshot_stays_as_it_was(subject: Subject) {
+async fn snapshots_do_not_change(subject: Subject) {
     let engine = &*subject.engine;
     let large = |seed| Bytes::from(pattern(2 * INLINE_BYTES_MAX + 7, seed));
     let mut bodies = std::collections::BTreeMap::new();
     for n in 0..60 {
         let key = format!("k{n:02}");
         let bytes = if n % 10 == 3 { large(n) } else { Bytes::from(pattern(n * 1000, n)) };
-        let body = stage(engine, &bytes, 50_000).await;
+        let body = write_blob(engine, &bytes, 50_000).await;
         let body = if n % 10 == 3 { body } else { Body::Bytes(bytes.clone()) };
         let meta = Bytes::from(format!("head {n}"));
         let record = Some(NewRecord { expires_at: n as u64, meta, body });
-        let version = written(engine, vec![Mutation { key: key.clone().into(), record }]).await;
+        let version =
+            commit_unconditionally(engine, vec![Mutation { key: key.clone().into(), record }])
+                .await;
         bodies.insert(key, (version, n as u64, bytes));
-        // Some of it is where the engine keeps things in the end, and some is not.
+        // A checkpoint moves the first half to the database; the rest stays in the WAL.
         if n == 30 {
             tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
         }
@@ -509,11 +532,11 @@ async fn a_snapshot_stays_as_it_was(subject: Subject) {
             1 => put(&format!("k{n:02}"), 0, "new", "new"),
             _ => put(&format!("k{n:02}x"), 0, "more", "more"),
         };
-        written(engine, vec![mutations]).await;
+        commit_unconditionally(engine, vec![mutations]).await;
     }
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     for (limit, bytes) in [(1, u64::MAX), (7, u64::MAX), (1000, 300_000), (1000, 1)] {
-        let found = all_of(&mut *snapshot, limit, bytes).await;
+        let found = scan_snapshot(&mut *snapshot, limit, bytes).await;
         assert_eq!(found.len(), bodies.len(), "pages of {limit} and {bytes} bytes");
         for ((key, record), (named, (version, expires_at, bytes))) in found.iter().zip(&bodies) {
             assert_eq!(
@@ -527,17 +550,18 @@ async fn a_snapshot_stays_as_it_was(subject: Subject) {
     }
     let none = snapshot.scan("k5".into(), "k5".into(), 10, 10).await.unwrap();
     assert!(
-        none.is_empty() && all_of(&mut *engine.snapshot().await.unwrap(), 9, 9).await.len() == 60
+        none.is_empty()
+            && scan_snapshot(&mut *engine.snapshot().await.unwrap(), 9, 9).await.len() == 60
     );
     drop(snapshot);
     for n in 0..60 {
-        written(engine, vec![remove(&format!("k{n:02}"))]).await;
+        commit_unconditionally(engine, vec![remove(&format!("k{n:02}"))]).await;
     }
     engine.close().await.unwrap();
-    assert_eq!(files(&subject), 0, "what only the snapshot kept is gone");
+    assert_eq!(blob_file_count(&subject), 0, "blob files outlive their snapshot");
 }
 
-async fn a_snapshot_shows_each_commit_whole_or_not_at_all(subject: Subject) {
+async fn snapshots_contain_each_commit_entirely_or_not_at_all(subject: Subject) {
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut writers = tokio::task::JoinSet::new();
     for pair in 0..4 {
@@ -547,14 +571,14 @@ async fn a_snapshot_shows_each_commit_whole_or_not_at_all(subject: Subject) {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 n += 1;
                 let text = n.to_string();
-                // Far apart, with much between them, so that a page holds one of them only.
+                // Far apart in key order, so that no page contains both.
                 let writes = vec![
                     put(&format!("b{pair}"), 0, &text, vec![1; 3000]),
                     put(&format!("m{pair}-{}", n % 500), 0, &text, vec![2; 500]),
                     put(&format!("y{pair}"), 0, &text, vec![3; 3000]),
                 ];
-                written(&*engine, writes).await;
-                // An engine in memory never waits for anything.
+                commit_unconditionally(&*engine, writes).await;
+                // The memory engine never yields.
                 tokio::task::yield_now().await;
             }
             n
@@ -563,14 +587,14 @@ async fn a_snapshot_shows_each_commit_whole_or_not_at_all(subject: Subject) {
     for _ in 0..25 {
         tokio::time::sleep(std::time::Duration::from_millis(40)).await;
         let mut snapshot = subject.engine.snapshot().await.unwrap();
-        let found = all_of(&mut *snapshot, 50, u64::MAX).await;
+        let found = scan_snapshot(&mut *snapshot, 50, u64::MAX).await;
         for pair in 0..4 {
             let meta = |key: String| {
                 let found = found.iter().find(|(other, _)| *other == key.as_bytes());
                 found.map(|(_, record)| String::from_utf8_lossy(&record.meta).into_owned())
             };
             let (first, last) = (meta(format!("b{pair}")), meta(format!("y{pair}")));
-            assert_eq!(first, last, "a commit in two halves");
+            assert_eq!(first, last, "a partial commit");
             let newest =
                 found.iter().filter(|(key, _)| key.starts_with(format!("m{pair}-").as_bytes()));
             let newest = newest.map(|(_, record)| String::from_utf8_lossy(&record.meta).parse());
@@ -580,6 +604,6 @@ async fn a_snapshot_shows_each_commit_whole_or_not_at_all(subject: Subject) {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     while let Some(writes) = writers.join_next().await {
-        assert!(writes.unwrap() > 10, "the writers went on meanwhile");
+        assert!(writes.unwrap() > 10, "a writer was blocked by the snapshots");
     }
 }

@@ -1,7 +1,7 @@
-//! Data directories that earlier builds left behind open, whole and unchanged.
+//! Data directories of earlier versions open with all their data.
 //!
-//! `tests/fixtures/format-1` was stopped once, written to again, and killed: some of it is in the
-//! database, some in the log. The zeros at the end of its log are cut off.
+//! The server of `tests/fixtures/format-1` was stopped, restarted, written to and killed: part of
+//! the data is in the database, part in the WAL. The zeros at the end of the WAL are truncated.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod support;
@@ -32,12 +32,12 @@ fn fixture() -> (tempfile::TempDir, PathBuf) {
     (dir, data)
 }
 
-/// The value of the large items: numbers of eight digits.
+/// The value of the large items: eight-digit numbers.
 fn digits() -> Vec<u8> {
     (0..40_000).flat_map(|n| format!("{n:08}").into_bytes()).collect()
 }
 
-fn holds_what_was_written(server: &Server) {
+fn assert_contents(server: &Server) {
     let stores = server.request("GET /resources/stores/kv", &[], b"").text();
     let empty =
         r#"{"id":"57d4en7upeagvdnoeb8z5v","name":"empty","created_at":"2026-11-23 21:25:51""#;
@@ -78,25 +78,25 @@ fn holds_what_was_written(server: &Server) {
 }
 
 #[test]
-fn data_of_format_one_opens_with_everything_that_was_acknowledged() {
+fn format_1_opens_with_all_acknowledged_writes() {
     let (_dir, data) = fixture();
     let server = Server::start(&data, &[]);
-    holds_what_was_written(&server);
+    assert_contents(&server);
     server.stop();
-    // Once more, with all of it in the database.
+    // Again, with all data in the database.
     let server = Server::start(&data, &[]);
-    holds_what_was_written(&server);
+    assert_contents(&server);
     assert_eq!(server.request(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
     let after = server.request(&format!("GET {STORE}/keys/plain"), &[], b"");
-    assert!(after.generation() > 1_795_469_151_747_167, "generations go on from the last one");
+    assert!(after.generation() > 1_795_469_151_747_167, "a generation repeats");
     server.stop();
 }
 
 #[test]
-fn data_of_format_one_passes_the_check() {
+fn format_1_passes_the_check_command() {
     let (_dir, data) = fixture();
     let out = Command::new(binary()).args(["check", "--data"]).arg(&data).output().unwrap();
-    let said = String::from_utf8(out.stdout).unwrap();
-    assert!(out.status.success(), "{said}");
-    assert!(said.contains("2 blob files, 9 records in the WAL: no problems found"), "{said}");
+    let output = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{output}");
+    assert!(output.contains("2 blob files, 9 records in the WAL: no problems found"), "{output}");
 }

@@ -1,4 +1,4 @@
-//! The data directory's format: what is foreign or damaged is said, never served.
+//! The on-disk format: damaged data and foreign formats are reported, never served.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Projection, Scan,
 };
 
-/// The key of an item, as docs/format.md has it.
+/// The key of an item record, as in docs/format.md.
 const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
@@ -25,26 +25,26 @@ async fn put(engine: &dyn Engine, key: &str, body: Body) {
     engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
 }
 
-async fn staged(engine: &dyn Engine, len: usize) -> Body {
-    let mut stage = engine.create_blob().await.unwrap();
-    stage.write(Bytes::from(vec![b's'; len])).await.unwrap();
-    stage.finish().await.unwrap()
+async fn write_blob(engine: &dyn Engine, len: usize) -> Body {
+    let mut blob = engine.create_blob().await.unwrap();
+    blob.write(Bytes::from(vec![b's'; len])).await.unwrap();
+    blob.finish().await.unwrap()
 }
 
-/// A data directory with a small item `a`, another `b`, and a large one `c`.
-async fn filled() -> (tempfile::TempDir, PathBuf) {
+/// Creates a data directory with the small records `a` and `b` and the large record `c`.
+async fn populated() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
     put(&engine, "a", Body::Bytes(Bytes::from_static(b"small"))).await;
     put(&engine, "b", Body::Bytes(Bytes::from_static(b"other"))).await;
-    let large = staged(&engine, 3 * INLINE_BYTES_MAX).await;
+    let large = write_blob(&engine, 3 * INLINE_BYTES_MAX).await;
     put(&engine, "c", large).await;
     engine.close().await.unwrap();
     (dir, data)
 }
 
-/// Changes the database behind the server's back.
+/// Changes the database of a closed engine.
 fn tamper(data: &Path, sql: &str) {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     let changed = conn.execute(sql, []).unwrap();
@@ -57,29 +57,29 @@ async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
     Ok(record.body.read(0, len).await?.to_vec())
 }
 
-fn assert_corrupt<T: std::fmt::Debug>(answer: Result<T, EngineError>, says: &str) {
+fn assert_corrupt<T: std::fmt::Debug>(answer: Result<T, EngineError>, expected: &str) {
     match answer {
-        Err(EngineError::Corrupt(what)) => assert!(what.contains(says), "{what}"),
-        other => panic!("not reported as damage: {other:?}"),
+        Err(EngineError::Corrupt(what)) => assert!(what.contains(expected), "{what}"),
+        other => panic!("not reported as corruption: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn another_format_is_refused_with_what_to_do() {
-    let (_dir, data) = filled().await;
+async fn open_rejects_other_format_versions_and_suggests_a_remedy() {
+    let (_dir, data) = populated().await;
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.pragma_update(None, "user_version", 2).unwrap();
     drop(conn);
-    assert_corrupt(open(&data).map(|_| ()), "data format 2, but this build reads format 1; run");
+    assert_corrupt(open(&data).map(|_| ()), "data format 2, and this build reads format 1; run");
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.pragma_update(None, "user_version", 1).unwrap();
     drop(conn);
     let engine = open(&data).unwrap();
-    assert_eq!(read(&engine, "a").await.unwrap(), b"small", "and nothing was changed");
+    assert_eq!(read(&engine, "a").await.unwrap(), b"small", "the data changed");
 }
 
 #[tokio::test]
-async fn a_database_of_another_program_is_refused_and_left_alone() {
+async fn open_rejects_a_foreign_database_without_changing_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("steadfast.db");
     let conn = Connection::open(&path).unwrap();
@@ -91,9 +91,9 @@ async fn a_database_of_another_program_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_directory_that_lost_its_database_is_not_begun_anew() {
+async fn open_does_not_recreate_a_missing_database() {
     for what in ["log", "blobs"] {
-        let (_dir, data) = filled().await;
+        let (_dir, data) = populated().await;
         for entry in fs::read_dir(&data).unwrap() {
             let path = entry.unwrap().path();
             match path.file_name().unwrap().to_str().unwrap() {
@@ -109,7 +109,7 @@ async fn a_directory_that_lost_its_database_is_not_begun_anew() {
 }
 
 #[tokio::test]
-async fn a_data_directory_may_have_any_name() {
+async fn data_directories_may_have_any_name() {
     let dir = tempfile::tempdir().unwrap();
     let root = format!("/{}", dir.path().display());
     for name in ["a b", "what?mode=memory", "50%25", "a#b", "a&b=c", "\u{e9}\u{1f600}", "file:x"] {
@@ -127,30 +127,30 @@ async fn a_data_directory_may_have_any_name() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_database_is_refused() {
+async fn open_rejects_a_file_that_is_not_a_database() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("steadfast.db"), vec![b'x'; 8192]).unwrap();
     assert_corrupt(open(dir.path()).map(|_| ()), "restore a backup");
 }
 
 #[tokio::test]
-async fn a_body_that_was_changed_or_swapped_is_not_served() {
+async fn changed_and_swapped_bodies_are_not_served() {
     for sql in [
         "UPDATE bodies SET body = CAST('S' || substr(body, 2) AS BLOB) WHERE id = 1",
         "UPDATE bodies SET body = substr(body, 2) WHERE id = 1",
         "UPDATE bodies SET body = (SELECT body FROM bodies WHERE id = 2), \
          sum = (SELECT sum FROM bodies WHERE id = 2) WHERE id = 1",
     ] {
-        let (_dir, data) = filled().await;
+        let (_dir, data) = populated().await;
         tamper(&data, sql);
         let engine = open(&data).unwrap();
         assert_corrupt(read(&engine, "a").await, "body 1 does not match");
-        assert_eq!(read(&engine, "b").await.unwrap(), b"other", "the others are served");
+        assert_eq!(read(&engine, "b").await.unwrap(), b"other", "other records are served");
     }
 }
 
 #[tokio::test]
-async fn a_head_that_was_changed_or_moved_is_not_served() {
+async fn changed_and_moved_meta_is_not_served() {
     for sql in [
         "UPDATE heads SET data = CAST(data || x'00' AS BLOB) WHERE key = CAST('a' AS BLOB)",
         "UPDATE heads SET data = substr(data, 1, 10) WHERE key = CAST('a' AS BLOB)",
@@ -158,7 +158,7 @@ async fn a_head_that_was_changed_or_moved_is_not_served() {
          WHERE key = CAST('a' AS BLOB)",
         "UPDATE heads SET key = CAST('aa' AS BLOB) WHERE key = CAST('a' AS BLOB)",
     ] {
-        let (_dir, data) = filled().await;
+        let (_dir, data) = populated().await;
         tamper(&data, sql);
         let engine = open(&data).unwrap();
         let key = if sql.contains("aa") { "aa" } else { "a" };
@@ -169,14 +169,14 @@ async fn a_head_that_was_changed_or_moved_is_not_served() {
     }
 }
 
-fn blob(data: &Path) -> PathBuf {
+fn blob_path(data: &Path) -> PathBuf {
     let folders = fs::read_dir(data.join("blobs")).unwrap();
     let mut files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
     files.next().unwrap().unwrap().path()
 }
 
 #[tokio::test]
-async fn a_blob_file_that_is_missing_torn_or_changed_is_not_served() {
+async fn missing_truncated_and_changed_blob_files_are_not_served() {
     let flip = |at: usize| move |bytes: &mut Vec<u8>| bytes[at] ^= 1;
     let size = 3 * INLINE_BYTES_MAX + 3 * 4 + 24;
     type Damage = Box<dyn Fn(&mut Vec<u8>)>;
@@ -193,8 +193,8 @@ async fn a_blob_file_that_is_missing_torn_or_changed_is_not_served() {
         Box::new(|bytes| bytes.fill(0)),
     ];
     for (number, damage) in damages.iter().enumerate() {
-        let (_dir, data) = filled().await;
-        let path = blob(&data);
+        let (_dir, data) = populated().await;
+        let path = blob_path(&data);
         let mut bytes = fs::read(&path).unwrap();
         assert_eq!(bytes.len(), size);
         damage(&mut bytes);
@@ -203,16 +203,16 @@ async fn a_blob_file_that_is_missing_torn_or_changed_is_not_served() {
         let answer = read(&engine, "c").await.map(|bytes| bytes.len());
         assert!(matches!(answer, Err(EngineError::Corrupt(_))), "damage {number}: {answer:?}");
     }
-    let (_dir, data) = filled().await;
-    fs::remove_file(blob(&data)).unwrap();
+    let (_dir, data) = populated().await;
+    fs::remove_file(blob_path(&data)).unwrap();
     let engine = open(&data).unwrap();
     assert_corrupt(read(&engine, "c").await.map(|_| ()), "is missing");
 }
 
 #[tokio::test]
-async fn a_large_value_reads_its_sound_blocks_and_refuses_the_damaged_one() {
-    let (_dir, data) = filled().await;
-    let path = blob(&data);
+async fn a_damaged_block_of_a_blob_file_does_not_affect_the_others() {
+    let (_dir, data) = populated().await;
+    let path = blob_path(&data);
     let mut bytes = fs::read(&path).unwrap();
     bytes[INLINE_BYTES_MAX + 5] ^= 1;
     fs::write(&path, bytes).unwrap();
@@ -225,15 +225,15 @@ async fn a_large_value_reads_its_sound_blocks_and_refuses_the_damaged_one() {
 }
 
 #[tokio::test]
-async fn files_that_no_record_names_go_after_the_start_and_others_stay() {
-    let (_dir, data) = filled().await;
+async fn orphaned_blob_files_are_removed_after_startup_and_foreign_files_kept() {
+    let (_dir, data) = populated().await;
     let orphan = data.join("blobs").join("2a").join("000000000000002a");
     fs::create_dir_all(orphan.parent().unwrap()).unwrap();
-    fs::write(&orphan, b"cut short by a crash").unwrap();
+    fs::write(&orphan, b"left by a crash").unwrap();
     let foreign = orphan.with_file_name("notes.txt");
     fs::write(&foreign, b"the operator's").unwrap();
     let engine = open(&data).unwrap();
-    // Closing waits for the chores, of which the sweep is the first.
+    // Close waits for maintenance, which removes orphans first.
     engine.close().await.unwrap();
     assert!(!orphan.exists() && foreign.exists());
     let engine = open(&data).unwrap();
@@ -241,12 +241,12 @@ async fn files_that_no_record_names_go_after_the_start_and_others_stay() {
 }
 
 #[tokio::test]
-async fn a_directory_belongs_to_one_engine_at_a_time() {
-    let (_dir, data) = filled().await;
+async fn a_data_directory_is_locked_by_one_engine() {
+    let (_dir, data) = populated().await;
     let first = open(&data).unwrap();
     match open(&data).map(|_| ()) {
         Err(EngineError::Failed(what)) => {
-            assert!(what.contains("is locked by another steadfast"), "{what}");
+            assert!(what.contains("is in use by another steadfast"), "{what}");
         }
         other => panic!("opened twice: {other:?}"),
     }
@@ -255,7 +255,7 @@ async fn a_directory_belongs_to_one_engine_at_a_time() {
 }
 
 #[tokio::test]
-async fn space_comes_back_after_deletes() {
+async fn deletes_free_disk_space() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Arc::new(open(dir.path()).unwrap());
     let body = Body::Bytes(Bytes::from(vec![b'v'; 200_000]));
@@ -268,33 +268,33 @@ async fn space_comes_back_after_deletes() {
         (0..400).map(|n| Mutation { key: Bytes::from(format!("k{n:03}")), record: None });
     let commit = Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() };
     engine.commit(commit).await.unwrap();
-    // The log is folded and pages are given back while nothing else happens.
+    // Checkpoints and vacuum run while the engine is idle.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while engine.stats().disk_bytes > full / 5 {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         let now = engine.stats().disk_bytes;
-        assert!(std::time::Instant::now() < end, "{now} bytes of {full} stay");
+        assert!(std::time::Instant::now() < end, "{now} of {full} bytes remain");
     }
     engine.close().await.unwrap();
 }
 
 #[test]
-fn the_layout_of_a_token_is_the_documented_one() {
+fn the_token_record_has_the_documented_layout() {
     use steadfast::kv::codec::TokenMeta;
     use steadfast::kv::tokens::{Grant, Scope, TokenId};
     use steadfast::kv::types::StoreId;
     let store = StoreId::parse(b"0c5m1x2v7q9r4t8k3h6j1a").unwrap();
     let id = TokenId::parse(b"zzzzzzzzzzzzzzzzzzzzzz").unwrap();
     let grant = Grant::new("name", Scope::Read, vec![store], "prefix/").unwrap();
-    let head = TokenMeta { id, grant, created: 0x0102_0304_0506_0708 };
+    let meta = TokenMeta { id, grant, created: 0x0102_0304_0506_0708 };
     let bytes = b"\x01\x01\x08\x07\x06\x05\x04\x03\x02\x01zzzzzzzzzzzzzzzzzzzzzz\
         \x010c5m1x2v7q9r4t8k3h6j1a\x04\0nameprefix/";
-    assert_eq!(head.encode(), &bytes[..]);
-    assert_eq!(TokenMeta::decode(bytes).unwrap(), head);
+    assert_eq!(meta.encode(), &bytes[..]);
+    assert_eq!(TokenMeta::decode(bytes).unwrap(), meta);
 }
 
 #[test]
-fn the_layout_of_a_key_is_the_documented_one() {
+fn keys_have_the_documented_layout() {
     use steadfast::kv::keyspace;
     use steadfast::kv::types::{Key, StoreId};
     let store = StoreId::parse(b"0c5m1x2v7q9r4t8k3h6j1a").unwrap();

@@ -4,7 +4,7 @@
 mod engines;
 
 use bytes::Bytes;
-use engines::{Subject, Turns};
+use engines::{ProcessPicker, Subject};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use steadfast::engine::Engine;
@@ -50,7 +50,7 @@ const MAX: u64 = 3 * PIECE_BYTES as u64;
 struct Case {
     /// One for each process; the operations alternate between them.
     kvs: Vec<Arc<Kv>>,
-    turns: Turns,
+    turns: ProcessPicker,
     clock: Arc<ManualClock>,
     store: StoreId,
     subject: Subject,
@@ -61,7 +61,7 @@ impl Case {
         let clock = Arc::new(ManualClock::new(START));
         let kvs = kvs(&subject, &clock);
         let store = kvs[0].create_store(name("main"), None).await.unwrap().id;
-        Case { turns: Turns::among(kvs.len()), kvs, clock, store, subject }
+        Case { turns: ProcessPicker::new(kvs.len()), kvs, clock, store, subject }
     }
 
     fn kv(&self) -> &Arc<Kv> {

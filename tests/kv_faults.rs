@@ -6,11 +6,11 @@
 
 #[allow(dead_code, reason = "not every helper is used here")]
 mod engines;
-#[path = "engines/faulty.rs"]
+#[path = "engines/fault_injection.rs"]
 mod faulty;
 
 use bytes::Bytes;
-use faulty::{Fault, Faulty};
+use faulty::{Fault, FaultInjectingEngine};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,8 +43,8 @@ fn ops() -> impl Strategy<Value = Vec<(Op, Vec<Fault>)>> {
         4 => Just(Fault::None),
         2 => Just(Fault::Conflict),
         1 => Just(Fault::Full),
-        1 => Just(Fault::Before),
-        2 => Just(Fault::After),
+        1 => Just(Fault::BeforeCommit),
+        2 => Just(Fault::AfterCommit),
         1 => Just(Fault::Read),
     ];
     prop::collection::vec((op, prop::collection::vec(fault, 0..4)), 1..40)
@@ -74,7 +74,7 @@ fn apply(op: &Op, existing: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
 
 struct Harness {
     kv: Kv,
-    engine: Arc<Faulty>,
+    engine: Arc<FaultInjectingEngine>,
     store: StoreId,
     key: Key,
 }
@@ -113,7 +113,7 @@ impl Harness {
 }
 
 async fn run_sequence(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> u64 {
-    let engine = Arc::new(Faulty::new(subject.engine.clone()));
+    let engine = Arc::new(FaultInjectingEngine::new(subject.engine.clone()));
     let clock = Arc::new(ManualClock::new(1_750_000_000 * SECOND));
     let kv = Kv::new(engine.clone(), clock, 1 << 20);
     let store = kv.create_store(StoreName::parse("store").unwrap(), None).await.unwrap().id;
@@ -155,7 +155,7 @@ async fn run_sequence(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> 
             last = current;
         }
     }
-    harness.engine.met()
+    harness.engine.injected_count()
 }
 
 fn run(subject: fn() -> engines::Subject, cases: u32) {

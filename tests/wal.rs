@@ -1,6 +1,5 @@
-//! The commit log's states at the start: what a crash can leave is taken up, what it cannot leave
-//! is reported as damage. Images are copies of a data directory while the engine is open, which is
-//! what kill -9 leaves.
+//! WAL recovery: every state that a crash can leave is recovered, any other is reported as
+//! corruption. Crash images are copies of the data directory of an open engine, as after kill -9.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bytes::Bytes;
@@ -18,14 +17,14 @@ use steadfast::engine::{
 };
 
 const PAGE: usize = 4096;
-const HEADER: usize = 48;
+const HEADER_BYTES: usize = 48;
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
     open_with(dir, 128 << 20)
 }
 
 fn open_with(dir: &Path, wal_bytes: u64) -> Result<Embedded, EngineError> {
-    let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
+    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
     Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes, fatal })
 }
 
@@ -36,7 +35,7 @@ async fn put(engine: &dyn Engine, key: &str, body: Vec<u8>) -> u64 {
     match engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap()
     {
         Outcome::Committed(version) => version,
-        Outcome::Conflict => panic!("nothing was expected"),
+        Outcome::Conflict => panic!("conflict without preconditions"),
     }
 }
 
@@ -66,7 +65,7 @@ fn copy(from: &Path, to: &Path) {
             copy(&entry.path(), &target);
         } else {
             match fs::copy(entry.path(), target) {
-                // The engine may give back a file of the log while it is copied.
+                // The engine may recycle a WAL segment during the copy.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 copied => assert!(copied.is_ok(), "{copied:?}"),
             }
@@ -74,27 +73,27 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn image(data: &Path) -> (tempfile::TempDir, PathBuf) {
+fn crash_image(data: &Path) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("data");
     copy(data, &to);
     (dir, to)
 }
 
-/// A frame of the log: its file, where it begins, its length in whole pages, and its last version.
+/// A WAL record: its segment, offset, length in whole pages, and last version.
 #[derive(Clone, Debug)]
-struct Frame {
+struct WalRecord {
     path: PathBuf,
     at: usize,
     len: usize,
     last: u64,
 }
 
-/// All frames there are, in the order of their versions.
-fn frames(data: &Path) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    for slot in fs::read_dir(data.join("log")).unwrap() {
-        let path = slot.unwrap().path();
+/// Reads all WAL records in version order.
+fn wal_records(data: &Path) -> Vec<WalRecord> {
+    let mut wal_records = Vec::new();
+    for segment in fs::read_dir(data.join("log")).unwrap() {
+        let path = segment.unwrap().path();
         let bytes = fs::read(&path).unwrap();
         let mut at = 0;
         while bytes.get(at..at + 4) == Some(b"SDLG") {
@@ -103,19 +102,19 @@ fn frames(data: &Path) -> Vec<Frame> {
                 eight[..len].copy_from_slice(&bytes[at + from..at + from + len]);
                 u64::from_le_bytes(eight)
             };
-            let len = HEADER as u64 + number(32, 4) + number(40, 8);
+            let len = HEADER_BYTES as u64 + number(32, 4) + number(40, 8);
             let len = usize::try_from(len).unwrap().next_multiple_of(PAGE);
-            frames.push(Frame { path: path.clone(), at, len, last: number(24, 8) });
+            wal_records.push(WalRecord { path: path.clone(), at, len, last: number(24, 8) });
             at += len;
         }
     }
-    frames.sort_by_key(|frame| frame.last);
-    frames
+    wal_records.sort_by_key(|wal_record| wal_record.last);
+    wal_records
 }
 
-fn overwrite(frame: &Frame, page: usize, with: impl Fn(&mut [u8])) {
-    let file = OpenOptions::new().read(true).write(true).open(&frame.path).unwrap();
-    let at = (frame.at + page * PAGE) as u64;
+fn overwrite(wal_record: &WalRecord, page: usize, with: impl Fn(&mut [u8])) {
+    let file = OpenOptions::new().read(true).write(true).open(&wal_record.path).unwrap();
+    let at = (wal_record.at + page * PAGE) as u64;
     let mut bytes = vec![0; PAGE];
     file.read_exact_at(&mut bytes, at).unwrap_or(());
     with(&mut bytes);
@@ -126,11 +125,11 @@ fn value(n: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 7 + n * 131) % 251) as u8).collect()
 }
 
-/// A name, and what it does to a page.
-type Tear = (&'static str, fn(&mut [u8]));
+/// A name and a change of a page.
+type PageDamage = (&'static str, fn(&mut [u8]));
 
-/// What a page may look like after a power cut, besides whole.
-fn tears() -> Vec<Tear> {
+/// The states of a page after a power cut, besides intact.
+fn page_damages() -> Vec<PageDamage> {
     vec![
         ("zeros", |page| page.fill(0)),
         ("garbage", |page| page.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 97 + 13) as u8)),
@@ -141,7 +140,7 @@ fn tears() -> Vec<Tear> {
 }
 
 #[tokio::test]
-async fn what_only_the_log_has_is_there_after_a_crash() {
+async fn recovery_replays_commits_that_are_only_in_the_wal() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -151,28 +150,28 @@ async fn what_only_the_log_has_is_there_after_a_crash() {
     let last = put(&engine, "k07", value(700, 10)).await;
     let mutations = vec![Mutation { key: Bytes::from("k08"), record: None }];
     engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
-    let (_keep, mut crashed) = image(&data);
-    let mut kept = Vec::new();
-    // Crash upon crash, with a commit in each life.
-    for life in 0..4_usize {
+    let (_dir, mut crashed) = crash_image(&data);
+    let mut image_dirs = Vec::new();
+    // Repeated crashes, with a commit after each recovery.
+    for restart in 0..4_usize {
         let engine = open(&crashed).unwrap();
-        assert_eq!(keys(&engine).await.len(), 49 + life);
+        assert_eq!(keys(&engine).await.len(), 49 + restart);
         assert_eq!(body(&engine, "k07").await.unwrap().unwrap(), value(700, 10));
         assert_eq!(body(&engine, "k08").await.unwrap(), None);
         assert_eq!(body(&engine, "k49").await.unwrap().unwrap(), value(49, 49 * 300));
-        assert_eq!(engine.count(b'k').await.unwrap(), 49 + life as u64);
-        assert!(put(&engine, &format!("k9{life}x"), vec![]).await > last);
-        let (keep, next) = image(&crashed);
-        kept.push(keep);
+        assert_eq!(engine.count(b'k').await.unwrap(), 49 + restart as u64);
+        assert!(put(&engine, &format!("k9{restart}x"), vec![]).await > last);
+        let (image_dir, next) = crash_image(&crashed);
+        image_dirs.push(image_dir);
         crashed = next;
-        if life % 2 == 0 {
+        if restart % 2 == 0 {
             engine.close().await.unwrap();
         }
     }
 }
 
 #[tokio::test]
-async fn a_torn_last_frame_is_dropped_and_all_before_it_is_there() {
+async fn recovery_drops_a_torn_last_record_and_keeps_all_earlier_ones() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -181,39 +180,39 @@ async fn a_torn_last_frame_is_dropped_and_all_before_it_is_there() {
     }
     let before = engine.read(b"a9", Projection::Meta).await.unwrap().unwrap().version;
     put(&engine, "torn", value(1, 5 * PAGE)).await;
-    // At once, before the engine folds what it has.
-    let (_base, data) = image(&data);
-    let all = frames(&data);
+    // Immediately, before a checkpoint.
+    let (_base, data) = crash_image(&data);
+    let all = wal_records(&data);
     let torn = all.last().unwrap();
     assert!(torn.len >= 6 * PAGE && torn.last > before, "{torn:?}");
     for page in 0..torn.len / PAGE {
-        for (how, tear) in tears() {
-            let (keep, mut crashed) = image(&data);
-            let mut kept = vec![keep];
+        for (how, damage) in page_damages() {
+            let (image_dir, mut crashed) = crash_image(&data);
+            let mut image_dirs = vec![image_dir];
             let path = crashed.join("log").join(torn.path.file_name().unwrap());
-            let torn = Frame { path, ..torn.clone() };
+            let torn = WalRecord { path, ..torn.clone() };
             let written = fs::read(&torn.path).unwrap();
-            overwrite(&torn, page, tear);
+            overwrite(&torn, page, damage);
             let changed = fs::read(&torn.path).unwrap() != written;
-            for life in 0..2 {
+            for restart in 0..2 {
                 let engine = open(&crashed).unwrap_or_else(|e| panic!("{how} page {page}: {e}"));
                 for n in 0..10 {
                     let found = body(&engine, &format!("a{n}")).await.unwrap().unwrap();
                     assert_eq!(found, value(n, 900), "{how} page {page}");
                 }
-                // The torn write is whole or absent.
+                // The torn commit is whole or absent.
                 let found = body(&engine, "torn").await.unwrap();
                 if let Some(found) = &found {
-                    assert_eq!(*found, value(1, 5 * PAGE), "{how} page {page}, life {life}");
+                    assert_eq!(*found, value(1, 5 * PAGE), "{how} page {page}, restart {restart}");
                 } else {
-                    assert!(changed, "{how} page {page} changed nothing, and the write is gone");
+                    assert!(changed, "{how} page {page} changed nothing, but the commit is lost");
                 }
-                let version = put(&engine, &format!("after{life}"), vec![b'x'; 10]).await;
+                let version = put(&engine, &format!("after{restart}"), vec![b'x'; 10]).await;
                 assert!(version > before);
-                assert_eq!(keys(&engine).await.len(), 11 + life + usize::from(found.is_some()));
-                // No close: the next life begins with what a crash leaves.
-                let (keep, next) = image(&crashed);
-                kept.push(keep);
+                assert_eq!(keys(&engine).await.len(), 11 + restart + usize::from(found.is_some()));
+                // No close: the next iteration starts from a crash image.
+                let (image_dir, next) = crash_image(&crashed);
+                image_dirs.push(image_dir);
                 crashed = next;
             }
         }
@@ -221,27 +220,27 @@ async fn a_torn_last_frame_is_dropped_and_all_before_it_is_there() {
 }
 
 #[tokio::test]
-async fn damage_before_the_last_frame_is_reported_and_never_skipped() {
+async fn recovery_reports_damage_before_the_last_record() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
     for n in 0..10 {
         put(&engine, &format!("a{n}"), value(n, 900)).await;
     }
-    let (_base, data) = image(&data);
-    let all = frames(&data);
+    let (_base, data) = crash_image(&data);
+    let all = wal_records(&data);
     for number in [0, 1, 5, all.len() - 2] {
-        for (how, tear) in tears() {
-            let (_keep, crashed) = image(&data);
+        for (how, damage) in page_damages() {
+            let (_dir, crashed) = crash_image(&data);
             let path = crashed.join("log").join(all[number].path.file_name().unwrap());
-            overwrite(&Frame { path, ..all[number].clone() }, 0, tear);
+            overwrite(&WalRecord { path, ..all[number].clone() }, 0, damage);
             match open(&crashed) {
                 Err(EngineError::Corrupt(what)) => {
-                    assert!(what.contains("the WAL is damaged"), "{what}");
+                    assert!(what.contains("the commit log is damaged"), "{what}");
                     assert!(what.contains("restore a backup"), "{what}");
                 }
-                Err(e) => panic!("{how} of frame {number}: {e}"),
-                // Half of a page may be the part of it that nothing was written to.
+                Err(e) => panic!("{how} of record {number}: {e}"),
+                // The damaged half of the page may be unused.
                 Ok(engine) => {
                     for n in 0..10 {
                         let found = body(&engine, &format!("a{n}")).await;
@@ -255,14 +254,14 @@ async fn damage_before_the_last_frame_is_reported_and_never_skipped() {
 }
 
 #[tokio::test]
-async fn a_damaged_body_in_the_log_is_reported_and_the_others_are_served() {
+async fn reads_report_a_damaged_body_in_the_wal_and_serve_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
     put(&engine, "first", value(1, 3 * PAGE)).await;
     put(&engine, "second", value(2, 3 * PAGE)).await;
-    let (_keep, crashed) = image(&data);
-    let all = frames(&crashed);
+    let (_dir, crashed) = crash_image(&data);
+    let all = wal_records(&crashed);
     overwrite(&all[0], 2, |page| page[100] ^= 1);
     let engine = open(&crashed).unwrap();
     for _ in 0..2 {
@@ -271,9 +270,9 @@ async fn a_damaged_body_in_the_log_is_reported_and_the_others_are_served() {
         assert_eq!(body(&engine, "second").await.unwrap().unwrap(), value(2, 3 * PAGE));
     }
     engine.close().await.unwrap();
-    // Folding it does not make it look sound.
+    // A checkpoint must not hide the damage.
     let engine = open(&crashed).unwrap();
-    assert!(frames(&crashed).iter().all(|frame| frame.last <= 2));
+    assert!(wal_records(&crashed).iter().all(|wal_record| wal_record.last <= 2));
     let found = body(&engine, "first").await;
     assert!(matches!(found, Err(EngineError::Corrupt(_))), "{found:?}");
     assert_eq!(body(&engine, "second").await.unwrap().unwrap(), value(2, 3 * PAGE));
@@ -282,50 +281,51 @@ async fn a_damaged_body_in_the_log_is_reported_and_the_others_are_served() {
 }
 
 #[tokio::test]
-async fn a_value_that_looks_like_a_frame_is_a_value() {
+async fn recovery_does_not_mistake_a_value_for_a_wal_record() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
     put(&engine, "a", value(1, 10)).await;
-    let frame = frames(&data)[0].clone();
-    // A copy of a sound frame, at the start of a page, inside a frame that is then torn.
-    let copied = fs::read(&frame.path).unwrap()[frame.at..frame.at + frame.len].to_vec();
+    let wal_record = wal_records(&data)[0].clone();
+    // Copies of a valid record, some at page starts, inside a record that is then torn.
+    let copied =
+        fs::read(&wal_record.path).unwrap()[wal_record.at..wal_record.at + wal_record.len].to_vec();
     let mut forged = vec![0; PAGE - 200];
     for _ in 0..40 {
         forged.extend_from_slice(&copied);
         forged.push(0);
     }
     put(&engine, "b", forged).await;
-    let (_keep, crashed) = image(&data);
-    let all = frames(&crashed);
+    let (_dir, crashed) = crash_image(&data);
+    let all = wal_records(&crashed);
     overwrite(&all[1], 0, |page| page.fill(0));
     let engine = open(&crashed);
-    // A copy has a version that was there before, so it can only ever be taken for damage.
+    // A copy repeats an earlier version, so at worst it is reported as damage.
     match engine {
         Ok(engine) => assert_eq!(keys(&engine).await, ["a"]),
         Err(e) => assert!(matches!(e, EngineError::Corrupt(_)), "{e}"),
     }
 }
 
-/// Waits until the database has all that the log had.
-async fn folded(engine: &Embedded, data: &Path, records: i64) {
+/// Waits until a checkpoint has moved all records to the database.
+async fn wait_for_checkpoint(engine: &Embedded, data: &Path, records: i64) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let conn = Connection::open(data.join("steadfast.db")).unwrap();
         let count = "SELECT count(*) FROM heads";
-        let there: i64 = conn.query_row(count, [], |row| row.get(0)).unwrap();
+        let found: i64 = conn.query_row(count, [], |row| row.get(0)).unwrap();
         let start: i64 =
             conn.query_row("SELECT last_version FROM meta", [], |row| row.get(0)).unwrap();
-        if there == records && start > 0 {
+        if found == records && start > 0 {
             return;
         }
-        assert!(Instant::now() < end, "{there} of {records} records; {:?}", engine.stats());
+        assert!(Instant::now() < end, "{found} of {records} records; {:?}", engine.stats());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test]
-async fn a_fold_that_was_lost_or_kept_in_part_is_done_again() {
+async fn recovery_repeats_a_lost_or_partial_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -334,16 +334,16 @@ async fn a_fold_that_was_lost_or_kept_in_part_is_done_again() {
     }
     let mutations = vec![Mutation { key: Bytes::from("k00"), record: None }];
     engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
-    let (_before, unfolded) = image(&data);
-    folded(&engine, &data, 19).await;
-    let (_after, done) = image(&data);
-    // The fold's transactions before its last are not synced, and the log stays until that one is:
-    // after a power cut the database may have any number of them, here all or half.
-    let mark = "UPDATE meta SET last_version = 0, log_start = 1";
+    let (_before, before_checkpoint) = crash_image(&data);
+    wait_for_checkpoint(&engine, &data, 19).await;
+    let (_after, done) = crash_image(&data);
+    // Only the last transaction of a checkpoint is fsynced, and the WAL is kept until then: after a
+    // power cut the database may contain any number of the others, here all or half of the records.
+    let reset_position = "UPDATE meta SET last_version = 0, log_start = 1";
     let half = "DELETE FROM heads WHERE key > CAST('k10' AS BLOB); \
                 UPDATE counts SET n = (SELECT count(*) FROM heads) WHERE first = 107";
-    for sql in [mark.to_owned(), format!("{mark}; {half}")] {
-        let (_keep, crashed) = image(&unfolded);
+    for sql in [reset_position.to_owned(), format!("{reset_position}; {half}")] {
+        let (_dir, crashed) = crash_image(&before_checkpoint);
         for name in ["steadfast.db", "steadfast.db-wal", "steadfast.db-shm"] {
             let _ = fs::remove_file(crashed.join(name));
             if done.join(name).exists() {
@@ -352,20 +352,20 @@ async fn a_fold_that_was_lost_or_kept_in_part_is_done_again() {
         }
         Connection::open(crashed.join("steadfast.db")).unwrap().execute_batch(&sql).unwrap();
         let engine = open(&crashed).unwrap();
-        for life in 0..2 {
-            assert_eq!(body(&engine, "k00").await.unwrap(), None, "life {life}");
+        for restart in 0..2 {
+            assert_eq!(body(&engine, "k00").await.unwrap(), None, "restart {restart}");
             for n in 1..20 {
                 let found = body(&engine, &format!("k{n:02}")).await.unwrap();
                 assert_eq!(found.unwrap(), value(n, 500));
             }
             assert_eq!((keys(&engine).await.len(), engine.count(b'k').await.unwrap()), (19, 19));
-            folded(&engine, &crashed, 19).await;
+            wait_for_checkpoint(&engine, &crashed, 19).await;
         }
     }
 }
 
 #[tokio::test]
-async fn used_slots_are_used_again_and_their_old_frames_count_no_more() {
+async fn segments_are_recycled_and_their_old_records_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -377,12 +377,12 @@ async fn used_slots_are_used_again_and_their_old_frames_count_no_more() {
         let mutations = vec![Mutation { key: Bytes::from("gone"), record: None }];
         put(&engine, "gone", value(9, 10)).await;
         engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
-        folded(&engine, &data, 4).await;
+        wait_for_checkpoint(&engine, &data, 4).await;
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let (_keep, crashed) = image(&data);
-    let slots = fs::read_dir(crashed.join("log")).unwrap().count();
-    assert!(slots <= 6, "{slots} files for what fits into one");
+    let (_dir, crashed) = crash_image(&data);
+    let segments = fs::read_dir(crashed.join("log")).unwrap().count();
+    assert!(segments <= 6, "{segments} segments for the content of one");
     let engine = open(&crashed).unwrap();
     assert_eq!(keys(&engine).await, ["k0", "k1", "k2", "k3"]);
     assert_eq!(body(&engine, "k0").await.unwrap().unwrap(), value(5, 2000));
@@ -390,7 +390,7 @@ async fn used_slots_are_used_again_and_their_old_frames_count_no_more() {
 }
 
 #[tokio::test]
-async fn large_and_small_commits_cross_segments_and_survive() {
+async fn commits_larger_than_a_segment_are_recovered() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -403,7 +403,7 @@ async fn large_and_small_commits_cross_segments_and_survive() {
         });
         Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() }
     };
-    // 15 MB in one commit, which no segment holds; small ones before, between and after.
+    // One commit of 15 MB exceeds a segment; small ones precede and follow it.
     for seed in [0, 1] {
         put(&engine, "small", value(seed, 100)).await;
         engine.commit(large(seed)).await.unwrap();
@@ -411,21 +411,24 @@ async fn large_and_small_commits_cross_segments_and_survive() {
     let version = put(&engine, "small", value(7, 100)).await;
     let preconditions = vec![Precondition { key: Bytes::from("small"), version }];
     engine.commit(Commit { version_min: 0, preconditions, mutations: vec![] }).await.unwrap();
-    let (_keep, crashed) = image(&data);
+    let (_dir, crashed) = crash_image(&data);
     let engine = open(&crashed).unwrap();
     for n in 0..60 {
         let found = body(&engine, &format!("l{n:02}")).await.unwrap().unwrap();
         assert!(found == value(1 + n, INLINE_BYTES_MAX), "body {n}");
     }
     assert_eq!(body(&engine, "small").await.unwrap().unwrap(), value(7, 100));
-    assert!(put(&engine, "x", vec![]).await > version + 1, "the empty commit's version is used");
+    assert!(
+        put(&engine, "x", vec![]).await > version + 1,
+        "the version of an empty commit was reused"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_database_s_own_log_starts_anew_although_reads_never_pause() {
+async fn the_sqlite_wal_stays_bounded_under_continuous_reads() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    // Folded all the time.
+    // A small WAL keeps checkpoints running.
     let engine = Arc::new(open_with(&data, 1 << 20).unwrap());
     let key = |n: usize| format!("k{:03}", n % 200);
     for n in 0..200 {
@@ -445,7 +448,7 @@ async fn the_database_s_own_log_starts_anew_although_reads_never_pause() {
             })
         })
         .collect();
-    // 250 MB, which all pass through the database's log.
+    // 250 MB pass through the SQLite WAL.
     for n in 0..2500 {
         put(&*engine, &key(n), value(n, 100_000)).await;
     }
@@ -453,17 +456,17 @@ async fn the_database_s_own_log_starts_anew_although_reads_never_pause() {
     for reader in readers {
         reader.await.unwrap();
     }
-    let log = fs::metadata(data.join("steadfast.db-wal")).unwrap().len();
-    assert!(log < 100 << 20, "{log} bytes");
+    let wal_bytes = fs::metadata(data.join("steadfast.db-wal")).unwrap().len();
+    assert!(wal_bytes < 100 << 20, "{wal_bytes} bytes");
 }
 
 #[test]
-fn a_directory_that_is_let_go_a_moment_later_is_opened_and_one_that_is_not_is_refused() {
+fn open_waits_briefly_for_the_directory_lock() {
     let dir = tempfile::tempdir().unwrap();
     let lock = std::fs::File::create(dir.path().join("LOCK")).unwrap();
     lock.lock().unwrap();
     let open = || {
-        let fatal = FatalErrorHandler::new(|why| panic!("{why}"));
+        let fatal = Fatal::new(|why| panic!("{why}"));
         let dir = dir.path().into();
         Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
     };

@@ -1,6 +1,6 @@
-//! The ceiling: bare hyper. GET answers bytes that are there, PUT appends its body to a log, of
-//! which one thread writes and syncs all that waits. There is no engine, no token, no key: nothing
-//! that stores keys over HTTP with the same library can be faster.
+//! The baseline: bare hyper, an upper bound for any durable store on the same HTTP library. GET
+//! answers bytes from memory; PUT appends its body to a log, which one thread writes and fsyncs in
+//! groups. There is no engine, authentication or key.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -13,15 +13,15 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// The log goes back to its start here.
+/// The log wraps around at this size.
 const WAL_BYTES: u64 = 1 << 30;
 const GROUP: usize = 512;
 
 type Job = (Bytes, oneshot::Sender<()>);
 
-/// `serve-ceil PORT FILE append|prealloc`
+/// `serve-baseline PORT FILE append|prealloc`
 pub fn serve(mut args: impl Iterator<Item = String>) -> Result<(), String> {
-    let mut arg = || args.next().ok_or("serve-ceil PORT FILE append|prealloc".to_owned());
+    let mut arg = || args.next().ok_or("serve-baseline PORT FILE append|prealloc".to_owned());
     let (port, path, mode) = (crate::number(&arg()?)?, arg()?, arg()?);
     let file = File::options().create(true).truncate(false).write(true).open(path);
     let file = file.map_err(|e| e.to_string())?;
@@ -51,11 +51,11 @@ fn write(file: &File, jobs: &Receiver<Job>, prealloc: bool) {
         if at + buffer.len() as u64 > WAL_BYTES {
             at = 0;
             if !prealloc {
-                file.set_len(0).expect("the log can be cut");
+                file.set_len(0).expect("cannot truncate the log");
             }
         }
-        file.write_all_at(&buffer, at).expect("the log can be written");
-        file.sync_data().expect("the log can be synced");
+        file.write_all_at(&buffer, at).expect("cannot write the log");
+        file.sync_data().expect("cannot fsync the log");
         at += buffer.len() as u64;
         buffer.clear();
         buffer.shrink_to(64 << 20);
@@ -89,9 +89,9 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let body = if request.method() == Method::PUT {
         if let Ok(body) = request.into_body().collect().await {
-            let (tell, told) = oneshot::channel();
-            let _ = log.send((body.to_bytes(), tell));
-            let _ = told.await;
+            let (done, synced) = oneshot::channel();
+            let _ = log.send((body.to_bytes(), done));
+            let _ = synced.await;
         }
         Bytes::new()
     } else {

@@ -1,27 +1,27 @@
-//! Measures Steadfast beside a ceiling and its peers; METHOD.md says how and why.
+//! Benchmarks Steadfast against a baseline and its peers; see METHOD.md.
 
 mod baseline;
-mod load;
+mod generator;
 mod report;
-mod run;
 mod scale;
 mod target;
+mod workloads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: steadfast-bench [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR] [TARGET...]
-       steadfast-bench scale [--part disk|beside|growth] [--items N] [--seconds N] [--reps N]
+       steadfast-bench scale [--part disk|contention|growth] [--items N] [--seconds N] [--reps N]
                              [--steadfast BINARY] [--out DIR]
 
-Runs each target through every workload, one after the other, and prints a table. Targets: ceil,
-ceil-prealloc, steadfast, nginx, webdis; without names all whose programs are installed.
-With 'scale' Steadfast alone is run: with few and with many items (10,000,000; 12 GB of disk),
-its disk, its starts, and reads while other work goes on; or one part of that.
-The server runs on core 0 and the generator on core 1.";
+Runs every workload on each target and prints a table. Targets: baseline, baseline-prealloc,
+steadfast, nginx, webdis (default: all that are installed).
+'scale' runs Steadfast alone, or one part of it: disk usage, reads under contention, and growth to
+many items (10,000,000; 12 GB of disk).
+The server runs on core 0 and the load generator on core 1.";
 
-/// What the command line says.
+/// The command line options.
 struct Options {
     seconds: f64,
     reps: usize,
@@ -30,7 +30,7 @@ struct Options {
     targets: Vec<String>,
     items: u64,
     scale: bool,
-    /// The part of `scale` that is run; empty for all.
+    /// The part of `scale` to run; empty for all.
     part: String,
 }
 
@@ -58,27 +58,27 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--part" => options.part = value()?,
             "-h" | "--help" => return Err(USAGE.into()),
             name if target::NAMES.contains(&name) => options.targets.push(arg),
-            _ => return Err(format!("{arg} is no option and no target\n\n{USAGE}")),
+            _ => return Err(format!("{arg} is neither an option nor a target\n\n{USAGE}")),
         }
     }
     Ok(options)
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text} is no number"))
+    text.parse().map_err(|_| format!("{text} is not a number"))
 }
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
-    // The ceiling is this program too, so that there is one to build.
-    let done = if args.next_if(|arg| arg == "serve-ceil").is_some() {
+    // The baseline server and the generator are subcommands, to build only one program.
+    let done = if args.next_if(|arg| arg == "serve-baseline").is_some() {
         baseline::serve(args)
     } else if args.next_if(|arg| arg == "load").is_some() {
-        load::main(args)
+        generator::main(args)
     } else {
         parse(args).and_then(|options| match options.scale {
-            true => scale::all(&options),
-            false => run::all(&options),
+            true => scale::run_all(&options),
+            false => workloads::run_all(&options),
         })
     };
     match done {

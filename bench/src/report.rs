@@ -1,43 +1,43 @@
-//! The table, as text and as a picture.
+//! The result table, as Markdown and SVG.
 
-use crate::load::Measured;
+use crate::generator::Measurement;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-/// One workload of one target.
+/// The result of one workload on one target.
 #[derive(Clone, Debug)]
 pub struct Row {
     what: String,
     value: f64,
     /// Milliseconds: median and 99th percentile.
-    times: Option<(f64, f64)>,
-    bad: u64,
+    latencies: Option<(f64, f64)>,
+    failures: u64,
 }
 
 impl Row {
-    /// A value that is measured once.
+    /// Creates a row from a single value.
     pub fn once(what: &str, value: f64) -> Row {
-        Row { what: what.into(), value, times: None, bad: 0 }
+        Row { what: what.into(), value, latencies: None, failures: 0 }
     }
 
-    /// The run with the median rate.
-    pub fn median(what: &str, runs: &[Measured]) -> Row {
+    /// Creates a row from the run with the median rate.
+    pub fn median(what: &str, runs: &[Measurement]) -> Row {
         let mut sorted = runs.to_vec();
         sorted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
         let middle = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-        let times = (middle.p50 > 0.0).then_some((middle.p50 / 1e3, middle.p99 / 1e3));
-        let bad = runs.iter().map(|run| run.bad).sum();
-        Row { what: what.into(), value: middle.rate, times, bad }
+        let latencies = (middle.p50 > 0.0).then_some((middle.p50 / 1e3, middle.p99 / 1e3));
+        let failures = runs.iter().map(|run| run.failures).sum();
+        Row { what: what.into(), value: middle.rate, latencies, failures }
     }
 }
 
 impl Row {
-    /// What was measured.
+    /// The name of the workload.
     pub fn what(&self) -> &str {
         &self.what
     }
 
-    /// The figure, with median and 99th percentile where there are any.
+    /// Formats the value, with median and 99th percentile latency if present.
     pub fn cell(&self) -> String {
         cell(self)
     }
@@ -46,7 +46,7 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:45} {}", self.what, cell(self))?;
-        if self.bad > 0 { write!(f, " ({} failed)", self.bad) } else { Ok(()) }
+        if self.failures > 0 { write!(f, " ({} failed)", self.failures) } else { Ok(()) }
     }
 }
 
@@ -56,13 +56,13 @@ fn cell(row: &Row) -> String {
         value if value >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
     };
-    match row.times {
+    match row.latencies {
         Some((p50, p99)) => format!("{value} ({p50:.2}; {p99:.2})"),
         None => value,
     }
 }
 
-/// All rows of all targets.
+/// The rows of all targets.
 #[derive(Default)]
 pub struct Table {
     order: Vec<String>,
@@ -71,7 +71,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Adds a row of a target.
+    /// Adds a row.
     pub fn add(&mut self, target: &'static str, row: Row) {
         if !self.order.contains(&row.what) {
             self.order.push(row.what.clone());
@@ -83,12 +83,12 @@ impl Table {
     }
 
     fn ratio(&self, what: &str, target: &'static str) -> Option<f64> {
-        let ceiling = self.rows.get(&(what.to_owned(), "ceil"))?;
+        let baseline = self.rows.get(&(what.to_owned(), "baseline"))?;
         let row = self.rows.get(&(what.to_owned(), target))?;
-        (row.value > 0.0 && ceiling.value > 0.0).then(|| row.value / ceiling.value)
+        (row.value > 0.0 && baseline.value > 0.0).then(|| row.value / baseline.value)
     }
 
-    /// Rates with the median and the 99th percentile in milliseconds, and the ratio to `ceil`.
+    /// Formats the table as Markdown: rate (median; 99th percentile in ms), ratio to `baseline`.
     pub fn markdown(&self) -> String {
         let mut text = format!("| workload | {} |\n|---|", self.targets.join(" | "));
         text.push_str(&"---|".repeat(self.targets.len()));
@@ -101,7 +101,7 @@ impl Table {
                     Some(row) => {
                         let _ = write!(text, " {}", cell(row));
                         let rate = what.ends_with("/s");
-                        match self.ratio(what, target).filter(|_| rate && *target != "ceil") {
+                        match self.ratio(what, target).filter(|_| rate && *target != "baseline") {
                             Some(ratio) => {
                                 let _ = write!(text, " **x {ratio:.2}** |");
                             }
@@ -115,9 +115,9 @@ impl Table {
         text
     }
 
-    /// Bars of the ratios to `ceil`.
+    /// Draws the ratios to `baseline` as a bar chart in SVG.
     pub fn svg(&self) -> String {
-        let subjects: Vec<_> = self.targets.iter().filter(|t| !t.starts_with("ceil")).collect();
+        let subjects: Vec<_> = self.targets.iter().filter(|t| !t.starts_with("baseline")).collect();
         let colours = ["#2b6cb0", "#a0aec0", "#d69e2e"];
         let (left, width, bar) = (270.0, 400.0, 14.0);
         let (mut body, mut y) = (String::new(), 40.0);

@@ -1,10 +1,10 @@
-//! How Steadfast alone behaves as it grows: latency, memory, disk, starts, and reads while other
-//! work goes on.
+//! Scaling of Steadfast: disk usage, read latency under contention, and latency, memory and startup
+//! time as the store grows.
 
-use crate::load::Measured;
+use crate::generator::Measurement;
 use crate::report::Row;
-use crate::run::{Generator, value};
 use crate::target::Target;
+use crate::workloads::{Generator, value};
 use crate::{Options, target};
 use std::fmt::Write as _;
 use std::fs;
@@ -17,30 +17,30 @@ const SMALL: u64 = 10_000;
 const MIDDLE: u64 = 100_000;
 const EXPIRING: u64 = 1_000_000;
 const VALUE: usize = 1024;
-/// Bytes of an item as its user counts them: key and value.
+/// Bytes of an item: key and value.
 const RAW: f64 = (VALUE + 9) as f64;
-/// After so long without requests nothing is left to be done in the background.
+/// Idle time after which background work is complete.
 const SETTLED: Duration = Duration::from_secs(15);
 
-/// Runs all of it and writes the table.
-pub fn all(options: &Options) -> Result<(), String> {
+/// Runs all parts and writes the table.
+pub fn run_all(options: &Options) -> Result<(), String> {
     let mut rows = Vec::new();
-    let mut say = |row: Row| {
+    let mut report = |row: Row| {
         eprintln!("{row}");
         rows.push(row);
     };
     let wanted = |part: &str| options.part.is_empty() || options.part == part;
     if wanted("disk") {
-        disk(options, &mut say)?;
+        disk(options, &mut report)?;
     }
-    if wanted("beside") {
-        beside(options, &mut say)?;
+    if wanted("contention") {
+        contention(options, &mut report)?;
     }
     if wanted("growth") {
-        growth(options, &mut say)?;
+        growth(options, &mut report)?;
     }
     if rows.is_empty() {
-        return Err(format!("{} is no part: disk, beside or growth", options.part));
+        return Err(format!("{} is not a part: disk, contention or growth", options.part));
     }
     let mut text = String::from("| what | figure |\n|---|---|\n");
     for row in &rows {
@@ -52,22 +52,22 @@ pub fn all(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Sends items from `from` up to `to`, in batches on one connection.
-fn load(target: &Target, from: u64, to: u64, life: Option<u64>) -> Result<(), String> {
+/// Loads items `from..to` in batches on one connection.
+fn load(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<(), String> {
     let mut stream = connect(target)?;
     let mut next = from;
     while next < to {
         let end = (next + 10_000).min(to);
-        send(&mut stream, &batch(target, next, end, life)?)?;
+        send(&mut stream, &batch(target, next, end, ttl_secs)?)?;
         next = end;
     }
     Ok(())
 }
 
-/// A batch of the items from `from` up to `to`.
-fn batch(target: &Target, from: u64, to: u64, life: Option<u64>) -> Result<Vec<u8>, String> {
+/// Creates a batch of items `from..to`.
+fn batch(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<Vec<u8>, String> {
     let keys: Vec<String> = (from..to).map(|key| format!("k{key:08}")).collect();
-    target.batch(&keys, &value(VALUE), life).ok_or("it has no batches".into())
+    target.batch(&keys, &value(VALUE), ttl_secs).ok_or("the target has no batches".into())
 }
 
 fn connect(target: &Target) -> Result<TcpStream, String> {
@@ -79,13 +79,13 @@ fn send(stream: &mut TcpStream, request: &[u8]) -> Result<(), String> {
     answered.map(|_| ()).map_err(|e| e.to_string())
 }
 
-/// Bytes on disk for each byte of keys and values.
-fn disk(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
+/// Measures disk usage relative to the bytes of keys and values.
+fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let target = Target::start("steadfast", &options.steadfast)?;
     let raw = MIDDLE as f64 * RAW / 1e6;
     let mut settled = |what: &str| {
         std::thread::sleep(SETTLED);
-        say(Row::once(&format!("disk / raw data, {what}, settled"), target.disk() / raw));
+        report(Row::once(&format!("disk / raw data, {what}, settled"), target.disk() / raw));
     };
     load(&target, 0, MIDDLE, None)?;
     settled("after a load of 100k x 1 KB");
@@ -103,24 +103,25 @@ fn disk(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
     Ok(())
 }
 
-/// GET at 64 connections while nothing, a batch, a sweep or the folding of the log goes on.
-fn beside(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
+/// Measures GET on 64 connections: idle, during batches, checkpoints and the deletion of expired
+/// items.
+fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let target = Target::start("steadfast", &options.steadfast)?;
     load(&target, 0, MIDDLE, None)?;
     std::thread::sleep(SETTLED);
     let generator = Generator::new(&target, options, MIDDLE)?;
     let gets = |what: &str| -> Result<Row, String> {
-        let runs: Result<Vec<Measured>, _> =
+        let runs: Result<Vec<Measurement>, _> =
             (1..=options.reps as u64).map(|seed| generator.run(64, "get", 0, seed)).collect();
         Ok(Row::median(what, &runs?))
     };
-    say(gets("GET, 64 connections, quiet, 1/s")?);
-    // The same again and again until the reads are measured.
+    report(gets("GET, 64 connections, idle, 1/s")?);
+    // Repeats the work until the reads are measured.
     let during = |work: &(dyn Fn() -> Result<(), String> + Sync), what: &str| {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
-                // The generator has this core first: it is the server that is measured.
+                // The load generator has priority on this core.
                 rustix::process::nice(19).map_err(|e| e.to_string())?;
                 while !stop.load(Ordering::Relaxed) {
                     work()?;
@@ -141,13 +142,16 @@ fn beside(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
         let mut stream = connect(&target)?;
         batches.iter().try_for_each(|batch| send(&mut stream, batch))
     };
-    say(during(&batch, "GET, 64 connections, beside batches of 100k items, 1/s")?);
+    report(during(&batch, "GET, 64 connections, during batches of 100k items, 1/s")?);
     let puts = || writes(&generator);
-    say(during(&puts, "GET, 64 connections, beside 16 that PUT, which folds the log, 1/s")?);
-    let life = 30;
-    load(&target, 2 * MIDDLE, 2 * MIDDLE + EXPIRING, Some(life))?;
-    std::thread::sleep(Duration::from_secs(life));
-    say(gets("GET, 64 connections, beside a sweep of 1M expired items, 1/s")?);
+    report(during(
+        &puts,
+        "GET, 64 connections, during PUT on 16 connections (with checkpoints), 1/s",
+    )?);
+    let ttl_secs = 30;
+    load(&target, 2 * MIDDLE, 2 * MIDDLE + EXPIRING, Some(ttl_secs))?;
+    std::thread::sleep(Duration::from_secs(ttl_secs));
+    report(gets("GET, 64 connections, during the deletion of 1M expired items, 1/s")?);
     Ok(())
 }
 
@@ -155,12 +159,12 @@ fn writes(generator: &Generator<'_>) -> Result<(), String> {
     generator.run(16, "get", 100, 7).map(|_| ())
 }
 
-/// The same requests to few items and to many, and what many cost otherwise.
-fn growth(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
+/// Measures latency with few and many items, and memory, disk and startup time with many.
+fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let mut target = Target::start("steadfast", &options.steadfast)?;
     load(&target, 0, SMALL, None)?;
     std::thread::sleep(SETTLED);
-    latencies(&target, options, SMALL, "10k items", say)?;
+    latencies(&target, options, SMALL, "10k items", report)?;
     let many = format!("{} items", options.items);
     let (begin, mut most) = (Instant::now(), 0_f64);
     let mut next = SMALL;
@@ -171,18 +175,18 @@ fn growth(options: &Options, say: &mut impl FnMut(Row)) -> Result<(), String> {
         next = end;
     }
     let rate = (options.items - SMALL) as f64 / begin.elapsed().as_secs_f64();
-    say(Row::once(&format!("load of {many}, items/s"), rate));
-    say(Row::once(&format!("memory while loading {many}, MB"), most));
+    report(Row::once(&format!("load of {many}, items/s"), rate));
+    report(Row::once(&format!("memory while loading {many}, MB"), most));
     std::thread::sleep(SETTLED);
     let raw = options.items as f64 * RAW / 1e6;
-    say(Row::once(&format!("disk / raw data, {many}"), target.disk() / raw));
-    latencies(&target, options, options.items, &many, say)?;
-    say(Row::once(&format!("memory with {many} under load, MB"), target.rss()));
+    report(Row::once(&format!("disk / raw data, {many}"), target.disk() / raw));
+    latencies(&target, options, options.items, &many, report)?;
+    report(Row::once(&format!("memory with {many} under load, MB"), target.rss()));
     target.restart("KILL")?;
-    say(Row::once(&format!("ready after kill -9 with {many}, ms"), millis(target.ready)));
+    report(Row::once(&format!("ready after kill -9 with {many}, ms"), millis(target.ready)));
     std::thread::sleep(SETTLED);
     target.restart("TERM")?;
-    say(Row::once(&format!("ready after a stop with {many}, ms"), millis(target.ready)));
+    report(Row::once(&format!("ready after a shutdown with {many}, ms"), millis(target.ready)));
     Ok(())
 }
 
@@ -190,18 +194,18 @@ fn latencies(
     target: &Target,
     options: &Options,
     keys: u64,
-    of: &str,
-    say: &mut impl FnMut(Row),
+    items: &str,
+    report: &mut impl FnMut(Row),
 ) -> Result<(), String> {
     let generator = Generator::new(target, options, keys)?;
     for (what, connections, writes) in
         [("GET", 1, 0), ("GET", 64, 0), ("PUT", 1, 100), ("PUT", 64, 100)]
     {
-        let runs: Result<Vec<Measured>, _> = (1..=options.reps as u64)
+        let runs: Result<Vec<Measurement>, _> = (1..=options.reps as u64)
             .map(|seed| generator.run(connections, "get", writes, seed))
             .collect();
-        let what = format!("{what}, {connections} connections, {of}, 1/s");
-        say(Row::median(&what, &runs?));
+        let what = format!("{what}, {connections} connections, {items}, 1/s");
+        report(Row::median(&what, &runs?));
     }
     let prefix = format!("k{:05}", keys / 2 / 1000);
     let page = target.page(&prefix);
@@ -215,7 +219,7 @@ fn latencies(
         times.push(millis(begin.elapsed()));
     }
     times.sort_by(f64::total_cmp);
-    say(Row::once(&format!("a page of 1000 keys in the middle of {of}, ms"), times[100]));
+    report(Row::once(&format!("a page of 1000 keys in the middle of {items}, ms"), times[100]));
     Ok(())
 }
 

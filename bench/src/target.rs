@@ -1,4 +1,4 @@
-//! What is measured: how each is started, and how a request to it looks.
+//! The benchmark targets: how to start each and how to format its requests.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,12 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// All targets, in the order of the table.
-pub const NAMES: [&str; 5] = ["ceil", "ceil-prealloc", "steadfast", "nginx", "webdis"];
+pub const NAMES: [&str; 5] = ["baseline", "baseline-prealloc", "steadfast", "nginx", "webdis"];
 const TOKEN: &str = "bench-token-0123456789abcdef";
-/// The key that the generator replaces.
+/// The placeholder that the load generator replaces by a key.
 pub const KEY: &str = "KKKKKKKKK";
 
-/// A server that runs, on a port and in a directory of its own.
+/// A running server with its own port and directory.
 pub struct Target {
     name: &'static str,
     children: Vec<Child>,
@@ -22,7 +22,7 @@ pub struct Target {
     steadfast: PathBuf,
     /// The id of Steadfast's store.
     store: String,
-    /// From its start to its first answer.
+    /// Time from the start to the first answer.
     pub ready: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Drop for Target {
     }
 }
 
-/// Whether its program is there.
+/// Returns whether the programs of a target are installed.
 pub fn installed(name: &str, steadfast: &Path) -> bool {
     let there = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -56,7 +56,7 @@ fn free_port() -> Result<u16, String> {
     Ok(listener.local_addr().map_err(|e| e.to_string())?.port())
 }
 
-fn pinned(program: impl AsRef<std::ffi::OsStr>) -> Command {
+fn pinned_to_core_0(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", "0"]).arg(program);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -64,7 +64,7 @@ fn pinned(program: impl AsRef<std::ffi::OsStr>) -> Command {
 }
 
 impl Target {
-    /// Starts it on core 0, with empty data, and waits for its first answer.
+    /// Starts a target on core 0 with an empty directory and waits for its first answer.
     pub fn start(name: &'static str, steadfast: &Path) -> Result<Target, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let port = free_port()?;
@@ -75,45 +75,46 @@ impl Target {
         let (store, ready) = (String::new(), Duration::ZERO);
         let steadfast = steadfast.into();
         let mut target = Target { name, children, port, dir, steadfast, store, ready };
-        target.answers(begin)?;
+        target.wait_until_ready(begin)?;
         if name == "steadfast" {
             let body = "{\"name\":\"bench\"}";
-            let made = target.ask(&target.request("POST", "/resources/stores/kv", body.as_bytes()));
+            let made =
+                target.send(&target.request("POST", "/resources/stores/kv", body.as_bytes()));
             let made = String::from_utf8_lossy(&made.map_err(|e| e.to_string())?).into_owned();
             let id = made.split("\"id\":\"").nth(1).and_then(|rest| rest.get(..22));
-            target.store = id.ok_or(format!("no store was made: {made}"))?.into();
+            target.store = id.ok_or(format!("cannot create the store: {made}"))?.into();
         }
         Ok(target)
     }
 
-    fn answers(&mut self, begin: Instant) -> Result<(), String> {
-        while self.ask(&self.get("k00000000")).is_err() {
+    fn wait_until_ready(&mut self, begin: Instant) -> Result<(), String> {
+        while self.send(&self.get("k00000000")).is_err() {
             if begin.elapsed() > Duration::from_secs(60) {
                 return Err(format!("{} does not answer", self.name));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
         self.ready = begin.elapsed();
-        if self.name == "webdis" { self.reaches_redis(begin) } else { Ok(()) }
+        if self.name == "webdis" { self.wait_for_redis(begin) } else { Ok(()) }
     }
 
-    /// Webdis answers before its connections have reached Redis: what is loaded by then is lost.
-    fn reaches_redis(&self, begin: Instant) -> Result<(), String> {
-        const IN_A_ROW: usize = 500;
+    /// Webdis accepts requests before it is connected to Redis and loses them; waits until it is.
+    fn wait_for_redis(&self, begin: Instant) -> Result<(), String> {
+        const CONSECUTIVE: usize = 500;
         let mut kept = 0;
-        while kept < IN_A_ROW {
+        while kept < CONSECUTIVE {
             if begin.elapsed() > Duration::from_secs(60) {
                 return Err("webdis does not reach Redis".into());
             }
             let value = kept.to_string();
-            let put = self.ask(&self.put("reached", value.as_bytes()));
-            let got = put.and_then(|_| self.ask(&self.get("reached")));
+            let put = self.send(&self.put("probe", value.as_bytes()));
+            let got = put.and_then(|_| self.send(&self.get("probe")));
             kept = if got.is_ok_and(|got| got == value.as_bytes()) { kept + 1 } else { 0 };
         }
         Ok(())
     }
 
-    /// Ends it by a signal and starts it again on the same data.
+    /// Stops the target with a signal and restarts it on the same data.
     pub fn restart(&mut self, signal: &str) -> Result<(), String> {
         for child in &mut self.children {
             let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
@@ -123,15 +124,15 @@ impl Target {
         let begin = Instant::now();
         let spawned: Result<Vec<_>, _> = commands.iter_mut().map(Command::spawn).collect();
         self.children = spawned.map_err(|e| e.to_string())?;
-        self.answers(begin)
+        self.wait_until_ready(begin)
     }
 
-    /// Its port.
+    /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Resident memory of its processes, in MB.
+    /// Resident memory of all processes in MB.
     pub fn rss(&self) -> f64 {
         let of = |child: &Child| {
             let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
@@ -141,7 +142,7 @@ impl Target {
         self.children.iter().filter_map(of).sum::<f64>() / 1000.0
     }
 
-    /// Bytes on disk, in MB.
+    /// Disk usage in MB.
     pub fn disk(&self) -> f64 {
         fn size(path: &Path) -> u64 {
             use std::os::unix::fs::MetadataExt;
@@ -156,8 +157,8 @@ impl Target {
         size(self.dir.path()) as f64 / 1e6
     }
 
-    /// Sends one request on a connection of its own, and reads the whole answer.
-    pub fn ask(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
+    /// Sends one request on a new connection and reads the answer.
+    pub fn send(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_nodelay(true)?;
         stream.write_all(request)?;
@@ -198,9 +199,9 @@ impl Target {
         }
     }
 
-    /// The request that reads a page of 1000 keys, where there is one.
+    /// The request that lists 1000 keys, if the target has lists.
     pub fn list(&self) -> Option<Vec<u8>> {
-        // The generator replaces the key in the header field, which nobody reads.
+        // The placeholder is in a header field that the server ignores.
         let path = format!("/resources/stores/kv/{}/keys?prefix=k00012", self.store);
         let list = self.request("GET", &path, b"");
         let field = format!("X-Key: {KEY}\r\n\r\n");
@@ -219,17 +220,18 @@ impl Target {
         self.request("GET", &path, b"")
     }
 
-    /// The requests that write many keys at once, with a time to live in seconds.
-    pub fn batch(&self, keys: &[String], value: &[u8], life: Option<u64>) -> Option<Vec<u8>> {
+    /// The request that writes many keys at once, if the target has batches.
+    pub fn batch(&self, keys: &[String], value: &[u8], ttl_secs: Option<u64>) -> Option<Vec<u8>> {
         use base64::Engine as _;
         let body = match self.name {
             "steadfast" => {
                 let value = base64::engine::general_purpose::STANDARD.encode(value);
-                let life = life.map_or(String::new(), |s| format!(",\"time_to_live_sec\":{s}"));
-                let line = |key| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"{life}}}\n");
+                let ttl_secs =
+                    ttl_secs.map_or(String::new(), |s| format!(",\"time_to_live_sec\":{s}"));
+                let line = |key| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"{ttl_secs}}}\n");
                 keys.iter().map(line).collect::<String>().into_bytes()
             }
-            "ceil" | "ceil-prealloc" => value.repeat(keys.len()),
+            "baseline" | "baseline-prealloc" => value.repeat(keys.len()),
             _ => return None,
         };
         let path = format!("/resources/stores/kv/{}/batch", self.store);
@@ -245,15 +247,15 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
     };
     let at = dir.display();
     let command = match name {
-        "ceil" | "ceil-prealloc" => {
+        "baseline" | "baseline-prealloc" => {
             let this = std::env::current_exe().map_err(|e| e.to_string())?;
-            let mode = if name == "ceil" { "append" } else { "prealloc" };
-            let mut command = pinned(this);
-            command.arg("serve-ceil").arg(port.to_string()).arg(dir.join("log")).arg(mode);
+            let mode = if name == "baseline" { "append" } else { "prealloc" };
+            let mut command = pinned_to_core_0(this);
+            command.arg("serve-baseline").arg(port.to_string()).arg(dir.join("log")).arg(mode);
             vec![command]
         }
         "steadfast" => {
-            let mut command = pinned(steadfast);
+            let mut command = pinned_to_core_0(steadfast);
             command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
             command.arg("--data").arg(dir.join("data")).env("STEADFAST_TOKEN", TOKEN);
             vec![command]
@@ -267,13 +269,13 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
                  {at}/temp; server {{ listen 127.0.0.1:{port}; root {at}/files; \
                  dav_methods PUT DELETE; }} }}"
             );
-            let mut command = pinned("nginx");
+            let mut command = pinned_to_core_0("nginx");
             command.arg("-c").arg(write("nginx.conf", text)?).arg("-p").arg(dir);
             vec![command]
         }
         "webdis" => {
             let redis_port = free_port()?;
-            let mut redis = pinned("redis-server");
+            let mut redis = pinned_to_core_0("redis-server");
             let redis_port_text = redis_port.to_string();
             redis.args(["--port", &redis_port_text, "--bind", "127.0.0.1"]).arg("--dir").arg(dir);
             redis.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
@@ -282,16 +284,16 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
                  \"127.0.0.1\",\"http_port\":{port},\"threads\":1,\"pool_size\":20,\
                  \"http_max_request_size\":134217728,\"verbosity\":0,\"logfile\":\"/dev/null\"}}"
             );
-            let mut webdis = pinned("webdis");
+            let mut webdis = pinned_to_core_0("webdis");
             webdis.arg(write("webdis.json", text)?);
             vec![redis, webdis]
         }
-        _ => return Err(format!("{name} is no target")),
+        _ => return Err(format!("{name} is not a target")),
     };
     Ok(command)
 }
 
-/// Reads an answer with a Content-Length; what comes back is its body.
+/// Reads an answer with a Content-Length; returns its body.
 pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 1 << 18]);
     let end = loop {
@@ -304,7 +306,7 @@ pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
             break end;
         }
     };
-    let mut left = crate::load::length(&bytes[..end]).saturating_sub(bytes.len() - end - 4);
+    let mut left = crate::generator::length(&bytes[..end]).saturating_sub(bytes.len() - end - 4);
     let mut body = bytes.split_off(end + 4);
     while left > 0 {
         let read = stream.read(&mut chunk)?;

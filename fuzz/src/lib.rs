@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a server in memory, spoken to over a stream in memory.
+//! Shared by the fuzz targets: an in-process server on the memory engine and an in-memory stream.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use tokio::sync::watch;
 
 /// The root token of the server.
 pub const TOKEN: &str = "fuzz-token-0123456789";
-/// The largest value, so small that inputs reach it.
+/// The value size limit, small enough for inputs to exceed it.
 pub const VALUE_BYTES_MAX: u64 = 2000;
-/// The item that is in the store before each input.
-pub const KEPT: &str = "kept";
-/// After so many inputs a server is made anew, so that what they store stays small.
-const INPUTS: u32 = 2000;
+/// The key of the sentinel item, which is in the store before each input.
+pub const SENTINEL_KEY: &str = "kept";
+/// Inputs after which the server is replaced, to bound the size of its store.
+const INPUTS_MAX: u32 = 2000;
 
-/// A server with one store, which holds one item.
+/// A server with one store and the sentinel item.
 pub struct Server {
     runtime: Runtime,
     api: Arc<Api>,
@@ -39,16 +39,16 @@ thread_local! {
     static SERVER: RefCell<Option<Server>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` on the server of this thread, with the kept item in place.
-pub fn with<T>(work: impl FnOnce(&Server) -> T) -> T {
+/// Runs `work` on this thread's server after putting the sentinel item.
+pub fn with_server<T>(work: impl FnOnce(&Server) -> T) -> T {
     SERVER.with_borrow_mut(|server| {
-        if server.as_ref().is_none_or(|server| server.inputs >= INPUTS) {
+        if server.as_ref().is_none_or(|server| server.inputs >= INPUTS_MAX) {
             *server = Some(Server::new());
         }
-        let server = server.as_mut().expect("it was just made");
+        let server = server.as_mut().expect("just created");
         server.inputs += 1;
-        let put = server.request("PUT", &server.item(KEPT), "", b"value");
-        assert_eq!(put.status, 200, "the kept item is put");
+        let put = server.request("PUT", &server.item(SENTINEL_KEY), "", b"value");
+        assert_eq!(put.status, 200, "the sentinel item cannot be put");
         work(server)
     })
 }
@@ -84,7 +84,7 @@ impl Server {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// What the server sends back to these bytes, after which the client ends its side.
+    /// Sends bytes, closes the client's side, and returns everything the server sends.
     pub fn send(&self, bytes: &[u8]) -> Vec<u8> {
         let second = Duration::from_secs(1);
         let timeouts = Timeouts { head: second, idle: second, body: second, write: second };
@@ -94,7 +94,7 @@ impl Server {
             let mut answer = Vec::new();
             let serve = http::serve(theirs, &*api, timeouts, draining);
             let client = async {
-                // The server may end the connection before it has taken everything.
+                // The server may close the connection before it has read everything.
                 let _ = ours.write_all(bytes).await;
                 let _ = ours.shutdown().await;
                 let _ = ours.read_to_end(&mut answer).await;
@@ -104,35 +104,40 @@ impl Server {
         })
     }
 
-    /// One request and its answer. The target must hold no space and no control character.
+    /// Sends a request and returns the answer. The target must not contain spaces or control
+    /// characters.
     pub fn request(&self, method: &str, target: &str, fields: &str, body: &[u8]) -> Answer {
-        self.raw(method.as_bytes(), target.as_bytes(), fields.as_bytes(), body)
+        self.send_request(method.as_bytes(), target.as_bytes(), fields.as_bytes(), body)
     }
 
-    /// As [`Server::request`], of bytes.
-    pub fn raw(&self, method: &[u8], target: &[u8], fields: &[u8], body: &[u8]) -> Answer {
+    /// Like [`Server::request`], with bytes.
+    pub fn send_request(&self, method: &[u8], target: &[u8], fields: &[u8], body: &[u8]) -> Answer {
         let rest = format!(
             " HTTP/1.1\r\nFastly-Key: {TOKEN}\r\nContent-Length: {}\r\nConnection: close\r\n",
             body.len()
         );
         let request = [method, b" ", target, rest.as_bytes(), fields, b"\r\n", body].concat();
-        let answers = answers(&self.send(&request), &[method == b"HEAD"]);
+        let answers = parse_answers(&self.send(&request), &[method == b"HEAD"]);
         let [answer] = <[Answer; 1]>::try_from(answers).expect("one request has one answer");
         answer
     }
 
-    /// The store and its kept item must be as they were.
-    pub fn unharmed(&self) {
+    /// Asserts that the store exists and the sentinel item is unchanged.
+    pub fn assert_intact(&self) {
         let path = format!("/resources/stores/kv/{}", self.store);
         assert_eq!(self.request("GET", &path, "", b"").status, 200, "the store is gone");
-        let kept = self.request("GET", &self.item(KEPT), "", b"");
-        assert_eq!((kept.status, &kept.body[..]), (200, &b"value"[..]), "the kept item changed");
+        let sentinel = self.request("GET", &self.item(SENTINEL_KEY), "", b"");
+        assert_eq!(
+            (sentinel.status, &sentinel.body[..]),
+            (200, &b"value"[..]),
+            "the sentinel item changed"
+        );
     }
 }
 
-/// Splits what a server sent into its answers, all of which must be well-formed. `bodiless` tells
-/// of each whether it answers HEAD; of those beyond, it does not.
-pub fn answers(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Answer> {
+/// Splits a byte stream into answers and asserts that each is well-formed. `bodiless` says for the
+/// first answers whether they answer HEAD; further ones do not.
+pub fn parse_answers(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while !bytes.is_empty() {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
@@ -147,10 +152,10 @@ pub fn answers(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Answer> {
         let mut len = length.map_or(0, |len| len.parse().expect("a length"));
         assert!(length.is_some() != (status == 204 || status < 200), "{head}");
         if bodiless.get(answers.len()).copied().unwrap_or(false) {
-            // A head that could not be read is refused with a body, as its method is not known.
+            // A malformed request head is answered with a body, as its method is unknown.
             len = if bytes.len() == len { len } else { 0 };
         }
-        assert!(bytes.len() >= len, "a body cut short");
+        assert!(bytes.len() >= len, "a truncated body");
         let (body, rest) = bytes.split_at(len);
         bytes = rest;
         if head.contains("content-type: application/json") && !body.is_empty() {

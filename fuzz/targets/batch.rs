@@ -1,12 +1,12 @@
-//! Batches: every line is taken or told of, by its number, and what is told of is not stored.
+//! Batch bodies: every line is stored or reported as an error with its index.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use steadfast_fuzz::{KEPT, with};
+use steadfast_fuzz::{SENTINEL_KEY, with_server};
 
 fuzz_target!(|data: &[u8]| {
-    with(|server| {
+    with_server(|server| {
         let target = format!("/resources/stores/kv/{}/batch", server.store);
         let answer = server.request("PUT", &target, "", data);
         assert!([200, 400, 413].contains(&answer.status), "{answer:?}");
@@ -23,8 +23,8 @@ fuzz_target!(|data: &[u8]| {
             assert!(["400", "413"].contains(&code), "{code}");
             assert!(!error["reason"].as_str().expect("a reason").is_empty());
         }
-        if !String::from_utf8_lossy(data).contains(KEPT) && !data.contains(&b'\\') {
-            server.unharmed();
+        if !String::from_utf8_lossy(data).contains(SENTINEL_KEY) && !data.contains(&b'\\') {
+            server.assert_intact();
         }
     });
 });

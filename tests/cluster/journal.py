@@ -1,160 +1,163 @@
-"""What was asked of the servers and what they answered, and whether the answers can all be true.
+"""Records requests and answers, and checks that the answers are consistent.
 
-A key is a register or a log. A register holds a number that only grows; each number has an author,
-the one request that wrote it. A log is appended to. Whoever reads takes the key's floor first: what
-was acknowledged or read before must be in an answer to a request that was sent after.
+A key is a register or a log. A register contains a number that only grows, with the id of the
+request that wrote it. A log is only appended to. A reader takes the key's lower bound before it
+sends a request: the answer must include all that was acknowledged or observed until then.
 """
 
 import hashlib
 import threading
 import time
 
-SENT, ACKED, UNKNOWN, REFUSED = "sent", "acknowledged", "unknown", "refused"
+SENT, ACKNOWLEDGED, UNKNOWN, REJECTED = "sent", "acknowledged", "unknown", "rejected"
 LARGE = 300_000
 
 
-def value(key, number, author):
-    """The bytes that this author writes as this number."""
-    head = "%s %d %s " % (key, number, author)
+def value(key, number, request_id):
+    """Returns the value that a request writes as a number."""
+    head = "%s %d %s " % (key, number, request_id)
     size = LARGE if key.startswith("put") and number % 50 == 49 else 40 + number * 37 % 700
     pad = hashlib.sha256(head.encode()).hexdigest()
     return (head + (pad * (size // len(pad) + 1))[:size]).encode()
 
 
 class Register:
-    """A key whose number grows: by puts of one owner, by comparing generations, or by one add."""
+    """A key whose number grows, by puts of its owner, by if-generation-match, or by one add."""
 
     def __init__(self, name):
         self.name = name
-        self.attempts = {}  # number -> author -> state
-        self.shown = set()  # (number, author) that a read has shown
-        self.rank = 0  # the highest number that was acknowledged or shown
+        self.requests = {}  # number -> request id -> state
+        self.observed = set()  # (number, request id) returned by a read
+        self.last_number = 0  # the highest acknowledged or observed
         self.generation = 0
-        self.body = None  # what was shown at that generation
+        self.body = None  # the value observed at that generation
 
-    def plan(self, number, author):
-        """Notes a request that is about to be sent; returns its value."""
-        self.attempts.setdefault(number, {})[author] = SENT
-        return value(self.name, number, author)
+    def record_invocation(self, number, request_id):
+        """Records a request before it is sent; returns its value."""
+        self.requests.setdefault(number, {})[request_id] = SENT
+        return value(self.name, number, request_id)
 
-    def settle(self, number, author, state, generation=None):
-        """Notes what a request came to; returns what is wrong with that."""
-        wrong = []
-        authors = self.attempts[number]
-        others = [who for who, was in authors.items() if was == ACKED and who != author]
-        if state == ACKED and others:
-            wrong.append("%s: number %d acknowledged to %s and to %s"
-                         % (self.name, number, others[0], author))
-        if state == REFUSED and (number, author) in self.shown:
-            wrong.append("%s: number %d of %s was refused but written"
-                         % (self.name, number, author))
-        authors[author] = state
-        if state == ACKED:
-            self.rank = max(self.rank, number)
+    def record_outcome(self, number, request_id, state, generation=None):
+        """Records the outcome of a request; returns violations."""
+        violations = []
+        requests_by_id = self.requests[number]
+        others = [other for other, was in requests_by_id.items()
+                  if was == ACKNOWLEDGED and other != request_id]
+        if state == ACKNOWLEDGED and others:
+            violations.append("%s: number %d acknowledged to %s and %s"
+                         % (self.name, number, others[0], request_id))
+        if state == REJECTED and (number, request_id) in self.observed:
+            violations.append("%s: number %d of %s was rejected but written"
+                         % (self.name, number, request_id))
+        requests_by_id[request_id] = state
+        if state == ACKNOWLEDGED:
+            self.last_number = max(self.last_number, number)
             if generation is not None and generation > self.generation:
                 self.generation, self.body = generation, None
-        return wrong
+        return violations
 
-    def floor(self):
+    def lower_bound(self):
         """What an answer to a request sent from now on must at least show."""
-        return self.rank, self.generation
+        return self.last_number, self.generation
 
-    def judge(self, floor, body, generation):
+    def check_read(self, lower_bound, body, generation):
         """Returns what is wrong with an answer, and in what it is too old."""
-        rank, least = floor
+        last_number, min_generation = lower_bound
         if body is None:
-            return [], ["%s: absent, but number %d was there" % (self.name, rank)] if rank else []
+            absent = "%s: absent after number %d" % (self.name, last_number)
+            return [], [absent] if last_number else []
         try:
-            name, number, author = body[:200].decode().split(" ", 3)[:3]
+            name, number, request_id = body[:200].decode().split(" ", 3)[:3]
             number = int(number)
         except ValueError:
-            return ["%s: a value that nobody wrote: %r" % (self.name, body[:60])], []
-        what = "%s: number %d of %s (generation %d)" % (self.name, number, author, generation)
-        state = self.attempts.get(number, {}).get(author)
-        if name != self.name or state is None or body != value(self.name, number, author):
-            return [what + " is a value that nobody wrote"], []
-        wrong, old = [], []
-        if state == REFUSED:
-            wrong.append(what + " was refused but written")
-        for other, was in self.attempts[number].items():
-            if other != author and was == ACKED:
-                wrong.append(what + " where %s was acknowledged" % other)
-        if number < rank:
-            old.append(what + " after number %d was there" % rank)
-        if generation < least:
-            old.append(what + " after generation %d was there" % least)
+            return ["%s: a value that no request wrote: %r" % (self.name, body[:60])], []
+        what = "%s: number %d of %s (generation %d)" % (self.name, number, request_id, generation)
+        state = self.requests.get(number, {}).get(request_id)
+        if name != self.name or state is None or body != value(self.name, number, request_id):
+            return [what + " is a value that no request wrote"], []
+        violations, stale = [], []
+        if state == REJECTED:
+            violations.append(what + " was rejected but written")
+        for other, was in self.requests[number].items():
+            if other != request_id and was == ACKNOWLEDGED:
+                violations.append(what + " but %s was acknowledged" % other)
+        if number < last_number:
+            stale.append(what + " after number %d" % last_number)
+        if generation < min_generation:
+            stale.append(what + " after generation %d" % min_generation)
         if generation == self.generation and self.body not in (None, body):
-            wrong.append(what + " has the generation of another value")
-        if not wrong and not old:
-            self.shown.add((number, author))
-            self.rank = max(self.rank, number)
+            violations.append(what + " has the generation of another value")
+        if not violations and not stale:
+            self.observed.add((number, request_id))
+            self.last_number = max(self.last_number, number)
             if generation >= self.generation:
                 self.generation, self.body = generation, body
-        return wrong, old
+        return violations, stale
 
 
 class Log:
-    """A key that only grows by appended tokens, each "WRITER.NUMBER;"."""
+    """A key to which tokens of the form "WRITER.NUMBER;" are appended."""
 
     def __init__(self, name):
         self.name = name
         self.states = {}  # token -> state
-        self.acked = []
-        self.body = b""  # the longest that was shown
+        self.acknowledged_tokens = []
+        self.body = b""  # the longest observed value
         self.generation = 0
 
-    def plan(self, _number, token):
-        """Notes an append that is about to be sent; returns its bytes."""
+    def record_invocation(self, _number, token):
+        """Records an append before it is sent; returns its bytes."""
         self.states[token] = SENT
         return (token + ";").encode()
 
-    def settle(self, _number, token, state, generation=None):
-        """Notes what an append came to."""
+    def record_outcome(self, _number, token, state, generation=None):
+        """Records the outcome of an append; returns violations."""
         self.states[token] = state
-        if state == ACKED:
-            self.acked.append(token)
+        if state == ACKNOWLEDGED:
+            self.acknowledged_tokens.append(token)
             self.generation = max(self.generation, generation or 0)
-        if state == REFUSED and (token + ";").encode() in self.body:
-            return ["%s: token %s was refused but written" % (self.name, token)]
+        if state == REJECTED and (token + ";").encode() in self.body:
+            return ["%s: token %s was rejected but written" % (self.name, token)]
         return []
 
-    def floor(self):
+    def lower_bound(self):
         """What an answer to a request sent from now on must at least show."""
-        return len(self.acked), self.generation, self.body
+        return len(self.acknowledged_tokens), self.generation, self.body
 
-    def judge(self, floor, body, generation):
+    def check_read(self, lower_bound, body, generation):
         """Returns what is wrong with an answer, and in what it is too old."""
-        count, least, shown = floor
+        count, min_generation, observed = lower_bound
         tokens = (body or b"").decode(errors="replace").split(";")
-        wrong, old = [], []
+        violations, stale = [], []
         if tokens.pop():
-            wrong.append("%s: ends in a part of a token" % self.name)
-        there = set(tokens)
-        if len(there) != len(tokens):
-            twice = sorted(token for token in there if tokens.count(token) > 1)
-            wrong.append("%s: more than once: %s" % (self.name, ", ".join(twice[:5])))
-        foreign = [token for token in there if self.states.get(token) in (None, REFUSED)]
-        if foreign:
-            wrong.append("%s: refused or never sent: %s" % (self.name, ", ".join(foreign[:5])))
-        wrong += self.disorder(tokens)
-        missing = [token for token in self.acked[:count] if token not in there]
+            violations.append("%s: ends in a partial token" % self.name)
+        present = set(tokens)
+        if len(present) != len(tokens):
+            duplicates = sorted(token for token in present if tokens.count(token) > 1)
+            violations.append("%s: duplicate tokens: %s" % (self.name, ", ".join(duplicates[:5])))
+        unexpected = [token for token in present if self.states.get(token) in (None, REJECTED)]
+        if unexpected:
+            violations.append("%s: rejected or unsent tokens: %s"
+                              % (self.name, ", ".join(unexpected[:5])))
+        violations += self.out_of_order(tokens)
+        missing = [token for token in self.acknowledged_tokens[:count] if token not in present]
         if missing:
-            old.append("%s: %d acknowledged tokens are not there, such as %s"
+            stale.append("%s: %d acknowledged tokens are missing, such as %s"
                        % (self.name, len(missing), missing[0]))
-        if not (body or b"").startswith(shown):
-            old.append("%s: %d bytes do not begin with the %d shown before"
-                       % (self.name, len(body or b""), len(shown)))
-        if body is not None and generation < least:
-            old.append("%s: generation %d after %d" % (self.name, generation, least))
-        if not wrong and not old and body is not None and len(body) >= len(self.body):
+        if not (body or b"").startswith(observed):
+            stale.append("%s: %d bytes do not start with the %d observed before"
+                       % (self.name, len(body or b""), len(observed)))
+        if body is not None and generation < min_generation:
+            stale.append("%s: generation %d after %d" % (self.name, generation, min_generation))
+        if not violations and not stale and body is not None and len(body) >= len(self.body):
             self.body, self.generation = body, max(self.generation, generation)
-        return wrong, old
+        return violations, stale
 
-    def disorder(self, tokens):
-        """A writer's acknowledged tokens are in the order in which it sent them."""
+    def out_of_order(self, tokens):
+        """Checks that each writer's acknowledged tokens are in the order it sent them."""
         last = {}
         for token in tokens:
-            if self.states.get(token) != ACKED:
+            if self.states.get(token) != ACKNOWLEDGED:
                 continue
             writer, number = token.split(".")
             if last.get(writer, -1) >= int(number):
@@ -164,53 +167,53 @@ class Log:
 
 
 class Journal:
-    """All keys. Safe to use from several threads."""
+    """The journal of all keys. Thread-safe."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.keys = {}
         self.order = []
         self.violations = []
-        self.stale = []  # seconds after the window's begin of each old answer within it
-        self.window = None  # (from, until): when an old answer is the documented kind
-        self.counts = {ACKED: 0, UNKNOWN: 0, REFUSED: 0}
+        self.stale_reads = []  # seconds from the start of the window to each stale read in it
+        self.window = None  # (from, until): when stale reads are documented behaviour
+        self.counts = {ACKNOWLEDGED: 0, UNKNOWN: 0, REJECTED: 0}
         self.reads = 0
 
     def key(self, make, name):
-        """The key of this name, which is made if it is not there."""
+        """Returns the key with this name, creating it if necessary."""
         with self.lock:
             if name not in self.keys:
                 self.keys[name] = make(name)
                 self.order.append(self.keys[name])
             return self.keys[name]
 
-    def plan(self, key, number, author):
+    def record_invocation(self, key, number, request_id):
         """See Register and Log."""
         with self.lock:
-            return key.plan(number, author)
+            return key.record_invocation(number, request_id)
 
-    def settle(self, key, number, author, state, generation=None):
+    def record_outcome(self, key, number, request_id, state, generation=None):
         """See Register and Log."""
         with self.lock:
             self.counts[state] += 1
-            self.violations += key.settle(number, author, state, generation)
+            self.violations += key.record_outcome(number, request_id, state, generation)
 
-    def floor(self, key):
-        """To be taken before a read is sent."""
+    def lower_bound(self, key):
+        """Returns what the answer to a read sent from now on must include."""
         with self.lock:
-            return key.floor()
+            return key.lower_bound()
 
-    def judge(self, key, floor, body, generation, where, strict=False):
-        """Judges the answer to a read. In a strict one an old answer is a write that was lost."""
+    def check_read(self, key, lower_bound, body, generation, where, strict=False):
+        """Checks the answer to a read. In a strict read a stale answer is a lost write."""
         now = time.monotonic()
         with self.lock:
             self.reads += 1
-            wrong, old = key.judge(floor, body, generation)
-            self.violations += ["%s (read from %s)" % (what, where) for what in wrong]
-            if not old:
+            violations, stale = key.check_read(lower_bound, body, generation)
+            self.violations += ["%s (read from %s)" % (what, where) for what in violations]
+            if not stale:
                 return
             if not strict and self.window and self.window[0] <= now <= self.window[1]:
-                self.stale.append(now - self.window[0])
+                self.stale_reads.append(now - self.window[0])
                 return
-            kind = "lost" if strict else "a stale read"
-            self.violations += ["%s: %s (read from %s)" % (kind, what, where) for what in old]
+            kind = "lost write" if strict else "stale read"
+            self.violations += ["%s: %s (read from %s)" % (kind, what, where) for what in stale]

@@ -1,38 +1,40 @@
-//! A disk that is full, fails, writes short or is slow, by the shim.
+//! I/O errors: full disks, failing writes and fsyncs, short writes, slow fsyncs.
 
-use crate::ground::{Ground, plain};
-use crate::load::Sizes;
-use crate::random::seed;
-use crate::shim::{Action, BLOBS, DATABASE, EIO, ENOSPC, FOLD, LOG, OPEN, Rule, SYNC, Shim, WRITE};
+use crate::harness::fault_shim::{
+    Action, BLOBS, DATABASE, EIO, ENOSPC, FaultShim, OPEN, Rule, SQLITE_WAL, SYNC, WAL, WRITE,
+};
+use crate::harness::random::run_seed;
+use crate::harness::workload::ValueSizes;
 use crate::support::Response;
+use crate::testbed::{Testbed, start_server};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The exit status after a failed sync.
-const FATAL: i32 = 70;
-const SOON: Duration = Duration::from_secs(60);
-const OLD: &[u8] = b"the old value";
+/// The exit status after a failed fsync.
+const EXIT_FATAL: i32 = 70;
+const TIMEOUT: Duration = Duration::from_secs(60);
+const OLD_VALUE: &[u8] = b"the old value";
 
-/// A server under the shim with a few items that no load touches.
-struct Disk {
-    shim: Shim,
-    ground: Ground,
+/// A server under the fault shim, and helpers for items outside the workload.
+struct DiskTest {
+    shim: FaultShim,
+    testbed: Testbed,
 }
 
-impl Disk {
-    fn new(seed: u64, writers: u32) -> Option<Disk> {
-        let shim = Shim::build()?;
-        let ground = Ground::with(seed, writers, |data| shim.server(data));
-        Some(Disk { shim, ground })
+impl DiskTest {
+    fn new(seed: u64, writers: u32) -> Option<DiskTest> {
+        let shim = FaultShim::build()?;
+        let testbed = Testbed::with_server(seed, writers, |data| shim.server(data));
+        Some(DiskTest { shim, testbed })
     }
 
-    fn fail(&self, calls: u32, path: &'static str, errno: u32) {
+    fn inject_error(&self, calls: u32, path: &'static str, errno: u32) {
         self.shim.set(0, Rule::every(calls, path, Action::Fail(errno)));
     }
 
     fn ask(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Response {
-        let request = format!("{method} {}{query}", self.ground.path(key));
-        self.ground.server.request(&request, &[], body)
+        let request = format!("{method} {}{query}", self.testbed.path(key));
+        self.testbed.server.request(&request, &[], body)
     }
 
     fn put(&self, key: &str, body: &[u8]) -> u64 {
@@ -41,8 +43,8 @@ impl Disk {
         answer.generation()
     }
 
-    /// The item is as it was, by every way to read.
-    fn unchanged(&self, key: &str, value: &[u8], generation: u64) {
+    /// Asserts that GET and HEAD return the item unchanged.
+    fn assert_unchanged(&self, key: &str, value: &[u8], generation: u64) {
         let (get, head) = (self.ask("GET", key, "", b""), self.ask("HEAD", key, "", b""));
         assert_eq!((get.status, get.generation()), (200, generation));
         assert!(get.body == value, "{key} has changed");
@@ -50,53 +52,53 @@ impl Disk {
     }
 
     fn list(&self) -> String {
-        let request = format!("GET /resources/stores/kv/{}/keys", self.ground.store);
-        self.ground.server.request(&request, &[], b"").text()
+        let request = format!("GET /resources/stores/kv/{}/keys", self.testbed.store);
+        self.testbed.server.request(&request, &[], b"").text()
     }
 
-    fn files(&self) -> usize {
-        files(&self.ground.data().join("blobs"))
+    fn blob_files(&self) -> usize {
+        blob_files(&self.testbed.data().join("blobs"))
     }
 
-    /// So many files of values are left, once what removes them is done.
-    fn leaves(&self, wanted: usize) {
-        let until = Instant::now() + SOON;
-        while self.files() != wanted && Instant::now() < until {
+    /// Waits until this many blob files are left.
+    fn wait_for_blob_files(&self, wanted: usize) {
+        let until = Instant::now() + TIMEOUT;
+        while self.blob_files() != wanted && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(self.files(), wanted, "files of values");
+        assert_eq!(self.blob_files(), wanted, "blob files");
     }
 
-    /// The server stopped by itself with the status of a failed sync, and said why.
-    fn stopped(&mut self, why: &str) {
-        let status = self.ground.server.wait_for_exit(SOON);
+    /// Asserts that the server exited with the fatal status and logged this message.
+    fn assert_stopped(&mut self, message: &str) {
+        let status = self.testbed.server.wait_for_exit(TIMEOUT);
         let log = self.shim.log();
-        assert_eq!(status.and_then(|status| status.code()), Some(FATAL), "{status:?}\n{log}");
-        let said = log.lines().any(|line| line.contains(why) && line.contains("stopping"));
-        assert!(said, "nothing says {why:?} in {log}");
-        self.shim.off(0);
+        assert_eq!(status.and_then(|status| status.code()), Some(EXIT_FATAL), "{status:?}\n{log}");
+        let logged = log.lines().any(|line| line.contains(message) && line.contains("stopping"));
+        assert!(logged, "no {message:?} in {log}");
+        self.shim.disable(0);
     }
 
-    /// Starts the server without the shim.
-    fn heal(&mut self) {
-        self.ground.restart(plain);
+    /// Restarts the server without the shim.
+    fn restart_without_shim(&mut self) {
+        self.testbed.restart(start_server);
     }
 }
 
-/// Files below a folder.
-fn files(at: &Path) -> usize {
+/// Counts the files in a directory tree.
+fn blob_files(at: &Path) -> usize {
     let entries = std::fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+    entries.map(|path| if path.is_dir() { blob_files(&path) } else { 1 }).sum()
 }
 
 #[test]
-fn a_full_disk_under_the_log_refuses_writes_and_changes_nothing() {
-    let Some(mut disk) = Disk::new(1, 0) else { return };
-    let old = disk.put("k", OLD);
+fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    let old = disk.put("k", OLD_VALUE);
     let large = vec![b'l'; 700_000];
     let old_large = disk.put("large", &large);
-    let (list, files) = (disk.list(), disk.files());
-    disk.fail(WRITE, LOG, ENOSPC);
+    let (list, blob_files) = (disk.list(), disk.blob_files());
+    disk.inject_error(WRITE, WAL, ENOSPC);
     for _ in 0..3 {
         let refused = |answer: Response| assert!(answer.expect_error(507).contains("full"));
         refused(disk.ask("PUT", "k", "", b"new"));
@@ -104,213 +106,242 @@ fn a_full_disk_under_the_log_refuses_writes_and_changes_nothing() {
         refused(disk.ask("PUT", "other", "?add=true", b"new"));
         refused(disk.ask("PUT", "large", "", &vec![b'n'; 800_000]));
         refused(disk.ask("DELETE", "k", "", b""));
-        let batch = format!("PUT /resources/stores/kv/{}/batch", disk.ground.store);
+        let batch = format!("PUT /resources/stores/kv/{}/batch", disk.testbed.store);
         let line = b"{\"key\":\"k\",\"value\":\"bmV3\"}\n";
-        let answer = disk.ground.server.request(&batch, &[], line);
+        let answer = disk.testbed.server.request(&batch, &[], line);
         assert_eq!(answer.status, 503, "{answer:?}");
         assert_eq!(answer.json()["errors"][0]["code"], "507");
         let store =
-            disk.ground.server.request("POST /resources/stores/kv", &[], b"{\"name\":\"t\"}");
+            disk.testbed.server.request("POST /resources/stores/kv", &[], b"{\"name\":\"t\"}");
         refused(store);
-        disk.unchanged("k", OLD, old);
-        disk.unchanged("large", &large, old_large);
+        disk.assert_unchanged("k", OLD_VALUE, old);
+        disk.assert_unchanged("large", &large, old_large);
         assert_eq!(disk.list(), list);
     }
-    assert!(disk.shim.hits(0) >= 21, "it was the log that was full");
-    disk.shim.off(0);
+    assert!(disk.shim.hits(0) >= 21, "some writes failed elsewhere");
+    disk.shim.disable(0);
     let new = disk.put("k", b"new");
     assert!(new > old);
-    disk.leaves(files);
-    disk.heal();
-    disk.unchanged("k", b"new", new);
-    disk.unchanged("large", &large, old_large);
+    disk.wait_for_blob_files(blob_files);
+    disk.restart_without_shim();
+    disk.assert_unchanged("k", b"new", new);
+    disk.assert_unchanged("large", &large, old_large);
     assert_eq!(disk.list(), list);
 }
 
 #[test]
-fn a_full_disk_under_large_values_refuses_them_and_leaves_no_file() {
-    let Some(mut disk) = Disk::new(1, 0) else { return };
+fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let large = vec![b'l'; 700_000];
     let old = disk.put("large", &large);
     let new = vec![b'n'; 3_000_000];
     for calls in [WRITE, OPEN] {
-        // At once, and at the second piece of the value.
+        // On the first and on the second write of the value.
         for first in [1, 2] {
             if calls == OPEN && first == 2 {
                 continue;
             }
             disk.shim.set(0, Rule { first, ..Rule::every(calls, BLOBS, Action::Fail(ENOSPC)) });
-            // The refusal may come before all of the value is sent, and the rest meets a closed
-            // connection; what counts is that nothing changed.
-            let put = format!("PUT {}", disk.ground.path("large"));
-            if let Ok(answer) = disk.ground.server.connect().request(&put, &[], &new) {
+            // The server may answer and close before it has read the whole value, so the client may
+            // see a connection error instead.
+            let put = format!("PUT {}", disk.testbed.path("large"));
+            if let Ok(answer) = disk.testbed.server.connect().request(&put, &[], &new) {
                 answer.expect_error(507);
             }
             assert!(disk.shim.hits(0) >= first);
             if calls == WRITE {
-                disk.unchanged("large", &large, old);
+                disk.assert_unchanged("large", &large, old);
             }
-            disk.put("small", b"needs no file");
-            disk.shim.off(0);
-            disk.leaves(1);
+            disk.put("small", b"inline value");
+            disk.shim.disable(0);
+            disk.wait_for_blob_files(1);
         }
     }
     disk.shim.set(0, Rule::every(WRITE, BLOBS, Action::Fail(ENOSPC)));
     let joined = disk.ask("PUT", "large", "?append=true", b"a little more");
     joined.expect_error(507);
-    disk.unchanged("large", &large, old);
-    disk.shim.off(0);
+    disk.assert_unchanged("large", &large, old);
+    disk.shim.disable(0);
     let newer = disk.put("large", &new);
     assert!(newer > old);
-    disk.heal();
-    disk.unchanged("large", &new, newer);
+    disk.restart_without_shim();
+    disk.assert_unchanged("large", &new, newer);
 }
 
 #[test]
-fn a_disk_that_is_full_now_and_then_under_load_loses_nothing() {
-    let seed = seed("full now and then");
-    let Some(mut disk) = Disk::new(seed, 6) else { return };
+fn acknowledged_writes_survive_an_intermittently_full_disk() {
+    let seed = run_seed("intermittently full disk");
+    let Some(mut disk) = DiskTest::new(seed, 6) else { return };
     let pause = || std::thread::sleep(Duration::from_millis(100));
-    let (mut refused_log, mut refused_file) = (0, 0);
+    let (mut failed_wal_writes, mut failed_blob_writes) = (0, 0);
     for round in 0..2 {
-        let Disk { shim, ground } = &mut disk;
-        ground.load(Sizes::Mixed, true, |_| {
+        let DiskTest { shim, testbed } = &mut disk;
+        testbed.run_workload(ValueSizes::Mixed, true, |_| {
             for _ in 0..8 {
-                shim.set(0, Rule::every(WRITE, LOG, Action::Fail(ENOSPC)));
+                shim.set(0, Rule::every(WRITE, WAL, Action::Fail(ENOSPC)));
                 pause();
-                shim.off(0);
-                refused_log += shim.hits(0);
+                shim.disable(0);
+                failed_wal_writes += shim.hits(0);
                 shim.set(1, Rule::every(WRITE, BLOBS, Action::Fail(ENOSPC)));
                 pause();
-                shim.off(1);
-                refused_file += shim.hits(1);
+                shim.disable(1);
+                failed_blob_writes += shim.hits(1);
                 pause();
             }
         });
-        ground.check(&format!("the server that ran on, round {round} of STEADFAST_SEED={seed}"));
-        ground.restart(|data| shim.server(data));
-        ground.check(&format!("restarted, round {round} of STEADFAST_SEED={seed}"));
+        testbed.check(&format!("before restart, round {round}, STEADFAST_SEED={seed}"));
+        testbed.restart(|data| shim.server(data));
+        testbed.check(&format!("after restart, round {round}, STEADFAST_SEED={seed}"));
     }
-    let acknowledged = disk.ground.acknowledged();
+    let acknowledged = disk.testbed.acknowledged();
     println!(
-        "full now and then: {acknowledged} writes acknowledged, {refused_log} failed in the log, \
-         {refused_file} in files"
+        "intermittently full disk: {acknowledged} writes acknowledged, \
+         {failed_wal_writes} WAL writes and {failed_blob_writes} blob writes failed"
     );
-    assert!(refused_log > 0 && refused_file > 0, "the disk was full");
+    assert!(failed_wal_writes > 0 && failed_blob_writes > 0, "no write failed");
 }
 
 #[test]
-fn a_failing_write_of_a_large_value_refuses_it_and_changes_nothing() {
-    let Some(mut disk) = Disk::new(1, 0) else { return };
+fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let large = vec![b'l'; 700_000];
     let old = disk.put("large", &large);
-    disk.fail(WRITE, BLOBS, EIO);
+    disk.inject_error(WRITE, BLOBS, EIO);
     let detail = disk.ask("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
     assert!(detail.contains("see the server log"), "{detail}");
     let log = disk.shim.log();
-    assert!(log.contains("could not write a blob file"), "the log says why: {log}");
-    disk.unchanged("large", &large, old);
-    disk.put("small", b"needs no file");
-    disk.shim.off(0);
-    disk.leaves(1);
+    assert!(log.contains("could not write a blob file"), "{log}");
+    disk.assert_unchanged("large", &large, old);
+    disk.put("small", b"inline value");
+    disk.shim.disable(0);
+    disk.wait_for_blob_files(1);
     let new = disk.put("large", &large[1..]);
-    disk.heal();
-    disk.unchanged("large", &large[1..], new);
+    disk.restart_without_shim();
+    disk.assert_unchanged("large", &large[1..], new);
 }
 
-/// Loads a server until this fails, which must stop it; then everything acknowledged is there.
-fn fatal(what: &str, rule: Rule, sizes: Sizes, why: &str) {
-    let seed = seed(what);
-    let Some(mut disk) = Disk::new(seed, 8) else { return };
+/// Asserts that a fault under load stops the server with `message` in its log, and that
+/// acknowledged writes survive.
+fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
+    let seed = run_seed(fault);
+    let Some(mut disk) = DiskTest::new(seed, 8) else { return };
     for round in 0..2 {
-        let first = 1 + disk.ground.random.below(rule.first);
+        let first = 1 + disk.testbed.random.below(rule.first);
         disk.shim.set(0, Rule { first, ..rule });
         let mut status = None;
-        disk.ground.load(sizes, false, |server| status = server.wait_for_exit(SOON));
-        assert!(status.is_some(), "{what}: it goes on after {} hits", disk.shim.hits(0));
-        disk.stopped(why);
-        disk.heal();
-        disk.ground.check(&format!("{what}, round {round} of STEADFAST_SEED={seed}"));
-        let Disk { shim, ground } = &mut disk;
-        ground.restart(|data| shim.server(data));
+        disk.testbed.run_workload(sizes, false, |server| status = server.wait_for_exit(TIMEOUT));
+        assert!(status.is_some(), "{fault}: still running after {} hits", disk.shim.hits(0));
+        disk.assert_stopped(message);
+        disk.restart_without_shim();
+        disk.testbed.check(&format!("{fault}, round {round}, STEADFAST_SEED={seed}"));
+        let DiskTest { shim, testbed } = &mut disk;
+        testbed.restart(|data| shim.server(data));
     }
-    println!("{what}: {} writes acknowledged", disk.ground.acknowledged());
+    println!("{fault}: {} writes acknowledged", disk.testbed.acknowledged());
 }
 
-/// For every hit from one of the first `among` on.
-fn failing(calls: u32, path: &'static str, among: u64) -> Rule {
-    Rule { first: among, ..Rule::every(calls, path, Action::Fail(EIO)) }
-}
-
-#[test]
-fn a_failed_sync_of_the_log_stops_the_server_and_acknowledges_nothing() {
-    let why = "could not make a commit durable";
-    fatal("failing sync of the log", failing(SYNC, LOG, 100), Sizes::Mixed, why);
+/// A rule that fails every call from a random hit of `1..=hits_max` on.
+fn fail_from_hit(calls: u32, path: &'static str, hits_max: u64) -> Rule {
+    Rule { first: hits_max, ..Rule::every(calls, path, Action::Fail(EIO)) }
 }
 
 #[test]
-fn a_failed_write_to_the_log_stops_the_server_and_acknowledges_nothing() {
-    let why = "could not make a commit durable";
-    fatal("failing write to the log", failing(WRITE, LOG, 300), Sizes::Mixed, why);
+fn a_failed_wal_fsync_stops_the_server_without_an_acknowledgement() {
+    let message = "could not make a commit durable";
+    stops_on_fault("failing WAL fsync", fail_from_hit(SYNC, WAL, 100), ValueSizes::Mixed, message);
 }
 
 #[test]
-fn a_failed_sync_of_a_large_value_stops_the_server_and_acknowledges_nothing() {
-    fatal("failing sync of a file", failing(SYNC, BLOBS, 30), Sizes::Files, "could not sync");
+fn a_failed_wal_write_stops_the_server_without_an_acknowledgement() {
+    let message = "could not make a commit durable";
+    stops_on_fault("failing WAL write", fail_from_hit(WRITE, WAL, 300), ValueSizes::Mixed, message);
 }
 
 #[test]
-fn a_failed_fold_of_the_log_stops_the_server_and_loses_nothing() {
-    let why = "could not";
-    fatal("failing sync of the fold", failing(SYNC, FOLD, 3), Sizes::Log, why);
-    fatal("failing write of the fold", failing(WRITE, FOLD, 300), Sizes::Log, why);
-    fatal("failing sync of the database", failing(SYNC, DATABASE, 3), Sizes::Log, why);
-    fatal("failing write to the database", failing(WRITE, DATABASE, 300), Sizes::Log, why);
+fn a_failed_blob_fsync_stops_the_server_without_an_acknowledgement() {
+    stops_on_fault(
+        "failing blob fsync",
+        fail_from_hit(SYNC, BLOBS, 30),
+        ValueSizes::BlobFiles,
+        "could not sync",
+    );
 }
 
 #[test]
-fn a_put_that_meets_a_failed_sync_is_never_answered_with_success() {
-    let Some(mut disk) = Disk::new(1, 0) else { return };
-    let old = disk.put("k", OLD);
-    disk.fail(SYNC, LOG, EIO);
-    let put = format!("PUT {}", disk.ground.path("k"));
-    if let Ok(answer) = disk.ground.server.connect().request(&put, &[], b"new") {
+fn a_failed_checkpoint_stops_the_server_without_data_loss() {
+    let message = "could not";
+    stops_on_fault(
+        "failing SQLite WAL fsync",
+        fail_from_hit(SYNC, SQLITE_WAL, 3),
+        ValueSizes::FillsWal,
+        message,
+    );
+    stops_on_fault(
+        "failing SQLite WAL write",
+        fail_from_hit(WRITE, SQLITE_WAL, 300),
+        ValueSizes::FillsWal,
+        message,
+    );
+    stops_on_fault(
+        "failing database fsync",
+        fail_from_hit(SYNC, DATABASE, 3),
+        ValueSizes::FillsWal,
+        message,
+    );
+    stops_on_fault(
+        "failing database write",
+        fail_from_hit(WRITE, DATABASE, 300),
+        ValueSizes::FillsWal,
+        message,
+    );
+}
+
+#[test]
+fn a_put_is_not_acknowledged_when_its_fsync_fails() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    let old = disk.put("k", OLD_VALUE);
+    disk.inject_error(SYNC, WAL, EIO);
+    let put = format!("PUT {}", disk.testbed.path("k"));
+    if let Ok(answer) = disk.testbed.server.connect().request(&put, &[], b"new") {
         assert!(answer.status >= 500, "{answer:?}");
     }
-    disk.stopped("could not make a commit durable");
-    disk.heal();
-    let there = disk.ask("GET", "k", "", b"");
-    assert!(there.body == OLD || there.body == b"new", "whole or absent");
-    assert!(there.generation() >= old);
+    disk.assert_stopped("could not make a commit durable");
+    disk.restart_without_shim();
+    let found = disk.ask("GET", "k", "", b"");
+    assert!(found.body == OLD_VALUE || found.body == b"new", "neither the old nor the new value");
+    assert!(found.generation() >= old);
 }
 
 #[test]
-fn writes_that_end_short_are_ended() {
-    let seed = seed("short writes");
-    let Some(mut disk) = Disk::new(seed, 6) else { return };
-    for (slot, path) in [LOG, BLOBS, FOLD].into_iter().enumerate() {
+fn short_writes_are_completed() {
+    let seed = run_seed("short writes");
+    let Some(mut disk) = DiskTest::new(seed, 6) else { return };
+    for (slot, path) in [WAL, BLOBS, SQLITE_WAL].into_iter().enumerate() {
         disk.shim.set(slot, Rule::every(WRITE, path, Action::Short));
     }
-    disk.ground.load(Sizes::Mixed, false, |_| std::thread::sleep(Duration::from_secs(2)));
-    disk.ground.load(Sizes::Log, false, |_| std::thread::sleep(Duration::from_secs(1)));
+    disk.testbed
+        .run_workload(ValueSizes::Mixed, false, |_| std::thread::sleep(Duration::from_secs(2)));
+    disk.testbed
+        .run_workload(ValueSizes::FillsWal, false, |_| std::thread::sleep(Duration::from_secs(1)));
     assert!(disk.shim.hits(0) > 0 && disk.shim.hits(1) > 0 && disk.shim.hits(2) > 0);
-    disk.ground.check(&format!("short writes, STEADFAST_SEED={seed}"));
-    disk.heal();
-    disk.ground.check(&format!("short writes, restarted, STEADFAST_SEED={seed}"));
-    println!("short writes: {} writes acknowledged", disk.ground.acknowledged());
+    disk.testbed.check(&format!("short writes, STEADFAST_SEED={seed}"));
+    disk.restart_without_shim();
+    disk.testbed.check(&format!("short writes, after restart, STEADFAST_SEED={seed}"));
+    println!("short writes: {} writes acknowledged", disk.testbed.acknowledged());
 }
 
 #[test]
-fn a_slow_disk_is_shared_by_all_who_wait_for_it() {
-    let seed = seed("a slow disk");
-    let Some(mut disk) = Disk::new(seed, 16) else { return };
-    disk.shim.set(0, Rule::every(SYNC, LOG, Action::Delay(50)));
-    disk.ground.load(Sizes::Small, false, |_| std::thread::sleep(Duration::from_secs(3)));
-    let (syncs, acknowledged) = (disk.shim.hits(0), disk.ground.acknowledged());
-    println!("a slow disk: {acknowledged} writes acknowledged in {syncs} syncs of 50 ms");
-    assert!(syncs > 0 && acknowledged > 3 * syncs, "a sync serves all that wait");
-    disk.ground.check(&format!("a slow disk, STEADFAST_SEED={seed}"));
-    disk.shim.off(0);
-    disk.heal();
-    disk.ground.check(&format!("a slow disk, restarted, STEADFAST_SEED={seed}"));
+fn group_commit_amortizes_slow_fsyncs() {
+    let seed = run_seed("slow fsync");
+    let Some(mut disk) = DiskTest::new(seed, 16) else { return };
+    disk.shim.set(0, Rule::every(SYNC, WAL, Action::Delay(50)));
+    disk.testbed
+        .run_workload(ValueSizes::Small, false, |_| std::thread::sleep(Duration::from_secs(3)));
+    let (syncs, acknowledged) = (disk.shim.hits(0), disk.testbed.acknowledged());
+    println!("slow fsync: {acknowledged} writes acknowledged in {syncs} fsyncs of 50 ms");
+    assert!(syncs > 0 && acknowledged > 3 * syncs, "{acknowledged} writes in {syncs} fsyncs");
+    disk.testbed.check(&format!("slow fsync, STEADFAST_SEED={seed}"));
+    disk.shim.disable(0);
+    disk.restart_without_shim();
+    disk.testbed.check(&format!("slow fsync, after restart, STEADFAST_SEED={seed}"));
 }

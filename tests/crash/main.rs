@@ -1,9 +1,9 @@
-//! The torture tests: load, kills at random and at named points, disks that fail; after each the
-//! checker holds what the server has against what it acknowledged.
+//! Crash tests: acknowledged writes survive kill -9, I/O errors and shutdowns.
 //!
-//! `STEADFAST_TORTURE_ROUNDS` sets the number of kills (30), `STEADFAST_SEED` repeats a run's
-//! choices, though not its timing. journal, load and check know nothing of how a server was
-//! stopped, so that other suites can use them.
+//! Each test runs a workload against a server, stops the server or makes its disk fail, restarts
+//! it, and compares the store with the journals of acknowledged writes.
+//! `STEADFAST_CRASH_ROUNDS` sets the number of kills (30). `STEADFAST_SEED` repeats the choices of
+//! a run, not its timing.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,17 +14,14 @@
     reason = "a test may panic, print, and read its environment and the clock"
 )]
 
-mod check;
 mod failpoints;
-mod ground;
+mod fsync_order;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod io_errors;
-mod journal;
-mod kills;
-mod load;
-mod order;
-mod planted;
-mod random;
-mod shim;
+mod planted_violations;
+mod random_kills;
+mod shutdown;
 #[path = "../support/mod.rs"]
 mod support;
-mod value;
+mod testbed;

@@ -1,14 +1,20 @@
-//! The engines that every suite runs over, made fresh for each test. Over a database there are
-//! three at once, which have nothing in common but the database, as three servers have them.
-//! `STEADFAST_SEED` repeats which of them is asked when.
+//! The engines under test, created anew for each test.
+//!
+//! On PostgreSQL there are three engines over one database, like three servers, and each call goes
+//! to a random one; `STEADFAST_SEED` repeats the choices.
 
-#[path = "../crash/random.rs"]
-#[allow(dead_code, clippy::print_stdout, clippy::disallowed_methods, reason = "it is shared")]
+mod multi_process;
+#[path = "../harness/random.rs"]
+#[allow(
+    dead_code,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "each suite uses a part"
+)]
 mod random;
-mod several;
 
+use multi_process::MultiProcessEngine;
 use random::Random;
-use several::Several;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -19,15 +25,15 @@ use steadfast::engine::postgres::{self, Postgres};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-/// Processes over one database.
+/// Engines over one PostgreSQL database.
 const PROCESSES: usize = 3;
 
-/// An engine under test, and how to open it again.
+/// An engine under test that can be reopened.
 pub(crate) struct Subject {
-    /// Over a database, each call goes to another of `processes`.
+    /// On PostgreSQL, distributes calls over `processes`.
     pub(crate) engine: Arc<dyn Engine>,
-    /// What each process has open: one alone, or several over one database.
-    #[allow(dead_code, reason = "not every suite tells them apart")]
+    /// The engine of each process: several on PostgreSQL, otherwise one.
+    #[allow(dead_code, reason = "each suite uses a part")]
     pub(crate) processes: Vec<Arc<dyn Engine>>,
     dir: Option<TempDir>,
     url: Option<String>,
@@ -35,24 +41,24 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn memory() -> Subject {
-        Subject::alone(Arc::new(Memory::new()), None)
+        Subject::single(Arc::new(Memory::new()), None)
     }
 
     pub(crate) fn embedded() -> Subject {
         let dir = tempfile::tempdir().unwrap();
-        Subject::alone(open(dir.path().join("data")), Some(dir))
+        Subject::single(open(dir.path().join("data")), Some(dir))
     }
 
-    fn alone(engine: Arc<dyn Engine>, dir: Option<TempDir>) -> Subject {
+    fn single(engine: Arc<dyn Engine>, dir: Option<TempDir>) -> Subject {
         Subject { engine: engine.clone(), processes: vec![engine], dir, url: None }
     }
 
-    /// Over a database of its own on the server of `STEADFAST_TEST_POSTGRES`; `None` without one.
-    #[allow(dead_code, reason = "not every suite runs over it")]
+    /// Creates a database on the server of `STEADFAST_TEST_POSTGRES`; returns `None` without one.
+    #[allow(dead_code, reason = "each suite uses a part")]
     #[allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a test may be skipped")]
     pub(crate) async fn postgres() -> Option<Subject> {
         let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
-            println!("skipped: STEADFAST_TEST_POSTGRES names no database server");
+            println!("skipped: STEADFAST_TEST_POSTGRES is not set");
             return None;
         };
         let (client, connection) = tokio_postgres::connect(&server, NoTls).await.unwrap();
@@ -62,11 +68,11 @@ impl Subject {
         let (host, _) = server.rsplit_once('/').unwrap();
         let url = format!("{host}/{name}");
         let processes = connect(&url).await;
-        let engine = Arc::new(Several::new(processes.clone()));
+        let engine = Arc::new(MultiProcessEngine::new(processes.clone()));
         Some(Subject { engine, processes, dir: None, url: Some(url) })
     }
 
-    /// Closes and opens it; one that keeps nothing stays as it is.
+    /// Closes and reopens the engine; the memory engine stays open.
     pub(crate) async fn reopen(&mut self) {
         if let Some(dir) = &self.dir {
             self.engine.close().await.unwrap();
@@ -76,24 +82,24 @@ impl Subject {
         if let Some(url) = &self.url {
             self.engine.close().await.unwrap();
             self.processes = connect(url).await;
-            self.engine = Arc::new(Several::new(self.processes.clone()));
+            self.engine = Arc::new(MultiProcessEngine::new(self.processes.clone()));
         }
     }
 
-    /// Whether other processes may use it at the same time.
-    #[allow(dead_code, reason = "not every suite asks")]
+    /// Returns whether several processes may use the engine at the same time.
+    #[allow(dead_code, reason = "each suite uses a part")]
     pub(crate) fn shared(&self) -> bool {
         self.url.is_some()
     }
 
-    /// Where its data is, for those that have a place.
-    #[allow(dead_code, reason = "not every suite looks at the files")]
+    /// Returns the data directory of the embedded engine.
+    #[allow(dead_code, reason = "each suite uses a part")]
     pub(crate) fn data(&self) -> Option<PathBuf> {
         self.dir.as_ref().map(|dir| dir.path().join("data"))
     }
 }
 
-/// Numbers databases within a process.
+/// The number of the next database of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 async fn connect(url: &str) -> Vec<Arc<dyn Engine>> {
@@ -106,39 +112,39 @@ async fn connect(url: &str) -> Vec<Arc<dyn Engine>> {
     processes
 }
 
-/// Whose turn it is: one of so many, at random, the same again from the same seed.
-pub(crate) struct Turns {
+/// Picks the process of each call at random, repeatably by seed.
+pub(crate) struct ProcessPicker {
     random: Mutex<Random>,
-    among: usize,
+    processes: usize,
 }
 
-impl Turns {
-    /// All of a run begin with its seed, so that a case that is tried again meets the same.
+impl ProcessPicker {
+    /// Creates a picker. All pickers of a run start from its seed, so a repeated case is the same.
     #[allow(clippy::print_stdout, reason = "a failure shows the seed")]
-    pub(crate) fn among(among: usize) -> Turns {
+    pub(crate) fn new(processes: usize) -> ProcessPicker {
         static SEED: OnceLock<u64> = OnceLock::new();
-        let told = || random::number("STEADFAST_SEED").unwrap_or_else(random::now);
-        let seed = *SEED.get_or_init(told);
-        if among > 1 {
-            println!("whose turn it is: STEADFAST_SEED={seed}");
+        let seed = || random::env_number("STEADFAST_SEED").unwrap_or_else(random::now_micros);
+        let seed = *SEED.get_or_init(seed);
+        if processes > 1 {
+            println!("process picker: STEADFAST_SEED={seed}");
         }
-        Turns { random: Mutex::new(Random(seed)), among }
+        ProcessPicker { random: Mutex::new(Random(seed)), processes }
     }
 
     pub(crate) fn next(&self) -> usize {
-        let turn = self.random.lock().unwrap().below(self.among as u64);
-        usize::try_from(turn).unwrap()
+        let process = self.random.lock().unwrap().below(self.processes as u64);
+        usize::try_from(process).unwrap()
     }
 }
 
 pub(crate) fn open(dir: PathBuf) -> Arc<dyn Engine> {
     let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
-    // A short log is folded all the time, so that suites meet folds.
+    // A small WAL keeps checkpoints running during the tests.
     let options = Options { dir, cache_bytes: 1 << 20, wal_bytes: 64 << 10, fatal };
     Arc::new(Embedded::open(options).unwrap())
 }
 
-/// One test for each engine: `suite!(name_of_an_async_function_over_a_subject, ...)`.
+/// Defines one test per engine for each async function over a [`Subject`].
 #[macro_export]
 macro_rules! suite {
     ($($test:ident),* $(,)?) => {

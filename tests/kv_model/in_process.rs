@@ -1,6 +1,6 @@
 //! A store over engines in this process, with a clock that the test sets.
 
-use crate::engines::{Subject, Turns};
+use crate::engines::{ProcessPicker, Subject};
 use crate::store_under_test::{ReadItem, StoreUnderTest};
 use crate::{MAX, START};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ pub(crate) struct InProcess {
     kvs: Vec<Kv>,
     clock: Arc<ManualClock>,
     store: StoreId,
-    turns: Turns,
+    turns: ProcessPicker,
 }
 
 fn kvs(subject: &Subject, clock: &Arc<ManualClock>) -> Vec<Kv> {
@@ -35,7 +35,7 @@ impl InProcess {
         let clock = Arc::new(ManualClock::new(START));
         let kvs = kvs(&subject, &clock);
         let store = kvs[0].create_store(StoreName::parse("s0").unwrap(), None).await.unwrap().id;
-        InProcess { turns: Turns::among(kvs.len()), subject, kvs, clock, store }
+        InProcess { turns: ProcessPicker::among(kvs.len()), subject, kvs, clock, store }
     }
 
     fn next_kv(&self) -> &Kv {

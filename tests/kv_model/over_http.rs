@@ -2,7 +2,7 @@
 //! every time to live is extended beyond the duration of the test.
 
 use crate::MAX;
-use crate::engines::Turns;
+use crate::engines::ProcessPicker;
 use crate::store_under_test::{ReadItem, StoreUnderTest};
 use crate::support::{Response, Server};
 use base64::Engine as _;
@@ -49,7 +49,7 @@ impl Servers {
 /// One case: a store of its own on the shared servers.
 pub(crate) struct OverHttp<'s> {
     servers: &'s Servers,
-    turns: Turns,
+    turns: ProcessPicker,
     /// The prefix of its store names, which keeps the cases apart.
     name_prefix: String,
     store: String,
@@ -59,7 +59,7 @@ impl<'s> OverHttp<'s> {
     pub(crate) fn new(servers: &'s Servers) -> OverHttp<'s> {
         let case = servers.cases.replace(servers.cases.get() + 1);
         let name_prefix = format!("case{case}-");
-        let turns = Turns::among(servers.servers.borrow().len());
+        let turns = ProcessPicker::among(servers.servers.borrow().len());
         let store =
             servers.servers.borrow()[turns.next()].create_store(&format!("{name_prefix}s0"));
         OverHttp { servers, turns, name_prefix, store }

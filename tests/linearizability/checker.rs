@@ -1,20 +1,21 @@
-//! Whether a history of one key is linearizable: the search of Wing and Gong, which remembers as
-//! Lowe does what it has seen, so that it visits no set of operations twice with the same state.
+//! Checks whether the history of one key is linearizable: the search of Wing and Gong with Lowe's
+//! memoization, which visits each pair of linearized operations and state at most once.
 
-use crate::history::{Asked, Operation, Told};
+use crate::history::{Invocation, Operation, Response};
 use crate::model::{Interner, State};
 use std::collections::HashSet;
 
-/// No entry.
+/// The null entry.
 const NONE: usize = usize::MAX;
 
-/// Beginnings and ends in the order of time, as a list from which pairs are taken and put back.
+/// Invocations and returns in time order: a linked list from which operations are removed and to
+/// which they are restored.
 struct Events {
-    /// Operation, and whether it is its beginning.
+    /// The operation of each entry, and whether the entry is its invocation.
     of: Vec<(usize, bool)>,
     next: Vec<usize>,
     before: Vec<usize>,
-    /// The entry of each operation's beginning and of its end.
+    /// The entries of each operation's invocation and return.
     entries: Vec<(usize, usize)>,
 }
 
@@ -22,9 +23,9 @@ impl Events {
     fn new(operations: &[Operation]) -> Events {
         let mut times: Vec<(u64, bool, usize)> = Vec::new();
         for (number, operation) in operations.iter().enumerate() {
-            // At one time beginnings come first: such operations overlap.
-            times.push((operation.began, false, number));
-            times.push((operation.ended, true, number));
+            // At equal times invocations come first, so the operations overlap.
+            times.push((operation.invoked_at, false, number));
+            times.push((operation.returned_at, true, number));
         }
         times.sort_unstable();
         let mut entries = vec![(NONE, NONE); operations.len()];
@@ -60,83 +61,92 @@ impl Events {
         }
     }
 
-    fn lift(&mut self, operation: usize) {
+    fn remove(&mut self, operation: usize) {
         let (begin, end) = self.entries[operation];
         self.unlink(begin);
         self.unlink(end);
     }
 
-    fn unlift(&mut self, operation: usize) {
+    fn restore(&mut self, operation: usize) {
         let (begin, end) = self.entries[operation];
         self.link(end);
         self.link(begin);
     }
 }
 
-/// Which operations are placed.
+/// The set of linearized operations.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Placed(Vec<u64>);
+struct LinearizedSet(Vec<u64>);
 
-impl Placed {
+impl LinearizedSet {
     fn flip(&mut self, operation: usize) {
         self.0[operation / 64] ^= 1 << (operation % 64);
     }
 }
 
-/// `Err` with the operations around the place where every order fails.
+/// Checks a history.
+///
+/// # Errors
+/// The operations near the point where every order fails.
 pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
-    let mut sound = operations.to_vec();
-    // A read that nobody saw the answer of says nothing.
-    sound.retain(|operation| operation.asked != Asked::Get || operation.told != Told::Nothing);
-    search(&sound).map_err(|at| {
-        let mut around: Vec<&Operation> = sound.iter().collect();
-        around.sort_by_key(|operation| operation.began);
-        let at = around.iter().position(|operation| operation.ended >= sound[at].ended);
+    let mut checked = operations.to_vec();
+    // A read without an answer constrains nothing.
+    checked.retain(|operation| {
+        operation.invocation != Invocation::Get || operation.response != Response::Unknown
+    });
+    search(&checked).map_err(|at| {
+        let mut nearby: Vec<&Operation> = checked.iter().collect();
+        nearby.sort_by_key(|operation| operation.invoked_at);
+        let at =
+            nearby.iter().position(|operation| operation.returned_at >= checked[at].returned_at);
         let at = at.unwrap_or(0);
-        let near = &around[at.saturating_sub(16)..(at + 8).min(around.len())];
+        let near = &nearby[at.saturating_sub(16)..(at + 8).min(nearby.len())];
         let lines: Vec<String> = near.iter().map(|operation| operation.to_string()).collect();
-        format!("no order explains these {} operations, near:\n{}", sound.len(), lines.join("\n"))
+        format!("{} operations are not linearizable, near:\n{}", checked.len(), lines.join("\n"))
     })
 }
 
-/// `Err` with the operation whose end was the furthest that could not be passed.
+/// Searches for a linearization.
+///
+/// # Errors
+/// The operation with the latest return that no order could pass.
 fn search(operations: &[Operation]) -> Result<(), usize> {
     let mut events = Events::new(operations);
     let mut values = Interner::default();
-    let mut placed = Placed(vec![0; operations.len().div_ceil(64)]);
+    let mut set = LinearizedSet(vec![0; operations.len().div_ceil(64)]);
     let mut seen = HashSet::new();
-    let mut trail: Vec<(usize, State)> = Vec::new();
+    let mut linearized: Vec<(usize, State)> = Vec::new();
     let (mut state, mut entry, mut furthest) = (State::default(), events.next[0], (0, 0));
     while events.next[0] != NONE {
-        let (number, begins) = events.of[entry];
+        let (number, is_invocation) = events.of[entry];
         let operation = &operations[number];
-        // At its end, what was never told of may be left out; all else must have been placed.
-        let after = match (begins, &operation.told) {
+        // At its return an operation must be linearized, unless it has no answer.
+        let after = match (is_invocation, &operation.response) {
             (true, _) => state.after(operation, &mut values),
-            (false, Told::Nothing) => Some(state),
+            (false, Response::Unknown) => Some(state),
             (false, _) => None,
         };
         if let Some(after) = after {
-            placed.flip(number);
-            if seen.insert((placed.clone(), after)) {
-                trail.push((number, state));
+            set.flip(number);
+            if seen.insert((set.clone(), after)) {
+                linearized.push((number, state));
                 state = after;
-                events.lift(number);
+                events.remove(number);
                 entry = events.next[0];
                 continue;
             }
-            placed.flip(number);
+            set.flip(number);
         }
-        if begins {
+        if is_invocation {
             entry = events.next[entry];
             continue;
         }
-        furthest = furthest.max((operation.ended, number));
-        // Nothing fits before this end: the last choice was wrong.
-        let Some((last, earlier)) = trail.pop() else { return Err(furthest.1) };
+        furthest = furthest.max((operation.returned_at, number));
+        // No operation can be linearized before this return: backtrack.
+        let Some((last, earlier)) = linearized.pop() else { return Err(furthest.1) };
         state = earlier;
-        placed.flip(last);
-        events.unlift(last);
+        set.flip(last);
+        events.restore(last);
         entry = events.next[events.entries[last].0];
     }
     Ok(())

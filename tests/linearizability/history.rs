@@ -1,8 +1,8 @@
-//! What was asked of a key, and what was told.
+//! The operations of a history.
 
 use std::fmt;
 
-/// How a put joins what is there.
+/// The effect of a put on an existing value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Overwrite,
@@ -11,58 +11,58 @@ pub(crate) enum Mode {
     Prepend,
 }
 
-/// What was asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum Invocation {
     Get,
-    /// The bytes, and the generation that was demanded.
+    /// The bytes and the if-generation-match.
     Put(Mode, String, Option<u64>),
     Delete(Option<u64>),
 }
 
-/// What was told.
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Response {
     /// The value and its generation.
     Value(String, u64),
     Absent,
-    /// A condition did not hold.
-    Refused,
-    /// It was written, under this generation.
+    /// A precondition failed.
+    Rejected,
+    /// The generation of the write.
     Written(u64),
     Deleted,
-    /// Nothing: it may have happened between its two times, or never.
-    Nothing,
+    /// No answer: the operation took effect between its invocation and return, or never.
+    Unknown,
 }
 
 /// An operation on one key. Times are nanoseconds of one clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Operation {
     pub(crate) client: u64,
-    pub(crate) asked: Asked,
-    pub(crate) told: Told,
-    pub(crate) began: u64,
-    /// When the answer was there, or after which it cannot happen any more.
-    pub(crate) ended: u64,
+    pub(crate) invocation: Invocation,
+    pub(crate) response: Response,
+    pub(crate) invoked_at: u64,
+    /// When the answer arrived, or after which the operation cannot take effect.
+    pub(crate) returned_at: u64,
 }
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (began, ended) = (self.began / 1000, self.ended / 1000);
+        let (invoked_at, returned_at) = (self.invoked_at / 1000, self.returned_at / 1000);
         let client = self.client;
-        write!(f, "{began:>10} to {ended:>10} us  client {client}: ")?;
-        match &self.asked {
-            Asked::Get => write!(f, "get")?,
-            Asked::Put(mode, value, None) => write!(f, "put {mode:?} {value:?}")?,
-            Asked::Put(mode, value, Some(g)) => write!(f, "put {mode:?} {value:?} if {g}")?,
-            Asked::Delete(None) => write!(f, "delete")?,
-            Asked::Delete(Some(g)) => write!(f, "delete if {g}")?,
+        write!(f, "{invoked_at:>10} to {returned_at:>10} us  client {client}: ")?;
+        match &self.invocation {
+            Invocation::Get => write!(f, "get")?,
+            Invocation::Put(mode, value, None) => write!(f, "put {mode:?} {value:?}")?,
+            Invocation::Put(mode, value, Some(g)) => write!(f, "put {mode:?} {value:?} if {g}")?,
+            Invocation::Delete(None) => write!(f, "delete")?,
+            Invocation::Delete(Some(g)) => write!(f, "delete if {g}")?,
         }
-        match &self.told {
-            Told::Value(value, generation) => write!(f, " -> {value:?} of {generation}"),
-            Told::Written(generation) => write!(f, " -> written as {generation}"),
-            Told::Absent | Told::Refused | Told::Deleted | Told::Nothing => {
-                write!(f, " -> {:?}", self.told)
+        match &self.response {
+            Response::Value(value, generation) => write!(f, " -> {value:?} of {generation}"),
+            Response::Written(generation) => write!(f, " -> written as {generation}"),
+            Response::Absent | Response::Rejected | Response::Deleted | Response::Unknown => {
+                write!(f, " -> {:?}", self.response)
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Concurrent clients over HTTP, their histories, and a checker that finds an order of all
-//! operations that explains every answer, or says that there is none. Servers are killed within
-//! the histories; requests are given up within them. Lists are held against what was there.
+//! Linearizability tests over HTTP.
 //!
-//! `STEADFAST_LINEAR_SECONDS` says how long each of the loads runs (6); `STEADFAST_SEED` repeats
-//! a run's choices.
+//! Concurrent clients record histories while servers are killed and requests abandoned; `checker`
+//! searches each key's history for an order that explains every answer. `list_consistency` checks
+//! paginated lists under concurrent writes. `STEADFAST_LINEARIZABILITY_SECONDS` sets the duration
+//! of each workload (6); `STEADFAST_SEED` repeats the choices of a run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,100 +11,98 @@
     clippy::expect_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "a test may panic, print, and ask the clock and the environment"
+    reason = "a test may panic, print, and read its environment and the clock"
 )]
 
 mod checker;
 mod clients;
 mod history;
-mod lists;
+mod list_consistency;
 mod model;
-mod planted;
-#[allow(dead_code, reason = "shared with the torture tests")]
-#[path = "../crash/random.rs"]
+mod planted_violations;
+#[allow(dead_code, reason = "each suite uses a part")]
+#[path = "../harness/random.rs"]
 mod random;
-mod second;
+mod second_checker;
 #[path = "../support/mod.rs"]
 mod support;
 
-use clients::{Fleet, Patience};
-use random::{Random, number, seed};
+use clients::{Abandonment, ClientPool};
+use random::{Random, env_number, run_seed};
 use std::time::{Duration, Instant};
 use support::{DiskServer, Server, create_database};
 
-/// How long a load runs.
+/// Returns the duration of a workload.
 pub(crate) fn seconds() -> u64 {
-    number("STEADFAST_LINEAR_SECONDS").unwrap_or(6)
+    env_number("STEADFAST_LINEARIZABILITY_SECONDS").unwrap_or(6)
 }
 
-/// A part of a load with keys of its own, short enough to be checked at once.
+/// Duration of a phase. Each phase has its own keys, so that histories stay short.
 const PHASE: Duration = Duration::from_millis(700);
 
-#[test]
-fn every_key_of_the_embedded_engine_is_linearizable_through_crashes_and_lost_answers() {
-    let seed = seed("linearizable through crashes");
+/// Runs phases until the time is up. `phase` gets its number, the random numbers and the seed, and
+/// returns the number of operations it checked.
+fn run_phases(test: &str, mut phase: impl FnMut(u64, &mut Random, u64) -> u64) {
+    let seed = run_seed(test);
     let mut random = Random(seed);
+    let (end, mut checked, mut phases) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
+    while Instant::now() < end {
+        checked += phase(phases, &mut random, seed);
+        phases += 1;
+    }
+    println!("{test}: {checked} operations on {} keys checked", phases * clients::KEYS);
+    assert!(checked > 500, "only {checked} operations");
+}
+
+#[test]
+fn the_embedded_engine_is_linearizable_across_crashes_and_lost_answers() {
     let mut home = DiskServer::new(&[]);
     let store = home.server.create_store("linear");
-    let (end, mut checked, mut crashes) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
-    let mut phase = 0;
-    while Instant::now() < end {
-        let fleet =
-            Fleet::start(home.server.port, &[], &store, phase, random.next(), Patience::Short);
+    let mut crashes = 0;
+    run_phases("linearizability of the embedded engine", |phase, random, seed| {
+        let (port, abandonment) = (home.server.port, Abandonment::Sometimes);
+        let clients = ClientPool::start(port, &[], &store, phase, random.next(), abandonment);
+        let mut crash = || {
+            home.server.kill();
+            let killed = clients.now();
+            home.kill_and_restart(&[]);
+            clients.restarted(killed, home.server.port);
+            crashes += 1;
+        };
         for _ in 0..2 {
             std::thread::sleep(PHASE / 3 + Duration::from_millis(random.below(50)));
-            home.server.kill();
-            let killed = fleet.now();
-            home.kill_and_restart(&[]);
-            fleet.restarted(killed, home.server.port);
-            crashes += 1;
+            crash();
         }
         std::thread::sleep(PHASE / 3);
-        // The last crash settles what was given up, so that the last reads see the end of it.
-        home.server.kill();
-        let killed = fleet.now();
-        home.kill_and_restart(&[]);
-        fleet.restarted(killed, home.server.port);
-        checked += fleet.finish(seed);
-        phase += 1;
-    }
-    println!("{checked} operations on {} keys checked, {crashes} crashes", phase * clients::KEYS);
-    assert!(checked > 500, "the load was real");
+        // The last crash ends all abandoned requests before the final reads.
+        crash();
+        clients.finish(seed)
+    });
+    println!("{crashes} crashes");
 }
 
 #[test]
-fn every_key_of_the_memory_engine_is_linearizable() {
-    let seed = seed("linearizable in memory");
-    let mut random = Random(seed);
+fn the_memory_engine_is_linearizable() {
     let server = Server::memory(&[]);
     let store = server.create_store("linear");
-    let (end, mut checked, mut phase) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
-    while Instant::now() < end {
-        let fleet = Fleet::start(server.port, &[], &store, phase, random.next(), Patience::Long);
+    run_phases("linearizability of the memory engine", |phase, random, seed| {
+        let (port, abandonment) = (server.port, Abandonment::Never);
+        let clients = ClientPool::start(port, &[], &store, phase, random.next(), abandonment);
         std::thread::sleep(PHASE);
-        checked += fleet.finish(seed);
-        phase += 1;
-    }
-    println!("{checked} operations on {} keys checked", phase * clients::KEYS);
-    assert!(checked > 500, "the load was real");
+        clients.finish(seed)
+    });
 }
 
 #[test]
-fn every_key_is_linearizable_over_three_servers_and_one_database() {
+fn three_servers_over_one_postgresql_database_are_linearizable() {
     let Some(url) = create_database("linear") else { return };
-    let seed = seed("linearizable over a database");
-    let mut random = Random(seed);
     let servers: Vec<Server> = (0..3).map(|_| Server::postgres(&url)).collect();
     let others: Vec<u16> = servers[1..].iter().map(|server| server.port).collect();
     let store = servers[0].create_store("linear");
-    let (end, mut checked, mut phase) = (Instant::now() + Duration::from_secs(seconds()), 0, 0);
-    while Instant::now() < end {
-        let (port, start) = (servers[0].port, random.next());
-        let fleet = Fleet::start(port, &others, &store, phase, start, Patience::Long);
+    run_phases("linearizability over PostgreSQL", |phase, random, seed| {
+        let (port, abandonment) = (servers[0].port, Abandonment::Never);
+        let clients = ClientPool::start(port, &others, &store, phase, random.next(), abandonment);
         std::thread::sleep(PHASE);
-        checked += fleet.finish(seed);
-        phase += 1;
-    }
-    println!("{checked} operations on {} keys checked, three servers", phase * clients::KEYS);
-    assert!(checked > 500, "the load was real");
+        clients.finish(seed)
+    });
 }

@@ -1,19 +1,19 @@
-//! What one key means, one operation after the other (contract.md, section 5).
+//! The sequential specification of one key (docs/contract.md section 5).
 
-use crate::history::{Asked, Mode, Operation, Told};
+use crate::history::{Invocation, Mode, Operation, Response};
 use std::collections::HashMap;
 
-/// A key's state. Values are numbers of an [`Interner`].
+/// The state of a key. Values are numbers from an [`Interner`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     value: Option<u32>,
-    /// 0 while nobody was told it.
+    /// 0 while unknown.
     generation: u64,
-    /// The highest that anyone was told; every later one is above it.
-    floor: u64,
+    /// The highest known generation; every later one is greater.
+    last_generation: u64,
 }
 
-/// Gives each value a number, so that states are small.
+/// Maps values to numbers, to keep states small.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     values: Vec<String>,
@@ -37,70 +37,70 @@ impl Interner {
 }
 
 impl State {
-    /// The state after an operation, if its answer fits the state before it.
+    /// Returns the state after an operation, or `None` if its response contradicts this state.
     pub(crate) fn after(self, operation: &Operation, values: &mut Interner) -> Option<State> {
-        match (&operation.asked, &operation.told) {
-            (Asked::Get, Told::Value(value, generation)) => {
+        match (&operation.invocation, &operation.response) {
+            (Invocation::Get, Response::Value(value, generation)) => {
                 let same = self.value.is_some_and(|number| values.of(number) == value);
-                let state = self.bound(*generation)?;
+                let state = self.with_generation(*generation)?;
                 same.then_some(state)
             }
-            (Asked::Get, Told::Absent) => self.value.is_none().then_some(self),
-            (Asked::Put(mode, _, demanded), Told::Refused) => {
+            (Invocation::Get, Response::Absent) => self.value.is_none().then_some(self),
+            (Invocation::Put(mode, _, expected), Response::Rejected) => {
                 let occupied = *mode == Mode::Add && self.value.is_some();
-                (occupied || demanded.is_some_and(|d| self.may_differ(d))).then_some(self)
+                (occupied || expected.is_some_and(|d| self.may_mismatch(d))).then_some(self)
             }
-            (Asked::Put(mode, bytes, demanded), Told::Written(generation)) => {
-                let state = self.meets(*demanded)?;
-                if state.floor >= *generation || state.generation >= *generation {
+            (Invocation::Put(mode, bytes, expected), Response::Written(generation)) => {
+                let state = self.satisfies(*expected)?;
+                if state.last_generation >= *generation || state.generation >= *generation {
                     return None;
                 }
-                let value = state.joined(*mode, bytes, values)?;
-                let (generation, floor) = (*generation, *generation);
-                Some(State { value: Some(value), generation, floor })
+                let value = state.new_value(*mode, bytes, values)?;
+                let (generation, last_generation) = (*generation, *generation);
+                Some(State { value: Some(value), generation, last_generation })
             }
-            (Asked::Put(mode, bytes, demanded), Told::Nothing) => {
-                let state = self.meets(*demanded)?;
-                let value = state.joined(*mode, bytes, values)?;
-                let floor = state.floor.max(state.generation);
-                Some(State { value: Some(value), generation: 0, floor })
+            (Invocation::Put(mode, bytes, expected), Response::Unknown) => {
+                let state = self.satisfies(*expected)?;
+                let value = state.new_value(*mode, bytes, values)?;
+                let last_generation = state.last_generation.max(state.generation);
+                Some(State { value: Some(value), generation: 0, last_generation })
             }
-            (Asked::Delete(demanded), Told::Deleted | Told::Nothing) => {
-                let state = self.meets(*demanded)?;
+            (Invocation::Delete(expected), Response::Deleted | Response::Unknown) => {
+                let state = self.satisfies(*expected)?;
                 state.value?;
-                let floor = state.floor.max(state.generation);
-                Some(State { value: None, generation: 0, floor })
+                let last_generation = state.last_generation.max(state.generation);
+                Some(State { value: None, generation: 0, last_generation })
             }
-            (Asked::Delete(_), Told::Absent) => self.value.is_none().then_some(self),
-            (Asked::Delete(Some(demanded)), Told::Refused) => {
-                self.may_differ(*demanded).then_some(self)
+            (Invocation::Delete(_), Response::Absent) => self.value.is_none().then_some(self),
+            (Invocation::Delete(Some(expected)), Response::Rejected) => {
+                self.may_mismatch(*expected).then_some(self)
             }
             _ => None,
         }
     }
 
-    /// The state in which the generation is known to be this one.
-    fn bound(self, generation: u64) -> Option<State> {
+    /// Returns the state with its generation known, or `None` if it has another one.
+    fn with_generation(self, generation: u64) -> Option<State> {
         let fits = match self.generation {
-            0 => generation > self.floor,
-            known => generation == known,
+            0 => generation > self.last_generation,
+            last_generations => generation == last_generations,
         };
-        let floor = self.floor.max(generation);
-        fits.then_some(State { generation, floor, ..self })
+        let last_generation = self.last_generation.max(generation);
+        fits.then_some(State { generation, last_generation, ..self })
     }
 
-    fn meets(self, demanded: Option<u64>) -> Option<State> {
-        match demanded {
+    fn satisfies(self, expected: Option<u64>) -> Option<State> {
+        match expected {
             None => Some(self),
-            Some(demanded) => self.value.and_then(|_| self.bound(demanded)),
+            Some(expected) => self.value.and_then(|_| self.with_generation(expected)),
         }
     }
 
-    fn may_differ(self, demanded: u64) -> bool {
-        self.value.is_none() || self.generation != demanded
+    fn may_mismatch(self, expected: u64) -> bool {
+        self.value.is_none() || self.generation != expected
     }
 
-    fn joined(self, mode: Mode, bytes: &str, values: &mut Interner) -> Option<u32> {
+    fn new_value(self, mode: Mode, bytes: &str, values: &mut Interner) -> Option<u32> {
         let old = self.value.map(|number| values.of(number).to_owned());
         let value = match (mode, old) {
             (Mode::Add, Some(_)) => return None,

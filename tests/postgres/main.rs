@@ -1,5 +1,5 @@
-//! Several servers over one PostgreSQL database, from outside. Without `STEADFAST_TEST_POSTGRES`
-//! (tests/postgres/run sets it) what needs a database is skipped, and says so.
+//! Black-box tests of several servers over one PostgreSQL database. Tests that need a database are
+//! skipped unless `STEADFAST_TEST_POSTGRES` is set (tests/postgres/run sets it).
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,7 +7,7 @@
     clippy::expect_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "a test may panic, print, and ask the clock and the environment"
+    reason = "a test may panic, print, and read its environment and the clock"
 )]
 
 #[path = "../support/mod.rs"]
@@ -24,20 +24,29 @@ use support::{Client, Server, TOKEN, binary, create_database};
 
 const LOAD: Duration = Duration::from_secs(5);
 
-fn three(url: &str) -> Vec<Server> {
+fn three_servers(url: &str) -> Vec<Server> {
     (0..3).map(|_| Server::postgres(url)).collect()
 }
 
-/// Ends all connections of the servers to their database, again and again.
-fn cut_connections(url: &str, until: Instant) -> u64 {
-    let cutting = async {
-        let (client, connection) =
-            tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        let mut cut = 0;
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Connects to a database; the connection runs on the current runtime.
+async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Terminates all database connections of the servers every 40 ms; returns the number terminated.
+fn terminate_connections(url: &str, until: Instant) -> u64 {
+    block_on(async {
+        let client = connect(url).await;
+        let mut terminated = 0;
         while Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(40)).await;
-            cut += client
+            terminated += client
                 .execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                      WHERE application_name = 'steadfast' AND datname = current_database()",
@@ -46,18 +55,17 @@ fn cut_connections(url: &str, until: Instant) -> u64 {
                 .await
                 .unwrap();
         }
-        cut
-    };
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(cutting)
+        terminated
+    })
 }
 
 #[test]
-fn what_one_server_writes_the_others_read_at_once() {
+fn writes_are_visible_through_all_servers_immediately() {
     let Some(url) = create_database("at_once") else { return };
-    let servers = three(&url);
+    let servers = three_servers(&url);
     let store = servers[0].create_store("site");
     let taken = servers[1].request("POST /resources/stores/kv", &[], b"{\"name\":\"site\"}");
-    assert_eq!(taken.status, 400, "a name is taken everywhere");
+    assert_eq!(taken.status, 400, "store names are unique across servers");
     let item = format!("/resources/stores/kv/{store}/keys/k");
     let mut last = 0;
     for round in 0..60_usize {
@@ -66,7 +74,7 @@ fn what_one_server_writes_the_others_read_at_once() {
         assert_eq!(writer.request(&format!("PUT {item}"), &[], value.as_bytes()).status, 200);
         let found = reader.request(&format!("GET {item}"), &[], b"");
         assert_eq!(found.text(), value);
-        assert!(found.generation() > last, "generations grow over all servers");
+        assert!(found.generation() > last, "generations increase across servers");
         last = found.generation();
         if round % 7 == 6 {
             assert_eq!(reader.request(&format!("DELETE {item}"), &[], b"").status, 204);
@@ -78,7 +86,7 @@ fn what_one_server_writes_the_others_read_at_once() {
 }
 
 #[test]
-fn values_of_25_mib_pass_through() {
+fn values_of_25_mib_round_trip() {
     let Some(url) = create_database("large") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("large");
@@ -90,14 +98,14 @@ fn values_of_25_mib_pass_through() {
 }
 
 #[test]
-fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
+fn writes_take_effect_exactly_once_while_connections_are_terminated() {
     let Some(url) = create_database("cut") else { return };
-    let servers = three(&url);
+    let servers = three_servers(&url);
     let store = servers[0].create_store("cut");
     let base = format!("/resources/stores/kv/{store}/keys");
     servers[0].request(&format!("PUT {base}/count"), &[], b"0");
     let stop = AtomicBool::new(false);
-    let (counted, unsure) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (counted, unknown) = (AtomicU64::new(0), AtomicU64::new(0));
     let appended: Mutex<HashMap<String, u16>> = Mutex::default();
     let count = |port: u16| {
         let mut client = Client::connect(port).unwrap();
@@ -107,14 +115,14 @@ fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
                 continue;
             }
             let next = (now.text().parse::<u64>().unwrap() + 1).to_string();
-            let demanded = now.generation().to_string();
-            let fields = [("if-generation-match", demanded.as_str())];
+            let expected = now.generation().to_string();
+            let fields = [("if-generation-match", expected.as_str())];
             let put =
                 client.request(&format!("PUT {base}/count"), &fields, next.as_bytes()).unwrap();
             match put.status {
                 200 => counted.fetch_add(1, Ordering::Relaxed),
                 412 => 0,
-                500.. => unsure.fetch_add(1, Ordering::Relaxed),
+                500.. => unknown.fetch_add(1, Ordering::Relaxed),
                 other => panic!("{other}"),
             };
         }
@@ -131,68 +139,74 @@ fn nothing_is_lost_or_done_twice_while_connections_are_cut() {
             appended.lock().unwrap().insert(piece, status);
         }
     };
-    let cut = std::thread::scope(|scope| {
+    let terminated = std::thread::scope(|scope| {
         for (number, server) in servers.iter().chain(&servers).enumerate() {
             let (count, append, port) = (&count, &append, server.port);
             scope.spawn(move || count(port));
             scope.spawn(move || append(port, number));
         }
-        let cut = cut_connections(&url, Instant::now() + LOAD);
+        let terminated = terminate_connections(&url, Instant::now() + LOAD);
         stop.store(true, Ordering::Relaxed);
-        cut
+        terminated
     });
     let value = servers[1].request(&format!("GET {base}/count"), &[], b"").text();
     let (value, counted) = (value.parse::<u64>().unwrap(), counted.into_inner());
-    let unsure = unsure.into_inner();
-    assert!((counted..=counted + unsure).contains(&value), "{value} of {counted} and {unsure}");
+    let unknown = unknown.into_inner();
+    assert!(
+        (counted..=counted + unknown).contains(&value),
+        "{value}, {counted} acknowledged, {unknown} unknown"
+    );
     let all = servers[2].request(&format!("GET {base}/all"), &[], b"").text();
     let appended = appended.into_inner().unwrap();
     for (piece, status) in &appended {
         let times = all.matches(piece.as_str()).count();
         match status {
             200 => assert_eq!(times, 1, "{piece}"),
-            _ => assert!(times <= 1, "{piece} is there {times} times"),
+            _ => assert!(times <= 1, "{piece} occurs {times} times"),
         }
     }
-    let told = appended.values().filter(|status| **status == 200).count();
-    println!("{cut} connections cut, {counted} counted ({unsure} unsure), {told} appended");
-    assert!(cut > 50 && counted > 20 && told > 20, "the load was real");
+    let acknowledged = appended.values().filter(|status| **status == 200).count();
+    println!(
+        "{terminated} connections terminated; acknowledged {counted} increments ({unknown} unknown) and \
+         {acknowledged} appends"
+    );
+    assert!(terminated > 50 && counted > 20 && acknowledged > 20, "too little load");
 }
 
 #[test]
-fn acknowledged_writes_survive_the_kill_of_their_server() {
+fn acknowledged_writes_survive_kill_9_of_their_server() {
     let Some(url) = create_database("kill") else { return };
-    let mut servers = three(&url);
+    let mut servers = three_servers(&url);
     let store = servers[0].create_store("kill");
     let base = format!("/resources/stores/kv/{store}/keys");
     for round in 0..5 {
         let port = servers[1].port;
-        let told = std::thread::scope(|scope| {
+        let acknowledged = std::thread::scope(|scope| {
             let write = |writer: usize| {
                 let base = &base;
                 scope.spawn(move || {
                     let mut client = Client::connect(port).unwrap();
-                    let mut told = 0;
+                    let mut acknowledged = 0;
                     while let Ok(put) = client.request(
-                        &format!("PUT {base}/{round}-{writer}-{told}"),
+                        &format!("PUT {base}/{round}-{writer}-{acknowledged}"),
                         &[],
-                        told.to_string().as_bytes(),
+                        acknowledged.to_string().as_bytes(),
                     ) {
                         assert_eq!(put.status, 200);
-                        told += 1;
+                        acknowledged += 1;
                     }
-                    (writer, told)
+                    (writer, acknowledged)
                 })
             };
             let writers: Vec<_> = (0..8).map(write).collect();
             std::thread::sleep(Duration::from_millis(400));
             servers[1].kill();
-            let told = writers.into_iter().map(|writer| writer.join().unwrap());
-            told.collect::<Vec<_>>()
+            let acknowledged = writers.into_iter().map(|writer| writer.join().unwrap());
+            acknowledged.collect::<Vec<_>>()
         });
-        for (writer, told) in told {
-            assert!(told > 0, "the load was real");
-            for number in 0..told {
+        for (writer, acknowledged) in acknowledged {
+            assert!(acknowledged > 0, "too little load");
+            for number in 0..acknowledged {
                 let item = format!("GET {base}/{round}-{writer}-{number}");
                 assert_eq!(servers[2].request(&item, &[], b"").text(), number.to_string());
             }
@@ -202,11 +216,11 @@ fn acknowledged_writes_survive_the_kill_of_their_server() {
 }
 
 #[test]
-fn eventual_lists_come_from_a_standby_and_all_else_does_not() {
+fn only_eventual_lists_are_read_from_a_standby() {
     let (Some(url), Some(other)) = (create_database("leads"), create_database("follows")) else {
         return;
     };
-    // Another database stands for a standby that lags: it knows none of the items.
+    // An empty database acts as a standby that lags.
     drop(Server::postgres(&other));
     let keys = |server: &Server, store: &str, query: &str| {
         let list =
@@ -225,68 +239,63 @@ fn eventual_lists_come_from_a_standby_and_all_else_does_not() {
     );
     assert_eq!(server.request(&format!("GET {item}"), &[], b"").body, b"v");
 
-    let nobody = "postgres://nobody@127.0.0.1:1/kv";
-    let alone = Server::postgres_with_flags(&url, &["--engine-standby", nobody]);
+    let unreachable = "postgres://nobody@127.0.0.1:1/kv";
+    let alone = Server::postgres_with_flags(&url, &["--engine-standby", unreachable]);
     let list = keys(&alone, &store, "?consistency=eventual");
-    assert!(list.starts_with(r#"{"data":["k"]"#), "the primary is asked instead: {list}");
+    assert!(list.starts_with(r#"{"data":["k"]"#), "no fallback to the primary: {list}");
 }
 
 #[test]
-fn expired_items_are_swept_by_several_servers_at_once() {
+fn several_servers_delete_expired_items_concurrently() {
     let Some(url) = create_database("swept") else { return };
-    let servers = three(&url);
+    let servers = three_servers(&url);
     let store = servers[0].create_store("site");
     let batch = format!("PUT /resources/stores/kv/{store}/batch");
     let line =
         |n: u32| format!("{{\"key\":\"k{n}\",\"value\":\"eA==\",\"time_to_live_sec\":1000}}\n");
     let lines: String = (0..3000).map(line).collect();
     assert_eq!(servers[0].request(&batch, &[], lines.as_bytes()).status, 200);
-    let ask = |text: &'static str| {
-        let asked = async {
-            let (client, connection) =
-                tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
-            tokio::spawn(connection);
+    let query_count = |text: &'static str| {
+        block_on(async {
+            let client = connect(&url).await;
             client.query_one(text, &[]).await.unwrap().get::<_, i64>(0)
-        };
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(asked)
+        })
     };
-    // As if their time had long come.
+    // Move the expiry times into the past.
     let aged = "WITH aged AS (UPDATE steadfast.records SET due = due - 2000000000 WHERE due > 0 \
                 RETURNING 1) SELECT count(*) FROM aged";
-    assert_eq!(ask(aged), 3000);
-    let left = || ask("SELECT count(*) FROM steadfast.records WHERE live AND due > 0");
+    assert_eq!(query_count(aged), 3000);
+    let left = || query_count("SELECT count(*) FROM steadfast.records WHERE live AND due > 0");
     let until = Instant::now() + Duration::from_secs(60);
     while left() > 0 {
-        assert!(Instant::now() < until, "{} are left", left());
+        assert!(Instant::now() < until, "{} remain", left());
         std::thread::sleep(Duration::from_millis(200));
     }
     for server in &servers {
         let total = server.request("GET /resources/stores/kv", &[], b"");
-        assert_eq!(total.status, 200, "and nobody stumbled over it");
+        assert_eq!(total.status, 200, "a server failed");
     }
 }
 
-/// Locks rows as a server does that stands still within a transaction.
-struct Holder {
+/// Row locks as held by a server that is frozen within a transaction.
+struct RowLock {
     runtime: tokio::runtime::Runtime,
     client: tokio_postgres::Client,
 }
 
-impl Holder {
-    /// Of items whose keys are of two letters.
-    fn of(url: &str, keys: &[&str]) -> Holder {
+impl RowLock {
+    /// Locks the rows of two-letter keys.
+    fn acquire(url: &str, keys: &[&str]) -> RowLock {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let client = runtime.block_on(async {
-            let (client, connection) =
-                tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
-            tokio::spawn(connection);
+            let client = connect(url).await;
             client.batch_execute("BEGIN").await.unwrap();
-            let held = "SELECT 1 FROM steadfast.records \
+            let lock = "SELECT 1 FROM steadfast.records \
                         WHERE right(encode(key, 'escape'), 2) = ANY($1) FOR UPDATE";
-            assert_eq!(client.query(held, &[&keys]).await.unwrap().len(), keys.len());
+            assert_eq!(client.query(lock, &[&keys]).await.unwrap().len(), keys.len());
             client
         });
-        Holder { runtime, client }
+        RowLock { runtime, client }
     }
 
     fn release(self) {
@@ -295,7 +304,7 @@ impl Holder {
 }
 
 #[test]
-fn a_row_that_another_holds_does_not_hold_up_writes_to_others() {
+fn a_locked_row_does_not_block_writes_to_other_rows() {
     let Some(url) = create_database("held") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("site");
@@ -303,26 +312,26 @@ fn a_row_that_another_holds_does_not_hold_up_writes_to_others() {
     for n in 0..4 {
         assert_eq!(server.request(&format!("PUT {item}{n}"), &[], b"old").status, 200);
     }
-    let holder = Holder::of(&url, &["k0", "k1", "k2", "k3"]);
+    let row_lock = RowLock::acquire(&url, &["k0", "k1", "k2", "k3"]);
     std::thread::scope(|scope| {
         for n in 0..4 {
             let (server, item) = (&server, &item);
             scope.spawn(move || {
                 let put = server.request(&format!("PUT {item}{n}"), &[], b"new");
-                assert_eq!(put.status, 200, "once the row is free");
+                assert_eq!(put.status, 200, "after the row is unlocked");
             });
             std::thread::sleep(Duration::from_millis(150));
         }
         let start = Instant::now();
         assert_eq!(server.request(&format!("PUT {item}-free"), &[], b"v").status, 200);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-        holder.release();
+        row_lock.release();
     });
     assert_eq!(server.request(&format!("GET {item}3"), &[], b"").body, b"new");
 }
 
 #[test]
-fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() {
+fn a_locked_row_does_not_block_other_writes_of_its_group() {
     let Some(url) = create_database("shared") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("site");
@@ -330,7 +339,7 @@ fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() 
     for key in ["k0", "k1", "k2", "k3", "f0", "z0"] {
         assert_eq!(server.request(&format!("PUT {item}{key}"), &[], b"old").status, 200);
     }
-    let holder = Holder::of(&url, &["k0", "k1", "k2", "k3"]);
+    let row_lock = RowLock::acquire(&url, &["k0", "k1", "k2", "k3"]);
     let put = |key: &str| {
         let start = Instant::now();
         let answer = server.request(&format!("PUT {item}{key}"), &[], b"new");
@@ -339,8 +348,8 @@ fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() 
     };
     std::thread::scope(|scope| {
         let put = &put;
-        // Two transactions are under way, so that what comes next waits and goes together: rows
-        // before the ones that are held, behind them, and of no row yet.
+        // Two transactions are in flight, so the next writes form a group. It contains rows before
+        // and after the locked ones, and rows that do not exist yet.
         for key in ["k0", "k1"] {
             scope.spawn(move || put(key));
             std::thread::sleep(Duration::from_millis(25));
@@ -351,7 +360,7 @@ fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() 
         let free = ["f0", "f1", "z0", "z1", "z2"];
         let free = free.map(|key| (key, scope.spawn(move || put(key))));
         let free = free.map(|(key, put)| (key, put.join().unwrap()));
-        holder.release();
+        row_lock.release();
         for (key, took) in free {
             assert!(took < Duration::from_secs(3), "{key} took {took:?}");
         }
@@ -362,55 +371,54 @@ fn a_write_to_a_row_that_another_holds_does_not_hold_up_those_that_go_with_it() 
 }
 
 #[test]
-fn who_waits_for_a_row_leaves_nobody_waiting_behind() {
-    let Some(url) = create_database("behind") else { return };
+fn timed_out_lock_waits_leave_no_waiting_statements() {
+    let Some(url) = create_database("lock_wait") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/");
     assert_eq!(server.request(&format!("PUT {item}k0"), &[], b"old").status, 200);
-    let holder = Holder::of(&url, &["k0"]);
-    // And one that is being made, and is there for nobody yet.
+    let row_lock = RowLock::acquire(&url, &["k0"]);
+    // Insert another row, uncommitted.
     let insert = "INSERT INTO steadfast.records (key, version, due, live, mark, head, body) \
                   SELECT overlay(key placing 'n0'::BYTEA from length(key) - 1), version, due, \
                   live, mark, head, body FROM steadfast.records \
                   WHERE right(encode(key, 'escape'), 2) = 'k0'";
-    assert_eq!(holder.runtime.block_on(holder.client.execute(insert, &[])).unwrap(), 1);
+    assert_eq!(row_lock.runtime.block_on(row_lock.client.execute(insert, &[])).unwrap(), 1);
     std::thread::scope(|scope| {
         for key in ["k0", "n0"] {
             let (server, item) = (&server, &item);
             scope.spawn(move || {
                 let put = server.request(&format!("PUT {item}{key}"), &[], b"new");
-                assert_eq!(put.status, 200, "{key}, once it is free");
+                assert_eq!(put.status, 200, "{key} after it is unlocked");
             });
             std::thread::sleep(Duration::from_millis(150));
         }
-        // Longer than a statement is waited for.
+        // Longer than the statement timeout.
         std::thread::sleep(Duration::from_secs(9));
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                        AND application_name = 'steadfast' AND wait_event_type = 'Lock'";
-        let waiting = holder.runtime.block_on(holder.client.query_one(waiting, &[]));
+        let waiting = row_lock.runtime.block_on(row_lock.client.query_one(waiting, &[]));
         let waiting = waiting.unwrap().get::<_, i64>(0);
-        assert!((1..=2).contains(&waiting), "{waiting} wait for two writes");
-        holder.release();
+        assert!((1..=2).contains(&waiting), "{waiting} statements wait for two writes");
+        row_lock.release();
     });
     for key in ["k0", "n0"] {
         assert_eq!(server.request(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
     }
 }
 
-/// Passes connections on to a database server, after a pause, until it is frozen: from then on it
-/// accepts them, keeps those it has, and says nothing, as a machine does whose processes stand
-/// still. Answers its port.
-fn passing(host: &str, pause: Duration) -> (u16, Arc<AtomicBool>) {
+/// Starts a proxy to a database server that delays new connections by `pause`. While the returned
+/// flag is set it accepts connections but forwards nothing, like a frozen machine.
+fn proxy(host: &str, pause: Duration) -> (u16, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let frozen = Arc::new(AtomicBool::new(false));
-    let (behind, stands) = (host.to_owned(), frozen.clone());
-    let pass = move |mut from: TcpStream, mut to: TcpStream, stands: Arc<AtomicBool>| {
+    let (upstream, frozen_flag) = (host.to_owned(), frozen.clone());
+    let pass = move |mut from: TcpStream, mut to: TcpStream, frozen_flag: Arc<AtomicBool>| {
         std::thread::spawn(move || {
             let mut bytes = [0; 1 << 16];
             while let Ok(read @ 1..) = from.read(&mut bytes) {
-                while stands.load(Ordering::Relaxed) {
+                while frozen_flag.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 if to.write_all(&bytes[..read]).is_err() {
@@ -421,30 +429,30 @@ fn passing(host: &str, pause: Duration) -> (u16, Arc<AtomicBool>) {
         });
     };
     std::thread::spawn(move || {
-        for near in listener.incoming() {
-            let near = near.unwrap();
+        for client in listener.incoming() {
+            let client = client.unwrap();
             std::thread::sleep(pause);
-            let far = TcpStream::connect(&behind).unwrap();
-            pass(near.try_clone().unwrap(), far.try_clone().unwrap(), stands.clone());
-            pass(far, near, stands.clone());
+            let server = TcpStream::connect(&upstream).unwrap();
+            pass(client.try_clone().unwrap(), server.try_clone().unwrap(), frozen_flag.clone());
+            pass(server, client, frozen_flag.clone());
         }
     });
     (port, frozen)
 }
 
 #[test]
-fn a_database_server_that_stands_still_is_left_for_another() {
+fn servers_fail_over_from_a_frozen_database_server() {
     let Some(url) = create_database("frozen") else { return };
     let (user, at) = url.split_once('@').unwrap();
     let (host, name) = at.split_once('/').unwrap();
-    // Two ways to the same server: the first is taken, being faster, until it stands still.
-    let (fast, frozen) = passing(host, Duration::ZERO);
-    let (slow, stands) = passing(host, Duration::from_millis(30));
+    // Two proxies to the same database server. The first is preferred, being faster.
+    let (fast, frozen) = proxy(host, Duration::ZERO);
+    let (slow, slow_frozen) = proxy(host, Duration::from_millis(30));
     let url = format!("{user}@127.0.0.1:{fast},127.0.0.1:{slow}/{name}");
     let server = Server::postgres(&url);
     let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/k");
-    let used = || {
+    let write_and_read = || {
         std::thread::scope(|scope| {
             for n in 0..16 {
                 let (server, item) = (&server, &item);
@@ -456,23 +464,23 @@ fn a_database_server_that_stands_still_is_left_for_another() {
             }
         });
     };
-    used();
+    write_and_read();
     frozen.store(true, Ordering::Relaxed);
     let start = Instant::now();
-    used();
+    write_and_read();
     let took = start.elapsed();
     assert!(took < Duration::from_secs(25), "{took:?}");
-    assert!(took > Duration::from_secs(1), "nobody used the way that was frozen: {took:?}");
-    assert!(!stands.load(Ordering::Relaxed));
-    // A new one finds its way past it.
+    assert!(took > Duration::from_secs(1), "the frozen proxy was not in use: {took:?}");
+    assert!(!slow_frozen.load(Ordering::Relaxed));
+    // A new server also avoids the frozen proxy.
     let fresh = Server::postgres(&url);
     assert_eq!(fresh.request(&format!("GET {item}1"), &[], b"").body, b"v");
     assert!(fresh.startup_time < Duration::from_secs(8), "{:?}", fresh.startup_time);
     frozen.store(false, Ordering::Relaxed);
 }
 
-/// What a server says that does not start.
-fn refused(arguments: &[&str], token: bool) -> String {
+/// Runs a server that fails to start; returns its stderr.
+fn startup_error(arguments: &[&str], token: bool) -> String {
     let mut command = Command::new(binary());
     command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).stdin(Stdio::null());
     if token {
@@ -484,16 +492,16 @@ fn refused(arguments: &[&str], token: bool) -> String {
 }
 
 #[test]
-fn wrong_engines_are_refused_in_words_and_without_their_password() {
+fn invalid_engine_urls_are_rejected_without_printing_the_password() {
     let url = "postgres://user:secret-word@127.0.0.1:1/kv";
-    assert!(refused(&["--engine", url], false).contains("set STEADFAST_TOKEN"));
-    for (arguments, says) in [
+    assert!(startup_error(&["--engine", url], false).contains("set STEADFAST_TOKEN"));
+    for (arguments, expected) in [
         (vec!["--engine", "mysql://user:secret-word@h/kv"], "begins with postgres://"),
         (vec!["--engine", "postgres://user:secret-word@h:port/kv"], "cannot be read"),
         (vec!["--engine", url, "--memory"], "cannot be used with"),
         (vec!["--engine", url, "--max-value", "1000000000"], "--max-value must be at most"),
     ] {
-        let said = refused(&arguments, true);
-        assert!(said.contains(says) && !said.contains("secret-word"), "{said}");
+        let error = startup_error(&arguments, true);
+        assert!(error.contains(expected) && !error.contains("secret-word"), "{error}");
     }
 }

@@ -1,11 +1,11 @@
-//! Power cuts: data directories as a cut leaves them, each of which the server must start from with
-//! every acknowledged write.
+//! Power-loss tests: the server recovers every acknowledged write from the disk state that a power
+//! cut leaves.
 //!
-//! `images` makes them from a trace of what the server wrote and synced, with every page that was
-//! not synced old, new, torn, zero or garbage. `cuts` copies a file system's device under load.
-//! Both use the journal and the checker of the torture tests. `STEADFAST_POWER_IMAGES` (100) and
-//! `STEADFAST_POWER_CUTS` (10) say how many, `STEADFAST_SEED` repeats a run's choices, though not
-//! its timing.
+//! `disk_images` derives disk states from a trace of the server's writes and fsyncs: each unsynced
+//! page is old, new, torn, zero or garbage. `device_copies` copies the block device of a mounted
+//! file system under load. Both use the workload and the checker of `tests/harness`.
+//! `STEADFAST_POWER_LOSS_IMAGES` (100) and `STEADFAST_POWER_LOSS_CUTS` (10) set the number of disk
+//! states; `STEADFAST_SEED` repeats the choices of a run, not its timing.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,24 +15,13 @@
     clippy::print_stdout,
     reason = "a test may panic, print, and read its environment and the clock"
 )]
-#![allow(dead_code, reason = "the modules of the torture tests are used in part")]
 
-#[path = "../crash/check.rs"]
-mod check;
-mod cuts;
-mod disk;
-mod images;
-#[path = "../crash/journal.rs"]
-mod journal;
-#[path = "../crash/load.rs"]
-mod load;
-#[path = "../crash/random.rs"]
-mod random;
-#[path = "../crash/shim.rs"]
-mod shim;
+mod device_copies;
+mod disk_images;
+mod disk_model;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod loop_device;
 #[path = "../support/mod.rs"]
 mod support;
-mod trace;
-#[path = "../crash/value.rs"]
-mod value;
-mod volume;
+mod syscall_trace;

@@ -1,0 +1,6 @@
+//! WAL records: decoding never panics.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| steadfast::engine::embedded::fuzz_frame(data));

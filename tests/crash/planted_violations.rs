@@ -1,0 +1,302 @@
+//! Tests of the checker: every kind of violation, planted on purpose, is reported.
+
+use crate::harness::checker::{self, Observation, Verdict, ViolationKind};
+use crate::harness::journal::{
+    self, APPENDED, COUNTED, Effect, Event, EventKind, Expected, Journal, Op,
+};
+use crate::harness::random::{now_micros, run_seed};
+use crate::harness::tagged_value::{self, Chunk};
+use crate::harness::workload::ValueSizes;
+use crate::testbed::{Testbed, start_server};
+use std::time::Duration;
+
+/// A journal of three puts, one of them with a time to live, and a server that has them.
+struct Scenario {
+    testbed: Testbed,
+    journal: Journal,
+}
+
+const PERMANENT: &str = "w1-0";
+const EXPIRING: &str = "w1-1";
+const LARGE: &str = "w1-2";
+
+impl Scenario {
+    fn new() -> Scenario {
+        let testbed = Testbed::new(1, 0);
+        let mut scenario = Scenario { testbed, journal: Journal::new(1) };
+        scenario.put(PERMANENT, 100, None);
+        scenario.put(EXPIRING, 100, Some(1));
+        scenario.put(LARGE, 300_000, None);
+        scenario
+    }
+
+    fn record_invocation(&mut self, key: &str, bytes: u32, ttl: Option<u32>) -> Chunk {
+        let chunk = self.journal.chunk(key, bytes);
+        let effect = Effect::Replace(Some(chunk));
+        let op = Op { key: key.to_owned(), effect, metadata: String::new(), ttl };
+        self.journal.record_invocation(now_micros(), op);
+        chunk
+    }
+
+    fn acknowledge(&mut self, key: &str, generation: u64) {
+        let kind = EventKind::Acknowledged(Some(generation));
+        self.journal.push(Event { at: now_micros(), key: key.to_owned(), kind });
+    }
+
+    fn put(&mut self, key: &str, bytes: u32, ttl: Option<u32>) {
+        let chunk = self.record_invocation(key, bytes, ttl);
+        let ttl = ttl.map(|ttl| ttl.to_string());
+        let fields: Vec<_> = ttl.iter().map(|ttl| ("time_to_live_sec", ttl.as_str())).collect();
+        let request = format!("PUT {}", self.testbed.path(key));
+        let answer = self.testbed.server.request(&request, &fields, &chunk.encode(key));
+        assert_eq!(answer.status, 200);
+        self.acknowledge(key, answer.generation());
+    }
+
+    fn expected(&self) -> Expected {
+        journal::expected(std::slice::from_ref(&self.journal))
+    }
+
+    fn observed(&self) -> Observation {
+        checker::observe(self.testbed.server.port, &self.testbed.store, &self.expected())
+    }
+
+    fn verdict(&self) -> Verdict {
+        checker::compare(&self.expected(), &self.observed())
+    }
+
+    /// Asserts that the verdict consists of this violation.
+    fn assert_reported(&self, verdict: &Verdict, key: &str, kind: ViolationKind) {
+        let reported: Vec<_> =
+            verdict.violations.iter().map(|f| (f.key.as_str(), f.kind)).collect();
+        assert_eq!(reported, [(key, kind)], "{:#?}", verdict.violations);
+    }
+
+    /// Asserts that a corrupted observation is reported as this violation.
+    fn assert_detects(
+        &self,
+        key: &str,
+        kind: ViolationKind,
+        corrupt: impl FnOnce(&mut Observation),
+    ) {
+        let mut observed = self.observed();
+        corrupt(&mut observed);
+        self.assert_reported(&checker::compare(&self.expected(), &observed), key, kind);
+    }
+}
+
+#[test]
+fn a_correct_server_passes() {
+    let scenario = Scenario::new();
+    let verdict = scenario.verdict();
+    assert!(verdict.violations.is_empty(), "{:#?}", verdict.violations);
+    assert_eq!(verdict.checked, 5);
+}
+
+#[test]
+fn a_lost_overwrite_is_reported() {
+    let mut scenario = Scenario::new();
+    scenario.record_invocation(PERMANENT, 200, None);
+    scenario.acknowledge(PERMANENT, now_micros());
+    scenario.assert_reported(&scenario.verdict(), PERMANENT, ViolationKind::LostWrite);
+}
+
+#[test]
+fn a_lost_insert_is_reported() {
+    let mut scenario = Scenario::new();
+    scenario.record_invocation("w1-3", 200, None);
+    scenario.acknowledge("w1-3", now_micros());
+    scenario.assert_reported(&scenario.verdict(), "w1-3", ViolationKind::LostWrite);
+}
+
+#[test]
+fn an_unanswered_write_may_be_applied_or_not() {
+    let mut scenario = Scenario::new();
+    let before = now_micros();
+    std::thread::sleep(Duration::from_millis(2));
+    scenario.record_invocation(PERMANENT, 200, None);
+    assert!(scenario.verdict().violations.is_empty(), "reported as not applied");
+    let chunk = match &scenario.expected().keys[PERMANENT].pending[..] {
+        [Some(item)] => item.chunks[0],
+        other => panic!("{other:?}"),
+    };
+    let request = format!("PUT {}", scenario.testbed.path(PERMANENT));
+    let answer = scenario.testbed.server.request(&request, &[], &chunk.encode(PERMANENT));
+    assert_eq!(answer.status, 200);
+    let verdict = scenario.verdict();
+    assert!(verdict.violations.is_empty(), "reported as applied: {:#?}", verdict.violations);
+    // By the journal before the request, nobody wrote this value.
+    let verdict = checker::compare(&scenario.journal.expected_at(before), &scenario.observed());
+    scenario.assert_reported(&verdict, PERMANENT, ViolationKind::LostWrite);
+}
+
+#[test]
+fn a_torn_value_is_reported() {
+    let scenario = Scenario::new();
+    let chunks = scenario.expected().keys[LARGE].possible[0].clone().unwrap().chunks;
+    let mut torn = chunks[0].encode(LARGE);
+    torn[150_000..].fill(0);
+    let request = format!("PUT {}", scenario.testbed.path(LARGE));
+    assert_eq!(scenario.testbed.server.request(&request, &[], &torn).status, 200);
+    scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
+    assert_eq!(scenario.testbed.server.request(&request, &[], &torn[..1000]).status, 200);
+    scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
+    // Intact, but of another key.
+    let other = chunks[0].encode(PERMANENT);
+    assert_eq!(scenario.testbed.server.request(&request, &[], &other).status, 200);
+    scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
+}
+
+#[test]
+fn a_wrong_generation_is_reported() {
+    let scenario = Scenario::new();
+    scenario.assert_detects(PERMANENT, ViolationKind::GenerationRegressed, |observed| {
+        let seen = observed.keys.get_mut(PERMANENT).unwrap();
+        seen.get.generation -= 1;
+        seen.head.generation -= 1;
+    });
+    scenario.assert_detects(PERMANENT, ViolationKind::WrongGeneration, |observed| {
+        let seen = observed.keys.get_mut(PERMANENT).unwrap();
+        seen.get.generation += 1;
+        seen.head.generation += 1;
+    });
+}
+
+#[test]
+fn a_list_with_a_missing_extra_or_misplaced_key_is_reported() {
+    let scenario = Scenario::new();
+    scenario.assert_detects(PERMANENT, ViolationKind::ListMismatch, |observed| {
+        observed.lists[1].keys.retain(|key| key != PERMANENT);
+    });
+    scenario.assert_detects("w9-9", ViolationKind::ListMismatch, |observed| {
+        observed.lists[0].keys.push("w9-9".to_owned());
+    });
+    scenario.assert_detects("", ViolationKind::ListMismatch, |observed| {
+        observed.lists[0].keys.reverse()
+    });
+}
+
+#[test]
+fn an_item_that_expires_late_or_early_is_reported() {
+    let scenario = Scenario::new();
+    // One hour later.
+    scenario.assert_detects(EXPIRING, ViolationKind::ExpiredServed, |observed| {
+        let seen = observed.keys.get_mut(EXPIRING).unwrap();
+        seen.interval = (now_micros() + 3_600_000_000, now_micros() + 3_600_000_000);
+        observed.lists.clear();
+    });
+    // Absent before its expiry.
+    scenario.assert_detects(EXPIRING, ViolationKind::LostWrite, |observed| {
+        let seen = observed.keys.get_mut(EXPIRING).unwrap();
+        seen.get = checker::ItemHeaders { status: 404, ..Default::default() };
+        seen.head = seen.get.clone();
+        let expiry =
+            scenario.expected().keys[EXPIRING].possible[0].clone().unwrap().expiry.unwrap();
+        seen.interval = (expiry.between.0 - 2, expiry.between.0 - 1);
+    });
+}
+
+#[test]
+fn a_resurrected_item_is_reported() {
+    let mut scenario = Scenario::new();
+    let (key, metadata) = (PERMANENT.to_owned(), String::new());
+    scenario
+        .journal
+        .record_invocation(now_micros(), Op { key, effect: Effect::Delete, metadata, ttl: None });
+    let (at, key, kind) = (now_micros(), PERMANENT.to_owned(), EventKind::Acknowledged(None));
+    scenario.journal.push(Event { at, key, kind });
+    scenario.assert_reported(&scenario.verdict(), PERMANENT, ViolationKind::Resurrected);
+}
+
+#[test]
+fn wrong_metadata_lengths_and_statuses_are_reported() {
+    let scenario = Scenario::new();
+    scenario.assert_detects(PERMANENT, ViolationKind::WrongMetadata, |observed| {
+        let seen = observed.keys.get_mut(PERMANENT).unwrap();
+        seen.get.metadata = "other".to_owned();
+        seen.head.metadata = "other".to_owned();
+    });
+    scenario.assert_detects(LARGE, ViolationKind::WrongLength, |observed| {
+        observed.keys.get_mut(LARGE).unwrap().get.stored += 1;
+    });
+    scenario.assert_detects(LARGE, ViolationKind::HeadMismatch, |observed| {
+        observed.keys.get_mut(LARGE).unwrap().head.length += 1;
+    });
+    scenario.assert_detects(LARGE, ViolationKind::Unreadable, |observed| {
+        observed.keys.get_mut(LARGE).unwrap().get.status = 500;
+    });
+}
+
+#[test]
+fn missing_duplicate_and_reordered_appends_and_wrong_counts_are_reported() {
+    let mut testbed = Testbed::new(run_seed("shared keys"), 4);
+    testbed
+        .run_workload(ValueSizes::Small, false, |_| std::thread::sleep(Duration::from_millis(700)));
+    testbed.check("before planting violations");
+    let expected = journal::expected(&testbed.journals);
+    let observed = checker::observe(testbed.server.port, &testbed.store, &expected);
+    let kinds = |corrupt: &dyn Fn(&mut Vec<Chunk>), key: &str| {
+        let mut observed = observed.clone();
+        corrupt(observed.keys.get_mut(key).unwrap().value.as_mut().unwrap());
+        let violations = checker::compare(&expected, &observed).violations;
+        violations.into_iter().map(|fault| fault.kind).collect::<Vec<_>>()
+    };
+    let unchanged = |_: &mut Vec<Chunk>| {};
+    assert_eq!(kinds(&unchanged, APPENDED), []);
+    assert_eq!(
+        kinds(&|chunks| chunks.truncate(chunks.len() - 1), APPENDED),
+        [ViolationKind::WrongAppends]
+    );
+    assert_eq!(kinds(&|chunks| chunks.push(chunks[0]), APPENDED), [ViolationKind::WrongAppends]);
+    assert_eq!(
+        kinds(&|chunks| chunks.insert(0, chunks[1]), APPENDED),
+        [ViolationKind::WrongAppends]
+    );
+    assert_eq!(kinds(&|chunks| chunks[0].sequence += 1, COUNTED), [ViolationKind::WrongCount]);
+    assert_eq!(kinds(&|chunks| chunks[0].sequence -= 1, COUNTED), [ViolationKind::WrongCount]);
+}
+
+#[test]
+fn a_rollback_to_an_older_database_is_reported() {
+    let mut testbed = Testbed::new(run_seed("rollback"), 4);
+    let run_workload = |testbed: &mut Testbed| {
+        testbed.run_workload(ValueSizes::Small, false, |server| {
+            std::thread::sleep(Duration::from_millis(300));
+            server.terminate();
+            assert!(server.wait_for_exit(Duration::from_secs(30)).is_some());
+        });
+    };
+    run_workload(&mut testbed);
+    let database = testbed.data().join("steadfast.db");
+    let older = std::fs::read(&database).unwrap();
+    testbed.restart(start_server);
+    testbed.check("before the rollback");
+    run_workload(&mut testbed);
+    std::fs::write(&database, older).unwrap();
+    // Recovery would replay the later commits from the WAL.
+    std::fs::remove_dir_all(testbed.data().join("log")).unwrap();
+    testbed.restart(start_server);
+    let violations = testbed.verdict().violations;
+    assert!(
+        violations.iter().any(|fault| fault.kind == ViolationKind::LostWrite),
+        "{violations:#?}"
+    );
+    assert!(violations.iter().any(|fault| fault.key == APPENDED), "{violations:#?}");
+}
+
+#[test]
+fn tagged_values_round_trip_and_detect_every_changed_byte() {
+    let chunks = [0, 26, 100, 5000].map(|bytes| Chunk::new("key", 7, u64::from(bytes) + 1, bytes));
+    let whole: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.encode("key")).collect();
+    assert_eq!(tagged_value::decode("key", &whole).unwrap(), chunks);
+    assert_eq!(tagged_value::decode("key", b"").unwrap(), []);
+    // Any changed byte and any truncation within a chunk is detected.
+    for at in (0..whole.len()).step_by(7) {
+        let mut other = whole.clone();
+        other[at] ^= 1;
+        assert!(tagged_value::decode("key", &other).is_err(), "byte {at} changed");
+    }
+    assert!(tagged_value::decode("key", &whole[..whole.len() - 1]).is_err());
+    assert!(tagged_value::decode("key", &whole[1..]).is_err());
+    assert!(tagged_value::decode("yek", &whole).is_err());
+}

@@ -1,0 +1,87 @@
+//! Self-describing values that expose torn, mixed and misplaced data.
+//!
+//! A value is a sequence of chunks, one for each put, append or prepend. Each chunk carries its
+//! key, writer, sequence number, length and checksum.
+
+use super::random::Random;
+
+const MAGIC: &[u8; 4] = b"CHNK";
+/// Magic (4), length (4), writer (4), sequence (8), checksum (4), length of the key (2).
+const HEADER_BYTES: usize = 26;
+const CHECKSUM: std::ops::Range<usize> = 20..24;
+
+/// One chunk of a value. Its bytes are a function of these fields and the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Chunk {
+    pub(crate) writer: u32,
+    pub(crate) sequence: u64,
+    /// The length of the chunk, header included.
+    pub(crate) bytes: u32,
+}
+
+impl Chunk {
+    /// Creates a chunk of `bytes` bytes, or of its header and key if that is more.
+    pub(crate) fn new(key: &str, writer: u32, sequence: u64, bytes: u32) -> Chunk {
+        Chunk { writer, sequence, bytes: bytes.max((HEADER_BYTES + key.len()) as u32) }
+    }
+
+    /// Returns the bytes of the chunk.
+    pub(crate) fn encode(&self, key: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes as usize + 8);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&self.bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.writer.to_le_bytes());
+        bytes.extend_from_slice(&self.sequence.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(key.as_bytes());
+        let mut random = Random(self.sequence ^ u64::from(self.writer) << 40);
+        while bytes.len() < self.bytes as usize {
+            bytes.extend_from_slice(&random.next().to_le_bytes());
+        }
+        bytes.truncate(self.bytes as usize);
+        let sum = crc32fast::hash(&bytes).to_le_bytes();
+        bytes[CHECKSUM].copy_from_slice(&sum);
+        bytes
+    }
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().unwrap()
+}
+
+/// Splits the value of a key into its chunks.
+///
+/// # Errors
+/// A description of the damage if the value is not a sequence of whole chunks of this key.
+pub(crate) fn decode(key: &str, value: &[u8]) -> Result<Vec<Chunk>, String> {
+    let (mut chunks, mut rest, mut at) = (Vec::new(), value, 0);
+    while !rest.is_empty() {
+        if rest.len() < HEADER_BYTES || &rest[..4] != MAGIC {
+            return Err(format!("no chunk starts at byte {at} of {}", value.len()));
+        }
+        let bytes = u32::from_le_bytes(array_at(rest, 4));
+        let writer = u32::from_le_bytes(array_at(rest, 8));
+        let sequence = u64::from_le_bytes(array_at(rest, 12));
+        let chunk = Chunk { writer, sequence, bytes };
+        let size = bytes as usize;
+        if size < HEADER_BYTES || size > rest.len() {
+            return Err(format!("{chunk:?} at byte {at} is truncated after {} bytes", rest.len()));
+        }
+        let (own, next) = rest.split_at(size);
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&own[..CHECKSUM.start]);
+        hasher.update(&[0; 4]);
+        hasher.update(&own[CHECKSUM.end..]);
+        if hasher.finalize().to_le_bytes() != own[CHECKSUM] {
+            return Err(format!("{chunk:?} at byte {at} does not match its checksum"));
+        }
+        let name = usize::from(u16::from_le_bytes(array_at(own, 24)));
+        if own.get(HEADER_BYTES..HEADER_BYTES + name) != Some(key.as_bytes()) {
+            return Err(format!("{chunk:?} at byte {at} belongs to another key"));
+        }
+        chunks.push(chunk);
+        (rest, at) = (next, at + size);
+    }
+    Ok(chunks)
+}
