@@ -44,7 +44,7 @@ pub struct ImportArgs {
     /// STORE, a fastly.toml is imported into all stores it names, which are created as needed
     #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
     pub operands: Vec<PathBuf>,
-    /// Format of the input [default: detected from its name or content]
+    /// Format of the input; detected from its name or content if omitted
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<ItemFormat>,
     /// How to treat existing items
@@ -53,7 +53,7 @@ pub struct ImportArgs {
     /// Continue an interrupted import of the same input
     #[arg(long)]
     pub resume: bool,
-    /// File to save the progress of the import to [default: INPUT.resume]
+    /// File to save the progress of the import to, instead of INPUT.resume
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
     /// Number of concurrent requests
@@ -66,7 +66,7 @@ pub struct ImportArgs {
     /// Read and check all items without writing any
     #[arg(long)]
     pub dry_run: bool,
-    /// File to write failures to, as NDJSON [default: standard error, as text]
+    /// File to write failures to as NDJSON, instead of text on standard error
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Largest value to import, in bytes

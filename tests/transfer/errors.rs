@@ -94,7 +94,7 @@ fn if_exists_skips_overwrites_or_fails() {
     };
     assert!(import("fail", b"1").expect_exit(0).err.contains("imported 3 items"));
     let output = import("skip", b"2").expect_exit(0);
-    assert!(output.err.contains("imported 1 items, 2 skipped, 0 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 1 item, 2 skipped, 0 failed"), "{}", output.err);
     let output = import("fail", b"3").expect_exit(4);
     assert!(output.err.contains("imported 0 items, 0 skipped, 3 failed"), "{}", output.err);
     assert!(output.err.contains("line 3, key \"c\": the item exists"), "{}", output.err);

@@ -76,7 +76,7 @@ fn existing_items_are_skipped_or_refused_through_the_hosted_api() {
     import(lossy_port, "fail", &items).expect_exit(0);
     let more = format!("{items}{}", line("new", b"v", ""));
     let output = import(hosted_port, "skip", &more).expect_exit(0);
-    assert!(output.err.contains("imported 1 items, 50 skipped, 0 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 1 item, 50 skipped, 0 failed"), "{}", output.err);
     let output = import(hosted_port, "fail", &items).expect_exit(4);
     assert!(
         output.err.contains("50 failed") && output.err.contains("the item exists"),

@@ -68,7 +68,7 @@ fn sync_reports_copies_and_deletes_differences() {
         items_without_generation(&blue, "s").len() + 1
     );
     // Deletion needs confirmation.
-    assert!(sync(&["--delete"]).expect_exit(2).err.contains("delete 1 items that exist only in"));
+    assert!(sync(&["--delete"]).expect_exit(2).err.contains("delete 1 item found only in"));
     let output = sync(&["--delete", "--yes", "--json"]).expect_exit(0);
     assert_eq!(output.text().lines().next(), Some("{\"change\":\"deleted\",\"key\":\"gone\"}"));
     assert!(

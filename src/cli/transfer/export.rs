@@ -4,7 +4,7 @@ use super::client;
 use super::export_viceroy;
 use super::reader::ItemReader;
 use crate::cli::error::{CommandError, EXIT_PRECONDITION, local_error, usage_error};
-use crate::cli::output::{Output, print_status, progress_bar, store_label};
+use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::cli::output_file::{OutputFile, refuse_overwrite};
 use crate::client::Client;
 use crate::config::{ExportArgs, ExportTo};
@@ -81,7 +81,8 @@ fn report(
     bytes: u64,
 ) -> Result<(), CommandError> {
     let file = args.output.display();
-    print_status(&format!("exported {items} items to {file}: {}", store_label(client, store)));
+    let (count, label) = (counted(items, "item"), store_label(client, store));
+    print_status(&format!("exported {count} to {file}: {label}"));
     if args.client.json {
         let mut out = Output::new();
         out.json(&json!({

@@ -3,7 +3,7 @@
 use super::export::INCOMPLETE;
 use super::reader::ItemReader;
 use crate::cli::error::{CommandError, EXIT_PRECONDITION, local_error};
-use crate::cli::output::{Output, print_status, progress_bar, store_label};
+use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::cli::output_file::refuse_overwrite;
 use crate::client::Client;
 use crate::config::ExportArgs;
@@ -48,12 +48,15 @@ pub(super) async fn run(
     let OutputDirectory { items, left_out, expiring, .. } = output;
     let directory = output.writer.directory().display();
     let label = store_label(client, &store);
-    print_status(&format!("exported {items} items to {directory}: {label}"));
+    print_status(&format!("exported {} to {directory}: {label}", counted(items, "item")));
     if expiring > 0 {
-        print_status(&format!("warning: {expiring} of them expire, but not in the emulator"));
+        print_status(&format!("warning: {expiring} of them expire, which the emulator ignores"));
     }
     if left_out > 0 {
-        print_status(&format!("warning: left out {left_out} items whose metadata is not UTF-8"));
+        print_status(&format!(
+            "warning: left out {} with metadata that is not UTF-8",
+            counted(left_out, "item")
+        ));
     }
     let fastly_toml = output.writer.fastly_toml(&store.name);
     let mut out = Output::new();

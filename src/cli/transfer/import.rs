@@ -5,7 +5,7 @@ use super::request::BatchSender;
 use super::upload::{Aborted, UploadSummary, upload};
 use super::{client, find_or_create};
 use crate::cli::error::{CommandError, EXIT_INTERRUPTED, local_error, usage_error};
-use crate::cli::output::{Output, print_error, print_status, store_label};
+use crate::cli::output::{Output, counted, print_error, print_status, store_label};
 use crate::cli::runtime::finish;
 use crate::client::{Client, ErrorKind};
 use crate::config::{ImportArgs, ItemFormat};
@@ -152,7 +152,7 @@ impl Import {
         if self.args.resume {
             let state = ResumeState::resume(file, parameters);
             let state = state.map_err(|e| local_error(e.to_string()))?;
-            print_status(&format!("resuming after the first {} items", state.acknowledged()));
+            print_status(&format!("resuming after {}", counted(state.acknowledged(), "item")));
             return Ok(state);
         }
         let mut state = ResumeState::new(Some(file), parameters.clone());
@@ -187,7 +187,8 @@ impl Import {
         let ImportCounts { written, skipped, failed, existed } = counts;
         let label = self.label(store);
         print_status(&format!(
-            "imported {written} items, {skipped} skipped, {failed} failed: {label}"
+            "imported {}, {skipped} skipped, {failed} failed: {label}",
+            counted(written, "item")
         ));
         if self.args.if_exists == IfExists::Fail && skipped > 0 {
             print_status(
@@ -265,7 +266,8 @@ impl Import {
         };
         let ImportCounts { written, skipped, failed, .. } = counts;
         print_status(&format!(
-            "dry run: would import {written} items, {skipped} expired, {failed} invalid: {label}"
+            "dry run: would import {}, {skipped} expired, {failed} invalid: {label}",
+            counted(written, "item")
         ));
         self.results.push(json!({
             "store": { "id": store.map(|store| store.id), "name": name }, "complete": true,

@@ -6,7 +6,7 @@ use super::request::BatchSender;
 use super::{client, find_or_create};
 use crate::cli::confirm::confirm;
 use crate::cli::error::{CommandError, local_error, usage_error};
-use crate::cli::output::{Output, print_error, print_status, progress_bar, store_label};
+use crate::cli::output::{Output, counted, print_error, print_status, progress_bar, store_label};
 use crate::client::{Client, Error, ValueStream};
 use crate::config::SyncArgs;
 use crate::transfer::batches::{Batch, BatchEntry};
@@ -208,10 +208,10 @@ impl Sync {
             return Ok(());
         }
         let SyncStore { client, store, .. } = &self.comparer.to;
-        let (count, label) = (keys.len(), store_label(client, store));
-        let question = format!("delete {count} items that exist only in {label}");
-        confirm(&question, self.args.yes).await?;
-        let bar = progress_bar("deleting", "items", Some(count as u64));
+        let (count, label) = (keys.len() as u64, store_label(client, store));
+        let action = format!("delete {} found only in {label}", counted(count, "item"));
+        confirm(&action, self.args.yes).await?;
+        let bar = progress_bar("deleting", "items", Some(count));
         let (mut keys, mut running) = (keys.into_iter(), JoinSet::new());
         loop {
             while running.len() < CONCURRENCY
