@@ -24,7 +24,7 @@ fn open(dir: &Path) -> Result<Embedded, EngineError> {
 }
 
 fn open_with(dir: &Path, wal_bytes: u64) -> Result<Embedded, EngineError> {
-    let fatal = Fatal::new(|why| panic!("the engine stopped: {why}"));
+    let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
     Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes, fatal })
 }
 
@@ -466,7 +466,7 @@ fn open_waits_briefly_for_the_directory_lock() {
     let lock = std::fs::File::create(dir.path().join("LOCK")).unwrap();
     lock.lock().unwrap();
     let open = || {
-        let fatal = Fatal::new(|why| panic!("{why}"));
+        let fatal = FatalErrorHandler::new(|why| panic!("{why}"));
         let dir = dir.path().into();
         Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
     };

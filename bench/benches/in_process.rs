@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use steadfast::api::{Api, Auth};
 use steadfast::engine::Engine;
-use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::memory::Memory;
 use steadfast::http::{self, Timeouts};
 use steadfast::kv::Kv;
@@ -48,7 +48,7 @@ impl Server {
                 dir: data.clone(),
                 cache_bytes: 128 << 20,
                 wal_bytes: 128 << 20,
-                fatal: Fatal::new(|why| panic!("{why}")),
+                fatal: FatalErrorHandler::new(|why| panic!("{why}")),
             });
             Arc::new(engine.expect("an engine"))
         };

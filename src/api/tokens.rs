@@ -63,7 +63,7 @@ impl Api {
 fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         let known = FIELDS.join(", ");
-        return Err(Error::Invalid(format!("unknown field {unknown}; known fields are {known}")));
+        return Err(Error::Invalid(format!("{unknown} is not a known field: use {known}")));
     }
     let invalid = |field, reason: &str| kv::Error::invalid(field, reason);
     let name = json_body::text(fields, "name")?.unwrap_or_default();
@@ -107,8 +107,8 @@ mod tests {
     fn errors_name_the_invalid_field_of_a_token() {
         use serde_json::json;
         for (body, field) in [
-            (json!({"name": "n", "scope": "global", "store": []}), "unknown field store;"),
-            (json!({"name": "n", "scope": "global", "Prefix": "p"}), "unknown field Prefix;"),
+            (json!({"name": "n", "scope": "global", "store": []}), "store is not a known field"),
+            (json!({"name": "n", "scope": "global", "Prefix": "p"}), "Prefix is not a known field"),
             (json!({"name": 1, "scope": "global"}), "name must be a string"),
             (json!({"name": "", "scope": "global"}), "name must have"),
             (json!({"name": "n"}), "scope is required"),
