@@ -35,7 +35,7 @@ impl InProcess {
         let clock = Arc::new(ManualClock::new(START));
         let kvs = kvs(&subject, &clock);
         let store = kvs[0].create_store(StoreName::parse("s0").unwrap(), None).await.unwrap().id;
-        InProcess { turns: ProcessPicker::among(kvs.len()), subject, kvs, clock, store }
+        InProcess { turns: ProcessPicker::new(kvs.len()), subject, kvs, clock, store }
     }
 
     fn next_kv(&self) -> &Kv {

@@ -59,7 +59,7 @@ impl<'s> OverHttp<'s> {
     pub(crate) fn new(servers: &'s Servers) -> OverHttp<'s> {
         let case = servers.cases.replace(servers.cases.get() + 1);
         let name_prefix = format!("case{case}-");
-        let turns = ProcessPicker::among(servers.servers.borrow().len());
+        let turns = ProcessPicker::new(servers.servers.borrow().len());
         let store =
             servers.servers.borrow()[turns.next()].create_store(&format!("{name_prefix}s0"));
         OverHttp { servers, turns, name_prefix, store }
