@@ -19,6 +19,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod atomic_file;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -85,5 +85,5 @@ fn format_1_passes_the_check_command() {
     let out = Command::new(binary()).args(["check", "--data"]).arg(&data).output().unwrap();
     let output = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success(), "{output}");
-    assert!(output.contains("2 blob files, 9 rows in the log: all is well"), "{output}");
+    assert!(output.contains("2 blob files, 9 records in the WAL: no problems found"), "{output}");
 }

@@ -460,7 +460,11 @@ async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subjec
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
     case.clock.advance((1 + EXPIRED_RETENTION_SECS) * SECOND - 1);
-    assert_eq!(case.kv().purge_expired().await.unwrap(), 0, "expired items must be retained for a while");
+    assert_eq!(
+        case.kv().purge_expired().await.unwrap(),
+        0,
+        "expired items must be retained for a while"
+    );
     case.clock.advance(SECOND);
     let mut swept = 0;
     loop {

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use steadfast::api::{Api, Auth, RootToken};
+use steadfast::api::{Api, Auth};
 use steadfast::engine::Engine;
-use steadfast::engine::embedded::{Embedded, Fatal, Options};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::memory::Memory;
 use steadfast::http::{self, Timeouts};
 use steadfast::kv::Kv;
 use steadfast::kv::clock::SystemClock;
 use steadfast::kv::types::StoreName;
 use steadfast::metrics::Metrics;
+use steadfast::wire::Token;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -47,7 +48,7 @@ impl Server {
                 dir: data.clone(),
                 cache_bytes: 128 << 20,
                 wal_bytes: 128 << 20,
-                fatal: Fatal::new(|why| panic!("{why}")),
+                fatal: FatalErrorHandler::new(|why| panic!("{why}")),
             });
             Arc::new(engine.expect("an engine"))
         };
@@ -59,7 +60,7 @@ impl Server {
     }
 
     fn api(kv: &Arc<Kv>) -> Arc<Api> {
-        let auth = Auth::new(RootToken::parse(TOKEN).expect("a token"));
+        let auth = Auth::new(Token::parse(TOKEN).expect("a token"));
         Arc::new(Api::new(kv.clone(), auth, Arc::new(Metrics::default()), 256 << 20))
     }
 

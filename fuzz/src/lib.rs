@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
-use steadfast::api::{Api, Auth, RootToken};
+use steadfast::api::{Api, Auth};
 use steadfast::engine::memory::Memory;
 use steadfast::http::{self, Timeouts};
 use steadfast::kv::Kv;
 use steadfast::kv::clock::SystemClock;
 use steadfast::kv::types::StoreName;
 use steadfast::metrics::Metrics;
+use steadfast::wire::Token;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -71,7 +72,7 @@ impl Server {
         let kv = Arc::new(Kv::new(engine, Arc::new(SystemClock), VALUE_BYTES_MAX));
         let name = StoreName::parse("store").expect("a name");
         let store = runtime.block_on(kv.create_store(name, None)).expect("a store");
-        let auth = Auth::new(RootToken::parse(TOKEN).expect("a token"));
+        let auth = Auth::new(Token::parse(TOKEN).expect("a token"));
         let api = Arc::new(Api::new(kv, auth, Arc::new(Metrics::default()), 16 << 20));
         let (drain, draining) = watch::channel(false);
         let store = store.id.to_string();

@@ -1,70 +1,67 @@
-//! The batch endpoint, and imports: lines of JSON, applied in order as they come (contract.md,
-//! 3.5).
+//! The batch endpoint and imports: NDJSON applied in order while it is received (docs/contract.md
+//! section 3.5).
 //!
-//! Lines are gathered into groups, and each group is one commit; while one is made durable, the
-//! next is read. There is no atomicity over lines, and a batch that is cut leaves the lines before
-//! the cut.
+//! Lines are collected into groups, and each group is one commit; while a group is committed, the
+//! next is read. A batch is not atomic: if the connection is lost, the lines before that stay.
 
 use super::Api;
 use super::auth::Principal;
 use super::error::{Error, json};
-use super::ndjson::{self, Parsed, Refused};
+use super::ndjson::{self, RejectedLine, ValidLine};
 use super::query::Query;
 use crate::http::{Body, RequestHead, Response, Stream};
 use crate::kv::batch::BatchItem;
-use crate::kv::import::{IfExists, ImportItem, ImportOutcome};
+use crate::kv::import::{ImportItem, ImportOutcome};
 use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Kv, PIECE_BYTES, Value};
-use crate::wire::{BatchError, BatchReport, ImportReport};
+use crate::wire::record::{LineFields, line_bytes_max};
+use crate::wire::{BatchError, BatchReport, IfExists, ImportReport};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// Lines and bytes of values that make a group.
+/// Lines and value bytes that complete a group.
 const GROUP_LINES: usize = 1000;
 const GROUP_BYTES: u64 = 1 << 20;
-/// Bytes a batch may hold besides a long line: two groups, and what is read ahead.
-const HELD_BYTES: u64 = 4 << 20;
-/// Lines longer than this are counted against the bound by themselves.
+/// Memory of a batch without long lines: two groups and the read buffer.
+const BATCH_BYTES: u64 = 4 << 20;
+/// Lines longer than this are counted against the memory limit separately.
 const LONG_LINE_BYTES: usize = 1 << 20;
-/// Bytes of a line besides its value: a key and metadata with every character escaped, and space.
-const LINE_SPARE_BYTES: u64 = 32 * 1024;
-/// After so many lines others have their turn.
-const TURN_LINES: u64 = 32;
-/// Errors told in one answer; a batch may have any number of lines.
+/// Lines after which the task yields.
+const YIELD_LINES: u64 = 32;
+/// Errors listed in one report; a batch may have any number of lines.
 const ERRORS_MAX: usize = 10_000;
 
-/// A group that is being made durable: its lines' numbers and keys, and the commit, which tells
-/// what became of each line of an import.
-type Running = (Vec<(u64, String)>, JoinHandle<Result<Vec<ImportOutcome>, kv::Error>>);
+/// A group being committed: the numbers and keys of its lines, and the commit, which returns the
+/// outcome of each line of an import.
+type Committing = (Vec<(u64, String)>, JoinHandle<Result<Vec<ImportOutcome>, kv::Error>>);
 
-/// What is done with an item that is there, and how many lines came to what.
+/// The options and counts of an import.
 #[derive(Clone, Copy)]
 struct Import {
     if_exists: IfExists,
-    /// Whether an item that stays counts as a failure.
-    fails: bool,
     written: u64,
     skipped: u64,
 }
 
-/// The state of one batch.
-struct Batch<'a> {
+/// A batch or import in progress.
+struct BatchRequest<'a> {
     kv: &'a Arc<Kv>,
-    pass: &'a Principal,
+    principal: &'a Principal,
     store: StoreId,
     request: u64,
-    /// The number of the next line.
+    /// Number of the next line.
     index: u64,
     /// Set for an import.
     import: Option<Import>,
-    lines: Vec<ImportItem>,
-    named: Vec<(u64, String)>,
+    /// The current group, and the number and key of each of its lines.
+    items: Vec<ImportItem>,
+    keys: Vec<(u64, String)>,
     bytes: u64,
-    running: Option<Running>,
+    committing: Option<Committing>,
     errors: Vec<BatchError>,
     failed: u64,
-    /// The largest class of error so far decides the status: 413, then 400, then 503.
+    /// Status of the response, by the most severe error so far: 413, then 400, then 503.
     status: u16,
 }
 
@@ -74,10 +71,10 @@ impl Api {
         store: Result<StoreId, Error>,
         body: &mut Body<'_, S>,
         request: u64,
-        pass: &Principal,
+        principal: &Principal,
     ) -> Result<Response, Error> {
-        let batch = Batch::new(&self.kv, pass, store?, request, None);
-        self.take_lines(batch, body).await
+        let batch = BatchRequest::new(&self.kv, principal, store?, request, None);
+        self.read_lines(batch, body).await
     }
 
     pub(super) async fn import<S: Stream>(
@@ -86,31 +83,27 @@ impl Api {
         head: &RequestHead,
         body: &mut Body<'_, S>,
         request: u64,
-        pass: &Principal,
+        principal: &Principal,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
-        let (if_exists, fails) = match query.word("if_exists")? {
-            None | Some("overwrite") => (IfExists::Overwrite, false),
-            Some("skip") => (IfExists::Skip, false),
-            Some("fail") => (IfExists::Skip, true),
-            Some(_) => {
-                let reason = "if_exists must be overwrite, skip or fail";
-                return Err(Error::Invalid(reason.into()));
-            }
+        let invalid = || Error::Invalid("if_exists must be overwrite, skip or fail".into());
+        let if_exists = match query.word("if_exists")? {
+            None => IfExists::default(),
+            Some(word) => IfExists::parse(word).ok_or_else(invalid)?,
         };
-        let import = Some(Import { if_exists, fails, written: 0, skipped: 0 });
-        let batch = Batch::new(&self.kv, pass, store?, request, import);
-        self.take_lines(batch, body).await
+        let import = Some(Import { if_exists, written: 0, skipped: 0 });
+        let batch = BatchRequest::new(&self.kv, principal, store?, request, import);
+        self.read_lines(batch, body).await
     }
 
-    async fn take_lines<S: Stream>(
+    async fn read_lines<S: Stream>(
         &self,
-        mut batch: Batch<'_>,
+        mut batch: BatchRequest<'_>,
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         self.kv.describe_store(&batch.store).await?;
-        let _share = self.limiter.upload(HELD_BYTES).await?;
-        let line_max = self.kv.value_bytes_max().div_ceil(3).saturating_mul(4) + LINE_SPARE_BYTES;
+        let _permit = self.limiter.upload(BATCH_BYTES).await?;
+        let line_max = line_bytes_max(self.kv.value_bytes_max());
         let line_max = usize::try_from(line_max).unwrap_or(usize::MAX);
         let mut pending = BytesMut::new();
         let (mut long, mut skipping, mut searched) = (None, false, 0);
@@ -127,13 +120,13 @@ impl Api {
                 if batch.status >= 500 {
                     return Ok(batch.finish().await.closing(true));
                 }
-                if batch.index.is_multiple_of(TURN_LINES) {
+                if batch.index.is_multiple_of(YIELD_LINES) {
                     tokio::task::yield_now().await;
                 }
             }
             searched = pending.len();
             if searched > line_max && !std::mem::replace(&mut skipping, true) {
-                batch.refuse(String::new(), &too_long(line_max)).await;
+                batch.reject(String::new(), &too_long(line_max)).await;
             }
             if skipping {
                 pending.clear();
@@ -154,34 +147,34 @@ fn too_long(max: usize) -> kv::Error {
     kv::Error::TooLarge(max as u64)
 }
 
-impl<'a> Batch<'a> {
+impl<'a> BatchRequest<'a> {
     fn new(
         kv: &'a Arc<Kv>,
-        pass: &'a Principal,
+        principal: &'a Principal,
         store: StoreId,
         request: u64,
         import: Option<Import>,
-    ) -> Batch<'a> {
-        let (lines, named, errors) = (Vec::new(), Vec::new(), Vec::new());
+    ) -> BatchRequest<'a> {
+        let (items, keys, errors) = (Vec::new(), Vec::new(), Vec::new());
         let (index, bytes, failed, status) = (0, 0, 0, 200);
-        Batch {
+        BatchRequest {
             kv,
-            pass,
+            principal,
             store,
             request,
             index,
             import,
-            lines,
-            named,
+            items,
+            keys,
             bytes,
-            running: None,
+            committing: None,
             errors,
             failed,
             status,
         }
     }
 
-    /// Takes a line, with or without its end.
+    /// Adds a line, with or without its line feed, to the group.
     async fn line(&mut self, line: &[u8], line_max: usize) {
         let line = line.trim_ascii();
         if line.is_empty() {
@@ -189,29 +182,30 @@ impl<'a> Batch<'a> {
             return;
         }
         if line.len() > line_max {
-            return self.refuse(String::new(), &too_long(line_max)).await;
+            return self.reject(String::new(), &too_long(line_max)).await;
         }
         match self.parse(line).await {
-            Err((key, e)) => self.refuse(key, &e).await,
-            Ok(line) => {
-                let key = String::from_utf8_lossy(line.item.key.as_bytes()).into_owned();
-                self.named.push((self.index, key));
+            Err((key, e)) => self.reject(key, &e).await,
+            Ok(item) => {
+                let key = String::from_utf8_lossy(item.item.key.as_bytes()).into_owned();
+                self.keys.push((self.index, key));
                 self.index += 1;
-                self.bytes += line.item.value.len().min(PIECE_BYTES as u64);
-                self.lines.push(line);
-                if self.lines.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES {
+                self.bytes += item.item.value.len().min(PIECE_BYTES as u64);
+                self.items.push(item);
+                if self.items.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES {
                     self.commit().await;
                 }
             }
         }
     }
 
-    async fn parse(&self, line: &[u8]) -> Result<ImportItem, Refused> {
+    async fn parse(&self, line: &[u8]) -> Result<ImportItem, RejectedLine> {
         let max = self.kv.value_bytes_max();
-        let allowed = |key: &Key| self.pass.check_key(key);
-        let parsed = ndjson::parse(line, self.import.is_some(), max, allowed)?;
-        let Parsed { key, ttl, metadata, value, expires, generation, modified } = parsed;
-        let value = match self.place(value).await {
+        let authorize = |key: &Key| self.principal.check_key(key);
+        let fields = if self.import.is_some() { LineFields::Import } else { LineFields::Batch };
+        let line = ndjson::parse(line, fields, max, authorize)?;
+        let ValidLine { key, ttl, metadata, value, expires, generation, modified } = line;
+        let value = match self.upload(value).await {
             Ok(value) => value,
             Err(e) => return Err((String::from_utf8_lossy(key.as_bytes()).into_owned(), e)),
         };
@@ -223,58 +217,57 @@ impl<'a> Batch<'a> {
         })
     }
 
-    async fn place(&self, value: Bytes) -> Result<Value, kv::Error> {
+    async fn upload(&self, value: Bytes) -> Result<Value, kv::Error> {
         let mut upload = self.kv.upload();
         upload.push(value).await?;
         upload.finish().await
     }
 
-    /// Starts the commit of the lines gathered, once the one before is done.
+    /// Starts to commit the group, after the commit in progress has finished.
     async fn commit(&mut self) {
-        self.settle().await;
-        if self.lines.is_empty() || self.status >= 500 {
+        self.finish_commit().await;
+        if self.items.is_empty() || self.status >= 500 {
             return;
         }
         let (kv, store, import) = (self.kv.clone(), self.store, self.import);
-        let lines = std::mem::take(&mut self.lines);
+        let items = std::mem::take(&mut self.items);
         let commit = tokio::spawn(async move {
             match import {
-                Some(Import { if_exists, .. }) => kv.import(&store, &lines, if_exists).await,
+                Some(Import { if_exists, .. }) => kv.import(&store, &items, if_exists).await,
                 None => {
-                    let lines = lines.into_iter().map(|arrival| arrival.item).collect();
+                    let lines = items.into_iter().map(|item| item.item).collect();
                     kv.put_batch(&store, lines).await.map(|()| Vec::new())
                 }
             }
         });
-        self.running = Some((std::mem::take(&mut self.named), commit));
+        self.committing = Some((std::mem::take(&mut self.keys), commit));
         self.bytes = 0;
     }
 
-    /// Waits for the commit that runs.
-    async fn settle(&mut self) {
-        let Some((named, commit)) = self.running.take() else { return };
-        let done = commit.await;
-        let e = match done {
-            Ok(Ok(arrived)) => return self.count(named, arrived),
+    /// Waits for the commit in progress.
+    async fn finish_commit(&mut self) {
+        let Some((keys, commit)) = self.committing.take() else { return };
+        let e = match commit.await {
+            Ok(Ok(outcomes)) => return self.count(keys, outcomes),
             Ok(Err(e)) => e,
             Err(e) => kv::Error::Internal(e.to_string()),
         };
         if matches!(e, kv::Error::Internal(_) | kv::Error::Unavailable(_)) {
             let request = format_args!("{:016x}", self.request);
-            tracing::error!(%request, error = %e, "a group of a batch failed");
+            tracing::error!(%request, error = %e, "batch commit failed");
         }
-        for (index, key) in named {
+        for (index, key) in keys {
             self.report(index, key, &e);
         }
     }
 
-    /// Counts what became of the lines of an import.
-    fn count(&mut self, named: Vec<(u64, String)>, arrived: Vec<ImportOutcome>) {
-        for ((index, key), arrived) in named.into_iter().zip(arrived) {
+    /// Counts the outcomes of an import.
+    fn count(&mut self, keys: Vec<(u64, String)>, outcomes: Vec<ImportOutcome>) {
+        for ((index, key), outcome) in keys.into_iter().zip(outcomes) {
             let Some(import) = &mut self.import else { return };
-            match arrived {
+            match outcome {
                 ImportOutcome::Written => import.written += 1,
-                ImportOutcome::Exists if import.fails => {
+                ImportOutcome::Exists if import.if_exists == IfExists::Fail => {
                     self.report(index, key, &kv::Error::Precondition);
                 }
                 ImportOutcome::Exists | ImportOutcome::Expired => import.skipped += 1,
@@ -282,8 +275,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Refuses the line that comes next.
-    async fn refuse(&mut self, key: String, e: &kv::Error) {
+    /// Rejects the next line.
+    async fn reject(&mut self, key: String, e: &kv::Error) {
         let index = self.index;
         self.index += 1;
         self.report(index, key, e);
@@ -296,7 +289,7 @@ impl<'a> Batch<'a> {
             500.. => 503,
             _ => 400,
         };
-        // 413 only while sizes alone have failed.
+        // 413 only if all errors are about sizes.
         self.status = match (self.status, class) {
             (200, class) => class,
             (503, _) | (_, 503) => 503,
@@ -307,22 +300,22 @@ impl<'a> Batch<'a> {
         if self.errors.len() < ERRORS_MAX {
             let mut reason = e.to_string();
             if let kv::Error::Internal(_) = e {
-                reason = "the server failed; the line may not be written".into();
+                reason = "internal error; the item may not have been written".into();
             } else if let kv::Error::Full(_) = e {
-                reason = "storage is full; the line is not written".into();
+                reason = "storage is full; the item was not written".into();
             } else if let kv::Error::Unavailable(_) = e {
-                reason = "storage cannot be reached; the line is not written".into();
+                reason = "storage is unavailable; the item was not written".into();
             }
             self.errors.push(BatchError { key, index, code: code.to_string(), reason });
         }
     }
 
-    /// Commits what is left and tells how all of it went.
+    /// Commits the last group and makes the response.
     async fn finish(mut self) -> Response {
         self.commit().await;
-        self.settle().await;
-        let untried = std::mem::take(&mut self.named);
-        for (index, key) in untried {
+        self.finish_commit().await;
+        // The lines of a group that was dropped after a server error.
+        for (index, key) in std::mem::take(&mut self.keys) {
             self.report(index, key, &kv::Error::Busy);
         }
         self.errors.sort_by_key(|error| error.index);
@@ -339,7 +332,7 @@ impl<'a> Batch<'a> {
         let mut title = match self.failed {
             0 => "success".to_owned(),
             failed if failed > ERRORS_MAX as u64 => {
-                format!("batch had {failed} errors, the first follow")
+                format!("batch had {failed} errors, the first {ERRORS_MAX} are listed")
             }
             _ => "batch had errors".to_owned(),
         };

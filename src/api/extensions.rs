@@ -3,7 +3,7 @@
 
 use super::Api;
 use super::error::{Error, json};
-use super::export::Lines;
+use super::export::ExportBody;
 use super::keys::{list_meta, utf8};
 use super::query::Query;
 use crate::http::{Payload, RequestHead, Response};
@@ -22,7 +22,7 @@ const EXPORT_BYTES: u64 = 4 << 20;
 /// Identifies the server as Steadfast, with its version.
 pub(super) fn about() -> Response {
     let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
-    json(200, &wire::About { name, version })
+    json(200, &wire::ServerInfo { name, version })
 }
 
 impl Api {
@@ -36,7 +36,7 @@ impl Api {
         let data = page.items().map(|item| details(item?)).collect::<Result<Vec<_>, Error>>()?;
         let last = data.last().filter(|_| page.more);
         let meta = list_meta(list, last.map(|last| last.key.as_bytes()));
-        Ok(json(200, &wire::DetailsPage { data, meta }))
+        Ok(json(200, &wire::ItemDetailsList { data, meta }))
     }
 
     pub(super) async fn delete_items(
@@ -57,11 +57,11 @@ impl Api {
         };
         if dry_run {
             let matched = self.kv.count_prefix(&store?, prefix).await?;
-            return Ok(json(200, &wire::Matched { matched }));
+            return Ok(json(200, &wire::MatchedCount { matched }));
         }
         let PrefixDeletion { deleted, more } =
             self.kv.delete_prefix(&store?, prefix, limit).await?;
-        Ok(json(200, &wire::Deleted { deleted, more }))
+        Ok(json(200, &wire::DeletedCount { deleted, more }))
     }
 
     pub(super) async fn export(
@@ -79,15 +79,15 @@ impl Api {
         Ok(Response::new(200)
             .header("Content-Type", b"application/x-ndjson")
             .header("Cache-Control", b"no-store")
-            .payload(Payload::Chunked(Box::new(Lines::new(export, request_id))))
+            .payload(Payload::Chunked(Box::new(ExportBody::new(export, request_id))))
             .holding(Some(permits)))
     }
 }
 
-fn details((key, item): (&[u8], Item)) -> Result<wire::Details, Error> {
+fn details((key, item): (&[u8], Item)) -> Result<wire::ItemDetails, Error> {
     let metadata = item.metadata.as_bytes();
     let text = std::str::from_utf8(metadata).ok();
-    Ok(wire::Details {
+    Ok(wire::ItemDetails {
         key: utf8(key)?.into(),
         size: item.size,
         metadata: text.map(str::to_owned),

@@ -24,7 +24,7 @@ mod router;
 mod stores;
 mod tokens;
 
-pub use auth::{Auth, RootToken};
+pub use auth::Auth;
 
 use crate::http::{Body, Payload, RequestError, RequestHead, Response, Service, Stream};
 use crate::kv::Kv;

@@ -14,9 +14,9 @@ use serde_json::{Map, Value};
 /// The fields of a new token.
 const FIELDS: [&str; 5] = ["name", "scope", "stores", "prefix", "expires_at"];
 
-fn to_wire(token: &TokenInfo) -> wire::Token {
+fn to_wire(token: &TokenInfo) -> wire::LimitedToken {
     let TokenInfo { id, grant, created_at, expires_at } = token;
-    wire::Token {
+    wire::LimitedToken {
         id: id.to_string(),
         name: grant.name().into(),
         scope: grant.scope().as_str().into(),
@@ -36,7 +36,7 @@ impl Api {
         let (grant, expires) = parse(&json_body::read(body).await?)?;
         let (token, secret) = self.kv.create_token(grant, expires).await?;
         let access_token = Some(secret.expose().to_owned());
-        Ok(json(201, &wire::Token { access_token, ..to_wire(&token) }))
+        Ok(json(201, &wire::LimitedToken { access_token, ..to_wire(&token) }))
     }
 
     pub(super) async fn list_tokens(&self) -> Result<Response, Error> {

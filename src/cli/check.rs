@@ -1,8 +1,10 @@
 //! `steadfast check`.
 
+use super::runtime::fail;
 use crate::admin;
 use crate::config::CheckArgs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) const HELP: &str = "\
@@ -10,75 +12,71 @@ Examples:
   steadfast check --data /var/lib/kv
   steadfast check --backup kv.backup.zst
 
-Stop the server first: a data directory that is in use is not looked at. Nothing is changed.
-Exit status: 0 all is well, 1 something is damaged (a line for each problem), 2 it cannot be told.";
+Stop the server first: a data directory in use is not checked. The check is read-only.
 
-/// The exit status when it cannot be told whether the data is sound.
-const UNKNOWN: u8 = 2;
+Exit status: 0 no problems found, 1 problems found (one line each), 2 the check could not run.";
 
-/// Looks at a backup.
-fn backup(path: &std::path::Path) -> ExitCode {
-    let read = super::backup::open(path);
-    let read = read.and_then(|source| admin::check_backup(source).map_err(|e| e.to_string()));
-    let (counted, problems) = match read {
-        Ok(found) => found,
-        Err(e) => {
-            let _ = writeln!(io::stderr(), "steadfast: {}: {e}", path.display());
-            return ExitCode::from(UNKNOWN);
-        }
-    };
-    let mut out = io::stdout().lock();
-    let mut told = || -> io::Result<()> {
-        problems.iter().try_for_each(|problem| writeln!(out, "{problem}"))?;
-        let so = match problems.len() {
-            0 => "all is well".to_owned(),
-            1 => "1 problem".to_owned(),
-            problems => format!("{problems} problems"),
-        };
-        writeln!(out, "{} stores, {} items: {so}", counted.stores, counted.items)
-    };
-    if told().is_err() || !problems.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
+/// Exit status when the check could not run.
+const EXIT_NOT_CHECKED: u8 = 2;
 
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
-    if let Some(path) = &args.backup {
-        return backup(path);
+    match &args.backup {
+        Some(path) => check_backup(path),
+        None => check_directory(&args.data),
     }
-    let (report, counted) = match admin::check(args.data()) {
-        Ok(found) => found,
-        Err(e) => {
-            let _ = writeln!(io::stderr(), "steadfast: {e}");
-            return ExitCode::from(UNKNOWN);
-        }
+}
+
+fn check_backup(path: &Path) -> ExitCode {
+    let opened = super::backup::open(path);
+    let checked = opened.and_then(|source| admin::check_backup(source).map_err(|e| e.to_string()));
+    let (counts, problems) = match checked {
+        Ok(checked) => checked,
+        Err(e) => return fail(&format!("{}: {e}", path.display()), EXIT_NOT_CHECKED),
     };
+    let summary = format!("{} stores, {} items", counts.stores, counts.items);
+    exit_status(report(&problems, problems.len() as u64, &summary), problems.is_empty())
+}
+
+fn check_directory(dir: &Path) -> ExitCode {
+    let (checked, counts) = match admin::check(dir) {
+        Ok(checked) => checked,
+        Err(e) => return fail(&e.to_string(), EXIT_NOT_CHECKED),
+    };
+    let summary = format!(
+        "{} stores, {} items, {} records with {} bytes, {} blob files, {} records in the WAL",
+        counts.stores,
+        counts.items,
+        checked.records,
+        checked.body_bytes,
+        checked.blobs,
+        checked.wal_entries,
+    );
+    let reported = report(&checked.problems, checked.problem_count, &summary);
+    exit_status(reported, checked.problem_count == 0)
+}
+
+/// Prints a line per problem, of which there may be more than are listed, and a summary.
+fn report(problems: &[String], count: u64, summary: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let mut told = || -> io::Result<()> {
-        for problem in &report.problems {
-            writeln!(out, "{problem}")?;
-        }
-        let more = report.problem_count - report.problems.len() as u64;
-        if more > 0 {
-            writeln!(out, "and {more} more problems")?;
-        }
-        writeln!(
-            out,
-            "{} stores, {} items, {} records with {} bytes, {} blob files, {} rows in the log: {}",
-            counted.stores,
-            counted.items,
-            report.records,
-            report.body_bytes,
-            report.blobs,
-            report.wal_entries,
-            match report.problem_count {
-                0 => "all is well".to_owned(),
-                1 => "1 problem".to_owned(),
-                count => format!("{count} problems"),
-            }
-        )
+    for problem in problems {
+        writeln!(out, "{problem}")?;
+    }
+    let more = count.saturating_sub(problems.len() as u64);
+    if more > 0 {
+        writeln!(out, "and {more} more problems")?;
+    }
+    let verdict = match count {
+        0 => "no problems found".to_owned(),
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
     };
-    match told() {
-        Ok(()) if report.problem_count == 0 => ExitCode::SUCCESS,
+    writeln!(out, "{summary}: {verdict}")
+}
+
+fn exit_status(reported: io::Result<()>, sound: bool) -> ExitCode {
+    match reported {
+        Ok(()) if sound => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
-        Err(_) => ExitCode::from(UNKNOWN),
+        Err(_) => ExitCode::from(EXIT_NOT_CHECKED),
     }
 }

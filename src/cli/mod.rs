@@ -1,34 +1,47 @@
-//! The command line: one file per command.
+//! The command line: one module per command, and the modules they share.
+//!
+//! | shared module | |
+//! |---|---|
+//! | `error`, `runtime` | errors, exit statuses, the tokio runtime, interrupts |
+//! | `output`, `confirm` | standard output, status messages, progress bars, confirmation |
+//! | `input`, `output_file` | input and output files |
 
-mod atomic_file;
 mod backup;
 mod check;
-mod console;
+mod completions;
+mod confirm;
 mod copy;
 mod env;
-mod generate;
+mod error;
 mod input;
 mod key;
+mod man;
+mod openapi;
+mod output;
+mod output_file;
+mod runtime;
 mod serve;
 mod store;
 mod token;
 mod transfer;
 
+use crate::config;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
-/// A self-hosted, durable KV store that speaks the Fastly KV Store API
+/// A self-hosted, durable KV store with the Fastly KV Store API
 #[derive(Parser)]
 #[command(name = "steadfast", version, arg_required_else_help = true)]
 #[command(after_help = "\
-Start a server with its data in ./steadfast-data, and use it from another terminal there:
+Start a server with its data in ./steadfast-data, and use it from another terminal in the same
+directory:
   steadfast serve
   steadfast store create site
   steadfast key put site greeting 'Hello, world'
   steadfast key get site greeting
 
-Each command's --help has examples and its exit status.")]
+Each command's --help shows examples and exit statuses.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,78 +49,78 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write all stores, items and limited tokens of one moment into a file, while writes go on
+    /// Back up all stores, items and limited tokens to a file
     #[command(after_help = backup::BACKUP_HELP)]
-    Backup(Box<crate::config::BackupArgs>),
-    /// Verify every checksum of a data directory, and that all its parts agree
+    Backup(Box<config::BackupArgs>),
+    /// Check the integrity of a data directory or a backup
     #[command(after_help = check::HELP)]
-    Check(crate::config::CheckArgs),
-    /// Copy all stores and items from one engine to another, and compare both
+    Check(config::CheckArgs),
+    /// Generate shell completions
+    #[command(after_help = completions::HELP)]
+    Completions(config::CompletionsArgs),
+    /// Copy all data between a data directory and a database, and compare both sides
     #[command(after_help = copy::HELP)]
-    Copy(crate::config::CopyArgs),
-    /// Print what completes this command in a shell
-    #[command(after_help = generate::COMPLETIONS_HELP)]
-    Completions(crate::config::CompletionsArgs),
+    Copy(config::CopyArgs),
     /// Run a command with the variables that point other tools at the server, or print them
     #[command(after_help = env::HELP)]
-    Env(Box<crate::config::EnvArgs>),
-    /// Write all items of a store to a file
+    Env(Box<config::EnvArgs>),
+    /// Export the items of a store
     #[command(after_help = transfer::EXPORT_HELP)]
-    Export(Box<crate::config::ExportArgs>),
-    /// Put the items of a file or a folder into a store
+    Export(Box<config::ExportArgs>),
+    /// Import items from a file or directory into a store
     #[command(after_help = transfer::IMPORT_HELP)]
-    Import(Box<crate::config::ImportArgs>),
+    Import(Box<config::ImportArgs>),
     /// Write, read, list and delete items
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Print the manual page, or write those of all commands
-    #[command(after_help = generate::MAN_HELP)]
-    Man(crate::config::ManArgs),
-    /// Print the API's description by OpenAPI 3.1
-    #[command(after_help = generate::OPENAPI_HELP)]
+    /// Print the manual page, or write the pages of all commands
+    #[command(after_help = man::HELP)]
+    Man(config::ManArgs),
+    /// Print the OpenAPI 3.1 description of the API
+    #[command(after_help = openapi::HELP)]
     Openapi,
-    /// Make, list, rename and delete stores
+    /// Restore a backup into an empty data directory or database
+    #[command(after_help = backup::RESTORE_HELP)]
+    Restore(config::RestoreArgs),
+    /// Run the server until SIGTERM or SIGINT
+    #[command(after_help = serve::HELP)]
+    Serve(Box<config::ServeArgs>),
+    /// Create, list, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
-    /// Make a store like another one, here or at another server
+    /// Synchronize a store with another, on the same or another server
     #[command(after_help = transfer::SYNC_HELP)]
-    Sync(Box<crate::config::SyncArgs>),
-    /// Make, list and revoke the tokens of others
+    Sync(Box<config::SyncArgs>),
+    /// Create, list and revoke limited tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Fill an empty data directory or database from a backup
-    #[command(after_help = backup::RESTORE_HELP)]
-    Restore(crate::config::RestoreArgs),
-    /// Serve the API until SIGTERM or SIGINT
-    #[command(after_help = serve::HELP)]
-    Serve(Box<crate::config::ServeArgs>),
 }
 
-/// Runs the command that the arguments name.
+/// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
     let matches = Cli::command().get_matches();
-    if let Some(name) = told_aloud(&matches) {
+    if let Some(name) = environment_only_flag(&matches) {
         let flag = name.replace('_', "-");
         let variable = name.to_uppercase();
-        console::note(&format!("--{flag} is no flag: set the variable {variable} instead"));
-        return ExitCode::from(2);
+        let message = format!("unexpected argument --{flag}: set the variable {variable} instead");
+        return runtime::fail(&message, error::EXIT_USAGE);
     }
     let command = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli.command,
         Err(e) => e.exit(),
     };
     match command {
-        Command::Backup(args) => backup::backup(*args),
+        Command::Backup(args) => backup::backup(&args),
         Command::Check(args) => check::run(&args),
-        Command::Completions(args) => generate::completions(&args, Cli::command()),
-        Command::Copy(args) => copy::run(args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Copy(args) => copy::run(&args),
         Command::Env(args) => env::run(&args),
         Command::Export(args) => transfer::export(*args),
         Command::Import(args) => transfer::import(*args),
         Command::Key(command) => key::run(command),
-        Command::Man(args) => generate::man(&args, Cli::command()),
-        Command::Restore(args) => backup::restore(args),
-        Command::Openapi => generate::openapi(),
+        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Openapi => openapi::run(),
+        Command::Restore(args) => backup::restore(&args),
         Command::Serve(args) => serve::run(*args),
         Command::Store(command) => store::run(command),
         Command::Sync(args) => transfer::sync(*args),
@@ -115,14 +128,14 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The first argument on the command line that may only stand in the environment.
-fn told_aloud(matches: &ArgMatches) -> Option<&'static str> {
-    let told = |name: &&str| {
+/// The first argument on the command line that may only be set in the environment.
+fn environment_only_flag(matches: &ArgMatches) -> Option<&'static str> {
+    let on_command_line = |name: &&str| {
         matches.ids().any(|id| id.as_str() == *name)
             && matches.value_source(name) == Some(ValueSource::CommandLine)
     };
-    let here = crate::config::ENVIRONMENT_ONLY.into_iter().find(told);
-    here.or_else(|| matches.subcommand().and_then(|(_, inner)| told_aloud(inner)))
+    let flag = config::ENVIRONMENT_ONLY.into_iter().find(on_command_line);
+    flag.or_else(|| matches.subcommand().and_then(|(_, inner)| environment_only_flag(inner)))
 }
 
 #[cfg(test)]
@@ -130,16 +143,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn the_command_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
-    /// Every command that does something, with the words that name it.
-    fn leaves(command: &clap::Command, name: &str, into: &mut Vec<(String, clap::Command)>) {
+    /// All commands without subcommands, with their full names.
+    fn collect_commands(
+        command: &clap::Command,
+        name: &str,
+        into: &mut Vec<(String, clap::Command)>,
+    ) {
         for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
             let name = format!("{name} {}", inner.get_name());
             if inner.has_subcommands() {
-                leaves(inner, &name, into);
+                collect_commands(inner, &name, into);
             } else {
                 into.push((name, inner.clone()));
             }
@@ -147,15 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_an_example_and_says_its_exit_status() {
+    fn every_command_has_an_example_and_lists_its_exit_statuses() {
         let mut all = Vec::new();
-        leaves(&Cli::command(), "steadfast", &mut all);
+        collect_commands(&Cli::command(), "steadfast", &mut all);
         assert!(all.len() > 15, "{}", all.len());
         for (name, command) in all {
-            assert!(command.get_about().is_some(), "{name} says what it does");
+            assert!(command.get_about().is_some(), "{name} has a description");
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains(&name), "{name} has an example");
-            assert!(help.contains("Exit status"), "{name} says its exit status");
+            assert!(help.contains("Exit status"), "{name} lists its exit statuses");
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{name}: {help}");
         }
     }

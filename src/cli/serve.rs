@@ -1,6 +1,8 @@
 //! `steadfast serve`.
 
 use super::env;
+use super::error::{EXIT_USAGE, local_exit_status};
+use super::runtime::{self, fail, finish};
 use crate::config::{LogFormat, ServeArgs, ServeConfig, TokenLocation};
 use crate::server::Server;
 use std::io::{self, Write};
@@ -8,38 +10,30 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-pub(super) const HELP: &str = "\
+pub(super) const HELP: &str = concat!(
+    "\
 Examples:
   steadfast serve
   STEADFAST_TOKEN_FILE=/run/secrets/token steadfast serve --listen 0.0.0.0:7678 --data /var/lib/kv
   steadfast serve --memory --listen 127.0.0.1:0
 
-Every write is on disk before its answer leaves. SIGTERM and SIGINT end the requests that run,
-flush, and exit within 10 seconds.
-
-Exit status: 0 it ended in order, 1 it did not, 2 it was called wrongly.";
-
-/// The exit status for a mistake in how the command was called.
-const USAGE: u8 = 2;
+A write is durable when its response is sent. On SIGTERM or SIGINT the server completes the requests
+in flight, flushes, and exits within 10 seconds.",
+    local_exit_status!()
+);
 
 pub(super) fn run(args: ServeArgs) -> ExitCode {
     let config = match args.resolve() {
         Ok(config) => config,
-        Err(e) => return fail(&e, USAGE),
+        Err(e) => return fail(&e, EXIT_USAGE),
     };
     if let Err(e) = start_logging(&config) {
-        return fail(&e, USAGE);
+        return fail(&e, EXIT_USAGE);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime {
+    match runtime::build() {
         Ok(runtime) => runtime.block_on(serve(config)),
-        Err(e) => fail(&format!("cannot start threads: {e}"), 1),
+        Err(e) => finish(Err(e)),
     }
-}
-
-fn fail(what: &str, status: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "steadfast: {what}");
-    ExitCode::from(status)
 }
 
 fn start_logging(config: &ServeConfig) -> Result<(), String> {
@@ -55,22 +49,23 @@ fn start_logging(config: &ServeConfig) -> Result<(), String> {
 async fn serve(config: ServeConfig) -> ExitCode {
     let stop = match stop_signal() {
         Ok(stop) => stop,
-        Err(e) => return fail(&format!("cannot listen for signals: {e}"), 1),
+        Err(e) => return fail(&format!("cannot install signal handlers: {e}"), 1),
     };
-    let place = config.place.clone();
+    let engine = config.engine.clone();
     let server = match Server::start(config).await {
         Ok(server) => server,
         Err(e) => return fail(&e.to_string(), 1),
     };
-    let shown = server.address().and_then(|address| {
-        show(&format!("http://{address}"), &place.to_string(), server.token_at())
+    let printed = server.address().and_then(|address| {
+        let url = format!("http://{address}");
+        print_banner(&url, &engine.to_string(), server.token_location())
     });
-    if let Err(e) = shown {
-        return fail(&format!("cannot say where it listens: {e}"), 1);
+    if let Err(e) = printed {
+        return fail(&format!("cannot print the listen address: {e}"), 1);
     }
     match server.run(stop).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&format!("the data was not closed in order, and is safe: {e}"), 1),
+        Err(e) => fail(&format!("unclean shutdown, no data was lost: {e}"), 1),
     }
 }
 
@@ -85,9 +80,10 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Says what a person pastes next. The first line is stable, for programs that start a server.
-fn show(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
-    let (at, value) = match token {
+/// Prints the address and how to connect. Programs that start a server parse the first line, whose
+/// format is stable.
+fn print_banner(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
+    let (location, value) = match token {
         TokenLocation::Environment => {
             ("$STEADFAST_TOKEN".to_owned(), "\"$STEADFAST_TOKEN\"".to_owned())
         }
@@ -98,7 +94,7 @@ fn show(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
     let text = format!(
         "steadfast {version} listening on {url}
 data   {data}
-token  {at}
+token  {location}
 
 {exports}
 # Python       Configuration(host=\"{url}\")

@@ -1,7 +1,10 @@
 //! `steadfast store`.
 
-use super::console::{self, Out, Stop, confirm, exit_status, note, target};
+use super::confirm::confirm;
+use super::error::{CommandError, exit_status};
 use super::key;
+use super::output::{Output, counted, print_status, store_label};
+use super::runtime;
 use crate::client::{Client, Error};
 use crate::config::{
     StoreCreateArgs, StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs,
@@ -10,12 +13,12 @@ use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// How often a store is emptied again when others write to it meanwhile.
-const ROUNDS: usize = 3;
+/// How often `delete --force` tries to delete a store that others write to at the same time.
+const DELETE_ATTEMPTS: usize = 3;
 
 #[derive(Subcommand)]
 pub(super) enum StoreCommand {
-    /// Make a store, and print its id
+    /// Create a store and print its id
     #[command(after_help = concat!("\
 Example:
   steadfast store create site", exit_status!()))]
@@ -26,12 +29,12 @@ Examples:
   steadfast store list
   steadfast store list --json | jq -r .name", exit_status!()))]
     List(StoreListArgs),
-    /// Show one store
+    /// Show a store
     #[command(after_help = concat!("\
 Example:
   steadfast store describe site", exit_status!()))]
     Describe(StoreNameArgs),
-    /// Give a store another name; its id and items stay
+    /// Rename a store; its id and items do not change
     #[command(after_help = concat!("\
 Example:
   steadfast store rename site site-2026", exit_status!()))]
@@ -42,56 +45,56 @@ Examples:
   steadfast store delete site
   steadfast store delete site --force --yes
 
-It says which store, where, and how many items, and asks. A store that holds items is refused
-unless --force deletes them first.", exit_status!()))]
+Asks for confirmation, showing the store, its server and its number of items. A store that contains
+items is only deleted with --force.", exit_status!()))]
     Delete(StoreDeleteArgs),
 }
 
 pub(super) fn run(command: StoreCommand) -> ExitCode {
     match command {
-        StoreCommand::Create(args) => console::run(&args.client, |client| create(client, &args)),
-        StoreCommand::List(args) => console::run(&args.client, |client| list(client, &args)),
+        StoreCommand::Create(args) => runtime::run(&args.client, |client| create(client, &args)),
+        StoreCommand::List(args) => runtime::run(&args.client, |client| list(client, &args)),
         StoreCommand::Describe(args) => {
-            console::run(&args.client, |client| describe(client, &args))
+            runtime::run(&args.client, |client| describe(client, &args))
         }
-        StoreCommand::Rename(args) => console::run(&args.client, |client| rename(client, &args)),
-        StoreCommand::Delete(args) => console::run(&args.client, |client| delete(client, &args)),
+        StoreCommand::Rename(args) => runtime::run(&args.client, |client| rename(client, &args)),
+        StoreCommand::Delete(args) => runtime::run(&args.client, |client| delete(client, &args)),
     }
 }
 
-async fn create(client: Client, args: &StoreCreateArgs) -> Result<(), Stop> {
+async fn create(client: Client, args: &StoreCreateArgs) -> Result<(), CommandError> {
     let store = client.create_store(&args.name).await?;
-    let mut out = Out::new();
+    let mut out = Output::new();
     if args.client.json {
         out.json(&store)?;
     } else {
-        note(&format!("made {}", target(&client, &store)));
+        print_status(&format!("created {}", store_label(&client, &store)));
         out.line(&store.id)?;
     }
     out.flush()
 }
 
-async fn list(client: Client, args: &StoreListArgs) -> Result<(), Stop> {
+async fn list(client: Client, args: &StoreListArgs) -> Result<(), CommandError> {
     let stores = client.stores().await?;
-    let mut out = Out::new();
+    let mut out = Output::new();
     for store in &stores {
         if args.client.json {
             out.json(store)?;
         } else {
-            let name = out.shown(&store.name);
+            let name = out.sanitize(&store.name);
             out.line(&format!("{}  {}  {name}", store.id, store.created_at))?;
         }
     }
     out.flush()
 }
 
-async fn describe(client: Client, args: &StoreNameArgs) -> Result<(), Stop> {
+async fn describe(client: Client, args: &StoreNameArgs) -> Result<(), CommandError> {
     let store = client.resolve(&args.store).await?;
-    let mut out = Out::new();
+    let mut out = Output::new();
     if args.client.json {
         out.json(&store)?;
     } else {
-        let name = out.shown(&store.name);
+        let name = out.sanitize(&store.name);
         out.line(&format!("name     {name}"))?;
         out.line(&format!("id       {}", store.id))?;
         out.line(&format!("created  {}", store.created_at))?;
@@ -100,50 +103,50 @@ async fn describe(client: Client, args: &StoreNameArgs) -> Result<(), Stop> {
     out.flush()
 }
 
-async fn rename(client: Client, args: &StoreRenameArgs) -> Result<(), Stop> {
+async fn rename(client: Client, args: &StoreRenameArgs) -> Result<(), CommandError> {
     let store = client.resolve(&args.store).await?;
     client.rename_store(&store, &args.name).await?;
-    note(&format!("{} is now named {:?}", target(&client, &store), args.name));
-    let mut out = Out::new();
+    print_status(&format!("renamed {} to {:?}", store_label(&client, &store), args.name));
+    let mut out = Output::new();
     if args.client.json {
         out.json(&json!({ "id": store.id, "name": args.name, "was": store.name }))?;
     }
     out.flush()
 }
 
-async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), Stop> {
+async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), CommandError> {
     let store = client.resolve(&args.store).await?;
-    let whole = target(&client, &store);
+    let label = store_label(&client, &store);
     let mut deleted = 0;
     if args.force {
-        let count = key::count(&client, &store, "").await?;
-        confirm(&format!("delete {whole} and its {count} items"), args.yes).await?;
-        deleted = key::empty(&client, &store, "", count).await?;
+        let count = key::count_items(&client, &store, "").await?;
+        confirm(&format!("delete {label} and its {}", counted(count, "item")), args.yes).await?;
+        deleted = key::delete_items(&client, &store, "", count).await?;
     } else {
-        confirm(&format!("delete {whole}"), args.yes).await?;
+        confirm(&format!("delete {label}"), args.yes).await?;
     }
-    for round in 1.. {
+    for attempt in 1.. {
         match client.delete_store(&store).await {
-            Err(Error::Refused { status: 409, .. }) if args.force && round < ROUNDS => {
-                deleted += key::empty(&client, &store, "", 0).await?;
+            Err(Error::Refused { status: 409, .. }) if args.force && attempt < DELETE_ATTEMPTS => {
+                deleted += key::delete_items(&client, &store, "", 0).await?;
             }
-            Err(Error::Refused { status: 409, what, .. }) => {
+            Err(Error::Refused { status: 409, subject, .. }) => {
                 return Err(Error::Refused {
-                    what,
+                    subject,
                     status: 409,
-                    said: "it holds items; --force deletes them first".into(),
+                    message: "the store contains items: use --force to delete them first".into(),
                     retry_after: None,
                 }
                 .into());
             }
-            done => {
-                done?;
+            result => {
+                result?;
                 break;
             }
         }
     }
-    note(&format!("deleted {whole}"));
-    let mut out = Out::new();
+    print_status(&format!("deleted {label}"));
+    let mut out = Output::new();
     if args.client.json {
         out.json(&json!({ "id": store.id, "name": store.name, "deleted_items": deleted }))?;
     }

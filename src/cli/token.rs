@@ -1,9 +1,12 @@
 //! `steadfast token`.
 
-use super::console::{self, Out, Stop, confirm, exit_status, note, usage};
+use super::confirm::confirm;
+use super::error::{CommandError, exit_status, usage_error};
+use super::output::{Output, print_status};
+use super::runtime;
 use crate::client::{Client, Error};
-use crate::config::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope};
-use crate::wire::{Token, TokenRequest};
+use crate::config::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope, parse_duration};
+use crate::wire::{LimitedToken, TokenRequest};
 use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
@@ -12,53 +15,54 @@ use time::{Duration, OffsetDateTime, UtcOffset};
 
 #[derive(Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token for others, and print it: it is shown this once
+    /// Create a limited token and print it; it cannot be shown again
     #[command(after_help = concat!("\
 Examples:
   steadfast token create ci
   steadfast token create reader --scope global:read --store site --prefix blog/ --expires 90d
   steadfast token create ci > ci.token
 
-Only the root token may do this, and only at a Steadfast server.", exit_status!()))]
+Requires the root token and a Steadfast server.", exit_status!()))]
     Create(TokenCreateArgs),
-    /// List the tokens there are, without the tokens themselves
+    /// List the limited tokens, without their secrets
     #[command(after_help = concat!("\
 Examples:
   steadfast token list
   steadfast token list --json | jq -r 'select(.name == \"ci\") | .id'
 
-Only the root token may do this, and only at a Steadfast server.", exit_status!()))]
+Requires the root token and a Steadfast server.", exit_status!()))]
     List(TokenListArgs),
-    /// Make a token worthless, at once
+    /// Revoke a limited token, with immediate effect
     #[command(after_help = concat!("\
 Example:
   steadfast token revoke 6sv72yijpvg249233s6w9f
 
-Only the root token may do this, and only at a Steadfast server.", exit_status!()))]
+Requires the root token and a Steadfast server.", exit_status!()))]
     Revoke(TokenRevokeArgs),
 }
 
 pub(super) fn run(command: TokenCommand) -> ExitCode {
     match command {
-        TokenCommand::Create(args) => console::run(&args.client, |client| create(client, &args)),
-        TokenCommand::List(args) => console::run(&args.client, |client| list(client, &args)),
-        TokenCommand::Revoke(args) => console::run(&args.client, |client| revoke(client, &args)),
+        TokenCommand::Create(args) => runtime::run(&args.client, |client| create(client, &args)),
+        TokenCommand::List(args) => runtime::run(&args.client, |client| list(client, &args)),
+        TokenCommand::Revoke(args) => runtime::run(&args.client, |client| revoke(client, &args)),
     }
 }
 
-/// A server that has no such path is none of ours.
-async fn only_steadfast(client: &Client) -> Result<(), Stop> {
+async fn require_steadfast(client: &Client) -> Result<(), CommandError> {
     if client.is_steadfast().await? {
         return Ok(());
     }
-    let text =
-        format!("{} is no Steadfast server: it keeps its tokens elsewhere", client.endpoint());
+    let text = format!(
+        "{} is not a Steadfast server: use the hosted service's own tools to manage its tokens",
+        client.endpoint()
+    );
     Err(Error::NotFound(text).into())
 }
 
-async fn create(client: Client, args: &TokenCreateArgs) -> Result<(), Stop> {
-    let expires_at = args.expires.as_deref().map(moment).transpose()?;
-    only_steadfast(&client).await?;
+async fn create(client: Client, args: &TokenCreateArgs) -> Result<(), CommandError> {
+    let expires_at = args.expires.as_deref().map(parse_expiry).transpose()?;
+    require_steadfast(&client).await?;
     let mut stores = Vec::new();
     for name in &args.stores {
         stores.push(client.resolve(name).await?.id);
@@ -73,37 +77,41 @@ async fn create(client: Client, args: &TokenCreateArgs) -> Result<(), Stop> {
         prefix: args.prefix.clone(),
         expires_at,
     };
-    let made = client.create_token(&request).await?;
-    let mut out = Out::new();
+    let token = client.create_token(&request).await?;
+    let mut out = Output::new();
     if args.client.json {
-        out.json(&made)?;
+        out.json(&token)?;
     } else {
-        let at = client.endpoint();
-        note(&format!("made token {:?} ({}) at {at}; keep it now", made.name, made.id));
-        out.line(made.access_token.as_deref().unwrap_or_default())?;
+        print_status(&format!("created {}; it cannot be shown again", label(&client, &token)));
+        out.line(token.access_token.as_deref().unwrap_or_default())?;
     }
     out.flush()
 }
 
-/// A time from now on, or a time as it stands in JSON.
-fn moment(text: &str) -> Result<String, Stop> {
-    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
-        let at = at.to_offset(UtcOffset::UTC).format(&Rfc3339);
-        return at.map_err(|e| usage(format!("--expires: {e}")));
-    }
-    let seconds = crate::config::seconds(text).map_err(|_| {
-        usage("--expires must be a time from now such as 90d, or such as 2027-01-31T00:00:00Z")
-    })?;
-    // The person's own clock is what they mean; the server judges by its own.
-    let at = OffsetDateTime::now_utc().checked_add(Duration::seconds(seconds.into()));
-    let at = at.and_then(|at| at.replace_nanosecond(0).ok());
-    at.and_then(|at| at.format(&Rfc3339).ok()).ok_or_else(|| usage("--expires is too far away"))
+fn label(client: &Client, token: &LimitedToken) -> String {
+    format!("token {:?} ({}) at {}", token.name, token.id, client.endpoint())
 }
 
-async fn list(client: Client, args: &TokenListArgs) -> Result<(), Stop> {
-    only_steadfast(&client).await?;
+/// Converts a duration from now or an RFC 3339 time to RFC 3339 in UTC.
+fn parse_expiry(text: &str) -> Result<String, CommandError> {
+    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
+        let time = time.to_offset(UtcOffset::UTC).format(&Rfc3339);
+        return time.map_err(|e| usage_error(format!("--expires: {e}")));
+    }
+    let seconds = parse_duration(text).map_err(|_| {
+        usage_error("--expires must be a duration such as 90d, or a time as 2027-01-31T00:00:00Z")
+    })?;
+    // Relative to the clock of this machine; the server checks the expiry by its own.
+    let time = OffsetDateTime::now_utc().checked_add(Duration::seconds(seconds.into()));
+    let time = time.and_then(|time| time.replace_nanosecond(0).ok());
+    let time = time.and_then(|time| time.format(&Rfc3339).ok());
+    time.ok_or_else(|| usage_error("--expires is too far in the future"))
+}
+
+async fn list(client: Client, args: &TokenListArgs) -> Result<(), CommandError> {
+    require_steadfast(&client).await?;
     let tokens = client.tokens().await?;
-    let mut out = Out::new();
+    let mut out = Output::new();
     for token in &tokens {
         if args.client.json {
             out.json(token)?;
@@ -115,36 +123,36 @@ async fn list(client: Client, args: &TokenListArgs) -> Result<(), Stop> {
     out.flush()
 }
 
-fn row(out: &Out, token: &Token) -> String {
+fn row(out: &Output, token: &LimitedToken) -> String {
     let expires = token.expires_at.as_deref().unwrap_or("-");
     let mut line = format!(
         "{}  {:11}  {}  {expires:27}  {}",
         token.id,
         token.scope,
         token.created_at,
-        out.shown(&token.name)
+        out.sanitize(&token.name)
     );
     if !token.stores.is_empty() {
         line.push_str(&format!("  stores {}", token.stores.join(",")));
     }
     if !token.prefix.is_empty() {
-        line.push_str(&format!("  prefix {}", out.shown(&token.prefix)));
+        line.push_str(&format!("  prefix {}", out.sanitize(&token.prefix)));
     }
     line
 }
 
-async fn revoke(client: Client, args: &TokenRevokeArgs) -> Result<(), Stop> {
-    only_steadfast(&client).await?;
-    let known = client.tokens().await?.into_iter().find(|token| token.id == args.id);
-    let Some(token) = known else {
-        let text = format!("no token has the id {:?} at {}", args.id, client.endpoint());
+async fn revoke(client: Client, args: &TokenRevokeArgs) -> Result<(), CommandError> {
+    require_steadfast(&client).await?;
+    let mut tokens = client.tokens().await?.into_iter();
+    let Some(token) = tokens.find(|token| token.id == args.id) else {
+        let text = format!("there is no token with the id {:?} at {}", args.id, client.endpoint());
         return Err(Error::NotFound(text).into());
     };
-    let whole = format!("token {:?} ({}) at {}", token.name, token.id, client.endpoint());
-    confirm(&format!("revoke {whole}"), args.yes).await?;
+    let label = label(&client, &token);
+    confirm(&format!("revoke {label}"), args.yes).await?;
     client.revoke_token(&token.id).await?;
-    note(&format!("revoked {whole}"));
-    let mut out = Out::new();
+    print_status(&format!("revoked {label}"));
+    let mut out = Output::new();
     if args.client.json {
         out.json(&json!({ "id": token.id, "name": token.name, "revoked": true }))?;
     }

@@ -1,39 +1,39 @@
-//! What a request carries.
+//! Request bodies.
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use std::io;
 use std::pin::Pin;
 
-/// How much of a value is handed to the connection at once.
-const PIECE: usize = 256 << 10;
+/// Bytes of an in-memory body that are handed to the connection at once.
+const CHUNK_BYTES: usize = 256 << 10;
 
-type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// A body, all of it or as it comes.
-pub struct Body {
-    pub(super) pieces: Pieces,
+/// A request body, in memory or streamed.
+pub struct RequestBody {
+    pub(super) chunks: Chunks,
     pub(super) length: Option<u64>,
 }
 
-impl Body {
-    /// What is in memory.
-    pub fn bytes(bytes: impl Into<Bytes>) -> Body {
+impl RequestBody {
+    /// Makes a body of bytes in memory.
+    pub fn bytes(bytes: impl Into<Bytes>) -> RequestBody {
         let bytes: Bytes = bytes.into();
         let length = Some(bytes.len() as u64);
-        let pieces = stream::unfold(bytes, |mut rest| async move {
-            let piece = rest.split_to(rest.len().min(PIECE));
-            if piece.is_empty() { None } else { Some((Ok(piece), rest)) }
+        let chunks = stream::unfold(bytes, |mut rest| async move {
+            let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
+            if chunk.is_empty() { None } else { Some((Ok(chunk), rest)) }
         });
-        Body { pieces: Box::pin(pieces), length }
+        RequestBody { chunks: Box::pin(chunks), length }
     }
 
-    /// What comes in pieces; sent in chunks where its length is not known. If it ends before
-    /// that length or fails, the server sees a cut request, and changes nothing.
-    pub fn stream<S>(pieces: S, length: Option<u64>) -> Body
+    /// Makes a body of a stream; without a length it is sent with chunked encoding. If the stream
+    /// fails or ends early, the server sees an incomplete request and changes nothing.
+    pub fn stream<S>(chunks: S, length: Option<u64>) -> RequestBody
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        Body { pieces: Box::pin(pieces), length }
+        RequestBody { chunks: Box::pin(chunks), length }
     }
 }

@@ -1,166 +1,150 @@
-//! What can go wrong between a client and a server, and the exit status that tells it.
+//! Client errors and the exit status of each.
 
 use crate::wire::Problem;
 use std::time::Duration;
 
-/// What a failure means for the one who asked.
+/// The class of an error, which decides the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// There is no such store, item or token.
+pub enum ErrorKind {
+    /// The store, item or token does not exist.
     NotFound,
-    /// A condition is not met: another generation, a name that is taken, a store that is not empty.
+    /// A precondition failed: the generation differs, a name is taken, a store is not empty.
     Precondition,
-    /// The token is missing, unknown, or may not do this.
+    /// The token is missing, unknown or lacks permission.
     Auth,
-    /// The server could not be reached, or the connection was cut.
+    /// The server is unreachable, or the connection was lost.
     Unreachable,
-    /// The command was called wrongly, or the server does not take an argument.
+    /// The command line is wrong, or the server rejected an argument.
     Usage,
-    /// All else.
+    /// Any other failure.
     Other,
 }
 
-impl Kind {
-    /// The exit status of a command that ends so.
+impl ErrorKind {
+    /// The exit status of a command that fails with this error.
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Other => 1,
-            Kind::Usage => 2,
-            Kind::NotFound => 3,
-            Kind::Precondition => 4,
-            Kind::Auth => 5,
-            Kind::Unreachable => 6,
+            ErrorKind::Other => 1,
+            ErrorKind::Usage => 2,
+            ErrorKind::NotFound => 3,
+            ErrorKind::Precondition => 4,
+            ErrorKind::Auth => 5,
+            ErrorKind::Unreachable => 6,
         }
     }
 }
 
-/// Why a request failed. The texts name what was asked for, and never the token.
+/// Why a request failed. Messages name the subject of the request and never contain the token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The server refused it.
-    #[error("{what}: {said}")]
+    /// The server answered with an error status.
+    #[error("{subject}: {message}")]
     Refused {
-        /// What was asked for.
-        what: String,
-        /// The status of the answer.
+        /// The subject of the request.
+        subject: String,
+        /// The response status.
         status: u16,
-        /// What the answer says.
-        said: String,
-        /// How long the server wants to be left alone.
+        /// The server's message, or the meaning of the status.
+        message: String,
+        /// The delay the server requests before a retry.
         retry_after: Option<Duration>,
     },
-    /// No connection was made: the server has seen nothing of the request.
-    #[error("{what}: cannot reach {endpoint}: {why}")]
+    /// No connection could be established; the server has not seen the request.
+    #[error("{subject}: cannot reach {endpoint}: {reason}")]
     Unreachable {
-        /// What was asked for.
-        what: String,
-        /// Where.
+        /// The subject of the request.
+        subject: String,
+        /// The server's address.
         endpoint: String,
-        /// What the system says.
-        why: String,
+        /// The cause reported by the system.
+        reason: String,
     },
-    /// The connection was cut, or stood still, before the answer was whole.
-    #[error("{what}: the connection to {endpoint} was cut: {why}")]
-    Cut {
-        /// What was asked for.
-        what: String,
-        /// Where.
+    /// The connection was lost or timed out before the response was complete.
+    #[error("{subject}: lost the connection to {endpoint}: {reason}")]
+    Disconnected {
+        /// The subject of the request.
+        subject: String,
+        /// The server's address.
         endpoint: String,
-        /// What the system says.
-        why: String,
+        /// The cause reported by the system.
+        reason: String,
     },
-    /// Nothing of that name is there.
+    /// A name resolves to nothing.
     #[error("{0}")]
     NotFound(String),
-    /// There is no token to send.
+    /// No token is configured.
     #[error("{0}")]
     NoToken(String),
-    /// The request makes no sense.
+    /// The command line or the request is invalid.
     #[error("{0}")]
     Usage(String),
-    /// What was to be sent could not be read, or what came could not be kept.
+    /// A local operation failed, such as reading a file.
     #[error("{0}")]
     Local(String),
-    /// The answer is none that this API knows.
-    #[error("{what}: the answer is not one of a KV Store API: {why}")]
+    /// The response does not follow the API.
+    #[error("{subject}: unexpected response, not from a KV Store API: {reason}")]
     Unexpected {
-        /// What was asked for.
-        what: String,
-        /// What is wrong with it.
-        why: String,
+        /// The subject of the request.
+        subject: String,
+        /// The part of the response that is wrong.
+        reason: String,
     },
 }
 
 impl Error {
-    /// What the failure means.
-    pub fn kind(&self) -> Kind {
+    /// The class of the error.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Refused { status: 404, .. } | Error::NotFound(_) => Kind::NotFound,
-            Error::Refused { status: 412 | 409, .. } => Kind::Precondition,
-            // A taken name is a 400, and only its text tells it from a name that is not allowed.
-            Error::Refused { status: 400, said, .. } if said.contains("already exists") => {
-                Kind::Precondition
+            Error::Refused { status: 404, .. } | Error::NotFound(_) => ErrorKind::NotFound,
+            Error::Refused { status: 412 | 409, .. } => ErrorKind::Precondition,
+            // Only the message distinguishes a taken name from an invalid one.
+            Error::Refused { status: 400, message, .. } if message.contains("already exists") => {
+                ErrorKind::Precondition
             }
-            Error::Refused { status: 401 | 403, .. } | Error::NoToken(_) => Kind::Auth,
-            Error::Refused { status: 400, .. } | Error::Usage(_) => Kind::Usage,
-            Error::Refused { .. } | Error::Local(_) | Error::Unexpected { .. } => Kind::Other,
-            Error::Unreachable { .. } | Error::Cut { .. } => Kind::Unreachable,
+            Error::Refused { status: 401 | 403, .. } | Error::NoToken(_) => ErrorKind::Auth,
+            Error::Refused { status: 400, .. } | Error::Usage(_) => ErrorKind::Usage,
+            Error::Refused { .. } | Error::Local(_) | Error::Unexpected { .. } => ErrorKind::Other,
+            Error::Unreachable { .. } | Error::Disconnected { .. } => ErrorKind::Unreachable,
         }
     }
 
-    /// The status of the answer, where there was one.
+    /// The status of the response, if there was one.
     pub fn status(&self) -> Option<u16> {
-        match self {
-            Error::Refused { status, .. } => Some(*status),
-            Error::Unreachable { .. }
-            | Error::Cut { .. }
-            | Error::NotFound(_)
-            | Error::NoToken(_)
-            | Error::Usage(_)
-            | Error::Local(_)
-            | Error::Unexpected { .. } => None,
-        }
+        if let Error::Refused { status, .. } = self { Some(*status) } else { None }
     }
 
-    /// Whether the same request may go well a little later.
+    /// Returns whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Refused { status, .. } => matches!(status, 429 | 502 | 503 | 504),
-            Error::Unreachable { .. } | Error::Cut { .. } => true,
+            Error::Unreachable { .. } | Error::Disconnected { .. } => true,
             Error::NotFound(_) | Error::NoToken(_) | Error::Usage(_) => false,
             Error::Local(_) | Error::Unexpected { .. } => false,
         }
     }
 
-    /// How long the server asked to be left alone.
+    /// The delay the server requests before a retry.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Error::Refused { retry_after, .. } => *retry_after,
-            Error::Unreachable { .. }
-            | Error::Cut { .. }
-            | Error::NotFound(_)
-            | Error::NoToken(_)
-            | Error::Usage(_)
-            | Error::Local(_)
-            | Error::Unexpected { .. } => None,
-        }
+        if let Error::Refused { retry_after, .. } = self { *retry_after } else { None }
     }
 
-    /// From an answer that refuses, with as much of its body as was read.
+    /// Makes an error of an error response and the part of its body that was read.
     pub(super) fn refused(
-        what: &str,
+        subject: &str,
         status: u16,
         body: &[u8],
         retry_after: Option<Duration>,
     ) -> Error {
-        Error::Refused { what: what.into(), status, said: said(status, body), retry_after }
+        let message = message(status, body);
+        Error::Refused { subject: subject.into(), status, message, retry_after }
     }
 }
 
-/// The server's own words, or what its status means.
-fn said(status: u16, body: &[u8]) -> String {
+/// Returns the server's message, or the meaning of the status if there is none.
+fn message(status: u16, body: &[u8]) -> String {
+    /// A problem of which any field may be missing.
     #[derive(serde::Deserialize)]
-    struct Words {
+    struct PartialProblem {
         #[serde(default)]
         msg: String,
         #[serde(default)]
@@ -168,35 +152,35 @@ fn said(status: u16, body: &[u8]) -> String {
         #[serde(default)]
         detail: String,
     }
-    let words = serde_json::from_slice::<Problem>(body)
-        .map(|p| Words { msg: p.msg, title: p.title, detail: p.detail })
-        .or_else(|_| serde_json::from_slice::<Words>(body));
-    if let Ok(Words { msg, title, detail }) = words {
-        let head = if title.is_empty() { msg } else { title };
-        let detail = if detail == head { String::new() } else { detail };
-        let parts = [head, detail].into_iter().filter(|part| !part.is_empty());
-        let text = parts.map(|part| plain(&part)).collect::<Vec<_>>().join(": ");
+    let problem = serde_json::from_slice::<Problem>(body)
+        .map(|p| PartialProblem { msg: p.msg, title: p.title, detail: p.detail })
+        .or_else(|_| serde_json::from_slice::<PartialProblem>(body));
+    if let Ok(PartialProblem { msg, title, detail }) = problem {
+        let summary = if title.is_empty() { msg } else { title };
+        let detail = if detail == summary { String::new() } else { detail };
+        let parts = [summary, detail].into_iter().filter(|part| !part.is_empty());
+        let text = parts.map(|part| printable(&part)).collect::<Vec<_>>().join(": ");
         if !text.is_empty() {
             return format!("{text} ({status})");
         }
     }
     let meaning = match status {
-        401 => "the token is missing or not known",
-        403 => "the token may not do this",
-        404 => "it is not there",
+        401 => "missing or unknown token",
+        403 => "the token lacks permission",
+        404 => "not found",
         409 => "the store is not empty, or the name is taken",
-        412 => "the item exists, or has another generation",
+        412 => "the item exists or has another generation",
         413 => "the value is too large",
         429 => "too many requests",
-        300..=399 => "the server wants to send the request elsewhere, which is not done",
+        300..=399 => "the server redirects the request, and redirects are not followed",
         500..=599 => "the server failed",
-        _ => "the server refused it",
+        _ => "the server rejected the request",
     };
     format!("{meaning} ({status})")
 }
 
-/// Without what would drive a terminal.
-fn plain(text: &str) -> String {
+/// Replaces control characters, which could drive a terminal, and limits the length.
+fn printable(text: &str) -> String {
     text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -209,18 +193,18 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_has_its_exit_status() {
+    fn each_error_has_its_exit_status() {
         let codes =
             [(404, 3), (412, 4), (409, 4), (401, 5), (403, 5), (400, 2), (413, 1), (500, 1)];
         for (status, code) in codes {
             assert_eq!(refused(status, "").kind().exit_code(), code, "{status}");
         }
         let taken = r#"{"title":"Bad request","detail":"store with name 'x' already exists"}"#;
-        assert_eq!(refused(400, taken).kind(), Kind::Precondition);
+        assert_eq!(refused(400, taken).kind(), ErrorKind::Precondition);
     }
 
     #[test]
-    fn the_servers_words_are_shown_without_what_drives_a_terminal() {
+    fn server_messages_are_shown_without_control_characters() {
         let body = r#"{"msg":"m","title":"Bad","detail":"the \u001b[31mkey","status":400}"#;
         let shown = refused(400, body).to_string();
         assert_eq!(shown, "item k of store s: Bad: the  [31mkey (400)");

@@ -1,6 +1,6 @@
-//! Items.
+//! Requests about items (docs/contract.md section 3).
 
-use super::body::Body;
+use super::body::RequestBody;
 use super::request::{Request, Response};
 use super::{Client, Error};
 use crate::wire::{
@@ -11,97 +11,96 @@ use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LAST_MODIFIED};
 
-/// What an answer tells of an item beside its value.
+/// The properties of an item that response headers carry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemHeaders {
-    /// Bytes of its value.
+    /// Value size in bytes.
     pub size: u64,
-    /// Its generation.
+    /// Generation.
     pub generation: u64,
-    /// Its metadata, byte for byte.
+    /// Metadata, byte for byte; empty if none.
     pub metadata: Vec<u8>,
-    /// When it was written last, in the form of HTTP dates; some servers do not tell.
+    /// Time of the last write as an HTTP date, if the server sends it.
     pub modified: Option<String>,
 }
 
-/// An item whose value comes piece by piece.
-pub struct Value {
-    /// All but the value.
-    pub head: ItemHeaders,
-    answer: Response,
+/// An item whose value is streamed.
+pub struct ValueStream {
+    /// The item's properties.
+    pub headers: ItemHeaders,
+    response: Response,
 }
 
-impl Value {
-    /// The next piece of the value; `None` once it is whole.
+impl ValueStream {
+    /// Reads the next chunk of the value; `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Cut`] when the connection ends before.
-    pub async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
-        self.answer.piece().await
+    /// [`Error::Disconnected`] if the connection is lost before the end.
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        self.response.next_chunk().await
     }
 
-    /// The whole value, which may have at most so many bytes.
+    /// Reads the whole value, of at most `max` bytes.
     ///
     /// # Errors
-    /// [`Error::Cut`], or [`Error::Unexpected`] when it has more.
-    pub async fn all(mut self, most: usize) -> Result<Vec<u8>, Error> {
-        self.answer.all(most).await
+    /// [`Error::Disconnected`], or [`Error::Unexpected`] if the value is larger.
+    pub async fn read_to_end(mut self, max: usize) -> Result<Vec<u8>, Error> {
+        self.response.read_to_end(max).await
     }
 }
 
-/// What a put does with an item that is there.
+/// How a PUT treats an existing item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub enum PutMode {
     /// Replaces it.
     #[default]
     Overwrite,
     /// Fails.
     Add,
-    /// Puts the value behind its value.
+    /// Appends to its value.
     Append,
-    /// Puts the value before its value.
+    /// Prepends to its value.
     Prepend,
 }
 
-/// How an item is put.
+/// The parameters of a PUT.
 #[derive(Clone, Debug, Default)]
 pub struct PutOptions {
-    /// Byte for byte.
+    /// Metadata, byte for byte.
     pub metadata: Option<Vec<u8>>,
-    /// Seconds that it lives; for ever without.
+    /// Time to live in seconds; `None` never expires.
     pub time_to_live: Option<u32>,
-    /// What becomes of an item that is there.
-    pub mode: Mode,
-    /// The generation that it must have; 0 if it must not be there.
+    /// How an existing item is treated.
+    pub mode: PutMode,
+    /// The generation the item must have; 0 requires that it does not exist.
     pub if_generation_match: Option<u64>,
 }
 
 impl PutOptions {
-    /// Whether a second put like this leaves what the first one did, and is answered alike.
-    fn repeatable(&self) -> bool {
-        self.mode == Mode::Overwrite && self.if_generation_match.is_none()
+    fn is_idempotent(&self) -> bool {
+        self.mode == PutMode::Overwrite && self.if_generation_match.is_none()
     }
 
-    fn ask<'a>(&self, segments: &'a [&'a str], what: &'a str) -> Result<Request<'a>, Error> {
+    fn request<'a>(&self, segments: &'a [&'a str], subject: &'a str) -> Result<Request<'a>, Error> {
         let metadata = self.metadata.as_deref().map(HeaderValue::from_bytes).transpose();
         let metadata = metadata.map_err(|_| {
-            Error::Usage("the metadata must not hold control characters or line ends".into())
+            Error::Usage("metadata must not contain control characters or line breaks".into())
         })?;
-        let ask = Request::new(Method::PUT, segments, what)
+        let request = Request::new(Method::PUT, segments, subject)
             .header("content-type", Some(HeaderValue::from_static("application/octet-stream")))
             .header(METADATA, metadata)
             .header(TIME_TO_LIVE_SEC, self.time_to_live.map(HeaderValue::from))
             .header(IF_GENERATION_MATCH, self.if_generation_match.map(HeaderValue::from));
         Ok(match self.mode {
-            Mode::Overwrite => ask,
-            Mode::Add => ask.query("add", Some("true")),
-            Mode::Append => ask.query("append", Some("true")),
-            Mode::Prepend => ask.query("prepend", Some("true")),
+            PutMode::Overwrite => request,
+            PutMode::Add => request.query("add", Some("true")),
+            PutMode::Append => request.query("append", Some("true")),
+            PutMode::Prepend => request.query("prepend", Some("true")),
         })
     }
 }
 
-fn named(store: &Store, key: &str) -> String {
+fn subject(store: &Store, key: &str) -> String {
     format!("item {key:?} of store {:?}", store.name)
 }
 
@@ -109,7 +108,7 @@ fn path<'a>(store: &'a Store, key: &'a str) -> [&'a str; 6] {
     ["resources", "stores", "kv", &store.id, "keys", key]
 }
 
-fn head(headers: &HeaderMap) -> Option<ItemHeaders> {
+fn parse_headers(headers: &HeaderMap) -> Option<ItemHeaders> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let size = text(STORED_CONTENT_LENGTH).or_else(|| text(CONTENT_LENGTH.as_str()));
     Some(ItemHeaders {
@@ -120,32 +119,35 @@ fn head(headers: &HeaderMap) -> Option<ItemHeaders> {
     })
 }
 
+/// The reason given for an item response without these headers.
+const HEADERS_MISSING: &str = "no generation or no length in it";
+
 impl Client {
-    /// An item, with its value still to come.
+    /// Gets an item and streams its value.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn get(&self, store: &Store, key: &str) -> Result<Value, Error> {
-        let (what, path) = (named(store, key), path(store, key));
-        let answer = self.ask(&Request::new(Method::GET, &path, &what)).await?;
-        match head(answer.headers()) {
-            Some(head) => Ok(Value { head, answer }),
-            None => Err(answer.unexpected("it has no generation or no length")),
+    pub async fn get(&self, store: &Store, key: &str) -> Result<ValueStream, Error> {
+        let (subject, path) = (subject(store, key), path(store, key));
+        let response = self.send(&Request::new(Method::GET, &path, &subject)).await?;
+        match parse_headers(response.headers()) {
+            Some(headers) => Ok(ValueStream { headers, response }),
+            None => Err(response.unexpected(HEADERS_MISSING)),
         }
     }
 
-    /// An item without its value.
+    /// Gets an item's properties without its value.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn head(&self, store: &Store, key: &str) -> Result<ItemHeaders, Error> {
-        let (what, path) = (named(store, key), path(store, key));
-        let answer = self.ask(&Request::new(Method::HEAD, &path, &what)).await?;
-        let head = head(answer.headers());
-        head.ok_or_else(|| answer.unexpected("it has no generation or no length"))
+        let (subject, path) = (subject(store, key), path(store, key));
+        let response = self.send(&Request::new(Method::HEAD, &path, &subject)).await?;
+        let headers = parse_headers(response.headers());
+        headers.ok_or_else(|| response.unexpected(HEADERS_MISSING))
     }
 
-    /// Puts a value that is in memory. Repeated as the policy says if that does no harm.
+    /// Puts a value from memory; retried by the policy if the PUT is idempotent.
     ///
     /// # Errors
     /// See [`Error`].
@@ -156,17 +158,18 @@ impl Client {
         value: Bytes,
         options: &PutOptions,
     ) -> Result<(), Error> {
-        let (what, path) = (named(store, key), path(store, key));
-        let ask = options.ask(&path, &what)?;
-        if options.repeatable() {
-            self.retry.run(|| self.once(&ask, Some(Body::bytes(value.clone())))).await?;
+        let (subject, path) = (subject(store, key), path(store, key));
+        let request = options.request(&path, &subject)?;
+        let body = || Some(RequestBody::bytes(value.clone()));
+        if options.is_idempotent() {
+            self.retry.run(|| self.send_once(&request, body())).await?;
         } else {
-            self.once(&ask, Some(Body::bytes(value))).await?;
+            self.send_once(&request, body()).await?;
         }
         Ok(())
     }
 
-    /// Puts a value as it comes, once.
+    /// Puts a streamed value. Never retried.
     ///
     /// # Errors
     /// See [`Error`].
@@ -174,15 +177,15 @@ impl Client {
         &self,
         store: &Store,
         key: &str,
-        value: Body,
+        value: RequestBody,
         options: &PutOptions,
     ) -> Result<(), Error> {
-        let (what, path) = (named(store, key), path(store, key));
-        self.once(&options.ask(&path, &what)?, Some(value)).await?;
+        let (subject, path) = (subject(store, key), path(store, key));
+        self.send_once(&options.request(&path, &subject)?, Some(value)).await?;
         Ok(())
     }
 
-    /// Deletes an item; with `force` one that is not there is no failure.
+    /// Deletes an item. With `force`, a missing item is not an error.
     ///
     /// # Errors
     /// See [`Error`].
@@ -193,20 +196,20 @@ impl Client {
         force: bool,
         if_generation_match: Option<u64>,
     ) -> Result<(), Error> {
-        let (what, path) = (named(store, key), path(store, key));
-        let ask = Request::new(Method::DELETE, &path, &what)
+        let (subject, path) = (subject(store, key), path(store, key));
+        let request = Request::new(Method::DELETE, &path, &subject)
             .query("force", force.then_some("true"))
             .header(IF_GENERATION_MATCH, if_generation_match.map(HeaderValue::from));
-        // A second try may find the item deleted by the first.
+        // Otherwise a retry could find the item already deleted by the first attempt.
         if force && if_generation_match.is_none() {
-            self.ask(&ask).await?;
+            self.send(&request).await?;
         } else {
-            self.once(&ask, None).await?;
+            self.send_once(&request, None).await?;
         }
         Ok(())
     }
 
-    /// A page of keys.
+    /// Lists a page of keys.
     ///
     /// # Errors
     /// See [`Error`].
@@ -217,43 +220,48 @@ impl Client {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<KeyList, Error> {
-        let what = format!("the keys of store {:?}", store.name);
+        let subject = format!("the keys of store {:?}", store.name);
         let path = ["resources", "stores", "kv", &store.id, "keys"];
         let limit = limit.to_string();
-        let ask = Request::new(Method::GET, &path, &what)
+        let request = Request::new(Method::GET, &path, &subject)
             .query("limit", Some(&limit))
             .query("prefix", (!prefix.is_empty()).then_some(prefix))
             .query("cursor", cursor);
-        let page: KeyList = self.ask(&ask).await?.json().await?;
-        // A server that gives the same place again would have us ask for ever.
+        let page: KeyList = self.send(&request).await?.json().await?;
+        // Following a repeated cursor would never end.
         if cursor.is_some() && page.meta.next_cursor.as_deref() == cursor {
-            return Err(Error::Unexpected { what, why: "the list goes in a circle".into() });
+            return Err(Error::Unexpected { subject, reason: "the same cursor again".into() });
         }
         Ok(page)
     }
 
-    /// Puts the items of lines in the batch format; repeated as the policy says. The report names
-    /// the lines that failed; a batch that was refused as a whole is an error.
+    /// Puts the items of a batch; retried by the policy.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]; failed lines are in the report.
     pub async fn batch(&self, store: &Store, lines: Bytes) -> Result<BatchReport, Error> {
-        let what = format!("a batch for store {:?}", store.name);
+        let subject = format!("a batch for store {:?}", store.name);
         let path = ["resources", "stores", "kv", &store.id, "batch"];
         let ndjson = HeaderValue::from_static("application/x-ndjson");
-        let ask = Request::new(Method::PUT, &path, &what).header("content-type", Some(ndjson));
-        self.retry.run(|| self.reported(&ask, Body::bytes(lines.clone()))).await
+        let request = Request::new(Method::PUT, &path, &subject);
+        let request = request.header("content-type", Some(ndjson));
+        let send = || self.send_for_report(&request, RequestBody::bytes(lines.clone()));
+        self.retry.run(send).await
     }
 
-    /// An answer that is a report whatever its status, where it names lines that failed.
-    pub(super) async fn reported<T>(&self, ask: &Request<'_>, body: Body) -> Result<T, Error>
+    /// Sends a request whose error responses may also be reports.
+    pub(super) async fn send_for_report<T>(
+        &self,
+        request: &Request<'_>,
+        body: RequestBody,
+    ) -> Result<T, Error>
     where
-        T: serde::de::DeserializeOwned + super::extensions::Report,
+        T: serde::de::DeserializeOwned + super::extensions::LineReport,
     {
-        let (status, answer) = self.any(ask, Some(body)).await?;
+        let (status, response) = self.send_any_status(request, Some(body)).await?;
         if (200..300).contains(&status) {
-            return answer.json().await;
+            return response.json().await;
         }
-        self.report_or_refusal(ask, status, answer).await
+        self.report_or_refusal(request, status, response).await
     }
 }

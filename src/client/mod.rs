@@ -1,5 +1,7 @@
-//! A client of the KV Store API, hosted or of Steadfast: typed, bounded, and careful where it sends
-//! the token.
+//! A typed client of the KV Store API, for Steadfast and the hosted service.
+//!
+//! Bodies and waits are bounded, redirects are never followed, and the token is sent only to the
+//! configured endpoint.
 
 mod body;
 mod endpoint;
@@ -11,49 +13,49 @@ mod retry;
 mod stores;
 mod tokens;
 
-pub use body::Body;
-pub use endpoint::{Endpoint, Token};
-pub use error::{Error, Kind};
-pub use extensions::{Export, IfExists};
-pub use items::{ItemHeaders, Mode, PutOptions, Value};
+pub use body::RequestBody;
+pub use error::{Error, ErrorKind};
+pub use extensions::ExportStream;
+pub use items::{ItemHeaders, PutMode, PutOptions, ValueStream};
 pub use retry::Retry;
 
+use crate::wire::{Endpoint, Token};
+use reqwest::header::HeaderValue;
 use std::time::Duration;
 
-/// A connection must stand within this time.
+/// The limit for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Something must come or go within this time.
-const STILL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The limit for a connection without progress in either direction.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Speaks to one server with one token. Cheap to clone; clones share their connections.
+/// A client of one server with one token. Cheap to clone; clones share a connection pool.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
-    token: Token,
+    token: HeaderValue,
     retry: Retry,
 }
 
 impl Client {
-    /// For a server; nothing is sent yet.
+    /// Makes a client without connecting.
     ///
     /// # Errors
-    /// [`Error::Local`] when the system's certificates cannot be read.
-    pub fn new(endpoint: Endpoint, token: Token) -> Result<Client, Error> {
-        let failed = |e: &dyn std::fmt::Display| Error::Local(format!("cannot prepare TLS: {e}"));
+    /// [`Error::Local`] if TLS cannot be set up, such as when system certificates are unreadable.
+    pub fn new(endpoint: Endpoint, token: &Token) -> Result<Client, Error> {
+        let failed = |e: &dyn std::fmt::Display| Error::Local(format!("cannot set up TLS: {e}"));
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("steadfast/", env!("CARGO_PKG_VERSION")));
         if endpoint.is_loopback() {
-            // What is on this machine is no proxy's business.
             builder = builder.no_proxy();
         }
         if endpoint.is_tls() {
-            // If there is one already it serves as well.
+            // An error means that a provider is already installed, which works too.
             let _ = rustls::crypto::ring::default_provider().install_default();
         } else {
-            // Trusts nobody: without TLS no certificate is ever looked at.
+            // Without TLS no certificates are needed: an empty root store skips loading them.
             let ring = rustls::crypto::ring::default_provider();
             let tls = rustls::ClientConfig::builder_with_provider(ring.into())
                 .with_safe_default_protocol_versions()
@@ -62,23 +64,26 @@ impl Client {
                 .with_no_client_auth();
             builder = builder.tls_backend_preconfigured(tls);
         }
-        let http = builder.build().map_err(|e| failed(&request::cause(&e)))?;
+        let http = builder.build().map_err(|e| failed(&request::root_cause(&e)))?;
+        let mut token = HeaderValue::from_str(token.expose())
+            .map_err(|_| Error::Usage("the token is not a valid header value".into()))?;
+        token.set_sensitive(true);
         Ok(Client { http, endpoint, token, retry: Retry::default() })
     }
 
-    /// With another policy for requests that may be repeated.
+    /// Replaces the retry policy.
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Client {
         self.retry = retry;
         self
     }
 
-    /// Where it sends its requests.
+    /// The server's address.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// How it repeats requests.
+    /// The retry policy.
     pub fn retry(&self) -> Retry {
         self.retry
     }

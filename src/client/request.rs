@@ -1,41 +1,43 @@
-//! One request and its answer.
+//! Sends requests and reads responses.
 
-use super::body::Body;
+use super::body::RequestBody;
 use super::error::Error;
-use super::{Client, STILL_TIMEOUT};
+use super::{Client, IDLE_TIMEOUT, endpoint};
 use crate::wire::FASTLY_KEY;
 use bytes::Bytes;
 use futures_util::stream::{Stream, poll_fn};
 use reqwest::Method;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use serde::de::DeserializeOwned;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// An answer in JSON may have so many bytes: a page of 1000 items with metadata, and room.
+/// The largest JSON response: a page of 1000 items with metadata, with room to spare.
 const JSON_BYTES_MAX: usize = 64 << 20;
-/// So much of the body of a refusal is read.
+/// Bytes read of an error response.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
-/// A request in the making.
+/// A request without its body.
 pub(super) struct Request<'a> {
     method: Method,
     segments: &'a [&'a str],
     query: Vec<(&'a str, &'a str)>,
     headers: HeaderMap,
-    /// What is asked for, for the texts of errors.
-    what: &'a str,
+    /// What the request is about, for error messages.
+    subject: &'a str,
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn new(method: Method, segments: &'a [&'a str], what: &'a str) -> Request<'a> {
-        Request { method, segments, query: Vec::new(), headers: HeaderMap::new(), what }
+    pub(super) fn new(method: Method, segments: &'a [&'a str], subject: &'a str) -> Request<'a> {
+        Request { method, segments, query: Vec::new(), headers: HeaderMap::new(), subject }
     }
 
-    pub(super) fn what(&self) -> &str {
-        self.what
+    pub(super) fn subject(&self) -> &str {
+        self.subject
     }
 
     pub(super) fn query(mut self, name: &'a str, value: Option<&'a str>) -> Request<'a> {
@@ -44,150 +46,139 @@ impl<'a> Request<'a> {
     }
 
     pub(super) fn header(mut self, name: &'static str, value: Option<HeaderValue>) -> Request<'a> {
-        if let (Some(value), Ok(name)) =
-            (value, reqwest::header::HeaderName::from_bytes(name.as_bytes()))
-        {
+        if let (Some(value), Ok(name)) = (value, HeaderName::from_bytes(name.as_bytes())) {
             self.headers.insert(name, value);
         }
         self
     }
 }
 
-/// An answer that says yes.
+/// A response whose body is still to be read.
 pub(super) struct Response {
     response: reqwest::Response,
     endpoint: String,
-    what: String,
+    subject: String,
 }
 
 impl Client {
-    /// Sends a request without a body, again and again as the policy says.
-    pub(super) async fn ask(&self, ask: &Request<'_>) -> Result<Response, Error> {
-        self.retry.run(|| self.once(ask, None)).await
+    /// Sends an idempotent request without a body; retried by the policy.
+    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
+        self.retry.run(|| self.send_once(request, None)).await
     }
 
-    /// Sends a request with JSON, as often as the policy says if that does no harm.
-    pub(super) async fn tell<T: serde::Serialize + Sync>(
+    /// Sends a request with a JSON body; retried by the policy if idempotent.
+    pub(super) async fn send_json<T: serde::Serialize + Sync>(
         &self,
-        ask: &mut Request<'_>,
+        request: &mut Request<'_>,
         json: &T,
-        again: bool,
+        idempotent: bool,
     ) -> Result<Response, Error> {
         let body = serde_json::to_vec(json).map_err(|e| Error::Usage(e.to_string()))?;
         let body = Bytes::from(body);
-        ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let ask = &*ask;
-        if again {
-            return self.retry.run(|| self.once(ask, Some(Body::bytes(body.clone())))).await;
-        }
-        self.once(ask, Some(Body::bytes(body))).await
+        request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let request = &*request;
+        let send = || self.send_once(request, Some(RequestBody::bytes(body.clone())));
+        if idempotent { self.retry.run(send).await } else { send().await }
     }
 
-    /// Sends a request once.
-    pub(super) async fn once(
+    /// Sends a request in one attempt; an error status is an error.
+    pub(super) async fn send_once(
         &self,
-        ask: &Request<'_>,
-        body: Option<Body>,
+        request: &Request<'_>,
+        body: Option<RequestBody>,
     ) -> Result<Response, Error> {
-        let response = self.exchange(ask, body).await?;
-        if response.status().is_success() {
-            let (endpoint, what) = (self.endpoint.to_string(), ask.what.to_owned());
-            return Ok(Response { response, endpoint, what });
+        let (status, mut response) = self.send_any_status(request, body).await?;
+        if (200..300).contains(&status) {
+            return Ok(response);
         }
-        Err(self.refusal(ask.what, response).await)
+        let retry_after = response.retry_after();
+        // The status is informative enough if the body cannot be read.
+        let body = response.read_to_end(REFUSAL_BYTES_MAX).await.unwrap_or_default();
+        Err(Error::refused(request.subject, status, &body, retry_after))
     }
 
-    /// The same, whatever the answer's status is.
-    pub(super) async fn any(
+    /// Sends a request in one attempt and returns the response with its status, whatever it is.
+    pub(super) async fn send_any_status(
         &self,
-        ask: &Request<'_>,
-        body: Option<Body>,
+        request: &Request<'_>,
+        body: Option<RequestBody>,
     ) -> Result<(u16, Response), Error> {
-        let response = self.exchange(ask, body).await?;
-        let status = response.status().as_u16();
-        Ok((
-            status,
-            Response { response, endpoint: self.endpoint.to_string(), what: ask.what.to_owned() },
-        ))
+        let response = self.exchange(request, body).await?;
+        let (endpoint, subject) = (self.endpoint.to_string(), request.subject.to_owned());
+        Ok((response.status().as_u16(), Response { response, endpoint, subject }))
     }
 
     async fn exchange(
         &self,
-        ask: &Request<'_>,
-        body: Option<Body>,
+        request: &Request<'_>,
+        body: Option<RequestBody>,
     ) -> Result<reqwest::Response, Error> {
-        let url = self.endpoint.url(ask.segments, &ask.query)?;
-        let mut request = self.http.request(ask.method.clone(), url);
-        request = request.headers(ask.headers.clone());
-        request = request.header(FASTLY_KEY, self.token.header().clone());
-        let moved = Arc::new(Notify::new());
-        if let Some(Body { pieces, length }) = body {
+        let url = endpoint::url(&self.endpoint, request.segments, &request.query)?;
+        let mut builder = self.http.request(request.method.clone(), url);
+        builder = builder.headers(request.headers.clone());
+        builder = builder.header(FASTLY_KEY, self.token.clone());
+        let progress = Arc::new(Notify::new());
+        if let Some(RequestBody { chunks, length }) = body {
             if let Some(length) = length {
-                request = request.header(CONTENT_LENGTH, length);
+                builder = builder.header(CONTENT_LENGTH, length);
             }
-            let watched = watched(pieces, Arc::clone(&moved));
-            request = request.body(reqwest::Body::wrap_stream(watched));
+            let chunks = notify_progress(chunks, Arc::clone(&progress));
+            builder = builder.body(reqwest::Body::wrap_stream(chunks));
         }
-        let mut answer = Box::pin(request.send());
+        let mut response = Box::pin(builder.send());
         loop {
             tokio::select! {
-                done = &mut answer => return done.map_err(|e| self.failed(ask.what, &e)),
-                () = moved.notified() => {}
-                () = tokio::time::sleep(STILL_TIMEOUT) => return Err(still(self, ask.what)),
+                done = &mut response => return done.map_err(|e| self.failed(request.subject, &e)),
+                () = progress.notified() => {}
+                () = tokio::time::sleep(IDLE_TIMEOUT) => {
+                    let (subject, endpoint) = (request.subject.to_owned(), &self.endpoint);
+                    let (endpoint, reason) = (endpoint.to_string(), timed_out());
+                    return Err(Error::Disconnected { subject, endpoint, reason });
+                }
             }
         }
     }
 
-    fn failed(&self, what: &str, e: &reqwest::Error) -> Error {
-        let (what, endpoint, why) = (what.to_owned(), self.endpoint.to_string(), cause(e));
+    fn failed(&self, subject: &str, e: &reqwest::Error) -> Error {
+        let (subject, endpoint) = (subject.to_owned(), self.endpoint.to_string());
+        let reason = root_cause(e);
         if e.is_connect() {
-            Error::Unreachable { what, endpoint, why }
+            Error::Unreachable { subject, endpoint, reason }
         } else {
-            Error::Cut { what, endpoint, why }
+            Error::Disconnected { subject, endpoint, reason }
         }
     }
-
-    async fn refusal(&self, what: &str, response: reqwest::Response) -> Error {
-        let status = response.status().as_u16();
-        let mut answer =
-            Response { response, endpoint: self.endpoint.to_string(), what: what.to_owned() };
-        let after = answer.retry_after();
-        // Without its body the status still says enough.
-        let body = answer.all(REFUSAL_BYTES_MAX).await.unwrap_or_default();
-        Error::refused(what, status, &body, after)
-    }
 }
 
-fn still(client: &Client, what: &str) -> Error {
-    Error::Cut {
-        what: what.to_owned(),
-        endpoint: client.endpoint.to_string(),
-        why: format!("nothing came within {} seconds", STILL_TIMEOUT.as_secs()),
-    }
+fn timed_out() -> String {
+    format!("no progress for {} seconds", IDLE_TIMEOUT.as_secs())
 }
 
-/// Tells whenever a piece is taken.
-fn watched<S>(mut pieces: S, moved: Arc<Notify>) -> impl Stream<Item = io::Result<Bytes>> + Send
+/// Notifies whenever a chunk is taken from the stream.
+fn notify_progress<S>(
+    mut chunks: S,
+    progress: Arc<Notify>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send
 where
     S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
 {
     poll_fn(move |context| {
-        let piece = std::pin::Pin::new(&mut pieces).poll_next(context);
-        if piece.is_ready() {
-            moved.notify_one();
+        let chunk = std::pin::Pin::new(&mut chunks).poll_next(context);
+        if chunk.is_ready() {
+            progress.notify_one();
         }
-        piece
+        chunk
     })
 }
 
-/// The innermost cause, which says what happened; the outer ones repeat the URL.
-pub(super) fn cause(e: &reqwest::Error) -> String {
+/// Returns the innermost cause of an error; the outer ones only repeat the URL.
+pub(super) fn root_cause(e: &reqwest::Error) -> String {
     let mut inner: &dyn std::error::Error = e;
     while let Some(next) = inner.source() {
         inner = next;
     }
     if e.is_timeout() && e.is_connect() {
-        return "no answer within 10 seconds".into();
+        return format!("no connection within {} seconds", super::CONNECT_TIMEOUT.as_secs());
     }
     inner.to_string()
 }
@@ -197,41 +188,42 @@ impl Response {
         self.response.headers()
     }
 
-    /// How long the server asks to be left alone.
+    /// The delay that the server requests before a retry.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let after = self.headers().get(RETRY_AFTER)?.to_str().ok()?;
         after.trim().parse().ok().map(Duration::from_secs)
     }
 
-    /// The next piece of the body; `None` once it is whole.
-    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
-        let why = match tokio::time::timeout(STILL_TIMEOUT, self.response.chunk()).await {
-            Ok(Ok(piece)) => return Ok(piece),
-            Ok(Err(e)) => cause(&e),
-            Err(_) => format!("nothing came within {} seconds", STILL_TIMEOUT.as_secs()),
+    /// Reads the next chunk of the body; `None` at the end.
+    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let reason = match tokio::time::timeout(IDLE_TIMEOUT, self.response.chunk()).await {
+            Ok(Ok(chunk)) => return Ok(chunk),
+            Ok(Err(e)) => root_cause(&e),
+            Err(_) => timed_out(),
         };
-        Err(Error::Cut { what: self.what.clone(), endpoint: self.endpoint.clone(), why })
+        let (subject, endpoint) = (self.subject.clone(), self.endpoint.clone());
+        Err(Error::Disconnected { subject, endpoint, reason })
     }
 
-    /// The whole body, which may have at most so many bytes.
-    pub(super) async fn all(&mut self, most: usize) -> Result<Vec<u8>, Error> {
-        let mut whole = Vec::new();
-        while let Some(piece) = self.piece().await? {
-            if whole.len() + piece.len() > most {
-                return Err(self.unexpected(&format!("it has more than {most} bytes")));
+    /// Reads the whole body, of at most `max` bytes.
+    pub(super) async fn read_to_end(&mut self, max: usize) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.next_chunk().await? {
+            if body.len() + chunk.len() > max {
+                return Err(self.unexpected(&format!("more than {max} bytes")));
             }
-            whole.extend_from_slice(&piece);
+            body.extend_from_slice(&chunk);
         }
-        Ok(whole)
+        Ok(body)
     }
 
-    /// The body as JSON.
+    /// Reads the body as JSON.
     pub(super) async fn json<T: DeserializeOwned>(mut self) -> Result<T, Error> {
-        let body = self.all(JSON_BYTES_MAX).await?;
+        let body = self.read_to_end(JSON_BYTES_MAX).await?;
         serde_json::from_slice(&body).map_err(|e| self.unexpected(&e.to_string()))
     }
 
-    pub(super) fn unexpected(&self, why: &str) -> Error {
-        Error::Unexpected { what: self.what.clone(), why: why.to_owned() }
+    pub(super) fn unexpected(&self, reason: &str) -> Error {
+        Error::Unexpected { subject: self.subject.clone(), reason: reason.to_owned() }
     }
 }

@@ -1,82 +1,81 @@
-//! When a request that changes nothing twice is sent again.
+//! The retry policy of idempotent requests.
 
 use super::error::Error;
 use std::time::Duration;
 
-/// How often and how soon a request is tried again.
+/// How often and after which delays a request is retried.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// Tries in all, the first included.
-    pub tries: u32,
-    /// The wait before the second try, doubled for each further one.
-    pub first: Duration,
-    /// No wait of our own is longer.
-    pub longest: Duration,
-    /// Whether a server that cannot be reached is tried again too.
+    /// Attempts in total, including the first.
+    pub attempts_max: u32,
+    /// Delay before the second attempt; doubled for each further one.
+    pub delay_initial: Duration,
+    /// Upper bound of the delay.
+    pub delay_max: Duration,
+    /// Whether to retry when the server is unreachable.
     pub unreachable: bool,
 }
 
-/// However long a server asks to be left alone, a command waits no longer than this.
+/// Upper bound of a delay that a server requests with `Retry-After`.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(120);
 
 impl Default for Retry {
     fn default() -> Retry {
         Retry {
-            tries: 8,
-            first: Duration::from_millis(200),
-            longest: Duration::from_secs(10),
+            attempts_max: 8,
+            delay_initial: Duration::from_millis(200),
+            delay_max: Duration::from_secs(10),
             unreachable: true,
         }
     }
 }
 
 impl Retry {
-    /// For a person who waits: a server that is not there is told of at once.
-    pub fn impatient() -> Retry {
-        Retry { tries: 4, unreachable: false, ..Retry::default() }
+    /// The policy of interactive commands: fewer attempts, and none if the server is unreachable.
+    pub fn interactive() -> Retry {
+        Retry { attempts_max: 4, unreachable: false, ..Retry::default() }
     }
 
-    /// Runs `attempt` until it goes well, fails for good, or the tries are used up. What it does
-    /// must have the same outcome when it is done twice.
+    /// Runs an idempotent operation until it succeeds, fails permanently, or attempts run out.
     ///
     /// # Errors
-    /// Those of the last attempt.
-    pub async fn run<T, F, R>(&self, mut attempt: F) -> Result<T, Error>
+    /// The error of the last attempt.
+    pub async fn run<T, F, R>(&self, mut operation: F) -> Result<T, Error>
     where
         F: FnMut() -> R,
         R: Future<Output = Result<T, Error>>,
     {
-        let mut nth = 1;
+        let mut attempt = 1;
         loop {
-            let failed = match attempt().await {
+            let e = match operation().await {
                 Ok(done) => return Ok(done),
-                Err(failed) => failed,
+                Err(e) => e,
             };
-            if nth >= self.tries || !self.worth(&failed) {
-                return Err(failed);
+            if attempt >= self.attempts_max || !self.is_retryable(&e) {
+                return Err(e);
             }
-            tokio::time::sleep(self.wait(nth, &failed)).await;
-            nth += 1;
+            tokio::time::sleep(self.delay(attempt, &e)).await;
+            attempt += 1;
         }
     }
 
-    /// Whether it is worth trying again after this.
-    pub fn worth(&self, failed: &Error) -> bool {
-        let away = matches!(failed, Error::Unreachable { .. });
-        failed.is_transient() && (self.unreachable || !away)
+    /// Returns whether an error is worth another attempt.
+    pub fn is_retryable(&self, e: &Error) -> bool {
+        let unreachable = matches!(e, Error::Unreachable { .. });
+        e.is_transient() && (self.unreachable || !unreachable)
     }
 
-    /// How long to wait after the `nth` try failed: half of it by chance, so that clients which
-    /// failed together do not come back together.
-    pub fn wait(&self, nth: u32, failed: &Error) -> Duration {
-        if let Some(asked) = failed.retry_after() {
-            return asked.min(RETRY_AFTER_MAX);
+    /// Returns the delay after a failed attempt, counted from 1: exponential backoff, of which
+    /// half is jitter.
+    pub fn delay(&self, attempt: u32, e: &Error) -> Duration {
+        if let Some(delay) = e.retry_after() {
+            return delay.min(RETRY_AFTER_MAX);
         }
-        let doubled = self.first.saturating_mul(1 << nth.saturating_sub(1).min(20));
-        let half = doubled.min(self.longest) / 2;
-        let mut chance = [0; 1];
-        let _ = getrandom::fill(&mut chance);
-        half + half * u32::from(chance[0]) / 255
+        let doubled = self.delay_initial.saturating_mul(1 << attempt.saturating_sub(1).min(20));
+        let half = doubled.min(self.delay_max) / 2;
+        let mut random = [0; 1];
+        let _ = getrandom::fill(&mut random);
+        half + half * u32::from(random[0]) / 255
     }
 }
 
@@ -90,34 +89,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_pass_is_tried_again_and_no_more_often_than_said() {
-        for (status, tries) in [(503, 8), (429, 8), (502, 8), (504, 8), (500, 1), (404, 1)] {
+    async fn transient_errors_are_retried_up_to_the_limit() {
+        for (status, attempts) in [(503, 8), (429, 8), (502, 8), (504, 8), (500, 1), (404, 1)] {
             let count = Cell::new(0);
             let failing = || async {
                 count.set(count.get() + 1);
                 Err::<(), _>(refused(status, None))
             };
             assert!(Retry::default().run(failing).await.is_err());
-            assert_eq!(count.get(), tries, "{status}");
+            assert_eq!(count.get(), attempts, "{status}");
         }
         let count = Cell::new(0);
-        let at_last = || async {
+        let third_succeeds = || async {
             count.set(count.get() + 1);
             if count.get() < 3 { Err(refused(503, None)) } else { Ok(count.get()) }
         };
-        assert_eq!(Retry::default().run(at_last).await.unwrap(), 3);
+        assert_eq!(Retry::default().run(third_succeeds).await.unwrap(), 3);
     }
 
     #[test]
-    fn waits_grow_to_a_bound_and_a_server_may_name_its_own() {
+    fn delays_grow_to_a_bound_and_honour_retry_after() {
         let retry = Retry::default();
-        for nth in 1..40 {
-            let wait = retry.wait(nth, &refused(503, None));
-            let full = retry.first.saturating_mul(1 << (nth - 1).min(20)).min(retry.longest);
-            assert!(wait >= full / 2 && wait <= full, "{nth}: {wait:?}");
+        for attempt in 1..40 {
+            let delay = retry.delay(attempt, &refused(503, None));
+            let full = retry.delay_initial.saturating_mul(1 << (attempt - 1).min(20));
+            let full = full.min(retry.delay_max);
+            assert!(delay >= full / 2 && delay <= full, "{attempt}: {delay:?}");
         }
         let second = Duration::from_secs(1);
-        assert_eq!(retry.wait(1, &refused(429, Some(second * 7))), second * 7);
-        assert_eq!(retry.wait(1, &refused(429, Some(second * 7000))), RETRY_AFTER_MAX);
+        assert_eq!(retry.delay(1, &refused(429, Some(second * 7))), second * 7);
+        assert_eq!(retry.delay(1, &refused(429, Some(second * 7000))), RETRY_AFTER_MAX);
     }
 }

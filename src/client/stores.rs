@@ -1,11 +1,11 @@
-//! Stores.
+//! Requests about stores (docs/contract.md section 2).
 
 use super::request::Request;
 use super::{Client, Error};
-use crate::wire::{Store, StoreList, StoreName};
+use crate::wire::{Store, StoreList, StoreRequest};
 use reqwest::Method;
 
-/// Pages of stores at most: ten million stores.
+/// Pages read of a store list: enough for ten million stores.
 const PAGES_MAX: usize = 10_000;
 
 fn path(id: &str) -> [&str; 4] {
@@ -13,32 +13,32 @@ fn path(id: &str) -> [&str; 4] {
 }
 
 impl Client {
-    /// All stores, page by page until there are no more.
+    /// Lists all stores.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn stores(&self) -> Result<Vec<Store>, Error> {
-        self.listed(None, "the list of stores").await
+        self.list_stores(None, "the list of stores").await
     }
 
-    /// The stores of this name: one, or none.
+    /// Finds the store of a name.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn store_named(&self, name: &str) -> Result<Option<Store>, Error> {
-        let found = self.listed(Some(name), &format!("store {name:?}")).await?;
-        // A server that does not know the filter answers with all.
-        Ok(found.into_iter().find(|store| store.name == name))
+        let stores = self.list_stores(Some(name), &format!("store {name:?}")).await?;
+        // A server that does not support the filter returns all stores.
+        Ok(stores.into_iter().find(|store| store.name == name))
     }
 
-    async fn listed(&self, name: Option<&str>, what: &str) -> Result<Vec<Store>, Error> {
+    async fn list_stores(&self, name: Option<&str>, subject: &str) -> Result<Vec<Store>, Error> {
         let (mut all, mut cursor) = (Vec::new(), None::<String>);
         for _ in 0..PAGES_MAX {
-            let ask = Request::new(Method::GET, &["resources", "stores", "kv"], what)
+            let request = Request::new(Method::GET, &["resources", "stores", "kv"], subject)
                 .query("limit", Some("1000"))
                 .query("name", name)
                 .query("cursor", cursor.as_deref());
-            let page: StoreList = self.ask(&ask).await?.json().await?;
+            let page: StoreList = self.send(&request).await?.json().await?;
             all.extend(page.data);
             match page.meta.next_cursor {
                 Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
@@ -48,24 +48,24 @@ impl Client {
         Ok(all)
     }
 
-    /// The store of this id.
+    /// Gets the store with an id.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn store(&self, id: &str) -> Result<Store, Error> {
-        let (what, path) = (format!("store {id:?}"), path(id));
-        let ask = Request::new(Method::GET, &path, &what);
-        self.ask(&ask).await?.json().await
+        let (subject, path) = (format!("store {id:?}"), path(id));
+        let request = Request::new(Method::GET, &path, &subject);
+        self.send(&request).await?.json().await
     }
 
-    /// The store that is meant by a name or an id.
+    /// Finds a store by its name or id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none, [`Error::Usage`] if a name is another store's id.
+    /// [`Error::NotFound`] if there is none, [`Error::Usage`] if the name is another store's id.
     pub async fn resolve(&self, name_or_id: &str) -> Result<Store, Error> {
-        let named = self.store_named(name_or_id).await?;
+        let by_name = self.store_named(name_or_id).await?;
         let like_an_id = name_or_id.len() == 22 && name_or_id.chars().all(char::is_alphanumeric);
-        let known = match like_an_id {
+        let by_id = match like_an_id {
             false => None,
             true => match self.store(name_or_id).await {
                 Ok(store) => Some(store),
@@ -73,49 +73,50 @@ impl Client {
                 Err(e) => return Err(e),
             },
         };
-        match (named, known) {
-            (Some(named), Some(known)) if named.id != known.id => Err(Error::Usage(format!(
-                "{name_or_id:?} is the name of store {} and the id of store {:?}",
-                named.id, known.name
+        match (by_name, by_id) {
+            (Some(by_name), Some(by_id)) if by_name.id != by_id.id => Err(Error::Usage(format!(
+                "{name_or_id:?} is ambiguous: it is the name of store {} and the id of store {:?}",
+                by_name.id, by_id.name
             ))),
             (Some(store), _) | (None, Some(store)) => Ok(store),
             (None, None) => {
                 let at = self.endpoint();
-                Err(Error::NotFound(format!("no store has the name or id {name_or_id:?} at {at}")))
+                Err(Error::NotFound(format!("no store with name or id {name_or_id:?} at {at}")))
             }
         }
     }
 
-    /// Makes a store. It is not repeated: a second try would find the name taken.
+    /// Creates a store. Never retried: a retry could find the name taken.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn create_store(&self, name: &str) -> Result<Store, Error> {
-        let what = format!("store {name:?}");
-        let mut ask = Request::new(Method::POST, &["resources", "stores", "kv"], &what);
-        self.tell(&mut ask, &StoreName { name: name.to_owned() }, false).await?.json().await
+        let subject = format!("store {name:?}");
+        let mut request = Request::new(Method::POST, &["resources", "stores", "kv"], &subject);
+        let body = StoreRequest { name: name.to_owned() };
+        self.send_json(&mut request, &body, false).await?.json().await
     }
 
-    /// Gives a store another name.
+    /// Renames a store.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn rename_store(&self, store: &Store, name: &str) -> Result<(), Error> {
-        let what = format!("store {:?}, to be named {name:?}", store.name);
+        let subject = format!("renaming store {:?} to {name:?}", store.name);
         let path = path(&store.id);
-        let mut ask = Request::new(Method::PUT, &path, &what);
-        self.tell(&mut ask, &StoreName { name: name.to_owned() }, true).await?;
+        let mut request = Request::new(Method::PUT, &path, &subject);
+        self.send_json(&mut request, &StoreRequest { name: name.to_owned() }, true).await?;
         Ok(())
     }
 
-    /// Removes a store that is empty.
+    /// Deletes an empty store. Never retried.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn delete_store(&self, store: &Store) -> Result<(), Error> {
-        let (what, path) = (format!("store {:?}", store.name), path(&store.id));
-        let ask = Request::new(Method::DELETE, &path, &what);
-        self.once(&ask, None).await?;
+        let (subject, path) = (format!("store {:?}", store.name), path(&store.id));
+        let request = Request::new(Method::DELETE, &path, &subject);
+        self.send_once(&request, None).await?;
         Ok(())
     }
 }

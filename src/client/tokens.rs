@@ -1,43 +1,43 @@
-//! Tokens of a Steadfast server.
+//! The limited tokens of a Steadfast server.
 
 use super::request::Request;
 use super::{Client, Error};
-use crate::wire::{Token, TokenList, TokenRequest};
+use crate::wire::{LimitedToken, TokenList, TokenRequest};
 use reqwest::Method;
 
 impl Client {
-    /// The tokens there are, without the tokens themselves.
+    /// Lists the limited tokens, without their secrets.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
-        let ask = Request::new(Method::GET, &["_", "v1", "tokens"], "the list of tokens");
-        let list: TokenList = self.ask(&ask).await?.json().await?;
+    pub async fn tokens(&self) -> Result<Vec<LimitedToken>, Error> {
+        let request = Request::new(Method::GET, &["_", "v1", "tokens"], "the list of tokens");
+        let list: TokenList = self.send(&request).await?.json().await?;
         Ok(list.data)
     }
 
-    /// Makes a token. It is not repeated: there would be two.
+    /// Creates a limited token. Never retried, because a retry could create a second one.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn create_token(&self, request: &TokenRequest) -> Result<Token, Error> {
-        let what = format!("token {:?}", request.name);
-        let mut ask = Request::new(Method::POST, &["_", "v1", "tokens"], &what);
-        let made: Token = self.tell(&mut ask, request, false).await?.json().await?;
-        if made.access_token.is_none() {
-            return Err(Error::Unexpected { what, why: "it holds no token".into() });
+    pub async fn create_token(&self, token: &TokenRequest) -> Result<LimitedToken, Error> {
+        let subject = format!("token {:?}", token.name);
+        let mut request = Request::new(Method::POST, &["_", "v1", "tokens"], &subject);
+        let token: LimitedToken = self.send_json(&mut request, token, false).await?.json().await?;
+        if token.access_token.is_none() {
+            return Err(Error::Unexpected { subject, reason: "no token in it".into() });
         }
-        Ok(made)
+        Ok(token)
     }
 
-    /// Makes a token worthless.
+    /// Revokes a limited token.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn revoke_token(&self, id: &str) -> Result<(), Error> {
-        let what = format!("token {id:?}");
+        let subject = format!("token {id:?}");
         let path = ["_", "v1", "tokens", id];
-        self.once(&Request::new(Method::DELETE, &path, &what), None).await?;
+        self.send_once(&Request::new(Method::DELETE, &path, &subject), None).await?;
         Ok(())
     }
 }

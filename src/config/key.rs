@@ -8,38 +8,38 @@ use std::path::PathBuf;
 /// Flags of `steadfast key put`.
 #[derive(Args, Clone)]
 pub struct KeyPutArgs {
-    /// Name of the store, or its id
+    /// Name or id of the store
     #[arg(value_name = "STORE")]
     pub store: String,
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// Value; - takes it from the standard input
+    /// Value; - for the standard input
     #[arg(value_name = "VALUE", required_unless_present = "file", conflicts_with = "file")]
     #[arg(allow_negative_numbers = true)]
     pub value: Option<OsString>,
-    /// File that holds the value; - is the standard input
+    /// File that contains the value; - for the standard input
     #[arg(long, short, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Metadata to keep with the item; without it the item has none
+    /// Metadata of the item [default: none]
     #[arg(long, value_name = "TEXT", conflicts_with = "metadata_file")]
     pub metadata: Option<OsString>,
-    /// File that holds the metadata, byte for byte but for a line end at its end
+    /// File that contains the metadata; one trailing line break is removed
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
-    /// How long the item lives: seconds, or a number with s, m, h, d or w; for ever by default
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    /// Time to live, in seconds or with a unit (30m, 12h, 90d, 2w) [default: never expires]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub ttl: Option<u32>,
-    /// Fail if the item is there
+    /// Fail if the item exists
     #[arg(long, group = "mode")]
     pub add: bool,
-    /// Put the value behind the one that is there
+    /// Append to the existing value
     #[arg(long, group = "mode")]
     pub append: bool,
-    /// Put the value before the one that is there
+    /// Prepend to the existing value
     #[arg(long, group = "mode")]
     pub prepend: bool,
-    /// Fail unless the item has this generation; 0: unless it is not there
+    /// Fail unless the item has this generation; 0 means that the item must not exist
     #[arg(long, value_name = "N")]
     pub if_generation_match: Option<u64>,
     #[command(flatten)]
@@ -50,13 +50,13 @@ pub struct KeyPutArgs {
 /// Flags of `steadfast key get`.
 #[derive(Args, Clone)]
 pub struct KeyGetArgs {
-    /// Name of the store, or its id
+    /// Name or id of the store
     #[arg(value_name = "STORE")]
     pub store: String,
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// File to write the value to, instead of the standard output; it appears once it is whole
+    /// Write the value to this file, once complete, instead of the standard output
     #[arg(long, short, value_name = "FILE", conflicts_with = "json")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
@@ -67,7 +67,7 @@ pub struct KeyGetArgs {
 /// Flags of `steadfast key head`.
 #[derive(Args, Clone)]
 pub struct KeyHeadArgs {
-    /// Name of the store, or its id
+    /// Name or id of the store
     #[arg(value_name = "STORE")]
     pub store: String,
     /// Key of the item
@@ -81,16 +81,16 @@ pub struct KeyHeadArgs {
 /// Flags of `steadfast key list`.
 #[derive(Args, Clone)]
 pub struct KeyListArgs {
-    /// Name of the store, or its id
+    /// Name or id of the store
     #[arg(value_name = "STORE")]
     pub store: String,
-    /// Only keys that begin so
+    /// Only list keys with this prefix
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     pub prefix: String,
-    /// Show size, generation, time of change, time of expiry and metadata too
+    /// Also show size, generation, modification time, expiry and metadata
     #[arg(long, short)]
     pub long: bool,
-    /// No more keys than this; all by default
+    /// Maximum number of keys to list [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
     #[command(flatten)]
@@ -104,30 +104,30 @@ pub struct KeyListArgs {
 steadfast key delete [OPTIONS] <STORE> <KEY|--prefix <PREFIX>|--all|--from <FILE>>")]
 #[group(id = "which", required = true, multiple = false, args = ["key", "prefix", "all", "from"])]
 pub struct KeyDeleteArgs {
-    /// Name of the store, or its id
+    /// Name or id of the store
     #[arg(value_name = "STORE")]
     pub store: String,
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: Option<String>,
-    /// Delete all items whose keys begin so
+    /// Delete all items with this key prefix
     #[arg(long, value_name = "PREFIX")]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub prefix: Option<String>,
     /// Delete all items of the store
     #[arg(long)]
     pub all: bool,
-    /// Delete the items whose keys stand in this file, one a line, and count those that are not
-    /// there too; - is the standard input
+    /// Delete the items with the keys in this file, one key per line; - for the standard input.
+    /// Keys that do not exist are counted as deleted
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
-    /// Fail unless the item has this generation; with KEY only
+    /// Fail unless the item has this generation; requires KEY
     #[arg(long, value_name = "N", requires = "key")]
     pub if_generation_match: Option<u64>,
-    /// Say how many items would be deleted, and delete none
+    /// Print the number of items that would be deleted, without deleting them
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask: for scripts
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
     #[command(flatten)]
@@ -135,11 +135,12 @@ pub struct KeyDeleteArgs {
     pub client: ClientArgs,
 }
 
-/// A time as people write it: 90, 90s, 10m, 2h, 3d, 1w; in seconds.
+/// Parses a duration such as 90, 90s, 10m, 2h, 3d or 1w into seconds.
 ///
 /// # Errors
-/// In words.
-pub fn seconds(text: &str) -> Result<u32, String> {
+/// A message for the user.
+// Not humantime: it rejects a number without a unit, and accepts fractions of a second.
+pub fn parse_duration(text: &str) -> Result<u32, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text.strip_prefix(digits).unwrap_or_default() {
         "" | "s" => 1,
@@ -147,31 +148,32 @@ pub fn seconds(text: &str) -> Result<u32, String> {
         "h" => 3600,
         "d" => 86_400,
         "w" => 604_800,
-        other => return Err(format!("{other:?} is not one of s, m, h, d and w")),
+        other => return Err(format!("unknown unit {other:?}: use s, m, h, d or w")),
     };
-    let count: u32 =
-        digits.parse().map_err(|_| "it must be a number of seconds, or 10m, 2h, 3d")?;
+    let count: u32 = digits
+        .parse()
+        .map_err(|_| "must be a number of seconds, or a duration such as 10m, 2h or 3d")?;
     match count.checked_mul(unit) {
-        Some(0) => Err("it must be at least one second".into()),
+        Some(0) => Err("must be at least one second".into()),
         Some(seconds) => Ok(seconds),
-        None => Err(format!("it must be at most {} seconds", u32::MAX)),
+        None => Err(format!("must be at most {} seconds", u32::MAX)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use super::parse_duration;
 
     #[test]
-    fn times_are_read_as_people_write_them() {
+    fn durations_are_seconds_or_have_a_unit() {
         for (text, expected) in
             [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("3d", 259_200), ("1w", 604_800)]
         {
-            assert_eq!(seconds(text).unwrap(), expected, "{text}");
+            assert_eq!(parse_duration(text).unwrap(), expected, "{text}");
         }
         for bad in ["", "0", "0m", "m", "1y", "-1", "1.5h", "4294967296", "99999999w", "1 h", "1hh"]
         {
-            assert!(seconds(bad).is_err(), "{bad}");
+            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 }

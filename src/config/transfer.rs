@@ -1,169 +1,150 @@
-//! Flags of the commands that move items: import, export, sync.
+//! Arguments of the commands that import, export and synchronize items.
 
 use super::ClientArgs;
-use crate::client::IfExists;
-use crate::transfer::Format;
+use crate::wire::IfExists;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// What an import does with an item that is there.
+/// The format of an import's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum IfExistsArg {
-    /// Leave it as it is
-    Skip,
-    /// Replace it
-    Overwrite,
-    /// Count it as failed, and go on
-    Fail,
-}
-
-impl IfExistsArg {
-    /// As the client knows it.
-    pub fn get(self) -> IfExists {
-        match self {
-            IfExistsArg::Skip => IfExists::Skip,
-            IfExistsArg::Overwrite => IfExists::Overwrite,
-            IfExistsArg::Fail => IfExists::Fail,
-        }
-    }
-}
-
-/// What an input is written as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FormatArg {
-    /// One JSON object a line, as export writes them, or as the batch endpoint takes them
+pub enum ItemFormat {
+    /// Newline-delimited JSON, as written by export or sent to the batch endpoint
     Ndjson,
-    /// A folder: the files are the values, their relative paths the keys
-    Dir,
-    /// A kv.json of the local emulator
-    Viceroy,
-    /// A fastly.toml, which names stores
-    Fastly,
-    /// Columns key and value; by a first line of names also metadata and time_to_live_sec
+    /// A directory: files are values, and their relative paths are keys
+    #[value(name = "dir")]
+    Directory,
+    /// A kv.json of the local emulator (Viceroy)
+    #[value(name = "viceroy")]
+    KvJson,
+    /// A fastly.toml, which names the stores and their items
+    #[value(name = "fastly")]
+    FastlyToml,
+    /// CSV with the columns key and value, and with a header row also metadata and
+    /// time_to_live_sec
     Csv,
 }
 
-impl FormatArg {
-    /// As sources know it.
-    pub fn get(self) -> Format {
+impl ItemFormat {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
         match self {
-            FormatArg::Ndjson => Format::Ndjson,
-            FormatArg::Dir => Format::Tree,
-            FormatArg::Viceroy => Format::Viceroy,
-            FormatArg::Fastly => Format::Manifest,
-            FormatArg::Csv => Format::Csv,
+            ItemFormat::Ndjson => "ndjson",
+            ItemFormat::Directory => "dir",
+            ItemFormat::KvJson => "viceroy",
+            ItemFormat::FastlyToml => "fastly",
+            ItemFormat::Csv => "csv",
         }
     }
 }
 
-/// Flags of `steadfast import`.
+/// Arguments of `steadfast import`.
 #[derive(Args, Clone)]
 pub struct ImportArgs {
-    /// Store, by name or id, and what goes into it: a file, a folder, or - for the standard input.
-    /// A fastly.toml alone fills the stores that it names, and makes them
+    /// Store (name or id), and the file or directory to import, or - for standard input. Without
+    /// STORE, a fastly.toml is imported into all stores it names, which are created as needed
     #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
-    pub what: Vec<PathBuf>,
-    /// What the input is written as; told by its name or its beginning without this
+    pub operands: Vec<PathBuf>,
+    /// Format of the input; detected from its name or content if omitted
     #[arg(long, value_name = "FORMAT")]
-    pub format: Option<FormatArg>,
-    /// What to do with an item that is there
-    #[arg(long, value_name = "WHAT", default_value = "overwrite")]
-    pub if_exists: IfExistsArg,
-    /// Go on where an import of the same input stopped
+    pub format: Option<ItemFormat>,
+    /// How to treat existing items
+    #[arg(long, value_name = "ACTION", default_value = "overwrite")]
+    pub if_exists: IfExists,
+    /// Continue an interrupted import of the same input
     #[arg(long)]
     pub resume: bool,
-    /// File that keeps how far the import has come; without this INPUT.resume
+    /// File to save the progress of the import to, instead of INPUT.resume
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Requests at once
+    /// Number of concurrent requests
     #[arg(long, short, value_name = "N", default_value_t = 4)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
     pub jobs: u8,
-    /// Make the store if there is none of that name
+    /// Create the store if it does not exist
     #[arg(long)]
     pub create: bool,
-    /// Read and check all, and write nothing
+    /// Read and check all items without writing any
     #[arg(long)]
     pub dry_run: bool,
-    /// File for what failed, one JSON object a line; without this the standard error tells it
+    /// File to write failures to as NDJSON, instead of text on standard error
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Largest value to take, in bytes
+    /// Largest value to import, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 25 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub max_value: u64,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
+    #[allow(missing_docs, reason = "a doc comment would replace the command's help")]
     pub client: ClientArgs,
 }
 
-/// What an export writes.
+/// The format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportTo {
-    /// One JSON object a line, with all there is to an item
+    /// Newline-delimited JSON with all properties of each item
     Ndjson,
-    /// A folder for the local emulator, and the lines of a fastly.toml that name it
+    /// A directory for the local emulator, and the fastly.toml section that refers to it
     Viceroy,
 }
 
-/// Flags of `steadfast export`.
+/// Arguments of `steadfast export`.
 #[derive(Args, Clone)]
 pub struct ExportArgs {
-    /// Name of the store, or its id
+    /// Store (name or id)
     #[arg(value_name = "STORE")]
     pub store: String,
-    /// Folder to write to, with --to viceroy
+    /// Directory to write to, with --to viceroy
     #[arg(value_name = "DIR", required_if_eq("to", "viceroy"), conflicts_with = "output")]
     pub dir: Option<PathBuf>,
-    /// What is written
+    /// Format of the export
     #[arg(long, value_name = "FORMAT", default_value = "ndjson")]
     pub to: ExportTo,
-    /// Only items whose keys begin so
+    /// Only export keys with this prefix
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub prefix: String,
-    /// File to write, or - for the standard output; compressed if its name ends with .zst
+    /// File to write to, or - for standard output; compressed if the name ends in .zst
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
-    /// Replace a file that is there
+    /// Replace an existing file or export directory
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
+    #[allow(missing_docs, reason = "a doc comment would replace the command's help")]
     pub client: ClientArgs,
 }
 
-/// Flags of `steadfast sync`.
+/// Arguments of `steadfast sync`.
 #[derive(Args, Clone)]
 pub struct SyncArgs {
-    /// Store to take items from: a name or an id, or one at another server, as NAME@URL
+    /// Source store: a name or id, or NAME@URL for a store at another server
     #[arg(value_name = "FROM")]
     pub from: String,
-    /// Store to make like it, named in the same way
+    /// Destination store, given in the same way
     #[arg(value_name = "TO")]
     pub to: String,
-    /// Print what would be done, and do nothing
+    /// Print the changes without making them
     #[arg(long)]
     pub dry_run: bool,
-    /// Delete what FROM has not, after a question
+    /// Delete items that exist only in the destination, after confirmation
     #[arg(long)]
     pub delete: bool,
-    /// Take items of the same size, metadata and time for the same, without reading them; both
-    /// servers must be Steadfast
+    /// Treat items with the same size, metadata, expiry and modification time as equal without
+    /// comparing values; requires Steadfast at both ends
     #[arg(long)]
     pub quick: bool,
-    /// Make the store TO if there is none of that name
+    /// Create the destination store if it does not exist
     #[arg(long)]
     pub create: bool,
-    /// Only items whose keys begin so
+    /// Only synchronize keys with this prefix
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub prefix: String,
-    /// Do not ask: for scripts
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
-    /// File that holds the token for FROM, where it is at another server than --endpoint
+    /// File with the token for FROM, if it is at another server than --endpoint
     #[arg(long, value_name = "FILE", env = "STEADFAST_FROM_TOKEN_FILE")]
     pub from_token_file: Option<PathBuf>,
-    /// File that holds the token for TO, where it is at another server than --endpoint
+    /// File with the token for TO, if it is at another server than --endpoint
     #[arg(long, value_name = "FILE", env = "STEADFAST_TO_TOKEN_FILE")]
     pub to_token_file: Option<PathBuf>,
     /// Largest value to copy, in bytes
@@ -171,6 +152,6 @@ pub struct SyncArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub max_value: u64,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
+    #[allow(missing_docs, reason = "a doc comment would replace the command's help")]
     pub client: ClientArgs,
 }

@@ -7,6 +7,7 @@ use super::preconditions::ItemState;
 use super::types::StoreId;
 use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
 use crate::engine::{Commit, Mutation, NewRecord, Outcome, Precondition, Projection};
+use crate::wire::IfExists;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
@@ -42,16 +43,6 @@ pub struct ImportItem {
     pub generation: Option<ImportedGeneration>,
     /// Modification time in the source, in microseconds since 1970.
     pub modified_at: Option<u64>,
-}
-
-/// What happens to an item that is there already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IfExists {
-    /// The new one takes its place.
-    #[default]
-    Overwrite,
-    /// It stays.
-    Skip,
 }
 
 /// The outcome of importing one item.
@@ -90,7 +81,7 @@ impl Kv {
             }
             match if_exists {
                 IfExists::Overwrite => add_overwrites(store, imports, &outcomes, now, &mut commit),
-                IfExists::Skip => {
+                IfExists::Skip | IfExists::Fail => {
                     self.add_missing(store, imports, &mut outcomes, now, &mut commit).await?;
                 }
             }

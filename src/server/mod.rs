@@ -9,12 +9,12 @@ use crate::http;
 use crate::kv::Kv;
 use crate::metrics::Metrics;
 use crate::storage::{self, AddressFile, Storage, StorageOptions};
-use root_token::TokenDir;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 
@@ -34,8 +34,8 @@ pub struct Server {
     kv: Arc<Kv>,
     metrics: Arc<Metrics>,
     config: ServeConfig,
-    token_at: TokenLocation,
-    _token_dir: Option<TokenDir>,
+    token_location: TokenLocation,
+    _token_dir: Option<TempDir>,
     _address_file: Option<AddressFile>,
 }
 
@@ -65,16 +65,17 @@ impl Server {
             wal_bytes: config.wal_bytes,
             reading_bytes: config.max_in_flight / 2,
         };
-        let Storage { engine, clock } = storage::open(&config.place, options).await?;
+        let Storage { engine, clock } = storage::open(&config.engine, options).await?;
         copy::check_complete(&*engine).await?;
-        let (token, token_at, token_dir) = root_token::load(&config).map_err(StartError::Token)?;
+        let (token, token_location, token_dir) =
+            root_token::load(&config).map_err(StartError::Token)?;
         let failed = |e| StartError::Listen(config.listen, e);
         let listener = listen(config.listen).map_err(failed)?;
         let kv = Arc::new(Kv::new(engine, clock, config.max_value));
         let metrics = Arc::new(Metrics::default());
         let api = Api::new(kv.clone(), Auth::new(token), metrics.clone(), config.max_in_flight);
         let api = Arc::new(api);
-        let address_file = match (&config.place, listener.local_addr()) {
+        let address_file = match (&config.engine, listener.local_addr()) {
             (EngineLocation::Directory(dir), Ok(address)) => AddressFile::write(dir, address),
             (
                 EngineLocation::Directory(_) | EngineLocation::Memory | EngineLocation::Database(_),
@@ -82,7 +83,7 @@ impl Server {
             ) => None,
         };
         let (_token_dir, _address_file) = (token_dir, address_file);
-        Ok(Server { listener, api, kv, metrics, config, token_at, _token_dir, _address_file })
+        Ok(Server { listener, api, kv, metrics, config, token_location, _token_dir, _address_file })
     }
 
     /// Returns the bound address.
@@ -94,8 +95,8 @@ impl Server {
     }
 
     /// Returns the location of the root token.
-    pub fn token_at(&self) -> &TokenLocation {
-        &self.token_at
+    pub fn token_location(&self) -> &TokenLocation {
+        &self.token_location
     }
 
     /// Serves until `stop` resolves, then drains requests and closes the engine within 10 s.
@@ -105,7 +106,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), crate::kv::Error> {
         let (drain, draining) = watch::channel(false);
         if let Ok(address) = self.address() {
-            tracing::info!(%address, data = %self.config.place, "server ready");
+            tracing::info!(%address, data = %self.config.engine, "server ready");
         }
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
         tokio::select! {
@@ -143,7 +144,7 @@ impl Server {
             };
             // Responses are written whole; Nagle's algorithm would only delay them.
             let _ = stream.set_nodelay(true);
-            let (api, timeouts) = (self.api.clone(), self.config.timeouts);
+            let (api, timeouts) = (self.api.clone(), timeouts(&self.config));
             let (metrics, draining) = (self.metrics.clone(), draining.clone());
             tokio::spawn(async move {
                 metrics.connections.inc();
@@ -152,6 +153,15 @@ impl Server {
                 drop(slot);
             });
         }
+    }
+}
+
+fn timeouts(config: &ServeConfig) -> http::Timeouts {
+    http::Timeouts {
+        head: config.header_timeout,
+        idle: config.idle_timeout,
+        body: config.body_timeout,
+        write: config.body_timeout,
     }
 }
 

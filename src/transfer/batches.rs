@@ -1,170 +1,237 @@
-//! Items by the batch: what goes over the network at once, and is tried again at once.
+//! Groups items into batches, each of which is sent and retried as a unit.
 
-use super::{Broken, Next, Source, Wrong, record};
+use super::item::CheckedItem;
+use super::{ItemSource, NextItem, RejectedItem, SourceError};
+use crate::wire::record::key_of;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// When a batch is full.
+/// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// By lines.
-    pub lines: usize,
-    /// By bytes of lines; one line may be longer.
+pub struct BatchLimits {
+    /// Number of items.
+    pub items: usize,
+    /// Bytes of lines; a single line may be longer.
     pub bytes: usize,
-    /// Whether a key may be in it only once.
-    pub apart: bool,
+    /// Whether a batch may contain a key only once.
+    pub unique_keys: bool,
+    /// Decode and check items with values of at most this many bytes, instead of collecting lines.
+    pub decode: Option<u64>,
 }
 
-/// Some items that follow each other.
+/// An item on its way into a batch. Each line is parsed at most once, here.
+pub struct BatchEntry {
+    number: u64,
+    /// Hash of the key, if it could be read.
+    key_hash: Option<u64>,
+    bytes: usize,
+    content: Content,
+}
+
+enum Content {
+    Line(Vec<u8>),
+    Item(CheckedItem),
+    Rejected(RejectedItem),
+}
+
+impl BatchEntry {
+    /// Makes an entry of a line; see [`BatchLimits::decode`].
+    pub fn new(number: u64, line: Vec<u8>, decode: Option<u64>) -> BatchEntry {
+        let bytes = line.len();
+        let Some(value_bytes_max) = decode else {
+            let key_hash = key_of(&line).map(|key| hash(&key));
+            return BatchEntry { number, key_hash, bytes, content: Content::Line(line) };
+        };
+        match CheckedItem::parse(&line, number, value_bytes_max) {
+            Ok(item) => {
+                let key_hash = Some(hash(&item.key));
+                BatchEntry { number, key_hash, bytes, content: Content::Item(item) }
+            }
+            Err(rejected) => BatchEntry::rejected(rejected),
+        }
+    }
+
+    fn rejected(item: RejectedItem) -> BatchEntry {
+        let content = Content::Rejected(item);
+        BatchEntry { number: 0, key_hash: None, bytes: 0, content }
+    }
+}
+
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Consecutive items, either as lines or decoded.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// How many items come before it.
+    /// Position of the first item.
     pub from: u64,
-    /// How many come before the next.
+    /// Position after the last item.
     pub to: u64,
-    /// The lines of those that can be taken.
+    /// Lines, unless decoded.
     pub lines: Vec<u8>,
-    /// The number of each line, as people count.
+    /// Decoded items.
+    pub items: Vec<CheckedItem>,
+    /// Number of each line or item, as shown to the user.
     pub numbers: Vec<u64>,
-    /// A hash of the key of each line that has one.
-    pub keys: Vec<u64>,
-    /// Those that cannot be taken.
-    pub wrongs: Vec<Wrong>,
-    /// Whether some of it may have been sent before.
-    pub again: bool,
+    /// Hashes of the keys.
+    pub key_hashes: Vec<u64>,
+    /// Items that cannot be sent.
+    pub rejected: Vec<RejectedItem>,
+    /// Bytes of the lines, also of those decoded.
+    pub bytes: usize,
+    /// Whether some of the items may have been sent before.
+    pub resent: bool,
 }
 
-/// A source, cut into batches.
-pub struct Batches {
-    source: Box<dyn Source>,
-    bounds: Bounds,
+impl Batch {
+    /// Adds an entry.
+    pub fn push(&mut self, entry: BatchEntry) {
+        self.key_hashes.extend(entry.key_hash);
+        self.bytes += entry.bytes;
+        match entry.content {
+            Content::Line(line) => self.lines.extend_from_slice(&line),
+            Content::Item(item) => self.items.push(item),
+            Content::Rejected(item) => return self.rejected.push(item),
+        }
+        self.numbers.push(entry.number);
+    }
+}
+
+/// Reads batches from a source.
+pub struct BatchReader {
+    source: Box<dyn ItemSource>,
+    limits: BatchLimits,
     position: u64,
-    /// Items before this one may have been sent.
+    /// Items before this position may have been sent.
     sent: u64,
-    /// What was read and did not fit.
-    ahead: Option<(Next, Vec<u8>)>,
+    /// An entry that did not fit into the batch before.
+    pending: Option<BatchEntry>,
     ended: bool,
 }
 
-impl Batches {
-    /// Begins behind the first `done` items; those before `sent` may have been sent before.
+impl BatchReader {
+    /// Skips the first `done` items; those before position `sent` may have been sent before.
     ///
     /// # Errors
-    /// When the source breaks, or has fewer items.
+    /// [`SourceError`] if reading fails, or the source has fewer items.
     pub fn new(
-        mut source: Box<dyn Source>,
-        bounds: Bounds,
+        mut source: Box<dyn ItemSource>,
+        limits: BatchLimits,
         done: u64,
         sent: u64,
-    ) -> Result<Batches, Broken> {
-        let mut passed = Vec::new();
+    ) -> Result<BatchReader, SourceError> {
+        let mut skipped = Vec::new();
         for _ in 0..done {
-            passed.clear();
-            if source.next(&mut passed)? == Next::End {
-                return Err(Broken("has fewer items than were sent before".into()));
+            skipped.clear();
+            if source.next_item(&mut skipped)? == NextItem::End {
+                return Err(SourceError("has fewer items than were imported before".into()));
             }
         }
-        Ok(Batches { source, bounds, position: done, sent, ahead: None, ended: false })
+        Ok(BatchReader { source, limits, position: done, sent, pending: None, ended: false })
     }
 
-    /// The next batch; `None` when all was read.
+    /// Reads the next batch; `None` at the end.
     ///
     /// # Errors
-    /// When the source breaks.
-    pub fn cut(&mut self) -> Result<Option<Batch>, Broken> {
+    /// [`SourceError`] if reading fails.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, SourceError> {
         let from = self.position;
-        let mut batch = Batch { from, to: from, again: from < self.sent, ..Batch::default() };
-        let mut seen = HashSet::new();
-        while !self.ended && !self.full(&batch) {
-            let start = batch.lines.len();
-            let next = match self.ahead.take() {
-                Some((next, line)) => {
-                    batch.lines.extend_from_slice(&line);
-                    next
-                }
-                None => self.source.next(&mut batch.lines)?,
+        let mut batch = Batch { from, to: from, resent: from < self.sent, ..Batch::default() };
+        let mut keys = HashSet::new();
+        while !self.ended && !self.is_full(&batch) {
+            let Some(entry) = self.next_entry()? else {
+                self.ended = true;
+                break;
             };
-            match next {
-                Next::End => {
-                    self.ended = true;
-                    break;
-                }
-                Next::Wrong(wrong) => batch.wrongs.push(wrong),
-                Next::Line(number) => {
-                    let key = hash(batch.lines.get(start..).unwrap_or_default());
-                    if let Some(key) = key {
-                        if self.bounds.apart && !seen.insert(key) {
-                            let line = batch.lines.split_off(start);
-                            self.ahead = Some((Next::Line(number), line));
-                            break;
-                        }
-                        batch.keys.push(key);
-                    }
-                    batch.numbers.push(number);
-                }
+            let repeated = entry.key_hash.is_some_and(|hash| !keys.insert(hash));
+            if repeated && self.limits.unique_keys {
+                self.pending = Some(entry);
+                break;
             }
+            batch.push(entry);
             self.position += 1;
             batch.to = self.position;
         }
         Ok((batch.to > from).then_some(batch))
     }
 
-    fn full(&self, batch: &Batch) -> bool {
-        batch.to - batch.from >= self.bounds.lines as u64
-            || batch.lines.len() >= self.bounds.bytes
-            || (batch.again && batch.to >= self.sent)
+    fn next_entry(&mut self) -> Result<Option<BatchEntry>, SourceError> {
+        if let Some(entry) = self.pending.take() {
+            return Ok(Some(entry));
+        }
+        let mut line = Vec::new();
+        Ok(match self.source.next_item(&mut line)? {
+            NextItem::End => None,
+            NextItem::Rejected(item) => Some(BatchEntry::rejected(item)),
+            NextItem::Line(number) => Some(BatchEntry::new(number, line, self.limits.decode)),
+        })
     }
-}
 
-fn hash(line: &[u8]) -> Option<u64> {
-    let key = record::key_of(line)?;
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    Some(hasher.finish())
+    fn is_full(&self, batch: &Batch) -> bool {
+        batch.to - batch.from >= self.limits.items as u64
+            || batch.bytes >= self.limits.bytes
+            || (batch.resent && batch.to >= self.sent)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::ndjson::Lines;
+    use super::super::ndjson::NdjsonSource;
     use super::*;
 
-    fn cut(text: &'static str, bounds: Bounds, done: u64, sent: u64) -> Vec<Batch> {
-        let source = Box::new(Lines::new(Box::new(text.as_bytes()), 60));
-        let mut batches = Batches::new(source, bounds, done, sent).unwrap();
-        std::iter::from_fn(|| batches.cut().unwrap()).collect()
+    fn read_all(text: &'static str, limits: BatchLimits, done: u64, sent: u64) -> Vec<Batch> {
+        let source = Box::new(NdjsonSource::new(Box::new(text.as_bytes()), 60));
+        let mut batches = BatchReader::new(source, limits, done, sent).unwrap();
+        std::iter::from_fn(|| batches.next_batch().unwrap()).collect()
     }
 
-    const BOUNDS: Bounds = Bounds { lines: 2, bytes: 1000, apart: false };
+    const LIMITS: BatchLimits =
+        BatchLimits { items: 2, bytes: 1000, unique_keys: false, decode: None };
     const TEXT: &str = "{\"key\":\"a\"}\n\n{\"key\":\"b\"}\n{\"key\":\"a\"}\nbad\n{\"key\":\"c\"}";
 
     #[test]
-    fn batches_are_cut_by_lines_by_bytes_and_at_what_was_sent() {
+    fn batches_end_at_their_limits_and_at_the_resent_position() {
         let spans = |batches: &[Batch]| -> Vec<_> {
-            batches.iter().map(|batch| (batch.from, batch.to, batch.again)).collect()
+            batches.iter().map(|batch| (batch.from, batch.to, batch.resent)).collect()
         };
-        let all = cut(TEXT, BOUNDS, 0, 0);
+        let all = read_all(TEXT, LIMITS, 0, 0);
         assert_eq!(spans(&all), [(0, 2, false), (2, 4, false), (4, 5, false)]);
         assert_eq!(all[0].numbers, [1, 3]);
         assert_eq!(all[1].numbers, [4, 5]);
-        assert_eq!((all[1].keys.len(), all[1].keys[0]), (1, all[0].keys[0]));
+        assert_eq!((all[1].key_hashes.len(), all[1].key_hashes[0]), (1, all[0].key_hashes[0]));
         assert_eq!(all[2].lines, b"{\"key\":\"c\"}\n");
-        let bytes = Bounds { bytes: 5, ..BOUNDS };
-        assert_eq!(cut(TEXT, bytes, 0, 0).len(), 4, "the fourth line is shorter");
-        let resumed = cut(TEXT, Bounds { lines: 10, ..BOUNDS }, 1, 3);
+        let bytes = BatchLimits { bytes: 5, ..LIMITS };
+        assert_eq!(read_all(TEXT, bytes, 0, 0).len(), 4, "the fourth line is shorter");
+        let resumed = read_all(TEXT, BatchLimits { items: 10, ..LIMITS }, 1, 3);
         assert_eq!(spans(&resumed), [(1, 3, true), (3, 5, false)]);
     }
 
     #[test]
-    fn a_key_that_comes_again_begins_a_batch_where_that_matters() {
-        let apart = Bounds { lines: 10, apart: true, ..BOUNDS };
+    fn a_repeated_key_starts_a_new_batch_if_keys_must_be_unique() {
+        let unique_keys = BatchLimits { items: 10, unique_keys: true, ..LIMITS };
         let spans: Vec<_> =
-            cut(TEXT, apart, 0, 0).iter().map(|batch| (batch.from, batch.to)).collect();
+            read_all(TEXT, unique_keys, 0, 0).iter().map(|batch| (batch.from, batch.to)).collect();
         assert_eq!(spans, [(0, 2), (2, 5)]);
     }
 
     #[test]
-    fn a_source_with_fewer_items_than_before_is_refused() {
-        let source = Box::new(Lines::new(Box::new(&b"a\n"[..]), 60));
-        assert!(Batches::new(source, BOUNDS, 2, 2).is_err());
+    fn a_source_with_fewer_items_than_were_imported_is_refused() {
+        let source = Box::new(NdjsonSource::new(Box::new(&b"a\n"[..]), 60));
+        assert!(BatchReader::new(source, LIMITS, 2, 2).is_err());
+    }
+
+    #[test]
+    fn decoded_items_are_checked_and_invalid_ones_rejected() {
+        let text =
+            "{\"key\":\"a\",\"value\":\"aGk=\"}\nbad\n{\"key\":\"b\",\"value\":\"dGhyZWU=\"}\n";
+        let decode = BatchLimits { items: 10, decode: Some(4), ..LIMITS };
+        let batch = read_all(text, decode, 0, 0).remove(0);
+        assert_eq!((batch.to, batch.lines.len(), batch.numbers.as_slice()), (3, 0, &[1][..]));
+        assert_eq!(batch.items[0].value, b"hi");
+        let rejected: Vec<_> = batch.rejected.iter().map(|item| item.number).collect();
+        assert_eq!(rejected, [2, 3]);
     }
 }

@@ -1,35 +1,36 @@
-//! Items as a table: columns `key` and `value`, and by a first line of names also `metadata` and
-//! `time_to_live_sec`.
+//! Reads CSV: columns `key` and `value`, or the columns that a header row names, which may also be
+//! `metadata` and `time_to_live_sec`.
 
-use super::record::{Item, take, too_large};
-use super::{Broken, Next, Source, Wrong};
+use super::item::{too_large, write_checked};
+use super::{ItemSource, NextItem, RejectedItem, SourceError};
+use crate::wire::record::ItemLine;
 use csv::ByteRecord;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of a row besides its value, and what is read ahead.
-const SPARE_BYTES: u64 = 64 * 1024;
+/// Bytes of a row besides its value, and of the read buffer.
+const ROW_EXTRA_BYTES: u64 = 64 * 1024;
 
-/// Ends the reading of a row that has no end: a row may have so many bytes, quotes included.
-struct Bounded {
+/// A reader that fails once a row exceeds its byte limit, as with an unclosed quote.
+struct RowLimited {
     from: Box<dyn BufRead + Send>,
-    left: Arc<AtomicU64>,
+    remaining: Arc<AtomicU64>,
 }
 
-impl Read for Bounded {
+impl Read for RowLimited {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(to)?;
-        let left = self.left.load(Ordering::Relaxed);
-        let Some(left) = left.checked_sub(read as u64) else {
-            return Err(io::Error::other("a row is too long, or a quote has no end"));
+        let remaining = self.remaining.load(Ordering::Relaxed);
+        let Some(remaining) = remaining.checked_sub(read as u64) else {
+            return Err(io::Error::other("the row is too long, or a quote is not closed"));
         };
-        self.left.store(left, Ordering::Relaxed);
+        self.remaining.store(remaining, Ordering::Relaxed);
         Ok(read)
     }
 }
 
-/// Which column holds what.
+/// The positions of the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Columns {
     key: usize,
@@ -40,12 +41,12 @@ struct Columns {
 }
 
 impl Columns {
-    /// Without names: the key, the value.
-    const BARE: Columns =
+    /// The columns of a file without a header row.
+    const DEFAULT: Columns =
         Columns { key: 0, value: 1, metadata: None, time_to_live_sec: None, count: 2 };
 
-    /// By names, if the row is one of names, all of which must be known.
-    fn named(row: &ByteRecord) -> Result<Option<Columns>, Broken> {
+    /// Reads a header row; `None` if the row is not one.
+    fn from_header(row: &ByteRecord) -> Result<Option<Columns>, SourceError> {
         let at = |name: &str| {
             row.iter().position(|field| field.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
         };
@@ -54,92 +55,93 @@ impl Columns {
         let known = [Some(key), Some(value), metadata, ttl];
         if let Some((_, name)) = row.iter().enumerate().find(|(at, _)| !known.contains(&Some(*at)))
         {
-            let name = String::from_utf8_lossy(name).into_owned();
-            let hint = "there may be key, value, metadata and time_to_live_sec, each once";
-            return Err(Broken(format!("has a column {name:?} in its first line: {hint}")));
+            let name = String::from_utf8_lossy(name);
+            let hint = "use key, value, metadata and time_to_live_sec, each at most once";
+            return Err(SourceError(format!("has an unknown column {name:?}; {hint}")));
         }
         Ok(Some(Columns { key, value, metadata, time_to_live_sec: ttl, count: row.len() }))
     }
 }
 
-/// The rows of a table.
-pub struct Table {
-    rows: csv::Reader<Bounded>,
+/// An [`ItemSource`] of CSV.
+pub struct CsvSource {
+    rows: csv::Reader<RowLimited>,
     row: ByteRecord,
     columns: Option<Columns>,
-    left: Arc<AtomicU64>,
+    row_bytes_remaining: Arc<AtomicU64>,
     value_bytes_max: u64,
 }
 
-impl Table {
-    /// Reads a table whose values have at most so many bytes.
-    pub fn new(from: Box<dyn BufRead + Send>, value_bytes_max: u64) -> Table {
-        let left = Arc::new(AtomicU64::new(0));
-        let from = Bounded { from, left: left.clone() };
+impl CsvSource {
+    /// Reads rows with values of at most `value_bytes_max` bytes.
+    pub fn new(from: Box<dyn BufRead + Send>, value_bytes_max: u64) -> CsvSource {
+        let row_bytes_remaining = Arc::new(AtomicU64::new(0));
+        let from = RowLimited { from, remaining: row_bytes_remaining.clone() };
         let rows = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(from);
-        Table { rows, row: ByteRecord::new(), columns: None, left, value_bytes_max }
+        let row = ByteRecord::new();
+        CsvSource { rows, row, columns: None, row_bytes_remaining, value_bytes_max }
     }
 
-    /// Reads the next row; whether there was one.
-    fn advance(&mut self) -> Result<bool, Broken> {
-        let most = self.value_bytes_max.saturating_mul(2).saturating_add(SPARE_BYTES);
-        self.left.store(most, Ordering::Relaxed);
+    /// Reads the next row; returns whether there was one.
+    fn read_row(&mut self) -> Result<bool, SourceError> {
+        let max = self.value_bytes_max.saturating_mul(2).saturating_add(ROW_EXTRA_BYTES);
+        self.row_bytes_remaining.store(max, Ordering::Relaxed);
         self.rows.read_byte_record(&mut self.row).map_err(|e| {
-            Broken(format!("cannot be read behind line {}: {e}", self.rows.position().line()))
+            SourceError(format!("cannot be read after line {}: {e}", self.rows.position().line()))
         })
     }
 
-    fn item(&self, columns: Columns, number: u64, out: &mut Vec<u8>) -> Next {
+    fn write_row(&self, columns: Columns, number: u64, out: &mut Vec<u8>) -> NextItem {
         let field = |at: usize| self.row.get(at).unwrap_or_default();
-        let wrong = |reason: String| {
+        let rejected = |reason: String| {
             let key = String::from_utf8_lossy(field(columns.key)).into_owned();
-            Next::Wrong(Wrong { number, key, reason })
+            NextItem::Rejected(RejectedItem { number, key, reason })
         };
         if self.row.len() != columns.count {
-            let (count, has) = (columns.count, self.row.len());
-            return wrong(format!("must have {count} fields, and has {has}"));
+            let (count, found) = (columns.count, self.row.len());
+            return rejected(format!("row must have {count} fields, found {found}"));
         }
         let Ok(key) = std::str::from_utf8(field(columns.key)) else {
-            return wrong("key must be UTF-8".into());
+            return rejected("key must be UTF-8".into());
         };
         let value = field(columns.value);
         if value.len() as u64 > self.value_bytes_max {
-            return wrong(too_large(self.value_bytes_max));
+            return rejected(too_large(self.value_bytes_max));
         }
         let metadata = columns.metadata.map(field).unwrap_or_default();
         let ttl = columns.time_to_live_sec.map(field).unwrap_or_default();
-        let ttl = match std::str::from_utf8(ttl).map(str::trim) {
-            Ok("") => None,
-            Ok(text) => match text.parse() {
-                Ok(secs) => Some(secs),
-                Err(_) => return wrong("time_to_live_sec must be a whole number".into()),
-            },
-            Err(_) => return wrong("time_to_live_sec must be a whole number".into()),
+        let ttl = std::str::from_utf8(ttl).ok().map(str::trim);
+        let time_to_live_sec = match ttl.map(|text| (text, text.parse())) {
+            Some(("", _)) => None,
+            Some((_, Ok(secs))) => Some(secs),
+            Some((_, Err(_))) | None => {
+                return rejected("time_to_live_sec must be a whole number".into());
+            }
         };
-        let item = Item { key, value, metadata, time_to_live_sec: ttl, ..Item::default() };
-        take(number, &item, out)
+        let item = ItemLine { key, value, metadata, time_to_live_sec, ..ItemLine::default() };
+        write_checked(number, &item, out)
     }
 }
 
-impl Source for Table {
-    fn next(&mut self, out: &mut Vec<u8>) -> Result<Next, Broken> {
-        if !self.advance()? {
-            return Ok(Next::End);
+impl ItemSource for CsvSource {
+    fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError> {
+        if !self.read_row()? {
+            return Ok(NextItem::End);
         }
         let columns = match self.columns {
             Some(columns) => columns,
             None => {
-                let named = Columns::named(&self.row)?;
-                let columns = named.unwrap_or(Columns::BARE);
+                let header = Columns::from_header(&self.row)?;
+                let columns = header.unwrap_or(Columns::DEFAULT);
                 self.columns = Some(columns);
-                if named.is_some() && !self.advance()? {
-                    return Ok(Next::End);
+                if header.is_some() && !self.read_row()? {
+                    return Ok(NextItem::End);
                 }
                 columns
             }
         };
         let number = self.row.position().map_or(0, csv::Position::line);
-        Ok(self.item(columns, number, out))
+        Ok(self.write_row(columns, number, out))
     }
 }
 
@@ -147,50 +149,50 @@ impl Source for Table {
 mod tests {
     use super::*;
 
-    fn all(text: &'static [u8]) -> (String, Vec<Wrong>, Option<Broken>) {
-        let mut table = Table::new(Box::new(text), 5);
-        let (mut out, mut wrongs) = (Vec::new(), Vec::new());
-        let broken = loop {
-            match table.next(&mut out) {
-                Ok(Next::Line(_)) => {}
-                Ok(Next::Wrong(wrong)) => wrongs.push(wrong),
-                Ok(Next::End) => break None,
+    fn read_all(text: &'static [u8]) -> (String, Vec<RejectedItem>, Option<SourceError>) {
+        let mut source = CsvSource::new(Box::new(text), 5);
+        let (mut out, mut rejected) = (Vec::new(), Vec::new());
+        let error = loop {
+            match source.next_item(&mut out) {
+                Ok(NextItem::Line(_)) => {}
+                Ok(NextItem::Rejected(item)) => rejected.push(item),
+                Ok(NextItem::End) => break None,
                 Err(e) => break Some(e),
             }
         };
-        (String::from_utf8(out).unwrap(), wrongs, broken)
+        (String::from_utf8(out).unwrap(), rejected, error)
     }
 
     #[test]
-    fn two_columns_are_key_and_value_and_a_row_of_names_is_passed_over() {
+    fn columns_follow_the_header_row_or_are_key_and_value() {
         let lines = "{\"key\":\"a\",\"value\":\"MQ==\"}\n{\"key\":\"b,c\",\"value\":\"\"}\n";
-        assert_eq!(all(b"a,1\n\"b,c\",\n"), (lines.into(), vec![], None));
-        assert_eq!(all(b"Key,Value\r\na,1\r\n\"b,c\",\"\""), (lines.into(), vec![], None));
-        assert_eq!(all(b"value,key\n1,a\n,\"b,c\"\n"), (lines.into(), vec![], None));
-        assert_eq!(all(b""), (String::new(), vec![], None));
-        assert_eq!(all(b"key,value\n"), (String::new(), vec![], None));
-        let (text, ..) = all(b"key,value,metadata,time_to_live_sec\nk,v,m,60\nl,v,,\n");
+        assert_eq!(read_all(b"a,1\n\"b,c\",\n"), (lines.into(), vec![], None));
+        assert_eq!(read_all(b"Key,Value\r\na,1\r\n\"b,c\",\"\""), (lines.into(), vec![], None));
+        assert_eq!(read_all(b"value,key\n1,a\n,\"b,c\"\n"), (lines.into(), vec![], None));
+        assert_eq!(read_all(b""), (String::new(), vec![], None));
+        assert_eq!(read_all(b"key,value\n"), (String::new(), vec![], None));
+        let (text, ..) = read_all(b"key,value,metadata,time_to_live_sec\nk,v,m,60\nl,v,,\n");
         assert!(text.contains("\"metadata\":\"m\",\"time_to_live_sec\":60}\n"), "{text}");
         assert!(text.ends_with("{\"key\":\"l\",\"value\":\"dg==\"}\n"), "{text}");
     }
 
     #[test]
-    fn wrong_rows_are_told_by_line_and_the_next_is_read() {
-        let (text, wrongs, broken) =
-            all(b"a,1\nb\nc,1,2\n\"x\ny\",1\nlong,123456\n\xff,1\n,1\nz,\"a\nb\"\n");
-        let told: Vec<_> =
-            wrongs.iter().map(|wrong| (wrong.number, wrong.reason.as_str())).collect();
-        assert!(broken.is_none());
-        assert_eq!(told.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 3, 4, 6, 7, 8]);
-        assert!(told[0].1.contains("2 fields") && told[3].1.contains("at most 5 bytes"));
-        assert!(told[4].1.contains("UTF-8") && told[5].1.contains("empty"));
+    fn invalid_rows_are_rejected_by_line_and_reading_continues() {
+        let (text, rejected, error) =
+            read_all(b"a,1\nb\nc,1,2\n\"x\ny\",1\nlong,123456\n\xff,1\n,1\nz,\"a\nb\"\n");
+        assert!(error.is_none());
+        let numbers: Vec<_> = rejected.iter().map(|item| item.number).collect();
+        assert_eq!(numbers, [2, 3, 4, 6, 7, 8]);
+        let reason = |at: usize| rejected[at].reason.as_str();
+        assert!(reason(0).contains("2 fields") && reason(3).contains("at most 5 bytes"));
+        assert!(reason(4).contains("UTF-8") && reason(5).contains("empty"));
         assert!(text.contains("\"z\""));
     }
 
     #[test]
-    fn a_quote_without_an_end_does_not_take_all_memory() {
+    fn an_unclosed_quote_does_not_exhaust_memory() {
         let text: &'static [u8] = Vec::leak([&b"a,\""[..], &vec![b'x'; 1 << 20]].concat());
-        let (_, _, broken) = all(text);
-        assert!(broken.unwrap().to_string().contains("too long"));
+        let (_, _, error) = read_all(text);
+        assert!(error.unwrap().to_string().contains("too long"));
     }
 }

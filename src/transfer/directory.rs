@@ -1,173 +1,158 @@
-//! A folder as items: the files are the values, their relative paths the keys.
+//! Reads a directory: files are values, and their relative paths are keys.
 
-use super::record::{Item, take, too_large};
-use super::{Broken, Next, Source, Wrong};
+use super::item::{too_large, write_checked};
+use super::{ItemSource, NextItem, RejectedItem, SourceError};
+use crate::wire::hex;
+use crate::wire::record::ItemLine;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use walkdir::{DirEntry, WalkDir};
 
-/// Folders within folders, at most.
+/// The deepest directory that is read.
 const DEPTH_MAX: usize = 256;
 
-/// A file that was found, or what stands in its place.
-struct Found {
+/// A file, with its size or the reason why it is rejected.
+struct FoundFile {
     path: PathBuf,
     key: String,
-    kind: Kind,
+    size: Result<u64, String>,
 }
 
-enum Kind {
-    File(u64),
-    Folder,
-    Not(String),
-}
-
-/// The files below a folder, in the order of their keys. Links are followed to files within the
-/// folder only.
-pub struct Tree {
+/// An [`ItemSource`] of the files below a directory, in the order of their keys. Symbolic links
+/// are followed to files within the directory only.
+pub struct DirectorySource {
     root: PathBuf,
-    /// What is still to come of the folders on the way down, the next last.
-    open: Vec<Vec<Found>>,
+    entries: walkdir::IntoIter,
     number: u64,
     value_bytes_max: u64,
 }
 
-impl Tree {
-    /// Walks a folder; files of more than so many bytes are told, and not taken.
+impl DirectorySource {
+    /// Opens a directory; files above `value_bytes_max` are rejected.
     ///
     /// # Errors
-    /// When the folder cannot be read.
-    pub fn new(root: &Path, value_bytes_max: u64) -> Result<Tree, Broken> {
-        let told = |e| Broken(format!("{}: {e}", root.display()));
-        let root = fs::canonicalize(root).map_err(told)?;
-        let first = list(&root, &root, "").map_err(told)?;
-        Ok(Tree { root, open: vec![first], number: 0, value_bytes_max })
+    /// [`SourceError`] if the directory cannot be read.
+    pub fn new(root: &Path, value_bytes_max: u64) -> Result<DirectorySource, SourceError> {
+        let failed = |e| SourceError(format!("{}: {e}", root.display()));
+        let root = fs::canonicalize(root).map_err(failed)?;
+        fs::read_dir(&root).map_err(failed)?;
+        let in_key_order = |a: &DirEntry, b: &DirEntry| key_bytes(a).cmp(key_bytes(b));
+        let entries = WalkDir::new(&root).min_depth(1).sort_by(in_key_order).into_iter();
+        Ok(DirectorySource { root, entries, number: 0, value_bytes_max })
     }
 
-    /// What is next, folders passed through.
-    fn step(&mut self) -> Option<Found> {
+    fn next_file(&mut self) -> Option<FoundFile> {
         loop {
-            let Some(found) = self.open.last_mut()?.pop() else {
-                self.open.pop();
-                continue;
+            let (path, directory, size) = match self.entries.next()? {
+                Ok(entry) if entry.file_name().to_str().is_none() => {
+                    if entry.file_type().is_dir() {
+                        self.entries.skip_current_dir();
+                    }
+                    (entry.into_path(), false, Err("the name must be UTF-8".into()))
+                }
+                Ok(entry) if entry.file_type().is_dir() => {
+                    if entry.depth() < DEPTH_MAX {
+                        continue;
+                    }
+                    self.entries.skip_current_dir();
+                    let reason = format!("directories must not be nested deeper than {DEPTH_MAX}");
+                    (entry.into_path(), true, Err(reason))
+                }
+                Ok(entry) => {
+                    let size = self.size(&entry);
+                    (entry.into_path(), false, size)
+                }
+                Err(e) => {
+                    let path = e.path().unwrap_or(&self.root).to_owned();
+                    let e = e.into_io_error().map_or("a loop of links".into(), |e| e.to_string());
+                    (path, true, Err(format!("the directory cannot be read: {e}")))
+                }
             };
-            if !matches!(found.kind, Kind::Folder) {
-                return Some(found);
+            let relative = path.strip_prefix(&self.root).unwrap_or(&path);
+            let mut key = relative.to_string_lossy().into_owned();
+            if directory {
+                key.push('/');
             }
-            let told =
-                |kind| Some(Found { path: found.path.clone(), key: found.key.clone(), kind });
-            if self.open.len() >= DEPTH_MAX {
-                let reason = format!("folders must not be more than {DEPTH_MAX} deep");
-                return told(Kind::Not(reason));
-            }
-            match list(&self.root, &found.path, &found.key) {
-                Ok(below) => self.open.push(below),
-                Err(e) => return told(Kind::Not(format!("the folder cannot be read: {e}"))),
-            }
+            return Some(FoundFile { path, key, size });
         }
     }
 
-    /// What tells whether a folder is the same as before: a hash of its names and sizes.
+    fn size(&self, entry: &DirEntry) -> Result<u64, String> {
+        let kind = entry.file_type();
+        if !kind.is_file() && !kind.is_symlink() {
+            return Err("must be a file".into());
+        }
+        if kind.is_symlink() {
+            match fs::canonicalize(entry.path()) {
+                Ok(target) if !target.starts_with(&self.root) => {
+                    return Err("the link points outside the directory".into());
+                }
+                Ok(target) if target.is_dir() => {
+                    return Err("links to directories are not followed".into());
+                }
+                Ok(_) => {}
+                Err(e) => return Err(format!("the link is broken: {e}")),
+            }
+        }
+        match fs::metadata(entry.path()) {
+            Ok(file) => Ok(file.len()),
+            Err(e) => Err(format!("the file cannot be read: {e}")),
+        }
+    }
+
+    /// Returns a hash of the names and sizes of the files below a directory.
     ///
     /// # Errors
-    /// When the folder cannot be read.
-    pub fn identity(root: &Path) -> Result<String, Broken> {
-        let mut tree = Tree::new(root, 0)?;
+    /// [`SourceError`] if the directory cannot be read.
+    pub fn fingerprint(root: &Path) -> Result<String, SourceError> {
+        let mut files = DirectorySource::new(root, 0)?;
         let mut hash = Sha256::new();
-        while let Some(found) = tree.step() {
-            let size = match found.kind {
-                Kind::File(size) => size.to_string(),
-                Kind::Folder | Kind::Not(_) => String::new(),
-            };
-            hash.update(format!("{}\n{}\n{size}\n", found.key.len(), found.key));
+        while let Some(file) = files.next_file() {
+            let size = file.size.map(|size| size.to_string()).unwrap_or_default();
+            hash.update(format!("{}\n{}\n{size}\n", file.key.len(), file.key));
         }
-        Ok(super::hex(&hash.finalize()))
+        Ok(hex(&hash.finalize()))
     }
 }
 
-impl Source for Tree {
-    fn next(&mut self, out: &mut Vec<u8>) -> Result<Next, Broken> {
-        let Some(found) = self.step() else { return Ok(Next::End) };
+/// The last part of an entry's key; directories end in a slash and sort accordingly.
+fn key_bytes(entry: &DirEntry) -> impl Iterator<Item = &u8> {
+    let slash = entry.file_type().is_dir().then_some(&b'/');
+    entry.file_name().as_encoded_bytes().iter().chain(slash)
+}
+
+impl ItemSource for DirectorySource {
+    fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError> {
+        let Some(FoundFile { path, key, size }) = self.next_file() else {
+            return Ok(NextItem::End);
+        };
         self.number += 1;
         let number = self.number;
-        let value = match found.kind {
-            Kind::File(_) => read(&found.path, self.value_bytes_max),
-            Kind::Folder => return Ok(Next::End),
-            Kind::Not(reason) => Err(reason),
-        };
-        Ok(match value {
+        Ok(match size.and_then(|_| read_file(&path, self.value_bytes_max)) {
             Ok(value) => {
-                let item = Item { key: &found.key, value: &value, ..Item::default() };
-                take(number, &item, out)
+                let item = ItemLine { key: &key, value: &value, ..ItemLine::default() };
+                write_checked(number, &item, out)
             }
-            Err(reason) => Next::Wrong(Wrong { number, key: found.key, reason }),
+            Err(reason) => NextItem::Rejected(RejectedItem { number, key, reason }),
         })
     }
 }
 
-/// Reads a file as a value of at most so many bytes.
-pub(super) fn read(path: &Path, value_bytes_max: u64) -> Result<Vec<u8>, String> {
+/// Reads a file of at most `max` bytes.
+pub(super) fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let failed = |e: std::io::Error| format!("the file cannot be read: {e}");
     let file = fs::File::open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err("must be a file".into());
     }
     let mut value = Vec::new();
-    file.take(value_bytes_max + 1).read_to_end(&mut value).map_err(failed)?;
-    if value.len() as u64 > value_bytes_max {
-        return Err(too_large(value_bytes_max));
+    file.take(max + 1).read_to_end(&mut value).map_err(failed)?;
+    if value.len() as u64 > max {
+        return Err(too_large(max));
     }
     Ok(value)
-}
-
-/// What a folder holds, the first of the keys last.
-fn list(root: &Path, folder: &Path, prefix: &str) -> std::io::Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        let name = entry.file_name();
-        let mut key = match name.to_str() {
-            Some(name) => format!("{prefix}{name}"),
-            None => format!("{prefix}{}", name.to_string_lossy()),
-        };
-        let mut kind = kind(root, &path, &entry.file_type()?);
-        if name.to_str().is_none() {
-            kind = Kind::Not("the name must be UTF-8".into());
-        }
-        if matches!(kind, Kind::Folder) {
-            key.push('/');
-        }
-        found.push(Found { path, key, kind });
-    }
-    found.sort_by(|a, b| (&b.key, &b.path).cmp(&(&a.key, &a.path)));
-    Ok(found)
-}
-
-fn kind(root: &Path, path: &Path, of: &fs::FileType) -> Kind {
-    if of.is_dir() {
-        return Kind::Folder;
-    }
-    if !of.is_file() && !of.is_symlink() {
-        return Kind::Not("must be a file".into());
-    }
-    if of.is_symlink() {
-        match fs::canonicalize(path) {
-            Ok(target) if !target.starts_with(root) => {
-                return Kind::Not("the link leads out of the folder".into());
-            }
-            Ok(target) if target.is_dir() => {
-                return Kind::Not("links to folders are not followed".into());
-            }
-            Ok(_) => {}
-            Err(e) => return Kind::Not(format!("the link leads nowhere: {e}")),
-        }
-    }
-    match fs::metadata(path) {
-        Ok(about) => Kind::File(about.len()),
-        Err(e) => Kind::Not(format!("the file cannot be read: {e}")),
-    }
 }
 
 #[cfg(test)]
@@ -175,23 +160,23 @@ mod tests {
     use super::*;
     use std::os::unix::ffi::OsStrExt;
 
-    fn walk(root: &Path) -> (Vec<String>, Vec<Wrong>) {
-        let mut tree = Tree::new(root, 10).unwrap();
-        let (mut keys, mut wrongs, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    fn read_all(root: &Path) -> (Vec<String>, Vec<RejectedItem>) {
+        let mut source = DirectorySource::new(root, 10).unwrap();
+        let (mut keys, mut rejected, mut out) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             out.clear();
-            match tree.next(&mut out).unwrap() {
-                Next::Line(_) => {
-                    keys.push(super::super::record::key_of(&out).unwrap().into_owned());
+            match source.next_item(&mut out).unwrap() {
+                NextItem::Line(_) => {
+                    keys.push(crate::wire::record::key_of(&out).unwrap().into_owned());
                 }
-                Next::Wrong(wrong) => wrongs.push(wrong),
-                Next::End => return (keys, wrongs),
+                NextItem::Rejected(item) => rejected.push(item),
+                NextItem::End => return (keys, rejected),
             }
         }
     }
 
     #[test]
-    fn files_come_in_the_order_of_their_keys_and_what_is_none_is_told() {
+    fn files_are_read_in_key_order_and_other_entries_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let (root, outside) = (dir.path().join("in"), dir.path().join("out"));
         fs::create_dir_all(root.join("a/deep")).unwrap();
@@ -210,29 +195,29 @@ mod tests {
         link(Path::new("nowhere"), "broken");
         fs::write(root.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
 
-        let (keys, wrongs) = walk(&root);
+        let (keys, rejected) = read_all(&root);
         assert_eq!(keys, [".hidden", "B", "a-b", "a.txt", "a/deep/x", "a/z", "near"]);
-        let told = |key: &str| {
-            let wrong = wrongs.iter().find(|wrong| wrong.key == key);
-            wrong.map(|wrong| wrong.reason.as_str()).unwrap_or_default()
+        let reason = |key: &str| {
+            let item = rejected.iter().find(|item| item.key == key);
+            item.map(|item| item.reason.as_str()).unwrap_or_default()
         };
-        assert!(told("question?").contains("must not contain '?'"));
-        assert!(told("large").contains("at most 10 bytes"));
-        assert!(told("leaves").contains("out of the folder"));
-        assert!(told("loop").contains("not followed"));
-        assert!(told("broken").contains("nowhere"));
-        assert!(told("\u{fffd}").contains("UTF-8"));
-        assert_eq!(wrongs.len(), 6);
+        assert!(reason("question?").contains("must not contain '?'"));
+        assert!(reason("large").contains("at most 10 bytes"));
+        assert!(reason("leaves").contains("outside the directory"));
+        assert!(reason("loop").contains("not followed"));
+        assert!(reason("broken").contains("link is broken"));
+        assert!(reason("\u{fffd}").contains("UTF-8"));
+        assert_eq!(rejected.len(), 6);
     }
 
     #[test]
-    fn a_folder_is_the_same_until_a_name_or_a_size_changes() {
+    fn a_fingerprint_changes_with_names_and_sizes() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "one").unwrap();
-        let before = Tree::identity(dir.path()).unwrap();
+        let before = DirectorySource::fingerprint(dir.path()).unwrap();
         fs::write(dir.path().join("a"), "two").unwrap();
-        assert_eq!(before, Tree::identity(dir.path()).unwrap());
+        assert_eq!(before, DirectorySource::fingerprint(dir.path()).unwrap());
         fs::write(dir.path().join("a"), "three").unwrap();
-        assert_ne!(before, Tree::identity(dir.path()).unwrap());
+        assert_ne!(before, DirectorySource::fingerprint(dir.path()).unwrap());
     }
 }

@@ -1,154 +1,157 @@
-//! The stores and items that a `fastly.toml` names: for the local server
-//! (`[local_server.kv_stores]`, by older names `object_stores` and `object_store`), and for a first
-//! deployment (`[setup.kv_stores]`). Paths begin where the command runs, as for the stock tools.
+//! Reads the stores and items that a `fastly.toml` declares: for the local server in
+//! `[local_server.kv_stores]` (formerly `object_stores` and `object_store`), and for a first
+//! deployment in `[setup.kv_stores]`. As for the Fastly CLI, paths are relative to the working
+//! directory.
 
-use super::Broken;
-use super::kv_json::{self, Content, FILE_BYTES_MAX, Item};
+use super::SourceError;
+use super::kv_json::{self, FILE_BYTES_MAX, FileItem, ValueSource};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Stores by name, each with what the file says of its items.
-pub type Manifest = BTreeMap<String, Vec<Said>>;
+/// The declared stores by name.
+pub type FastlyToml = BTreeMap<String, Vec<SeedEntry>>;
 
-/// What a file says of a store's items, in one place.
+/// A declaration of a store's items.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Said {
-    /// These are its items.
+pub enum SeedEntry {
+    /// A list of items.
     Items(Vec<Json>),
-    /// This file holds them; whether it may hold values other than text.
+    /// A `kv.json`, and whether its values may be any JSON.
     File(String, bool),
-    /// These are its items, by key, for a first deployment.
+    /// Items by key, from the `setup` section.
     Setup(Map<String, Json>),
 }
 
-/// Reads the text of a `fastly.toml`.
+/// Parses a `fastly.toml`.
 ///
 /// # Errors
-/// When it is none, or says of its stores what cannot be.
-pub fn parse(text: &str) -> Result<Manifest, Broken> {
-    let all: Json = toml::from_str(text).map_err(|e| Broken(format!("must be TOML: {e}")))?;
-    let mut stores = Manifest::new();
-    // What is said of the local server comes last, and so wins.
-    for (name, said) in tables(&all, "setup", &["kv_stores", "object_stores"])? {
-        stores.entry(name.clone()).or_default().extend(setup(&name, said)?);
+/// [`SourceError`] if it is not TOML, or a store is not declared as it must be.
+pub fn parse(text: &str) -> Result<FastlyToml, SourceError> {
+    let all: Json = toml::from_str(text).map_err(|e| SourceError(format!("must be TOML: {e}")))?;
+    let mut stores = FastlyToml::new();
+    // The local server comes last, because later entries take precedence.
+    for (name, table) in tables(&all, "setup", &["kv_stores", "object_stores"])? {
+        stores.entry(name.clone()).or_default().extend(setup_entries(&name, table)?);
     }
     let names = ["object_store", "object_stores", "kv_stores"];
-    for (name, said) in tables(&all, "local_server", &names)? {
-        stores.entry(name.clone()).or_default().push(local(&name, said)?);
+    for (name, value) in tables(&all, "local_server", &names)? {
+        stores.entry(name.clone()).or_default().push(local_entry(&name, value)?);
     }
     Ok(stores)
 }
 
-/// The members of the tables of a section.
-fn tables(all: &Json, section: &str, names: &[&str]) -> Result<Vec<(String, Json)>, Broken> {
+/// Returns the members of the named tables of a section.
+fn tables(all: &Json, section: &str, names: &[&str]) -> Result<Vec<(String, Json)>, SourceError> {
     let mut found = Vec::new();
     for name in names {
         match all.get(section).and_then(|section| section.get(name)) {
             None => {}
             Some(Json::Object(members)) => {
-                found.extend(members.iter().map(|(name, said)| (name.clone(), said.clone())));
+                found.extend(members.iter().map(|(name, value)| (name.clone(), value.clone())));
             }
-            Some(_) => return Err(Broken(format!("{section}.{name} must be a table"))),
+            Some(_) => return Err(SourceError(format!("{section}.{name} must be a table"))),
         }
     }
     Ok(found)
 }
 
-fn local(store: &str, said: Json) -> Result<Said, Broken> {
-    let wrong = |what: &str| Broken(format!("local_server.kv_stores.{store} {what}"));
-    match said {
-        Json::Array(items) => Ok(Said::Items(items)),
+fn local_entry(store: &str, value: Json) -> Result<SeedEntry, SourceError> {
+    let invalid = |rule: &str| SourceError(format!("local_server.kv_stores.{store} {rule}"));
+    match value {
+        Json::Array(items) => Ok(SeedEntry::Items(items)),
         Json::Object(fields) => match (fields.get("file"), fields.get("format")) {
             (Some(Json::String(file)), Some(Json::String(format))) if format == "json" => {
-                Ok(Said::File(file.clone(), false))
+                Ok(SeedEntry::File(file.clone(), false))
             }
-            (Some(Json::String(_)), _) => Err(wrong("must have format = \"json\"")),
-            _ => Err(wrong("must have a file, as a string")),
+            (Some(Json::String(_)), _) => Err(invalid("must have format = \"json\"")),
+            _ => Err(invalid("must have a file, as a string")),
         },
         Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {
-            Err(wrong("must be an array of items, or a table with file and format"))
+            Err(invalid("must be an array of items, or a table with file and format"))
         }
     }
 }
 
-fn setup(store: &str, said: Json) -> Result<Vec<Said>, Broken> {
-    let wrong = |what: &str| Broken(format!("setup.kv_stores.{store}{what}"));
-    let Json::Object(mut fields) = said else { return Err(wrong(" must be a table")) };
-    let mut found = Vec::new();
+fn setup_entries(store: &str, value: Json) -> Result<Vec<SeedEntry>, SourceError> {
+    let invalid = |rule: &str| SourceError(format!("setup.kv_stores.{store}{rule}"));
+    let Json::Object(mut fields) = value else { return Err(invalid(" must be a table")) };
+    let mut entries = Vec::new();
     match fields.remove("file") {
         None => {}
-        Some(Json::String(file)) => found.push(Said::File(file, true)),
-        Some(_) => return Err(wrong(".file must be a string")),
+        Some(Json::String(file)) => entries.push(SeedEntry::File(file, true)),
+        Some(_) => return Err(invalid(".file must be a string")),
     }
     match fields.remove("items") {
         None => {}
-        Some(Json::Object(items)) => found.push(Said::Setup(items)),
-        Some(_) => return Err(wrong(".items must be a table of keys")),
+        Some(Json::Object(items)) => entries.push(SeedEntry::Setup(items)),
+        Some(_) => return Err(invalid(".items must be a table of keys")),
     }
-    Ok(found)
+    Ok(entries)
 }
 
-/// The items of a store, each key once: what is said last of it. Reads the files of items.
+/// Reads the items of a store; of items with the same key, the last one counts.
 ///
 /// # Errors
-/// When such a file cannot be read.
-pub fn items(said: Vec<Said>, value_bytes_max: u64) -> Result<Vec<Item>, Broken> {
-    // Items without a key cannot be told apart, and are told each.
-    let (mut by_key, mut nameless) = (BTreeMap::new(), Vec::new());
-    for said in said {
-        let found = match said {
-            Said::File(file, loose) => {
-                let max = FILE_BYTES_MAX;
-                let text = super::directory::read(Path::new(&file), max).map_err(|e| {
-                    Broken(format!("{file}: {e} (paths begin where the command runs)"))
+/// [`SourceError`] if a file of items cannot be read.
+pub fn items(entries: Vec<SeedEntry>, value_bytes_max: u64) -> Result<Vec<FileItem>, SourceError> {
+    // Items without a key are invalid, and each of them is reported.
+    let (mut by_key, mut without_key) = (BTreeMap::new(), Vec::new());
+    for entry in entries {
+        let items = match entry {
+            SeedEntry::File(file, any_json) => {
+                let text = super::directory::read_file(Path::new(&file), FILE_BYTES_MAX);
+                let text = text.map_err(|e| {
+                    let hint = "paths are relative to the working directory";
+                    SourceError(format!("{file}: {e} ({hint})"))
                 })?;
-                kv_json::parse(&text, loose, value_bytes_max)
-                    .map_err(|e| Broken(format!("{file}: {e}")))?
+                kv_json::parse(&text, any_json, value_bytes_max)
+                    .map_err(|e| SourceError(format!("{file}: {e}")))?
             }
-            Said::Items(items) => {
-                items.iter().map(|said| local_item(said, value_bytes_max)).collect()
+            SeedEntry::Items(items) => {
+                items.iter().map(|item| local_item(item, value_bytes_max)).collect()
             }
-            Said::Setup(items) => items
+            SeedEntry::Setup(items) => items
                 .into_iter()
-                .map(|(key, said)| setup_item(key, &said, value_bytes_max))
+                .map(|(key, item)| setup_item(key, &item, value_bytes_max))
                 .collect(),
         };
-        for item in found {
+        for item in items {
             if item.key.is_empty() {
-                nameless.push(item);
+                without_key.push(item);
             } else {
                 by_key.insert(item.key.clone(), item);
             }
         }
     }
-    let mut items: Vec<Item> = nameless.into_iter().chain(by_key.into_values()).collect();
+    let mut items: Vec<FileItem> = without_key.into_iter().chain(by_key.into_values()).collect();
     items.iter_mut().zip(1..).for_each(|(item, number)| item.number = number);
     Ok(items)
 }
 
-fn local_item(said: &Json, value_bytes_max: u64) -> Item {
-    let (key, (content, metadata)) = match said.get("key").and_then(Json::as_str) {
-        Some(key) => (key.to_owned(), kv_json::content(&|name| said.get(name).cloned())),
+fn local_item(item: &Json, value_bytes_max: u64) -> FileItem {
+    let (key, (value, metadata)) = match item.get("key").and_then(Json::as_str) {
+        Some(key) => (key.to_owned(), kv_json::parse_fields(&|name| item.get(name).cloned())),
         None => {
-            (String::new(), (Content::Wrong("key must be there and a string".into()), "".into()))
+            let reason = "key is required and must be a string";
+            (String::new(), (ValueSource::Invalid(reason.into()), String::new()))
         }
     };
-    Item { number: 0, key, content, metadata, value_bytes_max }
+    FileItem { number: 0, key, value, metadata, value_bytes_max }
 }
 
-fn setup_item(key: String, said: &Json, value_bytes_max: u64) -> Item {
-    // The same as in the other place, but for the name of the value.
-    let (content, metadata) = kv_json::content(&|name| match name {
-        "data" => said.get("value").cloned(),
+fn setup_item(key: String, item: &Json, value_bytes_max: u64) -> FileItem {
+    // As for the local server, except that the value is called `value` instead of `data`.
+    let (value, metadata) = kv_json::parse_fields(&|name| match name {
+        "data" => item.get("value").cloned(),
         "path" => None,
-        _ => said.get(name).cloned(),
+        _ => item.get(name).cloned(),
     });
-    let content = match content {
-        Content::Wrong(reason) => Content::Wrong(reason.replace("data", "value")),
-        Content::Here(_) | Content::File(_) => content,
+    let value = match value {
+        ValueSource::Invalid(reason) => ValueSource::Invalid(reason.replace("data", "value")),
+        ValueSource::Inline(_) | ValueSource::File(_) => value,
     };
-    Item { number: 0, key, content, metadata, value_bytes_max }
+    FileItem { number: 0, key, value, metadata, value_bytes_max }
 }
 
 #[cfg(test)]
@@ -175,29 +178,29 @@ mod tests {
         value = "setup"
         [setup.kv_stores.one.items.c]
         value = "c"
-        description = "said"
+        description = "d"
         [setup.kv_stores.one.items.d]
         [setup.kv_stores.bare]
     "#;
 
     #[test]
-    fn both_sections_and_their_old_names_are_read_and_the_local_one_wins() {
+    fn both_sections_are_read_and_the_local_server_takes_precedence() {
         let mut stores = parse(TEXT).unwrap();
         let names: Vec<_> = stores.keys().cloned().collect();
         assert_eq!(names, ["bare", "empty", "old", "older", "one"]);
         let one = items(stores.remove("one").unwrap(), 100).unwrap();
         let keys: Vec<_> = one.iter().map(|item| (item.number, item.key.as_str())).collect();
         assert_eq!(keys, [(1, ""), (2, "a"), (3, "b"), (4, "c"), (5, "d")]);
-        assert_eq!(one[1].content, Content::Here(b"local".to_vec()));
+        assert_eq!(one[1].value, ValueSource::Inline(b"local".to_vec()));
         assert_eq!(one[1].metadata, "m");
-        assert_eq!(one[4].content, Content::Wrong("must have value or file".into()));
+        assert_eq!(one[4].value, ValueSource::Invalid("must have value or file".into()));
         let old = items(stores.remove("old").unwrap(), 100).unwrap();
-        assert_eq!(old[0].content, Content::File("p".into()));
+        assert_eq!(old[0].value, ValueSource::File("p".into()));
         assert_eq!(items(stores.remove("bare").unwrap(), 100).unwrap(), []);
     }
 
     #[test]
-    fn what_a_manifest_must_not_say_is_told() {
+    fn invalid_declarations_are_refused_with_the_reason() {
         for (text, word) in [
             ("[", "TOML"),
             ("[local_server]\nkv_stores = 1", "local_server.kv_stores must be a table"),
@@ -206,10 +209,10 @@ mod tests {
             ("[setup.kv_stores]\na = 1", "setup.kv_stores.a must be a table"),
             ("[setup.kv_stores.a]\nitems = 1", "items must be a table"),
         ] {
-            let told = parse(text).unwrap_err().to_string();
-            assert!(told.contains(word), "{text}: {told}");
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
         }
-        let missing = items(vec![Said::File("/no/such/file".into(), false)], 1).unwrap_err();
+        let missing = items(vec![SeedEntry::File("/no/such/file".into(), false)], 1).unwrap_err();
         assert!(missing.to_string().contains("/no/such/file"));
     }
 }

@@ -1,108 +1,70 @@
-//! Items on their way into a store and out of it: the line they travel as, and the files they come
-//! from. No network here, and no server: the commands that move data carry the lines.
+//! File formats that items are imported from and exported to, and the state of an import.
 //!
-//! Whatever the items come from, each leaves its [`Source`] as one line of JSON, so that what moves
-//! lines need know nothing else. A source of lines hands them on as they are.
+//! Every [`ItemSource`] turns its items into item lines, so the commands that send them handle one
+//! format only; NDJSON passes through unchanged. Nothing here uses the network.
 
 pub mod batches;
 pub mod csv;
 pub mod detect;
 pub mod directory;
 pub mod fastly_toml;
+pub mod item;
 pub mod kv_json;
 pub mod ndjson;
-pub mod record;
 pub mod resume;
 
 use std::fmt;
 
-/// What a source's items are written as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object a line.
-    Ndjson,
-    /// A folder whose files are the values, by their relative paths.
-    Tree,
-    /// The local emulator's `kv.json`: one object of keys.
-    Viceroy,
-    /// A `fastly.toml`, which names stores and their items.
-    Manifest,
-    /// Two columns, key and value.
-    Csv,
-}
-
-impl Format {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Ndjson => "ndjson",
-            Format::Tree => "dir",
-            Format::Viceroy => "viceroy",
-            Format::Manifest => "fastly",
-            Format::Csv => "csv",
-        }
-    }
-}
-
-/// An item that cannot be taken, and why.
+/// An item that cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    /// The number of its line, or its place among the items, from 1.
+pub struct RejectedItem {
+    /// Line number, or position among the items, from 1.
     pub number: u64,
-    /// Its key, where it could be read.
+    /// Key; empty if it could not be read.
     pub key: String,
-    /// What is wrong with it.
+    /// Cause.
     pub reason: String,
 }
 
-/// What comes next from a source.
+/// The result of reading one item from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// The item of this number, whose line was written.
+pub enum NextItem {
+    /// The line of the item with this number was written.
     Line(u64),
-    /// An item that cannot be taken; others follow.
-    Wrong(Wrong),
-    /// Nothing: that was all.
+    /// The item is rejected; reading can continue.
+    Rejected(RejectedItem),
+    /// There are no more items.
     End,
 }
 
-/// Why no more can come from a source.
+/// An error that ends the reading of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broken(pub String);
+pub struct SourceError(pub String);
 
-impl fmt::Display for Broken {
+impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl From<std::io::Error> for Broken {
-    fn from(e: std::io::Error) -> Broken {
-        Broken(format!("cannot be read: {e}"))
+impl From<std::io::Error> for SourceError {
+    fn from(e: std::io::Error) -> SourceError {
+        SourceError(format!("cannot be read: {e}"))
     }
 }
 
-/// Items, one after the other, always in the same order.
-pub trait Source: Send {
-    /// Writes the next item behind what `out` holds, as a line with its end.
+/// A sequence of items, in the same order each time it is read.
+pub trait ItemSource: Send {
+    /// Reads the next item and appends its line, with line feed, to `out`.
     ///
     /// # Errors
-    /// When nothing more can be read.
-    fn next(&mut self, out: &mut Vec<u8>) -> Result<Next, Broken>;
+    /// [`SourceError`] if reading cannot continue.
+    fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError>;
 }
 
-/// Items that are held in memory.
-impl Source for std::vec::IntoIter<kv_json::Item> {
-    fn next(&mut self, out: &mut Vec<u8>) -> Result<Next, Broken> {
-        Ok(Iterator::next(self).map_or(Next::End, |item| item.write(out)))
+/// Items of a file that was read as a whole.
+impl ItemSource for std::vec::IntoIter<kv_json::FileItem> {
+    fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError> {
+        Ok(Iterator::next(self).map_or(NextItem::End, |item| item.write(out)))
     }
-}
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

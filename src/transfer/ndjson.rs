@@ -1,90 +1,91 @@
-//! Items as lines of JSON, handed on as they are.
+//! Reads NDJSON, and passes its lines through unchanged.
 
-use super::{Broken, Next, Source, Wrong};
+use super::{ItemSource, NextItem, RejectedItem, SourceError};
 use std::io::{self, BufRead};
 
-/// How a line ended.
+/// The result of reading a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It was read, and its end is there.
-    Whole,
-    /// It was longer than allowed, and was passed over.
+pub enum LineStatus {
+    /// The line was read completely.
+    Complete,
+    /// The line exceeds the limit and was skipped.
     TooLong,
-    /// There was none.
-    Nowhere,
+    /// There are no more lines.
+    End,
 }
 
-/// Reads a line of at most `max` bytes behind what `out` holds; one that lacks its end gets it.
+/// Reads a line of at most `max` bytes and appends it to `out`, with a line feed in any case.
 ///
 /// # Errors
-/// When reading fails.
-pub fn read_line(from: &mut dyn BufRead, out: &mut Vec<u8>, max: u64) -> io::Result<Ended> {
+/// If reading fails.
+pub fn read_line(from: &mut dyn BufRead, out: &mut Vec<u8>, max: u64) -> io::Result<LineStatus> {
     let start = out.len();
-    let (mut any, mut long) = (false, false);
+    let (mut any, mut too_long) = (false, false);
     loop {
-        let held = match from.fill_buf() {
-            Ok(held) => held,
+        let buffer = match from.fill_buf() {
+            Ok(buffer) => buffer,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         };
-        let end = memchr::memchr(b'\n', held);
-        let (piece, _) = held.split_at(end.map_or(held.len(), |at| at + 1));
-        any |= !piece.is_empty();
-        long |= (out.len() - start + piece.len()) as u64 > max.saturating_add(1);
-        if !long {
-            out.extend_from_slice(piece);
+        let end = memchr::memchr(b'\n', buffer);
+        let (chunk, _) = buffer.split_at(end.map_or(buffer.len(), |at| at + 1));
+        any |= !chunk.is_empty();
+        too_long |= (out.len() - start + chunk.len()) as u64 > max.saturating_add(1);
+        if !too_long {
+            out.extend_from_slice(chunk);
         }
-        let (taken, over) = (piece.len(), piece.is_empty());
-        from.consume(taken);
-        if long {
+        let (consumed, eof) = (chunk.len(), chunk.is_empty());
+        from.consume(consumed);
+        if too_long {
             out.truncate(start);
         }
-        if end.is_some() || over {
-            return Ok(match (any, long) {
-                (false, _) => Ended::Nowhere,
-                (true, true) => Ended::TooLong,
+        if end.is_some() || eof {
+            return Ok(match (any, too_long) {
+                (false, _) => LineStatus::End,
+                (true, true) => LineStatus::TooLong,
                 (true, false) => {
                     if end.is_none() {
                         out.push(b'\n');
                     }
-                    Ended::Whole
+                    LineStatus::Complete
                 }
             });
         }
     }
 }
 
-/// The lines of a file or a stream.
-pub struct Lines {
+/// An [`ItemSource`] of NDJSON.
+pub struct NdjsonSource {
     from: Box<dyn BufRead + Send>,
     line_bytes_max: u64,
     number: u64,
 }
 
-impl Lines {
-    /// Reads lines of at most so many bytes.
-    pub fn new(from: Box<dyn BufRead + Send>, line_bytes_max: u64) -> Lines {
-        Lines { from, line_bytes_max, number: 0 }
+impl NdjsonSource {
+    /// Reads lines of at most `line_bytes_max` bytes.
+    pub fn new(from: Box<dyn BufRead + Send>, line_bytes_max: u64) -> NdjsonSource {
+        NdjsonSource { from, line_bytes_max, number: 0 }
     }
 }
 
-impl Source for Lines {
-    fn next(&mut self, out: &mut Vec<u8>) -> Result<Next, Broken> {
+impl ItemSource for NdjsonSource {
+    fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError> {
         loop {
             let start = out.len();
-            let ended = read_line(&mut *self.from, out, self.line_bytes_max)?;
+            let status = read_line(&mut *self.from, out, self.line_bytes_max)?;
             self.number += 1;
             let number = self.number;
-            match ended {
-                Ended::Nowhere => return Ok(Next::End),
-                Ended::TooLong => {
+            match status {
+                LineStatus::End => return Ok(NextItem::End),
+                LineStatus::TooLong => {
                     let reason = format!("line must have at most {} bytes", self.line_bytes_max);
-                    return Ok(Next::Wrong(Wrong { number, key: String::new(), reason }));
+                    let key = String::new();
+                    return Ok(NextItem::Rejected(RejectedItem { number, key, reason }));
                 }
-                Ended::Whole => {
+                LineStatus::Complete => {
                     let line = out.get(start..).unwrap_or_default();
                     if !line.trim_ascii().is_empty() {
-                        return Ok(Next::Line(number));
+                        return Ok(NextItem::Line(number));
                     }
                     out.truncate(start);
                 }
@@ -97,34 +98,35 @@ impl Source for Lines {
 mod tests {
     use super::*;
 
-    fn all(text: &'static str, max: u64) -> (Vec<Next>, String) {
-        let mut lines = Lines::new(Box::new(io::BufReader::with_capacity(3, text.as_bytes())), max);
-        let (mut told, mut out) = (Vec::new(), Vec::new());
+    fn read_all(text: &'static str, max: u64) -> (Vec<NextItem>, String) {
+        let from = Box::new(io::BufReader::with_capacity(3, text.as_bytes()));
+        let mut source = NdjsonSource::new(from, max);
+        let (mut items, mut out) = (Vec::new(), Vec::new());
         loop {
-            match lines.next(&mut out).unwrap() {
-                Next::End => return (told, String::from_utf8(out).unwrap()),
-                next @ (Next::Line(_) | Next::Wrong(_)) => told.push(next),
+            match source.next_item(&mut out).unwrap() {
+                NextItem::End => return (items, String::from_utf8(out).unwrap()),
+                item @ (NextItem::Line(_) | NextItem::Rejected(_)) => items.push(item),
             }
         }
     }
 
     #[test]
-    fn lines_keep_their_numbers_and_blank_ones_are_passed_over() {
-        let (told, out) = all("a\n\n  \r\nbb\r\nlast", 100);
-        assert_eq!(told, [Next::Line(1), Next::Line(4), Next::Line(5)]);
+    fn blank_lines_are_skipped_but_numbered() {
+        let (items, out) = read_all("a\n\n  \r\nbb\r\nlast", 100);
+        assert_eq!(items, [NextItem::Line(1), NextItem::Line(4), NextItem::Line(5)]);
         assert_eq!(out, "a\nbb\r\nlast\n");
-        assert_eq!(all("", 100), (vec![], String::new()));
+        assert_eq!(read_all("", 100), (vec![], String::new()));
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_told_and_the_next_is_read() {
-        let (told, out) = all("12345\n123456\n1\n1234567", 5);
-        let numbers: Vec<_> = told
+    fn a_line_above_the_limit_is_rejected_and_reading_continues() {
+        let (items, out) = read_all("12345\n123456\n1\n1234567", 5);
+        let numbers: Vec<_> = items
             .iter()
-            .map(|next| match next {
-                Next::Line(number) => (*number, true),
-                Next::Wrong(wrong) => (wrong.number, false),
-                Next::End => (0, false),
+            .map(|item| match item {
+                NextItem::Line(number) => (*number, true),
+                NextItem::Rejected(item) => (item.number, false),
+                NextItem::End => (0, false),
             })
             .collect();
         assert_eq!(numbers, [(1, true), (2, false), (3, true), (4, false)]);

@@ -1,34 +1,34 @@
-//! How far an import has come, kept in a file, so that another run can go on.
+//! The resume file of an import, which lets a later run continue where an earlier one stopped.
 
-use super::Broken;
+use super::SourceError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The form of the file; another one is not read.
+/// Version of the file format.
 const VERSION: u32 = 1;
-/// Such a file is short.
+/// The largest file that is read.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// What was done so far.
+/// The items of an import by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Items that were written.
+pub struct ImportCounts {
+    /// Items written.
     pub written: u64,
-    /// Items that were there, or were over.
+    /// Items skipped because they existed or had expired.
     pub skipped: u64,
-    /// Items that could not be written.
+    /// Items that failed.
     pub failed: u64,
-    /// Those of them that failed because they were there.
+    /// Items that failed because they existed; included in `failed`.
     pub existed: u64,
 }
 
-impl Counts {
-    /// Both together.
+impl ImportCounts {
+    /// Returns the sum of both.
     #[must_use]
-    pub fn plus(self, more: Counts) -> Counts {
-        Counts {
+    pub fn plus(self, more: ImportCounts) -> ImportCounts {
+        ImportCounts {
             written: self.written + more.written,
             skipped: self.skipped + more.skipped,
             failed: self.failed + more.failed,
@@ -37,124 +37,124 @@ impl Counts {
     }
 }
 
-/// What must be the same for a run to go on where another stopped.
+/// The parameters of an import, which must be the same to resume it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subject {
-    /// The server.
+pub struct ImportParameters {
+    /// Server address.
     pub endpoint: String,
-    /// The store's id.
+    /// Store id.
     pub store: String,
-    /// What tells the input from others.
+    /// Fingerprint of the input.
     pub input: String,
-    /// What it is read as.
+    /// Format of the input.
     pub format: String,
-    /// What becomes of items that are there.
+    /// Treatment of existing items.
     pub if_exists: String,
 }
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
     version: u32,
     #[serde(flatten)]
-    subject: Subject,
-    /// The first so many items are done.
+    parameters: ImportParameters,
+    /// All items before this position are done.
     acknowledged: u64,
-    /// Those behind them, up to here, may be done.
+    /// Items from there up to this position may be done.
     sent: u64,
-    counts: Counts,
+    counts: ImportCounts,
 }
 
-/// How far an import has come.
-pub struct State {
+/// The progress of an import.
+pub struct ResumeState {
     file: Option<PathBuf>,
     saved: Saved,
-    /// What is done behind items that are not: from, to and counts.
-    done: BTreeMap<u64, (u64, Counts)>,
+    /// Ranges done beyond the acknowledged position: start to end and counts.
+    done: BTreeMap<u64, (u64, ImportCounts)>,
 }
 
-impl State {
-    /// At the beginning; kept in a file, if one is named.
-    pub fn new(file: Option<PathBuf>, subject: Subject) -> State {
-        let saved = Saved {
-            version: VERSION,
-            subject,
-            acknowledged: 0,
-            sent: 0,
-            counts: Counts::default(),
-        };
-        State { file, saved, done: BTreeMap::new() }
+impl ResumeState {
+    /// Starts at the first item; saved to `file` if there is one.
+    pub fn new(file: Option<PathBuf>, parameters: ImportParameters) -> ResumeState {
+        let counts = ImportCounts::default();
+        let saved = Saved { version: VERSION, parameters, acknowledged: 0, sent: 0, counts };
+        ResumeState { file, saved, done: BTreeMap::new() }
     }
 
-    /// Where another run stopped; at the beginning if there is no file.
+    /// Loads the state of an earlier run, or starts at the first item if there is no file.
     ///
     /// # Errors
-    /// When the file is none, or tells of something else.
-    pub fn resume(file: PathBuf, subject: Subject) -> Result<State, Broken> {
-        let broken = |what: &str| Broken(format!("{}: {what}", file.display()));
+    /// [`SourceError`] if the file is invalid, or belongs to an import with other parameters.
+    pub fn resume(file: PathBuf, parameters: ImportParameters) -> Result<ResumeState, SourceError> {
+        let failed = |reason: &str| SourceError(format!("{}: {reason}", file.display()));
         match fs::metadata(&file) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(State::new(Some(file), subject));
+                return Ok(ResumeState::new(Some(file), parameters));
             }
-            Err(e) => return Err(broken(&e.to_string())),
-            Ok(about) if about.len() > BYTES_MAX => return Err(broken("is no state of an import")),
+            Err(e) => return Err(failed(&e.to_string())),
+            Ok(about) if about.len() > BYTES_MAX => return Err(failed("is not a resume file")),
             Ok(_) => {}
         }
-        let text = fs::read(&file).map_err(|e| broken(&e.to_string()))?;
+        let text = fs::read(&file).map_err(|e| failed(&e.to_string()))?;
         let saved: Saved =
-            serde_json::from_slice(&text).map_err(|_| broken("is no state of an import"))?;
+            serde_json::from_slice(&text).map_err(|_| failed("is not a resume file"))?;
         if saved.version != VERSION || saved.sent < saved.acknowledged {
-            return Err(broken("is no state of an import that this version knows"));
+            return Err(failed("is not a resume file of this version"));
         }
-        let was = &saved.subject;
-        for (what, then, now) in [
-            ("server", &was.endpoint, &subject.endpoint),
-            ("store", &was.store, &subject.store),
-            ("format", &was.format, &subject.format),
-            ("--if-exists", &was.if_exists, &subject.if_exists),
+        let earlier = &saved.parameters;
+        for (name, earlier, now) in [
+            ("server", &earlier.endpoint, &parameters.endpoint),
+            ("store", &earlier.store, &parameters.store),
+            ("format", &earlier.format, &parameters.format),
+            ("--if-exists", &earlier.if_exists, &parameters.if_exists),
         ] {
-            if then != now {
-                return Err(broken(&format!("is of another {what}: {then}, not {now}")));
+            if earlier != now {
+                return Err(failed(&format!("belongs to another {name}: {earlier}, not {now}")));
             }
         }
-        if was.input != subject.input {
-            return Err(broken(
-                "is of another input, or the input has changed since: to begin \
-                               anew, leave --resume away",
+        if earlier.input != parameters.input {
+            return Err(failed(
+                "belongs to another input, or the input has changed; import without --resume to \
+                 start over",
             ));
         }
-        Ok(State { file: Some(file), saved, done: BTreeMap::new() })
+        Ok(ResumeState { file: Some(file), saved, done: BTreeMap::new() })
     }
 
-    /// So many items are done, from the first on.
+    /// The number of items that are done, from the first.
     pub fn acknowledged(&self) -> u64 {
         self.saved.acknowledged
     }
 
-    /// So many items may have been sent, from the first on.
+    /// The number of items that may have been sent, from the first.
     pub fn sent(&self) -> u64 {
         self.saved.sent
     }
 
-    /// What was done so far, also behind items that are not.
-    pub fn counts(&self) -> Counts {
+    /// The counts of all items done, including those beyond the acknowledged position.
+    pub fn counts(&self) -> ImportCounts {
         self.done.values().fold(self.saved.counts, |all, (_, counts)| all.plus(*counts))
     }
 
-    /// Notes that items up to this one are about to be sent.
+    /// Records that items before position `to` are about to be sent.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn sending(&mut self, to: u64) -> Result<(), Broken> {
+    /// [`SourceError`] if the file cannot be written.
+    pub fn record_sent(&mut self, to: u64) -> Result<(), SourceError> {
         self.saved.sent = self.saved.sent.max(to);
         self.save()
     }
 
-    /// Notes that these items are done.
+    /// Records that a range of items is done.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn done(&mut self, from: u64, to: u64, counts: Counts) -> Result<(), Broken> {
+    /// [`SourceError`] if the file cannot be written.
+    pub fn record_done(
+        &mut self,
+        from: u64,
+        to: u64,
+        counts: ImportCounts,
+    ) -> Result<(), SourceError> {
         self.done.insert(from, (to, counts));
         let before = self.saved.acknowledged;
         while let Some((to, counts)) = self.done.remove(&self.saved.acknowledged) {
@@ -164,23 +164,23 @@ impl State {
         if self.saved.acknowledged == before { Ok(()) } else { self.save() }
     }
 
-    /// Where it is kept.
+    /// The file it is saved to.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// Keeps it no longer.
+    /// Removes the file.
     pub fn remove(&mut self) {
         if let Some(file) = self.file.take() {
             let _ = fs::remove_file(file);
         }
     }
 
-    fn save(&self) -> Result<(), Broken> {
+    fn save(&self) -> Result<(), SourceError> {
         let Some(file) = &self.file else { return Ok(()) };
-        let failed = |e: &dyn std::fmt::Display| Broken(format!("{}: {e}", file.display()));
+        let failed = |e: &dyn std::fmt::Display| SourceError(format!("{}: {e}", file.display()));
         let text = serde_json::to_vec(&self.saved).map_err(|e| failed(&e))?;
-        // Whoever is killed in between leaves the old one or the new one, never half of one.
+        // A crash leaves the old file or the new one, never a partial one.
         let mut new = file.clone().into_os_string();
         new.push(".new");
         fs::write(&new, text).and_then(|()| fs::rename(&new, file)).map_err(|e| failed(&e))
@@ -191,9 +191,9 @@ impl State {
 mod tests {
     use super::*;
 
-    fn subject(store: &str) -> Subject {
+    fn parameters(store: &str) -> ImportParameters {
         let text = |text: &str| text.to_owned();
-        Subject {
+        ImportParameters {
             endpoint: text("http://127.0.0.1:1"),
             store: text(store),
             input: text("file:1:2"),
@@ -203,34 +203,35 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_done_without_gaps_is_acknowledged_and_it_is_there_again() {
+    fn progress_is_acknowledged_without_gaps_and_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.resume");
-        let mut state = State::resume(file.clone(), subject("s")).unwrap();
-        let one = Counts { written: 1, ..Counts::default() };
-        state.sending(10).unwrap();
-        state.sending(20).unwrap();
-        state.done(10, 20, one).unwrap();
+        let mut state = ResumeState::resume(file.clone(), parameters("s")).unwrap();
+        let one = ImportCounts { written: 1, ..ImportCounts::default() };
+        state.record_sent(10).unwrap();
+        state.record_sent(20).unwrap();
+        state.record_done(10, 20, one).unwrap();
         assert_eq!((state.acknowledged(), state.counts().written), (0, 1));
-        let seen = State::resume(file.clone(), subject("s")).unwrap();
-        assert_eq!((seen.acknowledged(), seen.sent(), seen.counts().written), (0, 20, 0));
-        state.done(0, 10, one).unwrap();
-        let seen = State::resume(file.clone(), subject("s")).unwrap();
-        assert_eq!((seen.acknowledged(), seen.sent(), seen.counts().written), (20, 20, 2));
+        let loaded = ResumeState::resume(file.clone(), parameters("s")).unwrap();
+        assert_eq!((loaded.acknowledged(), loaded.sent(), loaded.counts().written), (0, 20, 0));
+        state.record_done(0, 10, one).unwrap();
+        let loaded = ResumeState::resume(file.clone(), parameters("s")).unwrap();
+        assert_eq!((loaded.acknowledged(), loaded.sent(), loaded.counts().written), (20, 20, 2));
         state.remove();
-        assert!(!file.exists() && State::resume(file, subject("s")).unwrap().sent() == 0);
+        assert!(!file.exists() && ResumeState::resume(file, parameters("s")).unwrap().sent() == 0);
     }
 
     #[test]
-    fn the_state_of_something_else_is_refused() {
+    fn resuming_with_other_parameters_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.resume");
-        State::resume(file.clone(), subject("s")).unwrap().sending(1).unwrap();
-        let told = |subject| State::resume(file.clone(), subject).map(|_| ()).unwrap_err().0;
-        assert!(told(subject("other")).contains("another store"));
-        let changed = Subject { input: "file:3:4".into(), ..subject("s") };
-        assert!(told(changed).contains("changed"));
+        ResumeState::resume(file.clone(), parameters("s")).unwrap().record_sent(1).unwrap();
+        let error =
+            |parameters| ResumeState::resume(file.clone(), parameters).map(|_| ()).unwrap_err().0;
+        assert!(error(parameters("other")).contains("another store"));
+        let changed = ImportParameters { input: "file:3:4".into(), ..parameters("s") };
+        assert!(error(changed).contains("changed"));
         fs::write(&file, "{}").unwrap();
-        assert!(told(subject("s")).contains("no state"));
+        assert!(error(parameters("s")).contains("not a resume file"));
     }
 }

@@ -1,288 +1,282 @@
-//! The names and shapes of the API's JSON and header fields (contract.md, sections 1 to 3), shared
-//! by the server and by clients.
+//! The names and shapes that the server and its clients exchange: header fields, JSON bodies, times
+//! and item lines (docs/contract.md sections 1 to 3).
+
+mod endpoint;
+pub mod record;
+mod time;
+mod token;
+
+pub use endpoint::{DEFAULT_PORT, Endpoint};
+pub use time::{http_date_to_rfc3339, parse_rfc3339, rfc3339, timestamp};
+pub use token::Token;
 
 use serde::{Deserialize, Serialize};
 
-/// Carries the token.
+/// Carries the token of a request.
 pub const FASTLY_KEY: &str = "Fastly-Key";
-/// An item's generation, in answers.
+/// The generation of an item, in responses.
 pub const GENERATION: &str = "Generation";
-/// An item's metadata, both ways.
+/// The metadata of an item, in requests and responses.
 pub const METADATA: &str = "Metadata";
-/// The generation that a write demands.
+/// The generation that a write requires.
 pub const IF_GENERATION_MATCH: &str = "if-generation-match";
-/// Seconds that an item lives; with underscores, as clients send it.
+/// The time to live of an item in seconds; clients send it with underscores.
 pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
-/// The size of an item's whole value.
+/// The size of the whole value, also in responses that carry a part of it.
 pub const STORED_CONTENT_LENGTH: &str = "Stored-Content-Length";
 
-/// The API's description, by OpenAPI 3.1.
+/// The OpenAPI 3.1 description of the API.
 pub static OPENAPI: &[u8] = include_bytes!("../api/openapi.json");
 
-/// Every refusal but a 412 on an item and a batch's.
+/// How an import treats existing items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum IfExists {
+    /// Leave the existing item unchanged
+    Skip,
+    /// Replace the existing item
+    #[default]
+    Overwrite,
+    /// Count the new item as failed and continue
+    Fail,
+}
+
+impl IfExists {
+    /// The word for it in queries and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IfExists::Skip => "skip",
+            IfExists::Overwrite => "overwrite",
+            IfExists::Fail => "fail",
+        }
+    }
+
+    /// Parses the word for it.
+    pub fn parse(text: &str) -> Option<IfExists> {
+        let all = [IfExists::Skip, IfExists::Overwrite, IfExists::Fail];
+        all.into_iter().find(|if_exists| if_exists.as_str() == text)
+    }
+}
+
+/// The body of error responses, except for batch reports and the empty 412 of items.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What clients show first.
+    /// Summary, in the field most clients show.
     pub msg: String,
-    /// The same, for clients that look here.
+    /// The same summary, for clients that read this field.
     pub title: String,
-    /// What exactly is wrong.
+    /// Details of the error.
     pub detail: String,
-    /// The status again.
+    /// Status of the response.
     pub status: u16,
 }
 
-/// The body of a create or a rename.
+/// The body of requests that create or rename a store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StoreName {
-    /// The name.
+pub struct StoreRequest {
+    /// Name.
     pub name: String,
 }
 
-/// A store; these fields in this order.
+/// A store. Clients depend on the order of the fields.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Store {
-    /// Its id.
+    /// Id.
     pub id: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// `YYYY-MM-DD HH:MM:SS`, UTC.
+    /// Time of creation: `YYYY-MM-DD HH:MM:SS`, UTC.
     pub created_at: String,
-    /// The same form.
+    /// Time of the last change, in the same form.
     pub updated_at: String,
 }
 
 /// A page of stores.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoreList {
-    /// The stores.
+    /// Stores.
     pub data: Vec<Store>,
-    /// What else there is to say; flat scalars only.
+    /// Position in the list.
     pub meta: StoreListMeta,
 }
 
-/// What a page of stores says of itself.
+/// The position of a page of stores. Flat scalars only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoreListMeta {
-    /// How many stores a page holds.
+    /// Page size.
     pub limit: usize,
-    /// How many there are.
+    /// Number of stores.
     pub total: u64,
-    /// Where the next page begins; absent on the last.
+    /// Cursor of the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
 
-/// What a page of keys says of itself; flat scalars only.
+/// The position of a page of keys. Flat scalars only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyListMeta {
-    /// How many keys a page holds.
+    /// Page size.
     pub limit: usize,
-    /// Where the next page begins; absent on the last.
+    /// Cursor of the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
-    /// The prefix that was asked for.
+    /// Requested prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// `eventual` when that was asked for.
+    /// `eventual` if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consistency: Option<String>,
 }
 
-/// The answer to a batch.
+/// The response to a batch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BatchReport {
-    /// Empty when all went well.
+    /// Class of the error; empty on success.
     #[serde(rename = "type")]
     pub kind: String,
-    /// In words.
+    /// Summary.
     pub title: String,
-    /// One for each line that failed.
+    /// Failed lines.
     pub errors: Vec<BatchError>,
 }
 
-/// Why a line of a batch failed.
+/// A failed line of a batch or import.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BatchError {
-    /// The line's key, where it could be read.
+    /// Key of the line; empty if it could not be read.
     pub key: String,
-    /// The line's number, from 0.
+    /// Number of the line, from 0.
     pub index: u64,
-    /// The status the line would have had by itself, as text.
+    /// Status that a request for this item alone would have had, as text.
     pub code: String,
-    /// What is wrong.
+    /// Cause.
     pub reason: String,
 }
 
 /// A page of keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyList {
-    /// The keys, in the order of their bytes.
+    /// Keys in byte order.
     pub data: Vec<String>,
-    /// What else there is to say; flat scalars only.
+    /// Position in the list.
     pub meta: KeyListMeta,
 }
 
-/// What a server says of itself at `GET /_/v1`.
+/// The response to `GET /_/v1`, which identifies a Steadfast server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct About {
+pub struct ServerInfo {
     /// `steadfast`.
     pub name: String,
-    /// Its version.
+    /// Version.
     pub version: String,
 }
 
-/// A page of a store's items with their details.
+/// A page of items with their details.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DetailsPage {
-    /// The items, in the order of their keys.
-    pub data: Vec<Details>,
-    /// As in a list of keys.
+pub struct ItemDetailsList {
+    /// Items in byte order of their keys.
+    pub data: Vec<ItemDetails>,
+    /// Position in the list.
     pub meta: KeyListMeta,
 }
 
-/// All there is to know of an item but its value.
+/// The properties of an item, without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Details {
-    /// Its key.
+pub struct ItemDetails {
+    /// Key.
     pub key: String,
-    /// Bytes of its value.
+    /// Value size in bytes.
     pub size: u64,
-    /// Its metadata, where that is UTF-8.
+    /// Metadata that is UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
-    /// Its metadata in base64, where it is not UTF-8.
+    /// Metadata that is not UTF-8, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata_base64: Option<String>,
-    /// Its generation.
+    /// Generation.
     pub generation: u64,
-    /// When it was written last: RFC 3339, UTC, microseconds.
+    /// Time of the last write: RFC 3339, UTC, microseconds.
     pub modified: String,
-    /// When it expires, in the same form.
+    /// Time of expiry in the same form; `None` if it never expires.
     pub expires: Option<String>,
 }
 
-/// The answer to a deletion of many items.
+/// The response to a deletion by prefix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Deleted {
-    /// How many are deleted.
+pub struct DeletedCount {
+    /// Number of deleted items.
     pub deleted: u64,
-    /// Whether there are more that match.
+    /// Whether more items match.
     pub more: bool,
 }
 
-/// The answer to a dry run of it.
+/// The response to a dry run of a deletion by prefix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Matched {
-    /// How many items match.
+pub struct MatchedCount {
+    /// Number of matching items.
     pub matched: u64,
 }
 
-/// The answer to an import.
+/// The response to an import.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportReport {
-    /// How many items were written.
+    /// Number of items written.
     pub written: u64,
-    /// How many were there already, or had expired.
+    /// Number of items skipped because they existed or had expired.
     pub skipped: u64,
-    /// How many could not be written.
+    /// Number of items that failed.
     pub failed: u64,
-    /// One for each line that failed.
+    /// Failed lines.
     pub errors: Vec<BatchError>,
 }
 
-/// A limited token; without its secret, but in the answer that made it.
+/// A limited token. Only the response that creates it contains the secret.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Token {
-    /// Its id.
+pub struct LimitedToken {
+    /// Id.
     pub id: String,
-    /// Its name.
+    /// Name.
     pub name: String,
     /// `global` or `global:read`.
     pub scope: String,
-    /// The ids of the only stores it reaches; none: all of them.
+    /// Ids of the stores it may access; empty for all.
     pub stores: Vec<String>,
-    /// What each key it touches begins with.
+    /// Prefix of the keys it may access.
     pub prefix: String,
-    /// RFC 3339.
+    /// Time of creation, RFC 3339.
     pub created_at: String,
-    /// RFC 3339; `None` for never.
+    /// Time of expiry, RFC 3339; `None` if it never expires.
     pub expires_at: Option<String>,
-    /// The secret, told once.
+    /// Secret, present only once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<String>,
 }
 
-/// What a new token shall be.
+/// The body of a request that creates a token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenRequest {
-    /// What its owner calls it.
+    /// Name.
     pub name: String,
     /// `global` or `global:read`.
     pub scope: String,
-    /// The ids of the stores it may use; all if absent.
+    /// Ids of the stores it may access; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stores: Option<Vec<String>>,
-    /// What the keys it may use begin with.
+    /// Prefix of the keys it may access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// When it expires: RFC 3339.
+    /// Time of expiry, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
 }
 
-/// All limited tokens.
+/// A list of tokens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenList {
-    /// The tokens, the oldest first.
-    pub data: Vec<Token>,
+    /// Limited tokens, oldest first.
+    pub data: Vec<LimitedToken>,
 }
 
-/// A time in microseconds by RFC 3339, UTC, with six digits of a second's fraction.
-pub fn rfc3339(micros: u64) -> String {
-    let date = timestamp(micros).replace(' ', "T");
-    format!("{date}.{:06}Z", micros % 1_000_000)
-}
-
-/// The microseconds of a time by RFC 3339, with any offset; `None` for what is none, or is before
-/// 1970.
-pub fn parse_rfc3339(text: &str) -> Option<u64> {
-    let format = &time::format_description::well_known::Rfc3339;
-    let at = time::OffsetDateTime::parse(text, format).ok()?;
-    u64::try_from(at.unix_timestamp_nanos() / 1000).ok()
-}
-
-/// A time in microseconds as the API writes it: `YYYY-MM-DD HH:MM:SS`, UTC.
-pub fn timestamp(micros: u64) -> String {
-    let secs = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
-    let at =
-        time::OffsetDateTime::from_unix_timestamp(secs).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
-    let (hour, minute, second) = at.to_hms();
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn times_have_the_recorded_form() {
-        assert_eq!(super::timestamp(1_750_707_675_999_999), "2025-06-23 19:41:15");
-        assert_eq!(super::timestamp(0), "1970-01-01 00:00:00");
-    }
-
-    #[test]
-    fn times_by_rfc_3339_come_back() {
-        let at = 1_750_707_675_009_999;
-        assert_eq!(super::rfc3339(at), "2025-06-23T19:41:15.009999Z");
-        for micros in [0, 1, at, 253_402_300_799_999_999] {
-            assert_eq!(super::parse_rfc3339(&super::rfc3339(micros)), Some(micros));
-        }
-        let offset = "2025-06-23T21:41:15.009999+02:00";
-        assert_eq!(super::parse_rfc3339(offset), Some(at));
-        assert_eq!(super::parse_rfc3339("2025-06-23T19:41:15Z"), Some(at / 1_000_000 * 1_000_000));
-        for wrong in ["", "2025-06-23", "2025-06-23T19:41:15", "1750707675", "1969-12-31T23:59:58Z"]
-        {
-            assert_eq!(super::parse_rfc3339(wrong), None, "{wrong}");
-        }
-    }
+/// Formats bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -298,7 +298,8 @@ fn a_batch_reports_its_first_10000_errors_and_their_total() {
         let response = put_batch(&case, &body);
         assert_eq!(response.status, status);
         let json = response.json();
-        let title = format!("batch had {} errors, the first follow", body.lines().count());
+        let title =
+            format!("batch had {} errors, the first 10000 are listed", body.lines().count());
         assert_eq!((&json["type"], &json["title"]), (&kind.into(), &title.into()));
         let errors = json["errors"].as_array().unwrap();
         assert_eq!((errors.len(), &errors[9_999]["index"]), (10_000, &9_999.into()));

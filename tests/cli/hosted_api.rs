@@ -47,7 +47,7 @@ fn the_hosted_api_alone_serves_store_and_item_commands() {
     assert!(remaining.lines().count() == 30 && !remaining.contains("k0"), "{remaining}");
     let token = run_at(&cli, &endpoint, &["token", "list"]);
     assert_eq!(token.code, 3);
-    assert!(token.err.contains("no Steadfast server"), "{}", token.err);
+    assert!(token.err.contains("not a Steadfast server"), "{}", token.err);
     let refused = run_at(&cli, &endpoint, &["store", "delete", "site", "--yes"]);
     assert_eq!(refused.code, 4, "{}", refused.err);
     let forced = run_at(&cli, &endpoint, &["store", "delete", "site", "--yes", "--force"]);

@@ -21,10 +21,10 @@ fn key_delete_requires_confirmation() {
     let file = cli.write_file("keys", b"page\n");
     for (selection, expected) in [
         (&["page"][..], "item \"page\""),
-        (&["--prefix", "blog/"], "the 3 items whose keys begin with \"blog/\""),
-        (&["--all"], "all 5 items"),
-        (&["--from", &file], "the items of the 1 keys in"),
-        (&["--from", "-"], "on the standard input"),
+        (&["--prefix", "blog/"], "3 items with the key prefix \"blog/\""),
+        (&["--all"], "all items (5)"),
+        (&["--from", &file], "the items of 1 key in"),
+        (&["--from", "-"], "from the standard input"),
     ] {
         let message = cli.fails(2, &[&["key", "delete", "site"], selection].concat());
         assert!(message.contains(expected) && message.contains("--yes"), "{message}");
@@ -84,7 +84,7 @@ fn key_delete_by_key_prefix_file_and_all() {
     let file = cli.write_file("keys", some.as_bytes());
     let output = cli.run(&["key", "delete", "site", "--yes", "--from", &file]);
     assert_eq!((output.code, output.text().as_str()), (0, ""), "{}", output.err);
-    assert!(output.err.contains("deleted 39 items of store \"site\""), "{}", output.err);
+    assert!(output.err.contains("deleted 39 items from store \"site\""), "{}", output.err);
     let output = cli.run_with_input(&["key", "delete", "site", "--yes", "--from", "-"], b"k39");
     assert_eq!(output.code, 0, "{}", output.err);
     assert!(remaining_keys(&cli).is_empty());
@@ -94,7 +94,7 @@ fn key_delete_by_key_prefix_file_and_all() {
 fn key_delete_reports_the_line_of_an_invalid_key_file() {
     let cli = with_items();
     for (bytes, expected) in
-        [(&b"page\n\xff\n"[..], "line 2 of"), (&[b'x'; 5000][..], "longer than 4096 bytes")]
+        [(&b"page\n\xff\n"[..], ", line 2: "), (&[b'x'; 5000][..], "longer than 4096 bytes")]
     {
         let file = cli.write_file("keys", bytes);
         let message = cli.fails(1, &["key", "delete", "site", "--yes", "--from", &file]);

@@ -334,7 +334,7 @@ fn a_port_in_use_is_named_in_the_error() {
 fn a_memory_server_says_so_and_removes_its_token() {
     let run = CapturedServer::start(steadfast(&["serve", "--memory", "--listen", "127.0.0.1:0"]));
     let out = run.out();
-    assert!(out.contains("data   memory: gone when the server stops\n"), "{out}");
+    assert!(out.contains("data   memory (lost when the server stops)\n"), "{out}");
     let line = out.lines().find_map(|line| line.strip_prefix("token  ")).unwrap();
     let file = Path::new(line).to_owned();
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

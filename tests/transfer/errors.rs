@@ -45,13 +45,13 @@ fn invalid_lines_are_reported_and_valid_lines_are_written() {
     let dry_run = run(server.port, dir.path(), &["import", "s", "in", "--create", "--dry-run"]);
     let dry_run = dry_run.expect_exit(1);
     assert_eq!(reported_lines(&dry_run.err), invalid, "{}", dry_run.err);
-    assert!(dry_run.err.contains("3 items of in could be written, 1 are over, 7 are wrong"));
-    assert!(dry_run.err.contains("to be made"), "{}", dry_run.err);
+    assert!(dry_run.err.contains("would import 3 items, 1 expired, 7 invalid"));
+    assert!(dry_run.err.contains("to be created"), "{}", dry_run.err);
     run(server.port, dir.path(), &["import", "s", "in", "--dry-run"]).expect_exit(3);
 
     let done = run(server.port, dir.path(), &["import", "s", "in", "--create"]).expect_exit(1);
     assert_eq!(reported_lines(&done.err), invalid, "{}", done.err);
-    assert!(done.err.contains("3 written, 1 skipped, 7 failed"), "{}", done.err);
+    assert!(done.err.contains("imported 3 items, 1 skipped, 7 failed"), "{}", done.err);
     assert!(done.err.contains("line 4, key \"a#b\": key must not contain '#'"), "{}", done.err);
     assert!(
         !dir.path().join("in.resume").exists(),
@@ -92,11 +92,11 @@ fn if_exists_skips_overwrites_or_fails() {
             lines.as_bytes(),
         )
     };
-    assert!(import("fail", b"1").expect_exit(0).err.contains("3 written"));
+    assert!(import("fail", b"1").expect_exit(0).err.contains("imported 3 items"));
     let output = import("skip", b"2").expect_exit(0);
-    assert!(output.err.contains("1 written, 2 skipped, 0 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 1 item, 2 skipped, 0 failed"), "{}", output.err);
     let output = import("fail", b"3").expect_exit(4);
-    assert!(output.err.contains("0 written, 0 skipped, 3 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 0 items, 0 skipped, 3 failed"), "{}", output.err);
     assert!(output.err.contains("line 3, key \"c\": the item exists"), "{}", output.err);
     assert_eq!(value(&server, &store, "a").unwrap(), b"1");
     import("overwrite", b"4").expect_exit(0);
@@ -121,12 +121,12 @@ fn each_mistake_has_its_exit_status_and_writes_nothing() {
     for (args, code, word) in [
         (&["import", "s"][..], 2, "only a fastly.toml names its stores"),
         (&["import", "s", "none"], 1, "none: "),
-        (&["import", "none", "in.ndjson"], 3, "no store has the name or id"),
+        (&["import", "none", "in.ndjson"], 3, "no store with name or id"),
         (&["import", "s", "-", "--resume"], 2, "--resume"),
         (&["import", "s", "-", "--state", "x"], 2, "--state"),
         (&["import", "s", "there"], 1, "--format"),
         (&["import", "s", "bad.zst"], 1, "cannot be read"),
-        (&["import", "s", "folder", "--format", "csv"], 1, "is a folder"),
+        (&["import", "s", "folder", "--format", "csv"], 1, "is a directory"),
         (&["import", "s", "in.ndjson", "--state", "no/such"], 1, "no/such"),
         (&["import", "none.toml"], 1, "none.toml"),
         (&["export", "none"], 3, "no store"),
@@ -137,7 +137,7 @@ fn each_mistake_has_its_exit_status_and_writes_nothing() {
         (&["export", "s", "--json"], 2, "-o FILE"),
         (&["export", "s", "--to", "viceroy"], 2, "DIR"),
         (&["export", "s", "--to", "viceroy", "out"], 4, "--force"),
-        (&["export", "s", "--to", "viceroy", "out", "--force"], 1, "no export"),
+        (&["export", "s", "--to", "viceroy", "out", "--force"], 1, "not an export"),
         (&["sync", "s", "s"], 2, "the same store"),
         (&["sync", "s", "none"], 3, "no store"),
         (&["sync", "s", "s@https://kv.example.com"], 5, "--to-token-file"),

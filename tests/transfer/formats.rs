@@ -17,7 +17,7 @@ fn a_directory_is_imported_file_by_file() {
     let output =
         run(server.port, dir.path(), &["import", "site", "site/", "--create"]).expect_exit(1);
     assert!(output.err.contains("key \"bad#name\": key must not contain '#'"), "{}", output.err);
-    assert!(output.err.contains("2 written, 0 skipped, 1 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 2 items, 0 skipped, 1 failed"), "{}", output.err);
     let keys = export(&server, "site");
     assert!(keys.contains("\"blog/index.html\"") && keys.contains("\"empty\""), "{keys}");
     let all = run(server.port, dir.path(), &["key", "get", "site", "blog/index.html", "-o", "got"]);
@@ -77,7 +77,7 @@ fn a_manifest_is_imported_into_the_stores_it_names() {
     fs::write(dir.path().join("value"), b"\x00file").unwrap();
     let dry_run =
         run(server.port, dir.path(), &["import", "fastly.toml", "--dry-run"]).expect_exit(0);
-    assert_eq!(dry_run.err.matches("to be made").count(), 4, "{}", dry_run.err);
+    assert_eq!(dry_run.err.matches("to be created").count(), 4, "{}", dry_run.err);
     let done = run(server.port, dir.path(), &["import", "fastly.toml", "--json"]).expect_exit(0);
     let done_text = done.text();
     let stores: Vec<serde_json::Value> =

@@ -29,7 +29,7 @@ fn import_and_export_work_through_the_hosted_api_alone() {
     let output = run_with_input(port, dir.path(), &["import", "s", "-"], items.concat().as_bytes())
         .expect_exit(1);
     assert!(output.err.contains("line 2, key \"bad#\""), "{}", output.err);
-    assert!(output.err.contains("2504 written, 1 skipped, 1 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 2504 items, 1 skipped, 1 failed"), "{}", output.err);
     let all = export(&server, "s");
     let seconds = all.lines().next().unwrap().split("\"expires\":\"").nth(1).unwrap();
     assert!(seconds.starts_with("2101-01-01T00:00:0"), "{seconds}");
@@ -37,7 +37,7 @@ fn import_and_export_work_through_the_hosted_api_alone() {
 
     // The hosted API does not report expiry; all else is exported.
     let output = run(port, dir.path(), &["export", "s"]).expect_exit(0);
-    assert!(output.err.contains("does not tell when items expire"));
+    assert!(output.err.contains("does not report when items expire"));
     let comparable = |text: &str| -> Vec<String> {
         let field = |line: &str, name: &str| {
             let json: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -76,7 +76,7 @@ fn existing_items_are_skipped_or_refused_through_the_hosted_api() {
     import(lossy_port, "fail", &items).expect_exit(0);
     let more = format!("{items}{}", line("new", b"v", ""));
     let output = import(hosted_port, "skip", &more).expect_exit(0);
-    assert!(output.err.contains("1 written, 50 skipped, 0 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 1 item, 50 skipped, 0 failed"), "{}", output.err);
     let output = import(hosted_port, "fail", &items).expect_exit(4);
     assert!(
         output.err.contains("50 failed") && output.err.contains("the item exists"),

@@ -52,7 +52,7 @@ fn an_export_of_an_import_has_the_same_bytes() {
     let text = every_kind_of_item();
     fs::write(dir.path().join("in.ndjson"), &text).unwrap();
     let output = at(&["import", "one", "in.ndjson", "--create"]);
-    assert!(output.err.contains("20010 written, 0 skipped, 0 failed"), "{}", output.err);
+    assert!(output.err.contains("imported 20010 items, 0 skipped, 0 failed"), "{}", output.err);
     assert!(!dir.path().join("in.ndjson.resume").exists());
     at(&["export", "one", "-o", "one.ndjson"]);
     let one = fs::read(dir.path().join("one.ndjson")).unwrap();
@@ -73,7 +73,7 @@ fn an_export_of_an_import_has_the_same_bytes() {
         &["import", "three", "-", "--create"],
         part.as_bytes(),
     );
-    assert!(output.expect_exit(0).err.contains("10000 written"));
+    assert!(output.expect_exit(0).err.contains("imported 10000 items"));
     assert!(export(&other, "three") == part);
     let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert_eq!(files.len(), 3, "unexpected files: {files:?}");

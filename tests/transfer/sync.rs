@@ -54,7 +54,7 @@ fn sync_reports_copies_and_deletes_differences() {
     let plan = "~ changed\n- gone\n~ life\n~ meta\n+ new\n";
     let output = sync(&["--dry-run", "--delete"]).expect_exit(0);
     assert_eq!(output.text(), plan);
-    let line = "1 new, 3 changed, 1 to delete, 1500 the same, 0 failed";
+    let line = "1 new, 3 changed, 1 to delete, 1500 unchanged, 0 failed";
     assert!(output.err.contains(line), "{}", output.err);
     for port in [blue.port, green.port] {
         assert!(output.err.contains(&format!(") at http://127.0.0.1:{port}")), "{}", output.err);
@@ -62,13 +62,13 @@ fn sync_reports_copies_and_deletes_differences() {
     assert_eq!(export(&green, "s"), before, "a dry run must not write");
 
     let output = sync(&[]).expect_exit(0);
-    assert!(output.err.contains("1 new, 3 changed, 1 that FROM has not"), "{}", output.err);
+    assert!(output.err.contains("1 new, 3 changed, 1 only in destination"), "{}", output.err);
     assert_eq!(
         items_without_generation(&green, "s").len(),
         items_without_generation(&blue, "s").len() + 1
     );
     // Deletion needs confirmation.
-    assert!(sync(&["--delete"]).expect_exit(2).err.contains("delete 1 items that FROM has not"));
+    assert!(sync(&["--delete"]).expect_exit(2).err.contains("delete 1 item found only in"));
     let output = sync(&["--delete", "--yes", "--json"]).expect_exit(0);
     assert_eq!(output.text().lines().next(), Some("{\"change\":\"deleted\",\"key\":\"gone\"}"));
     assert!(
@@ -81,7 +81,7 @@ fn sync_reports_copies_and_deletes_differences() {
         sync(&["--quick"])
             .expect_exit(0)
             .err
-            .contains("0 new, 0 changed, 0 that FROM has not, 1504")
+            .contains("0 new, 0 changed, 0 only in destination, 1504")
     );
 
     // In the other direction, into a store that --create creates.
@@ -106,7 +106,7 @@ fn sync_works_to_and_from_the_hosted_api() {
     let out = ["sync", "s", &destination, "--to-token-file", "token"];
     assert!(run(local.port, dir.path(), &out).expect_exit(0).err.contains("1201 new"));
     let again = run(local.port, dir.path(), &out).expect_exit(0);
-    assert!(again.err.contains("0 new, 0 changed, 0 that FROM has not, 1201"), "{}", again.err);
+    assert!(again.err.contains("0 new, 0 changed, 0 only in destination, 1201"), "{}", again.err);
     let refused = run(local.port, dir.path(), &[&out[..], &["--quick"]].concat()).expect_exit(2);
     assert!(refused.err.contains("--quick"), "{}", refused.err);
     import(&remote, "s", &[line("m", b"v", ",\"metadata\":\"n\""), line("x", b"v", "")].concat());

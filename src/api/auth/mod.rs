@@ -15,56 +15,18 @@ use super::error::Error;
 use super::router::{Method, Route, RouteMatch};
 use crate::http::RequestHead;
 use crate::kv::Kv;
-use crate::wire::FASTLY_KEY;
+use crate::wire::{FASTLY_KEY, Token};
 use permission::{Access, access, authorize};
-use std::fmt;
-use subtle::ConstantTimeEq;
-
-/// The root token; `Debug` redacts it.
-#[derive(Clone)]
-pub struct RootToken(Vec<u8>);
-
-impl RootToken {
-    /// Maximum length in bytes.
-    pub const BYTES_MAX: usize = 512;
-
-    /// Checks that a token has 16 to 512 visible ASCII characters.
-    ///
-    /// # Errors
-    /// Describes the violated rule without quoting the token.
-    pub fn parse(text: &str) -> Result<RootToken, String> {
-        let bytes = text.as_bytes();
-        if !(16..=RootToken::BYTES_MAX).contains(&bytes.len()) {
-            let max = RootToken::BYTES_MAX;
-            return Err(format!("must have 16 to {max} characters, but has {}", bytes.len()));
-        }
-        if !bytes.iter().all(u8::is_ascii_graphic) {
-            return Err("must contain only visible ASCII characters".into());
-        }
-        Ok(RootToken(bytes.to_vec()))
-    }
-
-    /// Compares in constant time.
-    fn matches(&self, token: &[u8]) -> bool {
-        self.0.ct_eq(token).into()
-    }
-}
-
-impl fmt::Debug for RootToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RootToken(redacted)")
-    }
-}
 
 /// Authenticates requests by the root token or a limited token of the store.
 #[derive(Clone, Debug)]
 pub struct Auth {
-    root: RootToken,
+    root: Token,
 }
 
 impl Auth {
     /// Accepts `root` and all limited tokens.
-    pub fn new(root: RootToken) -> Auth {
+    pub fn new(root: Token) -> Auth {
         Auth { root }
     }
 
@@ -111,11 +73,11 @@ mod tests {
 
     #[test]
     fn root_tokens_have_length_limits_and_debug_redacts_them() {
-        let token = RootToken::parse("0123456789abcdef").unwrap();
-        assert_eq!(format!("{token:?}"), "RootToken(redacted)");
+        let token = Token::parse("0123456789abcdef").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(redacted)");
         assert!(token.matches(b"0123456789abcdef") && !token.matches(b"0123456789abcdeg"));
         assert!(!token.matches(b"") && !token.matches(b"0123456789abcdef0"));
-        assert!(RootToken::parse("short").is_err() && RootToken::parse(&"x".repeat(513)).is_err());
-        assert!(RootToken::parse("0123456789 abcdef").is_err());
+        assert!(Token::parse("short").is_err() && Token::parse(&"x".repeat(513)).is_err());
+        assert!(Token::parse("0123456789 abcdef").is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! `steadfast env`.
 
-use super::console::{Out, Stop, ended, exit_status, note};
+use super::error::{CommandError, exit_status};
+use super::output::Output;
+use super::runtime::{fail, finish};
 use crate::config::{ConnectionConfig, EnvArgs, TokenLocation};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -18,33 +20,36 @@ Examples:
   steadfast env -- terraform apply
   steadfast env -- npx @fastly/compute-js-static-publish publish-content
 
-COMMAND finds the variables that point the Fastly CLI, go-fastly and Terraform at the server. If it
-is a Node.js program (20 or later), it also finds a module in NODE_OPTIONS that sends to the server
-what is meant for api.fastly.com. COMMAND takes this command's place: signals reach it, and its exit
-status is the one you see; 127 says that there is no such command, 126 that it cannot be run.
+Sets the variables that the Fastly CLI, go-fastly and Terraform read. In Node.js 20 and later, a
+module loaded through NODE_OPTIONS redirects requests for api.fastly.com to the server. COMMAND
+replaces this process: it receives signals directly and determines the exit status; 127 means that
+the command was not found, 126 that it cannot be run.
 
-The exports name the file of a token and not the token, unless --show-token is given.",
+The exports read the token from its file, so that they do not contain it, unless --show-token is
+given.",
     exit_status!()
 );
 
-/// What Node.js loads before its program.
-const REDIRECT: &str = include_str!("redirect.mjs");
-const NOT_RUNNABLE: u8 = 126;
-const NO_SUCH_COMMAND: u8 = 127;
+/// The module that redirects the requests of Node.js programs.
+const REDIRECT_MODULE: &str = include_str!("redirect.mjs");
+/// Exit statuses of a command that was not run, as in shells.
+const EXIT_CANNOT_RUN: u8 = 126;
+const EXIT_NOT_FOUND: u8 = 127;
 
 pub(super) fn run(args: &EnvArgs) -> ExitCode {
-    let at = match args.client.resolve() {
-        Ok(at) => at,
-        Err(e) => return ended(Err(e.into())),
+    let connection = match args.client.resolve() {
+        Ok(connection) => connection,
+        Err(e) => return finish(Err(e.into())),
     };
     match args.command.split_first() {
-        None => ended(print(&at, args)),
-        Some((program, rest)) => become_command(&at, program, rest, args.node_options.as_deref()),
+        None => finish(print_exports(&connection, args)),
+        Some((program, program_args)) => {
+            exec(&connection, program, program_args, args.node_options.as_deref())
+        }
     }
 }
 
-/// The exports that point the Fastly CLI, go-fastly and Terraform at a server. `token` is an
-/// expression of the shell.
+/// Returns shell commands that export the variables. `token` is a shell expression.
 pub(super) fn exports(url: &str, token: &str) -> String {
     format!(
         "\
@@ -59,65 +64,64 @@ export FASTLY_API_KEY={token}
     )
 }
 
-/// The expression of the shell that reads a file.
+/// Returns a shell expression for the content of a file.
 pub(super) fn read_file(path: &Path) -> String {
-    format!("\"$(cat {})\"", quoted(&path.display().to_string()))
+    format!("\"$(cat {})\"", shell_quote(&path.display().to_string()))
 }
 
-fn quoted(text: &str) -> String {
+fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-fn print(at: &ConnectionConfig, args: &EnvArgs) -> Result<(), Stop> {
-    let token = match &at.token_at {
-        _ if args.show_token => quoted(at.token.reveal()),
-        TokenLocation::Environment => "\"$FASTLY_API_TOKEN\"".to_owned(),
-        TokenLocation::File(path) => read_file(path),
-    };
-    let mut out = Out::new();
+fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<(), CommandError> {
+    let url = connection.endpoint.as_str();
+    let mut out = Output::new();
     if args.client.json {
-        let token = args.show_token.then(|| at.token.reveal());
-        let file = match &at.token_at {
+        let token = args.show_token.then(|| connection.token.expose());
+        let file = match &connection.token_location {
             TokenLocation::Environment => None,
             TokenLocation::File(path) => Some(path.display().to_string()),
         };
-        let url = at.endpoint.as_str();
         out.json(&serde_json::json!({ "endpoint": url, "token_file": file, "token": token }))?;
     } else {
-        out.bytes(exports(at.endpoint.as_str(), &token).as_bytes())?;
+        let token = match &connection.token_location {
+            _ if args.show_token => shell_quote(connection.token.expose()),
+            TokenLocation::Environment => "\"$FASTLY_API_TOKEN\"".to_owned(),
+            TokenLocation::File(path) => read_file(path),
+        };
+        out.bytes(exports(url, &token).as_bytes())?;
     }
     out.flush()
 }
 
-/// Runs the command in place of this one; returns only if that cannot be done.
-fn become_command(
-    at: &ConnectionConfig,
+/// Replaces this process with the command. Returns only if that fails.
+fn exec(
+    connection: &ConnectionConfig,
     program: &OsStr,
-    rest: &[OsString],
+    args: &[OsString],
     node_options: Option<&OsStr>,
 ) -> ExitCode {
-    let url = at.endpoint.as_str();
+    let url = connection.endpoint.as_str();
     let mut command = Command::new(program);
-    command.args(rest);
+    command.args(args);
     for name in
         ["FASTLY_API_ENDPOINT", "FASTLY_ACCOUNT_ENDPOINT", "FASTLY_API_URL", "STEADFAST_URL"]
     {
         command.env(name, url);
     }
     for name in ["FASTLY_API_TOKEN", "FASTLY_API_KEY"] {
-        command.env(name, at.token.reveal());
+        command.env(name, connection.token.expose());
     }
     command.env("NODE_OPTIONS", with_redirect(node_options));
-    let failed = command.exec();
-    note(&format!("cannot run {}: {failed}", program.display()));
-    let missing = failed.kind() == io::ErrorKind::NotFound;
-    ExitCode::from(if missing { NO_SUCH_COMMAND } else { NOT_RUNNABLE })
+    let error = command.exec();
+    let not_found = error.kind() == io::ErrorKind::NotFound;
+    let status = if not_found { EXIT_NOT_FOUND } else { EXIT_CANNOT_RUN };
+    fail(&format!("cannot run {}: {error}", program.display()), status)
 }
 
-/// The module itself stands in the variable, so that no file is left behind however the command
-/// ends, and the programs that it starts find it too.
+/// Adds the redirect module to the Node.js options as a data URL, which leaves no file behind.
 fn with_redirect(node_options: Option<&OsStr>) -> OsString {
-    let module = BASE64_STANDARD.encode(REDIRECT);
+    let module = BASE64_STANDARD.encode(REDIRECT_MODULE);
     let mut options = node_options.unwrap_or_default().to_owned();
     if !options.is_empty() {
         options.push(" ");

@@ -1,8 +1,10 @@
 //! `steadfast key delete`.
 
-use super::{PAGE, PARALLEL};
-use crate::cli::console::{Out, Stop, bar, confirm, local, note, target, usage};
+use super::{CONCURRENT_REQUESTS, PAGE_KEYS};
+use crate::cli::confirm::confirm;
+use crate::cli::error::{CommandError, local_error, usage_error};
 use crate::cli::input;
+use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::client::{Client, Error, Retry};
 use crate::config::KeyDeleteArgs;
 use crate::wire::Store;
@@ -12,81 +14,94 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use tokio::task::JoinSet;
 
-/// A line of a file of keys may have so many bytes; no key is longer.
+/// The maximum length of a line in a file of keys, in bytes. Keys are shorter.
 const LINE_BYTES_MAX: u64 = 4096;
 
-pub(super) async fn delete(client: Client, args: &KeyDeleteArgs) -> Result<(), Stop> {
+pub(super) async fn delete(client: Client, args: &KeyDeleteArgs) -> Result<(), CommandError> {
     let store = client.resolve(&args.store).await?;
-    let whose = target(&client, &store);
-    let (word, number) = if let Some(key) = &args.key {
-        one(&client, &store, key, args).await?
+    let label = store_label(&client, &store);
+    let count = if let Some(key) = &args.key {
+        delete_one(&client, &store, key, args).await?
     } else if let Some(path) = &args.from {
-        of_file(&client, &store, path, args).await?
+        delete_listed(&client, &store, path, args).await?
     } else {
-        let prefix = args.prefix.as_deref().unwrap_or_default();
-        let count = count(&client, &store, prefix).await?;
-        if args.dry_run {
-            ("matched", count)
-        } else {
-            let which = match &args.prefix {
-                Some(prefix) => format!("the {count} items whose keys begin with {prefix:?}"),
-                None => format!("all {count} items"),
-            };
-            confirm(&format!("delete {which} of {whose}"), args.yes).await?;
-            ("deleted", empty(&client, &store, prefix, count).await?)
-        }
+        delete_prefix(&client, &store, args).await?
     };
-    let items = if number == 1 { "item" } else { "items" };
-    match word {
-        "matched" => note(&format!("would delete {number} {items} of {whose}")),
-        _ => note(&format!("deleted {number} {items} of {whose}")),
-    }
-    let mut out = Out::new();
+    let items = counted(count, "item");
+    let mut out = Output::new();
+    let action = if args.dry_run {
+        print_status(&format!("would delete {items} from {label}"));
+        "matched"
+    } else {
+        print_status(&format!("deleted {items} from {label}"));
+        "deleted"
+    };
     if args.client.json {
-        out.json(&json!({ "store": store.name, "store_id": store.id, word: number }))?;
+        out.json(&json!({ "store": store.name, "store_id": store.id, action: count }))?;
     } else if args.dry_run {
-        out.line(&number.to_string())?;
+        out.line(&count.to_string())?;
     }
     out.flush()
 }
 
-async fn one(
+async fn delete_one(
     client: &Client,
     store: &Store,
     key: &str,
     args: &KeyDeleteArgs,
-) -> Result<(&'static str, u64), Stop> {
+) -> Result<u64, CommandError> {
     if args.dry_run {
-        let head = client.head(store, key).await?;
-        if args.if_generation_match.is_some_and(|wanted| wanted != head.generation) {
+        let item = client.head(store, key).await?;
+        if args.if_generation_match.is_some_and(|wanted| wanted != item.generation) {
             return Err(Error::Refused {
-                what: format!("item {key:?}"),
+                subject: format!("item {key:?}"),
                 status: 412,
-                said: format!("it has generation {}", head.generation),
+                message: format!("its generation is {}", item.generation),
                 retry_after: None,
             }
             .into());
         }
-        return Ok(("matched", 1));
+        return Ok(1);
     }
-    let whose = target(client, store);
-    confirm(&format!("delete item {key:?} of {whose}"), args.yes).await?;
+    let label = store_label(client, store);
+    confirm(&format!("delete item {key:?} from {label}"), args.yes).await?;
     client.delete(store, key, false, args.if_generation_match).await?;
-    Ok(("deleted", 1))
+    Ok(1)
 }
 
-/// How many items have keys that begin so.
-pub(in crate::cli) async fn count(
+/// Deletes the items with a prefix, or all items.
+async fn delete_prefix(
+    client: &Client,
+    store: &Store,
+    args: &KeyDeleteArgs,
+) -> Result<u64, CommandError> {
+    let prefix = args.prefix.as_deref().unwrap_or_default();
+    let count = count_items(client, store, prefix).await?;
+    if args.dry_run {
+        return Ok(count);
+    }
+    let label = store_label(client, store);
+    let items = counted(count, "item");
+    let action = match &args.prefix {
+        Some(prefix) => format!("delete {items} with the key prefix {prefix:?} from {label}"),
+        None => format!("delete all items ({count}) from {label}"),
+    };
+    confirm(&action, args.yes).await?;
+    delete_items(client, store, prefix, count).await
+}
+
+/// Counts the items with a key prefix.
+pub(in crate::cli) async fn count_items(
     client: &Client,
     store: &Store,
     prefix: &str,
-) -> Result<u64, Stop> {
+) -> Result<u64, CommandError> {
     if client.is_steadfast().await? {
         return Ok(client.count_by_prefix(store, prefix).await?);
     }
     let (mut count, mut cursor) = (0, None::<String>);
     loop {
-        let page = client.keys(store, prefix, cursor.as_deref(), PAGE).await?;
+        let page = client.keys(store, prefix, cursor.as_deref(), PAGE_KEYS).await?;
         count += page.data.len() as u64;
         match page.meta.next_cursor {
             Some(next) => cursor = Some(next),
@@ -95,179 +110,194 @@ pub(in crate::cli) async fn count(
     }
 }
 
-/// Deletes the items whose keys begin so, and says how many these were.
-pub(in crate::cli) async fn empty(
+/// Deletes the items with a key prefix and returns their number. `expected` is the total of the
+/// progress bar; 0 if unknown.
+pub(in crate::cli) async fn delete_items(
     client: &Client,
     store: &Store,
     prefix: &str,
-    count: u64,
-) -> Result<u64, Stop> {
-    let bar = bar("deleting", "items", Some(count).filter(|count| *count > 0));
-    let done = if client.is_steadfast().await? {
-        at_once(client, store, prefix, &bar).await
+    expected: u64,
+) -> Result<u64, CommandError> {
+    let bar = progress_bar("deleting", "items", Some(expected).filter(|count| *count > 0));
+    let result = if client.is_steadfast().await? {
+        delete_in_bulk(client, store, prefix, &bar).await
     } else {
-        page_by_page(client, store, prefix, &bar).await
+        delete_page_by_page(client, store, prefix, &bar).await
     };
     bar.finish_and_clear();
-    done
+    result
 }
 
-async fn at_once(
+async fn delete_in_bulk(
     client: &Client,
     store: &Store,
     prefix: &str,
     bar: &ProgressBar,
-) -> Result<u64, Stop> {
+) -> Result<u64, CommandError> {
     let mut deleted = 0;
     loop {
-        let some = client.delete_by_prefix(store, prefix).await?;
-        deleted += some.deleted;
+        let batch = client.delete_by_prefix(store, prefix).await?;
+        deleted += batch.deleted;
         bar.set_position(deleted);
-        if !some.more {
+        if !batch.more {
             return Ok(deleted);
         }
     }
 }
 
-async fn page_by_page(
+async fn delete_page_by_page(
     client: &Client,
     store: &Store,
     prefix: &str,
     bar: &ProgressBar,
-) -> Result<u64, Stop> {
-    let (mut many, mut cursor) = (Many::new(client, store), None::<String>);
+) -> Result<u64, CommandError> {
+    let mut requests = ConcurrentRequests::new(client, store, Operation::Delete);
+    let mut cursor = None::<String>;
     loop {
-        let page = client.keys(store, prefix, cursor.as_deref(), PAGE).await?;
+        let page = client.keys(store, prefix, cursor.as_deref(), PAGE_KEYS).await?;
         for key in page.data {
-            many.push(key).await?;
-            bar.set_position(many.done);
+            requests.push(key).await?;
+            bar.set_position(requests.succeeded);
         }
         match page.meta.next_cursor {
             Some(next) => cursor = Some(next),
-            None => return many.finish().await,
+            None => return requests.finish().await,
         }
     }
 }
 
-/// Deletions or looks, several at once.
-struct Many<'a> {
+#[derive(Clone, Copy)]
+enum Operation {
+    /// Counts the items that exist.
+    Count,
+    /// Deletes items; absent ones count as deleted.
+    Delete,
+}
+
+/// Single-item requests, of which [`CONCURRENT_REQUESTS`] run concurrently.
+struct ConcurrentRequests<'a> {
     client: Client,
     store: &'a Store,
-    /// Whether it only looks whether they are there.
-    looks: bool,
+    operation: Operation,
     running: JoinSet<Result<bool, Error>>,
-    done: u64,
+    succeeded: u64,
 }
 
-impl<'a> Many<'a> {
-    fn new(client: &Client, store: &'a Store) -> Many<'a> {
-        // Of so many requests some are told to wait, and nobody counts the seconds.
+impl<'a> ConcurrentRequests<'a> {
+    fn new(client: &Client, store: &'a Store, operation: Operation) -> ConcurrentRequests<'a> {
+        // Many requests may exceed a rate limit: use the full retry policy.
         let client = client.clone().with_retry(Retry::default());
-        Many { client, store, looks: false, running: JoinSet::new(), done: 0 }
+        ConcurrentRequests { client, store, operation, running: JoinSet::new(), succeeded: 0 }
     }
 
-    async fn push(&mut self, key: String) -> Result<(), Stop> {
-        if self.running.len() >= PARALLEL {
-            self.take().await?;
+    async fn push(&mut self, key: String) -> Result<(), CommandError> {
+        if self.running.len() >= CONCURRENT_REQUESTS {
+            self.join_next().await?;
         }
-        let (client, store, looks) = (self.client.clone(), self.store.clone(), self.looks);
+        let (client, store, operation) = (self.client.clone(), self.store.clone(), self.operation);
         self.running.spawn(async move {
-            if !looks {
-                return client.delete(&store, &key, true, None).await.map(|()| true);
-            }
-            match client.head(&store, &key).await {
-                Ok(_) => Ok(true),
-                Err(Error::Refused { status: 404, .. }) => Ok(false),
-                Err(e) => Err(e),
+            match operation {
+                Operation::Delete => client.delete(&store, &key, true, None).await.map(|()| true),
+                Operation::Count => match client.head(&store, &key).await {
+                    Ok(_) => Ok(true),
+                    Err(Error::Refused { status: 404, .. }) => Ok(false),
+                    Err(e) => Err(e),
+                },
             }
         });
         Ok(())
     }
 
-    async fn take(&mut self) -> Result<(), Stop> {
+    async fn join_next(&mut self) -> Result<(), CommandError> {
         match self.running.join_next().await {
-            Some(Ok(counts)) => self.done += u64::from(counts?),
-            Some(Err(e)) => return Err(local(e.to_string())),
+            Some(Ok(result)) => self.succeeded += u64::from(result?),
+            Some(Err(e)) => return Err(local_error(e.to_string())),
             None => {}
         }
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<u64, Stop> {
+    async fn finish(mut self) -> Result<u64, CommandError> {
         while !self.running.is_empty() {
-            self.take().await?;
+            self.join_next().await?;
         }
-        Ok(self.done)
+        Ok(self.succeeded)
     }
 }
 
-async fn of_file(
+/// Deletes the items whose keys are listed in a file.
+async fn delete_listed(
     client: &Client,
     store: &Store,
     path: &Path,
     args: &KeyDeleteArgs,
-) -> Result<(&'static str, u64), Stop> {
-    let mut many = Many::new(client, store);
+) -> Result<u64, CommandError> {
     if args.dry_run {
-        many.looks = true;
-        let mut keys = Keys::open(path)?;
+        let mut requests = ConcurrentRequests::new(client, store, Operation::Count);
+        let mut keys = KeyFile::open(path)?;
         while let Some(key) = keys.next()? {
-            many.push(key).await?;
+            requests.push(key).await?;
         }
-        return Ok(("matched", many.finish().await?));
+        return requests.finish().await;
     }
-    let whose = target(client, store);
+    let label = store_label(client, store);
     let count = if input::is_stdin(path) {
-        // It can be read once only, and nobody could answer there.
+        // The standard input can be read only once, so it cannot also answer a question.
         if !args.yes {
-            return Err(usage(format!(
-                "delete the items of {whose} whose keys come on the standard input: say --yes"
+            return Err(usage_error(format!(
+                "refusing to delete items from {label} without confirmation: pass --yes when the \
+                 keys come from the standard input"
             )));
         }
         None
     } else {
-        let (mut keys, mut count) = (Keys::open(path)?, 0);
+        let (mut keys, mut count) = (KeyFile::open(path)?, 0);
         while keys.next()?.is_some() {
             count += 1;
         }
-        let which = format!("the items of the {count} keys in {}", path.display());
-        confirm(&format!("delete {which} of {whose}"), args.yes).await?;
+        let keys = counted(count, "key");
+        let action = format!("delete the items of {keys} in {} from {label}", path.display());
+        confirm(&action, args.yes).await?;
         Some(count)
     };
-    let bar = bar("deleting", "keys", count);
-    let mut keys = Keys::open(path)?;
+    let bar = progress_bar("deleting", "keys", count);
+    let mut requests = ConcurrentRequests::new(client, store, Operation::Delete);
+    let mut keys = KeyFile::open(path)?;
     while let Some(key) = keys.next()? {
-        many.push(key).await?;
-        bar.set_position(many.done);
+        requests.push(key).await?;
+        bar.set_position(requests.succeeded);
     }
-    let done = many.finish().await;
+    let result = requests.finish().await;
     bar.finish_and_clear();
-    Ok(("deleted", done?))
+    result
 }
 
-/// The keys of a file, one a line; empty lines are passed over.
-struct Keys {
-    lines: BufReader<Box<dyn Read + Send>>,
+/// A file with one key per line; empty lines are skipped.
+struct KeyFile {
+    reader: BufReader<Box<dyn Read + Send>>,
     name: String,
-    number: u64,
+    line_number: u64,
 }
 
-impl Keys {
-    fn open(path: &Path) -> Result<Keys, Stop> {
+impl KeyFile {
+    fn open(path: &Path) -> Result<KeyFile, CommandError> {
         let (reader, _) = input::open(path)?;
-        Ok(Keys { lines: BufReader::new(reader), name: path.display().to_string(), number: 0 })
+        let name = path.display().to_string();
+        Ok(KeyFile { reader: BufReader::new(reader), name, line_number: 0 })
     }
 
-    fn next(&mut self) -> Result<Option<String>, Stop> {
+    fn next(&mut self) -> Result<Option<String>, CommandError> {
         loop {
             let mut line = Vec::new();
-            self.number += 1;
-            let at = format!("line {} of {}", self.number, self.name);
-            let read = (&mut self.lines).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
-            match read.map_err(|e| local(format!("{at}: {e}")))? {
+            self.line_number += 1;
+            let position = format!("{}, line {}", self.name, self.line_number);
+            let mut limited = (&mut self.reader).take(LINE_BYTES_MAX + 1);
+            let read = limited.read_until(b'\n', &mut line);
+            match read.map_err(|e| local_error(format!("{position}: {e}")))? {
                 0 => return Ok(None),
                 read if read as u64 > LINE_BYTES_MAX => {
-                    return Err(local(format!("{at} is longer than {LINE_BYTES_MAX} bytes")));
+                    let limit = format!("the line is longer than {LINE_BYTES_MAX} bytes");
+                    return Err(local_error(format!("{position}: {limit}")));
                 }
                 _ => {}
             }
@@ -276,7 +306,7 @@ impl Keys {
             match std::str::from_utf8(line) {
                 Ok("") => {}
                 Ok(key) => return Ok(Some(key.to_owned())),
-                Err(_) => return Err(local(format!("{at} is not UTF-8"))),
+                Err(_) => return Err(local_error(format!("{position}: the key is not UTF-8"))),
             }
         }
     }

@@ -1,110 +1,108 @@
-//! `steadfast key get` and `head`.
+//! `steadfast key get` and `steadfast key head`.
 
-use super::Known;
-use crate::cli::console::{Out, Stop, local, note, target};
-use crate::client::{Client, Value};
+use super::ItemInfo;
+use crate::atomic_file::AtomicFile;
+use crate::cli::error::{CommandError, local_error};
+use crate::cli::output::{Output, print_status, store_label};
+use crate::client::{Client, ValueStream};
 use crate::config::{KeyGetArgs, KeyHeadArgs};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), Stop> {
+pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), CommandError> {
     let store = client.resolve(&args.store).await?;
     let mut value = client.get(&store, &args.key).await?;
     if let Some(path) = args.output.as_deref().filter(|path| path.as_os_str() != "-") {
-        let size = value.head.size;
-        to_file(&mut value, path).await?;
-        let whose = target(&client, &store);
-        note(&format!("{} has the {size} bytes of item {:?} of {whose}", path.display(), args.key));
+        let size = value.headers.size;
+        write_file(&mut value, path).await?;
+        let label = store_label(&client, &store);
+        let path = path.display();
+        print_status(&format!("wrote {size} bytes of item {:?} in {label} to {path}", args.key));
         return Ok(());
     }
-    let mut out = Out::new();
+    let mut out = Output::new();
     if args.client.json {
-        return in_json(&args.key, value, &mut out).await;
+        return write_json(&args.key, value, &mut out).await;
     }
-    while let Some(piece) = value.piece().await? {
+    while let Some(piece) = value.next_chunk().await? {
         out.bytes(&piece)?;
     }
     out.flush()
 }
 
-/// One line with the value in base64, written as it comes.
-async fn in_json(key: &str, mut value: Value, out: &mut Out) -> Result<(), Stop> {
-    let known = Known::from_head(key, value.head.clone());
-    let known = serde_json::to_string(&known.json()).map_err(|e| local(e.to_string()))?;
-    out.bytes(known.strip_suffix('}').unwrap_or(&known).as_bytes())?;
+/// Writes one line of JSON with the value in base64, encoded as it arrives.
+async fn write_json(
+    key: &str,
+    mut value: ValueStream,
+    out: &mut Output,
+) -> Result<(), CommandError> {
+    let info = ItemInfo::from_headers(key, value.headers.clone());
+    let json = serde_json::to_string(&info.json()).map_err(|e| local_error(e.to_string()))?;
+    out.bytes(json.strip_suffix('}').unwrap_or(&json).as_bytes())?;
     out.bytes(b",\"value\":\"")?;
-    let mut rest = Vec::new();
-    while let Some(piece) = value.piece().await? {
-        rest.extend_from_slice(&piece);
-        // Three bytes make four characters: what is over waits for the next piece.
-        let (whole, over) = rest.split_at(rest.len() / 3 * 3);
-        out.bytes(BASE64_STANDARD.encode(whole).as_bytes())?;
-        rest = over.to_vec();
+    let mut pending = Vec::new();
+    while let Some(piece) = value.next_chunk().await? {
+        pending.extend_from_slice(&piece);
+        // Base64 encodes groups of three bytes: an incomplete group waits for the next piece.
+        let (groups, rest) = pending.split_at(pending.len() / 3 * 3);
+        out.bytes(BASE64_STANDARD.encode(groups).as_bytes())?;
+        pending = rest.to_vec();
     }
-    out.bytes(BASE64_STANDARD.encode(rest).as_bytes())?;
+    out.bytes(BASE64_STANDARD.encode(pending).as_bytes())?;
     out.line("\"}")?;
     out.flush()
 }
 
-/// A file that is being written, and goes away unless it becomes whole.
-struct Part(PathBuf);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Writes beside the file and takes its place once all is there; what is no file, such as
-/// `/dev/null`, is written to as it is.
-async fn to_file(value: &mut Value, path: &Path) -> Result<(), Stop> {
-    let failed = |e: io::Error| local(format!("{}: {e}", path.display()));
+/// Writes the value to a file atomically. A device or pipe, such as `/dev/null`, is written to
+/// directly.
+async fn write_file(value: &mut ValueStream, path: &Path) -> Result<(), CommandError> {
+    let failed = |e: io::Error| local_error(format!("{}: {e}", path.display()));
     if path.exists() && !path.is_file() {
         let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-        return pieces(value, &mut file, path).await;
+        return write_pieces(value, &mut file, path).await;
     }
-    let Some(name) = path.file_name() else {
-        return Err(local(format!("{} is no name of a file", path.display())));
-    };
-    let beside = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
-    let part = Part(path.with_file_name(beside));
-    let mut file = File::create_new(&part.0).map_err(failed)?;
-    pieces(value, &mut file, path).await?;
-    std::fs::rename(&part.0, path).map_err(failed)
+    let mut file = AtomicFile::create(path).map_err(failed)?;
+    write_pieces(value, &mut file, path).await?;
+    file.persist().map_err(failed)
 }
 
-async fn pieces(value: &mut Value, file: &mut File, path: &Path) -> Result<(), Stop> {
-    while let Some(piece) = value.piece().await? {
-        file.write_all(&piece).map_err(|e| local(format!("{}: {e}", path.display())))?;
+async fn write_pieces(
+    value: &mut ValueStream,
+    file: &mut impl Write,
+    path: &Path,
+) -> Result<(), CommandError> {
+    while let Some(piece) = value.next_chunk().await? {
+        file.write_all(&piece).map_err(|e| local_error(format!("{}: {e}", path.display())))?;
     }
     Ok(())
 }
 
-pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<(), Stop> {
+pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<(), CommandError> {
     let store = client.resolve(&args.store).await?;
-    let mut known = None;
+    let mut info = None;
     if client.is_steadfast().await? {
-        // The first key that begins with this one is this one, if it is there.
+        // In byte order the key itself precedes all longer keys that begin with it.
         let page = client.details(&store, &args.key, None, 1).await?;
-        known = page.data.into_iter().find(|item| item.key == args.key).map(Known::from_details);
+        let item = page.data.into_iter().find(|item| item.key == args.key);
+        info = item.map(ItemInfo::from_details);
     }
-    let known = match known {
-        Some(known) => known,
-        None => Known::from_head(&args.key, client.head(&store, &args.key).await?),
+    let info = match info {
+        Some(info) => info,
+        None => ItemInfo::from_headers(&args.key, client.head(&store, &args.key).await?),
     };
-    let mut out = Out::new();
+    let mut out = Output::new();
     if args.client.json {
-        out.json(&known.json())?;
+        out.json(&info.json())?;
     } else {
-        let (key, metadata) = (out.shown(&known.key), out.shown(&known.metadata()));
+        let (key, metadata) = (out.sanitize(&info.key), out.sanitize(&info.metadata_text()));
         out.line(&format!("key         {key}"))?;
-        out.line(&format!("size        {}", known.size))?;
-        out.line(&format!("generation  {}", known.generation))?;
-        out.line(&format!("modified    {}", known.modified()))?;
-        out.line(&format!("expires     {}", known.expires()))?;
+        out.line(&format!("size        {}", info.size))?;
+        out.line(&format!("generation  {}", info.generation))?;
+        out.line(&format!("modified    {}", info.modified_text()))?;
+        out.line(&format!("expires     {}", info.expires_text()))?;
         out.line(format!("metadata    {metadata}").trim_end())?;
     }
     out.flush()

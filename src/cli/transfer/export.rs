@@ -2,80 +2,89 @@
 
 use super::client;
 use super::export_viceroy;
-use super::reader::Items;
-use crate::cli::atomic_file::{IN_THE_WAY, Part, in_the_way};
-use crate::cli::console::{self, Out, Stop, local, note, target, usage};
+use super::reader::ItemReader;
+use crate::cli::error::{CommandError, EXIT_PRECONDITION, local_error, usage_error};
+use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
+use crate::cli::output_file::{OutputFile, refuse_overwrite};
 use crate::client::Client;
 use crate::config::{ExportArgs, ExportTo};
+use crate::transfer::detect::is_stdin;
 use crate::wire::Store;
 use serde_json::json;
 
-pub(super) async fn run(args: ExportArgs) -> Result<u8, Stop> {
+/// The error of an export that does not end with a complete line.
+pub(super) const INCOMPLETE: &str = "incomplete export: the last line has no end";
+
+pub(super) async fn run(args: ExportArgs) -> Result<u8, CommandError> {
     let client = client(args.client.resolve()?)?;
-    let stdout = args.output.as_os_str() == "-";
+    let stdout = is_stdin(&args.output);
     if args.to == ExportTo::Viceroy {
-        let Some(dir) = args.dir.clone() else { return Err(usage("name the folder to write")) };
+        let Some(dir) = args.dir.clone() else {
+            return Err(usage_error("--to viceroy requires an output directory"));
+        };
         return export_viceroy::run(&client, &args, &dir).await;
     }
     if args.dir.is_some() {
-        return Err(usage("a folder is written with --to viceroy; a file with -o FILE"));
+        return Err(usage_error("DIR requires --to viceroy; use -o FILE to write to a file"));
     }
     if stdout && args.client.json {
-        return Err(usage("--json tells of an export to a file: say -o FILE"));
+        return Err(usage_error("--json requires an output file: add -o FILE"));
     }
-    if !stdout && in_the_way(&args.output, args.force) {
-        return Ok(IN_THE_WAY);
+    if !stdout && refuse_overwrite(&args.output, args.force) {
+        return Ok(EXIT_PRECONDITION);
     }
     let store = client.resolve(&args.store).await?;
     let steadfast = client.is_steadfast().await?;
-    let mut items = Items::open(&client, &store, &args.prefix, steadfast).await?;
+    let mut items = ItemReader::open(&client, &store, &args.prefix, steadfast).await?;
     if !steadfast {
-        note("this server does not tell when items expire: that is not in the export");
+        print_status("warning: the server does not report when items expire; exporting without it");
     }
     if stdout {
-        let mut out = Out::new();
-        copy(&mut items, |piece| out.bytes(piece)).await?;
+        let mut out = Output::new();
+        copy(&mut items, |chunk| out.bytes(chunk)).await?;
         out.flush()?;
         return Ok(0);
     }
-    let mut part = Part::new(&args.output)?;
-    let told = copy(&mut items, |piece| part.write(piece)).await?;
-    part.keep()?;
-    tell(&client, &store, &args, told)?;
+    let mut file = OutputFile::create(&args.output)?;
+    let (lines, bytes) = copy(&mut items, |chunk| file.write(chunk)).await?;
+    file.persist()?;
+    report(&client, &store, &args, lines, bytes)?;
     Ok(0)
 }
 
-/// Hands on all pieces; answers how many lines and bytes they are.
-async fn copy<W>(items: &mut Items, mut write: W) -> Result<(u64, u64), Stop>
+/// Copies the export and returns the number of lines and bytes.
+async fn copy<W>(items: &mut ItemReader, mut write: W) -> Result<(u64, u64), CommandError>
 where
-    W: FnMut(&[u8]) -> Result<(), Stop>,
+    W: FnMut(&[u8]) -> Result<(), CommandError>,
 {
-    let bar = console::bar("exporting", "items", None);
+    let bar = progress_bar("exporting", "items", None);
     let (mut lines, mut bytes, mut last) = (0, 0, b'\n');
-    while let Some(piece) = items.piece().await? {
-        write(&piece)?;
-        lines += memchr::memchr_iter(b'\n', &piece).count() as u64;
-        bytes += piece.len() as u64;
-        last = piece.last().copied().unwrap_or(last);
+    while let Some(chunk) = items.next_chunk().await? {
+        write(&chunk)?;
+        lines += memchr::memchr_iter(b'\n', &chunk).count() as u64;
+        bytes += chunk.len() as u64;
+        last = chunk.last().copied().unwrap_or(last);
         bar.set_position(lines);
     }
     bar.finish_and_clear();
     if last != b'\n' {
-        return Err(local("the export ended within a line: it is not whole"));
+        return Err(local_error(INCOMPLETE));
     }
     Ok((lines, bytes))
 }
 
-fn tell(
+fn report(
     client: &Client,
     store: &Store,
     args: &ExportArgs,
-    (items, bytes): (u64, u64),
-) -> Result<(), Stop> {
+    items: u64,
+    bytes: u64,
+) -> Result<(), CommandError> {
     let file = args.output.display();
-    note(&format!("{file} has the {items} items of {}", target(client, store)));
+    let (count, label) = (counted(items, "item"), store_label(client, store));
+    print_status(&format!("exported {count} to {file}: {label}"));
     if args.client.json {
-        let mut out = Out::new();
+        let mut out = Output::new();
         out.json(&json!({
             "store": { "id": store.id, "name": store.name }, "file": file.to_string(),
             "items": items, "bytes": bytes,

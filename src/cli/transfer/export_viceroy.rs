@@ -1,133 +1,146 @@
-//! `steadfast export --to viceroy`: a folder that the local emulator reads.
+//! `steadfast export --to viceroy`: a directory that the local emulator reads.
 
-use super::reader::Items;
-use crate::cli::atomic_file::{IN_THE_WAY, in_the_way};
-use crate::cli::console::{self, Out, Stop, local, note, target};
+use super::export::INCOMPLETE;
+use super::reader::ItemReader;
+use crate::cli::error::{CommandError, EXIT_PRECONDITION, local_error};
+use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
+use crate::cli::output_file::refuse_overwrite;
 use crate::client::Client;
 use crate::config::ExportArgs;
-use crate::transfer::kv_json::Writer;
-use crate::transfer::record::Line;
+use crate::transfer::kv_json::KvJsonWriter;
+use crate::wire::record::{LineFields, ParsedLine};
 use serde_json::json;
+use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Result<u8, Stop> {
+pub(super) async fn run(
+    client: &Client,
+    args: &ExportArgs,
+    dir: &Path,
+) -> Result<u8, CommandError> {
     let store = client.resolve(&args.store).await?;
-    let mut folder = Folder::new(Writer::new(dir, &store.name))?;
-    if in_the_way(folder.writer.folder(), args.force) {
-        return Ok(IN_THE_WAY);
+    let mut output = OutputDirectory::create(KvJsonWriter::new(dir, &store.name))?;
+    if refuse_overwrite(output.writer.directory(), args.force) {
+        return Ok(EXIT_PRECONDITION);
     }
-    folder.may_replace()?;
+    output.check_replaceable()?;
     let steadfast = client.is_steadfast().await?;
-    let mut items = Items::open(client, &store, &args.prefix, steadfast).await?;
-    let bar = console::bar("exporting", "items", None);
-    let mut rest = Vec::new();
-    while let Some(piece) = items.piece().await? {
-        rest.extend_from_slice(&piece);
-        let mut from = 0;
-        while let Some(end) = rest.get(from..).and_then(|rest| memchr::memchr(b'\n', rest)) {
-            folder.item(rest.get(from..from + end).unwrap_or_default())?;
-            from += end + 1;
+    let mut items = ItemReader::open(client, &store, &args.prefix, steadfast).await?;
+    let bar = progress_bar("exporting", "items", None);
+    let mut buffer = Vec::new();
+    while let Some(chunk) = items.next_chunk().await? {
+        buffer.extend_from_slice(&chunk);
+        let mut start = 0;
+        while let Some(len) = buffer.get(start..).and_then(|rest| memchr::memchr(b'\n', rest)) {
+            output.write_item(buffer.get(start..start + len).unwrap_or_default())?;
+            start += len + 1;
             bar.inc(1);
         }
-        rest.drain(..from);
+        buffer.drain(..start);
     }
     bar.finish_and_clear();
-    if !rest.is_empty() {
-        return Err(local("the export ended within a line: it is not whole"));
+    if !buffer.is_empty() {
+        return Err(local_error(INCOMPLETE));
     }
-    folder.keep()?;
-    let Folder { items, left_out, mortal, .. } = folder;
-    let shown = folder.writer.folder().display();
-    note(&format!("{shown} has {items} items of {}", target(client, &store)));
-    if mortal > 0 {
-        note(&format!("{mortal} of them expire here; the emulator keeps them"));
+    output.persist()?;
+    let OutputDirectory { items, left_out, expiring, .. } = output;
+    let directory = output.writer.directory().display();
+    let label = store_label(client, &store);
+    print_status(&format!("exported {} to {directory}: {label}", counted(items, "item")));
+    if expiring > 0 {
+        print_status(&format!("warning: {expiring} of them expire, which the emulator ignores"));
     }
     if left_out > 0 {
-        note(&format!("{left_out} items were left out: their metadata is not UTF-8"));
+        print_status(&format!(
+            "warning: left out {} with metadata that is not UTF-8",
+            counted(left_out, "item")
+        ));
     }
-    let manifest = folder.writer.manifest(&store.name);
-    let mut out = Out::new();
+    let fastly_toml = output.writer.fastly_toml(&store.name);
+    let mut out = Output::new();
     if args.client.json {
         out.json(&json!({
-            "store": { "id": store.id, "name": store.name }, "folder": shown.to_string(),
-            "items": items, "left_out": left_out, "fastly_toml": manifest,
+            "store": { "id": store.id, "name": store.name }, "folder": directory.to_string(),
+            "items": items, "left_out": left_out, "fastly_toml": fastly_toml,
         }))?;
     } else {
-        out.bytes(manifest.as_bytes())?;
+        out.bytes(fastly_toml.as_bytes())?;
     }
     out.flush()?;
     Ok(u8::from(left_out > 0))
 }
 
-/// A folder that is written under another name, and goes away unless it is kept.
-struct Folder {
-    writer: Writer,
-    part: PathBuf,
-    json: BufWriter<File>,
+/// A directory that is written under a temporary name and removed unless it is persisted.
+struct OutputDirectory {
+    writer: KvJsonWriter,
+    temporary: PathBuf,
+    kv_json: BufWriter<File>,
     items: u64,
     left_out: u64,
-    mortal: u64,
+    /// Items that expire.
+    expiring: u64,
 }
 
-impl Folder {
-    fn new(writer: Writer) -> Result<Folder, Stop> {
-        let to = writer.folder().to_owned();
+impl OutputDirectory {
+    fn create(writer: KvJsonWriter) -> Result<OutputDirectory, CommandError> {
+        let to = writer.directory().to_owned();
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let part = to.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        let made = fs::create_dir_all(part.join("values"));
-        let file = made.and_then(|()| File::create(part.join("kv.json")));
-        let json = BufWriter::new(file.map_err(|e| failed(&part, &e))?);
-        Ok(Folder { writer, part, json, items: 0, left_out: 0, mortal: 0 })
+        let temporary = to.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        let created = fs::create_dir_all(temporary.join("values"));
+        let file = created.and_then(|()| File::create(temporary.join("kv.json")));
+        let kv_json = BufWriter::new(file.map_err(|e| failed(&temporary, &e))?);
+        Ok(OutputDirectory { writer, temporary, kv_json, items: 0, left_out: 0, expiring: 0 })
     }
 
-    /// Whether what is there was written by an export before, so that it may go.
-    fn may_replace(&self) -> Result<(), Stop> {
-        let there = self.writer.folder();
-        if there.symlink_metadata().is_ok() && !there.join("kv.json").is_file() {
-            let what = "is there, and no export: it is not replaced";
-            return Err(local(format!("{} {what}", there.display())));
+    /// Checks that an existing destination is an earlier export, which may be removed.
+    fn check_replaceable(&self) -> Result<(), CommandError> {
+        let existing = self.writer.directory();
+        if existing.symlink_metadata().is_ok() && !existing.join("kv.json").is_file() {
+            return Err(failed(existing, &"exists and is not an export; remove it first"));
         }
         Ok(())
     }
 
-    fn item(&mut self, line: &[u8]) -> Result<(), Stop> {
-        let line = Line::parse(line).map_err(local)?;
-        let (value, metadata) = (line.value().map_err(local)?, line.metadata().map_err(local)?);
+    fn write_item(&mut self, line: &[u8]) -> Result<(), CommandError> {
+        let line = ParsedLine::parse(line, LineFields::Import)
+            .map_err(|e| local_error(format!("invalid line in the export: {}", e.error)))?;
+        let invalid = |e| local_error(format!("item {:?}: {e}", line.key));
+        let (value, metadata) = (line.value().map_err(invalid)?, line.metadata().map_err(invalid)?);
         if std::str::from_utf8(&metadata).is_err() {
-            note(&format!("item {:?}: its metadata is not UTF-8 and has no place there", line.key));
+            print_status(&format!("item {:?}: left out: its metadata is not UTF-8", line.key));
             self.left_out += 1;
             return Ok(());
         }
-        let member = self.writer.item(&line.key, &metadata).map_err(local)?;
-        let at = self.part.join(Writer::value_file(&line.key));
-        fs::write(&at, value).map_err(|e| failed(&at, &e))?;
-        self.json.write_all(&member).map_err(|e| failed(&self.part, &e))?;
+        let member = self.writer.item(&line.key, &metadata).map_err(local_error)?;
+        let path = self.temporary.join(KvJsonWriter::value_file(&line.key));
+        fs::write(&path, value).map_err(|e| failed(&path, &e))?;
+        self.kv_json.write_all(&member).map_err(|e| failed(&self.temporary, &e))?;
         self.items += 1;
-        self.mortal += u64::from(line.expires.is_some());
+        self.expiring += u64::from(line.expires_at().map_err(invalid)?.is_some());
         Ok(())
     }
 
-    fn keep(&mut self) -> Result<(), Stop> {
-        let end = self.writer.end();
-        let to = self.writer.folder();
-        let done = self.json.write_all(&end).and_then(|()| self.json.flush());
-        done.map_err(|e| failed(&self.part, &e))?;
+    fn persist(&mut self) -> Result<(), CommandError> {
+        let end = self.writer.finish();
+        let to = self.writer.directory();
+        let written = self.kv_json.write_all(&end).and_then(|()| self.kv_json.flush());
+        written.map_err(|e| failed(&self.temporary, &e))?;
         if to.join("kv.json").is_file() {
             fs::remove_dir_all(to).map_err(|e| failed(to, &e))?;
         }
-        fs::rename(&self.part, to).map_err(|e| failed(to, &e))
+        fs::rename(&self.temporary, to).map_err(|e| failed(to, &e))
     }
 }
 
-fn failed(at: &Path, e: &io::Error) -> Stop {
-    local(format!("{}: {e}", at.display()))
+fn failed(path: &Path, e: &dyn Display) -> CommandError {
+    local_error(format!("{}: {e}", path.display()))
 }
 
-impl Drop for Folder {
+impl Drop for OutputDirectory {
     fn drop(&mut self) {
-        // After a rename there is nothing of that name.
-        let _ = fs::remove_dir_all(&self.part);
+        // Fails harmlessly after the directory was renamed.
+        let _ = fs::remove_dir_all(&self.temporary);
     }
 }

@@ -1,58 +1,64 @@
 //! `steadfast import`.
 
-use super::report::Report;
-use super::request::Sender;
-use super::upload::{Cut, Filled, fill};
-use super::{client, found};
-use crate::cli::console::{INTERRUPTED, Out, Stop, ended, local, note, target, usage};
-use crate::client::{Client, IfExists, Kind};
-use crate::config::ImportArgs;
-use crate::transfer::detect::{self, Opened};
-use crate::transfer::record::Line;
-use crate::transfer::resume::{Counts, State, Subject};
-use crate::transfer::{Format, Next, Wrong, fastly_toml};
-use crate::wire::Store;
+use super::report::FailureLog;
+use super::request::BatchSender;
+use super::upload::{Aborted, UploadSummary, upload};
+use super::{client, find_or_create};
+use crate::cli::error::{CommandError, EXIT_INTERRUPTED, local_error, usage_error};
+use crate::cli::output::{Output, counted, print_error, print_status, store_label};
+use crate::cli::runtime::finish;
+use crate::client::{Client, ErrorKind};
+use crate::config::{ImportArgs, ItemFormat};
+use crate::transfer::detect::{self, OpenSource};
+use crate::transfer::item::CheckedItem;
+use crate::transfer::resume::{ImportCounts, ImportParameters, ResumeState};
+use crate::transfer::{NextItem, fastly_toml};
+use crate::wire::{IfExists, Store};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+/// Exit status if items failed.
 const FAILED: u8 = 1;
+/// Exit status if items failed only because they exist.
 const EXISTED: u8 = 4;
 
-pub(super) async fn run(args: ImportArgs) -> Result<u8, Stop> {
-    let (named, input) = match args.what.as_slice() {
+pub(super) async fn run(args: ImportArgs) -> Result<u8, CommandError> {
+    let (store, input) = match args.operands.as_slice() {
         [input] => (None, input.clone()),
         [store, input] => {
-            let store = store.to_str().ok_or_else(|| usage("the store's name must be UTF-8"))?;
+            let store =
+                store.to_str().ok_or_else(|| usage_error("the store name must be UTF-8"))?;
             (Some(store.to_owned()), input.clone())
         }
-        _ => return Err(usage("name a store and an input")),
+        _ => return Err(usage_error("a store and an input are required")),
     };
-    let said = args.format.map(crate::config::FormatArg::get);
-    let manifest = said.or_else(|| detect::by_name(&input)) == Some(Format::Manifest);
-    let is_stdin = detect::is_stdin(&input);
-    if named.is_none() && !manifest {
-        return Err(usage("name the store before the input: only a fastly.toml names its stores"));
+    let format = args.format.or_else(|| detect::format_of_name(&input));
+    let fastly_toml = format == Some(ItemFormat::FastlyToml);
+    if store.is_none() && !fastly_toml {
+        let reason = "a store name is required before the input: only a fastly.toml names its \
+                      stores";
+        return Err(usage_error(reason));
     }
-    if args.resume && (is_stdin || manifest) {
-        return Err(usage("--resume needs a file or a folder of items that can be read again"));
+    if args.resume && (detect::is_stdin(&input) || fastly_toml) {
+        return Err(usage_error("--resume requires a file or directory of items as the input"));
     }
     let mut import = Import {
         client: client(args.client.resolve()?)?,
-        report: Report::new(args.report.as_deref(), args.resume)?,
+        failures: FailureLog::open(args.report.as_deref(), args.resume)?,
         args,
         input,
-        said,
         results: Vec::new(),
     };
-    let status = match (manifest, named) {
-        (true, named) => import.manifest(named).await?,
-        (false, Some(name)) => import.one(&name).await?,
+    let status = match (fastly_toml, store) {
+        (true, store) => import.import_fastly_toml(store).await?,
+        (false, Some(store)) => import.import_store(&store).await?,
         (false, None) => FAILED,
     };
-    import.summary()?;
+    import.print_results()?;
     Ok(status)
 }
 
@@ -60,62 +66,61 @@ struct Import {
     client: Client,
     args: ImportArgs,
     input: PathBuf,
-    said: Option<Format>,
-    report: Report,
+    failures: FailureLog,
     results: Vec<Value>,
 }
 
 impl Import {
-    /// One input into one store.
-    async fn one(&mut self, name: &str) -> Result<u8, Stop> {
-        let opened = detect::open(&self.input, self.said, self.args.max_value);
-        let opened = opened.map_err(|e| local(format!("{}: {e}", self.input.display())))?;
+    /// Imports the input into one store.
+    async fn import_store(&mut self, name: &str) -> Result<u8, CommandError> {
+        let input = detect::open(&self.input, self.args.format, self.args.max_value);
+        let input = input.map_err(|e| self.input_error(&e))?;
         if self.args.dry_run {
-            return self.try_out(name, opened).await;
+            return self.dry_run(name, input).await;
         }
-        let store = found(&self.client, name, self.args.create).await?;
-        let state = self.state(&store, opened.format)?;
-        self.fill(&store, opened, state).await
+        let store = find_or_create(&self.client, name, self.args.create).await?;
+        let state = self.resume_state(&store, input.format)?;
+        self.upload(&store, input, state).await
     }
 
-    /// The stores that a `fastly.toml` names, or the one of them that is wanted.
-    async fn manifest(&mut self, wanted: Option<String>) -> Result<u8, Stop> {
-        let at = |e: &dyn std::fmt::Display| local(format!("{}: {e}", self.input.display()));
-        let mut stores = detect::manifest(&self.input).map_err(|e| at(&e))?;
-        if let Some(wanted) = &wanted {
+    /// Imports all stores of a `fastly.toml`, or the given one.
+    async fn import_fastly_toml(&mut self, only: Option<String>) -> Result<u8, CommandError> {
+        let mut stores = detect::fastly_toml(&self.input).map_err(|e| self.input_error(&e))?;
+        if let Some(only) = &only {
             let names: Vec<_> = stores.keys().map(|name| format!("{name:?}")).collect();
-            stores.retain(|name, _| name == wanted);
+            stores.retain(|name, _| name == only);
             if stores.is_empty() {
                 let names = names.join(", ");
-                return Err(at(&format_args!("names no store {wanted:?}, but {names}")));
+                let reason = format!("names no store {only:?}; its stores are {names}");
+                return Err(self.input_error(&reason));
             }
         }
         if stores.is_empty() {
-            return Err(at(&"names no KV stores"));
+            return Err(self.input_error(&"names no KV stores"));
         }
-        // All is read before anything is written.
+        // Read all stores first, so that an error in one leaves all unchanged.
         let mut read = Vec::new();
-        for (name, said) in stores {
-            let items = fastly_toml::items(said, self.args.max_value).map_err(|e| at(&e))?;
-            read.push((name, items));
+        for (name, entries) in stores {
+            let items = fastly_toml::items(entries, self.args.max_value);
+            read.push((name, items.map_err(|e| self.input_error(&e))?));
         }
-        let create = wanted.is_none() || self.args.create;
+        let create = only.is_none() || self.args.create;
         let mut worst = 0;
         for (name, items) in read {
-            let opened = Opened {
+            let input = OpenSource {
                 source: Box::new(items.into_iter()),
-                format: Format::Manifest,
+                format: ItemFormat::FastlyToml,
                 size: None,
-                read: Arc::new(AtomicU64::new(0)),
+                bytes_read: Arc::new(AtomicU64::new(0)),
             };
             let status = if self.args.dry_run {
-                self.try_out(&name, opened).await?
+                self.dry_run(&name, input).await?
             } else {
-                let store = found(&self.client, &name, create).await?;
-                let state = State::new(None, self.subject(&store, Format::Manifest, ""));
-                self.fill(&store, opened, state).await?
+                let store = find_or_create(&self.client, &name, create).await?;
+                let parameters = self.parameters(&store, ItemFormat::FastlyToml, "");
+                self.upload(&store, input, ResumeState::new(None, parameters)).await?
             };
-            if status == INTERRUPTED {
+            if status == EXIT_INTERRUPTED {
                 return Ok(status);
             }
             worst = if worst == 0 || status == FAILED { status } else { worst };
@@ -123,173 +128,175 @@ impl Import {
         Ok(worst)
     }
 
-    fn subject(&self, store: &Store, format: Format, input: &str) -> Subject {
-        Subject {
+    fn parameters(&self, store: &Store, format: ItemFormat, input: &str) -> ImportParameters {
+        ImportParameters {
             endpoint: self.client.endpoint().to_string(),
             store: store.id.clone(),
             input: input.to_owned(),
             format: format.name().to_owned(),
-            if_exists: self.args.if_exists.get().as_str().to_owned(),
+            if_exists: self.args.if_exists.as_str().to_owned(),
         }
     }
 
-    /// How far an import has come, where that can be kept.
-    fn state(&self, store: &Store, format: Format) -> Result<State, Stop> {
-        let told = |e: crate::transfer::Broken| local(e.to_string());
-        if detect::is_stdin(&self.input) && self.args.state.is_none() {
-            return Ok(State::new(None, self.subject(store, format, "")));
-        }
+    /// Loads or starts the resume state, which is not saved for standard input.
+    fn resume_state(&self, store: &Store, format: ItemFormat) -> Result<ResumeState, CommandError> {
         if detect::is_stdin(&self.input) {
-            return Err(usage("--state needs a file or a folder that can be read again"));
+            if self.args.state.is_some() {
+                return Err(usage_error("--state requires a file or directory as the input"));
+            }
+            return Ok(ResumeState::new(None, self.parameters(store, format, "")));
         }
-        let file = self.args.state.clone().unwrap_or_else(|| beside(&self.input));
-        let input = detect::identity(&self.input)
-            .map_err(|e| local(format!("{}: {e}", self.input.display())))?;
-        let subject = self.subject(store, format, &input);
+        let file = self.args.state.clone().unwrap_or_else(|| default_state_file(&self.input));
+        let input = detect::fingerprint(&self.input).map_err(|e| self.input_error(&e))?;
+        let parameters = self.parameters(store, format, &input);
         if self.args.resume {
-            let state = State::resume(file, subject).map_err(told)?;
-            note(&format!("the first {} items are done already", state.acknowledged()));
+            let state = ResumeState::resume(file, parameters);
+            let state = state.map_err(|e| local_error(e.to_string()))?;
+            print_status(&format!("resuming after {}", counted(state.acknowledged(), "item")));
             return Ok(state);
         }
-        let mut state = State::new(Some(file), subject.clone());
-        match state.sending(0) {
+        let mut state = ResumeState::new(Some(file), parameters.clone());
+        match state.record_sent(0) {
             Ok(()) => Ok(state),
-            Err(e) if self.args.state.is_some() => Err(told(e)),
+            Err(e) if self.args.state.is_some() => Err(local_error(e.to_string())),
             Err(e) => {
-                note(&format!("{e}: if this import is cut, it cannot go on where it was"));
-                Ok(State::new(None, subject))
+                print_status(&format!("warning: {e}; this import cannot be resumed"));
+                Ok(ResumeState::new(None, parameters))
             }
         }
     }
 
-    async fn fill(&mut self, store: &Store, opened: Opened, state: State) -> Result<u8, Stop> {
-        let if_exists = self.args.if_exists.get();
-        let whose = target(&self.client, store);
-        note(&format!("importing {} ({}) into {whose}", self.shown(), opened.format.name()));
-        let sender = Sender::new(&self.client, store, if_exists, self.args.max_value).await?;
+    async fn upload(
+        &mut self,
+        store: &Store,
+        input: OpenSource,
+        state: ResumeState,
+    ) -> Result<u8, CommandError> {
+        let (if_exists, max_value) = (self.args.if_exists, self.args.max_value);
+        let (shown, format) = (self.input_shown(), input.format.name());
+        print_status(&format!("importing {shown} ({format}): {}", self.label(store)));
+        let sender = BatchSender::new(&self.client, store, if_exists, max_value).await?;
         let jobs = usize::from(self.args.jobs);
-        let filled = Box::pin(fill(sender, opened, state, &mut self.report, jobs)).await;
-        self.told(store, filled)
+        let summary = Box::pin(upload(sender, input, state, &mut self.failures, jobs)).await;
+        Ok(self.report(store, summary))
     }
 
-    /// Says how a store's import ended.
-    fn told(&mut self, store: &Store, filled: Filled) -> Result<u8, Stop> {
-        let Filled { counts, mut state, cut } = filled;
-        let Counts { written, skipped, failed, existed } = counts;
-        let whose = target(&self.client, store);
-        note(&format!("{written} written, {skipped} skipped, {failed} failed: {whose}"));
-        if self.args.if_exists.get() == IfExists::Fail && skipped > 0 {
-            note(
-                "of those skipped some may have been there before: what an earlier run or a try \
-                 without an answer wrote cannot be told from them",
+    /// Reports the result of an upload and returns the exit status.
+    fn report(&mut self, store: &Store, summary: UploadSummary) -> u8 {
+        let UploadSummary { counts, mut state, aborted } = summary;
+        let ImportCounts { written, skipped, failed, existed } = counts;
+        let label = self.label(store);
+        print_status(&format!(
+            "imported {}, {skipped} skipped, {failed} failed: {label}",
+            counted(written, "item")
+        ));
+        if self.args.if_exists == IfExists::Fail && skipped > 0 {
+            print_status(
+                "note: skipped items may have existed before this import; items written by an \
+                 earlier run or an unanswered request cannot be told apart from them",
             );
         }
         self.results.push(json!({
-            "store": { "id": store.id, "name": store.name }, "complete": cut.is_none(),
+            "store": { "id": store.id, "name": store.name }, "complete": aborted.is_none(),
             "written": written, "skipped": skipped, "failed": failed, "existed": existed,
             "dry_run": false,
         }));
-        let Some(cut) = cut else {
+        let Some(aborted) = aborted else {
             state.remove();
-            return Ok(status(counts));
+            return exit_status(counts);
         };
-        let status = match cut {
-            Cut::Interrupted => {
-                note("interrupted");
-                INTERRUPTED
+        let status = match aborted {
+            Aborted::Interrupted => {
+                print_error("interrupted");
+                EXIT_INTERRUPTED
             }
-            Cut::Failed(Stop::Failed(e)) => {
-                note(&e.to_string());
+            Aborted::Failed(CommandError::Failed(e)) => {
+                print_error(&e.to_string());
                 e.kind().exit_code()
             }
-            Cut::Failed(other) => {
-                let _ = ended(Err(other));
+            Aborted::Failed(other) => {
+                let _ = finish(Err(other));
                 FAILED
             }
         };
         match state.file() {
-            Some(_) if status == Kind::Auth.exit_code() => {
-                note("not all is done; with a token that may write, --resume goes on");
+            Some(_) if status == ErrorKind::Auth.exit_code() => {
+                print_status("import incomplete; continue with --resume and a token that may write")
             }
-            Some(file) => note(&format!(
-                "not all is done; the same command with --resume goes on ({} knows where)",
+            Some(file) => print_status(&format!(
+                "import incomplete; continue with the same command and --resume (progress saved \
+                 in {})",
                 file.display()
             )),
-            None => note("not all is done; the same command again begins anew"),
+            None => print_status("import incomplete; run the same command again to start over"),
         }
-        Ok(status)
+        status
     }
 
-    /// Reads and checks all, and writes nothing.
-    async fn try_out(&mut self, name: &str, mut opened: Opened) -> Result<u8, Stop> {
+    /// Reads and checks all items without writing any.
+    async fn dry_run(&mut self, name: &str, mut input: OpenSource) -> Result<u8, CommandError> {
+        let create = self.args.create || self.args.operands.len() == 1;
         let store = match self.client.resolve(name).await {
             Ok(store) => Some(store),
-            Err(e) if e.kind() == Kind::NotFound && self.may_create() => None,
+            Err(e) if e.kind() == ErrorKind::NotFound && create => None,
             Err(e) => return Err(e.into()),
         };
-        let (mut counts, mut line) = (Counts::default(), Vec::new());
+        let (mut counts, mut line) = (ImportCounts::default(), Vec::new());
         let hidden = ProgressBar::hidden();
         loop {
             line.clear();
-            let next = opened.source.next(&mut line);
-            let next = next.map_err(|e| local(format!("{}: {e}", self.input.display())))?;
-            let wrong = match next {
-                Next::End => break,
-                Next::Wrong(wrong) => wrong,
-                Next::Line(number) => match self.check(&line) {
-                    Ok(left) => {
-                        let over = left == Some(0);
-                        counts.written += u64::from(!over);
-                        counts.skipped += u64::from(over);
-                        continue;
-                    }
-                    Err((key, reason)) => Wrong { number, key, reason },
-                },
+            let next = input.source.next_item(&mut line).map_err(|e| self.input_error(&e))?;
+            let checked = match next {
+                NextItem::End => break,
+                NextItem::Rejected(item) => Err(item),
+                NextItem::Line(number) => CheckedItem::parse(&line, number, self.args.max_value),
             };
-            counts.failed += 1;
-            self.report.tell(&[wrong], &hidden)?;
+            match checked {
+                Ok(item) if item.expiry.remaining_secs() == Some(0) => counts.skipped += 1,
+                Ok(_) => counts.written += 1,
+                Err(item) => {
+                    counts.failed += 1;
+                    self.failures.report(&[item], &hidden)?;
+                }
+            }
         }
-        let whose = match &store {
-            Some(store) => target(&self.client, store),
-            None => format!("store {name:?}, to be made at {}", self.client.endpoint()),
+        let label = match &store {
+            Some(store) => self.label(store),
+            None => format!("store {name:?} (to be created) at {}", self.client.endpoint()),
         };
-        let Counts { written, skipped, failed, .. } = counts;
-        note(&format!(
-            "dry run: {written} items of {} could be written, {skipped} are over, {failed} are \
-             wrong: {whose}",
-            self.shown()
+        let ImportCounts { written, skipped, failed, .. } = counts;
+        print_status(&format!(
+            "dry run: would import {}, {skipped} expired, {failed} invalid: {label}",
+            counted(written, "item")
         ));
         self.results.push(json!({
             "store": { "id": store.map(|store| store.id), "name": name }, "complete": true,
             "written": written, "skipped": skipped, "failed": failed, "existed": 0,
             "dry_run": true,
         }));
-        Ok(status(counts))
+        Ok(exit_status(counts))
     }
 
-    fn may_create(&self) -> bool {
-        self.args.create || self.args.what.len() == 1
+    fn label(&self, store: &Store) -> String {
+        store_label(&self.client, store)
     }
 
-    /// Seconds that the item of a line has left, or its key and what is wrong.
-    fn check(&self, line: &[u8]) -> Result<Option<u64>, (String, String)> {
-        let parsed = Line::parse(line).map_err(|reason| (String::new(), reason))?;
-        let checked = parsed.check(self.args.max_value);
-        checked.map(|item| item.left).map_err(|reason| (parsed.key.into_owned(), reason))
+    fn input_error(&self, e: &dyn Display) -> CommandError {
+        local_error(format!("{}: {e}", self.input.display()))
     }
 
-    fn shown(&self) -> String {
+    fn input_shown(&self) -> String {
         if detect::is_stdin(&self.input) {
-            return "the standard input".into();
+            return "standard input".into();
         }
         self.input.display().to_string()
     }
 
-    fn summary(&self) -> Result<(), Stop> {
+    fn print_results(&self) -> Result<(), CommandError> {
         if !self.args.client.json {
             return Ok(());
         }
-        let mut out = Out::new();
+        let mut out = Output::new();
         for result in &self.results {
             out.json(result)?;
         }
@@ -297,17 +304,17 @@ impl Import {
     }
 }
 
-/// The exit status of an import that came to its end.
-fn status(counts: Counts) -> u8 {
+/// The exit status of a completed import.
+fn exit_status(counts: ImportCounts) -> u8 {
     match counts {
-        Counts { failed: 0, .. } => 0,
-        Counts { failed, existed, .. } if failed == existed => EXISTED,
-        Counts { .. } => FAILED,
+        ImportCounts { failed: 0, .. } => 0,
+        ImportCounts { failed, existed, .. } if failed == existed => EXISTED,
+        ImportCounts { .. } => FAILED,
     }
 }
 
-/// Where an input's state is kept by default: beside it, and never within a folder that is read.
-fn beside(input: &Path) -> PathBuf {
+/// The resume file of an input: beside it, never inside a directory that is imported.
+fn default_state_file(input: &Path) -> PathBuf {
     let mut name = input.canonicalize().unwrap_or_else(|_| input.to_owned()).into_os_string();
     name.push(".resume");
     name.into()

@@ -1,99 +1,104 @@
-//! The items of two stores side by side, in the order of their keys.
+//! Merge-joins the item lists of two stores by key.
 
-use super::reader::PAGE;
+use super::reader::PAGE_KEYS;
 use crate::client::{Client, Error};
-use crate::wire::{Details, Store};
+use crate::wire::{ItemDetails, Store};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-/// An item as a list shows it.
+/// An item as listed.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ListedItem {
     pub(super) key: String,
-    /// All but the value, where the server tells it.
-    pub(super) details: Option<Details>,
+    /// The item's details, if the server lists them.
+    pub(super) details: Option<ItemDetails>,
 }
 
 /// One of the two stores.
 #[derive(Clone)]
-pub(super) struct End {
+pub(super) struct SyncStore {
     pub(super) client: Client,
     pub(super) store: Store,
     pub(super) steadfast: bool,
 }
 
-/// The list of one store.
-struct Listing {
-    end: End,
+/// A store's list of items, read page by page.
+struct ItemList {
+    store: SyncStore,
     prefix: String,
     cursor: Option<String>,
-    page: VecDeque<Seen>,
-    listed: bool,
+    page: VecDeque<ListedItem>,
+    ended: bool,
 }
 
-impl Listing {
-    fn new(end: End, prefix: &str) -> Listing {
+impl ItemList {
+    fn new(store: SyncStore, prefix: &str) -> ItemList {
         let prefix = prefix.to_owned();
-        Listing { end, prefix, cursor: None, page: VecDeque::new(), listed: false }
+        ItemList { store, prefix, cursor: None, page: VecDeque::new(), ended: false }
     }
 
-    /// Makes sure that the next item is at hand, if there is one.
-    async fn look(&mut self) -> Result<(), Error> {
-        while self.page.is_empty() && !self.listed {
-            let End { client, store, steadfast } = &self.end;
+    /// Reads the next page if the current one is used up.
+    async fn fill_page(&mut self) -> Result<(), Error> {
+        while self.page.is_empty() && !self.ended {
+            let SyncStore { client, store, steadfast } = &self.store;
             let cursor = self.cursor.as_deref();
             let meta = if *steadfast {
-                let page = client.details(store, &self.prefix, cursor, PAGE).await?;
-                let seen =
-                    |details: Details| Seen { key: details.key.clone(), details: Some(details) };
-                self.page = page.data.into_iter().map(seen).collect();
+                let page = client.details(store, &self.prefix, cursor, PAGE_KEYS).await?;
+                let item = |details: ItemDetails| ListedItem {
+                    key: details.key.clone(),
+                    details: Some(details),
+                };
+                self.page = page.data.into_iter().map(item).collect();
                 page.meta
             } else {
-                let page = client.keys(store, &self.prefix, cursor, PAGE).await?;
-                self.page = page.data.into_iter().map(|key| Seen { key, details: None }).collect();
+                let page = client.keys(store, &self.prefix, cursor, PAGE_KEYS).await?;
+                let item = |key| ListedItem { key, details: None };
+                self.page = page.data.into_iter().map(item).collect();
                 page.meta
             };
-            self.listed = meta.next_cursor.is_none();
+            self.ended = meta.next_cursor.is_none();
             self.cursor = meta.next_cursor;
         }
         Ok(())
     }
 }
 
-/// What the two stores have of one key.
+/// The items of one key in the two stores.
 #[derive(Clone, Debug)]
-pub(super) enum Pair {
-    From(Seen),
-    To(Seen),
-    Both(Seen, Seen),
+pub(super) enum JoinedItem {
+    From(ListedItem),
+    To(ListedItem),
+    Both(ListedItem, ListedItem),
 }
 
-/// Both lists.
-pub(super) struct Pairs {
-    from: Listing,
-    to: Listing,
+/// Joins the lists of the two stores.
+pub(super) struct MergeJoin {
+    from: ItemList,
+    to: ItemList,
 }
 
-impl Pairs {
-    pub(super) fn new(from: End, to: End, prefix: &str) -> Pairs {
-        Pairs { from: Listing::new(from, prefix), to: Listing::new(to, prefix) }
+impl MergeJoin {
+    pub(super) fn new(from: SyncStore, to: SyncStore, prefix: &str) -> MergeJoin {
+        MergeJoin { from: ItemList::new(from, prefix), to: ItemList::new(to, prefix) }
     }
 
-    pub(super) async fn next(&mut self) -> Result<Option<Pair>, Error> {
-        self.from.look().await?;
-        self.to.look().await?;
+    /// Returns the items of the next key; `None` at the end of both lists.
+    pub(super) async fn next(&mut self) -> Result<Option<JoinedItem>, Error> {
+        self.from.fill_page().await?;
+        self.to.fill_page().await?;
         let (from, to) = (self.from.page.front(), self.to.page.front());
         let order = match (from, to) {
             (None, None) => return Ok(None),
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
             (Some(from), Some(to)) => from.key.cmp(&to.key),
         };
         let from = if order.is_le() { self.from.page.pop_front() } else { None };
         let to = if order.is_ge() { self.to.page.pop_front() } else { None };
         Ok(match (from, to) {
-            (Some(from), Some(to)) => Some(Pair::Both(from, to)),
-            (Some(from), None) => Some(Pair::From(from)),
-            (None, Some(to)) => Some(Pair::To(to)),
+            (Some(from), Some(to)) => Some(JoinedItem::Both(from, to)),
+            (Some(from), None) => Some(JoinedItem::From(from)),
+            (None, Some(to)) => Some(JoinedItem::To(to)),
             (None, None) => None,
         })
     }

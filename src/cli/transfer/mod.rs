@@ -1,4 +1,4 @@
-//! The commands that move items: import, export, sync.
+//! The commands that move items: `import`, `export` and `sync`.
 
 mod export;
 mod export_viceroy;
@@ -10,7 +10,9 @@ mod request;
 mod sync;
 mod upload;
 
-use super::console::{self, INTERRUPTED, Stop, ended, exit_status, local, note};
+use super::error::{CommandError, exit_status};
+use super::output::{print_status, store_label};
+use super::runtime::{self, finish};
 use crate::client::{Client, Error, Retry};
 use crate::config::{ConnectionConfig, ExportArgs, ImportArgs, SyncArgs};
 use crate::wire::Store;
@@ -25,10 +27,11 @@ Examples:
   steadfast import fastly.toml
   steadfast export old | steadfast import new -
 
-An input is told by its name (.ndjson, .jsonl, .json for a kv.json, .csv, .toml, each also with
-.zst) or by its beginning. Values are taken as they are. What fails is told line by line, and the
-rest goes on. An import that was cut goes on with --resume: how far it has come stands in
-INPUT.resume until it is through. Items that --if-exists fail finds there end it with status 4.",
+The format is detected from the file name (.ndjson, .jsonl, .json for kv.json, .csv, .toml, each
+optionally followed by .zst) or from the content. Values are imported unchanged. Items that fail are
+reported with their line number, and the import continues. The progress is saved in INPUT.resume
+until the import is complete; --resume continues an interrupted import. With --if-exists fail, the
+exit status is 4 if items failed only because they exist.",
     exit_status!()
 );
 
@@ -37,11 +40,12 @@ pub(super) const EXPORT_HELP: &str = concat!(
 Examples:
   steadfast export site -o site.ndjson.zst
   steadfast export site --prefix blog/ | wc -l
-  steadfast export site --to viceroy ./seed
+  steadfast export site --to viceroy ./local
 
-A line holds key, value in base64, metadata, expires, generation and modified; import and the batch
-endpoint read it. From Steadfast all items are as they were at one moment. The hosted service does
-not tell when items expire. A file is there only once it is whole.",
+Each line contains key, value (base64), metadata, expires, generation and modified; import and the
+batch endpoint accept it. An export from Steadfast is a consistent snapshot. The hosted service does
+not report when items expire, so its exports have no expires. An output file appears only when the
+export is complete.",
     exit_status!()
 );
 
@@ -52,67 +56,62 @@ Examples:
   steadfast sync site@https://kv.example.com site --from-token-file token --create
   steadfast sync blue green --delete --yes
 
-Items are compared by size, metadata and value; what differs is copied, with its time to live where
-that is known. Each end that is at another server than --endpoint needs its own token file. Lines of
-the plan begin with + for new, ~ for changed and - for deleted items.",
+Items are compared by size, metadata and value; those that differ are copied, with their expiry
+where the server reports it. A store at another server than --endpoint needs its own token file.
+Changes are printed one per line: + for new, ~ for changed and - for deleted items.",
     exit_status!()
 );
 
 pub(super) fn import(args: ImportArgs) -> ExitCode {
-    start(import::run(args))
+    run(import::run(args))
 }
 
 pub(super) fn export(args: ExportArgs) -> ExitCode {
-    start(until_interrupted(export::run(args)))
+    run(until_interrupted(export::run(args)))
 }
 
 pub(super) fn sync(args: SyncArgs) -> ExitCode {
-    start(until_interrupted(sync::run(args)))
+    run(until_interrupted(sync::run(args)))
 }
 
-/// Runs a command that answers its exit status.
-fn start<R>(command: R) -> ExitCode
+/// Runs a command that returns its exit status.
+fn run<R>(command: R) -> ExitCode
 where
-    R: Future<Output = Result<u8, Stop>>,
+    R: Future<Output = Result<u8, CommandError>>,
 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
+    let runtime = match runtime::build() {
         Ok(runtime) => runtime,
-        Err(e) => return ended(Err(local(format!("cannot start threads: {e}")))),
+        Err(e) => return finish(Err(e)),
     };
-    let done = runtime.block_on(Box::pin(command));
-    // A thread that still waits for a disk or a pipe holds nobody up.
+    let result = runtime.block_on(Box::pin(command));
+    // Do not wait for threads that are blocked on a disk or a pipe.
     runtime.shutdown_background();
-    match done {
+    match result {
         Ok(status) => ExitCode::from(status),
-        Err(stop) => ended(Err(stop)),
+        Err(e) => finish(Err(e)),
     }
 }
 
-async fn until_interrupted<R>(command: R) -> Result<u8, Stop>
+async fn until_interrupted<R>(command: R) -> Result<u8, CommandError>
 where
-    R: Future<Output = Result<u8, Stop>>,
+    R: Future<Output = Result<u8, CommandError>>,
 {
     tokio::select! {
-        done = Box::pin(command) => done,
-        _ = tokio::signal::ctrl_c() => {
-            note("interrupted");
-            Ok(INTERRUPTED)
-        }
+        result = Box::pin(command) => result,
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
     }
 }
 
-/// A client for a person who waits.
 fn client(connection: ConnectionConfig) -> Result<Client, Error> {
-    Ok(Client::new(connection.endpoint, connection.token)?.with_retry(Retry::impatient()))
+    Ok(Client::new(connection.endpoint, &connection.token)?.with_retry(Retry::interactive()))
 }
 
-/// The store of this name or id; made, where that is wanted, if there is none.
-async fn found(client: &Client, name: &str, create: bool) -> Result<Store, Error> {
+/// Finds a store by name or id, and optionally creates it if it does not exist.
+async fn find_or_create(client: &Client, name: &str, create: bool) -> Result<Store, Error> {
     match client.resolve(name).await {
         Err(Error::NotFound(_)) if create => {
             let store = client.create_store(name).await?;
-            note(&format!("made {}", console::target(client, &store)));
+            print_status(&format!("created {}", store_label(client, &store)));
             Ok(store)
         }
         other => other,

@@ -1,120 +1,122 @@
-//! Reads all items of a store as lines, in the order of their keys: from Steadfast as one stream,
-//! elsewhere key by key.
+//! Reads all items of a store as NDJSON in key order: from Steadfast as one stream, from other
+//! servers item by item.
 
-use crate::client::{Client, Error, Export, Value};
-use crate::transfer::record::{self, Item, VALUE_BYTES_HARD};
-use crate::wire::Store;
+use crate::client::{Client, Error, ExportStream};
+use crate::transfer::item::VALUE_BYTES_MAX;
+use crate::wire::record::ItemLine;
+use crate::wire::{Store, http_date_to_rfc3339};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use tokio::task::JoinHandle;
 
-/// Items that are asked for at once where there is no stream of them.
-pub(super) const PARALLEL: usize = 16;
-/// Keys of a page.
-pub(super) const PAGE: u32 = 1000;
+/// The number of concurrent requests for single items.
+pub(super) const CONCURRENCY: usize = 16;
+/// The number of keys on a page.
+pub(super) const PAGE_KEYS: u32 = 1000;
 
-/// The items of a store, to be read once.
-pub(super) enum Items {
+/// Reads the items of a store.
+pub(super) enum ItemReader {
     /// As one stream.
-    Stream(Export),
-    /// One by one.
-    Each(Box<Each>),
+    Stream(ExportStream),
+    /// By listing keys and getting each item.
+    List(Box<ListReader>),
 }
 
-impl Items {
-    /// Begins to read.
+impl ItemReader {
+    /// Starts to read the items with a key prefix.
     pub(super) async fn open(
         client: &Client,
         store: &Store,
         prefix: &str,
         steadfast: bool,
-    ) -> Result<Items, Error> {
+    ) -> Result<ItemReader, Error> {
         if steadfast {
-            return Ok(Items::Stream(client.export(store, prefix).await?));
+            return Ok(ItemReader::Stream(client.export(store, prefix).await?));
         }
-        Ok(Items::Each(Box::new(Each {
+        Ok(ItemReader::List(Box::new(ListReader {
             client: client.clone(),
             store: store.clone(),
             prefix: prefix.to_owned(),
             cursor: None,
             listed: false,
             keys: VecDeque::new(),
-            asked: VecDeque::new(),
+            requests: VecDeque::new(),
         })))
     }
 
-    /// The next piece of the lines, which may begin and end anywhere; `None` once all are there.
-    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
+    /// Reads the next chunk, which may end within a line; `None` at the end.
+    pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         match self {
-            Items::Stream(export) => export.piece().await,
-            Items::Each(each) => each.line().await,
+            ItemReader::Stream(export) => export.next_chunk().await,
+            ItemReader::List(list) => list.next_line().await,
         }
     }
 }
 
-type Asked = JoinHandle<Result<Option<Bytes>, Error>>;
+/// A request for one item, which yields its line.
+type ItemRequest = JoinHandle<Result<Option<Bytes>, Error>>;
 
-/// Reads keys by the page and items by the key.
-pub(super) struct Each {
+/// Lists keys by page and gets several items at a time.
+pub(super) struct ListReader {
     client: Client,
     store: Store,
     prefix: String,
     cursor: Option<String>,
     listed: bool,
     keys: VecDeque<String>,
-    asked: VecDeque<Asked>,
+    requests: VecDeque<ItemRequest>,
 }
 
-impl Each {
-    async fn line(&mut self) -> Result<Option<Bytes>, Error> {
+impl ListReader {
+    async fn next_line(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            self.ask().await?;
-            let Some(asked) = self.asked.pop_front() else { return Ok(None) };
-            let line = asked.await.map_err(|e| Error::Local(format!("a task ended: {e}")))??;
-            // What was deleted since the list is not there.
+            self.start_requests().await?;
+            let Some(request) = self.requests.pop_front() else { return Ok(None) };
+            let line = request.await.map_err(|e| Error::Local(format!("task failed: {e}")))??;
+            // An item deleted after it was listed has no line.
             if line.is_some() {
                 return Ok(line);
             }
         }
     }
 
-    async fn ask(&mut self) -> Result<(), Error> {
-        while self.asked.len() < PARALLEL {
+    async fn start_requests(&mut self) -> Result<(), Error> {
+        while self.requests.len() < CONCURRENCY {
             let Some(key) = self.keys.pop_front() else {
                 if self.listed {
                     return Ok(());
                 }
                 let cursor = self.cursor.as_deref();
-                let page = self.client.keys(&self.store, &self.prefix, cursor, PAGE).await?;
+                let page = self.client.keys(&self.store, &self.prefix, cursor, PAGE_KEYS).await?;
                 self.keys = page.data.into();
                 self.cursor = page.meta.next_cursor;
                 self.listed = self.cursor.is_none();
                 continue;
             };
             let (client, store) = (self.client.clone(), self.store.clone());
-            self.asked.push_back(tokio::spawn(async move { one(&client, &store, &key).await }));
+            let request = async move { get_line(&client, &store, &key).await };
+            self.requests.push_back(tokio::spawn(request));
         }
         Ok(())
     }
 }
 
-async fn one(client: &Client, store: &Store, key: &str) -> Result<Option<Bytes>, Error> {
-    let value: Value = match client.get(store, key).await {
+async fn get_line(client: &Client, store: &Store, key: &str) -> Result<Option<Bytes>, Error> {
+    let value = match client.get(store, key).await {
         Ok(value) => value,
         Err(e) if e.status() == Some(404) => return Ok(None),
         Err(e) => return Err(e),
     };
-    let head = value.head.clone();
-    let most = usize::try_from(VALUE_BYTES_HARD).unwrap_or(usize::MAX);
-    let bytes = value.all(most).await?;
-    let modified = head.modified.as_deref().and_then(record::modified);
-    let item = Item {
+    let headers = value.headers.clone();
+    let bytes = value.read_to_end(usize::try_from(VALUE_BYTES_MAX).unwrap_or(usize::MAX)).await?;
+    let modified = headers.modified.as_deref().and_then(http_date_to_rfc3339);
+    let item = ItemLine {
         key,
         value: &bytes,
-        metadata: &head.metadata,
-        generation: Some(head.generation),
+        metadata: &headers.metadata,
+        generation: Some(headers.generation),
         modified: modified.as_deref(),
-        ..Item::default()
+        ..ItemLine::default()
     };
     let mut line = Vec::new();
     item.write(&mut line);

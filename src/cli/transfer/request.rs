@@ -1,225 +1,220 @@
-//! Sends batches of items into a store: to Steadfast as they are, elsewhere by what the hosted API
-//! has.
+//! Sends batches of items into a store: to Steadfast as imports, to other servers as batches and
+//! single items.
 
-use crate::client::{Body, Client, Error, IfExists, Mode, PutOptions, Retry};
-use crate::transfer::Wrong;
-use crate::transfer::batches::{Batch, Bounds};
-use crate::transfer::record::{Checked, Item, Line};
-use crate::transfer::resume::Counts;
-use crate::wire::{BatchError, Store};
+use crate::client::{Client, Error, PutMode, PutOptions, RequestBody, Retry};
+use crate::transfer::RejectedItem;
+use crate::transfer::batches::{Batch, BatchLimits};
+use crate::transfer::item::CheckedItem;
+use crate::transfer::resume::ImportCounts;
+use crate::wire::record::ItemLine;
+use crate::wire::{BatchError, IfExists, Store};
 use bytes::Bytes;
-use std::collections::HashSet;
 
-/// A value of more bytes goes by itself where the bound of a batch's line is not known.
+/// Larger values are put singly, because the line limit of other servers is unknown.
 const SINGLE_BYTES: usize = 1 << 20;
-/// The code of a line whose item is there.
-const EXISTS: &str = "412";
-/// What is told of it.
-const THERE: &str = "the item exists";
+/// The code of a line whose item exists.
+const EXISTS_CODE: &str = "412";
+const EXISTS_REASON: &str = "the item exists";
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
-    pub(super) counts: Counts,
-    pub(super) failures: Vec<Wrong>,
+pub(super) struct BatchOutcome {
+    pub(super) counts: ImportCounts,
+    pub(super) failures: Vec<RejectedItem>,
 }
 
-impl Outcome {
-    fn fail(&mut self, wrong: Wrong, existed: bool) {
+impl BatchOutcome {
+    fn fail(&mut self, item: RejectedItem, existed: bool) {
         self.counts.failed += 1;
         self.counts.existed += u64::from(existed);
-        self.failures.push(wrong);
+        self.failures.push(item);
     }
 }
 
-/// Puts batches into one store.
+/// Sends batches into one store.
 #[derive(Clone)]
-pub(super) struct Sender {
-    pub(super) client: Client,
-    pub(super) store: Store,
-    pub(super) steadfast: bool,
-    pub(super) if_exists: IfExists,
-    pub(super) value_bytes_max: u64,
-    pub(super) retry: Retry,
+pub(super) struct BatchSender {
+    client: Client,
+    store: Store,
+    steadfast: bool,
+    if_exists: IfExists,
+    value_bytes_max: u64,
+    retry: Retry,
 }
 
-impl Sender {
-    /// Into a store; asks what the server is.
+impl BatchSender {
+    /// Detects the kind of server.
     pub(super) async fn new(
         client: &Client,
         store: &Store,
         if_exists: IfExists,
         value_bytes_max: u64,
-    ) -> Result<Sender, Error> {
+    ) -> Result<BatchSender, Error> {
         let steadfast = client.is_steadfast().await?;
         let retry = Retry::default();
-        // Tries are counted here, where it is known what a second one means.
-        let client = client.clone().with_retry(Retry { tries: 1, ..retry });
-        Ok(Sender { client, store: store.clone(), steadfast, if_exists, value_bytes_max, retry })
+        // Retries happen here, because the outcome of an attempt depends on earlier ones.
+        let client = client.clone().with_retry(Retry { attempts_max: 1, ..retry });
+        let store = store.clone();
+        Ok(BatchSender { client, store, steadfast, if_exists, value_bytes_max, retry })
     }
 
-    /// How items are cut into batches for it.
-    pub(super) fn bounds(&self) -> Bounds {
+    /// The limits of batches for this server.
+    pub(super) fn limits(&self) -> BatchLimits {
         let overwrite = self.if_exists == IfExists::Overwrite;
-        match (self.steadfast, overwrite) {
-            (true, _) => Bounds { lines: 10_000, bytes: 2 << 20, apart: !overwrite },
-            (false, true) => Bounds { lines: 1000, bytes: 2 << 20, apart: true },
-            // One request for each.
-            (false, false) => Bounds { lines: 32, bytes: 2 << 20, apart: true },
-        }
+        let (items, unique_keys) = match (self.steadfast, overwrite) {
+            (true, _) => (10_000, !overwrite),
+            (false, true) => (1000, true),
+            // Every item is a request of its own.
+            (false, false) => (32, true),
+        };
+        let decode = (!self.steadfast).then_some(self.value_bytes_max);
+        BatchLimits { items, bytes: 2 << 20, unique_keys, decode }
     }
 
-    /// Sends a batch, again and again where that helps.
-    pub(super) async fn send(&self, batch: Batch) -> Result<Outcome, Error> {
-        let mut outcome = Outcome::default();
-        for wrong in batch.wrongs {
-            outcome.fail(wrong, false);
+    /// Sends a batch, with retries.
+    pub(super) async fn send(&self, batch: Batch) -> Result<BatchOutcome, Error> {
+        let mut outcome = BatchOutcome::default();
+        for item in batch.rejected {
+            outcome.fail(item, false);
         }
-        let lines =
-            Lines { body: Bytes::from(batch.lines), numbers: batch.numbers, again: batch.again };
-        if lines.numbers.is_empty() {
+        if batch.numbers.is_empty() {
             return Ok(outcome);
         }
         if self.steadfast {
-            self.import(&lines, &mut outcome).await?;
+            let (body, numbers) = (Bytes::from(batch.lines), batch.numbers);
+            self.import(&Lines { body, numbers }, batch.resent, &mut outcome).await?;
         } else {
-            Box::pin(self.remake(&lines, &mut outcome)).await?;
+            let items = batch.numbers.into_iter().zip(batch.items);
+            Box::pin(self.put_items(items, batch.resent, &mut outcome)).await?;
         }
         Ok(outcome)
     }
 
-    async fn import(&self, lines: &Lines, outcome: &mut Outcome) -> Result<(), Error> {
-        let retry = self.retry;
-        let (mut nth, mut again) = (1, lines.again);
+    async fn import(
+        &self,
+        lines: &Lines,
+        mut resent: bool,
+        outcome: &mut BatchOutcome,
+    ) -> Result<(), Error> {
+        let mut attempt = 1;
         loop {
-            // What may have been written by a try before is no failure.
+            // Items may exist because an earlier attempt wrote them.
             let if_exists = match self.if_exists {
-                IfExists::Fail if again => IfExists::Skip,
+                IfExists::Fail if resent => IfExists::Skip,
                 other @ (IfExists::Overwrite | IfExists::Skip | IfExists::Fail) => other,
             };
-            let body = Body::bytes(lines.body.clone());
+            let body = RequestBody::bytes(lines.body.clone());
             let e = match self.client.import(&self.store, body, if_exists).await {
                 Ok(report) => {
-                    let failing = report.errors.iter().any(server_failed);
-                    if !failing || nth >= retry.tries {
+                    let retryable = report.errors.iter().any(is_server_error);
+                    if !retryable || attempt >= self.retry.attempts_max {
                         outcome.counts.written += report.written;
                         outcome.counts.skipped += report.skipped;
-                        lines.tell(report.failed, report.errors, outcome);
+                        lines.report(report.failed, report.errors, outcome);
                         return Ok(());
                     }
-                    busy("the server failed at some lines")
+                    server_failed()
                 }
                 Err(e) => e,
             };
-            wait(&retry, nth, e).await?;
-            nth += 1;
-            again = true;
+            delay_retry(&self.retry, attempt, e).await?;
+            attempt += 1;
+            resent = true;
         }
     }
 
-    /// Makes the lines anew for a server that knows the hosted API alone.
-    async fn remake(&self, lines: &Lines, outcome: &mut Outcome) -> Result<(), Error> {
-        let mut batch = Lines { again: lines.again, ..Lines::default() };
-        let mut body = Vec::new();
-        let mut singles = Vec::new();
-        for (line, number) in lines.each() {
-            let parsed = Line::parse(line);
-            let key = parsed.as_ref().map(|line| line.key.clone().into_owned());
-            let key = key.unwrap_or_default();
-            let checked = parsed.and_then(|line| line.check(self.value_bytes_max));
-            let item = match checked {
-                Ok(item) => item,
-                Err(reason) => {
-                    outcome.fail(Wrong { number, key, reason }, false);
-                    continue;
-                }
-            };
-            if item.left == Some(0) {
+    /// Puts items with the hosted API: as a batch where possible, and singly otherwise.
+    async fn put_items(
+        &self,
+        items: impl Iterator<Item = (u64, CheckedItem)>,
+        resent: bool,
+        outcome: &mut BatchOutcome,
+    ) -> Result<(), Error> {
+        let (mut body, mut numbers, mut singles) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, item) in items {
+            let time_to_live_sec = item.expiry.remaining_secs();
+            if time_to_live_sec == Some(0) {
                 outcome.counts.skipped += 1;
                 continue;
             }
             let text = std::str::from_utf8(&item.metadata).is_ok();
             let single = item.value.len() > SINGLE_BYTES || !text;
             if single || self.if_exists != IfExists::Overwrite {
-                singles.push((number, key, item));
+                singles.push((number, item));
                 continue;
             }
-            let line = Item {
-                key: &key,
+            let line = ItemLine {
+                key: &item.key,
                 value: &item.value,
                 metadata: &item.metadata,
-                time_to_live_sec: item.left,
-                ..Item::default()
+                time_to_live_sec,
+                ..ItemLine::default()
             };
             line.write(&mut body);
-            batch.numbers.push(number);
+            numbers.push(number);
         }
-        batch.body = body.into();
-        if !batch.numbers.is_empty() {
-            self.batch(&batch, outcome).await?;
+        if !numbers.is_empty() {
+            self.batch(&Lines { body: body.into(), numbers }, outcome).await?;
         }
-        for (number, key, item) in singles {
-            self.put(number, key, item, lines.again, outcome).await?;
+        for (number, item) in singles {
+            self.put(number, item, resent, outcome).await?;
         }
         Ok(())
     }
 
-    async fn batch(&self, lines: &Lines, outcome: &mut Outcome) -> Result<(), Error> {
-        let retry = self.retry;
-        let mut nth = 1;
+    async fn batch(&self, lines: &Lines, outcome: &mut BatchOutcome) -> Result<(), Error> {
+        let mut attempt = 1;
         let errors = loop {
+            let last = attempt >= self.retry.attempts_max;
             let e = match self.client.batch(&self.store, lines.body.clone()).await {
-                Ok(report) if nth < retry.tries && report.errors.iter().any(server_failed) => {
-                    busy("the server failed at some lines")
-                }
+                Ok(report) if !last && report.errors.iter().any(is_server_error) => server_failed(),
                 Ok(report) => break report.errors,
                 Err(e) => e,
             };
-            wait(&retry, nth, e).await?;
-            nth += 1;
+            delay_retry(&self.retry, attempt, e).await?;
+            attempt += 1;
         };
         let failed = errors.len() as u64;
         outcome.counts.written += (lines.numbers.len() as u64).saturating_sub(failed);
-        lines.tell(failed, errors, outcome);
+        lines.report(failed, errors, outcome);
         Ok(())
     }
 
     async fn put(
         &self,
         number: u64,
-        key: String,
-        item: Checked,
-        again: bool,
-        outcome: &mut Outcome,
+        item: CheckedItem,
+        mut resent: bool,
+        outcome: &mut BatchOutcome,
     ) -> Result<(), Error> {
         let overwrite = self.if_exists == IfExists::Overwrite;
+        let secs = item.expiry.remaining_secs();
         let options = PutOptions {
             metadata: (!item.metadata.is_empty()).then_some(item.metadata),
-            time_to_live: item.left.map(|left| u32::try_from(left).unwrap_or(u32::MAX)),
-            mode: if overwrite { Mode::Overwrite } else { Mode::Add },
+            time_to_live: secs.map(|secs| u32::try_from(secs.max(1)).unwrap_or(u32::MAX)),
+            mode: if overwrite { PutMode::Overwrite } else { PutMode::Add },
             if_generation_match: None,
         };
-        let value = Bytes::from(item.value);
-        let retry = self.retry;
-        let (mut nth, mut again) = (1, again);
+        let (key, value) = (item.key, Bytes::from(item.value));
+        let mut attempt = 1;
         loop {
             match self.client.put(&self.store, &key, value.clone(), &options).await {
                 Ok(()) => outcome.counts.written += 1,
                 Err(e) if e.status() == Some(412) => {
-                    if again || self.if_exists == IfExists::Skip {
+                    if resent || self.if_exists == IfExists::Skip {
                         outcome.counts.skipped += 1;
                     } else {
-                        let reason = THERE.to_owned();
-                        outcome.fail(Wrong { number, key, reason }, true);
+                        let reason = EXISTS_REASON.to_owned();
+                        outcome.fail(RejectedItem { number, key, reason }, true);
                     }
                 }
                 Err(e) if matches!(e.status(), Some(400 | 413)) => {
-                    outcome.fail(Wrong { number, key, reason: e.to_string() }, false);
+                    outcome.fail(RejectedItem { number, key, reason: e.to_string() }, false);
                 }
                 Err(e) => {
-                    wait(&retry, nth, e).await?;
-                    nth += 1;
-                    again = true;
+                    delay_retry(&self.retry, attempt, e).await?;
+                    attempt += 1;
+                    resent = true;
                     continue;
                 }
             }
@@ -228,65 +223,59 @@ impl Sender {
     }
 }
 
-/// Lines that are sent together, and may be sent again.
-#[derive(Default)]
+/// Lines that are sent in one request, and their numbers.
 struct Lines {
     body: Bytes,
     numbers: Vec<u64>,
-    again: bool,
 }
 
 impl Lines {
-    fn each(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.body.split(|byte| *byte == b'\n').zip(self.numbers.iter().copied())
-    }
-
-    /// Tells the errors of an answer, by the numbers that people count.
-    fn tell(&self, failed: u64, errors: Vec<BatchError>, outcome: &mut Outcome) {
-        let told = errors.len() as u64;
-        let mut lines = HashSet::new();
+    /// Adds the failed lines of a response, by the numbers shown to the user.
+    fn report(&self, failed: u64, errors: Vec<BatchError>, outcome: &mut BatchOutcome) {
+        let listed = errors.len() as u64;
         for error in errors {
             let at = usize::try_from(error.index).unwrap_or(usize::MAX);
             let number = self.numbers.get(at).copied().unwrap_or_default();
-            lines.insert(number);
-            let existed = error.code == EXISTS;
+            let existed = error.code == EXISTS_CODE;
             let reason = match existed {
-                true => THERE.to_owned(),
+                true => EXISTS_REASON.to_owned(),
                 false => format!("{} ({})", error.reason, error.code),
             };
-            outcome.fail(Wrong { number, key: error.key, reason }, existed);
+            outcome.fail(RejectedItem { number, key: error.key, reason }, existed);
         }
-        // A server tells a bounded number of them.
+        // A server lists a limited number of failures.
         if let (Some(first), Some(last)) = (self.numbers.first(), self.numbers.last())
-            && failed > told
+            && failed > listed
         {
-            let more = failed - told;
-            let reason = format!("{more} more between {first} and {last} failed; no reason came");
+            let more = failed - listed;
+            let reason =
+                format!("{more} more of the lines {first} to {last} failed; no reasons were given");
             outcome.counts.failed += more;
-            outcome.failures.push(Wrong { number: *last, key: String::new(), reason });
+            outcome.failures.push(RejectedItem { number: *last, key: String::new(), reason });
         }
     }
 }
 
-fn server_failed(error: &BatchError) -> bool {
+fn is_server_error(error: &BatchError) -> bool {
     error.code.starts_with('5') || error.code == "429"
 }
 
-fn busy(why: &str) -> Error {
+/// The error of an attempt whose report contains server errors.
+fn server_failed() -> Error {
     Error::Refused {
-        what: "a batch of items".into(),
+        subject: "a batch of items".into(),
         status: 503,
-        said: why.into(),
+        message: "the server failed on some lines".into(),
         retry_after: None,
     }
 }
 
-/// Waits before the next try; gives the error back when there is to be none.
-async fn wait(retry: &Retry, nth: u32, e: Error) -> Result<(), Error> {
-    let worth = retry.worth(&e) || e.status() == Some(500);
-    if nth >= retry.tries || !worth {
+/// Waits before the next attempt, or returns the error if there is to be none.
+async fn delay_retry(retry: &Retry, attempt: u32, e: Error) -> Result<(), Error> {
+    let retryable = retry.is_retryable(&e) || e.status() == Some(500);
+    if attempt >= retry.attempts_max || !retryable {
         return Err(e);
     }
-    tokio::time::sleep(retry.wait(nth, &e)).await;
+    tokio::time::sleep(retry.delay(attempt, &e)).await;
     Ok(())
 }

@@ -1,132 +1,139 @@
 //! `steadfast sync`.
 
-use super::merge_join::{End, Pair, Pairs, Seen};
-use super::reader::PARALLEL;
-use super::request::Sender;
-use super::{client, found};
-use crate::cli::console::{self, Out, Stop, confirm, note, target, usage};
-use crate::client::{Client, Error, IfExists, Value};
+use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
+use super::reader::CONCURRENCY;
+use super::request::BatchSender;
+use super::{client, find_or_create};
+use crate::cli::confirm::confirm;
+use crate::cli::error::{CommandError, local_error, usage_error};
+use crate::cli::output::{Output, counted, print_error, print_status, progress_bar, store_label};
+use crate::client::{Client, Error, ValueStream};
 use crate::config::SyncArgs;
-use crate::transfer::batches::Batch;
-use crate::transfer::record::{self, Item};
-use crate::wire::{Details, Store};
+use crate::transfer::batches::{Batch, BatchEntry};
+use crate::transfer::item::too_large;
+use crate::wire::record::ItemLine;
+use crate::wire::{IfExists, ItemDetails, Store, http_date_to_rfc3339};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Lines and bytes of lines that are sent together.
-const SENT_LINES: usize = 1000;
-const SENT_BYTES: usize = 2 << 20;
+/// Lines and bytes that complete a batch.
+const BATCH_LINES: usize = 1000;
+const BATCH_BYTES: usize = 2 << 20;
 
-pub(super) async fn run(args: SyncArgs) -> Result<u8, Stop> {
-    let (from, to) = ends(&args).await?;
-    note(&format!("from {}", target(&from.client, &from.store)));
-    note(&format!("to   {}", target(&to.client, &to.store)));
+pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
+    let (from, to) = resolve_stores(&args).await?;
+    print_status(&format!("from {}", store_label(&from.client, &from.store)));
+    print_status(&format!("to   {}", store_label(&to.client, &to.store)));
     if from.store.id == to.store.id && from.client.endpoint() == to.client.endpoint() {
-        return Err(usage("both are the same store"));
+        return Err(usage_error("FROM and TO are the same store"));
     }
     if args.quick && !(from.steadfast && to.steadfast) {
-        return Err(usage("--quick needs times that only Steadfast tells, at both ends"));
+        return Err(usage_error("--quick requires a Steadfast server at both ends"));
     }
     if !from.steadfast && !args.dry_run {
-        note("the first server does not tell when items expire: copies are kept for ever");
+        print_status(
+            "warning: the source does not report when items expire; copies will not expire",
+        );
     }
-    let sender = Sender::new(&to.client, &to.store, IfExists::Overwrite, args.max_value).await?;
+    let max_value = args.max_value;
+    let sender = BatchSender::new(&to.client, &to.store, IfExists::Overwrite, max_value).await?;
+    let (quick, dry_run) = (args.quick, args.dry_run);
     let mut sync = Sync {
-        pairs: Pairs::new(from.clone(), to.clone(), &args.prefix),
-        judge: Judge { from, to, quick: args.quick, dry: args.dry_run, most: args.max_value },
-        bar: console::bar("comparing", "items", None),
-        out: Out::new(),
+        join: MergeJoin::new(from.clone(), to.clone(), &args.prefix),
+        comparer: Comparer { from, to, quick, dry_run, value_bytes_max: max_value },
+        bar: progress_bar("comparing", "items", None),
+        out: Output::new(),
         sender,
         args,
         batch: Batch::default(),
-        gone: Vec::new(),
-        told: Told::default(),
+        only_in_to: Vec::new(),
+        counts: SyncCounts::default(),
     };
-    let done = Box::pin(sync.copy()).await;
+    let copied = Box::pin(sync.copy()).await;
     sync.bar.finish_and_clear();
-    done?;
+    copied?;
     if sync.args.delete && !sync.args.dry_run {
         sync.delete().await?;
     }
-    sync.summary()
+    sync.report()
 }
 
-/// The two stores, each at its server.
-async fn ends(args: &SyncArgs) -> Result<(End, End), Stop> {
-    let part = |text: &str| {
+/// Finds the two stores, each at its server.
+async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), CommandError> {
+    let split = |text: &str| {
         let at = ["@http://", "@https://"].iter().filter_map(|mark| text.rfind(mark)).max();
         match at.map(|at| text.split_at(at)) {
             Some((name, at)) => (name.to_owned(), at.trim_start_matches('@').to_owned()),
             None => (text.to_owned(), args.client.endpoint().to_owned()),
         }
     };
-    let ((from, from_at), (to, to_at)) = (part(&args.from), part(&args.to));
-    let reach = |at: &str, file: &Option<std::path::PathBuf>, flag: &str| {
-        client(args.client.resolve_end(at, file.as_deref(), flag)?)
+    let ((from, from_endpoint), (to, to_endpoint)) = (split(&args.from), split(&args.to));
+    let connect = |endpoint: &str, token_file: &Option<PathBuf>, flag: &str| {
+        client(args.client.resolve_for(endpoint, token_file.as_deref(), flag)?)
     };
-    let from_client = reach(&from_at, &args.from_token_file, "--from-token-file")?;
-    let to_client = reach(&to_at, &args.to_token_file, "--to-token-file")?;
+    let from_client = connect(&from_endpoint, &args.from_token_file, "--from-token-file")?;
+    let to_client = connect(&to_endpoint, &args.to_token_file, "--to-token-file")?;
     let from = from_client.resolve(&from).await?;
-    let to = found(&to_client, &to, args.create && !args.dry_run).await?;
-    let end = async |client: Client, store| -> Result<End, Stop> {
+    let to = find_or_create(&to_client, &to, args.create && !args.dry_run).await?;
+    let sync_store = async |client: Client, store| -> Result<SyncStore, CommandError> {
         let steadfast = client.is_steadfast().await?;
-        Ok(End { client, store, steadfast })
+        Ok(SyncStore { client, store, steadfast })
     };
-    Ok((end(from_client, from).await?, end(to_client, to).await?))
+    Ok((sync_store(from_client, from).await?, sync_store(to_client, to).await?))
 }
 
-/// What was found and done.
+/// The items by outcome.
 #[derive(Default)]
-struct Told {
+struct SyncCounts {
     new: u64,
     changed: u64,
-    gone: u64,
+    only_in_to: u64,
     deleted: u64,
-    same: u64,
+    unchanged: u64,
     failed: u64,
 }
 
 struct Sync {
     args: SyncArgs,
-    pairs: Pairs,
-    judge: Judge,
-    sender: Sender,
+    join: MergeJoin,
+    comparer: Comparer,
+    sender: BatchSender,
     bar: ProgressBar,
-    out: Out,
+    out: Output,
     batch: Batch,
-    /// Keys that the first store has not.
-    gone: Vec<String>,
-    told: Told,
+    /// Keys to delete.
+    only_in_to: Vec<String>,
+    counts: SyncCounts,
 }
 
 impl Sync {
-    /// Compares all, and copies what differs.
-    async fn copy(&mut self) -> Result<(), Stop> {
-        let mut asked: VecDeque<JoinHandle<Result<Judged, Error>>> = VecDeque::new();
-        let mut listed = false;
+    /// Compares all items and copies those that differ.
+    async fn copy(&mut self) -> Result<(), CommandError> {
+        let mut running: VecDeque<JoinHandle<Result<Comparison, Error>>> = VecDeque::new();
+        let mut ended = false;
         loop {
-            while asked.len() < PARALLEL && !listed {
-                match self.pairs.next().await? {
-                    Some(pair) => {
-                        let judge = self.judge.clone();
-                        asked.push_back(tokio::spawn(
-                            async move { Box::pin(judge.judge(pair)).await },
-                        ));
+            while running.len() < CONCURRENCY && !ended {
+                match self.join.next().await? {
+                    Some(item) => {
+                        let comparer = self.comparer.clone();
+                        let compare = async move { Box::pin(comparer.compare(item)).await };
+                        running.push_back(tokio::spawn(compare));
                     }
-                    None => listed = true,
+                    None => ended = true,
                 }
             }
-            let Some(next) = asked.pop_front() else { break };
-            let judged = next.await.map_err(|e| console::local(format!("a task ended: {e}")))??;
-            self.take(judged)?;
+            let Some(next) = running.pop_front() else { break };
+            let comparison = next.await.map_err(|e| local_error(format!("task failed: {e}")))??;
+            self.apply(comparison)?;
             self.bar.inc(1);
-            let full = self.batch.numbers.len() >= SENT_LINES;
-            if full || self.batch.lines.len() >= SENT_BYTES {
+            let full = self.batch.numbers.len() >= BATCH_LINES;
+            if full || self.batch.bytes >= BATCH_BYTES {
                 self.send().await?;
             }
         }
@@ -134,113 +141,118 @@ impl Sync {
         self.out.flush()
     }
 
-    fn take(&mut self, judged: Judged) -> Result<(), Stop> {
-        let Judged { key, verdict, line } = judged;
-        let (mark, change) = match verdict {
-            Verdict::Same => {
-                self.told.same += 1;
+    /// Counts and prints a difference, and adds the item to the batch.
+    fn apply(&mut self, comparison: Comparison) -> Result<(), CommandError> {
+        let Comparison { key, difference, line } = comparison;
+        let (mark, change) = match difference {
+            Difference::None => {
+                self.counts.unchanged += 1;
                 return Ok(());
             }
-            Verdict::TooLarge(reason) => {
-                self.told.failed += 1;
-                self.bar.suspend(|| note(&format!("item {key:?}: {reason}")));
+            Difference::TooLarge => {
+                self.counts.failed += 1;
+                let reason = too_large(self.args.max_value);
+                self.bar.suspend(|| print_error(&format!("item {key:?}: {reason}")));
                 return Ok(());
             }
-            Verdict::Gone => {
-                self.told.gone += 1;
+            Difference::OnlyInTo => {
+                self.counts.only_in_to += 1;
                 if !self.args.delete {
                     return Ok(());
                 }
-                self.gone.push(key.clone());
+                self.only_in_to.push(key.clone());
                 ('-', "deleted")
             }
-            Verdict::New => {
-                self.told.new += 1;
+            Difference::New => {
+                self.counts.new += 1;
                 ('+', "new")
             }
-            Verdict::Changed => {
-                self.told.changed += 1;
+            Difference::Changed => {
+                self.counts.changed += 1;
                 ('~', "changed")
             }
         };
         if self.args.client.json {
             self.out.json(&json!({ "change": change, "key": key }))?;
         } else {
-            let shown = self.out.shown(&key);
+            let shown = self.out.sanitize(&key);
             self.out.line(&format!("{mark} {shown}"))?;
         }
         if let Some(line) = line {
-            self.batch.lines.extend_from_slice(&line);
-            self.batch.numbers.push(self.told.new + self.told.changed);
+            let number = self.counts.new + self.counts.changed;
+            self.batch.push(BatchEntry::new(number, line, self.sender.limits().decode));
         }
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), Stop> {
-        if self.batch.numbers.is_empty() {
+    async fn send(&mut self) -> Result<(), CommandError> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.numbers.is_empty() && batch.rejected.is_empty() {
             return Ok(());
         }
         self.out.flush()?;
-        let outcome = self.sender.send(std::mem::take(&mut self.batch)).await?;
-        self.told.failed += outcome.counts.failed;
+        let outcome = self.sender.send(batch).await?;
+        self.counts.failed += outcome.counts.failed;
         self.bar.suspend(|| {
-            for wrong in &outcome.failures {
-                note(&format!("item {:?}: {}", wrong.key, wrong.reason));
+            for item in &outcome.failures {
+                print_error(&format!("item {:?}: {}", item.key, item.reason));
             }
         });
         Ok(())
     }
 
-    /// Deletes what the first store has not.
-    async fn delete(&mut self) -> Result<(), Stop> {
-        let keys = std::mem::take(&mut self.gone);
+    /// Deletes the items that exist only in the destination.
+    async fn delete(&mut self) -> Result<(), CommandError> {
+        let keys = std::mem::take(&mut self.only_in_to);
         if keys.is_empty() {
             return Ok(());
         }
-        let End { client, store, .. } = &self.judge.to;
-        let whose = target(client, store);
-        let question = format!("delete {} items that FROM has not from {whose}", keys.len());
-        confirm(&question, self.args.yes).await?;
-        let bar = console::bar("deleting", "items", Some(keys.len() as u64));
+        let SyncStore { client, store, .. } = &self.comparer.to;
+        let (count, label) = (keys.len() as u64, store_label(client, store));
+        let action = format!("delete {} found only in {label}", counted(count, "item"));
+        confirm(&action, self.args.yes).await?;
+        let bar = progress_bar("deleting", "items", Some(count));
         let (mut keys, mut running) = (keys.into_iter(), JoinSet::new());
         loop {
-            while running.len() < PARALLEL
+            while running.len() < CONCURRENCY
                 && let Some(key) = keys.next()
             {
                 let (client, store) = (client.clone(), store.clone());
                 running.spawn(async move { client.delete(&store, &key, true, None).await });
             }
             let Some(done) = running.join_next().await else { break };
-            done.map_err(|e| console::local(format!("a task ended: {e}")))??;
-            self.told.deleted += 1;
+            done.map_err(|e| local_error(format!("task failed: {e}")))??;
+            self.counts.deleted += 1;
             bar.inc(1);
         }
         bar.finish_and_clear();
         Ok(())
     }
 
-    fn summary(mut self) -> Result<u8, Stop> {
-        let Told { new, changed, gone, deleted, same, failed } = self.told;
-        let dry = if self.args.dry_run { "dry run: " } else { "" };
-        let rest = match (self.args.delete, self.args.dry_run) {
-            (true, true) => format!("{gone} to delete"),
+    /// Prints the counts and returns the exit status.
+    fn report(mut self) -> Result<u8, CommandError> {
+        let SyncCounts { new, changed, only_in_to, deleted, unchanged, failed } = self.counts;
+        let dry_run = if self.args.dry_run { "dry run: " } else { "" };
+        let extra = match (self.args.delete, self.args.dry_run) {
+            (true, true) => format!("{only_in_to} to delete"),
             (true, false) => format!("{deleted} deleted"),
-            (false, _) => format!("{gone} that FROM has not"),
+            (false, _) => format!("{only_in_to} only in destination"),
         };
-        let End { client, store, .. } = &self.judge.to;
-        let whose = target(client, store);
-        note(&format!(
-            "{dry}{new} new, {changed} changed, {rest}, {same} the same, {failed} failed: {whose}"
+        let SyncStore { client, store, .. } = &self.comparer.to;
+        let label = store_label(client, store);
+        print_status(&format!(
+            "{dry_run}{new} new, {changed} changed, {extra}, {unchanged} unchanged, {failed} \
+             failed: {label}"
         ));
         if self.args.client.json {
-            let end = |end: &End| {
+            let end = |end: &SyncStore| {
                 let Store { id, name, .. } = &end.store;
                 json!({ "endpoint": end.client.endpoint().as_str(), "id": id, "name": name })
             };
             self.out.json(&json!({
-                "from": end(&self.judge.from), "to": end(&self.judge.to), "new": new,
-                "changed": changed, "only_in_to": gone, "deleted": deleted, "same": same,
-                "failed": failed, "dry_run": self.args.dry_run,
+                "from": end(&self.comparer.from), "to": end(&self.comparer.to), "new": new,
+                "changed": changed, "only_in_to": only_in_to, "deleted": deleted,
+                "same": unchanged, "failed": failed, "dry_run": self.args.dry_run,
             }))?;
         }
         self.out.flush()?;
@@ -248,165 +260,166 @@ impl Sync {
     }
 }
 
-/// What is to happen to an item.
-enum Verdict {
+/// How an item differs between the stores.
+enum Difference {
+    None,
     New,
     Changed,
-    Gone,
-    Same,
-    TooLarge(String),
+    OnlyInTo,
+    /// The item differs and is too large to be copied.
+    TooLarge,
 }
 
-struct Judged {
+/// The result of comparing one item.
+struct Comparison {
     key: String,
-    verdict: Verdict,
-    /// What is to be sent.
+    difference: Difference,
+    /// The item to copy, as a line.
     line: Option<Vec<u8>>,
 }
 
-/// Compares items.
-#[derive(Clone)]
-struct Judge {
-    from: End,
-    to: End,
-    quick: bool,
-    dry: bool,
-    most: u64,
+impl Comparison {
+    fn new(item: ListedItem, difference: Difference) -> Comparison {
+        Comparison { key: item.key, difference, line: None }
+    }
 }
 
-impl Judge {
-    async fn judge(self, pair: Pair) -> Result<Judged, Error> {
-        match pair {
-            Pair::To(seen) => Ok(Judged { key: seen.key, verdict: Verdict::Gone, line: None }),
-            Pair::From(seen) if self.dry => {
-                Ok(Judged { key: seen.key, verdict: Verdict::New, line: None })
+/// Compares items and reads those that must be copied.
+#[derive(Clone)]
+struct Comparer {
+    from: SyncStore,
+    to: SyncStore,
+    quick: bool,
+    dry_run: bool,
+    value_bytes_max: u64,
+}
+
+impl Comparer {
+    async fn compare(self, item: JoinedItem) -> Result<Comparison, Error> {
+        let (from, to) = match item {
+            JoinedItem::To(item) => return Ok(Comparison::new(item, Difference::OnlyInTo)),
+            JoinedItem::From(item) if self.dry_run => {
+                return Ok(Comparison::new(item, Difference::New));
             }
-            Pair::From(seen) => self.copied(seen, Verdict::New).await,
-            Pair::Both(from, to) => {
-                if self.differ_in_details(&from, &to).await? {
-                    if self.dry {
-                        return Ok(Judged { key: from.key, verdict: Verdict::Changed, line: None });
-                    }
-                    return self.copied(from, Verdict::Changed).await;
-                }
-                let times = |seen: &Seen| seen.details.as_ref().map(|d| d.modified.clone());
-                if self.quick && times(&from) == times(&to) {
-                    return Ok(Judged { key: from.key, verdict: Verdict::Same, line: None });
-                }
-                self.compared(from).await
+            JoinedItem::From(item) => return self.read(item, Difference::New, None).await,
+            JoinedItem::Both(from, to) => (from, to),
+        };
+        if self.properties_differ(&from, &to).await? {
+            if self.dry_run {
+                return Ok(Comparison::new(from, Difference::Changed));
             }
+            return self.read(from, Difference::Changed, None).await;
         }
+        let modified = |item: &ListedItem| item.details.as_ref().map(|d| d.modified.clone());
+        if self.quick && modified(&from) == modified(&to) {
+            return Ok(Comparison::new(from, Difference::None));
+        }
+        self.compare_values(from).await
     }
 
-    /// Whether what is told beside the values differs.
-    async fn differ_in_details(&self, from: &Seen, to: &Seen) -> Result<bool, Error> {
+    /// Compares everything except the values.
+    async fn properties_differ(&self, from: &ListedItem, to: &ListedItem) -> Result<bool, Error> {
         if let (Some(from), Some(to)) = (&from.details, &to.details) {
             let differ = from.size != to.size || from.expires != to.expires;
             return Ok(differ || metadata(from) != metadata(to));
         }
-        let heads = tokio::try_join!(about(&self.from, from), about(&self.to, to));
-        match heads {
+        match tokio::try_join!(size_and_metadata(&self.from, from), size_and_metadata(&self.to, to))
+        {
             Ok((from, to)) => Ok(from != to),
-            // One of them is gone by now; the reading of the value will tell.
+            // Deleted since it was listed; reading the value shows in which store.
             Err(e) if e.status() == Some(404) => Ok(true),
             Err(e) => Err(e),
         }
     }
 
-    /// Compares the values of both.
-    async fn compared(&self, seen: Seen) -> Result<Judged, Error> {
-        let End { client, store, .. } = &self.to;
-        let there = match client.get(store, &seen.key).await {
-            Ok(value) => Some(hash(value).await?),
-            Err(e) if e.status() == Some(404) => None,
-            Err(e) => return Err(e),
-        };
-        let End { client, store, .. } = &self.from;
-        if self.dry || there.is_none() {
-            let same = match client.get(store, &seen.key).await {
-                Ok(value) => Some(hash(value).await?) == there,
-                Err(e) if e.status() == Some(404) => true,
-                Err(e) => return Err(e),
-            };
-            if same || self.dry {
-                let verdict = if same { Verdict::Same } else { Verdict::Changed };
-                return Ok(Judged { key: seen.key, verdict, line: None });
+    async fn compare_values(&self, item: ListedItem) -> Result<Comparison, Error> {
+        let to_hash = value_hash(&self.to, &item.key).await?;
+        if to_hash.is_none() || self.dry_run {
+            let from_hash = value_hash(&self.from, &item.key).await?;
+            // An item deleted in the source since it was listed is not copied.
+            if from_hash.is_none() || from_hash == to_hash {
+                return Ok(Comparison::new(item, Difference::None));
             }
-            return self.copied(seen, Verdict::Changed).await;
+            if self.dry_run {
+                return Ok(Comparison::new(item, Difference::Changed));
+            }
         }
-        self.read(seen, Verdict::Changed, there).await
+        self.read(item, Difference::Changed, to_hash).await
     }
 
-    async fn copied(&self, seen: Seen, verdict: Verdict) -> Result<Judged, Error> {
-        self.read(seen, verdict, None).await
-    }
-
-    /// Reads an item as a line, unless its value has this hash.
+    /// Reads an item as a line, unless its value has the given hash.
     async fn read(
         &self,
-        seen: Seen,
-        verdict: Verdict,
-        there: Option<[u8; 32]>,
-    ) -> Result<Judged, Error> {
-        let End { client, store, .. } = &self.from;
-        let value = match client.get(store, &seen.key).await {
+        item: ListedItem,
+        difference: Difference,
+        to_hash: Option<[u8; 32]>,
+    ) -> Result<Comparison, Error> {
+        let SyncStore { client, store, .. } = &self.from;
+        let value = match client.get(store, &item.key).await {
             Ok(value) => value,
-            // Deleted since the list.
+            // Deleted since it was listed.
             Err(e) if e.status() == Some(404) => {
-                return Ok(Judged { key: seen.key, verdict: Verdict::Same, line: None });
+                return Ok(Comparison::new(item, Difference::None));
             }
             Err(e) => return Err(e),
         };
-        let head = value.head.clone();
-        if head.size > self.most {
-            let verdict = Verdict::TooLarge(record::too_large(self.most));
-            return Ok(Judged { key: seen.key, verdict, line: None });
+        let headers = value.headers.clone();
+        if headers.size > self.value_bytes_max {
+            return Ok(Comparison::new(item, Difference::TooLarge));
         }
-        let bytes = value.all(usize::try_from(self.most).unwrap_or(usize::MAX)).await?;
-        if there.is_some_and(|there| Sha256::digest(&bytes)[..] == there) {
-            return Ok(Judged { key: seen.key, verdict: Verdict::Same, line: None });
+        let max = usize::try_from(self.value_bytes_max).unwrap_or(usize::MAX);
+        let bytes = value.read_to_end(max).await?;
+        if to_hash.is_some_and(|hash| Sha256::digest(&bytes)[..] == hash) {
+            return Ok(Comparison::new(item, Difference::None));
         }
-        let told = seen.details.as_ref();
-        let modified = match told {
+        let details = item.details.as_ref();
+        let modified = match details {
             Some(details) => Some(details.modified.clone()),
-            None => head.modified.as_deref().and_then(record::modified),
-        };
-        let item = Item {
-            key: &seen.key,
-            value: &bytes,
-            metadata: &head.metadata,
-            expires: told.and_then(|details| details.expires.as_deref()),
-            modified: modified.as_deref(),
-            ..Item::default()
+            None => headers.modified.as_deref().and_then(http_date_to_rfc3339),
         };
         let mut line = Vec::new();
-        item.write(&mut line);
-        Ok(Judged { key: seen.key, verdict, line: Some(line) })
+        ItemLine {
+            key: &item.key,
+            value: &bytes,
+            metadata: &headers.metadata,
+            expires: details.and_then(|details| details.expires.as_deref()),
+            modified: modified.as_deref(),
+            ..ItemLine::default()
+        }
+        .write(&mut line);
+        Ok(Comparison { line: Some(line), ..Comparison::new(item, difference) })
     }
 }
 
-/// The bytes of an item's metadata.
-fn metadata(details: &Details) -> Vec<u8> {
+fn metadata(details: &ItemDetails) -> Vec<u8> {
     match (&details.metadata, &details.metadata_base64) {
-        (_, Some(packed)) => BASE64_STANDARD.decode(packed).unwrap_or_default(),
+        (_, Some(encoded)) => BASE64_STANDARD.decode(encoded).unwrap_or_default(),
         (Some(text), None) => text.clone().into_bytes(),
         (None, None) => Vec::new(),
     }
 }
 
-/// Size and metadata of an item.
-async fn about(end: &End, seen: &Seen) -> Result<(u64, Vec<u8>), Error> {
-    if let Some(details) = &seen.details {
+async fn size_and_metadata(store: &SyncStore, item: &ListedItem) -> Result<(u64, Vec<u8>), Error> {
+    if let Some(details) = &item.details {
         return Ok((details.size, metadata(details)));
     }
-    let head = end.client.head(&end.store, &seen.key).await?;
-    Ok((head.size, head.metadata))
+    let headers = store.client.head(&store.store, &item.key).await?;
+    Ok((headers.size, headers.metadata))
 }
 
-async fn hash(mut value: Value) -> Result<[u8; 32], Error> {
+/// Returns the SHA-256 of an item's value; `None` if the item does not exist.
+async fn value_hash(store: &SyncStore, key: &str) -> Result<Option<[u8; 32]>, Error> {
+    match store.client.get(&store.store, key).await {
+        Ok(value) => hash(value).await.map(Some),
+        Err(e) if e.status() == Some(404) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+async fn hash(mut value: ValueStream) -> Result<[u8; 32], Error> {
     let mut hash = Sha256::new();
-    while let Some(piece) = value.piece().await? {
-        hash.update(&piece);
+    while let Some(chunk) = value.next_chunk().await? {
+        hash.update(&chunk);
     }
     Ok(hash.finalize().into())
 }

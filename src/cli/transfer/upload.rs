@@ -1,13 +1,13 @@
-//! Fills a store from a source: reads ahead, sends several batches at once, keeps how far it came.
+//! Uploads a source into a store: reads ahead, sends batches concurrently, saves the progress.
 
-use super::report::Report;
-use super::request::{Outcome, Sender};
-use crate::cli::console::{Stop, local};
+use super::report::FailureLog;
+use super::request::{BatchOutcome, BatchSender};
+use crate::cli::error::{CommandError, local_error};
 use crate::client::Error;
-use crate::transfer::batches::{Batch, Batches, Bounds};
-use crate::transfer::detect::Opened;
-use crate::transfer::resume::{Counts, State};
-use crate::transfer::{Broken, Source};
+use crate::transfer::batches::{Batch, BatchLimits, BatchReader};
+use crate::transfer::detect::OpenSource;
+use crate::transfer::resume::{ImportCounts, ResumeState};
+use crate::transfer::{ItemSource, SourceError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,93 +15,92 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Batches that are read ahead.
-const AHEAD: usize = 2;
+/// The number of batches that are read ahead.
+const READ_AHEAD: usize = 2;
 
-/// Why a filling ended before its source did.
-pub(super) enum Cut {
-    /// The person at the terminal wanted it.
+/// Why an upload ended before the end of its source.
+pub(super) enum Aborted {
+    /// By SIGINT.
     Interrupted,
-    /// It cannot go on.
-    Failed(Stop),
+    /// By an error.
+    Failed(CommandError),
 }
 
 /// A batch that was sent.
-struct Sent {
+struct SentBatch {
     from: u64,
     to: u64,
-    keys: Vec<u64>,
-    outcome: Result<Outcome, Error>,
+    key_hashes: Vec<u64>,
+    outcome: Result<BatchOutcome, Error>,
 }
 
-/// A filling under way.
-pub(super) struct Filling<'r> {
-    sender: Sender,
-    state: State,
-    report: &'r mut Report,
+/// An upload in progress.
+pub(super) struct Uploader<'r> {
+    sender: BatchSender,
+    state: ResumeState,
+    failures: &'r mut FailureLog,
     jobs: usize,
     bar: ProgressBar,
-    read: Arc<AtomicU64>,
-    by_bytes: bool,
-    /// How many lines under way have a key of this hash.
-    under_way: HashMap<u64, u32>,
-    sending: JoinSet<Sent>,
-    waiting: Option<Batch>,
-    cut: Option<Cut>,
+    bytes_read: Arc<AtomicU64>,
+    progress_in_bytes: bool,
+    /// The number of lines in flight by the hash of their key.
+    keys_in_flight: HashMap<u64, u32>,
+    in_flight: JoinSet<SentBatch>,
+    next: Option<Batch>,
+    aborted: Option<Aborted>,
     ended: bool,
 }
 
-/// How a filling ended.
-pub(super) struct Filled {
-    pub(super) counts: Counts,
-    pub(super) state: State,
-    pub(super) cut: Option<Cut>,
+/// The result of an upload.
+pub(super) struct UploadSummary {
+    pub(super) counts: ImportCounts,
+    pub(super) state: ResumeState,
+    pub(super) aborted: Option<Aborted>,
 }
 
-/// Sends all that a source has, from where the state says.
-pub(super) async fn fill(
-    sender: Sender,
-    opened: Opened,
-    state: State,
-    report: &mut Report,
+/// Uploads the items of a source, from the position in `state`.
+pub(super) async fn upload(
+    sender: BatchSender,
+    input: OpenSource,
+    state: ResumeState,
+    failures: &mut FailureLog,
     jobs: usize,
-) -> Filled {
-    let bounds = sender.bounds();
-    let (bar, by_bytes) = (bar(opened.size), opened.size.is_some());
-    let batches = read_ahead(opened.source, bounds, state.acknowledged(), state.sent());
-    let filling = Filling {
+) -> UploadSummary {
+    let limits = sender.limits();
+    let batches = read_ahead(input.source, limits, state.acknowledged(), state.sent());
+    let uploader = Uploader {
         sender,
         state,
-        report,
+        failures,
         jobs,
-        bar,
-        read: opened.read,
-        by_bytes,
-        under_way: HashMap::new(),
-        sending: JoinSet::new(),
-        waiting: None,
-        cut: None,
+        bar: progress_bar(input.size),
+        bytes_read: input.bytes_read,
+        progress_in_bytes: input.size.is_some(),
+        keys_in_flight: HashMap::new(),
+        in_flight: JoinSet::new(),
+        next: None,
+        aborted: None,
         ended: false,
     };
-    filling.run(batches).await
+    uploader.run(batches).await
 }
 
-/// Cuts a source into batches on a thread of its own, which may wait for a pipe for ever.
+/// Reads batches on a thread of its own, since reading from a pipe may block forever.
 fn read_ahead(
-    source: Box<dyn Source>,
-    bounds: Bounds,
+    source: Box<dyn ItemSource>,
+    limits: BatchLimits,
     done: u64,
     sent: u64,
-) -> mpsc::Receiver<Result<Batch, Broken>> {
-    let (to, from) = mpsc::channel(AHEAD);
+) -> mpsc::Receiver<Result<Batch, SourceError>> {
+    let (to, from) = mpsc::channel(READ_AHEAD);
     std::thread::spawn(move || {
-        let mut batches = match Batches::new(source, bounds, done, sent) {
+        let mut batches = match BatchReader::new(source, limits, done, sent) {
             Ok(batches) => batches,
             Err(e) => return drop(to.blocking_send(Err(e))),
         };
-        while let Some(batch) = batches.cut().transpose() {
-            let over = batch.is_err();
-            if to.blocking_send(batch).is_err() || over {
+        while let Some(batch) = batches.next_batch().transpose() {
+            let failed = batch.is_err();
+            if to.blocking_send(batch).is_err() || failed {
                 return;
             }
         }
@@ -109,7 +108,7 @@ fn read_ahead(
     from
 }
 
-fn bar(size: Option<u64>) -> ProgressBar {
+fn progress_bar(size: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
     let style = match size {
         Some(_) => "{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left; {msg}",
@@ -121,101 +120,111 @@ fn bar(size: Option<u64>) -> ProgressBar {
     bar
 }
 
-impl Filling<'_> {
-    async fn run(mut self, mut batches: mpsc::Receiver<Result<Batch, Broken>>) -> Filled {
-        let interrupted = tokio::signal::ctrl_c();
-        tokio::pin!(interrupted);
+impl Uploader<'_> {
+    async fn run(
+        mut self,
+        mut batches: mpsc::Receiver<Result<Batch, SourceError>>,
+    ) -> UploadSummary {
+        let interrupt = tokio::signal::ctrl_c();
+        tokio::pin!(interrupt);
         loop {
-            let wanted = self.waiting.is_none() && !self.ended && self.cut.is_none();
+            let receive = self.next.is_none() && !self.ended && self.aborted.is_none();
             tokio::select! {
-                batch = batches.recv(), if wanted => match batch {
-                    Some(Ok(batch)) => self.waiting = Some(batch),
-                    Some(Err(e)) => self.stop(Cut::Failed(local(format!("the input {e}")))),
+                batch = batches.recv(), if receive => match batch {
+                    Some(Ok(batch)) => self.next = Some(batch),
+                    Some(Err(e)) => self.abort_with(format!("the input {e}")),
                     None => self.ended = true,
                 },
-                Some(done) = self.sending.join_next(), if !self.sending.is_empty() => {
+                Some(done) = self.in_flight.join_next(), if !self.in_flight.is_empty() => {
                     match done {
                         Ok(sent) => self.settle(sent),
-                        Err(e) => self.stop(Cut::Failed(local(format!("a task ended: {e}")))),
+                        Err(e) => self.abort_with(format!("task failed: {e}")),
                     }
                 }
-                _ = &mut interrupted => {
-                    if self.cut.is_some() {
-                        // Asked twice: what is in flight is not waited for.
-                        self.sending.abort_all();
+                _ = &mut interrupt => {
+                    if self.aborted.is_some() {
+                        // The second interrupt also aborts the batches in flight.
+                        self.in_flight.abort_all();
                         break;
                     }
-                    self.stop(Cut::Interrupted);
-                    interrupted.set(tokio::signal::ctrl_c());
+                    self.abort(Aborted::Interrupted);
+                    interrupt.set(tokio::signal::ctrl_c());
                 }
             }
             self.dispatch();
-            self.show();
-            let over = self.cut.is_some() || (self.ended && self.waiting.is_none());
-            if over && self.sending.is_empty() {
+            self.show_progress();
+            let done = self.aborted.is_some() || (self.ended && self.next.is_none());
+            if done && self.in_flight.is_empty() {
                 break;
             }
         }
         self.bar.finish_and_clear();
-        Filled { counts: self.state.counts(), state: self.state, cut: self.cut }
+        UploadSummary { counts: self.state.counts(), state: self.state, aborted: self.aborted }
     }
 
-    /// Sends the batch that waits, if it may go: no line under way has a key of it, so that the
-    /// last line of a key stays the last.
+    /// Sends the next batch unless one of its keys is in flight: the last line of a key must be
+    /// written last.
     fn dispatch(&mut self) {
-        if self.sending.len() >= self.jobs || self.cut.is_some() {
+        if self.in_flight.len() >= self.jobs || self.aborted.is_some() {
             return;
         }
-        let free = |batch: &Batch| batch.keys.iter().all(|key| !self.under_way.contains_key(key));
-        let Some(mut batch) = self.waiting.take_if(|batch| free(batch)) else { return };
-        if let Err(e) = self.state.sending(batch.to) {
-            return self.stop(Cut::Failed(local(e.to_string())));
+        let keys = &self.keys_in_flight;
+        let is_free =
+            |batch: &mut Batch| batch.key_hashes.iter().all(|key| !keys.contains_key(key));
+        let Some(mut batch) = self.next.take_if(is_free) else { return };
+        if let Err(e) = self.state.record_sent(batch.to) {
+            return self.abort_with(e.to_string());
         }
-        let keys = std::mem::take(&mut batch.keys);
-        for key in &keys {
-            *self.under_way.entry(*key).or_default() += 1;
+        let key_hashes = std::mem::take(&mut batch.key_hashes);
+        for key in &key_hashes {
+            *self.keys_in_flight.entry(*key).or_default() += 1;
         }
         let sender = self.sender.clone();
-        self.sending.spawn(async move {
+        self.in_flight.spawn(async move {
             let (from, to) = (batch.from, batch.to);
-            Sent { from, to, keys, outcome: Box::pin(sender.send(batch)).await }
+            SentBatch { from, to, key_hashes, outcome: Box::pin(sender.send(batch)).await }
         });
     }
 
-    fn settle(&mut self, sent: Sent) {
-        for key in &sent.keys {
-            if let Some(count) = self.under_way.get_mut(key) {
+    fn settle(&mut self, sent: SentBatch) {
+        for key in &sent.key_hashes {
+            if let Some(count) = self.keys_in_flight.get_mut(key) {
                 *count -= 1;
                 if *count == 0 {
-                    self.under_way.remove(key);
+                    self.keys_in_flight.remove(key);
                 }
             }
         }
         match sent.outcome {
             Ok(outcome) => {
-                let told = self.report.tell(&outcome.failures, &self.bar);
-                let kept = self.state.done(sent.from, sent.to, outcome.counts);
-                if let Err(stop) = told.and(kept.map_err(|e| local(e.to_string()))) {
-                    self.stop(Cut::Failed(stop));
+                let reported = self.failures.report(&outcome.failures, &self.bar);
+                let saved = self.state.record_done(sent.from, sent.to, outcome.counts);
+                let saved = saved.map_err(|e| local_error(e.to_string()));
+                if let Err(e) = reported.and(saved) {
+                    self.abort(Aborted::Failed(e));
                 }
             }
-            Err(e) => self.stop(Cut::Failed(e.into())),
+            Err(e) => self.abort(Aborted::Failed(e.into())),
         }
     }
 
-    /// Sends nothing more; the first reason is the one that is told.
-    fn stop(&mut self, cut: Cut) {
-        self.waiting = None;
-        if self.cut.is_none() {
-            self.cut = Some(cut);
+    /// Stops sending; only the first reason is kept.
+    fn abort(&mut self, reason: Aborted) {
+        self.next = None;
+        if self.aborted.is_none() {
+            self.aborted = Some(reason);
         }
     }
 
-    fn show(&self) {
-        let Counts { written, skipped, failed, .. } = self.state.counts();
+    fn abort_with(&mut self, message: String) {
+        self.abort(Aborted::Failed(local_error(message)));
+    }
+
+    fn show_progress(&self) {
+        let ImportCounts { written, skipped, failed, .. } = self.state.counts();
         let items = written + skipped + failed;
-        if self.by_bytes {
-            self.bar.set_position(self.read.load(Ordering::Relaxed));
+        if self.progress_in_bytes {
+            self.bar.set_position(self.bytes_read.load(Ordering::Relaxed));
             self.bar.set_message(format!("{items} items, {failed} failed"));
         } else {
             self.bar.set_position(items);

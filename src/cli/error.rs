@@ -1,0 +1,84 @@
+//! Errors that end a command, and the exit statuses they map to.
+
+use crate::client::Error;
+use crate::config::ConnectionError;
+use std::io;
+
+/// Exit status of a command that was called incorrectly.
+pub(super) const EXIT_USAGE: u8 = 2;
+/// Exit status when a precondition fails, such as an output file that already exists.
+pub(super) const EXIT_PRECONDITION: u8 = 4;
+/// Exit status of an interrupted command.
+pub(super) const EXIT_INTERRUPTED: u8 = 130;
+
+/// The last paragraph of the help of every command that talks to a server.
+macro_rules! exit_status {
+    () => {
+        "\n\nExit status: 0 success, 1 failure, 2 usage error or invalid argument, 3 not found,\n\
+         4 precondition failed, 5 missing token or permission denied, 6 server unreachable,\n\
+         130 interrupted."
+    };
+}
+pub(super) use exit_status;
+
+/// The last paragraph of the help of every local command.
+macro_rules! local_exit_status {
+    () => {
+        "\n\nExit status: 0 success, 1 failure, 2 usage error."
+    };
+}
+pub(super) use local_exit_status;
+
+/// The reason a command ends early.
+#[derive(Debug)]
+pub(super) enum CommandError {
+    /// The command failed.
+    Failed(Error),
+    /// The reader closed the other end of the standard output, which is not an error.
+    OutputClosed,
+    /// The user did not confirm.
+    Declined,
+    /// SIGINT.
+    Interrupted,
+}
+
+impl From<Error> for CommandError {
+    fn from(e: Error) -> CommandError {
+        CommandError::Failed(e)
+    }
+}
+
+impl From<ConnectionError> for Error {
+    fn from(e: ConnectionError) -> Error {
+        match e {
+            ConnectionError::Endpoint(text) => Error::Usage(text),
+            ConnectionError::Token(text) => Error::NoToken(text),
+        }
+    }
+}
+
+impl From<ConnectionError> for CommandError {
+    fn from(e: ConnectionError) -> CommandError {
+        CommandError::Failed(e.into())
+    }
+}
+
+/// A failure to write to the standard output.
+impl From<io::Error> for CommandError {
+    fn from(e: io::Error) -> CommandError {
+        if e.kind() == io::ErrorKind::BrokenPipe {
+            return CommandError::OutputClosed;
+        }
+        local_error(format!("cannot write to the standard output: {e}"))
+    }
+}
+
+/// An error in the arguments.
+pub(super) fn usage_error(text: impl Into<String>) -> CommandError {
+    CommandError::Failed(Error::Usage(text.into()))
+}
+
+/// A failure on this machine, such as a file that cannot be read.
+pub(super) fn local_error(text: impl Into<String>) -> CommandError {
+    CommandError::Failed(Error::Local(text.into()))
+}

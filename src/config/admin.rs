@@ -1,0 +1,125 @@
+//! Flags of the commands that operate on a data directory, a database or a backup.
+
+use super::client::ClientArgs;
+use super::{Database, EngineLocation, database_url};
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use std::path::{Path, PathBuf};
+
+/// The maximum number of database connections of a restore.
+const RESTORE_CONNECTIONS: usize = 8;
+
+/// Flags of `steadfast backup`.
+#[derive(Args, Clone)]
+pub struct BackupArgs {
+    /// Data directory to back up; its server may be running
+    #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
+    pub data: PathBuf,
+
+    /// Back up the server at --endpoint instead of a data directory
+    #[arg(long)]
+    pub online: bool,
+
+    /// File to write, compressed if its name ends in .zst; - for the standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a text here would become the command's")]
+    pub client: ClientArgs,
+}
+
+/// Flags of `steadfast restore`.
+#[derive(Args, Clone)]
+pub struct RestoreArgs {
+    /// Backup to read; - for the standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Data directory to restore into; must be empty or absent
+    #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
+    data: PathBuf,
+
+    /// Restore into an empty PostgreSQL database instead
+    #[arg(long, value_name = "URL", env = "STEADFAST_ENGINE", hide_env_values = true)]
+    engine: Option<SecretString>,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RestoreArgs {
+    /// The location to restore into.
+    ///
+    /// # Errors
+    /// A message for the user, without the database URL.
+    pub fn destination(&self) -> Result<EngineLocation, String> {
+        let Some(url) = &self.engine else {
+            return Ok(EngineLocation::Directory(self.data.clone()));
+        };
+        let url = database_url("--engine", url)?;
+        let connections = RESTORE_CONNECTIONS;
+        Ok(EngineLocation::Database(Database { url, standby: None, connections }))
+    }
+}
+
+/// Flags of `steadfast check`.
+#[derive(Args, Clone)]
+pub struct CheckArgs {
+    /// Data directory to check
+    #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
+    pub data: PathBuf,
+
+    /// Check a backup instead of a data directory
+    #[arg(long, value_name = "FILE")]
+    pub backup: Option<PathBuf>,
+}
+
+/// Flags of `steadfast copy`.
+#[derive(Args, Clone)]
+pub struct CopyArgs {
+    /// Source: a data directory or a database URL (postgres://...)
+    #[arg(long, value_name = "ENGINE", env = "STEADFAST_COPY_FROM", hide_env_values = true)]
+    from: SecretString,
+
+    /// Destination: a data directory or a database URL; must be empty, or contain an unfinished
+    /// copy of the same source
+    #[arg(long, value_name = "ENGINE", env = "STEADFAST_COPY_TO", hide_env_values = true)]
+    to: SecretString,
+
+    /// Maximum number of connections to a database
+    #[arg(long, value_name = "N", env = "STEADFAST_ENGINE_CONNECTIONS", default_value_t = 16)]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
+    engine_connections: u16,
+}
+
+impl CopyArgs {
+    /// The source and the destination.
+    ///
+    /// # Errors
+    /// A message for the user, without the database URL.
+    pub fn resolve(&self) -> Result<(EngineLocation, EngineLocation), String> {
+        let from = self.location("--from", &self.from)?;
+        let to = self.location("--to", &self.to)?;
+        if let EngineLocation::Directory(dir) = &from
+            && !dir.is_dir()
+        {
+            return Err(format!("--from: there is no directory {}", dir.display()));
+        }
+        Ok((from, to))
+    }
+
+    fn location(&self, flag: &str, text: &SecretString) -> Result<EngineLocation, String> {
+        if !text.expose_secret().contains("://") {
+            return Ok(EngineLocation::Directory(Path::new(text.expose_secret()).to_owned()));
+        }
+        let url = database_url(flag, text)?;
+        let connections = self.engine_connections.into();
+        Ok(EngineLocation::Database(Database { url, standby: None, connections }))
+    }
+}

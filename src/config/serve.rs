@@ -1,0 +1,258 @@
+//! Flags of `steadfast serve`.
+
+use super::{Database, EngineLocation, database_url, read_token};
+use crate::wire::{DEFAULT_PORT, Token};
+use clap::{Args, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The upper limit of `--max-value` in bytes: 1 GiB.
+const MAX_VALUE: u64 = 1 << 30;
+/// The upper limit of `--max-value` in bytes with a database, which holds a value in memory.
+const MAX_VALUE_DATABASE: u64 = 256 << 20;
+/// The minimum length of the root token in bytes.
+const ROOT_TOKEN_BYTES_MIN: usize = 16;
+const LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, DEFAULT_PORT);
+
+/// Flags of `steadfast serve`. Flags override environment variables, which override defaults.
+#[derive(Args, Clone)]
+pub struct ServeArgs {
+    /// Address to listen on; port 0 selects a free port
+    #[arg(long, value_name = "ADDR:PORT", env = "STEADFAST_LISTEN")]
+    #[arg(default_value_t = LISTEN.into())]
+    listen: SocketAddr,
+
+    /// Data directory, created if it does not exist
+    #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
+    data: PathBuf,
+
+    /// Store all data in memory; it is lost when the server stops
+    #[arg(long)]
+    memory: bool,
+
+    /// Store the data in a PostgreSQL database, which several servers can share, instead of a
+    /// directory; set the environment variable to keep the password off the command line
+    #[arg(long, value_name = "URL", env = "STEADFAST_ENGINE", hide_env_values = true)]
+    #[arg(conflicts_with = "memory")]
+    engine: Option<SecretString>,
+
+    /// URL of the database's standbys, used for lists with consistency=eventual
+    #[arg(long, value_name = "URL", env = "STEADFAST_ENGINE_STANDBY", hide_env_values = true)]
+    #[arg(requires = "engine")]
+    engine_standby: Option<SecretString>,
+
+    /// Maximum number of connections to the database
+    #[arg(long, value_name = "N", env = "STEADFAST_ENGINE_CONNECTIONS", default_value_t = 32)]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
+    engine_connections: u16,
+
+    /// Root token; set the environment variable instead
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "STEADFAST_TOKEN",
+        hide_env_values = true,
+        hide = true
+    )]
+    token: Option<SecretString>,
+
+    /// File that contains the root token (16 to 512 visible ASCII characters); without a token,
+    /// the server generates one and stores it in the data directory
+    #[arg(long, value_name = "FILE", env = "STEADFAST_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Allow a non-loopback address with a generated token
+    #[arg(long)]
+    public: bool,
+
+    /// Maximum size of a value, in bytes
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_MAX_VALUE", default_value_t = 25 << 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_VALUE))]
+    max_value: u64,
+
+    /// Maximum number of open connections; further connections wait to be accepted
+    #[arg(long, value_name = "N", env = "STEADFAST_MAX_CONNECTIONS", default_value_t = 16_384)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: u32,
+
+    /// Maximum memory for bodies in flight, in bytes; further requests wait
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_MAX_IN_FLIGHT", default_value_t = 256 << 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(16 << 20..=1 << 40))]
+    max_in_flight: u64,
+
+    /// Size of the read cache for small items, in bytes, allocated on demand; items of up to 1 MiB
+    /// use up to a quarter of that size in addition
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_CACHE", default_value_t = 128 << 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
+    cache: u64,
+
+    /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes and slows down
+    /// recovery
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = 128 << 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
+    wal_bytes: u64,
+
+    /// Timeout for receiving a request head, in seconds
+    #[arg(long, value_name = "SECS", env = "STEADFAST_HEADER_TIMEOUT", default_value_t = 30)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    header_timeout: u64,
+
+    /// Timeout for each read of a request body and each write of a response, in seconds
+    #[arg(long, value_name = "SECS", env = "STEADFAST_BODY_TIMEOUT", default_value_t = 30)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    body_timeout: u64,
+
+    /// Timeout for idle connections, in seconds
+    #[arg(long, value_name = "SECS", env = "STEADFAST_IDLE_TIMEOUT", default_value_t = 120)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle_timeout: u64,
+
+    /// Log format
+    #[arg(long, value_name = "FORMAT", env = "STEADFAST_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+
+    /// Log level (error, warn, info, debug, trace) or filter, such as steadfast=debug
+    #[arg(long, value_name = "FILTER", env = "STEADFAST_LOG", default_value = "info")]
+    log: String,
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Human-readable text
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+/// The source of the root token.
+#[derive(Clone, Debug)]
+pub enum TokenSource {
+    /// An environment variable or flag.
+    Given(Token),
+    /// The file named by the operator.
+    File(Token, PathBuf),
+    /// A token generated by the server, now or at an earlier start.
+    Generated,
+}
+
+/// The validated configuration of the server.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The location of the data.
+    pub engine: EngineLocation,
+    /// The source of the root token.
+    pub token: TokenSource,
+    /// The maximum size of a value in bytes.
+    pub max_value: u64,
+    /// The maximum number of open connections.
+    pub max_connections: u32,
+    /// The maximum memory for bodies in flight, in bytes.
+    pub max_in_flight: u64,
+    /// The size of the read cache in bytes.
+    pub cache_bytes: u64,
+    /// The WAL size in bytes that triggers a checkpoint.
+    pub wal_bytes: u64,
+    /// The timeout for receiving a request head.
+    pub header_timeout: Duration,
+    /// The timeout for each read of a body and each write of a response.
+    pub body_timeout: Duration,
+    /// The timeout for idle connections.
+    pub idle_timeout: Duration,
+    /// The format of log lines.
+    pub log_format: LogFormat,
+    /// The log filter.
+    pub log: String,
+}
+
+impl ServeArgs {
+    /// Validates the flags and reads the token file.
+    ///
+    /// # Errors
+    /// A message for the user, without the token.
+    pub fn resolve(self) -> Result<ServeConfig, String> {
+        let token = self.token_source()?;
+        if !self.listen.ip().is_loopback()
+            && matches!(token, TokenSource::Generated)
+            && !self.public
+        {
+            return Err(format!(
+                "{} is reachable from other machines, without TLS: set STEADFAST_TOKEN or \
+                 STEADFAST_TOKEN_FILE to your own token, or pass --public",
+                self.listen
+            ));
+        }
+        let engine = self.engine_location()?;
+        if matches!((&engine, &token), (EngineLocation::Database(..), TokenSource::Generated)) {
+            return Err("servers that share a database need the same token: set STEADFAST_TOKEN \
+                        or STEADFAST_TOKEN_FILE"
+                .into());
+        }
+        if matches!(engine, EngineLocation::Database(..)) && self.max_value > MAX_VALUE_DATABASE {
+            return Err(format!("--max-value must be at most {MAX_VALUE_DATABASE} with --engine"));
+        }
+        Ok(ServeConfig {
+            listen: self.listen,
+            engine,
+            token,
+            max_value: self.max_value,
+            max_connections: self.max_connections,
+            max_in_flight: self.max_in_flight,
+            cache_bytes: self.cache,
+            wal_bytes: self.wal_bytes,
+            header_timeout: Duration::from_secs(self.header_timeout),
+            body_timeout: Duration::from_secs(self.body_timeout),
+            idle_timeout: Duration::from_secs(self.idle_timeout),
+            log_format: self.log_format,
+            log: self.log,
+        })
+    }
+
+    fn token_source(&self) -> Result<TokenSource, String> {
+        match (&self.token, &self.token_file) {
+            (Some(_), Some(_)) => {
+                Err("set STEADFAST_TOKEN or STEADFAST_TOKEN_FILE, not both".into())
+            }
+            (Some(text), None) => {
+                let token = Token::parse(text.expose_secret()).and_then(check_root_token);
+                Ok(TokenSource::Given(token.map_err(|e| format!("STEADFAST_TOKEN {e}"))?))
+            }
+            (None, Some(path)) => Ok(TokenSource::File(read_root_token(path)?, path.clone())),
+            (None, None) => Ok(TokenSource::Generated),
+        }
+    }
+
+    fn engine_location(&self) -> Result<EngineLocation, String> {
+        let Some(url) = &self.engine else {
+            return Ok(match self.memory {
+                true => EngineLocation::Memory,
+                false => EngineLocation::Directory(self.data.clone()),
+            });
+        };
+        let standby = self.engine_standby.as_ref();
+        let standby = standby.map(|url| database_url("--engine-standby", url)).transpose()?;
+        let url = database_url("--engine", url)?;
+        let connections = self.engine_connections.into();
+        Ok(EngineLocation::Database(Database { url, standby, connections }))
+    }
+}
+
+/// Reads the root token from a file.
+///
+/// # Errors
+/// A message that names the file, without the token.
+pub fn read_root_token(path: &Path) -> Result<Token, String> {
+    let checked = check_root_token(read_token(path)?);
+    checked.map_err(|e| format!("token file {}: the root token {e}", path.display()))
+}
+
+fn check_root_token(token: Token) -> Result<Token, String> {
+    if token.expose().len() < ROOT_TOKEN_BYTES_MIN {
+        return Err(format!("must have at least {ROOT_TOKEN_BYTES_MIN} characters"));
+    }
+    Ok(token)
+}

@@ -1,0 +1,60 @@
+//! Flags of `steadfast token`.
+
+use super::ClientArgs;
+use clap::{Args, ValueEnum};
+
+/// The operations a token allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenScope {
+    /// Read and write
+    #[value(name = "global")]
+    Global,
+    /// Read only
+    #[value(name = "global:read")]
+    Read,
+}
+
+/// Flags of `steadfast token create`.
+#[derive(Args, Clone)]
+pub struct TokenCreateArgs {
+    /// Descriptive name, such as the machine that will use the token
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Operations to allow
+    #[arg(long, value_name = "SCOPE", default_value = "global")]
+    pub scope: TokenScope,
+    /// Limit the token to this store (name or id); repeat the flag for more [default: all stores]
+    #[arg(long = "store", value_name = "STORE")]
+    pub stores: Vec<String>,
+    /// Limit the token to keys with this prefix
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// Expiry: a duration from now (90d, 12h) or a time (2027-01-31T00:00:00Z) [default: never]
+    #[arg(long, value_name = "WHEN")]
+    pub expires: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a text here would become the command's")]
+    pub client: ClientArgs,
+}
+
+/// Flags of `steadfast token list`.
+#[derive(Args, Clone)]
+pub struct TokenListArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a text here would become the command's")]
+    pub client: ClientArgs,
+}
+
+/// Flags of `steadfast token revoke`.
+#[derive(Args, Clone)]
+pub struct TokenRevokeArgs {
+    /// Id of the token, as printed by `steadfast token list`
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    pub yes: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a text here would become the command's")]
+    pub client: ClientArgs,
+}

@@ -1,0 +1,402 @@
+//! The item line: one item as a line of JSON, shared by the server and the CLI.
+//!
+//! The batch endpoint reads `key`, `value`, `metadata`, `time_to_live_sec` and `background_fetch`
+//! (docs/contract.md section 3.5). Imports and exports add `metadata_base64`, `expires`,
+//! `generation` and `modified`. Parsing checks the types of fields and borrows from the line; the
+//! limits of keys, values and metadata are the caller's to check.
+
+use super::time::parse_rfc3339;
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use std::borrow::Cow;
+
+/// Standard base64; padding is optional when decoding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+/// Bytes of a line besides its value: a key and metadata with every character escaped, and blanks.
+const LINE_EXTRA_BYTES: u64 = 32 * 1024;
+
+/// Returns the length limit of a line for a limit of value bytes.
+pub fn line_bytes_max(value_bytes_max: u64) -> u64 {
+    value_bytes_max.div_ceil(3).saturating_mul(4).saturating_add(LINE_EXTRA_BYTES)
+}
+
+/// Strips the blanks around metadata, as header parsing does.
+pub fn trim_metadata(metadata: &[u8]) -> &[u8] {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = metadata.iter().position(|byte| !is_blank(byte)).unwrap_or(metadata.len());
+    let end = metadata.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
+    metadata.get(start..end).unwrap_or_default()
+}
+
+/// The fields that a line may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineFields {
+    /// Those of the batch endpoint; others are ignored.
+    Batch,
+    /// Also those of imports; others are ignored.
+    Import,
+}
+
+/// An invalid field of a line, or the field `line` for the line as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {reason}")]
+pub struct FieldError {
+    /// Name of the field.
+    pub field: &'static str,
+    /// The rule it breaks.
+    pub reason: String,
+}
+
+impl FieldError {
+    fn new(field: &'static str, reason: impl Into<String>) -> FieldError {
+        FieldError { field, reason: reason.into() }
+    }
+}
+
+/// A line that could not be parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineError {
+    /// The line's key; empty if it could not be read.
+    pub key: String,
+    /// The field that is wrong.
+    pub error: FieldError,
+}
+
+/// A parsed line. Key and value are borrowed unless they contain escapes.
+#[derive(Debug, Default, Deserialize)]
+pub struct ParsedLine<'l> {
+    /// Key.
+    #[serde(borrow)]
+    pub key: Cow<'l, str>,
+    #[serde(borrow)]
+    value: Cow<'l, str>,
+    #[serde(borrow)]
+    metadata: Option<Cow<'l, str>>,
+    /// Time to live in seconds, from the time of the write.
+    pub time_to_live_sec: Option<u64>,
+    /// Without effect, but must be a boolean.
+    #[serde(rename = "background_fetch")]
+    _background_fetch: Option<bool>,
+    #[serde(borrow)]
+    metadata_base64: Option<Cow<'l, str>>,
+    #[serde(borrow)]
+    expires: Option<Cow<'l, str>>,
+    /// Generation.
+    pub generation: Option<u64>,
+    #[serde(borrow)]
+    modified: Option<Cow<'l, str>>,
+}
+
+/// The fields of a batch line; a separate type, so that the others are ignored whatever they are.
+#[derive(Deserialize)]
+struct BatchLine<'l> {
+    #[serde(borrow)]
+    key: Cow<'l, str>,
+    #[serde(borrow)]
+    value: Cow<'l, str>,
+    #[serde(borrow)]
+    metadata: Option<Cow<'l, str>>,
+    time_to_live_sec: Option<u64>,
+    #[serde(rename = "background_fetch")]
+    _background_fetch: Option<bool>,
+}
+
+impl<'l> From<BatchLine<'l>> for ParsedLine<'l> {
+    fn from(line: BatchLine<'l>) -> ParsedLine<'l> {
+        let BatchLine { key, value, metadata, time_to_live_sec, .. } = line;
+        ParsedLine { key, value, metadata, time_to_live_sec, ..ParsedLine::default() }
+    }
+}
+
+impl<'l> ParsedLine<'l> {
+    /// Parses a line and checks the types of its fields.
+    ///
+    /// # Errors
+    /// [`LineError`] with the first wrong field.
+    pub fn parse(line: &'l [u8], fields: LineFields) -> Result<ParsedLine<'l>, LineError> {
+        // serde would read an array as the fields in order.
+        if line.trim_ascii_start().starts_with(b"[") {
+            let error = FieldError::new("line", "must be a JSON object");
+            return Err(LineError { key: String::new(), error });
+        }
+        let parsed = match fields {
+            LineFields::Batch => serde_json::from_slice::<BatchLine<'_>>(line).map(Into::into),
+            LineFields::Import => serde_json::from_slice(line),
+        };
+        parsed.map_err(|e| explain(line, &e, fields))
+    }
+
+    /// Decodes the value.
+    ///
+    /// # Errors
+    /// [`FieldError`] if it is not base64.
+    pub fn value(&self) -> Result<Vec<u8>, FieldError> {
+        BASE64.decode(self.value.as_bytes()).map_err(|_| not_base64("value"))
+    }
+
+    /// Returns the metadata without surrounding blanks; empty if there is none.
+    ///
+    /// # Errors
+    /// [`FieldError`] if it is given twice or not base64.
+    pub fn metadata(&self) -> Result<Cow<'_, [u8]>, FieldError> {
+        match (&self.metadata, &self.metadata_base64) {
+            (Some(_), Some(_)) => {
+                let reason = "must not be given together with metadata";
+                Err(FieldError::new("metadata_base64", reason))
+            }
+            (Some(text), None) => Ok(Cow::Borrowed(trim_metadata(text.as_bytes()))),
+            (None, Some(text)) => match BASE64.decode(text.as_bytes()) {
+                Ok(bytes) => Ok(Cow::Owned(trim_metadata(&bytes).to_vec())),
+                Err(_) => Err(not_base64("metadata_base64")),
+            },
+            (None, None) => Ok(Cow::Borrowed(&[])),
+        }
+    }
+
+    /// Returns the time of expiry in microseconds since 1970.
+    ///
+    /// # Errors
+    /// [`FieldError`] if it is not a time, or given together with a time to live.
+    pub fn expires_at(&self) -> Result<Option<u64>, FieldError> {
+        let at = parse_time("expires", self.expires.as_deref())?;
+        if at.is_some() && self.time_to_live_sec.is_some() {
+            let reason = "must not be given together with time_to_live_sec";
+            return Err(FieldError::new("expires", reason));
+        }
+        Ok(at)
+    }
+
+    /// Returns the time of the last write in microseconds since 1970.
+    ///
+    /// # Errors
+    /// [`FieldError`] if it is not a time.
+    pub fn modified_at(&self) -> Result<Option<u64>, FieldError> {
+        parse_time("modified", self.modified.as_deref())
+    }
+}
+
+fn not_base64(field: &'static str) -> FieldError {
+    FieldError::new(field, "must be base64")
+}
+
+fn parse_time(field: &'static str, text: Option<&str>) -> Result<Option<u64>, FieldError> {
+    let invalid = || FieldError::new(field, "must be an RFC 3339 time, not before 1970");
+    text.map(|text| parse_rfc3339(text).ok_or_else(invalid)).transpose()
+}
+
+/// Finds the field that made parsing fail.
+fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError {
+    let invalid = |field, reason: String| FieldError { field, reason };
+    let Ok(Json::Object(members)) = serde_json::from_slice(line) else {
+        let error = invalid("line", format!("must be a JSON object: {e}"));
+        return LineError { key: String::new(), error };
+    };
+    let key = members.get("key").and_then(Json::as_str).unwrap_or_default().to_owned();
+    let field = |name: &str| members.get(name).filter(|value| !value.is_null());
+    let not_string = |name: &str| field(name).is_some_and(|value| !value.is_string());
+    let full = fields == LineFields::Import;
+    let missing = |name: &str| !members.get(name).is_some_and(Json::is_string);
+    let error = if missing("key") {
+        invalid("key", "is required and must be a string".into())
+    } else if missing("value") {
+        invalid("value", "is required and must be a base64 string".into())
+    } else if field("time_to_live_sec").is_some_and(|secs| !secs.is_u64()) {
+        let reason = format!("must be a whole number of seconds from 1 to {}", u32::MAX);
+        invalid("time_to_live_sec", reason)
+    } else if not_string("metadata") {
+        invalid("metadata", "must be a string".into())
+    } else if field("background_fetch").is_some_and(|fetch| !fetch.is_boolean()) {
+        invalid("background_fetch", "must be true or false".into())
+    } else if full && field("generation").is_some_and(|generation| !generation.is_u64()) {
+        invalid("generation", "must be a whole number".into())
+    } else if let Some(name) =
+        ["metadata_base64", "expires", "modified"].into_iter().find(|name| full && not_string(name))
+    {
+        invalid(name, "must be a string".into())
+    } else {
+        invalid("line", format!("must be a JSON object: {e}"))
+    };
+    LineError { key, error }
+}
+
+/// Returns the key of a line; does not parse the rest of a line that starts with a plain key.
+pub fn key_of(line: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct KeyOnly<'l> {
+        #[serde(borrow)]
+        key: Cow<'l, str>,
+    }
+    let plain = line.strip_prefix(b"{\"key\":\"").and_then(|rest| {
+        let end = memchr::memchr2(b'"', b'\\', rest)?;
+        let (key, rest) = rest.split_at_checked(end)?;
+        (rest.first() == Some(&b'"')).then_some(key)
+    });
+    match plain {
+        Some(key) => std::str::from_utf8(key).ok().map(Cow::Borrowed),
+        None => serde_json::from_slice::<KeyOnly<'_>>(line).ok().map(|line| line.key),
+    }
+}
+
+/// An item to be written as a line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ItemLine<'i> {
+    /// Key.
+    pub key: &'i str,
+    /// Value.
+    pub value: &'i [u8],
+    /// Metadata; empty for none.
+    pub metadata: &'i [u8],
+    /// Time of expiry, RFC 3339.
+    pub expires: Option<&'i str>,
+    /// Time to live in seconds.
+    pub time_to_live_sec: Option<u64>,
+    /// Generation.
+    pub generation: Option<u64>,
+    /// Time of the last write, RFC 3339.
+    pub modified: Option<&'i str>,
+}
+
+/// The fields that follow the value, in the order of an export.
+#[derive(Serialize)]
+struct Trailer<'i> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'i str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<&'i str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_to_live_sec: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    modified: Option<&'i str>,
+}
+
+impl ItemLine<'_> {
+    /// Appends the line, with its line feed, to `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_start(out);
+        write_base64(self.value, out);
+        self.write_end(out);
+    }
+
+    /// Appends the part of the line before the value, which [`write_base64`] appends in pieces.
+    pub fn write_start(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"key\":");
+        // Serializing a string into memory cannot fail.
+        let _ = serde_json::to_writer(&mut *out, self.key);
+        out.extend_from_slice(b",\"value\":\"");
+    }
+
+    /// Appends the part of the line after the value.
+    pub fn write_end(&self, out: &mut Vec<u8>) {
+        let text = std::str::from_utf8(self.metadata);
+        let trailer = Trailer {
+            metadata: text.ok().filter(|text| !text.is_empty()),
+            metadata_base64: text.is_err().then(|| BASE64.encode(self.metadata)),
+            expires: self.expires,
+            time_to_live_sec: self.time_to_live_sec,
+            generation: self.generation,
+            modified: self.modified,
+        };
+        out.push(b'"');
+        let start = out.len();
+        let _ = serde_json::to_writer(&mut *out, &trailer);
+        // The trailer continues the object instead of opening one.
+        match out.get_mut(start..) {
+            Some([b'{', b'}']) => drop(out.remove(start)),
+            Some([brace, ..]) => *brace = b',',
+            Some([]) | None => {}
+        }
+        out.push(b'\n');
+    }
+}
+
+/// Appends bytes as base64. Of a value in pieces, all but the last must be multiples of 3 bytes.
+pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+    let room = out.get_mut(start..).unwrap_or_default();
+    // The room is exactly the encoded length.
+    let written = BASE64.encode_slice(bytes, room).unwrap_or(0);
+    out.truncate(start + written);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_line_has_its_fields_in_the_order_of_an_export() {
+        let mut out = Vec::new();
+        let item = ItemLine {
+            key: "a\"b",
+            value: b"\x00\x01",
+            metadata: b"m",
+            expires: Some("2030-01-01T00:00:00.000000Z"),
+            time_to_live_sec: None,
+            generation: Some(17),
+            modified: Some("2026-01-01T00:00:00.000000Z"),
+        };
+        item.write(&mut out);
+        let line = "{\"key\":\"a\\\"b\",\"value\":\"AAE=\",\"metadata\":\"m\",\
+                    \"expires\":\"2030-01-01T00:00:00.000000Z\",\"generation\":17,\
+                    \"modified\":\"2026-01-01T00:00:00.000000Z\"}\n";
+        assert_eq!(String::from_utf8(out).unwrap(), line);
+        assert_eq!(key_of(line.as_bytes()).as_deref(), Some("a\"b"));
+    }
+
+    #[test]
+    fn values_are_borrowed_and_unknown_fields_ignored() {
+        let line = br#" {"value":"aGk","key":"k","metadata":" m","new":[1],"generation":"no"} "#;
+        let parsed = ParsedLine::parse(line, LineFields::Batch).unwrap();
+        assert!(matches!(parsed.value, Cow::Borrowed("aGk")));
+        assert!(matches!(parsed.key, Cow::Borrowed("k")));
+        assert_eq!(parsed.value().unwrap(), b"hi");
+        assert_eq!(parsed.metadata().unwrap(), &b"m"[..]);
+        assert_eq!(parsed.expires_at(), Ok(None));
+        let refused = ParsedLine::parse(line, LineFields::Import).unwrap_err();
+        assert_eq!((refused.key.as_str(), refused.error.field), ("k", "generation"));
+    }
+
+    #[test]
+    fn times_are_parsed_and_conflicts_refused() {
+        let expires = |fields: &str| {
+            let text = format!("{{\"key\":\"k\",\"value\":\"\",{fields}}}");
+            ParsedLine::parse(text.as_bytes(), LineFields::Import).unwrap().expires_at()
+        };
+        assert_eq!(expires("\"expires\":\"1970-01-01T00:00:01Z\""), Ok(Some(1_000_000)));
+        assert!(expires("\"expires\":\"soon\"").is_err());
+        assert!(expires("\"expires\":\"2030-01-01T00:00:00Z\",\"time_to_live_sec\":1").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_line_parses_to_the_same_item(
+            key in "\\PC{1,40}", value in proptest::collection::vec(any::<u8>(), 0..300),
+            metadata in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let mut out = Vec::new();
+            ItemLine { key: &key, value: &value, metadata: &metadata, ..ItemLine::default() }
+                .write(&mut out);
+            let line = ParsedLine::parse(&out, LineFields::Import).unwrap();
+            prop_assert_eq!(&line.key, &key);
+            prop_assert_eq!(line.value().unwrap(), value);
+            prop_assert_eq!(&line.metadata().unwrap()[..], trim_metadata(&metadata));
+            prop_assert_eq!(key_of(&out).unwrap(), key);
+        }
+
+        #[test]
+        fn no_bytes_make_parsing_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = key_of(&bytes);
+            let _ = ParsedLine::parse(&bytes, LineFields::Import).map(|line| line.value().is_ok());
+        }
+    }
+}

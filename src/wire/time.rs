@@ -1,0 +1,64 @@
+//! Times as the API writes and reads them, to and from microseconds since 1970.
+
+use ::time::OffsetDateTime;
+use ::time::format_description::well_known::Rfc3339;
+
+/// Formats a time as RFC 3339 in UTC, with microseconds.
+pub fn rfc3339(micros: u64) -> String {
+    let date = timestamp(micros).replace(' ', "T");
+    format!("{date}.{:06}Z", micros % 1_000_000)
+}
+
+/// Parses an RFC 3339 time with any offset; `None` if it is malformed or before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(at.unix_timestamp_nanos() / 1000).ok()
+}
+
+/// Converts an HTTP date to RFC 3339 with microseconds; `None` if it is malformed.
+pub fn http_date_to_rfc3339(text: &str) -> Option<String> {
+    let at = OffsetDateTime::from(httpdate::parse_http_date(text).ok()?);
+    u64::try_from(at.unix_timestamp_nanos() / 1000).ok().map(rfc3339)
+}
+
+/// Formats a time as `YYYY-MM-DD HH:MM:SS` in UTC.
+pub fn timestamp(micros: u64) -> String {
+    let secs = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
+    let at = OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+    let (hour, minute, second) = at.to_hms();
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_have_the_recorded_form() {
+        assert_eq!(timestamp(1_750_707_675_999_999), "2025-06-23 19:41:15");
+        assert_eq!(timestamp(0), "1970-01-01 00:00:00");
+    }
+
+    #[test]
+    fn rfc_3339_times_round_trip() {
+        let at = 1_750_707_675_009_999;
+        assert_eq!(rfc3339(at), "2025-06-23T19:41:15.009999Z");
+        for micros in [0, 1, at, 253_402_300_799_999_999] {
+            assert_eq!(parse_rfc3339(&rfc3339(micros)), Some(micros));
+        }
+        assert_eq!(parse_rfc3339("2025-06-23T21:41:15.009999+02:00"), Some(at));
+        assert_eq!(parse_rfc3339("2025-06-23T19:41:15Z"), Some(at / 1_000_000 * 1_000_000));
+        for wrong in ["", "2025-06-23", "2025-06-23T19:41:15", "1750707675", "1969-12-31T23:59:58Z"]
+        {
+            assert_eq!(parse_rfc3339(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn http_dates_become_rfc_3339_times() {
+        let converted = http_date_to_rfc3339("Mon, 23 Jun 2025 19:41:19 GMT");
+        assert_eq!(converted.as_deref(), Some("2025-06-23T19:41:19.000000Z"));
+        assert_eq!(http_date_to_rfc3339("soon"), None);
+    }
+}

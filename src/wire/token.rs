@@ -1,0 +1,69 @@
+//! The secret that authenticates a request.
+
+use secrecy::{ExposeSecret, SecretString};
+use std::fmt;
+use subtle::ConstantTimeEq;
+
+/// An API token. Zeroed when dropped, redacted in `Debug`, compared in constant time.
+#[derive(Clone)]
+pub struct Token(SecretString);
+
+impl Token {
+    /// The maximum length in bytes.
+    pub const BYTES_MAX: usize = 512;
+
+    /// Parses a token: 1 to 512 visible ASCII characters, surrounding whitespace ignored.
+    ///
+    /// # Errors
+    /// A description of the rule that the text violates, without the text.
+    pub fn parse(text: &str) -> Result<Token, String> {
+        let text = text.trim_ascii();
+        if !(1..=Token::BYTES_MAX).contains(&text.len()) {
+            let max = Token::BYTES_MAX;
+            return Err(format!("must have 1 to {max} characters, has {}", text.len()));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("must consist of visible ASCII characters".into());
+        }
+        Ok(Token(text.into()))
+    }
+
+    /// The token in plain text.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Compares with a presented token in constant time.
+    pub fn matches(&self, presented: &[u8]) -> bool {
+        self.expose().as_bytes().ct_eq(presented).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token([redacted])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Token;
+
+    #[test]
+    fn tokens_are_bounded_visible_ascii_and_redacted() {
+        let token = Token::parse("secret-of-sixteen\n").unwrap();
+        assert_eq!(format!("{token:?}"), "Token([redacted])");
+        assert_eq!(token.expose(), "secret-of-sixteen");
+        for bad in ["", "with space", "line\nbreak", "ümlaut", &"x".repeat(513)] {
+            let refused = Token::parse(bad).unwrap_err();
+            assert!(bad.is_empty() || !refused.contains(bad), "{refused}");
+        }
+    }
+
+    #[test]
+    fn only_the_whole_token_matches() {
+        let token = Token::parse("0123456789abcdef").unwrap();
+        assert!(token.matches(b"0123456789abcdef") && !token.matches(b"0123456789abcdeg"));
+        assert!(!token.matches(b"") && !token.matches(b"0123456789abcdef0"));
+    }
+}
