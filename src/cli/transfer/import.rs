@@ -193,7 +193,7 @@ impl Import {
         if self.args.if_exists == IfExists::Fail && skipped > 0 {
             print_status(
                 "note: skipped items may have existed before this import; items written by an \
-                 earlier run or an unanswered request cannot be told apart from them",
+                 earlier run or an unanswered request cannot be distinguished from them",
             );
         }
         self.results.push(json!({
