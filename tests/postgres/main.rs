@@ -97,6 +97,19 @@ fn values_of_25_mib_round_trip() {
     assert_eq!(server.request(&format!("PUT {item}?append=true"), &[], b"x").status, 413);
 }
 
+/// Checks that acknowledged appends occur once and others at most once; returns the number of
+/// acknowledged ones.
+fn check_appends(value: &str, appended: &HashMap<String, u16>) -> usize {
+    for (piece, status) in appended {
+        let times = value.matches(piece.as_str()).count();
+        match status {
+            200 => assert_eq!(times, 1, "{piece}"),
+            _ => assert!(times <= 1, "{piece} occurs {times} times"),
+        }
+    }
+    appended.values().filter(|status| **status == 200).count()
+}
+
 #[test]
 fn writes_take_effect_exactly_once_while_connections_are_terminated() {
     let Some(url) = create_database("cut") else { return };
@@ -157,15 +170,7 @@ fn writes_take_effect_exactly_once_while_connections_are_terminated() {
         "{value}, {counted} acknowledged, {unknown} unknown"
     );
     let all = servers[2].request(&format!("GET {base}/all"), &[], b"").text();
-    let appended = appended.into_inner().unwrap();
-    for (piece, status) in &appended {
-        let times = all.matches(piece.as_str()).count();
-        match status {
-            200 => assert_eq!(times, 1, "{piece}"),
-            _ => assert!(times <= 1, "{piece} occurs {times} times"),
-        }
-    }
-    let acknowledged = appended.values().filter(|status| **status == 200).count();
+    let acknowledged = check_appends(&all, &appended.into_inner().unwrap());
     println!(
         "{terminated} connections terminated; acknowledged {counted} increments ({unknown} unknown) and \
          {acknowledged} appends"

@@ -51,8 +51,8 @@ impl Fixture {
 }
 
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
-const CHUNKED_BODY: &str = "5;name=value\r\nhello\r\n00b ; a=\"b;c\"\r\n, chunked w\r\n4\r\norld\r\n\
-                      000;last\r\nTrailer: x\r\nAnother: y\r\n\r\n";
+const CHUNKED_BODY: &str = "5;name=value\r\nhello\r\n00b ; a=\"b;c\"\r\n, chunked w\r\n\
+                            4\r\norld\r\n000;last\r\nTrailer: x\r\nAnother: y\r\n\r\n";
 
 #[test]
 fn chunks_may_be_split_at_any_byte() {
