@@ -215,7 +215,7 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
     let served = steadfast(&["serve", "--data", text(&to), "--listen", "127.0.0.1:0"]);
     assert_eq!(served.status.code(), Some(1), "an unfinished restore must not be served");
     let message = String::from_utf8_lossy(&served.stderr).into_owned();
-    assert!(message.contains("unfinished"), "{message}");
+    assert!(message.contains("incomplete"), "{message}");
     let repeated = steadfast(&["restore", text(&file), "--data", text(&to)]);
     assert_eq!(repeated.status.code(), Some(1), "an unfinished restore must not be reused");
     // A file that is no backup creates nothing, and existing files are not touched.

@@ -256,7 +256,7 @@ fn an_invalid_put_header_is_400_and_named() {
     }
     let long = "m".repeat(2001);
     let response = case.put("k", &[("metadata", &long)], b"w");
-    assert_eq!(response.expect_error(400), "metadata must have at most 2000 bytes, and has 2001");
+    assert_eq!(response.expect_error(400), "metadata must have at most 2000 bytes, but has 2001");
     assert_unchanged(&case, generation, b"v");
 }
 
