@@ -210,7 +210,7 @@ fn variables_in_the_configuration_reference_exist() {
 
 // --- pages and links ---
 
-/// Pages below a folder, relative to the root.
+/// Pages below a dir, relative to the root.
 fn pages(at: &str) -> BTreeSet<String> {
     let (mut found, mut open) = (BTreeSet::new(), vec![root().join(at)]);
     while let Some(path) = open.pop() {
@@ -304,10 +304,10 @@ fn relative_links_and_anchors_resolve() {
                 Some((path, anchor)) => (path, Some(anchor)),
                 None => (target.as_str(), None),
             };
-            let folder = Path::new(document).parent().unwrap();
+            let dir = Path::new(document).parent().unwrap();
             let file = match path {
                 "" => PathBuf::from(document),
-                path => normal(&folder.join(path)),
+                path => normal(&dir.join(path)),
             };
             if !root().join(&file).exists() {
                 wrong.push(format!("{document} links to {target}"));

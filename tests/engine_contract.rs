@@ -320,7 +320,7 @@ async fn bodies_of_every_size_round_trip(mut subject: Subject) {
 fn blob_file_count(subject: &Subject) -> usize {
     let Some(data) = subject.data() else { return 0 };
     let folders = std::fs::read_dir(data.join("blobs")).unwrap();
-    folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
+    folders.map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap().count()).sum()
 }
 
 async fn uncommitted_blobs_leave_no_file(mut subject: Subject) {

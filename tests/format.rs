@@ -171,7 +171,7 @@ async fn changed_and_moved_meta_is_not_served() {
 
 fn blob_path(data: &Path) -> PathBuf {
     let folders = fs::read_dir(data.join("blobs")).unwrap();
-    let mut files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    let mut files = folders.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
     files.next().unwrap().unwrap().path()
 }
 

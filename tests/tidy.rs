@@ -1,11 +1,11 @@
-//! The walls and habits of the tree, held by a test: who may use whom, how long files and lines
-//! are, that nothing is left undone, and that the documents name tests that exist.
+//! Checks of the source tree: dependencies between layers, retired words, the lengths of files and
+//! lines, unfinished work, and references from the documents to tests and files.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each layer and the modules of this crate that it may use besides itself.
+/// Each layer and the other modules of this crate it may use.
 const WALLS: [(&str, &[&str]); 14] = [
     ("src/engine", &[]),
     ("src/kv", &["engine", "wire"]),
@@ -30,7 +30,7 @@ const SERVER: [&str; 9] =
 const CLI: [&str; 8] =
     ["admin", "atomic_file", "client", "config", "server", "storage", "transfer", "wire"];
 
-/// Words that a layer must not hold, because they belong to another.
+/// Names that must not occur in a layer because they belong to another.
 const FOREIGN: [(&str, &[&str]); 5] = [
     ("src/engine", &["SystemTime", "serde_json", "httparse", "Generation:", "std::env"]),
     ("src/kv", &["rusqlite", "httparse", "serde_json", "std::fs", "std::net", "std::env"]),
@@ -39,6 +39,45 @@ const FOREIGN: [(&str, &[&str]); 5] = [
     ("src/transfer", &["reqwest", "rusqlite", "std::net", "std::env"]),
 ];
 
+/// Retired words with the terms that replace them. No identifier and no file name in the Rust code
+/// may contain one as a word: neither `tell_end` nor `Told` nor `told.rs`.
+const RETIRED: [(&str, &str); 31] = [
+    ("admission", "limiter"),
+    ("arrival", "ImportItem"),
+    ("arrived", "ImportOutcome"),
+    ("beyond", "extensions"),
+    ("boundary", "position"),
+    ("brought", "imported"),
+    ("chore", "task"),
+    ("face", "interface"),
+    ("fold", "checkpoint"),
+    ("folder", "directory"),
+    ("ground", "testbed"),
+    ("hostile", "abuse"),
+    ("judge", "authorize, compare or check"),
+    ("judged", "authorized, compared or checked"),
+    ("keeper", "maintenance"),
+    ("linear", "linearizability"),
+    ("mortal", "expiring"),
+    ("moving", "transfer"),
+    ("overlay", "memtable"),
+    ("pace", "scheduler"),
+    ("patience", "backoff or timeout"),
+    ("pressure", "backpressure"),
+    ("refusal", "error or rejection"),
+    ("renewed", "refreshed"),
+    ("said", "output or message"),
+    ("spoil", "damage or corrupt"),
+    ("talk", "console"),
+    ("tell", "report or print"),
+    ("tend", "maintenance"),
+    ("told", "reported"),
+    ("torture", "crash"),
+];
+
+/// Standard library names that contain a retired word.
+const RETIRED_EXCEPT: [&str; 1] = ["fold"];
+
 const FILE_LINES_MAX: usize = 600;
 const LINE_CHARS_MAX: usize = 100;
 
@@ -46,7 +85,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Files below a folder, or the file itself, that end as wanted; what tools make is left out.
+/// Returns path and text of the files below `at` with one of the endings, without build output.
 fn files(at: &str, endings: &[&str]) -> Vec<(String, String)> {
     let (mut found, mut open) = (Vec::new(), vec![root().join(at)]);
     while let Some(path) = open.pop() {
@@ -69,14 +108,14 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// The code of a file without its comments and its inline tests.
+/// Returns the code of a file without comments and unit tests.
 fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let bare = |line: &str| !line.trim_start().starts_with("//");
     code.lines().filter(|line| bare(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// The modules of this crate that a piece of code names: `crate::MODULE`.
+/// Returns the modules of this crate the code names, as in `crate::MODULE`.
 fn uses(code: &str) -> Vec<&str> {
     let mut named = Vec::new();
     for rest in code.split("crate::").skip(1) {
@@ -87,7 +126,7 @@ fn uses(code: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_layer_uses_only_what_it_may() {
+fn layers_use_only_the_modules_they_are_allowed() {
     let mut broken = Vec::new();
     for (layer, allowed) in WALLS {
         let own = layer.trim_start_matches("src/").trim_end_matches(".rs");
@@ -99,11 +138,11 @@ fn every_layer_uses_only_what_it_may() {
             }
         }
     }
-    assert!(broken.is_empty(), "walls are broken: {broken:#?}");
+    assert!(broken.is_empty(), "layer violations: {broken:#?}");
 }
 
 #[test]
-fn only_the_commands_that_own_data_call_the_server() {
+fn only_server_and_offline_commands_use_the_server_modules() {
     for (file, text) in files("src/cli", &[".rs"]) {
         let code = code(&text);
         let calls = uses(&code).iter().any(|used| ["admin", "server", "storage"].contains(used));
@@ -114,7 +153,7 @@ fn only_the_commands_that_own_data_call_the_server() {
 }
 
 #[test]
-fn every_source_file_stands_behind_a_wall() {
+fn every_source_file_belongs_to_a_layer() {
     let free = ["src/lib.rs", "src/main.rs"];
     for (file, _) in files("src", &[".rs"]) {
         let walled = WALLS.iter().any(|(layer, _)| file.starts_with(layer));
@@ -123,7 +162,7 @@ fn every_source_file_stands_behind_a_wall() {
 }
 
 #[test]
-fn no_layer_speaks_the_words_of_another() {
+fn layers_do_not_use_names_of_other_layers() {
     let mut broken = Vec::new();
     for (layer, words) in FOREIGN {
         for (file, text) in files(layer, &[".rs"]) {
@@ -140,7 +179,7 @@ fn no_layer_speaks_the_words_of_another() {
 }
 
 #[test]
-fn only_the_clock_and_the_date_line_ask_for_the_time() {
+fn only_the_clock_and_the_date_header_read_the_system_time() {
     for (file, text) in files("src", &[".rs"]) {
         let asks = code(&text).contains("SystemTime::now");
         let may = ["src/kv/clock.rs", "src/http/response.rs"].contains(&file.as_str());
@@ -148,10 +187,70 @@ fn only_the_clock_and_the_date_line_ask_for_the_time() {
     }
 }
 
+/// Returns the identifiers of the code and their words in lower case: `HttpBody` is `http`, `body`.
+fn identifiers(code: &str) -> impl Iterator<Item = (&str, Vec<String>)> {
+    let names = code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    names.filter(|name| name.starts_with(|c: char| !c.is_ascii_digit())).map(|name| {
+        let mut words = vec![String::new()];
+        for c in name.chars() {
+            let starts_word = c.is_ascii_uppercase() && name.contains(|c: char| c.is_lowercase());
+            if (c == '_' || starts_word) && !words.last().unwrap().is_empty() {
+                words.push(String::new());
+            }
+            if c != '_' {
+                words.last_mut().unwrap().push(c.to_ascii_lowercase());
+            }
+        }
+        (name, words)
+    })
+}
+
+/// Returns the code without line comments and string literals.
+fn without_text(code: &str) -> String {
+    let code = code.replace("'\"'", "").replace("\\\\", "").replace("\\\"", "");
+    let (mut kept, mut in_string, mut in_comment) = (String::new(), false, false);
+    for (at, c) in code.char_indices() {
+        in_comment |= !in_string && code[at..].starts_with("//");
+        in_comment &= c != '\n';
+        in_string ^= !in_comment && c == '"';
+        if !in_string && !in_comment {
+            kept.push(c);
+        }
+    }
+    kept
+}
+
 #[test]
-fn files_and_lines_are_short_and_nothing_is_left_undone() {
+fn identifiers_and_file_names_avoid_retired_words() {
     let mut broken = Vec::new();
-    // Put together here, so that this file does not hold them.
+    for root in ["src", "tests", "bench", "fuzz", "clients/rust"] {
+        for (file, text) in files(root, &[".rs"]) {
+            let code = without_text(&text);
+            for (name, words) in identifiers(&file).chain(identifiers(&code)) {
+                for (word, instead) in RETIRED {
+                    if words.iter().any(|part| part == word) && !RETIRED_EXCEPT.contains(&name) {
+                        broken.push(format!("{file}: {name}: say {instead}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn identifiers_are_split_into_words() {
+    let code = "let one_two = \"a://b\"; struct ThreeFour; const FIVE_SIX: u8 = 0; // seven";
+    let code = without_text(code);
+    let words: Vec<_> = identifiers(&code).flat_map(|(_, words)| words).collect();
+    let expected = "let one two struct three four const five six u8";
+    assert_eq!(words.join(" "), expected);
+}
+
+#[test]
+fn files_and_lines_are_short_and_finished() {
+    let mut broken = Vec::new();
+    // Assembled from parts so that this file does not contain them.
     let undone = [("TO", "DO"), ("FIX", "ME"), ("XX", "X")].map(|(a, b)| format!("{a}{b}"));
     for (file, text) in files(".", &[".rs", ".py", ".mjs", ".js", ".sh"]) {
         if text.lines().count() > FILE_LINES_MAX {
@@ -173,7 +272,7 @@ fn files_and_lines_are_short_and_nothing_is_left_undone() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// Every row of a table whose last column names tests, as (row, name).
+/// Returns (row, test name) for each test named in the last column of a table.
 fn named_tests(document: &str) -> Vec<(String, String)> {
     let mut named = Vec::new();
     let rows = document.lines().filter(|line| line.starts_with('|') && !line.starts_with("|-"));
@@ -187,7 +286,7 @@ fn named_tests(document: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_row_of_the_compatibility_table_names_a_test_that_exists() {
+fn compatibility_table_names_existing_tests() {
     let document = fs::read_to_string(root().join("docs/compatibility.md")).unwrap();
     let rust: String =
         ["tests", "src"].iter().flat_map(|at| files(at, &[".rs"])).map(|(_, text)| text).collect();
@@ -203,17 +302,17 @@ fn every_row_of_the_compatibility_table_names_a_test_that_exists() {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn links_between_documents_resolve() {
     for (file, text) in files(".", &[".md"]) {
-        let folder = root().join(&file).parent().map(PathBuf::from).unwrap();
+        let directory = root().join(&file).parent().map(PathBuf::from).unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let path = target.split('#').next().unwrap_or_default();
             let outside = target.contains("://") || target.contains("::") || path.is_empty();
-            // Links of rustdoc name items, not files.
+            // Rustdoc links name items, not files.
             if outside || !path.contains('.') && !path.contains('/') {
                 continue;
             }
-            assert!(folder.join(path).exists(), "{file} links to {target}");
+            assert!(directory.join(path).exists(), "{file} links to {target}");
         }
     }
 }

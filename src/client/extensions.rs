@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// Reads the report in an error response; without one, the response is an error.
-    pub(super) async fn report_or_refusal<T: DeserializeOwned + LineReport>(
+    pub(super) async fn report_or_error<T: DeserializeOwned + LineReport>(
         &self,
         request: &Request<'_>,
         status: u16,

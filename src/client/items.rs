@@ -262,6 +262,6 @@ impl Client {
         if (200..300).contains(&status) {
             return response.json().await;
         }
-        self.report_or_refusal(request, status, response).await
+        self.report_or_error(request, status, response).await
     }
 }

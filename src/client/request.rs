@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 /// The largest JSON response: a page of 1000 items with metadata, with room to spare.
 const JSON_BYTES_MAX: usize = 64 << 20;
 /// Bytes read of an error response.
-const REFUSAL_BYTES_MAX: usize = 64 << 10;
+const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// A request without its body.
 pub(super) struct Request<'a> {
@@ -93,7 +93,7 @@ impl Client {
         }
         let retry_after = response.retry_after();
         // The status is informative enough if the body cannot be read.
-        let body = response.read_to_end(REFUSAL_BYTES_MAX).await.unwrap_or_default();
+        let body = response.read_to_end(ERROR_BYTES_MAX).await.unwrap_or_default();
         Err(Error::refused(request.subject, status, &body, retry_after))
     }
 

@@ -111,7 +111,7 @@ impl Race<'_> {
         while !self.stop.load(Ordering::SeqCst) {
             let prefix = match random.below(4) {
                 0 => String::new(),
-                folder => format!("{}/", folder - 1),
+                dir => format!("{}/", dir - 1),
             };
             let limit = [1, 7, 20, 1000][random.below(4) as usize];
             let began = self.now();
