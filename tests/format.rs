@@ -70,7 +70,7 @@ async fn open_rejects_other_format_versions_and_suggests_a_remedy() {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.pragma_update(None, "user_version", 2).unwrap();
     drop(conn);
-    assert_corrupt(open(&data).map(|_| ()), "data format 2, and this build reads format 1; run");
+    assert_corrupt(open(&data).map(|_| ()), "data format 2, but this build reads format 1; run");
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.pragma_update(None, "user_version", 1).unwrap();
     drop(conn);
@@ -246,7 +246,7 @@ async fn a_data_directory_is_locked_by_one_engine() {
     let first = open(&data).unwrap();
     match open(&data).map(|_| ()) {
         Err(EngineError::Failed(what)) => {
-            assert!(what.contains("is in use by another steadfast"), "{what}");
+            assert!(what.contains("is locked by another steadfast"), "{what}");
         }
         other => panic!("opened twice: {other:?}"),
     }
