@@ -236,7 +236,7 @@ async fn recovery_reports_damage_before_the_last_record() {
             overwrite(&WalRecord { path, ..all[number].clone() }, 0, damage);
             match open(&crashed) {
                 Err(EngineError::Corrupt(what)) => {
-                    assert!(what.contains("the commit log is damaged"), "{what}");
+                    assert!(what.contains("the WAL is damaged"), "{what}");
                     assert!(what.contains("restore a backup"), "{what}");
                 }
                 Err(e) => panic!("{how} of record {number}: {e}"),
