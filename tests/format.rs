@@ -246,7 +246,7 @@ async fn a_data_directory_is_locked_by_one_engine() {
     let first = open(&data).unwrap();
     match open(&data).map(|_| ()) {
         Err(EngineError::Failed(what)) => {
-            assert!(what.contains("is in use by another steadfast"), "{what}");
+            assert!(what.contains("is locked by another steadfast"), "{what}");
         }
         other => panic!("opened twice: {other:?}"),
     }

@@ -120,7 +120,7 @@ pub async fn copy(
     from: &Arc<dyn Engine>,
     to: &Arc<dyn Engine>,
     report: &mut (dyn FnMut(Progress) + Send),
-) -> std::result::Result<Progress, CopyError> {
+) -> Result<Progress, CopyError> {
     if from.read(MARKER_KEY, Projection::Meta).await.map_err(source)?.is_some() {
         return Err(CopyError::SourceIncomplete);
     }
@@ -152,7 +152,7 @@ impl BulkLoader {
     ///
     /// # Errors
     /// [`CopyError::NotEmpty`] if it has records or an incomplete copy, or an engine error.
-    pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<BulkLoader, CopyError> {
+    pub async fn begin(to: Arc<dyn Engine>) -> Result<BulkLoader, CopyError> {
         match to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)? {
             Some(_) => Err(CopyError::NotEmpty),
             None => Ok(BulkLoader(MarkedWriter::begin(to).await?)),
@@ -163,7 +163,7 @@ impl BulkLoader {
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
+    pub async fn add(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         self.0.add(key, record).await
     }
 
@@ -171,7 +171,7 @@ impl BulkLoader {
     ///
     /// # Errors
     /// When the engine fails.
-    pub async fn finish(mut self) -> std::result::Result<(), CopyError> {
+    pub async fn finish(mut self) -> Result<(), CopyError> {
         self.0.flush().await?;
         self.0.finish().await
     }
@@ -192,7 +192,7 @@ struct MarkedWriter {
 
 impl MarkedWriter {
     /// Marks an empty destination, or resumes an interrupted copy.
-    async fn begin(to: Arc<dyn Engine>) -> std::result::Result<MarkedWriter, CopyError> {
+    async fn begin(to: Arc<dyn Engine>) -> Result<MarkedWriter, CopyError> {
         let marker = to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)?;
         let first = Bytes::from_static(RANGE_START);
         let (start, marker_version) = match marker {
@@ -227,17 +227,13 @@ impl MarkedWriter {
     }
 
     /// Adds a record of another engine, copying a large body into a blob of the destination.
-    async fn copy_record(
-        &mut self,
-        key: Bytes,
-        record: Record,
-    ) -> std::result::Result<(), CopyError> {
+    async fn copy_record(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         let large = record.body.len() > INLINE_BYTES_MAX as u64;
         let body = if large { self.copy_body(record.body).await? } else { record.body };
         self.add(key, Record { body, ..record }).await
     }
 
-    async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
+    async fn add(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         let Record { version, expires_at, meta, body } = record;
         let len = body.len();
         let full = self.pending.len() >= COMMIT_RECORDS || self.pending_bytes + len > COMMIT_BYTES;
@@ -252,7 +248,7 @@ impl MarkedWriter {
         Ok(())
     }
 
-    async fn copy_body(&self, body: Body) -> std::result::Result<Body, CopyError> {
+    async fn copy_body(&self, body: Body) -> Result<Body, CopyError> {
         let mut blob = self.to.create_blob().await.map_err(destination)?;
         let mut offset = 0;
         while offset < body.len() {
@@ -264,7 +260,7 @@ impl MarkedWriter {
     }
 
     /// Commits the pending records together with the last of their keys.
-    async fn flush(&mut self) -> std::result::Result<(), CopyError> {
+    async fn flush(&mut self) -> Result<(), CopyError> {
         match self.pending.last().map(|mutation| mutation.key.clone()) {
             Some(last) => self.commit(Some(last)).await,
             None => Ok(()),
@@ -272,7 +268,7 @@ impl MarkedWriter {
     }
 
     /// Removes the marker.
-    async fn finish(mut self) -> std::result::Result<(), CopyError> {
+    async fn finish(mut self) -> Result<(), CopyError> {
         match self.commit(None).await {
             // The commit may have been applied despite the error.
             Err(CopyError::Engine(..)) if check_complete(&*self.to).await.is_ok() => Ok(()),
@@ -280,7 +276,7 @@ impl MarkedWriter {
         }
     }
 
-    async fn commit(&mut self, last_key: Option<Bytes>) -> std::result::Result<(), CopyError> {
+    async fn commit(&mut self, last_key: Option<Bytes>) -> Result<(), CopyError> {
         let key = Bytes::from_static(MARKER_KEY);
         let marker = |meta| NewRecord { expires_at: 0, meta, body: Body::EMPTY };
         let mut mutations = std::mem::take(&mut self.pending);
@@ -349,7 +345,7 @@ async fn compare(
     to: &Arc<dyn Engine>,
     total: u64,
     report: &mut (dyn FnMut(Progress) + Send),
-) -> std::result::Result<Progress, CopyError> {
+) -> Result<Progress, CopyError> {
     let mut progress = Progress { comparing: true, total, ..Progress::default() };
     let mut checksum = crc32fast::Hasher::new();
     let mut next = Some(Bytes::from_static(RANGE_START));

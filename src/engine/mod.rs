@@ -36,7 +36,7 @@ use std::sync::Arc;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The result of an engine call.
-pub type Result<T> = std::result::Result<T, EngineError>;
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 
 /// Maximum size in bytes of a body passed in memory; larger ones are written as blobs. 256 KiB.
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;

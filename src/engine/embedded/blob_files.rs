@@ -245,7 +245,7 @@ impl BlobFiles {
 }
 
 /// Reads the block checksums and the footer behind the body, and verifies them.
-fn read_trailer(file: &File) -> std::result::Result<(u64, Vec<u32>), String> {
+fn read_trailer(file: &File) -> Result<(u64, Vec<u32>), String> {
     let size = file.metadata().map_err(|e| e.to_string())?.len();
     let start = size.checked_sub(FOOTER_BYTES as u64).ok_or("the file is shorter than a footer")?;
     let mut footer = [0; FOOTER_BYTES];
@@ -300,7 +300,7 @@ enum BlobContent {
 
 impl BlobContent {
     /// Reads a range of a body of `total` bytes and verifies the blocks that cover it.
-    fn read(&self, total: u64, offset: u64, len: usize) -> std::result::Result<Bytes, String> {
+    fn read(&self, total: u64, offset: u64, len: usize) -> Result<Bytes, String> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= total);
         end.ok_or("read past the end of the body")?;
         match self {
@@ -320,7 +320,7 @@ impl Blob {
     }
 
     /// Reads the whole body and verifies its checksums.
-    pub(super) fn verify(&self) -> std::result::Result<(), String> {
+    pub(super) fn verify(&self) -> Result<(), String> {
         let mut offset = 0;
         while offset < self.len {
             let len = (self.len - offset).min(BLOCK_BYTES as u64);
@@ -395,7 +395,7 @@ fn read_blocks(
     total: u64,
     offset: u64,
     len: usize,
-) -> std::result::Result<Bytes, String> {
+) -> Result<Bytes, String> {
     let block = BLOCK_BYTES as u64;
     let (first, last) = (offset / block, (offset + len as u64).div_ceil(block));
     let start = first * block;
@@ -413,7 +413,7 @@ fn read_blocks(
 
 /// Reads `len` bytes into uninitialized memory: zeroing a buffer for `read_exact_at` costs as much
 /// as the checksum.
-fn read_span(file: &File, start: u64, len: usize) -> std::result::Result<Vec<u8>, String> {
+fn read_span(file: &File, start: u64, len: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let at = start + bytes.len() as u64;

@@ -238,7 +238,7 @@ impl Verifier<'_> {
     }
 
     /// Verifies a body in the database and returns its size.
-    fn verify_body(&self, body_ref: i64, version: u64) -> std::result::Result<u64, String> {
+    fn verify_body(&self, body_ref: i64, version: u64) -> Result<u64, String> {
         let sql = "SELECT sum, body FROM bodies WHERE id = ?1";
         let mut statement = self.conn.prepare_cached(sql).map_err(|e| e.to_string())?;
         let read = |row: &Row<'_>| {
@@ -254,7 +254,7 @@ impl Verifier<'_> {
     }
 
     /// Verifies all blocks of a blob file and returns the size of its body.
-    fn verify_blob(&mut self, id: i64) -> std::result::Result<u64, String> {
+    fn verify_blob(&mut self, id: i64) -> Result<u64, String> {
         self.report.blobs += 1;
         let blob = self.blobs.open(id).map_err(|e| e.to_string())?;
         let blob = blob.ok_or_else(|| format!("blob file {id:016x} is missing"))?;

@@ -70,7 +70,7 @@ type LockedRows = HashMap<Vec<u8>, (i64, bool)>;
 /// tombstone.
 type NewRows<'c> = BTreeMap<&'c [u8], (Option<&'c NewRecord>, i64)>;
 
-type StatementResult = std::result::Result<(), tokio_postgres::Error>;
+type StatementResult = Result<(), tokio_postgres::Error>;
 
 /// Rows to write, as arrays by column.
 #[derive(Default)]
@@ -125,7 +125,7 @@ impl Inner {
         commits: &[&Commit],
         wait: LockWait,
         deadline: Instant,
-    ) -> std::result::Result<Vec<Outcome>, CommitError> {
+    ) -> Result<Vec<Outcome>, CommitError> {
         let mut backoff = Backoff::until(deadline);
         loop {
             let fault = match self.client().await {
@@ -226,10 +226,7 @@ impl Inner {
     }
 
     /// Returns for each commit whether it needs a row locked by another transaction.
-    pub(super) async fn blocked(
-        &self,
-        commits: &[&Commit],
-    ) -> std::result::Result<Vec<bool>, Fault> {
+    pub(super) async fn blocked(&self, commits: &[&Commit]) -> Result<Vec<bool>, Fault> {
         let client = self.client().await?;
         let blocked = match with_deadline(blocked_keys(&client, commits)).await {
             Ok(blocked) => blocked,
@@ -295,7 +292,7 @@ async fn begin(
     client: &Client,
     commits: &[&Commit],
     wait: LockWait,
-) -> std::result::Result<(WriteStatements, LockedRows), tokio_postgres::Error> {
+) -> Result<(WriteStatements, LockedRows), tokio_postgres::Error> {
     let (writes, checks) = keys(commits);
     let begin = match wait {
         LockWait::Short => sql::BEGIN_SHORT_WAIT,
@@ -331,7 +328,7 @@ async fn begin(
 async fn blocked_keys(
     client: &Client,
     commits: &[&Commit],
-) -> std::result::Result<HashSet<Vec<u8>>, tokio_postgres::Error> {
+) -> Result<HashSet<Vec<u8>>, tokio_postgres::Error> {
     let (writes, checks) = keys(commits);
     let (writes, checks): (&[&(dyn ToSql + Sync)], &[&(dyn ToSql + Sync)]) =
         (&[&writes], &[&checks]);
@@ -358,7 +355,7 @@ async fn write_and_commit(
     rows: &NewRows<'_>,
     locked: &LockedRows,
     mark: i64,
-) -> std::result::Result<Option<(Fault, Bytes, i64)>, Fault> {
+) -> Result<Option<(Fault, Bytes, i64)>, Fault> {
     let (mut insert, mut update) = (RowColumns::default(), RowColumns::default());
     let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
     for (key, (record, version)) in rows {
@@ -446,7 +443,7 @@ async fn abort(client: Client, fault: Fault) -> Result<Attempt> {
     }
 }
 
-async fn roll_back(client: Client) -> std::result::Result<(), Fault> {
+async fn roll_back(client: Client) -> Result<(), Fault> {
     let result = with_deadline(client.batch_execute("ROLLBACK")).await;
     if result.is_err() {
         evict(client);
@@ -458,10 +455,7 @@ async fn roll_back(client: Client) -> std::result::Result<(), Fault> {
 ///
 /// The update makes the result as durable as any commit: the transaction that wrote the row may
 /// have ended before its synchronous replicas confirmed it.
-async fn touch_row(
-    client: &Client,
-    key: &Bytes,
-) -> std::result::Result<(i64, i64), tokio_postgres::Error> {
+async fn touch_row(client: &Client, key: &Bytes) -> Result<(i64, i64), tokio_postgres::Error> {
     let ensure = client.prepare_cached(sql::ENSURE_ROW).await?;
     let touch = client.prepare_cached(sql::TOUCH_ROW).await?;
     client.execute(&ensure, &[&&key[..]]).await?;

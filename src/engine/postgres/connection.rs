@@ -93,7 +93,7 @@ struct ParallelConnector {
     tls: Option<MakeRustlsConnect>,
 }
 
-type Connected = std::result::Result<(PgClient, JoinHandle<()>), tokio_postgres::Error>;
+type Connected = Result<(PgClient, JoinHandle<()>), tokio_postgres::Error>;
 
 impl Connect for ParallelConnector {
     fn connect(&self, config: &Config) -> BoxFuture<'_, Connected> {
@@ -255,16 +255,16 @@ pub(super) fn evict(client: Client) {
 
 /// Runs a statement under the base time limit.
 pub(super) async fn with_deadline<T>(
-    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-) -> std::result::Result<T, Fault> {
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Fault> {
     with_transfer_deadline(0, work).await
 }
 
 /// Runs a statement that transfers up to `bytes` bytes under the time limit for them.
 pub(super) async fn with_transfer_deadline<T>(
     bytes: u64,
-    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-) -> std::result::Result<T, Fault> {
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Fault> {
     match tokio::time::timeout(transfer_timeout(bytes), work).await {
         Ok(result) => result.map_err(Fault::from),
         Err(_) => Err(timed_out()),

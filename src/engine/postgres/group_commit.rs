@@ -139,7 +139,7 @@ async fn commit_measured(
     commits: &[&Commit],
     wait: LockWait,
     deadline: Instant,
-) -> std::result::Result<Vec<Outcome>, CommitError> {
+) -> Result<Vec<Outcome>, CommitError> {
     let start = Instant::now();
     let outcomes = inner.commit(commits, wait, deadline).await?;
     let conflicts = outcomes.iter().filter(|outcome| **outcome == Outcome::Conflict).count();

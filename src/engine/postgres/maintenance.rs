@@ -52,7 +52,7 @@ impl Inner {
         )))
     }
 
-    async fn create_tables(&self) -> std::result::Result<i32, Fault> {
+    async fn create_tables(&self) -> Result<i32, Fault> {
         let mut client = self.client().await?;
         // Concurrent creation fails with a duplicate name, and is retried.
         if let Err(e) = client.batch_execute(sql::META).await {

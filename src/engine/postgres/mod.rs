@@ -171,7 +171,7 @@ fn contention() -> EngineError {
 }
 
 impl Inner {
-    async fn client(&self) -> std::result::Result<Client, Fault> {
+    async fn client(&self) -> Result<Client, Fault> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Fault::Rejected(EngineError::Closed));
         }
