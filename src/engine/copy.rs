@@ -1,10 +1,10 @@
 //! Copies all records from one engine to another, resumably, and compares the two afterwards.
 //!
-//! Records are copied in key order. Until the copy completes, the destination holds a marker record
+//! Records are copied in key order. Until the copy completes, the destination has a marker record
 //! under [`MARKER_KEY`] with the last key copied. Every commit of the copy requires the marker's
-//! version and updates it, so an interrupted copy resumes after its last commit and two concurrent
-//! copies into one destination conflict. The destination assigns its own versions, each at least
-//! as high as the record's version in the source.
+//! version and updates the marker, so an interrupted copy resumes after its last commit, and two
+//! concurrent copies into one destination conflict. The destination assigns its own versions, none
+//! lower than the record's version in the source.
 
 use super::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Mutation, NewRecord, Outcome,
@@ -50,8 +50,8 @@ pub struct Progress {
 /// Why a copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The destination has records of its own.
-    #[error("the destination is not empty, or holds an incomplete copy or restore")]
+    /// The destination has other records.
+    #[error("the destination is not empty, or has an incomplete copy or restore")]
     NotEmpty,
     /// The source is itself an incomplete copy.
     #[error("the source is itself an incomplete copy")]
@@ -97,16 +97,16 @@ fn destination(e: EngineError) -> CopyError {
     CopyError::Engine(Side::Destination, e)
 }
 
-/// Checks that an engine does not hold an incomplete copy, whose records are only a part.
+/// Checks that the contents of an engine are not an incomplete copy.
 ///
 /// # Errors
-/// [`EngineError::Failed`] if it does, or any error of reading it.
+/// [`EngineError::Failed`] if they are, or any error of reading the marker.
 pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
     match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
-            "it holds an incomplete copy or restore: run the same copy again to complete it; after \
-             an interrupted restore, empty it and restore again"
+            "it has an incomplete copy or restore: run the same copy again to complete it; after an \
+             interrupted restore, empty it and restore again"
                 .into(),
         )),
     }
@@ -132,7 +132,7 @@ pub async fn copy(
         let page = scan_from(&**from, start).await.map_err(source)?;
         next = next_page_start(&page);
         let mut records = PrefetchedRecords::new(from, &page);
-        // A record removed since the scan is skipped; the comparison detects it if it matters.
+        // A record removed since the scan is skipped; the comparison detects the difference.
         while let Some((key, record)) = records.next().await.map_err(source)? {
             writer.copy_record(key, record).await?;
         }
@@ -160,17 +160,11 @@ impl BulkLoader {
     }
 
     /// Adds the next record in key order; a stored body must be a blob of the destination.
-    ///
-    /// # Errors
-    /// When the engine fails.
     pub async fn add(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         self.0.add(key, record).await
     }
 
     /// Writes the remaining records and removes the marker.
-    ///
-    /// # Errors
-    /// When the engine fails.
     pub async fn finish(mut self) -> Result<(), CopyError> {
         self.0.flush().await?;
         self.0.finish().await
@@ -259,7 +253,7 @@ impl MarkedWriter {
         blob.finish().await.map_err(destination)
     }
 
-    /// Commits the pending records together with the last of their keys.
+    /// Commits the pending records, and the last of their keys in the marker.
     async fn flush(&mut self) -> Result<(), CopyError> {
         match self.pending.last().map(|mutation| mutation.key.clone()) {
             Some(last) => self.commit(Some(last)).await,

@@ -102,8 +102,8 @@ impl Grant {
     pub fn new(name: &str, scope: Scope, mut stores: Vec<StoreId>, prefix: &str) -> Result<Grant> {
         let chars = name.chars().count();
         if !(1..=TOKEN_NAME_CHARS_MAX).contains(&chars) {
-            let reason =
-                format!("must have 1 to {TOKEN_NAME_CHARS_MAX} characters, but has {chars}");
+            let max = TOKEN_NAME_CHARS_MAX;
+            let reason = format!("must have 1 to {max} characters, but has {chars}");
             return Err(Error::invalid("name", reason));
         }
         if name.chars().any(char::is_control) {
@@ -111,10 +111,8 @@ impl Grant {
         }
         if stores.len() > TOKEN_STORES_MAX {
             let (max, len) = (TOKEN_STORES_MAX, stores.len());
-            return Err(Error::invalid(
-                "stores",
-                format!("must list at most {max}, but has {len}"),
-            ));
+            let reason = format!("must list at most {max}, but has {len}");
+            return Err(Error::invalid("stores", reason));
         }
         if prefix.len() > TOKEN_PREFIX_BYTES_MAX {
             let (max, len) = (TOKEN_PREFIX_BYTES_MAX, prefix.len());
