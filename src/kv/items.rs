@@ -258,7 +258,6 @@ impl Kv {
         Ok(StoreVersion { key, version: record.version, reopen })
     }
 
-    /// Returns the body that a put writes.
     async fn new_body(&self, act: PutAction, found: Option<Record>, value: Body) -> Result<Body> {
         let existing = found.map_or(Body::EMPTY, |record| record.body);
         let (first, second) = match act {
@@ -297,7 +296,6 @@ pub(super) fn expiry(ttl: Option<Ttl>, now: u64) -> u64 {
     ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)))
 }
 
-/// Returns the mutation that puts an item.
 pub(super) fn put_mutation(
     key: Bytes,
     expires_at: u64,
@@ -310,7 +308,6 @@ pub(super) fn put_mutation(
     Mutation { key, record: Some(NewRecord { expires_at, meta: meta.encode(), body }) }
 }
 
-/// Decodes an item from its record.
 pub(super) fn from_record(record: Record, projection: Projection) -> Result<Item> {
     let meta = ItemMeta::decode(&record.meta)?;
     if projection == Projection::Full && record.body.len() != meta.size {

@@ -93,19 +93,15 @@ impl Drop for SnapshotPin {
 }
 
 impl BlobFiles {
-    /// Opens the `blobs/` directory, creating it if missing, with a body cache of `cache_bytes`.
-    pub(super) fn new(
-        data: &Path,
-        cache_bytes: u64,
-        fatal: FatalErrorHandler,
-    ) -> Result<Arc<BlobFiles>> {
+    /// Opens the `blobs/` directory, creating it if missing, with a body cache of `cache` bytes.
+    pub(super) fn new(data: &Path, cache: u64, fatal: FatalErrorHandler) -> Result<Arc<BlobFiles>> {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_error("create the blobs directory", &e))?;
         Ok(Arc::new(BlobFiles {
             dir,
             staged: Mutex::default(),
             snapshot_pins: Mutex::default(),
-            body_cache: BodyCache::new(cache_bytes),
+            body_cache: BodyCache::new(cache),
             synced_dirs: std::array::from_fn(|_| AtomicBool::new(false)),
             fatal,
             scheduler: ReadScheduler::default(),
@@ -389,17 +385,11 @@ impl StoredBody for Blob {
 }
 
 /// Reads and verifies the blocks that cover a range, and returns the range.
-fn read_blocks(
-    file: &File,
-    sums: &[u32],
-    total: u64,
-    offset: u64,
-    len: usize,
-) -> Result<Bytes, String> {
+fn read_blocks(file: &File, sums: &[u32], size: u64, at: u64, len: usize) -> Result<Bytes, String> {
     let block = BLOCK_BYTES as u64;
-    let (first, last) = (offset / block, (offset + len as u64).div_ceil(block));
+    let (first, last) = (at / block, (at + len as u64).div_ceil(block));
     let start = first * block;
-    let span = (last * block).min(total) - start;
+    let span = (last * block).min(size) - start;
     let bytes = read_span(file, start, usize::try_from(span).map_err(|e| e.to_string())?)?;
     let first = usize::try_from(first).map_err(|e| e.to_string())?;
     for (index, chunk) in bytes.chunks(BLOCK_BYTES).enumerate() {
@@ -407,7 +397,7 @@ fn read_blocks(
             return Err(format!("block {} does not match its checksum", first + index));
         }
     }
-    let skip = usize::try_from(offset - start).map_err(|e| e.to_string())?;
+    let skip = usize::try_from(at - start).map_err(|e| e.to_string())?;
     Ok(Bytes::from(bytes).slice(skip..skip + len))
 }
 
@@ -458,11 +448,9 @@ impl BlobFileWriter {
 }
 
 /// Runs `work` on the blocking thread pool.
-pub(super) async fn blocking<T, W>(work: W) -> Result<T>
-where
-    T: Send + 'static,
-    W: FnOnce() -> Result<T> + Send + 'static,
-{
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| EngineError::Failed(e.to_string()))?
 }
 

@@ -189,18 +189,10 @@ impl Checkpointer {
             }
             Ok(effects.orphaned_blobs)
         });
-        match result {
-            Ok(orphaned_blobs) => {
-                for id in orphaned_blobs {
-                    let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
-                }
-                Ok(())
-            }
-            Err(e) => {
-                self.roll_back();
-                Err(e)
-            }
+        for id in result.inspect_err(|_| self.roll_back())? {
+            let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
         }
+        Ok(())
     }
 
     fn write_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
@@ -210,7 +202,7 @@ impl Checkpointer {
         let mut effects = StepEffects::default();
         for (key, entry) in step {
             let body = match (&entry.location, &entry.body_at) {
-                // The checksum is copied with the body; reads verify it.
+                // Not verified here: the checksum moves with the body, and reads verify it.
                 (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
                     segment.read(*at, *len as usize)?
                 }

@@ -239,11 +239,10 @@ impl Embedded {
     }
 
     /// Runs a read on the blocking thread pool.
-    async fn blocking<T, W>(&self, work: W) -> Result<T>
-    where
-        T: Send + 'static,
-        W: FnOnce(&ReadPath) -> Result<T> + Send + 'static,
-    {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ReadPath) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let read_path = self.read_path.clone();
         blob_files::blocking(move || work(&read_path)).await
     }

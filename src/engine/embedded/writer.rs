@@ -202,10 +202,7 @@ impl Writer {
         }
         let current = |entry: &MemtableEntry| if entry.is_live() { entry.version } else { 0 };
         let in_memtable = self.shared.memtable().get(key).map(current);
-        let version = match in_memtable {
-            Some(version) => version,
-            None => self.pool.version(key)?,
-        };
+        let version = in_memtable.map_or_else(|| self.pool.version(key), Ok)?;
         if self.scratch.known_versions.len() >= KNOWN_VERSIONS_MAX {
             self.scratch.known_versions.clear();
         }

@@ -68,6 +68,7 @@ type LockedRows = HashMap<Vec<u8>, (i64, bool)>;
 /// The rows to write, each with the version of the last commit that writes it; `None` is a
 /// tombstone.
 type NewRows<'c> = BTreeMap<&'c [u8], (Option<&'c NewRecord>, i64)>;
+type OutcomesAndRows<'c> = (Vec<Outcome>, NewRows<'c>);
 
 type StatementResult<T = ()> = Result<T, tokio_postgres::Error>;
 
@@ -150,17 +151,12 @@ impl Inner {
         }
     }
 
-    async fn attempt(
-        &self,
-        client: Client,
-        commits: &[&Commit],
-        wait: LockWait,
-    ) -> Result<Attempt> {
-        let (statements, locked) = match with_deadline(begin(&client, commits, wait)).await {
+    async fn attempt(&self, client: Client, group: &[&Commit], wait: LockWait) -> Result<Attempt> {
+        let (statements, locked) = match with_deadline(begin(&client, group, wait)).await {
             Ok(locked) => locked,
             Err(fault) => return abort(client, fault).await,
         };
-        let evaluated = self.evaluate(commits, &locked);
+        let evaluated = self.evaluate(group, &locked);
         let ((outcomes, rows), mark) = match evaluated.and_then(|rows| Ok((rows, random_mark()?))) {
             Ok(evaluated) => evaluated,
             Err(e) => return abort(client, Fault::Rejected(e)).await,
@@ -189,15 +185,11 @@ impl Inner {
 
     /// Evaluates each commit against the locked rows as left by the commits before it. Returns the
     /// outcomes and the rows to write.
-    fn evaluate<'c>(
-        &self,
-        commits: &[&'c Commit],
-        locked: &LockedRows,
-    ) -> Result<(Vec<Outcome>, NewRows<'c>)> {
+    fn evaluate<'c>(&self, all: &[&'c Commit], locked: &LockedRows) -> Result<OutcomesAndRows<'c>> {
         let highest = locked.values().map(|(version, _)| version.cast_unsigned()).max();
         let version_min = highest.map_or(0, |version| version + 1);
         let (mut outcomes, mut rows) = (Vec::new(), NewRows::new());
-        for commit in commits {
+        for commit in all {
             let version_of = |key: &[u8]| match (rows.get(key), locked.get(key)) {
                 (Some((Some(_), version)), _) | (None, Some((version, true))) => *version,
                 (Some((None, _)), _) | (None, Some((_, false)) | None) => 0,

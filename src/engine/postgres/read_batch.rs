@@ -55,10 +55,7 @@ impl ReadBatcher {
     pub(super) async fn read(&self, key: &[u8], projection: Projection) -> Result<BatchedRead> {
         let (reply, result) = oneshot::channel();
         let read = PendingRead { key: Bytes::copy_from_slice(key), reply };
-        let queue = match projection {
-            Projection::Meta => &self.meta,
-            Projection::Full => &self.full,
-        };
+        let queue = if projection == Projection::Meta { &self.meta } else { &self.full };
         queue.send(read).await.map_err(|_| EngineError::Closed)?;
         result.await.map_err(|_| EngineError::Closed)?
     }
@@ -100,10 +97,7 @@ type ResultsByKey = HashMap<Vec<u8>, Result<BatchedRead>>;
 
 async fn fetch(inner: &Inner, reads: &[PendingRead], part: Projection) -> Result<ResultsByKey> {
     let keys: Vec<&[u8]> = reads.iter().map(|read| &read.key[..]).collect();
-    let statement = match part {
-        Projection::Meta => sql::READ_META,
-        Projection::Full => sql::READ_SMALL,
-    };
+    let statement = if part == Projection::Meta { sql::READ_META } else { sql::READ_SMALL };
     let rows = inner.query(statement, &[&keys]).await?;
     rows.iter().map(|row| Ok((bytes(row, 0)?.to_vec(), decode_row(row, part)))).collect()
 }

@@ -26,23 +26,18 @@ impl SnapshotReader {
     pub(super) async fn open(inner: &Arc<Inner>) -> Result<SnapshotReader> {
         let mut backoff = Backoff::new();
         loop {
-            let begin = async {
-                let client = inner.client().await?;
-                let begun = with_deadline(client.batch_execute(sql::BEGIN_SNAPSHOT)).await;
-                match begun {
-                    Ok(()) => Ok(client),
-                    Err(fault) => {
-                        evict(client);
-                        Err(fault)
-                    }
+            let fault = match inner.client().await {
+                Err(fault) => fault,
+                Ok(client) => {
+                    let begun = with_deadline(client.batch_execute(sql::BEGIN_SNAPSHOT)).await;
+                    let Err(fault) = begun else {
+                        return Ok(SnapshotReader { inner: inner.clone(), client: Some(client) });
+                    };
+                    evict(client);
+                    fault
                 }
             };
-            match begin.await {
-                Ok(client) => {
-                    return Ok(SnapshotReader { inner: inner.clone(), client: Some(client) });
-                }
-                Err(fault) => backoff.wait(fault).await?,
-            }
+            backoff.wait(fault).await?;
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct RecordHeader {
     pub(crate) last: u64,
     /// Size of the entries section, in bytes, and the number of entries in it.
     pub(crate) entries_len: u32,
-    pub(crate) entries: u32,
+    pub(crate) count: u32,
     /// Size of the bodies section, in bytes.
     pub(crate) bodies_len: u64,
     checksum: u32,
@@ -78,21 +78,14 @@ impl RecordHeader {
         let (magic, mut rest) = bytes.get(..HEADER_BYTES)?.split_at_checked(4)?;
         let checksum = rest.get_u32_le();
         let (segment, base, last) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le());
-        let (entries_len, entries) = (rest.get_u32_le(), rest.get_u32_le());
+        let (entries_len, count) = (rest.get_u32_le(), rest.get_u32_le());
         let bodies_len = rest.get_u64_le();
         let plausible = magic == MAGIC
             && last > base
             && u64::from(entries_len) <= SECTION_BYTES_MAX
             && bodies_len <= SECTION_BYTES_MAX;
-        plausible.then_some(RecordHeader {
-            segment,
-            base,
-            last,
-            entries_len,
-            entries,
-            bodies_len,
-            checksum,
-        })
+        let header = RecordHeader { segment, base, last, entries_len, count, bodies_len, checksum };
+        plausible.then_some(header)
     }
 }
 
@@ -110,9 +103,9 @@ pub(crate) fn decode_entries(
     }
     // Bounds the allocation when the count is wrong: every entry has at least its fixed part.
     let entries_max = header.entries_len as usize / ENTRY_FIXED_BYTES;
-    let mut entries = Vec::with_capacity((header.entries as usize).min(entries_max));
+    let mut entries = Vec::with_capacity((header.count as usize).min(entries_max));
     let mut at = 0_u64;
-    for _ in 0..header.entries {
+    for _ in 0..header.count {
         let (mut fixed, after) = rest.split_at_checked(ENTRY_FIXED_BYTES)?;
         let (kind, version, expires_at) = (fixed.get_u8(), fixed.get_u64_le(), fixed.get_u64_le());
         let (key_len, meta_len) = (fixed.get_u32_le() as usize, fixed.get_u32_le() as usize);
@@ -226,16 +219,16 @@ impl RecordBuilder {
             *self = RecordBuilder::default();
             return Err(EngineError::Failed("the commit exceeds 1 GiB".into()));
         };
-        let (entries, checksum) = (self.count, 0);
+        let (count, checksum) = (self.count, 0);
         let mut header =
-            RecordHeader { segment, base, last, entries_len, entries, bodies_len, checksum };
+            RecordHeader { segment, base, last, entries_len, count, bodies_len, checksum };
         out.clear();
         out.reserve(usize::try_from(header.disk_len()).unwrap_or(0));
         out.put_slice(&MAGIC);
         out.put_u32_le(0);
         [segment, base, last].into_iter().for_each(|number| out.put_u64_le(number));
         out.put_u32_le(entries_len);
-        out.put_u32_le(self.count);
+        out.put_u32_le(count);
         out.put_u64_le(bodies_len);
         out.append(&mut self.entries);
         header.checksum = record_checksum(salt, out.get(8..).unwrap_or_default());
@@ -275,7 +268,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(covered) = bytes.get(8..end) else { return };
     let fixed_up = RecordHeader { checksum: record_checksum(1, covered), ..header };
     if let Some(entries) = decode_entries(1, &fixed_up, &bytes) {
-        assert_eq!(entries.len(), header.entries as usize);
+        assert_eq!(entries.len(), header.count as usize);
         for entry in entries {
             if let BodyLocation::Inline { at, len, .. } = entry.location {
                 assert!(at + u64::from(len) <= header.bodies_len);
