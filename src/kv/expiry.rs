@@ -6,7 +6,7 @@ use super::limits::EXPIRED_RETENTION_SECS;
 use super::{Kv, Result};
 use crate::engine::{Commit, Mutation, Outcome, Precondition};
 
-/// Maximum records removed per commit; small, so that other writers are not held up.
+/// Maximum records removed per commit; small, so that other writers do not wait long.
 const PURGE_RECORDS: usize = 256;
 
 impl Kv {
