@@ -1,10 +1,10 @@
 //! Copies all records from one engine to another, resumably, and compares the two afterwards.
 //!
-//! Records are copied in key order. Until the copy completes, the destination holds a marker record
+//! Records are copied in key order. Until the copy completes, the destination has a marker record
 //! under [`MARKER_KEY`] with the last key copied. Every commit of the copy requires the marker's
-//! version and updates it, so an interrupted copy resumes after its last commit and two concurrent
-//! copies into one destination conflict. The destination assigns its own versions, each at least
-//! as high as the record's version in the source.
+//! version and updates the marker, so an interrupted copy resumes after its last commit, and two
+//! concurrent copies into one destination conflict. The destination assigns its own versions, none
+//! lower than the record's version in the source.
 
 use super::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Mutation, NewRecord, Outcome,
@@ -50,8 +50,8 @@ pub struct Progress {
 /// Why a copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The destination has records of its own.
-    #[error("the destination is not empty, or holds an incomplete copy or restore")]
+    /// The destination has other records.
+    #[error("the destination is not empty, or has an incomplete copy or restore")]
     NotEmpty,
     /// The source is itself an incomplete copy.
     #[error("the source is itself an incomplete copy")]
@@ -97,16 +97,16 @@ fn destination(e: EngineError) -> CopyError {
     CopyError::Engine(Side::Destination, e)
 }
 
-/// Checks that an engine does not hold an incomplete copy, whose records are only a part.
+/// Checks that the contents of an engine are not an incomplete copy.
 ///
 /// # Errors
-/// [`EngineError::Failed`] if it does, or any error of reading it.
+/// [`EngineError::Failed`] if they are, or any error of reading the marker.
 pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
     match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
-            "it holds an incomplete copy or restore: run the same copy again to complete it; after \
-             an interrupted restore, empty it and restore again"
+            "it has an incomplete copy or restore: run the same copy again to complete it; after an \
+             interrupted restore, empty it and restore again"
                 .into(),
         )),
     }
@@ -120,7 +120,7 @@ pub async fn copy(
     from: &Arc<dyn Engine>,
     to: &Arc<dyn Engine>,
     report: &mut (dyn FnMut(Progress) + Send),
-) -> std::result::Result<Progress, CopyError> {
+) -> Result<Progress, CopyError> {
     if from.read(MARKER_KEY, Projection::Meta).await.map_err(source)?.is_some() {
         return Err(CopyError::SourceIncomplete);
     }
@@ -132,7 +132,7 @@ pub async fn copy(
         let page = scan_from(&**from, start).await.map_err(source)?;
         next = next_page_start(&page);
         let mut records = PrefetchedRecords::new(from, &page);
-        // A record removed since the scan is skipped; the comparison detects it if it matters.
+        // A record removed since the scan is skipped; the comparison detects the difference.
         while let Some((key, record)) = records.next().await.map_err(source)? {
             writer.copy_record(key, record).await?;
         }
@@ -152,7 +152,7 @@ impl BulkLoader {
     ///
     /// # Errors
     /// [`CopyError::NotEmpty`] if it has records or an incomplete copy, or an engine error.
-    pub async fn begin(to: Arc<dyn Engine>) -> std::result::Result<BulkLoader, CopyError> {
+    pub async fn begin(to: Arc<dyn Engine>) -> Result<BulkLoader, CopyError> {
         match to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)? {
             Some(_) => Err(CopyError::NotEmpty),
             None => Ok(BulkLoader(MarkedWriter::begin(to).await?)),
@@ -160,18 +160,12 @@ impl BulkLoader {
     }
 
     /// Adds the next record in key order; a stored body must be a blob of the destination.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
+    pub async fn add(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         self.0.add(key, record).await
     }
 
     /// Writes the remaining records and removes the marker.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn finish(mut self) -> std::result::Result<(), CopyError> {
+    pub async fn finish(mut self) -> Result<(), CopyError> {
         self.0.flush().await?;
         self.0.finish().await
     }
@@ -192,7 +186,7 @@ struct MarkedWriter {
 
 impl MarkedWriter {
     /// Marks an empty destination, or resumes an interrupted copy.
-    async fn begin(to: Arc<dyn Engine>) -> std::result::Result<MarkedWriter, CopyError> {
+    async fn begin(to: Arc<dyn Engine>) -> Result<MarkedWriter, CopyError> {
         let marker = to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)?;
         let first = Bytes::from_static(RANGE_START);
         let (start, marker_version) = match marker {
@@ -227,17 +221,13 @@ impl MarkedWriter {
     }
 
     /// Adds a record of another engine, copying a large body into a blob of the destination.
-    async fn copy_record(
-        &mut self,
-        key: Bytes,
-        record: Record,
-    ) -> std::result::Result<(), CopyError> {
+    async fn copy_record(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         let large = record.body.len() > INLINE_BYTES_MAX as u64;
         let body = if large { self.copy_body(record.body).await? } else { record.body };
         self.add(key, Record { body, ..record }).await
     }
 
-    async fn add(&mut self, key: Bytes, record: Record) -> std::result::Result<(), CopyError> {
+    async fn add(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         let Record { version, expires_at, meta, body } = record;
         let len = body.len();
         let full = self.pending.len() >= COMMIT_RECORDS || self.pending_bytes + len > COMMIT_BYTES;
@@ -252,7 +242,7 @@ impl MarkedWriter {
         Ok(())
     }
 
-    async fn copy_body(&self, body: Body) -> std::result::Result<Body, CopyError> {
+    async fn copy_body(&self, body: Body) -> Result<Body, CopyError> {
         let mut blob = self.to.create_blob().await.map_err(destination)?;
         let mut offset = 0;
         while offset < body.len() {
@@ -263,8 +253,8 @@ impl MarkedWriter {
         blob.finish().await.map_err(destination)
     }
 
-    /// Commits the pending records together with the last of their keys.
-    async fn flush(&mut self) -> std::result::Result<(), CopyError> {
+    /// Commits the pending records, and the last of their keys in the marker.
+    async fn flush(&mut self) -> Result<(), CopyError> {
         match self.pending.last().map(|mutation| mutation.key.clone()) {
             Some(last) => self.commit(Some(last)).await,
             None => Ok(()),
@@ -272,7 +262,7 @@ impl MarkedWriter {
     }
 
     /// Removes the marker.
-    async fn finish(mut self) -> std::result::Result<(), CopyError> {
+    async fn finish(mut self) -> Result<(), CopyError> {
         match self.commit(None).await {
             // The commit may have been applied despite the error.
             Err(CopyError::Engine(..)) if check_complete(&*self.to).await.is_ok() => Ok(()),
@@ -280,7 +270,7 @@ impl MarkedWriter {
         }
     }
 
-    async fn commit(&mut self, last_key: Option<Bytes>) -> std::result::Result<(), CopyError> {
+    async fn commit(&mut self, last_key: Option<Bytes>) -> Result<(), CopyError> {
         let key = Bytes::from_static(MARKER_KEY);
         let marker = |meta| NewRecord { expires_at: 0, meta, body: Body::EMPTY };
         let mut mutations = std::mem::take(&mut self.pending);
@@ -349,7 +339,7 @@ async fn compare(
     to: &Arc<dyn Engine>,
     total: u64,
     report: &mut (dyn FnMut(Progress) + Send),
-) -> std::result::Result<Progress, CopyError> {
+) -> Result<Progress, CopyError> {
     let mut progress = Progress { comparing: true, total, ..Progress::default() };
     let mut checksum = crc32fast::Hasher::new();
     let mut next = Some(Bytes::from_static(RANGE_START));

@@ -2,7 +2,7 @@
 
 use super::{
     BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, KeyedRecord, Mutation, Outcome,
-    Projection, Record, Result, Scan, ScanPage, ScannedRecord, Snapshot, Stats,
+    Projection, ReadFuture, Record, Result, Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,11 +113,7 @@ impl Tables {
 }
 
 impl Engine for Memory {
-    fn read<'a>(
-        &'a self,
-        key: &'a [u8],
-        projection: Projection,
-    ) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(&'a self, key: &'a [u8], projection: Projection) -> ReadFuture<'a> {
         Box::pin(async move {
             let mut found = self.read_lock()?.records.get(key).cloned();
             if let (Projection::Meta, Some(record)) = (projection, &mut found) {
@@ -134,15 +130,14 @@ impl Engine for Memory {
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>> {
         Box::pin(async move {
             let records = self.read_lock()?.records.clone();
-            Ok(Box::new(MemorySnapshot { records }) as Box<dyn Snapshot>)
+            Ok(Box::new(MemorySnapshot(records)) as Box<dyn Snapshot>)
         })
     }
 
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             let tables = self.read_lock()?;
-            let expired =
-                tables.by_expiry.iter().take_while(|(expires_at, _)| *expires_at <= until);
+            let expired = tables.by_expiry.iter().take_while(|(at, _)| *at <= until);
             let with_version = |(_, key): &(u64, Bytes)| {
                 (key.clone(), tables.records.get(key).map_or(0, |record| record.version))
             };
@@ -175,9 +170,7 @@ impl Engine for Memory {
 }
 
 /// A copy of the record map; keys and bodies are shared with the original.
-struct MemorySnapshot {
-    records: BTreeMap<Bytes, Record>,
-}
+struct MemorySnapshot(BTreeMap<Bytes, Record>);
 
 impl Snapshot for MemorySnapshot {
     fn scan(
@@ -188,7 +181,7 @@ impl Snapshot for MemorySnapshot {
         bytes: u64,
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>> {
         let (mut records, mut body_bytes) = (Vec::new(), 0);
-        let range = (start < end).then(|| self.records.range(start..end));
+        let range = (start < end).then(|| self.0.range(start..end));
         for (key, record) in range.into_iter().flatten().take(limit) {
             records.push((key.clone(), record.clone()));
             body_bytes += record.body.len();
@@ -201,17 +194,15 @@ impl Snapshot for MemorySnapshot {
 }
 
 #[derive(Default)]
-struct MemoryBlobWriter {
-    bytes: BytesMut,
-}
+struct MemoryBlobWriter(BytesMut);
 
 impl BlobWriter for MemoryBlobWriter {
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>> {
-        self.bytes.extend_from_slice(&chunk);
+        self.0.extend_from_slice(&chunk);
         Box::pin(async { Ok(()) })
     }
 
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body>> {
-        Box::pin(async move { Ok(Body::Bytes(self.bytes.freeze())) })
+        Box::pin(async move { Ok(Body::Bytes(self.0.freeze())) })
     }
 }

@@ -32,17 +32,20 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// A boxed future, which keeps [`Engine`] usable as a trait object.
+/// A boxed future, as trait objects need.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The result of an engine call.
-pub type Result<T> = std::result::Result<T, EngineError>;
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
+
+/// The future of [`Engine::read`].
+pub type ReadFuture<'a> = BoxFuture<'a, Result<Option<Record>>>;
 
 /// Maximum size in bytes of a body passed in memory; larger ones are written as blobs. 256 KiB.
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 
-/// Maximum size in bytes of a stored body that should be read in one call: an engine may cache
-/// bodies up to this size. 1 MiB.
+/// Maximum size in bytes of a stored body to read in one call; engines may cache bodies up to this
+/// size. 1 MiB.
 pub const SINGLE_READ_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
 
 /// A stored record.
@@ -62,7 +65,7 @@ pub struct Record {
 /// The body of a record.
 #[derive(Clone)]
 pub enum Body {
-    /// Held in memory; callers should not exceed [`INLINE_BYTES_MAX`].
+    /// Bytes in memory; callers should not exceed [`INLINE_BYTES_MAX`].
     Bytes(Bytes),
     /// A blob of the engine, read range by range.
     Stored(Arc<dyn StoredBody>),
@@ -110,8 +113,8 @@ impl fmt::Debug for Body {
     }
 }
 
-/// A handle to a blob stored by an engine. Dropping the last handle to a blob that no commit
-/// references deletes it.
+/// A handle to a blob in an engine. A blob without a commit that references it is deleted when its
+/// last handle is dropped.
 pub trait StoredBody: Send + Sync {
     /// Returns the size in bytes.
     fn len(&self) -> u64;
@@ -121,7 +124,7 @@ pub trait StoredBody: Send + Sync {
     }
     /// Reads `len` bytes at `offset` and verifies their checksums before returning them.
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>>;
-    /// Returns `self` for downcasting by the engine that created it.
+    /// Returns `self`, so that its engine can downcast it.
     fn as_any(&self) -> &dyn Any;
 }
 
@@ -204,11 +207,11 @@ pub struct Scan {
     pub limit: usize,
     /// Skips records with `0 < expires_at <= skip_expired_at`.
     pub skip_expired_at: u64,
-    /// Allows a slightly stale result, such as from an asynchronous replica.
+    /// Allows a slightly stale result, for example from an asynchronous replica.
     pub eventual: bool,
 }
 
-/// The records returned by a scan, packed into one buffer.
+/// The records that a scan returns, packed into one buffer.
 #[derive(Debug, Default)]
 pub struct ScanPage {
     bytes: Vec<u8>,
@@ -265,7 +268,7 @@ impl ScanPage {
         self.spans.is_empty()
     }
 
-    /// Keeps only the first `len` records.
+    /// Drops all records after the first `len`.
     pub fn truncate(&mut self, len: usize) {
         self.spans.truncate(len);
     }
@@ -287,7 +290,7 @@ pub type KeyedRecord = (Bytes, Record);
 
 /// A consistent view of all records at one point in time, unaffected by later commits.
 ///
-/// It may keep the engine from reclaiming space, so drop it as soon as possible.
+/// It may prevent the engine from reclaiming space, so drop it as soon as possible.
 pub trait Snapshot: Send {
     /// Returns the first records of `start..end`, with bodies, in key order.
     ///
@@ -302,7 +305,7 @@ pub trait Snapshot: Send {
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>>;
 }
 
-/// Engine statistics since it was opened; cheap to collect.
+/// Statistics of an engine since it was opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
     /// Bytes used on disk; 0 if the engine does not manage files.
@@ -313,7 +316,7 @@ pub struct Stats {
     pub commits: u64,
     /// Commits rejected by a precondition.
     pub conflicts: u64,
-    /// Commit groups; a group is made durable by one sync.
+    /// Commit groups; one sync makes a whole group durable.
     pub groups: u64,
     /// Microseconds spent making commit groups durable.
     pub sync_micros: u64,
@@ -347,11 +350,7 @@ pub enum EngineError {
 /// guarantees.
 pub trait Engine: Send + Sync + 'static {
     /// Reads the record under `key`.
-    fn read<'a>(
-        &'a self,
-        key: &'a [u8],
-        projection: Projection,
-    ) -> BoxFuture<'a, Result<Option<Record>>>;
+    fn read<'a>(&'a self, key: &'a [u8], projection: Projection) -> ReadFuture<'a>;
     /// Returns the records of a range, without bodies, as of one point in time.
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>>;
     /// Opens a snapshot of the current state.

@@ -1,13 +1,13 @@
 //! Backup and restore: all records of a snapshot as a stream of frames with checksums.
 //!
-//! docs/format.md specifies the bytes. A restored item keeps its generation, which is stored
-//! explicitly in its meta, as after an import.
+//! docs/format.md specifies the bytes. A restored item has the same generation as before, stored
+//! explicitly in its meta as after an import.
 
 use super::clock::Clock;
 use super::codec::ItemMeta;
 use super::integrity::{IntegrityChecker, RecordCounts};
 use super::keyspace::{self, ITEMS, STORES};
-use super::{Error, Kv};
+use super::{Kv, Result};
 use crate::engine::copy::{BulkLoader, CopyError};
 use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot};
 use bytes::{Buf, BufMut, Bytes};
@@ -16,20 +16,20 @@ use std::sync::Arc;
 
 /// The first bytes of a backup.
 const MAGIC: &[u8; 8] = b"STDFBAK1";
-/// Kinds of frames: a record, a chunk of its body, and the end of the backup.
+/// Frame kinds: a record, a chunk of its body, and the end of the backup.
 const RECORD: u8 = 1;
 const CHUNK: u8 = 2;
 const END: u8 = 3;
-/// Bytes before the payload of a frame: kind and length. A CRC-32 follows it.
+/// Bytes before the payload of a frame: kind and length. A CRC-32 follows the payload.
 const FRAME_HEADER: usize = 1 + 4;
-/// Fixed bytes of a record's payload: version, expiry, size of the body, size of the key.
+/// Fixed bytes of a record's payload: version, expiry time, body size, key size.
 const RECORD_FIXED: usize = 8 + 8 + 8 + 4;
-/// Maximum payload: an inline body, its key and its meta.
+/// Maximum payload size: an inline body, its key and its meta.
 const PAYLOAD_MAX: usize = INLINE_BYTES_MAX + 64 * 1024;
 /// Maximum records and body bytes per scan of the snapshot.
 const PAGE_RECORDS: usize = 1000;
 const PAGE_BYTES: u64 = 1 << 20;
-/// Minimum size of the parts in which the stream is returned, in bytes.
+/// Minimum size of the chunks that [`BackupStream::next`] returns, except the last.
 const OUTPUT_BYTES: usize = 256 << 10;
 
 /// Produces the bytes of a backup.
@@ -37,7 +37,7 @@ pub struct BackupStream {
     snapshot: Box<dyn Snapshot>,
     next: Bytes,
     page: std::vec::IntoIter<KeyedRecord>,
-    /// The large body being written, and the offset of the rest.
+    /// The large body being written, and the offset of its next chunk.
     large: Option<(Body, u64)>,
     records: u64,
     checksum: crc32fast::Hasher,
@@ -47,20 +47,14 @@ pub struct BackupStream {
 
 impl Kv {
     /// Starts a backup of the current state.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn backup(&self) -> Result<BackupStream, Error> {
+    pub async fn backup(&self) -> Result<BackupStream> {
         let snapshot = self.engine.snapshot().await?;
         Ok(BackupStream::new(snapshot))
     }
 }
 
-/// Starts a backup of an engine that is not in use by a server.
-///
-/// # Errors
-/// When the engine fails.
-pub async fn backup(engine: &dyn Engine) -> Result<BackupStream, Error> {
+/// Starts a backup of an engine that no server has open.
+pub async fn backup(engine: &dyn Engine) -> Result<BackupStream> {
     Ok(BackupStream::new(engine.snapshot().await?))
 }
 
@@ -68,7 +62,7 @@ impl BackupStream {
     fn new(snapshot: Box<dyn Snapshot>) -> BackupStream {
         BackupStream {
             snapshot,
-            // Skips the marker of an incomplete copy, which servers refuse to open.
+            // Skips the marker of an incomplete copy; servers refuse to open such an engine.
             next: Bytes::from_static(&[1]),
             page: Vec::new().into_iter(),
             large: None,
@@ -88,7 +82,7 @@ impl BackupStream {
     ///
     /// # Errors
     /// When the engine fails or a record is damaged.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let mut out = Vec::with_capacity(OUTPUT_BYTES + PAYLOAD_MAX);
         if !std::mem::replace(&mut self.started, true) {
             out.extend_from_slice(MAGIC);
@@ -111,7 +105,7 @@ impl BackupStream {
         Ok((!out.is_empty()).then(|| out.into()))
     }
 
-    async fn next_page(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+    async fn next_page(&mut self, out: &mut Vec<u8>) -> Result<()> {
         let (start, end) = (self.next.clone(), Bytes::from_static(&[0xff]));
         let page = self.snapshot.scan(start, end, PAGE_RECORDS, PAGE_BYTES).await?;
         match page.last() {
@@ -127,12 +121,7 @@ impl BackupStream {
         Ok(())
     }
 
-    async fn write_record(
-        &mut self,
-        out: &mut Vec<u8>,
-        key: &[u8],
-        record: Record,
-    ) -> Result<(), Error> {
+    async fn write_record(&mut self, out: &mut Vec<u8>, key: &[u8], record: Record) -> Result<()> {
         let Record { version, expires_at, meta, body } = record;
         let mut fixed = [0; RECORD_FIXED];
         let mut buffer = &mut fixed[..];
@@ -178,7 +167,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Load(#[from] CopyError),
     /// Writing a blob to the destination failed.
-    #[error("the destination: {0}")]
+    #[error("writing to the destination failed: {0}")]
     Engine(#[from] EngineError),
 }
 

@@ -1,7 +1,7 @@
 //! Batches: many puts in one commit.
 
 use super::types::{Key, Metadata, StoreId, Ttl};
-use super::{ATTEMPTS_MAX, Error, Kv, Value, items, keyspace};
+use super::{ATTEMPTS_MAX, Error, Kv, Result, Value, items, keyspace};
 use crate::engine::Outcome;
 use std::collections::HashSet;
 
@@ -22,8 +22,8 @@ impl Kv {
     /// Puts all items atomically and durably. Of several items with the same key, the last wins.
     ///
     /// # Errors
-    /// [`Error::NoStore`], or when the engine fails.
-    pub async fn put_batch(&self, store: &StoreId, batch: Vec<BatchItem>) -> Result<(), Error> {
+    /// [`Error::NoStore`].
+    pub async fn put_batch(&self, store: &StoreId, batch: Vec<BatchItem>) -> Result<()> {
         let mut seen = HashSet::with_capacity(batch.len());
         let mut puts = Vec::with_capacity(batch.len());
         for item in batch.into_iter().rev() {

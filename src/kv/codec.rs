@@ -1,9 +1,9 @@
-//! Encodings of items, stores and tokens as record metas. docs/format.md specifies the bytes;
-//! checksums are left to the engine.
+//! Encodes items, stores and tokens as record metas. docs/format.md specifies the bytes; engines
+//! add the checksums. Decoding a malformed meta fails with [`Error::Internal`].
 
 use super::tokens::{Grant, Scope, TokenId};
 use super::types::{Location, Metadata, StoreId, StoreName};
-use super::{Error, StoreInfo};
+use super::{Error, Result, StoreInfo};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The format version, the first byte of every meta.
@@ -43,26 +43,17 @@ impl ItemMeta {
     }
 
     /// Decodes a meta.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if it is malformed.
-    pub fn decode(meta: &Bytes) -> Result<ItemMeta, Error> {
+    pub fn decode(meta: &Bytes) -> Result<ItemMeta> {
         let ([format], rest) = split::<1>(meta)?;
-        let (modified_at, rest) = split::<8>(rest)?;
-        let (size, rest) = split::<8>(rest)?;
+        let (modified_at, rest) = split_u64(rest)?;
+        let (size, rest) = split_u64(rest)?;
         let (generation, fixed) = match format {
             FORMAT => (None, ITEM_FIXED),
-            FORMAT_WITH_GENERATION => {
-                (Some(u64::from_le_bytes(split::<8>(rest)?.0)), ITEM_FIXED + 8)
-            }
+            FORMAT_WITH_GENERATION => (Some(split_u64(rest)?.0), ITEM_FIXED + 8),
             _ => return Err(damaged("unknown item format")),
         };
-        Ok(ItemMeta {
-            generation,
-            modified_at: u64::from_le_bytes(modified_at),
-            size: u64::from_le_bytes(size),
-            metadata: Metadata::from_stored(meta.slice(fixed..)),
-        })
+        let metadata = Metadata::from_stored(meta.slice(fixed..));
+        Ok(ItemMeta { generation, modified_at, size, metadata })
     }
 }
 
@@ -99,10 +90,7 @@ impl StoreMeta {
     }
 
     /// Returns the meta that reopens a closing store; `None` if the store is open.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if the meta is malformed.
-    pub fn reopened(meta: &[u8]) -> Result<Option<Bytes>, Error> {
+    pub fn reopened(meta: &[u8]) -> Result<Option<Bytes>> {
         // Fast path without decoding, as every put calls this.
         if let [FORMAT, _, 0, ..] = meta {
             return Ok(None);
@@ -112,13 +100,10 @@ impl StoreMeta {
     }
 
     /// Decodes a meta.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if it is malformed.
-    pub fn decode(meta: &[u8]) -> Result<StoreMeta, Error> {
+    pub fn decode(meta: &[u8]) -> Result<StoreMeta> {
         let ([format, location, closing], rest) = split::<3>(meta)?;
-        let (created_at, rest) = split::<8>(rest)?;
-        let (updated_at, rest) = split::<8>(rest)?;
+        let (created_at, rest) = split_u64(rest)?;
+        let (updated_at, rest) = split_u64(rest)?;
         let (id, name) = split::<{ StoreId::LEN }>(rest)?;
         let location = match location {
             0 => None,
@@ -132,12 +117,9 @@ impl StoreMeta {
             return Err(damaged("unknown store format"));
         }
         let name = std::str::from_utf8(name).map_err(|_| damaged("invalid store name"))?;
-        let info = StoreInfo {
-            id: StoreId::parse(&id).map_err(|_| damaged("invalid store id"))?,
-            name: StoreName::parse(name).map_err(|_| damaged("invalid store name"))?,
-            created_at: u64::from_le_bytes(created_at),
-            updated_at: u64::from_le_bytes(updated_at),
-        };
+        let id = StoreId::parse(&id).map_err(|_| damaged("invalid store id"))?;
+        let name = StoreName::parse(name).map_err(|_| damaged("invalid store name"))?;
+        let info = StoreInfo { id, name, created_at, updated_at };
         Ok(StoreMeta { info, location, closing: closing == 1 })
     }
 }
@@ -180,12 +162,9 @@ impl TokenMeta {
     }
 
     /// Decodes a meta.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if it is malformed.
-    pub fn decode(meta: &[u8]) -> Result<TokenMeta, Error> {
+    pub fn decode(meta: &[u8]) -> Result<TokenMeta> {
         let ([format, scope], rest) = split::<2>(meta)?;
-        let (created_at, rest) = split::<8>(rest)?;
+        let (created_at, rest) = split_u64(rest)?;
         let (id, rest) = split::<{ StoreId::LEN }>(rest)?;
         let ([count], mut rest) = split::<1>(rest)?;
         let scope = match scope {
@@ -199,29 +178,31 @@ impl TokenMeta {
         let mut stores = Vec::with_capacity(usize::from(count));
         for _ in 0..count {
             let (store, tail) = split::<{ StoreId::LEN }>(rest)?;
-            stores
-                .push(StoreId::parse(&store).map_err(|_| damaged("invalid store id of a token"))?);
+            stores.push(StoreId::parse(&store).map_err(|_| damaged("invalid store id"))?);
             rest = tail;
         }
         let (len, rest) = split::<2>(rest)?;
         let len = usize::from(u16::from_le_bytes(len));
         let (name, prefix) =
             rest.split_at_checked(len).ok_or_else(|| damaged("truncated token"))?;
-        let text =
-            |bytes| std::str::from_utf8(bytes).map_err(|_| damaged("invalid text of a token"));
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| damaged("invalid token text"));
         let count = stores.len();
         let grant = Grant::new(text(name)?, scope, stores, text(prefix)?)
             .ok()
             .filter(|grant| grant.stores().len() == count)
-            .ok_or_else(|| damaged("invalid limits of a token"))?;
+            .ok_or_else(|| damaged("invalid token limits"))?;
         let id = TokenId::parse(&id).map_err(|_| damaged("invalid token id"))?;
-        Ok(TokenMeta { id, grant, created_at: u64::from_le_bytes(created_at) })
+        Ok(TokenMeta { id, grant, created_at })
     }
 }
 
-fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Error> {
+fn split<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8])> {
     let (meta, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("truncated record"))?;
     Ok((*meta, rest))
+}
+
+fn split_u64(bytes: &[u8]) -> Result<(u64, &[u8])> {
+    split(bytes).map(|(number, rest)| (u64::from_le_bytes(number), rest))
 }
 
 fn damaged(what: &str) -> Error {

@@ -1,7 +1,7 @@
-//! List cursors, encoded as the hosted API does: padded base64 of a protobuf message whose field 1
-//! is the last key returned (docs/contract.md section 3.4).
+//! List cursors in the encoding of the hosted API: padded base64 of a protobuf message whose field
+//! 1 is the last key returned (docs/contract.md section 3.4).
 
-use super::Error;
+use super::{Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -27,7 +27,7 @@ pub fn encode(last: &[u8]) -> String {
 ///
 /// # Errors
 /// [`Error::Invalid`] if the cursor is malformed.
-pub fn decode(cursor: &str) -> Result<Vec<u8>, Error> {
+pub fn decode(cursor: &str) -> Result<Vec<u8>> {
     parse(cursor).ok_or_else(|| Error::invalid("cursor", "must be one returned by a list"))
 }
 

@@ -1,7 +1,7 @@
 //! Deletion and counting of all items whose keys have a common prefix.
 
 use super::types::StoreId;
-use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
+use super::{ATTEMPTS_MAX, Error, Kv, Result, keyspace};
 use crate::engine::{Commit, Mutation, Outcome, Precondition, Scan};
 use bytes::Bytes;
 
@@ -22,17 +22,17 @@ pub struct PrefixDeletion {
 impl Kv {
     /// Deletes up to `limit` items whose keys begin with `prefix`, in key order.
     ///
-    /// Not atomic: items written meanwhile are deleted too, and after an error the items deleted so
-    /// far stay deleted.
+    /// Not atomic: items written in the meantime may be deleted too, and after an error the items
+    /// deleted so far stay deleted.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::Busy`], or when the engine fails.
+    /// [`Error::NoStore`], [`Error::Busy`].
     pub async fn delete_prefix(
         &self,
         store: &StoreId,
         prefix: &str,
         limit: u64,
-    ) -> Result<PrefixDeletion, Error> {
+    ) -> Result<PrefixDeletion> {
         self.require_store(store).await?;
         let mut start = keyspace::prefixed_items(store, prefix);
         let end = keyspace::prefix_end(&start);
@@ -40,10 +40,10 @@ impl Kv {
         loop {
             let remaining = usize::try_from(limit - deleted).unwrap_or(usize::MAX);
             let batch = remaining.min(COMMIT_ITEMS);
-            let (start_now, end, skip_expired_at) = (start.clone(), end.clone(), self.clock.now());
+            let (from, end, skip_expired_at) = (start.clone(), end.clone(), self.clock.now());
             // One more than needed shows whether items remain.
             let limit = batch + 1;
-            let scan = Scan { start: start_now, end, limit, skip_expired_at, eventual: false };
+            let scan = Scan { start: from, end, limit, skip_expired_at, eventual: false };
             let page = self.engine.scan(scan).await?;
             if page.is_empty() || batch == 0 {
                 return Ok(PrefixDeletion { deleted, more: !page.is_empty() });
@@ -70,8 +70,8 @@ impl Kv {
     /// Counts the items whose keys begin with `prefix`, by scanning them.
     ///
     /// # Errors
-    /// [`Error::NoStore`], or when the engine fails.
-    pub async fn count_prefix(&self, store: &StoreId, prefix: &str) -> Result<u64, Error> {
+    /// [`Error::NoStore`].
+    pub async fn count_prefix(&self, store: &StoreId, prefix: &str) -> Result<u64> {
         self.require_store(store).await?;
         let mut start = keyspace::prefixed_items(store, prefix);
         let end = keyspace::prefix_end(&start);

@@ -3,19 +3,16 @@
 
 use super::clock::SECOND;
 use super::limits::EXPIRED_RETENTION_SECS;
-use super::{Error, Kv};
+use super::{Kv, Result};
 use crate::engine::{Commit, Mutation, Outcome, Precondition};
 
-/// Maximum records removed per commit; small, to delay other writers little.
+/// Maximum records removed per commit; small, so that other writers do not wait long.
 const PURGE_RECORDS: usize = 256;
 
 impl Kv {
     /// Removes a batch of items and tokens that expired at least [`EXPIRED_RETENTION_SECS`] ago.
     /// Returns their number, which is 0 when none are left.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn purge_expired(&self) -> Result<usize, Error> {
+    pub async fn purge_expired(&self) -> Result<usize> {
         let until = self.clock.now().saturating_sub(EXPIRED_RETENTION_SECS * SECOND);
         let expired = self.engine.expired(until, PURGE_RECORDS).await?;
         if expired.is_empty() {
@@ -32,7 +29,7 @@ impl Kv {
         if let Outcome::Committed(_) = self.engine.commit(commit).await? {
             return Ok(mutations.len());
         }
-        // Some were overwritten meanwhile and must stay: remove the others one by one.
+        // Some have been overwritten and must stay; remove the others one by one.
         let mut removed = 0;
         for (precondition, mutation) in preconditions.into_iter().zip(mutations) {
             let (preconditions, mutations) = (vec![precondition], vec![mutation]);

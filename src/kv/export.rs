@@ -2,7 +2,7 @@
 
 use super::items::{self, Item};
 use super::types::StoreId;
-use super::{Error, Kv, keyspace};
+use super::{Error, Kv, Result, keyspace};
 use crate::engine::{Projection, Snapshot};
 use bytes::Bytes;
 
@@ -28,8 +28,8 @@ impl Kv {
     /// Starts an export of the items whose keys begin with `prefix`, as of now.
     ///
     /// # Errors
-    /// [`Error::NoStore`], or when the engine fails.
-    pub async fn export(&self, store: &StoreId, prefix: &str) -> Result<ExportStream, Error> {
+    /// [`Error::NoStore`].
+    pub async fn export(&self, store: &StoreId, prefix: &str) -> Result<ExportStream> {
         let mut snapshot = self.engine.snapshot().await?;
         let now = self.clock.now();
         let store_key = keyspace::store(store);
@@ -48,7 +48,7 @@ impl ExportStream {
     ///
     /// # Errors
     /// When the engine fails or a record is damaged.
-    pub async fn next(&mut self) -> Result<Vec<KeyedItem>, Error> {
+    pub async fn next(&mut self) -> Result<Vec<KeyedItem>> {
         loop {
             let (start, end) = (self.next.clone(), self.end.clone());
             let page = self.snapshot.scan(start, end, PAGE_ITEMS, PAGE_BYTES).await?;

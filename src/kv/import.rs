@@ -1,11 +1,11 @@
-//! Import of items with their generation, expiry and modification time from another store.
+//! Imports items from another store, with their generation, expiry and modification time.
 
 use super::batch::BatchItem;
 use super::codec::ItemMeta;
 use super::items;
 use super::preconditions::ItemState;
 use super::types::StoreId;
-use super::{ATTEMPTS_MAX, Error, Kv, keyspace};
+use super::{ATTEMPTS_MAX, Error, Kv, Result, keyspace};
 use crate::engine::{Commit, Mutation, NewRecord, Outcome, Precondition, Projection};
 use crate::wire::IfExists;
 use bytes::Bytes;
@@ -23,7 +23,7 @@ impl ImportedGeneration {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is out of range.
-    pub fn new(generation: u64) -> Result<ImportedGeneration, Error> {
+    pub fn new(generation: u64) -> Result<ImportedGeneration> {
         if (1..=IMPORTED_GENERATION_MAX).contains(&generation) {
             return Ok(ImportedGeneration(generation));
         }
@@ -63,13 +63,13 @@ impl Kv {
     /// A later write of a key gets a greater generation than the imported one.
     ///
     /// # Errors
-    /// [`Error::NoStore`], or when the engine fails.
+    /// [`Error::NoStore`].
     pub async fn import(
         &self,
         store: &StoreId,
         imports: &[ImportItem],
         if_exists: IfExists,
-    ) -> Result<Vec<ImportOutcome>, Error> {
+    ) -> Result<Vec<ImportOutcome>> {
         for _ in 0..ATTEMPTS_MAX {
             let now = self.clock.now();
             let mut commit = self.require_store(store).await?.into_commit(now);
@@ -103,7 +103,7 @@ impl Kv {
         outcomes: &mut [ImportOutcome],
         now: u64,
         commit: &mut Commit,
-    ) -> Result<(), Error> {
+    ) -> Result<()> {
         let mut first = HashMap::with_capacity(imports.len());
         for (index, import) in imports.iter().enumerate() {
             let key = keyspace::item(store, &import.item.key);

@@ -8,7 +8,10 @@ use crate::engine::copy;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// Checks records, passed in key order, each by itself and all together.
+/// A problem description as the error.
+type CheckResult = Result<(), String>;
+
+/// Checks records, passed in key order, individually and against each other.
 #[derive(Debug, Default)]
 pub struct IntegrityChecker {
     now: u64,
@@ -17,7 +20,7 @@ pub struct IntegrityChecker {
     /// Metas of list-order records by key, for stores not yet seen.
     list_order: BTreeMap<Bytes, Vec<u8>>,
     stores: u64,
-    /// Number of items whose store exists, or that have expired.
+    /// Number of items that have a store or have expired.
     items: u64,
     problems: Vec<String>,
 }
@@ -32,7 +35,7 @@ pub struct RecordCounts {
 }
 
 impl IntegrityChecker {
-    /// Creates a checker, which evaluates expiry as of now.
+    /// Creates a checker that evaluates expiry as of now.
     pub fn new(clock: &dyn Clock) -> IntegrityChecker {
         IntegrityChecker { now: clock.now(), ..IntegrityChecker::default() }
     }
@@ -41,7 +44,7 @@ impl IntegrityChecker {
     pub fn record(&mut self, key: &[u8], expires_at: u64, meta: &[u8], body_len: u64) {
         // Expired items may outlive their store until they are purged.
         let expired = expires_at > 0 && expires_at <= self.now;
-        let result = match key.split_first() {
+        let result: CheckResult = match key.split_first() {
             Some((&ITEMS, rest)) => self.check_item(rest, meta, body_len, expired),
             Some((&STORE_ORDER, _)) => {
                 self.list_order.insert(Bytes::copy_from_slice(key), meta.to_vec());
@@ -57,13 +60,7 @@ impl IntegrityChecker {
         }
     }
 
-    fn check_item(
-        &mut self,
-        rest: &[u8],
-        meta: &[u8],
-        body_len: u64,
-        expired: bool,
-    ) -> Result<(), String> {
+    fn check_item(&mut self, rest: &[u8], meta: &[u8], size: u64, expired: bool) -> CheckResult {
         let (id, key) = rest.split_first_chunk().ok_or("the key has no store id")?;
         if expired {
             self.items += 1;
@@ -72,23 +69,23 @@ impl IntegrityChecker {
         }
         Key::parse(key).map_err(|e| e.to_string())?;
         let meta = ItemMeta::decode(&Bytes::copy_from_slice(meta)).map_err(|e| e.to_string())?;
-        if meta.size != body_len {
-            return Err(format!("the value has {body_len} bytes instead of {}", meta.size));
+        if meta.size != size {
+            return Err(format!("the value has {size} bytes instead of {}", meta.size));
         }
         Ok(())
     }
 
-    fn check_store(&mut self, id: &[u8], meta: &[u8]) -> Result<(), String> {
+    fn check_store(&mut self, id: &[u8], meta: &[u8]) -> CheckResult {
         self.stores += 1;
         let decoded = StoreMeta::decode(meta).map_err(|e| e.to_string())?;
         if decoded.info.id.as_bytes() != id {
-            return Err("the store has another id than its key".into());
+            return Err("the id in the store's meta differs from its key".into());
         }
         let id: Option<&[u8; StoreId::LEN]> = id.first_chunk();
         self.items += id.and_then(|id| self.orphans.remove(id)).unwrap_or(0);
         let order = keyspace::store_order(decoded.info.name.as_str());
         match self.list_order.remove(&order) {
-            // An interrupted deletion has marked only the record by id.
+            // An interrupted deletion marks only the record by id.
             Some(other) if other == meta || decoded.closing => Ok(()),
             Some(_) => Err("its list-order record differs".into()),
             None => Err("its list-order record is missing".into()),
@@ -116,9 +113,9 @@ impl IntegrityChecker {
 }
 
 /// Checks a token. It may refer to deleted stores, whose ids are not reused.
-fn check_token(hash: &[u8], meta: &[u8]) -> Result<(), String> {
+fn check_token(hash: &[u8], meta: &[u8]) -> CheckResult {
     if hash.len() != TOKEN_HASH_BYTES {
-        return Err("the key of a token is not a hash".into());
+        return Err("the token's key is not a hash".into());
     }
     TokenMeta::decode(meta).map(|_| ()).map_err(|e| e.to_string())
 }

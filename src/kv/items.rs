@@ -4,7 +4,7 @@ use super::clock::SECOND;
 use super::codec::{ItemMeta, StoreMeta};
 use super::preconditions::{self, DeleteAction, ItemState, PutAction, PutMode};
 use super::types::{Key, Metadata, StoreId, Ttl};
-use super::{ATTEMPTS_MAX, Error, Kv, Value, keyspace};
+use super::{ATTEMPTS_MAX, Error, Kv, Result, Value, keyspace};
 use crate::engine::{
     Body, Commit, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Precondition, Projection, Record,
 };
@@ -98,8 +98,8 @@ impl Kv {
     /// Reads an item.
     ///
     /// # Errors
-    /// [`Error::NoItem`], [`Error::NoStore`], or when the engine fails.
-    pub async fn get(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
+    /// [`Error::NoItem`], [`Error::NoStore`].
+    pub async fn get(&self, store: &StoreId, key: &Key) -> Result<Item> {
         self.read_item(store, key, Projection::Full).await
     }
 
@@ -107,16 +107,11 @@ impl Kv {
     ///
     /// # Errors
     /// As [`Kv::get`].
-    pub async fn head(&self, store: &StoreId, key: &Key) -> Result<Item, Error> {
+    pub async fn head(&self, store: &StoreId, key: &Key) -> Result<Item> {
         self.read_item(store, key, Projection::Meta).await
     }
 
-    async fn read_item(
-        &self,
-        store: &StoreId,
-        key: &Key,
-        projection: Projection,
-    ) -> Result<Item, Error> {
+    async fn read_item(&self, store: &StoreId, key: &Key, projection: Projection) -> Result<Item> {
         let found = self.engine.read(&keyspace::item(store, key), projection).await?;
         let now = self.clock.now();
         match found.filter(|record| record.expires_at == 0 || record.expires_at > now) {
@@ -139,7 +134,7 @@ impl Kv {
         key: &Key,
         put: &PutRequest,
         declared: Option<u64>,
-    ) -> Result<PutCheck, Error> {
+    ) -> Result<PutCheck> {
         let mut check = PutCheck { store: Some(self.require_store(store).await?), item: None };
         if declared.is_some_and(|bytes| bytes > self.value_bytes_max) {
             return Err(Error::TooLarge(self.value_bytes_max));
@@ -147,7 +142,7 @@ impl Kv {
         if put.is_conditional() {
             let found = self.engine.read(&keyspace::item(store, key), Projection::Meta).await?;
             preconditions::put(self.item_state(found.as_ref())?, put.mode, put.if_generation)?;
-            // A value to concatenate with is read when the new one has arrived.
+            // To append or prepend, the existing value is read after the new one has arrived.
             check.item = Some(found).filter(|found| found.is_none() || !put.concatenates());
         }
         Ok(check)
@@ -156,14 +151,14 @@ impl Kv {
     /// Puts an item durably and returns its new generation.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::Precondition`], [`Error::TooLarge`], or when the engine fails.
+    /// [`Error::NoStore`], [`Error::Precondition`], [`Error::TooLarge`].
     pub async fn put(
         &self,
         store: &StoreId,
         key: &Key,
         put: &PutRequest,
         value: Value,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64> {
         self.put_checked(store, key, put, PutCheck::default(), value).await
     }
 
@@ -178,11 +173,11 @@ impl Kv {
         put: &PutRequest,
         mut check: PutCheck,
         value: Value,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64> {
         let key = keyspace::item(store, key);
         let _guard = self.locks.lock(&key, put.is_conditional()).await;
         for _ in 0..ATTEMPTS_MAX {
-            // The commit requires the versions that were checked: a change since is a conflict.
+            // The commit requires the versions that were checked, so a later change conflicts.
             let store_version = match check.store.take() {
                 Some(version) => version,
                 None => self.require_store(store).await?,
@@ -191,9 +186,8 @@ impl Kv {
             let mut commit = store_version.into_commit(now);
             let mut body = value.0.clone();
             if put.is_conditional() {
-                let checked = check.item.take();
-                let reused = checked.is_some();
-                let found = match checked {
+                let reused = check.item.is_some();
+                let found = match check.item.take() {
                     Some(found) => found,
                     None if put.concatenates() => self.engine.read(&key, Projection::Full).await?,
                     None => self.engine.read(&key, Projection::Meta).await?,
@@ -223,13 +217,8 @@ impl Kv {
     /// Deletes an item durably.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::NoItem`], [`Error::Precondition`], or when the engine fails.
-    pub async fn delete(
-        &self,
-        store: &StoreId,
-        key: &Key,
-        delete: DeleteRequest,
-    ) -> Result<(), Error> {
+    /// [`Error::NoStore`], [`Error::NoItem`], [`Error::Precondition`].
+    pub async fn delete(&self, store: &StoreId, key: &Key, delete: DeleteRequest) -> Result<()> {
         let key = keyspace::item(store, key);
         let _guard = self.locks.lock(&key, true).await;
         for _ in 0..ATTEMPTS_MAX {
@@ -254,7 +243,7 @@ impl Kv {
     }
 
     /// Returns the state of an item from its record, as of now.
-    pub(super) fn item_state(&self, found: Option<&Record>) -> Result<ItemState, Error> {
+    pub(super) fn item_state(&self, found: Option<&Record>) -> Result<ItemState> {
         let Some(record) = found else { return Ok(ItemState::Absent) };
         let meta = ItemMeta::decode(&record.meta)?;
         let generation = meta.generation.unwrap_or(record.version);
@@ -262,22 +251,16 @@ impl Kv {
     }
 
     /// Reads the version of a store, or fails with [`Error::NoStore`].
-    pub(super) async fn require_store(&self, store: &StoreId) -> Result<StoreVersion, Error> {
+    pub(super) async fn require_store(&self, store: &StoreId) -> Result<StoreVersion> {
         let key = keyspace::store(store);
         let record = self.engine.read(&key, Projection::Full).await?.ok_or(Error::NoStore)?;
         let reopen = StoreMeta::reopened(&record.meta)?;
         Ok(StoreVersion { key, version: record.version, reopen })
     }
 
-    /// Returns the body that a put writes.
-    async fn new_body(
-        &self,
-        action: PutAction,
-        found: Option<Record>,
-        value: Body,
-    ) -> Result<Body, Error> {
+    async fn new_body(&self, act: PutAction, found: Option<Record>, value: Body) -> Result<Body> {
         let existing = found.map_or(Body::EMPTY, |record| record.body);
-        let (first, second) = match action {
+        let (first, second) = match act {
             PutAction::Replace => return Ok(value),
             PutAction::Append => (existing, value),
             PutAction::Prepend => (value, existing),
@@ -313,7 +296,6 @@ pub(super) fn expiry(ttl: Option<Ttl>, now: u64) -> u64 {
     ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)))
 }
 
-/// Returns the mutation that puts an item.
 pub(super) fn put_mutation(
     key: Bytes,
     expires_at: u64,
@@ -326,8 +308,7 @@ pub(super) fn put_mutation(
     Mutation { key, record: Some(NewRecord { expires_at, meta: meta.encode(), body }) }
 }
 
-/// Decodes an item from its record.
-pub(super) fn from_record(record: Record, projection: Projection) -> Result<Item, Error> {
+pub(super) fn from_record(record: Record, projection: Projection) -> Result<Item> {
     let meta = ItemMeta::decode(&record.meta)?;
     if projection == Projection::Full && record.body.len() != meta.size {
         return Err(Error::Internal("stored data is damaged: wrong size of a value".into()));
@@ -374,10 +355,8 @@ mod tests {
         kv.put_checked(&store, &key, &append, check, value("c")).await.unwrap();
         let item = kv.get(&store, &key).await.unwrap();
         assert_eq!(item.value.in_memory().unwrap(), "bc");
-        assert_eq!(
-            kv.check_put(&store, &key, &matching, None).await.err(),
-            Some(Error::Precondition)
-        );
+        let stale = kv.check_put(&store, &key, &matching, None).await;
+        assert_eq!(stale.err(), Some(Error::Precondition));
 
         let matching = PutRequest { if_generation: Some(item.generation), ..matching };
         let check = kv.check_put(&store, &key, &matching, None).await.unwrap();

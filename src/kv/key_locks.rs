@@ -1,13 +1,13 @@
 //! Locks that queue writers of the same item within this process.
 //!
-//! They provide fairness; correctness rests on the preconditions of commits. A writer that reads
-//! before it writes locks exclusively, so that a stream of unconditional puts, which never
-//! conflict, cannot make it retry forever.
+//! The locks only provide fairness; correctness comes from the preconditions of commits. A writer
+//! that reads before it writes locks exclusively, so that a stream of unconditional puts, which
+//! never conflict, cannot make it retry forever.
 
 use std::hash::{BuildHasher, RandomState};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Number of locks; keys with the same hash bucket share one.
+/// Number of locks; keys that hash to the same bucket share one.
 const BUCKETS: usize = 1024;
 
 /// Locks for all keys, striped by hash.

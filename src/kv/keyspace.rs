@@ -12,7 +12,7 @@
 //! no separator is ambiguous.
 
 use super::types::{Key, StoreId};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 /// First byte of the keys of stores by id; one record per store.
 pub const STORES: u8 = b's';
@@ -27,13 +27,14 @@ pub const TOKEN_HASH_BYTES: usize = 32;
 
 /// Returns the key of a store by id.
 pub fn store(id: &StoreId) -> Bytes {
-    prefixed(STORES, &[id.as_bytes()])
+    [&[STORES][..], id.as_bytes()].concat().into()
 }
 
 /// Returns the key of a store in list order: by name with ASCII letters in upper case, then by name
-/// (docs/contract.md sections 2.2 and 11.2). Accepts any text, as cursors contain it.
+/// (docs/contract.md sections 2.2 and 11.2). Accepts any text, because cursors may contain any.
 pub fn store_order(name: &str) -> Bytes {
-    prefixed(STORE_ORDER, &[name.to_ascii_uppercase().as_bytes(), &[0], name.as_bytes()])
+    let upper = name.to_ascii_uppercase();
+    [&[STORE_ORDER][..], upper.as_bytes(), &[0], name.as_bytes()].concat().into()
 }
 
 /// Returns the key range of all stores in list order.
@@ -43,7 +44,7 @@ pub fn store_orders() -> (Bytes, Bytes) {
 
 /// Returns the key of a limited token, from the SHA-256 of its secret.
 pub fn token(hash: &[u8; TOKEN_HASH_BYTES]) -> Bytes {
-    prefixed(TOKENS, &[hash])
+    [&[TOKENS][..], hash].concat().into()
 }
 
 /// Returns the key range of all limited tokens.
@@ -53,17 +54,17 @@ pub fn tokens() -> (Bytes, Bytes) {
 
 /// Returns the key of an item.
 pub fn item(store: &StoreId, key: &Key) -> Bytes {
-    prefixed(ITEMS, &[store.as_bytes(), key.as_bytes()])
+    [&[ITEMS][..], store.as_bytes(), key.as_bytes()].concat().into()
 }
 
 /// Returns the common prefix of the keys of a store's items.
 pub fn items(store: &StoreId) -> Bytes {
-    prefixed(ITEMS, &[store.as_bytes()])
+    [&[ITEMS][..], store.as_bytes()].concat().into()
 }
 
 /// Returns the common prefix of the keys of a store's items whose item keys begin with `prefix`.
 pub fn prefixed_items(store: &StoreId, prefix: &str) -> Bytes {
-    prefixed(ITEMS, &[store.as_bytes(), prefix.as_bytes()])
+    [&[ITEMS][..], store.as_bytes(), prefix.as_bytes()].concat().into()
 }
 
 /// Returns the first key after all keys with this prefix, which must not consist of `FF` only.
@@ -80,20 +81,7 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
 
 /// Returns the first key after `key`.
 pub fn successor(key: &[u8]) -> Bytes {
-    let mut next = BytesMut::with_capacity(key.len() + 1);
-    next.put_slice(key);
-    next.put_u8(0);
-    next.freeze()
-}
-
-fn prefixed(first: u8, parts: &[&[u8]]) -> Bytes {
-    let len = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
-    let mut key = BytesMut::with_capacity(len);
-    key.put_u8(first);
-    for part in parts {
-        key.put_slice(part);
-    }
-    key.freeze()
+    [key, &[0]].concat().into()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The limits of the data model (docs/contract.md section 4; those of tokens are our own).
+//! The limits of the data model (docs/contract.md section 4; token limits are Steadfast's own).
 
 /// Maximum length of a store name, in characters; the minimum is 1.
 pub const STORE_NAME_CHARS_MAX: usize = 255;

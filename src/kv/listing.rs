@@ -2,7 +2,7 @@
 
 use super::items::{self, Item};
 use super::types::StoreId;
-use super::{Error, Kv, keyspace};
+use super::{Kv, Result, keyspace};
 use crate::engine::{Body, Projection, Record, Scan, ScanPage};
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ impl KeyPage {
     }
 
     /// Iterates over the keys and items, without values.
-    pub fn items(&self) -> impl Iterator<Item = Result<(&[u8], Item), Error>> {
+    pub fn items(&self) -> impl Iterator<Item = Result<(&[u8], Item)>> {
         self.page.iter().map(|scanned| {
             let key = scanned.key.get(self.key_offset..).unwrap_or_default();
             let (version, expires_at) = (scanned.version, scanned.expires_at);
@@ -61,8 +61,8 @@ impl Kv {
     /// Lists a page of a store's keys, without expired items.
     ///
     /// # Errors
-    /// [`Error::NoStore`], or when the engine fails.
-    pub async fn list_keys(&self, store: &StoreId, list: &ListKeys) -> Result<KeyPage, Error> {
+    /// [`Error::NoStore`].
+    pub async fn list_keys(&self, store: &StoreId, list: &ListKeys) -> Result<KeyPage> {
         self.require_store(store).await?;
         let items = keyspace::items(store);
         let prefix = [&items[..], list.prefix.as_bytes()].concat();

@@ -39,6 +39,9 @@ use types::{StoreId, StoreName};
 /// Maximum attempts of a write; each conflict means that another write succeeded.
 const ATTEMPTS_MAX: usize = 100;
 
+/// The result of an operation on the data model.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// The properties of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreInfo {
@@ -52,7 +55,8 @@ pub struct StoreInfo {
     pub updated_at: u64,
 }
 
-/// The stores of one engine.
+/// The stores of one engine. If the engine fails, every operation returns [`Error::Full`],
+/// [`Error::Unavailable`] or [`Error::Internal`], beyond the errors its documentation lists.
 pub struct Kv {
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,
@@ -71,26 +75,20 @@ impl Kv {
         self.value_bytes_max
     }
 
-    /// Returns the memory an upload may need, in bytes. `declared` is the size of the value, if
-    /// known, and `streamed` the need with an engine that does not buffer blobs.
+    /// Returns the memory to reserve for an upload, in bytes. `declared` is the size of the value,
+    /// if known; `streamed` is the reservation for an engine that does not buffer blobs.
     pub fn upload_memory_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
         let size = declared.unwrap_or(self.value_bytes_max);
         if self.engine.buffers_blobs() { size } else { size.min(streamed) }
     }
 
     /// Returns the number of stores.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn stores_count(&self) -> Result<u64, Error> {
+    pub async fn stores_count(&self) -> Result<u64> {
         Ok(self.engine.count(keyspace::STORES).await?)
     }
 
     /// Returns the number of items, including expired ones not yet purged.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn items_count(&self) -> Result<u64, Error> {
+    pub async fn items_count(&self) -> Result<u64> {
         Ok(self.engine.count(keyspace::ITEMS).await?)
     }
 
@@ -100,10 +98,7 @@ impl Kv {
     }
 
     /// Completes accepted writes and closes the engine.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn close(&self) -> Result<(), Error> {
+    pub async fn close(&self) -> Result<()> {
         Ok(self.engine.close().await?)
     }
 }

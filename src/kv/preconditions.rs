@@ -1,7 +1,7 @@
-//! The decision table of writes to an item, as pure functions of the item's state
-//! (docs/contract.md sections 3.2, 3.3, 7 and 11.1).
+//! Decision tables for puts and deletes, as pure functions of the item's state (docs/contract.md
+//! sections 3.2, 3.3, 7 and 11.1).
 
-use super::Error;
+use super::{Error, Result};
 
 /// The state of an item at the time of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,7 @@ pub enum PutAction {
 /// # Errors
 /// [`Error::Precondition`] if the item exists and the mode is [`PutMode::Add`], or if it does not
 /// have the generation `if_generation`; 0 requires that it does not exist.
-pub fn put(
-    state: ItemState,
-    mode: PutMode,
-    if_generation: Option<u64>,
-) -> Result<PutAction, Error> {
+pub fn put(state: ItemState, mode: PutMode, if_generation: Option<u64>) -> Result<PutAction> {
     let generation = match state {
         ItemState::Absent | ItemState::Expired => 0,
         ItemState::Live { generation } => generation,
@@ -94,11 +90,7 @@ pub enum DeleteAction {
 /// # Errors
 /// [`Error::NoItem`] if there is no record and `force` is not set; [`Error::Precondition`] if the
 /// item does not have the generation `if_generation`.
-pub fn delete(
-    state: ItemState,
-    force: bool,
-    if_generation: Option<u64>,
-) -> Result<DeleteAction, Error> {
+pub fn delete(state: ItemState, force: bool, if_generation: Option<u64>) -> Result<DeleteAction> {
     match (state, if_generation) {
         (ItemState::Absent, _) if force => Ok(DeleteAction::Nothing),
         (ItemState::Absent, _) => Err(Error::NoItem),

@@ -2,13 +2,13 @@
 //!
 //! A store has two records, by id and in list order, always written together. Every put into a
 //! store requires the version of its record by id. A deletion marks the store as closing, checks
-//! that it has no live items, and removes it under the precondition that the mark is unchanged. A
-//! put in between reopens the store and thereby cancels the deletion. No lock is held, and after a
-//! crash the next put reopens the store.
+//! that it has no live items, and removes it on condition that its record is unchanged. A put in
+//! between reopens the store and thereby cancels the deletion. No lock is held, and after a crash
+//! the next put reopens the store.
 
 use super::codec::StoreMeta;
 use super::types::{Location, StoreId, StoreName};
-use super::{ATTEMPTS_MAX, Error, Kv, StoreInfo, keyspace};
+use super::{ATTEMPTS_MAX, Error, Kv, Result, StoreInfo, keyspace};
 use crate::engine::{Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan};
 use bytes::Bytes;
 
@@ -30,7 +30,7 @@ pub struct StorePage {
     pub stores: Vec<StoreInfo>,
     /// Number of stores on all pages.
     pub total: u64,
-    /// Whether more follow.
+    /// Whether more stores follow.
     pub more: bool,
 }
 
@@ -47,12 +47,12 @@ impl Kv {
     /// Creates a store.
     ///
     /// # Errors
-    /// [`Error::StoreExists`], or when the engine fails.
+    /// [`Error::StoreExists`].
     pub async fn create_store(
         &self,
         name: StoreName,
         location: Option<Location>,
-    ) -> Result<StoreInfo, Error> {
+    ) -> Result<StoreInfo> {
         let now = self.clock.now();
         let info = StoreInfo { id: StoreId::random()?, name, created_at: now, updated_at: now };
         let meta = StoreMeta { info, location, closing: false };
@@ -70,12 +70,9 @@ impl Kv {
     }
 
     /// Lists a page of stores.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn list_stores(&self, list: &ListStores) -> Result<StorePage, Error> {
-        let after =
-            list.after.as_deref().map(|name| keyspace::successor(&keyspace::store_order(name)));
+    pub async fn list_stores(&self, list: &ListStores) -> Result<StorePage> {
+        let after = list.after.as_deref().map(keyspace::store_order);
+        let after = after.map(|last| keyspace::successor(&last));
         if let Some(name) = &list.name {
             let key = keyspace::store_order(name);
             let found = self.engine.read(&key, Projection::Meta).await?;
@@ -89,27 +86,18 @@ impl Kv {
         let (start, end) = keyspace::store_orders();
         let start = after.unwrap_or(start);
         let limit = list.limit.saturating_add(1);
-        let mut page = self
-            .engine
-            .scan(Scan { start, end, limit, skip_expired_at: 0, eventual: false })
-            .await?;
+        let scan = Scan { start, end, limit, skip_expired_at: 0, eventual: false };
+        let mut page = self.engine.scan(scan).await?;
         let more = page.len() > list.limit;
         page.truncate(list.limit);
         let stores = page.iter().map(|found| Ok(StoreMeta::decode(found.meta)?.info));
-        let stores = stores.collect::<Result<_, Error>>()?;
+        let stores = stores.collect::<Result<_>>()?;
         Ok(StorePage { stores, total: self.stores_count().await?, more })
     }
 
     /// Lists a page of the stores with these ids, reading each of them. Stores that do not exist
     /// are omitted.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn list_stores_among(
-        &self,
-        list: &ListStores,
-        ids: &[StoreId],
-    ) -> Result<StorePage, Error> {
+    pub async fn list_stores_among(&self, list: &ListStores, ids: &[StoreId]) -> Result<StorePage> {
         let mut stores = Vec::with_capacity(ids.len());
         for id in ids {
             match self.describe_store(id).await {
@@ -132,22 +120,22 @@ impl Kv {
     /// Returns the properties of a store.
     ///
     /// # Errors
-    /// [`Error::NoStore`], or when the engine fails.
-    pub async fn describe_store(&self, id: &StoreId) -> Result<StoreInfo, Error> {
+    /// [`Error::NoStore`].
+    pub async fn describe_store(&self, id: &StoreId) -> Result<StoreInfo> {
         Ok(self.read_store(id).await?.0.info)
     }
 
-    async fn read_store(&self, id: &StoreId) -> Result<(StoreMeta, u64), Error> {
+    async fn read_store(&self, id: &StoreId) -> Result<(StoreMeta, u64)> {
         let record = self.engine.read(&keyspace::store(id), Projection::Full).await?;
         let record = record.ok_or(Error::NoStore)?;
         Ok((StoreMeta::decode(&record.meta)?, record.version))
     }
 
-    /// Renames a store; its current name is a no-op.
+    /// Renames a store; does nothing if it already has this name.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::StoreExists`], or when the engine fails.
-    pub async fn rename_store(&self, id: &StoreId, name: StoreName) -> Result<(), Error> {
+    /// [`Error::NoStore`], [`Error::StoreExists`].
+    pub async fn rename_store(&self, id: &StoreId, name: StoreName) -> Result<()> {
         for _ in 0..ATTEMPTS_MAX {
             let (meta, version) = self.read_store(id).await?;
             if meta.info.name == name {
@@ -156,8 +144,7 @@ impl Kv {
             let (now, by_id) = (self.clock.now(), keyspace::store(id));
             let info = StoreInfo { name: name.clone(), updated_at: now, ..meta.info.clone() };
             let renamed = StoreMeta { info, location: meta.location, closing: false };
-            let taken = self.engine.read(&order_key(&renamed), Projection::Meta).await?;
-            if taken.is_some() {
+            if self.engine.read(&order_key(&renamed), Projection::Meta).await?.is_some() {
                 return Err(Error::StoreExists(name.as_str().into()));
             }
             let commit = Commit {
@@ -182,21 +169,19 @@ impl Kv {
     /// Deletes a store without live items.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::StoreNotEmpty`], or when the engine fails.
-    pub async fn delete_store(&self, id: &StoreId) -> Result<(), Error> {
+    /// [`Error::NoStore`], [`Error::StoreNotEmpty`].
+    pub async fn delete_store(&self, id: &StoreId) -> Result<()> {
         for _ in 0..ATTEMPTS_MAX {
             let (meta, version) = self.read_store(id).await?;
             self.require_empty(id).await?;
             let by_id = keyspace::store(id);
-            let closing = StoreMeta { closing: true, ..meta.clone() };
-            let marked =
-                self.commit_store(&by_id, version, vec![put_mutation(by_id.clone(), &closing)]);
-            let Outcome::Committed(version) = marked.await? else { continue };
+            let close = put_mutation(by_id.clone(), &StoreMeta { closing: true, ..meta.clone() });
+            let marked = self.commit_store(&by_id, version, vec![close]).await?;
+            let Outcome::Committed(version) = marked else { continue };
             if let Err(e) = self.require_empty(id).await {
                 // On a conflict, a put has already reopened the store.
-                let open = StoreMeta { closing: false, ..meta };
-                self.commit_store(&by_id, version, vec![put_mutation(by_id.clone(), &open)])
-                    .await?;
+                let reopen = put_mutation(by_id.clone(), &StoreMeta { closing: false, ..meta });
+                self.commit_store(&by_id, version, vec![reopen]).await?;
                 return Err(e);
             }
             let remove = |key: Bytes| Mutation { key, record: None };
@@ -208,22 +193,17 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    async fn commit_store(
-        &self,
-        key: &Bytes,
-        version: u64,
-        mutations: Vec<Mutation>,
-    ) -> Result<Outcome, Error> {
+    async fn commit_store(&self, key: &Bytes, version: u64, all: Vec<Mutation>) -> Result<Outcome> {
         let preconditions = vec![Precondition { key: key.clone(), version }];
         let version_min = self.clock.now();
-        Ok(self.engine.commit(Commit { version_min, preconditions, mutations }).await?)
+        Ok(self.engine.commit(Commit { version_min, preconditions, mutations: all }).await?)
     }
 
-    async fn require_empty(&self, id: &StoreId) -> Result<(), Error> {
+    async fn require_empty(&self, id: &StoreId) -> Result<()> {
         let start = keyspace::items(id);
         let end = keyspace::prefix_end(&start);
-        let scan =
-            Scan { start, end, limit: 1, skip_expired_at: self.clock.now(), eventual: false };
+        let (limit, skip_expired_at) = (1, self.clock.now());
+        let scan = Scan { start, end, limit, skip_expired_at, eventual: false };
         let live = self.engine.scan(scan).await?;
         if live.is_empty() { Ok(()) } else { Err(Error::StoreNotEmpty) }
     }

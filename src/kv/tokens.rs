@@ -8,7 +8,7 @@
 use super::codec::TokenMeta;
 use super::limits::{TOKEN_NAME_CHARS_MAX, TOKEN_PREFIX_BYTES_MAX, TOKEN_STORES_MAX, TOKENS_MAX};
 use super::types::{StoreId, parse_id, random_id};
-use super::{Error, Kv, keyspace};
+use super::{Error, Kv, Result, keyspace};
 use crate::engine::{Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,15 +32,12 @@ impl TokenId {
     ///
     /// # Errors
     /// [`Error::NoToken`] for malformed ids, as for unknown ones.
-    pub fn parse(text: &[u8]) -> Result<TokenId, Error> {
+    pub fn parse(text: &[u8]) -> Result<TokenId> {
         parse_id(text).map(TokenId).ok_or(Error::NoToken)
     }
 
-    /// Generates an id from 128 random bits.
-    ///
-    /// # Errors
-    /// When the system's random number generator fails.
-    pub fn random() -> Result<TokenId, Error> {
+    /// Generates an id from 128 random bits; fails if the system's random number generator fails.
+    pub fn random() -> Result<TokenId> {
         random_id().map(TokenId)
     }
 
@@ -70,7 +67,7 @@ impl Scope {
     ///
     /// # Errors
     /// [`Error::Invalid`] for anything else.
-    pub fn parse(text: &str) -> Result<Scope, Error> {
+    pub fn parse(text: &str) -> Result<Scope> {
         match text {
             "global" => Ok(Scope::Global),
             "global:read" => Ok(Scope::Read),
@@ -102,12 +99,7 @@ impl Grant {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the rule it violates.
-    pub fn new(
-        name: &str,
-        scope: Scope,
-        mut stores: Vec<StoreId>,
-        prefix: &str,
-    ) -> Result<Grant, Error> {
+    pub fn new(name: &str, scope: Scope, mut stores: Vec<StoreId>, prefix: &str) -> Result<Grant> {
         let chars = name.chars().count();
         if !(1..=TOKEN_NAME_CHARS_MAX).contains(&chars) {
             let max = TOKEN_NAME_CHARS_MAX;
@@ -119,7 +111,8 @@ impl Grant {
         }
         if stores.len() > TOKEN_STORES_MAX {
             let (max, len) = (TOKEN_STORES_MAX, stores.len());
-            return Err(Error::invalid("stores", format!("must be at most {max}, but are {len}")));
+            let reason = format!("must list at most {max}, but has {len}");
+            return Err(Error::invalid("stores", reason));
         }
         if prefix.len() > TOKEN_PREFIX_BYTES_MAX {
             let (max, len) = (TOKEN_PREFIX_BYTES_MAX, prefix.len());
@@ -131,7 +124,7 @@ impl Grant {
         Ok(Grant { name: name.into(), scope, stores, prefix: prefix.into() })
     }
 
-    /// Returns the name, which is informative only.
+    /// Returns the name, which has no effect on permissions.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -184,7 +177,7 @@ pub struct TokenInfo {
 pub struct Secret(String);
 
 impl Secret {
-    fn random() -> Result<Secret, Error> {
+    fn random() -> Result<Secret> {
         let mut random = [0; SECRET_BYTES];
         getrandom::fill(&mut random).map_err(|e| Error::Internal(e.to_string()))?;
         let mut text = String::from_utf8_lossy(SECRET_PREFIX).into_owned();
@@ -212,7 +205,7 @@ fn secret_key(secret: &[u8]) -> Option<Bytes> {
     valid.then(|| keyspace::token(&Sha256::digest(secret).into()))
 }
 
-fn decode(meta: &[u8], expires_at: u64) -> Result<TokenInfo, Error> {
+fn decode(meta: &[u8], expires_at: u64) -> Result<TokenInfo> {
     let TokenMeta { id, grant, created_at } = TokenMeta::decode(meta)?;
     Ok(TokenInfo { id, grant, created_at, expires_at: (expires_at > 0).then_some(expires_at) })
 }
@@ -227,7 +220,7 @@ impl Kv {
         &self,
         grant: Grant,
         expires_at: Option<u64>,
-    ) -> Result<(TokenInfo, Secret), Error> {
+    ) -> Result<(TokenInfo, Secret)> {
         let now = self.clock.now();
         if expires_at.is_some_and(|at| at <= now) {
             return Err(Error::invalid("expires_at", "must be in the future"));
@@ -235,24 +228,24 @@ impl Kv {
         for store in grant.stores() {
             match self.describe_store(store).await {
                 Err(Error::NoStore) => {
-                    let reason = format!("must be ids of existing stores, but {store} is not");
+                    let reason = format!("must be ids of existing stores; {store} does not exist");
                     return Err(Error::invalid("stores", reason));
                 }
                 found => found.map(|_| ())?,
             }
         }
-        // Serialized within the process, to enforce the limit.
+        // Serializes creation within the process, to enforce the limit.
         let _guard = self.locks.lock(&[keyspace::TOKENS], true).await;
         if self.live_tokens().await?.len() >= TOKENS_MAX {
-            let reason = format!("must be at most {TOKENS_MAX}; revoke one that is not needed");
+            let reason = format!("must be at most {TOKENS_MAX}; revoke a token that is not needed");
             return Err(Error::invalid("tokens", reason));
         }
         let secret = Secret::random()?;
         let malformed = || Error::Internal("generated a malformed secret".into());
         let key = secret_key(secret.0.as_bytes()).ok_or_else(malformed)?;
         let meta = TokenMeta { id: TokenId::random()?, grant, created_at: now };
-        let (meta_bytes, body) = (meta.encode(), Body::EMPTY);
-        let record = NewRecord { expires_at: expires_at.unwrap_or(0), meta: meta_bytes, body };
+        let expiry = expires_at.unwrap_or(0);
+        let record = NewRecord { expires_at: expiry, meta: meta.encode(), body: Body::EMPTY };
         let commit = Commit {
             version_min: now,
             preconditions: vec![Precondition { key: key.clone(), version: 0 }],
@@ -266,10 +259,7 @@ impl Kv {
     }
 
     /// Returns the live token with this secret, if any.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn token(&self, secret: &[u8]) -> Result<Option<TokenInfo>, Error> {
+    pub async fn token(&self, secret: &[u8]) -> Result<Option<TokenInfo>> {
         let Some(key) = secret_key(secret) else { return Ok(None) };
         // There is no body, but engines cache only full reads.
         let found = self.engine.read(&key, Projection::Full).await?;
@@ -279,10 +269,7 @@ impl Kv {
     }
 
     /// Lists all live tokens, oldest first.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn list_tokens(&self) -> Result<Vec<TokenInfo>, Error> {
+    pub async fn list_tokens(&self) -> Result<Vec<TokenInfo>> {
         let found = self.live_tokens().await?;
         let mut tokens: Vec<_> = found.into_iter().map(|(info, _)| info).collect();
         tokens.sort_by_key(|token| (token.created_at, token.id.0));
@@ -292,8 +279,8 @@ impl Kv {
     /// Revokes a token. Requests that start after this returns are rejected.
     ///
     /// # Errors
-    /// [`Error::NoToken`], or when the engine fails.
-    pub async fn revoke_token(&self, id: &TokenId) -> Result<(), Error> {
+    /// [`Error::NoToken`].
+    pub async fn revoke_token(&self, id: &TokenId) -> Result<()> {
         let found = self.live_tokens().await?.into_iter().find(|(info, _)| info.id == *id);
         let (_, precondition) = found.ok_or(Error::NoToken)?;
         let key = precondition.key.clone();
@@ -310,13 +297,12 @@ impl Kv {
     }
 
     /// Returns all live tokens with the versions of their records.
-    async fn live_tokens(&self) -> Result<Vec<(TokenInfo, Precondition)>, Error> {
+    async fn live_tokens(&self) -> Result<Vec<(TokenInfo, Precondition)>> {
         let (start, end) = keyspace::tokens();
         // Concurrent servers may exceed the limit slightly, but not twofold.
-        let limit = 2 * TOKENS_MAX;
-        let skip_expired_at = self.clock.now();
-        let page =
-            self.engine.scan(Scan { start, end, limit, skip_expired_at, eventual: false }).await?;
+        let (limit, skip_expired_at) = (2 * TOKENS_MAX, self.clock.now());
+        let scan = Scan { start, end, limit, skip_expired_at, eventual: false };
+        let page = self.engine.scan(scan).await?;
         let tokens = page.iter().map(|found| {
             let key = Bytes::copy_from_slice(found.key);
             let precondition = Precondition { key, version: found.version };
@@ -330,7 +316,7 @@ impl Kv {
 mod tests {
     use super::*;
 
-    fn grant(name: &str, stores: usize, prefix: &str) -> Result<Grant, Error> {
+    fn grant(name: &str, stores: usize, prefix: &str) -> Result<Grant> {
         let stores = (0..stores).map(|_| StoreId::random().unwrap()).collect();
         Grant::new(name, Scope::Global, stores, prefix)
     }
@@ -364,9 +350,8 @@ mod tests {
         let some = Grant::new("n", Scope::Read, vec![id, id], "a/").unwrap();
         assert_eq!(some.stores(), [id], "duplicates are removed");
         assert!(some.is_restricted() && some.allows_store(id.as_bytes()));
-        assert!(
-            !some.allows_store(StoreId::random().unwrap().as_bytes()) && !some.allows_store(b"")
-        );
+        let other = StoreId::random().unwrap();
+        assert!(!some.allows_store(other.as_bytes()) && !some.allows_store(b""));
         assert!(some.allows_key(b"a/") && some.allows_key(b"a/b"));
         assert!(!some.allows_key(b"a") && !some.allows_key(b"") && !some.allows_key(b"b/a/"));
     }

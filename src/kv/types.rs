@@ -1,8 +1,8 @@
 //! Validated types of the data model: store ids and names, item keys, metadata and times to live.
 //! Each is checked once, when it is parsed (docs/contract.md sections 2, 4 and 11).
 
-use super::Error;
 use super::limits::{KEY_BYTES_MAX, METADATA_BYTES_MAX, STORE_NAME_CHARS_MAX};
+use super::{Error, Result};
 use bytes::Bytes;
 use std::fmt;
 
@@ -18,15 +18,12 @@ impl StoreId {
     ///
     /// # Errors
     /// [`Error::NoStore`] for malformed ids, as for unknown ones (docs/contract.md section 2.3).
-    pub fn parse(text: &[u8]) -> Result<StoreId, Error> {
+    pub fn parse(text: &[u8]) -> Result<StoreId> {
         parse_id(text).map(StoreId).ok_or(Error::NoStore)
     }
 
-    /// Generates an id from 128 random bits.
-    ///
-    /// # Errors
-    /// When the system's random number generator fails.
-    pub fn random() -> Result<StoreId, Error> {
+    /// Generates an id from 128 random bits; fails if the system's random number generator fails.
+    pub fn random() -> Result<StoreId> {
         random_id().map(StoreId)
     }
 
@@ -56,7 +53,7 @@ pub(super) fn parse_id(text: &[u8]) -> Option<[u8; StoreId::LEN]> {
 }
 
 /// Generates the id of a store or a token.
-pub(super) fn random_id() -> Result<[u8; StoreId::LEN], Error> {
+pub(super) fn random_id() -> Result<[u8; StoreId::LEN]> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|e| Error::Internal(e.to_string()))?;
     // 36^22 is slightly less than 2^114, so the highest bits are unused.
@@ -79,11 +76,9 @@ impl StoreName {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the rule it violates.
-    pub fn parse(name: &str) -> Result<StoreName, Error> {
+    pub fn parse(name: &str) -> Result<StoreName> {
         let invalid = |reason: String| Err(Error::invalid("name", reason));
-        let Some(first) = name.chars().next() else {
-            return invalid("must not be empty".into());
-        };
+        let Some(first) = name.chars().next() else { return invalid("must not be empty".into()) };
         let chars = name.chars().count();
         if chars > STORE_NAME_CHARS_MAX {
             let max = STORE_NAME_CHARS_MAX;
@@ -122,7 +117,7 @@ impl Location {
     ///
     /// # Errors
     /// [`Error::Invalid`] for anything else.
-    pub fn parse(text: &str) -> Result<Location, Error> {
+    pub fn parse(text: &str) -> Result<Location> {
         match text {
             "ASIA" => Ok(Location::Asia),
             "AUS" => Ok(Location::Aus),
@@ -142,7 +137,7 @@ impl Key {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the rule it violates.
-    pub fn parse(bytes: &[u8]) -> Result<Key, Error> {
+    pub fn parse(bytes: &[u8]) -> Result<Key> {
         let invalid = |reason: &str| Err(Error::invalid("key", reason));
         if bytes.is_empty() {
             return invalid("must not be empty");
@@ -151,9 +146,7 @@ impl Key {
             let (max, len) = (KEY_BYTES_MAX, bytes.len());
             return invalid(&format!("must have at most {max} bytes of UTF-8, but has {len}"));
         }
-        let Ok(text) = std::str::from_utf8(bytes) else {
-            return invalid("must be UTF-8");
-        };
+        let Ok(text) = std::str::from_utf8(bytes) else { return invalid("must be UTF-8") };
         let forbidden = |c: char| matches!(c, '\r' | '\n' | '#' | ';' | '?' | '^' | '|');
         if let Some(c) = text.chars().find(|c| forbidden(*c)) {
             return invalid(&format!("must not contain {c:?}"));
@@ -192,15 +185,14 @@ impl Metadata {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is too long or contains a control character other than a tab.
-    pub fn parse(bytes: &[u8]) -> Result<Metadata, Error> {
+    pub fn parse(bytes: &[u8]) -> Result<Metadata> {
+        let invalid = |reason: &str| Err(Error::invalid("metadata", reason));
         if bytes.len() > METADATA_BYTES_MAX {
             let (max, len) = (METADATA_BYTES_MAX, bytes.len());
-            let reason = format!("must have at most {max} bytes, but has {len}");
-            return Err(Error::invalid("metadata", reason));
+            return invalid(&format!("must have at most {max} bytes, but has {len}"));
         }
         if bytes.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
-            let reason = "must not contain control characters other than a tab";
-            return Err(Error::invalid("metadata", reason));
+            return invalid("must not contain control characters other than a tab");
         }
         Ok(Metadata(Bytes::copy_from_slice(bytes)))
     }
@@ -225,7 +217,7 @@ impl Ttl {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is out of range.
-    pub fn new(secs: u64) -> Result<Ttl, Error> {
+    pub fn new(secs: u64) -> Result<Ttl> {
         match u32::try_from(secs) {
             Ok(secs) if secs > 0 => Ok(Ttl(secs)),
             _ => Err(Ttl::invalid()),
@@ -254,30 +246,10 @@ mod tests {
         {
             assert!(Key::parse(good.as_bytes()).is_ok(), "{good:?}");
         }
-        let bad = [
-            "",
-            ".",
-            "..",
-            "a/.",
-            "a/..",
-            "a./b",
-            "../a",
-            "./a",
-            "a#b",
-            "a;b",
-            "a?b",
-            "a^b",
-            "a|b",
-            "a\rb",
-            "a\nb",
-            " ",
-            "\0",
-            "\u{1f}",
-            "\u{fffe}",
-            "\u{ffff}",
-            ".well-known/acme-challenge/x",
-        ];
-        for bad in bad {
+        let segments = ["", ".", "..", "a/.", "a/..", "a./b", "../a", "./a"];
+        let characters = ["a#b", "a;b", "a?b", "a^b", "a|b", "a\rb", "a\nb", " ", "\0", "\u{1f}"];
+        let others = ["\u{fffe}", "\u{ffff}", ".well-known/acme-challenge/x"];
+        for bad in segments.iter().chain(&characters).chain(&others) {
             assert!(Key::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert!(Key::parse(&[b'k'; 1024]).is_ok() && Key::parse(&[b'k'; 1025]).is_err());

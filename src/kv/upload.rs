@@ -1,14 +1,14 @@
-//! Receives a value in chunks: in memory while it is small, as a blob of the engine otherwise.
+//! Receives a value in chunks: buffered in memory while it is small, written to a blob otherwise.
 
-use super::{Error, Kv, Value};
+use super::{Error, Kv, Result, Value};
 use crate::engine::{BlobWriter, INLINE_BYTES_MAX};
 use bytes::{Bytes, BytesMut};
 
-/// Collects a value's chunks and enforces the size limit. Dropping it discards the value.
+/// Collects the chunks of a value and enforces the size limit. Dropping it discards the value.
 pub struct Upload<'k> {
     kv: &'k Kv,
     size: u64,
-    /// The only chunk so far, not copied; or empty.
+    /// The only chunk so far, uncopied; empty once there are two.
     first: Bytes,
     /// All chunks so far, once there are two.
     joined: BytesMut,
@@ -27,8 +27,8 @@ impl Upload<'_> {
     /// Appends a chunk.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] once the size limit is exceeded, or when the engine fails.
-    pub async fn push(&mut self, chunk: Bytes) -> Result<(), Error> {
+    /// [`Error::TooLarge`] once the size limit is exceeded.
+    pub async fn push(&mut self, chunk: Bytes) -> Result<()> {
         self.size = self.size.saturating_add(chunk.len() as u64);
         if self.size > self.kv.value_bytes_max {
             return Err(Error::TooLarge(self.kv.value_bytes_max));
@@ -53,10 +53,7 @@ impl Upload<'_> {
     }
 
     /// Returns the complete value; a blob is durable, but not yet referenced by an item.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub async fn finish(self) -> Result<Value, Error> {
+    pub async fn finish(self) -> Result<Value> {
         if let Some(blob) = self.blob {
             return Ok(Value(blob.finish().await?));
         }

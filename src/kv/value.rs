@@ -1,12 +1,12 @@
 //! Values of items, in memory or as a blob of the engine.
 
-use super::Error;
+use super::{Error, Result};
 pub use crate::engine::SINGLE_READ_BYTES_MAX;
 use crate::engine::{Body, INLINE_BYTES_MAX};
 use bytes::Bytes;
 
 /// Chunk size for reading values larger than [`SINGLE_READ_BYTES_MAX`], in bytes. Aligned chunks
-/// match the blocks of the engine; values up to this size are held in memory.
+/// match the engine's checksummed blocks; values up to this size stay in memory.
 pub const PIECE_BYTES: usize = INLINE_BYTES_MAX;
 
 /// The value of an item.
@@ -39,15 +39,15 @@ impl Value {
     ///
     /// # Errors
     /// When the engine fails or the bytes are damaged.
-    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes, Error> {
+    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         Ok(self.0.read(offset, len).await?)
     }
 
-    /// Reads all bytes of a value known to be small enough.
+    /// Reads a whole value, which the caller knows to fit in memory.
     ///
     /// # Errors
     /// As [`Value::read`].
-    pub async fn read_all(&self) -> Result<Bytes, Error> {
+    pub async fn read_all(&self) -> Result<Bytes> {
         let len = usize::try_from(self.len()).map_err(|e| Error::Internal(e.to_string()))?;
         self.read(0, len).await
     }

@@ -48,12 +48,10 @@ impl Backpressure {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether a checkpoint should start.
     pub(super) fn should_checkpoint(&self, shared: &Shared) -> bool {
         self.exceeds(shared, 1)
     }
 
-    /// Returns whether writes must stall.
     pub(super) fn should_stall(&self, shared: &Shared) -> bool {
         self.exceeds(shared, STALL_FACTOR)
     }
@@ -61,7 +59,7 @@ impl Backpressure {
     /// Blocks until the WAL is below the stall threshold.
     ///
     /// # Errors
-    /// When the last checkpoint failed: with its error.
+    /// The error of the last checkpoint, if it failed.
     pub(super) fn wait(&self, shared: &Shared) -> Result<()> {
         while self.should_stall(shared) {
             let state = self.state();
@@ -69,7 +67,7 @@ impl Backpressure {
                 return Err(e.clone());
             }
             if state.closing {
-                // No commits follow, so the queued ones may pass.
+                // No further commits are accepted, so the queued ones may pass.
                 return Ok(());
             }
             drop(self.changed.wait_timeout(state, STALL_POLL));
@@ -89,7 +87,6 @@ impl Backpressure {
         self.changed.notify_all();
     }
 
-    /// Returns whether the engine is closing.
     pub(super) fn is_closing(&self) -> bool {
         self.state().closing
     }

@@ -2,7 +2,7 @@
 //! deleted after the commit that replaces it.
 //!
 //! A file holds the body, a checksum per block, and a footer (docs/format.md). Its id is random and
-//! never reused, so a file without a record is an orphan, and is deleted after the next start.
+//! never reused, so a file without a record is an orphan, which is deleted after the next start.
 
 use super::super::{
     BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, SINGLE_READ_BYTES_MAX,
@@ -10,7 +10,7 @@ use super::super::{
 };
 use super::FatalErrorHandler;
 use super::read_scheduler::ReadScheduler;
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::any::Any;
@@ -20,11 +20,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Size of a checksummed block, in bytes.
 const BLOCK_BYTES: usize = INLINE_BYTES_MAX;
-/// Memory of a cached body besides its bytes.
+/// Memory overhead of a cached body, in bytes.
 const CACHE_ENTRY_OVERHEAD: u64 = 128;
 /// Bytes buffered before each write.
 const WRITE_BUFFER_BYTES: usize = 4 * BLOCK_BYTES;
@@ -49,7 +49,7 @@ pub(super) struct BlobFiles {
 /// Deletions deferred by snapshots.
 #[derive(Debug, Default)]
 struct SnapshotPins {
-    /// Number of live snapshots, each of which may read any file that existed when it was taken.
+    /// Number of open snapshots, each of which may read any file that existed when it was taken.
     snapshots: usize,
     /// Files to delete when the last snapshot ends.
     deferred_deletes: Vec<i64>,
@@ -93,24 +93,23 @@ impl Drop for SnapshotPin {
 }
 
 impl BlobFiles {
-    /// Opens the `blobs/` directory, creating it if missing, with a body cache of `cache_bytes`.
-    pub(super) fn new(
-        data: &Path,
-        cache_bytes: u64,
-        fatal: FatalErrorHandler,
-    ) -> Result<Arc<BlobFiles>> {
+    /// Opens the `blobs/` directory, creating it if missing, with a body cache of `cache` bytes.
+    pub(super) fn new(data: &Path, cache: u64, fatal: FatalErrorHandler) -> Result<Arc<BlobFiles>> {
         let dir = data.join("blobs");
         fs::create_dir_all(&dir).map_err(|e| io_error("create the blobs directory", &e))?;
-        let synced_dirs = std::array::from_fn(|_| AtomicBool::new(false));
-        let (staged, snapshot_pins) = (Mutex::default(), Mutex::default());
-        let (body_cache, scheduler) = (BodyCache::new(cache_bytes), ReadScheduler::default());
-        let files =
-            BlobFiles { dir, staged, snapshot_pins, body_cache, synced_dirs, fatal, scheduler };
-        Ok(Arc::new(files))
+        Ok(Arc::new(BlobFiles {
+            dir,
+            staged: Mutex::default(),
+            snapshot_pins: Mutex::default(),
+            body_cache: BodyCache::new(cache),
+            synced_dirs: std::array::from_fn(|_| AtomicBool::new(false)),
+            fatal,
+            scheduler: ReadScheduler::default(),
+        }))
     }
 
-    fn snapshot_pins(&self) -> std::sync::MutexGuard<'_, SnapshotPins> {
-        self.snapshot_pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn snapshot_pins(&self) -> MutexGuard<'_, SnapshotPins> {
+        self.snapshot_pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Defers the deletion of committed files until the returned pin is dropped.
@@ -119,7 +118,6 @@ impl BlobFiles {
         SnapshotPin(self.clone())
     }
 
-    /// Returns the number of live snapshots.
     pub(super) fn pinned_snapshots(&self) -> usize {
         self.snapshot_pins().snapshots
     }
@@ -129,8 +127,8 @@ impl BlobFiles {
         self.dir.join(format!("{:02x}", id & 0xff)).join(format!("{id:016x}"))
     }
 
-    fn staged(&self) -> std::sync::MutexGuard<'_, HashSet<i64>> {
-        self.staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn staged(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Creates a staged file with a new id.
@@ -245,25 +243,23 @@ impl BlobFiles {
 }
 
 /// Reads the block checksums and the footer behind the body, and verifies them.
-fn read_trailer(file: &File) -> std::result::Result<(u64, Vec<u32>), String> {
+fn read_trailer(file: &File) -> Result<(u64, Vec<u32>), String> {
     let size = file.metadata().map_err(|e| e.to_string())?.len();
     let start = size.checked_sub(FOOTER_BYTES as u64).ok_or("the file is shorter than a footer")?;
     let mut footer = [0; FOOTER_BYTES];
     file.read_exact_at(&mut footer, start).map_err(|e| e.to_string())?;
-    let (len, rest) = footer.split_at(8);
-    let (block, rest) = rest.split_at(4);
-    let (sum, magic) = rest.split_at(4);
-    if magic != MAGIC || block != (BLOCK_BYTES as u32).to_le_bytes() {
+    let mut footer = &footer[..];
+    let (len, block, sum) = (footer.get_u64_le(), footer.get_u32_le(), footer.get_u32_le());
+    if footer != MAGIC || block != BLOCK_BYTES as u32 {
         return Err("the footer is invalid".into());
     }
-    let len = u64::from_le_bytes(len.try_into().map_err(|_| "the footer is invalid")?);
     let sums_bytes = len.div_ceil(BLOCK_BYTES as u64).saturating_mul(4);
     if len.checked_add(sums_bytes).is_none_or(|body| body != start) {
         return Err(format!("a body of {len} bytes does not match a file of {size} bytes"));
     }
     let mut sums = vec![0; usize::try_from(sums_bytes).map_err(|e| e.to_string())?];
     file.read_exact_at(&mut sums, len).map_err(|e| e.to_string())?;
-    if crc32fast::hash(&sums).to_le_bytes() != sum {
+    if crc32fast::hash(&sums) != sum {
         return Err("the block checksums are damaged".into());
     }
     let sums = sums.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect();
@@ -300,7 +296,7 @@ enum BlobContent {
 
 impl BlobContent {
     /// Reads a range of a body of `total` bytes and verifies the blocks that cover it.
-    fn read(&self, total: u64, offset: u64, len: usize) -> std::result::Result<Bytes, String> {
+    fn read(&self, total: u64, offset: u64, len: usize) -> Result<Bytes, String> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= total);
         end.ok_or("read past the end of the body")?;
         match self {
@@ -320,7 +316,7 @@ impl Blob {
     }
 
     /// Reads the whole body and verifies its checksums.
-    pub(super) fn verify(&self) -> std::result::Result<(), String> {
+    pub(super) fn verify(&self) -> Result<(), String> {
         let mut offset = 0;
         while offset < self.len {
             let len = (self.len - offset).min(BLOCK_BYTES as u64);
@@ -331,8 +327,8 @@ impl Blob {
         Ok(())
     }
 
-    /// Marks the blob as committed once the commit that refers to it is durable; its record then
-    /// owns the file.
+    /// Marks the blob as committed, once the commit that refers to it is durable; from then on its
+    /// record owns the file.
     pub(super) fn set_committed(&self) {
         self.committed.store(true, Ordering::Release);
         self.blobs.staged().remove(&self.id);
@@ -389,17 +385,11 @@ impl StoredBody for Blob {
 }
 
 /// Reads and verifies the blocks that cover a range, and returns the range.
-fn read_blocks(
-    file: &File,
-    sums: &[u32],
-    total: u64,
-    offset: u64,
-    len: usize,
-) -> std::result::Result<Bytes, String> {
+fn read_blocks(file: &File, sums: &[u32], size: u64, at: u64, len: usize) -> Result<Bytes, String> {
     let block = BLOCK_BYTES as u64;
-    let (first, last) = (offset / block, (offset + len as u64).div_ceil(block));
+    let (first, last) = (at / block, (at + len as u64).div_ceil(block));
     let start = first * block;
-    let span = (last * block).min(total) - start;
+    let span = (last * block).min(size) - start;
     let bytes = read_span(file, start, usize::try_from(span).map_err(|e| e.to_string())?)?;
     let first = usize::try_from(first).map_err(|e| e.to_string())?;
     for (index, chunk) in bytes.chunks(BLOCK_BYTES).enumerate() {
@@ -407,13 +397,13 @@ fn read_blocks(
             return Err(format!("block {} does not match its checksum", first + index));
         }
     }
-    let skip = usize::try_from(offset - start).map_err(|e| e.to_string())?;
+    let skip = usize::try_from(at - start).map_err(|e| e.to_string())?;
     Ok(Bytes::from(bytes).slice(skip..skip + len))
 }
 
 /// Reads `len` bytes into uninitialized memory: zeroing a buffer for `read_exact_at` costs as much
 /// as the checksum.
-fn read_span(file: &File, start: u64, len: usize) -> std::result::Result<Vec<u8>, String> {
+fn read_span(file: &File, start: u64, len: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let at = start + bytes.len() as u64;
@@ -457,7 +447,8 @@ impl BlobFileWriter {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+/// Runs `work` on the blocking thread pool.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| EngineError::Failed(e.to_string()))?
@@ -466,9 +457,7 @@ async fn blocking<T: Send + 'static>(
 impl OpenBlobFile {
     /// Writes the buffered bytes. All writes except the last consist of whole blocks.
     fn flush(&mut self) -> Result<()> {
-        for block in self.pending.chunks(BLOCK_BYTES) {
-            self.sums.push(crc32fast::hash(block));
-        }
+        self.sums.extend(self.pending.chunks(BLOCK_BYTES).map(crc32fast::hash));
         self.file
             .write_all_at(&self.pending, self.written)
             .map_err(|e| io_error("write a blob file", &e))?;
@@ -481,14 +470,12 @@ impl OpenBlobFile {
     fn finish(mut self) -> Result<Blob> {
         self.flush()?;
         let mut trailer = Vec::with_capacity(self.sums.len() * 4 + FOOTER_BYTES);
-        for sum in &self.sums {
-            trailer.extend_from_slice(&sum.to_le_bytes());
-        }
+        self.sums.iter().for_each(|sum| trailer.put_u32_le(*sum));
         let sum = crc32fast::hash(&trailer);
-        trailer.extend_from_slice(&self.written.to_le_bytes());
-        trailer.extend_from_slice(&(BLOCK_BYTES as u32).to_le_bytes());
-        trailer.extend_from_slice(&sum.to_le_bytes());
-        trailer.extend_from_slice(&MAGIC);
+        trailer.put_u64_le(self.written);
+        trailer.put_u32_le(BLOCK_BYTES as u32);
+        trailer.put_u32_le(sum);
+        trailer.put_slice(&MAGIC);
         self.file
             .write_all_at(&trailer, self.written)
             .map_err(|e| io_error("write a blob file", &e))?;

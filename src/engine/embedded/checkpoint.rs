@@ -41,7 +41,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Niceness of this thread, so that requests take precedence.
 const NICENESS: i32 = 10;
 
-/// The checkpointer thread's state.
 pub(super) struct Checkpointer {
     pub(super) conn: Connection,
     /// Length of SQLite's WAL, in frames, when a snapshot last prevented a checkpoint of it.
@@ -86,11 +85,10 @@ impl Checkpointer {
             let idle = idle_ticks >= IDLE_TICKS;
             let to = self.shared.wal_position();
             let has_segments = self.shared.segments.live_before(to.seq) > 0;
-            let should_checkpoint =
-                idle || self.shared.backpressure.should_checkpoint(&self.shared);
-            if has_segments && should_checkpoint {
+            let should_run = idle || self.shared.backpressure.should_checkpoint(&self.shared);
+            if has_segments && should_run {
                 self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
-            } else if should_checkpoint && self.shared.segments.live_before(u64::MAX) > 0 {
+            } else if should_run && self.shared.segments.live_before(u64::MAX) > 0 {
                 // The rotated segment is checkpointed at the next tick.
                 if let Some(commands) = self.commands.upgrade() {
                     let _ = commands.try_send(WriterCommand::RotateSegment);
@@ -117,7 +115,7 @@ impl Checkpointer {
 
     fn finish(&mut self, wal_end: WalPosition) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
-        // Loses nothing: the next start recovers from the WAL.
+        // On failure nothing is lost: the next start recovers from the WAL.
         if let Err(e) = self.checkpoint(wal_end, Some(deadline)) {
             tracing::warn!(error = %e, "final checkpoint failed");
         }
@@ -191,18 +189,10 @@ impl Checkpointer {
             }
             Ok(effects.orphaned_blobs)
         });
-        match result {
-            Ok(orphaned_blobs) => {
-                for id in orphaned_blobs {
-                    let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
-                }
-                Ok(())
-            }
-            Err(e) => {
-                self.roll_back();
-                Err(e)
-            }
+        for id in result.inspect_err(|_| self.roll_back())? {
+            let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
         }
+        Ok(())
     }
 
     fn write_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
@@ -212,7 +202,7 @@ impl Checkpointer {
         let mut effects = StepEffects::default();
         for (key, entry) in step {
             let body = match (&entry.location, &entry.body_at) {
-                // The checksum is copied with the body; reads verify it.
+                // Not verified here: the checksum moves with the body, and reads verify it.
                 (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
                     segment.read(*at, *len as usize)?
                 }
@@ -279,9 +269,8 @@ impl Checkpointer {
             self.pinned_frames = wal.frames;
             return;
         }
-        // SQLite restarts its WAL only when nobody reads from it. Under constant load that never
-        // happens unless idle connections give up their snapshots, and the WAL would grow without
-        // bound.
+        // SQLite restarts its WAL only when no snapshot reads from it. Under constant load that
+        // requires that idle connections end theirs; otherwise the WAL would grow without bound.
         let restarted = checkpointed.and_then(|_| {
             self.pool.without_idle_snapshots(|| {
                 self.conn.busy_timeout(RESTART_TIMEOUT)?;
@@ -340,13 +329,11 @@ struct SqliteWal {
     checkpointed: i64,
 }
 
-/// Runs an SQLite checkpoint in the given mode.
 fn sqlite_checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<SqliteWal> {
     let mut statement = conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| Ok(SqliteWal { frames: row.get(1)?, checkpointed: row.get(2)? }))
 }
 
-/// Prepared statements of a step.
 struct Statements<'c> {
     find: CachedStatement<'c>,
     put: CachedStatement<'c>,
@@ -394,7 +381,7 @@ impl<'c> Statements<'c> {
         let first = i64::from(key.first().copied().unwrap_or_default());
         let body_ref = |row: &Row<'_>| {
             let data = row.get_ref(0)?.as_blob()?;
-            // A damaged row is replaced; its body stays behind unreferenced.
+            // A damaged row is replaced, and its body remains unreferenced.
             Ok(RecordRow::decode(key, data).map_or(0, |row| row.body_ref))
         };
         let old = self.find.query_row(params![&key[..]], body_ref).optional()?;
@@ -437,8 +424,7 @@ impl<'c> Statements<'c> {
                 self.free_body(old, effects)?;
                 self.body_insert.insert(params![checksum, body])
             }
-            // A checkpoint repeated after a crash may write a reference that the database already
-            // has.
+            // A checkpoint repeated after a crash may find its reference already in the database.
             BodyLocation::Blob { id, .. } if old == -id => Ok(old),
             BodyLocation::Blob { id, len } => {
                 self.free_body(old, effects)?;

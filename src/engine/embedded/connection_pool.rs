@@ -6,7 +6,7 @@
 use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScannedRecord};
 use super::database::{self, RecordRow, body_checksum};
 use bytes::Bytes;
-use rusqlite::{CachedStatement, Connection, Row, Rows, params};
+use rusqlite::{Connection, Row, params};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ const SELECT_RANGE: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY
 const SELECT_EXPIRED: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
 
 /// Page cache per connection, in KiB. The first connections, about one per request thread, serve
-/// reads that hit memory, and cache the inner pages of large trees. Connections added while many
+/// the reads that hit memory and cache the inner pages of large trees. Connections added while many
 /// reads wait for the disk have a small cache.
 const LARGE_CACHE_KIB: u32 = 24 * 1024;
 const SMALL_CACHE_KIB: u32 = 2 * 1024;
@@ -50,7 +50,6 @@ pub(super) struct PooledConnection {
 }
 
 impl PooledConnection {
-    /// Begins a snapshot of the database.
     pub(super) fn begin_snapshot(&mut self, epoch: u64) -> Result<()> {
         self.conn.execute_batch("BEGIN")?;
         self.epoch = Some(epoch);
@@ -81,9 +80,9 @@ impl PooledConnection {
             if !filter(key) {
                 continue;
             }
-            let RecordRow { version, expires_at, body_ref, meta } =
-                decode_row(key, column(row, 1)?)?;
-            let meta = Bytes::copy_from_slice(meta);
+            let data = decode_row(key, column(row, 1)?)?;
+            let RecordRow { version, expires_at, body_ref, .. } = data;
+            let meta = Bytes::copy_from_slice(data.meta);
             let record = Record { version, expires_at, meta, body: Body::EMPTY };
             records.push((Bytes::copy_from_slice(key), record, body_ref));
         }
@@ -95,7 +94,6 @@ impl PooledConnection {
         read_body(&self.conn, version, body_ref)
     }
 
-    /// Ends the snapshot.
     fn end_snapshot(&mut self) -> Result<()> {
         if self.epoch.take().is_some() {
             self.conn.execute_batch("COMMIT")?;
@@ -168,7 +166,7 @@ impl ConnectionPool {
         self.idle().connections.retain_mut(|pooled| pooled.end_snapshot().is_ok());
     }
 
-    /// Runs `work` while idle connections hold no snapshots, so that no snapshot outlives its read.
+    /// Runs `work` while idle connections have no snapshots, so that no snapshot outlives its read.
     pub(super) fn without_idle_snapshots<T>(&self, work: impl FnOnce() -> T) -> T {
         self.idle().discard_snapshots = true;
         self.end_idle_snapshots();
@@ -177,7 +175,6 @@ impl ConnectionPool {
         result
     }
 
-    /// Closes the idle connections.
     pub(super) fn close(&self) {
         self.idle().connections.clear();
     }
@@ -231,10 +228,8 @@ impl ConnectionPool {
         mut visit: impl FnMut(ScannedRecord<'_>) -> bool,
     ) -> Result<()> {
         {
-            let statement = pooled.conn.prepare_cached(SELECT_RANGE);
-            let mut statement: CachedStatement<'_> = statement?;
-            let start = params![&scan.start[..]];
-            let mut rows: Rows<'_> = statement.query(start)?;
+            let mut statement = pooled.conn.prepare_cached(SELECT_RANGE)?;
+            let mut rows = statement.query(params![&scan.start[..]])?;
             while let Some(row) = rows.next()? {
                 let key = column(row, 0)?;
                 if *key >= scan.end[..] {
@@ -250,18 +245,13 @@ impl ConnectionPool {
     }
 }
 
-/// See [`ConnectionPool::read`].
-fn read_record(
-    conn: &Connection,
-    key: &[u8],
-    projection: Projection,
-) -> Result<Option<(Record, i64)>> {
+fn read_record(conn: &Connection, key: &[u8], part: Projection) -> Result<Option<(Record, i64)>> {
     let mut statement = conn.prepare_cached(SELECT_RECORD)?;
     let mut rows = statement.query(params![key])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let RecordRow { version, expires_at, body_ref, meta } = decode_row(key, column(row, 0)?)?;
     let meta = Bytes::copy_from_slice(meta);
-    let body = match projection {
+    let body = match part {
         Projection::Full if body_ref > 0 => read_body(conn, version, body_ref)?,
         Projection::Full | Projection::Meta => Bytes::new(),
     };

@@ -20,7 +20,7 @@ pub(super) const BLOB_BYTES_COUNTER: i64 = 256;
 /// Page cache, in KiB, of connections for long scans.
 pub(super) const SCAN_CACHE_KIB: u32 = 4096;
 
-/// Time to wait for a lock, which an operator's tool may hold on the file.
+/// Time to wait for a database lock, for example of an operator's `sqlite3` shell.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = "
@@ -49,18 +49,15 @@ pub(super) struct CheckpointPosition {
     pub(super) salt: u32,
 }
 
-/// Reads the checkpoint position.
 pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPosition> {
-    let row = conn.query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, u32>(2)?))
-    })?;
-    let (last_version, first_segment, salt) = row;
-    let (last_version, first_segment) =
-        (last_version.cast_unsigned(), first_segment.cast_unsigned());
-    Ok(CheckpointPosition { last_version, first_segment, salt })
+    let position = conn.query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
+        let (last, first) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?);
+        let (first_segment, salt) = (first.cast_unsigned(), row.get(2)?);
+        Ok(CheckpointPosition { last_version: last, first_segment, salt })
+    });
+    Ok(position?)
 }
 
-/// Returns the path of the database file.
 pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join("steadfast.db")
 }
@@ -70,8 +67,7 @@ pub(super) fn wal_path(dir: &Path) -> PathBuf {
     dir.join("steadfast.db-wal")
 }
 
-/// Opens the database for writing, creating it if missing. Everything that it then reads is
-/// durable.
+/// Opens the database for writing, creating it if missing, and makes its contents durable.
 pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     let path = path(dir);
     let conn = Connection::open_with_flags(
@@ -108,7 +104,7 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
 
 /// Makes all earlier transactions durable.
 pub(super) fn sync(conn: &Connection) -> rusqlite::Result<()> {
-    // An update that changes nothing would write no frame and thus not sync; this pragma does.
+    // An update without a change would write no frame and not sync; this pragma does both.
     execute_synced(conn, &format!("PRAGMA user_version = {FORMAT_VERSION}"), &[])
 }
 
@@ -148,9 +144,8 @@ fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
     let pragma = |name: &str| -> Result<i64> {
         conn.pragma_query_value(None, name, |row| row.get(0)).map_err(EngineError::from)
     };
-    let table_count: i64 =
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let is_new = table_count == 0 && pragma("user_version")? == 0;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_new = tables == 0 && pragma("user_version")? == 0;
     if is_new {
         if let Some(orphan) = super::wal::recovery::orphaned_data(dir)? {
             return Err(EngineError::Corrupt(format!(
@@ -204,21 +199,17 @@ fn check_format(application_id: i64, format: i64, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the path, and advice on what to do, to damage that does not name the data directory.
+/// Adds the path and advice to a corruption error that does not name the data directory.
 fn with_advice(e: EngineError, path: &Path) -> EngineError {
     let path = path.display();
-    match e {
-        EngineError::Corrupt(problem) if !problem.contains("data director") => {
-            EngineError::Corrupt(format!(
-                "{path}: {problem}; keep a copy of the data directory, and restore a backup"
-            ))
-        }
-        e @ (EngineError::Corrupt(_)
-        | EngineError::Full(_)
-        | EngineError::Failed(_)
-        | EngineError::Unavailable(_)
-        | EngineError::Closed) => e,
+    if let EngineError::Corrupt(problem) = &e
+        && !problem.contains("data director")
+    {
+        return EngineError::Corrupt(format!(
+            "{path}: {problem}; keep a copy of the data directory, and restore a backup"
+        ));
     }
+    e
 }
 
 /// Opens the database read-only after checking its format.
@@ -260,8 +251,7 @@ impl From<rusqlite::Error> for EngineError {
 /// checksum (4).
 const ROW_HEADER_BYTES: usize = 28;
 
-/// A row of the table `heads`. A single column, since SQLite decodes columns one by one during
-/// scans.
+/// The column `data` of a row of `heads`. A single column, as SQLite decodes columns one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RecordRow<'d> {
     pub(super) version: u64,
@@ -299,7 +289,7 @@ impl<'d> RecordRow<'d> {
 
 fn row_checksum(key: &[u8], numbers: &[u8], meta: &[u8]) -> u32 {
     const BUFFER_BYTES: usize = 160;
-    // The length separates the key from what follows; keys are short, so it fits.
+    // The length separates the key from the rest; keys are short, so it fits.
     let mut hasher = crc32fast::Hasher::new_with_initial(key.len() as u32);
     let parts = [key, numbers, meta];
     let mut buffer = [0; BUFFER_BYTES];
@@ -307,9 +297,9 @@ fn row_checksum(key: &[u8], numbers: &[u8], meta: &[u8]) -> u32 {
     // Hashing short parts separately is slower, as the tail of each is hashed byte by byte.
     let fits =
         parts.iter().all(|part| match std::mem::take(&mut rest).split_at_mut_checked(part.len()) {
-            Some((to, orphan)) => {
+            Some((to, unused)) => {
                 to.copy_from_slice(part);
-                rest = orphan;
+                rest = unused;
                 true
             }
             None => false,

@@ -1,6 +1,5 @@
-//! The maintenance thread: preallocates WAL segment files, deletes blob files without a record, and
-//! after startup deletes orphaned blob files, so that the writer and the checkpointer do not block
-//! on it.
+//! The maintenance thread: preallocates WAL segment files and deletes replaced and orphaned blob
+//! files, so that the writer and the checkpointer do not block on it.
 
 use super::Shared;
 use super::blob_files::BlobFiles;
@@ -10,7 +9,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-/// A task for the maintenance thread.
 pub(super) enum MaintenanceTask {
     /// Recycle and preallocate WAL segment files.
     AllocateSegments,
@@ -22,7 +20,6 @@ pub(super) enum MaintenanceTask {
     DeleteOrphans,
 }
 
-/// The maintenance thread's state.
 pub(super) struct Maintenance {
     pub(super) conn: Connection,
     pub(super) tasks: Receiver<MaintenanceTask>,
@@ -54,8 +51,8 @@ impl Maintenance {
     }
 
     fn delete_orphans(&self) -> Result<(), Box<dyn std::error::Error>> {
-        // Order matters: a blob is first staged, then in the memtable, then in the database, and it
-        // leaves each only after it is in the next.
+        // Order matters: a blob is first staged, then in the memtable, then in the database, and is
+        // removed from each only after it was added to the next.
         let mut orphans = self.blobs.list()?;
         orphans.retain(|id| !self.blobs.is_staged(*id));
         let referenced: HashSet<i64> = {

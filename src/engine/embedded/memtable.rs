@@ -33,6 +33,8 @@ impl MemtableEntry {
     }
 }
 
+type KeyedEntry<'m> = (&'m Bytes, &'m MemtableEntry);
+
 /// The memtable: entries by key, with an expiry index and record counts.
 #[derive(Default, Debug)]
 pub(super) struct Memtable {
@@ -128,7 +130,7 @@ impl Memtable {
         &'o self,
         start: &[u8],
         end: &[u8],
-    ) -> impl Iterator<Item = (&'o Bytes, &'o MemtableEntry)> + use<'o> {
+    ) -> impl Iterator<Item = KeyedEntry<'o>> + use<'o> {
         let non_empty = start < end;
         let bounds = (Bound::Included(start), Bound::Excluded(end));
         let range = non_empty.then(|| self.entries.range::<[u8], _>(bounds));
@@ -136,32 +138,23 @@ impl Memtable {
     }
 
     /// Iterates over the entries after `key`, or over all of them, in order.
-    pub(super) fn after(
-        &self,
-        key: Option<&[u8]>,
-    ) -> impl Iterator<Item = (&Bytes, &MemtableEntry)> {
+    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = KeyedEntry<'_>> {
         let start = key.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range::<[u8], _>((start, Bound::Unbounded))
     }
 
     /// Iterates over the entries whose keys start with `first`, in order.
-    pub(super) fn with_first_byte(
-        &self,
-        first: u8,
-    ) -> impl Iterator<Item = (&Bytes, &MemtableEntry)> {
-        let start = [first];
-        let entries =
-            self.entries.range::<[u8], _>((Bound::Included(&start[..]), Bound::Unbounded));
+    pub(super) fn with_first_byte(&self, first: u8) -> impl Iterator<Item = KeyedEntry<'_>> {
+        let bounds = (Bound::Included(&[first][..]), Bound::Unbounded);
+        let entries = self.entries.range::<[u8], _>(bounds);
         entries.take_while(move |(key, _)| key.first() == Some(&first))
     }
 
     /// Iterates over expiry, key and version of entries with `0 < expires_at <= until`, the
     /// earliest expiry first.
     pub(super) fn expired(&self, until: u64) -> impl Iterator<Item = (u64, &Bytes, u64)> {
-        let expired = self.by_expiry.iter().take_while(move |(expires_at, _)| *expires_at <= until);
-        expired.filter_map(|(expires_at, key)| {
-            Some((*expires_at, key, self.entries.get(key)?.version))
-        })
+        let expired = self.by_expiry.iter().take_while(move |(at, _)| *at <= until);
+        expired.filter_map(|(at, key)| Some((*at, key, self.entries.get(key)?.version)))
     }
 }
 
@@ -205,10 +198,7 @@ mod tests {
         memtable.put(key.clone(), entry(1, true, None, 10));
         memtable.put(key.clone(), entry(2, true, None, 20));
         assert_eq!(memtable.expired(19).count(), 0);
-        assert_eq!(
-            memtable.expired(20).map(|(expires_at, _, version)| (expires_at, version)).next(),
-            Some((20, 2))
-        );
+        assert_eq!(memtable.expired(20).next(), Some((20, &key, 2)));
         memtable.put(key, entry(3, false, None, 0));
         assert_eq!(memtable.expired(u64::MAX).count(), 0);
     }

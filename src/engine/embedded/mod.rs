@@ -29,8 +29,8 @@ mod writer;
 pub use verify::{VerifiedRecord, VerifyReport, verify};
 
 use super::{
-    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result, Scan,
-    ScanPage, Snapshot, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, ReadFuture, Result,
+    Scan, ScanPage, Snapshot, Stats,
 };
 use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
@@ -58,21 +58,22 @@ use wal::recovery::{self, RecoveredWal, RecoveryMode};
 use wal::segment::{Segment, SegmentPool};
 use writer::{QueuedCommit, Scratch, Writer, WriterCommand};
 
-/// Commits in the writer's queue at most; further commits wait for a permit.
+/// Maximum number of commits in the writer's queue; further commits wait for a permit.
 const COMMIT_QUEUE_MAX: usize = 4096;
 /// Extra capacity of the writer's queue for commands that are not commits.
 const COMMAND_QUEUE_SPARE: usize = 16;
-/// Tasks in the maintenance thread's queue at most; senders of deletions block when it is full.
+/// Maximum number of tasks in the maintenance thread's queue; senders of deletions block when it is
+/// full.
 const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
-/// Time to wait for the data directory's lock. A killed process may hold it a moment longer, and a
-/// forked child of its owner holds it until exec.
+/// Time to wait for the data directory's lock. The kernel may release the lock of a killed process
+/// late, and a forked child of the owner has it until exec.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The blob body cache gets `cache_bytes` divided by this.
+/// The blob body cache has the size of the read cache divided by this.
 const BLOB_CACHE_DIVISOR: u64 = 4;
 
-/// Records per microsecond that a scan reads at least when its pages are in memory.
+/// Minimum number of records per microsecond that a scan reads when its pages are in memory.
 const SCAN_RECORDS_PER_MICRO: usize = 4;
 
 /// Options for opening a data directory.
@@ -80,7 +81,8 @@ const SCAN_RECORDS_PER_MICRO: usize = 4;
 pub struct Options {
     /// The data directory; created if missing.
     pub dir: PathBuf,
-    /// Size of the read cache for small records, in bytes; blob bodies get a quarter of it on top.
+    /// Size of the read cache for small records, in bytes. A cache for blob bodies takes an
+    /// additional quarter of it.
     pub cache_bytes: u64,
     /// WAL size in bytes that triggers a checkpoint; writes stall at four times this size. A larger
     /// WAL speeds up writes and slows down recovery after a crash.
@@ -89,7 +91,7 @@ pub struct Options {
     pub fatal: FatalErrorHandler,
 }
 
-/// Stops the process when the state on disk is unknown, as after a failed fsync.
+/// Stops the process when the state on disk is unknown, for example after a failed fsync.
 #[derive(Clone)]
 pub struct FatalErrorHandler(Arc<dyn Fn(&str) + Send + Sync>);
 
@@ -115,8 +117,8 @@ impl fmt::Debug for FatalErrorHandler {
 struct Shared {
     cache: ReadCache,
     memtable: RwLock<Memtable>,
-    /// Held exclusively while a checkpoint step moves records from the memtable to the database. A
-    /// holder of the shared lock sees each record in one of the two.
+    /// Locked exclusively while a checkpoint step moves records from the memtable to the database.
+    /// Under the shared lock each record is in one of the two.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
     segments: SegmentPool,
@@ -171,10 +173,6 @@ impl Shared {
         *self.wal_position_mut()
     }
 
-    fn set_wal_position(&self, position: WalPosition) {
-        *self.wal_position_mut() = position;
-    }
-
     fn add_to_count(&self, first: i64, delta: i64) {
         let counter = usize::try_from(first).ok().and_then(|first| self.record_counts.get(first));
         counter.unwrap_or(&self.blob_bytes).fetch_add(delta, Ordering::Relaxed);
@@ -189,7 +187,7 @@ pub struct Embedded {
     shared: Arc<Shared>,
     read_path: Arc<ReadPath>,
     commands: Mutex<Option<CommandSender>>,
-    commit_permits: Arc<Semaphore>,
+    commit_permits: Semaphore,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The lock on the data directory, released by `close`.
     lock: Mutex<Option<File>>,
@@ -235,7 +233,7 @@ impl Embedded {
         let read_path = Arc::new(ReadPath { shared: shared.clone(), pool, blobs });
         let (commands, threads) = start_threads(conn, &read_path, &fatal, position.salt)?;
         let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
-        let commit_permits = Arc::new(Semaphore::new(COMMIT_QUEUE_MAX));
+        let commit_permits = Semaphore::new(COMMIT_QUEUE_MAX);
         let (lock, scheduler) = (Mutex::new(Some(lock)), ReadScheduler::default());
         Ok(Embedded { shared, read_path, commands, commit_permits, threads, lock, scheduler })
     }
@@ -246,8 +244,7 @@ impl Embedded {
         work: impl FnOnce(&ReadPath) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let read_path = self.read_path.clone();
-        let work = tokio::task::spawn_blocking(move || work(&read_path));
-        work.await.map_err(|e| EngineError::Failed(e.to_string()))?
+        blob_files::blocking(move || work(&read_path)).await
     }
 
     fn ensure_open(&self) -> Result<()> {
@@ -255,7 +252,6 @@ impl Embedded {
     }
 }
 
-/// Starts the writer, checkpointer and maintenance threads.
 fn start_threads(
     conn: rusqlite::Connection,
     read_path: &ReadPath,
@@ -317,7 +313,7 @@ pub fn fuzz_wal_record(bytes: &[u8]) {
     wal::record::fuzz(bytes);
 }
 
-/// Stops the process when the thread that owns it panics; writes would hang otherwise.
+/// Stops the process if its thread panics; otherwise writes would hang.
 struct AbortOnPanic(FatalErrorHandler);
 
 impl Drop for AbortOnPanic {
@@ -386,7 +382,6 @@ fn sync_dir_and_parent(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Loads the record counts stored in the database.
 fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
     let mut select = conn.prepare("SELECT first, n FROM counts")?;
     let mut rows = select.query([])?;
@@ -397,11 +392,7 @@ fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite:
 }
 
 impl Engine for Embedded {
-    fn read<'a>(
-        &'a self,
-        key: &'a [u8],
-        projection: Projection,
-    ) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(&'a self, key: &'a [u8], projection: Projection) -> ReadFuture<'a> {
         Box::pin(async move {
             self.ensure_open()?;
             let lease = match self.shared.cache.get(key, projection) {
@@ -430,22 +421,14 @@ impl Engine for Embedded {
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>> {
         Box::pin(async move {
             self.ensure_open()?;
-            let inline = match self.shared.checkpoint_lock.try_read() {
-                Ok(guard) => {
-                    let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
-                    let read = || self.read_path.scan(&scan, guard);
-                    self.scheduler.try_inline(expected_micros, read)
-                }
-                Err(_) => None,
-            };
-            match inline {
-                Some(page) => page,
-                None => {
-                    let read =
-                        move |path: &ReadPath| path.scan(&scan, path.shared.checkpoint_lock());
-                    self.blocking(read).await
+            if let Ok(guard) = self.shared.checkpoint_lock.try_read() {
+                let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
+                let read = || self.read_path.scan(&scan, guard);
+                if let Some(page) = self.scheduler.try_inline(expected_micros, read) {
+                    return page;
                 }
             }
+            self.blocking(move |path| path.scan(&scan, path.shared.checkpoint_lock())).await
         })
     }
 
@@ -524,11 +507,9 @@ impl Engine for Embedded {
         let blob_bytes = self.shared.blob_bytes.load(Ordering::Relaxed);
         let wal_bytes = self.shared.segments.disk_bytes();
         let dir = &self.shared.dir;
+        let database_bytes = size(database::path(dir)) + size(database::wal_path(dir));
         Stats {
-            disk_bytes: size(database::path(dir))
-                + size(database::wal_path(dir))
-                + wal_bytes
-                + u64::try_from(blob_bytes).unwrap_or(0),
+            disk_bytes: database_bytes + wal_bytes + u64::try_from(blob_bytes).unwrap_or(0),
             wal_bytes,
             commits: load(&counters.commits),
             conflicts: load(&counters.conflicts),

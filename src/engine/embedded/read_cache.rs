@@ -3,10 +3,10 @@
 //!
 //! Keys are hashed to stripes, each with a sequence number as in a seqlock. The writer makes the
 //! sequences of a group's stripes odd before the group becomes visible, and even again afterwards.
-//! A reader caches a record with the even sequence it saw *before* it read the record, and a cached
-//! record is served only while the stripe still has that sequence. A record read before a commit
-//! and cached after it is thus never served. No lock spans a read, and no entry needs to be
-//! invalidated.
+//! A reader caches a record together with the even sequence it loaded *before* reading the record,
+//! and a cached record is served only while the stripe still has that sequence. A record read
+//! before a commit and cached after it is therefore never served. Reads hold no lock, and entries
+//! need no explicit invalidation.
 //!
 //! After a commit the writer refreshes cache entries that were read since their last write.
 //! Frequently read records stay cached across writes, and records that are only written are not
@@ -88,8 +88,7 @@ impl ReadCache {
         match self.entries.get(key) {
             Some(cached) if cached.sequence == sequence => {
                 if !cached.was_read {
-                    // Racing with the writer this may restore an older record, whose sequence is
-                    // then stale.
+                    // A race with the writer may restore an older record, but its sequence is stale.
                     let cached = CachedRecord { was_read: true, ..cached.clone() };
                     let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
                 }
@@ -122,10 +121,10 @@ impl ReadCache {
         stripes
     }
 
-    /// Returns the record to cache in place of the present one. `None` if no record is cached, if
-    /// it was not read since its last write, or if the new record is not cacheable; the present one
-    /// is then removed. `newest` is the version that the group leaves for the key: earlier
-    /// mutations are skipped, as a reader could cache a record in between.
+    /// Returns the record to cache in place of the cached one. `None` if no record is cached, or if
+    /// the cached one was not read since its last write or the new one is not cacheable; the cached
+    /// one is then removed. `newest` is the version of the group's last mutation of the key;
+    /// earlier mutations are skipped.
     pub(super) fn refreshed_record(
         &self,
         entry: &WalEntry,
@@ -179,6 +178,11 @@ mod tests {
     use super::super::wal::record::BodyLocation;
     use super::*;
 
+    fn miss(cache: &ReadCache, key: &[u8]) -> Lease {
+        let Err(Some(lease)) = cache.get(key, Projection::Full) else { panic!("it is cached") };
+        lease
+    }
+
     fn record(version: u64) -> Record {
         Record { version, expires_at: 0, meta: Bytes::from_static(b"h"), body: Body::EMPTY }
     }
@@ -187,9 +191,7 @@ mod tests {
     fn a_record_read_before_a_commit_is_not_served_after_it() {
         let cache = ReadCache::new(1 << 20);
         let key = Bytes::from_static(b"k");
-        let Err(Some(lease)) = cache.get(&key, Projection::Full) else {
-            panic!("nothing is cached")
-        };
+        let lease = miss(&cache, &key);
         let stripes = cache.begin_write([&key].into_iter());
         assert!(matches!(cache.get(&key, Projection::Full), Err(None)), "a commit is in progress");
         cache.fill(&key, lease, &record(1));
@@ -201,10 +203,7 @@ mod tests {
     fn only_records_read_since_their_last_write_are_refreshed() {
         let cache = ReadCache::new(1 << 20);
         let keys = [Bytes::from_static(b"cached"), Bytes::from_static(b"not")];
-        let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
-            panic!("nothing is cached")
-        };
-        cache.fill(&keys[0], lease, &record(1));
+        cache.fill(&keys[0], miss(&cache, &keys[0]), &record(1));
         let write = |version, body: Option<&[u8]>| {
             let stripes = cache.begin_write(keys.iter());
             let refreshed = keys.each_ref().map(|key| {
@@ -231,16 +230,10 @@ mod tests {
         write(3, Some(b"read before, so refreshed"));
         write(4, Some(b"not read since"));
         assert!(cache.entries.is_empty(), "a record that is only written is evicted");
-        let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
-            panic!("it is cached")
-        };
-        cache.fill(&keys[0], lease, &record(4));
+        cache.fill(&keys[0], miss(&cache, &keys[0]), &record(4));
         write(5, Some(&[0; BODY_BYTES_MAX + 1]));
         assert!(cache.get(&keys[0], Projection::Full).is_err(), "it is too large now");
-        let Err(Some(lease)) = cache.get(&keys[0], Projection::Full) else {
-            panic!("it is cached")
-        };
-        cache.fill(&keys[0], lease, &record(5));
+        cache.fill(&keys[0], miss(&cache, &keys[0]), &record(5));
         write(6, None);
         assert!(cache.get(&keys[0], Projection::Full).is_err(), "it was removed");
     }
@@ -249,10 +242,7 @@ mod tests {
     fn a_record_is_served_until_its_key_is_committed() {
         let cache = ReadCache::new(1 << 20);
         let key = Bytes::from_static(b"k");
-        let Err(Some(lease)) = cache.get(&key, Projection::Full) else {
-            panic!("nothing is cached")
-        };
-        cache.fill(&key, lease, &record(7));
+        cache.fill(&key, miss(&cache, &key), &record(7));
         assert_eq!(cache.get(&key, Projection::Full).map(|r| r.version).ok(), Some(7));
         let stripes = cache.begin_write([&key].into_iter());
         cache.end_write(&stripes);

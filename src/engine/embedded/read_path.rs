@@ -14,7 +14,7 @@ use std::sync::{Arc, RwLockReadGuard};
 /// Maximum number of memtable entries per first key byte for which counts are exact.
 const EXACT_COUNT_ENTRIES_MAX: usize = 4096;
 
-/// The components that reads go through below the read cache.
+/// The components of reads that miss the read cache.
 pub(super) struct ReadPath {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<ConnectionPool>,
@@ -39,9 +39,8 @@ impl ReadPath {
                     None => return Ok(None),
                 },
             };
-            let Some(id) = blob.filter(|_| projection == Projection::Full) else {
-                return Ok(Some(record));
-            };
+            let blob = blob.filter(|_| projection == Projection::Full);
+            let Some(id) = blob else { return Ok(Some(record)) };
             if let Some(blob) = self.blobs.find(id)? {
                 record.body = Body::Stored(Arc::new(blob));
                 return Ok(Some(record));
@@ -120,17 +119,17 @@ impl ReadPath {
     }
 }
 
-/// Returns the record of an entry, and its blob if the body is in one; `None` for a deletion.
-pub(super) fn resolve(
-    entry: MemtableEntry,
-    projection: Projection,
-) -> Result<Option<(Record, Option<i64>)>> {
+/// A record, and its blob if the body is in one.
+type RecordAndBlob = (Record, Option<i64>);
+
+/// Returns the record of an entry; `None` for a deletion.
+pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<RecordAndBlob>> {
     let MemtableEntry { version, expires_at, meta, location, body_at, .. } = entry;
     let (body, blob) = match (location, body_at) {
         (BodyLocation::Removed, _) => return Ok(None),
         (BodyLocation::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
         (BodyLocation::Inline { len, checksum, .. }, Some((segment, at)))
-            if projection == Projection::Full =>
+            if part == Projection::Full =>
         {
             (Body::Bytes(recovery::read_body(&segment, at, len, version, checksum)?), None)
         }
@@ -147,8 +146,8 @@ fn scan_memtable(memtable: &Memtable, scan: &Scan) -> Vec<(Bytes, Option<Memtabl
         if visible == scan.limit {
             break;
         }
-        let is_visible =
-            entry.is_live() && (entry.expires_at == 0 || entry.expires_at > scan.skip_expired_at);
+        let expires_at = entry.expires_at;
+        let is_visible = entry.is_live() && (expires_at == 0 || expires_at > scan.skip_expired_at);
         visible += usize::from(is_visible);
         entries.push((key.clone(), is_visible.then(|| entry.clone())));
     }

@@ -5,14 +5,14 @@ use super::super::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Highest average duration of reads that hit memory; highest duration of one read that enters the
-/// average; and duration of the switch to blocking threads.
+/// Maximum average duration of reads that hit memory, maximum duration that a single read
+/// contributes to the average, and duration of the switch to blocking threads.
 const FAST_MICROS_MAX: u64 = 150;
 const SAMPLE_MICROS_MAX: u64 = 1000;
 const SLOW_PERIOD_MICROS: u64 = 100_000;
 
-/// Decides where reads run, by the recent average of their duration. A read that hits memory costs
-/// less than a thread switch.
+/// Chooses where reads run by their recent average duration. A read that hits memory costs less
+/// than a thread switch.
 #[derive(Debug)]
 pub(super) struct ReadScheduler {
     opened: Instant,
@@ -47,8 +47,7 @@ impl ReadScheduler {
         }
         let result = read();
         let end = self.elapsed_micros();
-        let sample =
-            end.saturating_sub(start).saturating_sub(expected_micros).min(SAMPLE_MICROS_MAX);
+        let sample = end.saturating_sub(start + expected_micros).min(SAMPLE_MICROS_MAX);
         // Concurrent updates may lose a sample, which is harmless.
         let average = self.average.load(Ordering::Relaxed);
         let mut average = average - average / 16 + sample;

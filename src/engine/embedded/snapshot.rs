@@ -7,18 +7,18 @@
 use super::super::{
     Body, BoxFuture, EngineError, KeyedRecord, Projection, Record, Result, Snapshot,
 };
-use super::blob_files::SnapshotPin;
+use super::blob_files::{SnapshotPin, blocking};
 use super::connection_pool::PooledConnection;
 use super::memtable::MemtableEntry;
 use super::read_path::{ReadPath, resolve};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that a body in a blob file counts towards the limit of a scan, for its open file.
+/// Bytes that an open blob file counts towards the limit of a scan.
 const BLOB_MEMORY_BYTES: u64 = 256 << 10;
 
-/// A snapshot; implements [`Snapshot`].
 pub(super) struct SnapshotReader(Arc<SnapshotState>);
 
 struct SnapshotState {
@@ -31,20 +31,18 @@ struct SnapshotState {
 
 /// A record of a page, before its body is loaded.
 enum SnapshotEntry {
-    /// An entry of the memtable.
     InMemtable(MemtableEntry),
     /// A record of the database and the reference to its body.
     InDb(Record, i64),
 }
 
 impl SnapshotReader {
-    /// Takes a snapshot of the current state.
     pub(super) fn new(read_path: Arc<ReadPath>) -> Result<SnapshotReader> {
-        // Pin blob files first, so that none is deleted before the snapshot is complete.
+        // Pins the blob files first, so that none is deleted before the snapshot is complete.
         let pin = read_path.blobs.pin();
         let mut conn = read_path.pool.dedicated()?;
         let memtable = {
-            // No records move from the memtable to the database meanwhile.
+            // Under the lock, no records move from the memtable to the database.
             let _guard = read_path.shared.checkpoint_lock();
             conn.begin_snapshot(0)?;
             read_path.shared.memtable().clone_entries()
@@ -55,35 +53,29 @@ impl SnapshotReader {
 }
 
 impl SnapshotState {
-    fn scan(
-        &self,
-        start: &Bytes,
-        end: &Bytes,
-        limit: usize,
-        bytes: u64,
-    ) -> Result<Vec<KeyedRecord>> {
-        if start >= end {
+    fn scan(&self, range: &Range<Bytes>, limit: usize, bytes: u64) -> Result<Vec<KeyedRecord>> {
+        if range.is_empty() {
             return Ok(Vec::new());
         }
+        let Range { start, end } = range;
         let conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
         let in_db = conn.records(start, end, limit, |key| !self.memtable.contains_key(key))?;
         let mut entries: Vec<(Bytes, SnapshotEntry)> = Vec::with_capacity(in_db.len());
-        let memtable =
-            self.memtable.range::<Bytes, _>(start..end).filter(|(_, entry)| entry.is_live());
-        let mut memtable = memtable.map(|(key, entry)| (key.clone(), entry.clone())).peekable();
+        let live = self.memtable.range::<Bytes, _>(start..end).filter(|(_, entry)| entry.is_live());
+        let in_memtable = |(key, entry): (&Bytes, &MemtableEntry)| {
+            (key.clone(), SnapshotEntry::InMemtable(entry.clone()))
+        };
+        let mut memtable = live.map(in_memtable).peekable();
         for (key, record, body_ref) in in_db {
-            while let Some((key, entry)) = memtable.next_if(|(other, _)| *other < key) {
-                entries.push((key, SnapshotEntry::InMemtable(entry)));
+            while let Some(entry) = memtable.next_if(|(other, _)| *other < key) {
+                entries.push(entry);
             }
             if entries.len() >= limit {
                 break;
             }
             entries.push((key, SnapshotEntry::InDb(record, body_ref)));
         }
-        let remaining = limit.saturating_sub(entries.len());
-        entries.extend(
-            memtable.take(remaining).map(|(key, entry)| (key, SnapshotEntry::InMemtable(entry))),
-        );
+        entries.extend(memtable.take(limit.saturating_sub(entries.len())));
         entries.truncate(limit);
         let (mut records, mut bytes_in_memory) = (Vec::with_capacity(entries.len()), 0);
         for (key, entry) in entries {
@@ -113,8 +105,8 @@ impl SnapshotState {
         };
         if let Some(id) = blob {
             let missing = || EngineError::Corrupt(format!("blob file {id:016x} is missing"));
-            record.body =
-                Body::Stored(Arc::new(self.read_path.blobs.open(id)?.ok_or_else(missing)?));
+            let blob = self.read_path.blobs.open(id)?.ok_or_else(missing)?;
+            record.body = Body::Stored(Arc::new(blob));
         }
         Ok(record)
     }
@@ -129,10 +121,6 @@ impl Snapshot for SnapshotReader {
         bytes: u64,
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>> {
         let state = self.0.clone();
-        Box::pin(async move {
-            let read = move || state.scan(&start, &end, limit, bytes);
-            let read = tokio::task::spawn_blocking(read).await;
-            read.map_err(|e| EngineError::Failed(e.to_string()))?
-        })
+        Box::pin(async move { blocking(move || state.scan(&(start..end), limit, bytes)).await })
     }
 }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Problems listed one by one; further ones are only counted.
+/// Maximum number of problems listed; further ones are only counted.
 const PROBLEMS_LISTED_MAX: usize = 1000;
 
 /// The newest record of a key.
@@ -41,11 +41,11 @@ pub struct VerifyReport {
     pub records: u64,
     /// Total size of their bodies, in bytes.
     pub body_bytes: u64,
-    /// Number of entries that are in the WAL and not yet in the database.
+    /// Number of WAL entries that are not yet in the database.
     pub wal_entries: u64,
     /// Number of blob files that records refer to.
     pub blobs: u64,
-    /// The first thousand problems: what is damaged, and where.
+    /// Descriptions of the first thousand problems.
     pub problems: Vec<String>,
     /// Number of problems.
     pub problem_count: u64,
@@ -68,7 +68,7 @@ impl VerifyReport {
 /// in the report instead.
 pub fn verify(
     dir: &Path,
-    mut visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
+    visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
 ) -> Result<VerifyReport> {
     if !database::path(dir).is_file() {
         let missing = format!("there is no steadfast.db in {}", dir.display());
@@ -85,9 +85,9 @@ pub fn verify(
         Err(e) => return Err(e),
     }
     let blobs = BlobFiles::new(dir, 0, FatalErrorHandler::new(|_| {}))?;
-    let mut verifier =
-        Verifier { conn: &conn, blobs, report, body_refs: BTreeMap::new(), counts: [0; 256] };
-    verifier.verify_records(&memtable, &mut visit)?;
+    let (conn, body_refs, counts) = (&conn, BTreeMap::new(), [0; 256]);
+    let mut verifier = Verifier { conn, visit, blobs, report, body_refs, counts };
+    verifier.verify_records(&memtable)?;
     verifier.find_unreferenced()?;
     verifier.verify_counts()?;
     Ok(verifier.report)
@@ -121,24 +121,20 @@ fn replay_wal(conn: &Connection, dir: &Path, memtable: &mut Memtable) -> Result<
     Ok(entries)
 }
 
-/// State of a verification.
-struct Verifier<'c> {
+struct Verifier<'c, V> {
     conn: &'c Connection,
+    visit: V,
     blobs: Arc<BlobFiles>,
     report: VerifyReport,
-    /// References to bodies from the database's records, with the records' versions.
+    /// Body references of the database's records, with the records' versions.
     body_refs: BTreeMap<i64, u64>,
     /// Number of records in the database, by first key byte.
     counts: [i64; 256],
 }
 
-impl Verifier<'_> {
+impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
     /// Verifies every record, merging the database and the memtable.
-    fn verify_records(
-        &mut self,
-        memtable: &Memtable,
-        visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
-    ) -> Result<()> {
+    fn verify_records(&mut self, memtable: &Memtable) -> Result<()> {
         let sql = "SELECT key, due, data FROM heads ORDER BY key";
         let mut statement = self.conn.prepare(sql)?;
         let mut rows = statement.query([])?;
@@ -146,30 +142,24 @@ impl Verifier<'_> {
         while let Some(row) = rows.next()? {
             let (key, expires_at, data) = columns(row)?;
             while let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] < *key) {
-                self.verify_memtable_entry(key, entry, visit);
+                self.verify_memtable_entry(key, entry);
             }
             let in_db = self.verify_row(key, expires_at, data);
             if let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] == *key) {
-                self.verify_memtable_entry(key, entry, visit);
-            } else if let Some((data, len)) = in_db {
+                self.verify_memtable_entry(key, entry);
+            } else if let Some((data, body_len)) = in_db {
                 let RecordRow { version, expires_at, meta, .. } = data;
-                self.visit(VerifiedRecord { key, version, expires_at, meta, body_len: len }, visit);
+                self.visit(VerifiedRecord { key, version, expires_at, meta, body_len });
             }
         }
-        for (key, entry) in in_memtable {
-            self.verify_memtable_entry(key, entry, visit);
-        }
+        in_memtable.for_each(|(key, entry)| self.verify_memtable_entry(key, entry));
         Ok(())
     }
 
-    fn visit(
-        &mut self,
-        record: VerifiedRecord<'_>,
-        visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
-    ) {
+    fn visit(&mut self, record: VerifiedRecord<'_>) {
         self.report.records += 1;
         self.report.body_bytes += record.body_len;
-        visit(record, &mut self.report);
+        (self.visit)(record, &mut self.report);
     }
 
     /// Verifies a record of the database and returns it with the size of its body.
@@ -189,8 +179,7 @@ impl Verifier<'_> {
             return None;
         };
         if data.expires_at.cast_signed() != expires_at {
-            self.report
-                .add_problem(format!("record {name:?} has a wrong entry in the expiry index"));
+            self.report.add_problem(format!("record {name:?} is wrong in the expiry index"));
         }
         if data.body_ref != 0 && self.body_refs.insert(data.body_ref, data.version).is_some() {
             self.report.add_problem(format!("record {name:?} shares its body with another record"));
@@ -209,13 +198,8 @@ impl Verifier<'_> {
         }
     }
 
-    /// Verifies a record that is only in the WAL.
-    fn verify_memtable_entry(
-        &mut self,
-        key: &Bytes,
-        entry: &MemtableEntry,
-        visit: &mut impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
-    ) {
+    /// Verifies a record of the memtable.
+    fn verify_memtable_entry(&mut self, key: &Bytes, entry: &MemtableEntry) {
         let len = match (entry.location, &entry.body_at) {
             (BodyLocation::Removed, _) => return,
             (BodyLocation::Inline { len, checksum, .. }, Some((segment, at))) => {
@@ -228,7 +212,7 @@ impl Verifier<'_> {
         match len {
             Ok(body_len) => {
                 let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
-                self.visit(VerifiedRecord { key, version, expires_at, meta, body_len }, visit);
+                self.visit(VerifiedRecord { key, version, expires_at, meta, body_len });
             }
             Err(problem) => {
                 let name = String::from_utf8_lossy(key);
@@ -238,7 +222,7 @@ impl Verifier<'_> {
     }
 
     /// Verifies a body in the database and returns its size.
-    fn verify_body(&self, body_ref: i64, version: u64) -> std::result::Result<u64, String> {
+    fn verify_body(&self, body_ref: i64, version: u64) -> Result<u64, String> {
         let sql = "SELECT sum, body FROM bodies WHERE id = ?1";
         let mut statement = self.conn.prepare_cached(sql).map_err(|e| e.to_string())?;
         let read = |row: &Row<'_>| {
@@ -254,7 +238,7 @@ impl Verifier<'_> {
     }
 
     /// Verifies all blocks of a blob file and returns the size of its body.
-    fn verify_blob(&mut self, id: i64) -> std::result::Result<u64, String> {
+    fn verify_blob(&mut self, id: i64) -> Result<u64, String> {
         self.report.blobs += 1;
         let blob = self.blobs.open(id).map_err(|e| e.to_string())?;
         let blob = blob.ok_or_else(|| format!("blob file {id:016x} is missing"))?;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 /// Maximum number of commits in a group.
 const GROUP_COMMITS_MAX: usize = 1024;
-/// A group takes no further commits from this size on, in bytes.
+/// Size in bytes from which a group takes no further commits.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
 /// Maximum number of versions cached for preconditions.
 const KNOWN_VERSIONS_MAX: usize = 4096;
@@ -33,15 +33,12 @@ pub(super) struct QueuedCommit {
     pub(super) reply: oneshot::Sender<Result<Outcome>>,
 }
 
-/// A command to the writer thread.
 pub(super) enum WriterCommand {
-    /// Commit a set of mutations.
     Commit(QueuedCommit),
     /// Continue in a new segment, so that the active one can be checkpointed.
     RotateSegment,
 }
 
-/// The writer thread's state.
 pub(super) struct Writer {
     pub(super) commands: Receiver<WriterCommand>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
@@ -69,7 +66,7 @@ pub(super) struct Scratch {
 }
 
 /// The result of checking a group: the outcomes, and the entries to write.
-struct EvaluatedGroup {
+struct Evaluation {
     outcomes: Vec<Result<Outcome>>,
     /// Entries, each with whether the database has a record for the key, if known.
     entries: Vec<(WalEntry, Option<bool>)>,
@@ -100,12 +97,12 @@ impl Writer {
     /// Closes the active segment.
     fn rotate(&mut self) {
         self.active = None;
-        self.shared
-            .set_wal_position(WalPosition { version: self.last_version, seq: self.next_seq });
+        let position = WalPosition { version: self.last_version, seq: self.next_seq };
+        *self.shared.wal_position_mut() = position;
     }
 
-    /// Takes queued commits up to the group limits. The flag says whether to rotate the segment
-    /// after the group.
+    /// Dequeues commits up to the group limits. Returns also whether to rotate the segment after
+    /// the group.
     fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, bool) {
         let mut bytes = commit_bytes(&first.commit);
         let mut group = vec![first];
@@ -150,7 +147,7 @@ impl Writer {
         match self.append_record(evaluated.last) {
             Ok((segment, bodies_offset)) => {
                 self.last_version = evaluated.last;
-                let refreshed = self.refreshed_records(&group, &evaluated);
+                let refreshed = self.refreshed(&group, &evaluated);
                 self.update_known_versions();
                 self.publish(&group, evaluated.entries, &segment, bodies_offset);
                 for (key, record) in refreshed {
@@ -168,8 +165,8 @@ impl Writer {
     }
 
     /// Checks each commit of a group and adds the successful ones to the WAL record.
-    fn evaluate(&mut self, group: &[QueuedCommit]) -> EvaluatedGroup {
-        let mut evaluated = EvaluatedGroup {
+    fn evaluate(&mut self, group: &[QueuedCommit]) -> Evaluation {
+        let mut evaluated = Evaluation {
             outcomes: Vec::with_capacity(group.len()),
             entries: Vec::with_capacity(group.len()),
             last: self.last_version,
@@ -203,13 +200,9 @@ impl Writer {
         if let Some(version) = self.scratch.known_versions.get(key) {
             return Ok(*version);
         }
-        let in_memtable =
-            self.shared.memtable().get(key).map(|entry| (entry.is_live(), entry.version));
-        let version = match in_memtable {
-            Some((true, version)) => version,
-            Some((false, _)) => 0,
-            None => self.pool.version(key)?,
-        };
+        let current = |entry: &MemtableEntry| if entry.is_live() { entry.version } else { 0 };
+        let in_memtable = self.shared.memtable().get(key).map(current);
+        let version = in_memtable.map_or_else(|| self.pool.version(key), Ok)?;
         if self.scratch.known_versions.len() >= KNOWN_VERSIONS_MAX {
             self.scratch.known_versions.clear();
         }
@@ -218,7 +211,7 @@ impl Writer {
     }
 
     /// Adds a commit whose preconditions hold to the WAL record.
-    fn apply(&mut self, commit: &Commit, evaluated: &mut EvaluatedGroup) -> Result<Outcome> {
+    fn apply(&mut self, commit: &Commit, evaluated: &mut Evaluation) -> Result<Outcome> {
         let version = commit.version_min.max(evaluated.last + 1);
         let mut bodies = Vec::with_capacity(commit.mutations.len());
         for Mutation { record, .. } in &commit.mutations {
@@ -226,10 +219,8 @@ impl Writer {
                 None => NewBody::Removed,
                 Some(Body::Bytes(bytes)) => NewBody::Bytes(bytes),
                 Some(Body::Stored(stored)) => {
-                    let blob = stored.as_any().downcast_ref::<Blob>();
-                    let foreign =
-                        || EngineError::Failed("the stored body belongs to another engine".into());
-                    let blob = blob.ok_or_else(foreign)?;
+                    let foreign = || EngineError::Failed("a body belongs to another engine".into());
+                    let blob = stored.as_any().downcast_ref::<Blob>().ok_or_else(foreign)?;
                     NewBody::Blob { id: blob.id(), len: stored.len() }
                 }
             });
@@ -244,9 +235,8 @@ impl Writer {
             let expected = commit.preconditions.iter().find(|expected| expected.key == *key);
             let in_db = expected.map(|expected| expected.version != 0);
             // Copies, so that the entry does not keep a larger buffer alive.
-            let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
-            let entry =
-                WalEntry { key: copy(key), version, expires_at, meta: copy(&meta), location };
+            let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(&meta));
+            let entry = WalEntry { key, version, expires_at, meta, location };
             let current = if record.is_some() { version } else { 0 };
             self.scratch.pending_versions.insert(entry.key.clone(), current);
             evaluated.entries.push((entry, in_db));
@@ -348,11 +338,7 @@ impl Writer {
     }
 
     /// Returns the records of the group that replace cached ones.
-    fn refreshed_records(
-        &self,
-        group: &[QueuedCommit],
-        evaluated: &EvaluatedGroup,
-    ) -> Vec<(Bytes, Record)> {
+    fn refreshed(&self, group: &[QueuedCommit], evaluated: &Evaluation) -> Vec<(Bytes, Record)> {
         let committed = group.iter().zip(&evaluated.outcomes);
         let committed =
             committed.filter(|(_, outcome)| matches!(outcome, Ok(Outcome::Committed(_))));

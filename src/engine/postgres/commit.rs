@@ -1,9 +1,9 @@
 //! Commits a group in one transaction of two round trips: lock all rows and evaluate the commits
-//! against them, then write and COMMIT. COMMIT is pipelined behind the writes; if one of them
-//! failed, it rolls back.
+//! against them, then write and COMMIT. COMMIT is pipelined behind the writes; it rolls back if one
+//! of them failed.
 
 use super::super::{Body, Commit, EngineError, NewRecord, Outcome, Result};
-use super::connection::{Fault, evict, timed_out, transfer_timeout, with_deadline};
+use super::connection::{Fault, Params, evict, timed_out, transfer_timeout, with_deadline};
 use super::{Backoff, Inner, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
-/// Maximum bytes of keys and records per transaction, limited by the protocol's message size.
+/// Maximum bytes of keys and records per transaction; the protocol limits the message size.
 const TRANSACTION_BYTES_MAX: u64 = 1 << 30;
 
 /// Why a group was not committed.
@@ -44,7 +44,6 @@ pub(super) enum LockWait {
     Long,
 }
 
-/// The result of one attempt.
 enum Attempt {
     Done(Vec<Outcome>),
     /// Nothing was written; retry.
@@ -69,8 +68,9 @@ type LockedRows = HashMap<Vec<u8>, (i64, bool)>;
 /// The rows to write, each with the version of the last commit that writes it; `None` is a
 /// tombstone.
 type NewRows<'c> = BTreeMap<&'c [u8], (Option<&'c NewRecord>, i64)>;
+type OutcomesAndRows<'c> = (Vec<Outcome>, NewRows<'c>);
 
-type StatementResult = std::result::Result<(), tokio_postgres::Error>;
+type StatementResult<T = ()> = Result<T, tokio_postgres::Error>;
 
 /// Rows to write, as arrays by column.
 #[derive(Default)]
@@ -125,7 +125,7 @@ impl Inner {
         commits: &[&Commit],
         wait: LockWait,
         deadline: Instant,
-    ) -> std::result::Result<Vec<Outcome>, CommitError> {
+    ) -> Result<Vec<Outcome>, CommitError> {
         let mut backoff = Backoff::until(deadline);
         loop {
             let fault = match self.client().await {
@@ -151,17 +151,12 @@ impl Inner {
         }
     }
 
-    async fn attempt(
-        &self,
-        client: Client,
-        commits: &[&Commit],
-        wait: LockWait,
-    ) -> Result<Attempt> {
-        let (statements, locked) = match with_deadline(begin(&client, commits, wait)).await {
+    async fn attempt(&self, client: Client, group: &[&Commit], wait: LockWait) -> Result<Attempt> {
+        let (statements, locked) = match with_deadline(begin(&client, group, wait)).await {
             Ok(locked) => locked,
             Err(fault) => return abort(client, fault).await,
         };
-        let evaluated = self.evaluate(commits, &locked);
+        let evaluated = self.evaluate(group, &locked);
         let ((outcomes, rows), mark) = match evaluated.and_then(|rows| Ok((rows, random_mark()?))) {
             Ok(evaluated) => evaluated,
             Err(e) => return abort(client, Fault::Rejected(e)).await,
@@ -190,15 +185,11 @@ impl Inner {
 
     /// Evaluates each commit against the locked rows as left by the commits before it. Returns the
     /// outcomes and the rows to write.
-    fn evaluate<'c>(
-        &self,
-        commits: &[&'c Commit],
-        locked: &LockedRows,
-    ) -> Result<(Vec<Outcome>, NewRows<'c>)> {
+    fn evaluate<'c>(&self, all: &[&'c Commit], locked: &LockedRows) -> Result<OutcomesAndRows<'c>> {
         let highest = locked.values().map(|(version, _)| version.cast_unsigned()).max();
         let version_min = highest.map_or(0, |version| version + 1);
         let (mut outcomes, mut rows) = (Vec::new(), NewRows::new());
-        for commit in commits {
+        for commit in all {
             let version_of = |key: &[u8]| match (rows.get(key), locked.get(key)) {
                 (Some((Some(_), version)), _) | (None, Some((version, true))) => *version,
                 (Some((None, _)), _) | (None, Some((_, false)) | None) => 0,
@@ -226,18 +217,13 @@ impl Inner {
     }
 
     /// Returns for each commit whether it needs a row locked by another transaction.
-    pub(super) async fn blocked(
-        &self,
-        commits: &[&Commit],
-    ) -> std::result::Result<Vec<bool>, Fault> {
+    pub(super) async fn blocked(&self, commits: &[&Commit]) -> Result<Vec<bool>, Fault> {
         let client = self.client().await?;
-        let blocked = match with_deadline(blocked_keys(&client, commits)).await {
-            Ok(blocked) => blocked,
-            Err(fault) => {
-                evict(client);
-                return Err(fault);
-            }
-        };
+        let blocked = with_deadline(blocked_keys(&client, commits)).await;
+        if blocked.is_err() {
+            evict(client);
+        }
+        let blocked = blocked?;
         let is_blocked = |commit: &&Commit| {
             let written = commit.mutations.iter().map(|mutation| &mutation.key);
             let mut keys = written.chain(commit.preconditions.iter().map(|p| &p.key));
@@ -271,7 +257,7 @@ impl Inner {
                     let e = format!("the connection was lost during a commit ({cause})");
                     return Err(EngineError::Failed(e));
                 }
-                // Unavailable would claim that nothing was written.
+                // Not `Unavailable`, which would mean that nothing was written.
                 Err(fault) => backoff.wait(fault).await.map_err(|e| {
                     EngineError::Failed(format!("a commit was not acknowledged ({cause}): {e}"))
                 })?,
@@ -295,7 +281,7 @@ async fn begin(
     client: &Client,
     commits: &[&Commit],
     wait: LockWait,
-) -> std::result::Result<(WriteStatements, LockedRows), tokio_postgres::Error> {
+) -> StatementResult<(WriteStatements, LockedRows)> {
     let (writes, checks) = keys(commits);
     let begin = match wait {
         LockWait::Short => sql::BEGIN_SHORT_WAIT,
@@ -314,7 +300,7 @@ async fn begin(
             false => client.query(&lock_checks, &[&checks]).await,
         }
     };
-    let params: &[&(dyn ToSql + Sync)] = &[&writes];
+    let params: Params<'_> = &[&writes];
     // Pipelined. Report the first failure: those after it only say that the transaction aborted.
     let (begun, written, checked) =
         tokio::join!(client.batch_execute(begin), client.query(&lock_writes, params), checked);
@@ -328,13 +314,9 @@ async fn begin(
 }
 
 /// Returns the keys of the commits whose rows are locked by other transactions.
-async fn blocked_keys(
-    client: &Client,
-    commits: &[&Commit],
-) -> std::result::Result<HashSet<Vec<u8>>, tokio_postgres::Error> {
+async fn blocked_keys(client: &Client, commits: &[&Commit]) -> StatementResult<HashSet<Vec<u8>>> {
     let (writes, checks) = keys(commits);
-    let (writes, checks): (&[&(dyn ToSql + Sync)], &[&(dyn ToSql + Sync)]) =
-        (&[&writes], &[&checks]);
+    let (writes, checks): (Params<'_>, Params<'_>) = (&[&writes], &[&checks]);
     let blocked_writes = client.prepare_cached(sql::BLOCKED_WRITES).await?;
     let blocked_checks = client.prepare_cached(sql::BLOCKED_CHECKS).await?;
     // ROLLBACK, because COMMIT of a transaction that locked rows waits for synchronous replicas.
@@ -358,7 +340,7 @@ async fn write_and_commit(
     rows: &NewRows<'_>,
     locked: &LockedRows,
     mark: i64,
-) -> std::result::Result<Option<(Fault, Bytes, i64)>, Fault> {
+) -> Result<Option<(Fault, Bytes, i64)>, Fault> {
     let (mut insert, mut update) = (RowColumns::default(), RowColumns::default());
     let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
     for (key, (record, version)) in rows {
@@ -432,21 +414,15 @@ async fn add_counts(
 
 /// Ends a transaction that failed before COMMIT; nothing was written.
 async fn abort(client: Client, fault: Fault) -> Result<Attempt> {
-    match fault {
-        Fault::Disconnected(_) => evict(client),
-        Fault::Rejected(_) | Fault::Conflict | Fault::LockTimeout => {
-            let _ = roll_back(client).await;
-        }
+    if let Fault::Disconnected(_) = fault {
+        evict(client);
+    } else {
+        let _ = roll_back(client).await;
     }
-    match fault {
-        Fault::Rejected(e) => Err(e),
-        fault @ (Fault::Disconnected(_) | Fault::Conflict | Fault::LockTimeout) => {
-            Ok(Attempt::Retry(fault))
-        }
-    }
+    if let Fault::Rejected(e) = fault { Err(e) } else { Ok(Attempt::Retry(fault)) }
 }
 
-async fn roll_back(client: Client) -> std::result::Result<(), Fault> {
+async fn roll_back(client: Client) -> Result<(), Fault> {
     let result = with_deadline(client.batch_execute("ROLLBACK")).await;
     if result.is_err() {
         evict(client);
@@ -458,10 +434,7 @@ async fn roll_back(client: Client) -> std::result::Result<(), Fault> {
 ///
 /// The update makes the result as durable as any commit: the transaction that wrote the row may
 /// have ended before its synchronous replicas confirmed it.
-async fn touch_row(
-    client: &Client,
-    key: &Bytes,
-) -> std::result::Result<(i64, i64), tokio_postgres::Error> {
+async fn touch_row(client: &Client, key: &Bytes) -> StatementResult<(i64, i64)> {
     let ensure = client.prepare_cached(sql::ENSURE_ROW).await?;
     let touch = client.prepare_cached(sql::TOUCH_ROW).await?;
     client.execute(&ensure, &[&&key[..]]).await?;
@@ -472,6 +445,6 @@ async fn touch_row(
 fn random_mark() -> Result<i64> {
     let mut random = [0; 8];
     getrandom::fill(&mut random)
-        .map_err(|e| EngineError::Failed(format!("reading random numbers failed: {e}")))?;
+        .map_err(|e| EngineError::Failed(format!("could not generate a random number: {e}")))?;
     Ok(i64::from_le_bytes(random))
 }

@@ -12,14 +12,15 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client as PgClient, Config, NoTls, Socket};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client as PgClient, Config, NoTls, Row, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Time limits for establishing a connection and for waiting on the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Base time limit of a statement, above the duration of any statement used here. A frozen server
-/// keeps its connections open without responding.
+/// Base time limit of a statement, longer than any statement used here takes. A hung server leaves
+/// its connections open without responding.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Assumed minimum transfer rate, in bytes per second; extends the limit of large statements.
 const TRANSFER_RATE_MIN: u64 = 4 << 20;
@@ -87,13 +88,13 @@ pub(super) fn pool(url: &str, size: usize, role: Role) -> Result<Pool> {
     pool.build().map_err(|e| EngineError::Failed(e.to_string()))
 }
 
-/// Connects to all hosts in parallel and uses the first connection established, so that a frozen
-/// host does not delay the others.
+/// Connects to all hosts in parallel and uses the first connection established, so that a hung host
+/// does not delay the others.
 struct ParallelConnector {
     tls: Option<MakeRustlsConnect>,
 }
 
-type Connected = std::result::Result<(PgClient, JoinHandle<()>), tokio_postgres::Error>;
+type Connected = Result<(PgClient, JoinHandle<()>), tokio_postgres::Error>;
 
 impl Connect for ParallelConnector {
     fn connect(&self, config: &Config) -> BoxFuture<'_, Connected> {
@@ -134,7 +135,6 @@ where
     Ok((client, driver))
 }
 
-/// Splits a configuration into one per host.
 fn split_hosts(all: &Config) -> Vec<Config> {
     let ports = all.get_ports();
     let single = |(index, host): (usize, &Host)| {
@@ -227,6 +227,16 @@ impl From<tokio_postgres::Error> for Fault {
     }
 }
 
+impl From<Fault> for EngineError {
+    fn from(fault: Fault) -> EngineError {
+        match fault {
+            Fault::Rejected(e) => e,
+            Fault::Conflict | Fault::LockTimeout => super::contention(),
+            Fault::Disconnected(why) => EngineError::Unavailable(why),
+        }
+    }
+}
+
 /// Returns whether an error is a network error that may not recur; an invalid certificate does.
 fn is_transient(cause: &(dyn std::error::Error + 'static)) -> bool {
     let permanent = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
@@ -245,7 +255,7 @@ impl From<PoolError> for Fault {
     }
 }
 
-/// Discards a connection, and the idle ones of its pool, which lead to the same server.
+/// Closes a connection and the idle ones of its pool, which are to the same server.
 pub(super) fn evict(client: Client) {
     if let Some(pool) = Client::pool(&client) {
         pool.retain(|_, _| false);
@@ -253,30 +263,41 @@ pub(super) fn evict(client: Client) {
     drop(Client::take(client));
 }
 
+/// The parameters of a statement.
+pub(super) type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+
+/// Runs a query as a cached prepared statement.
+pub(super) async fn run_query(
+    client: &Client,
+    text: &str,
+    params: Params<'_>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let statement = client.prepare_cached(text).await?;
+    client.query(&statement, params).await
+}
+
 /// Runs a statement under the base time limit.
 pub(super) async fn with_deadline<T>(
-    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-) -> std::result::Result<T, Fault> {
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Fault> {
     with_transfer_deadline(0, work).await
 }
 
 /// Runs a statement that transfers up to `bytes` bytes under the time limit for them.
 pub(super) async fn with_transfer_deadline<T>(
     bytes: u64,
-    work: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-) -> std::result::Result<T, Fault> {
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Fault> {
     match tokio::time::timeout(transfer_timeout(bytes), work).await {
         Ok(result) => result.map_err(Fault::from),
         Err(_) => Err(timed_out()),
     }
 }
 
-/// Returns the time limit of a statement that transfers up to `bytes` bytes.
 pub(super) fn transfer_timeout(bytes: u64) -> Duration {
     STATEMENT_TIMEOUT + Duration::from_secs(bytes / TRANSFER_RATE_MIN)
 }
 
-/// The fault of a statement that exceeded its time limit.
 pub(super) fn timed_out() -> Fault {
     Fault::Disconnected("the database did not respond in time".into())
 }
@@ -301,10 +322,8 @@ mod tests {
         let each = split_hosts(&parse(two, Role::Primary).unwrap());
         let at = |config: &Config| (config.get_hosts().to_vec(), config.get_ports().to_vec());
         let named = |name: &str, port| (vec![Host::Tcp(name.into())], vec![port]);
-        assert_eq!(
-            each.iter().map(at).collect::<Vec<_>>(),
-            [named("db1.example", 5432), named("db2.example", 5433)]
-        );
+        let expected = [named("db1.example", 5432), named("db2.example", 5433)];
+        assert_eq!(each.iter().map(at).collect::<Vec<_>>(), expected);
         for one in &each {
             assert_eq!((one.get_user(), one.get_password()), (Some("u"), Some(&b"p"[..])));
             assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);

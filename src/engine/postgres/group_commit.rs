@@ -1,4 +1,4 @@
-//! Group commit: queued commits share one transaction, and so its round trips and its sync. Each
+//! Group commit: queued commits share one transaction with its round trips and its sync. Each
 //! commit still gets its own outcome.
 
 use super::super::{Body, Commit, EngineError, Mutation, Outcome, Result};
@@ -11,10 +11,10 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 /// Concurrent transactions, not counting slow ones.
 const WORKERS: usize = 2;
-/// A worker stops waiting for a transaction after this time, for example when one of its rows is
-/// locked by another server.
+/// After this time a worker starts its next transaction without waiting for the current one, for
+/// example when another server has locked one of its rows.
 const SLOW_TRANSACTION: Duration = Duration::from_millis(100);
-/// Maximum concurrent transactions, including slow ones.
+/// Maximum number of concurrent transactions, including slow ones.
 const TRANSACTIONS_MAX: usize = 12;
 /// A group takes no more commits once it has this many commits or bytes.
 const GROUP_COMMITS: usize = 64;
@@ -31,7 +31,6 @@ struct PendingCommit {
 pub(super) struct GroupCommitter(mpsc::Sender<PendingCommit>);
 
 impl GroupCommitter {
-    /// Starts the workers.
     pub(super) fn new(inner: &Arc<Inner>) -> GroupCommitter {
         let (sender, receiver) = mpsc::channel(QUEUE_COMMITS);
         let receiver = Arc::new(Mutex::new(receiver));
@@ -88,9 +87,9 @@ async fn commit_group(inner: &Inner, group: Vec<PendingCommit>) {
     let commits: Vec<&Commit> = group.iter().map(|pending| &pending.commit).collect();
     let blocked = inner.blocked(&commits).await;
     let blocked = blocked.unwrap_or_else(|_| vec![true; group.len()]);
-    let (waiting, free): (Vec<_>, Vec<_>) =
+    let (blocked, free): (Vec<_>, Vec<_>) =
         group.into_iter().zip(blocked).partition(|(_, blocked)| *blocked);
-    for part in [free, waiting] {
+    for part in [free, blocked] {
         let group: Vec<PendingCommit> = part.into_iter().map(|(pending, _)| pending).collect();
         if !group.is_empty() {
             commit_and_reply(inner, group, LockWait::Long, deadline).await;
@@ -133,13 +132,12 @@ async fn commit_and_reply(
     None
 }
 
-/// Commits a group and updates the statistics.
 async fn commit_measured(
     inner: &Inner,
     commits: &[&Commit],
     wait: LockWait,
     deadline: Instant,
-) -> std::result::Result<Vec<Outcome>, CommitError> {
+) -> Result<Vec<Outcome>, CommitError> {
     let start = Instant::now();
     let outcomes = inner.commit(commits, wait, deadline).await?;
     let conflicts = outcomes.iter().filter(|outcome| **outcome == Outcome::Conflict).count();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Microseconds for which tombstones are kept. The version floor lags by half of that, far more
-/// than [`INTERVAL`], at which every process that assigns versions reads it.
+/// than [`INTERVAL`], the interval at which every process reads it.
 const TOMBSTONE_RETENTION_MICROS: u64 = 3_600_000_000;
 /// Time limit of one attempt to create the tables.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -52,7 +52,7 @@ impl Inner {
         )))
     }
 
-    async fn create_tables(&self) -> std::result::Result<i32, Fault> {
+    async fn create_tables(&self) -> Result<i32, Fault> {
         let mut client = self.client().await?;
         // Concurrent creation fails with a duplicate name, and is retried.
         if let Err(e) = client.batch_execute(sql::META).await {
@@ -79,18 +79,16 @@ impl Inner {
         let floor = self.now().saturating_sub(TOMBSTONE_RETENTION_MICROS / 2);
         self.raise_last_version(self.raise_version_floor(floor).await?);
         let purge_below = floor.saturating_sub(TOMBSTONE_RETENTION_MICROS / 2).cast_signed();
-        let client = self.client().await.map_err(unavailable)?;
+        let client = self.client().await?;
         let statements = async {
             client.execute(sql::PURGE_TOMBSTONES, &[&purge_below]).await?;
             client.execute(sql::COMPACT_COUNTS, &[]).await
         };
-        match with_deadline(statements).await {
-            Ok(_) => Ok(()),
-            Err(fault) => {
-                evict(client);
-                Err(unavailable(fault))
-            }
+        let result = with_deadline(statements).await;
+        if result.is_err() {
+            evict(client);
         }
+        Ok(result.map(|_| ())?)
     }
 
     async fn sync_clock(&self) -> Result<()> {
@@ -101,8 +99,8 @@ impl Inner {
             let round_trip = sent.elapsed();
             let database = rows.first().map_or(Ok(0), |row| number(row, 0))?;
             let local = (sent + round_trip / 2).saturating_duration_since(self.opened);
-            let offset =
-                database.cast_signed() - i64::try_from(local.as_micros()).unwrap_or(i64::MAX);
+            let local = i64::try_from(local.as_micros()).unwrap_or(i64::MAX);
+            let offset = database.cast_signed() - local;
             if best.is_none_or(|(shortest, _)| round_trip < shortest) {
                 best = Some((round_trip, offset));
             }
@@ -124,13 +122,5 @@ impl Inner {
         if let Err(e) = self.raise_version_floor(last).await {
             tracing::debug!(error = %e, "storing the last version failed");
         }
-    }
-}
-
-fn unavailable(fault: Fault) -> EngineError {
-    match fault {
-        Fault::Rejected(e) => e,
-        Fault::Conflict | Fault::LockTimeout => super::contention(),
-        Fault::Disconnected(why) => EngineError::Unavailable(why),
     }
 }

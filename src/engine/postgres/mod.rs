@@ -1,12 +1,12 @@
 //! The PostgreSQL engine: any number of processes share one database that speaks the PostgreSQL
-//! protocol. A process keeps no state but its connections; concurrent reads share statements and
+//! protocol. A process has no state except its connections; concurrent reads share statements, and
 //! concurrent commits share transactions.
 //!
 //! A commit locks the rows it needs (`FOR UPDATE` those it writes, `FOR SHARE` those it only
-//! checks), evaluates the preconditions, writes and commits. The process assigns the version, above
-//! those of all locked rows and all it assigned before. A removed record leaves a tombstone for an
-//! hour, after which a floor for all versions covers it, so that versions under a key increase
-//! whichever process writes.
+//! checks), evaluates the preconditions, writes and commits. The process assigns the version,
+//! greater than those of all locked rows and all it assigned before. A removed record leaves a
+//! tombstone for an hour; after that the version floor exceeds its version. Versions under a key
+//! therefore increase, whichever process writes.
 
 mod commit;
 mod connection;
@@ -17,11 +17,11 @@ mod snapshot;
 mod sql;
 
 use super::{
-    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result,
-    Scan, ScanPage, ScannedRecord, Snapshot, Stats,
+    BlobWriter, Body, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, ReadFuture,
+    Record, Result, Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
-use connection::{Fault, evict, with_transfer_deadline};
+use connection::{Fault, Params, Role, evict, run_query, with_transfer_deadline};
 use deadpool_postgres::{Client, Pool};
 use group_commit::GroupCommitter;
 use read_batch::{BatchedRead, ReadBatcher};
@@ -33,9 +33,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
-/// Time limit for retrying a request; longer than a failover of the primary takes.
+/// Time limit for retrying a request; longer than a failover of the primary.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(25);
 /// First and longest pause between retries.
 const BACKOFF_MIN: Duration = Duration::from_millis(2);
@@ -103,10 +102,9 @@ impl Postgres {
     /// # Errors
     /// When the database is unreachable or its tables have an unsupported format.
     pub async fn open(options: Options) -> Result<Postgres> {
-        let pool = connection::pool(&options.url, options.connections, connection::Role::Primary)?;
-        let standby = options.standby.as_deref();
-        let standby = standby
-            .map(|url| connection::pool(url, options.connections, connection::Role::Standby));
+        let pool_of = |url: &str, role| connection::pool(url, options.connections, role);
+        let pool = pool_of(&options.url, Role::Primary)?;
+        let standby = options.standby.as_deref().map(|url| pool_of(url, Role::Standby));
         let standby = standby.transpose()?;
         let permits = u32::try_from(options.reading_bytes / PERMIT_BYTES).unwrap_or(u32::MAX);
         let read_permits = permits.clamp(1, u32::MAX >> 4);
@@ -128,7 +126,7 @@ impl Postgres {
         Ok(Postgres { inner, reads, commits, maintenance })
     }
 
-    /// Returns the database's time in microseconds since 1970, which all processes share to within
+    /// Returns the database's time in microseconds since 1970. Processes agree on it to within
     /// about half a round trip.
     pub fn now(&self) -> u64 {
         self.inner.now()
@@ -152,13 +150,8 @@ impl Backoff {
 
     /// Waits before the next attempt. Fails if the fault is permanent or the deadline has passed.
     async fn wait(&mut self, fault: Fault) -> Result<()> {
-        let e = match fault {
-            Fault::Rejected(e) => return Err(e),
-            Fault::Conflict | Fault::LockTimeout => contention(),
-            Fault::Disconnected(why) => EngineError::Unavailable(why),
-        };
-        if Instant::now() >= self.deadline {
-            return Err(e);
+        if matches!(fault, Fault::Rejected(_)) || Instant::now() >= self.deadline {
+            return Err(fault.into());
         }
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(BACKOFF_MAX);
@@ -171,7 +164,7 @@ fn contention() -> EngineError {
 }
 
 impl Inner {
-    async fn client(&self) -> std::result::Result<Client, Fault> {
+    async fn client(&self) -> Result<Client, Fault> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Fault::Rejected(EngineError::Closed));
         }
@@ -179,26 +172,17 @@ impl Inner {
     }
 
     /// Runs an idempotent statement, with retries.
-    async fn query(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+    async fn query(&self, text: &str, params: Params<'_>) -> Result<Vec<Row>> {
         self.query_large(0, text, params).await
     }
 
     /// Runs an idempotent statement that returns up to `bytes` bytes, with retries.
-    async fn query_large(
-        &self,
-        bytes: u64,
-        text: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>> {
+    async fn query_large(&self, bytes: u64, text: &str, params: Params<'_>) -> Result<Vec<Row>> {
         let mut backoff = Backoff::new();
         loop {
             let attempt = async {
                 let client = self.client().await?;
-                let rows = async {
-                    let statement = client.prepare_cached(text).await?;
-                    client.query(&statement, params).await
-                };
-                let rows = with_transfer_deadline(bytes, rows).await;
+                let rows = with_transfer_deadline(bytes, run_query(&client, text, params)).await;
                 if let Err(Fault::Disconnected(_)) = rows {
                     evict(client);
                 }
@@ -212,15 +196,11 @@ impl Inner {
     }
 
     /// Runs a query on a standby; `None` if none is configured or none responds in time.
-    async fn query_standby(&self, text: &str, params: &[&(dyn ToSql + Sync)]) -> Option<Vec<Row>> {
+    async fn query_standby(&self, text: &str, params: Params<'_>) -> Option<Vec<Row>> {
         let pool = self.standby.as_ref()?;
         let attempt = async {
             let client = pool.get().await.map_err(Fault::from)?;
-            let rows = async {
-                let statement = client.prepare_cached(text).await?;
-                client.query(&statement, params).await
-            };
-            rows.await.map_err(|e| {
+            run_query(&client, text, params).await.map_err(|e| {
                 evict(client);
                 Fault::from(e)
             })
@@ -257,7 +237,7 @@ impl Inner {
         permit.map_err(|_| EngineError::Closed)
     }
 
-    /// Assigns a version: at least `min`, and above all assigned before.
+    /// Assigns a version: at least `min`, and greater than all assigned before.
     fn next_version(&self, min: u64) -> u64 {
         let next = |last: u64| Some(min.max(last + 1));
         match self.last_version.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
@@ -265,7 +245,7 @@ impl Inner {
         }
     }
 
-    /// Ensures that versions assigned from now on are above `floor`.
+    /// Ensures that versions assigned from now on exceed `floor`.
     fn raise_last_version(&self, floor: u64) {
         self.last_version.fetch_max(floor, Ordering::AcqRel);
     }
@@ -277,7 +257,7 @@ impl Inner {
     }
 }
 
-/// A large body in memory, with its share of the memory limit.
+/// A large body in memory, and its permit from the memory limit.
 struct AccountedBody {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
@@ -297,7 +277,7 @@ fn record_at(row: &Row, first: usize, body: Bytes) -> Result<Record> {
 }
 
 fn malformed_row(e: tokio_postgres::Error) -> EngineError {
-    EngineError::Corrupt(format!("a malformed row: {e}"))
+    EngineError::Corrupt(format!("malformed row: {e}"))
 }
 
 fn number(row: &Row, column: usize) -> Result<u64> {
@@ -315,13 +295,9 @@ fn signed(number: u64) -> i64 {
 }
 
 impl Engine for Postgres {
-    fn read<'a>(
-        &'a self,
-        key: &'a [u8],
-        projection: Projection,
-    ) -> BoxFuture<'a, Result<Option<Record>>> {
+    fn read<'a>(&'a self, key: &'a [u8], projection: Projection) -> ReadFuture<'a> {
         Box::pin(async move {
-            // Repeats while the body grows beyond the memory reserved for it.
+            // Repeats while the body outgrows the memory reserved for it.
             loop {
                 let len = match self.reads.read(key, projection).await? {
                     BatchedRead::Absent => return Ok(None),
@@ -339,7 +315,7 @@ impl Engine for Postgres {
         Box::pin(async move {
             let (start, end) = (&scan.start[..], &scan.end[..]);
             let (skip, limit) = (signed(scan.skip_expired_at), signed(scan.limit as u64));
-            let params: &[&(dyn ToSql + Sync)] = &[&start, &end, &skip, &limit];
+            let params: Params<'_> = &[&start, &end, &skip, &limit];
             let stale = match scan.eventual {
                 true => self.inner.query_standby(sql::SCAN, params).await,
                 false => None,
@@ -351,12 +327,8 @@ impl Engine for Postgres {
             let mut page = ScanPage::with_capacity(rows.len());
             for row in &rows {
                 let (version, expires_at) = (number(row, 1)?, number(row, 2)?);
-                page.push(ScannedRecord {
-                    key: bytes(row, 0)?,
-                    version,
-                    expires_at,
-                    meta: bytes(row, 3)?,
-                });
+                let (key, meta) = (bytes(row, 0)?, bytes(row, 3)?);
+                page.push(ScannedRecord { key, version, expires_at, meta });
             }
             Ok(page)
         })
@@ -381,9 +353,8 @@ impl Engine for Postgres {
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
             let rows = self.inner.query(sql::COUNT, &[&i32::from(first)]).await?;
-            let count: i64 =
-                rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(malformed_row)?;
-            Ok(u64::try_from(count).unwrap_or(0))
+            let count = rows.first().map_or(Ok(0_i64), |row| row.try_get(0));
+            Ok(u64::try_from(count.map_err(malformed_row)?).unwrap_or(0))
         })
     }
 

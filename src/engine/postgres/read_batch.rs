@@ -1,6 +1,6 @@
-//! Batches concurrent reads: one statement with many keys costs little more than one with a single
-//! key. A statement is sent only after all of its reads arrived, so each read sees every commit
-//! acknowledged before it.
+//! Batches concurrent reads, because a statement with many keys costs little more than one with a
+//! single key. A statement is sent only after all of its reads have arrived, so each read sees
+//! every commit acknowledged before it.
 
 use super::super::{EngineError, Projection, Record, Result};
 use super::{Inner, bytes, malformed_row, number, record_at, sql};
@@ -17,7 +17,6 @@ const BATCH_KEYS: usize = 32;
 /// Queued reads per projection; further callers wait to enqueue.
 const QUEUE_READS: usize = 1024;
 
-/// The result of a batched read.
 #[derive(Clone, Debug)]
 pub(super) enum BatchedRead {
     /// There is no record.
@@ -40,7 +39,6 @@ pub(super) struct ReadBatcher {
 }
 
 impl ReadBatcher {
-    /// Starts the workers.
     pub(super) fn new(inner: &Arc<Inner>) -> ReadBatcher {
         let start = |projection: Projection| {
             let (sender, receiver) = mpsc::channel(QUEUE_READS);
@@ -57,10 +55,7 @@ impl ReadBatcher {
     pub(super) async fn read(&self, key: &[u8], projection: Projection) -> Result<BatchedRead> {
         let (reply, result) = oneshot::channel();
         let read = PendingRead { key: Bytes::copy_from_slice(key), reply };
-        let queue = match projection {
-            Projection::Meta => &self.meta,
-            Projection::Full => &self.full,
-        };
+        let queue = if projection == Projection::Meta { &self.meta } else { &self.full };
         queue.send(read).await.map_err(|_| EngineError::Closed)?;
         result.await.map_err(|_| EngineError::Closed)?
     }
@@ -100,18 +95,11 @@ async fn run_batch(inner: &Inner, batch: Vec<PendingRead>, projection: Projectio
 
 type ResultsByKey = HashMap<Vec<u8>, Result<BatchedRead>>;
 
-async fn fetch(
-    inner: &Inner,
-    batch: &[PendingRead],
-    projection: Projection,
-) -> Result<ResultsByKey> {
-    let keys: Vec<&[u8]> = batch.iter().map(|read| &read.key[..]).collect();
-    let statement = match projection {
-        Projection::Meta => sql::READ_META,
-        Projection::Full => sql::READ_SMALL,
-    };
+async fn fetch(inner: &Inner, reads: &[PendingRead], part: Projection) -> Result<ResultsByKey> {
+    let keys: Vec<&[u8]> = reads.iter().map(|read| &read.key[..]).collect();
+    let statement = if part == Projection::Meta { sql::READ_META } else { sql::READ_SMALL };
     let rows = inner.query(statement, &[&keys]).await?;
-    rows.iter().map(|row| Ok((bytes(row, 0)?.to_vec(), decode_row(row, projection)))).collect()
+    rows.iter().map(|row| Ok((bytes(row, 0)?.to_vec(), decode_row(row, part)))).collect()
 }
 
 /// Decodes a row of [`sql::READ_META`] or [`sql::READ_SMALL`].

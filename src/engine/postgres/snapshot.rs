@@ -1,22 +1,21 @@
 //! Snapshots: a repeatable-read transaction on a connection of its own.
 
-use super::connection::{Fault, evict, with_deadline, with_transfer_deadline};
-use super::{AccountedBody, Backoff, Inner, bytes, malformed_row, number, record_at, signed, sql};
-use crate::engine::{
+use super::super::{
     BoxFuture, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Result, Snapshot,
 };
+use super::connection::{Fault, Params, evict, run_query, with_deadline, with_transfer_deadline};
+use super::{AccountedBody, Backoff, Inner, bytes, malformed_row, number, record_at, signed, sql};
 use bytes::Bytes;
 use deadpool_postgres::Client;
 use std::sync::Arc;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 /// Maximum records per query.
 const PAGE_RECORDS: usize = 100;
 /// Maximum body bytes returned by one query: 25 MiB.
 const PAGE_BYTES: u64 = PAGE_RECORDS as u64 * INLINE_BYTES_MAX as u64;
 
-/// Reads all records as of the time it was opened.
+/// Reads all records as of the time of [`SnapshotReader::open`].
 pub(super) struct SnapshotReader {
     inner: Arc<Inner>,
     /// `None` after a failure.
@@ -24,53 +23,36 @@ pub(super) struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// Begins the transaction.
     pub(super) async fn open(inner: &Arc<Inner>) -> Result<SnapshotReader> {
         let mut backoff = Backoff::new();
         loop {
-            let begin = async {
-                let client = inner.client().await?;
-                match with_deadline(client.batch_execute(sql::BEGIN_SNAPSHOT)).await {
-                    Ok(()) => Ok(client),
-                    Err(fault) => {
-                        evict(client);
-                        Err(fault)
-                    }
+            let fault = match inner.client().await {
+                Err(fault) => fault,
+                Ok(client) => {
+                    let begun = with_deadline(client.batch_execute(sql::BEGIN_SNAPSHOT)).await;
+                    let Err(fault) = begun else {
+                        return Ok(SnapshotReader { inner: inner.clone(), client: Some(client) });
+                    };
+                    evict(client);
+                    fault
                 }
             };
-            match begin.await {
-                Ok(client) => {
-                    return Ok(SnapshotReader { inner: inner.clone(), client: Some(client) });
-                }
-                Err(fault) => backoff.wait(fault).await?,
-            }
+            backoff.wait(fault).await?;
         }
     }
 
     /// Runs a query in the transaction. Any failure ends the snapshot.
-    async fn query(
-        &mut self,
-        bytes: u64,
-        text: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>> {
+    async fn query(&mut self, bytes: u64, text: &str, params: Params<'_>) -> Result<Vec<Row>> {
         let lost = || EngineError::Unavailable("the snapshot's connection was lost".into());
         let client = self.client.as_ref().ok_or_else(lost)?;
-        let rows = async {
-            let statement = client.prepare_cached(text).await?;
-            client.query(&statement, params).await
-        };
-        match with_transfer_deadline(bytes, rows).await {
-            Ok(rows) => Ok(rows),
-            Err(fault) => {
-                self.client.take().into_iter().for_each(evict);
-                Err(match fault {
-                    Fault::Rejected(e) => e,
-                    Fault::Conflict | Fault::LockTimeout => lost(),
-                    Fault::Disconnected(why) => EngineError::Unavailable(why),
-                })
+        let rows = with_transfer_deadline(bytes, run_query(client, text, params)).await;
+        rows.map_err(|fault| {
+            self.client.take().into_iter().for_each(evict);
+            match fault {
+                Fault::Conflict | Fault::LockTimeout => lost(),
+                fault @ (Fault::Rejected(_) | Fault::Disconnected(_)) => fault.into(),
             }
-        }
+        })
     }
 
     /// Reads a record with a large body of `len` bytes, for which memory is reserved.

@@ -52,7 +52,7 @@ pub(super) const SCAN_FULL: &str = "
     SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
     octet_length(body)::BIGINT FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live ORDER BY key LIMIT $3";
-/// Begins a transaction and takes its snapshot, which happens at the first query.
+/// Begins a transaction and takes its snapshot, which PostgreSQL does at the first query.
 pub(super) const BEGIN_SNAPSHOT: &str = "
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT id FROM steadfast.meta";
 /// Skips rows that another server is removing.
@@ -62,15 +62,15 @@ pub(super) const EXPIRED: &str = "
 pub(super) const COUNT: &str =
     "SELECT coalesce(sum(n), 0)::BIGINT FROM steadfast.counts WHERE first = $1";
 
-/// Locks the rows a commit writes exclusively, and those it only checks in share mode: puts into
-/// the same store do not block each other.
+/// Lock the rows that a commit writes exclusively, and those that it only checks in share mode, so
+/// that puts into the same store do not block each other.
 pub(super) const LOCK_WRITES: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 pub(super) const LOCK_CHECKS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
-/// Begin a transaction with a lock timeout in milliseconds. The long one is below the statement
-/// timeout of the client: a wait that the database does not end would outlive the client's
-/// connection, and keep the locks already acquired.
+/// Begin a transaction with a lock timeout in milliseconds. The long one is shorter than the
+/// client's statement timeout: otherwise the wait could outlive the client's connection, with the
+/// locks already acquired.
 pub(super) const BEGIN_SHORT_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 500";
 pub(super) const BEGIN_LONG_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
 /// Select the rows that the statements above could not lock immediately.

@@ -7,14 +7,13 @@
 
 use super::super::database::body_checksum;
 use super::super::{EngineError, Result};
-use bytes::Bytes;
-
+use bytes::{Buf, BufMut, Bytes};
 /// Alignment of WAL records, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4096;
 /// Size of a record's header, in bytes.
 pub(crate) const HEADER_BYTES: usize = 48;
-/// Maximum size of the entries section and of the bodies section, in bytes. Far above the size of a
-/// commit group, because its last commit may be large.
+/// Maximum size of the entries section and of the bodies section, in bytes. Far above the limit of
+/// a commit group, because a single commit may exceed that.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 4] = *b"SDLG";
 /// Size of an entry without its key and meta, in bytes.
@@ -30,10 +29,9 @@ pub(crate) struct RecordHeader {
     pub(crate) base: u64,
     /// Version of the last commit in this record.
     pub(crate) last: u64,
-    /// Size of the entries section, in bytes.
+    /// Size of the entries section, in bytes, and the number of entries in it.
     pub(crate) entries_len: u32,
-    /// Number of entries.
-    pub(crate) entries: u32,
+    pub(crate) count: u32,
     /// Size of the bodies section, in bytes.
     pub(crate) bodies_len: u64,
     checksum: u32,
@@ -77,27 +75,16 @@ impl RecordHeader {
     /// Parses a header and checks its plausibility; `None` if the bytes are not one. The checksum
     /// also covers the entries, so [`decode_entries`] verifies it.
     pub(crate) fn parse(bytes: &[u8]) -> Option<RecordHeader> {
-        let (magic, rest) = bytes.split_first_chunk::<4>()?;
-        let (checksum, rest) = rest.split_first_chunk::<4>()?;
-        let (segment, rest) = rest.split_first_chunk::<8>()?;
-        let (base, rest) = rest.split_first_chunk::<8>()?;
-        let (last, rest) = rest.split_first_chunk::<8>()?;
-        let (entries_len, rest) = rest.split_first_chunk::<4>()?;
-        let (entries, rest) = rest.split_first_chunk::<4>()?;
-        let (bodies_len, _) = rest.split_first_chunk::<8>()?;
-        let header = RecordHeader {
-            segment: u64::from_le_bytes(*segment),
-            base: u64::from_le_bytes(*base),
-            last: u64::from_le_bytes(*last),
-            entries_len: u32::from_le_bytes(*entries_len),
-            entries: u32::from_le_bytes(*entries),
-            bodies_len: u64::from_le_bytes(*bodies_len),
-            checksum: u32::from_le_bytes(*checksum),
-        };
-        let plausible = *magic == MAGIC
-            && header.last > header.base
-            && u64::from(header.entries_len) <= SECTION_BYTES_MAX
-            && header.bodies_len <= SECTION_BYTES_MAX;
+        let (magic, mut rest) = bytes.get(..HEADER_BYTES)?.split_at_checked(4)?;
+        let checksum = rest.get_u32_le();
+        let (segment, base, last) = (rest.get_u64_le(), rest.get_u64_le(), rest.get_u64_le());
+        let (entries_len, count) = (rest.get_u32_le(), rest.get_u32_le());
+        let bodies_len = rest.get_u64_le();
+        let plausible = magic == MAGIC
+            && last > base
+            && u64::from(entries_len) <= SECTION_BYTES_MAX
+            && bodies_len <= SECTION_BYTES_MAX;
+        let header = RecordHeader { segment, base, last, entries_len, count, bodies_len, checksum };
         plausible.then_some(header)
     }
 }
@@ -116,21 +103,13 @@ pub(crate) fn decode_entries(
     }
     // Bounds the allocation when the count is wrong: every entry has at least its fixed part.
     let entries_max = header.entries_len as usize / ENTRY_FIXED_BYTES;
-    let mut entries = Vec::with_capacity((header.entries as usize).min(entries_max));
+    let mut entries = Vec::with_capacity((header.count as usize).min(entries_max));
     let mut at = 0_u64;
-    for _ in 0..header.entries {
-        let (fixed, after) = rest.split_first_chunk::<ENTRY_FIXED_BYTES>()?;
-        let read_u64 = |from: usize| {
-            let eight = fixed.get(from..from + 8).and_then(|eight| eight.try_into().ok());
-            eight.map(u64::from_le_bytes)
-        };
-        let read_u32 = |from: usize| {
-            let four = fixed.get(from..from + 4).and_then(|four| four.try_into().ok());
-            four.map(u32::from_le_bytes)
-        };
-        let (kind, version, expires_at) = (fixed.first()?, read_u64(1)?, read_u64(9)?);
-        let (key_len, meta_len) = (read_u32(17)? as usize, read_u32(21)? as usize);
-        let (len_or_id, checksum) = (read_u64(25)?, read_u32(33)?);
+    for _ in 0..header.count {
+        let (mut fixed, after) = rest.split_at_checked(ENTRY_FIXED_BYTES)?;
+        let (kind, version, expires_at) = (fixed.get_u8(), fixed.get_u64_le(), fixed.get_u64_le());
+        let (key_len, meta_len) = (fixed.get_u32_le() as usize, fixed.get_u32_le() as usize);
+        let (len_or_id, checksum) = (fixed.get_u64_le(), fixed.get_u32_le());
         let location = match kind {
             0 => BodyLocation::Removed,
             1 => BodyLocation::Empty,
@@ -143,19 +122,16 @@ pub(crate) fn decode_entries(
             3 => BodyLocation::Blob { id: (len_or_id & i64::MAX as u64).cast_signed(), len: 0 },
             _ => return None,
         };
-        let key = after.get(..key_len)?;
-        let after = after.get(key_len..)?;
-        let meta = after.get(..meta_len)?;
-        rest = after.get(meta_len..)?;
+        let (key, after) = after.split_at_checked(key_len)?;
+        let (meta, after) = after.split_at_checked(meta_len)?;
+        rest = after;
         let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
         entries.push(WalEntry { key, version, expires_at, meta, location });
     }
     // Blob sizes follow the entries, in the order of the entries that refer to a blob.
     for entry in &mut entries {
         if let BodyLocation::Blob { len, .. } = &mut entry.location {
-            let (eight, after) = rest.split_first_chunk::<8>()?;
-            *len = u64::from_le_bytes(*eight);
-            rest = after;
+            *len = rest.try_get_u64_le().ok()?;
         }
     }
     (rest.is_empty() && at == header.bodies_len).then_some(entries)
@@ -202,20 +178,19 @@ impl RecordBuilder {
                 (2, bytes.len() as u64, checksum, BodyLocation::Inline { at, len, checksum })
             }
             NewBody::Blob { id, len } => {
-                self.blob_sizes.extend_from_slice(&len.to_le_bytes());
+                self.blob_sizes.put_u64_le(len);
                 (3, id.cast_unsigned(), 0, BodyLocation::Blob { id, len })
             }
         };
-        self.entries.push(kind);
-        self.entries.extend_from_slice(&version.to_le_bytes());
-        self.entries.extend_from_slice(&expires_at.to_le_bytes());
-        for len in [key.len(), meta.len()] {
-            self.entries.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
-        }
-        self.entries.extend_from_slice(&len_or_id.to_le_bytes());
-        self.entries.extend_from_slice(&checksum.to_le_bytes());
-        self.entries.extend_from_slice(key);
-        self.entries.extend_from_slice(meta);
+        self.entries.put_u8(kind);
+        self.entries.put_u64_le(version);
+        self.entries.put_u64_le(expires_at);
+        self.entries.put_u32_le(u32::try_from(key.len()).unwrap_or(u32::MAX));
+        self.entries.put_u32_le(u32::try_from(meta.len()).unwrap_or(u32::MAX));
+        self.entries.put_u64_le(len_or_id);
+        self.entries.put_u32_le(checksum);
+        self.entries.put_slice(key);
+        self.entries.put_slice(meta);
         self.count += 1;
         location
     }
@@ -244,19 +219,17 @@ impl RecordBuilder {
             *self = RecordBuilder::default();
             return Err(EngineError::Failed("the commit exceeds 1 GiB".into()));
         };
-        let (entries, checksum) = (self.count, 0);
+        let (count, checksum) = (self.count, 0);
         let mut header =
-            RecordHeader { segment, base, last, entries_len, entries, bodies_len, checksum };
+            RecordHeader { segment, base, last, entries_len, count, bodies_len, checksum };
         out.clear();
         out.reserve(usize::try_from(header.disk_len()).unwrap_or(0));
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&[0; 4]);
-        for number in [segment, base, last] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        out.extend_from_slice(&entries_len.to_le_bytes());
-        out.extend_from_slice(&self.count.to_le_bytes());
-        out.extend_from_slice(&bodies_len.to_le_bytes());
+        out.put_slice(&MAGIC);
+        out.put_u32_le(0);
+        [segment, base, last].into_iter().for_each(|number| out.put_u64_le(number));
+        out.put_u32_le(entries_len);
+        out.put_u32_le(count);
+        out.put_u64_le(bodies_len);
         out.append(&mut self.entries);
         header.checksum = record_checksum(salt, out.get(8..).unwrap_or_default());
         if let Some(checksum) = out.get_mut(4..8) {
@@ -295,7 +268,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(covered) = bytes.get(8..end) else { return };
     let fixed_up = RecordHeader { checksum: record_checksum(1, covered), ..header };
     if let Some(entries) = decode_entries(1, &fixed_up, &bytes) {
-        assert_eq!(entries.len(), header.entries as usize);
+        assert_eq!(entries.len(), header.count as usize);
         for entry in entries {
             if let BodyLocation::Inline { at, len, .. } = entry.location {
                 assert!(at + u64::from(len) <= header.bodies_len);
@@ -335,10 +308,8 @@ mod tests {
         assert_eq!(decoded.iter().map(|entry| entry.location).collect::<Vec<_>>(), locations);
         let keys: Vec<_> = decoded.iter().map(|entry| &entry.key[..]).collect();
         assert_eq!(keys, [&b"a"[..], b"b", b"c", b"d", b""]);
-        assert_eq!(
-            (decoded[0].version, decoded[0].expires_at, &decoded[0].meta[..]),
-            (5, 7, &b"meta"[..])
-        );
+        let WalEntry { version, expires_at, meta, .. } = &decoded[0];
+        assert_eq!((*version, *expires_at, &meta[..]), (5, 7, &b"meta"[..]));
         assert_eq!(locations[2], BodyLocation::Blob { id: 9, len: 1 << 20 });
         let at = usize::try_from(header.bodies_offset()).unwrap();
         assert_eq!(&bytes[at..at + 8], b"bodybody");

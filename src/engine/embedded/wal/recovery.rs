@@ -7,7 +7,7 @@
 use super::super::blob_files::io_error;
 use super::super::database::{CheckpointPosition, body_checksum};
 use super::super::{EngineError, Result};
-use super::record::{self, HEADER_BYTES, PAGE_BYTES, RecordHeader, WalEntry};
+use super::record::{self, BodyLocation, HEADER_BYTES, PAGE_BYTES, RecordHeader, WalEntry};
 use super::segment::{Segment, SegmentFile};
 use bytes::Bytes;
 use std::fs;
@@ -16,7 +16,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The state of the WAL after recovery.
 pub(crate) struct RecoveredWal {
     /// Segments with records to checkpoint, the oldest first.
     pub(crate) live: Vec<Arc<Segment>>,
@@ -40,9 +39,7 @@ impl RecoveredRecord {
     /// Verifies the checksums of the bodies.
     fn bodies_intact(&self) -> Result<bool> {
         for entry in &self.entries {
-            let record::BodyLocation::Inline { at, len, checksum } = entry.location else {
-                continue;
-            };
+            let BodyLocation::Inline { at, len, checksum } = entry.location else { continue };
             let at = self.at + self.header.bodies_offset() + at;
             match self.segment.read(at, len as usize) {
                 Ok(bytes) if body_checksum(entry.version, &bytes) == checksum => {}
@@ -134,8 +131,7 @@ pub(crate) fn recover(
         }
     }
     if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
-        // A killed process may have written records without fsyncing them; readers are about to see
-        // them.
+        // A killed process may have written records without fsyncing them.
         segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
     }
     Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
@@ -183,12 +179,10 @@ fn read_up_to(segment: &Segment, at: u64, buffer: &mut [u8]) -> Result<usize> {
     Ok(len)
 }
 
+type HeaderAndEntries = (RecordHeader, Vec<WalEntry>);
+
 /// Reads the record at offset `at`; `None` if there is none with intact entries.
-fn read_record(
-    segment: &Segment,
-    salt: u32,
-    at: u64,
-) -> Result<Option<(RecordHeader, Vec<WalEntry>)>> {
+fn read_record(segment: &Segment, salt: u32, at: u64) -> Result<Option<HeaderAndEntries>> {
     let mut page = vec![0; PAGE_BYTES];
     let len = read_up_to(segment, at, &mut page)?;
     page.truncate(len);

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Size of a segment file, in bytes. Only a single larger WAL record makes a file longer.
 pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
-/// Preallocated files to have ready under load, and when idle.
+/// Number of free preallocated files under load, and when idle.
 const FREE_FILES_BUSY: usize = 3;
 const FREE_FILES_IDLE: usize = 1;
 
@@ -45,7 +45,6 @@ impl Segment {
         Segment::new(seq, self.segment_file)
     }
 
-    /// Takes the file out for another use.
     pub(crate) fn into_file(self) -> SegmentFile {
         self.segment_file
     }
@@ -61,7 +60,7 @@ impl Segment {
     /// Reads `len` bytes at offset `at`.
     ///
     /// # Errors
-    /// [`EngineError::Corrupt`] when the file ends before.
+    /// [`EngineError::Corrupt`] if the file is too short.
     pub(crate) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         match self.segment_file.file.read_exact_at(&mut bytes, at) {
@@ -87,7 +86,7 @@ struct PoolState {
     /// Segments with commits that are not checkpointed yet, the oldest first; the last one is
     /// active.
     live: Vec<Arc<Segment>>,
-    /// Checkpointed segments that readers may still hold.
+    /// Checkpointed segments that may still have readers.
     retired: Vec<Arc<Segment>>,
     free: Vec<SegmentFile>,
 }
@@ -170,7 +169,6 @@ impl SegmentPool {
         self.dir.join(format!("slot-{number:04}"))
     }
 
-    /// Returns whether a preallocated file is free.
     pub(crate) fn has_preallocated(&self) -> bool {
         self.state().free.iter().any(|file| file.preallocated)
     }
@@ -195,7 +193,7 @@ impl SegmentPool {
                     Err(segment) => state.retired.push(segment),
                 }
             }
-            // An unfilled file costs more to fsync than a new one costs to fill.
+            // Writing to a file that was not preallocated costs more than preallocating a new one.
             let (preallocated, unfilled): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut state.free).into_iter().partition(|file| file.preallocated);
             state.free = preallocated;
