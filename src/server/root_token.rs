@@ -2,15 +2,15 @@
 
 use crate::atomic_file::AtomicFile;
 use crate::config::{EngineLocation, ServeConfig, TokenLocation, TokenSource, read_root_token};
-use crate::wire::Token;
+use crate::wire::{Token, hex};
 use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Returns the root token, its location, and the temporary directory of its file, which a server
-/// without a data directory uses.
+/// Returns the root token, its location and, for a server without a data directory, the temporary
+/// directory of its file.
 pub(super) fn load(
     config: &ServeConfig,
 ) -> Result<(Token, TokenLocation, Option<TempDir>), String> {
@@ -36,9 +36,11 @@ pub(super) fn load(
     }
 }
 
-/// Generates a token and writes it to a file that only its owner can read.
+/// Generates a token of 32 random bytes and writes it to a file that only its owner can read.
 fn generate(path: &Path) -> Result<Token, String> {
-    let text = random_hex()?;
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|e| format!("cannot generate a token: {e}"))?;
+    let text = hex(&random);
     let write = || {
         let mut file = AtomicFile::create_secret(path)?;
         writeln!(file, "{text}")?;
@@ -46,11 +48,4 @@ fn generate(path: &Path) -> Result<Token, String> {
     };
     write().map_err(|e: io::Error| format!("cannot write the token to {}: {e}", path.display()))?;
     Token::parse(&text)
-}
-
-/// Returns 32 random bytes as 64 hexadecimal digits.
-fn random_hex() -> Result<String, String> {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|e| format!("cannot generate a token: {e}"))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
