@@ -137,35 +137,28 @@ impl<'c, S: Stream> Body<'c, S> {
                     return Err(BodyError::Malformed("a line is too long"));
                 }
                 let line = self.io.input.split_to(searched + at + 1);
-                return match line.strip_suffix(b"\r\n") {
-                    Some(line) => Ok(Bytes::copy_from_slice(line)),
-                    None => Err(BodyError::Malformed("a line does not end in CR LF")),
-                };
+                let line = line.strip_suffix(b"\r\n").map(Bytes::copy_from_slice);
+                return line.ok_or(BodyError::Malformed("a line does not end in CR LF"));
             }
             searched = self.io.input.len();
             if searched > LINE_BYTES_MAX {
                 return Err(BodyError::Malformed("a line is too long"));
             }
-            match self.io.fill(self.timeout).await {
-                Ok(0) => return Err(BodyError::Truncated),
-                Ok(_) => {}
-                Err(e) => return Err(self.error(&e)),
+            if self.io.fill(self.timeout).await.map_err(|e| self.error(&e))? == 0 {
+                return Err(BodyError::Truncated);
             }
         }
     }
 
     async fn skip_trailers(&mut self) -> Result<(), BodyError> {
         let mut bytes = 0;
-        loop {
-            let line = self.read_line().await?;
-            if line.is_empty() {
-                return Ok(());
-            }
-            bytes += line.len();
-            if bytes > TRAILERS_BYTES_MAX {
-                return Err(BodyError::Malformed("trailers are too long"));
+        while bytes <= TRAILERS_BYTES_MAX {
+            match self.read_line().await?.len() {
+                0 => return Ok(()),
+                len => bytes += len,
             }
         }
+        Err(BodyError::Malformed("trailers are too long"))
     }
 
     fn error(&self, e: &io::Error) -> BodyError {
@@ -188,10 +181,7 @@ impl<'c, S: Stream> Body<'c, S> {
 
     /// Returns the unread bytes of a [drainable](Body::is_drainable) body.
     pub(super) fn remaining(&self) -> u64 {
-        match self.position {
-            Position::Sized(remaining) => remaining,
-            Position::ChunkSize | Position::ChunkData(_) | Position::End | Position::Failed => 0,
-        }
+        if let Position::Sized(remaining) = self.position { remaining } else { 0 }
     }
 
     /// Resumes a drainable body after its response was written.
@@ -205,12 +195,8 @@ impl<'c, S: Stream> Body<'c, S> {
 
     /// Discards the rest of the body; false if reading failed.
     pub(super) async fn drain(mut self) -> bool {
-        loop {
-            match self.chunk().await {
-                Ok(Some(_)) => {}
-                end => return end.is_ok(),
-            }
-        }
+        while matches!(self.chunk().await, Ok(Some(_))) {}
+        self.position == Position::End
     }
 }
 

@@ -49,3 +49,18 @@ fn generate(path: &Path) -> Result<Token, String> {
     write().map_err(|e: io::Error| format!("cannot write the token to {}: {e}", path.display()))?;
     Token::parse(&text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_tokens_have_at_least_16_characters() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        for (len, valid) in [(15, false), (16, true)] {
+            std::fs::write(&path, "x".repeat(len)).unwrap();
+            assert_eq!(read_root_token(&path).is_ok(), valid, "{len}");
+        }
+    }
+}
