@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const EXPORT_BYTES: u64 = 4 << 20;
 /// Size in bytes at which a chunk is sent; its last line may exceed it.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Time limit of an export: while its snapshot is open, no space is reclaimed.
+/// Time limit of an export: while its snapshot is open, deleted data is not reclaimed.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// Streams an export as a response body.

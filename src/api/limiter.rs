@@ -13,7 +13,7 @@ const UNIT: u64 = 1024;
 /// Bodies up to this size need no permit: every connection has a buffer this large anyway, and
 /// small requests must not queue behind large ones.
 const SMALL_BYTES: u64 = 16 * 1024;
-/// Maximum number of open snapshots: while one is open, no space is reclaimed.
+/// Maximum number of open snapshots: while one is open, deleted data is not reclaimed.
 const SNAPSHOTS: u64 = 4;
 /// How long a request waits for a permit.
 const WAIT: Duration = Duration::from_secs(30);
