@@ -1,4 +1,4 @@
-//! Files that get their final name only when they are complete and durable.
+//! Files that get their final name once they are complete and durable.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ impl AtomicFile {
     /// Creates a file with the default permissions.
     ///
     /// # Errors
-    /// When `destination` has no file name, or the file cannot be created.
+    /// If `destination` has no file name, or the file cannot be created.
     pub fn create(destination: &Path) -> io::Result<AtomicFile> {
         AtomicFile::with_mode(destination, 0o666)
     }
@@ -46,8 +46,8 @@ impl AtomicFile {
     /// Fsyncs the file, renames it to its destination, and fsyncs the directory.
     ///
     /// # Errors
-    /// When one of these fails; an existing file at the destination is then unchanged, unless
-    /// only the last step failed.
+    /// If one of these steps fails. Unless it is the last one, a file that already exists at the
+    /// destination is unchanged.
     pub fn persist(self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
         self.file.persist(&self.destination).map_err(|e| e.error)?;

@@ -4,9 +4,9 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`http`] | HTTP/1.1 connections; knows nothing of stores |
+//! | [`http`] | HTTP/1.1 connections, independent of the API |
 //! | [`api`] | the HTTP API: router, authentication, handlers, errors |
-//! | [`kv`] | the semantics of a KV store; knows neither HTTP nor engines |
+//! | [`kv`] | the semantics of stores and items, independent of HTTP and of the engine |
 //! | [`engine`] | ordered key-value storage with atomic, durable commits |
 //! | [`storage`] | opens the engine at a configured location |
 //! | [`server`] | builds and runs a server from the modules above |

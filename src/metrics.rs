@@ -1,4 +1,4 @@
-//! All metrics of the server. Labels are route templates and methods, never keys, names or tokens.
+//! The server's metrics. Labels never contain keys, store names or tokens.
 
 use crate::kv::Stats;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -23,7 +23,7 @@ const LATENCY_SECONDS: [f64; 14] = [
 pub struct RequestLabels {
     /// The route's template.
     pub route: &'static str,
-    /// The method; `other` for one that no route has.
+    /// The method; `other` for one that no route allows.
     pub method: &'static str,
     /// The status code.
     pub status: u16,
@@ -34,7 +34,7 @@ pub struct RequestLabels {
 pub struct RouteLabels {
     /// The route's template.
     pub route: &'static str,
-    /// The method; `other` for one that no route has.
+    /// The method; `other` for one that no route allows.
     pub method: &'static str,
 }
 
@@ -56,7 +56,7 @@ fn lengths(route: &str, method: &str) -> u64 {
     (route.len() as u64) << 8 | method.len() as u64
 }
 
-/// The registry. Requests are counted as they complete; engine statistics are copied on render.
+/// The metrics and their registry. Engine statistics are copied when the metrics are rendered.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -103,11 +103,11 @@ impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register("http_requests", "Requests completed", self.requests.clone());
-        let what = "Time from the end of the request head to the response, in seconds";
-        r.register("http_request_duration_seconds", what, self.latency.clone());
+        let help = "Time from the end of the request head to the response, in seconds";
+        r.register("http_request_duration_seconds", help, self.latency.clone());
         r.register("auth_failures", "Requests without a valid token", self.auth_failures.clone());
-        let what = "Requests refused because a memory or snapshot limit was exhausted";
-        r.register("overloads", what, self.overloads.clone());
+        let help = "Requests refused because a memory or snapshot limit was exhausted";
+        r.register("overloads", help, self.overloads.clone());
         r.register("http_connections", "Open connections", self.connections.clone());
         let e = &self.engine;
         r.register("stores", "Stores", e.stores.clone());
@@ -116,10 +116,10 @@ impl Metrics {
         r.register("wal_bytes", "Size of the write-ahead log in bytes", e.wal_bytes.clone());
         r.register("commits", "Commits written", e.commits.clone());
         r.register("commit_conflicts", "Commits that failed on a conflict", e.conflicts.clone());
-        let what = "Groups of commits made durable by one sync";
-        r.register("commit_groups", what, e.groups.clone());
-        let what = "Time spent syncing commit groups, in seconds";
-        r.register("sync_seconds", what, e.sync_seconds.clone());
+        let help = "Groups of commits made durable by one fsync";
+        r.register("commit_groups", help, e.groups.clone());
+        let help = "Time spent on fsyncs of commit groups, in seconds";
+        r.register("sync_seconds", help, e.sync_seconds.clone());
         r.register("cache_hits", "Reads served from the read cache", e.cache_hits.clone());
         r.register("cache_misses", "Reads not served from the read cache", e.cache_misses.clone());
     }

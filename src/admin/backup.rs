@@ -8,7 +8,7 @@ use crate::kv::integrity::RecordCounts;
 use std::io;
 use std::path::Path;
 
-/// Backs up a data directory; calls `write` with the backup piece by piece.
+/// Backs up a data directory; calls `write` with each piece of the backup.
 ///
 /// # Errors
 /// If the directory cannot be read, or `write` fails.
@@ -34,13 +34,13 @@ pub async fn backup(
 /// number of records restored so far.
 ///
 /// # Errors
-/// See [`RestoreError`]. The location is then marked as unfinished, unless it was not empty.
+/// See [`RestoreError`]. A location that was empty is then marked as incomplete.
 pub async fn restore(
     source: impl io::Read + Send,
     to: &EngineLocation,
     report: &mut (dyn FnMut(u64) + Send),
 ) -> Result<RecordCounts, RestoreError> {
-    // Opened first: a file that is not a backup must not create the destination.
+    // Opened first, so that no destination is created for a file that is not a backup.
     let source = BackupReader::open(source)?;
     let to = open(to).await?;
     let restored = backup::restore(source, &to, report).await;

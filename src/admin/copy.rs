@@ -24,7 +24,7 @@ pub struct CopySummary {
 /// Data directories must not be in use. Servers on the databases involved should be stopped.
 ///
 /// # Errors
-/// See [`CopyError`]; the same copy may be run again.
+/// See [`CopyError`]; a failed copy can be resumed by running it again.
 pub async fn copy(
     from: &EngineLocation,
     to: &EngineLocation,
@@ -35,15 +35,12 @@ pub async fn copy(
     let from = open(from).await.map_err(source)?;
     let to = open(to).await.map_err(destination)?;
     let copied = copy::copy(&from, &to, report).await;
-    let counted = async {
-        let stores = to.count(keyspace::STORES).await?;
-        Ok((stores, to.count(keyspace::ITEMS).await?))
-    };
-    let counted = counted.await.map_err(destination);
+    let stores = to.count(keyspace::STORES).await.map_err(destination);
+    let items = to.count(keyspace::ITEMS).await.map_err(destination);
     // Closed before any error returns, so that a failed copy can be resumed.
     let closed = (from.close().await.map_err(source), to.close().await.map_err(destination));
     let CopyProgress { bytes, checksum, .. } = copied?;
-    let (stores, items) = counted?;
+    let (stores, items) = (stores?, items?);
     closed.0.and(closed.1)?;
     Ok(CopySummary { stores, items, bytes, checksum })
 }

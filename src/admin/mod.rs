@@ -16,7 +16,7 @@ use crate::engine::{Engine, EngineError};
 use crate::storage::{self, StorageOptions};
 use std::sync::Arc;
 
-/// Large bodies are read at most eight at a time, so `reading_bytes` is never reached.
+/// At most eight large bodies are read at a time, so `reading_bytes` is never reached.
 const OPTIONS: StorageOptions =
     StorageOptions { cache_bytes: 0, wal_bytes: 128 << 20, reading_bytes: 2 << 30 };
 

@@ -1,4 +1,4 @@
-//! Account endpoints that clients call around the KV store (docs/contract.md section 6).
+//! Account endpoints that clients call besides the KV Store API (docs/contract.md section 6).
 //!
 //! They describe the caller's token and a user derived from it; there are no user accounts.
 
@@ -12,7 +12,7 @@ use serde_json::json as value;
 
 const CUSTOMER: &str = "steadfast";
 const ROOT: &str = "root";
-/// A fixed creation date: the root token has none.
+/// Creation time reported for the root token, which has none.
 const ROOT_CREATED: &str = "2026-01-01T00:00:00Z";
 
 /// The caller's token and user.
@@ -52,7 +52,8 @@ impl Account {
     }
 }
 
-/// Answers the discovery request the Fastly CLI sends before every command; any JSON will do.
+/// Answers the discovery request the Fastly CLI sends before every command; any JSON object
+/// satisfies it.
 pub(super) fn openid_configuration() -> Response {
     json(200, &value!({}))
 }

@@ -1,4 +1,4 @@
-//! Backups of all stores over HTTP.
+//! Streams a backup of all stores.
 
 use super::Api;
 use super::error::{Error, log_aborted};
@@ -11,9 +11,9 @@ use std::io;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-/// Memory of one backup, in bytes.
+/// Memory reserved for one backup, in bytes.
 const BACKUP_BYTES: u64 = 4 << 20;
-/// Time limit of a backup: its snapshot blocks the reclaiming of deleted data.
+/// Time limit of a backup: while its snapshot is open, deleted data is not reclaimed.
 const TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// Streams a backup as a response body.
@@ -39,12 +39,11 @@ impl Api {
 impl BodySource for BackupSource {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
         Box::pin(async move {
-            let next = match Instant::now() > self.deadline {
-                true => Err(kv::Error::Internal(format!(
-                    "the backup took more than {} s",
-                    TIME_MAX.as_secs()
-                ))),
-                false => self.backup.next().await,
+            let next = if Instant::now() > self.deadline {
+                let secs = TIME_MAX.as_secs();
+                Err(kv::Error::Internal(format!("backup exceeded {secs} s")))
+            } else {
+                self.backup.next().await
             };
             next.map_err(|e| log_aborted(self.request_id, &e))
         })

@@ -1,8 +1,9 @@
-//! The batch endpoint and imports: NDJSON applied in order while it is received (docs/contract.md
+//! Batches and imports: NDJSON items written in order while the body is received (docs/contract.md
 //! section 3.5).
 //!
-//! Lines are collected into groups, and each group is one commit; while a group is committed, the
-//! next is read. A batch is not atomic: if the connection is lost, the lines before that stay.
+//! Items are collected into groups, and each group is one commit; the next group is read while the
+//! previous one commits. A batch is not atomic: if the connection is lost, items committed until
+//! then remain.
 
 use super::Api;
 use super::auth::Principal;
@@ -20,20 +21,20 @@ use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// Lines and value bytes that complete a group.
-const GROUP_LINES: usize = 1000;
+/// Number of items, and of value bytes in memory, at which a group is committed.
+const GROUP_ITEMS: usize = 1000;
 const GROUP_BYTES: u64 = 1 << 20;
-/// Memory of a batch without long lines: two groups and the read buffer.
+/// Memory reserved for a batch without long lines: two groups and a read buffer.
 const BATCH_BYTES: u64 = 4 << 20;
-/// Lines longer than this are counted against the memory limit separately.
+/// A batch with a line longer than this, in bytes, also needs a permit for long lines.
 const LONG_LINE_BYTES: usize = 1 << 20;
-/// Lines after which the task yields.
+/// Number of lines after which the task yields.
 const YIELD_LINES: u64 = 32;
-/// Errors listed in one report; a batch may have any number of lines.
+/// Maximum number of errors listed in a report; the number of lines is not limited.
 const ERRORS_MAX: usize = 10_000;
 
-/// A group being committed: the numbers and keys of its lines, and the commit, which returns the
-/// outcome of each line of an import.
+/// A group being committed: the line number and key of each item, and the task, which returns the
+/// outcomes of an import.
 type Committing = (Vec<(u64, String)>, JoinHandle<Result<Vec<ImportOutcome>, kv::Error>>);
 
 /// The options and counts of an import.
@@ -49,19 +50,19 @@ struct BatchRequest<'a> {
     kv: &'a Arc<Kv>,
     principal: &'a Principal,
     store: StoreId,
-    request: u64,
-    /// Number of the next line.
+    request_id: u64,
+    /// Number of the next line, from 0.
     index: u64,
     /// Set for an import.
     import: Option<Import>,
-    /// The current group, and the number and key of each of its lines.
+    /// The current group, and the line number and key of each item.
     items: Vec<ImportItem>,
     keys: Vec<(u64, String)>,
     bytes: u64,
     committing: Option<Committing>,
     errors: Vec<BatchError>,
     failed: u64,
-    /// Status of the response, by the most severe error so far: 413, then 400, then 503.
+    /// Status of the response so far: the most severe of 200, 413, 400 and 503.
     status: u16,
 }
 
@@ -70,10 +71,10 @@ impl Api {
         &self,
         store: Result<StoreId, Error>,
         body: &mut Body<'_, S>,
-        request: u64,
+        request_id: u64,
         principal: &Principal,
     ) -> Result<Response, Error> {
-        let batch = BatchRequest::new(&self.kv, principal, store?, request, None);
+        let batch = BatchRequest::new(&self.kv, principal, store?, request_id, None);
         self.read_lines(batch, body).await
     }
 
@@ -82,7 +83,7 @@ impl Api {
         store: Result<StoreId, Error>,
         head: &RequestHead,
         body: &mut Body<'_, S>,
-        request: u64,
+        request_id: u64,
         principal: &Principal,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
@@ -92,7 +93,7 @@ impl Api {
             Some(word) => IfExists::parse(word).ok_or_else(invalid)?,
         };
         let import = Some(Import { if_exists, written: 0, skipped: 0 });
-        let batch = BatchRequest::new(&self.kv, principal, store?, request, import);
+        let batch = BatchRequest::new(&self.kv, principal, store?, request_id, import);
         self.read_lines(batch, body).await
     }
 
@@ -115,7 +116,7 @@ impl Api {
                 let line = pending.split_to(searched + at + 1);
                 searched = 0;
                 if !std::mem::take(&mut skipping) {
-                    batch.line(&line, line_max).await;
+                    batch.add_line(&line, line_max).await;
                 }
                 if batch.status >= 500 {
                     return Ok(batch.finish().await.closing(true));
@@ -137,7 +138,7 @@ impl Api {
             }
         }
         if !skipping && !pending.is_empty() {
-            batch.line(&pending, line_max).await;
+            batch.add_line(&pending, line_max).await;
         }
         Ok(batch.finish().await)
     }
@@ -152,30 +153,28 @@ impl<'a> BatchRequest<'a> {
         kv: &'a Arc<Kv>,
         principal: &'a Principal,
         store: StoreId,
-        request: u64,
+        request_id: u64,
         import: Option<Import>,
     ) -> BatchRequest<'a> {
-        let (items, keys, errors) = (Vec::new(), Vec::new(), Vec::new());
-        let (index, bytes, failed, status) = (0, 0, 0, 200);
         BatchRequest {
             kv,
             principal,
             store,
-            request,
-            index,
+            request_id,
+            index: 0,
             import,
-            items,
-            keys,
-            bytes,
+            items: Vec::new(),
+            keys: Vec::new(),
+            bytes: 0,
             committing: None,
-            errors,
-            failed,
-            status,
+            errors: Vec::new(),
+            failed: 0,
+            status: 200,
         }
     }
 
-    /// Adds a line, with or without its line feed, to the group.
-    async fn line(&mut self, line: &[u8], line_max: usize) {
+    /// Adds the item of a line, with or without its line feed, to the group.
+    async fn add_line(&mut self, line: &[u8], line_max: usize) {
         let line = line.trim_ascii();
         if line.is_empty() {
             self.index += 1;
@@ -192,7 +191,7 @@ impl<'a> BatchRequest<'a> {
                 self.index += 1;
                 self.bytes += item.item.value.len().min(PIECE_BYTES as u64);
                 self.items.push(item);
-                if self.items.len() >= GROUP_LINES || self.bytes >= GROUP_BYTES {
+                if self.items.len() >= GROUP_ITEMS || self.bytes >= GROUP_BYTES {
                     self.commit().await;
                 }
             }
@@ -223,7 +222,7 @@ impl<'a> BatchRequest<'a> {
         upload.finish().await
     }
 
-    /// Starts to commit the group, after the commit in progress has finished.
+    /// Starts committing the group once the previous commit has finished.
     async fn commit(&mut self) {
         self.finish_commit().await;
         if self.items.is_empty() || self.status >= 500 {
@@ -235,8 +234,8 @@ impl<'a> BatchRequest<'a> {
             match import {
                 Some(Import { if_exists, .. }) => kv.import(&store, &items, if_exists).await,
                 None => {
-                    let lines = items.into_iter().map(|item| item.item).collect();
-                    kv.put_batch(&store, lines).await.map(|()| Vec::new())
+                    let items = items.into_iter().map(|item| item.item).collect();
+                    kv.put_batch(&store, items).await.map(|()| Vec::new())
                 }
             }
         });
@@ -244,7 +243,7 @@ impl<'a> BatchRequest<'a> {
         self.bytes = 0;
     }
 
-    /// Waits for the commit in progress.
+    /// Waits for the previous commit and records its outcomes.
     async fn finish_commit(&mut self) {
         let Some((keys, commit)) = self.committing.take() else { return };
         let e = match commit.await {
@@ -253,15 +252,15 @@ impl<'a> BatchRequest<'a> {
             Err(e) => kv::Error::Internal(e.to_string()),
         };
         if matches!(e, kv::Error::Internal(_) | kv::Error::Unavailable(_)) {
-            let request = format_args!("{:016x}", self.request);
-            tracing::error!(%request, error = %e, "batch commit failed");
+            let request_id = format_args!("{:016x}", self.request_id);
+            tracing::error!(%request_id, error = %e, "batch commit failed");
         }
         for (index, key) in keys {
             self.report(index, key, &e);
         }
     }
 
-    /// Counts the outcomes of an import.
+    /// Counts the outcomes of an imported group.
     fn count(&mut self, keys: Vec<(u64, String)>, outcomes: Vec<ImportOutcome>) {
         for ((index, key), outcome) in keys.into_iter().zip(outcomes) {
             let Some(import) = &mut self.import else { return };
@@ -289,7 +288,7 @@ impl<'a> BatchRequest<'a> {
             500.. => 503,
             _ => 400,
         };
-        // 413 only if all errors are about sizes.
+        // 413 only if all errors are about sizes, 503 if any is the server's.
         self.status = match (self.status, class) {
             (200, class) => class,
             (503, _) | (_, 503) => 503,
@@ -310,11 +309,11 @@ impl<'a> BatchRequest<'a> {
         }
     }
 
-    /// Commits the last group and makes the response.
+    /// Commits the last group and builds the response.
     async fn finish(mut self) -> Response {
         self.commit().await;
         self.finish_commit().await;
-        // The lines of a group that was dropped after a server error.
+        // After a server error, the last group is not committed.
         for (index, key) in std::mem::take(&mut self.keys) {
             self.report(index, key, &kv::Error::Busy);
         }
@@ -337,7 +336,7 @@ impl<'a> BatchRequest<'a> {
             _ => "batch had errors".to_owned(),
         };
         if self.status >= 500 {
-            title = format!("{title} (request {:016x})", self.request);
+            title = format!("{title} (request {:016x})", self.request_id);
         }
         json(self.status, &BatchReport { kind: kind.into(), title, errors: self.errors })
     }

@@ -9,7 +9,7 @@ use crate::wire::Problem;
 use bytes::Bytes;
 use std::io;
 
-/// An error of a request.
+/// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The KV layer failed or refused the operation.
@@ -59,7 +59,7 @@ impl Error {
         match self {
             Error::Kv(e) => kv_status(e),
             Error::Body(BodyError::Timeout(_)) => 408,
-            Error::Body(BodyError::Cut | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
+            Error::Body(BodyError::Truncated | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
             Error::Unauthorized => 401,
             Error::UnknownPath => 404,
             Error::MethodNotAllowed(_) => 405,
@@ -68,7 +68,7 @@ impl Error {
         }
     }
 
-    /// Builds the response. Internal causes are replaced by the request id, which is in the log.
+    /// Builds the response. Internal causes are only logged; the client gets the request id.
     pub(crate) fn response(&self, request_id: u64) -> Response {
         let status = self.status();
         if status == 412 {
@@ -92,7 +92,7 @@ impl Error {
         } else if status == 503 {
             response = response.header_u64("Retry-After", 1);
         }
-        // After an incomplete body the start of the next request is unknown.
+        // After an incomplete body, the position of the next request is unknown.
         response.closing(matches!(self, Error::Body(_)))
     }
 }
@@ -106,7 +106,9 @@ pub(crate) fn request_error(e: &RequestError) -> Response {
         }
         RequestError::FieldsTooLarge => problem(
             431,
-            &format!("at most {FIELDS_MAX} headers with {FIELDS_BYTES_MAX} bytes are allowed"),
+            &format!(
+                "at most {FIELDS_MAX} headers of {FIELDS_BYTES_MAX} bytes in total are allowed"
+            ),
         ),
         RequestError::HeadTimeout => problem(408, "timed out reading the request head"),
         RequestError::UnknownCoding => problem(501, "Transfer-Encoding must be chunked"),
@@ -154,7 +156,8 @@ pub(crate) fn json_bytes(status: u16, body: impl Into<Bytes>) -> Response {
         .payload(Payload::Bytes(body.into()))
 }
 
-/// Logs a failure after the response head was sent; returning the error cuts the connection.
+/// Logs a failure that occurs after the response head was sent, and returns the error that makes
+/// the connection close.
 pub(super) fn log_aborted(request_id: u64, e: &kv::Error) -> io::Error {
     let request_id = format_args!("{request_id:016x}");
     tracing::error!(%request_id, error = %e, "response aborted");
@@ -168,7 +171,7 @@ mod tests {
     #[test]
     fn every_error_has_its_status() {
         let kv = |e: kv::Error| Error::Kv(e).status();
-        assert_eq!(kv(kv::Error::invalid("key", "must be there")), 400);
+        assert_eq!(kv(kv::Error::invalid("key", "is required")), 400);
         assert_eq!(kv(kv::Error::StoreExists("a".into())), 400);
         assert_eq!(kv(kv::Error::Forbidden("no")), 403);
         assert_eq!((kv(kv::Error::NoStore), kv(kv::Error::NoItem)), (404, 404));

@@ -1,9 +1,14 @@
 //! Streams the items of a store as NDJSON, from one snapshot.
 
-use crate::http::BodySource;
+use super::Api;
+use super::error::{Error, log_aborted};
+use super::keys::utf8;
+use super::query::Query;
+use crate::http::{BodySource, Payload, RequestHead, Response};
 use crate::kv::Value;
 use crate::kv::export::{ExportStream, KeyedItem};
 use crate::kv::items::Item;
+use crate::kv::types::StoreId;
 use crate::kv::{self, PIECE_BYTES};
 use crate::wire::record::{ItemLine, write_base64};
 use crate::wire::rfc3339;
@@ -13,16 +18,17 @@ use std::io;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-/// Bytes of a chunk of the response, before the last line is completed.
+/// Memory reserved for one export, in bytes.
+const EXPORT_BYTES: u64 = 4 << 20;
+/// Size in bytes at which a chunk is sent; its last line may exceed it.
 const CHUNK_BYTES: usize = 128 << 10;
-/// The longest an export may take: its snapshot prevents the space of deleted items from being
-/// reclaimed.
+/// Time limit of an export: while its snapshot is open, deleted data is not reclaimed.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 
-/// The body of an export response.
-pub(super) struct ExportBody {
+/// Streams an export as a response body.
+struct ExportSource {
     export: ExportStream,
-    request: u64,
+    request_id: u64,
     deadline: Instant,
     page: std::vec::IntoIter<KeyedItem>,
     /// The large value being streamed.
@@ -30,7 +36,7 @@ pub(super) struct ExportBody {
     done: bool,
 }
 
-/// A value that is streamed in pieces, and the end of its line.
+/// A value that is written in pieces, and the end of its line.
 struct LargeValue {
     value: Value,
     offset: u64,
@@ -39,13 +45,30 @@ struct LargeValue {
     line_end: Vec<u8>,
 }
 
-impl ExportBody {
-    pub(super) fn new(export: ExportStream, request: u64) -> ExportBody {
-        let page = Vec::new().into_iter();
-        let deadline = Instant::now() + TIME_MAX;
-        ExportBody { export, request, deadline, page, large: None, done: false }
+impl Api {
+    pub(super) async fn export(
+        &self,
+        store: Result<StoreId, Error>,
+        head: &RequestHead,
+        request_id: u64,
+    ) -> Result<Response, Error> {
+        let query = Query::parse(head.query())?;
+        let prefix = query.text("prefix")?.unwrap_or_default();
+        let store = store?;
+        self.kv.describe_store(&store).await?;
+        let permits = (self.limiter.snapshot().await?, self.limiter.download(EXPORT_BYTES).await?);
+        let export = self.kv.export(&store, prefix).await?;
+        let (deadline, page) = (Instant::now() + TIME_MAX, Vec::new().into_iter());
+        let source = ExportSource { export, request_id, deadline, page, large: None, done: false };
+        Ok(Response::new(200)
+            .header("Content-Type", b"application/x-ndjson")
+            .header("Cache-Control", b"no-store")
+            .payload(Payload::Chunked(Box::new(source)))
+            .holding(Some(permits)))
     }
+}
 
+impl ExportSource {
     async fn chunk(&mut self) -> Result<Option<Bytes>, kv::Error> {
         let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
         while out.len() < CHUNK_BYTES && !self.done {
@@ -68,21 +91,15 @@ impl ExportBody {
     }
 }
 
-impl BodySource for ExportBody {
+impl BodySource for ExportSource {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>> {
-        Box::pin(async move {
-            self.chunk().await.map_err(|e| {
-                let request = format_args!("{:016x}", self.request);
-                tracing::error!(%request, error = %e, "export aborted");
-                io::Error::other(e.to_string())
-            })
-        })
+        Box::pin(async move { self.chunk().await.map_err(|e| log_aborted(self.request_id, &e)) })
     }
 }
 
 impl LargeValue {
-    /// Appends the next piece, and the end of the line after the last; returns whether it was the
-    /// last.
+    /// Appends the next piece and, after the last one, the end of the line. Returns whether the line
+    /// is complete.
     async fn push(&mut self, out: &mut Vec<u8>) -> Result<bool, kv::Error> {
         let len = (self.value.len() - self.offset).min(PIECE_BYTES as u64);
         // At most PIECE_BYTES, which fits.
@@ -101,13 +118,11 @@ impl LargeValue {
     }
 }
 
-/// Appends the line of an item, or its start if the value is not in memory.
+/// Appends an item as a line, or only the start of the line if its value is not in memory.
 fn write_item(out: &mut Vec<u8>, key: &[u8], item: &Item) -> Result<Option<LargeValue>, kv::Error> {
-    let key = std::str::from_utf8(key)
-        .map_err(|_| kv::Error::Internal("stored data is damaged: a key is not UTF-8".into()))?;
     let (expires, modified) = (item.expires_at.map(rfc3339), rfc3339(item.modified_at));
     let line = ItemLine {
-        key,
+        key: utf8(key)?,
         value: item.value.in_memory().map(Bytes::as_ref).unwrap_or_default(),
         metadata: item.metadata.as_bytes(),
         expires: expires.as_deref(),

@@ -1,12 +1,11 @@
-//! Endpoints beyond the hosted API, under `/_/v1`: item lists with metadata, deletion by prefix,
-//! and exports.
+//! Endpoints under `/_/v1` that the hosted API does not have: the server's version, items with
+//! details, and deletion by prefix.
 
 use super::Api;
 use super::error::{Error, json};
-use super::export::ExportBody;
 use super::keys::{list_meta, utf8};
 use super::query::Query;
-use crate::http::{Payload, RequestHead, Response};
+use crate::http::{RequestHead, Response};
 use crate::kv::delete_prefix::PrefixDeletion;
 use crate::kv::items::Item;
 use crate::kv::types::StoreId;
@@ -16,8 +15,6 @@ use base64::engine::general_purpose::STANDARD;
 
 /// Maximum and default number of items deleted by one request.
 const DELETE_LIMIT_MAX: usize = 10_000;
-/// Memory of one export, in bytes.
-const EXPORT_BYTES: u64 = 4 << 20;
 
 /// Identifies the server as Steadfast, with its version.
 pub(super) fn about() -> Response {
@@ -59,28 +56,9 @@ impl Api {
             let matched = self.kv.count_prefix(&store?, prefix).await?;
             return Ok(json(200, &wire::MatchedCount { matched }));
         }
-        let PrefixDeletion { deleted, more } =
-            self.kv.delete_prefix(&store?, prefix, limit).await?;
+        let deletion = self.kv.delete_prefix(&store?, prefix, limit).await?;
+        let PrefixDeletion { deleted, more } = deletion;
         Ok(json(200, &wire::DeletedCount { deleted, more }))
-    }
-
-    pub(super) async fn export(
-        &self,
-        store: Result<StoreId, Error>,
-        head: &RequestHead,
-        request_id: u64,
-    ) -> Result<Response, Error> {
-        let query = Query::parse(head.query())?;
-        let prefix = query.text("prefix")?.unwrap_or_default();
-        let store = store?;
-        self.kv.describe_store(&store).await?;
-        let permits = (self.limiter.snapshot().await?, self.limiter.download(EXPORT_BYTES).await?);
-        let export = self.kv.export(&store, prefix).await?;
-        Ok(Response::new(200)
-            .header("Content-Type", b"application/x-ndjson")
-            .header("Cache-Control", b"no-store")
-            .payload(Payload::Chunked(Box::new(ExportBody::new(export, request_id))))
-            .holding(Some(permits)))
     }
 }
 

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Memory of a large upload, in bytes: the chunk being received and data not yet written.
+/// Memory reserved for a large upload, in bytes: the current chunk and data not yet written.
 const UPLOAD_BUFFER_BYTES: u64 = 6 * PIECE_BYTES as u64;
 
 impl Api {
@@ -118,7 +118,7 @@ fn parse_put(head: &RequestHead) -> Result<PutRequest, Error> {
             mode = named;
         }
     }
-    // Validated and ignored: there is no cache that could serve the old value meanwhile.
+    // Validated and ignored: reads never return the old value.
     query.flag("background_fetch")?;
     let if_generation = parse_u64_header(head, wire::IF_GENERATION_MATCH)?;
     let ttl = match single_header(head, wire::TIME_TO_LIVE_SEC)? {
@@ -170,8 +170,8 @@ fn item_headers(response: Response, item: &Item) -> Response {
 
 /// Parses `Range`; `None` for the whole value.
 ///
-/// A header that is not one range of bytes is ignored (RFC 9110 section 14.2). So is one with
-/// `If-Range`, which no validator of this server can match.
+/// A header that is not a single byte range is ignored (RFC 9110 section 14.2), and so is one with
+/// `If-Range`: the server sends no validators that it could match.
 fn parse_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Error> {
     let mut ranges = head.header_values("Range");
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ok(None) };
@@ -198,7 +198,7 @@ fn parse_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Erro
     if range.start < range.end { Ok(Some(range)) } else { Err(Error::Range(size)) }
 }
 
-/// Builds the body of a range of a value: in memory if it is small, streamed otherwise.
+/// Builds the body for a range of a value: in memory if the value is small, streamed otherwise.
 async fn value_payload(value: Value, range: Range<u64>, request_id: u64) -> Result<Payload, Error> {
     if let Some(bytes) = value.in_memory() {
         let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());

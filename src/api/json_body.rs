@@ -1,4 +1,4 @@
-//! JSON request bodies: read whole up to a limit, whatever their `Content-Type`.
+//! JSON request bodies, accepted with any `Content-Type`.
 
 use super::error::Error;
 use crate::http::{Body, Stream};

@@ -21,9 +21,7 @@ impl Api {
             None | Some("strong") => None,
             // Echoed even by an engine whose lists are always strong.
             Some("eventual") => Some("eventual".to_owned()),
-            Some(_) => {
-                return Err(Error::Invalid("consistency must be strong or eventual".into()));
-            }
+            Some(_) => return Err(Error::Invalid("consistency must be strong or eventual".into())),
         };
         list.eventual = consistency.is_some();
         let page = self.kv.list_keys(&store?, &list).await?;
@@ -57,17 +55,16 @@ pub(super) fn list_meta(list: ListKeys, last: Option<&[u8]>) -> KeyListMeta {
 }
 
 /// Returns a stored key as text.
-pub(super) fn utf8(key: &[u8]) -> Result<&str, Error> {
-    std::str::from_utf8(key).map_err(|_| {
-        Error::Kv(kv::Error::Internal("stored data is damaged: a key is not UTF-8".into()))
-    })
+pub(super) fn utf8(key: &[u8]) -> Result<&str, kv::Error> {
+    std::str::from_utf8(key)
+        .map_err(|_| kv::Error::Internal("stored data is damaged: a key is not UTF-8".into()))
 }
 
 /// Appends a key as a JSON string.
 ///
-/// Copying a key that needs no escapes takes 60 % of the instructions and time of `serde_json`.
+/// Copying keys that need no escaping takes 40 % less time and instructions than `serde_json`.
 fn push_json_string(body: &mut Vec<u8>, key: &[u8]) -> Result<(), Error> {
-    // Without early exit, so that the compiler vectorizes the loop.
+    // No early exit, so that the compiler vectorizes the loop.
     let plain = key.iter().fold(true, |plain, byte| {
         plain & matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\')
     });
@@ -85,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_of_a_key_is_written_as_serde_json_writes_it() {
+    fn keys_are_escaped_exactly_as_by_serde_json() {
         for byte in (0..=u8::MAX).map(char::from) {
             let key = format!("key{byte}");
             let mut body = Vec::new();

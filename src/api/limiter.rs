@@ -13,15 +13,15 @@ const UNIT: u64 = 1024;
 /// Bodies up to this size need no permit: every connection has a buffer this large anyway, and
 /// small requests must not queue behind large ones.
 const SMALL_BYTES: u64 = 16 * 1024;
-/// Maximum number of open snapshots: each blocks the reclaiming of the data it shows.
+/// Maximum number of open snapshots: while one is open, deleted data is not reclaimed.
 const SNAPSHOTS: u64 = 4;
 /// How long a request waits for a permit.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// A share of a limit, returned on drop; `None` for a small body.
+/// Part of a limit, released on drop; `None` for a small body.
 pub(crate) type Permit = Option<OwnedSemaphorePermit>;
 
-/// Limits the memory of uploads, long lines, downloads and snapshots, each on its own.
+/// Limits the memory of uploads, long lines and downloads, and the number of snapshots, separately.
 pub(crate) struct MemoryLimiter {
     uploads: Limiter,
     long_lines: Limiter,
@@ -29,17 +29,17 @@ pub(crate) struct MemoryLimiter {
     snapshots: Limiter,
 }
 
-/// A semaphore over bytes.
+/// A semaphore that counts bytes.
 struct Limiter {
     semaphore: Arc<Semaphore>,
     units: u32,
-    /// The reason given to requests that time out.
+    /// The reason reported when a request times out.
     exhausted: &'static str,
 }
 
 impl Limiter {
     fn new(bytes: u64, exhausted: &'static str) -> Limiter {
-        // Tokio's semaphore takes at least 28 bits of permits on every platform.
+        // Tokio's semaphores support 2^28 - 1 permits on every platform.
         let units = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX).min(u32::MAX >> 4);
         Limiter { semaphore: Arc::new(Semaphore::new(units as usize)), units, exhausted }
     }
@@ -51,7 +51,7 @@ impl Limiter {
         self.acquire(bytes).await
     }
 
-    /// Waits for `bytes`, or for the whole limit if that is less.
+    /// Waits for a permit of `bytes`, or of the whole limit if `bytes` exceeds it.
     async fn acquire(&self, bytes: u64) -> Result<Permit, Error> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
         if let Ok(permit) = self.semaphore.clone().try_acquire_many_owned(units) {
@@ -83,7 +83,7 @@ impl MemoryLimiter {
 
     /// Waits for a permit to buffer a long line of a batch that already has an upload permit.
     ///
-    /// The limit is separate: batches waiting for more of the limit they all hold would deadlock.
+    /// The limit is separate because batches that extended their upload permits could deadlock.
     pub(crate) async fn long_line(&self, bytes: u64) -> Result<Permit, Error> {
         self.long_lines.acquire_unless_small(bytes).await
     }
@@ -115,7 +115,7 @@ mod tests {
         });
         tokio::time::sleep(WAIT / 2).await;
         drop(all);
-        assert!(other.await.unwrap(), "it waited");
+        assert!(other.await.unwrap(), "must wait");
         let _all = limiter.upload(u64::MAX).await.unwrap();
         assert!(matches!(limiter.upload(LARGE).await, Err(Error::Overloaded(_))));
         assert!(limiter.download(LARGE).await.is_ok(), "downloads have their own limit");

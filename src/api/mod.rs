@@ -2,8 +2,8 @@
 //!
 //! Checks run in this order (docs/contract.md section 11.6): token (401), permission (403), path
 //! and method (404, 405), parameters (400), store (404), declared size (413), item and
-//! preconditions (404, 412). Only then is the body read. `router` lists the endpoints, each noun
-//! has a file of handlers, and `error` maps every failure to its status.
+//! preconditions (404, 412). Only then is the body read. `router` lists the endpoints, each
+//! resource has its own file of handlers, and `error` maps every failure to its status.
 
 mod account;
 mod auth;
@@ -49,19 +49,19 @@ pub struct Api {
 }
 
 impl Api {
-    /// Creates the API; request and response bodies share about `bytes_in_flight` of memory.
+    /// Creates the API; request and response bodies together use about `bytes_in_flight` of memory.
     pub fn new(kv: Arc<Kv>, auth: Auth, metrics: Arc<Metrics>, bytes_in_flight: u64) -> Api {
         let mut seed = [0; 8];
-        // Without randomness ids start at 0, which is enough: they are unique within one log.
+        // If this fails, ids start at 0; they are still unique within the process.
         let _ = getrandom::fill(&mut seed);
         let next_request_id = AtomicU64::new(u64::from_le_bytes(seed));
         Api { kv, auth, metrics, limiter: MemoryLimiter::new(bytes_in_flight), next_request_id }
     }
 
-    /// Calls the handler of a route. HEAD runs the handler of GET; the body is dropped on write.
+    /// Calls the handler of a route. HEAD calls the handler of GET; the body is not written.
     ///
-    /// Handlers that take parameters get the store id as a `Result`, so that a bad parameter is
-    /// reported before an unknown store.
+    /// Handlers with parameters take the store id as a `Result`, so that an invalid parameter is
+    /// reported before a malformed store id.
     async fn dispatch<S: Stream>(
         &self,
         method: Method,
@@ -129,7 +129,7 @@ impl Api {
         self.next_request_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts and logs a failure. Internal causes go to this log line and never to the client.
+    /// Counts and logs a failure. Internal causes are logged here and never sent to the client.
     fn log_failure(&self, e: &Error, id: u64, method: &'static str, route: &'static str) {
         let request_id = format_args!("{id:016x}");
         if let Error::Unauthorized = e {

@@ -1,4 +1,4 @@
-//! Checks the lines of batches and imports (docs/contract.md section 3.5).
+//! Parses and validates the lines of batches and imports (docs/contract.md section 3.5).
 
 use crate::kv;
 use crate::kv::import::ImportedGeneration;
@@ -9,19 +9,19 @@ use bytes::Bytes;
 /// A rejected line: its key, empty if it could not be read, and the cause.
 pub(super) type RejectedLine = (String, kv::Error);
 
-/// A valid line.
+/// A parsed and validated line.
 pub(super) struct ValidLine {
     pub(super) key: Key,
     pub(super) ttl: Option<Ttl>,
     pub(super) metadata: Metadata,
     pub(super) value: Bytes,
-    /// Set by imports only, as the fields below: see [`kv::import::ImportItem`].
+    /// Imports only, like the fields below; see [`kv::import::ImportItem`].
     pub(super) expires: Option<u64>,
     pub(super) generation: Option<ImportedGeneration>,
     pub(super) modified: Option<u64>,
 }
 
-/// Parses and checks a line. `authorize` checks its key before the value is decoded.
+/// Parses and validates a line. `authorize` checks its key before the value is decoded.
 pub(super) fn parse(
     line: &[u8],
     fields: LineFields,

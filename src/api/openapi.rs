@@ -22,7 +22,7 @@ mod tests {
         serde_json::from_slice(wire::OPENAPI).unwrap()
     }
 
-    /// Returns the next route; exhaustive, so that a new route must be added.
+    /// Returns the next route; the match is exhaustive, so that a new route must be added.
     fn next(route: Route) -> Option<Route> {
         Some(match route {
             Route::Unknown => Route::About,

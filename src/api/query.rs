@@ -30,7 +30,7 @@ impl Query {
         Ok(Query(params))
     }
 
-    /// Returns a parameter, which must not be repeated.
+    /// Returns a parameter; a repeated one is an error.
     fn single(&self, name: &str) -> Result<Option<Option<&str>>, Error> {
         let mut values = self.0.iter().filter(|(n, _)| n == name);
         let first = values.next().map(|(_, value)| value.as_deref());
@@ -68,7 +68,7 @@ impl Query {
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(invalid());
         }
-        // A number that overflows is above the maximum.
+        // A number that overflows exceeds the maximum.
         match digits.parse::<usize>().unwrap_or(max).min(max) {
             0 => Err(invalid()),
             limit => Ok(limit),

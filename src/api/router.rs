@@ -2,8 +2,8 @@
 //!
 //! Paths are matched raw. Nothing is decoded, normalised or redirected, and a trailing slash is
 //! part of the path (docs/contract.md sections 1 and 8). A new endpoint starts as a [`Route`]; the
-//! compiler then asks for its template and methods here, its permission in `auth/permission.rs`
-//! and its place in the OpenAPI test, and its handler goes into `Api::dispatch`.
+//! compiler then requires its template and methods here, its permission in `auth/permission.rs` and
+//! its place in the OpenAPI test; its handler is called by `Api::dispatch`.
 
 use crate::http::RequestHead;
 
@@ -107,12 +107,12 @@ fn split_segment(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl Route {
-    /// The path template, as metrics and logs name the route.
+    /// Returns the path template, which identifies the route in metrics and logs.
     pub(super) fn template(self) -> &'static str {
         self.template_and_methods().0
     }
 
-    /// The methods, as the `Allow` header lists them.
+    /// Returns the allowed methods, in the format of the `Allow` header.
     pub(super) fn methods(self) -> &'static str {
         self.template_and_methods().1
     }
@@ -159,7 +159,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    /// Reads the method, and returns its name in metrics and logs with it.
+    /// Parses the method; also returns its name in metrics and logs.
     pub(super) fn parse(head: &RequestHead) -> (Method, &'static str) {
         match head.method() {
             b"DELETE" => (Method::Delete, "DELETE"),

@@ -1,5 +1,5 @@
-//! Creating, listing and revoking limited tokens. All but revoking one's own token require the
-//! root token.
+//! Creating, listing and revoking limited tokens. A limited token may only revoke itself; all else
+//! requires the root token.
 
 use super::auth::Principal;
 use super::error::{Error, json};

@@ -1,10 +1,10 @@
-//! Request bodies, read as far as the handler reads them.
+//! Request bodies, read on demand.
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
 use super::request::{Framing, RequestHead};
 use bytes::Bytes;
-use std::io as stdio;
+use std::io;
 use std::time::Duration;
 
 /// Maximum size in bytes of the chunks that [`Body::chunk`] returns.
@@ -13,20 +13,21 @@ const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const LINE_BYTES_MAX: usize = 1024;
 /// Maximum total size of trailers in bytes.
 const TRAILERS_BYTES_MAX: usize = 8 * 1024;
-/// An unread rest of a body up to this size is discarded to keep the connection open.
+/// An unread rest of a body of up to this many bytes is discarded, so that the connection stays
+/// open.
 const DRAIN_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a body could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// The connection ended within the body.
-    #[error("the body ended before its length")]
-    Cut,
+    #[error("the connection ended before the body was complete")]
+    Truncated,
     /// The next bytes did not arrive in time.
-    #[error("no bytes of the body arrived for {} s", .0.as_secs())]
+    #[error("no body data received for {} s", .0.as_secs())]
     Timeout(Duration),
     /// The chunked framing is invalid.
-    #[error("the body's chunks are malformed: {0}")]
+    #[error("malformed chunked body: {0}")]
     Malformed(&'static str),
 }
 
@@ -72,7 +73,7 @@ impl<'c, S: Stream> Body<'c, S> {
     /// `100 Continue` if the client expects it.
     ///
     /// # Errors
-    /// If the body is cut, stalls or is malformed. All later calls fail too.
+    /// If the body is truncated, stalls or is malformed. All later calls fail too.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         let read = self.next().await;
         if read.is_err() {
@@ -88,11 +89,10 @@ impl<'c, S: Stream> Body<'c, S> {
         loop {
             match self.position {
                 Position::End => return Ok(None),
-                Position::Failed => return Err(BodyError::Cut),
+                Position::Failed => return Err(BodyError::Truncated),
                 Position::Sized(remaining) => {
                     let bytes = self.read_data(remaining).await?;
-                    let remaining = remaining - bytes.len() as u64;
-                    self.position = match remaining {
+                    self.position = match remaining - bytes.len() as u64 {
                         0 => Position::End,
                         remaining => Position::Sized(remaining),
                     };
@@ -137,47 +137,40 @@ impl<'c, S: Stream> Body<'c, S> {
                     return Err(BodyError::Malformed("a line is too long"));
                 }
                 let line = self.io.input.split_to(searched + at + 1);
-                return match line.strip_suffix(b"\r\n") {
-                    Some(line) => Ok(Bytes::copy_from_slice(line)),
-                    None => Err(BodyError::Malformed("a line does not end in CR LF")),
-                };
+                let line = line.strip_suffix(b"\r\n").map(Bytes::copy_from_slice);
+                return line.ok_or(BodyError::Malformed("a line does not end in CR LF"));
             }
             searched = self.io.input.len();
             if searched > LINE_BYTES_MAX {
                 return Err(BodyError::Malformed("a line is too long"));
             }
-            match self.io.fill(self.timeout).await {
-                Ok(0) => return Err(BodyError::Cut),
-                Ok(_) => {}
-                Err(e) => return Err(self.error(&e)),
+            if self.io.fill(self.timeout).await.map_err(|e| self.error(&e))? == 0 {
+                return Err(BodyError::Truncated);
             }
         }
     }
 
     async fn skip_trailers(&mut self) -> Result<(), BodyError> {
         let mut bytes = 0;
-        loop {
-            let line = self.read_line().await?;
-            if line.is_empty() {
-                return Ok(());
-            }
-            bytes += line.len();
-            if bytes > TRAILERS_BYTES_MAX {
-                return Err(BodyError::Malformed("trailers are too long"));
+        while bytes <= TRAILERS_BYTES_MAX {
+            match self.read_line().await?.len() {
+                0 => return Ok(()),
+                len => bytes += len,
             }
         }
+        Err(BodyError::Malformed("trailers are too long"))
     }
 
-    fn error(&self, e: &stdio::Error) -> BodyError {
-        if e.kind() == stdio::ErrorKind::TimedOut {
+    fn error(&self, e: &io::Error) -> BodyError {
+        if e.kind() == io::ErrorKind::TimedOut {
             BodyError::Timeout(self.timeout)
         } else {
-            BodyError::Cut
+            BodyError::Truncated
         }
     }
 
-    /// Whether the connection can be kept: the body is complete, or a small rest of known size is
-    /// already under way.
+    /// Whether the connection can stay open: the body is complete, or its unread rest is small and
+    /// of known size.
     pub(super) fn is_drainable(&self) -> bool {
         match self.position {
             Position::End => true,
@@ -186,12 +179,9 @@ impl<'c, S: Stream> Body<'c, S> {
         }
     }
 
-    /// Unread bytes of a [drainable](Body::is_drainable) body.
+    /// Returns the unread bytes of a [drainable](Body::is_drainable) body.
     pub(super) fn remaining(&self) -> u64 {
-        match self.position {
-            Position::Sized(remaining) => remaining,
-            Position::ChunkSize | Position::ChunkData(_) | Position::End | Position::Failed => 0,
-        }
+        if let Position::Sized(remaining) = self.position { remaining } else { 0 }
     }
 
     /// Resumes a drainable body after its response was written.
@@ -205,13 +195,8 @@ impl<'c, S: Stream> Body<'c, S> {
 
     /// Discards the rest of the body; false if reading failed.
     pub(super) async fn drain(mut self) -> bool {
-        loop {
-            match self.chunk().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return true,
-                Err(_) => return false,
-            }
-        }
+        while matches!(self.chunk().await, Ok(Some(_))) {}
+        self.position == Position::End
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Buffer space of one read, in bytes.
+/// Buffer space reserved for a read, in bytes.
 const READ_BYTES: usize = 16 * 1024;
-/// Reads up to this size are copied out of the read buffer; larger ones go into their own.
+/// Reads up to this size are copied out of the input buffer; larger ones get a buffer of their own.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
 pub(super) struct BufferedStream<S> {
@@ -21,7 +21,7 @@ pub(super) struct BufferedStream<S> {
     pub(super) input: BytesMut,
     /// Bytes to write before the next read.
     pub(super) output: Vec<u8>,
-    /// Reset only to an earlier deadline, so that most waits cost no timer operation.
+    /// Reset only to an earlier deadline, so that most waits need no timer operation.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -74,8 +74,7 @@ impl<S: Stream> BufferedStream<S> {
         Ok(())
     }
 
-    /// Writes the output buffer and `bytes` with vectored writes: each extra write would wake the
-    /// reader once more.
+    /// Writes the output buffer and `bytes` together: a separate write would wake the client twice.
     pub(super) async fn write(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
         let mut written = 0;
         while let Some(buffered) = self.output.get(written..).filter(|rest| !rest.is_empty()) {
@@ -88,7 +87,7 @@ impl<S: Stream> BufferedStream<S> {
         write_all(&mut self.stream, &mut self.timer, rest, timeout).await
     }
 
-    /// Shuts down the write side, then discards input for a while, so that the client reads the
+    /// Shuts down the write side, then discards input for up to 10 s, so that the client receives the
     /// response instead of a reset.
     pub(super) async fn linger(&mut self, timeout: Duration) {
         const BYTES_MAX: usize = 64 << 20;

@@ -5,7 +5,7 @@ use super::buffered_stream::BufferedStream;
 use super::request::RequestHead;
 use super::response::DateHeader;
 use super::{RequestError, Service, Stream, Timeouts};
-use std::io as stdio;
+use std::io;
 use tokio::sync::watch;
 
 /// Why there is no request to serve.
@@ -16,7 +16,7 @@ enum HeadError {
     Rejected(RequestError),
 }
 
-/// Serves a connection until either side closes it, or until `drain` turns true between requests.
+/// Serves a connection until either side closes it, or `drain` becomes true between requests.
 pub async fn serve<S: Stream, V: Service>(
     stream: S,
     service: &V,
@@ -44,8 +44,7 @@ pub async fn serve<S: Stream, V: Service>(
             response.downgrade_to_http_10();
         }
         let close = response.close;
-        // The response goes out before the rest of the body is read: the client may wait for it
-        // before it sends more.
+        // Written before the rest of the body is read: the client may wait for the response.
         let remaining = body.remaining();
         let omit_body = head.method() == b"HEAD";
         if response.write(&mut io, &mut date, omit_body, timeouts.write).await.is_err() {
@@ -74,11 +73,9 @@ async fn read_head<S: Stream>(
             let _ = io.input.split_to(2);
             (searched, deadline) = (0, None);
         }
-        if let Some(len) =
-            RequestHead::find_end(&io.input, searched).map_err(HeadError::Rejected)?
-        {
-            let head = RequestHead::parse(&io.input.split_to(len));
-            return head.map_err(HeadError::Rejected);
+        let end = RequestHead::find_end(&io.input, searched).map_err(HeadError::Rejected)?;
+        if let Some(len) = end {
+            return RequestHead::parse(&io.input.split_to(len)).map_err(HeadError::Rejected);
         }
         searched = io.input.len();
         let read = if searched == 0 {
@@ -100,7 +97,7 @@ async fn read_head<S: Stream>(
         match read {
             Ok(0) => return Err(HeadError::Closed),
             Ok(_) => {}
-            Err(e) if e.kind() == stdio::ErrorKind::TimedOut && searched > 0 => {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut && searched > 0 => {
                 return Err(HeadError::Rejected(RequestError::HeadTimeout));
             }
             Err(_) => return Err(HeadError::Closed),

@@ -2,7 +2,7 @@
 //!
 //! `httparse` tokenizes heads; the rest is written here because this API depends on details that
 //! HTTP frameworks normalise: the raw target must reach the router, a request with ambiguous
-//! framing must be rejected, and every error needs the API's JSON body. Knows nothing of stores.
+//! framing must be rejected, and every error needs the API's JSON body.
 
 mod body;
 mod buffered_stream;
@@ -43,9 +43,9 @@ pub struct Timeouts {
     pub write: Duration,
 }
 
-/// Answers requests.
+/// The application that answers requests.
 pub trait Service: Send + Sync + 'static {
-    /// Answers a request. The body is read only as far as the implementation reads it.
+    /// Answers a request. The implementation may leave the body unread.
     fn call<S: Stream>(
         &self,
         head: &RequestHead,

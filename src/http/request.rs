@@ -22,16 +22,16 @@ pub struct RequestHead {
     target: Range<usize>,
     fields: Vec<(Range<usize>, Range<usize>)>,
     pub(super) framing: Framing,
-    /// The client waits for `100 Continue`.
+    /// Whether the client waits for `100 Continue`.
     pub(super) expects_continue: bool,
-    /// The connection closes after this request.
+    /// Whether the connection closes after this request.
     pub(super) close: bool,
     pub(super) http_10: bool,
 }
 
 impl RequestHead {
-    /// Finds the end of the head at the start of `input`; `None` if more input is needed. The first
-    /// `searched` bytes were searched before.
+    /// Finds the end of the head at the start of `input`; `None` if more input is needed. Resumes
+    /// a search of the first `searched` bytes.
     ///
     /// # Errors
     /// If the head exceeds a limit.
@@ -57,16 +57,15 @@ impl RequestHead {
     /// # Errors
     /// If it is malformed, exceeds a limit, or has ambiguous or unsupported framing.
     pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, RequestError> {
-        // A proxy in front may not treat a bare LF as a line end, and see one header where this
-        // server would see two.
+        // A proxy that does not end lines at a bare LF would see one header where this server
+        // would see two.
         let bare = |at: usize| !bytes.get(..at).is_some_and(|before| before.ends_with(b"\r"));
         if memchr_iter(b'\n', bytes).any(bare) {
             return Err(malformed("a line does not end in CR LF"));
         }
         let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut []);
-        let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
-        match parsed {
+        match request.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(len)) if len == bytes.len() => {}
             Ok(_) => return Err(malformed("a line does not end in CR LF")),
             Err(httparse::Error::TooManyHeaders) => return Err(RequestError::FieldsTooLarge),
@@ -101,8 +100,8 @@ impl RequestHead {
         Ok(head)
     }
 
-    /// Interprets the headers about framing and the connection. Framing that two parsers could read
-    /// differently is an error (RFC 9112 sections 6.1 and 6.3).
+    /// Interprets the headers about framing and the connection. Ambiguous framing is an error (RFC
+    /// 9112 sections 6.1 and 6.3).
     fn interpret_fields(&mut self) -> Result<(), RequestError> {
         let http_10 = self.http_10;
         let (mut length, mut chunked) = (None, false);
@@ -158,13 +157,9 @@ impl RequestHead {
         let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
         let path = target.get(..end).unwrap_or_default();
         let rest = path.strip_prefix(b"http://").or_else(|| path.strip_prefix(b"https://"));
-        match rest {
-            Some(rest) => {
-                let slash = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-                rest.get(slash..).unwrap_or_default()
-            }
-            None => path,
-        }
+        let Some(rest) = rest else { return path };
+        let slash = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+        rest.get(slash..).unwrap_or_default()
     }
 
     /// Returns the raw query, after the `?`.

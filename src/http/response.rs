@@ -1,21 +1,20 @@
-//! Responses and how they are written.
+//! Responses, and writing them to the connection.
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
 use bytes::Bytes;
 use std::future::Future;
-use std::io;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bodies up to this size, in bytes, are copied behind their head into one write.
+/// Bodies up to this size, in bytes, are written together with their head.
 const COALESCE_BYTES_MAX: usize = 64 * 1024;
 
-/// Produces a response body too large for memory, piece by piece.
+/// Produces a response body that is too large for memory, in pieces.
 pub trait BodySource: Send {
-    /// Returns the next bytes; `None` at the end. An error cuts the connection, which shows the
-    /// client that the body is incomplete.
+    /// Returns the next bytes; `None` at the end. After an error the connection is closed, so that
+    /// the client detects an incomplete body.
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>>;
 }
 
@@ -27,8 +26,7 @@ pub enum Payload {
     Bytes(Bytes),
     /// A streamed body of this length.
     Sized(u64, Box<dyn BodySource>),
-    /// A streamed body of unknown length: chunked, or for HTTP/1.0 ended by the end of the
-    /// connection.
+    /// A streamed body of unknown length: chunked or, in HTTP/1.0, ended by closing the connection.
     Chunked(Box<dyn BodySource>),
     /// Only a `Content-Length`, for HEAD.
     LengthOnly(u64),
@@ -44,7 +42,7 @@ pub struct Response {
     pub payload: Payload,
     /// Whether the connection closes after this response.
     pub close: bool,
-    /// Dropped when the response is written, such as a permit.
+    /// A value, such as a permit, that is dropped once the response is written.
     _guard: Option<Box<dyn Send>>,
     http_10: bool,
 }
@@ -89,14 +87,14 @@ impl Response {
         self
     }
 
-    /// Keeps a value, such as a permit, alive until the response is written.
+    /// Attaches a value, such as a permit, that is dropped once the response is written.
     #[must_use]
     pub fn holding(mut self, guard: Option<impl Send + 'static>) -> Response {
         self._guard = guard.map(|guard| Box::new(guard) as Box<dyn Send>);
         self
     }
 
-    /// Replaces chunked framing by the end of the connection.
+    /// Ends a body of unknown length by closing the connection instead of chunked framing.
     pub(super) fn downgrade_to_http_10(&mut self) {
         self.http_10 = true;
         self.close |= matches!(self.payload, Payload::Chunked(_));
@@ -164,7 +162,7 @@ impl Response {
     }
 }
 
-/// The `Date` header line, formatted once a second.
+/// The `Date` header line, formatted at most once per second.
 #[derive(Default)]
 pub(super) struct DateHeader {
     second: u64,

@@ -18,11 +18,11 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 
-/// Length of the kernel's queue of connections not yet accepted.
+/// Length of the kernel's accept queue.
 const BACKLOG: u32 = 4096;
-/// Pause of the sweeper when no item has expired.
+/// Pause of the sweeper after a round without expired items.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Time limit for running requests on shutdown; closing the engine must fit into the rest of 10 s.
+/// Time limit for running requests on shutdown; 5 s of the 10 s in total remain for the engine.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// File descriptors besides those of connections.
 const SPARE_FILES: u64 = 512;
@@ -67,22 +67,17 @@ impl Server {
         };
         let Storage { engine, clock } = storage::open(&config.engine, options).await?;
         copy::check_complete(&*engine).await?;
-        let (token, token_location, token_dir) =
-            root_token::load(&config).map_err(StartError::Token)?;
-        let failed = |e| StartError::Listen(config.listen, e);
-        let listener = listen(config.listen).map_err(failed)?;
+        let loaded = root_token::load(&config).map_err(StartError::Token)?;
+        let (token, token_location, _token_dir) = loaded;
+        let listener = listen(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let kv = Arc::new(Kv::new(engine, clock, config.max_value));
         let metrics = Arc::new(Metrics::default());
         let api = Api::new(kv.clone(), Auth::new(token), metrics.clone(), config.max_in_flight);
         let api = Arc::new(api);
-        let address_file = match (&config.engine, listener.local_addr()) {
-            (EngineLocation::Directory(dir), Ok(address)) => AddressFile::write(dir, address),
-            (
-                EngineLocation::Directory(_) | EngineLocation::Memory | EngineLocation::Database(_),
-                _,
-            ) => None,
-        };
-        let (_token_dir, _address_file) = (token_dir, address_file);
+        let mut _address_file = None;
+        if let (EngineLocation::Directory(dir), Ok(at)) = (&config.engine, listener.local_addr()) {
+            _address_file = AddressFile::write(dir, at);
+        }
         Ok(Server { listener, api, kv, metrics, config, token_location, _token_dir, _address_file })
     }
 
@@ -117,7 +112,7 @@ impl Server {
         let Server { listener, kv, .. } = self;
         drop(listener);
         drop(draining);
-        // Every connection and the sweeper have a receiver until they end.
+        // The channel closes when the sweeper and all connections have ended.
         let _ = drain.send(true);
         if tokio::time::timeout(DRAIN_TIMEOUT, drain.closed()).await.is_err() {
             let timeout_secs = DRAIN_TIMEOUT.as_secs();
@@ -136,13 +131,13 @@ impl Server {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Most likely out of file descriptors until other connections close.
+                    // Most likely out of file descriptors; other connections may close.
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
-            // Responses are written whole; Nagle's algorithm would only delay them.
+            // Writes are already coalesced; Nagle's algorithm would only delay them.
             let _ = stream.set_nodelay(true);
             let (api, timeouts) = (self.api.clone(), timeouts(&self.config));
             let (metrics, draining) = (self.metrics.clone(), draining.clone());
@@ -187,7 +182,7 @@ async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     }
 }
 
-/// Raises the soft limit of open files, commonly 1024, to `wanted` or the hard limit.
+/// Raises the soft limit of open files, commonly 1024, to `wanted` or to the hard limit if lower.
 fn raise_file_limit(wanted: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -195,7 +190,7 @@ fn raise_file_limit(wanted: u64) {
     if limit.current.is_some_and(|current| current < target) {
         let raised = Rlimit { current: Some(target), maximum: limit.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "could not raise the limit of open files");
+            tracing::warn!(%error, "could not raise the open file limit");
         }
     }
 }

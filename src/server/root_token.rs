@@ -2,15 +2,15 @@
 
 use crate::atomic_file::AtomicFile;
 use crate::config::{EngineLocation, ServeConfig, TokenLocation, TokenSource, read_root_token};
-use crate::wire::Token;
+use crate::wire::{Token, hex};
 use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Returns the root token, its location, and the temporary directory of its file, which a server
-/// without a data directory uses.
+/// Returns the root token, its location and, for a server without a data directory, the temporary
+/// directory of its file.
 pub(super) fn load(
     config: &ServeConfig,
 ) -> Result<(Token, TokenLocation, Option<TempDir>), String> {
@@ -36,9 +36,11 @@ pub(super) fn load(
     }
 }
 
-/// Generates a token and writes it to a file that only its owner can read.
+/// Generates a token of 32 random bytes and writes it to a file that only its owner can read.
 fn generate(path: &Path) -> Result<Token, String> {
-    let text = random_hex()?;
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|e| format!("cannot generate a token: {e}"))?;
+    let text = hex(&random);
     let write = || {
         let mut file = AtomicFile::create_secret(path)?;
         writeln!(file, "{text}")?;
@@ -48,9 +50,17 @@ fn generate(path: &Path) -> Result<Token, String> {
     Token::parse(&text)
 }
 
-/// Returns 32 random bytes as 64 hexadecimal digits.
-fn random_hex() -> Result<String, String> {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|e| format!("cannot generate a token: {e}"))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_tokens_have_at_least_16_characters() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        for (len, valid) in [(15, false), (16, true)] {
+            std::fs::write(&path, "x".repeat(len)).unwrap();
+            assert_eq!(read_root_token(&path).is_ok(), valid, "{len}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The `address` file of a data directory: where its server listens, for tools on the same machine.
+//! The `address` file of a data directory: its server's URL, for commands on the same machine.
 
 use crate::engine::embedded;
 use std::fs;

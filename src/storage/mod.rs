@@ -15,14 +15,14 @@ use std::sync::Arc;
 /// failed fsync.
 const EXIT_FATAL: i32 = 70;
 
-/// Memory and WAL sizes of an engine.
+/// Memory and WAL limits of an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct StorageOptions {
-    /// Size of the read cache.
+    /// Size of the read cache, in bytes.
     pub cache_bytes: u64,
-    /// WAL size that triggers a checkpoint.
+    /// WAL size that triggers a checkpoint, in bytes.
     pub wal_bytes: u64,
-    /// Limit of large bodies being read from a database.
+    /// Memory limit for large bodies being read from a database, in bytes.
     pub reading_bytes: u64,
 }
 

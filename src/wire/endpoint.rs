@@ -16,7 +16,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The URL of a local server on the default port.
+    /// Returns the URL of a local server on the default port.
     pub fn default_url() -> String {
         format!("http://127.0.0.1:{DEFAULT_PORT}")
     }
@@ -24,24 +24,22 @@ impl Endpoint {
     /// Parses a base URL.
     ///
     /// # Errors
-    /// A description of the mistake, without the URL, which may contain a password.
+    /// The cause, without the URL, which may contain a password.
     pub fn parse(text: &str) -> Result<Endpoint, String> {
-        let refuse = |why: &str| Err(format!("the endpoint {why}"));
+        let invalid = |reason: &str| Err(format!("the endpoint {reason}"));
         let Ok(url) = Url::parse(text.trim()) else {
-            return refuse(&format!("must be a URL such as {}", Endpoint::default_url()));
+            return invalid(&format!("must be a URL such as {}", Endpoint::default_url()));
         };
         if !matches!(url.scheme(), "http" | "https") {
-            return refuse("must begin with http:// or https://");
+            return invalid("must start with http:// or https://");
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return refuse("must not contain a user name or password: pass the token separately");
+            return invalid("must not contain a user name or password: pass the token separately");
         }
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return refuse("must consist of a host and a port, without a path or query");
+            return invalid("must consist of a host and a port, without a path or query");
         }
-        let Some(host) = url.host_str() else {
-            return refuse("has no host");
-        };
+        let Some(host) = url.host_str() else { return invalid("has no host") };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let loopback = host == "localhost"
             || host.ends_with(".localhost")
@@ -50,7 +48,7 @@ impl Endpoint {
         Ok(Endpoint { base: url.as_str().trim_end_matches('/').to_owned(), loopback, tls })
     }
 
-    /// The URL without a trailing slash.
+    /// Returns the URL without a trailing slash.
     pub fn as_str(&self) -> &str {
         &self.base
     }
@@ -78,13 +76,13 @@ mod tests {
 
     #[test]
     fn an_endpoint_has_a_host_and_a_port_only() {
-        let fine = Endpoint::parse("http://127.0.0.1:7678/").unwrap();
-        assert_eq!((fine.as_str(), fine.is_loopback()), ("http://127.0.0.1:7678", true));
+        let local = Endpoint::parse("http://127.0.0.1:7678/").unwrap();
+        assert_eq!((local.as_str(), local.is_loopback()), ("http://127.0.0.1:7678", true));
         for loopback in ["http://localhost:1", "http://[::1]:7", "https://127.9.9.9"] {
             assert!(Endpoint::parse(loopback).unwrap().is_loopback(), "{loopback}");
         }
-        let far = Endpoint::parse("https://kv.example.com").unwrap();
-        assert!(!far.is_loopback() && far.is_tls());
+        let remote = Endpoint::parse("https://kv.example.com").unwrap();
+        assert!(!remote.is_loopback() && remote.is_tls());
         assert!(!Endpoint::parse("http://localhost.example.com").unwrap().is_loopback());
         for bad in [
             "",
@@ -96,8 +94,8 @@ mod tests {
             "http://h/#f",
             "unix:/run/x",
         ] {
-            let refused = Endpoint::parse(bad).unwrap_err();
-            assert!(!refused.contains("secret"), "{refused}");
+            let error = Endpoint::parse(bad).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The names and shapes that the server and its clients exchange: header fields, JSON bodies, times
-//! and item lines (docs/contract.md sections 1 to 3).
+//! The wire format shared by server and clients: headers, JSON bodies, times and item lines
+//! (docs/contract.md sections 1 to 3).
 
 mod endpoint;
 pub mod record;
@@ -12,17 +12,17 @@ pub use token::Token;
 
 use serde::{Deserialize, Serialize};
 
-/// Carries the token of a request.
+/// The token, in requests.
 pub const FASTLY_KEY: &str = "Fastly-Key";
 /// The generation of an item, in responses.
 pub const GENERATION: &str = "Generation";
 /// The metadata of an item, in requests and responses.
 pub const METADATA: &str = "Metadata";
-/// The generation that a write requires.
+/// The generation that a write requires, in requests.
 pub const IF_GENERATION_MATCH: &str = "if-generation-match";
-/// The time to live of an item in seconds; clients send it with underscores.
+/// The time to live of an item in seconds, in requests. Clients send it with underscores.
 pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
-/// The size of the whole value, also in responses that carry a part of it.
+/// The size of the whole value, in responses, even to range requests.
 pub const STORED_CONTENT_LENGTH: &str = "Stored-Content-Length";
 
 /// The OpenAPI 3.1 description of the API.
@@ -41,7 +41,7 @@ pub enum IfExists {
 }
 
 impl IfExists {
-    /// The word for it in queries and on the command line.
+    /// Returns the keyword used in queries and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             IfExists::Skip => "skip",
@@ -50,7 +50,7 @@ impl IfExists {
         }
     }
 
-    /// Parses the word for it.
+    /// Parses the keyword.
     pub fn parse(text: &str) -> Option<IfExists> {
         let all = [IfExists::Skip, IfExists::Overwrite, IfExists::Fail];
         all.into_iter().find(|if_exists| if_exists.as_str() == text)
@@ -146,7 +146,7 @@ pub struct BatchError {
     pub key: String,
     /// Number of the line, from 0.
     pub index: u64,
-    /// Status that a request for this item alone would have had, as text.
+    /// Status of a separate request for this item, as text.
     pub code: String,
     /// Cause.
     pub reason: String,
@@ -229,7 +229,7 @@ pub struct ImportReport {
     pub errors: Vec<BatchError>,
 }
 
-/// A limited token. Only the response that creates it contains the secret.
+/// A limited token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LimitedToken {
     /// Id.
@@ -246,7 +246,7 @@ pub struct LimitedToken {
     pub created_at: String,
     /// Time of expiry, RFC 3339; `None` if it never expires.
     pub expires_at: Option<String>,
-    /// Secret, present only once.
+    /// Secret; present only in the response that creates the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_token: Option<String>,
 }

@@ -17,28 +17,28 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// Bytes of a line besides its value: a key and metadata with every character escaped, and blanks.
+/// Bytes of a line besides its value: a key and metadata with every character escaped, and spaces.
 const LINE_EXTRA_BYTES: u64 = 32 * 1024;
 
-/// Returns the length limit of a line for a limit of value bytes.
+/// Returns the maximum length of a line in bytes for a given maximum value size.
 pub fn line_bytes_max(value_bytes_max: u64) -> u64 {
     value_bytes_max.div_ceil(3).saturating_mul(4).saturating_add(LINE_EXTRA_BYTES)
 }
 
-/// Strips the blanks around metadata, as header parsing does.
+/// Strips spaces and tabs around metadata, as header parsing does.
 pub fn trim_metadata(metadata: &[u8]) -> &[u8] {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = metadata.iter().position(|byte| !is_blank(byte)).unwrap_or(metadata.len());
-    let end = metadata.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = metadata.iter().position(|byte| !is_space(byte)).unwrap_or(metadata.len());
+    let end = metadata.iter().rposition(|byte| !is_space(byte)).map_or(start, |last| last + 1);
     metadata.get(start..end).unwrap_or_default()
 }
 
 /// The fields that a line may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineFields {
-    /// Those of the batch endpoint; others are ignored.
+    /// The fields of the batch endpoint; others are ignored.
     Batch,
-    /// Also those of imports; others are ignored.
+    /// All fields of imports and exports; others are ignored.
     Import,
 }
 
@@ -63,7 +63,7 @@ impl FieldError {
 pub struct LineError {
     /// The line's key; empty if it could not be read.
     pub key: String,
-    /// The field that is wrong.
+    /// The invalid field.
     pub error: FieldError,
 }
 
@@ -79,7 +79,7 @@ pub struct ParsedLine<'l> {
     metadata: Option<Cow<'l, str>>,
     /// Time to live in seconds, from the time of the write.
     pub time_to_live_sec: Option<u64>,
-    /// Without effect, but must be a boolean.
+    /// Ignored, but must be a boolean.
     #[serde(rename = "background_fetch")]
     _background_fetch: Option<bool>,
     #[serde(borrow)]
@@ -92,7 +92,7 @@ pub struct ParsedLine<'l> {
     modified: Option<Cow<'l, str>>,
 }
 
-/// The fields of a batch line; a separate type, so that the others are ignored whatever they are.
+/// A line of the batch endpoint. A separate type, so that other fields may have any type.
 #[derive(Deserialize)]
 struct BatchLine<'l> {
     #[serde(borrow)]
@@ -117,7 +117,7 @@ impl<'l> ParsedLine<'l> {
     /// Parses a line and checks the types of its fields.
     ///
     /// # Errors
-    /// [`LineError`] with the first wrong field.
+    /// [`LineError`] with the first invalid field.
     pub fn parse(line: &'l [u8], fields: LineFields) -> Result<ParsedLine<'l>, LineError> {
         // serde would read an array as the fields in order.
         if line.trim_ascii_start().starts_with(b"[") {
@@ -139,7 +139,7 @@ impl<'l> ParsedLine<'l> {
         BASE64.decode(self.value.as_bytes()).map_err(|_| not_base64("value"))
     }
 
-    /// Returns the metadata without surrounding blanks; empty if there is none.
+    /// Returns the metadata without surrounding spaces and tabs; empty if there is none.
     ///
     /// # Errors
     /// [`FieldError`] if it is given twice or not base64.
@@ -189,7 +189,7 @@ fn parse_time(field: &'static str, text: Option<&str>) -> Result<Option<u64>, Fi
     text.map(|text| parse_rfc3339(text).ok_or_else(invalid)).transpose()
 }
 
-/// Finds the field that made parsing fail.
+/// Finds the field that caused parsing to fail.
 fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError {
     let invalid = |field, reason: String| FieldError { field, reason };
     let Ok(Json::Object(members)) = serde_json::from_slice(line) else {
@@ -199,7 +199,7 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     let key = members.get("key").and_then(Json::as_str).unwrap_or_default().to_owned();
     let field = |name: &str| members.get(name).filter(|value| !value.is_null());
     let not_string = |name: &str| field(name).is_some_and(|value| !value.is_string());
-    let full = fields == LineFields::Import;
+    let import = fields == LineFields::Import;
     let missing = |name: &str| !members.get(name).is_some_and(Json::is_string);
     let error = if missing("key") {
         invalid("key", "is required and must be a string".into())
@@ -212,10 +212,11 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
         invalid("metadata", "must be a string".into())
     } else if field("background_fetch").is_some_and(|fetch| !fetch.is_boolean()) {
         invalid("background_fetch", "must be true or false".into())
-    } else if full && field("generation").is_some_and(|generation| !generation.is_u64()) {
+    } else if import && field("generation").is_some_and(|generation| !generation.is_u64()) {
         invalid("generation", "must be a whole number".into())
-    } else if let Some(name) =
-        ["metadata_base64", "expires", "modified"].into_iter().find(|name| full && not_string(name))
+    } else if let Some(name) = ["metadata_base64", "expires", "modified"]
+        .into_iter()
+        .find(|name| import && not_string(name))
     {
         invalid(name, "must be a string".into())
     } else {
@@ -224,7 +225,7 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     LineError { key, error }
 }
 
-/// Returns the key of a line; does not parse the rest of a line that starts with a plain key.
+/// Returns the key of a line. If the line starts with a key without escapes, the rest is not parsed.
 pub fn key_of(line: &[u8]) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct KeyOnly<'l> {
@@ -242,7 +243,7 @@ pub fn key_of(line: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// An item to be written as a line.
+/// An item to write as a line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ItemLine<'i> {
     /// Key.
@@ -318,7 +319,7 @@ impl ItemLine<'_> {
     }
 }
 
-/// Appends bytes as base64. Of a value in pieces, all but the last must be multiples of 3 bytes.
+/// Appends bytes as base64. All pieces of a value but the last must be multiples of 3 bytes long.
 pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_borrowed_and_unknown_fields_ignored() {
+    fn keys_and_values_are_borrowed_and_unknown_fields_ignored() {
         let line = br#" {"value":"aGk","key":"k","metadata":" m","new":[1],"generation":"no"} "#;
         let parsed = ParsedLine::parse(line, LineFields::Batch).unwrap();
         assert!(matches!(parsed.value, Cow::Borrowed("aGk")));
@@ -362,12 +363,12 @@ mod tests {
         assert_eq!(parsed.value().unwrap(), b"hi");
         assert_eq!(parsed.metadata().unwrap(), &b"m"[..]);
         assert_eq!(parsed.expires_at(), Ok(None));
-        let refused = ParsedLine::parse(line, LineFields::Import).unwrap_err();
-        assert_eq!((refused.key.as_str(), refused.error.field), ("k", "generation"));
+        let error = ParsedLine::parse(line, LineFields::Import).unwrap_err();
+        assert_eq!((error.key.as_str(), error.error.field), ("k", "generation"));
     }
 
     #[test]
-    fn times_are_parsed_and_conflicts_refused() {
+    fn times_are_parsed_and_conflicts_are_errors() {
         let expires = |fields: &str| {
             let text = format!("{{\"key\":\"k\",\"value\":\"\",{fields}}}");
             ParsedLine::parse(text.as_bytes(), LineFields::Import).unwrap().expires_at()

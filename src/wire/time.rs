@@ -1,4 +1,4 @@
-//! Times as the API writes and reads them, to and from microseconds since 1970.
+//! Conversion of the API's time formats from and to microseconds since 1970.
 
 use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;

@@ -15,7 +15,7 @@ impl Token {
     /// Parses a token: 1 to 512 visible ASCII characters, surrounding whitespace ignored.
     ///
     /// # Errors
-    /// A description of the rule that the text violates, without the text.
+    /// The rule that the text violates, without the text.
     pub fn parse(text: &str) -> Result<Token, String> {
         let text = text.trim_ascii();
         if !(1..=Token::BYTES_MAX).contains(&text.len()) {
@@ -28,7 +28,7 @@ impl Token {
         Ok(Token(text.into()))
     }
 
-    /// The token in plain text.
+    /// Returns the token in plain text.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -55,8 +55,8 @@ mod tests {
         assert_eq!(format!("{token:?}"), "Token([redacted])");
         assert_eq!(token.expose(), "secret-of-sixteen");
         for bad in ["", "with space", "line\nbreak", "ümlaut", &"x".repeat(513)] {
-            let refused = Token::parse(bad).unwrap_err();
-            assert!(bad.is_empty() || !refused.contains(bad), "{refused}");
+            let error = Token::parse(bad).unwrap_err();
+            assert!(bad.is_empty() || !error.contains(bad), "{error}");
         }
     }
 

@@ -197,7 +197,7 @@ fn a_stalled_body_is_408_and_changes_nothing() {
             .into();
     for client in &mut clients {
         let response = client.read_response(false).unwrap();
-        assert_eq!(response.expect_error(408), "no bytes of the body arrived for 1 s");
+        assert_eq!(response.expect_error(408), "no body data received for 1 s");
         assert_eq!(response.header("Connection"), "close");
         assert!(client.closes_without_response());
     }

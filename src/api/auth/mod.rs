@@ -1,8 +1,8 @@
 //! Authentication and authorization: one check per request, before any handler runs.
 //!
-//! The root token may do everything. Limited tokens (see [`crate::kv::tokens`]) may do what
-//! [`permission`] allows; they are read from the store with every request, so that a revoked token
-//! stops working on all servers at once.
+//! The root token has all permissions; [`permission`] defines those of limited tokens (see
+//! [`crate::kv::tokens`]). Limited tokens are looked up on every request, so that a revoked token is
+//! rejected by all servers at once.
 
 mod permission;
 mod principal;
@@ -30,7 +30,7 @@ impl Auth {
         Auth { root }
     }
 
-    /// Authenticates and authorizes a request. The root token costs no hash and no read.
+    /// Authenticates and authorizes a request. The root token needs neither a hash nor a read.
     ///
     /// # Errors
     /// 401 for a missing or unknown token, 403 for a token without the permission.
@@ -56,7 +56,7 @@ impl Auth {
     }
 }
 
-/// Returns the token of a request: its only `Fastly-Key` or, if `bearer`, its
+/// Returns the token of a request: its only `Fastly-Key` or, if `bearer` is set, its
 /// `Authorization: Bearer`, which Prometheus can send.
 fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     let mut keys = head.header_values(FASTLY_KEY);

@@ -1,7 +1,7 @@
 //! Permissions of limited tokens: the resources each route accesses, and the rules for them.
 //!
 //! A new route needs a line in [`access`] and rows in the table of `tests/api/tokens.rs`. Handlers
-//! of [`Access::BodyKeys`] routes also call [`check_key`](super::Principal::check_key) for each
+//! of [`Access::BodyKeys`] routes must call [`check_key`](super::Principal::check_key) for each
 //! line.
 
 use crate::api::error::Error;
@@ -61,7 +61,7 @@ pub(in crate::api) fn is_public(route: Route) -> bool {
     access(route) == Access::Public
 }
 
-const ROOT_ONLY: &str = "this token may not do this: it requires the root token";
+const ROOT_ONLY: &str = "this operation requires the root token";
 const READ_ONLY: &str = "this token may only read: its scope is global:read";
 const OTHER_STORES: &str = "this token may not access this store: it is limited to other stores";
 const NO_STORES: &str = "this token may not create, rename or delete stores: it is limited to some \
@@ -73,7 +73,7 @@ pub(super) const OTHER_KEYS: &str =
 const ALL_KEYS: &str = "this token may not access all keys: it is limited to a key prefix, which \
                         the parameter prefix must start with";
 
-/// Checks a request of a limited token. The order of the rules decides which one is reported.
+/// Checks a request of a limited token. The first rule that denies it gives the reason.
 pub(super) fn authorize(
     grant: &Grant,
     access: Access,
@@ -90,7 +90,7 @@ pub(super) fn authorize(
     let covered = |key: &[u8]| decode_segment(key).is_some_and(|key| grant.allows_key(&key));
     let denied = match access {
         Access::Root => Some(ROOT_ONLY),
-        // Even a read-only token may be revoked by its holder.
+        // Even a read-only token may revoke itself.
         Access::Public | Access::OwnToken => None,
         _ if read_only && !reads => Some(READ_ONLY),
         _ if in_store && !grant.allows_store(matched.store) => Some(OTHER_STORES),
@@ -111,7 +111,7 @@ pub(super) fn authorize(
     denied.map_or(Ok(()), |reason| Err(Error::Kv(kv::Error::Forbidden(reason))))
 }
 
-/// Returns the `prefix` parameter as the handlers read it.
+/// Returns the `prefix` parameter, parsed as in the handlers.
 fn prefix(query: &[u8]) -> Result<String, Error> {
     Ok(Query::parse(query)?.text("prefix")?.unwrap_or_default().to_owned())
 }
