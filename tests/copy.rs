@@ -256,7 +256,7 @@ fn the_copy_command_copies_a_stopped_server_that_another_serves() {
     std::fs::remove_dir_all(&from).unwrap();
     std::fs::rename(&to, &from).unwrap();
     let server = Server::start(&disk.data(), &[]);
-    let got = server.request(&format!("GET {at}large"), &[], b"");
+    let got = server.get(&format!("{at}large"));
     assert_eq!((got.status, got.body.len()), (200, 900_000));
     assert_eq!(got.header("metadata"), "m");
 }

@@ -198,7 +198,7 @@ fn head_matches_get_on_every_route() {
         let mut client = case.server.connect();
         let head = client.request(&format!("HEAD {path}"), &[], b"").unwrap();
         // A body sent with HEAD would be read as the next response.
-        let get = client.request(&format!("GET {path}"), &[], b"").unwrap();
+        let get = client.get(&path).unwrap();
         let without_date = |response: &Response| response.head.replace(response.header("Date"), "");
         assert_eq!(without_date(&head), without_date(&get), "{path}");
         assert_eq!(head.header("Content-Length"), get.body.len().to_string(), "{path}");
@@ -221,7 +221,7 @@ fn health_and_discovery_need_no_token() {
 fn account_endpoints_have_the_fields_that_clients_decode() {
     let case = Case::new();
     let get = |path: &str| {
-        let response = case.server.request(&format!("GET {path}"), &[], b"");
+        let response = case.server.get(&path);
         assert_eq!(response.status, 200, "{path}");
         response.json()
     };

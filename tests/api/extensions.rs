@@ -37,11 +37,11 @@ impl Case {
 #[test]
 fn the_extensions_report_name_and_version() {
     let case = Case::new();
-    let about = case.server.request("GET /_/v1", &[], b"");
+    let about = case.server.get("/_/v1");
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(about.text(), format!("{{\"name\":\"steadfast\",\"version\":\"{version}\"}}"));
     for path in ["/_/v1/", "/_/v2", "/_", "/_/v1/stores", "/_/v1/stores/x/nothing"] {
-        case.server.request(&format!("GET {path}"), &[], b"").expect_error(404);
+        case.server.get(&path).expect_error(404);
     }
     assert_eq!(case.extension("POST", "items", b"").header("Allow"), "GET, HEAD, DELETE");
     assert_eq!(case.extension("PUT", "export", b"").header("Allow"), "GET, HEAD");

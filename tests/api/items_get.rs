@@ -52,16 +52,13 @@ fn head_has_no_body_and_keeps_the_connection_open() {
     let head = client.request(&format!("HEAD {}", case.item_path("k")), &[], b"").unwrap();
     assert_eq!((head.status, head.header("Content-Length")), (200, "5"));
     let missing = client.request(&format!("HEAD {}", case.item_path("none")), &[], b"").unwrap();
-    let got = client.request(&format!("GET {}", case.item_path("none")), &[], b"").unwrap();
+    let got = client.get(&case.item_path("none")).unwrap();
     assert_eq!(got.expect_error(404), "no item with that key");
     assert_eq!(status_line(&missing), status_line(&got));
     for name in ["Content-Length", "Content-Type", "Cache-Control", "Pragma"] {
         assert_eq!(missing.header(name), got.header(name));
     }
-    assert_eq!(
-        client.request(&format!("GET {}", case.item_path("k")), &[], b"").unwrap().body,
-        b"value"
-    );
+    assert_eq!(client.get(&case.item_path("k")).unwrap().body, b"value");
 }
 
 #[test]
@@ -74,7 +71,7 @@ fn a_missing_item_or_store_is_404_with_the_recorded_body() {
     assert_eq!(missing.text(), text);
     assert_eq!(missing.header("Content-Type"), "application/json");
     for id in [UNKNOWN_STORE, "x", "ABCDEFGHIJKLMNOPQRSTUV", "%00"] {
-        let response = case.server.request(&format!("GET {STORES}/{id}/keys/k"), &[], b"");
+        let response = case.server.get(&format!("{STORES}/{id}/keys/k"));
         assert_eq!(response.expect_error(404), "no store with that id", "{id}");
     }
 }

@@ -330,7 +330,7 @@ fn chunked_uploads_are_stored_completely() {
         assert_put_ok(&client.read_response(false).unwrap());
         assert!(case.get_value("k") == value);
         // The bytes after the last chunk are the next request.
-        let next = client.request(&format!("GET {}", case.item_path("k")), &[], b"").unwrap();
+        let next = client.get(&case.item_path("k")).unwrap();
         assert!(next.body == value);
     }
 }

@@ -325,11 +325,8 @@ fn stores_have_separate_keys() {
     let case = with_keys(&["a"]);
     let other = case.server.create_store("other");
     let at = format!("{STORES}/{other}/keys");
-    assert_eq!(
-        case.server.request(&format!("GET {at}"), &[], b"").json()["data"],
-        serde_json::json!([])
-    );
-    case.server.request(&format!("GET {at}/a"), &[], b"").expect_error(404);
+    assert_eq!(case.server.get(&at).json()["data"], serde_json::json!([]));
+    case.server.get(&format!("{at}/a")).expect_error(404);
     assert_put_ok(&case.server.request(&format!("PUT {at}/b"), &[], b"v"));
     assert_eq!(case.list_keys(), ["a"]);
     assert_204(&case.server.request(&format!("DELETE {at}/b"), &[], b""));

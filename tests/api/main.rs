@@ -1,12 +1,7 @@
 //! The HTTP API of the shipped binary, endpoint by endpoint, with requests sent as literal bytes
 //! and responses compared byte for byte where a recording of the hosted API exists.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "tests may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -65,7 +60,7 @@ impl Case {
     }
 
     fn get(&self, key: &str) -> Response {
-        self.server.request(&format!("GET {}", self.item_path(key)), &[], b"")
+        self.server.get(&self.item_path(key))
     }
 
     fn head(&self, key: &str) -> Response {
@@ -78,7 +73,7 @@ impl Case {
 
     /// A page of keys; `query` is empty or begins with `?`.
     fn list(&self, query: &str) -> Response {
-        self.server.request(&format!("GET {}/keys{query}", self.store_path()), &[], b"")
+        self.server.get(&format!("{}/keys{query}", self.store_path()))
     }
 
     /// All keys of the store, which must fit on one page.

@@ -13,7 +13,7 @@ fn create(server: &Server, body: impl AsRef<[u8]>) -> Response {
 }
 
 fn list(server: &Server, query: &str) -> Value {
-    let response = server.request(&format!("GET {STORES}{query}"), &[], b"");
+    let response = server.get(&format!("{STORES}{query}"));
     assert_eq!(response.status, 200, "{query}: {response:?}");
     response.json()
 }
@@ -49,7 +49,7 @@ fn a_created_store_has_the_recorded_response() {
         assert_eq!(id.len(), 22);
         assert!(id.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase()), "{id}");
         assert!(is_time(created), "{created}");
-        let described = server.request(&format!("GET {STORES}/{id}"), &[], b"");
+        let described = server.get(&format!("{STORES}/{id}"));
         assert_eq!(status_line(&described), "HTTP/1.1 200 OK");
         assert_eq!(described.text(), body);
     }
@@ -189,7 +189,7 @@ fn a_duplicate_store_name_is_400_with_the_recorded_message() {
 fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
     let server = Server::memory(&[]);
     assert_eq!(
-        server.request(&format!("GET {STORES}"), &[], b"").text(),
+        server.get(&format!("{STORES}")).text(),
         "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}"
     );
     let order = [
@@ -246,7 +246,7 @@ fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
 fn a_page_of_stores_has_a_cursor_for_the_next_page() {
     let server = Server::memory(&[]);
     let [a, b] = ["a", "b"].map(|name| create(&server, json!({ "name": name }).to_string()).text());
-    let text = |query: &str| server.request(&format!("GET {STORES}{query}"), &[], b"").text();
+    let text = |query: &str| server.get(&format!("{STORES}{query}")).text();
     let first =
         format!("{{\"data\":[{a}],\"meta\":{{\"limit\":1,\"total\":2,\"next_cursor\":\"CgFh\"}}}}");
     assert_eq!(text("?limit=1"), first);
@@ -265,24 +265,12 @@ fn a_page_of_stores_has_a_cursor_for_the_next_page() {
     let rest = rest.replace("\"total\":2", "\"total\":1");
     assert_eq!(text("?cursor=CgFh"), rest);
     for wrong in ["!", "CgFh%3D", "apple", "Ev8%3D"] {
-        assert_error_about(
-            &server.request(&format!("GET {STORES}?cursor={wrong}"), &[], b""),
-            400,
-            "cursor",
-        );
+        assert_error_about(&server.get(&format!("{STORES}?cursor={wrong}")), 400, "cursor");
     }
     for wrong in ["", "=", "=0", "=-1", "=x", "=1&limit=1"] {
-        assert_error_about(
-            &server.request(&format!("GET {STORES}?limit{wrong}"), &[], b""),
-            400,
-            "limit",
-        );
+        assert_error_about(&server.get(&format!("{STORES}?limit{wrong}")), 400, "limit");
     }
-    assert_error_about(
-        &server.request(&format!("GET {STORES}?name=a&name=a"), &[], b""),
-        400,
-        "name",
-    );
+    assert_error_about(&server.get(&format!("{STORES}?name=a&name=a")), 400, "name");
 }
 
 #[test]
@@ -325,7 +313,7 @@ fn an_unknown_or_malformed_store_id_is_404() {
         assert_eq!(case.server.request(&format!("HEAD {STORES}/{id}"), &[], b"").status, 404);
         // An unknown store is reported before an invalid name.
         case.server.request(&format!("PUT {STORES}/{id}"), &[], b"x").expect_error(404);
-        case.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"").expect_error(404);
+        case.server.get(&format!("{STORES}/{id}/keys")).expect_error(404);
     }
     assert_eq!(names(&list(&case.server, "")), ["main"]);
 }
@@ -335,7 +323,7 @@ fn a_rename_is_an_empty_200_and_moves_the_store_in_the_list() {
     let case = Case::new();
     case.put_ok("k", &[("metadata", "m")], b"v");
     case.server.create_store("b");
-    let describe = || case.server.request(&format!("GET {}", case.store_path()), &[], b"").json();
+    let describe = || case.server.get(&case.store_path()).json();
     let before = describe();
     std::thread::sleep(Duration::from_millis(1100));
     let rename = |body: &str| {
@@ -405,7 +393,7 @@ fn a_store_with_items_is_not_deleted() {
     assert_eq!(list(&case.server, "")["meta"]["total"], 0);
     // A new store with the name is empty.
     let id = case.server.create_store("main");
-    let keys = case.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"");
+    let keys = case.server.get(&format!("{STORES}/{id}/keys"));
     assert_eq!(keys.text(), "{\"data\":[],\"meta\":{\"limit\":1000}}");
 }
 

@@ -192,7 +192,7 @@ impl TokenFixture {
 
     /// The state that a rejected request must not change.
     fn visible_state(&self) -> Vec<String> {
-        let get = |path: &str| self.server.request(&format!("GET {path}"), &[], b"");
+        let get = |path: &str| self.server.get(&path);
         let mut visible_state = vec![get(STORES).text(), get(TOKENS).text()];
         for store in [&self.mine, &self.other] {
             visible_state.push(get(&format!("{STORES}/{store}/keys")).text());
@@ -247,7 +247,7 @@ fn every_token_has_exactly_its_permissions_on_every_route() {
 fn assert_every_route_was_requested(server: &Server) {
     // A request that revokes its own token is tested elsewhere.
     server.request_with_token(UNKNOWN_SECRET, "DELETE /tokens/self", "");
-    let metrics = server.request("GET /metrics", &[], b"").text();
+    let metrics = server.get("/metrics").text();
     let router = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/router.rs");
     let router = std::fs::read_to_string(router).unwrap();
     let described = router.split("(\"/").skip(1).filter_map(|rest| {
@@ -290,7 +290,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
         shown.replace("15.009999Z\"", &format!("15.009999Z\",\"access_token\":\"{secret}\""));
     assert_eq!(response.text(), with_secret);
     assert_eq!((id.len(), secret.len(), &secret[..3], created.len()), (22, 46, "sf_", 27));
-    let list = server.request(&format!("GET {TOKENS}"), &[], b"").text();
+    let list = server.get(&format!("{TOKENS}")).text();
     assert_eq!(list, format!("{{\"data\":[{shown}]}}"));
     // The token as seen by its holder.
     let own = |path: &str| server.request_with_token(secret, &format!("GET {path}"), "").json();
@@ -309,7 +309,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
     assert_eq!((&me["user_id"], &verify["user"]["id"]), (&user["id"], &user["id"]));
     // Tokens are listed oldest first.
     let second = create_token(&server, &json!({"name": "z", "scope": "global"})).0;
-    let list = server.request(&format!("GET {TOKENS}"), &[], b"").json();
+    let list = server.get(&format!("{TOKENS}")).json();
     let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
     assert_eq!(ids, [id, &second]);
     assert_eq!(list["data"][1]["expires_at"], Value::Null);
@@ -349,7 +349,7 @@ fn an_invalid_token_request_is_400_and_creates_none() {
         let response = server.request(&format!("POST {TOKENS}"), &[], body.as_bytes());
         super::assert_error_about(&response, 400, word);
     }
-    assert_eq!(server.request(&format!("GET {TOKENS}"), &[], b"").text(), "{\"data\":[]}");
+    assert_eq!(server.get(&format!("{TOKENS}")).text(), "{\"data\":[]}");
     let body = json!({
         "name": "ö".repeat(255), "scope": "global", "stores": many[1..],
         "prefix": "p".repeat(1024),
@@ -402,7 +402,7 @@ fn a_revoked_token_is_401_at_once_even_on_an_open_connection() {
             assert_eq!(again.expect_error(404), "no token with that id");
         }
     }
-    assert_eq!(server.request(&format!("GET {TOKENS}"), &[], b"").text(), "{\"data\":[]}");
+    assert_eq!(server.get(&format!("{TOKENS}")).text(), "{\"data\":[]}");
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn a_batch_writes_the_permitted_lines_and_reports_the_others() {
     let expected = [("out", 1), ("in", 2), ("IN/c", 4)].map(|(key, at)| (json!(key), json!(at)));
     assert_eq!(shown_fields, expected.iter().map(|(key, at)| (key, at, &code)).collect::<Vec<_>>());
     assert!(errors[0]["reason"].as_str().unwrap().starts_with("this token may not"));
-    let keys = server.request(&format!("GET {STORES}/{store}/keys"), &[], b"").json();
+    let keys = server.get(&format!("{STORES}/{store}/keys")).json();
     assert_eq!(keys["data"], json!(["in/a", "in/b"]));
 }
 

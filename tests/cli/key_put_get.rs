@@ -92,7 +92,7 @@ fn key_put_accepts_binary_metadata_and_durations() {
     assert!(modified < expires && modified.len() == 27 && expires.len() == 27, "{head}");
     let file = cli.write_file("metadata", b"\xe9 \xff bytes\n");
     cli.ok(&["key", "put", "site", "b", "v", "--metadata-file", &file]);
-    let stored = cli.server.request(&format!("GET {}/keys/b", store_path(&cli)), &[], b"");
+    let stored = cli.server.get(&format!("{}/keys/b", store_path(&cli)));
     assert_eq!(stored.header("Metadata"), "\u{e9} \u{ff} bytes");
     let head = cli.json(&["key", "head", "site", "b"]).remove(0);
     assert_eq!(head["metadata_base64"], BASE64_STANDARD.encode(b"\xe9 \xff bytes"));

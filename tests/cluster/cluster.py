@@ -44,7 +44,7 @@ def get(url):
     """Returns the status and JSON of a URL, or (None, None)."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status, json.workload(answer)
+            return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, None

@@ -4,14 +4,12 @@
 //! searches each key's history for an order that explains every answer. `list_consistency` checks
 //! paginated lists under concurrent writes. `STEADFAST_LINEARIZABILITY_SECONDS` sets the duration
 //! of each workload (6); `STEADFAST_SEED` repeats the choices of a run.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "a test may panic, print, and read its environment and the clock"
+    reason = "tests print and read variables"
 )]
 
 mod checker;

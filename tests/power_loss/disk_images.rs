@@ -93,7 +93,7 @@ pub(crate) fn check_store(data: &Path, store: &str, expected: &Expected) -> Resu
     // `Server::start` panics if the server does not start.
     let start = || Server::start(data, &["--wal-bytes", "1048576"]);
     let server = catch_unwind(AssertUnwindSafe(start)).map_err(|_| "does not start".to_owned())?;
-    let status = server.request(&format!("GET /resources/stores/kv/{store}"), &[], b"").status;
+    let status = server.get(&format!("/resources/stores/kv/{store}")).status;
     if status != 200 {
         return Err(format!("{:?}: the store has status {status}", ViolationKind::LostWrite));
     }
@@ -171,7 +171,7 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     disk.image(ImageMode::DropUnsynced, &mut Random(1), dir.path());
     let restarted = Server::start(dir.path(), &[]);
     for bytes in [3, 300_000] {
-        let answer = restarted.request(&format!("GET {path}{bytes}"), &[], b"");
+        let answer = restarted.get(&format!("{path}{bytes}"));
         assert_eq!((answer.status, answer.body.len()), (200, bytes));
     }
 }

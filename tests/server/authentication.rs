@@ -71,10 +71,10 @@ fn all_requests(store: &str) -> Vec<(String, &'static str)> {
 
 /// The state of the server that clients can read.
 fn visible_state(server: &Server, store: &str) -> Vec<String> {
-    let item = server.request(&format!("GET {KV}/{store}/keys/k"), &[], b"");
+    let item = server.get(&format!("{KV}/{store}/keys/k"));
     vec![
-        server.request(&format!("GET {KV}"), &[], b"").text(),
-        server.request(&format!("GET {KV}/{store}/keys"), &[], b"").text(),
+        server.get(&format!("{KV}")).text(),
+        server.get(&format!("{KV}/{store}/keys")).text(),
         item.header("Generation").to_owned(),
         item.text(),
     ]
@@ -281,7 +281,7 @@ fn send_requests_with_secrets(server: &Server) {
         &[],
         format!("{line}\nsecretline").as_bytes(),
     );
-    server.request(&format!("GET {KV}/{store}/keys?prefix=secret&limit=secret"), &[], b"");
+    server.get(&format!("{KV}/{store}/keys?prefix=secret&limit=secret"));
     server.request(&format!("PUT {item}"), &[("if-generation-match", "secretnumber")], b"");
     server.request(&format!("PUT {item}"), &[("if-generation-match", "7")], b"secretvalue");
     request_with_headers(

@@ -20,7 +20,7 @@ impl Fixture {
     }
 
     fn value(&self) -> Vec<u8> {
-        self.server.request(&format!("GET {}", self.item), &[], b"").body
+        self.server.get(&self.item).body
     }
 
     /// The head of an upload; each header ends with CR LF.

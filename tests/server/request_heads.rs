@@ -164,7 +164,7 @@ fn non_ascii_bytes_in_a_target_are_part_of_the_key_or_400() {
     let item = format!("/resources/stores/kv/{store}/keys");
     let raw = server.request(&format!("PUT {item}/é✓"), &[], b"raw");
     if raw.status == 200 {
-        let escaped = server.request(&format!("GET {item}/%C3%A9%E2%9C%93"), &[], b"");
+        let escaped = server.get(&format!("{item}/%C3%A9%E2%9C%93"));
         assert_eq!(escaped.text(), "raw", "raw and escaped UTF-8 must name the same key");
     } else {
         raw.expect_error(400);
@@ -199,8 +199,8 @@ fn a_fully_escaped_key_of_maximum_length_fits() {
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys/{}", "%C3%A9".repeat(512));
     assert_eq!(server.request(&format!("PUT {item}"), &[], b"v").status, 200);
-    assert_eq!(server.request(&format!("GET {item}"), &[], b"").text(), "v");
-    let keys = server.request(&format!("GET /resources/stores/kv/{store}/keys"), &[], b"").json();
+    assert_eq!(server.get(&item).text(), "v");
+    let keys = server.get(&format!("/resources/stores/kv/{store}/keys")).json();
     assert_eq!(keys["data"][0], "é".repeat(512));
     server.request(&format!("PUT {item}x"), &[], b"v").expect_error(400);
 }
@@ -233,10 +233,10 @@ fn header_names_may_have_underscores_and_any_case() {
     for name in ["time_to_live_sec", "Time_To_Live_Sec", "TIME_TO_LIVE_SEC"] {
         assert_eq!(server.request(&format!("PUT {item}"), &[(name, "1")], b"v").status, 200);
         std::thread::sleep(Duration::from_millis(1100));
-        assert_eq!(server.request(&format!("GET {item}"), &[], b"").status, 404, "{name}");
+        assert_eq!(server.get(&item).status, 404, "{name}");
     }
     // A name with dashes is another header.
     server.request(&format!("PUT {item}"), &[("time-to-live-sec", "1"), ("METADATA", "m")], b"v");
     std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(server.request(&format!("GET {item}"), &[], b"").header("metadata"), "m");
+    assert_eq!(server.get(&item).header("metadata"), "m");
 }

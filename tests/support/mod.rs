@@ -95,6 +95,11 @@ impl Server {
         self.connect().request(request, headers, body).unwrap()
     }
 
+    /// Sends a GET request on a new connection.
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.connect().get(path).unwrap()
+    }
+
     /// Sends one request on a new connection with this token instead of the root token.
     pub(crate) fn request_with_token(&self, token: &str, request: &str, body: &str) -> Response {
         let head = format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {token}\r\n");
@@ -417,6 +422,11 @@ impl Client {
         head.extend_from_slice(body);
         self.send(head)?;
         self.read_response(request.starts_with("HEAD"))
+    }
+
+    /// Sends a GET request and reads the response.
+    pub(crate) fn get(&mut self, path: &str) -> std::io::Result<Response> {
+        self.request(&format!("GET {path}"), &[], b"")
     }
 
     /// Reads a response, which may be an informational one; `bodiless` for a response to HEAD.

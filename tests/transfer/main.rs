@@ -1,12 +1,7 @@
 //! The transfer commands (import, export, sync) as the shipped binary against a real server: no
 //! item is lost, added or changed, even if connections and processes are cut off.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::print_stdout, reason = "tests may print")]
 
 #[path = "../support/mod.rs"]
 mod support;
