@@ -88,11 +88,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
         let list =
             format!("GET /resources/stores/kv HTTP/1.1\r\nHost: t\r\nFastly-Key: {token}\r\n\r\n");
         client.send(list).unwrap();
-        assert_eq!(
-            client.read_response(false).unwrap().status,
-            200,
-            "limited tokens must be restored"
-        );
+        assert_eq!(client.read_response(false).unwrap().status, 200, "the limited token is lost");
     }
 }
 

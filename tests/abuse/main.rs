@@ -6,6 +6,9 @@
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, reason = "tests print and read variables")]
 
+#[path = "../harness/random.rs"]
+#[allow(dead_code, clippy::disallowed_methods, reason = "each suite uses a part")]
+mod random;
 #[path = "../support/mod.rs"]
 mod support;
 

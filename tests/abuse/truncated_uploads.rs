@@ -1,4 +1,4 @@
-//! Uploads that end before their length.
+//! Uploads that end before their declared length.
 
 use crate::{MIB, Target, wait_until};
 

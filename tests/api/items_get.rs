@@ -2,7 +2,7 @@
 
 use crate::support::Response;
 use crate::{
-    Case, STORES, UNKNOWN_STORE, assert_error_about, assert_put_ok, chunk, http_date, status_line,
+    Case, STORES, UNKNOWN_STORE, assert_error, assert_put_ok, chunk, http_date, status_line,
 };
 
 const MAX: usize = 25 << 20;
@@ -155,18 +155,8 @@ fn invalid_and_multiple_ranges_are_ignored() {
     let case = Case::new();
     case.put_ok("k", &[], b"0123456789");
     for range in [
-        "bytes=0-1,3-4",
-        "bytes=5-2",
-        "bytes=a-b",
-        "bytes=",
-        "bytes=-",
-        "bytes=1",
-        "items=0-1",
-        "0-1",
-        "bytes=+1-2",
-        "bytes=1-2-3",
-        "bytes 0-1",
-        "bytes=0x1-2",
+        "bytes=0-1,3-4", "bytes=5-2", "bytes=a-b", "bytes=", "bytes=-", "bytes=1", "items=0-1",
+        "0-1", "bytes=+1-2", "bytes=1-2-3", "bytes 0-1", "bytes=0x1-2",
     ] {
         let response =
             case.server.request(&format!("GET {}", case.item_path("k")), &[("Range", range)], b"");
@@ -265,6 +255,6 @@ fn a_value_of_maximum_size_is_stored_and_a_larger_one_is_413() {
 fn max_value_sets_the_value_limit() {
     let case = Case::with(&["--max-value", "10"]);
     assert_put_ok(&case.put("k", &[], b"0123456789"));
-    assert_error_about(&case.put("k", &[], b"0123456789a"), 413, "value");
+    assert_error(&case.put("k", &[], b"0123456789a"), 413, "value");
     assert_eq!(case.get_value("k"), b"0123456789");
 }

@@ -1,7 +1,7 @@
 //! Paths and keys: the encodings of the clients, forbidden keys, and paths that must match no
 //! route.
 
-use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_error_about, assert_put_ok};
+use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok};
 
 /// Percent-encodes every byte.
 fn escaped(bytes: impl AsRef<[u8]>) -> String {
@@ -64,42 +64,11 @@ fn keys_that_differ_only_in_encoding_are_different_items() {
 fn unusual_keys_are_accepted() {
     let case = Case::new();
     let mut keys: Vec<String> = [
-        "..x",
-        ".hidden",
-        "*",
-        "[a]",
-        "//",
-        "...",
-        "a.",
-        "a..",
-        "a/.b",
-        "a/..b",
-        "a/...",
-        "..a/b",
-        "a.b/c",
-        ".well-known/acme",
-        ".well-known",
-        "x/.well-known/acme-challenge",
-        "a\tb",
-        "a\u{0}b",
-        "  ",
-        "\u{7f}",
-        "\u{80}",
-        "\u{fffd}",
-        "a\u{fffe}",
-        "\u{10ffff}",
-        "\u{2028}",
-        "\"",
-        "\\",
-        "<>{}`~!@$%&()+=,:'",
-        "keys",
-        "batch",
-        "keys/",
-        "a=b&c",
-        "\u{feff}",
-        "true",
-        "0",
-        "-",
+        "..x", ".hidden", "*", "[a]", "//", "...", "a.", "a..", "a/.b", "a/..b", "a/...", "..a/b",
+        "a.b/c", ".well-known/acme", ".well-known", "x/.well-known/acme-challenge", "a\tb",
+        "a\u{0}b", "  ", "\u{7f}", "\u{80}", "\u{fffd}", "a\u{fffe}", "\u{10ffff}", "\u{2028}",
+        "\"", "\\", "<>{}`~!@$%&()+=,:'", "keys", "batch", "keys/", "a=b&c", "\u{feff}", "true",
+        "0", "-",
     ]
     .map(String::from)
     .into();
@@ -310,7 +279,7 @@ fn the_old_collection_path_is_an_alias() {
         let response = case.server.request(&format!("DELETE {old}{path}"), &[], b"");
         assert!((400..500).contains(&response.status), "{path}");
     }
-    assert_error_about(&case.server.get(&format!("{old}/{id}/keys/..")), 400, "key");
+    assert_error(&case.server.get(&format!("{old}/{id}/keys/..")), 400, "key");
     for key in ["a%2Fb", "n"] {
         assert_204(&case.server.request(&format!("DELETE {old}/{id}/keys/{key}"), &[], b""));
     }

@@ -6,11 +6,7 @@
 //! a run, not its timing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "tests print and read variables"
-)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests print and read env")]
 
 mod failpoints;
 mod fsync_order;

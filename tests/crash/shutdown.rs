@@ -48,9 +48,9 @@ fn shutdown_completes_requests_in_flight() {
 
 #[test]
 fn an_idle_server_restarts_after_kill_9() {
-    let mut home = DiskServer::new(&[]);
+    let mut disk = DiskServer::new(&[]);
     for _ in 0..3 {
-        assert_eq!(home.server.get("/readyz").status, 200);
-        home.kill_and_restart(&[]);
+        assert_eq!(disk.server.get("/readyz").status, 200);
+        disk.kill_and_restart(&[]);
     }
 }

@@ -2,11 +2,7 @@
 //! skipped unless `STEADFAST_TEST_POSTGRES` is set (tests/postgres/run sets it).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "tests print and read variables"
-)]
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -59,7 +55,7 @@ fn terminate_connections(url: &str, until: Instant) -> u64 {
 
 #[test]
 fn writes_are_visible_through_all_servers_immediately() {
-    let Some(url) = create_database("at_once") else { return };
+    let Some(url) = create_database("visible") else { return };
     let servers = three_servers(&url);
     let store = servers[0].create_store("site");
     let taken = servers[1].request("POST /resources/stores/kv", &[], b"{\"name\":\"site\"}");
@@ -110,9 +106,9 @@ fn check_appends(value: &str, appended: &HashMap<String, u16>) -> usize {
 
 #[test]
 fn writes_take_effect_exactly_once_while_connections_are_terminated() {
-    let Some(url) = create_database("cut") else { return };
+    let Some(url) = create_database("terminated") else { return };
     let servers = three_servers(&url);
-    let store = servers[0].create_store("cut");
+    let store = servers[0].create_store("site");
     let base = format!("/resources/stores/kv/{store}/keys");
     servers[0].request(&format!("PUT {base}/count"), &[], b"0");
     let stop = AtomicBool::new(false);
@@ -279,7 +275,7 @@ fn several_servers_delete_expired_items_concurrently() {
     }
 }
 
-/// Row locks as held by a server that is frozen within a transaction.
+/// Row locks, as a server that froze within a transaction leaves them.
 struct RowLock {
     runtime: tokio::runtime::Runtime,
     client: tokio_postgres::Client,
@@ -307,7 +303,7 @@ impl RowLock {
 
 #[test]
 fn a_locked_row_does_not_block_writes_to_other_rows() {
-    let Some(url) = create_database("held") else { return };
+    let Some(url) = create_database("locked") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/k");
@@ -344,8 +340,8 @@ fn a_locked_row_does_not_block_other_writes_of_its_group() {
     let row_lock = RowLock::acquire(&url, &["k0", "k1", "k2", "k3"]);
     let put = |key: &str| {
         let start = Instant::now();
-        let answer = server.request(&format!("PUT {item}{key}"), &[], b"new");
-        assert_eq!(answer.status, 200, "{key}");
+        let reply = server.request(&format!("PUT {item}{key}"), &[], b"new");
+        assert_eq!(reply.status, 200, "{key}");
         start.elapsed()
     };
     std::thread::scope(|scope| {

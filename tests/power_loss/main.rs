@@ -8,11 +8,7 @@
 //! states; `STEADFAST_SEED` repeats the choices of a run, not its timing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "tests print and read variables"
-)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests print and read env")]
 
 mod device_copies;
 mod disk_images;

@@ -99,7 +99,7 @@ static const char *named(int fd, char *path, size_t size) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A write is recorded before it is made: from then on any part of it may be on disk, even if the
+/* A write is recorded before the call: from then on any part of it may be on disk, even if the
  * process is killed halfway. */
 static void record_write(int fd, const void *bytes, size_t size, int64_t at) {
     char path[512];

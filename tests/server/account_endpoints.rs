@@ -53,17 +53,8 @@ fn token_and_user_have_the_fields_that_clients_decode() {
     let server = Server::memory(&[]);
     let token = get(&server, "/tokens/self");
     let expected = sorted(&[
-        "id",
-        "user_id",
-        "customer_id",
-        "name",
-        "last_used_at",
-        "created_at",
-        "expires_at",
-        "ip",
-        "scopes",
-        "scope",
-        "services",
+        "id", "user_id", "customer_id", "name", "last_used_at", "created_at", "expires_at", "ip",
+        "scopes", "scope", "services",
     ]);
     assert_eq!(field_names(&token), expected);
     assert_eq!((&token["scope"], &token["scopes"]), (&json!("global"), &json!(["global"])));

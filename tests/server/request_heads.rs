@@ -29,25 +29,11 @@ fn request(server: &Server, request: &str) -> Response {
 fn malformed_headers_are_400_and_close_the_connection() {
     let server = Server::memory(&[]);
     for headers in [
-        "metadata: a\r\n b\r\n",
-        "metadata: a\r\n\tb\r\n",
-        " metadata: a\r\n",
-        "metadata : a\r\n",
-        "metadata\t: a\r\n",
-        "Content-Length : 5\r\n",
-        "Transfer-Encoding : chunked\r\n",
-        "metadata: a\rb\r\n",
-        "metadata: a\nx: b\r\n",
-        "metadata: a\0b\r\n",
-        "metadata: a\x07b\r\n",
-        "metadata: a\x7fb\r\n",
-        "meta\0data: a\r\n",
-        "meta data: a\r\n",
-        "meta(data): a\r\n",
-        "m\u{e9}tadata: a\r\n",
-        ": a\r\n",
-        "metadata\r\n",
-        "\r\r\n",
+        "metadata: a\r\n b\r\n", "metadata: a\r\n\tb\r\n", " metadata: a\r\n", "metadata : a\r\n",
+        "metadata\t: a\r\n", "Content-Length : 5\r\n", "Transfer-Encoding : chunked\r\n",
+        "metadata: a\rb\r\n", "metadata: a\nx: b\r\n", "metadata: a\0b\r\n",
+        "metadata: a\x07b\r\n", "metadata: a\x7fb\r\n", "meta\0data: a\r\n", "meta data: a\r\n",
+        "meta(data): a\r\n", "m\u{e9}tadata: a\r\n", ": a\r\n", "metadata\r\n", "\r\r\n",
         "\nx: y\r\n",
     ] {
         let head = format!("GET /healthz HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
@@ -59,23 +45,11 @@ fn malformed_headers_are_400_and_close_the_connection() {
 fn malformed_request_lines_are_rejected_and_close_the_connection() {
     let server = Server::memory(&[]);
     for request in [
-        "GET /healthz",
-        "GET  /healthz HTTP/1.1",
-        "GET /healthz  HTTP/1.1",
-        "GET /heal thz HTTP/1.1",
-        " GET /healthz HTTP/1.1",
-        " /healthz HTTP/1.1",
-        "GET HTTP/1.1",
-        "GET",
-        "G\0T /healthz HTTP/1.1",
-        "G(T /healthz HTTP/1.1",
-        "GET /heal\0thz HTTP/1.1",
-        "GET /heal\tthz HTTP/1.1",
-        "GET /heal\x7fthz HTTP/1.1",
-        "GET /healthz HTTP/1.1 x",
-        "GET /healthz HTTP/1.1\rX: y",
-        "GET /healthz http/1.1",
-        "GET /healthz HTTP/11",
+        "GET /healthz", "GET  /healthz HTTP/1.1", "GET /healthz  HTTP/1.1",
+        "GET /heal thz HTTP/1.1", " GET /healthz HTTP/1.1", " /healthz HTTP/1.1", "GET HTTP/1.1",
+        "GET", "G\0T /healthz HTTP/1.1", "G(T /healthz HTTP/1.1", "GET /heal\0thz HTTP/1.1",
+        "GET /heal\tthz HTTP/1.1", "GET /heal\x7fthz HTTP/1.1", "GET /healthz HTTP/1.1 x",
+        "GET /healthz HTTP/1.1\rX: y", "GET /healthz http/1.1", "GET /healthz HTTP/11",
         "GET /healthz HTTPS/1.1",
     ] {
         let mut client = server.connect();
@@ -135,19 +109,8 @@ fn targets_are_not_normalized_before_routing() {
         assert_eq!(status(&format!("{absolute}{item}/a")), 200, "{absolute}");
     }
     for unknown in [
-        "*",
-        "h:80",
-        "http://h",
-        "http://h?x",
-        "http:/healthz",
-        "ftp://h/healthz",
-        "healthz",
-        "/healthz#x",
-        "/healthz/",
-        "//healthz",
-        "/./healthz",
-        "/x/../healthz",
-        "/%68ealthz",
+        "*", "h:80", "http://h", "http://h?x", "http:/healthz", "ftp://h/healthz", "healthz",
+        "/healthz#x", "/healthz/", "//healthz", "/./healthz", "/x/../healthz", "/%68ealthz",
         "/HEALTHZ",
     ] {
         assert_eq!(status(unknown), 404, "{unknown}");

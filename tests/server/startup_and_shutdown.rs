@@ -84,7 +84,7 @@ fn port(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// Runs a command to its end; returns its exit status, standard output and standard error.
+/// Runs a command to completion; returns its exit status, standard output and standard error.
 fn run_to_exit(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

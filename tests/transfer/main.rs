@@ -36,12 +36,8 @@ pub(crate) fn run(port: u16, directory: &Path, args: &[&str]) -> CommandOutput {
     support::run(&mut command(port, directory, args))
 }
 
-pub(crate) fn run_with_input(
-    port: u16,
-    directory: &Path,
-    args: &[&str],
-    input: &[u8],
-) -> CommandOutput {
+/// Runs a command with `input` on its standard input.
+pub(crate) fn pipe(port: u16, directory: &Path, args: &[&str], input: &[u8]) -> CommandOutput {
     support::run_with_input(command(port, directory, args), input)
 }
 
@@ -51,8 +47,8 @@ pub(crate) fn line(key: &str, value: &[u8], rest: &str) -> String {
     format!("{{\"key\":{key},\"value\":\"{}\"{rest}}}\n", BASE64_STANDARD.encode(value))
 }
 
-/// The fields at the end of an exported line of an item that does not expire.
-pub(crate) fn generation_and_modified(generation: u64) -> String {
+/// The generation and modification time at the end of an exported line.
+pub(crate) fn stamp(generation: u64) -> String {
     let (day, micros) = (1 + generation % 28, generation % 1_000_000);
     format!(",\"generation\":{generation},\"modified\":\"2026-01-{day:02}T00:00:00.{micros:06}Z\"")
 }
@@ -60,9 +56,7 @@ pub(crate) fn generation_and_modified(generation: u64) -> String {
 /// `count` lines in key order, each with a value of `size` bytes.
 pub(crate) fn numbered_lines(count: u64, size: usize) -> String {
     let value = |nth: u64| vec![u8::try_from(nth % 251).unwrap(); size];
-    (0..count)
-        .map(|nth| line(&format!("key-{nth:08}"), &value(nth), &generation_and_modified(nth + 1)))
-        .collect()
+    (0..count).map(|nth| line(&format!("key-{nth:08}"), &value(nth), &stamp(nth + 1))).collect()
 }
 
 /// Exports a whole store.
