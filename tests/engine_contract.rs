@@ -515,13 +515,13 @@ async fn snapshots_do_not_change(subject: Subject) {
     for (limit, bytes) in [(1, u64::MAX), (7, u64::MAX), (1000, 300_000), (1000, 1)] {
         let found = read_all(&mut *snapshot, limit, bytes).await;
         assert_eq!(found.len(), bodies.len(), "pages of {limit} and {bytes} bytes");
-        for ((key, record), (named, (version, expires_at, bytes))) in found.iter().zip(&bodies) {
+        for ((key, record), (name, (version, expires_at, bytes))) in found.iter().zip(&bodies) {
             assert_eq!(
                 (&key[..], record.version, record.expires_at),
-                (named.as_bytes(), *version, *expires_at)
+                (name.as_bytes(), *version, *expires_at)
             );
             let len = usize::try_from(record.body.len()).unwrap();
-            assert!(record.body.read(0, len).await.unwrap() == bytes, "{named}");
+            assert!(record.body.read(0, len).await.unwrap() == bytes, "{name}");
             assert_eq!(record.meta, format!("head {expires_at}"));
         }
     }

@@ -130,8 +130,8 @@ fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
         assert_eq!(response.status, 400, "{line}");
         let errors = batch_errors(&response, 400);
         assert_eq!(errors.len(), 1, "{line}");
-        let (named, index, code, reason) = &errors[0];
-        assert_eq!((named.as_str(), *index, code.as_str()), (*key, 0, "400"), "{line}");
+        let (name, index, code, reason) = &errors[0];
+        assert_eq!((name.as_str(), *index, code.as_str()), (*key, 0, "400"), "{line}");
         assert_eq!(reason.split(' ').next(), Some(*field), "{line}: {reason}");
         body += &format!("{line}\n");
     }

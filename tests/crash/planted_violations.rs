@@ -262,10 +262,7 @@ fn a_rollback_to_an_older_database_is_reported() {
     std::fs::remove_dir_all(testbed.data().join("log")).unwrap();
     testbed.restart(start_server);
     let violations = testbed.verdict().violations;
-    assert!(
-        violations.iter().any(|violation| violation.kind == Kind::LostWrite),
-        "{violations:#?}"
-    );
+    assert!(violations.iter().any(|v| v.kind == Kind::LostWrite), "{violations:#?}");
     assert!(violations.iter().any(|violation| violation.key == APPENDED), "{violations:#?}");
 }
 

@@ -222,7 +222,7 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
                 present.as_ref().is_none_or(|item| item.is_live(seen.interval) != Some(true))
             };
             let absent = state.candidates().any(may_be_absent);
-            let lost = || (Kind::LostWrite, format!("absent, not {}", describe(state)));
+            let lost = || (Kind::LostWrite, format!("absent, not {}", show(state)));
             return if absent { Ok(None) } else { Err(lost()) };
         }
         200 => {}
@@ -241,22 +241,19 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
     }
     let same: Vec<_> = possible().filter(|item| item.chunks == *chunks).collect();
     if same.is_empty() {
-        return Err((Kind::LostWrite, format!("{chunks:?}, not {}", describe(state))));
+        return Err((Kind::LostWrite, format!("{chunks:?}, not {}", show(state))));
     }
     let live: Vec<_> =
         same.iter().filter(|item| item.is_live(seen.interval) != Some(false)).collect();
     if live.is_empty() {
         return Err((
             Kind::ExpiredServed,
-            format!("read at {:?}, of {}", seen.interval, describe(state)),
+            format!("read at {:?}, of {}", seen.interval, show(state)),
         ));
     }
     let matching: Vec<_> = live.iter().filter(|item| item.metadata == seen.get.metadata).collect();
     if matching.is_empty() {
-        return Err((
-            Kind::WrongMetadata,
-            format!("{:?}, not {}", seen.get.metadata, describe(state)),
-        ));
+        return Err((Kind::WrongMetadata, format!("{:?}, not {}", seen.get.metadata, show(state))));
     }
     let generation = seen.get.generation;
     let fits = |item: &Item| match item.generation {
@@ -268,7 +265,7 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
             Kind::GenerationRegressed,
             format!("{generation} after {}", max_generation(state)),
         )),
-        None => Err((Kind::WrongGeneration, format!("{generation}, not {}", describe(state)))),
+        None => Err((Kind::WrongGeneration, format!("{generation}, not {}", show(state)))),
         Some(item) => {
             let mut item = (**item).clone();
             item.generation = Some(generation);
@@ -298,7 +295,7 @@ fn max_generation(state: &KeyState) -> u64 {
     newest.unwrap_or(0).max(state.last_generation)
 }
 
-fn describe(state: &KeyState) -> String {
+fn show(state: &KeyState) -> String {
     format!("{:?} or, in flight, {:?}", state.possible, state.pending)
 }
 

@@ -218,11 +218,8 @@ fn send_requests_with_secrets(server: &Server) {
         }
     }
     let line = r#"{"key":"secretkey3","value":"c2VjcmV0","metadata":"secretmetadata"}"#;
-    server.request(
-        &format!("PUT {KV}/{store}/batch"),
-        &[],
-        format!("{line}\nsecretline").as_bytes(),
-    );
+    let lines = format!("{line}\nsecretline");
+    server.request(&format!("PUT {KV}/{store}/batch"), &[], lines.as_bytes());
     server.get(&format!("{KV}/{store}/keys?prefix=secret&limit=secret"));
     server.request(&format!("PUT {item}"), &[("if-generation-match", "secretnumber")], b"");
     server.request(&format!("PUT {item}"), &[("if-generation-match", "7")], b"secretvalue");

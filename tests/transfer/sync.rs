@@ -95,11 +95,8 @@ fn sync_works_to_and_from_the_hosted_api() {
     let hosted = proxy::start(remote.port, &Faults { hosted_api_only: true, ..Faults::default() });
     let destination = format!("s@http://127.0.0.1:{hosted}");
     remote.create_store("s");
-    import(
-        &local,
-        "s",
-        &[numbered_lines(1200, 50), line("m", b"v", ",\"metadata\":\"m\"")].concat(),
-    );
+    let lines = [numbered_lines(1200, 50), line("m", b"v", ",\"metadata\":\"m\"")].concat();
+    import(&local, "s", &lines);
     let out = ["sync", "s", &destination, "--to-token-file", "token"];
     assert!(run(local.port, dir.path(), &out).expect_exit(0).err.contains("1201 new"));
     let again = run(local.port, dir.path(), &out).expect_exit(0);
