@@ -20,7 +20,7 @@ install_python() {
       python3 -m venv "$venv"
     else
       cat "$CLIENTS_STATE/venv.log" >&2
-      echo "$name: cannot make a virtual environment: install python3-venv, then run this again" >&2
+      echo "$name: cannot create a virtual environment: install python3-venv, then run this again" >&2
       exit 1
     fi
   fi

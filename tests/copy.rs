@@ -23,8 +23,7 @@ use support::{DiskServer, Server, binary};
 suite!(
     a_copy_and_a_copy_back_have_all_records,
     a_copy_interrupted_at_any_commit_resumes_and_completes,
-    nonempty_destinations_and_unfinished_sources_are_refused,
-    verification_finds_differences,
+    nonempty_destinations_and_unfinished_sources_are_refused, verification_finds_differences,
     concurrent_copies_into_one_destination_do_not_corrupt_it,
 );
 
@@ -85,27 +84,19 @@ async fn all(engine: &dyn Engine) -> (AllRecords, u64) {
     (all, version)
 }
 
-fn engine(of: &Subject) -> Arc<dyn Engine> {
-    of.engine.clone()
-}
-
-async fn copy_silently(
-    from: &Arc<dyn Engine>,
-    to: &Arc<dyn Engine>,
-) -> Result<Progress, CopyError> {
+async fn copy_all(from: &Arc<dyn Engine>, to: &Arc<dyn Engine>) -> Result<Progress, CopyError> {
     copy::copy(from, to, &mut |_| {}).await
 }
 
 async fn a_copy_and_a_copy_back_have_all_records(mut destination: Subject) {
     let source = source_records().await;
     let (before, highest) = all(&*source).await;
-    let mut progress = Vec::new();
-    let done =
-        copy::copy(&source, &engine(&destination), &mut |now| progress.push(now)).await.unwrap();
+    let mut steps = Vec::new();
+    let done = copy::copy(&source, &destination.engine, &mut |now| steps.push(now)).await.unwrap();
     assert_eq!(done.records, before.len() as u64);
     assert_eq!(done.total, before.len() as u64);
-    assert!(progress.iter().any(|now| !now.comparing && now.records == 1000));
-    assert!(progress.iter().any(|now| now.comparing && now.records == done.records));
+    assert!(steps.iter().any(|now| !now.comparing && now.records == 1000));
+    assert!(steps.iter().any(|now| now.comparing && now.records == done.records));
     destination.reopen().await;
     let (copied, version) = all(&*destination.engine).await;
     assert!(copied == before);
@@ -113,20 +104,20 @@ async fn a_copy_and_a_copy_back_have_all_records(mut destination: Subject) {
     assert!(copy::check_complete(&*destination.engine).await.is_ok());
 
     let back: Arc<dyn Engine> = Arc::new(Memory::new());
-    let again = copy_silently(&engine(&destination), &back).await.unwrap();
+    let again = copy_all(&destination.engine, &back).await.unwrap();
     assert_eq!((again.bytes, again.checksum), (done.bytes, done.checksum));
     assert!(all(&*back).await.0 == before);
 }
 
 async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject) {
     let source = source_records().await;
-    let destination = Arc::new(FaultInjectingEngine::new(engine(&subject)));
+    let destination = Arc::new(FaultInjectingEngine::new(subject.engine.clone()));
     let faulty: Arc<dyn Engine> = destination.clone();
     let mut interruptions = 0;
     // Each attempt fails one commit later; the failed commit may or may not have been applied.
     for (after, fault) in (0..).zip([Fault::BeforeCommit, Fault::AfterCommit].into_iter().cycle()) {
         destination.plan(&[vec![Fault::None; after], vec![fault]].concat());
-        match copy_silently(&source, &faulty).await {
+        match copy_all(&source, &faulty).await {
             Ok(_) => break,
             Err(CopyError::Engine(copy::Side::Destination, _)) => interruptions += 1,
             Err(e) => panic!("{e}"),
@@ -147,7 +138,7 @@ async fn nonempty_destinations_and_unfinished_sources_are_refused(destination: S
         vec![Mutation { key: key.clone(), record: Some(record(0, "", vec![])) }],
     )
     .await;
-    let refused = copy_silently(&source, &engine(&destination)).await;
+    let refused = copy_all(&source, &destination.engine).await;
     assert!(matches!(refused, Err(CopyError::NotEmpty)), "{refused:?}");
     assert_eq!(all(&*destination.engine).await.0.len(), 1, "a refused copy must change nothing");
 
@@ -156,7 +147,7 @@ async fn nonempty_destinations_and_unfinished_sources_are_refused(destination: S
     commit(&*destination.engine, vec![copy_marker]).await;
     assert!(copy::check_complete(&*destination.engine).await.is_err());
     let into: Arc<dyn Engine> = empty;
-    let refused = copy_silently(&engine(&destination), &into).await;
+    let refused = copy_all(&destination.engine, &into).await;
     assert!(matches!(refused, Err(CopyError::SourceIncomplete)), "{refused:?}");
 }
 
@@ -167,16 +158,15 @@ async fn verification_finds_differences(destination: Subject) {
         key: Bytes::from_static(key.as_bytes()),
         record: Some(record(9_999, "large", vec![1; len])),
     };
-    let copy_position = |meta: &str| Mutation {
+    let marker = |meta: &str| Mutation {
         key: Bytes::from_static(MARKER_KEY),
         record: Some(record(0, meta, vec![])),
     };
-    for (write, at) in [
-        (vec![copy_position("zlarge")], "a\u{1}"),
-        (vec![copy_position("zlarge"), body("zlarge", 3)], "a\u{1}"),
-    ] {
+    for (write, at) in
+        [(vec![marker("zlarge")], "a\u{1}"), (vec![marker("zlarge"), body("zlarge", 3)], "a\u{1}")]
+    {
         commit(&*destination.engine, write).await;
-        match copy_silently(&source, &engine(&destination)).await {
+        match copy_all(&source, &destination.engine).await {
             Err(CopyError::Mismatch(key)) => assert_eq!(key, at),
             other => panic!("{other:?}"),
         }
@@ -187,12 +177,9 @@ async fn verification_finds_differences(destination: Subject) {
         record: Some(NewRecord { expires_at, meta: meta.into(), body: Body::Bytes(body.into()) }),
     });
     commit(&*destination.engine, bodies.collect()).await;
-    commit(
-        &*destination.engine,
-        vec![copy_position("zz"), body("zlarge", 3 * INLINE_BYTES_MAX + 17)],
-    )
-    .await;
-    match copy_silently(&source, &engine(&destination)).await {
+    commit(&*destination.engine, vec![marker("zz"), body("zlarge", 3 * INLINE_BYTES_MAX + 17)])
+        .await;
+    match copy_all(&source, &destination.engine).await {
         Err(CopyError::Mismatch(key)) => assert_eq!(key, "zlarge", "its value differs"),
         other => panic!("{other:?}"),
     }
@@ -204,16 +191,15 @@ async fn verification_finds_differences(destination: Subject) {
 
 async fn concurrent_copies_into_one_destination_do_not_corrupt_it(destination: Subject) {
     let source = source_records().await;
-    let (one, other) = (engine(&destination), engine(&destination));
-    let (first, second) =
-        tokio::join!(copy_silently(&source, &one), copy_silently(&source, &other));
+    let (one, other) = (&destination.engine, &destination.engine);
+    let (first, second) = tokio::join!(copy_all(&source, one), copy_all(&source, other));
     let is_expected = |done: &Result<Progress, CopyError>| match done {
         Ok(_) | Err(CopyError::NotEmpty) => true,
         Err(e) => matches!(e, CopyError::Conflict),
     };
     assert!(is_expected(&first) && is_expected(&second), "{first:?} {second:?}");
     if first.is_err() && second.is_err() {
-        copy_silently(&source, &one).await.unwrap();
+        copy_all(&source, one).await.unwrap();
     }
     assert!(all(&*source).await.0 == all(&*destination.engine).await.0);
 }
@@ -256,7 +242,7 @@ fn the_copy_command_copies_a_stopped_server_that_another_serves() {
     std::fs::remove_dir_all(&from).unwrap();
     std::fs::rename(&to, &from).unwrap();
     let server = Server::start(&disk.data(), &[]);
-    let got = server.request(&format!("GET {at}large"), &[], b"");
+    let got = server.get(&format!("{at}large"));
     assert_eq!((got.status, got.body.len()), (200, 900_000));
     assert_eq!(got.header("metadata"), "m");
 }

@@ -54,7 +54,7 @@ async fn commit(
     engine.commit(Commit { version_min: 0, preconditions, mutations }).await.unwrap()
 }
 
-async fn commit_unconditionally(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
+async fn apply(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
     match commit(engine, vec![], mutations).await {
         Outcome::Committed(version) => version,
         Outcome::Conflict => panic!("conflict without preconditions"),
@@ -79,9 +79,7 @@ async fn keys(engine: &dyn Engine, scan: Scan) -> Vec<String> {
 
 async fn reads_return_exactly_the_written_records(mut subject: Subject) {
     let engine = &*subject.engine;
-    let version =
-        commit_unconditionally(engine, vec![put("a", 7, "head", "body"), put("ab", 0, "", "")])
-            .await;
+    let version = apply(engine, vec![put("a", 7, "head", "body"), put("ab", 0, "", "")]).await;
     for _ in 0..2 {
         let engine = &*subject.engine;
         let record = engine.read(b"a", Projection::Full).await.unwrap().unwrap();
@@ -117,19 +115,15 @@ async fn versions_increase_across_commits_and_reopens(mut subject: Subject) {
         for (turn, key) in ["a", "b", "a", "a", "b", "b", "a"].into_iter().enumerate() {
             for (process, engine) in subject.processes.iter().enumerate() {
                 let version = match turn % 3 {
-                    2 => commit_unconditionally(&**engine, vec![remove(key)]).await,
-                    _ => commit_unconditionally(&**engine, vec![put(key, 0, "", "x")]).await,
+                    2 => apply(&**engine, vec![remove(key)]).await,
+                    _ => apply(&**engine, vec![put(key, 0, "", "x")]).await,
                 };
                 highest = highest.max(assert_increases(process, &[key], version));
             }
         }
         for (process, engine) in subject.processes.iter().enumerate() {
             let mutations = vec![put("a", 0, "", ""), put("b", 0, "", "")];
-            assert_increases(
-                process,
-                &["a", "b"],
-                commit_unconditionally(&**engine, mutations).await,
-            );
+            assert_increases(process, &["a", "b"], apply(&**engine, mutations).await);
             let (preconditions, mutations) = (vec![], vec![remove("a")]);
             highest += 1000;
             let ahead = Commit { version_min: highest, preconditions, mutations };
@@ -144,8 +138,7 @@ async fn versions_increase_across_commits_and_reopens(mut subject: Subject) {
 
 async fn commits_are_atomic(subject: Subject) {
     let engine = &*subject.engine;
-    let version =
-        commit_unconditionally(engine, vec![put("a", 0, "1", ""), put("b", 0, "1", "")]).await;
+    let version = apply(engine, vec![put("a", 0, "1", ""), put("b", 0, "1", "")]).await;
     let writes = || vec![put("a", 0, "2", ""), remove("b"), put("c", 0, "2", "")];
     for wrong in [
         vec![precondition("a", version), precondition("b", version + 1)],
@@ -182,7 +175,7 @@ async fn preconditions_see_earlier_commits_of_the_same_group(subject: Subject) {
 }
 
 async fn one_of_several_racing_commits_with_equal_preconditions_succeeds(subject: Subject) {
-    let mut version = commit_unconditionally(&*subject.engine, vec![put("k", 0, "", "")]).await;
+    let mut version = apply(&*subject.engine, vec![put("k", 0, "", "")]).await;
     for round in 0..20 {
         let tasks: Vec<_> = (0..16)
             .map(|task| {
@@ -209,8 +202,7 @@ async fn scans_are_in_byte_order_and_within_their_bounds(subject: Subject) {
     let all = ["A", "a", "a\0", "a!", "aa", "b", "c1", "c10", "c17", "c2", "é"];
     let mut shuffled = all.to_vec();
     shuffled.reverse();
-    commit_unconditionally(engine, shuffled.iter().map(|key| put(key, 0, key, "body")).collect())
-        .await;
+    apply(engine, shuffled.iter().map(|key| put(key, 0, key, "body")).collect()).await;
     assert_eq!(keys(engine, scan("", "\u{10ffff}", 100, 0)).await, all);
     assert_eq!(keys(engine, scan("a", "b", 100, 0)).await, ["a", "a\0", "a!", "aa"]);
     assert_eq!(keys(engine, scan("a\0", "c10", 100, 0)).await, ["a\0", "a!", "aa", "b", "c1"]);
@@ -224,11 +216,8 @@ async fn scans_are_in_byte_order_and_within_their_bounds(subject: Subject) {
 async fn scans_skip_expired_records(subject: Subject) {
     let engine = &*subject.engine;
     let writes = [("a", 0), ("b", 10), ("c", 20), ("d", 30), ("e", 0)];
-    commit_unconditionally(
-        engine,
-        writes.iter().map(|(key, expires_at)| put(key, *expires_at, "", "")).collect(),
-    )
-    .await;
+    apply(engine, writes.iter().map(|(key, expires_at)| put(key, *expires_at, "", "")).collect())
+        .await;
     assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "b", "c", "d", "e"]);
     assert_eq!(keys(engine, scan("a", "z", 10, 20)).await, ["a", "d", "e"]);
     assert_eq!(keys(engine, scan("a", "z", 2, 20)).await, ["a", "d"]);
@@ -237,13 +226,9 @@ async fn scans_skip_expired_records(subject: Subject) {
 
 async fn expired_records_are_returned_in_expiry_order(mut subject: Subject) {
     let writes = vec![put("a", 30, "", ""), put("b", 10, "", ""), put("c", 20, "", "")];
-    commit_unconditionally(&*subject.engine, writes).await;
-    commit_unconditionally(
-        &*subject.engine,
-        vec![put("never", 0, "", ""), put("later", 50, "", "")],
-    )
-    .await;
-    let version = commit_unconditionally(&*subject.engine, vec![put("b", 25, "", "")]).await;
+    apply(&*subject.engine, writes).await;
+    apply(&*subject.engine, vec![put("never", 0, "", ""), put("later", 50, "", "")]).await;
+    let version = apply(&*subject.engine, vec![put("b", 25, "", "")]).await;
     for _ in 0..2 {
         let expires_at = subject.engine.expired(30, 10).await.unwrap();
         let names: Vec<_> = expires_at.iter().map(|(key, _)| &key[..]).collect();
@@ -253,21 +238,21 @@ async fn expired_records_are_returned_in_expiry_order(mut subject: Subject) {
         assert!(subject.engine.expired(19, 10).await.unwrap().is_empty());
         subject.reopen().await;
     }
-    commit_unconditionally(&*subject.engine, vec![remove("c"), put("b", 0, "", "")]).await;
+    apply(&*subject.engine, vec![remove("c"), put("b", 0, "", "")]).await;
     assert_eq!(subject.engine.expired(u64::MAX, 10).await.unwrap().len(), 2, "a and later");
 }
 
 async fn counts_are_per_first_byte_of_the_key(mut subject: Subject) {
     let writes = vec![put("x1", 0, "", ""), put("x2", 0, "", "b"), put("y", 0, "", "")];
-    commit_unconditionally(&*subject.engine, writes).await;
-    commit_unconditionally(&*subject.engine, vec![put("x1", 0, "new", ""), remove("absent")]).await;
+    apply(&*subject.engine, writes).await;
+    apply(&*subject.engine, vec![put("x1", 0, "new", ""), remove("absent")]).await;
     for _ in 0..2 {
         for (first, count) in [(b'x', 2), (b'y', 1), (b'a', 0)] {
             assert_eq!(subject.engine.count(first).await.unwrap(), count);
         }
         subject.reopen().await;
     }
-    commit_unconditionally(&*subject.engine, vec![remove("x1"), remove("x1x")]).await;
+    apply(&*subject.engine, vec![remove("x1"), remove("x1x")]).await;
     assert_eq!(subject.engine.count(b'x').await.unwrap(), 1);
 }
 
@@ -299,7 +284,7 @@ async fn bodies_of_every_size_round_trip(mut subject: Subject) {
                 };
                 let record = Some(NewRecord { expires_at: 0, meta: Bytes::new(), body });
                 let key = Bytes::from(key.clone());
-                commit_unconditionally(&*subject.engine, vec![Mutation { key, record }]).await;
+                apply(&*subject.engine, vec![Mutation { key, record }]).await;
             }
         }
         subject.reopen().await;
@@ -336,17 +321,17 @@ async fn uncommitted_blobs_leave_no_file(mut subject: Subject) {
         |key: &str| vec![Mutation { key: Bytes::from(key.to_owned()), record: record() }];
     let lost = commit(&*subject.engine, vec![precondition("k", 9)], mutations("k")).await;
     assert_eq!(lost, Outcome::Conflict);
-    commit_unconditionally(&*subject.engine, mutations("k")).await;
+    apply(&*subject.engine, mutations("k")).await;
     subject.reopen().await;
     assert!(self::body(&*subject.engine, "k").await.unwrap() == bytes);
-    commit_unconditionally(&*subject.engine, vec![remove("k")]).await;
+    apply(&*subject.engine, vec![remove("k")]).await;
     subject.reopen().await;
     assert_eq!(blob_file_count(&subject), 0, "orphaned blob files");
 }
 
 async fn a_closed_engine_rejects_all_operations(subject: Subject) {
     let engine = &*subject.engine;
-    commit_unconditionally(engine, vec![put("a", 0, "", "")]).await;
+    apply(engine, vec![put("a", 0, "", "")]).await;
     engine.close().await.unwrap();
     let closed = |e: EngineError| assert!(matches!(e, EngineError::Closed), "{e}");
     closed(engine.commit(Commit::default()).await.unwrap_err());
@@ -359,8 +344,7 @@ async fn reads_are_monotonic_under_concurrent_commits(subject: Subject) {
         let engine = subject.engine.clone();
         tokio::spawn(async move {
             for n in 0..400_u32 {
-                commit_unconditionally(&*engine, vec![put("k", 0, &n.to_string(), n.to_string())])
-                    .await;
+                apply(&*engine, vec![put("k", 0, &n.to_string(), n.to_string())]).await;
             }
         })
     };
@@ -398,8 +382,7 @@ async fn a_body_replaced_during_a_read_is_read_whole(subject: Subject) {
                 let body = write_blob(&*engine, &pattern(len, seed), 100_000).await;
                 let meta = Bytes::from(seed.to_string());
                 let record = Some(NewRecord { expires_at: 0, meta, body });
-                commit_unconditionally(&*engine, vec![Mutation { key: Bytes::from("k"), record }])
-                    .await;
+                apply(&*engine, vec![Mutation { key: Bytes::from("k"), record }]).await;
             }
         })
     };
@@ -490,11 +473,7 @@ async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
 }
 
 /// Reads a whole snapshot in pages of at most `limit` records and about `bytes` bytes.
-async fn scan_snapshot(
-    snapshot: &mut dyn Snapshot,
-    limit: usize,
-    bytes: u64,
-) -> Vec<(Bytes, Record)> {
+async fn read_all(snapshot: &mut dyn Snapshot, limit: usize, bytes: u64) -> Vec<(Bytes, Record)> {
     let (mut all, mut start) = (Vec::new(), Bytes::from_static(b"a"));
     loop {
         let page = snapshot.scan(start, Bytes::from_static(b"z"), limit, bytes).await.unwrap();
@@ -516,9 +495,7 @@ async fn snapshots_do_not_change(subject: Subject) {
         let body = if n % 10 == 3 { body } else { Body::Bytes(bytes.clone()) };
         let meta = Bytes::from(format!("head {n}"));
         let record = Some(NewRecord { expires_at: n as u64, meta, body });
-        let version =
-            commit_unconditionally(engine, vec![Mutation { key: key.clone().into(), record }])
-                .await;
+        let version = apply(engine, vec![Mutation { key: key.clone().into(), record }]).await;
         bodies.insert(key, (version, n as u64, bytes));
         // A checkpoint moves the first half to the database; the rest stays in the WAL.
         if n == 30 {
@@ -532,30 +509,29 @@ async fn snapshots_do_not_change(subject: Subject) {
             1 => put(&format!("k{n:02}"), 0, "new", "new"),
             _ => put(&format!("k{n:02}x"), 0, "more", "more"),
         };
-        commit_unconditionally(engine, vec![mutations]).await;
+        apply(engine, vec![mutations]).await;
     }
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     for (limit, bytes) in [(1, u64::MAX), (7, u64::MAX), (1000, 300_000), (1000, 1)] {
-        let found = scan_snapshot(&mut *snapshot, limit, bytes).await;
+        let found = read_all(&mut *snapshot, limit, bytes).await;
         assert_eq!(found.len(), bodies.len(), "pages of {limit} and {bytes} bytes");
-        for ((key, record), (named, (version, expires_at, bytes))) in found.iter().zip(&bodies) {
+        for ((key, record), (name, (version, expires_at, bytes))) in found.iter().zip(&bodies) {
             assert_eq!(
                 (&key[..], record.version, record.expires_at),
-                (named.as_bytes(), *version, *expires_at)
+                (name.as_bytes(), *version, *expires_at)
             );
             let len = usize::try_from(record.body.len()).unwrap();
-            assert!(record.body.read(0, len).await.unwrap() == bytes, "{named}");
+            assert!(record.body.read(0, len).await.unwrap() == bytes, "{name}");
             assert_eq!(record.meta, format!("head {expires_at}"));
         }
     }
     let none = snapshot.scan("k5".into(), "k5".into(), 10, 10).await.unwrap();
     assert!(
-        none.is_empty()
-            && scan_snapshot(&mut *engine.snapshot().await.unwrap(), 9, 9).await.len() == 60
+        none.is_empty() && read_all(&mut *engine.snapshot().await.unwrap(), 9, 9).await.len() == 60
     );
     drop(snapshot);
     for n in 0..60 {
-        commit_unconditionally(engine, vec![remove(&format!("k{n:02}"))]).await;
+        apply(engine, vec![remove(&format!("k{n:02}"))]).await;
     }
     engine.close().await.unwrap();
     assert_eq!(blob_file_count(&subject), 0, "blob files outlive their snapshot");
@@ -577,7 +553,7 @@ async fn snapshots_contain_each_commit_entirely_or_not_at_all(subject: Subject) 
                     put(&format!("m{pair}-{}", n % 500), 0, &text, vec![2; 500]),
                     put(&format!("y{pair}"), 0, &text, vec![3; 3000]),
                 ];
-                commit_unconditionally(&*engine, writes).await;
+                apply(&*engine, writes).await;
                 // The memory engine never yields.
                 tokio::task::yield_now().await;
             }
@@ -587,7 +563,7 @@ async fn snapshots_contain_each_commit_entirely_or_not_at_all(subject: Subject) 
     for _ in 0..25 {
         tokio::time::sleep(std::time::Duration::from_millis(40)).await;
         let mut snapshot = subject.engine.snapshot().await.unwrap();
-        let found = scan_snapshot(&mut *snapshot, 50, u64::MAX).await;
+        let found = read_all(&mut *snapshot, 50, u64::MAX).await;
         for pair in 0..4 {
             let meta = |key: String| {
                 let found = found.iter().find(|(other, _)| *other == key.as_bytes());

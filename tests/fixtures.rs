@@ -25,7 +25,7 @@ fn digits() -> Vec<u8> {
 }
 
 fn assert_contents(server: &Server) {
-    let stores = server.request("GET /resources/stores/kv", &[], b"").text();
+    let stores = server.get("/resources/stores/kv").text();
     let empty =
         r#"{"id":"57d4en7upeagvdnoeb8z5v","name":"empty","created_at":"2026-11-23 21:25:51""#;
     assert!(stores.starts_with(&format!(r#"{{"data":[{empty}"#)), "{stores}");
@@ -46,20 +46,15 @@ fn assert_contents(server: &Server) {
         ("batch/3", b"v3", "", 1_795_469_151_747_167),
     ];
     for (key, value, metadata, generation) in items {
-        let got =
-            server.request(&format!("GET {STORE}/keys/{}", key.replace('/', "%2F")), &[], b"");
+        let got = server.get(&format!("{STORE}/keys/{}", key.replace('/', "%2F")));
         assert_eq!((got.status, got.generation()), (200, generation), "{key}");
         assert_eq!(got.header("Metadata"), metadata, "{key}");
         assert!(got.body == value, "the value of {key}");
     }
     for key in ["kept", "deleted", "never"] {
-        assert_eq!(
-            server.request(&format!("GET {STORE}/keys/{key}"), &[], b"").status,
-            404,
-            "{key}"
-        );
+        assert_eq!(server.get(&format!("{STORE}/keys/{key}")).status, 404, "{key}");
     }
-    let keys = server.request(&format!("GET {STORE}/keys?prefix=b"), &[], b"").text();
+    let keys = server.get(&format!("{STORE}/keys?prefix=b")).text();
     let wanted = r#"["batch/0","batch/1","batch/2","batch/3","batch/4","blob","blob later"]"#;
     assert!(keys.contains(wanted), "{keys}");
 }
@@ -74,7 +69,7 @@ fn format_1_opens_with_all_acknowledged_writes() {
     let server = Server::start(&data, &[]);
     assert_contents(&server);
     assert_eq!(server.request(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
-    let after = server.request(&format!("GET {STORE}/keys/plain"), &[], b"");
+    let after = server.get(&format!("{STORE}/keys/plain"));
     assert!(after.generation() > 1_795_469_151_747_167, "a generation repeats");
     server.stop();
 }

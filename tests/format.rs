@@ -57,8 +57,8 @@ async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
     Ok(record.body.read(0, len).await?.to_vec())
 }
 
-fn assert_corrupt<T: std::fmt::Debug>(answer: Result<T, EngineError>, expected: &str) {
-    match answer {
+fn assert_corrupt<T: std::fmt::Debug>(reply: Result<T, EngineError>, expected: &str) {
+    match reply {
         Err(EngineError::Corrupt(what)) => assert!(what.contains(expected), "{what}"),
         other => panic!("not reported as corruption: {other:?}"),
     }
@@ -200,8 +200,8 @@ async fn missing_truncated_and_changed_blob_files_are_not_served() {
         damage(&mut bytes);
         fs::write(&path, bytes).unwrap();
         let engine = open(&data).unwrap();
-        let answer = read(&engine, "c").await.map(|bytes| bytes.len());
-        assert!(matches!(answer, Err(EngineError::Corrupt(_))), "damage {number}: {answer:?}");
+        let reply = read(&engine, "c").await.map(|bytes| bytes.len());
+        assert!(matches!(reply, Err(EngineError::Corrupt(_))), "damage {number}: {reply:?}");
     }
     let (_dir, data) = populated().await;
     fs::remove_file(blob_path(&data)).unwrap();

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use engines::{ProcessPicker, Subject};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use steadfast::engine::Engine;
 use steadfast::kv::batch::BatchItem;
 use steadfast::kv::clock::{ManualClock, SECOND};
 use steadfast::kv::items::{DeleteRequest, PutRequest};
@@ -20,27 +19,20 @@ use steadfast::kv::{Error, Kv, PIECE_BYTES, Value};
 
 suite!(
     a_store_name_is_unique_and_stores_are_found_by_id_and_name,
-    stores_are_listed_in_order_and_cursors_outlive_their_store,
-    a_rename_changes_only_the_name,
+    stores_are_listed_in_order_and_cursors_outlive_their_store, a_rename_changes_only_the_name,
     a_store_with_a_live_item_cannot_be_deleted,
     a_concurrent_put_and_store_delete_do_not_both_succeed,
     a_put_replaces_value_metadata_and_expiry,
     append_and_prepend_concatenate_and_drop_metadata_and_expiry,
     append_and_prepend_concatenate_large_values,
     writes_require_a_matching_generation_and_never_reuse_one,
-    generations_increase_when_the_clock_goes_back,
-    exactly_one_of_concurrent_adds_succeeds,
-    concurrent_appends_lose_no_update,
-    concurrent_counters_lose_no_update,
-    appends_are_not_starved_by_overwrites,
-    an_item_is_absent_as_soon_as_it_expires,
+    generations_increase_when_the_clock_goes_back, exactly_one_of_concurrent_adds_succeeds,
+    concurrent_appends_lose_no_update, concurrent_counters_lose_no_update,
+    appends_are_not_starved_by_overwrites, an_item_is_absent_as_soon_as_it_expires,
     the_sweep_removes_only_items_expired_past_the_retention,
-    keys_are_listed_by_prefix_in_full_pages,
-    pages_skip_expired_items_and_stay_full,
-    listing_while_deleting_skips_and_repeats_no_key,
-    a_batch_applies_its_items_in_order,
-    values_over_the_limit_are_rejected,
-    items_survive_a_reopen,
+    keys_are_listed_by_prefix_in_full_pages, pages_skip_expired_items_and_stay_full,
+    listing_while_deleting_skips_and_repeats_no_key, a_batch_applies_its_items_in_order,
+    values_over_the_limit_are_rejected, items_survive_a_reopen,
 );
 
 const START: u64 = 1_750_000_000 * SECOND;
@@ -59,7 +51,7 @@ struct Case {
 impl Case {
     async fn new(subject: Subject) -> Case {
         let clock = Arc::new(ManualClock::new(START));
-        let kvs = kvs(&subject, &clock);
+        let kvs = subject.kvs(&clock, MAX);
         let store = kvs[0].create_store(name("main"), None).await.unwrap().id;
         Case { turns: ProcessPicker::new(kvs.len()), kvs, clock, store, subject }
     }
@@ -70,7 +62,7 @@ impl Case {
 
     async fn reopen(&mut self) {
         self.subject.reopen().await;
-        self.kvs = kvs(&self.subject, &self.clock);
+        self.kvs = self.subject.kvs(&self.clock, MAX);
     }
 
     async fn put(&self, key: &str, put: PutRequest, value: &str) -> Result<u64, Error> {
@@ -111,11 +103,6 @@ impl Case {
         let names = page.stores.iter().map(|info| info.name.as_str().into()).collect();
         (names, page.total, page.more)
     }
-}
-
-fn kvs(subject: &Subject, clock: &Arc<ManualClock>) -> Vec<Arc<Kv>> {
-    let kv = |engine: &Arc<dyn Engine>| Arc::new(Kv::new(engine.clone(), clock.clone(), MAX));
-    subject.processes.iter().map(kv).collect()
 }
 
 fn name(text: &str) -> StoreName {
@@ -443,11 +430,7 @@ async fn an_item_is_absent_as_soon_as_it_expires(subject: Subject) {
     case.delete("delete", DeleteRequest::default()).await.unwrap();
     assert_eq!(case.delete("delete", DeleteRequest::default()).await, Err(Error::NoItem));
     case.clock.set(START);
-    assert_eq!(
-        case.get("get").await.as_deref(),
-        Some("old"),
-        "expiry must depend on the clock alone"
-    );
+    assert_eq!(case.get("get").await.as_deref(), Some("old"), "expiry depends on the clock alone");
 }
 
 async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subject) {
@@ -460,11 +443,7 @@ async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subjec
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
     case.clock.advance((1 + EXPIRED_RETENTION_SECS) * SECOND - 1);
-    assert_eq!(
-        case.kv().purge_expired().await.unwrap(),
-        0,
-        "expired items must be retained for a while"
-    );
+    assert_eq!(case.kv().purge_expired().await.unwrap(), 0, "expired items are retained");
     case.clock.advance(SECOND);
     let mut swept = 0;
     loop {

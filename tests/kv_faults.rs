@@ -53,7 +53,7 @@ fn ops() -> impl Strategy<Value = Vec<(Op, Vec<Fault>)>> {
 /// The possible states of the item: absent, or a value.
 type PossibleStates = BTreeSet<Option<Vec<u8>>>;
 
-/// The state after a successful operation; `None` if it must fail.
+/// The state after a successful operation; `None` if the operation must fail.
 fn apply(op: &Op, existing: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
     let letter = |letter: u8| vec![b'a' + letter % 26];
     match (op, existing) {

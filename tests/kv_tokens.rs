@@ -13,10 +13,8 @@ use steadfast::kv::types::{StoreId, StoreName};
 use steadfast::kv::{Error, Kv, keyspace};
 
 suite!(
-    a_token_is_valid_until_it_is_revoked,
-    one_of_concurrent_revocations_succeeds,
-    an_expired_token_is_invalid_at_once_and_swept_later,
-    only_the_hash_of_a_token_secret_is_stored,
+    a_token_is_valid_until_it_is_revoked, one_of_concurrent_revocations_succeeds,
+    an_expired_token_is_invalid_at_once_and_swept_later, only_the_hash_of_a_token_secret_is_stored,
     tokens_survive_a_reopen,
 );
 
@@ -25,8 +23,7 @@ const START: u64 = 1_750_000_000 * SECOND;
 /// One [`Kv`] for each process of the engine, and their clock.
 fn kvs(subject: &Subject) -> (Vec<Arc<Kv>>, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(START));
-    let over = |engine: &_| Arc::new(Kv::new(Arc::clone(engine), clock.clone(), 1000));
-    (subject.processes.iter().map(over).collect(), clock)
+    (subject.kvs(&clock, 1000), clock)
 }
 
 fn grant(name: &str, stores: &[StoreId]) -> Grant {
@@ -39,7 +36,7 @@ async fn a_token_is_valid_until_it_is_revoked(subject: Subject) {
     let store = kv.create_store(StoreName::parse("s").unwrap(), None).await.unwrap().id;
     let (first, secret) = kv.create_token(grant("first", &[store]), None).await.unwrap();
     clock.advance(1);
-    let (second, second_secret) = kv.create_token(grant("second", &[]), None).await.unwrap();
+    let (second, other_secret) = kv.create_token(grant("second", &[]), None).await.unwrap();
     assert_eq!(
         (first.created_at, first.expires_at, &first.grant),
         (START, None, &grant("first", &[store]))
@@ -55,10 +52,7 @@ async fn a_token_is_valid_until_it_is_revoked(subject: Subject) {
             None,
             "a revocation must apply to every process at once"
         );
-        assert_eq!(
-            kv.token(second_secret.expose().as_bytes()).await.unwrap(),
-            Some(second.clone())
-        );
+        assert_eq!(kv.token(other_secret.expose().as_bytes()).await.unwrap(), Some(second.clone()));
         assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&second));
         assert_eq!(kv.revoke_token(&first.id).await, Err(Error::NoToken));
         assert_eq!(kv.revoke_token(&TokenId::random().unwrap()).await, Err(Error::NoToken));

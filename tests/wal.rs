@@ -2,6 +2,8 @@
 //! corruption. Crash images are copies of the data directory of an open engine, as after kill -9.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod support;
+
 use bytes::Bytes;
 use rusqlite::Connection;
 use std::fs::{self, OpenOptions};
@@ -15,6 +17,7 @@ use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome,
     Precondition, Projection, Scan,
 };
+use support::copy_dir;
 
 const PAGE: usize = 4096;
 const HEADER_BYTES: usize = 48;
@@ -56,27 +59,10 @@ async fn keys(engine: &dyn Engine) -> Vec<String> {
     page.iter().map(|found| String::from_utf8_lossy(found.key).into_owned()).collect()
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            match fs::copy(entry.path(), target) {
-                // The engine may recycle a WAL segment during the copy.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                copied => assert!(copied.is_ok(), "{copied:?}"),
-            }
-        }
-    }
-}
-
 fn crash_image(data: &Path) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("data");
-    copy(data, &to);
+    copy_dir(data, &to);
     (dir, to)
 }
 
@@ -90,8 +76,8 @@ struct WalRecord {
 }
 
 /// Reads all WAL records in version order.
-fn wal_records(data: &Path) -> Vec<WalRecord> {
-    let mut wal_records = Vec::new();
+fn records(data: &Path) -> Vec<WalRecord> {
+    let mut records = Vec::new();
     for segment in fs::read_dir(data.join("log")).unwrap() {
         let path = segment.unwrap().path();
         let bytes = fs::read(&path).unwrap();
@@ -104,17 +90,17 @@ fn wal_records(data: &Path) -> Vec<WalRecord> {
             };
             let len = HEADER_BYTES as u64 + number(32, 4) + number(40, 8);
             let len = usize::try_from(len).unwrap().next_multiple_of(PAGE);
-            wal_records.push(WalRecord { path: path.clone(), at, len, last: number(24, 8) });
+            records.push(WalRecord { path: path.clone(), at, len, last: number(24, 8) });
             at += len;
         }
     }
-    wal_records.sort_by_key(|wal_record| wal_record.last);
-    wal_records
+    records.sort_by_key(|record| record.last);
+    records
 }
 
-fn overwrite(wal_record: &WalRecord, page: usize, with: impl Fn(&mut [u8])) {
-    let file = OpenOptions::new().read(true).write(true).open(&wal_record.path).unwrap();
-    let at = (wal_record.at + page * PAGE) as u64;
+fn overwrite(record: &WalRecord, page: usize, with: impl Fn(&mut [u8])) {
+    let file = OpenOptions::new().read(true).write(true).open(&record.path).unwrap();
+    let at = (record.at + page * PAGE) as u64;
     let mut bytes = vec![0; PAGE];
     file.read_exact_at(&mut bytes, at).unwrap_or(());
     with(&mut bytes);
@@ -125,10 +111,10 @@ fn value(n: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 7 + n * 131) % 251) as u8).collect()
 }
 
-/// A name and a change of a page.
+/// The name of a kind of damage, and the damage.
 type PageDamage = (&'static str, fn(&mut [u8]));
 
-/// The states of a page after a power cut, besides intact.
+/// The damage that a power cut may do to a page.
 fn page_damages() -> Vec<PageDamage> {
     vec![
         ("zeros", |page| page.fill(0)),
@@ -182,7 +168,7 @@ async fn recovery_drops_a_torn_last_record_and_keeps_all_earlier_ones() {
     put(&engine, "torn", value(1, 5 * PAGE)).await;
     // Immediately, before a checkpoint.
     let (_base, data) = crash_image(&data);
-    let all = wal_records(&data);
+    let all = records(&data);
     let torn = all.last().unwrap();
     assert!(torn.len >= 6 * PAGE && torn.last > before, "{torn:?}");
     for page in 0..torn.len / PAGE {
@@ -200,7 +186,7 @@ async fn recovery_drops_a_torn_last_record_and_keeps_all_earlier_ones() {
                     let found = body(&engine, &format!("a{n}")).await.unwrap().unwrap();
                     assert_eq!(found, value(n, 900), "{how} page {page}");
                 }
-                // The torn commit is whole or absent.
+                // The torn commit is complete or absent.
                 let found = body(&engine, "torn").await.unwrap();
                 if let Some(found) = &found {
                     assert_eq!(*found, value(1, 5 * PAGE), "{how} page {page}, restart {restart}");
@@ -228,7 +214,7 @@ async fn recovery_reports_damage_before_the_last_record() {
         put(&engine, &format!("a{n}"), value(n, 900)).await;
     }
     let (_base, data) = crash_image(&data);
-    let all = wal_records(&data);
+    let all = records(&data);
     for number in [0, 1, 5, all.len() - 2] {
         for (how, damage) in page_damages() {
             let (_dir, crashed) = crash_image(&data);
@@ -261,7 +247,7 @@ async fn reads_report_a_damaged_body_in_the_wal_and_serve_the_others() {
     put(&engine, "first", value(1, 3 * PAGE)).await;
     put(&engine, "second", value(2, 3 * PAGE)).await;
     let (_dir, crashed) = crash_image(&data);
-    let all = wal_records(&crashed);
+    let all = records(&crashed);
     overwrite(&all[0], 2, |page| page[100] ^= 1);
     let engine = open(&crashed).unwrap();
     for _ in 0..2 {
@@ -272,7 +258,7 @@ async fn reads_report_a_damaged_body_in_the_wal_and_serve_the_others() {
     engine.close().await.unwrap();
     // A checkpoint must not hide the damage.
     let engine = open(&crashed).unwrap();
-    assert!(wal_records(&crashed).iter().all(|wal_record| wal_record.last <= 2));
+    assert!(records(&crashed).iter().all(|record| record.last <= 2));
     let found = body(&engine, "first").await;
     assert!(matches!(found, Err(EngineError::Corrupt(_))), "{found:?}");
     assert_eq!(body(&engine, "second").await.unwrap().unwrap(), value(2, 3 * PAGE));
@@ -286,10 +272,9 @@ async fn recovery_does_not_mistake_a_value_for_a_wal_record() {
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
     put(&engine, "a", value(1, 10)).await;
-    let wal_record = wal_records(&data)[0].clone();
+    let record = records(&data)[0].clone();
     // Copies of a valid record, some at page starts, inside a record that is then torn.
-    let copied =
-        fs::read(&wal_record.path).unwrap()[wal_record.at..wal_record.at + wal_record.len].to_vec();
+    let copied = fs::read(&record.path).unwrap()[record.at..record.at + record.len].to_vec();
     let mut forged = vec![0; PAGE - 200];
     for _ in 0..40 {
         forged.extend_from_slice(&copied);
@@ -297,7 +282,7 @@ async fn recovery_does_not_mistake_a_value_for_a_wal_record() {
     }
     put(&engine, "b", forged).await;
     let (_dir, crashed) = crash_image(&data);
-    let all = wal_records(&crashed);
+    let all = records(&crashed);
     overwrite(&all[1], 0, |page| page.fill(0));
     let engine = open(&crashed);
     // A copy repeats an earlier version, so at worst it is reported as damage.
@@ -418,10 +403,7 @@ async fn commits_larger_than_a_segment_are_recovered() {
         assert!(found == value(1 + n, INLINE_BYTES_MAX), "body {n}");
     }
     assert_eq!(body(&engine, "small").await.unwrap().unwrap(), value(7, 100));
-    assert!(
-        put(&engine, "x", vec![]).await > version + 1,
-        "the version of an empty commit was reused"
-    );
+    assert!(put(&engine, "x", vec![]).await > version + 1, "an empty commit's version was reused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

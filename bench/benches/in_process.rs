@@ -101,11 +101,11 @@ impl Server {
             let serve = http::serve(theirs, &*self.api, timeouts, self.draining.clone());
             let client = async {
                 ours.write_all(request).await.expect("the request is written");
-                let mut bytes = read_answer(&mut ours).await;
-                // Equal requests have answers of equal length, which saves parsing.
+                let mut bytes = read_response(&mut ours).await;
+                // Equal requests have responses of equal length, which saves parsing.
                 for _ in 1..times {
                     ours.write_all(request).await.expect("the request is written");
-                    ours.read_exact(&mut bytes).await.expect("an answer");
+                    ours.read_exact(&mut bytes).await.expect("a response");
                     assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not a 200");
                 }
                 drop(ours);
@@ -130,12 +130,12 @@ pub fn key(n: usize) -> String {
     format!("folder/key-{n:08}")
 }
 
-/// Reads one answer, which must be a 200; returns its head and body.
-async fn read_answer(stream: &mut tokio::io::DuplexStream) -> Vec<u8> {
+/// Reads one response, which must be a 200; returns its head and body.
+async fn read_response(stream: &mut tokio::io::DuplexStream) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4096);
     let head = loop {
         assert!(
-            stream.read_buf(&mut bytes).await.expect("an answer") > 0,
+            stream.read_buf(&mut bytes).await.expect("a response") > 0,
             "the connection was closed"
         );
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

@@ -1,5 +1,5 @@
 //! The baseline: bare hyper, an upper bound for any durable store on the same HTTP library. GET
-//! answers bytes from memory; PUT appends its body to a log, which one thread writes and fsyncs in
+//! serves bytes from memory; PUT appends its body to a log, which one thread writes and fsyncs in
 //! groups. There is no engine, authentication or key.
 
 use bytes::Bytes;
@@ -40,13 +40,13 @@ pub fn serve(mut args: impl Iterator<Item = String>) -> Result<(), String> {
 }
 
 fn write(file: &File, jobs: &Receiver<Job>, prealloc: bool) {
-    let (mut at, mut buffer, mut answers) = (0, Vec::new(), Vec::new());
+    let (mut at, mut buffer, mut responses) = (0, Vec::new(), Vec::new());
     while let Ok(first) = jobs.recv() {
         let mut next = Some(first);
-        while let Some((body, answer)) = next {
+        while let Some((body, response)) = next {
             buffer.extend_from_slice(&body);
-            answers.push(answer);
-            next = (answers.len() < GROUP).then(|| jobs.try_recv().ok()).flatten();
+            responses.push(response);
+            next = (responses.len() < GROUP).then(|| jobs.try_recv().ok()).flatten();
         }
         if at + buffer.len() as u64 > WAL_BYTES {
             at = 0;
@@ -59,8 +59,8 @@ fn write(file: &File, jobs: &Receiver<Job>, prealloc: bool) {
         at += buffer.len() as u64;
         buffer.clear();
         buffer.shrink_to(64 << 20);
-        for answer in answers.drain(..) {
-            let _ = answer.send(());
+        for response in responses.drain(..) {
+            let _ = response.send(());
         }
     }
 }
@@ -73,8 +73,8 @@ async fn listen(port: u16, log: SyncSender<Job>) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
         let (sizes, log) = (sizes.clone(), log.clone());
         tokio::spawn(async move {
-            let answer = move |request| answer(request, sizes.clone(), log.clone());
-            let service = hyper::service::service_fn(answer);
+            let response = move |request| response(request, sizes.clone(), log.clone());
+            let service = hyper::service::service_fn(response);
             let io = hyper_util::rt::TokioIo::new(stream);
             let mut http = hyper::server::conn::http1::Builder::new();
             let _ = http.pipeline_flush(true).serve_connection(io, service).await;
@@ -82,7 +82,7 @@ async fn listen(port: u16, log: SyncSender<Job>) -> std::io::Result<()> {
     }
 }
 
-async fn answer(
+async fn response(
     request: Request<Incoming>,
     [small, large, huge]: [Bytes; 3],
     log: SyncSender<Job>,

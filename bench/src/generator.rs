@@ -30,13 +30,13 @@ impl Template {
 /// The result of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Measurement {
-    /// Answers per second.
+    /// Responses per second.
     pub rate: f64,
     /// Microseconds.
     pub p50: f64,
     /// Microseconds.
     pub p99: f64,
-    /// Unsuccessful answers.
+    /// Unsuccessful responses.
     pub failures: u64,
 }
 
@@ -166,7 +166,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads available bytes; returns the status once the answer is complete.
+    /// Reads available bytes; returns the status once the response is complete.
     fn advance(&mut self, buffer: &mut [u8]) -> io::Result<Option<u16>> {
         let read = match self.stream.read(buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -194,7 +194,7 @@ impl Connection {
     }
 }
 
-/// Returns the Content-Length in an answer's head.
+/// Returns the Content-Length in a response's head.
 pub fn length(head: &[u8]) -> usize {
     let lines = head.split(|byte| *byte == b'\n');
     let value = lines.filter_map(|line| {

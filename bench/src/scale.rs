@@ -75,7 +75,7 @@ fn connect(target: &Target) -> Result<TcpStream, String> {
 }
 
 fn send(stream: &mut TcpStream, request: &[u8]) -> Result<(), String> {
-    let answered = stream.write_all(request).and_then(|()| target::read_answer(stream));
+    let answered = stream.write_all(request).and_then(|()| target::read_response(stream));
     answered.map(|_| ()).map_err(|e| e.to_string())
 }
 
@@ -97,7 +97,7 @@ fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     for key in (0..MIDDLE).filter(|key| key % 10 != 0) {
         let delete = target.delete(&format!("k{key:08}"));
         stream.write_all(&delete).map_err(|e| e.to_string())?;
-        target::read_answer(&mut stream).map_err(|e| e.to_string())?;
+        target::read_response(&mut stream).map_err(|e| e.to_string())?;
     }
     settled("after deleting 90 %");
     Ok(())
@@ -215,7 +215,7 @@ fn latencies(
     for _ in 0..200 {
         let begin = Instant::now();
         stream.write_all(&page).map_err(|e| e.to_string())?;
-        target::read_answer(&mut stream).map_err(|e| e.to_string())?;
+        target::read_response(&mut stream).map_err(|e| e.to_string())?;
         times.push(millis(begin.elapsed()));
     }
     times.sort_by(f64::total_cmp);

@@ -22,7 +22,7 @@ pub struct Target {
     steadfast: PathBuf,
     /// The id of Steadfast's store.
     store: String,
-    /// Time from the start to the first answer.
+    /// Time from the start to the first response.
     pub ready: Duration,
 }
 
@@ -64,7 +64,7 @@ fn pinned_to_core_0(program: impl AsRef<std::ffi::OsStr>) -> Command {
 }
 
 impl Target {
-    /// Starts a target on core 0 with an empty directory and waits for its first answer.
+    /// Starts a target on core 0 with an empty directory and waits for its first response.
     pub fn start(name: &'static str, steadfast: &Path) -> Result<Target, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let port = free_port()?;
@@ -91,7 +91,7 @@ impl Target {
     fn wait_until_ready(&mut self, begin: Instant) -> Result<(), String> {
         while self.send(&self.get("k00000000")).is_err() {
             if begin.elapsed() > Duration::from_secs(60) {
-                return Err(format!("{} does not answer", self.name));
+                return Err(format!("{} does not respond", self.name));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -159,12 +159,12 @@ impl Target {
         size(self.dir.path()) as f64 / 1e6
     }
 
-    /// Sends one request on a new connection and reads the answer.
+    /// Sends one request on a new connection and reads the response.
     pub fn send(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_nodelay(true)?;
         stream.write_all(request)?;
-        read_answer(&mut stream)
+        read_response(&mut stream)
     }
 
     fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
@@ -295,8 +295,8 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
     Ok(command)
 }
 
-/// Reads an answer with a Content-Length; returns its body.
-pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+/// Reads a response with a Content-Length; returns its body.
+pub fn read_response(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 1 << 18]);
     let end = loop {
         let read = stream.read(&mut chunk)?;

@@ -132,7 +132,7 @@ fn put_all(target: &Target) -> Result<(), String> {
     for key in 0..KEYS {
         let request = target.put(&format!("k{key:08}"), &value);
         stream.write_all(&request).map_err(|e| e.to_string())?;
-        target::read_answer(&mut stream).map_err(|e| e.to_string())?;
+        target::read_response(&mut stream).map_err(|e| e.to_string())?;
     }
     Ok(())
 }
@@ -204,7 +204,7 @@ fn large_values(
     let begin = Instant::now();
     let value = if put { value(size) } else { Vec::new() };
     let run = |number: usize| -> std::io::Result<u64> {
-        // The baseline selects the size of its answer by the key.
+        // The baseline selects the size of its response by the key.
         let key =
             if target.list().is_some() { format!("b{size}-{number}") } else { format!("b{size}") };
         let request = if put { target.put(&key, &value) } else { target.get(&key) };
@@ -213,7 +213,7 @@ fn large_values(
         let mut done = 0;
         while Instant::now() < end {
             stream.write_all(&request)?;
-            target::read_answer(&mut stream)?;
+            target::read_response(&mut stream)?;
             done += 1;
         }
         Ok(done)

@@ -1,4 +1,4 @@
-"""Who am I: tokens, endpoints, the account commands."""
+"""Authentication: tokens, endpoints and the account commands."""
 
 from checks import about, check, contains, equal, true
 from command import TOKEN, URL, unfolded
@@ -8,21 +8,22 @@ INVALID = "Provided credentials are missing or invalid"
 
 @check("whoami prints the token's user")
 def _(fastly):
-    true("@" in fastly.ok("whoami").out, "no login name in what whoami printed")
-    told = fastly.ok("whoami", "--verbose").out
+    true("@" in fastly.ok("whoami").out, "no login name in the output of whoami")
+    output = fastly.ok("whoami", "--verbose").out
     for part in ("Customer ID: ", "User ID: ", "Token ID: ", "Token scope: global"):
-        contains(told, part, "what whoami --verbose printed")
+        contains(output, part, "the output of whoami --verbose")
 
 
 @check("auth-token describe prints the token")
 def _(fastly):
-    told = fastly.run("auth-token", "describe")
-    equal(told.status, 0, f"the status of {told}")
+    output = fastly.run("auth-token", "describe")
+    equal(output.status, 0, f"the status of {output}")
     for part in ("ID: ", "Name: ", "Scope: global", "Created at: "):
-        contains(told.out, part, "what auth-token describe printed")
-    told = fastly.json("auth-token", "describe")
-    equal((told["Scope"], told["ExpiresAt"], told["Services"]), ("global", None, []), "the token")
-    true(told["TokenID"] and told["UserID"] and told["CreatedAt"], f"something is missing: {told}")
+        contains(output.out, part, "the output of auth-token describe")
+    output = fastly.json("auth-token", "describe")
+    scope = (output["Scope"], output["ExpiresAt"], output["Services"])
+    equal(scope, ("global", None, []), "the token")
+    true(output["TokenID"] and output["UserID"] and output["CreatedAt"], f"incomplete: {output}")
 
 
 @check("every command refuses a wrong token with the CLI's hint")
@@ -41,9 +42,9 @@ def _(fastly):
         ("kv-store-entry", "delete", "--store-id", store_id, "--key", "k"),
     ):
         with about(command):
-            said = (INVALID, "incorrect, or expired Fastly API token")
-            result = fastly.refused(said, *command, FASTLY_API_TOKEN="a-wrong-token-0123456789")
-            true(TOKEN not in result.err + result.out, "the right token is told")
+            expected = (INVALID, "incorrect, or expired Fastly API token")
+            result = fastly.refused(expected, *command, FASTLY_API_TOKEN="a-wrong-token-0123456789")
+            true(TOKEN not in result.err + result.out, "the output contains the right token")
     equal(fastly.keys(store_id), [], "the keys")
 
 
@@ -90,7 +91,7 @@ def _(fastly):
     )
     shown = fastly.ok("auth", "show", "mine", **own).out
     for part in ("Account ID: ", "API token scope: global", "API token ID: "):
-        contains(shown, part, "what auth show printed")
+        contains(shown, part, "the output of auth show")
     true("Data" in fastly.json("kv-store", "list", "--token", "mine", **own), "no stores")
     true("@" in fastly.ok("whoami", **own).out, "the stored default token is not used")
 

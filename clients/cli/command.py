@@ -19,7 +19,7 @@ COMMAND_SECONDS = 120
 
 
 class Result:
-    """What a command printed and how it ended."""
+    """The output and exit status of a command."""
 
     def __init__(self, arguments, done):
         self.command = short("fastly " + " ".join(arguments), 200)
@@ -37,7 +37,7 @@ class Fastly:
 
     def __init__(self):
         self._names = itertools.count(1)
-        self._made = []
+        self._stores = []
         self._folders = []
         self.home = self.folder()
         self.kept, self._folders = self._folders, []
@@ -45,7 +45,7 @@ class Fastly:
     def environment(self, **changes):
         """The environment that points the CLI at the server; a value of None removes a variable.
 
-        The proxy is a port on which nobody listens: what is not for this machine goes nowhere.
+        The proxy address is a closed port, so requests to other machines fail.
         """
         variables = {
             "PATH": os.environ.get("PATH", ""),
@@ -71,7 +71,7 @@ class Fastly:
                 timeout=COMMAND_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            raise Failed(f"no end after {COMMAND_SECONDS} s: fastly {short(arguments)}") from None
+            raise Failed(f"timed out ({COMMAND_SECONDS} s): fastly {short(arguments)}") from None
         return Result(arguments, done)
 
     def ok(self, *arguments, **options):
@@ -81,21 +81,21 @@ class Fastly:
         return result
 
     def json(self, *arguments, **options):
-        """Runs a command with --json and returns what it printed."""
+        """Runs a command with --json and returns its parsed output."""
         result = self.ok(*arguments, "--json", **options)
         try:
             return json.loads(result.out)
         except ValueError:
             raise Failed(f"no JSON: {result}") from None
 
-    def refused(self, said, *arguments, **options):
-        """Runs a command that must fail and say so on stderr."""
+    def refused(self, expected, *arguments, **options):
+        """Runs a command that must fail with this text on stderr."""
         result = self.run(*arguments, **options)
         true(result.status != 0, f"expected a failure: {result}")
         true(result.status == 1, f"a crash: {result}")
-        said = (said,) if isinstance(said, str) else said
-        for part in said:
-            contains(unfolded(result.err), part, f"what the CLI said to {result.command}")
+        expected = (expected,) if isinstance(expected, str) else expected
+        for part in expected:
+            contains(unfolded(result.err), part, f"the error output of {result.command}")
         return result
 
     def entry(self, action, store_id, *arguments, **options):
@@ -121,12 +121,12 @@ class Fastly:
 
     def store(self, word="Store", *arguments):
         """The id of a new, empty store."""
-        made = self.json("kv-store", "create", "--name", self.name(word), *arguments)
-        return self.note(made["StoreID"])
+        created = self.json("kv-store", "create", "--name", self.name(word), *arguments)
+        return self.track(created["StoreID"])
 
-    def note(self, store_id):
+    def track(self, store_id):
         """Registers a store for deletion after the check."""
-        self._made.append(store_id)
+        self._stores.append(store_id)
         return store_id
 
     def folder(self):
@@ -148,9 +148,9 @@ class Fastly:
             return error.code, error.read()
 
     def clean_up(self):
-        """Removes the stores and directories the check created."""
-        made, self._made = self._made, []
-        for store_id in made:
+        """Removes the stores and directories created by the check."""
+        created, self._stores = self._stores, []
+        for store_id in created:
             self.run("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes")
         folders, self._folders = self._folders, []
         for folder in folders:
@@ -168,6 +168,6 @@ def unfolded(text):
 
 
 def one(values, what):
-    """The only value there is."""
+    """Returns the only value."""
     equal(len(values), 1, what)
     return values[0]

@@ -17,24 +17,25 @@ def create(store_id, key, value, *options):
 @check("get and describe return a created entry, as text and as JSON")
 def _(fastly):
     store_id = fastly.store()
-    told = fastly.ok(*create(store_id, "key", "some value", "--metadata", "words")).out
-    equal(told.strip(), f"SUCCESS: Created key 'key' in KV Store '{store_id}'", "what it printed")
+    output = fastly.ok(*create(store_id, "key", "some value", "--metadata", "words")).out
+    equal(output.strip(), f"SUCCESS: Created key 'key' in KV Store '{store_id}'", "the output")
     equal(fastly.value(store_id, "key"), b"some value", "the value")
-    told = fastly.entry("get", store_id, "--key", "key", "--json").out
-    equal(told.strip(), '{"key": "c29tZSB2YWx1ZQ=="}', "the value as JSON")
-    told = fastly.entry("describe", store_id, "--key", "key").out
+    output = fastly.entry("get", store_id, "--key", "key", "--json").out
+    equal(output.strip(), '{"key": "c29tZSB2YWx1ZQ=="}', "the value as JSON")
+    output = fastly.entry("describe", store_id, "--key", "key").out
     for part in ("Key: key\n", "Generation: ", "Metadata: words\n"):
-        contains(told, part, "what describe printed")
-    told = fastly.described(store_id, "key")
-    equal((told["key"], told["metadata"]), ("key", "words"), "the description")
-    true(told["generation"].isdigit() and int(told["generation"]) > 0, f"the generation in {told}")
+        contains(output, part, "the output of describe")
+    output = fastly.described(store_id, "key")
+    equal((output["key"], output["metadata"]), ("key", "words"), "the description")
+    generation = output["generation"]
+    true(generation.isdigit() and int(generation) > 0, f"the generation in {output}")
 
 
 @check("create --json and its alias insert behave the same")
 def _(fastly):
     store_id = fastly.store()
     wanted = {"id": store_id, "key": "a/b"}
-    equal(fastly.json(*create(store_id, "a/b", "v")), wanted, "what it printed")
+    equal(fastly.json(*create(store_id, "a/b", "v")), wanted, "the output")
     command = ("kv-store-entry", "insert", "--store-id", store_id, "--key", "c", "--value", "v")
     fastly.ok(*command)
     equal(fastly.keys(store_id), ["a/b", "c"], "the keys")
@@ -116,11 +117,11 @@ def _(fastly):
         ".well-known/acme-challenge/x",
     ):
         with about(key):
-            said = ("400 Bad Request", "key")
-            fastly.refused(said, *create(store_id, key, "v"))
+            expected = ("400 Bad Request", "key")
+            fastly.refused(expected, *create(store_id, key, "v"))
             for action in ("get", "describe", "delete"):
                 command = ("kv-store-entry", action, "--store-id", store_id, "--key", key)
-                fastly.refused(said, *command)
+                fastly.refused(expected, *command)
     equal(fastly.keys(store_id), ["kept"], "the keys")
 
 
@@ -148,18 +149,19 @@ def _(fastly):
             command = ("kv-store-entry", action, "--store-id", store_id, "--key", "nope")
             fastly.refused("404 Not Found", *command)
             fastly.refused("404 Not Found", *command, "--json")
-    told = fastly.entry("delete", store_id, "--key", "nope", "--force").out
-    contains(told, "SUCCESS: Deleted key 'nope'", "what it printed")
-    told = fastly.json("kv-store-entry", "delete", "--store-id", store_id, "--key", "x", "--force")
-    equal(told, {"key": "x", "store_id": store_id, "deleted": True}, "what it printed")
+    output = fastly.entry("delete", store_id, "--key", "nope", "--force").out
+    contains(output, "SUCCESS: Deleted key 'nope'", "the output")
+    command = ("kv-store-entry", "delete", "--store-id", store_id, "--key", "x", "--force")
+    output = fastly.json(*command)
+    equal(output, {"key": "x", "store_id": store_id, "deleted": True}, "the output")
 
 
 @check("delete removes the entry; a second delete fails")
 def _(fastly):
     store_id = fastly.store()
     fastly.ok(*create(store_id, "key", "v"))
-    told = fastly.entry("delete", store_id, "--key", "key").out
-    equal(told.strip(), f"SUCCESS: Deleted key 'key' from KV Store '{store_id}'", "what it printed")
+    output = fastly.entry("delete", store_id, "--key", "key").out
+    equal(output.strip(), f"SUCCESS: Deleted key 'key' from KV Store '{store_id}'", "the output")
     command = ("kv-store-entry", "delete", "--store-id", store_id, "--key", "key")
     fastly.refused("404 Not Found", *command)
     equal(fastly.keys(store_id), [], "the keys")
@@ -224,8 +226,8 @@ def _(fastly):
     true(int(second) > int(first), f"the generation went from {first} to {second}")
     fastly.refused(PRECONDITION, *create(store_id, "key", "three", "--if-generation-match", first))
     fastly.refused(PRECONDITION, *create(store_id, "none", "v", "--if-generation-match", first))
-    told = fastly.entry("get", store_id, "--key", "key", "--if-generation-match", second)
-    equal(told.bytes, b"two", "the value under its generation")
+    output = fastly.entry("get", store_id, "--key", "key", "--if-generation-match", second)
+    equal(output.bytes, b"two", "the value under its generation")
     of_it = ("--store-id", store_id, "--key", "key", "--if-generation-match")
     fastly.refused("generation value does not match", "kv-store-entry", "get", *of_it, first)
     fastly.refused(PRECONDITION, "kv-store-entry", "delete", *of_it, first)
@@ -243,8 +245,8 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the list of an empty store")
     for key in ("b/1", "a/1", "a/2", "a 3"):
         fastly.ok(*create(store_id, key, "v"))
-    told = fastly.entry("list", store_id).out
-    true(told.endswith("\na 3\na/1\na/2\nb/1\n"), f"what list printed: {told}")
+    output = fastly.entry("list", store_id).out
+    true(output.endswith("\na 3\na/1\na/2\nb/1\n"), f"the output of list: {output}")
     equal(fastly.keys(store_id, "--prefix", "a/"), ["a/1", "a/2"], "by prefix")
     equal(fastly.keys(store_id, "--prefix", "a "), ["a 3"], "by a prefix with a space")
     equal(fastly.keys(store_id, "--prefix", "c"), [], "by a prefix of none")
@@ -263,8 +265,8 @@ def _(fastly):
     fastly.refused("--key and --value are required", *create(store_id, "key", ""))
     delete = ("kv-store-entry", "delete", "--store-id", store_id)
     fastly.refused("none of --all, --prefix, or --key", *delete)
-    told = unfolded(fastly.run(*create(store_id, "", "v")).err)
-    contains(told, "--key and --value are required", "what it said to an empty key")
+    output = unfolded(fastly.run(*create(store_id, "", "v")).err)
+    contains(output, "--key and --value are required", "the error for an empty key")
     equal(fastly.keys(store_id), [], "the keys")
 
 
@@ -273,9 +275,9 @@ def _(fastly):
     store_id = fastly.store()
     folder = fastly.folder()
     value = base64.b85encode(bytes(range(256)) * 81920)[: 25 * 1024 * 1024]
-    equal(len(value), 25 * 1024 * 1024, "the length of what this check sends")
+    equal(len(value), 25 * 1024 * 1024, "the length of the value")
     (folder / "big").write_bytes(value)
     fastly.entry("create", store_id, "--dir", str(folder))
     for _ in range(3):  # describe never reads the value
         equal(fastly.described(store_id, "big")["key"], "big", "the description")
-    true(fastly.value(store_id, "big") == value, "the value is another")
+    true(fastly.value(store_id, "big") == value, "the value differs")

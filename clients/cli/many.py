@@ -22,8 +22,8 @@ def _(fastly):
     store_id = filled(fastly)
     wanted = sorted(KEYS)
     equal(fastly.keys(store_id), wanted, "the keys")
-    told = fastly.entry("list", store_id).out
-    equal(told.split()[-NUMBER:], wanted, "the printed keys")
+    output = fastly.entry("list", store_id).out
+    equal(output.split()[-NUMBER:], wanted, "the printed keys")
     equal(fastly.keys(store_id, "--consistency", "strong"), wanted, "the strong list")
     odd = [key for key in wanted if key.startswith("odd/")]
     equal(fastly.keys(store_id, "--prefix", "odd/"), odd, "the keys of a prefix")
@@ -32,20 +32,20 @@ def _(fastly):
 @check("delete --prefix deletes the keys with the prefix and no others")
 def _(fastly):
     store_id = filled(fastly)
-    told = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
-    contains(told, f"SUCCESS: Deleted {NUMBER // 2} keys from KV Store", "what it printed")
+    output = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
+    contains(output, f"SUCCESS: Deleted {NUMBER // 2} keys from KV Store", "the output")
     left = sorted(key for key in KEYS if key.startswith("even/"))
     equal(fastly.keys(store_id), left, "the keys left")
-    told = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
-    contains(told, "Deleted keys: 0", "what it printed the second time")
+    output = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
+    contains(output, "Deleted keys: 0", "the second output")
 
 
 @check("delete --all deletes all keys, 100 at a time")
 def _(fastly):
     store_id = filled(fastly)
-    told = fastly.entry("delete", store_id, "--all", "--auto-yes").out
-    contains(told, f"Deleted keys: {NUMBER}", "what it printed")
-    contains(told, f"SUCCESS: Deleted all keys from KV Store '{store_id}'", "what it printed")
+    output = fastly.entry("delete", store_id, "--all", "--auto-yes").out
+    contains(output, f"Deleted keys: {NUMBER}", "the output")
+    contains(output, f"SUCCESS: Deleted all keys from KV Store '{store_id}'", "the output")
     equal(fastly.keys(store_id), [], "the keys left")
     fastly.ok("kv-store", "delete", "--store-id", store_id)
 
@@ -54,18 +54,18 @@ def _(fastly):
 def _(fastly):
     store_id = filled(fastly)
     limits = ("--concurrency", "7", "--max-errors", "1")
-    told = fastly.entry("delete", store_id, "--all", "--auto-yes", *limits).out
-    contains(told, f"Deleted keys: {NUMBER}", "what it printed")
-    told = fastly.entry("delete", store_id, "--all", "--auto-yes").out
-    contains(told, "Deleted keys: 0", "what it printed the second time")
+    output = fastly.entry("delete", store_id, "--all", "--auto-yes", *limits).out
+    contains(output, f"Deleted keys: {NUMBER}", "the output")
+    output = fastly.entry("delete", store_id, "--all", "--auto-yes").out
+    contains(output, "Deleted keys: 0", "the second output")
 
 
 @check("kv-store delete --all empties and deletes a store of 2,500 keys")
 def _(fastly):
     store_id = filled(fastly)
-    told = fastly.ok("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes").out
-    contains(told, f"Deleted keys: {NUMBER}", "what it printed")
-    contains(told, f"SUCCESS: Deleted KV Store '{store_id}'", "what it printed")
+    output = fastly.ok("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes").out
+    contains(output, f"Deleted keys: {NUMBER}", "the output")
+    contains(output, f"SUCCESS: Deleted KV Store '{store_id}'", "the output")
     fastly.refused("404 Not Found", "kv-store", "describe", "--store-id", store_id)
 
 
@@ -76,6 +76,6 @@ def _(fastly):
     for which in (("--all",), ("--prefix", "a")):
         for answer in (b"", b"n\n"):
             command = ("kv-store-entry", "delete", "--store-id", store_id, *which)
-            told = fastly.run(*command, stdin=answer)
-            true("SUCCESS" not in told.out, f"it deleted: {told}")
+            output = fastly.run(*command, stdin=answer)
+            true("SUCCESS" not in output.out, f"it deleted: {output}")
     equal(fastly.keys(store_id), ["a"], "the keys")

@@ -13,13 +13,13 @@ FIELDS = ["CreatedAt", "Name", "StoreID", "UpdatedAt"]
 @check("create prints the name and the id of the new store")
 def _(fastly):
     name = fastly.name()
-    told = fastly.ok("kv-store", "create", "--name", name).out
-    found = re.search(rf"SUCCESS: Created KV Store '{name}' \(([0-9a-z]{{22}})\)", told)
-    true(found, f"what create printed: {told}")
-    store_id = fastly.note(found[1])
-    told = fastly.ok("kv-store", "describe", "--store-id", store_id).out
+    output = fastly.ok("kv-store", "create", "--name", name).out
+    found = re.search(rf"SUCCESS: Created KV Store '{name}' \(([0-9a-z]{{22}})\)", output)
+    true(found, f"the output of create: {output}")
+    store_id = fastly.track(found[1])
+    output = fastly.ok("kv-store", "describe", "--store-id", store_id).out
     for part in (f"ID: {store_id}\n", f"Name: {name}\n", "Created (UTC): ", "Last edited (UTC): "):
-        contains(told, part, "what describe printed")
+        contains(output, part, "the output of describe")
 
 
 @check("create --json and describe --json agree, in every location")
@@ -28,14 +28,13 @@ def _(fastly):
         with about(location):
             where = ("--location", location) if location else ()
             name = fastly.name("Located")
-            made = fastly.json("kv-store", "create", "--name", name, *where)
-            fastly.note(made["StoreID"])
-            equal((sorted(made), made["Name"]), (FIELDS, name), "the new store")
-            told = fastly.json("kv-store", "describe", "--store-id", made["StoreID"])
-            equal(told, made, "the described store")
-            equal(
-                fastly.json("kv-store", "get", "--store-id", made["StoreID"]), made, "by its alias"
-            )
+            created = fastly.json("kv-store", "create", "--name", name, *where)
+            fastly.track(created["StoreID"])
+            equal((sorted(created), created["Name"]), (FIELDS, name), "the new store")
+            output = fastly.json("kv-store", "describe", "--store-id", created["StoreID"])
+            equal(output, created, "the described store")
+            output = fastly.json("kv-store", "get", "--store-id", created["StoreID"])
+            equal(output, created, "by its alias")
 
 
 @check("names with non-ASCII letters, spaces and punctuation round-trip")
@@ -43,23 +42,24 @@ def _(fastly):
     signs = "A~`!@#$%^&*()=+[]{};:'\"<>,./?|\\"
     for name in ("Söre ☃ 😀", signs, "b" * 255, "ö".join("C" * 128)):
         with about(name):
-            made = fastly.json("kv-store", "create", "--name", name)
-            told = fastly.json("kv-store", "describe", "--store-id", fastly.note(made["StoreID"]))
-            equal(told["Name"], name, "the name")
+            created = fastly.json("kv-store", "create", "--name", name)
+            store_id = fastly.track(created["StoreID"])
+            output = fastly.json("kv-store", "describe", "--store-id", store_id)
+            equal(output["Name"], name, "the name")
 
 
 @check("an existing name is rejected with the reason")
 def _(fastly):
     name = fastly.name()
-    made = fastly.json("kv-store", "create", "--name", name)
-    fastly.note(made["StoreID"])
-    said = ("400 Bad Request", f"store with name '{name}' already exists")
-    fastly.refused(said, "kv-store", "create", "--name", name)
-    fastly.refused(said, "kv-store", "create", "--name", name, "--json")
+    created = fastly.json("kv-store", "create", "--name", name)
+    fastly.track(created["StoreID"])
+    expected = ("400 Bad Request", f"store with name '{name}' already exists")
+    fastly.refused(expected, "kv-store", "create", "--name", name)
+    fastly.refused(expected, "kv-store", "create", "--name", name, "--json")
     listed = fastly.json("kv-store", "list")["Data"]
     equal(
         one([s for s in listed if s["Name"] == name], "the stores")["StoreID"],
-        made["StoreID"],
+        created["StoreID"],
         "id",
     )
 
@@ -120,8 +120,8 @@ def _(fastly):
     contains(fastly.ok(*command).out, f"SUCCESS: Deleted KV Store '{store_id}'")
     fastly.refused("404 Not Found", *command)
     store_id = fastly.store()
-    told = fastly.json("kv-store", "delete", "--store-id", store_id)
-    equal(told, {"id": store_id, "deleted": True}, "what delete --json printed")
+    output = fastly.json("kv-store", "delete", "--store-id", store_id)
+    equal(output, {"id": store_id, "deleted": True}, "the output of delete --json")
 
 
 @check("delete --all empties and deletes a store, with --auto-yes or a confirmation")
@@ -131,9 +131,9 @@ def _(fastly):
         for number in range(5):
             fastly.entry("create", store_id, "--key", f"k{number}", "--value", "v")
         command = ("kv-store", "delete", "--store-id", store_id, "--all")
-        told = fastly.ok(*command, *answer[0], stdin=answer[1]).out
-        contains(told, "Deleted keys: 5", "what it printed")
-        contains(told, f"SUCCESS: Deleted KV Store '{store_id}'", "what it printed")
+        output = fastly.ok(*command, *answer[0], stdin=answer[1]).out
+        contains(output, "Deleted keys: 5", "the output")
+        contains(output, f"SUCCESS: Deleted KV Store '{store_id}'", "the output")
         fastly.refused("404 Not Found", "kv-store", "describe", "--store-id", store_id)
 
 
@@ -159,7 +159,7 @@ def _(fastly):
     try:
         listed = re.findall(r"^ID: (\S+)$", fastly.ok("kv-store", "list").out, re.MULTILINE)
         equal([store_id for store_id in listed if store_id in set(ids)], ids, "the stores listed")
-        equal(len(listed), len(set(listed)), "how many are listed, twice counted")
+        equal(len(listed), len(set(listed)), "the number of distinct stores")
         page = fastly.json("kv-store", "list")
         equal(len(page["Data"]), 1000, "the stores of the first page")
         equal(page["Meta"]["total"], str(len(listed)), "the total")

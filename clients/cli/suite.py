@@ -1,13 +1,13 @@
-"""Runs every check of this folder with the Fastly CLI."""
+"""Runs every check in this directory with the Fastly CLI."""
 
 import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "python"))  # the small runner that the suites share
+sys.path.insert(0, str(HERE.parent / "python"))  # the shared runner
 sys.path.insert(0, str(HERE))
 
-from checks import run_all, say  # noqa: E402
+from checks import run_all, log  # noqa: E402
 
 
 def main():
@@ -15,7 +15,7 @@ def main():
     from command import Fastly
 
     fastly = Fastly()
-    say(fastly.ok("version").out.splitlines()[0])
+    log(fastly.ok("version").out.splitlines()[0])
     import account  # noqa: F401
     import stores  # noqa: F401
     import entries  # noqa: F401

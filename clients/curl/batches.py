@@ -28,17 +28,17 @@ def _(shell):
     shell.file("batch", text.encode())
     for words in (f"{NDJSON} --data-binary @batch", "--data-binary @batch", f"{NDJSON} -T batch"):
         with about(words):
-            answer = shell.ok(200, f"{PUT} {words}", store)
-            equal(answer.body, SUCCESS, "the body")
-            equal(len(answer.body), 41, "its length")
-            equal(answer.headers["content-type"], "application/json", "its type")
-    answer = shell.ok(200, f"cat batch | {PUT} {NDJSON} -T -", store)
-    equal(answer.body, SUCCESS, "the body of a batch in chunks")
+            response = shell.ok(200, f"{PUT} {words}", store)
+            equal(response.body, SUCCESS, "the body")
+            equal(len(response.body), 41, "its length")
+            equal(response.headers["content-type"], "application/json", "its type")
+    response = shell.ok(200, f"cat batch | {PUT} {NDJSON} -T -", store)
+    equal(response.body, SUCCESS, "the body of a batch in chunks")
     equal(shell.keys(store), ["a", "b/c", "d"], "the keys")
     equal(shell.value(store, "b/c"), b"\x00\xff", "a value of bytes")
     equal(shell.value(store, "d"), b"", "an empty value")
-    answer = shell.ok(200, 'curl -I "$STORE/keys/a" -H "Fastly-Key: $TOKEN"', store)
-    equal(answer.headers["metadata"].encode("latin-1"), "mé".encode(), "the metadata")
+    response = shell.ok(200, 'curl -I "$STORE/keys/a" -H "Fastly-Key: $TOKEN"', store)
+    equal(response.headers["metadata"].encode("latin-1"), "mé".encode(), "the metadata")
 
 
 @check("an empty batch and one of blank lines succeed")
@@ -56,16 +56,16 @@ def _(shell):
         "batch",
         (line("a", b"1") + "\n" + '{"key":"k7","value":"!"}\nx\n' + line("b", b"2")).encode(),
     )
-    answer = shell.ok(400, f"{PUT} {NDJSON} --data-binary @batch", store)
-    told = answer.json()
-    true(isinstance(told["type"], str) and isinstance(told["title"], str), f"type, title: {told}")
-    errors = told["errors"]
+    response = shell.ok(400, f"{PUT} {NDJSON} --data-binary @batch", store)
+    body_json = response.json()
+    true(isinstance(body_json["type"], str) and isinstance(body_json["title"], str), f"type, title: {body_json}")
+    errors = body_json["errors"]
     equal([error["index"] for error in errors], [2, 3], "the indexes, blank lines counted")
     equal([error["key"] for error in errors], ["k7", ""], "the keys")
     equal([error["code"] for error in errors], ["400", "400"], "the codes, as text")
     for error in errors:
         true(isinstance(error["reason"], str) and error["reason"], f"no reason: {error}")
-    contains(answer.body, b'"index":2', "the body")
+    contains(response.body, b'"index":2', "the body")
     equal(shell.keys(store), ["a", "b"], "the keys")
 
 
@@ -93,8 +93,8 @@ def _(shell):
     store = shell.store()
     huge = line("huge", bytes(25 * 1024 * 1024 + 1))
     shell.file("batch", (line("a", b"1") + huge + line("b", b"2")).encode())
-    answer = shell.ok(413, f"{PUT} --data-binary @batch", store)
-    errors = answer.json()["errors"]
+    response = shell.ok(413, f"{PUT} --data-binary @batch", store)
+    errors = response.json()["errors"]
     equal([(error["index"], error["code"]) for error in errors], [(1, "413")], "the errors")
     equal(shell.keys(store), ["a", "b"], "the keys")
 
@@ -113,6 +113,6 @@ def _(shell):
 def _(shell):
     store = shell.store()
     shell.file("batch", b'{"key":"a#b","value":""}\n' * 300)
-    told = shell.ok(400, f"{PUT} --data-binary @batch", store).json()
-    equal([error["index"] for error in told["errors"]], list(range(300)), "the indexes")
-    equal({error["key"] for error in told["errors"]}, {"a#b"}, "the keys")
+    body_json = shell.ok(400, f"{PUT} --data-binary @batch", store).json()
+    equal([error["index"] for error in body_json["errors"]], list(range(300)), "the indexes")
+    equal({error["key"] for error in body_json["errors"]}, {"a#b"}, "the keys")

@@ -11,9 +11,9 @@ def _(shell):
     for value in ("v", "a=b&c=d%20+e", "%", "{}", "ümläut", "one=1"):
         with about(value):
             command = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN" -d "$DATA"'
-            answer = shell.ok(200, command, store, DATA=value)
-            equal((answer.body, answer.headers.get("content-length")), (b"", "0"), "the answer")
-            true("content-type" not in answer.headers, "the answer has a content type")
+            response = shell.ok(200, command, store, DATA=value)
+            equal((response.body, response.headers.get("content-length")), (b"", "0"), "the response")
+            true("content-type" not in response.headers, "the response has a content type")
             equal(shell.value(store, "key"), value.encode(), "the value")
 
 
@@ -25,9 +25,9 @@ def _(shell):
         with about(kind):
             value = b"\x00\xff no json {"
             shell.put(store, "key", value, f'-H "Content-Type: {kind}"')
-            answer = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-            equal(answer.body, value, "the value")
-            equal(answer.headers["content-type"], "application/octet-stream", "its type")
+            response = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
+            equal(response.body, value, "the value")
+            equal(response.headers["content-type"], "application/octet-stream", "its type")
 
 
 @check("GET returns an item's headers and none that transform it")
@@ -37,8 +37,8 @@ def _(shell):
     command = 'curl --compressed "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
     for accept in ("*/*", "application/json", "application/octet-stream", "text/html;q=0"):
         with about(accept):
-            answer = shell.ok(200, f'{command} -H "Accept: {accept}"', store)
-            equal(answer.body, b"twelve bytes", "the body")
+            response = shell.ok(200, f'{command} -H "Accept: {accept}"', store)
+            equal(response.body, b"twelve bytes", "the body")
             for name, wanted in {
                 "content-type": "application/octet-stream",
                 "content-length": "12",
@@ -47,18 +47,18 @@ def _(shell):
                 "cache-control": "no-store",
                 "pragma": "no-cache",
             }.items():
-                equal(answer.headers.get(name), wanted, name)
+                equal(response.headers.get(name), wanted, name)
             for name in ("etag", "content-encoding", "transfer-encoding", "vary"):
-                true(name not in answer.headers, f"a header {name}")
+                true(name not in response.headers, f"a header {name}")
 
 
 @check("an item without metadata has an empty header on the wire")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
-    answer = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-    lines = [line.strip().lower() for line in answer.blocks[-1]]
-    equal(lines.count(b"metadata:"), 1, f"how often the header is there, in {lines}")
+    response = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
+    lines = [line.strip().lower() for line in response.blocks[-1]]
+    equal(lines.count(b"metadata:"), 1, f"the number of metadata headers in {lines}")
 
 
 @check("-I returns an item's headers without its value")
@@ -92,7 +92,7 @@ def _(shell):
         equal(beyond.status, 416, "the status beyond the end")
         equal(beyond.headers.get("content-range"), "bytes */10", "its header")
     else:
-        equal((ranged.status, ranged.body), (200, b"0123456789"), "the whole")
+        equal((ranged.status, ranged.body), (200, b"0123456789"), "the whole value")
 
 
 @check("metadata is stored as raw bytes: UTF-8, Latin-1, tabs; -H 'metadata;' sends it empty")
@@ -102,11 +102,11 @@ def _(shell):
         with about(metadata[:20]):
             shell.file("headers.txt", b"metadata: " + metadata + b"\n")
             shell.put(store, "key", b"v", "-H @headers.txt")
-            answer = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-            equal(answer.headers["metadata"].encode("latin-1"), metadata, "the metadata")
+            response = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
+            equal(response.headers["metadata"].encode("latin-1"), metadata, "the metadata")
     shell.put(store, "key", b"v", "-H 'metadata;'")
-    answer = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-    equal(answer.headers["metadata"], "", "the metadata")
+    response = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
+    equal(response.headers["metadata"], "", "the metadata")
     put = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN" -d v'
     shell.file("headers.txt", b"metadata: " + b"m" * 2001 + b"\n")
     shell.refused(400, "metadata", f"{put} -H @headers.txt", store)
@@ -123,9 +123,9 @@ def _(shell):
     delete = f'curl -X DELETE "$STORE/keys/key" -H "Fastly-Key: $TOKEN" {condition}'
     for command in (put, delete, put.replace("keys/key", "keys/none")):
         with about(command):
-            answer = shell.ok(412, command, store)
-            equal((answer.body, answer.headers.get("content-length")), (b"", "0"), "the answer")
-            true("content-type" not in answer.headers, "the answer has a content type")
+            response = shell.ok(412, command, store)
+            equal((response.body, response.headers.get("content-length")), (b"", "0"), "the response")
+            true("content-type" not in response.headers, "the response has a content type")
     equal(shell.value(store, "key"), b"two", "the value")
 
 
@@ -208,9 +208,9 @@ def _(shell):
          b'{"data":["apple","banana","blue berry","dragonfruit"],"meta":{"limit":1000}}'),
     ):  # fmt: skip
         with about(query):
-            answer = shell.ok(200, f'curl "$STORE/keys{query}" -H "Fastly-Key: $TOKEN"', store)
-            equal(answer.body, wanted, "the body")
-            equal(answer.headers["content-type"], "application/json", "its type")
+            response = shell.ok(200, f'curl "$STORE/keys{query}" -H "Fastly-Key: $TOKEN"', store)
+            equal(response.body, wanted, "the body")
+            equal(response.headers["content-type"], "application/json", "its type")
     for query, word in (
         ("limit=0", "limit"), ("limit=x", "limit"), ("consistency=weak", "consistency"),
         ("cursor=%%%", ""), ("cursor=nonsense", "cursor"), ("prefix=%ff", ""),
@@ -241,8 +241,8 @@ def _(shell):
         words = [f"-X {method} {data and f'-d {data!r}' or ''}", '-H "Fastly-Key: $TOKEN"']
         words += [f'"$STORE{tail}" -s -o next.body -w "%{{http_code}} 0 %{{num_connects}}\\n"']
         lines.append(" ".join(words))
-    answer = shell.run("curl " + " --next ".join(lines), store)
-    statuses = [int(told[0]) for told in answer.told]
+    response = shell.run("curl " + " --next ".join(lines), store)
+    statuses = [int(line[0]) for line in response.writeouts]
     equal(statuses, [200, 200, 412, 404, 204, 404, 400, 405, 200, 200, 200], "the statuses")
-    equal([told[2] for told in answer.told], ["1"] + ["0"] * 10, "new connections per request")
+    equal([line[2] for line in response.writeouts], ["1"] + ["0"] * 10, "new connections per request")
     equal(shell.keys(store), ["k", "key"], "the keys")

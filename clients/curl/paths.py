@@ -94,8 +94,8 @@ def _(shell):
                 with about((option, path, kept)):
                     for words in ("-X DELETE", "-X PUT -d x"):
                         command = f'curl {option} {words} "{path}" -H "Fastly-Key: $TOKEN"'
-                        answer = shell.run(command, store, ID=store)
-                        true(400 <= answer.status <= 499, f"status {answer.status} of {words}")
+                        response = shell.run(command, store, ID=store)
+                        true(400 <= response.status <= 499, f"status {response.status} of {words}")
                     still_there(shell, store, kept)
 
 
@@ -108,9 +108,9 @@ def _(shell):
                  "$URL//resources/stores/kv",
                  "$STORE/keys//..", "$STORE//keys/a", "$URL/resources/stores/KV"):  # fmt: skip
         with about(path):
-            answer = shell.run(f'curl --path-as-is "{path}" -H "Fastly-Key: $TOKEN"', store)
-            true(400 <= answer.status <= 499, f"status {answer.status}")
-            true(b"secret" not in answer.body, "the item's value came back")
+            response = shell.run(f'curl --path-as-is "{path}" -H "Fastly-Key: $TOKEN"', store)
+            true(400 <= response.status <= 499, f"status {response.status}")
+            true(b"secret" not in response.body, "the item's value came back")
 
 
 @check("nothing is ever redirected: -L finds nothing to follow")
@@ -118,9 +118,9 @@ def _(shell):
     store = shell.store()
     for path in ("$KV/", "$STORE/", "$STORE/keys/", "$URL", "$URL/", "$URL//", "$STORE/keys//"):
         with about(path):
-            answer = shell.run(f'curl -L --max-redirs 0 "{path}" -H "Fastly-Key: $TOKEN"', store)
-            true(400 <= answer.status <= 499, f"status {answer.status}")
-            true("location" not in answer.headers, "a location")
+            response = shell.run(f'curl -L --max-redirs 0 "{path}" -H "Fastly-Key: $TOKEN"', store)
+            true(400 <= response.status <= 499, f"status {response.status}")
+            true("location" not in response.headers, "a location")
 
 
 @check("an unsupported method is a 405 that lists the supported ones")
@@ -136,9 +136,9 @@ def _(shell):
         for method in {"GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"} - wanted:
             with about((method, path)):
                 command = f'curl -X {method} "{path}" -H "Fastly-Key: $TOKEN"'
-                answer = shell.refused(405, "", command, store)
-                allowed = {word.strip() for word in answer.headers.get("allow", "").split(",")}
-                equal(allowed, wanted, "the methods it tells")
+                response = shell.refused(405, "", command, store)
+                allowed = {word.strip() for word in response.headers.get("allow", "").split(",")}
+                equal(allowed, wanted, "the Allow header")
 
 
 @check("an unknown path is a 404 with the usual body")
@@ -146,8 +146,8 @@ def _(shell):
     for path in ("/", "/resources", "/resources/stores", "/resources/stores/config", "/service",
                  "/resources/stores/kv/a/b", "/resources/stores/kv/a/keysx"):  # fmt: skip
         with about(path):
-            answer = shell.refused(404, "", f'curl "$URL{path}" -H "Fastly-Key: $TOKEN"')
-            contains(answer.body, b'"msg":"Record not found"', "the body")
+            response = shell.refused(404, "", f'curl "$URL{path}" -H "Fastly-Key: $TOKEN"')
+            contains(response.body, b'"msg":"Record not found"', "the body")
 
 
 @check("a 1024-byte key, escaped to three times its length, works; a longer one is a 400")
@@ -157,5 +157,5 @@ def _(shell):
     shell.ok(200, put, store, KEY="%E2%98%83" * 341 + "a")
     equal(shell.keys(store), ["☃" * 341 + "a"], "the keys")
     shell.refused(400, "1024", put, store, KEY="%E2%98%83" * 342)
-    answer = shell.run(put, store, KEY="k" * 20_000)
-    true(400 <= answer.status <= 499, f"a request line of 20 kB got {answer}")
+    response = shell.run(put, store, KEY="k" * 20_000)
+    true(400 <= response.status <= 499, f"a request line of 20 kB got {response}")

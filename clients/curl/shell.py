@@ -1,7 +1,7 @@
 """Runs curl commands in a shell, as a person would type them.
 
-In a command, $URL is the server, $TOKEN its token, $KV the path of all stores and $STORE the one
-that the check made. "curl" there is the real one, silenced, with its answer kept in files.
+In a command, $URL is the server, $TOKEN its token, $KV the path of all stores and $STORE the store
+of the check. "curl" is a function that runs the real curl silently and saves the response in files.
 """
 
 import json
@@ -28,19 +28,19 @@ curl() {
 """
 
 
-class Answer:
+class Response:
     """The response to the last curl of a command."""
 
     def __init__(self, command, done, headers, body):
         self.command = " ".join(command.split())
         self.log = done.stderr.decode(errors="replace")
         self.exit = done.returncode
-        self.told = [line.split() for line in done.stdout.decode().splitlines()]
+        self.writeouts = [line.split() for line in done.stdout.decode().splitlines()]
         self.body = body
         self.blocks = [block.split(b"\r\n") for block in headers.split(b"\r\n\r\n") if block]
         self.interim = [int(block[0].split()[1]) for block in self.blocks[:-1]]
-        self.status = int(self.told[-1][0]) if self.told else 0
-        self.uploaded = int(self.told[-1][1]) if self.told else 0
+        self.status = int(self.writeouts[-1][0]) if self.writeouts else 0
+        self.uploaded = int(self.writeouts[-1][1]) if self.writeouts else 0
         self.headers = {}
         for line in self.blocks[-1][1:] if self.blocks else []:
             name, _, value = line.partition(b":")
@@ -60,17 +60,17 @@ class Shell:
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="steadfast-curl-"))
-        self._made = []
+        self._stores = []
         self._number = 0
 
     def version(self):
         """The first line of curl --version."""
-        told = subprocess.run(["curl", "-q", "--version"], capture_output=True, text=True)
-        return told.stdout.splitlines()[0]
+        body_json = subprocess.run(["curl", "-q", "--version"], capture_output=True, text=True)
+        return body_json.stdout.splitlines()[0]
 
     def run(self, command, store=None, **variables):
         """Runs a command and returns the response to its last curl."""
-        headers, body = self.folder / "answer.headers", self.folder / "answer.body"
+        headers, body = self.folder / "response.headers", self.folder / "response.body"
         for file in (headers, body):
             file.unlink(missing_ok=True)
         environment = {
@@ -93,38 +93,38 @@ class Shell:
                 timeout=COMMAND_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            raise Failed(f"no end after {COMMAND_SECONDS} s: {command}") from None
-        return Answer(command, done, content(headers), content(body))
+            raise Failed(f"timed out after {COMMAND_SECONDS} s: {command}") from None
+        return Response(command, done, content(headers), content(body))
 
     def ok(self, status, command, store=None, **variables):
         """Runs a command whose response must have this status."""
-        answer = self.run(command, store, **variables)
-        true(answer.status == status, f"expected {status}: {answer}")
-        equal(answer.exit, 0, f"the exit status of curl ({answer})")
-        return answer
+        response = self.run(command, store, **variables)
+        true(response.status == status, f"expected {status}: {response}")
+        equal(response.exit, 0, f"the exit status of curl ({response})")
+        return response
 
     def refused(self, status, words, command, store=None, **variables):
         """Runs a command that must fail with a problem body whose detail contains `words`."""
-        answer = self.ok(status, command, store, **variables)
-        told = answer.json()
+        response = self.ok(status, command, store, **variables)
+        body_json = response.json()
         for field in ("msg", "title", "detail"):
-            true(isinstance(told.get(field), str) and told[field], f"no {field}: {answer}")
-        equal(told.get("status"), status, "the status in the body")
-        true("errors" not in told, f"an errors field: {answer}")
+            true(isinstance(body_json.get(field), str) and body_json[field], f"no {field}: {response}")
+        equal(body_json.get("status"), status, "the status in the body")
+        true("errors" not in body_json, f"an errors field: {response}")
         for word in [words] if isinstance(words, str) else words:
-            true(word.lower() in told["detail"].lower(), f"nothing about {word!r}: {answer}")
-        return answer
+            true(word.lower() in body_json["detail"].lower(), f"nothing about {word!r}: {response}")
+        return response
 
     def store(self, name=None):
         """The id of a new, empty store."""
         self._number += 1
         body = json.dumps({"name": name or f"Store {self._number}"})
         command = 'curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d "$DATA"'
-        return self.note(self.ok(201, command, DATA=body).json()["id"])
+        return self.track(self.ok(201, command, DATA=body).json()["id"])
 
-    def note(self, store_id):
+    def track(self, store_id):
         """Registers a store for deletion after the check."""
-        self._made.append(store_id)
+        self._stores.append(store_id)
         return store_id
 
     def file(self, name, value):
@@ -145,8 +145,8 @@ class Shell:
 
     def generation(self, store, key):
         """The generation of an item."""
-        answer = self.ok(200, f'curl -I "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN"', store)
-        return int(answer.headers["generation"])
+        response = self.ok(200, f'curl -I "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN"', store)
+        return int(response.headers["generation"])
 
     def keys(self, store, query=""):
         """The keys of one page."""
@@ -154,12 +154,12 @@ class Shell:
         return self.ok(200, command, store).json()["data"]
 
     def clean_up(self):
-        """Removes the stores the check created."""
-        made, self._made = self._made, []
-        for store in made:
+        """Removes the stores created by the check."""
+        created, self._stores = self._stores, []
+        for store in created:
             while True:
-                answer = self.run('curl "$STORE/keys?limit=500" -H "Fastly-Key: $TOKEN"', store)
-                keys = json.loads(answer.body)["data"] if answer.status == 200 else []
+                response = self.run('curl "$STORE/keys?limit=500" -H "Fastly-Key: $TOKEN"', store)
+                keys = json.loads(response.body)["data"] if response.status == 200 else []
                 if not keys:
                     break
                 quoted = "\n".join(f'url = "{KV}/{store}/keys/{escaped(key)}"' for key in keys)
@@ -175,7 +175,7 @@ class Shell:
 
 
 def content(path):
-    """The bytes of a file, or none if it does not exist."""
+    """The bytes of a file; empty if it does not exist."""
     return path.read_bytes() if path.exists() else b""
 
 

@@ -15,7 +15,7 @@ STORE = (
 def like(body, pattern, name):
     """Checks a body byte for byte, except for ids and dates."""
     wanted = pattern.replace("NAME", re.escape(name))
-    true(re.fullmatch(wanted.encode(), body), f"a body like no other: {body!r}")
+    true(re.fullmatch(wanted.encode(), body), f"unexpected body: {body!r}")
 
 
 @check("POST creates a store: 201 and four fields in order")
@@ -24,47 +24,47 @@ def _(shell):
         with about(header):
             name = f"by curl {len(header)}"
             command = f'curl -i -X POST "$KV" -H "Fastly-Key: $TOKEN" {header} -d "$DATA"'
-            answer = shell.ok(201, command, DATA=json.dumps({"name": name}))
-            body = answer.body.partition(b"\r\n\r\n")[2]  # -i puts the headers before it
-            shell.note(json.loads(body)["id"])
+            response = shell.ok(201, command, DATA=json.dumps({"name": name}))
+            body = response.body.partition(b"\r\n\r\n")[2]  # -i puts the headers before it
+            shell.track(json.loads(body)["id"])
             like(body, STORE, name)
-            equal(answer.headers["content-type"], "application/json", "the content type")
+            equal(response.headers["content-type"], "application/json", "the content type")
             for name, wanted in {"cache-control": "no-store", "pragma": "no-cache"}.items():
-                equal(answer.headers.get(name), wanted, name)
-            true("date" in answer.headers, "no date")
+                equal(response.headers.get(name), wanted, name)
+            true("date" in response.headers, "no date")
 
 
 @check("a name in raw UTF-8 and the same name in escapes are equal")
 def _(shell):
     create = """curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d '{"name":"%s"}'"""
-    made = shell.ok(201, create % "Söre ☃").json()
-    shell.note(made["id"])
-    equal(made["name"], "Söre ☃", "the name")
+    created = shell.ok(201, create % "Söre ☃").json()
+    shell.track(created["id"])
+    equal(created["name"], "Söre ☃", "the name")
     shell.refused(400, "already exists", create % "S\\u00f6re \\u2603")
 
 
 @check("GET describes a store; HEAD does the same without the body")
 def _(shell):
     store = shell.store("To describe")
-    answer = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
-    like(answer.body, STORE, "To describe")
+    response = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
+    like(response.body, STORE, "To describe")
     head = shell.ok(200, 'curl -I "$STORE" -H "Fastly-Key: $TOKEN"', store)
-    equal(head.headers["content-length"], str(len(answer.body)), "the length HEAD tells")
+    equal(head.headers["content-length"], str(len(response.body)), "the length in the HEAD response")
 
 
 @check("GET lists the stores: data, limit and total")
 def _(shell):
     shell.store("Listed")
-    answer = shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
-    like(answer.body, r'\{"data":\[' + STORE + r'\],"meta":\{"limit":1000,"total":1\}\}', "Listed")
+    response = shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
+    like(response.body, r'\{"data":\[' + STORE + r'\],"meta":\{"limit":1000,"total":1\}\}', "Listed")
     shell.store("listed too")
-    answer = shell.ok(200, 'curl "$KV?limit=1" -H "Fastly-Key: $TOKEN"')
+    response = shell.ok(200, 'curl "$KV?limit=1" -H "Fastly-Key: $TOKEN"')
     meta = r'"meta":\{"limit":1,"total":2,"next_cursor":"[A-Za-z0-9+/]+=*"\}\}'
-    like(answer.body, r'\{"data":\[' + STORE + r"\]," + meta, "Listed")
-    cursor = answer.json()["meta"]["next_cursor"]
+    like(response.body, r'\{"data":\[' + STORE + r"\]," + meta, "Listed")
+    cursor = response.json()["meta"]["next_cursor"]
     command = 'curl -G "$KV" -d limit=1 --data-urlencode "cursor=$CURSOR" -H "Fastly-Key: $TOKEN"'
-    answer = shell.ok(200, command, CURSOR=cursor)
-    like(answer.body, r'\{"data":\[' + STORE + r'\],"meta":\{"limit":1,"total":2\}\}', "listed too")
+    response = shell.ok(200, command, CURSOR=cursor)
+    like(response.body, r'\{"data":\[' + STORE + r'\],"meta":\{"limit":1,"total":2\}\}', "listed too")
 
 
 @check("the name filter is form-encoded: %20 and + are spaces there")
@@ -77,27 +77,27 @@ def _(shell):
     )
     for words in filters:
         with about(words):
-            answer = shell.ok(200, f'curl -G "$KV" {words} -H "Fastly-Key: $TOKEN"')
-            equal([found["id"] for found in answer.json()["data"]], [store], "the stores found")
-    answer = shell.ok(200, 'curl "$KV?name=nothing" -H "Fastly-Key: $TOKEN"')
-    equal(answer.body, b'{"data":[],"meta":{"limit":1000,"total":0}}', "the body of none found")
+            response = shell.ok(200, f'curl -G "$KV" {words} -H "Fastly-Key: $TOKEN"')
+            equal([found["id"] for found in response.json()["data"]], [store], "the stores found")
+    response = shell.ok(200, 'curl "$KV?name=nothing" -H "Fastly-Key: $TOKEN"')
+    equal(response.body, b'{"data":[],"meta":{"limit":1000,"total":0}}', "the body of none found")
 
 
 @check("PUT renames a store: 200 and an empty body")
 def _(shell):
     store = shell.store("Before")
     command = """curl -X PUT "$STORE" -H "Fastly-Key: $TOKEN" -d '{"name":"After"}'"""
-    answer = shell.ok(200, command, store)
-    equal((answer.body, answer.headers.get("content-length")), (b"", "0"), "the answer")
-    answer = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
-    equal(answer.json()["name"], "After", "the name")
+    response = shell.ok(200, command, store)
+    equal((response.body, response.headers.get("content-length")), (b"", "0"), "the response")
+    response = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
+    equal(response.json()["name"], "After", "the name")
 
 
 @check("a location in capitals is accepted; any other is a 400")
 def _(shell):
     create = """curl -X POST "$KV?location=%s" -H "Fastly-Key: $TOKEN" -d '{"name":"In %s"}'"""
     for location in ("US", "EU", "ASIA", "AUS"):
-        shell.note(shell.ok(201, create % (location, location)).json()["id"])
+        shell.track(shell.ok(201, create % (location, location)).json()["id"])
     for location in ("MARS", "us-east", "US%00"):
         with about(location):
             shell.refused(400, "location", create % (location, "none"))
@@ -116,8 +116,8 @@ def _(shell):
     shell.file("latin", b'{"name":"a\xe9"}')
     command = 'curl -X POST "$KV" -H "Fastly-Key: $TOKEN" --data-binary @latin'
     shell.refused(400, "", command)
-    answer = shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
-    equal(answer.json()["meta"]["total"], 0, "the number of stores")
+    response = shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
+    equal(response.json()["meta"]["total"], 0, "the number of stores")
 
 
 @check("DELETE returns 204 without length or type, then 404; with items 409")
@@ -128,10 +128,10 @@ def _(shell):
     shell.refused(409, "", delete, store)
     shell.refused(409, "", delete.replace("$STORE", "$STORE?force=true"), store)
     shell.ok(204, 'curl -X DELETE "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-    answer = shell.ok(204, delete, store)
-    equal(answer.body, b"", "the body")
+    response = shell.ok(204, delete, store)
+    equal(response.body, b"", "the body")
     for name in ("content-length", "content-type", "transfer-encoding"):
-        true(name not in answer.headers, f"a header {name}")
+        true(name not in response.headers, f"a header {name}")
     shell.refused(404, "", delete, store)
 
 
@@ -142,8 +142,8 @@ def _(shell):
     ):  # fmt: skip
         with about((method, tail)):
             command = f'curl -X {method} "$STORE{tail}" -H "Fastly-Key: $TOKEN"'
-            answer = shell.refused(404, "", command, MISSING)
-            contains(answer.body, b'"msg":"Record not found"', "the body")
+            response = shell.refused(404, "", command, MISSING)
+            contains(response.body, b'"msg":"Record not found"', "the body")
     for tail, data in (
         ("", '{"name":"A"}'),
         ("/keys/k", "v"),

@@ -1,13 +1,13 @@
-"""Runs every check of this folder with curl."""
+"""Runs every check in this directory with curl."""
 
 import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "python"))  # the small runner that the suites share
+sys.path.insert(0, str(HERE.parent / "python"))  # the shared runner
 sys.path.insert(0, str(HERE))
 
-from checks import run_all, say  # noqa: E402
+from checks import run_all, log  # noqa: E402
 
 
 def main():
@@ -15,13 +15,13 @@ def main():
     from shell import Shell
 
     shell = Shell()
-    say(shell.version())
+    log(shell.version())
     import stores  # noqa: F401
     import items  # noqa: F401
     import uploads  # noqa: F401
     import paths  # noqa: F401
     import batches  # noqa: F401
-    import around  # noqa: F401
+    import account  # noqa: F401
 
     try:
         return run_all(shell)

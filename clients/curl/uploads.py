@@ -15,10 +15,10 @@ def _(shell):
     store = shell.store()
     value = os.urandom(5_000_000)
     shell.file("big", value)
-    answer = shell.ok(200, f"{PUT} -v --data-binary @big", store)
-    true("> Expect: 100-continue" in answer.log, "this curl does not ask before it sends")
-    equal(answer.interim, [100], "the interim answers")
-    true(shell.value(store, "key") == value, "the value is another")
+    response = shell.ok(200, f"{PUT} -v --data-binary @big", store)
+    true("> Expect: 100-continue" in response.log, "this curl does not send Expect")
+    equal(response.interim, [100], "the interim responses")
+    true(shell.value(store, "key") == value, "the value differs")
 
 
 @check("a body announced by Expect is not sent when the request is rejected")
@@ -27,8 +27,8 @@ def _(shell):
     shell.put(store, "kept", b"v")
     shell.file("big", bytes(5_000_000))
     shell.file("huge", bytes(LIMIT + 1))
-    ask = '-H "Expect: 100-continue" --expect100-timeout 30'
-    base = f'curl {ask} -X PUT --data-binary @FILE "$STORE/keys/KEY" -H "Fastly-Key: $TOKEN"'
+    expect = '-H "Expect: 100-continue" --expect100-timeout 30'
+    base = f'curl {expect} -X PUT --data-binary @FILE "$STORE/keys/KEY" -H "Fastly-Key: $TOKEN"'
     for what, status, command, of in (
         ("a wrong token", 401, base.replace("$TOKEN", "wrong"), store),
         ("a key that is refused", 400, base.replace("KEY", "a%23b"), store),
@@ -46,8 +46,8 @@ def _(shell):
         ("a generation of nothing", 412, base + ' -H "if-generation-match: 5"', store),
     ):
         with about(what):
-            answer = shell.ok(status, command.replace("FILE", "big"), of)
-            equal((answer.interim, answer.uploaded), ([], 0), "interim answers and bytes sent")
+            response = shell.ok(status, command.replace("FILE", "big"), of)
+            equal((response.interim, response.uploaded), ([], 0), "interim responses and bytes sent")
     equal(shell.keys(store), ["kept"], "the keys")
 
 
@@ -91,15 +91,15 @@ def _(shell):
 def _(shell):
     store = shell.store()
     command = '| curl -v -T - "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
-    answer = shell.ok(200, f"(printf one; sleep 0.2; printf two) {command}", store)
-    true("> Transfer-Encoding: chunked" in answer.log, "this curl does not send chunks")
+    response = shell.ok(200, f"(printf one; sleep 0.2; printf two) {command}", store)
+    true("> Transfer-Encoding: chunked" in response.log, "this curl does not send chunks")
     equal(shell.value(store, "key"), b"onetwo", "the value")
     shell.ok(200, f"printf '' {command}", store)
     equal(shell.value(store, "key"), b"", "the value of nothing")
     value = os.urandom(3 * MIB)
     shell.file("big", value)
     shell.ok(200, f"cat big {command}", store)
-    true(shell.value(store, "key") == value, "the value is another")
+    true(shell.value(store, "key") == value, "the value differs")
 
 
 @check("a value of 25 MiB round-trips; one byte more is a 413, with or without a length")
@@ -111,7 +111,7 @@ def _(shell):
     for upload in ("curl --data-binary @big -X PUT", "cat big | curl -T -"):
         with about(upload):
             shell.ok(200, f'{upload} "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-            true(shell.value(store, "key") == value, "the value is another")
+            true(shell.value(store, "key") == value, "the value differs")
     for upload in ("curl --data-binary @huge -X PUT", "cat huge | curl -T -", "curl -T huge"):
         with about(upload):
             command = f'{upload} "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
@@ -145,8 +145,8 @@ def _(shell):
         f"{killed} --limit-rate 200k --data-binary @slow".replace("keys/key", "keys/never"),
     ):
         with about(command):
-            answer = shell.run(command, store)
-            true(answer.exit != 0 and answer.status == 0, f"it was answered: {answer}")
+            response = shell.run(command, store)
+            true(response.exit != 0 and response.status == 0, f"it got a response: {response}")
             equal(shell.value(store, "key"), b"before", "the value")
     equal(shell.keys(store), ["key"], "the keys")
 
@@ -158,4 +158,4 @@ def _(shell):
     shell.file("slow", value)
     shell.ok(200, f"{PUT} --limit-rate 300k --data-binary @slow", store)
     command = 'curl --limit-rate 300k "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
-    true(shell.ok(200, command, store).body == value, "the value is another")
+    true(shell.ok(200, command, store).body == value, "the value differs")

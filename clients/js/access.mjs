@@ -1,9 +1,9 @@
-// Tokens, and one connection kept for many calls.
+// Tokens, and a connection reused by many calls.
 
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { check } from './checks.mjs';
-import { Fastly, TOKEN, ask, freshClient, newStore, refused } from './api.mjs';
+import { Fastly, TOKEN, outcome, freshClient, newStore, refused } from './api.mjs';
 
 /** Both APIs over a client object of their own. */
 function apis(client) {
@@ -50,7 +50,7 @@ export async function accessChecks() {
     }
   });
 
-  await check('one connection kept alive serves every kind of answer', async () => {
+  await check('one connection kept alive serves every kind of response', async () => {
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
     const client = freshClient(TOKEN);
     client.requestAgent = agent;
@@ -64,8 +64,8 @@ export async function accessChecks() {
         const { data } = await items.kvStoreGetItemWithHttpInfo(item);
         assert.equal(data.toString(), `round ${round}`);
         await refused(items.kvStoreUpsertItemWithHttpInfo({ ...item, add: true, body: 'x' }), 412);
-        const gone = await ask(items.kvStoreDeleteItemWithHttpInfo(item));
-        assert.equal(gone.status, 204);
+        const deleted = await outcome(items.kvStoreDeleteItemWithHttpInfo(item));
+        assert.equal(deleted.status, 204);
         await refused(items.kvStoreGetItemWithHttpInfo(item), 404);
         assert.equal((await stores.kvStoreGet({ store_id })).name, 'js access');
       }

@@ -43,8 +43,8 @@ point(Fastly.ApiClient.instance, TOKEN);
 export const stores = new Fastly.KvStoreApi();
 export const items = new Fastly.KvStoreItemApi();
 
-/** Awaits a ...WithHttpInfo call; a refusal of the server is an answer too, not an exception. */
-export async function ask(call) {
+/** Awaits a ...WithHttpInfo call; an error response is returned, not thrown. */
+export async function outcome(call) {
   try {
     const { data, response } = await call;
     return { status: response.status, data, headers: response.headers, body: response.body };
@@ -57,9 +57,9 @@ export async function ask(call) {
   }
 }
 
-/** Asserts that a call is refused with this status and, where one is due, the JSON error form. */
+/** Asserts that a call is refused with this status and, where required, the JSON error body. */
 export async function refused(call, status) {
-  const answer = await ask(call);
+  const answer = await outcome(call);
   const body = Buffer.isBuffer(answer.body) ? answer.body.toString() : answer.text;
   assert.equal(answer.status, status, `status (body: ${body})`);
   if (status === 412) {
@@ -68,22 +68,22 @@ export async function refused(call, status) {
     return undefined;
   }
   assert.equal(answer.headers['content-type'], 'application/json');
-  const told = Buffer.isBuffer(answer.body) ? JSON.parse(body) : answer.body;
-  assert.equal(typeof told.msg, 'string', 'msg');
-  assert.equal(typeof told.title, 'string', 'title');
-  assert.equal(typeof told.detail, 'string', 'detail');
-  assert.equal(told.status, status, 'status in the body');
-  assert.ok(!('errors' in told), 'no errors array without entries');
-  return told;
+  const problem = Buffer.isBuffer(answer.body) ? JSON.parse(body) : answer.body;
+  assert.equal(typeof problem.msg, 'string', 'msg');
+  assert.equal(typeof problem.title, 'string', 'title');
+  assert.equal(typeof problem.detail, 'string', 'detail');
+  assert.equal(problem.status, status, 'status in the body');
+  assert.ok(!('errors' in problem), 'no errors array without entries');
+  return problem;
 }
 
-/** Asserts some 4xx, whichever. */
+/** Asserts any 4xx. */
 export async function refusedSomehow(call) {
-  const { status } = await ask(call);
+  const { status } = await outcome(call);
   assert.ok(status >= 400 && status < 500, `a status of 400 to 499, not ${status}`);
 }
 
-/** Creates a store and answers its id. */
+/** Creates a store and returns its id. */
 export async function newStore(name, location) {
   const answer = await stores.kvStoreCreate({ location, kv_store_request_create: { name } });
   return answer.id;
@@ -101,10 +101,10 @@ export function del(store_id, key, options = {}) {
   return items.kvStoreDeleteItemWithHttpInfo({ store_id, key, ...options });
 }
 
-/** The value as a Buffer; fails when the item is not there. */
+/** The value as a Buffer; fails if the item does not exist. */
 export async function valueOf(store_id, key) {
   const { data } = await get(store_id, key);
-  assert.ok(Buffer.isBuffer(data), 'the client hands a value over as a Buffer');
+  assert.ok(Buffer.isBuffer(data), 'the client returns a value as a Buffer');
   return data;
 }
 
@@ -126,7 +126,7 @@ export async function allKeys(store_id, options = {}) {
     const { data, meta } = await items.kvStoreListItemKeys({ store_id, cursor, ...options });
     keys.push(...data);
     pages.push(data.length);
-    assert.ok(pages.length < 1000, 'paging comes to an end');
+    assert.ok(pages.length < 1000, 'paging terminates');
     cursor = meta.next_cursor;
     assert.ok(cursor === undefined || cursor.length > 0, 'next_cursor is absent or not empty');
   } while (cursor !== undefined);

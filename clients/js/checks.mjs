@@ -1,18 +1,18 @@
-// A small runner: checks run one at a time and in order, each named by a sentence; a failed
-// check does not stop the next. The last line counts them.
+// A small runner: named checks run one at a time in order, and a failure does not stop the run.
+// The last line counts them.
 
 const LIMIT_MS = 120_000;
 
 let passed = 0;
 let failed = 0;
 
-/** Runs a group of checks under a heading; a preparation of theirs that fails counts as one. */
+/** Runs a group of checks under a heading; a failed setup counts as a failed check. */
 export async function section(title, body) {
   console.log(`\n${title}`);
   try {
     await body();
   } catch (error) {
-    fail(`the preparations of: ${title}`, error);
+    fail(`the setup of: ${title}`, error);
   }
 }
 
@@ -20,7 +20,7 @@ export async function section(title, body) {
 export async function check(name, body) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no end after ${LIMIT_MS / 1000} s`)), LIMIT_MS);
+    timer = setTimeout(() => reject(new Error(`timed out after ${LIMIT_MS / 1000} s`)), LIMIT_MS);
   });
   try {
     await Promise.race([body(), late]);

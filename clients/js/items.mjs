@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { check } from './checks.mjs';
 import {
-  MIB, allKeys, ask, del, eachOf, generationOf, get, items, newStore, put, refused, sleep, stores,
+  MIB, allKeys, outcome, del, eachOf, generationOf, get, items, newStore, put, refused, sleep, stores,
   valueOf,
 } from './api.mjs';
 
@@ -38,7 +38,7 @@ export async function itemChecks() {
 async function valueChecks() {
   await check('a value with all 256 bytes round-trips', async () => {
     const bytes = Buffer.from(Array.from({ length: 1024 }, (_, index) => index % 256));
-    const answer = await ask(put(store_id, 'bytes', bytes));
+    const answer = await outcome(put(store_id, 'bytes', bytes));
     assert.equal(answer.status, 200);
     assert.equal(answer.headers['content-length'], '0');
     assert.equal(answer.headers['content-type'], undefined);
@@ -66,8 +66,8 @@ async function valueChecks() {
 
   await check('get returns type, lengths, generation, metadata and time', async () => {
     const before = Math.floor(Date.now() / 1000);
-    await put(store_id, 'told', 'twelve bytes', { metadata: 'meta' });
-    const { data, response } = await get(store_id, 'told');
+    await put(store_id, 'described', 'twelve bytes', { metadata: 'meta' });
+    const { data, response } = await get(store_id, 'described');
     const { headers } = response;
     assert.equal(data.toString(), 'twelve bytes');
     assert.equal(headers['content-type'], 'application/octet-stream');
@@ -252,7 +252,7 @@ async function lifetimeChecks() {
     await put(store_id, 'ttl added', 'anew', { add: true });
     assert.equal(await textOf('ttl added'), 'anew');
     await refused(put(store_id, 'ttl compared', 'x', { if_generation_match: generation }), 412);
-    assert.equal((await ask(del(store_id, 'ttl deleted'))).status, 204);
+    assert.equal((await outcome(del(store_id, 'ttl deleted'))).status, 204);
     await refused(get(store_id, 'ttl deleted'), 404);
   });
 
@@ -261,7 +261,7 @@ async function lifetimeChecks() {
     await put(other, 'k', 'v', { time_to_live_sec: 2 });
     await refused(stores.kvStoreDeleteWithHttpInfo({ store_id: other }), 409);
     await sleep(2050);
-    const { status } = await ask(stores.kvStoreDeleteWithHttpInfo({ store_id: other }));
+    const { status } = await outcome(stores.kvStoreDeleteWithHttpInfo({ store_id: other }));
     assert.equal(status, 204);
   });
 
@@ -277,13 +277,13 @@ async function lifetimeChecks() {
 async function deleteChecks() {
   await check('delete is 204 without a body, a second one 404, with force 204', async () => {
     await put(store_id, 'del', 'v');
-    const gone = await ask(del(store_id, 'del'));
-    assert.equal(gone.status, 204);
-    assert.equal(gone.data, null);
-    assert.equal(gone.headers['content-length'], undefined);
+    const deleted = await outcome(del(store_id, 'del'));
+    assert.equal(deleted.status, 204);
+    assert.equal(deleted.data, null);
+    assert.equal(deleted.headers['content-length'], undefined);
     await refused(del(store_id, 'del'), 404);
     await refused(del(store_id, 'del', { force: false }), 404);
-    assert.equal((await ask(del(store_id, 'del', { force: true }))).status, 204);
+    assert.equal((await outcome(del(store_id, 'del', { force: true }))).status, 204);
     await refused(get(store_id, 'del'), 404);
   });
 
@@ -294,11 +294,11 @@ async function deleteChecks() {
     await refused(del(store_id, 'del', other), 412);
     await refused(del(store_id, 'del', { ...other, force: true }), 412);
     assert.equal(await textOf('del'), 'v');
-    const { status } = await ask(del(store_id, 'del', { if_generation_match: generation }));
+    const { status } = await outcome(del(store_id, 'del', { if_generation_match: generation }));
     assert.equal(status, 204);
     await refused(del(store_id, 'del', { if_generation_match: generation }), 404);
     const forced = del(store_id, 'del', { if_generation_match: generation, force: true });
-    assert.equal((await ask(forced)).status, 204);
+    assert.equal((await outcome(forced)).status, 204);
   });
 
   await check('a non-boolean force is a 400', async () => {
@@ -314,7 +314,7 @@ async function raceChecks() {
   await check('one of 16 concurrent adds wins and its value stays', async () => {
     const racers = Array.from({ length: 16 }, (_, index) => `racer ${index}`);
     const answers = await Promise.all(
-      racers.map((value) => ask(put(store_id, 'race', value, { add: true }))),
+      racers.map((value) => outcome(put(store_id, 'race', value, { add: true }))),
     );
     const won = answers.flatMap(({ status }, index) => (status === 200 ? [racers[index]] : []));
     assert.equal(won.length, 1);
@@ -340,11 +340,11 @@ async function raceChecks() {
     await put(store_id, 'count', '0');
     await eachOf(Array.from({ length: 80 }), async () => {
       for (let attempt = 0; ; attempt += 1) {
-        assert.ok(attempt < 1000, 'the comparison succeeds at last');
+        assert.ok(attempt < 1000, 'the comparison eventually succeeds');
         const { data, response } = await get(store_id, 'count');
         const if_generation_match = Number(response.headers.generation);
         const next = String(Number(data.toString()) + 1);
-        const { status } = await ask(put(store_id, 'count', next, { if_generation_match }));
+        const { status } = await outcome(put(store_id, 'count', next, { if_generation_match }));
         if (status === 200) {
           return;
         }

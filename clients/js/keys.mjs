@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { check } from './checks.mjs';
 import {
-  allKeys, ask, byBytes, del, eachOf, get, items, newStore, put, refused, refusedSomehow, stores,
+  allKeys, outcome, byBytes, del, eachOf, get, items, newStore, put, refused, refusedSomehow, stores,
   valueOf,
 } from './api.mjs';
 
@@ -125,7 +125,7 @@ async function refusedKeyChecks() {
 
 async function listChecks() {
   const store_id = await newStore('js lists');
-  const list = (options) => ask(items.kvStoreListItemKeysWithHttpInfo({ store_id, ...options }));
+  const list = (options) => outcome(items.kvStoreListItemKeysWithHttpInfo({ store_id, ...options }));
 
   await check('an empty store lists an empty array, limit 1000 and no cursor', async () => {
     const { status, body, headers } = await list({});
@@ -231,7 +231,7 @@ async function cursorChecks() {
       cursor = meta.next_cursor;
     } while (cursor !== undefined && met.length <= many.length);
     assert.deepEqual(met, sorted);
-    const { status } = await ask(stores.kvStoreDeleteWithHttpInfo({ store_id }));
+    const { status } = await outcome(stores.kvStoreDeleteWithHttpInfo({ store_id }));
     assert.equal(status, 204);
   });
 }

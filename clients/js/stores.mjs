@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { check } from './checks.mjs';
-import { Fastly, ask, items, newStore, put, refused, stores, valueOf } from './api.mjs';
+import { Fastly, outcome, items, newStore, put, refused, stores, valueOf } from './api.mjs';
 
 const NOWHERE = '0000000000000000000000';
 
@@ -12,7 +12,7 @@ function create(body, location) {
 
 export async function storeChecks() {
   await check('create returns 201 with id, name and two dates, in that order', async () => {
-    const { status, data, body, headers } = await ask(create({ name: 'Js Störe 1' }));
+    const { status, data, body, headers } = await outcome(create({ name: 'Js Störe 1' }));
     assert.equal(status, 201);
     assert.match(data.id, /^[0-9a-z]{22}$/);
     assert.equal(data.name, 'Js Störe 1');
@@ -30,7 +30,7 @@ export async function storeChecks() {
 
   await check('create accepts each location and echoes none', async () => {
     for (const location of ['US', 'EU', 'ASIA', 'AUS']) {
-      const { status, body } = await ask(create({ name: `js in ${location}` }, location));
+      const { status, body } = await outcome(create({ name: `js in ${location}` }, location));
       assert.equal(status, 201, location);
       assert.ok(!('location' in body));
     }
@@ -38,8 +38,8 @@ export async function storeChecks() {
   });
 
   await check('an existing name is a 400', async () => {
-    const told = await refused(create({ name: 'js by model' }), 400);
-    assert.match(told.detail, /already exists/);
+    const problem = await refused(create({ name: 'js by model' }), 400);
+    assert.match(problem.detail, /already exists/);
   });
 
   await check('an invalid name and a missing body are a 400', async () => {
@@ -60,17 +60,17 @@ export async function storeChecks() {
   });
 
   await check('get returns what create returned; an unknown id is 404', async () => {
-    const made = await ask(create({ name: 'js described' }));
-    const seen = await ask(stores.kvStoreGetWithHttpInfo({ store_id: made.data.id }));
+    const created = await outcome(create({ name: 'js described' }));
+    const seen = await outcome(stores.kvStoreGetWithHttpInfo({ store_id: created.data.id }));
     assert.equal(seen.status, 200);
-    assert.deepEqual(seen.body, made.body);
-    for (const store_id of [NOWHERE, 'x', 'a b', 'é', `${made.data.id}0`, '%']) {
+    assert.deepEqual(seen.body, created.body);
+    for (const store_id of [NOWHERE, 'x', 'a b', 'é', `${created.data.id}0`, '%']) {
       await refused(stores.kvStoreGetWithHttpInfo({ store_id }), 404);
     }
   });
 
   await check('list returns every store, limit 1000 and the total', async () => {
-    const { data, body } = await ask(stores.kvStoreListWithHttpInfo());
+    const { data, body } = await outcome(stores.kvStoreListWithHttpInfo());
     assert.deepEqual(Object.keys(body), ['data', 'meta']);
     assert.equal(data.meta.limit, 1000);
     assert.equal(body.meta.total, data.data.length);
@@ -96,7 +96,7 @@ export async function storeChecks() {
       const paged = [];
       let cursor;
       do {
-        const answer = await ask(stores.kvStoreListWithHttpInfo({ limit, cursor }));
+        const answer = await outcome(stores.kvStoreListWithHttpInfo({ limit, cursor }));
         assert.equal(answer.body.meta.limit, limit);
         assert.equal(answer.body.meta.total, whole.length);
         paged.push(...answer.data.data.map((store) => store.id));
@@ -108,11 +108,11 @@ export async function storeChecks() {
   });
 
   await check('list by name finds exactly that store, or none', async () => {
-    const one = await ask(stores.kvStoreListWithHttpInfo({ name: 'js described' }));
+    const one = await outcome(stores.kvStoreListWithHttpInfo({ name: 'js described' }));
     assert.deepEqual(one.data.data.map((store) => store.name), ['js described']);
     assert.equal(one.body.meta.total, 1);
     for (const name of ['js describe', 'JS described', 'js described ']) {
-      const none = await ask(stores.kvStoreListWithHttpInfo({ name }));
+      const none = await outcome(stores.kvStoreListWithHttpInfo({ name }));
       assert.equal(none.status, 200);
       assert.deepEqual(none.body.data, []);
       assert.equal(none.body.meta.total, 0);
@@ -124,7 +124,7 @@ export async function storeChecks() {
       await refused(stores.kvStoreListWithHttpInfo({ limit }), 400);
     }
     await refused(stores.kvStoreListWithHttpInfo({ cursor: 'not base64!' }), 400);
-    const { body } = await ask(stores.kvStoreListWithHttpInfo({ limit: 5000 }));
+    const { body } = await outcome(stores.kvStoreListWithHttpInfo({ limit: 5000 }));
     assert.equal(body.meta.limit, 1000);
   });
 
@@ -134,9 +134,9 @@ export async function storeChecks() {
     await refused(stores.kvStoreDeleteWithHttpInfo({ store_id }), 409);
     assert.equal((await valueOf(store_id, 'k')).toString(), 'v');
     await items.kvStoreDeleteItem({ store_id, key: 'k' });
-    const gone = await ask(stores.kvStoreDeleteWithHttpInfo({ store_id }));
-    assert.equal(gone.status, 204);
-    assert.equal(gone.headers['content-length'], undefined);
+    const deleted = await outcome(stores.kvStoreDeleteWithHttpInfo({ store_id }));
+    assert.equal(deleted.status, 204);
+    assert.equal(deleted.headers['content-length'], undefined);
     await refused(stores.kvStoreDeleteWithHttpInfo({ store_id }), 404);
     await refused(stores.kvStoreGetWithHttpInfo({ store_id }), 404);
     await refused(put(store_id, 'k', 'v'), 404);

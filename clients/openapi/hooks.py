@@ -1,9 +1,9 @@
 """Hooks for schemathesis: NDJSON bodies, requests for existing resources, and a tally.
 
-Left alone, nearly every generated request names a store that does not exist. Here a request that
-keeps the rules names a store that does: OPENAPI_READ, which has the keys of KEYS and keeps them, or
-OPENAPI_WRITE. What a schema cannot say is made to hold as well. What each operation answered is
-written to OPENAPI_TALLY as it comes: a line of operation and status.
+Without these hooks nearly every generated request names a store that does not exist. Valid requests
+are changed to use an existing store: OPENAPI_READ, whose keys are always those of KEYS, or
+OPENAPI_WRITE. They are also changed to satisfy the rules that a schema cannot express. Each
+response is appended to OPENAPI_TALLY as a line of operation and status.
 """
 
 import base64
@@ -22,7 +22,7 @@ KEYS = ["a", "b/c", "d e"]
 CURSOR = base64.b64encode(b"\x0a\x01a").decode()
 
 _tally = open(os.environ["OPENAPI_TALLY"], "a", encoding="utf-8", buffering=1)
-_turns = itertools.count()
+_counter = itertools.count()
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _value = st.binary(max_size=40).map(lambda value: base64.b64encode(value).decode())
@@ -58,18 +58,18 @@ def operation_id(case):
     return case.operation.definition.raw["operationId"]
 
 
-def point(case):
+def use_existing_resources(case):
     """Makes a request name an existing store, and half of the time an existing key."""
     name, path = operation_id(case), case.path_parameters
     # Only requests that follow links delete a store.
     if "store_id" in path and name != "deleteStore":
         path["store_id"] = READ if case.operation.method.upper() == "GET" else WRITE
-    turn = next(_turns)
+    turn = next(_counter)
     if "key" in path and turn % 2:
         path["key"] = KEYS[turn // 2 % len(KEYS)]
 
 
-def mend(case):
+def satisfy_rules(case):
     """Enforces rules that no schema can express."""
     name, query = operation_id(case), case.query
     if query and query.get("cursor"):
@@ -82,7 +82,7 @@ def mend(case):
         query["all"] = not query.get("prefix")
     elif name in ("createStore", "renameStore"):
         # The name must be unique.
-        case.body["name"] = case.body["name"][:240] + f" {next(_turns)}"
+        case.body["name"] = case.body["name"][:240] + f" {next(_counter)}"
     elif name == "createToken":
         # Stores exist, and the expiry must lie in the future.
         if case.body.get("stores"):
@@ -98,8 +98,8 @@ def before_call(context, case, kwargs):
         return
     # Values taken from an earlier response stay as they are.
     if case.meta.phase.name.value != "stateful":
-        point(case)
-    mend(case)
+        use_existing_resources(case)
+    satisfy_rules(case)
 
 
 @schemathesis.hook

@@ -11,7 +11,7 @@ import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "python"))
-from checks import Failed, check, equal, run_all, say, true  # noqa: E402
+from checks import Failed, check, equal, run_all, log, true  # noqa: E402
 
 URL = os.environ["STEADFAST_URL"]
 ROOT = os.environ["STEADFAST_TOKEN"]
@@ -22,19 +22,19 @@ EXAMPLES = os.environ.get("OPENAPI_EXAMPLES", "15")
 TIME = os.environ.get("OPENAPI_SECONDS")
 
 
-def ask(method, path, body=None, token=ROOT):
+def request(method, path, body=None, token=ROOT):
     """Sends a request that must succeed; returns the response body."""
     fields = {"Fastly-Key": token}
-    request = urllib.request.Request(URL + path, method=method, data=body, headers=fields)
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return answer.read()
+    call = urllib.request.Request(URL + path, method=method, data=body, headers=fields)
+    with urllib.request.urlopen(call, timeout=20) as response:
+        return response.read()
 
 
 class Service:
     """A server, and its description."""
 
     def __init__(self):
-        document = ask("GET", "/_/openapi.json")
+        document = request("GET", "/_/openapi.json")
         self.document = json.loads(document)
         # From a file, because schemathesis would omit an address it loaded from a URL.
         self.file = STATE / "openapi.json"
@@ -42,11 +42,11 @@ class Service:
 
     def store(self, name, *keys):
         """Creates a store with some items; returns its id."""
-        store = ask("POST", "/resources/stores/kv", json.dumps({"name": name}).encode())
+        store = request("POST", "/resources/stores/kv", json.dumps({"name": name}).encode())
         store = json.loads(store)["id"]
         for key in keys:
             quoted = urllib.parse.quote(key, safe="")
-            ask("PUT", f"/resources/stores/kv/{store}/keys/{quoted}", b"value")
+            request("PUT", f"/resources/stores/kv/{store}/keys/{quoted}", b"value")
         return store
 
     def operations(self):
@@ -73,7 +73,7 @@ class Service:
             "OPENAPI_WRITE": self.store(f"{name} write"),
             "OPENAPI_TALLY": str(tally),
         }
-        say(f"  seed {SEED}, {EXAMPLES} examples for each operation")
+        log(f"  seed {SEED}, {EXAMPLES} examples for each operation")
         done = subprocess.run(
             command, cwd=STATE, env={**os.environ, **more}, text=True, capture_output=True
         )
@@ -84,7 +84,7 @@ class Service:
         for line in tally.read_text().splitlines():
             operation, status = line.split(" ")
             seen[operation][int(status)] += 1
-        say(f"  {sum(sum(counts.values()) for counts in seen.values())} requests")
+        log(f"  {sum(sum(counts.values()) for counts in seen.values())} requests")
         return seen
 
     def clean_up(self):
@@ -94,20 +94,20 @@ class Service:
 @check("every response to the root token is described, and invalid requests are rejected")
 def root(service):
     """Every operation succeeds at least once."""
-    # The examples in the description are for people: they name stores that are not there.
+    # The examples in the description are for people: they name stores that do not exist.
     seen = service.run("root", ROOT, "--phases", "coverage,fuzzing,stateful")
     for operation, _ in service.operations():
         success = [status for status in seen[operation] if 200 <= status < 300]
         # The root token cannot be revoked.
         refused = operation == "revokeTokenSelf" and 403 in seen[operation]
-        true(success or refused, f"{operation} came to no success: {dict(seen[operation])}")
+        true(success or refused, f"{operation} never succeeded: {dict(seen[operation])}")
 
 
 @check("every response to a read-only token is described")
 def reader(service):
     """All operations except revoking the token in use; writes are rejected."""
-    made = ask("POST", "/_/v1/tokens", b'{"name":"reader","scope":"global:read"}')
-    token = json.loads(made)["access_token"]
+    created = request("POST", "/_/v1/tokens", b'{"name":"reader","scope":"global:read"}')
+    token = json.loads(created)["access_token"]
     flags = ["--exclude-operation-id", "revokeTokenSelf", "--phases", "coverage,fuzzing"]
     seen = service.run("reader", token, *flags)
     for operation, method in service.operations():
@@ -118,7 +118,7 @@ def reader(service):
         elif operation in ("getBackup", "listTokens"):
             true(403 in statuses and 200 not in statuses, f"{operation}: {statuses}")
         elif method == "get":
-            true(200 in statuses, f"{operation} came to no success: {statuses}")
+            true(200 in statuses, f"{operation} never succeeded: {statuses}")
 
 
 if __name__ == "__main__":

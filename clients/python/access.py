@@ -28,7 +28,7 @@ def _(service):
     done = subprocess.run(
         [sys.executable, "-c", script, URL], env=environment, capture_output=True, text=True
     )
-    equal((done.stdout, done.returncode), ("1000\n", 0), f"what it printed ({done.stderr[-300:]})")
+    equal((done.stdout, done.returncode), ("1000\n", 0), f"the output ({done.stderr[-300:]})")
 
 
 @check("every call with a wrong or missing token is a 401 with a body and changes nothing")
@@ -56,7 +56,7 @@ def _(service):
                 error = refused(401, UnauthorizedException, call)
                 explained(error)
                 contains(error.body, "Provided credentials are missing or invalid", "the body")
-                true(TOKEN not in error.body, "the right token is in the answer")
+                true(TOKEN not in error.body, "the right token is in the response")
     equal(service.text(store_id, "key"), b"value", "the item")
 
 
@@ -65,8 +65,8 @@ def _(service):
     for path in ("", "/0000000000000000000000", "/0000000000000000000000/keys/key"):
         for method in ("GET", "HEAD", "PUT", "DELETE"):
             with about(f"{method} {path}"):
-                answer = service.pool.request(method, f"{URL}{ROOT}{path}")
-                equal(answer.status, 401, "the status")
+                response = service.pool.request(method, f"{URL}{ROOT}{path}")
+                equal(response.status, 401, "the status")
 
 
 @check("a large upload with a wrong token is a 401 that reaches the client and stores nothing")
@@ -88,7 +88,7 @@ def _(service):
         raw = call(_preload_content=False)
         body = json.loads(raw.read())
         raw.release_conn()
-        equal((raw.status, raw.headers["content-type"]), (200, "application/json"), "the answer")
+        equal((raw.status, raw.headers["content-type"]), (200, "application/json"), "the response")
         equal(body["product"], {"id": "kv_store", "object": "product"}, "the product")
         equal(body["customer"]["object"], "customer", "the customer")
         true(isinstance(body["customer"]["id"], str) and body["customer"]["id"], "its id")
@@ -111,7 +111,7 @@ def _(service):
     store_id = service.store()
     service.put(store_id, "key", "value")
     nothing, status, _ = product.disable_product_kv_store(_return_http_data_only=False)
-    equal((nothing, status), (None, 204), "the answer")
+    equal((nothing, status), (None, 204), "the response")
     product.enable_kv_store(_preload_content=False).release_conn()
     equal(service.text(store_id, "key"), b"value", "the item")
 

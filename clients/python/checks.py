@@ -1,7 +1,7 @@
 """A small runner for the suites of real clients.
 
-A check is a function with a sentence for a name. Checks run one after the other in the order they
-were written; a failed one does not stop the next. Standard library only, for Python 3.10 and later.
+A check is a named function. Checks run one at a time in definition order, and a failure does not
+stop the run. Standard library only, for Python 3.10 and later.
 """
 
 import contextlib
@@ -71,40 +71,40 @@ def run_all(context, label="", version=None):
             continue
         if module != heading:
             heading = module
-            say(f"\n{(sys.modules[module].__doc__ or module).strip().splitlines()[0]}")
+            log(f"\n{(sys.modules[module].__doc__ or module).strip().splitlines()[0]}")
         began = time.monotonic()
         signal.alarm(CHECK_SECONDS)
         try:
             function(context)
             passed += 1
             spent = time.monotonic() - began
-            say(f"  ok      {name}" + (f" ({spent:.1f} s)" if spent >= 1 else ""))
-        except Exception as error:  # a check may fail in any way its client can
+            log(f"  ok      {name}" + (f" ({spent:.1f} s)" if spent >= 1 else ""))
+        except Exception as error:  # any exception fails the check
             failed += 1
-            say(f"  FAILED  {name}")
+            log(f"  FAILED  {name}")
             for line in explain(error):
-                say(f"          {line}")
+                log(f"          {line}")
         finally:
             signal.alarm(0)
             context.clean_up()
-    say(f"\n{label}{passed} passed, {failed} failed")
+    log(f"\n{label}{passed} passed, {failed} failed")
     return 0 if failed == 0 and passed > 0 else 1
 
 
 def explain(error):
     """The lines that describe a failure and its location."""
     if isinstance(error, Failed) and error.__cause__ is None:
-        place = traceback.extract_tb(error.__traceback__)
-        frame = [f for f in place if not f.filename.endswith("checks.py")][-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        frame = [f for f in frames if not f.filename.endswith("checks.py")][-1]
         return [str(error), f"({frame.filename.rsplit('/', 1)[-1]}, line {frame.lineno})"]
     text = "".join(traceback.format_exception(error))
     return [line for line in text.splitlines() if line.strip()][-24:]
 
 
-def say(text):
+def log(text):
     """Prints a line and flushes it."""
     print(text, flush=True)
 
 
 def _too_late(_signal, _frame):
-    raise Failed(f"no end after {CHECK_SECONDS} s")
+    raise Failed(f"timed out after {CHECK_SECONDS} s")

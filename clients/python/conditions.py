@@ -91,7 +91,7 @@ def _(service):
     delete = service.items.kv_store_delete_item
     service.put(store_id, "key", "v")
     nothing, status, headers = delete(store_id, "key", _return_http_data_only=False)
-    equal((nothing, status), (None, 204), "the answer")
+    equal((nothing, status), (None, 204), "the response")
     true("content-length" not in headers and "content-type" not in headers, f"headers {headers}")
     explained(refused(404, NotFoundException, delete, store_id, "key"))
     explained(refused(404, NotFoundException, delete, store_id, "key", force=False))
@@ -147,7 +147,7 @@ def _(service):
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(append, range(16)))
     got = service.text(store_id, "log").decode().split(";")[:-1]
-    equal(len(got), 320, "how many entries")
+    equal(len(got), 320, "the number of entries")
     for writer in range(16):
         mine = [entry for entry in got if entry.startswith(f"{writer}.")]
         equal(mine, [f"{writer}.{number}" for number in range(20)], f"those of writer {writer}")

@@ -1,6 +1,6 @@
 """The documented examples of KvStoreApi and KvStoreItemApi, run as they are written.
 
-The folder "documented" holds them as the package's own documentation has them (fastly 8.0.0, the
+The directory "documented" contains them as published in the package's documentation (fastly 8.0.0, the
 files KvStoreApi.md and KvStoreItemApi.md). Only the host and the token are changed here, and, where
 a check says so, the made-up store id, generation or cursor.
 """
@@ -35,34 +35,34 @@ def run(name, **changes):
 
 def replace(source, old, new):
     """Replaces text that must occur exactly once."""
-    equal(source.count(old), 1, f"how often the example says {old!r}")
+    equal(source.count(old), 1, f"how often the example contains {old!r}")
     return source.replace(old, new)
 
 
-def named(service, name):
+def stores_named(service, name):
     """The stores with that name."""
     return [store for store in service.stores.kv_store_list().data if store.name == name]
 
 
 @check("kv_store_create, as written, creates the store name_example", only=EXAMPLES)
 def _(service):
-    equal(named(service, "name_example"), [], "stores of that name before")
+    equal(stores_named(service, "name_example"), [], "stores of that name before")
     printed = run("kv_store_create")
-    made = named(service, "name_example")
-    equal(len(made), 1, "stores of that name after")
-    service.note(made[0])
-    contains(printed, f"'id': '{made[0].id}'", "what the example printed")
-    contains(printed, "'name': 'name_example'", "what the example printed")
-    contains(printed, "'created_at': datetime.datetime(", "what the example printed")
+    created = stores_named(service, "name_example")
+    equal(len(created), 1, "stores of that name after")
+    service.track(created[0])
+    contains(printed, f"'id': '{created[0].id}'", "the output of the example")
+    contains(printed, "'name': 'name_example'", "the output of the example")
+    contains(printed, "'created_at': datetime.datetime(", "the output of the example")
 
 
 @check("kv_store_create, run a second time, prints why it failed", only=EXAMPLES)
 def _(service):
     run("kv_store_create")
     printed = run("kv_store_create")
-    made = named(service, "name_example")
-    service.note(made[0])
-    equal(len(made), 1, "stores of that name")
+    created = stores_named(service, "name_example")
+    service.track(created[0])
+    equal(len(created), 1, "stores of that name")
     contains(printed, "Exception when calling KvStoreApi->kv_store_create: (400)")
     contains(printed, "store with name 'name_example' already exists")
 
@@ -77,8 +77,8 @@ def _(_service):
 def _(service):
     store_id = service.store()
     printed = run("kv_store_get", store_id=store_id)
-    contains(printed, f"'id': '{store_id}'", "what the example printed")
-    contains(printed, "'updated_at': datetime.datetime(", "what the example printed")
+    contains(printed, f"'id': '{store_id}'", "the output of the example")
+    contains(printed, "'updated_at': datetime.datetime(", "the output of the example")
 
 
 @check("kv_store_list, as written, prints that cursor_example is not a cursor", only=EXAMPLES)
@@ -101,9 +101,9 @@ def _(service):
         if page.data[0].name == first:
             break
     printed = run("kv_store_list", cursor=cursor)
-    contains(printed, f"'name': '{second}'", "what the example printed")
+    contains(printed, f"'name': '{second}'", "the output of the example")
     true(f"'name': '{first}'" not in printed, "the first store is there again")
-    contains(printed, "'limit': 1000", "what the example printed")
+    contains(printed, "'limit': 1000", "the output of the example")
 
 
 @check("kv_store_delete, as written, prints that there is no store_id_example", only=EXAMPLES)
@@ -115,7 +115,7 @@ def _(_service):
 @check("kv_store_delete, with the id of a store, deletes it and prints nothing", only=EXAMPLES)
 def _(service):
     store_id = service.store()
-    equal(run("kv_store_delete", store_id=store_id), "", "what the example printed")
+    equal(run("kv_store_delete", store_id=store_id), "", "the output of the example")
     refused(404, NotFoundException, service.stores.kv_store_get, store_id)
 
 
@@ -129,7 +129,7 @@ def _(service):
     except AttributeError:
         pass  # its first call has no body, which this client cannot send
     else:
-        raise Failed("the client has learned to send an item without a body")
+        raise Failed("the client can now send an item without a body")
     equal(service.keys(store_id), [], "the keys")
 
 
@@ -142,7 +142,7 @@ def _(service):
     contains(source, "kv_store_upsert_item(store_id, key)", "the example")
     namespace_changes = {"store_id": store_id, "time_to_live_sec": 60}
     printed = run_second_half(if_generation_match=generation, **namespace_changes)
-    equal(printed, "", "what the example printed")
+    equal(printed, "", "the output of the example")
     value, headers = service.raw(store_id, "key_example")
     equal(value, b"YQ==", "the value")
     equal(headers["metadata"], "metadata_example", "the metadata")
@@ -170,7 +170,7 @@ def run_second_half(**changes):
 def _(service):
     store_id = service.store()
     service.put(store_id, "key_example", "a value")
-    equal(run("kv_store_get_item", store_id=store_id), "'a value'\n", "what the example printed")
+    equal(run("kv_store_get_item", store_id=store_id), "'a value'\n", "the output of the example")
 
 
 @check("kv_store_list_item_keys, with a store and a cursor, prints both lists", only=EXAMPLES)
@@ -197,5 +197,5 @@ def _(service):
     service.put(store_id, "key_example", "a value")
     printed = run("kv_store_delete_item", store_id=store_id)
     contains(printed, "Exception when calling KvStoreItemApi->kv_store_delete_item: (404)")
-    equal(printed.count("Exception when calling"), 1, "how many of its two calls failed")
+    equal(printed.count("Exception when calling"), 1, "the number of failed calls")
     equal(service.keys(store_id), [], "the keys")

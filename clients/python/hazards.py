@@ -1,7 +1,7 @@
 """Keys and ids this client turns into other paths: they are rejected and nothing is lost.
 
-The client escapes a key but not its dots, and then takes "." and ".." for steps in the path. So the
-key ".." becomes the path of the store, and the store id ".." that of all the stores.
+The client escapes a key except its dots and then resolves "." and ".." as path segments. So the
+key ".." becomes the path of the store, and the store id ".." the path of all stores.
 """
 
 import fastly
@@ -14,11 +14,11 @@ def refused_somehow(what, call, *arguments, **options):
     """Makes a call that must fail with a 4xx."""
     with about(what):
         try:
-            answer = call(*arguments, **options)
+            response = call(*arguments, **options)
         except fastly.ApiException as error:
             true(400 <= error.status <= 499, f"status {error.status} ({error.body!r})")
             return
-        raise Failed(f"the call succeeded with {answer!r}")
+        raise Failed(f"the call succeeded with {response!r}")
 
 
 def still_there(service, store_id, keys):
@@ -123,9 +123,9 @@ def _(service):
     service.fill(store_id, ["a"])
     for method in ("PUT", "DELETE", "POST"):
         with about(method):
-            answer = service.http(method, f"{ROOT}/{store_id}/keys?force=true", b"v")
-            equal(answer.status, 405, "the status")
-            true("GET" in answer.headers.get("allow", ""), f"allow: {answer.headers.get('allow')}")
+            response = service.http(method, f"{ROOT}/{store_id}/keys?force=true", b"v")
+            equal(response.status, 405, "the status")
+            true("GET" in response.headers.get("allow", ""), f"allow: {response.headers.get('allow')}")
     still_there(service, store_id, ["a"])
 
 

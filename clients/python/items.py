@@ -16,7 +16,7 @@ MISSING = "0000000000000000000000"
 @check("a write returns 200 with an empty body")
 def _(service):
     nothing, status, headers = service.put(service.store(), "key", "value")
-    equal((nothing, status), (None, 200), "the answer")
+    equal((nothing, status), (None, 200), "the response")
     equal(headers.get("content-length"), "0", "its length")
     true("content-type" not in headers, "it has a content type")
 
@@ -29,7 +29,7 @@ def _(service):
     value, status, headers = service.items.kv_store_get_item(
         store_id, "key", _return_http_data_only=False
     )
-    equal((value, status), ("twelve bytes", 200), "the answer")
+    equal((value, status), ("twelve bytes", 200), "the response")
     for name, wanted in {
         "content-type": "application/octet-stream",
         "content-length": "12",
@@ -101,7 +101,7 @@ def _(service):
     service.put(store_id, "json", '"quoted"')
     equal(service.text(store_id, "json"), b'"quoted"', "the bytes of a JSON string")
     equal(
-        service.items.kv_store_get_item(store_id, "json"), "quoted", "what the client makes of it"
+        service.items.kv_store_get_item(store_id, "json"), "quoted", "the decoded value"
     )
 
 
@@ -132,7 +132,7 @@ def _(service):
     store_id = service.store()
     service.put(store_id, "big", "x" * LIMIT)
     equal(len(service.text(store_id, "big")), LIMIT, "the length")
-    for round_ in range(3):  # the answer must arrive although the client is still sending
+    for round_ in range(3):  # the response must arrive although the client is still sending
         with about(f"round {round_}"):
             error = refused(413, ApiException, service.put, store_id, "big", "y" * (LIMIT + 1))
             explained(error)
@@ -164,7 +164,7 @@ def _(service):
     service.put(store_id, "key", "value", add=True)
     seen.append(service.generation(store_id, "key"))
     equal(seen, sorted(set(seen)), "the generations")
-    true(seen[-1] < 2**53, "a generation that JavaScript cannot hold")
+    true(seen[-1] < 2**53, "a generation that JavaScript cannot represent")
 
 
 @check("metadata round-trips byte for byte, including Latin-1 letters")
@@ -275,8 +275,8 @@ def _(service):
             service.put(store_id, option, "z", metadata="new", **{option: True})
             equal(service.raw(store_id, option)[1]["metadata"], "new", "the metadata given")
     time.sleep(2.3)
-    equal(service.text(store_id, "append"), b"xyz", "the appended item, past its first life")
-    equal(service.text(store_id, "prepend"), b"zyx", "the prepended item, past its first life")
+    equal(service.text(store_id, "append"), b"xyz", "the appended item, past its first expiry")
+    equal(service.text(store_id, "prepend"), b"zyx", "the prepended item, past its first expiry")
 
 
 @check("an append can shorten an item's time to live")
@@ -302,8 +302,8 @@ def _(service):
 @check("background_fetch changes neither the response nor the stored value")
 def _(service):
     store_id = service.store()
-    for number, wish in enumerate((True, False, True)):
-        equal(service.put(store_id, "key", f"v{number}", background_fetch=wish)[1], 200, "status")
+    for number, background in enumerate((True, False, True)):
+        equal(service.put(store_id, "key", f"v{number}", background_fetch=background)[1], 200, "status")
         equal(service.text(store_id, "key"), f"v{number}".encode(), "the value")
 
 

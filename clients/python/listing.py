@@ -36,11 +36,11 @@ def _(service):
         ({"consistency": "strong"}, b'{"data":["apple","banana"],"meta":{"limit":1000}}'),
     ):
         with about(options):
-            answer = service.items.kv_store_list_item_keys(
+            response = service.items.kv_store_list_item_keys(
                 store_id, _preload_content=False, **options
             )
-            equal(answer.read(), wanted, "the body")
-            answer.release_conn()
+            equal(response.read(), wanted, "the body")
+            response.release_conn()
 
 
 @check("keys are listed in byte order")
@@ -115,8 +115,8 @@ def _(service):
         raise Failed("the client sent consistency=weak")
     for query in ("consistency=weak", "limit=0", "limit=-1", "limit=x", "limit="):
         with about(query):
-            answer = service.http("GET", f"{ROOT}/{store_id}/keys?{query}")
-            equal(answer.status, 400, "the status")
+            response = service.http("GET", f"{ROOT}/{store_id}/keys?{query}")
+            equal(response.status, 400, "the status")
 
 
 @check("the cursor equals the recorded one byte for byte and is accepted")
@@ -161,7 +161,7 @@ def _(service):
             varint = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
             equal(base64.b64decode(cursor, validate=True), b"\x0a" + varint + raw, "the cursor")
             signs |= set(cursor)
-    true({"+", "/", "="} <= signs, "this check no longer meets the three signs it is about")
+    true({"+", "/", "="} <= signs, "the cursors no longer contain all three characters")
 
 
 @check("a full last page has no cursor")

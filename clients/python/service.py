@@ -30,7 +30,7 @@ class Service:
         self.items = kv_store_item_api.KvStoreItemApi(self.client)
         self.pool = urllib3.PoolManager(maxsize=8, retries=False)
         self._names = itertools.count(1)
-        self._made = []
+        self._stores = []
 
     def with_token(self, token):
         """The two APIs with another token (None: without a token)."""
@@ -55,7 +55,7 @@ class Service:
 
             model = module.KvStoreRequestCreateOrUpdate(name=name)
             options["kv_store_request_create_or_update"] = model
-        return self.note(self.stores.kv_store_create(**options))
+        return self.track(self.stores.kv_store_create(**options))
 
     def rename(self, store_id, name, **options):
         """kv_store_put; not in 8.0.0."""
@@ -66,11 +66,11 @@ class Service:
             store_id, kv_store_request_create_or_update=model, **options
         )
 
-    def note(self, answer):
+    def track(self, response):
         """Registers a created store for deletion after the check."""
-        details = answer[0] if isinstance(answer, tuple) else answer
-        self._made.append(details.id)
-        return answer
+        details = response[0] if isinstance(response, tuple) else response
+        self._stores.append(details.id)
+        return response
 
     def store(self, word="Store"):
         """The id of a new, empty store."""
@@ -84,10 +84,10 @@ class Service:
 
     def raw(self, store_id, key):
         """kv_store_get_item without the client's parsing: bytes and headers."""
-        answer = self.items.kv_store_get_item(store_id, key, _preload_content=False)
-        value = answer.read()
-        answer.release_conn()
-        return value, answer.headers
+        response = self.items.kv_store_get_item(store_id, key, _preload_content=False)
+        value = response.read()
+        response.release_conn()
+        return value, response.headers
 
     def text(self, store_id, key):
         """The value of an item as bytes."""
@@ -98,7 +98,7 @@ class Service:
         return int(self.raw(store_id, key)[1]["generation"])
 
     def keys(self, store_id, **options):
-        """All the keys of one page."""
+        """The keys of one page."""
         return self.items.kv_store_list_item_keys(store_id, **options).data
 
     def all_keys(self, store_id, **options):
@@ -109,7 +109,7 @@ class Service:
             page = self.items.kv_store_list_item_keys(store_id, **options, **more)
             keys += page.data
             pages += 1
-            true(pages <= 5000, "the pages never end")
+            true(pages <= 5000, "paging does not end")
             cursor = page.meta.get("next_cursor")
             if cursor is None:
                 return keys, pages
@@ -118,8 +118,8 @@ class Service:
         """Writes many items at once through the batch endpoint, which this client lacks."""
         encoded = base64.b64encode(value).decode()
         lines = "".join(json.dumps({"key": key, "value": encoded}) + "\n" for key in keys)
-        answer = self.http("PUT", f"{ROOT}/{store_id}/batch", lines.encode())
-        equal(answer.status, 200, "the status of a batch")
+        response = self.http("PUT", f"{ROOT}/{store_id}/batch", lines.encode())
+        equal(response.status, 200, "the status of a batch")
 
     def http(self, method, path, body=None, headers=None):
         """Sends a request the client cannot express."""
@@ -128,8 +128,8 @@ class Service:
 
     def clean_up(self):
         """Removes the stores the check created."""
-        made, self._made = self._made, []
-        for store_id in made:
+        created, self._stores = self._stores, []
+        for store_id in created:
             path = f"{ROOT}/{store_id}"
             while True:
                 page = self.http("GET", f"{path}/keys")
@@ -144,12 +144,12 @@ class Service:
 def refused(status, kind, call, *arguments, **options):
     """Makes a call that must raise `kind` with `status`; returns the exception."""
     try:
-        answer = call(*arguments, **options)
+        response = call(*arguments, **options)
     except fastly.ApiException as error:
         equal(error.status, status, f"the status (body {error.body!r})")
         true(type(error) is kind, f"expected {kind.__name__}, got {type(error).__name__}")
         return error
-    raise Failed(f"expected status {status}, but the call succeeded with {answer!r}")
+    raise Failed(f"expected status {status}, but the call succeeded with {response!r}")
 
 
 def explained(error, *words):
@@ -162,13 +162,6 @@ def explained(error, *words):
     true("errors" not in body, f"an errors field in {error.body}")
     for word in words:
         true(word.lower() in body["detail"].lower(), f"nothing about {word!r} in {error.body}")
-
-
-def empty(error):
-    """Checks that a 412 on an item has no body."""
-    equal(error.body, "", "the body of a 412")
-    equal(error.headers.get("content-length"), "0", "its length")
-    true("content-type" not in error.headers, "a content type on an empty body")
 
 
 def when(stamp):

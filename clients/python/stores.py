@@ -26,7 +26,7 @@ def _(service):
     store, status, headers = service.create(name, _return_http_data_only=False)
     equal(status, 201, "the status")
     equal(headers["content-type"], "application/json", "the content type")
-    true(re.fullmatch(r"[0-9a-z]{22}", store.id), f"an id like no other: {store.id}")
+    true(re.fullmatch(r"[0-9a-z]{22}", store.id), f"an unexpected id: {store.id}")
     equal(store.name, name, "the name")
     equal(fields(store), ["created_at", "id", "name", "updated_at"], "the fields")
     true(before <= when(store.created_at) <= utc_now(), f"created at {store.created_at}")
@@ -48,7 +48,7 @@ def _(service):
     except ApiValueError:
         pass
     else:
-        raise Failed("the client took the location MARS")
+        raise Failed("the client accepted the location MARS")
     true(name not in [store.name for store in service.stores.kv_store_list().data], "a store")
 
 
@@ -97,11 +97,11 @@ def _(service):
 
 @check("describe returns the store as it was created")
 def _(service):
-    made = service.create(service.name())
-    got, status, headers = service.stores.kv_store_get(made.id, _return_http_data_only=False)
+    created = service.create(service.name())
+    got, status, headers = service.stores.kv_store_get(created.id, _return_http_data_only=False)
     equal(status, 200, "the status")
     equal(headers["content-type"], "application/json", "the content type")
-    equal(got.to_dict(), made.to_dict(), "the store")
+    equal(got.to_dict(), created.to_dict(), "the store")
 
 
 @check("describe of an unknown or malformed id is a 404 with a body")
@@ -115,14 +115,14 @@ def _(service):
 
 @check("a list returns the limit and the total, and no cursor on its last page")
 def _(service):
-    made = [service.create(service.name()) for _ in range(3)]
+    created = [service.create(service.name()) for _ in range(3)]
     page, status, headers = service.stores.kv_store_list(_return_http_data_only=False)
     equal((status, headers["content-type"]), (200, "application/json"), "status and type")
     equal(page.meta.limit, 1000, "the limit")
     equal(page.meta.total, len(page.data), "the total")
     equal(sorted(page.meta.to_dict()), ["limit", "total"], "the fields of meta")
     listed = {store.id: store.to_dict() for store in page.data}
-    for store in made:
+    for store in created:
         equal(listed.get(store.id), store.to_dict(), "a store in the list")
 
 
@@ -146,7 +146,7 @@ def _(service):
             while True:
                 options = {} if cursor is None else {"cursor": cursor}
                 page = service.stores.kv_store_list(limit=limit, **options)
-                equal(page.meta.limit, limit, "the limit told")
+                equal(page.meta.limit, limit, "the limit")
                 equal(page.meta.total, whole.meta.total, "the total")
                 true(0 < len(page.data) <= limit, f"{len(page.data)} stores on a page")
                 ids += [store.id for store in page.data]
@@ -163,22 +163,22 @@ def _(service):
     total = int(service.stores.kv_store_list().meta.total)  # the client makes it a float
     page = service.stores.kv_store_list(limit=total)
     equal(len(page.data), total, "the stores")
-    true("next_cursor" not in page.meta.to_dict(), "a cursor to nowhere")
+    true("next_cursor" not in page.meta.to_dict(), "an unexpected cursor")
 
 
 @check("a cursor stays valid after its store is deleted or renamed")
 def _(service):
     names = [service.name("Cursor") for _ in range(4)]
-    made = [service.create(name) for name in sorted(names)]
-    cursor = cursor_after(service, made[1].id)
-    service.stores.kv_store_delete(made[1].id)
+    created = [service.create(name) for name in sorted(names)]
+    cursor = cursor_after(service, created[1].id)
+    service.stores.kv_store_delete(created[1].id)
     rest = [store.id for store in service.stores.kv_store_list(cursor=cursor).data]
-    equal(rest[:2], [made[2].id, made[3].id], "the stores after it")
+    equal(rest[:2], [created[2].id, created[3].id], "the stores after it")
     if service.version == NEWER:
-        cursor = cursor_after(service, made[2].id)
-        service.rename(made[2].id, service.name("Zzz"))
+        cursor = cursor_after(service, created[2].id)
+        service.rename(created[2].id, service.name("Zzz"))
         rest = [store.id for store in service.stores.kv_store_list(cursor=cursor).data]
-        equal(rest[0], made[3].id, "the store after the renamed one")
+        equal(rest[0], created[3].id, "the store after the renamed one")
 
 
 def cursor_after(service, store_id):
@@ -201,7 +201,7 @@ def _(service):
     equal(len(first.data), 1000, "the first page")
     true(first.meta.total >= 1005, f"a total of {first.meta.total}")
     second = service.stores.kv_store_list(cursor=first.meta.next_cursor)
-    true("next_cursor" not in second.meta.to_dict(), "a third page")
+    true("next_cursor" not in second.meta.to_dict(), "an unexpected third page")
     both = [store.name for store in first.data + second.data]
     equal([name for name in both if name in set(names)], names, "the stores of both pages")
     equal(len(both), first.meta.total, "their number")
@@ -226,7 +226,7 @@ def _(service):
 
 @check("a limit above 1000 counts as 1000")
 def _(service):
-    equal(service.stores.kv_store_list(limit=5000).meta.limit, 1000, "the limit told")
+    equal(service.stores.kv_store_list(limit=5000).meta.limit, 1000, "the limit")
 
 
 @check("the name filter finds one store, exactly, or none", only=NEWER)
@@ -243,43 +243,43 @@ def _(service):
             equal((page.data, page.meta.total), ([], 0), "what was found")
     page = service.stores.kv_store_list(name=name, limit=1)
     equal(([found.id for found in page.data], page.meta.limit), ([store.id], 1), "with a limit")
-    true("next_cursor" not in page.meta.to_dict(), "a cursor to nowhere")
+    true("next_cursor" not in page.meta.to_dict(), "an unexpected cursor")
 
 
 @check("a rename changes the name and nothing else", only=NEWER)
 def _(service):
     old, new = service.name("Old"), service.name("New")
-    made = service.create(old)
-    service.put(made.id, "key", "value", metadata="meta")
-    generation = service.generation(made.id, "key")
-    nothing, status, headers = service.rename(made.id, new, _return_http_data_only=False)
-    equal((nothing, status, headers.get("content-length")), (None, 200, "0"), "the answer")
-    got = service.stores.kv_store_get(made.id)
-    equal((got.id, got.name, got.created_at), (made.id, new, made.created_at), "the store")
-    true(when(got.updated_at) >= when(made.updated_at), "updated_at went back")
-    value, kept = service.raw(made.id, "key")
+    created = service.create(old)
+    service.put(created.id, "key", "value", metadata="meta")
+    generation = service.generation(created.id, "key")
+    nothing, status, headers = service.rename(created.id, new, _return_http_data_only=False)
+    equal((nothing, status, headers.get("content-length")), (None, 200, "0"), "the response")
+    got = service.stores.kv_store_get(created.id)
+    equal((got.id, got.name, got.created_at), (created.id, new, created.created_at), "the store")
+    true(when(got.updated_at) >= when(created.updated_at), "updated_at decreased")
+    value, kept = service.raw(created.id, "key")
     item = (value, kept["metadata"], int(kept["generation"]))
     equal(item, (b"value", "meta", generation), "the item")
     equal(service.stores.kv_store_list(name=old).data, [], "stores of the old name")
-    equal([s.id for s in service.stores.kv_store_list(name=new).data], [made.id], "of the new name")
+    equal([s.id for s in service.stores.kv_store_list(name=new).data], [created.id], "of the new name")
     service.create(old)  # the old name is free again
 
 
 @check("a rename updates updated_at", only=NEWER)
 def _(service):
-    made = service.create(service.name())
+    created = service.create(service.name())
     time.sleep(1.1)
-    service.rename(made.id, service.name())
-    true(when(service.stores.kv_store_get(made.id).updated_at) > when(made.updated_at), "not moved")
+    service.rename(created.id, service.name())
+    true(when(service.stores.kv_store_get(created.id).updated_at) > when(created.updated_at), "not updated")
 
 
 @check("a rename to the same name, or one that differs in case, succeeds", only=NEWER)
 def _(service):
     name = service.name("Same")
-    made = service.create(name)
+    created = service.create(name)
     for new in (name, name.upper(), name):
-        equal(service.rename(made.id, new, _return_http_data_only=False)[1], 200, "the status")
-        equal(service.stores.kv_store_get(made.id).name, new, "the name")
+        equal(service.rename(created.id, new, _return_http_data_only=False)[1], 200, "the status")
+        equal(service.stores.kv_store_get(created.id).name, new, "the name")
 
 
 @check("a rename to an existing or invalid name is a 400; of an unknown store a 404", only=NEWER)
@@ -287,13 +287,13 @@ def _(service):
     taken = service.name()
     service.create(taken)
     name = service.name()
-    made = service.create(name)
-    explained(refused(400, ApiException, service.rename, made.id, taken), "already exists")
+    created = service.create(name)
+    explained(refused(400, ApiException, service.rename, created.id, taken), "already exists")
     for bad in ("", "9", "a\tb", "d" * 256):
         with about(bad):
-            explained(refused(400, ApiException, service.rename, made.id, bad), "name")
-    explained(refused(400, ApiException, service.stores.kv_store_put, made.id))
-    equal(service.stores.kv_store_get(made.id).name, name, "the name after all that")
+            explained(refused(400, ApiException, service.rename, created.id, bad), "name")
+    explained(refused(400, ApiException, service.stores.kv_store_put, created.id))
+    equal(service.stores.kv_store_get(created.id).name, name, "the name")
     explained(refused(404, NotFoundException, service.rename, MISSING, service.name()))
 
 
@@ -302,7 +302,7 @@ def _(service):
     store_id = service.store()
     delete = service.stores.kv_store_delete
     nothing, status, headers = delete(store_id, _return_http_data_only=False)
-    equal((nothing, status), (None, 204), "the answer")
+    equal((nothing, status), (None, 204), "the response")
     true("content-length" not in headers and "content-type" not in headers, f"headers {headers}")
     explained(refused(404, NotFoundException, service.stores.kv_store_delete, store_id))
     explained(refused(404, NotFoundException, service.stores.kv_store_get, store_id))
@@ -337,7 +337,7 @@ def _(service):
     service.items.kv_store_delete_item(first.id, "key")
     service.stores.kv_store_delete(first.id)
     second = service.create(name)
-    true(second.id != first.id, "the id was used again")
+    true(second.id != first.id, "the id was reused")
     equal(service.keys(second.id), [], "its keys")
 
 

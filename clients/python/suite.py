@@ -1,9 +1,9 @@
-"""Runs every check of this folder against one version of the client: suite.py VERSION."""
+"""Runs every check in this directory against one version of the client: suite.py VERSION."""
 
 import importlib.metadata
 import sys
 
-from checks import run_all, say
+from checks import run_all, log
 
 VERSION = sys.argv[1]
 
@@ -12,7 +12,7 @@ def main():
     """Loads the checks in the order they should run, and runs them."""
     installed = importlib.metadata.version("fastly")
     if installed != VERSION:
-        say(f"this is fastly {installed}, not {VERSION}")
+        log(f"this is fastly {installed}, not {VERSION}")
         return 1
     import examples  # noqa: F401
     import stores  # noqa: F401

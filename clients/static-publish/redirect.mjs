@@ -17,7 +17,7 @@ globalThis.Request = class extends PlainRequest {
   constructor(input, init) {
     const address = String(input);
     if (!address.startsWith(HOSTED)) {
-      throw new Error(`the publisher asked for ${address}`);
+      throw new Error(`the publisher requested ${address}`);
     }
     super(BASE + address.slice(HOSTED.length), init);
   }

@@ -71,7 +71,7 @@ export function typeOf(path) {
   return TYPES[extname(path)] ?? 'application/octet-stream';
 }
 
-/** The variants that the publisher makes of a file. */
+/** The variants that the publisher creates for a file. */
 export function variantsOf(path) {
   return COMPRESSED.has(extname(path)) ? ['original', 'br', 'gzip'] : ['original'];
 }
@@ -91,9 +91,9 @@ export function assetKeys(entries) {
 }
 
 function write(path, bytes) {
-  const place = join(APP, path);
-  mkdirSync(dirname(place), { recursive: true });
-  writeFileSync(place, bytes);
+  const target = join(APP, path);
+  mkdirSync(dirname(target), { recursive: true });
+  writeFileSync(target, bytes);
 }
 
 export function writeFile(path, bytes) {
@@ -145,15 +145,15 @@ export async function publisher(
     cwd: APP, env, stdio: ['ignore', 'pipe', 'pipe'], timeout: RUN_LIMIT_MS,
   });
   let output = '';
-  const take = (text) => {
+  const collect = (text) => {
     output += text;
     // It would now wait a minute and retry; needing to is the failure.
     if (text.includes('retryable error')) {
       child.kill('SIGKILL');
     }
   };
-  child.stdout.setEncoding('utf8').on('data', take);
-  child.stderr.setEncoding('utf8').on('data', take);
+  child.stdout.setEncoding('utf8').on('data', collect);
+  child.stderr.setEncoding('utf8').on('data', collect);
   const stop = () => {
     child.kill('SIGKILL');
     process.exit(1);
@@ -169,7 +169,7 @@ export async function publisher(
   return { code, output, exchanges };
 }
 
-/** Runs a command that must do all it was told: no failure, no retry, no warning about the API. */
+/** Runs a command that must succeed without a failure, a retry or a warning about the API. */
 export async function publisherMust(...args) {
   return mustHaveDone(args, await publisher(args));
 }

@@ -60,7 +60,7 @@ async function allKeys() {
   return keys;
 }
 
-/** The keys that requests of one kind asked for, in order, and that each had this status. */
+/** Returns the sorted keys of the requests with this method, which must all have this status. */
 function keysOf(exchanges, method, status) {
   const chosen = exchanges.filter((one) => one.method === method && one.path.includes('/keys/'));
   for (const one of chosen) {
@@ -157,7 +157,7 @@ async function publishChecks() {
     const live = new Set(collectionKeys('live'));
     for (const [key, before] of generations) {
       const { generation } = await item(key);
-      assert.equal(generation !== before, live.has(key), `${key} was written anew`);
+      assert.equal(generation !== before, live.has(key), `${key} was rewritten`);
     }
     await verifySite();
     await verifyIndex('live');
@@ -293,7 +293,7 @@ async function cleaningChecks() {
     const { output } = await publisherMust('collections', 'list');
     assert.match(output, /EXPIRED/);
     await publisherMust('clean');
-    assert.ok(await item(`${PUBLISH_ID}_index_old`), 'kept as long as nobody says otherwise');
+    assert.ok(await item(`${PUBLISH_ID}_index_old`), 'kept unless its deletion is requested');
     const { exchanges } = await publisherMust('clean', '--delete-expired-collections');
     assert.deepEqual(keysOf(exchanges, 'DELETE', 204), sorted(collectionKeys('old')));
     await verifySite();
@@ -317,7 +317,7 @@ async function refusalChecks() {
 }
 
 async function prepare() {
-  console.log(`  making the site, ${OTHER_STORES} stores that come before its own, and that one`);
+  console.log(`  creating the site, its store, and ${OTHER_STORES} stores listed before it`);
   makeApp();
   const names = Array.from({ length: OTHER_STORES }, (_, index) => `another ${index}`);
   const worker = async () => {

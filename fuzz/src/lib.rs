@@ -53,14 +53,14 @@ pub fn with_server<T>(work: impl FnOnce(&Server) -> T) -> T {
     })
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
-pub struct Answer {
-    /// Its status.
+pub struct Response {
+    /// The status.
     pub status: u16,
-    /// Its header fields, in lower case.
+    /// The status line and header fields, in lower case.
     pub head: String,
-    /// Its body.
+    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -91,35 +91,41 @@ impl Server {
         let (api, draining) = (self.api.clone(), self.draining.clone());
         self.runtime.block_on(async {
             let (mut ours, theirs) = tokio::io::duplex(1 << 20);
-            let mut answer = Vec::new();
+            let mut response = Vec::new();
             let serve = http::serve(theirs, &*api, timeouts, draining);
             let client = async {
                 // The server may close the connection before it has read everything.
                 let _ = ours.write_all(bytes).await;
                 let _ = ours.shutdown().await;
-                let _ = ours.read_to_end(&mut answer).await;
+                let _ = ours.read_to_end(&mut response).await;
             };
             tokio::join!(serve, client);
-            answer
+            response
         })
     }
 
-    /// Sends a request and returns the answer. The target must not contain spaces or control
+    /// Sends a request and returns the response. The target must not contain spaces or control
     /// characters.
-    pub fn request(&self, method: &str, target: &str, fields: &str, body: &[u8]) -> Answer {
+    pub fn request(&self, method: &str, target: &str, fields: &str, body: &[u8]) -> Response {
         self.send_request(method.as_bytes(), target.as_bytes(), fields.as_bytes(), body)
     }
 
     /// Like [`Server::request`], with bytes.
-    pub fn send_request(&self, method: &[u8], target: &[u8], fields: &[u8], body: &[u8]) -> Answer {
+    pub fn send_request(
+        &self,
+        method: &[u8],
+        target: &[u8],
+        fields: &[u8],
+        body: &[u8],
+    ) -> Response {
         let rest = format!(
             " HTTP/1.1\r\nFastly-Key: {TOKEN}\r\nContent-Length: {}\r\nConnection: close\r\n",
             body.len()
         );
         let request = [method, b" ", target, rest.as_bytes(), fields, b"\r\n", body].concat();
-        let answers = parse_answers(&self.send(&request), &[method == b"HEAD"]);
-        let [answer] = <[Answer; 1]>::try_from(answers).expect("one request has one answer");
-        answer
+        let responses = parse_responses(&self.send(&request), &[method == b"HEAD"]);
+        let [response] = <[Response; 1]>::try_from(responses).expect("one request has one answer");
+        response
     }
 
     /// Asserts that the store exists and the sentinel item is unchanged.
@@ -135,10 +141,10 @@ impl Server {
     }
 }
 
-/// Splits a byte stream into answers and asserts that each is well-formed. `bodiless` says for the
-/// first answers whether they answer HEAD; further ones do not.
-pub fn parse_answers(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Answer> {
-    let mut answers = Vec::new();
+/// Splits a byte stream into responses and asserts that each is well-formed. `bodiless` marks the
+/// responses to HEAD, in order.
+pub fn parse_responses(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Response> {
+    let mut responses = Vec::new();
     while !bytes.is_empty() {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
         let end = end.unwrap_or_else(|| panic!("a head without an end: {bytes:?}"));
@@ -151,8 +157,8 @@ pub fn parse_answers(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Answer> {
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let mut len = length.map_or(0, |len| len.parse().expect("a length"));
         assert!(length.is_some() != (status == 204 || status < 200), "{head}");
-        if bodiless.get(answers.len()).copied().unwrap_or(false) {
-            // A malformed request head is answered with a body, as its method is unknown.
+        if bodiless.get(responses.len()).copied().unwrap_or(false) {
+            // A malformed request head gets a response with a body, as its method is unknown.
             len = if bytes.len() == len { len } else { 0 };
         }
         assert!(bytes.len() >= len, "a truncated body");
@@ -162,8 +168,8 @@ pub fn parse_answers(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Answer> {
             serde_json::from_slice::<serde_json::Value>(body).expect("JSON");
         }
         if status >= 200 {
-            answers.push(Answer { status, head, body: body.to_vec() });
+            responses.push(Response { status, head, body: body.to_vec() });
         }
     }
-    answers
+    responses
 }

@@ -8,11 +8,11 @@ use steadfast_fuzz::{SENTINEL_KEY, with_server};
 fuzz_target!(|data: &[u8]| {
     with_server(|server| {
         let target = format!("/resources/stores/kv/{}/batch", server.store);
-        let answer = server.request("PUT", &target, "", data);
-        assert!([200, 400, 413].contains(&answer.status), "{answer:?}");
-        let report: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        let response = server.request("PUT", &target, "", data);
+        assert!([200, 400, 413].contains(&response.status), "{response:?}");
+        let report: Value = serde_json::from_slice(&response.body).expect("JSON");
         let errors = report["errors"].as_array().expect("errors");
-        assert_eq!(errors.is_empty(), answer.status == 200);
+        assert_eq!(errors.is_empty(), response.status == 200);
         let lines = data.split(|byte| *byte == b'\n').count() as u64;
         let mut last = None;
         for error in errors {

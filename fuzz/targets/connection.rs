@@ -1,8 +1,8 @@
-//! Arbitrary bytes on a connection: all answers are well-formed, and the server stays available.
+//! Arbitrary bytes on a connection: all responses are well-formed, and the server stays available.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use steadfast_fuzz::{TOKEN, parse_answers, with_server};
+use steadfast_fuzz::{TOKEN, parse_responses, with_server};
 
 fuzz_target!(|data: &[u8]| {
     with_server(|server| {
@@ -10,11 +10,11 @@ fuzz_target!(|data: &[u8]| {
         let text = replace(data, b"TOKEN", TOKEN.as_bytes());
         let bytes = replace(&text, b"STORE", server.store.as_bytes());
         let sent = server.send(&bytes);
-        // Answers to HEAD have no body, but finding them would take a parser like the server's.
+        // Responses to HEAD have no body, but finding them would take a parser like the server's.
         // Inputs without HEAD are checked strictly.
         let heads = bytes.windows(4).any(|four| four.eq_ignore_ascii_case(b"HEAD"));
         if !heads {
-            parse_answers(&sent, &[]);
+            parse_responses(&sent, &[]);
         } else if !sent.is_empty() {
             assert!(sent.starts_with(b"HTTP/1.1 "), "{sent:?}");
         }

@@ -26,12 +26,12 @@ fuzz_target!(|data: &[u8]| {
             _ => ("GET", list),
         };
         let target = [path.as_bytes(), b"?", &query].concat();
-        let answer = server.send_request(method.as_bytes(), &target, &fields, b"new");
-        if answer.status >= 400 {
+        let response = server.send_request(method.as_bytes(), &target, &fields, b"new");
+        if response.status >= 400 {
             server.assert_intact();
         }
         let known = [200, 204, 206, 400, 404, 412, 413, 414, 416, 431];
-        assert!(known.contains(&answer.status), "{answer:?}");
-        assert!(answer.status != 400 || !answer.body.is_empty(), "a 400 without a reason");
+        assert!(known.contains(&response.status), "{response:?}");
+        assert!(response.status != 400 || !response.body.is_empty(), "a 400 without a reason");
     });
 });

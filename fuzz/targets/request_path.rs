@@ -1,4 +1,4 @@
-//! Raw request paths with any method: every answer is well-formed, and only requests that name an
+//! Raw request paths with any method: every response is well-formed, and only requests that name an
 //! item change it.
 #![no_main]
 
@@ -20,17 +20,17 @@ fuzz_target!(|data: &[u8]| {
             2 => [below.as_bytes(), b"/", &rest[..]].concat(),
             _ => [below.as_bytes(), b"/keys/", &rest[..]].concat(),
         };
-        let answer = server.send_request(method, &target, b"", b"");
+        let response = server.send_request(method, &target, b"", b"");
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let item = [below.as_bytes(), b"/keys/"].concat();
         let object = [b"/resources/stores/object/", server.store.as_bytes(), b"/keys/"].concat();
         let key = path.strip_prefix(&item[..]).or_else(|| path.strip_prefix(&object[..]));
         // Only a request that names the sentinel item may change it.
         let names_sentinel = key.is_some_and(|key| decoded(key) == SENTINEL_KEY.as_bytes());
-        if !names_sentinel || answer.status >= 400 {
+        if !names_sentinel || response.status >= 400 {
             server.assert_intact();
         }
-        if method == b"PUT" && answer.status == 200 && key.is_some() {
+        if method == b"PUT" && response.status == 200 && key.is_some() {
             let key = decoded(key.unwrap_or_default());
             assert!(!key.is_empty() && key.len() <= 1024 && std::str::from_utf8(&key).is_ok());
             let text = String::from_utf8_lossy(&key).into_owned();

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| steadfast::engine::embedded::fuzz_frame(data));
+fuzz_target!(|data: &[u8]| steadfast::engine::embedded::fuzz_wal_record(data));

@@ -14,10 +14,7 @@ fn a_long_batch_line_is_accepted_with_a_small_in_flight_limit() {
     let batch = format!("PUT /resources/stores/kv/{}/batch", target.store);
     let body = line("a", 6_000_000) + &line("b", 3) + &line("c", 3_000_000);
     assert_eq!(target.request(&batch, &[], body.as_bytes()).status, 200);
-    assert_eq!(
-        target.request(&format!("GET {}", target.item("a")), &[], b"").body.len(),
-        6_000_000
-    );
+    assert_eq!(target.get(&target.item("a")).body.len(), 6_000_000);
     target.assert_healthy_and_stop();
 }
 

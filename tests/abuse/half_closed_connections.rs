@@ -8,12 +8,11 @@ fn half_closed_connections_are_closed() {
     let item = target.item("half");
     let declared = target.head(&format!("PUT {item}"), "Content-Length: 26214400\r\n");
     let request = target.head("GET /healthz", "");
-    let prefixes =
-        ["", "\r\n", "G", &request[..30], &declared, &request, &format!("{request}GET /h")];
+    let heads = ["", "\r\n", "G", &request[..30], &declared, &request, &format!("{request}GET /h")];
     let mut clients = Vec::new();
     for n in 0..700 {
         let mut client = target.connect();
-        client.send(prefixes[n % prefixes.len()]).unwrap();
+        client.send(heads[n % heads.len()]).unwrap();
         client.shutdown_write();
         clients.push(client);
     }

@@ -38,7 +38,7 @@ fn ten_thousand_idle_connections_use_little_memory_and_block_no_client() {
     println!("{count} connections: {} MiB, {} bytes each", growth / MIB, growth / count.max(1));
     assert!(growth < count * BYTES_PER_CONNECTION + 16 * MIB, "{} MiB for {count}", growth / MIB);
     for client in clients.iter_mut().rev().take(100) {
-        assert_eq!(client.request("GET /readyz", &[], b"").unwrap().status, 200);
+        assert_eq!(client.get("/readyz").unwrap().status, 200);
     }
     drop(clients);
     target.wait_until_connections_close();
@@ -51,7 +51,7 @@ fn connections_over_the_limit_wait_until_one_closes() {
     // One below the limit: the server may not have noticed yet that an earlier connection closed.
     let mut open: Vec<_> = (0..19).map(|_| target.connect()).collect();
     for client in &mut open {
-        assert_eq!(client.request("GET /readyz", &[], b"").unwrap().status, 200);
+        assert_eq!(client.get("/readyz").unwrap().status, 200);
     }
     let mut waiting: Vec<_> = (0..40).map(|_| target.connect()).collect();
     for client in &mut waiting {

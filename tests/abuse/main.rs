@@ -2,15 +2,13 @@
 //! and has logged no error or panic. The tests run one at a time, because they measure time and
 //! memory. With `STEADFAST_ABUSE_LONG` an upload is truncated at every KiB; `STEADFAST_SEED`
 //! repeats the random input of a run.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "tests may panic and print"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::print_stdout, reason = "tests print and read variables")]
 
+#[path = "../harness/random.rs"]
+#[allow(dead_code, clippy::disallowed_methods, reason = "each suite uses a part")]
+mod random;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -73,12 +71,17 @@ impl Target {
         self.disk.server.request(request, headers, body)
     }
 
+    /// Sends a GET request on a new connection.
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.disk.server.get(path)
+    }
+
     /// Checks that the server serves other clients.
     pub(crate) fn assert_available(&self) {
-        assert_eq!(self.request("GET /readyz", &[], b"").status, 200);
+        assert_eq!(self.get("/readyz").status, 200);
         let item = self.item("others");
         assert_eq!(self.request(&format!("PUT {item}"), &[], b"fine").status, 200);
-        assert_eq!(self.request(&format!("GET {item}"), &[], b"").text(), "fine");
+        assert_eq!(self.get(&item).text(), "fine");
     }
 
     /// Checks that the server serves other clients within 2 s.
@@ -92,7 +95,7 @@ impl Target {
     /// Checks data and availability after the attack, stops the server, and checks its log.
     pub(crate) fn assert_healthy_and_stop(self) {
         self.assert_available();
-        assert_eq!(self.request(&format!("GET {}", self.item("kept")), &[], b"").text(), "kept");
+        assert_eq!(self.get(&self.item("kept")).text(), "kept");
         let Target { disk, _serial, .. } = self;
         let log = disk.stop_and_read_log();
         for word in ["panicked", "ERROR"] {
@@ -124,7 +127,7 @@ impl Target {
 
     /// The open connections according to the metrics, including the one of this request.
     pub(crate) fn open_connections(&self) -> u64 {
-        let text = self.request("GET /metrics", &[], b"").text();
+        let text = self.get("/metrics").text();
         let count = text.lines().find_map(|line| line.strip_prefix("steadfast_http_connections "));
         count.unwrap().parse().unwrap()
     }

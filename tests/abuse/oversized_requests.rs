@@ -4,7 +4,7 @@ use crate::{MIB, Target};
 
 /// Sends a head and up to `times` pieces until the server stops accepting them; returns the status
 /// if it could be read.
-fn send_repeatedly(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16> {
+fn flood(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16> {
     let mut client = target.connect();
     client.send(head).unwrap();
     for _ in 0..times {
@@ -15,36 +15,25 @@ fn send_repeatedly(target: &Target, head: &str, piece: &[u8], times: usize) -> O
     client.read_response(false).ok().map(|response| response.status)
 }
 
-fn assert_status_or_reset(status: Option<u16>, expected: u16, what: &str) {
+fn assert_rejected(target: &Target, head: &str, piece: &[u8], times: usize, code: u16, what: &str) {
+    let status = flood(target, head, piece, times);
     // Bytes sent after the response may reset the connection before the response is read.
-    assert!(status.is_none_or(|status| status == expected), "{what}: {status:?}");
+    assert!(status.is_none_or(|status| status == code), "{what}: {status:?}");
 }
 
 #[test]
 fn oversized_heads_are_rejected_with_bounded_memory() {
     let target = Target::new(&["--header-timeout", "5"]);
     let piece = vec![b'x'; 1 << 20];
-    assert_status_or_reset(
-        send_repeatedly(&target, "GET /", &piece, 32),
-        414,
-        "a target of 32 MiB",
-    );
-    assert_status_or_reset(
-        send_repeatedly(&target, "GET / HTTP/1.1\r\nX: ", &piece, 32),
-        431,
-        "a header of 32 MiB",
-    );
+    assert_rejected(&target, "GET /", &piece, 32, 414, "a target of 32 MiB");
+    assert_rejected(&target, "GET / HTTP/1.1\r\nX: ", &piece, 32, 431, "a header of 32 MiB");
     let lines = b"x: y\r\n".repeat(100_000);
-    assert_status_or_reset(
-        send_repeatedly(&target, "GET / HTTP/1.1\r\n", &lines, 20),
-        431,
-        "two million headers",
-    );
-    assert_status_or_reset(send_repeatedly(&target, "", &piece, 32), 414, "a method of 32 MiB");
+    assert_rejected(&target, "GET / HTTP/1.1\r\n", &lines, 20, 431, "two million headers");
+    assert_rejected(&target, "", &piece, 32, 414, "a method of 32 MiB");
     let metadata = format!("Metadata: {}\r\n", "m".repeat(20_000));
     let item = target.item("m");
     let head = target.head(&format!("PUT {item}"), &format!("{metadata}Content-Length: 1\r\n"));
-    assert_eq!(send_repeatedly(&target, &head, b"v", 1), Some(400));
+    assert_eq!(flood(&target, &head, b"v", 1), Some(400));
     let empty = b"\r\n".repeat(500_000);
     let health = target.head("GET /healthz", "");
     let mut client = target.connect();
@@ -64,41 +53,21 @@ fn oversized_bodies_are_rejected_with_bounded_memory() {
     let chunked = "Transfer-Encoding: chunked\r\n";
     let chunk = [b"100000\r\n", vec![b'x'; 1 << 20].as_slice(), b"\r\n"].concat();
     let put = target.head(&format!("PUT {item}"), chunked);
-    assert_status_or_reset(send_repeatedly(&target, &put, &chunk, 80), 413, "a value of 80 MiB");
+    assert_rejected(&target, &put, &chunk, 80, 413, "a value of 80 MiB");
     let create = target.head("POST /resources/stores/kv", chunked);
-    assert_status_or_reset(
-        send_repeatedly(&target, &create, &chunk, 80),
-        400,
-        "a store name of 80 MiB",
-    );
+    assert_rejected(&target, &create, &chunk, 80, 400, "a store name of 80 MiB");
     let rename = target.head(&format!("PUT /resources/stores/kv/{store}"), chunked);
-    assert_status_or_reset(
-        send_repeatedly(&target, &rename, &chunk, 80),
-        400,
-        "a new store name of 80 MiB",
-    );
+    assert_rejected(&target, &rename, &chunk, 80, 400, "a new store name of 80 MiB");
     let get = target.head(&format!("GET {item}"), chunked);
-    assert_status_or_reset(send_repeatedly(&target, &get, &chunk, 80), 404, "a GET with 80 MiB");
+    assert_rejected(&target, &get, &chunk, 80, 404, "a GET with 80 MiB");
     let extension = [b"5;".as_slice(), &[b'x'; 60_000]].concat();
-    assert_status_or_reset(
-        send_repeatedly(&target, &put, &extension, 500),
-        400,
-        "a chunk extension of 30 MB",
-    );
+    assert_rejected(&target, &put, &extension, 500, 400, "a chunk extension of 30 MB");
     let trailers = b"x: y\r\n".repeat(10_000);
     let trailed = format!("{put}0\r\n");
-    assert_status_or_reset(
-        send_repeatedly(&target, &trailed, &trailers, 500),
-        400,
-        "30 MB of trailers",
-    );
+    assert_rejected(&target, &trailed, &trailers, 500, 400, "30 MB of trailers");
     let tiny = b"1\r\nx\r\n".repeat(100_000);
-    assert_status_or_reset(
-        send_repeatedly(&target, &put, &tiny, 270),
-        413,
-        "27 million one-byte chunks",
-    );
-    assert_eq!(target.request(&format!("GET {item}"), &[], b"").status, 404);
+    assert_rejected(&target, &put, &tiny, 270, 413, "27 million one-byte chunks");
+    assert_eq!(target.get(&item).status, 404);
     target.assert_peak_memory_below(64 * MIB);
     target.assert_healthy_and_stop();
 }

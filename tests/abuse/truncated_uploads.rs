@@ -1,4 +1,4 @@
-//! Uploads that end before their length.
+//! Uploads that end before their declared length.
 
 use crate::{MIB, Target, wait_until};
 
@@ -13,7 +13,7 @@ fn a_truncated_upload_leaves_the_item_unchanged() {
     let item = target.item("truncated");
     let old = vec![b'o'; 1_000_000];
     assert_eq!(target.request(&format!("PUT {item}"), &[], &old).status, 200);
-    let before = target.request(&format!("GET {item}"), &[], b"");
+    let before = target.get(&item);
     let body = vec![b'n'; 25 << 20];
     let chunk = format!("{:x}\r\n", body.len());
     for (round, length) in (0..body.len()).step_by(step).enumerate() {
@@ -41,7 +41,7 @@ fn a_truncated_upload_leaves_the_item_unchanged() {
     client.shutdown_write();
     client.read_response(false).unwrap().expect_error(400);
     target.wait_until_connections_close();
-    let after = target.request(&format!("GET {item}"), &[], b"");
+    let after = target.get(&item);
     assert_eq!(after.generation(), before.generation());
     assert!(after.body == old, "the value changed");
     wait_until("files of truncated uploads remain", || target.blob_files().len() == 1);

@@ -2,7 +2,7 @@
 
 use crate::support::Response;
 use crate::{
-    Case, STORES, UNKNOWN_STORE, assert_error_about, assert_put_ok, chunk, http_date, status_line,
+    Case, STORES, UNKNOWN_STORE, assert_error, assert_put_ok, chunk, http_date, status_line,
 };
 use std::time::Duration;
 
@@ -130,8 +130,8 @@ fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
         assert_eq!(response.status, 400, "{line}");
         let errors = batch_errors(&response, 400);
         assert_eq!(errors.len(), 1, "{line}");
-        let (named, index, code, reason) = &errors[0];
-        assert_eq!((named.as_str(), *index, code.as_str()), (*key, 0, "400"), "{line}");
+        let (name, index, code, reason) = &errors[0];
+        assert_eq!((name.as_str(), *index, code.as_str()), (*key, 0, "400"), "{line}");
         assert_eq!(reason.split(' ').next(), Some(*field), "{line}: {reason}");
         body += &format!("{line}\n");
     }
@@ -430,7 +430,7 @@ fn a_truncated_batch_stores_a_prefix_of_its_complete_lines() {
             client
         };
         client.shutdown_write();
-        assert_error_about(&client.read_response(false).unwrap(), 400, "the");
+        assert_error(&client.read_response(false).unwrap(), 400, "the");
         // How many complete lines are stored is unspecified, but they are a prefix of the batch.
         let (mut count, mut cursor) = (0, String::new());
         loop {

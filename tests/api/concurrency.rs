@@ -50,7 +50,7 @@ fn one_of_concurrent_adds_succeeds() {
             assert_412(response);
         }
         let winner = responses.iter().position(|response| response.status == 200).unwrap();
-        let got = disk.server.request(&format!("GET {at}"), &[], b"");
+        let got = disk.server.get(&at);
         assert_eq!(got.text(), format!("writer {winner}"));
         assert_eq!(got.generation(), responses[winner].generation());
     }
@@ -71,7 +71,7 @@ fn concurrent_appends_are_all_applied_in_each_writers_order() {
                 assert_put_ok(&client.request(&request, &[], value.as_bytes()).unwrap());
             }
         });
-        let text = disk.server.request(&format!("GET {at}"), &[], b"").text();
+        let text = disk.server.get(&at).text();
         let parts: Vec<&str> = text.split_terminator(';').collect();
         assert_eq!(parts.len(), WRITERS * APPENDS);
         for writer in 0..WRITERS {
@@ -97,7 +97,7 @@ fn counters_with_generation_conditions_lose_no_update() {
     let generations = run_clients(&disk.server, CLIENTS, |_, client| {
         let mut generations_written = Vec::new();
         while generations_written.len() < COUNTS {
-            let got = client.request(&format!("GET {at}"), &[], b"").unwrap();
+            let got = client.get(&at).unwrap();
             let next = got.text().parse::<usize>().unwrap() + 1;
             let headers = [("if-generation-match", got.header("Generation"))];
             let put = client
@@ -112,7 +112,7 @@ fn counters_with_generation_conditions_lose_no_update() {
         assert!(generations_written.is_sorted(), "{generations_written:?}");
         generations_written
     });
-    let got = disk.server.request(&format!("GET {at}"), &[], b"");
+    let got = disk.server.get(&at);
     assert_eq!(got.text(), (CLIENTS * COUNTS).to_string());
     let all: BTreeSet<u64> = generations.concat().into_iter().collect();
     assert_eq!(all.len(), CLIENTS * COUNTS, "a generation was reused");
@@ -138,7 +138,7 @@ fn generations_are_never_reused_after_deletes_and_restarts() {
             // The generation of the deleted item does not match the new item.
             assert_412(&client.request(&format!("PUT {at}"), &headers, b"x").unwrap());
             assert_412(&client.request(&format!("DELETE {at}"), &headers, b"").unwrap());
-            let got = client.request(&format!("GET {at}"), &[], b"").unwrap();
+            let got = client.get(&at).unwrap();
             generations.push(got.generation());
             assert_204(&client.request(&format!("DELETE {at}"), &[], b"").unwrap());
         }
@@ -173,14 +173,13 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
             }
         });
         let puts = count(&responses[1..], 200);
-        let list = disk.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"");
+        let list = disk.server.get(&format!("{STORES}/{id}/keys"));
         match responses[0].status {
             204 => {
                 list.expect_error(404);
                 assert_eq!(puts, 0, "round {round}: an acknowledged put is lost");
                 for key in ["batch", "k2", "k3"] {
-                    let got =
-                        disk.server.request(&format!("GET {STORES}/{id}/keys/{key}"), &[], b"");
+                    let got = disk.server.get(&format!("{STORES}/{id}/keys/{key}"));
                     assert_eq!(got.expect_error(404), "no store with that id");
                 }
             }
@@ -212,8 +211,7 @@ fn one_of_concurrent_creates_with_one_name_succeeds() {
         for response in responses.iter().filter(|response| response.status == 400) {
             assert_eq!(response.expect_error(400), detail);
         }
-        let total =
-            disk.server.request(&format!("GET {STORES}"), &[], b"").json()["meta"]["total"].clone();
+        let total = disk.server.get(&format!("{STORES}")).json()["meta"]["total"].clone();
         assert_eq!(total, round + 1);
     }
 }
@@ -226,10 +224,10 @@ fn one_of_concurrent_renames_to_one_name_succeeds() {
         client.request(&format!("PUT {STORES}/{}", ids[at]), &[], b"{\"name\":\"one\"}").unwrap()
     });
     assert_eq!((count(&responses, 200), count(&responses, 400)), (1, 7));
-    let list = server.request(&format!("GET {STORES}"), &[], b"").json();
+    let list = server.get(&format!("{STORES}")).json();
     assert_eq!(list["meta"]["total"], 8);
     let winner = responses.iter().position(|response| response.status == 200).unwrap();
-    let found = server.request(&format!("GET {STORES}?name=one"), &[], b"").json();
+    let found = server.get(&format!("{STORES}?name=one")).json();
     assert_eq!(found["data"][0]["id"], ids[winner].as_str());
 }
 
@@ -249,7 +247,7 @@ fn readers_never_see_mixed_values_during_overwrites() {
                 let headers = [("metadata", text.as_str())];
                 assert_put_ok(&client.request(&format!("PUT {path}"), &headers, &value).unwrap());
             } else {
-                let got = client.request(&format!("GET {path}"), &[], b"").unwrap();
+                let got = client.get(&path).unwrap();
                 let digit = got.header("Metadata").as_bytes()[0];
                 assert!(got.body.iter().all(|byte| *byte == digit), "mixed value");
                 assert!([1000, large].contains(&got.body.len()));

@@ -25,7 +25,7 @@ fn assert_error_body(response: &Response, line: &str, title: &str, detail: &str)
 }
 
 /// Sends a request without the token.
-fn request_without_token(case: &Case, request: &str, lines: &str) -> Response {
+fn without_token(case: &Case, request: &str, lines: &str) -> Response {
     let mut client = case.server.connect();
     client.send(format!("{request} HTTP/1.1\r\nHost: t\r\n{lines}\r\n")).unwrap();
     client.read_response(request.starts_with("HEAD")).unwrap()
@@ -51,10 +51,7 @@ fn every_error_has_the_documented_format() {
     assert_error_body(&case.list("?limit=0"), bad.0, bad.1, limit);
     let large = case.put("k", &[], &[0; 11]);
     assert_error_body(
-        &large,
-        "413 Content Too Large",
-        "Payload too large",
-        "value must have at most 10 bytes",
+        &large, "413 Content Too Large", "Payload too large", "value must have at most 10 bytes",
     );
     let full = send(format!("DELETE {}", case.store_path()));
     let detail = "the store is not empty; delete its items first";
@@ -105,7 +102,7 @@ fn a_missing_or_wrong_token_is_401_on_every_route_and_changes_nothing() {
             // Every method without a token, and one method with each invalid token.
             let methods = if at == 0 { &METHODS[..] } else { &["DELETE"] };
             for method in methods {
-                let response = request_without_token(&case, &format!("{method} {path}"), lines);
+                let response = without_token(&case, &format!("{method} {path}"), lines);
                 assert_eq!(response.status, 401, "{method} {path} {lines}");
                 if *method != "HEAD" {
                     assert_error_body(&response, "401 Unauthorized", message, message);
@@ -121,7 +118,7 @@ fn the_token_header_name_is_case_insensitive() {
     let case = Case::new();
     for name in ["fastly-key", "Fastly-Key", "FASTLY-KEY"] {
         let response =
-            request_without_token(&case, &format!("GET {STORES}"), &format!("{name}:{TOKEN}\r\n"));
+            without_token(&case, &format!("GET {STORES}"), &format!("{name}:{TOKEN}\r\n"));
         assert_eq!(response.status, 200, "{name}");
     }
 }
@@ -198,7 +195,7 @@ fn head_matches_get_on_every_route() {
         let mut client = case.server.connect();
         let head = client.request(&format!("HEAD {path}"), &[], b"").unwrap();
         // A body sent with HEAD would be read as the next response.
-        let get = client.request(&format!("GET {path}"), &[], b"").unwrap();
+        let get = client.get(&path).unwrap();
         let without_date = |response: &Response| response.head.replace(response.header("Date"), "");
         assert_eq!(without_date(&head), without_date(&get), "{path}");
         assert_eq!(head.header("Content-Length"), get.body.len().to_string(), "{path}");
@@ -208,12 +205,11 @@ fn head_matches_get_on_every_route() {
 #[test]
 fn health_and_discovery_need_no_token() {
     let case = Case::new();
-    let openid =
-        request_without_token(&case, "GET /realms/fastly/.well-known/openid-configuration", "");
+    let openid = without_token(&case, "GET /realms/fastly/.well-known/openid-configuration", "");
     assert_eq!((status_line(&openid), openid.text().as_str()), ("HTTP/1.1 200 OK", "{}"));
     assert_eq!(openid.header("Content-Type"), "application/json");
     for path in ["/healthz", "/readyz", "/_/openapi.json"] {
-        assert_eq!(request_without_token(&case, &format!("GET {path}"), "").status, 200, "{path}");
+        assert_eq!(without_token(&case, &format!("GET {path}"), "").status, 200, "{path}");
     }
 }
 
@@ -221,21 +217,14 @@ fn health_and_discovery_need_no_token() {
 fn account_endpoints_have_the_fields_that_clients_decode() {
     let case = Case::new();
     let get = |path: &str| {
-        let response = case.server.request(&format!("GET {path}"), &[], b"");
+        let response = case.server.get(&path);
         assert_eq!(response.status, 200, "{path}");
         response.json()
     };
     let verify = get("/verify");
     for at in [
-        "/customer/id",
-        "/customer/name",
-        "/user/id",
-        "/user/name",
-        "/user/login",
-        "/token/id",
-        "/token/name",
-        "/token/created_at",
-        "/token/scope",
+        "/customer/id", "/customer/name", "/user/id", "/user/name", "/user/login", "/token/id",
+        "/token/name", "/token/created_at", "/token/scope",
     ] {
         assert!(verify.pointer(at).is_some_and(serde_json::Value::is_string), "{at} in {verify}");
     }

@@ -1,12 +1,7 @@
 //! The HTTP API of the shipped binary, endpoint by endpoint, with requests sent as literal bytes
 //! and responses compared byte for byte where a recording of the hosted API exists.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "tests may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -55,7 +50,7 @@ impl Case {
         format!("{STORES}/{}", self.id)
     }
 
-    /// The path of an item; `key` is sent as given and may be followed by a query.
+    /// The path of an item; `key` is sent unchanged and may be followed by a query.
     fn item_path(&self, key: &str) -> String {
         format!("{}/keys/{key}", self.store_path())
     }
@@ -65,7 +60,7 @@ impl Case {
     }
 
     fn get(&self, key: &str) -> Response {
-        self.server.request(&format!("GET {}", self.item_path(key)), &[], b"")
+        self.server.get(&self.item_path(key))
     }
 
     fn head(&self, key: &str) -> Response {
@@ -78,7 +73,7 @@ impl Case {
 
     /// A page of keys; `query` is empty or begins with `?`.
     fn list(&self, query: &str) -> Response {
-        self.server.request(&format!("GET {}/keys{query}", self.store_path()), &[], b"")
+        self.server.get(&format!("{}/keys{query}", self.store_path()))
     }
 
     /// All keys of the store, which must fit on one page.
@@ -129,7 +124,7 @@ fn assert_412(response: &Response) {
     assert!(!response.has_header("Content-Type") && response.body.is_empty(), "{}", response.head);
 }
 
-/// Checks a 204 response, which has no header about a body.
+/// Checks a 204 response, which must have no body headers.
 fn assert_204(response: &Response) {
     assert_eq!(status_line(response), "HTTP/1.1 204 No Content", "{}", response.head);
     for name in ["Content-Length", "Content-Type", "Transfer-Encoding"] {
@@ -137,8 +132,8 @@ fn assert_204(response: &Response) {
     }
 }
 
-/// Checks an error whose detail begins with the name of the wrong field, in any letter case.
-fn assert_error_about(response: &Response, status: u16, field: &str) {
+/// Checks an error whose detail begins with the name of the invalid field, in any letter case.
+fn assert_error(response: &Response, status: u16, field: &str) {
     let detail = response.expect_error(status);
     let named = detail.split(' ').next().unwrap_or_default();
     assert!(named.eq_ignore_ascii_case(field), "{field}: {detail}");

@@ -2,7 +2,7 @@
 
 use crate::support::{Response, Server};
 use crate::{
-    Case, STORES, UNKNOWN_STORE, assert_204, assert_error_about, assert_put_ok, escape_cursor,
+    Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok, escape_cursor,
     status_line,
 };
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn create(server: &Server, body: impl AsRef<[u8]>) -> Response {
 }
 
 fn list(server: &Server, query: &str) -> Value {
-    let response = server.request(&format!("GET {STORES}{query}"), &[], b"");
+    let response = server.get(&format!("{STORES}{query}"));
     assert_eq!(response.status, 200, "{query}: {response:?}");
     response.json()
 }
@@ -49,7 +49,7 @@ fn a_created_store_has_the_recorded_response() {
         assert_eq!(id.len(), 22);
         assert!(id.bytes().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase()), "{id}");
         assert!(is_time(created), "{created}");
-        let described = server.request(&format!("GET {STORES}/{id}"), &[], b"");
+        let described = server.get(&format!("{STORES}/{id}"));
         assert_eq!(status_line(&described), "HTTP/1.1 200 OK");
         assert_eq!(described.text(), body);
     }
@@ -87,7 +87,7 @@ fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
         &format!("{longest}ö"),
         &"a".repeat(256),
     ] {
-        assert_error_about(&create(&server, json!({ "name": name }).to_string()), 400, "name");
+        assert_error(&create(&server, json!({ "name": name }).to_string()), 400, "name");
     }
     assert_eq!(list(&server, "")["meta"]["total"], total);
 }
@@ -96,33 +96,21 @@ fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
 fn a_body_without_a_store_name_is_400_and_creates_nothing() {
     let server = Server::memory(&[]);
     for body in [
-        "",
-        "x",
-        "{",
-        "null",
-        "[]",
-        "\"a\"",
-        "1",
-        "{}",
-        "{\"Name\":\"a\"}",
-        "[{\"name\":\"a\"}]",
-        "{\"name\":\"a\"}}",
-        "{\"name\":\"a\"",
-        "{'name':'a'}",
-        "name=a",
+        "", "x", "{", "null", "[]", "\"a\"", "1", "{}", "{\"Name\":\"a\"}", "[{\"name\":\"a\"}]",
+        "{\"name\":\"a\"}}", "{\"name\":\"a\"", "{'name':'a'}", "name=a",
         "\u{feff}{\"name\":\"a\"}",
     ] {
-        assert_error_about(&create(&server, body), 400, "the");
+        assert_error(&create(&server, body), 400, "the");
     }
     for body in ["1", "null", "{}", "[\"a\"]", "true"] {
         let response = create(&server, format!("{{\"name\":{body}}}"));
         assert_eq!(response.expect_error(400), "name must be a string");
     }
-    assert_error_about(&create(&server, b"{\"name\":\"a\xff\"}"), 400, "the");
+    assert_error(&create(&server, b"{\"name\":\"a\xff\"}"), 400, "the");
     let large = format!("{{\"name\":\"a\",\"x\":\"{}\"}}", "x".repeat(70_000));
     assert_eq!(create(&server, large).expect_error(400), "the body must have at most 65536 bytes");
     let endless = format!("{{\"name\":\"a\",\"x\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
-    assert_error_about(&create(&server, endless), 400, "the");
+    assert_error(&create(&server, endless), 400, "the");
     // As the Python client sends it without a model.
     let headers = [("Content-Type", "application/json")];
     server.request(&format!("POST {STORES}"), &headers, b"").expect_error(400);
@@ -160,7 +148,7 @@ fn location_is_one_of_four_values_and_not_returned() {
     }
     for wrong in ["us", "UK", "US,EU", "%20US", "US&location=US", "1"] {
         let request = format!("POST {STORES}?location={wrong}");
-        assert_error_about(&server.request(&request, &[], b"{\"name\":\"x\"}"), 400, "location");
+        assert_error(&server.request(&request, &[], b"{\"name\":\"x\"}"), 400, "location");
     }
     assert_eq!(list(&server, "")["meta"]["total"], 5);
 }
@@ -189,32 +177,16 @@ fn a_duplicate_store_name_is_400_with_the_recorded_message() {
 fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
     let server = Server::memory(&[]);
     assert_eq!(
-        server.request(&format!("GET {STORES}"), &[], b"").text(),
+        server.get(&format!("{STORES}")).text(),
         "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}"
     );
     let order = [
-        "a",
-        "a b",
-        "a1",
-        "aB",
-        "Ab",
-        "b",
-        "TEST",
-        "Test",
-        "test",
-        "test-store",
-        "TestStoreA",
-        "test_store",
-        "zz",
-        "zé",
+        "a", "a b", "a1", "aB", "Ab", "b", "TEST", "Test", "test", "test-store", "TestStoreA",
+        "test_store", "zz", "zé",
     ];
     let mut expected = order;
     expected.sort_by_key(|name| (name.to_ascii_uppercase(), (*name).to_owned()));
-    assert_eq!(
-        expected[8..12],
-        ["test", "test-store", "TestStoreA", "test_store"],
-        "the recorded order"
-    );
+    assert_eq!(expected[8..12], ["test", "test-store", "TestStoreA", "test_store"], "as recorded");
     for at in [5, 0, 13, 7, 2, 9, 4, 11, 1, 12, 3, 6, 8, 10] {
         server.create_store(order[at]);
     }
@@ -246,7 +218,7 @@ fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
 fn a_page_of_stores_has_a_cursor_for_the_next_page() {
     let server = Server::memory(&[]);
     let [a, b] = ["a", "b"].map(|name| create(&server, json!({ "name": name }).to_string()).text());
-    let text = |query: &str| server.request(&format!("GET {STORES}{query}"), &[], b"").text();
+    let text = |query: &str| server.get(&format!("{STORES}{query}")).text();
     let first =
         format!("{{\"data\":[{a}],\"meta\":{{\"limit\":1,\"total\":2,\"next_cursor\":\"CgFh\"}}}}");
     assert_eq!(text("?limit=1"), first);
@@ -265,24 +237,12 @@ fn a_page_of_stores_has_a_cursor_for_the_next_page() {
     let rest = rest.replace("\"total\":2", "\"total\":1");
     assert_eq!(text("?cursor=CgFh"), rest);
     for wrong in ["!", "CgFh%3D", "apple", "Ev8%3D"] {
-        assert_error_about(
-            &server.request(&format!("GET {STORES}?cursor={wrong}"), &[], b""),
-            400,
-            "cursor",
-        );
+        assert_error(&server.get(&format!("{STORES}?cursor={wrong}")), 400, "cursor");
     }
     for wrong in ["", "=", "=0", "=-1", "=x", "=1&limit=1"] {
-        assert_error_about(
-            &server.request(&format!("GET {STORES}?limit{wrong}"), &[], b""),
-            400,
-            "limit",
-        );
+        assert_error(&server.get(&format!("{STORES}?limit{wrong}")), 400, "limit");
     }
-    assert_error_about(
-        &server.request(&format!("GET {STORES}?name=a&name=a"), &[], b""),
-        400,
-        "name",
-    );
+    assert_error(&server.get(&format!("{STORES}?name=a&name=a")), 400, "name");
 }
 
 #[test]
@@ -325,7 +285,7 @@ fn an_unknown_or_malformed_store_id_is_404() {
         assert_eq!(case.server.request(&format!("HEAD {STORES}/{id}"), &[], b"").status, 404);
         // An unknown store is reported before an invalid name.
         case.server.request(&format!("PUT {STORES}/{id}"), &[], b"x").expect_error(404);
-        case.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"").expect_error(404);
+        case.server.get(&format!("{STORES}/{id}/keys")).expect_error(404);
     }
     assert_eq!(names(&list(&case.server, "")), ["main"]);
 }
@@ -335,7 +295,7 @@ fn a_rename_is_an_empty_200_and_moves_the_store_in_the_list() {
     let case = Case::new();
     case.put_ok("k", &[("metadata", "m")], b"v");
     case.server.create_store("b");
-    let describe = || case.server.request(&format!("GET {}", case.store_path()), &[], b"").json();
+    let describe = || case.server.get(&case.store_path()).json();
     let before = describe();
     std::thread::sleep(Duration::from_millis(1100));
     let rename = |body: &str| {
@@ -371,10 +331,10 @@ fn an_invalid_rename_is_400_and_changes_nothing() {
         "store with name 'taken' already exists"
     );
     for name in ["", "1", "a\\n", &"a".repeat(256)] {
-        assert_error_about(&rename(&format!("{{\"name\":\"{name}\"}}")), 400, "name");
+        assert_error(&rename(&format!("{{\"name\":\"{name}\"}}")), 400, "name");
     }
     for body in ["", "x", "{}", "[]"] {
-        assert_error_about(&rename(body), 400, "the");
+        assert_error(&rename(body), 400, "the");
     }
     assert_eq!(list(&case.server, ""), before);
 }
@@ -405,7 +365,7 @@ fn a_store_with_items_is_not_deleted() {
     assert_eq!(list(&case.server, "")["meta"]["total"], 0);
     // A new store with the name is empty.
     let id = case.server.create_store("main");
-    let keys = case.server.request(&format!("GET {STORES}/{id}/keys"), &[], b"");
+    let keys = case.server.get(&format!("{STORES}/{id}/keys"));
     assert_eq!(keys.text(), "{\"data\":[],\"meta\":{\"limit\":1000}}");
 }
 

@@ -51,7 +51,7 @@ fn a_token_from_the_data_directory_is_sent_to_local_servers_only() {
     // Fails before a lookup of the name, which would give another exit status.
     let remote = list_at("http://kv.invalid");
     assert_eq!(remote.code, 5, "{}", remote.err);
-    assert!(remote.err.contains("no token for http://kv.invalid"), "{}", remote.err);
+    remote.assert_err("no token for http://kv.invalid");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn env_replaces_itself_with_the_command() {
     assert_eq!(child.wait().unwrap().signal(), Some(15));
 }
 
-/// A Node.js program that sends requests to the hosted address with each API Node.js has for that.
+/// A Node.js program that sends requests to the hosted address with each HTTP API of Node.js.
 const PROGRAM: &str = r#"
 import https from 'node:https';
 import { get } from 'node:https';

@@ -50,7 +50,7 @@ fn a_25_mib_value_is_put_and_read_by_pipe_and_file() {
     let more = [&large[..], b"x"].concat();
     let refused = cli.run_with_input(&["key", "put", "site", "larger", "-"], &more);
     assert_eq!(refused.code, 1, "{}", refused.err);
-    assert!(refused.err.contains("413"), "{}", refused.err);
+    refused.assert_err("413");
     cli.fails(3, &["key", "get", "site", "larger"]);
 }
 
@@ -92,7 +92,7 @@ fn key_put_accepts_binary_metadata_and_durations() {
     assert!(modified < expires && modified.len() == 27 && expires.len() == 27, "{head}");
     let file = cli.write_file("metadata", b"\xe9 \xff bytes\n");
     cli.ok(&["key", "put", "site", "b", "v", "--metadata-file", &file]);
-    let stored = cli.server.request(&format!("GET {}/keys/b", store_path(&cli)), &[], b"");
+    let stored = cli.server.get(&format!("{}/keys/b", store_path(&cli)));
     assert_eq!(stored.header("Metadata"), "\u{e9} \u{ff} bytes");
     let head = cli.json(&["key", "head", "site", "b"]).remove(0);
     assert_eq!(head["metadata_base64"], BASE64_STANDARD.encode(b"\xe9 \xff bytes"));
@@ -107,7 +107,7 @@ fn key_put_accepts_binary_metadata_and_durations() {
     cli.fails(3, &["key", "head", "site", "c"]);
 }
 
-/// The path of the store `cli`.
+/// The path of the store `site`.
 fn store_path(cli: &Cli) -> String {
     let id = cli.json(&["store", "describe", "site"])[0]["id"].as_str().unwrap().to_owned();
     format!("/resources/stores/kv/{id}")
@@ -145,11 +145,7 @@ fn a_missing_item_or_store_exits_with_3_and_is_named() {
     }
     let out = cli.dir.path().join("out");
     cli.fails(3, &["key", "get", "site", "nothing", "-o", out.to_str().unwrap()]);
-    assert_eq!(
-        std::fs::read_dir(cli.dir.path()).unwrap().count(),
-        0,
-        "a failed get must not leave a file"
-    );
+    assert_eq!(std::fs::read_dir(cli.dir.path()).unwrap().count(), 0, "a failed get left a file");
     let missing = cli.fails(1, &["key", "put", "site", "a", "--file", "/no/such/file"]);
     assert!(missing.contains("/no/such/file"), "{missing}");
 }

@@ -1,13 +1,8 @@
 //! The client commands as the shipped binary against a real server: their output, their messages
 //! and their exit statuses.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "tests may panic and read PATH"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::disallowed_methods, reason = "tests print and read variables")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -43,8 +43,8 @@ def free_ports(count):
 def get(url):
     """Returns the status and JSON of a URL, or (None, None)."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status, json.workload(answer)
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, None

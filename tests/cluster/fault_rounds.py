@@ -13,7 +13,7 @@ from cluster import TOKEN, Cluster, wait_for
 from journal import ACKNOWLEDGED, REJECTED, UNKNOWN, Journal
 from workload import Workload
 
-TTL = 20  # as patroni.yml has it
+TTL = 20  # the same as in patroni.yml
 RECOVERED_WITHIN = 120  # seconds for writes to resume and the cluster to be healthy
 
 
@@ -207,8 +207,8 @@ class Rounds:
               "%d reads checked; %d keys" % (
                   count, counts[ACKNOWLEDGED], counts[UNKNOWN], counts[REJECTED],
                   self.journal.reads, len(self.journal.order)))
-        print("answers to writes: " + ", ".join(
-            "%s: %d" % each for each in sorted(self.workload.answers.items(), key=str)))
+        print("responses to writes: " + ", ".join(
+            "%s: %d" % each for each in sorted(self.workload.responses.items(), key=str)))
         for kind, (overall, one) in sorted(self.ack_gaps.items()):
             print("longest gap between acknowledged writes, %s: %.1f s; through one server: %.1f s"
                   % (kind, overall, one))

@@ -1,8 +1,8 @@
-"""Records requests and answers, and checks that the answers are consistent.
+"""Records requests and responses, and checks that the responses are consistent.
 
 A key is a register or a log. A register contains a number that only grows, with the id of the
 request that wrote it. A log is only appended to. A reader takes the key's lower bound before it
-sends a request: the answer must include all that was acknowledged or observed until then.
+sends a request: the response must include all that was acknowledged or observed until then.
 """
 
 import hashlib
@@ -57,11 +57,11 @@ class Register:
         return violations
 
     def lower_bound(self):
-        """Returns what the answer to a request sent from now on must include."""
+        """Returns what the response to a request sent from now on must include."""
         return self.last_number, self.generation
 
     def check_read(self, lower_bound, body, generation):
-        """Returns the violations of an answer, and how it is stale."""
+        """Returns the violations of a response, and how it is stale."""
         last_number, min_generation = lower_bound
         if body is None:
             absent = "%s: absent after number %d" % (self.name, last_number)
@@ -121,11 +121,11 @@ class Log:
         return []
 
     def lower_bound(self):
-        """Returns what the answer to a request sent from now on must include."""
+        """Returns what the response to a request sent from now on must include."""
         return len(self.acknowledged_tokens), self.generation, self.body
 
     def check_read(self, lower_bound, body, generation):
-        """Returns the violations of an answer, and how it is stale."""
+        """Returns the violations of a response, and how it is stale."""
         count, min_generation, observed = lower_bound
         tokens = (body or b"").decode(errors="replace").split(";")
         violations, stale = [], []
@@ -199,12 +199,12 @@ class Journal:
             self.violations += key.record_outcome(number, request_id, state, generation)
 
     def lower_bound(self, key):
-        """Returns what the answer to a read sent from now on must include."""
+        """Returns what the response to a read sent from now on must include."""
         with self.lock:
             return key.lower_bound()
 
     def check_read(self, key, lower_bound, body, generation, where, strict=False):
-        """Checks the answer to a read. In a strict read a stale answer is a lost write."""
+        """Checks the response to a read. In a strict read a stale response is a lost write."""
         now = time.monotonic()
         with self.lock:
             self.reads += 1

@@ -19,7 +19,7 @@ class NotSent(Exception):
 
 
 class Disconnected(Exception):
-    """The request was sent, but no answer came."""
+    """The request was sent, but no response came."""
 
 
 class Client:
@@ -29,7 +29,7 @@ class Client:
         self.port = self.connection = None
 
     def request(self, server, method, path, headers=None, body=None):
-        """Returns the status, the generation or None, and the body of the answer."""
+        """Returns the status, the generation or None, and the body of the response."""
         if self.port != server.port or self.connection is None:
             self.close()
             self.port = server.port
@@ -41,9 +41,9 @@ class Client:
             self.connection = connection
         try:
             self.connection.request(method, path, body, {"Fastly-Key": TOKEN, **(headers or {})})
-            answer = self.connection.getresponse()
-            generation = answer.getheader("generation")
-            return answer.status, generation and int(generation), answer.read()
+            response = self.connection.getresponse()
+            generation = response.getheader("generation")
+            return response.status, generation and int(generation), response.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Disconnected(repr(error)) from error
@@ -90,7 +90,7 @@ class Workload:
         self.rotation = 0  # offset of each worker's server
         self.base = None
         self.workers = []
-        self.answers = {}  # write answers by status
+        self.responses = {}  # number of write responses by status
 
     def prepare(self):
         """Creates the store."""
@@ -123,7 +123,7 @@ class Workload:
         self.running.set()
 
     def check(self):
-        """Reads every key through every server and checks the answers."""
+        """Reads every key through every server and checks the responses."""
         with self.journal.lock:
             keys = list(self.journal.order)
         threads = [threading.Thread(target=self.check_keys, args=(index, keys[part::2]))
@@ -134,7 +134,7 @@ class Workload:
             thread.join()
 
     def check_keys(self, index, keys):
-        """Reads some keys through one server and checks the answers."""
+        """Reads some keys through one server and checks the responses."""
         client = Client()
         for key in keys:
             end = time.monotonic() + READABLE_WITHIN
@@ -151,7 +151,7 @@ class Workload:
         client.close()
 
     def read(self, client, index, key, strict=False):
-        """Reads a key and checks the answer; returns the error if there was none."""
+        """Reads a key and checks the response; returns the error if there was none."""
         lower_bound = self.journal.lower_bound(key)
         try:
             status, generation, body = client.request(
@@ -215,7 +215,7 @@ class Worker(threading.Thread):
             self.count(status)
             state = {200: ACKNOWLEDGED, 412: REJECTED}.get(status, UNKNOWN)
             if 400 <= status < 500 and status != 412:
-                raise RuntimeError("a write to %s was answered %d" % (key.name, status))
+                raise RuntimeError("a write to %s got status %d" % (key.name, status))
         except Disconnected as error:
             self.count("timed out" if "imeout" in str(error) else "disconnected")
         except NotSent:
@@ -227,10 +227,10 @@ class Worker(threading.Thread):
             self.workload.ack_gaps.acknowledged(server, sent)
         return state
 
-    def count(self, answer):
-        """Counts an answer by its status."""
+    def count(self, response):
+        """Counts a response by its status."""
         with self.workload.ack_gaps.lock:
-            self.workload.answers[answer] = self.workload.answers.get(answer, 0) + 1
+            self.workload.responses[response] = self.workload.responses.get(response, 0) + 1
 
 
 class PutWorker(Worker):

@@ -1,11 +1,11 @@
 //! kill -9 at chosen system calls of the unchanged binary.
 
+use crate::harness::fault_shim::Action::{self, Count, KillAfter, KillBefore, KillHalfway};
 use crate::harness::fault_shim::{
-    Action, BLOBS, DATABASE, FaultShim, OPEN, Rule, SEND, SQLITE_WAL, SYNC, TRUNCATE, UNLINK, WAL,
-    WRITE,
+    BLOBS, DATABASE, FaultShim, OPEN, Rule, SEND, SQLITE_WAL, SYNC, TRUNCATE, UNLINK, WAL, WRITE,
 };
 use crate::harness::random::run_seed;
-use crate::harness::workload::ValueSizes;
+use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Mixed, Small};
 use crate::random_kills::rounds;
 use crate::testbed::{Testbed, start_server};
 use std::time::Duration;
@@ -50,16 +50,16 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
     testbed.restart(|data| shim.server(data));
     let points = [(WRITE, WAL), (SYNC, WAL), (WRITE, BLOBS), (SYNC, BLOBS), (UNLINK, BLOBS)];
     for (slot, (calls, path)) in points.into_iter().enumerate() {
-        shim.set(slot, rule(Action::Count, calls, path));
+        shim.set(slot, rule(Count, calls, path));
     }
-    shim.set(5, rule(Action::Count, SEND, "socket:"));
-    shim.set(6, rule(Action::Count, OPEN, BLOBS));
+    shim.set(5, rule(Count, SEND, "socket:"));
+    shim.set(6, rule(Count, OPEN, BLOBS));
     let path = testbed.path("k");
     for bytes in [10, 300_000, 10] {
-        let answer = testbed.server.request(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
-        assert_eq!(answer.status, 200);
+        let reply = testbed.server.request(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
+        assert_eq!(reply.status, 200);
     }
-    // The answer does not wait for the removal of the file.
+    // The response does not wait for the removal of the file.
     for _ in 0..1000 {
         if shim.hits(4) > 0 {
             break;
@@ -75,147 +75,80 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
 
 #[test]
 fn kill_before_a_wal_write() {
-    kill_at("before a WAL write", rule(Action::KillBefore, WRITE, WAL), 200, ValueSizes::Mixed);
+    kill_at("before a WAL write", rule(KillBefore, WRITE, WAL), 200, Mixed);
 }
 
 #[test]
 fn kill_halfway_through_a_wal_write() {
-    kill_at(
-        "halfway through a WAL write",
-        rule(Action::KillHalfway, WRITE, WAL),
-        200,
-        ValueSizes::Mixed,
-    );
+    kill_at("halfway through a WAL write", rule(KillHalfway, WRITE, WAL), 200, Mixed);
 }
 
 #[test]
 fn kill_between_a_wal_write_and_its_fsync() {
-    kill_at("before a WAL fsync", rule(Action::KillBefore, SYNC, WAL), 60, ValueSizes::Mixed);
+    kill_at("before a WAL fsync", rule(KillBefore, SYNC, WAL), 60, Mixed);
 }
 
 #[test]
-fn kill_between_a_wal_fsync_and_the_answer() {
-    kill_at("after a WAL fsync", rule(Action::KillAfter, SYNC, WAL), 60, ValueSizes::Mixed);
-    kill_at("before an answer", rule(Action::KillBefore, SEND, "socket:"), 200, ValueSizes::Mixed);
-    kill_at(
-        "halfway through an answer",
-        rule(Action::KillHalfway, SEND, "socket:"),
-        200,
-        ValueSizes::Small,
-    );
+fn kill_between_a_wal_fsync_and_the_response() {
+    kill_at("after a WAL fsync", rule(KillAfter, SYNC, WAL), 60, Mixed);
+    kill_at("before a response", rule(KillBefore, SEND, "socket:"), 200, Mixed);
+    kill_at("halfway through a response", rule(KillHalfway, SEND, "socket:"), 200, Small);
 }
 
 #[test]
 fn kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
     let writes = |action| rule(action, WRITE, SQLITE_WAL);
-    kill_at("before a SQLite WAL write", writes(Action::KillBefore), 500, ValueSizes::FillsWal);
-    kill_at(
-        "halfway through a SQLite WAL write",
-        writes(Action::KillHalfway),
-        500,
-        ValueSizes::FillsWal,
-    );
-    kill_at(
-        "before a SQLite WAL fsync",
-        rule(Action::KillBefore, SYNC, SQLITE_WAL),
-        3,
-        ValueSizes::FillsWal,
-    );
-    kill_at(
-        "after a SQLite WAL fsync",
-        rule(Action::KillAfter, SYNC, SQLITE_WAL),
-        3,
-        ValueSizes::FillsWal,
-    );
+    kill_at("before a SQLite WAL write", writes(KillBefore), 500, FillsWal);
+    kill_at("halfway through a SQLite WAL write", writes(KillHalfway), 500, FillsWal);
+    kill_at("before a SQLite WAL fsync", rule(KillBefore, SYNC, SQLITE_WAL), 3, FillsWal);
+    kill_at("after a SQLite WAL fsync", rule(KillAfter, SYNC, SQLITE_WAL), 3, FillsWal);
 }
 
 #[test]
 fn kill_while_sqlite_checkpoints_into_the_database_file() {
     let writes = |action| rule(action, WRITE, DATABASE);
-    kill_at("before a database write", writes(Action::KillBefore), 300, ValueSizes::FillsWal);
-    kill_at(
-        "halfway through a database write",
-        writes(Action::KillHalfway),
-        300,
-        ValueSizes::FillsWal,
-    );
-    kill_at(
-        "before a database fsync",
-        rule(Action::KillBefore, SYNC, DATABASE),
-        2,
-        ValueSizes::FillsWal,
-    );
-    kill_at(
-        "after a database fsync",
-        rule(Action::KillAfter, SYNC, DATABASE),
-        2,
-        ValueSizes::FillsWal,
-    );
-    let any = rule(Action::KillBefore, TRUNCATE | SYNC, "steadfast.db");
-    kill_at("before any database fsync or truncate", any, 8, ValueSizes::FillsWal);
+    kill_at("before a database write", writes(KillBefore), 300, FillsWal);
+    kill_at("halfway through a database write", writes(KillHalfway), 300, FillsWal);
+    kill_at("before a database fsync", rule(KillBefore, SYNC, DATABASE), 2, FillsWal);
+    kill_at("after a database fsync", rule(KillAfter, SYNC, DATABASE), 2, FillsWal);
+    let any = rule(KillBefore, TRUNCATE | SYNC, "steadfast.db");
+    kill_at("before any database fsync or truncate", any, 8, FillsWal);
 }
 
 #[test]
 fn kill_while_a_blob_file_is_written() {
-    kill_at(
-        "halfway through a blob write",
-        rule(Action::KillHalfway, WRITE, BLOBS),
-        20,
-        ValueSizes::BlobFiles,
-    );
-    kill_at(
-        "before a blob fsync",
-        rule(Action::KillBefore, SYNC, BLOBS),
-        20,
-        ValueSizes::BlobFiles,
-    );
-    kill_at("after a blob fsync", rule(Action::KillAfter, SYNC, BLOBS), 20, ValueSizes::BlobFiles);
-    kill_at(
-        "after a blob file is created",
-        rule(Action::KillAfter, OPEN, BLOBS),
-        20,
-        ValueSizes::BlobFiles,
-    );
+    kill_at("halfway through a blob write", rule(KillHalfway, WRITE, BLOBS), 20, BlobFiles);
+    kill_at("before a blob fsync", rule(KillBefore, SYNC, BLOBS), 20, BlobFiles);
+    kill_at("after a blob fsync", rule(KillAfter, SYNC, BLOBS), 20, BlobFiles);
+    kill_at("after a blob file is created", rule(KillAfter, OPEN, BLOBS), 20, BlobFiles);
 }
 
 #[test]
 fn kill_around_the_removal_of_a_blob_file() {
-    kill_at(
-        "before a blob unlink",
-        rule(Action::KillBefore, UNLINK, BLOBS),
-        8,
-        ValueSizes::BlobFiles,
-    );
-    kill_at(
-        "after a blob unlink",
-        rule(Action::KillAfter, UNLINK, BLOBS),
-        8,
-        ValueSizes::BlobFiles,
-    );
+    kill_at("before a blob unlink", rule(KillBefore, UNLINK, BLOBS), 8, BlobFiles);
+    kill_at("after a blob unlink", rule(KillAfter, UNLINK, BLOBS), 8, BlobFiles);
 }
 
 #[test]
 fn kill_while_expired_items_are_deleted() {
     let Some(shim) = FaultShim::build() else { return };
     let points = [
-        rule(Action::KillBefore, WRITE, WAL),
-        rule(Action::KillHalfway, WRITE, WAL),
-        rule(Action::KillBefore, SYNC, WAL),
-        rule(Action::KillAfter, SYNC, WAL),
-        rule(Action::KillAfter, UNLINK, BLOBS),
+        rule(KillBefore, WRITE, WAL),
+        rule(KillHalfway, WRITE, WAL),
+        rule(KillBefore, SYNC, WAL),
+        rule(KillAfter, SYNC, WAL),
+        rule(KillAfter, UNLINK, BLOBS),
     ];
     let mut testbed = Testbed::new(run_seed("deletion of expired items"), 4);
     for (point, rule) in points.into_iter().enumerate() {
         testbed.restart(|data| shim.server(data));
-        testbed.run_workload(ValueSizes::Mixed, false, |_| {
-            std::thread::sleep(Duration::from_millis(400))
-        });
+        testbed.run_workload(Mixed, false, |_| std::thread::sleep(Duration::from_millis(400)));
         let large = vec![b'v'; 300_000];
         for number in 0..20 {
             let value = if number % 5 == 0 { &large[..] } else { b"v" };
             let request = format!("PUT {}", testbed.path(&format!("x-{point}-{number}")));
-            let answer = testbed.server.request(&request, &[("time_to_live_sec", "1")], value);
-            assert_eq!(answer.status, 200);
+            let reply = testbed.server.request(&request, &[("time_to_live_sec", "1")], value);
+            assert_eq!(reply.status, 200);
         }
         // Real time must pass the short TTLs too. The clock jump also passes the grace period.
         std::thread::sleep(Duration::from_millis(2100));

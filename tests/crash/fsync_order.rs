@@ -1,4 +1,4 @@
-//! The order of fsync and answer, as seen by strace.
+//! The order of fsync and response, as seen by strace.
 
 use crate::support::{self, Server, TOKEN};
 use std::path::Path;
@@ -22,23 +22,23 @@ fn traced_calls(data: &Path, trace: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_wal_is_fsynced_before_the_answer() {
+fn the_wal_is_fsynced_before_the_response() {
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
         println!("skipped: strace is not installed");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let calls = traced_calls(&dir.path().join("data"), &dir.path().join("trace"));
-    let answers: Vec<_> =
+    let replies: Vec<_> =
         calls.iter().enumerate().filter(|(_, call)| call.contains("\"HTTP/1.1 20")).collect();
-    assert_eq!(answers.len(), 4, "{calls:#?}");
+    assert_eq!(replies.len(), 4, "{calls:#?}");
     let mut from = 0;
-    for (at, answer) in answers {
+    for (at, reply) in replies {
         let synced = calls[from..at].iter().any(|call| {
             let sync = call.contains("fdatasync(") || call.contains("fsync(");
             sync || call.contains("fdatasync resumed") || call.contains("fsync resumed")
         });
-        assert!(synced, "no fsync before {answer} in {:#?}", &calls[from..at]);
+        assert!(synced, "no fsync before {reply} in {:#?}", &calls[from..at]);
         from = at + 1;
     }
 }

@@ -4,7 +4,7 @@ use crate::harness::fault_shim::{
     Action, BLOBS, DATABASE, EIO, ENOSPC, FaultShim, OPEN, Rule, SQLITE_WAL, SYNC, WAL, WRITE,
 };
 use crate::harness::random::run_seed;
-use crate::harness::workload::ValueSizes;
+use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Mixed, Small};
 use crate::support::Response;
 use crate::testbed::{Testbed, start_server};
 use std::path::Path;
@@ -24,7 +24,7 @@ struct DiskTest {
 impl DiskTest {
     fn new(seed: u64, writers: u32) -> Option<DiskTest> {
         let shim = FaultShim::build()?;
-        let testbed = Testbed::with_server(seed, writers, |data| shim.server(data));
+        let testbed = Testbed::with(seed, writers, |data| shim.server(data));
         Some(DiskTest { shim, testbed })
     }
 
@@ -32,20 +32,20 @@ impl DiskTest {
         self.shim.set(0, Rule::every(calls, path, Action::Fail(errno)));
     }
 
-    fn ask(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Response {
+    fn send(&self, method: &str, key: &str, query: &str, body: &[u8]) -> Response {
         let request = format!("{method} {}{query}", self.testbed.path(key));
         self.testbed.server.request(&request, &[], body)
     }
 
     fn put(&self, key: &str, body: &[u8]) -> u64 {
-        let answer = self.ask("PUT", key, "", body);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        answer.generation()
+        let reply = self.send("PUT", key, "", body);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.generation()
     }
 
     /// Asserts that GET and HEAD return the item unchanged.
     fn assert_unchanged(&self, key: &str, value: &[u8], generation: u64) {
-        let (get, head) = (self.ask("GET", key, "", b""), self.ask("HEAD", key, "", b""));
+        let (get, head) = (self.send("GET", key, "", b""), self.send("HEAD", key, "", b""));
         assert_eq!((get.status, get.generation()), (200, generation));
         assert!(get.body == value, "{key} has changed");
         assert_eq!((head.status, head.generation()), (200, generation));
@@ -60,7 +60,7 @@ impl DiskTest {
         blob_files(&self.testbed.data().join("blobs"))
     }
 
-    /// Waits until this many blob files are left.
+    /// Waits until exactly this many blob files remain.
     fn wait_for_blob_files(&self, wanted: usize) {
         let until = Instant::now() + TIMEOUT;
         while self.blob_files() != wanted && Instant::now() < until {
@@ -100,17 +100,17 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
     let (list, blob_files) = (disk.list(), disk.blob_files());
     disk.inject_error(WRITE, WAL, ENOSPC);
     for _ in 0..3 {
-        let refused = |answer: Response| assert!(answer.expect_error(507).contains("full"));
-        refused(disk.ask("PUT", "k", "", b"new"));
-        refused(disk.ask("PUT", "k", "?append=true", b"new"));
-        refused(disk.ask("PUT", "other", "?add=true", b"new"));
-        refused(disk.ask("PUT", "large", "", &vec![b'n'; 800_000]));
-        refused(disk.ask("DELETE", "k", "", b""));
+        let refused = |reply: Response| assert!(reply.expect_error(507).contains("full"));
+        refused(disk.send("PUT", "k", "", b"new"));
+        refused(disk.send("PUT", "k", "?append=true", b"new"));
+        refused(disk.send("PUT", "other", "?add=true", b"new"));
+        refused(disk.send("PUT", "large", "", &vec![b'n'; 800_000]));
+        refused(disk.send("DELETE", "k", "", b""));
         let batch = format!("PUT /resources/stores/kv/{}/batch", disk.testbed.store);
         let line = b"{\"key\":\"k\",\"value\":\"bmV3\"}\n";
-        let answer = disk.testbed.server.request(&batch, &[], line);
-        assert_eq!(answer.status, 503, "{answer:?}");
-        assert_eq!(answer.json()["errors"][0]["code"], "507");
+        let reply = disk.testbed.server.request(&batch, &[], line);
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert_eq!(reply.json()["errors"][0]["code"], "507");
         let store =
             disk.testbed.server.request("POST /resources/stores/kv", &[], b"{\"name\":\"t\"}");
         refused(store);
@@ -142,11 +142,11 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
                 continue;
             }
             disk.shim.set(0, Rule { first, ..Rule::every(calls, BLOBS, Action::Fail(ENOSPC)) });
-            // The server may answer and close before it has read the whole value, so the client may
+            // The server may respond and close before it has read the whole value, so the client may
             // see a connection error instead.
             let put = format!("PUT {}", disk.testbed.path("large"));
-            if let Ok(answer) = disk.testbed.server.connect().request(&put, &[], &new) {
-                answer.expect_error(507);
+            if let Ok(reply) = disk.testbed.server.connect().request(&put, &[], &new) {
+                reply.expect_error(507);
             }
             assert!(disk.shim.hits(0) >= first);
             if calls == WRITE {
@@ -158,7 +158,7 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
         }
     }
     disk.shim.set(0, Rule::every(WRITE, BLOBS, Action::Fail(ENOSPC)));
-    let joined = disk.ask("PUT", "large", "?append=true", b"a little more");
+    let joined = disk.send("PUT", "large", "?append=true", b"a little more");
     joined.expect_error(507);
     disk.assert_unchanged("large", &large, old);
     disk.shim.disable(0);
@@ -176,7 +176,7 @@ fn acknowledged_writes_survive_an_intermittently_full_disk() {
     let (mut failed_wal_writes, mut failed_blob_writes) = (0, 0);
     for round in 0..2 {
         let DiskTest { shim, testbed } = &mut disk;
-        testbed.run_workload(ValueSizes::Mixed, true, |_| {
+        testbed.run_workload(Mixed, true, |_| {
             for _ in 0..8 {
                 shim.set(0, Rule::every(WRITE, WAL, Action::Fail(ENOSPC)));
                 pause();
@@ -207,7 +207,7 @@ fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
     let large = vec![b'l'; 700_000];
     let old = disk.put("large", &large);
     disk.inject_error(WRITE, BLOBS, EIO);
-    let detail = disk.ask("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
+    let detail = disk.send("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
     assert!(detail.contains("see the server log"), "{detail}");
     let log = disk.shim.log();
     assert!(log.contains("could not write a blob file"), "{log}");
@@ -248,52 +248,27 @@ fn fail_from_hit(calls: u32, path: &'static str, hits_max: u64) -> Rule {
 #[test]
 fn a_failed_wal_fsync_stops_the_server_without_an_acknowledgement() {
     let message = "could not make a commit durable";
-    stops_on_fault("failing WAL fsync", fail_from_hit(SYNC, WAL, 100), ValueSizes::Mixed, message);
+    stops_on_fault("WAL fsync", fail_from_hit(SYNC, WAL, 100), Mixed, message);
 }
 
 #[test]
 fn a_failed_wal_write_stops_the_server_without_an_acknowledgement() {
     let message = "could not make a commit durable";
-    stops_on_fault("failing WAL write", fail_from_hit(WRITE, WAL, 300), ValueSizes::Mixed, message);
+    stops_on_fault("WAL write", fail_from_hit(WRITE, WAL, 300), Mixed, message);
 }
 
 #[test]
 fn a_failed_blob_fsync_stops_the_server_without_an_acknowledgement() {
-    stops_on_fault(
-        "failing blob fsync",
-        fail_from_hit(SYNC, BLOBS, 30),
-        ValueSizes::BlobFiles,
-        "could not sync",
-    );
+    stops_on_fault("blob fsync", fail_from_hit(SYNC, BLOBS, 30), BlobFiles, "could not sync");
 }
 
 #[test]
 fn a_failed_checkpoint_stops_the_server_without_data_loss() {
     let message = "could not";
-    stops_on_fault(
-        "failing SQLite WAL fsync",
-        fail_from_hit(SYNC, SQLITE_WAL, 3),
-        ValueSizes::FillsWal,
-        message,
-    );
-    stops_on_fault(
-        "failing SQLite WAL write",
-        fail_from_hit(WRITE, SQLITE_WAL, 300),
-        ValueSizes::FillsWal,
-        message,
-    );
-    stops_on_fault(
-        "failing database fsync",
-        fail_from_hit(SYNC, DATABASE, 3),
-        ValueSizes::FillsWal,
-        message,
-    );
-    stops_on_fault(
-        "failing database write",
-        fail_from_hit(WRITE, DATABASE, 300),
-        ValueSizes::FillsWal,
-        message,
-    );
+    stops_on_fault("SQLite WAL fsync", fail_from_hit(SYNC, SQLITE_WAL, 3), FillsWal, message);
+    stops_on_fault("SQLite WAL write", fail_from_hit(WRITE, SQLITE_WAL, 300), FillsWal, message);
+    stops_on_fault("database fsync", fail_from_hit(SYNC, DATABASE, 3), FillsWal, message);
+    stops_on_fault("database write", fail_from_hit(WRITE, DATABASE, 300), FillsWal, message);
 }
 
 #[test]
@@ -302,12 +277,12 @@ fn a_put_is_not_acknowledged_when_its_fsync_fails() {
     let old = disk.put("k", OLD_VALUE);
     disk.inject_error(SYNC, WAL, EIO);
     let put = format!("PUT {}", disk.testbed.path("k"));
-    if let Ok(answer) = disk.testbed.server.connect().request(&put, &[], b"new") {
-        assert!(answer.status >= 500, "{answer:?}");
+    if let Ok(reply) = disk.testbed.server.connect().request(&put, &[], b"new") {
+        assert!(reply.status >= 500, "{reply:?}");
     }
     disk.assert_stopped("could not make a commit durable");
     disk.restart_without_shim();
-    let found = disk.ask("GET", "k", "", b"");
+    let found = disk.send("GET", "k", "", b"");
     assert!(found.body == OLD_VALUE || found.body == b"new", "neither the old nor the new value");
     assert!(found.generation() >= old);
 }
@@ -319,10 +294,8 @@ fn short_writes_are_completed() {
     for (slot, path) in [WAL, BLOBS, SQLITE_WAL].into_iter().enumerate() {
         disk.shim.set(slot, Rule::every(WRITE, path, Action::Short));
     }
-    disk.testbed
-        .run_workload(ValueSizes::Mixed, false, |_| std::thread::sleep(Duration::from_secs(2)));
-    disk.testbed
-        .run_workload(ValueSizes::FillsWal, false, |_| std::thread::sleep(Duration::from_secs(1)));
+    disk.testbed.run_workload(Mixed, false, |_| std::thread::sleep(Duration::from_secs(2)));
+    disk.testbed.run_workload(FillsWal, false, |_| std::thread::sleep(Duration::from_secs(1)));
     assert!(disk.shim.hits(0) > 0 && disk.shim.hits(1) > 0 && disk.shim.hits(2) > 0);
     disk.testbed.check(&format!("short writes, STEADFAST_SEED={seed}"));
     disk.restart_without_shim();
@@ -335,8 +308,7 @@ fn group_commit_amortizes_slow_fsyncs() {
     let seed = run_seed("slow fsync");
     let Some(mut disk) = DiskTest::new(seed, 16) else { return };
     disk.shim.set(0, Rule::every(SYNC, WAL, Action::Delay(50)));
-    disk.testbed
-        .run_workload(ValueSizes::Small, false, |_| std::thread::sleep(Duration::from_secs(3)));
+    disk.testbed.run_workload(Small, false, |_| std::thread::sleep(Duration::from_secs(3)));
     let (syncs, acknowledged) = (disk.shim.hits(0), disk.testbed.acknowledged());
     println!("slow fsync: {acknowledged} writes acknowledged in {syncs} fsyncs of 50 ms");
     assert!(syncs > 0 && acknowledged > 3 * syncs, "{acknowledged} writes in {syncs} fsyncs");

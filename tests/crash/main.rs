@@ -4,15 +4,9 @@
 //! it, and compares the store with the journals of acknowledged writes.
 //! `STEADFAST_CRASH_ROUNDS` sets the number of kills (30). `STEADFAST_SEED` repeats the choices of
 //! a run, not its timing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "a test may panic, print, and read its environment and the clock"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests print and read env")]
 
 mod failpoints;
 mod fsync_order;

@@ -1,12 +1,12 @@
 //! Tests of the checker: every kind of violation, planted on purpose, is reported.
 
-use crate::harness::checker::{self, Observation, Verdict, ViolationKind};
+use crate::harness::checker::{self, Kind, Observation, Verdict};
 use crate::harness::journal::{
     self, APPENDED, COUNTED, Effect, Event, EventKind, Expected, Journal, Op,
 };
 use crate::harness::random::{now_micros, run_seed};
 use crate::harness::tagged_value::{self, Chunk};
-use crate::harness::workload::ValueSizes;
+use crate::harness::workload::ValueSizes::Small;
 use crate::testbed::{Testbed, start_server};
 use std::time::Duration;
 
@@ -48,9 +48,9 @@ impl Scenario {
         let ttl = ttl.map(|ttl| ttl.to_string());
         let fields: Vec<_> = ttl.iter().map(|ttl| ("time_to_live_sec", ttl.as_str())).collect();
         let request = format!("PUT {}", self.testbed.path(key));
-        let answer = self.testbed.server.request(&request, &fields, &chunk.encode(key));
-        assert_eq!(answer.status, 200);
-        self.acknowledge(key, answer.generation());
+        let reply = self.testbed.server.request(&request, &fields, &chunk.encode(key));
+        assert_eq!(reply.status, 200);
+        self.acknowledge(key, reply.generation());
     }
 
     fn expected(&self) -> Expected {
@@ -66,19 +66,13 @@ impl Scenario {
     }
 
     /// Asserts that the verdict consists of this violation.
-    fn assert_reported(&self, verdict: &Verdict, key: &str, kind: ViolationKind) {
-        let reported: Vec<_> =
-            verdict.violations.iter().map(|f| (f.key.as_str(), f.kind)).collect();
+    fn assert_reported(&self, verdict: &Verdict, key: &str, kind: Kind) {
+        let reported: Vec<_> = verdict.violations.iter().map(|f| (&f.key[..], f.kind)).collect();
         assert_eq!(reported, [(key, kind)], "{:#?}", verdict.violations);
     }
 
     /// Asserts that a corrupted observation is reported as this violation.
-    fn assert_detects(
-        &self,
-        key: &str,
-        kind: ViolationKind,
-        corrupt: impl FnOnce(&mut Observation),
-    ) {
+    fn assert_detects(&self, key: &str, kind: Kind, corrupt: impl FnOnce(&mut Observation)) {
         let mut observed = self.observed();
         corrupt(&mut observed);
         self.assert_reported(&checker::compare(&self.expected(), &observed), key, kind);
@@ -98,7 +92,7 @@ fn a_lost_overwrite_is_reported() {
     let mut scenario = Scenario::new();
     scenario.record_invocation(PERMANENT, 200, None);
     scenario.acknowledge(PERMANENT, now_micros());
-    scenario.assert_reported(&scenario.verdict(), PERMANENT, ViolationKind::LostWrite);
+    scenario.assert_reported(&scenario.verdict(), PERMANENT, Kind::LostWrite);
 }
 
 #[test]
@@ -106,7 +100,7 @@ fn a_lost_insert_is_reported() {
     let mut scenario = Scenario::new();
     scenario.record_invocation("w1-3", 200, None);
     scenario.acknowledge("w1-3", now_micros());
-    scenario.assert_reported(&scenario.verdict(), "w1-3", ViolationKind::LostWrite);
+    scenario.assert_reported(&scenario.verdict(), "w1-3", Kind::LostWrite);
 }
 
 #[test]
@@ -121,13 +115,13 @@ fn an_unanswered_write_may_be_applied_or_not() {
         other => panic!("{other:?}"),
     };
     let request = format!("PUT {}", scenario.testbed.path(PERMANENT));
-    let answer = scenario.testbed.server.request(&request, &[], &chunk.encode(PERMANENT));
-    assert_eq!(answer.status, 200);
+    let reply = scenario.testbed.server.request(&request, &[], &chunk.encode(PERMANENT));
+    assert_eq!(reply.status, 200);
     let verdict = scenario.verdict();
     assert!(verdict.violations.is_empty(), "reported as applied: {:#?}", verdict.violations);
-    // By the journal before the request, nobody wrote this value.
+    // By the journal before the request, no request wrote this value.
     let verdict = checker::compare(&scenario.journal.expected_at(before), &scenario.observed());
-    scenario.assert_reported(&verdict, PERMANENT, ViolationKind::LostWrite);
+    scenario.assert_reported(&verdict, PERMANENT, Kind::LostWrite);
 }
 
 #[test]
@@ -138,24 +132,24 @@ fn a_torn_value_is_reported() {
     torn[150_000..].fill(0);
     let request = format!("PUT {}", scenario.testbed.path(LARGE));
     assert_eq!(scenario.testbed.server.request(&request, &[], &torn).status, 200);
-    scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
+    scenario.assert_reported(&scenario.verdict(), LARGE, Kind::TornValue);
     assert_eq!(scenario.testbed.server.request(&request, &[], &torn[..1000]).status, 200);
-    scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
-    // Intact, but of another key.
+    scenario.assert_reported(&scenario.verdict(), LARGE, Kind::TornValue);
+    // Intact, but with another key.
     let other = chunks[0].encode(PERMANENT);
     assert_eq!(scenario.testbed.server.request(&request, &[], &other).status, 200);
-    scenario.assert_reported(&scenario.verdict(), LARGE, ViolationKind::TornValue);
+    scenario.assert_reported(&scenario.verdict(), LARGE, Kind::TornValue);
 }
 
 #[test]
 fn a_wrong_generation_is_reported() {
     let scenario = Scenario::new();
-    scenario.assert_detects(PERMANENT, ViolationKind::GenerationRegressed, |observed| {
+    scenario.assert_detects(PERMANENT, Kind::GenerationRegressed, |observed| {
         let seen = observed.keys.get_mut(PERMANENT).unwrap();
         seen.get.generation -= 1;
         seen.head.generation -= 1;
     });
-    scenario.assert_detects(PERMANENT, ViolationKind::WrongGeneration, |observed| {
+    scenario.assert_detects(PERMANENT, Kind::WrongGeneration, |observed| {
         let seen = observed.keys.get_mut(PERMANENT).unwrap();
         seen.get.generation += 1;
         seen.head.generation += 1;
@@ -165,28 +159,26 @@ fn a_wrong_generation_is_reported() {
 #[test]
 fn a_list_with_a_missing_extra_or_misplaced_key_is_reported() {
     let scenario = Scenario::new();
-    scenario.assert_detects(PERMANENT, ViolationKind::ListMismatch, |observed| {
+    scenario.assert_detects(PERMANENT, Kind::ListMismatch, |observed| {
         observed.lists[1].keys.retain(|key| key != PERMANENT);
     });
-    scenario.assert_detects("w9-9", ViolationKind::ListMismatch, |observed| {
+    scenario.assert_detects("w9-9", Kind::ListMismatch, |observed| {
         observed.lists[0].keys.push("w9-9".to_owned());
     });
-    scenario.assert_detects("", ViolationKind::ListMismatch, |observed| {
-        observed.lists[0].keys.reverse()
-    });
+    scenario.assert_detects("", Kind::ListMismatch, |observed| observed.lists[0].keys.reverse());
 }
 
 #[test]
 fn an_item_that_expires_late_or_early_is_reported() {
     let scenario = Scenario::new();
     // One hour later.
-    scenario.assert_detects(EXPIRING, ViolationKind::ExpiredServed, |observed| {
+    scenario.assert_detects(EXPIRING, Kind::ExpiredServed, |observed| {
         let seen = observed.keys.get_mut(EXPIRING).unwrap();
         seen.interval = (now_micros() + 3_600_000_000, now_micros() + 3_600_000_000);
         observed.lists.clear();
     });
     // Absent before its expiry.
-    scenario.assert_detects(EXPIRING, ViolationKind::LostWrite, |observed| {
+    scenario.assert_detects(EXPIRING, Kind::LostWrite, |observed| {
         let seen = observed.keys.get_mut(EXPIRING).unwrap();
         seen.get = checker::ItemHeaders { status: 404, ..Default::default() };
         seen.head = seen.get.clone();
@@ -205,24 +197,24 @@ fn a_resurrected_item_is_reported() {
         .record_invocation(now_micros(), Op { key, effect: Effect::Delete, metadata, ttl: None });
     let (at, key, kind) = (now_micros(), PERMANENT.to_owned(), EventKind::Acknowledged(None));
     scenario.journal.push(Event { at, key, kind });
-    scenario.assert_reported(&scenario.verdict(), PERMANENT, ViolationKind::Resurrected);
+    scenario.assert_reported(&scenario.verdict(), PERMANENT, Kind::Resurrected);
 }
 
 #[test]
 fn wrong_metadata_lengths_and_statuses_are_reported() {
     let scenario = Scenario::new();
-    scenario.assert_detects(PERMANENT, ViolationKind::WrongMetadata, |observed| {
+    scenario.assert_detects(PERMANENT, Kind::WrongMetadata, |observed| {
         let seen = observed.keys.get_mut(PERMANENT).unwrap();
         seen.get.metadata = "other".to_owned();
         seen.head.metadata = "other".to_owned();
     });
-    scenario.assert_detects(LARGE, ViolationKind::WrongLength, |observed| {
+    scenario.assert_detects(LARGE, Kind::WrongLength, |observed| {
         observed.keys.get_mut(LARGE).unwrap().get.stored += 1;
     });
-    scenario.assert_detects(LARGE, ViolationKind::HeadMismatch, |observed| {
+    scenario.assert_detects(LARGE, Kind::HeadMismatch, |observed| {
         observed.keys.get_mut(LARGE).unwrap().head.length += 1;
     });
-    scenario.assert_detects(LARGE, ViolationKind::Unreadable, |observed| {
+    scenario.assert_detects(LARGE, Kind::Unreadable, |observed| {
         observed.keys.get_mut(LARGE).unwrap().get.status = 500;
     });
 }
@@ -230,8 +222,7 @@ fn wrong_metadata_lengths_and_statuses_are_reported() {
 #[test]
 fn missing_duplicate_and_reordered_appends_and_wrong_counts_are_reported() {
     let mut testbed = Testbed::new(run_seed("shared keys"), 4);
-    testbed
-        .run_workload(ValueSizes::Small, false, |_| std::thread::sleep(Duration::from_millis(700)));
+    testbed.run_workload(Small, false, |_| std::thread::sleep(Duration::from_millis(700)));
     testbed.check("before planting violations");
     let expected = journal::expected(&testbed.journals);
     let observed = checker::observe(testbed.server.port, &testbed.store, &expected);
@@ -239,28 +230,22 @@ fn missing_duplicate_and_reordered_appends_and_wrong_counts_are_reported() {
         let mut observed = observed.clone();
         corrupt(observed.keys.get_mut(key).unwrap().value.as_mut().unwrap());
         let violations = checker::compare(&expected, &observed).violations;
-        violations.into_iter().map(|fault| fault.kind).collect::<Vec<_>>()
+        violations.into_iter().map(|violation| violation.kind).collect::<Vec<_>>()
     };
     let unchanged = |_: &mut Vec<Chunk>| {};
     assert_eq!(kinds(&unchanged, APPENDED), []);
-    assert_eq!(
-        kinds(&|chunks| chunks.truncate(chunks.len() - 1), APPENDED),
-        [ViolationKind::WrongAppends]
-    );
-    assert_eq!(kinds(&|chunks| chunks.push(chunks[0]), APPENDED), [ViolationKind::WrongAppends]);
-    assert_eq!(
-        kinds(&|chunks| chunks.insert(0, chunks[1]), APPENDED),
-        [ViolationKind::WrongAppends]
-    );
-    assert_eq!(kinds(&|chunks| chunks[0].sequence += 1, COUNTED), [ViolationKind::WrongCount]);
-    assert_eq!(kinds(&|chunks| chunks[0].sequence -= 1, COUNTED), [ViolationKind::WrongCount]);
+    assert_eq!(kinds(&|chunks| chunks.truncate(chunks.len() - 1), APPENDED), [Kind::WrongAppends]);
+    assert_eq!(kinds(&|chunks| chunks.push(chunks[0]), APPENDED), [Kind::WrongAppends]);
+    assert_eq!(kinds(&|chunks| chunks.insert(0, chunks[1]), APPENDED), [Kind::WrongAppends]);
+    assert_eq!(kinds(&|chunks| chunks[0].sequence += 1, COUNTED), [Kind::WrongCount]);
+    assert_eq!(kinds(&|chunks| chunks[0].sequence -= 1, COUNTED), [Kind::WrongCount]);
 }
 
 #[test]
 fn a_rollback_to_an_older_database_is_reported() {
     let mut testbed = Testbed::new(run_seed("rollback"), 4);
     let run_workload = |testbed: &mut Testbed| {
-        testbed.run_workload(ValueSizes::Small, false, |server| {
+        testbed.run_workload(Small, false, |server| {
             std::thread::sleep(Duration::from_millis(300));
             server.terminate();
             assert!(server.wait_for_exit(Duration::from_secs(30)).is_some());
@@ -277,11 +262,8 @@ fn a_rollback_to_an_older_database_is_reported() {
     std::fs::remove_dir_all(testbed.data().join("log")).unwrap();
     testbed.restart(start_server);
     let violations = testbed.verdict().violations;
-    assert!(
-        violations.iter().any(|fault| fault.kind == ViolationKind::LostWrite),
-        "{violations:#?}"
-    );
-    assert!(violations.iter().any(|fault| fault.key == APPENDED), "{violations:#?}");
+    assert!(violations.iter().any(|v| v.kind == Kind::LostWrite), "{violations:#?}");
+    assert!(violations.iter().any(|violation| violation.key == APPENDED), "{violations:#?}");
 }
 
 #[test]

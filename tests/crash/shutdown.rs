@@ -43,14 +43,14 @@ fn shutdown_completes_requests_in_flight() {
     drop(client);
     assert!(waiter.join().unwrap().success());
     let server = Server::start(dir.path(), &[]);
-    assert_eq!(server.request(&format!("GET {path}"), &[], b"").body, b"1234567890");
+    assert_eq!(server.get(&path).body, b"1234567890");
 }
 
 #[test]
 fn an_idle_server_restarts_after_kill_9() {
-    let mut home = DiskServer::new(&[]);
+    let mut disk = DiskServer::new(&[]);
     for _ in 0..3 {
-        assert_eq!(home.server.request("GET /readyz", &[], b"").status, 200);
-        home.kill_and_restart(&[]);
+        assert_eq!(disk.server.get("/readyz").status, 200);
+        disk.kill_and_restart(&[]);
     }
 }

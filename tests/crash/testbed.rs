@@ -23,14 +23,10 @@ pub(crate) struct Testbed {
 
 impl Testbed {
     pub(crate) fn new(seed: u64, writers: u32) -> Testbed {
-        Testbed::with_server(seed, writers, start_server)
+        Testbed::with(seed, writers, start_server)
     }
 
-    pub(crate) fn with_server(
-        seed: u64,
-        writers: u32,
-        start: impl FnOnce(&Path) -> Server,
-    ) -> Testbed {
+    pub(crate) fn with(seed: u64, writers: u32, start: impl FnOnce(&Path) -> Server) -> Testbed {
         let dir = tempfile::tempdir().unwrap();
         let server = start(&dir.path().join("data"));
         let (store, journals) =

@@ -1,16 +1,11 @@
-//! The engines under test, created anew for each test.
+//! The engines under test, created for each test.
 //!
 //! On PostgreSQL there are three engines over one database, like three servers, and each call goes
 //! to a random one; `STEADFAST_SEED` repeats the choices.
 
 mod multi_process;
 #[path = "../harness/random.rs"]
-#[allow(
-    dead_code,
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "each suite uses a part"
-)]
+#[allow(dead_code, clippy::print_stdout, clippy::disallowed_methods, reason = "used in part")]
 mod random;
 
 use multi_process::MultiProcessEngine;
@@ -22,10 +17,12 @@ use steadfast::engine::Engine;
 use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use steadfast::engine::memory::Memory;
 use steadfast::engine::postgres::{self, Postgres};
+use steadfast::kv::Kv;
+use steadfast::kv::clock::ManualClock;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-/// Engines over one PostgreSQL database.
+/// The number of engines over one PostgreSQL database.
 const PROCESSES: usize = 3;
 
 /// An engine under test that can be reopened.
@@ -70,6 +67,15 @@ impl Subject {
         let processes = connect(&url).await;
         let engine = Arc::new(MultiProcessEngine::new(processes.clone()));
         Some(Subject { engine, processes, dir: None, url: Some(url) })
+    }
+
+    /// Creates one [`Kv`] for each process, with this clock and value size limit.
+    #[allow(dead_code, reason = "each suite uses a part")]
+    pub(crate) fn kvs(&self, clock: &Arc<ManualClock>, value_bytes_max: u64) -> Vec<Arc<Kv>> {
+        let kv = |engine: &Arc<dyn Engine>| {
+            Arc::new(Kv::new(engine.clone(), clock.clone(), value_bytes_max))
+        };
+        self.processes.iter().map(kv).collect()
     }
 
     /// Closes and reopens the engine; the memory engine stays open.

@@ -11,7 +11,7 @@ const PAGE: usize = 7;
 
 /// The ways a store can contradict the journals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ViolationKind {
+pub(crate) enum Kind {
     /// An acknowledged write is missing.
     LostWrite,
     /// A chunk of the value is incomplete or corrupt.
@@ -35,20 +35,20 @@ pub(crate) enum ViolationKind {
     WrongAppends,
     /// The shared counter is outside the valid range.
     WrongCount,
-    /// The answer is neither the item nor 404.
+    /// The response is neither the item nor 404.
     Unreadable,
 }
 
 /// A violation and the key it concerns.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
-    pub(crate) kind: ViolationKind,
+    pub(crate) kind: Kind,
     pub(crate) key: String,
     #[allow(dead_code, reason = "printed by Debug")]
     pub(crate) detail: String,
 }
 
-/// The status and headers of an answer to GET or HEAD.
+/// The status and headers of a response to GET or HEAD.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ItemHeaders {
     pub(crate) status: u16,
@@ -58,7 +58,7 @@ pub(crate) struct ItemHeaders {
     pub(crate) stored: u64,
 }
 
-/// An item as read in an interval of time in microseconds.
+/// An item, read within an interval in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedItem {
     pub(crate) interval: (u64, u64),
@@ -70,7 +70,7 @@ pub(crate) struct ObservedItem {
     pub(crate) bytes: u64,
 }
 
-/// A list as read in an interval of time.
+/// A list, read within an interval in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedList {
     pub(crate) interval: (u64, u64),
@@ -93,7 +93,7 @@ pub(crate) struct Verdict {
     pub(crate) checked: u64,
 }
 
-/// Reads every expected key, and the lists.
+/// Reads every expected key and several lists.
 pub(crate) fn observe(port: u16, store: &str, expected: &Expected) -> Observation {
     let mut client = Client::connect(port).unwrap();
     let names = expected.keys.keys().map(String::as_str).chain([APPENDED, COUNTED]);
@@ -110,29 +110,29 @@ pub(crate) fn observe(port: u16, store: &str, expected: &Expected) -> Observatio
 
 fn read_item(client: &mut Client, port: u16, store: &str, key: &str) -> ObservedItem {
     let from = now_micros();
-    let mut ask = |method: &str| {
+    let mut send = |method: &str| {
         let request = format!("{method} /resources/stores/kv/{store}/keys/{key}");
-        let answer = client.request(&request, &[], b"");
-        answer.map_err(|e| {
+        let reply = client.request(&request, &[], b"");
+        reply.map_err(|e| {
             // The connection is in an undefined state after an error.
             *client = Client::connect(port).unwrap();
             format!("{method}: {e}")
         })
     };
-    let (get, head) = (ask("GET"), ask("HEAD"));
-    let headers = |answer: &Result<crate::support::Response, String>| match answer {
-        Ok(answer) if answer.status == 200 => ItemHeaders {
+    let (get, head) = (send("GET"), send("HEAD"));
+    let headers = |reply: &Result<crate::support::Response, String>| match reply {
+        Ok(reply) if reply.status == 200 => ItemHeaders {
             status: 200,
-            generation: answer.generation(),
-            metadata: answer.header("Metadata").to_owned(),
-            length: answer.header("Content-Length").parse().unwrap(),
-            stored: answer.header("Stored-Content-Length").parse().unwrap(),
+            generation: reply.generation(),
+            metadata: reply.header("Metadata").to_owned(),
+            length: reply.header("Content-Length").parse().unwrap(),
+            stored: reply.header("Stored-Content-Length").parse().unwrap(),
         },
-        Ok(answer) => ItemHeaders { status: answer.status, ..ItemHeaders::default() },
+        Ok(reply) => ItemHeaders { status: reply.status, ..ItemHeaders::default() },
         Err(_) => ItemHeaders::default(),
     };
     let (get_headers, head) = (headers(&get), headers(&head));
-    let body = get.map(|answer| if answer.status == 200 { answer.body } else { Vec::new() });
+    let body = get.map(|reply| if reply.status == 200 { reply.body } else { Vec::new() });
     let bytes = body.as_ref().map_or(0, Vec::len) as u64;
     let value = body.and_then(|body| tagged_value::decode(key, &body));
     ObservedItem { interval: (from, now_micros()), get: get_headers, head, value, bytes }
@@ -144,9 +144,9 @@ fn list(client: &mut Client, store: &str, prefix: &str, query: &str, limit: usiz
         let request = format!(
             "GET /resources/stores/kv/{store}/keys?limit={limit}&prefix={prefix}{query}{cursor}"
         );
-        let answer = client.request(&request, &[], b"").unwrap();
-        assert_eq!(answer.status, 200, "{request}: {}", answer.text());
-        let page = answer.json();
+        let reply = client.request(&request, &[], b"").unwrap();
+        assert_eq!(reply.status, 200, "{request}: {}", reply.text());
+        let page = reply.json();
         let data = page["data"].as_array().unwrap();
         keys.extend(data.iter().map(|key| key.as_str().unwrap().to_owned()));
         match page["meta"]["next_cursor"].as_str() {
@@ -161,7 +161,7 @@ fn list(client: &mut Client, store: &str, prefix: &str, query: &str, limit: usiz
     ObservedList { interval: (from, now_micros()), prefix: prefix.to_owned(), keys }
 }
 
-type CheckResult<T> = Result<T, (ViolationKind, String)>;
+type CheckResult<T> = Result<T, (Kind, String)>;
 
 /// Compares an observation with the expected states.
 pub(crate) fn compare(expected: &Expected, observed: &Observation) -> Verdict {
@@ -199,10 +199,7 @@ pub(crate) fn compare(expected: &Expected, observed: &Observation) -> Verdict {
         if seen.get.status == 200 && generation < last_generation {
             violations.push(violation(
                 key,
-                (
-                    ViolationKind::GenerationRegressed,
-                    format!("{generation} after {last_generation}"),
-                ),
+                (Kind::GenerationRegressed, format!("{generation} after {last_generation}")),
             ));
         }
         settled.last_generations.insert(key.to_owned(), generation.max(last_generation));
@@ -210,9 +207,7 @@ pub(crate) fn compare(expected: &Expected, observed: &Observation) -> Verdict {
     for list in &observed.lists {
         let wrong = check_list(list, expected, &settled, observed);
         violations.extend(
-            wrong
-                .into_iter()
-                .map(|(key, detail)| violation(&key, (ViolationKind::ListMismatch, detail))),
+            wrong.into_iter().map(|(key, detail)| violation(&key, (Kind::ListMismatch, detail))),
         );
     }
     Verdict { violations, settled, checked: observed.keys.len() as u64 }
@@ -227,44 +222,38 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
                 present.as_ref().is_none_or(|item| item.is_live(seen.interval) != Some(true))
             };
             let absent = state.candidates().any(may_be_absent);
-            let lost = || (ViolationKind::LostWrite, format!("absent, not {}", describe(state)));
+            let lost = || (Kind::LostWrite, format!("absent, not {}", show(state)));
             return if absent { Ok(None) } else { Err(lost()) };
         }
         200 => {}
         0 => {
             let why = seen.value.as_ref().err().cloned().unwrap_or_default();
-            return Err((ViolationKind::Unreadable, why));
+            return Err((Kind::Unreadable, why));
         }
-        status => return Err((ViolationKind::Unreadable, format!("status {status}"))),
+        status => return Err((Kind::Unreadable, format!("status {status}"))),
     }
-    let chunks = seen.value.as_ref().map_err(|how| (ViolationKind::TornValue, how.clone()))?;
+    let chunks = seen.value.as_ref().map_err(|how| (Kind::TornValue, how.clone()))?;
     if seen.get.length != seen.bytes || seen.get.stored != seen.bytes {
-        return Err((
-            ViolationKind::WrongLength,
-            format!("{} bytes, but {:?}", seen.bytes, seen.get),
-        ));
+        return Err((Kind::WrongLength, format!("{} bytes, but {:?}", seen.bytes, seen.get)));
     }
     if possible().next().is_none() {
-        return Err((ViolationKind::Resurrected, format!("deleted, but {chunks:?}")));
+        return Err((Kind::Resurrected, format!("deleted, but {chunks:?}")));
     }
     let same: Vec<_> = possible().filter(|item| item.chunks == *chunks).collect();
     if same.is_empty() {
-        return Err((ViolationKind::LostWrite, format!("{chunks:?}, not {}", describe(state))));
+        return Err((Kind::LostWrite, format!("{chunks:?}, not {}", show(state))));
     }
     let live: Vec<_> =
         same.iter().filter(|item| item.is_live(seen.interval) != Some(false)).collect();
     if live.is_empty() {
         return Err((
-            ViolationKind::ExpiredServed,
-            format!("read at {:?}, of {}", seen.interval, describe(state)),
+            Kind::ExpiredServed,
+            format!("read at {:?}, of {}", seen.interval, show(state)),
         ));
     }
     let matching: Vec<_> = live.iter().filter(|item| item.metadata == seen.get.metadata).collect();
     if matching.is_empty() {
-        return Err((
-            ViolationKind::WrongMetadata,
-            format!("{:?}, not {}", seen.get.metadata, describe(state)),
-        ));
+        return Err((Kind::WrongMetadata, format!("{:?}, not {}", seen.get.metadata, show(state))));
     }
     let generation = seen.get.generation;
     let fits = |item: &Item| match item.generation {
@@ -273,12 +262,10 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
     };
     match matching.into_iter().find(|item| fits(item)) {
         None if generation <= state.last_generation && generation < max_generation(state) => Err((
-            ViolationKind::GenerationRegressed,
+            Kind::GenerationRegressed,
             format!("{generation} after {}", max_generation(state)),
         )),
-        None => {
-            Err((ViolationKind::WrongGeneration, format!("{generation}, not {}", describe(state))))
-        }
+        None => Err((Kind::WrongGeneration, format!("{generation}, not {}", show(state)))),
         Some(item) => {
             let mut item = (**item).clone();
             item.generation = Some(generation);
@@ -308,7 +295,7 @@ fn max_generation(state: &KeyState) -> u64 {
     newest.unwrap_or(0).max(state.last_generation)
 }
 
-fn describe(state: &KeyState) -> String {
+fn show(state: &KeyState) -> String {
     format!("{:?} or, in flight, {:?}", state.possible, state.pending)
 }
 
@@ -321,7 +308,7 @@ fn check_head(seen: &ObservedItem, item: Option<&Item>) -> CheckResult<()> {
     if seen.get == seen.head {
         return Ok(());
     }
-    Err((ViolationKind::HeadMismatch, format!("{:?}, but GET answered {:?}", seen.head, seen.get)))
+    Err((Kind::HeadMismatch, format!("{:?}, but GET answered {:?}", seen.head, seen.get)))
 }
 
 /// Returns the keys that a list misses or must not contain.
@@ -368,7 +355,7 @@ fn check_appends(
     seen: &ObservedItem,
 ) -> CheckResult<BTreeMap<Chunk, WriteOutcome>> {
     let chunks = shared_chunks(seen)?;
-    let wrong = |detail: String| Err((ViolationKind::WrongAppends, detail));
+    let wrong = |detail: String| Err((Kind::WrongAppends, detail));
     let mut last: BTreeMap<u32, u64> = BTreeMap::new();
     for chunk in &chunks {
         if !matches!(tries.get(chunk), Some(WriteOutcome::Acknowledged | WriteOutcome::Unknown)) {
@@ -395,18 +382,18 @@ fn check_counter((least, most): (u64, u64), seen: &ObservedItem) -> CheckResult<
     let count = match shared_chunks(seen)?[..] {
         [] => 0,
         [chunk] => chunk.sequence,
-        ref many => return Err((ViolationKind::WrongCount, format!("{many:?}"))),
+        ref many => return Err((Kind::WrongCount, format!("{many:?}"))),
     };
     if (least..=most).contains(&count) {
         return Ok(count);
     }
-    Err((ViolationKind::WrongCount, format!("{count}, not in {least}..={most}")))
+    Err((Kind::WrongCount, format!("{count}, not in {least}..={most}")))
 }
 
 fn shared_chunks(seen: &ObservedItem) -> CheckResult<Vec<Chunk>> {
     match seen.get.status {
         404 => Ok(Vec::new()),
-        200 => seen.value.clone().map_err(|how| (ViolationKind::TornValue, how)),
-        status => Err((ViolationKind::Unreadable, format!("status {status}"))),
+        200 => seen.value.clone().map_err(|how| (Kind::TornValue, how)),
+        status => Err((Kind::Unreadable, format!("status {status}"))),
     }
 }

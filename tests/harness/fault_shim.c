@@ -111,7 +111,7 @@ static struct faults match_rules(uint32_t call, const char *path, int fd) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A call that is made entirely or not at all. */
+/* A call without partial effects. */
 #define WHOLE_CALL(call, path, fd, done) \
     struct faults faults = match_rules(call, path, fd); \
     if (faults.fail) { \

@@ -1,7 +1,7 @@
 //! The requests of each writer, their outcomes, and the store states consistent with them.
 //!
 //! Each key belongs to one writer with one request in flight, so its value is known exactly,
-//! except that a request without an answer may or may not have taken effect. All writers share two
+//! except that a request without a response may or may not have taken effect. All writers share two
 //! keys with the prefix `shared-`: one is appended to, the other is a counter.
 //!
 //! [`Journal::expected_at`] replays a journal up to a point in time: writes acknowledged by then
@@ -18,12 +18,12 @@ pub(crate) const COUNTED: &str = "shared-counted";
 
 const SECOND: u64 = 1_000_000;
 
-/// An item as its writer last saw it.
+/// An item as last known to its writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) metadata: String,
-    /// `None` if the answer did not include it (batch) or none came; then any newer one is valid.
+    /// `None` if the response did not include it (batch) or none came; then any newer one is valid.
     pub(crate) generation: Option<u64>,
     pub(crate) expiry: Option<Expiry>,
 }
@@ -59,7 +59,7 @@ pub(crate) enum Effect {
     Append(Chunk),
     Prepend(Chunk),
     Delete,
-    /// None: a precondition fails, so the server must reject the request.
+    /// No effect: a precondition fails, so the server must reject the request.
     MustFail,
 }
 
@@ -75,11 +75,11 @@ pub(crate) struct Op {
 #[derive(Clone, Debug)]
 pub(crate) enum EventKind {
     Invoked(Op),
-    /// With the generation if the answer has one.
+    /// With the generation if the response has one.
     Acknowledged(Option<u64>),
     /// It had no effect.
     Rejected,
-    /// No answer came, or one that leaves the effect open.
+    /// No response came, or one that leaves the effect open.
     Unknown,
 }
 
@@ -308,7 +308,7 @@ impl Journal {
         let own = found.keys.iter().filter(|(key, _)| key.starts_with(&prefix));
         self.start.keys = own.map(|(key, known)| (key.clone(), known.clone())).collect();
         let own = found.appended.iter().filter(|(chunk, _)| chunk.writer == self.writer);
-        self.start.appended = own.map(|(chunk, fate)| (*chunk, *fate)).collect();
+        self.start.appended = own.map(|(chunk, outcome)| (*chunk, *outcome)).collect();
         // One writer carries the counter of all.
         self.start.counter = if self.writer == 0 { found.counter } else { (0, 0) };
         self.start.last_generations = found.last_generations.clone();

@@ -49,7 +49,7 @@ pub(crate) struct Workload {
     pub(crate) sizes: ValueSizes,
     /// Keys of each writer.
     pub(crate) keys: u64,
-    /// Whether the server may answer 500, 503 and 507.
+    /// Whether the server may return 500, 503 and 507.
     pub(crate) errors_allowed: bool,
 }
 
@@ -109,35 +109,35 @@ impl Writer<'_> {
         format!("/resources/stores/kv/{}/keys/{key}", self.workload.store)
     }
 
-    /// Sends a request; returns `None` if no answer came. The next step reconnects if necessary.
-    fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Response> {
-        let answer = self.client.as_mut()?.request(request, fields, body).ok();
-        let closes = |answer: &Response| {
-            answer.headers("Connection").iter().any(|value| value.eq_ignore_ascii_case("close"))
+    /// Sends a request; returns `None` if no response came. The next step reconnects if necessary.
+    fn request(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Response> {
+        let reply = self.client.as_mut()?.request(request, fields, body).ok();
+        let closes = |reply: &Response| {
+            reply.headers("Connection").iter().any(|value| value.eq_ignore_ascii_case("close"))
         };
-        if answer.as_ref().is_none_or(closes) {
+        if reply.as_ref().is_none_or(closes) {
             self.client = None;
         }
-        answer
+        reply
     }
 
     fn record(&mut self, key: &str, kind: EventKind) {
         self.journal.push(Event { at: now_micros(), key: key.to_owned(), kind });
     }
 
-    /// Maps an answer to the outcome of an operation; panics if the status is not allowed.
-    fn classify(&self, op: &Op, answer: Option<&Response>, request: &str) -> EventKind {
-        let Some(answer) = answer else { return EventKind::Unknown };
+    /// Maps a response to the outcome of an operation; panics if the status is not allowed.
+    fn classify(&self, op: &Op, reply: Option<&Response>, request: &str) -> EventKind {
+        let Some(reply) = reply else { return EventKind::Unknown };
         let must_fail = matches!(op.effect, Effect::MustFail);
-        match answer.status {
-            200 | 204 if !must_fail => EventKind::Acknowledged(
-                answer.has_header("Generation").then(|| answer.generation()),
-            ),
+        match reply.status {
+            200 | 204 if !must_fail => {
+                EventKind::Acknowledged(reply.has_header("Generation").then(|| reply.generation()))
+            }
             404 | 412 if must_fail => EventKind::Rejected,
             507 | 503 if self.workload.errors_allowed => EventKind::Rejected,
             500 if self.workload.errors_allowed => EventKind::Unknown,
             status => {
-                panic!("{request} {op:?}: {status} {:?}", String::from_utf8_lossy(&answer.body))
+                panic!("{request} {op:?}: {status} {:?}", String::from_utf8_lossy(&reply.body))
             }
         }
     }
@@ -163,14 +163,11 @@ impl Writer<'_> {
         fields.extend(ttl.as_deref().map(|ttl| ("time_to_live_sec", ttl)));
         fields.extend(generation.as_deref().map(|number| ("if-generation-match", number)));
         self.journal.record_invocation(now_micros(), op.clone());
-        let last_generation = self.journal.key_state(&key).last_generation;
-        let answer = self.ask(&request, &fields, &body);
-        let kind = self.classify(&op, answer.as_ref(), &request);
+        let last = self.journal.key_state(&key).last_generation;
+        let reply = self.request(&request, &fields, &body);
+        let kind = self.classify(&op, reply.as_ref(), &request);
         if let EventKind::Acknowledged(Some(generation)) = kind {
-            assert!(
-                generation > last_generation,
-                "{request}: {generation} after {last_generation}"
-            );
+            assert!(generation > last, "{request}: {generation} after {last}");
         }
         self.record(&key, kind);
     }
@@ -275,20 +272,20 @@ impl Writer<'_> {
         let at = now_micros();
         ops.iter().for_each(|op| self.journal.record_invocation(at, op.clone()));
         let request = format!("PUT /resources/stores/kv/{}/batch", self.workload.store);
-        let answer = self.ask(&request, &[], &body);
+        let reply = self.request(&request, &[], &body);
         for (index, op) in ops.iter().enumerate() {
-            let kind = match &answer {
-                Some(answer) if answer.status != 200 => self.classify_line(answer, index),
-                answer => self.classify(op, answer.as_ref(), &request),
+            let kind = match &reply {
+                Some(reply) if reply.status != 200 => self.classify_line(reply, index),
+                reply => self.classify(op, reply.as_ref(), &request),
             };
             self.record(&op.key, kind);
         }
     }
 
     /// Returns the outcome of one line of a batch that reported errors.
-    fn classify_line(&self, answer: &Response, index: usize) -> EventKind {
-        assert!(self.workload.errors_allowed && answer.status == 503, "{answer:?}");
-        let report = answer.json();
+    fn classify_line(&self, reply: &Response, index: usize) -> EventKind {
+        assert!(self.workload.errors_allowed && reply.status == 503, "{reply:?}");
+        let report = reply.json();
         let errors = report["errors"].as_array().unwrap();
         match errors.iter().find(|error| error["index"] == index) {
             Some(error) if error["code"] == "500" => EventKind::Unknown,
@@ -296,8 +293,8 @@ impl Writer<'_> {
                 assert!(matches!(error["code"].as_str(), Some("503" | "507")), "{error}");
                 EventKind::Rejected
             }
-            // The server may fail, and answer, before it has read all lines.
-            None if answer.has_header("Connection") => EventKind::Unknown,
+            // The server may fail, and respond, before it has read all lines.
+            None if reply.has_header("Connection") => EventKind::Unknown,
             None => EventKind::Acknowledged(None),
         }
     }
@@ -314,7 +311,7 @@ impl Writer<'_> {
     /// Increments the shared counter unless another writer does so concurrently.
     fn increment_counter(&mut self) {
         let target = self.target(COUNTED);
-        let Some(read) = self.ask(&format!("GET {target}"), &[], b"") else { return };
+        let Some(read) = self.request(&format!("GET {target}"), &[], b"") else { return };
         let (count, generation) = match read.status {
             200 => {
                 (tagged_value::decode(COUNTED, &read.body).unwrap()[0].sequence, read.generation())
@@ -328,10 +325,10 @@ impl Writer<'_> {
         self.journal.record_invocation(now_micros(), op.clone());
         let number = generation.to_string();
         let fields = [("if-generation-match", number.as_str())];
-        let answer = self.ask(&format!("PUT {target}"), &fields, &chunk.encode(COUNTED));
-        let kind = match &answer {
-            Some(answer) if answer.status == 412 => EventKind::Rejected,
-            answer => self.classify(&op, answer.as_ref(), "PUT"),
+        let reply = self.request(&format!("PUT {target}"), &fields, &chunk.encode(COUNTED));
+        let kind = match &reply {
+            Some(reply) if reply.status == 412 => EventKind::Rejected,
+            reply => self.classify(&op, reply.as_ref(), "PUT"),
         };
         self.record(COUNTED, kind);
     }

@@ -5,7 +5,6 @@ use crate::store_under_test::{ReadItem, StoreUnderTest};
 use crate::{MAX, START};
 use bytes::Bytes;
 use std::sync::Arc;
-use steadfast::engine::Engine;
 use steadfast::kv::batch::BatchItem;
 use steadfast::kv::clock::ManualClock;
 use steadfast::kv::items::{DeleteRequest, PutRequest};
@@ -15,15 +14,10 @@ use steadfast::kv::{Error, Kv, Value};
 
 pub(crate) struct InProcess {
     subject: Subject,
-    kvs: Vec<Kv>,
+    kvs: Vec<Arc<Kv>>,
     clock: Arc<ManualClock>,
     store: StoreId,
     turns: ProcessPicker,
-}
-
-fn kvs(subject: &Subject, clock: &Arc<ManualClock>) -> Vec<Kv> {
-    let kv = |engine: &Arc<dyn Engine>| Kv::new(engine.clone(), clock.clone(), MAX);
-    subject.processes.iter().map(kv).collect()
 }
 
 fn key(text: &str) -> Key {
@@ -33,7 +27,7 @@ fn key(text: &str) -> Key {
 impl InProcess {
     pub(crate) async fn new(subject: Subject) -> InProcess {
         let clock = Arc::new(ManualClock::new(START));
-        let kvs = kvs(&subject, &clock);
+        let kvs = subject.kvs(&clock, MAX);
         let store = kvs[0].create_store(StoreName::parse("s0").unwrap(), None).await.unwrap().id;
         InProcess { turns: ProcessPicker::new(kvs.len()), subject, kvs, clock, store }
     }
@@ -52,15 +46,9 @@ impl StoreUnderTest for InProcess {
         self.turns.next()
     }
 
-    async fn put(
-        &self,
-        by: usize,
-        key: &str,
-        put: &PutRequest,
-        value: &[u8],
-    ) -> Result<u64, Error> {
+    async fn put(&self, by: usize, key: &str, put: &PutRequest, body: &[u8]) -> Result<u64, Error> {
         let mut upload = self.kvs[by].upload();
-        for chunk in value.chunks(60_000) {
+        for chunk in body.chunks(60_000) {
             upload.push(Bytes::copy_from_slice(chunk)).await?;
         }
         let value = upload.finish().await?;
@@ -125,7 +113,7 @@ impl StoreUnderTest for InProcess {
 
     async fn reopen(&mut self) -> Option<usize> {
         self.subject.reopen().await;
-        self.kvs = kvs(&self.subject, &self.clock);
+        self.kvs = self.subject.kvs(&self.clock, MAX);
         None
     }
 

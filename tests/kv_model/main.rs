@@ -187,18 +187,14 @@ impl<S: StoreUnderTest> Harness<S> {
         let mut keys: Vec<_> = lines.iter().map(|(key, ..)| *key).collect();
         keys.sort_unstable();
         keys.dedup();
-        let mut batch_generation = None;
+        let mut common = None;
         for key in keys {
             let (_, generation) = self.store.head(KEYS[key]).await;
-            assert_eq!(
-                *batch_generation.get_or_insert(generation),
-                generation,
-                "a batch is one commit"
-            );
+            assert_eq!(*common.get_or_insert(generation), generation, "a batch is one commit");
             self.model.generations.record(by, key, generation);
             self.model.items.get_mut(KEYS[key]).unwrap().generation = generation;
         }
-        if let Some(generation) = batch_generation {
+        if let Some(generation) = common {
             self.model.generations.finish_commit(by, generation);
         }
     }

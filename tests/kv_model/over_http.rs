@@ -39,14 +39,14 @@ impl Servers {
         Server::postgres_with_flags(&self.url, &self.flags.each_ref().map(String::as_str))
     }
 
-    /// Sends SIGKILL to a server and starts another in its place.
+    /// Sends SIGKILL to a server and starts a replacement.
     fn kill(&self, number: usize) {
         self.servers.borrow_mut()[number].kill();
         self.servers.borrow_mut()[number] = self.start();
     }
 }
 
-/// One case: a store of its own on the shared servers.
+/// One case: a separate store on the shared servers.
 pub(crate) struct OverHttp<'s> {
     servers: &'s Servers,
     turns: ProcessPicker,
@@ -99,13 +99,7 @@ impl StoreUnderTest for OverHttp<'_> {
         self.turns.next()
     }
 
-    async fn put(
-        &self,
-        by: usize,
-        key: &str,
-        put: &PutRequest,
-        value: &[u8],
-    ) -> Result<u64, Error> {
+    async fn put(&self, by: usize, key: &str, put: &PutRequest, body: &[u8]) -> Result<u64, Error> {
         let query = match put.mode {
             PutMode::Overwrite => "",
             PutMode::Add => "?add=true",
@@ -122,7 +116,7 @@ impl StoreUnderTest for OverHttp<'_> {
         let metadata = String::from_utf8(put.metadata.as_bytes().to_vec()).unwrap();
         headers.extend(Some(("metadata", metadata)).filter(|(_, text)| !text.is_empty()));
         let headers: Vec<_> = headers.iter().map(|(name, text)| (*name, text.as_str())).collect();
-        let response = self.request(by, &self.item_request("PUT", key, query), &headers, value);
+        let response = self.request(by, &self.item_request("PUT", key, query), &headers, body);
         if response.status == 200 { Ok(response.generation()) } else { Err(error_of(&response)) }
     }
 

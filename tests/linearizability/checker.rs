@@ -90,7 +90,7 @@ impl LinearizedSet {
 /// The operations near the point where every order fails.
 pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
     let mut checked = operations.to_vec();
-    // A read without an answer constrains nothing.
+    // A read without a response constrains nothing.
     checked.retain(|operation| {
         operation.invocation != Invocation::Get || operation.response != Response::Unknown
     });
@@ -109,7 +109,7 @@ pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
 /// Searches for a linearization.
 ///
 /// # Errors
-/// The operation with the latest return that no order could pass.
+/// The operation with the latest return that no order can satisfy.
 fn search(operations: &[Operation]) -> Result<(), usize> {
     let mut events = Events::new(operations);
     let mut values = Interner::default();
@@ -120,7 +120,7 @@ fn search(operations: &[Operation]) -> Result<(), usize> {
     while events.next[0] != NONE {
         let (number, is_invocation) = events.of[entry];
         let operation = &operations[number];
-        // At its return an operation must be linearized, unless it has no answer.
+        // At its return an operation must be linearized, unless it has no response.
         let after = match (is_invocation, &operation.response) {
             (true, _) => state.after(operation, &mut values),
             (false, Response::Unknown) => Some(state),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) const KEYS: u64 = 6;
 const CLIENTS: u64 = 8;
 
-/// Whether clients abandon some requests before the answer.
+/// Whether clients disconnect before some responses arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Abandonment {
     Never,
@@ -102,9 +102,9 @@ impl ClientPool {
             let mut operations =
                 std::mem::take(&mut *self.shared.history[key as usize].lock().unwrap());
             let invoked_at = self.shared.now();
-            let answer = reader.request(&self.shared.request("GET", key), &[], b"").unwrap();
+            let reply = reader.request(&self.shared.request("GET", key), &[], b"").unwrap();
             let invocation = Invocation::Get;
-            let (response, returned_at) = (response_of(&invocation, &answer), self.shared.now());
+            let (response, returned_at) = (response_of(&invocation, &reply), self.shared.now());
             let client = CLIENTS;
             operations.push(Operation { client, invocation, response, invoked_at, returned_at });
             for operation in operations.iter_mut().filter(|o| o.response == Response::Unknown) {
@@ -139,15 +139,15 @@ impl Shared {
     }
 }
 
-/// Maps an answer to a response of the history.
-fn response_of(invocation: &Invocation, answer: &support::Response) -> Response {
-    match (invocation, answer.status) {
-        (Invocation::Get, 200) => Response::Value(answer.text(), answer.generation()),
-        (Invocation::Put(..), 200) => Response::Written(answer.generation()),
+/// Converts an HTTP response to a response of the history.
+fn response_of(invocation: &Invocation, reply: &support::Response) -> Response {
+    match (invocation, reply.status) {
+        (Invocation::Get, 200) => Response::Value(reply.text(), reply.generation()),
+        (Invocation::Put(..), 200) => Response::Written(reply.generation()),
         (Invocation::Delete(_), 204) => Response::Deleted,
         (Invocation::Get | Invocation::Delete(_), 404) => Response::Absent,
         (Invocation::Put(..) | Invocation::Delete(_), 412) => Response::Rejected,
-        _ => panic!("{invocation:?} got {answer:?}"),
+        _ => panic!("{invocation:?} got {reply:?}"),
     }
 }
 
@@ -197,13 +197,13 @@ impl ClientThread {
         let fields: Vec<(&str, &str)> =
             expected.iter().map(|g| ("if-generation-match", g.as_str())).collect();
         let invoked_at = self.shared.now();
-        let answer = client.request(&request, &fields, body.as_bytes());
+        let reply = client.request(&request, &fields, body.as_bytes());
         let returned_at = self.shared.now();
-        let response = match &answer {
-            Ok(answer) => response_of(&invocation, answer),
+        let response = match &reply {
+            Ok(reply) => response_of(&invocation, reply),
             Err(_) => Response::Unknown,
         };
-        if answer.is_err() || abandon {
+        if reply.is_err() || abandon {
             self.connection = None;
         }
         if let Response::Value(_, generation) | Response::Written(generation) = &response {
@@ -215,8 +215,7 @@ impl ClientThread {
     }
 
     fn random_invocation(&mut self, key: u64) -> Invocation {
-        let last_generations =
-            Some(self.last_generations[key as usize]).filter(|generation| *generation > 0);
+        let known = Some(self.last_generations[key as usize]).filter(|last| *last > 0);
         self.written += 1;
         // Every value is unique, so a read identifies its write.
         let bytes = format!("{}-{};", self.number, self.written);
@@ -226,13 +225,9 @@ impl ClientThread {
             58..66 => Invocation::Put(Mode::Add, bytes, None),
             66..72 => Invocation::Put(Mode::Append, bytes, None),
             72..76 => Invocation::Put(Mode::Prepend, bytes, None),
-            76..87 if last_generations.is_some() => {
-                Invocation::Put(Mode::Overwrite, bytes, last_generations)
-            }
-            87..90 if last_generations.is_some() => {
-                Invocation::Put(Mode::Append, bytes, last_generations)
-            }
-            90..94 if last_generations.is_some() => Invocation::Delete(last_generations),
+            76..87 if known.is_some() => Invocation::Put(Mode::Overwrite, bytes, known),
+            87..90 if known.is_some() => Invocation::Put(Mode::Append, bytes, known),
+            90..94 if known.is_some() => Invocation::Delete(known),
             _ => Invocation::Delete(None),
         }
     }

@@ -20,7 +20,7 @@ pub(crate) enum Invocation {
     Delete(Option<u64>),
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Response {
     /// The value and its generation.
@@ -31,7 +31,7 @@ pub(crate) enum Response {
     /// The generation of the write.
     Written(u64),
     Deleted,
-    /// No answer: the operation took effect between its invocation and return, or never.
+    /// No response: the operation took effect between its invocation and return, or never.
     Unknown,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Operation {
     pub(crate) invocation: Invocation,
     pub(crate) response: Response,
     pub(crate) invoked_at: u64,
-    /// When the answer arrived, or after which the operation cannot take effect.
+    /// When the response arrived, or after which the operation cannot take effect.
     pub(crate) returned_at: u64,
 }
 

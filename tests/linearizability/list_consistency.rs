@@ -92,12 +92,12 @@ impl Race<'_> {
             };
             let fields: &[(&str, &str)] =
                 if present && expires { &[("time_to_live_sec", "1")] } else { &[] };
-            let answer = client.request(&request, fields, b"").unwrap();
-            assert!(expected.contains(&answer.status), "{request}: {}", answer.status);
+            let reply = client.request(&request, fields, b"").unwrap();
+            assert!(expected.contains(&reply.status), "{request}: {}", reply.status);
             let ended = self.now();
             changes.push(Change { present, began, ended });
             if present && expires {
-                // It expires one second after some point within the request, give or take clock skew.
+                // It expires one second after some point in the request, within the clock skew.
                 let second = 1_000_000;
                 let (began, ended) = (began + second - 20_000, ended + second + 20_000);
                 changes.push(Change { present: false, began, ended });
@@ -223,7 +223,7 @@ fn a_list_with_duplicate_unknown_deleted_or_missing_keys_is_reported() {
     let violation = |keys: &[&str]| check_list(&list(keys, 200), &changes).unwrap_err();
     assert!(violation(&[&later[..], &["k9"]].concat()).ends_with("are out of order"));
     assert!(violation(&[&later[..], &["k99"]].concat()).ends_with("was never written"));
-    // Deleted or expired before; to the check an expiry is a delete.
+    // Deleted or expired before: the check treats an expiry as a delete.
     assert!(violation(&[&["k0", "k1"], &later[1..]].concat()).starts_with("k1 does not exist"));
     assert!(violation(&later[1..]).starts_with("k0 is missing"));
 }

@@ -1,18 +1,12 @@
 //! Linearizability tests over HTTP.
 //!
 //! Concurrent clients record histories while servers are killed and requests abandoned; `checker`
-//! searches each key's history for an order that explains every answer. `list_consistency` checks
+//! searches each key's history for an order that explains every response. `list_consistency` checks
 //! paginated lists under concurrent writes. `STEADFAST_LINEARIZABILITY_SECONDS` sets the duration
 //! of each workload (6); `STEADFAST_SEED` repeats the choices of a run.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "a test may panic, print, and read its environment and the clock"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
 
 mod checker;
 mod clients;
@@ -55,18 +49,18 @@ fn run_phases(test: &str, mut phase: impl FnMut(u64, &mut Random, u64) -> u64) {
 }
 
 #[test]
-fn the_embedded_engine_is_linearizable_across_crashes_and_lost_answers() {
-    let mut home = DiskServer::new(&[]);
-    let store = home.server.create_store("linear");
+fn the_embedded_engine_is_linearizable_across_crashes_and_lost_responses() {
+    let mut disk = DiskServer::new(&[]);
+    let store = disk.server.create_store("linear");
     let mut crashes = 0;
     run_phases("linearizability of the embedded engine", |phase, random, seed| {
-        let (port, abandonment) = (home.server.port, Abandonment::Sometimes);
+        let (port, abandonment) = (disk.server.port, Abandonment::Sometimes);
         let clients = ClientPool::start(port, &[], &store, phase, random.next(), abandonment);
         let mut crash = || {
-            home.server.kill();
+            disk.server.kill();
             let killed = clients.now();
-            home.kill_and_restart(&[]);
-            clients.restarted(killed, home.server.port);
+            disk.kill_and_restart(&[]);
+            clients.restarted(killed, disk.server.port);
             crashes += 1;
         };
         for _ in 0..2 {

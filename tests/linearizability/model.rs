@@ -83,7 +83,7 @@ impl State {
     fn with_generation(self, generation: u64) -> Option<State> {
         let fits = match self.generation {
             0 => generation > self.last_generation,
-            last_generations => generation == last_generations,
+            known => generation == known,
         };
         let last_generation = self.last_generation.max(generation);
         fits.then_some(State { generation, last_generation, ..self })

@@ -35,7 +35,7 @@ impl SequentialSpec for Key {
     type Op = Invocation;
     type Ret = Response;
 
-    /// Applies an operation without an answer; it has no effect if its precondition fails.
+    /// Applies an operation without a response; it has no effect if its precondition fails.
     fn invoke(&mut self, invocation: &Invocation) -> Response {
         self.step(invocation, &Response::Unknown);
         Response::Unknown
@@ -54,7 +54,7 @@ struct CorrectStore {
 }
 
 impl CorrectStore {
-    fn answer(&mut self, invocation: &Invocation) -> Response {
+    fn reply(&mut self, invocation: &Invocation) -> Response {
         let differs = |expected: &Option<u64>| {
             let current = self.value.as_ref().map_or(0, |(_, generation)| *generation);
             expected.is_some_and(|expected| expected != current)
@@ -130,7 +130,7 @@ fn history(random: &mut Random) -> Vec<Operation> {
             }
             None => None,
             Some(_) if random.one_in(12) => None,
-            Some((at, None)) => Some((at, Some(store.answer(&operations[at].invocation)))),
+            Some((at, None)) => Some((at, Some(store.reply(&operations[at].invocation)))),
             Some((at, Some(response))) => {
                 (operations[at].response, operations[at].returned_at) = (response, time);
                 None
@@ -142,7 +142,7 @@ fn history(random: &mut Random) -> Vec<Operation> {
 
 /// Replaces a response by another plausible one.
 fn corrupt(operations: &mut [Operation], random: &mut Random) {
-    let answers: Vec<Response> =
+    let replies: Vec<Response> =
         operations.iter().map(|operation| operation.response.clone()).collect();
     let at = random.below(operations.len() as u64) as usize;
     let operation = &mut operations[at];
@@ -151,14 +151,14 @@ fn corrupt(operations: &mut [Operation], random: &mut Random) {
         (Response::Written(generation), 0) => Response::Written(generation + random.below(2) + 1),
         (Response::Value(value, generation), 0) => Response::Value(value.clone(), generation + 1),
         (Response::Value(_, generation), _) => Response::Value("ab".into(), *generation),
-        _ => answers[random.below(answers.len() as u64) as usize].clone(),
+        _ => replies[random.below(replies.len() as u64) as usize].clone(),
     };
     if operation.response == Response::Unknown {
         operation.returned_at = u64::MAX;
     }
 }
 
-/// Returns stateright's verdict. In stateright an operation without an answer is the last of its
+/// Returns stateright's verdict. In stateright an operation without a response is the last of its
 /// thread, so the client continues as a new thread.
 fn stateright_accepts(operations: &[Operation]) -> bool {
     let mut tester = LinearizabilityTester::new(Key::default());

@@ -1,14 +1,8 @@
 //! Black-box tests of several servers over one PostgreSQL database. Tests that need a database are
 //! skipped unless `STEADFAST_TEST_POSTGRES` is set (tests/postgres/run sets it).
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "a test may panic, print, and read its environment and the clock"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -61,7 +55,7 @@ fn terminate_connections(url: &str, until: Instant) -> u64 {
 
 #[test]
 fn writes_are_visible_through_all_servers_immediately() {
-    let Some(url) = create_database("at_once") else { return };
+    let Some(url) = create_database("visible") else { return };
     let servers = three_servers(&url);
     let store = servers[0].create_store("site");
     let taken = servers[1].request("POST /resources/stores/kv", &[], b"{\"name\":\"site\"}");
@@ -72,16 +66,16 @@ fn writes_are_visible_through_all_servers_immediately() {
         let (writer, reader) = (&servers[round % 3], &servers[(round + 1) % 3]);
         let value = format!("value {round}");
         assert_eq!(writer.request(&format!("PUT {item}"), &[], value.as_bytes()).status, 200);
-        let found = reader.request(&format!("GET {item}"), &[], b"");
+        let found = reader.get(&item);
         assert_eq!(found.text(), value);
         assert!(found.generation() > last, "generations increase across servers");
         last = found.generation();
         if round % 7 == 6 {
             assert_eq!(reader.request(&format!("DELETE {item}"), &[], b"").status, 204);
-            assert_eq!(writer.request(&format!("GET {item}"), &[], b"").status, 404);
+            assert_eq!(writer.get(&item).status, 404);
         }
     }
-    let listed = servers[2].request(&format!("GET /resources/stores/kv/{store}/keys"), &[], b"");
+    let listed = servers[2].get(&format!("/resources/stores/kv/{store}/keys"));
     assert_eq!(listed.text(), "{\"data\":[\"k\"],\"meta\":{\"limit\":1000}}");
 }
 
@@ -93,7 +87,7 @@ fn values_of_25_mib_round_trip() {
     let value: Vec<u8> = (0..25 << 20).map(|i: u32| (i ^ (i >> 9)) as u8).collect();
     let item = format!("/resources/stores/kv/{store}/keys/large");
     assert_eq!(server.request(&format!("PUT {item}"), &[], &value).status, 200);
-    assert!(server.request(&format!("GET {item}"), &[], b"").body == value);
+    assert!(server.get(&item).body == value);
     assert_eq!(server.request(&format!("PUT {item}?append=true"), &[], b"x").status, 413);
 }
 
@@ -112,9 +106,9 @@ fn check_appends(value: &str, appended: &HashMap<String, u16>) -> usize {
 
 #[test]
 fn writes_take_effect_exactly_once_while_connections_are_terminated() {
-    let Some(url) = create_database("cut") else { return };
+    let Some(url) = create_database("terminated") else { return };
     let servers = three_servers(&url);
-    let store = servers[0].create_store("cut");
+    let store = servers[0].create_store("site");
     let base = format!("/resources/stores/kv/{store}/keys");
     servers[0].request(&format!("PUT {base}/count"), &[], b"0");
     let stop = AtomicBool::new(false);
@@ -123,7 +117,7 @@ fn writes_take_effect_exactly_once_while_connections_are_terminated() {
     let count = |port: u16| {
         let mut client = Client::connect(port).unwrap();
         while !stop.load(Ordering::Relaxed) {
-            let now = client.request(&format!("GET {base}/count"), &[], b"").unwrap();
+            let now = client.get(&format!("{base}/count")).unwrap();
             if now.status != 200 {
                 continue;
             }
@@ -162,14 +156,14 @@ fn writes_take_effect_exactly_once_while_connections_are_terminated() {
         stop.store(true, Ordering::Relaxed);
         terminated
     });
-    let value = servers[1].request(&format!("GET {base}/count"), &[], b"").text();
+    let value = servers[1].get(&format!("{base}/count")).text();
     let (value, counted) = (value.parse::<u64>().unwrap(), counted.into_inner());
     let unknown = unknown.into_inner();
     assert!(
         (counted..=counted + unknown).contains(&value),
         "{value}, {counted} acknowledged, {unknown} unknown"
     );
-    let all = servers[2].request(&format!("GET {base}/all"), &[], b"").text();
+    let all = servers[2].get(&format!("{base}/all")).text();
     let acknowledged = check_appends(&all, &appended.into_inner().unwrap());
     println!(
         "{terminated} connections terminated; acknowledged {counted} increments ({unknown} unknown) and \
@@ -228,8 +222,7 @@ fn only_eventual_lists_are_read_from_a_standby() {
     // An empty database acts as a standby that lags.
     drop(Server::postgres(&other));
     let keys = |server: &Server, store: &str, query: &str| {
-        let list =
-            server.request(&format!("GET /resources/stores/kv/{store}/keys{query}"), &[], b"");
+        let list = server.get(&format!("/resources/stores/kv/{store}/keys{query}"));
         assert_eq!(list.status, 200);
         list.text()
     };
@@ -242,7 +235,7 @@ fn only_eventual_lists_are_read_from_a_standby() {
         keys(&server, &store, "?consistency=eventual"),
         r#"{"data":[],"meta":{"limit":1000,"consistency":"eventual"}}"#
     );
-    assert_eq!(server.request(&format!("GET {item}"), &[], b"").body, b"v");
+    assert_eq!(server.get(&item).body, b"v");
 
     let unreachable = "postgres://nobody@127.0.0.1:1/kv";
     let alone = Server::postgres_with_flags(&url, &["--engine-standby", unreachable]);
@@ -277,12 +270,12 @@ fn several_servers_delete_expired_items_concurrently() {
         std::thread::sleep(Duration::from_millis(200));
     }
     for server in &servers {
-        let total = server.request("GET /resources/stores/kv", &[], b"");
+        let total = server.get("/resources/stores/kv");
         assert_eq!(total.status, 200, "a server failed");
     }
 }
 
-/// Row locks as held by a server that is frozen within a transaction.
+/// Row locks, as a server that froze within a transaction leaves them.
 struct RowLock {
     runtime: tokio::runtime::Runtime,
     client: tokio_postgres::Client,
@@ -310,7 +303,7 @@ impl RowLock {
 
 #[test]
 fn a_locked_row_does_not_block_writes_to_other_rows() {
-    let Some(url) = create_database("held") else { return };
+    let Some(url) = create_database("locked") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/k");
@@ -332,7 +325,7 @@ fn a_locked_row_does_not_block_writes_to_other_rows() {
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         row_lock.release();
     });
-    assert_eq!(server.request(&format!("GET {item}3"), &[], b"").body, b"new");
+    assert_eq!(server.get(&format!("{item}3")).body, b"new");
 }
 
 #[test]
@@ -347,8 +340,8 @@ fn a_locked_row_does_not_block_other_writes_of_its_group() {
     let row_lock = RowLock::acquire(&url, &["k0", "k1", "k2", "k3"]);
     let put = |key: &str| {
         let start = Instant::now();
-        let answer = server.request(&format!("PUT {item}{key}"), &[], b"new");
-        assert_eq!(answer.status, 200, "{key}");
+        let reply = server.request(&format!("PUT {item}{key}"), &[], b"new");
+        assert_eq!(reply.status, 200, "{key}");
         start.elapsed()
     };
     std::thread::scope(|scope| {
@@ -371,7 +364,7 @@ fn a_locked_row_does_not_block_other_writes_of_its_group() {
         }
     });
     for key in ["k0", "k1", "k2", "k3", "f0", "f1", "z0", "z1", "z2"] {
-        assert_eq!(server.request(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
+        assert_eq!(server.get(&format!("{item}{key}")).body, b"new", "{key}");
     }
 }
 
@@ -408,7 +401,7 @@ fn timed_out_lock_waits_leave_no_waiting_statements() {
         row_lock.release();
     });
     for key in ["k0", "n0"] {
-        assert_eq!(server.request(&format!("GET {item}{key}"), &[], b"").body, b"new", "{key}");
+        assert_eq!(server.get(&format!("{item}{key}")).body, b"new", "{key}");
     }
 }
 
@@ -464,7 +457,7 @@ fn servers_fail_over_from_a_frozen_database_server() {
                 scope.spawn(move || {
                     let put = server.request(&format!("PUT {item}{n}"), &[], b"v");
                     assert_eq!(put.status, 200);
-                    assert_eq!(server.request(&format!("GET {item}{n}"), &[], b"").body, b"v");
+                    assert_eq!(server.get(&format!("{item}{n}")).body, b"v");
                 });
             }
         });
@@ -479,7 +472,7 @@ fn servers_fail_over_from_a_frozen_database_server() {
     assert!(!slow_frozen.load(Ordering::Relaxed));
     // A new server also avoids the frozen proxy.
     let fresh = Server::postgres(&url);
-    assert_eq!(fresh.request(&format!("GET {item}1"), &[], b"").body, b"v");
+    assert_eq!(fresh.get(&format!("{item}1")).body, b"v");
     assert!(fresh.startup_time < Duration::from_secs(8), "{:?}", fresh.startup_time);
     frozen.store(false, Ordering::Relaxed);
 }

@@ -1,7 +1,7 @@
 //! Disk images derived from a system call trace: starts the server on each and checks its store.
 
 use crate::disk_model::{DiskModel, ImageMode};
-use crate::harness::checker::{self, Violation, ViolationKind};
+use crate::harness::checker::{self, Kind, Violation};
 use crate::harness::fault_shim::{Action, FaultShim, Rule, SQLITE_WAL, SYNC};
 use crate::harness::journal::{self, Expected, Journal};
 use crate::harness::random::{Random, env_number, now_micros, run_seed};
@@ -93,12 +93,12 @@ pub(crate) fn check_store(data: &Path, store: &str, expected: &Expected) -> Resu
     // `Server::start` panics if the server does not start.
     let start = || Server::start(data, &["--wal-bytes", "1048576"]);
     let server = catch_unwind(AssertUnwindSafe(start)).map_err(|_| "does not start".to_owned())?;
-    let status = server.request(&format!("GET /resources/stores/kv/{store}"), &[], b"").status;
+    let status = server.get(&format!("/resources/stores/kv/{store}")).status;
     if status != 200 {
-        return Err(format!("{:?}: the store has status {status}", ViolationKind::LostWrite));
+        return Err(format!("{:?}: the store has status {status}", Kind::LostWrite));
     }
     let observe = AssertUnwindSafe(|| checker::observe(server.port, store, expected));
-    let observed = catch_unwind(observe).map_err(|_| "does not answer".to_owned())?;
+    let observed = catch_unwind(observe).map_err(|_| "does not respond".to_owned())?;
     let violations: Vec<Violation> = checker::compare(expected, &observed).violations;
     if violations.is_empty() { Ok(()) } else { Err(format!("{violations:#?}")) }
 }
@@ -171,8 +171,8 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     disk.image(ImageMode::DropUnsynced, &mut Random(1), dir.path());
     let restarted = Server::start(dir.path(), &[]);
     for bytes in [3, 300_000] {
-        let answer = restarted.request(&format!("GET {path}{bytes}"), &[], b"");
-        assert_eq!((answer.status, answer.body.len()), (200, bytes));
+        let reply = restarted.get(&format!("{path}{bytes}"));
+        assert_eq!((reply.status, reply.body.len()), (200, bytes));
     }
 }
 
@@ -195,11 +195,8 @@ fn recovery_fsyncs(path: &'static str, nth: u64) {
         let workload = workload(server.port, &store, ValueSizes::FillsWal);
         workload::run(&workload, &mut journals, &mut random, || {
             if start == 0 {
-                assert!(
-                    server.wait_for_exit(Duration::from_secs(60)).is_some(),
-                    "the kill did not happen"
-                );
-                // Delay later fsyncs: they must not make up for a missing one.
+                assert!(server.wait_for_exit(Duration::from_secs(60)).is_some(), "not killed");
+                // Delay later fsyncs, so that they cannot hide a missing one.
                 shim.set(0, Rule { action: Action::Delay(1000), ..rule });
             } else {
                 std::thread::sleep(Duration::from_millis(300));
@@ -241,12 +238,7 @@ fn assert_detects_missing_fsyncs(ignored_syncs: &'static str, sizes: ValueSizes)
         let data = dir.path().join("data");
         disk.image(ImageMode::DropUnsynced, &mut random, &data);
         if let Err(violation) = check_store(&data, &run.store, &run.expected(cut)) {
-            let kinds = [
-                ViolationKind::LostWrite,
-                ViolationKind::Unreadable,
-                ViolationKind::WrongAppends,
-                ViolationKind::WrongCount,
-            ];
+            let kinds = [Kind::LostWrite, Kind::Unreadable, Kind::WrongAppends, Kind::WrongCount];
             let lost = kinds.iter().any(|kind| violation.contains(&format!("{kind:?}")));
             assert!(violation.contains("does not start") || lost, "{violation}");
             return;

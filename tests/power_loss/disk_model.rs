@@ -74,7 +74,7 @@ pub(crate) enum ImageMode {
     DropUnsynced,
     /// All of it, as after kill -9.
     KeepUnsynced,
-    /// All of it but one corrupt page.
+    /// All of it, with one corrupt page.
     OneCorruptPage,
     /// All of it, with the last write torn.
     TornLastWrite,
@@ -129,7 +129,7 @@ fn parent(path: &str) -> &str {
 }
 
 impl DiskModel {
-    /// Creates a disk that ignores fsyncs of paths containing `syncs`, to test the tests.
+    /// Creates a disk that ignores fsyncs of paths containing `syncs`, to test the checker.
     pub(crate) fn ignoring_syncs(syncs: &'static str) -> DiskModel {
         DiskModel { ignored_syncs: Some(syncs), ..DiskModel::default() }
     }
@@ -141,14 +141,10 @@ impl DiskModel {
         match record.kind {
             Syscall::Write => {
                 let at = record.at as usize;
-                self.change_file(
-                    path,
-                    number,
-                    FileChange::Write { at, bytes: record.bytes.clone() },
-                );
+                self.edit_file(path, number, FileChange::Write { at, bytes: record.bytes.clone() });
             }
             Syscall::Truncate => {
-                self.change_file(path, number, FileChange::Resize(record.at as usize))
+                self.edit_file(path, number, FileChange::Resize(record.at as usize))
             }
             Syscall::SyncBegins => {
                 let file = self.names.get(path).copied().flatten();
@@ -169,7 +165,7 @@ impl DiskModel {
         }
     }
 
-    fn change_file(&mut self, path: &str, number: usize, change: FileChange) {
+    fn edit_file(&mut self, path: &str, number: usize, change: FileChange) {
         // The content of an unlinked file does not matter.
         if let Some(Some(file)) = self.names.get(path) {
             self.files[*file].pending.push((number, change));
@@ -383,20 +379,15 @@ impl FileState {
             {
                 for (page, changes) in self.pages() {
                     if changes.last() == Some(&(all - 1)) {
-                        corrupt_page(
-                            page,
-                            &changes,
-                            random_page_state(changes.len(), random),
-                            random,
-                        );
+                        corrupt_page(page, &changes, random_state(changes.len(), random), random);
                     }
                 }
             }
             ImageMode::EachPage => {
                 for (page, changes) in self.pages() {
-                    corrupt_page(page, &changes, random_page_state(changes.len(), random), random);
+                    corrupt_page(page, &changes, random_state(changes.len(), random), random);
                 }
-                // The length is metadata of its own and may lag behind.
+                // The length is separate metadata and may be older.
                 let known = random.below(all as u64 + 1) as usize;
                 let mut then = self.synced.clone();
                 self.pending[..known].iter().for_each(|(_, change)| apply(&mut then, change));
@@ -467,7 +458,7 @@ impl FileState {
 }
 
 /// Draws the state of a page with this many changes.
-fn random_page_state(changes: usize, random: &mut Random) -> PageState {
+fn random_state(changes: usize, random: &mut Random) -> PageState {
     match random.below(10) {
         0..=3 => PageState::After(changes),
         4..=6 => PageState::After(random.below(changes as u64 + 1) as usize),

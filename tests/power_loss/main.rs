@@ -6,15 +6,9 @@
 //! file system under load. Both use the workload and the checker of `tests/harness`.
 //! `STEADFAST_POWER_LOSS_IMAGES` (100) and `STEADFAST_POWER_LOSS_CUTS` (10) set the number of disk
 //! states; `STEADFAST_SEED` repeats the choices of a run, not its timing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "a test may panic, print, and read its environment and the clock"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests print and read env")]
 
 mod device_copies;
 mod disk_images;

@@ -86,7 +86,7 @@ static void append_record(uint32_t kind, const char *path, uint64_t at, const vo
 }
 
 /* The path of a descriptor; not a path below the root for pipes and sockets. */
-static const char *named(int fd, char *path, size_t size) {
+static const char *fd_path(int fd, char *path, size_t size) {
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, size - 1);
@@ -99,12 +99,12 @@ static const char *named(int fd, char *path, size_t size) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A write is recorded before it is made: from then on any part of it may be on disk, even if the
+/* A write is recorded before the call: from then on any part of it may be on disk, even if the
  * process is killed halfway. */
 static void record_write(int fd, const void *bytes, size_t size, int64_t at) {
     char path[512];
     if (size && at >= 0)
-        append_record(WRITE, named(fd, path, sizeof path), (uint64_t)at, bytes, size);
+        append_record(WRITE, fd_path(fd, path, sizeof path), (uint64_t)at, bytes, size);
 }
 
 EXPORT ssize_t write(int fd, const void *bytes, size_t size) {
@@ -152,7 +152,7 @@ EXPORT ssize_t pwritev64(int fd, const struct iovec *parts, int size, off64_t at
 
 #define SYNCED(fd, done) \
     char path[512]; \
-    named(fd, path, sizeof path); \
+    fd_path(fd, path, sizeof path); \
     append_record(SYNC_BEGINS, path, 0, NULL, 0); \
     int result = done; \
     if (result == 0) \
@@ -173,7 +173,7 @@ EXPORT int fdatasync(int fd) {
     int result = done; \
     if (result == 0) { \
         char path[512]; \
-        append_record(TRUNCATE, named(fd, path, sizeof path), (uint64_t)size, NULL, 0); \
+        append_record(TRUNCATE, fd_path(fd, path, sizeof path), (uint64_t)size, NULL, 0); \
     } \
     return result
 

@@ -15,7 +15,7 @@ fn discovery_needs_no_token_and_is_json() {
 }
 
 fn get(server: &Server, path: &str) -> Value {
-    let response = server.request(&format!("GET {path}"), &[], b"");
+    let response = server.get(&path);
     assert_eq!(response.status, 200, "{path}");
     assert_eq!(response.header("Cache-Control"), "no-store");
     assert!(!response.text().contains(TOKEN), "{path} shows the token");
@@ -53,17 +53,8 @@ fn token_and_user_have_the_fields_that_clients_decode() {
     let server = Server::memory(&[]);
     let token = get(&server, "/tokens/self");
     let expected = sorted(&[
-        "id",
-        "user_id",
-        "customer_id",
-        "name",
-        "last_used_at",
-        "created_at",
-        "expires_at",
-        "ip",
-        "scopes",
-        "scope",
-        "services",
+        "id", "user_id", "customer_id", "name", "last_used_at", "created_at", "expires_at", "ip",
+        "scopes", "scope", "services",
     ]);
     assert_eq!(field_names(&token), expected);
     assert_eq!((&token["scope"], &token["scopes"]), (&json!("global"), &json!(["global"])));
@@ -87,7 +78,7 @@ fn the_root_token_cannot_be_revoked_by_a_request() {
     let server = Server::memory(&[]);
     let message = server.request("DELETE /tokens/self", &[], b"").expect_error(403);
     assert!(message.contains("root token"), "{message}");
-    assert_eq!(server.request("GET /tokens/self", &[], b"").status, 200);
+    assert_eq!(server.get("/tokens/self").status, 200);
 }
 
 #[test]
@@ -105,7 +96,7 @@ fn the_kv_store_product_is_always_enabled() {
     let delete = server.request(&format!("DELETE {path}"), &[], b"");
     assert_eq!((delete.status, delete.has_header("Content-Length")), (204, false));
     assert_eq!(get(&server, path), expected);
-    server.request("GET /enabled-products/v1/other", &[], b"").expect_error(404);
+    server.get("/enabled-products/v1/other").expect_error(404);
 }
 
 #[test]

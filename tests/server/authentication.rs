@@ -6,12 +6,7 @@ use crate::support::{DiskServer, Response, Server, TOKEN};
 const KV: &str = "/resources/stores/kv";
 
 /// Sends a request with only these headers, each ended by CR LF.
-fn request_with_headers(
-    server: &Server,
-    request: &str,
-    headers: impl AsRef<[u8]>,
-    body: &str,
-) -> Response {
+fn send(server: &Server, request: &str, headers: impl AsRef<[u8]>, body: &str) -> Response {
     let mut head = format!("{request} HTTP/1.1\r\nHost: h\r\n").into_bytes();
     head.extend_from_slice(headers.as_ref());
     head.extend_from_slice(format!("Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
@@ -25,7 +20,7 @@ fn all_requests(store: &str) -> Vec<(String, &'static str)> {
     let one = format!("{KV}/{store}");
     let line = r#"{"key":"b","value":"dg=="}"#;
     let name = r#"{"name":"changed"}"#;
-    let mut all_requests = vec![
+    let mut requests = vec![
         (format!("POST {KV}"), name),
         (format!("PUT {one}"), name),
         (format!("DELETE {one}"), ""),
@@ -47,34 +42,21 @@ fn all_requests(store: &str) -> Vec<(String, &'static str)> {
     let item = format!("{one}/keys/k");
     let old = format!("/resources/stores/object/{store}/keys/k");
     for path in [
-        KV,
-        &one,
-        &list,
-        &item,
-        &old,
-        "/verify",
-        "/current_user",
-        "/_/v1/tokens",
-        "/_/v1/tokens/",
-        "/tokens/self",
-        "/enabled-products/v1/kv_store",
-        "/metrics",
-        "/no/such/path",
-        "/",
-        "*",
+        KV, &one, &list, &item, &old, "/verify", "/current_user", "/_/v1/tokens", "/_/v1/tokens/",
+        "/tokens/self", "/enabled-products/v1/kv_store", "/metrics", "/no/such/path", "/", "*",
     ] {
-        all_requests.push((format!("GET {path}"), ""));
-        all_requests.push((format!("HEAD {path}"), ""));
+        requests.push((format!("GET {path}"), ""));
+        requests.push((format!("HEAD {path}"), ""));
     }
-    all_requests
+    requests
 }
 
 /// The state of the server that clients can read.
 fn visible_state(server: &Server, store: &str) -> Vec<String> {
-    let item = server.request(&format!("GET {KV}/{store}/keys/k"), &[], b"");
+    let item = server.get(&format!("{KV}/{store}/keys/k"));
     vec![
-        server.request(&format!("GET {KV}"), &[], b"").text(),
-        server.request(&format!("GET {KV}/{store}/keys"), &[], b"").text(),
+        server.get(&format!("{KV}")).text(),
+        server.get(&format!("{KV}/{store}/keys")).text(),
         item.header("Generation").to_owned(),
         item.text(),
     ]
@@ -90,7 +72,7 @@ fn every_route_without_the_token_is_401_and_changes_nothing() {
     let shape = format!("{{\"msg\":{text},\"title\":{text},\"detail\":{text},\"status\":401}}");
     for (request, body) in all_requests(&store) {
         for headers in ["", "Fastly-Key: wrong-token-0123456789\r\n"] {
-            let response = request_with_headers(&server, &request, headers, body);
+            let response = send(&server, &request, headers, body);
             assert_eq!(response.status, 401, "{request} {headers:?}");
             if !request.starts_with("HEAD") {
                 response.expect_error(401);
@@ -106,48 +88,29 @@ fn only_health_and_discovery_need_no_token() {
     let server = Server::memory(&[]);
     for path in ["/healthz", "/readyz", "/realms/fastly/.well-known/openid-configuration"] {
         for headers in ["", "Fastly-Key: wrong-token-0123456789\r\n"] {
-            assert_eq!(
-                request_with_headers(&server, &format!("GET {path}"), headers, "").status,
-                200,
-                "{path}"
-            );
+            assert_eq!(send(&server, &format!("GET {path}"), headers, "").status, 200, "{path}");
         }
         for close in ["/", "x", "/../verify", "%2e"] {
-            assert_eq!(
-                request_with_headers(&server, &format!("GET {path}{close}"), "", "").status,
-                401
-            );
+            assert_eq!(send(&server, &format!("GET {path}{close}"), "", "").status, 401);
         }
     }
-    assert_eq!(
-        request_with_headers(&server, "GET /healthz/../resources/stores/kv", "", "").status,
-        401
-    );
+    assert_eq!(send(&server, "GET /healthz/../resources/stores/kv", "", "").status, 401);
 }
 
 #[test]
 fn only_the_exact_token_given_once_is_accepted() {
     let server = Server::memory(&[]);
-    let status =
-        |headers: &[u8]| request_with_headers(&server, &format!("GET {KV}"), headers, "").status;
+    let status = |headers: &[u8]| send(&server, &format!("GET {KV}"), headers, "").status;
     let key = |token: &str| format!("Fastly-Key: {token}\r\n");
     assert_eq!(status(key(TOKEN).as_bytes()), 200);
-    assert_eq!(
-        status(key(TOKEN).to_lowercase().as_bytes()),
-        200,
-        "header names are case-insensitive"
-    );
+    assert_eq!(status(key(TOKEN).to_lowercase().as_bytes()), 200, "names are case-insensitive");
     assert_eq!(status(format!("Fastly-Key: \t{TOKEN} \r\n").as_bytes()), 200);
     for length in 0..TOKEN.len() {
-        assert_eq!(
-            status(key(&TOKEN[..length]).as_bytes()),
-            401,
-            "the first {length} bytes of the token"
-        );
+        assert_eq!(status(key(&TOKEN[..length]).as_bytes()), 401, "the first {length} bytes");
         assert_eq!(
             status(key(&TOKEN[length + 1..]).as_bytes()),
             401,
-            "the token without its first {length} bytes"
+            "without the first {length} bytes"
         );
     }
     let other = TOKEN.replace('9', "8");
@@ -176,10 +139,7 @@ fn only_the_exact_token_given_once_is_accepted() {
         let longer = [b"Fastly-Key: ", TOKEN.as_bytes(), bytes, b"\r\n"].concat();
         assert_eq!(status(&longer), 401);
     }
-    assert_eq!(
-        request_with_headers(&server, &format!("GET {KV}?Fastly-Key={TOKEN}"), "", "").status,
-        401
-    );
+    assert_eq!(send(&server, &format!("GET {KV}?Fastly-Key={TOKEN}"), "", "").status, 401);
 }
 
 #[test]
@@ -187,12 +147,8 @@ fn bearer_authentication_is_accepted_for_metrics_only() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
-    assert_eq!(request_with_headers(&server, "GET /metrics", &bearer, "").status, 200);
-    assert_eq!(
-        request_with_headers(&server, "GET /metrics", format!("Fastly-Key: {TOKEN}\r\n"), "")
-            .status,
-        200
-    );
+    assert_eq!(send(&server, "GET /metrics", &bearer, "").status, 200);
+    assert_eq!(send(&server, "GET /metrics", format!("Fastly-Key: {TOKEN}\r\n"), "").status, 200);
     for invalid in [
         format!("Authorization: Bearer {TOKEN}0\r\n"),
         format!("Authorization: Bearer  {TOKEN}x\r\n"),
@@ -201,19 +157,11 @@ fn bearer_authentication_is_accepted_for_metrics_only() {
         "Authorization: Bearer\r\n".to_owned(),
         format!("Fastly-Key: x\r\n{bearer}"),
     ] {
-        assert_eq!(
-            request_with_headers(&server, "GET /metrics", &invalid, "").status,
-            401,
-            "{invalid}"
-        );
+        assert_eq!(send(&server, "GET /metrics", &invalid, "").status, 401, "{invalid}");
     }
     for (request, body) in all_requests(&store) {
         if !request.ends_with("/metrics") {
-            assert_eq!(
-                request_with_headers(&server, &request, &bearer, body).status,
-                401,
-                "{request}"
-            );
+            assert_eq!(send(&server, &request, &bearer, body).status, 401, "{request}");
         }
     }
 }
@@ -230,7 +178,7 @@ fn cross_origin_requests_get_no_cors_headers_and_no_access() {
             if request.starts_with("DELETE") && headers.contains(TOKEN) {
                 continue;
             }
-            let response = request_with_headers(&server, &request, &headers, body);
+            let response = send(&server, &request, &headers, body);
             let head = response.head.to_lowercase();
             assert!(!head.contains("access-control"), "{request}: {head}");
             assert!(!(300..400).contains(&response.status), "{request}: {head}");
@@ -241,21 +189,15 @@ fn cross_origin_requests_get_no_cors_headers_and_no_access() {
                      Access-Control-Request-Headers: fastly-key\r\n";
     for path in [KV, "/healthz", "/verify", &format!("{KV}/{store}/keys/k")] {
         let headers = format!("{origin}{preflight}");
-        let status = request_with_headers(&server, &format!("OPTIONS {path}"), &headers, "").status;
+        let status = send(&server, &format!("OPTIONS {path}"), &headers, "").status;
         assert!([401, 405].contains(&status), "{path}: {status}");
-        let allowed = request_with_headers(
-            &server,
-            &format!("OPTIONS {path}"),
-            format!("{headers}{key}"),
-            "",
-        );
+        let allowed = send(&server, &format!("OPTIONS {path}"), format!("{headers}{key}"), "");
         assert!(allowed.status == 405 && !allowed.head.to_lowercase().contains("access-control"));
     }
     // Requests that an HTML form can send without a preflight.
     for kind in ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"] {
         let headers = format!("{origin}Content-Type: {kind}\r\nCookie: a=b\r\n");
-        request_with_headers(&server, &format!("POST {KV}"), headers, r#"{"name":"forged"}"#)
-            .expect_error(401);
+        send(&server, &format!("POST {KV}"), headers, r#"{"name":"forged"}"#).expect_error(401);
     }
 }
 
@@ -276,43 +218,18 @@ fn send_requests_with_secrets(server: &Server) {
         }
     }
     let line = r#"{"key":"secretkey3","value":"c2VjcmV0","metadata":"secretmetadata"}"#;
-    server.request(
-        &format!("PUT {KV}/{store}/batch"),
-        &[],
-        format!("{line}\nsecretline").as_bytes(),
-    );
-    server.request(&format!("GET {KV}/{store}/keys?prefix=secret&limit=secret"), &[], b"");
+    let lines = format!("{line}\nsecretline");
+    server.request(&format!("PUT {KV}/{store}/batch"), &[], lines.as_bytes());
+    server.get(&format!("{KV}/{store}/keys?prefix=secret&limit=secret"));
     server.request(&format!("PUT {item}"), &[("if-generation-match", "secretnumber")], b"");
     server.request(&format!("PUT {item}"), &[("if-generation-match", "7")], b"secretvalue");
-    request_with_headers(
-        server,
-        &format!("PUT {item}"),
-        "Fastly-Key: secretwrong\r\n",
-        "secretvalue",
-    );
-    request_with_headers(
-        server,
-        &format!("GET {KV}"),
-        format!("Fastly-Key: {TOKEN}secret\r\n"),
-        "",
-    );
-    request_with_headers(server, &format!("GET {KV}"), format!("Fastly-Key : {TOKEN}\r\n"), "")
-        .expect_error(400);
-    request_with_headers(
-        server,
-        "secretmethod /secretpath",
-        format!("Fastly-Key: {TOKEN}\r\n"),
-        "",
-    );
-    request_with_headers(server, "GET /\0secret", format!("Fastly-Key: {TOKEN}\r\n"), "")
-        .expect_error(400);
-    request_with_headers(
-        server,
-        &format!("GET {KV}"),
-        format!("Transfer-Encoding: {TOKEN}\r\n"),
-        "",
-    )
-    .expect_error(501);
+    send(server, &format!("PUT {item}"), "Fastly-Key: secretwrong\r\n", "secretvalue");
+    send(server, &format!("GET {KV}"), format!("Fastly-Key: {TOKEN}secret\r\n"), "");
+    send(server, &format!("GET {KV}"), format!("Fastly-Key : {TOKEN}\r\n"), "").expect_error(400);
+    send(server, "secretmethod /secretpath", format!("Fastly-Key: {TOKEN}\r\n"), "");
+    send(server, "GET /\0secret", format!("Fastly-Key: {TOKEN}\r\n"), "").expect_error(400);
+    send(server, &format!("GET {KV}"), format!("Transfer-Encoding: {TOKEN}\r\n"), "")
+        .expect_error(501);
 }
 
 #[test]
@@ -335,24 +252,19 @@ fn error_responses_never_contain_the_token() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let key = format!("Fastly-Key: {TOKEN}\r\n");
-    let error_responses = [
-        request_with_headers(&server, "GET /nowhere", &key, ""),
-        request_with_headers(&server, "PATCH /verify", &key, ""),
-        request_with_headers(
-            &server,
-            &format!("PUT {KV}/{store}/keys/k"),
-            format!("{key}{key}"),
-            "",
-        ),
-        request_with_headers(&server, &format!("PUT {KV}/{store}/keys/.."), &key, ""),
-        request_with_headers(&server, &format!("GET {KV}/{store}/keys?limit=x"), &key, ""),
-        request_with_headers(&server, "GET /", format!("{key}Expect: {TOKEN}\r\n"), ""),
-        request_with_headers(&server, "GET /", format!("{key}Content-Length: {TOKEN}\r\n"), ""),
-        request_with_headers(&server, "GET /", format!("Fastly-Key : {TOKEN}\r\n"), ""),
-        request_with_headers(&server, "GET /", format!("Fastly-Key: {TOKEN}\0\r\n"), ""),
-        request_with_headers(&server, "DELETE /tokens/self", &key, ""),
+    let responses = [
+        send(&server, "GET /nowhere", &key, ""),
+        send(&server, "PATCH /verify", &key, ""),
+        send(&server, &format!("PUT {KV}/{store}/keys/k"), format!("{key}{key}"), ""),
+        send(&server, &format!("PUT {KV}/{store}/keys/.."), &key, ""),
+        send(&server, &format!("GET {KV}/{store}/keys?limit=x"), &key, ""),
+        send(&server, "GET /", format!("{key}Expect: {TOKEN}\r\n"), ""),
+        send(&server, "GET /", format!("{key}Content-Length: {TOKEN}\r\n"), ""),
+        send(&server, "GET /", format!("Fastly-Key : {TOKEN}\r\n"), ""),
+        send(&server, "GET /", format!("Fastly-Key: {TOKEN}\0\r\n"), ""),
+        send(&server, "DELETE /tokens/self", &key, ""),
     ];
-    for response in error_responses {
+    for response in responses {
         assert!((400..500).contains(&response.status), "{}", response.head);
         assert!(!response.head.contains(TOKEN) && !response.text().contains(TOKEN));
     }

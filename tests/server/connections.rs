@@ -25,9 +25,9 @@ fn a_connection_serves_requests_in_sequence() {
         let value = n.to_string();
         let put = client.request(&format!("PUT {item}"), &[], value.as_bytes()).unwrap();
         assert_eq!((put.status, put.has_header("Connection")), (200, false));
-        assert_eq!(client.request(&format!("GET {item}"), &[], b"").unwrap().text(), value);
+        assert_eq!(client.get(&item).unwrap().text(), value);
         assert_eq!(client.request(&format!("DELETE {item}"), &[], b"").unwrap().status, 204);
-        assert_eq!(client.request(&format!("GET {item}"), &[], b"").unwrap().status, 404);
+        assert_eq!(client.get(&item).unwrap().status, 404);
     }
 }
 
@@ -94,7 +94,7 @@ fn head_responses_have_the_length_of_get_and_no_body() {
     let (one, keys) = (format!("{kv}/{store}"), format!("{kv}/{store}/keys"));
     let missing = format!("{item}-gone");
     for path in [&item, &missing, &one, &keys, kv, "/healthz", "/verify", "/none", "/metrics"] {
-        let get = server.request(&format!("GET {path}"), &[], b"");
+        let get = server.get(&path);
         let mut client = send(&server, head(&format!("HEAD {path}"), "") + HEALTH);
         let head_only = client.read_response(true).unwrap();
         assert_eq!(head_only.status, get.status, "{path}");
@@ -201,7 +201,7 @@ fn a_stalled_body_is_408_and_changes_nothing() {
         assert_eq!(response.header("Connection"), "close");
         assert!(client.closes_without_response());
     }
-    assert_eq!(server.request(&format!("GET {item}"), &[], b"").text(), "old");
+    assert_eq!(server.get(&item).text(), "old");
 }
 
 #[test]
@@ -257,5 +257,5 @@ fn a_rejected_small_upload_keeps_its_connection() {
         response.expect_error(404);
         assert!(!response.has_header("Connection"));
     }
-    assert_eq!(client.request("GET /healthz", &[], b"").unwrap().status, 200);
+    assert_eq!(client.get("/healthz").unwrap().status, 200);
 }

@@ -1,12 +1,7 @@
 //! The server around the API as a process: HTTP/1.1 framing, connections, authentication, startup
 //! and shutdown, metrics and logs.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "tests may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
 
 #[path = "../support/mod.rs"]
 mod support;

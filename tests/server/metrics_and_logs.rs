@@ -13,7 +13,7 @@ struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     fn of(server: &Server) -> Metrics {
-        let response = server.request("GET /metrics", &[], b"");
+        let response = server.get("/metrics");
         assert_eq!(response.status, 200);
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         assert_eq!(response.header("Content-Type"), kind);
@@ -107,22 +107,12 @@ fn metrics_are_complete_and_valid_openmetrics() {
     let server = &disk.server;
     let item = format!("/resources/stores/kv/{}/keys/k", server.create_store("s"));
     server.request(&format!("PUT {item}"), &[], b"v");
-    server.request(&format!("GET {item}"), &[], b"");
+    server.get(&item);
     let metrics = Metrics::of(server);
     for name in [
-        "auth_failures_total",
-        "overloads_total",
-        "http_connections",
-        "stores",
-        "items",
-        "disk_bytes",
-        "wal_bytes",
-        "commits_total",
-        "commit_conflicts_total",
-        "commit_groups_total",
-        "sync_seconds_total",
-        "cache_hits_total",
-        "cache_misses_total",
+        "auth_failures_total", "overloads_total", "http_connections", "stores", "items",
+        "disk_bytes", "wal_bytes", "commits_total", "commit_conflicts_total",
+        "commit_groups_total", "sync_seconds_total", "cache_hits_total", "cache_misses_total",
     ] {
         metrics.get(&format!("steadfast_{name}"));
     }
@@ -138,7 +128,7 @@ fn metrics_are_complete_and_valid_openmetrics() {
 fn latency_buckets_are_cumulative() {
     let server = Server::memory(&[]);
     for _ in 0..20 {
-        server.request("GET /healthz", &[], b"");
+        server.get("/healthz");
     }
     let metrics = Metrics::of(&server);
     let labels = "route=\"/healthz\",method=\"GET\"";
@@ -168,11 +158,11 @@ fn request_counters_match_the_requests_sent() {
         assert_eq!(server.request(&format!("PUT {item}{n}"), &[], b"v").status, 200);
     }
     for _ in 0..5 {
-        assert_eq!(server.request(&format!("GET {item}0"), &[], b"").status, 200);
+        assert_eq!(server.get(&format!("{item}0")).status, 200);
     }
     assert_eq!(server.request(&format!("HEAD {item}-none"), &[], b"").status, 404);
     assert_eq!(server.request("BREW /healthz", &[], b"").status, 405);
-    assert_eq!(server.request("GET /some/marked-path", &[], b"").status, 404);
+    assert_eq!(server.get("/some/marked-path").status, 404);
     let mut client = server.connect();
     client.send("GET\r\n\r\n").unwrap();
     assert_eq!(client.read_response(false).unwrap().status, 400);
@@ -197,17 +187,17 @@ fn labels_are_route_templates_and_never_keys_or_names() {
     let store = server.create_store("marked-name");
     let item = format!("/resources/stores/kv/{store}/keys/marked-key");
     server.request(&format!("PUT {item}"), &[], b"v");
-    server.request("GET /marked/path?marked", &[], b"");
+    server.get("/marked/path?marked");
     server.request("MARKED /healthz", &[], b"");
-    let text = server.request("GET /metrics", &[], b"").text();
+    let text = server.get("/metrics").text();
     assert!(!text.to_lowercase().contains("marked") && !text.contains(&store), "{text}");
     let families = text.lines().count();
     for n in 0..200 {
-        server.request(&format!("GET {item}{n}"), &[], b"");
-        server.request(&format!("GET /other/{n}"), &[], b"");
+        server.get(&format!("{item}{n}"));
+        server.get(&format!("/other/{n}"));
         server.request(&format!("M{n} /healthz"), &[], b"");
     }
-    let grown = server.request("GET /metrics", &[], b"").text().lines().count() - families;
+    let grown = server.get("/metrics").text().lines().count() - families;
     assert!(grown < 100, "{grown} more lines after 600 requests to three routes");
 }
 
@@ -220,7 +210,7 @@ fn authentication_failures_are_counted() {
         client.send(format!("GET /metrics HTTP/1.1\r\nHost: h\r\n{headers}\r\n")).unwrap();
         client.read_response(false).unwrap().expect_error(401);
     }
-    server.request("GET /verify", &[], b"");
+    server.get("/verify");
     assert_eq!(Metrics::of(&server).get("steadfast_auth_failures_total") - before, 3.0);
 }
 
@@ -240,7 +230,7 @@ fn writes_are_counted_as_commits_groups_and_syncs() {
     assert!(increase("steadfast_commit_groups_total") >= 20.0);
     assert!(increase("steadfast_sync_seconds_total") > 0.0);
     for _ in 0..5 {
-        server.request(&format!("GET {item}"), &[], b"");
+        server.get(&item);
     }
     let read = Metrics::of(server);
     let hits = read.get("steadfast_cache_hits_total") - after.get("steadfast_cache_hits_total");
@@ -251,7 +241,7 @@ fn writes_are_counted_as_commits_groups_and_syncs() {
 fn healthz_and_readyz_respond_in_plain_text() {
     let server = Server::memory(&[]);
     for (path, body) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
-        let response = server.request(&format!("GET {path}"), &[], b"");
+        let response = server.get(&path);
         assert_eq!((response.status, response.text().as_str()), (200, body));
         assert_eq!(response.header("Content-Type"), "text/plain");
         assert_eq!(response.header("Cache-Control"), "no-store");
@@ -274,7 +264,7 @@ fn json_log_lines_are_json_and_each_request_has_its_own_id() {
     let item = format!("/resources/stores/kv/{}/keys/k", logged.server.create_store("s"));
     for _ in 0..10 {
         logged.server.request(&format!("PUT {item}"), &[], b"v");
-        logged.server.request(&format!("GET {item}-none"), &[], b"");
+        logged.server.get(&format!("{item}-none"));
         let mut client = logged.server.connect();
         client.send("no request\r\n\r\n").unwrap();
         client.read_response(false).unwrap();
@@ -312,7 +302,7 @@ fn an_internal_error_shows_the_request_id_and_no_internals() {
     assert_eq!(put.status, 200);
     let file = only_blob_file(&logged.data());
     OpenOptions::new().write(true).open(&file).unwrap().set_len(100).unwrap();
-    let response = logged.server.request(&format!("GET {item}"), &[], b"");
+    let response = logged.server.get(&item);
     let detail = response.expect_error(500);
     let message = format!("{}{}", response.head, response.text());
     let data = logged.data().display().to_string();
@@ -323,9 +313,9 @@ fn an_internal_error_shows_the_request_id_and_no_internals() {
     let id = detail.rsplit(' ').next().unwrap().to_owned();
     assert!(is_id(&id), "{detail}");
     // Only this item is affected.
-    assert_eq!(logged.server.request("GET /readyz", &[], b"").status, 200);
+    assert_eq!(logged.server.get("/readyz").status, 200);
     assert_eq!(logged.server.request(&format!("PUT {item}"), &[], b"whole again").status, 200);
-    assert_eq!(logged.server.request(&format!("GET {item}"), &[], b"").text(), "whole again");
+    assert_eq!(logged.server.get(&item).text(), "whole again");
     let lines = lines(&logged.stop_and_read_log());
     let line = lines.iter().find(|line| line["request_id"] == id.as_str());
     let line = line.unwrap_or_else(|| panic!("{id} is not in {lines:#?}"));
@@ -340,7 +330,7 @@ fn a_damaged_value_read_into_memory_is_500() {
     logged.server.request(&format!("PUT {item}"), &[], &vec![b'v'; 700_000]);
     let file = OpenOptions::new().write(true).open(only_blob_file(&logged.data())).unwrap();
     file.write_all_at(b"damage", 600_000).unwrap();
-    let response = logged.server.request(&format!("GET {item}"), &[], b"");
+    let response = logged.server.get(&item);
     response.expect_error(500);
     assert!(!response.text().contains("vvv"), "{}", response.text());
     // A range outside the damage is readable.
@@ -378,7 +368,7 @@ fn a_response_that_fails_midway_is_truncated_and_closes_the_connection() {
     let file = OpenOptions::new().write(true).open(only_blob_file(&logged.data())).unwrap();
     file.write_all_at(b"damage", 1_600_000).unwrap();
     let mut client = logged.server.connect();
-    let truncated = client.request(&format!("GET {item}"), &[], b"");
+    let truncated = client.get(&item);
     assert_eq!(truncated.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
     let head = format!("HEAD {item} HTTP/1.1\r\nFastly-Key: {TOKEN}\r\n\r\n");
     let mut client = logged.server.connect();

@@ -29,25 +29,11 @@ fn request(server: &Server, request: &str) -> Response {
 fn malformed_headers_are_400_and_close_the_connection() {
     let server = Server::memory(&[]);
     for headers in [
-        "metadata: a\r\n b\r\n",
-        "metadata: a\r\n\tb\r\n",
-        " metadata: a\r\n",
-        "metadata : a\r\n",
-        "metadata\t: a\r\n",
-        "Content-Length : 5\r\n",
-        "Transfer-Encoding : chunked\r\n",
-        "metadata: a\rb\r\n",
-        "metadata: a\nx: b\r\n",
-        "metadata: a\0b\r\n",
-        "metadata: a\x07b\r\n",
-        "metadata: a\x7fb\r\n",
-        "meta\0data: a\r\n",
-        "meta data: a\r\n",
-        "meta(data): a\r\n",
-        "m\u{e9}tadata: a\r\n",
-        ": a\r\n",
-        "metadata\r\n",
-        "\r\r\n",
+        "metadata: a\r\n b\r\n", "metadata: a\r\n\tb\r\n", " metadata: a\r\n", "metadata : a\r\n",
+        "metadata\t: a\r\n", "Content-Length : 5\r\n", "Transfer-Encoding : chunked\r\n",
+        "metadata: a\rb\r\n", "metadata: a\nx: b\r\n", "metadata: a\0b\r\n",
+        "metadata: a\x07b\r\n", "metadata: a\x7fb\r\n", "meta\0data: a\r\n", "meta data: a\r\n",
+        "meta(data): a\r\n", "m\u{e9}tadata: a\r\n", ": a\r\n", "metadata\r\n", "\r\r\n",
         "\nx: y\r\n",
     ] {
         let head = format!("GET /healthz HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
@@ -59,23 +45,11 @@ fn malformed_headers_are_400_and_close_the_connection() {
 fn malformed_request_lines_are_rejected_and_close_the_connection() {
     let server = Server::memory(&[]);
     for request in [
-        "GET /healthz",
-        "GET  /healthz HTTP/1.1",
-        "GET /healthz  HTTP/1.1",
-        "GET /heal thz HTTP/1.1",
-        " GET /healthz HTTP/1.1",
-        " /healthz HTTP/1.1",
-        "GET HTTP/1.1",
-        "GET",
-        "G\0T /healthz HTTP/1.1",
-        "G(T /healthz HTTP/1.1",
-        "GET /heal\0thz HTTP/1.1",
-        "GET /heal\tthz HTTP/1.1",
-        "GET /heal\x7fthz HTTP/1.1",
-        "GET /healthz HTTP/1.1 x",
-        "GET /healthz HTTP/1.1\rX: y",
-        "GET /healthz http/1.1",
-        "GET /healthz HTTP/11",
+        "GET /healthz", "GET  /healthz HTTP/1.1", "GET /healthz  HTTP/1.1",
+        "GET /heal thz HTTP/1.1", " GET /healthz HTTP/1.1", " /healthz HTTP/1.1", "GET HTTP/1.1",
+        "GET", "G\0T /healthz HTTP/1.1", "G(T /healthz HTTP/1.1", "GET /heal\0thz HTTP/1.1",
+        "GET /heal\tthz HTTP/1.1", "GET /heal\x7fthz HTTP/1.1", "GET /healthz HTTP/1.1 x",
+        "GET /healthz HTTP/1.1\rX: y", "GET /healthz http/1.1", "GET /healthz HTTP/11",
         "GET /healthz HTTPS/1.1",
     ] {
         let mut client = server.connect();
@@ -135,19 +109,8 @@ fn targets_are_not_normalized_before_routing() {
         assert_eq!(status(&format!("{absolute}{item}/a")), 200, "{absolute}");
     }
     for unknown in [
-        "*",
-        "h:80",
-        "http://h",
-        "http://h?x",
-        "http:/healthz",
-        "ftp://h/healthz",
-        "healthz",
-        "/healthz#x",
-        "/healthz/",
-        "//healthz",
-        "/./healthz",
-        "/x/../healthz",
-        "/%68ealthz",
+        "*", "h:80", "http://h", "http://h?x", "http:/healthz", "ftp://h/healthz", "healthz",
+        "/healthz#x", "/healthz/", "//healthz", "/./healthz", "/x/../healthz", "/%68ealthz",
         "/HEALTHZ",
     ] {
         assert_eq!(status(unknown), 404, "{unknown}");
@@ -164,7 +127,7 @@ fn non_ascii_bytes_in_a_target_are_part_of_the_key_or_400() {
     let item = format!("/resources/stores/kv/{store}/keys");
     let raw = server.request(&format!("PUT {item}/é✓"), &[], b"raw");
     if raw.status == 200 {
-        let escaped = server.request(&format!("GET {item}/%C3%A9%E2%9C%93"), &[], b"");
+        let escaped = server.get(&format!("{item}/%C3%A9%E2%9C%93"));
         assert_eq!(escaped.text(), "raw", "raw and escaped UTF-8 must name the same key");
     } else {
         raw.expect_error(400);
@@ -199,8 +162,8 @@ fn a_fully_escaped_key_of_maximum_length_fits() {
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys/{}", "%C3%A9".repeat(512));
     assert_eq!(server.request(&format!("PUT {item}"), &[], b"v").status, 200);
-    assert_eq!(server.request(&format!("GET {item}"), &[], b"").text(), "v");
-    let keys = server.request(&format!("GET /resources/stores/kv/{store}/keys"), &[], b"").json();
+    assert_eq!(server.get(&item).text(), "v");
+    let keys = server.get(&format!("/resources/stores/kv/{store}/keys")).json();
     assert_eq!(keys["data"][0], "é".repeat(512));
     server.request(&format!("PUT {item}x"), &[], b"v").expect_error(400);
 }
@@ -233,10 +196,10 @@ fn header_names_may_have_underscores_and_any_case() {
     for name in ["time_to_live_sec", "Time_To_Live_Sec", "TIME_TO_LIVE_SEC"] {
         assert_eq!(server.request(&format!("PUT {item}"), &[(name, "1")], b"v").status, 200);
         std::thread::sleep(Duration::from_millis(1100));
-        assert_eq!(server.request(&format!("GET {item}"), &[], b"").status, 404, "{name}");
+        assert_eq!(server.get(&item).status, 404, "{name}");
     }
     // A name with dashes is another header.
     server.request(&format!("PUT {item}"), &[("time-to-live-sec", "1"), ("METADATA", "m")], b"v");
     std::thread::sleep(Duration::from_millis(1100));
-    assert_eq!(server.request(&format!("GET {item}"), &[], b"").header("metadata"), "m");
+    assert_eq!(server.get(&item).header("metadata"), "m");
 }

@@ -84,7 +84,7 @@ fn port(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// Runs a command to its end; returns its exit status, standard output and standard error.
+/// Runs a command to completion; returns its exit status, standard output and standard error.
 fn run_to_exit(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -356,7 +356,7 @@ fn sigterm_and_sigint_stop_the_server_despite_idle_connections() {
         let port = port(&run.url());
         let mut idle: Vec<_> = (0..20).map(|_| Client::connect(port).unwrap()).collect();
         for client in &mut idle[..10] {
-            assert_eq!(client.request("GET /readyz", &[], b"").unwrap().status, 200);
+            assert_eq!(client.get("/readyz").unwrap().status, 200);
         }
         run.signal(signal);
         let (status, took) = wait(run);
@@ -395,7 +395,7 @@ fn requests_in_progress_finish_before_shutdown() {
     let stopped = std::mem::replace(&mut disk.server, Server::memory(&[]));
     assert!(stopped.wait().success());
     disk.kill_and_restart(&[]);
-    assert_eq!(disk.server.request(&format!("GET {item}"), &[], b"").body, body);
+    assert_eq!(disk.server.get(&item).body, body);
 }
 
 #[test]
@@ -427,17 +427,17 @@ fn stored_items_survive_a_shutdown_and_a_kill() {
     let meta = [("metadata", "m")];
     assert_eq!(disk.server.request(&format!("PUT {item}/small"), &meta, b"v").status, 200);
     assert_eq!(disk.server.request(&format!("PUT {item}/large"), &[], &large).status, 200);
-    let before = disk.server.request(&format!("GET {item}/small"), &[], b"");
+    let before = disk.server.get(&format!("{item}/small"));
     for round in ["stop", "kill"] {
         if round == "stop" {
             let fresh = Server::memory(&[]);
             std::mem::replace(&mut disk.server, fresh).stop();
         }
         disk.kill_and_restart(&[]);
-        assert_eq!(disk.server.request("GET /readyz", &[], b"").text(), "ready\n");
-        let small = disk.server.request(&format!("GET {item}/small"), &[], b"");
+        assert_eq!(disk.server.get("/readyz").text(), "ready\n");
+        let small = disk.server.get(&format!("{item}/small"));
         assert_eq!((small.text().as_str(), small.header("metadata")), ("v", "m"), "{round}");
         assert_eq!(small.generation(), before.generation(), "{round}");
-        assert_eq!(disk.server.request(&format!("GET {item}/large"), &[], b"").body, large);
+        assert_eq!(disk.server.get(&format!("{item}/large")).body, large);
     }
 }

@@ -55,27 +55,27 @@ fn token_secrets_are_in_no_file_log_or_other_response() {
     let store = logged.server.create_store("s");
     let keys = format!("/resources/stores/kv/{store}/keys");
     let mut responses = vec![
-        logged.server.request("GET /_/v1/tokens", &[], b""),
+        logged.server.get("/_/v1/tokens"),
         logged.server.request(&format!("DELETE /_/v1/tokens/{}", ids[1]), &[], b""),
-        logged.server.request_with_token(&self_revoked, "DELETE /tokens/self", ""),
-        logged.server.request_with_token(&active, &format!("PUT {keys}/in/k"), "v"),
-        logged.server.request_with_token(&active, &format!("PUT {keys}/out"), "v"),
-        logged.server.request_with_token(&active, "GET /verify", ""),
-        logged.server.request_with_token(&active, "GET /current_user", ""),
-        logged.server.request_with_token(&active, "GET /tokens/self", ""),
-        logged.server.request_with_token(&active, "GET /no/such/path", ""),
-        logged.server.request_with_token(&active, "POST /_/v1/tokens", "{}"),
-        logged.server.request_with_token(&revoked, "GET /verify", ""),
-        logged.server.request_with_token(&format!("{active}x"), "GET /verify", ""),
-        logged.server.request("GET /metrics", &[], b""),
+        logged.server.request_as(&self_revoked, "DELETE /tokens/self", ""),
+        logged.server.request_as(&active, &format!("PUT {keys}/in/k"), "v"),
+        logged.server.request_as(&active, &format!("PUT {keys}/out"), "v"),
+        logged.server.request_as(&active, "GET /verify", ""),
+        logged.server.request_as(&active, "GET /current_user", ""),
+        logged.server.request_as(&active, "GET /tokens/self", ""),
+        logged.server.request_as(&active, "GET /no/such/path", ""),
+        logged.server.request_as(&active, "POST /_/v1/tokens", "{}"),
+        logged.server.request_as(&revoked, "GET /verify", ""),
+        logged.server.request_as(&format!("{active}x"), "GET /verify", ""),
+        logged.server.get("/metrics"),
     ];
     assert_in_no_file(&logged.data(), &secrets, "active-by-name");
     logged.kill_and_restart(TRACE);
-    responses.push(logged.server.request_with_token(&active, &format!("GET {keys}/in/k"), ""));
-    responses.push(logged.server.request_with_token(&active, &format!("GET {keys}/out"), ""));
-    responses.push(logged.server.request_with_token(&revoked, "GET /verify", ""));
-    responses.push(logged.server.request_with_token(&self_revoked, "GET /verify", ""));
-    responses.push(logged.server.request("GET /_/v1/tokens", &[], b""));
+    responses.push(logged.server.request_as(&active, &format!("GET {keys}/in/k"), ""));
+    responses.push(logged.server.request_as(&active, &format!("GET {keys}/out"), ""));
+    responses.push(logged.server.request_as(&revoked, "GET /verify", ""));
+    responses.push(logged.server.request_as(&self_revoked, "GET /verify", ""));
+    responses.push(logged.server.get("/_/v1/tokens"));
     let statuses: Vec<_> = responses.iter().map(|response| response.status).collect();
     let before = [200, 204, 204, 200, 403, 200, 200, 200, 404, 403, 401, 401, 200];
     assert_eq!(statuses, [&before[..], &[200, 403, 401, 401, 200]].concat());

@@ -1,4 +1,4 @@
-//! Samples over time, and the check that none of them grows.
+//! Resource samples over time, and the check that none grows.
 
 use crate::workload::Latencies;
 use std::fmt;
@@ -49,7 +49,7 @@ impl Series {
         self.0.push(sample);
     }
 
-    /// Compares the last quarter with the second, by when caches and the WAL have filled. Uses
+    /// Compares the last quarter with the second: by then caches and the WAL are full. Uses
     /// medians, because a sample may coincide with a checkpoint or a busy machine.
     pub(crate) fn check_flat(&self) -> Result<(), String> {
         // The absolute slack covers a WAL segment or two, some buffers and some sockets.
@@ -86,31 +86,27 @@ impl Series {
     }
 }
 
-fn series_with(memory_bytes: impl Fn(u64) -> u64, open_files: impl Fn(u64) -> u64) -> Series {
-    let mut series = Series::default();
-    for look in 0..20 {
-        series.push(Sample {
-            elapsed: Duration::from_secs(look),
-            memory_bytes: memory_bytes(look),
+fn series(memory_bytes: impl Fn(u64) -> u64, open_files: impl Fn(u64) -> u64) -> Series {
+    let mut all = Series::default();
+    for n in 0..20 {
+        all.push(Sample {
+            elapsed: Duration::from_secs(n),
+            memory_bytes: memory_bytes(n),
             disk_bytes: 1 << 28,
-            open_files: open_files(look),
+            open_files: open_files(n),
             latencies: Latencies::default(),
         });
     }
-    series
+    all
 }
 
 #[test]
 fn growth_is_reported() {
     let steady = |_| 100 << 20;
-    assert_eq!(series_with(steady, |_| 40).check_flat(), Ok(()));
-    assert_eq!(
-        series_with(|look| (50 + look.min(5) * 20) << 20, |_| 40).check_flat(),
-        Ok(()),
-        "warm-up"
-    );
-    let grew = series_with(|look| (100 + look * 12) << 20, |_| 40).check_flat().unwrap_err();
+    assert_eq!(series(steady, |_| 40).check_flat(), Ok(()));
+    assert_eq!(series(|n| (50 + n.min(5) * 20) << 20, |_| 40).check_flat(), Ok(()), "warm-up");
+    let grew = series(|n| (100 + n * 12) << 20, |_| 40).check_flat().unwrap_err();
     assert!(grew.starts_with("memory"), "{grew}");
-    let grew = series_with(steady, |look| 40 + 6 * look).check_flat().unwrap_err();
+    let grew = series(steady, |n| 40 + 6 * n).check_flat().unwrap_err();
     assert!(grew.starts_with("open files"), "{grew}");
 }

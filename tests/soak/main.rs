@@ -1,15 +1,9 @@
 //! Soak test: memory, disk usage, open files and latency stay flat while items are overwritten,
 //! expire and are deleted. `STEADFAST_SOAK_SECONDS` sets the duration (15); `STEADFAST_SEED`
 //! repeats the choices of a run.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "a test may panic, print, and read its environment and the clock"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::expect_used, reason = "tests may panic")]
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
 
 mod growth;
 #[allow(dead_code, reason = "each suite uses a part")]
@@ -33,16 +27,16 @@ const SAMPLES: u32 = 20;
 fn memory_disk_files_and_latency_stay_flat_under_churn() {
     let seconds = env_number("STEADFAST_SOAK_SECONDS").unwrap_or(15);
     let seed = run_seed("soak");
-    let home = DiskServer::new(&[]);
-    let store = home.server.create_store("soak");
-    let workload = Workload::start(home.server.port, &store, seed);
+    let disk = DiskServer::new(&[]);
+    let store = disk.server.create_store("soak");
+    let workload = Workload::start(disk.server.port, &store, seed);
     let mut series = Series::default();
     println!("{}", Sample::HEADING);
     let (start, mut earlier) = (Instant::now(), Latencies::default());
     for number in 1..=SAMPLES {
         let until = Duration::from_secs(seconds) / SAMPLES * number;
         std::thread::sleep(until.saturating_sub(start.elapsed()));
-        let sample = sample_server(&home, start.elapsed(), &workload, &mut earlier);
+        let sample = sample_server(&disk, start.elapsed(), &workload, &mut earlier);
         println!("{sample}");
         series.push(sample);
     }
@@ -52,24 +46,24 @@ fn memory_disk_files_and_latency_stay_flat_under_churn() {
     if let Err(grew) = series.check_flat() {
         panic!("{grew}, STEADFAST_SEED={seed}");
     }
-    assert_eq!(home.server.request("GET /readyz", &[], b"").status, 200);
+    assert_eq!(disk.server.get("/readyz").status, 200);
 }
 
 /// Takes a sample of the server process.
 fn sample_server(
-    home: &DiskServer,
+    disk: &DiskServer,
     elapsed: Duration,
     workload: &Workload,
     earlier: &mut Latencies,
 ) -> Sample {
-    let pid = home.server.pid();
+    let pid = disk.server.pid();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let kib: u64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
     let open_files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
     let now = workload.latencies();
 
-    let (disk_bytes, latencies) = (disk_bytes(&home.data()), now.since(earlier));
+    let (disk_bytes, latencies) = (disk_bytes(&disk.data()), now.since(earlier));
     *earlier = now;
     Sample { elapsed, memory_bytes: kib * 1024, disk_bytes, open_files, latencies }
 }

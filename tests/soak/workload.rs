@@ -154,17 +154,17 @@ impl Worker {
         }
     }
 
-    fn ask(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8], expected: &[u16]) {
-        let answer = self.client.request(request, fields, body).unwrap();
-        assert!(expected.contains(&answer.status), "{request}: {}", answer.status);
+    fn send(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8], expected: &[u16]) {
+        let reply = self.client.request(request, fields, body).unwrap();
+        assert!(expected.contains(&reply.status), "{request}: {}", reply.status);
     }
 
     fn read(&mut self) {
         match self.random.below(100) {
-            0 => self.ask(&format!("GET {}/keys?limit=100", self.base), &[], b"", &[200]),
+            0 => self.send(&format!("GET {}/keys?limit=100", self.base), &[], b"", &[200]),
             _ => {
                 let key = self.random.below(KEYS);
-                self.ask(&format!("GET {}/keys/k{key}", self.base), &[], b"", &[200, 404]);
+                self.send(&format!("GET {}/keys/k{key}", self.base), &[], b"", &[200, 404]);
             }
         }
     }
@@ -178,16 +178,16 @@ impl Worker {
         };
         let body = vec![b'a' + (key % 26) as u8; bytes as usize];
         match self.random.below(100) {
-            0..60 => self.ask(&format!("PUT {item}"), &[], &body, &[200]),
+            0..60 => self.send(&format!("PUT {item}"), &[], &body, &[200]),
             60..75 => {
                 let life = (1 + self.random.below(5)).to_string();
                 let fields = [("time_to_live_sec", life.as_str())];
-                self.ask(&format!("PUT {item}"), &fields, &body, &[200]);
+                self.send(&format!("PUT {item}"), &fields, &body, &[200]);
             }
-            75..95 => self.ask(&format!("DELETE {item}"), &[], b"", &[204, 404]),
+            75..95 => self.send(&format!("DELETE {item}"), &[], b"", &[204, 404]),
             95..97 => {
                 let query = "append=true";
-                self.ask(&format!("PUT {item}?{query}"), &[], b"and more", &[200]);
+                self.send(&format!("PUT {item}?{query}"), &[], b"and more", &[200]);
             }
             _ => self.batch(),
         }
@@ -201,6 +201,6 @@ impl Worker {
         }
         let request = format!("PUT {}/batch", self.base);
         let kind = [("Content-Type", "application/x-ndjson")];
-        self.ask(&request, &kind, lines.as_bytes(), &[200]);
+        self.send(&request, &kind, lines.as_bytes(), &[200]);
     }
 }

@@ -1,5 +1,5 @@
-//! Helpers of the black-box suites: a server process, a raw HTTP/1.1 client that sends the bytes
-//! it is given, and commands run to their end.
+//! Helpers of the black-box suites: a server process, an HTTP/1.1 client that can send
+//! arbitrary bytes, and commands run to completion.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ pub(crate) fn binary() -> String {
     std::env::var("STEADFAST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_steadfast").into())
 }
 
-/// `serve` on a free port with the root token; the caller adds where the data goes.
+/// `serve` on a free port with the root token; the caller adds the data directory or engine.
 fn serve(flags: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(["serve", "--listen", "127.0.0.1:0"]).args(flags).env("STEADFAST_TOKEN", TOKEN);
@@ -36,9 +36,9 @@ fn serve(flags: &[&str]) -> Command {
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
-    /// The time from the spawn to the line that names the port.
+    /// The time from the spawn to the line with the port.
     pub(crate) startup_time: Duration,
-    /// Open for the lifetime of the process, whose writes to a closed pipe would fail.
+    /// Kept open: the server would fail to write to a closed pipe.
     out: BufReader<std::process::ChildStdout>,
 }
 
@@ -95,8 +95,13 @@ impl Server {
         self.connect().request(request, headers, body).unwrap()
     }
 
+    /// Sends a GET request on a new connection.
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.connect().get(path).unwrap()
+    }
+
     /// Sends one request on a new connection with this token instead of the root token.
-    pub(crate) fn request_with_token(&self, token: &str, request: &str, body: &str) -> Response {
+    pub(crate) fn request_as(&self, token: &str, request: &str, body: &str) -> Response {
         let head = format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {token}\r\n");
         let mut client = self.connect();
         client.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).unwrap();
@@ -166,7 +171,7 @@ impl Drop for Server {
 /// Returns `None` and prints that the test is skipped if the variable is not set.
 pub(crate) fn create_database(name: &str) -> Option<String> {
     let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
-        println!("skipped: STEADFAST_TEST_POSTGRES names no database server");
+        println!("skipped: STEADFAST_TEST_POSTGRES is not set");
         return None;
     };
     let name = format!("{name}_{}", std::process::id());
@@ -234,7 +239,7 @@ impl DiskServer {
     }
 }
 
-/// The result of a command that ran to its end.
+/// The result of a completed command.
 pub(crate) struct CommandOutput {
     /// The exit status; -1 if a signal ended the command.
     pub(crate) code: i32,
@@ -246,6 +251,12 @@ impl CommandOutput {
     /// The standard output as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.out.clone()).unwrap()
+    }
+
+    /// Checks that the standard error contains a text.
+    #[track_caller]
+    pub(crate) fn assert_err(&self, part: &str) {
+        assert!(self.err.contains(part), "no {part:?} in {}", self.err);
     }
 
     /// Checks the exit status.
@@ -264,12 +275,12 @@ impl From<Output> for CommandOutput {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command to completion.
 pub(crate) fn run(command: &mut Command) -> CommandOutput {
     command.output().unwrap().into()
 }
 
-/// Runs a command to its end with `input` on its standard input.
+/// Runs a command to completion with `input` on its standard input.
 pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> CommandOutput {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -281,7 +292,7 @@ pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> CommandOutpu
     })
 }
 
-/// Copies a directory tree.
+/// Copies a directory tree. Skips files that vanish: an engine may recycle a WAL segment meanwhile.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -289,7 +300,10 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         match entry.file_type().unwrap().is_dir() {
             true => copy_dir(&entry.path(), &target),
-            false => fs::copy(entry.path(), target).map(|_| ()).unwrap(),
+            false => match fs::copy(entry.path(), target) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                copied => assert!(copied.is_ok(), "{copied:?}"),
+            },
         }
     }
 }
@@ -382,7 +396,7 @@ impl Client {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
-    /// Another handle of the connection, to send on one thread and read on another.
+    /// Another handle to the connection, to send on one thread and read on another.
     pub(crate) fn try_clone(&self) -> Client {
         Client { stream: BufReader::new(self.stream.get_ref().try_clone().unwrap()) }
     }
@@ -417,6 +431,11 @@ impl Client {
         head.extend_from_slice(body);
         self.send(head)?;
         self.read_response(request.starts_with("HEAD"))
+    }
+
+    /// Sends a GET request and reads the response.
+    pub(crate) fn get(&mut self, path: &str) -> std::io::Result<Response> {
+        self.request(&format!("GET {path}"), &[], b"")
     }
 
     /// Reads a response, which may be an informational one; `bodiless` for a response to HEAD.

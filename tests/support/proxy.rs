@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The faults a proxy injects. Writes are PUT and POST; a period of 0 means never.
 #[derive(Clone, Default)]
 pub(crate) struct Faults {
-    /// Answers 404 to every path below `/_/`.
+    /// Returns 404 for every path below `/_/`.
     pub(crate) hosted_api_only: bool,
     /// Delays each write.
     pub(crate) write_delay: Duration,
@@ -18,7 +18,7 @@ pub(crate) struct Faults {
     pub(crate) reject_every: u64,
     /// Forwards every n-th write, and closes the connection instead of sending its response.
     pub(crate) drop_response_every: u64,
-    /// Closes the connection after so many bytes of a chunked response; 0 for never.
+    /// Closes the connection after this many bytes of a chunked response; 0 for never.
     pub(crate) truncate_after: usize,
     /// The number of writes received.
     pub(crate) writes: Arc<AtomicU64>,

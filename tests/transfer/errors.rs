@@ -1,8 +1,8 @@
 //! Failures of import, export and sync: rejected lines are reported by number and key while the
-//! others are written, and each mistake has its exit status.
+//! others are written, and each error has its exit status.
 
 use crate::support::Server;
-use crate::{command, export, line, run, run_with_input, value};
+use crate::{command, export, line, pipe, run, value};
 use std::fs;
 
 /// Valid lines among invalid ones.
@@ -45,28 +45,21 @@ fn invalid_lines_are_reported_and_valid_lines_are_written() {
     let dry_run = run(server.port, dir.path(), &["import", "s", "in", "--create", "--dry-run"]);
     let dry_run = dry_run.expect_exit(1);
     assert_eq!(reported_lines(&dry_run.err), invalid, "{}", dry_run.err);
-    assert!(dry_run.err.contains("would import 3 items, 1 expired, 7 invalid"));
-    assert!(dry_run.err.contains("to be created"), "{}", dry_run.err);
+    dry_run.assert_err("would import 3 items, 1 expired, 7 invalid");
+    dry_run.assert_err("to be created");
     run(server.port, dir.path(), &["import", "s", "in", "--dry-run"]).expect_exit(3);
 
     let done = run(server.port, dir.path(), &["import", "s", "in", "--create"]).expect_exit(1);
     assert_eq!(reported_lines(&done.err), invalid, "{}", done.err);
-    assert!(done.err.contains("imported 3 items, 1 skipped, 7 failed"), "{}", done.err);
-    assert!(done.err.contains("line 4, key \"a#b\": key must not contain '#'"), "{}", done.err);
-    assert!(
-        !dir.path().join("in.resume").exists(),
-        "a complete import must not leave a state file"
-    );
+    done.assert_err("imported 3 items, 1 skipped, 7 failed");
+    done.assert_err("line 4, key \"a#b\": key must not contain '#'");
+    assert!(!dir.path().join("in.resume").exists(), "a complete import left a state file");
 
     let args = ["import", "s", "in", "--report", "report", "--json"];
     let done = run(server.port, dir.path(), &args).expect_exit(1);
     assert!(reported_lines(&done.err).is_empty(), "{}", done.err);
     let summary: serde_json::Value = serde_json::from_str(&done.text()).unwrap();
-    assert_eq!(
-        (summary["written"].as_u64(), summary["failed"].as_u64()),
-        (Some(3), Some(7)),
-        "{summary}"
-    );
+    assert_eq!((&summary["written"], &summary["failed"]), (&3.into(), &7.into()), "{summary}");
     let report = fs::read_to_string(dir.path().join("report")).unwrap();
     let mut lines: Vec<u64> = report
         .lines()
@@ -85,19 +78,14 @@ fn if_exists_skips_overwrites_or_fails() {
     let store = server.create_store("s");
     let import = |mode: &str, value: &[u8]| {
         let lines = [line("a", value, ""), line(mode, value, ""), line("c", value, "")].concat();
-        run_with_input(
-            server.port,
-            dir.path(),
-            &["import", "s", "-", "--if-exists", mode],
-            lines.as_bytes(),
-        )
+        pipe(server.port, dir.path(), &["import", "s", "-", "--if-exists", mode], lines.as_bytes())
     };
     assert!(import("fail", b"1").expect_exit(0).err.contains("imported 3 items"));
     let output = import("skip", b"2").expect_exit(0);
-    assert!(output.err.contains("imported 1 item, 2 skipped, 0 failed"), "{}", output.err);
+    output.assert_err("imported 1 item, 2 skipped, 0 failed");
     let output = import("fail", b"3").expect_exit(4);
-    assert!(output.err.contains("imported 0 items, 0 skipped, 3 failed"), "{}", output.err);
-    assert!(output.err.contains("line 3, key \"c\": the item exists"), "{}", output.err);
+    output.assert_err("imported 0 items, 0 skipped, 3 failed");
+    output.assert_err("line 3, key \"c\": the item exists");
     assert_eq!(value(&server, &store, "a").unwrap(), b"1");
     import("overwrite", b"4").expect_exit(0);
     assert_eq!(value(&server, &store, "a").unwrap(), b"4");
@@ -105,11 +93,11 @@ fn if_exists_skips_overwrites_or_fails() {
     // An invalid line decides the exit status over an existing item.
     let lines = [line("a", b"", ""), "?\n".into()].concat();
     let args = ["import", "s", "-", "--if-exists", "fail", "--format", "ndjson"];
-    run_with_input(server.port, dir.path(), &args, lines.as_bytes()).expect_exit(1);
+    pipe(server.port, dir.path(), &args, lines.as_bytes()).expect_exit(1);
 }
 
 #[test]
-fn each_mistake_has_its_exit_status_and_writes_nothing() {
+fn each_error_has_its_exit_status_and_writes_nothing() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");

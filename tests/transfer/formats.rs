@@ -2,7 +2,7 @@
 //! the local emulator reads.
 
 use crate::support::Server;
-use crate::{export, line, run, run_with_input, value};
+use crate::{export, line, pipe, run, value};
 use std::fs;
 
 #[test]
@@ -16,8 +16,8 @@ fn a_directory_is_imported_file_by_file() {
     fs::write(dir.path().join("site/bad#name"), "x").unwrap();
     let output =
         run(server.port, dir.path(), &["import", "site", "site/", "--create"]).expect_exit(1);
-    assert!(output.err.contains("key \"bad#name\": key must not contain '#'"), "{}", output.err);
-    assert!(output.err.contains("imported 2 items, 0 skipped, 1 failed"), "{}", output.err);
+    output.assert_err("key \"bad#name\": key must not contain '#'");
+    output.assert_err("imported 2 items, 0 skipped, 1 failed");
     let keys = export(&server, "site");
     assert!(keys.contains("\"blog/index.html\"") && keys.contains("\"empty\""), "{keys}");
     let all = run(server.port, dir.path(), &["key", "get", "site", "blog/index.html", "-o", "got"]);
@@ -42,10 +42,10 @@ fn csv_and_ndjson_are_read_from_files_and_pipes_compressed_or_not() {
     let all = export(&server, "s");
     assert!(all.contains("\"metadata\":\"m\",\"expires\":\""), "{all}");
     let packed = zstd::encode_all(line("z", b"packed", "").as_bytes(), 1).unwrap();
-    run_with_input(server.port, dir.path(), &["import", "s", "-"], &packed).expect_exit(0);
+    pipe(server.port, dir.path(), &["import", "s", "-"], &packed).expect_exit(0);
     assert_eq!(value(&server, &store, "z").unwrap(), b"packed");
     let args = ["import", "s", "-", "--format", "csv"];
-    run_with_input(server.port, dir.path(), &args, b"p,piped").expect_exit(0);
+    pipe(server.port, dir.path(), &args, b"p,piped").expect_exit(0);
     assert_eq!(value(&server, &store, "p").unwrap(), b"piped");
 }
 
@@ -66,7 +66,7 @@ fn a_manifest_is_imported_into_the_stores_it_names() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("fastly.toml"), MANIFEST).unwrap();
     let output = run(server.port, dir.path(), &["import", "fastly.toml"]).expect_exit(1);
-    assert!(output.err.contains("kv.json"), "{}", output.err);
+    output.assert_err("kv.json");
     assert_eq!(
         run(server.port, dir.path(), &["store", "list"]).text(),
         "",
@@ -91,7 +91,7 @@ fn a_manifest_is_imported_into_the_stores_it_names() {
     // Only the store with this name.
     run(server.port, dir.path(), &["import", "pages", "fastly.toml"]).expect_exit(0);
     let output = run(server.port, dir.path(), &["import", "none", "fastly.toml"]).expect_exit(1);
-    assert!(output.err.contains("names no store \"none\""), "{}", output.err);
+    output.assert_err("names no store \"none\"");
 }
 
 #[test]
@@ -105,13 +105,8 @@ fn an_export_for_the_emulator_can_be_imported() {
         line(&"k".repeat(1024), b"long", ""),
     ]
     .concat();
-    run_with_input(
-        server.port,
-        dir.path(),
-        &["import", "My site", "-", "--create"],
-        items.as_bytes(),
-    )
-    .expect_exit(0);
+    pipe(server.port, dir.path(), &["import", "My site", "-", "--create"], items.as_bytes())
+        .expect_exit(0);
     let output = run(server.port, dir.path(), &["export", "My site", "--to", "viceroy", "out"]);
     fs::write(dir.path().join("fastly.toml"), output.expect_exit(0).text()).unwrap();
     let other = Server::memory(&[]);
@@ -124,13 +119,9 @@ fn an_export_for_the_emulator_can_be_imported() {
     assert_eq!(plain(&other).len(), 4);
     // An export over an earlier one; items the format cannot represent are reported.
     let binary = line("raw", b"", ",\"metadata_base64\":\"/w==\"");
-    run_with_input(server.port, dir.path(), &["import", "My site", "-"], binary.as_bytes())
-        .expect_exit(0);
+    pipe(server.port, dir.path(), &["import", "My site", "-"], binary.as_bytes()).expect_exit(0);
     let args = ["export", "My site", "--to", "viceroy", "out", "--force", "--json"];
     let output = run(server.port, dir.path(), &args).expect_exit(1);
-    assert!(
-        output.err.contains("\"raw\"") && output.text().contains("\"left_out\":1"),
-        "{}",
-        output.err
-    );
+    output.assert_err("\"raw\"");
+    assert!(output.text().contains("\"left_out\":1"), "{}", output.text());
 }

@@ -2,7 +2,7 @@
 
 use crate::proxy::{self, Faults};
 use crate::support::Server;
-use crate::{export, line, run, run_with_input, value};
+use crate::{export, line, pipe, run, value};
 
 #[test]
 fn import_and_export_work_through_the_hosted_api_alone() {
@@ -26,10 +26,10 @@ fn import_and_export_work_through_the_hosted_api_alone() {
         line("short", b"", ",\"time_to_live_sec\":1000"),
     ];
     items.extend((0..2500).map(|nth| line(&format!("t{nth:05}"), b"v", "")));
-    let output = run_with_input(port, dir.path(), &["import", "s", "-"], items.concat().as_bytes())
-        .expect_exit(1);
-    assert!(output.err.contains("line 2, key \"bad#\""), "{}", output.err);
-    assert!(output.err.contains("imported 2504 items, 1 skipped, 1 failed"), "{}", output.err);
+    let output =
+        pipe(port, dir.path(), &["import", "s", "-"], items.concat().as_bytes()).expect_exit(1);
+    output.assert_err("line 2, key \"bad#\"");
+    output.assert_err("imported 2504 items, 1 skipped, 1 failed");
     let all = export(&server, "s");
     let seconds = all.lines().next().unwrap().split("\"expires\":\"").nth(1).unwrap();
     assert!(seconds.starts_with("2101-01-01T00:00:0"), "{seconds}");
@@ -37,7 +37,7 @@ fn import_and_export_work_through_the_hosted_api_alone() {
 
     // The hosted API does not report expiry; all else is exported.
     let output = run(port, dir.path(), &["export", "s"]).expect_exit(0);
-    assert!(output.err.contains("does not report when items expire"));
+    output.assert_err("does not report when items expire");
     let comparable = |text: &str| -> Vec<String> {
         let field = |line: &str, name: &str| {
             let json: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -61,12 +61,7 @@ fn existing_items_are_skipped_or_refused_through_the_hosted_api() {
         proxy::start(server.port, &Faults { hosted_api_only: true, ..Faults::default() });
     let items: String = (0..50).map(|nth| line(&format!("k{nth}"), b"v", "")).collect();
     let import = |port: u16, what: &str, lines: &str| {
-        run_with_input(
-            port,
-            dir.path(),
-            &["import", "s", "-", "--if-exists", what],
-            lines.as_bytes(),
-        )
+        pipe(port, dir.path(), &["import", "s", "-", "--if-exists", what], lines.as_bytes())
     };
     // A retry after a lost response must not report its own write as an existing item.
     let lossy_port = proxy::start(
@@ -76,11 +71,8 @@ fn existing_items_are_skipped_or_refused_through_the_hosted_api() {
     import(lossy_port, "fail", &items).expect_exit(0);
     let more = format!("{items}{}", line("new", b"v", ""));
     let output = import(hosted_port, "skip", &more).expect_exit(0);
-    assert!(output.err.contains("imported 1 item, 50 skipped, 0 failed"), "{}", output.err);
+    output.assert_err("imported 1 item, 50 skipped, 0 failed");
     let output = import(hosted_port, "fail", &items).expect_exit(4);
-    assert!(
-        output.err.contains("50 failed") && output.err.contains("the item exists"),
-        "{}",
-        output.err
-    );
+    output.assert_err("50 failed");
+    output.assert_err("the item exists");
 }

@@ -3,7 +3,7 @@
 
 use crate::proxy::{self, Faults};
 use crate::support::{CommandOutput, DiskServer, Server};
-use crate::{command, export, numbered_lines, run, run_with_input};
+use crate::{command, export, numbered_lines, pipe, run};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -74,11 +74,8 @@ fn an_interrupted_import_saves_its_state_and_resumes() {
     let pid = import.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = CommandOutput::from(import.wait_with_output().unwrap()).expect_exit(130);
-    assert!(
-        output.err.contains("interrupted") && output.err.contains("--resume"),
-        "{}",
-        output.err
-    );
+    output.assert_err("interrupted");
+    output.assert_err("--resume");
     let (done, stored) = (acknowledged(&state), export(&server, "s").lines().count() as u64);
     assert!(done > 0 && done < 8000);
     assert_eq!(done, stored, "requests in flight must finish and be counted");
@@ -86,11 +83,11 @@ fn an_interrupted_import_saves_its_state_and_resumes() {
     // A state file of different arguments is refused.
     let other = ["import", "s", "in.ndjson", "--resume"];
     let output = run(server.port, dir.path(), &other).expect_exit(1);
-    assert!(output.err.contains("another"), "{}", output.err);
+    output.assert_err("another");
     let resumed = [&args[..], &["--resume"]].concat();
     let output = run(port, dir.path(), &resumed).expect_exit(0);
-    assert!(output.err.contains(&format!("resuming after {done} items")), "{}", output.err);
-    assert!(output.err.contains("imported 8000 items, 0 skipped, 0 failed"), "{}", output.err);
+    output.assert_err(&format!("resuming after {done} items"));
+    output.assert_err("imported 8000 items, 0 skipped, 0 failed");
     assert!(export(&server, "s") == text);
     assert!(!state.exists());
 }
@@ -106,7 +103,7 @@ fn rejected_and_unanswered_requests_are_retried() {
     let port = proxy::start(server.port, &faults);
     let output =
         run(port, dir.path(), &["import", "s", "in.ndjson", "--if-exists", "fail"]).expect_exit(0);
-    assert!(output.err.contains("0 failed"), "{}", output.err);
+    output.assert_err("0 failed");
     assert!(faults.writes() > 8, "{}", faults.writes());
     assert!(export(&server, "s") == text);
 }
@@ -129,7 +126,7 @@ fn an_import_that_loses_its_server_fails_and_keeps_its_state() {
     disk.kill_and_restart(&[]);
     // The proxy still forwards to the old port.
     let output = CommandOutput::from(import.wait_with_output().unwrap()).expect_exit(6);
-    assert!(output.err.contains("continue with the same command and --resume"), "{}", output.err);
+    output.assert_err("continue with the same command and --resume");
     assert!(acknowledged(&state) < 6000);
     // The state names the endpoint, and the restarted server has another port.
     let saved = fs::read_to_string(&state).unwrap();
@@ -145,25 +142,21 @@ fn a_truncated_export_leaves_no_file() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     let input = numbered_lines(2000, 1000);
-    run_with_input(server.port, dir.path(), &["import", "s", "-", "--create"], input.as_bytes())
+    pipe(server.port, dir.path(), &["import", "s", "-", "--create"], input.as_bytes())
         .expect_exit(0);
     let port =
         proxy::start(server.port, &Faults { truncate_after: 1_000_000, ..Faults::default() });
     for args in [
         &["export", "s", "-o", "out.ndjson"][..],
         &["export", "s", "-o", "out.ndjson.zst"],
-        &["export", "s", "--to", "viceroy", "seed"],
+        &["export", "s", "--to", "viceroy", "out"],
     ] {
         let output = run(port, dir.path(), args).expect_exit(6);
-        assert!(output.err.contains("lost the connection"), "{}", output.err);
+        output.assert_err("lost the connection");
     }
     let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
-    assert!(files.is_empty() || files == ["seed"], "{files:?}");
-    let seed = fs::read_dir(dir.path().join("seed")).map(Iterator::count).unwrap_or(0);
-    assert_eq!(seed, 0, "the directory must be empty");
-    assert_eq!(
-        run(port, dir.path(), &["export", "s"]).code,
-        6,
-        "an export to a pipe must fail too"
-    );
+    assert!(files.is_empty() || files == ["out"], "{files:?}");
+    let entries = fs::read_dir(dir.path().join("out")).map(Iterator::count).unwrap_or(0);
+    assert_eq!(entries, 0, "the directory must be empty");
+    assert_eq!(run(port, dir.path(), &["export", "s"]).code, 6, "an export to a pipe fails too");
 }

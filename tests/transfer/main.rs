@@ -1,12 +1,7 @@
 //! The transfer commands (import, export, sync) as the shipped binary against a real server: no
 //! item is lost, added or changed, even if connections and processes are cut off.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::print_stdout, reason = "tests may print")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -41,12 +36,8 @@ pub(crate) fn run(port: u16, directory: &Path, args: &[&str]) -> CommandOutput {
     support::run(&mut command(port, directory, args))
 }
 
-pub(crate) fn run_with_input(
-    port: u16,
-    directory: &Path,
-    args: &[&str],
-    input: &[u8],
-) -> CommandOutput {
+/// Runs a command with `input` on its standard input.
+pub(crate) fn pipe(port: u16, directory: &Path, args: &[&str], input: &[u8]) -> CommandOutput {
     support::run_with_input(command(port, directory, args), input)
 }
 
@@ -56,8 +47,8 @@ pub(crate) fn line(key: &str, value: &[u8], rest: &str) -> String {
     format!("{{\"key\":{key},\"value\":\"{}\"{rest}}}\n", BASE64_STANDARD.encode(value))
 }
 
-/// The fields at the end of an exported line of an item that does not expire.
-pub(crate) fn generation_and_modified(generation: u64) -> String {
+/// The generation and modification time at the end of an exported line.
+pub(crate) fn stamp(generation: u64) -> String {
     let (day, micros) = (1 + generation % 28, generation % 1_000_000);
     format!(",\"generation\":{generation},\"modified\":\"2026-01-{day:02}T00:00:00.{micros:06}Z\"")
 }
@@ -65,9 +56,7 @@ pub(crate) fn generation_and_modified(generation: u64) -> String {
 /// `count` lines in key order, each with a value of `size` bytes.
 pub(crate) fn numbered_lines(count: u64, size: usize) -> String {
     let value = |nth: u64| vec![u8::try_from(nth % 251).unwrap(); size];
-    (0..count)
-        .map(|nth| line(&format!("key-{nth:08}"), &value(nth), &generation_and_modified(nth + 1)))
-        .collect()
+    (0..count).map(|nth| line(&format!("key-{nth:08}"), &value(nth), &stamp(nth + 1))).collect()
 }
 
 /// Exports a whole store.

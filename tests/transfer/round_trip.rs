@@ -1,10 +1,10 @@
 //! Round trips: an export of an imported file has the same bytes.
 
 use crate::support::{DiskServer, Server};
-use crate::{export, generation_and_modified, line, numbered_lines, run, run_with_input};
+use crate::{export, line, numbered_lines, pipe, run, stamp};
 use std::fs;
 
-/// Lines of every kind of item, in key order.
+/// An export line for every kind of item, in key order.
 fn every_kind_of_item() -> String {
     let far = ",\"expires\":\"2101-02-03T04:05:06.789012Z\"";
     let raw: Vec<u8> = [b'x', b'\t']
@@ -16,24 +16,16 @@ fn every_kind_of_item() -> String {
     let large: Vec<u8> = (0..25_u32 << 20).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let long = "l".repeat(1024);
     let mut lines = vec![
-        line("//", b"slashes", &generation_and_modified(1)),
-        line(
-            "a b+c%2F&=\"\\'",
-            b"\x00\xff",
-            &format!(",\"metadata\":\"m \\\" é\"{}", generation_and_modified(2)),
-        ),
-        line("empty", b"", &generation_and_modified(3)),
-        line("expiring", b"v", &format!("{far}{}", generation_and_modified(4))),
-        line(
-            "raw",
-            b"v",
-            &format!(",\"metadata_base64\":\"{compressed}\"{far}{}", generation_and_modified(5)),
-        ),
-        line("size-25M", &large, &generation_and_modified(6)),
-        line("size-300K", &vec![7; 300 << 10], &generation_and_modified(7)),
-        line(&long, b"long", &generation_and_modified(8)),
-        line("tab\tnew\u{2028}", b"v", &generation_and_modified(9)),
-        line("ü\u{10ffff}", b"v", &generation_and_modified(10)),
+        line("//", b"slashes", &stamp(1)),
+        line("a b+c%2F&=\"\\'", b"\x00\xff", &format!(",\"metadata\":\"m \\\" é\"{}", stamp(2))),
+        line("empty", b"", &stamp(3)),
+        line("expiring", b"v", &format!("{far}{}", stamp(4))),
+        line("raw", b"v", &format!(",\"metadata_base64\":\"{compressed}\"{far}{}", stamp(5))),
+        line("size-25M", &large, &stamp(6)),
+        line("size-300K", &vec![7; 300 << 10], &stamp(7)),
+        line(&long, b"long", &stamp(8)),
+        line("tab\tnew\u{2028}", b"v", &stamp(9)),
+        line("ü\u{10ffff}", b"v", &stamp(10)),
     ];
     let key = |line: &String| {
         let json: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -52,7 +44,7 @@ fn an_export_of_an_import_has_the_same_bytes() {
     let text = every_kind_of_item();
     fs::write(dir.path().join("in.ndjson"), &text).unwrap();
     let output = at(&["import", "one", "in.ndjson", "--create"]);
-    assert!(output.err.contains("imported 20010 items, 0 skipped, 0 failed"), "{}", output.err);
+    output.assert_err("imported 20010 items, 0 skipped, 0 failed");
     assert!(!dir.path().join("in.ndjson.resume").exists());
     at(&["export", "one", "-o", "one.ndjson"]);
     let one = fs::read(dir.path().join("one.ndjson")).unwrap();
@@ -67,12 +59,8 @@ fn an_export_of_an_import_has_the_same_bytes() {
     // One prefix, through a pipe.
     let part = at(&["export", "one", "--prefix", "key-0001"]).text();
     assert_eq!(part.lines().count(), 10_000);
-    let output = run_with_input(
-        other.port,
-        dir.path(),
-        &["import", "three", "-", "--create"],
-        part.as_bytes(),
-    );
+    let output =
+        pipe(other.port, dir.path(), &["import", "three", "-", "--create"], part.as_bytes());
     assert!(output.expect_exit(0).err.contains("imported 10000 items"));
     assert!(export(&other, "three") == part);
     let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();

@@ -3,12 +3,12 @@
 
 use crate::proxy::{self, Faults};
 use crate::support::{Server, TOKEN};
-use crate::{command, export, generation_and_modified, line, numbered_lines, run, run_with_input};
+use crate::{command, export, line, numbered_lines, pipe, run, stamp};
 use std::fs;
 use std::path::Path;
 
 /// The items of a store without their generations, which sync does not copy.
-fn items_without_generation(server: &Server, store: &str) -> Vec<String> {
+fn items(server: &Server, store: &str) -> Vec<String> {
     let without = |line: &str| {
         let mut json: serde_json::Value = serde_json::from_str(line).unwrap();
         json.as_object_mut().unwrap().remove("generation");
@@ -19,7 +19,7 @@ fn items_without_generation(server: &Server, store: &str) -> Vec<String> {
 
 fn import(server: &Server, store: &str, lines: &str) {
     let args = ["import", store, "-", "--create"];
-    run_with_input(server.port, Path::new("."), &args, lines.as_bytes()).expect_exit(0);
+    pipe(server.port, Path::new("."), &args, lines.as_bytes()).expect_exit(0);
 }
 
 #[test]
@@ -31,18 +31,18 @@ fn sync_reports_copies_and_deletes_differences() {
     let base = numbered_lines(1500, 100);
     let source = [
         base.clone(),
-        line("changed", b"new", &generation_and_modified(1)),
-        line("life", b"v", &format!("{expires}{}", generation_and_modified(2))),
-        line("meta", b"v", &format!(",\"metadata_base64\":\"eP94\"{}", generation_and_modified(3))),
-        line("new", &vec![1; 3 << 20], &generation_and_modified(4)),
+        line("changed", b"new", &stamp(1)),
+        line("life", b"v", &format!("{expires}{}", stamp(2))),
+        line("meta", b"v", &format!(",\"metadata_base64\":\"eP94\"{}", stamp(3))),
+        line("new", &vec![1; 3 << 20], &stamp(4)),
     ];
     import(&blue, "s", &source.concat());
     let target = [
         base,
-        line("changed", b"old", &generation_and_modified(1)),
+        line("changed", b"old", &stamp(1)),
         line("gone", b"v", ""),
-        line("life", b"v", &generation_and_modified(2)),
-        line("meta", b"v", &generation_and_modified(3)),
+        line("life", b"v", &stamp(2)),
+        line("meta", b"v", &stamp(3)),
     ];
     import(&green, "s", &target.concat());
     let destination = format!("s@http://127.0.0.1:{}", green.port);
@@ -57,16 +57,13 @@ fn sync_reports_copies_and_deletes_differences() {
     let line = "1 new, 3 changed, 1 to delete, 1500 unchanged, 0 failed";
     assert!(output.err.contains(line), "{}", output.err);
     for port in [blue.port, green.port] {
-        assert!(output.err.contains(&format!(") at http://127.0.0.1:{port}")), "{}", output.err);
+        output.assert_err(&format!(") at http://127.0.0.1:{port}"));
     }
     assert_eq!(export(&green, "s"), before, "a dry run must not write");
 
     let output = sync(&[]).expect_exit(0);
-    assert!(output.err.contains("1 new, 3 changed, 1 only in destination"), "{}", output.err);
-    assert_eq!(
-        items_without_generation(&green, "s").len(),
-        items_without_generation(&blue, "s").len() + 1
-    );
+    output.assert_err("1 new, 3 changed, 1 only in destination");
+    assert_eq!(items(&green, "s").len(), items(&blue, "s").len() + 1);
     // Deletion needs confirmation.
     assert!(sync(&["--delete"]).expect_exit(2).err.contains("delete 1 item found only in"));
     let output = sync(&["--delete", "--yes", "--json"]).expect_exit(0);
@@ -76,7 +73,7 @@ fn sync_reports_copies_and_deletes_differences() {
         "{}",
         output.text()
     );
-    assert_eq!(items_without_generation(&green, "s"), items_without_generation(&blue, "s"));
+    assert_eq!(items(&green, "s"), items(&blue, "s"));
     assert!(
         sync(&["--quick"])
             .expect_exit(0)
@@ -87,7 +84,7 @@ fn sync_reports_copies_and_deletes_differences() {
     // In the other direction, into a store that --create creates.
     let args = ["sync", &destination, "back", "--create", "--from-token-file", "token"];
     assert!(run(blue.port, dir.path(), &args).expect_exit(0).err.contains("1504 new"));
-    assert_eq!(items_without_generation(&blue, "back"), items_without_generation(&green, "s"));
+    assert_eq!(items(&blue, "back"), items(&green, "s"));
 }
 
 #[test]
@@ -98,17 +95,14 @@ fn sync_works_to_and_from_the_hosted_api() {
     let hosted = proxy::start(remote.port, &Faults { hosted_api_only: true, ..Faults::default() });
     let destination = format!("s@http://127.0.0.1:{hosted}");
     remote.create_store("s");
-    import(
-        &local,
-        "s",
-        &[numbered_lines(1200, 50), line("m", b"v", ",\"metadata\":\"m\"")].concat(),
-    );
+    let lines = [numbered_lines(1200, 50), line("m", b"v", ",\"metadata\":\"m\"")].concat();
+    import(&local, "s", &lines);
     let out = ["sync", "s", &destination, "--to-token-file", "token"];
     assert!(run(local.port, dir.path(), &out).expect_exit(0).err.contains("1201 new"));
     let again = run(local.port, dir.path(), &out).expect_exit(0);
-    assert!(again.err.contains("0 new, 0 changed, 0 only in destination, 1201"), "{}", again.err);
+    again.assert_err("0 new, 0 changed, 0 only in destination, 1201");
     let refused = run(local.port, dir.path(), &[&out[..], &["--quick"]].concat()).expect_exit(2);
-    assert!(refused.err.contains("--quick"), "{}", refused.err);
+    refused.assert_err("--quick");
     import(&remote, "s", &[line("m", b"v", ",\"metadata\":\"n\""), line("x", b"v", "")].concat());
     // The token file can also come from the environment.
     let mut back =

@@ -1,7 +1,7 @@
 //! The local emulator reads an export written for it. Skipped with a message if `viceroy` is
 //! neither on the path (`cargo install viceroy`) nor named by `STEADFAST_VICEROY`.
 
-use super::{line, run, run_with_input};
+use super::{line, pipe, run};
 use crate::support::Server;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -104,10 +104,9 @@ fn the_emulator_reads_an_export() {
         ("*", b"a star".to_vec()),
     ];
     let lines: String = items.iter().map(|(key, value)| line(key, value, "")).collect();
-    run_with_input(server.port, dir.path(), &["import", "site", "-"], lines.as_bytes())
-        .expect_exit(0);
+    pipe(server.port, dir.path(), &["import", "site", "-"], lines.as_bytes()).expect_exit(0);
     let output =
-        run(server.port, dir.path(), &["export", "site", "--to", "viceroy", "seed"]).expect_exit(0);
+        run(server.port, dir.path(), &["export", "site", "--to", "viceroy", "out"]).expect_exit(0);
     let manifest =
         format!("manifest_version = 3\nname = \"t\"\nlanguage = \"other\"\n\n{}", output.text());
     std::fs::write(dir.path().join("fastly.toml"), manifest).unwrap();

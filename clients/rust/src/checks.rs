@@ -1,4 +1,4 @@
-//! A small runner: each check is named by a sentence; a failed check does not stop the next.
+//! A small runner: checks run one at a time, and a failure does not stop the run.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -24,7 +24,7 @@ impl Checks {
     pub async fn check(&mut self, name: &str, body: impl Future<Output = Verdict>) {
         let verdict = tokio::time::timeout(LIMIT, body)
             .await
-            .unwrap_or_else(|_| Err(format!("no end after {} s", LIMIT.as_secs())));
+            .unwrap_or_else(|_| Err(format!("timed out after {} s", LIMIT.as_secs())));
         match verdict {
             Ok(()) => {
                 self.passed += 1;

@@ -23,9 +23,9 @@ pub enum Failure {
     Broken(String),
 }
 
-pub type Answer<T> = Result<T, Failure>;
+pub type CallResult<T> = Result<T, Failure>;
 
-fn tidy<T, E: Debug>(result: Result<T, Error<E>>) -> Answer<T> {
+fn convert<T, E: Debug>(result: Result<T, Error<E>>) -> CallResult<T> {
     result.map_err(|error| match error {
         Error::ResponseError(response) => Failure::Refused {
             status: response.status.as_u16(),
@@ -38,16 +38,16 @@ fn tidy<T, E: Debug>(result: Result<T, Error<E>>) -> Answer<T> {
 }
 
 /// Describes an unexpected failure.
-pub fn must<T>(answer: Answer<T>) -> Result<T, String> {
-    answer.map_err(|failure| match failure {
+pub fn must<T>(result: CallResult<T>) -> Result<T, String> {
+    result.map_err(|failure| match failure {
         Failure::Broken(reason) => reason,
         other => format!("{other:?}"),
     })
 }
 
 /// Succeeds if the server answered with this status and, where required, a problem body.
-pub fn refused<T: Debug>(what: &str, answer: Answer<T>, wanted: u16) -> Verdict {
-    match answer {
+pub fn refused<T: Debug>(what: &str, result: CallResult<T>, wanted: u16) -> Verdict {
+    match result {
         Err(Failure::Refused { status, content, decoded }) => {
             same(&format!("status for {what} ({content})"), status, wanted)?;
             if status == 412 {
@@ -64,8 +64,8 @@ pub fn refused<T: Debug>(what: &str, answer: Answer<T>, wanted: u16) -> Verdict 
 }
 
 /// Succeeds if the server answered with a 4xx.
-pub fn refused_somehow<T: Debug>(what: &str, answer: Answer<T>) -> Verdict {
-    match answer {
+pub fn refused_somehow<T: Debug>(what: &str, result: CallResult<T>) -> Verdict {
+    match result {
         Err(Failure::Refused { status: 400..=499, .. }) => Ok(()),
         other => Err(format!("{what}: got {other:?}, wanted a 4xx")),
     }
@@ -96,17 +96,21 @@ impl Client {
         self.config.api_key.as_ref().map_or("", |api_key| &api_key.key)
     }
 
-    pub async fn create_in(&self, name: &str, location: Option<&str>) -> Answer<KvStoreDetails> {
+    pub async fn create_in(
+        &self,
+        name: &str,
+        location: Option<&str>,
+    ) -> CallResult<KvStoreDetails> {
         let params = KvStoreCreateParams {
             location: location.map(str::to_owned),
             kv_store_request_create_or_update: Some(StoreName::new(name.to_owned())),
         };
-        tidy(store_api::kv_store_create(&mut self.config.clone(), params).await)
+        convert(store_api::kv_store_create(&mut self.config.clone(), params).await)
     }
 
-    pub async fn create_unnamed(&self) -> Answer<KvStoreDetails> {
+    pub async fn create_unnamed(&self) -> CallResult<KvStoreDetails> {
         let params = KvStoreCreateParams::default();
-        tidy(store_api::kv_store_create(&mut self.config.clone(), params).await)
+        convert(store_api::kv_store_create(&mut self.config.clone(), params).await)
     }
 
     /// Creates a store and returns its id.
@@ -114,50 +118,50 @@ impl Client {
         must(self.create_in(name, None).await)?.id.ok_or("an id".to_owned())
     }
 
-    pub async fn describe(&self, store_id: &str) -> Answer<KvStoreDetails> {
+    pub async fn describe(&self, store_id: &str) -> CallResult<KvStoreDetails> {
         let params = KvStoreGetParams { store_id: store_id.to_owned() };
-        tidy(store_api::kv_store_get(&mut self.config.clone(), params).await)
+        convert(store_api::kv_store_get(&mut self.config.clone(), params).await)
     }
 
-    pub async fn stores(&self, params: KvStoreListParams) -> Answer<StorePage> {
-        tidy(store_api::kv_store_list(&mut self.config.clone(), params).await)
+    pub async fn stores(&self, params: KvStoreListParams) -> CallResult<StorePage> {
+        convert(store_api::kv_store_list(&mut self.config.clone(), params).await)
     }
 
-    pub async fn rename(&self, store_id: &str, name: &str) -> Answer<()> {
+    pub async fn rename(&self, store_id: &str, name: &str) -> CallResult<()> {
         let params = KvStorePutParams {
             store_id: store_id.to_owned(),
             kv_store_request_create_or_update: Some(StoreName::new(name.to_owned())),
         };
-        tidy(store_api::kv_store_put(&mut self.config.clone(), params).await)
+        convert(store_api::kv_store_put(&mut self.config.clone(), params).await)
     }
 
-    pub async fn delete_store(&self, store_id: &str) -> Answer<()> {
+    pub async fn delete_store(&self, store_id: &str) -> CallResult<()> {
         let params = KvStoreDeleteParams { store_id: store_id.to_owned() };
-        tidy(store_api::kv_store_delete(&mut self.config.clone(), params).await)
+        convert(store_api::kv_store_delete(&mut self.config.clone(), params).await)
     }
 
-    pub async fn upsert(&self, params: KvStoreUpsertItemParams) -> Answer<()> {
-        tidy(item_api::kv_store_upsert_item(&mut self.config.clone(), params).await)
+    pub async fn upsert(&self, params: KvStoreUpsertItemParams) -> CallResult<()> {
+        convert(item_api::kv_store_upsert_item(&mut self.config.clone(), params).await)
     }
 
-    pub async fn put(&self, store_id: &str, key: &str, value: &str) -> Answer<()> {
+    pub async fn put(&self, store_id: &str, key: &str, value: &str) -> CallResult<()> {
         self.upsert(put_params(store_id, key, value)).await
     }
 
-    pub async fn get(&self, store_id: &str, key: &str) -> Answer<String> {
+    pub async fn get(&self, store_id: &str, key: &str) -> CallResult<String> {
         let params = KvStoreGetItemParams { store_id: store_id.to_owned(), key: key.to_owned() };
-        tidy(item_api::kv_store_get_item(&mut self.config.clone(), params).await)
+        convert(item_api::kv_store_get_item(&mut self.config.clone(), params).await)
     }
 
-    pub async fn keys(&self, params: KvStoreListItemKeysParams) -> Answer<KeyPage> {
-        tidy(item_api::kv_store_list_item_keys(&mut self.config.clone(), params).await)
+    pub async fn keys(&self, params: KvStoreListItemKeysParams) -> CallResult<KeyPage> {
+        convert(item_api::kv_store_list_item_keys(&mut self.config.clone(), params).await)
     }
 
-    pub async fn delete_with(&self, params: KvStoreDeleteItemParams) -> Answer<()> {
-        tidy(item_api::kv_store_delete_item(&mut self.config.clone(), params).await)
+    pub async fn delete_with(&self, params: KvStoreDeleteItemParams) -> CallResult<()> {
+        convert(item_api::kv_store_delete_item(&mut self.config.clone(), params).await)
     }
 
-    pub async fn delete(&self, store_id: &str, key: &str) -> Answer<()> {
+    pub async fn delete(&self, store_id: &str, key: &str) -> CallResult<()> {
         self.delete_with(delete_params(store_id, key)).await
     }
 

@@ -94,8 +94,8 @@ impl Items {
         // Two JSON strings in a row are not valid JSON.
         self.put("no json", "a").await?;
         must(self.put_with("no json", "b", |params| params.append = Some(true)).await)?;
-        let answer = self.client.get(&self.id, "no json").await;
-        ensure(matches!(answer, Err(Failure::Unreadable)), format!("{answer:?}"))?;
+        let result = self.client.get(&self.id, "no json").await;
+        ensure(matches!(result, Err(Failure::Unreadable)), format!("{result:?}"))?;
         refused("a missing key", self.client.get(&self.id, "nowhere").await, 404)
     }
 

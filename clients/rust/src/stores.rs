@@ -21,7 +21,7 @@ pub async fn run(checks: &mut Checks, client: &Client) {
         .check("a rename to an invalid or existing name changes nothing", not_renamed(client))
         .await;
     checks.check("delete is 409 with items, then 204, then 404", deleted(client)).await;
-    checks.check("every call with a missing or wrong token is a 401", strangers(client)).await;
+    checks.check("every call with a missing or wrong token is a 401", unauthorized(client)).await;
 }
 
 async fn created(client: &Client) -> Verdict {
@@ -146,7 +146,7 @@ async fn deleted(client: &Client) -> Verdict {
     refused("a write to it", client.put(&id, "k", "v").await, 404)
 }
 
-async fn strangers(client: &Client) -> Verdict {
+async fn unauthorized(client: &Client) -> Verdict {
     let id = client.new_store("rs guarded").await?;
     let cut = &client.token()[1..];
     for token in [None, Some(""), Some("wrong"), Some(cut)] {

@@ -1,4 +1,4 @@
-"""Tokens, and the small endpoints around the stores."""
+"""Tokens, and the endpoints besides the stores."""
 
 from checks import about, check, contains, equal, true
 from shell import TOKEN
@@ -19,10 +19,10 @@ def _(shell):
                         '-X PUT -d x "$STORE/keys/key"', '"$KV/nosuch"', '"$STORE/keys/a%23b"',
                         '"$URL/verify"', '"$KV?Fastly-Key=$TOKEN"'):  # fmt: skip
             with about((words, request)):
-                answer = shell.refused(401, "", f"curl {request} {words}", store)
+                response = shell.refused(401, "", f"curl {request} {words}", store)
                 message = b'"msg":"Provided credentials are missing or invalid"'
-                contains(answer.body, message, "the body")
-                true(TOKEN.encode() not in answer.body, "the token is in the answer")
+                contains(response.body, message, "the body")
+                true(TOKEN.encode() not in response.body, "the token is in the response")
     equal(shell.value(store, "key"), b"v", "the value")
 
 
@@ -35,26 +35,26 @@ def _(shell):
 @check("the OpenID configuration needs no token and is JSON")
 def _(shell):
     path = "$URL/realms/fastly/.well-known/openid-configuration"
-    true(isinstance(shell.ok(200, f'curl "{path}"').json(), dict), "it is no object")
+    true(isinstance(shell.ok(200, f'curl "{path}"').json(), dict), "not an object")
 
 
 @check("verify, tokens/self and current_user describe the token")
 def _(shell):
-    told = shell.ok(200, 'curl "$URL/verify" -H "Fastly-Key: $TOKEN"').json()
+    body_json = shell.ok(200, 'curl "$URL/verify" -H "Fastly-Key: $TOKEN"').json()
     for part, fields in {
         "customer": {"id", "name"},
         "user": {"id", "name", "login"},
         "token": {"id", "name", "created_at", "expires_at", "scope"},
     }.items():
-        true(fields <= set(told[part]), f"{part} has {told[part]}")
-    equal(told["services"], {}, "the services")
+        true(fields <= set(body_json[part]), f"{part} has {body_json[part]}")
+    equal(body_json["services"], {}, "the services")
     token = shell.ok(200, 'curl "$URL/tokens/self" -H "Fastly-Key: $TOKEN"').json()
     fields = (
         "id user_id customer_id name last_used_at created_at expires_at ip scopes scope services"
     )
     true(set(fields.split()) <= set(token), f"a token has {sorted(token)}")
     equal((token["scope"], token["scopes"], token["services"]), ("global", ["global"], []), "scope")
-    equal(token["id"], told["token"]["id"], "the id of the token")
+    equal(token["id"], body_json["token"]["id"], "the id of the token")
     user = shell.ok(200, 'curl "$URL/current_user" -H "Fastly-Key: $TOKEN"').json()
     true({"id", "login", "name", "customer_id"} <= set(user), f"a user has {sorted(user)}")
     equal(user["id"], token["user_id"], "the id of the user")
@@ -62,8 +62,8 @@ def _(shell):
 
 @check("the root token cannot be revoked")
 def _(shell):
-    answer = shell.run('curl -X DELETE "$URL/tokens/self" -H "Fastly-Key: $TOKEN"')
-    true(400 <= answer.status <= 499, f"it was answered with {answer}")
+    response = shell.run('curl -X DELETE "$URL/tokens/self" -H "Fastly-Key: $TOKEN"')
+    true(400 <= response.status <= 499, f"the response was {response}")
     shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
 
 
@@ -73,9 +73,9 @@ def _(shell):
     shell.put(store, "key", b"v")
     path = '"$URL/enabled-products/v1/kv_store" -H "Fastly-Key: $TOKEN"'
     for method in ("GET", "PUT"):
-        told = shell.ok(200, f"curl -X {method} {path}").json()
-        equal(told["product"], {"id": "kv_store", "object": "product"}, "the product")
-        equal(told["customer"]["object"], "customer", "the customer")
+        body_json = shell.ok(200, f"curl -X {method} {path}").json()
+        equal(body_json["product"], {"id": "kv_store", "object": "product"}, "the product")
+        equal(body_json["customer"]["object"], "customer", "the customer")
     shell.ok(204, f"curl -X DELETE {path}")
     shell.ok(200, f"curl -X PUT {path}")
     equal(shell.value(store, "key"), b"v", "the value")
@@ -84,16 +84,16 @@ def _(shell):
 @check("the former path of the stores leads to the same stores")
 def _(shell):
     create = 'curl -X POST "$URL/resources/stores/object" -H "Fastly-Key: $TOKEN" -d "$DATA"'
-    store = shell.note(shell.ok(201, create, DATA='{"name":"Old way"}').json()["id"])
+    store = shell.track(shell.ok(201, create, DATA='{"name":"Old way"}').json()["id"])
     old = f"$URL/resources/stores/object/{store}"
     shell.ok(200, f'curl -X PUT "{old}/keys/a%2Fb" -H "Fastly-Key: $TOKEN" -d v')
     equal(shell.value(store, "a%2Fb"), b"v", "the value by the new path")
     shell.put(store, "c", b"w")
-    answer = shell.ok(200, f'curl "{old}/keys" -H "Fastly-Key: $TOKEN"')
-    equal(answer.json()["data"], ["a/b", "c"], "the keys by the old path")
+    response = shell.ok(200, f'curl "{old}/keys" -H "Fastly-Key: $TOKEN"')
+    equal(response.json()["data"], ["a/b", "c"], "the keys by the old path")
     shell.ok(404, f'curl "{old}/keys/none" -H "Fastly-Key: $TOKEN"')
-    answer = shell.run(f'curl -X DELETE "{old}/" -H "Fastly-Key: $TOKEN"')
-    true(400 <= answer.status <= 499, f"a slash at the end: {answer}")
+    response = shell.run(f'curl -X DELETE "{old}/" -H "Fastly-Key: $TOKEN"')
+    true(400 <= response.status <= 499, f"a slash at the end: {response}")
     shell.ok(409, f'curl -X DELETE "{old}" -H "Fastly-Key: $TOKEN"')
 
 
