@@ -7,7 +7,7 @@ install_python() {
     echo "$name: $what is already installed"
     return
   fi
-  echo "$name: installing $what with pip (some seconds)"
+  echo "$name: installing $what with pip (a few seconds)"
   rm -rf "$venv"
   if ! python3 -m venv "$venv" 2>"$CLIENTS_STATE/venv.log"; then
     # Debian packages the module separately.

@@ -17,7 +17,7 @@ usage: steadfast-bench [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR]
 
 Runs every workload on each target and prints a table. Targets: baseline, baseline-prealloc,
 steadfast, nginx, webdis (default: all that are installed).
-'scale' runs Steadfast alone, or one part of it: disk usage, reads under contention, and growth to
+'scale' measures Steadfast alone, in three parts: disk usage, reads under contention, and growth to
 many items (10,000,000; 12 GB of disk).
 The server runs on core 0 and the load generator on core 1.";
 
@@ -70,7 +70,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
-    // The baseline server and the generator are subcommands, to build only one program.
+    // The baseline server and the generator are subcommands, so that one program is enough.
     let done = if args.next_if(|arg| arg == "serve-baseline").is_some() {
         baseline::serve(args)
     } else if args.next_if(|arg| arg == "load").is_some() {

@@ -95,7 +95,7 @@ def _(fastly):
             equal(fastly.value(store_id, key), f"value of {key}".encode(), "the value")
             equal(fastly.described(store_id, key)["key"], key, "the description")
             fastly.entry("delete", store_id, "--key", key)
-    equal(fastly.keys(store_id), [], "the keys in the end")
+    equal(fastly.keys(store_id), [], "the keys at the end")
 
 
 @check("rejected keys are named in the error and change nothing")

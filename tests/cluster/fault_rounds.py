@@ -126,7 +126,7 @@ class Rounds:
         self.detail = server.name
 
     def freeze_primary(self):
-        """Freezes all processes of the primary until some seconds after failover."""
+        """Freezes all processes of the primary until a few seconds after failover."""
         old = self.leader()
         then = time.monotonic()
         old.freeze()
