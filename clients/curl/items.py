@@ -1,4 +1,4 @@
-"""Items, by the commands of the documentation."""
+"""Items, with the commands from the documentation."""
 
 import time
 
@@ -87,7 +87,7 @@ def _(shell):
         tail = shell.ok(206, 'curl -r -3 "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
         equal(tail.body, b"789", "the last three")
         rest = shell.ok(206, 'curl -r 7- "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-        equal(rest.body, b"789", "from the seventh on")
+        equal(rest.body, b"789", "from offset 7 on")
         beyond = shell.run('curl -r 10-20 "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
         equal(beyond.status, 416, "the status beyond the end")
         equal(beyond.headers.get("content-range"), "bytes */10", "its header")

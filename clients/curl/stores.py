@@ -1,4 +1,4 @@
-"""Stores, by the commands of the documentation."""
+"""Stores, with the commands from the documentation."""
 
 import json
 import re

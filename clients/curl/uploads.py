@@ -43,7 +43,7 @@ def _(shell):
             base.replace("KEY", "kept") + ' -H "if-generation-match: 5"',
             store,
         ),
-        ("a generation of nothing", 412, base + ' -H "if-generation-match: 5"', store),
+        ("a generation on a missing key", 412, base + ' -H "if-generation-match: 5"', store),
     ):
         with about(what):
             response = shell.ok(status, command.replace("FILE", "big"), of)
@@ -95,7 +95,7 @@ def _(shell):
     true("> Transfer-Encoding: chunked" in response.log, "this curl does not send chunks")
     equal(shell.value(store, "key"), b"onetwo", "the value")
     shell.ok(200, f"printf '' {command}", store)
-    equal(shell.value(store, "key"), b"", "the value of nothing")
+    equal(shell.value(store, "key"), b"", "the value of an empty upload")
     value = os.urandom(3 * MIB)
     shell.file("big", value)
     shell.ok(200, f"cat big {command}", store)

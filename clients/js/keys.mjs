@@ -211,7 +211,7 @@ async function cursorChecks() {
     assert.deepEqual(pages, [500, 500, 500, 500, 500]);
   });
 
-  await check('a prefix applies to every page, in both consistencies', async () => {
+  await check('a prefix applies to every page, with either consistency', async () => {
     const prefix = 'many/1';
     const wanted = sorted.filter((key) => key.startsWith(prefix));
     for (const consistency of ['strong', 'eventual']) {

@@ -42,7 +42,7 @@ export async function storeChecks() {
     assert.match(problem.detail, /already exists/);
   });
 
-  await check('an invalid name and a missing body are a 400', async () => {
+  await check('an invalid name or a missing body is a 400', async () => {
     for (const name of ['', '1st', ' a', 'a'.repeat(256), 'a\nb', 'a\u0000b', 7, null, ['a']]) {
       await refused(create({ name }), 400);
     }
@@ -50,7 +50,7 @@ export async function storeChecks() {
     await refused(create(undefined), 400);
   });
 
-  await check('names with punctuation and of 255 characters are accepted', async () => {
+  await check('names with punctuation or 255 characters are accepted', async () => {
     const punctuation = 'js~`!@#$%^&*()=+[]{};:\'"<>,./?';
     for (const name of [punctuation, `js${'é'.repeat(253)}`]) {
       const id = await newStore(name);

@@ -31,7 +31,7 @@ def _(service):
     equal((done.stdout, done.returncode), ("1000\n", 0), f"the output ({done.stderr[-300:]})")
 
 
-@check("every call with a wrong or missing token is a 401 with a body and changes nothing")
+@check("every call with a wrong token is a 401 with a body and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "value")

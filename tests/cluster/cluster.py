@@ -30,7 +30,7 @@ def wait_for(what, seconds, condition, pause=0.1):
 
 
 def free_ports(count):
-    """Returns free ports of 127.0.0.1."""
+    """Returns free ports on 127.0.0.1."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))

@@ -311,7 +311,7 @@ fn check_head(seen: &ObservedItem, item: Option<&Item>) -> CheckResult<()> {
     Err((Kind::HeadMismatch, format!("{:?}, but GET answered {:?}", seen.head, seen.get)))
 }
 
-/// Returns the keys that a list misses or must not contain.
+/// Returns the keys that are missing from a list or must not be in it.
 fn check_list(
     list: &ObservedList,
     expected: &Expected,
