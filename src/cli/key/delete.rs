@@ -53,13 +53,9 @@ async fn delete_one(
     if args.dry_run {
         let item = client.head(store, key).await?;
         if args.if_generation_match.is_some_and(|wanted| wanted != item.generation) {
-            return Err(Error::Refused {
-                subject: format!("item {key:?}"),
-                status: 412,
-                message: format!("its generation is {}", item.generation),
-                retry_after: None,
-            }
-            .into());
+            let subject = format!("item {key:?}");
+            let message = format!("its generation is {}", item.generation);
+            return Err(Error::Status { subject, status: 412, message, retry_after: None }.into());
         }
         return Ok(1);
     }
@@ -110,8 +106,8 @@ pub(in crate::cli) async fn count_items(
     }
 }
 
-/// Deletes the items with a key prefix and returns their number. `expected` is the total of the
-/// progress bar; 0 if unknown.
+/// Deletes the items with a key prefix and returns their number. `expected` is the total for the
+/// progress bar, or 0 if unknown.
 pub(in crate::cli) async fn delete_items(
     client: &Client,
     store: &Store,
@@ -174,7 +170,7 @@ enum Operation {
     Delete,
 }
 
-/// Single-item requests, of which [`CONCURRENT_REQUESTS`] run concurrently.
+/// Requests for single items, up to [`CONCURRENT_REQUESTS`] at a time.
 struct ConcurrentRequests<'a> {
     client: Client,
     store: &'a Store,
@@ -185,7 +181,7 @@ struct ConcurrentRequests<'a> {
 
 impl<'a> ConcurrentRequests<'a> {
     fn new(client: &Client, store: &'a Store, operation: Operation) -> ConcurrentRequests<'a> {
-        // Many requests may exceed a rate limit: use the full retry policy.
+        // Many requests can exceed a rate limit: use the full retry policy.
         let client = client.clone().with_retry(Retry::default());
         ConcurrentRequests { client, store, operation, running: JoinSet::new(), succeeded: 0 }
     }
@@ -200,7 +196,7 @@ impl<'a> ConcurrentRequests<'a> {
                 Operation::Delete => client.delete(&store, &key, true, None).await.map(|()| true),
                 Operation::Count => match client.head(&store, &key).await {
                     Ok(_) => Ok(true),
-                    Err(Error::Refused { status: 404, .. }) => Ok(false),
+                    Err(Error::Status { status: 404, .. }) => Ok(false),
                     Err(e) => Err(e),
                 },
             }
@@ -225,7 +221,7 @@ impl<'a> ConcurrentRequests<'a> {
     }
 }
 
-/// Deletes the items whose keys are listed in a file.
+/// Deletes the items whose keys are in a file.
 async fn delete_listed(
     client: &Client,
     store: &Store,
@@ -241,12 +237,12 @@ async fn delete_listed(
         return requests.finish().await;
     }
     let label = store_label(client, store);
-    let count = if input::is_stdin(path) {
-        // The standard input can be read only once, so it cannot also answer a question.
+    let count = if input::is_dash(path) {
+        // Standard input supplies the keys, so it cannot also supply the confirmation.
         if !args.yes {
             return Err(usage_error(format!(
-                "refusing to delete items from {label} without confirmation: pass --yes when the \
-                 keys come from the standard input"
+                "refusing to delete items from {label} without confirmation: pass --yes if the \
+                 keys are read from standard input"
             )));
         }
         None
@@ -256,7 +252,7 @@ async fn delete_listed(
             count += 1;
         }
         let keys = counted(count, "key");
-        let action = format!("delete the items of {keys} in {} from {label}", path.display());
+        let action = format!("delete the items with the {keys} in {} from {label}", path.display());
         confirm(&action, args.yes).await?;
         Some(count)
     };
@@ -296,8 +292,8 @@ impl KeyFile {
             match read.map_err(|e| local_error(format!("{position}: {e}")))? {
                 0 => return Ok(None),
                 read if read as u64 > LINE_BYTES_MAX => {
-                    let limit = format!("the line is longer than {LINE_BYTES_MAX} bytes");
-                    return Err(local_error(format!("{position}: {limit}")));
+                    let reason = format!("line is longer than {LINE_BYTES_MAX} bytes");
+                    return Err(local_error(format!("{position}: {reason}")));
                 }
                 _ => {}
             }
@@ -306,7 +302,7 @@ impl KeyFile {
             match std::str::from_utf8(line) {
                 Ok("") => {}
                 Ok(key) => return Ok(Some(key.to_owned())),
-                Err(_) => return Err(local_error(format!("{position}: the key is not UTF-8"))),
+                Err(_) => return Err(local_error(format!("{position}: key is not UTF-8"))),
             }
         }
     }

@@ -1,20 +1,20 @@
 //! `steadfast sync`.
 
+use super::find_or_create;
 use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
 use super::reader::CONCURRENCY;
 use super::request::BatchSender;
-use super::{client, find_or_create};
 use crate::cli::confirm::confirm;
 use crate::cli::error::{CommandError, local_error, usage_error};
+use crate::cli::key::metadata;
 use crate::cli::output::{Output, counted, print_error, print_status, progress_bar, store_label};
+use crate::cli::runtime::connect;
 use crate::client::{Client, Error, ValueStream};
 use crate::config::SyncArgs;
 use crate::transfer::batches::{Batch, BatchEntry};
 use crate::transfer::item::too_large;
 use crate::wire::record::ItemLine;
-use crate::wire::{IfExists, ItemDetails, Store, http_date_to_rfc3339};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use crate::wire::{IfExists, Store, http_date_to_rfc3339};
 use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -34,17 +34,15 @@ pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
         return Err(usage_error("FROM and TO are the same store"));
     }
     if args.quick && !(from.steadfast && to.steadfast) {
-        return Err(usage_error("--quick requires a Steadfast server at both ends"));
+        return Err(usage_error("--quick requires Steadfast servers on both sides"));
     }
     if !from.steadfast && !args.dry_run {
-        print_status(
-            "warning: the source does not report when items expire; copies will not expire",
-        );
+        print_status("warning: the source does not return expiry times; copies will not expire");
     }
     let max_value = args.max_value;
     let sender = BatchSender::new(&to.client, &to.store, IfExists::Overwrite, max_value).await?;
     let (quick, dry_run) = (args.quick, args.dry_run);
-    let mut sync = Sync {
+    let mut sync = Syncer {
         join: MergeJoin::new(from.clone(), to.clone(), &args.prefix),
         comparer: Comparer { from, to, quick, dry_run, value_bytes_max: max_value },
         bar: progress_bar("comparing", "items", None),
@@ -64,7 +62,7 @@ pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
     sync.report()
 }
 
-/// Finds the two stores, each at its server.
+/// Finds the two stores on their servers.
 async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), CommandError> {
     let split = |text: &str| {
         let at = ["@http://", "@https://"].iter().filter_map(|mark| text.rfind(mark)).max();
@@ -74,11 +72,11 @@ async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), Comma
         }
     };
     let ((from, from_endpoint), (to, to_endpoint)) = (split(&args.from), split(&args.to));
-    let connect = |endpoint: &str, token_file: &Option<PathBuf>, flag: &str| {
-        client(args.client.resolve_for(endpoint, token_file.as_deref(), flag)?)
+    let client = |endpoint: &str, token_file: &Option<PathBuf>, flag: &str| {
+        connect(args.client.resolve_for(endpoint, token_file.as_deref(), flag)?)
     };
-    let from_client = connect(&from_endpoint, &args.from_token_file, "--from-token-file")?;
-    let to_client = connect(&to_endpoint, &args.to_token_file, "--to-token-file")?;
+    let from_client = client(&from_endpoint, &args.from_token_file, "--from-token-file")?;
+    let to_client = client(&to_endpoint, &args.to_token_file, "--to-token-file")?;
     let from = from_client.resolve(&from).await?;
     let to = find_or_create(&to_client, &to, args.create && !args.dry_run).await?;
     let sync_store = async |client: Client, store| -> Result<SyncStore, CommandError> {
@@ -88,7 +86,7 @@ async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), Comma
     Ok((sync_store(from_client, from).await?, sync_store(to_client, to).await?))
 }
 
-/// The items by outcome.
+/// The number of items by outcome.
 #[derive(Default)]
 struct SyncCounts {
     new: u64,
@@ -99,7 +97,7 @@ struct SyncCounts {
     failed: u64,
 }
 
-struct Sync {
+struct Syncer {
     args: SyncArgs,
     join: MergeJoin,
     comparer: Comparer,
@@ -112,7 +110,7 @@ struct Sync {
     counts: SyncCounts,
 }
 
-impl Sync {
+impl Syncer {
     /// Compares all items and copies those that differ.
     async fn copy(&mut self) -> Result<(), CommandError> {
         let mut running: VecDeque<JoinHandle<Result<Comparison, Error>>> = VecDeque::new();
@@ -141,7 +139,7 @@ impl Sync {
         self.out.flush()
     }
 
-    /// Counts and prints a difference, and adds the item to the batch.
+    /// Counts and prints a difference and adds the item to the batch.
     fn apply(&mut self, comparison: Comparison) -> Result<(), CommandError> {
         let Comparison { key, difference, line } = comparison;
         let (mark, change) = match difference {
@@ -209,7 +207,7 @@ impl Sync {
         }
         let SyncStore { client, store, .. } = &self.comparer.to;
         let (count, label) = (keys.len() as u64, store_label(client, store));
-        let action = format!("delete {} found only in {label}", counted(count, "item"));
+        let action = format!("delete {} that exist only in {label}", counted(count, "item"));
         confirm(&action, self.args.yes).await?;
         let bar = progress_bar("deleting", "items", Some(count));
         let (mut keys, mut running) = (keys.into_iter(), JoinSet::new());
@@ -274,7 +272,7 @@ enum Difference {
 struct Comparison {
     key: String,
     difference: Difference,
-    /// The item to copy, as a line.
+    /// The item to copy as a line.
     line: Option<Vec<u8>>,
 }
 
@@ -284,7 +282,7 @@ impl Comparison {
     }
 }
 
-/// Compares items and reads those that must be copied.
+/// Compares items, and reads those to be copied.
 #[derive(Clone)]
 struct Comparer {
     from: SyncStore,
@@ -347,7 +345,7 @@ impl Comparer {
         self.read(item, Difference::Changed, to_hash).await
     }
 
-    /// Reads an item as a line, unless its value has the given hash.
+    /// Reads an item as a line, unless its value has the hash `to_hash`.
     async fn read(
         &self,
         item: ListedItem,
@@ -388,14 +386,6 @@ impl Comparer {
         }
         .write(&mut line);
         Ok(Comparison { line: Some(line), ..Comparison::new(item, difference) })
-    }
-}
-
-fn metadata(details: &ItemDetails) -> Vec<u8> {
-    match (&details.metadata, &details.metadata_base64) {
-        (_, Some(encoded)) => BASE64_STANDARD.decode(encoded).unwrap_or_default(),
-        (Some(text), None) => text.clone().into_bytes(),
-        (None, None) => Vec::new(),
     }
 }
 
