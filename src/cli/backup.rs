@@ -1,8 +1,7 @@
 //! `steadfast backup` and `steadfast restore`.
 
 use super::error::{
-    CommandError, EXIT_PRECONDITION, exit_status, file_error, local_error, local_exit_status,
-    usage_error,
+    EXIT_PRECONDITION, Result, exit_status, file_error, local_error, local_exit_status, usage_error,
 };
 use super::output::{print_json_if, print_status, progress_bar};
 use super::output_file::{OutputFile, refuse_overwrite};
@@ -52,7 +51,7 @@ pub(super) fn backup(args: &BackupArgs) -> ExitCode {
 }
 
 /// Returns the flags for the server to back up; `None` if no server runs on the data directory.
-fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>, CommandError> {
+fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>> {
     if args.online {
         return Ok(Some(args.client.clone()));
     }
@@ -69,7 +68,7 @@ fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>, CommandError> {
     Ok(url.map(|url| args.client.for_data_directory(url, &args.data)))
 }
 
-async fn online(client: Client, args: &BackupArgs) -> Result<(), CommandError> {
+async fn online(client: Client, args: &BackupArgs) -> Result<()> {
     let mut backup = client.backup().await?;
     let mut output = OutputFile::create(&args.output)?;
     let bar = progress_bar("backing up", "bytes", None);
@@ -82,7 +81,7 @@ async fn online(client: Client, args: &BackupArgs) -> Result<(), CommandError> {
     report_backup(&format!("the server at {}", client.endpoint()), bar.position(), args)
 }
 
-fn offline(args: &BackupArgs) -> Result<(), CommandError> {
+fn offline(args: &BackupArgs) -> Result<()> {
     let mut output = OutputFile::create(&args.output)?;
     let bar = progress_bar("backing up", "bytes", None);
     let mut write_error = None;
@@ -100,7 +99,7 @@ fn offline(args: &BackupArgs) -> Result<(), CommandError> {
     report_backup(&args.data.display().to_string(), bar.position(), args)
 }
 
-fn report_backup(source: &str, bytes: u64, args: &BackupArgs) -> Result<(), CommandError> {
+fn report_backup(source: &str, bytes: u64, args: &BackupArgs) -> Result<()> {
     if args.client.json && !is_dash(&args.output) {
         let result = serde_json::json!({ "from": source, "file": args.output, "bytes": bytes });
         return print_json_if(true, &result);
@@ -124,7 +123,7 @@ pub(super) fn restore(args: &RestoreArgs) -> ExitCode {
     finish(restore_backup(args))
 }
 
-fn restore_backup(args: &RestoreArgs) -> Result<(), CommandError> {
+fn restore_backup(args: &RestoreArgs) -> Result<()> {
     let destination = args.destination().map_err(usage_error)?;
     if let EngineLocation::Directory(dir) = &destination
         && !is_empty(dir)
@@ -146,7 +145,7 @@ fn restore_backup(args: &RestoreArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Returns whether a directory is absent or empty, except for the `lost+found` of a new file system.
+/// Returns whether a directory is absent or empty. A new file system contains `lost+found`.
 fn is_empty(dir: &Path) -> bool {
     let Ok(mut entries) = std::fs::read_dir(dir) else { return !dir.exists() };
     entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))

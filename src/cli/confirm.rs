@@ -1,12 +1,12 @@
 //! Confirmation of destructive commands.
 
-use super::error::{CommandError, usage_error};
+use super::error::{CommandError, Result, usage_error};
 use super::output::print_status;
 use std::io::{self, IsTerminal, Write};
 
 /// Asks for confirmation of `action`, such as `delete store "site"`, unless `yes` is set. `yes` is
 /// required without a terminal.
-pub(super) async fn confirm(action: &str, yes: bool) -> Result<(), CommandError> {
+pub(super) async fn confirm(action: &str, yes: bool) -> Result<()> {
     if yes {
         print_status(&format!("{action}: confirmed by --yes"));
         return Ok(());

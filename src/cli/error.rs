@@ -33,6 +33,9 @@ macro_rules! local_exit_status {
 }
 pub(super) use local_exit_status;
 
+/// The result of a command or a step of it.
+pub(super) type Result<T, E = CommandError> = std::result::Result<T, E>;
+
 /// The reason a command ends early.
 #[derive(Debug)]
 pub(super) enum CommandError {

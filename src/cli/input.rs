@@ -1,6 +1,6 @@
 //! Reads input files and standard input.
 
-use super::error::{CommandError, file_error};
+use super::error::{Result, file_error};
 use crate::client::RequestBody;
 pub(super) use crate::transfer::detect::is_dash;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ const READ_BYTES: usize = 256 << 10;
 const READ_AHEAD: usize = 4;
 
 /// Opens a file, or standard input for `-`. Returns the length of a regular file.
-pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>), CommandError> {
+pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
     if is_dash(path) {
         return Ok((Box::new(io::stdin()), None));
     }
@@ -54,7 +54,7 @@ pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> Req
 }
 
 /// Reads a file of at most `max` bytes.
-pub(super) fn read_small(path: &Path, max: u64) -> Result<Vec<u8>, CommandError> {
+pub(super) fn read_small(path: &Path, max: u64) -> Result<Vec<u8>> {
     let (reader, _) = open(path)?;
     let mut bytes = Vec::new();
     let read = reader.take(max + 1).read_to_end(&mut bytes).map_err(|e| file_error(path, e))?;

@@ -1,6 +1,6 @@
 //! `steadfast man`.
 
-use super::error::{CommandError, file_error, local_error, local_exit_status};
+use super::error::{Result, file_error, local_error, local_exit_status};
 use super::output::{Output, print_status};
 use super::runtime::finish;
 use crate::config::ManArgs;
@@ -19,7 +19,7 @@ pub(super) fn run(args: &ManArgs, command: Command) -> ExitCode {
     finish(render(args, command))
 }
 
-fn render(args: &ManArgs, command: Command) -> Result<(), CommandError> {
+fn render(args: &ManArgs, command: Command) -> Result<()> {
     if let Some(dir) = &args.dir {
         let created = std::fs::create_dir_all(dir);
         let written = created.and_then(|()| clap_mangen::generate_to(command, dir));

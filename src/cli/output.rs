@@ -2,7 +2,7 @@
 //!
 //! Results go to standard output; status messages, errors and progress bars go to standard error.
 
-use super::error::{CommandError, local_error};
+use super::error::{Result, local_error};
 use crate::client::Client;
 use crate::wire::Store;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -41,18 +41,18 @@ impl Output {
         Output { writer: BufWriter::with_capacity(64 << 10, io::stdout()), is_terminal }
     }
 
-    pub(super) fn line(&mut self, text: &str) -> Result<(), CommandError> {
+    pub(super) fn line(&mut self, text: &str) -> Result<()> {
         self.writer.write_all(text.as_bytes())?;
         Ok(self.writer.write_all(b"\n")?)
     }
 
     /// Writes a value as one line of JSON.
-    pub(super) fn json<T: Serialize>(&mut self, value: &T) -> Result<(), CommandError> {
+    pub(super) fn json<T: Serialize>(&mut self, value: &T) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|e| local_error(e.to_string()))?;
         self.line(&text)
     }
 
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.writer.write_all(bytes)?)
     }
 
@@ -64,13 +64,13 @@ impl Output {
         text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
     }
 
-    pub(super) fn flush(&mut self) -> Result<(), CommandError> {
+    pub(super) fn flush(&mut self) -> Result<()> {
         Ok(self.writer.flush()?)
     }
 }
 
 /// Prints the result of a command as one line of JSON if `json` is set.
-pub(super) fn print_json_if<T: Serialize>(json: bool, value: &T) -> Result<(), CommandError> {
+pub(super) fn print_json_if<T: Serialize>(json: bool, value: &T) -> Result<()> {
     let mut out = Output::new();
     if json {
         out.json(value)?;

@@ -1,6 +1,6 @@
 //! Output files of backups and exports, optionally compressed.
 
-use super::error::{CommandError, file_error, usage_error};
+use super::error::{Result, file_error, usage_error};
 use super::output::{Output, print_error};
 use crate::atomic_file::AtomicFile;
 use crate::transfer::detect::{is_dash, is_zstd_name};
@@ -33,7 +33,7 @@ pub(super) struct OutputFile {
 }
 
 impl OutputFile {
-    pub(super) fn create(path: &Path) -> Result<OutputFile, CommandError> {
+    pub(super) fn create(path: &Path) -> Result<OutputFile> {
         let sink = match is_dash(path) {
             true => Sink::Stdout(Output::new()),
             false if path.is_dir() => {
@@ -47,7 +47,7 @@ impl OutputFile {
         Ok(OutputFile { path: path.to_owned(), sink })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let written = match &mut self.sink {
             Sink::Stdout(out) => return out.bytes(bytes),
             Sink::Plain(file) => file.write_all(bytes),
@@ -57,7 +57,7 @@ impl OutputFile {
     }
 
     /// Finishes the file; see [`AtomicFile::persist`].
-    pub(super) fn persist(self) -> Result<(), CommandError> {
+    pub(super) fn persist(self) -> Result<()> {
         let finished = match self.sink {
             Sink::Stdout(mut out) => return out.flush(),
             Sink::Plain(file) => Ok(file),

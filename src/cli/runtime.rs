@@ -1,6 +1,6 @@
 //! Runs commands: the tokio runtime, interrupts and exit statuses.
 
-use super::error::{CommandError, EXIT_INTERRUPTED, local_error};
+use super::error::{CommandError, EXIT_INTERRUPTED, Result, local_error};
 use super::output::{print_error, print_status};
 use crate::client::{Client, Error, Retry};
 use crate::config::{ClientArgs, ConnectionConfig};
@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Builds the multi-threaded tokio runtime that every command uses.
-pub(super) fn build() -> Result<Runtime, CommandError> {
+pub(super) fn build() -> Result<Runtime> {
     let built = Builder::new_multi_thread().enable_all().build();
     built.map_err(|e| local_error(format!("cannot start the runtime: {e}")))
 }
@@ -21,7 +21,7 @@ pub(super) fn build() -> Result<Runtime, CommandError> {
 pub(super) fn run<F, R>(args: &ClientArgs, command: F) -> ExitCode
 where
     F: FnOnce(Client) -> R,
-    R: Future<Output = Result<(), CommandError>>,
+    R: Future<Output = Result<()>>,
 {
     let client = args.resolve().map_err(CommandError::from).and_then(|to| Ok(connect(to)?));
     finish(client.and_then(|client| block_on(until_interrupted(command(client)))))
@@ -33,9 +33,7 @@ pub(super) fn connect(connection: ConnectionConfig) -> Result<Client, Error> {
 }
 
 /// Runs a command on a new runtime.
-pub(super) fn block_on<T>(
-    command: impl Future<Output = Result<T, CommandError>>,
-) -> Result<T, CommandError> {
+pub(super) fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = build()?;
     let result = runtime.block_on(Box::pin(command));
     // Do not wait for threads that are blocked on a terminal, a pipe or a disk.
@@ -44,9 +42,7 @@ pub(super) fn block_on<T>(
 }
 
 /// Runs a command until it ends or SIGINT is received.
-pub(super) async fn until_interrupted<T>(
-    command: impl Future<Output = Result<T, CommandError>>,
-) -> Result<T, CommandError> {
+pub(super) async fn until_interrupted<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::spawn(exit_if_stuck());
     tokio::select! {
         // Polled first, to install the signal handler before the first request is sent.
@@ -65,7 +61,7 @@ async fn exit_if_stuck() {
 }
 
 /// Reports the result of a command and returns its exit status.
-pub(super) fn finish(result: Result<(), CommandError>) -> ExitCode {
+pub(super) fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) | Err(CommandError::OutputClosed) => ExitCode::SUCCESS,
         Err(CommandError::Failed(e)) => fail(&e.to_string(), e.kind().exit_status()),

@@ -80,7 +80,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Prints the address and how to connect. The format of the first line is stable: programs parse it.
+/// Prints the address and how to connect. Programs parse the first line: its format is stable.
 fn print_banner(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
     let (location, value) = match token {
         TokenLocation::Environment => {

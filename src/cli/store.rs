@@ -1,7 +1,7 @@
 //! `steadfast store`.
 
 use super::confirm::confirm;
-use super::error::{CommandError, exit_status};
+use super::error::{Result, exit_status};
 use super::key;
 use super::output::{Output, counted, print_json_if, print_status, store_label};
 use super::runtime;
@@ -54,15 +54,13 @@ pub(super) fn run(command: StoreCommand) -> ExitCode {
     match command {
         StoreCommand::Create(args) => runtime::run(&args.client, |client| create(client, &args)),
         StoreCommand::List(args) => runtime::run(&args, |client| list(client, args.json)),
-        StoreCommand::Describe(args) => {
-            runtime::run(&args.client, |client| describe(client, &args))
-        }
+        StoreCommand::Describe(args) => runtime::run(&args.client, |client| show(client, &args)),
         StoreCommand::Rename(args) => runtime::run(&args.client, |client| rename(client, &args)),
         StoreCommand::Delete(args) => runtime::run(&args.client, |client| delete(client, &args)),
     }
 }
 
-async fn create(client: Client, args: &StoreCreateArgs) -> Result<(), CommandError> {
+async fn create(client: Client, args: &StoreCreateArgs) -> Result<()> {
     let store = client.create_store(&args.name).await?;
     let mut out = Output::new();
     if args.client.json {
@@ -74,7 +72,7 @@ async fn create(client: Client, args: &StoreCreateArgs) -> Result<(), CommandErr
     out.flush()
 }
 
-async fn list(client: Client, json: bool) -> Result<(), CommandError> {
+async fn list(client: Client, json: bool) -> Result<()> {
     let stores = client.stores().await?;
     let mut out = Output::new();
     for store in &stores {
@@ -88,7 +86,7 @@ async fn list(client: Client, json: bool) -> Result<(), CommandError> {
     out.flush()
 }
 
-async fn describe(client: Client, args: &StoreDescribeArgs) -> Result<(), CommandError> {
+async fn show(client: Client, args: &StoreDescribeArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let mut out = Output::new();
     if args.client.json {
@@ -103,7 +101,7 @@ async fn describe(client: Client, args: &StoreDescribeArgs) -> Result<(), Comman
     out.flush()
 }
 
-async fn rename(client: Client, args: &StoreRenameArgs) -> Result<(), CommandError> {
+async fn rename(client: Client, args: &StoreRenameArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     client.rename_store(&store, &args.name).await?;
     print_status(&format!("renamed {} to {:?}", store_label(&client, &store), args.name));
@@ -111,7 +109,7 @@ async fn rename(client: Client, args: &StoreRenameArgs) -> Result<(), CommandErr
     print_json_if(args.client.json, &result)
 }
 
-async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), CommandError> {
+async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let label = store_label(&client, &store);
     let mut deleted = 0;
@@ -133,10 +131,8 @@ async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), CommandErr
                     Error::Status { subject, status: 409, message, retry_after: None }.into()
                 );
             }
-            result => {
-                result?;
-                break;
-            }
+            Err(e) => return Err(e.into()),
+            Ok(()) => break,
         }
     }
     print_status(&format!("deleted {label}"));

@@ -1,7 +1,7 @@
 //! `steadfast token`.
 
 use super::confirm::confirm;
-use super::error::{CommandError, exit_status, usage_error};
+use super::error::{Result, exit_status, usage_error};
 use super::output::{Output, print_json_if, print_status};
 use super::runtime;
 use crate::client::{Client, Error};
@@ -49,7 +49,7 @@ pub(super) fn run(command: TokenCommand) -> ExitCode {
     }
 }
 
-async fn require_steadfast(client: &Client) -> Result<(), CommandError> {
+async fn require_steadfast(client: &Client) -> Result<()> {
     if client.is_steadfast().await? {
         return Ok(());
     }
@@ -60,7 +60,7 @@ async fn require_steadfast(client: &Client) -> Result<(), CommandError> {
     Err(Error::NotFound(text).into())
 }
 
-async fn create(client: Client, args: &TokenCreateArgs) -> Result<(), CommandError> {
+async fn create(client: Client, args: &TokenCreateArgs) -> Result<()> {
     let expires_at = args.expires.as_deref().map(parse_expiry).transpose()?;
     require_steadfast(&client).await?;
     let mut stores = Vec::new();
@@ -93,7 +93,7 @@ fn label(client: &Client, token: &LimitedToken) -> String {
 }
 
 /// Converts a duration from now, or an RFC 3339 time, to an RFC 3339 time in UTC.
-fn parse_expiry(text: &str) -> Result<String, CommandError> {
+fn parse_expiry(text: &str) -> Result<String> {
     if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
         let time = time.to_offset(UtcOffset::UTC).format(&Rfc3339);
         return time.map_err(|e| usage_error(format!("--expires: {e}")));
@@ -110,7 +110,7 @@ fn parse_expiry(text: &str) -> Result<String, CommandError> {
     time.ok_or_else(|| usage_error("--expires is too far in the future"))
 }
 
-async fn list(client: Client, json: bool) -> Result<(), CommandError> {
+async fn list(client: Client, json: bool) -> Result<()> {
     require_steadfast(&client).await?;
     let tokens = client.tokens().await?;
     let mut out = Output::new();
@@ -143,7 +143,7 @@ fn row(out: &Output, token: &LimitedToken) -> String {
     line
 }
 
-async fn revoke(client: Client, args: &TokenRevokeArgs) -> Result<(), CommandError> {
+async fn revoke(client: Client, args: &TokenRevokeArgs) -> Result<()> {
     require_steadfast(&client).await?;
     let mut tokens = client.tokens().await?.into_iter();
     let Some(token) = tokens.find(|token| token.id == args.id) else {

@@ -162,8 +162,8 @@ pub fn format_of_name(path: &Path) -> Option<ImportFormat> {
     }
 }
 
-/// Detects NDJSON by the first line. An object that spans several lines is refused, because it could
-/// be a `kv.json` or a single item.
+/// Detects NDJSON by the first line. An object that spans several lines is refused: it could be a
+/// `kv.json` or a single item.
 fn format_of_content(start: &[u8]) -> Result<ImportFormat, SourceError> {
     let text = start.trim_ascii_start();
     let end = memchr::memchr(b'\n', text);

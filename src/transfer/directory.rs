@@ -20,8 +20,8 @@ struct FoundFile {
     size: Result<u64, String>,
 }
 
-/// An [`ItemSource`] for the files below a directory, in key order. Symbolic links are followed only
-/// to files within the directory.
+/// An [`ItemSource`] for the files below a directory, in key order. Symbolic links are followed
+/// only to files within the directory.
 pub struct DirectorySource {
     root: PathBuf,
     entries: walkdir::IntoIter,

@@ -14,7 +14,7 @@ pub enum LineStatus {
     End,
 }
 
-/// Reads a line of at most `max` bytes and appends it to `out`, adding a final line feed if missing.
+/// Reads a line of at most `max` bytes and appends it to `out`, adding a missing line feed.
 ///
 /// # Errors
 /// If reading fails.

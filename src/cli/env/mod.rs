@@ -1,6 +1,6 @@
 //! `steadfast env`.
 
-use super::error::{CommandError, exit_status};
+use super::error::{Result, exit_status};
 use super::output::Output;
 use super::runtime::{fail, finish};
 use crate::config::{ConnectionConfig, EnvArgs, TokenLocation};
@@ -72,7 +72,7 @@ fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<(), CommandError> {
+fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<()> {
     let url = connection.endpoint.as_str();
     let mut out = Output::new();
     if args.client.json {
@@ -103,14 +103,11 @@ fn exec(
     let url = connection.endpoint.as_str();
     let mut command = Command::new(program);
     command.args(args);
-    for name in
-        ["FASTLY_API_ENDPOINT", "FASTLY_ACCOUNT_ENDPOINT", "FASTLY_API_URL", "STEADFAST_URL"]
-    {
-        command.env(name, url);
-    }
-    for name in ["FASTLY_API_TOKEN", "FASTLY_API_KEY"] {
-        command.env(name, connection.token.expose());
-    }
+    let urls =
+        ["FASTLY_API_ENDPOINT", "FASTLY_ACCOUNT_ENDPOINT", "FASTLY_API_URL", "STEADFAST_URL"];
+    command.envs(urls.map(|name| (name, url)));
+    let token = connection.token.expose();
+    command.envs([("FASTLY_API_TOKEN", token), ("FASTLY_API_KEY", token)]);
     command.env("NODE_OPTIONS", with_redirect(node_options));
     let error = command.exec();
     let not_found = error.kind() == io::ErrorKind::NotFound;

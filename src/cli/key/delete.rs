@@ -2,7 +2,7 @@
 
 use super::{CONCURRENT_REQUESTS, PAGE_KEYS};
 use crate::cli::confirm::confirm;
-use crate::cli::error::{CommandError, local_error, usage_error};
+use crate::cli::error::{Result, local_error, usage_error};
 use crate::cli::input;
 use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::client::{Client, Error, Retry};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 /// The maximum length of a line in a file of keys, in bytes. Keys are shorter.
 const LINE_BYTES_MAX: u64 = 4096;
 
-pub(super) async fn delete(client: Client, args: &KeyDeleteArgs) -> Result<(), CommandError> {
+pub(super) async fn run(client: Client, args: &KeyDeleteArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let label = store_label(&client, &store);
     let count = if let Some(key) = &args.key {
@@ -29,13 +29,11 @@ pub(super) async fn delete(client: Client, args: &KeyDeleteArgs) -> Result<(), C
     };
     let items = counted(count, "item");
     let mut out = Output::new();
-    let action = if args.dry_run {
-        print_status(&format!("would delete {items} from {label}"));
-        "matched"
-    } else {
-        print_status(&format!("deleted {items} from {label}"));
-        "deleted"
+    let (verb, action) = match args.dry_run {
+        true => ("would delete", "matched"),
+        false => ("deleted", "deleted"),
     };
+    print_status(&format!("{verb} {items} from {label}"));
     if args.client.json {
         out.json(&json!({ "store": store.name, "store_id": store.id, action: count }))?;
     } else if args.dry_run {
@@ -49,7 +47,7 @@ async fn delete_one(
     store: &Store,
     key: &str,
     args: &KeyDeleteArgs,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     if args.dry_run {
         let item = client.head(store, key).await?;
         if args.if_generation_match.is_some_and(|wanted| wanted != item.generation) {
@@ -66,11 +64,7 @@ async fn delete_one(
 }
 
 /// Deletes the items with a prefix, or all items.
-async fn delete_prefix(
-    client: &Client,
-    store: &Store,
-    args: &KeyDeleteArgs,
-) -> Result<u64, CommandError> {
+async fn delete_prefix(client: &Client, store: &Store, args: &KeyDeleteArgs) -> Result<u64> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
     let count = count_items(client, store, prefix).await?;
     if args.dry_run {
@@ -91,7 +85,7 @@ pub(in crate::cli) async fn count_items(
     client: &Client,
     store: &Store,
     prefix: &str,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     if client.is_steadfast().await? {
         return Ok(client.count_by_prefix(store, prefix).await?);
     }
@@ -113,7 +107,7 @@ pub(in crate::cli) async fn delete_items(
     store: &Store,
     prefix: &str,
     expected: u64,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     let bar = progress_bar("deleting", "items", Some(expected).filter(|count| *count > 0));
     let result = if client.is_steadfast().await? {
         delete_in_bulk(client, store, prefix, &bar).await
@@ -129,7 +123,7 @@ async fn delete_in_bulk(
     store: &Store,
     prefix: &str,
     bar: &ProgressBar,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     let mut deleted = 0;
     loop {
         let batch = client.delete_by_prefix(store, prefix).await?;
@@ -146,7 +140,7 @@ async fn delete_page_by_page(
     store: &Store,
     prefix: &str,
     bar: &ProgressBar,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     let mut requests = ConcurrentRequests::new(client, store, Operation::Delete);
     let mut cursor = None::<String>;
     loop {
@@ -186,7 +180,7 @@ impl<'a> ConcurrentRequests<'a> {
         ConcurrentRequests { client, store, operation, running: JoinSet::new(), succeeded: 0 }
     }
 
-    async fn push(&mut self, key: String) -> Result<(), CommandError> {
+    async fn push(&mut self, key: String) -> Result<()> {
         if self.running.len() >= CONCURRENT_REQUESTS {
             self.join_next().await?;
         }
@@ -204,7 +198,7 @@ impl<'a> ConcurrentRequests<'a> {
         Ok(())
     }
 
-    async fn join_next(&mut self) -> Result<(), CommandError> {
+    async fn join_next(&mut self) -> Result<()> {
         match self.running.join_next().await {
             Some(Ok(result)) => self.succeeded += u64::from(result?),
             Some(Err(e)) => return Err(local_error(e.to_string())),
@@ -213,7 +207,7 @@ impl<'a> ConcurrentRequests<'a> {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<u64, CommandError> {
+    async fn finish(mut self) -> Result<u64> {
         while !self.running.is_empty() {
             self.join_next().await?;
         }
@@ -227,7 +221,7 @@ async fn delete_listed(
     store: &Store,
     path: &Path,
     args: &KeyDeleteArgs,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     if args.dry_run {
         let mut requests = ConcurrentRequests::new(client, store, Operation::Count);
         let mut keys = KeyFile::open(path)?;
@@ -276,13 +270,13 @@ struct KeyFile {
 }
 
 impl KeyFile {
-    fn open(path: &Path) -> Result<KeyFile, CommandError> {
+    fn open(path: &Path) -> Result<KeyFile> {
         let (reader, _) = input::open(path)?;
         let name = path.display().to_string();
         Ok(KeyFile { reader: BufReader::new(reader), name, line_number: 0 })
     }
 
-    fn next(&mut self) -> Result<Option<String>, CommandError> {
+    fn next(&mut self) -> Result<Option<String>> {
         loop {
             let mut line = Vec::new();
             self.line_number += 1;

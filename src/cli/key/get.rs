@@ -2,7 +2,7 @@
 
 use super::ItemInfo;
 use crate::atomic_file::AtomicFile;
-use crate::cli::error::{CommandError, file_error, local_error};
+use crate::cli::error::{Result, file_error, local_error};
 use crate::cli::output::{Output, print_status, store_label};
 use crate::client::{Client, ValueStream};
 use crate::config::{KeyGetArgs, KeyHeadArgs};
@@ -12,7 +12,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), CommandError> {
+pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let mut value = client.get(&store, &args.key).await?;
     if let Some(path) = args.output.as_deref().filter(|path| path.as_os_str() != "-") {
@@ -33,11 +33,7 @@ pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), Command
 }
 
 /// Prints an item as one line of JSON, encoding the value in base64 as it arrives.
-async fn write_json(
-    key: &str,
-    mut value: ValueStream,
-    out: &mut Output,
-) -> Result<(), CommandError> {
+async fn write_json(key: &str, mut value: ValueStream, out: &mut Output) -> Result<()> {
     let info = ItemInfo::from_headers(key, value.headers.clone());
     let json = serde_json::to_string(&info.json()).map_err(|e| local_error(e.to_string()))?;
     out.bytes(json.strip_suffix('}').unwrap_or(&json).as_bytes())?;
@@ -56,7 +52,7 @@ async fn write_json(
 }
 
 /// Writes the value to a file atomically, or directly to a device or pipe such as `/dev/null`.
-async fn write_file(value: &mut ValueStream, path: &Path) -> Result<(), CommandError> {
+async fn write_file(value: &mut ValueStream, path: &Path) -> Result<()> {
     if path.exists() && !path.is_file() {
         let file = OpenOptions::new().write(true).open(path);
         return write_chunks(value, &mut file.map_err(|e| file_error(path, e))?, path).await;
@@ -66,18 +62,14 @@ async fn write_file(value: &mut ValueStream, path: &Path) -> Result<(), CommandE
     file.persist().map_err(|e| file_error(path, e))
 }
 
-async fn write_chunks(
-    value: &mut ValueStream,
-    file: &mut impl Write,
-    path: &Path,
-) -> Result<(), CommandError> {
+async fn write_chunks(value: &mut ValueStream, file: &mut impl Write, path: &Path) -> Result<()> {
     while let Some(chunk) = value.next_chunk().await? {
         file.write_all(&chunk).map_err(|e| file_error(path, e))?;
     }
     Ok(())
 }
 
-pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<(), CommandError> {
+pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let mut info = None;
     if client.is_steadfast().await? {

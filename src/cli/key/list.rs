@@ -1,7 +1,7 @@
 //! `steadfast key list`.
 
 use super::{CONCURRENT_REQUESTS, ItemInfo, PAGE_KEYS};
-use crate::cli::error::{CommandError, local_error};
+use crate::cli::error::{Result, local_error};
 use crate::cli::output::Output;
 use crate::client::{Client, Error, Retry};
 use crate::config::KeyListArgs;
@@ -9,7 +9,7 @@ use crate::wire::Store;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<(), CommandError> {
+pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let has_details = args.long && client.is_steadfast().await?;
     let mut out = Output::new();
@@ -51,7 +51,7 @@ pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<(), Comma
     Ok(())
 }
 
-fn print_item(out: &mut Output, item: &ItemInfo, json: bool) -> Result<(), CommandError> {
+fn print_item(out: &mut Output, item: &ItemInfo, json: bool) -> Result<()> {
     if json {
         return out.json(&item.json());
     }
@@ -71,7 +71,7 @@ async fn print_each(
     keys: Vec<String>,
     out: &mut Output,
     json: bool,
-) -> Result<(), CommandError> {
+) -> Result<()> {
     // Many requests can exceed a rate limit: use the full retry policy.
     let client = client.clone().with_retry(Retry::default());
     let requests = stream::iter(keys).map(|key| {

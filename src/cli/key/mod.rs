@@ -63,7 +63,8 @@ Examples:
   steadfast key list site --json --long | jq -r 'select(.size > 1000000) | .key'
 
 Keys are printed as they arrive. --long prints size, generation, modification time, expiry, key and
-metadata. With the hosted service, --long sends a request per item and cannot show expiry times.", exit_status!()))]
+metadata. With the hosted service, --long sends a request per item and cannot show expiry times.",
+exit_status!()))]
     List(KeyListArgs),
     /// Delete one or more items
     #[command(after_help = concat!("\
@@ -83,9 +84,7 @@ pub(super) fn run(command: KeyCommand) -> ExitCode {
         KeyCommand::Get(args) => runtime::run(&args.client, |client| get::get(client, &args)),
         KeyCommand::Head(args) => runtime::run(&args.client, |client| get::head(client, &args)),
         KeyCommand::List(args) => runtime::run(&args.client, |client| list::list(client, &args)),
-        KeyCommand::Delete(args) => {
-            runtime::run(&args.client, |client| delete::delete(client, &args))
-        }
+        KeyCommand::Delete(args) => runtime::run(&args.client, |client| delete::run(client, &args)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `steadfast key put`.
 
-use crate::cli::error::CommandError;
+use crate::cli::error::Result;
 use crate::cli::input;
 use crate::cli::output::{print_json_if, print_status, store_label};
 use crate::client::{Client, PutMode, PutOptions};
@@ -12,7 +12,7 @@ use std::path::Path;
 /// The maximum size of a metadata file in bytes. The server accepts less.
 const METADATA_FILE_BYTES_MAX: u64 = 64 << 10;
 
-pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<(), CommandError> {
+pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<()> {
     let options = options(args)?;
     // Open the input before the first request, so that a missing file fails early.
     let value = args.value.as_ref().filter(|value| *value != "-");
@@ -31,7 +31,7 @@ pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<(), Command
     print_json_if(args.client.json, &result)
 }
 
-fn options(args: &KeyPutArgs) -> Result<PutOptions, CommandError> {
+fn options(args: &KeyPutArgs) -> Result<PutOptions> {
     let metadata = match (&args.metadata, &args.metadata_file) {
         (Some(text), _) => Some(text.clone().into_vec()),
         (None, Some(file)) => {

@@ -2,7 +2,7 @@
 
 use super::export_viceroy;
 use super::reader::ItemReader;
-use crate::cli::error::{CommandError, EXIT_PRECONDITION, local_error, usage_error};
+use crate::cli::error::{EXIT_PRECONDITION, Result, local_error, usage_error};
 use crate::cli::output::{counted, print_json_if, print_status, progress_bar, store_label};
 use crate::cli::output_file::{OutputFile, refuse_overwrite};
 use crate::cli::runtime::connect;
@@ -13,7 +13,7 @@ use serde_json::json;
 /// The error message for an export that does not end in a complete line.
 pub(super) const INCOMPLETE: &str = "incomplete export: the last line is truncated";
 
-pub(super) async fn run(args: ExportArgs) -> Result<u8, CommandError> {
+pub(super) async fn run(args: ExportArgs) -> Result<u8> {
     let client = connect(args.client.resolve()?)?;
     let stdout = is_dash(&args.output);
     if args.to == ExportFormat::Viceroy {
@@ -54,7 +54,7 @@ pub(super) async fn run(args: ExportArgs) -> Result<u8, CommandError> {
 }
 
 /// Copies the export and returns the numbers of lines and bytes.
-async fn copy(items: &mut ItemReader, to: &mut OutputFile) -> Result<(u64, u64), CommandError> {
+async fn copy(items: &mut ItemReader, to: &mut OutputFile) -> Result<(u64, u64)> {
     let bar = progress_bar("exporting", "items", None);
     let (mut lines, mut bytes, mut last) = (0, 0, b'\n');
     while let Some(chunk) = items.next_chunk().await? {

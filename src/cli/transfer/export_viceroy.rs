@@ -2,7 +2,7 @@
 
 use super::export::INCOMPLETE;
 use super::reader::ItemReader;
-use crate::cli::error::{CommandError, EXIT_PRECONDITION, file_error, local_error};
+use crate::cli::error::{EXIT_PRECONDITION, Result, file_error, local_error};
 use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::cli::output_file::refuse_overwrite;
 use crate::client::Client;
@@ -17,11 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
-pub(super) async fn run(
-    client: &Client,
-    args: &ExportArgs,
-    dir: &Path,
-) -> Result<u8, CommandError> {
+pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Result<u8> {
     let store = client.resolve(&args.store).await?;
     let mut output = OutputDirectory::create(KvJsonWriter::new(dir, &store.name))?;
     if refuse_overwrite(output.writer.directory(), args.force) {
@@ -85,7 +81,7 @@ struct OutputDirectory {
 }
 
 impl OutputDirectory {
-    fn create(writer: KvJsonWriter) -> Result<OutputDirectory, CommandError> {
+    fn create(writer: KvJsonWriter) -> Result<OutputDirectory> {
         let to = writer.directory();
         let parent = to.parent().unwrap_or(Path::new("."));
         let prefix = format!(".{}.", to.file_name().unwrap_or_default().to_string_lossy());
@@ -100,7 +96,7 @@ impl OutputDirectory {
     }
 
     /// Checks that an existing destination is an earlier export, which can be replaced.
-    fn check_replaceable(&self) -> Result<(), CommandError> {
+    fn check_replaceable(&self) -> Result<()> {
         let existing = self.writer.directory();
         if existing.symlink_metadata().is_ok() && !existing.join("kv.json").is_file() {
             return Err(file_error(existing, "exists and is not an export: remove it first"));
@@ -108,7 +104,7 @@ impl OutputDirectory {
         Ok(())
     }
 
-    fn write_item(&mut self, line: &[u8]) -> Result<(), CommandError> {
+    fn write_item(&mut self, line: &[u8]) -> Result<()> {
         let line = ParsedLine::parse(line, LineFields::Import)
             .map_err(|e| local_error(format!("invalid line in the export: {}", e.error)))?;
         let invalid = |e| local_error(format!("item {:?}: {e}", line.key));
@@ -128,7 +124,7 @@ impl OutputDirectory {
         Ok(())
     }
 
-    fn persist(&mut self) -> Result<(), CommandError> {
+    fn persist(&mut self) -> Result<()> {
         let end = self.writer.finish();
         let (to, temporary) = (self.writer.directory(), self.temporary.path());
         let written = self.kv_json.write_all(&end).and_then(|()| self.kv_json.flush());

@@ -3,13 +3,13 @@
 use super::find_or_create;
 use super::report::FailureLog;
 use super::request::BatchSender;
-use super::upload::{AbortReason, UploadSummary, upload};
+use super::upload::{UploadSummary, upload};
 use crate::cli::error::{
-    CommandError, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PRECONDITION, file_error, local_error,
-    usage_error,
+    CommandError, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PRECONDITION, Result, file_error,
+    local_error, usage_error,
 };
 use crate::cli::output::{Output, counted, print_error, print_status, store_label};
-use crate::cli::runtime::{connect, finish};
+use crate::cli::runtime::connect;
 use crate::client::{Client, ErrorKind};
 use crate::config::{ImportArgs, ImportFormat};
 use crate::transfer::detect::{self, OpenSource};
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub(super) async fn run(args: ImportArgs) -> Result<u8, CommandError> {
+pub(super) async fn run(args: ImportArgs) -> Result<u8> {
     let (store, input) = match args.operands.as_slice() {
         [input] => (None, input.clone()),
         [store, input] => match store.to_str() {
@@ -50,10 +50,9 @@ pub(super) async fn run(args: ImportArgs) -> Result<u8, CommandError> {
         input,
         results: Vec::new(),
     };
-    let status = match (fastly_toml, store) {
-        (true, store) => importer.import_fastly_toml(store).await?,
-        (false, Some(store)) => importer.import_store(&store).await?,
-        (false, None) => EXIT_FAILURE,
+    let status = match store {
+        Some(store) if !fastly_toml => importer.import_store(&store).await?,
+        store => importer.import_fastly_toml(store).await?,
     };
     importer.print_results()?;
     Ok(status)
@@ -68,8 +67,7 @@ struct Importer {
 }
 
 impl Importer {
-    /// Imports the input into one store.
-    async fn import_store(&mut self, name: &str) -> Result<u8, CommandError> {
+    async fn import_store(&mut self, name: &str) -> Result<u8> {
         let input = detect::open(&self.input, self.args.format, self.args.max_value);
         let input = input.map_err(|e| self.input_error(e))?;
         if self.args.dry_run {
@@ -81,7 +79,7 @@ impl Importer {
     }
 
     /// Imports all stores that a `fastly.toml` declares, or only one of them.
-    async fn import_fastly_toml(&mut self, only: Option<String>) -> Result<u8, CommandError> {
+    async fn import_fastly_toml(&mut self, only: Option<String>) -> Result<u8> {
         let mut stores = detect::fastly_toml(&self.input).map_err(|e| self.input_error(e))?;
         if let Some(only) = &only {
             let names: Vec<_> = stores.keys().map(|name| format!("{name:?}")).collect();
@@ -135,11 +133,7 @@ impl Importer {
     }
 
     /// Loads or creates the resume state, which is not saved for standard input.
-    fn resume_state(
-        &self,
-        store: &Store,
-        format: ImportFormat,
-    ) -> Result<ResumeState, CommandError> {
+    fn resume_state(&self, store: &Store, format: ImportFormat) -> Result<ResumeState> {
         if detect::is_dash(&self.input) {
             if self.args.state.is_some() {
                 return Err(usage_error("--state requires an input file or directory"));
@@ -166,12 +160,7 @@ impl Importer {
         }
     }
 
-    async fn upload(
-        &mut self,
-        store: &Store,
-        input: OpenSource,
-        state: ResumeState,
-    ) -> Result<u8, CommandError> {
+    async fn upload(&mut self, store: &Store, input: OpenSource, state: ResumeState) -> Result<u8> {
         let (if_exists, max_value) = (self.args.if_exists, self.args.max_value);
         let name = match detect::is_dash(&self.input) {
             true => "standard input".into(),
@@ -206,26 +195,22 @@ impl Importer {
             return exit_status(counts);
         };
         let status = match aborted {
-            AbortReason::Interrupted => {
+            CommandError::Interrupted => {
                 print_error("interrupted");
                 EXIT_INTERRUPTED
             }
-            AbortReason::Failed(CommandError::Failed(e)) => {
+            CommandError::Failed(e) => {
                 print_error(&e.to_string());
                 e.kind().exit_status()
             }
-            AbortReason::Failed(other) => {
-                let _ = finish(Err(other));
-                EXIT_FAILURE
-            }
+            CommandError::OutputClosed | CommandError::Declined => EXIT_FAILURE,
         };
         match state.file() {
-            Some(_) if status == ErrorKind::Auth.exit_status() => print_status(
-                "import incomplete: continue with --resume and a token that allows writing",
-            ),
+            Some(_) if status == ErrorKind::Auth.exit_status() => {
+                print_status("import incomplete: continue with --resume and a token that may write")
+            }
             Some(file) => print_status(&format!(
-                "import incomplete: add --resume to the same command to continue (progress saved in \
-                 {})",
+                "import incomplete: continue with the same command and --resume (progress in {})",
                 file.display()
             )),
             None => print_status("import incomplete: run the same command again to start over"),
@@ -234,7 +219,7 @@ impl Importer {
     }
 
     /// Reads and checks all items without importing them.
-    async fn dry_run(&mut self, name: &str, mut input: OpenSource) -> Result<u8, CommandError> {
+    async fn dry_run(&mut self, name: &str, mut input: OpenSource) -> Result<u8> {
         let create = self.args.create || self.args.operands.len() == 1;
         let store = match self.client.resolve(name).await {
             Ok(store) => Some(store),
@@ -290,7 +275,7 @@ impl Importer {
         file_error(&self.input, e)
     }
 
-    fn print_results(&self) -> Result<(), CommandError> {
+    fn print_results(&self) -> Result<()> {
         if !self.args.client.json {
             return Ok(());
         }

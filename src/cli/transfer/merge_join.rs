@@ -6,7 +6,6 @@ use crate::wire::{ItemDetails, Store};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-/// A listed item.
 #[derive(Clone, Debug)]
 pub(super) struct ListedItem {
     pub(super) key: String,
@@ -70,7 +69,6 @@ pub(super) enum JoinedItem {
     Both(ListedItem, ListedItem),
 }
 
-/// The join of the two item lists.
 pub(super) struct MergeJoin {
     from: ItemList,
     to: ItemList,

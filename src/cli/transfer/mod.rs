@@ -10,7 +10,7 @@ mod request;
 mod sync;
 mod upload;
 
-use super::error::{CommandError, exit_status};
+use super::error::{Result, exit_status};
 use super::output::{print_status, store_label};
 use super::runtime::{self, finish, until_interrupted};
 use crate::client::{Client, Error};
@@ -74,7 +74,7 @@ pub(super) fn sync(args: SyncArgs) -> ExitCode {
     finish_with_status(runtime::block_on(until_interrupted(sync::run(args))))
 }
 
-fn finish_with_status(result: Result<u8, CommandError>) -> ExitCode {
+fn finish_with_status(result: Result<u8>) -> ExitCode {
     result.map_or_else(|e| finish(Err(e)), ExitCode::from)
 }
 

@@ -1,5 +1,5 @@
-//! Reads the items of a store as NDJSON in key order: from Steadfast as one stream, from other servers
-//! item by item.
+//! Reads the items of a store as NDJSON in key order: from Steadfast as one stream, from other
+//! servers item by item.
 
 use crate::client::{Client, Error, SnapshotStream};
 use crate::transfer::item::VALUE_BYTES_MAX;
@@ -14,7 +14,6 @@ pub(super) const CONCURRENCY: usize = 16;
 /// The page size of a list of keys.
 pub(super) const PAGE_KEYS: u32 = 1000;
 
-/// Reads the items of a store.
 pub(super) enum ItemReader {
     /// One stream of all items.
     Stream(SnapshotStream),

@@ -1,6 +1,6 @@
 //! Reports failed items to a file or to standard error.
 
-use crate::cli::error::{CommandError, file_error};
+use crate::cli::error::{Result, file_error, local_error};
 use crate::transfer::RejectedItem;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -13,7 +13,7 @@ pub(super) struct FailureLog(Option<BufWriter<File>>);
 
 impl FailureLog {
     /// Opens the file, if any. An existing file is truncated unless `append` is set.
-    pub(super) fn open(file: Option<&Path>, append: bool) -> Result<FailureLog, CommandError> {
+    pub(super) fn open(file: Option<&Path>, append: bool) -> Result<FailureLog> {
         let Some(path) = file else { return Ok(FailureLog(None)) };
         let mut options = OpenOptions::new();
         let opened = options.create(true).write(true).append(append).truncate(!append).open(path);
@@ -21,19 +21,17 @@ impl FailureLog {
         Ok(FailureLog(Some(BufWriter::new(file))))
     }
 
-    pub(super) fn report(
-        &mut self,
-        failures: &[RejectedItem],
-        bar: &ProgressBar,
-    ) -> Result<(), CommandError> {
+    pub(super) fn report(&mut self, failures: &[RejectedItem], bar: &ProgressBar) -> Result<()> {
         if failures.is_empty() {
             return Ok(());
         }
         if let Some(file) = &mut self.0 {
-            for RejectedItem { number, key, reason } in failures {
-                writeln!(file, "{}", json!({ "line": number, "key": key, "reason": reason }))?;
-            }
-            return Ok(file.flush()?);
+            let mut lines = failures.iter().map(|RejectedItem { number, key, reason }| {
+                json!({ "line": number, "key": key, "reason": reason })
+            });
+            let written = lines.try_for_each(|line| writeln!(file, "{line}"));
+            let written = written.and_then(|()| file.flush());
+            return written.map_err(|e| local_error(format!("--report: {e}")));
         }
         bar.suspend(|| {
             let mut stderr = io::stderr().lock();

@@ -1,5 +1,4 @@
-//! Sends batches of items: to Steadfast as import requests, to other servers as batch and single-item
-//! requests.
+//! Sends batches of items: to Steadfast as imports, to other servers as batches and single items.
 
 use crate::client::{Client, Error, PutMode, PutOptions, RequestBody, Retry};
 use crate::transfer::RejectedItem;
@@ -16,7 +15,6 @@ const SINGLE_BYTES: usize = 1 << 20;
 const EXISTS_CODE: &str = "412";
 const EXISTS_REASON: &str = "the item exists";
 
-/// The outcome of a batch.
 #[derive(Debug, Default)]
 pub(super) struct BatchOutcome {
     pub(super) counts: ImportCounts,

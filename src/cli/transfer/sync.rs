@@ -5,11 +5,11 @@ use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
 use super::reader::CONCURRENCY;
 use super::request::BatchSender;
 use crate::cli::confirm::confirm;
-use crate::cli::error::{CommandError, local_error, usage_error};
+use crate::cli::error::{Result, local_error, usage_error};
 use crate::cli::key::metadata;
 use crate::cli::output::{Output, counted, print_error, print_status, progress_bar, store_label};
 use crate::cli::runtime::connect;
-use crate::client::{Client, Error, ValueStream};
+use crate::client::{Client, Error};
 use crate::config::SyncArgs;
 use crate::transfer::batches::{Batch, BatchEntry};
 use crate::transfer::item::too_large;
@@ -26,7 +26,7 @@ use tokio::task::{JoinHandle, JoinSet};
 const BATCH_LINES: usize = 1000;
 const BATCH_BYTES: usize = 2 << 20;
 
-pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
+pub(super) async fn run(args: SyncArgs) -> Result<u8> {
     let (from, to) = resolve_stores(&args).await?;
     print_status(&format!("from {}", store_label(&from.client, &from.store)));
     print_status(&format!("to   {}", store_label(&to.client, &to.store)));
@@ -62,8 +62,7 @@ pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
     sync.report()
 }
 
-/// Finds the two stores on their servers.
-async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), CommandError> {
+async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore)> {
     let split = |text: &str| {
         let at = ["@http://", "@https://"].iter().filter_map(|mark| text.rfind(mark)).max();
         match at.map(|at| text.split_at(at)) {
@@ -79,14 +78,13 @@ async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), Comma
     let to_client = client(&to_endpoint, &args.to_token_file, "--to-token-file")?;
     let from = from_client.resolve(&from).await?;
     let to = find_or_create(&to_client, &to, args.create && !args.dry_run).await?;
-    let sync_store = async |client: Client, store| -> Result<SyncStore, CommandError> {
+    let sync_store = async |client: Client, store| -> Result<SyncStore> {
         let steadfast = client.is_steadfast().await?;
         Ok(SyncStore { client, store, steadfast })
     };
     Ok((sync_store(from_client, from).await?, sync_store(to_client, to).await?))
 }
 
-/// The number of items by outcome.
 #[derive(Default)]
 struct SyncCounts {
     new: u64,
@@ -112,7 +110,7 @@ struct Syncer {
 
 impl Syncer {
     /// Compares all items and copies those that differ.
-    async fn copy(&mut self) -> Result<(), CommandError> {
+    async fn copy(&mut self) -> Result<()> {
         let mut running: VecDeque<JoinHandle<Result<Comparison, Error>>> = VecDeque::new();
         let mut ended = false;
         loop {
@@ -140,7 +138,7 @@ impl Syncer {
     }
 
     /// Counts and prints a difference and adds the item to the batch.
-    fn apply(&mut self, comparison: Comparison) -> Result<(), CommandError> {
+    fn apply(&mut self, comparison: Comparison) -> Result<()> {
         let Comparison { key, difference, line } = comparison;
         let (mark, change) = match difference {
             Difference::None => {
@@ -183,7 +181,7 @@ impl Syncer {
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), CommandError> {
+    async fn send(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         if batch.numbers.is_empty() && batch.rejected.is_empty() {
             return Ok(());
@@ -200,14 +198,14 @@ impl Syncer {
     }
 
     /// Deletes the items that exist only in the destination.
-    async fn delete(&mut self) -> Result<(), CommandError> {
+    async fn delete(&mut self) -> Result<()> {
         let keys = std::mem::take(&mut self.only_in_to);
         if keys.is_empty() {
             return Ok(());
         }
         let SyncStore { client, store, .. } = &self.comparer.to;
         let (count, label) = (keys.len() as u64, store_label(client, store));
-        let action = format!("delete {} that exist only in {label}", counted(count, "item"));
+        let action = format!("delete {} found only in {label}", counted(count, "item"));
         confirm(&action, self.args.yes).await?;
         let bar = progress_bar("deleting", "items", Some(count));
         let (mut keys, mut running) = (keys.into_iter(), JoinSet::new());
@@ -228,7 +226,7 @@ impl Syncer {
     }
 
     /// Prints the counts and returns the exit status.
-    fn report(mut self) -> Result<u8, CommandError> {
+    fn report(mut self) -> Result<u8> {
         let SyncCounts { new, changed, only_in_to, deleted, unchanged, failed } = self.counts;
         let dry_run = if self.args.dry_run { "dry run: " } else { "" };
         let extra = match (self.args.delete, self.args.dry_run) {
@@ -258,7 +256,6 @@ impl Syncer {
     }
 }
 
-/// How an item differs between the stores.
 enum Difference {
     None,
     New,
@@ -268,7 +265,6 @@ enum Difference {
     TooLarge,
 }
 
-/// The result of comparing one item.
 struct Comparison {
     key: String,
     difference: Difference,
@@ -399,17 +395,14 @@ async fn size_and_metadata(store: &SyncStore, item: &ListedItem) -> Result<(u64,
 
 /// Returns the SHA-256 of an item's value; `None` if the item does not exist.
 async fn value_hash(store: &SyncStore, key: &str) -> Result<Option<[u8; 32]>, Error> {
-    match store.client.get(&store.store, key).await {
-        Ok(value) => hash(value).await.map(Some),
-        Err(e) if e.status() == Some(404) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-async fn hash(mut value: ValueStream) -> Result<[u8; 32], Error> {
+    let mut value = match store.client.get(&store.store, key).await {
+        Ok(value) => value,
+        Err(e) if e.status() == Some(404) => return Ok(None),
+        Err(e) => return Err(e),
+    };
     let mut hash = Sha256::new();
     while let Some(chunk) = value.next_chunk().await? {
         hash.update(&chunk);
     }
-    Ok(hash.finalize().into())
+    Ok(Some(hash.finalize().into()))
 }

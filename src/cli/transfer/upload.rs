@@ -20,14 +20,6 @@ use tokio::task::JoinSet;
 /// The number of batches read ahead.
 const READ_AHEAD: usize = 2;
 
-/// The reason an upload ended before the end of its source.
-pub(super) enum AbortReason {
-    /// SIGINT.
-    Interrupted,
-    /// An error.
-    Failed(CommandError),
-}
-
 /// A batch that was sent, and its outcome.
 struct SentBatch {
     from: u64,
@@ -36,7 +28,6 @@ struct SentBatch {
     outcome: Result<BatchOutcome, Error>,
 }
 
-/// An upload in progress.
 pub(super) struct Uploader<'r> {
     sender: BatchSender,
     state: ResumeState,
@@ -49,15 +40,15 @@ pub(super) struct Uploader<'r> {
     keys_in_flight: HashMap<u64, u32>,
     in_flight: JoinSet<SentBatch>,
     next: Option<Batch>,
-    aborted: Option<AbortReason>,
+    aborted: Option<CommandError>,
     ended: bool,
 }
 
-/// The result of an upload.
 pub(super) struct UploadSummary {
     pub(super) counts: ImportCounts,
     pub(super) state: ResumeState,
-    pub(super) aborted: Option<AbortReason>,
+    /// The reason the upload ended before the end of its source.
+    pub(super) aborted: Option<CommandError>,
 }
 
 /// Uploads the items of a source, starting at the position in `state`.
@@ -145,7 +136,7 @@ impl Uploader<'_> {
                         self.in_flight.abort_all();
                         break;
                     }
-                    self.abort(AbortReason::Interrupted);
+                    self.abort(CommandError::Interrupted);
                     interrupt.set(tokio::signal::ctrl_c());
                 }
             }
@@ -199,15 +190,15 @@ impl Uploader<'_> {
                 let saved = self.state.record_done(sent.from, sent.to, outcome.counts);
                 let saved = saved.map_err(|e| local_error(e.to_string()));
                 if let Err(e) = reported.and(saved) {
-                    self.abort(AbortReason::Failed(e));
+                    self.abort(e);
                 }
             }
-            Err(e) => self.abort(AbortReason::Failed(e.into())),
+            Err(e) => self.abort(e.into()),
         }
     }
 
     /// Stops sending. The first reason is reported.
-    fn abort(&mut self, reason: AbortReason) {
+    fn abort(&mut self, reason: CommandError) {
         self.next = None;
         if self.aborted.is_none() {
             self.aborted = Some(reason);
@@ -215,7 +206,7 @@ impl Uploader<'_> {
     }
 
     fn abort_with(&mut self, message: String) {
-        self.abort(AbortReason::Failed(local_error(message)));
+        self.abort(local_error(message));
     }
 
     fn show_progress(&self) {
