@@ -1,5 +1,6 @@
 //! `steadfast check`.
 
+use super::output::counted;
 use super::runtime::fail;
 use crate::admin;
 use crate::config::CheckArgs;
@@ -12,11 +13,11 @@ Examples:
   steadfast check --data /var/lib/kv
   steadfast check --backup kv.backup.zst
 
-Stop the server first: a data directory in use is not checked. The check is read-only.
+Stop the server first; a data directory in use cannot be checked. The check is read-only.
 
-Exit status: 0 no problems found, 1 problems found (one line each), 2 the check could not run.";
+Exit status: 0 no problems found, 1 problems found (printed one per line), 2 check not possible.";
 
-/// Exit status when the check could not run.
+/// Exit status when the check is not possible.
 const EXIT_NOT_CHECKED: u8 = 2;
 
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
@@ -55,7 +56,7 @@ fn check_directory(dir: &Path) -> ExitCode {
     exit_status(reported, checked.problem_count == 0)
 }
 
-/// Prints a line per problem, of which there may be more than are listed, and a summary.
+/// Prints a line per problem and a summary. `count` includes problems that are not listed.
 fn report(problems: &[String], count: u64, summary: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for problem in problems {
@@ -63,14 +64,10 @@ fn report(problems: &[String], count: u64, summary: &str) -> io::Result<()> {
     }
     let more = count.saturating_sub(problems.len() as u64);
     if more > 0 {
-        writeln!(out, "and {more} more problems")?;
+        writeln!(out, "and {more} more")?;
     }
-    let verdict = match count {
-        0 => "no problems found".to_owned(),
-        1 => "1 problem".to_owned(),
-        count => format!("{count} problems"),
-    };
-    writeln!(out, "{summary}: {verdict}")
+    let found = if count == 0 { "no problems found".into() } else { counted(count, "problem") };
+    writeln!(out, "{summary}: {found}")
 }
 
 fn exit_status(reported: io::Result<()>, sound: bool) -> ExitCode {

@@ -1,22 +1,22 @@
 //! Confirmation of destructive commands.
 
-use super::error::{CommandError, usage_error};
+use super::error::{CommandError, Result, usage_error};
 use super::output::print_status;
 use std::io::{self, IsTerminal, Write};
 
-/// Asks for confirmation of `action`, such as `delete store "site"`, unless `yes` is set.
-/// Without a terminal, `yes` is required.
-pub(super) async fn confirm(action: &str, yes: bool) -> Result<(), CommandError> {
+/// Asks for confirmation of `action`, such as `delete store "site"`, unless `yes` is set. `yes` is
+/// required without a terminal.
+pub(super) async fn confirm(action: &str, yes: bool) -> Result<()> {
     if yes {
         print_status(&format!("{action}: confirmed by --yes"));
         return Ok(());
     }
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        let refused = "without confirmation: pass --yes, or run the command in a terminal";
-        return Err(usage_error(format!("refusing to {action} {refused}")));
+        let hint = "pass --yes, or run the command in a terminal";
+        return Err(usage_error(format!("refusing to {action} without confirmation: {hint}")));
     }
     let _ = write!(io::stderr(), "{action}? [y/N] ");
-    // A blocking thread, so that an interrupt can end the wait.
+    // On a separate thread, so that an interrupt can end the command.
     let answer = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         io::stdin().read_line(&mut line).map(|_| line)

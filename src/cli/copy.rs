@@ -1,10 +1,11 @@
 //! `steadfast copy`.
 
-use super::error::{EXIT_INTERRUPTED, EXIT_USAGE};
+use super::error::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE};
+use super::output::styled_bar;
 use super::runtime::{self, fail, finish};
 use crate::admin::{self, CopyProgress, CopySummary};
 use crate::config::{CopyArgs, EngineLocation};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -13,11 +14,11 @@ Examples:
   steadfast copy --from ./steadfast-data --to postgres://kv@db1.example,db2.example/kv
   STEADFAST_COPY_FROM=postgres://kv:secret@db1.example/kv steadfast copy --to ./steadfast-data
 
-Stop the servers of both sides first. Run the same command again to resume an interrupted copy; no
-server starts from an unfinished destination. At the end both sides are read and compared record by
-record. Items get new, greater generations. The root token is not copied.
+Stop the servers of both sides first. Run the same command again to resume an interrupted copy; a
+server does not start on an incomplete copy. After copying, all records of both sides are compared.
+Items get new, higher generations. The root token is not copied.
 
-Exit status: 0 copied, and both sides are identical, 1 failure, 2 usage error, 130 interrupted.";
+Exit status: 0 copied and verified, 1 failure, 2 usage error, 130 interrupted.";
 
 pub(super) fn run(args: &CopyArgs) -> ExitCode {
     let (from, to) = match args.resolve() {
@@ -33,8 +34,8 @@ pub(super) fn run(args: &CopyArgs) -> ExitCode {
 }
 
 async fn copy(from: &EngineLocation, to: &EngineLocation) -> ExitCode {
-    // Drawn only on a terminal.
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = "{msg:9} {wide_bar} {human_pos}/{human_len} records, {per_sec}, {eta} left";
+    let bar = styled_bar(None, style);
     let mut report = |progress: CopyProgress| show_progress(&bar, progress);
     let result = tokio::select! {
         result = admin::copy(from, to, &mut report) => result,
@@ -46,7 +47,7 @@ async fn copy(from: &EngineLocation, to: &EngineLocation) -> ExitCode {
     bar.finish_and_clear();
     let CopySummary { stores, items, bytes, checksum } = match result {
         Ok(copied) => copied,
-        Err(e) => return fail(&e.to_string(), 1),
+        Err(e) => return fail(&e.to_string(), EXIT_FAILURE),
     };
     let printed = writeln!(
         io::stdout(),
@@ -59,10 +60,6 @@ async fn copy(from: &EngineLocation, to: &EngineLocation) -> ExitCode {
 fn show_progress(bar: &ProgressBar, progress: CopyProgress) {
     let action = if progress.comparing { "comparing" } else { "copying" };
     if bar.message() != action {
-        let style = "{msg:9} {wide_bar} {human_pos}/{human_len} records, {per_sec}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
         bar.set_message(action);
         bar.reset_elapsed();
         bar.set_length(progress.total);

@@ -1,17 +1,21 @@
-//! Errors that end a command, and the exit statuses they map to.
+//! Errors that end a command, and their exit statuses.
 
 use crate::client::Error;
 use crate::config::ConnectionError;
+use std::fmt::Display;
 use std::io;
+use std::path::Path;
 
+/// Exit status of a command that failed.
+pub(super) const EXIT_FAILURE: u8 = 1;
 /// Exit status of a command that was called incorrectly.
 pub(super) const EXIT_USAGE: u8 = 2;
-/// Exit status when a precondition fails, such as an output file that already exists.
+/// Exit status when a precondition failed, such as when an output file exists.
 pub(super) const EXIT_PRECONDITION: u8 = 4;
 /// Exit status of an interrupted command.
 pub(super) const EXIT_INTERRUPTED: u8 = 130;
 
-/// The last paragraph of the help of every command that talks to a server.
+/// The last paragraph of the help of every command that connects to a server.
 macro_rules! exit_status {
     () => {
         "\n\nExit status: 0 success, 1 failure, 2 usage error or invalid argument, 3 not found,\n\
@@ -29,12 +33,15 @@ macro_rules! local_exit_status {
 }
 pub(super) use local_exit_status;
 
+/// The result of a command or a step of it.
+pub(super) type Result<T, E = CommandError> = std::result::Result<T, E>;
+
 /// The reason a command ends early.
 #[derive(Debug)]
 pub(super) enum CommandError {
     /// The command failed.
     Failed(Error),
-    /// The reader closed the other end of the standard output, which is not an error.
+    /// The reader closed standard output, which is not an error.
     OutputClosed,
     /// The user did not confirm.
     Declined,
@@ -63,22 +70,27 @@ impl From<ConnectionError> for CommandError {
     }
 }
 
-/// A failure to write to the standard output.
+/// A failure to write to standard output.
 impl From<io::Error> for CommandError {
     fn from(e: io::Error) -> CommandError {
         if e.kind() == io::ErrorKind::BrokenPipe {
             return CommandError::OutputClosed;
         }
-        local_error(format!("cannot write to the standard output: {e}"))
+        local_error(format!("cannot write to standard output: {e}"))
     }
 }
 
-/// An error in the arguments.
+/// Creates an error about the arguments.
 pub(super) fn usage_error(text: impl Into<String>) -> CommandError {
     CommandError::Failed(Error::Usage(text.into()))
 }
 
-/// A failure on this machine, such as a file that cannot be read.
+/// Creates an error about a failure on this machine.
 pub(super) fn local_error(text: impl Into<String>) -> CommandError {
     CommandError::Failed(Error::Local(text.into()))
+}
+
+/// Creates an error about a local file.
+pub(super) fn file_error(path: &Path, reason: impl Display) -> CommandError {
+    local_error(format!("{}: {reason}", path.display()))
 }

@@ -1,6 +1,6 @@
 //! `steadfast man`.
 
-use super::error::{CommandError, local_error, local_exit_status};
+use super::error::{Result, file_error, local_error, local_exit_status};
 use super::output::{Output, print_status};
 use super::runtime::finish;
 use crate::config::ManArgs;
@@ -19,11 +19,11 @@ pub(super) fn run(args: &ManArgs, command: Command) -> ExitCode {
     finish(render(args, command))
 }
 
-fn render(args: &ManArgs, command: Command) -> Result<(), CommandError> {
+fn render(args: &ManArgs, command: Command) -> Result<()> {
     if let Some(dir) = &args.dir {
-        let failed = |e: std::io::Error| local_error(format!("{}: {e}", dir.display()));
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        clap_mangen::generate_to(command, dir).map_err(failed)?;
+        let created = std::fs::create_dir_all(dir);
+        let written = created.and_then(|()| clap_mangen::generate_to(command, dir));
+        written.map_err(|e| file_error(dir, e))?;
         print_status(&format!("wrote manual pages to {}", dir.display()));
         return Ok(());
     }

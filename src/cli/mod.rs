@@ -1,10 +1,7 @@
-//! The command line: one module per command, and the modules they share.
+//! The command line: one module per command, and shared modules.
 //!
-//! | shared module | |
-//! |---|---|
-//! | `error`, `runtime` | errors, exit statuses, the tokio runtime, interrupts |
-//! | `output`, `confirm` | standard output, status messages, progress bars, confirmation |
-//! | `input`, `output_file` | input and output files |
+//! `error` and `runtime` handle errors, exit statuses and interrupts; `output` and `confirm`, results,
+//! messages, progress bars and confirmation; `input` and `output_file`, files.
 
 mod backup;
 mod check;
@@ -34,8 +31,8 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "steadfast", version, arg_required_else_help = true)]
 #[command(after_help = "\
-Start a server with its data in ./steadfast-data, and use it from another terminal in the same
-directory:
+Start a server that stores its data in ./steadfast-data, and use it from another terminal in the
+same directory:
   steadfast serve
   steadfast store create site
   steadfast key put site greeting 'Hello, world'
@@ -61,7 +58,7 @@ enum Command {
     /// Copy all data between a data directory and a database, and compare both sides
     #[command(after_help = copy::HELP)]
     Copy(config::CopyArgs),
-    /// Run a command with the variables that point other tools at the server, or print them
+    /// Run a command with the environment variables that point it at the server, or print them
     #[command(after_help = env::HELP)]
     Env(Box<config::EnvArgs>),
     /// Export the items of a store
@@ -88,7 +85,7 @@ enum Command {
     /// Create, list, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
-    /// Synchronize a store with another, on the same or another server
+    /// Copy the differences from one store to another, on the same or another server
     #[command(after_help = transfer::SYNC_HELP)]
     Sync(Box<config::SyncArgs>),
     /// Create, list and revoke limited tokens
@@ -102,7 +99,9 @@ pub fn run() -> ExitCode {
     if let Some(name) = environment_only_flag(&matches) {
         let flag = name.replace('_', "-");
         let variable = name.to_uppercase();
-        let message = format!("unexpected argument --{flag}: set the variable {variable} instead");
+        let message = format!(
+            "unexpected argument --{flag}: set the environment variable {variable} instead"
+        );
         return runtime::fail(&message, error::EXIT_USAGE);
     }
     let command = match Cli::from_arg_matches(&matches) {
@@ -128,7 +127,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The first argument on the command line that may only be set in the environment.
+/// Returns the first argument on the command line that can only be set in the environment.
 fn environment_only_flag(matches: &ArgMatches) -> Option<&'static str> {
     let on_command_line = |name: &&str| {
         matches.ids().any(|id| id.as_str() == *name)
@@ -147,7 +146,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// All commands without subcommands, with their full names.
+    /// Collects all commands without subcommands, with their full names.
     fn collect_commands(
         command: &clap::Command,
         name: &str,

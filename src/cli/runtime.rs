@@ -1,55 +1,58 @@
-//! Runs a command: the tokio runtime, interrupts and the exit status.
+//! Runs commands: the tokio runtime, interrupts and exit statuses.
 
-use super::error::{CommandError, EXIT_INTERRUPTED, local_error};
+use super::error::{CommandError, EXIT_INTERRUPTED, Result, local_error};
 use super::output::{print_error, print_status};
-use crate::client::{Client, Retry};
-use crate::config::ClientArgs;
+use crate::client::{Client, Error, Retry};
+use crate::config::{ClientArgs, ConnectionConfig};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// The time between an interrupt and the forced end of a command that is stuck.
+/// The time after an interrupt at which a command that is stuck is ended.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Builds the multi-threaded tokio runtime that every command uses.
-pub(super) fn build() -> Result<Runtime, CommandError> {
+pub(super) fn build() -> Result<Runtime> {
     let built = Builder::new_multi_thread().enable_all().build();
-    built.map_err(|e| local_error(format!("cannot start threads: {e}")))
+    built.map_err(|e| local_error(format!("cannot start the runtime: {e}")))
 }
 
 /// Runs a client command until it ends or is interrupted.
 pub(super) fn run<F, R>(args: &ClientArgs, command: F) -> ExitCode
 where
     F: FnOnce(Client) -> R,
-    R: Future<Output = Result<(), CommandError>>,
+    R: Future<Output = Result<()>>,
 {
-    finish(connect_and_run(args, command))
+    let client = args.resolve().map_err(CommandError::from).and_then(|to| Ok(connect(to)?));
+    finish(client.and_then(|client| block_on(until_interrupted(command(client)))))
 }
 
-fn connect_and_run<F, R>(args: &ClientArgs, command: F) -> Result<(), CommandError>
-where
-    F: FnOnce(Client) -> R,
-    R: Future<Output = Result<(), CommandError>>,
-{
-    let connection = args.resolve()?;
-    let client = Client::new(connection.endpoint, &connection.token)?;
-    let client = client.with_retry(Retry::interactive());
+/// Creates a client with the retry policy of interactive commands.
+pub(super) fn connect(connection: ConnectionConfig) -> Result<Client, Error> {
+    Ok(Client::new(connection.endpoint, &connection.token)?.with_retry(Retry::interactive()))
+}
+
+/// Runs a command on a new runtime.
+pub(super) fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = build()?;
-    let result = runtime.block_on(async {
-        tokio::spawn(exit_if_stuck());
-        tokio::select! {
-            // Polled first: installs the handler before the first request is sent.
-            biased;
-            _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
-            result = Box::pin(command(client)) => result,
-        }
-    });
-    // Blocking threads may be stuck in a read from a terminal or a disk: do not wait for them.
+    let result = runtime.block_on(Box::pin(command));
+    // Do not wait for threads that are blocked on a terminal, a pipe or a disk.
     runtime.shutdown_background();
     result
 }
 
-/// Ends the process after an interrupt if the command blocks, such as in a read from a terminal.
+/// Runs a command until it ends or SIGINT is received.
+pub(super) async fn until_interrupted<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::spawn(exit_if_stuck());
+    tokio::select! {
+        // Polled first, to install the signal handler before the first request is sent.
+        biased;
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+        result = Box::pin(command) => result,
+    }
+}
+
+/// Ends the process after an interrupt if the command is blocked, such as on a terminal.
 async fn exit_if_stuck() {
     if tokio::signal::ctrl_c().await.is_ok() {
         tokio::time::sleep(INTERRUPT_GRACE).await;
@@ -58,19 +61,19 @@ async fn exit_if_stuck() {
 }
 
 /// Reports the result of a command and returns its exit status.
-pub(super) fn finish(result: Result<(), CommandError>) -> ExitCode {
+pub(super) fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) | Err(CommandError::OutputClosed) => ExitCode::SUCCESS,
-        Err(CommandError::Failed(e)) => fail(&e.to_string(), e.kind().exit_code()),
+        Err(CommandError::Failed(e)) => fail(&e.to_string(), e.kind().exit_status()),
         Err(CommandError::Declined) => {
-            print_status("cancelled: nothing was changed");
+            print_status("cancelled: no changes were made");
             ExitCode::FAILURE
         }
         Err(CommandError::Interrupted) => fail("interrupted", EXIT_INTERRUPTED),
     }
 }
 
-/// Prints an error and returns the given exit status.
+/// Prints an error and returns the exit status.
 pub(super) fn fail(message: &str, status: u8) -> ExitCode {
     print_error(message);
     ExitCode::from(status)

@@ -1,7 +1,7 @@
 //! `steadfast serve`.
 
 use super::env;
-use super::error::{EXIT_USAGE, local_exit_status};
+use super::error::{EXIT_FAILURE, EXIT_USAGE, local_exit_status};
 use super::runtime::{self, fail, finish};
 use crate::config::{LogFormat, ServeArgs, ServeConfig, TokenLocation};
 use crate::server::Server;
@@ -17,8 +17,8 @@ Examples:
   STEADFAST_TOKEN_FILE=/run/secrets/token steadfast serve --listen 0.0.0.0:7678 --data /var/lib/kv
   steadfast serve --memory --listen 127.0.0.1:0
 
-A write is durable when its response is sent. On SIGTERM or SIGINT the server completes the requests
-in flight, flushes, and exits within 10 seconds.",
+Writes are durable before the server responds to them. On SIGTERM or SIGINT, the server completes
+requests in flight, shuts down cleanly and exits within 10 seconds.",
     local_exit_status!()
 );
 
@@ -49,23 +49,23 @@ fn start_logging(config: &ServeConfig) -> Result<(), String> {
 async fn serve(config: ServeConfig) -> ExitCode {
     let stop = match stop_signal() {
         Ok(stop) => stop,
-        Err(e) => return fail(&format!("cannot install signal handlers: {e}"), 1),
+        Err(e) => return fail(&format!("cannot install signal handlers: {e}"), EXIT_FAILURE),
     };
     let engine = config.engine.clone();
     let server = match Server::start(config).await {
         Ok(server) => server,
-        Err(e) => return fail(&e.to_string(), 1),
+        Err(e) => return fail(&e.to_string(), EXIT_FAILURE),
     };
     let printed = server.address().and_then(|address| {
         let url = format!("http://{address}");
         print_banner(&url, &engine.to_string(), server.token_location())
     });
     if let Err(e) = printed {
-        return fail(&format!("cannot print the listen address: {e}"), 1);
+        return fail(&format!("cannot print the listen address: {e}"), EXIT_FAILURE);
     }
     match server.run(stop).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&format!("unclean shutdown, no data was lost: {e}"), 1),
+        Err(e) => fail(&format!("unclean shutdown (no data was lost): {e}"), EXIT_FAILURE),
     }
 }
 
@@ -80,8 +80,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Prints the address and how to connect. Programs that start a server parse the first line, whose
-/// format is stable.
+/// Prints the address and how to connect. Programs parse the first line: its format is stable.
 fn print_banner(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
     let (location, value) = match token {
         TokenLocation::Environment => {

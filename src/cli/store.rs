@@ -1,19 +1,19 @@
 //! `steadfast store`.
 
 use super::confirm::confirm;
-use super::error::{CommandError, exit_status};
+use super::error::{Result, exit_status};
 use super::key;
-use super::output::{Output, counted, print_status, store_label};
+use super::output::{Output, counted, print_json_if, print_status, store_label};
 use super::runtime;
 use crate::client::{Client, Error};
 use crate::config::{
-    StoreCreateArgs, StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs,
+    ClientArgs, StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRenameArgs,
 };
 use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// How often `delete --force` tries to delete a store that others write to at the same time.
+/// Attempts of `delete --force` to delete a store to which items are being written.
 const DELETE_ATTEMPTS: usize = 3;
 
 #[derive(Subcommand)]
@@ -28,12 +28,12 @@ Example:
 Examples:
   steadfast store list
   steadfast store list --json | jq -r .name", exit_status!()))]
-    List(StoreListArgs),
+    List(ClientArgs),
     /// Show a store
     #[command(after_help = concat!("\
 Example:
   steadfast store describe site", exit_status!()))]
-    Describe(StoreNameArgs),
+    Describe(StoreDescribeArgs),
     /// Rename a store; its id and items do not change
     #[command(after_help = concat!("\
 Example:
@@ -53,16 +53,14 @@ items is only deleted with --force.", exit_status!()))]
 pub(super) fn run(command: StoreCommand) -> ExitCode {
     match command {
         StoreCommand::Create(args) => runtime::run(&args.client, |client| create(client, &args)),
-        StoreCommand::List(args) => runtime::run(&args.client, |client| list(client, &args)),
-        StoreCommand::Describe(args) => {
-            runtime::run(&args.client, |client| describe(client, &args))
-        }
+        StoreCommand::List(args) => runtime::run(&args, |client| list(client, args.json)),
+        StoreCommand::Describe(args) => runtime::run(&args.client, |client| show(client, &args)),
         StoreCommand::Rename(args) => runtime::run(&args.client, |client| rename(client, &args)),
         StoreCommand::Delete(args) => runtime::run(&args.client, |client| delete(client, &args)),
     }
 }
 
-async fn create(client: Client, args: &StoreCreateArgs) -> Result<(), CommandError> {
+async fn create(client: Client, args: &StoreCreateArgs) -> Result<()> {
     let store = client.create_store(&args.name).await?;
     let mut out = Output::new();
     if args.client.json {
@@ -74,11 +72,11 @@ async fn create(client: Client, args: &StoreCreateArgs) -> Result<(), CommandErr
     out.flush()
 }
 
-async fn list(client: Client, args: &StoreListArgs) -> Result<(), CommandError> {
+async fn list(client: Client, json: bool) -> Result<()> {
     let stores = client.stores().await?;
     let mut out = Output::new();
     for store in &stores {
-        if args.client.json {
+        if json {
             out.json(store)?;
         } else {
             let name = out.sanitize(&store.name);
@@ -88,7 +86,7 @@ async fn list(client: Client, args: &StoreListArgs) -> Result<(), CommandError> 
     out.flush()
 }
 
-async fn describe(client: Client, args: &StoreNameArgs) -> Result<(), CommandError> {
+async fn show(client: Client, args: &StoreDescribeArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let mut out = Output::new();
     if args.client.json {
@@ -103,18 +101,15 @@ async fn describe(client: Client, args: &StoreNameArgs) -> Result<(), CommandErr
     out.flush()
 }
 
-async fn rename(client: Client, args: &StoreRenameArgs) -> Result<(), CommandError> {
+async fn rename(client: Client, args: &StoreRenameArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     client.rename_store(&store, &args.name).await?;
     print_status(&format!("renamed {} to {:?}", store_label(&client, &store), args.name));
-    let mut out = Output::new();
-    if args.client.json {
-        out.json(&json!({ "id": store.id, "name": args.name, "was": store.name }))?;
-    }
-    out.flush()
+    let result = json!({ "id": store.id, "name": args.name, "was": store.name });
+    print_json_if(args.client.json, &result)
 }
 
-async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), CommandError> {
+async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let label = store_label(&client, &store);
     let mut deleted = 0;
@@ -127,28 +122,20 @@ async fn delete(client: Client, args: &StoreDeleteArgs) -> Result<(), CommandErr
     }
     for attempt in 1.. {
         match client.delete_store(&store).await {
-            Err(Error::Refused { status: 409, .. }) if args.force && attempt < DELETE_ATTEMPTS => {
+            Err(Error::Status { status: 409, .. }) if args.force && attempt < DELETE_ATTEMPTS => {
                 deleted += key::delete_items(&client, &store, "", 0).await?;
             }
-            Err(Error::Refused { status: 409, subject, .. }) => {
-                return Err(Error::Refused {
-                    subject,
-                    status: 409,
-                    message: "the store contains items: use --force to delete them first".into(),
-                    retry_after: None,
-                }
-                .into());
+            Err(Error::Status { status: 409, subject, .. }) => {
+                let message = "the store contains items: use --force to delete them too".into();
+                return Err(
+                    Error::Status { subject, status: 409, message, retry_after: None }.into()
+                );
             }
-            result => {
-                result?;
-                break;
-            }
+            Err(e) => return Err(e.into()),
+            Ok(()) => break,
         }
     }
     print_status(&format!("deleted {label}"));
-    let mut out = Output::new();
-    if args.client.json {
-        out.json(&json!({ "id": store.id, "name": store.name, "deleted_items": deleted }))?;
-    }
-    out.flush()
+    let result = json!({ "id": store.id, "name": store.name, "deleted_items": deleted });
+    print_json_if(args.client.json, &result)
 }

@@ -1,11 +1,11 @@
 //! `steadfast token`.
 
 use super::confirm::confirm;
-use super::error::{CommandError, exit_status, usage_error};
-use super::output::{Output, print_status};
+use super::error::{Result, exit_status, usage_error};
+use super::output::{Output, print_json_if, print_status};
 use super::runtime;
 use crate::client::{Client, Error};
-use crate::config::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope, parse_duration};
+use crate::config::{ClientArgs, TokenCreateArgs, TokenRevokeArgs, TokenScope, parse_duration};
 use crate::wire::{LimitedToken, TokenRequest};
 use clap::Subcommand;
 use serde_json::json;
@@ -31,8 +31,8 @@ Examples:
   steadfast token list --json | jq -r 'select(.name == \"ci\") | .id'
 
 Requires the root token and a Steadfast server.", exit_status!()))]
-    List(TokenListArgs),
-    /// Revoke a limited token, with immediate effect
+    List(ClientArgs),
+    /// Revoke a limited token; it becomes invalid at once
     #[command(after_help = concat!("\
 Example:
   steadfast token revoke 6sv72yijpvg249233s6w9f
@@ -44,23 +44,23 @@ Requires the root token and a Steadfast server.", exit_status!()))]
 pub(super) fn run(command: TokenCommand) -> ExitCode {
     match command {
         TokenCommand::Create(args) => runtime::run(&args.client, |client| create(client, &args)),
-        TokenCommand::List(args) => runtime::run(&args.client, |client| list(client, &args)),
+        TokenCommand::List(args) => runtime::run(&args, |client| list(client, args.json)),
         TokenCommand::Revoke(args) => runtime::run(&args.client, |client| revoke(client, &args)),
     }
 }
 
-async fn require_steadfast(client: &Client) -> Result<(), CommandError> {
+async fn require_steadfast(client: &Client) -> Result<()> {
     if client.is_steadfast().await? {
         return Ok(());
     }
     let text = format!(
-        "{} is not a Steadfast server: use the hosted service's own tools to manage its tokens",
+        "{} is not a Steadfast server: manage its tokens with the tools of the hosted service",
         client.endpoint()
     );
     Err(Error::NotFound(text).into())
 }
 
-async fn create(client: Client, args: &TokenCreateArgs) -> Result<(), CommandError> {
+async fn create(client: Client, args: &TokenCreateArgs) -> Result<()> {
     let expires_at = args.expires.as_deref().map(parse_expiry).transpose()?;
     require_steadfast(&client).await?;
     let mut stores = Vec::new();
@@ -92,28 +92,30 @@ fn label(client: &Client, token: &LimitedToken) -> String {
     format!("token {:?} ({}) at {}", token.name, token.id, client.endpoint())
 }
 
-/// Converts a duration from now or an RFC 3339 time to RFC 3339 in UTC.
-fn parse_expiry(text: &str) -> Result<String, CommandError> {
+/// Converts a duration from now, or an RFC 3339 time, to an RFC 3339 time in UTC.
+fn parse_expiry(text: &str) -> Result<String> {
     if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
         let time = time.to_offset(UtcOffset::UTC).format(&Rfc3339);
         return time.map_err(|e| usage_error(format!("--expires: {e}")));
     }
     let seconds = parse_duration(text).map_err(|_| {
-        usage_error("--expires must be a duration such as 90d, or a time as 2027-01-31T00:00:00Z")
+        usage_error(
+            "--expires must be a duration such as 90d or a time such as 2027-01-31T00:00:00Z",
+        )
     })?;
-    // Relative to the clock of this machine; the server checks the expiry by its own.
+    // Relative to the local clock; the server uses its own clock to check the expiry.
     let time = OffsetDateTime::now_utc().checked_add(Duration::seconds(seconds.into()));
     let time = time.and_then(|time| time.replace_nanosecond(0).ok());
     let time = time.and_then(|time| time.format(&Rfc3339).ok());
     time.ok_or_else(|| usage_error("--expires is too far in the future"))
 }
 
-async fn list(client: Client, args: &TokenListArgs) -> Result<(), CommandError> {
+async fn list(client: Client, json: bool) -> Result<()> {
     require_steadfast(&client).await?;
     let tokens = client.tokens().await?;
     let mut out = Output::new();
     for token in &tokens {
-        if args.client.json {
+        if json {
             out.json(token)?;
         } else {
             let line = row(&out, token);
@@ -141,20 +143,17 @@ fn row(out: &Output, token: &LimitedToken) -> String {
     line
 }
 
-async fn revoke(client: Client, args: &TokenRevokeArgs) -> Result<(), CommandError> {
+async fn revoke(client: Client, args: &TokenRevokeArgs) -> Result<()> {
     require_steadfast(&client).await?;
     let mut tokens = client.tokens().await?.into_iter();
     let Some(token) = tokens.find(|token| token.id == args.id) else {
-        let text = format!("there is no token with the id {:?} at {}", args.id, client.endpoint());
+        let text = format!("no token with id {:?} at {}", args.id, client.endpoint());
         return Err(Error::NotFound(text).into());
     };
     let label = label(&client, &token);
     confirm(&format!("revoke {label}"), args.yes).await?;
     client.revoke_token(&token.id).await?;
     print_status(&format!("revoked {label}"));
-    let mut out = Output::new();
-    if args.client.json {
-        out.json(&json!({ "id": token.id, "name": token.name, "revoked": true }))?;
-    }
-    out.flush()
+    let result = json!({ "id": token.id, "name": token.name, "revoked": true });
+    print_json_if(args.client.json, &result)
 }

@@ -5,7 +5,7 @@ use futures_util::stream::{self, Stream};
 use std::io;
 use std::pin::Pin;
 
-/// Bytes of an in-memory body that are handed to the connection at once.
+/// The chunk size of an in-memory body in bytes.
 const CHUNK_BYTES: usize = 256 << 10;
 
 type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -17,7 +17,7 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// Makes a body of bytes in memory.
+    /// Creates a body from bytes in memory.
     pub fn bytes(bytes: impl Into<Bytes>) -> RequestBody {
         let bytes: Bytes = bytes.into();
         let length = Some(bytes.len() as u64);
@@ -28,8 +28,8 @@ impl RequestBody {
         RequestBody { chunks: Box::pin(chunks), length }
     }
 
-    /// Makes a body of a stream; without a length it is sent with chunked encoding. If the stream
-    /// fails or ends early, the server sees an incomplete request and changes nothing.
+    /// Creates a body from a stream, which is sent with chunked encoding if `length` is `None`. If
+    /// the stream fails or ends early, the request is incomplete and the server rejects it.
     pub fn stream<S>(chunks: S, length: Option<u64>) -> RequestBody
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,

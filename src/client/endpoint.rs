@@ -1,11 +1,11 @@
-//! The URLs of requests.
+//! Builds request URLs.
 
 use super::error::Error;
 use crate::wire::Endpoint;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::Url;
 
-/// All bytes except the unreserved ones of RFC 3986.
+/// All bytes except the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Builds a URL from path segments and query parameters, which are percent-encoded.
@@ -16,9 +16,9 @@ pub(super) fn url(
 ) -> Result<Url, Error> {
     let mut text = endpoint.as_str().to_owned();
     for segment in segments {
-        // URL parsers remove these even if they are percent-encoded.
+        // URL parsers remove these segments even if they are percent-encoded.
         if matches!(*segment, "" | "." | "..") {
-            return Err(Error::Usage(format!("{segment:?} cannot be used as a key or id")));
+            return Err(Error::Usage(format!("{segment:?} is not a valid key or id")));
         }
         text.push('/');
         text.extend(encode(segment));

@@ -1,28 +1,28 @@
-//! Client errors and the exit status of each.
+//! Client errors and their exit statuses.
 
 use crate::wire::Problem;
 use std::time::Duration;
 
-/// The class of an error, which decides the exit status.
+/// The class of an error, which determines the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The store, item or token does not exist.
     NotFound,
-    /// A precondition failed: the generation differs, a name is taken, a store is not empty.
+    /// A precondition failed, such as a generation, a unique name or an empty store.
     Precondition,
     /// The token is missing, unknown or lacks permission.
     Auth,
     /// The server is unreachable, or the connection was lost.
     Unreachable,
-    /// The command line is wrong, or the server rejected an argument.
+    /// The command line is invalid, or the server rejected an argument.
     Usage,
     /// Any other failure.
     Other,
 }
 
 impl ErrorKind {
-    /// The exit status of a command that fails with this error.
-    pub fn exit_code(self) -> u8 {
+    /// Returns the exit status of a command that fails with this error.
+    pub fn exit_status(self) -> u8 {
         match self {
             ErrorKind::Other => 1,
             ErrorKind::Usage => 2,
@@ -34,12 +34,13 @@ impl ErrorKind {
     }
 }
 
-/// Why a request failed. Messages name the subject of the request and never contain the token.
+/// The reason a request failed. Messages name the subject of the request and never contain the
+/// token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The server answered with an error status.
+    /// The server responded with an error status.
     #[error("{subject}: {message}")]
-    Refused {
+    Status {
         /// The subject of the request.
         subject: String,
         /// The response status.
@@ -49,7 +50,7 @@ pub enum Error {
         /// The delay the server requests before a retry.
         retry_after: Option<Duration>,
     },
-    /// No connection could be established; the server has not seen the request.
+    /// No connection was established, so the server did not receive the request.
     #[error("{subject}: cannot reach {endpoint}: {reason}")]
     Unreachable {
         /// The subject of the request.
@@ -69,7 +70,7 @@ pub enum Error {
         /// The cause reported by the system.
         reason: String,
     },
-    /// A name resolves to nothing.
+    /// No object has the given name or id.
     #[error("{0}")]
     NotFound(String),
     /// No token is configured.
@@ -82,67 +83,67 @@ pub enum Error {
     #[error("{0}")]
     Local(String),
     /// The response does not follow the API.
-    #[error("{subject}: unexpected response, not from a KV Store API: {reason}")]
+    #[error("{subject}: invalid KV Store API response: {reason}")]
     Unexpected {
         /// The subject of the request.
         subject: String,
-        /// The part of the response that is wrong.
+        /// The defect in the response.
         reason: String,
     },
 }
 
 impl Error {
-    /// The class of the error.
+    /// Returns the class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Refused { status: 404, .. } | Error::NotFound(_) => ErrorKind::NotFound,
-            Error::Refused { status: 412 | 409, .. } => ErrorKind::Precondition,
-            // Only the message distinguishes a taken name from an invalid one.
-            Error::Refused { status: 400, message, .. } if message.contains("already exists") => {
+            Error::Status { status: 404, .. } | Error::NotFound(_) => ErrorKind::NotFound,
+            Error::Status { status: 412 | 409, .. } => ErrorKind::Precondition,
+            // Only the message distinguishes a name that is taken from one that is invalid.
+            Error::Status { status: 400, message, .. } if message.contains("already exists") => {
                 ErrorKind::Precondition
             }
-            Error::Refused { status: 401 | 403, .. } | Error::NoToken(_) => ErrorKind::Auth,
-            Error::Refused { status: 400, .. } | Error::Usage(_) => ErrorKind::Usage,
-            Error::Refused { .. } | Error::Local(_) | Error::Unexpected { .. } => ErrorKind::Other,
+            Error::Status { status: 401 | 403, .. } | Error::NoToken(_) => ErrorKind::Auth,
+            Error::Status { status: 400, .. } | Error::Usage(_) => ErrorKind::Usage,
+            Error::Status { .. } | Error::Local(_) | Error::Unexpected { .. } => ErrorKind::Other,
             Error::Unreachable { .. } | Error::Disconnected { .. } => ErrorKind::Unreachable,
         }
     }
 
-    /// The status of the response, if there was one.
+    /// Returns the status of the response, if there was one.
     pub fn status(&self) -> Option<u16> {
-        if let Error::Refused { status, .. } = self { Some(*status) } else { None }
+        if let Error::Status { status, .. } = self { Some(*status) } else { None }
     }
 
     /// Returns whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Refused { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            Error::Status { status, .. } => matches!(status, 429 | 502 | 503 | 504),
             Error::Unreachable { .. } | Error::Disconnected { .. } => true,
             Error::NotFound(_) | Error::NoToken(_) | Error::Usage(_) => false,
             Error::Local(_) | Error::Unexpected { .. } => false,
         }
     }
 
-    /// The delay the server requests before a retry.
+    /// Returns the delay the server requests before a retry.
     pub fn retry_after(&self) -> Option<Duration> {
-        if let Error::Refused { retry_after, .. } = self { *retry_after } else { None }
+        if let Error::Status { retry_after, .. } = self { *retry_after } else { None }
     }
 
-    /// Makes an error of an error response and the part of its body that was read.
-    pub(super) fn refused(
+    /// Creates an error from an error response and the part of its body that was read.
+    pub(super) fn from_response(
         subject: &str,
         status: u16,
         body: &[u8],
         retry_after: Option<Duration>,
     ) -> Error {
         let message = message(status, body);
-        Error::Refused { subject: subject.into(), status, message, retry_after }
+        Error::Status { subject: subject.into(), status, message, retry_after }
     }
 }
 
 /// Returns the server's message, or the meaning of the status if there is none.
 fn message(status: u16, body: &[u8]) -> String {
-    /// A problem of which any field may be missing.
+    /// A [`Problem`] with optional fields.
     #[derive(serde::Deserialize)]
     struct PartialProblem {
         #[serde(default)]
@@ -165,21 +166,21 @@ fn message(status: u16, body: &[u8]) -> String {
         }
     }
     let meaning = match status {
-        401 => "missing or unknown token",
+        401 => "missing or invalid token",
         403 => "the token lacks permission",
         404 => "not found",
         409 => "the store is not empty, or the name is taken",
         412 => "the item exists or has another generation",
         413 => "the value is too large",
         429 => "too many requests",
-        300..=399 => "the server redirects the request, and redirects are not followed",
-        500..=599 => "the server failed",
-        _ => "the server rejected the request",
+        300..=399 => "redirects are not followed",
+        500..=599 => "server error",
+        _ => "request rejected",
     };
     format!("{meaning} ({status})")
 }
 
-/// Replaces control characters, which could drive a terminal, and limits the length.
+/// Limits the length and replaces control characters, which a terminal could interpret.
 fn printable(text: &str) -> String {
     text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -188,8 +189,8 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn refused(status: u16, body: &str) -> Error {
-        Error::refused("item k of store s", status, body.as_bytes(), None)
+    fn error(status: u16, body: &str) -> Error {
+        Error::from_response("item k of store s", status, body.as_bytes(), None)
     }
 
     #[test]
@@ -197,19 +198,19 @@ mod tests {
         let codes =
             [(404, 3), (412, 4), (409, 4), (401, 5), (403, 5), (400, 2), (413, 1), (500, 1)];
         for (status, code) in codes {
-            assert_eq!(refused(status, "").kind().exit_code(), code, "{status}");
+            assert_eq!(error(status, "").kind().exit_status(), code, "{status}");
         }
         let taken = r#"{"title":"Bad request","detail":"store with name 'x' already exists"}"#;
-        assert_eq!(refused(400, taken).kind(), ErrorKind::Precondition);
+        assert_eq!(error(400, taken).kind(), ErrorKind::Precondition);
     }
 
     #[test]
     fn server_messages_are_shown_without_control_characters() {
         let body = r#"{"msg":"m","title":"Bad","detail":"the \u001b[31mkey","status":400}"#;
-        let shown = refused(400, body).to_string();
+        let shown = error(400, body).to_string();
         assert_eq!(shown, "item k of store s: Bad: the  [31mkey (400)");
-        let shown = refused(404, r#"{"msg":"Record not found"}"#).to_string();
+        let shown = error(404, r#"{"msg":"Record not found"}"#).to_string();
         assert_eq!(shown, "item k of store s: Record not found (404)");
-        assert!(refused(412, "").to_string().contains("another generation"));
+        assert!(error(412, "").to_string().contains("another generation"));
     }
 }

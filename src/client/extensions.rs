@@ -1,4 +1,4 @@
-//! Requests that only a Steadfast server answers, under `/_/v1/`.
+//! Requests that only a Steadfast server supports (docs/extensions.md).
 
 use super::body::RequestBody;
 use super::request::{Request, Response};
@@ -12,15 +12,15 @@ use reqwest::Method;
 use reqwest::header::HeaderValue;
 use serde::de::DeserializeOwned;
 
-/// Items deleted per request: few enough to be answered well before any timeout.
+/// Items deleted per request: few enough to complete well within any timeout.
 const DELETE_LIMIT: &str = "10000";
-/// The largest report that is read.
+/// The maximum size of a report in bytes.
 const REPORT_BYTES_MAX: usize = 64 << 20;
 
-/// An export or backup that is streamed as one consistent snapshot.
-pub struct ExportStream(Response);
+/// An export or backup, streamed from one consistent snapshot.
+pub struct SnapshotStream(Response);
 
-impl ExportStream {
+impl SnapshotStream {
     /// Reads the next chunk; `None` at the end.
     ///
     /// # Errors
@@ -30,9 +30,9 @@ impl ExportStream {
     }
 }
 
-/// A response body that lists failed lines.
+/// A response body with a list of failed lines.
 pub(super) trait LineReport {
-    /// The number of failed lines it lists.
+    /// Returns the number of failed lines listed.
     fn failed(&self) -> usize;
 }
 
@@ -64,7 +64,7 @@ impl Client {
                 let info = response.json::<ServerInfo>().await;
                 Ok(info.is_ok_and(|info| info.name == "steadfast"))
             }
-            Err(Error::Refused { status: 400 | 404 | 405, .. }) => Ok(false),
+            Err(Error::Status { status: 400 | 404 | 405, .. }) => Ok(false),
             Err(e) => Err(e),
         }
     }
@@ -89,7 +89,7 @@ impl Client {
         self.send(&request).await?.json().await
     }
 
-    /// Counts the items with a key prefix; an empty prefix counts all.
+    /// Counts the items with a key prefix; an empty prefix matches all items.
     ///
     /// # Errors
     /// See [`Error`].
@@ -101,7 +101,7 @@ impl Client {
         Ok(response.json::<MatchedCount>().await?.matched)
     }
 
-    /// Deletes up to 10,000 items with a key prefix; repeat while the response says there are more.
+    /// Deletes up to 10,000 items with a key prefix; repeat while `more` is set.
     ///
     /// # Errors
     /// See [`Error`].
@@ -116,29 +116,28 @@ impl Client {
         self.send(&request.query("limit", Some(DELETE_LIMIT))).await?.json().await
     }
 
-    /// Exports the items with a key prefix as NDJSON, as of one point in time.
+    /// Exports a snapshot of the items with a key prefix as NDJSON.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn export(&self, store: &Store, prefix: &str) -> Result<ExportStream, Error> {
+    pub async fn export(&self, store: &Store, prefix: &str) -> Result<SnapshotStream, Error> {
         let subject = format!("the export of store {:?}", store.name);
         let path = ["_", "v1", "stores", &store.id, "export"];
         let prefix = (!prefix.is_empty()).then_some(prefix);
         let request = Request::new(Method::GET, &path, &subject).query("prefix", prefix);
-        self.send(&request).await.map(ExportStream)
+        self.send(&request).await.map(SnapshotStream)
     }
 
-    /// Streams a backup of all stores, as of one point in time, in the form `restore` reads.
+    /// Streams a snapshot of all stores in the format that `restore` reads.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn backup(&self) -> Result<ExportStream, Error> {
+    pub async fn backup(&self) -> Result<SnapshotStream, Error> {
         let request = Request::new(Method::GET, &["_", "v1", "backup"], "the backup");
-        self.send(&request).await.map(ExportStream)
+        self.send(&request).await.map(SnapshotStream)
     }
 
-    /// Imports NDJSON in one attempt. Repeating an import is safe unless it fails on existing
-    /// items.
+    /// Imports NDJSON in one attempt. A retry is safe unless `if_exists` is `fail`.
     ///
     /// # Errors
     /// See [`Error`]; failed lines are in the report.
@@ -157,7 +156,7 @@ impl Client {
         self.send_for_report(&request, lines).await
     }
 
-    /// Reads the report in an error response; without one, the response is an error.
+    /// Reads the report from an error response, or returns an error if it contains none.
     pub(super) async fn report_or_error<T: DeserializeOwned + LineReport>(
         &self,
         request: &Request<'_>,
@@ -168,7 +167,9 @@ impl Client {
         let body = response.read_to_end(REPORT_BYTES_MAX).await?;
         match serde_json::from_slice::<T>(&body) {
             Ok(report) if report.failed() > 0 => Ok(report),
-            Ok(_) | Err(_) => Err(Error::refused(request.subject(), status, &body, retry_after)),
+            Ok(_) | Err(_) => {
+                Err(Error::from_response(request.subject(), status, &body, retry_after))
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Requests about items (docs/contract.md section 3).
+//! Item requests (docs/contract.md section 3).
 
 use super::body::RequestBody;
 use super::request::{Request, Response};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LAST_MODIFIED};
 
-/// The properties of an item that response headers carry.
+/// The item properties in response headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemHeaders {
     /// Value size in bytes.
@@ -20,7 +20,7 @@ pub struct ItemHeaders {
     pub generation: u64,
     /// Metadata, byte for byte; empty if none.
     pub metadata: Vec<u8>,
-    /// Time of the last write as an HTTP date, if the server sends it.
+    /// Time of the last write as an HTTP date, if the server sends one.
     pub modified: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub struct PutOptions {
     pub metadata: Option<Vec<u8>>,
     /// Time to live in seconds; `None` never expires.
     pub time_to_live: Option<u32>,
-    /// How an existing item is treated.
+    /// How to treat an existing item.
     pub mode: PutMode,
     /// The generation the item must have; 0 requires that it does not exist.
     pub if_generation_match: Option<u64>,
@@ -83,9 +83,8 @@ impl PutOptions {
 
     fn request<'a>(&self, segments: &'a [&'a str], subject: &'a str) -> Result<Request<'a>, Error> {
         let metadata = self.metadata.as_deref().map(HeaderValue::from_bytes).transpose();
-        let metadata = metadata.map_err(|_| {
-            Error::Usage("metadata must not contain control characters or line breaks".into())
-        })?;
+        let metadata = metadata
+            .map_err(|_| Error::Usage("metadata must not contain control characters".into()))?;
         let request = Request::new(Method::PUT, segments, subject)
             .header("content-type", Some(HeaderValue::from_static("application/octet-stream")))
             .header(METADATA, metadata)
@@ -119,8 +118,7 @@ fn parse_headers(headers: &HeaderMap) -> Option<ItemHeaders> {
     })
 }
 
-/// The reason given for an item response without these headers.
-const HEADERS_MISSING: &str = "no generation or no length in it";
+const HEADERS_MISSING: &str = "no generation or length";
 
 impl Client {
     /// Gets an item and streams its value.
@@ -136,7 +134,7 @@ impl Client {
         }
     }
 
-    /// Gets an item's properties without its value.
+    /// Gets the properties of an item without its value.
     ///
     /// # Errors
     /// See [`Error`].
@@ -147,7 +145,7 @@ impl Client {
         headers.ok_or_else(|| response.unexpected(HEADERS_MISSING))
     }
 
-    /// Puts a value from memory; retried by the policy if the PUT is idempotent.
+    /// Puts a value from memory; retried if the PUT is idempotent.
     ///
     /// # Errors
     /// See [`Error`].
@@ -200,7 +198,7 @@ impl Client {
         let request = Request::new(Method::DELETE, &path, &subject)
             .query("force", force.then_some("true"))
             .header(IF_GENERATION_MATCH, if_generation_match.map(HeaderValue::from));
-        // Otherwise a retry could find the item already deleted by the first attempt.
+        // Without `force`, a retry would fail if the first attempt had deleted the item.
         if force && if_generation_match.is_none() {
             self.send(&request).await?;
         } else {
@@ -228,14 +226,14 @@ impl Client {
             .query("prefix", (!prefix.is_empty()).then_some(prefix))
             .query("cursor", cursor);
         let page: KeyList = self.send(&request).await?.json().await?;
-        // Following a repeated cursor would never end.
+        // A repeated cursor would cause an endless loop.
         if cursor.is_some() && page.meta.next_cursor.as_deref() == cursor {
-            return Err(Error::Unexpected { subject, reason: "the same cursor again".into() });
+            return Err(Error::Unexpected { subject, reason: "repeated cursor".into() });
         }
         Ok(page)
     }
 
-    /// Puts the items of a batch; retried by the policy.
+    /// Puts a batch of items, with retries.
     ///
     /// # Errors
     /// See [`Error`]; failed lines are in the report.
@@ -249,7 +247,7 @@ impl Client {
         self.retry.run(send).await
     }
 
-    /// Sends a request whose error responses may also be reports.
+    /// Sends a request whose error responses may contain a report.
     pub(super) async fn send_for_report<T>(
         &self,
         request: &Request<'_>,

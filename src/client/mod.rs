@@ -1,7 +1,7 @@
-//! A typed client of the KV Store API, for Steadfast and the hosted service.
+//! A typed client for the KV Store API of Steadfast and of the hosted service.
 //!
-//! Bodies and waits are bounded, redirects are never followed, and the token is sent only to the
-//! configured endpoint.
+//! Every response body and every wait is bounded, redirects are never followed, and the token is
+//! sent only to the configured endpoint.
 
 mod body;
 mod endpoint;
@@ -15,7 +15,7 @@ mod tokens;
 
 pub use body::RequestBody;
 pub use error::{Error, ErrorKind};
-pub use extensions::ExportStream;
+pub use extensions::SnapshotStream;
 pub use items::{ItemHeaders, PutMode, PutOptions, ValueStream};
 pub use retry::Retry;
 
@@ -23,12 +23,12 @@ use crate::wire::{Endpoint, Token};
 use reqwest::header::HeaderValue;
 use std::time::Duration;
 
-/// The limit for establishing a connection.
+/// The timeout for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The limit for a connection without progress in either direction.
+/// The timeout for a connection without progress in either direction.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A client of one server with one token. Cheap to clone; clones share a connection pool.
+/// A client for one server with one token. Cheap to clone; clones share a connection pool.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -38,7 +38,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client without connecting.
+    /// Creates a client without connecting.
     ///
     /// # Errors
     /// [`Error::Local`] if TLS cannot be set up, such as when system certificates are unreadable.
@@ -52,10 +52,10 @@ impl Client {
             builder = builder.no_proxy();
         }
         if endpoint.is_tls() {
-            // An error means that a provider is already installed, which works too.
+            // Fails harmlessly if a provider is already installed.
             let _ = rustls::crypto::ring::default_provider().install_default();
         } else {
-            // Without TLS no certificates are needed: an empty root store skips loading them.
+            // An empty root store avoids loading the system certificates, which are not needed.
             let ring = rustls::crypto::ring::default_provider();
             let tls = rustls::ClientConfig::builder_with_provider(ring.into())
                 .with_safe_default_protocol_versions()
@@ -78,13 +78,8 @@ impl Client {
         self
     }
 
-    /// The server's address.
+    /// Returns the server's address.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
-    }
-
-    /// The retry policy.
-    pub fn retry(&self) -> Retry {
-        self.retry
     }
 }

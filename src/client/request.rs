@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// The largest JSON response: a page of 1000 items with metadata, with room to spare.
+/// The maximum size of a JSON response in bytes: ample for 1000 items with metadata.
 const JSON_BYTES_MAX: usize = 64 << 20;
-/// Bytes read of an error response.
-const ERROR_BYTES_MAX: usize = 64 << 10;
+/// The maximum number of bytes read from the body of an error response.
+const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// A request without its body.
 pub(super) struct Request<'a> {
@@ -27,7 +27,7 @@ pub(super) struct Request<'a> {
     segments: &'a [&'a str],
     query: Vec<(&'a str, &'a str)>,
     headers: HeaderMap,
-    /// What the request is about, for error messages.
+    /// The object of the request, for error messages.
     subject: &'a str,
 }
 
@@ -53,7 +53,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A response whose body is still to be read.
+/// A response whose body has not been read.
 pub(super) struct Response {
     response: reqwest::Response,
     endpoint: String,
@@ -61,12 +61,12 @@ pub(super) struct Response {
 }
 
 impl Client {
-    /// Sends an idempotent request without a body; retried by the policy.
+    /// Sends an idempotent request without a body, with retries.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Response, Error> {
         self.retry.run(|| self.send_once(request, None)).await
     }
 
-    /// Sends a request with a JSON body; retried by the policy if idempotent.
+    /// Sends a request with a JSON body; retried if `idempotent`.
     pub(super) async fn send_json<T: serde::Serialize + Sync>(
         &self,
         request: &mut Request<'_>,
@@ -92,12 +92,12 @@ impl Client {
             return Ok(response);
         }
         let retry_after = response.retry_after();
-        // The status is informative enough if the body cannot be read.
-        let body = response.read_to_end(ERROR_BYTES_MAX).await.unwrap_or_default();
-        Err(Error::refused(request.subject, status, &body, retry_after))
+        // If the body cannot be read, the status is informative enough.
+        let body = response.read_to_end(ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
+        Err(Error::from_response(request.subject, status, &body, retry_after))
     }
 
-    /// Sends a request in one attempt and returns the response with its status, whatever it is.
+    /// Sends a request in one attempt and returns the response whatever its status.
     pub(super) async fn send_any_status(
         &self,
         request: &Request<'_>,
@@ -154,7 +154,7 @@ fn timed_out() -> String {
     format!("no progress for {} seconds", IDLE_TIMEOUT.as_secs())
 }
 
-/// Notifies whenever a chunk is taken from the stream.
+/// Signals `progress` for each chunk taken from the stream.
 fn notify_progress<S>(
     mut chunks: S,
     progress: Arc<Notify>,
@@ -171,7 +171,7 @@ where
     })
 }
 
-/// Returns the innermost cause of an error; the outer ones only repeat the URL.
+/// Returns the innermost cause of an error; outer errors only repeat the URL.
 pub(super) fn root_cause(e: &reqwest::Error) -> String {
     let mut inner: &dyn std::error::Error = e;
     while let Some(next) = inner.source() {
@@ -188,7 +188,7 @@ impl Response {
         self.response.headers()
     }
 
-    /// The delay that the server requests before a retry.
+    /// Returns the delay the server requests before a retry.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let after = self.headers().get(RETRY_AFTER)?.to_str().ok()?;
         after.trim().parse().ok().map(Duration::from_secs)

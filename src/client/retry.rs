@@ -1,14 +1,14 @@
-//! The retry policy of idempotent requests.
+//! The retry policy for idempotent requests.
 
 use super::error::Error;
 use std::time::Duration;
 
-/// How often and after which delays a request is retried.
+/// A retry policy with exponential backoff.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// Attempts in total, including the first.
+    /// Maximum number of attempts, including the first.
     pub attempts_max: u32,
-    /// Delay before the second attempt; doubled for each further one.
+    /// Delay before the second attempt, doubled for each further attempt.
     pub delay_initial: Duration,
     /// Upper bound of the delay.
     pub delay_max: Duration,
@@ -31,12 +31,13 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The policy of interactive commands: fewer attempts, and none if the server is unreachable.
+    /// The policy of interactive commands: fewer attempts, and no retries if the server is
+    /// unreachable.
     pub fn interactive() -> Retry {
         Retry { attempts_max: 4, unreachable: false, ..Retry::default() }
     }
 
-    /// Runs an idempotent operation until it succeeds, fails permanently, or attempts run out.
+    /// Runs an idempotent operation until it succeeds, fails permanently or runs out of attempts.
     ///
     /// # Errors
     /// The error of the last attempt.
@@ -59,14 +60,14 @@ impl Retry {
         }
     }
 
-    /// Returns whether an error is worth another attempt.
+    /// Returns whether the policy retries after this error.
     pub fn is_retryable(&self, e: &Error) -> bool {
         let unreachable = matches!(e, Error::Unreachable { .. });
         e.is_transient() && (self.unreachable || !unreachable)
     }
 
-    /// Returns the delay after a failed attempt, counted from 1: exponential backoff, of which
-    /// half is jitter.
+    /// Returns the delay after a failed attempt, counted from 1: exponential backoff, half of it
+    /// jitter.
     pub fn delay(&self, attempt: u32, e: &Error) -> Duration {
         if let Some(delay) = e.retry_after() {
             return delay.min(RETRY_AFTER_MAX);
@@ -84,8 +85,8 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    fn refused(status: u16, retry_after: Option<Duration>) -> Error {
-        Error::refused("x", status, b"", retry_after)
+    fn error(status: u16, retry_after: Option<Duration>) -> Error {
+        Error::from_response("x", status, b"", retry_after)
     }
 
     #[tokio::test(start_paused = true)]
@@ -94,7 +95,7 @@ mod tests {
             let count = Cell::new(0);
             let failing = || async {
                 count.set(count.get() + 1);
-                Err::<(), _>(refused(status, None))
+                Err::<(), _>(error(status, None))
             };
             assert!(Retry::default().run(failing).await.is_err());
             assert_eq!(count.get(), attempts, "{status}");
@@ -102,22 +103,22 @@ mod tests {
         let count = Cell::new(0);
         let third_succeeds = || async {
             count.set(count.get() + 1);
-            if count.get() < 3 { Err(refused(503, None)) } else { Ok(count.get()) }
+            if count.get() < 3 { Err(error(503, None)) } else { Ok(count.get()) }
         };
         assert_eq!(Retry::default().run(third_succeeds).await.unwrap(), 3);
     }
 
     #[test]
-    fn delays_grow_to_a_bound_and_honour_retry_after() {
+    fn delays_are_bounded_and_honour_retry_after() {
         let retry = Retry::default();
         for attempt in 1..40 {
-            let delay = retry.delay(attempt, &refused(503, None));
+            let delay = retry.delay(attempt, &error(503, None));
             let full = retry.delay_initial.saturating_mul(1 << (attempt - 1).min(20));
             let full = full.min(retry.delay_max);
             assert!(delay >= full / 2 && delay <= full, "{attempt}: {delay:?}");
         }
         let second = Duration::from_secs(1);
-        assert_eq!(retry.delay(1, &refused(429, Some(second * 7))), second * 7);
-        assert_eq!(retry.delay(1, &refused(429, Some(second * 7000))), RETRY_AFTER_MAX);
+        assert_eq!(retry.delay(1, &error(429, Some(second * 7))), second * 7);
+        assert_eq!(retry.delay(1, &error(429, Some(second * 7000))), RETRY_AFTER_MAX);
     }
 }

@@ -1,11 +1,11 @@
-//! Requests about stores (docs/contract.md section 2).
+//! Store requests (docs/contract.md section 2).
 
 use super::request::Request;
 use super::{Client, Error};
 use crate::wire::{Store, StoreList, StoreRequest};
 use reqwest::Method;
 
-/// Pages read of a store list: enough for ten million stores.
+/// The maximum number of pages of a store list: enough for ten million stores.
 const PAGES_MAX: usize = 10_000;
 
 fn path(id: &str) -> [&str; 4] {
@@ -21,13 +21,13 @@ impl Client {
         self.list_stores(None, "the list of stores").await
     }
 
-    /// Finds the store of a name.
+    /// Finds a store by its name.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn store_named(&self, name: &str) -> Result<Option<Store>, Error> {
         let stores = self.list_stores(Some(name), &format!("store {name:?}")).await?;
-        // A server that does not support the filter returns all stores.
+        // A server that does not support the name filter returns all stores.
         Ok(stores.into_iter().find(|store| store.name == name))
     }
 
@@ -48,7 +48,7 @@ impl Client {
         Ok(all)
     }
 
-    /// Gets the store with an id.
+    /// Gets a store by its id.
     ///
     /// # Errors
     /// See [`Error`].
@@ -69,7 +69,7 @@ impl Client {
             false => None,
             true => match self.store(name_or_id).await {
                 Ok(store) => Some(store),
-                Err(Error::Refused { status: 404, .. }) => None,
+                Err(Error::Status { status: 404, .. }) => None,
                 Err(e) => return Err(e),
             },
         };
@@ -86,7 +86,7 @@ impl Client {
         }
     }
 
-    /// Creates a store. Never retried: a retry could find the name taken.
+    /// Creates a store. Never retried: a retry would fail if the first attempt had created it.
     ///
     /// # Errors
     /// See [`Error`].

@@ -12,7 +12,7 @@ const RESTORE_CONNECTIONS: usize = 8;
 /// Flags of `steadfast backup`.
 #[derive(Args, Clone)]
 pub struct BackupArgs {
-    /// Data directory to back up; its server may be running
+    /// Data directory to back up, even if a server is running on it
     #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
     pub data: PathBuf,
 
@@ -20,7 +20,7 @@ pub struct BackupArgs {
     #[arg(long)]
     pub online: bool,
 
-    /// File to write, compressed if its name ends in .zst; - for the standard output
+    /// File to write, compressed if its name ends in .zst; - for standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
@@ -29,14 +29,13 @@ pub struct BackupArgs {
     pub force: bool,
 
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// Flags of `steadfast restore`.
 #[derive(Args, Clone)]
 pub struct RestoreArgs {
-    /// Backup to read; - for the standard input
+    /// Backup to restore; - for standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
@@ -54,7 +53,7 @@ pub struct RestoreArgs {
 }
 
 impl RestoreArgs {
-    /// The location to restore into.
+    /// Returns the location to restore into.
     ///
     /// # Errors
     /// A message for the user, without the database URL.
@@ -75,7 +74,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
     pub data: PathBuf,
 
-    /// Check a backup instead of a data directory
+    /// Check this backup instead of a data directory
     #[arg(long, value_name = "FILE")]
     pub backup: Option<PathBuf>,
 }
@@ -87,19 +86,19 @@ pub struct CopyArgs {
     #[arg(long, value_name = "ENGINE", env = "STEADFAST_COPY_FROM", hide_env_values = true)]
     from: SecretString,
 
-    /// Destination: a data directory or a database URL; must be empty, or contain an unfinished
-    /// copy of the same source
+    /// Destination: a data directory or a database URL; must be empty or contain an unfinished copy
+    /// of the same source
     #[arg(long, value_name = "ENGINE", env = "STEADFAST_COPY_TO", hide_env_values = true)]
     to: SecretString,
 
-    /// Maximum number of connections to a database
+    /// Maximum number of database connections
     #[arg(long, value_name = "N", env = "STEADFAST_ENGINE_CONNECTIONS", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
     engine_connections: u16,
 }
 
 impl CopyArgs {
-    /// The source and the destination.
+    /// Returns the source and the destination.
     ///
     /// # Errors
     /// A message for the user, without the database URL.
@@ -109,7 +108,7 @@ impl CopyArgs {
         if let EngineLocation::Directory(dir) = &from
             && !dir.is_dir()
         {
-            return Err(format!("--from: there is no directory {}", dir.display()));
+            return Err(format!("--from: {} is not a directory", dir.display()));
         }
         Ok((from, to))
     }

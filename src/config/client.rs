@@ -1,4 +1,4 @@
-//! Flags of the commands that talk to a server, and the lookup of its address and token.
+//! Flags of the commands that connect to a server, and the lookup of its address and token.
 
 use super::{TokenLocation, read_small_file, read_token};
 use crate::wire::{Endpoint, Token};
@@ -6,39 +6,39 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use std::path::{Path, PathBuf};
 
-/// The token file of a server started in the working directory with the default data directory.
-const LOCAL_TOKEN: &str = "./steadfast-data/token";
-/// The file with that server's URL, present while it runs.
-const LOCAL_ADDRESS: &str = "./steadfast-data/address";
+/// The token file of a server that runs on the default data directory.
+const LOCAL_TOKEN_FILE: &str = "./steadfast-data/token";
+/// The file that contains that server's URL while it runs.
+const LOCAL_ADDRESS_FILE: &str = "./steadfast-data/address";
 
 /// The server to connect to, and the output format.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Server and output")]
 pub struct ClientArgs {
-    /// URL of the server: Steadfast, or the hosted service. Without it, a server running in
-    /// ./steadfast-data is used if there is one
+    /// URL of a Steadfast server or of the hosted service; if not set, a server running on
+    /// ./steadfast-data takes precedence over the default
     #[arg(long, value_name = "URL", env = "FASTLY_API_ENDPOINT")]
     #[arg(default_value_t = Endpoint::default_url())]
     endpoint: String,
 
-    /// File that contains the token [default: the token in FASTLY_API_TOKEN, else the file in
-    /// STEADFAST_TOKEN_FILE; for a local server also ./steadfast-data/token]
+    /// File that contains the token [default: the token in FASTLY_API_TOKEN, then the file named by
+    /// STEADFAST_TOKEN_FILE, then, for a local server, ./steadfast-data/token]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Print newline-delimited JSON; the format is stable
+    /// Print newline-delimited JSON, in a stable format
     #[arg(long)]
     pub json: bool,
 
-    /// Environment only, see [`super::ENVIRONMENT_ONLY`].
+    /// Set in the environment only; see [`super::ENVIRONMENT_ONLY`].
     #[arg(long, env = "FASTLY_API_TOKEN", hide_env_values = true, hide = true)]
     fastly_api_token: Option<SecretString>,
 
-    /// Environment only: the root token of a local server.
+    /// Set in the environment only: the root token of a local server.
     #[arg(long, env = "STEADFAST_TOKEN", hide_env_values = true, hide = true)]
     steadfast_token: Option<SecretString>,
 
-    /// Environment only.
+    /// Set in the environment only.
     #[arg(long, env = "STEADFAST_TOKEN_FILE", hide = true)]
     steadfast_token_file: Option<PathBuf>,
 }
@@ -54,7 +54,7 @@ pub struct ConnectionConfig {
     pub token_location: TokenLocation,
 }
 
-/// A reason why no server can be contacted. The messages contain neither URL passwords nor tokens.
+/// The reason a connection cannot be configured. Messages contain neither URL passwords nor tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectionError {
     /// The endpoint is invalid.
@@ -77,8 +77,8 @@ impl ClientArgs {
         Ok(ConnectionConfig { endpoint, token, token_location })
     }
 
-    /// Resolves one of the two servers of a command. The token of `--endpoint` is not sent to
-    /// another server: that one needs `token_file`, which the flag `flag` sets.
+    /// Resolves one of two servers of a command. The token of `--endpoint` is not sent to another
+    /// server, which requires `token_file`; `flag` is the name of its flag.
     ///
     /// # Errors
     /// See [`ConnectionError`].
@@ -90,21 +90,21 @@ impl ClientArgs {
     ) -> Result<ConnectionConfig, ConnectionError> {
         let other = parse_endpoint(endpoint)?;
         if token_file.is_none() && other != parse_endpoint(&self.endpoint)? {
-            let local = Path::new(LOCAL_TOKEN);
+            let local = Path::new(LOCAL_TOKEN_FILE);
             if other.is_loopback() && local.is_file() {
                 let (token, token_location) = token_from_file(local)?;
                 return Ok(ConnectionConfig { endpoint: other, token, token_location });
             }
             return Err(ConnectionError::Token(format!(
-                "no token for {other}, which differs from --endpoint: name a token file with {flag}"
+                "no token for {other}, which is not the server at --endpoint: set {flag}"
             )));
         }
         let token_file = token_file.map(Path::to_owned).or_else(|| self.token_file.clone());
         ClientArgs { endpoint: endpoint.to_owned(), token_file, ..self.clone() }.resolve()
     }
 
-    /// The arguments for the server of a data directory. Uses that directory's token file unless
-    /// `--token-file` is set.
+    /// Returns the arguments for the server of a data directory. They use that directory's token
+    /// file unless `--token-file` is set.
     #[must_use]
     pub fn for_data_directory(&self, endpoint: String, data: &Path) -> ClientArgs {
         let generated = Some(data.join("token")).filter(|path| path.is_file());
@@ -112,7 +112,7 @@ impl ClientArgs {
         ClientArgs { endpoint, token_file, ..self.clone() }
     }
 
-    /// The endpoint, unless it is the default.
+    /// Returns the endpoint, unless it is the default.
     pub fn explicit_endpoint(&self) -> Option<&str> {
         Some(self.endpoint.trim_end_matches('/')).filter(|url| *url != Endpoint::default_url())
     }
@@ -122,12 +122,13 @@ impl ClientArgs {
         &self.endpoint
     }
 
-    /// The address of a server that runs in the working directory, unless an endpoint is set.
+    /// Returns the address of a server running on the default data directory, unless an endpoint is
+    /// set.
     fn running_endpoint(&self) -> Option<Endpoint> {
         if self.explicit_endpoint().is_some() {
             return None;
         }
-        let url = read_small_file(Path::new(LOCAL_ADDRESS)).ok()?;
+        let url = read_small_file(Path::new(LOCAL_ADDRESS_FILE)).ok()?;
         Endpoint::parse(&url).ok().filter(Endpoint::is_loopback)
     }
 
@@ -141,23 +142,21 @@ impl ClientArgs {
         if let Some(path) = &self.steadfast_token_file {
             return token_from_file(path);
         }
-        // The server's own root token is only sent to a server on this machine.
+        // The root token of a local server is never sent to another machine.
         if endpoint.is_loopback() {
             if let Some(text) = non_empty(self.steadfast_token.as_ref()) {
                 return token_from_variable("STEADFAST_TOKEN", text);
             }
-            let local = Path::new(LOCAL_TOKEN);
+            let local = Path::new(LOCAL_TOKEN_FILE);
             if local.is_file() {
                 return token_from_file(local);
             }
         }
-        let hint = match endpoint.is_loopback() {
-            true => " (there is no ./steadfast-data/token either)",
-            false => "",
-        };
+        let local =
+            if endpoint.is_loopback() { "; ./steadfast-data/token does not exist" } else { "" };
         Err(ConnectionError::Token(format!(
             "no token for {endpoint}: set FASTLY_API_TOKEN or STEADFAST_TOKEN_FILE, or pass \
-             --token-file{hint}"
+             --token-file{local}"
         )))
     }
 }

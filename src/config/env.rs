@@ -7,16 +7,15 @@ use std::ffi::OsString;
 /// Flags of `steadfast env`.
 #[derive(Args, Clone)]
 pub struct EnvArgs {
-    /// Command to run, with its arguments; without it, print the variables as shell exports
+    /// Command to run and its arguments; if omitted, print the variables as shell exports
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,
-    /// Print the token itself instead of a command that reads it
+    /// Print the token itself instead of a shell command that reads it from its file
     #[arg(long)]
     pub show_token: bool,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
-    /// The existing Node.js options, read from the environment only.
+    pub(crate) client: ClientArgs,
+    /// The existing Node.js options. Set in the environment only.
     #[arg(long, env = "NODE_OPTIONS", hide = true, hide_env_values = true)]
     pub node_options: Option<OsString>,
 }

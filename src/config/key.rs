@@ -14,14 +14,14 @@ pub struct KeyPutArgs {
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// Value; - for the standard input
+    /// Value; - for standard input
     #[arg(value_name = "VALUE", required_unless_present = "file", conflicts_with = "file")]
     #[arg(allow_negative_numbers = true)]
     pub value: Option<OsString>,
-    /// File that contains the value; - for the standard input
+    /// File that contains the value; - for standard input
     #[arg(long, short, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Metadata of the item [default: none]
+    /// Metadata to store with the item [default: none]
     #[arg(long, value_name = "TEXT", conflicts_with = "metadata_file")]
     pub metadata: Option<OsString>,
     /// File that contains the metadata; one trailing line break is removed
@@ -39,12 +39,11 @@ pub struct KeyPutArgs {
     /// Prepend to the existing value
     #[arg(long, group = "mode")]
     pub prepend: bool,
-    /// Fail unless the item has this generation; 0 means that the item must not exist
+    /// Fail unless the item has this generation, or, with 0, unless it does not exist
     #[arg(long, value_name = "N")]
     pub if_generation_match: Option<u64>,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// Flags of `steadfast key get`.
@@ -56,12 +55,11 @@ pub struct KeyGetArgs {
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// Write the value to this file, once complete, instead of the standard output
+    /// Write the value to this file instead of standard output; the file appears once complete
     #[arg(long, short, value_name = "FILE", conflicts_with = "json")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// Flags of `steadfast key head`.
@@ -74,8 +72,7 @@ pub struct KeyHeadArgs {
     #[arg(value_name = "KEY")]
     pub key: String,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// Flags of `steadfast key list`.
@@ -94,8 +91,7 @@ pub struct KeyListArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// Flags of `steadfast key delete`.
@@ -117,22 +113,21 @@ pub struct KeyDeleteArgs {
     /// Delete all items of the store
     #[arg(long)]
     pub all: bool,
-    /// Delete the items with the keys in this file, one key per line; - for the standard input.
-    /// Keys that do not exist are counted as deleted
+    /// Delete the items whose keys are in this file, one per line; - for standard input. Absent
+    /// items count as deleted
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// Fail unless the item has this generation; requires KEY
     #[arg(long, value_name = "N", requires = "key")]
     pub if_generation_match: Option<u64>,
-    /// Print the number of items that would be deleted, without deleting them
+    /// Print the number of items that would be deleted without deleting them
     #[arg(long)]
     pub dry_run: bool,
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// Parses a duration such as 90, 90s, 10m, 2h, 3d or 1w into seconds.

@@ -1,7 +1,7 @@
 //! Command-line flags and environment variables, parsed and validated.
 //!
-//! This is the only module that reads the environment. It sits below the server and the client
-//! and depends on `wire` alone; `server` and `cli` convert its values to theirs.
+//! Only this module reads the environment. It depends on `wire` alone; `server` and `cli` build
+//! their own settings from its values.
 
 mod admin;
 mod client;
@@ -21,17 +21,17 @@ pub use env::EnvArgs;
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, parse_duration};
 pub use man::ManArgs;
 pub use serve::{LogFormat, ServeArgs, ServeConfig, TokenSource, read_root_token};
-pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreListArgs, StoreNameArgs, StoreRenameArgs};
-pub use token::{TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenScope};
-pub use transfer::{ExportArgs, ExportTo, ImportArgs, ItemFormat, SyncArgs};
+pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRenameArgs};
+pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};
+pub use transfer::{ExportArgs, ExportFormat, ImportArgs, ImportFormat, SyncArgs};
 
 use crate::wire::Token;
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Arguments that stand for environment variables. They are rejected on the command line, where
-/// other users could see them.
+/// Arguments that can only be set by environment variable: on the command line, other users of the
+/// machine could read them.
 pub const ENVIRONMENT_ONLY: [&str; 4] =
     ["fastly_api_token", "steadfast_token", "steadfast_token_file", "node_options"];
 
@@ -63,7 +63,7 @@ pub enum EngineLocation {
 pub struct Database {
     /// The primary.
     pub url: String,
-    /// Standbys that serve eventually consistent lists.
+    /// The standbys, which serve eventually consistent lists.
     pub standby: Option<String>,
     /// The maximum number of connections.
     pub connections: usize,
@@ -90,7 +90,7 @@ fn database_url(flag: &str, url: &SecretString) -> Result<String, String> {
     let url = url.expose_secret();
     let known = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     if !known {
-        return Err(format!("{flag} must be a URL that begins with postgres://"));
+        return Err(format!("{flag} must be a postgres:// URL"));
     }
     Ok(url.to_owned())
 }

@@ -23,38 +23,29 @@ pub struct TokenCreateArgs {
     /// Operations to allow
     #[arg(long, value_name = "SCOPE", default_value = "global")]
     pub scope: TokenScope,
-    /// Limit the token to this store (name or id); repeat the flag for more [default: all stores]
+    /// Limit the token to this store (name or id); can be repeated [default: all stores]
     #[arg(long = "store", value_name = "STORE")]
     pub stores: Vec<String>,
     /// Limit the token to keys with this prefix
     #[arg(long, value_name = "PREFIX")]
     pub prefix: Option<String>,
-    /// Expiry: a duration from now (90d, 12h) or a time (2027-01-31T00:00:00Z) [default: never]
+    /// When the token expires: after a duration (90d, 12h) or at a time (2027-01-31T00:00:00Z)
+    /// [default: never]
     #[arg(long, value_name = "WHEN")]
     pub expires: Option<String>,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
-}
-
-/// Flags of `steadfast token list`.
-#[derive(Args, Clone)]
-pub struct TokenListArgs {
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// Flags of `steadfast token revoke`.
 #[derive(Args, Clone)]
 pub struct TokenRevokeArgs {
-    /// Id of the token, as printed by `steadfast token list`
+    /// Id of the token, as printed by steadfast token list
     #[arg(value_name = "ID")]
     pub id: String,
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a text here would become the command's")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }

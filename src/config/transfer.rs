@@ -1,4 +1,4 @@
-//! Arguments of the commands that import, export and synchronize items.
+//! Flags of the commands that import, export and synchronize items.
 
 use super::ClientArgs;
 use crate::wire::IfExists;
@@ -7,53 +7,52 @@ use std::path::PathBuf;
 
 /// The format of an import's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ItemFormat {
-    /// Newline-delimited JSON, as written by export or sent to the batch endpoint
+pub enum ImportFormat {
+    /// Newline-delimited JSON, as written by export and accepted by the batch endpoint
     Ndjson,
-    /// A directory: files are values, and their relative paths are keys
+    /// A directory: each file is a value, and its relative path is the key
     #[value(name = "dir")]
     Directory,
-    /// A kv.json of the local emulator (Viceroy)
+    /// A kv.json file of the local emulator (Viceroy)
     #[value(name = "viceroy")]
     KvJson,
-    /// A fastly.toml, which names the stores and their items
+    /// A fastly.toml file, which declares stores and their items
     #[value(name = "fastly")]
     FastlyToml,
-    /// CSV with the columns key and value, and with a header row also metadata and
-    /// time_to_live_sec
+    /// CSV with the columns key and value; a header row can add metadata and time_to_live_sec
     Csv,
 }
 
-impl ItemFormat {
-    /// The name on the command line.
+impl ImportFormat {
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            ItemFormat::Ndjson => "ndjson",
-            ItemFormat::Directory => "dir",
-            ItemFormat::KvJson => "viceroy",
-            ItemFormat::FastlyToml => "fastly",
-            ItemFormat::Csv => "csv",
+            ImportFormat::Ndjson => "ndjson",
+            ImportFormat::Directory => "dir",
+            ImportFormat::KvJson => "viceroy",
+            ImportFormat::FastlyToml => "fastly",
+            ImportFormat::Csv => "csv",
         }
     }
 }
 
-/// Arguments of `steadfast import`.
+/// Flags of `steadfast import`.
 #[derive(Args, Clone)]
 pub struct ImportArgs {
-    /// Store (name or id), and the file or directory to import, or - for standard input. Without
-    /// STORE, a fastly.toml is imported into all stores it names, which are created as needed
+    /// Store (name or id), and the file or directory to import; - for standard input. If STORE is
+    /// omitted, a fastly.toml is imported into all stores it declares, which are created as needed
     #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
     pub operands: Vec<PathBuf>,
-    /// Format of the input; detected from its name or content if omitted
+    /// Format of the input [default: detected from its name or content]
     #[arg(long, value_name = "FORMAT")]
-    pub format: Option<ItemFormat>,
-    /// How to treat existing items
+    pub format: Option<ImportFormat>,
+    /// What to do with items that already exist
     #[arg(long, value_name = "ACTION", default_value = "overwrite")]
     pub if_exists: IfExists,
     /// Continue an interrupted import of the same input
     #[arg(long)]
     pub resume: bool,
-    /// File to save the progress of the import to, instead of INPUT.resume
+    /// File to save the progress of the import in [default: INPUT.resume]
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
     /// Number of concurrent requests
@@ -63,63 +62,61 @@ pub struct ImportArgs {
     /// Create the store if it does not exist
     #[arg(long)]
     pub create: bool,
-    /// Read and check all items without writing any
+    /// Read and check all items without importing them
     #[arg(long)]
     pub dry_run: bool,
-    /// File to write failures to as NDJSON, instead of text on standard error
+    /// Write failed items to this file as NDJSON instead of standard error as text
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Largest value to import, in bytes
+    /// Maximum size of a value, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 25 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub max_value: u64,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a doc comment would replace the command's help")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// The format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ExportTo {
+pub enum ExportFormat {
     /// Newline-delimited JSON with all properties of each item
     Ndjson,
-    /// A directory for the local emulator, and the fastly.toml section that refers to it
+    /// A directory for the local emulator (Viceroy), and the fastly.toml section for it
     Viceroy,
 }
 
-/// Arguments of `steadfast export`.
+/// Flags of `steadfast export`.
 #[derive(Args, Clone)]
 pub struct ExportArgs {
     /// Store (name or id)
     #[arg(value_name = "STORE")]
     pub store: String,
-    /// Directory to write to, with --to viceroy
+    /// Directory to write to; requires --to viceroy
     #[arg(value_name = "DIR", required_if_eq("to", "viceroy"), conflicts_with = "output")]
     pub dir: Option<PathBuf>,
     /// Format of the export
     #[arg(long, value_name = "FORMAT", default_value = "ndjson")]
-    pub to: ExportTo,
+    pub to: ExportFormat,
     /// Only export keys with this prefix
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub prefix: String,
-    /// File to write to, or - for standard output; compressed if the name ends in .zst
+    /// File to write, compressed if its name ends in .zst; - for standard output
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
     /// Replace an existing file or export directory
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a doc comment would replace the command's help")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
-/// Arguments of `steadfast sync`.
+/// Flags of `steadfast sync`.
 #[derive(Args, Clone)]
 pub struct SyncArgs {
-    /// Source store: a name or id, or NAME@URL for a store at another server
+    /// Source store: a name or id, or NAME@URL for a store on another server
     #[arg(value_name = "FROM")]
     pub from: String,
-    /// Destination store, given in the same way
+    /// Destination store, in the same form
     #[arg(value_name = "TO")]
     pub to: String,
     /// Print the changes without making them
@@ -129,7 +126,7 @@ pub struct SyncArgs {
     #[arg(long)]
     pub delete: bool,
     /// Treat items with the same size, metadata, expiry and modification time as equal without
-    /// comparing values; requires Steadfast at both ends
+    /// comparing their values; requires Steadfast servers on both sides
     #[arg(long)]
     pub quick: bool,
     /// Create the destination store if it does not exist
@@ -141,17 +138,16 @@ pub struct SyncArgs {
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
-    /// File with the token for FROM, if it is at another server than --endpoint
+    /// File that contains the token for FROM, if its server is not --endpoint
     #[arg(long, value_name = "FILE", env = "STEADFAST_FROM_TOKEN_FILE")]
     pub from_token_file: Option<PathBuf>,
-    /// File with the token for TO, if it is at another server than --endpoint
+    /// File that contains the token for TO, if its server is not --endpoint
     #[arg(long, value_name = "FILE", env = "STEADFAST_TO_TOKEN_FILE")]
     pub to_token_file: Option<PathBuf>,
-    /// Largest value to copy, in bytes
+    /// Maximum size of a value, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 25 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub max_value: u64,
     #[command(flatten)]
-    #[allow(missing_docs, reason = "a doc comment would replace the command's help")]
-    pub client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }

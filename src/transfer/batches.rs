@@ -1,4 +1,4 @@
-//! Groups items into batches, each of which is sent and retried as a unit.
+//! Groups items into batches, each sent and retried as a unit.
 
 use super::item::CheckedItem;
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
@@ -9,20 +9,21 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Number of items.
+    /// Maximum number of items.
     pub items: usize,
-    /// Bytes of lines; a single line may be longer.
+    /// Bytes of lines that complete a batch.
     pub bytes: usize,
-    /// Whether a batch may contain a key only once.
+    /// Whether the keys of a batch must be unique.
     pub unique_keys: bool,
-    /// Decode and check items with values of at most this many bytes, instead of collecting lines.
+    /// Decode and check items instead of collecting lines; values of more than this many bytes are
+    /// rejected.
     pub decode: Option<u64>,
 }
 
-/// An item on its way into a batch. Each line is parsed at most once, here.
+/// An item to add to a batch. Each line is parsed at most once, here.
 pub struct BatchEntry {
     number: u64,
-    /// Hash of the key, if it could be read.
+    /// Hash of the key, if the line has one.
     key_hash: Option<u64>,
     bytes: usize,
     content: Content,
@@ -35,7 +36,7 @@ enum Content {
 }
 
 impl BatchEntry {
-    /// Makes an entry of a line; see [`BatchLimits::decode`].
+    /// Creates an entry from a line; see [`BatchLimits::decode`].
     pub fn new(number: u64, line: Vec<u8>, decode: Option<u64>) -> BatchEntry {
         let bytes = line.len();
         let Some(value_bytes_max) = decode else {
@@ -70,19 +71,19 @@ pub struct Batch {
     pub from: u64,
     /// Position after the last item.
     pub to: u64,
-    /// Lines, unless decoded.
+    /// Lines of the items, unless decoded.
     pub lines: Vec<u8>,
     /// Decoded items.
     pub items: Vec<CheckedItem>,
-    /// Number of each line or item, as shown to the user.
+    /// Number of each line or item, for messages.
     pub numbers: Vec<u64>,
     /// Hashes of the keys.
     pub key_hashes: Vec<u64>,
     /// Items that cannot be sent.
     pub rejected: Vec<RejectedItem>,
-    /// Bytes of the lines, also of those decoded.
+    /// Bytes of all lines, including decoded ones.
     pub bytes: usize,
-    /// Whether some of the items may have been sent before.
+    /// Whether an earlier run may have sent these items.
     pub resent: bool,
 }
 
@@ -105,15 +106,15 @@ pub struct BatchReader {
     source: Box<dyn ItemSource>,
     limits: BatchLimits,
     position: u64,
-    /// Items before this position may have been sent.
+    /// Items before this position may have been sent by an earlier run.
     sent: u64,
-    /// An entry that did not fit into the batch before.
+    /// An entry left over from the previous batch.
     pending: Option<BatchEntry>,
     ended: bool,
 }
 
 impl BatchReader {
-    /// Skips the first `done` items; those before position `sent` may have been sent before.
+    /// Skips the first `done` items; an earlier run may have sent those before position `sent`.
     ///
     /// # Errors
     /// [`SourceError`] if reading fails, or the source has fewer items.
@@ -127,7 +128,7 @@ impl BatchReader {
         for _ in 0..done {
             skipped.clear();
             if source.next_item(&mut skipped)? == NextItem::End {
-                return Err(SourceError("has fewer items than were imported before".into()));
+                return Err(SourceError("has fewer items than have been imported".into()));
             }
         }
         Ok(BatchReader { source, limits, position: done, sent, pending: None, ended: false })

@@ -1,5 +1,5 @@
-//! Reads CSV: columns `key` and `value`, or the columns that a header row names, which may also be
-//! `metadata` and `time_to_live_sec`.
+//! Reads CSV with the columns `key` and `value`. A header row can reorder them and add `metadata`
+//! and `time_to_live_sec`.
 
 use super::item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
@@ -9,21 +9,21 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of a row besides its value, and of the read buffer.
+/// Bytes allowed for a row besides its value, and for the read buffer.
 const ROW_EXTRA_BYTES: u64 = 64 * 1024;
 
-/// A reader that fails once a row exceeds its byte limit, as with an unclosed quote.
-struct RowLimited {
+/// A reader that fails when a row exceeds its byte limit, as after an unclosed quote.
+struct RowLimitReader {
     from: Box<dyn BufRead + Send>,
     remaining: Arc<AtomicU64>,
 }
 
-impl Read for RowLimited {
+impl Read for RowLimitReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(to)?;
         let remaining = self.remaining.load(Ordering::Relaxed);
         let Some(remaining) = remaining.checked_sub(read as u64) else {
-            return Err(io::Error::other("the row is too long, or a quote is not closed"));
+            return Err(io::Error::other("row too long, or unclosed quote"));
         };
         self.remaining.store(remaining, Ordering::Relaxed);
         Ok(read)
@@ -45,7 +45,7 @@ impl Columns {
     const DEFAULT: Columns =
         Columns { key: 0, value: 1, metadata: None, time_to_live_sec: None, count: 2 };
 
-    /// Reads a header row; `None` if the row is not one.
+    /// Parses a header row; `None` if the row is not one.
     fn from_header(row: &ByteRecord) -> Result<Option<Columns>, SourceError> {
         let at = |name: &str| {
             row.iter().position(|field| field.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
@@ -63,9 +63,9 @@ impl Columns {
     }
 }
 
-/// An [`ItemSource`] of CSV.
+/// An [`ItemSource`] for CSV.
 pub struct CsvSource {
-    rows: csv::Reader<RowLimited>,
+    rows: csv::Reader<RowLimitReader>,
     row: ByteRecord,
     columns: Option<Columns>,
     row_bytes_remaining: Arc<AtomicU64>,
@@ -76,13 +76,13 @@ impl CsvSource {
     /// Reads rows with values of at most `value_bytes_max` bytes.
     pub fn new(from: Box<dyn BufRead + Send>, value_bytes_max: u64) -> CsvSource {
         let row_bytes_remaining = Arc::new(AtomicU64::new(0));
-        let from = RowLimited { from, remaining: row_bytes_remaining.clone() };
+        let from = RowLimitReader { from, remaining: row_bytes_remaining.clone() };
         let rows = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(from);
         let row = ByteRecord::new();
         CsvSource { rows, row, columns: None, row_bytes_remaining, value_bytes_max }
     }
 
-    /// Reads the next row; returns whether there was one.
+    /// Reads the next row; returns false at the end.
     fn read_row(&mut self) -> Result<bool, SourceError> {
         let max = self.value_bytes_max.saturating_mul(2).saturating_add(ROW_EXTRA_BYTES);
         self.row_bytes_remaining.store(max, Ordering::Relaxed);
@@ -99,7 +99,7 @@ impl CsvSource {
         };
         if self.row.len() != columns.count {
             let (count, found) = (columns.count, self.row.len());
-            return rejected(format!("row must have {count} fields, found {found}"));
+            return rejected(format!("expected {count} fields, found {found}"));
         }
         let Ok(key) = std::str::from_utf8(field(columns.key)) else {
             return rejected("key must be UTF-8".into());

@@ -1,11 +1,11 @@
-//! Opens the input of an import: detects its format and decompresses it.
+//! Opens the input of an import: detects its format and compression.
 
 use super::csv::CsvSource;
 use super::directory::{self, DirectorySource};
 use super::kv_json::{self, FILE_BYTES_MAX};
 use super::ndjson::NdjsonSource;
 use super::{ItemSource, SourceError, fastly_toml};
-use crate::config::ItemFormat;
+use crate::config::ImportFormat;
 use crate::wire::record::line_bytes_max;
 use serde::de::IgnoredAny;
 use std::fs::{self, File};
@@ -15,19 +15,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
-/// Size of the read buffer.
+/// Size of the read buffer in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
-/// The first bytes of a zstd frame.
+/// The magic number of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The largest zstd window, as a power of two: enough for `zstd --long`.
+/// The largest zstd window as a power of two: the default of `zstd --long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// An opened input.
+/// An open input.
 pub struct OpenSource {
     /// Its items.
     pub source: Box<dyn ItemSource>,
     /// Its format.
-    pub format: ItemFormat,
+    pub format: ImportFormat,
     /// Size of the input in bytes, if known.
     pub size: Option<u64>,
     /// Bytes of the input read so far.
@@ -35,12 +35,12 @@ pub struct OpenSource {
 }
 
 /// A reader that counts the bytes read.
-struct Counted<R> {
+struct CountingReader<R> {
     from: R,
     bytes_read: Arc<AtomicU64>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(to)?;
         self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
@@ -54,38 +54,38 @@ impl<R: Read> Read for Counted<R> {
 /// [`SourceError`] without the path.
 pub fn open(
     path: &Path,
-    format: Option<ItemFormat>,
+    format: Option<ImportFormat>,
     value_bytes_max: u64,
 ) -> Result<OpenSource, SourceError> {
     let bytes_read = Arc::new(AtomicU64::new(0));
-    if is_stdin(path) {
-        let from = buffered(Counted { from: io::stdin(), bytes_read: bytes_read.clone() });
+    if is_dash(path) {
+        let from = buffered(CountingReader { from: io::stdin(), bytes_read: bytes_read.clone() });
         let (source, format) = open_stream(from, Path::new(""), format, value_bytes_max)?;
         return Ok(OpenSource { source, format, size: None, bytes_read });
     }
     let file = fs::metadata(path)?;
     if file.is_dir() {
-        if format.is_some_and(|format| format != ItemFormat::Directory) {
-            return Err(SourceError("is a directory, which only --format dir can read".into()));
+        if format.is_some_and(|format| format != ImportFormat::Directory) {
+            return Err(SourceError("is a directory, which requires --format dir".into()));
         }
         let source = Box::new(DirectorySource::new(path, value_bytes_max)?);
-        return Ok(OpenSource { source, format: ItemFormat::Directory, size: None, bytes_read });
+        return Ok(OpenSource { source, format: ImportFormat::Directory, size: None, bytes_read });
     }
-    if format == Some(ItemFormat::Directory) {
-        return Err(SourceError("must be a directory for --format dir".into()));
+    if format == Some(ImportFormat::Directory) {
+        return Err(SourceError("is not a directory, which --format dir requires".into()));
     }
-    let from = buffered(Counted { from: File::open(path)?, bytes_read: bytes_read.clone() });
+    let from = buffered(CountingReader { from: File::open(path)?, bytes_read: bytes_read.clone() });
     let size = file.is_file().then_some(file.len());
     let (source, format) = open_stream(from, path, format, value_bytes_max)?;
     Ok(OpenSource { source, format, size, bytes_read })
 }
 
-/// Returns whether a path stands for standard input.
-pub fn is_stdin(path: &Path) -> bool {
+/// Returns whether a path is `-`, for standard input or output.
+pub fn is_dash(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Returns whether a file is zstd-compressed by its name.
+/// Returns whether a file name has the extension of zstd files.
 pub fn is_zstd_name(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst"))
 }
@@ -97,9 +97,9 @@ fn buffered(from: impl Read + Send + 'static) -> Box<dyn BufRead + Send> {
 fn open_stream(
     from: Box<dyn BufRead + Send>,
     path: &Path,
-    format: Option<ItemFormat>,
+    format: Option<ImportFormat>,
     value_bytes_max: u64,
-) -> Result<(Box<dyn ItemSource>, ItemFormat), SourceError> {
+) -> Result<(Box<dyn ItemSource>, ImportFormat), SourceError> {
     let mut from = decompress(from, path)?;
     // Skip a UTF-8 byte order mark.
     if from.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
@@ -110,23 +110,23 @@ fn open_stream(
         None => format_of_content(from.fill_buf()?)?,
     };
     let source: Box<dyn ItemSource> = match format {
-        ItemFormat::Ndjson => Box::new(NdjsonSource::new(from, line_bytes_max(value_bytes_max))),
-        ItemFormat::Csv => Box::new(CsvSource::new(from, value_bytes_max)),
-        ItemFormat::KvJson => {
+        ImportFormat::Ndjson => Box::new(NdjsonSource::new(from, line_bytes_max(value_bytes_max))),
+        ImportFormat::Csv => Box::new(CsvSource::new(from, value_bytes_max)),
+        ImportFormat::KvJson => {
             let items = kv_json::parse(&read_to_end(from)?, false, value_bytes_max)?;
             Box::new(items.into_iter())
         }
-        ItemFormat::FastlyToml | ItemFormat::Directory => {
+        ImportFormat::FastlyToml | ImportFormat::Directory => {
             return Err(SourceError("names its stores; import it without naming one".into()));
         }
     };
     Ok((source, format))
 }
 
-/// Decompresses an input that is zstd by its name or first bytes; passes others through.
+/// Decompresses input that is zstd by its name or magic number; returns other input unchanged.
 ///
 /// # Errors
-/// [`SourceError`] if reading fails, or the content contradicts the name.
+/// [`SourceError`] if reading fails.
 pub fn decompress(
     mut from: Box<dyn BufRead + Send>,
     path: &Path,
@@ -148,47 +148,46 @@ fn read_to_end(from: impl Read) -> Result<Vec<u8>, SourceError> {
     Ok(text)
 }
 
-/// Detects the format by the extension, before any `.zst`.
-pub fn format_of_name(path: &Path) -> Option<ItemFormat> {
+/// Detects the format by the file extension, ignoring a final `.zst`.
+pub fn format_of_name(path: &Path) -> Option<ImportFormat> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let name = name.strip_suffix(".zst").unwrap_or(&name);
     let (_, extension) = name.rsplit_once('.')?;
     match extension {
-        "ndjson" | "jsonl" => Some(ItemFormat::Ndjson),
-        "json" => Some(ItemFormat::KvJson),
-        "csv" => Some(ItemFormat::Csv),
-        "toml" => Some(ItemFormat::FastlyToml),
+        "ndjson" | "jsonl" => Some(ImportFormat::Ndjson),
+        "json" => Some(ImportFormat::KvJson),
+        "csv" => Some(ImportFormat::Csv),
+        "toml" => Some(ImportFormat::FastlyToml),
         _ => None,
     }
 }
 
-/// Detects NDJSON by the first line. An object over several lines is ambiguous, since it could be a
-/// `kv.json` or one item, and is refused.
-fn format_of_content(start: &[u8]) -> Result<ItemFormat, SourceError> {
+/// Detects NDJSON by the first line. An object that spans several lines is refused: it could be a
+/// `kv.json` or a single item.
+fn format_of_content(start: &[u8]) -> Result<ImportFormat, SourceError> {
     let text = start.trim_ascii_start();
     let end = memchr::memchr(b'\n', text);
     let (first, _) = text.split_at(end.unwrap_or(text.len()));
-    // The buffer may hold only a part of a long line.
+    // The buffer may contain only the beginning of a long line.
     let object = end.is_none() || serde_json::from_slice::<IgnoredAny>(first).is_ok();
     if text.is_empty() || (text.starts_with(b"{") && object) {
-        return Ok(ItemFormat::Ndjson);
+        return Ok(ImportFormat::Ndjson);
     }
-    let hint = "pass --format ndjson, viceroy or csv";
-    Err(SourceError(format!("is of unknown format: {hint}")))
+    Err(SourceError("has an unknown format: pass --format ndjson, viceroy or csv".into()))
 }
 
 /// Reads the stores that a `fastly.toml` declares.
 ///
 /// # Errors
 /// [`SourceError`] without the path.
-pub fn fastly_toml(path: &Path) -> Result<fastly_toml::FastlyToml, SourceError> {
+pub fn fastly_toml(path: &Path) -> Result<fastly_toml::DeclaredStores, SourceError> {
     let text = directory::read_file(path, FILE_BYTES_MAX).map_err(SourceError)?;
     let text = String::from_utf8(text).map_err(|_| SourceError("must be UTF-8".into()))?;
     fastly_toml::parse(&text)
 }
 
-/// Returns a fingerprint of an input, to tell whether it has changed: size and modification time
-/// of a file, names and sizes of a directory.
+/// Returns a fingerprint that changes with an input: the size and modification time of a file, or a
+/// hash of the names and sizes of the files in a directory.
 ///
 /// # Errors
 /// [`SourceError`] if it cannot be read.
@@ -206,7 +205,7 @@ mod tests {
     use super::*;
     use crate::transfer::NextItem;
 
-    fn read(path: &Path) -> (ItemFormat, String) {
+    fn read(path: &Path) -> (ImportFormat, String) {
         let mut opened = open(path, None, 100).unwrap();
         let mut out = Vec::new();
         while !matches!(opened.source.next_item(&mut out).unwrap(), NextItem::End) {}
@@ -219,18 +218,18 @@ mod tests {
         let line = "{\"key\":\"a\",\"value\":\"MQ==\"}\n";
         let object = "{\n \"a\": \"1\"\n}\n";
         for (name, text, format) in [
-            ("x.ndjson", line, ItemFormat::Ndjson),
-            ("x.jsonl", line, ItemFormat::Ndjson),
-            ("x", line, ItemFormat::Ndjson),
-            ("bom", &format!("\u{feff}{line}"), ItemFormat::Ndjson),
-            ("kv.json", object, ItemFormat::KvJson),
-            ("z.csv", "a,1\n", ItemFormat::Csv),
+            ("x.ndjson", line, ImportFormat::Ndjson),
+            ("x.jsonl", line, ImportFormat::Ndjson),
+            ("x", line, ImportFormat::Ndjson),
+            ("bom", &format!("\u{feff}{line}"), ImportFormat::Ndjson),
+            ("kv.json", object, ImportFormat::KvJson),
+            ("z.csv", "a,1\n", ImportFormat::Csv),
         ] {
             let path = dir.path().join(name);
             fs::write(&path, text).unwrap();
             assert_eq!(read(&path), (format, line.to_owned()), "{name}");
             let compressed = zstd::encode_all(text.as_bytes(), 1).unwrap();
-            // By the extension, and without it by the first bytes.
+            // By the extension, or without it by the magic number.
             for name in [format!("{name}.zst"), name.to_owned()] {
                 fs::write(dir.path().join(&name), &compressed).unwrap();
                 assert_eq!(read(&dir.path().join(&name)), (format, line.to_owned()), "{name}");
@@ -241,7 +240,7 @@ mod tests {
     #[test]
     fn unknown_formats_and_unreadable_inputs_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let error = |name: &str, text: &[u8], format: Option<ItemFormat>| {
+        let error = |name: &str, text: &[u8], format: Option<ImportFormat>| {
             let path = dir.path().join(name);
             fs::write(&path, text).unwrap();
             open(&path, format, 100).map(|opened| opened.format).unwrap_err().to_string()
@@ -253,14 +252,14 @@ mod tests {
         fs::write(&without, "{\"key\":\"a\"}\n").unwrap();
         assert_eq!(
             open(&without, None, 100).unwrap().format,
-            ItemFormat::Ndjson,
+            ImportFormat::Ndjson,
             "an invalid line"
         );
         assert!(error("b.zst", b"not compressed", None).contains("cannot be read"));
         assert!(error("c.json", b"[1]", None).contains("JSON object"));
         assert!(error("d.toml", b"", None).contains("names its stores"));
-        assert!(error("e", b"", Some(ItemFormat::Directory)).contains("directory"));
-        assert!(open(dir.path(), Some(ItemFormat::Csv), 1).is_err());
+        assert!(error("e", b"", Some(ImportFormat::Directory)).contains("directory"));
+        assert!(open(dir.path(), Some(ImportFormat::Csv), 1).is_err());
         assert!(open(&dir.path().join("none"), None, 1).is_err());
         let fingerprint = |name: &str| super::fingerprint(&dir.path().join(name)).unwrap();
         assert_ne!(fingerprint("a"), fingerprint("c.json"));

@@ -1,4 +1,4 @@
-//! Reads a directory: files are values, and their relative paths are keys.
+//! Reads a directory: each file is a value, and its relative path is the key.
 
 use super::item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
@@ -10,18 +10,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
 
-/// The deepest directory that is read.
+/// The maximum depth of nested directories.
 const DEPTH_MAX: usize = 256;
 
-/// A file, with its size or the reason why it is rejected.
+/// A file with its size, or the reason it is rejected.
 struct FoundFile {
     path: PathBuf,
     key: String,
     size: Result<u64, String>,
 }
 
-/// An [`ItemSource`] of the files below a directory, in the order of their keys. Symbolic links
-/// are followed to files within the directory only.
+/// An [`ItemSource`] for the files below a directory, in key order. Symbolic links are followed
+/// only to files within the directory.
 pub struct DirectorySource {
     root: PathBuf,
     entries: walkdir::IntoIter,
@@ -50,14 +50,14 @@ impl DirectorySource {
                     if entry.file_type().is_dir() {
                         self.entries.skip_current_dir();
                     }
-                    (entry.into_path(), false, Err("the name must be UTF-8".into()))
+                    (entry.into_path(), false, Err("the file name must be UTF-8".into()))
                 }
                 Ok(entry) if entry.file_type().is_dir() => {
                     if entry.depth() < DEPTH_MAX {
                         continue;
                     }
                     self.entries.skip_current_dir();
-                    let reason = format!("directories must not be nested deeper than {DEPTH_MAX}");
+                    let reason = format!("directories can be nested at most {DEPTH_MAX} deep");
                     (entry.into_path(), true, Err(reason))
                 }
                 Ok(entry) => {
@@ -66,8 +66,9 @@ impl DirectorySource {
                 }
                 Err(e) => {
                     let path = e.path().unwrap_or(&self.root).to_owned();
-                    let e = e.into_io_error().map_or("a loop of links".into(), |e| e.to_string());
-                    (path, true, Err(format!("the directory cannot be read: {e}")))
+                    let e =
+                        e.into_io_error().map_or("symbolic link loop".into(), |e| e.to_string());
+                    (path, true, Err(format!("cannot read the directory: {e}")))
                 }
             };
             let relative = path.strip_prefix(&self.root).unwrap_or(&path);
@@ -82,23 +83,23 @@ impl DirectorySource {
     fn size(&self, entry: &DirEntry) -> Result<u64, String> {
         let kind = entry.file_type();
         if !kind.is_file() && !kind.is_symlink() {
-            return Err("must be a file".into());
+            return Err("not a regular file".into());
         }
         if kind.is_symlink() {
             match fs::canonicalize(entry.path()) {
                 Ok(target) if !target.starts_with(&self.root) => {
-                    return Err("the link points outside the directory".into());
+                    return Err("the symbolic link points outside the directory".into());
                 }
                 Ok(target) if target.is_dir() => {
-                    return Err("links to directories are not followed".into());
+                    return Err("symbolic links to directories are not followed".into());
                 }
                 Ok(_) => {}
-                Err(e) => return Err(format!("the link is broken: {e}")),
+                Err(e) => return Err(format!("broken symbolic link: {e}")),
             }
         }
         match fs::metadata(entry.path()) {
             Ok(file) => Ok(file.len()),
-            Err(e) => Err(format!("the file cannot be read: {e}")),
+            Err(e) => Err(format!("cannot read the file: {e}")),
         }
     }
 
@@ -117,7 +118,8 @@ impl DirectorySource {
     }
 }
 
-/// The last part of an entry's key; directories end in a slash and sort accordingly.
+/// Returns the last part of an entry's key. Directories end in a slash, so that they sort like the
+/// keys below them.
 fn key_bytes(entry: &DirEntry) -> impl Iterator<Item = &u8> {
     let slash = entry.file_type().is_dir().then_some(&b'/');
     entry.file_name().as_encoded_bytes().iter().chain(slash)
@@ -142,10 +144,10 @@ impl ItemSource for DirectorySource {
 
 /// Reads a file of at most `max` bytes.
 pub(super) fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, String> {
-    let failed = |e: std::io::Error| format!("the file cannot be read: {e}");
+    let failed = |e: std::io::Error| format!("cannot read the file: {e}");
     let file = fs::File::open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err("must be a file".into());
+        return Err("not a regular file".into());
     }
     let mut value = Vec::new();
     file.take(max + 1).read_to_end(&mut value).map_err(failed)?;
@@ -205,7 +207,7 @@ mod tests {
         assert!(reason("large").contains("at most 10 bytes"));
         assert!(reason("leaves").contains("outside the directory"));
         assert!(reason("loop").contains("not followed"));
-        assert!(reason("broken").contains("link is broken"));
+        assert!(reason("broken").contains("broken symbolic link"));
         assert!(reason("\u{fffd}").contains("UTF-8"));
         assert_eq!(rejected.len(), 6);
     }

@@ -1,23 +1,22 @@
-//! Reads the stores and items that a `fastly.toml` declares: for the local server in
-//! `[local_server.kv_stores]` (formerly `object_stores` and `object_store`), and for a first
-//! deployment in `[setup.kv_stores]`. As for the Fastly CLI, paths are relative to the working
-//! directory.
+//! Reads the stores and items that a `fastly.toml` declares in `[local_server.kv_stores]` (formerly
+//! `object_stores` or `object_store`) and `[setup.kv_stores]`. Paths are relative to the working
+//! directory, as in the Fastly CLI.
 
 use super::SourceError;
-use super::kv_json::{self, FILE_BYTES_MAX, FileItem, ValueSource};
+use super::kv_json::{self, DeclaredItem, DeclaredValue, FILE_BYTES_MAX};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The declared stores by name.
-pub type FastlyToml = BTreeMap<String, Vec<SeedEntry>>;
+pub type DeclaredStores = BTreeMap<String, Vec<DeclaredItems>>;
 
-/// A declaration of a store's items.
+/// One declaration of items of a store.
 #[derive(Clone, Debug, PartialEq)]
-pub enum SeedEntry {
+pub enum DeclaredItems {
     /// A list of items.
     Items(Vec<Json>),
-    /// A `kv.json`, and whether its values may be any JSON.
+    /// The path of a `kv.json`, and whether its values may be any JSON.
     File(String, bool),
     /// Items by key, from the `setup` section.
     Setup(Map<String, Json>),
@@ -26,11 +25,11 @@ pub enum SeedEntry {
 /// Parses a `fastly.toml`.
 ///
 /// # Errors
-/// [`SourceError`] if it is not TOML, or a store is not declared as it must be.
-pub fn parse(text: &str) -> Result<FastlyToml, SourceError> {
+/// [`SourceError`] if it is not TOML, or the declaration of a store is invalid.
+pub fn parse(text: &str) -> Result<DeclaredStores, SourceError> {
     let all: Json = toml::from_str(text).map_err(|e| SourceError(format!("must be TOML: {e}")))?;
-    let mut stores = FastlyToml::new();
-    // The local server comes last, because later entries take precedence.
+    let mut stores = DeclaredStores::new();
+    // Later entries take precedence: the local server overrides `setup`.
     for (name, table) in tables(&all, "setup", &["kv_stores", "object_stores"])? {
         stores.entry(name.clone()).or_default().extend(setup_entries(&name, table)?);
     }
@@ -41,7 +40,7 @@ pub fn parse(text: &str) -> Result<FastlyToml, SourceError> {
     Ok(stores)
 }
 
-/// Returns the members of the named tables of a section.
+/// Returns the members of a section's tables with these names.
 fn tables(all: &Json, section: &str, names: &[&str]) -> Result<Vec<(String, Json)>, SourceError> {
     let mut found = Vec::new();
     for name in names {
@@ -56,13 +55,13 @@ fn tables(all: &Json, section: &str, names: &[&str]) -> Result<Vec<(String, Json
     Ok(found)
 }
 
-fn local_entry(store: &str, value: Json) -> Result<SeedEntry, SourceError> {
+fn local_entry(store: &str, value: Json) -> Result<DeclaredItems, SourceError> {
     let invalid = |rule: &str| SourceError(format!("local_server.kv_stores.{store} {rule}"));
     match value {
-        Json::Array(items) => Ok(SeedEntry::Items(items)),
+        Json::Array(items) => Ok(DeclaredItems::Items(items)),
         Json::Object(fields) => match (fields.get("file"), fields.get("format")) {
             (Some(Json::String(file)), Some(Json::String(format))) if format == "json" => {
-                Ok(SeedEntry::File(file.clone(), false))
+                Ok(DeclaredItems::File(file.clone(), false))
             }
             (Some(Json::String(_)), _) => Err(invalid("must have format = \"json\"")),
             _ => Err(invalid("must have a file, as a string")),
@@ -73,33 +72,36 @@ fn local_entry(store: &str, value: Json) -> Result<SeedEntry, SourceError> {
     }
 }
 
-fn setup_entries(store: &str, value: Json) -> Result<Vec<SeedEntry>, SourceError> {
+fn setup_entries(store: &str, value: Json) -> Result<Vec<DeclaredItems>, SourceError> {
     let invalid = |rule: &str| SourceError(format!("setup.kv_stores.{store}{rule}"));
     let Json::Object(mut fields) = value else { return Err(invalid(" must be a table")) };
     let mut entries = Vec::new();
     match fields.remove("file") {
         None => {}
-        Some(Json::String(file)) => entries.push(SeedEntry::File(file, true)),
+        Some(Json::String(file)) => entries.push(DeclaredItems::File(file, true)),
         Some(_) => return Err(invalid(".file must be a string")),
     }
     match fields.remove("items") {
         None => {}
-        Some(Json::Object(items)) => entries.push(SeedEntry::Setup(items)),
+        Some(Json::Object(items)) => entries.push(DeclaredItems::Setup(items)),
         Some(_) => return Err(invalid(".items must be a table of keys")),
     }
     Ok(entries)
 }
 
-/// Reads the items of a store; of items with the same key, the last one counts.
+/// Reads the items of a store; of several items with the same key, the last takes precedence.
 ///
 /// # Errors
-/// [`SourceError`] if a file of items cannot be read.
-pub fn items(entries: Vec<SeedEntry>, value_bytes_max: u64) -> Result<Vec<FileItem>, SourceError> {
-    // Items without a key are invalid, and each of them is reported.
+/// [`SourceError`] if a `kv.json` cannot be read.
+pub fn items(
+    entries: Vec<DeclaredItems>,
+    value_bytes_max: u64,
+) -> Result<Vec<DeclaredItem>, SourceError> {
+    // Items without a key are invalid; each is reported.
     let (mut by_key, mut without_key) = (BTreeMap::new(), Vec::new());
     for entry in entries {
         let items = match entry {
-            SeedEntry::File(file, any_json) => {
+            DeclaredItems::File(file, any_json) => {
                 let text = super::directory::read_file(Path::new(&file), FILE_BYTES_MAX);
                 let text = text.map_err(|e| {
                     let hint = "paths are relative to the working directory";
@@ -108,10 +110,10 @@ pub fn items(entries: Vec<SeedEntry>, value_bytes_max: u64) -> Result<Vec<FileIt
                 kv_json::parse(&text, any_json, value_bytes_max)
                     .map_err(|e| SourceError(format!("{file}: {e}")))?
             }
-            SeedEntry::Items(items) => {
+            DeclaredItems::Items(items) => {
                 items.iter().map(|item| local_item(item, value_bytes_max)).collect()
             }
-            SeedEntry::Setup(items) => items
+            DeclaredItems::Setup(items) => items
                 .into_iter()
                 .map(|(key, item)| setup_item(key, &item, value_bytes_max))
                 .collect(),
@@ -124,34 +126,35 @@ pub fn items(entries: Vec<SeedEntry>, value_bytes_max: u64) -> Result<Vec<FileIt
             }
         }
     }
-    let mut items: Vec<FileItem> = without_key.into_iter().chain(by_key.into_values()).collect();
+    let mut items: Vec<DeclaredItem> =
+        without_key.into_iter().chain(by_key.into_values()).collect();
     items.iter_mut().zip(1..).for_each(|(item, number)| item.number = number);
     Ok(items)
 }
 
-fn local_item(item: &Json, value_bytes_max: u64) -> FileItem {
+fn local_item(item: &Json, value_bytes_max: u64) -> DeclaredItem {
     let (key, (value, metadata)) = match item.get("key").and_then(Json::as_str) {
         Some(key) => (key.to_owned(), kv_json::parse_fields(&|name| item.get(name).cloned())),
         None => {
             let reason = "key is required and must be a string";
-            (String::new(), (ValueSource::Invalid(reason.into()), String::new()))
+            (String::new(), (DeclaredValue::Invalid(reason.into()), String::new()))
         }
     };
-    FileItem { number: 0, key, value, metadata, value_bytes_max }
+    DeclaredItem { number: 0, key, value, metadata, value_bytes_max }
 }
 
-fn setup_item(key: String, item: &Json, value_bytes_max: u64) -> FileItem {
-    // As for the local server, except that the value is called `value` instead of `data`.
+fn setup_item(key: String, item: &Json, value_bytes_max: u64) -> DeclaredItem {
+    // As for the local server, except that the field `data` is called `value`.
     let (value, metadata) = kv_json::parse_fields(&|name| match name {
         "data" => item.get("value").cloned(),
         "path" => None,
         _ => item.get(name).cloned(),
     });
     let value = match value {
-        ValueSource::Invalid(reason) => ValueSource::Invalid(reason.replace("data", "value")),
-        ValueSource::Inline(_) | ValueSource::File(_) => value,
+        DeclaredValue::Invalid(reason) => DeclaredValue::Invalid(reason.replace("data", "value")),
+        DeclaredValue::Inline(_) | DeclaredValue::File(_) => value,
     };
-    FileItem { number: 0, key, value, metadata, value_bytes_max }
+    DeclaredItem { number: 0, key, value, metadata, value_bytes_max }
 }
 
 #[cfg(test)]
@@ -191,11 +194,11 @@ mod tests {
         let one = items(stores.remove("one").unwrap(), 100).unwrap();
         let keys: Vec<_> = one.iter().map(|item| (item.number, item.key.as_str())).collect();
         assert_eq!(keys, [(1, ""), (2, "a"), (3, "b"), (4, "c"), (5, "d")]);
-        assert_eq!(one[1].value, ValueSource::Inline(b"local".to_vec()));
+        assert_eq!(one[1].value, DeclaredValue::Inline(b"local".to_vec()));
         assert_eq!(one[1].metadata, "m");
-        assert_eq!(one[4].value, ValueSource::Invalid("must have value or file".into()));
+        assert_eq!(one[4].value, DeclaredValue::Invalid("must have value or file".into()));
         let old = items(stores.remove("old").unwrap(), 100).unwrap();
-        assert_eq!(old[0].value, ValueSource::File("p".into()));
+        assert_eq!(old[0].value, DeclaredValue::File("p".into()));
         assert_eq!(items(stores.remove("bare").unwrap(), 100).unwrap(), []);
     }
 
@@ -212,7 +215,8 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
         }
-        let missing = items(vec![SeedEntry::File("/no/such/file".into(), false)], 1).unwrap_err();
+        let missing =
+            items(vec![DeclaredItems::File("/no/such/file".into(), false)], 1).unwrap_err();
         assert!(missing.to_string().contains("/no/such/file"));
     }
 }

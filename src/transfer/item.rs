@@ -1,11 +1,11 @@
-//! Checks items against the limits of a KV store before they are sent.
+//! Checks items against the limits of a KV store before sending them.
 
 use super::{NextItem, RejectedItem};
 use crate::kv::clock::{Clock, SECOND, SystemClock};
 use crate::kv::types::{Key, Metadata, Ttl};
 use crate::wire::record::{ItemLine, LineFields, ParsedLine, trim_metadata};
 
-/// The largest value that an export reads: 1 GiB.
+/// The maximum size of an exported value in bytes.
 pub const VALUE_BYTES_MAX: u64 = 1 << 30;
 
 /// When an item expires.
@@ -50,7 +50,7 @@ impl CheckedItem {
     /// Parses, decodes and checks a line.
     ///
     /// # Errors
-    /// The rejected item, with the given number.
+    /// The rejected item with this number.
     pub fn parse(
         line: &[u8],
         number: u64,
@@ -83,7 +83,7 @@ impl CheckedItem {
     }
 }
 
-/// The reason for rejecting a value above the limit.
+/// Returns the reason for rejecting a value above the limit.
 pub fn too_large(value_bytes_max: u64) -> String {
     format!("value must have at most {value_bytes_max} bytes (see --max-value)")
 }
@@ -96,7 +96,7 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-/// Checks all but the size of the value and writes the line, or rejects the item.
+/// Checks everything except the size of the value, then writes the line or rejects the item.
 pub(super) fn write_checked(number: u64, item: &ItemLine<'_>, out: &mut Vec<u8>) -> NextItem {
     let check = || {
         check_key(item.key)?;

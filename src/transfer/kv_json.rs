@@ -1,4 +1,5 @@
-//! Reads and writes `kv.json`, the file of the local emulator: one object whose members are items.
+//! Reads and writes `kv.json`, the local emulator's file format: a JSON object whose members are
+//! items.
 
 use super::item::{too_large, write_checked};
 use super::{NextItem, RejectedItem, SourceError};
@@ -7,46 +8,46 @@ use crate::wire::record::ItemLine;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
-/// The largest file of items; it is held in memory.
+/// The maximum size of a `kv.json` or `fastly.toml`, which is read into memory.
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Where the value of an item comes from.
+/// The value of a declared item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ValueSource {
-    /// The file of items itself.
+pub enum DeclaredValue {
+    /// The value itself.
     Inline(Vec<u8>),
-    /// Another file, relative to the working directory.
+    /// A file that contains the value, relative to the working directory.
     File(PathBuf),
-    /// Nowhere: the item is invalid for this reason.
+    /// None: the item is invalid for this reason.
     Invalid(String),
 }
 
-/// An item of a file of items.
+/// An item that a `kv.json` or `fastly.toml` declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileItem {
+pub struct DeclaredItem {
     /// Position among the items, from 1.
     pub number: u64,
     /// Key.
     pub key: String,
-    /// Where its value comes from.
-    pub value: ValueSource,
+    /// Value.
+    pub value: DeclaredValue,
     /// Metadata; empty for none.
     pub metadata: String,
-    /// The largest value that is accepted, in bytes.
+    /// Maximum size of the value in bytes.
     pub value_bytes_max: u64,
 }
 
-impl FileItem {
-    /// Reads the value and writes the item's line.
+impl DeclaredItem {
+    /// Reads the value and writes the item as a line.
     pub(super) fn write(self, out: &mut Vec<u8>) -> NextItem {
         let (number, max) = (self.number, self.value_bytes_max);
         let value = match self.value {
-            ValueSource::Inline(value) if value.len() as u64 > max => Err(too_large(max)),
-            ValueSource::Inline(value) => Ok(value),
-            ValueSource::File(path) => super::directory::read_file(&path, max).map_err(|e| {
+            DeclaredValue::Inline(value) if value.len() as u64 > max => Err(too_large(max)),
+            DeclaredValue::Inline(value) => Ok(value),
+            DeclaredValue::File(path) => super::directory::read_file(&path, max).map_err(|e| {
                 format!("{}: {e} (paths are relative to the working directory)", path.display())
             }),
-            ValueSource::Invalid(reason) => Err(reason),
+            DeclaredValue::Invalid(reason) => Err(reason),
         };
         match value {
             Ok(value) => {
@@ -59,8 +60,8 @@ impl FileItem {
     }
 }
 
-/// Parses a `kv.json`. With `any_json`, as in the `setup` section of a `fastly.toml`, a value that
-/// is not a string stands for its JSON text.
+/// Parses a `kv.json`. With `any_json`, as in the `setup` section of a `fastly.toml`, the value of
+/// an item that is not a string is its JSON text.
 ///
 /// # Errors
 /// [`SourceError`] if it is not a JSON object.
@@ -68,31 +69,31 @@ pub fn parse(
     text: &[u8],
     any_json: bool,
     value_bytes_max: u64,
-) -> Result<Vec<FileItem>, SourceError> {
+) -> Result<Vec<DeclaredItem>, SourceError> {
     let parsed =
         serde_json::from_slice(text).map_err(|e| SourceError(format!("must be JSON: {e}")))?;
     let Json::Object(members) = parsed else {
         return Err(SourceError("must be a JSON object of keys and values".into()));
     };
     let items = members.into_iter().zip(1..).map(|((key, member), number)| {
-        let inline = |text: String| (ValueSource::Inline(text.into_bytes()), String::new());
+        let inline = |text: String| (DeclaredValue::Inline(text.into_bytes()), String::new());
         let (value, metadata) = match member {
             Json::String(text) => inline(text),
             other if any_json => inline(other.to_string()),
             Json::Object(fields) => parse_fields(&|name| fields.get(name).cloned()),
             Json::Null | Json::Bool(_) | Json::Number(_) | Json::Array(_) => {
                 let reason = "must be a string, or an object with data or file";
-                (ValueSource::Invalid(reason.into()), String::new())
+                (DeclaredValue::Invalid(reason.into()), String::new())
             }
         };
-        FileItem { number, key, value, metadata, value_bytes_max }
+        DeclaredItem { number, key, value, metadata, value_bytes_max }
     });
     Ok(items.collect())
 }
 
 /// Parses the fields of an item into its value and metadata; `path` is the former name of `file`.
-pub(super) fn parse_fields(field: &dyn Fn(&str) -> Option<Json>) -> (ValueSource, String) {
-    let invalid = |reason: &str| (ValueSource::Invalid(reason.into()), String::new());
+pub(super) fn parse_fields(field: &dyn Fn(&str) -> Option<Json>) -> (DeclaredValue, String) {
+    let invalid = |reason: &str| (DeclaredValue::Invalid(reason.into()), String::new());
     let metadata = match field("metadata") {
         None => String::new(),
         Some(Json::String(text)) => text,
@@ -100,8 +101,8 @@ pub(super) fn parse_fields(field: &dyn Fn(&str) -> Option<Json>) -> (ValueSource
     };
     let file = field("file").or_else(|| field("path"));
     match (field("data"), file) {
-        (Some(Json::String(data)), None) => (ValueSource::Inline(data.into_bytes()), metadata),
-        (None, Some(Json::String(file))) => (ValueSource::File(file.into()), metadata),
+        (Some(Json::String(data)), None) => (DeclaredValue::Inline(data.into_bytes()), metadata),
+        (None, Some(Json::String(file))) => (DeclaredValue::File(file.into()), metadata),
         (None, None) => invalid("must have data or file"),
         (Some(_), Some(_)) => invalid("must have data or file, not both"),
         (Some(_), None) => invalid("data must be a string"),
@@ -109,11 +110,11 @@ pub(super) fn parse_fields(field: &dyn Fn(&str) -> Option<Json>) -> (ValueSource
     }
 }
 
-/// Returns a file name for a key or store name that is unique and valid on every file system.
+/// Returns a unique file name for a key or store name that is valid on every file system.
 ///
 /// Bytes other than ASCII letters, digits, `-`, `_` and inner dots are percent-encoded in lower
-/// case. A hash is appended if the name is long or contains upper-case letters, which some file
-/// systems do not distinguish.
+/// case. A hash is appended to long names and to names with upper-case letters, since some file
+/// systems ignore case.
 pub fn file_name(text: &str) -> String {
     use std::fmt::Write as _;
     let (mut name, mut hashed) = (String::new(), false);
@@ -138,10 +139,10 @@ pub fn file_name(text: &str) -> String {
     name
 }
 
-/// Bytes of a file name before its hash; file systems allow 255.
+/// Maximum length of a file name without its hash in bytes; file systems allow 255.
 const NAME_BYTES: usize = 160;
 
-/// Builds the `kv.json` of a store, whose values are files beside it.
+/// Builds the `kv.json` of a store, with its values as separate files.
 pub struct KvJsonWriter {
     directory: PathBuf,
     json: Vec<u8>,
@@ -149,25 +150,25 @@ pub struct KvJsonWriter {
 }
 
 impl KvJsonWriter {
-    /// Chooses the store's directory within `parent`; nothing is written yet.
+    /// Selects the store's directory within `parent` without creating it.
     pub fn new(parent: &Path, store: &str) -> KvJsonWriter {
         KvJsonWriter { directory: parent.join(file_name(store)), json: b"{".to_vec(), items: 0 }
     }
 
-    /// The store's directory.
+    /// Returns the store's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Returns the path of a key's value within the store's directory.
+    /// Returns the path of an item's value file within the store's directory.
     pub fn value_file(key: &str) -> String {
         format!("values/{}", file_name(key))
     }
 
-    /// Adds an item, and returns the text to append to the `kv.json`.
+    /// Adds an item and returns the text to append to the `kv.json`.
     ///
     /// # Errors
-    /// If the directory's path or the metadata is not UTF-8.
+    /// A message if the directory's path or the metadata is not UTF-8.
     pub fn item(&mut self, key: &str, metadata: &[u8]) -> Result<Vec<u8>, String> {
         let path = self.directory.join(KvJsonWriter::value_file(key));
         let path = path.to_str().ok_or("the directory's path must be UTF-8")?;
@@ -190,7 +191,7 @@ impl KvJsonWriter {
         Ok(text)
     }
 
-    /// Returns the end of the `kv.json`.
+    /// Returns the closing text of the `kv.json`.
     pub fn finish(&mut self) -> Vec<u8> {
         let mut text = std::mem::take(&mut self.json);
         text.extend_from_slice(b"\n}\n");
@@ -219,16 +220,16 @@ mod tests {
             "d":{"data":"1","file":"2"},"e":7,"f":{},"g":{"data":1},"h":{"path":"old"}}"#;
         let items = parse(text, false, 100).unwrap();
         let of = |key: &str| items.iter().find(|item| item.key == key).unwrap();
-        assert_eq!(of("b").value, ValueSource::Inline(b"text".to_vec()));
+        assert_eq!(of("b").value, DeclaredValue::Inline(b"text".to_vec()));
         assert_eq!((of("a").metadata.as_str(), of("a").number), ("m", 1));
-        assert_eq!(of("c").value, ValueSource::File("x/y".into()));
-        assert_eq!(of("h").value, ValueSource::File("old".into()));
+        assert_eq!(of("c").value, DeclaredValue::File("x/y".into()));
+        assert_eq!(of("h").value, DeclaredValue::File("old".into()));
         for key in ["d", "e", "f", "g"] {
-            assert!(matches!(of(key).value, ValueSource::Invalid(_)), "{key}");
+            assert!(matches!(of(key).value, DeclaredValue::Invalid(_)), "{key}");
         }
         assert!(parse(b"[]", false, 1).is_err() && parse(b"{", false, 1).is_err());
         let any = parse(br#"{"a":{"x": 1},"b":"t"}"#, true, 100).unwrap();
-        assert_eq!(any[0].value, ValueSource::Inline(br#"{"x":1}"#.to_vec()));
+        assert_eq!(any[0].value, DeclaredValue::Inline(br#"{"x":1}"#.to_vec()));
     }
 
     #[test]
@@ -240,8 +241,8 @@ mod tests {
         let names = ["A", "a", "A%", "%", long[0].as_str(), long[1].as_str()].map(file_name);
         for (at, name) in names.iter().enumerate() {
             assert!(name.len() < 255 && !name.starts_with('.'), "{name}");
-            let folded = |name: &String| name.to_ascii_lowercase();
-            assert!(!names[..at].iter().any(|other| folded(other) == folded(name)), "{name}");
+            let lower = |name: &String| name.to_ascii_lowercase();
+            assert!(!names[..at].iter().any(|other| lower(other) == lower(name)), "{name}");
         }
     }
 
@@ -255,7 +256,7 @@ mod tests {
         let items = parse(&text, false, 10).unwrap();
         assert_eq!(items.len(), 2);
         let directory = format!("out/{}", file_name("My store"));
-        assert_eq!(items[0].value, ValueSource::File(format!("{directory}/values/a%2fb").into()));
+        assert_eq!(items[0].value, DeclaredValue::File(format!("{directory}/values/a%2fb").into()));
         assert_eq!(items[0].metadata, "m");
         let declared = super::super::fastly_toml::parse(&writer.fastly_toml("My store")).unwrap();
         assert_eq!(declared.len(), 1);

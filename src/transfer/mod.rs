@@ -1,7 +1,7 @@
-//! File formats that items are imported from and exported to, and the state of an import.
+//! The file formats of imports and exports, and the resume state of an import.
 //!
-//! Every [`ItemSource`] turns its items into item lines, so the commands that send them handle one
-//! format only; NDJSON passes through unchanged. Nothing here uses the network.
+//! Every [`ItemSource`] converts its items to NDJSON lines, so that callers handle a single format;
+//! lines of an NDJSON source are not modified. This module does not use the network.
 
 pub mod batches;
 pub mod csv;
@@ -18,26 +18,26 @@ use std::fmt;
 /// An item that cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedItem {
-    /// Line number, or position among the items, from 1.
+    /// Line number or, without lines, position of the item, from 1.
     pub number: u64,
     /// Key; empty if it could not be read.
     pub key: String,
-    /// Cause.
+    /// The reason it was rejected.
     pub reason: String,
 }
 
-/// The result of reading one item from a source.
+/// The result of reading an item from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextItem {
-    /// The line of the item with this number was written.
+    /// The item with this number was written as a line.
     Line(u64),
-    /// The item is rejected; reading can continue.
+    /// The item was rejected; reading can continue.
     Rejected(RejectedItem),
     /// There are no more items.
     End,
 }
 
-/// An error that ends the reading of a source.
+/// An error after which a source cannot be read further.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceError(pub String);
 
@@ -53,17 +53,17 @@ impl From<std::io::Error> for SourceError {
     }
 }
 
-/// A sequence of items, in the same order each time it is read.
+/// A sequence of items whose order is the same in every run.
 pub trait ItemSource: Send {
-    /// Reads the next item and appends its line, with line feed, to `out`.
+    /// Reads the next item and appends its line, including the line feed, to `out`.
     ///
     /// # Errors
-    /// [`SourceError`] if reading cannot continue.
+    /// [`SourceError`] if the source cannot be read further.
     fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError>;
 }
 
-/// Items of a file that was read as a whole.
-impl ItemSource for std::vec::IntoIter<kv_json::FileItem> {
+/// The items of a file that was read into memory.
+impl ItemSource for std::vec::IntoIter<kv_json::DeclaredItem> {
     fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError> {
         Ok(Iterator::next(self).map_or(NextItem::End, |item| item.write(out)))
     }

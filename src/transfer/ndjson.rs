@@ -1,4 +1,4 @@
-//! Reads NDJSON, and passes its lines through unchanged.
+//! Reads NDJSON without modifying its lines.
 
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
 use std::io::{self, BufRead};
@@ -14,7 +14,7 @@ pub enum LineStatus {
     End,
 }
 
-/// Reads a line of at most `max` bytes and appends it to `out`, with a line feed in any case.
+/// Reads a line of at most `max` bytes and appends it to `out`, adding a missing line feed.
 ///
 /// # Errors
 /// If reading fails.
@@ -54,7 +54,7 @@ pub fn read_line(from: &mut dyn BufRead, out: &mut Vec<u8>, max: u64) -> io::Res
     }
 }
 
-/// An [`ItemSource`] of NDJSON.
+/// An [`ItemSource`] for NDJSON.
 pub struct NdjsonSource {
     from: Box<dyn BufRead + Send>,
     line_bytes_max: u64,

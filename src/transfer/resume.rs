@@ -1,4 +1,4 @@
-//! The resume file of an import, which lets a later run continue where an earlier one stopped.
+//! The resume file, from which a later run continues an interrupted import.
 
 use super::SourceError;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Version of the file format.
 const VERSION: u32 = 1;
-/// The largest file that is read.
+/// The maximum size of a resume file in bytes.
 const BYTES_MAX: u64 = 64 * 1024;
 
 /// The items of an import by outcome.
@@ -25,7 +25,7 @@ pub struct ImportCounts {
 }
 
 impl ImportCounts {
-    /// Returns the sum of both.
+    /// Adds two sets of counts.
     #[must_use]
     pub fn plus(self, more: ImportCounts) -> ImportCounts {
         ImportCounts {
@@ -37,7 +37,7 @@ impl ImportCounts {
     }
 }
 
-/// The parameters of an import, which must be the same to resume it.
+/// The parameters of an import, which must be unchanged when it is resumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportParameters {
     /// Server address.
@@ -48,19 +48,19 @@ pub struct ImportParameters {
     pub input: String,
     /// Format of the input.
     pub format: String,
-    /// Treatment of existing items.
+    /// How existing items are treated.
     pub if_exists: String,
 }
 
-/// The content of the file.
+/// The content of a resume file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Saved {
+struct SavedState {
     version: u32,
     #[serde(flatten)]
     parameters: ImportParameters,
-    /// All items before this position are done.
+    /// All items before this position have been imported.
     acknowledged: u64,
-    /// Items from there up to this position may be done.
+    /// Items up to this position may have been imported.
     sent: u64,
     counts: ImportCounts,
 }
@@ -68,20 +68,20 @@ struct Saved {
 /// The progress of an import.
 pub struct ResumeState {
     file: Option<PathBuf>,
-    saved: Saved,
-    /// Ranges done beyond the acknowledged position: start to end and counts.
+    saved: SavedState,
+    /// Ranges imported beyond the acknowledged position: from start to end and counts.
     done: BTreeMap<u64, (u64, ImportCounts)>,
 }
 
 impl ResumeState {
-    /// Starts at the first item; saved to `file` if there is one.
+    /// Starts at the first item; saves the state to `file`, if any.
     pub fn new(file: Option<PathBuf>, parameters: ImportParameters) -> ResumeState {
         let counts = ImportCounts::default();
-        let saved = Saved { version: VERSION, parameters, acknowledged: 0, sent: 0, counts };
+        let saved = SavedState { version: VERSION, parameters, acknowledged: 0, sent: 0, counts };
         ResumeState { file, saved, done: BTreeMap::new() }
     }
 
-    /// Loads the state of an earlier run, or starts at the first item if there is no file.
+    /// Loads the state of an earlier run, or starts at the first item if the file does not exist.
     ///
     /// # Errors
     /// [`SourceError`] if the file is invalid, or belongs to an import with other parameters.
@@ -92,14 +92,16 @@ impl ResumeState {
                 return Ok(ResumeState::new(Some(file), parameters));
             }
             Err(e) => return Err(failed(&e.to_string())),
-            Ok(about) if about.len() > BYTES_MAX => return Err(failed("is not a resume file")),
+            Ok(metadata) if metadata.len() > BYTES_MAX => {
+                return Err(failed("is not a resume file"));
+            }
             Ok(_) => {}
         }
         let text = fs::read(&file).map_err(|e| failed(&e.to_string()))?;
-        let saved: Saved =
+        let saved: SavedState =
             serde_json::from_slice(&text).map_err(|_| failed("is not a resume file"))?;
         if saved.version != VERSION || saved.sent < saved.acknowledged {
-            return Err(failed("is not a resume file of this version"));
+            return Err(failed("has an unsupported version"));
         }
         let earlier = &saved.parameters;
         for (name, earlier, now) in [
@@ -109,34 +111,35 @@ impl ResumeState {
             ("--if-exists", &earlier.if_exists, &parameters.if_exists),
         ] {
             if earlier != now {
-                return Err(failed(&format!("belongs to another {name}: {earlier}, not {now}")));
+                return Err(failed(&format!(
+                    "belongs to an import with another {name}: {earlier}, not {now}"
+                )));
             }
         }
         if earlier.input != parameters.input {
             return Err(failed(
-                "belongs to another input, or the input has changed; import without --resume to \
-                 start over",
+                "belongs to another input, or the input has changed: omit --resume to start over",
             ));
         }
         Ok(ResumeState { file: Some(file), saved, done: BTreeMap::new() })
     }
 
-    /// The number of items that are done, from the first.
+    /// Returns the number of leading items that have been imported.
     pub fn acknowledged(&self) -> u64 {
         self.saved.acknowledged
     }
 
-    /// The number of items that may have been sent, from the first.
+    /// Returns the number of leading items that may have been sent.
     pub fn sent(&self) -> u64 {
         self.saved.sent
     }
 
-    /// The counts of all items done, including those beyond the acknowledged position.
+    /// Returns the counts of all imported items, including those beyond the acknowledged position.
     pub fn counts(&self) -> ImportCounts {
         self.done.values().fold(self.saved.counts, |all, (_, counts)| all.plus(*counts))
     }
 
-    /// Records that items before position `to` are about to be sent.
+    /// Records that the items before position `to` may have been sent.
     ///
     /// # Errors
     /// [`SourceError`] if the file cannot be written.
@@ -145,7 +148,7 @@ impl ResumeState {
         self.save()
     }
 
-    /// Records that a range of items is done.
+    /// Records that a range of items has been imported.
     ///
     /// # Errors
     /// [`SourceError`] if the file cannot be written.
@@ -164,12 +167,12 @@ impl ResumeState {
         if self.saved.acknowledged == before { Ok(()) } else { self.save() }
     }
 
-    /// The file it is saved to.
+    /// Returns the resume file, if any.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// Removes the file.
+    /// Removes the resume file.
     pub fn remove(&mut self) {
         if let Some(file) = self.file.take() {
             let _ = fs::remove_file(file);
@@ -180,7 +183,7 @@ impl ResumeState {
         let Some(file) = &self.file else { return Ok(()) };
         let failed = |e: &dyn std::fmt::Display| SourceError(format!("{}: {e}", file.display()));
         let text = serde_json::to_vec(&self.saved).map_err(|e| failed(&e))?;
-        // A crash leaves the old file or the new one, never a partial one.
+        // If the process is killed, the file is the old or the new one, never a partial one.
         let mut new = file.clone().into_os_string();
         new.push(".new");
         fs::write(&new, text).and_then(|()| fs::rename(&new, file)).map_err(|e| failed(&e))

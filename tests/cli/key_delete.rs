@@ -24,7 +24,7 @@ fn key_delete_requires_confirmation() {
         (&["--prefix", "blog/"], "3 items with the key prefix \"blog/\""),
         (&["--all"], "all items (5)"),
         (&["--from", &file], "the items of 1 key in"),
-        (&["--from", "-"], "from the standard input"),
+        (&["--from", "-"], "read from standard input"),
     ] {
         let message = cli.fails(2, &[&["key", "delete", "site"], selection].concat());
         assert!(message.contains(expected) && message.contains("--yes"), "{message}");

@@ -494,7 +494,7 @@ fn invalid_engine_urls_are_rejected_without_printing_the_password() {
     let url = "postgres://user:secret-word@127.0.0.1:1/kv";
     assert!(startup_error(&["--engine", url], false).contains("set STEADFAST_TOKEN"));
     for (arguments, expected) in [
-        (vec!["--engine", "mysql://user:secret-word@h/kv"], "begins with postgres://"),
+        (vec!["--engine", "mysql://user:secret-word@h/kv"], "must be a postgres:// URL"),
         (vec!["--engine", "postgres://user:secret-word@h:port/kv"], "is invalid"),
         (vec!["--engine", url, "--memory"], "cannot be used with"),
         (vec!["--engine", url, "--max-value", "1000000000"], "--max-value must be at most"),

@@ -91,7 +91,7 @@ fn a_manifest_is_imported_into_the_stores_it_names() {
     // Only the store with this name.
     run(server.port, dir.path(), &["import", "pages", "fastly.toml"]).expect_exit(0);
     let output = run(server.port, dir.path(), &["import", "none", "fastly.toml"]).expect_exit(1);
-    output.assert_err("names no store \"none\"");
+    output.assert_err("declares no store \"none\"");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn import_and_export_work_through_the_hosted_api_alone() {
 
     // The hosted API does not report expiry; all else is exported.
     let output = run(port, dir.path(), &["export", "s"]).expect_exit(0);
-    output.assert_err("does not report when items expire");
+    output.assert_err("does not return expiry times");
     let comparable = |text: &str| -> Vec<String> {
         let field = |line: &str, name: &str| {
             let json: serde_json::Value = serde_json::from_str(line).unwrap();

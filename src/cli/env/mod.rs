@@ -1,6 +1,6 @@
 //! `steadfast env`.
 
-use super::error::{CommandError, exit_status};
+use super::error::{Result, exit_status};
 use super::output::Output;
 use super::runtime::{fail, finish};
 use crate::config::{ConnectionConfig, EnvArgs, TokenLocation};
@@ -22,17 +22,16 @@ Examples:
 
 Sets the variables that the Fastly CLI, go-fastly and Terraform read. In Node.js 20 and later, a
 module loaded through NODE_OPTIONS redirects requests for api.fastly.com to the server. COMMAND
-replaces this process: it receives signals directly and determines the exit status; 127 means that
-the command was not found, 126 that it cannot be run.
+replaces this process, so it receives signals and determines the exit status; 127 means that the
+command was not found, 126 that it cannot be run.
 
-The exports read the token from its file, so that they do not contain it, unless --show-token is
-given.",
+Unless --show-token is given, the exports do not contain the token but read it from its file.",
     exit_status!()
 );
 
-/// The module that redirects the requests of Node.js programs.
+/// The module that redirects requests of Node.js programs.
 const REDIRECT_MODULE: &str = include_str!("redirect.mjs");
-/// Exit statuses of a command that was not run, as in shells.
+/// Exit statuses if the command does not run, as in shells.
 const EXIT_CANNOT_RUN: u8 = 126;
 const EXIT_NOT_FOUND: u8 = 127;
 
@@ -49,7 +48,7 @@ pub(super) fn run(args: &EnvArgs) -> ExitCode {
     }
 }
 
-/// Returns shell commands that export the variables. `token` is a shell expression.
+/// Returns shell commands that export the variables; `token` is a shell expression.
 pub(super) fn exports(url: &str, token: &str) -> String {
     format!(
         "\
@@ -73,7 +72,7 @@ fn shell_quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<(), CommandError> {
+fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<()> {
     let url = connection.endpoint.as_str();
     let mut out = Output::new();
     if args.client.json {
@@ -104,14 +103,11 @@ fn exec(
     let url = connection.endpoint.as_str();
     let mut command = Command::new(program);
     command.args(args);
-    for name in
-        ["FASTLY_API_ENDPOINT", "FASTLY_ACCOUNT_ENDPOINT", "FASTLY_API_URL", "STEADFAST_URL"]
-    {
-        command.env(name, url);
-    }
-    for name in ["FASTLY_API_TOKEN", "FASTLY_API_KEY"] {
-        command.env(name, connection.token.expose());
-    }
+    let urls =
+        ["FASTLY_API_ENDPOINT", "FASTLY_ACCOUNT_ENDPOINT", "FASTLY_API_URL", "STEADFAST_URL"];
+    command.envs(urls.map(|name| (name, url)));
+    let token = connection.token.expose();
+    command.envs([("FASTLY_API_TOKEN", token), ("FASTLY_API_KEY", token)]);
     command.env("NODE_OPTIONS", with_redirect(node_options));
     let error = command.exec();
     let not_found = error.kind() == io::ErrorKind::NotFound;
@@ -119,7 +115,7 @@ fn exec(
     fail(&format!("cannot run {}: {error}", program.display()), status)
 }
 
-/// Adds the redirect module to the Node.js options as a data URL, which leaves no file behind.
+/// Adds the redirect module to the Node.js options as a data URL, which needs no file.
 fn with_redirect(node_options: Option<&OsStr>) -> OsString {
     let module = BASE64_STANDARD.encode(REDIRECT_MODULE);
     let mut options = node_options.unwrap_or_default().to_owned();

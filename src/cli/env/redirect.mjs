@@ -1,9 +1,8 @@
-// Loaded before a Node.js program: redirects requests for the hosted API to STEADFAST_URL. Other
-// requests are unaffected.
+// Loaded before a Node.js program: redirects requests for the hosted API to STEADFAST_URL and leaves
+// other requests unchanged.
 //
-// fetch is redirected where a Request is constructed, not by copying a Request: a copy would send a
-// body of known length with chunked encoding. http and https, which most other clients use, are
-// redirected by their options.
+// For fetch, the URL is replaced when a Request is constructed: copying a Request would send its body
+// with chunked encoding. For http and https, which most other clients use, the options are replaced.
 
 import http from 'node:http';
 import https from 'node:https';

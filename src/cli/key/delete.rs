@@ -2,7 +2,7 @@
 
 use super::{CONCURRENT_REQUESTS, PAGE_KEYS};
 use crate::cli::confirm::confirm;
-use crate::cli::error::{CommandError, local_error, usage_error};
+use crate::cli::error::{Result, local_error, usage_error};
 use crate::cli::input;
 use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::client::{Client, Error, Retry};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 /// The maximum length of a line in a file of keys, in bytes. Keys are shorter.
 const LINE_BYTES_MAX: u64 = 4096;
 
-pub(super) async fn delete(client: Client, args: &KeyDeleteArgs) -> Result<(), CommandError> {
+pub(super) async fn run(client: Client, args: &KeyDeleteArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let label = store_label(&client, &store);
     let count = if let Some(key) = &args.key {
@@ -29,13 +29,11 @@ pub(super) async fn delete(client: Client, args: &KeyDeleteArgs) -> Result<(), C
     };
     let items = counted(count, "item");
     let mut out = Output::new();
-    let action = if args.dry_run {
-        print_status(&format!("would delete {items} from {label}"));
-        "matched"
-    } else {
-        print_status(&format!("deleted {items} from {label}"));
-        "deleted"
+    let (verb, action) = match args.dry_run {
+        true => ("would delete", "matched"),
+        false => ("deleted", "deleted"),
     };
+    print_status(&format!("{verb} {items} from {label}"));
     if args.client.json {
         out.json(&json!({ "store": store.name, "store_id": store.id, action: count }))?;
     } else if args.dry_run {
@@ -49,17 +47,13 @@ async fn delete_one(
     store: &Store,
     key: &str,
     args: &KeyDeleteArgs,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     if args.dry_run {
         let item = client.head(store, key).await?;
         if args.if_generation_match.is_some_and(|wanted| wanted != item.generation) {
-            return Err(Error::Refused {
-                subject: format!("item {key:?}"),
-                status: 412,
-                message: format!("its generation is {}", item.generation),
-                retry_after: None,
-            }
-            .into());
+            let subject = format!("item {key:?}");
+            let message = format!("its generation is {}", item.generation);
+            return Err(Error::Status { subject, status: 412, message, retry_after: None }.into());
         }
         return Ok(1);
     }
@@ -70,11 +64,7 @@ async fn delete_one(
 }
 
 /// Deletes the items with a prefix, or all items.
-async fn delete_prefix(
-    client: &Client,
-    store: &Store,
-    args: &KeyDeleteArgs,
-) -> Result<u64, CommandError> {
+async fn delete_prefix(client: &Client, store: &Store, args: &KeyDeleteArgs) -> Result<u64> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
     let count = count_items(client, store, prefix).await?;
     if args.dry_run {
@@ -95,7 +85,7 @@ pub(in crate::cli) async fn count_items(
     client: &Client,
     store: &Store,
     prefix: &str,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     if client.is_steadfast().await? {
         return Ok(client.count_by_prefix(store, prefix).await?);
     }
@@ -110,14 +100,14 @@ pub(in crate::cli) async fn count_items(
     }
 }
 
-/// Deletes the items with a key prefix and returns their number. `expected` is the total of the
-/// progress bar; 0 if unknown.
+/// Deletes the items with a key prefix and returns their number. `expected` is the total for the
+/// progress bar, or 0 if unknown.
 pub(in crate::cli) async fn delete_items(
     client: &Client,
     store: &Store,
     prefix: &str,
     expected: u64,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     let bar = progress_bar("deleting", "items", Some(expected).filter(|count| *count > 0));
     let result = if client.is_steadfast().await? {
         delete_in_bulk(client, store, prefix, &bar).await
@@ -133,7 +123,7 @@ async fn delete_in_bulk(
     store: &Store,
     prefix: &str,
     bar: &ProgressBar,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     let mut deleted = 0;
     loop {
         let batch = client.delete_by_prefix(store, prefix).await?;
@@ -150,7 +140,7 @@ async fn delete_page_by_page(
     store: &Store,
     prefix: &str,
     bar: &ProgressBar,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     let mut requests = ConcurrentRequests::new(client, store, Operation::Delete);
     let mut cursor = None::<String>;
     loop {
@@ -174,7 +164,7 @@ enum Operation {
     Delete,
 }
 
-/// Single-item requests, of which [`CONCURRENT_REQUESTS`] run concurrently.
+/// Requests for single items, up to [`CONCURRENT_REQUESTS`] at a time.
 struct ConcurrentRequests<'a> {
     client: Client,
     store: &'a Store,
@@ -185,12 +175,12 @@ struct ConcurrentRequests<'a> {
 
 impl<'a> ConcurrentRequests<'a> {
     fn new(client: &Client, store: &'a Store, operation: Operation) -> ConcurrentRequests<'a> {
-        // Many requests may exceed a rate limit: use the full retry policy.
+        // Many requests can exceed a rate limit: use the full retry policy.
         let client = client.clone().with_retry(Retry::default());
         ConcurrentRequests { client, store, operation, running: JoinSet::new(), succeeded: 0 }
     }
 
-    async fn push(&mut self, key: String) -> Result<(), CommandError> {
+    async fn push(&mut self, key: String) -> Result<()> {
         if self.running.len() >= CONCURRENT_REQUESTS {
             self.join_next().await?;
         }
@@ -200,7 +190,7 @@ impl<'a> ConcurrentRequests<'a> {
                 Operation::Delete => client.delete(&store, &key, true, None).await.map(|()| true),
                 Operation::Count => match client.head(&store, &key).await {
                     Ok(_) => Ok(true),
-                    Err(Error::Refused { status: 404, .. }) => Ok(false),
+                    Err(Error::Status { status: 404, .. }) => Ok(false),
                     Err(e) => Err(e),
                 },
             }
@@ -208,7 +198,7 @@ impl<'a> ConcurrentRequests<'a> {
         Ok(())
     }
 
-    async fn join_next(&mut self) -> Result<(), CommandError> {
+    async fn join_next(&mut self) -> Result<()> {
         match self.running.join_next().await {
             Some(Ok(result)) => self.succeeded += u64::from(result?),
             Some(Err(e)) => return Err(local_error(e.to_string())),
@@ -217,7 +207,7 @@ impl<'a> ConcurrentRequests<'a> {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<u64, CommandError> {
+    async fn finish(mut self) -> Result<u64> {
         while !self.running.is_empty() {
             self.join_next().await?;
         }
@@ -225,13 +215,13 @@ impl<'a> ConcurrentRequests<'a> {
     }
 }
 
-/// Deletes the items whose keys are listed in a file.
+/// Deletes the items whose keys are in a file.
 async fn delete_listed(
     client: &Client,
     store: &Store,
     path: &Path,
     args: &KeyDeleteArgs,
-) -> Result<u64, CommandError> {
+) -> Result<u64> {
     if args.dry_run {
         let mut requests = ConcurrentRequests::new(client, store, Operation::Count);
         let mut keys = KeyFile::open(path)?;
@@ -241,12 +231,12 @@ async fn delete_listed(
         return requests.finish().await;
     }
     let label = store_label(client, store);
-    let count = if input::is_stdin(path) {
-        // The standard input can be read only once, so it cannot also answer a question.
+    let count = if input::is_dash(path) {
+        // Standard input supplies the keys, so it cannot also supply the confirmation.
         if !args.yes {
             return Err(usage_error(format!(
-                "refusing to delete items from {label} without confirmation: pass --yes when the \
-                 keys come from the standard input"
+                "refusing to delete items from {label} without confirmation: pass --yes if the \
+                 keys are read from standard input"
             )));
         }
         None
@@ -256,7 +246,7 @@ async fn delete_listed(
             count += 1;
         }
         let keys = counted(count, "key");
-        let action = format!("delete the items of {keys} in {} from {label}", path.display());
+        let action = format!("delete the items with the {keys} in {} from {label}", path.display());
         confirm(&action, args.yes).await?;
         Some(count)
     };
@@ -280,13 +270,13 @@ struct KeyFile {
 }
 
 impl KeyFile {
-    fn open(path: &Path) -> Result<KeyFile, CommandError> {
+    fn open(path: &Path) -> Result<KeyFile> {
         let (reader, _) = input::open(path)?;
         let name = path.display().to_string();
         Ok(KeyFile { reader: BufReader::new(reader), name, line_number: 0 })
     }
 
-    fn next(&mut self) -> Result<Option<String>, CommandError> {
+    fn next(&mut self) -> Result<Option<String>> {
         loop {
             let mut line = Vec::new();
             self.line_number += 1;
@@ -296,8 +286,8 @@ impl KeyFile {
             match read.map_err(|e| local_error(format!("{position}: {e}")))? {
                 0 => return Ok(None),
                 read if read as u64 > LINE_BYTES_MAX => {
-                    let limit = format!("the line is longer than {LINE_BYTES_MAX} bytes");
-                    return Err(local_error(format!("{position}: {limit}")));
+                    let reason = format!("line is longer than {LINE_BYTES_MAX} bytes");
+                    return Err(local_error(format!("{position}: {reason}")));
                 }
                 _ => {}
             }
@@ -306,7 +296,7 @@ impl KeyFile {
             match std::str::from_utf8(line) {
                 Ok("") => {}
                 Ok(key) => return Ok(Some(key.to_owned())),
-                Err(_) => return Err(local_error(format!("{position}: the key is not UTF-8"))),
+                Err(_) => return Err(local_error(format!("{position}: key is not UTF-8"))),
             }
         }
     }

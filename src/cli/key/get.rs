@@ -2,24 +2,23 @@
 
 use super::ItemInfo;
 use crate::atomic_file::AtomicFile;
-use crate::cli::error::{CommandError, local_error};
+use crate::cli::error::{Result, file_error, local_error};
 use crate::cli::output::{Output, print_status, store_label};
 use crate::client::{Client, ValueStream};
 use crate::config::{KeyGetArgs, KeyHeadArgs};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
-pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), CommandError> {
+pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let mut value = client.get(&store, &args.key).await?;
     if let Some(path) = args.output.as_deref().filter(|path| path.as_os_str() != "-") {
         let size = value.headers.size;
         write_file(&mut value, path).await?;
-        let label = store_label(&client, &store);
-        let path = path.display();
+        let (label, path) = (store_label(&client, &store), path.display());
         print_status(&format!("wrote {size} bytes of item {:?} in {label} to {path}", args.key));
         return Ok(());
     }
@@ -27,26 +26,22 @@ pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<(), Command
     if args.client.json {
         return write_json(&args.key, value, &mut out).await;
     }
-    while let Some(piece) = value.next_chunk().await? {
-        out.bytes(&piece)?;
+    while let Some(chunk) = value.next_chunk().await? {
+        out.bytes(&chunk)?;
     }
     out.flush()
 }
 
-/// Writes one line of JSON with the value in base64, encoded as it arrives.
-async fn write_json(
-    key: &str,
-    mut value: ValueStream,
-    out: &mut Output,
-) -> Result<(), CommandError> {
+/// Prints an item as one line of JSON, encoding the value in base64 as it arrives.
+async fn write_json(key: &str, mut value: ValueStream, out: &mut Output) -> Result<()> {
     let info = ItemInfo::from_headers(key, value.headers.clone());
     let json = serde_json::to_string(&info.json()).map_err(|e| local_error(e.to_string()))?;
     out.bytes(json.strip_suffix('}').unwrap_or(&json).as_bytes())?;
     out.bytes(b",\"value\":\"")?;
     let mut pending = Vec::new();
-    while let Some(piece) = value.next_chunk().await? {
-        pending.extend_from_slice(&piece);
-        // Base64 encodes groups of three bytes: an incomplete group waits for the next piece.
+    while let Some(chunk) = value.next_chunk().await? {
+        pending.extend_from_slice(&chunk);
+        // Base64 encodes groups of three bytes: keep an incomplete group for the next chunk.
         let (groups, rest) = pending.split_at(pending.len() / 3 * 3);
         out.bytes(BASE64_STANDARD.encode(groups).as_bytes())?;
         pending = rest.to_vec();
@@ -56,35 +51,29 @@ async fn write_json(
     out.flush()
 }
 
-/// Writes the value to a file atomically. A device or pipe, such as `/dev/null`, is written to
-/// directly.
-async fn write_file(value: &mut ValueStream, path: &Path) -> Result<(), CommandError> {
-    let failed = |e: io::Error| local_error(format!("{}: {e}", path.display()));
+/// Writes the value to a file atomically, or directly to a device or pipe such as `/dev/null`.
+async fn write_file(value: &mut ValueStream, path: &Path) -> Result<()> {
     if path.exists() && !path.is_file() {
-        let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-        return write_pieces(value, &mut file, path).await;
+        let file = OpenOptions::new().write(true).open(path);
+        return write_chunks(value, &mut file.map_err(|e| file_error(path, e))?, path).await;
     }
-    let mut file = AtomicFile::create(path).map_err(failed)?;
-    write_pieces(value, &mut file, path).await?;
-    file.persist().map_err(failed)
+    let mut file = AtomicFile::create(path).map_err(|e| file_error(path, e))?;
+    write_chunks(value, &mut file, path).await?;
+    file.persist().map_err(|e| file_error(path, e))
 }
 
-async fn write_pieces(
-    value: &mut ValueStream,
-    file: &mut impl Write,
-    path: &Path,
-) -> Result<(), CommandError> {
-    while let Some(piece) = value.next_chunk().await? {
-        file.write_all(&piece).map_err(|e| local_error(format!("{}: {e}", path.display())))?;
+async fn write_chunks(value: &mut ValueStream, file: &mut impl Write, path: &Path) -> Result<()> {
+    while let Some(chunk) = value.next_chunk().await? {
+        file.write_all(&chunk).map_err(|e| file_error(path, e))?;
     }
     Ok(())
 }
 
-pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<(), CommandError> {
+pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let mut info = None;
     if client.is_steadfast().await? {
-        // In byte order the key itself precedes all longer keys that begin with it.
+        // In byte order, a key precedes all longer keys that start with it.
         let page = client.details(&store, &args.key, None, 1).await?;
         let item = page.data.into_iter().find(|item| item.key == args.key);
         info = item.map(ItemInfo::from_details);

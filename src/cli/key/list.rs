@@ -1,15 +1,15 @@
 //! `steadfast key list`.
 
 use super::{CONCURRENT_REQUESTS, ItemInfo, PAGE_KEYS};
-use crate::cli::error::{CommandError, local_error};
+use crate::cli::error::{Result, local_error};
 use crate::cli::output::Output;
 use crate::client::{Client, Error, Retry};
 use crate::config::KeyListArgs;
 use crate::wire::Store;
+use futures_util::stream::{self, StreamExt};
 use serde_json::json;
-use std::collections::VecDeque;
 
-pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<(), CommandError> {
+pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let has_details = args.long && client.is_steadfast().await?;
     let mut out = Output::new();
@@ -41,7 +41,7 @@ pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<(), Comma
             }
             page.meta.next_cursor
         };
-        // The reader sees each page as soon as it arrives.
+        // Show each page as soon as it arrives.
         out.flush()?;
         match next {
             Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
@@ -51,7 +51,7 @@ pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<(), Comma
     Ok(())
 }
 
-fn print_item(out: &mut Output, item: &ItemInfo, json: bool) -> Result<(), CommandError> {
+fn print_item(out: &mut Output, item: &ItemInfo, json: bool) -> Result<()> {
     if json {
         return out.json(&item.json());
     }
@@ -64,37 +64,32 @@ fn print_item(out: &mut Output, item: &ItemInfo, json: bool) -> Result<(), Comma
     out.line(line.trim_end())
 }
 
-/// Sends a HEAD request per item, several concurrently, and prints the results in key order.
+/// Sends concurrent HEAD requests for the items and prints the results in key order.
 async fn print_each(
     client: &Client,
     store: &Store,
     keys: Vec<String>,
     out: &mut Output,
     json: bool,
-) -> Result<(), CommandError> {
-    // Many requests may exceed a rate limit: use the full retry policy.
+) -> Result<()> {
+    // Many requests can exceed a rate limit: use the full retry policy.
     let client = client.clone().with_retry(Retry::default());
-    let mut requests = VecDeque::new();
-    let mut keys = keys.into_iter();
-    loop {
-        while requests.len() < CONCURRENT_REQUESTS
-            && let Some(key) = keys.next()
-        {
-            let (client, store) = (client.clone(), store.clone());
-            requests.push_back(tokio::spawn(async move {
-                let headers = client.head(&store, &key).await;
-                headers.map(|headers| ItemInfo::from_headers(&key, headers))
-            }));
-        }
-        let Some(next) = requests.pop_front() else {
-            return Ok(());
-        };
-        match next.await {
+    let requests = stream::iter(keys).map(|key| {
+        let (client, store) = (client.clone(), store.clone());
+        tokio::spawn(async move {
+            let headers = client.head(&store, &key).await;
+            headers.map(|headers| ItemInfo::from_headers(&key, headers))
+        })
+    });
+    let mut results = requests.buffered(CONCURRENT_REQUESTS);
+    while let Some(result) = results.next().await {
+        match result {
             Ok(Ok(item)) => print_item(out, &item, json)?,
             // Deleted after the page was read.
-            Ok(Err(Error::Refused { status: 404, .. })) => {}
+            Ok(Err(Error::Status { status: 404, .. })) => {}
             Ok(Err(e)) => return Err(e.into()),
             Err(e) => return Err(local_error(e.to_string())),
         }
     }
+    Ok(())
 }

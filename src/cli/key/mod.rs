@@ -22,7 +22,7 @@ pub(super) use delete::{count_items, delete_items};
 
 /// The page size of a list of keys.
 const PAGE_KEYS: u32 = 1000;
-/// Concurrent requests to a server without bulk requests.
+/// Concurrent requests to a server that does not support bulk requests.
 const CONCURRENT_REQUESTS: usize = 16;
 
 #[derive(Subcommand)]
@@ -44,7 +44,7 @@ Examples:
   steadfast key get site greeting
   steadfast key get site logo.svg -o logo.svg
 
-With --json, prints the value in base64 together with the item's metadata and generation.",
+With --json, prints the value in base64 along with the metadata and generation of the item.",
 exit_status!()))]
     Get(KeyGetArgs),
     /// Show an item without its value
@@ -62,9 +62,9 @@ Examples:
   steadfast key list site --prefix blog/ --long
   steadfast key list site --json --long | jq -r 'select(.size > 1000000) | .key'
 
-Keys are printed as they arrive. The columns of --long are size, generation, modification time,
-expiry, key and metadata. On the hosted service --long sends a request per item and cannot show the
-expiry.", exit_status!()))]
+Keys are printed as they arrive. --long prints size, generation, modification time, expiry, key and
+metadata. With the hosted service, --long sends a request per item and cannot show expiry times.",
+exit_status!()))]
     List(KeyListArgs),
     /// Delete one or more items
     #[command(after_help = concat!("\
@@ -84,9 +84,7 @@ pub(super) fn run(command: KeyCommand) -> ExitCode {
         KeyCommand::Get(args) => runtime::run(&args.client, |client| get::get(client, &args)),
         KeyCommand::Head(args) => runtime::run(&args.client, |client| get::head(client, &args)),
         KeyCommand::List(args) => runtime::run(&args.client, |client| list::list(client, &args)),
-        KeyCommand::Delete(args) => {
-            runtime::run(&args.client, |client| delete::delete(client, &args))
-        }
+        KeyCommand::Delete(args) => runtime::run(&args.client, |client| delete::run(client, &args)),
     }
 }
 
@@ -97,11 +95,11 @@ struct ItemInfo {
     generation: u64,
     metadata: Vec<u8>,
     modified: Option<String>,
-    expires: Expiry,
+    expires: ReportedExpiry,
 }
 
 /// The expiry of an item, which the hosted service does not return.
-enum Expiry {
+enum ReportedExpiry {
     Unknown,
     Never,
     At(String),
@@ -114,24 +112,19 @@ impl ItemInfo {
             size: headers.size,
             generation: headers.generation,
             metadata: headers.metadata,
-            modified: headers.modified.as_deref().map(http_date_to_rfc3339),
-            expires: Expiry::Unknown,
+            modified: headers.modified.map(http_date_to_rfc3339),
+            expires: ReportedExpiry::Unknown,
         }
     }
 
     fn from_details(details: ItemDetails) -> ItemInfo {
-        let base64 = details.metadata_base64.unwrap_or_default();
-        let metadata = match details.metadata {
-            Some(text) => text.into_bytes(),
-            None => BASE64_STANDARD.decode(base64).unwrap_or_default(),
-        };
         ItemInfo {
-            key: details.key,
             size: details.size,
             generation: details.generation,
-            metadata,
+            metadata: metadata(&details),
+            key: details.key,
             modified: Some(details.modified),
-            expires: details.expires.map_or(Expiry::Never, Expiry::At),
+            expires: details.expires.map_or(ReportedExpiry::Never, ReportedExpiry::At),
         }
     }
 
@@ -145,9 +138,9 @@ impl ItemInfo {
             generation: self.generation,
             modified: self.modified.as_deref(),
             expires: match &self.expires {
-                Expiry::Unknown => None,
-                Expiry::Never => Some(None),
-                Expiry::At(time) => Some(Some(time)),
+                ReportedExpiry::Unknown => None,
+                ReportedExpiry::Never => Some(None),
+                ReportedExpiry::At(time) => Some(Some(time)),
             },
         }
     }
@@ -158,14 +151,23 @@ impl ItemInfo {
 
     fn expires_text(&self) -> &str {
         match &self.expires {
-            Expiry::Unknown => "?",
-            Expiry::Never => "-",
-            Expiry::At(time) => time,
+            ReportedExpiry::Unknown => "?",
+            ReportedExpiry::Never => "-",
+            ReportedExpiry::At(time) => time,
         }
     }
 
     fn metadata_text(&self) -> String {
         String::from_utf8_lossy(&self.metadata).into_owned()
+    }
+}
+
+/// Returns the metadata of a listed item as bytes.
+pub(super) fn metadata(details: &ItemDetails) -> Vec<u8> {
+    match (&details.metadata, &details.metadata_base64) {
+        (_, Some(encoded)) => BASE64_STANDARD.decode(encoded).unwrap_or_default(),
+        (Some(text), None) => text.clone().into_bytes(),
+        (None, None) => Vec::new(),
     }
 }
 
@@ -184,8 +186,8 @@ struct ItemJson<'a> {
     expires: Option<Option<&'a str>>,
 }
 
-/// Converts an HTTP date to RFC 3339. An invalid date is returned unchanged.
-fn http_date_to_rfc3339(date: &str) -> String {
-    let time = httpdate::parse_http_date(date).ok().map(OffsetDateTime::from);
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| date.to_owned())
+/// Converts an HTTP date to RFC 3339 in whole seconds. An invalid date is returned unchanged.
+fn http_date_to_rfc3339(date: String) -> String {
+    let time = httpdate::parse_http_date(&date).ok().map(OffsetDateTime::from);
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or(date)
 }

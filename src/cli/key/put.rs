@@ -1,18 +1,18 @@
 //! `steadfast key put`.
 
-use crate::cli::error::CommandError;
+use crate::cli::error::Result;
 use crate::cli::input;
-use crate::cli::output::{Output, print_status, store_label};
+use crate::cli::output::{print_json_if, print_status, store_label};
 use crate::client::{Client, PutMode, PutOptions};
 use crate::config::KeyPutArgs;
 use serde_json::json;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-/// The maximum size of a metadata file in bytes. The server's limit for metadata is lower.
+/// The maximum size of a metadata file in bytes. The server accepts less.
 const METADATA_FILE_BYTES_MAX: u64 = 64 << 10;
 
-pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<(), CommandError> {
+pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<()> {
     let options = options(args)?;
     // Open the input before the first request, so that a missing file fails early.
     let value = args.value.as_ref().filter(|value| *value != "-");
@@ -27,14 +27,11 @@ pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<(), Command
         client.put(&store, &args.key, value.into(), &options).await?;
     }
     print_status(&format!("wrote item {:?} to {}", args.key, store_label(&client, &store)));
-    let mut out = Output::new();
-    if args.client.json {
-        out.json(&json!({ "store": store.name, "store_id": store.id, "key": args.key }))?;
-    }
-    out.flush()
+    let result = json!({ "store": store.name, "store_id": store.id, "key": args.key });
+    print_json_if(args.client.json, &result)
 }
 
-fn options(args: &KeyPutArgs) -> Result<PutOptions, CommandError> {
+fn options(args: &KeyPutArgs) -> Result<PutOptions> {
     let metadata = match (&args.metadata, &args.metadata_file) {
         (Some(text), _) => Some(text.clone().into_vec()),
         (None, Some(file)) => {
@@ -52,12 +49,7 @@ fn options(args: &KeyPutArgs) -> Result<PutOptions, CommandError> {
     Ok(PutOptions { metadata, time_to_live: args.ttl, mode, if_generation_match })
 }
 
-fn without_line_break(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    bytes
+fn without_line_break(bytes: Vec<u8>) -> Vec<u8> {
+    let Some(line) = bytes.strip_suffix(b"\n") else { return bytes };
+    line.strip_suffix(b"\r").unwrap_or(line).to_vec()
 }

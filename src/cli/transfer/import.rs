@@ -1,14 +1,17 @@
 //! `steadfast import`.
 
+use super::find_or_create;
 use super::report::FailureLog;
 use super::request::BatchSender;
-use super::upload::{Aborted, UploadSummary, upload};
-use super::{client, find_or_create};
-use crate::cli::error::{CommandError, EXIT_INTERRUPTED, local_error, usage_error};
+use super::upload::{UploadSummary, upload};
+use crate::cli::error::{
+    CommandError, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PRECONDITION, Result, file_error,
+    local_error, usage_error,
+};
 use crate::cli::output::{Output, counted, print_error, print_status, store_label};
-use crate::cli::runtime::finish;
+use crate::cli::runtime::connect;
 use crate::client::{Client, ErrorKind};
-use crate::config::{ImportArgs, ItemFormat};
+use crate::config::{ImportArgs, ImportFormat};
 use crate::transfer::detect::{self, OpenSource};
 use crate::transfer::item::CheckedItem;
 use crate::transfer::resume::{ImportCounts, ImportParameters, ResumeState};
@@ -21,48 +24,41 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// Exit status if items failed.
-const FAILED: u8 = 1;
-/// Exit status if items failed only because they exist.
-const EXISTED: u8 = 4;
-
-pub(super) async fn run(args: ImportArgs) -> Result<u8, CommandError> {
+pub(super) async fn run(args: ImportArgs) -> Result<u8> {
     let (store, input) = match args.operands.as_slice() {
         [input] => (None, input.clone()),
-        [store, input] => {
-            let store =
-                store.to_str().ok_or_else(|| usage_error("the store name must be UTF-8"))?;
-            (Some(store.to_owned()), input.clone())
-        }
+        [store, input] => match store.to_str() {
+            Some(store) => (Some(store.to_owned()), input.clone()),
+            None => return Err(usage_error("the store name must be UTF-8")),
+        },
         _ => return Err(usage_error("a store and an input are required")),
     };
     let format = args.format.or_else(|| detect::format_of_name(&input));
-    let fastly_toml = format == Some(ItemFormat::FastlyToml);
+    let fastly_toml = format == Some(ImportFormat::FastlyToml);
     if store.is_none() && !fastly_toml {
-        let reason = "a store name is required before the input: only a fastly.toml names its \
-                      stores";
-        return Err(usage_error(reason));
+        return Err(usage_error("STORE is required unless the input is a fastly.toml"));
     }
-    if args.resume && (detect::is_stdin(&input) || fastly_toml) {
-        return Err(usage_error("--resume requires a file or directory of items as the input"));
+    if args.resume && (detect::is_dash(&input) || fastly_toml) {
+        return Err(usage_error(
+            "--resume requires an input file or directory, other than a fastly.toml",
+        ));
     }
-    let mut import = Import {
-        client: client(args.client.resolve()?)?,
+    let mut importer = Importer {
+        client: connect(args.client.resolve()?)?,
         failures: FailureLog::open(args.report.as_deref(), args.resume)?,
         args,
         input,
         results: Vec::new(),
     };
-    let status = match (fastly_toml, store) {
-        (true, store) => import.import_fastly_toml(store).await?,
-        (false, Some(store)) => import.import_store(&store).await?,
-        (false, None) => FAILED,
+    let status = match store {
+        Some(store) if !fastly_toml => importer.import_store(&store).await?,
+        store => importer.import_fastly_toml(store).await?,
     };
-    import.print_results()?;
+    importer.print_results()?;
     Ok(status)
 }
 
-struct Import {
+struct Importer {
     client: Client,
     args: ImportArgs,
     input: PathBuf,
@@ -70,11 +66,10 @@ struct Import {
     results: Vec<Value>,
 }
 
-impl Import {
-    /// Imports the input into one store.
-    async fn import_store(&mut self, name: &str) -> Result<u8, CommandError> {
+impl Importer {
+    async fn import_store(&mut self, name: &str) -> Result<u8> {
         let input = detect::open(&self.input, self.args.format, self.args.max_value);
-        let input = input.map_err(|e| self.input_error(&e))?;
+        let input = input.map_err(|e| self.input_error(e))?;
         if self.args.dry_run {
             return self.dry_run(name, input).await;
         }
@@ -83,33 +78,32 @@ impl Import {
         self.upload(&store, input, state).await
     }
 
-    /// Imports all stores of a `fastly.toml`, or the given one.
-    async fn import_fastly_toml(&mut self, only: Option<String>) -> Result<u8, CommandError> {
-        let mut stores = detect::fastly_toml(&self.input).map_err(|e| self.input_error(&e))?;
+    /// Imports all stores that a `fastly.toml` declares, or only one of them.
+    async fn import_fastly_toml(&mut self, only: Option<String>) -> Result<u8> {
+        let mut stores = detect::fastly_toml(&self.input).map_err(|e| self.input_error(e))?;
         if let Some(only) = &only {
             let names: Vec<_> = stores.keys().map(|name| format!("{name:?}")).collect();
             stores.retain(|name, _| name == only);
             if stores.is_empty() {
                 let names = names.join(", ");
-                let reason = format!("names no store {only:?}; its stores are {names}");
-                return Err(self.input_error(&reason));
+                return Err(self.input_error(format!("declares no store {only:?}, only {names}")));
             }
         }
         if stores.is_empty() {
-            return Err(self.input_error(&"names no KV stores"));
+            return Err(self.input_error("declares no KV stores"));
         }
-        // Read all stores first, so that an error in one leaves all unchanged.
+        // Read all stores first, so that nothing is imported if one cannot be read.
         let mut read = Vec::new();
         for (name, entries) in stores {
             let items = fastly_toml::items(entries, self.args.max_value);
-            read.push((name, items.map_err(|e| self.input_error(&e))?));
+            read.push((name, items.map_err(|e| self.input_error(e))?));
         }
         let create = only.is_none() || self.args.create;
         let mut worst = 0;
         for (name, items) in read {
             let input = OpenSource {
                 source: Box::new(items.into_iter()),
-                format: ItemFormat::FastlyToml,
+                format: ImportFormat::FastlyToml,
                 size: None,
                 bytes_read: Arc::new(AtomicU64::new(0)),
             };
@@ -117,18 +111,18 @@ impl Import {
                 self.dry_run(&name, input).await?
             } else {
                 let store = find_or_create(&self.client, &name, create).await?;
-                let parameters = self.parameters(&store, ItemFormat::FastlyToml, "");
+                let parameters = self.parameters(&store, ImportFormat::FastlyToml, "");
                 self.upload(&store, input, ResumeState::new(None, parameters)).await?
             };
             if status == EXIT_INTERRUPTED {
                 return Ok(status);
             }
-            worst = if worst == 0 || status == FAILED { status } else { worst };
+            worst = if worst == 0 || status == EXIT_FAILURE { status } else { worst };
         }
         Ok(worst)
     }
 
-    fn parameters(&self, store: &Store, format: ItemFormat, input: &str) -> ImportParameters {
+    fn parameters(&self, store: &Store, format: ImportFormat, input: &str) -> ImportParameters {
         ImportParameters {
             endpoint: self.client.endpoint().to_string(),
             store: store.id.clone(),
@@ -138,16 +132,16 @@ impl Import {
         }
     }
 
-    /// Loads or starts the resume state, which is not saved for standard input.
-    fn resume_state(&self, store: &Store, format: ItemFormat) -> Result<ResumeState, CommandError> {
-        if detect::is_stdin(&self.input) {
+    /// Loads or creates the resume state, which is not saved for standard input.
+    fn resume_state(&self, store: &Store, format: ImportFormat) -> Result<ResumeState> {
+        if detect::is_dash(&self.input) {
             if self.args.state.is_some() {
-                return Err(usage_error("--state requires a file or directory as the input"));
+                return Err(usage_error("--state requires an input file or directory"));
             }
             return Ok(ResumeState::new(None, self.parameters(store, format, "")));
         }
         let file = self.args.state.clone().unwrap_or_else(|| default_state_file(&self.input));
-        let input = detect::fingerprint(&self.input).map_err(|e| self.input_error(&e))?;
+        let input = detect::fingerprint(&self.input).map_err(|e| self.input_error(e))?;
         let parameters = self.parameters(store, format, &input);
         if self.args.resume {
             let state = ResumeState::resume(file, parameters);
@@ -166,15 +160,14 @@ impl Import {
         }
     }
 
-    async fn upload(
-        &mut self,
-        store: &Store,
-        input: OpenSource,
-        state: ResumeState,
-    ) -> Result<u8, CommandError> {
+    async fn upload(&mut self, store: &Store, input: OpenSource, state: ResumeState) -> Result<u8> {
         let (if_exists, max_value) = (self.args.if_exists, self.args.max_value);
-        let (shown, format) = (self.input_shown(), input.format.name());
-        print_status(&format!("importing {shown} ({format}): {}", self.label(store)));
+        let name = match detect::is_dash(&self.input) {
+            true => "standard input".into(),
+            false => self.input.display().to_string(),
+        };
+        let format = input.format.name();
+        print_status(&format!("importing {name} ({format}): {}", self.label(store)));
         let sender = BatchSender::new(&self.client, store, if_exists, max_value).await?;
         let jobs = usize::from(self.args.jobs);
         let summary = Box::pin(upload(sender, input, state, &mut self.failures, jobs)).await;
@@ -184,7 +177,7 @@ impl Import {
     /// Reports the result of an upload and returns the exit status.
     fn report(&mut self, store: &Store, summary: UploadSummary) -> u8 {
         let UploadSummary { counts, mut state, aborted } = summary;
-        let ImportCounts { written, skipped, failed, existed } = counts;
+        let ImportCounts { written, skipped, failed, .. } = counts;
         let label = self.label(store);
         print_status(&format!(
             "imported {}, {skipped} skipped, {failed} failed: {label}",
@@ -192,49 +185,41 @@ impl Import {
         ));
         if self.args.if_exists == IfExists::Fail && skipped > 0 {
             print_status(
-                "note: skipped items may have existed before this import; items written by an \
-                 earlier run or an unanswered request cannot be distinguished from them",
+                "note: skipped items existed before or were written by an earlier run or attempt of \
+                 this import",
             );
         }
-        self.results.push(json!({
-            "store": { "id": store.id, "name": store.name }, "complete": aborted.is_none(),
-            "written": written, "skipped": skipped, "failed": failed, "existed": existed,
-            "dry_run": false,
-        }));
+        self.push_result(Some(&store.id), &store.name, counts, aborted.is_none());
         let Some(aborted) = aborted else {
             state.remove();
             return exit_status(counts);
         };
         let status = match aborted {
-            Aborted::Interrupted => {
+            CommandError::Interrupted => {
                 print_error("interrupted");
                 EXIT_INTERRUPTED
             }
-            Aborted::Failed(CommandError::Failed(e)) => {
+            CommandError::Failed(e) => {
                 print_error(&e.to_string());
-                e.kind().exit_code()
+                e.kind().exit_status()
             }
-            Aborted::Failed(other) => {
-                let _ = finish(Err(other));
-                FAILED
-            }
+            CommandError::OutputClosed | CommandError::Declined => EXIT_FAILURE,
         };
         match state.file() {
-            Some(_) if status == ErrorKind::Auth.exit_code() => {
-                print_status("import incomplete; continue with --resume and a token that may write")
+            Some(_) if status == ErrorKind::Auth.exit_status() => {
+                print_status("import incomplete: continue with --resume and a token that may write")
             }
             Some(file) => print_status(&format!(
-                "import incomplete; continue with the same command and --resume (progress saved \
-                 in {})",
+                "import incomplete: continue with the same command and --resume (progress in {})",
                 file.display()
             )),
-            None => print_status("import incomplete; run the same command again to start over"),
+            None => print_status("import incomplete: run the same command again to start over"),
         }
         status
     }
 
-    /// Reads and checks all items without writing any.
-    async fn dry_run(&mut self, name: &str, mut input: OpenSource) -> Result<u8, CommandError> {
+    /// Reads and checks all items without importing them.
+    async fn dry_run(&mut self, name: &str, mut input: OpenSource) -> Result<u8> {
         let create = self.args.create || self.args.operands.len() == 1;
         let store = match self.client.resolve(name).await {
             Ok(store) => Some(store),
@@ -245,7 +230,7 @@ impl Import {
         let hidden = ProgressBar::hidden();
         loop {
             line.clear();
-            let next = input.source.next_item(&mut line).map_err(|e| self.input_error(&e))?;
+            let next = input.source.next_item(&mut line).map_err(|e| self.input_error(e))?;
             let checked = match next {
                 NextItem::End => break,
                 NextItem::Rejected(item) => Err(item),
@@ -269,30 +254,28 @@ impl Import {
             "dry run: would import {}, {skipped} expired, {failed} invalid: {label}",
             counted(written, "item")
         ));
-        self.results.push(json!({
-            "store": { "id": store.map(|store| store.id), "name": name }, "complete": true,
-            "written": written, "skipped": skipped, "failed": failed, "existed": 0,
-            "dry_run": true,
-        }));
+        self.push_result(store.as_ref().map(|store| store.id.as_str()), name, counts, true);
         Ok(exit_status(counts))
+    }
+
+    fn push_result(&mut self, id: Option<&str>, name: &str, counts: ImportCounts, complete: bool) {
+        let ImportCounts { written, skipped, failed, existed } = counts;
+        self.results.push(json!({
+            "store": { "id": id, "name": name }, "complete": complete, "written": written,
+            "skipped": skipped, "failed": failed, "existed": existed,
+            "dry_run": self.args.dry_run,
+        }));
     }
 
     fn label(&self, store: &Store) -> String {
         store_label(&self.client, store)
     }
 
-    fn input_error(&self, e: &dyn Display) -> CommandError {
-        local_error(format!("{}: {e}", self.input.display()))
+    fn input_error(&self, e: impl Display) -> CommandError {
+        file_error(&self.input, e)
     }
 
-    fn input_shown(&self) -> String {
-        if detect::is_stdin(&self.input) {
-            return "standard input".into();
-        }
-        self.input.display().to_string()
-    }
-
-    fn print_results(&self) -> Result<(), CommandError> {
+    fn print_results(&self) -> Result<()> {
         if !self.args.client.json {
             return Ok(());
         }
@@ -304,16 +287,16 @@ impl Import {
     }
 }
 
-/// The exit status of a completed import.
+/// Returns the exit status of a complete import.
 fn exit_status(counts: ImportCounts) -> u8 {
-    match counts {
-        ImportCounts { failed: 0, .. } => 0,
-        ImportCounts { failed, existed, .. } if failed == existed => EXISTED,
-        ImportCounts { .. } => FAILED,
+    match counts.failed {
+        0 => 0,
+        failed if failed == counts.existed => EXIT_PRECONDITION,
+        _ => EXIT_FAILURE,
     }
 }
 
-/// The resume file of an input: beside it, never inside a directory that is imported.
+/// Returns the default resume file, which is next to the input and not within an input directory.
 fn default_state_file(input: &Path) -> PathBuf {
     let mut name = input.canonicalize().unwrap_or_else(|_| input.to_owned()).into_os_string();
     name.push(".resume");

@@ -6,15 +6,14 @@ use crate::wire::{ItemDetails, Store};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-/// An item as listed.
 #[derive(Clone, Debug)]
 pub(super) struct ListedItem {
     pub(super) key: String,
-    /// The item's details, if the server lists them.
+    /// The details of the item, if the server lists them.
     pub(super) details: Option<ItemDetails>,
 }
 
-/// One of the two stores.
+/// One of the two stores to synchronize.
 #[derive(Clone)]
 pub(super) struct SyncStore {
     pub(super) client: Client,
@@ -22,7 +21,7 @@ pub(super) struct SyncStore {
     pub(super) steadfast: bool,
 }
 
-/// A store's list of items, read page by page.
+/// The items of a store, listed page by page.
 struct ItemList {
     store: SyncStore,
     prefix: String,
@@ -37,23 +36,22 @@ impl ItemList {
         ItemList { store, prefix, cursor: None, page: VecDeque::new(), ended: false }
     }
 
-    /// Reads the next page if the current one is used up.
+    /// Reads the next page if the current one is empty.
     async fn fill_page(&mut self) -> Result<(), Error> {
         while self.page.is_empty() && !self.ended {
             let SyncStore { client, store, steadfast } = &self.store;
             let cursor = self.cursor.as_deref();
             let meta = if *steadfast {
                 let page = client.details(store, &self.prefix, cursor, PAGE_KEYS).await?;
-                let item = |details: ItemDetails| ListedItem {
+                self.page.extend(page.data.into_iter().map(|details| ListedItem {
                     key: details.key.clone(),
                     details: Some(details),
-                };
-                self.page = page.data.into_iter().map(item).collect();
+                }));
                 page.meta
             } else {
                 let page = client.keys(store, &self.prefix, cursor, PAGE_KEYS).await?;
                 let item = |key| ListedItem { key, details: None };
-                self.page = page.data.into_iter().map(item).collect();
+                self.page.extend(page.data.into_iter().map(item));
                 page.meta
             };
             self.ended = meta.next_cursor.is_none();
@@ -63,7 +61,7 @@ impl ItemList {
     }
 }
 
-/// The items of one key in the two stores.
+/// The items with one key in the two stores.
 #[derive(Clone, Debug)]
 pub(super) enum JoinedItem {
     From(ListedItem),
@@ -71,7 +69,6 @@ pub(super) enum JoinedItem {
     Both(ListedItem, ListedItem),
 }
 
-/// Joins the lists of the two stores.
 pub(super) struct MergeJoin {
     from: ItemList,
     to: ItemList,
@@ -82,7 +79,7 @@ impl MergeJoin {
         MergeJoin { from: ItemList::new(from, prefix), to: ItemList::new(to, prefix) }
     }
 
-    /// Returns the items of the next key; `None` at the end of both lists.
+    /// Returns the items with the next key; `None` at the end of both lists.
     pub(super) async fn next(&mut self) -> Result<Option<JoinedItem>, Error> {
         self.from.fill_page().await?;
         self.to.fill_page().await?;

@@ -1,4 +1,4 @@
-//! The commands that move items: `import`, `export` and `sync`.
+//! The commands that transfer items: `import`, `export` and `sync`.
 
 mod export;
 mod export_viceroy;
@@ -10,11 +10,11 @@ mod request;
 mod sync;
 mod upload;
 
-use super::error::{CommandError, exit_status};
+use super::error::{Result, exit_status};
 use super::output::{print_status, store_label};
-use super::runtime::{self, finish};
-use crate::client::{Client, Error, Retry};
-use crate::config::{ConnectionConfig, ExportArgs, ImportArgs, SyncArgs};
+use super::runtime::{self, finish, until_interrupted};
+use crate::client::{Client, Error};
+use crate::config::{ExportArgs, ImportArgs, SyncArgs};
 use crate::wire::Store;
 use std::process::ExitCode;
 
@@ -27,11 +27,11 @@ Examples:
   steadfast import fastly.toml
   steadfast export old | steadfast import new -
 
-The format is detected from the file name (.ndjson, .jsonl, .json for kv.json, .csv, .toml, each
-optionally followed by .zst) or from the content. Values are imported unchanged. Items that fail are
-reported with their line number, and the import continues. The progress is saved in INPUT.resume
-until the import is complete; --resume continues an interrupted import. With --if-exists fail, the
-exit status is 4 if items failed only because they exist.",
+The format is detected from the file name (.ndjson, .jsonl, .json for kv.json, .csv or .toml, each
+optionally followed by .zst) or from the content. Values are imported unchanged. If an item fails,
+its line number is reported and the import continues. The progress is saved in INPUT.resume until
+the import is complete; --resume continues an interrupted import. With --if-exists fail, the exit
+status is 4 if items failed only because they existed.",
     exit_status!()
 );
 
@@ -43,9 +43,9 @@ Examples:
   steadfast export site --to viceroy ./local
 
 Each line contains key, value (base64), metadata, expires, generation and modified; import and the
-batch endpoint accept it. An export from Steadfast is a consistent snapshot. The hosted service does
-not report when items expire, so its exports have no expires. An output file appears only when the
-export is complete.",
+batch endpoint accept this format. An export from Steadfast is a consistent snapshot. The hosted
+service does not return expiry times, so exports from it do not contain expires. The output file
+appears once the export is complete.",
     exit_status!()
 );
 
@@ -56,57 +56,29 @@ Examples:
   steadfast sync site@https://kv.example.com site --from-token-file token --create
   steadfast sync blue green --delete --yes
 
-Items are compared by size, metadata and value; those that differ are copied, with their expiry
-where the server reports it. A store at another server than --endpoint needs its own token file.
-Changes are printed one per line: + for new, ~ for changed and - for deleted items.",
+Items are compared by size, metadata and value; those that differ are copied, including their expiry
+if the source server returns it. A store on a server other than --endpoint requires its own token
+file. Changes are printed one per line: + for new, ~ for changed and - for deleted items.",
     exit_status!()
 );
 
 pub(super) fn import(args: ImportArgs) -> ExitCode {
-    run(import::run(args))
+    finish_with_status(runtime::block_on(import::run(args)))
 }
 
 pub(super) fn export(args: ExportArgs) -> ExitCode {
-    run(until_interrupted(export::run(args)))
+    finish_with_status(runtime::block_on(until_interrupted(export::run(args))))
 }
 
 pub(super) fn sync(args: SyncArgs) -> ExitCode {
-    run(until_interrupted(sync::run(args)))
+    finish_with_status(runtime::block_on(until_interrupted(sync::run(args))))
 }
 
-/// Runs a command that returns its exit status.
-fn run<R>(command: R) -> ExitCode
-where
-    R: Future<Output = Result<u8, CommandError>>,
-{
-    let runtime = match runtime::build() {
-        Ok(runtime) => runtime,
-        Err(e) => return finish(Err(e)),
-    };
-    let result = runtime.block_on(Box::pin(command));
-    // Do not wait for threads that are blocked on a disk or a pipe.
-    runtime.shutdown_background();
-    match result {
-        Ok(status) => ExitCode::from(status),
-        Err(e) => finish(Err(e)),
-    }
+fn finish_with_status(result: Result<u8>) -> ExitCode {
+    result.map_or_else(|e| finish(Err(e)), ExitCode::from)
 }
 
-async fn until_interrupted<R>(command: R) -> Result<u8, CommandError>
-where
-    R: Future<Output = Result<u8, CommandError>>,
-{
-    tokio::select! {
-        result = Box::pin(command) => result,
-        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
-    }
-}
-
-fn client(connection: ConnectionConfig) -> Result<Client, Error> {
-    Ok(Client::new(connection.endpoint, &connection.token)?.with_retry(Retry::interactive()))
-}
-
-/// Finds a store by name or id, and optionally creates it if it does not exist.
+/// Finds a store by name or id, or creates it if it does not exist and `create` is set.
 async fn find_or_create(client: &Client, name: &str, create: bool) -> Result<Store, Error> {
     match client.resolve(name).await {
         Err(Error::NotFound(_)) if create => {

@@ -1,7 +1,7 @@
-//! Reads all items of a store as NDJSON in key order: from Steadfast as one stream, from other
+//! Reads the items of a store as NDJSON in key order: from Steadfast as one stream, from other
 //! servers item by item.
 
-use crate::client::{Client, Error, ExportStream};
+use crate::client::{Client, Error, SnapshotStream};
 use crate::transfer::item::VALUE_BYTES_MAX;
 use crate::wire::record::ItemLine;
 use crate::wire::{Store, http_date_to_rfc3339};
@@ -9,21 +9,20 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use tokio::task::JoinHandle;
 
-/// The number of concurrent requests for single items.
+/// Concurrent requests for single items.
 pub(super) const CONCURRENCY: usize = 16;
-/// The number of keys on a page.
+/// The page size of a list of keys.
 pub(super) const PAGE_KEYS: u32 = 1000;
 
-/// Reads the items of a store.
 pub(super) enum ItemReader {
-    /// As one stream.
-    Stream(ExportStream),
-    /// By listing keys and getting each item.
+    /// One stream of all items.
+    Stream(SnapshotStream),
+    /// One request per listed key.
     List(Box<ListReader>),
 }
 
 impl ItemReader {
-    /// Starts to read the items with a key prefix.
+    /// Starts reading the items with a key prefix.
     pub(super) async fn open(
         client: &Client,
         store: &Store,
@@ -53,10 +52,10 @@ impl ItemReader {
     }
 }
 
-/// A request for one item, which yields its line.
+/// A request for one item, which returns its line.
 type ItemRequest = JoinHandle<Result<Option<Bytes>, Error>>;
 
-/// Lists keys by page and gets several items at a time.
+/// Lists keys page by page and gets several items concurrently.
 pub(super) struct ListReader {
     client: Client,
     store: Store,
@@ -73,7 +72,7 @@ impl ListReader {
             self.start_requests().await?;
             let Some(request) = self.requests.pop_front() else { return Ok(None) };
             let line = request.await.map_err(|e| Error::Local(format!("task failed: {e}")))??;
-            // An item deleted after it was listed has no line.
+            // There is no line for an item deleted since it was listed.
             if line.is_some() {
                 return Ok(line);
             }

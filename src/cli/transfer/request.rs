@@ -1,5 +1,4 @@
-//! Sends batches of items into a store: to Steadfast as imports, to other servers as batches and
-//! single items.
+//! Sends batches of items: to Steadfast as imports, to other servers as batches and single items.
 
 use crate::client::{Client, Error, PutMode, PutOptions, RequestBody, Retry};
 use crate::transfer::RejectedItem;
@@ -10,13 +9,12 @@ use crate::wire::record::ItemLine;
 use crate::wire::{BatchError, IfExists, Store};
 use bytes::Bytes;
 
-/// Larger values are put singly, because the line limit of other servers is unknown.
+/// Values above this size are put singly, because the line limit of other servers is unknown.
 const SINGLE_BYTES: usize = 1 << 20;
-/// The code of a line whose item exists.
+/// The error code of a line whose item exists.
 const EXISTS_CODE: &str = "412";
 const EXISTS_REASON: &str = "the item exists";
 
-/// The outcome of a batch.
 #[derive(Debug, Default)]
 pub(super) struct BatchOutcome {
     pub(super) counts: ImportCounts,
@@ -31,7 +29,7 @@ impl BatchOutcome {
     }
 }
 
-/// Sends batches into one store.
+/// Sends batches of items to a store.
 #[derive(Clone)]
 pub(super) struct BatchSender {
     client: Client,
@@ -43,7 +41,6 @@ pub(super) struct BatchSender {
 }
 
 impl BatchSender {
-    /// Detects the kind of server.
     pub(super) async fn new(
         client: &Client,
         store: &Store,
@@ -52,19 +49,19 @@ impl BatchSender {
     ) -> Result<BatchSender, Error> {
         let steadfast = client.is_steadfast().await?;
         let retry = Retry::default();
-        // Retries happen here, because the outcome of an attempt depends on earlier ones.
+        // Retries are made here, because the outcome of an attempt depends on earlier ones.
         let client = client.clone().with_retry(Retry { attempts_max: 1, ..retry });
         let store = store.clone();
         Ok(BatchSender { client, store, steadfast, if_exists, value_bytes_max, retry })
     }
 
-    /// The limits of batches for this server.
+    /// Returns the batch limits for this server.
     pub(super) fn limits(&self) -> BatchLimits {
         let overwrite = self.if_exists == IfExists::Overwrite;
         let (items, unique_keys) = match (self.steadfast, overwrite) {
             (true, _) => (10_000, !overwrite),
             (false, true) => (1000, true),
-            // Every item is a request of its own.
+            // Each item is a separate request.
             (false, false) => (32, true),
         };
         let decode = (!self.steadfast).then_some(self.value_bytes_max);
@@ -82,7 +79,7 @@ impl BatchSender {
         }
         if self.steadfast {
             let (body, numbers) = (Bytes::from(batch.lines), batch.numbers);
-            self.import(&Lines { body, numbers }, batch.resent, &mut outcome).await?;
+            self.import(&NumberedLines { body, numbers }, batch.resent, &mut outcome).await?;
         } else {
             let items = batch.numbers.into_iter().zip(batch.items);
             Box::pin(self.put_items(items, batch.resent, &mut outcome)).await?;
@@ -92,7 +89,7 @@ impl BatchSender {
 
     async fn import(
         &self,
-        lines: &Lines,
+        lines: &NumberedLines,
         mut resent: bool,
         outcome: &mut BatchOutcome,
     ) -> Result<(), Error> {
@@ -113,17 +110,17 @@ impl BatchSender {
                         lines.report(report.failed, report.errors, outcome);
                         return Ok(());
                     }
-                    server_failed()
+                    lines_failed()
                 }
                 Err(e) => e,
             };
-            delay_retry(&self.retry, attempt, e).await?;
+            wait_or_fail(&self.retry, attempt, e).await?;
             attempt += 1;
             resent = true;
         }
     }
 
-    /// Puts items with the hosted API: as a batch where possible, and singly otherwise.
+    /// Puts items through the hosted API, as a batch where possible and singly otherwise.
     async fn put_items(
         &self,
         items: impl Iterator<Item = (u64, CheckedItem)>,
@@ -154,7 +151,7 @@ impl BatchSender {
             numbers.push(number);
         }
         if !numbers.is_empty() {
-            self.batch(&Lines { body: body.into(), numbers }, outcome).await?;
+            self.batch(&NumberedLines { body: body.into(), numbers }, outcome).await?;
         }
         for (number, item) in singles {
             self.put(number, item, resent, outcome).await?;
@@ -162,16 +159,16 @@ impl BatchSender {
         Ok(())
     }
 
-    async fn batch(&self, lines: &Lines, outcome: &mut BatchOutcome) -> Result<(), Error> {
+    async fn batch(&self, lines: &NumberedLines, outcome: &mut BatchOutcome) -> Result<(), Error> {
         let mut attempt = 1;
         let errors = loop {
             let last = attempt >= self.retry.attempts_max;
             let e = match self.client.batch(&self.store, lines.body.clone()).await {
-                Ok(report) if !last && report.errors.iter().any(is_server_error) => server_failed(),
+                Ok(report) if !last && report.errors.iter().any(is_server_error) => lines_failed(),
                 Ok(report) => break report.errors,
                 Err(e) => e,
             };
-            delay_retry(&self.retry, attempt, e).await?;
+            wait_or_fail(&self.retry, attempt, e).await?;
             attempt += 1;
         };
         let failed = errors.len() as u64;
@@ -212,7 +209,7 @@ impl BatchSender {
                     outcome.fail(RejectedItem { number, key, reason: e.to_string() }, false);
                 }
                 Err(e) => {
-                    delay_retry(&self.retry, attempt, e).await?;
+                    wait_or_fail(&self.retry, attempt, e).await?;
                     attempt += 1;
                     resent = true;
                     continue;
@@ -223,14 +220,14 @@ impl BatchSender {
     }
 }
 
-/// Lines that are sent in one request, and their numbers.
-struct Lines {
+/// The lines of a request and their numbers.
+struct NumberedLines {
     body: Bytes,
     numbers: Vec<u64>,
 }
 
-impl Lines {
-    /// Adds the failed lines of a response, by the numbers shown to the user.
+impl NumberedLines {
+    /// Adds the failed lines of a response, by their line numbers in the input.
     fn report(&self, failed: u64, errors: Vec<BatchError>, outcome: &mut BatchOutcome) {
         let listed = errors.len() as u64;
         for error in errors {
@@ -243,13 +240,13 @@ impl Lines {
             };
             outcome.fail(RejectedItem { number, key: error.key, reason }, existed);
         }
-        // A server lists a limited number of failures.
+        // Servers limit the number of listed failures.
         if let (Some(first), Some(last)) = (self.numbers.first(), self.numbers.last())
             && failed > listed
         {
             let more = failed - listed;
             let reason =
-                format!("{more} more of the lines {first} to {last} failed; no reasons were given");
+                format!("{more} more of lines {first} to {last} failed for unlisted reasons");
             outcome.counts.failed += more;
             outcome.failures.push(RejectedItem { number: *last, key: String::new(), reason });
         }
@@ -260,18 +257,18 @@ fn is_server_error(error: &BatchError) -> bool {
     error.code.starts_with('5') || error.code == "429"
 }
 
-/// The error of an attempt whose report contains server errors.
-fn server_failed() -> Error {
-    Error::Refused {
+/// Creates the error of an attempt in which lines failed with server errors.
+fn lines_failed() -> Error {
+    Error::Status {
         subject: "a batch of items".into(),
         status: 503,
-        message: "the server failed on some lines".into(),
+        message: "server error on some lines".into(),
         retry_after: None,
     }
 }
 
-/// Waits before the next attempt, or returns the error if there is to be none.
-async fn delay_retry(retry: &Retry, attempt: u32, e: Error) -> Result<(), Error> {
+/// Waits before the next attempt, or returns the error if no attempt is left.
+async fn wait_or_fail(retry: &Retry, attempt: u32, e: Error) -> Result<(), Error> {
     let retryable = retry.is_retryable(&e) || e.status() == Some(500);
     if attempt >= retry.attempts_max || !retryable {
         return Err(e);

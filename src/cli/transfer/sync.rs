@@ -1,20 +1,20 @@
 //! `steadfast sync`.
 
+use super::find_or_create;
 use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
 use super::reader::CONCURRENCY;
 use super::request::BatchSender;
-use super::{client, find_or_create};
 use crate::cli::confirm::confirm;
-use crate::cli::error::{CommandError, local_error, usage_error};
+use crate::cli::error::{Result, local_error, usage_error};
+use crate::cli::key::metadata;
 use crate::cli::output::{Output, counted, print_error, print_status, progress_bar, store_label};
-use crate::client::{Client, Error, ValueStream};
+use crate::cli::runtime::connect;
+use crate::client::{Client, Error};
 use crate::config::SyncArgs;
 use crate::transfer::batches::{Batch, BatchEntry};
 use crate::transfer::item::too_large;
 use crate::wire::record::ItemLine;
-use crate::wire::{IfExists, ItemDetails, Store, http_date_to_rfc3339};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use crate::wire::{IfExists, Store, http_date_to_rfc3339};
 use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -26,7 +26,7 @@ use tokio::task::{JoinHandle, JoinSet};
 const BATCH_LINES: usize = 1000;
 const BATCH_BYTES: usize = 2 << 20;
 
-pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
+pub(super) async fn run(args: SyncArgs) -> Result<u8> {
     let (from, to) = resolve_stores(&args).await?;
     print_status(&format!("from {}", store_label(&from.client, &from.store)));
     print_status(&format!("to   {}", store_label(&to.client, &to.store)));
@@ -34,17 +34,15 @@ pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
         return Err(usage_error("FROM and TO are the same store"));
     }
     if args.quick && !(from.steadfast && to.steadfast) {
-        return Err(usage_error("--quick requires a Steadfast server at both ends"));
+        return Err(usage_error("--quick requires Steadfast servers on both sides"));
     }
     if !from.steadfast && !args.dry_run {
-        print_status(
-            "warning: the source does not report when items expire; copies will not expire",
-        );
+        print_status("warning: the source does not return expiry times; copies will not expire");
     }
     let max_value = args.max_value;
     let sender = BatchSender::new(&to.client, &to.store, IfExists::Overwrite, max_value).await?;
     let (quick, dry_run) = (args.quick, args.dry_run);
-    let mut sync = Sync {
+    let mut sync = Syncer {
         join: MergeJoin::new(from.clone(), to.clone(), &args.prefix),
         comparer: Comparer { from, to, quick, dry_run, value_bytes_max: max_value },
         bar: progress_bar("comparing", "items", None),
@@ -64,8 +62,7 @@ pub(super) async fn run(args: SyncArgs) -> Result<u8, CommandError> {
     sync.report()
 }
 
-/// Finds the two stores, each at its server.
-async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), CommandError> {
+async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore)> {
     let split = |text: &str| {
         let at = ["@http://", "@https://"].iter().filter_map(|mark| text.rfind(mark)).max();
         match at.map(|at| text.split_at(at)) {
@@ -74,21 +71,20 @@ async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore), Comma
         }
     };
     let ((from, from_endpoint), (to, to_endpoint)) = (split(&args.from), split(&args.to));
-    let connect = |endpoint: &str, token_file: &Option<PathBuf>, flag: &str| {
-        client(args.client.resolve_for(endpoint, token_file.as_deref(), flag)?)
+    let client = |endpoint: &str, token_file: &Option<PathBuf>, flag: &str| {
+        connect(args.client.resolve_for(endpoint, token_file.as_deref(), flag)?)
     };
-    let from_client = connect(&from_endpoint, &args.from_token_file, "--from-token-file")?;
-    let to_client = connect(&to_endpoint, &args.to_token_file, "--to-token-file")?;
+    let from_client = client(&from_endpoint, &args.from_token_file, "--from-token-file")?;
+    let to_client = client(&to_endpoint, &args.to_token_file, "--to-token-file")?;
     let from = from_client.resolve(&from).await?;
     let to = find_or_create(&to_client, &to, args.create && !args.dry_run).await?;
-    let sync_store = async |client: Client, store| -> Result<SyncStore, CommandError> {
+    let sync_store = async |client: Client, store| -> Result<SyncStore> {
         let steadfast = client.is_steadfast().await?;
         Ok(SyncStore { client, store, steadfast })
     };
     Ok((sync_store(from_client, from).await?, sync_store(to_client, to).await?))
 }
 
-/// The items by outcome.
 #[derive(Default)]
 struct SyncCounts {
     new: u64,
@@ -99,7 +95,7 @@ struct SyncCounts {
     failed: u64,
 }
 
-struct Sync {
+struct Syncer {
     args: SyncArgs,
     join: MergeJoin,
     comparer: Comparer,
@@ -112,9 +108,9 @@ struct Sync {
     counts: SyncCounts,
 }
 
-impl Sync {
+impl Syncer {
     /// Compares all items and copies those that differ.
-    async fn copy(&mut self) -> Result<(), CommandError> {
+    async fn copy(&mut self) -> Result<()> {
         let mut running: VecDeque<JoinHandle<Result<Comparison, Error>>> = VecDeque::new();
         let mut ended = false;
         loop {
@@ -141,8 +137,8 @@ impl Sync {
         self.out.flush()
     }
 
-    /// Counts and prints a difference, and adds the item to the batch.
-    fn apply(&mut self, comparison: Comparison) -> Result<(), CommandError> {
+    /// Counts and prints a difference and adds the item to the batch.
+    fn apply(&mut self, comparison: Comparison) -> Result<()> {
         let Comparison { key, difference, line } = comparison;
         let (mark, change) = match difference {
             Difference::None => {
@@ -185,7 +181,7 @@ impl Sync {
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), CommandError> {
+    async fn send(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         if batch.numbers.is_empty() && batch.rejected.is_empty() {
             return Ok(());
@@ -202,7 +198,7 @@ impl Sync {
     }
 
     /// Deletes the items that exist only in the destination.
-    async fn delete(&mut self) -> Result<(), CommandError> {
+    async fn delete(&mut self) -> Result<()> {
         let keys = std::mem::take(&mut self.only_in_to);
         if keys.is_empty() {
             return Ok(());
@@ -230,7 +226,7 @@ impl Sync {
     }
 
     /// Prints the counts and returns the exit status.
-    fn report(mut self) -> Result<u8, CommandError> {
+    fn report(mut self) -> Result<u8> {
         let SyncCounts { new, changed, only_in_to, deleted, unchanged, failed } = self.counts;
         let dry_run = if self.args.dry_run { "dry run: " } else { "" };
         let extra = match (self.args.delete, self.args.dry_run) {
@@ -260,7 +256,6 @@ impl Sync {
     }
 }
 
-/// How an item differs between the stores.
 enum Difference {
     None,
     New,
@@ -270,11 +265,10 @@ enum Difference {
     TooLarge,
 }
 
-/// The result of comparing one item.
 struct Comparison {
     key: String,
     difference: Difference,
-    /// The item to copy, as a line.
+    /// The item to copy as a line.
     line: Option<Vec<u8>>,
 }
 
@@ -284,7 +278,7 @@ impl Comparison {
     }
 }
 
-/// Compares items and reads those that must be copied.
+/// Compares items, and reads those to be copied.
 #[derive(Clone)]
 struct Comparer {
     from: SyncStore,
@@ -347,7 +341,7 @@ impl Comparer {
         self.read(item, Difference::Changed, to_hash).await
     }
 
-    /// Reads an item as a line, unless its value has the given hash.
+    /// Reads an item as a line, unless its value has the hash `to_hash`.
     async fn read(
         &self,
         item: ListedItem,
@@ -391,14 +385,6 @@ impl Comparer {
     }
 }
 
-fn metadata(details: &ItemDetails) -> Vec<u8> {
-    match (&details.metadata, &details.metadata_base64) {
-        (_, Some(encoded)) => BASE64_STANDARD.decode(encoded).unwrap_or_default(),
-        (Some(text), None) => text.clone().into_bytes(),
-        (None, None) => Vec::new(),
-    }
-}
-
 async fn size_and_metadata(store: &SyncStore, item: &ListedItem) -> Result<(u64, Vec<u8>), Error> {
     if let Some(details) = &item.details {
         return Ok((details.size, metadata(details)));
@@ -409,17 +395,14 @@ async fn size_and_metadata(store: &SyncStore, item: &ListedItem) -> Result<(u64,
 
 /// Returns the SHA-256 of an item's value; `None` if the item does not exist.
 async fn value_hash(store: &SyncStore, key: &str) -> Result<Option<[u8; 32]>, Error> {
-    match store.client.get(&store.store, key).await {
-        Ok(value) => hash(value).await.map(Some),
-        Err(e) if e.status() == Some(404) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-async fn hash(mut value: ValueStream) -> Result<[u8; 32], Error> {
+    let mut value = match store.client.get(&store.store, key).await {
+        Ok(value) => value,
+        Err(e) if e.status() == Some(404) => return Ok(None),
+        Err(e) => return Err(e),
+    };
     let mut hash = Sha256::new();
     while let Some(chunk) = value.next_chunk().await? {
         hash.update(&chunk);
     }
-    Ok(hash.finalize().into())
+    Ok(Some(hash.finalize().into()))
 }

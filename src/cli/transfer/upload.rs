@@ -1,32 +1,26 @@
-//! Uploads a source into a store: reads ahead, sends batches concurrently, saves the progress.
+//! Uploads the items of a source to a store: reads ahead, sends batches concurrently and saves the
+//! progress.
 
 use super::report::FailureLog;
 use super::request::{BatchOutcome, BatchSender};
 use crate::cli::error::{CommandError, local_error};
+use crate::cli::output::styled_bar;
 use crate::client::Error;
 use crate::transfer::batches::{Batch, BatchLimits, BatchReader};
 use crate::transfer::detect::OpenSource;
 use crate::transfer::resume::{ImportCounts, ResumeState};
 use crate::transfer::{ItemSource, SourceError};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The number of batches that are read ahead.
+/// The number of batches read ahead.
 const READ_AHEAD: usize = 2;
 
-/// Why an upload ended before the end of its source.
-pub(super) enum Aborted {
-    /// By SIGINT.
-    Interrupted,
-    /// By an error.
-    Failed(CommandError),
-}
-
-/// A batch that was sent.
+/// A batch that was sent, and its outcome.
 struct SentBatch {
     from: u64,
     to: u64,
@@ -34,7 +28,6 @@ struct SentBatch {
     outcome: Result<BatchOutcome, Error>,
 }
 
-/// An upload in progress.
 pub(super) struct Uploader<'r> {
     sender: BatchSender,
     state: ResumeState,
@@ -43,22 +36,22 @@ pub(super) struct Uploader<'r> {
     bar: ProgressBar,
     bytes_read: Arc<AtomicU64>,
     progress_in_bytes: bool,
-    /// The number of lines in flight by the hash of their key.
+    /// The number of lines in flight by key hash.
     keys_in_flight: HashMap<u64, u32>,
     in_flight: JoinSet<SentBatch>,
     next: Option<Batch>,
-    aborted: Option<Aborted>,
+    aborted: Option<CommandError>,
     ended: bool,
 }
 
-/// The result of an upload.
 pub(super) struct UploadSummary {
     pub(super) counts: ImportCounts,
     pub(super) state: ResumeState,
-    pub(super) aborted: Option<Aborted>,
+    /// The reason the upload ended before the end of its source.
+    pub(super) aborted: Option<CommandError>,
 }
 
-/// Uploads the items of a source, from the position in `state`.
+/// Uploads the items of a source, starting at the position in `state`.
 pub(super) async fn upload(
     sender: BatchSender,
     input: OpenSource,
@@ -85,7 +78,7 @@ pub(super) async fn upload(
     uploader.run(batches).await
 }
 
-/// Reads batches on a thread of its own, since reading from a pipe may block forever.
+/// Reads batches on a separate thread, since a read from a pipe can block indefinitely.
 fn read_ahead(
     source: Box<dyn ItemSource>,
     limits: BatchLimits,
@@ -109,15 +102,11 @@ fn read_ahead(
 }
 
 fn progress_bar(size: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
     let style = match size {
         Some(_) => "{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left; {msg}",
         None => "{human_pos} items, {per_sec}; {msg}",
     };
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    bar
+    styled_bar(size, style)
 }
 
 impl Uploader<'_> {
@@ -137,17 +126,17 @@ impl Uploader<'_> {
                 },
                 Some(done) = self.in_flight.join_next(), if !self.in_flight.is_empty() => {
                     match done {
-                        Ok(sent) => self.settle(sent),
+                        Ok(sent) => self.complete(sent),
                         Err(e) => self.abort_with(format!("task failed: {e}")),
                     }
                 }
                 _ = &mut interrupt => {
                     if self.aborted.is_some() {
-                        // The second interrupt also aborts the batches in flight.
+                        // A second interrupt also aborts the batches in flight.
                         self.in_flight.abort_all();
                         break;
                     }
-                    self.abort(Aborted::Interrupted);
+                    self.abort(CommandError::Interrupted);
                     interrupt.set(tokio::signal::ctrl_c());
                 }
             }
@@ -162,7 +151,7 @@ impl Uploader<'_> {
         UploadSummary { counts: self.state.counts(), state: self.state, aborted: self.aborted }
     }
 
-    /// Sends the next batch unless one of its keys is in flight: the last line of a key must be
+    /// Sends the next batch unless one of its keys is in flight: the last line with a key must be
     /// written last.
     fn dispatch(&mut self) {
         if self.in_flight.len() >= self.jobs || self.aborted.is_some() {
@@ -186,7 +175,7 @@ impl Uploader<'_> {
         });
     }
 
-    fn settle(&mut self, sent: SentBatch) {
+    fn complete(&mut self, sent: SentBatch) {
         for key in &sent.key_hashes {
             if let Some(count) = self.keys_in_flight.get_mut(key) {
                 *count -= 1;
@@ -201,15 +190,15 @@ impl Uploader<'_> {
                 let saved = self.state.record_done(sent.from, sent.to, outcome.counts);
                 let saved = saved.map_err(|e| local_error(e.to_string()));
                 if let Err(e) = reported.and(saved) {
-                    self.abort(Aborted::Failed(e));
+                    self.abort(e);
                 }
             }
-            Err(e) => self.abort(Aborted::Failed(e.into())),
+            Err(e) => self.abort(e.into()),
         }
     }
 
-    /// Stops sending; only the first reason is kept.
-    fn abort(&mut self, reason: Aborted) {
+    /// Stops sending. The first reason is reported.
+    fn abort(&mut self, reason: CommandError) {
         self.next = None;
         if self.aborted.is_none() {
             self.aborted = Some(reason);
@@ -217,7 +206,7 @@ impl Uploader<'_> {
     }
 
     fn abort_with(&mut self, message: String) {
-        self.abort(Aborted::Failed(local_error(message)));
+        self.abort(local_error(message));
     }
 
     fn show_progress(&self) {
