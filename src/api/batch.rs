@@ -7,15 +7,15 @@
 
 use super::Api;
 use super::auth::Principal;
+use super::batch_line::{self, RejectedLine, ValidLine};
 use super::error::{Error, json};
-use super::ndjson::{self, RejectedLine, ValidLine};
 use super::query::Query;
 use crate::http::{Body, RequestHead, Response, Stream};
 use crate::kv::batch::BatchItem;
 use crate::kv::import::{ImportItem, ImportOutcome};
 use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Kv, PIECE_BYTES, Value};
-use crate::wire::record::{LineFields, line_bytes_max};
+use crate::wire::item_line::{LineFields, line_bytes_max};
 use crate::wire::{BatchError, BatchReport, IfExists, ImportReport};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -202,7 +202,7 @@ impl<'a> BatchRequest<'a> {
         let max = self.kv.value_bytes_max();
         let authorize = |key: &Key| self.principal.check_key(key);
         let fields = if self.import.is_some() { LineFields::Import } else { LineFields::Batch };
-        let line = ndjson::parse(line, fields, max, authorize)?;
+        let line = batch_line::parse(line, fields, max, authorize)?;
         let ValidLine { key, ttl, metadata, value, expires, generation, modified } = line;
         let value = match self.upload(value).await {
             Ok(value) => value,

@@ -10,7 +10,7 @@ use crate::kv::export::{ExportStream, KeyedItem};
 use crate::kv::items::Item;
 use crate::kv::types::StoreId;
 use crate::kv::{self, PIECE_BYTES};
-use crate::wire::record::{ItemLine, write_base64};
+use crate::wire::item_line::{ItemLine, write_base64};
 use crate::wire::rfc3339;
 use bytes::Bytes;
 use std::future::Future;

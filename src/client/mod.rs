@@ -4,11 +4,11 @@
 //! sent only to the configured endpoint.
 
 mod body;
-mod endpoint;
 mod error;
 mod extensions;
 mod items;
 mod request;
+mod request_url;
 mod retry;
 mod stores;
 mod tokens;

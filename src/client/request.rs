@@ -2,7 +2,7 @@
 
 use super::body::RequestBody;
 use super::error::Error;
-use super::{Client, IDLE_TIMEOUT, endpoint};
+use super::{Client, IDLE_TIMEOUT, request_url};
 use crate::wire::FASTLY_KEY;
 use bytes::Bytes;
 use futures_util::stream::{Stream, poll_fn};
@@ -113,7 +113,7 @@ impl Client {
         request: &Request<'_>,
         body: Option<RequestBody>,
     ) -> Result<reqwest::Response, Error> {
-        let url = endpoint::url(&self.endpoint, request.segments, &request.query)?;
+        let url = request_url::url(&self.endpoint, request.segments, &request.query)?;
         let mut builder = self.http.request(request.method.clone(), url);
         builder = builder.headers(request.headers.clone());
         builder = builder.header(FASTLY_KEY, self.token.clone());

@@ -1,8 +1,8 @@
 //! Groups items into batches, each sent and retried as a unit.
 
-use super::item::CheckedItem;
+use super::checked_item::CheckedItem;
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
-use crate::wire::record::key_of;
+use crate::wire::item_line::key_of;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -1,9 +1,9 @@
 //! Reads CSV with the columns `key` and `value`. A header row can reorder them and add `metadata`
 //! and `time_to_live_sec`.
 
-use super::item::{too_large, write_checked};
+use super::checked_item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
-use crate::wire::record::ItemLine;
+use crate::wire::item_line::ItemLine;
 use csv::ByteRecord;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use super::kv_json::{self, FILE_BYTES_MAX};
 use super::ndjson::NdjsonSource;
 use super::{ItemSource, SourceError, fastly_toml};
 use crate::config::ImportFormat;
-use crate::wire::record::line_bytes_max;
+use crate::wire::item_line::line_bytes_max;
 use serde::de::IgnoredAny;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};

@@ -1,9 +1,9 @@
 //! Reads a directory: each file is a value, and its relative path is the key.
 
-use super::item::{too_large, write_checked};
+use super::checked_item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::hex;
-use crate::wire::record::ItemLine;
+use crate::wire::item_line::ItemLine;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::Read;
@@ -169,7 +169,7 @@ mod tests {
             out.clear();
             match source.next_item(&mut out).unwrap() {
                 NextItem::Line(_) => {
-                    keys.push(crate::wire::record::key_of(&out).unwrap().into_owned());
+                    keys.push(crate::wire::item_line::key_of(&out).unwrap().into_owned());
                 }
                 NextItem::Rejected(item) => rejected.push(item),
                 NextItem::End => return (keys, rejected),

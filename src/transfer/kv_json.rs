@@ -1,10 +1,10 @@
 //! Reads and writes `kv.json`, the local emulator's file format: a JSON object whose members are
 //! items.
 
-use super::item::{too_large, write_checked};
+use super::checked_item::{too_large, write_checked};
 use super::{NextItem, RejectedItem, SourceError};
 use crate::wire::hex;
-use crate::wire::record::ItemLine;
+use crate::wire::item_line::ItemLine;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 

@@ -4,11 +4,11 @@
 //! lines of an NDJSON source are not modified. This module does not use the network.
 
 pub mod batches;
+pub mod checked_item;
 pub mod csv;
 pub mod detect;
 pub mod directory;
 pub mod fastly_toml;
-pub mod item;
 pub mod kv_json;
 pub mod ndjson;
 pub mod resume;

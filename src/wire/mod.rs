@@ -2,7 +2,7 @@
 //! (docs/contract.md sections 1 to 3).
 
 mod endpoint;
-pub mod record;
+pub mod item_line;
 mod time;
 mod token;
 

@@ -177,7 +177,7 @@ fn a_duplicate_store_name_is_400_with_the_recorded_message() {
 fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
     let server = Server::memory(&[]);
     assert_eq!(
-        server.get(&format!("{STORES}")).text(),
+        server.get(&STORES.to_string()).text(),
         "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}"
     );
     let order = [

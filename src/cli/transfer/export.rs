@@ -1,7 +1,7 @@
 //! `steadfast export`.
 
 use super::export_viceroy;
-use super::reader::ItemReader;
+use super::item_reader::ItemReader;
 use crate::cli::error::{EXIT_PRECONDITION, Result, local_error, usage_error};
 use crate::cli::output::{counted, print_json_if, print_status, progress_bar, store_label};
 use crate::cli::output_file::{OutputFile, refuse_overwrite};

@@ -1,14 +1,14 @@
 //! `steadfast export --to viceroy`: exports a store to a directory for the local emulator.
 
 use super::export::INCOMPLETE;
-use super::reader::ItemReader;
+use super::item_reader::ItemReader;
 use crate::cli::error::{EXIT_PRECONDITION, Result, file_error, local_error};
 use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::cli::output_file::refuse_overwrite;
 use crate::client::Client;
 use crate::config::ExportArgs;
 use crate::transfer::kv_json::KvJsonWriter;
-use crate::wire::record::{LineFields, ParsedLine};
+use crate::wire::item_line::{LineFields, ParsedLine};
 use serde_json::json;
 use std::fs::Permissions;
 use std::fs::{self, File};

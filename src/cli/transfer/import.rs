@@ -1,8 +1,8 @@
 //! `steadfast import`.
 
+use super::batch_sender::BatchSender;
 use super::find_or_create;
 use super::report::FailureLog;
-use super::request::BatchSender;
 use super::upload::{UploadSummary, upload};
 use crate::cli::error::{
     CommandError, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_PRECONDITION, Result, file_error,
@@ -12,8 +12,8 @@ use crate::cli::output::{Output, counted, print_error, print_status, store_label
 use crate::cli::runtime::connect;
 use crate::client::{Client, ErrorKind};
 use crate::config::{ImportArgs, ImportFormat};
+use crate::transfer::checked_item::CheckedItem;
 use crate::transfer::detect::{self, OpenSource};
-use crate::transfer::item::CheckedItem;
 use crate::transfer::resume::{ImportCounts, ImportParameters, ResumeState};
 use crate::transfer::{NextItem, fastly_toml};
 use crate::wire::{IfExists, Store};

@@ -1,6 +1,6 @@
 //! Merge-joins the item lists of two stores by key.
 
-use super::reader::PAGE_KEYS;
+use super::item_reader::PAGE_KEYS;
 use crate::client::{Client, Error};
 use crate::wire::{ItemDetails, Store};
 use std::cmp::Ordering;

@@ -1,12 +1,12 @@
 //! The commands that transfer items: `import`, `export` and `sync`.
 
+mod batch_sender;
 mod export;
 mod export_viceroy;
 mod import;
+mod item_reader;
 mod merge_join;
-mod reader;
 mod report;
-mod request;
 mod sync;
 mod upload;
 

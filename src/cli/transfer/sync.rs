@@ -1,9 +1,9 @@
 //! `steadfast sync`.
 
+use super::batch_sender::BatchSender;
 use super::find_or_create;
+use super::item_reader::CONCURRENCY;
 use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
-use super::reader::CONCURRENCY;
-use super::request::BatchSender;
 use crate::cli::confirm::confirm;
 use crate::cli::error::{Result, local_error, usage_error};
 use crate::cli::key::metadata;
@@ -12,8 +12,8 @@ use crate::cli::runtime::connect;
 use crate::client::{Client, Error};
 use crate::config::SyncArgs;
 use crate::transfer::batches::{Batch, BatchEntry};
-use crate::transfer::item::too_large;
-use crate::wire::record::ItemLine;
+use crate::transfer::checked_item::too_large;
+use crate::wire::item_line::ItemLine;
 use crate::wire::{IfExists, Store, http_date_to_rfc3339};
 use indicatif::ProgressBar;
 use serde_json::json;

@@ -1,8 +1,8 @@
 //! Uploads the items of a source to a store: reads ahead, sends batches concurrently and saves the
 //! progress.
 
+use super::batch_sender::{BatchOutcome, BatchSender};
 use super::report::FailureLog;
-use super::request::{BatchOutcome, BatchSender};
 use crate::cli::error::{CommandError, local_error};
 use crate::cli::output::styled_bar;
 use crate::client::Error;

@@ -2,8 +2,8 @@
 //! servers item by item.
 
 use crate::client::{Client, Error, SnapshotStream};
-use crate::transfer::item::VALUE_BYTES_MAX;
-use crate::wire::record::ItemLine;
+use crate::transfer::checked_item::VALUE_BYTES_MAX;
+use crate::wire::item_line::ItemLine;
 use crate::wire::{Store, http_date_to_rfc3339};
 use bytes::Bytes;
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 use crate::kv;
 use crate::kv::import::ImportedGeneration;
 use crate::kv::types::{Key, Metadata, Ttl};
-use crate::wire::record::{FieldError, LineError, LineFields, ParsedLine};
+use crate::wire::item_line::{FieldError, LineError, LineFields, ParsedLine};
 use bytes::Bytes;
 
 /// A rejected line: its key, empty if it could not be read, and the cause.

@@ -3,7 +3,7 @@
 use super::{NextItem, RejectedItem};
 use crate::kv::clock::{Clock, SECOND, SystemClock};
 use crate::kv::types::{Key, Metadata, Ttl};
-use crate::wire::record::{ItemLine, LineFields, ParsedLine, trim_metadata};
+use crate::wire::item_line::{ItemLine, LineFields, ParsedLine, trim_metadata};
 
 /// The maximum size of an exported value in bytes.
 pub const VALUE_BYTES_MAX: u64 = 1 << 30;

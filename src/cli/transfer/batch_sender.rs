@@ -3,9 +3,9 @@
 use crate::client::{Client, Error, PutMode, PutOptions, RequestBody, Retry};
 use crate::transfer::RejectedItem;
 use crate::transfer::batches::{Batch, BatchLimits};
-use crate::transfer::item::CheckedItem;
+use crate::transfer::checked_item::CheckedItem;
 use crate::transfer::resume::ImportCounts;
-use crate::wire::record::ItemLine;
+use crate::wire::item_line::ItemLine;
 use crate::wire::{BatchError, IfExists, Store};
 use bytes::Bytes;
 
