@@ -61,7 +61,7 @@ pub(in crate::api) fn is_public(route: Route) -> bool {
     access(route) == Access::Public
 }
 
-const ROOT_ONLY: &str = "this operation requires the root token";
+const ROOT_ONLY: &str = "this token may not perform this operation: it requires the root token";
 const READ_ONLY: &str = "this token may only read: its scope is global:read";
 const OTHER_STORES: &str = "this token may not access this store: it is limited to other stores";
 const NO_STORES: &str = "this token may not create, rename or delete stores: it is limited to some \
