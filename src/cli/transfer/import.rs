@@ -185,8 +185,8 @@ impl Importer {
         ));
         if self.args.if_exists == IfExists::Fail && skipped > 0 {
             print_status(
-                "note: skipped items existed before or were written by an earlier run or attempt of \
-                 this import",
+                "note: skipped items existed before or were written by an earlier run or attempt \
+                 of this import",
             );
         }
         self.push_result(Some(&store.id), &store.name, counts, aborted.is_none());
