@@ -217,7 +217,7 @@ fn health_and_discovery_need_no_token() {
 fn account_endpoints_have_the_fields_that_clients_decode() {
     let case = Case::new();
     let get = |path: &str| {
-        let response = case.server.get(&path);
+        let response = case.server.get(path);
         assert_eq!(response.status, 200, "{path}");
         response.json()
     };

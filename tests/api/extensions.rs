@@ -41,7 +41,7 @@ fn the_extensions_report_name_and_version() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(about.text(), format!("{{\"name\":\"steadfast\",\"version\":\"{version}\"}}"));
     for path in ["/_/v1/", "/_/v2", "/_", "/_/v1/stores", "/_/v1/stores/x/nothing"] {
-        case.server.get(&path).expect_error(404);
+        case.server.get(path).expect_error(404);
     }
     assert_eq!(case.extension("POST", "items", b"").header("Allow"), "GET, HEAD, DELETE");
     assert_eq!(case.extension("PUT", "export", b"").header("Allow"), "GET, HEAD");

@@ -15,7 +15,7 @@ fn discovery_needs_no_token_and_is_json() {
 }
 
 fn get(server: &Server, path: &str) -> Value {
-    let response = server.get(&path);
+    let response = server.get(path);
     assert_eq!(response.status, 200, "{path}");
     assert_eq!(response.header("Cache-Control"), "no-store");
     assert!(!response.text().contains(TOKEN), "{path} shows the token");

@@ -94,7 +94,7 @@ fn head_responses_have_the_length_of_get_and_no_body() {
     let (one, keys) = (format!("{kv}/{store}"), format!("{kv}/{store}/keys"));
     let missing = format!("{item}-gone");
     for path in [&item, &missing, &one, &keys, kv, "/healthz", "/verify", "/none", "/metrics"] {
-        let get = server.get(&path);
+        let get = server.get(path);
         let mut client = send(&server, head(&format!("HEAD {path}"), "") + HEALTH);
         let head_only = client.read_response(true).unwrap();
         assert_eq!(head_only.status, get.status, "{path}");

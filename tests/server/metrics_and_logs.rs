@@ -241,7 +241,7 @@ fn writes_are_counted_as_commits_groups_and_syncs() {
 fn healthz_and_readyz_respond_in_plain_text() {
     let server = Server::memory(&[]);
     for (path, body) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
-        let response = server.get(&path);
+        let response = server.get(path);
         assert_eq!((response.status, response.text().as_str()), (200, body));
         assert_eq!(response.header("Content-Type"), "text/plain");
         assert_eq!(response.header("Cache-Control"), "no-store");
