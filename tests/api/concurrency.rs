@@ -211,7 +211,7 @@ fn one_of_concurrent_creates_with_one_name_succeeds() {
         for response in responses.iter().filter(|response| response.status == 400) {
             assert_eq!(response.expect_error(400), detail);
         }
-        let total = disk.server.get(&STORES.to_string()).json()["meta"]["total"].clone();
+        let total = disk.server.get(STORES).json()["meta"]["total"].clone();
         assert_eq!(total, round + 1);
     }
 }
@@ -224,7 +224,7 @@ fn one_of_concurrent_renames_to_one_name_succeeds() {
         client.request(&format!("PUT {STORES}/{}", ids[at]), &[], b"{\"name\":\"one\"}").unwrap()
     });
     assert_eq!((count(&responses, 200), count(&responses, 400)), (1, 7));
-    let list = server.get(&STORES.to_string()).json();
+    let list = server.get(STORES).json();
     assert_eq!(list["meta"]["total"], 8);
     let winner = responses.iter().position(|response| response.status == 200).unwrap();
     let found = server.get(&format!("{STORES}?name=one")).json();

@@ -180,7 +180,7 @@ fn ambiguous_paths_are_4xx_and_change_nothing() {
     case.put_ok("keys", &[], b"2");
     let id = &case.id;
     let other = case.server.create_store("other");
-    let stores = || case.server.get(&STORES.to_string()).text();
+    let stores = || case.server.get(STORES).text();
     let before = (stores(), case.list_keys());
     let mut paths: Vec<String> = [
         format!("{STORES}/{id}/keys/"),

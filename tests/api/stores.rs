@@ -176,10 +176,7 @@ fn a_duplicate_store_name_is_400_with_the_recorded_message() {
 #[test]
 fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
     let server = Server::memory(&[]);
-    assert_eq!(
-        server.get(&STORES.to_string()).text(),
-        "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}"
-    );
+    assert_eq!(server.get(STORES).text(), "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}");
     let order = [
         "a", "a b", "a1", "aB", "Ab", "b", "TEST", "Test", "test", "test-store", "TestStoreA",
         "test_store", "zz", "zé",

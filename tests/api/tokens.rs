@@ -285,7 +285,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
         shown.replace("15.009999Z\"", &format!("15.009999Z\",\"access_token\":\"{secret}\""));
     assert_eq!(response.text(), with_secret);
     assert_eq!((id.len(), secret.len(), &secret[..3], created.len()), (22, 46, "sf_", 27));
-    let list = server.get(&TOKENS.to_string()).text();
+    let list = server.get(TOKENS).text();
     assert_eq!(list, format!("{{\"data\":[{shown}]}}"));
     // The token as seen by its holder.
     let own = |path: &str| server.request_as(secret, &format!("GET {path}"), "").json();
@@ -304,7 +304,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
     assert_eq!((&me["user_id"], &verify["user"]["id"]), (&user["id"], &user["id"]));
     // Tokens are listed oldest first.
     let second = create_token(&server, &json!({"name": "z", "scope": "global"})).0;
-    let list = server.get(&TOKENS.to_string()).json();
+    let list = server.get(TOKENS).json();
     let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
     assert_eq!(ids, [id, &second]);
     assert_eq!(list["data"][1]["expires_at"], Value::Null);
@@ -344,7 +344,7 @@ fn an_invalid_token_request_is_400_and_creates_none() {
         let response = server.request(&format!("POST {TOKENS}"), &[], body.as_bytes());
         super::assert_error(&response, 400, word);
     }
-    assert_eq!(server.get(&TOKENS.to_string()).text(), "{\"data\":[]}");
+    assert_eq!(server.get(TOKENS).text(), "{\"data\":[]}");
     let body = json!({
         "name": "ö".repeat(255), "scope": "global", "stores": many[1..],
         "prefix": "p".repeat(1024),
@@ -397,7 +397,7 @@ fn a_revoked_token_is_401_at_once_even_on_an_open_connection() {
             assert_eq!(again.expect_error(404), "no token with that id");
         }
     }
-    assert_eq!(server.get(&TOKENS.to_string()).text(), "{\"data\":[]}");
+    assert_eq!(server.get(TOKENS).text(), "{\"data\":[]}");
 }
 
 #[test]

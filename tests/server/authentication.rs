@@ -55,7 +55,7 @@ fn all_requests(store: &str) -> Vec<(String, &'static str)> {
 fn visible_state(server: &Server, store: &str) -> Vec<String> {
     let item = server.get(&format!("{KV}/{store}/keys/k"));
     vec![
-        server.get(&KV.to_string()).text(),
+        server.get(KV).text(),
         server.get(&format!("{KV}/{store}/keys")).text(),
         item.header("Generation").to_owned(),
         item.text(),
