@@ -61,7 +61,7 @@ impl Kv {
     /// Lists a page of a store's keys, without expired items.
     ///
     /// # Errors
-    /// [`Error::NoStore`].
+    /// [`Error::NoStore`](super::Error::NoStore).
     pub async fn list_keys(&self, store: &StoreId, list: &ListKeys) -> Result<KeyPage> {
         self.require_store(store).await?;
         let items = keyspace::items(store);
