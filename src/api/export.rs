@@ -98,7 +98,7 @@ impl BodySource for ExportSource {
 }
 
 impl LargeValue {
-    /// Appends the next piece and, after the last one, the end of the line. Returns whether the line
+    /// Appends the next piece; after the last one, the end of the line. Returns whether the line
     /// is complete.
     async fn push(&mut self, out: &mut Vec<u8>) -> Result<bool, kv::Error> {
         let len = (self.value.len() - self.offset).min(PIECE_BYTES as u64);

@@ -105,8 +105,8 @@ pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
     match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
-            "it has an incomplete copy or restore: run the same copy again to complete it; after an \
-             interrupted restore, empty it and restore again"
+            "it has an incomplete copy or restore: run the same copy again to complete it; after \
+             an interrupted restore, empty it and restore again"
                 .into(),
         )),
     }

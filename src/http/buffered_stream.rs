@@ -87,7 +87,7 @@ impl<S: Stream> BufferedStream<S> {
         write_all(&mut self.stream, &mut self.timer, rest, timeout).await
     }
 
-    /// Shuts down the write side, then discards input for up to 10 s, so that the client receives the
+    /// Shuts down writing, then discards input for up to 10 s, so that the client receives the
     /// response instead of a reset.
     pub(super) async fn linger(&mut self, timeout: Duration) {
         const BYTES_MAX: usize = 64 << 20;

@@ -225,7 +225,7 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     LineError { key, error }
 }
 
-/// Returns the key of a line. If the line starts with a key without escapes, the rest is not parsed.
+/// Returns the key of a line. If a key without escapes comes first, the rest is not parsed.
 pub fn key_of(line: &[u8]) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct KeyOnly<'l> {

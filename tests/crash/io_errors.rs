@@ -142,7 +142,7 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
                 continue;
             }
             disk.shim.set(0, Rule { first, ..Rule::every(calls, BLOBS, Action::Fail(ENOSPC)) });
-            // The server may respond and close before it has read the whole value, so the client may
+            // The server may respond and close before it has read the value, so the client may
             // see a connection error instead.
             let put = format!("PUT {}", disk.testbed.path("large"));
             if let Ok(reply) = disk.testbed.server.connect().request(&put, &[], &new) {

@@ -166,7 +166,8 @@ fn writes_take_effect_exactly_once_while_connections_are_terminated() {
     let all = servers[2].get(&format!("{base}/all")).text();
     let acknowledged = check_appends(&all, &appended.into_inner().unwrap());
     println!(
-        "{terminated} connections terminated; acknowledged {counted} increments ({unknown} unknown) and \
+        "{terminated} connections terminated; acknowledged {counted} increments \
+         ({unknown} unknown) and \
          {acknowledged} appends"
     );
     assert!(terminated > 50 && counted > 20 && acknowledged > 20, "too little load");

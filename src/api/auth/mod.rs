@@ -1,7 +1,7 @@
 //! Authentication and authorization: one check per request, before any handler runs.
 //!
 //! The root token has all permissions; [`permission`] defines those of limited tokens (see
-//! [`crate::kv::tokens`]). Limited tokens are looked up on every request, so that a revoked token is
+//! [`crate::kv::tokens`]). Limited tokens are read on every request, so that a revoked token is
 //! rejected by all servers at once.
 
 mod permission;

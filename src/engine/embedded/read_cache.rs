@@ -88,7 +88,7 @@ impl ReadCache {
         match self.entries.get(key) {
             Some(cached) if cached.sequence == sequence => {
                 if !cached.was_read {
-                    // A race with the writer may restore an older record, but its sequence is stale.
+                    // A race with the writer may restore an older record; its sequence is stale.
                     let cached = CachedRecord { was_read: true, ..cached.clone() };
                     let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
                 }
