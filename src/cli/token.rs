@@ -6,12 +6,11 @@ use super::output::{Output, print_json_if, print_status};
 use super::runtime;
 use crate::client::{Client, Error};
 use crate::config::{ClientArgs, TokenCreateArgs, TokenRevokeArgs, TokenScope, parse_duration};
-use crate::wire::{LimitedToken, TokenRequest};
+use crate::wire::{LimitedToken, MICROS_MAX, TokenRequest, parse_rfc3339, rfc3339};
 use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
-use time::format_description::well_known::Rfc3339;
-use time::{Duration, OffsetDateTime, UtcOffset};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Subcommand)]
 pub(super) enum TokenCommand {
@@ -94,9 +93,8 @@ fn label(client: &Client, token: &LimitedToken) -> String {
 
 /// Converts a duration from now, or an RFC 3339 time, to an RFC 3339 time in UTC.
 fn parse_expiry(text: &str) -> Result<String> {
-    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
-        let time = time.to_offset(UtcOffset::UTC).format(&Rfc3339);
-        return time.map_err(|e| usage_error(format!("--expires: {e}")));
+    if let Some(time) = parse_rfc3339(text) {
+        return Ok(rfc3339(time));
     }
     let seconds = parse_duration(text).map_err(|_| {
         usage_error(
@@ -104,10 +102,12 @@ fn parse_expiry(text: &str) -> Result<String> {
         )
     })?;
     // Relative to the local clock; the server uses its own clock to check the expiry.
-    let time = OffsetDateTime::now_utc().checked_add(Duration::seconds(seconds.into()));
-    let time = time.and_then(|time| time.replace_nanosecond(0).ok());
-    let time = time.and_then(|time| time.format(&Rfc3339).ok());
-    time.ok_or_else(|| usage_error("--expires is too far in the future"))
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = now.as_secs().saturating_add(seconds.into()).saturating_mul(1_000_000);
+    if time > MICROS_MAX {
+        return Err(usage_error("--expires is after the year 9999"));
+    }
+    Ok(rfc3339(time))
 }
 
 async fn list(client: Client, json: bool) -> Result<()> {

@@ -1,14 +1,13 @@
 //! List cursors in the encoding of the hosted API: padded base64 of a protobuf message whose field
 //! 1 is the last key returned (docs/contract.md section 3.4).
 
+use super::limits::KEY_BYTES_MAX;
 use super::{Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// The tag of field 1, length-delimited.
 const TAG: u8 = 0x0a;
-/// Maximum length of the key in a cursor; a store name of 255 characters has up to 1020 bytes.
-const KEY_BYTES_MAX: usize = 1024;
 
 /// Encodes the cursor for the page after `last`.
 pub fn encode(last: &[u8]) -> String {

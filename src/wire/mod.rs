@@ -7,7 +7,7 @@ mod time;
 mod token;
 
 pub use endpoint::{DEFAULT_PORT, Endpoint};
-pub use time::{http_date_to_rfc3339, parse_rfc3339, rfc3339, timestamp};
+pub use time::{MICROS_MAX, http_date_to_rfc3339, parse_rfc3339, rfc3339, timestamp};
 pub use token::Token;
 
 use serde::{Deserialize, Serialize};

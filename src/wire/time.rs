@@ -3,6 +3,9 @@
 use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;
 
+/// The last time that RFC 3339 can express: the end of the year 9999.
+pub const MICROS_MAX: u64 = 253_402_300_799_999_999;
+
 /// Formats a time as RFC 3339 in UTC, with microseconds.
 pub fn rfc3339(micros: u64) -> String {
     let date = timestamp(micros).replace(' ', "T");
@@ -44,7 +47,7 @@ mod tests {
     fn rfc_3339_times_round_trip() {
         let at = 1_750_707_675_009_999;
         assert_eq!(rfc3339(at), "2025-06-23T19:41:15.009999Z");
-        for micros in [0, 1, at, 253_402_300_799_999_999] {
+        for micros in [0, 1, at, MICROS_MAX] {
             assert_eq!(parse_rfc3339(&rfc3339(micros)), Some(micros));
         }
         assert_eq!(parse_rfc3339("2025-06-23T21:41:15.009999+02:00"), Some(at));

@@ -246,7 +246,7 @@ async fn delete_listed(
             count += 1;
         }
         let keys = counted(count, "key");
-        let action = format!("delete the items with the {keys} in {} from {label}", path.display());
+        let action = format!("delete the items of {keys} in {} from {label}", path.display());
         confirm(&action, args.yes).await?;
         Some(count)
     };

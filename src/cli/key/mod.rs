@@ -9,14 +9,12 @@ use super::error::exit_status;
 use super::runtime;
 use crate::client::ItemHeaders;
 use crate::config::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs};
-use crate::wire::ItemDetails;
+use crate::wire::{ItemDetails, http_date_to_rfc3339};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Subcommand;
 use serde::Serialize;
 use std::process::ExitCode;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 pub(super) use delete::{count_items, delete_items};
 
@@ -112,7 +110,7 @@ impl ItemInfo {
             size: headers.size,
             generation: headers.generation,
             metadata: headers.metadata,
-            modified: headers.modified.map(http_date_to_rfc3339),
+            modified: headers.modified.map(|date| http_date_to_rfc3339(&date).unwrap_or(date)),
             expires: ReportedExpiry::Unknown,
         }
     }
@@ -184,10 +182,4 @@ struct ItemJson<'a> {
     modified: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<Option<&'a str>>,
-}
-
-/// Converts an HTTP date to RFC 3339 in whole seconds. An invalid date is returned unchanged.
-fn http_date_to_rfc3339(date: String) -> String {
-    let time = httpdate::parse_http_date(&date).ok().map(OffsetDateTime::from);
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or(date)
 }
