@@ -2,11 +2,12 @@
 //! details, and deletion by prefix.
 
 use super::Api;
-use super::error::{Error, json};
-use super::keys::{list_meta, utf8};
+use super::error::{Error, json, json_admitted};
+use super::keys::{list_meta, page_bytes_max, utf8};
 use super::query::Query;
 use crate::http::{RequestHead, Response};
-use crate::kv::delete_prefix::PrefixDeletion;
+use crate::kv::cursor;
+use crate::kv::delete_prefix::{PrefixCount, PrefixDeletion};
 use crate::kv::items::Item;
 use crate::kv::types::StoreId;
 use crate::wire;
@@ -29,11 +30,12 @@ impl Api {
         head: &RequestHead,
     ) -> Result<Response, Error> {
         let list = Query::parse(head.query())?.list_keys()?;
+        let permit = self.limiter.download(2 * page_bytes_max(list.limit)).await?;
         let page = self.kv.list_keys(&store?, &list).await?;
         let data = page.items().map(|item| details(item?)).collect::<Result<Vec<_>, Error>>()?;
         let last = data.last().filter(|_| page.more);
         let meta = list_meta(list, last.map(|last| last.key.as_bytes()));
-        Ok(json(200, &wire::ItemDetailsList { data, meta }))
+        Ok(json_admitted(&wire::ItemDetailsList { data, meta }, permit))
     }
 
     pub(super) async fn delete_items(
@@ -53,8 +55,11 @@ impl Api {
             }
         };
         if dry_run {
-            let matched = self.kv.count_prefix(&store?, prefix).await?;
-            return Ok(json(200, &wire::MatchedCount { matched }));
+            let after = query.text("cursor")?.map(cursor::decode).transpose()?;
+            let count = self.kv.count_prefix(&store?, prefix, after.as_deref()).await?;
+            let PrefixCount { matched, last } = count;
+            let next_cursor = last.as_deref().map(cursor::encode);
+            return Ok(json(200, &wire::MatchedCount { matched, next_cursor }));
         }
         let deletion = self.kv.delete_prefix(&store?, prefix, limit).await?;
         let PrefixDeletion { deleted, more } = deletion;

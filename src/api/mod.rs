@@ -92,7 +92,7 @@ impl Api {
             (Route::Metrics, Get | Head) => self.render_metrics().await,
             (Route::OpenApi, Get | Head) => Ok(openapi::document()),
             (Route::OpenIdConfiguration, Get | Head) => Ok(account::openid_configuration()),
-            (Route::Product, Delete) => Ok(Response::new(204)),
+            (Route::Product, Delete) => Ok(error::without_body(204)),
             (Route::Product, Get | Head | Put) => Ok(account::product()),
             (Route::Readyz, Get | Head) => self.readyz().await,
             (Route::Store, Get | Head) => self.describe_store(store()?).await,
@@ -132,7 +132,7 @@ impl Api {
     /// Counts and logs a failure. Internal causes are logged here and never sent to the client.
     fn log_failure(&self, e: &Error, id: u64, method: &'static str, route: &'static str) {
         let request_id = format_args!("{id:016x}");
-        if let Error::Unauthorized = e {
+        if let Error::Unauthorized(_) = e {
             self.metrics.record_auth_failure();
         } else if let Error::Overloaded(_) = e {
             self.metrics.record_overload();

@@ -6,7 +6,12 @@ use super::request::RequestHead;
 use super::response::DateHeader;
 use super::{RequestError, Service, Stream, Timeouts};
 use std::io;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// Clients without a valid token whose bodies are drained at the same time. The connections of
+/// others close right after the response, which a client that still sends may not receive.
+const UNAUTHENTICATED_DRAINS: usize = 64;
+static UNAUTHENTICATED: Semaphore = Semaphore::const_new(UNAUTHENTICATED_DRAINS);
 
 /// Why there is no request to serve.
 enum HeadError {
@@ -31,8 +36,9 @@ pub async fn serve<S: Stream, V: Service>(
             Err(HeadError::Closed) => return,
             Err(HeadError::Rejected(error)) => {
                 let response = service.reject(error).closing(true);
+                let permit = UNAUTHENTICATED.try_acquire();
                 if response.write(&mut io, &mut date, false, timeouts.write).await.is_ok() {
-                    io.linger(timeouts.write).await;
+                    close(&mut io, permit.is_ok(), timeouts).await;
                 }
                 return;
             }
@@ -43,20 +49,35 @@ pub async fn serve<S: Stream, V: Service>(
         if head.http_10 {
             response.downgrade_to_http_10();
         }
-        let close = response.close;
         // Written before the rest of the body is read: the client may wait for the response.
-        let remaining = body.remaining();
+        let remaining = body.declared_bytes().unwrap_or(0);
+        let mut permit = None;
+        if response.unauthenticated && (response.close || remaining > io.input.len() as u64) {
+            permit = UNAUTHENTICATED.try_acquire().ok();
+            response.close |= permit.is_none();
+        }
+        let drains = !response.unauthenticated || permit.is_some();
+        let closes = response.close;
         let omit_body = head.method() == b"HEAD";
         if response.write(&mut io, &mut date, omit_body, timeouts.write).await.is_err() {
             return;
         }
-        if close {
-            io.linger(timeouts.write).await;
+        if closes {
+            return close(&mut io, drains, timeouts).await;
+        }
+        if remaining > 0 && !io.discard(remaining, timeouts.body).await {
             return;
         }
-        if remaining > 0 && !Body::resume(&mut io, remaining, timeouts.body).drain().await {
-            return;
-        }
+    }
+}
+
+/// Sends the response and closes the connection, after reading what the client still sends if
+/// `drains`.
+async fn close<S: Stream>(io: &mut BufferedStream<S>, drains: bool, timeouts: Timeouts) {
+    if drains {
+        io.linger(timeouts.write).await;
+    } else {
+        let _ = io.flush(timeouts.write).await;
     }
 }
 
@@ -84,6 +105,7 @@ async fn read_head<S: Stream>(
             if *drain.borrow_and_update() {
                 return Err(HeadError::Closed);
             }
+            io.shrink();
             tokio::select! {
                 biased;
                 read = io.fill(timeouts.idle) => read,

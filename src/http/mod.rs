@@ -7,13 +7,15 @@
 mod body;
 mod buffered_stream;
 mod connection;
+mod pace;
 mod request;
 mod response;
 
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, CHUNK_BYTES_MAX};
 pub use connection::serve;
+pub use pace::{Contention, Waiting};
 pub use request::RequestHead;
-pub use response::{BodySource, Payload, Response};
+pub use response::{BodySource, Payload, Response, http_date};
 
 use std::future::Future;
 use std::time::Duration;
@@ -37,9 +39,9 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
-    /// For the next bytes of a request body.
+    /// For the next bytes of a request body, and before its average rate is checked.
     pub body: Duration,
-    /// For the client to accept the next bytes of a response.
+    /// For the client to accept the next bytes of a response, and before the rate is checked.
     pub write: Duration,
 }
 
@@ -61,6 +63,8 @@ pub trait Service: Send + Sync + 'static {
 pub enum RequestError {
     /// The head violates the syntax or framing rules of HTTP.
     Malformed(String),
+    /// The client started a TLS handshake on a plain HTTP port.
+    Tls,
     /// The target exceeds [`TARGET_BYTES_MAX`].
     TargetTooLong,
     /// The headers exceed [`FIELDS_BYTES_MAX`] or [`FIELDS_MAX`].

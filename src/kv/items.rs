@@ -61,6 +61,8 @@ pub struct PutCheck {
     store: Option<StoreVersion>,
     /// Read by conditional puts only; `Some(None)` if there is no record.
     item: Option<Option<Record>>,
+    /// Size in bytes of the existing value that the new one is joined with.
+    joined_bytes: u64,
 }
 
 /// The parameters of a delete.
@@ -135,17 +137,30 @@ impl Kv {
         put: &PutRequest,
         declared: Option<u64>,
     ) -> Result<PutCheck> {
-        let mut check = PutCheck { store: Some(self.require_store(store).await?), item: None };
+        let mut check = PutCheck::default();
+        check.store = Some(self.require_store(store).await?);
         if declared.is_some_and(|bytes| bytes > self.value_bytes_max) {
             return Err(Error::TooLarge(self.value_bytes_max));
         }
         if put.is_conditional() {
             let found = self.engine.read(&keyspace::item(store, key), Projection::Meta).await?;
             preconditions::put(self.item_state(found.as_ref())?, put.mode, put.if_generation)?;
+            if let Some(record) = found.as_ref().filter(|_| put.concatenates()) {
+                check.joined_bytes = ItemMeta::decode(&record.meta)?.size;
+            }
             // To append or prepend, the existing value is read after the new one has arrived.
             check.item = Some(found).filter(|found| found.is_none() || !put.concatenates());
         }
         Ok(check)
+    }
+
+    /// Returns the memory to reserve for joining an uploaded value with the existing one, in
+    /// bytes.
+    pub fn join_memory_bytes(&self, check: &PutCheck) -> u64 {
+        match check.joined_bytes {
+            size if self.engine.buffers_blobs() => size.saturating_mul(2),
+            size => size.min(2 * COPY_BYTES),
+        }
     }
 
     /// Puts an item durably and returns its new generation.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Length of the kernel's accept queue.
 const BACKLOG: u32 = 4096;
@@ -63,7 +63,8 @@ impl Server {
         let options = StorageOptions {
             cache_bytes: config.cache_bytes,
             wal_bytes: config.wal_bytes,
-            reading_bytes: config.max_in_flight / 2,
+            // Above the limit of the API, so that requests wait there, where slow clients yield.
+            reading_bytes: config.max_in_flight / 2 + 2 * config.max_value,
         };
         let Storage { engine, clock } = storage::open(&config.engine, options).await?;
         copy::check_complete(&*engine).await?;
@@ -142,12 +143,29 @@ impl Server {
             let (api, timeouts) = (self.api.clone(), timeouts(&self.config));
             let (metrics, draining) = (self.metrics.clone(), draining.clone());
             tokio::spawn(async move {
-                metrics.connections.inc();
+                let _open = OpenConnection::new(metrics, slot);
                 http::serve(stream, &*api, timeouts, draining).await;
-                metrics.connections.dec();
-                drop(slot);
             });
         }
+    }
+}
+
+/// An open connection, counted until it is dropped, even by a panic.
+struct OpenConnection {
+    metrics: Arc<Metrics>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl OpenConnection {
+    fn new(metrics: Arc<Metrics>, slot: OwnedSemaphorePermit) -> OpenConnection {
+        metrics.connections.inc();
+        OpenConnection { metrics, _slot: slot }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
     }
 }
 
@@ -192,5 +210,24 @@ fn raise_file_limit(wanted: u64) {
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::warn!(%error, "could not raise the open file limit");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_connection_does_not_leak_its_slot_or_count() {
+        let (metrics, slots) = (Arc::new(Metrics::default()), Arc::new(Semaphore::new(1)));
+        let slot = slots.clone().acquire_owned().await.unwrap();
+        let open = OpenConnection::new(metrics.clone(), slot);
+        assert_eq!((metrics.connections.get(), slots.available_permits()), (1, 0));
+        let connection = tokio::spawn(async move {
+            let _open = open;
+            panic!("a handler panics");
+        });
+        assert!(connection.await.unwrap_err().is_panic());
+        assert_eq!((metrics.connections.get(), slots.available_permits()), (0, 1));
     }
 }

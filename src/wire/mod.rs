@@ -212,8 +212,11 @@ pub struct DeletedCount {
 /// The response to a dry run of a deletion by prefix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MatchedCount {
-    /// Number of matching items.
+    /// Number of matching items after the cursor of the request, up to a million.
     pub matched: u64,
+    /// Cursor to count the following items; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// The response to an import.

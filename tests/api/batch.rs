@@ -107,7 +107,7 @@ fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
         (keyed(" "), " ", "key"),
         (keyed("a\\nb"), "a\nb", "key"),
         (keyed("\\u0000"), "\0", "key"),
-        (keyed(&long_key), &long_key, "key"),
+        (keyed(&long_key), &long_key[..1024], "key"),
         (with(&format!("\"metadata\":\"{long_metadata}\"")), "k", "metadata"),
     ];
     for value in ["d", "d===", "dg==x", "dg==\\n", "d g==", "dg--", "_-8=", "ZZ==", "dg==dg=="] {
@@ -304,6 +304,44 @@ fn a_batch_reports_its_first_10000_errors_and_their_total() {
         let errors = json["errors"].as_array().unwrap();
         assert_eq!((errors.len(), &errors[9_999]["index"]), (10_000, &9_999.into()));
     }
+}
+
+#[test]
+fn names_in_batch_errors_are_cut_and_their_list_is_bounded_in_bytes() {
+    let case = Case::new();
+    let long = "k".repeat(1_000_000);
+    let errors = batch_errors(&put_batch(&case, line(&long)), 400);
+    assert_eq!(errors[0].0, "k".repeat(1024));
+    assert_eq!(errors[0].3, "key must have at most 1024 bytes of UTF-8, but has 1000000");
+    let body: String = (0..2500).map(|n| line(&format!("{n:04}{}", "k".repeat(2000)))).collect();
+    let response = put_batch(&case, body);
+    assert_eq!(response.status, 400);
+    assert!(response.body.len() < 2 << 20, "a response of {} bytes", response.body.len());
+    let json = response.json();
+    let errors = json["errors"].as_array().unwrap();
+    let title = format!("batch had 2500 errors, the first {} are listed", errors.len());
+    assert_eq!(json["title"], title);
+    assert!((500..2500).contains(&errors.len()), "{title}");
+    let indexes: Vec<_> = errors.iter().map(|error| error["index"].as_u64().unwrap()).collect();
+    assert_eq!(indexes, (0..errors.len() as u64).collect::<Vec<_>>());
+    // A value of the wrong type is not repeated in the reason.
+    let typed = format!("{{\"key\":\"k\",\"value\":\"\",\"time_to_live_sec\":\"{long}\"}}\n\"{long}\"");
+    for error in batch_errors(&put_batch(&case, typed), 400) {
+        assert!(error.3.len() < 200, "{:.300}", error.3);
+    }
+}
+
+#[test]
+fn a_byte_order_mark_before_the_first_line_is_ignored() {
+    let case = Case::new();
+    put_batch_ok(&case, format!("\u{feff}{}{}", line("a"), line("b")));
+    let import = format!("PUT /_/v1/stores/{}/import", case.id);
+    let imported = case.server.request(&import, &[], format!("\u{feff}{}", line("c")).as_bytes());
+    assert_eq!(imported.json()["written"], 1, "{}", imported.text());
+    assert_eq!(case.list_keys(), ["a", "b", "c"]);
+    put_batch_ok(&case, "\u{feff}");
+    let errors = batch_errors(&put_batch(&case, format!("{}\u{feff}{}", line("d"), line("e"))), 400);
+    assert_eq!((errors.len(), errors[0].1), (1, 1), "only before the first line");
 }
 
 #[test]

@@ -122,6 +122,13 @@ fn assert_412(response: &Response) {
     assert_eq!(status_line(response), "HTTP/1.1 412 Precondition Failed", "{}", response.head);
     assert_eq!(response.header("Content-Length"), "0");
     assert!(!response.has_header("Content-Type") && response.body.is_empty(), "{}", response.head);
+    assert_not_cached(response);
+}
+
+/// Checks the headers that keep a response out of caches.
+fn assert_not_cached(response: &Response) {
+    assert_eq!(response.header("Cache-Control"), "no-store");
+    assert_eq!(response.header("Pragma"), "no-cache");
 }
 
 /// Checks a 204 response, which must have no body headers.
@@ -130,6 +137,7 @@ fn assert_204(response: &Response) {
     for name in ["Content-Length", "Content-Type", "Transfer-Encoding"] {
         assert!(!response.has_header(name), "{}", response.head);
     }
+    assert_not_cached(response);
 }
 
 /// Checks an error whose detail begins with the name of the invalid field, in any letter case.

@@ -59,12 +59,15 @@ fn a_created_store_has_the_recorded_response() {
 }
 
 #[test]
-fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
+fn store_names_have_1_to_255_characters_and_no_control_characters() {
     let server = Server::memory(&[]);
     let longest = format!("a{}", "ö".repeat(254));
     let widest = format!("a{}", "🎈".repeat(254));
     let strange = "a~`!@#$%^&*()=+[]{};:'\"<>,./?";
-    for name in ["a", "Z", "a b", "A-b_c.1", strange, "a/..", &longest, &widest, "a "] {
+    for name in [
+        "a", "Z", "a b", "A-b_c.1", strange, "a/..", &longest, &widest, "a ", "1a", "2024-site",
+        "_x", "-a", " a", "Ünï", "\u{1d41a}", "0c5m1x2v7q9r4t8k3h6j1a", "\"", "{", "..",
+    ] {
         let response = create(&server, json!({ "name": name }).to_string());
         assert_eq!(response.status, 201, "{name}: {response:?}");
         assert_eq!(response.json()["name"], name);
@@ -72,12 +75,8 @@ fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
     let total = list(&server, "")["meta"]["total"].clone();
     for name in [
         "",
-        "1a",
-        " a",
-        "-a",
-        "_",
-        "öa",
-        "\u{1d41a}",
+        "\ta",
+        "\u{85}a",
         "a\tb",
         "a\nb",
         "a\u{0}",
@@ -327,7 +326,7 @@ fn an_invalid_rename_is_400_and_changes_nothing() {
         rename("{\"name\":\"taken\"}").expect_error(400),
         "store with name 'taken' already exists"
     );
-    for name in ["", "1", "a\\n", &"a".repeat(256)] {
+    for name in ["", "\\t", "a\\n", &"a".repeat(256)] {
         assert_error(&rename(&format!("{{\"name\":\"{name}\"}}")), 400, "name");
     }
     for body in ["", "x", "{}", "[]"] {

@@ -18,7 +18,13 @@ fn create_token(server: &Server, body: &Value) -> (String, String) {
 }
 
 fn create_secret(server: &Server, scope: &str, stores: &[&str], prefix: &str) -> String {
-    let body = json!({"name": "n", "scope": scope, "stores": stores, "prefix": prefix});
+    let mut body = json!({"name": "n", "scope": scope});
+    if !stores.is_empty() {
+        body["stores"] = json!(stores);
+    }
+    if !prefix.is_empty() {
+        body["prefix"] = json!(prefix);
+    }
     create_token(server, &body).1
 }
 
@@ -337,6 +343,9 @@ fn an_invalid_token_request_is_400_and_creates_none() {
         (with("stores", json!(["x"])), "stores"),
         (with("prefix", json!("p".repeat(1025))), "prefix"),
         (with("prefix", json!(["p"])), "prefix"),
+        (with("prefix", json!("")), "prefix"),
+        (with("stores", json!([])), "stores"),
+        (with("stores", json!([""])), "stores"),
         (with("expires_at", json!("2020-01-01T00:00:00Z")), "expires_at"),
         (with("expires_at", json!("tomorrow")), "expires_at"),
         (with("expires_at", json!(1)), "expires_at"),
@@ -379,7 +388,7 @@ fn a_revoked_token_is_401_at_once_even_on_an_open_connection() {
     let list = format!("GET {STORES}/{store}/keys");
     for own in [true, false] {
         for scope in ["global", "global:read"] {
-            let body = json!({"name": "n", "scope": scope, "stores": [store], "prefix": ""});
+            let body = json!({"name": "n", "scope": scope, "stores": [store]});
             let (id, secret) = create_token(&server, &body);
             let head = format!("{list} HTTP/1.1\r\nHost: h\r\nFastly-Key: {secret}\r\n\r\n");
             let mut client = server.connect();

@@ -370,7 +370,7 @@ fn a_response_that_fails_midway_is_truncated_and_closes_the_connection() {
     let mut client = logged.server.connect();
     let truncated = client.get(&item);
     assert_eq!(truncated.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
-    let head = format!("HEAD {item} HTTP/1.1\r\nFastly-Key: {TOKEN}\r\n\r\n");
+    let head = format!("HEAD {item} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n\r\n");
     let mut client = logged.server.connect();
     client.send(head).unwrap();
     assert_eq!(client.read_response(true).unwrap().status, 200, "HEAD does not read the value");
