@@ -66,7 +66,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
     assert!(std::fs::metadata(&running).unwrap().len() < 100_000, "compressed");
     for (file, to) in [(&running, "one"), (&stopped, "two")] {
         let message = succeed(&steadfast(&["check", "--backup", text(file)]));
-        assert_eq!(message, "1 stores, 5 items: no problems found\n");
+        assert_eq!(message, "1 store, 5 items: no problems found\n");
         let to = files.path().join(to);
         let output = succeed(&steadfast(&["restore", text(file), "--data", text(&to), "--json"]));
         assert_eq!(output, "{\"items\":5,\"stores\":1}\n");
@@ -74,7 +74,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
         assert_eq!(repeated.status.code(), Some(1), "the destination is not empty");
         let message = succeed(&steadfast(&["check", "--data", text(&to)]));
         assert!(
-            message.starts_with("1 stores, 5 items") && message.ends_with("no problems found\n"),
+            message.starts_with("1 store, 5 items") && message.ends_with("no problems found\n"),
             "{message}"
         );
         let server = Server::start(&to, &[]);

@@ -49,7 +49,7 @@ fn intact_data_passes_after_a_shutdown_and_a_kill() {
         assert_eq!(status, 0, "{message}");
         assert!(message.starts_with("2 stores, 42 items, 47 records with "), "{message}");
         assert!(
-            message.contains("1 blob files") && message.ends_with(": no problems found\n"),
+            message.contains("1 blob file,") && message.ends_with(": no problems found\n"),
             "{message}"
         );
         assert!(

@@ -136,7 +136,7 @@ pub enum Error {
     #[error("the item does not satisfy the precondition")]
     Precondition,
     /// The value exceeds the maximum size in bytes.
-    #[error("value must have at most {0} bytes")]
+    #[error("value must be at most {0} bytes")]
     TooLarge(u64),
     /// Conflicts with concurrent writes persisted.
     #[error("too many concurrent writes to the same item")]
