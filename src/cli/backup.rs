@@ -1,4 +1,4 @@
-//! `steadfast backup` and `steadfast restore`.
+//! `steadfast backup` and `steadfast restore`: back up a server or directory, and restore it.
 
 use super::error::{
     EXIT_PRECONDITION, Result, exit_status, file_error, local_error, local_exit_status, usage_error,

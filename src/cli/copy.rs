@@ -1,4 +1,4 @@
-//! `steadfast copy`.
+//! `steadfast copy`: copies all data between a data directory and a database.
 
 use super::error::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE};
 use super::output::{counted, styled_bar};

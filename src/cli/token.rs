@@ -1,4 +1,4 @@
-//! `steadfast token`.
+//! `steadfast token`: the commands for limited tokens.
 
 use super::confirm::confirm;
 use super::error::{Result, exit_status, usage_error};

@@ -1,4 +1,4 @@
-//! `steadfast key delete`.
+//! `steadfast key delete`: deletes items by key, by prefix or from a file of keys.
 
 use super::{CONCURRENT_REQUESTS, PAGE_KEYS};
 use crate::cli::confirm::confirm;
