@@ -30,7 +30,7 @@ pub struct Item {
     pub value: Value,
 }
 
-/// The parameters of a put, besides its value.
+/// The parameters of a put, except for its value.
 #[derive(Clone, Debug, Default)]
 pub struct PutRequest {
     /// How to treat an existing item.
