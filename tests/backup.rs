@@ -209,7 +209,7 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
     assert!(message.contains("incomplete"), "{message}");
     let repeated = steadfast(&["restore", text(&file), "--data", text(&to)]);
     assert_eq!(repeated.status.code(), Some(1), "an unfinished restore must not be reused");
-    // A file that is no backup creates nothing, and existing files are not touched.
+    // A file that is not a backup creates nothing, and existing files are not touched.
     let other = files.path().join("other");
     std::fs::write(&bad, "{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
     assert_eq!(steadfast(&["restore", text(&bad), "--data", text(&other)]).status.code(), Some(1));
@@ -218,7 +218,7 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
     std::fs::write(other.join("index.html"), "a site").unwrap();
     assert_eq!(steadfast(&["restore", text(&file), "--data", text(&other)]).status.code(), Some(1));
     assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
-    // --data and another endpoint contradict each other.
+    // --data conflicts with an endpoint of another server.
     let other_server = ["--endpoint", "http://127.0.0.1:1", "-o", text(&bad), "--force"];
     let data = disk.data();
     let conflicting = [&["backup", "--data", text(&data)][..], &other_server].concat();

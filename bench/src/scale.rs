@@ -116,7 +116,7 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
         Ok(Row::median(label, &runs?))
     };
     report(gets("GET, 64 connections, idle, 1/s")?);
-    // Repeats the work until the reads are measured.
+    // Repeats the work until the reads have been measured.
     let during = |work: &(dyn Fn() -> Result<(), String> + Sync), label: &str| {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

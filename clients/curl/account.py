@@ -1,4 +1,4 @@
-"""Tokens, and the endpoints besides the stores."""
+"""Tokens, and the endpoints other than the stores."""
 
 from checks import about, check, contains, equal, true
 from shell import TOKEN

@@ -5,7 +5,7 @@ import time
 from checks import about, check, equal, true
 
 
-@check("-d uploads a value although it declares a form")
+@check("-d uploads a value, although it declares a form")
 def _(shell):
     store = shell.store()
     for value in ("v", "a=b&c=d%20+e", "%", "{}", "ümläut", "one=1"):
@@ -219,7 +219,7 @@ def _(shell):
             shell.refused(400, word, f'curl "$STORE/keys?{query}" -H "Fastly-Key: $TOKEN"', store)
 
 
-@check("one connection serves many requests whatever their responses")
+@check("one connection serves many requests, regardless of their responses")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

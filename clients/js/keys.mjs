@@ -34,7 +34,7 @@ export async function keyChecks() {
 async function oddKeyChecks() {
   const store_id = await newStore('js odd keys');
 
-  await check(`${ODD.length} odd keys are items of their own, each with its value`, async () => {
+  await check(`${ODD.length} odd keys are separate items, each with its value`, async () => {
     for (const [index, key] of ODD.entries()) {
       await put(store_id, key, `value ${index}`);
     }
@@ -90,7 +90,7 @@ async function refusedKeyChecks() {
 
   for (const key of COLLAPSING) {
     const shown = JSON.stringify(key);
-    await check(`the key ${shown} is refused by every call and deletes nothing`, async () => {
+    await check(`every call with the key ${shown} is rejected and deletes nothing`, async () => {
       await refusedSomehow(put(store_id, key, 'x'));
       await refusedSomehow(put(store_id, key, '{"name":"js renamed"}'));
       await refusedSomehow(get(store_id, key));

@@ -1,4 +1,4 @@
-"""Tokens, and the product calls of 15.0.0."""
+"""Tokens, and the product calls of version 15.0.0."""
 
 import json
 import os
@@ -56,11 +56,11 @@ def _(service):
                 error = refused(401, UnauthorizedException, call)
                 explained(error)
                 contains(error.body, "Provided credentials are missing or invalid", "the body")
-                true(TOKEN not in error.body, "the right token is in the response")
+                true(TOKEN not in error.body, "the valid token is in the response")
     equal(service.text(store_id, "key"), b"value", "the item")
 
 
-@check("no token at all, which this client cannot send, is a 401 as well")
+@check("a request without a token, which this client cannot send, is a 401 as well")
 def _(service):
     for path in ("", "/0000000000000000000000", "/0000000000000000000000/keys/key"):
         for method in ("GET", "HEAD", "PUT", "DELETE"):

@@ -63,7 +63,7 @@ def _(service):
             equal(service.stores.kv_store_get(store.id).name, name, "the name later")
 
 
-@check("an existing name is a 400 and named")
+@check("an existing name is a 400 that names it")
 def _(service):
     name = service.name()
     first = service.create(name)
@@ -309,7 +309,7 @@ def _(service):
     explained(refused(404, NotFoundException, service.stores.kv_store_delete, MISSING))
 
 
-@check("a store with items is not deleted; an emptied one is, at once")
+@check("a store with items cannot be deleted; once emptied it can, immediately")
 def _(service):
     store_id = service.store()
     service.put(store_id, "last", "one")

@@ -22,7 +22,7 @@ def value(key, number, request_id):
 
 
 class Register:
-    """A key whose number grows, by puts of its owner, by if-generation-match, or by one add."""
+    """A key whose number only grows: by puts of its owner, by if-generation-match, or by an add."""
 
     def __init__(self, name):
         self.name = name
