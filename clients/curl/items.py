@@ -112,7 +112,7 @@ def _(shell):
     shell.refused(400, "metadata", f"{put} -H @headers.txt", store)
 
 
-@check("if-generation-match guards writes and deletes; a mismatch is a 412 without a body")
+@check("if-generation-match guards writes and deletes; a mismatch returns 412 without a body")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"one")
@@ -129,7 +129,7 @@ def _(shell):
     equal(shell.value(store, "key"), b"two", "the value")
 
 
-@check("an invalid generation or time to live is a 400 and changes nothing")
+@check("an invalid generation or time to live returns 400 and changes nothing")
 def _(shell):
     store = shell.store()
     put = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN" -d v'
@@ -156,7 +156,7 @@ def _(shell):
     equal(shell.keys(store), [], "the keys")
 
 
-@check("true and false are accepted in any case; anything else is a 400")
+@check("true and false are accepted in any case; anything else returns 400")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

@@ -102,7 +102,7 @@ def _(shell):
     true(shell.value(store, "key") == value, "the value differs")
 
 
-@check("a value of 25 MiB round-trips; one byte more is a 413, with or without a length")
+@check("a value of 25 MiB round-trips; one byte more returns 413, with or without a length")
 def _(shell):
     store = shell.store()
     value = os.urandom(LIMIT)

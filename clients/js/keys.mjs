@@ -109,7 +109,7 @@ async function refusedKeyChecks() {
     assert.equal((await stores.kvStoreGet({ store_id: empty })).name, 'js empty store');
   });
 
-  await check(`${ILLEGAL.length} invalid keys are a 400`, async () => {
+  await check(`${ILLEGAL.length} invalid keys return 400`, async () => {
     for (const key of ILLEGAL) {
       try {
         await refused(put(store_id, key, 'x'), 400);
@@ -176,7 +176,7 @@ async function listChecks() {
     }
   });
 
-  await check('an invalid limit, cursor or consistency is a 400', async () => {
+  await check('an invalid limit, cursor or consistency returns 400', async () => {
     const page = (options) => items.kvStoreListItemKeysWithHttpInfo({ store_id, ...options });
     for (const limit of [0, -1, 'ten', 1.5, '']) {
       await refused(page({ limit }), 400);

@@ -60,7 +60,7 @@ pub async fn run(checks: &mut Checks, client: &Client) {
         let name = format!("every call with the key {key:?} is rejected and deletes nothing");
         checks.check(&name, collapsing(client, key)).await;
     }
-    checks.check("invalid keys are a 400", illegal(client)).await;
+    checks.check("invalid keys return 400", illegal(client)).await;
     checks.check("prefix, limit, cursor and consistency select keys", selection(client)).await;
     checks
         .check("an invalid limit, cursor or consistency is rejected", bad_selection(client))
