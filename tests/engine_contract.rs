@@ -433,7 +433,7 @@ async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
         let there = body(&*subject.engine, &format!("k{n:03}")).await;
         match outcome {
             Ok(Outcome::Committed(_)) => assert!(there.is_some(), "{n}"),
-            Ok(Outcome::Conflict) => panic!("{n} met a conflict"),
+            Ok(Outcome::Conflict) => panic!("{n} failed on a conflict"),
             Err(e) => assert!(foreign && there.is_none(), "{n}: {e}"),
         }
     }

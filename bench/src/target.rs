@@ -105,7 +105,7 @@ impl Target {
         let mut successes = 0;
         while successes < CONSECUTIVE {
             if begin.elapsed() > Duration::from_secs(60) {
-                return Err("webdis does not reach Redis".into());
+                return Err("webdis cannot reach Redis".into());
             }
             let value = successes.to_string();
             let put = self.send(&self.put("probe", value.as_bytes()));

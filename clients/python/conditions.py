@@ -197,7 +197,7 @@ def _(service):
         raise Failed("keys are left")
 
 
-@check("a write cut off by the client's time-out is all or nothing")
+@check("a write cut off by the client's timeout is all or nothing")
 def _(service):
     import urllib3
 
@@ -210,6 +210,6 @@ def _(service):
             service.put(store_id, "key", big, _request_timeout=(1, 0.0005))
         except (urllib3.exceptions.HTTPError, ApiException):
             cut += 1
-    true(cut > 0, "no write was cut: the time-out is too long for this machine")
+    true(cut > 0, "no write was cut off: the timeout is too long for this machine")
     value = service.text(store_id, "key")
     true(value in (b"before", big.encode()), f"a torn value of {len(value)} bytes")

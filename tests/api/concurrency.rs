@@ -184,7 +184,7 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
                 }
             }
             409 => {
-                assert_eq!(puts, 3, "round {round}: the store existed all the time");
+                assert_eq!(puts, 3, "round {round}: the store existed throughout");
                 let keys = list.json()["data"].clone();
                 assert_eq!(keys, serde_json::json!(["batch", "k2", "k3"]));
                 for key in ["batch", "k2", "k3"] {

@@ -147,7 +147,7 @@ fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
 
 /// The content at the start of a segment file.
 enum FirstRecord {
-    /// A record of this segment, which is not checkpointed.
+    /// A record of this segment that is not checkpointed.
     Live(u64),
     /// Zeros, or a record that is already checkpointed.
     Empty,
