@@ -107,7 +107,7 @@ fn each_error_has_its_exit_status_and_writes_nothing() {
     fs::create_dir(dir.path().join("folder")).unwrap();
     fs::create_dir_all(dir.path().join("out/s/precious")).unwrap();
     for (args, code, word) in [
-        (&["import", "s"][..], 2, "only a fastly.toml names its stores"),
+        (&["import", "s"][..], 2, "STORE is required"),
         (&["import", "s", "none"], 1, "none: "),
         (&["import", "none", "in.ndjson"], 3, "no store with name or id"),
         (&["import", "s", "-", "--resume"], 2, "--resume"),
