@@ -108,7 +108,7 @@ pub(crate) fn request_error(e: &RequestError) -> Response {
             problem(400, "this port serves plain HTTP, but the client uses TLS: use http://")
         }
         RequestError::TargetTooLong => {
-            problem(414, &format!("path and query must have at most {TARGET_BYTES_MAX} bytes"))
+            problem(414, &format!("path and query must be at most {TARGET_BYTES_MAX} bytes"))
         }
         RequestError::FieldsTooLarge => problem(
             431,

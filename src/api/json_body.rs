@@ -14,7 +14,7 @@ pub(super) async fn read<S: Stream>(
     limiter: &MemoryLimiter,
 ) -> Result<Map<String, Value>, Error> {
     let invalid = |what: &str| Error::Invalid(format!("the body {what}"));
-    let too_large = || invalid(&format!("must have at most {JSON_BYTES_MAX} bytes"));
+    let too_large = || invalid(&format!("must be at most {JSON_BYTES_MAX} bytes"));
     let declared = body.declared_bytes();
     if declared.is_some_and(|bytes| bytes > JSON_BYTES_MAX as u64) {
         return Err(too_large());

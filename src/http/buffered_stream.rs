@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const READ_BYTES: usize = 8 * 1024;
 /// Capacity in bytes that each buffer of an idle connection keeps.
 const IDLE_BYTES: usize = 8 * 1024;
-/// Reads up to this size are copied out of the input buffer; larger ones get a buffer of their own.
+/// Reads up to this size are copied out of the input buffer; larger ones get their own buffer.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
 pub(super) struct BufferedStream<S> {

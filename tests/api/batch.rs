@@ -276,7 +276,7 @@ fn a_batch_is_413_if_all_errors_are_sizes_and_400_otherwise() {
     let case = Case::with(&["--max-value", "3"]);
     let large = "{\"key\":\"large\",\"value\":\"YWJjZA==\"}\n";
     let errors = batch_errors(&put_batch(&case, format!("{}{large}", line("a"))), 413);
-    let reason = "value must have at most 3 bytes".to_owned();
+    let reason = "value must be at most 3 bytes".to_owned();
     assert_eq!(errors, [("large".to_owned(), 1, "413".to_owned(), reason)]);
     for body in [format!("{large}x\n"), format!("x\n{large}"), format!("{large}x\n{large}")] {
         let errors = batch_errors(&put_batch(&case, &body), 400);
@@ -312,7 +312,7 @@ fn names_in_batch_errors_are_cut_and_their_list_is_bounded_in_bytes() {
     let long = "k".repeat(1_000_000);
     let errors = batch_errors(&put_batch(&case, line(&long)), 400);
     assert_eq!(errors[0].0, "k".repeat(1024));
-    assert_eq!(errors[0].3, "key must have at most 1024 bytes of UTF-8, but has 1000000");
+    assert_eq!(errors[0].3, "key must be at most 1024 bytes of UTF-8, but is 1000000");
     let body: String = (0..2500).map(|n| line(&format!("{n:04}{}", "k".repeat(2000)))).collect();
     let response = put_batch(&case, body);
     assert_eq!(response.status, 400);

@@ -22,7 +22,7 @@ use permission::{Access, access, authorize};
 const CHALLENGE: &str = "Fastly-Key realm=\"steadfast\"";
 const CHALLENGE_BEARER: &str = "Bearer realm=\"steadfast\"";
 
-/// Authenticates requests by the root token or a limited token of the store.
+/// Authenticates requests with the root token or a limited token.
 #[derive(Clone, Debug)]
 pub struct Auth {
     root: Token,
