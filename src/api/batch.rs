@@ -8,7 +8,7 @@
 use super::Api;
 use super::auth::Principal;
 use super::batch_line::{self, RejectedLine, ValidLine};
-use super::error::{Error, cut, json};
+use super::error::{Error, json};
 use super::query::Query;
 use crate::http::{Body, RequestHead, Response, Stream};
 use crate::kv::batch::BatchItem;
@@ -16,6 +16,7 @@ use crate::kv::import::{ImportItem, ImportOutcome};
 use crate::kv::limits::KEY_BYTES_MAX;
 use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Kv, PIECE_BYTES, Value};
+use crate::wire;
 use crate::wire::item_line::{LineFields, line_bytes_max};
 use crate::wire::{BatchError, BatchReport, IfExists, ImportReport};
 use bytes::{Bytes, BytesMut};
@@ -319,19 +320,21 @@ impl<'a> BatchRequest<'a> {
             (413, 413) => 413,
             _ => 400,
         };
-        let reason = match e {
-            kv::Error::Internal(_) => "internal error; the item may not have been written".into(),
-            kv::Error::Full(_) => "storage is full; the item was not written".into(),
-            kv::Error::Unavailable(_) => "storage is unavailable; the item was not written".into(),
-            e => e.to_string(),
-        };
+        let mut reason = e.to_string();
+        if let kv::Error::Internal(_) = e {
+            reason = "internal error; the item may not have been written".into();
+        } else if let kv::Error::Full(_) = e {
+            reason = "storage is full; the item was not written".into();
+        } else if let kv::Error::Unavailable(_) = e {
+            reason = "storage is unavailable; the item was not written".into();
+        }
         self.list_error(index, &key, code, reason);
     }
 
     /// Counts a failed line, and lists it if the report has room.
     fn list_error(&mut self, index: u64, key: &str, code: u16, reason: String) {
         self.failed += 1;
-        let key = cut(key, KEY_BYTES_MAX);
+        let key = wire::cut(key, KEY_BYTES_MAX);
         // Counted even if it does not fit, so that no later error is listed in its place.
         self.errors_bytes = self.errors_bytes.saturating_add(key.len() + reason.len());
         if self.errors.len() < ERRORS_MAX && self.errors_bytes <= ERRORS_BYTES_MAX {

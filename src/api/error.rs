@@ -180,11 +180,6 @@ pub(super) fn json_bytes_admitted(body: Vec<u8>, mut permit: Permit) -> Response
     json_bytes(200, body).yielding_to(contention).holding(Some(permit))
 }
 
-/// Returns the longest start of `text` that has at most `bytes_max` bytes.
-pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
-    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()
-}
-
 /// Logs a failure that occurs after the response head was sent, and returns the error that makes
 /// the connection close.
 pub(super) fn log_aborted(request_id: u64, e: &kv::Error) -> io::Error {

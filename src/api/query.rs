@@ -101,8 +101,10 @@ mod tests {
         assert_eq!(query.word("none").unwrap(), None);
         assert!(query.flag("x").is_err() && query.flag("cursor").is_err());
         assert!(Query::parse(b"a=1&a=2").unwrap().text("a").is_err());
-        for (words, value) in [(["1", "t", "T", "TRUE", "true", "True"], true),
-                               (["0", "f", "F", "FALSE", "false", "False"], false)] {
+        for (words, value) in [
+            (["1", "t", "T", "TRUE", "true", "True"], true),
+            (["0", "f", "F", "FALSE", "false", "False"], false),
+        ] {
             for word in words {
                 let query = Query::parse(format!("force={word}").as_bytes()).unwrap();
                 assert_eq!(query.flag("force").unwrap(), value, "{word}");

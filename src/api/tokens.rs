@@ -2,7 +2,7 @@
 //! requires the root token.
 
 use super::auth::Principal;
-use super::error::{Error, cut, json, json_admitted, without_body};
+use super::error::{Error, json, json_admitted, without_body};
 use super::{Api, account, json_body};
 use crate::http::{Body, Response, Stream};
 use crate::kv;
@@ -69,7 +69,7 @@ impl Api {
 /// Unknown fields are errors: a misspelt limit must not create an unlimited token.
 fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-        let (unknown, known) = (cut(unknown, FIELD_BYTES_MAX), FIELDS.join(", "));
+        let (unknown, known) = (wire::cut(unknown, FIELD_BYTES_MAX), FIELDS.join(", "));
         return Err(Error::Invalid(format!("{unknown} is not a known field: use {known}")));
     }
     let invalid = |field, reason: &str| kv::Error::invalid(field, reason);
@@ -93,11 +93,11 @@ fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     };
     let prefix = match fields.get("prefix") {
         None | Some(Value::Null) => "",
-        Some(_) => json_body::text(fields, "prefix")?
-            .filter(|prefix| !prefix.is_empty())
-            .ok_or_else(|| {
-                invalid("prefix", "must not be empty; leave it out for a token for all keys")
-            })?,
+        Some(Value::String(prefix)) if prefix.is_empty() => {
+            let reason = "must not be empty; leave it out for a token for all keys";
+            return Err(invalid("prefix", reason).into());
+        }
+        Some(_) => json_body::text(fields, "prefix")?.unwrap_or_default(),
     };
     let expires = match fields.get("expires_at") {
         None | Some(Value::Null) => None,

@@ -2,8 +2,8 @@
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
-use super::pace::{Contention, Pace, RATE_MIN};
 use super::request::{Framing, RequestHead};
+use super::transfer_rate::{BYTES_PER_SEC_MIN, Contention, TransferRate};
 use bytes::Bytes;
 use std::io;
 use std::time::Duration;
@@ -28,7 +28,9 @@ pub enum BodyError {
     #[error("no body data received for {} s", .0.as_secs())]
     Timeout(Duration),
     /// The average rate was too low.
-    #[error("the body arrives too slowly: send it faster than {RATE_MIN} bytes per second")]
+    #[error(
+        "the body arrives too slowly: send it faster than {BYTES_PER_SEC_MIN} bytes per second"
+    )]
     TooSlow,
     /// The chunked framing is invalid.
     #[error("malformed chunked body: {0}")]
@@ -56,7 +58,7 @@ pub struct Body<'c, S> {
     position: Position,
     /// Whether the client waits for `100 Continue`.
     expects_continue: bool,
-    pace: Pace,
+    rate: TransferRate,
 }
 
 impl<'c, S: Stream> Body<'c, S> {
@@ -70,8 +72,8 @@ impl<'c, S: Stream> Body<'c, S> {
             Framing::Length(len) => Position::Sized(len),
             Framing::Chunked => Position::ChunkSize,
         };
-        let pace = Pace::new(timeout, None);
-        Body { io, position, expects_continue: head.expects_continue, pace }
+        let rate = TransferRate::new(timeout, None);
+        Body { io, position, expects_continue: head.expects_continue, rate }
     }
 
     /// Returns the size of the rest of the body in bytes, if the client declared it.
@@ -85,7 +87,7 @@ impl<'c, S: Stream> Body<'c, S> {
 
     /// Requires a higher rate while other requests wait for memory that this one holds.
     pub fn yield_to(&mut self, contention: Contention) {
-        self.pace.yield_to(contention);
+        self.rate.yield_to(contention);
     }
 
     /// Reads the next bytes, at most 256 KiB; `None` at the end. The first call sends
@@ -143,7 +145,7 @@ impl<'c, S: Stream> Body<'c, S> {
     async fn read_data(&mut self, remaining: u64) -> Result<Bytes, BodyError> {
         // At most CHUNK_BYTES_MAX, so the cast is lossless.
         let len = remaining.min(CHUNK_BYTES_MAX as u64) as usize;
-        self.io.read_exact(len, &mut self.pace).await.map_err(|e| self.error(&e))
+        self.io.read_exact(len, &mut self.rate).await.map_err(|e| self.error(&e))
     }
 
     /// Reads a line and strips its CR LF.
@@ -163,7 +165,7 @@ impl<'c, S: Stream> Body<'c, S> {
             if searched > LINE_BYTES_MAX {
                 return Err(BodyError::Malformed("a line is too long"));
             }
-            if self.io.fill_body(&mut self.pace).await.map_err(|e| self.error(&e))? == 0 {
+            if self.io.fill_body(&mut self.rate).await.map_err(|e| self.error(&e))? == 0 {
                 return Err(BodyError::Truncated);
             }
         }
@@ -181,12 +183,10 @@ impl<'c, S: Stream> Body<'c, S> {
     }
 
     fn error(&self, e: &io::Error) -> BodyError {
-        match e.kind() {
-            io::ErrorKind::TimedOut if self.pace.is_stalled() => {
-                BodyError::Timeout(self.pace.timeout())
-            }
-            io::ErrorKind::TimedOut => BodyError::TooSlow,
-            _ => BodyError::Truncated,
+        match e.kind() == io::ErrorKind::TimedOut {
+            true if self.rate.is_stalled() => BodyError::Timeout(self.rate.timeout()),
+            true => BodyError::TooSlow,
+            false => BodyError::Truncated,
         }
     }
 
@@ -199,7 +199,6 @@ impl<'c, S: Stream> Body<'c, S> {
             Position::ChunkSize | Position::ChunkData(_) | Position::Failed => false,
         }
     }
-
 }
 
 fn parse_chunk_size(line: &[u8]) -> Result<u64, BodyError> {

@@ -1,7 +1,7 @@
 //! A connection's stream with its read and write buffers and its timer.
 
 use super::Stream;
-use super::pace::Pace;
+use super::transfer_rate::TransferRate;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -44,29 +44,33 @@ impl<S: Stream> BufferedStream<S> {
     }
 
     /// As [`BufferedStream::fill`], for a body with a minimum rate.
-    pub(super) async fn fill_body(&mut self, pace: &mut Pace) -> io::Result<usize> {
-        self.flush(pace.timeout()).await?;
+    pub(super) async fn fill_body(&mut self, rate: &mut TransferRate) -> io::Result<usize> {
+        self.flush(rate.timeout()).await?;
         self.input.reserve(READ_BYTES);
-        read(&mut self.stream, &mut self.timer, &mut self.input, pace).await
+        read(&mut self.stream, &mut self.timer, &mut self.input, rate).await
     }
 
     /// Reads exactly `len` bytes of a body; an earlier end of the stream is an error.
-    pub(super) async fn read_exact(&mut self, len: usize, pace: &mut Pace) -> io::Result<Bytes> {
+    pub(super) async fn read_exact(
+        &mut self,
+        len: usize,
+        rate: &mut TransferRate,
+    ) -> io::Result<Bytes> {
         if len <= COPY_BYTES_MAX {
             while self.input.len() < len {
-                if self.fill_body(pace).await? == 0 {
+                if self.fill_body(rate).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
             return Ok(Bytes::copy_from_slice(&self.input.split_to(len)));
         }
-        self.flush(pace.timeout()).await?;
+        self.flush(rate.timeout()).await?;
         let mut bytes = BytesMut::with_capacity(len);
         bytes.put(self.input.split_to(self.input.len().min(len)));
         while bytes.len() < len {
             let mut rest = (&mut bytes).limit(0);
             rest.set_limit(len - rest.get_ref().len());
-            if read(&mut self.stream, &mut self.timer, &mut rest, pace).await? == 0 {
+            if read(&mut self.stream, &mut self.timer, &mut rest, rate).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -114,7 +118,7 @@ impl<S: Stream> BufferedStream<S> {
 
     /// Writes the output buffer and `bytes` of a body together: a separate write would wake the
     /// client twice.
-    pub(super) async fn write(&mut self, bytes: &[u8], pace: &mut Pace) -> io::Result<()> {
+    pub(super) async fn write(&mut self, bytes: &[u8], rate: &mut TransferRate) -> io::Result<()> {
         let mut written = 0;
         loop {
             let buffered = self.output.get(written..).unwrap_or_default();
@@ -123,7 +127,7 @@ impl<S: Stream> BufferedStream<S> {
             if buffered.is_empty() && rest.is_empty() {
                 break;
             }
-            let (wait, start) = (pace.next_wait()?, Instant::now());
+            let (wait, start) = (rate.next_wait()?, Instant::now());
             let both = [IoSlice::new(buffered), IoSlice::new(rest)];
             let write = async {
                 match buffered.is_empty() {
@@ -133,10 +137,10 @@ impl<S: Stream> BufferedStream<S> {
             };
             match with_timeout(&mut self.timer, wait, write).await {
                 Ok(bytes) => {
-                    pace.record_bytes(bytes, start.elapsed());
+                    rate.record_bytes(bytes, start.elapsed());
                     written += nonzero(bytes)?;
                 }
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => pace.record_wait(wait),
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => rate.record_wait(wait),
                 Err(e) => return Err(e),
             }
         }
@@ -171,16 +175,16 @@ async fn read<S: Stream>(
     stream: &mut S,
     timer: &mut Pin<Box<Sleep>>,
     into: &mut (impl BufMut + Send),
-    pace: &mut Pace,
+    rate: &mut TransferRate,
 ) -> io::Result<usize> {
     loop {
-        let (wait, start) = (pace.next_wait()?, Instant::now());
+        let (wait, start) = (rate.next_wait()?, Instant::now());
         match with_timeout(timer, wait, stream.read_buf(into)).await {
             Ok(bytes) => {
-                pace.record_bytes(bytes, start.elapsed());
+                rate.record_bytes(bytes, start.elapsed());
                 return Ok(bytes);
             }
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => pace.record_wait(wait),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => rate.record_wait(wait),
             Err(e) => return Err(e),
         }
     }

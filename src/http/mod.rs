@@ -7,15 +7,15 @@
 mod body;
 mod buffered_stream;
 mod connection;
-mod pace;
 mod request;
 mod response;
+mod transfer_rate;
 
 pub use body::{Body, BodyError, CHUNK_BYTES_MAX};
 pub use connection::serve;
-pub use pace::{Contention, Waiting};
 pub use request::RequestHead;
 pub use response::{BodySource, Payload, Response, http_date};
+pub use transfer_rate::{Contention, Waiting};
 
 use std::future::Future;
 use std::time::Duration;

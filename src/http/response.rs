@@ -2,7 +2,7 @@
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
-use super::pace::{Contention, Pace};
+use super::transfer_rate::{Contention, TransferRate};
 use bytes::Bytes;
 use std::future::Future;
 use std::io::{self, Write as _};
@@ -158,7 +158,7 @@ impl Response {
             (false, true) => b"Connection: keep-alive\r\n\r\n",
             (false, false) => b"\r\n",
         });
-        let pace = &mut Pace::new(timeout, self.contention.take());
+        let rate = &mut TransferRate::new(timeout, self.contention.take());
         match self.payload {
             _ if omit_body => Ok(()),
             Payload::Empty | Payload::LengthOnly(_) => Ok(()),
@@ -166,13 +166,13 @@ impl Response {
                 out.extend_from_slice(&bytes);
                 if out.len() > COALESCE_BYTES_MAX { io.flush(timeout).await } else { Ok(()) }
             }
-            Payload::Bytes(bytes) => io.write(&bytes, pace).await,
+            Payload::Bytes(bytes) => io.write(&bytes, rate).await,
             Payload::Sized(len, mut source) => {
                 let mut remaining = len;
                 while let Some(bytes) = source.next().await? {
                     let after = remaining.checked_sub(bytes.len() as u64);
                     remaining = after.ok_or(io::ErrorKind::InvalidData)?;
-                    io.write(&bytes, pace).await?;
+                    io.write(&bytes, rate).await?;
                 }
                 if remaining == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
@@ -185,7 +185,7 @@ impl Response {
                         // Buffered, and written together with the data.
                         write!(io.output, "{:x}\r\n", bytes.len())?;
                     }
-                    io.write(&bytes, pace).await?;
+                    io.write(&bytes, rate).await?;
                     if !self.http_10 {
                         io.output.extend_from_slice(b"\r\n");
                     }

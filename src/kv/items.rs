@@ -137,8 +137,8 @@ impl Kv {
         put: &PutRequest,
         declared: Option<u64>,
     ) -> Result<PutCheck> {
-        let mut check = PutCheck::default();
-        check.store = Some(self.require_store(store).await?);
+        let store_version = Some(self.require_store(store).await?);
+        let mut check = PutCheck { store: store_version, ..PutCheck::default() };
         if declared.is_some_and(|bytes| bytes > self.value_bytes_max) {
             return Err(Error::TooLarge(self.value_bytes_max));
         }

@@ -252,8 +252,15 @@ struct Members(HashMap<&'static str, Kind>);
 
 /// The fields whose types [`explain`] examines.
 const NAMES: [&str; 9] = [
-    "key", "value", "metadata", "time_to_live_sec", "background_fetch", "metadata_base64",
-    "expires", "generation", "modified",
+    "key",
+    "value",
+    "metadata",
+    "time_to_live_sec",
+    "background_fetch",
+    "metadata_base64",
+    "expires",
+    "generation",
+    "modified",
 ];
 
 impl<'de> Deserialize<'de> for Members {
@@ -313,8 +320,7 @@ impl<'de> Deserialize<'de> for Kind {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Kind, E> {
-                let start = text.get(..text.floor_char_boundary(TEXT_BYTES_MAX));
-                Ok(Kind::Text(start.unwrap_or_default().to_owned()))
+                Ok(Kind::Text(super::cut(text, TEXT_BYTES_MAX).to_owned()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Kind, A::Error> {

@@ -279,6 +279,13 @@ pub struct TokenList {
     pub data: Vec<LimitedToken>,
 }
 
+/// Returns the longest start of `text` that has at most `bytes_max` bytes.
+pub fn cut(text: &str, bytes_max: usize) -> &str {
+    let cut = |back| text.get(..bytes_max.checked_sub(back)?);
+    // A character has at most four bytes.
+    if text.len() <= bytes_max { text } else { (0..4).find_map(cut).unwrap_or_default() }
+}
+
 /// Formats bytes as lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -325,7 +325,9 @@ fn names_in_batch_errors_are_cut_and_their_list_is_bounded_in_bytes() {
     let indexes: Vec<_> = errors.iter().map(|error| error["index"].as_u64().unwrap()).collect();
     assert_eq!(indexes, (0..errors.len() as u64).collect::<Vec<_>>());
     // A value of the wrong type is not repeated in the reason.
-    let typed = format!("{{\"key\":\"k\",\"value\":\"\",\"time_to_live_sec\":\"{long}\"}}\n\"{long}\"");
+    let line_of =
+        |ttl: &str| format!("{{\"key\":\"k\",\"value\":\"\",\"time_to_live_sec\":{ttl}}}");
+    let typed = format!("{}\n\"{long}\"", line_of(&format!("\"{long}\"")));
     for error in batch_errors(&put_batch(&case, typed), 400) {
         assert!(error.3.len() < 200, "{:.300}", error.3);
     }
@@ -340,7 +342,8 @@ fn a_byte_order_mark_before_the_first_line_is_ignored() {
     assert_eq!(imported.json()["written"], 1, "{}", imported.text());
     assert_eq!(case.list_keys(), ["a", "b", "c"]);
     put_batch_ok(&case, "\u{feff}");
-    let errors = batch_errors(&put_batch(&case, format!("{}\u{feff}{}", line("d"), line("e"))), 400);
+    let second = put_batch(&case, format!("{}\u{feff}{}", line("d"), line("e")));
+    let errors = batch_errors(&second, 400);
     assert_eq!((errors.len(), errors[0].1), (1, 1), "only before the first line");
 }
 

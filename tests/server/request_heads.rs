@@ -100,8 +100,12 @@ fn rejected_at_once(server: &Server, bytes: &[u8]) -> String {
 fn a_head_that_cannot_become_valid_is_rejected_before_its_timeout() {
     let server = Server::memory(&["--header-timeout", "60"]);
     for bytes in [
-        &b"GET /healthz HTTP/1.1\nHost: h\n\n"[..], b"GET /healthz HTTP/1.1\r\nHost: h\n", b"\n",
-        b"\0", b"\x80\x2e\x01", b" GET",
+        &b"GET /healthz HTTP/1.1\nHost: h\n\n"[..],
+        b"GET /healthz HTTP/1.1\r\nHost: h\n",
+        b"\n",
+        b"\0",
+        b"\x80\x2e\x01",
+        b" GET",
     ] {
         rejected_at_once(&server, bytes);
     }

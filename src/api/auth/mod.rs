@@ -50,12 +50,12 @@ impl Auth {
             return Ok(Principal::Unlimited);
         }
         let bearer = matched.route == Route::Metrics;
-        let unauthorized = || Error::Unauthorized(if bearer { CHALLENGE_BEARER } else { CHALLENGE });
-        let token = request_token(head, bearer).ok_or_else(unauthorized)?;
+        let challenge = if bearer { CHALLENGE_BEARER } else { CHALLENGE };
+        let token = request_token(head, bearer).ok_or(Error::Unauthorized(challenge))?;
         if self.root.matches(token) {
             return Ok(Principal::Unlimited);
         }
-        let token = kv.token(token).await?.ok_or_else(unauthorized)?;
+        let token = kv.token(token).await?.ok_or(Error::Unauthorized(challenge))?;
         authorize(&token.grant, access, method, matched, head.query())?;
         Ok(Principal::Limited(Box::new(token)))
     }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 /// Average rate that every transfer must reach, in bytes per second, once the client has kept the
 /// server waiting for the timeout of a single read or write.
-pub(super) const RATE_MIN: u64 = 1024;
+pub(super) const BYTES_PER_SEC_MIN: u64 = 1024;
 /// Average rate, in bytes per second, while other requests wait for memory this transfer holds.
-pub(super) const RATE_MIN_CONTENDED: u64 = 32 * 1024;
+pub(super) const CONTENDED_BYTES_PER_SEC_MIN: u64 = 32 * 1024;
 /// Waiting time before the higher rate applies.
 const GRACE_CONTENDED: Duration = Duration::from_secs(5);
 /// How often a waiting transfer checks for contention.
@@ -48,7 +48,7 @@ impl Drop for Waiting {
 
 /// The progress of one transfer. Only time spent waiting for the client counts.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct TransferRate {
     /// Maximum time without any bytes, and time before the rate is checked.
     timeout: Duration,
     /// Time since the last bytes.
@@ -58,10 +58,10 @@ pub(super) struct Pace {
     contention: Option<Contention>,
 }
 
-impl Pace {
-    pub(super) fn new(timeout: Duration, contention: Option<Contention>) -> Pace {
+impl TransferRate {
+    pub(super) fn new(timeout: Duration, contention: Option<Contention>) -> TransferRate {
         let (stalled, waited) = (Duration::ZERO, Duration::ZERO);
-        Pace { timeout, stalled, waited, bytes: 0, contention }
+        TransferRate { timeout, stalled, waited, bytes: 0, contention }
     }
 
     /// Requires a higher rate during this contention.
@@ -84,12 +84,12 @@ impl Pace {
     /// [`io::ErrorKind::TimedOut`] if the transfer has stalled or is too slow.
     pub(super) fn next_wait(&self) -> io::Result<Duration> {
         let earned = |rate| Duration::from_millis(self.bytes.saturating_mul(1000) / rate);
-        let allowed = self.timeout.saturating_add(earned(RATE_MIN));
+        let allowed = self.timeout.saturating_add(earned(BYTES_PER_SEC_MIN));
         let mut wait = self.timeout.min(allowed.saturating_sub(self.waited));
         if let Some(contention) = &self.contention {
             if contention.exists() {
                 let grace = GRACE_CONTENDED.min(self.timeout);
-                let allowed = grace.saturating_add(earned(RATE_MIN_CONTENDED));
+                let allowed = grace.saturating_add(earned(CONTENDED_BYTES_PER_SEC_MIN));
                 wait = wait.min(allowed.saturating_sub(self.waited));
             }
             wait = wait.min(CHECK_INTERVAL);
@@ -119,11 +119,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Returns for how many rounds of a second with `bytes` each a transfer may go on, up to 1000.
-    fn rounds(pace: &mut Pace, bytes: usize) -> usize {
+    fn rounds(rate: &mut TransferRate, bytes: usize) -> usize {
         (0..1000)
             .find(|_| {
-                let ended = pace.next_wait().is_err();
-                pace.record_bytes(bytes, SECOND);
+                let ended = rate.next_wait().is_err();
+                rate.record_bytes(bytes, SECOND);
                 ended
             })
             .unwrap_or(1000)
@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn a_transfer_below_the_minimum_rate_ends_after_the_timeout() {
-        assert_eq!(rounds(&mut Pace::new(30 * SECOND, None), 1), 31);
-        assert_eq!(rounds(&mut Pace::new(30 * SECOND, None), 1024), 1000);
-        let mut stalled = Pace::new(30 * SECOND, None);
+        assert_eq!(rounds(&mut TransferRate::new(30 * SECOND, None), 1), 31);
+        assert_eq!(rounds(&mut TransferRate::new(30 * SECOND, None), 1024), 1000);
+        let mut stalled = TransferRate::new(30 * SECOND, None);
         stalled.record_bytes(1 << 30, SECOND);
         assert_eq!(stalled.next_wait().unwrap(), 30 * SECOND);
         stalled.record_wait(30 * SECOND);
@@ -143,13 +143,13 @@ mod tests {
     #[test]
     fn a_slow_transfer_ends_once_others_wait_for_its_memory() {
         let contention = Contention::default();
-        let pace = || Pace::new(30 * SECOND, Some(contention.clone()));
-        let mut slow = pace();
+        let rate = || TransferRate::new(30 * SECOND, Some(contention.clone()));
+        let mut slow = rate();
         assert_eq!(rounds(&mut slow, 10_000), 1000, "nobody waits");
         assert_eq!(slow.next_wait().unwrap(), CHECK_INTERVAL);
         let waiting = contention.wait();
         assert!(slow.next_wait().is_err());
-        assert_eq!(rounds(&mut pace(), 32 * 1024), 1000, "fast enough");
+        assert_eq!(rounds(&mut rate(), 32 * 1024), 1000, "fast enough");
         drop(waiting);
         assert!(slow.next_wait().is_ok());
     }
