@@ -2,12 +2,12 @@
 //! details, and deletion by prefix.
 
 use super::Api;
-use super::error::{Error, json, json_admitted};
-use super::keys::{list_meta, page_bytes_max, utf8};
+use super::error::{Error, json, json_bytes_admitted};
+use super::keys::{list_meta, page_bytes_max, push_json, utf8};
 use super::query::Query;
 use crate::http::{RequestHead, Response};
 use crate::kv::cursor;
-use crate::kv::delete_prefix::{PrefixCount, PrefixDeletion};
+use crate::kv::delete_prefix::{PrefixCount, PrefixDeletion, SCAN_ITEMS};
 use crate::kv::items::Item;
 use crate::kv::types::StoreId;
 use crate::wire;
@@ -16,6 +16,9 @@ use base64::engine::general_purpose::STANDARD;
 
 /// Maximum and default number of items deleted by one request.
 const DELETE_LIMIT_MAX: usize = 10_000;
+
+/// Typical bytes of an item's details as JSON, besides its key and metadata.
+const DETAILS_BYTES: usize = 160;
 
 /// Identifies the server as Steadfast, with its version.
 pub(super) fn about() -> Response {
@@ -32,10 +35,22 @@ impl Api {
         let list = Query::parse(head.query())?.list_keys()?;
         let permit = self.limiter.download(2 * page_bytes_max(list.limit)).await?;
         let page = self.kv.list_keys(&store?, &list).await?;
-        let data = page.items().map(|item| details(item?)).collect::<Result<Vec<_>, Error>>()?;
-        let last = data.last().filter(|_| page.more);
-        let meta = list_meta(list, last.map(|last| last.key.as_bytes()));
-        Ok(json_admitted(&wire::ItemDetailsList { data, meta }, permit))
+        // Written item by item: as a list of details the page would be in memory once more.
+        let mut body = Vec::with_capacity(64 + page.bytes() + page.len() * DETAILS_BYTES);
+        body.extend_from_slice(b"{\"data\":[");
+        let mut last = None;
+        for item in page.items() {
+            let (key, item) = item?;
+            if last.replace(key).is_some() {
+                body.push(b',');
+            }
+            push_json(&mut body, &details(key, item)?)?;
+        }
+        let meta = list_meta(list, last.filter(|_| page.more));
+        body.extend_from_slice(b"],\"meta\":");
+        push_json(&mut body, &meta)?;
+        body.push(b'}');
+        Ok(json_bytes_admitted(body, permit))
     }
 
     pub(super) async fn delete_items(
@@ -54,6 +69,8 @@ impl Api {
                 return Err(Error::Invalid("either prefix or all=true is required".into()));
             }
         };
+        // Both scan the items page by page.
+        let _permit = self.limiter.download(page_bytes_max(SCAN_ITEMS)).await?;
         if dry_run {
             let after = query.text("cursor")?.map(cursor::decode).transpose()?;
             let count = self.kv.count_prefix(&store?, prefix, after.as_deref()).await?;
@@ -67,7 +84,7 @@ impl Api {
     }
 }
 
-fn details((key, item): (&[u8], Item)) -> Result<wire::ItemDetails, Error> {
+fn details(key: &[u8], item: Item) -> Result<wire::ItemDetails, Error> {
     let metadata = item.metadata.as_bytes();
     let text = std::str::from_utf8(metadata).ok();
     Ok(wire::ItemDetails {

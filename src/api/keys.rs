@@ -39,7 +39,7 @@ impl Api {
         }
         let meta = KeyListMeta { consistency, ..list_meta(list, last.filter(|_| page.more)) };
         body.extend_from_slice(b"],\"meta\":");
-        serde_json::to_writer(&mut body, &meta).map_err(|e| kv::Error::Internal(e.to_string()))?;
+        push_json(&mut body, &meta)?;
         body.push(b'}');
         Ok(json_bytes_admitted(body, permit))
     }
@@ -82,7 +82,15 @@ fn push_json_string(body: &mut Vec<u8>, key: &[u8]) -> Result<(), Error> {
         body.push(b'"');
         return Ok(());
     }
-    serde_json::to_writer(body, utf8(key)?).map_err(|e| kv::Error::Internal(e.to_string()).into())
+    push_json(body, utf8(key)?)
+}
+
+/// Appends a value as JSON.
+pub(super) fn push_json(
+    body: &mut Vec<u8>,
+    value: &(impl serde::Serialize + ?Sized),
+) -> Result<(), Error> {
+    serde_json::to_writer(body, value).map_err(|e| kv::Error::Internal(e.to_string()).into())
 }
 
 #[cfg(test)]

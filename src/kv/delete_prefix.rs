@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 /// Items deleted per commit; other writers proceed between commits.
 const COMMIT_ITEMS: usize = 500;
-/// Items counted per scan.
-const SCAN_ITEMS: usize = 1000;
+/// Maximum items per scan, to count or delete them.
+pub const SCAN_ITEMS: usize = 1000;
 /// Maximum number of items counted by one request.
 const COUNT_MAX: u64 = 1_000_000;
 

@@ -16,6 +16,7 @@ mod concurrent_batches;
 mod concurrent_uploads;
 mod half_closed_connections;
 mod idle_connections;
+mod memory_ceiling;
 mod oversized_requests;
 mod pipelining;
 mod random_input;

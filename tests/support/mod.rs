@@ -391,6 +391,11 @@ impl Client {
         self.stream.get_mut().set_read_timeout(Some(time)).unwrap();
     }
 
+    /// Limits how long a write waits until the server accepts bytes.
+    pub(crate) fn set_write_timeout(&mut self, time: Duration) {
+        self.stream.get_mut().set_write_timeout(Some(time)).unwrap();
+    }
+
     /// Sends raw bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.stream.get_mut().write_all(bytes.as_ref())
