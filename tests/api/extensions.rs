@@ -1,7 +1,7 @@
 //! The extensions of the hosted API: detailed lists, deletion by prefix, export and import.
 
-use crate::support::Response;
-use crate::{Case, TOKEN, UNKNOWN_STORE};
+use super::support::Response;
+use super::{Case, TOKEN, UNKNOWN_STORE};
 use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -268,7 +268,7 @@ fn the_server_and_the_command_return_the_same_openapi_document() {
     let document = served.json();
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
-    let printed = std::process::Command::new(crate::support::binary()).arg("openapi").output();
+    let printed = std::process::Command::new(super::support::binary()).arg("openapi").output();
     let printed = printed.unwrap();
     assert!(printed.status.success() && printed.stderr.is_empty());
     assert_eq!(printed.stdout, served.body);
