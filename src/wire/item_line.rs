@@ -185,7 +185,7 @@ fn not_base64(field: &'static str) -> FieldError {
 }
 
 fn parse_time(field: &'static str, text: Option<&str>) -> Result<Option<u64>, FieldError> {
-    let invalid = || FieldError::new(field, "must be an RFC 3339 time, not before 1970");
+    let invalid = || FieldError::new(field, "must be an RFC 3339 time from 1970 to 9999 in UTC");
     text.map(|text| parse_rfc3339(text).ok_or_else(invalid)).transpose()
 }
 

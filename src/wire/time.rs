@@ -12,16 +12,23 @@ pub fn rfc3339(micros: u64) -> String {
     format!("{date}.{:06}Z", micros % 1_000_000)
 }
 
-/// Parses an RFC 3339 time with any offset; `None` if it is malformed or before 1970.
+/// Parses an RFC 3339 time with any offset; `None` if it is malformed, or in UTC before 1970 or
+/// after [`MICROS_MAX`].
 pub fn parse_rfc3339(text: &str) -> Option<u64> {
-    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    u64::try_from(at.unix_timestamp_nanos() / 1000).ok()
+    micros(OffsetDateTime::parse(text, &Rfc3339).ok()?)
+}
+
+/// `None` if the time is before 1970 or after [`MICROS_MAX`].
+fn micros(at: OffsetDateTime) -> Option<u64> {
+    // Rounds down, so that the last nanoseconds before 1970 are not taken for 1970.
+    let micros = at.unix_timestamp_nanos().div_euclid(1000);
+    u64::try_from(micros).ok().filter(|micros| *micros <= MICROS_MAX)
 }
 
 /// Converts an HTTP date to RFC 3339 with microseconds; `None` if it is malformed.
 pub fn http_date_to_rfc3339(text: &str) -> Option<String> {
     let at = OffsetDateTime::from(httpdate::parse_http_date(text).ok()?);
-    u64::try_from(at.unix_timestamp_nanos() / 1000).ok().map(rfc3339)
+    micros(at).map(rfc3339)
 }
 
 /// Formats a time as `YYYY-MM-DD HH:MM:SS` in UTC.
@@ -55,6 +62,24 @@ mod tests {
         for wrong in ["", "2025-06-23", "2025-06-23T19:41:15", "1750707675", "1969-12-31T23:59:58Z"]
         {
             assert_eq!(parse_rfc3339(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rfc_3339_times_outside_1970_to_9999_in_utc_are_refused() {
+        for (text, micros) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("1969-12-31T23:00:00-01:00", Some(0)),
+            ("1970-01-01T00:30:00+01:00", None),
+            ("1969-12-31T23:59:59.9999999Z", None),
+            ("9999-12-31T23:59:59.999999Z", Some(MICROS_MAX)),
+            ("9999-12-31T23:59:59.999999999Z", Some(MICROS_MAX)),
+            ("9999-12-31T22:59:59.999999-01:00", Some(MICROS_MAX)),
+            ("9999-12-31T23:00:00-01:00", None),
+            ("9999-12-31T23:59:59-01:00", None),
+            ("9999-12-31T23:59:59-23:59", None),
+        ] {
+            assert_eq!(parse_rfc3339(text), micros, "{text}");
         }
     }
 
