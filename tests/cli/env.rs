@@ -34,6 +34,24 @@ fn env_prints_the_token_file_instead_of_the_token() {
 }
 
 #[test]
+fn env_prints_the_variable_that_contains_the_token() {
+    let cli = Cli::new();
+    for name in ["FASTLY_API_TOKEN", "STEADFAST_TOKEN"] {
+        let mut command = cli.bare_command(&["env"]);
+        command.env("FASTLY_API_ENDPOINT", cli.endpoint()).env(name, TOKEN);
+        let output = run(&mut command);
+        assert_eq!(output.code, 0, "{}", output.err);
+        let script =
+            format!("{}\nprintf '%s %s' \"$FASTLY_API_TOKEN\" \"$FASTLY_API_KEY\"", output.text());
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &script]).env_remove("FASTLY_API_TOKEN").env(name, TOKEN);
+        let shell = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+        assert_eq!(shell, format!("{TOKEN} {TOKEN}"), "{name}");
+        assert!(!output.text().contains(TOKEN), "{}", output.text());
+    }
+}
+
+#[test]
 fn env_runs_a_command_with_the_variables_and_returns_its_status() {
     let cli = Cli::with_store();
     let script = "echo $FASTLY_API_ENDPOINT $FASTLY_ACCOUNT_ENDPOINT $FASTLY_API_URL $STEADFAST_URL

@@ -13,6 +13,7 @@ mod proxy;
 
 mod completions_and_man;
 mod data_directory;
+mod empty_variables;
 mod endpoint_and_token;
 mod env;
 mod hosted_api;

@@ -78,14 +78,14 @@ fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<()> {
     if args.client.json {
         let token = args.show_token.then(|| connection.token.expose());
         let file = match &connection.token_location {
-            TokenLocation::Environment => None,
+            TokenLocation::Environment(_) => None,
             TokenLocation::File(path) => Some(path.display().to_string()),
         };
         out.json(&serde_json::json!({ "endpoint": url, "token_file": file, "token": token }))?;
     } else {
         let token = match &connection.token_location {
             _ if args.show_token => shell_quote(connection.token.expose()),
-            TokenLocation::Environment => "\"$FASTLY_API_TOKEN\"".to_owned(),
+            TokenLocation::Environment(name) => format!("\"${name}\""),
             TokenLocation::File(path) => read_file(path),
         };
         out.bytes(exports(url, &token).as_bytes())?;
