@@ -20,6 +20,7 @@ mod hosted_api;
 mod key_delete;
 mod key_list;
 mod key_put_get;
+mod output_files;
 mod store;
 mod token;
 
