@@ -6,8 +6,9 @@ use ::time::format_description::well_known::Rfc3339;
 /// The last time that RFC 3339 can express: the end of the year 9999.
 pub const MICROS_MAX: u64 = 253_402_300_799_999_999;
 
-/// Formats a time as RFC 3339 in UTC, with microseconds.
+/// Formats a time as RFC 3339 in UTC, with microseconds; [`MICROS_MAX`] if it is later.
 pub fn rfc3339(micros: u64) -> String {
+    let micros = micros.min(MICROS_MAX);
     let date = timestamp(micros).replace(' ', "T");
     format!("{date}.{:06}Z", micros % 1_000_000)
 }
@@ -31,9 +32,9 @@ pub fn http_date_to_rfc3339(text: &str) -> Option<String> {
     micros(at).map(rfc3339)
 }
 
-/// Formats a time as `YYYY-MM-DD HH:MM:SS` in UTC.
+/// Formats a time as `YYYY-MM-DD HH:MM:SS` in UTC; [`MICROS_MAX`] if it is later.
 pub fn timestamp(micros: u64) -> String {
-    let secs = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
+    let secs = i64::try_from(micros.min(MICROS_MAX) / 1_000_000).unwrap_or(i64::MAX);
     let at = OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
     let (hour, minute, second) = at.to_hms();
@@ -48,6 +49,11 @@ mod tests {
     fn timestamps_have_the_recorded_form() {
         assert_eq!(timestamp(1_750_707_675_999_999), "2025-06-23 19:41:15");
         assert_eq!(timestamp(0), "1970-01-01 00:00:00");
+        // Earlier versions stored later times, which must not be taken for expired ones.
+        for late in [MICROS_MAX, MICROS_MAX + 1, u64::MAX] {
+            assert_eq!(timestamp(late), "9999-12-31 23:59:59");
+            assert_eq!(rfc3339(late), "9999-12-31T23:59:59.999999Z");
+        }
     }
 
     #[test]
