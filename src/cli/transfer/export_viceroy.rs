@@ -159,15 +159,20 @@ impl OutputDirectory {
             return Ok(());
         }
         let aside = self.temporary.path().join("old");
-        fs::rename(to, &aside)?;
-        let Err(e) = fs::rename(&self.new, to) else { return Ok(()) };
-        if fs::rename(&aside, to).is_err() {
+        replace_by_renames(&self.new, to, &aside).map_err(|e| {
+            if !aside.exists() {
+                return e;
+            }
             self.temporary.disable_cleanup(true);
-            let reason = format!("{e}; the old export is now {}", aside.display());
-            return Err(io::Error::other(reason));
-        }
-        Err(e)
+            io::Error::other(format!("{e}; the old export is now {}", aside.display()))
+        })
     }
+}
+
+/// Moves a directory aside and another in its place, or moves it back if that fails.
+fn replace_by_renames(new: &Path, to: &Path, aside: &Path) -> io::Result<()> {
+    fs::rename(to, aside)?;
+    fs::rename(new, to).inspect_err(|_| drop(fs::rename(aside, to)))
 }
 
 /// Exchanges two directories atomically; returns false if that is not supported.
@@ -210,4 +215,25 @@ fn sync_all(directory: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_export_is_moved_back_if_the_new_one_cannot_be_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["to", "new"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("file"), name).unwrap();
+        }
+        assert!(replace_by_renames(&at("none"), &at("to"), &at("aside")).is_err());
+        assert_eq!(fs::read(at("to/file")).unwrap(), b"to");
+        assert!(!at("aside").exists());
+        replace_by_renames(&at("new"), &at("to"), &at("aside")).unwrap();
+        assert_eq!(fs::read(at("to/file")).unwrap(), b"new");
+        assert_eq!(fs::read(at("aside/file")).unwrap(), b"to");
+    }
 }
