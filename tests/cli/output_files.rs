@@ -1,5 +1,5 @@
-//! Files that commands write with `-o`: they keep their mode and owner, symbolic links are followed,
-//! and a file that cannot be replaced is written in place.
+//! Files that commands write with `-o`: they keep their mode and owner, links are followed, and a
+//! file that cannot be replaced is written in place.
 
 use crate::support::DiskServer;
 use crate::{Cli, run};

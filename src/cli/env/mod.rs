@@ -21,7 +21,8 @@ Examples:
   steadfast env -- npx @fastly/compute-js-static-publish publish-content
 
 Sets the variables that the Fastly CLI, go-fastly and Terraform read. In Node.js 20 and later, a
-module loaded through NODE_OPTIONS redirects requests for api.fastly.com to the server. COMMAND
+module loaded through NODE_OPTIONS redirects requests for api.fastly.com to the server if they are
+made with fetch, http, https or the default dispatcher of undici, but not over HTTP/2. COMMAND
 replaces this process, so it receives signals and determines the exit status; 127 means that the
 command was not found, 126 that it cannot be run.
 
