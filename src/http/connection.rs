@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// Why there is no request to serve.
 enum HeadError {
-    /// The connection ended, idled out or is draining.
+    /// The connection was closed, exceeded its idle timeout, or is draining.
     Closed,
     /// The head is invalid; the error is sent before the connection closes.
     Rejected(RequestError),

@@ -1,4 +1,4 @@
-//! `steadfast key put`.
+//! `steadfast key put`: writes an item.
 
 use crate::cli::error::{Result, file_error, local_error};
 use crate::cli::input::{self, Value};
