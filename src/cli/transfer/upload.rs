@@ -4,7 +4,7 @@
 use super::batch_sender::{BatchOutcome, BatchSender};
 use super::report::FailureLog;
 use crate::cli::error::{CommandError, local_error};
-use crate::cli::output::styled_bar;
+use crate::cli::output::{print_error, styled_bar};
 use crate::client::Error;
 use crate::transfer::batches::{Batch, BatchLimits, BatchReader};
 use crate::transfer::detect::OpenSource;
@@ -155,6 +155,11 @@ impl Uploader<'_> {
             }
         }
         self.bar.finish_and_clear();
+        if self.aborted.is_some()
+            && let Err(e) = self.state.save()
+        {
+            print_error(&e.to_string());
+        }
         let Uploader { state, aborted, source_failed, .. } = self;
         UploadSummary { counts: state.counts(), state, aborted, source_failed }
     }
@@ -195,9 +200,8 @@ impl Uploader<'_> {
         match sent.outcome {
             Ok(outcome) => {
                 let reported = self.failures.report(&outcome.failures, &self.bar);
-                let saved = self.state.record_done(sent.from, sent.to, outcome.counts);
-                let saved = saved.map_err(|e| local_error(e.to_string()));
-                if let Err(e) = reported.and(saved) {
+                self.state.record_done(sent.from, sent.to, outcome.counts);
+                if let Err(e) = reported {
                     self.abort(e);
                 }
             }
