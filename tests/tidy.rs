@@ -14,7 +14,7 @@ const WALLS: [(&str, &[&str]); 14] = [
     ("src/atomic_file.rs", &[]),
     ("src/metrics.rs", &["kv"]),
     ("src/api", &["http", "kv", "metrics", "wire"]),
-    ("src/transfer", &["config", "kv", "wire"]),
+    ("src/transfer", &["atomic_file", "config", "kv", "wire"]),
     ("src/config", &["wire"]),
     ("src/client", &["wire"]),
     ("src/storage", &["config", "engine", "kv"]),

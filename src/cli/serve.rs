@@ -83,9 +83,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 /// Prints the address and how to connect. Programs parse the first line: its format is stable.
 fn print_banner(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
     let (location, value) = match token {
-        TokenLocation::Environment => {
-            ("$STEADFAST_TOKEN".to_owned(), "\"$STEADFAST_TOKEN\"".to_owned())
-        }
+        TokenLocation::Environment(name) => (format!("${name}"), format!("\"${name}\"")),
         TokenLocation::File(path) => (path.display().to_string(), env::read_file(path)),
     };
     let version = env!("CARGO_PKG_VERSION");
