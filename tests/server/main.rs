@@ -14,6 +14,7 @@ mod request_heads;
 mod connections;
 mod metrics_and_logs;
 mod startup_and_shutdown;
+mod tls;
 mod token_secrecy;
 
 /// A request that needs no token, as it is sent.
