@@ -124,7 +124,8 @@ impl TlsClient {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_write_timeout(Some(Duration::from_secs(60)))?;
         let name = ServerName::try_from("localhost").unwrap();
-        let mut session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        let mut session =
+            ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         while session.is_handshaking() {
             session.complete_io(&mut stream)?;
         }
