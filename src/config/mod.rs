@@ -30,8 +30,8 @@ use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Arguments that can only be set by environment variable: secrets, which other users of the machine
-/// could read on the command line, and variables of other programs.
+/// Arguments that can only be set by environment variable: secrets, which other users of the
+/// machine could read on the command line, and variables of other programs.
 pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "fastly_api_token",
     "steadfast_token",

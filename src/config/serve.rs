@@ -113,7 +113,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// PEM file with CA certificates: only accept clients with a certificate that one of them signed
+    /// PEM file with CA certificates: only accept clients with a certificate signed by one of them
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CLIENT_CA", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 

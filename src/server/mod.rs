@@ -99,7 +99,8 @@ impl Server {
         let listener = listen(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let kv = Arc::new(Kv::new(engine, clock, config.max_value));
         let metrics = Arc::new(Metrics::default());
-        let mut api = Api::new(kv.clone(), Auth::new(token), metrics.clone(), config.max_in_flight);
+        let auth = Auth::new(token);
+        let mut api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
         let mut _address_file = None;
         if let (EngineLocation::Directory(dir), Ok(at)) = (&config.engine, listener.local_addr()) {
             let secret = ServerSecret::generate().map_err(StartError::Secret)?;
