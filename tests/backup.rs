@@ -66,7 +66,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
     assert!(std::fs::metadata(&running).unwrap().len() < 100_000, "compressed");
     for (file, to) in [(&running, "one"), (&stopped, "two")] {
         let message = succeed(&steadfast(&["check", "--backup", text(file)]));
-        assert_eq!(message, "1 stores, 5 items: no problems found\n");
+        assert_eq!(message, "1 store, 5 items: no problems found\n");
         let to = files.path().join(to);
         let output = succeed(&steadfast(&["restore", text(file), "--data", text(&to), "--json"]));
         assert_eq!(output, "{\"items\":5,\"stores\":1}\n");
@@ -74,7 +74,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
         assert_eq!(repeated.status.code(), Some(1), "the destination is not empty");
         let message = succeed(&steadfast(&["check", "--data", text(&to)]));
         assert!(
-            message.starts_with("1 stores, 5 items") && message.ends_with("no problems found\n"),
+            message.starts_with("1 store, 5 items") && message.ends_with("no problems found\n"),
             "{message}"
         );
         let server = Server::start(&to, &[]);
@@ -209,7 +209,7 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
     assert!(message.contains("incomplete"), "{message}");
     let repeated = steadfast(&["restore", text(&file), "--data", text(&to)]);
     assert_eq!(repeated.status.code(), Some(1), "an unfinished restore must not be reused");
-    // A file that is no backup creates nothing, and existing files are not touched.
+    // A file that is not a backup creates nothing, and existing files are not touched.
     let other = files.path().join("other");
     std::fs::write(&bad, "{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
     assert_eq!(steadfast(&["restore", text(&bad), "--data", text(&other)]).status.code(), Some(1));
@@ -218,7 +218,7 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
     std::fs::write(other.join("index.html"), "a site").unwrap();
     assert_eq!(steadfast(&["restore", text(&file), "--data", text(&other)]).status.code(), Some(1));
     assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
-    // --data and another endpoint contradict each other.
+    // --data conflicts with an endpoint of another server.
     let other_server = ["--endpoint", "http://127.0.0.1:1", "-o", text(&bad), "--force"];
     let data = disk.data();
     let conflicting = [&["backup", "--data", text(&data)][..], &other_server].concat();

@@ -49,7 +49,7 @@ fn intact_data_passes_after_a_shutdown_and_a_kill() {
         assert_eq!(status, 0, "{message}");
         assert!(message.starts_with("2 stores, 42 items, 47 records with "), "{message}");
         assert!(
-            message.contains("1 blob files") && message.ends_with(": no problems found\n"),
+            message.contains("1 blob file,") && message.ends_with(": no problems found\n"),
             "{message}"
         );
         assert!(
@@ -78,7 +78,7 @@ fn a_missing_or_invalid_data_directory_is_an_error() {
     let (status, message) = check(&dir.path().join("absent"));
     assert_eq!((status, message.contains("there is no steadfast.db in")), (2, true), "{message}");
     assert!(!dir.path().join("absent").exists(), "the check must not create anything");
-    fs::write(dir.path().join("steadfast.db"), "no database at all, whatever its name").unwrap();
+    fs::write(dir.path().join("steadfast.db"), "not a database, despite its name").unwrap();
     let (status, message) = check(dir.path());
     assert_eq!(status, 2, "{message}");
 }

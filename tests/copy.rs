@@ -232,7 +232,7 @@ fn the_copy_command_copies_a_stopped_server_that_another_serves() {
     let (status, output, error) = run(&from, &to);
     assert_eq!((status, &error[..]), (0, ""), "{error}");
     assert!(
-        output.starts_with("copied 1 stores, 3 items, ") && output.contains("are identical"),
+        output.starts_with("copied 1 store, 3 items, ") && output.contains("are identical"),
         "{output}"
     );
     let (status, _, error) = run(&from, &to);

@@ -271,7 +271,7 @@ async fn write_blob(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {
 async fn bodies_of_every_size_round_trip(mut subject: Subject) {
     let block = INLINE_BYTES_MAX;
     let sizes = [0, 1, 1000, 4096, block - 1, block, block + 1, 3 * block, 5 * block + 17];
-    // Each size replaces each other size, to cover every change of body location.
+    // Each size replaces every other size, to cover every change of body location.
     for (round, before) in sizes.iter().enumerate() {
         for (i, len) in sizes.iter().enumerate() {
             let key = format!("k{i}");
@@ -433,7 +433,7 @@ async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
         let there = body(&*subject.engine, &format!("k{n:03}")).await;
         match outcome {
             Ok(Outcome::Committed(_)) => assert!(there.is_some(), "{n}"),
-            Ok(Outcome::Conflict) => panic!("{n} met a conflict"),
+            Ok(Outcome::Conflict) => panic!("{n} failed on a conflict"),
             Err(e) => assert!(foreign && there.is_none(), "{n}: {e}"),
         }
     }

@@ -176,7 +176,7 @@ fn layers_do_not_use_names_of_other_layers() {
             let clock = file == "src/kv/clock.rs";
             for word in words.iter().filter(|word| code.contains(**word)) {
                 if !(clock && *word == "SystemTime") {
-                    broken.push(format!("{file} says {word}"));
+                    broken.push(format!("{file} contains {word}"));
                 }
             }
         }
@@ -189,7 +189,7 @@ fn only_the_clock_and_the_date_header_read_the_system_time() {
     for (file, text) in files("src", &[".rs"]) {
         let asks = code(&text).contains("SystemTime::now");
         let may = ["src/kv/clock.rs", "src/http/response.rs"].contains(&file.as_str());
-        assert!(!asks || may, "{file} asks for the time");
+        assert!(!asks || may, "{file} reads the system time");
     }
 }
 
@@ -235,7 +235,7 @@ fn identifiers_and_file_names_avoid_retired_words() {
             for (name, words) in identifiers(&file).chain(identifiers(&code)) {
                 for (word, instead) in RETIRED {
                     if words.iter().any(|part| part == word) && !RETIRED_EXCEPT.contains(&name) {
-                        broken.push(format!("{file}: {name}: say {instead}"));
+                        broken.push(format!("{file}: {name}: use {instead}"));
                     }
                 }
             }
@@ -268,7 +268,7 @@ fn files_and_lines_are_short_and_finished() {
                 broken.push(format!("{file}:{at} is longer than {LINE_CHARS_MAX} characters"));
             }
             if undone.iter().any(|word| line.contains(word.as_str())) {
-                broken.push(format!("{file}:{at} is undone"));
+                broken.push(format!("{file}:{at} is unfinished"));
             }
             if file.ends_with(".rs") && line.ends_with(' ') {
                 broken.push(format!("{file}:{at} ends with a space"));

@@ -102,7 +102,7 @@ impl Server {
             let client = async {
                 ours.write_all(request).await.expect("the request is written");
                 let mut bytes = read_response(&mut ours).await;
-                // Equal requests have responses of equal length, which saves parsing.
+                // Responses to equal requests have the same length, so only the first is parsed.
                 for _ in 1..times {
                     ours.write_all(request).await.expect("the request is written");
                     ours.read_exact(&mut bytes).await.expect("a response");

@@ -1,6 +1,6 @@
 //! The baseline: bare hyper, an upper bound for any durable store on the same HTTP library. GET
 //! serves bytes from memory; PUT appends its body to a log, which one thread writes and fsyncs in
-//! groups. There is no engine, authentication or key.
+//! groups. It has no engine, authentication or keys.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};

@@ -32,9 +32,9 @@ impl Template {
 pub struct Measurement {
     /// Responses per second.
     pub rate: f64,
-    /// Microseconds.
+    /// Median latency in microseconds.
     pub p50: f64,
-    /// Microseconds.
+    /// 99th percentile latency in microseconds.
     pub p99: f64,
     /// Unsuccessful responses.
     pub failures: u64,

@@ -9,7 +9,7 @@ use std::fmt::{self, Write};
 pub struct Row {
     label: String,
     value: f64,
-    /// Milliseconds: median and 99th percentile.
+    /// Median and 99th percentile latency, in milliseconds.
     latencies: Option<(f64, f64)>,
     failures: u64,
 }

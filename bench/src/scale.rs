@@ -92,7 +92,7 @@ fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     for _ in 0..2 {
         load(&target, 0, MIDDLE, None)?;
     }
-    settled("after overwriting all twice");
+    settled("after overwriting everything twice");
     let mut stream = TcpStream::connect(("127.0.0.1", target.port())).map_err(|e| e.to_string())?;
     for key in (0..MIDDLE).filter(|key| key % 10 != 0) {
         let delete = target.delete(&format!("k{key:08}"));
@@ -116,7 +116,7 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
         Ok(Row::median(label, &runs?))
     };
     report(gets("GET, 64 connections, idle, 1/s")?);
-    // Repeats the work until the reads are measured.
+    // Repeats the work until the reads have been measured.
     let during = |work: &(dyn Fn() -> Result<(), String> + Sync), label: &str| {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// All targets, in the order of the table.
 pub const NAMES: [&str; 5] = ["baseline", "baseline-prealloc", "steadfast", "nginx", "webdis"];
 const TOKEN: &str = "bench-token-0123456789abcdef";
-/// The placeholder that the load generator replaces by a key.
+/// The placeholder that the load generator replaces with a key.
 pub const KEY: &str = "KKKKKKKKK";
 
 /// A running server with its own port and directory.
@@ -99,13 +99,13 @@ impl Target {
         if self.name == "webdis" { self.wait_for_redis(begin) } else { Ok(()) }
     }
 
-    /// Webdis accepts requests before it is connected to Redis and loses them; waits until it is.
+    /// Waits until webdis is connected to Redis; it loses requests that it accepts earlier.
     fn wait_for_redis(&self, begin: Instant) -> Result<(), String> {
         const CONSECUTIVE: usize = 500;
         let mut successes = 0;
         while successes < CONSECUTIVE {
             if begin.elapsed() > Duration::from_secs(60) {
-                return Err("webdis does not reach Redis".into());
+                return Err("webdis cannot reach Redis".into());
             }
             let value = successes.to_string();
             let put = self.send(&self.put("probe", value.as_bytes()));

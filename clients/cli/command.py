@@ -1,4 +1,4 @@
-"""The Fastly CLI as a user runs it, with a home directory of its own."""
+"""The Fastly CLI as a user runs it, with its own home directory."""
 
 import itertools
 import json

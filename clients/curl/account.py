@@ -1,4 +1,4 @@
-"""Tokens, and the endpoints besides the stores."""
+"""Tokens, and the endpoints other than the stores."""
 
 from checks import about, check, contains, equal, true
 from shell import TOKEN
@@ -6,7 +6,7 @@ from shell import TOKEN
 TIMES = ("created_at", "last_used_at")
 
 
-@check("every kind of missing or wrong token is a 401")
+@check("every kind of missing or wrong token returns 401")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

@@ -5,7 +5,7 @@ import time
 from checks import about, check, equal, true
 
 
-@check("-d uploads a value although it declares a form")
+@check("-d uploads a value, although it declares a form")
 def _(shell):
     store = shell.store()
     for value in ("v", "a=b&c=d%20+e", "%", "{}", "ümläut", "one=1"):
@@ -112,7 +112,7 @@ def _(shell):
     shell.refused(400, "metadata", f"{put} -H @headers.txt", store)
 
 
-@check("if-generation-match guards writes and deletes; a mismatch is a 412 without a body")
+@check("if-generation-match guards writes and deletes; a mismatch returns 412 without a body")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"one")
@@ -129,7 +129,7 @@ def _(shell):
     equal(shell.value(store, "key"), b"two", "the value")
 
 
-@check("an invalid generation or time to live is a 400 and changes nothing")
+@check("an invalid generation or time to live returns 400 and changes nothing")
 def _(shell):
     store = shell.store()
     put = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN" -d v'
@@ -156,7 +156,7 @@ def _(shell):
     equal(shell.keys(store), [], "the keys")
 
 
-@check("true and false are accepted in any case; anything else is a 400")
+@check("true and false are accepted in any case; anything else returns 400")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -219,7 +219,7 @@ def _(shell):
             shell.refused(400, word, f'curl "$STORE/keys?{query}" -H "Fastly-Key: $TOKEN"', store)
 
 
-@check("one connection serves many requests whatever their responses")
+@check("one connection serves many requests, regardless of their responses")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

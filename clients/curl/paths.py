@@ -49,7 +49,7 @@ def _(shell):
             )
 
 
-@check("undecodable paths are a 400")
+@check("undecodable paths return 400")
 def _(shell):
     store = shell.store()
     for path in ("%", "%2", "%zz", "%ff", "%c3%28", "a%00%80", "%e2%98", "%ed%a0%80"):
@@ -123,7 +123,7 @@ def _(shell):
             true("location" not in response.headers, "a location")
 
 
-@check("an unsupported method is a 405 that lists the supported ones")
+@check("an unsupported method returns 405 and lists the supported ones")
 def _(shell):
     store = shell.store()
     for path, wanted in (
@@ -141,7 +141,7 @@ def _(shell):
                 equal(allowed, wanted, "the Allow header")
 
 
-@check("an unknown path is a 404 with the usual body")
+@check("an unknown path returns 404 with the usual body")
 def _(shell):
     for path in ("/", "/resources", "/resources/stores", "/resources/stores/config", "/service",
                  "/resources/stores/kv/a/b", "/resources/stores/kv/a/keysx"):  # fmt: skip
@@ -150,7 +150,7 @@ def _(shell):
             contains(response.body, b'"msg":"Record not found"', "the body")
 
 
-@check("a 1024-byte key, escaped to three times its length, works; a longer one is a 400")
+@check("a 1024-byte key, escaped to three times its length, works; a longer one returns 400")
 def _(shell):
     store = shell.store()
     put = 'curl -X PUT "$STORE/keys/$KEY" -H "Fastly-Key: $TOKEN" -d v'

@@ -93,7 +93,7 @@ def _(shell):
     equal(response.json()["name"], "After", "the name")
 
 
-@check("a location in capitals is accepted; any other is a 400")
+@check("a location in capitals is accepted; any other returns 400")
 def _(shell):
     create = """curl -X POST "$KV?location=%s" -H "Fastly-Key: $TOKEN" -d '{"name":"In %s"}'"""
     for location in ("US", "EU", "ASIA", "AUS"):
@@ -103,7 +103,7 @@ def _(shell):
             shell.refused(400, "location", create % (location, "none"))
 
 
-@check("an invalid body is a 400 and creates nothing")
+@check("an invalid body returns 400 and creates nothing")
 def _(shell):
     for body in (
         "", " ", "{", "null", "[]", '"text"', "{}", '{"name":null}', '{"name":1}', '{"name":["a"]}',
@@ -135,7 +135,7 @@ def _(shell):
     shell.refused(404, "", delete, store)
 
 
-@check("an unknown store is a 404 for every method")
+@check("an unknown store returns 404 for every method")
 def _(shell):
     for method, tail in (
         ("GET", ""), ("DELETE", ""), ("GET", "/keys"), ("GET", "/keys/k"), ("DELETE", "/keys/k"),

@@ -1,4 +1,4 @@
-"""Big and streamed bodies: files, stdin, Expect: 100-continue, uploads that break off."""
+"""Large and streamed bodies: files, stdin, Expect: 100-continue, interrupted uploads."""
 
 import os
 
@@ -102,7 +102,7 @@ def _(shell):
     true(shell.value(store, "key") == value, "the value differs")
 
 
-@check("a value of 25 MiB round-trips; one byte more is a 413, with or without a length")
+@check("a value of 25 MiB round-trips; one byte more returns 413, with or without a length")
 def _(shell):
     store = shell.store()
     value = os.urandom(LIMIT)
@@ -135,7 +135,7 @@ def _(shell):
     store = shell.store()
     shell.put(store, "key", b"before")
     shell.file("slow", bytes(4_000_000))
-    # Killed rather than timed out: on a time-out curl ends a chunked body properly.
+    # Killed rather than timed out: on a timeout curl ends a chunked body properly.
     killed = PUT.replace("curl", "timeout -s KILL 1 curl -q -s")
     for command in (
         f"{PUT} -H 'Content-Length: 1000' --max-time 1 -d short",

@@ -1,11 +1,11 @@
-// Tokens, and a connection reused by many calls.
+// Tokens, and the reuse of one connection by many calls.
 
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { check } from './checks.mjs';
 import { Fastly, TOKEN, outcome, freshClient, newStore, refused } from './api.mjs';
 
-/** Both APIs over a client object of their own. */
+/** Both APIs over a separate client object. */
 function apis(client) {
   return { stores: new Fastly.KvStoreApi(client), items: new Fastly.KvStoreItemApi(client) };
 }

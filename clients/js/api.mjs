@@ -1,11 +1,11 @@
-// The client under test, pointed at the server by its plugin hook, and helpers that give its
-// responses and rejections one shape.
+// The client under test, pointed at the server by its plugin hook, and helpers that convert its
+// responses and rejections to one form.
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 
-// The package is installed in the state directory, not beside this file.
+// The package is installed in the state directory, not next to this file.
 const require = createRequire(join(process.env.CLIENTS_STATE, 'package.json'));
 
 // If set, this would override the token a check passes.
@@ -33,7 +33,7 @@ export function point(apiClient, token) {
   return apiClient;
 }
 
-/** A client object of its own, with the given token or with none. */
+/** A separate client object, with the given token or with none. */
 export function freshClient(token) {
   return point(new Fastly.ApiClient(), token);
 }

@@ -133,7 +133,7 @@ async function metadataChecks() {
     }
   });
 
-  await check('2000 bytes of metadata are stored; 2001 are a 400', async () => {
+  await check('2000 bytes of metadata are stored; 2001 return 400', async () => {
     const most = 'm'.repeat(2000);
     await put(store_id, 'meta', 'v', { metadata: most });
     assert.equal(await metadataOf('meta'), most);
@@ -177,7 +177,7 @@ async function modeChecks() {
     assert.equal(await textOf('plain'), 'three');
   });
 
-  await check('two modes at once and non-boolean values are a 400', async () => {
+  await check('two modes at once and non-boolean values return 400', async () => {
     for (const options of [
       { add: true, append: true }, { add: true, prepend: true }, { append: true, prepend: true },
       { add: 'maybe' }, { append: 1 }, { prepend: '' }, { background_fetch: 'yes' },
@@ -225,7 +225,7 @@ async function generationChecks() {
     assert.equal(await textOf('gen both'), 'v');
   });
 
-  await check('a non-numeric generation is a 400', async () => {
+  await check('a non-numeric generation returns 400', async () => {
     for (const if_generation_match of ['abc', -1, '', '1 2', 1.5]) {
       await refused(put(store_id, 'gen', 'x', { if_generation_match }), 400);
       await refused(del(store_id, 'gen', { if_generation_match }), 400);
@@ -265,7 +265,7 @@ async function lifetimeChecks() {
     assert.equal(status, 204);
   });
 
-  await check('a time to live of 1 to 2^32-1 is accepted, any other is a 400', async () => {
+  await check('a time to live of 1 to 2^32-1 is accepted, any other returns 400', async () => {
     await put(store_id, 'long', 'v', { time_to_live_sec: U32 - 1 });
     for (const time_to_live_sec of [0, -1, U32, 'soon', 1.5, '']) {
       await refused(put(store_id, 'long', 'x', { time_to_live_sec }), 400);
@@ -301,7 +301,7 @@ async function deleteChecks() {
     assert.equal((await outcome(forced)).status, 204);
   });
 
-  await check('a non-boolean force is a 400', async () => {
+  await check('a non-boolean force returns 400', async () => {
     await put(store_id, 'del', 'v');
     for (const force of ['perhaps', '', 2]) {
       await refused(del(store_id, 'del', { force }), 400);

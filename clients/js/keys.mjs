@@ -34,7 +34,7 @@ export async function keyChecks() {
 async function oddKeyChecks() {
   const store_id = await newStore('js odd keys');
 
-  await check(`${ODD.length} odd keys are items of their own, each with its value`, async () => {
+  await check(`${ODD.length} odd keys are separate items, each with its value`, async () => {
     for (const [index, key] of ODD.entries()) {
       await put(store_id, key, `value ${index}`);
     }
@@ -90,7 +90,7 @@ async function refusedKeyChecks() {
 
   for (const key of COLLAPSING) {
     const shown = JSON.stringify(key);
-    await check(`the key ${shown} is refused by every call and deletes nothing`, async () => {
+    await check(`every call with the key ${shown} is rejected and deletes nothing`, async () => {
       await refusedSomehow(put(store_id, key, 'x'));
       await refusedSomehow(put(store_id, key, '{"name":"js renamed"}'));
       await refusedSomehow(get(store_id, key));
@@ -109,7 +109,7 @@ async function refusedKeyChecks() {
     assert.equal((await stores.kvStoreGet({ store_id: empty })).name, 'js empty store');
   });
 
-  await check(`${ILLEGAL.length} invalid keys are a 400`, async () => {
+  await check(`${ILLEGAL.length} invalid keys return 400`, async () => {
     for (const key of ILLEGAL) {
       try {
         await refused(put(store_id, key, 'x'), 400);
@@ -176,7 +176,7 @@ async function listChecks() {
     }
   });
 
-  await check('an invalid limit, cursor or consistency is a 400', async () => {
+  await check('an invalid limit, cursor or consistency returns 400', async () => {
     const page = (options) => items.kvStoreListItemKeysWithHttpInfo({ store_id, ...options });
     for (const limit of [0, -1, 'ten', 1.5, '']) {
       await refused(page({ limit }), 400);

@@ -37,12 +37,12 @@ export async function storeChecks() {
     await refused(create({ name: 'js on the moon' }, 'MOON'), 400);
   });
 
-  await check('an existing name is a 400', async () => {
+  await check('an existing name returns 400', async () => {
     const problem = await refused(create({ name: 'js by model' }), 400);
     assert.match(problem.detail, /already exists/);
   });
 
-  await check('an invalid name or a missing body is a 400', async () => {
+  await check('an invalid name or a missing body returns 400', async () => {
     for (const name of ['', '1st', ' a', 'a'.repeat(256), 'a\nb', 'a\u0000b', 7, null, ['a']]) {
       await refused(create({ name }), 400);
     }
@@ -119,7 +119,7 @@ export async function storeChecks() {
     }
   });
 
-  await check('an invalid list limit or cursor is a 400', async () => {
+  await check('an invalid list limit or cursor returns 400', async () => {
     for (const limit of [0, -1, 'ten', 1.5]) {
       await refused(stores.kvStoreListWithHttpInfo({ limit }), 400);
     }

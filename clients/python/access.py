@@ -1,4 +1,4 @@
-"""Tokens, and the product calls of 15.0.0."""
+"""Tokens, and the product calls of version 15.0.0."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def _(service):
     equal((done.stdout, done.returncode), ("1000\n", 0), f"the output ({done.stderr[-300:]})")
 
 
-@check("every call with a wrong token is a 401 with a body and changes nothing")
+@check("every call with a wrong token returns 401 with a body and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "value")
@@ -56,11 +56,11 @@ def _(service):
                 error = refused(401, UnauthorizedException, call)
                 explained(error)
                 contains(error.body, "Provided credentials are missing or invalid", "the body")
-                true(TOKEN not in error.body, "the right token is in the response")
+                true(TOKEN not in error.body, "the valid token is in the response")
     equal(service.text(store_id, "key"), b"value", "the item")
 
 
-@check("no token at all, which this client cannot send, is a 401 as well")
+@check("a request without a token, which this client cannot send, returns 401 as well")
 def _(service):
     for path in ("", "/0000000000000000000000", "/0000000000000000000000/keys/key"):
         for method in ("GET", "HEAD", "PUT", "DELETE"):
@@ -69,7 +69,7 @@ def _(service):
                 equal(response.status, 401, "the status")
 
 
-@check("a large upload with a wrong token is a 401 that reaches the client and stores nothing")
+@check("a large upload with a wrong token returns 401 to the client and stores nothing")
 def _(service):
     store_id = service.store()
     _, items = service.with_token("wrong")
@@ -103,7 +103,7 @@ def _(service):
         equal(call().product.id, "kv_store", "the product, decoded")
 
 
-@check("disabling the product is a 204 and removes no data", only="15.0.0")
+@check("disabling the product returns 204 and removes no data", only="15.0.0")
 def _(service):
     from fastly.api import product_kv_store_api
 

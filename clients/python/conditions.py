@@ -10,7 +10,7 @@ from service import explained, refused
 from items import empty_412
 
 
-@check("a write with the current generation succeeds; with another it is a 412")
+@check("a write with the current generation succeeds; with another it returns 412")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "one", metadata="m")
@@ -26,7 +26,7 @@ def _(service):
     equal(service.generation(store_id, "key"), second, "the generation")
 
 
-@check("a write with a generation on a missing key is a 412 and creates nothing")
+@check("a write with a generation on a missing key returns 412 and creates nothing")
 def _(service):
     store_id = service.store()
     call = (service.put, store_id, "key", "v")
@@ -70,7 +70,7 @@ def _(service):
             equal(service.text(store_id, "key"), wanted, "the value")
 
 
-@check("a generation that is not an unsigned 64-bit number is a 400 and changes nothing")
+@check("a generation that is not an unsigned 64-bit number returns 400 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "kept")
@@ -99,7 +99,7 @@ def _(service):
     refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
 
 
-@check("a delete with the current generation succeeds; with another it is a 412")
+@check("a delete with the current generation succeeds; with another it returns 412")
 def _(service):
     store_id = service.store()
     delete = service.items.kv_store_delete_item
@@ -197,7 +197,7 @@ def _(service):
         raise Failed("keys are left")
 
 
-@check("a write cut off by the client's time-out is all or nothing")
+@check("a write cut off by the client's timeout is all or nothing")
 def _(service):
     import urllib3
 
@@ -210,6 +210,6 @@ def _(service):
             service.put(store_id, "key", big, _request_timeout=(1, 0.0005))
         except (urllib3.exceptions.HTTPError, ApiException):
             cut += 1
-    true(cut > 0, "no write was cut: the time-out is too long for this machine")
+    true(cut > 0, "no write was cut off: the timeout is too long for this machine")
     value = service.text(store_id, "key")
     true(value in (b"before", big.encode()), f"a torn value of {len(value)} bytes")

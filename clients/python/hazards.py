@@ -129,7 +129,7 @@ def _(service):
     still_there(service, store_id, ["a"])
 
 
-@check("invalid bytes in a path are a 400, not a 500")
+@check("invalid bytes in a path return 400, not a 500")
 def _(service):
     import http.client
     from urllib.parse import urlsplit

@@ -127,7 +127,7 @@ def _(service):
         raise Failed("the client has stopped decoding values")
 
 
-@check("a value of 25 MiB is stored; one byte more is a 413 and changes nothing")
+@check("a value of 25 MiB is stored; one byte more returns 413 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "big", "x" * LIMIT)
@@ -140,7 +140,7 @@ def _(service):
     true(len(value) == LIMIT and value.count(b"x") == LIMIT, "the value was changed")
 
 
-@check("an append that would exceed 25 MiB is a 413 and changes nothing")
+@check("an append that would exceed 25 MiB returns 413 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "big", "x" * LIMIT)
@@ -187,7 +187,7 @@ def _(service):
             equal(value, b"value", "the value")
 
 
-@check("metadata of more than 2000 bytes is a 400 and changes nothing")
+@check("metadata of more than 2000 bytes returns 400 and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "value", metadata="kept")
@@ -223,7 +223,7 @@ def _(service):
             equal((value, headers["metadata"]), (b"after", ""), "the item")
 
 
-@check("add creates an item; on an existing key it is a 412 without a body")
+@check("add creates an item; on an existing key it returns 412 without a body")
 def _(service):
     store_id = service.store()
     equal(service.put(store_id, "key", "first", add=True, metadata="m")[1], 200, "the status")
@@ -289,7 +289,7 @@ def _(service):
     refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
 
 
-@check("any two of add, append and prepend are a 400 and change nothing")
+@check("any two of add, append and prepend return 400 and change nothing")
 def _(service):
     store_id = service.store()
     for first, second in (("add", "append"), ("append", "prepend"), ("add", "prepend")):
@@ -336,7 +336,7 @@ def _(service):
     equal(service.keys(store_id), ["lifted", "renewed"], "the keys")
 
 
-@check("deleting an item that has just expired is a 204; with a generation it is a 412")
+@check("deleting an item that has just expired returns 204; with a generation it returns 412")
 def _(service):
     store_id = service.store()
     service.put(store_id, "plain", "x", time_to_live_sec=3)
@@ -350,7 +350,7 @@ def _(service):
     )
 
 
-@check("a time to live of 0, negative or too large is a 400 and changes nothing")
+@check("a time to live of 0, negative or too large returns 400 and changes nothing")
 def _(service):
     store_id = service.store()
     for ttl in (0, -1, 2**32, 2**64):
@@ -362,7 +362,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"v", "the value")
 
 
-@check("every call on an item of an unknown store is a 404")
+@check("every call on an item of an unknown store returns 404")
 def _(service):
     calls = service.items
     for call in (
@@ -375,7 +375,7 @@ def _(service):
         explained(refused(404, NotFoundException, call))
 
 
-@check("a missing item is a 404 with a body, in the raw mode too")
+@check("a missing item returns 404 with a body, in the raw mode too")
 def _(service):
     store_id = service.store()
     error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "nope")

@@ -99,7 +99,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys in the end")
 
 
-@check("a key of 1024 bytes works, one of 1025 is a 400")
+@check("a key of 1024 bytes works, one of 1025 returns 400")
 def _(service):
     store_id = service.store()
     for key in ("k" * 1024, "\u00e9" * 512, "\U0001f600" * 256, "/" * 1024, "%" * 1024):
@@ -116,7 +116,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("every call with an invalid key is a 400 that names it and changes nothing")
+@check("every call with an invalid key returns 400, names the key and changes nothing")
 def _(service):
     store_id = service.store()
     service.put(store_id, "kept", "value")

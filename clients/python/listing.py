@@ -230,7 +230,7 @@ def _(service):
         true(f"k{number}" not in service.keys(store_id), f"k{number} is still there")
 
 
-@check("an invalid cursor is a 400 that names it; the client itself rejects a limit of 0")
+@check("an invalid cursor returns 400 and is named in the error; the client itself rejects a limit of 0")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a", "b"])
@@ -247,7 +247,7 @@ def _(service):
         raise Failed("the client sent a limit of 0")
 
 
-@check("the keys of an unknown store are a 404")
+@check("the keys of an unknown store return 404")
 def _(service):
     call = service.items.kv_store_list_item_keys
     explained(refused(404, NotFoundException, call, "0" * 22))

@@ -63,7 +63,7 @@ def _(service):
             equal(service.stores.kv_store_get(store.id).name, name, "the name later")
 
 
-@check("an existing name is a 400 and named")
+@check("an existing name returns 400 and is named in the error")
 def _(service):
     name = service.name()
     first = service.create(name)
@@ -80,7 +80,7 @@ def _(service):
     equal(len(set(ids)), 3, "how many stores")
 
 
-@check("an invalid name is a 400 and creates nothing")
+@check("an invalid name returns 400 and creates nothing")
 def _(service):
     before = service.stores.kv_store_list().meta.total
     controls = ("a\nb", "a\x00b", "a\x1fb")
@@ -90,7 +90,7 @@ def _(service):
     equal(service.stores.kv_store_list().meta.total, before, "the number of stores")
 
 
-@check("creating a store without a body is a 400")
+@check("creating a store without a body returns 400")
 def _(service):
     explained(refused(400, ApiException, service.stores.kv_store_create))
 
@@ -104,7 +104,7 @@ def _(service):
     equal(got.to_dict(), created.to_dict(), "the store")
 
 
-@check("describe of an unknown or malformed id is a 404 with a body")
+@check("describe of an unknown or malformed id returns 404 with a body")
 def _(service):
     for store_id in (MISSING, "x", "store_id_example", "a b", "é", "A" * 500, "%", MISSING[:-1]):
         with about(store_id):
@@ -207,7 +207,7 @@ def _(service):
     equal(len(both), first.meta.total, "their number")
 
 
-@check("the client itself rejects a limit of 0; other invalid limits are a 400")
+@check("the client itself rejects a limit of 0; other invalid limits return 400")
 def _(service):
     try:
         service.stores.kv_store_list(limit=0)
@@ -282,7 +282,7 @@ def _(service):
         equal(service.stores.kv_store_get(created.id).name, new, "the name")
 
 
-@check("a rename to an existing or invalid name is a 400; of an unknown store a 404", only=NEWER)
+@check("a rename to an existing or invalid name returns 400; of an unknown store 404", only=NEWER)
 def _(service):
     taken = service.name()
     service.create(taken)
@@ -309,7 +309,7 @@ def _(service):
     explained(refused(404, NotFoundException, service.stores.kv_store_delete, MISSING))
 
 
-@check("a store with items is not deleted; an emptied one is, at once")
+@check("a store with items cannot be deleted; once emptied it can, immediately")
 def _(service):
     store_id = service.store()
     service.put(store_id, "last", "one")

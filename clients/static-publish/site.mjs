@@ -101,7 +101,7 @@ export function writeFile(path, bytes) {
   write(`public${path}`, bytes);
 }
 
-/** Lays out the application's folder as the publisher's scaffolding does, anew for each run. */
+/** Lays out the application's directory as the publisher's scaffolding does, anew for each run. */
 export function makeApp() {
   rmSync(APP, { recursive: true, force: true });
   const rc = {

@@ -124,7 +124,7 @@ impl Server {
         );
         let request = [method, b" ", target, rest.as_bytes(), fields, b"\r\n", body].concat();
         let responses = parse_responses(&self.send(&request), &[method == b"HEAD"]);
-        let [response] = <[Response; 1]>::try_from(responses).expect("one request has one answer");
+        let [response] = <[Response; 1]>::try_from(responses).expect("exactly one response");
         response
     }
 

@@ -1,4 +1,4 @@
-//! Account endpoints that clients call besides the KV Store API (docs/contract.md section 6).
+//! Account endpoints that clients call alongside the KV Store API (docs/contract.md section 6).
 //!
 //! They describe the caller's token and a user derived from it; there are no user accounts.
 

@@ -105,7 +105,7 @@ pub(crate) fn request_error(e: &RequestError) -> Response {
         }
         RequestError::Malformed(what) => problem(400, &format!("malformed request: {what}")),
         RequestError::TargetTooLong => {
-            problem(414, &format!("path and query must have at most {TARGET_BYTES_MAX} bytes"))
+            problem(414, &format!("path and query must be at most {TARGET_BYTES_MAX} bytes"))
         }
         RequestError::FieldsTooLarge => problem(
             431,

@@ -14,7 +14,7 @@ pub(super) async fn read<S: Stream>(body: &mut Body<'_, S>) -> Result<Map<String
     while let Some(chunk) = body.chunk().await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > JSON_BYTES_MAX {
-            return Err(invalid(&format!("must have at most {JSON_BYTES_MAX} bytes")));
+            return Err(invalid(&format!("must be at most {JSON_BYTES_MAX} bytes")));
         }
     }
     if bytes.is_empty() {

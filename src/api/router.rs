@@ -1,6 +1,6 @@
 //! The router: every path of the API with its template and methods.
 //!
-//! Paths are matched raw. Nothing is decoded, normalised or redirected, and a trailing slash is
+//! Paths are matched raw. Nothing is decoded, normalized or redirected, and a trailing slash is
 //! part of the path (docs/contract.md sections 1 and 8). A new endpoint starts as a [`Route`]; the
 //! compiler then requires its template and methods here, its permission in `auth/permission.rs` and
 //! its place in the OpenAPI test; its handler is called by `Api::dispatch`.

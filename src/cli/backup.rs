@@ -1,9 +1,9 @@
-//! `steadfast backup` and `steadfast restore`.
+//! `steadfast backup` and `steadfast restore`: back up a server or directory, and restore it.
 
 use super::error::{
     EXIT_PRECONDITION, Result, exit_status, file_error, local_error, local_exit_status, usage_error,
 };
-use super::output::{print_json_if, print_status, progress_bar};
+use super::output::{counted, print_json_if, print_status, progress_bar};
 use super::output_file::{OutputFile, refuse_overwrite};
 use super::runtime::{self, finish};
 use crate::address_file::running_server;
@@ -138,11 +138,12 @@ fn restore_backup(args: &RestoreArgs) -> Result<()> {
     let result = runtime.block_on(admin::restore(source, &destination, &mut report));
     bar.finish_and_clear();
     let counts = result.map_err(|e| file_error(&args.file, e))?;
-    let (stores, items) = (counts.stores, counts.items);
     if args.json {
-        return print_json_if(true, &serde_json::json!({ "stores": stores, "items": items }));
+        let result = serde_json::json!({ "stores": counts.stores, "items": counts.items });
+        return print_json_if(true, &result);
     }
-    print_status(&format!("restored {stores} stores and {items} items into {destination}"));
+    let (stores, items) = (counted(counts.stores, "store"), counted(counts.items, "item"));
+    print_status(&format!("restored {stores} and {items} into {destination}"));
     Ok(())
 }
 

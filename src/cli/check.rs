@@ -1,4 +1,4 @@
-//! `steadfast check`.
+//! `steadfast check`: verifies a data directory or a backup.
 
 use super::output::counted;
 use super::runtime::fail;
@@ -34,7 +34,7 @@ fn check_backup(path: &Path) -> ExitCode {
         Ok(checked) => checked,
         Err(e) => return fail(&format!("{}: {e}", path.display()), EXIT_NOT_CHECKED),
     };
-    let summary = format!("{} stores, {} items", counts.stores, counts.items);
+    let summary = format!("{}, {}", counted(counts.stores, "store"), counted(counts.items, "item"));
     exit_status(report(&problems, problems.len() as u64, &summary), problems.is_empty())
 }
 
@@ -44,13 +44,13 @@ fn check_directory(dir: &Path) -> ExitCode {
         Err(e) => return fail(&e.to_string(), EXIT_NOT_CHECKED),
     };
     let summary = format!(
-        "{} stores, {} items, {} records with {} bytes, {} blob files, {} records in the WAL",
-        counts.stores,
-        counts.items,
-        checked.records,
-        checked.body_bytes,
-        checked.blobs,
-        checked.wal_entries,
+        "{}, {}, {} with {}, {}, {} in the WAL",
+        counted(counts.stores, "store"),
+        counted(counts.items, "item"),
+        counted(checked.records, "record"),
+        counted(checked.body_bytes, "byte"),
+        counted(checked.blobs, "blob file"),
+        counted(checked.wal_entries, "record"),
     );
     let reported = report(&checked.problems, checked.problem_count, &summary);
     exit_status(reported, checked.problem_count == 0)

@@ -1,4 +1,4 @@
-//! `steadfast completions`.
+//! `steadfast completions`: generates shell completions.
 
 use super::error::local_exit_status;
 use super::output::Output;

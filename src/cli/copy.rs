@@ -1,7 +1,7 @@
-//! `steadfast copy`.
+//! `steadfast copy`: copies all data between a data directory and a database.
 
 use super::error::{EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE};
-use super::output::styled_bar;
+use super::output::{counted, styled_bar};
 use super::runtime::{self, fail, finish};
 use crate::admin::{self, CopyProgress, CopySummary};
 use crate::config::{CopyArgs, EngineLocation};
@@ -51,8 +51,9 @@ async fn copy(from: &EngineLocation, to: &EngineLocation) -> ExitCode {
     };
     let printed = writeln!(
         io::stdout(),
-        "copied {stores} stores, {items} items, {bytes} bytes; both sides are identical (CRC-32 \
-         {checksum:08x})"
+        "copied {}, {}, {bytes} bytes; both sides are identical (CRC-32 {checksum:08x})",
+        counted(stores, "store"),
+        counted(items, "item")
     );
     if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

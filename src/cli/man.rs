@@ -1,4 +1,4 @@
-//! `steadfast man`.
+//! `steadfast man`: generates the manual pages.
 
 use super::error::{Result, file_error, local_error, local_exit_status};
 use super::output::{Output, print_status};

@@ -1,4 +1,4 @@
-//! `steadfast openapi`.
+//! `steadfast openapi`: prints the OpenAPI description.
 
 use super::error::local_exit_status;
 use super::output::Output;

@@ -1,4 +1,4 @@
-//! `steadfast serve`.
+//! `steadfast serve`: runs the server.
 
 use super::env;
 use super::error::{EXIT_FAILURE, EXIT_USAGE, local_exit_status};

@@ -1,4 +1,4 @@
-//! `steadfast store`.
+//! `steadfast store`: the commands for stores.
 
 use super::confirm::confirm;
 use super::error::{Result, exit_status};
@@ -13,7 +13,7 @@ use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Attempts of `delete --force` to delete a store to which items are being written.
+/// Maximum attempts of `delete --force`; items may be written between its steps.
 const DELETE_ATTEMPTS: usize = 3;
 
 #[derive(Subcommand)]

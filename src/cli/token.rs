@@ -1,4 +1,4 @@
-//! `steadfast token`.
+//! `steadfast token`: the commands for limited tokens.
 
 use super::confirm::confirm;
 use super::error::{Result, exit_status, usage_error};
@@ -10,7 +10,7 @@ use crate::wire::{LimitedToken, MICROS_MAX, TokenRequest, parse_rfc3339, rfc3339
 use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
 
 #[derive(Subcommand)]
 pub(super) enum TokenCommand {
@@ -102,8 +102,8 @@ fn parse_expiry(text: &str) -> Result<String> {
         )
     })?;
     // Relative to the local clock; the server uses its own clock to check the expiry.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = now.as_secs().saturating_add(seconds.into()).saturating_mul(1_000_000);
+    let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
+    let time = now.saturating_add(seconds.into()).saturating_mul(1_000_000);
     if time > MICROS_MAX {
         return Err(usage_error("--expires is after the year 9999"));
     }

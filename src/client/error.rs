@@ -34,8 +34,7 @@ impl ErrorKind {
     }
 }
 
-/// The reason a request failed. Messages name the subject of the request and never contain the
-/// token.
+/// The reason a request failed. Messages name its subject and never contain the token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The server responded with an error status.

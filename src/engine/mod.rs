@@ -1,7 +1,7 @@
 //! The storage engine interface: an ordered map of byte keys to records, with atomic, durable
 //! commits.
 //!
-//! The data model ([`crate::kv`]) is written against [`Engine`] alone. An engine knows nothing of
+//! The data model ([`crate::kv`]) is written against [`Engine`] alone. Engines do not depend on
 //! stores, items, HTTP or wall-clock time; implementations are [`embedded`], `postgres` and
 //! [`memory`]. Every engine guarantees the following, and `tests/engine_contract.rs` checks all of
 //! them against it:

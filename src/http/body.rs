@@ -40,9 +40,9 @@ enum Position {
     ChunkSize,
     /// This many bytes of a chunk.
     ChunkData(u64),
-    /// Nothing: the body is complete.
+    /// The body is complete.
     End,
-    /// Nothing: reading failed.
+    /// Reading failed.
     Failed,
 }
 

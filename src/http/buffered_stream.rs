@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Buffer space reserved for a read, in bytes.
 const READ_BYTES: usize = 16 * 1024;
-/// Reads up to this size are copied out of the input buffer; larger ones get a buffer of their own.
+/// Reads up to this size are copied out of the input buffer; larger ones get their own buffer.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
 pub(super) struct BufferedStream<S> {

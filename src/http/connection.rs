@@ -14,7 +14,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no request to serve.
 enum HeadError {
-    /// The connection ended, idled out or is draining.
+    /// The connection was closed, exceeded its idle timeout, or is draining.
     Closed,
     /// The head is invalid; the error is sent before the connection closes.
     Rejected(RequestError),

@@ -1,7 +1,7 @@
 //! HTTP/1.1 on one connection: request heads, bodies, timeouts and responses.
 //!
 //! `httparse` tokenizes heads; the rest is written here because this API depends on details that
-//! HTTP frameworks normalise: the raw target must reach the router, a request with ambiguous
+//! HTTP frameworks normalize: the raw target must reach the router, a request with ambiguous
 //! framing must be rejected, and every error needs the API's JSON body.
 
 mod body;
@@ -33,9 +33,9 @@ pub const FIELDS_MAX: usize = 100;
 /// Timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// From the first byte of a request head to its last.
+    /// For a request head, from its first byte to its last.
     pub head: Duration,
-    /// Between requests.
+    /// For an idle connection, between requests.
     pub idle: Duration,
     /// For the next bytes of a request body.
     pub body: Duration,

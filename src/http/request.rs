@@ -151,7 +151,7 @@ impl RequestHead {
     }
 
     /// Returns the raw path: the target up to `?`, without the scheme and authority of an absolute
-    /// target. Nothing is decoded or normalised.
+    /// target. Nothing is decoded or normalized.
     pub fn path(&self) -> &[u8] {
         let target = self.slice(&self.target);
         let end = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());

@@ -16,7 +16,7 @@ const COPY_BYTES: u64 = 1 << 20;
 /// An item.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Changes with every write and is never reused under a key.
+    /// The generation, which changes with every write and is never reused under a key.
     pub generation: u64,
     /// When the item was written, in microseconds since 1970.
     pub modified_at: u64,
@@ -30,7 +30,7 @@ pub struct Item {
     pub value: Value,
 }
 
-/// The parameters of a put, besides its value.
+/// The parameters of a put, except for its value.
 #[derive(Clone, Debug, Default)]
 pub struct PutRequest {
     /// How to treat an existing item.

@@ -1,9 +1,8 @@
 //! The KV data model: stores, items, tokens, preconditions, lists and expiry, over any engine.
 //!
-//! This module knows neither HTTP nor files nor a specific engine, and gets the time from [`Clock`]
-//! alone. Writes use optimistic concurrency control: read the current records, decide by the pure
-//! functions of [`preconditions`], commit with the versions read as preconditions, and retry on a
-//! conflict.
+//! It uses no HTTP, file or engine code, and gets the time only from [`Clock`]. Writes use
+//! optimistic concurrency control: read the current records, decide with the pure functions of
+//! [`preconditions`], commit with the versions read as preconditions, and retry on a conflict.
 
 pub mod backup;
 pub mod batch;
@@ -136,7 +135,7 @@ pub enum Error {
     #[error("the item does not satisfy the precondition")]
     Precondition,
     /// The value exceeds the maximum size in bytes.
-    #[error("value must have at most {0} bytes")]
+    #[error("value must be at most {0} bytes")]
     TooLarge(u64),
     /// Conflicts with concurrent writes persisted.
     #[error("too many concurrent writes to the same item")]

@@ -116,7 +116,7 @@ impl Grant {
         }
         if prefix.len() > TOKEN_PREFIX_BYTES_MAX {
             let (max, len) = (TOKEN_PREFIX_BYTES_MAX, prefix.len());
-            let reason = format!("must have at most {max} bytes of UTF-8, but has {len}");
+            let reason = format!("must be at most {max} bytes of UTF-8, but is {len}");
             return Err(Error::invalid("prefix", reason));
         }
         let mut seen = HashSet::with_capacity(stores.len());

@@ -144,7 +144,7 @@ impl Key {
         }
         if bytes.len() > KEY_BYTES_MAX {
             let (max, len) = (KEY_BYTES_MAX, bytes.len());
-            return invalid(&format!("must have at most {max} bytes of UTF-8, but has {len}"));
+            return invalid(&format!("must be at most {max} bytes of UTF-8, but is {len}"));
         }
         let Ok(text) = std::str::from_utf8(bytes) else { return invalid("must be UTF-8") };
         let forbidden = |c: char| matches!(c, '\r' | '\n' | '#' | ';' | '?' | '^' | '|');
@@ -189,7 +189,7 @@ impl Metadata {
         let invalid = |reason: &str| Err(Error::invalid("metadata", reason));
         if bytes.len() > METADATA_BYTES_MAX {
             let (max, len) = (METADATA_BYTES_MAX, bytes.len());
-            return invalid(&format!("must have at most {max} bytes, but has {len}"));
+            return invalid(&format!("must be at most {max} bytes, but is {len}"));
         }
         if bytes.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
             return invalid("must not contain control characters other than a tab");

@@ -28,7 +28,7 @@ const BACKLOG: u32 = 4096;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for running requests on shutdown; 5 s of the 10 s in total remain for the engine.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// File descriptors besides those of connections.
+/// File descriptors reserved for uses other than connections.
 const SPARE_FILES: u64 = 512;
 
 /// A listening server.
@@ -79,7 +79,8 @@ impl Reloader {
 }
 
 impl Server {
-    /// Loads the TLS files, opens the engine and starts listening. Requests are served once [`Server::run`] is called.
+    /// Loads the TLS files, opens the engine and starts listening. Requests are served once
+    /// [`Server::run`] is called.
     ///
     /// # Errors
     /// See [`StartError`].

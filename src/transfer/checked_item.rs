@@ -85,7 +85,7 @@ impl CheckedItem {
 
 /// Returns the reason for rejecting a value above the limit.
 pub fn too_large(value_bytes_max: u64) -> String {
-    format!("value must have at most {value_bytes_max} bytes (see --max-value)")
+    format!("value must be at most {value_bytes_max} bytes (see --max-value)")
 }
 
 fn check_key(key: &str) -> Result<(), String> {

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes allowed for a row besides its value, and for the read buffer.
+/// Bytes allowed for a row in addition to its value, and for the read buffer.
 const ROW_EXTRA_BYTES: u64 = 64 * 1024;
 
 /// A reader that fails when a row exceeds its byte limit, as after an unclosed quote.

@@ -143,7 +143,7 @@ fn read_to_end(from: impl Read) -> Result<Vec<u8>, SourceError> {
     let mut text = Vec::new();
     from.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(SourceError(format!("must have at most {FILE_BYTES_MAX} bytes")));
+        return Err(SourceError(format!("must be at most {FILE_BYTES_MAX} bytes")));
     }
     Ok(text)
 }

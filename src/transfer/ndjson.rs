@@ -78,7 +78,7 @@ impl ItemSource for NdjsonSource {
             match status {
                 LineStatus::End => return Ok(NextItem::End),
                 LineStatus::TooLong => {
-                    let reason = format!("line must have at most {} bytes", self.line_bytes_max);
+                    let reason = format!("line must be at most {} bytes", self.line_bytes_max);
                     let key = String::new();
                     return Ok(NextItem::Rejected(RejectedItem { number, key, reason }));
                 }

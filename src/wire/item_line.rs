@@ -17,7 +17,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// Bytes of a line besides its value: a key and metadata with every character escaped, and spaces.
+/// Bytes of a line without its value: a key and metadata with every character escaped, and spaces.
 const LINE_EXTRA_BYTES: u64 = 32 * 1024;
 
 /// Returns the maximum length of a line in bytes for a given maximum value size.

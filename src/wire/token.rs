@@ -20,7 +20,7 @@ impl Token {
         let text = text.trim_ascii();
         if !(1..=Token::BYTES_MAX).contains(&text.len()) {
             let max = Token::BYTES_MAX;
-            return Err(format!("must have 1 to {max} characters, has {}", text.len()));
+            return Err(format!("must have 1 to {max} characters, but has {}", text.len()));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("must consist of visible ASCII characters".into());

@@ -4,8 +4,8 @@ use crate::{MIB, Target};
 
 const UPLOADS: usize = 64;
 const IN_FLIGHT: u64 = 64 * MIB;
-/// Memory besides bodies in flight: the program, the read cache (32 MiB), SQLite, and the arenas of
-/// the allocator.
+/// Memory other than bodies in flight: the program, the read cache (32 MiB), SQLite, and the arenas
+/// of the allocator.
 const BASE_MEMORY: u64 = 96 * MIB;
 
 #[test]

@@ -276,7 +276,7 @@ fn a_batch_is_413_if_all_errors_are_sizes_and_400_otherwise() {
     let case = Case::with(&["--max-value", "3"]);
     let large = "{\"key\":\"large\",\"value\":\"YWJjZA==\"}\n";
     let errors = batch_errors(&put_batch(&case, format!("{}{large}", line("a"))), 413);
-    let reason = "value must have at most 3 bytes".to_owned();
+    let reason = "value must be at most 3 bytes".to_owned();
     assert_eq!(errors, [("large".to_owned(), 1, "413".to_owned(), reason)]);
     for body in [format!("{large}x\n"), format!("x\n{large}"), format!("{large}x\n{large}")] {
         let errors = batch_errors(&put_batch(&case, &body), 400);

@@ -145,7 +145,7 @@ fn generations_are_never_reused_after_deletes_and_restarts() {
         if round % 2 == 0 {
             disk.kill_and_restart(&[]);
         } else {
-            // A clean shutdown: a placeholder takes the field until the data directory is free.
+            // A clean shutdown. The field holds a placeholder until the server is restarted.
             std::mem::replace(&mut disk.server, Server::memory(&[])).stop();
             disk.kill_and_restart(&[]);
         }
@@ -184,7 +184,7 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
                 }
             }
             409 => {
-                assert_eq!(puts, 3, "round {round}: the store existed all the time");
+                assert_eq!(puts, 3, "round {round}: the store existed throughout");
                 let keys = list.json()["data"].clone();
                 assert_eq!(keys, serde_json::json!(["batch", "k2", "k3"]));
                 for key in ["batch", "k2", "k3"] {

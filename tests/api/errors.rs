@@ -51,7 +51,7 @@ fn every_error_has_the_documented_format() {
     assert_error_body(&case.list("?limit=0"), bad.0, bad.1, limit);
     let large = case.put("k", &[], &[0; 11]);
     assert_error_body(
-        &large, "413 Content Too Large", "Payload too large", "value must have at most 10 bytes",
+        &large, "413 Content Too Large", "Payload too large", "value must be at most 10 bytes",
     );
     let full = send(format!("DELETE {}", case.store_path()));
     let detail = "the store is not empty; delete its items first";

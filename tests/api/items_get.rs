@@ -233,7 +233,7 @@ fn a_value_of_maximum_size_is_stored_and_a_larger_one_is_413() {
     let request = format!("PUT {}", case.item_path("k"));
     let mut client = case.send_head(&request, &format!("Content-Length: {}\r\n", MAX + 1));
     let response = client.read_response(false).unwrap();
-    assert_eq!(response.expect_error(413), format!("value must have at most {MAX} bytes"));
+    assert_eq!(response.expect_error(413), format!("value must be at most {MAX} bytes"));
     assert_eq!(status_line(&response), "HTTP/1.1 413 Content Too Large");
 
     // Rejected while it arrives if its length is unknown.
@@ -245,7 +245,7 @@ fn a_value_of_maximum_size_is_stored_and_a_larger_one_is_413() {
     client.send(b"1\r\nx\r\n0\r\n\r\n").unwrap();
     assert_eq!(
         client.read_response(false).unwrap().expect_error(413),
-        format!("value must have at most {MAX} bytes")
+        format!("value must be at most {MAX} bytes")
     );
     assert_eq!(case.get("k").generation(), generation);
     assert!(case.get_value("k") == value);

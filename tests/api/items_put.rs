@@ -109,7 +109,7 @@ fn an_append_over_the_value_limit_is_413_and_changes_nothing() {
     let generation = case.put_ok("k", &[("metadata", "m")], b"01234567");
     for mode in ["append", "prepend"] {
         let response = case.put(&format!("k?{mode}=true"), &[], b"89a");
-        assert_eq!(response.expect_error(413), "value must have at most 10 bytes");
+        assert_eq!(response.expect_error(413), "value must be at most 10 bytes");
         assert_unchanged(&case, generation, b"01234567");
     }
     assert_put_ok(&case.put("k?append=true", &[], b"89"));
@@ -239,7 +239,7 @@ fn an_invalid_put_header_is_400_and_named() {
     }
     let long = "m".repeat(2001);
     let response = case.put("k", &[("metadata", &long)], b"w");
-    assert_eq!(response.expect_error(400), "metadata must have at most 2000 bytes, but has 2001");
+    assert_eq!(response.expect_error(400), "metadata must be at most 2000 bytes, but is 2001");
     assert_unchanged(&case, generation, b"v");
 }
 

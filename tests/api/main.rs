@@ -24,7 +24,7 @@ use support::{Client, Response, Server, TOKEN};
 
 /// The path of the collection of stores.
 const STORES: &str = "/resources/stores/kv";
-/// A well-formed id of no store.
+/// A well-formed id that no store has.
 const UNKNOWN_STORE: &str = "0000000000000000000000";
 
 /// An in-memory server with one store.
@@ -38,7 +38,7 @@ impl Case {
         Case::with(&[])
     }
 
-    /// With flags for the server.
+    /// Starts the server with these additional flags.
     fn with(flags: &[&str]) -> Case {
         let server = Server::memory(flags);
         let id = server.create_store("main");

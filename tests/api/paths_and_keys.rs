@@ -141,7 +141,7 @@ fn keys_with_forbidden_characters_or_segments_are_400() {
 fn keys_have_1_to_1024_bytes() {
     let case = with_kept_item();
     assert_key_rejected(&case, "", "must not be empty");
-    let too_long = "must have at most 1024 bytes of UTF-8, but has 1025";
+    let too_long = "must be at most 1024 bytes of UTF-8, but is 1025";
     assert_key_rejected(&case, &"k".repeat(1025), too_long);
     assert_key_rejected(&case, &escaped("k".repeat(1025)), too_long);
     assert_key_rejected(&case, &escaped(format!("{}k", "é".repeat(512))), too_long);

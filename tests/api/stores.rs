@@ -108,7 +108,7 @@ fn a_body_without_a_store_name_is_400_and_creates_nothing() {
     }
     assert_error(&create(&server, b"{\"name\":\"a\xff\"}"), 400, "the");
     let large = format!("{{\"name\":\"a\",\"x\":\"{}\"}}", "x".repeat(70_000));
-    assert_eq!(create(&server, large).expect_error(400), "the body must have at most 65536 bytes");
+    assert_eq!(create(&server, large).expect_error(400), "the body must be at most 65536 bytes");
     let endless = format!("{{\"name\":\"a\",\"x\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
     assert_error(&create(&server, endless), 400, "the");
     // As the Python client sends it without a model.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const TOKENS: &str = "/_/v1/tokens";
-/// A well-formed secret of no token.
+/// A well-formed secret that no token has.
 const UNKNOWN_SECRET: &str = "sf_0000000000000000000000000000000000000000000";
 
 /// Creates a token; returns its id and its secret.
@@ -236,7 +236,7 @@ fn every_token_has_exactly_its_permissions_on_every_route() {
     assert_every_route_was_requested(&case.server);
 }
 
-/// Checks, by the metrics, that [`ROWS`] has a request for every route and method of the router.
+/// Checks in the metrics that [`ROWS`] has a request for every route and method of the router.
 fn assert_every_route_was_requested(server: &Server) {
     // A request that revokes its own token is tested elsewhere.
     server.request_as(UNKNOWN_SECRET, "DELETE /tokens/self", "");

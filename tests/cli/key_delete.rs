@@ -23,7 +23,7 @@ fn key_delete_requires_confirmation() {
         (&["page"][..], "item \"page\""),
         (&["--prefix", "blog/"], "3 items with the key prefix \"blog/\""),
         (&["--all"], "all items (5)"),
-        (&["--from", &file], "the items of 1 key in"),
+        (&["--from", &file], "up to 1 item listed in"),
         (&["--from", "-"], "read from standard input"),
     ] {
         let message = cli.fails(2, &[&["key", "delete", "site"], selection].concat());

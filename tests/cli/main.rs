@@ -36,7 +36,7 @@ impl Cli {
         Cli { server: Server::memory(&[]), dir: tempfile::tempdir().unwrap() }
     }
 
-    /// With a store named `site`.
+    /// Starts a server and creates a store named `site`.
     fn with_store() -> Cli {
         let cli = Cli::new();
         cli.server.create_store("site");

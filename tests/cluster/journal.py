@@ -22,7 +22,7 @@ def value(key, number, request_id):
 
 
 class Register:
-    """A key whose number grows, by puts of its owner, by if-generation-match, or by one add."""
+    """A key whose number only grows: by puts of its owner, by if-generation-match, or by an add."""
 
     def __init__(self, name):
         self.name = name
@@ -188,12 +188,12 @@ class Journal:
             return self.keys[name]
 
     def record_invocation(self, key, number, request_id):
-        """See Register and Log."""
+        """Records a request before it is sent; see Register and Log."""
         with self.lock:
             return key.record_invocation(number, request_id)
 
     def record_outcome(self, key, number, request_id, state, generation=None):
-        """See Register and Log."""
+        """Records the outcome of a request; see Register and Log."""
         with self.lock:
             self.counts[state] += 1
             self.violations += key.record_outcome(number, request_id, state, generation)

@@ -63,14 +63,14 @@ def stale_read(scenario):
 
 
 def stale_read_within_window(scenario):
-    """The same within the documented window: counted, but not a violation."""
+    """A stale read within the documented window: counted, but not a violation."""
     scenario.journal.window = (time.monotonic() - 1, time.monotonic() + 60)
     stale_read(scenario)
     assert len(scenario.journal.stale_reads) == 1, "the stale read was not counted"
 
 
 def stale_read_after_window(scenario):
-    """The same after the window."""
+    """A stale read after the documented window."""
     scenario.journal.window = (time.monotonic() - 60, time.monotonic() - 1)
     stale_read(scenario)
 

@@ -295,7 +295,7 @@ class CompareWorker(Worker):
 
 
 class ReadWorker(Worker):
-    """Reads recently written keys, and now and then any key."""
+    """Reads recently written keys, and occasionally any key."""
 
     pause_seconds = 0.005
 

@@ -118,7 +118,7 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
         disk.assert_unchanged("large", &large, old_large);
         assert_eq!(disk.list(), list);
     }
-    assert!(disk.shim.hits(0) >= 21, "some writes failed elsewhere");
+    assert!(disk.shim.hits(0) >= 21, "some writes failed at other calls");
     disk.shim.disable(0);
     let new = disk.put("k", b"new");
     assert!(new > old);

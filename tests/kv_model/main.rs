@@ -46,7 +46,7 @@ pub(crate) enum Condition {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Put { key: usize, mode: PutMode, condition: Condition, ttl: Option<u64>, meta: u8, size: usize },
+    Put { key: usize, mode: PutMode, condition: Condition, ttl: Option<u64>, meta: u8, len: usize },
     Delete { key: usize, force: bool, condition: Condition },
     Batch(Vec<(usize, Option<u64>, usize)>),
     List { prefix: usize, limit: usize },
@@ -68,14 +68,14 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(PutMode::Overwrite), 1 => Just(PutMode::Add),
         1 => Just(PutMode::Append), 1 => Just(PutMode::Prepend),
     ];
-    let size = || {
+    let len = || {
         prop_oneof![
             4 => 0..40_usize, 1 => 200_000..250_000_usize, 1 => PIECE_BYTES - 5..PIECE_BYTES + 3100,
         ]
     };
     let ttl = || prop::option::of(1..5_u64);
-    let put = (0..KEYS.len(), mode, condition(), ttl(), any::<u8>(), size()).prop_map(
-        |(key, mode, condition, ttl, meta, size)| Op::Put { key, mode, condition, ttl, meta, size },
+    let put = (0..KEYS.len(), mode, condition(), ttl(), any::<u8>(), len()).prop_map(
+        |(key, mode, condition, ttl, meta, len)| Op::Put { key, mode, condition, ttl, meta, len },
     );
     let delete = (0..KEYS.len(), any::<bool>(), condition())
         .prop_map(|(key, force, condition)| Op::Delete { key, force, condition });
@@ -112,12 +112,12 @@ impl<S: StoreUnderTest> Harness<S> {
 
     async fn step(&mut self, number: usize, op: &Op) {
         match op {
-            Op::Put { key, mode, condition, ttl, meta, size } => {
+            Op::Put { key, mode, condition, ttl, meta, len } => {
                 let if_generation = self.model.expected_generation(KEYS[*key], *condition);
                 let ttl = ttl.map(|secs| Ttl::new(secs).unwrap());
                 let metadata = Metadata::parse(&vec![b'm'; usize::from(*meta) % 9]).unwrap();
                 let put = PutRequest { mode: *mode, if_generation, ttl, metadata };
-                self.put(*key, &put, &bytes(*size, number)).await;
+                self.put(*key, &put, &bytes(*len, number)).await;
             }
             Op::Delete { key, force, condition } => {
                 let if_generation = self.model.expected_generation(KEYS[*key], *condition);

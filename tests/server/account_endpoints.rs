@@ -1,4 +1,4 @@
-//! The account endpoints that clients request besides the stores (docs/contract.md section 6).
+//! The account endpoints that clients request alongside the stores (docs/contract.md section 6).
 
 use crate::support::{Server, TOKEN};
 use serde_json::{Value, json};

@@ -15,7 +15,7 @@ fn send(server: &Server, request: &str, headers: impl AsRef<[u8]>, body: &str) -
     client.read_response(request.starts_with("HEAD")).unwrap()
 }
 
-/// Requests to every route with each of its methods, and to paths that are no route.
+/// Requests to every route with each of its methods, and to paths without a route.
 fn all_requests(store: &str) -> Vec<(String, &'static str)> {
     let one = format!("{KV}/{store}");
     let line = r#"{"key":"b","value":"dg=="}"#;

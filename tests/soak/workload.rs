@@ -132,7 +132,7 @@ impl Worker {
     fn run(mut self, writes: bool) {
         let mut turn = 0_u64;
         while !self.shared.stop.load(Ordering::Relaxed) {
-            // Reconnect now and then, as real clients do.
+            // Reconnect occasionally, as real clients do.
             turn += 1;
             if turn.is_multiple_of(1000) {
                 self.client = Client::connect(self.port).unwrap();

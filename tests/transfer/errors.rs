@@ -90,7 +90,7 @@ fn if_exists_skips_overwrites_or_fails() {
     import("overwrite", b"4").expect_exit(0);
     assert_eq!(value(&server, &store, "a").unwrap(), b"4");
     assert_eq!(value(&server, &store, "skip").unwrap(), b"2");
-    // An invalid line decides the exit status over an existing item.
+    // For the exit status, an invalid line takes precedence over an existing item.
     let lines = [line("a", b"", ""), "?\n".into()].concat();
     let args = ["import", "s", "-", "--if-exists", "fail", "--format", "ndjson"];
     pipe(server.port, dir.path(), &args, lines.as_bytes()).expect_exit(1);
@@ -107,7 +107,7 @@ fn each_error_has_its_exit_status_and_writes_nothing() {
     fs::create_dir(dir.path().join("folder")).unwrap();
     fs::create_dir_all(dir.path().join("out/s/precious")).unwrap();
     for (args, code, word) in [
-        (&["import", "s"][..], 2, "only a fastly.toml names its stores"),
+        (&["import", "s"][..], 2, "STORE is required"),
         (&["import", "s", "none"], 1, "none: "),
         (&["import", "none", "in.ndjson"], 3, "no store with name or id"),
         (&["import", "s", "-", "--resume"], 2, "--resume"),

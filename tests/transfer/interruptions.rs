@@ -126,7 +126,7 @@ fn an_import_that_loses_its_server_fails_and_keeps_its_state() {
     disk.kill_and_restart(&[]);
     // The proxy still forwards to the old port.
     let output = CommandOutput::from(import.wait_with_output().unwrap()).expect_exit(6);
-    output.assert_err("continue with the same command and --resume");
+    output.assert_err("run the same command again with --resume");
     assert!(acknowledged(&state) < 6000);
     // The state names the endpoint, and the restarted server has another port.
     let saved = fs::read_to_string(&state).unwrap();

@@ -26,12 +26,12 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.check("add creates a new key and rejects an existing one", store.add()).await;
     checks.check("append and prepend extend a value", store.joined()).await;
     checks.check("modes set to false do nothing", store.false_modes()).await;
-    checks.check("two modes at once are a 400", store.two_modes()).await;
+    checks.check("two modes at once return 400", store.two_modes()).await;
     checks
         .check("if-generation-match: 0 requires a missing key, others are 412", store.compare())
         .await;
     checks.check("an item exists until it expires", store.lifetime()).await;
-    checks.check("a time to live below 1 is a 400", store.bad_lifetime()).await;
+    checks.check("a time to live below 1 returns 400", store.bad_lifetime()).await;
     checks.check("delete is 204, then 404, with force 204", store.delete()).await;
     checks.check("delete with another generation is 412", store.delete_compared()).await;
 }

@@ -55,12 +55,12 @@ const MANY: usize = 1100;
 pub async fn run(checks: &mut Checks, client: &Client) {
     checks.section("keys");
     checks.check("unusual keys are distinct items and are listed", odd(client)).await;
-    checks.check("a space in a key arrives as the plus the crate sends", spaces(client)).await;
+    checks.check("a space in a key is stored as the plus the crate sends", spaces(client)).await;
     for key in COLLAPSING {
-        let name = format!("the key {key:?} is refused by every call and deletes nothing");
+        let name = format!("every call with the key {key:?} is rejected and deletes nothing");
         checks.check(&name, collapsing(client, key)).await;
     }
-    checks.check("invalid keys are a 400", illegal(client)).await;
+    checks.check("invalid keys return 400", illegal(client)).await;
     checks.check("prefix, limit, cursor and consistency select keys", selection(client)).await;
     checks
         .check("an invalid limit, cursor or consistency is rejected", bad_selection(client))

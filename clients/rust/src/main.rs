@@ -1,5 +1,5 @@
-//! The crate `fastly-api` against Steadfast, as far as that crate's own limits allow: it sends a
-//! value as a JSON string, reads only JSON strings back, cannot name a real generation (`i32`),
+//! The crate `fastly-api` against Steadfast, within the limits of the crate itself: it sends a
+//! value as a JSON string, reads only JSON strings back, cannot hold a real generation (`i32`),
 //! and writes the spaces of a key as `+`. Expects an empty server; started by `./run`.
 
 mod checks;

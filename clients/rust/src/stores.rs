@@ -11,17 +11,17 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.section("stores");
     checks.check("create returns id, name and both dates", created(client)).await;
     checks.check("create accepts each location and no other", locations(client)).await;
-    checks.check("an invalid, missing or existing name is a 400", bad_names(client)).await;
+    checks.check("an invalid, missing or existing name returns 400", bad_names(client)).await;
     checks.check("get returns what create returned; an unknown id is 404", described(client)).await;
     checks.check("list returns every store once, page by page", listed(client)).await;
     checks.check("list by name finds that store, or none", listed_by_name(client)).await;
-    checks.check("an invalid list limit is a 400", bad_limits(client)).await;
+    checks.check("an invalid list limit returns 400", bad_limits(client)).await;
     checks.check("put renames a store and changes nothing else", renamed(client)).await;
     checks
         .check("a rename to an invalid or existing name changes nothing", not_renamed(client))
         .await;
     checks.check("delete is 409 with items, then 204, then 404", deleted(client)).await;
-    checks.check("every call with a missing or wrong token is a 401", unauthorized(client)).await;
+    checks.check("every call without a valid token returns 401", unauthorized(client)).await;
 }
 
 async fn created(client: &Client) -> Verdict {

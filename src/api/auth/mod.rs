@@ -18,7 +18,7 @@ use crate::kv::Kv;
 use crate::wire::{FASTLY_KEY, Token};
 use permission::{Access, access, authorize};
 
-/// Authenticates requests by the root token or a limited token of the store.
+/// Authenticates requests with the root token or a limited token.
 #[derive(Clone, Debug)]
 pub struct Auth {
     root: Token,

@@ -1,4 +1,4 @@
-//! `steadfast env`.
+//! `steadfast env`: runs a command with the variables that point it at the server.
 
 use super::error::{Result, exit_status};
 use super::output::Output;

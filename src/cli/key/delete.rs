@@ -1,4 +1,4 @@
-//! `steadfast key delete`.
+//! `steadfast key delete`: deletes items by key, by prefix or from a file of keys.
 
 use super::{CONCURRENT_REQUESTS, PAGE_KEYS};
 use crate::cli::confirm::confirm;
@@ -245,8 +245,8 @@ async fn delete_listed(
         while keys.next()?.is_some() {
             count += 1;
         }
-        let keys = counted(count, "key");
-        let action = format!("delete the items of {keys} in {} from {label}", path.display());
+        let items = counted(count, "item");
+        let action = format!("delete up to {items} listed in {} from {label}", path.display());
         confirm(&action, args.yes).await?;
         Some(count)
     };

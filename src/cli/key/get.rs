@@ -1,4 +1,4 @@
-//! `steadfast key get` and `steadfast key head`.
+//! `steadfast key get` and `steadfast key head`: print a value, or the properties of an item.
 
 use super::ItemInfo;
 use crate::atomic_file::AtomicFile;

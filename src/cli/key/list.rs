@@ -1,4 +1,4 @@
-//! `steadfast key list`.
+//! `steadfast key list`: lists keys, optionally with the properties of the items.
 
 use super::{CONCURRENT_REQUESTS, ItemInfo, PAGE_KEYS};
 use crate::cli::error::{Result, local_error};

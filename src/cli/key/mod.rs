@@ -1,4 +1,4 @@
-//! `steadfast key`.
+//! `steadfast key`: the commands for items.
 
 mod delete;
 mod get;

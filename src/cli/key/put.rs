@@ -1,4 +1,4 @@
-//! `steadfast key put`.
+//! `steadfast key put`: writes an item.
 
 use crate::cli::error::Result;
 use crate::cli::input;

@@ -1,4 +1,4 @@
-//! `steadfast export`.
+//! `steadfast export`: writes the items of a store to a file.
 
 use super::export_viceroy;
 use super::item_reader::ItemReader;

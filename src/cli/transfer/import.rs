@@ -1,4 +1,4 @@
-//! `steadfast import`.
+//! `steadfast import`: loads items from a file or directory into a store.
 
 use super::batch_sender::BatchSender;
 use super::find_or_create;
@@ -185,7 +185,7 @@ impl Importer {
         ));
         if self.args.if_exists == IfExists::Fail && skipped > 0 {
             print_status(
-                "note: skipped items existed before or were written by an earlier run or attempt \
+                "note: skipped items already existed or were written by an earlier run or attempt \
                  of this import",
             );
         }
@@ -206,11 +206,11 @@ impl Importer {
             CommandError::OutputClosed | CommandError::Declined => EXIT_FAILURE,
         };
         match state.file() {
-            Some(_) if status == ErrorKind::Auth.exit_status() => {
-                print_status("import incomplete: continue with --resume and a token that may write")
-            }
+            Some(_) if status == ErrorKind::Auth.exit_status() => print_status(
+                "import incomplete: run again with --resume and a token that may write",
+            ),
             Some(file) => print_status(&format!(
-                "import incomplete: continue with the same command and --resume (progress in {})",
+                "import incomplete: run the same command again with --resume (progress in {})",
                 file.display()
             )),
             None => print_status("import incomplete: run the same command again to start over"),

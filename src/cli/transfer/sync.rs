@@ -1,4 +1,4 @@
-//! `steadfast sync`.
+//! `steadfast sync`: copies the differences from one store to another.
 
 use super::batch_sender::BatchSender;
 use super::find_or_create;
@@ -268,7 +268,7 @@ enum Difference {
 struct Comparison {
     key: String,
     difference: Difference,
-    /// The item to copy as a line.
+    /// The line of the item to copy.
     line: Option<Vec<u8>>,
 }
 
@@ -341,7 +341,7 @@ impl Comparer {
         self.read(item, Difference::Changed, to_hash).await
     }
 
-    /// Reads an item as a line, unless its value has the hash `to_hash`.
+    /// Reads an item and returns its line, unless its value has the hash `to_hash`.
     async fn read(
         &self,
         item: ListedItem,

@@ -58,7 +58,7 @@ pub(super) struct Checkpointer {
 /// The records of a step, in key order.
 type Step = Vec<(Bytes, MemtableEntry)>;
 
-/// Changes of a step besides its records.
+/// Changes of a step other than its records.
 #[derive(Default)]
 struct StepEffects {
     counts: BTreeMap<i64, i64>,

@@ -93,7 +93,7 @@ pub fn verify(
     Ok(verifier.report)
 }
 
-/// Runs SQLite's own check of its pages and indexes.
+/// Runs SQLite's integrity check of its pages and indexes.
 fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<()> {
     let mut statement = conn.prepare("PRAGMA integrity_check(100)")?;
     let mut rows = statement.query([])?;

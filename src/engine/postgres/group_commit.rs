@@ -70,7 +70,7 @@ async fn run_worker(
             group
         };
         let inner = inner.clone();
-        // In a task of its own, so that a panic does not end the worker.
+        // In a separate task, so that a panic does not end the worker.
         let running = tokio::spawn(async move {
             commit_group(&inner, group).await;
             drop(slot);

@@ -76,7 +76,7 @@ async fn run_worker(
             batch
         };
         let inner = inner.clone();
-        // In a task of its own, so that a panic does not end the worker.
+        // In a separate task, so that a panic does not end the worker.
         let _ = tokio::spawn(async move { run_batch(&inner, batch, projection).await }).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Snapshots: a repeatable-read transaction on a connection of its own.
+//! Snapshots: a repeatable-read transaction on a dedicated connection.
 
 use super::super::{
     BoxFuture, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Result, Snapshot,

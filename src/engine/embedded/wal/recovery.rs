@@ -1,6 +1,6 @@
 //! WAL recovery: reads the segments on open and replays the commits that the database lacks.
 //!
-//! A record is written only after the previous one was fsynced, and names the version before it. A
+//! A record is written only after the previous one was fsynced, and stores its last version. A
 //! crash can therefore tear only the last record, which was never acknowledged; recovery discards
 //! it. Any other gap is damage to acknowledged commits and fails the recovery.
 
@@ -54,7 +54,7 @@ impl RecoveredRecord {
 /// Whether recovery may modify the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecoveryMode {
-    /// Erases a torn record and fsyncs what it read, so that writing can continue.
+    /// Erases a torn record and fsyncs everything else, so that writing can continue.
     ReadWrite,
     /// Modifies nothing.
     ReadOnly,
@@ -147,7 +147,7 @@ fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
 
 /// The content at the start of a segment file.
 enum FirstRecord {
-    /// A record of this segment, which is not checkpointed.
+    /// A record of this segment that is not checkpointed.
     Live(u64),
     /// Zeros, or a record that is already checkpointed.
     Empty,
