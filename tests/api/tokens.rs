@@ -126,8 +126,10 @@ const ROWS: &[Row] = &[
 
 const LINE_INSIDE: &str = r#"{"key":"in/k","value":"dg=="}"#;
 const LINE_OUTSIDE: &str = r#"{"key":"out","value":"dg=="}"#;
-const OPEN_PATHS: [&str; 4] =
-    ["/_/openapi.json", "/healthz", "/readyz", "/realms/fastly/.well-known/openid-configuration"];
+const OPEN_PATHS: [&str; 5] = [
+    "/_/openapi.json", "/_/v1", "/healthz", "/readyz",
+    "/realms/fastly/.well-known/openid-configuration",
+];
 
 /// A server with two stores and tokens of each kind.
 struct TokenFixture {
