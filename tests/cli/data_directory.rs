@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// A command in a working directory, without variables that name a server or a token.
@@ -93,6 +93,12 @@ fn the_address_file_of_a_killed_server_is_ignored() {
         assert_eq!(code(&output), Some(6), "{output:?}");
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("no server is running on ./steadfast-data"), "{message}");
+    }
+    // Commands that look for the server at the same time do not mistake each other for it.
+    let list = || bare_command(dir.path(), &["store", "list"]).stderr(Stdio::null()).spawn();
+    let mut parallel: Vec<_> = (0..20).map(|_| list().unwrap()).collect();
+    for child in &mut parallel {
+        assert_eq!(child.wait().unwrap().code(), Some(6));
     }
     let backup = bare_command(dir.path(), &["backup", "-o", "all.backup"]).output().unwrap();
     assert_eq!(code(&backup), Some(0), "the directory itself is backed up: {backup:?}");
