@@ -1,5 +1,6 @@
 //! The composition root: builds a server from its configuration, runs it and shuts it down.
 
+mod limited_stream;
 mod root_token;
 mod tls;
 
@@ -218,8 +219,10 @@ async fn serve_tls(
     timeouts: http::Timeouts,
     mut draining: watch::Receiver<bool>,
 ) {
+    // Boxed, so that its memory is free once it is complete.
+    let handshake = Box::pin(tls.accept(stream));
     let handshake = tokio::select! {
-        handshake = tokio::time::timeout(timeouts.head, tls.accept(stream)) => handshake,
+        handshake = tokio::time::timeout(timeouts.head, handshake) => handshake,
         _ = draining.changed() => return,
     };
     match handshake {

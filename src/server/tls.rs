@@ -1,9 +1,10 @@
 //! TLS: handshakes, and a configuration that is loaded again when its files change.
 
+use super::limited_stream::LimitedStream;
 use crate::config::TlsFiles;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{Acceptor, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,13 +14,20 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 /// Interval at which the files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum size of a PEM file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Maximum size of a ClientHello in bytes; usual ones have up to 2 KiB.
+const HELLO_BYTES_MAX: usize = 8 << 10;
+/// Maximum number of bytes read after the ClientHello until the handshake is complete. The client may
+/// send its first request along, and a record of up to 16 KiB is read as a whole.
+const FINISH_BYTES_MAX: usize = 24 << 10;
+/// As many bytes more if the client must send a certificate.
+const CLIENT_CERT_BYTES_MAX: usize = 16 << 10;
 /// Maximum number of bytes that are discarded after a failed handshake.
 const DISCARD_BYTES_MAX: usize = 64 << 10;
 /// Maximum time for which they are discarded.
@@ -36,7 +44,7 @@ pub(super) struct Tls {
 /// The outcome of a handshake.
 pub(super) enum Handshake {
     /// A TLS connection.
-    Complete(Box<TlsStream<TcpStream>>),
+    Complete(Box<TlsStream<LimitedStream>>),
     /// The client speaks plain HTTP; none of its bytes have been read.
     PlainHttp(TcpStream),
     /// No connection; the client was informed if possible.
@@ -115,13 +123,40 @@ impl Tls {
             Ok(_) if first[0].is_ascii_alphabetic() => return Handshake::PlainHttp(stream),
             Ok(_) => {}
         }
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match TlsAcceptor::from(current).accept(stream).into_fallible().await {
+        match self.handshake(LimitedStream { stream, remaining: HELLO_BYTES_MAX }).await {
             Ok(stream) => Handshake::Complete(Box::new(stream)),
             Err((error, stream)) => {
-                discard(stream).await;
+                if let Some(stream) = stream {
+                    discard(stream.stream).await;
+                }
                 Handshake::Failed(error)
             }
+        }
+    }
+
+    /// Reads the ClientHello, then completes the handshake; each step has its own size limit.
+    async fn handshake(
+        &self,
+        stream: LimitedStream,
+    ) -> Result<TlsStream<LimitedStream>, (io::Error, Option<LimitedStream>)> {
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
+        let hello = match (&mut acceptor).await {
+            Ok(hello) => hello,
+            Err(error) => return Err((error, acceptor.take_io())),
+        };
+        let StartHandshake { accepted, io: stream, .. } = hello;
+        let mut remaining = FINISH_BYTES_MAX;
+        if self.files.client_ca.is_some() {
+            remaining += CLIENT_CERT_BYTES_MAX;
+        }
+        let hello = StartHandshake::from_parts(accepted, LimitedStream { remaining, ..stream });
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match hello.into_stream(current).into_fallible().await {
+            Ok(mut stream) => {
+                stream.get_mut().0.remaining = usize::MAX;
+                Ok(stream)
+            }
+            Err((error, stream)) => Err((error, Some(stream))),
         }
     }
 }

@@ -348,6 +348,43 @@ fn unfinished_handshakes_are_closed_and_counted_as_connections() {
 }
 
 #[test]
+fn an_oversized_handshake_is_refused_before_it_is_complete() {
+    let tls = TlsServer::new(&["--header-timeout", "3600"]);
+    // A ClientHello of 64 KiB in records of 16 KiB, without its last bytes.
+    let mut hello = vec![1, 0, 0xff, 0xff, 3, 3];
+    hello.resize(64_000, b'x');
+    let mut client = Client::connect(tls.server.port).unwrap();
+    for part in hello.chunks(16_000) {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        let record = [&[0x16, 3, 1][..], &length, part].concat();
+        // The server may close the connection before all is sent.
+        if client.send(record).is_err() {
+            break;
+        }
+    }
+    // Without a limit, the server would wait for the rest.
+    assert!(client.closes_without_response());
+}
+
+#[test]
+fn a_request_sent_with_the_end_of_the_handshake_is_served() {
+    let tls = TlsServer::new(&[]);
+    let mut stream = TcpStream::connect(("127.0.0.1", tls.server.port)).unwrap();
+    let (config, name) = (Arc::new(client_config(&tls.ca)), ServerName::try_from("localhost"));
+    let mut session = ClientConnection::new(config, name.unwrap()).unwrap();
+    while session.is_handshaking() {
+        while session.is_handshaking() && session.wants_write() {
+            session.write_tls(&mut stream).unwrap();
+        }
+        session.read_tls(&mut stream).unwrap();
+        session.process_new_packets().unwrap();
+    }
+    let mut client = TlsClient(StreamOwned::new(session, stream));
+    let body = vec![b'v'; 1_000_000];
+    assert_eq!(client.request("PUT /no/such/path", &body).unwrap().0, 404);
+}
+
+#[test]
 fn unusable_tls_files_are_named_when_the_server_starts() {
     let (ca, dir) = (Ca::new("test CA"), tempfile::tempdir().unwrap());
     let (cert, key) = ca.issue(dir.path(), "server");
