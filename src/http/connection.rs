@@ -6,7 +6,11 @@ use super::request::RequestHead;
 use super::response::DateHeader;
 use super::{RequestError, Service, Stream, Timeouts};
 use std::io;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// Time limit for shutting down an idle connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no request to serve.
 enum HeadError {
@@ -28,13 +32,13 @@ pub async fn serve<S: Stream, V: Service>(
     loop {
         let head = match read_head(&mut io, timeouts, &mut drain).await {
             Ok(head) => head,
-            Err(HeadError::Closed) => return,
-            Err(HeadError::Rejected(error)) => {
-                let response = service.reject(error).closing(true);
-                if response.write(&mut io, &mut date, false, timeouts.write).await.is_ok() {
-                    io.linger(timeouts.write).await;
-                }
+            Err(HeadError::Closed) => {
+                // Over TLS, the client can tell this from a connection that was cut.
+                let _ = io.shutdown(CLOSE_TIMEOUT).await;
                 return;
+            }
+            Err(HeadError::Rejected(error)) => {
+                return write_rejection(io, service, error, timeouts).await;
             }
         };
         let mut body = Body::new(&mut io, &head, timeouts.body);
@@ -57,6 +61,29 @@ pub async fn serve<S: Stream, V: Service>(
         if remaining > 0 && !Body::resume(&mut io, remaining, timeouts.body).drain().await {
             return;
         }
+    }
+}
+
+/// Answers a connection with an error instead of reading a request from it, and closes it.
+pub async fn reject<S: Stream, V: Service>(
+    stream: S,
+    service: &V,
+    error: RequestError,
+    timeouts: Timeouts,
+) {
+    write_rejection(BufferedStream::new(stream), service, error, timeouts).await;
+}
+
+async fn write_rejection<S: Stream, V: Service>(
+    mut io: BufferedStream<S>,
+    service: &V,
+    error: RequestError,
+    timeouts: Timeouts,
+) {
+    let response = service.reject(error).closing(true);
+    let mut date = DateHeader::default();
+    if response.write(&mut io, &mut date, false, timeouts.write).await.is_ok() {
+        io.linger(timeouts.write).await;
     }
 }
 

@@ -11,7 +11,7 @@ mod request;
 mod response;
 
 pub use body::{Body, BodyError};
-pub use connection::serve;
+pub use connection::{reject, serve};
 pub use request::RequestHead;
 pub use response::{BodySource, Payload, Response};
 
@@ -73,4 +73,6 @@ pub enum RequestError {
     UnknownExpectation,
     /// The version is not HTTP/1.0 or HTTP/1.1.
     UnknownVersion,
+    /// The client speaks plain HTTP to a port with TLS.
+    PlainHttp,
 }

@@ -110,8 +110,8 @@ fn metrics_are_complete_and_valid_openmetrics() {
     server.get(&item);
     let metrics = Metrics::of(server);
     for name in [
-        "auth_failures_total", "overloads_total", "http_connections", "stores", "items",
-        "disk_bytes", "wal_bytes", "commits_total", "commit_conflicts_total",
+        "auth_failures_total", "overloads_total", "log_lines_dropped_total", "http_connections",
+        "stores", "items", "disk_bytes", "wal_bytes", "commits_total", "commit_conflicts_total",
         "commit_groups_total", "sync_seconds_total", "cache_hits_total", "cache_misses_total",
     ] {
         metrics.get(&format!("steadfast_{name}"));

@@ -80,7 +80,9 @@ impl Server {
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        // With JSON logs, the line is a JSON object.
+        let port = line.trim().trim_end_matches(['"', '}']).rsplit(':').next();
+        let port = port.and_then(|port| port.parse().ok());
         let port = port.unwrap_or_else(|| panic!("no port in the first line: {line:?}"));
         Server { child, port, startup_time: start.elapsed(), out }
     }
@@ -114,6 +116,15 @@ impl Server {
         let created = self.request("POST /resources/stores/kv", &[], body.as_bytes());
         assert_eq!(created.status, 201, "{created:?}");
         created.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Reads the standard output up to the line that starts with `last`.
+    pub(crate) fn read_output_to(&mut self, last: &str) -> String {
+        let mut text = String::new();
+        while !text.lines().last().is_some_and(|line| line.starts_with(last)) {
+            assert!(self.out.read_line(&mut text).unwrap() > 0, "no {last:?} in {text}");
+        }
+        text
     }
 
     /// The process id, for signals.

@@ -339,8 +339,9 @@ fn spawn(
 
 /// Returns whether a process has the data directory open.
 pub fn is_locked(dir: &Path) -> bool {
-    let lock = File::options().write(true).open(dir.join("LOCK"));
-    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    let lock = File::open(dir.join("LOCK"));
+    // Shared, so that two processes that ask at the same time do not see each other.
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 fn lock_dir(dir: &Path) -> Result<File> {
