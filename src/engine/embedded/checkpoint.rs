@@ -145,6 +145,7 @@ impl Checkpointer {
         }
         self.save_position(to)?;
         self.shared.segments.retire(to.seq);
+        self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         self.shared.backpressure.report_checkpoint(None);
         self.bound_sqlite_wal();
@@ -180,6 +181,12 @@ impl Checkpointer {
             // Order matters: a reader that misses a record in the memtable must find it in the
             // database.
             self.pool.advance_epoch();
+            let expiring = step.iter().filter(|(_, entry)| entry.is_live() && entry.expires_at > 0);
+            let earliest = expiring.map(|(key, entry)| (entry.expires_at, key.clone())).min();
+            if let Some(earliest) = earliest {
+                let mut position = self.shared.expiry_position();
+                *position = earliest.min(position.clone());
+            }
             let mut memtable = self.shared.memtable_mut();
             for (first, delta) in &effects.counts {
                 self.shared.add_to_count(*first, *delta);

@@ -3,7 +3,7 @@
 //! A pooled connection keeps its read transaction between reads until the next checkpoint step.
 //! Reads then take no SQLite lock and reuse the connection's page cache.
 
-use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScannedRecord};
+use super::super::{Body, EngineError, Projection, Record, Result, ScannedRecord};
 use super::database::{self, RecordRow, body_checksum};
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
@@ -15,7 +15,9 @@ const SELECT_RECORD: &str = "SELECT data FROM heads WHERE key = ?1";
 const SELECT_BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
 /// Unbounded, as comparing keys in Rust takes fewer steps than an upper bound in SQLite.
 const SELECT_RANGE: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY key";
-const SELECT_EXPIRED: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
+/// With the pair of columns first, as SQLite seeks by the first lower bound of an index.
+const SELECT_EXPIRED: &str = "SELECT key, data FROM heads \
+    WHERE (due, key) >= (?1, ?2) AND due > 0 AND due <= ?3 ORDER BY due, key";
 
 /// Page cache per connection, in KiB. The first connections, about one per request thread, serve
 /// the reads that hit memory and cache the inner pages of large trees. Connections added while many
@@ -34,6 +36,18 @@ pub(super) struct ConnectionPool {
     opened: AtomicU64,
     /// Incremented when a checkpoint step becomes visible to readers.
     epoch: AtomicU64,
+}
+
+/// A position in the order of expiry times and keys.
+pub(super) type ExpiryPosition = (u64, Bytes);
+
+/// How a scan of the database continues.
+pub(super) enum ScanStep {
+    /// With the next record.
+    Next,
+    /// With the first record from a key on.
+    Seek(Bytes),
+    Stop,
 }
 
 #[derive(Default)]
@@ -193,51 +207,56 @@ impl ConnectionPool {
         self.with_connection(|conn| read_record(conn, key, projection))
     }
 
-    /// Returns expiry, key and version of up to `limit` records with `0 < expires_at <= until`
-    /// whose keys pass `filter`, the earliest expiry first.
+    /// Passes expiry, key and version of the records with `0 < expires_at <= until` to `visit`,
+    /// from `from` on in the order of expiry and key, until it returns `false`.
     pub(super) fn expired(
         &self,
+        from: &ExpiryPosition,
         until: u64,
-        limit: usize,
-        filter: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(u64, Bytes, u64)>> {
+        mut visit: impl FnMut(u64, &[u8], u64) -> bool,
+    ) -> Result<()> {
         self.with_connection(|conn| {
             let mut statement = conn.prepare_cached(SELECT_EXPIRED)?;
-            let until = i64::try_from(until).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![until])?;
-            let mut records = Vec::new();
-            while records.len() < limit
-                && let Some(row) = rows.next()?
-            {
+            let signed = |micros: u64| i64::try_from(micros).unwrap_or(i64::MAX);
+            let (from_time, from_key) = from;
+            let mut rows =
+                statement.query(params![signed(*from_time), &from_key[..], signed(until)])?;
+            while let Some(row) = rows.next()? {
                 let key = column(row, 0)?;
-                if filter(key) {
-                    let RecordRow { expires_at, version, .. } = decode_row(key, column(row, 1)?)?;
-                    records.push((expires_at, Bytes::copy_from_slice(key), version));
+                let RecordRow { expires_at, version, .. } = decode_row(key, column(row, 1)?)?;
+                if !visit(expires_at, key, version) {
+                    break;
                 }
             }
-            Ok(records)
+            Ok(())
         })
     }
 
     /// Passes the records of a range to `visit` in key order, expired ones included, until it
-    /// returns `false`. Returns the connection to the pool.
+    /// returns [`ScanStep::Stop`]. Returns the connection to the pool.
     pub(super) fn scan(
         &self,
         pooled: PooledConnection,
-        scan: &Scan,
-        mut visit: impl FnMut(ScannedRecord<'_>) -> bool,
+        (start, end): (&Bytes, &Bytes),
+        mut visit: impl FnMut(ScannedRecord<'_>) -> ScanStep,
     ) -> Result<()> {
-        {
+        let mut next = Some(start.clone());
+        while let Some(start) = next.take() {
             let mut statement = pooled.conn.prepare_cached(SELECT_RANGE)?;
-            let mut rows = statement.query(params![&scan.start[..]])?;
+            let mut rows = statement.query(params![&start[..]])?;
             while let Some(row) = rows.next()? {
                 let key = column(row, 0)?;
-                if *key >= scan.end[..] {
+                if *key >= end[..] {
                     break;
                 }
                 let RecordRow { version, expires_at, meta, .. } = decode_row(key, column(row, 1)?)?;
-                if !visit(ScannedRecord { key, version, expires_at, meta }) {
-                    break;
+                match visit(ScannedRecord { key, version, expires_at, meta }) {
+                    ScanStep::Next => {}
+                    ScanStep::Seek(key) => {
+                        next = Some(key);
+                        break;
+                    }
+                    ScanStep::Stop => break,
                 }
             }
         }

@@ -16,12 +16,15 @@ mod blob_files;
 mod checkpoint;
 mod connection_pool;
 mod database;
+mod hidden_ranges;
 mod maintenance;
 mod memtable;
 mod read_cache;
 mod read_path;
 mod read_scheduler;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod wal;
 mod writer;
@@ -36,11 +39,11 @@ use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
 use checkpoint::Checkpointer;
-use connection_pool::ConnectionPool;
+use connection_pool::{ConnectionPool, ExpiryPosition};
 use maintenance::{Maintenance, MaintenanceTask};
 use memtable::Memtable;
 use read_cache::ReadCache;
-use read_path::ReadPath;
+use read_path::{ReadPath, ScanAttempt};
 use read_scheduler::ReadScheduler;
 use snapshot::SnapshotReader;
 use std::fmt;
@@ -124,6 +127,8 @@ struct Shared {
     segments: SegmentPool,
     backpressure: Backpressure,
     counters: Counters,
+    /// The memtable hides every record of the database that expires before this position.
+    expiry_position: Mutex<ExpiryPosition>,
     /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
     blob_bytes: AtomicI64,
@@ -146,6 +151,8 @@ struct Counters {
     sync_micros: AtomicU64,
     cache_hits: AtomicU64,
     cache_misses: AtomicU64,
+    /// Records that scans visited, in the memtable and in the database.
+    scanned: AtomicU64,
 }
 
 impl Shared {
@@ -167,6 +174,10 @@ impl Shared {
 
     fn wal_position_mut(&self) -> MutexGuard<'_, WalPosition> {
         self.wal_position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expiry_position(&self) -> MutexGuard<'_, ExpiryPosition> {
+        self.expiry_position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wal_position(&self) -> WalPosition {
@@ -224,6 +235,7 @@ impl Embedded {
             segments,
             backpressure: Backpressure::new(wal_bytes),
             counters: Counters::default(),
+            expiry_position: Mutex::default(),
             record_counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
@@ -423,12 +435,15 @@ impl Engine for Embedded {
             self.ensure_open()?;
             if let Ok(guard) = self.shared.checkpoint_lock.try_read() {
                 let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
-                let read = || self.read_path.scan(&scan, guard);
-                if let Some(page) = self.scheduler.try_inline(expected_micros, read) {
-                    return page;
+                let attempt = ScanAttempt::bounded(0, &scan);
+                let read = || self.read_path.try_scan(&scan, attempt, guard);
+                match self.scheduler.try_inline(expected_micros, read) {
+                    Some(Ok(Some(page))) => return Ok(page),
+                    Some(Err(e)) => return Err(e),
+                    Some(Ok(None)) | None => {}
                 }
             }
-            self.blocking(move |path| path.scan(&scan, path.shared.checkpoint_lock())).await
+            self.blocking(move |read_path| read_path.scan(&scan)).await
         })
     }
 
