@@ -22,6 +22,7 @@ mod memtable;
 mod read_cache;
 mod read_path;
 mod read_scheduler;
+mod repair;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ mod verify;
 mod wal;
 mod writer;
 
+pub use repair::reset_wal;
 pub use verify::{VerifiedRecord, VerifyReport, verify};
 
 use super::{
@@ -124,6 +126,8 @@ struct Shared {
     /// Under the shared lock each record is in one of the two.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
+    /// Sequence number after the newest segment with a durable commit.
+    wal_end: AtomicU64,
     segments: SegmentPool,
     backpressure: Backpressure,
     counters: Counters,
@@ -224,13 +228,19 @@ impl Embedded {
         };
         let recovered = recovery::recover(files, position, RecoveryMode::ReadWrite, replay)?;
         let RecoveredWal { live, free, last_version, next_seq } = recovered;
+        let wal_end = live.last().map_or(position.first_segment, |segment| segment.seq + 1);
         segments.restore(live, free);
         let blobs = BlobFiles::new(&dir, cache_bytes / BLOB_CACHE_DIVISOR, fatal.clone())?;
         sync_dir_and_parent(&dir)?;
+        // Stored again only if recovery found a segment that the database does not know.
+        if position.wal_end == 0 || position.wal_end.max(position.first_segment) < wal_end {
+            expect_wal(&conn, &segments, wal_end)?;
+        }
         let shared = Arc::new(Shared {
             cache: ReadCache::new(cache_bytes),
             memtable: RwLock::new(memtable),
             checkpoint_lock: RwLock::default(),
+            wal_end: AtomicU64::new(wal_end),
             wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
             segments,
             backpressure: Backpressure::new(wal_bytes),
@@ -287,6 +297,7 @@ fn start_threads(
     let checkpointer = Checkpointer {
         conn,
         pinned_frames: 0,
+        saved_wal_end: (shared.wal_end.load(Ordering::Relaxed), None),
         blobs: read_path.blobs.clone(),
         wal_end,
         commands: Arc::downgrade(&commands),
@@ -392,6 +403,17 @@ fn sync_dir_and_parent(dir: &Path) -> Result<()> {
         synced.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Ensures that the WAL has a file, and stores in the database that the WAL exists and which
+/// segment is its newest, so that the next start misses a WAL that was lost.
+fn expect_wal(conn: &rusqlite::Connection, segments: &SegmentPool, wal_end: u64) -> Result<()> {
+    let saved = segments.ensure_file().and_then(|()| Ok(database::save_wal_end(conn, wal_end)?));
+    match saved {
+        // A full disk must not prevent reads.
+        Err(EngineError::Full(_)) => Ok(()),
+        saved => saved,
+    }
 }
 
 fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {

@@ -275,6 +275,7 @@ impl Writer {
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
         self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
+        self.shared.wal_end.store(segment.seq + 1, Ordering::Release);
         let bodies_offset = at + header.bodies_offset();
         self.active = Some((segment.clone(), at + len));
         Ok((segment, bodies_offset))
