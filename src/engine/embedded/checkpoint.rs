@@ -33,6 +33,8 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_TICKS: u32 = 5;
 /// Minimum interval between updates of the end of the WAL under load, as each one is fsynced.
 const WAL_END_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval in ticks after which connections are closed that were not used in it.
+const CLOSE_UNUSED_TICKS: u64 = 100;
 /// Size of SQLite's WAL that triggers an SQLite checkpoint, in frames of one 8 KiB page: 16 MiB.
 const SQLITE_WAL_FRAMES_MAX: i64 = 2048;
 /// Time to wait for readers, so that SQLite can restart its WAL.
@@ -79,13 +81,16 @@ impl Checkpointer {
             tracing::debug!(error = %e, "could not lower the checkpointer's priority");
         }
         let (mut groups, mut idle_ticks) = (0, 0_u32);
-        loop {
+        for tick in 1_u64.. {
             match self.wal_end.recv_timeout(TICK) {
                 Ok(wal_end) => return self.finish(wal_end),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.save_wal_end();
+            if tick.is_multiple_of(CLOSE_UNUSED_TICKS) {
+                self.pool.close_unused();
+            }
             let groups_now = self.shared.counters.groups.load(Ordering::Relaxed);
             idle_ticks = if groups_now == groups { idle_ticks.saturating_add(1) } else { 0 };
             groups = groups_now;

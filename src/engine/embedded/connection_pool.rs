@@ -8,8 +8,9 @@ use super::database::{self, RecordRow, body_checksum};
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 const SELECT_RECORD: &str = "SELECT data FROM heads WHERE key = ?1";
 const SELECT_BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
@@ -25,15 +26,21 @@ const SELECT_EXPIRED: &str = "SELECT key, data FROM heads \
 const LARGE_CACHE_KIB: u32 = 24 * 1024;
 const SMALL_CACHE_KIB: u32 = 2 * 1024;
 /// Number of connections with the large cache.
-const LARGE_CACHES_MAX: u64 = 4;
+const LARGE_CACHES_MAX: usize = 4;
 
-/// Idle connections. A new one is opened when none is idle; the size of the blocking thread pool
-/// bounds their number.
+/// Minimum limit of open connections. More reads than that at a time do not speed up a disk.
+const CONNECTIONS_MAX: usize = 32;
+/// Maximum time between two checks for a connection while all are in use.
+const WAIT: Duration = Duration::from_millis(10);
+
+/// Idle connections. A new one is opened when none is idle, up to a limit.
 pub(super) struct ConnectionPool {
     dir: PathBuf,
     idle: Mutex<IdleConnections>,
-    /// Number of connections opened so far.
-    opened: AtomicU64,
+    /// Notified when a connection becomes idle.
+    released: Condvar,
+    slots: Arc<Slots>,
+    connections_max: usize,
     /// Incremented when a checkpoint step becomes visible to readers.
     epoch: AtomicU64,
 }
@@ -52,15 +59,49 @@ pub(super) enum ScanStep {
 
 #[derive(Default)]
 struct IdleConnections {
+    /// The most recently used last.
     connections: Vec<PooledConnection>,
+    /// Number of connections that were not used since the last call of `close_unused`.
+    unused: usize,
     /// Whether connections must end their snapshots when they become idle.
     discard_snapshots: bool,
+}
+
+/// The numbers of open connections, and of those with a large cache.
+#[derive(Debug, Default)]
+struct Slots {
+    open: AtomicUsize,
+    large: AtomicUsize,
+}
+
+/// The share of an open connection in the limits; released on drop.
+struct Slot {
+    slots: Arc<Slots>,
+    is_large: bool,
+}
+
+impl Slot {
+    fn take(slots: &Arc<Slots>, max: usize) -> Option<Slot> {
+        let below = |max: usize| move |count: usize| (count < max).then_some(count + 1);
+        let (acquire, relaxed) = (Ordering::AcqRel, Ordering::Relaxed);
+        slots.open.fetch_update(acquire, relaxed, below(max)).ok()?;
+        let large = slots.large.fetch_update(acquire, relaxed, below(LARGE_CACHES_MAX));
+        Some(Slot { slots: slots.clone(), is_large: large.is_ok() })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.large.fetch_sub(usize::from(self.is_large), Ordering::AcqRel);
+        self.slots.open.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A read-only connection, and the epoch of its snapshot if it has one.
 pub(super) struct PooledConnection {
     conn: Connection,
     epoch: Option<u64>,
+    _slot: Option<Slot>,
 }
 
 impl PooledConnection {
@@ -118,27 +159,59 @@ impl PooledConnection {
 
 impl ConnectionPool {
     pub(super) fn new(dir: PathBuf) -> ConnectionPool {
-        let (opened, epoch) = (AtomicU64::new(0), AtomicU64::new(0));
-        ConnectionPool { dir, idle: Mutex::default(), opened, epoch }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        ConnectionPool {
+            dir,
+            idle: Mutex::default(),
+            released: Condvar::new(),
+            slots: Arc::default(),
+            connections_max: CONNECTIONS_MAX.max(2 * threads),
+            epoch: AtomicU64::new(0),
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self) -> Result<PooledConnection> {
-        let is_large = self.opened.fetch_add(1, Ordering::Relaxed) < LARGE_CACHES_MAX;
-        let cache = if is_large { LARGE_CACHE_KIB } else { SMALL_CACHE_KIB };
-        Ok(PooledConnection { conn: database::open_reader(&self.dir, cache)?, epoch: None })
+    /// Returns an idle connection or opens one. Waits while `max` are open and in use.
+    fn take(&self, max: usize) -> Result<PooledConnection> {
+        let mut idle = self.idle();
+        let slot = loop {
+            if let Some(pooled) = idle.connections.pop() {
+                idle.unused = idle.unused.min(idle.connections.len());
+                return Ok(pooled);
+            }
+            if let Some(slot) = Slot::take(&self.slots, max) {
+                break slot;
+            }
+            let waited = self.released.wait_timeout(idle, WAIT);
+            idle = waited.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        idle.unused = 0;
+        drop(idle);
+        let cache = if slot.is_large { LARGE_CACHE_KIB } else { SMALL_CACHE_KIB };
+        let conn = database::open_reader(&self.dir, cache)?;
+        Ok(PooledConnection { conn, epoch: None, _slot: Some(slot) })
+    }
+
+    /// Closes the connections that were idle since the last call, except a few.
+    pub(super) fn close_unused(&self) {
+        let mut idle = self.idle();
+        let surplus = idle.connections.len().saturating_sub(LARGE_CACHES_MAX).min(idle.unused);
+        let closed: Vec<_> = idle.connections.drain(..surplus).collect();
+        idle.unused = idle.connections.len();
+        drop(idle);
+        drop(closed);
     }
 
     /// Returns a connection whose snapshot includes all checkpoint steps before the call.
     pub(super) fn acquire(&self) -> Result<PooledConnection> {
-        let idle = self.idle().connections.pop();
-        let mut pooled = match idle {
-            Some(pooled) => pooled,
-            None => self.open()?,
-        };
+        self.acquire_within(self.connections_max)
+    }
+
+    fn acquire_within(&self, max: usize) -> Result<PooledConnection> {
+        let mut pooled = self.take(max)?;
         let epoch = self.epoch.load(Ordering::Acquire);
         if pooled.epoch != Some(epoch) {
             pooled.end_snapshot()?;
@@ -150,12 +223,19 @@ impl ConnectionPool {
     /// Opens a connection outside of the pool, without a snapshot.
     pub(super) fn dedicated(&self) -> Result<PooledConnection> {
         let conn = database::open_reader(&self.dir, database::SCAN_CACHE_KIB)?;
-        Ok(PooledConnection { conn, epoch: None })
+        Ok(PooledConnection { conn, epoch: None, _slot: None })
     }
 
     /// Runs `work` on a connection. A connection whose read failed is closed.
     fn with_connection<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let pooled = self.acquire()?;
+        self.with_acquired(self.acquire()?, work)
+    }
+
+    fn with_acquired<T>(
+        &self,
+        pooled: PooledConnection,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
         let result = work(&pooled.conn)?;
         self.release(pooled)?;
         Ok(result)
@@ -166,12 +246,20 @@ impl ConnectionPool {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn release(&self, mut pooled: PooledConnection) -> Result<()> {
+    /// Returns the number of open connections of the pool.
+    #[cfg(test)]
+    pub(super) fn open_connections(&self) -> usize {
+        self.slots.open.load(Ordering::Acquire)
+    }
+
+    pub(super) fn release(&self, mut pooled: PooledConnection) -> Result<()> {
         let mut idle = self.idle();
         if idle.discard_snapshots {
             pooled.end_snapshot()?;
         }
         idle.connections.push(pooled);
+        drop(idle);
+        self.released.notify_one();
         Ok(())
     }
 
@@ -193,11 +281,20 @@ impl ConnectionPool {
         self.idle().connections.clear();
     }
 
-    /// Returns the version of a record; 0 if there is none.
+    /// Returns the version of a record for the writer; 0 if there is none. Does not wait for reads.
     pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
-        self.with_connection(|conn| {
+        self.with_acquired(self.acquire_within(usize::MAX)?, |conn| {
             let record = read_record(conn, key, Projection::Meta)?;
             Ok(record.map_or(0, |(record, _)| record.version))
+        })
+    }
+
+    /// Returns for each key whether there is a record.
+    pub(super) fn contains(&self, keys: &[Bytes]) -> Result<Vec<bool>> {
+        self.with_connection(|conn| {
+            let mut statement = conn.prepare_cached("SELECT 1 FROM heads WHERE key = ?1")?;
+            let contains = |key: &Bytes| Ok(statement.exists(params![&key[..]])?);
+            keys.iter().map(contains).collect()
         })
     }
 

@@ -168,11 +168,31 @@ impl Memtable {
         self.entries.range::<[u8], _>((start, Bound::Unbounded))
     }
 
-    /// Iterates over the entries whose keys start with `first`, in order.
-    pub(super) fn with_first_byte(&self, first: u8) -> impl Iterator<Item = KeyedEntry<'_>> {
-        let bounds = (Bound::Included(&[first][..]), Bound::Unbounded);
-        let entries = self.entries.range::<[u8], _>(bounds);
-        entries.take_while(move |(key, _)| key.first() == Some(&first))
+    /// Returns the next keys after `after` that start with `first` and of which it is unknown
+    /// whether the database has a record. Stops after a number of entries visited or found, and
+    /// returns the last key visited; `None` at the end.
+    pub(super) fn unknown_in_db(
+        &self,
+        first: u8,
+        after: Option<&[u8]>,
+        (visited_max, found_max): (usize, usize),
+    ) -> (Vec<Bytes>, Option<Bytes>) {
+        let start = match after {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(&[first][..]),
+        };
+        let mut found = Vec::new();
+        let entries = self.entries.range::<[u8], _>((start, Bound::Unbounded));
+        let entries = entries.take_while(|(key, _)| key.first() == Some(&first));
+        for (visited, (key, entry)) in entries.enumerate() {
+            if entry.in_db.is_none() {
+                found.push(key.clone());
+            }
+            if visited + 1 >= visited_max || found.len() >= found_max {
+                return (found, Some(key.clone()));
+            }
+        }
+        (found, None)
     }
 
     /// Iterates over expiry, key and version of entries with `0 < expires_at <= until`, the

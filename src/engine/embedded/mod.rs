@@ -42,7 +42,7 @@ use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
 use checkpoint::Checkpointer;
 use connection_pool::{ConnectionPool, ExpiryPosition};
-use maintenance::{Maintenance, MaintenanceTask};
+use maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
 use memtable::Memtable;
 use read_cache::ReadCache;
 use read_path::{ReadPath, ScanAttempt};
@@ -309,6 +309,7 @@ fn start_threads(
     let WalPosition { version, seq } = shared.wal_position();
     let writer = Writer {
         commands: command_receiver,
+        deletions: BlobDeletions::new(maintenance.clone()),
         maintenance,
         shared,
         pool,

@@ -16,8 +16,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
 use std::vec::IntoIter;
 
-/// Maximum number of memtable entries per first key byte for which counts are exact.
-const EXACT_COUNT_ENTRIES_MAX: usize = 4096;
+/// Limits of one step of a count, during which the memtable or checkpoints wait: the number of
+/// memtable entries visited, and of those looked up in the database.
+const COUNT_STEP: (usize, usize) = (4096, 512);
 
 /// Maximum number of attempts at a scan that stop after too many hidden records. Each one skips
 /// those of the attempts before it, so the limit is reached only if puts keep splitting the ranges.
@@ -140,26 +141,27 @@ impl ReadPath {
         Ok(expired.into_iter().map(|(_, key, version)| (key, version)).collect())
     }
 
+    /// Counts the records whose keys start with `first`.
     pub(super) fn count(&self, first: u8) -> Result<u64> {
-        let _guard = self.shared.checkpoint_lock();
-        let unknown: Vec<Bytes> = {
+        let mut after = None;
+        loop {
+            let _guard = self.shared.checkpoint_lock();
             let memtable = self.shared.memtable();
-            let mut entries: Vec<_> =
-                memtable.with_first_byte(first).take(EXACT_COUNT_ENTRIES_MAX + 1).collect();
-            if entries.len() > EXACT_COUNT_ENTRIES_MAX {
-                entries.clear();
+            let (unknown, last) = memtable.unknown_in_db(first, after.as_deref(), COUNT_STEP);
+            drop(memtable);
+            if !unknown.is_empty() {
+                let in_db = self.pool.contains(&unknown)?;
+                let mut memtable = self.shared.memtable_mut();
+                unknown.iter().zip(in_db).for_each(|(key, in_db)| memtable.set_in_db(key, in_db));
             }
-            entries.retain(|(_, entry)| entry.in_db.is_none());
-            entries.into_iter().map(|(key, _)| key.clone()).collect()
-        };
-        for key in unknown {
-            let in_db = self.pool.version(&key)? != 0;
-            self.shared.memtable_mut().set_in_db(&key, in_db);
+            if last.is_none() {
+                let in_db = self.shared.record_counts.get(usize::from(first));
+                let in_db = in_db.map_or(0, |count| count.load(Ordering::Relaxed));
+                let count = in_db.saturating_add(self.shared.memtable().count_delta(first));
+                return Ok(u64::try_from(count).unwrap_or(0));
+            }
+            after = last;
         }
-        let in_db = self.shared.record_counts.get(usize::from(first));
-        let in_db = in_db.map_or(0, |count| count.load(Ordering::Relaxed));
-        let count = in_db.saturating_add(self.shared.memtable().count_delta(first));
-        Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 

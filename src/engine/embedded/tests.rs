@@ -1,7 +1,7 @@
-//! Tests of the cost of reads, counted in the records they visit.
+//! Tests of what reads and commits cost, counted in records visited or in connections.
 
 use super::*;
-use crate::engine::{Body, Mutation, NewRecord};
+use crate::engine::{Body, Mutation, NewRecord, Precondition};
 
 fn open(dir: &Path) -> Embedded {
     let fatal = FatalErrorHandler::new(|reason| panic!("{reason}"));
@@ -167,5 +167,66 @@ async fn tombstones_trigger_a_checkpoint_under_load() {
         number += 1;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn counts_include_commits_that_are_only_in_the_wal() {
+    const COUNT: usize = 10_000;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..COUNT / 2).map(|number| put(number, 0))).await;
+    checkpointed(&engine).await;
+    let lock = block_checkpoints(dir.path());
+    commit(&engine, (0..COUNT).map(|number| put(number, 0))).await;
+    assert_eq!(engine.count(b'k').await.unwrap(), COUNT as u64);
+    commit(&engine, removed(100..COUNT + 100)).await;
+    assert_eq!(engine.count(b'k').await.unwrap(), 100);
+    drop(lock);
+    checkpointed(&engine).await;
+    assert_eq!(engine.count(b'k').await.unwrap(), 100);
+    engine.close().await.unwrap();
+}
+
+/// A quadratic comparison would take minutes.
+#[tokio::test]
+async fn a_commit_with_many_preconditions_is_fast() {
+    const COUNT: usize = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let mutations: Vec<_> = (0..COUNT).map(|number| put(number, 0)).collect();
+    let preconditions =
+        (0..COUNT).rev().map(|number| Precondition { key: key(number), version: 0 });
+    let preconditions = preconditions.collect();
+    let start = Instant::now();
+    let commit = Commit { preconditions, mutations, ..Commit::default() };
+    assert!(matches!(engine.commit(commit).await, Ok(Outcome::Committed(_))));
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn concurrent_reads_open_a_bounded_number_of_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..10).map(|number| put(number, 0))).await;
+    checkpointed(&engine).await;
+    let pool = engine.read_path.pool.clone();
+    std::thread::scope(|scope| {
+        for _ in 0..200 {
+            scope.spawn(|| {
+                let conn = pool.acquire().unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+                pool.release(conn).unwrap();
+            });
+        }
+    });
+    let max = 32.max(2 * std::thread::available_parallelism().unwrap().get());
+    assert!((5..=max).contains(&pool.open_connections()), "{}", pool.open_connections());
+    // They were used since the last call.
+    pool.close_unused();
+    assert!(engine.read(&key(1), Projection::Meta).await.unwrap().is_some());
+    pool.close_unused();
+    assert!(pool.open_connections() <= 5, "{}", pool.open_connections());
     engine.close().await.unwrap();
 }
