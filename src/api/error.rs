@@ -103,6 +103,9 @@ impl Error {
 /// Builds the response to a request whose head is invalid.
 pub(crate) fn request_error(e: &RequestError) -> Response {
     match e {
+        RequestError::PlainHttp => {
+            problem(400, "this port speaks HTTPS: use a URL that starts with https://")
+        }
         RequestError::Malformed(what) => problem(400, &format!("malformed request: {what}")),
         RequestError::Tls => {
             problem(400, "this port serves plain HTTP, but the client uses TLS: use http://")

@@ -10,7 +10,8 @@ use crate::kv::cursor;
 use crate::kv::delete_prefix::{PrefixCount, PrefixDeletion, SCAN_ITEMS};
 use crate::kv::items::Item;
 use crate::kv::types::StoreId;
-use crate::wire;
+use crate::wire::server_secret::is_challenge;
+use crate::wire::{self, ServerSecret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -20,10 +21,17 @@ const DELETE_LIMIT_MAX: usize = 10_000;
 /// Typical bytes of an item's details as JSON, besides its key and metadata.
 const DETAILS_BYTES: usize = 160;
 
-/// Identifies the server as Steadfast, with its version.
-pub(super) fn about() -> Response {
+/// Identifies the server as Steadfast, with its version and its answer to a challenge.
+pub(super) fn about(head: &RequestHead, secret: Option<&ServerSecret>) -> Result<Response, Error> {
+    let query = Query::parse(head.query())?;
+    let challenge = query.text("challenge")?;
+    if challenge.is_some_and(|challenge| !is_challenge(challenge)) {
+        let rule = "challenge must have 64 lowercase hexadecimal digits";
+        return Err(Error::Invalid(rule.into()));
+    }
+    let proof = challenge.and_then(|challenge| secret.map(|secret| secret.prove(challenge)));
     let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
-    json(200, &wire::ServerInfo { name, version })
+    Ok(json(200, &wire::ServerInfo { name, version, proof }))
 }
 
 impl Api {

@@ -30,6 +30,7 @@ use crate::http::{Body, Payload, RequestError, RequestHead, Response, Service, S
 use crate::kv::Kv;
 use crate::kv::types::StoreId;
 use crate::metrics::Metrics;
+use crate::wire::ServerSecret;
 use auth::Principal;
 use bytes::Bytes;
 use error::Error;
@@ -45,6 +46,7 @@ pub struct Api {
     auth: Auth,
     metrics: Arc<Metrics>,
     limiter: MemoryLimiter,
+    secret: Option<ServerSecret>,
     next_request_id: AtomicU64,
 }
 
@@ -55,7 +57,14 @@ impl Api {
         // If this fails, ids start at 0; they are still unique within the process.
         let _ = getrandom::fill(&mut seed);
         let next_request_id = AtomicU64::new(u64::from_le_bytes(seed));
-        Api { kv, auth, metrics, limiter: MemoryLimiter::new(bytes_in_flight), next_request_id }
+        let limiter = MemoryLimiter::new(bytes_in_flight);
+        Api { kv, auth, metrics, limiter, secret: None, next_request_id }
+    }
+
+    /// Sets the secret that answers the challenges of clients on the same machine.
+    #[must_use]
+    pub fn with_secret(self, secret: ServerSecret) -> Api {
+        Api { secret: Some(secret), ..self }
     }
 
     /// Calls the handler of a route. HEAD calls the handler of GET; the body is not written.
@@ -75,7 +84,7 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(matched.store)?);
         let RouteMatch { route, key, .. } = matched;
         match (route, method) {
-            (Route::About, Get | Head) => Ok(extensions::about()),
+            (Route::About, Get | Head) => extensions::about(head, self.secret.as_ref()),
             (Route::Backup, Get | Head) => self.backup(id).await,
             (Route::Batch, Put) => self.put_batch(store(), body, id, principal).await,
             (Route::CurrentUser, Get | Head) => Ok(account::current_user(principal)),

@@ -6,10 +6,10 @@ use super::error::{
 use super::output::{counted, print_json_if, print_status, progress_bar};
 use super::output_file::{OutputFile, refuse_overwrite};
 use super::runtime::{self, finish};
+use crate::address_file::running_server;
 use crate::admin;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
-use crate::storage::server_address;
 use crate::transfer::detect::{decompress, is_dash, is_zstd_name};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -40,6 +40,10 @@ start on an incomplete restore: delete the destination and restore again.",
 );
 
 pub(super) fn backup(args: &BackupArgs) -> ExitCode {
+    if !args.online && is_within(&args.output, &args.data) {
+        let reason = "is in the data directory: choose a file outside it";
+        return finish(Err(usage_error(format!("{} {reason}", args.output.display()))));
+    }
     if refuse_overwrite(&args.output, args.force) {
         return ExitCode::from(EXIT_PRECONDITION);
     }
@@ -50,14 +54,26 @@ pub(super) fn backup(args: &BackupArgs) -> ExitCode {
     }
 }
 
+/// Returns whether a file is or would be in a directory or below it.
+fn is_within(file: &Path, dir: &Path) -> bool {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    // An existing file can be a link into the directory.
+    [file, parent]
+        .iter()
+        .filter_map(|path| path.canonicalize().ok())
+        .any(|path| dir.canonicalize().is_ok_and(|dir| path.starts_with(dir)) && !is_dash(file))
+}
+
 /// Returns the flags for the server to back up; `None` if no server runs on the data directory.
 fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>> {
     if args.online {
         return Ok(Some(args.client.clone()));
     }
-    let url = server_address(&args.data).map_err(local_error)?;
+    let server = running_server(&args.data).map_err(local_error)?;
+    let url = server.as_ref().map(|server| server.url.as_str());
     // The user may expect a backup of the server at --endpoint instead of the directory.
-    let other = args.client.explicit_endpoint().filter(|named| url.as_deref() != Some(named));
+    let other = args.client.explicit_endpoint().filter(|named| url != Some(named));
     if let Some(other) = other {
         let dir = args.data.display();
         return Err(usage_error(format!(
@@ -65,7 +81,7 @@ fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>> {
              unset --endpoint and FASTLY_API_ENDPOINT to back up the directory"
         )));
     }
-    Ok(url.map(|url| args.client.for_data_directory(url, &args.data)))
+    Ok(server.map(|server| args.client.for_running_server(server)))
 }
 
 async fn online(client: Client, args: &BackupArgs) -> Result<()> {

@@ -145,7 +145,13 @@ impl<S: Stream> BufferedStream<S> {
             }
         }
         self.output.clear();
-        Ok(())
+        // A TLS stream may hold bytes back until it is flushed.
+        with_timeout(&mut self.timer, rate.timeout(), self.stream.flush()).await
+    }
+
+    /// Shuts down writing.
+    pub(super) async fn shutdown(&mut self, timeout: Duration) -> io::Result<()> {
+        with_timeout(&mut self.timer, timeout, self.stream.shutdown()).await
     }
 
     /// Shuts down writing, then discards input for up to 10 s, so that the client receives the
@@ -154,7 +160,7 @@ impl<S: Stream> BufferedStream<S> {
         const BYTES_MAX: usize = 64 << 20;
         const QUIET_MAX: Duration = Duration::from_secs(5);
         let deadline = Instant::now() + Duration::from_secs(10);
-        if self.flush(timeout).await.is_err() || self.stream.shutdown().await.is_err() {
+        if self.flush(timeout).await.is_err() || self.shutdown(timeout).await.is_err() {
             return;
         }
         self.shrink();
@@ -200,7 +206,8 @@ async fn write_all<S: Stream>(
         let written = nonzero(with_timeout(timer, timeout, stream.write(bytes)).await?)?;
         bytes = bytes.get(written..).unwrap_or_default();
     }
-    Ok(())
+    // A TLS stream may hold bytes back until it is flushed.
+    with_timeout(timer, timeout, stream.flush()).await
 }
 
 /// Turns a write of no bytes into an error.

@@ -12,7 +12,7 @@ mod response;
 mod transfer_rate;
 
 pub use body::{Body, BodyError, CHUNK_BYTES_MAX};
-pub use connection::serve;
+pub use connection::{reject, serve};
 pub use request::RequestHead;
 pub use response::{BodySource, Payload, Response, http_date};
 pub use transfer_rate::{Contention, Waiting};
@@ -77,4 +77,6 @@ pub enum RequestError {
     UnknownExpectation,
     /// The version is not HTTP/1.0 or HTTP/1.1.
     UnknownVersion,
+    /// The client speaks plain HTTP to a port with TLS.
+    PlainHttp,
 }

@@ -187,7 +187,7 @@ fn not_base64(field: &'static str) -> FieldError {
 }
 
 fn parse_time(field: &'static str, text: Option<&str>) -> Result<Option<u64>, FieldError> {
-    let invalid = || FieldError::new(field, "must be an RFC 3339 time, not before 1970");
+    let invalid = || FieldError::new(field, "must be an RFC 3339 time from 1970 to 9999 in UTC");
     text.map(|text| parse_rfc3339(text).ok_or_else(invalid)).transpose()
 }
 
@@ -196,7 +196,7 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     let invalid = |field, reason: String| FieldError { field, reason };
     let Ok(Members(members)) = serde_json::from_slice(line) else {
         // The error of a value of the wrong type contains the value, which may be long.
-        let detail = if e.is_data() { String::new() } else { format!(": {e}") };
+        let detail = if e.is_data() { String::new() } else { format!(": {}", in_line(e)) };
         let error = invalid("line", format!("must be a JSON object{detail}"));
         return LineError { key: String::new(), error };
     };
@@ -223,7 +223,7 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     {
         invalid(name, "must be a string".into())
     } else {
-        invalid("line", format!("must be a JSON object: {e}"))
+        invalid("line", format!("must be a JSON object: {}", in_line(e)))
     };
     let key = match members.get("key") {
         Some(Kind::Text(key)) => key.clone(),
@@ -335,6 +335,11 @@ impl<'de> Deserialize<'de> for Kind {
         }
         deserializer.deserialize_any(KindVisitor)
     }
+}
+
+/// Describes an error by its position in the line, which has no line numbers of its own.
+fn in_line(e: &serde_json::Error) -> String {
+    e.to_string().replace(" at line 1 column ", " at column ")
 }
 
 /// Returns the key of a line. If a key without escapes comes first, the rest is not parsed.

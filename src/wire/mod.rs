@@ -3,10 +3,12 @@
 
 mod endpoint;
 pub mod item_line;
+pub mod server_secret;
 mod time;
 mod token;
 
 pub use endpoint::{DEFAULT_PORT, Endpoint};
+pub use server_secret::ServerSecret;
 pub use time::{MICROS_MAX, http_date_to_rfc3339, parse_rfc3339, rfc3339, timestamp};
 pub use token::Token;
 
@@ -168,6 +170,10 @@ pub struct ServerInfo {
     pub name: String,
     /// Version.
     pub version: String,
+    /// The answer to the challenge of the request, if there was one and the server has a data
+    /// directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 /// A page of items with their details.

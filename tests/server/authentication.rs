@@ -89,7 +89,8 @@ fn every_route_without_the_token_is_401_and_changes_nothing() {
 #[test]
 fn only_health_and_discovery_need_no_token() {
     let server = Server::memory(&[]);
-    for path in ["/healthz", "/readyz", "/realms/fastly/.well-known/openid-configuration"] {
+    for path in ["/healthz", "/readyz", "/_/v1", "/realms/fastly/.well-known/openid-configuration"]
+    {
         for headers in ["", "Fastly-Key: wrong-token-0123456789\r\n"] {
             assert_eq!(send(&server, &format!("GET {path}"), headers, "").status, 200, "{path}");
         }
