@@ -21,9 +21,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The UTF-8 byte order mark.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
-/// Encodings and compressions that are not supported: name, command that converts them, and a test
-/// of the first bytes.
-const FOREIGN: [(&str, &str, fn(&[u8]) -> bool); 7] = [
+/// A format that is not supported: its name, a command that converts it, and a test of the first
+/// bytes.
+type Foreign = (&'static str, &'static str, fn(&[u8]) -> bool);
+const FOREIGN: [Foreign; 7] = [
     ("UTF-32", "iconv -f UTF-32 -t UTF-8 FILE", |start| {
         start.starts_with(b"\xff\xfe\0\0") || start.starts_with(b"\0\0\xfe\xff")
     }),
