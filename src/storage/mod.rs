@@ -9,6 +9,7 @@ use crate::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::kv::clock::{Clock, SystemClock};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Exit status after a failure that leaves the durability of later writes in doubt, such as a
@@ -52,12 +53,20 @@ pub async fn open(
         EngineLocation::Directory(dir) => dir.clone(),
     };
     let fatal = FatalErrorHandler::new(|error| {
-        tracing::error!(%error, "stopping after a storage failure; acknowledged writes are safe");
+        tracing::error!(%error, "stopping after a storage failure");
         std::process::exit(EXIT_FATAL);
     });
     let StorageOptions { cache_bytes, wal_bytes, .. } = options;
     let engine = Embedded::open(Options { dir, cache_bytes, wal_bytes, fatal })?;
     Ok(Storage { engine: Arc::new(engine), clock: Arc::new(SystemClock) })
+}
+
+/// Opens a data directory for reading, without changing it.
+///
+/// # Errors
+/// If the directory cannot be opened.
+pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(Arc::new(Embedded::open_read_only(dir)?))
 }
 
 #[cfg(feature = "postgres")]
