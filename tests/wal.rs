@@ -6,6 +6,7 @@ mod support;
 
 use bytes::Bytes;
 use rusqlite::Connection;
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -521,9 +522,17 @@ async fn a_lost_newest_segment_is_reported_and_can_be_given_up() {
     let (_dir, crashed) = crash_image(&data);
     engine.close().await.unwrap();
     let records = records(&crashed);
-    let newest = records.last().unwrap().path.clone();
-    fs::remove_file(&newest).unwrap();
-    let older = records.iter().filter(|record| record.path != newest).count();
+    // The stored segment, and those that were started since it was stored.
+    let newest = wal_end(&crashed).cast_unsigned() - 1;
+    let is_older = |record: &&WalRecord| {
+        let mut seq = [0; 8];
+        let file = fs::File::open(&record.path).unwrap();
+        file.read_exact_at(&mut seq, record.at as u64 + 8).unwrap();
+        u64::from_le_bytes(seq) < newest
+    };
+    let older = records.iter().filter(is_older).count();
+    let removed: BTreeSet<_> = records[older..].iter().map(|record| &record.path).collect();
+    removed.into_iter().for_each(|path| fs::remove_file(path).unwrap());
     assert!(0 < older && older < records.len(), "{older} of {commits} records in older segments");
     assert_wal_missing(open(&crashed), "newest segment");
     assert!(embedded::reset_wal(&crashed).unwrap());

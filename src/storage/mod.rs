@@ -6,6 +6,7 @@ use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::kv::clock::{Clock, SystemClock};
 use crate::logging;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,13 +53,21 @@ pub async fn open(
         EngineLocation::Directory(dir) => dir.clone(),
     };
     let fatal = FatalErrorHandler::new(|error| {
-        tracing::error!(%error, "stopping after a storage failure; acknowledged writes are safe");
+        tracing::error!(%error, "stopping after a storage failure");
         logging::flush(FATAL_FLUSH);
         std::process::exit(EXIT_FATAL);
     });
     let StorageOptions { cache_bytes, wal_bytes, .. } = options;
     let engine = Embedded::open(Options { dir, cache_bytes, wal_bytes, fatal })?;
     Ok(Storage { engine: Arc::new(engine), clock: Arc::new(SystemClock) })
+}
+
+/// Opens a data directory for reading, without changing it.
+///
+/// # Errors
+/// If the directory cannot be opened.
+pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(Arc::new(Embedded::open_read_only(dir)?))
 }
 
 #[cfg(feature = "postgres")]

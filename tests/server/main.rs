@@ -12,6 +12,7 @@ mod request_bodies;
 mod request_heads;
 
 mod connections;
+mod data_directory;
 mod log_output;
 mod metrics_and_logs;
 mod startup_and_shutdown;

@@ -87,6 +87,12 @@ impl Checkpointer {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            // The directory may be gone as well once the engine is dropped.
+            if self.commands.strong_count() > 0
+                && let Err(e) = self.shared.dir.ensure_in_place()
+            {
+                self.fatal.stop(&e.to_string());
+            }
             self.save_wal_end();
             if tick.is_multiple_of(CLOSE_UNUSED_TICKS) {
                 self.pool.close_unused();

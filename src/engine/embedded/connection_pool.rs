@@ -4,10 +4,10 @@
 //! Reads then take no SQLite lock and reuse the connection's page cache.
 
 use super::super::{Body, EngineError, Projection, Record, Result, ScannedRecord};
+use super::data_dir::DataDir;
 use super::database::{self, RecordRow, body_checksum};
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,7 +35,7 @@ const WAIT: Duration = Duration::from_millis(10);
 
 /// Idle connections. A new one is opened when none is idle, up to a limit.
 pub(super) struct ConnectionPool {
-    dir: PathBuf,
+    dir: Arc<DataDir>,
     idle: Mutex<IdleConnections>,
     /// Notified when a connection becomes idle.
     released: Condvar,
@@ -158,7 +158,7 @@ impl PooledConnection {
 }
 
 impl ConnectionPool {
-    pub(super) fn new(dir: PathBuf) -> ConnectionPool {
+    pub(super) fn new(dir: Arc<DataDir>) -> ConnectionPool {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         ConnectionPool {
             dir,

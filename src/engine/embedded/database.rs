@@ -1,9 +1,10 @@
 //! The SQLite database file: schema, opening, and format checks. docs/format.md describes it.
 
 use super::super::{EngineError, Result};
+use super::data_dir::DataDir;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use std::fmt::Write;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ pub(super) fn wal_path(dir: &Path) -> PathBuf {
 pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     let path = path(dir);
     let conn = Connection::open_with_flags(
-        uri(&path),
+        uri(&path, "psow=0"),
         OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_URI
@@ -140,9 +141,9 @@ pub(super) fn execute_synced(
     result.and(restored)
 }
 
-/// Builds a URI that disables SQLite's power-safe overwrite assumption. A synced commit then pads
-/// its last 4 KiB page, so that later writes cannot tear it.
-fn uri(path: &Path) -> String {
+/// Builds the URI of a database file. `psow=0` disables SQLite's power-safe overwrite assumption: a
+/// synced commit then pads its last 4 KiB page, so that later writes cannot tear it.
+fn uri(path: &Path, parameter: &str) -> String {
     // The empty authority keeps SQLite from parsing the start of an absolute path as one.
     let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for byte in path.as_os_str().as_bytes() {
@@ -155,7 +156,8 @@ fn uri(path: &Path) -> String {
             }
         }
     }
-    uri.push_str("?psow=0");
+    uri.push('?');
+    uri.push_str(parameter);
     uri
 }
 
@@ -241,23 +243,36 @@ pub(super) fn ensure_exists(dir: &Path) -> Result<()> {
 }
 
 /// Opens the database read-only after checking its format.
-pub(super) fn open_checked(dir: &Path) -> Result<Connection> {
+pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
     let conn = open_reader(dir, SCAN_CACHE_KIB)?;
-    let path = path(dir);
+    let path = path(dir.path());
     let pragma = |name: &str| -> Result<i64> {
         let value = conn.pragma_query_value(None, name, |row| row.get(0));
-        value.map_err(|e| with_advice(e.into(), &path))
+        value.map_err(|e| match with_advice(e.into(), &path) {
+            // SQLite reads its WAL only with the index file beside it, or if it can create one.
+            EngineError::Failed(problem) if !dir.is_writable() => EngineError::Failed(format!(
+                "{problem}; copy the data directory to a writable file system"
+            )),
+            e => e,
+        })
     };
     check_format(pragma("application_id")?, pragma("user_version")?, &path)?;
     Ok(conn)
 }
 
 /// Opens a read-only connection with a page cache of `cache` KiB.
-pub(super) fn open_reader(dir: &Path, cache: u32) -> Result<Connection> {
-    let conn = Connection::open_with_flags(
-        path(dir),
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
+pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let path = path(dir.path());
+    // SQLite creates an index of its WAL even to read, unless it may ignore the WAL.
+    let wal_bytes = fs::metadata(wal_path(dir.path())).map_or(0, |wal| wal.len());
+    let conn = if dir.is_writable() || wal_bytes > 0 {
+        Connection::open_with_flags(&path, flags)?
+    } else {
+        let uri = uri(&path, "immutable=1");
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    dir.ensure_in_place()?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.execute_batch(&format!("PRAGMA cache_size = -{cache};"))?;
     Ok(conn)

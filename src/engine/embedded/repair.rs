@@ -1,11 +1,12 @@
 //! Repair of a data directory that has lost its WAL.
 
 use super::super::Result;
+use super::data_dir::DataDir;
 use super::database::{self, CheckpointPosition};
-use super::lock_dir;
 use super::wal::recovery::{self, RecoveryMode};
 use super::wal::segment::SegmentPool;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Lets a data directory open without the commits of missing WAL segments, which are lost. Returns
 /// whether any segment was missing.
@@ -13,12 +14,11 @@ use std::path::Path;
 /// # Errors
 /// When the directory is in use, unreadable, or damaged in another way.
 pub fn reset_wal(dir: &Path) -> Result<bool> {
-    database::ensure_exists(dir)?;
-    let _lock = lock_dir(dir)?;
-    let conn = database::open_checked(dir)?;
+    let dir = Arc::new(DataDir::open_existing(dir)?);
+    let conn = database::open_checked(&dir)?;
     let position = database::checkpoint_position(&conn)?;
     drop(conn);
-    let (segments, files) = SegmentPool::open(dir)?;
+    let (segments, files) = SegmentPool::open(dir.clone())?;
     let is_empty = files.is_empty();
     let mut wal_end = position.first_segment;
     if is_empty {
@@ -30,7 +30,7 @@ pub fn reset_wal(dir: &Path) -> Result<bool> {
     }
     let is_incomplete = is_empty || wal_end < position.wal_end;
     if is_incomplete {
-        let conn = database::open_writer(dir)?;
+        let conn = database::open_writer(dir.path())?;
         database::save_wal_end(&conn, wal_end)?;
     }
     Ok(is_incomplete)

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::{Body, Mutation, NewRecord, Precondition};
+use std::time::{Duration, Instant};
 
 fn open(dir: &Path) -> Embedded {
     let fatal = FatalErrorHandler::new(|reason| panic!("{reason}"));

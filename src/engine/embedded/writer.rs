@@ -4,6 +4,7 @@
 use super::super::{Body, Commit, EngineError, Mutation, Outcome, Precondition, Record, Result};
 use super::blob_files::{Blob, io_error};
 use super::connection_pool::ConnectionPool;
+use super::data_dir::ensure_linked;
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
 use super::wal::record::{BodyLocation, NewBody, RecordBuilder, RecordHeader, WalEntry};
@@ -304,6 +305,10 @@ impl Writer {
             // success.
             self.fatal.stop(&format!("could not make a commit durable: {e}"));
             return Err(io_error("fsync the WAL", &e));
+        }
+        if let Err(e) = ensure_linked(segment.file(), self.shared.dir.path()) {
+            self.fatal.stop(&e.to_string());
+            return Err(e);
         }
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
