@@ -1,68 +1,208 @@
-//! Files that get their final name once they are complete and durable.
+//! Output files that appear, or replace an existing file, once they are complete and durable.
+//!
+//! A replaced file keeps its mode and its owner, and symbolic links are followed. A file that
+//! cannot be replaced by a rename is written in place: a device or a pipe, a mount point, or a file
+//! whose directory, owner or access control list does not allow it.
 
-use std::fs::{File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use rustix::fs::getxattr_query;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Seek, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// A temporary file in the directory of its destination, removed unless it is persisted.
+/// The maximum number of symbolic links followed, as in Linux.
+const LINKS_MAX: usize = 40;
+/// The mode of new files, before the umask.
+const MODE: u32 = 0o666;
+const SECRET_MODE: u32 = 0o600;
+
+/// A temporary file in the directory of its destination, removed unless it is persisted; or the
+/// destination itself if it is written in place.
 #[derive(Debug)]
 pub struct AtomicFile {
-    file: NamedTempFile,
     destination: PathBuf,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Temporary(NamedTempFile),
+    /// Truncated before the first write.
+    InPlace {
+        file: File,
+        regular: bool,
+        truncated: bool,
+    },
 }
 
 impl AtomicFile {
-    /// Creates a file with the default permissions.
+    /// Creates a file with the default permissions, or those of the file it replaces.
     ///
     /// # Errors
-    /// If `destination` has no file name, or the file cannot be created.
+    /// If `destination` has no file name, is a directory or read-only, or the file cannot be
+    /// created.
     pub fn create(destination: &Path) -> io::Result<AtomicFile> {
-        AtomicFile::with_mode(destination, 0o666)
+        let (destination, magic) = follow_links(destination)?;
+        let existing = match fs::metadata(&destination) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let sink = Sink::Temporary(temporary(&destination, MODE)?);
+                return Ok(AtomicFile { destination, sink });
+            }
+            existing => existing?,
+        };
+        let file = open_existing(&destination, &existing)?;
+        let replacement = match magic || !existing.is_file() || has_acl(&destination) {
+            true => None,
+            false => replacement(&destination, &existing)?,
+        };
+        let sink = match replacement {
+            Some(file) => Sink::Temporary(file),
+            None => Sink::InPlace { file, regular: existing.is_file(), truncated: false },
+        };
+        Ok(AtomicFile { destination, sink })
     }
 
     /// Creates a file that only its owner can read.
     ///
     /// # Errors
-    /// As [`AtomicFile::create`].
+    /// If `destination` has no file name, or the file cannot be created.
     pub fn create_secret(destination: &Path) -> io::Result<AtomicFile> {
-        AtomicFile::with_mode(destination, 0o600)
-    }
-
-    /// `mode` is subject to the umask.
-    fn with_mode(destination: &Path, mode: u32) -> io::Result<AtomicFile> {
-        let Some(name) = destination.file_name() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file name"));
-        };
-        let file = tempfile::Builder::new()
-            .prefix(&format!(".{}.", name.to_string_lossy()))
-            .suffix(".part")
-            .permissions(Permissions::from_mode(mode))
-            .tempfile_in(directory(destination))?;
-        Ok(AtomicFile { file, destination: destination.to_owned() })
+        let (destination, _) = follow_links(destination)?;
+        let sink = Sink::Temporary(temporary(&destination, SECRET_MODE)?);
+        Ok(AtomicFile { destination, sink })
     }
 
     /// Fsyncs the file, renames it to its destination, and fsyncs the directory.
     ///
     /// # Errors
-    /// If one of these steps fails. Unless it is the last one, a file that already exists at the
-    /// destination is unchanged.
-    pub fn persist(self) -> io::Result<()> {
-        self.file.as_file().sync_all()?;
-        self.file.persist(&self.destination).map_err(|e| e.error)?;
-        File::open(directory(&self.destination))?.sync_all()
+    /// If one of these steps fails. Unless it is the last one, or the file is written in place, a
+    /// file that already exists at the destination is unchanged.
+    pub fn persist(mut self) -> io::Result<()> {
+        self.truncate()?;
+        let file = match self.sink {
+            Sink::InPlace { regular: false, mut file, .. } => return file.flush(),
+            Sink::InPlace { file, .. } => return file.sync_all(),
+            Sink::Temporary(file) => file,
+        };
+        file.as_file().sync_all()?;
+        match file.persist(&self.destination) {
+            Ok(_) => File::open(directory(&self.destination))?.sync_all(),
+            // A mount point cannot be renamed over.
+            Err(e) if e.error.kind() == ErrorKind::ResourceBusy => {
+                copy_in_place(e.file.into_file(), &self.destination)
+            }
+            Err(e) => Err(e.error),
+        }
+    }
+
+    fn truncate(&mut self) -> io::Result<()> {
+        match &mut self.sink {
+            Sink::InPlace { file, regular: true, truncated } if !*truncated => {
+                *truncated = true;
+                file.set_len(0)
+            }
+            Sink::InPlace { .. } | Sink::Temporary(_) => Ok(()),
+        }
     }
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.truncate()?;
+        match &mut self.sink {
+            Sink::Temporary(file) => file.write(bytes),
+            Sink::InPlace { file, .. } => file.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        match &mut self.sink {
+            Sink::Temporary(file) => file.flush(),
+            Sink::InPlace { file, .. } => file.flush(),
+        }
     }
+}
+
+/// Follows the symbolic links at the end of a path, whose target need not exist. Also returns
+/// whether the file belongs to the kernel, as `/dev/stdout` does, and its name cannot be relied on.
+fn follow_links(path: &Path) -> io::Result<(PathBuf, bool)> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if path.file_name().is_none() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "not a file name"));
+        }
+        if ["/dev", "/proc"].iter().any(|kernel| path.starts_with(kernel)) {
+            return Ok((path, true));
+        }
+        match fs::read_link(&path) {
+            Ok(target) => path = directory(&path).join(target),
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => {
+                return Ok((path, false));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::other("too many levels of symbolic links"))
+}
+
+/// Opens a file that is to be replaced, which shows whether it may be written.
+fn open_existing(path: &Path, existing: &Metadata) -> io::Result<File> {
+    if existing.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    let read_only = || io::Error::new(ErrorKind::PermissionDenied, "the file is read-only");
+    // The superuser could write it, but the mode says that nobody should.
+    if existing.is_file() && existing.mode() & 0o222 == 0 {
+        return Err(read_only());
+    }
+    let opened = OpenOptions::new().write(true).open(path);
+    opened.map_err(|e| if is_denied(&e) { read_only() } else { e })
+}
+
+fn is_denied(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Creates a file with the mode and the owner of the one it replaces; `None` if the directory or
+/// the owner does not allow it.
+fn replacement(path: &Path, existing: &Metadata) -> io::Result<Option<NamedTempFile>> {
+    // Readable only by its owner until it has the final mode.
+    let file = match temporary(path, SECRET_MODE) {
+        Err(e) if is_denied(&e) => return Ok(None),
+        file => file?,
+    };
+    let created = file.as_file().metadata()?;
+    if (created.uid(), created.gid()) != (existing.uid(), existing.gid()) {
+        let owned = fchown(file.as_file(), Some(existing.uid()), Some(existing.gid()));
+        if owned.is_err() {
+            return Ok(None);
+        }
+    }
+    let mode = Permissions::from_mode(existing.mode() & 0o7777);
+    file.as_file().set_permissions(mode)?;
+    Ok(Some(file))
+}
+
+/// Returns whether a file has an access control list, without which its mode could grant more.
+fn has_acl(path: &Path) -> bool {
+    getxattr_query(path, c"system.posix_acl_access").is_ok_and(|bytes| bytes > 0)
+}
+
+fn temporary(destination: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let name = destination.file_name().unwrap_or_default().to_string_lossy();
+    tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .suffix(".part")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(directory(destination))
+}
+
+fn copy_in_place(mut from: File, destination: &Path) -> io::Result<()> {
+    let mut to = OpenOptions::new().write(true).truncate(true).open(destination)?;
+    from.rewind()?;
+    io::copy(&mut from, &mut to)?;
+    to.sync_all()
 }
 
 fn directory(path: &Path) -> &Path {
@@ -73,7 +213,21 @@ fn directory(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = AtomicFile::create(path)?;
+        file.write_all(bytes)?;
+        file.persist()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
 
     #[test]
     fn a_file_appears_when_it_is_persisted_and_is_removed_otherwise() {
@@ -87,7 +241,80 @@ mod tests {
         write(b"one").persist().unwrap();
         drop(write(b"two"));
         assert_eq!(fs::read(&path).unwrap(), b"one");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(mode(&path), 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode_and_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for kept in [0o600, 0o640, 0o755, 0o4711] {
+            fs::write(&path, "old").unwrap();
+            set_mode(&path, kept);
+            // Only the superuser may give files away.
+            let owned = std::os::unix::fs::chown(&path, Some(4321), Some(4322)).is_ok();
+            if owned {
+                set_mode(&path, kept);
+            }
+            write(&path, b"new").unwrap();
+            let file = fs::metadata(&path).unwrap();
+            assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), kept));
+            assert!(!owned || (file.uid(), file.gid()) == (4321, 4322));
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn symbolic_links_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("sub")).unwrap();
+        symlink("sub/second", at("first")).unwrap();
+        symlink("../target", at("sub/second")).unwrap();
+        for text in ["created", "replaced"] {
+            write(&at("first"), text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(at("target")).unwrap(), text);
+            assert_eq!(fs::read_link(at("first")).unwrap(), Path::new("sub/second"));
+        }
+        symlink("loop", at("loop")).unwrap();
+        assert!(write(&at("loop"), b"").is_err());
+    }
+
+    #[test]
+    fn read_only_files_and_directories_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "old").unwrap();
+        set_mode(&path, 0o444);
+        assert!(write(&path, b"new").unwrap_err().to_string().contains("read-only"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(write(dir.path(), b"").unwrap_err().kind(), ErrorKind::IsADirectory);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_written_in_place_is_truncated_by_the_first_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let in_place = || {
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            let sink = Sink::InPlace { file, regular: true, truncated: false };
+            AtomicFile { destination: path.clone(), sink }
+        };
+        fs::write(&path, "a long text").unwrap();
+        drop(in_place());
+        assert_eq!(fs::read(&path).unwrap(), b"a long text");
+        let mut file = in_place();
+        file.write_all(b"sho").unwrap();
+        file.write_all(b"rt").unwrap();
+        file.persist().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"short");
+        in_place().persist().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
+        fs::write(dir.path().join("temporary"), "copy").unwrap();
+        copy_in_place(File::open(dir.path().join("temporary")).unwrap(), &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"copy");
+        write(Path::new("/dev/null"), b"x").unwrap();
     }
 }

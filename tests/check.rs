@@ -154,3 +154,27 @@ fn every_kind_of_damage_is_reported() {
     let (status, message) = check(dir.path());
     assert_ne!(status, 0, "{message}");
 }
+
+#[test]
+fn check_refuses_a_lost_wal_until_it_is_reset() {
+    let (mut disk, _) = with_items();
+    disk.server.kill();
+    let log = disk.data().join("log");
+    fs::read_dir(&log).unwrap().for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+    let (status, message) = check(&disk.data());
+    assert_eq!(status, 1, "{message}");
+    assert!(message.contains("all segment files are missing from the WAL"), "{message}");
+    let backup = disk.data().with_file_name("lost.backup");
+    let data = disk.data();
+    let (data, backup) = (data.to_str().unwrap(), backup.to_str().unwrap());
+    for args in [&["serve", "--data", data][..], &["backup", "--data", data, "-o", backup]] {
+        let Output { status, stderr, .. } = Command::new(binary()).args(args).output().unwrap();
+        let message = String::from_utf8(stderr).unwrap();
+        assert!(!status.success() && message.contains("--reset-wal"), "{args:?}: {message}");
+    }
+    let reset = Command::new(binary()).args(["check", "--reset-wal", "--data", data]).output();
+    let Output { status, stderr, .. } = reset.unwrap();
+    let message = String::from_utf8(stderr).unwrap();
+    assert!(message.starts_with("reset the WAL"), "{message}");
+    assert_eq!(status.code(), Some(0), "{message}");
+}

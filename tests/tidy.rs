@@ -16,7 +16,7 @@ const WALLS: [(&str, &[&str]); 16] = [
     ("src/logging.rs", &["config"]),
     ("src/metrics.rs", &["kv", "logging"]),
     ("src/api", &["http", "kv", "metrics", "wire"]),
-    ("src/transfer", &["config", "kv", "wire"]),
+    ("src/transfer", &["atomic_file", "config", "kv", "wire"]),
     ("src/config", &["address_file", "wire"]),
     ("src/client", &["wire"]),
     ("src/storage", &["config", "engine", "kv", "logging"]),

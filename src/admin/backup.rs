@@ -4,6 +4,7 @@ use super::open;
 use crate::config::EngineLocation;
 use crate::engine::copy;
 use crate::kv::backup::{self, BackupReader, RestoreError};
+use crate::kv::clock::SystemClock;
 use crate::kv::integrity::RecordCounts;
 use std::io;
 use std::path::Path;
@@ -43,7 +44,7 @@ pub async fn restore(
     // Opened first, so that no destination is created for a file that is not a backup.
     let source = BackupReader::open(source)?;
     let to = open(to).await?;
-    let restored = backup::restore(source, &to, report).await;
+    let restored = backup::restore(source, &to, &SystemClock, report).await;
     let closed = to.close().await;
     let counts = restored?;
     closed?;

@@ -202,7 +202,7 @@ impl<'a> BatchRequest<'a> {
         let max = self.kv.value_bytes_max();
         let authorize = |key: &Key| self.principal.check_key(key);
         let fields = if self.import.is_some() { LineFields::Import } else { LineFields::Batch };
-        let line = batch_line::parse(line, fields, max, authorize)?;
+        let line = batch_line::parse(line, fields, max, self.kv.now(), authorize)?;
         let ValidLine { key, ttl, metadata, value, expires, generation, modified } = line;
         let value = match self.upload(value).await {
             Ok(value) => value,

@@ -40,6 +40,10 @@ start on an incomplete restore: delete the destination and restore again.",
 );
 
 pub(super) fn backup(args: &BackupArgs) -> ExitCode {
+    if !args.online && is_within(&args.output, &args.data) {
+        let reason = "is in the data directory: choose a file outside it";
+        return finish(Err(usage_error(format!("{} {reason}", args.output.display()))));
+    }
     if refuse_overwrite(&args.output, args.force) {
         return ExitCode::from(EXIT_PRECONDITION);
     }
@@ -48,6 +52,17 @@ pub(super) fn backup(args: &BackupArgs) -> ExitCode {
         Ok(Some(server)) => runtime::run(&server, |client| online(client, args)),
         Ok(None) => finish(offline(args)),
     }
+}
+
+/// Returns whether a file is or would be in a directory or below it.
+fn is_within(file: &Path, dir: &Path) -> bool {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    // An existing file can be a link into the directory.
+    [file, parent]
+        .iter()
+        .filter_map(|path| path.canonicalize().ok())
+        .any(|path| dir.canonicalize().is_ok_and(|dir| path.starts_with(dir)) && !is_dash(file))
 }
 
 /// Returns the flags for the server to back up; `None` if no server runs on the data directory.

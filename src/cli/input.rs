@@ -12,10 +12,12 @@ use tokio::sync::mpsc;
 
 /// The size of a read in bytes.
 const READ_BYTES: usize = 256 << 10;
+/// Values up to this size in bytes are read into memory before they are sent.
+const SMALL_BYTES: u64 = 1 << 20;
 /// The number of chunks read ahead of the connection.
 const READ_AHEAD: usize = 4;
 
-/// Opens a file, or standard input for `-`. Returns the length of a regular file.
+/// Opens a file, or standard input for `-`. Returns the size of a regular file.
 pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
     if is_dash(path) {
         return Ok((Box::new(io::stdin()), None));
@@ -25,12 +27,54 @@ pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
     if metadata.is_dir() {
         return Err(file_error(path, "is a directory"));
     }
-    let length = metadata.is_file().then_some(metadata.len());
-    Ok((Box::new(file), length))
+    let size = metadata.is_file().then_some(metadata.len());
+    Ok((Box::new(file), size))
+}
+
+/// A value to send.
+pub(super) enum Value {
+    /// A value that was read completely.
+    Bytes(Bytes),
+    /// A larger value.
+    Stream(RequestBody),
+}
+
+/// Reads a value into memory if it is small, and else streams it. The size of a file in `/proc` or
+/// `/sys` is not the length of its content, which is unknown until it has been read.
+pub(super) fn read_value(mut reader: Box<dyn Read + Send>, size: Option<u64>) -> io::Result<Value> {
+    let mut start = Vec::new();
+    reader.by_ref().take(SMALL_BYTES + 1).read_to_end(&mut start)?;
+    let read = start.len() as u64;
+    if read <= SMALL_BYTES {
+        return Ok(Value::Bytes(start.into()));
+    }
+    let reader = io::Cursor::new(start).chain(reader);
+    Ok(Value::Stream(match size.filter(|size| *size > read) {
+        // Of a file that grows meanwhile, the part that existed is sent.
+        Some(size) => body(Box::new(ExactReader { from: reader, remaining: size }), Some(size)),
+        None => body(Box::new(reader), None),
+    }))
+}
+
+/// Reads the given number of bytes, and fails if there are fewer.
+struct ExactReader<R> {
+    from: R,
+    remaining: u64,
+}
+
+impl<R: Read> Read for ExactReader<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.by_ref().take(self.remaining).read(to)?;
+        if read == 0 && self.remaining > 0 && !to.is_empty() {
+            return Err(io::Error::other("the file became shorter while it was read"));
+        }
+        self.remaining -= read as u64;
+        Ok(read)
+    }
 }
 
 /// Streams a reader as a request body. A separate thread reads ahead of the connection.
-pub(super) fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
+fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
     let (sender, mut receiver) = mpsc::channel::<io::Result<Bytes>>(READ_AHEAD);
     std::thread::spawn(move || {
         loop {

@@ -95,7 +95,7 @@ enum Command {
 
 /// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = config::ignore_empty_variables(Cli::command()).get_matches();
     if let Some(name) = environment_only_flag(&matches) {
         let flag = name.replace('_', "-");
         let variable = name.to_uppercase();

@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 const COMPRESSION_LEVEL: i32 = 3;
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Prints an error and returns true if `path` exists and `force` is not set.
+/// Prints an error and returns true if `path` is a file or a directory and `force` is not set.
+/// Devices, pipes and links to nothing have no content to replace.
 pub(super) fn refuse_overwrite(path: &Path, force: bool) -> bool {
-    let refused = !force && !is_dash(path) && path.symlink_metadata().is_ok();
+    let replaces = path.metadata().is_ok_and(|found| found.is_file() || found.is_dir());
+    let refused = !force && !is_dash(path) && replaces;
     if refused {
         print_error(&format!("{} already exists: use --force to replace it", path.display()));
     }

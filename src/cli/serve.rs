@@ -104,9 +104,7 @@ fn print_banner(banner: &str) {
 /// Returns the address and how to connect. Programs parse the first line: its format is stable.
 fn banner(url: &str, data: &str, token: &TokenLocation) -> String {
     let (location, value) = match token {
-        TokenLocation::Environment => {
-            ("$STEADFAST_TOKEN".to_owned(), "\"$STEADFAST_TOKEN\"".to_owned())
-        }
+        TokenLocation::Environment(name) => (format!("${name}"), format!("\"${name}\"")),
         TokenLocation::File(path) => (path.display().to_string(), env::read_file(path)),
     };
     let version = env!("CARGO_PKG_VERSION");

@@ -1,6 +1,7 @@
 //! Requests that only a Steadfast server supports (docs/extensions.md).
 
 use super::body::RequestBody;
+use super::items::check_prefix;
 use super::request::{Request, Response};
 use super::{Client, Error};
 use crate::wire::{
@@ -86,7 +87,9 @@ impl Client {
             .query("limit", Some(&limit))
             .query("prefix", (!prefix.is_empty()).then_some(prefix))
             .query("cursor", cursor);
-        self.send(&request).await?.json().await
+        let page: ItemDetailsList = self.send(&request).await?.json().await?;
+        check_prefix(&subject, prefix, page.data.iter().map(|item| &item.key))?;
+        Ok(page)
     }
 
     /// Counts the items with a key prefix; an empty prefix matches all items.

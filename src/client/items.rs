@@ -118,6 +118,21 @@ fn parse_headers(headers: &HeaderMap) -> Option<ItemHeaders> {
     })
 }
 
+/// Checks that a server applied the prefix of a list: the items of a list can be deleted.
+pub(super) fn check_prefix<'k>(
+    subject: &str,
+    prefix: &str,
+    mut keys: impl Iterator<Item = &'k String>,
+) -> Result<(), Error> {
+    match keys.find(|key| !key.starts_with(prefix)) {
+        None => Ok(()),
+        Some(key) => Err(Error::Unexpected {
+            subject: subject.to_owned(),
+            reason: format!("key {key:?} does not have the prefix {prefix:?}"),
+        }),
+    }
+}
+
 const HEADERS_MISSING: &str = "no generation or length";
 
 impl Client {
@@ -230,6 +245,7 @@ impl Client {
         if cursor.is_some() && page.meta.next_cursor.as_deref() == cursor {
             return Err(Error::Unexpected { subject, reason: "repeated cursor".into() });
         }
+        check_prefix(&subject, prefix, page.data.iter())?;
         Ok(page)
     }
 

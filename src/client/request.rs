@@ -208,6 +208,18 @@ pub(super) fn root_cause(e: &reqwest::Error) -> String {
     inner.to_string()
 }
 
+/// Describes invalid JSON without the names of types of this program.
+fn describe(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    match text.split_once("expected struct ") {
+        Some((start, rest)) => {
+            let position = rest.split_once(' ').map_or("", |(_, position)| position);
+            format!("{start}expected an object {position}")
+        }
+        None => text,
+    }
+}
+
 impl Response {
     pub(super) fn headers(&self) -> &HeaderMap {
         self.response.headers()
@@ -245,7 +257,7 @@ impl Response {
     /// Reads the body as JSON.
     pub(super) async fn json<T: DeserializeOwned>(mut self) -> Result<T, Error> {
         let body = self.read_to_end(JSON_BYTES_MAX).await?;
-        serde_json::from_slice(&body).map_err(|e| self.unexpected(&e.to_string()))
+        serde_json::from_slice(&body).map_err(|e| self.unexpected(&describe(&e)))
     }
 
     pub(super) fn unexpected(&self, reason: &str) -> Error {

@@ -191,7 +191,7 @@ impl ClientArgs {
         if let Some(path) = &self.token_file {
             return token_from_file(path);
         }
-        if let Some(text) = non_empty(self.fastly_api_token.as_ref()) {
+        if let Some(text) = &self.fastly_api_token {
             return token_from_variable("FASTLY_API_TOKEN", text);
         }
         if let Some(path) = &self.steadfast_token_file {
@@ -199,7 +199,7 @@ impl ClientArgs {
         }
         // The root token of a local server is never sent to another machine.
         if endpoint.is_loopback() {
-            if let Some(text) = non_empty(self.steadfast_token.as_ref()) {
+            if let Some(text) = &self.steadfast_token {
                 return token_from_variable("STEADFAST_TOKEN", text);
             }
             let local = Path::new(LOCAL_DATA).join(TOKEN_FILE);
@@ -225,18 +225,17 @@ impl ClientArgs {
     }
 }
 
-fn non_empty(text: Option<&SecretString>) -> Option<&str> {
-    text.map(ExposeSecret::expose_secret).filter(|text| !text.is_empty())
-}
-
 fn parse_endpoint(text: &str) -> Result<Endpoint, ConnectionError> {
     Endpoint::parse(text).map_err(ConnectionError::Endpoint)
 }
 
-fn token_from_variable(name: &str, text: &str) -> Result<(Token, TokenLocation), ConnectionError> {
-    let token = Token::parse(text);
+fn token_from_variable(
+    name: &'static str,
+    text: &SecretString,
+) -> Result<(Token, TokenLocation), ConnectionError> {
+    let token = Token::parse(text.expose_secret());
     let token = token.map_err(|e| ConnectionError::Token(format!("{name} {e}")))?;
-    Ok((token, TokenLocation::Environment))
+    Ok((token, TokenLocation::Environment(name)))
 }
 
 fn token_from_file(path: &Path) -> Result<(Token, TokenLocation), ConnectionError> {

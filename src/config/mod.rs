@@ -26,8 +26,12 @@ pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, ImportFormat, SyncArgs};
 
 use crate::wire::Token;
+use clap::Command;
+use clap::builder::{OsStr, Resettable};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Arguments that can only be set by environment variable: secrets, which other users of the
@@ -41,14 +45,29 @@ pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "term",
 ];
 
+/// Removes the environment variables that are empty from a command and its subcommands: they count
+/// as unset, as in most programs that are configured by variables.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "this module reads the environment")]
+pub fn ignore_empty_variables(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        let value = arg.get_env().and_then(std::env::var_os);
+        match value.is_some_and(|value| value.is_empty()) {
+            true => arg.env(Resettable::<OsStr>::Reset),
+            false => arg,
+        }
+    });
+    command.mut_subcommands(ignore_empty_variables)
+}
+
 /// The maximum size of a token file in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
 /// The location of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenLocation {
-    /// An environment variable.
-    Environment,
+    /// The environment variable with this name.
+    Environment(&'static str),
     /// A file.
     File(PathBuf),
 }
@@ -109,8 +128,11 @@ fn read_token(path: &Path) -> Result<Token, String> {
 
 /// Reads a text file of at most [`TOKEN_FILE_BYTES_MAX`].
 fn read_small_file(path: &Path) -> Result<String, String> {
-    if std::fs::metadata(path).map_err(|e| e.to_string())?.len() > TOKEN_FILE_BYTES_MAX {
+    let (file, mut text) = (File::open(path).map_err(|e| e.to_string())?, String::new());
+    // The size of a pipe or a device is unknown.
+    file.take(TOKEN_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    if text.len() as u64 > TOKEN_FILE_BYTES_MAX {
         return Err(format!("the file is larger than {TOKEN_FILE_BYTES_MAX} bytes"));
     }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
+    Ok(text)
 }

@@ -1,6 +1,7 @@
 //! Flags of `steadfast token`.
 
 use super::ClientArgs;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 /// The operations a token allows.
@@ -24,10 +25,10 @@ pub struct TokenCreateArgs {
     #[arg(long, value_name = "SCOPE", default_value = "global")]
     pub scope: TokenScope,
     /// Limit the token to this store (name or id); can be repeated [default: all stores]
-    #[arg(long = "store", value_name = "STORE")]
+    #[arg(long = "store", value_name = "STORE", value_parser = NonEmptyStringValueParser::new())]
     pub stores: Vec<String>,
     /// Limit the token to keys with this prefix
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX", value_parser = NonEmptyStringValueParser::new())]
     pub prefix: Option<String>,
     /// When the token expires: after a duration (90d, 12h) or at a time (2027-01-31T00:00:00Z)
     /// [default: never]

@@ -2,6 +2,7 @@
 
 use super::ClientArgs;
 use crate::wire::IfExists;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -65,7 +66,8 @@ pub struct ImportArgs {
     /// Read and check all items without importing them
     #[arg(long)]
     pub dry_run: bool,
-    /// Write failed items to this file as NDJSON instead of standard error as text
+    /// Write failed items to this file as NDJSON instead of standard error as text; not with
+    /// --dry-run, which writes no files
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Maximum size of a value, in bytes
@@ -133,8 +135,8 @@ pub struct SyncArgs {
     #[arg(long)]
     pub create: bool,
     /// Only synchronize keys with this prefix
-    #[arg(long, value_name = "PREFIX", default_value = "")]
-    pub prefix: String,
+    #[arg(long, value_name = "PREFIX", value_parser = NonEmptyStringValueParser::new())]
+    pub prefix: Option<String>,
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,

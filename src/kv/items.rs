@@ -8,6 +8,7 @@ use super::{ATTEMPTS_MAX, Error, Kv, Result, Value, keyspace};
 use crate::engine::{
     Body, Commit, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Precondition, Projection, Record,
 };
+use crate::wire::MICROS_MAX;
 use bytes::{Bytes, BytesMut};
 
 /// Bytes copied at a time when two values are concatenated.
@@ -293,7 +294,13 @@ impl Kv {
 
 /// Returns the expiry time of an item put now; 0 for never.
 pub(super) fn expiry(ttl: Option<Ttl>, now: u64) -> u64 {
-    ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)))
+    let expiry = |ttl: Ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)).min(MICROS_MAX);
+    ttl.map_or(0, expiry)
+}
+
+/// Returns the expiry time of a record, which earlier builds did not limit; `None` for never.
+pub(super) fn stored_expiry(expires_at: u64) -> Option<u64> {
+    (expires_at > 0).then(|| expires_at.min(MICROS_MAX))
 }
 
 pub(super) fn put_mutation(
@@ -316,7 +323,7 @@ pub(super) fn from_record(record: Record, projection: Projection) -> Result<Item
     Ok(Item {
         generation: meta.generation.unwrap_or(record.version),
         modified_at: meta.modified_at,
-        expires_at: (record.expires_at > 0).then_some(record.expires_at),
+        expires_at: stored_expiry(record.expires_at),
         metadata: meta.metadata,
         size: meta.size,
         value: Value(record.body),

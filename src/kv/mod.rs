@@ -74,6 +74,11 @@ impl Kv {
         self.value_bytes_max
     }
 
+    /// Returns the current time, in microseconds since 1970.
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
     /// Returns the memory to reserve for an upload, in bytes. `declared` is the size of the value,
     /// if known; `streamed` is the reservation for an engine that does not buffer blobs.
     pub fn upload_memory_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {

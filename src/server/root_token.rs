@@ -15,7 +15,9 @@ pub(super) fn load(
     config: &ServeConfig,
 ) -> Result<(Token, TokenLocation, Option<TempDir>), String> {
     match (&config.token, &config.engine) {
-        (TokenSource::Given(token), _) => Ok((token.clone(), TokenLocation::Environment, None)),
+        (TokenSource::Given(token), _) => {
+            Ok((token.clone(), TokenLocation::Environment("STEADFAST_TOKEN"), None))
+        }
         (TokenSource::File(token, path), _) => {
             Ok((token.clone(), TokenLocation::File(path.clone()), None))
         }

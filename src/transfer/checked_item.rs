@@ -75,6 +75,7 @@ impl CheckedItem {
             (None, Some(secs)) => Expiry::After(Ttl::new(secs).map_err(text)?.secs()),
             (None, None) => Expiry::Never,
         };
+        line.modified_at().map_err(text)?;
         let value = line.value().map_err(text)?;
         if value.len() as u64 > value_bytes_max {
             return Err(too_large(value_bytes_max));
@@ -135,6 +136,7 @@ mod tests {
             ("{\"key\":\"k\",\"value\":\"\",\"metadata_base64\":\"?\"}", "metadata_base64"),
             ("{\"key\":\"k\",\"value\":\"\",\"time_to_live_sec\":0}", "time_to_live_sec"),
             ("{\"key\":\"k\",\"value\":\"\",\"expires\":\"soon\"}", "expires"),
+            ("{\"key\":\"k\",\"value\":\"\",\"modified\":\"soon\"}", "modified"),
         ] {
             let rejected = parse(line).unwrap_err();
             assert!(rejected.reason.contains(reason), "{line}: {}", rejected.reason);

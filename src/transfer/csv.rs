@@ -1,32 +1,164 @@
-//! Reads CSV with the columns `key` and `value`. A header row can reorder them and add `metadata`
-//! and `time_to_live_sec`.
+//! Reads CSV (RFC 4180) with the columns `key` and `value`. A header row can reorder them and add
+//! `metadata` and `time_to_live_sec`.
+//!
+//! Quotes are read strictly: one that is misplaced or not closed ends the import with its position,
+//! because it would change the rows after it.
 
 use super::checked_item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::item_line::ItemLine;
-use csv::ByteRecord;
-use std::io::{self, BufRead, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::{self, BufRead};
 
-/// Bytes allowed for a row in addition to its value, and for the read buffer.
+/// Bytes allowed for a row besides twice the limit of its value.
 const ROW_EXTRA_BYTES: u64 = 64 * 1024;
+/// The maximum number of fields of a row.
+const FIELDS_MAX: usize = 1000;
 
-/// A reader that fails when a row exceeds its byte limit, as after an unclosed quote.
-struct RowLimitReader {
-    from: Box<dyn BufRead + Send>,
-    remaining: Arc<AtomicU64>,
+/// A position in the input, counted from 1; columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    line: u64,
+    column: u64,
 }
 
-impl Read for RowLimitReader {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(to)?;
-        let remaining = self.remaining.load(Ordering::Relaxed);
-        let Some(remaining) = remaining.checked_sub(read as u64) else {
-            return Err(io::Error::other("row too long, or unclosed quote"));
-        };
-        self.remaining.store(remaining, Ordering::Relaxed);
-        Ok(read)
+impl Position {
+    const START: Position = Position { line: 1, column: 1 };
+
+    fn after(self, byte: u8) -> Position {
+        let Position { line, column } = self;
+        match byte {
+            b'\n' => Position { line: line + 1, column: 1 },
+            // A continuation byte of UTF-8.
+            0x80..=0xbf => self,
+            _ => Position { line, column: column + 1 },
+        }
+    }
+
+    fn error(self, problem: &str) -> SourceError {
+        let Position { line, column } = self;
+        SourceError(format!("is not valid CSV at line {line}, column {column}: {problem}"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// At the start of a field.
+    Start,
+    Unquoted,
+    Quoted,
+    /// After a quote in a quoted field, which closes it unless another quote follows.
+    Quote,
+    /// After the end of a row.
+    End,
+}
+
+/// A row and the state of parsing it.
+struct RowParser {
+    state: State,
+    position: Position,
+    /// A carriage return ended the last row, to which a line feed may belong.
+    after_return: bool,
+    /// The position of the last opening quote.
+    quote: Position,
+    /// The line on which the row starts.
+    line: u64,
+    /// The fields without their quotes, and the end of each.
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl RowParser {
+    fn new() -> RowParser {
+        let (bytes, ends) = (Vec::new(), Vec::new());
+        let (state, position, quote) = (State::Start, Position::START, Position::START);
+        RowParser { state, position, after_return: false, quote, line: 1, bytes, ends }
+    }
+
+    fn start_row(&mut self) {
+        (self.state, self.line) = (State::Start, self.position.line);
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn push(&mut self, byte: u8) -> Result<(), SourceError> {
+        if std::mem::take(&mut self.after_return) && byte == b'\n' {
+            return Ok(());
+        }
+        let at = self.position;
+        self.position = at.after(byte);
+        match (self.state, byte) {
+            (State::Start, b'"') => (self.state, self.quote) = (State::Quoted, at),
+            (State::Quoted, b'"') => self.state = State::Quote,
+            (State::Quote, b'"') => {
+                self.state = State::Quoted;
+                self.bytes.push(byte);
+            }
+            (State::Quoted, _) => self.bytes.push(byte),
+            (_, b',') => {
+                self.end_field()?;
+                self.state = State::Start;
+            }
+            (_, b'\r' | b'\n') => {
+                self.after_return = byte == b'\r';
+                self.position = at.after(b'\n');
+                self.end_line()?;
+            }
+            (State::Unquoted, b'"') => {
+                return Err(at.error(
+                    "quote in a field that does not start with one: enclose the field in quotes \
+                     and double those within it",
+                ));
+            }
+            (State::Quote, _) => {
+                return Err(at.error(
+                    "text after the closing quote of a field: double the quotes within a field",
+                ));
+            }
+            (State::Start | State::Unquoted | State::End, _) => {
+                self.state = State::Unquoted;
+                self.bytes.push(byte);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_field(&mut self) -> Result<(), SourceError> {
+        if self.ends.len() >= FIELDS_MAX {
+            let problem = format!("more than {FIELDS_MAX} fields in a row");
+            return Err(self.position.error(&problem));
+        }
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Result<(), SourceError> {
+        if self.state == State::Start && self.ends.is_empty() {
+            // An empty line.
+            self.start_row();
+            return Ok(());
+        }
+        self.end_field()?;
+        self.state = State::End;
+        Ok(())
+    }
+
+    /// Ends the last row, which needs no line break; returns false if there is none.
+    fn end_input(&mut self) -> Result<bool, SourceError> {
+        if self.state == State::Quoted {
+            return Err(self.quote.error("this quote is not closed"));
+        }
+        self.end_line()?;
+        Ok(self.state == State::End)
+    }
+
+    fn field(&self, at: usize) -> &[u8] {
+        let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
+        let range = self.ends.get(at).map(|end| start.unwrap_or(0)..*end);
+        range.and_then(|range| self.bytes.get(range)).unwrap_or_default()
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.ends.len()).map(|at| self.field(at))
     }
 }
 
@@ -45,60 +177,95 @@ impl Columns {
     const DEFAULT: Columns =
         Columns { key: 0, value: 1, metadata: None, time_to_live_sec: None, count: 2 };
 
-    /// Parses a header row; `None` if the row is not one.
-    fn from_header(row: &ByteRecord) -> Result<Option<Columns>, SourceError> {
-        let at = |name: &str| {
-            row.iter().position(|field| field.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    /// Parses the first row; `None` if it is not a header.
+    fn from_header(row: &RowParser) -> Result<Option<Columns>, SourceError> {
+        let name = |field: &[u8]| field.trim_ascii().to_ascii_lowercase();
+        let at = |wanted: &str| row.fields().position(|field| name(field) == wanted.as_bytes());
+        if row.bytes.len() <= 5 && name(row.field(0)).starts_with(b"sep=") {
+            let problem =
+                "remove this line, with which Excel names the separator: it must be a comma";
+            return Err(Position::START.error(problem));
+        }
+        let (key, value) = match (at("key"), at("value")) {
+            (None, None) => return Ok(None),
+            (Some(key), Some(value)) => (key, value),
+            (key, _) => {
+                let missing = if key.is_none() { "key" } else { "value" };
+                return Err(Position { line: row.line, column: 1 }.error(&format!(
+                    "the header has no column {missing:?}; if this is an item, add the header \
+                     key,value"
+                )));
+            }
         };
-        let (Some(key), Some(value)) = (at("key"), at("value")) else { return Ok(None) };
         let (metadata, ttl) = (at("metadata"), at("time_to_live_sec"));
         let known = [Some(key), Some(value), metadata, ttl];
-        if let Some((_, name)) = row.iter().enumerate().find(|(at, _)| !known.contains(&Some(*at)))
-        {
+        let unknown = row.fields().enumerate().find(|(at, _)| !known.contains(&Some(*at)));
+        if let Some((_, name)) = unknown {
             let name = String::from_utf8_lossy(name);
             let hint = "use key, value, metadata and time_to_live_sec, each at most once";
             return Err(SourceError(format!("has an unknown column {name:?}; {hint}")));
         }
-        Ok(Some(Columns { key, value, metadata, time_to_live_sec: ttl, count: row.len() }))
+        let count = row.ends.len();
+        Ok(Some(Columns { key, value, metadata, time_to_live_sec: ttl, count }))
     }
 }
 
 /// An [`ItemSource`] for CSV.
 pub struct CsvSource {
-    rows: csv::Reader<RowLimitReader>,
-    row: ByteRecord,
+    from: Box<dyn BufRead + Send>,
+    row: RowParser,
     columns: Option<Columns>,
-    row_bytes_remaining: Arc<AtomicU64>,
     value_bytes_max: u64,
 }
 
 impl CsvSource {
     /// Reads rows with values of at most `value_bytes_max` bytes.
     pub fn new(from: Box<dyn BufRead + Send>, value_bytes_max: u64) -> CsvSource {
-        let row_bytes_remaining = Arc::new(AtomicU64::new(0));
-        let from = RowLimitReader { from, remaining: row_bytes_remaining.clone() };
-        let rows = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(from);
-        let row = ByteRecord::new();
-        CsvSource { rows, row, columns: None, row_bytes_remaining, value_bytes_max }
+        CsvSource { from, row: RowParser::new(), columns: None, value_bytes_max }
     }
 
-    /// Reads the next row; returns false at the end.
+    /// Reads the next row that is not empty; returns false at the end.
     fn read_row(&mut self) -> Result<bool, SourceError> {
-        let max = self.value_bytes_max.saturating_mul(2).saturating_add(ROW_EXTRA_BYTES);
-        self.row_bytes_remaining.store(max, Ordering::Relaxed);
-        self.rows.read_byte_record(&mut self.row).map_err(|e| {
-            SourceError(format!("cannot be read after line {}: {e}", self.rows.position().line()))
-        })
+        let bytes_max = self.value_bytes_max.saturating_mul(2).saturating_add(ROW_EXTRA_BYTES);
+        let row = &mut self.row;
+        row.start_row();
+        loop {
+            let buffer = match self.from.fill_buf() {
+                Ok([]) => return row.end_input(),
+                Ok(buffer) => buffer,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let mut used = 0;
+            for byte in buffer {
+                row.push(*byte)?;
+                used += 1;
+                if row.state == State::End {
+                    break;
+                }
+            }
+            self.from.consume(used);
+            if row.state == State::End {
+                return Ok(true);
+            }
+            if row.bytes.len() as u64 > bytes_max {
+                let start = Position { line: row.line, column: 1 };
+                let at = if row.state == State::Quoted { row.quote } else { start };
+                let problem =
+                    format!("row too long, or unclosed quote: more than {bytes_max} bytes");
+                return Err(at.error(&problem));
+            }
+        }
     }
 
     fn write_row(&self, columns: Columns, number: u64, out: &mut Vec<u8>) -> NextItem {
-        let field = |at: usize| self.row.get(at).unwrap_or_default();
+        let field = |at: usize| self.row.field(at);
         let rejected = |reason: String| {
             let key = String::from_utf8_lossy(field(columns.key)).into_owned();
             NextItem::Rejected(RejectedItem { number, key, reason })
         };
-        if self.row.len() != columns.count {
-            let (count, found) = (columns.count, self.row.len());
+        let (count, found) = (columns.count, self.row.ends.len());
+        if found != count {
             return rejected(format!("expected {count} fields, found {found}"));
         }
         let Ok(key) = std::str::from_utf8(field(columns.key)) else {
@@ -140,8 +307,7 @@ impl ItemSource for CsvSource {
                 columns
             }
         };
-        let number = self.row.position().map_or(0, csv::Position::line);
-        Ok(self.write_row(columns, number, out))
+        Ok(self.write_row(columns, self.row.line, out))
     }
 }
 
@@ -187,6 +353,49 @@ mod tests {
         assert!(reason(0).contains("2 fields") && reason(3).contains("at most 5 bytes"));
         assert!(reason(4).contains("UTF-8") && reason(5).contains("empty"));
         assert!(text.contains("\"z\""));
+    }
+
+    #[test]
+    fn rows_end_with_any_line_break_and_empty_lines_are_skipped() {
+        let lines = "{\"key\":\"a\",\"value\":\"MQ==\"}\n{\"key\":\"b\",\"value\":\"Mg==\"}\n";
+        for text in
+            ["a,1\nb,2", "\r\n\na,1\r\n\r\nb,2\r\n", "a,1\rb,2\r", "\"a\",\"1\"\n\n\"b\",\"2\""]
+        {
+            assert_eq!(read_all(text.as_bytes()), (lines.into(), vec![], None), "{text:?}");
+        }
+        let (_, rejected, _) = read_all(b"a,1\rx\ry\r\n\nz\n\"\"\n");
+        let numbers: Vec<_> = rejected.iter().map(|item| item.number).collect();
+        assert_eq!(numbers, [2, 3, 5, 6]);
+        let (text, ..) = read_all(b"a,\"\"\"x\"\"\"\n");
+        assert!(text.contains("\"Ingi\""), "{text}");
+    }
+
+    #[test]
+    fn misplaced_and_unclosed_quotes_are_errors_with_their_position() {
+        for (text, position, problem) in [
+            (&b"a,1\nb,\"2\nc,3\nd,4\n"[..], "line 2, column 3", "not closed"),
+            (b"a,1\n\"\xc3\xbc\",\"", "line 2, column 5", "not closed"),
+            (b"a,\"1\n2\"x\n", "line 2, column 3", "after the closing quote"),
+            (b"a,\"1\" \n", "line 1, column 6", "after the closing quote"),
+            (b"a,1\r\nb,2\"3\"\r\n", "line 2, column 4", "does not start with one"),
+            (b"a,1\rb, \"3\"\r", "line 2, column 4", "does not start with one"),
+            (b"sep=,\r\na,1\r\n", "line 1, column 1", "Excel"),
+            (b"SEP=;\na;1\n", "line 1, column 1", "Excel"),
+            (b"\nkey,metadata\na,1\n", "line 2, column 1", "no column \"value\""),
+            (b"name,Value\na,1\n", "line 1, column 1", "no column \"key\""),
+        ] {
+            let shown = String::from_utf8_lossy(text);
+            let (_, rejected, error) = read_all(text);
+            let error = error.unwrap_or_else(|| panic!("{shown:?} is accepted")).to_string();
+            assert!(error.contains(position) && error.contains(problem), "{shown:?}: {error}");
+            assert!(rejected.is_empty(), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn rows_have_bounded_memory() {
+        let text: &'static [u8] = Vec::leak(vec![b','; 1 << 20]);
+        assert!(read_all(text).2.unwrap().to_string().contains("more than 1000 fields"));
     }
 
     #[test]

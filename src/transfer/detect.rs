@@ -1,7 +1,7 @@
 //! Opens the input of an import: detects its format and compression.
 
 use super::csv::CsvSource;
-use super::directory::{self, DirectorySource};
+use super::directory::DirectorySource;
 use super::kv_json::{self, FILE_BYTES_MAX};
 use super::ndjson::NdjsonSource;
 use super::{ItemSource, SourceError, fastly_toml};
@@ -10,7 +10,7 @@ use crate::wire::item_line::line_bytes_max;
 use serde::de::IgnoredAny;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
@@ -19,6 +19,23 @@ use std::time::UNIX_EPOCH;
 const BUFFER_BYTES: usize = 1 << 20;
 /// The magic number of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The UTF-8 byte order mark.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Encodings and compressions that are not supported: name, command that converts them, and a test
+/// of the first bytes.
+const FOREIGN: [(&str, &str, fn(&[u8]) -> bool); 7] = [
+    ("UTF-32", "iconv -f UTF-32 -t UTF-8 FILE", |start| {
+        start.starts_with(b"\xff\xfe\0\0") || start.starts_with(b"\0\0\xfe\xff")
+    }),
+    ("UTF-16", "iconv -f UTF-16 -t UTF-8 FILE", is_utf_16),
+    ("compressed with gzip", "gzip -dc FILE", |start| start.starts_with(b"\x1f\x8b")),
+    ("compressed with xz", "xz -dc FILE", |start| start.starts_with(b"\xfd7zXZ\0")),
+    ("compressed with bzip2", "bzip2 -dc FILE", |start| {
+        start.starts_with(b"BZh") && start.get(4..10) == Some(b"1AY&SY")
+    }),
+    ("compressed with lz4", "lz4 -dc FILE", |start| start.starts_with(b"\x04\x22\x4d\x18")),
+    ("a zip archive", "unzip -p FILE", |start| start.starts_with(b"PK\x03\x04")),
+];
 /// The largest zstd window as a power of two: the default of `zstd --long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -28,10 +45,20 @@ pub struct OpenSource {
     pub source: Box<dyn ItemSource>,
     /// Its format.
     pub format: ImportFormat,
+    /// The files that contain values of its items, if it names any.
+    pub files: Vec<PathBuf>,
     /// Size of the input in bytes, if known.
     pub size: Option<u64>,
     /// Bytes of the input read so far.
     pub bytes_read: Arc<AtomicU64>,
+}
+
+impl OpenSource {
+    /// Creates a source of unknown size.
+    pub fn new(source: Box<dyn ItemSource>, format: ImportFormat) -> OpenSource {
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        OpenSource { source, format, files: Vec::new(), size: None, bytes_read }
+    }
 }
 
 /// A reader that counts the bytes read.
@@ -60,8 +87,8 @@ pub fn open(
     let bytes_read = Arc::new(AtomicU64::new(0));
     if is_dash(path) {
         let from = buffered(CountingReader { from: io::stdin(), bytes_read: bytes_read.clone() });
-        let (source, format) = open_stream(from, Path::new(""), format, value_bytes_max)?;
-        return Ok(OpenSource { source, format, size: None, bytes_read });
+        let opened = open_stream(from, Path::new(""), format, value_bytes_max)?;
+        return Ok(OpenSource { bytes_read, ..opened });
     }
     let file = fs::metadata(path)?;
     if file.is_dir() {
@@ -69,15 +96,15 @@ pub fn open(
             return Err(SourceError("is a directory, which requires --format dir".into()));
         }
         let source = Box::new(DirectorySource::new(path, value_bytes_max)?);
-        return Ok(OpenSource { source, format: ImportFormat::Directory, size: None, bytes_read });
+        return Ok(OpenSource { bytes_read, ..OpenSource::new(source, ImportFormat::Directory) });
     }
     if format == Some(ImportFormat::Directory) {
         return Err(SourceError("is not a directory, which --format dir requires".into()));
     }
     let from = buffered(CountingReader { from: File::open(path)?, bytes_read: bytes_read.clone() });
     let size = file.is_file().then_some(file.len());
-    let (source, format) = open_stream(from, path, format, value_bytes_max)?;
-    Ok(OpenSource { source, format, size, bytes_read })
+    let opened = open_stream(from, path, format, value_bytes_max)?;
+    Ok(OpenSource { size, bytes_read, ..opened })
 }
 
 /// Returns whether a path is `-`, for standard input or output.
@@ -99,39 +126,56 @@ fn open_stream(
     path: &Path,
     format: Option<ImportFormat>,
     value_bytes_max: u64,
-) -> Result<(Box<dyn ItemSource>, ImportFormat), SourceError> {
-    let mut from = decompress(from, path)?;
-    // Skip a UTF-8 byte order mark.
-    if from.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
-        from.consume(3);
-    }
+) -> Result<OpenSource, SourceError> {
+    let mut from = skip_bom(decompress(from, path)?)?;
     let format = match format.or_else(|| format_of_name(path)) {
         Some(format) => format,
         None => format_of_content(from.fill_buf()?)?,
     };
+    let mut files = Vec::new();
     let source: Box<dyn ItemSource> = match format {
         ImportFormat::Ndjson => Box::new(NdjsonSource::new(from, line_bytes_max(value_bytes_max))),
         ImportFormat::Csv => Box::new(CsvSource::new(from, value_bytes_max)),
         ImportFormat::KvJson => {
             let items = kv_json::parse(&read_to_end(from)?, false, value_bytes_max)?;
+            files = items.iter().filter_map(|item| item.value.file().map(Path::to_owned)).collect();
             Box::new(items.into_iter())
         }
         ImportFormat::FastlyToml | ImportFormat::Directory => {
             return Err(SourceError("names its stores; import it without naming one".into()));
         }
     };
-    Ok((source, format))
+    Ok(OpenSource { files, ..OpenSource::new(source, format) })
+}
+
+/// Skips a UTF-8 byte order mark.
+fn skip_bom(mut from: Box<dyn BufRead + Send>) -> io::Result<Box<dyn BufRead + Send>> {
+    if from.fill_buf()?.first() != BOM.first() {
+        return Ok(from);
+    }
+    // A pipe can end a read within the mark.
+    let mut start = Vec::new();
+    from.by_ref().take(BOM.len() as u64).read_to_end(&mut start)?;
+    if start == BOM {
+        return Ok(from);
+    }
+    Ok(Box::new(io::Cursor::new(start).chain(from)))
 }
 
 /// Decompresses input that is zstd by its name or magic number; returns other input unchanged.
 ///
 /// # Errors
-/// [`SourceError`] if reading fails.
+/// [`SourceError`] if reading fails, or the input is in an encoding or compression that must be
+/// converted first.
 pub fn decompress(
     mut from: Box<dyn BufRead + Send>,
     path: &Path,
 ) -> Result<Box<dyn BufRead + Send>, SourceError> {
-    if !is_zstd_name(path) && !from.fill_buf()?.starts_with(&ZSTD_MAGIC) {
+    let start = from.fill_buf()?;
+    if let Some((name, converter, _)) = FOREIGN.iter().find(|(.., is)| is(start)) {
+        return Err(SourceError(format!("is {name}: convert it first, as with {converter}")));
+    }
+    if !is_zstd_name(path) && !start.starts_with(&ZSTD_MAGIC) {
         return Ok(from);
     }
     let mut decoder = zstd::Decoder::with_buffer(from)?;
@@ -181,9 +225,27 @@ fn format_of_content(start: &[u8]) -> Result<ImportFormat, SourceError> {
 /// # Errors
 /// [`SourceError`] without the path.
 pub fn fastly_toml(path: &Path) -> Result<fastly_toml::DeclaredStores, SourceError> {
-    let text = directory::read_file(path, FILE_BYTES_MAX).map_err(SourceError)?;
-    let text = String::from_utf8(text).map_err(|_| SourceError("must be UTF-8".into()))?;
-    fastly_toml::parse(&text)
+    let text = String::from_utf8(read_text(path)?);
+    fastly_toml::parse(&text.map_err(|_| SourceError("must be UTF-8".into()))?)
+}
+
+/// Reads a text file into memory, decompressed and without a byte order mark.
+///
+/// # Errors
+/// [`SourceError`] without the path.
+pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, SourceError> {
+    let from = buffered(File::open(path)?);
+    read_to_end(skip_bom(decompress(from, path)?)?)
+}
+
+/// Returns whether a text starts like UTF-16: with a byte order mark, or with ASCII characters of
+/// two bytes each.
+pub fn is_utf_16(start: &[u8]) -> bool {
+    match start {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [0, first, 0, second, ..] | [first, 0, second, 0, ..] => *first > 0 && *second > 0,
+        _ => false,
+    }
 }
 
 /// Returns a fingerprint that changes with an input: the size and modification time of a file, or a

@@ -25,7 +25,6 @@ struct FoundFile {
 pub struct DirectorySource {
     root: PathBuf,
     entries: walkdir::IntoIter,
-    number: u64,
     value_bytes_max: u64,
 }
 
@@ -40,7 +39,7 @@ impl DirectorySource {
         fs::read_dir(&root).map_err(failed)?;
         let in_key_order = |a: &DirEntry, b: &DirEntry| key_bytes(a).cmp(key_bytes(b));
         let entries = WalkDir::new(&root).min_depth(1).sort_by(in_key_order).into_iter();
-        Ok(DirectorySource { root, entries, number: 0, value_bytes_max })
+        Ok(DirectorySource { root, entries, value_bytes_max })
     }
 
     fn next_file(&mut self) -> Option<FoundFile> {
@@ -130,14 +129,12 @@ impl ItemSource for DirectorySource {
         let Some(FoundFile { path, key, size }) = self.next_file() else {
             return Ok(NextItem::End);
         };
-        self.number += 1;
-        let number = self.number;
         Ok(match size.and_then(|_| read_file(&path, self.value_bytes_max)) {
             Ok(value) => {
                 let item = ItemLine { key: &key, value: &value, ..ItemLine::default() };
-                write_checked(number, &item, out)
+                write_checked(0, &item, out)
             }
-            Err(reason) => NextItem::Rejected(RejectedItem { number, key, reason }),
+            Err(reason) => NextItem::Rejected(RejectedItem { number: 0, key, reason }),
         })
     }
 }

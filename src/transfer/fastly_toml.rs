@@ -3,7 +3,7 @@
 //! directory, as in the Fastly CLI.
 
 use super::SourceError;
-use super::kv_json::{self, DeclaredItem, DeclaredValue, FILE_BYTES_MAX};
+use super::kv_json::{self, DeclaredItem, DeclaredValue};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +20,13 @@ pub enum DeclaredItems {
     File(String, bool),
     /// Items by key, from the `setup` section.
     Setup(Map<String, Json>),
+}
+
+impl DeclaredItems {
+    /// Returns the path of the `kv.json`, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        if let DeclaredItems::File(file, _) = self { Some(Path::new(file)) } else { None }
+    }
 }
 
 /// Parses a `fastly.toml`.
@@ -102,7 +109,7 @@ pub fn items(
     for entry in entries {
         let items = match entry {
             DeclaredItems::File(file, any_json) => {
-                let text = super::directory::read_file(Path::new(&file), FILE_BYTES_MAX);
+                let text = super::detect::read_text(Path::new(&file));
                 let text = text.map_err(|e| {
                     let hint = "paths are relative to the working directory";
                     SourceError(format!("{file}: {e} ({hint})"))
@@ -126,21 +133,18 @@ pub fn items(
             }
         }
     }
-    let mut items: Vec<DeclaredItem> =
-        without_key.into_iter().chain(by_key.into_values()).collect();
-    items.iter_mut().zip(1..).for_each(|(item, number)| item.number = number);
-    Ok(items)
+    Ok(without_key.into_iter().chain(by_key.into_values()).collect())
 }
 
 fn local_item(item: &Json, value_bytes_max: u64) -> DeclaredItem {
     let (key, (value, metadata)) = match item.get("key").and_then(Json::as_str) {
         Some(key) => (key.to_owned(), kv_json::parse_fields(&|name| item.get(name).cloned())),
         None => {
-            let reason = "key is required and must be a string";
+            let reason = "item without a key: key is required and must be a string";
             (String::new(), (DeclaredValue::Invalid(reason.into()), String::new()))
         }
     };
-    DeclaredItem { number: 0, key, value, metadata, value_bytes_max }
+    DeclaredItem { key, value, metadata, value_bytes_max }
 }
 
 fn setup_item(key: String, item: &Json, value_bytes_max: u64) -> DeclaredItem {
@@ -154,7 +158,7 @@ fn setup_item(key: String, item: &Json, value_bytes_max: u64) -> DeclaredItem {
         DeclaredValue::Invalid(reason) => DeclaredValue::Invalid(reason.replace("data", "value")),
         DeclaredValue::Inline(_) | DeclaredValue::File(_) => value,
     };
-    DeclaredItem { number: 0, key, value, metadata, value_bytes_max }
+    DeclaredItem { key, value, metadata, value_bytes_max }
 }
 
 #[cfg(test)]
@@ -192,8 +196,8 @@ mod tests {
         let names: Vec<_> = stores.keys().cloned().collect();
         assert_eq!(names, ["bare", "empty", "old", "older", "one"]);
         let one = items(stores.remove("one").unwrap(), 100).unwrap();
-        let keys: Vec<_> = one.iter().map(|item| (item.number, item.key.as_str())).collect();
-        assert_eq!(keys, [(1, ""), (2, "a"), (3, "b"), (4, "c"), (5, "d")]);
+        let keys: Vec<_> = one.iter().map(|item| item.key.as_str()).collect();
+        assert_eq!(keys, ["", "a", "b", "c", "d"]);
         assert_eq!(one[1].value, DeclaredValue::Inline(b"local".to_vec()));
         assert_eq!(one[1].metadata, "m");
         assert_eq!(one[4].value, DeclaredValue::Invalid("must have value or file".into()));

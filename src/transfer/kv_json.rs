@@ -22,11 +22,16 @@ pub enum DeclaredValue {
     Invalid(String),
 }
 
+impl DeclaredValue {
+    /// Returns the file that contains the value, if any.
+    pub fn file(&self) -> Option<&Path> {
+        if let DeclaredValue::File(file) = self { Some(file) } else { None }
+    }
+}
+
 /// An item that a `kv.json` or `fastly.toml` declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredItem {
-    /// Position among the items, from 1.
-    pub number: u64,
     /// Key.
     pub key: String,
     /// Value.
@@ -40,7 +45,7 @@ pub struct DeclaredItem {
 impl DeclaredItem {
     /// Reads the value and writes the item as a line.
     pub(super) fn write(self, out: &mut Vec<u8>) -> NextItem {
-        let (number, max) = (self.number, self.value_bytes_max);
+        let max = self.value_bytes_max;
         let value = match self.value {
             DeclaredValue::Inline(value) if value.len() as u64 > max => Err(too_large(max)),
             DeclaredValue::Inline(value) => Ok(value),
@@ -53,9 +58,9 @@ impl DeclaredItem {
             Ok(value) => {
                 let (key, metadata) = (self.key.as_str(), self.metadata.as_bytes());
                 let item = ItemLine { key, value: &value, metadata, ..ItemLine::default() };
-                write_checked(number, &item, out)
+                write_checked(0, &item, out)
             }
-            Err(reason) => NextItem::Rejected(RejectedItem { number, key: self.key, reason }),
+            Err(reason) => NextItem::Rejected(RejectedItem { number: 0, key: self.key, reason }),
         }
     }
 }
@@ -75,7 +80,7 @@ pub fn parse(
     let Json::Object(members) = parsed else {
         return Err(SourceError("must be a JSON object of keys and values".into()));
     };
-    let items = members.into_iter().zip(1..).map(|((key, member), number)| {
+    let items = members.into_iter().map(|(key, member)| {
         let inline = |text: String| (DeclaredValue::Inline(text.into_bytes()), String::new());
         let (value, metadata) = match member {
             Json::String(text) => inline(text),
@@ -86,7 +91,7 @@ pub fn parse(
                 (DeclaredValue::Invalid(reason.into()), String::new())
             }
         };
-        DeclaredItem { number, key, value, metadata, value_bytes_max }
+        DeclaredItem { key, value, metadata, value_bytes_max }
     });
     Ok(items.collect())
 }
@@ -221,7 +226,7 @@ mod tests {
         let items = parse(text, false, 100).unwrap();
         let of = |key: &str| items.iter().find(|item| item.key == key).unwrap();
         assert_eq!(of("b").value, DeclaredValue::Inline(b"text".to_vec()));
-        assert_eq!((of("a").metadata.as_str(), of("a").number), ("m", 1));
+        assert_eq!(of("a").metadata, "m");
         assert_eq!(of("c").value, DeclaredValue::File("x/y".into()));
         assert_eq!(of("h").value, DeclaredValue::File("old".into()));
         for key in ["d", "e", "f", "g"] {

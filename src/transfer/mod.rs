@@ -18,7 +18,7 @@ use std::fmt;
 /// An item that cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedItem {
-    /// Line number or, without lines, position of the item, from 1.
+    /// Line number, from 1; 0 if the input has no lines.
     pub number: u64,
     /// Key; empty if it could not be read.
     pub key: String,
@@ -29,7 +29,7 @@ pub struct RejectedItem {
 /// The result of reading an item from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextItem {
-    /// The item with this number was written as a line.
+    /// The item on the line with this number (0 without lines) was written as a line.
     Line(u64),
     /// The item was rejected; reading can continue.
     Rejected(RejectedItem),

@@ -1,9 +1,11 @@
 //! The resume file, from which a later run continues an interrupted import.
 
 use super::SourceError;
+use crate::atomic_file::AtomicFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of the file format.
@@ -74,11 +76,23 @@ pub struct ResumeState {
 }
 
 impl ResumeState {
-    /// Starts at the first item; saves the state to `file`, if any.
-    pub fn new(file: Option<PathBuf>, parameters: ImportParameters) -> ResumeState {
+    /// Starts at the first item, without a file.
+    pub fn new(parameters: ImportParameters) -> ResumeState {
         let counts = ImportCounts::default();
         let saved = SavedState { version: VERSION, parameters, acknowledged: 0, sent: 0, counts };
-        ResumeState { file, saved, done: BTreeMap::new() }
+        ResumeState { file: None, saved, done: BTreeMap::new() }
+    }
+
+    /// Starts at the first item and saves the state to a file, which may replace only a resume file
+    /// or an empty file.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the file is another one, or cannot be written.
+    pub fn create(file: PathBuf, parameters: ImportParameters) -> Result<ResumeState, SourceError> {
+        load(&file)?;
+        let state = ResumeState { file: Some(file), ..ResumeState::new(parameters) };
+        state.save()?;
+        Ok(state)
     }
 
     /// Loads the state of an earlier run, or starts at the first item if the file does not exist.
@@ -87,19 +101,7 @@ impl ResumeState {
     /// [`SourceError`] if the file is invalid, or belongs to an import with other parameters.
     pub fn resume(file: PathBuf, parameters: ImportParameters) -> Result<ResumeState, SourceError> {
         let failed = |reason: &str| SourceError(format!("{}: {reason}", file.display()));
-        match fs::metadata(&file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(ResumeState::new(Some(file), parameters));
-            }
-            Err(e) => return Err(failed(&e.to_string())),
-            Ok(metadata) if metadata.len() > BYTES_MAX => {
-                return Err(failed("is not a resume file"));
-            }
-            Ok(_) => {}
-        }
-        let text = fs::read(&file).map_err(|e| failed(&e.to_string()))?;
-        let saved: SavedState =
-            serde_json::from_slice(&text).map_err(|_| failed("is not a resume file"))?;
+        let Some(saved) = load(&file)? else { return ResumeState::create(file, parameters) };
         if saved.version != VERSION || saved.sent < saved.acknowledged {
             return Err(failed("has an unsupported version"));
         }
@@ -148,23 +150,15 @@ impl ResumeState {
         self.save()
     }
 
-    /// Records that a range of items has been imported.
-    ///
-    /// # Errors
-    /// [`SourceError`] if the file cannot be written.
-    pub fn record_done(
-        &mut self,
-        from: u64,
-        to: u64,
-        counts: ImportCounts,
-    ) -> Result<(), SourceError> {
+    /// Records that a range of items has been imported. It is saved with the next call of
+    /// [`ResumeState::record_sent`] or [`ResumeState::save`]: until then, items would be sent again,
+    /// which changes nothing, and a sync less per request is faster.
+    pub fn record_done(&mut self, from: u64, to: u64, counts: ImportCounts) {
         self.done.insert(from, (to, counts));
-        let before = self.saved.acknowledged;
         while let Some((to, counts)) = self.done.remove(&self.saved.acknowledged) {
             self.saved.acknowledged = to;
             self.saved.counts = self.saved.counts.plus(counts);
         }
-        if self.saved.acknowledged == before { Ok(()) } else { self.save() }
     }
 
     /// Returns the resume file, if any.
@@ -172,21 +166,49 @@ impl ResumeState {
         self.file.as_deref()
     }
 
-    /// Removes the resume file.
+    /// Removes the resume file, unless another one has taken its place.
     pub fn remove(&mut self) {
-        if let Some(file) = self.file.take() {
+        let Some(file) = self.file.take() else { return };
+        let found = load(&file).ok().flatten();
+        if found.is_some_and(|found| found.parameters == self.saved.parameters) {
             let _ = fs::remove_file(file);
         }
     }
 
-    fn save(&self) -> Result<(), SourceError> {
+    /// Writes and fsyncs the file, if any.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the file cannot be written.
+    pub fn save(&self) -> Result<(), SourceError> {
         let Some(file) = &self.file else { return Ok(()) };
-        let failed = |e: &dyn std::fmt::Display| SourceError(format!("{}: {e}", file.display()));
-        let text = serde_json::to_vec(&self.saved).map_err(|e| failed(&e))?;
-        // If the process is killed, the file is the old or the new one, never a partial one.
-        let mut new = file.clone().into_os_string();
-        new.push(".new");
-        fs::write(&new, text).and_then(|()| fs::rename(&new, file)).map_err(|e| failed(&e))
+        let write = || {
+            let text = serde_json::to_vec(&self.saved).map_err(io::Error::other)?;
+            let mut new = AtomicFile::create(file)?;
+            new.write_all(&text)?;
+            new.persist()
+        };
+        write().map_err(|e| SourceError(format!("{}: {e}", file.display())))
+    }
+}
+
+/// Reads a resume file; `None` if it does not exist or is empty.
+fn load(file: &Path) -> Result<Option<SavedState>, SourceError> {
+    let failed = |reason: String| SourceError(format!("{}: {reason}", file.display()));
+    let not_resume_file = || failed("is not a resume file: choose another with --state".into());
+    let read = || {
+        if !fs::metadata(file)?.is_file() {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        File::open(file)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
+        Ok(Some(text))
+    };
+    match read() {
+        Ok(None) => Err(not_resume_file()),
+        Ok(Some(text)) if text.is_empty() => Ok(None),
+        Ok(Some(text)) => serde_json::from_slice(&text).map(Some).map_err(|_| not_resume_file()),
+        Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(e.to_string())),
     }
 }
 
@@ -213,11 +235,13 @@ mod tests {
         let one = ImportCounts { written: 1, ..ImportCounts::default() };
         state.record_sent(10).unwrap();
         state.record_sent(20).unwrap();
-        state.record_done(10, 20, one).unwrap();
+        state.record_done(10, 20, one);
+        state.save().unwrap();
         assert_eq!((state.acknowledged(), state.counts().written), (0, 1));
         let loaded = ResumeState::resume(file.clone(), parameters("s")).unwrap();
         assert_eq!((loaded.acknowledged(), loaded.sent(), loaded.counts().written), (0, 20, 0));
-        state.record_done(0, 10, one).unwrap();
+        state.record_done(0, 10, one);
+        state.save().unwrap();
         let loaded = ResumeState::resume(file.clone(), parameters("s")).unwrap();
         assert_eq!((loaded.acknowledged(), loaded.sent(), loaded.counts().written), (20, 20, 2));
         state.remove();
@@ -236,5 +260,29 @@ mod tests {
         assert!(error(changed).contains("changed"));
         fs::write(&file, "{}").unwrap();
         assert!(error(parameters("s")).contains("not a resume file"));
+    }
+
+    #[test]
+    fn only_resume_files_are_replaced_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.resume");
+        let create = |store| ResumeState::create(file.clone(), parameters(store));
+        for other in ["precious", "{}", &"x".repeat(100_000)] {
+            fs::write(&file, other).unwrap();
+            assert!(create("s").map(|_| ()).unwrap_err().0.contains("not a resume file"));
+            assert_eq!(fs::read_to_string(&file).unwrap(), *other);
+        }
+        fs::write(&file, "").unwrap();
+        create("s").unwrap().record_sent(7).unwrap();
+        let mut state = create("s").unwrap();
+        assert_eq!(ResumeState::resume(file.clone(), parameters("s")).unwrap().sent(), 0);
+        create("another import").unwrap();
+        state.remove();
+        assert!(file.exists(), "it belongs to another import");
+        let mut state = create("s").unwrap();
+        fs::write(&file, "precious").unwrap();
+        state.remove();
+        assert_eq!(fs::read(&file).unwrap(), b"precious");
+        assert!(ResumeState::create(dir.path().to_owned(), parameters("s")).is_err());
     }
 }

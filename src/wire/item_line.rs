@@ -185,16 +185,23 @@ fn not_base64(field: &'static str) -> FieldError {
 }
 
 fn parse_time(field: &'static str, text: Option<&str>) -> Result<Option<u64>, FieldError> {
-    let invalid = || FieldError::new(field, "must be an RFC 3339 time, not before 1970");
+    let invalid = || FieldError::new(field, "must be an RFC 3339 time from 1970 to 9999 in UTC");
     text.map(|text| parse_rfc3339(text).ok_or_else(invalid)).transpose()
 }
 
 /// Finds the field that caused parsing to fail.
 fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError {
     let invalid = |field, reason: String| FieldError { field, reason };
-    let Ok(Json::Object(members)) = serde_json::from_slice(line) else {
-        let error = invalid("line", format!("must be a JSON object: {e}"));
-        return LineError { key: String::new(), error };
+    let members = match serde_json::from_slice(line) {
+        Ok(Json::Object(members)) => members,
+        Ok(_) => {
+            let error = invalid("line", "must be a JSON object".into());
+            return LineError { key: String::new(), error };
+        }
+        Err(e) => {
+            let error = invalid("line", format!("must be a JSON object: {}", in_line(&e)));
+            return LineError { key: String::new(), error };
+        }
     };
     let key = members.get("key").and_then(Json::as_str).unwrap_or_default().to_owned();
     let field = |name: &str| members.get(name).filter(|value| !value.is_null());
@@ -220,9 +227,14 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     {
         invalid(name, "must be a string".into())
     } else {
-        invalid("line", format!("must be a JSON object: {e}"))
+        invalid("line", format!("must be a JSON object: {}", in_line(e)))
     };
     LineError { key, error }
+}
+
+/// Describes an error by its position in the line, which has no line numbers of its own.
+fn in_line(e: &serde_json::Error) -> String {
+    e.to_string().replace(" at line 1 column ", " at column ")
 }
 
 /// Returns the key of a line. If a key without escapes comes first, the rest is not parsed.

@@ -6,27 +6,35 @@ use ::time::format_description::well_known::Rfc3339;
 /// The last time that RFC 3339 can express: the end of the year 9999.
 pub const MICROS_MAX: u64 = 253_402_300_799_999_999;
 
-/// Formats a time as RFC 3339 in UTC, with microseconds.
+/// Formats a time as RFC 3339 in UTC, with microseconds; [`MICROS_MAX`] if it is later.
 pub fn rfc3339(micros: u64) -> String {
+    let micros = micros.min(MICROS_MAX);
     let date = timestamp(micros).replace(' ', "T");
     format!("{date}.{:06}Z", micros % 1_000_000)
 }
 
-/// Parses an RFC 3339 time with any offset; `None` if it is malformed or before 1970.
+/// Parses an RFC 3339 time with any offset; `None` if it is malformed, or in UTC before 1970 or
+/// after [`MICROS_MAX`].
 pub fn parse_rfc3339(text: &str) -> Option<u64> {
-    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    u64::try_from(at.unix_timestamp_nanos() / 1000).ok()
+    micros(OffsetDateTime::parse(text, &Rfc3339).ok()?)
+}
+
+/// `None` if the time is before 1970 or after [`MICROS_MAX`].
+fn micros(at: OffsetDateTime) -> Option<u64> {
+    // Rounds down, so that the last nanoseconds before 1970 are not taken for 1970.
+    let micros = at.unix_timestamp_nanos().div_euclid(1000);
+    u64::try_from(micros).ok().filter(|micros| *micros <= MICROS_MAX)
 }
 
 /// Converts an HTTP date to RFC 3339 with microseconds; `None` if it is malformed.
 pub fn http_date_to_rfc3339(text: &str) -> Option<String> {
     let at = OffsetDateTime::from(httpdate::parse_http_date(text).ok()?);
-    u64::try_from(at.unix_timestamp_nanos() / 1000).ok().map(rfc3339)
+    micros(at).map(rfc3339)
 }
 
-/// Formats a time as `YYYY-MM-DD HH:MM:SS` in UTC.
+/// Formats a time as `YYYY-MM-DD HH:MM:SS` in UTC; [`MICROS_MAX`] if it is later.
 pub fn timestamp(micros: u64) -> String {
-    let secs = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
+    let secs = i64::try_from(micros.min(MICROS_MAX) / 1_000_000).unwrap_or(i64::MAX);
     let at = OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
     let (hour, minute, second) = at.to_hms();
@@ -41,6 +49,11 @@ mod tests {
     fn timestamps_have_the_recorded_form() {
         assert_eq!(timestamp(1_750_707_675_999_999), "2025-06-23 19:41:15");
         assert_eq!(timestamp(0), "1970-01-01 00:00:00");
+        // Earlier versions stored later times, which must not be taken for expired ones.
+        for late in [MICROS_MAX, MICROS_MAX + 1, u64::MAX] {
+            assert_eq!(timestamp(late), "9999-12-31 23:59:59");
+            assert_eq!(rfc3339(late), "9999-12-31T23:59:59.999999Z");
+        }
     }
 
     #[test]
@@ -55,6 +68,24 @@ mod tests {
         for wrong in ["", "2025-06-23", "2025-06-23T19:41:15", "1750707675", "1969-12-31T23:59:58Z"]
         {
             assert_eq!(parse_rfc3339(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rfc_3339_times_outside_1970_to_9999_in_utc_are_refused() {
+        for (text, micros) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("1969-12-31T23:00:00-01:00", Some(0)),
+            ("1970-01-01T00:30:00+01:00", None),
+            ("1969-12-31T23:59:59.9999999Z", None),
+            ("9999-12-31T23:59:59.999999Z", Some(MICROS_MAX)),
+            ("9999-12-31T23:59:59.999999999Z", Some(MICROS_MAX)),
+            ("9999-12-31T22:59:59.999999-01:00", Some(MICROS_MAX)),
+            ("9999-12-31T23:00:00-01:00", None),
+            ("9999-12-31T23:59:59-01:00", None),
+            ("9999-12-31T23:59:59-23:59", None),
+        ] {
+            assert_eq!(parse_rfc3339(text), micros, "{text}");
         }
     }
 

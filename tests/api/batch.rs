@@ -1,7 +1,7 @@
 //! PUT of a batch of items as NDJSON.
 
-use crate::support::Response;
-use crate::{
+use super::support::Response;
+use super::{
     Case, STORES, UNKNOWN_STORE, assert_error, assert_put_ok, chunk, http_date, status_line,
 };
 use std::time::Duration;
@@ -329,7 +329,7 @@ fn an_overlong_line_is_413_and_the_next_line_is_read() {
     }
 }
 
-fn send_chunked_head(case: &Case) -> crate::support::Client {
+fn send_chunked_head(case: &Case) -> super::support::Client {
     let lines = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
     case.send_head(&format!("PUT {}/batch", case.store_path()), lines)
 }
@@ -352,7 +352,7 @@ fn chunk_boundaries_may_be_anywhere_in_a_line() {
         for key in ["b", "caf%C3%A9"] {
             let deleted =
                 client.request(&format!("DELETE {}", case.item_path(key)), &[], b"").unwrap();
-            crate::assert_204(&deleted);
+            super::assert_204(&deleted);
         }
     }
     let mut client = send_chunked_head(&case);

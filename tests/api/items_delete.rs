@@ -1,6 +1,6 @@
 //! DELETE of items.
 
-use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_412, assert_error};
+use super::{Case, STORES, UNKNOWN_STORE, assert_204, assert_412, assert_error};
 
 #[test]
 fn a_delete_is_204_and_the_next_404() {

@@ -1,6 +1,6 @@
 //! PUT of items: modes, conditions, parameters, headers, chunked bodies and the order of checks.
 
-use crate::{Case, STORES, UNKNOWN_STORE, assert_412, assert_error, assert_put_ok, chunk};
+use super::{Case, STORES, UNKNOWN_STORE, assert_412, assert_error, assert_put_ok, chunk};
 
 /// A store with the item `k`, with this value and metadata `m`; returns its generation too.
 fn with_item(value: &[u8]) -> (Case, u64) {

@@ -1,7 +1,7 @@
 //! Limited tokens: the permissions of each kind on every route; creation, listing and revocation.
 
-use super::{STORES, UNKNOWN_STORE};
-use crate::support::Server;
+use super::support::Server;
+use super::{STORES, TestServer, UNKNOWN_STORE};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ const OPEN_PATHS: [&str; 5] = [
 
 /// A server with two stores and tokens of each kind.
 struct TokenFixture {
-    server: Server,
+    server: TestServer,
     mine: String,
     other: String,
     /// In the order of the columns of [`ROWS`].
@@ -144,7 +144,7 @@ struct TokenFixture {
 
 impl TokenFixture {
     fn new() -> TokenFixture {
-        let server = Server::memory(&[]);
+        let server = TestServer::start(&[]);
         let [mine, other] = ["mine", "other"].map(|name| server.create_store(name));
         for store in [&mine, &other] {
             for key in ["in/k", "out"] {
@@ -157,7 +157,7 @@ impl TokenFixture {
         let (id, revoked) = create_token(&server, &json!({"name": "r", "scope": "global"}));
         assert_eq!(server.request(&format!("DELETE {TOKENS}/{id}"), &[], b"").status, 204);
         let valid = vec![
-            crate::support::TOKEN.to_owned(),
+            super::support::TOKEN.to_owned(),
             create_secret(&server, "global", &[], ""),
             create_secret(&server, "global:read", &[], ""),
             create_secret(&server, "global", &[&mine], ""),
@@ -264,7 +264,7 @@ fn assert_every_route_was_requested(server: &Server) {
 
 #[test]
 fn a_token_is_listed_as_created_and_its_secret_shown_once() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let store = server.create_store("s");
     let body = json!({
         "name": "ci ö", "scope": "global:read", "stores": [store, store], "prefix": "a/ö",
@@ -312,7 +312,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
 
 #[test]
 fn an_invalid_token_request_is_400_and_creates_none() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let many: Vec<_> = (0..101).map(|n| server.create_store(&format!("s{n}"))).collect();
     let good = || json!({"name": "n", "scope": "global"});
     let with = |field: &str, value: Value| {
@@ -356,7 +356,7 @@ fn an_invalid_token_request_is_400_and_creates_none() {
 
 #[test]
 fn at_most_1000_tokens_can_be_created() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let mut client = server.connect();
     let request = format!("POST {TOKENS}");
     let body = b"{\"name\":\"n\",\"scope\":\"global\"}";
@@ -374,7 +374,7 @@ fn at_most_1000_tokens_can_be_created() {
 
 #[test]
 fn a_revoked_token_is_401_at_once_even_on_an_open_connection() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let store = server.create_store("s");
     let list = format!("GET {STORES}/{store}/keys");
     for own in [true, false] {
@@ -402,7 +402,7 @@ fn a_revoked_token_is_401_at_once_even_on_an_open_connection() {
 
 #[test]
 fn a_batch_writes_the_permitted_lines_and_reports_the_others() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let store = server.create_store("s");
     let secret = create_secret(&server, "global", &[&store], "in/");
     let keys = ["in/a", "out", "in", "in/b", "IN/c"];
@@ -422,7 +422,7 @@ fn a_batch_writes_the_permitted_lines_and_reports_the_others() {
 
 #[test]
 fn a_token_limited_to_stores_lists_only_those_stores() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let ids = ["b", "a", "D", "c", "e"].map(|name| server.create_store(name));
     let secret = create_secret(&server, "global:read", &[&ids[0], &ids[2], &ids[3], &ids[4]], "");
     let list = |query: &str| server.request_as(&secret, &format!("GET {STORES}{query}"), "").json();

@@ -34,6 +34,24 @@ fn env_prints_the_token_file_instead_of_the_token() {
 }
 
 #[test]
+fn env_prints_the_variable_that_contains_the_token() {
+    let cli = Cli::new();
+    for name in ["FASTLY_API_TOKEN", "STEADFAST_TOKEN"] {
+        let mut command = cli.bare_command(&["env"]);
+        command.env("FASTLY_API_ENDPOINT", cli.endpoint()).env(name, TOKEN);
+        let output = run(&mut command);
+        assert_eq!(output.code, 0, "{}", output.err);
+        let script =
+            format!("{}\nprintf '%s %s' \"$FASTLY_API_TOKEN\" \"$FASTLY_API_KEY\"", output.text());
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &script]).env_remove("FASTLY_API_TOKEN").env(name, TOKEN);
+        let shell = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+        assert_eq!(shell, format!("{TOKEN} {TOKEN}"), "{name}");
+        assert!(!output.text().contains(TOKEN), "{}", output.text());
+    }
+}
+
+#[test]
 fn env_runs_a_command_with_the_variables_and_returns_its_status() {
     let cli = Cli::with_store();
     let script = "echo $FASTLY_API_ENDPOINT $FASTLY_ACCOUNT_ENDPOINT $FASTLY_API_URL $STEADFAST_URL
@@ -93,6 +111,17 @@ const bodies = [
   await read((onResponse) => https.request({ ...options, agent: new https.Agent() }, onResponse)),
   await read((onResponse) => get(url, { headers }, onResponse)),
 ];
+// As the package undici does, which shares the global dispatcher of Node.js.
+const dispatcher = globalThis[Symbol.for('undici.globalDispatcher.1')];
+bodies.push(await new Promise((resolve, reject) => {
+  const pieces = [];
+  dispatcher.dispatch({ origin: url.origin, path: url.pathname, method: 'GET', headers }, {
+    onConnect() {}, onHeaders() { return true; },
+    onData(piece) { pieces.push(piece); return true; },
+    onComplete() { resolve(Buffer.concat(pieces).toString()); },
+    onError: reject,
+  });
+}));
 console.log(bodies.map(names).join(' '));
 const more = { method: 'POST', headers, body: '{"name":"other"}' };
 const created = await fetch(new Request(hosted, more));
@@ -116,6 +145,6 @@ fn env_redirects_a_node_program_from_the_hosted_address() {
     let program = cli.write_file("program.mjs", PROGRAM.as_bytes());
     let output = cli.run(&["env", "--", "node", &program]);
     assert_eq!(output.code, 0, "{}", output.err);
-    assert_eq!(output.text(), "site site site site site site site\n201\n");
+    assert_eq!(output.text(), "site site site site site site site site\n201\n");
     assert!(cli.ok(&["store", "list"]).contains("other"));
 }

@@ -102,3 +102,18 @@ fn key_delete_reports_the_line_of_an_invalid_key_file() {
     }
     assert_eq!(remaining_keys(&cli).len(), 5, "an invalid key file deletes nothing");
 }
+
+#[test]
+fn key_files_may_start_with_a_byte_order_mark_but_not_be_utf_16() {
+    let cli = with_items();
+    let file = cli.write_file("keys", "\u{feff}page\r\n".as_bytes());
+    cli.ok(&["key", "delete", "site", "--yes", "--from", &file]);
+    assert_eq!(remaining_keys(&cli).len(), 4);
+    for text in ["\u{feff}\u{fc}\n", "blog/1\n"] {
+        let utf_16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let file = cli.write_file("keys", &utf_16);
+        let message = cli.fails(1, &["key", "delete", "site", "--yes", "--from", &file]);
+        assert!(message.contains("UTF-16"), "{message}");
+    }
+    assert_eq!(remaining_keys(&cli).len(), 4);
+}

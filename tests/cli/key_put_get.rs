@@ -184,3 +184,24 @@ fn an_unreadable_input_or_missing_store_writes_nothing() {
     assert_eq!(output.code, 3, "{}", output.err);
     assert_eq!(cli.ok(&["key", "list", "site"]), "");
 }
+
+#[test]
+fn files_whose_size_is_not_the_length_of_their_content_are_put_completely() {
+    let cli = Cli::with_store();
+    // Size 0 in /proc, and 4096 in /sys.
+    let sys = ["/sys/devices/system/cpu/possible", "/sys/kernel/mm/transparent_hugepage/enabled"];
+    let sys = sys.into_iter().find(|file| std::path::Path::new(file).is_file());
+    for file in ["/proc/version", "/proc/filesystems"].into_iter().chain(sys) {
+        cli.ok(&["key", "put", "site", "a", "--file", file]);
+        let read = std::fs::read(file).unwrap();
+        assert!(!read.is_empty() && cli.run(&["key", "get", "site", "a"]).out == read, "{file}");
+    }
+    for size in [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20] {
+        let value: Vec<u8> = (0..=255).cycle().take(size).collect();
+        let file = cli.write_file("value", &value);
+        cli.ok(&["key", "put", "site", "a", "--file", &file]);
+        assert!(cli.run(&["key", "get", "site", "a"]).out == value, "{size}");
+        cli.run_with_input(&["key", "put", "site", "b", "-"], &value);
+        assert!(cli.run(&["key", "get", "site", "b"]).out == value, "{size} from a pipe");
+    }
+}

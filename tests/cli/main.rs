@@ -13,12 +13,14 @@ mod proxy;
 
 mod completions_and_man;
 mod data_directory;
+mod empty_variables;
 mod endpoint_and_token;
 mod env;
 mod hosted_api;
 mod key_delete;
 mod key_list;
 mod key_put_get;
+mod output_files;
 mod store;
 mod token;
 

@@ -62,3 +62,13 @@ fn token_create_sets_stores_prefix_and_expiry() {
     }
     cli.fails(3, &["token", "create", "x", "--store", "nowhere"]);
 }
+
+#[test]
+fn an_empty_restriction_is_refused() {
+    let cli = Cli::with_store();
+    for flag in ["--prefix", "--store"] {
+        let error = cli.fails(2, &["token", "create", "x", flag, ""]);
+        assert!(error.contains(flag), "{error}");
+    }
+    assert_eq!(cli.ok(&["token", "list"]), "");
+}

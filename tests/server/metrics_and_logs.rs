@@ -102,6 +102,16 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
+fn the_item_count_includes_writes_that_are_not_checkpointed() {
+    let disk = DiskServer::new(&[]);
+    let batch = format!("PUT /resources/stores/kv/{}/batch", disk.server.create_store("s"));
+    let line = |number| format!("{{\"key\":\"k{number}\",\"value\":\"\"}}\n");
+    let lines: String = (0..5000).map(line).collect();
+    assert_eq!(disk.server.request(&batch, &[], lines.as_bytes()).status, 200);
+    assert_eq!(Metrics::of(&disk.server).get("steadfast_items"), 5000.0);
+}
+
+#[test]
 fn metrics_are_complete_and_valid_openmetrics() {
     let disk = DiskServer::new(&[]);
     let server = &disk.server;

@@ -186,16 +186,27 @@ pub(crate) fn create_database(name: &str) -> Option<String> {
         return None;
     };
     let name = format!("{name}_{}", std::process::id());
-    let create = async {
-        let (client, connection) =
-            tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
-        let connection = tokio::spawn(connection);
-        client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-        connection.abort();
-    };
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(create);
+    execute(&server, &format!("CREATE DATABASE {name}"));
     let (host, _) = server.rsplit_once('/').unwrap();
     Some(format!("{host}/{name}"))
+}
+
+/// Drops a database of [`create_database`].
+pub(crate) fn drop_database(url: &str) {
+    let (host, name) = url.rsplit_once('/').unwrap();
+    execute(&format!("{host}/postgres"), &format!("DROP DATABASE {name} WITH (FORCE)"));
+}
+
+/// Executes a statement on a PostgreSQL server.
+fn execute(url: &str, statement: &str) {
+    let executed = async {
+        let (client, connection) =
+            tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        client.batch_execute(statement).await.unwrap();
+        connection.abort();
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(executed);
 }
 
 /// A server whose data directory is deleted when it is dropped.

@@ -18,6 +18,8 @@ pub(crate) struct Faults {
     pub(crate) reject_every: u64,
     /// Forwards every n-th write, and closes the connection instead of sending its response.
     pub(crate) drop_response_every: u64,
+    /// Reverses every page of keys.
+    pub(crate) reverse_keys: bool,
     /// Closes the connection after this many bytes of a chunked response; 0 for never.
     pub(crate) truncate_after: usize,
     /// The number of writes received.
@@ -102,6 +104,12 @@ fn serve(client: &TcpStream, server: u16, faults: &Faults) -> std::io::Result<()
         upstream.read_exact(&mut body)?;
         if is_nth(faults.drop_response_every) {
             return client.shutdown(std::net::Shutdown::Both);
+        }
+        if faults.reverse_keys && request.starts_with("GET") && request.contains("/keys?") {
+            let mut page: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            page["data"].as_array_mut().unwrap().reverse();
+            body = page.to_string().into_bytes();
+            assert_eq!(body.len(), length, "the page has another length");
         }
         send(&mut reply, &response, &body)?;
     }

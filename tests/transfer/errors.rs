@@ -149,3 +149,72 @@ fn each_error_has_its_exit_status_and_writes_nothing() {
     run(server.port, dir.path(), &["export", "s", "-o", "there", "--force"]).expect_exit(0);
     assert_eq!(fs::read(dir.path().join("there")).unwrap(), b"");
 }
+
+#[test]
+fn only_errors_that_may_pass_suggest_resuming() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.create_store("s");
+    let lines: String = (0..20_000).map(|nth| line(&format!("k{nth}"), b"", "")).collect();
+    let broken = [zstd::encode_all(lines.as_bytes(), 1).unwrap(), b"garbage".to_vec()].concat();
+    fs::write(dir.path().join("in.ndjson.zst"), broken).unwrap();
+    let output = run(server.port, dir.path(), &["import", "s", "in.ndjson.zst"]).expect_exit(1);
+    output.assert_err("import incomplete: correct the error, and start over without --resume");
+    run(1, dir.path(), &["import", "s", "in.ndjson.zst"]).expect_exit(6);
+}
+
+#[test]
+fn only_inputs_with_lines_report_line_numbers() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.create_store("s");
+    fs::create_dir(dir.path().join("site")).unwrap();
+    fs::write(dir.path().join("site/a#b"), "").unwrap();
+    fs::write(dir.path().join("kv.json"), "{\"a#b\":\"v\"}").unwrap();
+    fs::write(
+        dir.path().join("fastly.toml"),
+        "[local_server.kv_stores]\ns = [{ key = \"a#b\", data = \"v\" }, { data = \"v\" }]\n",
+    )
+    .unwrap();
+    for input in [&["s", "site"][..], &["s", "kv.json"], &["fastly.toml"]] {
+        for more in [&[][..], &["--dry-run"], &["--report", "report"]] {
+            let args = [&["import"], input, more].concat();
+            let output = run(server.port, dir.path(), &args).expect_exit(1);
+            assert!(!output.err.contains("line "), "{args:?}: {}", output.err);
+            let reported = more.first() == Some(&"--report");
+            assert_eq!(output.err.contains("key \"a#b\": key must not"), !reported, "{args:?}");
+            let without_key = input == ["fastly.toml"] && !reported;
+            assert_eq!(output.err.contains("item without a key"), without_key, "{args:?}");
+        }
+        let report = fs::read_to_string(dir.path().join("report")).unwrap();
+        assert!(report.contains("a#b") && !report.contains("\"line\""), "{report}");
+    }
+    // The position within a line is a column.
+    let args = ["import", "s", "-", "--format", "ndjson"];
+    let output = pipe(server.port, dir.path(), &args, b"{\"key\":}\n").expect_exit(1);
+    output.assert_err("line 1: line must be a JSON object: expected value at column 8");
+    let output = pipe(server.port, dir.path(), &args, b"[1]\n").expect_exit(1);
+    output.assert_err("line 1: line must be a JSON object (400)");
+}
+
+#[test]
+fn times_after_the_year_9999_in_utc_are_refused() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let store = server.create_store("s");
+    for field in ["modified", "expires"] {
+        for time in ["9999-12-31T23:59:59-01:00", "9999-12-31T00:01:00-23:59"] {
+            let text = line("k", b"v", &format!(",\"{field}\":\"{time}\""));
+            for more in [&["--dry-run"][..], &[]] {
+                let args = [&["import", "s", "-"], more].concat();
+                let output = pipe(server.port, dir.path(), &args, text.as_bytes()).expect_exit(1);
+                output.assert_err("RFC 3339");
+            }
+            assert_eq!(value(&server, &store, "k"), None);
+        }
+        let text = line("k", b"v", &format!(",\"{field}\":\"9999-12-31T22:59:59.9-01:00\""));
+        pipe(server.port, dir.path(), &["import", "s", "-"], text.as_bytes()).expect_exit(0);
+        assert_eq!(value(&server, &store, "k").unwrap(), b"v");
+        run(server.port, dir.path(), &["key", "delete", "s", "k", "--yes"]).expect_exit(0);
+    }
+}

@@ -49,6 +49,93 @@ fn csv_and_ndjson_are_read_from_files_and_pipes_compressed_or_not() {
     assert_eq!(value(&server, &store, "p").unwrap(), b"piped");
 }
 
+#[test]
+fn csv_that_is_not_valid_is_refused_with_its_position() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.create_store("s");
+    let rows = |count: u32| (0..count).map(|nth| format!("k{nth},v\n")).collect::<String>();
+    for (text, position) in [
+        ("a,1\nb,\"2\nc,3\n".into(), "line 2, column 3"),
+        ([rows(100_000), "x,\"y\n".into(), rows(100_000)].concat(), "line 100001, column 3"),
+        ("a,\"1\"2\nb,2\n".into(), "line 1, column 6"),
+        ("a,1\nb,say \"hi\"\n".into(), "line 2, column 7"),
+        ("key,metadata\na,m\n".into(), "line 1, column 1"),
+        ("sep=,\nkey,value\na,1\n".into(), "line 1, column 1"),
+    ] {
+        fs::write(dir.path().join("in.csv"), &text).unwrap();
+        for more in [&["--dry-run"][..], &[]] {
+            let args = [&["import", "s", "in.csv"], more].concat();
+            let output = run(server.port, dir.path(), &args).expect_exit(1);
+            output.assert_err(position);
+            assert!(!output.err.contains("--resume (progress"), "{}", output.err);
+        }
+    }
+    let stored = export(&server, "s");
+    assert!(!stored.contains("\"x\"") && !stored.contains("\"key\":\"key\""));
+}
+
+#[test]
+fn unsupported_encodings_and_compressions_are_named() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.create_store("s");
+    let utf_16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let text = "{\"key\":\"a\",\"value\":\"\"}\n";
+    let with_bom = utf_16(&format!("\u{feff}{text}"));
+    for (name, bytes, word) in [
+        ("a.ndjson", with_bom.as_slice(), "UTF-16"),
+        ("a.csv", &utf_16("key,value\na,1\n"), "UTF-16"),
+        ("a.json", &utf_16("{\"a\":\"b\"}"), "UTF-16"),
+        ("fastly.toml", &utf_16("[local_server]"), "UTF-16"),
+        ("b", b"\xfe\xff\0{", "UTF-16"),
+        ("c.ndjson.gz", b"\x1f\x8b\x08\0\0", "gzip"),
+        ("c.csv", b"\x1f\x8b\x08\0\0", "gzip"),
+        ("d", b"\xfd7zXZ\0\0", "xz"),
+        ("e.bz2", b"BZh91AY&SY\0", "bzip2"),
+        ("f.zip", b"PK\x03\x04\0", "zip"),
+    ] {
+        fs::write(dir.path().join(name), bytes).unwrap();
+        let output = run(server.port, dir.path(), &["import", "s", name]).expect_exit(1);
+        output.assert_err(word);
+        output.assert_err("convert it first");
+    }
+    // A CSV key can start like the name of a format.
+    fs::write(dir.path().join("g.csv"), "BZh9,1\nPK,2\n").unwrap();
+    run(server.port, dir.path(), &["import", "s", "g.csv"]).expect_exit(0);
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped_in_every_text_format() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        fs::write(dir.path().join(name), format!("\u{feff}{text}")).unwrap();
+    };
+    write("a.ndjson", &line("ndjson", b"v", ""));
+    write("b.csv", "key,value\ncsv,v\n");
+    write("c.json", r#"{"json":"v"}"#);
+    write("kv.json", r#"{"file":"v"}"#);
+    let manifest = "[local_server.kv_stores]\ns = { file = \"kv.json\", format = \"json\" }\n";
+    write("fastly.toml", manifest);
+    let compressed = zstd::encode_all(fs::File::open(dir.path().join("fastly.toml")).unwrap(), 1);
+    fs::write(dir.path().join("fastly.toml.zst"), compressed.unwrap()).unwrap();
+    for args in [
+        &["import", "s", "a.ndjson", "--create"][..],
+        &["import", "s", "b.csv"],
+        &["import", "s", "c.json"],
+        &["import", "fastly.toml"],
+        &["import", "fastly.toml.zst"],
+    ] {
+        run(server.port, dir.path(), args).expect_exit(0);
+    }
+    let keys: Vec<String> = export(&server, "s")
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["key"].to_string())
+        .collect();
+    assert_eq!(keys, ["\"csv\"", "\"file\"", "\"json\"", "\"ndjson\""]);
+}
+
 const MANIFEST: &str = r#"
 [local_server.kv_stores]
 pages = [{ key = "a", data = "local", metadata = "m" }, { key = "f", file = "value" }]

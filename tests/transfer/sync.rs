@@ -115,3 +115,29 @@ fn sync_works_to_and_from_the_hosted_api() {
     };
     assert_eq!(value(&local), value(&remote));
 }
+
+#[test]
+fn a_list_that_does_not_ascend_deletes_nothing() {
+    let server = Server::memory(&[]);
+    for store in ["blue", "green"] {
+        server.create_store(store);
+        import(&server, store, &numbered_lines(10, 1));
+    }
+    import(&server, "green", &line("zz-only-in-green", b"v", ""));
+    let before = export(&server, "green");
+    let faults = Faults { hosted_api_only: true, reverse_keys: true, ..Faults::default() };
+    let url = format!("@http://127.0.0.1:{}", proxy::start(server.port, &faults));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("token"), TOKEN).unwrap();
+    for (from, to) in
+        [(format!("blue{url}"), "green".into()), ("blue".into(), format!("green{url}"))]
+    {
+        let flag = if from.contains('@') { "--from-token-file" } else { "--to-token-file" };
+        let args = ["sync", &from, &to, flag, "token", "--delete", "--yes"];
+        run(server.port, dir.path(), &args).expect_exit(1).assert_err("keys must ascend");
+        assert_eq!(export(&server, "green"), before);
+    }
+    let args = ["sync", "blue", "green", "--delete", "--yes", "--prefix", ""];
+    run(server.port, dir.path(), &args).expect_exit(2).assert_err("--prefix");
+    assert_eq!(export(&server, "green"), before);
+}

@@ -21,7 +21,8 @@ Examples:
   steadfast env -- npx @fastly/compute-js-static-publish publish-content
 
 Sets the variables that the Fastly CLI, go-fastly and Terraform read. In Node.js 20 and later, a
-module loaded through NODE_OPTIONS redirects requests for api.fastly.com to the server. COMMAND
+module loaded through NODE_OPTIONS redirects requests for api.fastly.com to the server if they are
+made with fetch, http, https or the default dispatcher of undici, but not over HTTP/2. COMMAND
 replaces this process, so it receives signals and determines the exit status; 127 means that the
 command was not found, 126 that it cannot be run.
 
@@ -92,14 +93,14 @@ fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<()> {
     if args.client.json {
         let token = args.show_token.then(|| connection.token.expose());
         let file = match &connection.token_location {
-            TokenLocation::Environment => None,
+            TokenLocation::Environment(_) => None,
             TokenLocation::File(path) => Some(path.display().to_string()),
         };
         out.json(&serde_json::json!({ "endpoint": url, "token_file": file, "token": token }))?;
     } else {
         let token = match &connection.token_location {
             _ if args.show_token => shell_quote(connection.token.expose()),
-            TokenLocation::Environment => "\"$FASTLY_API_TOKEN\"".to_owned(),
+            TokenLocation::Environment(name) => format!("\"${name}\""),
             TokenLocation::File(path) => read_file(path),
         };
         out.bytes(exports(url, &token).as_bytes())?;

@@ -2,7 +2,9 @@
 // other requests unchanged.
 //
 // For fetch, the URL is replaced when a Request is constructed: copying a Request would send its body
-// with chunked encoding. For http and https, which most other clients use, the options are replaced.
+// with chunked encoding. For http and https, which most other clients use, the options are replaced. The
+// package undici sends through the global dispatcher of Node.js, whose origin is replaced. HTTP/2 and
+// dispatchers that a program creates itself are not redirected.
 
 import http from 'node:http';
 import https from 'node:https';
@@ -26,6 +28,14 @@ globalThis.Request = class Request extends OriginalRequest {
   }
 };
 globalThis.fetch = (input, init) => originalFetch(redirect(input), init);
+
+// Reading globalThis.Request has loaded the dispatcher.
+const dispatcher = globalThis[Symbol.for('undici.globalDispatcher.1')];
+const dispatch = dispatcher?.dispatch.bind(dispatcher);
+if (dispatch) {
+  dispatcher.dispatch = (options, handler) =>
+    dispatch({ ...options, origin: redirect(options.origin) }, handler);
+}
 
 const original = { http: http.request, https: https.request };
 const request = (first, ...rest) => {

@@ -7,6 +7,7 @@ use crate::cli::input;
 use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::client::{Client, Error, Retry};
 use crate::config::KeyDeleteArgs;
+use crate::transfer::detect::{BOM, is_utf_16};
 use crate::wire::Store;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -291,7 +292,14 @@ impl KeyFile {
                 }
                 _ => {}
             }
-            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            if self.line_number == 1 && is_utf_16(&line) {
+                let reason = "the file is UTF-16: convert it to UTF-8 first";
+                return Err(local_error(format!("{}: {reason}", self.name)));
+            }
+            // Windows programs start text files with a byte order mark.
+            let bom: &[u8] = if self.line_number == 1 { BOM } else { b"" };
+            let line = line.strip_prefix(bom).unwrap_or(&line);
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             match std::str::from_utf8(line) {
                 Ok("") => {}

@@ -8,7 +8,6 @@ use crate::client::{Client, ValueStream};
 use crate::config::{KeyGetArgs, KeyHeadArgs};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
@@ -51,22 +50,12 @@ async fn write_json(key: &str, mut value: ValueStream, out: &mut Output) -> Resu
     out.flush()
 }
 
-/// Writes the value to a file atomically, or directly to a device or pipe such as `/dev/null`.
 async fn write_file(value: &mut ValueStream, path: &Path) -> Result<()> {
-    if path.exists() && !path.is_file() {
-        let file = OpenOptions::new().write(true).open(path);
-        return write_chunks(value, &mut file.map_err(|e| file_error(path, e))?, path).await;
-    }
     let mut file = AtomicFile::create(path).map_err(|e| file_error(path, e))?;
-    write_chunks(value, &mut file, path).await?;
-    file.persist().map_err(|e| file_error(path, e))
-}
-
-async fn write_chunks(value: &mut ValueStream, file: &mut impl Write, path: &Path) -> Result<()> {
     while let Some(chunk) = value.next_chunk().await? {
         file.write_all(&chunk).map_err(|e| file_error(path, e))?;
     }
-    Ok(())
+    file.persist().map_err(|e| file_error(path, e))
 }
 
 pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<()> {

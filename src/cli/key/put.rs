@@ -1,13 +1,14 @@
 //! `steadfast key put`: writes an item.
 
-use crate::cli::error::Result;
-use crate::cli::input;
+use crate::cli::error::{Result, file_error, local_error};
+use crate::cli::input::{self, Value};
 use crate::cli::output::{print_json_if, print_status, store_label};
 use crate::client::{Client, PutMode, PutOptions};
 use crate::config::KeyPutArgs;
 use serde_json::json;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use tokio::task::spawn_blocking;
 
 /// The maximum size of a metadata file in bytes. The server accepts less.
 const METADATA_FILE_BYTES_MAX: u64 = 64 << 10;
@@ -19,12 +20,17 @@ pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<()> {
     let file = args.file.as_deref().unwrap_or(Path::new("-"));
     let input = if value.is_none() { Some(input::open(file)?) } else { None };
     let store = client.resolve(&args.store).await?;
-    if let Some((reader, length)) = input {
-        let body = input::body(reader, length);
-        client.put_stream(&store, &args.key, body, &options).await?;
-    } else {
-        let value = value.cloned().unwrap_or_default().into_vec();
-        client.put(&store, &args.key, value.into(), &options).await?;
+    let value = match input {
+        Some((reader, size)) => {
+            let read = spawn_blocking(move || input::read_value(reader, size)).await;
+            let read = read.map_err(|e| local_error(format!("task failed: {e}")))?;
+            read.map_err(|e| file_error(file, e))?
+        }
+        None => Value::Bytes(value.cloned().unwrap_or_default().into_vec().into()),
+    };
+    match value {
+        Value::Bytes(value) => client.put(&store, &args.key, value, &options).await?,
+        Value::Stream(body) => client.put_stream(&store, &args.key, body, &options).await?,
     }
     print_status(&format!("wrote item {:?} to {}", args.key, store_label(&client, &store)));
     let result = json!({ "store": store.name, "store_id": store.id, "key": args.key });

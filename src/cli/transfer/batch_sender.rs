@@ -245,10 +245,14 @@ impl NumberedLines {
             && failed > listed
         {
             let more = failed - listed;
+            let lines = match first {
+                0 => String::new(),
+                _ => format!(" of lines {first} to {last}"),
+            };
             let reason =
-                format!("{more} more of lines {first} to {last} failed for unlisted reasons");
+                format!("{more} more items{lines} failed; the server lists no more errors");
             outcome.counts.failed += more;
-            outcome.failures.push(RejectedItem { number: *last, key: String::new(), reason });
+            outcome.failures.push(RejectedItem { number: 0, key: String::new(), reason });
         }
     }
 }

@@ -10,20 +10,18 @@ use crate::config::ExportArgs;
 use crate::transfer::kv_json::KvJsonWriter;
 use crate::wire::item_line::{LineFields, ParsedLine};
 use serde_json::json;
-use std::fs::Permissions;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::fs::{self, DirEntry, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Result<u8> {
     let store = client.resolve(&args.store).await?;
-    let mut output = OutputDirectory::create(KvJsonWriter::new(dir, &store.name))?;
-    if refuse_overwrite(output.writer.directory(), args.force) {
+    let writer = KvJsonWriter::new(dir, &store.name);
+    if refuse_overwrite(writer.directory(), args.force) {
         return Ok(EXIT_PRECONDITION);
     }
-    output.check_replaceable()?;
+    let mut output = OutputDirectory::create(writer)?;
     let steadfast = client.is_steadfast().await?;
     let mut items = ItemReader::open(client, &store, &args.prefix, steadfast).await?;
     let bar = progress_bar("exporting", "items", None);
@@ -73,7 +71,11 @@ pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Resul
 /// A directory with a temporary name, removed unless it is persisted.
 struct OutputDirectory {
     writer: KvJsonWriter,
+    /// The final directory, with symbolic links followed.
+    destination: PathBuf,
+    /// Contains the new directory, and the old one while it is removed.
     temporary: TempDir,
+    new: PathBuf,
     kv_json: BufWriter<File>,
     items: u64,
     left_out: u64,
@@ -83,25 +85,39 @@ struct OutputDirectory {
 impl OutputDirectory {
     fn create(writer: KvJsonWriter) -> Result<OutputDirectory> {
         let to = writer.directory();
-        let parent = to.parent().unwrap_or(Path::new("."));
-        let prefix = format!(".{}.", to.file_name().unwrap_or_default().to_string_lossy());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".part").permissions(Permissions::from_mode(0o777));
-        let created = fs::create_dir_all(parent).and_then(|()| builder.tempdir_in(parent));
-        let temporary = created.map_err(|e| file_error(to, e))?;
-        let values = fs::create_dir(temporary.path().join("values"));
-        let file = values.and_then(|()| File::create(temporary.path().join("kv.json")));
-        let kv_json = BufWriter::new(file.map_err(|e| file_error(temporary.path(), e))?);
-        Ok(OutputDirectory { writer, temporary, kv_json, items: 0, left_out: 0, expiring: 0 })
-    }
-
-    /// Checks that an existing destination is an earlier export, which can be replaced.
-    fn check_replaceable(&self) -> Result<()> {
-        let existing = self.writer.directory();
-        if existing.symlink_metadata().is_ok() && !existing.join("kv.json").is_file() {
-            return Err(file_error(existing, "exists and is not an export: remove it first"));
+        let destination = to.canonicalize().unwrap_or_else(|_| to.to_owned());
+        if to.symlink_metadata().is_ok() && !is_export(&destination) {
+            let reason = "exists and is not an export, or contains other files: remove it first";
+            return Err(file_error(to, reason));
         }
-        Ok(())
+        let created = (|| {
+            let parent = parent(&destination);
+            fs::create_dir_all(parent)?;
+            let name = destination.file_name().unwrap_or_default().to_string_lossy();
+            let mut builder = tempfile::Builder::new();
+            let temporary =
+                builder.prefix(&format!(".{name}.")).suffix(".part").tempdir_in(parent)?;
+            let new = temporary.path().join("new");
+            fs::create_dir(&new)?;
+            if let Ok(existing) = fs::metadata(&destination) {
+                fs::set_permissions(&new, existing.permissions())?;
+            }
+            fs::create_dir(new.join("values"))?;
+            let kv_json = BufWriter::new(File::create(new.join("kv.json"))?);
+            Ok((temporary, new, kv_json))
+        })();
+        let (temporary, new, kv_json) = created.map_err(|e: io::Error| file_error(to, e))?;
+        let (items, left_out, expiring) = (0, 0, 0);
+        Ok(OutputDirectory {
+            writer,
+            destination,
+            temporary,
+            new,
+            kv_json,
+            items,
+            left_out,
+            expiring,
+        })
     }
 
     fn write_item(&mut self, line: &[u8]) -> Result<()> {
@@ -115,23 +131,109 @@ impl OutputDirectory {
             return Ok(());
         }
         let member = self.writer.item(&line.key, &metadata).map_err(local_error)?;
-        let temporary = self.temporary.path();
-        let path = temporary.join(KvJsonWriter::value_file(&line.key));
+        let path = self.new.join(KvJsonWriter::value_file(&line.key));
         fs::write(&path, value).map_err(|e| file_error(&path, e))?;
-        self.kv_json.write_all(&member).map_err(|e| file_error(temporary, e))?;
+        self.kv_json.write_all(&member).map_err(|e| file_error(&self.new, e))?;
         self.items += 1;
         self.expiring += u64::from(line.expires_at().map_err(invalid)?.is_some());
         Ok(())
     }
 
+    /// Fsyncs the new directory, and moves it to its destination.
     fn persist(&mut self) -> Result<()> {
         let end = self.writer.finish();
-        let (to, temporary) = (self.writer.directory(), self.temporary.path());
         let written = self.kv_json.write_all(&end).and_then(|()| self.kv_json.flush());
-        written.map_err(|e| file_error(temporary, e))?;
-        if to.join("kv.json").is_file() {
-            fs::remove_dir_all(to).map_err(|e| file_error(to, e))?;
+        let written = written.and_then(|()| sync_all(&self.new)).and_then(|()| self.replace());
+        let synced = written.and_then(|()| File::open(parent(&self.destination))?.sync_all());
+        synced.map_err(|e| file_error(self.writer.directory(), e))
+    }
+
+    /// Renames the new directory. An old one is exchanged with it or, where the file system cannot,
+    /// moved aside until the new one is in place.
+    fn replace(&mut self) -> io::Result<()> {
+        let to = &self.destination;
+        if !to.exists() {
+            return fs::rename(&self.new, to);
         }
-        fs::rename(temporary, to).map_err(|e| file_error(to, e))
+        if exchange(&self.new, to) {
+            return Ok(());
+        }
+        let aside = self.temporary.path().join("old");
+        replace_by_renames(&self.new, to, &aside).map_err(|e| {
+            if !aside.exists() {
+                return e;
+            }
+            self.temporary.disable_cleanup(true);
+            io::Error::other(format!("{e}; the old export is now {}", aside.display()))
+        })
+    }
+}
+
+/// Moves a directory aside and another in its place, or moves it back if that fails.
+fn replace_by_renames(new: &Path, to: &Path, aside: &Path) -> io::Result<()> {
+    fs::rename(to, aside)?;
+    fs::rename(new, to).inspect_err(|_| drop(fs::rename(aside, to)))
+}
+
+/// Exchanges two directories atomically; returns false if that is not supported.
+fn exchange(one: &Path, other: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (one, other);
+        false
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Returns whether a directory contains an export and nothing else.
+fn is_export(directory: &Path) -> bool {
+    let all = |directory: &Path, is: &dyn Fn(&DirEntry) -> bool| {
+        fs::read_dir(directory)
+            .is_ok_and(|entries| entries.into_iter().all(|entry| entry.is_ok_and(|e| is(&e))))
+    };
+    let is_file = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_file());
+    directory.join("kv.json").is_file()
+        && all(directory, &|entry| entry.file_name() == "values" || entry.file_name() == "kv.json")
+        && all(&directory.join("values"), &is_file)
+}
+
+/// Fsyncs all files of an export: with one call for the file system, since there can be many.
+fn sync_all(directory: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(File::open(directory)?)?;
+    #[cfg(not(target_os = "linux"))]
+    for path in [directory, &directory.join("kv.json"), &directory.join("values")] {
+        File::open(path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_export_is_moved_back_if_the_new_one_cannot_be_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["to", "new"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("file"), name).unwrap();
+        }
+        assert!(replace_by_renames(&at("none"), &at("to"), &at("aside")).is_err());
+        assert_eq!(fs::read(at("to/file")).unwrap(), b"to");
+        assert!(!at("aside").exists());
+        replace_by_renames(&at("new"), &at("to"), &at("aside")).unwrap();
+        assert_eq!(fs::read(at("to/file")).unwrap(), b"new");
+        assert_eq!(fs::read(at("aside/file")).unwrap(), b"to");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::batch_sender::BatchSender;
 use super::find_or_create;
+use super::input_files::InputFiles;
 use super::report::FailureLog;
 use super::upload::{UploadSummary, upload};
 use crate::cli::error::{
@@ -10,19 +11,18 @@ use crate::cli::error::{
 };
 use crate::cli::output::{Output, counted, print_error, print_status, store_label};
 use crate::cli::runtime::connect;
-use crate::client::{Client, ErrorKind};
+use crate::client::{Client, Error, ErrorKind};
 use crate::config::{ImportArgs, ImportFormat};
+use crate::transfer::NextItem;
 use crate::transfer::checked_item::CheckedItem;
 use crate::transfer::detect::{self, OpenSource};
+use crate::transfer::fastly_toml::{self, DeclaredItems};
 use crate::transfer::resume::{ImportCounts, ImportParameters, ResumeState};
-use crate::transfer::{NextItem, fastly_toml};
 use crate::wire::{IfExists, Store};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 pub(super) async fn run(args: ImportArgs) -> Result<u8> {
     let (store, input) = match args.operands.as_slice() {
@@ -38,14 +38,15 @@ pub(super) async fn run(args: ImportArgs) -> Result<u8> {
     if store.is_none() && !fastly_toml {
         return Err(usage_error("STORE is required unless the input is a fastly.toml"));
     }
-    if args.resume && (detect::is_dash(&input) || fastly_toml) {
+    let resumable = !detect::is_dash(&input) && !fastly_toml;
+    if !resumable && (args.resume || args.state.is_some()) {
         return Err(usage_error(
-            "--resume requires an input file or directory, other than a fastly.toml",
+            "--resume and --state require an input file or directory, other than a fastly.toml",
         ));
     }
     let mut importer = Importer {
         client: connect(args.client.resolve()?)?,
-        failures: FailureLog::open(args.report.as_deref(), args.resume)?,
+        failures: FailureLog::default(),
         args,
         input,
         results: Vec::new(),
@@ -73,9 +74,21 @@ impl Importer {
         if self.args.dry_run {
             return self.dry_run(name, input).await;
         }
+        let inputs = InputFiles::new(&self.input, input.files.iter().map(PathBuf::as_path));
+        let inputs = self.open_report(inputs)?;
         let store = find_or_create(&self.client, name, self.args.create).await?;
-        let state = self.resume_state(&store, input.format)?;
+        let state = self.resume_state(&store, input.format, &inputs)?;
         self.upload(&store, input, state).await
+    }
+
+    /// Opens the report after the inputs, none of which it may replace.
+    fn open_report(&mut self, mut inputs: InputFiles) -> Result<InputFiles> {
+        if let Some(report) = &self.args.report {
+            inputs.check("--report", report)?;
+            self.failures = FailureLog::open(report, self.args.resume)?;
+            inputs.add(report);
+        }
+        Ok(inputs)
     }
 
     /// Imports all stores that a `fastly.toml` declares, or only one of them.
@@ -93,26 +106,29 @@ impl Importer {
             return Err(self.input_error("declares no KV stores"));
         }
         // Read all stores first, so that nothing is imported if one cannot be read.
+        let kv_json = stores.values().flatten().filter_map(DeclaredItems::file);
+        let mut inputs = InputFiles::new(&self.input, kv_json);
         let mut read = Vec::new();
         for (name, entries) in stores {
             let items = fastly_toml::items(entries, self.args.max_value);
             read.push((name, items.map_err(|e| self.input_error(e))?));
         }
+        let values = read.iter().flat_map(|(_, items)| items);
+        values.filter_map(|item| item.value.file()).for_each(|file| inputs.add(file));
+        if !self.args.dry_run {
+            self.open_report(inputs)?;
+        }
         let create = only.is_none() || self.args.create;
         let mut worst = 0;
         for (name, items) in read {
-            let input = OpenSource {
-                source: Box::new(items.into_iter()),
-                format: ImportFormat::FastlyToml,
-                size: None,
-                bytes_read: Arc::new(AtomicU64::new(0)),
-            };
+            let items = Box::new(items.into_iter());
+            let input = OpenSource::new(items, ImportFormat::FastlyToml);
             let status = if self.args.dry_run {
                 self.dry_run(&name, input).await?
             } else {
                 let store = find_or_create(&self.client, &name, create).await?;
                 let parameters = self.parameters(&store, ImportFormat::FastlyToml, "");
-                self.upload(&store, input, ResumeState::new(None, parameters)).await?
+                self.upload(&store, input, ResumeState::new(parameters)).await?
             };
             if status == EXIT_INTERRUPTED {
                 return Ok(status);
@@ -133,12 +149,17 @@ impl Importer {
     }
 
     /// Loads or creates the resume state, which is not saved for standard input.
-    fn resume_state(&self, store: &Store, format: ImportFormat) -> Result<ResumeState> {
+    fn resume_state(
+        &self,
+        store: &Store,
+        format: ImportFormat,
+        inputs: &InputFiles,
+    ) -> Result<ResumeState> {
         if detect::is_dash(&self.input) {
-            if self.args.state.is_some() {
-                return Err(usage_error("--state requires an input file or directory"));
-            }
-            return Ok(ResumeState::new(None, self.parameters(store, format, "")));
+            return Ok(ResumeState::new(self.parameters(store, format, "")));
+        }
+        if let Some(state) = &self.args.state {
+            inputs.check("--state", state)?;
         }
         let file = self.args.state.clone().unwrap_or_else(|| default_state_file(&self.input));
         let input = detect::fingerprint(&self.input).map_err(|e| self.input_error(e))?;
@@ -149,13 +170,12 @@ impl Importer {
             print_status(&format!("resuming after {}", counted(state.acknowledged(), "item")));
             return Ok(state);
         }
-        let mut state = ResumeState::new(Some(file), parameters.clone());
-        match state.record_sent(0) {
-            Ok(()) => Ok(state),
+        match ResumeState::create(file, parameters.clone()) {
+            Ok(state) => Ok(state),
             Err(e) if self.args.state.is_some() => Err(local_error(e.to_string())),
             Err(e) => {
-                print_status(&format!("warning: {e}; this import cannot be resumed"));
-                Ok(ResumeState::new(None, parameters))
+                print_status(&format!("warning: this import cannot be resumed: {e}"));
+                Ok(ResumeState::new(parameters))
             }
         }
     }
@@ -176,7 +196,7 @@ impl Importer {
 
     /// Reports the result of an upload and returns the exit status.
     fn report(&mut self, store: &Store, summary: UploadSummary) -> u8 {
-        let UploadSummary { counts, mut state, aborted } = summary;
+        let UploadSummary { counts, mut state, aborted, source_failed } = summary;
         let ImportCounts { written, skipped, failed, .. } = counts;
         let label = self.label(store);
         print_status(&format!(
@@ -194,26 +214,31 @@ impl Importer {
             state.remove();
             return exit_status(counts);
         };
-        let status = match aborted {
+        let (status, resumable) = match aborted {
             CommandError::Interrupted => {
                 print_error("interrupted");
-                EXIT_INTERRUPTED
+                (EXIT_INTERRUPTED, true)
             }
             CommandError::Failed(e) => {
                 print_error(&e.to_string());
-                e.kind().exit_status()
+                (e.kind().exit_status(), !source_failed && may_succeed_later(&e))
             }
-            CommandError::OutputClosed | CommandError::Declined => EXIT_FAILURE,
+            CommandError::OutputClosed | CommandError::Declined => (EXIT_FAILURE, true),
         };
         match state.file() {
             Some(_) if status == ErrorKind::Auth.exit_status() => print_status(
                 "import incomplete: run again with --resume and a token that may write",
             ),
-            Some(file) => print_status(&format!(
+            Some(file) if resumable => print_status(&format!(
                 "import incomplete: run the same command again with --resume (progress in {})",
                 file.display()
             )),
-            None => print_status("import incomplete: run the same command again to start over"),
+            None if resumable => {
+                print_status("import incomplete: run the same command again to start over")
+            }
+            _ => print_status(
+                "import incomplete: correct the error, and start over without --resume",
+            ),
         }
         status
     }
@@ -226,6 +251,11 @@ impl Importer {
             Err(e) if e.kind() == ErrorKind::NotFound && create => None,
             Err(e) => return Err(e.into()),
         };
+        if self.args.report.is_some() {
+            print_status(
+                "note: --dry-run writes no files; failed items follow instead of --report",
+            );
+        }
         let (mut counts, mut line) = (ImportCounts::default(), Vec::new());
         let hidden = ProgressBar::hidden();
         loop {
@@ -285,6 +315,12 @@ impl Importer {
         }
         out.flush()
     }
+}
+
+/// Returns whether the rest of an import can succeed after this error.
+fn may_succeed_later(e: &Error) -> bool {
+    // A local error is a full disk, for example.
+    e.is_transient() || e.status().is_some_and(|s| s >= 500) || matches!(e, Error::Local(_))
 }
 
 /// Returns the exit status of a complete import.

@@ -27,13 +27,15 @@ struct ItemList {
     prefix: String,
     cursor: Option<String>,
     page: VecDeque<ListedItem>,
+    /// The last key of the pages before.
+    last_key: Option<String>,
     ended: bool,
 }
 
 impl ItemList {
     fn new(store: SyncStore, prefix: &str) -> ItemList {
-        let prefix = prefix.to_owned();
-        ItemList { store, prefix, cursor: None, page: VecDeque::new(), ended: false }
+        let (prefix, page) = (prefix.to_owned(), VecDeque::new());
+        ItemList { store, prefix, cursor: None, page, last_key: None, ended: false }
     }
 
     /// Reads the next page if the current one is empty.
@@ -56,7 +58,26 @@ impl ItemList {
             };
             self.ended = meta.next_cursor.is_none();
             self.cursor = meta.next_cursor;
+            self.check_order()?;
         }
+        Ok(())
+    }
+
+    /// Checks that the keys ascend by their bytes. In another order, items that both stores have
+    /// would be taken for items of one store only, and deleted.
+    fn check_order(&mut self) -> Result<(), Error> {
+        let mut last = self.last_key.as_deref();
+        for ListedItem { key, .. } in &self.page {
+            if let Some(last) = last.filter(|last| *last >= key.as_str()) {
+                let SyncStore { client, store, .. } = &self.store;
+                let subject =
+                    format!("the keys of store {:?} at {}", store.name, client.endpoint());
+                let reason = format!("{key:?} follows {last:?}, but keys must ascend");
+                return Err(Error::Unexpected { subject, reason });
+            }
+            last = Some(key);
+        }
+        self.last_key = last.map(str::to_owned);
         Ok(())
     }
 }

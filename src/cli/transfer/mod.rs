@@ -4,6 +4,7 @@ mod batch_sender;
 mod export;
 mod export_viceroy;
 mod import;
+mod input_files;
 mod item_reader;
 mod merge_join;
 mod report;

@@ -3,21 +3,42 @@
 use crate::cli::error::{Result, file_error, local_error};
 use crate::transfer::RejectedItem;
 use indicatif::ProgressBar;
-use serde_json::json;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// The destination of failure reports: NDJSON in a file, or text on standard error.
+#[derive(Default)]
 pub(super) struct FailureLog(Option<BufWriter<File>>);
 
+/// A line of a report.
+#[derive(Serialize)]
+struct ReportLine<'i> {
+    key: &'i str,
+    /// Absent if the input has no lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+    reason: &'i str,
+}
+
 impl FailureLog {
-    /// Opens the file, if any. An existing file is truncated unless `append` is set.
-    pub(super) fn open(file: Option<&Path>, append: bool) -> Result<FailureLog> {
-        let Some(path) = file else { return Ok(FailureLog(None)) };
+    /// Opens a file. A report of an earlier import is replaced, or continued with `append`; a file
+    /// with other content is refused.
+    pub(super) fn open(path: &Path, append: bool) -> Result<FailureLog> {
+        let regular = fs::metadata(path).map_or(true, |found| found.is_file());
         let mut options = OpenOptions::new();
-        let opened = options.create(true).write(true).append(append).truncate(!append).open(path);
-        let file = opened.map_err(|e| file_error(path, e))?;
+        let opened = options.read(regular).write(true).create(regular).open(path);
+        let mut file = opened.map_err(|e| file_error(path, e))?;
+        if regular {
+            if !is_report(&file) {
+                let reason = "exists and is not a report: remove it or choose another file";
+                return Err(file_error(path, reason));
+            }
+            let emptied = if append { Ok(()) } else { file.set_len(0) };
+            emptied.and_then(|()| file.seek(SeekFrom::End(0))).map_err(|e| file_error(path, e))?;
+        }
         Ok(FailureLog(Some(BufWriter::new(file))))
     }
 
@@ -26,10 +47,11 @@ impl FailureLog {
             return Ok(());
         }
         if let Some(file) = &mut self.0 {
-            let mut lines = failures.iter().map(|RejectedItem { number, key, reason }| {
-                json!({ "line": number, "key": key, "reason": reason })
+            let written = failures.iter().try_for_each(|RejectedItem { number, key, reason }| {
+                let line = Some(*number).filter(|number| *number > 0);
+                serde_json::to_writer(&mut *file, &ReportLine { key, line, reason })?;
+                file.write_all(b"\n")
             });
-            let written = lines.try_for_each(|line| writeln!(file, "{line}"));
             let written = written.and_then(|()| file.flush());
             return written.map_err(|e| local_error(format!("--report: {e}")));
         }
@@ -38,13 +60,32 @@ impl FailureLog {
             for RejectedItem { number, key, reason } in failures {
                 // A terminal could interpret control characters.
                 let reason = reason.replace(char::is_control, " ");
-                let _ = if key.is_empty() {
-                    writeln!(stderr, "line {number}: {reason}")
-                } else {
-                    writeln!(stderr, "line {number}, key {key:?}: {reason}")
+                let _ = match (number, key.as_str()) {
+                    (0, "") => writeln!(stderr, "{reason}"),
+                    (0, _) => writeln!(stderr, "key {key:?}: {reason}"),
+                    (_, "") => writeln!(stderr, "line {number}: {reason}"),
+                    _ => writeln!(stderr, "line {number}, key {key:?}: {reason}"),
                 };
             }
         });
         Ok(())
+    }
+}
+
+/// Returns whether a file is empty or starts with a line of a report.
+fn is_report(file: &File) -> bool {
+    /// Reads the fields without their content, which can be large.
+    #[derive(Deserialize)]
+    struct Fields {
+        #[serde(rename = "key")]
+        _key: IgnoredAny,
+        #[serde(rename = "reason")]
+        _reason: IgnoredAny,
+        value: Option<IgnoredAny>,
+    }
+    let lines = serde_json::Deserializer::from_reader(BufReader::new(file));
+    match lines.into_iter::<Fields>().next() {
+        None => true,
+        Some(first) => first.is_ok_and(|fields| fields.value.is_none()),
     }
 }

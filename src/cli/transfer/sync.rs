@@ -43,7 +43,7 @@ pub(super) async fn run(args: SyncArgs) -> Result<u8> {
     let sender = BatchSender::new(&to.client, &to.store, IfExists::Overwrite, max_value).await?;
     let (quick, dry_run) = (args.quick, args.dry_run);
     let mut sync = Syncer {
-        join: MergeJoin::new(from.clone(), to.clone(), &args.prefix),
+        join: MergeJoin::new(from.clone(), to.clone(), args.prefix.as_deref().unwrap_or_default()),
         comparer: Comparer { from, to, quick, dry_run, value_bytes_max: max_value },
         bar: progress_bar("comparing", "items", None),
         out: Output::new(),

@@ -4,7 +4,7 @@
 use super::batch_sender::{BatchOutcome, BatchSender};
 use super::report::FailureLog;
 use crate::cli::error::{CommandError, local_error};
-use crate::cli::output::styled_bar;
+use crate::cli::output::{print_error, styled_bar};
 use crate::client::Error;
 use crate::transfer::batches::{Batch, BatchLimits, BatchReader};
 use crate::transfer::detect::OpenSource;
@@ -41,6 +41,7 @@ pub(super) struct Uploader<'r> {
     in_flight: JoinSet<SentBatch>,
     next: Option<Batch>,
     aborted: Option<CommandError>,
+    source_failed: bool,
     ended: bool,
 }
 
@@ -49,6 +50,8 @@ pub(super) struct UploadSummary {
     pub(super) state: ResumeState,
     /// The reason the upload ended before the end of its source.
     pub(super) aborted: Option<CommandError>,
+    /// Whether the source is the reason.
+    pub(super) source_failed: bool,
 }
 
 /// Uploads the items of a source, starting at the position in `state`.
@@ -73,6 +76,7 @@ pub(super) async fn upload(
         in_flight: JoinSet::new(),
         next: None,
         aborted: None,
+        source_failed: false,
         ended: false,
     };
     uploader.run(batches).await
@@ -121,7 +125,10 @@ impl Uploader<'_> {
             tokio::select! {
                 batch = batches.recv(), if receive => match batch {
                     Some(Ok(batch)) => self.next = Some(batch),
-                    Some(Err(e)) => self.abort_with(format!("the input {e}")),
+                    Some(Err(e)) => {
+                        self.source_failed = self.aborted.is_none();
+                        self.abort_with(format!("the input {e}"));
+                    }
                     None => self.ended = true,
                 },
                 Some(done) = self.in_flight.join_next(), if !self.in_flight.is_empty() => {
@@ -148,7 +155,13 @@ impl Uploader<'_> {
             }
         }
         self.bar.finish_and_clear();
-        UploadSummary { counts: self.state.counts(), state: self.state, aborted: self.aborted }
+        if self.aborted.is_some()
+            && let Err(e) = self.state.save()
+        {
+            print_error(&e.to_string());
+        }
+        let Uploader { state, aborted, source_failed, .. } = self;
+        UploadSummary { counts: state.counts(), state, aborted, source_failed }
     }
 
     /// Sends the next batch unless one of its keys is in flight: the last line with a key must be
@@ -187,9 +200,8 @@ impl Uploader<'_> {
         match sent.outcome {
             Ok(outcome) => {
                 let reported = self.failures.report(&outcome.failures, &self.bar);
-                let saved = self.state.record_done(sent.from, sent.to, outcome.counts);
-                let saved = saved.map_err(|e| local_error(e.to_string()));
-                if let Err(e) = reported.and(saved) {
+                self.state.record_done(sent.from, sent.to, outcome.counts);
+                if let Err(e) = reported {
                     self.abort(e);
                 }
             }

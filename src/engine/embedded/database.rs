@@ -26,9 +26,10 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SCHEMA: &str = "
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 1), last_version INTEGER NOT NULL,
-        log_start INTEGER NOT NULL, salt INTEGER NOT NULL
+        log_start INTEGER NOT NULL, salt INTEGER NOT NULL, log_end INTEGER NOT NULL DEFAULT 0
     ) STRICT;
-    INSERT INTO meta VALUES (1, 0, 1, abs(random() % 4294967296));
+    INSERT INTO meta (id, last_version, log_start, salt)
+        VALUES (1, 0, 1, abs(random() % 4294967296));
     CREATE TABLE heads (
         key BLOB PRIMARY KEY, due INTEGER NOT NULL, data BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
@@ -47,15 +48,34 @@ pub(super) struct CheckpointPosition {
     pub(super) first_segment: u64,
     /// Initial value of the checksums of WAL records.
     pub(super) salt: u32,
+    /// Sequence number after the newest segment known to have commits; 0 before the WAL has files.
+    pub(super) wal_end: u64,
 }
 
 pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPosition> {
-    let position = conn.query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
-        let (last, first) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?);
-        let (first_segment, salt) = (first.cast_unsigned(), row.get(2)?);
-        Ok(CheckpointPosition { last_version: last, first_segment, salt })
+    let wal_end = if has_wal_end(conn)? { "log_end" } else { "0" };
+    let sql = format!("SELECT last_version, log_start, salt, {wal_end} FROM meta");
+    let position = conn.query_row(&sql, [], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+        let (last_version, first_segment, wal_end) = (number(0)?, number(1)?, number(3)?);
+        Ok(CheckpointPosition { last_version, first_segment, salt: row.get(2)?, wal_end })
     });
     Ok(position?)
+}
+
+/// Returns whether the database can store [`CheckpointPosition::wal_end`]. Databases of earlier
+/// builds get the column when it is first stored; those builds ignore it.
+fn has_wal_end(conn: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM pragma_table_info('meta') WHERE name = 'log_end'";
+    conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|columns| columns > 0)
+}
+
+/// Stores [`CheckpointPosition::wal_end`] durably. The segment before it must be durable.
+pub(super) fn save_wal_end(conn: &Connection, wal_end: u64) -> rusqlite::Result<()> {
+    if !has_wal_end(conn)? {
+        conn.execute_batch("ALTER TABLE meta ADD COLUMN log_end INTEGER NOT NULL DEFAULT 0")?;
+    }
+    execute_synced(conn, "UPDATE meta SET log_end = ?1 WHERE id = 1", &[&wal_end.cast_signed()])
 }
 
 pub(super) fn path(dir: &Path) -> PathBuf {
@@ -210,6 +230,14 @@ fn with_advice(e: EngineError, path: &Path) -> EngineError {
         ));
     }
     e
+}
+
+/// Fails if a directory has no database.
+pub(super) fn ensure_exists(dir: &Path) -> Result<()> {
+    if path(dir).is_file() {
+        return Ok(());
+    }
+    Err(EngineError::Failed(format!("there is no steadfast.db in {}", dir.display())))
 }
 
 /// Opens the database read-only after checking its format.

@@ -16,16 +16,21 @@ mod blob_files;
 mod checkpoint;
 mod connection_pool;
 mod database;
+mod hidden_ranges;
 mod maintenance;
 mod memtable;
 mod read_cache;
 mod read_path;
 mod read_scheduler;
+mod repair;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod wal;
 mod writer;
 
+pub use repair::reset_wal;
 pub use verify::{VerifiedRecord, VerifyReport, verify};
 
 use super::{
@@ -36,11 +41,11 @@ use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
 use checkpoint::Checkpointer;
-use connection_pool::ConnectionPool;
-use maintenance::{Maintenance, MaintenanceTask};
+use connection_pool::{ConnectionPool, ExpiryPosition};
+use maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
 use memtable::Memtable;
 use read_cache::ReadCache;
-use read_path::ReadPath;
+use read_path::{ReadPath, ScanAttempt};
 use read_scheduler::ReadScheduler;
 use snapshot::SnapshotReader;
 use std::fmt;
@@ -121,9 +126,13 @@ struct Shared {
     /// Under the shared lock each record is in one of the two.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
+    /// Sequence number after the newest segment with a durable commit.
+    wal_end: AtomicU64,
     segments: SegmentPool,
     backpressure: Backpressure,
     counters: Counters,
+    /// The memtable hides every record of the database that expires before this position.
+    expiry_position: Mutex<ExpiryPosition>,
     /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
     blob_bytes: AtomicI64,
@@ -146,6 +155,8 @@ struct Counters {
     sync_micros: AtomicU64,
     cache_hits: AtomicU64,
     cache_misses: AtomicU64,
+    /// Records that scans visited, in the memtable and in the database.
+    scanned: AtomicU64,
 }
 
 impl Shared {
@@ -167,6 +178,10 @@ impl Shared {
 
     fn wal_position_mut(&self) -> MutexGuard<'_, WalPosition> {
         self.wal_position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expiry_position(&self) -> MutexGuard<'_, ExpiryPosition> {
+        self.expiry_position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wal_position(&self) -> WalPosition {
@@ -213,17 +228,24 @@ impl Embedded {
         };
         let recovered = recovery::recover(files, position, RecoveryMode::ReadWrite, replay)?;
         let RecoveredWal { live, free, last_version, next_seq } = recovered;
+        let wal_end = live.last().map_or(position.first_segment, |segment| segment.seq + 1);
         segments.restore(live, free);
         let blobs = BlobFiles::new(&dir, cache_bytes / BLOB_CACHE_DIVISOR, fatal.clone())?;
         sync_dir_and_parent(&dir)?;
+        // Stored again only if recovery found a segment that the database does not know.
+        if position.wal_end == 0 || position.wal_end.max(position.first_segment) < wal_end {
+            expect_wal(&conn, &segments, wal_end)?;
+        }
         let shared = Arc::new(Shared {
             cache: ReadCache::new(cache_bytes),
             memtable: RwLock::new(memtable),
             checkpoint_lock: RwLock::default(),
+            wal_end: AtomicU64::new(wal_end),
             wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
             segments,
             backpressure: Backpressure::new(wal_bytes),
             counters: Counters::default(),
+            expiry_position: Mutex::default(),
             record_counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
             blob_bytes: AtomicI64::new(0),
             dir: dir.clone(),
@@ -275,6 +297,7 @@ fn start_threads(
     let checkpointer = Checkpointer {
         conn,
         pinned_frames: 0,
+        saved_wal_end: (shared.wal_end.load(Ordering::Relaxed), None),
         blobs: read_path.blobs.clone(),
         wal_end,
         commands: Arc::downgrade(&commands),
@@ -286,6 +309,7 @@ fn start_threads(
     let WalPosition { version, seq } = shared.wal_position();
     let writer = Writer {
         commands: command_receiver,
+        deletions: BlobDeletions::new(maintenance.clone()),
         maintenance,
         shared,
         pool,
@@ -383,6 +407,17 @@ fn sync_dir_and_parent(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Ensures that the WAL has a file, and stores in the database that the WAL exists and which
+/// segment is its newest, so that the next start misses a WAL that was lost.
+fn expect_wal(conn: &rusqlite::Connection, segments: &SegmentPool, wal_end: u64) -> Result<()> {
+    let saved = segments.ensure_file().and_then(|()| Ok(database::save_wal_end(conn, wal_end)?));
+    match saved {
+        // A full disk must not prevent reads.
+        Err(EngineError::Full(_)) => Ok(()),
+        saved => saved,
+    }
+}
+
 fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
     let mut select = conn.prepare("SELECT first, n FROM counts")?;
     let mut rows = select.query([])?;
@@ -424,12 +459,15 @@ impl Engine for Embedded {
             self.ensure_open()?;
             if let Ok(guard) = self.shared.checkpoint_lock.try_read() {
                 let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
-                let read = || self.read_path.scan(&scan, guard);
-                if let Some(page) = self.scheduler.try_inline(expected_micros, read) {
-                    return page;
+                let attempt = ScanAttempt::bounded(0, &scan);
+                let read = || self.read_path.try_scan(&scan, attempt, guard);
+                match self.scheduler.try_inline(expected_micros, read) {
+                    Some(Ok(Some(page))) => return Ok(page),
+                    Some(Err(e)) => return Err(e),
+                    Some(Ok(None)) | None => {}
                 }
             }
-            self.blocking(move |path| path.scan(&scan, path.shared.checkpoint_lock())).await
+            self.blocking(move |read_path| read_path.scan(&scan)).await
         })
     }
 

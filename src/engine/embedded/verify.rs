@@ -70,10 +70,7 @@ pub fn verify(
     dir: &Path,
     visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
 ) -> Result<VerifyReport> {
-    if !database::path(dir).is_file() {
-        let missing = format!("there is no steadfast.db in {}", dir.display());
-        return Err(EngineError::Failed(missing));
-    }
+    database::ensure_exists(dir)?;
     let _lock = lock_dir(dir)?;
     let conn = database::open_checked(dir)?;
     let mut report = VerifyReport::default();
@@ -107,9 +104,6 @@ fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<(
 }
 
 fn replay_wal(conn: &Connection, dir: &Path, memtable: &mut Memtable) -> Result<u64> {
-    if !dir.join("log").is_dir() {
-        return Err(EngineError::Corrupt("the log directory is missing".into()));
-    }
     let position = database::checkpoint_position(conn)?;
     let (_, files) = SegmentPool::open(dir)?;
     let mut entries = 0;

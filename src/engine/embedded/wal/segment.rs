@@ -140,6 +140,20 @@ impl SegmentPool {
         Ok(segment)
     }
 
+    /// Creates a segment file if there is none. From then on there always is one, so that a data
+    /// directory without any has lost its WAL.
+    pub(crate) fn ensure_file(&self) -> Result<()> {
+        let is_empty = {
+            let state = self.state();
+            state.live.is_empty() && state.retired.is_empty() && state.free.is_empty()
+        };
+        if is_empty {
+            let file = self.create(SEGMENT_BYTES)?;
+            self.state().free.push(file);
+        }
+        Ok(())
+    }
+
     /// Creates a file of `len` zero bytes and fsyncs it and its directory.
     fn create(&self, len: u64) -> Result<SegmentFile> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
@@ -184,8 +198,7 @@ impl SegmentPool {
     /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
     pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
-        let mut surplus = Vec::new();
-        let preallocated = {
+        let (preallocated, surplus) = {
             let mut state = self.state();
             for segment in std::mem::take(&mut state.retired) {
                 match Arc::try_unwrap(segment) {
@@ -194,22 +207,31 @@ impl SegmentPool {
                 }
             }
             // Writing to a file that was not preallocated costs more than preallocating a new one.
-            let (preallocated, unfilled): (Vec<_>, Vec<_>) =
+            let (preallocated, mut surplus): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut state.free).into_iter().partition(|file| file.preallocated);
             state.free = preallocated;
-            surplus.extend(unfilled);
             if !busy {
                 let keep = state.free.len().min(wanted);
                 surplus.extend(state.free.drain(keep..));
             }
-            state.free.len()
+            (state.free.len(), surplus)
         };
+        // Created before the others are deleted, as one file must always exist.
+        let created = self.preallocate(wanted.saturating_sub(preallocated));
+        if created.is_err() && preallocated == 0 {
+            self.state().free.extend(surplus);
+            return created;
+        }
         for SegmentFile { number, .. } in surplus {
             if let Err(e) = fs::remove_file(self.path(number)) {
                 tracing::warn!(number, error = %e, "could not delete a WAL segment file");
             }
         }
-        for _ in preallocated..wanted {
+        created
+    }
+
+    fn preallocate(&self, files: usize) -> Result<()> {
+        for _ in 0..files {
             let file = self.create(SEGMENT_BYTES)?;
             self.state().free.push(file);
         }

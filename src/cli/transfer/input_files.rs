@@ -1,0 +1,60 @@
+//! The files that an import reads, which its outputs must not replace.
+
+use crate::cli::error::{Result, usage_error};
+use crate::transfer::detect::is_dash;
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Device and inode, which identify a file under all its names.
+type FileId = (u64, u64);
+
+#[derive(Default)]
+pub(super) struct InputFiles {
+    files: HashSet<FileId>,
+    directory: Option<PathBuf>,
+}
+
+impl InputFiles {
+    /// Identifies the input and the files it refers to. Those that do not exist are ignored.
+    pub(super) fn new<'p>(
+        input: &'p Path,
+        referenced: impl Iterator<Item = &'p Path>,
+    ) -> InputFiles {
+        let mut inputs = InputFiles::default();
+        if is_dash(input) {
+            // Standard input can be a file.
+            inputs.files.extend(rustix::fs::fstat(io::stdin()).ok().map(|f| (f.st_dev, f.st_ino)));
+        } else if input.is_dir() {
+            inputs.directory = input.canonicalize().ok();
+        }
+        let files = referenced.chain(Some(input)).filter_map(|file| fs::metadata(file).ok());
+        inputs.files.extend(files.map(|file| id(&file)));
+        inputs
+    }
+
+    /// Checks that an output is none of these files, nor in a directory that is imported.
+    pub(super) fn check(&self, flag: &str, output: &Path) -> Result<()> {
+        let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok();
+        let within = parent.zip(self.directory.as_ref()).is_some_and(|(p, d)| p.starts_with(d));
+        let same = fs::metadata(output).is_ok_and(|file| self.files.contains(&id(&file)));
+        if within || same {
+            let output = output.display();
+            let reason = if same { "is an input" } else { "is in the input directory" };
+            return Err(usage_error(format!("{flag} {output} {reason}: choose another file")));
+        }
+        Ok(())
+    }
+
+    /// Adds an output, so that no other output can replace it.
+    pub(super) fn add(&mut self, output: &Path) {
+        self.files.extend(fs::metadata(output).ok().filter(Metadata::is_file).map(|f| id(&f)));
+    }
+}
+
+fn id(file: &Metadata) -> FileId {
+    (file.dev(), file.ino())
+}
