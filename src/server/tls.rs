@@ -23,8 +23,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Maximum size of a ClientHello in bytes; usual ones have up to 2 KiB.
 const HELLO_BYTES_MAX: usize = 8 << 10;
-/// Maximum number of bytes read after the ClientHello until the handshake is complete. The client may
-/// send its first request along, and a record of up to 16 KiB is read as a whole.
+/// Maximum number of bytes read after the ClientHello until the handshake is complete. The client
+/// may send its first request along, and a record of up to 16 KiB is read as a whole.
 const FINISH_BYTES_MAX: usize = 24 << 10;
 /// As many bytes more if the client must send a certificate.
 const CLIENT_CERT_BYTES_MAX: usize = 16 << 10;
