@@ -1,6 +1,7 @@
-//! Soak test: memory, disk usage, open files and latency stay flat while items are overwritten,
-//! expire and are deleted. `STEADFAST_SOAK_SECONDS` sets the duration (15); `STEADFAST_SEED`
-//! repeats the choices of a run.
+//! Soak tests: memory, disk usage, open files and latency stay flat while items are overwritten,
+//! expire and are deleted; and every route survives hostile requests and kill -9.
+//! `STEADFAST_SOAK_SECONDS` sets the duration of each (15); `STEADFAST_SEED` repeats the choices of a
+//! run.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
@@ -9,8 +10,10 @@ mod growth;
 #[allow(dead_code, reason = "each suite uses a part")]
 #[path = "../harness/random.rs"]
 mod random;
+mod requests;
 #[path = "../support/mod.rs"]
 mod support;
+mod surface;
 mod workload;
 
 use growth::{Sample, Series};
