@@ -9,14 +9,17 @@
 //! | [`kv`] | the semantics of stores and items, independent of HTTP and of the engine |
 //! | [`engine`] | ordered key-value storage with atomic, durable commits |
 //! | [`storage`] | opens the engine at a configured location |
+//! | [`address_file`] | finds the server of a data directory |
 //! | [`server`] | builds and runs a server from the modules above |
 //! | [`admin`] | offline check, copy, backup and restore |
 //! | [`cli`], [`config`] | the commands; their flags and environment variables |
 //! | [`client`] | the API client behind the commands |
 //! | [`transfer`] | import and export formats |
-//! | [`metrics`], [`wire`] | the server's metrics; the JSON types of the API |
+//! | [`metrics`], [`logging`] | the server's metrics; its log |
+//! | [`wire`] | the JSON types of the API |
 #![doc = include_str!("../ARCHITECTURE.md")]
 
+pub mod address_file;
 pub mod admin;
 pub mod api;
 pub mod atomic_file;
@@ -26,6 +29,7 @@ pub mod config;
 pub mod engine;
 pub mod http;
 pub mod kv;
+pub mod logging;
 pub mod metrics;
 pub mod server;
 pub mod storage;

@@ -1,6 +1,7 @@
 //! The server's metrics. Labels never contain keys, store names or tokens.
 
 use crate::kv::Stats;
+use crate::logging;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -63,6 +64,7 @@ pub struct Metrics {
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     auth_failures: Counter,
     overloads: Counter,
+    log_lines_dropped: Counter,
     /// Open connections.
     pub connections: Gauge,
     engine: EngineMetrics,
@@ -91,6 +93,7 @@ impl Default for Metrics {
             latency: Family::new_with_constructor(histogram),
             auth_failures: Counter::default(),
             overloads: Counter::default(),
+            log_lines_dropped: Counter::default(),
             connections: Gauge::default(),
             engine: EngineMetrics::default(),
         };
@@ -108,6 +111,8 @@ impl Metrics {
         r.register("auth_failures", "Requests without a valid token", self.auth_failures.clone());
         let help = "Requests refused because a memory or snapshot limit was exhausted";
         r.register("overloads", help, self.overloads.clone());
+        let help = "Log lines that could not be written";
+        r.register("log_lines_dropped", help, self.log_lines_dropped.clone());
         r.register("http_connections", "Open connections", self.connections.clone());
         let e = &self.engine;
         r.register("stores", "Stores", e.stores.clone());
@@ -156,6 +161,7 @@ impl Metrics {
         let raise = |counter: &Counter, total: u64| {
             counter.inc_by(total.saturating_sub(counter.get()));
         };
+        raise(&self.log_lines_dropped, logging::dropped_lines());
         raise(&e.commits, stats.commits);
         raise(&e.conflicts, stats.conflicts);
         raise(&e.groups, stats.groups);

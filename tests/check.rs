@@ -154,3 +154,90 @@ fn every_kind_of_damage_is_reported() {
     let (status, message) = check(dir.path());
     assert_ne!(status, 0, "{message}");
 }
+
+#[test]
+fn check_refuses_a_lost_wal_until_it_is_reset() {
+    let (mut disk, _) = with_items();
+    disk.server.kill();
+    let log = disk.data().join("log");
+    fs::read_dir(&log).unwrap().for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+    let (status, message) = check(&disk.data());
+    assert_eq!(status, 1, "{message}");
+    assert!(message.contains("all segment files are missing from the WAL"), "{message}");
+    let backup = disk.data().with_file_name("lost.backup");
+    let data = disk.data();
+    let (data, backup) = (data.to_str().unwrap(), backup.to_str().unwrap());
+    for args in [&["serve", "--data", data][..], &["backup", "--data", data, "-o", backup]] {
+        let Output { status, stderr, .. } = Command::new(binary()).args(args).output().unwrap();
+        let message = String::from_utf8(stderr).unwrap();
+        assert!(!status.success() && message.contains("--reset-wal"), "{args:?}: {message}");
+    }
+    let reset = Command::new(binary()).args(["check", "--reset-wal", "--data", data]).output();
+    let Output { status, stderr, .. } = reset.unwrap();
+    let message = String::from_utf8(stderr).unwrap();
+    assert!(message.starts_with("reset the WAL"), "{message}");
+    assert_eq!(status.code(), Some(0), "{message}");
+}
+
+/// A read-only view of a directory, unmounted when dropped.
+struct ReadOnlyMount(tempfile::TempDir);
+
+impl ReadOnlyMount {
+    /// Returns `None` without the permission to mount.
+    fn new(dir: &Path) -> Option<ReadOnlyMount> {
+        let at = tempfile::tempdir().unwrap();
+        let mount = |args: &[&str], dir: &Path| {
+            let mut command = Command::new("mount");
+            let output = command.args(args).arg(dir).arg(at.path()).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if !mount(&["--bind"], dir) {
+            return None;
+        }
+        let mounted = ReadOnlyMount(at);
+        let at = mounted.0.path();
+        let read_only = Command::new("mount").args(["-o", "remount,ro,bind"]).arg(at).output();
+        read_only.is_ok_and(|output| output.status.success()).then_some(mounted)
+    }
+}
+
+impl Drop for ReadOnlyMount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn check_and_backup_read_a_read_only_file_system() {
+    let (mut disk, _) = with_items();
+    let data = disk.data();
+    let Some(mount) = ReadOnlyMount::new(&data) else {
+        return println!("skipped: cannot mount");
+    };
+    let files = tempfile::tempdir().unwrap();
+    let read_only = mount.0.path();
+    let (status, message) = check(read_only);
+    assert!(status == 2 && message.contains("is locked by another steadfast"), "{message}");
+    let check_and_back_up = |name: &str| {
+        let (status, message) = check(read_only);
+        assert_eq!(status, 0, "{name}: {message}");
+        assert!(message.starts_with("2 stores, 42 items, "), "{name}: {message}");
+        let backup = files.path().join(name);
+        let mut command = Command::new(binary());
+        command.args(["backup", "--data"]).arg(read_only).arg("-o").arg(&backup);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(binary()).args(["check", "--backup"]).arg(&backup).output();
+        let Output { stdout, .. } = output.unwrap();
+        assert_eq!(String::from_utf8_lossy(&stdout), "2 stores, 42 items: no problems found\n");
+    };
+    // A snapshot of a running server has the WAL and SQLite's WAL.
+    disk.server.kill();
+    check_and_back_up("killed");
+    let server = support::Server::start(&data, &[]);
+    server.stop();
+    check_and_back_up("stopped");
+    fs::remove_file(data.join("LOCK")).unwrap();
+    let (status, message) = check(read_only);
+    assert_eq!(status, 0, "without a lock file: {message}");
+}

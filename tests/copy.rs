@@ -248,6 +248,21 @@ fn the_copy_command_copies_a_stopped_server_that_another_serves() {
 }
 
 #[test]
+fn the_copy_command_counts_all_items() {
+    let mut disk = DiskServer::new(&[]);
+    let batch = format!("PUT /resources/stores/kv/{}/batch", disk.server.create_store("s"));
+    let line = |number| format!("{{\"key\":\"k{number}\",\"value\":\"\"}}\n");
+    let lines: String = (0..5000).map(line).collect();
+    assert_eq!(disk.server.request(&batch, &[], lines.as_bytes()).status, 200);
+    disk.server.kill();
+    let scratch = tempfile::tempdir().unwrap();
+    let to = scratch.path().join("copy").display().to_string();
+    let (status, output, error) = run(&disk.data().display().to_string(), &to);
+    assert_eq!(status, 0, "{error}");
+    assert!(output.starts_with("copied 1 stores, 5000 items, "), "{output}");
+}
+
+#[test]
 fn copy_errors_do_not_show_the_url() {
     for (from, to, status, word) in [
         ("/nowhere/at/all", "x", 2, "--from: /nowhere/at/all is not a directory"),

@@ -9,8 +9,10 @@ use std::process::Command;
 
 const REFERENCE: &str = "docs/operate/configuration.md";
 
-/// Variables that `--help` does not print, because they have no flag or hold a secret.
-const HIDDEN_VARIABLES: [&str; 3] = ["FASTLY_API_TOKEN", "NODE_OPTIONS", "STEADFAST_TOKEN"];
+/// Variables that `--help` does not print, because they have no flag, hold a secret or belong to
+/// other programs.
+const HIDDEN_VARIABLES: [&str; 6] =
+    ["FASTLY_API_TOKEN", "NODE_OPTIONS", "NO_COLOR", "SSL_CERT_FILE", "STEADFAST_TOKEN", "TERM"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

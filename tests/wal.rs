@@ -6,13 +6,14 @@ mod support;
 
 use bytes::Bytes;
 use rusqlite::Connection;
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
+use steadfast::engine::embedded::{self, Embedded, FatalErrorHandler, Options};
 use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome,
     Precondition, Projection, Scan,
@@ -461,4 +462,105 @@ fn open_waits_briefly_for_the_directory_lock() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(open().unwrap().close()).unwrap();
     holder.join().unwrap();
+}
+
+fn assert_wal_missing<T>(opened: Result<T, EngineError>, case: &str) {
+    match opened {
+        Err(EngineError::Corrupt(what)) => {
+            assert!(what.contains("missing") && what.contains("--reset-wal"), "{case}: {what}");
+        }
+        Err(e) => panic!("{case}: {e}"),
+        Ok(_) => panic!("{case}: opened"),
+    }
+}
+
+#[tokio::test]
+async fn a_lost_wal_is_reported_and_can_be_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let engine = open(&data).unwrap();
+    put(&engine, "k", value(1, 10)).await;
+    let images = [crash_image(&data), crash_image(&data)];
+    engine.close().await.unwrap();
+    let remove_files = |data: &Path| {
+        fs::read_dir(data.join("log")).unwrap().for_each(|file| {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        });
+    };
+    remove_files(&images[0].1);
+    fs::remove_dir_all(images[1].1.join("log")).unwrap();
+    // Also after a clean stop, where nothing would be lost: the directory is not complete.
+    remove_files(&data);
+    for (case, data) in [("files", &images[0].1), ("log", &images[1].1), ("clean", &data)] {
+        assert_wal_missing(open(data), case);
+        assert_wal_missing(open(data), "again");
+        let report = embedded::verify(data, |_, _| {}).unwrap();
+        assert!(report.problems[0].contains("missing"), "{case}: {:?}", report.problems);
+        assert!(embedded::reset_wal(data).unwrap(), "{case}");
+        assert!(!embedded::reset_wal(data).unwrap(), "{case}");
+        let engine = open(data).unwrap();
+        put(&engine, "after", value(2, 10)).await;
+        engine.close().await.unwrap();
+        assert!(open(data).is_ok(), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_newest_segment_is_reported_and_can_be_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let engine = open(&data).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut commits = 0;
+    // Writes until a later segment is stored as the newest, without idle time for a checkpoint.
+    while commits < 100 || wal_end(&data) < 3 {
+        assert!(Instant::now() < deadline, "the newest segment is not stored");
+        put(&engine, &format!("k{commits:04}"), value(commits, 200_000)).await;
+        commits += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (_dir, crashed) = crash_image(&data);
+    engine.close().await.unwrap();
+    let records = records(&crashed);
+    // The stored segment, and those that were started since it was stored.
+    let newest = wal_end(&crashed).cast_unsigned() - 1;
+    let is_older = |record: &&WalRecord| {
+        let mut seq = [0; 8];
+        let file = fs::File::open(&record.path).unwrap();
+        file.read_exact_at(&mut seq, record.at as u64 + 8).unwrap();
+        u64::from_le_bytes(seq) < newest
+    };
+    let older = records.iter().filter(is_older).count();
+    let removed: BTreeSet<_> = records[older..].iter().map(|record| &record.path).collect();
+    removed.into_iter().for_each(|path| fs::remove_file(path).unwrap());
+    assert!(0 < older && older < records.len(), "{older} of {commits} records in older segments");
+    assert_wal_missing(open(&crashed), "newest segment");
+    assert!(embedded::reset_wal(&crashed).unwrap());
+    let engine = open(&crashed).unwrap();
+    assert_eq!(keys(&engine).await.len(), older);
+    let after = put(&engine, "after", value(1, 10)).await;
+    assert!(after > records[older - 1].last);
+    engine.close().await.unwrap();
+}
+
+/// The sequence number after the newest segment, as stored in the database.
+fn wal_end(data: &Path) -> i64 {
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    conn.query_row("SELECT log_end FROM meta", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_database_of_an_earlier_build_learns_about_its_wal() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    open(&data).unwrap().close().await.unwrap();
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    conn.execute_batch("ALTER TABLE meta DROP COLUMN log_end").unwrap();
+    drop(conn);
+    let engine = open(&data).unwrap();
+    put(&engine, "k", value(1, 10)).await;
+    engine.close().await.unwrap();
+    assert!(wal_end(&data) > 0);
+    fs::remove_dir_all(data.join("log")).unwrap();
+    assert_wal_missing(open(&data), "earlier build");
 }

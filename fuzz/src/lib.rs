@@ -119,7 +119,8 @@ impl Server {
         body: &[u8],
     ) -> Response {
         let rest = format!(
-            " HTTP/1.1\r\nFastly-Key: {TOKEN}\r\nContent-Length: {}\r\nConnection: close\r\n",
+            " HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n",
             body.len()
         );
         let request = [method, b" ", target, rest.as_bytes(), fields, b"\r\n", body].concat();

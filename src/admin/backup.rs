@@ -4,11 +4,13 @@ use super::open;
 use crate::config::EngineLocation;
 use crate::engine::copy;
 use crate::kv::backup::{self, BackupReader, RestoreError};
+use crate::kv::clock::SystemClock;
 use crate::kv::integrity::RecordCounts;
+use crate::storage;
 use std::io;
 use std::path::Path;
 
-/// Backs up a data directory; calls `write` with each piece of the backup.
+/// Backs up a data directory without changing it; calls `write` with each piece of the backup.
 ///
 /// # Errors
 /// If the directory cannot be read, or `write` fails.
@@ -20,7 +22,7 @@ pub async fn backup(
     if !dir.join("LOCK").is_file() {
         return Err(failed(&"not a data directory"));
     }
-    let engine = open(&EngineLocation::Directory(dir.to_owned())).await.map_err(|e| failed(&e))?;
+    let engine = storage::open_read_only(dir).map_err(|e| failed(&e))?;
     copy::check_complete(&*engine).await.map_err(|e| failed(&e))?;
     let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
     while let Some(piece) = backup.next().await.map_err(|e| failed(&e))? {
@@ -43,7 +45,7 @@ pub async fn restore(
     // Opened first, so that no destination is created for a file that is not a backup.
     let source = BackupReader::open(source)?;
     let to = open(to).await?;
-    let restored = backup::restore(source, &to, report).await;
+    let restored = backup::restore(source, &to, &SystemClock, report).await;
     let closed = to.close().await;
     let counts = restored?;
     closed?;

@@ -23,6 +23,15 @@ pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
     Ok((report, counts))
 }
 
+/// Lets a data directory open without the commits of missing WAL segments. Returns whether any
+/// segment was missing.
+///
+/// # Errors
+/// If the directory is in use, has another format, or is damaged in another way.
+pub fn reset_wal(dir: &Path) -> Result<bool, EngineError> {
+    embedded::reset_wal(dir)
+}
+
 /// Verifies a backup: returns its record counts and the problems found.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ mod copy;
 
 pub use crate::kv::backup::RestoreError;
 pub use backup::{backup, restore};
-pub use check::{check, check_backup};
+pub use check::{check, check_backup, reset_wal};
 pub use copy::{CopyProgress, CopySummary, copy};
 
 use crate::config::EngineLocation;

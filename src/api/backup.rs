@@ -25,7 +25,8 @@ struct BackupSource {
 
 impl Api {
     pub(super) async fn backup(&self, request_id: u64) -> Result<Response, Error> {
-        let permits = (self.limiter.snapshot().await?, self.limiter.download(BACKUP_BYTES).await?);
+        let memory = BACKUP_BYTES + self.kv.held_memory_bytes(self.kv.value_bytes_max());
+        let permits = (self.limiter.snapshot().await?, self.limiter.download(memory).await?);
         let backup = self.kv.backup().await?;
         let source = BackupSource { backup, request_id, deadline: Instant::now() + TIME_MAX };
         Ok(Response::new(200)

@@ -13,8 +13,10 @@ use super::query::Query;
 use crate::http::{Body, RequestHead, Response, Stream};
 use crate::kv::batch::BatchItem;
 use crate::kv::import::{ImportItem, ImportOutcome};
+use crate::kv::limits::KEY_BYTES_MAX;
 use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Kv, PIECE_BYTES, Value};
+use crate::wire;
 use crate::wire::item_line::{LineFields, line_bytes_max};
 use crate::wire::{BatchError, BatchReport, IfExists, ImportReport};
 use bytes::{Bytes, BytesMut};
@@ -30,8 +32,12 @@ const BATCH_BYTES: u64 = 4 << 20;
 const LONG_LINE_BYTES: usize = 1 << 20;
 /// Number of lines after which the task yields.
 const YIELD_LINES: u64 = 32;
-/// Maximum number of errors listed in a report; the number of lines is not limited.
+/// Maximum number of errors listed in a report, and bytes of their keys and reasons; the number of
+/// lines is not limited.
 const ERRORS_MAX: usize = 10_000;
+const ERRORS_BYTES_MAX: usize = 1 << 20;
+/// Byte order mark of UTF-8, which some editors write at the start of a file.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A group being committed: the line number and key of each item, and the task, which returns the
 /// outcomes of an import.
@@ -61,6 +67,7 @@ struct BatchRequest<'a> {
     bytes: u64,
     committing: Option<Committing>,
     errors: Vec<BatchError>,
+    errors_bytes: usize,
     failed: u64,
     /// Status of the response so far: the most severe of 200, 413, 400 and 503.
     status: u16,
@@ -103,7 +110,10 @@ impl Api {
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         self.kv.describe_store(&batch.store).await?;
-        let _permit = self.limiter.upload(BATCH_BYTES).await?;
+        let permit = self.limiter.upload(BATCH_BYTES).await?;
+        if let Some(contention) = permit.contention() {
+            body.yield_to(contention);
+        }
         let line_max = line_bytes_max(self.kv.value_bytes_max());
         let line_max = usize::try_from(line_max).unwrap_or(usize::MAX);
         let mut pending = BytesMut::new();
@@ -119,7 +129,8 @@ impl Api {
                     batch.add_line(&line, line_max).await;
                 }
                 if batch.status >= 500 {
-                    return Ok(batch.finish().await.closing(true));
+                    let response = batch.finish().await.closing(true);
+                    return Ok(response.holding(Some(permit)));
                 }
                 if batch.index.is_multiple_of(YIELD_LINES) {
                     tokio::task::yield_now().await;
@@ -134,13 +145,20 @@ impl Api {
                 searched = 0;
             }
             if searched > LONG_LINE_BYTES && long.is_none() {
-                long = Some(self.limiter.long_line(2 * line_max as u64).await?);
+                // The line, its decoded value and, with some engines, the value being committed.
+                let value_max = self.kv.value_bytes_max();
+                let held = 2 * line_max as u64 + self.kv.held_memory_bytes(value_max);
+                let permit = self.limiter.long_line(held).await?;
+                if let Some(contention) = permit.contention() {
+                    body.yield_to(contention);
+                }
+                long = Some(permit);
             }
         }
         if !skipping && !pending.is_empty() {
             batch.add_line(&pending, line_max).await;
         }
-        Ok(batch.finish().await)
+        Ok(batch.finish().await.holding(Some(permit)))
     }
 }
 
@@ -168,6 +186,7 @@ impl<'a> BatchRequest<'a> {
             bytes: 0,
             committing: None,
             errors: Vec::new(),
+            errors_bytes: 0,
             failed: 0,
             status: 200,
         }
@@ -175,6 +194,7 @@ impl<'a> BatchRequest<'a> {
 
     /// Adds the item of a line, with or without its line feed, to the group.
     async fn add_line(&mut self, line: &[u8], line_max: usize) {
+        let line = if self.index == 0 { line.strip_prefix(BOM).unwrap_or(line) } else { line };
         let line = line.trim_ascii();
         if line.is_empty() {
             self.index += 1;
@@ -189,10 +209,15 @@ impl<'a> BatchRequest<'a> {
                 let key = String::from_utf8_lossy(item.item.key.as_bytes()).into_owned();
                 self.keys.push((self.index, key));
                 self.index += 1;
-                self.bytes += item.item.value.len().min(PIECE_BYTES as u64);
+                let bytes = self.kv.held_memory_bytes(item.item.value.len());
+                self.bytes += bytes;
                 self.items.push(item);
                 if self.items.len() >= GROUP_ITEMS || self.bytes >= GROUP_BYTES {
                     self.commit().await;
+                }
+                if bytes > PIECE_BYTES as u64 {
+                    // Only one large value is in memory at a time.
+                    self.finish_commit().await;
                 }
             }
         }
@@ -202,7 +227,7 @@ impl<'a> BatchRequest<'a> {
         let max = self.kv.value_bytes_max();
         let authorize = |key: &Key| self.principal.check_key(key);
         let fields = if self.import.is_some() { LineFields::Import } else { LineFields::Batch };
-        let line = batch_line::parse(line, fields, max, authorize)?;
+        let line = batch_line::parse(line, fields, max, self.kv.now(), authorize)?;
         let ValidLine { key, ttl, metadata, value, expires, generation, modified } = line;
         let value = match self.upload(value).await {
             Ok(value) => value,
@@ -295,17 +320,26 @@ impl<'a> BatchRequest<'a> {
             (413, 413) => 413,
             _ => 400,
         };
+        let mut reason = e.to_string();
+        if let kv::Error::Internal(_) = e {
+            reason = "internal error; the item may not have been written".into();
+        } else if let kv::Error::Full(_) = e {
+            reason = "storage is full; the item was not written".into();
+        } else if let kv::Error::Unavailable(_) = e {
+            reason = "storage is unavailable; the item was not written".into();
+        }
+        self.list_error(index, &key, code, reason);
+    }
+
+    /// Counts a failed line, and lists it if the report has room.
+    fn list_error(&mut self, index: u64, key: &str, code: u16, reason: String) {
         self.failed += 1;
-        if self.errors.len() < ERRORS_MAX {
-            let mut reason = e.to_string();
-            if let kv::Error::Internal(_) = e {
-                reason = "internal error; the item may not have been written".into();
-            } else if let kv::Error::Full(_) = e {
-                reason = "storage is full; the item was not written".into();
-            } else if let kv::Error::Unavailable(_) = e {
-                reason = "storage is unavailable; the item was not written".into();
-            }
-            self.errors.push(BatchError { key, index, code: code.to_string(), reason });
+        let key = wire::cut(key, KEY_BYTES_MAX);
+        // Counted even if it does not fit, so that no later error is listed in its place.
+        self.errors_bytes = self.errors_bytes.saturating_add(key.len() + reason.len());
+        if self.errors.len() < ERRORS_MAX && self.errors_bytes <= ERRORS_BYTES_MAX {
+            let (key, code) = (key.to_owned(), code.to_string());
+            self.errors.push(BatchError { key, index, code, reason });
         }
     }
 
@@ -315,7 +349,8 @@ impl<'a> BatchRequest<'a> {
         self.finish_commit().await;
         // After a server error, the last group is not committed.
         for (index, key) in std::mem::take(&mut self.keys) {
-            self.report(index, key, &kv::Error::Busy);
+            let reason = "not tried, because an earlier item failed; send it again".into();
+            self.list_error(index, &key, 503, reason);
         }
         self.errors.sort_by_key(|error| error.index);
         if let Some(Import { written, skipped, .. }) = self.import {
@@ -328,10 +363,11 @@ impl<'a> BatchRequest<'a> {
             503 => "service_unavailable",
             _ => "bad_request",
         };
+        let listed = self.errors.len() as u64;
         let mut title = match self.failed {
             0 => "success".to_owned(),
-            failed if failed > ERRORS_MAX as u64 => {
-                format!("batch had {failed} errors, the first {ERRORS_MAX} are listed")
+            failed if failed > listed => {
+                format!("batch had {failed} errors, the first {listed} are listed")
             }
             _ => "batch had errors".to_owned(),
         };

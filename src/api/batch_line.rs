@@ -21,11 +21,13 @@ pub(super) struct ValidLine {
     pub(super) modified: Option<u64>,
 }
 
-/// Parses and validates a line. `authorize` checks its key before the value is decoded.
+/// Parses and validates a line, at time `now`. `authorize` checks its key before the value is
+/// decoded.
 pub(super) fn parse(
     line: &[u8],
     fields: LineFields,
     value_bytes_max: u64,
+    now: u64,
     authorize: impl Fn(&Key) -> Result<(), kv::Error>,
 ) -> Result<ValidLine, RejectedLine> {
     let line = ParsedLine::parse(line, fields)
@@ -36,7 +38,7 @@ pub(super) fn parse(
         let ttl = line.time_to_live_sec.map(Ttl::new).transpose()?;
         let expires = line.expires_at().map_err(invalid)?;
         let modified = line.modified_at().map_err(invalid)?;
-        let generation = line.generation.map(ImportedGeneration::new).transpose()?;
+        let generation = line.generation.map(|n| ImportedGeneration::new(n, now)).transpose()?;
         let metadata = Metadata::parse(&line.metadata().map_err(invalid)?)?;
         let value = line.value().map_err(invalid)?;
         if value.len() as u64 > value_bytes_max {

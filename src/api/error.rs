@@ -1,6 +1,7 @@
 //! API errors: the only place that maps failures to statuses and error bodies (docs/contract.md
 //! section 1).
 
+use super::limiter::Permit;
 use crate::http::{
     BodyError, FIELDS_BYTES_MAX, FIELDS_MAX, Payload, RequestError, Response, TARGET_BYTES_MAX,
 };
@@ -21,9 +22,9 @@ pub(crate) enum Error {
     /// A parameter, header or body is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// The token is missing or unknown.
+    /// The token is missing or unknown; the challenge names the scheme to authenticate by.
     #[error("Provided credentials are missing or invalid")]
-    Unauthorized,
+    Unauthorized(&'static str),
     /// No route has this path.
     #[error("no such path")]
     UnknownPath,
@@ -58,9 +59,9 @@ impl Error {
     pub(crate) fn status(&self) -> u16 {
         match self {
             Error::Kv(e) => kv_status(e),
-            Error::Body(BodyError::Timeout(_)) => 408,
+            Error::Body(BodyError::Timeout(_) | BodyError::TooSlow) => 408,
             Error::Body(BodyError::Truncated | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
-            Error::Unauthorized => 401,
+            Error::Unauthorized(_) => 401,
             Error::UnknownPath => 404,
             Error::MethodNotAllowed(_) => 405,
             Error::Range(_) => 416,
@@ -72,7 +73,7 @@ impl Error {
     pub(crate) fn response(&self, request_id: u64) -> Response {
         let status = self.status();
         if status == 412 {
-            return Response::new(412);
+            return without_body(412);
         }
         let mut detail = self.to_string();
         if let Error::Kv(kv::Error::Full(_)) = self {
@@ -87,6 +88,8 @@ impl Error {
         let mut response = problem(status, &detail);
         if let Error::MethodNotAllowed(allowed) = self {
             response = response.header("Allow", allowed.as_bytes());
+        } else if let Error::Unauthorized(challenge) = self {
+            response = response.header("WWW-Authenticate", challenge.as_bytes()).unauthenticated();
         } else if let Error::Range(size) = self {
             response = response.header("Content-Range", format!("bytes */{size}").as_bytes());
         } else if status == 503 {
@@ -100,7 +103,13 @@ impl Error {
 /// Builds the response to a request whose head is invalid.
 pub(crate) fn request_error(e: &RequestError) -> Response {
     match e {
+        RequestError::PlainHttp => {
+            problem(400, "this port speaks HTTPS: use a URL that starts with https://")
+        }
         RequestError::Malformed(what) => problem(400, &format!("malformed request: {what}")),
+        RequestError::Tls => {
+            problem(400, "this port serves plain HTTP, but the client uses TLS: use http://")
+        }
         RequestError::TargetTooLong => {
             problem(414, &format!("path and query must be at most {TARGET_BYTES_MAX} bytes"))
         }
@@ -141,6 +150,12 @@ fn problem(status: u16, detail: &str) -> Response {
     json(status, &problem)
 }
 
+/// Builds a response without a body. Like every response of the hosted API it is not to be cached
+/// (docs/contract.md section 11.11).
+pub(crate) fn without_body(status: u16) -> Response {
+    Response::new(status).header("Cache-Control", b"no-store").header("Pragma", b"no-cache")
+}
+
 /// Builds a JSON response.
 pub(crate) fn json(status: u16, value: &impl serde::Serialize) -> Response {
     // Types of `wire` have only string keys, so serialization cannot fail.
@@ -154,6 +169,18 @@ pub(crate) fn json_bytes(status: u16, body: impl Into<Bytes>) -> Response {
         .header("Cache-Control", b"no-store")
         .header("Pragma", b"no-cache")
         .payload(Payload::Bytes(body.into()))
+}
+
+/// Builds a JSON response that holds `permit` for the memory of its body.
+pub(super) fn json_admitted(value: &impl serde::Serialize, permit: Permit) -> Response {
+    json_bytes_admitted(serde_json::to_vec(value).unwrap_or_default(), permit)
+}
+
+/// Builds a JSON response from serialized JSON that holds `permit` for its memory.
+pub(super) fn json_bytes_admitted(body: Vec<u8>, mut permit: Permit) -> Response {
+    permit.shrink(body.capacity() as u64);
+    let contention = permit.contention();
+    json_bytes(200, body).yielding_to(contention).holding(Some(permit))
 }
 
 /// Logs a failure that occurs after the response head was sent, and returns the error that makes
@@ -183,6 +210,7 @@ mod tests {
         assert_eq!(kv(kv::Error::Busy), 503);
         assert_eq!(kv(kv::Error::Full("disk".into())), 507);
         assert_eq!(Error::Overloaded("bytes").status(), 503);
+        assert_eq!(Error::Body(BodyError::TooSlow).status(), 408);
     }
 
     #[test]

@@ -2,24 +2,36 @@
 //! details, and deletion by prefix.
 
 use super::Api;
-use super::error::{Error, json};
-use super::keys::{list_meta, utf8};
+use super::error::{Error, json, json_bytes_admitted};
+use super::keys::{list_meta, page_bytes_max, push_json, utf8};
 use super::query::Query;
 use crate::http::{RequestHead, Response};
-use crate::kv::delete_prefix::PrefixDeletion;
+use crate::kv::cursor;
+use crate::kv::delete_prefix::{PrefixCount, PrefixDeletion, SCAN_ITEMS};
 use crate::kv::items::Item;
 use crate::kv::types::StoreId;
-use crate::wire;
+use crate::wire::server_secret::is_challenge;
+use crate::wire::{self, ServerSecret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// Maximum and default number of items deleted by one request.
 const DELETE_LIMIT_MAX: usize = 10_000;
 
-/// Identifies the server as Steadfast, with its version.
-pub(super) fn about() -> Response {
+/// Typical bytes of an item's details as JSON, besides its key and metadata.
+const DETAILS_BYTES: usize = 160;
+
+/// Identifies the server as Steadfast, with its version and its answer to a challenge.
+pub(super) fn about(head: &RequestHead, secret: Option<&ServerSecret>) -> Result<Response, Error> {
+    let query = Query::parse(head.query())?;
+    let challenge = query.text("challenge")?;
+    if challenge.is_some_and(|challenge| !is_challenge(challenge)) {
+        let rule = "challenge must have 64 lowercase hexadecimal digits";
+        return Err(Error::Invalid(rule.into()));
+    }
+    let proof = challenge.and_then(|challenge| secret.map(|secret| secret.prove(challenge)));
     let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
-    json(200, &wire::ServerInfo { name, version })
+    Ok(json(200, &wire::ServerInfo { name, version, proof }))
 }
 
 impl Api {
@@ -29,11 +41,24 @@ impl Api {
         head: &RequestHead,
     ) -> Result<Response, Error> {
         let list = Query::parse(head.query())?.list_keys()?;
+        let permit = self.limiter.download(2 * page_bytes_max(list.limit)).await?;
         let page = self.kv.list_keys(&store?, &list).await?;
-        let data = page.items().map(|item| details(item?)).collect::<Result<Vec<_>, Error>>()?;
-        let last = data.last().filter(|_| page.more);
-        let meta = list_meta(list, last.map(|last| last.key.as_bytes()));
-        Ok(json(200, &wire::ItemDetailsList { data, meta }))
+        // Written item by item: as a list of details the page would be in memory once more.
+        let mut body = Vec::with_capacity(64 + page.bytes() + page.len() * DETAILS_BYTES);
+        body.extend_from_slice(b"{\"data\":[");
+        let mut last = None;
+        for item in page.items() {
+            let (key, item) = item?;
+            if last.replace(key).is_some() {
+                body.push(b',');
+            }
+            push_json(&mut body, &details(key, item)?)?;
+        }
+        let meta = list_meta(list, last.filter(|_| page.more));
+        body.extend_from_slice(b"],\"meta\":");
+        push_json(&mut body, &meta)?;
+        body.push(b'}');
+        Ok(json_bytes_admitted(body, permit))
     }
 
     pub(super) async fn delete_items(
@@ -52,9 +77,14 @@ impl Api {
                 return Err(Error::Invalid("either prefix or all=true is required".into()));
             }
         };
+        // Both scan the items page by page.
+        let _permit = self.limiter.download(page_bytes_max(SCAN_ITEMS)).await?;
         if dry_run {
-            let matched = self.kv.count_prefix(&store?, prefix).await?;
-            return Ok(json(200, &wire::MatchedCount { matched }));
+            let after = query.text("cursor")?.map(cursor::decode).transpose()?;
+            let count = self.kv.count_prefix(&store?, prefix, after.as_deref()).await?;
+            let PrefixCount { matched, last } = count;
+            let next_cursor = last.as_deref().map(cursor::encode);
+            return Ok(json(200, &wire::MatchedCount { matched, next_cursor }));
         }
         let deletion = self.kv.delete_prefix(&store?, prefix, limit).await?;
         let PrefixDeletion { deleted, more } = deletion;
@@ -62,7 +92,7 @@ impl Api {
     }
 }
 
-fn details((key, item): (&[u8], Item)) -> Result<wire::ItemDetails, Error> {
+fn details(key: &[u8], item: Item) -> Result<wire::ItemDetails, Error> {
     let metadata = item.metadata.as_bytes();
     let text = std::str::from_utf8(metadata).ok();
     Ok(wire::ItemDetails {

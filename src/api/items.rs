@@ -1,10 +1,11 @@
 //! Reading, writing and deleting one item (docs/contract.md sections 3.1 to 3.3).
 
 use super::Api;
-use super::error::{Error, log_aborted};
+use super::error::{Error, log_aborted, without_body};
+use super::limiter::Permit;
 use super::percent::decode_segment;
 use super::query::Query;
-use crate::http::{Body, BodySource, Payload, RequestHead, Response, Stream};
+use crate::http::{Body, BodySource, Payload, RequestHead, Response, Stream, http_date};
 use crate::kv::clock::SECOND;
 use crate::kv::items::{DeleteRequest, Item, PutRequest};
 use crate::kv::preconditions::PutMode;
@@ -16,7 +17,6 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// Memory reserved for a large upload, in bytes: the current chunk and data not yet written.
 const UPLOAD_BUFFER_BYTES: u64 = 6 * PIECE_BYTES as u64;
@@ -30,7 +30,7 @@ impl Api {
         request_id: u64,
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
-        let mut item = self.kv.get(&store?, &key).await?;
+        let (mut item, permit) = self.admit(&store?, &key).await?;
         let size = item.size;
         let value = std::mem::replace(&mut item.value, Value::EMPTY);
         let range = parse_range(head, size)?;
@@ -42,10 +42,31 @@ impl Api {
             }
         };
         let range = range.unwrap_or(0..size);
-        // A slice of a value in memory keeps the whole value allocated.
-        let memory = if size <= SINGLE_READ_BYTES_MAX { size } else { PIECE_BYTES as u64 };
-        let permit = self.limiter.download(memory).await?;
-        Ok(response.payload(value_payload(value, range, request_id).await?).holding(permit))
+        let payload = value_payload(value, range, request_id).await?;
+        let contention = permit.contention();
+        Ok(response.payload(payload).yielding_to(contention).holding(Some(permit)))
+    }
+
+    /// Reads an item and acquires a permit for its value.
+    ///
+    /// If none is free, the value is dropped before the wait and read again: the values of waiting
+    /// requests would exceed the limit.
+    async fn admit(&self, store: &StoreId, key: &Key) -> Result<(Item, Permit), Error> {
+        let mut admitted = None;
+        loop {
+            let item = self.kv.get(store, key).await?;
+            let memory = self.kv.download_memory_bytes(&item);
+            match admitted {
+                Some((permit, bytes)) if memory <= bytes => return Ok((item, permit)),
+                // The value has grown meanwhile.
+                Some(_) | None => {}
+            }
+            if let Some(permit) = self.limiter.try_download(memory) {
+                return Ok((item, permit));
+            }
+            drop(item);
+            admitted = Some((self.limiter.download(memory).await?, memory));
+        }
     }
 
     pub(super) async fn head_item(
@@ -71,17 +92,18 @@ impl Api {
         let declared = head.content_length();
         let check = self.kv.check_put(&store, &key, &put, declared).await?;
         let memory = self.kv.upload_memory_bytes(declared, UPLOAD_BUFFER_BYTES);
-        let _permit = self.limiter.upload(memory).await?;
+        let memory = memory.saturating_add(self.kv.join_memory_bytes(&check));
+        let permit = self.limiter.upload(memory).await?;
+        if let Some(contention) = permit.contention() {
+            body.yield_to(contention);
+        }
         let mut upload = self.kv.upload();
         while let Some(chunk) = body.chunk().await? {
             upload.push(chunk).await?;
         }
         let value = upload.finish().await?;
         let generation = self.kv.put_checked(&store, &key, &put, check, value).await?;
-        Ok(Response::new(200)
-            .header_u64(wire::GENERATION, generation)
-            .header("Cache-Control", b"no-store")
-            .header("Pragma", b"no-cache"))
+        Ok(without_body(200).header_u64(wire::GENERATION, generation))
     }
 
     pub(super) async fn delete_item(
@@ -94,7 +116,7 @@ impl Api {
         let force = Query::parse(head.query())?.flag("force")?;
         let if_generation = parse_u64_header(head, wire::IF_GENERATION_MATCH)?;
         self.kv.delete(&store?, &key, DeleteRequest { force, if_generation }).await?;
-        Ok(Response::new(204))
+        Ok(without_body(204))
     }
 }
 
@@ -156,13 +178,13 @@ fn parse_u64(value: &[u8]) -> Option<u64> {
 
 /// Adds the headers that describe an item (docs/contract.md section 3.1).
 fn item_headers(response: Response, item: &Item) -> Response {
-    let modified = UNIX_EPOCH + Duration::from_secs(item.modified_at / SECOND);
+    let modified = http_date(item.modified_at / SECOND);
     response
         .header("Content-Type", b"application/octet-stream")
         .header_u64(wire::STORED_CONTENT_LENGTH, item.size)
         .header_u64(wire::GENERATION, item.generation)
         .header(wire::METADATA, item.metadata.as_bytes())
-        .header("Last-Modified", httpdate::fmt_http_date(modified).as_bytes())
+        .header("Last-Modified", modified.as_bytes())
         .header("Cache-Control", b"no-store")
         .header("Pragma", b"no-cache")
         .header("Accept-Ranges", b"bytes")

@@ -1,20 +1,35 @@
 //! JSON request bodies, accepted with any `Content-Type`.
 
 use super::error::Error;
-use crate::http::{Body, Stream};
+use super::limiter::MemoryLimiter;
+use crate::http::{Body, CHUNK_BYTES_MAX, Stream};
 use serde_json::{Map, Value};
 
 /// Maximum size in bytes; a name of 255 characters takes 3 KiB when every character is escaped.
 const JSON_BYTES_MAX: usize = 64 * 1024;
 
 /// Reads a JSON object that has a `name` field.
-pub(super) async fn read<S: Stream>(body: &mut Body<'_, S>) -> Result<Map<String, Value>, Error> {
+pub(super) async fn read<S: Stream>(
+    body: &mut Body<'_, S>,
+    limiter: &MemoryLimiter,
+) -> Result<Map<String, Value>, Error> {
     let invalid = |what: &str| Error::Invalid(format!("the body {what}"));
+    let too_large = || invalid(&format!("must be at most {JSON_BYTES_MAX} bytes"));
+    let declared = body.declared_bytes();
+    if declared.is_some_and(|bytes| bytes > JSON_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    // Without a declared size, the last chunk may exceed the limit.
+    let memory = declared.unwrap_or((JSON_BYTES_MAX + CHUNK_BYTES_MAX) as u64);
+    let permit = limiter.upload(memory).await?;
+    if let Some(contention) = permit.contention() {
+        body.yield_to(contention);
+    }
     let mut bytes = Vec::new();
     while let Some(chunk) = body.chunk().await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > JSON_BYTES_MAX {
-            return Err(invalid(&format!("must be at most {JSON_BYTES_MAX} bytes")));
+            return Err(too_large());
         }
     }
     if bytes.is_empty() {

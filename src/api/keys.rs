@@ -1,9 +1,10 @@
 //! Listing keys (docs/contract.md section 3.4).
 
 use super::Api;
-use super::error::{Error, json_bytes};
+use super::error::{Error, json_bytes_admitted};
 use super::query::Query;
 use crate::http::{RequestHead, Response};
+use crate::kv::limits::{KEY_BYTES_MAX, METADATA_BYTES_MAX};
 use crate::kv::listing::ListKeys;
 use crate::kv::types::StoreId;
 use crate::kv::{self, cursor};
@@ -24,6 +25,7 @@ impl Api {
             Some(_) => return Err(Error::Invalid("consistency must be strong or eventual".into())),
         };
         list.eventual = consistency.is_some();
+        let permit = self.limiter.download(page_bytes_max(list.limit)).await?;
         let page = self.kv.list_keys(&store?, &list).await?;
 
         let mut body = Vec::with_capacity(64 + page.len() * 24);
@@ -37,10 +39,16 @@ impl Api {
         }
         let meta = KeyListMeta { consistency, ..list_meta(list, last.filter(|_| page.more)) };
         body.extend_from_slice(b"],\"meta\":");
-        serde_json::to_writer(&mut body, &meta).map_err(|e| kv::Error::Internal(e.to_string()))?;
+        push_json(&mut body, &meta)?;
         body.push(b'}');
-        Ok(json_bytes(200, body))
+        Ok(json_bytes_admitted(body, permit))
     }
+}
+
+/// Returns the memory to reserve while a page of this many items is read and formatted, in bytes.
+pub(super) fn page_bytes_max(items: usize) -> u64 {
+    const ITEM_BYTES: usize = KEY_BYTES_MAX + METADATA_BYTES_MAX + 1024;
+    items.saturating_mul(ITEM_BYTES) as u64
 }
 
 /// Builds the `meta` of a page; `last` is its last key when more pages follow.
@@ -74,7 +82,15 @@ fn push_json_string(body: &mut Vec<u8>, key: &[u8]) -> Result<(), Error> {
         body.push(b'"');
         return Ok(());
     }
-    serde_json::to_writer(body, utf8(key)?).map_err(|e| kv::Error::Internal(e.to_string()).into())
+    push_json(body, utf8(key)?)
+}
+
+/// Appends a value as JSON.
+pub(super) fn push_json(
+    body: &mut Vec<u8>,
+    value: &(impl serde::Serialize + ?Sized),
+) -> Result<(), Error> {
+    serde_json::to_writer(body, value).map_err(|e| kv::Error::Internal(e.to_string()).into())
 }
 
 #[cfg(test)]

@@ -1,25 +1,49 @@
 //! Memory limits for bodies in flight.
 //!
 //! A request waits for its permit and is refused only after [`WAIT`], so that a fast writer is
-//! slowed down rather than rejected.
+//! slowed down rather than rejected. While requests wait, transfers that hold permits must keep up
+//! a higher rate ([`Contention`]), so that slow clients cannot hold all permits.
 
 use super::error::Error;
+use crate::http::Contention;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes per semaphore permit.
 const UNIT: u64 = 1024;
-/// Bodies up to this size need no permit: every connection has a buffer this large anyway, and
-/// small requests must not queue behind large ones.
+/// Bodies up to this size need no permit: every connection has a buffer about this large anyway,
+/// and small requests must not queue behind large ones.
 const SMALL_BYTES: u64 = 16 * 1024;
 /// Maximum number of open snapshots: while one is open, deleted data is not reclaimed.
 const SNAPSHOTS: u64 = 4;
 /// How long a request waits for a permit.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// Part of a limit, released on drop; `None` for a small body.
-pub(crate) type Permit = Option<OwnedSemaphorePermit>;
+/// Part of a limit, released on drop; empty for a small body.
+#[derive(Debug, Default)]
+pub(crate) struct Permit {
+    permit: Option<OwnedSemaphorePermit>,
+    contention: Option<Contention>,
+}
+
+impl Permit {
+    /// Returns the contention for the limit, which a transfer that holds the permit yields to.
+    pub(crate) fn contention(&self) -> Option<Contention> {
+        self.contention.clone()
+    }
+
+    /// Gives back all but `bytes`.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        let kept = if bytes <= SMALL_BYTES { 0 } else { bytes.div_ceil(UNIT) };
+        if kept == 0 {
+            *self = Permit::default();
+        } else if let Some(permit) = &mut self.permit {
+            let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+            drop(permit.split(permit.num_permits().saturating_sub(kept)));
+        }
+    }
+}
 
 /// Limits the memory of uploads, long lines and downloads, and the number of snapshots, separately.
 pub(crate) struct MemoryLimiter {
@@ -33,6 +57,7 @@ pub(crate) struct MemoryLimiter {
 struct Limiter {
     semaphore: Arc<Semaphore>,
     units: u32,
+    contention: Contention,
     /// The reason reported when a request times out.
     exhausted: &'static str,
 }
@@ -41,27 +66,42 @@ impl Limiter {
     fn new(bytes: u64, exhausted: &'static str) -> Limiter {
         // Tokio's semaphores support 2^28 - 1 permits on every platform.
         let units = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX).min(u32::MAX >> 4);
-        Limiter { semaphore: Arc::new(Semaphore::new(units as usize)), units, exhausted }
+        let semaphore = Arc::new(Semaphore::new(units as usize));
+        Limiter { semaphore, units, contention: Contention::default(), exhausted }
+    }
+
+    /// Returns a permit of `bytes` if it is free, or of the whole limit if `bytes` exceeds it.
+    fn try_acquire(&self, bytes: u64) -> Option<Permit> {
+        let permit = self.semaphore.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
+        Some(self.permit(permit))
     }
 
     async fn acquire_unless_small(&self, bytes: u64) -> Result<Permit, Error> {
         if bytes <= SMALL_BYTES {
-            return Ok(None);
+            return Ok(Permit::default());
         }
         self.acquire(bytes).await
     }
 
-    /// Waits for a permit of `bytes`, or of the whole limit if `bytes` exceeds it.
+    /// Waits for a permit as [`Limiter::try_acquire`] returns it.
     async fn acquire(&self, bytes: u64) -> Result<Permit, Error> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
-        if let Ok(permit) = self.semaphore.clone().try_acquire_many_owned(units) {
-            return Ok(Some(permit));
+        if let Some(permit) = self.try_acquire(bytes) {
+            return Ok(permit);
         }
-        let acquired = self.semaphore.clone().acquire_many_owned(units);
+        let _waiting = self.contention.wait();
+        let acquired = self.semaphore.clone().acquire_many_owned(self.units(bytes));
         match tokio::time::timeout(WAIT, acquired).await {
-            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Ok(permit)) => Ok(self.permit(permit)),
             Ok(Err(_)) | Err(_) => Err(Error::Overloaded(self.exhausted)),
         }
+    }
+
+    fn units(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units)
+    }
+
+    fn permit(&self, permit: OwnedSemaphorePermit) -> Permit {
+        Permit { permit: Some(permit), contention: Some(self.contention.clone()) }
     }
 }
 
@@ -93,7 +133,16 @@ impl MemoryLimiter {
         self.snapshots.acquire(UNIT).await
     }
 
-    /// Waits for a permit to buffer up to `bytes` of a response body.
+    /// Returns a permit as [`MemoryLimiter::download`] does if it is free.
+    pub(crate) fn try_download(&self, bytes: u64) -> Option<Permit> {
+        match bytes <= SMALL_BYTES {
+            true => Some(Permit::default()),
+            false => self.downloads.try_acquire(bytes),
+        }
+    }
+
+    /// Waits for a permit to buffer up to `bytes` of a response body. The caller must not hold the
+    /// body yet: waiting requests would exceed the limit.
     pub(crate) async fn download(&self, bytes: u64) -> Result<Permit, Error> {
         self.downloads.acquire_unless_small(bytes).await
     }
@@ -120,6 +169,21 @@ mod tests {
         assert!(matches!(limiter.upload(LARGE).await, Err(Error::Overloaded(_))));
         assert!(limiter.download(LARGE).await.is_ok(), "downloads have their own limit");
         assert!(limiter.long_line(LARGE).await.is_ok(), "long lines have their own limit");
+    }
+
+    #[tokio::test]
+    async fn a_permit_gives_back_what_it_does_not_need() {
+        let limiter = MemoryLimiter::new(16 * SMALL_BYTES);
+        let mut permit = limiter.download(8 * SMALL_BYTES).await.unwrap();
+        assert!(limiter.try_download(LARGE).is_none());
+        permit.shrink(4 * SMALL_BYTES);
+        let other = limiter.try_download(4 * SMALL_BYTES).unwrap();
+        assert!(limiter.try_download(LARGE).is_none());
+        permit.shrink(u64::MAX);
+        permit.shrink(SMALL_BYTES);
+        assert!(limiter.try_download(4 * SMALL_BYTES).is_some());
+        drop((permit, other));
+        assert!(limiter.try_download(u64::MAX).is_some());
     }
 
     #[tokio::test(start_paused = true)]

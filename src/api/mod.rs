@@ -30,6 +30,7 @@ use crate::http::{Body, Payload, RequestError, RequestHead, Response, Service, S
 use crate::kv::Kv;
 use crate::kv::types::StoreId;
 use crate::metrics::Metrics;
+use crate::wire::ServerSecret;
 use auth::Principal;
 use bytes::Bytes;
 use error::Error;
@@ -45,6 +46,7 @@ pub struct Api {
     auth: Auth,
     metrics: Arc<Metrics>,
     limiter: MemoryLimiter,
+    secret: Option<ServerSecret>,
     next_request_id: AtomicU64,
 }
 
@@ -55,7 +57,14 @@ impl Api {
         // If this fails, ids start at 0; they are still unique within the process.
         let _ = getrandom::fill(&mut seed);
         let next_request_id = AtomicU64::new(u64::from_le_bytes(seed));
-        Api { kv, auth, metrics, limiter: MemoryLimiter::new(bytes_in_flight), next_request_id }
+        let limiter = MemoryLimiter::new(bytes_in_flight);
+        Api { kv, auth, metrics, limiter, secret: None, next_request_id }
+    }
+
+    /// Sets the secret that answers the challenges of clients on the same machine.
+    #[must_use]
+    pub fn with_secret(self, secret: ServerSecret) -> Api {
+        Api { secret: Some(secret), ..self }
     }
 
     /// Calls the handler of a route. HEAD calls the handler of GET; the body is not written.
@@ -75,7 +84,7 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(matched.store)?);
         let RouteMatch { route, key, .. } = matched;
         match (route, method) {
-            (Route::About, Get | Head) => Ok(extensions::about()),
+            (Route::About, Get | Head) => extensions::about(head, self.secret.as_ref()),
             (Route::Backup, Get | Head) => self.backup(id).await,
             (Route::Batch, Put) => self.put_batch(store(), body, id, principal).await,
             (Route::CurrentUser, Get | Head) => Ok(account::current_user(principal)),
@@ -92,7 +101,7 @@ impl Api {
             (Route::Metrics, Get | Head) => self.render_metrics().await,
             (Route::OpenApi, Get | Head) => Ok(openapi::document()),
             (Route::OpenIdConfiguration, Get | Head) => Ok(account::openid_configuration()),
-            (Route::Product, Delete) => Ok(Response::new(204)),
+            (Route::Product, Delete) => Ok(error::without_body(204)),
             (Route::Product, Get | Head | Put) => Ok(account::product()),
             (Route::Readyz, Get | Head) => self.readyz().await,
             (Route::Store, Get | Head) => self.describe_store(store()?).await,
@@ -132,7 +141,7 @@ impl Api {
     /// Counts and logs a failure. Internal causes are logged here and never sent to the client.
     fn log_failure(&self, e: &Error, id: u64, method: &'static str, route: &'static str) {
         let request_id = format_args!("{id:016x}");
-        if let Error::Unauthorized = e {
+        if let Error::Unauthorized(_) = e {
             self.metrics.record_auth_failure();
         } else if let Error::Overloaded(_) = e {
             self.metrics.record_overload();

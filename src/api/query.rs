@@ -50,13 +50,16 @@ impl Query {
         Ok(self.single(name)?.map(Option::unwrap_or_default))
     }
 
-    /// Returns a boolean parameter, in any letter case; false when absent.
+    /// Returns a boolean parameter: `true`, `t` or `1`, or `false`, `f` or `0`, in any letter case
+    /// (docs/contract.md section 11.10); false when absent.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Error> {
-        match self.single(name)? {
-            None => Ok(false),
-            Some(Some(value)) if value.eq_ignore_ascii_case("true") => Ok(true),
-            Some(Some(value)) if value.eq_ignore_ascii_case("false") => Ok(false),
-            Some(_) => Err(Error::Invalid(format!("{name} must be true or false"))),
+        let Some(value) = self.single(name)? else { return Ok(false) };
+        let value = value.unwrap_or_default();
+        let is = |words: [&str; 3]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
+        match (is(["true", "t", "1"]), is(["false", "f", "0"])) {
+            (true, _) => Ok(true),
+            (_, true) => Ok(false),
+            _ => Err(Error::Invalid(format!("{name} must be true or false"))),
         }
     }
 
@@ -96,8 +99,21 @@ mod tests {
         assert_eq!(query.text("cursor").unwrap(), None);
         assert_eq!((query.word("cursor").unwrap(), query.word("x").unwrap()), (Some(""), Some("")));
         assert_eq!(query.word("none").unwrap(), None);
-        assert!(query.flag("x").is_err() && query.flag("_").is_err());
+        assert!(query.flag("x").is_err() && query.flag("cursor").is_err());
         assert!(Query::parse(b"a=1&a=2").unwrap().text("a").is_err());
+        for (words, value) in [
+            (["1", "t", "T", "TRUE", "true", "True"], true),
+            (["0", "f", "F", "FALSE", "false", "False"], false),
+        ] {
+            for word in words {
+                let query = Query::parse(format!("force={word}").as_bytes()).unwrap();
+                assert_eq!(query.flag("force").unwrap(), value, "{word}");
+            }
+        }
+        for word in ["", "yes", "on", "2", "01", "tr", "true "] {
+            let query = Query::parse(format!("force={word}").as_bytes()).unwrap();
+            assert!(query.flag("force").is_err(), "{word:?}");
+        }
         let limit = |raw: &str| Query::parse(raw.as_bytes()).unwrap().limit(1000);
         assert_eq!(limit("").unwrap(), 1000);
         assert_eq!(limit("limit=99999999999999999999999").unwrap(), 1000);

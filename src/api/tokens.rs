@@ -2,7 +2,7 @@
 //! requires the root token.
 
 use super::auth::Principal;
-use super::error::{Error, json};
+use super::error::{Error, json, json_admitted, without_body};
 use super::{Api, account, json_body};
 use crate::http::{Body, Response, Stream};
 use crate::kv;
@@ -13,6 +13,11 @@ use serde_json::{Map, Value};
 
 /// The fields of a new token.
 const FIELDS: [&str; 5] = ["name", "scope", "stores", "prefix", "expires_at"];
+/// Maximum bytes of an unknown field's name in an error.
+const FIELD_BYTES_MAX: usize = 64;
+
+/// Memory reserved for the list of all tokens, in bytes.
+const LIST_BYTES_MAX: u64 = 16 << 20;
 
 fn to_wire(token: &TokenInfo) -> wire::LimitedToken {
     let TokenInfo { id, grant, created_at, expires_at } = token;
@@ -33,27 +38,29 @@ impl Api {
         &self,
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
-        let (grant, expires) = parse(&json_body::read(body).await?)?;
+        let (grant, expires) = parse(&json_body::read(body, &self.limiter).await?)?;
         let (token, secret) = self.kv.create_token(grant, expires).await?;
         let access_token = Some(secret.expose().to_owned());
         Ok(json(201, &wire::LimitedToken { access_token, ..to_wire(&token) }))
     }
 
     pub(super) async fn list_tokens(&self) -> Result<Response, Error> {
+        let permit = self.limiter.download(LIST_BYTES_MAX).await?;
         let tokens = self.kv.list_tokens().await?;
-        Ok(json(200, &wire::TokenList { data: tokens.iter().map(to_wire).collect() }))
+        let data = tokens.iter().map(to_wire).collect();
+        Ok(json_admitted(&wire::TokenList { data }, permit))
     }
 
     pub(super) async fn revoke_token(&self, id: &[u8]) -> Result<Response, Error> {
         self.kv.revoke_token(&TokenId::parse(id)?).await?;
-        Ok(Response::new(204))
+        Ok(without_body(204))
     }
 
     /// Revokes the caller's token.
     pub(super) async fn revoke_self(&self, principal: &Principal) -> Result<Response, Error> {
         let token = principal.token().ok_or_else(account::root_not_revocable)?;
         self.kv.revoke_token(&token.id).await?;
-        Ok(Response::new(204))
+        Ok(without_body(204))
     }
 }
 
@@ -62,7 +69,7 @@ impl Api {
 /// Unknown fields are errors: a misspelt limit must not create an unlimited token.
 fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-        let known = FIELDS.join(", ");
+        let (unknown, known) = (wire::cut(unknown, FIELD_BYTES_MAX), FIELDS.join(", "));
         return Err(Error::Invalid(format!("{unknown} is not a known field: use {known}")));
     }
     let invalid = |field, reason: &str| kv::Error::invalid(field, reason);
@@ -72,6 +79,11 @@ fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     let scope = Scope::parse(scope)?;
     let stores = match fields.get("stores") {
         None | Some(Value::Null) => Vec::new(),
+        // A list that came out empty by mistake must not create a token for all stores.
+        Some(Value::Array(ids)) if ids.is_empty() => {
+            let reason = "must not be empty; leave it out for a token for all stores";
+            return Err(invalid("stores", reason).into());
+        }
         Some(Value::Array(ids)) => {
             let id = |id: &Value| StoreId::parse(id.as_str()?.as_bytes()).ok();
             let ids = ids.iter().map(id).collect::<Option<Vec<_>>>();
@@ -81,6 +93,10 @@ fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     };
     let prefix = match fields.get("prefix") {
         None | Some(Value::Null) => "",
+        Some(Value::String(prefix)) if prefix.is_empty() => {
+            let reason = "must not be empty; leave it out for a token for all keys";
+            return Err(invalid("prefix", reason).into());
+        }
         Some(_) => json_body::text(fields, "prefix")?.unwrap_or_default(),
     };
     let expires = match fields.get("expires_at") {
@@ -117,7 +133,9 @@ mod tests {
             (json!({"name": "n", "scope": "global", "stores": "x"}), "stores must be a list"),
             (json!({"name": "n", "scope": "global", "stores": [1]}), "stores must be store ids"),
             (json!({"name": "n", "scope": "global", "stores": [""]}), "stores must be store ids"),
+            (json!({"name": "n", "scope": "global", "stores": []}), "stores must not be empty"),
             (json!({"name": "n", "scope": "global", "prefix": 1}), "prefix must be a string"),
+            (json!({"name": "n", "scope": "global", "prefix": ""}), "prefix must not be empty"),
             (json!({"name": "n", "scope": "global", "expires_at": 1}), "expires_at must be"),
             (json!({"name": "n", "scope": "global", "expires_at": ""}), "expires_at must be"),
         ] {
@@ -127,10 +145,16 @@ mod tests {
     }
 
     #[test]
-    fn null_and_empty_fields_impose_no_limit() {
+    fn null_and_absent_fields_impose_no_limit() {
         let body = r#"{"name":"n","scope":"global","stores":null,"prefix":null,"expires_at":null}"#;
         let Ok(Value::Object(fields)) = serde_json::from_str(body) else { panic!("an object") };
         let (grant, expires) = parse(&fields).unwrap();
         assert!(!grant.is_restricted() && expires.is_none());
+    }
+
+    #[test]
+    fn the_name_of_an_unknown_field_is_cut_in_its_error() {
+        let text = error_text(serde_json::json!({"name": "n", "x".repeat(60_000): 1}));
+        assert!(text.len() < 200, "{} bytes", text.len());
     }
 }

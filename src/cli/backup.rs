@@ -6,10 +6,10 @@ use super::error::{
 use super::output::{counted, print_json_if, print_status, progress_bar};
 use super::output_file::{OutputFile, refuse_overwrite};
 use super::runtime::{self, finish};
+use crate::address_file::running_server;
 use crate::admin;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
-use crate::storage::server_address;
 use crate::transfer::detect::{decompress, is_dash, is_zstd_name};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -70,9 +70,10 @@ fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>> {
     if args.online {
         return Ok(Some(args.client.clone()));
     }
-    let url = server_address(&args.data).map_err(local_error)?;
+    let server = running_server(&args.data).map_err(local_error)?;
+    let url = server.as_ref().map(|server| server.url.as_str());
     // The user may expect a backup of the server at --endpoint instead of the directory.
-    let other = args.client.explicit_endpoint().filter(|named| url.as_deref() != Some(named));
+    let other = args.client.explicit_endpoint().filter(|named| url != Some(named));
     if let Some(other) = other {
         let dir = args.data.display();
         return Err(usage_error(format!(
@@ -80,7 +81,7 @@ fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>> {
              unset --endpoint and FASTLY_API_ENDPOINT to back up the directory"
         )));
     }
-    Ok(url.map(|url| args.client.for_data_directory(url, &args.data)))
+    Ok(server.map(|server| args.client.for_running_server(server)))
 }
 
 async fn online(client: Client, args: &BackupArgs) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `steadfast check`: verifies a data directory or a backup.
 
-use super::output::counted;
+use super::output::{counted, print_status};
 use super::runtime::fail;
 use crate::admin;
 use crate::config::CheckArgs;
@@ -13,7 +13,8 @@ Examples:
   steadfast check --data /var/lib/kv
   steadfast check --backup kv.backup.zst
 
-Stop the server first; a data directory in use cannot be checked. The check is read-only.
+Stop the server first; a data directory in use cannot be checked. The check is read-only, except
+with --reset-wal: copy the data directory before you use it.
 
 Exit status: 0 no problems found, 1 problems found (printed one per line), 2 check not possible.";
 
@@ -23,8 +24,20 @@ const EXIT_NOT_CHECKED: u8 = 2;
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
     match &args.backup {
         Some(path) => check_backup(path),
+        None if args.reset_wal => match reset_wal(&args.data) {
+            Ok(()) => check_directory(&args.data),
+            Err(e) => fail(&e, EXIT_NOT_CHECKED),
+        },
         None => check_directory(&args.data),
     }
+}
+
+fn reset_wal(dir: &Path) -> Result<(), String> {
+    print_status(match admin::reset_wal(dir).map_err(|e| e.to_string())? {
+        true => "reset the WAL; the commits of its missing segments are lost",
+        false => "the WAL is complete; did not reset it",
+    });
+    Ok(())
 }
 
 fn check_backup(path: &Path) -> ExitCode {

@@ -60,6 +60,10 @@ impl From<ConnectionError> for Error {
         match e {
             ConnectionError::Endpoint(text) => Error::Usage(text),
             ConnectionError::Token(text) => Error::NoToken(text),
+            ConnectionError::NotRunning { endpoint, reason } => {
+                let subject = "the server".into();
+                Error::Unreachable { subject, endpoint, reason }
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::error::{CommandError, EXIT_INTERRUPTED, Result, local_error};
 use super::output::{print_error, print_status};
-use crate::client::{Client, Error, Retry};
+use crate::client::{Client, Error, Retry, TlsFiles};
 use crate::config::{ClientArgs, ConnectionConfig};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,7 +29,13 @@ where
 
 /// Creates a client with the retry policy of interactive commands.
 pub(super) fn connect(connection: ConnectionConfig) -> Result<Client, Error> {
-    Ok(Client::new(connection.endpoint, &connection.token)?.with_retry(Retry::interactive()))
+    let ConnectionConfig { endpoint, token, ca_file, client_certificate, server, .. } = connection;
+    let tls = TlsFiles { ca: ca_file, certificate: client_certificate };
+    let client = Client::new(endpoint, &token, &tls)?.with_retry(Retry::interactive());
+    Ok(match server {
+        Some(server) => client.with_identity(server.secret, &server.data),
+        None => client,
+    })
 }
 
 /// Runs a command on a new runtime.

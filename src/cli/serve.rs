@@ -4,11 +4,15 @@ use super::env;
 use super::error::{EXIT_FAILURE, EXIT_USAGE, local_exit_status};
 use super::runtime::{self, fail, finish};
 use crate::config::{LogFormat, ServeArgs, ServeConfig, TokenLocation};
-use crate::server::Server;
+use crate::logging;
+use crate::server::{Reloader, Server};
 use std::io::{self, Write};
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Time to write the last log lines.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 pub(super) const HELP: &str = concat!(
     "\
@@ -27,45 +31,55 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, EXIT_USAGE),
     };
-    if let Err(e) = start_logging(&config) {
+    if let Err(e) = logging::start(&config.log, config.log_format, config.log_color) {
         return fail(&e, EXIT_USAGE);
     }
-    match runtime::build() {
+    let format = config.log_format;
+    let result = match runtime::build() {
         Ok(runtime) => runtime.block_on(serve(config)),
-        Err(e) => finish(Err(e)),
-    }
-}
-
-fn start_logging(config: &ServeConfig) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.log).map_err(|e| format!("--log: {e}"))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = match config.log_format {
-        LogFormat::Text => logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        Err(e) => return finish(Err(e)),
     };
-    started.map_err(|e| e.to_string())
-}
-
-async fn serve(config: ServeConfig) -> ExitCode {
-    let stop = match stop_signal() {
-        Ok(stop) => stop,
-        Err(e) => return fail(&format!("cannot install signal handlers: {e}"), EXIT_FAILURE),
-    };
-    let engine = config.engine.clone();
-    let server = match Server::start(config).await {
-        Ok(server) => server,
-        Err(e) => return fail(&e.to_string(), EXIT_FAILURE),
-    };
-    let printed = server.address().and_then(|address| {
-        let url = format!("http://{address}");
-        print_banner(&url, &engine.to_string(), server.token_location())
-    });
-    if let Err(e) = printed {
-        return fail(&format!("cannot print the listen address: {e}"), EXIT_FAILURE);
-    }
-    match server.run(stop).await {
+    let status = match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&format!("unclean shutdown (no data was lost): {e}"), EXIT_FAILURE),
+        Err(e) => {
+            log_failure(&e, format);
+            ExitCode::from(EXIT_FAILURE)
+        }
+    };
+    logging::flush(LOG_FLUSH);
+    status
+}
+
+/// Reports the error that ends the server, through the log: standard error may block.
+fn log_failure(error: &str, format: LogFormat) {
+    match format {
+        LogFormat::Text => logging::print(&format!("error: {error}")),
+        LogFormat::Json => tracing::error!(error, "server failed"),
+    }
+}
+
+async fn serve(config: ServeConfig) -> Result<(), String> {
+    let signals = |e| format!("cannot install signal handlers: {e}");
+    let stop = stop_signal().map_err(signals)?;
+    // Installed before the start, which SIGHUP would end otherwise.
+    let hangup = signal(SignalKind::hangup()).map_err(signals)?;
+    let (data, format) = (config.engine.to_string(), config.log_format);
+    let server = Server::start(config).await.map_err(|e| e.to_string())?;
+    let url = server.url().map_err(|e| format!("cannot determine the listen address: {e}"))?;
+    let banner = match format {
+        LogFormat::Text => banner(&url, &data, server.token_location()),
+        LogFormat::Json => format!("{}\n", serde_json::json!({"message": "listening", "url": url})),
+    };
+    // Standard output may be a pipe that nobody reads.
+    std::thread::spawn(move || print_banner(&banner));
+    tokio::spawn(reload_on(hangup, server.reloader()));
+    server.run(stop).await.map_err(|e| format!("unclean shutdown (no data was lost): {e}"))
+}
+
+async fn reload_on(mut hangup: Signal, reloader: Reloader) {
+    while hangup.recv().await.is_some() {
+        let reloader = reloader.clone();
+        let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
     }
 }
 
@@ -80,15 +94,22 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Prints the address and how to connect. Programs parse the first line: its format is stable.
-fn print_banner(url: &str, data: &str, token: &TokenLocation) -> io::Result<()> {
+fn print_banner(banner: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(banner.as_bytes()).and_then(|()| out.flush()) {
+        tracing::warn!(%error, "could not print the listen address to standard output");
+    }
+}
+
+/// Returns the address and how to connect. Programs parse the first line: its format is stable.
+fn banner(url: &str, data: &str, token: &TokenLocation) -> String {
     let (location, value) = match token {
         TokenLocation::Environment(name) => (format!("${name}"), format!("\"${name}\"")),
         TokenLocation::File(path) => (path.display().to_string(), env::read_file(path)),
     };
     let version = env!("CARGO_PKG_VERSION");
     let exports = env::exports(url, &value);
-    let text = format!(
+    format!(
         "steadfast {version} listening on {url}
 data   {data}
 token  {location}
@@ -100,8 +121,5 @@ token  {location}
 # Rust         Configuration {{ base_path: \"{url}\".into(), .. }}
 # curl         curl -H \"Fastly-Key: $FASTLY_API_TOKEN\" {url}/resources/stores/kv
 "
-    );
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    )
 }

@@ -99,9 +99,18 @@ impl Client {
     pub async fn count_by_prefix(&self, store: &Store, prefix: &str) -> Result<u64, Error> {
         let subject = format!("the items of store {:?}", store.name);
         let path = items_path(store);
-        let request = with_prefix(Request::new(Method::DELETE, &path, &subject), prefix);
-        let response = self.send(&request.query("dry_run", Some("true"))).await?;
-        Ok(response.json::<MatchedCount>().await?.matched)
+        let (mut count, mut cursor) = (0, None::<String>);
+        loop {
+            let request = with_prefix(Request::new(Method::DELETE, &path, &subject), prefix)
+                .query("dry_run", Some("true"))
+                .query("cursor", cursor.as_deref());
+            let page = self.send(&request).await?.json::<MatchedCount>().await?;
+            count += page.matched;
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => return Ok(count),
+            }
+        }
     }
 
     /// Deletes up to 10,000 items with a key prefix; repeat while `more` is set.

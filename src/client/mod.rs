@@ -6,11 +6,13 @@
 mod body;
 mod error;
 mod extensions;
+mod identity;
 mod items;
 mod request;
 mod request_url;
 mod retry;
 mod stores;
+mod tls;
 mod tokens;
 
 pub use body::RequestBody;
@@ -18,9 +20,13 @@ pub use error::{Error, ErrorKind};
 pub use extensions::SnapshotStream;
 pub use items::{ItemHeaders, PutMode, PutOptions, ValueStream};
 pub use retry::Retry;
+pub use tls::TlsFiles;
 
-use crate::wire::{Endpoint, Token};
+use crate::wire::{Endpoint, ServerSecret, Token};
+use identity::Identity;
 use reqwest::header::HeaderValue;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The timeout for establishing a connection.
@@ -34,6 +40,7 @@ pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
     token: HeaderValue,
+    identity: Option<Arc<Identity>>,
     retry: Retry,
 }
 
@@ -41,9 +48,8 @@ impl Client {
     /// Creates a client without connecting.
     ///
     /// # Errors
-    /// [`Error::Local`] if TLS cannot be set up, such as when system certificates are unreadable.
-    pub fn new(endpoint: Endpoint, token: &Token) -> Result<Client, Error> {
-        let failed = |e: &dyn std::fmt::Display| Error::Local(format!("cannot set up TLS: {e}"));
+    /// If TLS cannot be set up, such as when certificates are unreadable.
+    pub fn new(endpoint: Endpoint, token: &Token, tls: &TlsFiles) -> Result<Client, Error> {
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -51,24 +57,20 @@ impl Client {
         if endpoint.is_loopback() {
             builder = builder.no_proxy();
         }
-        if endpoint.is_tls() {
-            // Fails harmlessly if a provider is already installed.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        } else {
-            // An empty root store avoids loading the system certificates, which are not needed.
-            let ring = rustls::crypto::ring::default_provider();
-            let tls = rustls::ClientConfig::builder_with_provider(ring.into())
-                .with_safe_default_protocol_versions()
-                .map_err(|e| failed(&e))?
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth();
-            builder = builder.tls_backend_preconfigured(tls);
-        }
-        let http = builder.build().map_err(|e| failed(&request::root_cause(&e)))?;
+        let built = tls::configure(builder, &endpoint, tls)?.build();
+        let http = built
+            .map_err(|e| Error::Local(format!("cannot set up TLS: {}", request::root_cause(&e))))?;
         let mut token = HeaderValue::from_str(token.expose())
             .map_err(|_| Error::Usage("the token is not a valid header value".into()))?;
         token.set_sensitive(true);
-        Ok(Client { http, endpoint, token, retry: Retry::default() })
+        Ok(Client { http, endpoint, token, identity: None, retry: Retry::default() })
+    }
+
+    /// Requires the server to prove that it runs on a data directory before a token is sent.
+    #[must_use]
+    pub fn with_identity(mut self, secret: ServerSecret, data: &Path) -> Client {
+        self.identity = Some(Arc::new(Identity::new(secret, data.display().to_string())));
+        self
     }
 
     /// Replaces the retry policy.

@@ -103,20 +103,42 @@ impl Client {
         request: &Request<'_>,
         body: Option<RequestBody>,
     ) -> Result<(u16, Response), Error> {
-        let response = self.exchange(request, body).await?;
-        let (endpoint, subject) = (self.endpoint.to_string(), request.subject.to_owned());
-        Ok((response.status().as_u16(), Response { response, endpoint, subject }))
+        self.verify_identity().await?;
+        self.exchange(request, body, Some(&self.token)).await
+    }
+
+    /// Sends a request that needs no token, in one attempt, and returns the response whatever its
+    /// status.
+    pub(super) async fn send_without_token(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<(u16, Response), Error> {
+        self.exchange(request, None, None).await
     }
 
     async fn exchange(
         &self,
         request: &Request<'_>,
         body: Option<RequestBody>,
+        token: Option<&HeaderValue>,
+    ) -> Result<(u16, Response), Error> {
+        let response = self.exchange_raw(request, body, token).await?;
+        let (endpoint, subject) = (self.endpoint.to_string(), request.subject.to_owned());
+        Ok((response.status().as_u16(), Response { response, endpoint, subject }))
+    }
+
+    async fn exchange_raw(
+        &self,
+        request: &Request<'_>,
+        body: Option<RequestBody>,
+        token: Option<&HeaderValue>,
     ) -> Result<reqwest::Response, Error> {
         let url = request_url::url(&self.endpoint, request.segments, &request.query)?;
         let mut builder = self.http.request(request.method.clone(), url);
         builder = builder.headers(request.headers.clone());
-        builder = builder.header(FASTLY_KEY, self.token.clone());
+        if let Some(token) = token {
+            builder = builder.header(FASTLY_KEY, token.clone());
+        }
         let progress = Arc::new(Notify::new());
         if let Some(RequestBody { chunks, length }) = body {
             if let Some(length) = length {
@@ -141,7 +163,10 @@ impl Client {
 
     fn failed(&self, subject: &str, e: &reqwest::Error) -> Error {
         let (subject, endpoint) = (subject.to_owned(), self.endpoint.to_string());
-        let reason = root_cause(e);
+        let mut reason = root_cause(e);
+        if reason.starts_with("invalid peer certificate") {
+            reason.push_str("; --ca-file sets the CA certificates to trust");
+        }
         if e.is_connect() {
             Error::Unreachable { subject, endpoint, reason }
         } else {

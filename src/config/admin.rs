@@ -77,6 +77,10 @@ pub struct CheckArgs {
     /// Check this backup instead of a data directory
     #[arg(long, value_name = "FILE")]
     pub backup: Option<PathBuf>,
+
+    /// Before the check, give up the commits of missing WAL segments, so that a server starts again
+    #[arg(long, conflicts_with = "backup")]
+    pub reset_wal: bool,
 }
 
 /// Flags of `steadfast copy`.

@@ -1,30 +1,42 @@
 //! Flags of the commands that connect to a server, and the lookup of its address and token.
 
-use super::{TokenLocation, read_small_file, read_token};
+use super::{TokenLocation, read_token};
+use crate::address_file::{RunningServer, running_server};
 use crate::wire::{Endpoint, Token};
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use std::path::{Path, PathBuf};
 
-/// The token file of a server that runs on the default data directory.
-const LOCAL_TOKEN_FILE: &str = "./steadfast-data/token";
-/// The file that contains that server's URL while it runs.
-const LOCAL_ADDRESS_FILE: &str = "./steadfast-data/address";
+/// The data directory in which commands look for a running server.
+const LOCAL_DATA: &str = "./steadfast-data";
+/// The file in a data directory that contains the generated token.
+const TOKEN_FILE: &str = "token";
 
 /// The server to connect to, and the output format.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Server and output")]
 pub struct ClientArgs {
-    /// URL of a Steadfast server or of the hosted service; if not set, a server running on
-    /// ./steadfast-data takes precedence over the default
+    /// URL of a Steadfast server or of the hosted service [default: the server running on
+    /// ./steadfast-data, or else http://127.0.0.1:7678]
     #[arg(long, value_name = "URL", env = "FASTLY_API_ENDPOINT")]
-    #[arg(default_value_t = Endpoint::default_url())]
-    endpoint: String,
+    endpoint: Option<String>,
 
     /// File that contains the token [default: the token in FASTLY_API_TOKEN, then the file named by
     /// STEADFAST_TOKEN_FILE, then, for a local server, ./steadfast-data/token]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// PEM file with the CA certificates to trust instead of the system's, for an https endpoint
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// PEM file with a client certificate, for a server that requires one
+    #[arg(long, value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of the client certificate [default: the file of --client-cert]
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
 
     /// Print newline-delimited JSON, in a stable format
     #[arg(long)]
@@ -41,6 +53,10 @@ pub struct ClientArgs {
     /// Set in the environment only.
     #[arg(long, env = "STEADFAST_TOKEN_FILE", hide = true)]
     steadfast_token_file: Option<PathBuf>,
+
+    /// The server found in a data directory, which takes precedence over the endpoint.
+    #[arg(skip)]
+    running: Option<RunningServer>,
 }
 
 /// A server and its token.
@@ -52,6 +68,13 @@ pub struct ConnectionConfig {
     pub token: Token,
     /// The location of the token.
     pub token_location: TokenLocation,
+    /// The data directory's server that the endpoint must prove to be; `None` if the user chose the
+    /// endpoint.
+    pub server: Option<RunningServer>,
+    /// The CA certificates to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The files of the client certificate and its private key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// The reason a connection cannot be configured. Messages contain neither URL passwords nor tokens.
@@ -61,6 +84,13 @@ pub enum ConnectionError {
     Endpoint(String),
     /// The token is missing or invalid.
     Token(String),
+    /// No server runs on the data directory whose token would be sent.
+    NotRunning {
+        /// The default endpoint.
+        endpoint: String,
+        /// The reason, and what to do.
+        reason: String,
+    },
 }
 
 impl ClientArgs {
@@ -69,12 +99,13 @@ impl ClientArgs {
     /// # Errors
     /// See [`ConnectionError`].
     pub fn resolve(&self) -> Result<ConnectionConfig, ConnectionError> {
-        let endpoint = match self.running_endpoint() {
-            Some(endpoint) => endpoint,
-            None => parse_endpoint(&self.endpoint)?,
+        let server = self.running_server()?;
+        let endpoint = match &server {
+            Some(server) => parse_endpoint(&server.url)?,
+            None => self.configured_endpoint()?,
         };
-        let (token, token_location) = self.find_token(&endpoint)?;
-        Ok(ConnectionConfig { endpoint, token, token_location })
+        let (token, token_location) = self.find_token(&endpoint, server.is_some())?;
+        Ok(self.connection(endpoint, server, token, token_location))
     }
 
     /// Resolves one of two servers of a command. The token of `--endpoint` is not sent to another
@@ -84,55 +115,79 @@ impl ClientArgs {
     /// See [`ConnectionError`].
     pub fn resolve_for(
         &self,
-        endpoint: &str,
+        endpoint: Option<String>,
         token_file: Option<&Path>,
         flag: &str,
     ) -> Result<ConnectionConfig, ConnectionError> {
-        let other = parse_endpoint(endpoint)?;
-        if token_file.is_none() && other != parse_endpoint(&self.endpoint)? {
-            let local = Path::new(LOCAL_TOKEN_FILE);
+        let other = endpoint.as_deref().map(parse_endpoint).transpose()?;
+        if let (Some(other), None) = (other, token_file)
+            && other != self.configured_endpoint()?
+        {
+            let local = Path::new(LOCAL_DATA).join(TOKEN_FILE);
             if other.is_loopback() && local.is_file() {
-                let (token, token_location) = token_from_file(local)?;
-                return Ok(ConnectionConfig { endpoint: other, token, token_location });
+                let (token, token_location) = token_from_file(&local)?;
+                return Ok(self.connection(other, None, token, token_location));
             }
             return Err(ConnectionError::Token(format!(
                 "no token for {other}, which is not the server at --endpoint: set {flag}"
             )));
         }
         let token_file = token_file.map(Path::to_owned).or_else(|| self.token_file.clone());
-        ClientArgs { endpoint: endpoint.to_owned(), token_file, ..self.clone() }.resolve()
+        let endpoint = endpoint.or_else(|| self.endpoint.clone());
+        ClientArgs { endpoint, token_file, ..self.clone() }.resolve()
     }
 
     /// Returns the arguments for the server of a data directory. They use that directory's token
     /// file unless `--token-file` is set.
     #[must_use]
-    pub fn for_data_directory(&self, endpoint: String, data: &Path) -> ClientArgs {
-        let generated = Some(data.join("token")).filter(|path| path.is_file());
+    pub fn for_running_server(&self, server: RunningServer) -> ClientArgs {
+        let generated = Some(server.data.join(TOKEN_FILE)).filter(|path| path.is_file());
         let token_file = self.token_file.clone().or(generated);
-        ClientArgs { endpoint, token_file, ..self.clone() }
+        ClientArgs { running: Some(server), token_file, ..self.clone() }
     }
 
-    /// Returns the endpoint, unless it is the default.
+    /// Returns the endpoint if it is set.
     pub fn explicit_endpoint(&self) -> Option<&str> {
-        Some(self.endpoint.trim_end_matches('/')).filter(|url| *url != Endpoint::default_url())
+        self.endpoint.as_deref().map(|url| url.trim_end_matches('/'))
     }
 
-    /// The value of `--endpoint`.
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    /// Returns the address of a server running on the default data directory, unless an endpoint is
-    /// set.
-    fn running_endpoint(&self) -> Option<Endpoint> {
-        if self.explicit_endpoint().is_some() {
-            return None;
+    fn configured_endpoint(&self) -> Result<Endpoint, ConnectionError> {
+        match &self.endpoint {
+            Some(endpoint) => parse_endpoint(endpoint),
+            None => parse_endpoint(&Endpoint::default_url()),
         }
-        let url = read_small_file(Path::new(LOCAL_ADDRESS_FILE)).ok()?;
-        Endpoint::parse(&url).ok().filter(Endpoint::is_loopback)
     }
 
-    fn find_token(&self, endpoint: &Endpoint) -> Result<(Token, TokenLocation), ConnectionError> {
+    /// Returns the server running on the default data directory, unless an endpoint is set.
+    fn running_server(&self) -> Result<Option<RunningServer>, ConnectionError> {
+        if self.running.is_some() || self.endpoint.is_some() {
+            return Ok(self.running.clone());
+        }
+        let server = running_server(Path::new(LOCAL_DATA)).map_err(ConnectionError::Endpoint)?;
+        // A file cannot direct tokens to another machine.
+        let is_local = |url: &str| Endpoint::parse(url).is_ok_and(|url| url.is_loopback());
+        Ok(server.filter(|server| is_local(&server.url)))
+    }
+
+    fn connection(
+        &self,
+        endpoint: Endpoint,
+        server: Option<RunningServer>,
+        token: Token,
+        token_location: TokenLocation,
+    ) -> ConnectionConfig {
+        let key = self.client_key.as_ref().or(self.client_cert.as_ref());
+        let client_certificate = self.client_cert.clone().zip(key.cloned());
+        let ca_file = self.ca_file.clone();
+        ConnectionConfig { endpoint, server, token, token_location, ca_file, client_certificate }
+    }
+
+    /// `is_running` states that the endpoint is the server of a data directory.
+    fn find_token(
+        &self,
+        endpoint: &Endpoint,
+        is_running: bool,
+    ) -> Result<(Token, TokenLocation), ConnectionError> {
         if let Some(path) = &self.token_file {
             return token_from_file(path);
         }
@@ -147,9 +202,18 @@ impl ClientArgs {
             if let Some(text) = &self.steadfast_token {
                 return token_from_variable("STEADFAST_TOKEN", text);
             }
-            let local = Path::new(LOCAL_TOKEN_FILE);
+            let local = Path::new(LOCAL_DATA).join(TOKEN_FILE);
             if local.is_file() {
-                return token_from_file(local);
+                if !is_running && self.endpoint.is_none() {
+                    return Err(ConnectionError::NotRunning {
+                        endpoint: endpoint.to_string(),
+                        reason: format!(
+                            "no server is running on {LOCAL_DATA}, and its token is not sent to \
+                             another one; start it, or specify the server with --endpoint"
+                        ),
+                    });
+                }
+                return token_from_file(&local);
             }
         }
         let local =

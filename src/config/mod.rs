@@ -20,7 +20,7 @@ pub use completions::CompletionsArgs;
 pub use env::EnvArgs;
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, parse_duration};
 pub use man::ManArgs;
-pub use serve::{LogFormat, ServeArgs, ServeConfig, TokenSource, read_root_token};
+pub use serve::{LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, read_root_token};
 pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRenameArgs};
 pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, ImportFormat, SyncArgs};
@@ -34,10 +34,16 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Arguments that can only be set by environment variable: on the command line, other users of the
-/// machine could read them.
-pub const ENVIRONMENT_ONLY: [&str; 4] =
-    ["fastly_api_token", "steadfast_token", "steadfast_token_file", "node_options"];
+/// Arguments that can only be set by environment variable: secrets, which other users of the
+/// machine could read on the command line, and variables of other programs.
+pub const ENVIRONMENT_ONLY: [&str; 6] = [
+    "fastly_api_token",
+    "steadfast_token",
+    "steadfast_token_file",
+    "node_options",
+    "no_color",
+    "term",
+];
 
 /// Removes the environment variables that are empty from a command and its subcommands: they count
 /// as unset, as in most programs that are configured by variables.

@@ -4,6 +4,7 @@ use super::{Database, EngineLocation, database_url, read_token};
 use crate::wire::{DEFAULT_PORT, Token};
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
+use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,6 +104,19 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_timeout: u64,
 
+    /// PEM file with the certificate chain, the server's certificate first: serve HTTPS. Files are
+    /// read again when they change, and on SIGHUP
+    #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of the certificate
+    #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// PEM file with CA certificates: only accept clients with a certificate signed by one of them
+    #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CLIENT_CA", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+
     /// Log format
     #[arg(long, value_name = "FORMAT", env = "STEADFAST_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -110,6 +124,14 @@ pub struct ServeArgs {
     /// Log level (error, warn, info, debug or trace) or filter, such as steadfast=debug
     #[arg(long, value_name = "FILTER", env = "STEADFAST_LOG", default_value = "info")]
     log: String,
+
+    /// Set in the environment only; see <https://no-color.org>.
+    #[arg(long, env = "NO_COLOR", hide = true)]
+    no_color: Option<OsString>,
+
+    /// Set in the environment only.
+    #[arg(long, env = "TERM", hide = true)]
+    term: Option<OsString>,
 }
 
 /// The format of log lines.
@@ -119,6 +141,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line
     Json,
+}
+
+/// The files of a server's TLS settings, in PEM format.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// The CA certificates for client certificates, which are required if this is set.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// The source of the root token.
@@ -157,10 +190,14 @@ pub struct ServeConfig {
     pub body_timeout: Duration,
     /// The timeout for idle connections.
     pub idle_timeout: Duration,
+    /// The TLS files; plain HTTP without them.
+    pub tls: Option<TlsFiles>,
     /// The format of log lines.
     pub log_format: LogFormat,
     /// The log filter.
     pub log: String,
+    /// Whether log lines on a terminal are coloured.
+    pub log_color: bool,
 }
 
 impl ServeArgs {
@@ -170,13 +207,12 @@ impl ServeArgs {
     /// A message for the user, without the token.
     pub fn resolve(self) -> Result<ServeConfig, String> {
         let token = self.token_source()?;
-        if !self.listen.ip().is_loopback()
-            && matches!(token, TokenSource::Generated)
-            && !self.public
-        {
+        let generated = matches!(token, TokenSource::Generated);
+        let tls = self.tls_files();
+        if !self.listen.ip().is_loopback() && generated && tls.is_none() && !self.public {
             return Err(format!(
-                "{} is reachable from other machines without TLS: set your own token in \
-                 STEADFAST_TOKEN or STEADFAST_TOKEN_FILE, or pass --public",
+                "{} is reachable from other machines without TLS: set --tls-cert and --tls-key, \
+                 or your own token in STEADFAST_TOKEN or STEADFAST_TOKEN_FILE, or pass --public",
                 self.listen
             ));
         }
@@ -201,9 +237,16 @@ impl ServeArgs {
             header_timeout: Duration::from_secs(self.header_timeout),
             body_timeout: Duration::from_secs(self.body_timeout),
             idle_timeout: Duration::from_secs(self.idle_timeout),
+            tls,
             log_format: self.log_format,
+            log_color: is_color_allowed(self.no_color.as_deref(), self.term.as_deref()),
             log: self.log,
         })
+    }
+
+    fn tls_files(&self) -> Option<TlsFiles> {
+        let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(TlsFiles { cert, key, client_ca: self.tls_client_ca.clone() })
     }
 
     fn token_source(&self) -> Result<TokenSource, String> {
@@ -235,6 +278,11 @@ impl ServeArgs {
     }
 }
 
+/// Returns whether the variables `NO_COLOR` and `TERM` allow colours.
+fn is_color_allowed(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
+}
+
 /// Reads the root token from a file.
 ///
 /// # Errors
@@ -249,4 +297,18 @@ fn check_root_token(token: Token) -> Result<Token, String> {
         return Err(format!("must have at least {ROOT_TOKEN_BYTES_MIN} characters"));
     }
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_color_and_dumb_terminals_disable_colours() {
+        let allowed = |no_color: Option<&str>, term: Option<&str>| {
+            is_color_allowed(no_color.map(OsStr::new), term.map(OsStr::new))
+        };
+        assert!(allowed(None, None) && allowed(Some(""), Some("xterm")));
+        assert!(!allowed(Some("0"), None) && !allowed(None, Some("dumb")));
+    }
 }

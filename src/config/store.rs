@@ -16,7 +16,7 @@ pub struct StoreDescribeArgs {
 /// Flags of `steadfast store create`.
 #[derive(Args, Clone)]
 pub struct StoreCreateArgs {
-    /// Name of the store: up to 255 characters, starting with an ASCII letter
+    /// Name of the store: up to 255 characters, without control characters
     #[arg(value_name = "NAME")]
     pub name: String,
     #[command(flatten)]

@@ -3,12 +3,13 @@
 use super::Stream;
 use super::buffered_stream::BufferedStream;
 use super::request::{Framing, RequestHead};
+use super::transfer_rate::{BYTES_PER_SEC_MIN, Contention, TransferRate};
 use bytes::Bytes;
 use std::io;
 use std::time::Duration;
 
 /// Maximum size in bytes of the chunks that [`Body::chunk`] returns.
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
+pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Maximum size in bytes of a line between chunks.
 const LINE_BYTES_MAX: usize = 1024;
 /// Maximum total size of trailers in bytes.
@@ -26,6 +27,11 @@ pub enum BodyError {
     /// The next bytes did not arrive in time.
     #[error("no body data received for {} s", .0.as_secs())]
     Timeout(Duration),
+    /// The average rate was too low.
+    #[error(
+        "the body arrives too slowly: send it faster than {BYTES_PER_SEC_MIN} bytes per second"
+    )]
+    TooSlow,
     /// The chunked framing is invalid.
     #[error("malformed chunked body: {0}")]
     Malformed(&'static str),
@@ -52,7 +58,7 @@ pub struct Body<'c, S> {
     position: Position,
     /// Whether the client waits for `100 Continue`.
     expects_continue: bool,
-    timeout: Duration,
+    rate: TransferRate,
 }
 
 impl<'c, S: Stream> Body<'c, S> {
@@ -66,7 +72,22 @@ impl<'c, S: Stream> Body<'c, S> {
             Framing::Length(len) => Position::Sized(len),
             Framing::Chunked => Position::ChunkSize,
         };
-        Body { io, position, expects_continue: head.expects_continue, timeout }
+        let rate = TransferRate::new(timeout, None);
+        Body { io, position, expects_continue: head.expects_continue, rate }
+    }
+
+    /// Returns the size of the rest of the body in bytes, if the client declared it.
+    pub fn declared_bytes(&self) -> Option<u64> {
+        match self.position {
+            Position::End | Position::Failed => Some(0),
+            Position::Sized(remaining) => Some(remaining),
+            Position::ChunkSize | Position::ChunkData(_) => None,
+        }
+    }
+
+    /// Requires a higher rate while other requests wait for memory that this one holds.
+    pub fn yield_to(&mut self, contention: Contention) {
+        self.rate.yield_to(contention);
     }
 
     /// Reads the next bytes, at most 256 KiB; `None` at the end. The first call sends
@@ -124,7 +145,7 @@ impl<'c, S: Stream> Body<'c, S> {
     async fn read_data(&mut self, remaining: u64) -> Result<Bytes, BodyError> {
         // At most CHUNK_BYTES_MAX, so the cast is lossless.
         let len = remaining.min(CHUNK_BYTES_MAX as u64) as usize;
-        self.io.read_exact(len, self.timeout).await.map_err(|e| self.error(&e))
+        self.io.read_exact(len, &mut self.rate).await.map_err(|e| self.error(&e))
     }
 
     /// Reads a line and strips its CR LF.
@@ -144,7 +165,7 @@ impl<'c, S: Stream> Body<'c, S> {
             if searched > LINE_BYTES_MAX {
                 return Err(BodyError::Malformed("a line is too long"));
             }
-            if self.io.fill(self.timeout).await.map_err(|e| self.error(&e))? == 0 {
+            if self.io.fill_body(&mut self.rate).await.map_err(|e| self.error(&e))? == 0 {
                 return Err(BodyError::Truncated);
             }
         }
@@ -162,10 +183,10 @@ impl<'c, S: Stream> Body<'c, S> {
     }
 
     fn error(&self, e: &io::Error) -> BodyError {
-        if e.kind() == io::ErrorKind::TimedOut {
-            BodyError::Timeout(self.timeout)
-        } else {
-            BodyError::Truncated
+        match e.kind() == io::ErrorKind::TimedOut {
+            true if self.rate.is_stalled() => BodyError::Timeout(self.rate.timeout()),
+            true => BodyError::TooSlow,
+            false => BodyError::Truncated,
         }
     }
 
@@ -177,26 +198,6 @@ impl<'c, S: Stream> Body<'c, S> {
             Position::Sized(remaining) => remaining <= DRAIN_BYTES_MAX && !self.expects_continue,
             Position::ChunkSize | Position::ChunkData(_) | Position::Failed => false,
         }
-    }
-
-    /// Returns the unread bytes of a [drainable](Body::is_drainable) body.
-    pub(super) fn remaining(&self) -> u64 {
-        if let Position::Sized(remaining) = self.position { remaining } else { 0 }
-    }
-
-    /// Resumes a drainable body after its response was written.
-    pub(super) fn resume(
-        io: &'c mut BufferedStream<S>,
-        remaining: u64,
-        timeout: Duration,
-    ) -> Body<'c, S> {
-        Body { io, position: Position::Sized(remaining), expects_continue: false, timeout }
-    }
-
-    /// Discards the rest of the body; false if reading failed.
-    pub(super) async fn drain(mut self) -> bool {
-        while matches!(self.chunk().await, Ok(Some(_))) {}
-        self.position == Position::End
     }
 }
 

@@ -1,7 +1,8 @@
 //! A connection's stream with its read and write buffers and its timer.
 
 use super::Stream;
-use bytes::{BufMut, Bytes, BytesMut};
+use super::transfer_rate::TransferRate;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -11,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Buffer space reserved for a read, in bytes.
-const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 8 * 1024;
+/// Capacity in bytes that each buffer of an idle connection keeps.
+const IDLE_BYTES: usize = 8 * 1024;
 /// Reads up to this size are copied out of the input buffer; larger ones get their own buffer.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
@@ -40,28 +43,67 @@ impl<S: Stream> BufferedStream<S> {
         with_timeout(&mut self.timer, timeout, read).await
     }
 
-    /// Reads exactly `len` bytes; an earlier end of the stream is an error.
-    pub(super) async fn read_exact(&mut self, len: usize, timeout: Duration) -> io::Result<Bytes> {
+    /// As [`BufferedStream::fill`], for a body with a minimum rate.
+    pub(super) async fn fill_body(&mut self, rate: &mut TransferRate) -> io::Result<usize> {
+        self.flush(rate.timeout()).await?;
+        self.input.reserve(READ_BYTES);
+        read(&mut self.stream, &mut self.timer, &mut self.input, rate).await
+    }
+
+    /// Reads exactly `len` bytes of a body; an earlier end of the stream is an error.
+    pub(super) async fn read_exact(
+        &mut self,
+        len: usize,
+        rate: &mut TransferRate,
+    ) -> io::Result<Bytes> {
         if len <= COPY_BYTES_MAX {
             while self.input.len() < len {
-                if self.fill(timeout).await? == 0 {
+                if self.fill_body(rate).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
             return Ok(Bytes::copy_from_slice(&self.input.split_to(len)));
         }
-        self.flush(timeout).await?;
+        self.flush(rate.timeout()).await?;
         let mut bytes = BytesMut::with_capacity(len);
         bytes.put(self.input.split_to(self.input.len().min(len)));
         while bytes.len() < len {
             let mut rest = (&mut bytes).limit(0);
             rest.set_limit(len - rest.get_ref().len());
-            let read = self.stream.read_buf(&mut rest);
-            if with_timeout(&mut self.timer, timeout, read).await? == 0 {
+            if read(&mut self.stream, &mut self.timer, &mut rest, rate).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
         Ok(bytes.freeze())
+    }
+
+    /// Releases buffers that have grown; called before the connection waits for a request.
+    pub(super) fn shrink(&mut self) {
+        if self.output.is_empty() && self.output.capacity() > IDLE_BYTES {
+            self.output = Vec::new();
+        }
+        if self.input.is_empty() && self.input.try_reclaim(IDLE_BYTES + 1) {
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// Reads and discards `len` bytes within `limit`, without further memory; returns whether all
+    /// of them arrived.
+    pub(super) async fn discard(&mut self, len: u64, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut remaining = len;
+        loop {
+            let buffered = usize::try_from(remaining).unwrap_or(usize::MAX).min(self.input.len());
+            self.input.advance(buffered);
+            remaining -= buffered as u64;
+            if remaining == 0 {
+                return true;
+            }
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() || !matches!(self.fill(wait).await, Ok(1..)) {
+                return false;
+            }
+        }
     }
 
     /// Writes the output buffer.
@@ -74,17 +116,42 @@ impl<S: Stream> BufferedStream<S> {
         Ok(())
     }
 
-    /// Writes the output buffer and `bytes` together: a separate write would wake the client twice.
-    pub(super) async fn write(&mut self, bytes: &[u8], timeout: Duration) -> io::Result<()> {
+    /// Writes the output buffer and `bytes` of a body together: a separate write would wake the
+    /// client twice.
+    pub(super) async fn write(&mut self, bytes: &[u8], rate: &mut TransferRate) -> io::Result<()> {
         let mut written = 0;
-        while let Some(buffered) = self.output.get(written..).filter(|rest| !rest.is_empty()) {
-            let both = [IoSlice::new(buffered), IoSlice::new(bytes)];
-            let write = self.stream.write_vectored(&both);
-            written += nonzero(with_timeout(&mut self.timer, timeout, write).await?)?;
+        loop {
+            let buffered = self.output.get(written..).unwrap_or_default();
+            let rest = written.saturating_sub(self.output.len());
+            let rest = bytes.get(rest..).unwrap_or_default();
+            if buffered.is_empty() && rest.is_empty() {
+                break;
+            }
+            let (wait, start) = (rate.next_wait()?, Instant::now());
+            let both = [IoSlice::new(buffered), IoSlice::new(rest)];
+            let write = async {
+                match buffered.is_empty() {
+                    true => self.stream.write(rest).await,
+                    false => self.stream.write_vectored(&both).await,
+                }
+            };
+            match with_timeout(&mut self.timer, wait, write).await {
+                Ok(bytes) => {
+                    rate.record_bytes(bytes, start.elapsed());
+                    written += nonzero(bytes)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => rate.record_wait(wait),
+                Err(e) => return Err(e),
+            }
         }
-        let rest = bytes.get(written - self.output.len()..).unwrap_or_default();
         self.output.clear();
-        write_all(&mut self.stream, &mut self.timer, rest, timeout).await
+        // A TLS stream may hold bytes back until it is flushed.
+        with_timeout(&mut self.timer, rate.timeout(), self.stream.flush()).await
+    }
+
+    /// Shuts down writing.
+    pub(super) async fn shutdown(&mut self, timeout: Duration) -> io::Result<()> {
+        with_timeout(&mut self.timer, timeout, self.stream.shutdown()).await
     }
 
     /// Shuts down writing, then discards input for up to 10 s, so that the client receives the
@@ -93,16 +160,38 @@ impl<S: Stream> BufferedStream<S> {
         const BYTES_MAX: usize = 64 << 20;
         const QUIET_MAX: Duration = Duration::from_secs(5);
         let deadline = Instant::now() + Duration::from_secs(10);
-        if self.flush(timeout).await.is_err() || self.stream.shutdown().await.is_err() {
+        if self.flush(timeout).await.is_err() || self.shutdown(timeout).await.is_err() {
             return;
         }
+        self.shrink();
         let mut discarded = 0;
-        while discarded < BYTES_MAX && Instant::now() < deadline {
+        while discarded < BYTES_MAX {
             self.input.clear();
-            match self.fill(QUIET_MAX).await {
+            let wait = deadline.saturating_duration_since(Instant::now()).min(QUIET_MAX);
+            match self.fill(wait).await {
                 Ok(0) | Err(_) => return,
                 Ok(read) => discarded += read,
             }
+        }
+    }
+}
+
+/// Reads bytes of a body at a minimum rate; 0 at the end of the stream.
+async fn read<S: Stream>(
+    stream: &mut S,
+    timer: &mut Pin<Box<Sleep>>,
+    into: &mut (impl BufMut + Send),
+    rate: &mut TransferRate,
+) -> io::Result<usize> {
+    loop {
+        let (wait, start) = (rate.next_wait()?, Instant::now());
+        match with_timeout(timer, wait, stream.read_buf(into)).await {
+            Ok(bytes) => {
+                rate.record_bytes(bytes, start.elapsed());
+                return Ok(bytes);
+            }
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => rate.record_wait(wait),
+            Err(e) => return Err(e),
         }
     }
 }
@@ -117,7 +206,8 @@ async fn write_all<S: Stream>(
         let written = nonzero(with_timeout(timer, timeout, stream.write(bytes)).await?)?;
         bytes = bytes.get(written..).unwrap_or_default();
     }
-    Ok(())
+    // A TLS stream may hold bytes back until it is flushed.
+    with_timeout(timer, timeout, stream.flush()).await
 }
 
 /// Turns a write of no bytes into an error.

@@ -6,7 +6,16 @@ use super::request::RequestHead;
 use super::response::DateHeader;
 use super::{RequestError, Service, Stream, Timeouts};
 use std::io;
-use tokio::sync::watch;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+/// Clients without a valid token whose bodies are drained at the same time. The connections of
+/// others close right after the response, which a client that still sends may not receive.
+const UNAUTHENTICATED_DRAINS: usize = 64;
+static UNAUTHENTICATED: Semaphore = Semaphore::const_new(UNAUTHENTICATED_DRAINS);
+
+/// Time limit for shutting down an idle connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no request to serve.
 enum HeadError {
@@ -28,13 +37,13 @@ pub async fn serve<S: Stream, V: Service>(
     loop {
         let head = match read_head(&mut io, timeouts, &mut drain).await {
             Ok(head) => head,
-            Err(HeadError::Closed) => return,
-            Err(HeadError::Rejected(error)) => {
-                let response = service.reject(error).closing(true);
-                if response.write(&mut io, &mut date, false, timeouts.write).await.is_ok() {
-                    io.linger(timeouts.write).await;
-                }
+            Err(HeadError::Closed) => {
+                // Over TLS, the client can tell this from a connection that was cut.
+                let _ = io.shutdown(CLOSE_TIMEOUT).await;
                 return;
+            }
+            Err(HeadError::Rejected(error)) => {
+                return write_rejection(io, service, error, timeouts).await;
             }
         };
         let mut body = Body::new(&mut io, &head, timeouts.body);
@@ -43,20 +52,59 @@ pub async fn serve<S: Stream, V: Service>(
         if head.http_10 {
             response.downgrade_to_http_10();
         }
-        let close = response.close;
         // Written before the rest of the body is read: the client may wait for the response.
-        let remaining = body.remaining();
+        let remaining = body.declared_bytes().unwrap_or(0);
+        let mut permit = None;
+        if response.unauthenticated && (response.close || remaining > io.input.len() as u64) {
+            permit = UNAUTHENTICATED.try_acquire().ok();
+            response.close |= permit.is_none();
+        }
+        let drains = !response.unauthenticated || permit.is_some();
+        let closes = response.close;
         let omit_body = head.method() == b"HEAD";
         if response.write(&mut io, &mut date, omit_body, timeouts.write).await.is_err() {
             return;
         }
-        if close {
-            io.linger(timeouts.write).await;
+        if closes {
+            return close(&mut io, drains, timeouts).await;
+        }
+        if remaining > 0 && !io.discard(remaining, timeouts.body).await {
             return;
         }
-        if remaining > 0 && !Body::resume(&mut io, remaining, timeouts.body).drain().await {
-            return;
-        }
+    }
+}
+
+/// Answers a connection with an error instead of reading a request from it, and closes it.
+pub async fn reject<S: Stream, V: Service>(
+    stream: S,
+    service: &V,
+    error: RequestError,
+    timeouts: Timeouts,
+) {
+    write_rejection(BufferedStream::new(stream), service, error, timeouts).await;
+}
+
+async fn write_rejection<S: Stream, V: Service>(
+    mut io: BufferedStream<S>,
+    service: &V,
+    error: RequestError,
+    timeouts: Timeouts,
+) {
+    let response = service.reject(error).closing(true);
+    let mut date = DateHeader::default();
+    let permit = UNAUTHENTICATED.try_acquire();
+    if response.write(&mut io, &mut date, false, timeouts.write).await.is_ok() {
+        close(&mut io, permit.is_ok(), timeouts).await;
+    }
+}
+
+/// Sends the response and closes the connection, after reading what the client still sends if
+/// `drains`.
+async fn close<S: Stream>(io: &mut BufferedStream<S>, drains: bool, timeouts: Timeouts) {
+    if drains {
+        io.linger(timeouts.write).await;
+    } else if io.flush(timeouts.write).await.is_ok() {
+        let _ = io.shutdown(CLOSE_TIMEOUT).await;
     }
 }
 
@@ -84,6 +132,7 @@ async fn read_head<S: Stream>(
             if *drain.borrow_and_update() {
                 return Err(HeadError::Closed);
             }
+            io.shrink();
             tokio::select! {
                 biased;
                 read = io.fill(timeouts.idle) => read,

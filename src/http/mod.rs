@@ -9,11 +9,13 @@ mod buffered_stream;
 mod connection;
 mod request;
 mod response;
+mod transfer_rate;
 
-pub use body::{Body, BodyError};
-pub use connection::serve;
+pub use body::{Body, BodyError, CHUNK_BYTES_MAX};
+pub use connection::{reject, serve};
 pub use request::RequestHead;
-pub use response::{BodySource, Payload, Response};
+pub use response::{BodySource, Payload, Response, http_date};
+pub use transfer_rate::{Contention, Waiting};
 
 use std::future::Future;
 use std::time::Duration;
@@ -37,9 +39,9 @@ pub struct Timeouts {
     pub head: Duration,
     /// For an idle connection, between requests.
     pub idle: Duration,
-    /// For the next bytes of a request body.
+    /// For the next bytes of a request body, and before its average rate is checked.
     pub body: Duration,
-    /// For the client to accept the next bytes of a response.
+    /// For the client to accept the next bytes of a response, and before the rate is checked.
     pub write: Duration,
 }
 
@@ -61,6 +63,8 @@ pub trait Service: Send + Sync + 'static {
 pub enum RequestError {
     /// The head violates the syntax or framing rules of HTTP.
     Malformed(String),
+    /// The client started a TLS handshake on a plain HTTP port.
+    Tls,
     /// The target exceeds [`TARGET_BYTES_MAX`].
     TargetTooLong,
     /// The headers exceed [`FIELDS_BYTES_MAX`] or [`FIELDS_MAX`].
@@ -73,4 +77,6 @@ pub enum RequestError {
     UnknownExpectation,
     /// The version is not HTTP/1.0 or HTTP/1.1.
     UnknownVersion,
+    /// The client speaks plain HTTP to a port with TLS.
+    PlainHttp,
 }

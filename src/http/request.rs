@@ -5,6 +5,9 @@ use memchr::memchr_iter;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+/// First byte of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -34,13 +37,26 @@ impl RequestHead {
     /// a search of the first `searched` bytes.
     ///
     /// # Errors
-    /// If the head exceeds a limit.
+    /// If the head exceeds a limit, or cannot become valid: it has a bare LF or begins with a byte
+    /// that is not part of a method.
     pub(super) fn find_end(input: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
-        let from = searched.saturating_sub(3);
-        let rest = input.get(from..).unwrap_or_default();
-        let ends = |at: &usize| rest.get(..=*at).is_some_and(|head| head.ends_with(b"\r\n\r\n"));
-        if let Some(at) = memchr_iter(b'\n', rest).find(ends) {
-            return Ok(Some(from + at + 1));
+        match input.first() {
+            Some(&TLS_HANDSHAKE) => return Err(RequestError::Tls),
+            // The start of an empty line, which is skipped once it is complete.
+            Some(b'\r') if input.len() == 1 => {}
+            Some(byte) if !is_token(*byte) => return Err(malformed("invalid method")),
+            _ => {}
+        }
+        for at in memchr_iter(b'\n', input.get(searched..).unwrap_or_default()) {
+            let line = input.get(..searched + at).unwrap_or_default();
+            // A proxy that does not end lines at a bare LF would see one header where this server
+            // would see two.
+            let Some(line) = line.strip_suffix(b"\r") else {
+                return Err(malformed("a line does not end in CR LF"));
+            };
+            if line.ends_with(b"\r\n") {
+                return Ok(Some(searched + at + 1));
+            }
         }
         let line = input.get(..TARGET_BYTES_MAX + 64).unwrap_or(input).contains(&b'\n');
         if !line && input.len() > TARGET_BYTES_MAX + 64 {
@@ -52,17 +68,11 @@ impl RequestHead {
         Ok(None)
     }
 
-    /// Parses a complete head.
+    /// Parses a complete head, found by [`RequestHead::find_end`].
     ///
     /// # Errors
     /// If it is malformed, exceeds a limit, or has ambiguous or unsupported framing.
     pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, RequestError> {
-        // A proxy that does not end lines at a bare LF would see one header where this server
-        // would see two.
-        let bare = |at: usize| !bytes.get(..at).is_some_and(|before| before.ends_with(b"\r"));
-        if memchr_iter(b'\n', bytes).any(bare) {
-            return Err(malformed("a line does not end in CR LF"));
-        }
         let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, &mut headers) {
@@ -100,14 +110,22 @@ impl RequestHead {
         Ok(head)
     }
 
-    /// Interprets the headers about framing and the connection. Ambiguous framing is an error (RFC
-    /// 9112 sections 6.1 and 6.3).
+    /// Interprets the headers about framing, the connection and the host. Ambiguous framing is an
+    /// error (RFC 9112 sections 6.1 and 6.3), and so is a missing, repeated or invalid `Host`
+    /// (section 3.2); HTTP/1.0 does not require one.
     fn interpret_fields(&mut self) -> Result<(), RequestError> {
         let http_10 = self.http_10;
         let (mut length, mut chunked) = (None, false);
-        let (mut close, mut expects_continue) = (self.close, false);
+        let (mut close, mut expects_continue, mut has_host) = (self.close, false, false);
         for (name, value) in self.headers() {
-            if name.eq_ignore_ascii_case(b"content-length") {
+            if name.eq_ignore_ascii_case(b"host") {
+                if std::mem::replace(&mut has_host, true) {
+                    return Err(malformed("more than one Host"));
+                }
+                if !is_host(value) {
+                    return Err(malformed("Host must be a host name or address"));
+                }
+            } else if name.eq_ignore_ascii_case(b"content-length") {
                 if length.is_some() {
                     return Err(malformed("more than one Content-Length"));
                 }
@@ -130,6 +148,9 @@ impl RequestHead {
                 }
                 expects_continue = !http_10;
             }
+        }
+        if !has_host && !http_10 {
+            return Err(malformed("Host is required in HTTP/1.1"));
         }
         self.framing = match (length, chunked) {
             (Some(_), true) => return Err(malformed("both Content-Length and Transfer-Encoding")),
@@ -194,6 +215,33 @@ fn malformed(what: &str) -> RequestError {
     RequestError::Malformed(what.into())
 }
 
+/// Whether a byte may be part of a method (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether `value` is a host with an optional port, or empty (RFC 9112 section 3.2).
+fn is_host(value: &[u8]) -> bool {
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let address = |byte: &u8| name(byte) || *byte == b':';
+    let (valid, port) = match value.strip_prefix(b"[") {
+        None => {
+            let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
+            let (host, port) = value.split_at(end);
+            (host.iter().all(name), port)
+        }
+        Some(rest) => {
+            let end = rest.iter().position(|byte| *byte == b']').unwrap_or(rest.len());
+            let (host, port) = rest.split_at(end);
+            let port = port.strip_prefix(b"]").unwrap_or(b"[");
+            (!host.is_empty() && host.iter().all(address), port)
+        }
+    };
+    let port = port.is_empty()
+        || port.strip_prefix(b":").is_some_and(|digits| digits.iter().all(u8::is_ascii_digit));
+    valid && port
+}
+
 fn parse_length(value: &[u8]) -> Result<u64, RequestError> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).unwrap_or_default();
@@ -205,13 +253,21 @@ fn parse_length(value: &[u8]) -> Result<u64, RequestError> {
 mod tests {
     use super::*;
 
+    /// Parses a head, to which a `Host` is added.
     fn parse(text: &str) -> Result<RequestHead, RequestError> {
+        let text = text.replacen("\r\n", "\r\nhost: h\r\n", 1);
+        parse_raw(&text)
+    }
+
+    fn parse_raw(text: &str) -> Result<RequestHead, RequestError> {
+        let end = RequestHead::find_end(text.as_bytes(), 0)?;
+        assert_eq!(end, Some(text.len()), "{text:?}");
         RequestHead::parse(text.as_bytes())
     }
 
     #[test]
     fn targets_are_not_decoded_or_normalised() {
-        let head = parse("PUT /a%2Fb/../x//y+z;p#f?q=%2B&r=+ HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+        let head = parse("PUT /a%2Fb/../x//y+z;p#f?q=%2B&r=+ HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(head.path(), b"/a%2Fb/../x//y+z;p#f");
         assert_eq!(head.query(), b"q=%2B&r=+");
         let head = parse("GET http://h:80/a//b?c HTTP/1.1\r\n\r\n").unwrap();
@@ -233,8 +289,56 @@ mod tests {
             assert!(parse(&format!("PUT / HTTP/1.1\r\n{fields}\r\n\r\n")).is_err(), "{fields}");
         }
         assert!(parse("PUT / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
-        assert!(parse("GET / HTTP/1.1\nhost: h\n\r\n\r\n").is_err(), "bare LF");
-        assert!(parse("GET / HTTP/1.1\r\nhost: h\nx: y\r\n\r\n").is_err(), "bare LF");
+        assert!(parse_raw("GET / HTTP/1.1\nhost: h\n\r\n\r\n").is_err(), "bare LF");
+        assert!(parse_raw("GET / HTTP/1.1\r\nhost: h\nx: y\r\n\r\n").is_err(), "bare LF");
+    }
+
+    #[test]
+    fn a_host_is_required_once_and_valid() {
+        let parse = |version: &str, hosts: &[&str]| {
+            let fields: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+            parse_raw(&format!("GET / HTTP/{version}\r\n{fields}\r\n")).is_ok()
+        };
+        for host in [
+            "",
+            "h",
+            "h:",
+            "h:80",
+            "my_host.example",
+            "127.0.0.1:7070",
+            "[::1]",
+            "[::1]:80",
+            "[fe80::1%25eth0]:80",
+            "xn--bcher-kva.example",
+            "a%20b",
+        ] {
+            assert!(parse("1.1", &[host]) && parse("1.0", &[host]), "{host:?}");
+        }
+        for host in [
+            "h h", "h/", "user@h", "h:80:80", "h:x", "::1", "[::1", "[::1]x", "[]", "h\u{e9}",
+            "h?", "http://h", "[g@]", "h, h",
+        ] {
+            assert!(!parse("1.1", &[host]) && !parse("1.0", &[host]), "{host:?}");
+        }
+        assert!(!parse("1.1", &[]) && parse("1.0", &[]));
+        for version in ["1.0", "1.1"] {
+            assert!(!parse(version, &["h", "h"]) && !parse(version, &["", "h"]));
+        }
+    }
+
+    #[test]
+    fn a_head_that_cannot_become_valid_is_rejected_at_once() {
+        let hello = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00];
+        assert_eq!(RequestHead::find_end(&hello, 0), Err(RequestError::Tls));
+        for start in [&b"\n"[..], b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\r\na: b\n", b" GET", b"\0"]
+        {
+            assert!(RequestHead::find_end(start, 0).is_err(), "{start:?}");
+        }
+        let text = b"GET / HTTP/1.1\r\nhost: h\n";
+        for cut in 1..text.len() {
+            assert_eq!(RequestHead::find_end(&text[..cut], 0), Ok(None), "cut at {cut}");
+            assert!(RequestHead::find_end(text, cut).is_err(), "cut at {cut}");
+        }
     }
 
     #[test]

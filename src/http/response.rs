@@ -2,14 +2,18 @@
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
+use super::transfer_rate::{Contention, TransferRate};
 use bytes::Bytes;
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bodies up to this size, in bytes, are written together with their head.
-const COALESCE_BYTES_MAX: usize = 64 * 1024;
+/// Bodies up to this size, in bytes, are copied behind their head; larger ones are written from
+/// where they are. Small enough that the output buffer need not shrink between requests.
+const COALESCE_BYTES_MAX: usize = 4 * 1024;
+/// The last second that an HTTP date can express, in the year 9999.
+const HTTP_DATE_MAX_SECS: u64 = 253_402_300_799;
 
 /// Produces a response body that is too large for memory, in pieces.
 pub trait BodySource: Send {
@@ -42,8 +46,12 @@ pub struct Response {
     pub payload: Payload,
     /// Whether the connection closes after this response.
     pub close: bool,
+    /// Whether the request was not authenticated; few of their bodies are drained at a time.
+    pub(super) unauthenticated: bool,
     /// A value, such as a permit, that is dropped once the response is written.
     _guard: Option<Box<dyn Send>>,
+    /// The contention for what `_guard` holds.
+    contention: Option<Contention>,
     http_10: bool,
 }
 
@@ -52,7 +60,16 @@ impl Response {
     pub fn new(status: u16) -> Response {
         let payload = if status == 204 { Payload::Empty } else { Payload::Bytes(Bytes::new()) };
         let headers = Vec::with_capacity(320);
-        Response { status, headers, payload, close: false, _guard: None, http_10: false }
+        Response {
+            status,
+            headers,
+            payload,
+            close: false,
+            unauthenticated: false,
+            _guard: None,
+            contention: None,
+            http_10: false,
+        }
     }
 
     /// Adds a header. The value must not contain control characters other than tab.
@@ -84,6 +101,20 @@ impl Response {
     #[must_use]
     pub fn closing(mut self, close: bool) -> Response {
         self.close = close;
+        self
+    }
+
+    /// Marks the response to a request that was not authenticated.
+    #[must_use]
+    pub fn unauthenticated(mut self) -> Response {
+        self.unauthenticated = true;
+        self
+    }
+
+    /// Requires the client to read faster while other requests wait for what this response holds.
+    #[must_use]
+    pub fn yielding_to(mut self, contention: Option<Contention>) -> Response {
+        self.contention = contention;
         self
     }
 
@@ -121,7 +152,13 @@ impl Response {
             Payload::Chunked(_) => out.write_all(b"Transfer-Encoding: chunked\r\n"),
         }?;
         out.extend_from_slice(date.line());
-        out.extend_from_slice(if self.close { b"Connection: close\r\n\r\n" } else { b"\r\n" });
+        out.extend_from_slice(match (self.close, self.http_10) {
+            (true, _) => b"Connection: close\r\n\r\n",
+            // An HTTP/1.0 client would otherwise wait for the connection to close.
+            (false, true) => b"Connection: keep-alive\r\n\r\n",
+            (false, false) => b"\r\n",
+        });
+        let rate = &mut TransferRate::new(timeout, self.contention.take());
         match self.payload {
             _ if omit_body => Ok(()),
             Payload::Empty | Payload::LengthOnly(_) => Ok(()),
@@ -129,13 +166,13 @@ impl Response {
                 out.extend_from_slice(&bytes);
                 if out.len() > COALESCE_BYTES_MAX { io.flush(timeout).await } else { Ok(()) }
             }
-            Payload::Bytes(bytes) => io.write(&bytes, timeout).await,
+            Payload::Bytes(bytes) => io.write(&bytes, rate).await,
             Payload::Sized(len, mut source) => {
                 let mut remaining = len;
                 while let Some(bytes) = source.next().await? {
                     let after = remaining.checked_sub(bytes.len() as u64);
                     remaining = after.ok_or(io::ErrorKind::InvalidData)?;
-                    io.write(&bytes, timeout).await?;
+                    io.write(&bytes, rate).await?;
                 }
                 if remaining == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
@@ -148,7 +185,7 @@ impl Response {
                         // Buffered, and written together with the data.
                         write!(io.output, "{:x}\r\n", bytes.len())?;
                     }
-                    io.write(&bytes, timeout).await?;
+                    io.write(&bytes, rate).await?;
                     if !self.http_10 {
                         io.output.extend_from_slice(b"\r\n");
                     }
@@ -160,6 +197,13 @@ impl Response {
             }
         }
     }
+}
+
+/// Formats a time in seconds since 1970 as an HTTP date; times after the year 9999 as its last
+/// second.
+pub fn http_date(secs: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(secs.min(HTTP_DATE_MAX_SECS));
+    httpdate::fmt_http_date(time)
 }
 
 /// The `Date` header line, formatted at most once per second.
@@ -176,7 +220,7 @@ impl DateHeader {
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if self.second != second || self.line.is_empty() {
             self.second = second;
-            self.line = format!("Date: {}\r\n", httpdate::fmt_http_date(now)).into_bytes();
+            self.line = format!("Date: {}\r\n", http_date(second)).into_bytes();
         }
         &self.line
     }
@@ -207,5 +251,19 @@ fn reason_phrase(status: u16) -> &'static str {
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
         _ => "Unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_seconds_has_an_http_date() {
+        assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        let last = "Fri, 31 Dec 9999 23:59:59 GMT";
+        for secs in [HTTP_DATE_MAX_SECS, HTTP_DATE_MAX_SECS + 1, u64::MAX] {
+            assert_eq!(http_date(secs), last, "{secs}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::clock::Clock;
 use super::codec::ItemMeta;
 use super::integrity::{IntegrityChecker, RecordCounts};
 use super::keyspace::{self, ITEMS, STORES};
-use super::{Kv, Result};
+use super::{Kv, Result, import, items};
 use crate::engine::copy::{BulkLoader, CopyError};
 use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot};
 use bytes::{Buf, BufMut, Bytes};
@@ -163,6 +163,19 @@ pub enum RestoreError {
     /// The backup is corrupt or truncated.
     #[error("the backup is damaged: {0}")]
     Damaged(String),
+    /// A generation is more than a day ahead of the clock, or 2^53 or greater.
+    #[error(
+        "record {key:?} has generation {generation}, above {max}, a day ahead of this machine's \
+         clock; set the clock if it is wrong"
+    )]
+    Generation {
+        /// The record's key.
+        key: String,
+        /// Its generation.
+        generation: u64,
+        /// The maximum.
+        max: u64,
+    },
     /// Loading records into the destination failed.
     #[error(transparent)]
     Load(#[from] CopyError),
@@ -275,16 +288,19 @@ fn read_error(e: io::Error, records: u64) -> RestoreError {
 }
 
 /// Restores a backup into an empty engine, calling `report` with the number of records restored.
-/// The engine is marked incomplete until the end, and servers refuse to open it.
+/// The engine is marked incomplete until the end, and servers refuse to open it. Generations may be
+/// at most a day ahead of `clock`, as for an import.
 ///
 /// # Errors
 /// See [`RestoreError`].
 pub async fn restore(
     mut backup: BackupReader<impl Read + Send>,
     to: &Arc<dyn Engine>,
+    clock: &dyn Clock,
     report: &mut (dyn FnMut(u64) + Send),
 ) -> Result<RecordCounts, RestoreError> {
     let mut counts = RecordCounts::default();
+    let generation_max = import::generation_max(clock.now());
     let mut loader = BulkLoader::begin(to.clone()).await?;
     while let Some(BackupRecord { key, mut record, body_len }) = backup.read_record()? {
         if body_len > INLINE_BYTES_MAX as u64 {
@@ -296,7 +312,8 @@ pub async fn restore(
             }
             record.body = blob.finish().await?;
         }
-        record.meta = restored_meta(&key, &record)?;
+        record.meta = restored_meta(&key, &record, generation_max)?;
+        record.expires_at = items::stored_expiry(record.expires_at).unwrap_or(0);
         counts.stores += u64::from(key.first() == Some(&STORES));
         counts.items += u64::from(key.first() == Some(&ITEMS));
         loader.add(key, record).await?;
@@ -307,14 +324,26 @@ pub async fn restore(
 }
 
 /// Returns the meta of a restored record, with an explicit generation if it is an item.
-fn restored_meta(key: &[u8], record: &Record) -> Result<Bytes, RestoreError> {
+fn restored_meta(key: &[u8], record: &Record, max: u64) -> Result<Bytes, RestoreError> {
     if key.first() != Some(&ITEMS) {
+        check_generation(key, record.version, max)?;
         return Ok(record.meta.clone());
     }
     let meta = ItemMeta::decode(&record.meta);
     let mut meta = meta.map_err(|e| RestoreError::Damaged(e.to_string()))?;
-    meta.generation = meta.generation.or(Some(record.version));
+    let generation = meta.generation.unwrap_or(record.version);
+    // The destination gives later writes greater versions than both.
+    check_generation(key, generation.max(record.version), max)?;
+    meta.generation = Some(generation);
     Ok(meta.encode())
+}
+
+fn check_generation(key: &[u8], generation: u64, max: u64) -> Result<(), RestoreError> {
+    if generation <= max {
+        return Ok(());
+    }
+    let key = String::from_utf8_lossy(key).into_owned();
+    Err(RestoreError::Generation { key, generation, max })
 }
 
 /// Reads a whole backup and returns its record counts and the problems found.
@@ -345,4 +374,73 @@ pub fn verify(
     let (counts, mut problems) = checker.finish();
     problems.splice(0..0, damage);
     Ok((counts, problems))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::{ManualClock, SECOND};
+    use super::super::types::{Key, Metadata, StoreId};
+    use super::*;
+    use crate::engine::memory::Memory;
+    use crate::engine::{Commit, Mutation, NewRecord, Projection};
+    use crate::wire::MICROS_MAX;
+
+    const DAY: u64 = 24 * 60 * 60 * SECOND;
+
+    /// Restores a backup of one item; returns the item's meta and expiry time.
+    async fn restore_item(
+        meta: &ItemMeta,
+        version: u64,
+        expires_at: u64,
+        now: u64,
+    ) -> Result<(ItemMeta, u64), RestoreError> {
+        let store = StoreId::random().unwrap();
+        let key = keyspace::item(&store, &Key::parse(b"k").unwrap());
+        let from = Memory::new();
+        let record = NewRecord { expires_at, meta: meta.encode(), body: Body::EMPTY };
+        let mutations = vec![Mutation { key: key.clone(), record: Some(record) }];
+        let commit = Commit { version_min: version, mutations, ..Commit::default() };
+        from.commit(commit).await.unwrap();
+        let mut stream = backup(&from).await.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next().await.unwrap() {
+            bytes.extend_from_slice(&piece);
+        }
+        let to: Arc<dyn Engine> = Arc::new(Memory::new());
+        let source = BackupReader::open(&bytes[..])?;
+        restore(source, &to, &ManualClock::new(now), &mut |_| {}).await?;
+        let restored = to.read(&key, Projection::Meta).await.unwrap().unwrap();
+        Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.expires_at))
+    }
+
+    #[tokio::test]
+    async fn a_restored_generation_is_at_most_a_day_ahead_of_the_clock() {
+        let now = 1_700_000_000 * SECOND;
+        let metadata = Metadata::default();
+        let meta = ItemMeta { generation: None, modified_at: 1, size: 0, metadata };
+        let imported = |generation| ItemMeta { generation: Some(generation), ..meta.clone() };
+        for (meta, version) in [(meta.clone(), now + DAY), (imported(now + DAY), 1)] {
+            let (restored, _) = restore_item(&meta, version, 0, now).await.unwrap();
+            assert_eq!(restored.generation, Some(now + DAY));
+        }
+        let ahead =
+            [(meta.clone(), now + DAY + 1), (imported(now + DAY + 1), 1), (imported(5), 1 << 53)];
+        for (meta, version) in ahead {
+            let restored = restore_item(&meta, version, 0, now).await;
+            let e = restored.map(|_| ()).unwrap_err();
+            assert!(matches!(e, RestoreError::Generation { .. }), "{e}");
+            assert!(e.to_string().contains("a day ahead of this machine's clock"), "{e}");
+        }
+        let late = restore_item(&imported((1 << 53) - 1), 1, 0, u64::MAX).await;
+        assert!(late.is_ok());
+        assert!(restore_item(&imported(1 << 53), 1, 0, u64::MAX).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn restored_times_are_at_most_the_end_of_the_year_9999() {
+        let metadata = Metadata::default();
+        let meta = ItemMeta { generation: None, modified_at: u64::MAX, size: 0, metadata };
+        let (restored, expires_at) = restore_item(&meta, 1, u64::MAX, SECOND).await.unwrap();
+        assert_eq!((restored.modified_at, expires_at), (MICROS_MAX, MICROS_MAX));
+    }
 }

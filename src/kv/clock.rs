@@ -1,5 +1,6 @@
 //! The source of wall-clock time.
 
+use crate::wire::MICROS_MAX;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,7 +21,7 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the only place that reads the system time")]
     fn now(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX).min(MICROS_MAX)
     }
 }
 

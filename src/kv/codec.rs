@@ -4,6 +4,7 @@
 use super::tokens::{Grant, Scope, TokenId};
 use super::types::{Location, Metadata, StoreId, StoreName};
 use super::{Error, Result, StoreInfo};
+use crate::wire::MICROS_MAX;
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The format version, the first byte of every meta.
@@ -45,7 +46,7 @@ impl ItemMeta {
     /// Decodes a meta.
     pub fn decode(meta: &Bytes) -> Result<ItemMeta> {
         let ([format], rest) = split::<1>(meta)?;
-        let (modified_at, rest) = split_u64(rest)?;
+        let (modified_at, rest) = split_time(rest)?;
         let (size, rest) = split_u64(rest)?;
         let (generation, fixed) = match format {
             FORMAT => (None, ITEM_FIXED),
@@ -102,8 +103,8 @@ impl StoreMeta {
     /// Decodes a meta.
     pub fn decode(meta: &[u8]) -> Result<StoreMeta> {
         let ([format, location, closing], rest) = split::<3>(meta)?;
-        let (created_at, rest) = split_u64(rest)?;
-        let (updated_at, rest) = split_u64(rest)?;
+        let (created_at, rest) = split_time(rest)?;
+        let (updated_at, rest) = split_time(rest)?;
         let (id, name) = split::<{ StoreId::LEN }>(rest)?;
         let location = match location {
             0 => None,
@@ -164,7 +165,7 @@ impl TokenMeta {
     /// Decodes a meta.
     pub fn decode(meta: &[u8]) -> Result<TokenMeta> {
         let ([format, scope], rest) = split::<2>(meta)?;
-        let (created_at, rest) = split_u64(rest)?;
+        let (created_at, rest) = split_time(rest)?;
         let (id, rest) = split::<{ StoreId::LEN }>(rest)?;
         let ([count], mut rest) = split::<1>(rest)?;
         let scope = match scope {
@@ -205,6 +206,12 @@ fn split_u64(bytes: &[u8]) -> Result<(u64, &[u8])> {
     split(bytes).map(|(number, rest)| (u64::from_le_bytes(number), rest))
 }
 
+/// Reads a time in microseconds since 1970. Earlier builds accepted times after the year 9999, which
+/// no date format of the API can express.
+fn split_time(bytes: &[u8]) -> Result<(u64, &[u8])> {
+    split_u64(bytes).map(|(time, rest)| (time.min(MICROS_MAX), rest))
+}
+
 fn damaged(what: &str) -> Error {
     Error::Internal(format!("stored data is damaged: {what}"))
 }
@@ -216,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn item_metas_round_trip(generation: Option<u64>, modified_at: u64, size: u64,
+        fn item_metas_round_trip(generation: Option<u64>, modified_at in 0..=MICROS_MAX, size: u64,
             meta in "[ -~é]{0,300}") {
             let metadata = Metadata::from_stored(Bytes::from(meta));
             let meta = ItemMeta { generation, modified_at, size, metadata };
@@ -224,7 +231,7 @@ mod tests {
         }
 
         #[test]
-        fn store_metas_round_trip(created_at: u64, updated_at: u64, name in "[a-zA-Z][ -~é]{0,200}",
+        fn store_metas_round_trip(created_at in 0..=MICROS_MAX, updated_at in 0..=MICROS_MAX, name in "[a-zA-Z][ -~é]{0,200}",
             closing: bool, place in 0..5_usize) {
             let info = StoreInfo {
                 id: StoreId::random().unwrap(), name: StoreName::parse(&name).unwrap(),
@@ -237,7 +244,7 @@ mod tests {
         }
 
         #[test]
-        fn token_metas_round_trip(created_at: u64, name in "[ -~é]{1,200}", count in 0..101_usize,
+        fn token_metas_round_trip(created_at in 0..=MICROS_MAX, name in "[ -~é]{1,200}", count in 0..101_usize,
             reads: bool, prefix in "[ -~é]{0,200}") {
             let stores = (0..count).map(|_| StoreId::random().unwrap()).collect();
             let scope = if reads { Scope::Read } else { Scope::Global };

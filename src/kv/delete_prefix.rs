@@ -7,8 +7,10 @@ use bytes::Bytes;
 
 /// Items deleted per commit; other writers proceed between commits.
 const COMMIT_ITEMS: usize = 500;
-/// Items counted per scan.
-const SCAN_ITEMS: usize = 1000;
+/// Maximum items per scan, to count or delete them.
+pub const SCAN_ITEMS: usize = 1000;
+/// Maximum number of items counted by one request.
+const COUNT_MAX: u64 = 1_000_000;
 
 /// The result of [`Kv::delete_prefix`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,15 @@ pub struct PrefixDeletion {
     pub deleted: u64,
     /// Whether the limit was reached with items remaining.
     pub more: bool,
+}
+
+/// The result of [`Kv::count_prefix`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixCount {
+    /// Number of items counted.
+    pub matched: u64,
+    /// The last key counted, if items may follow.
+    pub last: Option<Vec<u8>>,
 }
 
 impl Kv {
@@ -67,24 +78,38 @@ impl Kv {
         }
     }
 
-    /// Counts the items whose keys begin with `prefix`, by scanning them.
+    /// Counts the items whose keys begin with `prefix` and follow `after`, by scanning up to a
+    /// million of them.
     ///
     /// # Errors
     /// [`Error::NoStore`].
-    pub async fn count_prefix(&self, store: &StoreId, prefix: &str) -> Result<u64> {
+    pub async fn count_prefix(
+        &self,
+        store: &StoreId,
+        prefix: &str,
+        after: Option<&[u8]>,
+    ) -> Result<PrefixCount> {
         self.require_store(store).await?;
+        let items = keyspace::items(store);
         let mut start = keyspace::prefixed_items(store, prefix);
         let end = keyspace::prefix_end(&start);
-        let mut count = 0;
+        if let Some(after) = after {
+            start = keyspace::successor(&[&items[..], after].concat()).max(start);
+        }
+        let mut matched = 0;
         loop {
             let (end, limit, skip_expired_at) = (end.clone(), SCAN_ITEMS, self.clock.now());
             let scan = Scan { start, end, limit, skip_expired_at, eventual: false };
             let page = self.engine.scan(scan).await?;
-            count += page.len() as u64;
-            match page.iter().last() {
-                Some(last) if page.len() == limit => start = keyspace::successor(last.key),
-                _ => return Ok(count),
+            matched += page.len() as u64;
+            let Some(last) = page.iter().last().filter(|_| page.len() == limit) else {
+                return Ok(PrefixCount { matched, last: None });
+            };
+            if matched >= COUNT_MAX {
+                let last = last.key.get(items.len()..).map(<[u8]>::to_vec);
+                return Ok(PrefixCount { matched, last });
             }
+            start = keyspace::successor(last.key);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Imports items from another store, with their generation, expiry and modification time.
 
 use super::batch::BatchItem;
+use super::clock::SECOND;
 use super::codec::ItemMeta;
 use super::items;
 use super::preconditions::ItemState;
@@ -11,23 +12,34 @@ use crate::wire::IfExists;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
-/// Maximum imported generation: 2^53 - 1, the largest integer that JavaScript clients read exactly.
-pub const IMPORTED_GENERATION_MAX: u64 = (1 << 53) - 1;
+/// Maximum generation of a write or an import: 2^53 - 1, the largest integer that JavaScript
+/// clients read exactly.
+const GENERATION_MAX: u64 = (1 << 53) - 1;
+/// Maximum time by which an imported generation may be ahead of the clock, in microseconds: a day.
+/// Later generations of the server are greater than it.
+const AHEAD_MAX: u64 = 24 * 60 * 60 * SECOND;
 
-/// The generation of an imported item: 1 to [`IMPORTED_GENERATION_MAX`].
+/// Returns the maximum generation that an item may bring along at time `now`.
+pub(super) fn generation_max(now: u64) -> u64 {
+    now.saturating_add(AHEAD_MAX).min(GENERATION_MAX)
+}
+
+/// The generation of an imported item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportedGeneration(u64);
 
 impl ImportedGeneration {
-    /// Validates a generation.
+    /// Validates a generation at time `now`, in microseconds since 1970.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is out of range.
-    pub fn new(generation: u64) -> Result<ImportedGeneration> {
-        if (1..=IMPORTED_GENERATION_MAX).contains(&generation) {
+    /// [`Error::Invalid`] if it is 0, or more than a day ahead of `now`, or 2^53 or greater.
+    pub fn new(generation: u64, now: u64) -> Result<ImportedGeneration> {
+        let max = generation_max(now);
+        if (1..=max).contains(&generation) {
             return Ok(ImportedGeneration(generation));
         }
-        let reason = format!("must be a whole number from 1 to {IMPORTED_GENERATION_MAX}");
+        let ahead = "a day ahead of the server's clock";
+        let reason = format!("must be a whole number from 1 to {max}, which is {ahead}");
         Err(Error::invalid("generation", reason))
     }
 }

@@ -8,6 +8,7 @@ use super::{ATTEMPTS_MAX, Error, Kv, Result, Value, keyspace};
 use crate::engine::{
     Body, Commit, INLINE_BYTES_MAX, Mutation, NewRecord, Outcome, Precondition, Projection, Record,
 };
+use crate::wire::MICROS_MAX;
 use bytes::{Bytes, BytesMut};
 
 /// Bytes copied at a time when two values are concatenated.
@@ -61,6 +62,8 @@ pub struct PutCheck {
     store: Option<StoreVersion>,
     /// Read by conditional puts only; `Some(None)` if there is no record.
     item: Option<Option<Record>>,
+    /// Size in bytes of the existing value that the new one is joined with.
+    joined_bytes: u64,
 }
 
 /// The parameters of a delete.
@@ -135,17 +138,30 @@ impl Kv {
         put: &PutRequest,
         declared: Option<u64>,
     ) -> Result<PutCheck> {
-        let mut check = PutCheck { store: Some(self.require_store(store).await?), item: None };
+        let store_version = Some(self.require_store(store).await?);
+        let mut check = PutCheck { store: store_version, ..PutCheck::default() };
         if declared.is_some_and(|bytes| bytes > self.value_bytes_max) {
             return Err(Error::TooLarge(self.value_bytes_max));
         }
         if put.is_conditional() {
             let found = self.engine.read(&keyspace::item(store, key), Projection::Meta).await?;
             preconditions::put(self.item_state(found.as_ref())?, put.mode, put.if_generation)?;
+            if let Some(record) = found.as_ref().filter(|_| put.concatenates()) {
+                check.joined_bytes = ItemMeta::decode(&record.meta)?.size;
+            }
             // To append or prepend, the existing value is read after the new one has arrived.
             check.item = Some(found).filter(|found| found.is_none() || !put.concatenates());
         }
         Ok(check)
+    }
+
+    /// Returns the memory to reserve for joining an uploaded value with the existing one, in
+    /// bytes.
+    pub fn join_memory_bytes(&self, check: &PutCheck) -> u64 {
+        match check.joined_bytes {
+            size if self.engine.buffers_blobs() => size.saturating_mul(2),
+            size => size.min(2 * COPY_BYTES),
+        }
     }
 
     /// Puts an item durably and returns its new generation.
@@ -293,7 +309,13 @@ impl Kv {
 
 /// Returns the expiry time of an item put now; 0 for never.
 pub(super) fn expiry(ttl: Option<Ttl>, now: u64) -> u64 {
-    ttl.map_or(0, |ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)))
+    let expiry = |ttl: Ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)).min(MICROS_MAX);
+    ttl.map_or(0, expiry)
+}
+
+/// Returns the expiry time of a record, which earlier builds did not limit; `None` for never.
+pub(super) fn stored_expiry(expires_at: u64) -> Option<u64> {
+    (expires_at > 0).then(|| expires_at.min(MICROS_MAX))
 }
 
 pub(super) fn put_mutation(
@@ -316,7 +338,7 @@ pub(super) fn from_record(record: Record, projection: Projection) -> Result<Item
     Ok(Item {
         generation: meta.generation.unwrap_or(record.version),
         modified_at: meta.modified_at,
-        expires_at: (record.expires_at > 0).then_some(record.expires_at),
+        expires_at: stored_expiry(record.expires_at),
         metadata: meta.metadata,
         size: meta.size,
         value: Value(record.body),

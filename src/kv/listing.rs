@@ -51,6 +51,11 @@ impl KeyPage {
         self.page.len()
     }
 
+    /// Returns the size of all keys and metas, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.page.iter().map(|record| record.key.len() + record.meta.len()).sum()
+    }
+
     /// Returns whether the page has no keys; then no more follow.
     pub fn is_empty(&self) -> bool {
         self.page.is_empty()

@@ -31,6 +31,7 @@ pub use value::{PIECE_BYTES, SINGLE_READ_BYTES_MAX, Value};
 
 use crate::engine::{Engine, EngineError};
 use clock::Clock;
+use items::Item;
 use key_locks::KeyLocks;
 use std::sync::Arc;
 use types::{StoreId, StoreName};
@@ -74,11 +75,29 @@ impl Kv {
         self.value_bytes_max
     }
 
+    /// Returns the current time, in microseconds since 1970.
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
     /// Returns the memory to reserve for an upload, in bytes. `declared` is the size of the value,
     /// if known; `streamed` is the reservation for an engine that does not buffer blobs.
     pub fn upload_memory_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
         let size = declared.unwrap_or(self.value_bytes_max);
         if self.engine.buffers_blobs() { size } else { size.min(streamed) }
+    }
+
+    /// Returns the memory that an item's value takes while it is sent, in bytes.
+    pub fn download_memory_bytes(&self, item: &Item) -> u64 {
+        let streamed = item.size > SINGLE_READ_BYTES_MAX && !self.engine.buffers_blobs();
+        // A range of a value in memory keeps the whole value allocated.
+        if streamed { PIECE_BYTES as u64 } else { item.size }
+    }
+
+    /// Returns the memory to reserve for an uploaded value once it is complete, in bytes; 0 if the
+    /// engine stores it elsewhere.
+    pub fn held_memory_bytes(&self, size: u64) -> u64 {
+        if self.engine.buffers_blobs() { size } else { size.min(PIECE_BYTES as u64) }
     }
 
     /// Returns the number of stores.

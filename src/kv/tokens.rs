@@ -6,10 +6,12 @@
 //! tokens, of which there are few. Expired tokens are treated as absent, like expired items.
 
 use super::codec::TokenMeta;
+use super::items::stored_expiry;
 use super::limits::{TOKEN_NAME_CHARS_MAX, TOKEN_PREFIX_BYTES_MAX, TOKEN_STORES_MAX, TOKENS_MAX};
 use super::types::{StoreId, parse_id, random_id};
 use super::{Error, Kv, Result, keyspace};
 use crate::engine::{Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan};
+use crate::wire::MICROS_MAX;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -207,7 +209,7 @@ fn secret_key(secret: &[u8]) -> Option<Bytes> {
 
 fn decode(meta: &[u8], expires_at: u64) -> Result<TokenInfo> {
     let TokenMeta { id, grant, created_at } = TokenMeta::decode(meta)?;
-    Ok(TokenInfo { id, grant, created_at, expires_at: (expires_at > 0).then_some(expires_at) })
+    Ok(TokenInfo { id, grant, created_at, expires_at: stored_expiry(expires_at) })
 }
 
 impl Kv {
@@ -224,6 +226,9 @@ impl Kv {
         let now = self.clock.now();
         if expires_at.is_some_and(|at| at <= now) {
             return Err(Error::invalid("expires_at", "must be in the future"));
+        }
+        if expires_at.is_some_and(|at| at > MICROS_MAX) {
+            return Err(Error::invalid("expires_at", "must be before the year 10000"));
         }
         for store in grant.stores() {
             match self.describe_store(store).await {

@@ -67,7 +67,7 @@ pub(super) fn random_id() -> Result<[u8; StoreId::LEN]> {
     Ok(id)
 }
 
-/// A store name: 1 to 255 characters, the first an ASCII letter, no control characters.
+/// A store name: 1 to 255 characters, no control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreName(String);
 
@@ -78,14 +78,13 @@ impl StoreName {
     /// [`Error::Invalid`] with the rule it violates.
     pub fn parse(name: &str) -> Result<StoreName> {
         let invalid = |reason: String| Err(Error::invalid("name", reason));
-        let Some(first) = name.chars().next() else { return invalid("must not be empty".into()) };
+        if name.is_empty() {
+            return invalid("must not be empty".into());
+        }
         let chars = name.chars().count();
         if chars > STORE_NAME_CHARS_MAX {
             let max = STORE_NAME_CHARS_MAX;
             return invalid(format!("must have at most {max} characters, but has {chars}"));
-        }
-        if !first.is_ascii_alphabetic() {
-            return invalid("must begin with an ASCII letter".into());
         }
         if name.chars().any(char::is_control) {
             return invalid("must not contain control characters".into());
@@ -261,7 +260,10 @@ mod tests {
         let name = format!("a{}", "ö".repeat(254));
         assert!(StoreName::parse(&name).is_ok());
         assert!(StoreName::parse(&format!("{name}ö")).is_err());
-        for bad in ["", "1a", " a", "öa", "a\tb", "a\u{7f}"] {
+        for good in ["2024-site", "_x", "Ünï", " a", "-", ".", "東京", "'\""] {
+            assert!(StoreName::parse(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", "\ta", "a\tb", "a\u{7f}", "\u{85}a", "\0"] {
             assert!(StoreName::parse(bad).is_err(), "{bad:?}");
         }
         assert!(Metadata::parse(&[0xe9; 2000]).is_ok() && Metadata::parse(&[b'm'; 2001]).is_err());

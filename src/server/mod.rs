@@ -1,22 +1,27 @@
 //! The composition root: builds a server from its configuration, runs it and shuts it down.
 
+mod limited_stream;
 mod root_token;
+mod tls;
 
+use crate::address_file::AddressFile;
 use crate::api::{Api, Auth};
 use crate::config::{EngineLocation, ServeConfig, TokenLocation};
 use crate::engine::{EngineError, copy};
-use crate::http;
+use crate::http::{self, RequestError};
 use crate::kv::Kv;
 use crate::metrics::Metrics;
-use crate::storage::{self, AddressFile, Storage, StorageOptions};
+use crate::storage::{self, Storage, StorageOptions};
+use crate::wire::ServerSecret;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, watch};
+use tls::{Handshake, Tls};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Length of the kernel's accept queue.
 const BACKLOG: u32 = 4096;
@@ -34,6 +39,7 @@ pub struct Server {
     kv: Arc<Kv>,
     metrics: Arc<Metrics>,
     config: ServeConfig,
+    tls: Option<Arc<Tls>>,
     token_location: TokenLocation,
     _token_dir: Option<TempDir>,
     _address_file: Option<AddressFile>,
@@ -51,19 +57,43 @@ pub enum StartError {
     /// The root token could not be read or generated.
     #[error("{0}")]
     Token(String),
+    /// The TLS files could not be loaded.
+    #[error("{0}")]
+    Tls(String),
+    /// The server's secret could not be generated.
+    #[error("{0}")]
+    Secret(String),
+}
+
+/// Reloads what a server reads from files: its TLS certificate.
+#[derive(Clone)]
+pub struct Reloader(Option<Arc<Tls>>);
+
+impl Reloader {
+    /// Reads the files again. Failures are logged, and the previous files stay in use.
+    pub fn reload(&self) {
+        match &self.0 {
+            Some(tls) => tls.reload(true),
+            None => tracing::info!("nothing to reload: the server has no TLS files"),
+        }
+    }
 }
 
 impl Server {
-    /// Opens the engine and starts listening. Requests are served once [`Server::run`] is called.
+    /// Loads the TLS files, opens the engine and starts listening. Requests are served once
+    /// [`Server::run`] is called.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
+        let tls = config.tls.clone().map(Tls::load).transpose().map_err(StartError::Tls)?;
+        let tls = tls.map(Arc::new);
         raise_file_limit(u64::from(config.max_connections) + SPARE_FILES);
         let options = StorageOptions {
             cache_bytes: config.cache_bytes,
             wal_bytes: config.wal_bytes,
-            reading_bytes: config.max_in_flight / 2,
+            // Above the limit of the API, so that requests wait there, where slow clients yield.
+            reading_bytes: config.max_in_flight / 2 + 2 * config.max_value,
         };
         let Storage { engine, clock } = storage::open(&config.engine, options).await?;
         copy::check_complete(&*engine).await?;
@@ -72,21 +102,39 @@ impl Server {
         let listener = listen(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let kv = Arc::new(Kv::new(engine, clock, config.max_value));
         let metrics = Arc::new(Metrics::default());
-        let api = Api::new(kv.clone(), Auth::new(token), metrics.clone(), config.max_in_flight);
-        let api = Arc::new(api);
+        let auth = Auth::new(token);
+        let mut api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
         let mut _address_file = None;
         if let (EngineLocation::Directory(dir), Ok(at)) = (&config.engine, listener.local_addr()) {
-            _address_file = AddressFile::write(dir, at);
+            let secret = ServerSecret::generate().map_err(StartError::Secret)?;
+            _address_file = AddressFile::write(dir, at, tls.is_some(), &secret);
+            api = api.with_secret(secret);
         }
-        Ok(Server { listener, api, kv, metrics, config, token_location, _token_dir, _address_file })
+        let api = Arc::new(api);
+        Ok(Server {
+            listener,
+            api,
+            kv,
+            metrics,
+            config,
+            tls,
+            token_location,
+            _token_dir,
+            _address_file,
+        })
     }
 
-    /// Returns the bound address.
+    /// Returns the URL of the bound address.
     ///
     /// # Errors
     /// If the system call fails.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn url(&self) -> io::Result<String> {
+        Ok(url(self.listener.local_addr()?, self.tls.is_some()))
+    }
+
+    /// Returns a handle that reloads the TLS files.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(self.tls.clone())
     }
 
     /// Returns the location of the root token.
@@ -100,9 +148,15 @@ impl Server {
     /// If the engine could not be closed cleanly.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), crate::kv::Error> {
         let (drain, draining) = watch::channel(false);
-        if let Ok(address) = self.address() {
-            tracing::info!(%address, data = %self.config.engine, "server ready");
+        if let Ok(url) = self.url() {
+            tracing::info!(url, data = %self.config.engine, "server ready");
         }
+        let listen = self.config.listen;
+        if self.tls.is_none() && !listen.ip().is_loopback() {
+            tracing::warn!(%listen, "tokens and values are sent unencrypted: set --tls-cert and \
+                            --tls-key, or put a TLS proxy in front");
+        }
+        let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
         tokio::select! {
             () = stop => {}
@@ -119,6 +173,7 @@ impl Server {
             tracing::warn!(timeout_secs, "aborting requests that did not finish in time");
         }
         sweeper.abort();
+        watcher.inspect(tokio::task::JoinHandle::abort);
         kv.close().await?;
         tracing::info!("server stopped");
         Ok(())
@@ -141,14 +196,66 @@ impl Server {
             let _ = stream.set_nodelay(true);
             let (api, timeouts) = (self.api.clone(), timeouts(&self.config));
             let (metrics, draining) = (self.metrics.clone(), draining.clone());
+            let tls = self.tls.clone();
             tokio::spawn(async move {
-                metrics.connections.inc();
-                http::serve(stream, &*api, timeouts, draining).await;
-                metrics.connections.dec();
-                drop(slot);
+                let _open = OpenConnection::new(metrics, slot);
+                match tls {
+                    None => http::serve(stream, &*api, timeouts, draining).await,
+                    // Boxed, so that plain connections do not take the memory of TLS.
+                    Some(tls) => Box::pin(serve_tls(&tls, stream, &api, timeouts, draining)).await,
+                }
             });
         }
     }
+}
+
+/// An open connection, counted until it is dropped, even by a panic.
+struct OpenConnection {
+    metrics: Arc<Metrics>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl OpenConnection {
+    fn new(metrics: Arc<Metrics>, slot: OwnedSemaphorePermit) -> OpenConnection {
+        metrics.connections.inc();
+        OpenConnection { metrics, _slot: slot }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+    }
+}
+
+/// Completes the TLS handshake of a connection, which takes as long as a request head at most, and
+/// serves it.
+async fn serve_tls(
+    tls: &Tls,
+    stream: TcpStream,
+    api: &Api,
+    timeouts: http::Timeouts,
+    mut draining: watch::Receiver<bool>,
+) {
+    // Boxed, so that its memory is free once it is complete.
+    let handshake = Box::pin(tls.accept(stream));
+    let handshake = tokio::select! {
+        handshake = tokio::time::timeout(timeouts.head, handshake) => handshake,
+        _ = draining.changed() => return,
+    };
+    match handshake {
+        Ok(Handshake::Complete(stream)) => http::serve(stream, api, timeouts, draining).await,
+        Ok(Handshake::PlainHttp(stream)) => {
+            http::reject(stream, api, RequestError::PlainHttp, timeouts).await;
+        }
+        Ok(Handshake::Failed(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake timed out"),
+    }
+}
+
+fn url(address: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 fn timeouts(config: &ServeConfig) -> http::Timeouts {
@@ -192,5 +299,24 @@ fn raise_file_limit(wanted: u64) {
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::warn!(%error, "could not raise the open file limit");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_connection_does_not_leak_its_slot_or_count() {
+        let (metrics, slots) = (Arc::new(Metrics::default()), Arc::new(Semaphore::new(1)));
+        let slot = slots.clone().acquire_owned().await.unwrap();
+        let open = OpenConnection::new(metrics.clone(), slot);
+        assert_eq!((metrics.connections.get(), slots.available_permits()), (1, 0));
+        let connection = tokio::spawn(async move {
+            let _open = open;
+            panic!("a handler panics");
+        });
+        assert!(connection.await.unwrap_err().is_panic());
+        assert_eq!((metrics.connections.get(), slots.available_permits()), (0, 1));
     }
 }

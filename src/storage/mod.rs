@@ -1,19 +1,20 @@
 //! Opens the engine at a configured location, for the server and for offline administration.
 
-mod address_file;
-
-pub use address_file::{AddressFile, server_address};
-
 use crate::config::{Database, EngineLocation};
 use crate::engine::embedded::{Embedded, FatalErrorHandler, Options};
 use crate::engine::memory::Memory;
 use crate::engine::{Engine, EngineError};
 use crate::kv::clock::{Clock, SystemClock};
+use crate::logging;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Exit status after a failure that leaves the durability of later writes in doubt, such as a
 /// failed fsync.
 const EXIT_FATAL: i32 = 70;
+/// Time to write the log line of that failure.
+const FATAL_FLUSH: Duration = Duration::from_secs(1);
 
 /// Memory and WAL limits of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +53,21 @@ pub async fn open(
         EngineLocation::Directory(dir) => dir.clone(),
     };
     let fatal = FatalErrorHandler::new(|error| {
-        tracing::error!(%error, "stopping after a storage failure; acknowledged writes are safe");
+        tracing::error!(%error, "stopping after a storage failure");
+        logging::flush(FATAL_FLUSH);
         std::process::exit(EXIT_FATAL);
     });
     let StorageOptions { cache_bytes, wal_bytes, .. } = options;
     let engine = Embedded::open(Options { dir, cache_bytes, wal_bytes, fatal })?;
     Ok(Storage { engine: Arc::new(engine), clock: Arc::new(SystemClock) })
+}
+
+/// Opens a data directory for reading, without changing it.
+///
+/// # Errors
+/// If the directory cannot be opened.
+pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(Arc::new(Embedded::open_read_only(dir)?))
 }
 
 #[cfg(feature = "postgres")]

@@ -8,9 +8,11 @@
 use super::time::parse_rfc3339;
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
 
 /// Standard base64; padding is optional when decoding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -192,34 +194,28 @@ fn parse_time(field: &'static str, text: Option<&str>) -> Result<Option<u64>, Fi
 /// Finds the field that caused parsing to fail.
 fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError {
     let invalid = |field, reason: String| FieldError { field, reason };
-    let members = match serde_json::from_slice(line) {
-        Ok(Json::Object(members)) => members,
-        Ok(_) => {
-            let error = invalid("line", "must be a JSON object".into());
-            return LineError { key: String::new(), error };
-        }
-        Err(e) => {
-            let error = invalid("line", format!("must be a JSON object: {}", in_line(&e)));
-            return LineError { key: String::new(), error };
-        }
+    let Ok(Members(members)) = serde_json::from_slice(line) else {
+        // The error of a value of the wrong type contains the value, which may be long.
+        let detail = if e.is_data() { String::new() } else { format!(": {}", in_line(e)) };
+        let error = invalid("line", format!("must be a JSON object{detail}"));
+        return LineError { key: String::new(), error };
     };
-    let key = members.get("key").and_then(Json::as_str).unwrap_or_default().to_owned();
-    let field = |name: &str| members.get(name).filter(|value| !value.is_null());
-    let not_string = |name: &str| field(name).is_some_and(|value| !value.is_string());
+    let field = |name: &str| members.get(name).filter(|kind| **kind != Kind::Null);
+    let not_string = |name: &str| field(name).is_some_and(|kind| !matches!(kind, Kind::Text(_)));
     let import = fields == LineFields::Import;
-    let missing = |name: &str| !members.get(name).is_some_and(Json::is_string);
+    let missing = |name: &str| !matches!(members.get(name), Some(Kind::Text(_)));
     let error = if missing("key") {
         invalid("key", "is required and must be a string".into())
     } else if missing("value") {
         invalid("value", "is required and must be a base64 string".into())
-    } else if field("time_to_live_sec").is_some_and(|secs| !secs.is_u64()) {
+    } else if field("time_to_live_sec").is_some_and(|kind| *kind != Kind::Whole) {
         let reason = format!("must be a whole number of seconds from 1 to {}", u32::MAX);
         invalid("time_to_live_sec", reason)
     } else if not_string("metadata") {
         invalid("metadata", "must be a string".into())
-    } else if field("background_fetch").is_some_and(|fetch| !fetch.is_boolean()) {
+    } else if field("background_fetch").is_some_and(|kind| *kind != Kind::Bool) {
         invalid("background_fetch", "must be true or false".into())
-    } else if import && field("generation").is_some_and(|generation| !generation.is_u64()) {
+    } else if import && field("generation").is_some_and(|kind| *kind != Kind::Whole) {
         invalid("generation", "must be a whole number".into())
     } else if let Some(name) = ["metadata_base64", "expires", "modified"]
         .into_iter()
@@ -229,7 +225,116 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     } else {
         invalid("line", format!("must be a JSON object: {}", in_line(e)))
     };
+    let key = match members.get("key") {
+        Some(Kind::Text(key)) => key.clone(),
+        _ => String::new(),
+    };
     LineError { key, error }
+}
+
+/// The types of a line's fields. Arrays and objects are skipped, because as a tree they would take
+/// many times the memory of the line.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Null,
+    Bool,
+    /// A whole number, not negative.
+    Whole,
+    /// A string, of which only the start is kept.
+    Text(String),
+    Other,
+}
+
+/// Maximum bytes kept of a string in an error; longer than any valid key.
+const TEXT_BYTES_MAX: usize = 4096;
+
+struct Members(HashMap<&'static str, Kind>);
+
+/// The fields whose types [`explain`] examines.
+const NAMES: [&str; 9] = [
+    "key",
+    "value",
+    "metadata",
+    "time_to_live_sec",
+    "background_fetch",
+    "metadata_base64",
+    "expires",
+    "generation",
+    "modified",
+];
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = HashMap::new();
+                while let Some(name) = map.next_key::<Kind>()? {
+                    let kind = map.next_value()?;
+                    let Kind::Text(name) = name else { continue };
+                    if let Some(name) = NAMES.into_iter().find(|known| *known == name) {
+                        members.insert(name, kind);
+                    }
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        struct KindVisitor;
+        impl<'de> Visitor<'de> for KindVisitor {
+            type Value = Kind;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Kind, E> {
+                Ok(Kind::Null)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
+                Ok(Kind::Bool)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
+                Ok(Kind::Whole)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
+                Ok(Kind::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
+                Ok(Kind::Other)
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Kind, E> {
+                Ok(Kind::Text(super::cut(text, TEXT_BYTES_MAX).to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Kind, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Kind::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Kind::Other)
+            }
+        }
+        deserializer.deserialize_any(KindVisitor)
+    }
 }
 
 /// Describes an error by its position in the line, which has no line numbers of its own.
@@ -377,6 +482,23 @@ mod tests {
         assert_eq!(parsed.expires_at(), Ok(None));
         let error = ParsedLine::parse(line, LineFields::Import).unwrap_err();
         assert_eq!((error.key.as_str(), error.error.field), ("k", "generation"));
+    }
+
+    #[test]
+    fn errors_do_not_contain_long_values() {
+        let long = "x".repeat(100_000);
+        for line in [
+            format!("\"{long}\""),
+            format!("{{\"key\":\"{long}\"}}"),
+            format!("{{\"key\":\"k\",\"value\":\"\",\"time_to_live_sec\":\"{long}\"}}"),
+            format!("{{\"key\":\"k\",\"value\":\"\",\"background_fetch\":\"{long}\"}}"),
+            format!("{{\"{long}\":[{long}"),
+        ] {
+            let LineError { key, error } =
+                ParsedLine::parse(line.as_bytes(), LineFields::Import).unwrap_err();
+            let len = key.len() + error.reason.len();
+            assert!(len < 5000 && !error.reason.contains("struct"), "{len}: {:.80}", error.reason);
+        }
     }
 
     #[test]

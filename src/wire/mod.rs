@@ -3,10 +3,12 @@
 
 mod endpoint;
 pub mod item_line;
+pub mod server_secret;
 mod time;
 mod token;
 
 pub use endpoint::{DEFAULT_PORT, Endpoint};
+pub use server_secret::ServerSecret;
 pub use time::{MICROS_MAX, http_date_to_rfc3339, parse_rfc3339, rfc3339, timestamp};
 pub use token::Token;
 
@@ -168,6 +170,10 @@ pub struct ServerInfo {
     pub name: String,
     /// Version.
     pub version: String,
+    /// The answer to the challenge of the request, if there was one and the server has a data
+    /// directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 /// A page of items with their details.
@@ -212,8 +218,11 @@ pub struct DeletedCount {
 /// The response to a dry run of a deletion by prefix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MatchedCount {
-    /// Number of matching items.
+    /// Number of matching items after the cursor of the request, up to a million.
     pub matched: u64,
+    /// Cursor to count the following items; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// The response to an import.
@@ -274,6 +283,13 @@ pub struct TokenRequest {
 pub struct TokenList {
     /// Limited tokens, oldest first.
     pub data: Vec<LimitedToken>,
+}
+
+/// Returns the longest start of `text` that has at most `bytes_max` bytes.
+pub fn cut(text: &str, bytes_max: usize) -> &str {
+    let cut = |back| text.get(..bytes_max.checked_sub(back)?);
+    // A character has at most four bytes.
+    if text.len() <= bytes_max { text } else { (0..4).find_map(cut).unwrap_or_default() }
 }
 
 /// Formats bytes as lower-case hexadecimal.

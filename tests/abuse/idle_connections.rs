@@ -1,26 +1,14 @@
 //! Ten thousand idle connections, and the limit on connections.
 
-use crate::{MIB, Target};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use crate::{MIB, Target, raise_file_limit};
 
 const CONNECTIONS: u64 = 10_000;
-/// File descriptors that the test and the server need for other purposes.
-const SPARE_FILES: u64 = 1024;
-/// Bytes of memory allowed for an idle connection: its task, timer and read buffer of 16 KiB.
-const BYTES_PER_CONNECTION: u64 = 20 * 1024;
+/// Bytes of memory allowed for an idle connection: its task, timer and buffers.
+const BYTES_PER_CONNECTION: u64 = 16 * 1024;
 
 #[test]
 fn ten_thousand_idle_connections_use_little_memory_and_block_no_client() {
-    let limit = getrlimit(Resource::Nofile);
-    let limit_files = limit.maximum.unwrap_or(u64::MAX).min(CONNECTIONS + SPARE_FILES);
-    if limit.current.is_some_and(|current| current < limit_files) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(limit_files), maximum: limit.maximum })
-            .unwrap();
-    }
-    let count = CONNECTIONS.min(limit_files.saturating_sub(SPARE_FILES));
-    if count < CONNECTIONS {
-        println!("only {count} connections: the limit of open files is {limit_files}");
-    }
+    let count = raise_file_limit(CONNECTIONS);
     let target = Target::new(&[]);
     target.assert_responsive();
     let before = target.memory_bytes("VmRSS");

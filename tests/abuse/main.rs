@@ -16,13 +16,16 @@ mod concurrent_batches;
 mod concurrent_uploads;
 mod half_closed_connections;
 mod idle_connections;
+mod memory_ceiling;
 mod oversized_requests;
 mod pipelining;
 mod random_input;
 mod slow_clients;
+mod strangers;
 mod truncated_uploads;
 mod unread_responses;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -136,6 +139,23 @@ impl Target {
     pub(crate) fn wait_until_connections_close(&self) {
         wait_until("connections are still open", || self.open_connections() <= 1);
     }
+}
+
+/// Raises the limit of open files for this many connections, and returns how many are possible.
+pub(crate) fn raise_file_limit(connections: u64) -> u64 {
+    /// File descriptors that the test and the server need for other purposes.
+    const SPARE_FILES: u64 = 1024;
+    let limit = getrlimit(Resource::Nofile);
+    let files = limit.maximum.unwrap_or(u64::MAX).min(connections + SPARE_FILES);
+    if limit.current.is_some_and(|current| current < files) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: limit.maximum })
+            .unwrap();
+    }
+    let count = connections.min(files.saturating_sub(SPARE_FILES));
+    if count < connections {
+        println!("only {count} connections: the limit of open files is {files}");
+    }
+    count
 }
 
 /// Waits up to a minute for a condition; panics with `message` if it does not become true.

@@ -70,3 +70,31 @@ fn slow_chunks_are_closed_once_they_stop() {
     assert_eq!(target.get(&item).status, 404);
     target.assert_healthy_and_stop();
 }
+
+#[test]
+fn slow_uploads_give_way_to_requests_that_wait_for_their_memory() {
+    // Uploads of all clients together may buffer 6 MiB: four large ones.
+    let target = Target::new(&["--max-in-flight", "16777216"]);
+    let item = target.item("slow");
+    let mut clients: Vec<_> = (0..8).map(|_| target.connect()).collect();
+    for client in &mut clients {
+        let headers = "Expect: 100-continue\r\nContent-Length: 26214400\r\n";
+        client.send(target.head(&format!("PUT {item}"), headers)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let fast = scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            let put = format!("PUT {}", target.item("fast"));
+            target.request(&put, &[], &vec![b'v'; 5_000_000]).status
+        });
+        while !fast.is_finished() {
+            for client in &mut clients {
+                let _ = client.send("x");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(fast.join().unwrap(), 200, "slow uploads hold all the memory");
+    });
+    assert_eq!(target.get(&item).status, 404);
+    target.assert_healthy_and_stop();
+}

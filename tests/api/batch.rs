@@ -1,7 +1,7 @@
 //! PUT of a batch of items as NDJSON.
 
-use crate::support::Response;
-use crate::{
+use super::support::Response;
+use super::{
     Case, STORES, UNKNOWN_STORE, assert_error, assert_put_ok, chunk, http_date, status_line,
 };
 use std::time::Duration;
@@ -107,7 +107,7 @@ fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
         (keyed(" "), " ", "key"),
         (keyed("a\\nb"), "a\nb", "key"),
         (keyed("\\u0000"), "\0", "key"),
-        (keyed(&long_key), &long_key, "key"),
+        (keyed(&long_key), &long_key[..1024], "key"),
         (with(&format!("\"metadata\":\"{long_metadata}\"")), "k", "metadata"),
     ];
     for value in ["d", "d===", "dg==x", "dg==\\n", "d g==", "dg--", "_-8=", "ZZ==", "dg==dg=="] {
@@ -307,6 +307,47 @@ fn a_batch_reports_its_first_10000_errors_and_their_total() {
 }
 
 #[test]
+fn names_in_batch_errors_are_cut_and_their_list_is_bounded_in_bytes() {
+    let case = Case::new();
+    let long = "k".repeat(1_000_000);
+    let errors = batch_errors(&put_batch(&case, line(&long)), 400);
+    assert_eq!(errors[0].0, "k".repeat(1024));
+    assert_eq!(errors[0].3, "key must be at most 1024 bytes of UTF-8, but is 1000000");
+    let body: String = (0..2500).map(|n| line(&format!("{n:04}{}", "k".repeat(2000)))).collect();
+    let response = put_batch(&case, body);
+    assert_eq!(response.status, 400);
+    assert!(response.body.len() < 2 << 20, "a response of {} bytes", response.body.len());
+    let json = response.json();
+    let errors = json["errors"].as_array().unwrap();
+    let title = format!("batch had 2500 errors, the first {} are listed", errors.len());
+    assert_eq!(json["title"], title);
+    assert!((500..2500).contains(&errors.len()), "{title}");
+    let indexes: Vec<_> = errors.iter().map(|error| error["index"].as_u64().unwrap()).collect();
+    assert_eq!(indexes, (0..errors.len() as u64).collect::<Vec<_>>());
+    // A value of the wrong type is not repeated in the reason.
+    let line_of =
+        |ttl: &str| format!("{{\"key\":\"k\",\"value\":\"\",\"time_to_live_sec\":{ttl}}}");
+    let typed = format!("{}\n\"{long}\"", line_of(&format!("\"{long}\"")));
+    for error in batch_errors(&put_batch(&case, typed), 400) {
+        assert!(error.3.len() < 200, "{:.300}", error.3);
+    }
+}
+
+#[test]
+fn a_byte_order_mark_before_the_first_line_is_ignored() {
+    let case = Case::new();
+    put_batch_ok(&case, format!("\u{feff}{}{}", line("a"), line("b")));
+    let import = format!("PUT /_/v1/stores/{}/import", case.id);
+    let imported = case.server.request(&import, &[], format!("\u{feff}{}", line("c")).as_bytes());
+    assert_eq!(imported.json()["written"], 1, "{}", imported.text());
+    assert_eq!(case.list_keys(), ["a", "b", "c"]);
+    put_batch_ok(&case, "\u{feff}");
+    let second = put_batch(&case, format!("{}\u{feff}{}", line("d"), line("e")));
+    let errors = batch_errors(&second, 400);
+    assert_eq!((errors.len(), errors[0].1), (1, 1), "only before the first line");
+}
+
+#[test]
 fn an_overlong_line_is_413_and_the_next_line_is_read() {
     let case = Case::with(&["--max-value", "1000"]);
     let long = format!("{{\"key\":\"long\",\"value\":\"{}\"}}\n", "A".repeat(300_000));
@@ -329,7 +370,7 @@ fn an_overlong_line_is_413_and_the_next_line_is_read() {
     }
 }
 
-fn send_chunked_head(case: &Case) -> crate::support::Client {
+fn send_chunked_head(case: &Case) -> super::support::Client {
     let lines = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
     case.send_head(&format!("PUT {}/batch", case.store_path()), lines)
 }
@@ -352,7 +393,7 @@ fn chunk_boundaries_may_be_anywhere_in_a_line() {
         for key in ["b", "caf%C3%A9"] {
             let deleted =
                 client.request(&format!("DELETE {}", case.item_path(key)), &[], b"").unwrap();
-            crate::assert_204(&deleted);
+            super::assert_204(&deleted);
         }
     }
     let mut client = send_chunked_head(&case);

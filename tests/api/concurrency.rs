@@ -1,7 +1,7 @@
 //! Concurrent clients: atomic conditions, lost updates, and reads during writes.
 
-use crate::support::{Client, DiskServer, Response, Server};
-use crate::{Case, STORES, assert_204, assert_412, assert_put_ok};
+use super::support::{Client, DiskServer, Response, Server};
+use super::{Case, STORES, TestServer, assert_204, assert_412, assert_put_ok};
 use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::time::Duration;
@@ -218,7 +218,7 @@ fn one_of_concurrent_creates_with_one_name_succeeds() {
 
 #[test]
 fn one_of_concurrent_renames_to_one_name_succeeds() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let ids: Vec<String> = (0..8).map(|i| server.create_store(&format!("s{i}"))).collect();
     let responses = run_clients(&server, ids.len(), |at, client| {
         client.request(&format!("PUT {STORES}/{}", ids[at]), &[], b"{\"name\":\"one\"}").unwrap()

@@ -1,7 +1,7 @@
 //! Error responses, authentication and the methods of each route.
 
-use crate::support::{Response, TOKEN};
-use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_put_ok, status_line};
+use super::support::{Response, TOKEN};
+use super::{Case, STORES, UNKNOWN_STORE, assert_204, assert_put_ok, status_line};
 
 const METHODS: [&str; 8] = ["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH", "OPTIONS", "TRACE"];
 

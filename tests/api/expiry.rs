@@ -1,6 +1,6 @@
 //! Times to live and expired items.
 
-use crate::{Case, assert_204, assert_412, assert_put_ok};
+use super::{Case, assert_204, assert_412, assert_put_ok};
 use std::time::{Duration, Instant};
 
 const ONE_SECOND: &[(&str, &str)] = &[("time_to_live_sec", "1")];

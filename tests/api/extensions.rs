@@ -1,7 +1,7 @@
 //! The extensions of the hosted API: detailed lists, deletion by prefix, export and import.
 
-use crate::support::Response;
-use crate::{Case, TOKEN, UNKNOWN_STORE};
+use super::support::Response;
+use super::{Case, TOKEN, UNKNOWN_STORE};
 use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -230,6 +230,7 @@ fn an_invalid_import_line_is_reported_and_the_others_are_written() {
         ("expires", "5"),
         ("expires", "\"2099-01-01T00:00:00Z\",\"time_to_live_sec\":5"),
         ("generation", "0"),
+        ("generation", "9007199254740991"),
         ("generation", "9007199254740992"),
         ("generation", "-1"),
         ("modified", "\"1969-12-31T23:59:59Z\""),
@@ -259,6 +260,19 @@ fn an_invalid_import_line_is_reported_and_the_others_are_written() {
 }
 
 #[test]
+fn an_imported_generation_is_at_most_a_day_ahead_of_the_clock() {
+    let case = Case::new();
+    let now = case.put("now", &[], b"").generation();
+    let hours = 3_600_000_000;
+    let line = |generation| format!("{{\"key\":\"k\",\"value\":\"\",\"generation\":{generation}}}");
+    let ahead = case.extension("PUT", "import", line(now + 25 * hours).as_bytes());
+    assert_eq!((ahead.status, &ahead.json()["failed"]), (400, &1.into()));
+    assert!(ahead.text().contains("a day ahead of the server's clock"), "{}", ahead.text());
+    assert_eq!(case.import("", &line(now + 23 * hours)).0, 200);
+    assert!(case.put("k", &[], b"").generation() < now + 24 * hours);
+}
+
+#[test]
 fn the_server_and_the_command_return_the_same_openapi_document() {
     let case = Case::new();
     let mut client = case.server.connect();
@@ -268,7 +282,7 @@ fn the_server_and_the_command_return_the_same_openapi_document() {
     let document = served.json();
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
-    let printed = std::process::Command::new(crate::support::binary()).arg("openapi").output();
+    let printed = std::process::Command::new(super::support::binary()).arg("openapi").output();
     let printed = printed.unwrap();
     assert!(printed.status.success() && printed.stderr.is_empty());
     assert_eq!(printed.stdout, served.body);

@@ -1,7 +1,7 @@
 //! GET and HEAD of items: headers, ranges and value limits.
 
-use crate::support::Response;
-use crate::{
+use super::support::Response;
+use super::{
     Case, STORES, UNKNOWN_STORE, assert_error, assert_put_ok, chunk, http_date, status_line,
 };
 

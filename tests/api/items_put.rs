@@ -1,6 +1,6 @@
 //! PUT of items: modes, conditions, parameters, headers, chunked bodies and the order of checks.
 
-use crate::{Case, STORES, UNKNOWN_STORE, assert_412, assert_error, assert_put_ok, chunk};
+use super::{Case, STORES, UNKNOWN_STORE, assert_412, assert_error, assert_put_ok, chunk};
 
 /// A store with the item `k`, with this value and metadata `m`; returns its generation too.
 fn with_item(value: &[u8]) -> (Case, u64) {
@@ -155,14 +155,19 @@ fn a_generation_condition_on_a_missing_key_is_412_except_for_0() {
 }
 
 #[test]
-fn boolean_parameters_are_case_insensitive() {
+fn boolean_parameters_are_words_or_digits_in_any_letter_case() {
     let case = Case::new();
     for (literal, value) in [("true", "a"), ("True", "aa"), ("TRUE", "aaa"), ("tRuE", "aaaa")] {
         assert_put_ok(&case.put(&format!("k?append={literal}"), &[], b"a"));
         assert_eq!(case.get_value("k"), value.as_bytes());
         assert_412(&case.put(&format!("k?add={literal}"), &[], b"b"));
     }
-    for literal in ["false", "False", "FALSE"] {
+    assert_put_ok(&case.put("k", &[], b""));
+    for (literal, value) in [("1", "a"), ("t", "aa"), ("T", "aaa")] {
+        assert_put_ok(&case.put(&format!("k?append={literal}"), &[], b"a"));
+        assert_eq!(case.get_value("k"), value.as_bytes());
+    }
+    for literal in ["false", "False", "FALSE", "0", "f", "F"] {
         let key = format!(
             "k?add={literal}&append={literal}&prepend={literal}&background_fetch={literal}"
         );
@@ -189,7 +194,7 @@ fn unknown_parameters_are_ignored() {
 fn an_invalid_put_parameter_is_400_and_named() {
     let (case, generation) = with_item(b"v");
     for name in ["add", "append", "prepend", "background_fetch"] {
-        let values = ["", "=", "=yes", "=1", "=0", "=on", "=maybe", "=+true", "=true%20", "=%00"];
+        let values = ["", "=", "=yes", "=2", "=01", "=on", "=maybe", "=+true", "=true%20", "=%00"];
         for value in values {
             assert_error(&case.put(&format!("k?{name}{value}"), &[], b"w"), 400, name);
         }

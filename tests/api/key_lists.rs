@@ -1,6 +1,6 @@
 //! Lists of keys: pages, cursors, prefixes, order and consistency.
 
-use crate::{
+use super::{
     Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok, escape_cursor,
     status_line,
 };

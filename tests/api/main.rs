@@ -1,5 +1,8 @@
 //! The HTTP API of the shipped binary, endpoint by endpoint, with requests sent as literal bytes
 //! and responses compared byte for byte where a recording of the hosted API exists.
+//!
+//! The suite runs over every engine: `api` in memory, `api_embedded` and `api_postgres` over the
+//! others.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 
@@ -19,17 +22,69 @@ mod paths_and_keys;
 mod stores;
 mod tokens;
 
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
-use support::{Client, Response, Server, TOKEN};
+use support::{Client, Response, Server, TOKEN, create_database, drop_database};
+use tempfile::TempDir;
 
 /// The path of the collection of stores.
 const STORES: &str = "/resources/stores/kv";
 /// A well-formed id that no store has.
 const UNKNOWN_STORE: &str = "0000000000000000000000";
 
-/// An in-memory server with one store.
-struct Case {
+/// A server over the engine of this suite, without stores.
+struct TestServer {
     server: Server,
+    /// The data directory of the embedded engine.
+    _dir: Option<TempDir>,
+    /// The database of the PostgreSQL engine; dropped after the server has stopped.
+    database: Option<String>,
+}
+
+impl TestServer {
+    /// Starts the server with these additional flags. The PostgreSQL suite falls back to memory,
+    /// and prints so, if `STEADFAST_TEST_POSTGRES` is not set.
+    fn start(flags: &[&str]) -> TestServer {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let in_memory = || TestServer { server: Server::memory(flags), _dir: None, database: None };
+        match env!("CARGO_CRATE_NAME") {
+            "api_embedded" => {
+                let dir = tempfile::tempdir().unwrap();
+                let server = Server::start(&dir.path().join("data"), flags);
+                TestServer { server, _dir: Some(dir), database: None }
+            }
+            "api_postgres" => {
+                let name = format!("api{}", NEXT.fetch_add(1, Ordering::Relaxed));
+                let Some(url) = create_database(&name) else { return in_memory() };
+                let server = Server::postgres_with_flags(&url, flags);
+                TestServer { server, _dir: None, database: Some(url) }
+            }
+            _ => in_memory(),
+        }
+    }
+}
+
+impl Deref for TestServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.server.kill();
+        if let Some(url) = &self.database {
+            drop_database(url);
+        }
+    }
+}
+
+/// A server with one store.
+struct Case {
+    server: TestServer,
     id: String,
 }
 
@@ -40,7 +95,7 @@ impl Case {
 
     /// Starts the server with these additional flags.
     fn with(flags: &[&str]) -> Case {
-        let server = Server::memory(flags);
+        let server = TestServer::start(flags);
         let id = server.create_store("main");
         Case { server, id }
     }
@@ -122,6 +177,13 @@ fn assert_412(response: &Response) {
     assert_eq!(status_line(response), "HTTP/1.1 412 Precondition Failed", "{}", response.head);
     assert_eq!(response.header("Content-Length"), "0");
     assert!(!response.has_header("Content-Type") && response.body.is_empty(), "{}", response.head);
+    assert_not_cached(response);
+}
+
+/// Checks the headers that keep a response out of caches.
+fn assert_not_cached(response: &Response) {
+    assert_eq!(response.header("Cache-Control"), "no-store");
+    assert_eq!(response.header("Pragma"), "no-cache");
 }
 
 /// Checks a 204 response, which must have no body headers.
@@ -130,6 +192,7 @@ fn assert_204(response: &Response) {
     for name in ["Content-Length", "Content-Type", "Transfer-Encoding"] {
         assert!(!response.has_header(name), "{}", response.head);
     }
+    assert_not_cached(response);
 }
 
 /// Checks an error whose detail begins with the name of the invalid field, in any letter case.

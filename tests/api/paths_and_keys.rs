@@ -1,7 +1,7 @@
 //! Paths and keys: the encodings of the clients, forbidden keys, and paths that must match no
 //! route.
 
-use crate::{Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok};
+use super::{Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok};
 
 /// Percent-encodes every byte.
 fn escaped(bytes: impl AsRef<[u8]>) -> String {
@@ -161,7 +161,7 @@ fn keys_that_are_not_percent_encoded_utf8_are_400() {
     }
     let mut client = case.server.connect();
     let head = format!("GET {}", case.item_path("a"));
-    let token = crate::support::TOKEN;
+    let token = super::support::TOKEN;
     let request = [
         head.as_bytes(),
         b"\xff HTTP/1.1\r\nHost: t\r\nFastly-Key: ",

@@ -1,9 +1,9 @@
 //! Stores: create, list, describe, rename and delete.
 
-use crate::support::{Response, Server};
-use crate::{
-    Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok, escape_cursor,
-    status_line,
+use super::support::{Response, Server};
+use super::{
+    Case, STORES, TestServer, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok,
+    escape_cursor, status_line,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn is_time(text: &str) -> bool {
 
 #[test]
 fn a_created_store_has_the_recorded_response() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     for name in ["My Störe", "a", "A \\\"quoted\\\" one", "~"] {
         let response = create(&server, format!("{{\"name\":\"a{name}\"}}"));
         assert_eq!(status_line(&response), "HTTP/1.1 201 Created");
@@ -59,12 +59,15 @@ fn a_created_store_has_the_recorded_response() {
 }
 
 #[test]
-fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
-    let server = Server::memory(&[]);
+fn store_names_have_1_to_255_characters_and_no_control_characters() {
+    let server = TestServer::start(&[]);
     let longest = format!("a{}", "ö".repeat(254));
     let widest = format!("a{}", "🎈".repeat(254));
     let strange = "a~`!@#$%^&*()=+[]{};:'\"<>,./?";
-    for name in ["a", "Z", "a b", "A-b_c.1", strange, "a/..", &longest, &widest, "a "] {
+    for name in [
+        "a", "Z", "a b", "A-b_c.1", strange, "a/..", &longest, &widest, "a ", "1a", "2024-site",
+        "_x", "-a", " a", "Ünï", "\u{1d41a}", "0c5m1x2v7q9r4t8k3h6j1a", "\"", "{", "..",
+    ] {
         let response = create(&server, json!({ "name": name }).to_string());
         assert_eq!(response.status, 201, "{name}: {response:?}");
         assert_eq!(response.json()["name"], name);
@@ -72,12 +75,8 @@ fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
     let total = list(&server, "")["meta"]["total"].clone();
     for name in [
         "",
-        "1a",
-        " a",
-        "-a",
-        "_",
-        "öa",
-        "\u{1d41a}",
+        "\ta",
+        "\u{85}a",
         "a\tb",
         "a\nb",
         "a\u{0}",
@@ -94,7 +93,7 @@ fn store_names_have_1_to_255_characters_and_begin_with_a_letter() {
 
 #[test]
 fn a_body_without_a_store_name_is_400_and_creates_nothing() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     for body in [
         "", "x", "{", "null", "[]", "\"a\"", "1", "{}", "{\"Name\":\"a\"}", "[{\"name\":\"a\"}]",
         "{\"name\":\"a\"}}", "{\"name\":\"a\"", "{'name':'a'}", "name=a",
@@ -139,7 +138,7 @@ fn a_store_is_created_with_any_content_type_and_chunked_body() {
 
 #[test]
 fn location_is_one_of_four_values_and_not_returned() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     for (at, location) in ["US", "EU", "ASIA", "AUS", ""].iter().enumerate() {
         let request = format!("POST {STORES}?location={location}");
         let response = server.request(&request, &[], format!("{{\"name\":\"s{at}\"}}").as_bytes());
@@ -155,7 +154,7 @@ fn location_is_one_of_four_values_and_not_returned() {
 
 #[test]
 fn a_duplicate_store_name_is_400_with_the_recorded_message() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let first = create(&server, "{\"name\":\"my-store\"}").json();
     let response = create(&server, "{\"name\":\"my-store\"}");
     assert_eq!(status_line(&response), "HTTP/1.1 400 Bad Request");
@@ -175,7 +174,7 @@ fn a_duplicate_store_name_is_400_with_the_recorded_message() {
 
 #[test]
 fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     assert_eq!(server.get(STORES).text(), "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}");
     let order = [
         "a", "a b", "a1", "aB", "Ab", "b", "TEST", "Test", "test", "test-store", "TestStoreA",
@@ -213,7 +212,7 @@ fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
 
 #[test]
 fn a_page_of_stores_has_a_cursor_for_the_next_page() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     let [a, b] = ["a", "b"].map(|name| create(&server, json!({ "name": name }).to_string()).text());
     let text = |query: &str| server.get(&format!("{STORES}{query}")).text();
     let first =
@@ -244,7 +243,7 @@ fn a_page_of_stores_has_a_cursor_for_the_next_page() {
 
 #[test]
 fn the_name_filter_is_exact_and_combines_with_limit_and_cursor() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     for name in ["a b", "A b", "a+b", "c"] {
         server.create_store(name);
     }
@@ -327,7 +326,7 @@ fn an_invalid_rename_is_400_and_changes_nothing() {
         rename("{\"name\":\"taken\"}").expect_error(400),
         "store with name 'taken' already exists"
     );
-    for name in ["", "1", "a\\n", &"a".repeat(256)] {
+    for name in ["", "\\t", "a\\n", &"a".repeat(256)] {
         assert_error(&rename(&format!("{{\"name\":\"{name}\"}}")), 400, "name");
     }
     for body in ["", "x", "{}", "[]"] {
@@ -368,7 +367,7 @@ fn a_store_with_items_is_not_deleted() {
 
 #[test]
 fn an_empty_store_is_deleted_with_any_force_parameter() {
-    let server = Server::memory(&[]);
+    let server = TestServer::start(&[]);
     for query in ["", "?force=true", "?force=false", "?force=maybe", "?force"] {
         let id = server.create_store("s");
         assert_204(&server.request(&format!("DELETE {STORES}/{id}{query}"), &[], b""));

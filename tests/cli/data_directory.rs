@@ -2,8 +2,14 @@
 //! directory.
 
 use crate::support::{Server, TOKEN, binary};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// A command in a working directory, without variables that name a server or a token.
 fn bare_command(directory: &Path, args: &[&str]) -> Command {
@@ -31,8 +37,10 @@ fn commands_find_the_address_and_token_in_the_data_directory() {
     let backup = bare_command(dir.path(), &["backup", "-o", "all.backup"]).output().unwrap();
     assert_eq!(code(&backup), Some(0), "{backup:?}");
     assert!(String::from_utf8_lossy(&backup.stderr).contains(&format!(":{}", server.port)));
-    let at = std::fs::read_to_string(dir.path().join("steadfast-data/address")).unwrap();
-    assert_eq!(at, format!("http://127.0.0.1:{}\n", server.port));
+    let file = dir.path().join("steadfast-data/address");
+    let at = fs::read_to_string(&file).unwrap();
+    assert_eq!(at.lines().next().unwrap(), format!("http://127.0.0.1:{}", server.port));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     server.terminate();
     assert!(server.wait_for_exit(std::time::Duration::from_secs(10)).unwrap().success());
     assert!(
@@ -53,4 +61,110 @@ fn steadfast_token_is_used_for_local_servers_only() {
         bare_command(dir.path(), &["store", "list", "--endpoint", "http://kv.invalid:7678"]);
     let refused = remote.env("STEADFAST_TOKEN", TOKEN).output().unwrap();
     assert_eq!(code(&refused), Some(5), "the token must not be sent to another host: {refused:?}");
+}
+
+/// Answers every request on a port as if it were a server, and records what it received.
+fn impostor(listener: TcpListener) -> Arc<Mutex<Vec<u8>>> {
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&received);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut head) = (stream.unwrap(), [0; 8192]);
+            let read = stream.read(&mut head).unwrap_or(0);
+            record.lock().unwrap().extend_from_slice(&head[..read]);
+            let proof = "0".repeat(64);
+            let body = format!(r#"{{"name":"steadfast","version":"0.1.0","proof":"{proof}"}}"#);
+            let length = body.len();
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        }
+    });
+    received
+}
+
+#[test]
+fn the_address_file_of_a_killed_server_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::spawn(bare_command(dir.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    server.kill();
+    assert!(dir.path().join("steadfast-data/address").exists());
+    let received = impostor(TcpListener::bind(("127.0.0.1", server.port)).unwrap());
+    for args in [&["store", "list"][..], &["env"], &["env", "--", "true"]] {
+        let output = bare_command(dir.path(), args).output().unwrap();
+        assert_eq!(code(&output), Some(6), "{output:?}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains("no server is running on ./steadfast-data"), "{message}");
+    }
+    // Commands that look for the server at the same time do not mistake each other for it.
+    let list = || bare_command(dir.path(), &["store", "list"]).stderr(Stdio::null()).spawn();
+    let mut parallel: Vec<_> = (0..20).map(|_| list().unwrap()).collect();
+    for child in &mut parallel {
+        assert_eq!(child.wait().unwrap().code(), Some(6));
+    }
+    let backup = bare_command(dir.path(), &["backup", "-o", "all.backup"]).output().unwrap();
+    assert_eq!(code(&backup), Some(0), "the directory itself is backed up: {backup:?}");
+    assert!(received.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_server_that_cannot_prove_its_identity_gets_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::spawn(bare_command(dir.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = format!("http://{}", listener.local_addr().unwrap());
+    let received = impostor(listener);
+    // The address is another server's, such as that of an earlier start.
+    let file = dir.path().join("steadfast-data/address");
+    let original = fs::read_to_string(&file).unwrap();
+    let secret = original.lines().nth(1).unwrap();
+    fs::write(&file, format!("{other}\n{secret}\n")).unwrap();
+    let commands: [&[&str]; 4] =
+        [&["store", "list"], &["env"], &["env", "--", "true"], &["backup", "-o", "all.backup"]];
+    for args in commands {
+        let output = bare_command(dir.path(), args).output().unwrap();
+        assert_eq!(code(&output), Some(6), "{output:?}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains(&other) && message.contains("no token was sent"), "{message}");
+    }
+    let sent = String::from_utf8(received.lock().unwrap().clone()).unwrap().to_lowercase();
+    assert!(sent.starts_with("get /_/v1?challenge="), "{sent}");
+    assert!(!sent.contains("fastly-key") && !sent.contains(secret), "{sent}");
+    // A file without a secret, as another version may write it.
+    fs::write(&file, format!("{other}\n")).unwrap();
+    let output = bare_command(dir.path(), &["store", "list"]).output().unwrap();
+    assert_eq!(code(&output), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--endpoint"), "{output:?}");
+    fs::write(&file, &original).unwrap();
+    let output = bare_command(dir.path(), &["store", "list"]).output().unwrap();
+    assert_eq!(code(&output), Some(0), "{output:?}");
+    // An endpoint that the user chose needs no proof.
+    let endpoint = format!("http://127.0.0.1:{}", server.port);
+    let args = ["store", "list", "--endpoint", &endpoint];
+    let output = bare_command(dir.path(), &args).output().unwrap();
+    assert_eq!(code(&output), Some(0), "{output:?}");
+}
+
+#[test]
+fn a_server_answers_challenges_with_the_secret_of_its_address_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::spawn(bare_command(dir.path(), &["serve", "--listen", "127.0.0.1:0"]));
+    let address = fs::read_to_string(dir.path().join("steadfast-data/address")).unwrap();
+    let secret = address.lines().nth(1).unwrap();
+    let challenge = "0123456789abcdef".repeat(4);
+    let about = |query: &str| {
+        let mut client = server.connect();
+        client.send(format!("GET /_/v1{query} HTTP/1.1\r\nHost: h\r\n\r\n")).unwrap();
+        client.read_response(false).unwrap()
+    };
+    let hash = Sha256::digest(format!("{secret}{challenge}"));
+    let proof: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(about(&format!("?challenge={challenge}")).json()["proof"], proof);
+    assert_eq!(about("").json()["proof"], serde_json::Value::Null);
+    let short = &challenge[1..];
+    for invalid in [short, &challenge.to_uppercase(), &format!("{short}g"), &challenge.repeat(2)] {
+        let detail = about(&format!("?challenge={invalid}")).expect_error(400);
+        assert!(detail.contains("challenge"), "{detail}");
+    }
+    let memory = Server::memory(&[]);
+    let about = memory.get(&format!("/_/v1?challenge={challenge}"));
+    assert_eq!(about.json()["proof"], serde_json::Value::Null);
 }

@@ -260,6 +260,10 @@ fn a_rollback_to_an_older_database_is_reported() {
     std::fs::write(&database, older).unwrap();
     // Recovery would replay the later commits from the WAL.
     std::fs::remove_dir_all(testbed.data().join("log")).unwrap();
+    // Without this the server would refuse to start, as its WAL is missing.
+    let mut reset = std::process::Command::new(crate::support::binary());
+    reset.args(["check", "--reset-wal", "--data"]).arg(testbed.data());
+    assert!(reset.output().unwrap().status.success());
     testbed.restart(start_server);
     let violations = testbed.verdict().violations;
     assert!(violations.iter().any(|v| v.kind == Kind::LostWrite), "{violations:#?}");

@@ -30,7 +30,8 @@ fn shutdown_completes_requests_in_flight() {
     let path = format!("/resources/stores/kv/{store}/keys/k");
     // Half of the body is sent before SIGTERM.
     let mut client = server.connect();
-    let head = format!("PUT {path} HTTP/1.1\r\nfastly-key: {TOKEN}\r\ncontent-length: 10\r\n\r\n");
+    let headers = format!("host: h\r\nfastly-key: {TOKEN}\r\ncontent-length: 10\r\n");
+    let head = format!("PUT {path} HTTP/1.1\r\n{headers}\r\n");
     client.send(format!("{head}12345")).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     server.terminate();

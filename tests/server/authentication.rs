@@ -74,6 +74,9 @@ fn every_route_without_the_token_is_401_and_changes_nothing() {
         for headers in ["", "Fastly-Key: wrong-token-0123456789\r\n"] {
             let response = send(&server, &request, headers, body);
             assert_eq!(response.status, 401, "{request} {headers:?}");
+            let scheme = if request.ends_with("/metrics") { "Bearer" } else { "Fastly-Key" };
+            let challenge = format!("{scheme} realm=\"steadfast\"");
+            assert_eq!(response.header("WWW-Authenticate"), challenge, "{request}");
             if !request.starts_with("HEAD") {
                 response.expect_error(401);
                 assert_eq!(response.text(), shape, "{request}");
@@ -86,7 +89,8 @@ fn every_route_without_the_token_is_401_and_changes_nothing() {
 #[test]
 fn only_health_and_discovery_need_no_token() {
     let server = Server::memory(&[]);
-    for path in ["/healthz", "/readyz", "/realms/fastly/.well-known/openid-configuration"] {
+    for path in ["/healthz", "/readyz", "/_/v1", "/realms/fastly/.well-known/openid-configuration"]
+    {
         for headers in ["", "Fastly-Key: wrong-token-0123456789\r\n"] {
             assert_eq!(send(&server, &format!("GET {path}"), headers, "").status, 200, "{path}");
         }
@@ -147,7 +151,10 @@ fn bearer_authentication_is_accepted_for_metrics_only() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
-    assert_eq!(send(&server, "GET /metrics", &bearer, "").status, 200);
+    for scheme in ["Bearer ", "bearer ", "BEARER   "] {
+        let bearer = format!("Authorization: {scheme}{TOKEN}\r\n");
+        assert_eq!(send(&server, "GET /metrics", &bearer, "").status, 200, "{scheme}");
+    }
     assert_eq!(send(&server, "GET /metrics", format!("Fastly-Key: {TOKEN}\r\n"), "").status, 200);
     for invalid in [
         format!("Authorization: Bearer {TOKEN}0\r\n"),
@@ -212,8 +219,8 @@ fn send_requests_with_secrets(server: &Server) {
     for request in ["GET", "HEAD", "DELETE", "PATCH"] {
         for path in [format!("{item}2"), format!("{item}-none"), format!("{item}/%zz")] {
             let mut client = server.connect();
-            let head = format!("{request} {path} HTTP/1.1\r\nFastly-Key: {TOKEN}\r\n\r\n");
-            client.send(head).unwrap();
+            let headers = format!("Host: h\r\nFastly-Key: {TOKEN}\r\n");
+            client.send(format!("{request} {path} HTTP/1.1\r\n{headers}\r\n")).unwrap();
             client.read_response(request == "HEAD").unwrap();
         }
     }

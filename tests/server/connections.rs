@@ -57,8 +57,12 @@ fn http_1_0_closes_unless_keep_alive_is_requested() {
     let mut client = server.connect();
     for _ in 0..3 {
         client.send("GET /healthz HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").unwrap();
-        assert_eq!(client.read_response(false).unwrap().status, 200);
+        let response = client.read_response(false).unwrap();
+        assert_eq!((response.status, response.header("Connection")), (200, "keep-alive"));
     }
+    client.send("GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(client.read_response(false).unwrap().header("Connection"), "close");
+    assert!(client.closes_without_response());
 }
 
 #[test]
@@ -202,6 +206,29 @@ fn a_stalled_body_is_408_and_changes_nothing() {
         assert!(client.closes_without_response());
     }
     assert_eq!(server.get(&item).text(), "old");
+}
+
+#[test]
+fn a_body_below_the_minimum_rate_is_408_and_changes_nothing() {
+    let disk = DiskServer::new(&["--body-timeout", "1"]);
+    let server = &disk.server;
+    let item = format!("/resources/stores/kv/{}/keys/k", server.create_store("s"));
+    let mut client = send(server, head(&format!("PUT {item}"), "Content-Length: 9000000\r\n"));
+    let start = Instant::now();
+    // Each byte arrives well within the timeout of a read.
+    let mut sender = client.try_clone();
+    let drip = std::thread::spawn(move || {
+        while start.elapsed() < Duration::from_secs(30) && sender.send("v").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let response = client.read_response(false).unwrap();
+    assert!(response.expect_error(408).starts_with("the body arrives too slowly"));
+    assert!(start.elapsed() < Duration::from_secs(20));
+    assert_eq!(response.header("Connection"), "close");
+    drop(client);
+    drip.join().unwrap();
+    assert_eq!(server.get(&item).status, 404);
 }
 
 #[test]

@@ -12,8 +12,11 @@ mod request_bodies;
 mod request_heads;
 
 mod connections;
+mod data_directory;
+mod log_output;
 mod metrics_and_logs;
 mod startup_and_shutdown;
+mod tls;
 mod token_secrecy;
 
 /// A request that needs no token, as it is sent.

@@ -102,6 +102,16 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
+fn the_item_count_includes_writes_that_are_not_checkpointed() {
+    let disk = DiskServer::new(&[]);
+    let batch = format!("PUT /resources/stores/kv/{}/batch", disk.server.create_store("s"));
+    let line = |number| format!("{{\"key\":\"k{number}\",\"value\":\"\"}}\n");
+    let lines: String = (0..5000).map(line).collect();
+    assert_eq!(disk.server.request(&batch, &[], lines.as_bytes()).status, 200);
+    assert_eq!(Metrics::of(&disk.server).get("steadfast_items"), 5000.0);
+}
+
+#[test]
 fn metrics_are_complete_and_valid_openmetrics() {
     let disk = DiskServer::new(&[]);
     let server = &disk.server;
@@ -110,8 +120,8 @@ fn metrics_are_complete_and_valid_openmetrics() {
     server.get(&item);
     let metrics = Metrics::of(server);
     for name in [
-        "auth_failures_total", "overloads_total", "http_connections", "stores", "items",
-        "disk_bytes", "wal_bytes", "commits_total", "commit_conflicts_total",
+        "auth_failures_total", "overloads_total", "log_lines_dropped_total", "http_connections",
+        "stores", "items", "disk_bytes", "wal_bytes", "commits_total", "commit_conflicts_total",
         "commit_groups_total", "sync_seconds_total", "cache_hits_total", "cache_misses_total",
     ] {
         metrics.get(&format!("steadfast_{name}"));
@@ -370,7 +380,7 @@ fn a_response_that_fails_midway_is_truncated_and_closes_the_connection() {
     let mut client = logged.server.connect();
     let truncated = client.get(&item);
     assert_eq!(truncated.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
-    let head = format!("HEAD {item} HTTP/1.1\r\nFastly-Key: {TOKEN}\r\n\r\n");
+    let head = format!("HEAD {item} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n\r\n");
     let mut client = logged.server.connect();
     client.send(head).unwrap();
     assert_eq!(client.read_response(true).unwrap().status, 200, "HEAD does not read the value");

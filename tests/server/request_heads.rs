@@ -82,10 +82,59 @@ fn lines_ended_by_a_bare_lf_are_rejected() {
     assert_rejected(&server, b"GET /healthz HTTP/1.1\r\nHost: h\n\r\n", 400);
     assert_rejected(&server, b"GET /healthz HTTP/1.1\r\nHost: h\n\n", 400);
     assert_rejected(&server, b"GET /healthz HTTP/1.1\nHost: h\r\n\r\n", 400);
+}
+
+/// Sends bytes after which the client waits, and returns the detail of the 400 that must arrive
+/// before the timeout of the head.
+fn rejected_at_once(server: &Server, bytes: &[u8]) -> String {
     let mut client = server.connect();
-    client.send("GET /healthz HTTP/1.1\nHost: h\n\n").unwrap();
-    client.read_response(false).unwrap().expect_error(408);
-    assert!(client.closes_without_response());
+    client.set_read_timeout(Duration::from_secs(10));
+    client.send(bytes).unwrap();
+    let displayed = String::from_utf8_lossy(bytes);
+    let response = client.read_response(false).unwrap_or_else(|e| panic!("{displayed:?}: {e}"));
+    assert_eq!(response.header("Connection"), "close");
+    response.expect_error(400)
+}
+
+#[test]
+fn a_head_that_cannot_become_valid_is_rejected_before_its_timeout() {
+    let server = Server::memory(&["--header-timeout", "60"]);
+    for bytes in [
+        &b"GET /healthz HTTP/1.1\nHost: h\n\n"[..],
+        b"GET /healthz HTTP/1.1\r\nHost: h\n",
+        b"\n",
+        b"\0",
+        b"\x80\x2e\x01",
+        b" GET",
+    ] {
+        rejected_at_once(&server, bytes);
+    }
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    let detail = rejected_at_once(&server, hello);
+    assert_eq!(detail, "this port serves plain HTTP, but the client uses TLS: use http://");
+}
+
+#[test]
+fn http_1_1_requires_one_valid_host() {
+    let server = Server::memory(&[]);
+    let head = |version: &str, hosts: &str| format!("GET /healthz HTTP/{version}\r\n{hosts}\r\n");
+    for hosts in ["Host: h\r\n", "hOST: [::1]:7070\r\n", "Host:\r\n", "Host: my_host:80\r\n"] {
+        let mut client = server.connect();
+        client.send(head("1.1", hosts)).unwrap();
+        assert_eq!(client.read_response(false).unwrap().status, 200, "{hosts:?}");
+    }
+    for hosts in [
+        "Host: a\r\nHost: a\r\n", "Host: a\r\nX: y\r\nhost: b\r\n", "Host: a b\r\n",
+        "Host: a/b\r\n", "Host: user@a\r\n", "Host: a:x\r\n", "Host: a, b\r\n",
+    ] {
+        assert_rejected(&server, head("1.1", hosts).as_bytes(), 400);
+        assert_rejected(&server, head("1.0", hosts).as_bytes(), 400);
+    }
+    assert_rejected(&server, head("1.1", "").as_bytes(), 400);
+    assert_rejected(&server, b"GET http://h/healthz HTTP/1.1\r\n\r\n", 400);
+    let mut client = server.connect();
+    client.send(head("1.0", "")).unwrap();
+    assert_eq!(client.read_response(false).unwrap().status, 200);
 }
 
 #[test]

@@ -80,7 +80,9 @@ impl Server {
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        // With JSON logs, the line is a JSON object.
+        let port = line.trim().trim_end_matches(['"', '}']).rsplit(':').next();
+        let port = port.and_then(|port| port.parse().ok());
         let port = port.unwrap_or_else(|| panic!("no port in the first line: {line:?}"));
         Server { child, port, startup_time: start.elapsed(), out }
     }
@@ -114,6 +116,15 @@ impl Server {
         let created = self.request("POST /resources/stores/kv", &[], body.as_bytes());
         assert_eq!(created.status, 201, "{created:?}");
         created.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Reads the standard output up to the line that starts with `last`.
+    pub(crate) fn read_output_to(&mut self, last: &str) -> String {
+        let mut text = String::new();
+        while !text.lines().last().is_some_and(|line| line.starts_with(last)) {
+            assert!(self.out.read_line(&mut text).unwrap() > 0, "no {last:?} in {text}");
+        }
+        text
     }
 
     /// The process id, for signals.
@@ -175,16 +186,27 @@ pub(crate) fn create_database(name: &str) -> Option<String> {
         return None;
     };
     let name = format!("{name}_{}", std::process::id());
-    let create = async {
-        let (client, connection) =
-            tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
-        let connection = tokio::spawn(connection);
-        client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-        connection.abort();
-    };
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(create);
+    execute(&server, &format!("CREATE DATABASE {name}"));
     let (host, _) = server.rsplit_once('/').unwrap();
     Some(format!("{host}/{name}"))
+}
+
+/// Drops a database of [`create_database`].
+pub(crate) fn drop_database(url: &str) {
+    let (host, name) = url.rsplit_once('/').unwrap();
+    execute(&format!("{host}/postgres"), &format!("DROP DATABASE {name} WITH (FORCE)"));
+}
+
+/// Executes a statement on a PostgreSQL server.
+fn execute(url: &str, statement: &str) {
+    let executed = async {
+        let (client, connection) =
+            tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        client.batch_execute(statement).await.unwrap();
+        connection.abort();
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(executed);
 }
 
 /// A server whose data directory is deleted when it is dropped.
@@ -389,6 +411,11 @@ impl Client {
     /// Limits how long a read waits for bytes.
     pub(crate) fn set_read_timeout(&mut self, time: Duration) {
         self.stream.get_mut().set_read_timeout(Some(time)).unwrap();
+    }
+
+    /// Limits how long a write waits until the server accepts bytes.
+    pub(crate) fn set_write_timeout(&mut self, time: Duration) {
+        self.stream.get_mut().set_write_timeout(Some(time)).unwrap();
     }
 
     /// Sends raw bytes.

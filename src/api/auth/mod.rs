@@ -18,6 +18,10 @@ use crate::kv::Kv;
 use crate::wire::{FASTLY_KEY, Token};
 use permission::{Access, access, authorize};
 
+/// The challenges of a 401: how to send the token to any route, and to the metrics.
+const CHALLENGE: &str = "Fastly-Key realm=\"steadfast\"";
+const CHALLENGE_BEARER: &str = "Bearer realm=\"steadfast\"";
+
 /// Authenticates requests with the root token or a limited token.
 #[derive(Clone, Debug)]
 pub struct Auth {
@@ -46,11 +50,12 @@ impl Auth {
             return Ok(Principal::Unlimited);
         }
         let bearer = matched.route == Route::Metrics;
-        let token = request_token(head, bearer).ok_or(Error::Unauthorized)?;
+        let challenge = if bearer { CHALLENGE_BEARER } else { CHALLENGE };
+        let token = request_token(head, bearer).ok_or(Error::Unauthorized(challenge))?;
         if self.root.matches(token) {
             return Ok(Principal::Unlimited);
         }
-        let token = kv.token(token).await?.ok_or(Error::Unauthorized)?;
+        let token = kv.token(token).await?.ok_or(Error::Unauthorized(challenge))?;
         authorize(&token.grant, access, method, matched, head.query())?;
         Ok(Principal::Limited(Box::new(token)))
     }
@@ -63,6 +68,12 @@ fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     if let (Some(token), None) = (keys.next(), keys.next()) {
         return Some(token);
     }
-    let bearers = || head.header_values("Authorization").filter_map(|v| v.strip_prefix(b"Bearer "));
-    if bearer { bearers().next() } else { None }
+    if bearer { head.header_values("Authorization").find_map(bearer_token) } else { None }
+}
+
+/// Returns the token of `Bearer` credentials; the scheme has no letter case (RFC 9110 section
+/// 11.1).
+fn bearer_token(credentials: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = credentials.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii_start())
 }

@@ -40,10 +40,12 @@ pub(super) enum Access {
 /// Returns the resources a route accesses.
 pub(super) fn access(route: Route) -> Access {
     match route {
-        Route::Healthz | Route::OpenApi | Route::OpenIdConfiguration | Route::Readyz => {
-            Access::Public
-        }
-        Route::About | Route::Product | Route::Unknown => Access::Authenticated,
+        Route::About
+        | Route::Healthz
+        | Route::OpenApi
+        | Route::OpenIdConfiguration
+        | Route::Readyz => Access::Public,
+        Route::Product | Route::Unknown => Access::Authenticated,
         Route::CurrentUser | Route::TokenSelf | Route::Verify => Access::OwnToken,
         Route::Metrics => Access::Server,
         Route::Stores => Access::Stores,

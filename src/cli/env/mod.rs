@@ -2,7 +2,7 @@
 
 use super::error::{Result, exit_status};
 use super::output::Output;
-use super::runtime::{fail, finish};
+use super::runtime::{block_on, connect, fail, finish};
 use crate::config::{ConnectionConfig, EnvArgs, TokenLocation};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -32,6 +32,8 @@ Unless --show-token is given, the exports do not contain the token but read it f
 
 /// The module that redirects requests of Node.js programs.
 const REDIRECT_MODULE: &str = include_str!("redirect.mjs");
+/// Variables by which other programs find additional CA certificates: OpenSSL and Go, Node.js.
+const CA_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
 /// Exit statuses if the command does not run, as in shells.
 const EXIT_CANNOT_RUN: u8 = 126;
 const EXIT_NOT_FOUND: u8 = 127;
@@ -41,12 +43,24 @@ pub(super) fn run(args: &EnvArgs) -> ExitCode {
         Ok(connection) => connection,
         Err(e) => return finish(Err(e.into())),
     };
+    if let Err(e) = verify_identity(&connection) {
+        return finish(Err(e));
+    }
     match args.command.split_first() {
         None => finish(print_exports(&connection, args)),
         Some((program, program_args)) => {
             exec(&connection, program, program_args, args.node_options.as_deref())
         }
     }
+}
+
+/// Verifies the identity of a server found in the data directory: others will send it the token.
+fn verify_identity(connection: &ConnectionConfig) -> Result<()> {
+    if connection.server.is_none() {
+        return Ok(());
+    }
+    let client = connect(connection.clone())?;
+    block_on(async { Ok(client.verify_identity().await?) })
 }
 
 /// Returns shell commands that export the variables; `token` is a shell expression.
@@ -90,6 +104,11 @@ fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<()> {
             TokenLocation::File(path) => read_file(path),
         };
         out.bytes(exports(url, &token).as_bytes())?;
+        if let Some(file) = &connection.ca_file {
+            let file = shell_quote(&file.display().to_string());
+            let [openssl, node] = CA_VARIABLES;
+            out.line(&format!("\n# TLS\nexport {openssl}={file} {node}={file}"))?;
+        }
     }
     out.flush()
 }
@@ -109,6 +128,9 @@ fn exec(
     command.envs(urls.map(|name| (name, url)));
     let token = connection.token.expose();
     command.envs([("FASTLY_API_TOKEN", token), ("FASTLY_API_KEY", token)]);
+    if let Some(file) = &connection.ca_file {
+        command.envs(CA_VARIABLES.map(|name| (name, file)));
+    }
     command.env("NODE_OPTIONS", with_redirect(node_options));
     let error = command.exec();
     let not_found = error.kind() == io::ErrorKind::NotFound;

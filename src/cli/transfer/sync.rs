@@ -66,16 +66,16 @@ async fn resolve_stores(args: &SyncArgs) -> Result<(SyncStore, SyncStore)> {
     let split = |text: &str| {
         let at = ["@http://", "@https://"].iter().filter_map(|mark| text.rfind(mark)).max();
         match at.map(|at| text.split_at(at)) {
-            Some((name, at)) => (name.to_owned(), at.trim_start_matches('@').to_owned()),
-            None => (text.to_owned(), args.client.endpoint().to_owned()),
+            Some((name, at)) => (name.to_owned(), Some(at.trim_start_matches('@').to_owned())),
+            None => (text.to_owned(), None),
         }
     };
     let ((from, from_endpoint), (to, to_endpoint)) = (split(&args.from), split(&args.to));
-    let client = |endpoint: &str, token_file: &Option<PathBuf>, flag: &str| {
+    let client = |endpoint: Option<String>, token_file: &Option<PathBuf>, flag: &str| {
         connect(args.client.resolve_for(endpoint, token_file.as_deref(), flag)?)
     };
-    let from_client = client(&from_endpoint, &args.from_token_file, "--from-token-file")?;
-    let to_client = client(&to_endpoint, &args.to_token_file, "--to-token-file")?;
+    let from_client = client(from_endpoint, &args.from_token_file, "--from-token-file")?;
+    let to_client = client(to_endpoint, &args.to_token_file, "--to-token-file")?;
     let from = from_client.resolve(&from).await?;
     let to = find_or_create(&to_client, &to, args.create && !args.dry_run).await?;
     let sync_store = async |client: Client, store| -> Result<SyncStore> {

@@ -1,5 +1,5 @@
 //! Backpressure: limits how far the WAL may run ahead of the database. A checkpoint starts at the
-//! configured WAL size; writes stall at four times that size.
+//! configured WAL size, or at many tombstones; writes stall at four times that size.
 
 use super::super::{EngineError, Result};
 use super::Shared;
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
 const ENTRY_BYTES_MIN: u64 = 1024;
+/// Number of tombstones in the memtable that triggers a checkpoint: scans pass them.
+const TOMBSTONES_MAX: usize = 16 * 1024;
 /// Writes stall at this multiple of the checkpoint threshold.
 const STALL_FACTOR: usize = 4;
 /// Maximum time between two checks of a stalled writer.
@@ -49,7 +51,7 @@ impl Backpressure {
     }
 
     pub(super) fn should_checkpoint(&self, shared: &Shared) -> bool {
-        self.exceeds(shared, 1)
+        self.exceeds(shared, 1) || shared.memtable().tombstones() >= TOMBSTONES_MAX
     }
 
     pub(super) fn should_stall(&self, shared: &Shared) -> bool {

@@ -9,6 +9,7 @@ use super::super::{
     StoredBody,
 };
 use super::FatalErrorHandler;
+use super::data_dir::{DataDir, ensure_linked};
 use super::read_scheduler::ReadScheduler;
 use bytes::{Buf, BufMut, Bytes};
 use quick_cache::Weighter;
@@ -36,6 +37,7 @@ const FOOTER_BYTES: usize = 24;
 /// The blob files of a data directory.
 #[derive(Debug)]
 pub(super) struct BlobFiles {
+    data: Arc<DataDir>,
     dir: PathBuf,
     staged: Mutex<HashSet<i64>>,
     snapshot_pins: Mutex<SnapshotPins>,
@@ -94,18 +96,32 @@ impl Drop for SnapshotPin {
 
 impl BlobFiles {
     /// Opens the `blobs/` directory, creating it if missing, with a body cache of `cache` bytes.
-    pub(super) fn new(data: &Path, cache: u64, fatal: FatalErrorHandler) -> Result<Arc<BlobFiles>> {
-        let dir = data.join("blobs");
-        fs::create_dir_all(&dir).map_err(|e| io_error("create the blobs directory", &e))?;
-        Ok(Arc::new(BlobFiles {
-            dir,
+    pub(super) fn create(
+        data: Arc<DataDir>,
+        cache: u64,
+        fatal: &FatalErrorHandler,
+    ) -> Result<Arc<BlobFiles>> {
+        let blobs = BlobFiles::open(data, cache, fatal);
+        create_dir(&blobs.dir).map_err(|e| io_error("create the blobs directory", &e))?;
+        Ok(blobs)
+    }
+
+    /// Opens the `blobs/` directory, which may be missing.
+    pub(super) fn open(
+        data: Arc<DataDir>,
+        cache: u64,
+        fatal: &FatalErrorHandler,
+    ) -> Arc<BlobFiles> {
+        Arc::new(BlobFiles {
+            dir: data.path().join("blobs"),
+            data,
             staged: Mutex::default(),
             snapshot_pins: Mutex::default(),
             body_cache: BodyCache::new(cache),
             synced_dirs: std::array::from_fn(|_| AtomicBool::new(false)),
-            fatal,
+            fatal: fatal.clone(),
             scheduler: ReadScheduler::default(),
-        }))
+        })
     }
 
     fn snapshot_pins(&self) -> MutexGuard<'_, SnapshotPins> {
@@ -132,7 +148,7 @@ impl BlobFiles {
     }
 
     /// Creates a staged file with a new id.
-    fn create(self: &Arc<BlobFiles>) -> Result<(i64, File)> {
+    fn create_file(self: &Arc<BlobFiles>) -> Result<(i64, File)> {
         let mut random = [0; 8];
         getrandom::fill(&mut random)
             .map_err(|e| EngineError::Failed(format!("could not generate a blob id: {e}")))?;
@@ -159,7 +175,8 @@ impl BlobFiles {
             return Ok(());
         }
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
+            // Not with its parents: those of a removed data directory must not come back.
+            create_dir(dir)?;
         }
         let parent = File::open(&self.dir)?;
         if let Err(e) = parent.sync_all() {
@@ -196,12 +213,12 @@ impl BlobFiles {
     pub(super) fn find(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
         match self.find_cached(id) {
             Some(blob) => Ok(Some(blob)),
-            None => self.open(id),
+            None => self.open_file(id),
         }
     }
 
     /// Opens the file of a committed blob; `None` if it does not exist.
-    pub(super) fn open(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
+    pub(super) fn open_file(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
         let file = match File::open(self.path(id)) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -239,6 +256,14 @@ impl BlobFiles {
     /// Returns whether a blob is staged, that is, not committed yet.
     pub(super) fn is_staged(&self, id: i64) -> bool {
         self.staged().contains(&id)
+    }
+}
+
+/// Creates a directory if it is missing, without its parents.
+fn create_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
     }
 }
 
@@ -438,7 +463,7 @@ struct OpenBlobFile {
 impl BlobFileWriter {
     pub(super) async fn create(blobs: Arc<BlobFiles>) -> Result<BlobFileWriter> {
         let file = blocking(move || {
-            let (id, file) = blobs.create()?;
+            let (id, file) = blobs.create_file()?;
             let (pending, file) = (Vec::with_capacity(WRITE_BUFFER_BYTES), Arc::new(file));
             let (written, sums, finished) = (0, Vec::new(), false);
             Ok(OpenBlobFile { blobs, id, file, pending, written, sums, finished })
@@ -486,6 +511,9 @@ impl OpenBlobFile {
             self.blobs.fatal.stop(&format!("could not sync {}: {e}", path.display()));
             return Err(io_error("sync a blob file", &e));
         }
+        // Neither removed, nor in a directory that took the place of this one.
+        ensure_linked(&self.file, &path)?;
+        self.blobs.data.ensure_in_place()?;
         self.finished = true;
         let content = BlobContent::File(self.file.clone(), std::mem::take(&mut self.sums).into());
         let (committed, blobs) = (AtomicBool::new(false), self.blobs.clone());

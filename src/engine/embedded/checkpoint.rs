@@ -8,7 +8,9 @@
 use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
 use super::connection_pool::ConnectionPool;
-use super::database::{BLOB_BYTES_COUNTER, BUSY_TIMEOUT, RecordRow, execute_synced, sync};
+use super::database::{
+    BLOB_BYTES_COUNTER, BUSY_TIMEOUT, RecordRow, execute_synced, save_wal_end, sync,
+};
 use super::maintenance::MaintenanceTask;
 use super::memtable::MemtableEntry;
 use super::wal::record::BodyLocation;
@@ -29,6 +31,10 @@ const STEP_BYTES_MAX: u64 = 1 << 20;
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks without a commit after which the server counts as idle.
 const IDLE_TICKS: u32 = 5;
+/// Minimum interval between updates of the end of the WAL under load, as each one is fsynced.
+const WAL_END_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval in ticks after which connections are closed that were not used in it.
+const CLOSE_UNUSED_TICKS: u64 = 100;
 /// Size of SQLite's WAL that triggers an SQLite checkpoint, in frames of one 8 KiB page: 16 MiB.
 const SQLITE_WAL_FRAMES_MAX: i64 = 2048;
 /// Time to wait for readers, so that SQLite can restart its WAL.
@@ -45,6 +51,8 @@ pub(super) struct Checkpointer {
     pub(super) conn: Connection,
     /// Length of SQLite's WAL, in frames, when a snapshot last prevented a checkpoint of it.
     pub(super) pinned_frames: i64,
+    /// The end of the WAL as last stored in the database, and when it was stored.
+    pub(super) saved_wal_end: (u64, Option<Instant>),
     pub(super) blobs: Arc<BlobFiles>,
     /// Receives the end of the WAL when the writer thread ends.
     pub(super) wal_end: Receiver<WalPosition>,
@@ -73,11 +81,21 @@ impl Checkpointer {
             tracing::debug!(error = %e, "could not lower the checkpointer's priority");
         }
         let (mut groups, mut idle_ticks) = (0, 0_u32);
-        loop {
+        for tick in 1_u64.. {
             match self.wal_end.recv_timeout(TICK) {
                 Ok(wal_end) => return self.finish(wal_end),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+            // The directory may be gone as well once the engine is dropped.
+            if self.commands.strong_count() > 0
+                && let Err(e) = self.shared.dir.ensure_in_place()
+            {
+                self.fatal.stop(&e.to_string());
+            }
+            self.save_wal_end();
+            if tick.is_multiple_of(CLOSE_UNUSED_TICKS) {
+                self.pool.close_unused();
             }
             let groups_now = self.shared.counters.groups.load(Ordering::Relaxed);
             idle_ticks = if groups_now == groups { idle_ticks.saturating_add(1) } else { 0 };
@@ -145,6 +163,7 @@ impl Checkpointer {
         }
         self.save_position(to)?;
         self.shared.segments.retire(to.seq);
+        self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         self.shared.backpressure.report_checkpoint(None);
         self.bound_sqlite_wal();
@@ -180,6 +199,12 @@ impl Checkpointer {
             // Order matters: a reader that misses a record in the memtable must find it in the
             // database.
             self.pool.advance_epoch();
+            let expiring = step.iter().filter(|(_, entry)| entry.is_live() && entry.expires_at > 0);
+            let earliest = expiring.map(|(key, entry)| (entry.expires_at, key.clone())).min();
+            if let Some(earliest) = earliest {
+                let mut position = self.shared.expiry_position();
+                *position = earliest.min(position.clone());
+            }
             let mut memtable = self.shared.memtable_mut();
             for (first, delta) in &effects.counts {
                 self.shared.add_to_count(*first, *delta);
@@ -230,6 +255,25 @@ impl Checkpointer {
         let position = params![to.version.cast_signed(), to.seq.cast_signed()];
         let update = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
         execute_synced(&self.conn, update, position).map_err(|e| self.storage_error(e))
+    }
+
+    /// Stores which segment is the newest with a durable commit, if that changed.
+    fn save_wal_end(&mut self) {
+        let (saved, saved_at) = self.saved_wal_end;
+        let wal_end = self.shared.wal_end.load(Ordering::Acquire);
+        if wal_end == saved || saved_at.is_some_and(|at| at.elapsed() < WAL_END_INTERVAL) {
+            return;
+        }
+        let saved = match save_wal_end(&self.conn, wal_end) {
+            Ok(()) => wal_end,
+            Err(e) => {
+                // Retried later. Until then, a lost segment would not be missed.
+                tracing::debug!(error = %e, "could not store the end of the WAL");
+                let _ = self.storage_error(e);
+                saved
+            }
+        };
+        self.saved_wal_end = (saved, Some(Instant::now()));
     }
 
     /// Converts an SQLite error. An I/O error stops the process, because the state on disk is

@@ -3,19 +3,22 @@
 //! A pooled connection keeps its read transaction between reads until the next checkpoint step.
 //! Reads then take no SQLite lock and reuse the connection's page cache.
 
-use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScannedRecord};
+use super::super::{Body, EngineError, Projection, Record, Result, ScannedRecord};
+use super::data_dir::DataDir;
 use super::database::{self, RecordRow, body_checksum};
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 const SELECT_RECORD: &str = "SELECT data FROM heads WHERE key = ?1";
 const SELECT_BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
 /// Unbounded, as comparing keys in Rust takes fewer steps than an upper bound in SQLite.
 const SELECT_RANGE: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY key";
-const SELECT_EXPIRED: &str = "SELECT key, data FROM heads WHERE due > 0 AND due <= ?1 ORDER BY due";
+/// With the pair of columns first, as SQLite seeks by the first lower bound of an index.
+const SELECT_EXPIRED: &str = "SELECT key, data FROM heads \
+    WHERE (due, key) >= (?1, ?2) AND due > 0 AND due <= ?3 ORDER BY due, key";
 
 /// Page cache per connection, in KiB. The first connections, about one per request thread, serve
 /// the reads that hit memory and cache the inner pages of large trees. Connections added while many
@@ -23,30 +26,82 @@ const SELECT_EXPIRED: &str = "SELECT key, data FROM heads WHERE due > 0 AND due 
 const LARGE_CACHE_KIB: u32 = 24 * 1024;
 const SMALL_CACHE_KIB: u32 = 2 * 1024;
 /// Number of connections with the large cache.
-const LARGE_CACHES_MAX: u64 = 4;
+const LARGE_CACHES_MAX: usize = 4;
 
-/// Idle connections. A new one is opened when none is idle; the size of the blocking thread pool
-/// bounds their number.
+/// Minimum limit of open connections. More reads than that at a time do not speed up a disk.
+const CONNECTIONS_MAX: usize = 32;
+/// Maximum time between two checks for a connection while all are in use.
+const WAIT: Duration = Duration::from_millis(10);
+
+/// Idle connections. A new one is opened when none is idle, up to a limit.
 pub(super) struct ConnectionPool {
-    dir: PathBuf,
+    dir: Arc<DataDir>,
     idle: Mutex<IdleConnections>,
-    /// Number of connections opened so far.
-    opened: AtomicU64,
+    /// Notified when a connection becomes idle.
+    released: Condvar,
+    slots: Arc<Slots>,
+    connections_max: usize,
     /// Incremented when a checkpoint step becomes visible to readers.
     epoch: AtomicU64,
 }
 
+/// A position in the order of expiry times and keys.
+pub(super) type ExpiryPosition = (u64, Bytes);
+
+/// How a scan of the database continues.
+pub(super) enum ScanStep {
+    /// With the next record.
+    Next,
+    /// With the first record from a key on.
+    Seek(Bytes),
+    Stop,
+}
+
 #[derive(Default)]
 struct IdleConnections {
+    /// The most recently used last.
     connections: Vec<PooledConnection>,
+    /// Number of connections that were not used since the last call of `close_unused`.
+    unused: usize,
     /// Whether connections must end their snapshots when they become idle.
     discard_snapshots: bool,
+}
+
+/// The numbers of open connections, and of those with a large cache.
+#[derive(Debug, Default)]
+struct Slots {
+    open: AtomicUsize,
+    large: AtomicUsize,
+}
+
+/// The share of an open connection in the limits; released on drop.
+struct Slot {
+    slots: Arc<Slots>,
+    is_large: bool,
+}
+
+impl Slot {
+    fn take(slots: &Arc<Slots>, max: usize) -> Option<Slot> {
+        let below = |max: usize| move |count: usize| (count < max).then_some(count + 1);
+        let (acquire, relaxed) = (Ordering::AcqRel, Ordering::Relaxed);
+        slots.open.fetch_update(acquire, relaxed, below(max)).ok()?;
+        let large = slots.large.fetch_update(acquire, relaxed, below(LARGE_CACHES_MAX));
+        Some(Slot { slots: slots.clone(), is_large: large.is_ok() })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.large.fetch_sub(usize::from(self.is_large), Ordering::AcqRel);
+        self.slots.open.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A read-only connection, and the epoch of its snapshot if it has one.
 pub(super) struct PooledConnection {
     conn: Connection,
     epoch: Option<u64>,
+    _slot: Option<Slot>,
 }
 
 impl PooledConnection {
@@ -103,28 +158,60 @@ impl PooledConnection {
 }
 
 impl ConnectionPool {
-    pub(super) fn new(dir: PathBuf) -> ConnectionPool {
-        let (opened, epoch) = (AtomicU64::new(0), AtomicU64::new(0));
-        ConnectionPool { dir, idle: Mutex::default(), opened, epoch }
+    pub(super) fn new(dir: Arc<DataDir>) -> ConnectionPool {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        ConnectionPool {
+            dir,
+            idle: Mutex::default(),
+            released: Condvar::new(),
+            slots: Arc::default(),
+            connections_max: CONNECTIONS_MAX.max(2 * threads),
+            epoch: AtomicU64::new(0),
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self) -> Result<PooledConnection> {
-        let is_large = self.opened.fetch_add(1, Ordering::Relaxed) < LARGE_CACHES_MAX;
-        let cache = if is_large { LARGE_CACHE_KIB } else { SMALL_CACHE_KIB };
-        Ok(PooledConnection { conn: database::open_reader(&self.dir, cache)?, epoch: None })
+    /// Returns an idle connection or opens one. Waits while `max` are open and in use.
+    fn take(&self, max: usize) -> Result<PooledConnection> {
+        let mut idle = self.idle();
+        let slot = loop {
+            if let Some(pooled) = idle.connections.pop() {
+                idle.unused = idle.unused.min(idle.connections.len());
+                return Ok(pooled);
+            }
+            if let Some(slot) = Slot::take(&self.slots, max) {
+                break slot;
+            }
+            let waited = self.released.wait_timeout(idle, WAIT);
+            idle = waited.unwrap_or_else(PoisonError::into_inner).0;
+        };
+        idle.unused = 0;
+        drop(idle);
+        let cache = if slot.is_large { LARGE_CACHE_KIB } else { SMALL_CACHE_KIB };
+        let conn = database::open_reader(&self.dir, cache)?;
+        Ok(PooledConnection { conn, epoch: None, _slot: Some(slot) })
+    }
+
+    /// Closes the connections that were idle since the last call, except a few.
+    pub(super) fn close_unused(&self) {
+        let mut idle = self.idle();
+        let surplus = idle.connections.len().saturating_sub(LARGE_CACHES_MAX).min(idle.unused);
+        let closed: Vec<_> = idle.connections.drain(..surplus).collect();
+        idle.unused = idle.connections.len();
+        drop(idle);
+        drop(closed);
     }
 
     /// Returns a connection whose snapshot includes all checkpoint steps before the call.
     pub(super) fn acquire(&self) -> Result<PooledConnection> {
-        let idle = self.idle().connections.pop();
-        let mut pooled = match idle {
-            Some(pooled) => pooled,
-            None => self.open()?,
-        };
+        self.acquire_within(self.connections_max)
+    }
+
+    fn acquire_within(&self, max: usize) -> Result<PooledConnection> {
+        let mut pooled = self.take(max)?;
         let epoch = self.epoch.load(Ordering::Acquire);
         if pooled.epoch != Some(epoch) {
             pooled.end_snapshot()?;
@@ -136,12 +223,19 @@ impl ConnectionPool {
     /// Opens a connection outside of the pool, without a snapshot.
     pub(super) fn dedicated(&self) -> Result<PooledConnection> {
         let conn = database::open_reader(&self.dir, database::SCAN_CACHE_KIB)?;
-        Ok(PooledConnection { conn, epoch: None })
+        Ok(PooledConnection { conn, epoch: None, _slot: None })
     }
 
     /// Runs `work` on a connection. A connection whose read failed is closed.
     fn with_connection<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let pooled = self.acquire()?;
+        self.with_acquired(self.acquire()?, work)
+    }
+
+    fn with_acquired<T>(
+        &self,
+        pooled: PooledConnection,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
         let result = work(&pooled.conn)?;
         self.release(pooled)?;
         Ok(result)
@@ -152,12 +246,20 @@ impl ConnectionPool {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn release(&self, mut pooled: PooledConnection) -> Result<()> {
+    /// Returns the number of open connections of the pool.
+    #[cfg(test)]
+    pub(super) fn open_connections(&self) -> usize {
+        self.slots.open.load(Ordering::Acquire)
+    }
+
+    pub(super) fn release(&self, mut pooled: PooledConnection) -> Result<()> {
         let mut idle = self.idle();
         if idle.discard_snapshots {
             pooled.end_snapshot()?;
         }
         idle.connections.push(pooled);
+        drop(idle);
+        self.released.notify_one();
         Ok(())
     }
 
@@ -179,11 +281,20 @@ impl ConnectionPool {
         self.idle().connections.clear();
     }
 
-    /// Returns the version of a record; 0 if there is none.
+    /// Returns the version of a record for the writer; 0 if there is none. Does not wait for reads.
     pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
-        self.with_connection(|conn| {
+        self.with_acquired(self.acquire_within(usize::MAX)?, |conn| {
             let record = read_record(conn, key, Projection::Meta)?;
             Ok(record.map_or(0, |(record, _)| record.version))
+        })
+    }
+
+    /// Returns for each key whether there is a record.
+    pub(super) fn contains(&self, keys: &[Bytes]) -> Result<Vec<bool>> {
+        self.with_connection(|conn| {
+            let mut statement = conn.prepare_cached("SELECT 1 FROM heads WHERE key = ?1")?;
+            let contains = |key: &Bytes| Ok(statement.exists(params![&key[..]])?);
+            keys.iter().map(contains).collect()
         })
     }
 
@@ -193,51 +304,56 @@ impl ConnectionPool {
         self.with_connection(|conn| read_record(conn, key, projection))
     }
 
-    /// Returns expiry, key and version of up to `limit` records with `0 < expires_at <= until`
-    /// whose keys pass `filter`, the earliest expiry first.
+    /// Passes expiry, key and version of the records with `0 < expires_at <= until` to `visit`,
+    /// from `from` on in the order of expiry and key, until it returns `false`.
     pub(super) fn expired(
         &self,
+        from: &ExpiryPosition,
         until: u64,
-        limit: usize,
-        filter: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(u64, Bytes, u64)>> {
+        mut visit: impl FnMut(u64, &[u8], u64) -> bool,
+    ) -> Result<()> {
         self.with_connection(|conn| {
             let mut statement = conn.prepare_cached(SELECT_EXPIRED)?;
-            let until = i64::try_from(until).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![until])?;
-            let mut records = Vec::new();
-            while records.len() < limit
-                && let Some(row) = rows.next()?
-            {
+            let signed = |micros: u64| i64::try_from(micros).unwrap_or(i64::MAX);
+            let (from_time, from_key) = from;
+            let mut rows =
+                statement.query(params![signed(*from_time), &from_key[..], signed(until)])?;
+            while let Some(row) = rows.next()? {
                 let key = column(row, 0)?;
-                if filter(key) {
-                    let RecordRow { expires_at, version, .. } = decode_row(key, column(row, 1)?)?;
-                    records.push((expires_at, Bytes::copy_from_slice(key), version));
+                let RecordRow { expires_at, version, .. } = decode_row(key, column(row, 1)?)?;
+                if !visit(expires_at, key, version) {
+                    break;
                 }
             }
-            Ok(records)
+            Ok(())
         })
     }
 
     /// Passes the records of a range to `visit` in key order, expired ones included, until it
-    /// returns `false`. Returns the connection to the pool.
+    /// returns [`ScanStep::Stop`]. Returns the connection to the pool.
     pub(super) fn scan(
         &self,
         pooled: PooledConnection,
-        scan: &Scan,
-        mut visit: impl FnMut(ScannedRecord<'_>) -> bool,
+        (start, end): (&Bytes, &Bytes),
+        mut visit: impl FnMut(ScannedRecord<'_>) -> ScanStep,
     ) -> Result<()> {
-        {
+        let mut next = Some(start.clone());
+        while let Some(start) = next.take() {
             let mut statement = pooled.conn.prepare_cached(SELECT_RANGE)?;
-            let mut rows = statement.query(params![&scan.start[..]])?;
+            let mut rows = statement.query(params![&start[..]])?;
             while let Some(row) = rows.next()? {
                 let key = column(row, 0)?;
-                if *key >= scan.end[..] {
+                if *key >= end[..] {
                     break;
                 }
                 let RecordRow { version, expires_at, meta, .. } = decode_row(key, column(row, 1)?)?;
-                if !visit(ScannedRecord { key, version, expires_at, meta }) {
-                    break;
+                match visit(ScannedRecord { key, version, expires_at, meta }) {
+                    ScanStep::Next => {}
+                    ScanStep::Seek(key) => {
+                        next = Some(key);
+                        break;
+                    }
+                    ScanStep::Stop => break,
                 }
             }
         }

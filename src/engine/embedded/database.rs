@@ -1,9 +1,10 @@
 //! The SQLite database file: schema, opening, and format checks. docs/format.md describes it.
 
 use super::super::{EngineError, Result};
+use super::data_dir::DataDir;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use std::fmt::Write;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -26,9 +27,10 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SCHEMA: &str = "
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 1), last_version INTEGER NOT NULL,
-        log_start INTEGER NOT NULL, salt INTEGER NOT NULL
+        log_start INTEGER NOT NULL, salt INTEGER NOT NULL, log_end INTEGER NOT NULL DEFAULT 0
     ) STRICT;
-    INSERT INTO meta VALUES (1, 0, 1, abs(random() % 4294967296));
+    INSERT INTO meta (id, last_version, log_start, salt)
+        VALUES (1, 0, 1, abs(random() % 4294967296));
     CREATE TABLE heads (
         key BLOB PRIMARY KEY, due INTEGER NOT NULL, data BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
@@ -47,15 +49,34 @@ pub(super) struct CheckpointPosition {
     pub(super) first_segment: u64,
     /// Initial value of the checksums of WAL records.
     pub(super) salt: u32,
+    /// Sequence number after the newest segment known to have commits; 0 before the WAL has files.
+    pub(super) wal_end: u64,
 }
 
 pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPosition> {
-    let position = conn.query_row("SELECT last_version, log_start, salt FROM meta", [], |row| {
-        let (last, first) = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?);
-        let (first_segment, salt) = (first.cast_unsigned(), row.get(2)?);
-        Ok(CheckpointPosition { last_version: last, first_segment, salt })
+    let wal_end = if has_wal_end(conn)? { "log_end" } else { "0" };
+    let sql = format!("SELECT last_version, log_start, salt, {wal_end} FROM meta");
+    let position = conn.query_row(&sql, [], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+        let (last_version, first_segment, wal_end) = (number(0)?, number(1)?, number(3)?);
+        Ok(CheckpointPosition { last_version, first_segment, salt: row.get(2)?, wal_end })
     });
     Ok(position?)
+}
+
+/// Returns whether the database can store [`CheckpointPosition::wal_end`]. Databases of earlier
+/// builds get the column when it is first stored; those builds ignore it.
+fn has_wal_end(conn: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM pragma_table_info('meta') WHERE name = 'log_end'";
+    conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|columns| columns > 0)
+}
+
+/// Stores [`CheckpointPosition::wal_end`] durably. The segment before it must be durable.
+pub(super) fn save_wal_end(conn: &Connection, wal_end: u64) -> rusqlite::Result<()> {
+    if !has_wal_end(conn)? {
+        conn.execute_batch("ALTER TABLE meta ADD COLUMN log_end INTEGER NOT NULL DEFAULT 0")?;
+    }
+    execute_synced(conn, "UPDATE meta SET log_end = ?1 WHERE id = 1", &[&wal_end.cast_signed()])
 }
 
 pub(super) fn path(dir: &Path) -> PathBuf {
@@ -71,7 +92,7 @@ pub(super) fn wal_path(dir: &Path) -> PathBuf {
 pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     let path = path(dir);
     let conn = Connection::open_with_flags(
-        uri(&path),
+        uri(&path, "psow=0"),
         OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_URI
@@ -120,9 +141,9 @@ pub(super) fn execute_synced(
     result.and(restored)
 }
 
-/// Builds a URI that disables SQLite's power-safe overwrite assumption. A synced commit then pads
-/// its last 4 KiB page, so that later writes cannot tear it.
-fn uri(path: &Path) -> String {
+/// Builds the URI of a database file. `psow=0` disables SQLite's power-safe overwrite assumption: a
+/// synced commit then pads its last 4 KiB page, so that later writes cannot tear it.
+fn uri(path: &Path, parameter: &str) -> String {
     // The empty authority keeps SQLite from parsing the start of an absolute path as one.
     let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for byte in path.as_os_str().as_bytes() {
@@ -135,7 +156,8 @@ fn uri(path: &Path) -> String {
             }
         }
     }
-    uri.push_str("?psow=0");
+    uri.push('?');
+    uri.push_str(parameter);
     uri
 }
 
@@ -212,24 +234,45 @@ fn with_advice(e: EngineError, path: &Path) -> EngineError {
     e
 }
 
+/// Fails if a directory has no database.
+pub(super) fn ensure_exists(dir: &Path) -> Result<()> {
+    if path(dir).is_file() {
+        return Ok(());
+    }
+    Err(EngineError::Failed(format!("there is no steadfast.db in {}", dir.display())))
+}
+
 /// Opens the database read-only after checking its format.
-pub(super) fn open_checked(dir: &Path) -> Result<Connection> {
+pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
     let conn = open_reader(dir, SCAN_CACHE_KIB)?;
-    let path = path(dir);
+    let path = path(dir.path());
     let pragma = |name: &str| -> Result<i64> {
         let value = conn.pragma_query_value(None, name, |row| row.get(0));
-        value.map_err(|e| with_advice(e.into(), &path))
+        value.map_err(|e| match with_advice(e.into(), &path) {
+            // SQLite reads its WAL only with the index file beside it, or if it can create one.
+            EngineError::Failed(problem) if !dir.is_writable() => EngineError::Failed(format!(
+                "{problem}; copy the data directory to a writable file system"
+            )),
+            e => e,
+        })
     };
     check_format(pragma("application_id")?, pragma("user_version")?, &path)?;
     Ok(conn)
 }
 
 /// Opens a read-only connection with a page cache of `cache` KiB.
-pub(super) fn open_reader(dir: &Path, cache: u32) -> Result<Connection> {
-    let conn = Connection::open_with_flags(
-        path(dir),
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
+pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let path = path(dir.path());
+    // SQLite creates an index of its WAL even to read, unless it may ignore the WAL.
+    let wal_bytes = fs::metadata(wal_path(dir.path())).map_or(0, |wal| wal.len());
+    let conn = if dir.is_writable() || wal_bytes > 0 {
+        Connection::open_with_flags(&path, flags)?
+    } else {
+        let uri = uri(&path, "immutable=1");
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    dir.ensure_in_place()?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.execute_batch(&format!("PRAGMA cache_size = -{cache};"))?;
     Ok(conn)

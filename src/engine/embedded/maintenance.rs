@@ -5,9 +5,9 @@ use super::Shared;
 use super::blob_files::BlobFiles;
 use super::wal::record::BodyLocation;
 use rusqlite::{Connection, OptionalExtension};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
 pub(super) enum MaintenanceTask {
     /// Recycle and preallocate WAL segment files.
@@ -18,6 +18,45 @@ pub(super) enum MaintenanceTask {
     DeleteBlob(i64),
     /// Delete the blob files that no record refers to.
     DeleteOrphans,
+}
+
+/// Maximum number of deletions that wait for room in the queue of the maintenance thread.
+const WAITING_DELETIONS_MAX: usize = 64 * 1024;
+
+/// Blob files to be deleted by the maintenance thread. Its queue may be full, and a commit must not
+/// wait for it before it is acknowledged.
+pub(super) struct BlobDeletions {
+    tasks: SyncSender<MaintenanceTask>,
+    waiting: VecDeque<i64>,
+}
+
+impl BlobDeletions {
+    pub(super) fn new(tasks: SyncSender<MaintenanceTask>) -> BlobDeletions {
+        BlobDeletions { tasks, waiting: VecDeque::new() }
+    }
+
+    pub(super) fn extend(&mut self, ids: impl IntoIterator<Item = i64>) {
+        self.waiting.extend(ids);
+    }
+
+    /// Sends deletions while the queue has room. Blocks only if too many wait.
+    pub(super) fn send(&mut self) {
+        while let Some(id) = self.waiting.pop_front() {
+            let task = MaintenanceTask::DeleteBlob(id);
+            if self.waiting.len() >= WAITING_DELETIONS_MAX {
+                let _ = self.tasks.send(task);
+            } else if let Err(TrySendError::Full(_)) = self.tasks.try_send(task) {
+                return self.waiting.push_front(id);
+            }
+        }
+    }
+
+    /// Sends all deletions, waiting for room in the queue.
+    pub(super) fn send_all(&mut self) {
+        for id in self.waiting.drain(..) {
+            let _ = self.tasks.send(MaintenanceTask::DeleteBlob(id));
+        }
+    }
 }
 
 pub(super) struct Maintenance {
@@ -76,5 +115,30 @@ impl Maintenance {
             tracing::info!(files = deleted, "deleted orphaned blob files");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::sync_channel;
+
+    #[test]
+    fn deletions_wait_without_blocking_while_the_queue_is_full() {
+        let (tasks, queue) = sync_channel(2);
+        let mut deletions = BlobDeletions::new(tasks);
+        deletions.extend(0..10);
+        let received = |queue: &Receiver<MaintenanceTask>| {
+            let id = |task| if let MaintenanceTask::DeleteBlob(id) = task { id } else { -1 };
+            queue.try_iter().map(id).collect::<Vec<_>>()
+        };
+        deletions.send();
+        assert_eq!(received(&queue), [0, 1]);
+        deletions.send();
+        deletions.send();
+        assert_eq!(received(&queue), [2, 3]);
+        let sender = std::thread::spawn(move || deletions.send_all());
+        assert_eq!(queue.iter().count(), 6);
+        sender.join().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! The memtable: the newest version of each record that is in the WAL and not yet in the database,
 //! in key order.
 
+use super::hidden_ranges::HiddenRanges;
 use super::wal::record::BodyLocation;
 use super::wal::segment::Segment;
 use bytes::Bytes;
@@ -41,11 +42,28 @@ pub(super) struct Memtable {
     entries: BTreeMap<Bytes, MemtableEntry>,
     by_expiry: BTreeSet<(u64, Bytes)>,
     count_deltas: BTreeMap<u8, i64>,
+    /// Number of entries that are deletions.
+    tombstones: usize,
+    hidden: HiddenRanges,
 }
 
 impl Memtable {
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Returns the number of entries that are deletions.
+    pub(super) fn tombstones(&self) -> usize {
+        self.tombstones
+    }
+
+    /// Returns the key ranges without visible records that scans skip.
+    pub(super) fn hidden(&self) -> &HiddenRanges {
+        &self.hidden
+    }
+
+    pub(super) fn hidden_mut(&mut self) -> &mut HiddenRanges {
+        &mut self.hidden
     }
 
     /// Copies all entries for a snapshot; keys, metas and segments are shared.
@@ -74,6 +92,11 @@ impl Memtable {
     pub(super) fn put(&mut self, key: Bytes, mut entry: MemtableEntry) -> Option<i64> {
         let mut replaced_blob = None;
         let first = first_byte(&key);
+        if entry.is_live() {
+            self.hidden.put(&key);
+        } else {
+            self.tombstones += 1;
+        }
         // A single tree lookup, because recovery may insert hundreds of thousands of entries.
         let new_expiry = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
         let (mut old_delta, mut old_expiry) = (0, None);
@@ -82,6 +105,7 @@ impl Memtable {
             btree_map::Entry::Occupied(mut occupied) => {
                 let old = occupied.get();
                 entry.in_db = old.in_db;
+                self.tombstones -= usize::from(!old.is_live());
                 old_delta = old.count_delta();
                 if let BodyLocation::Blob { id, .. } = old.location {
                     replaced_blob = Some(id);
@@ -116,6 +140,7 @@ impl Memtable {
         if entry.version > version {
             return self.set_in_db(key, is_live);
         }
+        self.tombstones -= usize::from(!entry.is_live());
         let (delta, expires_at) = (entry.count_delta(), entry.expires_at);
         self.add_to_count(first_byte(key), -delta);
         if let Some((key, _)) = self.entries.remove_entry(key)
@@ -143,11 +168,31 @@ impl Memtable {
         self.entries.range::<[u8], _>((start, Bound::Unbounded))
     }
 
-    /// Iterates over the entries whose keys start with `first`, in order.
-    pub(super) fn with_first_byte(&self, first: u8) -> impl Iterator<Item = KeyedEntry<'_>> {
-        let bounds = (Bound::Included(&[first][..]), Bound::Unbounded);
-        let entries = self.entries.range::<[u8], _>(bounds);
-        entries.take_while(move |(key, _)| key.first() == Some(&first))
+    /// Returns the next keys after `after` that start with `first` and of which it is unknown
+    /// whether the database has a record. Stops after a number of entries visited or found, and
+    /// returns the last key visited; `None` at the end.
+    pub(super) fn unknown_in_db(
+        &self,
+        first: u8,
+        after: Option<&[u8]>,
+        (visited_max, found_max): (usize, usize),
+    ) -> (Vec<Bytes>, Option<Bytes>) {
+        let start = match after {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(&[first][..]),
+        };
+        let mut found = Vec::new();
+        let entries = self.entries.range::<[u8], _>((start, Bound::Unbounded));
+        let entries = entries.take_while(|(key, _)| key.first() == Some(&first));
+        for (visited, (key, entry)) in entries.enumerate() {
+            if entry.in_db.is_none() {
+                found.push(key.clone());
+            }
+            if visited + 1 >= visited_max || found.len() >= found_max {
+                return (found, Some(key.clone()));
+            }
+        }
+        (found, None)
     }
 
     /// Iterates over expiry, key and version of entries with `0 < expires_at <= until`, the
@@ -186,9 +231,11 @@ mod tests {
         memtable.put(key("kb"), entry(4, false, None, 0));
         memtable.remove_checkpointed(b"kb", 3, true);
         assert_eq!(memtable.count_delta(b'k'), -1, "in the database, removed in the memtable");
+        assert_eq!(memtable.tombstones(), 2);
         memtable.remove_checkpointed(b"kb", 4, false);
         memtable.remove_checkpointed(b"ka", 2, false);
-        assert_eq!((memtable.len(), memtable.count_delta(b'k')), (0, 0));
+        assert_eq!((memtable.len(), memtable.tombstones()), (0, 0));
+        assert_eq!(memtable.count_delta(b'k'), 0);
     }
 
     #[test]

@@ -15,17 +15,24 @@ mod backpressure;
 mod blob_files;
 mod checkpoint;
 mod connection_pool;
+mod data_dir;
 mod database;
+mod hidden_ranges;
 mod maintenance;
 mod memtable;
 mod read_cache;
 mod read_path;
 mod read_scheduler;
+mod repair;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod wal;
 mod writer;
 
+pub use data_dir::is_locked;
+pub use repair::reset_wal;
 pub use verify::{VerifiedRecord, VerifyReport, verify};
 
 use super::{
@@ -36,26 +43,26 @@ use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
 use checkpoint::Checkpointer;
-use connection_pool::ConnectionPool;
-use maintenance::{Maintenance, MaintenanceTask};
+use connection_pool::{ConnectionPool, ExpiryPosition};
+use data_dir::DataDir;
+use database::CheckpointPosition;
+use maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
 use memtable::Memtable;
 use read_cache::ReadCache;
-use read_path::ReadPath;
+use read_path::{ReadPath, ScanAttempt};
 use read_scheduler::ReadScheduler;
 use snapshot::SnapshotReader;
 use std::fmt;
-use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
 use wal::record::WalEntry;
 use wal::recovery::{self, RecoveredWal, RecoveryMode};
-use wal::segment::{Segment, SegmentPool};
+use wal::segment::{Segment, SegmentFile, SegmentPool};
 use writer::{QueuedCommit, Scratch, Writer, WriterCommand};
 
 /// Maximum number of commits in the writer's queue; further commits wait for a permit.
@@ -65,10 +72,6 @@ const COMMAND_QUEUE_SPARE: usize = 16;
 /// Maximum number of tasks in the maintenance thread's queue; senders of deletions block when it is
 /// full.
 const MAINTENANCE_QUEUE_MAX: usize = 4096;
-
-/// Time to wait for the data directory's lock. The kernel may release the lock of a killed process
-/// late, and a forked child of the owner has it until exec.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The blob body cache has the size of the read cache divided by this.
 const BLOB_CACHE_DIVISOR: u64 = 4;
@@ -121,13 +124,17 @@ struct Shared {
     /// Under the shared lock each record is in one of the two.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
+    /// Sequence number after the newest segment with a durable commit.
+    wal_end: AtomicU64,
     segments: SegmentPool,
     backpressure: Backpressure,
     counters: Counters,
+    /// The memtable hides every record of the database that expires before this position.
+    expiry_position: Mutex<ExpiryPosition>,
     /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
     blob_bytes: AtomicI64,
-    dir: PathBuf,
+    dir: Arc<DataDir>,
 }
 
 /// The start of a WAL segment: the next one to be allocated, or the active one.
@@ -146,9 +153,36 @@ struct Counters {
     sync_micros: AtomicU64,
     cache_hits: AtomicU64,
     cache_misses: AtomicU64,
+    /// Records that scans visited, in the memtable and in the database.
+    scanned: AtomicU64,
 }
 
 impl Shared {
+    fn new(
+        dir: Arc<DataDir>,
+        memtable: Memtable,
+        (segments, recovered): (SegmentPool, RecoveredWal),
+        cache_bytes: u64,
+        wal_bytes: u64,
+    ) -> Shared {
+        let RecoveredWal { live, free, last_version, next_seq } = recovered;
+        segments.restore(live, free);
+        Shared {
+            cache: ReadCache::new(cache_bytes),
+            memtable: RwLock::new(memtable),
+            checkpoint_lock: RwLock::default(),
+            wal_end: AtomicU64::new(0),
+            wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
+            segments,
+            backpressure: Backpressure::new(wal_bytes),
+            counters: Counters::default(),
+            expiry_position: Mutex::default(),
+            record_counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
+            blob_bytes: AtomicI64::new(0),
+            dir,
+        }
+    }
+
     fn memtable(&self) -> RwLockReadGuard<'_, Memtable> {
         self.memtable.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,6 +201,10 @@ impl Shared {
 
     fn wal_position_mut(&self) -> MutexGuard<'_, WalPosition> {
         self.wal_position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expiry_position(&self) -> MutexGuard<'_, ExpiryPosition> {
+        self.expiry_position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wal_position(&self) -> WalPosition {
@@ -189,8 +227,6 @@ pub struct Embedded {
     commands: Mutex<Option<CommandSender>>,
     commit_permits: Semaphore,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The lock on the data directory, released by `close`.
-    lock: Mutex<Option<File>>,
     scheduler: ReadScheduler,
 }
 
@@ -202,40 +238,59 @@ impl Embedded {
     /// damaged or unreadable.
     pub fn open(options: Options) -> Result<Embedded> {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
-        let lock = lock_dir(&dir)?;
-        let conn = database::open_writer(&dir)?;
+        let dir = Arc::new(DataDir::create(&dir)?);
+        let conn = database::open_writer(dir.path())?;
+        dir.remember_database()?;
         let position = database::checkpoint_position(&conn)?;
-        let (segments, files) = SegmentPool::open(&dir)?;
-        let mut memtable = Memtable::default();
-        let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
-            let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
-            memtable.put(key, entry);
-        };
-        let recovered = recovery::recover(files, position, RecoveryMode::ReadWrite, replay)?;
-        let RecoveredWal { live, free, last_version, next_seq } = recovered;
-        segments.restore(live, free);
-        let blobs = BlobFiles::new(&dir, cache_bytes / BLOB_CACHE_DIVISOR, fatal.clone())?;
-        sync_dir_and_parent(&dir)?;
-        let shared = Arc::new(Shared {
-            cache: ReadCache::new(cache_bytes),
-            memtable: RwLock::new(memtable),
-            checkpoint_lock: RwLock::default(),
-            wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
-            segments,
-            backpressure: Backpressure::new(wal_bytes),
-            counters: Counters::default(),
-            record_counts: std::iter::repeat_with(AtomicI64::default).take(256).collect(),
-            blob_bytes: AtomicI64::new(0),
-            dir: dir.clone(),
-        });
-        load_record_counts(&conn, &shared)?;
-        let pool = Arc::new(ConnectionPool::new(dir));
+        let (segments, files) = SegmentPool::open(dir.clone())?;
+        let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadWrite)?;
+        let blobs = BlobFiles::create(dir.clone(), cache_bytes / BLOB_CACHE_DIVISOR, &fatal)?;
+        dir.sync()?;
+        let newest = recovered.live.last().map(|segment| segment.seq);
+        let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
+        let shared = Shared::new(dir, memtable, (segments, recovered), cache_bytes, wal_bytes);
+        shared.wal_end.store(wal_end, Ordering::Relaxed);
+        // Stored again only if recovery found a segment that the database does not know.
+        if position.wal_end == 0 || position.wal_end.max(position.first_segment) < wal_end {
+            expect_wal(&conn, &shared.segments, wal_end)?;
+        }
+        let mut engine = Embedded::new(shared, &conn, blobs)?;
+        let (commands, threads) = start_threads(conn, &engine.read_path, &fatal, position.salt)?;
+        engine.commands = Mutex::new(Some(commands));
+        engine.threads = Mutex::new(threads);
+        Ok(engine)
+    }
+
+    /// Opens an existing data directory for reading, without changing it. Commits fail with
+    /// [`EngineError::Closed`].
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn open_read_only(dir: &Path) -> Result<Embedded> {
+        let dir = Arc::new(DataDir::open_existing(dir)?);
+        let conn = database::open_checked(&dir)?;
+        let position = database::checkpoint_position(&conn)?;
+        let (segments, files) = SegmentPool::open_read_only(dir.clone())?;
+        let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadOnly)?;
+        let blobs = BlobFiles::open(dir.clone(), 0, &FatalErrorHandler::new(|_| {}));
+        let shared = Shared::new(dir, memtable, (segments, recovered), 0, u64::MAX);
+        Embedded::new(shared, &conn, blobs)
+    }
+
+    /// Creates an engine without threads.
+    fn new(shared: Shared, conn: &rusqlite::Connection, blobs: Arc<BlobFiles>) -> Result<Embedded> {
+        load_record_counts(conn, &shared)?;
+        let shared = Arc::new(shared);
+        let pool = Arc::new(ConnectionPool::new(shared.dir.clone()));
         let read_path = Arc::new(ReadPath { shared: shared.clone(), pool, blobs });
-        let (commands, threads) = start_threads(conn, &read_path, &fatal, position.salt)?;
-        let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
-        let commit_permits = Semaphore::new(COMMIT_QUEUE_MAX);
-        let (lock, scheduler) = (Mutex::new(Some(lock)), ReadScheduler::default());
-        Ok(Embedded { shared, read_path, commands, commit_permits, threads, lock, scheduler })
+        Ok(Embedded {
+            shared,
+            read_path,
+            commands: Mutex::new(None),
+            commit_permits: Semaphore::new(COMMIT_QUEUE_MAX),
+            threads: Mutex::default(),
+            scheduler: ReadScheduler::default(),
+        })
     }
 
     /// Runs a read on the blocking thread pool.
@@ -275,6 +330,7 @@ fn start_threads(
     let checkpointer = Checkpointer {
         conn,
         pinned_frames: 0,
+        saved_wal_end: (shared.wal_end.load(Ordering::Relaxed), None),
         blobs: read_path.blobs.clone(),
         wal_end,
         commands: Arc::downgrade(&commands),
@@ -286,6 +342,7 @@ fn start_threads(
     let WalPosition { version, seq } = shared.wal_position();
     let writer = Writer {
         commands: command_receiver,
+        deletions: BlobDeletions::new(maintenance.clone()),
         maintenance,
         shared,
         pool,
@@ -337,49 +394,30 @@ fn spawn(
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
 }
 
-/// Returns whether a process has the data directory open.
-pub fn is_locked(dir: &Path) -> bool {
-    let lock = File::options().write(true).open(dir.join("LOCK"));
-    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
-}
-
-fn lock_dir(dir: &Path) -> Result<File> {
-    let failed = |action: &str, e: std::io::Error| {
-        EngineError::Failed(format!("could not {action} {}: {e}", dir.display()))
+/// Replays the WAL after the checkpoint position.
+fn replay_wal(
+    files: Vec<SegmentFile>,
+    position: CheckpointPosition,
+    mode: RecoveryMode,
+) -> Result<(Memtable, RecoveredWal)> {
+    let mut memtable = Memtable::default();
+    let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
+        let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
+        memtable.put(key, entry);
     };
-    // Only the owner may read the data.
-    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    created.map_err(|e| failed("create the data directory", e))?;
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"));
-    let lock = lock.map_err(|e| failed("open the lock file in", e))?;
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                std::thread::sleep(LOCK_TIMEOUT / 20);
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(EngineError::Failed(format!(
-                    "the data directory {} is locked by another steadfast process; stop that \
-                     process, or choose another directory with --data",
-                    dir.display()
-                )));
-            }
-            Err(TryLockError::Error(e)) => return Err(failed("lock", e)),
-        }
-    }
+    let recovered = recovery::recover(files, position, mode, replay)?;
+    Ok((memtable, recovered))
 }
 
-/// Fsyncs the data directory and its parent, so that new directory entries are durable.
-fn sync_dir_and_parent(dir: &Path) -> Result<()> {
-    let parent = dir.canonicalize().ok().and_then(|dir| dir.parent().map(Path::to_path_buf));
-    for dir in [Some(dir.to_path_buf()), parent].into_iter().flatten() {
-        let synced = File::open(&dir).and_then(|dir| dir.sync_all());
-        let failed = |e| EngineError::Failed(format!("could not sync {}: {e}", dir.display()));
-        synced.map_err(failed)?;
+/// Ensures that the WAL has a file, and stores in the database that the WAL exists and which
+/// segment is its newest, so that the next start misses a WAL that was lost.
+fn expect_wal(conn: &rusqlite::Connection, segments: &SegmentPool, wal_end: u64) -> Result<()> {
+    let saved = segments.ensure_file().and_then(|()| Ok(database::save_wal_end(conn, wal_end)?));
+    match saved {
+        // A full disk must not prevent reads.
+        Err(EngineError::Full(_)) => Ok(()),
+        saved => saved,
     }
-    Ok(())
 }
 
 fn load_record_counts(conn: &rusqlite::Connection, shared: &Shared) -> rusqlite::Result<()> {
@@ -423,12 +461,15 @@ impl Engine for Embedded {
             self.ensure_open()?;
             if let Ok(guard) = self.shared.checkpoint_lock.try_read() {
                 let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
-                let read = || self.read_path.scan(&scan, guard);
-                if let Some(page) = self.scheduler.try_inline(expected_micros, read) {
-                    return page;
+                let attempt = ScanAttempt::bounded(0, &scan);
+                let read = || self.read_path.try_scan(&scan, attempt, guard);
+                match self.scheduler.try_inline(expected_micros, read) {
+                    Some(Ok(Some(page))) => return Ok(page),
+                    Some(Err(e)) => return Err(e),
+                    Some(Ok(None)) | None => {}
                 }
             }
-            self.blocking(move |path| path.scan(&scan, path.shared.checkpoint_lock())).await
+            self.blocking(move |read_path| read_path.scan(&scan)).await
         })
     }
 
@@ -492,7 +533,7 @@ impl Engine for Embedded {
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);
             let join = move || threads.into_iter().try_for_each(JoinHandle::join);
             let joined = tokio::task::spawn_blocking(join).await;
-            drop(self.lock.lock().map_err(|_| EngineError::Closed)?.take());
+            self.shared.dir.unlock();
             match joined {
                 Ok(Ok(())) => Ok(()),
                 _ => Err(EngineError::Failed("a storage thread panicked".into())),
@@ -506,7 +547,7 @@ impl Engine for Embedded {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let blob_bytes = self.shared.blob_bytes.load(Ordering::Relaxed);
         let wal_bytes = self.shared.segments.disk_bytes();
-        let dir = &self.shared.dir;
+        let dir = self.shared.dir.path();
         let database_bytes = size(database::path(dir)) + size(database::wal_path(dir));
         Stats {
             disk_bytes: database_bytes + wal_bytes + u64::try_from(blob_bytes).unwrap_or(0),

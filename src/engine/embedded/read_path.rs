@@ -3,16 +3,26 @@
 use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScanPage, ScannedRecord};
 use super::Shared;
 use super::blob_files::BlobFiles;
-use super::connection_pool::ConnectionPool;
+use super::connection_pool::{ConnectionPool, ScanStep};
+use super::hidden_ranges::{
+    HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max, successor,
+};
 use super::memtable::{Memtable, MemtableEntry};
 use super::wal::record::BodyLocation;
 use super::wal::recovery;
 use bytes::Bytes;
+use std::iter::Peekable;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
+use std::vec::IntoIter;
 
-/// Maximum number of memtable entries per first key byte for which counts are exact.
-const EXACT_COUNT_ENTRIES_MAX: usize = 4096;
+/// Limits of one step of a count, during which the memtable or checkpoints wait: the number of
+/// memtable entries visited, and of those looked up in the database.
+const COUNT_STEP: (usize, usize) = (4096, 512);
+
+/// Maximum number of attempts at a scan that stop after too many hidden records. Each one skips
+/// those of the attempts before it, so the limit is reached only if puts keep splitting the ranges.
+const SCAN_ATTEMPTS_MAX: usize = 1000;
 
 /// The components of reads that miss the read cache.
 pub(super) struct ReadPath {
@@ -52,40 +62,75 @@ impl ReadPath {
         }
     }
 
-    /// Returns a page merged from the memtable and the database. Releases `guard` once both are
-    /// pinned.
-    pub(super) fn scan(&self, scan: &Scan, guard: RwLockReadGuard<'_, ()>) -> Result<ScanPage> {
-        let conn = self.pool.acquire()?;
-        let in_memtable = scan_memtable(&self.shared.memtable(), scan);
-        drop(guard);
-        let mut page = ScanPage::with_capacity(scan.limit);
-        let mut in_memtable = in_memtable.into_iter().peekable();
-        self.pool.scan(conn, scan, |record| {
-            while let Some((key, entry)) = in_memtable.next_if(|(key, _)| key[..] < *record.key) {
-                entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
+    /// Scans until a page is complete.
+    pub(super) fn scan(&self, scan: &Scan) -> Result<ScanPage> {
+        for number in 1..SCAN_ATTEMPTS_MAX {
+            let attempt = ScanAttempt::bounded(number, scan);
+            if let Some(page) = self.try_scan(scan, attempt, self.shared.checkpoint_lock())? {
+                return Ok(page);
             }
-            if page.len() >= scan.limit {
-                return false;
-            }
-            match in_memtable.next_if(|(key, _)| key[..] == *record.key) {
-                Some((key, Some(entry))) => push(&mut page, &key, &entry),
-                Some((_, None)) => {}
-                None if record.expires_at > 0 && record.expires_at <= scan.skip_expired_at => {}
-                None => page.push(record),
-            }
-            page.len() < scan.limit
-        })?;
-        for (key, entry) in in_memtable {
-            entry.into_iter().for_each(|entry| push(&mut page, &key, &entry));
         }
-        page.truncate(scan.limit);
+        let attempt = ScanAttempt { learns: true, hidden_max: None };
+        let page = self.try_scan(scan, attempt, self.shared.checkpoint_lock())?;
+        page.ok_or_else(|| EngineError::Failed("an unbounded scan was interrupted".into()))
+    }
+
+    /// Returns a page merged from the memtable and the database; `None` after too many hidden
+    /// records. A later attempt skips them. Releases `guard` once both are pinned.
+    pub(super) fn try_scan(
+        &self,
+        scan: &Scan,
+        attempt: ScanAttempt,
+        guard: RwLockReadGuard<'_, ()>,
+    ) -> Result<Option<ScanPage>> {
+        let conn = self.pool.acquire()?;
+        let (in_memtable, learner) = {
+            let memtable = self.shared.memtable();
+            let in_memtable = MemtableScan::new(&memtable, scan, attempt.hidden_max);
+            let learns = attempt.learns || in_memtable.hidden >= RUN_RECORDS_MIN;
+            let learner = learns.then(|| memtable.hidden().learner(scan));
+            (in_memtable, learner.flatten())
+        };
+        drop(guard);
+        let (visited, end) = (in_memtable.entries.len(), in_memtable.end.clone());
+        let mut merge = ScanMerge::new(scan, in_memtable, attempt.hidden_max.is_some());
+        self.pool.scan(conn, (&scan.start, &end), |record| merge.visit(record))?;
+        let visited = (visited + merge.visited) as u64;
+        self.shared.counters.scanned.fetch_add(visited, Ordering::Relaxed);
+        let (page, runs) = merge.finish();
+        if let Some(learner) = learner
+            && !runs.is_empty()
+        {
+            self.shared.memtable_mut().hidden_mut().learn(&learner, runs);
+        }
         Ok(page)
     }
 
     pub(super) fn expired(&self, until: u64, limit: usize) -> Result<Vec<(Bytes, u64)>> {
         let _guard = self.shared.checkpoint_lock();
-        let not_in_memtable = |key: &[u8]| self.shared.memtable().get(key).is_none();
-        let mut expired = self.pool.expired(until, limit, not_in_memtable)?;
+        let mut from = self.shared.expiry_position().clone();
+        let (mut expired, mut visited) = (Vec::new(), 0_u64);
+        // Records before the first one without an entry in the memtable are skipped next time.
+        let mut passed = None;
+        self.pool.expired(&from, until, |expires_at, key, version| {
+            visited += 1;
+            if self.shared.memtable().get(key).is_none() {
+                expired.push((expires_at, Bytes::copy_from_slice(key), version));
+            } else if expired.is_empty() {
+                let (at, last) = passed.get_or_insert((0, Vec::new()));
+                *at = expires_at;
+                last.clear();
+                last.extend_from_slice(key);
+            }
+            expired.len() < limit
+        })?;
+        self.shared.counters.scanned.fetch_add(visited, Ordering::Relaxed);
+        if let Some((expires_at, last)) = passed {
+            // Only the checkpointer moves the position back, and not under the lock held here.
+            from = (expires_at, successor(&last));
+            let mut position = self.shared.expiry_position();
+            *position = from.max(position.clone());
+        }
         {
             let memtable = self.shared.memtable();
             let in_memtable = memtable.expired(until).take(limit);
@@ -96,26 +141,27 @@ impl ReadPath {
         Ok(expired.into_iter().map(|(_, key, version)| (key, version)).collect())
     }
 
+    /// Counts the records whose keys start with `first`.
     pub(super) fn count(&self, first: u8) -> Result<u64> {
-        let _guard = self.shared.checkpoint_lock();
-        let unknown: Vec<Bytes> = {
+        let mut after = None;
+        loop {
+            let _guard = self.shared.checkpoint_lock();
             let memtable = self.shared.memtable();
-            let mut entries: Vec<_> =
-                memtable.with_first_byte(first).take(EXACT_COUNT_ENTRIES_MAX + 1).collect();
-            if entries.len() > EXACT_COUNT_ENTRIES_MAX {
-                entries.clear();
+            let (unknown, last) = memtable.unknown_in_db(first, after.as_deref(), COUNT_STEP);
+            drop(memtable);
+            if !unknown.is_empty() {
+                let in_db = self.pool.contains(&unknown)?;
+                let mut memtable = self.shared.memtable_mut();
+                unknown.iter().zip(in_db).for_each(|(key, in_db)| memtable.set_in_db(key, in_db));
             }
-            entries.retain(|(_, entry)| entry.in_db.is_none());
-            entries.into_iter().map(|(key, _)| key.clone()).collect()
-        };
-        for key in unknown {
-            let in_db = self.pool.version(&key)? != 0;
-            self.shared.memtable_mut().set_in_db(&key, in_db);
+            if last.is_none() {
+                let in_db = self.shared.record_counts.get(usize::from(first));
+                let in_db = in_db.map_or(0, |count| count.load(Ordering::Relaxed));
+                let count = in_db.saturating_add(self.shared.memtable().count_delta(first));
+                return Ok(u64::try_from(count).unwrap_or(0));
+            }
+            after = last;
         }
-        let in_db = self.shared.record_counts.get(usize::from(first));
-        let in_db = in_db.map_or(0, |count| count.load(Ordering::Relaxed));
-        let count = in_db.saturating_add(self.shared.memtable().count_delta(first));
-        Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 
@@ -138,23 +184,218 @@ pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<R
     Ok(Some((Record { version, expires_at, meta, body }, blob)))
 }
 
-/// Collects the memtable entries of a scan, up to `limit` visible records. `None` stands for an
-/// entry that only hides a record of the database.
-fn scan_memtable(memtable: &Memtable, scan: &Scan) -> Vec<(Bytes, Option<MemtableEntry>)> {
-    let (mut entries, mut visible) = (Vec::new(), 0);
-    for (key, entry) in memtable.range(&scan.start, &scan.end) {
-        if visible == scan.limit {
-            break;
-        }
-        let expires_at = entry.expires_at;
-        let is_visible = entry.is_live() && (expires_at == 0 || expires_at > scan.skip_expired_at);
-        visible += usize::from(is_visible);
-        entries.push((key.clone(), is_visible.then(|| entry.clone())));
-    }
-    entries
+/// How to attempt a scan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScanAttempt {
+    /// Whether to learn hidden ranges even if the memtable hides few records.
+    learns: bool,
+    /// Number of hidden entries of the memtable after which to give up.
+    hidden_max: Option<usize>,
 }
 
-fn push(page: &mut ScanPage, key: &[u8], entry: &MemtableEntry) {
-    let (version, expires_at, meta) = (entry.version, entry.expires_at, &entry.meta[..]);
-    page.push(ScannedRecord { key, version, expires_at, meta });
+impl ScanAttempt {
+    /// Returns attempt `number` of a scan, counted from 0. The first ones are small, as the memtable
+    /// stays locked while its entries are read, and the page is usually full before they end.
+    pub(super) fn bounded(number: usize, scan: &Scan) -> ScanAttempt {
+        const HIDDEN_FIRST: usize = 128;
+        let max = hidden_records_max(scan.limit);
+        let first = scan.limit.saturating_mul(2).saturating_add(HIDDEN_FIRST);
+        let hidden_max = match number {
+            0 => first,
+            1 => first.saturating_mul(8),
+            _ => max,
+        };
+        ScanAttempt { learns: number > 0, hidden_max: Some(hidden_max.min(max)) }
+    }
+}
+
+/// The memtable's part of a scan.
+struct MemtableScan {
+    /// Entries up to the scan's limit of visible ones.
+    entries: Vec<(Bytes, ScannedEntry)>,
+    /// Hidden ranges that the scan skips.
+    skipped: Vec<HiddenRange>,
+    /// Number of entries that are not visible.
+    hidden: usize,
+    /// The end of the scan, or of its part before too many hidden records.
+    end: Bytes,
+    is_interrupted: bool,
+}
+
+/// An entry of the memtable as a scan sees it.
+enum ScannedEntry {
+    Visible(MemtableEntry),
+    /// Hides a record of the database.
+    Expired,
+    Tombstone,
+}
+
+impl MemtableScan {
+    fn new(memtable: &Memtable, scan: &Scan, hidden_max: Option<usize>) -> MemtableScan {
+        let (entries, skipped, end) = (Vec::new(), Vec::new(), scan.end.clone());
+        let mut read = MemtableScan { entries, skipped, hidden: 0, end, is_interrupted: false };
+        let mut from = scan.start.clone();
+        loop {
+            let skip = memtable.hidden().next(scan, &from);
+            let end = skip.as_ref().map_or(&scan.end, |skip| &skip.start);
+            if !read.add_range(memtable, scan, (&from, end), hidden_max) {
+                return read;
+            }
+            let Some(skip) = skip else { return read };
+            from = skip.end.clone();
+            read.skipped.push(skip);
+        }
+    }
+
+    /// Adds the entries of a range; returns whether the scan continues after it.
+    fn add_range(
+        &mut self,
+        memtable: &Memtable,
+        scan: &Scan,
+        (start, end): (&Bytes, &Bytes),
+        hidden_max: Option<usize>,
+    ) -> bool {
+        for (key, entry) in memtable.range(start, end) {
+            if self.visible() == scan.limit {
+                return false;
+            }
+            if hidden_max.is_some_and(|max| self.hidden > max) {
+                self.end = key.clone();
+                self.is_interrupted = true;
+                return false;
+            }
+            let entry = match entry.is_live() {
+                true if has_expired(entry.expires_at, scan) => ScannedEntry::Expired,
+                true => ScannedEntry::Visible(entry.clone()),
+                false => ScannedEntry::Tombstone,
+            };
+            self.hidden += usize::from(!matches!(entry, ScannedEntry::Visible(_)));
+            self.entries.push((key.clone(), entry));
+        }
+        self.visible() < scan.limit
+    }
+
+    fn visible(&self) -> usize {
+        self.entries.len() - self.hidden
+    }
+}
+
+/// Merges the memtable's part of a scan with the records of the database.
+struct ScanMerge<'s> {
+    scan: &'s Scan,
+    entries: Peekable<IntoIter<(Bytes, ScannedEntry)>>,
+    skipped: Peekable<IntoIter<HiddenRange>>,
+    is_bounded: bool,
+    /// Whether the memtable's part, and that of the database, end at too many hidden records.
+    memtable_interrupted: bool,
+    db_interrupted: bool,
+    page: ScanPage,
+    runs: RunCollector,
+    /// Numbers of records of the database visited, and of those not visible.
+    visited: usize,
+    hidden: usize,
+}
+
+impl<'s> ScanMerge<'s> {
+    fn new(scan: &'s Scan, read: MemtableScan, is_bounded: bool) -> ScanMerge<'s> {
+        ScanMerge {
+            scan,
+            entries: read.entries.into_iter().peekable(),
+            skipped: read.skipped.into_iter().peekable(),
+            is_bounded,
+            memtable_interrupted: read.is_interrupted,
+            db_interrupted: false,
+            page: ScanPage::with_capacity(scan.limit),
+            runs: RunCollector::default(),
+            visited: 0,
+            hidden: 0,
+        }
+    }
+
+    /// Adds the next record of the database.
+    fn visit(&mut self, record: ScannedRecord<'_>) -> ScanStep {
+        self.visited += 1;
+        while let Some(skip) = self.skipped.next_if(|skip| skip.start[..] <= *record.key) {
+            self.add_skipped(&skip);
+            if self.is_full() {
+                return ScanStep::Stop;
+            }
+            if *record.key < skip.end[..] {
+                return ScanStep::Seek(skip.end);
+            }
+        }
+        self.add_entries_before(record.key);
+        if self.is_full() {
+            return ScanStep::Stop;
+        }
+        match self.entries.next_if(|(key, _)| key[..] == *record.key) {
+            Some((key, entry)) => {
+                self.hidden += usize::from(!matches!(entry, ScannedEntry::Visible(_)));
+                self.add_entry(&key, &entry);
+            }
+            None if has_expired(record.expires_at, self.scan) => {
+                self.hidden += 1;
+                self.runs.add(record.key, self.scan.skip_expired_at);
+            }
+            None => {
+                self.runs.end_run();
+                self.page.push(record);
+            }
+        }
+        let hidden_max = hidden_records_max(self.page.len());
+        self.db_interrupted = self.is_bounded && self.hidden > hidden_max && !self.is_full();
+        if self.is_full() || self.db_interrupted { ScanStep::Stop } else { ScanStep::Next }
+    }
+
+    /// Adds what follows the last record of the database. Returns the page, if it is complete, and
+    /// the runs of hidden records.
+    fn finish(mut self) -> (Option<ScanPage>, Vec<HiddenRange>) {
+        if !self.db_interrupted {
+            while let Some(skip) = self.skipped.next() {
+                self.add_skipped(&skip);
+            }
+            while let Some((key, entry)) = self.entries.next() {
+                self.add_entry(&key, &entry);
+            }
+        }
+        let is_complete = !self.memtable_interrupted && !self.db_interrupted || self.is_full();
+        (is_complete.then_some(self.page), self.runs.finish())
+    }
+
+    fn is_full(&self) -> bool {
+        self.page.len() >= self.scan.limit
+    }
+
+    fn add_skipped(&mut self, skip: &HiddenRange) {
+        self.add_entries_before(&skip.start);
+        if !self.is_full() {
+            self.runs.add_range(skip);
+        }
+    }
+
+    fn add_entries_before(&mut self, end: &[u8]) {
+        while let Some((key, entry)) = self.entries.next_if(|(key, _)| key[..] < *end) {
+            self.add_entry(&key, &entry);
+        }
+    }
+
+    fn add_entry(&mut self, key: &[u8], entry: &ScannedEntry) {
+        // A run must not extend over visible records after the page.
+        if self.is_full() {
+            return;
+        }
+        match entry {
+            ScannedEntry::Tombstone => self.runs.add(key, 0),
+            ScannedEntry::Expired => self.runs.add(key, self.scan.skip_expired_at),
+            ScannedEntry::Visible(MemtableEntry { version, expires_at, meta, .. }) => {
+                self.runs.end_run();
+                let (version, expires_at) = (*version, *expires_at);
+                self.page.push(ScannedRecord { key, version, expires_at, meta });
+            }
+        }
+    }
+}
+
+fn has_expired(expires_at: u64, scan: &Scan) -> bool {
+    expires_at > 0 && expires_at <= scan.skip_expired_at
 }

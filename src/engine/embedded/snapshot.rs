@@ -105,7 +105,7 @@ impl SnapshotState {
         };
         if let Some(id) = blob {
             let missing = || EngineError::Corrupt(format!("blob file {id:016x} is missing"));
-            let blob = self.read_path.blobs.open(id)?.ok_or_else(missing)?;
+            let blob = self.read_path.blobs.open_file(id)?.ok_or_else(missing)?;
             record.body = Body::Stored(Arc::new(blob));
         }
         Ok(record)

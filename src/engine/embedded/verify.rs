@@ -3,12 +3,13 @@
 
 use super::super::Result;
 use super::blob_files::BlobFiles;
+use super::data_dir::DataDir;
 use super::database::{self, BLOB_BYTES_COUNTER, RecordRow, body_checksum};
 use super::memtable::{Memtable, MemtableEntry};
 use super::wal::record::BodyLocation;
 use super::wal::recovery::{self, RecoveryMode};
 use super::wal::segment::SegmentPool;
-use super::{FatalErrorHandler, lock_dir, writer};
+use super::{FatalErrorHandler, writer};
 use crate::engine::{EngineError, StoredBody};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -70,21 +71,17 @@ pub fn verify(
     dir: &Path,
     visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
 ) -> Result<VerifyReport> {
-    if !database::path(dir).is_file() {
-        let missing = format!("there is no steadfast.db in {}", dir.display());
-        return Err(EngineError::Failed(missing));
-    }
-    let _lock = lock_dir(dir)?;
-    let conn = database::open_checked(dir)?;
+    let dir = Arc::new(DataDir::open_existing(dir)?);
+    let conn = database::open_checked(&dir)?;
     let mut report = VerifyReport::default();
     run_integrity_check(&conn, &mut report)?;
     let mut memtable = Memtable::default();
-    match replay_wal(&conn, dir, &mut memtable) {
+    match replay_wal(&conn, &dir, &mut memtable) {
         Ok(entries) => report.wal_entries = entries,
         Err(EngineError::Corrupt(problem)) => report.add_problem(problem),
         Err(e) => return Err(e),
     }
-    let blobs = BlobFiles::new(dir, 0, FatalErrorHandler::new(|_| {}))?;
+    let blobs = BlobFiles::open(dir, 0, &FatalErrorHandler::new(|_| {}));
     let (conn, body_refs, counts) = (&conn, BTreeMap::new(), [0; 256]);
     let mut verifier = Verifier { conn, visit, blobs, report, body_refs, counts };
     verifier.verify_records(&memtable)?;
@@ -106,12 +103,9 @@ fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<(
     Ok(())
 }
 
-fn replay_wal(conn: &Connection, dir: &Path, memtable: &mut Memtable) -> Result<u64> {
-    if !dir.join("log").is_dir() {
-        return Err(EngineError::Corrupt("the log directory is missing".into()));
-    }
+fn replay_wal(conn: &Connection, dir: &Arc<DataDir>, memtable: &mut Memtable) -> Result<u64> {
     let position = database::checkpoint_position(conn)?;
-    let (_, files) = SegmentPool::open(dir)?;
+    let (_, files) = SegmentPool::open_read_only(dir.clone())?;
     let mut entries = 0;
     recovery::recover(files, position, RecoveryMode::ReadOnly, |entry, segment, bodies_offset| {
         let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
@@ -240,7 +234,7 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
     /// Verifies all blocks of a blob file and returns the size of its body.
     fn verify_blob(&mut self, id: i64) -> Result<u64, String> {
         self.report.blobs += 1;
-        let blob = self.blobs.open(id).map_err(|e| e.to_string())?;
+        let blob = self.blobs.open_file(id).map_err(|e| e.to_string())?;
         let blob = blob.ok_or_else(|| format!("blob file {id:016x} is missing"))?;
         blob.verify().map_err(|problem| format!("blob file {id:016x}: {problem}"))?;
         Ok(blob.len())

@@ -4,7 +4,8 @@
 use super::super::{Body, Commit, EngineError, Mutation, Outcome, Precondition, Record, Result};
 use super::blob_files::{Blob, io_error};
 use super::connection_pool::ConnectionPool;
-use super::maintenance::MaintenanceTask;
+use super::data_dir::ensure_linked;
+use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
 use super::wal::record::{BodyLocation, NewBody, RecordBuilder, RecordHeader, WalEntry};
 use super::wal::segment::{SEGMENT_BYTES, Segment};
@@ -42,6 +43,8 @@ pub(super) enum WriterCommand {
 pub(super) struct Writer {
     pub(super) commands: Receiver<WriterCommand>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
+    /// Replaced blob files.
+    pub(super) deletions: BlobDeletions,
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<ConnectionPool>,
     pub(super) fatal: FatalErrorHandler,
@@ -63,6 +66,35 @@ pub(super) struct Scratch {
     pending_versions: HashMap<Bytes, u64>,
     /// Current versions of keys recently named in preconditions.
     known_versions: HashMap<Bytes, u64>,
+}
+
+/// The versions that the preconditions of a commit require, by key.
+enum RequiredVersions<'c> {
+    Few(&'c [Precondition]),
+    Many(HashMap<&'c Bytes, u64>),
+}
+
+impl<'c> RequiredVersions<'c> {
+    fn new(commit: &'c Commit) -> RequiredVersions<'c> {
+        /// Number of preconditions up to which a linear search is faster than a map.
+        const FEW: usize = 8;
+        let preconditions = &commit.preconditions;
+        if preconditions.len() <= FEW || commit.mutations.len() <= FEW {
+            return RequiredVersions::Few(preconditions);
+        }
+        let by_key = preconditions.iter().map(|required| (&required.key, required.version));
+        RequiredVersions::Many(by_key.collect())
+    }
+
+    fn get(&self, key: &Bytes) -> Option<u64> {
+        match self {
+            RequiredVersions::Few(preconditions) => {
+                let required = preconditions.iter().find(|required| required.key == *key);
+                required.map(|required| required.version)
+            }
+            RequiredVersions::Many(by_key) => by_key.get(key).copied(),
+        }
+    }
 }
 
 /// The result of checking a group: the outcomes, and the entries to write.
@@ -89,7 +121,9 @@ impl Writer {
             if rotate {
                 self.rotate();
             }
+            self.deletions.send();
         }
+        self.deletions.send_all();
         self.rotate();
         self.shared.wal_position()
     }
@@ -225,6 +259,7 @@ impl Writer {
                 }
             });
         }
+        let required = RequiredVersions::new(commit);
         for (Mutation { key, record }, body) in commit.mutations.iter().zip(bodies) {
             let (expires_at, meta) = match record {
                 Some(record) => (record.expires_at, record.meta.clone()),
@@ -232,8 +267,7 @@ impl Writer {
             };
             let expiry_and_meta = record.is_some().then_some((expires_at, &meta[..]));
             let location = self.scratch.builder.push(key, version, expiry_and_meta, body);
-            let expected = commit.preconditions.iter().find(|expected| expected.key == *key);
-            let in_db = expected.map(|expected| expected.version != 0);
+            let in_db = required.get(key).map(|version| version != 0);
             // Copies, so that the entry does not keep a larger buffer alive.
             let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(&meta));
             let entry = WalEntry { key, version, expires_at, meta, location };
@@ -272,9 +306,14 @@ impl Writer {
             self.fatal.stop(&format!("could not make a commit durable: {e}"));
             return Err(io_error("fsync the WAL", &e));
         }
+        if let Err(e) = ensure_linked(segment.file(), self.shared.dir.path()) {
+            self.fatal.stop(&e.to_string());
+            return Err(e);
+        }
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
         self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
+        self.shared.wal_end.store(segment.seq + 1, Ordering::Release);
         let bodies_offset = at + header.bodies_offset();
         self.active = Some((segment.clone(), at + len));
         Ok((segment, bodies_offset))
@@ -309,7 +348,7 @@ impl Writer {
 
     /// Makes a durable group visible to readers, atomically.
     fn publish(
-        &self,
+        &mut self,
         group: &[QueuedCommit],
         entries: Vec<(WalEntry, Option<bool>)>,
         segment: &Arc<Segment>,
@@ -332,9 +371,7 @@ impl Writer {
                 blob.set_committed();
             }
         }
-        for id in replaced {
-            let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
-        }
+        self.deletions.extend(replaced);
     }
 
     /// Returns the records of the group that replace cached ones.

@@ -229,12 +229,17 @@ impl Inner {
         record_at(row, 0, Bytes::from_owner(body)).map(Some)
     }
 
-    /// Waits for `len` bytes of the memory limit for large bodies.
+    /// Waits for `len` bytes of the memory limit for large bodies, up to [`RETRY_TIMEOUT`].
     async fn reserve_memory(&self, len: u64) -> Result<OwnedSemaphorePermit> {
         let permits = u32::try_from(len.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         let permits = permits.min(self.read_permits);
-        let permit = self.read_memory.clone().acquire_many_owned(permits).await;
-        permit.map_err(|_| EngineError::Closed)
+        let acquired = self.read_memory.clone().acquire_many_owned(permits);
+        match tokio::time::timeout(RETRY_TIMEOUT, acquired).await {
+            Ok(permit) => permit.map_err(|_| EngineError::Closed),
+            Err(_) => {
+                Err(EngineError::Unavailable("too many bytes of large values being read".into()))
+            }
+        }
     }
 
     /// Assigns a version: at least `min`, and greater than all assigned before.

@@ -64,15 +64,19 @@ pub(crate) enum RecoveryMode {
 /// the offset of its record's bodies section.
 ///
 /// # Errors
-/// [`EngineError::Corrupt`] when an acknowledged commit is damaged.
+/// [`EngineError::Corrupt`] when an acknowledged commit is damaged or missing.
 pub(crate) fn recover(
     files: Vec<SegmentFile>,
     position: CheckpointPosition,
     mode: RecoveryMode,
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
+    // Some file exists from before the first commit on.
+    if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
+        return Err(missing("all segment files are"));
+    }
     let (mut live, mut free) = (Vec::new(), Vec::new());
-    let mut next_seq = position.first_segment;
+    let mut next_seq = position.first_segment.max(position.wal_end);
     for file in files {
         let segment = Segment::new(0, file);
         let seq = match first_record(&segment, position)? {
@@ -95,6 +99,12 @@ pub(crate) fn recover(
         }
     }
     live.sort_by_key(|segment| segment.seq);
+    let newest_known = position.wal_end.saturating_sub(1);
+    if newest_known >= position.first_segment
+        && live.last().is_none_or(|segment| segment.seq < newest_known)
+    {
+        return Err(missing(&format!("segment {newest_known} is")));
+    }
     let mut last_version = position.last_version;
     let mut newest: Option<RecoveredRecord> = None;
     let mut replay = |record: RecoveredRecord| {
@@ -142,6 +152,14 @@ fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
         "the WAL is damaged: invalid record in segment {} at byte {at}, before a valid record at \
          byte {after}; keep a copy of the data directory, and restore a backup",
         segment.seq
+    ))
+}
+
+fn missing(what: &str) -> EngineError {
+    EngineError::Corrupt(format!(
+        "{what} missing from the WAL, with acknowledged commits; put the files of the log \
+         directory back, or restore a backup, or run steadfast check --reset-wal to continue \
+         without these commits"
     ))
 }
 

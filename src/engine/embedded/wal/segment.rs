@@ -5,11 +5,12 @@
 //! metadata.
 
 use super::super::blob_files::io_error;
+use super::super::data_dir::DataDir;
 use super::super::{EngineError, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -73,9 +74,14 @@ impl Segment {
     }
 }
 
+fn open_error(e: &io::Error) -> EngineError {
+    io_error("open the WAL", e)
+}
+
 /// All segment files of a data directory.
 #[derive(Debug)]
 pub(crate) struct SegmentPool {
+    data: Arc<DataDir>,
     dir: PathBuf,
     state: Mutex<PoolState>,
     next_number: AtomicU64,
@@ -94,25 +100,44 @@ struct PoolState {
 impl SegmentPool {
     /// Opens the files in the `log/` directory, which it creates if missing, and returns them with
     /// an empty pool.
-    pub(crate) fn open(data: &Path) -> Result<(SegmentPool, Vec<SegmentFile>)> {
-        let dir = data.join("log");
-        let open_error = |e: io::Error| io_error("open the WAL", &e);
-        fs::create_dir_all(&dir).map_err(open_error)?;
+    pub(crate) fn open(data: Arc<DataDir>) -> Result<(SegmentPool, Vec<SegmentFile>)> {
+        let dir = data.path().join("log");
+        match fs::create_dir(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(open_error(&e)),
+            _ => {}
+        }
+        let opened = SegmentPool::open_files(data, OpenOptions::new().read(true).write(true))?;
+        // A killed process may have created a file without syncing its directory entry.
+        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|e| open_error(&e))?;
+        Ok(opened)
+    }
+
+    /// Opens the files for reading; none if the directory does not exist.
+    pub(crate) fn open_read_only(data: Arc<DataDir>) -> Result<(SegmentPool, Vec<SegmentFile>)> {
+        SegmentPool::open_files(data, OpenOptions::new().read(true))
+    }
+
+    fn open_files(
+        data: Arc<DataDir>,
+        options: &OpenOptions,
+    ) -> Result<(SegmentPool, Vec<SegmentFile>)> {
+        let dir = data.path().join("log");
         let mut files = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(open_error)? {
-            let name = entry.map_err(open_error)?.file_name();
+        let names = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names.and_then(Iterator::collect).map_err(|e| open_error(&e))?,
+        };
+        for entry in names {
+            let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("slot-"));
             let Some(number) = number.and_then(|number| number.parse().ok()) else { continue };
-            let file = OpenOptions::new().read(true).write(true).open(dir.join(&name));
-            let file = file.map_err(open_error)?;
-            let preallocated = file.metadata().map_err(open_error)?.len() >= SEGMENT_BYTES;
+            let file = options.open(dir.join(&name)).map_err(|e| open_error(&e))?;
+            let preallocated = file.metadata().map_err(|e| open_error(&e))?.len() >= SEGMENT_BYTES;
             files.push(SegmentFile { number, file, preallocated });
         }
-        // A killed process may have created a file without syncing its directory entry.
-        File::open(&dir).and_then(|dir| dir.sync_all()).map_err(open_error)?;
         files.sort_by_key(|file| file.number);
         let next_number = AtomicU64::new(files.last().map_or(1, |file| file.number + 1));
-        Ok((SegmentPool { dir, state: Mutex::default(), next_number }, files))
+        Ok((SegmentPool { data, dir, state: Mutex::default(), next_number }, files))
     }
 
     fn state(&self) -> MutexGuard<'_, PoolState> {
@@ -140,6 +165,20 @@ impl SegmentPool {
         Ok(segment)
     }
 
+    /// Creates a segment file if there is none. From then on there always is one, so that a data
+    /// directory without any has lost its WAL.
+    pub(crate) fn ensure_file(&self) -> Result<()> {
+        let is_empty = {
+            let state = self.state();
+            state.live.is_empty() && state.retired.is_empty() && state.free.is_empty()
+        };
+        if is_empty {
+            let file = self.create(SEGMENT_BYTES)?;
+            self.state().free.push(file);
+        }
+        Ok(())
+    }
+
     /// Creates a file of `len` zero bytes and fsyncs it and its directory.
     fn create(&self, len: u64) -> Result<SegmentFile> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +196,11 @@ impl SegmentPool {
             Ok(file)
         };
         match fill() {
-            Ok(file) => Ok(SegmentFile { number, file, preallocated: len >= SEGMENT_BYTES }),
+            Ok(file) => {
+                // The file must not be in a directory that took the place of this one.
+                self.data.ensure_in_place()?;
+                Ok(SegmentFile { number, file, preallocated: len >= SEGMENT_BYTES })
+            }
             Err(e) => {
                 let _ = fs::remove_file(&path);
                 Err(io_error("allocate a WAL segment", &e))
@@ -184,8 +227,7 @@ impl SegmentPool {
     /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
     pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
-        let mut surplus = Vec::new();
-        let preallocated = {
+        let (preallocated, surplus) = {
             let mut state = self.state();
             for segment in std::mem::take(&mut state.retired) {
                 match Arc::try_unwrap(segment) {
@@ -194,22 +236,33 @@ impl SegmentPool {
                 }
             }
             // Writing to a file that was not preallocated costs more than preallocating a new one.
-            let (preallocated, unfilled): (Vec<_>, Vec<_>) =
+            let (preallocated, mut surplus): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut state.free).into_iter().partition(|file| file.preallocated);
             state.free = preallocated;
-            surplus.extend(unfilled);
             if !busy {
                 let keep = state.free.len().min(wanted);
                 surplus.extend(state.free.drain(keep..));
             }
-            state.free.len()
+            (state.free.len(), surplus)
         };
+        // Created before the others are deleted, as one file must always exist.
+        let created = self.preallocate(wanted.saturating_sub(preallocated));
+        if created.is_err() && preallocated == 0 {
+            self.state().free.extend(surplus);
+            return created;
+        }
+        // The files must not be those of a directory that took the place of this one.
+        self.data.ensure_in_place()?;
         for SegmentFile { number, .. } in surplus {
             if let Err(e) = fs::remove_file(self.path(number)) {
                 tracing::warn!(number, error = %e, "could not delete a WAL segment file");
             }
         }
-        for _ in preallocated..wanted {
+        created
+    }
+
+    fn preallocate(&self, files: usize) -> Result<()> {
+        for _ in 0..files {
             let file = self.create(SEGMENT_BYTES)?;
             self.state().free.push(file);
         }

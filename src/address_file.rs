@@ -1,0 +1,91 @@
+//! The `address` file of a data directory: the URL of its server and the secret by which that
+//! server proves its identity, for commands on the same machine.
+
+use crate::atomic_file::AtomicFile;
+use crate::engine::embedded;
+use crate::wire::ServerSecret;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+const NAME: &str = "address";
+/// Maximum size of the file in bytes.
+const BYTES_MAX: u64 = 4096;
+
+/// The address file of a running server; removed on drop.
+pub struct AddressFile(PathBuf);
+
+/// A server that has a data directory open.
+#[derive(Clone, Debug)]
+pub struct RunningServer {
+    /// The data directory.
+    pub data: PathBuf,
+    /// The URL of the server.
+    pub url: String,
+    /// The secret that proves its identity.
+    pub secret: ServerSecret,
+}
+
+impl AddressFile {
+    /// Writes the URL and the secret of a server into its data directory, for its owner only. A
+    /// failure is logged and ignored, as the server works without the file.
+    pub fn write(
+        dir: &Path,
+        address: SocketAddr,
+        tls: bool,
+        secret: &ServerSecret,
+    ) -> Option<AddressFile> {
+        let path = dir.join(NAME);
+        let ip = address.ip();
+        // A server that listens on all addresses is reachable on the loopback address.
+        let host = if ip.is_unspecified() { "127.0.0.1".into() } else { ip.to_string() };
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let scheme = if tls { "https" } else { "http" };
+        let write = || {
+            let mut file = AtomicFile::create_secret(&path)?;
+            writeln!(file, "{scheme}://{host}:{}\n{}", address.port(), secret.expose())?;
+            file.persist()
+        };
+        match write() {
+            Ok(()) => Some(AddressFile(path)),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "could not write the address file");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for AddressFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Returns the server that has a data directory open; `None` if no server does. A file that a
+/// killed server left is ignored.
+///
+/// # Errors
+/// If a process has the directory open but published no address.
+pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, String> {
+    if !embedded::is_locked(dir) {
+        return Ok(None);
+    }
+    let text = read(&dir.join(NAME)).unwrap_or_default();
+    let mut lines = text.lines();
+    let (url, secret) = (lines.next(), lines.next().and_then(ServerSecret::parse));
+    let (Some(url), Some(secret)) = (url, secret) else {
+        return Err(format!(
+            "{} is locked by a server that published no address; specify it with --endpoint",
+            dir.display()
+        ));
+    };
+    Ok(Some(RunningServer { data: dir.to_owned(), url: url.to_owned(), secret }))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,37 @@
+//! Repair of a data directory that has lost its WAL.
+
+use super::super::Result;
+use super::data_dir::DataDir;
+use super::database::{self, CheckpointPosition};
+use super::wal::recovery::{self, RecoveryMode};
+use super::wal::segment::SegmentPool;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Lets a data directory open without the commits of missing WAL segments, which are lost. Returns
+/// whether any segment was missing.
+///
+/// # Errors
+/// When the directory is in use, unreadable, or damaged in another way.
+pub fn reset_wal(dir: &Path) -> Result<bool> {
+    let dir = Arc::new(DataDir::open_existing(dir)?);
+    let conn = database::open_checked(&dir)?;
+    let position = database::checkpoint_position(&conn)?;
+    drop(conn);
+    let (segments, files) = SegmentPool::open(dir.clone())?;
+    let is_empty = files.is_empty();
+    let mut wal_end = position.first_segment;
+    if is_empty {
+        segments.ensure_file()?;
+    } else {
+        let present = CheckpointPosition { wal_end: 0, ..position };
+        let recovered = recovery::recover(files, present, RecoveryMode::ReadOnly, |_, _, _| {})?;
+        wal_end = recovered.live.last().map_or(wal_end, |segment| segment.seq + 1);
+    }
+    let is_incomplete = is_empty || wal_end < position.wal_end;
+    if is_incomplete {
+        let conn = database::open_writer(dir.path())?;
+        database::save_wal_end(&conn, wal_end)?;
+    }
+    Ok(is_incomplete)
+}

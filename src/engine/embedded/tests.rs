@@ -1,0 +1,233 @@
+//! Tests of what reads and commits cost, counted in records visited or in connections.
+
+use super::*;
+use crate::engine::{Body, Mutation, NewRecord, Precondition};
+use std::time::{Duration, Instant};
+
+fn open(dir: &Path) -> Embedded {
+    let fatal = FatalErrorHandler::new(|reason| panic!("{reason}"));
+    Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes: 1 << 30, fatal }).unwrap()
+}
+
+fn key(number: usize) -> Bytes {
+    Bytes::from(format!("k{number:07}"))
+}
+
+fn put(number: usize, expires_at: u64) -> Mutation {
+    let record = NewRecord { expires_at, meta: Bytes::new(), body: Body::EMPTY };
+    Mutation { key: key(number), record: Some(record) }
+}
+
+async fn commit(engine: &Embedded, mutations: impl Iterator<Item = Mutation>) {
+    let mutations: Vec<_> = mutations.collect();
+    for mutations in mutations.chunks(10_000) {
+        let commit = Commit { mutations: mutations.to_vec(), ..Commit::default() };
+        assert!(matches!(engine.commit(commit).await, Ok(Outcome::Committed(_))));
+    }
+}
+
+fn removed(numbers: impl Iterator<Item = usize>) -> impl Iterator<Item = Mutation> {
+    numbers.map(|number| Mutation { key: key(number), record: None })
+}
+
+/// Waits until the database has every commit.
+async fn checkpointed(engine: &Embedded) {
+    while engine.shared.memtable().len() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Locks the database, so that records stay in the memtable until the connection is dropped.
+fn block_checkpoints(dir: &Path) -> rusqlite::Connection {
+    let conn = rusqlite::Connection::open(database::path(dir)).unwrap();
+    conn.busy_timeout(Duration::from_secs(60)).unwrap();
+    conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+    conn
+}
+
+/// Returns the keys of a page, and the number of records visited for it.
+async fn list(engine: &Embedded, limit: usize, now: u64) -> (Vec<Bytes>, u64) {
+    let before = engine.shared.counters.scanned.load(Ordering::Relaxed);
+    let (start, end) = (Bytes::from_static(b"k"), Bytes::from_static(b"l"));
+    let scan = Scan { start, end, limit, skip_expired_at: now, eventual: false };
+    let page = engine.scan(scan).await.unwrap();
+    let keys = page.iter().map(|record| Bytes::copy_from_slice(record.key)).collect();
+    (keys, engine.shared.counters.scanned.load(Ordering::Relaxed) - before)
+}
+
+const RECORDS: usize = 50_000;
+
+#[tokio::test]
+async fn deleted_records_are_scanned_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..RECORDS).map(|number| put(number, 0))).await;
+    checkpointed(&engine).await;
+    let lock = block_checkpoints(dir.path());
+    commit(&engine, removed(0..RECORDS - 1)).await;
+    let last = vec![key(RECORDS - 1)];
+    assert_eq!(list(&engine, 10, 0).await.0, last);
+    let (keys, visited) = list(&engine, 10, 0).await;
+    assert_eq!(keys, last);
+    assert!(visited < 10, "{visited} records visited");
+    // New records in a known range are found, and deleting them costs little.
+    commit(&engine, [put(777, 0), put(30_000, 0)].into_iter()).await;
+    let (keys, visited) = list(&engine, 10, 0).await;
+    assert_eq!(keys, [key(777), key(30_000), key(RECORDS - 1)]);
+    assert!(visited < 20, "{visited} records visited");
+    assert_eq!(list(&engine, 1, 0).await.0, [key(777)]);
+    commit(&engine, removed([777, 30_000].into_iter())).await;
+    let (keys, visited) = list(&engine, 10, 0).await;
+    assert_eq!(keys, last);
+    assert!(visited < 20, "{visited} records visited");
+    drop(lock);
+    checkpointed(&engine).await;
+    assert_eq!(list(&engine, 10, 0).await.0, last);
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn scattered_deleted_records_are_scanned_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..RECORDS).map(|number| put(number, 0))).await;
+    checkpointed(&engine).await;
+    let lock = block_checkpoints(dir.path());
+    // Runs of 49 deleted records, and then of 4, which are not worth skipping.
+    commit(&engine, removed((0..RECORDS / 2).filter(|number| number % 50 != 0))).await;
+    commit(&engine, removed((RECORDS / 2..RECORDS).filter(|number| number % 5 != 0))).await;
+    let remains = |number: &usize| number % if *number < RECORDS / 2 { 50 } else { 5 } == 0;
+    let remaining: Vec<_> = (0..RECORDS).filter(remains).map(key).collect();
+    assert_eq!(list(&engine, RECORDS, 0).await.0, remaining);
+    let (keys, visited) = list(&engine, 500, 0).await;
+    assert_eq!(keys, &remaining[..500]);
+    assert!(visited < 3000, "{visited} records visited");
+    drop(lock);
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn expired_records_are_scanned_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let expires_at = |number| if number + 1 < RECORDS { 100 } else { 0 };
+    commit(&engine, (0..RECORDS).map(|number| put(number, expires_at(number)))).await;
+    checkpointed(&engine).await;
+    assert_eq!(list(&engine, 1, 99).await.0, [key(0)], "before they expire");
+    let last = vec![key(RECORDS - 1)];
+    assert_eq!(list(&engine, 10, 100).await.0, last);
+    let (keys, visited) = list(&engine, 10, 101).await;
+    assert_eq!(keys, last);
+    assert!(visited < 10, "{visited} records visited");
+    assert_eq!(list(&engine, 1, 99).await.0, [key(0)], "after the clock was set back");
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn removed_expired_records_are_read_once() {
+    const BATCH: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..RECORDS).map(|number| put(number, 1 + number as u64 / 20_000))).await;
+    checkpointed(&engine).await;
+    let lock = block_checkpoints(dir.path());
+    let mut all = 0;
+    loop {
+        let expired = engine.expired(10, BATCH).await.unwrap();
+        if expired.is_empty() {
+            break;
+        }
+        all += expired.len();
+        let mutations = expired.into_iter().map(|(key, _)| Mutation { key, record: None });
+        commit(&engine, mutations).await;
+    }
+    assert_eq!(all, RECORDS);
+    let visited = engine.shared.counters.scanned.load(Ordering::Relaxed);
+    assert!(visited < 3 * RECORDS as u64, "{visited} records visited");
+    // A record that expires earlier is found, in the memtable and in the database.
+    commit(&engine, [put(3, 1)].into_iter()).await;
+    assert_eq!(engine.expired(10, BATCH).await.unwrap().len(), 1);
+    drop(lock);
+    checkpointed(&engine).await;
+    let found = engine.expired(10, BATCH).await.unwrap();
+    assert_eq!(found.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key(3)]);
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn tombstones_trigger_a_checkpoint_under_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, removed(0..RECORDS)).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut number = RECORDS;
+    // The writes keep the server from counting as idle.
+    while engine.shared.memtable().tombstones() >= RECORDS {
+        assert!(Instant::now() < deadline, "no checkpoint");
+        commit(&engine, [put(number, 0)].into_iter()).await;
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn counts_include_commits_that_are_only_in_the_wal() {
+    const COUNT: usize = 10_000;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..COUNT / 2).map(|number| put(number, 0))).await;
+    checkpointed(&engine).await;
+    let lock = block_checkpoints(dir.path());
+    commit(&engine, (0..COUNT).map(|number| put(number, 0))).await;
+    assert_eq!(engine.count(b'k').await.unwrap(), COUNT as u64);
+    commit(&engine, removed(100..COUNT + 100)).await;
+    assert_eq!(engine.count(b'k').await.unwrap(), 100);
+    drop(lock);
+    checkpointed(&engine).await;
+    assert_eq!(engine.count(b'k').await.unwrap(), 100);
+    engine.close().await.unwrap();
+}
+
+/// A quadratic comparison would take minutes.
+#[tokio::test]
+async fn a_commit_with_many_preconditions_is_fast() {
+    const COUNT: usize = 100_000;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let mutations: Vec<_> = (0..COUNT).map(|number| put(number, 0)).collect();
+    let preconditions =
+        (0..COUNT).rev().map(|number| Precondition { key: key(number), version: 0 });
+    let preconditions = preconditions.collect();
+    let start = Instant::now();
+    let commit = Commit { preconditions, mutations, ..Commit::default() };
+    assert!(matches!(engine.commit(commit).await, Ok(Outcome::Committed(_))));
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn concurrent_reads_open_a_bounded_number_of_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..10).map(|number| put(number, 0))).await;
+    checkpointed(&engine).await;
+    let pool = engine.read_path.pool.clone();
+    std::thread::scope(|scope| {
+        for _ in 0..200 {
+            scope.spawn(|| {
+                let conn = pool.acquire().unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+                pool.release(conn).unwrap();
+            });
+        }
+    });
+    let max = 32.max(2 * std::thread::available_parallelism().unwrap().get());
+    assert!((5..=max).contains(&pool.open_connections()), "{}", pool.open_connections());
+    // They were used since the last call.
+    pool.close_unused();
+    assert!(engine.read(&key(1), Projection::Meta).await.unwrap().is_some());
+    pool.close_unused();
+    assert!(pool.open_connections() <= 5, "{}", pool.open_connections());
+    engine.close().await.unwrap();
+}

@@ -1,0 +1,68 @@
+//! The secret by which a server proves that it runs on a data directory.
+
+use super::hex;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// The length of secrets, challenges and proofs: 32 bytes in hexadecimal.
+const DIGITS: usize = 64;
+
+/// A secret that a server generates at its start and writes into its data directory. A client that
+/// can read the directory sends a random challenge; only the server can answer it. The secret
+/// itself is never sent.
+#[derive(Clone)]
+pub struct ServerSecret(SecretString);
+
+impl ServerSecret {
+    /// Generates a secret.
+    ///
+    /// # Errors
+    /// If the system provides no random bytes.
+    pub fn generate() -> Result<ServerSecret, String> {
+        Ok(ServerSecret(random()?.into()))
+    }
+
+    /// Parses a secret; `None` unless it has 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<ServerSecret> {
+        is_challenge(text).then(|| ServerSecret(text.into()))
+    }
+
+    /// Returns the secret in plain text.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Returns the answer to a challenge: the SHA-256 of the secret followed by the challenge.
+    pub fn prove(&self, challenge: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.expose());
+        hash.update(challenge);
+        hex(&hash.finalize())
+    }
+}
+
+impl fmt::Debug for ServerSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerSecret([redacted])")
+    }
+}
+
+/// Generates a challenge.
+///
+/// # Errors
+/// If the system provides no random bytes.
+pub fn challenge() -> Result<String, String> {
+    random()
+}
+
+/// Returns whether a text is a valid challenge: 64 lowercase hexadecimal digits.
+pub fn is_challenge(text: &str) -> bool {
+    text.len() == DIGITS && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn random() -> Result<String, String> {
+    let mut bytes = [0; DIGITS / 2];
+    getrandom::fill(&mut bytes).map_err(|e| format!("no random bytes: {e}"))?;
+    Ok(hex(&bytes))
+}

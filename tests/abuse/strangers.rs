@@ -1,0 +1,114 @@
+//! Clients without a valid token.
+
+use crate::support::Client;
+use crate::{MIB, Target, raise_file_limit};
+use std::time::Duration;
+
+const STRANGERS: u64 = 3000;
+const BODY_BYTES: usize = 200_000;
+/// Memory that all strangers together may take.
+const BYTES_MAX: u64 = 100 * MIB;
+
+/// Opens connections that send a request with a wrong token, and half of its body.
+fn connect(target: &Target, count: u64) -> Vec<Client> {
+    let half = vec![b'x'; BODY_BYTES / 2];
+    let item = target.item("k");
+    let clients = (0..count).map(|_| {
+        let mut client = target.connect();
+        let head = format!(
+            "PUT {item} HTTP/1.1\r\nHost: h\r\nFastly-Key: wrong\r\n\
+             Content-Length: {BODY_BYTES}\r\n\r\n"
+        );
+        client.send(head).unwrap();
+        // Fails if the server has closed the connection already.
+        let _ = client.send(&half);
+        client
+    });
+    clients.collect()
+}
+
+#[test]
+fn strangers_with_bodies_use_little_memory_and_give_it_back() {
+    let count = raise_file_limit(STRANGERS);
+    let target = Target::new(&[]);
+    target.assert_responsive();
+    let before = target.memory_bytes("VmRSS");
+    let clients = connect(&target, count);
+    target.assert_responsive();
+    let during = target.memory_bytes("VmRSS");
+    drop(clients);
+    target.wait_until_connections_close();
+    let after = target.memory_bytes("VmRSS");
+    let growth = |bytes: u64| bytes.saturating_sub(before);
+    let (during, after) = (growth(during), growth(after));
+    let peak = growth(target.memory_bytes("VmHWM"));
+    println!("{count} strangers: {during} bytes, peak {peak}, {after} bytes after they closed");
+    assert!(peak < BYTES_MAX, "{} MiB", peak / MIB);
+    assert!(after < BYTES_MAX / 4, "{} MiB after they closed", after / MIB);
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn the_response_reaches_a_stranger_that_sends_its_body_first() {
+    let target = Target::new(&[]);
+    for size in [0, 100, BODY_BYTES, 5_000_000] {
+        let mut client = target.connect();
+        let item = target.item("k");
+        let head = format!("PUT {item} HTTP/1.1\r\nHost: h\r\nContent-Length: {size}\r\n\r\n");
+        client.send(head).unwrap();
+        client.send(vec![b'x'; size]).unwrap();
+        client.read_response(false).unwrap().expect_error(401);
+        if size < 1_000_000 {
+            assert_eq!(client.get("/healthz").unwrap().status, 200, "{size}");
+        }
+    }
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn a_refused_body_is_not_drained_forever() {
+    let target = Target::new(&["--body-timeout", "2"]);
+    let mut clients: Vec<_> = (0..4).map(|_| target.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        // Half of them are strangers.
+        let token = if n % 2 == 0 { "Fastly-Key: wrong\r\n" } else { "" };
+        let head = "PUT /resources/stores/kv/none/keys/k";
+        let length = format!("{token}Content-Length: 900000\r\n");
+        client.send(target.head(head, &length)).unwrap();
+    }
+    // Bytes that keep arriving do not extend the deadline.
+    for _ in 0..200 {
+        for client in &mut clients {
+            let _ = client.send("x");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        if target.open_connections() == 1 {
+            break;
+        }
+    }
+    assert_eq!(target.open_connections(), 1, "refused bodies are still drained");
+    target.assert_healthy_and_stop();
+}
+
+#[test]
+fn idle_connections_give_back_the_memory_of_large_responses() {
+    const COUNT: u64 = 1000;
+    let count = raise_file_limit(COUNT);
+    let target = Target::new(&[]);
+    let item = target.item("large");
+    let value = vec![b'v'; 60_000];
+    assert_eq!(target.request(&format!("PUT {item}"), &[], &value).status, 200);
+    assert_eq!(target.get(&item).body.len(), value.len());
+    let before = target.memory_bytes("VmRSS");
+    let mut clients: Vec<_> = (0..count).map(|_| target.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get(&item).unwrap().body.len(), value.len());
+    }
+    let growth = target.memory_bytes("VmRSS").saturating_sub(before);
+    println!("{count} connections: {} bytes each", growth / count);
+    assert!(growth < count * 24 * 1024, "{} bytes each", growth / count);
+    for client in &mut clients {
+        assert_eq!(client.get(&item).unwrap().body.len(), value.len());
+    }
+    target.assert_healthy_and_stop();
+}

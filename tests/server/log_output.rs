@@ -1,0 +1,138 @@
+//! A log or a banner that cannot be written neither delays nor ends the server.
+
+use crate::support::{Server, TOKEN, binary, run};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// More requests than there is room for their debug lines in a pipe.
+const REQUESTS: usize = 2000;
+
+fn serve(flags: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(["serve", "--memory", "--listen", "127.0.0.1:0"]).args(flags);
+    command.env("STEADFAST_TOKEN", TOKEN);
+    command
+}
+
+/// Sends requests, and returns the number of dropped log lines.
+fn dropped_lines(server: &Server) -> u64 {
+    let mut client = server.connect();
+    for _ in 0..REQUESTS {
+        assert_eq!(client.get("/healthz").unwrap().status, 200);
+    }
+    let metrics = server.get("/metrics").text();
+    let line = metrics.lines().find(|line| line.starts_with("steadfast_log_lines_dropped_total "));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn stops_in_order(mut server: Server) {
+    server.terminate();
+    let status = server.wait_for_exit(Duration::from_secs(15));
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+}
+
+#[test]
+fn a_full_log_device_does_not_harm_the_server() {
+    let mut command = serve(&["--log", "debug"]);
+    command.stderr(File::options().write(true).open("/dev/full").unwrap());
+    let server = Server::spawn(command);
+    let end = Instant::now() + Duration::from_secs(30);
+    while dropped_lines(&server) < REQUESTS as u64 {
+        assert!(Instant::now() < end, "dropped lines must be counted");
+    }
+    stops_in_order(server);
+}
+
+#[test]
+fn a_closed_log_pipe_does_not_harm_the_server() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = serve(&["--log", "debug"]);
+    command.stderr(writer);
+    let server = Server::spawn(command);
+    drop(reader);
+    let end = Instant::now() + Duration::from_secs(30);
+    while dropped_lines(&server) < REQUESTS as u64 {
+        assert!(Instant::now() < end, "dropped lines must be counted");
+    }
+    stops_in_order(server);
+}
+
+#[test]
+fn a_log_pipe_that_nobody_reads_does_not_harm_the_server() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = serve(&["--log", "debug"]);
+    command.stderr(writer);
+    let server = Server::spawn(command);
+    let end = Instant::now() + Duration::from_secs(60);
+    // The queue takes a mebibyte; further lines are dropped.
+    while dropped_lines(&server) == 0 {
+        assert!(Instant::now() < end, "lines must be dropped");
+    }
+    stops_in_order(server);
+    let mut log = String::new();
+    reader.read_to_string(&mut log).unwrap();
+    assert!(log.contains("server ready"), "{log}");
+}
+
+#[test]
+fn an_unwritable_banner_does_not_end_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut command = serve(&[]);
+    command.stdout(File::options().write(true).open("/dev/full").unwrap());
+    command.stderr(File::create(&log).unwrap());
+    let mut child = command.spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    let log = || fs::read_to_string(&log).unwrap();
+    while !(log().contains("server ready") && log().contains("could not print")) {
+        assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "{}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn with_json_logs_every_line_of_output_is_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = |name: &str| File::create(dir.path().join(name)).unwrap();
+    let mut command = serve(&["--log-format", "json"]);
+    command.stdout(output("out")).stderr(output("err"));
+    let mut child = command.spawn().unwrap();
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while !(read("out").ends_with('\n') && read("err").contains("server ready")) {
+        assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "{}", read("err"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(child.wait().unwrap().success());
+    let lines = |name: &str| -> Vec<serde_json::Value> {
+        read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (out, err) = (lines("out"), lines("err"));
+    assert!(out.len() == 1 && out[0]["url"].as_str().unwrap().starts_with("http://"), "{out:?}");
+    assert!(err.iter().any(|line| line["message"] == "server stopped"), "{err:?}");
+    let mut failing = serve(&["--log-format", "json", "--tls-cert", "/none", "--tls-key", "/none"]);
+    let failed = run(failing.stdin(Stdio::null())).expect_exit(1);
+    for line in failed.err.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+}
+
+#[test]
+fn a_public_address_without_tls_is_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let warned = |address: &str, path: &Path| {
+        let mut command = Command::new(binary());
+        command.args(["serve", "--memory", "--listen", address, "--public"]);
+        command.env("STEADFAST_TOKEN", TOKEN).stderr(File::create(path).unwrap());
+        stops_in_order(Server::spawn(command));
+        fs::read_to_string(path).unwrap().contains("unencrypted")
+    };
+    assert!(warned("0.0.0.0:0", &dir.path().join("public")));
+    assert!(!warned("127.0.0.1:0", &dir.path().join("local")));
+}
