@@ -206,8 +206,8 @@ fn split_u64(bytes: &[u8]) -> Result<(u64, &[u8])> {
     split(bytes).map(|(number, rest)| (u64::from_le_bytes(number), rest))
 }
 
-/// Reads a time in microseconds since 1970. Earlier builds accepted times after the year 9999, which
-/// no date format of the API can express.
+/// Reads a time in microseconds since 1970. Earlier builds accepted times after the year 9999,
+/// which no date format of the API can express.
 fn split_time(bytes: &[u8]) -> Result<(u64, &[u8])> {
     split_u64(bytes).map(|(time, rest)| (time.min(MICROS_MAX), rest))
 }
@@ -223,15 +223,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn item_metas_round_trip(generation: Option<u64>, modified_at in 0..=MICROS_MAX, size: u64,
-            meta in "[ -~é]{0,300}") {
+        fn item_metas_round_trip(generation: Option<u64>, modified_at in 0..=MICROS_MAX,
+            size: u64, meta in "[ -~é]{0,300}") {
             let metadata = Metadata::from_stored(Bytes::from(meta));
             let meta = ItemMeta { generation, modified_at, size, metadata };
             prop_assert_eq!(ItemMeta::decode(&meta.encode()).ok(), Some(meta));
         }
 
         #[test]
-        fn store_metas_round_trip(created_at in 0..=MICROS_MAX, updated_at in 0..=MICROS_MAX, name in "[a-zA-Z][ -~é]{0,200}",
+        fn store_metas_round_trip(created_at in 0..=MICROS_MAX, updated_at in 0..=MICROS_MAX,
+            name in "[a-zA-Z][ -~é]{0,200}",
             closing: bool, place in 0..5_usize) {
             let info = StoreInfo {
                 id: StoreId::random().unwrap(), name: StoreName::parse(&name).unwrap(),
@@ -244,7 +245,8 @@ mod tests {
         }
 
         #[test]
-        fn token_metas_round_trip(created_at in 0..=MICROS_MAX, name in "[ -~é]{1,200}", count in 0..101_usize,
+        fn token_metas_round_trip(created_at in 0..=MICROS_MAX, name in "[ -~é]{1,200}",
+            count in 0..101_usize,
             reads: bool, prefix in "[ -~é]{0,200}") {
             let stores = (0..count).map(|_| StoreId::random().unwrap()).collect();
             let scope = if reads { Scope::Read } else { Scope::Global };

@@ -248,12 +248,16 @@ pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
     let path = path(dir.path());
     let pragma = |name: &str| -> Result<i64> {
         let value = conn.pragma_query_value(None, name, |row| row.get(0));
-        value.map_err(|e| match with_advice(e.into(), &path) {
+        value.map_err(|e| {
+            let e = with_advice(e.into(), &path);
             // SQLite reads its WAL only with the index file beside it, or if it can create one.
-            EngineError::Failed(problem) if !dir.is_writable() => EngineError::Failed(format!(
-                "{problem}; copy the data directory to a writable file system"
-            )),
-            e => e,
+            if let EngineError::Failed(problem) = &e
+                && !dir.is_writable()
+            {
+                let advice = "copy the data directory to a writable file system";
+                return EngineError::Failed(format!("{problem}; {advice}"));
+            }
+            e
         })
     };
     check_format(pragma("application_id")?, pragma("user_version")?, &path)?;

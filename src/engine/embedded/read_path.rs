@@ -194,8 +194,9 @@ pub(super) struct ScanAttempt {
 }
 
 impl ScanAttempt {
-    /// Returns attempt `number` of a scan, counted from 0. The first ones are small, as the memtable
-    /// stays locked while its entries are read, and the page is usually full before they end.
+    /// Returns attempt `number` of a scan, counted from 0. The first ones are small, as the
+    /// memtable stays locked while its entries are read, and the page is usually full before they
+    /// end.
     pub(super) fn bounded(number: usize, scan: &Scan) -> ScanAttempt {
         const HIDDEN_FIRST: usize = 128;
         let max = hidden_records_max(scan.limit);

@@ -94,9 +94,11 @@ async fn scattered_deleted_records_are_scanned_once() {
     checkpointed(&engine).await;
     let lock = block_checkpoints(dir.path());
     // Runs of 49 deleted records, and then of 4, which are not worth skipping.
-    commit(&engine, removed((0..RECORDS / 2).filter(|number| number % 50 != 0))).await;
-    commit(&engine, removed((RECORDS / 2..RECORDS).filter(|number| number % 5 != 0))).await;
-    let remains = |number: &usize| number % if *number < RECORDS / 2 { 50 } else { 5 } == 0;
+    commit(&engine, removed((0..RECORDS / 2).filter(|number| !number.is_multiple_of(50)))).await;
+    commit(&engine, removed((RECORDS / 2..RECORDS).filter(|number| !number.is_multiple_of(5))))
+        .await;
+    let step = |number| if number < RECORDS / 2 { 50 } else { 5 };
+    let remains = |number: &usize| number.is_multiple_of(step(*number));
     let remaining: Vec<_> = (0..RECORDS).filter(remains).map(key).collect();
     assert_eq!(list(&engine, RECORDS, 0).await.0, remaining);
     let (keys, visited) = list(&engine, 500, 0).await;

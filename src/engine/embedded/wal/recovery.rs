@@ -99,12 +99,7 @@ pub(crate) fn recover(
         }
     }
     live.sort_by_key(|segment| segment.seq);
-    let newest_known = position.wal_end.saturating_sub(1);
-    if newest_known >= position.first_segment
-        && live.last().is_none_or(|segment| segment.seq < newest_known)
-    {
-        return Err(missing(&format!("segment {newest_known} is")));
-    }
+    ensure_newest_known(&live, position)?;
     let mut last_version = position.last_version;
     let mut newest: Option<RecoveredRecord> = None;
     let mut replay = |record: RecoveredRecord| {
@@ -153,6 +148,16 @@ fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
          byte {after}; keep a copy of the data directory, and restore a backup",
         segment.seq
     ))
+}
+
+/// Fails if the newest segment that the database knows is not among the live ones.
+fn ensure_newest_known(live: &[Arc<Segment>], position: CheckpointPosition) -> Result<()> {
+    let known = position.wal_end.saturating_sub(1);
+    let is_present = live.last().is_some_and(|segment| segment.seq >= known);
+    if known < position.first_segment || is_present {
+        return Ok(());
+    }
+    Err(missing(&format!("segment {known} is")))
 }
 
 fn missing(what: &str) -> EngineError {
