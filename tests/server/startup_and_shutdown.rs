@@ -199,16 +199,16 @@ fn invalid_tokens_are_usage_errors_and_not_shown() {
     for token in
         ["", "fifteen-letters", "sixteen letters and more", "söxteen-letters-and-more", &long]
     {
-        let mut command = serve(&data);
-        command.env("STEADFAST_TOKEN", token);
+        let mut variable = serve(&data);
+        variable.env("STEADFAST_TOKEN", token);
+        // An empty variable counts as unset.
+        let variable = (!token.is_empty()).then_some(variable);
         let file = dir.path().join("secret");
         fs::write(&file, token).unwrap();
         let mut from_file = serve(&data);
         from_file.arg("--token-file").arg(&file);
         let mut flag = serve(&data);
         flag.args(["--token", token]);
-        // An empty variable counts as unset; see tests/cli/empty_variables.rs.
-        let variable = (!token.is_empty()).then_some(command);
         for command in variable.into_iter().chain([from_file, flag]) {
             let message = fails(command, 2);
             assert!(message.to_lowercase().contains("token"), "{message}");
