@@ -15,21 +15,21 @@ const CLIENTS: usize = 64;
 
 /// A request that is repeated by many clients: its request line, its headers, and a body of which
 /// the clients send as much as the server accepts.
-struct Hostile {
+struct AbusiveRequest {
     request: String,
     headers: String,
     body: Vec<u8>,
 }
 
-impl Hostile {
-    fn new(request: String, headers: &str, body: Vec<u8>) -> Hostile {
-        Hostile { request, headers: headers.to_owned(), body }
+impl AbusiveRequest {
+    fn new(request: String, headers: &str, body: Vec<u8>) -> AbusiveRequest {
+        AbusiveRequest { request, headers: headers.to_owned(), body }
     }
 
     /// With a complete body.
-    fn with_body(request: String, body: Vec<u8>) -> Hostile {
+    fn with_body(request: String, body: Vec<u8>) -> AbusiveRequest {
         let headers = format!("Content-Length: {}\r\n", body.len());
-        Hostile { request, headers, body }
+        AbusiveRequest { request, headers, body }
     }
 }
 
@@ -61,10 +61,10 @@ fn fill(target: &Target) {
     }
 }
 
-fn requests(target: &Target) -> Vec<Hostile> {
+fn requests(target: &Target) -> Vec<AbusiveRequest> {
     let kv = format!("/resources/stores/kv/{}", target.store);
     let v1 = format!("/_/v1/stores/{}", target.store);
-    let get = |path: &str| Hostile::new(format!("GET {path}"), "", Vec::new());
+    let get = |path: &str| AbusiveRequest::new(format!("GET {path}"), "", Vec::new());
     let item = |key: &str| target.item(key);
     let chunked = "Transfer-Encoding: chunked\r\n";
     let chunk = |size: usize| [format!("{size:x}\r\n").into_bytes(), vec![b'x'; size]].concat();
@@ -83,35 +83,39 @@ fn requests(target: &Target) -> Vec<Hostile> {
         get(&item("small")),
         get(&item("middle")),
         get(&item("large")),
-        Hostile::new(format!("GET {}", item("large")), "Range: bytes=1-\r\n", Vec::new()),
-        Hostile::new(format!("DELETE {v1}/items?prefix=none"), "", Vec::new()),
-        Hostile::new(format!("DELETE {v1}/items?all=true&dry_run=true"), "", Vec::new()),
-        Hostile::new(format!("PUT {}", item("up")), large, vec![b'v'; 1_000_000]),
-        Hostile::new(format!("PUT {}", item("up")), chunked, chunk(1_000_000)),
-        Hostile::with_body(format!("PUT {}?append=true", item("large")), b"v".to_vec()),
-        Hostile::with_body(format!("PUT {kv}/batch"), long_key.repeat(2).into_bytes()),
-        Hostile::with_body(format!("PUT {kv}/batch"), array.clone().into_bytes()),
-        Hostile::with_body(format!("PUT {v1}/import"), array.into_bytes()),
-        Hostile::new(format!("PUT {kv}/batch"), large, vec![b'x'; 4_000_000]),
-        Hostile::new("POST /resources/stores/kv".into(), chunked, chunk(250_000)),
-        Hostile::new(format!("PUT {kv}"), "Content-Length: 60000\r\n", vec![b' '; 59_000]),
-        Hostile::new("POST /_/v1/tokens".into(), "Content-Length: 65536\r\n", vec![b'['; 65_000]),
-        Hostile::new("POST /_/v1/tokens".into(), large, vec![b'x'; 1_000_000]),
-        Hostile::new("PUT /no/such/path".into(), large, vec![b'x'; 1_000_000]),
-        Hostile::new(format!("GET {kv}/keys"), large, vec![b'x'; 1_000_000]),
+        AbusiveRequest::new(format!("GET {}", item("large")), "Range: bytes=1-\r\n", Vec::new()),
+        AbusiveRequest::new(format!("DELETE {v1}/items?prefix=none"), "", Vec::new()),
+        AbusiveRequest::new(format!("DELETE {v1}/items?all=true&dry_run=true"), "", Vec::new()),
+        AbusiveRequest::new(format!("PUT {}", item("up")), large, vec![b'v'; 1_000_000]),
+        AbusiveRequest::new(format!("PUT {}", item("up")), chunked, chunk(1_000_000)),
+        AbusiveRequest::with_body(format!("PUT {}?append=true", item("large")), b"v".to_vec()),
+        AbusiveRequest::with_body(format!("PUT {kv}/batch"), long_key.repeat(2).into_bytes()),
+        AbusiveRequest::with_body(format!("PUT {kv}/batch"), array.clone().into_bytes()),
+        AbusiveRequest::with_body(format!("PUT {v1}/import"), array.into_bytes()),
+        AbusiveRequest::new(format!("PUT {kv}/batch"), large, vec![b'x'; 4_000_000]),
+        AbusiveRequest::new("POST /resources/stores/kv".into(), chunked, chunk(250_000)),
+        AbusiveRequest::new(format!("PUT {kv}"), "Content-Length: 60000\r\n", vec![b' '; 59_000]),
+        AbusiveRequest::new(
+            "POST /_/v1/tokens".into(),
+            "Content-Length: 65536\r\n",
+            vec![b'['; 65_000],
+        ),
+        AbusiveRequest::new("POST /_/v1/tokens".into(), large, vec![b'x'; 1_000_000]),
+        AbusiveRequest::new("PUT /no/such/path".into(), large, vec![b'x'; 1_000_000]),
+        AbusiveRequest::new(format!("GET {kv}/keys"), large, vec![b'x'; 1_000_000]),
     ]
 }
 
 /// Sends the request from many clients at once, and returns them without reading a response.
-fn send(target: &Target, hostile: &Hostile) -> Vec<Client> {
+fn send(target: &Target, abusive: &AbusiveRequest) -> Vec<Client> {
     std::thread::scope(|scope| {
         let threads = (0..CLIENTS).map(|_| {
             scope.spawn(|| {
                 let mut client = target.connect();
                 client.set_write_timeout(Duration::from_secs(2));
-                client.send(target.head(&hostile.request, &hostile.headers)).unwrap();
+                client.send(target.head(&abusive.request, &abusive.headers)).unwrap();
                 // Fails if the server waits for memory or has closed the connection.
-                let _ = client.send(&hostile.body);
+                let _ = client.send(&abusive.body);
                 client
             })
         });
@@ -121,18 +125,18 @@ fn send(target: &Target, hostile: &Hostile) -> Vec<Client> {
 }
 
 #[test]
-fn hostile_requests_on_every_route_stay_below_a_memory_ceiling() {
+fn oversized_requests_on_every_route_stay_below_a_memory_ceiling() {
     let in_flight = IN_FLIGHT.to_string();
     let flags = ["--max-in-flight", &in_flight, "--cache", "16777216", "--body-timeout", "5"];
     let target = Target::new(&flags);
     fill(&target);
-    for hostile in requests(&target) {
-        let clients = send(&target, &hostile);
+    for abusive in requests(&target) {
+        let clients = send(&target, &abusive);
         std::thread::sleep(Duration::from_millis(300));
         target.assert_available();
         let peak = target.memory_bytes("VmHWM");
-        println!("{}: peak memory {} MiB", hostile.request, peak / MIB);
-        assert!(peak < IN_FLIGHT + BASE_MEMORY, "{}: {} MiB", hostile.request, peak / MIB);
+        println!("{}: peak memory {} MiB", abusive.request, peak / MIB);
+        assert!(peak < IN_FLIGHT + BASE_MEMORY, "{}: {} MiB", abusive.request, peak / MIB);
         drop(clients);
         target.wait_until_connections_close();
     }
