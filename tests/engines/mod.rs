@@ -28,6 +28,7 @@ const PROCESSES: usize = 3;
 /// An engine under test that can be reopened.
 pub(crate) struct Subject {
     /// On PostgreSQL, distributes calls over `processes`.
+    #[allow(dead_code, reason = "each suite uses a part")]
     pub(crate) engine: Arc<dyn Engine>,
     /// The engine of each process: several on PostgreSQL, otherwise one.
     #[allow(dead_code, reason = "each suite uses a part")]
@@ -79,6 +80,7 @@ impl Subject {
     }
 
     /// Closes and reopens the engine; the memory engine stays open.
+    #[allow(dead_code, reason = "each suite uses a part")]
     pub(crate) async fn reopen(&mut self) {
         if let Some(dir) = &self.dir {
             self.engine.close().await.unwrap();

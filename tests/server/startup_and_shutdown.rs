@@ -443,3 +443,33 @@ fn stored_items_survive_a_shutdown_and_a_kill() {
         assert_eq!(disk.server.get(&format!("{item}/large")).body, large);
     }
 }
+
+#[test]
+fn sigterm_completes_an_export_that_is_read_and_cuts_one_that_is_not() {
+    let mut disk = DiskServer::new(&[]);
+    let store = disk.server.create_store("s");
+    let base = format!("/resources/stores/kv/{store}");
+    let value = "dmFsdWUh".repeat(2000);
+    let lines: String =
+        (0..2000).map(|n| format!("{{\"key\":\"k{n:04}\",\"value\":\"{value}\"}}\n")).collect();
+    let kind = [("Content-Type", "application/x-ndjson")];
+    let loaded = disk.server.request(&format!("PUT {base}/batch"), &kind, lines.as_bytes());
+    assert_eq!(loaded.status, 200);
+    let head = format!("GET /_/v1/stores/{store}/export HTTP/1.1\r\nHost: h\r\n");
+    let request = format!("{head}Fastly-Key: {TOKEN}\r\n\r\n");
+    let (mut read, mut unread) = (disk.server.connect(), disk.server.connect());
+    unread.send(&request).unwrap();
+    read.send(&request).unwrap();
+    // More than the socket buffers hold, so that both are running when the signal arrives.
+    let reader = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        read.read_response(false).unwrap()
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    disk.server.terminate();
+    let response = reader.join().unwrap();
+    assert_eq!((response.status, response.text().lines().count()), (200, 2000));
+    let status = disk.server.wait_for_exit(Duration::from_secs(30));
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    assert!(unread.read_response(false).is_err(), "a cut export must not look complete");
+}
