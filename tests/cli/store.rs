@@ -57,8 +57,8 @@ fn store_errors_have_their_exit_status_and_name_the_store() {
     assert!(taken.contains("store \"site\"") && taken.contains("already exists"), "{taken}");
     cli.ok(&["store", "create", "other"]);
     cli.fails(4, &["store", "rename", "other", "site"]);
-    let invalid = cli.fails(2, &["store", "create", "9lives"]);
-    assert!(invalid.contains("9lives"), "{invalid}");
+    let invalid = cli.fails(2, &["store", "create", "nine\nlives"]);
+    assert!(invalid.contains("nine"), "{invalid}");
     let missing = cli.fails(3, &["store", "describe", "nothing"]);
     assert!(missing.contains("nothing") && missing.contains(&cli.endpoint()), "{missing}");
     cli.fails(3, &["store", "delete", "nothing", "--yes"]);
