@@ -259,7 +259,7 @@ fn the_copy_command_counts_all_items() {
     let to = scratch.path().join("copy").display().to_string();
     let (status, output, error) = run(&disk.data().display().to_string(), &to);
     assert_eq!(status, 0, "{error}");
-    assert!(output.starts_with("copied 1 stores, 5000 items, "), "{output}");
+    assert!(output.starts_with("copied 1 store, 5000 items, "), "{output}");
 }
 
 #[test]
