@@ -150,9 +150,9 @@ impl ResumeState {
         self.save()
     }
 
-    /// Records that a range of items has been imported. It is saved with the next call of
-    /// [`ResumeState::record_sent`] or [`ResumeState::save`]: until then, items would be sent again,
-    /// which changes nothing, and a sync less per request is faster.
+    /// Records that a range of items has been imported. The next call of
+    /// [`ResumeState::record_sent`] or [`ResumeState::save`] saves it, which costs one sync less
+    /// per request; until then, resuming sends the items again, which changes nothing.
     pub fn record_done(&mut self, from: u64, to: u64, counts: ImportCounts) {
         self.done.insert(from, (to, counts));
         while let Some((to, counts)) = self.done.remove(&self.saved.acknowledged) {

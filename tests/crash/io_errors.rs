@@ -69,6 +69,15 @@ impl DiskTest {
         assert_eq!(self.blob_files(), wanted, "blob files");
     }
 
+    /// Waits for a message in the log, which the server writes in the background.
+    fn wait_for_log(&self, message: &str) {
+        let until = Instant::now() + TIMEOUT;
+        while !self.shim.log().contains(message) {
+            assert!(Instant::now() < until, "no {message:?} in {}", self.shim.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Asserts that the server exited with the fatal status and logged this message.
     fn assert_stopped(&mut self, message: &str) {
         let status = self.testbed.server.wait_for_exit(TIMEOUT);
@@ -209,8 +218,7 @@ fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
     disk.inject_error(WRITE, BLOBS, EIO);
     let detail = disk.send("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
     assert!(detail.contains("see the server log"), "{detail}");
-    let log = disk.shim.log();
-    assert!(log.contains("could not write a blob file"), "{log}");
+    disk.wait_for_log("could not write a blob file");
     disk.assert_unchanged("large", &large, old);
     disk.put("small", b"inline value");
     disk.shim.disable(0);

@@ -1,7 +1,7 @@
 //! Soak tests: memory, disk usage, open files and latency stay flat while items are overwritten,
-//! expire and are deleted; and every route survives hostile requests and kill -9.
-//! `STEADFAST_SOAK_SECONDS` sets the duration of each (15); `STEADFAST_SEED` repeats the choices of a
-//! run.
+//! expire and are deleted; and every route survives abusive requests and kill -9.
+//! `STEADFAST_SOAK_SECONDS` sets the duration of each (15); `STEADFAST_SEED` repeats the choices of
+//! a run.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]

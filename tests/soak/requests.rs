@@ -1,4 +1,4 @@
-//! Random requests, valid and hostile, made from the description of the API.
+//! Random requests, valid and abusive, made from the description of the API.
 
 use crate::random::Random;
 use crate::support::binary;
@@ -110,8 +110,8 @@ impl RandomRequest {
             true => body(operation, random),
             false => Vec::new(),
         };
-        let hostile_head = random.one_in(40);
-        if hostile_head {
+        let abusive_head = random.one_in(40);
+        if abusive_head {
             head.push_str(pick(
                 &["Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "a b: c\r\n", "\0\r\n"],
                 random,
@@ -126,7 +126,7 @@ impl RandomRequest {
             operation: operation.name.clone(),
             method: operation.method.clone(),
             bytes,
-            is_valid: !hostile_head && !is_truncated,
+            is_valid: !abusive_head && !is_truncated,
             is_truncated,
             statuses: operation.statuses.clone(),
         }

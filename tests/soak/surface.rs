@@ -1,4 +1,4 @@
-//! Every route under random valid and hostile requests, with kill -9 in between.
+//! Every route under random valid and abusive requests, with kill -9 in between.
 //!
 //! The operations, their parameters and their statuses come from `steadfast openapi`, so that a new
 //! route is covered as soon as it is described.
@@ -37,7 +37,7 @@ struct Surface {
 }
 
 #[test]
-fn every_route_survives_hostile_requests_and_kills() {
+fn every_route_survives_abusive_requests_and_kills() {
     let seconds = env_number("STEADFAST_SOAK_SECONDS").unwrap_or(15);
     let seed = run_seed("surface");
     let mut disk = DiskServer::logged(&FLAGS);
