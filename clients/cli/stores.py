@@ -66,7 +66,7 @@ def _(fastly):
 
 @check("an invalid name is rejected with the reason")
 def _(fastly):
-    for name in ("9lives", " blank first", "a\nb", "c" * 256):
+    for name in ("a\nb", "c" * 256):
         with about(name):
             fastly.refused(("400 Bad Request", "name"), "kv-store", "create", "--name", name)
 

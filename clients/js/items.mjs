@@ -180,7 +180,7 @@ async function modeChecks() {
   await check('two modes at once and non-boolean values return 400', async () => {
     for (const options of [
       { add: true, append: true }, { add: true, prepend: true }, { append: true, prepend: true },
-      { add: 'maybe' }, { append: 1 }, { prepend: '' }, { background_fetch: 'yes' },
+      { add: 'maybe' }, { append: 2 }, { prepend: '' }, { background_fetch: 'yes' },
     ]) {
       await refused(put(store_id, 'plain', 'x', options), 400);
     }

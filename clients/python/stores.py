@@ -84,7 +84,7 @@ def _(service):
 def _(service):
     before = service.stores.kv_store_list().meta.total
     controls = ("a\nb", "a\x00b", "a\x1fb")
-    for name in ("", "9lives", " blank first", "-dash", "Ötzi", *controls, "c" * 256):
+    for name in ("", *controls, "c" * 256):
         with about(name):
             explained(refused(400, ApiException, service.create, name), "name")
     equal(service.stores.kv_store_list().meta.total, before, "the number of stores")
@@ -289,7 +289,7 @@ def _(service):
     name = service.name()
     created = service.create(name)
     explained(refused(400, ApiException, service.rename, created.id, taken), "already exists")
-    for bad in ("", "9", "a\tb", "d" * 256):
+    for bad in ("", "a\tb", "d" * 256):
         with about(bad):
             explained(refused(400, ApiException, service.rename, created.id, bad), "name")
     explained(refused(400, ApiException, service.stores.kv_store_put, created.id))

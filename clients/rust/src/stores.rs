@@ -45,7 +45,7 @@ async fn locations(client: &Client) -> Verdict {
 }
 
 async fn bad_names(client: &Client) -> Verdict {
-    for name in ["", "1st", " a", "a\nb", "rs Störe 1", &"a".repeat(256)] {
+    for name in ["", "a\nb", "rs Störe 1", &"a".repeat(256)] {
         refused(&format!("{name:?}"), client.create_in(name, None).await, 400)?;
     }
     refused("a body of null", client.create_unnamed().await, 400)
@@ -127,7 +127,7 @@ async fn renamed(client: &Client) -> Verdict {
 
 async fn not_renamed(client: &Client) -> Verdict {
     let id = client.new_store("rs steady").await?;
-    for name in ["", "1st", "rs after", &"a".repeat(256)] {
+    for name in ["", "rs after", &"a".repeat(256)] {
         refused(&format!("{name:?}"), client.rename(&id, name).await, 400)?;
     }
     refused("an unknown store", client.rename(NOWHERE, "rs nobody").await, 404)?;
