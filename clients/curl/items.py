@@ -172,7 +172,7 @@ def _(shell):
     for query in ("add=false", "append=False&prepend=FALSE", "unknown=1"):
         with about(query):
             shell.ok(200, put % query, store)
-    for value in ("", "=", "=1"):
+    for value in ("", "=", "=2"):
         delete = f'curl -X DELETE "$STORE/keys/key?force{value}" -H "Fastly-Key: $TOKEN"'
         shell.refused(400, "force", delete, store)
     equal(shell.value(store, "key"), b"x", "the value")
