@@ -163,7 +163,7 @@ impl Server {
             () = self.accept(&draining) => {}
         }
         tracing::info!("server stopping");
-        let Server { listener, kv, .. } = self;
+        let Server { listener, kv, _address_file, .. } = self;
         drop(listener);
         drop(draining);
         // The channel closes when the sweeper and all connections have ended.
@@ -174,6 +174,8 @@ impl Server {
         }
         sweeper.abort();
         watcher.inspect(tokio::task::JoinHandle::abort);
+        // Before the directory is unlocked: the next server writes its own.
+        drop(_address_file);
         kv.close().await?;
         tracing::info!("server stopped");
         Ok(())
