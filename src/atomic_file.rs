@@ -205,7 +205,8 @@ fn copy_in_place(mut from: File, destination: &Path) -> io::Result<()> {
     to.sync_all()
 }
 
-fn directory(path: &Path) -> &Path {
+/// Returns the directory of a file; `.` for a bare name.
+pub fn directory(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or(Path::new("."))
 }

@@ -36,8 +36,6 @@ const YIELD_LINES: u64 = 32;
 /// lines is not limited.
 const ERRORS_MAX: usize = 10_000;
 const ERRORS_BYTES_MAX: usize = 1 << 20;
-/// Byte order mark of UTF-8, which some editors write at the start of a file.
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// A group being committed: the line number and key of each item, and the task, which returns the
 /// outcomes of an import.
@@ -194,7 +192,8 @@ impl<'a> BatchRequest<'a> {
 
     /// Adds the item of a line, with or without its line feed, to the group.
     async fn add_line(&mut self, line: &[u8], line_max: usize) {
-        let line = if self.index == 0 { line.strip_prefix(BOM).unwrap_or(line) } else { line };
+        let line =
+            if self.index == 0 { line.strip_prefix(wire::BOM).unwrap_or(line) } else { line };
         let line = line.trim_ascii();
         if line.is_empty() {
             self.index += 1;

@@ -8,6 +8,7 @@ use super::output_file::{OutputFile, refuse_overwrite};
 use super::runtime::{self, finish};
 use crate::address_file::running_server;
 use crate::admin;
+use crate::atomic_file::directory;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
 use crate::transfer::detect::{decompress, is_dash, is_zstd_name};
@@ -56,10 +57,8 @@ pub(super) fn backup(args: &BackupArgs) -> ExitCode {
 
 /// Returns whether a file is or would be in a directory or below it.
 fn is_within(file: &Path, dir: &Path) -> bool {
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
     // An existing file can be a link into the directory.
-    [file, parent]
+    [file, directory(file)]
         .iter()
         .filter_map(|path| path.canonicalize().ok())
         .any(|path| dir.canonicalize().is_ok_and(|dir| path.starts_with(dir)) && !is_dash(file))

@@ -8,7 +8,7 @@
 
 use super::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Mutation, NewRecord, Outcome,
-    Precondition, Projection, Record, Result, Scan, ScanPage, ScannedRecord,
+    Precondition, Projection, Record, Result, Scan, ScanPage, ScannedRecord, successor,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -436,11 +436,6 @@ fn next_page_start(page: &ScanPage) -> Option<Bytes> {
         return None;
     }
     page.iter().last().map(|record| successor(record.key))
-}
-
-/// Returns the first key after `key`.
-fn successor(key: &[u8]) -> Bytes {
-    [key, &[0]].concat().into()
 }
 
 fn printable(key: &[u8]) -> String {

@@ -346,6 +346,11 @@ pub enum EngineError {
     Closed,
 }
 
+/// Returns the first key after `key`.
+pub fn successor(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
+}
+
 /// An ordered key-value store with atomic, durable commits; see the [module](self) for the
 /// guarantees.
 pub trait Engine: Send + Sync + 'static {

@@ -6,10 +6,12 @@
 use super::clock::Clock;
 use super::codec::ItemMeta;
 use super::integrity::{IntegrityChecker, RecordCounts};
-use super::keyspace::{self, ITEMS, STORES};
+use super::keyspace::{ITEMS, STORES};
 use super::{Kv, Result, import, items};
 use crate::engine::copy::{BulkLoader, CopyError};
-use crate::engine::{Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot};
+use crate::engine::{
+    Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot, successor,
+};
 use bytes::{Buf, BufMut, Bytes};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -109,7 +111,7 @@ impl BackupStream {
         let (start, end) = (self.next.clone(), Bytes::from_static(&[0xff]));
         let page = self.snapshot.scan(start, end, PAGE_RECORDS, PAGE_BYTES).await?;
         match page.last() {
-            Some((last, _)) => self.next = keyspace::successor(last),
+            Some((last, _)) => self.next = successor(last),
             None => {
                 let checksum = self.checksum.clone().finalize();
                 let records = self.records.to_le_bytes();
@@ -395,7 +397,7 @@ mod tests {
         now: u64,
     ) -> Result<(ItemMeta, u64), RestoreError> {
         let store = StoreId::random().unwrap();
-        let key = keyspace::item(&store, &Key::parse(b"k").unwrap());
+        let key = super::super::keyspace::item(&store, &Key::parse(b"k").unwrap());
         let from = Memory::new();
         let record = NewRecord { expires_at, meta: meta.encode(), body: Body::EMPTY };
         let mutations = vec![Mutation { key: key.clone(), record: Some(record) }];

@@ -2,7 +2,7 @@
 
 use super::types::StoreId;
 use super::{ATTEMPTS_MAX, Error, Kv, Result, keyspace};
-use crate::engine::{Commit, Mutation, Outcome, Precondition, Scan};
+use crate::engine::{Commit, Mutation, Outcome, Precondition, Scan, successor};
 use bytes::Bytes;
 
 /// Items deleted per commit; other writers proceed between commits.
@@ -66,7 +66,7 @@ impl Kv {
                 commit.mutations.push(Mutation { key, record: None });
             }
             let count = commit.mutations.len() as u64;
-            let last = commit.mutations.last().map(|item| keyspace::successor(&item.key));
+            let last = commit.mutations.last().map(|item| successor(&item.key));
             match self.engine.commit(commit).await? {
                 Outcome::Committed(_) => {
                     (deleted, conflicts) = (deleted + count, 0);
@@ -94,7 +94,7 @@ impl Kv {
         let mut start = keyspace::prefixed_items(store, prefix);
         let end = keyspace::prefix_end(&start);
         if let Some(after) = after {
-            start = keyspace::successor(&[&items[..], after].concat()).max(start);
+            start = successor(&[&items[..], after].concat()).max(start);
         }
         let mut matched = 0;
         loop {
@@ -109,7 +109,7 @@ impl Kv {
                 let last = last.key.get(items.len()..).map(<[u8]>::to_vec);
                 return Ok(PrefixCount { matched, last });
             }
-            start = keyspace::successor(last.key);
+            start = successor(last.key);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::items::{self, Item};
 use super::types::StoreId;
 use super::{Error, Kv, Result, keyspace};
-use crate::engine::{Projection, Snapshot};
+use crate::engine::{Projection, Snapshot, successor};
 use bytes::Bytes;
 
 /// Maximum items and value bytes per scan of the snapshot.
@@ -33,7 +33,7 @@ impl Kv {
         let mut snapshot = self.engine.snapshot().await?;
         let now = self.clock.now();
         let store_key = keyspace::store(store);
-        let found = snapshot.scan(store_key.clone(), keyspace::successor(&store_key), 1, 1).await?;
+        let found = snapshot.scan(store_key.clone(), successor(&store_key), 1, 1).await?;
         if found.is_empty() {
             return Err(Error::NoStore);
         }
@@ -53,7 +53,7 @@ impl ExportStream {
             let (start, end) = (self.next.clone(), self.end.clone());
             let page = self.snapshot.scan(start, end, PAGE_ITEMS, PAGE_BYTES).await?;
             let Some((last, _)) = page.last() else { return Ok(Vec::new()) };
-            self.next = keyspace::successor(last);
+            self.next = successor(last);
             let mut live = Vec::with_capacity(page.len());
             for (key, record) in page {
                 if record.expires_at == 0 || record.expires_at > self.now {

@@ -79,14 +79,10 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
     Bytes::from(end)
 }
 
-/// Returns the first key after `key`.
-pub fn successor(key: &[u8]) -> Bytes {
-    [key, &[0]].concat().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::successor;
 
     #[test]
     fn stores_sort_in_the_recorded_order() {
@@ -99,6 +95,7 @@ mod tests {
     fn prefix_end_is_after_all_keys_with_the_prefix() {
         assert_eq!(prefix_end(b"ab"), &b"ac"[..]);
         assert_eq!(prefix_end(b"a\xff\xff"), &b"b"[..]);
-        assert!(successor(b"a") > b"a"[..] && successor(b"a") < b"a\x01"[..]);
+        let next = successor(b"a");
+        assert!(next > b"a"[..] && next < b"a\x01"[..]);
     }
 }

@@ -3,7 +3,7 @@
 use super::items::{self, Item};
 use super::types::StoreId;
 use super::{Kv, Result, keyspace};
-use crate::engine::{Body, Projection, Record, Scan, ScanPage};
+use crate::engine::{Body, Projection, Record, Scan, ScanPage, successor};
 use bytes::Bytes;
 
 /// The parameters of a list of keys.
@@ -74,7 +74,7 @@ impl Kv {
         let end = keyspace::prefix_end(&prefix);
         let mut start = prefix.into();
         if let Some(after) = &list.after {
-            start = keyspace::successor(&[&items[..], after].concat()).max(start);
+            start = successor(&[&items[..], after].concat()).max(start);
         }
         // One more than needed shows whether more follow.
         let limit = list.limit.saturating_add(1);

@@ -9,7 +9,9 @@
 use super::codec::StoreMeta;
 use super::types::{Location, StoreId, StoreName};
 use super::{ATTEMPTS_MAX, Error, Kv, Result, StoreInfo, keyspace};
-use crate::engine::{Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan};
+use crate::engine::{
+    Body, Commit, Mutation, NewRecord, Outcome, Precondition, Projection, Scan, successor,
+};
 use bytes::Bytes;
 
 /// The parameters of a list of stores.
@@ -72,7 +74,7 @@ impl Kv {
     /// Lists a page of stores.
     pub async fn list_stores(&self, list: &ListStores) -> Result<StorePage> {
         let after = list.after.as_deref().map(keyspace::store_order);
-        let after = after.map(|last| keyspace::successor(&last));
+        let after = after.map(|last| successor(&last));
         if let Some(name) = &list.name {
             let key = keyspace::store_order(name);
             let found = self.engine.read(&key, Projection::Meta).await?;

@@ -6,6 +6,7 @@ use super::kv_json::{self, FILE_BYTES_MAX};
 use super::ndjson::NdjsonSource;
 use super::{ItemSource, SourceError, fastly_toml};
 use crate::config::ImportFormat;
+use crate::wire::BOM;
 use crate::wire::item_line::line_bytes_max;
 use serde::de::IgnoredAny;
 use std::fs::{self, File};
@@ -19,8 +20,6 @@ use std::time::UNIX_EPOCH;
 const BUFFER_BYTES: usize = 1 << 20;
 /// The magic number of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The UTF-8 byte order mark.
-pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// A format that is not supported: its name, a command that converts it, and a test of the first
 /// bytes.
 type Foreign = (&'static str, &'static str, fn(&[u8]) -> bool);

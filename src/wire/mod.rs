@@ -22,6 +22,8 @@ pub const GENERATION: &str = "Generation";
 pub const METADATA: &str = "Metadata";
 /// The generation that a write requires, in requests.
 pub const IF_GENERATION_MATCH: &str = "if-generation-match";
+/// The UTF-8 byte order mark, which some editors write at the start of a file.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// The time to live of an item in seconds, in requests. Clients send it with underscores.
 pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
 /// The size of the whole value, in responses, even to range requests.

@@ -2,6 +2,7 @@
 
 use super::export::INCOMPLETE;
 use super::item_reader::ItemReader;
+use crate::atomic_file::directory;
 use crate::cli::error::{EXIT_PRECONDITION, Result, file_error, local_error};
 use crate::cli::output::{Output, counted, print_status, progress_bar, store_label};
 use crate::cli::output_file::refuse_overwrite;
@@ -91,7 +92,7 @@ impl OutputDirectory {
             return Err(file_error(to, reason));
         }
         let created = (|| {
-            let parent = parent(&destination);
+            let parent = directory(&destination);
             fs::create_dir_all(parent)?;
             let name = destination.file_name().unwrap_or_default().to_string_lossy();
             let mut builder = tempfile::Builder::new();
@@ -144,7 +145,7 @@ impl OutputDirectory {
         let end = self.writer.finish();
         let written = self.kv_json.write_all(&end).and_then(|()| self.kv_json.flush());
         let written = written.and_then(|()| sync_all(&self.new)).and_then(|()| self.replace());
-        let synced = written.and_then(|()| File::open(parent(&self.destination))?.sync_all());
+        let synced = written.and_then(|()| File::open(directory(&self.destination))?.sync_all());
         synced.map_err(|e| file_error(self.writer.directory(), e))
     }
 
@@ -187,11 +188,6 @@ fn exchange(one: &Path, other: &Path) -> bool {
         let _ = (one, other);
         false
     }
-}
-
-fn parent(path: &Path) -> &Path {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
 }
 
 /// Returns whether a directory contains an export and nothing else.

@@ -1,5 +1,6 @@
 //! The files that an import reads, which its outputs must not replace.
 
+use crate::atomic_file::directory;
 use crate::cli::error::{Result, usage_error};
 use crate::transfer::detect::is_dash;
 use std::collections::HashSet;
@@ -37,8 +38,7 @@ impl InputFiles {
 
     /// Checks that an output is none of these files, nor in a directory that is imported.
     pub(super) fn check(&self, flag: &str, output: &Path) -> Result<()> {
-        let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok();
+        let parent = directory(output).canonicalize().ok();
         let within = parent.zip(self.directory.as_ref()).is_some_and(|(p, d)| p.starts_with(d));
         let same = fs::metadata(output).is_ok_and(|file| self.files.contains(&id(&file)));
         if within || same {

@@ -4,8 +4,8 @@
 //! memtable, and an expired record until it is removed. A scan that passes a run of them records
 //! its range, so that each hidden record is passed about once and not once per scan.
 
-use super::super::Scan;
-use bytes::{Bytes, BytesMut};
+use super::super::{Scan, successor};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -25,14 +25,6 @@ const PUTS_MAX: usize = 16 * 1024;
 /// More of them contain a run that is worth skipping.
 pub(super) fn hidden_records_max(visible: usize) -> usize {
     visible.saturating_mul(RUN_RECORDS_MIN).saturating_add(HIDDEN_RECORDS_MAX)
-}
-
-/// Returns the first key after `key`.
-pub(super) fn successor(key: &[u8]) -> Bytes {
-    let mut next = BytesMut::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.extend_from_slice(&[0]);
-    next.freeze()
 }
 
 /// A key range without visible records.

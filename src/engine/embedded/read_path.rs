@@ -1,12 +1,12 @@
 //! The read path: merges the memtable and the database, and opens blob files.
 
-use super::super::{Body, EngineError, Projection, Record, Result, Scan, ScanPage, ScannedRecord};
+use super::super::{
+    Body, EngineError, Projection, Record, Result, Scan, ScanPage, ScannedRecord, successor,
+};
 use super::Shared;
 use super::blob_files::BlobFiles;
 use super::connection_pool::{ConnectionPool, ScanStep};
-use super::hidden_ranges::{
-    HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max, successor,
-};
+use super::hidden_ranges::{HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max};
 use super::memtable::{Memtable, MemtableEntry};
 use super::wal::record::BodyLocation;
 use super::wal::recovery;
