@@ -100,11 +100,13 @@ fn every_kind_of_damage_is_reported() {
         assert!(std::time::Instant::now() < end);
     }
     let item = format!("CAST('i{store}k7' AS BLOB)");
+    let large = format!("CAST('i{store}large' AS BLOB)");
     let id = format!("CAST('s{store}' AS BLOB)");
     let damages = [
         (format!("UPDATE heads SET data = zeroblob(40) WHERE key = {item}"), "its checksum"),
         (format!("UPDATE heads SET due = 5 WHERE key = {item}"), "in the expiry index"),
-        (format!("DELETE FROM heads WHERE key = {item}"), "belongs to no record"),
+        (format!("DELETE FROM heads WHERE key = {large}"), "belongs to no record"),
+        (format!("DELETE FROM heads WHERE key = {item}"), "but the stored size is"),
         (format!("DELETE FROM heads WHERE key = {item}"), "but the stored count is"),
         (format!("DELETE FROM heads WHERE key = {id}"), "items belong to no store"),
         (format!("DELETE FROM heads WHERE key = {id}"), "belongs to no store"),
@@ -112,8 +114,10 @@ fn every_kind_of_damage_is_reported() {
             "DELETE FROM heads WHERE key > CAST('o' AS BLOB) AND key < CAST('p' AS BLOB)".into(),
             "its list-order record is missing",
         ),
-        ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3".into(), "does not match its checksum"),
-        ("DELETE FROM bodies WHERE id = 4".into(), "is missing"),
+        ("UPDATE segments SET live = live + 1".into(), "but the stored size is"),
+        ("INSERT INTO segments VALUES (999, 999, 5)".into(), "no record has a body in WAL segment"),
+        ("DELETE FROM segments".into(), "WAL segment 2 is missing"),
+        ("INSERT INTO bodies VALUES (4, 4, x'04')".into(), "body 4 belongs to no record"),
         ("UPDATE counts SET n = n + 1 WHERE first = 105".into(), "start with 'i', but the stored"),
         ("UPDATE blobs SET size = size + 1".into(), "bytes, but the stored count is"),
         ("DELETE FROM blobs".into(), "is not in the table of blobs"),
@@ -153,6 +157,57 @@ fn every_kind_of_damage_is_reported() {
     fs::write(&path, bytes).unwrap();
     let (status, message) = check(dir.path());
     assert_ne!(status, 0, "{message}");
+    assert_reports_damaged_segments(&data, &store);
+}
+
+/// Asserts that `check` names each item whose value in a segment is damaged, and only those.
+fn assert_reports_damaged_segments(data: &Path, store: &str) {
+    // The first items of 'v's, of which item `kN` has N * 100.
+    let value = [b'v'; 100];
+    let damages: [(fn(&mut Vec<u8>, usize), &str); 3] = [
+        (|bytes, at| bytes[at] ^= 1, "does not match its checksum"),
+        (|bytes, at| bytes.truncate(at), "a WAL segment is truncated"),
+        (|bytes, _| bytes.clear(), "a WAL segment is truncated"),
+    ];
+    for (number, (damage, expected)) in damages.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(data, dir.path());
+        let mut damaged = None;
+        for file in fs::read_dir(dir.path().join("log")).unwrap() {
+            let path = file.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(100).position(|window| window == value) {
+                damage(&mut bytes, at);
+                fs::write(&path, bytes).unwrap();
+                damaged = Some(path);
+            }
+        }
+        let named = format!("record \"i{store}k1\": ");
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains(&named)), (1, true), "{message}");
+        assert!(message.contains(expected), "{message}");
+        let problems = message.matches(expected).count();
+        assert_eq!(problems == 1, number == 0, "damage {number}: {message}");
+        fs::remove_file(damaged.unwrap()).unwrap();
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains(&named)), (1, true), "{message}");
+        assert!(message.contains("is missing"), "{message}");
+    }
+}
+
+#[test]
+fn damaged_bodies_of_format_1_are_reported() {
+    for (sql, expected) in [
+        ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3", "body 3 does not match its checksum"),
+        ("DELETE FROM bodies WHERE id = 4", "body 4 is missing"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(Path::new("tests/fixtures/format-1"), dir.path());
+        let changed = Connection::open(dir.path().join("steadfast.db")).unwrap().execute(sql, []);
+        assert!(changed.unwrap() > 0, "{sql}");
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains(expected)), (1, true), "{sql}: {message}");
+    }
 }
 
 #[test]

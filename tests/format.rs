@@ -68,11 +68,12 @@ fn assert_corrupt<T: std::fmt::Debug>(reply: Result<T, EngineError>, expected: &
 async fn open_rejects_other_format_versions_and_suggests_a_remedy() {
     let (_dir, data) = populated().await;
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
-    conn.pragma_update(None, "user_version", 2).unwrap();
+    conn.pragma_update(None, "user_version", 3).unwrap();
     drop(conn);
-    assert_corrupt(open(&data).map(|_| ()), "data format 2, but this build reads format 1; run");
+    let expected = "data format 3, but this build reads formats 1 to 2; run";
+    assert_corrupt(open(&data).map(|_| ()), expected);
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
-    conn.pragma_update(None, "user_version", 1).unwrap();
+    conn.pragma_update(None, "user_version", 2).unwrap();
     drop(conn);
     let engine = open(&data).unwrap();
     assert_eq!(read(&engine, "a").await.unwrap(), b"small", "the data changed");
@@ -133,19 +134,64 @@ async fn open_rejects_a_file_that_is_not_a_database() {
     assert_corrupt(open(dir.path()).map(|_| ()), "restore a backup");
 }
 
+/// Returns the segment file with a value, its content, and the offset of the value.
+fn find_in_segments(data: &Path, value: &[u8]) -> (PathBuf, Vec<u8>, usize) {
+    for file in fs::read_dir(data.join("log")).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(value.len()).position(|window| window == value) {
+            return (path, bytes, at);
+        }
+    }
+    panic!("{} is in no segment", value.escape_ascii());
+}
+
 #[tokio::test]
 async fn changed_and_swapped_bodies_are_not_served() {
-    for sql in [
-        "UPDATE bodies SET body = CAST('S' || substr(body, 2) AS BLOB) WHERE id = 1",
-        "UPDATE bodies SET body = substr(body, 2) WHERE id = 1",
-        "UPDATE bodies SET body = (SELECT body FROM bodies WHERE id = 2), \
-         sum = (SELECT sum FROM bodies WHERE id = 2) WHERE id = 1",
-    ] {
+    type Damage = fn(&mut Vec<u8>, usize);
+    let damages: [(Damage, &str, bool); 3] = [
+        (|bytes, at| bytes[at] = b'S', "does not match its checksum", true),
+        (|bytes, at| bytes.truncate(at + 2), "is truncated", false),
+        (|bytes, at| bytes[at..at + 5].copy_from_slice(b"other"), "does not match", true),
+    ];
+    for (damage, expected, serves_others) in damages {
         let (_dir, data) = populated().await;
-        tamper(&data, sql);
+        let (path, mut bytes, at) = find_in_segments(&data, b"small");
+        damage(&mut bytes, at);
+        fs::write(path, bytes).unwrap();
         let engine = open(&data).unwrap();
-        assert_corrupt(read(&engine, "a").await, "body 1 does not match");
-        assert_eq!(read(&engine, "b").await.unwrap(), b"other", "other records are served");
+        assert_corrupt(read(&engine, "a").await, expected);
+        if serves_others {
+            assert_eq!(read(&engine, "b").await.unwrap(), b"other");
+        }
+        assert_eq!(read(&engine, "c").await.unwrap().len(), 3 * INLINE_BYTES_MAX);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_segment_costs_only_the_values_in_it() {
+    let (_dir, data) = populated().await;
+    let engine = open(&data).unwrap();
+    put(&engine, "d", Body::Bytes(Bytes::from_static(b"in another segment"))).await;
+    engine.close().await.unwrap();
+    let (lost, _, _) = find_in_segments(&data, b"small");
+    let (kept, _, _) = find_in_segments(&data, b"in another segment");
+    assert_ne!(lost, kept);
+    fs::remove_file(lost).unwrap();
+    for round in 0..3 {
+        let engine = open(&data).unwrap();
+        assert_corrupt(read(&engine, "a").await, "is missing");
+        assert_corrupt(read(&engine, "b").await, "is missing");
+        assert_eq!(read(&engine, "d").await.unwrap(), b"in another segment");
+        // New segments get no file number of the missing one.
+        put(&engine, "e", Body::Bytes(Bytes::from(vec![round; 1000]))).await;
+        engine.close().await.unwrap();
+    }
+    let engine = open(&data).unwrap();
+    assert_eq!(read(&engine, "e").await.unwrap(), [2; 1000]);
+    for key in ["a", "b"] {
+        put(&engine, key, Body::Bytes(Bytes::from_static(b"again"))).await;
+        assert_eq!(read(&engine, key).await.unwrap(), b"again");
     }
 }
 

@@ -16,6 +16,27 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Runs a workload until the rule kills the server at a random hit of `1..=hits_max`, restarts the
 /// server without the shim, and checks the store; repeats with other hits.
 fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
+    kill(failpoint, rule, hits_max, |testbed| {
+        let mut was_killed = false;
+        testbed.run_workload(sizes, false, |server| {
+            was_killed = server.wait_for_exit(TIMEOUT).is_some();
+        });
+        was_killed
+    });
+}
+
+/// The same for a rule that kills the server while it is idle after a workload: under load, SQLite
+/// checkpoints its WAL only at a size that a workload of a few items does not reach.
+fn kill_when_idle(failpoint: &str, rule: Rule, hits_max: u64) {
+    kill(failpoint, rule, hits_max, |testbed| {
+        testbed.run_workload(FillsWal, false, |server| {
+            server.wait_for_exit(Duration::from_millis(300));
+        });
+        testbed.server.wait_for_exit(TIMEOUT).is_some()
+    });
+}
+
+fn kill(failpoint: &str, rule: Rule, hits_max: u64, run: impl Fn(&mut Testbed) -> bool) {
     let Some(shim) = FaultShim::build() else { return };
     let seed = run_seed(failpoint);
     let mut testbed = Testbed::new(seed, 4);
@@ -23,12 +44,10 @@ fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
         testbed.restart(|data| shim.server(data));
         let first = 1 + testbed.random.below(hits_max);
         shim.set(0, Rule { first, ..rule });
-        testbed.run_workload(sizes, false, |server| {
-            let status = server.wait_for_exit(TIMEOUT);
-            let hits = shim.hits(0);
-            assert!(status.is_some(), "{failpoint}: hit {first} not reached, {hits} hits");
-        });
-        assert!(shim.hits(0) >= first, "{failpoint}: exited before the failpoint\n{}", shim.log());
+        let was_killed = run(&mut testbed);
+        let hits = shim.hits(0);
+        assert!(was_killed, "{failpoint}: hit {first} not reached, {hits} hits");
+        assert!(hits >= first, "{failpoint}: exited before the failpoint\n{}", shim.log());
         shim.disable(0);
         testbed.restart(start_server);
         testbed.check(&format!("{failpoint}, hit {first}, round {round}, STEADFAST_SEED={seed}"));
@@ -98,8 +117,8 @@ fn kill_between_a_wal_fsync_and_the_response() {
 #[test]
 fn kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
     let writes = |action| rule(action, WRITE, SQLITE_WAL);
-    kill_at("before a SQLite WAL write", writes(KillBefore), 500, FillsWal);
-    kill_at("halfway through a SQLite WAL write", writes(KillHalfway), 500, FillsWal);
+    kill_at("before a SQLite WAL write", writes(KillBefore), 60, FillsWal);
+    kill_at("halfway through a SQLite WAL write", writes(KillHalfway), 60, FillsWal);
     kill_at("before a SQLite WAL fsync", rule(KillBefore, SYNC, SQLITE_WAL), 3, FillsWal);
     kill_at("after a SQLite WAL fsync", rule(KillAfter, SYNC, SQLITE_WAL), 3, FillsWal);
 }
@@ -107,12 +126,12 @@ fn kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
 #[test]
 fn kill_while_sqlite_checkpoints_into_the_database_file() {
     let writes = |action| rule(action, WRITE, DATABASE);
-    kill_at("before a database write", writes(KillBefore), 300, FillsWal);
-    kill_at("halfway through a database write", writes(KillHalfway), 300, FillsWal);
-    kill_at("before a database fsync", rule(KillBefore, SYNC, DATABASE), 2, FillsWal);
-    kill_at("after a database fsync", rule(KillAfter, SYNC, DATABASE), 2, FillsWal);
+    kill_when_idle("before a database write", writes(KillBefore), 4);
+    kill_when_idle("halfway through a database write", writes(KillHalfway), 4);
+    kill_when_idle("before a database fsync", rule(KillBefore, SYNC, DATABASE), 1);
+    kill_when_idle("after a database fsync", rule(KillAfter, SYNC, DATABASE), 1);
     let any = rule(KillBefore, TRUNCATE | SYNC, "steadfast.db");
-    kill_at("before any database fsync or truncate", any, 8, FillsWal);
+    kill_when_idle("before any database fsync or truncate", any, 4);
 }
 
 #[test]

@@ -3,30 +3,30 @@
 //!
 //! A checkpoint consists of steps. Each step is one transaction without fsync, since the WAL still
 //! has its commits. The last transaction is synced and stores the new checkpoint position; only
-//! then are the WAL segments recycled.
+//! then are the WAL segments without bodies recycled.
+//!
+//! Bodies are not copied: a record in the database refers to its body in the WAL segment. So a
+//! record gets a location only after the body at it was fsynced, as only durable commits are in the
+//! memtable.
 
 use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
 use super::connection_pool::ConnectionPool;
-use super::database::{
-    BLOB_BYTES_COUNTER, BUSY_TIMEOUT, RecordRow, execute_synced, save_wal_end, sync,
-};
+use super::database::{BUSY_TIMEOUT, execute_synced, save_wal_end, sync};
 use super::maintenance::MaintenanceTask;
 use super::memtable::MemtableEntry;
-use super::wal::record::BodyLocation;
+use super::row_writer::{RowWriter, StepEffects};
 use super::writer::WriterCommand;
 use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Row, params};
-use std::collections::BTreeMap;
+use rusqlite::{Connection, ErrorCode, params};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Limits of one step: number of records, and bytes of their bodies.
+/// Maximum number of records of a step.
 const STEP_RECORDS_MAX: usize = 512;
-const STEP_BYTES_MAX: u64 = 1 << 20;
 /// Interval between checks for work.
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks without a commit after which the server counts as idle.
@@ -65,14 +65,6 @@ pub(super) struct Checkpointer {
 
 /// The records of a step, in key order.
 type Step = Vec<(Bytes, MemtableEntry)>;
-
-/// Changes of a step other than its records.
-#[derive(Default)]
-struct StepEffects {
-    counts: BTreeMap<i64, i64>,
-    /// Blob files whose record was replaced or deleted.
-    orphaned_blobs: Vec<i64>,
-}
 
 impl Checkpointer {
     /// Runs checkpoints until the writer thread ends, and then a last one.
@@ -162,7 +154,7 @@ impl Checkpointer {
             }
         }
         self.save_position(to)?;
-        self.shared.segments.retire(to.seq);
+        self.shared.segments.seal_before(to.seq);
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         self.shared.backpressure.report_checkpoint(None);
@@ -174,17 +166,13 @@ impl Checkpointer {
     /// the end of the memtable.
     fn next_step(&self, after: Option<&[u8]>, version: u64) -> (Step, Option<Bytes>) {
         let memtable = self.shared.memtable();
-        let (mut step, mut bytes, mut last_key) = (Vec::new(), 0, None);
+        let (mut step, mut last_key) = (Vec::new(), None);
         for (visited, (key, entry)) in memtable.after(after).enumerate() {
-            let is_full = step.len() >= STEP_RECORDS_MAX || bytes >= STEP_BYTES_MAX;
-            if is_full || visited >= 8 * STEP_RECORDS_MAX {
+            if step.len() >= STEP_RECORDS_MAX || visited >= 8 * STEP_RECORDS_MAX {
                 return (step, last_key);
             }
             last_key = Some(key.clone());
             if entry.version <= version {
-                if let BodyLocation::Inline { len, .. } = entry.location {
-                    bytes += u64::from(len);
-                }
                 step.push((key.clone(), entry.clone()));
             }
         }
@@ -210,8 +198,10 @@ impl Checkpointer {
                 self.shared.add_to_count(*first, *delta);
             }
             for (key, entry) in step {
-                memtable.remove_checkpointed(key, entry.version, entry.is_live());
+                memtable.remove_checkpointed(key, entry);
             }
+            let changes = effects.segments.iter().map(|(seq, change)| (*seq, change.bytes));
+            self.shared.segments.add_live_bytes(changes);
             Ok(effects.orphaned_blobs)
         });
         for id in result.inspect_err(|_| self.roll_back())? {
@@ -223,20 +213,16 @@ impl Checkpointer {
     fn write_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
         let sql = |e| self.storage_error(e);
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
-        let mut statements = Statements::prepare(&self.conn).map_err(sql)?;
+        let mut rows = RowWriter::prepare(&self.conn).map_err(sql)?;
         let mut effects = StepEffects::default();
         for (key, entry) in step {
-            let body = match (&entry.location, &entry.body_at) {
-                // Not verified here: the checksum moves with the body, and reads verify it.
-                (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
-                    segment.read(*at, *len as usize)?
-                }
-                _ => Vec::new(),
-            };
-            statements.write(key, entry, &body, &mut effects).map_err(sql)?;
+            rows.write(key, entry, &mut effects).map_err(sql)?;
+        }
+        for (seq, change) in &effects.segments {
+            rows.change_segment(*seq, *change).map_err(sql)?;
         }
         for (first, delta) in effects.counts.iter().filter(|(_, delta)| **delta != 0) {
-            statements.count.execute(params![first, delta]).map_err(sql)?;
+            rows.count.execute(params![first, delta]).map_err(sql)?;
         }
         Ok(effects)
     }
@@ -376,120 +362,4 @@ struct SqliteWal {
 fn sqlite_checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<SqliteWal> {
     let mut statement = conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| Ok(SqliteWal { frames: row.get(1)?, checkpointed: row.get(2)? }))
-}
-
-struct Statements<'c> {
-    find: CachedStatement<'c>,
-    put: CachedStatement<'c>,
-    remove: CachedStatement<'c>,
-    body_insert: CachedStatement<'c>,
-    body_update: CachedStatement<'c>,
-    body_remove: CachedStatement<'c>,
-    blob_insert: CachedStatement<'c>,
-    blob_remove: CachedStatement<'c>,
-    count: CachedStatement<'c>,
-    /// Reused buffer for encoded rows.
-    data: Vec<u8>,
-}
-
-impl<'c> Statements<'c> {
-    fn prepare(conn: &'c Connection) -> rusqlite::Result<Statements<'c>> {
-        Ok(Statements {
-            find: conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?,
-            put: conn.prepare_cached(
-                "INSERT INTO heads (key, due, data) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (key) DO UPDATE SET due = ?2, data = ?3",
-            )?,
-            remove: conn.prepare_cached("DELETE FROM heads WHERE key = ?1")?,
-            body_insert: conn.prepare_cached("INSERT INTO bodies (sum, body) VALUES (?1, ?2)")?,
-            body_update: conn
-                .prepare_cached("UPDATE bodies SET sum = ?2, body = ?3 WHERE id = ?1")?,
-            body_remove: conn.prepare_cached("DELETE FROM bodies WHERE id = ?1")?,
-            blob_insert: conn.prepare_cached("INSERT INTO blobs (id, size) VALUES (?1, ?2)")?,
-            blob_remove: conn.prepare_cached("DELETE FROM blobs WHERE id = ?1 RETURNING size")?,
-            count: conn.prepare_cached(
-                "INSERT INTO counts (first, n) VALUES (?1, ?2) \
-                 ON CONFLICT (first) DO UPDATE SET n = n + ?2",
-            )?,
-            data: Vec::new(),
-        })
-    }
-
-    fn write(
-        &mut self,
-        key: &Bytes,
-        entry: &MemtableEntry,
-        body: &[u8],
-        effects: &mut StepEffects,
-    ) -> rusqlite::Result<()> {
-        let first = i64::from(key.first().copied().unwrap_or_default());
-        let body_ref = |row: &Row<'_>| {
-            let data = row.get_ref(0)?.as_blob()?;
-            // A damaged row is replaced, and its body remains unreferenced.
-            Ok(RecordRow::decode(key, data).map_or(0, |row| row.body_ref))
-        };
-        let old = self.find.query_row(params![&key[..]], body_ref).optional()?;
-        if !entry.is_live() {
-            if let Some(body_ref) = old {
-                self.free_body(body_ref, effects)?;
-                self.remove.execute(params![&key[..]])?;
-                *effects.counts.entry(first).or_default() -= 1;
-            }
-            return Ok(());
-        }
-        let body_ref = self.store_body(entry, body, old.unwrap_or(0), effects)?;
-        let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
-        RecordRow { version, expires_at, body_ref, meta }.encode(key, &mut self.data);
-        self.put.execute(params![&key[..], expires_at.cast_signed(), &self.data[..]])?;
-        if old.is_none() {
-            *effects.counts.entry(first).or_default() += 1;
-        }
-        Ok(())
-    }
-
-    /// Stores a body, in place of the body at `old` where possible, and returns its reference.
-    fn store_body(
-        &mut self,
-        entry: &MemtableEntry,
-        body: &[u8],
-        old: i64,
-        effects: &mut StepEffects,
-    ) -> rusqlite::Result<i64> {
-        match entry.location {
-            BodyLocation::Removed | BodyLocation::Empty => {
-                self.free_body(old, effects)?;
-                Ok(0)
-            }
-            BodyLocation::Inline { checksum, .. } if old > 0 => {
-                self.body_update.execute(params![old, checksum, body])?;
-                Ok(old)
-            }
-            BodyLocation::Inline { checksum, .. } => {
-                self.free_body(old, effects)?;
-                self.body_insert.insert(params![checksum, body])
-            }
-            // A checkpoint repeated after a crash may find its reference already in the database.
-            BodyLocation::Blob { id, .. } if old == -id => Ok(old),
-            BodyLocation::Blob { id, len } => {
-                self.free_body(old, effects)?;
-                let size = i64::try_from(len).unwrap_or(i64::MAX);
-                self.blob_insert.execute(params![id, size])?;
-                *effects.counts.entry(BLOB_BYTES_COUNTER).or_default() += size;
-                Ok(-id)
-            }
-        }
-    }
-
-    /// Deletes a body that was replaced or removed.
-    fn free_body(&mut self, body_ref: i64, effects: &mut StepEffects) -> rusqlite::Result<()> {
-        if body_ref > 0 {
-            self.body_remove.execute(params![body_ref])?;
-        } else if body_ref < 0 {
-            let freed = self.blob_remove.query_row(params![-body_ref], |row| row.get::<_, i64>(0));
-            let freed = freed.optional()?.unwrap_or(0);
-            *effects.counts.entry(BLOB_BYTES_COUNTER).or_default() -= freed;
-            effects.orphaned_blobs.push(-body_ref);
-        }
-        Ok(())
-    }
 }

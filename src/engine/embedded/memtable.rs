@@ -1,6 +1,7 @@
 //! The memtable: the newest version of each record that is in the WAL and not yet in the database,
 //! in key order.
 
+use super::database::{BodyRef, SegmentLocation};
 use super::hidden_ranges::HiddenRanges;
 use super::wal::record::BodyLocation;
 use super::wal::segment::Segment;
@@ -26,6 +27,20 @@ impl MemtableEntry {
     /// Returns whether the entry is a record rather than a deletion.
     pub(super) fn is_live(&self) -> bool {
         self.location != BodyLocation::Removed
+    }
+
+    /// Returns the reference to the body that the database stores for the record.
+    pub(super) fn body_ref(&self) -> BodyRef {
+        match (self.location, &self.body_at) {
+            (BodyLocation::Blob { id, .. }, _) => BodyRef::Blob(id),
+            (BodyLocation::Inline { len, checksum, .. }, Some((segment, at))) => {
+                let (seq, at) = (segment.seq, *at);
+                BodyRef::Segment(SegmentLocation { seq, at, len, checksum })
+            }
+            (BodyLocation::Removed | BodyLocation::Empty | BodyLocation::Inline { .. }, _) => {
+                BodyRef::Empty
+            }
+        }
     }
 
     /// Difference that the entry makes to the database's record count; 0 while `in_db` is unknown.
@@ -133,12 +148,12 @@ impl Memtable {
         self.add_to_count(first_byte(key), delta);
     }
 
-    /// Removes an entry that was checkpointed at `version`. A newer entry stays, with `in_db` set
-    /// to `is_live`.
-    pub(super) fn remove_checkpointed(&mut self, key: &[u8], version: u64, is_live: bool) {
+    /// Removes an entry that was checkpointed. Another one stays, with `in_db` set to whether the
+    /// checkpointed one is live: a newer one, or one of the same version whose body was moved.
+    pub(super) fn remove_checkpointed(&mut self, key: &[u8], checkpointed: &MemtableEntry) {
         let Some(entry) = self.entries.get(key) else { return };
-        if entry.version > version {
-            return self.set_in_db(key, is_live);
+        if entry.version != checkpointed.version || entry.body_ref() != checkpointed.body_ref() {
+            return self.set_in_db(key, checkpointed.is_live());
         }
         self.tombstones -= usize::from(!entry.is_live());
         let (delta, expires_at) = (entry.count_delta(), entry.expires_at);
@@ -229,11 +244,11 @@ mod tests {
         memtable.set_in_db(b"kb", false);
         assert_eq!(memtable.count_delta(b'k'), 1);
         memtable.put(key("kb"), entry(4, false, None, 0));
-        memtable.remove_checkpointed(b"kb", 3, true);
+        memtable.remove_checkpointed(b"kb", &entry(3, true, None, 0));
         assert_eq!(memtable.count_delta(b'k'), -1, "in the database, removed in the memtable");
         assert_eq!(memtable.tombstones(), 2);
-        memtable.remove_checkpointed(b"kb", 4, false);
-        memtable.remove_checkpointed(b"ka", 2, false);
+        memtable.remove_checkpointed(b"kb", &entry(4, false, None, 0));
+        memtable.remove_checkpointed(b"ka", &entry(2, false, None, 0));
         assert_eq!((memtable.len(), memtable.tombstones()), (0, 0));
         assert_eq!(memtable.count_delta(b'k'), 0);
     }

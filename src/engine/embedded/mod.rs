@@ -1,11 +1,12 @@
-//! The embedded engine: a write-ahead log (WAL), an SQLite database, and blob files for large
-//! bodies.
+//! The embedded engine: a write-ahead log (WAL) whose segments keep the bodies, an SQLite database
+//! with the rest of each record and the location of its body, and blob files for large bodies.
 //!
 //! ```text
 //! commit -> writer: check preconditions, append one WAL record, fsync -> memtable -> reply
 //!                                                                           |
 //!                                        checkpointer: batched transactions -> steadfast.db
 //! read   -> read cache, else memtable (commits not yet checkpointed), else database
+//!           -> body: WAL segment or blob file
 //! ```
 //!
 //! One process owns a data directory, through a lock on the file `LOCK`. docs/format.md describes
@@ -24,6 +25,7 @@ mod read_cache;
 mod read_path;
 mod read_scheduler;
 mod repair;
+mod row_writer;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -45,7 +47,7 @@ use bytes::Bytes;
 use checkpoint::Checkpointer;
 use connection_pool::{ConnectionPool, ExpiryPosition};
 use data_dir::DataDir;
-use database::CheckpointPosition;
+use database::{CheckpointPosition, SegmentRow};
 use maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
 use memtable::Memtable;
 use read_cache::ReadCache;
@@ -61,7 +63,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, oneshot};
 use wal::record::WalEntry;
-use wal::recovery::{self, RecoveredWal, RecoveryMode};
+use wal::recovery::{self, RecoveredWal, RecoveryMode, SealedSegments};
 use wal::segment::{Segment, SegmentFile, SegmentPool};
 use writer::{QueuedCommit, Scratch, Writer, WriterCommand};
 
@@ -161,18 +163,16 @@ impl Shared {
     fn new(
         dir: Arc<DataDir>,
         memtable: Memtable,
-        (segments, recovered): (SegmentPool, RecoveredWal),
-        cache_bytes: u64,
-        wal_bytes: u64,
+        segments: SegmentPool,
+        wal_position: WalPosition,
+        (cache_bytes, wal_bytes): (u64, u64),
     ) -> Shared {
-        let RecoveredWal { live, free, last_version, next_seq } = recovered;
-        segments.restore(live, free);
         Shared {
             cache: ReadCache::new(cache_bytes),
             memtable: RwLock::new(memtable),
             checkpoint_lock: RwLock::default(),
             wal_end: AtomicU64::new(0),
-            wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
+            wal_position: Mutex::new(wal_position),
             segments,
             backpressure: Backpressure::new(wal_bytes),
             counters: Counters::default(),
@@ -242,13 +242,16 @@ impl Embedded {
         let conn = database::open_writer(dir.path())?;
         dir.remember_database()?;
         let position = database::checkpoint_position(&conn)?;
-        let (segments, files) = SegmentPool::open(dir.clone())?;
-        let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadWrite)?;
+        let rows = database::segment_rows(&conn)?;
+        let (segments, files) = SegmentPool::open(dir.clone(), &rows)?;
+        let files = (files, &rows[..]);
+        let recovered = recover(&segments, files, position, RecoveryMode::ReadWrite)?;
+        let (memtable, wal_position, newest) = recovered;
         let blobs = BlobFiles::create(dir.clone(), cache_bytes / BLOB_CACHE_DIVISOR, &fatal)?;
         dir.sync()?;
-        let newest = recovered.live.last().map(|segment| segment.seq);
         let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
-        let shared = Shared::new(dir, memtable, (segments, recovered), cache_bytes, wal_bytes);
+        let sizes = (cache_bytes, wal_bytes);
+        let shared = Shared::new(dir, memtable, segments, wal_position, sizes);
         shared.wal_end.store(wal_end, Ordering::Relaxed);
         // Stored again only if recovery found a segment that the database does not know.
         if position.wal_end == 0 || position.wal_end.max(position.first_segment) < wal_end {
@@ -270,10 +273,13 @@ impl Embedded {
         let dir = Arc::new(DataDir::open_existing(dir)?);
         let conn = database::open_checked(&dir)?;
         let position = database::checkpoint_position(&conn)?;
-        let (segments, files) = SegmentPool::open_read_only(dir.clone())?;
-        let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadOnly)?;
+        let rows = database::segment_rows(&conn)?;
+        let (segments, files) = SegmentPool::open_read_only(dir.clone(), &rows)?;
+        let files = (files, &rows[..]);
+        let recovered = recover(&segments, files, position, RecoveryMode::ReadOnly)?;
+        let (memtable, wal_position, _) = recovered;
         let blobs = BlobFiles::open(dir.clone(), 0, &FatalErrorHandler::new(|_| {}));
-        let shared = Shared::new(dir, memtable, (segments, recovered), 0, u64::MAX);
+        let shared = Shared::new(dir, memtable, segments, wal_position, (0, u64::MAX));
         Embedded::new(shared, &conn, blobs)
     }
 
@@ -394,19 +400,28 @@ fn spawn(
     thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
 }
 
-/// Replays the WAL after the checkpoint position.
-fn replay_wal(
-    files: Vec<SegmentFile>,
+/// Replays the WAL after the checkpoint position into a memtable, and fills the pool of segments.
+/// Returns also the end of the WAL, and the sequence number of its newest segment with commits.
+fn recover(
+    segments: &SegmentPool,
+    (mut files, rows): (Vec<SegmentFile>, &[SegmentRow]),
     position: CheckpointPosition,
     mode: RecoveryMode,
-) -> Result<(Memtable, RecoveredWal)> {
+) -> Result<(Memtable, WalPosition, Option<u64>)> {
+    let sealed = SealedSegments::split_off(&mut files, rows, position)?;
+    sealed.log_missing();
     let mut memtable = Memtable::default();
     let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
         let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
         memtable.put(key, entry);
     };
-    let recovered = recovery::recover(files, position, mode, replay)?;
-    Ok((memtable, recovered))
+    let RecoveredWal { live, free, last_version, next_seq } =
+        recovery::recover(files, position, mode, replay)?;
+    let newest = live.last().map(|segment| segment.seq);
+    segments.restore(live, sealed.segments, free);
+    // Also greater than that of a segment that was lost with part of the WAL.
+    let seq = rows.last().map_or(next_seq, |row| next_seq.max(row.seq + 1));
+    Ok((memtable, WalPosition { version: last_version, seq }, newest))
 }
 
 /// Ensures that the WAL has a file, and stores in the database that the WAL exists and which
@@ -546,11 +561,11 @@ impl Engine for Embedded {
         let counters = &self.shared.counters;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let blob_bytes = self.shared.blob_bytes.load(Ordering::Relaxed);
-        let wal_bytes = self.shared.segments.disk_bytes();
+        let (segment_bytes, wal_bytes) = self.shared.segments.disk_bytes();
         let dir = self.shared.dir.path();
         let database_bytes = size(database::path(dir)) + size(database::wal_path(dir));
         Stats {
-            disk_bytes: database_bytes + wal_bytes + u64::try_from(blob_bytes).unwrap_or(0),
+            disk_bytes: database_bytes + segment_bytes + u64::try_from(blob_bytes).unwrap_or(0),
             wal_bytes,
             commits: load(&counters.commits),
             conflicts: load(&counters.conflicts),

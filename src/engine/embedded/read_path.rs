@@ -6,6 +6,7 @@ use super::super::{
 use super::Shared;
 use super::blob_files::BlobFiles;
 use super::connection_pool::{ConnectionPool, ScanStep};
+use super::database::BodyRef;
 use super::hidden_ranges::{HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max};
 use super::memtable::{Memtable, MemtableEntry};
 use super::wal::record::BodyLocation;
@@ -34,31 +35,45 @@ pub(super) struct ReadPath {
 impl ReadPath {
     /// Returns the newest record of a key.
     pub(super) fn find(&self, key: &[u8], projection: Projection) -> Result<Option<Record>> {
-        // A blob file is deleted when its record is replaced. If that happens after the record was
-        // read, the record is read again; a file missing for an unchanged record is damage.
+        // A blob file is deleted when its record is replaced, and a segment is recycled when all
+        // records of the database with bodies in it were replaced or moved. If that happens after
+        // the record was read, the record is read again. The first read saw a state before the
+        // file was given up, so the second sees the state after: it finds another reference, and a
+        // file missing for the same reference is damage.
         let mut missing = None;
         loop {
             let in_memtable = self.shared.memtable().get(key).cloned();
-            let (mut record, blob) = match in_memtable {
-                Some(entry) => match resolve(entry, projection)? {
-                    Some(resolved) => resolved,
-                    None => return Ok(None),
-                },
-                None => match self.pool.read(key, projection)? {
-                    Some((record, body_ref)) => (record, (body_ref < 0).then_some(-body_ref)),
-                    None => return Ok(None),
-                },
+            let found = match in_memtable {
+                Some(entry) => resolve(entry, projection)?,
+                None => self.pool.read(key, projection)?,
             };
-            let blob = blob.filter(|_| projection == Projection::Full);
-            let Some(id) = blob else { return Ok(Some(record)) };
-            if let Some(blob) = self.blobs.find(id)? {
-                record.body = Body::Stored(Arc::new(blob));
+            let Some((mut record, body)) = found else { return Ok(None) };
+            let is_complete = matches!(body, BodyRef::Empty | BodyRef::Row(_));
+            if is_complete || projection == Projection::Meta {
                 return Ok(Some(record));
             }
-            if missing == Some(id) {
-                return Err(EngineError::Corrupt(format!("blob file {id:016x} is missing")));
+            if let Some(body) = self.load_body(&record, body)? {
+                record.body = body;
+                return Ok(Some(record));
             }
-            missing = Some(id);
+            if missing == Some(body) {
+                return Err(missing_body(body));
+            }
+            missing = Some(body);
+        }
+    }
+
+    /// Returns a body that is in a file; `None` if the file does not exist.
+    fn load_body(&self, record: &Record, body: BodyRef) -> Result<Option<Body>> {
+        match body {
+            BodyRef::Empty | BodyRef::Row(_) => Ok(None),
+            BodyRef::Blob(id) => Ok(self.blobs.find(id)?.map(|blob| Body::Stored(Arc::new(blob)))),
+            BodyRef::Segment(location) => {
+                let segment = self.shared.segments.find(location.seq);
+                let Some(segment) = segment else { return Ok(None) };
+                let body = recovery::read_located(&segment, location, record.version)?;
+                Ok(Some(Body::Bytes(body)))
+            }
         }
     }
 
@@ -165,23 +180,31 @@ impl ReadPath {
     }
 }
 
-/// A record, and its blob if the body is in one.
-type RecordAndBlob = (Record, Option<i64>);
+/// The error for a body whose file does not exist.
+pub(super) fn missing_body(body: BodyRef) -> EngineError {
+    EngineError::Corrupt(match body {
+        BodyRef::Blob(id) => format!("blob file {id:016x} is missing"),
+        BodyRef::Segment(location) => format!("WAL segment {} is missing", location.seq),
+        BodyRef::Empty | BodyRef::Row(_) => "a body is missing".into(),
+    })
+}
 
-/// Returns the record of an entry; `None` for a deletion.
-pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<RecordAndBlob>> {
+/// Returns the record of an entry with its inline body, or with the reference to its blob; `None`
+/// for a deletion.
+pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<(Record, BodyRef)>> {
     let MemtableEntry { version, expires_at, meta, location, body_at, .. } = entry;
-    let (body, blob) = match (location, body_at) {
+    let (body, body_ref) = match (location, body_at) {
         (BodyLocation::Removed, _) => return Ok(None),
-        (BodyLocation::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
+        (BodyLocation::Blob { id, .. }, _) => (Body::EMPTY, BodyRef::Blob(id)),
         (BodyLocation::Inline { len, checksum, .. }, Some((segment, at)))
             if part == Projection::Full =>
         {
-            (Body::Bytes(recovery::read_body(&segment, at, len, version, checksum)?), None)
+            let body = recovery::read_body(&segment, at, len, version, checksum)?;
+            (Body::Bytes(body), BodyRef::Empty)
         }
-        (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => (Body::EMPTY, None),
+        (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => (Body::EMPTY, BodyRef::Empty),
     };
-    Ok(Some((Record { version, expires_at, meta, body }, blob)))
+    Ok(Some((Record { version, expires_at, meta, body }, body_ref)))
 }
 
 /// How to attempt a scan.

@@ -1,16 +1,19 @@
 //! Snapshots: a copy of the memtable together with a read transaction of the database on a
 //! dedicated connection.
 //!
-//! While a snapshot exists, no blob file is deleted, no WAL segment it refers to is recycled, and
-//! SQLite's WAL cannot restart.
+//! While a snapshot exists, no blob file is deleted, no WAL segment that existed when it was taken is
+//! recycled, and SQLite's WAL cannot restart.
 
 use super::super::{
     Body, BoxFuture, EngineError, KeyedRecord, Projection, Record, Result, Snapshot,
 };
 use super::blob_files::{SnapshotPin, blocking};
 use super::connection_pool::PooledConnection;
+use super::database::BodyRef;
 use super::memtable::MemtableEntry;
-use super::read_path::{ReadPath, resolve};
+use super::read_path::{ReadPath, missing_body, resolve};
+use super::wal::recovery;
+use super::wal::segment::Segment;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,6 +29,8 @@ struct SnapshotState {
     /// Serializes reads.
     conn: Mutex<PooledConnection>,
     memtable: BTreeMap<Bytes, MemtableEntry>,
+    /// The segments by their sequence number. None is recycled while it is referenced here.
+    segments: BTreeMap<u64, Arc<Segment>>,
     _pin: SnapshotPin,
 }
 
@@ -33,7 +38,7 @@ struct SnapshotState {
 enum SnapshotEntry {
     InMemtable(MemtableEntry),
     /// A record of the database and the reference to its body.
-    InDb(Record, i64),
+    InDb(Record, BodyRef),
 }
 
 impl SnapshotReader {
@@ -41,14 +46,18 @@ impl SnapshotReader {
         // Pins the blob files first, so that none is deleted before the snapshot is complete.
         let pin = read_path.blobs.pin();
         let mut conn = read_path.pool.dedicated()?;
-        let memtable = {
-            // Under the lock, no records move from the memtable to the database.
+        let (memtable, segments) = {
+            // Under the lock no step of a checkpoint is committed. So no record moves from the
+            // memtable to the database, and every segment that the records of the database refer to
+            // is still in the pool: only those without such records leave it.
             let _guard = read_path.shared.checkpoint_lock();
             conn.begin_snapshot(0)?;
-            read_path.shared.memtable().clone_entries()
+            let segments = read_path.shared.segments.all();
+            (read_path.shared.memtable().clone_entries(), segments)
         };
         let conn = Mutex::new(conn);
-        Ok(SnapshotReader(Arc::new(SnapshotState { read_path, conn, memtable, _pin: pin })))
+        let state = SnapshotState { read_path, conn, memtable, segments, _pin: pin };
+        Ok(SnapshotReader(Arc::new(state)))
     }
 }
 
@@ -66,14 +75,14 @@ impl SnapshotState {
             (key.clone(), SnapshotEntry::InMemtable(entry.clone()))
         };
         let mut memtable = live.map(in_memtable).peekable();
-        for (key, record, body_ref) in in_db {
+        for (key, record, body) in in_db {
             while let Some(entry) = memtable.next_if(|(other, _)| *other < key) {
                 entries.push(entry);
             }
             if entries.len() >= limit {
                 break;
             }
-            entries.push((key, SnapshotEntry::InDb(record, body_ref)));
+            entries.push((key, SnapshotEntry::InDb(record, body)));
         }
         entries.extend(memtable.take(limit.saturating_sub(entries.len())));
         entries.truncate(limit);
@@ -93,20 +102,24 @@ impl SnapshotState {
     }
 
     fn load(&self, conn: &PooledConnection, entry: SnapshotEntry) -> Result<Record> {
-        let (mut record, blob) = match entry {
+        let (mut record, body) = match entry {
             SnapshotEntry::InMemtable(entry) => resolve(entry, Projection::Full)?
                 .ok_or_else(|| EngineError::Corrupt("a deletion among live records".into()))?,
-            SnapshotEntry::InDb(mut record, body_ref) => {
-                if body_ref > 0 {
-                    record.body = Body::Bytes(conn.body(record.version, body_ref)?);
-                }
-                (record, (body_ref < 0).then_some(-body_ref))
-            }
+            SnapshotEntry::InDb(record, body) => (record, body),
         };
-        if let Some(id) = blob {
-            let missing = || EngineError::Corrupt(format!("blob file {id:016x} is missing"));
-            let blob = self.read_path.blobs.open_file(id)?.ok_or_else(missing)?;
-            record.body = Body::Stored(Arc::new(blob));
+        match body {
+            BodyRef::Empty => {}
+            BodyRef::Row(id) => record.body = Body::Bytes(conn.body(record.version, id)?),
+            BodyRef::Blob(id) => {
+                let blob = self.read_path.blobs.open_file(id)?;
+                record.body = Body::Stored(Arc::new(blob.ok_or_else(|| missing_body(body))?));
+            }
+            BodyRef::Segment(location) => {
+                let segment = self.segments.get(&location.seq);
+                let segment = segment.ok_or_else(|| missing_body(body))?;
+                let body = recovery::read_located(segment, location, record.version)?;
+                record.body = Body::Bytes(body);
+            }
         }
         Ok(record)
     }

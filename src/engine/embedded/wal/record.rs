@@ -60,6 +60,11 @@ pub(crate) struct WalEntry {
     pub(crate) location: BodyLocation,
 }
 
+/// Returns the size of an entry with a body of `body_len` bytes in a WAL record, in bytes.
+pub(crate) fn entry_bytes(key: &[u8], meta: &[u8], body_len: u32) -> u64 {
+    (ENTRY_FIXED_BYTES + key.len() + meta.len()) as u64 + u64::from(body_len)
+}
+
 impl RecordHeader {
     /// Size of the record on disk, in bytes, including padding to a full page.
     pub(crate) fn disk_len(&self) -> u64 {

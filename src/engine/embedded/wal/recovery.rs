@@ -5,11 +5,12 @@
 //! it. Any other gap is damage to acknowledged commits and fails the recovery.
 
 use super::super::blob_files::io_error;
-use super::super::database::{CheckpointPosition, body_checksum};
+use super::super::database::{CheckpointPosition, SegmentLocation, SegmentRow, body_checksum};
 use super::super::{EngineError, Result};
 use super::record::{self, BodyLocation, HEADER_BYTES, PAGE_BYTES, RecordHeader, WalEntry};
 use super::segment::{Segment, SegmentFile};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -25,6 +26,58 @@ pub(crate) struct RecoveredWal {
     pub(crate) last_version: u64,
     /// A sequence number greater than that of any segment.
     pub(crate) next_seq: u64,
+}
+
+/// The sealed segments of a data directory, which are not part of the WAL to recover.
+#[derive(Default)]
+pub(crate) struct SealedSegments {
+    /// The oldest first.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// Those without a file.
+    pub(crate) missing: Vec<SegmentRow>,
+}
+
+impl SealedSegments {
+    /// Takes the files of sealed segments out of `files`, without reading them: damage in one costs
+    /// only the bodies in it, which their checksums detect. `rows` are those of the table
+    /// `segments`; it has no row for a file that may be overwritten, in any state that a power
+    /// failure can leave.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] if there are no files although there were commits.
+    pub(crate) fn split_off(
+        files: &mut Vec<SegmentFile>,
+        rows: &[SegmentRow],
+        position: CheckpointPosition,
+    ) -> Result<SealedSegments> {
+        // Some file exists from before the first commit on.
+        if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
+            return Err(missing("all segment files are"));
+        }
+        let mut by_number: BTreeMap<u64, SegmentFile> =
+            std::mem::take(files).into_iter().map(|file| (file.number(), file)).collect();
+        let mut sealed = SealedSegments::default();
+        for row in rows.iter().filter(|row| row.seq < position.first_segment) {
+            match by_number.remove(&row.file) {
+                Some(file) => sealed.segments.push(Segment::new(row.seq, file)),
+                None => sealed.missing.push(*row),
+            }
+        }
+        files.extend(by_number.into_values());
+        Ok(sealed)
+    }
+
+    /// Logs which segments are missing.
+    pub(crate) fn log_missing(&self) {
+        for SegmentRow { seq, file, live } in &self.missing {
+            tracing::error!(
+                segment = seq,
+                file = format!("log/slot-{file:04}"),
+                lost_bytes = live,
+                "a WAL segment with values is missing; put its file back, or restore a backup"
+            );
+        }
+    }
 }
 
 /// A WAL record whose header and entries match their checksum.
@@ -60,7 +113,7 @@ pub(crate) enum RecoveryMode {
     ReadOnly,
 }
 
-/// Reads all segment files and passes each entry after `position` to `visit`, in commit order, with
+/// Reads the files of live segments and free files, and passes each entry after `position` to `visit`, in commit order, with
 /// the offset of its record's bodies section.
 ///
 /// # Errors
@@ -71,10 +124,6 @@ pub(crate) fn recover(
     mode: RecoveryMode,
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
-    // Some file exists from before the first commit on.
-    if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
-        return Err(missing("all segment files are"));
-    }
     let (mut live, mut free) = (Vec::new(), Vec::new());
     let mut next_seq = position.first_segment.max(position.wal_end);
     for file in files {
@@ -303,4 +352,14 @@ pub(crate) fn read_body(
         )));
     }
     Ok(Bytes::from(bytes))
+}
+
+/// Reads the body at a location of the database and verifies its checksum.
+pub(crate) fn read_located(
+    segment: &Segment,
+    location: SegmentLocation,
+    version: u64,
+) -> Result<Bytes> {
+    let SegmentLocation { at, len, checksum, .. } = location;
+    read_body(segment, at, len, version, checksum)
 }

@@ -3,16 +3,22 @@
 //! A *segment* is one use of a segment file and has a unique, increasing sequence number. Files are
 //! filled with zeros before their first use, so that fdatasync writes data only and no file system
 //! metadata.
+//!
+//! A segment is *live* while it has commits that are not checkpointed. Then it is *sealed*: records
+//! of the database refer to the bodies in it, as a checkpoint does not copy them. Without such
+//! records it is *retired*, and its file is free once no reader has it.
 
 use super::super::blob_files::io_error;
 use super::super::data_dir::DataDir;
+use super::super::database::SegmentRow;
 use super::super::{EngineError, Result};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Size of a segment file, in bytes. Only a single larger WAL record makes a file longer.
 pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
@@ -50,6 +56,11 @@ impl Segment {
         self.segment_file
     }
 
+    /// Returns the number of the file.
+    pub(crate) fn number(&self) -> u64 {
+        self.segment_file.number
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.segment_file.file
     }
@@ -78,12 +89,23 @@ fn open_error(e: &io::Error) -> EngineError {
     io_error("open the WAL", e)
 }
 
+impl SegmentFile {
+    /// Returns the number in the file's name.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn len(&self) -> u64 {
+        self.file.metadata().map_or(0, |meta| meta.len())
+    }
+}
+
 /// All segment files of a data directory.
 #[derive(Debug)]
 pub(crate) struct SegmentPool {
     data: Arc<DataDir>,
     dir: PathBuf,
-    state: Mutex<PoolState>,
+    state: RwLock<PoolState>,
     next_number: AtomicU64,
 }
 
@@ -92,34 +114,47 @@ struct PoolState {
     /// Segments with commits that are not checkpointed yet, the oldest first; the last one is
     /// active.
     live: Vec<Arc<Segment>>,
-    /// Checkpointed segments that may still have readers.
+    /// Checkpointed segments with bodies of records in the database, by sequence number.
+    sealed: BTreeMap<u64, Arc<Segment>>,
+    /// The table `segments` as committed: [`SegmentRow::live`] by sequence number. Segments without
+    /// bodies of records in the database are absent.
+    live_bytes: BTreeMap<u64, u64>,
+    /// Checkpointed segments without such bodies that may still have readers.
     retired: Vec<Arc<Segment>>,
     free: Vec<SegmentFile>,
 }
 
 impl SegmentPool {
     /// Opens the files in the `log/` directory, which it creates if missing, and returns them with
-    /// an empty pool.
-    pub(crate) fn open(data: Arc<DataDir>) -> Result<(SegmentPool, Vec<SegmentFile>)> {
+    /// an empty pool. `rows` are those of the table `segments`.
+    pub(crate) fn open(
+        data: Arc<DataDir>,
+        rows: &[SegmentRow],
+    ) -> Result<(SegmentPool, Vec<SegmentFile>)> {
         let dir = data.path().join("log");
         match fs::create_dir(&dir) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(open_error(&e)),
             _ => {}
         }
-        let opened = SegmentPool::open_files(data, OpenOptions::new().read(true).write(true))?;
+        let options = OpenOptions::new().read(true).write(true).clone();
+        let opened = SegmentPool::open_files(data, &options, rows)?;
         // A killed process may have created a file without syncing its directory entry.
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|e| open_error(&e))?;
         Ok(opened)
     }
 
     /// Opens the files for reading; none if the directory does not exist.
-    pub(crate) fn open_read_only(data: Arc<DataDir>) -> Result<(SegmentPool, Vec<SegmentFile>)> {
-        SegmentPool::open_files(data, OpenOptions::new().read(true))
+    pub(crate) fn open_read_only(
+        data: Arc<DataDir>,
+        rows: &[SegmentRow],
+    ) -> Result<(SegmentPool, Vec<SegmentFile>)> {
+        SegmentPool::open_files(data, OpenOptions::new().read(true), rows)
     }
 
     fn open_files(
         data: Arc<DataDir>,
         options: &OpenOptions,
+        rows: &[SegmentRow],
     ) -> Result<(SegmentPool, Vec<SegmentFile>)> {
         let dir = data.path().join("log");
         let mut files = Vec::new();
@@ -136,23 +171,57 @@ impl SegmentPool {
             files.push(SegmentFile { number, file, preallocated });
         }
         files.sort_by_key(|file| file.number);
-        let next_number = AtomicU64::new(files.last().map_or(1, |file| file.number + 1));
-        Ok((SegmentPool { data, dir, state: Mutex::default(), next_number }, files))
+        // Also greater than the number of a sealed segment whose file is missing: the next start
+        // would take a new file of that number for the sealed segment.
+        let numbers = files.iter().map(|file| file.number).chain(rows.iter().map(|row| row.file));
+        let next_number = AtomicU64::new(numbers.max().unwrap_or(0) + 1);
+        let live_bytes = rows.iter().map(|row| (row.seq, row.live)).collect();
+        let state = RwLock::new(PoolState { live_bytes, ..PoolState::default() });
+        Ok((SegmentPool { data, dir, state, next_number }, files))
     }
 
-    fn state(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> RwLockReadGuard<'_, PoolState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, PoolState> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds the segments and free files found by recovery.
-    pub(crate) fn restore(&self, live: Vec<Arc<Segment>>, free: Vec<SegmentFile>) {
-        *self.state() = PoolState { live, retired: Vec::new(), free };
+    pub(crate) fn restore(
+        &self,
+        live: Vec<Arc<Segment>>,
+        sealed: Vec<Arc<Segment>>,
+        free: Vec<SegmentFile>,
+    ) {
+        let mut state = self.state_mut();
+        state.sealed = sealed.into_iter().map(|segment| (segment.seq, segment)).collect();
+        (state.live, state.free) = (live, free);
+    }
+
+    /// Returns a live or sealed segment.
+    pub(crate) fn find(&self, seq: u64) -> Option<Arc<Segment>> {
+        let state = self.state();
+        let in_live = || {
+            let at = state.live.binary_search_by_key(&seq, |segment| segment.seq).ok()?;
+            state.live.get(at)
+        };
+        state.sealed.get(&seq).or_else(in_live).cloned()
+    }
+
+    /// Returns all live and sealed segments by sequence number.
+    pub(crate) fn all(&self) -> BTreeMap<u64, Arc<Segment>> {
+        let state = self.state();
+        let mut all = state.sealed.clone();
+        all.extend(state.live.iter().map(|segment| (segment.seq, segment.clone())));
+        all
     }
 
     /// Allocates segment `seq` from a free file, or else from a new one.
     pub(crate) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
         let reused = {
-            let mut state = self.state();
+            let mut state = self.state_mut();
             let preallocated = state.free.iter().position(|file| file.preallocated);
             preallocated.map(|at| state.free.swap_remove(at)).or_else(|| state.free.pop())
         };
@@ -161,7 +230,7 @@ impl SegmentPool {
             None => self.create(0)?,
         };
         let segment = Segment::new(seq, file);
-        self.state().live.push(segment.clone());
+        self.state_mut().live.push(segment.clone());
         Ok(segment)
     }
 
@@ -170,11 +239,12 @@ impl SegmentPool {
     pub(crate) fn ensure_file(&self) -> Result<()> {
         let is_empty = {
             let state = self.state();
-            state.live.is_empty() && state.retired.is_empty() && state.free.is_empty()
+            let segments = state.live.len() + state.sealed.len() + state.retired.len();
+            segments + state.free.len() == 0
         };
         if is_empty {
             let file = self.create(SEGMENT_BYTES)?;
-            self.state().free.push(file);
+            self.state_mut().free.push(file);
         }
         Ok(())
     }
@@ -216,19 +286,38 @@ impl SegmentPool {
         self.state().free.iter().any(|file| file.preallocated)
     }
 
-    /// Retires the segments before `seq`, whose commits are durable in the database.
-    pub(crate) fn retire(&self, seq: u64) {
-        let mut state = self.state();
+    /// Adds committed changes of [`SegmentRow::live`].
+    pub(crate) fn add_live_bytes(&self, changes: impl Iterator<Item = (u64, i64)>) {
+        let mut state = self.state_mut();
+        for (seq, change) in changes {
+            let bytes = state.live_bytes.get(&seq).copied().unwrap_or(0);
+            match bytes.saturating_add_signed(change) {
+                0 => state.live_bytes.remove(&seq),
+                bytes => state.live_bytes.insert(seq, bytes),
+            };
+        }
+    }
+
+    /// Seals the segments before `seq`, whose commits are durable in the database, and retires all
+    /// sealed segments without bodies.
+    ///
+    /// To be called after a synced transaction: a power failure may otherwise bring back a record
+    /// that refers to a body in a retired segment, whose file has been overwritten.
+    pub(crate) fn seal_before(&self, seq: u64) {
+        let mut state = self.state_mut();
         let count = state.live.partition_point(|segment| segment.seq < seq);
-        let retired: Vec<_> = state.live.drain(..count).collect();
-        state.retired.extend(retired);
+        let checkpointed: Vec<_> = state.live.drain(..count).collect();
+        let PoolState { sealed, live_bytes, retired, .. } = &mut *state;
+        sealed.extend(checkpointed.into_iter().map(|segment| (segment.seq, segment)));
+        let unused = sealed.extract_if(.., |seq, _| !live_bytes.contains_key(seq));
+        retired.extend(unused.map(|(_, segment)| segment));
     }
 
     /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
     pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
         let (preallocated, surplus) = {
-            let mut state = self.state();
+            let mut state = self.state_mut();
             for segment in std::mem::take(&mut state.retired) {
                 match Arc::try_unwrap(segment) {
                     Ok(segment) => state.free.push(segment.segment_file),
@@ -248,7 +337,7 @@ impl SegmentPool {
         // Created before the others are deleted, as one file must always exist.
         let created = self.preallocate(wanted.saturating_sub(preallocated));
         if created.is_err() && preallocated == 0 {
-            self.state().free.extend(surplus);
+            self.state_mut().free.extend(surplus);
             return created;
         }
         // The files must not be those of a directory that took the place of this one.
@@ -264,7 +353,7 @@ impl SegmentPool {
     fn preallocate(&self, files: usize) -> Result<()> {
         for _ in 0..files {
             let file = self.create(SEGMENT_BYTES)?;
-            self.state().free.push(file);
+            self.state_mut().free.push(file);
         }
         Ok(())
     }
@@ -280,10 +369,14 @@ impl SegmentPool {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
-    /// Total size of all segment files, in bytes.
-    pub(crate) fn disk_bytes(&self) -> u64 {
+    /// Returns the total size of all segment files, and of those with commits that are not
+    /// checkpointed, in bytes.
+    pub(crate) fn disk_bytes(&self) -> (u64, u64) {
         let state = self.state();
-        let live = state.live.iter().chain(&state.retired).map(|segment| &segment.segment_file);
-        live.chain(&state.free).map(|file| file.file.metadata().map_or(0, |meta| meta.len())).sum()
+        let len = |segment: &Arc<Segment>| segment.segment_file.len();
+        let live: u64 = state.live.iter().map(len).sum();
+        let checkpointed: u64 = state.sealed.values().chain(&state.retired).map(len).sum();
+        let free: u64 = state.free.iter().map(SegmentFile::len).sum();
+        (live + checkpointed + free, live)
     }
 }
