@@ -6,8 +6,10 @@
 
 mod support;
 
+use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use support::{Server, binary, copy_dir};
 
 const STORE: &str = "/resources/stores/kv/y51ro7lv4zu5rdbulm95gt";
@@ -68,6 +70,11 @@ fn format_1_opens_with_all_acknowledged_writes() {
     // Again, with all data in the database.
     let server = Server::start(&data, &[]);
     assert_contents(&server);
+    wait_for_migration(&data);
+    assert_contents(&server);
+    server.stop();
+    let server = Server::start(&data, &[]);
+    assert_contents(&server);
     assert_eq!(server.request(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
     let after = server.get(&format!("{STORE}/keys/plain"));
     assert!(after.generation() > 1_795_469_151_747_167, "a generation repeats");
@@ -81,4 +88,22 @@ fn format_1_passes_the_check_command() {
     let output = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success(), "{output}");
     assert!(output.contains("2 blob files, 9 records in the WAL: no problems found"), "{output}");
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    let format: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(format, 1, "the check must not change the format");
+}
+
+/// Waits until all values of up to 256 KiB are in WAL segments.
+fn wait_for_migration(data: &Path) {
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let sql = "SELECT count(*) FROM bodies";
+        let left: i64 = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+        if left == 0 {
+            return;
+        }
+        assert!(Instant::now() < end, "{left} values are not migrated");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -83,9 +83,9 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,
 
-    /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes and slows down
-    /// recovery
-    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = 128 << 20)]
+    /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes, takes more
+    /// memory and disk, and slows down recovery
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = 512 << 20)]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     wal_bytes: u64,
 

@@ -5,7 +5,7 @@ use crate::harness::fault_shim::{
     BLOBS, DATABASE, FaultShim, OPEN, Rule, SEND, SQLITE_WAL, SYNC, TRUNCATE, UNLINK, WAL, WRITE,
 };
 use crate::harness::random::run_seed;
-use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Mixed, Small};
+use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Garbage, Mixed, Small};
 use crate::random_kills::rounds;
 use crate::testbed::{Testbed, start_server};
 use std::time::Duration;
@@ -132,6 +132,24 @@ fn kill_while_sqlite_checkpoints_into_the_database_file() {
     kill_when_idle("after a database fsync", rule(KillAfter, SYNC, DATABASE), 1);
     let any = rule(KillBefore, TRUNCATE | SYNC, "steadfast.db");
     kill_when_idle("before any database fsync or truncate", any, 4);
+}
+
+#[test]
+fn kill_while_values_are_relocated() {
+    let wal = |action, calls| rule(action, calls, WAL);
+    kill_at("before a WAL write, collecting", wal(KillBefore, WRITE), 1000, Garbage);
+    kill_at("halfway through a WAL write, collecting", wal(KillHalfway, WRITE), 1000, Garbage);
+    kill_at("before a WAL fsync, collecting", wal(KillBefore, SYNC), 1000, Garbage);
+    kill_at("after a WAL fsync, collecting", wal(KillAfter, SYNC), 1000, Garbage);
+    let position = |action| rule(action, SYNC, SQLITE_WAL);
+    kill_at("before a position is stored, collecting", position(KillBefore), 12, Garbage);
+    kill_at("after a position is stored, collecting", position(KillAfter), 12, Garbage);
+}
+
+#[test]
+fn kill_around_the_removal_of_a_segment_file() {
+    kill_when_idle("before a segment unlink", rule(KillBefore, UNLINK, WAL), 1);
+    kill_when_idle("after a segment unlink", rule(KillAfter, UNLINK, WAL), 1);
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub(crate) enum ValueSizes {
     FillsWal,
     /// Around and above the size from which a value is stored in a blob file.
     BlobFiles,
+    /// 30 to 60 kB under many keys. With a small WAL, they leave garbage in its segments.
+    Garbage,
 }
 
 impl ValueSizes {
@@ -35,9 +37,15 @@ impl ValueSizes {
             (ValueSizes::FillsWal, 0..=89) => 100_000 + random.below(150_000),
             (ValueSizes::BlobFiles, 0..=19) => around,
             (ValueSizes::BlobFiles, 20..=79) => 262_145 + random.below(500_000),
+            (ValueSizes::Garbage, 0..=94) => 30_000 + random.below(30_000),
             _ => random.below(1500),
         };
         bytes as u32
+    }
+
+    /// Returns the number of keys of each writer.
+    pub(crate) fn keys(self) -> u64 {
+        if self == ValueSizes::Garbage { 40 } else { 6 }
     }
 }
 

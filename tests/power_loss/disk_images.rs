@@ -16,7 +16,6 @@ use std::time::Duration;
 /// Images per trace.
 const IMAGES: u64 = 50;
 const WRITERS: u32 = 4;
-const KEYS: u64 = 6;
 
 /// The trace of some server runs, and the journals of their clients.
 struct TracedRun {
@@ -40,7 +39,9 @@ fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
             store_created = now_micros();
         }
         let workload = workload(server.port, &store, sizes);
-        let pause = Duration::from_millis(50 + random.below(400));
+        // Garbage collection starts after some segments.
+        let collects = if sizes == ValueSizes::Garbage { 600 } else { 0 };
+        let pause = Duration::from_millis(50 + collects + random.below(400));
         workload::run(&workload, &mut journals, random, || {
             std::thread::sleep(pause);
             if start == 1 {
@@ -55,7 +56,8 @@ fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
 }
 
 fn workload(port: u16, store: &str, sizes: ValueSizes) -> Workload {
-    Workload { port, store: store.to_owned(), sizes, keys: KEYS, errors_allowed: false }
+    let (store, keys) = (store.to_owned(), sizes.keys());
+    Workload { port, store, sizes, keys, errors_allowed: false }
 }
 
 impl TracedRun {
@@ -148,6 +150,11 @@ fn check_images(test: &str, sizes: &[ValueSizes], share: u64) {
 #[test]
 fn acknowledged_writes_survive_torn_pages() {
     check_images("torn pages, inline values", &[ValueSizes::Small, ValueSizes::FillsWal], 2);
+}
+
+#[test]
+fn acknowledged_writes_survive_torn_pages_while_garbage_is_collected() {
+    check_images("torn pages, garbage collection", &[ValueSizes::Garbage], 4);
 }
 
 #[test]
@@ -250,6 +257,11 @@ fn assert_detects_missing_fsyncs(ignored_syncs: &'static str, sizes: ValueSizes)
 #[test]
 fn a_missing_wal_fsync_is_reported() {
     assert_detects_missing_fsyncs("log/", ValueSizes::Small);
+}
+
+#[test]
+fn a_location_stored_before_its_value_is_durable_is_reported() {
+    assert_detects_missing_fsyncs("log/slot-", ValueSizes::FillsWal);
 }
 
 #[test]

@@ -1,26 +1,39 @@
-//! Backpressure: limits how far the WAL may run ahead of the database. A checkpoint starts at the
-//! configured WAL size, or at many tombstones; writes stall at four times that size.
+//! Backpressure: limits how far the WAL may run ahead of the database, and garbage collection fall
+//! behind. A checkpoint starts at the configured WAL size, or at many memtable entries or
+//! tombstones. Above that, each commit group is delayed a little, the more the closer the WAL is to
+//! its limit, at which writes stall.
 
 use super::super::{EngineError, Result};
 use super::Shared;
-use super::wal::segment::SEGMENT_BYTES;
+use super::wal::segment::SEGMENT_BYTES_MIN;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
+/// WAL bytes per memtable entry that are charged at least, for the memory it occupies.
 const ENTRY_BYTES_MIN: u64 = 1024;
 /// Number of tombstones in the memtable that triggers a checkpoint: scans pass them.
 const TOMBSTONES_MAX: usize = 16 * 1024;
-/// Writes stall at this multiple of the checkpoint threshold.
-const STALL_FACTOR: usize = 4;
+/// Writes are delayed from the first percentage of the checkpoint threshold on, and stall at the
+/// second. A checkpoint removes entries from the memtable as it proceeds, but segments only at its
+/// end.
+const WAL_PERCENT: (u64, u64) = (200, 400);
+const ENTRIES_PERCENT: (u64, u64) = (150, 200);
+/// Longest delay of a commit group.
+const DELAY_MAX: Duration = Duration::from_millis(20);
+/// Minimum space debt, and part of the live bytes, at which the delay is longest.
+const DEBT_BYTES_MIN: u64 = 64 << 20;
+const DEBT_PART: u64 = 20;
 /// Maximum time between two checks of a stalled writer.
 const STALL_POLL: Duration = Duration::from_millis(100);
 
 /// The checkpoint threshold, and the condition that stalled writers wait for.
 pub(super) struct Backpressure {
-    /// Number of live segments, and of memtable entries, that triggers a checkpoint.
-    segments: usize,
-    entries: usize,
+    /// Size of the WAL in bytes, and number of memtable entries, that triggers a checkpoint.
+    wal_bytes: u64,
+    entries: u64,
+    /// How much garbage collection is behind, in percent of the most it may be.
+    space_debt_percent: AtomicU64,
     state: Mutex<StallState>,
     changed: Condvar,
 }
@@ -35,15 +48,25 @@ struct StallState {
 impl Backpressure {
     /// Creates the limits for a checkpoint threshold of `bytes` of WAL.
     pub(super) fn new(bytes: u64) -> Backpressure {
-        let limit = |size: u64| usize::try_from(bytes / size).unwrap_or(usize::MAX / 8).max(1);
-        let (segments, entries) = (limit(SEGMENT_BYTES), limit(ENTRY_BYTES_MIN));
-        Backpressure { segments, entries, state: Mutex::default(), changed: Condvar::new() }
+        // Segments are checkpointed as a whole.
+        let wal_bytes = bytes.max(SEGMENT_BYTES_MIN);
+        let entries = (bytes / ENTRY_BYTES_MIN).max(1);
+        let (space_debt_percent, state) = (AtomicU64::new(0), Mutex::default());
+        Backpressure { wal_bytes, entries, space_debt_percent, state, changed: Condvar::new() }
     }
 
-    fn exceeds(&self, shared: &Shared, factor: usize) -> bool {
-        // The active segment cannot be checkpointed.
-        let segments = shared.segments.live_before(u64::MAX).saturating_sub(1);
-        segments >= self.segments * factor || shared.memtable().len() >= self.entries * factor
+    /// Returns the WAL size in bytes that triggers a checkpoint.
+    pub(super) fn wal_bytes_max(&self) -> u64 {
+        self.wal_bytes
+    }
+
+    /// Returns the size of the WAL, and the number of memtable entries, in percent of those that
+    /// trigger a checkpoint.
+    fn percent(&self, shared: &Shared) -> (u64, u64) {
+        let percent = |used: u64, max: u64| used.saturating_mul(100) / max;
+        let entries = shared.memtable().len() as u64;
+        let wal_bytes = shared.segments.closed_bytes();
+        (percent(wal_bytes, self.wal_bytes), percent(entries, self.entries))
     }
 
     fn state(&self) -> MutexGuard<'_, StallState> {
@@ -51,11 +74,32 @@ impl Backpressure {
     }
 
     pub(super) fn should_checkpoint(&self, shared: &Shared) -> bool {
-        self.exceeds(shared, 1) || shared.memtable().tombstones() >= TOMBSTONES_MAX
+        let (wal, entries) = self.percent(shared);
+        wal.max(entries) >= 100 || shared.memtable().tombstones() >= TOMBSTONES_MAX
     }
 
     pub(super) fn should_stall(&self, shared: &Shared) -> bool {
-        self.exceeds(shared, STALL_FACTOR)
+        let (wal, entries) = self.percent(shared);
+        wal >= WAL_PERCENT.1 || entries >= ENTRIES_PERCENT.1
+    }
+
+    /// Sets by how many bytes the segment files exceed their limit, with this size of live entries.
+    pub(super) fn set_space_debt(&self, bytes: u64, live: u64) {
+        let percent = bytes.saturating_mul(100) / (live / DEBT_PART).max(DEBT_BYTES_MIN);
+        self.space_debt_percent.store(percent.min(100), Ordering::Relaxed);
+    }
+
+    /// Returns how long the next commit group must be delayed.
+    pub(super) fn delay(&self, shared: &Shared) -> Duration {
+        let (wal, entries) = self.percent(shared);
+        let excess = |percent: u64, (from, to): (u64, u64)| {
+            percent.saturating_sub(from).saturating_mul(100) / (to - from)
+        };
+        let debt = self.space_debt_percent.load(Ordering::Relaxed);
+        let excess = excess(wal, WAL_PERCENT).max(excess(entries, ENTRIES_PERCENT)).max(debt);
+        let excess = u32::try_from(excess.min(100)).unwrap_or(100);
+        // Grows with the square, so that a small excess costs little.
+        DELAY_MAX * (excess * excess) / 10_000
     }
 
     /// Blocks until the WAL is below the stall threshold.

@@ -13,15 +13,17 @@ use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
 use super::connection_pool::ConnectionPool;
 use super::database::{BUSY_TIMEOUT, execute_synced, save_wal_end, sync};
+use super::garbage_collection::GarbageCollector;
 use super::maintenance::MaintenanceTask;
 use super::memtable::MemtableEntry;
+use super::migration::Migration;
 use super::row_writer::{RowWriter, StepEffects};
 use super::writer::WriterCommand;
 use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, params};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,8 @@ use std::time::{Duration, Instant};
 const STEP_RECORDS_MAX: usize = 512;
 /// Interval between checks for work.
 const TICK: Duration = Duration::from_millis(100);
+/// Number of commit groups in a tick from which on the server counts as busy.
+const BUSY_GROUPS_MIN: u64 = 50;
 /// Ticks without a commit after which the server counts as idle.
 const IDLE_TICKS: u32 = 5;
 /// Minimum interval between updates of the end of the WAL under load, as each one is fsynced.
@@ -56,6 +60,8 @@ pub(super) struct Checkpointer {
     pub(super) blobs: Arc<BlobFiles>,
     /// Receives the end of the WAL when the writer thread ends.
     pub(super) wal_end: Receiver<WalPosition>,
+    pub(super) garbage: GarbageCollector,
+    pub(super) migration: Migration,
     pub(super) commands: Weak<SyncSender<WriterCommand>>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
     pub(super) shared: Arc<Shared>,
@@ -72,9 +78,9 @@ impl Checkpointer {
         if let Err(e) = rustix::process::nice(NICENESS) {
             tracing::debug!(error = %e, "could not lower the checkpointer's priority");
         }
-        let (mut groups, mut idle_ticks) = (0, 0_u32);
+        let (mut groups, mut idle_ticks, mut is_busy) = (0, 0_u32, true);
         for tick in 1_u64.. {
-            match self.wal_end.recv_timeout(TICK) {
+            match self.wait(is_busy) {
                 Ok(wal_end) => return self.finish(wal_end),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -91,11 +97,16 @@ impl Checkpointer {
             }
             let groups_now = self.shared.counters.groups.load(Ordering::Relaxed);
             idle_ticks = if groups_now == groups { idle_ticks.saturating_add(1) } else { 0 };
+            is_busy = groups_now - groups > BUSY_GROUPS_MIN;
             groups = groups_now;
             let idle = idle_ticks >= IDLE_TICKS;
             let to = self.shared.wal_position();
             let has_segments = self.shared.segments.live_before(to.seq) > 0;
-            let should_run = idle || self.shared.backpressure.should_checkpoint(&self.shared);
+            // While bodies are moved, a checkpoint of little would waste a segment.
+            let is_relocating = self.garbage.is_running() || self.migration.is_running();
+            let should_run = idle && !is_relocating
+                || self.shared.backpressure.should_checkpoint(&self.shared)
+                || self.garbage.collected_bytes() >= self.shared.backpressure.wal_bytes_max();
             if has_segments && should_run {
                 self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
             } else if should_run && self.shared.segments.live_before(u64::MAX) > 0 {
@@ -103,7 +114,7 @@ impl Checkpointer {
                 if let Some(commands) = self.commands.upgrade() {
                     let _ = commands.try_send(WriterCommand::RotateSegment);
                 }
-            } else if idle {
+            } else if idle && !is_relocating {
                 self.run_task(Checkpointer::vacuum);
             }
             // Repeated, because the last files become free only after the last checkpoint.
@@ -111,6 +122,24 @@ impl Checkpointer {
                 let _ = self.maintenance.try_send(MaintenanceTask::TrimSegments);
             }
         }
+    }
+
+    /// Waits for a tick. Collects garbage meanwhile, and migrates bodies for a part of it while the
+    /// server is not busy. Returns the end of the WAL when the writer thread ended.
+    fn wait(&mut self, is_busy: bool) -> Result<WalPosition, RecvTimeoutError> {
+        let start = Instant::now();
+        let (end, migration_end) = (start + TICK, start + TICK / 2);
+        while Instant::now() < end
+            && (self.collect_garbage()
+                || !is_busy && Instant::now() < migration_end && self.migrate_bodies())
+        {
+            match self.wal_end.try_recv() {
+                Ok(wal_end) => return Ok(wal_end),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {}
+            }
+        }
+        self.wal_end.recv_timeout(end.saturating_duration_since(Instant::now()))
     }
 
     /// Runs a task and reports its result to stalled writers. A failed checkpoint is logged and
@@ -145,6 +174,9 @@ impl Checkpointer {
                 self.shared.backpressure.report_checkpoint(None);
                 self.bound_sqlite_wal();
             }
+            if deadline.is_none() {
+                self.collect_garbage();
+            }
             if last_key.is_none() {
                 break;
             }
@@ -154,7 +186,10 @@ impl Checkpointer {
             }
         }
         self.save_position(to)?;
+        // The order matters: the synced position makes the steps durable that removed the last
+        // references to a segment, and only then may its file be overwritten.
         self.shared.segments.seal_before(to.seq);
+        self.garbage.end_checkpoint();
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         self.shared.backpressure.report_checkpoint(None);
@@ -317,21 +352,7 @@ impl Checkpointer {
 
     /// Returns free pages to the file system in small steps.
     fn vacuum(&mut self) -> Result<()> {
-        loop {
-            let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
-            let free: u32 = free?;
-            if free <= FREE_PAGES_MAX {
-                break;
-            }
-            let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})");
-            let vacuumed = self.conn.prepare_cached(&step).and_then(|mut statement| {
-                let mut rows = statement.query([])?;
-                while rows.next()?.is_some() {}
-                Ok(())
-            });
-            vacuumed.map_err(|e| self.storage_error(e))?;
-            self.pool.advance_epoch();
-            self.bound_sqlite_wal();
+        while self.vacuum_step()? {
             if self.shared.segments.live_before(u64::MAX) > 0
                 || self.shared.backpressure.is_closing()
             {
@@ -350,6 +371,26 @@ impl Checkpointer {
             self.conn.busy_timeout(BUSY_TIMEOUT)?;
         }
         Ok(())
+    }
+
+    /// Returns some free pages of the database to the file system, unless there are few. Returns
+    /// whether it did.
+    pub(super) fn vacuum_step(&mut self) -> Result<bool> {
+        let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
+        let free: u32 = free?;
+        if free <= FREE_PAGES_MAX {
+            return Ok(false);
+        }
+        let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})");
+        let vacuumed = self.conn.prepare_cached(&step).and_then(|mut statement| {
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        });
+        vacuumed.map_err(|e| self.storage_error(e))?;
+        self.pool.advance_epoch();
+        self.bound_sqlite_wal();
+        Ok(true)
     }
 }
 

@@ -260,7 +260,8 @@ fn check_format(application_id: i64, format: i64, path: &Path) -> Result<()> {
     if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&format) {
         return Err(EngineError::Corrupt(format!(
             "{path} has data format {format}, but this build reads formats {FORMAT_VERSION_MIN} \
-             to {FORMAT_VERSION}; run the steadfast version that wrote it, or choose another data directory"
+             to {FORMAT_VERSION}; run the steadfast version that wrote it, or choose another data \
+             directory"
         )));
     }
     Ok(())

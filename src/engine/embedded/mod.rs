@@ -18,12 +18,17 @@ mod checkpoint;
 mod connection_pool;
 mod data_dir;
 mod database;
+mod garbage_collection;
 mod hidden_ranges;
 mod maintenance;
 mod memtable;
+mod migration;
+#[cfg(test)]
+mod planted_faults;
 mod read_cache;
 mod read_path;
 mod read_scheduler;
+mod relocation;
 mod repair;
 mod row_writer;
 mod snapshot;
@@ -48,8 +53,10 @@ use checkpoint::Checkpointer;
 use connection_pool::{ConnectionPool, ExpiryPosition};
 use data_dir::DataDir;
 use database::{CheckpointPosition, SegmentRow};
+use garbage_collection::GarbageCollector;
 use maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
 use memtable::Memtable;
+use migration::Migration;
 use read_cache::ReadCache;
 use read_path::{ReadPath, ScanAttempt};
 use read_scheduler::ReadScheduler;
@@ -89,8 +96,9 @@ pub struct Options {
     /// Size of the read cache for small records, in bytes. A cache for blob bodies takes an
     /// additional quarter of it.
     pub cache_bytes: u64,
-    /// WAL size in bytes that triggers a checkpoint; writes stall at four times this size. A larger
-    /// WAL speeds up writes and slows down recovery after a crash.
+    /// WAL size in bytes that triggers a checkpoint. Writes slow down from twice this size on, and
+    /// stall at four times. A larger WAL speeds up writes, takes more memory and disk, and slows
+    /// down recovery after a crash.
     pub wal_bytes: u64,
     /// Called when a failed write or fsync leaves the state on disk unknown.
     pub fatal: FatalErrorHandler,
@@ -250,6 +258,7 @@ impl Embedded {
         let blobs = BlobFiles::create(dir.clone(), cache_bytes / BLOB_CACHE_DIVISOR, &fatal)?;
         dir.sync()?;
         let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
+        segments.set_wal_bytes(wal_bytes);
         let sizes = (cache_bytes, wal_bytes);
         let shared = Shared::new(dir, memtable, segments, wal_position, sizes);
         shared.wal_end.store(wal_end, Ordering::Relaxed);
@@ -336,6 +345,8 @@ fn start_threads(
     let checkpointer = Checkpointer {
         conn,
         pinned_frames: 0,
+        garbage: GarbageCollector::new(salt),
+        migration: Migration::default(),
         saved_wal_end: (shared.wal_end.load(Ordering::Relaxed), None),
         blobs: read_path.blobs.clone(),
         wal_end,

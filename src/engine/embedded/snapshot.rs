@@ -1,8 +1,8 @@
 //! Snapshots: a copy of the memtable together with a read transaction of the database on a
 //! dedicated connection.
 //!
-//! While a snapshot exists, no blob file is deleted, no WAL segment that existed when it was taken is
-//! recycled, and SQLite's WAL cannot restart.
+//! While a snapshot exists, no blob file is deleted, no WAL segment that existed when it was taken
+//! is recycled, and SQLite's WAL cannot restart.
 
 use super::super::{
     Body, BoxFuture, EngineError, KeyedRecord, Projection, Record, Result, Snapshot,

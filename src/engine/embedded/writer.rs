@@ -7,8 +7,9 @@ use super::connection_pool::ConnectionPool;
 use super::data_dir::ensure_linked;
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
+use super::relocation::{Relocation, RelocationRequest};
 use super::wal::record::{BodyLocation, NewBody, RecordBuilder, RecordHeader, WalEntry};
-use super::wal::segment::{SEGMENT_BYTES, Segment};
+use super::wal::segment::{PlantedFault, Segment};
 use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -38,6 +39,26 @@ pub(super) enum WriterCommand {
     Commit(QueuedCommit),
     /// Continue in a new segment, so that the active one can be checkpointed.
     RotateSegment,
+    /// Move bodies of records in the database to the end of the WAL.
+    Relocate(RelocationRequest),
+}
+
+/// The segment that records are appended to.
+pub(super) struct ActiveSegment {
+    segment: Arc<Segment>,
+    /// The offset of its end.
+    end: u64,
+    /// Whether its file was reserved for relocations, so that commits must not use it.
+    is_reserved: bool,
+}
+
+/// What a WAL record is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Commits,
+    Relocations,
+    /// Relocations on a full disk.
+    ReservedRelocations,
 }
 
 pub(super) struct Writer {
@@ -52,8 +73,7 @@ pub(super) struct Writer {
     pub(super) last_version: u64,
     /// Sequence number of the next segment.
     pub(super) next_seq: u64,
-    /// The active segment and the offset of its end.
-    pub(super) active: Option<(Arc<Segment>, u64)>,
+    pub(super) active: Option<ActiveSegment>,
     pub(super) scratch: Scratch,
 }
 
@@ -110,16 +130,17 @@ impl Writer {
     /// Runs until every sender is dropped; returns the end of the WAL.
     pub(super) fn run(mut self) -> WalPosition {
         while let Ok(command) = self.commands.recv() {
-            let rotate = match command {
-                WriterCommand::RotateSegment => true,
-                WriterCommand::Commit(first) => {
-                    let (group, rotate) = self.collect_group(first);
-                    self.commit_group(group);
-                    rotate
+            let mut next = Some(command);
+            while let Some(command) = next.take() {
+                match command {
+                    WriterCommand::RotateSegment => self.rotate(),
+                    WriterCommand::Relocate(request) => self.relocate(request),
+                    WriterCommand::Commit(first) => {
+                        let group;
+                        (group, next) = self.collect_group(first);
+                        self.commit_group(group);
+                    }
                 }
-            };
-            if rotate {
-                self.rotate();
             }
             self.deletions.send();
         }
@@ -135,9 +156,9 @@ impl Writer {
         *self.shared.wal_position_mut() = position;
     }
 
-    /// Dequeues commits up to the group limits. Returns also whether to rotate the segment after
-    /// the group.
-    fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, bool) {
+    /// Dequeues commits up to the group limits. Returns also the command after the group, if it is
+    /// not a commit.
+    fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, Option<WriterCommand>) {
         let mut bytes = commit_bytes(&first.commit);
         let mut group = vec![first];
         while group.len() < GROUP_COMMITS_MAX && bytes < GROUP_BYTES_MAX {
@@ -146,11 +167,13 @@ impl Writer {
                     bytes += commit_bytes(&queued.commit);
                     group.push(queued);
                 }
-                Ok(WriterCommand::RotateSegment) => return (group, true),
+                Ok(command @ (WriterCommand::RotateSegment | WriterCommand::Relocate(_))) => {
+                    return (group, Some(command));
+                }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        (group, false)
+        (group, None)
     }
 
     /// Commits a group: one WAL record, one fsync, then the replies.
@@ -173,13 +196,21 @@ impl Writer {
                 return fail_all(group, &e);
             }
         }
+        let delay = self.shared.backpressure.delay(&self.shared);
+        if !delay.is_zero() && !self.shared.backpressure.is_closing() {
+            std::thread::sleep(delay);
+        }
         let evaluated = self.evaluate(&group);
         if !evaluated.any_committed {
             self.count_outcomes(&group, &evaluated.outcomes);
             return reply_all(group, evaluated.outcomes);
         }
-        match self.append_record(evaluated.last) {
+        let start = Instant::now();
+        match self.append_record(evaluated.last, Purpose::Commits) {
             Ok((segment, bodies_offset)) => {
+                let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
+                self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
                 self.last_version = evaluated.last;
                 let refreshed = self.refreshed(&group, &evaluated);
                 self.update_known_versions();
@@ -281,9 +312,9 @@ impl Writer {
 
     /// Writes the WAL record and fsyncs it. Returns its segment and the offset of its bodies
     /// section.
-    fn append_record(&mut self, last: u64) -> Result<(Arc<Segment>, u64)> {
+    fn append_record(&mut self, last: u64, purpose: Purpose) -> Result<(Arc<Segment>, u64)> {
         let len = self.scratch.builder.disk_len();
-        let (segment, at) = self.segment_with_room(len)?;
+        let (segment, at) = self.segment_with_room(len, purpose)?;
         let sequence = (segment.seq, self.last_version, last);
         let Scratch { builder, buffer, .. } = &mut self.scratch;
         let header: RecordHeader = builder.finish(self.salt, sequence, buffer)?;
@@ -299,7 +330,6 @@ impl Writer {
             // A partially written record matches no checksum; the next record overwrites it.
             return Err(error);
         }
-        let start = Instant::now();
         if let Err(e) = segment.file().sync_data() {
             // After a failed fsync the state on disk is unknown, and a retry could report a false
             // success.
@@ -307,33 +337,98 @@ impl Writer {
             return Err(io_error("fsync the WAL", &e));
         }
         if let Err(e) = ensure_linked(segment.file(), self.shared.dir.path()) {
-            self.fatal.stop(&e.to_string());
+            // The directory may be gone once the engine is dropped, and relocations go on briefly.
+            // Otherwise the checkpointer or the next commit notices.
+            if purpose == Purpose::Commits {
+                self.fatal.stop(&e.to_string());
+            }
             return Err(e);
         }
-        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
-        self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
         self.shared.wal_end.store(segment.seq + 1, Ordering::Release);
-        let bodies_offset = at + header.bodies_offset();
-        self.active = Some((segment.clone(), at + len));
-        Ok((segment, bodies_offset))
+        segment.set_end(at + len);
+        if let Some(active) = &mut self.active {
+            active.end = at + len;
+        }
+        Ok((segment, at + header.bodies_offset()))
     }
 
     /// Returns a segment with room for `len` bytes, and the offset to write at.
-    fn segment_with_room(&mut self, len: u64) -> Result<(Arc<Segment>, u64)> {
-        if let Some((segment, at)) = &self.active {
-            let fits = *at == 0 || at + len <= SEGMENT_BYTES;
+    fn segment_with_room(&mut self, len: u64, purpose: Purpose) -> Result<(Arc<Segment>, u64)> {
+        let segments = &self.shared.segments;
+        if let Some(ActiveSegment { segment, end, is_reserved }) = &self.active {
+            let is_permitted = match purpose {
+                Purpose::Commits => !is_reserved,
+                Purpose::Relocations => true,
+                Purpose::ReservedRelocations => *is_reserved,
+            };
             // Leaves a segment that is not preallocated as soon as a preallocated one is free.
-            if fits && (segment.preallocated() || !self.shared.segments.has_preallocated()) {
-                return Ok((segment.clone(), *at));
+            let is_best = segment.is_preallocated() || !segments.has_preallocated();
+            if segment.has_room(*end, len) && is_permitted && is_best {
+                return Ok((segment.clone(), *end));
             }
         }
-        let segment = self.shared.segments.allocate(self.next_seq)?;
+        let was_reserved = self.active.as_ref().is_some_and(|active| active.is_reserved);
+        let segment = match purpose {
+            Purpose::ReservedRelocations => segments.allocate_reserved(self.next_seq)?,
+            // On a full disk no segment that could not be filled must follow a reserved one.
+            Purpose::Commits if was_reserved && !segments.has_preallocated() => {
+                segments.allocate_new(self.next_seq)?
+            }
+            Purpose::Commits | Purpose::Relocations => segments.allocate(self.next_seq)?,
+        };
         self.rotate();
         self.next_seq += 1;
-        self.active = Some((segment.clone(), 0));
+        let is_reserved = purpose == Purpose::ReservedRelocations;
+        self.active = Some(ActiveSegment { segment: segment.clone(), end: 0, is_reserved });
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         Ok((segment, 0))
+    }
+
+    /// Moves bodies of records in the database to the end of the WAL.
+    fn relocate(&mut self, request: RelocationRequest) {
+        if !request.claim() {
+            return;
+        }
+        let result = match self.append_relocations(&request.relocations, Purpose::Relocations) {
+            // Only with space can garbage collection free more.
+            Err(EngineError::Full(_)) if request.frees_segment => {
+                self.append_relocations(&request.relocations, Purpose::ReservedRelocations)
+            }
+            result => result,
+        };
+        let _ = request.reply.send(result);
+    }
+
+    fn append_relocations(&mut self, relocations: &[Relocation], purpose: Purpose) -> Result<()> {
+        let mut entries = Vec::with_capacity(relocations.len());
+        for Relocation { key, version, expires_at, meta, body } in relocations {
+            // The record was replaced, deleted or moved since it was found in the database. No
+            // later commit can be missed, as this thread publishes them.
+            let is_planted = self.shared.segments.has_fault(PlantedFault::RelocateReplaced);
+            if self.shared.memtable().get(key).is_some() && !is_planted {
+                continue;
+            }
+            let (version, expires_at, meta) = (*version, *expires_at, meta.clone());
+            let record = Some((expires_at, &meta[..]));
+            let location = self.scratch.builder.push(key, version, record, NewBody::Bytes(body));
+            entries.push(WalEntry { key: key.clone(), version, expires_at, meta, location });
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        // The record takes a version, as the last versions of WAL records must increase.
+        let last = self.last_version + 1;
+        let appended = self.append_record(last, purpose);
+        let (segment, bodies_offset) =
+            appended.inspect_err(|_| self.scratch.builder = RecordBuilder::default())?;
+        self.last_version = last;
+        // Cached records stay valid: they have the same version and content.
+        let mut memtable = self.shared.memtable_mut();
+        for entry in entries {
+            let (key, entry) = memtable_entry(entry, &segment, bodies_offset, Some(true));
+            memtable.put(key, entry);
+        }
+        Ok(())
     }
 
     /// Moves the group's versions into the cache of known versions.

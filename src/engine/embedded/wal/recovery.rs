@@ -113,8 +113,8 @@ pub(crate) enum RecoveryMode {
     ReadOnly,
 }
 
-/// Reads the files of live segments and free files, and passes each entry after `position` to `visit`, in commit order, with
-/// the offset of its record's bodies section.
+/// Reads the files of live segments and free files, and passes each entry after `position` to
+/// `visit`, in commit order, with the offset of its record's bodies section.
 ///
 /// # Errors
 /// [`EngineError::Corrupt`] when an acknowledged commit is damaged or missing.
@@ -132,7 +132,8 @@ pub(crate) fn recover(
             FirstRecord::Live(seq) => Some(seq),
             FirstRecord::Empty => None,
             FirstRecord::Torn => {
-                if let Some(at) = find_record_after(&segment, position, None, 0)? {
+                let is_live = |header: &RecordHeader| header.segment >= position.first_segment;
+                if let Some(at) = find_record_after(&segment, position.salt, 0, is_live)? {
                     return Err(corruption(&segment, 0, at));
                 }
                 None
@@ -170,7 +171,9 @@ pub(crate) fn recover(
             newest.replace(record).into_iter().for_each(&mut replay);
         }
         if number + 1 == live.len() {
-            if let Some(after) = find_record_after(segment, position, Some(segment.seq), at)? {
+            let is_of_segment = |header: &RecordHeader| header.segment == segment.seq;
+            let after = find_record_after(segment, position.salt, at, is_of_segment)?;
+            if let Some(after) = after {
                 return Err(corruption(segment, at, after));
             }
             erase(segment, at, mode)?;
@@ -270,12 +273,34 @@ fn read_record(segment: &Segment, salt: u32, at: u64) -> Result<Option<HeaderAnd
     Ok(record::decode_entries(salt, &header, &page).map(|entries| (header, entries)))
 }
 
-/// Finds the offset of an intact record after `at`: one of segment `seq`, or of any live segment.
+/// Returns the first intact record of a segment from offset `at` on, with its offset.
+pub(crate) fn next_record(
+    segment: &Segment,
+    salt: u32,
+    at: u64,
+) -> Result<Option<(u64, RecordHeader, Vec<WalEntry>)>> {
+    let is_of_segment = |header: &RecordHeader| header.segment == segment.seq;
+    let read = |at| -> Result<_> {
+        let record = read_record(segment, salt, at)?;
+        let record = record.filter(|(header, _)| is_of_segment(header));
+        Ok(record.map(|(header, entries)| (at, header, entries)))
+    };
+    if let Some(record) = read(at)? {
+        return Ok(Some(record));
+    }
+    // The end, or damage.
+    match find_record_after(segment, salt, at, is_of_segment)? {
+        Some(at) => read(at),
+        None => Ok(None),
+    }
+}
+
+/// Finds the offset of an intact record after `at` whose header passes `filter`.
 fn find_record_after(
     segment: &Segment,
-    position: CheckpointPosition,
-    seq: Option<u64>,
+    salt: u32,
     at: u64,
+    filter: impl Fn(&RecordHeader) -> bool,
 ) -> Result<Option<u64>> {
     let mut chunk = vec![0; 256 * PAGE_BYTES];
     let mut from = at;
@@ -284,11 +309,7 @@ fn find_record_after(
         for (number, page) in chunk.get(..len).unwrap_or_default().chunks(PAGE_BYTES).enumerate() {
             let offset = from + (number * PAGE_BYTES) as u64;
             let Some(header) = RecordHeader::parse(page).filter(|_| offset > at) else { continue };
-            let is_live = match seq {
-                Some(seq) => header.segment == seq,
-                None => header.segment >= position.first_segment,
-            };
-            if is_live && read_record(segment, position.salt, offset)?.is_some() {
+            if filter(&header) && read_record(segment, salt, offset)?.is_some() {
                 return Ok(Some(offset));
             }
         }

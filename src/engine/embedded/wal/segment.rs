@@ -20,17 +20,27 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Size of a segment file, in bytes. Only a single larger WAL record makes a file longer.
-pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
+/// Limits of the size of a segment file, in bytes. Files have this part of the size of all live
+/// entries, so that their number is bounded. Only a single larger WAL record makes a file longer.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 8 << 20;
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+const SEGMENT_PART: u64 = 64;
+/// Number of preallocated files that commits leave to garbage collection, which needs space to free
+/// some on a full disk.
+const RESERVED_FILES: usize = 1;
 /// Number of free preallocated files under load, and when idle.
-const FREE_FILES_BUSY: usize = 3;
-const FREE_FILES_IDLE: usize = 1;
+const FREE_FILES_BUSY: usize = RESERVED_FILES + 2;
+const FREE_FILES_IDLE: usize = RESERVED_FILES + 1;
+/// Number of bytes zeroed between two fsyncs of a new file, so that commits do not wait for more.
+const ZEROED_BYTES: u64 = 4 << 20;
 
 /// One use of a segment file.
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) seq: u64,
     segment_file: SegmentFile,
+    /// The end of the last WAL record written, in bytes.
+    end: AtomicU64,
 }
 
 /// A file in the `log/` directory, on disk as `slot-NNNN`.
@@ -38,13 +48,13 @@ pub(crate) struct Segment {
 pub(crate) struct SegmentFile {
     number: u64,
     file: File,
-    /// Whether the file was filled with zeros, so that writes do not change its size.
-    preallocated: bool,
+    /// Its size, in bytes, when it was opened or filled with zeros.
+    len: u64,
 }
 
 impl Segment {
     pub(crate) fn new(seq: u64, segment_file: SegmentFile) -> Arc<Segment> {
-        Arc::new(Segment { seq, segment_file })
+        Arc::new(Segment { seq, segment_file, end: AtomicU64::new(0) })
     }
 
     /// Reassigns the file to another sequence number.
@@ -53,7 +63,29 @@ impl Segment {
     }
 
     pub(crate) fn into_file(self) -> SegmentFile {
-        self.segment_file
+        SegmentFile { len: self.disk_bytes(), ..self.segment_file }
+    }
+
+    /// Returns the file although others have it, which is a fault.
+    #[cfg(test)]
+    fn duplicate_file(&self) -> Option<SegmentFile> {
+        let SegmentFile { number, ref file, len } = self.segment_file;
+        Some(SegmentFile { number, file: file.try_clone().ok()?, len })
+    }
+
+    /// Returns the size of the file, in bytes.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.segment_file.len.max(self.end.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether a WAL record of `len` bytes fits in at offset `at`.
+    pub(crate) fn has_room(&self, at: u64, len: u64) -> bool {
+        at == 0 || at + len <= self.segment_file.len.max(SEGMENT_BYTES_MIN)
+    }
+
+    /// Sets the end of the last WAL record written.
+    pub(crate) fn set_end(&self, end: u64) {
+        self.end.store(end, Ordering::Relaxed);
     }
 
     /// Returns the number of the file.
@@ -65,8 +97,8 @@ impl Segment {
         &self.segment_file.file
     }
 
-    pub(crate) fn preallocated(&self) -> bool {
-        self.segment_file.preallocated
+    pub(crate) fn is_preallocated(&self) -> bool {
+        self.segment_file.is_preallocated()
     }
 
     /// Reads `len` bytes at offset `at`.
@@ -95,9 +127,20 @@ impl SegmentFile {
         self.number
     }
 
-    fn len(&self) -> u64 {
-        self.file.metadata().map_or(0, |meta| meta.len())
+    /// Returns whether the file was filled with zeros, so that writes do not change its size.
+    fn is_preallocated(&self) -> bool {
+        self.len >= SEGMENT_BYTES_MIN
     }
+}
+
+/// A sealed segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentUsage {
+    pub(crate) seq: u64,
+    /// Size of the file, in bytes.
+    pub(crate) disk_bytes: u64,
+    /// See [`SegmentRow::live`].
+    pub(crate) live_bytes: u64,
 }
 
 /// All segment files of a data directory.
@@ -107,6 +150,24 @@ pub(crate) struct SegmentPool {
     dir: PathBuf,
     state: RwLock<PoolState>,
     next_number: AtomicU64,
+    /// Size of new files, in bytes.
+    segment_bytes: AtomicU64,
+    /// WAL size in bytes that triggers a checkpoint.
+    wal_bytes: AtomicU64,
+    #[cfg(test)]
+    pub(crate) planted: std::sync::OnceLock<PlantedFault>,
+}
+
+/// A fault that a unit test plants, to see whether it is detected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests plant faults"))]
+pub(crate) enum PlantedFault {
+    /// A segment is retired although records of the database refer to bodies in it.
+    RetireReferenced,
+    /// A file is recycled although a reader or a snapshot has its segment.
+    RecycleInUse,
+    /// A body is moved although a commit has replaced or deleted its record.
+    RelocateReplaced,
 }
 
 #[derive(Debug, Default)]
@@ -167,8 +228,8 @@ impl SegmentPool {
             let number = name.to_str().and_then(|name| name.strip_prefix("slot-"));
             let Some(number) = number.and_then(|number| number.parse().ok()) else { continue };
             let file = options.open(dir.join(&name)).map_err(|e| open_error(&e))?;
-            let preallocated = file.metadata().map_err(|e| open_error(&e))?.len() >= SEGMENT_BYTES;
-            files.push(SegmentFile { number, file, preallocated });
+            let len = file.metadata().map_err(|e| open_error(&e))?.len();
+            files.push(SegmentFile { number, file, len });
         }
         files.sort_by_key(|file| file.number);
         // Also greater than the number of a sealed segment whose file is missing: the next start
@@ -177,7 +238,18 @@ impl SegmentPool {
         let next_number = AtomicU64::new(numbers.max().unwrap_or(0) + 1);
         let live_bytes = rows.iter().map(|row| (row.seq, row.live)).collect();
         let state = RwLock::new(PoolState { live_bytes, ..PoolState::default() });
-        Ok((SegmentPool { data, dir, state, next_number }, files))
+        let (segment_bytes, wal_bytes) = (AtomicU64::new(SEGMENT_BYTES_MIN), AtomicU64::new(0));
+        let pool = SegmentPool {
+            data,
+            dir,
+            state,
+            next_number,
+            segment_bytes,
+            wal_bytes,
+            #[cfg(test)]
+            planted: std::sync::OnceLock::new(),
+        };
+        Ok((pool, files))
     }
 
     fn state(&self) -> RwLockReadGuard<'_, PoolState> {
@@ -218,20 +290,77 @@ impl SegmentPool {
         all
     }
 
-    /// Allocates segment `seq` from a free file, or else from a new one.
+    /// Returns whether a unit test has planted a fault.
+    pub(crate) fn has_fault(&self, fault: PlantedFault) -> bool {
+        #[cfg(test)]
+        return self.planted.get() == Some(&fault);
+        #[cfg(not(test))]
+        {
+            let _ = fault;
+            false
+        }
+    }
+
+    /// Sets the WAL size that triggers a checkpoint, in bytes.
+    pub(crate) fn set_wal_bytes(&self, wal_bytes: u64) {
+        self.wal_bytes.store(wal_bytes, Ordering::Relaxed);
+        self.adapt_segment_bytes();
+    }
+
+    /// Returns the size of new files, in bytes.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Adapts the size of new files to that of the live entries.
+    fn adapt_segment_bytes(&self) {
+        let live: u64 = self.state().live_bytes.values().sum();
+        // A checkpoint moves whole segments, so the WAL should have several.
+        let max = (self.wal_bytes.load(Ordering::Relaxed) / 8).min(SEGMENT_BYTES_MAX);
+        let bytes = (live / SEGMENT_PART).next_multiple_of(1 << 20).min(max);
+        self.segment_bytes.store(bytes.max(SEGMENT_BYTES_MIN), Ordering::Relaxed);
+    }
+
+    /// Allocates segment `seq` for commits from a free file, or else from a new one.
     pub(crate) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
         let reused = {
             let mut state = self.state_mut();
-            let preallocated = state.free.iter().position(|file| file.preallocated);
-            preallocated.map(|at| state.free.swap_remove(at)).or_else(|| state.free.pop())
+            let preallocated = state.free.iter().position(SegmentFile::is_preallocated);
+            let other = state.free.iter().position(|file| !file.is_preallocated());
+            let preallocated = preallocated.filter(|_| state.has_preallocated());
+            preallocated.or(other).map(|at| state.free.swap_remove(at))
         };
         let file = match reused {
             Some(file) => file,
             None => self.create(0)?,
         };
+        Ok(self.add_live(seq, file))
+    }
+
+    /// Allocates segment `seq` for garbage collection from any preallocated file.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`] if there is none.
+    pub(crate) fn allocate_reserved(&self, seq: u64) -> Result<Arc<Segment>> {
+        let reused = {
+            let mut state = self.state_mut();
+            let preallocated = state.free.iter().position(SegmentFile::is_preallocated);
+            preallocated.map(|at| state.free.swap_remove(at))
+        };
+        let file = reused.ok_or_else(|| EngineError::Full("no WAL segment is free".into()))?;
+        Ok(self.add_live(seq, file))
+    }
+
+    /// Allocates segment `seq` from a new preallocated file.
+    pub(crate) fn allocate_new(&self, seq: u64) -> Result<Arc<Segment>> {
+        let file = self.create(self.segment_bytes())?;
+        Ok(self.add_live(seq, file))
+    }
+
+    fn add_live(&self, seq: u64, file: SegmentFile) -> Arc<Segment> {
         let segment = Segment::new(seq, file);
         self.state_mut().live.push(segment.clone());
-        Ok(segment)
+        segment
     }
 
     /// Creates a segment file if there is none. From then on there always is one, so that a data
@@ -243,7 +372,7 @@ impl SegmentPool {
             segments + state.free.len() == 0
         };
         if is_empty {
-            let file = self.create(SEGMENT_BYTES)?;
+            let file = self.create(SEGMENT_BYTES_MIN)?;
             self.state_mut().free.push(file);
         }
         Ok(())
@@ -260,6 +389,9 @@ impl SegmentPool {
             while at < len {
                 file.write_all_at(&zeros, at)?;
                 at += zeros.len() as u64;
+                if at.is_multiple_of(ZEROED_BYTES) {
+                    file.sync_data()?;
+                }
             }
             file.sync_all()?;
             File::open(&self.dir)?.sync_all()?;
@@ -269,7 +401,7 @@ impl SegmentPool {
             Ok(file) => {
                 // The file must not be in a directory that took the place of this one.
                 self.data.ensure_in_place()?;
-                Ok(SegmentFile { number, file, preallocated: len >= SEGMENT_BYTES })
+                Ok(SegmentFile { number, file, len })
             }
             Err(e) => {
                 let _ = fs::remove_file(&path);
@@ -282,8 +414,9 @@ impl SegmentPool {
         self.dir.join(format!("slot-{number:04}"))
     }
 
+    /// Returns whether there is a free preallocated file that is not reserved.
     pub(crate) fn has_preallocated(&self) -> bool {
-        self.state().free.iter().any(|file| file.preallocated)
+        self.state().has_preallocated()
     }
 
     /// Adds committed changes of [`SegmentRow::live`].
@@ -304,34 +437,54 @@ impl SegmentPool {
     /// To be called after a synced transaction: a power failure may otherwise bring back a record
     /// that refers to a body in a retired segment, whose file has been overwritten.
     pub(crate) fn seal_before(&self, seq: u64) {
+        let retires_all = self.has_fault(PlantedFault::RetireReferenced);
         let mut state = self.state_mut();
         let count = state.live.partition_point(|segment| segment.seq < seq);
         let checkpointed: Vec<_> = state.live.drain(..count).collect();
         let PoolState { sealed, live_bytes, retired, .. } = &mut *state;
         sealed.extend(checkpointed.into_iter().map(|segment| (segment.seq, segment)));
-        let unused = sealed.extract_if(.., |seq, _| !live_bytes.contains_key(seq));
+        let is_unused = |seq: &u64| retires_all || !live_bytes.contains_key(seq);
+        let unused = sealed.extract_if(.., |seq, _| is_unused(seq));
         retired.extend(unused.map(|(_, segment)| segment));
+        drop(state);
+        self.adapt_segment_bytes();
+    }
+
+    /// Returns the sizes of the sealed segments.
+    pub(crate) fn sealed_usage(&self) -> Vec<SegmentUsage> {
+        let state = self.state();
+        let usage = |(seq, segment): (&u64, &Arc<Segment>)| {
+            let live_bytes = state.live_bytes.get(seq).copied().unwrap_or(0);
+            SegmentUsage { seq: *seq, disk_bytes: segment.disk_bytes(), live_bytes }
+        };
+        state.sealed.iter().map(usage).collect()
     }
 
     /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
     pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
+        // Under load, segments that a checkpoint freed are used again until the next one.
+        let reused = self.wal_bytes.load(Ordering::Relaxed) / self.segment_bytes();
+        let reused = usize::try_from(reused).unwrap_or(usize::MAX);
+        let keep_max = if busy { FREE_FILES_BUSY.saturating_add(reused) } else { wanted };
         let (preallocated, surplus) = {
             let mut state = self.state_mut();
             for segment in std::mem::take(&mut state.retired) {
                 match Arc::try_unwrap(segment) {
-                    Ok(segment) => state.free.push(segment.segment_file),
+                    Ok(segment) => state.free.push(segment.into_file()),
+                    #[cfg(test)]
+                    Err(segment) if self.has_fault(PlantedFault::RecycleInUse) => {
+                        state.free.extend(segment.duplicate_file());
+                    }
                     Err(segment) => state.retired.push(segment),
                 }
             }
             // Writing to a file that was not preallocated costs more than preallocating a new one.
             let (preallocated, mut surplus): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut state.free).into_iter().partition(|file| file.preallocated);
+                std::mem::take(&mut state.free).into_iter().partition(SegmentFile::is_preallocated);
             state.free = preallocated;
-            if !busy {
-                let keep = state.free.len().min(wanted);
-                surplus.extend(state.free.drain(keep..));
-            }
+            let keep = state.free.len().min(keep_max);
+            surplus.extend(state.free.drain(keep..));
             (state.free.len(), surplus)
         };
         // Created before the others are deleted, as one file must always exist.
@@ -352,7 +505,7 @@ impl SegmentPool {
 
     fn preallocate(&self, files: usize) -> Result<()> {
         for _ in 0..files {
-            let file = self.create(SEGMENT_BYTES)?;
+            let file = self.create(self.segment_bytes())?;
             self.state_mut().free.push(file);
         }
         Ok(())
@@ -369,14 +522,29 @@ impl SegmentPool {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
+    /// Returns the size of the live segments without the active one, which cannot be checkpointed,
+    /// in bytes.
+    pub(crate) fn closed_bytes(&self) -> u64 {
+        let state = self.state();
+        let closed = state.live.split_last().map_or(&[][..], |(_, closed)| closed);
+        closed.iter().map(|segment| segment.disk_bytes()).sum()
+    }
+
     /// Returns the total size of all segment files, and of those with commits that are not
     /// checkpointed, in bytes.
     pub(crate) fn disk_bytes(&self) -> (u64, u64) {
         let state = self.state();
-        let len = |segment: &Arc<Segment>| segment.segment_file.len();
-        let live: u64 = state.live.iter().map(len).sum();
-        let checkpointed: u64 = state.sealed.values().chain(&state.retired).map(len).sum();
-        let free: u64 = state.free.iter().map(SegmentFile::len).sum();
+        let bytes = |segment: &Arc<Segment>| segment.disk_bytes();
+        let live: u64 = state.live.iter().map(bytes).sum();
+        let checkpointed: u64 = state.sealed.values().chain(&state.retired).map(bytes).sum();
+        let free: u64 = state.free.iter().map(|file| file.len).sum();
         (live + checkpointed + free, live)
+    }
+}
+
+impl PoolState {
+    fn has_preallocated(&self) -> bool {
+        let preallocated = self.free.iter().filter(|file| file.is_preallocated());
+        preallocated.count() > RESERVED_FILES
     }
 }

@@ -1,0 +1,269 @@
+//! Garbage collection of sealed WAL segments: moves the bodies that records still refer to out of
+//! segments that are mostly garbage, so that their files can be reused.
+//!
+//! A pass over a segment, the victim, reads its WAL records and relocates the bodies of current
+//! records (see [`relocation`](super::relocation)). After the next checkpoint no record refers to
+//! the victim, and it is retired like any other segment. Passes advance in small quanta between
+//! the steps of checkpoints and while there is no checkpoint.
+
+use super::super::{EngineError, Result};
+use super::checkpoint::Checkpointer;
+use super::database::{BodyRef, RecordRow, SegmentLocation};
+use super::relocation::{Relocation, RelocationBatch};
+use super::wal::record::{BodyLocation, WalEntry};
+use super::wal::recovery;
+use super::wal::segment::{Segment, SegmentUsage};
+use bytes::Bytes;
+use rusqlite::{CachedStatement, OptionalExtension, Row, params};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Maximum number of WAL entries examined in a quantum.
+const EXAMINED_ENTRIES_MAX: usize = 1024;
+/// Collection starts when the sealed segments have this many percent of the size of their live
+/// entries, and two segments more, and continues until they have the lower percentage and one
+/// segment more. The difference lets a series of passes end although their own relocations start
+/// a new segment.
+const START_PERCENT: u64 = 150;
+const STOP_PERCENT: u64 = 140;
+/// Writes are slowed down above this percentage.
+const DEBT_PERCENT: u64 = 160;
+
+/// The state of garbage collection.
+#[derive(Default)]
+pub(super) struct GarbageCollector {
+    /// The seed of the checksums of WAL records.
+    salt: u32,
+    victim: Option<Victim>,
+    /// Segments that passes have completed. The next checkpoint retires them, unless a body in one
+    /// is damaged and cannot be moved.
+    collected: HashSet<u64>,
+    /// Size of the segments collected since the last checkpoint, in bytes.
+    collected_bytes: u64,
+    is_running: bool,
+    /// Whether the last quantum failed.
+    is_failing: bool,
+}
+
+impl GarbageCollector {
+    pub(super) fn new(salt: u32) -> GarbageCollector {
+        GarbageCollector { salt, ..GarbageCollector::default() }
+    }
+
+    /// Returns whether there are segments left to collect.
+    pub(super) fn is_running(&self) -> bool {
+        self.is_running
+    }
+
+    /// Returns the size of the segments that wait for a checkpoint to be retired, in bytes.
+    pub(super) fn collected_bytes(&self) -> u64 {
+        self.collected_bytes
+    }
+
+    pub(super) fn end_checkpoint(&mut self) {
+        self.collected_bytes = 0;
+    }
+}
+
+/// A segment being collected.
+struct Victim {
+    segment: Arc<Segment>,
+    disk_bytes: u64,
+    /// The entries of the current WAL record that are not yet examined, and the offsets of the
+    /// record and of its bodies section.
+    entries: std::vec::IntoIter<WalEntry>,
+    record_at: u64,
+    bodies_at: u64,
+    /// Offset of the next WAL record.
+    next_at: u64,
+    /// Offset of the first WAL record with entries that may not have been moved.
+    restart_at: u64,
+    is_damaged: bool,
+}
+
+impl Victim {
+    fn new(segment: Arc<Segment>, disk_bytes: u64) -> Victim {
+        let (record_at, bodies_at, next_at, restart_at) = (0, 0, 0, 0);
+        let entries = Vec::new().into_iter();
+        let is_damaged = false;
+        Victim {
+            segment,
+            disk_bytes,
+            entries,
+            record_at,
+            bodies_at,
+            next_at,
+            restart_at,
+            is_damaged,
+        }
+    }
+
+    /// Returns the next entry; `None` at the end.
+    fn next_entry(&mut self, salt: u32) -> Result<Option<WalEntry>> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                return Ok(Some(entry));
+            }
+            let found = recovery::next_record(&self.segment, salt, self.next_at)?;
+            let Some((at, header, entries)) = found else { return Ok(None) };
+            self.record_at = at;
+            self.bodies_at = at + header.bodies_offset();
+            self.next_at = at + header.disk_len();
+            self.entries = entries.into_iter();
+        }
+    }
+
+    /// Continues after the entries examined so far, which are moved.
+    fn confirm(&mut self) {
+        self.restart_at = if self.entries.len() > 0 { self.record_at } else { self.next_at };
+    }
+
+    /// Returns to the entries that may not have been moved.
+    fn restart(&mut self) {
+        self.next_at = self.restart_at;
+        self.entries = Vec::new().into_iter();
+    }
+
+    /// Reads the body at a location. `None` if it is damaged: it must stay where it is, as recovery
+    /// discards the newest WAL record if a body in it is damaged.
+    fn read_body(&mut self, entry: &WalEntry, location: SegmentLocation) -> Result<Option<Bytes>> {
+        match recovery::read_located(&self.segment, location, entry.version) {
+            Ok(body) => Ok(Some(body)),
+            Err(EngineError::Corrupt(problem)) => {
+                if !self.is_damaged {
+                    let segment = self.segment.seq;
+                    tracing::error!(segment, problem, "a WAL segment has damaged values");
+                }
+                self.is_damaged = true;
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Checkpointer {
+    /// Collects garbage for one quantum. Returns whether there is more to collect.
+    pub(super) fn collect_garbage(&mut self) -> bool {
+        if self.garbage.victim.is_none() {
+            self.garbage.victim = self.choose_victim();
+        }
+        let Some(mut victim) = self.garbage.victim.take() else { return false };
+        let collected = self.collect_from(&mut victim);
+        let garbage = &mut self.garbage;
+        match &collected {
+            // Logged once: it is repeated at each tick until it succeeds.
+            Err(e) if !garbage.is_failing => {
+                let segment = victim.segment.seq;
+                tracing::warn!(segment, error = %e, "garbage collection failed; it is retried");
+            }
+            Ok(_) | Err(_) => {}
+        }
+        garbage.is_failing = collected.is_err();
+        garbage.is_running = matches!(collected, Ok(Progress::Continues | Progress::Completed));
+        match collected {
+            Ok(Progress::Completed) => {
+                tracing::debug!(segment = victim.segment.seq, "collected a WAL segment");
+                garbage.collected.insert(victim.segment.seq);
+                garbage.collected_bytes += victim.disk_bytes;
+            }
+            Ok(Progress::Continues) => garbage.victim = Some(victim),
+            Ok(Progress::Interrupted) | Err(_) => {
+                victim.restart();
+                garbage.victim = Some(victim);
+            }
+        }
+        garbage.is_running
+    }
+
+    /// Returns the segment with the smallest share of live entries, if there is enough garbage.
+    fn choose_victim(&mut self) -> Option<Victim> {
+        let mut usage = self.shared.segments.sealed_usage();
+        let garbage = &mut self.garbage;
+        let sealed: HashSet<u64> = usage.iter().map(|segment| segment.seq).collect();
+        garbage.collected.retain(|seq| sealed.contains(seq));
+        // Those without live entries are retired by the next checkpoint.
+        usage.retain(|used| used.live_bytes > 0 && !garbage.collected.contains(&used.seq));
+        let size: u64 = usage.iter().map(|segment| segment.disk_bytes).sum();
+        let live: u64 = usage.iter().map(|segment| segment.live_bytes).sum();
+        let segment_bytes = self.shared.segments.segment_bytes();
+        let limit = |percent, segments| live / 100 * percent + segments * segment_bytes;
+        let backpressure = &self.shared.backpressure;
+        // A checkpoint seals segments of this size at once, which take a while to collect.
+        let allowance = 2 * backpressure.wal_bytes_max();
+        backpressure.set_space_debt(size.saturating_sub(limit(DEBT_PERCENT, 3) + allowance), live);
+        let start_or_stop =
+            if garbage.is_running { limit(STOP_PERCENT, 1) } else { limit(START_PERCENT, 2) };
+        garbage.is_running = size > start_or_stop;
+        if !garbage.is_running {
+            return None;
+        }
+        // In parts per million of its size.
+        let live_share = |used: &&SegmentUsage| {
+            u128::from(used.live_bytes) * 1_000_000 / u128::from(used.disk_bytes.max(1))
+        };
+        let victim = usage.iter().min_by_key(live_share)?;
+        let segment = self.shared.segments.find(victim.seq)?;
+        Some(Victim::new(segment, victim.disk_bytes))
+    }
+
+    fn collect_from(&self, victim: &mut Victim) -> Result<Progress> {
+        let (mut batch, mut examined) = (RelocationBatch::default(), 0);
+        let mut is_complete = false;
+        {
+            // One read transaction for all look-ups.
+            let _transaction = self.conn.unchecked_transaction()?;
+            let mut find = self.conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?;
+            while !batch.is_full() && examined < EXAMINED_ENTRIES_MAX {
+                let Some(entry) = victim.next_entry(self.garbage.salt)? else {
+                    is_complete = true;
+                    break;
+                };
+                examined += 1;
+                let Some(location) = self.current_location(victim, &entry, &mut find)? else {
+                    continue;
+                };
+                let body = victim.read_body(&entry, location)?;
+                let WalEntry { key, version, expires_at, meta, .. } = entry;
+                batch.extend(body.map(|body| Relocation { key, version, expires_at, meta, body }));
+            }
+        }
+        if !self.relocate(batch, true)? {
+            return Ok(Progress::Interrupted);
+        }
+        victim.confirm();
+        Ok(if is_complete { Progress::Completed } else { Progress::Continues })
+    }
+
+    /// Returns the location of the body of an entry, if the current record of its key has it.
+    fn current_location(
+        &self,
+        victim: &Victim,
+        entry: &WalEntry,
+        find: &mut CachedStatement<'_>,
+    ) -> Result<Option<SegmentLocation>> {
+        let BodyLocation::Inline { at, len, checksum } = entry.location else { return Ok(None) };
+        // The next checkpoint replaces the record of the database, or its body was moved already.
+        if self.shared.memtable().get(&entry.key).is_some() {
+            return Ok(None);
+        }
+        let (seq, at) = (victim.segment.seq, victim.bodies_at + at);
+        let location = SegmentLocation { seq, at, len, checksum };
+        let is_current = |row: &Row<'_>| {
+            let row = RecordRow::decode(&entry.key, row.get_ref(0)?.as_blob()?);
+            let body = BodyRef::Segment(location);
+            Ok(row.is_some_and(|row| row.version == entry.version && row.body == body))
+        };
+        let is_current = find.query_row(params![&entry.key[..]], is_current).optional()?;
+        Ok(is_current.unwrap_or(false).then_some(location))
+    }
+}
+
+/// The result of a quantum.
+enum Progress {
+    Continues,
+    /// All bodies of the victim are moved.
+    Completed,
+    /// The bodies were not moved.
+    Interrupted,
+}
