@@ -207,6 +207,38 @@ async fn recovery_drops_a_torn_last_record_and_keeps_all_earlier_ones() {
 }
 
 #[tokio::test]
+async fn recovery_drops_the_torn_only_record_of_a_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let engine = open(&data).unwrap();
+    put(&engine, "before", value(1, 900)).await;
+    engine.close().await.unwrap();
+    let engine = open(&data).unwrap();
+    put(&engine, "torn", value(2, 5 * PAGE)).await;
+    let (_image, data) = crash_image(&data);
+    let torn = records(&data).pop().unwrap();
+    assert_eq!(torn.at, 0);
+    overwrite(&torn, 4, |page| page.fill(0));
+    // A segment is stored as the newest only after its record was fsynced.
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    conn.execute("UPDATE meta SET log_end = log_start", []).unwrap();
+    drop(conn);
+    let (mut crashed, mut images) = (data, Vec::new());
+    for restart in 0..3 {
+        let engine = open(&crashed).unwrap_or_else(|e| panic!("restart {restart}: {e}"));
+        assert_eq!(keys(&engine).await, ["before"]);
+        assert_eq!(body(&engine, "before").await.unwrap().unwrap(), value(1, 900));
+        // No commit, and no checkpoint yet.
+        let (image, next) = crash_image(&crashed);
+        images.push(image);
+        crashed = next;
+    }
+    let engine = open(&crashed).unwrap();
+    put(&engine, "after", value(3, 10)).await;
+    assert_eq!(keys(&engine).await, ["after", "before"]);
+}
+
+#[tokio::test]
 async fn recovery_reports_damage_before_the_last_record() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -179,17 +179,25 @@ pub(crate) fn recover(
             erase(segment, at, mode)?;
         }
     }
+    let mut is_newest_empty = false;
     if let Some(record) = newest {
         if record.bodies_intact()? {
             replay(record);
         } else {
             last_version = record.header.base;
             erase(&record.segment, record.at, mode)?;
+            is_newest_empty = record.at == 0;
         }
     }
     if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
-        // A killed process may have written records without fsyncing them.
+        // A killed process may have written records without fsyncing them. An erased record must not
+        // come back before a later one, either.
         segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
+    }
+    // Without its only record, the next start would not find the segment, so it must not become
+    // known as the newest.
+    if is_newest_empty && let Some(Ok(segment)) = live.pop().map(Arc::try_unwrap) {
+        free.push(segment.into_file());
     }
     Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
 }
