@@ -29,7 +29,7 @@ fn with_items() -> (DiskServer, String) {
     for n in 0..40 {
         put(&format!("k{n}"), &[("metadata", "m")], n * 100);
     }
-    put("large", &[], 700_000);
+    put("large", &[], 1_700_000);
     put("brief", &[("time_to_live_sec", "1")], 10);
     let token = br#"{"name":"n","scope":"global"}"#;
     assert_eq!(disk.server.request("POST /_/v1/tokens", &[], token).status, 201);

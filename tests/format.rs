@@ -37,6 +37,9 @@ async fn write_blob(engine: &dyn Engine, len: usize) -> Body {
     blob.finish().await.unwrap()
 }
 
+/// Size of a body that is stored in a blob file.
+const LARGE: usize = 5 * INLINE_BYTES_MAX;
+
 /// Creates a data directory with the small records `a` and `b` and the large record `c`.
 async fn populated() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -44,7 +47,7 @@ async fn populated() -> (tempfile::TempDir, PathBuf) {
     let engine = open(&data).unwrap();
     put(&engine, "a", Body::Bytes(Bytes::from_static(b"small"))).await;
     put(&engine, "b", Body::Bytes(Bytes::from_static(b"other"))).await;
-    let large = write_blob(&engine, 3 * INLINE_BYTES_MAX).await;
+    let large = write_blob(&engine, LARGE).await;
     put(&engine, "c", large).await;
     engine.close().await.unwrap();
     (dir, data)
@@ -170,7 +173,7 @@ async fn changed_and_swapped_bodies_are_not_served() {
         if serves_others {
             assert_eq!(read(&engine, "b").await.unwrap(), b"other");
         }
-        assert_eq!(read(&engine, "c").await.unwrap().len(), 3 * INLINE_BYTES_MAX);
+        assert_eq!(read(&engine, "c").await.unwrap().len(), LARGE);
     }
 }
 
@@ -227,16 +230,16 @@ fn blob_path(data: &Path) -> PathBuf {
 #[tokio::test]
 async fn missing_truncated_and_changed_blob_files_are_not_served() {
     let flip = |at: usize| move |bytes: &mut Vec<u8>| bytes[at] ^= 1;
-    let size = 3 * INLINE_BYTES_MAX + 3 * 4 + 24;
+    let size = LARGE + 5 * 4 + 24;
     type Damage = Box<dyn Fn(&mut Vec<u8>)>;
     let damages: Vec<Damage> = vec![
         Box::new(flip(0)),
-        Box::new(flip(3 * INLINE_BYTES_MAX - 1)),
-        Box::new(flip(3 * INLINE_BYTES_MAX)),
+        Box::new(flip(LARGE - 1)),
+        Box::new(flip(LARGE)),
         Box::new(flip(size - 1)),
         Box::new(flip(size - 24)),
         Box::new(|bytes| bytes.truncate(100)),
-        Box::new(|bytes| bytes.truncate(3 * INLINE_BYTES_MAX)),
+        Box::new(|bytes| bytes.truncate(LARGE)),
         Box::new(Vec::clear),
         Box::new(|bytes| bytes.push(0)),
         Box::new(|bytes| bytes.fill(0)),
@@ -286,7 +289,7 @@ async fn orphaned_blob_files_are_removed_after_startup_and_foreign_files_kept() 
     engine.close().await.unwrap();
     assert!(!orphan.exists() && foreign.exists());
     let engine = open(&data).unwrap();
-    assert_eq!(read(&engine, "c").await.unwrap().len(), 3 * INLINE_BYTES_MAX);
+    assert_eq!(read(&engine, "c").await.unwrap().len(), LARGE);
 }
 
 #[tokio::test]

@@ -144,8 +144,7 @@ impl Api {
             }
             if searched > LONG_LINE_BYTES && long.is_none() {
                 // The line, its decoded value and, with some engines, the value being committed.
-                let value_max = self.kv.value_bytes_max();
-                let held = 2 * line_max as u64 + self.kv.held_memory_bytes(value_max);
+                let held = 2 * line_max as u64 + self.kv.held_memory_bytes_max();
                 let permit = self.limiter.long_line(held).await?;
                 if let Some(contention) = permit.contention() {
                     body.yield_to(contention);

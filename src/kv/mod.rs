@@ -94,10 +94,17 @@ impl Kv {
         if streamed { PIECE_BYTES as u64 } else { item.size }
     }
 
-    /// Returns the memory to reserve for an uploaded value once it is complete, in bytes; 0 if the
-    /// engine stores it elsewhere.
+    /// Returns the memory to reserve for an uploaded value once it is complete, in bytes.
     pub fn held_memory_bytes(&self, size: u64) -> u64 {
-        if self.engine.buffers_blobs() { size } else { size.min(PIECE_BYTES as u64) }
+        // The engine may keep a value in memory if it is small enough to be read in one call.
+        let is_held = size <= SINGLE_READ_BYTES_MAX || self.engine.buffers_blobs();
+        if is_held { size } else { PIECE_BYTES as u64 }
+    }
+
+    /// Returns the memory that any uploaded value may need once it is complete, in bytes.
+    pub fn held_memory_bytes_max(&self) -> u64 {
+        let max = self.value_bytes_max;
+        if self.engine.buffers_blobs() { max } else { max.min(SINGLE_READ_BYTES_MAX) }
     }
 
     /// Returns the number of stores.

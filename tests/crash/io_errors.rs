@@ -104,7 +104,7 @@ fn blob_files(at: &Path) -> usize {
 fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let old = disk.put("k", OLD_VALUE);
-    let large = vec![b'l'; 700_000];
+    let large = vec![b'l'; 1_700_000];
     let old_large = disk.put("large", &large);
     let (list, blob_files) = (disk.list(), disk.blob_files());
     disk.inject_error(WRITE, WAL, ENOSPC);
@@ -113,7 +113,7 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
         refused(disk.send("PUT", "k", "", b"new"));
         refused(disk.send("PUT", "k", "?append=true", b"new"));
         refused(disk.send("PUT", "other", "?add=true", b"new"));
-        refused(disk.send("PUT", "large", "", &vec![b'n'; 800_000]));
+        refused(disk.send("PUT", "large", "", &vec![b'n'; 1_800_000]));
         refused(disk.send("DELETE", "k", "", b""));
         let batch = format!("PUT /resources/stores/kv/{}/batch", disk.testbed.store);
         let line = b"{\"key\":\"k\",\"value\":\"bmV3\"}\n";
@@ -141,7 +141,7 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
 #[test]
 fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
-    let large = vec![b'l'; 700_000];
+    let large = vec![b'l'; 1_700_000];
     let old = disk.put("large", &large);
     let new = vec![b'n'; 3_000_000];
     for calls in [WRITE, OPEN] {
@@ -213,10 +213,10 @@ fn acknowledged_writes_survive_an_intermittently_full_disk() {
 #[test]
 fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
-    let large = vec![b'l'; 700_000];
+    let large = vec![b'l'; 1_700_000];
     let old = disk.put("large", &large);
     disk.inject_error(WRITE, BLOBS, EIO);
-    let detail = disk.send("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
+    let detail = disk.send("PUT", "large", "", &vec![b'n'; 1_400_000]).expect_error(500);
     assert!(detail.contains("see the server log"), "{detail}");
     disk.wait_for_log("could not write a blob file");
     disk.assert_unchanged("large", &large, old);

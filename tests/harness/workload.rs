@@ -29,14 +29,17 @@ pub(crate) enum ValueSizes {
 
 impl ValueSizes {
     fn sample(self, random: &mut Random) -> u32 {
-        let around = 262_144 - 100 + random.below(200);
+        // 256 KiB is the size up to which a value is read with its item, 1 MiB that up to which it
+        // is in the WAL.
+        let edge = if random.one_in(2) { 262_144 } else { 1_048_576 };
+        let around = edge - 100 + random.below(200);
         let bytes = match (self, random.below(100)) {
             (ValueSizes::Mixed, 0..=5) => around,
             (ValueSizes::Mixed, 6..=9) => 262_145 + random.below(1_800_000),
             (ValueSizes::Mixed, 10..=19) => 3900 + random.below(9000),
             (ValueSizes::FillsWal, 0..=89) => 100_000 + random.below(150_000),
             (ValueSizes::BlobFiles, 0..=19) => around,
-            (ValueSizes::BlobFiles, 20..=79) => 262_145 + random.below(500_000),
+            (ValueSizes::BlobFiles, 20..=79) => 1_048_577 + random.below(500_000),
             (ValueSizes::Garbage, 0..=94) => 30_000 + random.below(30_000),
             _ => random.below(1500),
         };

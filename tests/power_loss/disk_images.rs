@@ -168,7 +168,7 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     let server = tracer.server();
     let store = server.create_store("s");
     let path = format!("/resources/stores/kv/{store}/keys/k");
-    for bytes in [3, 300_000] {
+    for bytes in [3, 300_000, 1_300_000] {
         let value = vec![b'v'; bytes];
         assert_eq!(server.request(&format!("PUT {path}{bytes}"), &[], &value).status, 200);
     }
@@ -177,7 +177,7 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     let dir = tempfile::tempdir().unwrap();
     disk.image(ImageMode::DropUnsynced, &mut Random(1), dir.path());
     let restarted = Server::start(dir.path(), &[]);
-    for bytes in [3, 300_000] {
+    for bytes in [3, 300_000, 1_300_000] {
         let reply = restarted.get(&format!("{path}{bytes}"));
         assert_eq!((reply.status, reply.body.len()), (200, bytes));
     }

@@ -8,7 +8,10 @@ use std::time::Duration;
 /// The exit status after a storage failure.
 const EXIT_FATAL: i32 = 70;
 
-/// Puts values of 300,000 bytes until one is not acknowledged. Calls `act` after three of them.
+/// Size of a value that is stored in a file of its own.
+const VALUE_BYTES: usize = 1_300_000;
+
+/// Puts large values until one is not acknowledged. Calls `act` after three of them.
 /// Returns the number of values acknowledged.
 fn put_until_failure(disk: &DiskServer, store: &str, act: impl Fn()) -> usize {
     let mut acknowledged = 0;
@@ -18,7 +21,7 @@ fn put_until_failure(disk: &DiskServer, store: &str, act: impl Fn()) -> usize {
         }
         let put = format!("PUT /resources/stores/kv/{store}/keys/k{acknowledged}");
         let response = Client::connect(disk.server.port)
-            .and_then(|mut client| client.request(&put, &[], &vec![b'v'; 300_000]));
+            .and_then(|mut client| client.request(&put, &[], &vec![b'v'; VALUE_BYTES]));
         match response {
             Ok(response) if response.status == 200 => acknowledged += 1,
             _ => return acknowledged,
@@ -36,7 +39,7 @@ fn expect_values(data: &Path, store: &str, count: usize) {
     let server = Server::start(data, &[]);
     for number in 0..count {
         let got = server.get(&format!("/resources/stores/kv/{store}/keys/k{number}"));
-        assert_eq!((got.status, got.body.len()), (200, 300_000), "k{number} of {count}");
+        assert_eq!((got.status, got.body.len()), (200, VALUE_BYTES), "k{number} of {count}");
     }
 }
 
@@ -72,7 +75,7 @@ fn a_server_acknowledges_no_write_into_a_removed_data_directory() {
     let mut disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     fs::remove_dir_all(disk.data()).unwrap();
-    for len in [10, 300_000] {
+    for len in [10, VALUE_BYTES] {
         let put = format!("PUT /resources/stores/kv/{store}/keys/k");
         let response = Client::connect(disk.server.port)
             .and_then(|mut client| client.request(&put, &[], &vec![b'v'; len]));

@@ -19,6 +19,9 @@ const TOMBSTONES_MAX: usize = 16 * 1024;
 /// end.
 const WAL_PERCENT: (u64, u64) = (200, 400);
 const ENTRIES_PERCENT: (u64, u64) = (150, 200);
+/// Number of memtable entries below which commits are not delayed, as a checkpoint of so few starts
+/// and ends before a delay would matter.
+const DELAYED_ENTRIES_MIN: u64 = 4096;
 /// Longest delay of a commit group.
 const DELAY_MAX: Duration = Duration::from_millis(20);
 /// Minimum space debt, and part of the live bytes, at which the delay is longest.
@@ -96,6 +99,7 @@ impl Backpressure {
             percent.saturating_sub(from).saturating_mul(100) / (to - from)
         };
         let debt = self.space_debt_percent.load(Ordering::Relaxed);
+        let entries = if self.entries < DELAYED_ENTRIES_MIN { 0 } else { entries };
         let excess = excess(wal, WAL_PERCENT).max(excess(entries, ENTRIES_PERCENT)).max(debt);
         let excess = u32::try_from(excess.min(100)).unwrap_or(100);
         // Grows with the square, so that a small excess costs little.

@@ -14,6 +14,7 @@
 
 mod backpressure;
 mod blob_files;
+mod body_cache;
 mod checkpoint;
 mod connection_pool;
 mod data_dir;
@@ -31,6 +32,7 @@ mod read_scheduler;
 mod relocation;
 mod repair;
 mod row_writer;
+mod segment_body;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -542,7 +544,7 @@ impl Engine for Embedded {
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
             self.ensure_open()?;
-            let writer = BlobFileWriter::create(self.read_path.blobs.clone()).await?;
+            let writer = BlobFileWriter::new(self.read_path.blobs.clone());
             Ok(Box::new(writer) as Box<dyn BlobWriter>)
         })
     }

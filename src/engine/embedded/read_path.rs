@@ -9,6 +9,7 @@ use super::connection_pool::{ConnectionPool, ScanStep};
 use super::database::BodyRef;
 use super::hidden_ranges::{HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max};
 use super::memtable::{Memtable, MemtableEntry};
+use super::segment_body::{READ_WITH_RECORD_MAX, open_body};
 use super::wal::record::BodyLocation;
 use super::wal::recovery;
 use bytes::Bytes;
@@ -71,8 +72,8 @@ impl ReadPath {
             BodyRef::Segment(location) => {
                 let segment = self.shared.segments.find(location.seq);
                 let Some(segment) = segment else { return Ok(None) };
-                let body = recovery::read_located(&segment, location, record.version)?;
-                Ok(Some(Body::Bytes(body)))
+                let body = open_body(&self.blobs, segment, location, record.version)?;
+                Ok(Some(body))
             }
         }
     }
@@ -189,13 +190,17 @@ pub(super) fn missing_body(body: BodyRef) -> EngineError {
     })
 }
 
-/// Returns the record of an entry with its inline body, or with the reference to its blob; `None`
-/// for a deletion.
+/// Returns the record of an entry with its inline body, or with the reference to a large body;
+/// `None` for a deletion.
 pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<(Record, BodyRef)>> {
+    let body_ref = entry.body_ref();
     let MemtableEntry { version, expires_at, meta, location, body_at, .. } = entry;
     let (body, body_ref) = match (location, body_at) {
         (BodyLocation::Removed, _) => return Ok(None),
-        (BodyLocation::Blob { id, .. }, _) => (Body::EMPTY, BodyRef::Blob(id)),
+        (BodyLocation::Blob { .. }, _) => (Body::EMPTY, body_ref),
+        (BodyLocation::Inline { len, .. }, _) if len > READ_WITH_RECORD_MAX => {
+            (Body::EMPTY, body_ref)
+        }
         (BodyLocation::Inline { len, checksum, .. }, Some((segment, at)))
             if part == Projection::Full =>
         {

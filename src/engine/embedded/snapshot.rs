@@ -12,14 +12,14 @@ use super::connection_pool::PooledConnection;
 use super::database::BodyRef;
 use super::memtable::MemtableEntry;
 use super::read_path::{ReadPath, missing_body, resolve};
-use super::wal::recovery;
+use super::segment_body::open_body;
 use super::wal::segment::Segment;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that an open blob file counts towards the limit of a scan.
+/// Bytes that a body which is not read yet counts towards the limit of a scan.
 const BLOB_MEMORY_BYTES: u64 = 256 << 10;
 
 pub(super) struct SnapshotReader(Arc<SnapshotState>);
@@ -117,8 +117,8 @@ impl SnapshotState {
             BodyRef::Segment(location) => {
                 let segment = self.segments.get(&location.seq);
                 let segment = segment.ok_or_else(|| missing_body(body))?;
-                let body = recovery::read_located(segment, location, record.version)?;
-                record.body = Body::Bytes(body);
+                let (blobs, segment) = (&self.read_path.blobs, segment.clone());
+                record.body = open_body(blobs, segment, location, record.version)?;
             }
         }
         Ok(record)
