@@ -164,7 +164,8 @@ fn every_kind_of_damage_is_reported() {
 fn assert_reports_damaged_segments(data: &Path, store: &str) {
     // The first items of 'v's, of which item `kN` has N * 100.
     let value = [b'v'; 100];
-    let damages: [(fn(&mut Vec<u8>, usize), &str); 3] = [
+    type Damage = fn(&mut Vec<u8>, usize);
+    let damages: [(Damage, &str); 3] = [
         (|bytes, at| bytes[at] ^= 1, "does not match its checksum"),
         (|bytes, at| bytes.truncate(at), "a WAL segment is truncated"),
         (|bytes, _| bytes.clear(), "a WAL segment is truncated"),

@@ -306,6 +306,27 @@ async fn a_data_directory_is_locked_by_one_engine() {
     open(&data).unwrap();
 }
 
+#[test]
+fn open_waits_briefly_for_the_directory_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = std::fs::File::create(dir.path().join("LOCK")).unwrap();
+    lock.lock().unwrap();
+    let open = || {
+        let fatal = FatalErrorHandler::new(|why| panic!("{why}"));
+        let dir = dir.path().into();
+        Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
+    };
+    let refused = open().map(drop).unwrap_err().to_string();
+    assert!(refused.contains("is locked"), "{refused}");
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        drop(lock);
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(open().unwrap().close()).unwrap();
+    holder.join().unwrap();
+}
+
 #[tokio::test]
 async fn deletes_free_disk_space() {
     let dir = tempfile::tempdir().unwrap();
@@ -408,7 +429,7 @@ async fn bodies_of_format_1_move_to_segments_and_free_their_space() {
         || -> i64 { conn.query_row("SELECT count(*) FROM bodies", [], |row| row.get(0)).unwrap() };
     // The migration continues where a crash or a stop interrupted it. Meanwhile values are read,
     // overwritten and deleted.
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(300);
     let mut round = 0;
     while left() > 0 || database_bytes() > full / 5 {
         assert!(Instant::now() < end, "{} bodies left, {} bytes", left(), database_bytes());

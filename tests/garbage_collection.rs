@@ -67,7 +67,7 @@ fn segment_bytes(data: &Path) -> u64 {
 
 /// Waits until the segment files have at most this size.
 async fn wait_for_size(data: &Path, bytes: u64) {
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(300);
     while segment_bytes(data) > bytes {
         let size = segment_bytes(data);
         assert!(Instant::now() < end, "{size} bytes remain, more than {bytes}");

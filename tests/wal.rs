@@ -475,27 +475,6 @@ async fn the_sqlite_wal_stays_bounded_under_continuous_reads() {
     assert!(wal_bytes < 100 << 20, "{wal_bytes} bytes");
 }
 
-#[test]
-fn open_waits_briefly_for_the_directory_lock() {
-    let dir = tempfile::tempdir().unwrap();
-    let lock = std::fs::File::create(dir.path().join("LOCK")).unwrap();
-    lock.lock().unwrap();
-    let open = || {
-        let fatal = FatalErrorHandler::new(|why| panic!("{why}"));
-        let dir = dir.path().into();
-        Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
-    };
-    let refused = open().map(drop).unwrap_err().to_string();
-    assert!(refused.contains("is locked"), "{refused}");
-    let holder = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(150));
-        drop(lock);
-    });
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(open().unwrap().close()).unwrap();
-    holder.join().unwrap();
-}
-
 fn assert_wal_missing<T>(opened: Result<T, EngineError>, case: &str) {
     match opened {
         Err(EngineError::Corrupt(what)) => {

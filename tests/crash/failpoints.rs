@@ -137,8 +137,8 @@ fn kill_while_sqlite_checkpoints_into_the_database_file() {
 #[test]
 fn kill_while_values_are_relocated() {
     let wal = |action, calls| rule(action, calls, WAL);
-    kill_at("halfway through a WAL write, collecting", wal(KillHalfway, WRITE), 1000, Garbage);
-    kill_at("after a WAL fsync, collecting", wal(KillAfter, SYNC), 1000, Garbage);
+    kill_at("halfway through a WAL write, collecting", wal(KillHalfway, WRITE), 400, Garbage);
+    kill_at("after a WAL fsync, collecting", wal(KillAfter, SYNC), 400, Garbage);
     let position = rule(KillAfter, SYNC, SQLITE_WAL);
     kill_at("after a position is stored, collecting", position, 12, Garbage);
 }

@@ -423,10 +423,9 @@ fn recover(
 ) -> Result<(Memtable, WalPosition, Option<u64>)> {
     let sealed = SealedSegments::split_off(&mut files, rows, position)?;
     sealed.log_missing();
-    let mut memtable = Memtable::default();
+    let mut entries = Vec::new();
     let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
-        let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
-        memtable.put(key, entry);
+        entries.push(writer::memtable_entry(entry, segment, bodies_offset, None));
     };
     let RecoveredWal { live, free, last_version, next_seq } =
         recovery::recover(files, position, mode, replay)?;
@@ -434,7 +433,8 @@ fn recover(
     segments.restore(live, sealed.segments, free);
     // Also greater than that of a segment that was lost with part of the WAL.
     let seq = rows.last().map_or(next_seq, |row| next_seq.max(row.seq + 1));
-    Ok((memtable, WalPosition { version: last_version, seq }, newest))
+    let wal_position = WalPosition { version: last_version, seq };
+    Ok((Memtable::from_wal(entries), wal_position, newest))
 }
 
 /// Ensures that the WAL has a file, and stores in the database that the WAL exists and which

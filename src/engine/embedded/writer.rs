@@ -408,10 +408,12 @@ impl Writer {
             if self.shared.memtable().get(key).is_some() && !is_planted {
                 continue;
             }
-            let (version, expires_at, meta) = (*version, *expires_at, meta.clone());
+            let (version, expires_at) = (*version, *expires_at);
             let record = Some((expires_at, &meta[..]));
             let location = self.scratch.builder.push(key, version, record, NewBody::Bytes(body));
-            entries.push(WalEntry { key: key.clone(), version, expires_at, meta, location });
+            // Copies, as they share a buffer with entries that are not moved.
+            let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
+            entries.push(WalEntry { key, version, expires_at, meta, location });
         }
         if entries.is_empty() {
             return Ok(());

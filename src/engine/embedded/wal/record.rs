@@ -95,23 +95,23 @@ impl RecordHeader {
 }
 
 /// Decodes the entries of a record after verifying its checksum; `None` if they are damaged.
-/// `bytes` extends at least to the bodies section.
+/// `bytes` extends at least to the bodies section. The entries share a copy of their section.
 pub(crate) fn decode_entries(
     salt: u32,
     header: &RecordHeader,
     bytes: &[u8],
 ) -> Option<Vec<WalEntry>> {
     let end = HEADER_BYTES + header.entries_len as usize;
-    let mut rest = bytes.get(HEADER_BYTES..end)?;
+    let section = bytes.get(HEADER_BYTES..end)?;
     if record_checksum(salt, bytes.get(8..end)?) != header.checksum {
         return None;
     }
     // Bounds the allocation when the count is wrong: every entry has at least its fixed part.
     let entries_max = header.entries_len as usize / ENTRY_FIXED_BYTES;
     let mut entries = Vec::with_capacity((header.count as usize).min(entries_max));
-    let mut at = 0_u64;
+    let (mut at, mut rest) = (0_u64, Bytes::copy_from_slice(section));
     for _ in 0..header.count {
-        let (mut fixed, after) = rest.split_at_checked(ENTRY_FIXED_BYTES)?;
+        let mut fixed = rest.get(..ENTRY_FIXED_BYTES)?;
         let (kind, version, expires_at) = (fixed.get_u8(), fixed.get_u64_le(), fixed.get_u64_le());
         let (key_len, meta_len) = (fixed.get_u32_le() as usize, fixed.get_u32_le() as usize);
         let (len_or_id, checksum) = (fixed.get_u64_le(), fixed.get_u32_le());
@@ -127,10 +127,11 @@ pub(crate) fn decode_entries(
             3 => BodyLocation::Blob { id: (len_or_id & i64::MAX as u64).cast_signed(), len: 0 },
             _ => return None,
         };
-        let (key, after) = after.split_at_checked(key_len)?;
-        let (meta, after) = after.split_at_checked(meta_len)?;
-        rest = after;
-        let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
+        if ENTRY_FIXED_BYTES + key_len + meta_len > rest.len() {
+            return None;
+        }
+        rest.advance(ENTRY_FIXED_BYTES);
+        let (key, meta) = (rest.split_to(key_len), rest.split_to(meta_len));
         entries.push(WalEntry { key, version, expires_at, meta, location });
     }
     // Blob sizes follow the entries, in the order of the entries that refer to a blob.

@@ -124,32 +124,7 @@ pub(crate) fn recover(
     mode: RecoveryMode,
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
-    let (mut live, mut free) = (Vec::new(), Vec::new());
-    let mut next_seq = position.first_segment.max(position.wal_end);
-    for file in files {
-        let segment = Segment::new(0, file);
-        let seq = match first_record(&segment, position)? {
-            FirstRecord::Live(seq) => Some(seq),
-            FirstRecord::Empty => None,
-            FirstRecord::Torn => {
-                let is_live = |header: &RecordHeader| header.segment >= position.first_segment;
-                if let Some(at) = find_record_after(&segment, position.salt, 0, is_live)? {
-                    return Err(corruption(&segment, 0, at));
-                }
-                None
-            }
-        };
-        next_seq = next_seq.max(seq.map_or(0, |seq| seq + 1));
-        let Ok(segment) = Arc::try_unwrap(segment) else {
-            return Err(EngineError::Failed("a WAL segment is in use".into()));
-        };
-        match seq {
-            Some(seq) => live.push(segment.with_seq(seq)),
-            None => free.push(segment.into_file()),
-        }
-    }
-    live.sort_by_key(|segment| segment.seq);
-    ensure_newest_known(&live, position)?;
+    let FoundSegments { mut live, mut free, next_seq } = find_segments(files, position)?;
     let mut last_version = position.last_version;
     let mut newest: Option<RecoveredRecord> = None;
     let mut replay = |record: RecoveredRecord| {
@@ -190,8 +165,8 @@ pub(crate) fn recover(
         }
     }
     if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
-        // A killed process may have written records without fsyncing them. An erased record must not
-        // come back before a later one, either.
+        // A killed process may have written records without fsyncing them. Nor may an erased one
+        // come back before a later one.
         segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
     }
     // Without its only record, the next start would not find the segment, so it must not become
@@ -200,6 +175,45 @@ pub(crate) fn recover(
         free.push(segment.into_file());
     }
     Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
+}
+
+/// The files by what their first record says.
+struct FoundSegments {
+    /// Segments with records to replay, the oldest first.
+    live: Vec<Arc<Segment>>,
+    free: Vec<SegmentFile>,
+    /// Greater than the sequence number of any live segment.
+    next_seq: u64,
+}
+
+fn find_segments(files: Vec<SegmentFile>, position: CheckpointPosition) -> Result<FoundSegments> {
+    let (mut live, mut free) = (Vec::new(), Vec::new());
+    let mut next_seq = position.first_segment.max(position.wal_end);
+    for file in files {
+        let segment = Segment::new(0, file);
+        let seq = match first_record(&segment, position)? {
+            FirstRecord::Live(seq) => Some(seq),
+            FirstRecord::Empty => None,
+            FirstRecord::Torn => {
+                let is_live = |header: &RecordHeader| header.segment >= position.first_segment;
+                if let Some(at) = find_record_after(&segment, position.salt, 0, is_live)? {
+                    return Err(corruption(&segment, 0, at));
+                }
+                None
+            }
+        };
+        next_seq = next_seq.max(seq.map_or(0, |seq| seq + 1));
+        let Ok(segment) = Arc::try_unwrap(segment) else {
+            return Err(EngineError::Failed("a WAL segment is in use".into()));
+        };
+        match seq {
+            Some(seq) => live.push(segment.with_seq(seq)),
+            None => free.push(segment.into_file()),
+        }
+    }
+    live.sort_by_key(|segment| segment.seq);
+    ensure_newest_known(&live, position)?;
+    Ok(FoundSegments { live, free, next_seq })
 }
 
 fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
