@@ -13,6 +13,7 @@
 
 mod backpressure;
 mod blob_files;
+mod caller;
 mod checkpoint;
 mod connection_pool;
 mod data_dir;
@@ -42,6 +43,7 @@ use super::{
 use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
+use caller::{Caller, CallerHandle};
 use checkpoint::Checkpointer;
 use connection_pool::{ConnectionPool, ExpiryPosition};
 use data_dir::DataDir;
@@ -293,13 +295,18 @@ impl Embedded {
         })
     }
 
-    /// Runs a read on the blocking thread pool.
+    /// Runs a read on the blocking thread pool. It does not start once the future is dropped, and
+    /// long ones stop.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&ReadPath) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&ReadPath, &CallerHandle) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let read_path = self.read_path.clone();
-        blob_files::blocking(move || work(&read_path)).await
+        let (read_path, caller) = (self.read_path.clone(), Caller::default());
+        let handle = caller.handle();
+        let work = move || handle.ensure_waiting().and_then(|()| work(&read_path, &handle));
+        let result = blob_files::blocking(work).await;
+        drop(caller);
+        result
     }
 
     fn ensure_open(&self) -> Result<()> {
@@ -446,7 +453,7 @@ impl Engine for Embedded {
                 Some(result) => result?,
                 None => {
                     let key = Bytes::copy_from_slice(key);
-                    self.blocking(move |read_path| read_path.find(&key, projection)).await?
+                    self.blocking(move |read_path, _| read_path.find(&key, projection)).await?
                 }
             };
             if let (Projection::Full, Some(record), Some(lease)) = (projection, &record, lease) {
@@ -462,14 +469,14 @@ impl Engine for Embedded {
             if let Ok(guard) = self.shared.checkpoint_lock.try_read() {
                 let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
                 let attempt = ScanAttempt::bounded(0, &scan);
-                let read = || self.read_path.try_scan(&scan, attempt, guard);
+                let read = || self.read_path.try_scan(&scan, attempt, guard, None);
                 match self.scheduler.try_inline(expected_micros, read) {
                     Some(Ok(Some(page))) => return Ok(page),
                     Some(Err(e)) => return Err(e),
                     Some(Ok(None)) | None => {}
                 }
             }
-            self.blocking(move |read_path| read_path.scan(&scan)).await
+            self.blocking(move |read_path, caller| read_path.scan(&scan, caller)).await
         })
     }
 
@@ -477,7 +484,7 @@ impl Engine for Embedded {
         Box::pin(async move {
             self.ensure_open()?;
             let read_path = self.read_path.clone();
-            let reader = self.blocking(move |_| SnapshotReader::new(read_path)).await?;
+            let reader = self.blocking(move |_, _| SnapshotReader::new(read_path)).await?;
             Ok(Box::new(reader) as Box<dyn Snapshot>)
         })
     }
@@ -485,14 +492,14 @@ impl Engine for Embedded {
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             self.ensure_open()?;
-            self.blocking(move |read_path| read_path.expired(until, limit)).await
+            self.blocking(move |read_path, _| read_path.expired(until, limit)).await
         })
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
             self.ensure_open()?;
-            self.blocking(move |read_path| read_path.count(first)).await
+            self.blocking(move |read_path, caller| read_path.count(first, caller)).await
         })
     }
 

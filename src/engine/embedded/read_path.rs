@@ -5,6 +5,7 @@ use super::super::{
 };
 use super::Shared;
 use super::blob_files::BlobFiles;
+use super::caller::{CHECK_RECORDS, CallerHandle};
 use super::connection_pool::{ConnectionPool, ScanStep};
 use super::hidden_ranges::{HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max};
 use super::memtable::{Memtable, MemtableEntry};
@@ -62,26 +63,30 @@ impl ReadPath {
         }
     }
 
-    /// Scans until a page is complete.
-    pub(super) fn scan(&self, scan: &Scan) -> Result<ScanPage> {
+    /// Scans until a page is complete or the caller is gone.
+    pub(super) fn scan(&self, scan: &Scan, caller: &CallerHandle) -> Result<ScanPage> {
+        let attempt = |attempt| {
+            caller.ensure_waiting()?;
+            self.try_scan(scan, attempt, self.shared.checkpoint_lock(), Some(caller))
+        };
         for number in 1..SCAN_ATTEMPTS_MAX {
-            let attempt = ScanAttempt::bounded(number, scan);
-            if let Some(page) = self.try_scan(scan, attempt, self.shared.checkpoint_lock())? {
+            if let Some(page) = attempt(ScanAttempt::bounded(number, scan))? {
                 return Ok(page);
             }
         }
-        let attempt = ScanAttempt { learns: true, hidden_max: None };
-        let page = self.try_scan(scan, attempt, self.shared.checkpoint_lock())?;
+        let page = attempt(ScanAttempt { learns: true, hidden_max: None })?;
         page.ok_or_else(|| EngineError::Failed("an unbounded scan was interrupted".into()))
     }
 
     /// Returns a page merged from the memtable and the database; `None` after too many hidden
-    /// records. A later attempt skips them. Releases `guard` once both are pinned.
+    /// records. A later attempt skips them. Releases `guard` once both are pinned. Fails once
+    /// `caller` is gone.
     pub(super) fn try_scan(
         &self,
         scan: &Scan,
         attempt: ScanAttempt,
         guard: RwLockReadGuard<'_, ()>,
+        caller: Option<&CallerHandle>,
     ) -> Result<Option<ScanPage>> {
         let conn = self.pool.acquire()?;
         let (in_memtable, learner) = {
@@ -94,9 +99,17 @@ impl ReadPath {
         drop(guard);
         let (visited, end) = (in_memtable.entries.len(), in_memtable.end.clone());
         let mut merge = ScanMerge::new(scan, in_memtable, attempt.hidden_max.is_some());
-        self.pool.scan(conn, (&scan.start, &end), |record| merge.visit(record))?;
+        self.pool.scan(conn, (&scan.start, &end), |record| {
+            let is_due = merge.visited.is_multiple_of(CHECK_RECORDS);
+            if is_due && caller.is_some_and(CallerHandle::is_gone) {
+                return ScanStep::Stop;
+            }
+            merge.visit(record)
+        })?;
         let visited = (visited + merge.visited) as u64;
         self.shared.counters.scanned.fetch_add(visited, Ordering::Relaxed);
+        // A scan that stopped early must not learn what it did not visit.
+        caller.map_or(Ok(()), CallerHandle::ensure_waiting)?;
         let (page, runs) = merge.finish();
         if let Some(learner) = learner
             && !runs.is_empty()
@@ -142,9 +155,10 @@ impl ReadPath {
     }
 
     /// Counts the records whose keys start with `first`.
-    pub(super) fn count(&self, first: u8) -> Result<u64> {
+    pub(super) fn count(&self, first: u8, caller: &CallerHandle) -> Result<u64> {
         let mut after = None;
         loop {
+            caller.ensure_waiting()?;
             let _guard = self.shared.checkpoint_lock();
             let memtable = self.shared.memtable();
             let (unknown, last) = memtable.unknown_in_db(first, after.as_deref(), COUNT_STEP);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::{Body, Mutation, NewRecord, Precondition};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 fn open(dir: &Path) -> Embedded {
@@ -231,5 +232,30 @@ async fn concurrent_reads_open_a_bounded_number_of_connections() {
     assert!(engine.read(&key(1), Projection::Meta).await.unwrap().is_some());
     pool.close_unused();
     assert!(pool.open_connections() <= 5, "{}", pool.open_connections());
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_scan_stops_when_its_future_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    commit(&engine, (0..RECORDS).map(|number| put(number, 0))).await;
+    checkpointed(&engine).await;
+    let scanned = || engine.shared.counters.scanned.load(Ordering::Relaxed);
+    let before = scanned();
+    let (start, end) = (Bytes::from_static(b"k"), Bytes::from_static(b"l"));
+    let scan = Scan { start, end, limit: RECORDS, skip_expired_at: 0, eventual: false };
+    {
+        // The scan waits for the lock on a blocking thread.
+        let _lock = engine.shared.checkpoint_lock_mut();
+        let mut scan = engine.scan(scan.clone());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(scan.as_mut().poll(&mut context).is_pending());
+    }
+    while Arc::strong_count(&engine.read_path) > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(scanned() - before, 0, "records visited");
+    assert_eq!(engine.scan(scan).await.unwrap().len(), RECORDS);
     engine.close().await.unwrap();
 }
