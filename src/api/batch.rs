@@ -20,6 +20,7 @@ use crate::wire;
 use crate::wire::item_line::{LineFields, line_bytes_max};
 use crate::wire::{BatchError, BatchReport, IfExists, ImportReport};
 use bytes::{Bytes, BytesMut};
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
@@ -108,7 +109,7 @@ impl Api {
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         self.kv.describe_store(&batch.store).await?;
-        let permit = self.limiter.upload(BATCH_BYTES).await?;
+        let permit = body.while_connected(pin!(self.limiter.upload(BATCH_BYTES))).await??;
         if let Some(contention) = permit.contention() {
             body.yield_to(contention);
         }
@@ -146,7 +147,7 @@ impl Api {
                 // The line, its decoded value and, with some engines, the value being committed.
                 let value_max = self.kv.value_bytes_max();
                 let held = 2 * line_max as u64 + self.kv.held_memory_bytes(value_max);
-                let permit = self.limiter.long_line(held).await?;
+                let permit = body.while_connected(pin!(self.limiter.long_line(held))).await??;
                 if let Some(contention) = permit.contention() {
                     body.yield_to(contention);
                 }

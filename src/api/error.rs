@@ -60,6 +60,8 @@ impl Error {
         match self {
             Error::Kv(e) => kv_status(e),
             Error::Body(BodyError::Timeout(_) | BodyError::TooSlow) => 408,
+            // As nginx logs it; there is nobody to send it to.
+            Error::Body(BodyError::Disconnected) => 499,
             Error::Body(BodyError::Truncated | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
             Error::Unauthorized(_) => 401,
             Error::UnknownPath => 404,
@@ -211,6 +213,7 @@ mod tests {
         assert_eq!(kv(kv::Error::Full("disk".into())), 507);
         assert_eq!(Error::Overloaded("bytes").status(), 503);
         assert_eq!(Error::Body(BodyError::TooSlow).status(), 408);
+        assert_eq!(Error::Body(BodyError::Disconnected).status(), 499);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::Api;
 use super::error::{Error, json, json_bytes_admitted};
 use super::keys::{list_meta, page_bytes_max, push_json, utf8};
 use super::query::Query;
-use crate::http::{RequestHead, Response};
+use crate::http::{Body, RequestHead, Response, Stream};
 use crate::kv::cursor;
 use crate::kv::delete_prefix::{PrefixCount, PrefixDeletion, SCAN_ITEMS};
 use crate::kv::items::Item;
@@ -14,6 +14,7 @@ use crate::wire::server_secret::is_challenge;
 use crate::wire::{self, ServerSecret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::pin::pin;
 
 /// Maximum and default number of items deleted by one request.
 const DELETE_LIMIT_MAX: usize = 10_000;
@@ -61,10 +62,11 @@ impl Api {
         Ok(json_bytes_admitted(body, permit))
     }
 
-    pub(super) async fn delete_items(
+    pub(super) async fn delete_items<S: Stream>(
         &self,
         store: Result<StoreId, Error>,
         head: &RequestHead,
+        body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let (prefix, all) = (query.text("prefix")?, query.flag("all")?);
@@ -78,11 +80,13 @@ impl Api {
             }
         };
         // Both scan the items page by page.
-        let _permit = self.limiter.download(page_bytes_max(SCAN_ITEMS)).await?;
+        let permit = pin!(self.limiter.download(page_bytes_max(SCAN_ITEMS)));
+        let _permit = body.while_connected(permit).await??;
         if dry_run {
             let after = query.text("cursor")?.map(cursor::decode).transpose()?;
-            let count = self.kv.count_prefix(&store?, prefix, after.as_deref()).await?;
-            let PrefixCount { matched, last } = count;
+            let store = store?;
+            let count = pin!(self.kv.count_prefix(&store, prefix, after.as_deref()));
+            let PrefixCount { matched, last } = body.while_connected(count).await??;
             let next_cursor = last.as_deref().map(cursor::encode);
             return Ok(json(200, &wire::MatchedCount { matched, next_cursor }));
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 /// Memory reserved for a large upload, in bytes: the current chunk and data not yet written.
 const UPLOAD_BUFFER_BYTES: u64 = 6 * PIECE_BYTES as u64;
@@ -93,7 +93,7 @@ impl Api {
         let check = self.kv.check_put(&store, &key, &put, declared).await?;
         let memory = self.kv.upload_memory_bytes(declared, UPLOAD_BUFFER_BYTES);
         let memory = memory.saturating_add(self.kv.join_memory_bytes(&check));
-        let permit = self.limiter.upload(memory).await?;
+        let permit = body.while_connected(pin!(self.limiter.upload(memory))).await??;
         if let Some(contention) = permit.contention() {
             body.yield_to(contention);
         }

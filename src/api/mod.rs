@@ -36,6 +36,7 @@ use bytes::Bytes;
 use error::Error;
 use limiter::MemoryLimiter;
 use router::{Method, Route, RouteMatch, match_route};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -67,7 +68,8 @@ impl Api {
         Api { secret: Some(secret), ..self }
     }
 
-    /// Calls the handler of a route. HEAD calls the handler of GET; the body is not written.
+    /// Calls the handler of a route. Reads stop when the client is gone; a write that does not wait
+    /// for its body is short, and completes.
     ///
     /// Handlers with parameters take the store id as a `Result`, so that an invalid parameter is
     /// reported before a malformed store id.
@@ -84,39 +86,59 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(matched.store)?);
         let RouteMatch { route, key, .. } = matched;
         match (route, method) {
-            (Route::About, Get | Head) => extensions::about(head, self.secret.as_ref()),
-            (Route::Backup, Get | Head) => self.backup(id).await,
+            (_, Get | Head) => {
+                let read = pin!(self.dispatch_read(method, matched, head, id, principal));
+                body.while_connected(read).await?
+            }
             (Route::Batch, Put) => self.put_batch(store(), body, id, principal).await,
-            (Route::CurrentUser, Get | Head) => Ok(account::current_user(principal)),
-            (Route::Export, Get | Head) => self.export(store(), head, id).await,
-            (Route::Healthz, Get | Head) => Ok(text("ok\n")),
             (Route::Import, Put) => self.import(store(), head, body, id, principal).await,
-            (Route::Item, Get) => self.get_item(store(), key, head, id).await,
-            (Route::Item, Head) => self.head_item(store(), key).await,
             (Route::Item, Put) => self.put_item(store(), key, head, body).await,
             (Route::Item, Delete) => self.delete_item(store(), key, head).await,
-            (Route::Items, Get | Head) => self.list_items(store(), head).await,
-            (Route::Items, Delete) => self.delete_items(store(), head).await,
-            (Route::Keys, Get | Head) => self.list_keys(store(), head).await,
-            (Route::Metrics, Get | Head) => self.render_metrics().await,
-            (Route::OpenApi, Get | Head) => Ok(openapi::document()),
-            (Route::OpenIdConfiguration, Get | Head) => Ok(account::openid_configuration()),
+            (Route::Items, Delete) => self.delete_items(store(), head, body).await,
             (Route::Product, Delete) => Ok(error::without_body(204)),
-            (Route::Product, Get | Head | Put) => Ok(account::product()),
-            (Route::Readyz, Get | Head) => self.readyz().await,
-            (Route::Store, Get | Head) => self.describe_store(store()?).await,
+            (Route::Product, Put) => Ok(account::product()),
             (Route::Store, Put) => self.rename_store(store()?, body).await,
             (Route::Store, Delete) => self.delete_store(store()?).await,
-            (Route::Stores, Get | Head) => self.list_stores(head, principal).await,
             (Route::Stores, Post) => self.create_store(head, body).await,
             (Route::Token, Delete) => self.revoke_token(key).await,
-            (Route::TokenSelf, Get | Head) => Ok(account::token(principal)),
             (Route::TokenSelf, Delete) => self.revoke_self(principal).await,
-            (Route::Tokens, Get | Head) => self.list_tokens().await,
             (Route::Tokens, Post) => self.create_token(body).await,
-            (Route::Verify, Get | Head) => Ok(account::verify(principal)),
-            (Route::Unknown, _) => Err(Error::UnknownPath),
-            (route, _) => Err(Error::MethodNotAllowed(route.methods())),
+            (route, _) => Err(unhandled(route)),
+        }
+    }
+
+    /// Calls the handler of a GET route, also for HEAD; its body is not written then.
+    async fn dispatch_read(
+        &self,
+        method: Method,
+        matched: RouteMatch<'_>,
+        head: &RequestHead,
+        id: u64,
+        principal: &Principal,
+    ) -> Result<Response, Error> {
+        let store = || Ok::<_, Error>(StoreId::parse(matched.store)?);
+        let RouteMatch { route, key, .. } = matched;
+        match route {
+            Route::About => extensions::about(head, self.secret.as_ref()),
+            Route::Backup => self.backup(id).await,
+            Route::CurrentUser => Ok(account::current_user(principal)),
+            Route::Export => self.export(store(), head, id).await,
+            Route::Healthz => Ok(text("ok\n")),
+            Route::Item if method == Method::Head => self.head_item(store(), key).await,
+            Route::Item => self.get_item(store(), key, head, id).await,
+            Route::Items => self.list_items(store(), head).await,
+            Route::Keys => self.list_keys(store(), head).await,
+            Route::Metrics => self.render_metrics().await,
+            Route::OpenApi => Ok(openapi::document()),
+            Route::OpenIdConfiguration => Ok(account::openid_configuration()),
+            Route::Product => Ok(account::product()),
+            Route::Readyz => self.readyz().await,
+            Route::Store => self.describe_store(store()?).await,
+            Route::Stores => self.list_stores(head, principal).await,
+            Route::TokenSelf => Ok(account::token(principal)),
+            Route::Tokens => self.list_tokens().await,
+            Route::Verify => Ok(account::verify(principal)),
+            Route::Batch | Route::Import | Route::Token | Route::Unknown => Err(unhandled(route)),
         }
     }
 
@@ -150,6 +172,14 @@ impl Api {
             tracing::error!(%request_id, method, route, error = %e, "request failed");
         }
     }
+}
+
+/// Returns the error of a route without a handler for the method.
+fn unhandled(route: Route) -> Error {
+    if route == Route::Unknown {
+        return Error::UnknownPath;
+    }
+    Error::MethodNotAllowed(route.methods())
 }
 
 fn text(body: &'static str) -> Response {

@@ -5,7 +5,9 @@ use super::buffered_stream::BufferedStream;
 use super::request::{Framing, RequestHead};
 use super::transfer_rate::{BYTES_PER_SEC_MIN, Contention, TransferRate};
 use bytes::Bytes;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// Maximum size in bytes of the chunks that [`Body::chunk`] returns.
@@ -32,6 +34,9 @@ pub enum BodyError {
         "the body arrives too slowly: send it faster than {BYTES_PER_SEC_MIN} bytes per second"
     )]
     TooSlow,
+    /// The client closed the connection while the server worked.
+    #[error("the client closed the connection")]
+    Disconnected,
     /// The chunked framing is invalid.
     #[error("malformed chunked body: {0}")]
     Malformed(&'static str),
@@ -50,6 +55,8 @@ enum Position {
     End,
     /// Reading failed.
     Failed,
+    /// The client closed the connection.
+    Disconnected,
 }
 
 /// The body of a request.
@@ -58,6 +65,8 @@ pub struct Body<'c, S> {
     position: Position,
     /// Whether the client waits for `100 Continue`.
     expects_continue: bool,
+    /// The interim response that probes a client; empty in HTTP/1.0, which has none.
+    interim: &'static [u8],
     rate: TransferRate,
 }
 
@@ -72,14 +81,15 @@ impl<'c, S: Stream> Body<'c, S> {
             Framing::Length(len) => Position::Sized(len),
             Framing::Chunked => Position::ChunkSize,
         };
+        let interim: &[u8] = if head.http_10 { b"" } else { b"HTTP/1.1 102 Processing\r\n\r\n" };
         let rate = TransferRate::new(timeout, None);
-        Body { io, position, expects_continue: head.expects_continue, rate }
+        Body { io, position, expects_continue: head.expects_continue, interim, rate }
     }
 
     /// Returns the size of the rest of the body in bytes, if the client declared it.
     pub fn declared_bytes(&self) -> Option<u64> {
         match self.position {
-            Position::End | Position::Failed => Some(0),
+            Position::End | Position::Failed | Position::Disconnected => Some(0),
             Position::Sized(remaining) => Some(remaining),
             Position::ChunkSize | Position::ChunkData(_) => None,
         }
@@ -90,6 +100,24 @@ impl<'c, S: Stream> Body<'c, S> {
         self.rate.yield_to(contention);
     }
 
+    /// Runs `work`, and drops it when the client is found to be gone. It costs nothing if `work`
+    /// completes without waiting. Bytes that the client sends meanwhile are kept.
+    ///
+    /// A client that only shuts down its sending side still gets its response, and until then, in
+    /// HTTP/1.1, `102 Processing` every second; a write fails if it is gone.
+    ///
+    /// # Errors
+    /// [`BodyError::Disconnected`]; the response is not sent.
+    pub async fn while_connected<T>(
+        &mut self,
+        work: Pin<&mut (impl Future<Output = T> + Send)>,
+    ) -> Result<T, BodyError> {
+        self.io.while_connected(self.interim, work).await.map_err(|_| {
+            self.position = Position::Disconnected;
+            BodyError::Disconnected
+        })
+    }
+
     /// Reads the next bytes, at most 256 KiB; `None` at the end. The first call sends
     /// `100 Continue` if the client expects it.
     ///
@@ -97,7 +125,7 @@ impl<'c, S: Stream> Body<'c, S> {
     /// If the body is truncated, stalls or is malformed. All later calls fail too.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         let read = self.next().await;
-        if read.is_err() {
+        if read.is_err() && self.position != Position::Disconnected {
             self.position = Position::Failed;
         }
         read
@@ -111,6 +139,7 @@ impl<'c, S: Stream> Body<'c, S> {
             match self.position {
                 Position::End => return Ok(None),
                 Position::Failed => return Err(BodyError::Truncated),
+                Position::Disconnected => return Err(BodyError::Disconnected),
                 Position::Sized(remaining) => {
                     let bytes = self.read_data(remaining).await?;
                     self.position = match remaining - bytes.len() as u64 {
@@ -196,8 +225,14 @@ impl<'c, S: Stream> Body<'c, S> {
         match self.position {
             Position::End => true,
             Position::Sized(remaining) => remaining <= DRAIN_BYTES_MAX && !self.expects_continue,
-            Position::ChunkSize | Position::ChunkData(_) | Position::Failed => false,
+            Position::ChunkSize | Position::ChunkData(_) => false,
+            Position::Failed | Position::Disconnected => false,
         }
+    }
+
+    /// Whether the client is known to be gone.
+    pub(super) fn is_disconnected(&self) -> bool {
+        self.position == Position::Disconnected
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -15,6 +15,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const READ_BYTES: usize = 8 * 1024;
 /// Capacity in bytes that each buffer of an idle connection keeps.
 const IDLE_BYTES: usize = 8 * 1024;
+/// Pause before a client that shut down its sending side is probed, and between probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Reads up to this size are copied out of the input buffer; larger ones get their own buffer.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
@@ -26,6 +28,17 @@ pub(super) struct BufferedStream<S> {
     pub(super) output: Vec<u8>,
     /// Reset only to an earlier deadline, so that most waits need no timer operation.
     timer: Pin<Box<Sleep>>,
+}
+
+/// How a client is watched while the server works.
+#[derive(Clone, Copy)]
+enum Watch {
+    /// By reading, until the end of its input.
+    Reading,
+    /// With the next probe at this time.
+    Waiting(Instant),
+    /// By the probe that is being written.
+    Probing,
 }
 
 impl<S: Stream> BufferedStream<S> {
@@ -149,6 +162,78 @@ impl<S: Stream> BufferedStream<S> {
         with_timeout(&mut self.timer, rate.timeout(), self.stream.flush()).await
     }
 
+    /// Runs `work`, which does not use the stream, while the client is connected.
+    ///
+    /// The stream is touched only once `work` has to wait. Input that arrives meanwhile is kept, up
+    /// to the size of a read; then the client is no longer watched. A client that shuts down its
+    /// sending side may have closed the connection or still wait for the response. It is probed
+    /// with `interim`, which makes the system of a client that closed reset the connection.
+    ///
+    /// # Errors
+    /// When the connection is closed or reset; `work` has not completed then.
+    pub(super) async fn while_connected<T>(
+        &mut self,
+        interim: &[u8],
+        mut work: Pin<&mut (impl Future<Output = T> + Send + ?Sized)>,
+    ) -> io::Result<T> {
+        let mut watch = Watch::Reading;
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll_disconnected(cx, interim, &mut watch).map(Err),
+        })
+        .await
+    }
+
+    /// Waits until the client is known to be gone.
+    fn poll_disconnected(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: &[u8],
+        watch: &mut Watch,
+    ) -> Poll<io::Error> {
+        loop {
+            let done = match *watch {
+                Watch::Reading if self.input.len() >= READ_BYTES => return Poll::Pending,
+                Watch::Reading => {
+                    self.input.reserve(READ_BYTES);
+                    let read = pin!(self.stream.read_buf(&mut self.input));
+                    ready!(read.poll(cx)).map(|bytes| match bytes {
+                        0 => Watch::Waiting(Instant::now() + PROBE_INTERVAL),
+                        _ => Watch::Reading,
+                    })
+                }
+                Watch::Waiting(until) => {
+                    ready!(poll_timer(&mut self.timer, until, cx));
+                    self.output.extend_from_slice(interim);
+                    Ok(Watch::Probing)
+                }
+                Watch::Probing => ready!(self.poll_probe(cx))
+                    .map(|()| Watch::Waiting(Instant::now() + PROBE_INTERVAL)),
+            };
+            match done {
+                Ok(next) => *watch = next,
+                Err(e) => return Poll::Ready(e),
+            }
+        }
+    }
+
+    /// Writes the output buffer. May be cancelled at any point, unlike [`BufferedStream::flush`].
+    /// Without output, a write of no bytes still fails on a connection that was reset.
+    fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write(cx, &self.output))?;
+            if self.output.is_empty() {
+                break;
+            }
+            self.output.drain(..nonzero(written)?);
+            if self.output.is_empty() {
+                break;
+            }
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
     /// Shuts down writing.
     pub(super) async fn shutdown(&mut self, timeout: Duration) -> io::Result<()> {
         with_timeout(&mut self.timer, timeout, self.stream.shutdown()).await
@@ -228,16 +313,21 @@ async fn with_timeout<T>(
             return Poll::Ready(done);
         }
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        poll_timer(timer, deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     })
     .await
+}
+
+/// Waits until `deadline` on a shared timer.
+fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    if timer.deadline() > deadline {
+        timer.as_mut().reset(deadline);
+    }
+    while timer.as_mut().poll(cx).is_ready() {
+        if Instant::now() >= deadline {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(deadline);
+    }
+    Poll::Pending
 }

@@ -48,6 +48,9 @@ pub async fn serve<S: Stream, V: Service>(
         };
         let mut body = Body::new(&mut io, &head, timeouts.body);
         let mut response = service.call(&head, &mut body).await;
+        if body.is_disconnected() {
+            return;
+        }
         response.close |= head.close || *drain.borrow() || !body.is_drainable();
         if head.http_10 {
             response.downgrade_to_http_10();

@@ -169,7 +169,7 @@ impl Response {
             Payload::Bytes(bytes) => io.write(&bytes, rate).await,
             Payload::Sized(len, mut source) => {
                 let mut remaining = len;
-                while let Some(bytes) = source.next().await? {
+                while let Some(bytes) = next_piece(&mut *source, io).await? {
                     let after = remaining.checked_sub(bytes.len() as u64);
                     remaining = after.ok_or(io::ErrorKind::InvalidData)?;
                     io.write(&bytes, rate).await?;
@@ -177,7 +177,7 @@ impl Response {
                 if remaining == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
             Payload::Chunked(mut source) => {
-                while let Some(bytes) = source.next().await? {
+                while let Some(bytes) = next_piece(&mut *source, io).await? {
                     if bytes.is_empty() {
                         continue;
                     }
@@ -197,6 +197,16 @@ impl Response {
             }
         }
     }
+}
+
+/// Returns the next bytes of a body, unless the client is gone before. It cannot be probed within a
+/// response.
+async fn next_piece<S: Stream>(
+    source: &mut dyn BodySource,
+    io: &mut BufferedStream<S>,
+) -> io::Result<Option<Bytes>> {
+    let mut next = source.next();
+    io.while_connected(b"", next.as_mut()).await?
 }
 
 /// Formats a time in seconds since 1970 as an HTTP date; times after the year 9999 as its last

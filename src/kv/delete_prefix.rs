@@ -110,6 +110,8 @@ impl Kv {
                 return Ok(PrefixCount { matched, last });
             }
             start = successor(last.key);
+            // Scans may not wait for anything; without a pause, the count could not be cancelled.
+            tokio::task::yield_now().await;
         }
     }
 }

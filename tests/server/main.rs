@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abandoned_requests;
 mod account_endpoints;
 mod authentication;
 mod request_bodies;

@@ -459,3 +459,59 @@ fn the_banner_and_the_address_file_have_the_https_url() {
     let list = run(&mut list);
     assert_eq!(list.code, 0, "{}", list.err);
 }
+
+/// The number of exports that were abandoned by their clients.
+fn abandoned_exports(tls: &TlsServer) -> u64 {
+    let (_, _, metrics) = tls.connect().request("GET /metrics", b"").unwrap();
+    let sample = "steadfast_http_requests_total{route=\"/_/v1/stores/{store_id}/export\",\
+                  method=\"GET\",status=\"499\"} ";
+    let metrics = String::from_utf8(metrics).unwrap();
+    let value = metrics.lines().find_map(|line| line.strip_prefix(sample));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+#[test]
+fn a_request_over_tls_is_abandoned_when_its_client_is_gone() {
+    let tls = TlsServer::new(&["--body-timeout", "120"]);
+    let body = br#"{"name":"s"}"#;
+    let (_, _, created) = tls.connect().request("POST /resources/stores/kv", body).unwrap();
+    let created: serde_json::Value = serde_json::from_slice(&created).unwrap();
+    let store = created["id"].as_str().unwrap();
+    let put = format!("PUT /resources/stores/kv/{store}/keys/k");
+    assert_eq!(tls.connect().request(&put, &vec![b'v'; 25 << 20]).unwrap().0, 200);
+    let export = format!("GET /_/v1/stores/{store}/export HTTP/1.1\r\nHost: h\r\nFastly-Key: ");
+    let start = || {
+        let mut client = tls.connect();
+        client.send(format!("{export}{TOKEN}\r\n\r\n").as_bytes());
+        client
+    };
+    // As many exports as the server allows; another one waits for 30 s.
+    let mut exports: Vec<_> = (0..4).map(|_| start()).collect();
+    for export in &mut exports {
+        assert_eq!(export.read_response().unwrap().0, 200);
+    }
+    let close_notify = |client: &mut TlsClient| {
+        std::thread::sleep(Duration::from_millis(200));
+        client.0.conn.send_close_notify();
+        client.0.flush().unwrap();
+    };
+    for (number, notifies) in [(1, true), (2, false)] {
+        let mut client = start();
+        if notifies {
+            close_notify(&mut client);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        drop(client);
+        let end = Instant::now() + Duration::from_secs(20);
+        while abandoned_exports(&tls) < number {
+            assert!(Instant::now() < end, "the request goes on, close_notify: {notifies}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let mut client = start();
+    close_notify(&mut client);
+    assert_eq!(client.read_response().unwrap().0, 102);
+    drop(exports.pop());
+    while client.read_response().unwrap().0 != 200 {}
+    assert_eq!(abandoned_exports(&tls), 2);
+}

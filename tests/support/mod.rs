@@ -433,6 +433,11 @@ impl Client {
         self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Waits for bytes without reading them. Closing the connection with unread bytes resets it.
+    pub(crate) fn wait_for_bytes(&mut self) {
+        assert_eq!(self.stream.get_ref().peek(&mut [0]).unwrap(), 1);
+    }
+
     /// Sends a request with the root token, and reads the response. `request` is `METHOD TARGET`.
     /// Header values are sent as Latin-1, so any byte can be sent. `Content-Length` is added to PUT
     /// and POST, and to other methods if there is a body.
