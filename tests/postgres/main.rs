@@ -330,6 +330,39 @@ fn a_locked_row_does_not_block_writes_to_other_rows() {
 }
 
 #[test]
+fn the_query_of_a_client_that_is_gone_blocks_no_other_request() {
+    let Some(url) = create_database("gone") else { return };
+    let server = Server::postgres(&url);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let lock = runtime.block_on(async {
+        let client = connect(&url).await;
+        let lock = "BEGIN; LOCK TABLE steadfast.records IN ACCESS EXCLUSIVE MODE";
+        client.batch_execute(lock).await.unwrap();
+        client
+    });
+    let mut client = server.connect();
+    let list = "GET /resources/stores/kv HTTP/1.1\r\nHost: h\r\nFastly-Key: ";
+    client.send("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    client.wait_for_bytes();
+    client.send(format!("{list}{TOKEN}\r\n\r\n")).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    // Resets the connection, as a response was not read.
+    drop(client);
+    let start = Instant::now();
+    // More requests than the pool has connections; they do not need the locked table.
+    for _ in 0..10 {
+        assert_eq!(server.get("/readyz").status, 200);
+    }
+    // The time limit of a statement is 8 s.
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    let metrics = server.get("/metrics").text();
+    let abandoned = "{route=\"/resources/stores/kv\",method=\"GET\",status=\"499\"} 1";
+    assert!(metrics.contains(abandoned), "{metrics}");
+    runtime.block_on(lock.batch_execute("ROLLBACK")).unwrap();
+    assert_eq!(server.get("/resources/stores/kv").status, 200);
+}
+
+#[test]
 fn a_locked_row_does_not_block_other_writes_of_its_group() {
     let Some(url) = create_database("shared") else { return };
     let server = Server::postgres(&url);

@@ -8,6 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as _;
 use std::io;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -274,6 +275,42 @@ pub(super) async fn run_query(
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let statement = client.prepare_cached(text).await?;
     client.query(&statement, params).await
+}
+
+/// Runs a query on a pooled connection, and closes the connection if it failed.
+///
+/// If the future is dropped, the connection returns to the pool only once the statement has ended,
+/// as another one would wait behind it.
+pub(super) async fn run_pooled_query(
+    client: Client,
+    bytes: u64,
+    text: &str,
+    params: Params<'_>,
+) -> Result<Vec<Row>, Fault> {
+    let mut running = RunningQuery(Some(client));
+    let client = running.0.as_ref().ok_or(Fault::Rejected(EngineError::Closed))?;
+    let rows = with_transfer_deadline(bytes, run_query(client, text, params)).await;
+    let client = running.0.take();
+    if let Err(Fault::Disconnected(_)) = rows {
+        client.into_iter().for_each(evict);
+    }
+    rows
+}
+
+/// A connection with a query in progress; `None` once the query has ended.
+struct RunningQuery(Option<Client>);
+
+impl Drop for RunningQuery {
+    fn drop(&mut self) {
+        let Some(client) = self.0.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return drop(Client::take(client)) };
+        runtime.spawn(async move {
+            // The database answers statements in order.
+            if with_deadline(client.batch_execute("")).await.is_err() {
+                evict(client);
+            }
+        });
+    }
 }
 
 /// Runs a statement under the base time limit.

@@ -21,7 +21,7 @@ use super::{
     Record, Result, Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
-use connection::{Fault, Params, Role, evict, run_query, with_transfer_deadline};
+use connection::{Fault, Params, Role, run_pooled_query};
 use deadpool_postgres::{Client, Pool};
 use group_commit::GroupCommitter;
 use read_batch::{BatchedRead, ReadBatcher};
@@ -182,11 +182,7 @@ impl Inner {
         loop {
             let attempt = async {
                 let client = self.client().await?;
-                let rows = with_transfer_deadline(bytes, run_query(&client, text, params)).await;
-                if let Err(Fault::Disconnected(_)) = rows {
-                    evict(client);
-                }
-                rows
+                run_pooled_query(client, bytes, text, params).await
             };
             match attempt.await {
                 Ok(rows) => return Ok(rows),
@@ -200,10 +196,7 @@ impl Inner {
         let pool = self.standby.as_ref()?;
         let attempt = async {
             let client = pool.get().await.map_err(Fault::from)?;
-            run_query(&client, text, params).await.map_err(|e| {
-                evict(client);
-                Fault::from(e)
-            })
+            run_pooled_query(client, 0, text, params).await
         };
         match tokio::time::timeout(STANDBY_TIMEOUT, attempt).await {
             Ok(Ok(rows)) => Some(rows),

@@ -69,9 +69,14 @@ async fn run_worker(
     loop {
         let batch = {
             let mut queue = queue.lock().await;
-            let mut batch = Vec::new();
+            let mut batch: Vec<PendingRead> = Vec::new();
             if queue.recv_many(&mut batch, BATCH_KEYS).await == 0 {
                 return;
+            }
+            // Of requests that were cancelled.
+            batch.retain(|read| !read.reply.is_closed());
+            if batch.is_empty() {
+                continue;
             }
             batch
         };
