@@ -16,7 +16,8 @@ use crate::engine::{Engine, EngineError};
 use crate::storage::{self, StorageOptions};
 use std::sync::Arc;
 
-/// At most eight large bodies are read at a time, so `reading_bytes` is never reached.
+/// Limits for offline operations. At most eight large bodies are read at a time, so `reading_bytes`
+/// is never reached.
 const OPTIONS: StorageOptions =
     StorageOptions { cache_bytes: 0, wal_bytes: 128 << 20, reading_bytes: 2 << 30 };
 

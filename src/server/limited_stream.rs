@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A stream whose reads fail once `remaining` bytes were read. The last read may exceed it.
+/// A stream whose reads fail once `remaining` bytes have been read. The last read may exceed the
+/// limit.
 pub(super) struct LimitedStream {
     pub(super) stream: TcpStream,
     pub(super) remaining: usize,
