@@ -45,8 +45,8 @@ pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "term",
 ];
 
-/// Removes the environment variables that are empty from a command and its subcommands: they count
-/// as unset, as in most programs that are configured by variables.
+/// Makes a command and its subcommands treat empty environment variables as unset, as most programs
+/// do.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "this module reads the environment")]
 pub fn ignore_empty_variables(command: Command) -> Command {

@@ -104,8 +104,8 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_timeout: u64,
 
-    /// PEM file with the certificate chain, the server's certificate first: serve HTTPS. Files are
-    /// read again when they change, and on SIGHUP
+    /// Serve HTTPS with the certificate chain in this PEM file, the server's certificate first; TLS
+    /// files are reloaded when they change, and on SIGHUP
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -113,7 +113,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// PEM file with CA certificates: only accept clients with a certificate signed by one of them
+    /// Only accept clients with a certificate signed by one of the CA certificates in this PEM file
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CLIENT_CA", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
@@ -150,7 +150,7 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
-    /// The CA certificates for client certificates, which are required if this is set.
+    /// The CA certificates that sign client certificates; if set, clients must present one.
     pub client_ca: Option<PathBuf>,
 }
 
