@@ -20,7 +20,9 @@ pub use completions::CompletionsArgs;
 pub use env::EnvArgs;
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, parse_duration};
 pub use man::ManArgs;
-pub use serve::{LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, read_root_token};
+pub use serve::{
+    LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, WAL_BYTES_DEFAULT, read_root_token,
+};
 pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRenameArgs};
 pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, ImportFormat, SyncArgs};

@@ -13,6 +13,8 @@ use std::time::Duration;
 const MAX_VALUE: u64 = 1 << 30;
 /// The upper limit of `--max-value` in bytes with a database: each value is buffered in memory.
 const MAX_VALUE_DATABASE: u64 = 256 << 20;
+/// Default of `--wal-bytes`, in bytes.
+pub const WAL_BYTES_DEFAULT: u64 = 128 << 20;
 /// The minimum length of the root token in bytes.
 const ROOT_TOKEN_BYTES_MIN: usize = 16;
 const LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, DEFAULT_PORT);
@@ -85,7 +87,7 @@ pub struct ServeArgs {
 
     /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes and slows down
     /// recovery
-    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = 128 << 20)]
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = WAL_BYTES_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     wal_bytes: u64,
 

@@ -1,6 +1,6 @@
 //! The composition root: builds a server from its configuration, runs it and shuts it down.
 
-mod limited_stream;
+mod handshake_stream;
 mod root_token;
 mod tls;
 

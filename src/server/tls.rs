@@ -1,6 +1,6 @@
 //! TLS: handshakes, and a configuration that is reloaded when its files change.
 
-use super::limited_stream::LimitedStream;
+use super::handshake_stream::HandshakeStream;
 use crate::config::TlsFiles;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -44,7 +44,7 @@ pub(super) struct Tls {
 /// The outcome of a handshake.
 pub(super) enum Handshake {
     /// A TLS connection.
-    Complete(Box<TlsStream<LimitedStream>>),
+    Complete(Box<TlsStream<HandshakeStream>>),
     /// The client speaks plain HTTP; none of its bytes have been read.
     PlainHttp(TcpStream),
     /// The handshake failed; the client was sent an alert if possible.
@@ -123,7 +123,7 @@ impl Tls {
             Ok(_) if first[0].is_ascii_alphabetic() => return Handshake::PlainHttp(stream),
             Ok(_) => {}
         }
-        match self.handshake(LimitedStream { stream, remaining: HELLO_BYTES_MAX }).await {
+        match self.handshake(HandshakeStream { stream, remaining: HELLO_BYTES_MAX }).await {
             Ok(stream) => Handshake::Complete(Box::new(stream)),
             Err((error, stream)) => {
                 if let Some(stream) = stream {
@@ -137,8 +137,8 @@ impl Tls {
     /// Reads the ClientHello, then completes the handshake; each step has its own size limit.
     async fn handshake(
         &self,
-        stream: LimitedStream,
-    ) -> Result<TlsStream<LimitedStream>, (io::Error, Option<LimitedStream>)> {
+        stream: HandshakeStream,
+    ) -> Result<TlsStream<HandshakeStream>, (io::Error, Option<HandshakeStream>)> {
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
         let hello = match (&mut acceptor).await {
             Ok(hello) => hello,
@@ -149,7 +149,7 @@ impl Tls {
         if self.files.client_ca.is_some() {
             remaining += CLIENT_CERT_BYTES_MAX;
         }
-        let hello = StartHandshake::from_parts(accepted, LimitedStream { remaining, ..stream });
+        let hello = StartHandshake::from_parts(accepted, HandshakeStream { remaining, ..stream });
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         match hello.into_stream(current).into_fallible().await {
             Ok(mut stream) => {

@@ -8,12 +8,12 @@ use tokio::net::TcpStream;
 
 /// A stream whose reads fail once `remaining` bytes have been read. The last read may exceed the
 /// limit.
-pub(super) struct LimitedStream {
+pub(super) struct HandshakeStream {
     pub(super) stream: TcpStream,
     pub(super) remaining: usize,
 }
 
-impl AsyncRead for LimitedStream {
+impl AsyncRead for HandshakeStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -30,7 +30,7 @@ impl AsyncRead for LimitedStream {
     }
 }
 
-impl AsyncWrite for LimitedStream {
+impl AsyncWrite for HandshakeStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
