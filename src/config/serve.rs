@@ -87,7 +87,8 @@ pub struct ServeArgs {
 
     /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes and slows down
     /// recovery
-    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = WAL_BYTES_DEFAULT)]
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES")]
+    #[arg(default_value_t = WAL_BYTES_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     wal_bytes: u64,
 
