@@ -28,8 +28,8 @@ pub struct RunningServer {
 }
 
 impl AddressFile {
-    /// Writes the URL and the secret of a server into its data directory, for its owner only. A
-    /// failure is logged and ignored, as the server works without the file.
+    /// Writes the URL and the secret of a server to a file in the data directory, readable only by
+    /// its owner. A failure is logged and ignored, as the server works without the file.
     pub fn write(
         dir: &Path,
         address: SocketAddr,
@@ -63,11 +63,11 @@ impl Drop for AddressFile {
     }
 }
 
-/// Returns the server that has a data directory open; `None` if no server does. A file that a
-/// killed server left is ignored.
+/// Returns the server that has a data directory open; `None` if no server does. A stale file left
+/// by a killed server is ignored.
 ///
 /// # Errors
-/// If a process has the directory open but published no address.
+/// If a process has the directory open but has not published its address.
 pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, String> {
     if !embedded::is_locked(dir) {
         return Ok(None);
@@ -77,7 +77,7 @@ pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, String> {
     let (url, secret) = (lines.next(), lines.next().and_then(ServerSecret::parse));
     let (Some(url), Some(secret)) = (url, secret) else {
         return Err(format!(
-            "{} is locked by a server that published no address; specify it with --endpoint",
+            "{} is locked by a server that published no address; pass its URL with --endpoint",
             dir.display()
         ));
     };

@@ -1,4 +1,5 @@
-//! Output files that appear, or replace an existing file, once they are complete and durable.
+//! Output files that appear at their destination, or replace the file there, only once they are
+//! complete and durable.
 //!
 //! A replaced file keeps its mode and its owner, and symbolic links are followed. A file that
 //! cannot be replaced by a rename is written in place: a device or a pipe, a mount point, or a file
@@ -88,7 +89,7 @@ impl AtomicFile {
         file.as_file().sync_all()?;
         match file.persist(&self.destination) {
             Ok(_) => File::open(directory(&self.destination))?.sync_all(),
-            // A mount point cannot be renamed over.
+            // A rename cannot replace a mount point.
             Err(e) if e.error.kind() == ErrorKind::ResourceBusy => {
                 copy_in_place(e.file.into_file(), &self.destination)
             }
@@ -124,8 +125,8 @@ impl Write for AtomicFile {
     }
 }
 
-/// Follows the symbolic links at the end of a path, whose target need not exist. Also returns
-/// whether the file belongs to the kernel, as `/dev/stdout` does, and its name cannot be relied on.
+/// Resolves a path that ends in symbolic links; the target need not exist. Also returns whether the
+/// result is in `/dev` or `/proc`, such as `/dev/stdout`, and cannot be replaced.
 fn follow_links(path: &Path) -> io::Result<(PathBuf, bool)> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -146,13 +147,13 @@ fn follow_links(path: &Path) -> io::Result<(PathBuf, bool)> {
     Err(io::Error::other("too many levels of symbolic links"))
 }
 
-/// Opens a file that is to be replaced, which shows whether it may be written.
+/// Opens a file that is to be replaced, to check that it is writable.
 fn open_existing(path: &Path, existing: &Metadata) -> io::Result<File> {
     if existing.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
     }
     let read_only = || io::Error::new(ErrorKind::PermissionDenied, "the file is read-only");
-    // The superuser could write it, but the mode says that nobody should.
+    // Respect a read-only mode even if the superuser could override it.
     if existing.is_file() && existing.mode() & 0o222 == 0 {
         return Err(read_only());
     }
@@ -164,8 +165,8 @@ fn is_denied(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 
-/// Creates a file with the mode and the owner of the one it replaces; `None` if the directory or
-/// the owner does not allow it.
+/// Creates a file with the mode and the owner of the one it replaces; `None` if this process may
+/// not create files in the directory or change their owner.
 fn replacement(path: &Path, existing: &Metadata) -> io::Result<Option<NamedTempFile>> {
     // Readable only by its owner until it has the final mode.
     let file = match temporary(path, SECRET_MODE) {
@@ -184,7 +185,8 @@ fn replacement(path: &Path, existing: &Metadata) -> io::Result<Option<NamedTempF
     Ok(Some(file))
 }
 
-/// Returns whether a file has an access control list, without which its mode could grant more.
+/// Returns whether a file has an access control list; a copy without it could be accessible to more
+/// users.
 fn has_acl(path: &Path) -> bool {
     getxattr_query(path, c"system.posix_acl_access").is_ok_and(|bytes| bytes > 0)
 }
@@ -253,7 +255,7 @@ mod tests {
         for kept in [0o600, 0o640, 0o755, 0o4711] {
             fs::write(&path, "old").unwrap();
             set_mode(&path, kept);
-            // Only the superuser may give files away.
+            // Only the superuser may change a file's owner.
             let owned = std::os::unix::fs::chown(&path, Some(4321), Some(4322)).is_ok();
             if owned {
                 set_mode(&path, kept);

@@ -1,8 +1,8 @@
-//! The server's log: lines are queued in memory and written to standard error by a thread of their
-//! own, so that a log that cannot be written neither delays nor ends the server.
+//! The server's log. Lines are queued in memory and written to standard error by a dedicated
+//! thread, so that a blocked or closed standard error can neither delay nor stop the server.
 //!
-//! After [`start`], no other code of the server may write to standard error: a write can block for
-//! as long as the reader of a pipe does not read.
+//! After [`start`], no other code of the server may write to standard error: a write to a pipe can
+//! block until its reader reads.
 
 use crate::config::LogFormat;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -19,9 +19,9 @@ use tracing_subscriber::EnvFilter;
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// Capacity in bytes that the writer keeps after a burst of lines.
 const BATCH_BYTES_KEPT: usize = 64 << 10;
-/// Delay before another attempt to write to a full pipe that does not block.
+/// Delay before retrying a write to a full non-blocking pipe.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
-/// Maximum delay of a panicking thread until its line is written.
+/// Maximum time that a panicking thread waits until its log line is written.
 const PANIC_FLUSH: Duration = Duration::from_millis(200);
 
 static QUEUE: Queue = Queue::new();
@@ -29,7 +29,7 @@ static QUEUE: Queue = Queue::new();
 /// Starts the log of this process. Text on a terminal is coloured if `color` is set.
 ///
 /// # Errors
-/// If the filter is invalid, a log exists already, or the thread cannot be started.
+/// If the filter is invalid, the log was already started, or the thread cannot be started.
 pub fn start(filter: &str, format: LogFormat, color: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log: {e}"))?;
     let stderr = io::stderr();
@@ -43,7 +43,8 @@ pub fn start(filter: &str, format: LogFormat, color: bool) -> Result<(), String>
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LineWriter)
-        // It would report errors with `eprintln!`, which panics.
+        // The subscriber would report errors with `eprintln!`, which panics if standard error is
+        // closed.
         .log_internal_errors(false);
     let started = match format {
         LogFormat::Text => logs.with_ansi(ansi).try_init(),
@@ -82,7 +83,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     flush(PANIC_FLUSH);
 }
 
-/// Takes each line in one call, and never fails.
+/// Queues the line of each call; never fails.
 struct LineWriter;
 
 impl Write for LineWriter {
@@ -96,7 +97,7 @@ impl Write for LineWriter {
     }
 }
 
-/// Lines on their way to the writer thread.
+/// The lines queued for the writer thread.
 struct Queue {
     state: Mutex<State>,
     /// Signals that there are lines.
@@ -108,7 +109,7 @@ struct Queue {
 
 struct State {
     lines: Vec<u8>,
-    /// Whether the writer thread writes lines that it took.
+    /// Whether the writer thread is writing lines that it dequeued.
     writing: bool,
 }
 
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-    /// Passes each write on, and completes it once its result is sent.
+    /// Forwards each write to the test, and completes it with the result that the test sends.
     struct Controlled(SyncSender<Vec<u8>>, Receiver<io::Result<usize>>);
 
     impl Write for Controlled {

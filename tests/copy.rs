@@ -212,7 +212,7 @@ fn run(from: &str, to: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn the_copy_command_copies_a_stopped_server_that_another_serves() {
+fn a_server_starts_on_a_copy_of_a_stopped_servers_data() {
     let mut disk = DiskServer::new(&[]);
     let store = disk.server.create_store("first");
     let at = format!("/resources/stores/kv/{store}/keys/");

@@ -151,7 +151,7 @@ fn compare(command: &str, row: &[String], printed: &Flag, wrong: &mut Vec<String
         wrong.push(format!("{command} {flag}: help has variables {:?}", printed.variables));
     }
     for value in &printed.defaults {
-        // A default in words stands without quotes; a whole sentence need not be repeated.
+        // A default in words has no quotes in the table; a whole sentence need not be repeated.
         let in_words = default == value || value.contains(' ') && !default.is_empty();
         if !in_words && !quoted(default).contains(&value.as_str()) {
             wrong.push(format!("{command} {flag}: help has the default {value}"));

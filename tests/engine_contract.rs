@@ -98,7 +98,7 @@ async fn reads_return_exactly_the_written_records(mut subject: Subject) {
     }
 }
 
-/// A version exceeds all versions that its process has assigned and all that its keys have had.
+/// A version exceeds any that its process has assigned and any that its keys have had.
 /// Processes that share a database may assign lower versions to other keys.
 async fn versions_increase_across_commits_and_reopens(mut subject: Subject) {
     let mut assigned = vec![0; subject.processes.len()];

@@ -475,7 +475,7 @@ fn assert_wal_missing<T>(opened: Result<T, EngineError>, case: &str) {
 }
 
 #[tokio::test]
-async fn a_lost_wal_is_reported_and_can_be_given_up() {
+async fn a_missing_wal_is_reported_and_can_be_reset() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -489,7 +489,7 @@ async fn a_lost_wal_is_reported_and_can_be_given_up() {
     };
     remove_files(&images[0].1);
     fs::remove_dir_all(images[1].1.join("log")).unwrap();
-    // Also after a clean stop, where nothing would be lost: the directory is not complete.
+    // Also after a clean shutdown, although all commits are in the database.
     remove_files(&data);
     for (case, data) in [("files", &images[0].1), ("log", &images[1].1), ("clean", &data)] {
         assert_wal_missing(open(data), case);
@@ -506,7 +506,7 @@ async fn a_lost_wal_is_reported_and_can_be_given_up() {
 }
 
 #[tokio::test]
-async fn a_lost_newest_segment_is_reported_and_can_be_given_up() {
+async fn a_missing_newest_segment_is_reported_and_can_be_reset() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -524,7 +524,7 @@ async fn a_lost_newest_segment_is_reported_and_can_be_given_up() {
         let (image, crashed) = crash_image(&data);
         let records = records(&crashed);
         let older = records.iter().filter(|record| is_in_older_segment(record, &crashed)).count();
-        // After a checkpoint while the machine was busy, there are none in older segments.
+        // On a busy machine, a checkpoint may have moved all records of the older segments.
         if 0 < older && older < records.len() {
             break (image, crashed, records, older);
         }
@@ -556,7 +556,7 @@ fn wal_end(data: &Path) -> i64 {
 }
 
 #[tokio::test]
-async fn a_database_of_an_earlier_build_learns_about_its_wal() {
+async fn the_newest_segment_is_recorded_in_a_database_of_an_earlier_build() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     open(&data).unwrap().close().await.unwrap();

@@ -2,11 +2,11 @@
 //!
 //!     cargo bench --manifest-path bench/Cargo.toml --target-dir target/bench
 
-mod in_process;
+mod server;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use in_process::{ITEMS, Server, key, line};
+use server::{ITEMS, Server, key, line};
 use std::hint::black_box;
 use steadfast::kv::codec::ItemMeta;
 use steadfast::kv::cursor;

@@ -1,5 +1,5 @@
-//! The load generator: one thread, many connections, one request in flight on each. It is lean, so
-//! that the server is the bottleneck.
+//! The load generator: one thread, many connections, one request in flight on each. It does little
+//! work per request, so that the server is the bottleneck.
 
 use rustix::event::{Timespec, epoll};
 use std::io::{self, Read, Write};

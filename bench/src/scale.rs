@@ -103,7 +103,7 @@ fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     Ok(())
 }
 
-/// Measures GET on 64 connections: idle, during batches, checkpoints and the deletion of expired
+/// Measures GET on 64 connections: idle, during batches, checkpoints and the removal of expired
 /// items.
 fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let target = Target::start("steadfast", &options.steadfast)?;
@@ -146,12 +146,12 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
     let puts = || writes(&generator);
     report(during(
         &puts,
-        "GET, 64 connections, during PUT on 16 connections (with checkpoints), 1/s",
+        "GET, 64 connections, during PUTs on 16 connections, which trigger checkpoints, 1/s",
     )?);
     let ttl_secs = 30;
     load(&target, 2 * MIDDLE, 2 * MIDDLE + EXPIRING, Some(ttl_secs))?;
     std::thread::sleep(Duration::from_secs(ttl_secs));
-    report(gets("GET, 64 connections, during the deletion of 1M expired items, 1/s")?);
+    report(gets("GET, 64 connections, during the removal of 1M expired items, 1/s")?);
     Ok(())
 }
 
@@ -186,7 +186,8 @@ fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String>
     report(Row::once(&format!("ready after kill -9 with {many}, ms"), millis(target.ready)));
     std::thread::sleep(SETTLED);
     target.restart("TERM")?;
-    report(Row::once(&format!("ready after a shutdown with {many}, ms"), millis(target.ready)));
+    let label = format!("ready after a clean shutdown with {many}, ms");
+    report(Row::once(&label, millis(target.ready)));
     Ok(())
 }
 

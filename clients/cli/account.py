@@ -26,7 +26,7 @@ def _(fastly):
     true(output["TokenID"] and output["UserID"] and output["CreatedAt"], f"incomplete: {output}")
 
 
-@check("every command refuses a wrong token with the CLI's hint")
+@check("every command with a wrong token fails with the CLI's hint")
 def _(fastly):
     store_id = fastly.store()
     for command in (

@@ -125,7 +125,7 @@ def _(fastly):
     equal(fastly.keys(store_id), ["kept"], "the keys")
 
 
-@check("the keys '.' and '..', which the CLI turns into the list, delete and write nothing")
+@check("the keys '.' and '..', whose paths the CLI collapses to that of the list, change nothing")
 def _(fastly):
     for kept in ([], ["a", "b"]):
         store_id = fastly.store()
@@ -247,10 +247,10 @@ def _(fastly):
         fastly.ok(*create(store_id, key, "v"))
     output = fastly.entry("list", store_id).out
     true(output.endswith("\na 3\na/1\na/2\nb/1\n"), f"the output of list: {output}")
-    equal(fastly.keys(store_id, "--prefix", "a/"), ["a/1", "a/2"], "by prefix")
-    equal(fastly.keys(store_id, "--prefix", "a "), ["a 3"], "by a prefix with a space")
-    equal(fastly.keys(store_id, "--prefix", "c"), [], "by a prefix of none")
-    equal(fastly.keys(store_id, "--consistency", "strong"), ["a 3", "a/1", "a/2", "b/1"], "strong")
+    equal(fastly.keys(store_id, "--prefix", "a/"), ["a/1", "a/2"], "the keys with the prefix")
+    equal(fastly.keys(store_id, "--prefix", "a "), ["a 3"], "the keys with a prefix that contains a space")
+    equal(fastly.keys(store_id, "--prefix", "c"), [], "the keys with a prefix that matches none")
+    equal(fastly.keys(store_id, "--consistency", "strong"), ["a 3", "a/1", "a/2", "b/1"], "the strong list")
     true(
         set(fastly.keys(store_id, "--consistency", "eventual")) <= {"a 3", "a/1", "a/2", "b/1"},
         "the eventual list has another key",

@@ -73,7 +73,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [".hidden", "plain"], "the keys")
 
 
-@check("--dir with 300 files, fifty or one at a time")
+@check("--dir uploads 300 files, fifty or one at a time")
 def _(fastly):
     store_id, folder = fastly.store(), fastly.folder()
     names = [f"file {number:03}" for number in range(300)]
@@ -134,7 +134,7 @@ def _(fastly):
     equal(fastly.value(store_id, "strange ☃/%2F"), b"four", "the value")
     equal(fastly.value(store_id, "empty"), b"", "the empty value")
     time.sleep(max(0, TTL_SECS + 0.1 - (time.monotonic() - written)))
-    equal(fastly.keys(store_id), ["empty", "plain", "strange ☃/%2F", "tagged"], "the keys later")
+    equal(fastly.keys(store_id), ["empty", "plain", "strange ☃/%2F", "tagged"], "the keys after the expiry")
     output = fastly.json(*batch(store_id, "--file", str(path)))
     equal(output, {"success": True}, "the output of --json")
 

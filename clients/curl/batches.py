@@ -15,7 +15,7 @@ def line(key, value, **fields):
     return json.dumps({"key": key, "value": base64.b64encode(value).decode(), **fields}) + "\n"
 
 
-@check("a batch from a file is answered with the recorded 41 bytes")
+@check("a batch from a file returns the recorded 41 bytes")
 def _(shell):
     store = shell.store()
     text = (

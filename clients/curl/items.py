@@ -30,7 +30,7 @@ def _(shell):
             equal(response.headers["content-type"], "application/octet-stream", "its type")
 
 
-@check("GET returns an item's headers and none that transform it")
+@check("GET returns an item's headers, and no ETag or encoding headers")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"twelve bytes", '-H "metadata: some words"')

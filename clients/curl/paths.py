@@ -99,7 +99,7 @@ def _(shell):
                     still_there(shell, store, kept)
 
 
-@check("the same paths with GET are a 4xx or a plain list, never another item")
+@check("GET of the same paths returns a 4xx or a plain list, never another item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a", b"secret")

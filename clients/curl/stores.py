@@ -80,7 +80,7 @@ def _(shell):
             response = shell.ok(200, f'curl -G "$KV" {words} -H "Fastly-Key: $TOKEN"')
             equal([found["id"] for found in response.json()["data"]], [store], "the stores found")
     response = shell.ok(200, 'curl "$KV?name=nothing" -H "Fastly-Key: $TOKEN"')
-    equal(response.body, b'{"data":[],"meta":{"limit":1000,"total":0}}', "the body of none found")
+    equal(response.body, b'{"data":[],"meta":{"limit":1000,"total":0}}', "the body if no store matches")
 
 
 @check("PUT renames a store: 200 and an empty body")

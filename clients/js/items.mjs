@@ -16,7 +16,7 @@ let store_id;
 async function metadataOf(key) {
   const { response } = await get(store_id, key);
   const { metadata } = response.headers;
-  assert.notEqual(metadata, undefined, 'the Metadata header is there, also when empty');
+  assert.notEqual(metadata, undefined, 'the Metadata header is present even when empty');
   return metadata;
 }
 

@@ -36,7 +36,7 @@ class Service:
     def __init__(self):
         document = request("GET", "/_/openapi.json")
         self.document = json.loads(document)
-        # From a file, because schemathesis would omit an address it loaded from a URL.
+        # A file, because schemathesis does not test the URL from which it loads the description.
         self.file = STATE / "openapi.json"
         self.file.write_bytes(document)
 

@@ -13,7 +13,7 @@ from checks import about, check, contains, equal, true
 from service import ROOT, TOKEN, URL, explained, refused
 
 
-@check("the token is taken from api_key, from api_token and from the environment")
+@check("the token is taken from api_key, from api_token or from the environment")
 def _(service):
     configuration = fastly.Configuration(host=URL)
     configuration.api_token = TOKEN

@@ -150,7 +150,7 @@ def _(service):
     equal(len(got), 320, "the number of entries")
     for writer in range(16):
         mine = [entry for entry in got if entry.startswith(f"{writer}.")]
-        equal(mine, [f"{writer}.{number}" for number in range(20)], f"those of writer {writer}")
+        equal(mine, [f"{writer}.{number}" for number in range(20)], f"the entries of writer {writer}")
 
 
 @check("eight threads counting with generations lose no update")

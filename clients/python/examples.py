@@ -102,7 +102,7 @@ def _(service):
             break
     printed = run("kv_store_list", cursor=cursor)
     contains(printed, f"'name': '{second}'", "the output of the example")
-    true(f"'name': '{first}'" not in printed, "the first store is there again")
+    true(f"'name': '{first}'" not in printed, "the first store is listed again")
     contains(printed, "'limit': 1000", "the output of the example")
 
 

@@ -307,7 +307,7 @@ def _(service):
         equal(service.text(store_id, "key"), f"v{number}".encode(), "the value")
 
 
-@check("an item exists for its time to live and is absent everywhere right after")
+@check("an item exists for its time to live and is absent everywhere immediately after")
 def _(service):
     store_id = service.store()
     service.put(store_id, "short", "lived", time_to_live_sec=2)

@@ -60,7 +60,7 @@ def _(service):
         with about(name):
             store = service.create(name)
             equal(store.name, name, "the name on creation")
-            equal(service.stores.kv_store_get(store.id).name, name, "the name later")
+            equal(service.stores.kv_store_get(store.id).name, name, "the name when described")
 
 
 @check("an existing name returns 400 and is named in the error")
@@ -240,7 +240,7 @@ def _(service):
     for other in (name.upper(), name[:-1], "no such store"):
         with about(other):
             page = service.stores.kv_store_list(name=other)
-            equal((page.data, page.meta.total), ([], 0), "what was found")
+            equal((page.data, page.meta.total), ([], 0), "the stores found")
     page = service.stores.kv_store_list(name=name, limit=1)
     equal(([found.id for found in page.data], page.meta.limit), ([store.id], 1), "with a limit")
     true("next_cursor" not in page.meta.to_dict(), "an unexpected cursor")
@@ -261,7 +261,7 @@ def _(service):
     item = (value, kept["metadata"], int(kept["generation"]))
     equal(item, (b"value", "meta", generation), "the item")
     equal(service.stores.kv_store_list(name=old).data, [], "stores of the old name")
-    equal([s.id for s in service.stores.kv_store_list(name=new).data], [created.id], "of the new name")
+    equal([s.id for s in service.stores.kv_store_list(name=new).data], [created.id], "ids of the new name")
     service.create(old)  # the old name is free again
 
 

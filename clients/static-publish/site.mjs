@@ -147,7 +147,7 @@ export async function publisher(
   let output = '';
   const collect = (text) => {
     output += text;
-    // It would now wait a minute and retry; needing to is the failure.
+    // The publisher would now wait a minute and retry; a retry counts as a failure.
     if (text.includes('retryable error')) {
       child.kill('SIGKILL');
     }

@@ -150,7 +150,7 @@ async function publishChecks() {
     }
   });
 
-  await check('the second publish finds them all by HEAD and uploads only the index', async () => {
+  await check('the second publish finds all assets by HEAD and uploads only the index', async () => {
     const { exchanges } = await publisherMust('publish-content');
     assert.deepEqual(keysOf(exchanges, 'HEAD', 200), assetKeys([...files]));
     assert.deepEqual(keysOf(exchanges, 'PUT', 200), sorted(collectionKeys('live')));
@@ -211,7 +211,7 @@ async function collectionChecks() {
     assert.ok(inAnHour((await metadataOf('preview 1')).expirationTime));
   });
 
-  await check('collections list shows both, the default one and the expiration', async () => {
+  await check('collections list shows both collections, the default one, and the expiration', async () => {
     const { output } = await publisherMust('collections', 'list');
     assert.match(output, /^ {2}live \*DEFAULT\*$/m);
     assert.match(output, /^ {2}preview 1$/m);

@@ -36,7 +36,7 @@ pub async fn backup(
 /// number of records restored so far.
 ///
 /// # Errors
-/// See [`RestoreError`]. A location that was empty is then marked as incomplete.
+/// See [`RestoreError`]. A location that was empty is left marked as incomplete.
 pub async fn restore(
     source: impl io::Read + Send,
     to: &EngineLocation,

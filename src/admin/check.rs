@@ -23,8 +23,8 @@ pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
     Ok((report, counts))
 }
 
-/// Lets a data directory open without the commits of missing WAL segments. Returns whether any
-/// segment was missing.
+/// Resets the WAL of a data directory with missing segments, so that the directory opens again
+/// without their commits. Returns whether any segment was missing.
 ///
 /// # Errors
 /// If the directory is in use, has another format, or is damaged in another way.

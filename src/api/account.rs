@@ -113,7 +113,7 @@ pub(super) fn product() -> Response {
     )
 }
 
-/// The error for revoking the root token.
+/// Returns the error for revoking the root token.
 pub(super) fn root_not_revocable() -> Error {
     let reason = "the root token cannot be revoked; change it in the server's configuration";
     Error::Kv(kv::Error::Forbidden(reason))

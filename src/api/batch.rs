@@ -313,7 +313,7 @@ impl<'a> BatchRequest<'a> {
             500.. => 503,
             _ => 400,
         };
-        // 413 only if all errors are about sizes, 503 if any is the server's.
+        // 413 if all errors are about sizes; 503 if any is a server error.
         self.status = match (self.status, class) {
             (200, class) => class,
             (503, _) | (_, 503) => 503,

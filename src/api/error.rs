@@ -16,7 +16,7 @@ pub(crate) enum Error {
     /// The KV layer failed or refused the operation.
     #[error(transparent)]
     Kv(#[from] kv::Error),
-    /// The request body could not be read to its end.
+    /// The request body could not be read completely.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// A parameter, header or body is invalid.
@@ -32,7 +32,7 @@ pub(crate) enum Error {
     #[error("this path allows {0}")]
     MethodNotAllowed(&'static str),
     /// The range lies outside the value, which has this size in bytes.
-    #[error("the value has {0} bytes")]
+    #[error("the range is outside the value, which has {0} bytes")]
     Range(u64),
     /// A limit of the server was exhausted for too long.
     #[error("the server is overloaded: {0}; try again later")]
@@ -152,7 +152,7 @@ fn problem(status: u16, detail: &str) -> Response {
     json(status, &problem)
 }
 
-/// Builds a response without a body. Like every response of the hosted API it is not to be cached
+/// Builds a response without a body. Like every response of the hosted API, it must not be cached
 /// (docs/contract.md section 11.11).
 pub(crate) fn without_body(status: u16) -> Response {
     Response::new(status).header("Cache-Control", b"no-store").header("Pragma", b"no-cache")

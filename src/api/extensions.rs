@@ -19,10 +19,10 @@ use std::pin::pin;
 /// Maximum and default number of items deleted by one request.
 const DELETE_LIMIT_MAX: usize = 10_000;
 
-/// Typical bytes of an item's details as JSON, besides its key and metadata.
+/// Typical size in bytes of an item's details as JSON, without its key and metadata.
 const DETAILS_BYTES: usize = 160;
 
-/// Identifies the server as Steadfast, with its version and its answer to a challenge.
+/// Identifies the server as Steadfast: returns its version and its answer to a challenge.
 pub(super) fn about(head: &RequestHead, secret: Option<&ServerSecret>) -> Result<Response, Error> {
     let query = Query::parse(head.query())?;
     let challenge = query.text("challenge")?;
@@ -44,7 +44,8 @@ impl Api {
         let list = Query::parse(head.query())?.list_keys()?;
         let permit = self.limiter.download(2 * page_bytes_max(list.limit)).await?;
         let page = self.kv.list_keys(&store?, &list).await?;
-        // Written item by item: as a list of details the page would be in memory once more.
+        // Serialize item by item: collecting the details first would take the memory of a second
+        // page.
         let mut body = Vec::with_capacity(64 + page.bytes() + page.len() * DETAILS_BYTES);
         body.extend_from_slice(b"{\"data\":[");
         let mut last = None;

@@ -49,8 +49,8 @@ impl Api {
 
     /// Reads an item and acquires a permit for its value.
     ///
-    /// If none is free, the value is dropped before the wait and read again: the values of waiting
-    /// requests would exceed the limit.
+    /// If none is free, the value is dropped while waiting and then read again, since the values of
+    /// waiting requests would exceed the limit.
     async fn admit(&self, store: &StoreId, key: &Key) -> Result<(Item, Permit), Error> {
         let mut admitted = None;
         loop {
@@ -192,8 +192,8 @@ fn item_headers(response: Response, item: &Item) -> Response {
 
 /// Parses `Range`; `None` for the whole value.
 ///
-/// A header that is not a single byte range is ignored (RFC 9110 section 14.2), and so is one with
-/// `If-Range`: the server sends no validators that it could match.
+/// A header that is not a single byte range is ignored (RFC 9110 section 14.2), and so is a range
+/// with `If-Range`, since the server sends no validators.
 fn parse_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Error> {
     let mut ranges = head.header_values("Range");
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ok(None) };

@@ -1,7 +1,7 @@
 //! Memory limits for bodies in flight.
 //!
 //! A request waits for its permit and is refused only after [`WAIT`], so that a fast writer is
-//! slowed down rather than rejected. While requests wait, transfers that hold permits must keep up
+//! slowed down rather than rejected. While requests wait, transfers that hold permits must sustain
 //! a higher rate ([`Contention`]), so that slow clients cannot hold all permits.
 
 use super::error::Error;
@@ -28,12 +28,13 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Returns the contention for the limit, which a transfer that holds the permit yields to.
+    /// Returns the contention for the limit, which determines the rate that a transfer with this
+    /// permit must sustain.
     pub(crate) fn contention(&self) -> Option<Contention> {
         self.contention.clone()
     }
 
-    /// Gives back all but `bytes`.
+    /// Releases all but `bytes`.
     pub(crate) fn shrink(&mut self, bytes: u64) {
         let kept = if bytes <= SMALL_BYTES { 0 } else { bytes.div_ceil(UNIT) };
         if kept == 0 {
@@ -70,7 +71,7 @@ impl Limiter {
         Limiter { semaphore, units, contention: Contention::default(), exhausted }
     }
 
-    /// Returns a permit of `bytes` if it is free, or of the whole limit if `bytes` exceeds it.
+    /// Returns a permit of `bytes`, capped at the whole limit; `None` if that much is not free.
     fn try_acquire(&self, bytes: u64) -> Option<Permit> {
         let permit = self.semaphore.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
         Some(self.permit(permit))
@@ -83,7 +84,7 @@ impl Limiter {
         self.acquire(bytes).await
     }
 
-    /// Waits for a permit as [`Limiter::try_acquire`] returns it.
+    /// Waits for the permit that [`Limiter::try_acquire`] would return.
     async fn acquire(&self, bytes: u64) -> Result<Permit, Error> {
         if let Some(permit) = self.try_acquire(bytes) {
             return Ok(permit);
@@ -123,7 +124,8 @@ impl MemoryLimiter {
 
     /// Waits for a permit to buffer a long line of a batch that already has an upload permit.
     ///
-    /// The limit is separate because batches that extended their upload permits could deadlock.
+    /// The limit is separate, because batches waiting to extend their upload permits could
+    /// deadlock.
     pub(crate) async fn long_line(&self, bytes: u64) -> Result<Permit, Error> {
         self.long_lines.acquire_unless_small(bytes).await
     }
@@ -133,7 +135,7 @@ impl MemoryLimiter {
         self.snapshots.acquire(UNIT).await
     }
 
-    /// Returns a permit as [`MemoryLimiter::download`] does if it is free.
+    /// Returns the permit of [`MemoryLimiter::download`] if it is free now.
     pub(crate) fn try_download(&self, bytes: u64) -> Option<Permit> {
         match bytes <= SMALL_BYTES {
             true => Some(Permit::default()),
@@ -141,8 +143,8 @@ impl MemoryLimiter {
         }
     }
 
-    /// Waits for a permit to buffer up to `bytes` of a response body. The caller must not hold the
-    /// body yet: waiting requests would exceed the limit.
+    /// Waits for a permit to buffer up to `bytes` of a response body. The caller must not have the
+    /// body in memory yet: the bodies of waiting requests would exceed the limit.
     pub(crate) async fn download(&self, bytes: u64) -> Result<Permit, Error> {
         self.downloads.acquire_unless_small(bytes).await
     }

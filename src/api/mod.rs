@@ -62,7 +62,7 @@ impl Api {
         Api { kv, auth, metrics, limiter, secret: None, next_request_id }
     }
 
-    /// Sets the secret that answers the challenges of clients on the same machine.
+    /// Sets the secret used to answer challenges from clients on the same machine.
     #[must_use]
     pub fn with_secret(self, secret: ServerSecret) -> Api {
         Api { secret: Some(secret), ..self }

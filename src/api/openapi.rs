@@ -22,7 +22,8 @@ mod tests {
         serde_json::from_slice(wire::OPENAPI).unwrap()
     }
 
-    /// Returns the next route; the match is exhaustive, so that a new route must be added.
+    /// Returns the next route. The match is exhaustive, so a new route does not compile until it is
+    /// added here.
     fn next(route: Route) -> Option<Route> {
         Some(match route {
             Route::Unknown => Route::About,

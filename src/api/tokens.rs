@@ -1,5 +1,5 @@
-//! Creating, listing and revoking limited tokens. A limited token may only revoke itself; all else
-//! requires the root token.
+//! Creating, listing and revoking limited tokens. A limited token may only revoke itself;
+//! everything else requires the root token.
 
 use super::auth::Principal;
 use super::error::{Error, json, json_admitted, without_body};
@@ -79,9 +79,9 @@ fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     let scope = Scope::parse(scope)?;
     let stores = match fields.get("stores") {
         None | Some(Value::Null) => Vec::new(),
-        // A list that came out empty by mistake must not create a token for all stores.
+        // A list that is empty by mistake must not create a token for all stores.
         Some(Value::Array(ids)) if ids.is_empty() => {
-            let reason = "must not be empty; leave it out for a token for all stores";
+            let reason = "must not be empty; omit it to allow all stores";
             return Err(invalid("stores", reason).into());
         }
         Some(Value::Array(ids)) => {
@@ -94,7 +94,7 @@ fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     let prefix = match fields.get("prefix") {
         None | Some(Value::Null) => "",
         Some(Value::String(prefix)) if prefix.is_empty() => {
-            let reason = "must not be empty; leave it out for a token for all keys";
+            let reason = "must not be empty; omit it to allow all keys";
             return Err(invalid("prefix", reason).into());
         }
         Some(_) => json_body::text(fields, "prefix")?.unwrap_or_default(),

@@ -14,7 +14,7 @@ Examples:
   steadfast check --backup kv.backup.zst
 
 Stop the server first; a data directory in use cannot be checked. The check is read-only, except
-with --reset-wal: copy the data directory before you use it.
+with --reset-wal: copy the data directory before you use that flag.
 
 Exit status: 0 no problems found, 1 problems found (printed one per line), 2 check not possible.";
 

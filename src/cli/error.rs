@@ -43,7 +43,7 @@ pub(super) enum CommandError {
     Failed(Error),
     /// The reader closed standard output, which is not an error.
     OutputClosed,
-    /// The user did not confirm.
+    /// The user declined to confirm.
     Declined,
     /// SIGINT.
     Interrupted,

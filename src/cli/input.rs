@@ -39,8 +39,8 @@ pub(super) enum Value {
     Stream(RequestBody),
 }
 
-/// Reads a value into memory if it is small, and else streams it. The size of a file in `/proc` or
-/// `/sys` is not the length of its content, which is unknown until it has been read.
+/// Reads a value into memory if it is small, and otherwise streams it. The size of a file in
+/// `/proc` or `/sys` is not the length of its content, which is unknown until it has been read.
 pub(super) fn read_value(mut reader: Box<dyn Read + Send>, size: Option<u64>) -> io::Result<Value> {
     let mut start = Vec::new();
     reader.by_ref().take(SMALL_BYTES + 1).read_to_end(&mut start)?;
@@ -50,7 +50,7 @@ pub(super) fn read_value(mut reader: Box<dyn Read + Send>, size: Option<u64>) ->
     }
     let reader = io::Cursor::new(start).chain(reader);
     Ok(Value::Stream(match size.filter(|size| *size > read) {
-        // Of a file that grows meanwhile, the part that existed is sent.
+        // If the file grows meanwhile, only the bytes it had when it was opened are sent.
         Some(size) => body(Box::new(ExactReader { from: reader, remaining: size }), Some(size)),
         None => body(Box::new(reader), None),
     }))

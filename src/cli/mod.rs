@@ -1,7 +1,7 @@
 //! The command line: one module per command, and shared modules.
 //!
-//! `error` and `runtime` handle errors, exit statuses and interrupts; `output` and `confirm`,
-//! results, messages, progress bars and confirmation; `input` and `output_file`, files.
+//! `error` and `runtime` handle errors, exit statuses and interrupts; `output` and `confirm` handle
+//! results, messages, progress bars and confirmation; `input` and `output_file` handle files.
 
 mod backup;
 mod check;

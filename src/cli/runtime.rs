@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// The time after an interrupt at which a command that is stuck is ended.
+/// How long a command may take to stop after an interrupt before the process exits.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Builds the multi-threaded tokio runtime that every command uses.
@@ -58,7 +58,7 @@ pub(super) async fn until_interrupted<T>(command: impl Future<Output = Result<T>
     }
 }
 
-/// Ends the process after an interrupt if the command is blocked, such as on a terminal.
+/// Ends the process after an interrupt if the command is blocked, for example on a terminal.
 async fn exit_if_stuck() {
     if tokio::signal::ctrl_c().await.is_ok() {
         tokio::time::sleep(INTERRUPT_GRACE).await;

@@ -50,7 +50,8 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     status
 }
 
-/// Reports the error that ends the server, through the log: standard error may block.
+/// Reports the error that stops the server. It goes through the log, because a write to standard
+/// error may block.
 fn log_failure(error: &str, format: LogFormat) {
     match format {
         LogFormat::Text => logging::print(&format!("error: {error}")),
@@ -61,7 +62,7 @@ fn log_failure(error: &str, format: LogFormat) {
 async fn serve(config: ServeConfig) -> Result<(), String> {
     let signals = |e| format!("cannot install signal handlers: {e}");
     let stop = stop_signal().map_err(signals)?;
-    // Installed before the start, which SIGHUP would end otherwise.
+    // Installed first, because an unhandled SIGHUP during startup would terminate the process.
     let hangup = signal(SignalKind::hangup()).map_err(signals)?;
     let (data, format) = (config.engine.to_string(), config.log_format);
     let server = Server::start(config).await.map_err(|e| e.to_string())?;
@@ -70,7 +71,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         LogFormat::Text => banner(&url, &data, server.token_location()),
         LogFormat::Json => format!("{}\n", serde_json::json!({"message": "listening", "url": url})),
     };
-    // Standard output may be a pipe that nobody reads.
+    // On a separate thread, because a write to a full pipe blocks.
     std::thread::spawn(move || print_banner(&banner));
     tokio::spawn(reload_on(hangup, server.reloader()));
     server.run(stop).await.map_err(|e| format!("unclean shutdown (no data was lost): {e}"))
@@ -101,7 +102,8 @@ fn print_banner(banner: &str) {
     }
 }
 
-/// Returns the address and how to connect. Programs parse the first line: its format is stable.
+/// Returns the banner: the address, and how to connect. The format of the first line is stable,
+/// because programs parse it.
 fn banner(url: &str, data: &str, token: &TokenLocation) -> String {
     let (location, value) = match token {
         TokenLocation::Environment(name) => (format!("${name}"), format!("\"${name}\"")),

@@ -22,7 +22,7 @@ impl Identity {
 }
 
 impl Client {
-    /// Verifies the server's identity if one is expected; a success is remembered.
+    /// Verifies the server's identity if one is expected. A successful check is not repeated.
     ///
     /// # Errors
     /// [`Error::Unreachable`] if the server cannot prove its identity.
@@ -43,8 +43,8 @@ impl Client {
             }
             let data = &identity.data;
             let reason = format!(
-                "it did not prove that it is the server of {data}, so no token was sent; specify \
-                 the server with --endpoint"
+                "the server did not prove that it runs on {data}, so no token was sent; pass the \
+                 URL of the intended server with --endpoint"
             );
             let (subject, endpoint) = (subject.to_owned(), self.endpoint().to_string());
             Err(Error::Unreachable { subject, endpoint, reason })

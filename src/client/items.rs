@@ -118,7 +118,8 @@ fn parse_headers(headers: &HeaderMap) -> Option<ItemHeaders> {
     })
 }
 
-/// Checks that a server applied the prefix of a list: the items of a list can be deleted.
+/// Checks that the server applied the prefix of a list, because callers may delete the listed
+/// items.
 pub(super) fn check_prefix<'k>(
     subject: &str,
     prefix: &str,

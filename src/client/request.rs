@@ -27,7 +27,7 @@ pub(super) struct Request<'a> {
     segments: &'a [&'a str],
     query: Vec<(&'a str, &'a str)>,
     headers: HeaderMap,
-    /// The object of the request, for error messages.
+    /// The subject of the request, for error messages.
     subject: &'a str,
 }
 
@@ -92,7 +92,7 @@ impl Client {
             return Ok(response);
         }
         let retry_after = response.retry_after();
-        // If the body cannot be read, the status is informative enough.
+        // If the body cannot be read, report the status alone.
         let body = response.read_to_end(ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
         Err(Error::from_response(request.subject, status, &body, retry_after))
     }
@@ -165,7 +165,7 @@ impl Client {
         let (subject, endpoint) = (subject.to_owned(), self.endpoint.to_string());
         let mut reason = root_cause(e);
         if reason.starts_with("invalid peer certificate") {
-            reason.push_str("; --ca-file sets the CA certificates to trust");
+            reason.push_str("; specify the CA certificates to trust with --ca-file");
         }
         if e.is_connect() {
             Error::Unreachable { subject, endpoint, reason }
@@ -208,7 +208,7 @@ pub(super) fn root_cause(e: &reqwest::Error) -> String {
     inner.to_string()
 }
 
-/// Describes invalid JSON without the names of types of this program.
+/// Describes invalid JSON without naming Rust types.
 fn describe(e: &serde_json::Error) -> String {
     let text = e.to_string();
     match text.split_once("expected struct ") {

@@ -31,7 +31,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The policy of interactive commands: fewer attempts, and no retries if the server is
+    /// Returns the policy of interactive commands: fewer attempts, and no retries if the server is
     /// unreachable.
     pub fn interactive() -> Retry {
         Retry { attempts_max: 4, unreachable: false, ..Retry::default() }

@@ -17,7 +17,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 pub struct TlsFiles {
     /// The CA certificates to trust, instead of those of the system.
     pub ca: Option<PathBuf>,
-    /// The client's certificate and private key, in two files or twice the same file.
+    /// The files of the client's certificate and private key, which may be the same file.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 

@@ -78,7 +78,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     pub backup: Option<PathBuf>,
 
-    /// Before the check, give up the commits of missing WAL segments, so that a server starts again
+    /// Before the check, discard the commits of missing WAL segments to let a server start again
     #[arg(long, conflicts_with = "backup")]
     pub reset_wal: bool,
 }

@@ -68,8 +68,8 @@ pub struct ConnectionConfig {
     pub token: Token,
     /// The location of the token.
     pub token_location: TokenLocation,
-    /// The data directory's server that the endpoint must prove to be; `None` if the user chose the
-    /// endpoint.
+    /// The server of a data directory, whose identity the endpoint must prove; `None` if the user
+    /// chose the endpoint.
     pub server: Option<RunningServer>,
     /// The CA certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
@@ -108,8 +108,8 @@ impl ClientArgs {
         Ok(self.connection(endpoint, server, token, token_location))
     }
 
-    /// Resolves one of two servers of a command. The token of `--endpoint` is not sent to another
-    /// server, which requires `token_file`; `flag` is the name of its flag.
+    /// Resolves one of two servers of a command. The token of `--endpoint` is not sent to any other
+    /// server; that server requires `token_file`, the value of `flag`.
     ///
     /// # Errors
     /// See [`ConnectionError`].
@@ -164,7 +164,7 @@ impl ClientArgs {
             return Ok(self.running.clone());
         }
         let server = running_server(Path::new(LOCAL_DATA)).map_err(ConnectionError::Endpoint)?;
-        // A file cannot direct tokens to another machine.
+        // An address file must not cause tokens to be sent to another machine.
         let is_local = |url: &str| Endpoint::parse(url).is_ok_and(|url| url.is_loopback());
         Ok(server.filter(|server| is_local(&server.url)))
     }
@@ -182,7 +182,8 @@ impl ClientArgs {
         ConnectionConfig { endpoint, server, token, token_location, ca_file, client_certificate }
     }
 
-    /// `is_running` states that the endpoint is the server of a data directory.
+    /// Finds the token for an endpoint. `is_running` states that the endpoint is the server of a
+    /// data directory.
     fn find_token(
         &self,
         endpoint: &Endpoint,
@@ -208,8 +209,8 @@ impl ClientArgs {
                     return Err(ConnectionError::NotRunning {
                         endpoint: endpoint.to_string(),
                         reason: format!(
-                            "no server is running on {LOCAL_DATA}, and its token is not sent to \
-                             another one; start it, or specify the server with --endpoint"
+                            "no server is running on {LOCAL_DATA}, and the token in it is not sent \
+                             to any other server; start the server, or specify one with --endpoint"
                         ),
                     });
                 }

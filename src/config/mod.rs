@@ -20,7 +20,9 @@ pub use completions::CompletionsArgs;
 pub use env::EnvArgs;
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, parse_duration};
 pub use man::ManArgs;
-pub use serve::{LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, read_root_token};
+pub use serve::{
+    LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, WAL_BYTES_DEFAULT, read_root_token,
+};
 pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRenameArgs};
 pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, ImportFormat, SyncArgs};
@@ -45,8 +47,8 @@ pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "term",
 ];
 
-/// Removes the environment variables that are empty from a command and its subcommands: they count
-/// as unset, as in most programs that are configured by variables.
+/// Makes a command and its subcommands treat empty environment variables as unset, as most programs
+/// do.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "this module reads the environment")]
 pub fn ignore_empty_variables(command: Command) -> Command {

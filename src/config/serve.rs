@@ -13,6 +13,8 @@ use std::time::Duration;
 const MAX_VALUE: u64 = 1 << 30;
 /// The upper limit of `--max-value` in bytes with a database: each value is buffered in memory.
 const MAX_VALUE_DATABASE: u64 = 256 << 20;
+/// Default of `--wal-bytes`, in bytes.
+pub const WAL_BYTES_DEFAULT: u64 = 128 << 20;
 /// The minimum length of the root token in bytes.
 const ROOT_TOKEN_BYTES_MIN: usize = 16;
 const LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, DEFAULT_PORT);
@@ -85,7 +87,8 @@ pub struct ServeArgs {
 
     /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes and slows down
     /// recovery
-    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = 128 << 20)]
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES")]
+    #[arg(default_value_t = WAL_BYTES_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     wal_bytes: u64,
 
@@ -104,8 +107,8 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_timeout: u64,
 
-    /// PEM file with the certificate chain, the server's certificate first: serve HTTPS. Files are
-    /// read again when they change, and on SIGHUP
+    /// Serve HTTPS with the certificate chain in this PEM file, the server's certificate first; TLS
+    /// files are reloaded when they change, and on SIGHUP
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -113,7 +116,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// PEM file with CA certificates: only accept clients with a certificate signed by one of them
+    /// Only accept clients with a certificate signed by one of the CA certificates in this PEM file
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CLIENT_CA", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
@@ -150,7 +153,7 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
-    /// The CA certificates for client certificates, which are required if this is set.
+    /// The CA certificates that sign client certificates; if set, clients must present one.
     pub client_ca: Option<PathBuf>,
 }
 

@@ -66,8 +66,8 @@ pub struct ImportArgs {
     /// Read and check all items without importing them
     #[arg(long)]
     pub dry_run: bool,
-    /// Write failed items to this file as NDJSON instead of standard error as text; not with
-    /// --dry-run, which writes no files
+    /// Write failed items to this file as NDJSON, instead of to standard error as text; ignored
+    /// with --dry-run
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Maximum size of a value, in bytes

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// The key of the marker record of an incomplete copy, whose meta is the last key copied. It sorts
+/// The key of the marker record of an incomplete copy; its meta is the last key copied. It sorts
 /// before all other keys, none of which may begin with this byte.
 pub const MARKER_KEY: &[u8] = &[0];
 
@@ -100,7 +100,7 @@ fn destination(e: EngineError) -> CopyError {
 /// Checks that the contents of an engine are not an incomplete copy.
 ///
 /// # Errors
-/// [`EngineError::Failed`] if they are, or any error of reading the marker.
+/// [`EngineError::Failed`] if they are, or an error from reading the marker.
 pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
     match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
@@ -115,7 +115,7 @@ pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
 /// Copies all records, then compares both engines, calling `report` with the progress.
 ///
 /// # Errors
-/// See [`CopyError`]; the same call may be repeated after any of them.
+/// See [`CopyError`]; the call may be repeated after any error.
 pub async fn copy(
     from: &Arc<dyn Engine>,
     to: &Arc<dyn Engine>,
@@ -253,7 +253,7 @@ impl MarkedWriter {
         blob.finish().await.map_err(destination)
     }
 
-    /// Commits the pending records, and the last of their keys in the marker.
+    /// Commits the pending records, and stores the last of their keys in the marker.
     async fn flush(&mut self) -> Result<(), CopyError> {
         match self.pending.last().map(|mutation| mutation.key.clone()) {
             Some(last) => self.commit(Some(last)).await,

@@ -16,8 +16,7 @@ pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const LINE_BYTES_MAX: usize = 1024;
 /// Maximum total size of trailers in bytes.
 const TRAILERS_BYTES_MAX: usize = 8 * 1024;
-/// An unread rest of a body of up to this many bytes is discarded, so that the connection stays
-/// open.
+/// Up to this many unread bytes of a body are discarded to keep the connection open.
 const DRAIN_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a body could not be read.
@@ -219,8 +218,8 @@ impl<'c, S: Stream> Body<'c, S> {
         }
     }
 
-    /// Whether the connection can stay open: the body is complete, or its unread rest is small and
-    /// of known size.
+    /// Returns whether the connection can stay open: the body is complete, or its unread remainder
+    /// is small and of known size.
     pub(super) fn is_drainable(&self) -> bool {
         match self.position {
             Position::End => true,

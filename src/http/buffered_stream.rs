@@ -26,7 +26,7 @@ pub(super) struct BufferedStream<S> {
     pub(super) input: BytesMut,
     /// Bytes to write before the next read.
     pub(super) output: Vec<u8>,
-    /// Reset only to an earlier deadline, so that most waits need no timer operation.
+    /// The timer is reset only to an earlier deadline, so that most waits need no timer operation.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -56,7 +56,7 @@ impl<S: Stream> BufferedStream<S> {
         with_timeout(&mut self.timer, timeout, read).await
     }
 
-    /// As [`BufferedStream::fill`], for a body with a minimum rate.
+    /// Reads like [`BufferedStream::fill`], but for a body with a minimum rate.
     pub(super) async fn fill_body(&mut self, rate: &mut TransferRate) -> io::Result<usize> {
         self.flush(rate.timeout()).await?;
         self.input.reserve(READ_BYTES);
@@ -100,7 +100,7 @@ impl<S: Stream> BufferedStream<S> {
         }
     }
 
-    /// Reads and discards `len` bytes within `limit`, without further memory; returns whether all
+    /// Reads and discards `len` bytes within `limit`, without buffering them; returns whether all
     /// of them arrived.
     pub(super) async fn discard(&mut self, len: u64, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;

@@ -9,8 +9,8 @@ use std::io;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
-/// Clients without a valid token whose bodies are drained at the same time. The connections of
-/// others close right after the response, which a client that still sends may not receive.
+/// Maximum number of connections without a valid token that are drained at the same time. Others
+/// close right after the response, which a client that is still sending may not receive.
 const UNAUTHENTICATED_DRAINS: usize = 64;
 static UNAUTHENTICATED: Semaphore = Semaphore::const_new(UNAUTHENTICATED_DRAINS);
 
@@ -38,7 +38,8 @@ pub async fn serve<S: Stream, V: Service>(
         let head = match read_head(&mut io, timeouts, &mut drain).await {
             Ok(head) => head,
             Err(HeadError::Closed) => {
-                // Over TLS, the client can tell this from a connection that was cut.
+                // Over TLS, this sends close_notify, which distinguishes a clean close from a lost
+                // connection.
                 let _ = io.shutdown(CLOSE_TIMEOUT).await;
                 return;
             }
@@ -101,8 +102,8 @@ async fn write_rejection<S: Stream, V: Service>(
     }
 }
 
-/// Sends the response and closes the connection, after reading what the client still sends if
-/// `drains`.
+/// Sends the response and closes the connection; with `drains`, first discards the rest of the
+/// input.
 async fn close<S: Stream>(io: &mut BufferedStream<S>, drains: bool, timeouts: Timeouts) {
     if drains {
         io.linger(timeouts.write).await;

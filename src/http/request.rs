@@ -33,8 +33,8 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Finds the end of the head at the start of `input`; `None` if more input is needed. Resumes
-    /// a search of the first `searched` bytes.
+    /// Finds the end of the head at the start of `input`; `None` if more input is needed. Resumes a
+    /// search that covered the first `searched` bytes.
     ///
     /// # Errors
     /// If the head exceeds a limit, or cannot become valid: it has a bare LF or begins with a byte
@@ -215,12 +215,12 @@ fn malformed(what: &str) -> RequestError {
     RequestError::Malformed(what.into())
 }
 
-/// Whether a byte may be part of a method (RFC 9110 section 5.6.2).
+/// Returns whether a byte may be part of a method (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether `value` is a host with an optional port, or empty (RFC 9112 section 3.2).
+/// Returns whether `value` is a host with an optional port, or empty (RFC 9112 section 3.2).
 fn is_host(value: &[u8]) -> bool {
     let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
     let address = |byte: &u8| name(byte) || *byte == b':';

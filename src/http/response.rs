@@ -9,8 +9,8 @@ use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bodies up to this size, in bytes, are copied behind their head; larger ones are written from
-/// where they are. Small enough that the output buffer need not shrink between requests.
+/// Bodies up to this size, in bytes, are copied into the output buffer after their head; larger
+/// ones are written without a copy. Small enough that the buffer need not shrink between requests.
 const COALESCE_BYTES_MAX: usize = 4 * 1024;
 /// The last second that an HTTP date can express, in the year 9999.
 const HTTP_DATE_MAX_SECS: u64 = 253_402_300_799;
@@ -46,11 +46,11 @@ pub struct Response {
     pub payload: Payload,
     /// Whether the connection closes after this response.
     pub close: bool,
-    /// Whether the request was not authenticated; few of their bodies are drained at a time.
+    /// Whether the request was not authenticated; only a few such requests are drained at a time.
     pub(super) unauthenticated: bool,
     /// A value, such as a permit, that is dropped once the response is written.
     _guard: Option<Box<dyn Send>>,
-    /// The contention for what `_guard` holds.
+    /// The contention for the resource held by `_guard`.
     contention: Option<Contention>,
     http_10: bool,
 }
@@ -111,7 +111,8 @@ impl Response {
         self
     }
 
-    /// Requires the client to read faster while other requests wait for what this response holds.
+    /// Requires the client to read faster while other requests wait for memory that this response
+    /// holds.
     #[must_use]
     pub fn yielding_to(mut self, contention: Option<Contention>) -> Response {
         self.contention = contention;

@@ -1,4 +1,4 @@
-//! Minimum transfer rates: the time a client may take for a body in total.
+//! Minimum transfer rates, which limit the total time a client may take for a body.
 //!
 //! A timeout per read alone would let a client that sends a byte now and then hold its connection
 //! and memory for hours.
@@ -15,7 +15,7 @@ pub(super) const BYTES_PER_SEC_MIN: u64 = 1024;
 pub(super) const CONTENDED_BYTES_PER_SEC_MIN: u64 = 32 * 1024;
 /// Waiting time before the higher rate applies.
 const GRACE_CONTENDED: Duration = Duration::from_secs(5);
-/// How often a waiting transfer checks for contention.
+/// Interval at which a waiting transfer checks for contention.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the requests that wait for a limited resource; transfers that hold it must then be
@@ -64,7 +64,7 @@ impl TransferRate {
         TransferRate { timeout, stalled, waited, bytes: 0, contention }
     }
 
-    /// Requires a higher rate during this contention.
+    /// Requires a higher rate while requests wait.
     pub(super) fn yield_to(&mut self, contention: Contention) {
         self.contention = Some(contention);
     }
@@ -73,7 +73,7 @@ impl TransferRate {
         self.timeout
     }
 
-    /// Whether no bytes have arrived for the whole timeout.
+    /// Returns whether the transfer made no progress for the whole timeout.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled >= self.timeout
     }
@@ -118,7 +118,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Returns for how many rounds of a second with `bytes` each a transfer may go on, up to 1000.
+    /// Returns for how many seconds a transfer of `bytes` per second may continue, up to 1000.
     fn rounds(rate: &mut TransferRate, bytes: usize) -> usize {
         (0..1000)
             .find(|_| {

@@ -167,8 +167,8 @@ pub enum RestoreError {
     Damaged(String),
     /// A generation is more than a day ahead of the clock, or 2^53 or greater.
     #[error(
-        "record {key:?} has generation {generation}, above {max}, a day ahead of this machine's \
-         clock; set the clock if it is wrong"
+        "record {key:?} has generation {generation}; the maximum is {max}, a day ahead of this \
+         machine's clock: set the clock if it is wrong"
     )]
     Generation {
         /// The record's key.
@@ -334,7 +334,7 @@ fn restored_meta(key: &[u8], record: &Record, max: u64) -> Result<Bytes, Restore
     let meta = ItemMeta::decode(&record.meta);
     let mut meta = meta.map_err(|e| RestoreError::Damaged(e.to_string()))?;
     let generation = meta.generation.unwrap_or(record.version);
-    // The destination gives later writes greater versions than both.
+    // The destination assigns later writes versions greater than both.
     check_generation(key, generation.max(record.version), max)?;
     meta.generation = Some(generation);
     Ok(meta.encode())

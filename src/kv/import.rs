@@ -16,10 +16,10 @@ use std::collections::{HashMap, HashSet};
 /// clients read exactly.
 const GENERATION_MAX: u64 = (1 << 53) - 1;
 /// Maximum time by which an imported generation may be ahead of the clock, in microseconds: a day.
-/// Later generations of the server are greater than it.
+/// The server assigns greater generations to later writes.
 const AHEAD_MAX: u64 = 24 * 60 * 60 * SECOND;
 
-/// Returns the maximum generation that an item may bring along at time `now`.
+/// Returns the maximum generation of an imported item at time `now`.
 pub(super) fn generation_max(now: u64) -> u64 {
     now.saturating_add(AHEAD_MAX).min(GENERATION_MAX)
 }

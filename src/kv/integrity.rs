@@ -8,7 +8,7 @@ use crate::engine::copy;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// A problem description as the error.
+/// The result of a check; the error describes the problem.
 type CheckResult = Result<(), String>;
 
 /// Checks records, passed in key order, individually and against each other.

@@ -67,7 +67,8 @@ pub fn prefixed_items(store: &StoreId, prefix: &str) -> Bytes {
     [&[ITEMS][..], store.as_bytes(), prefix.as_bytes()].concat().into()
 }
 
-/// Returns the first key after all keys with this prefix, which must not consist of `FF` only.
+/// Returns the first key after all keys with this prefix, which must not consist of `FF` bytes
+/// only.
 pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     while end.last() == Some(&0xff) {

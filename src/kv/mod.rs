@@ -56,7 +56,7 @@ pub struct StoreInfo {
 }
 
 /// The stores of one engine. If the engine fails, every operation returns [`Error::Full`],
-/// [`Error::Unavailable`] or [`Error::Internal`], beyond the errors its documentation lists.
+/// [`Error::Unavailable`] or [`Error::Internal`], in addition to the errors it documents.
 pub struct Kv {
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,

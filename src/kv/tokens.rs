@@ -187,7 +187,7 @@ impl Secret {
         Ok(Secret(text))
     }
 
-    /// Returns the secret, for the response to its creation.
+    /// Returns the secret, for the response that creates the token.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -266,7 +266,7 @@ impl Kv {
     /// Returns the live token with this secret, if any.
     pub async fn token(&self, secret: &[u8]) -> Result<Option<TokenInfo>> {
         let Some(key) = secret_key(secret) else { return Ok(None) };
-        // There is no body, but engines cache only full reads.
+        // The record has no body, but engines only cache full reads.
         let found = self.engine.read(&key, Projection::Full).await?;
         let now = self.clock.now();
         let live = found.filter(|record| record.expires_at == 0 || record.expires_at > now);

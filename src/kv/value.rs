@@ -43,7 +43,7 @@ impl Value {
         Ok(self.0.read(offset, len).await?)
     }
 
-    /// Reads a whole value, which the caller knows to fit in memory.
+    /// Reads the whole value; the caller must ensure that it fits in memory.
     ///
     /// # Errors
     /// As [`Value::read`].

@@ -1,6 +1,6 @@
 //! The composition root: builds a server from its configuration, runs it and shuts it down.
 
-mod limited_stream;
+mod handshake_stream;
 mod root_token;
 mod tls;
 
@@ -65,16 +65,16 @@ pub enum StartError {
     Secret(String),
 }
 
-/// Reloads what a server reads from files: its TLS certificate.
+/// Reloads the TLS files of a server.
 #[derive(Clone)]
 pub struct Reloader(Option<Arc<Tls>>);
 
 impl Reloader {
-    /// Reads the files again. Failures are logged, and the previous files stay in use.
+    /// Reloads the files. A failure is logged, and the previous configuration stays in use.
     pub fn reload(&self) {
         match &self.0 {
             Some(tls) => tls.reload(true),
-            None => tracing::info!("nothing to reload: the server has no TLS files"),
+            None => tracing::info!("nothing to reload: TLS is not configured"),
         }
     }
 }
@@ -92,7 +92,8 @@ impl Server {
         let options = StorageOptions {
             cache_bytes: config.cache_bytes,
             wal_bytes: config.wal_bytes,
-            // Above the limit of the API, so that requests wait there, where slow clients yield.
+            // Higher than the limit of the API, so that requests wait there, where slow clients
+            // cannot hold all permits.
             reading_bytes: config.max_in_flight / 2 + 2 * config.max_value,
         };
         let Storage { engine, clock } = storage::open(&config.engine, options).await?;
@@ -154,7 +155,7 @@ impl Server {
         let listen = self.config.listen;
         if self.tls.is_none() && !listen.ip().is_loopback() {
             tracing::warn!(%listen, "tokens and values are sent unencrypted: set --tls-cert and \
-                            --tls-key, or put a TLS proxy in front");
+                            --tls-key, or use a TLS proxy");
         }
         let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
@@ -174,7 +175,7 @@ impl Server {
         }
         sweeper.abort();
         watcher.inspect(tokio::task::JoinHandle::abort);
-        // Before the directory is unlocked: the next server writes its own.
+        // Removed before the directory is unlocked, as the next server writes its own.
         drop(_address_file);
         kv.close().await?;
         tracing::info!("server stopped");
@@ -188,7 +189,7 @@ impl Server {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Most likely out of file descriptors; other connections may close.
+                    // Most likely out of file descriptors: wait for other connections to close.
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -203,7 +204,7 @@ impl Server {
                 let _open = OpenConnection::new(metrics, slot);
                 match tls {
                     None => http::serve(stream, &*api, timeouts, draining).await,
-                    // Boxed, so that plain connections do not take the memory of TLS.
+                    // Boxed, so that plain HTTP connections do not take up memory for TLS.
                     Some(tls) => Box::pin(serve_tls(&tls, stream, &api, timeouts, draining)).await,
                 }
             });
@@ -230,8 +231,8 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Completes the TLS handshake of a connection, which takes as long as a request head at most, and
-/// serves it.
+/// Completes the TLS handshake of a connection, within the timeout for a request head, and serves
+/// it.
 async fn serve_tls(
     tls: &Tls,
     stream: TcpStream,
@@ -239,7 +240,7 @@ async fn serve_tls(
     timeouts: http::Timeouts,
     mut draining: watch::Receiver<bool>,
 ) {
-    // Boxed, so that its memory is free once it is complete.
+    // Boxed, so that its memory is freed once it is complete.
     let handshake = Box::pin(tls.accept(stream));
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(timeouts.head, handshake) => handshake,

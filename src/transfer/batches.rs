@@ -11,12 +11,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 pub struct BatchLimits {
     /// Maximum number of items.
     pub items: usize,
-    /// Bytes of lines that complete a batch.
+    /// Size of lines in bytes at which a batch is complete.
     pub bytes: usize,
     /// Whether the keys of a batch must be unique.
     pub unique_keys: bool,
-    /// Decode and check items instead of collecting lines; values of more than this many bytes are
-    /// rejected.
+    /// If set, items are decoded and checked instead of collected as lines, and values of more than
+    /// this many bytes are rejected.
     pub decode: Option<u64>,
 }
 

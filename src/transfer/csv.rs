@@ -1,15 +1,15 @@
 //! Reads CSV (RFC 4180) with the columns `key` and `value`. A header row can reorder them and add
 //! `metadata` and `time_to_live_sec`.
 //!
-//! Quotes are read strictly: one that is misplaced or not closed ends the import with its position,
-//! because it would change the rows after it.
+//! Quoting is strict: a misplaced or unclosed quote ends the import with an error that states its
+//! position, because it would corrupt the rows after it.
 
 use super::checked_item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::item_line::ItemLine;
 use std::io::{self, BufRead};
 
-/// Bytes allowed for a row besides twice the limit of its value.
+/// Bytes allowed for a row in addition to twice the limit of its value.
 const ROW_EXTRA_BYTES: u64 = 64 * 1024;
 /// The maximum number of fields of a row.
 const FIELDS_MAX: usize = 1000;
@@ -56,7 +56,7 @@ enum State {
 struct RowParser {
     state: State,
     position: Position,
-    /// A carriage return ended the last row, to which a line feed may belong.
+    /// Whether the last row ended in a carriage return, which a line feed may follow.
     after_return: bool,
     /// The position of the last opening quote.
     quote: Position,
@@ -183,7 +183,7 @@ impl Columns {
         let at = |wanted: &str| row.fields().position(|field| name(field) == wanted.as_bytes());
         if row.bytes.len() <= 5 && name(row.field(0)).starts_with(b"sep=") {
             let problem =
-                "remove this line, with which Excel names the separator: it must be a comma";
+                "remove this line, which sets the separator for Excel: it must be a comma";
             return Err(Position::START.error(problem));
         }
         let (key, value) = match (at("key"), at("value")) {

@@ -142,7 +142,7 @@ fn open_stream(
             Box::new(items.into_iter())
         }
         ImportFormat::FastlyToml | ImportFormat::Directory => {
-            return Err(SourceError("names its stores; import it without naming one".into()));
+            return Err(SourceError("names its stores; omit STORE to import it".into()));
         }
     };
     Ok(OpenSource { files, ..OpenSource::new(source, format) })

@@ -87,7 +87,7 @@ impl ResumeState {
     /// or an empty file.
     ///
     /// # Errors
-    /// [`SourceError`] if the file is another one, or cannot be written.
+    /// [`SourceError`] if the file exists and is not a resume file, or cannot be written.
     pub fn create(file: PathBuf, parameters: ImportParameters) -> Result<ResumeState, SourceError> {
         load(&file)?;
         let state = ResumeState { file: Some(file), ..ResumeState::new(parameters) };
@@ -151,8 +151,8 @@ impl ResumeState {
     }
 
     /// Records that a range of items has been imported. The next call of
-    /// [`ResumeState::record_sent`] or [`ResumeState::save`] saves it, which costs one sync less
-    /// per request; until then, resuming sends the items again, which changes nothing.
+    /// [`ResumeState::record_sent`] or [`ResumeState::save`] saves the record, which avoids an
+    /// fsync per request; until then, a resumed import sends the items again, which is harmless.
     pub fn record_done(&mut self, from: u64, to: u64, counts: ImportCounts) {
         self.done.insert(from, (to, counts));
         while let Some((to, counts)) = self.done.remove(&self.saved.acknowledged) {
@@ -166,7 +166,7 @@ impl ResumeState {
         self.file.as_deref()
     }
 
-    /// Removes the resume file, unless another one has taken its place.
+    /// Removes the resume file, unless another import has replaced it.
     pub fn remove(&mut self) {
         let Some(file) = self.file.take() else { return };
         let found = load(&file).ok().flatten();

@@ -53,12 +53,12 @@ impl Endpoint {
         &self.base
     }
 
-    /// Whether the host is this machine.
+    /// Returns whether the host is this machine.
     pub fn is_loopback(&self) -> bool {
         self.loopback
     }
 
-    /// Whether the scheme is https.
+    /// Returns whether the scheme is https.
     pub fn is_tls(&self) -> bool {
         self.tls
     }

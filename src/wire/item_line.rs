@@ -232,8 +232,8 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     LineError { key, error }
 }
 
-/// The types of a line's fields. Arrays and objects are skipped, because as a tree they would take
-/// many times the memory of the line.
+/// The types of a line's fields. The contents of arrays and objects are skipped: parsed into a
+/// tree, they would take many times the memory of the line.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Null,
@@ -441,7 +441,7 @@ pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);
     let room = out.get_mut(start..).unwrap_or_default();
-    // The room is exactly the encoded length.
+    // The buffer has exactly the encoded length.
     let written = BASE64.encode_slice(bytes, room).unwrap_or(0);
     out.truncate(start + written);
 }

@@ -26,7 +26,7 @@ pub const IF_GENERATION_MATCH: &str = "if-generation-match";
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// The time to live of an item in seconds, in requests. Clients send it with underscores.
 pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
-/// The size of the whole value, in responses, even to range requests.
+/// The size of the whole value, in responses, including those to range requests.
 pub const STORED_CONTENT_LENGTH: &str = "Stored-Content-Length";
 
 /// The OpenAPI 3.1 description of the API.
@@ -287,7 +287,7 @@ pub struct TokenList {
     pub data: Vec<LimitedToken>,
 }
 
-/// Returns the longest start of `text` that has at most `bytes_max` bytes.
+/// Returns the longest prefix of `text` of at most `bytes_max` bytes.
 pub fn cut(text: &str, bytes_max: usize) -> &str {
     let cut = |back| text.get(..bytes_max.checked_sub(back)?);
     // A character has at most four bytes.

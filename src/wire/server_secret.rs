@@ -8,8 +8,8 @@ use std::fmt;
 /// The length of secrets, challenges and proofs: 32 bytes in hexadecimal.
 const DIGITS: usize = 64;
 
-/// A secret that a server generates at its start and writes into its data directory. A client that
-/// can read the directory sends a random challenge; only the server can answer it. The secret
+/// A secret that a server generates at startup and writes into its data directory. A client that
+/// can read the directory sends a random challenge, which only the server can answer. The secret
 /// itself is never sent.
 #[derive(Clone)]
 pub struct ServerSecret(SecretString);
@@ -18,7 +18,7 @@ impl ServerSecret {
     /// Generates a secret.
     ///
     /// # Errors
-    /// If the system provides no random bytes.
+    /// If the system cannot provide random bytes.
     pub fn generate() -> Result<ServerSecret, String> {
         Ok(ServerSecret(random()?.into()))
     }
@@ -51,7 +51,7 @@ impl fmt::Debug for ServerSecret {
 /// Generates a challenge.
 ///
 /// # Errors
-/// If the system provides no random bytes.
+/// If the system cannot provide random bytes.
 pub fn challenge() -> Result<String, String> {
     random()
 }
@@ -63,6 +63,6 @@ pub fn is_challenge(text: &str) -> bool {
 
 fn random() -> Result<String, String> {
     let mut bytes = [0; DIGITS / 2];
-    getrandom::fill(&mut bytes).map_err(|e| format!("no random bytes: {e}"))?;
+    getrandom::fill(&mut bytes).map_err(|e| format!("cannot generate random bytes: {e}"))?;
     Ok(hex(&bytes))
 }

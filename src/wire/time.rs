@@ -19,9 +19,9 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
     micros(OffsetDateTime::parse(text, &Rfc3339).ok()?)
 }
 
-/// `None` if the time is before 1970 or after [`MICROS_MAX`].
+/// Converts a time to microseconds since 1970; `None` if it is earlier, or after [`MICROS_MAX`].
 fn micros(at: OffsetDateTime) -> Option<u64> {
-    // Rounds down, so that the last nanoseconds before 1970 are not taken for 1970.
+    // Rounds down, so that the last nanoseconds of 1969 do not become 1970.
     let micros = at.unix_timestamp_nanos().div_euclid(1000);
     u64::try_from(micros).ok().filter(|micros| *micros <= MICROS_MAX)
 }

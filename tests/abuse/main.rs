@@ -21,8 +21,8 @@ mod oversized_requests;
 mod pipelining;
 mod random_input;
 mod slow_clients;
-mod strangers;
 mod truncated_uploads;
+mod unauthenticated_clients;
 mod unread_responses;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

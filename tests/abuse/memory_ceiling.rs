@@ -8,13 +8,13 @@ use std::time::Duration;
 
 const IN_FLIGHT: u64 = 32 * MIB;
 /// Memory besides bodies in flight: the program, the read cache (20 MiB), SQLite, the connections,
-/// and what the allocator's arenas keep.
+/// and free memory in the allocator's arenas.
 const BASE_MEMORY: u64 = 224 * MIB;
-/// Clients of each kind at the same time.
+/// Concurrent clients that send the same request.
 const CLIENTS: usize = 64;
 
-/// A request that is repeated by many clients: its request line, its headers, and a body of which
-/// the clients send as much as the server accepts.
+/// A request that many clients send: its request line, its headers, and its body, which may be
+/// larger than the server accepts.
 struct AbusiveRequest {
     request: String,
     headers: String,

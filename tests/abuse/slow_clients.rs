@@ -1,4 +1,4 @@
-//! Slow clients that send a byte at a time to hold on to connections and memory (slowloris).
+//! Slow clients that send a byte at a time to tie up connections and memory (slowloris).
 
 use crate::support::Client;
 use crate::{MIB, Target};
@@ -72,7 +72,7 @@ fn slow_chunks_are_closed_once_they_stop() {
 }
 
 #[test]
-fn slow_uploads_give_way_to_requests_that_wait_for_their_memory() {
+fn slow_uploads_are_aborted_while_other_requests_wait_for_memory() {
     // Uploads of all clients together may buffer 6 MiB: four large ones.
     let target = Target::new(&["--max-in-flight", "16777216"]);
     let item = target.item("slow");

@@ -145,7 +145,7 @@ fn generations_are_never_reused_after_deletes_and_restarts() {
         if round % 2 == 0 {
             disk.kill_and_restart(&[]);
         } else {
-            // A clean shutdown. The field holds a placeholder until the server is restarted.
+            // A clean shutdown. A placeholder fills the field until the server is restarted.
             std::mem::replace(&mut disk.server, Server::memory(&[])).stop();
             disk.kill_and_restart(&[]);
         }

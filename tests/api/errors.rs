@@ -59,7 +59,10 @@ fn every_error_has_the_documented_format() {
     let range =
         case.server.request(&format!("GET {}", case.item_path("k")), &[("Range", "bytes=1-")], b"");
     let title = "Range not satisfiable";
-    assert_error_body(&range, "416 Range Not Satisfiable", title, "the value has 1 bytes");
+    assert_error_body(
+        &range, "416 Range Not Satisfiable", title,
+        "the range is outside the value, which has 1 bytes",
+    );
 }
 
 #[test]

@@ -94,14 +94,14 @@ fn the_address_file_of_a_killed_server_is_ignored() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("no server is running on ./steadfast-data"), "{message}");
     }
-    // Commands that look for the server at the same time do not mistake each other for it.
+    // Concurrent commands probe the directory lock; none mistakes another for the server.
     let list = || bare_command(dir.path(), &["store", "list"]).stderr(Stdio::null()).spawn();
     let mut parallel: Vec<_> = (0..20).map(|_| list().unwrap()).collect();
     for child in &mut parallel {
         assert_eq!(child.wait().unwrap().code(), Some(6));
     }
     let backup = bare_command(dir.path(), &["backup", "-o", "all.backup"]).output().unwrap();
-    assert_eq!(code(&backup), Some(0), "the directory itself is backed up: {backup:?}");
+    assert_eq!(code(&backup), Some(0), "backup must read the directory itself: {backup:?}");
     assert!(received.lock().unwrap().is_empty());
 }
 
@@ -112,7 +112,7 @@ fn a_server_that_cannot_prove_its_identity_gets_no_token() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = format!("http://{}", listener.local_addr().unwrap());
     let received = impostor(listener);
-    // The address is another server's, such as that of an earlier start.
+    // The address file names another server, as if it were left over from an earlier start.
     let file = dir.path().join("steadfast-data/address");
     let original = fs::read_to_string(&file).unwrap();
     let secret = original.lines().nth(1).unwrap();

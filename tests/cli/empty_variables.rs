@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
-/// Variables that set values for which there are no flags, and so are not listed.
+/// Variables that have no flag, and are therefore not listed.
 const HIDDEN: [&str; 4] =
     ["FASTLY_API_TOKEN", "STEADFAST_TOKEN", "STEADFAST_TOKEN_FILE", "NODE_OPTIONS"];
 

@@ -48,7 +48,7 @@ fn a_token_from_the_data_directory_is_sent_to_local_servers_only() {
         |endpoint: &str| run(&mut cli.bare_command(&["store", "list", "--endpoint", endpoint]));
     assert_eq!(list_at(&cli.endpoint()).code, 0);
     assert_eq!(list_at(&format!("http://localhost:{}", cli.server.port)).code, 0);
-    // Fails before a lookup of the name, which would give another exit status.
+    // Fails before the name is resolved; a failed lookup would have another exit status.
     let remote = list_at("http://kv.invalid");
     assert_eq!(remote.code, 5, "{}", remote.err);
     remote.assert_err("no token for http://kv.invalid");

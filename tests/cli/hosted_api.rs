@@ -1,4 +1,4 @@
-//! The commands against a server that has the hosted API alone, without the extensions.
+//! The commands against a server that has only the hosted API, without the extensions.
 
 use crate::Cli;
 use crate::proxy::{self, Faults};
@@ -19,7 +19,7 @@ fn run_at(cli: &Cli, url: &str, args: &[&str]) -> CommandOutput {
 }
 
 #[test]
-fn the_hosted_api_alone_serves_store_and_item_commands() {
+fn store_and_item_commands_need_only_the_hosted_api() {
     let cli = Cli::with_store();
     let url = hosted_endpoint(&cli);
     for nth in 0..40 {

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The commands that write a file, up to its name.
+/// The commands that write a file, without its name, which is the last argument.
 const COMMANDS: [&[&str]; 3] = [
     &["key", "get", "site", "greeting", "-o"],
     &["export", "site", "--force", "-o"],
@@ -44,7 +44,7 @@ fn a_replaced_file_keeps_its_mode_and_owner_and_links_are_followed() {
         assert_eq!(fs::read_link(at("link")).unwrap(), Path::new("secret"), "{command:?}");
         assert_eq!(fs::read_dir(cli.dir.path()).unwrap().count(), 2, "{command:?}");
         fs::remove_file(at("secret")).unwrap();
-        // A link to nothing creates its target.
+        // Writing to a dangling link creates its target.
         assert!(write(&cli, command, &at("link")) > 3, "{command:?}");
         assert!(at("secret").is_file());
         fs::remove_file(at("secret")).unwrap();
@@ -93,7 +93,7 @@ fn a_file_in_a_directory_without_write_permission_is_written_in_place() {
     let (dir, file) = (root.path().join("dir"), root.path().join("dir/file"));
     fs::create_dir(&dir).unwrap();
     fs::write(&file, "a long text that must not remain".repeat(100)).unwrap();
-    // The superuser may write everywhere: run as another user, with a binary that it can reach.
+    // root ignores permissions: run as another user, with a copy of the binary it can execute.
     let superuser = fs::metadata(root.path()).unwrap().uid() == 0;
     let binary = root.path().join("steadfast");
     fs::copy(crate::support::binary(), &binary).unwrap();

@@ -149,8 +149,8 @@ class Rounds:
         self.wait_for_writes(thawed)
 
     def restart_server_during_freeze(self):
-        """Restarts a server while the primary is frozen. It has no connection to the old primary,
-        and the other servers must not miss its writes."""
+        """Restarts a server while the primary is frozen. The new server connects to the new primary
+        only, and its writes must be visible through the other servers."""
         index = self.random.randrange(len(self.cluster.servers))
         server = self.cluster.servers[index]
         self.killed_servers.add(index)

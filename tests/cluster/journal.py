@@ -22,7 +22,7 @@ def value(key, number, request_id):
 
 
 class Register:
-    """A key whose number only grows: by puts of its owner, by if-generation-match, or by an add."""
+    """A key whose number only increases: by a put, an add, or a put with if-generation-match."""
 
     def __init__(self, name):
         self.name = name

@@ -151,7 +151,7 @@ class Workload:
         client.close()
 
     def read(self, client, index, key, strict=False):
-        """Reads a key and checks the response; returns the error if there was none."""
+        """Reads a key and checks the response; returns the error if there was no response."""
         lower_bound = self.journal.lower_bound(key)
         try:
             status, generation, body = client.request(

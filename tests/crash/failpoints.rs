@@ -74,29 +74,29 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
 }
 
 #[test]
-fn kill_before_a_wal_write() {
+fn writes_survive_a_kill_before_a_wal_write() {
     kill_at("before a WAL write", rule(KillBefore, WRITE, WAL), 200, Mixed);
 }
 
 #[test]
-fn kill_halfway_through_a_wal_write() {
+fn writes_survive_a_kill_halfway_through_a_wal_write() {
     kill_at("halfway through a WAL write", rule(KillHalfway, WRITE, WAL), 200, Mixed);
 }
 
 #[test]
-fn kill_between_a_wal_write_and_its_fsync() {
+fn writes_survive_a_kill_between_a_wal_write_and_its_fsync() {
     kill_at("before a WAL fsync", rule(KillBefore, SYNC, WAL), 60, Mixed);
 }
 
 #[test]
-fn kill_between_a_wal_fsync_and_the_response() {
+fn writes_survive_a_kill_between_a_wal_fsync_and_the_response() {
     kill_at("after a WAL fsync", rule(KillAfter, SYNC, WAL), 60, Mixed);
     kill_at("before a response", rule(KillBefore, SEND, "socket:"), 200, Mixed);
     kill_at("halfway through a response", rule(KillHalfway, SEND, "socket:"), 200, Small);
 }
 
 #[test]
-fn kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
+fn writes_survive_a_kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
     let writes = |action| rule(action, WRITE, SQLITE_WAL);
     kill_at("before a SQLite WAL write", writes(KillBefore), 500, FillsWal);
     kill_at("halfway through a SQLite WAL write", writes(KillHalfway), 500, FillsWal);
@@ -105,7 +105,7 @@ fn kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
 }
 
 #[test]
-fn kill_while_sqlite_checkpoints_into_the_database_file() {
+fn writes_survive_a_kill_while_sqlite_checkpoints_into_the_database_file() {
     let writes = |action| rule(action, WRITE, DATABASE);
     kill_at("before a database write", writes(KillBefore), 300, FillsWal);
     kill_at("halfway through a database write", writes(KillHalfway), 300, FillsWal);
@@ -116,7 +116,7 @@ fn kill_while_sqlite_checkpoints_into_the_database_file() {
 }
 
 #[test]
-fn kill_while_a_blob_file_is_written() {
+fn writes_survive_a_kill_while_a_blob_file_is_written() {
     kill_at("halfway through a blob write", rule(KillHalfway, WRITE, BLOBS), 20, BlobFiles);
     kill_at("before a blob fsync", rule(KillBefore, SYNC, BLOBS), 20, BlobFiles);
     kill_at("after a blob fsync", rule(KillAfter, SYNC, BLOBS), 20, BlobFiles);
@@ -124,13 +124,13 @@ fn kill_while_a_blob_file_is_written() {
 }
 
 #[test]
-fn kill_around_the_removal_of_a_blob_file() {
+fn writes_survive_a_kill_around_the_removal_of_a_blob_file() {
     kill_at("before a blob unlink", rule(KillBefore, UNLINK, BLOBS), 8, BlobFiles);
     kill_at("after a blob unlink", rule(KillAfter, UNLINK, BLOBS), 8, BlobFiles);
 }
 
 #[test]
-fn kill_while_expired_items_are_deleted() {
+fn writes_survive_a_kill_while_expired_items_are_deleted() {
     let Some(shim) = FaultShim::build() else { return };
     let points = [
         rule(KillBefore, WRITE, WAL),

@@ -79,7 +79,7 @@ pub(crate) enum EventKind {
     Acknowledged(Option<u64>),
     /// It had no effect.
     Rejected,
-    /// No response came, or one that leaves the effect open.
+    /// No response came, or its status does not determine the effect.
     Unknown,
 }
 

@@ -85,9 +85,9 @@ impl Model {
     }
 }
 
-/// Checks the order of generations. A new generation is greater than all that its process has
-/// assigned and all that its key has had, also before a delete. Processes that share a database are
-/// not ordered with each other for different keys.
+/// Checks the order of generations. A new generation is greater than any that its process has
+/// assigned and any that its key has had, including before a delete. For different keys, the
+/// generations of processes that share a database are not ordered.
 pub(crate) struct GenerationOrder {
     last_by_process: Vec<u64>,
     last_by_key: [u64; KEYS.len()],

@@ -1,4 +1,4 @@
-//! A log or a banner that cannot be written neither delays nor ends the server.
+//! A server whose log or banner cannot be written keeps serving requests without delay.
 
 use crate::support::{Server, TOKEN, binary, run};
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// More requests than there is room for their debug lines in a pipe.
+/// Enough requests for their debug lines to overflow a pipe.
 const REQUESTS: usize = 2000;
 
 fn serve(flags: &[&str]) -> Command {
@@ -28,14 +28,14 @@ fn dropped_lines(server: &Server) -> u64 {
     line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-fn stops_in_order(mut server: Server) {
+fn expect_clean_shutdown(mut server: Server) {
     server.terminate();
     let status = server.wait_for_exit(Duration::from_secs(15));
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
 }
 
 #[test]
-fn a_full_log_device_does_not_harm_the_server() {
+fn a_server_with_a_full_log_device_serves_requests() {
     let mut command = serve(&["--log", "debug"]);
     command.stderr(File::options().write(true).open("/dev/full").unwrap());
     let server = Server::spawn(command);
@@ -43,11 +43,11 @@ fn a_full_log_device_does_not_harm_the_server() {
     while dropped_lines(&server) < REQUESTS as u64 {
         assert!(Instant::now() < end, "dropped lines must be counted");
     }
-    stops_in_order(server);
+    expect_clean_shutdown(server);
 }
 
 #[test]
-fn a_closed_log_pipe_does_not_harm_the_server() {
+fn a_server_with_a_closed_log_pipe_serves_requests() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = serve(&["--log", "debug"]);
     command.stderr(writer);
@@ -57,28 +57,28 @@ fn a_closed_log_pipe_does_not_harm_the_server() {
     while dropped_lines(&server) < REQUESTS as u64 {
         assert!(Instant::now() < end, "dropped lines must be counted");
     }
-    stops_in_order(server);
+    expect_clean_shutdown(server);
 }
 
 #[test]
-fn a_log_pipe_that_nobody_reads_does_not_harm_the_server() {
+fn a_server_with_an_unread_log_pipe_serves_requests() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut command = serve(&["--log", "debug"]);
     command.stderr(writer);
     let server = Server::spawn(command);
     let end = Instant::now() + Duration::from_secs(60);
-    // The queue takes a mebibyte; further lines are dropped.
+    // The queue holds 1 MiB; further lines are dropped.
     while dropped_lines(&server) == 0 {
         assert!(Instant::now() < end, "lines must be dropped");
     }
-    stops_in_order(server);
+    expect_clean_shutdown(server);
     let mut log = String::new();
     reader.read_to_string(&mut log).unwrap();
     assert!(log.contains("server ready"), "{log}");
 }
 
 #[test]
-fn an_unwritable_banner_does_not_end_the_server() {
+fn a_server_that_cannot_print_its_banner_keeps_running() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let mut command = serve(&[]);
@@ -130,7 +130,7 @@ fn a_public_address_without_tls_is_logged() {
         let mut command = Command::new(binary());
         command.args(["serve", "--memory", "--listen", address, "--public"]);
         command.env("STEADFAST_TOKEN", TOKEN).stderr(File::create(path).unwrap());
-        stops_in_order(Server::spawn(command));
+        expect_clean_shutdown(Server::spawn(command));
         fs::read_to_string(path).unwrap().contains("unencrypted")
     };
     assert!(warned("0.0.0.0:0", &dir.path().join("public")));

@@ -333,7 +333,7 @@ fn a_port_in_use_is_named_in_the_error() {
 }
 
 #[test]
-fn a_memory_server_says_so_and_removes_its_token() {
+fn a_memory_server_warns_in_its_banner_and_removes_its_token() {
     let run = CapturedServer::start(steadfast(&["serve", "--memory", "--listen", "127.0.0.1:0"]));
     let out = run.out();
     assert!(out.contains("data   memory (lost when the server stops)\n"), "{out}");

@@ -1,4 +1,4 @@
-//! Random requests, valid and abusive, made from the description of the API.
+//! Random requests, valid and abusive, generated from the OpenAPI description.
 
 use crate::random::Random;
 use crate::support::binary;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Keys as they are sent in paths.
 const KEYS: [&str; 9] = ["k", "k1", "k2", "k3", "dir/a", "dir%2Fa", "%F0%9F%8E%88", "%ff", "a%00b"];
-/// Values of parameters. The first ones are valid for some.
+/// Values of parameters. The first ones are valid for some parameters.
 const TEXTS: [&str; 14] = [
     "1", "true", "2", "false", "k", "eventual", "overwrite", "", "-1", "99999999999999999999",
     "%zz", "%ff", "bytes=0-3", "ä",

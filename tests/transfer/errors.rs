@@ -151,7 +151,7 @@ fn each_error_has_its_exit_status_and_writes_nothing() {
 }
 
 #[test]
-fn only_errors_that_may_pass_suggest_resuming() {
+fn permanent_errors_do_not_suggest_resuming() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");

@@ -1,5 +1,5 @@
-//! Input formats: directories, CSV, NDJSON, compressed input, `fastly.toml`, and the export that
-//! the local emulator reads.
+//! Input formats (directories, CSV, NDJSON, compressed input, `fastly.toml`), and the export for
+//! the local emulator.
 
 use crate::support::Server;
 use crate::{export, line, pipe, run, value};
@@ -50,7 +50,7 @@ fn csv_and_ndjson_are_read_from_files_and_pipes_compressed_or_not() {
 }
 
 #[test]
-fn csv_that_is_not_valid_is_refused_with_its_position() {
+fn invalid_csv_is_refused_with_line_and_column() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");
@@ -100,7 +100,7 @@ fn unsupported_encodings_and_compressions_are_named() {
         output.assert_err(word);
         output.assert_err("convert it first");
     }
-    // A CSV key can start like the name of a format.
+    // A CSV key can start with the magic bytes of a compressed format.
     fs::write(dir.path().join("g.csv"), "BZh9,1\nPK,2\n").unwrap();
     run(server.port, dir.path(), &["import", "s", "g.csv"]).expect_exit(0);
 }

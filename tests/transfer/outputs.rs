@@ -24,7 +24,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_import_never_writes_onto_its_input() {
+fn an_import_never_overwrites_its_input() {
     let (server, dir) = server_and_directory();
     let text = line("k", b"v", "");
     let at = |name: &str| dir.path().join(name);
@@ -55,10 +55,10 @@ fn an_import_never_writes_onto_its_input() {
 }
 
 #[test]
-fn a_report_never_replaces_a_file_that_an_input_names() {
+fn a_report_never_replaces_a_file_that_the_input_refers_to() {
     let (server, dir) = server_and_directory();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-    // Empty files, which a report could replace otherwise.
+    // A report may replace an empty file, unless the input refers to it.
     for name in ["value", "other"] {
         write(name, "");
     }
@@ -91,7 +91,7 @@ fn only_reports_and_resume_files_are_replaced_or_removed() {
     }
     fs::write(at("other.ndjson"), line("k", b"v", ",\"reason\":\"r\"")).unwrap();
 
-    // The default resume file belongs to someone else: the import goes on without one.
+    // The file with the default name is not a resume file: the import runs without one.
     let args = ["import", "s", "john", "--format", "ndjson"];
     run(server.port, dir.path(), &args).expect_exit(0).assert_err("cannot be resumed");
     let args = ["import", "s", "in.ndjson", "--state", "precious"];
@@ -153,7 +153,7 @@ fn an_export_directory_is_replaced_as_a_whole_or_not_at_all() {
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(at("out/s")).unwrap()) & 0o777;
     assert_eq!(mode, 0o750);
 
-    // Other files in it belong to the user.
+    // A directory that contains other files is not replaced.
     for other in ["out/s/notes", "out/s/values/sub"] {
         fs::create_dir(at(other)).unwrap();
         export(&["--force"]).expect_exit(1).assert_err("contains other files");

@@ -117,7 +117,7 @@ fn sync_works_to_and_from_the_hosted_api() {
 }
 
 #[test]
-fn a_list_that_does_not_ascend_deletes_nothing() {
+fn nothing_is_deleted_if_a_server_lists_keys_out_of_order() {
     let server = Server::memory(&[]);
     for store in ["blue", "green"] {
         server.create_store(store);

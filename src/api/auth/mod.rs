@@ -18,7 +18,7 @@ use crate::kv::Kv;
 use crate::wire::{FASTLY_KEY, Token};
 use permission::{Access, access, authorize};
 
-/// The challenges of a 401: how to send the token to any route, and to the metrics.
+/// `WWW-Authenticate` challenges of a 401: for all routes, and additionally for the metrics.
 const CHALLENGE: &str = "Fastly-Key realm=\"steadfast\"";
 const CHALLENGE_BEARER: &str = "Bearer realm=\"steadfast\"";
 
@@ -34,10 +34,11 @@ impl Auth {
         Auth { root }
     }
 
-    /// Authenticates and authorizes a request. The root token needs neither a hash nor a read.
+    /// Authenticates and authorizes a request. Checking the root token requires no hash and no
+    /// read.
     ///
     /// # Errors
-    /// 401 for a missing or unknown token, 403 for a token without the permission.
+    /// 401 for a missing or unknown token, 403 for a token that lacks the permission.
     pub(super) async fn authenticate(
         &self,
         kv: &Kv,
@@ -61,7 +62,7 @@ impl Auth {
     }
 }
 
-/// Returns the token of a request: its only `Fastly-Key` or, if `bearer` is set, its
+/// Returns the token of a request, from its only `Fastly-Key` header or, if `bearer` is set, from
 /// `Authorization: Bearer`, which Prometheus can send.
 fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     let mut keys = head.header_values(FASTLY_KEY);
@@ -71,7 +72,7 @@ fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     if bearer { head.header_values("Authorization").find_map(bearer_token) } else { None }
 }
 
-/// Returns the token of `Bearer` credentials; the scheme has no letter case (RFC 9110 section
+/// Returns the token of `Bearer` credentials; the scheme is case-insensitive (RFC 9110 section
 /// 11.1).
 fn bearer_token(credentials: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = credentials.split_at_checked(b"Bearer ".len())?;

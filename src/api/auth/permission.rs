@@ -20,7 +20,7 @@ pub(super) enum Access {
     Authenticated,
     /// The caller's own token; every token may read and revoke itself.
     OwnToken,
-    /// Figures about the whole server, read-only.
+    /// Read-only statistics of the whole server.
     Server,
     /// The list of stores, filtered by the token, and the creation of stores.
     Stores,
@@ -57,7 +57,7 @@ pub(super) fn access(route: Route) -> Access {
     }
 }
 
-/// Whether a route requires no token.
+/// Returns whether a route is public, that is, requires no token.
 #[cfg(test)]
 pub(in crate::api) fn is_public(route: Route) -> bool {
     access(route) == Access::Public
@@ -75,7 +75,7 @@ pub(super) const OTHER_KEYS: &str =
 const ALL_KEYS: &str = "this token may not access all keys: it is limited to a key prefix, which \
                         the parameter prefix must start with";
 
-/// Checks a request of a limited token. The first rule that denies it gives the reason.
+/// Checks a request of a limited token. The first rule that denies it determines the reason.
 pub(super) fn authorize(
     grant: &Grant,
     access: Access,

@@ -34,7 +34,7 @@ Unless --show-token is given, the exports do not contain the token but read it f
 const REDIRECT_MODULE: &str = include_str!("redirect.mjs");
 /// Variables by which other programs find additional CA certificates: OpenSSL and Go, Node.js.
 const CA_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
-/// Exit statuses if the command does not run, as in shells.
+/// Exit statuses if the command cannot be run, as in shells.
 const EXIT_CANNOT_RUN: u8 = 126;
 const EXIT_NOT_FOUND: u8 = 127;
 
@@ -54,7 +54,8 @@ pub(super) fn run(args: &EnvArgs) -> ExitCode {
     }
 }
 
-/// Verifies the identity of a server found in the data directory: others will send it the token.
+/// Verifies the identity of a server found in the data directory, because other programs will send
+/// the token to it.
 fn verify_identity(connection: &ConnectionConfig) -> Result<()> {
     if connection.server.is_none() {
         return Ok(());

@@ -9,7 +9,8 @@ use crate::wire::item_line::ItemLine;
 use crate::wire::{BatchError, IfExists, Store};
 use bytes::Bytes;
 
-/// Values above this size are put singly, because the line limit of other servers is unknown.
+/// Values above this size are sent in a PUT each, because the line limit of other servers is
+/// unknown.
 const SINGLE_BYTES: usize = 1 << 20;
 /// The error code of a line whose item exists.
 const EXISTS_CODE: &str = "412";
@@ -120,7 +121,7 @@ impl BatchSender {
         }
     }
 
-    /// Puts items through the hosted API, as a batch where possible and singly otherwise.
+    /// Puts items through the hosted API, in a batch where possible and individually otherwise.
     async fn put_items(
         &self,
         items: impl Iterator<Item = (u64, CheckedItem)>,
@@ -240,7 +241,7 @@ impl NumberedLines {
             };
             outcome.fail(RejectedItem { number, key: error.key, reason }, existed);
         }
-        // Servers limit the number of listed failures.
+        // Servers limit the number of errors they list.
         if let (Some(first), Some(last)) = (self.numbers.first(), self.numbers.last())
             && failed > listed
         {
@@ -250,7 +251,7 @@ impl NumberedLines {
                 _ => format!(" of lines {first} to {last}"),
             };
             let reason =
-                format!("{more} more items{lines} failed; the server lists no more errors");
+                format!("{more} more items{lines} failed; the server did not list their errors");
             outcome.counts.failed += more;
             outcome.failures.push(RejectedItem { number: 0, key: String::new(), reason });
         }

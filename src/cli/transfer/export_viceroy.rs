@@ -149,8 +149,8 @@ impl OutputDirectory {
         synced.map_err(|e| file_error(self.writer.directory(), e))
     }
 
-    /// Renames the new directory. An old one is exchanged with it or, where the file system cannot,
-    /// moved aside until the new one is in place.
+    /// Renames the new directory. An existing export is exchanged with it atomically or, if the
+    /// file system does not support that, moved aside until the new one is in place.
     fn replace(&mut self) -> io::Result<()> {
         let to = &self.destination;
         if !to.exists() {
@@ -165,7 +165,7 @@ impl OutputDirectory {
                 return e;
             }
             self.temporary.disable_cleanup(true);
-            io::Error::other(format!("{e}; the old export is now {}", aside.display()))
+            io::Error::other(format!("{e}; the old export was moved to {}", aside.display()))
         })
     }
 }
@@ -202,7 +202,7 @@ fn is_export(directory: &Path) -> bool {
         && all(&directory.join("values"), &is_file)
 }
 
-/// Fsyncs all files of an export: with one call for the file system, since there can be many.
+/// Fsyncs all files of an export, with a single syncfs where available, since there can be many.
 fn sync_all(directory: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::fs::syncfs(File::open(directory)?)?;

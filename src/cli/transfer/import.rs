@@ -81,7 +81,7 @@ impl Importer {
         self.upload(&store, input, state).await
     }
 
-    /// Opens the report after the inputs, none of which it may replace.
+    /// Opens the report file, which must not be one of the inputs, and adds it to them.
     fn open_report(&mut self, mut inputs: InputFiles) -> Result<InputFiles> {
         if let Some(report) = &self.args.report {
             inputs.check("--report", report)?;
@@ -227,7 +227,7 @@ impl Importer {
         };
         match state.file() {
             Some(_) if status == ErrorKind::Auth.exit_status() => print_status(
-                "import incomplete: run again with --resume and a token that may write",
+                "import incomplete: run again with --resume and a token that permits writes",
             ),
             Some(file) if resumable => print_status(&format!(
                 "import incomplete: run the same command again with --resume (progress in {})",
@@ -253,7 +253,7 @@ impl Importer {
         };
         if self.args.report.is_some() {
             print_status(
-                "note: --dry-run writes no files; failed items follow instead of --report",
+                "note: --dry-run writes no files; ignoring --report and printing failed items here",
             );
         }
         let (mut counts, mut line) = (ImportCounts::default(), Vec::new());
@@ -317,9 +317,9 @@ impl Importer {
     }
 }
 
-/// Returns whether the rest of an import can succeed after this error.
+/// Returns whether a later attempt may complete an import that failed with this error.
 fn may_succeed_later(e: &Error) -> bool {
-    // A local error is a full disk, for example.
+    // A local error can be a full disk, for example.
     e.is_transient() || e.status().is_some_and(|s| s >= 500) || matches!(e, Error::Local(_))
 }
 

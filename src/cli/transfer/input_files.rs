@@ -36,7 +36,7 @@ impl InputFiles {
         inputs
     }
 
-    /// Checks that an output is none of these files, nor in a directory that is imported.
+    /// Checks that an output is not one of these files, and not in an imported directory.
     pub(super) fn check(&self, flag: &str, output: &Path) -> Result<()> {
         let parent = directory(output).canonicalize().ok();
         let within = parent.zip(self.directory.as_ref()).is_some_and(|(p, d)| p.starts_with(d));

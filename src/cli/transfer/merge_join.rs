@@ -27,7 +27,7 @@ struct ItemList {
     prefix: String,
     cursor: Option<String>,
     page: VecDeque<ListedItem>,
-    /// The last key of the pages before.
+    /// The last key of the previous pages.
     last_key: Option<String>,
     ended: bool,
 }
@@ -63,8 +63,8 @@ impl ItemList {
         Ok(())
     }
 
-    /// Checks that the keys ascend by their bytes. In another order, items that both stores have
-    /// would be taken for items of one store only, and deleted.
+    /// Checks that the keys ascend in byte order. In any other order, items of both stores could be
+    /// mistaken for items of only one store, and deleted.
     fn check_order(&mut self) -> Result<(), Error> {
         let mut last = self.last_key.as_deref();
         for ListedItem { key, .. } in &self.page {

@@ -24,8 +24,8 @@ struct ReportLine<'i> {
 }
 
 impl FailureLog {
-    /// Opens a file. A report of an earlier import is replaced, or continued with `append`; a file
-    /// with other content is refused.
+    /// Opens a report file. The report of an earlier import is replaced, or extended if `append` is
+    /// set; a file with other content is refused.
     pub(super) fn open(path: &Path, append: bool) -> Result<FailureLog> {
         let regular = fs::metadata(path).map_or(true, |found| found.is_file());
         let mut options = OpenOptions::new();

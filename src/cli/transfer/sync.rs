@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Lines and bytes that complete a batch.
+/// Number of lines, and of bytes, at which a batch is sent.
 const BATCH_LINES: usize = 1000;
 const BATCH_BYTES: usize = 2 << 20;
 

@@ -50,7 +50,7 @@ pub(super) struct UploadSummary {
     pub(super) state: ResumeState,
     /// The reason the upload ended before the end of its source.
     pub(super) aborted: Option<CommandError>,
-    /// Whether the source is the reason.
+    /// Whether the source caused it.
     pub(super) source_failed: bool,
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 /// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
 const ENTRY_BYTES_MIN: u64 = 1024;
-/// Number of tombstones in the memtable that triggers a checkpoint: scans pass them.
+/// Number of tombstones in the memtable that triggers a checkpoint, because scans must step over
+/// them.
 const TOMBSTONES_MAX: usize = 16 * 1024;
 /// Writes stall at this multiple of the checkpoint threshold.
 const STALL_FACTOR: usize = 4;
@@ -69,7 +70,7 @@ impl Backpressure {
                 return Err(e.clone());
             }
             if state.closing {
-                // No further commits are accepted, so the queued ones may pass.
+                // The engine accepts no further commits, so let the queued ones through.
                 return Ok(());
             }
             drop(self.changed.wait_timeout(state, STALL_POLL));

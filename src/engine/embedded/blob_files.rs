@@ -175,7 +175,7 @@ impl BlobFiles {
             return Ok(());
         }
         if let Some(dir) = path.parent() {
-            // Not with its parents: those of a removed data directory must not come back.
+            // Without its parents: a data directory that was removed must not be recreated.
             create_dir(dir)?;
         }
         let parent = File::open(&self.dir)?;
@@ -199,7 +199,7 @@ impl BlobFiles {
         self.delete_file(id);
     }
 
-    /// Deletes a file; no error if it does not exist.
+    /// Deletes a file, if it exists.
     fn delete_file(&self, id: i64) {
         self.body_cache.0.remove(&id);
         match fs::remove_file(self.path(id)) {
@@ -267,7 +267,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads the block checksums and the footer behind the body, and verifies them.
+/// Reads the block checksums and the footer after the body, and verifies them.
 fn read_trailer(file: &File) -> Result<(u64, Vec<u32>), String> {
     let size = file.metadata().map_err(|e| e.to_string())?.len();
     let start = size.checked_sub(FOOTER_BYTES as u64).ok_or("the file is shorter than a footer")?;
@@ -445,7 +445,7 @@ fn read_span(file: &File, start: u64, len: usize) -> Result<Vec<u8>, String> {
 
 /// Writes a large body to a blob file.
 pub(super) struct BlobFileWriter {
-    /// `None` only during a write, and after a failed one.
+    /// `None` only during a write and after a failed write.
     file: Option<OpenBlobFile>,
 }
 
@@ -511,7 +511,7 @@ impl OpenBlobFile {
             self.blobs.fatal.stop(&format!("could not sync {}: {e}", path.display()));
             return Err(io_error("sync a blob file", &e));
         }
-        // Neither removed, nor in a directory that took the place of this one.
+        // Fail if the file was removed or its directory was replaced in the meantime.
         ensure_linked(&self.file, &path)?;
         self.blobs.data.ensure_in_place()?;
         self.finished = true;

@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_TICKS: u32 = 5;
 /// Minimum interval between updates of the end of the WAL under load, as each one is fsynced.
 const WAL_END_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval in ticks after which connections are closed that were not used in it.
+/// Interval in ticks; connections not used for one interval are closed.
 const CLOSE_UNUSED_TICKS: u64 = 100;
 /// Size of SQLite's WAL that triggers an SQLite checkpoint, in frames of one 8 KiB page: 16 MiB.
 const SQLITE_WAL_FRAMES_MAX: i64 = 2048;
@@ -66,7 +66,7 @@ pub(super) struct Checkpointer {
 /// The records of a step, in key order.
 type Step = Vec<(Bytes, MemtableEntry)>;
 
-/// Changes of a step other than its records.
+/// Side effects of writing the records of a step.
 #[derive(Default)]
 struct StepEffects {
     counts: BTreeMap<i64, i64>,
@@ -75,7 +75,7 @@ struct StepEffects {
 }
 
 impl Checkpointer {
-    /// Runs checkpoints until the writer thread ends, and then a last one.
+    /// Runs checkpoints until the writer thread ends, then a final one.
     pub(super) fn run(mut self) {
         if let Err(e) = rustix::process::nice(NICENESS) {
             tracing::debug!(error = %e, "could not lower the checkpointer's priority");
@@ -87,7 +87,7 @@ impl Checkpointer {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // The directory may be gone as well once the engine is dropped.
+            // Once the engine has been dropped, its directory may be removed as well.
             if self.commands.strong_count() > 0
                 && let Err(e) = self.shared.dir.ensure_in_place()
             {
@@ -227,7 +227,8 @@ impl Checkpointer {
         let mut effects = StepEffects::default();
         for (key, entry) in step {
             let body = match (&entry.location, &entry.body_at) {
-                // Not verified here: the checksum moves with the body, and reads verify it.
+                // Not verified here: the checksum is copied along with the body, and reads verify
+                // it.
                 (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
                     segment.read(*at, *len as usize)?
                 }
@@ -250,14 +251,14 @@ impl Checkpointer {
         }
     }
 
-    /// Stores the position where the WAL now starts, durably.
+    /// Durably stores the position at which the WAL now starts.
     fn save_position(&self, to: WalPosition) -> Result<()> {
         let position = params![to.version.cast_signed(), to.seq.cast_signed()];
         let update = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
         execute_synced(&self.conn, update, position).map_err(|e| self.storage_error(e))
     }
 
-    /// Stores which segment is the newest with a durable commit, if that changed.
+    /// Stores the end of the WAL in the database if it has advanced.
     fn save_wal_end(&mut self) {
         let (saved, saved_at) = self.saved_wal_end;
         let wal_end = self.shared.wal_end.load(Ordering::Acquire);
@@ -267,7 +268,7 @@ impl Checkpointer {
         let saved = match save_wal_end(&self.conn, wal_end) {
             Ok(()) => wal_end,
             Err(e) => {
-                // Retried later. Until then, a lost segment would not be missed.
+                // Retried later. Until then, the loss of the newest segment would go undetected.
                 tracing::debug!(error = %e, "could not store the end of the WAL");
                 let _ = self.storage_error(e);
                 saved
@@ -293,8 +294,8 @@ impl Checkpointer {
         }
     }
 
-    /// Number of frames that an SQLite checkpoint could move. While a snapshot pins the WAL, only
-    /// frames added since the last attempt count.
+    /// Returns the number of frames that an SQLite checkpoint could move. While a snapshot pins the
+    /// WAL, only frames added since the last attempt count.
     fn pending_frames(&mut self, wal: &SqliteWal) -> i64 {
         if self.blobs.pinned_snapshots() == 0 || self.pinned_frames > wal.frames {
             self.pinned_frames = 0;
@@ -313,8 +314,8 @@ impl Checkpointer {
             self.pinned_frames = wal.frames;
             return;
         }
-        // SQLite restarts its WAL only when no snapshot reads from it. Under constant load that
-        // requires that idle connections end theirs; otherwise the WAL would grow without bound.
+        // SQLite restarts its WAL only when no snapshot reads from it. Under constant load, idle
+        // connections must therefore end theirs; otherwise the WAL would grow without bound.
         let restarted = checkpointed.and_then(|_| {
             self.pool.without_idle_snapshots(|| {
                 self.conn.busy_timeout(RESTART_TIMEOUT)?;
@@ -468,7 +469,8 @@ impl<'c> Statements<'c> {
                 self.free_body(old, effects)?;
                 self.body_insert.insert(params![checksum, body])
             }
-            // A checkpoint repeated after a crash may find its reference already in the database.
+            // A checkpoint repeated after a crash may find that the database already has the
+            // reference.
             BodyLocation::Blob { id, .. } if old == -id => Ok(old),
             BodyLocation::Blob { id, len } => {
                 self.free_body(old, effects)?;

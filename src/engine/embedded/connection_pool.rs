@@ -14,9 +14,9 @@ use std::time::Duration;
 
 const SELECT_RECORD: &str = "SELECT data FROM heads WHERE key = ?1";
 const SELECT_BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
-/// Unbounded, as comparing keys in Rust takes fewer steps than an upper bound in SQLite.
+/// No upper bound, as comparing keys in Rust is cheaper than having SQLite do it.
 const SELECT_RANGE: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY key";
-/// With the pair of columns first, as SQLite seeks by the first lower bound of an index.
+/// The pair of columns comes first, as SQLite seeks by the first lower bound on an index.
 const SELECT_EXPIRED: &str = "SELECT key, data FROM heads \
     WHERE (due, key) >= (?1, ?2) AND due > 0 AND due <= ?3 ORDER BY due, key";
 
@@ -28,7 +28,8 @@ const SMALL_CACHE_KIB: u32 = 2 * 1024;
 /// Number of connections with the large cache.
 const LARGE_CACHES_MAX: usize = 4;
 
-/// Minimum limit of open connections. More reads than that at a time do not speed up a disk.
+/// Limit of open connections on machines with few cores. More concurrent reads do not increase the
+/// throughput of a disk.
 const CONNECTIONS_MAX: usize = 32;
 /// Maximum time between two checks for a connection while all are in use.
 const WAIT: Duration = Duration::from_millis(10);
@@ -59,7 +60,7 @@ pub(super) enum ScanStep {
 
 #[derive(Default)]
 struct IdleConnections {
-    /// The most recently used last.
+    /// Idle connections, the most recently used last.
     connections: Vec<PooledConnection>,
     /// Number of connections that were not used since the last call of `close_unused`.
     unused: usize,
@@ -74,7 +75,7 @@ struct Slots {
     large: AtomicUsize,
 }
 
-/// The share of an open connection in the limits; released on drop.
+/// An open connection's slot in the limits; released on drop.
 struct Slot {
     slots: Arc<Slots>,
     is_large: bool,
@@ -174,7 +175,7 @@ impl ConnectionPool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns an idle connection or opens one. Waits while `max` are open and in use.
+    /// Returns an idle connection or opens one. Waits while `max` connections are open and in use.
     fn take(&self, max: usize) -> Result<PooledConnection> {
         let mut idle = self.idle();
         let slot = loop {

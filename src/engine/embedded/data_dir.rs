@@ -1,4 +1,4 @@
-//! The data directory: its lock, and whether it is still where it was opened.
+//! The data directory: its lock, and detection of a directory that was moved or replaced.
 
 use super::super::{EngineError, Result};
 use super::database;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time to wait for the data directory's lock. The kernel may release the lock of a killed process
-/// late, and a forked child of the owner has it until exec.
+/// late, and a forked child of the owner holds it until exec.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An open and locked data directory.
@@ -21,7 +21,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) struct DataDir {
     path: PathBuf,
     handle: File,
-    /// The locked file; `None` after `unlock`, and on a read-only file system without it.
+    /// The locked file; `None` after `unlock`, and on a read-only file system without a lock file.
     lock: Mutex<Option<File>>,
     is_writable: bool,
     /// Device and inode of the database file.
@@ -52,7 +52,7 @@ impl DataDir {
             Ok(lock) => (Some(lock), true),
             Err(e) if is_read_only(&e) => match File::open(path.join("LOCK")) {
                 Ok(lock) => (Some(lock), false),
-                // No server can have it open.
+                // Without a lock file, no server can have the directory open.
                 Err(e) if e.kind() == ErrorKind::NotFound => (None, false),
                 Err(e) => return Err(failed("open the lock file in", path, &e)),
             },
@@ -102,8 +102,8 @@ impl DataDir {
         Ok(())
     }
 
-    /// Fails if the directory or its database is no longer at its path. An operator moved or
-    /// removed it, and writes to the path would go elsewhere.
+    /// Fails if the directory or its database is no longer at its path: it was moved or removed,
+    /// and writes to the path would go elsewhere.
     pub(super) fn ensure_in_place(&self) -> Result<()> {
         let ours = self.handle.metadata().map_err(|e| failed("read", &self.path, &e))?;
         let database = database::path(&self.path);
@@ -122,7 +122,7 @@ impl DataDir {
     }
 }
 
-/// Fails if a file was removed while it was open: what was written to it is lost.
+/// Fails if a file was removed while it was open: data written to it would be lost.
 pub(super) fn ensure_linked(file: &File, path: &Path) -> Result<()> {
     match links(file) {
         Ok(1..) => Ok(()),
@@ -131,10 +131,10 @@ pub(super) fn ensure_linked(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the number of a file's directory entries.
+/// Returns the link count of a file.
 ///
-/// Asks for nothing else: once the time of change was read, Linux stores a new one with the next
-/// write, and each fdatasync has to write the inode too.
+/// Queries only this field: after a query of the change time, Linux updates that time on the next
+/// write, and each fdatasync must then write the inode as well.
 #[cfg(target_os = "linux")]
 fn links(file: &File) -> io::Result<u64> {
     use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -170,7 +170,7 @@ fn open_lock(dir: &Path) -> io::Result<File> {
 /// Returns whether a process has the data directory open.
 pub fn is_locked(dir: &Path) -> bool {
     let lock = File::open(dir.join("LOCK"));
-    // Shared, so that two processes that ask at the same time do not see each other.
+    // A shared lock, so that two concurrent probes do not conflict with each other.
     lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 

@@ -21,7 +21,7 @@ pub(super) const BLOB_BYTES_COUNTER: i64 = 256;
 /// Page cache, in KiB, of connections for long scans.
 pub(super) const SCAN_CACHE_KIB: u32 = 4096;
 
-/// Time to wait for a database lock, for example of an operator's `sqlite3` shell.
+/// Time to wait for a database lock, for example one held by an operator's `sqlite3` shell.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = "

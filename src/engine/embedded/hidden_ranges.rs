@@ -1,8 +1,10 @@
-//! Hidden ranges: key ranges without visible records, which scans learn and then skip.
+//! Hidden ranges: key ranges without visible records, which scans record so that later scans skip
+//! them.
 //!
-//! A deleted record stays in the database until the next checkpoint, hidden by a tombstone in the
-//! memtable, and an expired record until it is removed. A scan that passes a run of them records
-//! its range, so that each hidden record is passed about once and not once per scan.
+//! A deleted record remains in the database, hidden by a tombstone in the memtable, until the next
+//! checkpoint; an expired record remains until it is purged. A scan that steps over a run of such
+//! records learns its range, so that each hidden record is visited about once rather than once per
+//! scan.
 
 use super::super::{Scan, successor};
 use bytes::Bytes;
@@ -12,17 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Minimum number of records in a run that is worth skipping.
 pub(super) const RUN_RECORDS_MIN: usize = 16;
-/// Maximum number of hidden records that one attempt at a scan passes, apart from short runs.
+/// Maximum number of hidden records visited by one attempt at a scan, not counting short runs.
 const HIDDEN_RECORDS_MAX: usize = 4096;
-/// Maximum number of ranges. All are dropped when there are more; scans learn them again.
+/// Maximum number of ranges. If there are more, all are dropped, and scans learn them again.
 const RANGES_MAX: usize = 16 * 1024;
 /// Maximum number of scans that learn at the same time.
 const LEARNERS_MAX: usize = 8;
 /// Maximum number of records put in the range of a learning scan.
 const PUTS_MAX: usize = 16 * 1024;
 
-/// Returns how many hidden records an attempt at a scan may pass on the way to `visible` records.
-/// More of them contain a run that is worth skipping.
+/// Returns how many hidden records an attempt at a scan may visit while it finds `visible` records.
+/// If there are more, at least one run among them is long enough to be worth skipping.
 pub(super) fn hidden_records_max(visible: usize) -> usize {
     visible.saturating_mul(RUN_RECORDS_MIN).saturating_add(HIDDEN_RECORDS_MAX)
 }
@@ -33,11 +35,11 @@ pub(super) struct HiddenRange {
     pub(super) start: Bytes,
     /// The first key after the range.
     pub(super) end: Bytes,
-    /// The time at which its last expired record had expired; 0 if it has none.
+    /// A time by which all of its expired records had expired; 0 if it has none.
     pub(super) expired_at: u64,
 }
 
-/// The hidden ranges of a memtable: disjoint, by their start.
+/// The hidden ranges of a memtable, which are disjoint and keyed by their start.
 #[derive(Debug, Default)]
 pub(super) struct HiddenRanges {
     ranges: BTreeMap<Bytes, StoredRange>,
@@ -54,18 +56,18 @@ struct StoredRange {
     learned: u64,
 }
 
-/// A scan that learns hidden ranges. It records the puts that the scan did not see.
+/// A scan that learns hidden ranges, and the puts made since it started.
 #[derive(Debug)]
 pub(super) struct Learner {
     start: Bytes,
     end: Bytes,
-    /// Keys put in the range since the scan started; `None` after too many.
+    /// Keys put in the range since the scan started; `None` if there were too many.
     puts: Mutex<Option<Vec<Bytes>>>,
 }
 
 impl HiddenRanges {
-    /// Starts to learn in the range of a scan; `None` if too many scans do. To be called while the
-    /// memtable is locked for the scan.
+    /// Registers a scan that learns hidden ranges; `None` if there are too many. The caller must
+    /// hold the memtable lock under which the scan reads its entries.
     pub(super) fn learner(&self, scan: &Scan) -> Option<Arc<Learner>> {
         let mut learners = self.learners.lock().unwrap_or_else(PoisonError::into_inner);
         learners.retain(|learner| learner.strong_count() > 0);
@@ -108,7 +110,7 @@ impl HiddenRanges {
         self.ranges.insert(start, StoredRange { end, expired_at, learned: self.checkpoints });
     }
 
-    /// Makes a key visible that was put.
+    /// Removes a newly put key from the hidden ranges.
     pub(super) fn put(&mut self, key: &Bytes) {
         let learners = self.learners.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !learners.is_empty() {
@@ -160,8 +162,8 @@ impl HiddenRanges {
         Some(HiddenRange { start, end, expired_at })
     }
 
-    /// Drops the ranges that were not learned since the checkpoint before: their tombstones and
-    /// the records that these hid are gone.
+    /// Drops the ranges that were not learned since the previous checkpoint: their tombstones, and
+    /// the records those hid, are gone.
     pub(super) fn end_checkpoint(&mut self) {
         self.ranges.retain(|_, range| range.learned >= self.checkpoints);
         self.checkpoints += 1;
@@ -169,7 +171,7 @@ impl HiddenRanges {
 }
 
 impl Learner {
-    /// Records a put; returns whether the scan still learns.
+    /// Records a put; returns whether the scan can still learn.
     fn record_put(&self, key: &Bytes) -> bool {
         if *key < self.start || *key >= self.end {
             return true;
@@ -189,7 +191,8 @@ pub(super) struct RunCollector {
     runs: Vec<HiddenRange>,
     start: Vec<u8>,
     last: Vec<u8>,
-    /// Number of hidden records in the current run, and the end of a known range at its end.
+    /// Number of hidden records in the current run, and the end of the known range that it ends
+    /// with.
     records: usize,
     known_end: Option<Bytes>,
     expired_at: u64,
@@ -260,7 +263,7 @@ mod tests {
         ranges.learn(&learner, runs.to_vec());
     }
 
-    /// All ranges that a scan skips.
+    /// Returns all ranges that a scan skips.
     fn skipped(ranges: &HiddenRanges, scan: &Scan) -> Vec<HiddenRange> {
         let (mut from, mut all) = (scan.start.clone(), Vec::new());
         while let Some(range) = ranges.next(scan, &from) {

@@ -28,7 +28,8 @@ impl MemtableEntry {
         self.location != BodyLocation::Removed
     }
 
-    /// Difference that the entry makes to the database's record count; 0 while `in_db` is unknown.
+    /// Returns by how much the entry changes the database's record count; 0 while `in_db` is
+    /// unknown.
     fn count_delta(&self) -> i64 {
         self.in_db.map_or(0, |in_db| i64::from(self.is_live()) - i64::from(in_db))
     }
@@ -75,8 +76,8 @@ impl Memtable {
         self.entries.get(key)
     }
 
-    /// Difference between the number of records whose keys start with `first` and the database's
-    /// count of them, as far as known.
+    /// Returns the difference between the number of records whose keys start with `first` and the
+    /// database's count of them, as far as known.
     pub(super) fn count_delta(&self, first: u8) -> i64 {
         self.count_deltas.get(&first).copied().unwrap_or(0)
     }
@@ -168,9 +169,9 @@ impl Memtable {
         self.entries.range::<[u8], _>((start, Bound::Unbounded))
     }
 
-    /// Returns the next keys after `after` that start with `first` and of which it is unknown
+    /// Returns the next keys after `after` that start with `first` and for which it is unknown
     /// whether the database has a record. Stops after a number of entries visited or found, and
-    /// returns the last key visited; `None` at the end.
+    /// also returns the last key visited; `None` at the end.
     pub(super) fn unknown_in_db(
         &self,
         first: u8,

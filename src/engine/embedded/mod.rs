@@ -78,7 +78,7 @@ const MAINTENANCE_QUEUE_MAX: usize = 4096;
 /// The blob body cache has the size of the read cache divided by this.
 const BLOB_CACHE_DIVISOR: u64 = 4;
 
-/// Minimum number of records per microsecond that a scan reads when its pages are in memory.
+/// Minimum speed of a scan whose pages are in memory, in records per microsecond.
 const SCAN_RECORDS_PER_MICRO: usize = 4;
 
 /// Options for opening a data directory.
@@ -252,7 +252,7 @@ impl Embedded {
         let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
         let shared = Shared::new(dir, memtable, (segments, recovered), cache_bytes, wal_bytes);
         shared.wal_end.store(wal_end, Ordering::Relaxed);
-        // Stored again only if recovery found a segment that the database does not know.
+        // Store it again only if recovery found a segment newer than the one in the database.
         if position.wal_end == 0 || position.wal_end.max(position.first_segment) < wal_end {
             expect_wal(&conn, &shared.segments, wal_end)?;
         }
@@ -417,7 +417,7 @@ fn replay_wal(
 }
 
 /// Ensures that the WAL has a file, and stores in the database that the WAL exists and which
-/// segment is its newest, so that the next start misses a WAL that was lost.
+/// segment is its newest, so that the next start detects a lost WAL.
 fn expect_wal(conn: &rusqlite::Connection, segments: &SegmentPool, wal_end: u64) -> Result<()> {
     let saved = segments.ensure_file().and_then(|()| Ok(database::save_wal_end(conn, wal_end)?));
     match saved {

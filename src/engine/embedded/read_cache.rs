@@ -121,10 +121,9 @@ impl ReadCache {
         stripes
     }
 
-    /// Returns the record to cache in place of the cached one. `None` if no record is cached, or if
-    /// the cached one was not read since its last write or the new one is not cacheable; the cached
-    /// one is then removed. `newest` is the version of the group's last mutation of the key;
-    /// earlier mutations are skipped.
+    /// Returns the new record if it is to replace a cached one. A cached record that was not read
+    /// since its last write, or whose replacement is not cacheable, is removed instead. `newest` is
+    /// the version of the group's last mutation of the key; earlier mutations are skipped.
     pub(super) fn refreshed_record(
         &self,
         entry: &WalEntry,

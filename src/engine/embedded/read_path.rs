@@ -17,12 +17,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
 use std::vec::IntoIter;
 
-/// Limits of one step of a count, during which the memtable or checkpoints wait: the number of
-/// memtable entries visited, and of those looked up in the database.
+/// Limits of one step of a count, which blocks memtable writes or checkpoints: the number of
+/// memtable entries visited, and the number of those looked up in the database.
 const COUNT_STEP: (usize, usize) = (4096, 512);
 
-/// Maximum number of attempts at a scan that stop after too many hidden records. Each one skips
-/// those of the attempts before it, so the limit is reached only if puts keep splitting the ranges.
+/// Maximum number of attempts at a scan that stop after too many hidden records. Each attempt skips
+/// the hidden ranges of earlier ones, so the limit is reached only if puts keep splitting the
+/// ranges.
 const SCAN_ATTEMPTS_MAX: usize = 1000;
 
 /// The components of reads that miss the read cache.
@@ -36,7 +37,7 @@ impl ReadPath {
     /// Returns the newest record of a key.
     pub(super) fn find(&self, key: &[u8], projection: Projection) -> Result<Option<Record>> {
         // A blob file is deleted when its record is replaced. If that happens after the record was
-        // read, the record is read again; a file missing for an unchanged record is damage.
+        // read, the record is read again; if the record is unchanged, the missing file is damage.
         let mut missing = None;
         loop {
             let in_memtable = self.shared.memtable().get(key).cloned();
@@ -78,8 +79,8 @@ impl ReadPath {
         page.ok_or_else(|| EngineError::Failed("an unbounded scan was interrupted".into()))
     }
 
-    /// Returns a page merged from the memtable and the database; `None` after too many hidden
-    /// records. A later attempt skips them. Releases `guard` once both are pinned. Fails once
+    /// Returns a page merged from the memtable and the database; `None` if too many hidden records
+    /// came first, which a later attempt skips. Releases `guard` once both are pinned. Fails once
     /// `caller` is gone.
     pub(super) fn try_scan(
         &self,
@@ -139,7 +140,7 @@ impl ReadPath {
         })?;
         self.shared.counters.scanned.fetch_add(visited, Ordering::Relaxed);
         if let Some((expires_at, last)) = passed {
-            // Only the checkpointer moves the position back, and not under the lock held here.
+            // Only the checkpointer moves the position back, and never while this lock is held.
             from = (expires_at, successor(&last));
             let mut position = self.shared.expiry_position();
             *position = from.max(position.clone());
@@ -203,14 +204,14 @@ pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<R
 pub(super) struct ScanAttempt {
     /// Whether to learn hidden ranges even if the memtable hides few records.
     learns: bool,
-    /// Number of hidden entries of the memtable after which to give up.
+    /// Number of hidden memtable entries after which the attempt stops.
     hidden_max: Option<usize>,
 }
 
 impl ScanAttempt {
-    /// Returns attempt `number` of a scan, counted from 0. The first ones are small, as the
-    /// memtable stays locked while its entries are read, and the page is usually full before they
-    /// end.
+    /// Returns attempt `number` of a scan, counted from 0. The first attempts have low limits, as
+    /// the memtable stays locked while its entries are read, and the page is usually full before a
+    /// limit is reached.
     pub(super) fn bounded(number: usize, scan: &Scan) -> ScanAttempt {
         const HIDDEN_FIRST: usize = 128;
         let max = hidden_records_max(scan.limit);
@@ -232,7 +233,7 @@ struct MemtableScan {
     skipped: Vec<HiddenRange>,
     /// Number of entries that are not visible.
     hidden: usize,
-    /// The end of the scan, or of its part before too many hidden records.
+    /// The end of the scan, or of the part that precedes too many hidden records.
     end: Bytes,
     is_interrupted: bool,
 }
@@ -301,12 +302,12 @@ struct ScanMerge<'s> {
     entries: Peekable<IntoIter<(Bytes, ScannedEntry)>>,
     skipped: Peekable<IntoIter<HiddenRange>>,
     is_bounded: bool,
-    /// Whether the memtable's part, and that of the database, end at too many hidden records.
+    /// Whether the memtable's part, and the database's, stopped at too many hidden records.
     memtable_interrupted: bool,
     db_interrupted: bool,
     page: ScanPage,
     runs: RunCollector,
-    /// Numbers of records of the database visited, and of those not visible.
+    /// Number of database records visited, and number of those not visible.
     visited: usize,
     hidden: usize,
 }
@@ -362,8 +363,8 @@ impl<'s> ScanMerge<'s> {
         if self.is_full() || self.db_interrupted { ScanStep::Stop } else { ScanStep::Next }
     }
 
-    /// Adds what follows the last record of the database. Returns the page, if it is complete, and
-    /// the runs of hidden records.
+    /// Adds the entries after the last record of the database. Returns the page, if it is complete,
+    /// and the runs of hidden records.
     fn finish(mut self) -> (Option<ScanPage>, Vec<HiddenRange>) {
         if !self.db_interrupted {
             while let Some(skip) = self.skipped.next() {

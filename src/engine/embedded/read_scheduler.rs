@@ -5,8 +5,8 @@ use super::super::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Maximum average duration of reads that hit memory, maximum duration that a single read
-/// contributes to the average, and duration of the switch to blocking threads.
+/// The average duration above which reads move to blocking threads, the maximum that a single read
+/// contributes to the average, and how long reads stay on blocking threads.
 const FAST_MICROS_MAX: u64 = 150;
 const SAMPLE_MICROS_MAX: u64 = 1000;
 const SLOW_PERIOD_MICROS: u64 = 100_000;
@@ -18,7 +18,7 @@ pub(super) struct ReadScheduler {
     opened: Instant,
     /// Moving average of read durations, in 1/16 of a microsecond.
     average: AtomicU64,
-    /// End of the current use of blocking threads, in microseconds since `opened`.
+    /// When reads may run on the calling task again, in microseconds since `opened`.
     slow_until: AtomicU64,
 }
 

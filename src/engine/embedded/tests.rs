@@ -1,4 +1,4 @@
-//! Tests of what reads and commits cost, counted in records visited or in connections.
+//! Tests of the cost of reads and commits, in records visited, connections or time.
 
 use super::*;
 use crate::engine::{Body, Mutation, NewRecord, Precondition};
@@ -94,7 +94,7 @@ async fn scattered_deleted_records_are_scanned_once() {
     commit(&engine, (0..RECORDS).map(|number| put(number, 0))).await;
     checkpointed(&engine).await;
     let lock = block_checkpoints(dir.path());
-    // Runs of 49 deleted records, and then of 4, which are not worth skipping.
+    // Runs of 49 deleted records, then runs of 4, which are not worth skipping.
     commit(&engine, removed((0..RECORDS / 2).filter(|number| !number.is_multiple_of(50)))).await;
     commit(&engine, removed((RECORDS / 2..RECORDS).filter(|number| !number.is_multiple_of(5))))
         .await;

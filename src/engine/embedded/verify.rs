@@ -1,5 +1,5 @@
-//! Offline verification of a data directory: checks every checksum, and that the database, the WAL
-//! and the blob files agree. Modifies nothing.
+//! Read-only, offline verification of a data directory: checks every checksum, and that the
+//! database, the WAL and the blob files agree.
 
 use super::super::Result;
 use super::blob_files::BlobFiles;
@@ -173,7 +173,8 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
             return None;
         };
         if data.expires_at.cast_signed() != expires_at {
-            self.report.add_problem(format!("record {name:?} is wrong in the expiry index"));
+            self.report
+                .add_problem(format!("record {name:?} has a wrong entry in the expiry index"));
         }
         if data.body_ref != 0 && self.body_refs.insert(data.body_ref, data.version).is_some() {
             self.report.add_problem(format!("record {name:?} shares its body with another record"));

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 /// Maximum number of commits in a group.
 const GROUP_COMMITS_MAX: usize = 1024;
-/// Size in bytes from which a group takes no further commits.
+/// Size in bytes at which a group takes no further commits.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
 /// Maximum number of versions cached for preconditions.
 const KNOWN_VERSIONS_MAX: usize = 4096;
@@ -323,7 +323,7 @@ impl Writer {
     fn segment_with_room(&mut self, len: u64) -> Result<(Arc<Segment>, u64)> {
         if let Some((segment, at)) = &self.active {
             let fits = *at == 0 || at + len <= SEGMENT_BYTES;
-            // Leaves a segment that is not preallocated as soon as a preallocated one is free.
+            // A segment that is not preallocated is left as soon as a preallocated one is free.
             if fits && (segment.preallocated() || !self.shared.segments.has_preallocated()) {
                 return Ok((segment.clone(), *at));
             }
@@ -391,8 +391,8 @@ impl Writer {
         refreshed.collect()
     }
 
-    /// Returns whether the record of `key` refers to `blob`: not when its commit conflicted, or a
-    /// later one of the group replaced it.
+    /// Returns whether the record of `key` refers to `blob`. It does not if the commit conflicted,
+    /// or a later commit of the group replaced the record.
     fn is_referenced(&self, key: &Bytes, blob: &Blob) -> bool {
         match self.shared.memtable().get(key).map(|entry| entry.location) {
             Some(BodyLocation::Blob { id, .. }) => id == blob.id(),

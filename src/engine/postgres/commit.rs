@@ -119,7 +119,7 @@ struct WriteStatements {
 
 impl Inner {
     /// Commits a group atomically, retrying on conflicts and lost connections until `deadline`.
-    /// Commits whose preconditions fail are left out.
+    /// Commits whose preconditions fail are omitted.
     pub(super) async fn commit(
         &self,
         commits: &[&Commit],
@@ -183,8 +183,8 @@ impl Inner {
         }
     }
 
-    /// Evaluates each commit against the locked rows as left by the commits before it. Returns the
-    /// outcomes and the rows to write.
+    /// Evaluates each commit against the locked rows as modified by the preceding commits. Returns
+    /// the outcomes and the rows to write.
     fn evaluate<'c>(&self, all: &[&'c Commit], locked: &LockedRows) -> Result<OutcomesAndRows<'c>> {
         let highest = locked.values().map(|(version, _)| version.cast_unsigned()).max();
         let version_min = highest.map_or(0, |version| version + 1);
@@ -301,7 +301,7 @@ async fn begin(
         }
     };
     let params: Params<'_> = &[&writes];
-    // Pipelined. Report the first failure: those after it only say that the transaction aborted.
+    // Pipelined. Report the first failure; later ones only state that the transaction was aborted.
     let (begun, written, checked) =
         tokio::join!(client.batch_execute(begin), client.query(&lock_writes, params), checked);
     begun?;
@@ -385,7 +385,7 @@ async fn write_and_commit(
     };
     // Without an error from the database itself, COMMIT may have been executed.
     let lost = |e: tokio_postgres::Error| Fault::Disconnected(e.to_string());
-    // Report the first failure: those after it only say that the transaction aborted.
+    // Report the first failure; later ones only state that the transaction was aborted.
     let fault = match inserted.and(updated).and(counted) {
         // The COMMIT that followed rolled back.
         Err(e) if e.as_db_error().is_some() => return Err(e.into()),

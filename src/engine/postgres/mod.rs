@@ -3,8 +3,8 @@
 //! concurrent commits share transactions.
 //!
 //! A commit locks the rows it needs (`FOR UPDATE` those it writes, `FOR SHARE` those it only
-//! checks), evaluates the preconditions, writes and commits. The process assigns the version,
-//! greater than those of all locked rows and all it assigned before. A removed record leaves a
+//! checks), evaluates the preconditions, writes and commits. The process assigns a version greater
+//! than those of all locked rows and all versions it assigned before. A removed record leaves a
 //! tombstone for an hour; after that the version floor exceeds its version. Versions under a key
 //! therefore increase, whichever process writes.
 
@@ -82,7 +82,8 @@ struct Inner {
     /// The last version assigned by this process.
     last_version: AtomicU64,
     closed: AtomicBool,
-    /// Offset of the database's clock, in microseconds since 1970, to the time since `opened`.
+    /// Difference between the database's clock, since 1970, and the time since `opened`, in
+    /// microseconds.
     clock_offset_micros: AtomicI64,
     opened: Instant,
     counters: Counters,
@@ -212,7 +213,7 @@ impl Inner {
     }
 
     /// Reads a record with a body of up to `len` bytes, for which memory is reserved; `None` if the
-    /// body is larger by now, or the record is gone.
+    /// body has grown beyond that or the record was removed.
     async fn read_large(&self, key: &[u8], len: u64) -> Result<Option<Record>> {
         let permit = self.reserve_memory(len).await?;
         let rows = self.query_large(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;

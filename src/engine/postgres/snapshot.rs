@@ -15,7 +15,7 @@ const PAGE_RECORDS: usize = 100;
 /// Maximum body bytes returned by one query: 25 MiB.
 const PAGE_BYTES: u64 = PAGE_RECORDS as u64 * INLINE_BYTES_MAX as u64;
 
-/// Reads all records as of the time of [`SnapshotReader::open`].
+/// Reads all records as of the call to [`SnapshotReader::open`].
 pub(super) struct SnapshotReader {
     inner: Arc<Inner>,
     /// `None` after a failure.

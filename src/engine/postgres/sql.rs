@@ -62,8 +62,8 @@ pub(super) const EXPIRED: &str = "
 pub(super) const COUNT: &str =
     "SELECT coalesce(sum(n), 0)::BIGINT FROM steadfast.counts WHERE first = $1";
 
-/// Lock the rows that a commit writes exclusively, and those that it only checks in share mode, so
-/// that puts into the same store do not block each other.
+/// Lock the rows of a commit: exclusively those it writes, and in share mode those it only checks,
+/// so that puts into the same store do not block each other.
 pub(super) const LOCK_WRITES: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 pub(super) const LOCK_CHECKS: &str = "

@@ -61,19 +61,19 @@ pub(crate) struct WalEntry {
 }
 
 impl RecordHeader {
-    /// Size of the record on disk, in bytes, including padding to a full page.
+    /// Returns the size of the record on disk, in bytes, including padding to a full page.
     pub(crate) fn disk_len(&self) -> u64 {
         let len = HEADER_BYTES as u64 + u64::from(self.entries_len) + self.bodies_len;
         len.next_multiple_of(PAGE_BYTES as u64)
     }
 
-    /// Offset of the bodies section from the start of the record.
+    /// Returns the offset of the bodies section from the start of the record.
     pub(crate) fn bodies_offset(&self) -> u64 {
         HEADER_BYTES as u64 + u64::from(self.entries_len)
     }
 
-    /// Parses a header and checks its plausibility; `None` if the bytes are not one. The checksum
-    /// also covers the entries, so [`decode_entries`] verifies it.
+    /// Parses a header and checks its plausibility; `None` if the bytes are not a header. The
+    /// checksum also covers the entries, so [`decode_entries`] verifies it.
     pub(crate) fn parse(bytes: &[u8]) -> Option<RecordHeader> {
         let (magic, mut rest) = bytes.get(..HEADER_BYTES)?.split_at_checked(4)?;
         let checksum = rest.get_u32_le();
@@ -101,7 +101,7 @@ pub(crate) fn decode_entries(
     if record_checksum(salt, bytes.get(8..end)?) != header.checksum {
         return None;
     }
-    // Bounds the allocation when the count is wrong: every entry has at least its fixed part.
+    // Bounds the allocation if the count is wrong: every entry has at least its fixed part.
     let entries_max = header.entries_len as usize / ENTRY_FIXED_BYTES;
     let mut entries = Vec::with_capacity((header.count as usize).min(entries_max));
     let mut at = 0_u64;
@@ -195,7 +195,7 @@ impl RecordBuilder {
         location
     }
 
-    /// Size of the encoded record, in bytes, including padding to a full page.
+    /// Returns the size of the encoded record, in bytes, including padding to a full page.
     pub(crate) fn disk_len(&self) -> u64 {
         let bodies_offset = HEADER_BYTES + self.entries.len() + self.blob_sizes.len();
         (bodies_offset as u64 + self.bodies_len).next_multiple_of(PAGE_BYTES as u64)

@@ -71,7 +71,7 @@ pub(crate) fn recover(
     mode: RecoveryMode,
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
-    // Some file exists from before the first commit on.
+    // The WAL has at least one file even before its first commit.
     if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
         return Err(missing("all segment files are"));
     }
@@ -150,7 +150,7 @@ fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
     ))
 }
 
-/// Fails if the newest segment that the database knows is not among the live ones.
+/// Fails if the newest segment recorded in the database is not among the live ones.
 fn ensure_newest_known(live: &[Arc<Segment>], position: CheckpointPosition) -> Result<()> {
     let known = position.wal_end.saturating_sub(1);
     let is_present = live.last().is_some_and(|segment| segment.seq >= known);
@@ -162,8 +162,8 @@ fn ensure_newest_known(live: &[Arc<Segment>], position: CheckpointPosition) -> R
 
 fn missing(what: &str) -> EngineError {
     EngineError::Corrupt(format!(
-        "{what} missing from the WAL, with acknowledged commits; put the files of the log \
-         directory back, or restore a backup, or run steadfast check --reset-wal to continue \
+        "{what} missing from the WAL, along with acknowledged commits; put the missing files back \
+         into the log directory, restore a backup, or run steadfast check --reset-wal to continue \
          without these commits"
     ))
 }

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Size of a segment file, in bytes. Only a single larger WAL record makes a file longer.
+/// Size of a segment file, in bytes. A file is longer only if it contains a single larger WAL
+/// record.
 pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
 /// Number of free preallocated files under load, and when idle.
 const FREE_FILES_BUSY: usize = 3;
@@ -165,8 +166,8 @@ impl SegmentPool {
         Ok(segment)
     }
 
-    /// Creates a segment file if there is none. From then on there always is one, so that a data
-    /// directory without any has lost its WAL.
+    /// Creates a segment file if there is none. From then on the WAL always has a file, so that a
+    /// data directory without one has lost its WAL.
     pub(crate) fn ensure_file(&self) -> Result<()> {
         let is_empty = {
             let state = self.state();
@@ -197,7 +198,7 @@ impl SegmentPool {
         };
         match fill() {
             Ok(file) => {
-                // The file must not be in a directory that took the place of this one.
+                // The directory may have been replaced, and the file created in the new one.
                 self.data.ensure_in_place()?;
                 Ok(SegmentFile { number, file, preallocated: len >= SEGMENT_BYTES })
             }
@@ -245,13 +246,13 @@ impl SegmentPool {
             }
             (state.free.len(), surplus)
         };
-        // Created before the others are deleted, as one file must always exist.
+        // Created before surplus files are deleted, as one file must always exist.
         let created = self.preallocate(wanted.saturating_sub(preallocated));
         if created.is_err() && preallocated == 0 {
             self.state().free.extend(surplus);
             return created;
         }
-        // The files must not be those of a directory that took the place of this one.
+        // If the directory was replaced, the files in the new one must not be deleted.
         self.data.ensure_in_place()?;
         for SegmentFile { number, .. } in surplus {
             if let Err(e) = fs::remove_file(self.path(number)) {
@@ -280,7 +281,7 @@ impl SegmentPool {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
-    /// Total size of all segment files, in bytes.
+    /// Returns the total size of all segment files, in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let state = self.state();
         let live = state.live.iter().chain(&state.retired).map(|segment| &segment.segment_file);

@@ -4,9 +4,9 @@ use crate::support::Client;
 use crate::{MIB, Target, raise_file_limit};
 use std::time::Duration;
 
-const STRANGERS: u64 = 3000;
+const CLIENTS: u64 = 3000;
 const BODY_BYTES: usize = 200_000;
-/// Memory that all strangers together may take.
+/// Limit of the memory growth with all clients connected.
 const BYTES_MAX: u64 = 100 * MIB;
 
 /// Opens connections that send a request with a wrong token, and half of its body.
@@ -28,8 +28,8 @@ fn connect(target: &Target, count: u64) -> Vec<Client> {
 }
 
 #[test]
-fn strangers_with_bodies_use_little_memory_and_give_it_back() {
-    let count = raise_file_limit(STRANGERS);
+fn unauthenticated_uploads_use_little_memory_and_release_it() {
+    let count = raise_file_limit(CLIENTS);
     let target = Target::new(&[]);
     target.assert_responsive();
     let before = target.memory_bytes("VmRSS");
@@ -42,14 +42,14 @@ fn strangers_with_bodies_use_little_memory_and_give_it_back() {
     let growth = |bytes: u64| bytes.saturating_sub(before);
     let (during, after) = (growth(during), growth(after));
     let peak = growth(target.memory_bytes("VmHWM"));
-    println!("{count} strangers: {during} bytes, peak {peak}, {after} bytes after they closed");
-    assert!(peak < BYTES_MAX, "{} MiB", peak / MIB);
-    assert!(after < BYTES_MAX / 4, "{} MiB after they closed", after / MIB);
+    println!("{count} clients: {during} bytes, peak {peak}, {after} bytes after they disconnected");
+    assert!(peak < BYTES_MAX, "peak memory grew by {} MiB", peak / MIB);
+    assert!(after < BYTES_MAX / 4, "{} MiB after the clients disconnected", after / MIB);
     target.assert_healthy_and_stop();
 }
 
 #[test]
-fn the_response_reaches_a_stranger_that_sends_its_body_first() {
+fn an_unauthenticated_client_that_sends_its_body_first_gets_its_401() {
     let target = Target::new(&[]);
     for size in [0, 100, BODY_BYTES, 5_000_000] {
         let mut client = target.connect();
@@ -66,11 +66,11 @@ fn the_response_reaches_a_stranger_that_sends_its_body_first() {
 }
 
 #[test]
-fn a_refused_body_is_not_drained_forever() {
+fn draining_a_rejected_body_has_a_deadline() {
     let target = Target::new(&["--body-timeout", "2"]);
     let mut clients: Vec<_> = (0..4).map(|_| target.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
-        // Half of them are strangers.
+        // Half of the clients have no valid token.
         let token = if n % 2 == 0 { "Fastly-Key: wrong\r\n" } else { "" };
         let head = "PUT /resources/stores/kv/none/keys/k";
         let length = format!("{token}Content-Length: 900000\r\n");
@@ -86,12 +86,12 @@ fn a_refused_body_is_not_drained_forever() {
             break;
         }
     }
-    assert_eq!(target.open_connections(), 1, "refused bodies are still drained");
+    assert_eq!(target.open_connections(), 1, "rejected bodies are still being drained");
     target.assert_healthy_and_stop();
 }
 
 #[test]
-fn idle_connections_give_back_the_memory_of_large_responses() {
+fn idle_connections_release_the_memory_of_large_responses() {
     const COUNT: u64 = 1000;
     let count = raise_file_limit(COUNT);
     let target = Target::new(&[]);
