@@ -1,4 +1,4 @@
-//! Clients that close their connection, or its sending side, while the server works on a request.
+//! Clients that close or half-close the connection while the server works on their request.
 
 use crate::HEALTH;
 use crate::support::{Client, DiskServer, Server, TOKEN};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 const EXPORT: &str = "/_/v1/stores/{store_id}/export";
 const ITEMS: &str = "/_/v1/stores/{store_id}/items";
-/// Open exports at a time; a further one waits for 30 s and is then refused.
+/// Number of exports that the server allows at a time. Another one waits up to 30 s for its turn.
 const EXPORTS_MAX: usize = 4;
-/// Less than an export waits.
+/// Less than the 30 s for which an export waits.
 const SOON: Duration = Duration::from_secs(20);
 
 fn head(request: &str, version: &str) -> String {
@@ -16,7 +16,7 @@ fn head(request: &str, version: &str) -> String {
     format!("{request} HTTP/{version}\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{keep}\r\n")
 }
 
-/// The number of requests with these labels that were completed.
+/// Returns the number of completed requests with these labels.
 fn completed(server: &Server, method: &str, route: &str, status: u16) -> u64 {
     let labels = format!("{{route=\"{route}\",method=\"{method}\",status=\"{status}\"}} ");
     let sample = format!("steadfast_http_requests_total{labels}");
@@ -33,7 +33,7 @@ fn wait_until(within: Duration, message: &str, mut condition: impl FnMut() -> bo
     }
 }
 
-/// A client that has not read a response; dropping it resets the connection.
+/// Returns a client with an unread response. Dropping it resets the connection.
 fn resetting_client(server: &Server) -> Client {
     let mut client = server.connect();
     client.send(HEALTH).unwrap();
@@ -41,7 +41,7 @@ fn resetting_client(server: &Server) -> Client {
     client
 }
 
-/// A server with as many exports as it allows, which are not read.
+/// A server with the maximum number of exports in progress. Their clients do not read them.
 struct BusyServer {
     disk: DiskServer,
     path: String,
@@ -52,7 +52,7 @@ impl BusyServer {
     fn new() -> BusyServer {
         let disk = DiskServer::new(&["--body-timeout", "120"]);
         let store = disk.server.create_store("s");
-        // More than the buffers of a connection.
+        // Larger than the buffers of a connection.
         let put = format!("PUT /resources/stores/kv/{store}/keys/k");
         assert_eq!(disk.server.request(&put, &[], &vec![b'v'; 25 << 20]).status, 200);
         let path = EXPORT.replace("{store_id}", &store);
@@ -66,14 +66,14 @@ impl BusyServer {
         BusyServer { disk, path, exports }
     }
 
-    /// Starts an export, which waits until one of the others ends.
+    /// Starts another export, which waits until one of the exports in progress ends.
     fn start_export(&self, version: &str) -> Client {
         self.start_export_on(self.disk.server.connect(), version)
     }
 
     fn start_export_on(&self, mut client: Client, version: &str) -> Client {
         client.send(head(&format!("GET {}", self.path), version)).unwrap();
-        // So that the server has most likely read the request.
+        // Most likely, the server has read the request after this time.
         std::thread::sleep(Duration::from_millis(200));
         client
     }
@@ -87,9 +87,9 @@ impl BusyServer {
 fn a_request_is_abandoned_when_its_client_closes_the_connection() {
     let busy = BusyServer::new();
     drop(busy.start_export("1.1"));
-    wait_until(SOON, "the request goes on after FIN", || busy.abandoned() == 1);
+    wait_until(SOON, "the request was not abandoned after a FIN", || busy.abandoned() == 1);
     drop(busy.start_export_on(resetting_client(&busy.disk.server), "1.1"));
-    wait_until(SOON, "the request goes on after a reset", || busy.abandoned() == 2);
+    wait_until(SOON, "the request was not abandoned after a reset", || busy.abandoned() == 2);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_half_closed_http_1_0_client_gets_only_its_response() {
 }
 
 #[test]
-fn requests_that_arrive_during_another_one_are_answered_after_it() {
+fn pipelined_requests_are_answered_after_the_request_in_progress() {
     const REQUESTS: usize = 2000;
     let mut busy = BusyServer::new();
     let mut client = busy.start_export("1.1");
@@ -140,7 +140,7 @@ fn requests_that_arrive_during_another_one_are_answered_after_it() {
 }
 
 #[test]
-fn a_count_stops_when_its_client_is_gone() {
+fn counting_items_stops_when_the_client_has_disconnected() {
     const LINES: usize = 20_000;
     let disk = DiskServer::new(&[]);
     let server = &disk.server;
@@ -154,7 +154,7 @@ fn a_count_stops_when_its_client_is_gone() {
     let items = ITEMS.replace("{store_id}", &store);
     let count = head(&format!("DELETE {items}?all=true&dry_run=true"), "1.1");
     // The reset may arrive before the count starts.
-    wait_until(Duration::from_secs(60), "no count was abandoned", || {
+    wait_until(Duration::from_secs(60), "no counting request was abandoned", || {
         let mut client = resetting_client(server);
         client.send(&count).unwrap();
         std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! A data directory that is moved, replaced or removed while its server runs.
+//! Tests with a data directory that is moved, replaced or removed while the server is running.
 
 use crate::support::{Client, DiskServer, Server};
 use std::fs;
@@ -8,8 +8,8 @@ use std::time::Duration;
 /// The exit status after a storage failure.
 const EXIT_FATAL: i32 = 70;
 
-/// Puts values of 300,000 bytes until one is not acknowledged. Calls `act` after three of them.
-/// Returns the number of values acknowledged.
+/// Puts values of 300,000 bytes until a put is not acknowledged. Calls `act` after three puts.
+/// Returns the number of acknowledged puts.
 fn put_until_failure(disk: &DiskServer, store: &str, act: impl Fn()) -> usize {
     let mut acknowledged = 0;
     while acknowledged < 10_000 {
@@ -24,7 +24,7 @@ fn put_until_failure(disk: &DiskServer, store: &str, act: impl Fn()) -> usize {
             _ => return acknowledged,
         }
     }
-    panic!("the server does not stop");
+    panic!("the server did not stop");
 }
 
 fn expect_fatal_exit(disk: &mut DiskServer) {
@@ -36,7 +36,7 @@ fn expect_values(data: &Path, store: &str, count: usize) {
     let server = Server::start(data, &[]);
     for number in 0..count {
         let got = server.get(&format!("/resources/stores/kv/{store}/keys/k{number}"));
-        assert_eq!((got.status, got.body.len()), (200, 300_000), "k{number} of {count}");
+        assert_eq!((got.status, got.body.len()), (200, 300_000), "item k{number} of {count}");
     }
 }
 
@@ -47,12 +47,12 @@ fn a_server_stops_when_its_data_directory_is_moved() {
     let moved = disk.data().with_file_name("moved");
     let count = put_until_failure(&disk, &store, || fs::rename(disk.data(), &moved).unwrap());
     expect_fatal_exit(&mut disk);
-    assert!(!disk.data().exists(), "created again");
+    assert!(!disk.data().exists(), "the server created the data directory again");
     expect_values(&moved, &store, count);
 }
 
 #[test]
-fn a_server_writes_nothing_into_a_directory_that_replaced_its_own() {
+fn a_server_writes_nothing_into_a_directory_that_replaced_its_data_directory() {
     let mut disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     let moved = disk.data().with_file_name("moved");
@@ -79,7 +79,7 @@ fn a_server_acknowledges_no_write_into_a_removed_data_directory() {
         assert!(response.is_err() || response.is_ok_and(|response| response.status >= 500));
     }
     expect_fatal_exit(&mut disk);
-    assert!(!disk.data().exists(), "created again");
+    assert!(!disk.data().exists(), "the server created the data directory again");
 }
 
 #[test]

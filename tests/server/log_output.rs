@@ -1,4 +1,4 @@
-//! A server whose log or banner cannot be written keeps serving requests without delay.
+//! Tests of a server that cannot write its log or banner: it keeps serving requests without delay.
 
 use crate::support::{Server, TOKEN, binary, run};
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Enough requests for their debug lines to overflow a pipe.
+/// A number of requests whose debug lines exceed the capacity of a pipe.
 const REQUESTS: usize = 2000;
 
 fn serve(flags: &[&str]) -> Command {
@@ -17,7 +17,7 @@ fn serve(flags: &[&str]) -> Command {
     command
 }
 
-/// Sends requests, and returns the number of dropped log lines.
+/// Sends [`REQUESTS`] requests and returns the total number of dropped log lines.
 fn dropped_lines(server: &Server) -> u64 {
     let mut client = server.connect();
     for _ in 0..REQUESTS {
@@ -41,7 +41,7 @@ fn a_server_with_a_full_log_device_serves_requests() {
     let server = Server::spawn(command);
     let end = Instant::now() + Duration::from_secs(30);
     while dropped_lines(&server) < REQUESTS as u64 {
-        assert!(Instant::now() < end, "dropped lines must be counted");
+        assert!(Instant::now() < end, "no dropped log lines were counted");
     }
     expect_clean_shutdown(server);
 }
@@ -55,7 +55,7 @@ fn a_server_with_a_closed_log_pipe_serves_requests() {
     drop(reader);
     let end = Instant::now() + Duration::from_secs(30);
     while dropped_lines(&server) < REQUESTS as u64 {
-        assert!(Instant::now() < end, "dropped lines must be counted");
+        assert!(Instant::now() < end, "no dropped log lines were counted");
     }
     expect_clean_shutdown(server);
 }
@@ -67,9 +67,9 @@ fn a_server_with_an_unread_log_pipe_serves_requests() {
     command.stderr(writer);
     let server = Server::spawn(command);
     let end = Instant::now() + Duration::from_secs(60);
-    // The queue holds 1 MiB; further lines are dropped.
+    // The queue has a capacity of 1 MiB. When it is full, lines are dropped.
     while dropped_lines(&server) == 0 {
-        assert!(Instant::now() < end, "lines must be dropped");
+        assert!(Instant::now() < end, "no log lines were dropped");
     }
     expect_clean_shutdown(server);
     let mut log = String::new();
@@ -96,7 +96,7 @@ fn a_server_that_cannot_print_its_banner_keeps_running() {
 }
 
 #[test]
-fn with_json_logs_every_line_of_output_is_json() {
+fn every_line_of_output_is_json_with_the_json_log_format() {
     let dir = tempfile::tempdir().unwrap();
     let output = |name: &str| File::create(dir.path().join(name)).unwrap();
     let mut command = serve(&["--log-format", "json"]);
@@ -124,7 +124,7 @@ fn with_json_logs_every_line_of_output_is_json() {
 }
 
 #[test]
-fn a_public_address_without_tls_is_logged() {
+fn listening_on_a_public_address_without_tls_logs_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let warned = |address: &str, path: &Path| {
         let mut command = Command::new(binary());
