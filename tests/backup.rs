@@ -1,4 +1,4 @@
-//! `steadfast backup`, `restore` and `check --backup` against real servers.
+//! Tests of `steadfast backup`, `restore` and `check --backup` with real servers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::disallowed_methods, reason = "tests may read the environment")]
 
@@ -22,7 +22,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Checks that a command succeeded; returns its standard output.
+/// Checks that a command succeeded; returns the standard output.
 fn succeed(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}{}", String::from_utf8_lossy(&output.stdout));
@@ -56,14 +56,14 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
     let files = tempfile::tempdir().unwrap();
     let (running, stopped) = (files.path().join("a.backup.zst"), files.path().join("b.backup"));
     succeed(&steadfast(&["backup", "--data", text(&data), "-o", text(&running)]));
-    // An existing file is not overwritten.
+    // A backup does not overwrite an existing file.
     let repeated = steadfast(&["backup", "--data", text(&data), "-o", text(&running)]);
     assert_eq!(repeated.status.code(), Some(4));
     disk.server.terminate();
     assert!(disk.server.wait_for_exit(Duration::from_secs(10)).unwrap().success());
     succeed(&steadfast(&["backup", "--data", text(&data), "-o", text(&stopped)]));
     disk.server.kill();
-    assert!(std::fs::metadata(&running).unwrap().len() < 100_000, "compressed");
+    assert!(std::fs::metadata(&running).unwrap().len() < 100_000, "the backup is not compressed");
     for (file, to) in [(&running, "one"), (&stopped, "two")] {
         let message = succeed(&steadfast(&["check", "--backup", text(file)]));
         assert_eq!(message, "1 store, 5 items: no problems found\n");
@@ -71,7 +71,11 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
         let output = succeed(&steadfast(&["restore", text(file), "--data", text(&to), "--json"]));
         assert_eq!(output, "{\"items\":5,\"stores\":1}\n");
         let repeated = steadfast(&["restore", text(file), "--data", text(&to)]);
-        assert_eq!(repeated.status.code(), Some(1), "the destination is not empty");
+        assert_eq!(
+            repeated.status.code(),
+            Some(1),
+            "a restore into a non-empty directory must fail"
+        );
         let message = succeed(&steadfast(&["check", "--data", text(&to)]));
         assert!(
             message.starts_with("1 store, 5 items") && message.ends_with("no problems found\n"),
@@ -88,14 +92,18 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
         let list =
             format!("GET /resources/stores/kv HTTP/1.1\r\nHost: t\r\nFastly-Key: {token}\r\n\r\n");
         client.send(list).unwrap();
-        assert_eq!(client.read_response(false).unwrap().status, 200, "the limited token is lost");
+        assert_eq!(
+            client.read_response(false).unwrap().status,
+            200,
+            "the limited token was not restored"
+        );
     }
 }
 
 /// The times at which a write was sent and acknowledged.
 type WriteTimes = (Instant, Instant);
 
-/// Writes under its own keys until `stop`.
+/// Writes keys that no other writer uses until `stop` is set.
 fn write_until_stopped(
     server: &Server,
     id: &str,
@@ -106,7 +114,7 @@ fn write_until_stopped(
     for n in 0.. {
         let key = format!("{writer}-{n:06}");
         let sent = Instant::now();
-        // Some values are large enough for blob files.
+        // Some values are large enough to be stored in blob files.
         let value = vec![b'x'; if n % 50 == 7 { 300_000 } else { 700 }];
         let path = format!("PUT /resources/stores/kv/{id}/keys/{key}");
         assert_eq!(client.request(&path, &[], &value).unwrap().status, 200);
@@ -159,12 +167,16 @@ fn a_backup_during_writes_is_a_consistent_snapshot() {
             })
             .collect();
         let present: std::collections::HashSet<_> = present.iter().map(String::as_str).collect();
-        // A write acknowledged before a write in the backup was sent must be in the backup too.
+        // For each write in the backup, the backup must also contain all writes acknowledged before
+        // that write was sent.
         let last_sent = present.iter().map(|key| journal[*key].0).max().unwrap();
         let absent = journal.iter().filter(|(key, _)| !present.contains(key.as_str()));
         for (key, (_, acknowledged)) in absent {
-            assert!(*acknowledged > last_sent, "{key} was acknowledged earlier and is missing");
-            assert!(*acknowledged > started, "{key} was acknowledged before the backup began");
+            assert!(*acknowledged > last_sent, "{key} is missing, but was acknowledged earlier");
+            assert!(
+                *acknowledged > started,
+                "{key} is missing, but was acknowledged before the backup"
+            );
         }
         assert!(last_sent < finished && present.len() > 50, "{}", present.len());
         println!("{} of {} writes are in the backup", present.len(), journal.len());
@@ -204,12 +216,16 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
     let truncated = steadfast(&["restore", text(&bad), "--data", text(&to)]);
     assert_eq!(truncated.status.code(), Some(1));
     let served = steadfast(&["serve", "--data", text(&to), "--listen", "127.0.0.1:0"]);
-    assert_eq!(served.status.code(), Some(1), "an unfinished restore must not be served");
+    assert_eq!(served.status.code(), Some(1), "a server must not start on an unfinished restore");
     let message = String::from_utf8_lossy(&served.stderr).into_owned();
     assert!(message.contains("incomplete"), "{message}");
     let repeated = steadfast(&["restore", text(&file), "--data", text(&to)]);
-    assert_eq!(repeated.status.code(), Some(1), "an unfinished restore must not be reused");
-    // A file that is not a backup creates nothing, and existing files are not touched.
+    assert_eq!(
+        repeated.status.code(),
+        Some(1),
+        "a restore must not continue in an unfinished restore"
+    );
+    // Restoring a file that is not a backup creates nothing and changes no existing files.
     let other = files.path().join("other");
     std::fs::write(&bad, "{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
     assert_eq!(steadfast(&["restore", text(&bad), "--data", text(&other)]).status.code(), Some(1));
@@ -218,7 +234,7 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
     std::fs::write(other.join("index.html"), "a site").unwrap();
     assert_eq!(steadfast(&["restore", text(&file), "--data", text(&other)]).status.code(), Some(1));
     assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
-    // --data conflicts with an endpoint of another server.
+    // --data conflicts with the endpoint of a running server.
     let other_server = ["--endpoint", "http://127.0.0.1:1", "-o", text(&bad), "--force"];
     let data = disk.data();
     let conflicting = [&["backup", "--data", text(&data)][..], &other_server].concat();

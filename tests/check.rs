@@ -1,4 +1,4 @@
-//! `steadfast check`: intact data passes, and every kind of damage is reported.
+//! Tests of `steadfast check`: intact data passes, and every kind of damage is reported.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod support;
@@ -16,7 +16,8 @@ fn check(data: &Path) -> (i32, String) {
     (status.code().unwrap(), String::from_utf8(message).unwrap())
 }
 
-/// A server with two stores and with small, empty, large and expiring items.
+/// Starts a server with two stores that have small, empty, large and expiring items. Returns the
+/// server and the id of a store.
 fn with_items() -> (DiskServer, String) {
     let disk = DiskServer::new(&[]);
     disk.server.create_store("other");
@@ -40,7 +41,7 @@ fn with_items() -> (DiskServer, String) {
 fn intact_data_passes_after_a_shutdown_and_a_kill() {
     let (mut disk, _) = with_items();
     let (status, message) = check(&disk.data());
-    assert_eq!(status, 2, "must be in use: {message}");
+    assert_eq!(status, 2, "the directory must be locked: {message}");
     assert!(message.contains("is locked by another steadfast"), "{message}");
     disk.server.kill();
     let before = fs::read_dir(disk.data().join("log")).unwrap().count();
@@ -143,7 +144,7 @@ fn every_kind_of_damage_is_reported() {
         let (status, message) = check(dir.path());
         assert_eq!((status, message.contains("is missing")), (1, true), "{message}");
     }
-    // Two overwritten pages of the database.
+    // Overwrite two pages of the database.
     let dir = tempfile::tempdir().unwrap();
     copy_dir(&data, dir.path());
     let path = dir.path().join("steadfast.db");
@@ -179,11 +180,11 @@ fn check_refuses_a_missing_wal_until_it_is_reset() {
     assert_eq!(status.code(), Some(0), "{message}");
 }
 
-/// A read-only view of a directory, unmounted when dropped.
+/// A read-only bind mount of a directory. It is unmounted when this value is dropped.
 struct ReadOnlyMount(tempfile::TempDir);
 
 impl ReadOnlyMount {
-    /// Returns `None` without the permission to mount.
+    /// Mounts a directory read-only. Returns `None` if the test may not mount file systems.
     fn new(dir: &Path) -> Option<ReadOnlyMount> {
         let at = tempfile::tempdir().unwrap();
         let mount = |args: &[&str], dir: &Path| {
@@ -208,11 +209,11 @@ impl Drop for ReadOnlyMount {
 }
 
 #[test]
-fn check_and_backup_read_a_read_only_file_system() {
+fn check_and_backup_work_on_a_read_only_file_system() {
     let (mut disk, _) = with_items();
     let data = disk.data();
     let Some(mount) = ReadOnlyMount::new(&data) else {
-        return println!("skipped: cannot mount");
+        return println!("skipped: no permission to mount a file system");
     };
     let files = tempfile::tempdir().unwrap();
     let read_only = mount.0.path();
@@ -231,7 +232,7 @@ fn check_and_backup_read_a_read_only_file_system() {
         let Output { stdout, .. } = output.unwrap();
         assert_eq!(String::from_utf8_lossy(&stdout), "2 stores, 42 items: no problems found\n");
     };
-    // A snapshot of a running server has the WAL and SQLite's WAL.
+    // The files of a killed server include the WAL and SQLite's WAL.
     disk.server.kill();
     check_and_back_up("killed");
     let server = support::Server::start(&data, &[]);

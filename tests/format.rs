@@ -1,4 +1,4 @@
-//! The on-disk format: damaged data and foreign formats are reported, never served.
+//! Tests of the on-disk format: damaged data and unknown formats are reported and never served.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Projection, Scan,
 };
 
-/// The key of an item record, as in docs/format.md.
+/// The key of an item record, as described in docs/format.md.
 const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
@@ -44,11 +44,11 @@ async fn populated() -> (tempfile::TempDir, PathBuf) {
     (dir, data)
 }
 
-/// Changes the database of a closed engine.
+/// Executes a statement that changes the database of a closed engine.
 fn tamper(data: &Path, sql: &str) {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     let changed = conn.execute(sql, []).unwrap();
-    assert!(changed > 0, "{sql} changed nothing");
+    assert!(changed > 0, "{sql} changed no row");
 }
 
 async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
@@ -60,7 +60,7 @@ async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
 fn assert_corrupt<T: std::fmt::Debug>(reply: Result<T, EngineError>, expected: &str) {
     match reply {
         Err(EngineError::Corrupt(what)) => assert!(what.contains(expected), "{what}"),
-        other => panic!("not reported as corruption: {other:?}"),
+        other => panic!("the result is not a corruption error: {other:?}"),
     }
 }
 
@@ -75,7 +75,7 @@ async fn open_rejects_other_format_versions_and_suggests_a_remedy() {
     conn.pragma_update(None, "user_version", 1).unwrap();
     drop(conn);
     let engine = open(&data).unwrap();
-    assert_eq!(read(&engine, "a").await.unwrap(), b"small", "the data changed");
+    assert_eq!(read(&engine, "a").await.unwrap(), b"small", "the data has changed");
 }
 
 #[tokio::test]
@@ -145,7 +145,11 @@ async fn changed_and_swapped_bodies_are_not_served() {
         tamper(&data, sql);
         let engine = open(&data).unwrap();
         assert_corrupt(read(&engine, "a").await, "body 1 does not match");
-        assert_eq!(read(&engine, "b").await.unwrap(), b"other", "other records are served");
+        assert_eq!(
+            read(&engine, "b").await.unwrap(),
+            b"other",
+            "other records must still be served"
+        );
     }
 }
 
@@ -225,7 +229,7 @@ async fn a_damaged_block_of_a_blob_file_does_not_affect_the_others() {
 }
 
 #[tokio::test]
-async fn orphaned_blob_files_are_removed_after_startup_and_foreign_files_kept() {
+async fn orphaned_blob_files_are_removed_after_startup_and_other_files_are_kept() {
     let (_dir, data) = populated().await;
     let orphan = data.join("blobs").join("2a").join("000000000000002a");
     fs::create_dir_all(orphan.parent().unwrap()).unwrap();
@@ -233,7 +237,7 @@ async fn orphaned_blob_files_are_removed_after_startup_and_foreign_files_kept() 
     let foreign = orphan.with_file_name("notes.txt");
     fs::write(&foreign, b"the operator's").unwrap();
     let engine = open(&data).unwrap();
-    // Close waits for maintenance, which removes orphans first.
+    // Closing the engine waits for maintenance, which begins with the removal of orphans.
     engine.close().await.unwrap();
     assert!(!orphan.exists() && foreign.exists());
     let engine = open(&data).unwrap();
@@ -248,7 +252,7 @@ async fn a_data_directory_is_locked_by_one_engine() {
         Err(EngineError::Failed(what)) => {
             assert!(what.contains("is locked by another steadfast"), "{what}");
         }
-        other => panic!("opened twice: {other:?}"),
+        other => panic!("the directory could be opened twice: {other:?}"),
     }
     first.close().await.unwrap();
     open(&data).unwrap();
@@ -263,23 +267,23 @@ async fn deletes_free_disk_space() {
         put(&*engine, &format!("k{n:03}"), body.clone()).await;
     }
     let full = engine.stats().disk_bytes;
-    assert!(full >= 80_000_000, "{full} bytes for 80 MB of values");
+    assert!(full >= 80_000_000, "80 MB of values use only {full} bytes");
     let mutations =
         (0..400).map(|n| Mutation { key: Bytes::from(format!("k{n:03}")), record: None });
     let commit = Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() };
     engine.commit(commit).await.unwrap();
-    // Checkpoints and vacuum run while the engine is idle.
+    // Checkpoints and the vacuum run while the engine is idle.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while engine.stats().disk_bytes > full / 5 {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         let now = engine.stats().disk_bytes;
-        assert!(std::time::Instant::now() < end, "{now} of {full} bytes remain");
+        assert!(std::time::Instant::now() < end, "{now} of {full} bytes are still used");
     }
     engine.close().await.unwrap();
 }
 
 #[test]
-fn the_token_record_has_the_documented_layout() {
+fn token_records_have_the_documented_layout() {
     use steadfast::kv::codec::TokenMeta;
     use steadfast::kv::tokens::{Grant, Scope, TokenId};
     use steadfast::kv::types::StoreId;

@@ -1,7 +1,7 @@
-//! The KV layer over an engine with injected faults: a failed write is never reported as
+//! Tests of the KV layer on an engine that injects faults. A failed write is never reported as
 //! successful, and a successful write is applied exactly once. The result of each operation limits
-//! the possible states of the item. `PROPTEST_CASES` sets the number of sequences; proptest shrinks
-//! and prints a failing one.
+//! the possible states of the item. `PROPTEST_CASES` sets the number of sequences. Proptest shrinks
+//! a failing sequence and prints it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 #[allow(dead_code, reason = "not every helper is used here")]
@@ -50,10 +50,10 @@ fn ops() -> impl Strategy<Value = Vec<(Op, Vec<Fault>)>> {
     prop::collection::vec((op, prop::collection::vec(fault, 0..4)), 1..40)
 }
 
-/// The possible states of the item: absent, or a value.
+/// The possible states of the item: a value, or `None` if the item is absent.
 type PossibleStates = BTreeSet<Option<Vec<u8>>>;
 
-/// The state after a successful operation; `None` if the operation must fail.
+/// Returns the state after a successful operation, or `None` if the operation must fail.
 fn apply(op: &Op, existing: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
     let letter = |letter: u8| vec![b'a' + letter % 26];
     match (op, existing) {
@@ -128,9 +128,11 @@ async fn run_sequence(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> 
         let mut possible = PossibleStates::new();
         match &result {
             Ok(()) => {
-                possible.insert(applied.unwrap_or_else(|| panic!("{number}: {op:?} must fail")));
+                possible.insert(
+                    applied.unwrap_or_else(|| panic!("{number}: {op:?} succeeded but must fail")),
+                );
             }
-            // The outcome is unknown: applied completely, or not at all.
+            // The outcome is unknown: the write was applied either completely or not at all.
             Err(Error::Internal(_)) => {
                 possible.insert(existing.clone());
                 possible.extend(applied);
