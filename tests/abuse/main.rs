@@ -1,7 +1,7 @@
-//! Hostile and broken clients. After each attack the server is up, serves other clients promptly
-//! and has logged no error or panic. The tests run one at a time, because they measure time and
-//! memory. With `STEADFAST_ABUSE_LONG` an upload is truncated at every KiB; `STEADFAST_SEED`
-//! repeats the random input of a run.
+//! Tests with hostile and broken clients. After each attack, the server must be running, serve
+//! other clients promptly and have logged no error or panic. The tests run one at a time, because
+//! they measure time and memory. If `STEADFAST_ABUSE_LONG` is set, uploads are truncated at every
+//! KiB. `STEADFAST_SEED` repeats the random input of a run.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, reason = "tests print and read variables")]
@@ -32,12 +32,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use support::{Client, DiskServer, Response, TOKEN};
 
-/// Serializes the tests.
+/// Held by a test while it runs, so that the tests run one at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A server under attack, with one item, `kept`, that must survive.
+/// A server under attack. It has an item, `kept`, that must survive.
 pub(crate) struct Target {
     disk: DiskServer,
     pub(crate) store: String,
@@ -55,12 +55,12 @@ impl Target {
         target
     }
 
-    /// The path of an item.
+    /// Returns the path of an item.
     pub(crate) fn item(&self, key: &str) -> String {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// The head of a request with the token; each header ends with CR LF.
+    /// Returns the head of a request with the token and `headers`, each of which ends with CR LF.
     pub(crate) fn head(&self, request: &str, headers: &str) -> String {
         format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{headers}\r\n")
     }
@@ -69,7 +69,7 @@ impl Target {
         self.disk.server.connect()
     }
 
-    /// Sends one request on a new connection.
+    /// Sends a request on a new connection.
     pub(crate) fn request(&self, request: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         self.disk.server.request(request, headers, body)
     }
@@ -92,10 +92,10 @@ impl Target {
         let start = Instant::now();
         self.assert_available();
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(2), "other clients waited {took:?}");
+        assert!(took < Duration::from_secs(2), "another client waited for {took:?}");
     }
 
-    /// Checks data and availability after the attack, stops the server, and checks its log.
+    /// Checks the data and the availability after the attack, stops the server, and checks the log.
     pub(crate) fn assert_healthy_and_stop(self) {
         self.assert_available();
         assert_eq!(self.get(&self.item("kept")).text(), "kept");
@@ -106,7 +106,7 @@ impl Target {
         }
     }
 
-    /// A memory figure of the server process: `VmRSS` (current) or `VmHWM` (peak).
+    /// Returns the memory of the server process in bytes: `VmRSS` (current) or `VmHWM` (peak).
     pub(crate) fn memory_bytes(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.disk.server.pid());
         let status = fs::read_to_string(path).unwrap();
@@ -115,11 +115,16 @@ impl Target {
         kib * 1024
     }
 
-    /// Checks the peak memory of the server process, and prints it.
+    /// Checks that the peak memory of the server process is below a limit, and prints it.
     pub(crate) fn assert_peak_memory_below(&self, limit: u64) {
         let peak = self.memory_bytes("VmHWM");
         println!("peak memory {} MiB, limit {} MiB", peak / MIB, limit / MIB);
-        assert!(peak < limit, "{} MiB of {}", peak / MIB, limit / MIB);
+        assert!(
+            peak < limit,
+            "the peak memory is {} MiB, the limit {} MiB",
+            peak / MIB,
+            limit / MIB
+        );
     }
 
     pub(crate) fn blob_files(&self) -> Vec<PathBuf> {
@@ -128,20 +133,21 @@ impl Target {
         files.map(|file| file.unwrap().path()).collect()
     }
 
-    /// The open connections according to the metrics, including the one of this request.
+    /// Returns the number of open connections from the metrics. The connection of this request is
+    /// counted too.
     pub(crate) fn open_connections(&self) -> u64 {
         let text = self.get("/metrics").text();
         let count = text.lines().find_map(|line| line.strip_prefix("steadfast_http_connections "));
         count.unwrap().parse().unwrap()
     }
 
-    /// Waits until only the connection of the request for the metrics is open.
+    /// Waits until all connections other than that of the metrics request are closed.
     pub(crate) fn wait_until_connections_close(&self) {
         wait_until("connections are still open", || self.open_connections() <= 1);
     }
 }
 
-/// Raises the limit of open files for this many connections, and returns how many are possible.
+/// Raises the limit on open files for this many connections. Returns how many are possible.
 pub(crate) fn raise_file_limit(connections: u64) -> u64 {
     /// File descriptors that the test and the server need for other purposes.
     const SPARE_FILES: u64 = 1024;
@@ -153,12 +159,12 @@ pub(crate) fn raise_file_limit(connections: u64) -> u64 {
     }
     let count = connections.min(files.saturating_sub(SPARE_FILES));
     if count < connections {
-        println!("only {count} connections: the limit of open files is {files}");
+        println!("using only {count} connections because the limit on open files is {files}");
     }
     count
 }
 
-/// Waits up to a minute for a condition; panics with `message` if it does not become true.
+/// Waits up to a minute for a condition. Panics with `message` if it does not become true.
 pub(crate) fn wait_until(message: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !condition() {

@@ -1,9 +1,9 @@
-//! Heads, bodies and batches over their limits: each is rejected or cut off, with bounded memory.
+//! Tests that heads, bodies and batches over the limits are rejected with bounded memory.
 
 use crate::{MIB, Target};
 
-/// Sends a head and up to `times` pieces until the server stops accepting them; returns the status
-/// if it could be read.
+/// Sends a head and up to `times` pieces, and stops early if the server stops accepting them.
+/// Returns the status if it could be read.
 fn flood(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16> {
     let mut client = target.connect();
     client.send(head).unwrap();
@@ -17,7 +17,8 @@ fn flood(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16>
 
 fn assert_rejected(target: &Target, head: &str, piece: &[u8], times: usize, code: u16, what: &str) {
     let status = flood(target, head, piece, times);
-    // Bytes sent after the response may reset the connection before the response is read.
+    // Bytes that arrive after the server has closed may reset the connection before the response is
+    // read.
     assert!(status.is_none_or(|status| status == code), "{what}: {status:?}");
 }
 
@@ -78,14 +79,15 @@ fn malformed_batches_are_rejected_with_bounded_memory() {
     let batch = format!("PUT /resources/stores/kv/{}/batch", target.store);
     let long = vec![b'{'; 80 << 20];
     let response = target.request(&batch, &[], &long);
-    assert_eq!(response.status, 413, "one line of 80 MiB: {}", response.text());
+    assert_eq!(response.status, 413, "a line of 80 MiB: {}", response.text());
     let deep = [b"[".repeat(1_000_000), b"\n".to_vec()].concat();
     assert_eq!(target.request(&batch, &[], &deep).status, 400);
     let bad = b"no json\n".repeat(500_000);
     let response = target.request(&batch, &[], &bad);
     assert_eq!(response.status, 400);
-    assert!(response.body.len() < 4 << 20, "a response of {} bytes", response.body.len());
-    // A line of 25 MiB, its decoded value, and a line that is discarded as it is read.
+    assert!(response.body.len() < 4 << 20, "the response has {} bytes", response.body.len());
+    // The server may buffer a line of 25 MiB and its decoded value. It discards a longer line as it
+    // reads it.
     target.assert_peak_memory_below(160 * MIB);
     target.assert_healthy_and_stop();
 }

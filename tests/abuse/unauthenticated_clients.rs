@@ -1,4 +1,4 @@
-//! Clients without a valid token.
+//! Tests with clients that have no valid token.
 
 use crate::support::Client;
 use crate::{MIB, Target, raise_file_limit};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 const CLIENTS: u64 = 3000;
 const BODY_BYTES: usize = 200_000;
-/// Limit of the memory growth with all clients connected.
+/// Maximum growth of the memory while all clients are connected, in bytes.
 const BYTES_MAX: u64 = 100 * MIB;
 
-/// Opens connections that send a request with a wrong token, and half of its body.
+/// Opens connections and sends a request with a wrong token and half of its body on each.
 fn connect(target: &Target, count: u64) -> Vec<Client> {
     let half = vec![b'x'; BODY_BYTES / 2];
     let item = target.item("k");
@@ -20,7 +20,7 @@ fn connect(target: &Target, count: u64) -> Vec<Client> {
              Content-Length: {BODY_BYTES}\r\n\r\n"
         );
         client.send(head).unwrap();
-        // Fails if the server has closed the connection already.
+        // This fails if the server has already closed the connection.
         let _ = client.send(&half);
         client
     });
@@ -42,14 +42,20 @@ fn unauthenticated_uploads_use_little_memory_and_release_it() {
     let growth = |bytes: u64| bytes.saturating_sub(before);
     let (during, after) = (growth(during), growth(after));
     let peak = growth(target.memory_bytes("VmHWM"));
-    println!("{count} clients: {during} bytes, peak {peak}, {after} bytes after they disconnected");
-    assert!(peak < BYTES_MAX, "peak memory grew by {} MiB", peak / MIB);
-    assert!(after < BYTES_MAX / 4, "{} MiB after the clients disconnected", after / MIB);
+    println!(
+        "{count} clients: growth of {during} bytes, peak {peak}, {after} after the disconnect"
+    );
+    assert!(peak < BYTES_MAX, "the peak memory grew by {} MiB", peak / MIB);
+    assert!(
+        after < BYTES_MAX / 4,
+        "the memory is {} MiB larger after the clients disconnected",
+        after / MIB
+    );
     target.assert_healthy_and_stop();
 }
 
 #[test]
-fn an_unauthenticated_client_that_sends_its_body_first_gets_its_401() {
+fn an_unauthenticated_client_that_sends_its_body_first_receives_the_401() {
     let target = Target::new(&[]);
     for size in [0, 100, BODY_BYTES, 5_000_000] {
         let mut client = target.connect();
@@ -70,13 +76,13 @@ fn draining_a_rejected_body_has_a_deadline() {
     let target = Target::new(&["--body-timeout", "2"]);
     let mut clients: Vec<_> = (0..4).map(|_| target.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
-        // Half of the clients have no valid token.
+        // Half of the clients send two tokens, which is invalid.
         let token = if n % 2 == 0 { "Fastly-Key: wrong\r\n" } else { "" };
         let head = "PUT /resources/stores/kv/none/keys/k";
         let length = format!("{token}Content-Length: 900000\r\n");
         client.send(target.head(head, &length)).unwrap();
     }
-    // Bytes that keep arriving do not extend the deadline.
+    // Receiving more bytes must not extend the deadline.
     for _ in 0..200 {
         for client in &mut clients {
             let _ = client.send("x");
@@ -106,7 +112,7 @@ fn idle_connections_release_the_memory_of_large_responses() {
     }
     let growth = target.memory_bytes("VmRSS").saturating_sub(before);
     println!("{count} connections: {} bytes each", growth / count);
-    assert!(growth < count * 24 * 1024, "{} bytes each", growth / count);
+    assert!(growth < count * 24 * 1024, "{} bytes per connection", growth / count);
     for client in &mut clients {
         assert_eq!(client.get(&item).unwrap().body.len(), value.len());
     }

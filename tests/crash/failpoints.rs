@@ -1,4 +1,4 @@
-//! kill -9 at chosen system calls of the unchanged binary.
+//! Tests of kill -9 at chosen system calls of the unchanged binary.
 
 use crate::harness::fault_shim::Action::{self, Count, KillAfter, KillBefore, KillHalfway};
 use crate::harness::fault_shim::{
@@ -10,11 +10,11 @@ use crate::random_kills::rounds;
 use crate::testbed::{Testbed, start_server};
 use std::time::Duration;
 
-/// Limit for a workload to reach its failpoint.
+/// Time limit for a workload to reach its failpoint.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs a workload until the rule kills the server at a random hit of `1..=hits_max`, restarts the
-/// server without the shim, and checks the store; repeats with other hits.
+/// Runs a workload until the rule kills the server at a random hit in `1..=hits_max`, restarts the
+/// server without the shim, and checks the store. Repeats this with other hits.
 fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
     let Some(shim) = FaultShim::build() else { return };
     let seed = run_seed(failpoint);
@@ -26,9 +26,9 @@ fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
         testbed.run_workload(sizes, false, |server| {
             let status = server.wait_for_exit(TIMEOUT);
             let hits = shim.hits(0);
-            assert!(status.is_some(), "{failpoint}: hit {first} not reached, {hits} hits");
+            assert!(status.is_some(), "{failpoint}: only {hits} of {first} hits were reached");
         });
-        assert!(shim.hits(0) >= first, "{failpoint}: exited before the failpoint\n{}", shim.log());
+        assert!(shim.hits(0) >= first, "{failpoint}: the server exited too early\n{}", shim.log());
         shim.disable(0);
         testbed.restart(start_server);
         testbed.check(&format!("{failpoint}, hit {first}, round {round}, STEADFAST_SEED={seed}"));
@@ -44,7 +44,7 @@ fn rule(action: Action, calls: u32, path: &'static str) -> Rule {
 }
 
 #[test]
-fn the_shim_intercepts_all_calls_it_injects_faults_into() {
+fn the_shim_intercepts_all_calls_into_which_it_injects_faults() {
     let Some(shim) = FaultShim::build() else { return };
     let mut testbed = Testbed::new(1, 2);
     testbed.restart(|data| shim.server(data));
@@ -59,7 +59,7 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
         let reply = testbed.server.request(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
         assert_eq!(reply.status, 200);
     }
-    // The response does not wait for the removal of the file.
+    // The server responds before it removes the blob file.
     for _ in 0..1000 {
         if shim.hits(4) > 0 {
             break;
@@ -68,9 +68,9 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
     }
     for slot in 0..7 {
         let hits = shim.hits(slot);
-        assert!(hits > 0, "rule {slot} never matched");
+        assert!(hits > 0, "rule {slot} did not match any call");
     }
-    assert!(shim.hits(1) >= 3, "{} WAL fsyncs for 3 puts", shim.hits(1));
+    assert!(shim.hits(1) >= 3, "there were only {} WAL fsyncs for 3 puts", shim.hits(1));
 }
 
 #[test]
@@ -150,12 +150,13 @@ fn writes_survive_a_kill_while_expired_items_are_deleted() {
             let reply = testbed.server.request(&request, &[("time_to_live_sec", "1")], value);
             assert_eq!(reply.status, 200);
         }
-        // Real time must pass the short TTLs too. The clock jump also passes the grace period.
+        // Wait until the short TTLs have passed in real time. The clock jump also passes the
+        // retention of expired items.
         std::thread::sleep(Duration::from_millis(2100));
         shim.set(0, rule);
         shim.advance_clock(100);
         let status = testbed.server.wait_for_exit(TIMEOUT);
-        assert!(status.is_some(), "point {point}: the expired items were not deleted");
+        assert!(status.is_some(), "point {point}: the server was not killed while deleting items");
         shim.disable(0);
         shim.advance_clock(0);
         testbed.restart(start_server);

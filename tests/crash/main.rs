@@ -2,8 +2,8 @@
 //!
 //! Each test runs a workload against a server, stops the server or makes its disk fail, restarts
 //! it, and compares the store with the journals of acknowledged writes.
-//! `STEADFAST_CRASH_ROUNDS` sets the number of kills (30). `STEADFAST_SEED` repeats the choices of
-//! a run, not its timing.
+//! `STEADFAST_CRASH_ROUNDS` sets the number of kills (default 30). `STEADFAST_SEED` repeats the
+//! random choices of a run, but not its timing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests print and read env")]

@@ -1,4 +1,4 @@
-//! An engine wrapper that injects planned faults: before a commit, after it, or in a read.
+//! An engine wrapper that injects planned faults: before a commit, after a commit, or in a read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,14 +7,14 @@ use steadfast::engine::{
     ScanPage, Snapshot, Stats,
 };
 
-/// The outcome of a call.
+/// The planned outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The call succeeds.
     None,
     /// The commit reports a conflict, and nothing is written.
     Conflict,
-    /// The commit fails for lack of space, and nothing is written.
+    /// The commit fails because there is no space left, and nothing is written.
     Full,
     /// The commit fails, and nothing is written.
     BeforeCommit,
@@ -24,10 +24,10 @@ pub(crate) enum Fault {
     Read,
 }
 
-/// Wraps an engine; see the module.
+/// Wraps an engine and injects faults; see the module documentation.
 pub(crate) struct FaultInjectingEngine {
     engine: Arc<dyn Engine>,
-    /// The outcomes of the next calls in reverse order.
+    /// The planned outcomes of the next calls, in reverse order.
     plan: Mutex<Vec<Fault>>,
     injected_count: AtomicU64,
 }
@@ -37,7 +37,7 @@ impl FaultInjectingEngine {
         FaultInjectingEngine { engine, plan: Mutex::default(), injected_count: AtomicU64::new(0) }
     }
 
-    /// Sets the outcomes of the next calls.
+    /// Plans the outcomes of the next calls, and drops those planned before.
     pub(crate) fn plan(&self, faults: &[Fault]) {
         *self.plan.lock().unwrap() = faults.iter().rev().copied().collect();
     }

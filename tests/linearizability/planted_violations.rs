@@ -33,7 +33,7 @@ fn assert_linearizable(operations: &[Call]) {
 }
 
 fn assert_rejected(operations: &[Call]) {
-    let why = check(&history(operations)).expect_err("it is accepted");
+    let why = check(&history(operations)).expect_err("the history was accepted");
     assert!(why.contains(" operations are not linearizable"), "{why}");
 }
 

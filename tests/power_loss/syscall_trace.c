@@ -1,6 +1,6 @@
-/* LD_PRELOAD library that records, in order, every call that changes a file below one directory,
- * with its data, and every fsync. syscall_trace.rs reads the records and has the same layout. A
- * record is complete before `end` moves past it, so a killed process leaves whole records only. */
+/* An LD_PRELOAD library that records, in order, every call that changes a file below a directory,
+ * with the data, and every fsync. syscall_trace.rs reads the records and also defines their layout.
+ * A record is complete before `end` moves past it, so a killed process leaves whole records. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -22,18 +22,18 @@
 enum { WRITE = 1, SYNC_BEGINS, SYNC_ENDS, TRUNCATE, CREATE, UNLINK, RENAME, MKDIR };
 
 struct header {
-    uint64_t end;      /* bytes of records */
-    uint64_t capacity; /* bytes available; set by the test */
+    uint64_t end;      /* size of all records in bytes */
+    uint64_t capacity; /* space for records in bytes; set by the test */
     uint32_t lock;
-    uint32_t full; /* a record did not fit; the trace is incomplete */
+    uint32_t full; /* set if a record did not fit, so the trace is incomplete */
 };
 
 struct record {
     uint32_t kind, thread;
-    uint64_t time; /* microseconds since 1970 */
+    uint64_t time; /* microseconds since the Unix epoch */
     uint64_t at;   /* offset of a write; size of a truncation */
     uint64_t path, bytes;
-}; /* the path and the bytes follow; the next record begins at a multiple of 8 */
+}; /* followed by the path and the bytes; the next record begins at a multiple of 8 */
 
 static struct header *header;
 static const char *root;
@@ -52,7 +52,7 @@ __attribute__((constructor)) static void attach(void) {
     }
     close(fd);
     header = map;
-    header->lock = 0; /* a killed process may have left it locked */
+    header->lock = 0; /* a killed process may have held the lock */
 }
 
 static void append_record(uint32_t kind, const char *path, uint64_t at, const void *bytes,
@@ -85,7 +85,7 @@ static void append_record(uint32_t kind, const char *path, uint64_t at, const vo
     __atomic_store_n(&header->lock, 0, __ATOMIC_RELEASE);
 }
 
-/* The path of a descriptor; not a path below the root for pipes and sockets. */
+/* Returns the path of a descriptor. A pipe or socket has no path below the root directory. */
 static const char *fd_path(int fd, char *path, size_t size) {
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -99,7 +99,7 @@ static const char *fd_path(int fd, char *path, size_t size) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A write is recorded before the call: from then on any part of it may be on disk, even if the
+/* Records a write before the call: from then on any part of the data may be on disk, even if the
  * process is killed halfway. */
 static void record_write(int fd, const void *bytes, size_t size, int64_t at) {
     char path[512];
