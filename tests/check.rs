@@ -157,7 +157,7 @@ fn every_kind_of_damage_is_reported() {
 }
 
 #[test]
-fn check_refuses_a_missing_wal_until_it_is_reset() {
+fn check_rejects_a_missing_wal_until_it_is_reset() {
     let (mut disk, _) = with_items();
     disk.server.kill();
     let log = disk.data().join("log");

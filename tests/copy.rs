@@ -155,7 +155,8 @@ async fn nonempty_destinations_and_incomplete_sources_are_refused(destination: S
 
 async fn verification_finds_differences(destination: Subject) {
     let source = source_records().await;
-    // Two copies with a marker beyond the copied keys. The second one also has a wrong value.
+    // The markers of both copies claim more progress than was made. The second copy also has a
+    // wrong value.
     let body = |key: &'static str, len: usize| Mutation {
         key: Bytes::from_static(key.as_bytes()),
         record: Some(record(9_999, "large", vec![1; len])),

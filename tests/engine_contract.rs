@@ -15,7 +15,7 @@ suite!(
     reads_return_exactly_the_written_records,
     versions_increase_across_commits_and_reopens,
     commits_are_atomic,
-    preconditions_see_earlier_commits_of_the_same_group,
+    preconditions_see_earlier_commits_in_the_same_group,
     exactly_one_of_several_concurrent_commits_with_the_same_precondition_succeeds,
     scans_return_keys_in_byte_order_within_the_bounds,
     scans_skip_expired_records,
@@ -26,8 +26,8 @@ suite!(
     a_closed_engine_rejects_all_operations,
     reads_are_monotonic_under_concurrent_commits,
     a_body_that_is_replaced_during_a_read_is_read_completely,
-    a_rejected_commit_does_not_affect_its_group,
-    commits_of_a_group_check_preconditions_in_order,
+    a_rejected_commit_does_not_affect_the_rest_of_its_group,
+    commits_in_a_group_check_preconditions_in_order,
     snapshots_do_not_change,
     snapshots_contain_each_commit_entirely_or_not_at_all,
 );
@@ -105,7 +105,7 @@ async fn versions_increase_across_commits_and_reopens(mut subject: Subject) {
     let mut current = BTreeMap::from([("a", 0), ("b", 0)]);
     let mut assert_increases = |process: usize, keys: &[&'static str], version: u64| {
         let last = keys.iter().map(|key| current[key]).max().unwrap().max(assigned[process]);
-        assert!(version > last, "process {process}, {keys:?}: {version} after {last}");
+        assert!(version > last, "process {process}, {keys:?}: version {version} after {last}");
         current.extend(keys.iter().map(|key| (*key, version)));
         assigned[process] = version;
         version
@@ -156,7 +156,7 @@ async fn commits_are_atomic(subject: Subject) {
     assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "c"]);
 }
 
-async fn preconditions_see_earlier_commits_of_the_same_group(subject: Subject) {
+async fn preconditions_see_earlier_commits_in_the_same_group(subject: Subject) {
     let engine = &*subject.engine;
     // Commit concurrently, so that group commit puts both commits into one group.
     let first = engine.commit(Commit {
@@ -370,7 +370,7 @@ async fn reads_are_monotonic_under_concurrent_commits(subject: Subject) {
                         let page = engine.scan(scan("k", "l", 1, 0)).await.unwrap();
                         page.iter().next().map_or(0, |found| found.version)
                     };
-                    assert!(version >= last, "{version} after {last}");
+                    assert!(version >= last, "version {version} after {last}");
                     last = version;
                 }
             })
@@ -422,7 +422,7 @@ impl StoredBody for Foreign {
     }
 }
 
-async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
+async fn a_rejected_commit_does_not_affect_the_rest_of_its_group(subject: Subject) {
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..100 {
         let engine = subject.engine.clone();
@@ -448,7 +448,7 @@ async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
     }
 }
 
-async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
+async fn commits_in_a_group_check_preconditions_in_order(subject: Subject) {
     // However commits are grouped, at most one commit per expected version succeeds.
     let mut version = 0;
     for round in 0..30 {

@@ -61,7 +61,7 @@ fn assert_contents(server: &Server) {
 }
 
 #[test]
-fn format_1_opens_with_all_acknowledged_writes() {
+fn format_1_data_opens_with_all_acknowledged_writes() {
     let (_dir, data) = fixture();
     let server = Server::start(&data, &[]);
     assert_contents(&server);
@@ -76,7 +76,7 @@ fn format_1_opens_with_all_acknowledged_writes() {
 }
 
 #[test]
-fn format_1_passes_the_check_command() {
+fn format_1_data_passes_the_check_command() {
     let (_dir, data) = fixture();
     let out = Command::new(binary()).args(["check", "--data"]).arg(&data).output().unwrap();
     let output = String::from_utf8(out.stdout).unwrap();

@@ -154,7 +154,7 @@ async fn changed_and_swapped_bodies_are_not_served() {
 }
 
 #[tokio::test]
-async fn changed_and_moved_meta_is_not_served() {
+async fn changed_and_moved_record_metadata_is_not_served() {
     for sql in [
         "UPDATE heads SET data = CAST(data || x'00' AS BLOB) WHERE key = CAST('a' AS BLOB)",
         "UPDATE heads SET data = substr(data, 1, 10) WHERE key = CAST('a' AS BLOB)",
@@ -214,7 +214,7 @@ async fn missing_truncated_and_changed_blob_files_are_not_served() {
 }
 
 #[tokio::test]
-async fn a_damaged_block_of_a_blob_file_does_not_affect_the_others() {
+async fn a_damaged_block_of_a_blob_file_does_not_affect_other_blocks() {
     let (_dir, data) = populated().await;
     let path = blob_path(&data);
     let mut bytes = fs::read(&path).unwrap();
@@ -245,7 +245,7 @@ async fn orphaned_blob_files_are_removed_after_startup_and_other_files_are_kept(
 }
 
 #[tokio::test]
-async fn a_data_directory_is_locked_by_one_engine() {
+async fn only_one_engine_can_lock_a_data_directory() {
     let (_dir, data) = populated().await;
     let first = open(&data).unwrap();
     match open(&data).map(|_| ()) {

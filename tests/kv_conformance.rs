@@ -434,7 +434,11 @@ async fn an_item_is_absent_as_soon_as_it_expires(subject: Subject) {
     case.delete("delete", DeleteRequest::default()).await.unwrap();
     assert_eq!(case.delete("delete", DeleteRequest::default()).await, Err(Error::NoItem));
     case.clock.set(START);
-    assert_eq!(case.get("get").await.as_deref(), Some("old"), "expiry depends on the clock alone");
+    assert_eq!(
+        case.get("get").await.as_deref(),
+        Some("old"),
+        "expiry must depend on the clock only"
+    );
 }
 
 async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subject) {

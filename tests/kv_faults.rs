@@ -152,7 +152,7 @@ async fn run_sequence(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> 
         if let Some((_, current)) = found {
             assert!(
                 current >= last && (current > last || value == existing),
-                "{number}: {current} after {last}"
+                "{number}: generation {current} after {last}"
             );
             last = current;
         }

@@ -259,7 +259,7 @@ fn identifiers_are_split_into_words() {
 }
 
 #[test]
-fn files_and_lines_are_short_and_finished() {
+fn files_and_lines_are_short_and_contain_no_unfinished_work() {
     let mut broken = Vec::new();
     // These markers are assembled from parts so that this file does not contain them.
     let undone = [("TO", "DO"), ("FIX", "ME"), ("XX", "X")].map(|(a, b)| format!("{a}{b}"));

@@ -252,7 +252,7 @@ async fn recovery_reports_damage_before_the_last_record() {
 }
 
 #[tokio::test]
-async fn reads_report_a_damaged_body_in_the_wal_and_serve_the_others() {
+async fn reads_report_a_damaged_body_in_the_wal_and_serve_other_bodies() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -367,7 +367,7 @@ async fn recovery_repeats_a_lost_or_partial_checkpoint() {
 }
 
 #[tokio::test]
-async fn segments_are_recycled_and_their_old_records_ignored() {
+async fn segments_are_recycled_and_old_records_in_them_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -430,7 +430,7 @@ async fn commits_larger_than_a_segment_are_recovered() {
 async fn the_sqlite_wal_stays_bounded_under_continuous_reads() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    // A small WAL keeps checkpoints running.
+    // With a small WAL, checkpoints run continuously.
     let engine = Arc::new(open_with(&data, 1 << 20).unwrap());
     let key = |n: usize| format!("k{:03}", n % 200);
     for n in 0..200 {
@@ -578,7 +578,7 @@ fn wal_end(data: &Path) -> i64 {
 }
 
 #[tokio::test]
-async fn the_newest_segment_is_recorded_in_a_database_of_an_earlier_build() {
+async fn the_newest_segment_is_recorded_in_a_database_created_by_an_earlier_build() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     open(&data).unwrap().close().await.unwrap();

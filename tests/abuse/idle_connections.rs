@@ -23,8 +23,12 @@ fn ten_thousand_idle_connections_use_little_memory_and_block_no_other_client() {
     assert_eq!(target.open_connections(), count + 1);
     target.assert_responsive();
     let growth = target.memory_bytes("VmRSS").saturating_sub(before);
-    println!("{count} connections: {} MiB, {} bytes each", growth / MIB, growth / count.max(1));
-    assert!(growth < count * BYTES_PER_CONNECTION + 16 * MIB, "{} MiB for {count}", growth / MIB);
+    println!("{count} connections use {} MiB, {} bytes each", growth / MIB, growth / count.max(1));
+    assert!(
+        growth < count * BYTES_PER_CONNECTION + 16 * MIB,
+        "{} MiB for {count} connections",
+        growth / MIB
+    );
     for client in clients.iter_mut().rev().take(100) {
         assert_eq!(client.get("/readyz").unwrap().status, 200);
     }

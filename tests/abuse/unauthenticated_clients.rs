@@ -111,7 +111,7 @@ fn idle_connections_release_the_memory_of_large_responses() {
         assert_eq!(client.get(&item).unwrap().body.len(), value.len());
     }
     let growth = target.memory_bytes("VmRSS").saturating_sub(before);
-    println!("{count} connections: {} bytes each", growth / count);
+    println!("{count} connections use {} bytes each", growth / count);
     assert!(growth < count * 24 * 1024, "{} bytes per connection", growth / count);
     for client in &mut clients {
         assert_eq!(client.get(&item).unwrap().body.len(), value.len());

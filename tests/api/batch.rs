@@ -137,11 +137,7 @@ fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
     }
     let errors = batch_errors(&put_batch(&case, body), 400);
     let indexes: Vec<_> = errors.iter().map(|error| error.1).collect();
-    assert_eq!(
-        indexes,
-        (0..lines.len() as u64).collect::<Vec<_>>(),
-        "the response must list all errors in order"
-    );
+    assert_eq!(indexes, (0..lines.len() as u64).collect::<Vec<_>>(), "all errors, in order");
     assert!(case.list_keys().is_empty());
 }
 
@@ -157,7 +153,7 @@ fn a_line_that_is_not_utf8_does_not_affect_other_lines() {
 #[test]
 fn lines_may_be_indented_or_blank_and_end_in_lf_or_crlf() {
     let case = Case::new();
-    // The recorded batch: the second line is indented and the last line has no line break.
+    // In the recorded batch, the second line is indented and the last line has no line break.
     put_batch_ok(
         &case,
         "{\"key\":\"batch-1\",\"value\":\"VkFMVUU=\"}\n    \

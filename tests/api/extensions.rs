@@ -36,7 +36,7 @@ impl Case {
 }
 
 #[test]
-fn the_extensions_report_name_and_version() {
+fn the_extensions_endpoint_reports_name_and_version() {
     let case = Case::new();
     let about = case.server.get("/_/v1");
     let version = env!("CARGO_PKG_VERSION");

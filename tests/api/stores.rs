@@ -117,7 +117,7 @@ fn a_body_without_a_store_name_returns_400_and_creates_nothing() {
 }
 
 #[test]
-fn a_store_is_created_with_any_content_type_and_chunked_body() {
+fn a_store_can_be_created_with_any_content_type_and_a_chunked_body() {
     let case = Case::new();
     for (name, kind) in [("a", "application/json"), ("b", "text/plain"), ("c", "")] {
         let body = json!({ "name": name }).to_string();

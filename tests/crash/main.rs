@@ -1,7 +1,7 @@
 //! Crash tests: acknowledged writes survive kill -9, I/O errors and shutdowns.
 //!
-//! Each test runs a workload against a server, stops the server or makes its disk fail, restarts
-//! it, and compares the store with the journals of acknowledged writes.
+//! Each test runs a workload on a server, stops the server or makes the disk fail, restarts the
+//! server, and compares the store with the journals of acknowledged writes.
 //! `STEADFAST_CRASH_ROUNDS` sets the number of kills (default 30). `STEADFAST_SEED` repeats the
 //! random choices of a run, but not its timing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]

@@ -104,7 +104,7 @@ fn a_lost_insert_is_reported() {
 }
 
 #[test]
-fn an_unanswered_write_may_be_applied_or_not() {
+fn a_write_without_a_response_may_or_may_not_be_applied() {
     let mut scenario = Scenario::new();
     let before = now_micros();
     std::thread::sleep(Duration::from_millis(2));

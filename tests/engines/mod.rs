@@ -80,7 +80,7 @@ impl Subject {
         self.processes.iter().map(kv).collect()
     }
 
-    /// Closes and reopens the engine; the memory engine stays open.
+    /// Closes and reopens the engine. The memory engine stays open.
     #[allow(dead_code, reason = "each suite uses a part")]
     pub(crate) async fn reopen(&mut self) {
         if let Some(dir) = &self.dir {

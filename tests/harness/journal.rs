@@ -20,7 +20,7 @@ pub(crate) const COUNTED: &str = "shared-counted";
 
 const SECOND: u64 = 1_000_000;
 
-/// An item as last known to its writer.
+/// The last known state of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) chunks: Vec<Chunk>,
@@ -267,7 +267,7 @@ impl Journal {
         Journal { writer, ..Journal::default() }
     }
 
-    /// Returns the name of one of this writer's keys.
+    /// Returns the name of the key with this number that belongs to this writer.
     pub(crate) fn key(&self, number: u64) -> String {
         format!("w{}-{number}", self.writer)
     }

@@ -167,7 +167,7 @@ impl Writer<'_> {
         let reply = self.request(&request, &fields, &body);
         let kind = self.classify(&op, reply.as_ref(), &request);
         if let EventKind::Acknowledged(Some(generation)) = kind {
-            assert!(generation > last, "{request}: {generation} after {last}");
+            assert!(generation > last, "{request}: generation {generation} after {last}");
         }
         self.record(&key, kind);
     }

@@ -12,7 +12,7 @@ const NONE: usize = usize::MAX;
 /// The invocations and returns in time order, as a doubly linked list. Operations can be removed
 /// from the list and restored.
 struct Events {
-    /// The operation of each entry, and whether the entry is its invocation.
+    /// For each entry, the operation and whether the entry is the invocation.
     of: Vec<(usize, bool)>,
     next: Vec<usize>,
     before: Vec<usize>,
@@ -91,7 +91,7 @@ impl LinearizedSet {
 /// Returns the operations near the point at which every order fails.
 pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
     let mut checked = operations.to_vec();
-    // A read without a response constrains nothing.
+    // A read without a response does not restrict the order.
     checked.retain(|operation| {
         operation.invocation != Invocation::Get || operation.response != Response::Unknown
     });
@@ -144,7 +144,7 @@ fn search(operations: &[Operation]) -> Result<(), usize> {
             continue;
         }
         furthest = furthest.max((operation.returned_at, number));
-        // No operation can be linearized before this return: backtrack.
+        // Backtrack, because no operation can be linearized before this return.
         let Some((last, earlier)) = linearized.pop() else { return Err(furthest.1) };
         state = earlier;
         set.flip(last);

@@ -161,7 +161,7 @@ fn race(server: &Server, seed: u64) {
         check_list(list, &changes).unwrap_or_else(|why| panic!("STEADFAST_SEED={seed}: {why}"));
     }
     let written: usize = changes.values().map(Vec::len).sum();
-    println!("{} lists checked against {written} changes", lists.len());
+    println!("checked {} lists against {written} changes", lists.len());
     assert!(lists.len() > 20 && written > 500, "there were too few lists or changes");
 }
 

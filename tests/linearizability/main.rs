@@ -45,7 +45,7 @@ fn run_phases(test: &str, mut phase: impl FnMut(u64, &mut Random, u64) -> u64) {
         checked += phase(phases, &mut random, seed);
         phases += 1;
     }
-    println!("{test}: {checked} operations on {} keys checked", phases * clients::KEYS);
+    println!("{test}: checked {checked} operations on {} keys", phases * clients::KEYS);
     assert!(checked > 500, "only {checked} operations were checked");
 }
 

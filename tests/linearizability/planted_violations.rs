@@ -95,7 +95,7 @@ fn resurrected_items_are_rejected() {
 }
 
 #[test]
-fn an_unanswered_write_takes_effect_at_most_once() {
+fn a_write_without_a_response_takes_effect_at_most_once() {
     let lost = (10, 20, put("b"), Unknown);
     let first = (0, 1, put("a"), Written(1));
     let get = |at, response| (at, at + 1, Get, response);

@@ -114,7 +114,7 @@ enum PageState {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DiskModel {
     files: Vec<FileState>,
-    /// The names that the server sees.
+    /// The current names, including unsynced changes.
     names: BTreeMap<String, Option<usize>>,
     synced_names: BTreeMap<String, Option<usize>>,
     pending_names: Vec<(usize, NameChange)>,

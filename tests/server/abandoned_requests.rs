@@ -93,7 +93,7 @@ fn a_request_is_abandoned_when_its_client_closes_the_connection() {
 }
 
 #[test]
-fn a_half_closed_client_gets_interim_responses_until_its_response() {
+fn a_half_closed_client_gets_interim_responses_until_the_final_response() {
     let mut busy = BusyServer::new();
     let mut client = busy.start_export("1.1");
     client.shutdown_write();
@@ -114,7 +114,7 @@ fn a_half_closed_client_gets_interim_responses_until_its_response() {
 }
 
 #[test]
-fn a_half_closed_http_1_0_client_gets_only_its_response() {
+fn a_half_closed_http_1_0_client_gets_only_the_final_response() {
     let mut busy = BusyServer::new();
     let mut client = busy.start_export("1.0");
     client.shutdown_write();
@@ -153,7 +153,7 @@ fn counting_items_stops_when_the_client_has_disconnected() {
     }
     let items = ITEMS.replace("{store_id}", &store);
     let count = head(&format!("DELETE {items}?all=true&dry_run=true"), "1.1");
-    // The reset may arrive before the count starts.
+    // Try repeatedly, because the reset may arrive before the count starts.
     wait_until(Duration::from_secs(60), "no counting request was abandoned", || {
         let mut client = resetting_client(server);
         client.send(&count).unwrap();

@@ -4,7 +4,7 @@ use crate::support::{Server, TOKEN};
 use serde_json::{Value, json};
 
 #[test]
-fn discovery_needs_no_token_and_is_json() {
+fn discovery_needs_no_token_and_returns_json() {
     let server = Server::memory(&[]);
     let mut client = server.connect();
     let path = "/realms/fastly/.well-known/openid-configuration";
@@ -100,7 +100,7 @@ fn the_kv_store_product_is_always_enabled() {
 }
 
 #[test]
-fn account_endpoints_list_their_methods_in_allow() {
+fn account_endpoints_list_their_methods_in_the_allow_header() {
     let server = Server::memory(&[]);
     for (path, methods) in [
         ("/verify", "GET, HEAD"),

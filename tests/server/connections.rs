@@ -93,7 +93,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn head_responses_have_the_length_of_get_and_no_body() {
+fn head_responses_have_the_content_length_of_get_and_no_body() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys/k");

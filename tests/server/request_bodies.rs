@@ -73,7 +73,7 @@ fn chunks_may_be_split_at_any_byte() {
 }
 
 #[test]
-fn a_chunked_upload_without_data_is_an_empty_value() {
+fn a_chunked_upload_without_data_stores_an_empty_value() {
     let fixture = Fixture::new();
     let mut client = fixture.put(CHUNKED, "0\r\n\r\n");
     assert_eq!(client.read_response(false).unwrap().status, 200);

@@ -84,7 +84,7 @@ fn port(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// Runs a command to completion; returns its exit status, standard output and standard error.
+/// Runs a command to completion. Returns the exit status, standard output and standard error.
 fn run_to_exit(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -103,7 +103,7 @@ fn fails(command: Command, status: i32) -> String {
     err
 }
 
-/// Waits for the server to exit; returns its exit status and the time that this took.
+/// Waits for the server to exit. Returns the exit status and the time that this took.
 fn wait(mut run: CapturedServer) -> (ExitStatus, Duration) {
     let start = Instant::now();
     loop {
@@ -333,7 +333,7 @@ fn a_port_in_use_is_named_in_the_error() {
 }
 
 #[test]
-fn a_memory_server_warns_in_its_banner_and_removes_its_token() {
+fn a_memory_server_warns_in_its_banner_and_removes_its_token_file() {
     let run = CapturedServer::start(steadfast(&["serve", "--memory", "--listen", "127.0.0.1:0"]));
     let out = run.out();
     assert!(out.contains("data   memory (lost when the server stops)\n"), "{out}");

@@ -137,7 +137,7 @@ impl TlsClient {
         self.0.flush().unwrap();
     }
 
-    /// Reads a response with a `Content-Length`; returns its status, head and body.
+    /// Reads a response with a `Content-Length`. Returns the status, the head and the body.
     fn read_response(&mut self) -> io::Result<(u16, String, Vec<u8>)> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -354,7 +354,7 @@ fn unfinished_handshakes_are_closed_and_counted_as_connections() {
 #[test]
 fn an_oversized_handshake_is_refused_before_it_is_complete() {
     let tls = TlsServer::new(&["--header-timeout", "3600"]);
-    // A ClientHello of 64 KiB in records of 16 KiB, without its last bytes.
+    // Send a ClientHello of 64 KiB in records of 16 KiB, without the last bytes.
     let mut hello = vec![1, 0, 0xff, 0xff, 3, 3];
     hello.resize(64_000, b'x');
     let mut client = Client::connect(tls.server.port).unwrap();

@@ -45,7 +45,7 @@ fn assert_in_no_file(data: &Path, secrets: &[String], present: &str) {
 }
 
 #[test]
-fn token_secrets_are_in_no_file_log_or_other_response() {
+fn token_secrets_appear_in_no_file_log_or_other_response() {
     let mut logged = DiskServer::logged(TRACE);
     let (mut secrets, mut ids) = (Vec::new(), Vec::new());
     for name in ["active-by-name", "revoked", "given-up"] {

@@ -16,7 +16,7 @@ pub(crate) struct Faults {
     pub(crate) write_delay: Duration,
     /// Rejects every n-th write with 503.
     pub(crate) reject_every: u64,
-    /// Forwards every n-th write, and closes the connection instead of sending its response.
+    /// Forwards every n-th write, and closes the connection instead of sending the response.
     pub(crate) drop_response_every: u64,
     /// Reverses every page of keys.
     pub(crate) reverse_keys: bool,
