@@ -124,6 +124,10 @@ impl Engine for FaultInjectingEngine {
         })
     }
 
+    fn buffers_blobs(&self) -> bool {
+        self.engine.buffers_blobs()
+    }
+
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         self.engine.create_blob()
     }
