@@ -2,9 +2,16 @@
 //! `--max-in-flight`, by the size that they take with the engine.
 
 use super::Case;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::fs;
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
+/// The size of a large value.
+const LARGE_BYTES: usize = 25 << 20;
+/// One line of a batch with its value, in the buffers of the server and of its allocator.
+const CEILING: usize = 440 << 20;
 /// How long a request must wait to show that it does not have its memory.
 const WAITS: Duration = Duration::from_millis(500);
 
@@ -34,4 +41,52 @@ fn uploads_wait_for_the_memory_that_they_take() {
     second.send(vec![b'2'; size]).unwrap();
     assert_eq!(second.read_response(false).unwrap().status, 200);
     assert_eq!(case.get_value("second"), vec![b'2'; size]);
+}
+
+/// The peak memory of the server, in bytes.
+fn peak_memory(case: &Case) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", case.server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: usize = line.trim_matches([' ', '\t', 'k', 'B']).parse().unwrap();
+    kib * 1024
+}
+
+#[test]
+fn concurrent_batches_of_large_values_stay_below_a_memory_ceiling() {
+    const VALUES: usize = 5;
+    let case = Case::with(&["--max-in-flight", "67108864", "--cache", "16777216"]);
+    if case.server._dir.is_none() && case.server.database.is_none() {
+        // In memory the values stay.
+        return;
+    }
+    let value = BASE64_STANDARD.encode(vec![b'v'; LARGE_BYTES]);
+    let line = |nth| format!("{{\"key\":\"k{nth}\",\"value\":\"{value}\"}}\n");
+    let body: String = (0..VALUES).map(line).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let batch = format!("PUT {}/batch", case.store_path());
+                let response = case.server.request(&batch, &[], body.as_bytes());
+                assert_eq!(response.status, 200, "{}", response.text());
+            });
+        }
+    });
+    let peak = peak_memory(&case) / MIB;
+    println!("peak memory {peak} MiB");
+    assert!(peak < CEILING / MIB, "{peak} MiB");
+    assert_eq!(case.list_keys().len(), VALUES);
+    assert_eq!(case.get_value("k4").len(), LARGE_BYTES);
+}
+
+#[test]
+fn large_gets_are_served_beside_readers_that_stall() {
+    // Half of the limit of 256 MiB is for downloads: five values that are in memory.
+    let case = Case::with(&["--body-timeout", "300"]);
+    case.put_ok("large", &[], &vec![b'v'; LARGE_BYTES]);
+    let get = format!("GET {}", case.item_path("large"));
+    let stalled: Vec<_> = (0..5).map(|_| case.send_head(&get, "")).collect();
+    std::thread::sleep(WAITS);
+    let served = (0..2).any(|_| case.get("large").status == 200);
+    assert!(served, "the readers that stall hold all the memory");
+    drop(stalled);
 }
