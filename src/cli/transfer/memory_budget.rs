@@ -83,7 +83,7 @@ impl<T: Send + 'static> OrderedReads<T> {
 /// Reads one value within the budget.
 pub(super) struct ValueReader {
     budget: MemoryBudget,
-    /// Resolves when this task is the oldest, which reads its value even if the budget is exhausted.
+    /// Resolves when this task is the oldest, which reads even if the budget is exhausted.
     next: oneshot::Receiver<()>,
 }
 
