@@ -203,6 +203,29 @@ fn idle_and_stopped_tls_connections_end_with_close_notify() {
 }
 
 #[test]
+fn idle_tls_connections_use_little_memory() {
+    const CONNECTIONS: usize = 500;
+    const BYTES_MAX: usize = 32 * 1024;
+    let tls = TlsServer::new(&[]);
+    let memory = || -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", tls.server.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim_matches([' ', '\t', 'k', 'B']).parse::<usize>().unwrap() * 1024
+    };
+    let connect = || {
+        let mut client = tls.connect();
+        assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
+        client
+    };
+    let mut clients: Vec<_> = (0..50).map(|_| connect()).collect();
+    let before = memory();
+    clients.extend((0..CONNECTIONS).map(|_| connect()));
+    let each = memory().saturating_sub(before) / CONNECTIONS;
+    println!("{each} bytes for each of {CONNECTIONS} connections");
+    assert!(each < BYTES_MAX, "{each} bytes");
+}
+
+#[test]
 fn plain_http_on_the_tls_port_is_answered_with_a_400() {
     let tls = TlsServer::new(&[]);
     let mut client = tls.server.connect();
