@@ -2,16 +2,15 @@
 //! `--max-in-flight`, by the size that they take with the engine.
 
 use super::Case;
+use super::support::process_memory;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use std::fs;
 use std::time::Duration;
 
-const MIB: usize = 1 << 20;
 /// The size of a large value.
 const LARGE_BYTES: usize = 25 << 20;
 /// One line of a batch with its value, in the buffers of the server and of its allocator.
-const CEILING: usize = 440 << 20;
+const CEILING: u64 = 440 << 20;
 /// How long a request must wait to show that it does not have its memory.
 const WAITS: Duration = Duration::from_millis(500);
 
@@ -19,7 +18,7 @@ const WAITS: Duration = Duration::from_millis(500);
 fn uploads_wait_for_the_memory_that_they_take() {
     // 3/8 of the limit is for uploads: enough for one of 20 MiB.
     let case = Case::with(&["--max-in-flight", "67108864"]);
-    let size = 20 * MIB;
+    let size = 20 << 20;
     let start = |key: &str| {
         let headers = format!("Content-Length: {size}\r\nExpect: 100-continue\r\n");
         case.send_head(&format!("PUT {}", case.item_path(key)), &headers)
@@ -43,14 +42,6 @@ fn uploads_wait_for_the_memory_that_they_take() {
     assert_eq!(case.get_value("second"), vec![b'2'; size]);
 }
 
-/// The peak memory of the server, in bytes.
-fn peak_memory(case: &Case) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", case.server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kib: usize = line.trim_matches([' ', '\t', 'k', 'B']).parse().unwrap();
-    kib * 1024
-}
-
 #[test]
 fn concurrent_batches_of_large_values_stay_below_a_memory_ceiling() {
     const VALUES: usize = 5;
@@ -71,9 +62,9 @@ fn concurrent_batches_of_large_values_stay_below_a_memory_ceiling() {
             });
         }
     });
-    let peak = peak_memory(&case) / MIB;
-    println!("peak memory {peak} MiB");
-    assert!(peak < CEILING / MIB, "{peak} MiB");
+    let peak = process_memory(case.server.pid(), "VmHWM").unwrap();
+    println!("peak memory {} MiB", peak >> 20);
+    assert!(peak < CEILING, "{} MiB", peak >> 20);
     assert_eq!(case.list_keys().len(), VALUES);
     assert_eq!(case.get_value("k4").len(), LARGE_BYTES);
 }

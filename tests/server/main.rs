@@ -2,7 +2,6 @@
 //! and shutdown, metrics and logs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(clippy::print_stdout, reason = "tests may print")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,7 +1,7 @@
 //! HTTPS: handshakes, certificates that are replaced, client certificates, plain HTTP on the port,
 //! and the command line as a client.
 
-use crate::support::{Client, CommandOutput, Server, TOKEN, binary, run};
+use crate::support::{Client, CommandOutput, Server, TOKEN, binary, process_memory, run};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -204,14 +204,10 @@ fn idle_and_stopped_tls_connections_end_with_close_notify() {
 
 #[test]
 fn idle_tls_connections_use_little_memory() {
-    const CONNECTIONS: usize = 500;
-    const BYTES_MAX: usize = 32 * 1024;
+    const CONNECTIONS: u64 = 500;
+    const BYTES_MAX: u64 = 32 * 1024;
     let tls = TlsServer::new(&[]);
-    let memory = || -> usize {
-        let status = fs::read_to_string(format!("/proc/{}/status", tls.server.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim_matches([' ', '\t', 'k', 'B']).parse::<usize>().unwrap() * 1024
-    };
+    let memory = || process_memory(tls.server.pid(), "VmRSS").unwrap();
     let connect = || {
         let mut client = tls.connect();
         assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);

@@ -2,10 +2,10 @@
 
 use crate::command;
 use crate::proxy::{self, Faults};
-use crate::support::{DiskServer, Server};
+use crate::support::{DiskServer, Server, process_memory};
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -29,21 +29,13 @@ fn peak_memory(port: u16, directory: &Path, args: &[&str]) -> u64 {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
-        peak = peak.max(memory(&child).unwrap_or(0));
+        peak = peak.max(process_memory(child.id(), "VmHWM").unwrap_or(0));
         std::thread::sleep(Duration::from_millis(5));
     }
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("{args:?}: peak memory {} MiB", peak / MIB);
     peak
-}
-
-/// The peak memory of a process so far; `None` once it has ended.
-fn memory(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim_matches([' ', '\t', 'k', 'B']).parse().unwrap();
-    Some(kib * 1024)
 }
 
 fn assert_below_ceiling(port: u16, directory: &Path, args: &[&str]) {

@@ -49,7 +49,12 @@ fn units(bytes: u64) -> u32 {
 /// Tasks that run concurrently, each of which reads an item, and whose results are taken in order.
 pub(super) struct OrderedReads<T> {
     budget: MemoryBudget,
-    running: VecDeque<(JoinHandle<Result<T, Error>>, oneshot::Sender<()>)>,
+    running: VecDeque<RunningRead<T>>,
+}
+
+struct RunningRead<T> {
+    task: JoinHandle<Result<T, Error>>,
+    is_next: oneshot::Sender<()>,
 }
 
 impl<T: Send + 'static> OrderedReads<T> {
@@ -67,12 +72,14 @@ impl<T: Send + 'static> OrderedReads<T> {
     {
         let (is_next, next) = oneshot::channel();
         let reader = ValueReader { budget: self.budget.clone(), next };
-        self.running.push_back((tokio::spawn(read(reader)), is_next));
+        self.running.push_back(RunningRead { task: tokio::spawn(read(reader)), is_next });
     }
 
     /// Waits for the result of the oldest task; `None` if there is none.
     pub(super) async fn next(&mut self) -> Result<Option<T>, Error> {
-        let Some((task, is_next)) = self.running.pop_front() else { return Ok(None) };
+        let Some(RunningRead { task, is_next }) = self.running.pop_front() else {
+            return Ok(None);
+        };
         // The later tasks may have taken the whole budget, and release it only after this one.
         let _ = is_next.send(());
         let result = task.await.map_err(|e| Error::Local(format!("task failed: {e}")))?;
