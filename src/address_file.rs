@@ -1,5 +1,5 @@
-//! The `address` file of a data directory: the URL of its server and the secret by which that
-//! server proves its identity, for commands on the same machine.
+//! The `address` file in a data directory. From it, commands on the same machine read the URL of
+//! the server and the secret with which the server proves its identity.
 
 use crate::atomic_file::AtomicFile;
 use crate::engine::embedded;
@@ -24,13 +24,14 @@ pub struct RunningServer {
     pub data: PathBuf,
     /// The URL of the server.
     pub url: String,
-    /// The secret that proves its identity.
+    /// The secret with which the server proves its identity.
     pub secret: ServerSecret,
 }
 
 impl AddressFile {
-    /// Writes the URL and the secret of a server to a file in the data directory, readable only by
-    /// its owner. A failure is logged and ignored, as the server works without the file.
+    /// Writes a server's URL and secret to a file in the data directory that only its owner can
+    /// read. Logs a warning and returns `None` on failure, because the server works without the
+    /// file.
     pub fn write(
         dir: &Path,
         address: SocketAddr,
@@ -64,8 +65,8 @@ impl Drop for AddressFile {
     }
 }
 
-/// Returns the server that has a data directory open; `None` if no server does. A stale file left
-/// by a killed server is ignored.
+/// Returns the server that has a data directory open, or `None` if no server does. A file left by a
+/// killed server is ignored.
 ///
 /// # Errors
 /// If a process has the directory open but has not published its address.

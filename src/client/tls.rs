@@ -8,20 +8,20 @@ use rustls::{ClientConfig, RootCertStore};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// Maximum size of a PEM file in bytes; bundles of system certificates have about 256 KiB.
+/// Maximum size of a PEM file in bytes; bundles of system certificates are about 256 KiB in size.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The files of a client's TLS settings, in PEM format.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFiles {
-    /// The CA certificates to trust, instead of those of the system.
+    /// The CA certificates to trust instead of the system's certificates.
     pub ca: Option<PathBuf>,
     /// The files of the client's certificate and private key, which may be the same file.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
-/// Sets up TLS for an endpoint. Without files, the system's certificates are used, or the file in
-/// `SSL_CERT_FILE`.
+/// Sets up TLS for an endpoint. Without a CA file, the client trusts the system's certificates, or
+/// those in the file that `SSL_CERT_FILE` names.
 ///
 /// # Errors
 /// If a file is unreadable or invalid.
