@@ -87,7 +87,7 @@ impl Tables {
         let old = match mutation.record {
             Some(new) => {
                 let (expires_at, meta) = (new.expires_at, Bytes::copy_from_slice(&new.meta));
-                // The body may be a slice of a much larger network buffer, which must be released.
+                // The body is copied, because it may be a slice of a much larger network buffer.
                 let body = match new.body {
                     Body::Bytes(bytes) => Body::Bytes(Bytes::copy_from_slice(&bytes)),
                     Body::Stored(stored) => Body::Stored(stored),

@@ -1,4 +1,4 @@
-//! Deletion and counting of all items whose keys have a common prefix.
+//! Deletes or counts the items whose keys have a common prefix.
 
 use super::items::DeleteRequest;
 use super::types::StoreId;
@@ -6,9 +6,9 @@ use super::{Error, Kv, Result, keyspace};
 use crate::engine::{Commit, Mutation, Outcome, Precondition, Scan, successor};
 use bytes::Bytes;
 
-/// Maximum items deleted per commit; other writers proceed between commits.
+/// Maximum number of items deleted per commit. Other writers can proceed between commits.
 const COMMIT_ITEMS: usize = 500;
-/// Maximum items per scan, to count or delete them.
+/// Maximum number of items per scan when counting.
 pub const SCAN_ITEMS: usize = 1000;
 /// Maximum number of items counted by one request.
 const COUNT_MAX: u64 = 1_000_000;
@@ -18,7 +18,7 @@ const COUNT_MAX: u64 = 1_000_000;
 pub struct PrefixDeletion {
     /// Number of live items deleted.
     pub deleted: u64,
-    /// Whether the limit was reached with items remaining.
+    /// Whether items remain because the limit was reached.
     pub more: bool,
 }
 
@@ -27,18 +27,18 @@ pub struct PrefixDeletion {
 pub struct PrefixCount {
     /// Number of items counted.
     pub matched: u64,
-    /// The last key counted, if items may follow.
+    /// The last key counted if more items may follow; `None` if all were counted.
     pub last: Option<Vec<u8>>,
 }
 
 impl Kv {
     /// Deletes up to `limit` items whose keys begin with `prefix`, in key order.
     ///
-    /// Not atomic: items written in the meantime may be deleted too, and after an error the items
-    /// deleted so far stay deleted.
+    /// The deletion is not atomic. Items written while it runs may be deleted too, and items
+    /// deleted before an error stay deleted.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::Busy`].
+    /// Returns [`Error::NoStore`] or [`Error::Busy`].
     pub async fn delete_prefix(
         &self,
         store: &StoreId,
@@ -52,7 +52,7 @@ impl Kv {
         loop {
             batch = batch.min(usize::try_from(limit - deleted).unwrap_or(usize::MAX));
             let (from, end, skip_expired_at) = (start.clone(), end.clone(), self.clock.now());
-            // One more than needed shows whether items remain.
+            // One item more than needed shows whether items remain.
             let limit = batch + 1;
             let scan = Scan { start: from, end, limit, skip_expired_at, eventual: false };
             let page = self.engine.scan(scan).await?;
@@ -68,14 +68,14 @@ impl Kv {
                     deleted += count;
                     (start, batch) = (next, COMMIT_ITEMS.min(2 * batch));
                 }
-                // Other writers change some of the items: smaller groups conflict less often.
+                // Other writers change some of the items. Smaller batches conflict less often.
                 None => batch = batch.div_ceil(2),
             }
         }
     }
 
-    /// Deletes items by engine key and version and returns their number; `None` if several were to
-    /// be deleted and one has changed.
+    /// Deletes items by engine key and version, and returns the number deleted. Returns `None` if
+    /// there are several items and one of them has changed.
     async fn delete_scanned(
         &self,
         store: &StoreId,
@@ -84,7 +84,8 @@ impl Kv {
         if items.len() == 1
             && let Some((key, _)) = items.pop()
         {
-            // Takes the lock of the key, so that writers cannot make it conflict forever.
+            // This takes the lock of the key, so that other writers cannot make it conflict
+            // forever.
             return match self.delete_at(store, &key, DeleteRequest::default()).await {
                 Ok(()) => Ok(Some(1)),
                 Err(Error::NoItem) => Ok(Some(0)),
@@ -101,11 +102,10 @@ impl Kv {
         Ok((outcome != Outcome::Conflict).then_some(count))
     }
 
-    /// Counts the items whose keys begin with `prefix` and follow `after`, by scanning up to a
-    /// million of them.
+    /// Counts up to a million items whose keys begin with `prefix` and follow `after`.
     ///
     /// # Errors
-    /// [`Error::NoStore`].
+    /// Returns [`Error::NoStore`].
     pub async fn count_prefix(
         &self,
         store: &StoreId,
@@ -133,7 +133,7 @@ impl Kv {
                 return Ok(PrefixCount { matched, last });
             }
             start = successor(last.key);
-            // Scans may not wait for anything; without a pause, the count could not be cancelled.
+            // A scan may complete without yielding, and only a task that yields can be cancelled.
             tokio::task::yield_now().await;
         }
     }
