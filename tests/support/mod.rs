@@ -183,6 +183,15 @@ impl Drop for Server {
     }
 }
 
+/// Returns the memory of a process in bytes: `VmRSS` (current) or `VmHWM` (peak). Returns `None` if
+/// the process has ended.
+pub(crate) fn process_memory(pid: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
+    Some(kib * 1024)
+}
+
 /// Creates a database on the server at `STEADFAST_TEST_POSTGRES` and returns the URL of the
 /// database. Prints a notice and returns `None` if the variable is not set.
 pub(crate) fn create_database(name: &str) -> Option<String> {
