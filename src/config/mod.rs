@@ -1,7 +1,7 @@
 //! Command-line flags and environment variables, parsed and validated.
 //!
-//! Only this module reads the environment. It depends on `wire` alone; `server` and `cli` build
-//! their own settings from its values.
+//! Only this module reads the environment. It depends only on `wire` and `address_file`; `server`
+//! and `cli` build their own settings from its values.
 
 mod admin;
 mod client;
@@ -36,8 +36,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Arguments that can only be set by environment variable: secrets, which other users of the
-/// machine could read on the command line, and variables of other programs.
+/// Arguments that can be set only by environment variable: those for tokens, because other users of
+/// the machine can read command lines, and variables that other programs define.
 pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "fastly_api_token",
     "steadfast_token",
@@ -65,10 +65,10 @@ pub fn ignore_empty_variables(command: Command) -> Command {
 /// The maximum size of a token file in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
-/// The location of a token.
+/// The place from which a token was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenLocation {
-    /// The environment variable with this name.
+    /// An environment variable, by name.
     Environment(&'static str),
     /// A file.
     File(PathBuf),
@@ -88,11 +88,11 @@ pub enum EngineLocation {
 /// Connection settings of a database. The URLs may contain passwords.
 #[derive(Clone)]
 pub struct Database {
-    /// The primary.
+    /// The URL of the primary.
     pub url: String,
-    /// The standbys, which serve eventually consistent lists.
+    /// The URL of the standbys, which serve eventually consistent lists.
     pub standby: Option<String>,
-    /// The maximum number of connections.
+    /// The maximum number of connections to the database.
     pub connections: usize,
 }
 
@@ -128,10 +128,10 @@ fn read_token(path: &Path) -> Result<Token, String> {
     Token::parse(&text).map_err(|e| format!("token file {}: the token {e}", path.display()))
 }
 
-/// Reads a text file of at most [`TOKEN_FILE_BYTES_MAX`].
+/// Reads a text file of at most [`TOKEN_FILE_BYTES_MAX`] bytes.
 fn read_small_file(path: &Path) -> Result<String, String> {
     let (file, mut text) = (File::open(path).map_err(|e| e.to_string())?, String::new());
-    // The size of a pipe or a device is unknown.
+    // Limit the read itself, because the size of a pipe or a device is unknown.
     file.take(TOKEN_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
     if text.len() as u64 > TOKEN_FILE_BYTES_MAX {
         return Err(format!("the file is larger than {TOKEN_FILE_BYTES_MAX} bytes"));

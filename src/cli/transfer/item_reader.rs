@@ -1,4 +1,4 @@
-//! Reads the items of a store as NDJSON in key order: from Steadfast as one stream, from other
+//! Reads the items of a store as NDJSON in key order: from Steadfast in one stream, and from other
 //! servers item by item.
 
 use crate::client::{Client, Error, SnapshotStream};
@@ -9,9 +9,9 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use tokio::task::JoinHandle;
 
-/// Concurrent requests for single items.
+/// The number of concurrent requests for single items.
 pub(super) const CONCURRENCY: usize = 16;
-/// The page size of a list of keys.
+/// The number of keys per page when listing keys.
 pub(super) const PAGE_KEYS: u32 = 1000;
 
 pub(super) enum ItemReader {
@@ -22,7 +22,7 @@ pub(super) enum ItemReader {
 }
 
 impl ItemReader {
-    /// Starts reading the items with a key prefix.
+    /// Starts to read the items whose keys start with `prefix`.
     pub(super) async fn open(
         client: &Client,
         store: &Store,
@@ -52,10 +52,10 @@ impl ItemReader {
     }
 }
 
-/// A request for one item, which returns its line.
+/// A request for one item. Returns the line of the item, or `None` if the item does not exist.
 type ItemRequest = JoinHandle<Result<Option<Bytes>, Error>>;
 
-/// Lists keys page by page and gets several items concurrently.
+/// Lists the keys page by page and requests several items concurrently.
 pub(super) struct ListReader {
     client: Client,
     store: Store,
@@ -72,7 +72,7 @@ impl ListReader {
             self.start_requests().await?;
             let Some(request) = self.requests.pop_front() else { return Ok(None) };
             let line = request.await.map_err(|e| Error::Local(format!("task failed: {e}")))??;
-            // There is no line for an item deleted since it was listed.
+            // An item that was deleted after it was listed has no line.
             if line.is_some() {
                 return Ok(line);
             }

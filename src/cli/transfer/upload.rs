@@ -1,4 +1,4 @@
-//! Uploads the items of a source to a store: reads ahead, sends batches concurrently and saves the
+//! Uploads the items of a source to a store. Reads ahead, sends batches concurrently and saves the
 //! progress.
 
 use super::batch_sender::{BatchOutcome, BatchSender};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The number of batches read ahead.
+/// The maximum number of batches that are read before they can be sent.
 const READ_AHEAD: usize = 2;
 
 /// A batch that was sent, and its outcome.
@@ -36,7 +36,7 @@ pub(super) struct Uploader<'r> {
     bar: ProgressBar,
     bytes_read: Arc<AtomicU64>,
     progress_in_bytes: bool,
-    /// The number of lines in flight by key hash.
+    /// The number of lines in flight, by key hash.
     keys_in_flight: HashMap<u64, u32>,
     in_flight: JoinSet<SentBatch>,
     next: Option<Batch>,
@@ -48,9 +48,9 @@ pub(super) struct Uploader<'r> {
 pub(super) struct UploadSummary {
     pub(super) counts: ImportCounts,
     pub(super) state: ResumeState,
-    /// The reason the upload ended before the end of its source.
+    /// The reason the upload stopped before the end of its source.
     pub(super) aborted: Option<CommandError>,
-    /// Whether the source caused it.
+    /// Whether an error of the source stopped the upload.
     pub(super) source_failed: bool,
 }
 
@@ -82,7 +82,7 @@ pub(super) async fn upload(
     uploader.run(batches).await
 }
 
-/// Reads batches on a separate thread, since a read from a pipe can block indefinitely.
+/// Reads batches on a separate thread, because a read from a pipe can block indefinitely.
 fn read_ahead(
     source: Box<dyn ItemSource>,
     limits: BatchLimits,
@@ -164,8 +164,8 @@ impl Uploader<'_> {
         UploadSummary { counts: state.counts(), state, aborted, source_failed }
     }
 
-    /// Sends the next batch unless one of its keys is in flight: the last line with a key must be
-    /// written last.
+    /// Sends the next batch unless one of its keys is in flight. If several lines have the same
+    /// key, they must be written in the order of the input.
     fn dispatch(&mut self) {
         if self.in_flight.len() >= self.jobs || self.aborted.is_some() {
             return;
@@ -209,7 +209,7 @@ impl Uploader<'_> {
         }
     }
 
-    /// Stops sending. The first reason is reported.
+    /// Stops sending. Only the first reason is kept.
     fn abort(&mut self, reason: CommandError) {
         self.next = None;
         if self.aborted.is_none() {
