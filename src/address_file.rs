@@ -3,9 +3,10 @@
 
 use crate::atomic_file::AtomicFile;
 use crate::engine::embedded;
+use crate::small_file;
 use crate::wire::ServerSecret;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +73,7 @@ pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, String> {
     if !embedded::is_locked(dir) {
         return Ok(None);
     }
-    let text = read(&dir.join(NAME)).unwrap_or_default();
+    let text = small_file::read_text(&dir.join(NAME), BYTES_MAX).unwrap_or_default();
     let mut lines = text.lines();
     let (url, secret) = (lines.next(), lines.next().and_then(ServerSecret::parse));
     let (Some(url), Some(secret)) = (url, secret) else {
@@ -82,10 +83,4 @@ pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, String> {
         ));
     };
     Ok(Some(RunningServer { data: dir.to_owned(), url: url.to_owned(), secret }))
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }

@@ -15,6 +15,7 @@
 //! | [`cli`], [`config`] | the commands; their flags and environment variables |
 //! | [`client`] | the API client behind the commands |
 //! | [`transfer`] | import and export formats |
+//! | [`atomic_file`], [`small_file`] | files that appear once complete; files read up to a limit |
 //! | [`metrics`], [`logging`] | the server's metrics; its log |
 //! | [`wire`] | the JSON types of the API |
 #![doc = include_str!("../ARCHITECTURE.md")]
@@ -32,6 +33,7 @@ pub mod kv;
 pub mod logging;
 pub mod metrics;
 pub mod server;
+pub mod small_file;
 pub mod storage;
 pub mod transfer;
 pub mod wire;

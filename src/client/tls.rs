@@ -1,12 +1,11 @@
 //! TLS settings of a client.
 
 use super::{Error, request};
+use crate::small_file;
 use crate::wire::Endpoint;
 use reqwest::{Certificate, ClientBuilder, Identity};
 use rustls::{ClientConfig, RootCertStore};
 use std::fmt::Display;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Maximum size of a PEM file in bytes; bundles of system certificates have about 256 KiB.
@@ -67,14 +66,7 @@ pub(super) fn configure(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| invalid(path, &e))?;
-    let read = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(|e| invalid(path, &e))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(invalid(path, &format!("larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
+    small_file::read(path, FILE_BYTES_MAX).map_err(|e| invalid(path, &e))
 }
 
 fn invalid(path: &Path, reason: &dyn Display) -> Error {

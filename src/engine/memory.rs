@@ -157,6 +157,10 @@ impl Engine for Memory {
         Box::pin(async move { Ok(Box::new(MemoryBlobWriter::default()) as Box<dyn BlobWriter>) })
     }
 
+    fn buffers_blobs(&self) -> bool {
+        true
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.write_lock()?.closed = true;

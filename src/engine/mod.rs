@@ -367,11 +367,9 @@ pub trait Engine: Send + Sync + 'static {
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>>;
     /// Checks the preconditions and applies the mutations, atomically and durably.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>>;
-    /// Returns whether blobs are buffered in memory while they are written, so that callers must
-    /// budget for their full size.
-    fn buffers_blobs(&self) -> bool {
-        false
-    }
+    /// Returns whether blobs are in memory as a whole while they are written and read, so that
+    /// callers must budget for their full size.
+    fn buffers_blobs(&self) -> bool;
     /// Starts writing a blob.
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>>;
     /// Completes accepted commits and closes the engine; later calls fail with

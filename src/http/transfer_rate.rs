@@ -15,6 +15,9 @@ pub(super) const BYTES_PER_SEC_MIN: u64 = 1024;
 pub(super) const CONTENDED_BYTES_PER_SEC_MIN: u64 = 32 * 1024;
 /// Waiting time before the higher rate applies.
 const GRACE_CONTENDED: Duration = Duration::from_secs(5);
+/// Maximum time without progress while other requests wait for memory. The rate alone does not
+/// detect a client that stops reading, because it includes the megabytes that the kernel buffers.
+const STALL_CONTENDED: Duration = Duration::from_secs(10);
 /// Interval at which a waiting transfer checks for contention.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -91,6 +94,7 @@ impl TransferRate {
                 let grace = GRACE_CONTENDED.min(self.timeout);
                 let allowed = grace.saturating_add(earned(CONTENDED_BYTES_PER_SEC_MIN));
                 wait = wait.min(allowed.saturating_sub(self.waited));
+                wait = wait.min(STALL_CONTENDED.saturating_sub(self.stalled));
             }
             wait = wait.min(CHECK_INTERVAL);
         }
@@ -150,7 +154,11 @@ mod tests {
         let waiting = contention.wait();
         assert!(slow.next_wait().is_err());
         assert_eq!(rounds(&mut rate(), 32 * 1024), 1000, "fast enough");
+        let mut stalled = rate();
+        stalled.record_bytes(1 << 30, SECOND);
+        stalled.record_wait(STALL_CONTENDED);
+        assert!(stalled.next_wait().is_err(), "no bytes for 10 s");
         drop(waiting);
-        assert!(slow.next_wait().is_ok());
+        assert!(slow.next_wait().is_ok() && stalled.next_wait().is_ok());
     }
 }

@@ -348,7 +348,8 @@ fn check_generation(key: &[u8], generation: u64, max: u64) -> Result<(), Restore
     Err(RestoreError::Generation { key, generation, max })
 }
 
-/// Reads a whole backup and returns its record counts and the problems found.
+/// Reads a whole backup and returns its record counts and the problems found, which include the
+/// first generation that [`restore`] refuses.
 ///
 /// # Errors
 /// [`RestoreError::Read`] if it cannot be read; damage is reported as a problem.
@@ -357,6 +358,8 @@ pub fn verify(
     clock: &dyn Clock,
 ) -> Result<(RecordCounts, Vec<String>), RestoreError> {
     let mut checker = IntegrityChecker::new(clock);
+    let generation_max = import::generation_max(clock.now());
+    let mut ahead = None;
     let check_all = || -> Result<(), RestoreError> {
         let mut backup = BackupReader::open(source)?;
         while let Some(BackupRecord { key, record, body_len }) = backup.read_record()? {
@@ -365,6 +368,11 @@ pub fn verify(
                 remaining -= backup.read_chunk(remaining)?.len() as u64;
             }
             checker.record(&key, record.expires_at, &record.meta, body_len);
+            if let Err(e @ RestoreError::Generation { .. }) =
+                restored_meta(&key, &record, generation_max)
+            {
+                ahead.get_or_insert(e.to_string());
+            }
         }
         Ok(())
     };
@@ -374,7 +382,7 @@ pub fn verify(
         Err(e) => return Err(e),
     };
     let (counts, mut problems) = checker.finish();
-    problems.splice(0..0, damage);
+    problems.splice(0..0, damage.into_iter().chain(ahead));
     Ok((counts, problems))
 }
 
@@ -389,7 +397,8 @@ mod tests {
 
     const DAY: u64 = 24 * 60 * 60 * SECOND;
 
-    /// Restores a backup of one item; returns the item's meta and expiry time.
+    /// Restores a backup of one item; returns the item's meta and expiry time. Checks that the
+    /// backup is verified with the same result.
     async fn restore_item(
         meta: &ItemMeta,
         version: u64,
@@ -409,8 +418,13 @@ mod tests {
             bytes.extend_from_slice(&piece);
         }
         let to: Arc<dyn Engine> = Arc::new(Memory::new());
-        let source = BackupReader::open(&bytes[..])?;
-        restore(source, &to, &ManualClock::new(now), &mut |_| {}).await?;
+        let (source, clock) = (BackupReader::open(&bytes[..])?, ManualClock::new(now));
+        let restored = restore(source, &to, &clock, &mut |_| {}).await;
+        let (_, problems) = verify(&bytes[..], &clock).unwrap();
+        let refused = problems.iter().find(|problem| problem.contains("generation"));
+        let error = restored.as_ref().err().map(ToString::to_string);
+        assert_eq!(refused, error.as_ref(), "{problems:?}");
+        restored?;
         let restored = to.read(&key, Projection::Meta).await.unwrap().unwrap();
         Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.expires_at))
     }

@@ -235,11 +235,20 @@ impl Kv {
     /// # Errors
     /// [`Error::NoStore`], [`Error::NoItem`], [`Error::Precondition`].
     pub async fn delete(&self, store: &StoreId, key: &Key, delete: DeleteRequest) -> Result<()> {
-        let key = keyspace::item(store, key);
-        let _guard = self.locks.lock(&key, true).await;
+        self.delete_at(store, &keyspace::item(store, key), delete).await
+    }
+
+    /// Deletes the item with an engine key; see [`Kv::delete`].
+    pub(super) async fn delete_at(
+        &self,
+        store: &StoreId,
+        key: &Bytes,
+        delete: DeleteRequest,
+    ) -> Result<()> {
+        let _guard = self.locks.lock(key, true).await;
         for _ in 0..ATTEMPTS_MAX {
             self.require_store(store).await?;
-            let found = self.engine.read(&key, Projection::Meta).await?;
+            let found = self.engine.read(key, Projection::Meta).await?;
             let state = self.item_state(found.as_ref())?;
             match preconditions::delete(state, delete.force, delete.if_generation)? {
                 DeleteAction::Nothing => return Ok(()),

@@ -2,12 +2,12 @@
 
 use super::handshake_stream::HandshakeStream;
 use crate::config::TlsFiles;
+use crate::small_file;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -216,13 +216,6 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
 }
 
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
-    let read = || {
-        let (mut bytes, file) = (Vec::new(), File::open(path)?);
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|e: io::Error| format!("{flag} {}: {e}", path.display()))
+    let read = small_file::read(path, FILE_BYTES_MAX);
+    read.map_err(|e| format!("{flag} {}: {e}", path.display()))
 }

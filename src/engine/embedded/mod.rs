@@ -520,6 +520,10 @@ impl Engine for Embedded {
         })
     }
 
+    fn buffers_blobs(&self) -> bool {
+        false
+    }
+
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
             self.ensure_open()?;
