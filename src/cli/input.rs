@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 const READ_BYTES: usize = 256 << 10;
 /// The maximum size in bytes of a value that is read into memory before it is sent.
 const SMALL_BYTES: u64 = 1 << 20;
-/// The maximum number of chunks that are read before the connection can send them.
+/// The maximum number of chunks that are read ahead of the connection.
 const READ_AHEAD: usize = 4;
 
 /// Opens a file, or standard input if the path is `-`. Also returns the size of the file in bytes

@@ -82,7 +82,7 @@ enum Command {
     /// Run the server until SIGTERM or SIGINT
     #[command(after_help = serve::HELP)]
     Serve(Box<config::ServeArgs>),
-    /// Create, list, rename and delete stores
+    /// Create, list, describe, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
     /// Copy new and changed items from one store to another, on the same server or another one

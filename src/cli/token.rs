@@ -23,7 +23,7 @@ Examples:
 
 Requires the root token and a Steadfast server.", exit_status!()))]
     Create(TokenCreateArgs),
-    /// List the limited tokens, without their secrets
+    /// List the limited tokens, but not their secrets
     #[command(after_help = concat!("\
 Examples:
   steadfast token list
@@ -105,7 +105,7 @@ fn parse_expiry(text: &str) -> Result<String> {
     let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
     let time = now.saturating_add(seconds.into()).saturating_mul(1_000_000);
     if time > MICROS_MAX {
-        return Err(usage_error("--expires is after the year 9999"));
+        return Err(usage_error("--expires must not be after the year 9999"));
     }
     Ok(rfc3339(time))
 }

@@ -64,7 +64,7 @@ pub fn ignore_empty_variables(command: Command) -> Command {
 /// The maximum size of a token file in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
-/// The place from which a token was read.
+/// The file or variable from which a token was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenLocation {
     /// An environment variable, by name.

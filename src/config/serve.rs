@@ -14,7 +14,7 @@ const MAX_VALUE: u64 = 1 << 30;
 /// The upper limit of `--max-value` in bytes for a database, which requires values to be buffered
 /// in memory.
 const MAX_VALUE_DATABASE: u64 = 256 << 20;
-/// The default of `--wal-bytes`.
+/// The default of `--wal-bytes`, in bytes.
 pub const WAL_BYTES_DEFAULT: u64 = 128 << 20;
 /// The minimum length of the root token in bytes.
 const ROOT_TOKEN_BYTES_MIN: usize = 16;
@@ -175,7 +175,7 @@ pub enum TokenSource {
 pub struct ServeConfig {
     /// The address to listen on.
     pub listen: SocketAddr,
-    /// The place where the data is stored.
+    /// The location of the data.
     pub engine: EngineLocation,
     /// The source of the root token.
     pub token: TokenSource,

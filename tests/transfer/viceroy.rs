@@ -1,5 +1,6 @@
-//! Tests that the local emulator reads an export written for it. The test is skipped with a message
-//! if `STEADFAST_VICEROY` is not set and `viceroy` is not installed (`cargo install viceroy`).
+//! Tests that the local emulator reads an export written for it. The emulator is the program named
+//! by `STEADFAST_VICEROY`, or else `viceroy` (`cargo install viceroy`). If the emulator cannot be
+//! run, the test is skipped with a message.
 
 use super::{line, pipe, run};
 use crate::support::Server;

@@ -53,7 +53,7 @@ async fn delete_one(
         let item = client.head(store, key).await?;
         if args.if_generation_match.is_some_and(|wanted| wanted != item.generation) {
             let subject = format!("item {key:?}");
-            let message = format!("its generation is {}", item.generation);
+            let message = format!("the generation is {}", item.generation);
             return Err(Error::Status { subject, status: 412, message, retry_after: None }.into());
         }
         return Ok(1);

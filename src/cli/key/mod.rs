@@ -46,7 +46,7 @@ Examples:
 With --json, prints the value in base64 together with the properties of the item.",
 exit_status!()))]
     Get(KeyGetArgs),
-    /// Show the properties of an item without its value
+    /// Show the properties of an item, but not its value
     #[command(after_help = concat!("\
 Examples:
   steadfast key head site greeting

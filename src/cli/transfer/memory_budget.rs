@@ -1,4 +1,5 @@
-//! The memory budget of the transfer commands. A value is read only once there is memory for it.
+//! The memory budget of the transfer commands. Reads wait until there is
+//! memory for their values, except for the oldest read.
 
 use crate::client::{Client, Error, ValueStream};
 use crate::wire::Store;

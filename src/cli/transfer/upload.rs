@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The maximum number of batches that are read before they can be sent.
+/// The maximum number of batches that are read ahead.
 const READ_AHEAD: usize = 2;
 
 /// A batch that was read, and the reservation of the memory for it until it has been sent.
