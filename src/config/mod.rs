@@ -1,7 +1,7 @@
 //! Command-line flags and environment variables, parsed and validated.
 //!
-//! Only this module reads the environment. It depends on `wire` alone; `server` and `cli` build
-//! their own settings from its values.
+//! Only this module reads the environment. It depends only on `wire`, `address_file` and
+//! `small_file`; `server` and `cli` build their own settings from its values.
 
 mod admin;
 mod client;
@@ -35,8 +35,8 @@ use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Arguments that can only be set by environment variable: secrets, which other users of the
-/// machine could read on the command line, and variables of other programs.
+/// Arguments that can be set only by environment variable: those for tokens, because other users of
+/// the machine can read command lines, and variables that other programs define.
 pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "fastly_api_token",
     "steadfast_token",
@@ -64,10 +64,10 @@ pub fn ignore_empty_variables(command: Command) -> Command {
 /// The maximum size of a token file in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
-/// The location of a token.
+/// The file or variable from which a token was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenLocation {
-    /// The environment variable with this name.
+    /// An environment variable, by name.
     Environment(&'static str),
     /// A file.
     File(PathBuf),
@@ -87,11 +87,11 @@ pub enum EngineLocation {
 /// Connection settings of a database. The URLs may contain passwords.
 #[derive(Clone)]
 pub struct Database {
-    /// The primary.
+    /// The URL of the primary.
     pub url: String,
-    /// The standbys, which serve eventually consistent lists.
+    /// The URL of the standbys, which serve eventually consistent lists.
     pub standby: Option<String>,
-    /// The maximum number of connections.
+    /// The maximum number of connections to the database.
     pub connections: usize,
 }
 

@@ -2,19 +2,19 @@
 //! `metadata` and `time_to_live_sec`.
 //!
 //! Quoting is strict: a misplaced or unclosed quote ends the import with an error that states its
-//! position, because it would corrupt the rows after it.
+//! position, because the rows after the quote cannot be parsed reliably.
 
 use super::checked_item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::item_line::ItemLine;
 use std::io::{self, BufRead};
 
-/// Bytes allowed for a row in addition to twice the limit of its value.
+/// The number of bytes allowed for a row in addition to twice the maximum size of a value.
 const ROW_EXTRA_BYTES: u64 = 64 * 1024;
-/// The maximum number of fields of a row.
+/// The maximum number of fields in a row.
 const FIELDS_MAX: usize = 1000;
 
-/// A position in the input, counted from 1; columns in characters.
+/// A position in the input. Lines and columns are counted from 1; a column is one character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Position {
     line: u64,
@@ -28,7 +28,7 @@ impl Position {
         let Position { line, column } = self;
         match byte {
             b'\n' => Position { line: line + 1, column: 1 },
-            // A continuation byte of UTF-8.
+            // A continuation byte of UTF-8 belongs to the same column.
             0x80..=0xbf => self,
             _ => Position { line, column: column + 1 },
         }
@@ -46,13 +46,13 @@ enum State {
     Start,
     Unquoted,
     Quoted,
-    /// After a quote in a quoted field, which closes it unless another quote follows.
+    /// After a quote in a quoted field. The quote closes the field unless another quote follows.
     Quote,
     /// After the end of a row.
     End,
 }
 
-/// A row and the state of parsing it.
+/// A row and the state of the parser.
 struct RowParser {
     state: State,
     position: Position,
@@ -62,8 +62,9 @@ struct RowParser {
     quote: Position,
     /// The line on which the row starts.
     line: u64,
-    /// The fields without their quotes, and the end of each.
+    /// The concatenated fields, without their quotes.
     bytes: Vec<u8>,
+    /// The position in `bytes` at which each field ends.
     ends: Vec<usize>,
 }
 
@@ -133,7 +134,7 @@ impl RowParser {
 
     fn end_line(&mut self) -> Result<(), SourceError> {
         if self.state == State::Start && self.ends.is_empty() {
-            // An empty line.
+            // Skip an empty line.
             self.start_row();
             return Ok(());
         }
@@ -142,7 +143,7 @@ impl RowParser {
         Ok(())
     }
 
-    /// Ends the last row, which needs no line break; returns false if there is none.
+    /// Ends the last row, which may lack a line break. Returns false if there is no row to end.
     fn end_input(&mut self) -> Result<bool, SourceError> {
         if self.state == State::Quoted {
             return Err(self.quote.error("this quote is not closed"));
@@ -177,13 +178,13 @@ impl Columns {
     const DEFAULT: Columns =
         Columns { key: 0, value: 1, metadata: None, time_to_live_sec: None, count: 2 };
 
-    /// Parses the first row; `None` if it is not a header.
+    /// Parses the first row. Returns `None` if the row is not a header.
     fn from_header(row: &RowParser) -> Result<Option<Columns>, SourceError> {
         let name = |field: &[u8]| field.trim_ascii().to_ascii_lowercase();
         let at = |wanted: &str| row.fields().position(|field| name(field) == wanted.as_bytes());
         if row.bytes.len() <= 5 && name(row.field(0)).starts_with(b"sep=") {
             let problem =
-                "remove this line, which sets the separator for Excel: it must be a comma";
+                "remove this line, which sets the separator for Excel; use commas as separators";
             return Err(Position::START.error(problem));
         }
         let (key, value) = match (at("key"), at("value")) {
@@ -219,12 +220,12 @@ pub struct CsvSource {
 }
 
 impl CsvSource {
-    /// Reads rows with values of at most `value_bytes_max` bytes.
+    /// Creates a source that rejects values longer than `value_bytes_max` bytes.
     pub fn new(from: Box<dyn BufRead + Send>, value_bytes_max: u64) -> CsvSource {
         CsvSource { from, row: RowParser::new(), columns: None, value_bytes_max }
     }
 
-    /// Reads the next row that is not empty; returns false at the end.
+    /// Reads the next row that is not empty. Returns false at the end of the input.
     fn read_row(&mut self) -> Result<bool, SourceError> {
         let bytes_max = self.value_bytes_max.saturating_mul(2).saturating_add(ROW_EXTRA_BYTES);
         let row = &mut self.row;
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_follow_the_header_row_or_are_key_and_value() {
+    fn columns_follow_the_header_row_and_default_to_key_and_value() {
         let lines = "{\"key\":\"a\",\"value\":\"MQ==\"}\n{\"key\":\"b,c\",\"value\":\"\"}\n";
         assert_eq!(read_all(b"a,1\n\"b,c\",\n"), (lines.into(), vec![], None));
         assert_eq!(read_all(b"Key,Value\r\na,1\r\n\"b,c\",\"\""), (lines.into(), vec![], None));
@@ -343,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_rows_are_rejected_by_line_and_reading_continues() {
+    fn invalid_rows_are_rejected_with_their_line_and_reading_continues() {
         let (text, rejected, error) =
             read_all(b"a,1\nb\nc,1,2\n\"x\ny\",1\nlong,123456\n\xff,1\n,1\nz,\"a\nb\"\n");
         assert!(error.is_none());
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn misplaced_and_unclosed_quotes_are_errors_with_their_position() {
+    fn invalid_quoting_and_headers_are_reported_with_their_position() {
         for (text, position, problem) in [
             (&b"a,1\nb,\"2\nc,3\nd,4\n"[..], "line 2, column 3", "not closed"),
             (b"a,1\n\"\xc3\xbc\",\"", "line 2, column 5", "not closed"),
@@ -386,14 +387,14 @@ mod tests {
         ] {
             let shown = String::from_utf8_lossy(text);
             let (_, rejected, error) = read_all(text);
-            let error = error.unwrap_or_else(|| panic!("{shown:?} is accepted")).to_string();
+            let error = error.unwrap_or_else(|| panic!("{shown:?} was accepted")).to_string();
             assert!(error.contains(position) && error.contains(problem), "{shown:?}: {error}");
             assert!(rejected.is_empty(), "{shown:?}");
         }
     }
 
     #[test]
-    fn rows_have_bounded_memory() {
+    fn the_number_of_fields_in_a_row_is_limited() {
         let text: &'static [u8] = Vec::leak(vec![b','; 1 << 20]);
         assert!(read_all(text).2.unwrap().to_string().contains("more than 1000 fields"));
     }

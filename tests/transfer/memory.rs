@@ -1,4 +1,5 @@
-//! The memory of the transfer commands stays below a ceiling, whatever the number of large values.
+//! Tests that the memory use of the transfer commands is limited, regardless of the number of large
+//! values.
 
 use crate::command;
 use crate::proxy::{self, Faults};
@@ -9,10 +10,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-/// The number and the size of the values.
+/// The number of values.
 const VALUES: usize = 12;
+/// The size of each value in bytes.
 const VALUE_BYTES: usize = 25 << 20;
-/// The budget of 128 MiB, the value that is next in order, a batch being sent, and the program.
+/// The maximum memory in bytes: enough for the budget of 128 MiB, the next value in order, the
+/// batch being sent, and the program itself.
 const CEILING: u64 = 320 * MIB;
 
 fn fill(server: &Server, store: &str) {
@@ -23,7 +26,7 @@ fn fill(server: &Server, store: &str) {
     }
 }
 
-/// Runs a command to completion and returns its peak memory.
+/// Runs a command to completion and returns its peak memory in bytes.
 fn peak_memory(port: u16, directory: &Path, args: &[&str]) -> u64 {
     let mut command = command(port, directory, args);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -40,11 +43,16 @@ fn peak_memory(port: u16, directory: &Path, args: &[&str]) -> u64 {
 
 fn assert_below_ceiling(port: u16, directory: &Path, args: &[&str]) {
     let peak = peak_memory(port, directory, args);
-    assert!(peak < CEILING, "{args:?}: {} MiB of {}", peak / MIB, CEILING / MIB);
+    assert!(
+        peak < CEILING,
+        "{args:?}: used {} MiB, but the limit is {} MiB",
+        peak / MIB,
+        CEILING / MIB
+    );
 }
 
 #[test]
-fn exports_and_syncs_of_large_values_stay_below_a_memory_ceiling() {
+fn transfers_of_large_values_use_a_limited_amount_of_memory() {
     let disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     fill(&disk.server, &store);

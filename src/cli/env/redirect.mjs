@@ -1,10 +1,11 @@
-// Loaded before a Node.js program: redirects requests for the hosted API to STEADFAST_URL and leaves
+// Loaded before a Node.js program. Redirects requests for the hosted API to STEADFAST_URL and leaves
 // other requests unchanged.
 //
-// For fetch, the URL is replaced when a Request is constructed: copying a Request would send its body
-// with chunked encoding. For http and https, which most other clients use, the options are replaced. The
-// package undici sends through the global dispatcher of Node.js, whose origin is replaced. HTTP/2 and
-// dispatchers that a program creates itself are not redirected.
+// For fetch, the URL is replaced when a Request is constructed, because copying a Request would send
+// its body with chunked encoding. For https, which most other clients use, the request options are
+// replaced. The undici package uses the global dispatcher of Node.js, for which the origin is
+// replaced. Requests over HTTP/2, or through a dispatcher that the program creates itself, are not
+// redirected.
 
 import http from 'node:http';
 import https from 'node:https';

@@ -1,4 +1,4 @@
-//! `steadfast import`: loads items from a file or directory into a store.
+//! `steadfast import`: reads items from a file or a directory and writes them to a store.
 
 use super::batch_sender::BatchSender;
 use super::find_or_create;
@@ -81,7 +81,7 @@ impl Importer {
         self.upload(&store, input, state).await
     }
 
-    /// Opens the report file, which must not be one of the inputs, and adds it to them.
+    /// Opens the report file, which must not be one of the inputs, and adds it to `inputs`.
     fn open_report(&mut self, mut inputs: InputFiles) -> Result<InputFiles> {
         if let Some(report) = &self.args.report {
             inputs.check("--report", report)?;
@@ -91,7 +91,7 @@ impl Importer {
         Ok(inputs)
     }
 
-    /// Imports all stores that a `fastly.toml` declares, or only one of them.
+    /// Imports all stores that a `fastly.toml` declares, or only the store named `only`.
     async fn import_fastly_toml(&mut self, only: Option<String>) -> Result<u8> {
         let mut stores = detect::fastly_toml(&self.input).map_err(|e| self.input_error(e))?;
         if let Some(only) = &only {
@@ -105,7 +105,7 @@ impl Importer {
         if stores.is_empty() {
             return Err(self.input_error("declares no KV stores"));
         }
-        // Read all stores first, so that nothing is imported if one cannot be read.
+        // Read all stores first, so that nothing is imported if a store cannot be read.
         let kv_json = stores.values().flatten().filter_map(DeclaredItems::file);
         let mut inputs = InputFiles::new(&self.input, kv_json);
         let mut read = Vec::new();
@@ -148,7 +148,7 @@ impl Importer {
         }
     }
 
-    /// Loads or creates the resume state, which is not saved for standard input.
+    /// Loads or creates the resume state. The state of an import from standard input is not saved.
     fn resume_state(
         &self,
         store: &Store,
@@ -205,8 +205,8 @@ impl Importer {
         ));
         if self.args.if_exists == IfExists::Fail && skipped > 0 {
             print_status(
-                "note: skipped items already existed or were written by an earlier run or attempt \
-                 of this import",
+                "note: skipped items had expired, or already existed when an earlier attempt was \
+                 repeated",
             );
         }
         self.push_result(Some(&store.id), &store.name, counts, aborted.is_none());
@@ -243,7 +243,7 @@ impl Importer {
         status
     }
 
-    /// Reads and checks all items without importing them.
+    /// Reads and checks all items, but does not import them.
     async fn dry_run(&mut self, name: &str, mut input: OpenSource) -> Result<u8> {
         let create = self.args.create || self.args.operands.len() == 1;
         let store = match self.client.resolve(name).await {
@@ -324,13 +324,13 @@ impl Importer {
     }
 }
 
-/// Returns whether a later attempt may complete an import that failed with this error.
+/// Returns whether a later run may complete an import that failed with this error.
 fn may_succeed_later(e: &Error) -> bool {
-    // A local error can be a full disk, for example.
+    // For example, a full disk causes a local error.
     e.is_transient() || e.status().is_some_and(|s| s >= 500) || matches!(e, Error::Local(_))
 }
 
-/// Returns the exit status of a complete import.
+/// Returns the exit status of an import that reached the end of its input.
 fn exit_status(counts: ImportCounts) -> u8 {
     match counts.failed {
         0 => 0,
@@ -339,7 +339,7 @@ fn exit_status(counts: ImportCounts) -> u8 {
     }
 }
 
-/// Returns the default resume file, which is next to the input and not within an input directory.
+/// Returns the path of the default resume file, which is next to the input file or directory.
 fn default_state_file(input: &Path) -> PathBuf {
     let mut name = input.canonicalize().unwrap_or_else(|_| input.to_owned()).into_os_string();
     name.push(".resume");

@@ -1,4 +1,4 @@
-//! Reads the items of a store as NDJSON in key order: from Steadfast as one stream, from other
+//! Reads the items of a store as NDJSON in key order: from Steadfast in one stream, and from other
 //! servers item by item.
 
 use super::memory_budget::{OrderedReads, Reservation, ValueReader};
@@ -9,9 +9,9 @@ use crate::wire::{Store, http_date_to_rfc3339};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Concurrent requests for single items.
+/// The number of concurrent requests for single items.
 pub(super) const CONCURRENCY: usize = 16;
-/// The page size of a list of keys.
+/// The number of keys per page when listing keys.
 pub(super) const PAGE_KEYS: u32 = 1000;
 
 pub(super) enum ItemReader {
@@ -22,7 +22,7 @@ pub(super) enum ItemReader {
 }
 
 impl ItemReader {
-    /// Starts reading the items with a key prefix.
+    /// Starts to read the items whose keys start with `prefix`.
     pub(super) async fn open(
         client: &Client,
         store: &Store,
@@ -52,10 +52,10 @@ impl ItemReader {
     }
 }
 
-/// The line of an item, and the reservation of its memory.
+/// The line of an item, and the reservation of the memory for the line.
 type ReservedLine = (Bytes, Option<Reservation>);
 
-/// Lists keys page by page and gets several items concurrently.
+/// Lists the keys page by page and requests several items concurrently.
 pub(super) struct ListReader {
     client: Client,
     store: Store,
@@ -71,7 +71,7 @@ impl ListReader {
         loop {
             self.start_reads().await?;
             let Some(line) = self.reads.next().await? else { return Ok(None) };
-            // There is no line for an item deleted since it was listed.
+            // An item that was deleted after it was listed has no line.
             if let Some((line, _)) = line {
                 return Ok(Some(line));
             }

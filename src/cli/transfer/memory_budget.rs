@@ -1,4 +1,5 @@
-//! The memory budget of the transfer commands: values wait until there is memory for them.
+//! The memory budget of the transfer commands. Reads wait until there is
+//! memory for their values, except for the oldest read.
 
 use crate::client::{Client, Error, ValueStream};
 use crate::wire::Store;
@@ -8,17 +9,17 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-/// Memory for items that are read or sent at the same time, in bytes: two of the largest values of
-/// the hosted API with their lines.
+/// Memory in bytes for items that are being read or sent. It suffices for two values of the maximum
+/// size of the hosted API and their lines.
 const BUDGET_BYTES: u64 = 128 << 20;
-/// Bytes per semaphore permit.
+/// The number of bytes per semaphore permit.
 const UNIT: u64 = 1024;
 
 /// A semaphore that counts bytes.
 #[derive(Clone)]
 pub(super) struct MemoryBudget(Arc<Semaphore>);
 
-/// Part of the budget, released on drop.
+/// A reserved part of the budget. It is released on drop.
 pub(super) struct Reservation {
     bytes: u64,
     _permit: OwnedSemaphorePermit,
@@ -29,7 +30,8 @@ impl MemoryBudget {
         MemoryBudget(Arc::new(Semaphore::new(units(BUDGET_BYTES) as usize)))
     }
 
-    /// Waits until `bytes` are available, or the whole budget if `bytes` exceeds it.
+    /// Waits until `bytes` bytes are available, and reserves them. Reserves at most the whole
+    /// budget.
     pub(super) async fn reserve(&self, bytes: u64) -> Result<Reservation, Error> {
         let permit = self.0.clone().acquire_many_owned(units(bytes)).await;
         let permit = permit.map_err(|e| Error::Local(e.to_string()))?;
@@ -46,7 +48,7 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.min(BUDGET_BYTES).div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
-/// Tasks that run concurrently, each of which reads an item, and whose results are taken in order.
+/// Concurrent tasks that each read an item. Their results are returned in the order of the tasks.
 pub(super) struct OrderedReads<T> {
     budget: MemoryBudget,
     running: VecDeque<RunningRead<T>>,
@@ -75,28 +77,29 @@ impl<T: Send + 'static> OrderedReads<T> {
         self.running.push_back(RunningRead { task: tokio::spawn(read(reader)), is_next });
     }
 
-    /// Waits for the result of the oldest task; `None` if there is none.
+    /// Waits for the result of the oldest task. Returns `None` if no tasks remain.
     pub(super) async fn next(&mut self) -> Result<Option<T>, Error> {
         let Some(RunningRead { task, is_next }) = self.running.pop_front() else {
             return Ok(None);
         };
-        // The later tasks may have taken the whole budget, and release it only after this one.
+        // Later tasks may have reserved the whole budget, and release it only after this task ends.
         let _ = is_next.send(());
         let result = task.await.map_err(|e| Error::Local(format!("task failed: {e}")))?;
         result.map(Some)
     }
 }
 
-/// Reads one value within the budget.
+/// Reads the value of one item within the memory budget.
 pub(super) struct ValueReader {
     budget: MemoryBudget,
-    /// Resolves when this task is the oldest, which reads even if the budget is exhausted.
+    /// Resolves once this task is the oldest. The oldest task reads even if the budget is
+    /// exhausted.
     next: oneshot::Receiver<()>,
 }
 
 impl ValueReader {
-    /// Gets an item once there is memory for its value and its line. The result that contains
-    /// either keeps the reservation.
+    /// Gets an item once there is memory for its value and its line. The caller keeps the returned
+    /// reservation as long as it keeps the value or the line.
     pub(super) async fn get(
         &mut self,
         client: &Client,
@@ -108,12 +111,12 @@ impl ValueReader {
             let value = client.get(store, key).await?;
             let size = value.headers.size;
             let bytes = size.saturating_add(line_bytes_max(size));
-            // The value may have grown since its size was reserved.
+            // The value may have grown since memory was reserved for it.
             reserved = reserved.filter(|reserved| reserved.bytes >= bytes);
             if let Some(reserved) = reserved.or_else(|| self.budget.try_reserve(bytes)) {
                 return Ok((value, Some(reserved)));
             }
-            // The request is repeated, because servers end responses that are not read.
+            // Repeat the request later, because servers abort responses that clients do not read.
             drop(value);
             reserved = tokio::select! {
                 reserved = self.budget.reserve(bytes) => Some(reserved?),

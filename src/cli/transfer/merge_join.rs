@@ -1,4 +1,4 @@
-//! Merge-joins the item lists of two stores by key.
+//! Merge join of the item lists of two stores by key.
 
 use super::item_reader::PAGE_KEYS;
 use crate::client::{Client, Error};
@@ -63,8 +63,8 @@ impl ItemList {
         Ok(())
     }
 
-    /// Checks that the keys ascend in byte order. In any other order, items of both stores could be
-    /// mistaken for items of only one store, and deleted.
+    /// Checks that the keys ascend in byte order. In any other order, an item that is in both
+    /// stores can be mistaken for one that is only in the destination, and deleted.
     fn check_order(&mut self) -> Result<(), Error> {
         let mut last = self.last_key.as_deref();
         for ListedItem { key, .. } in &self.page {
@@ -82,7 +82,7 @@ impl ItemList {
     }
 }
 
-/// The items with one key in the two stores.
+/// The item or items with a key that occurs in at least one of the two stores.
 #[derive(Clone, Debug)]
 pub(super) enum JoinedItem {
     From(ListedItem),
@@ -100,7 +100,7 @@ impl MergeJoin {
         MergeJoin { from: ItemList::new(from, prefix), to: ItemList::new(to, prefix) }
     }
 
-    /// Returns the items with the next key; `None` at the end of both lists.
+    /// Returns the items with the next key, or `None` at the end of both lists.
     pub(super) async fn next(&mut self) -> Result<Option<JoinedItem>, Error> {
         self.from.fill_page().await?;
         self.to.fill_page().await?;

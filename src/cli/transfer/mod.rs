@@ -30,10 +30,10 @@ Examples:
   steadfast export old | steadfast import new -
 
 The format is detected from the file name (.ndjson, .jsonl, .json for kv.json, .csv or .toml, each
-optionally followed by .zst) or from the content. Values are imported unchanged. If an item fails,
-its line number is reported and the import continues. The progress is saved in INPUT.resume until
-the import is complete; --resume continues an interrupted import. With --if-exists fail, the exit
-status is 4 if items failed only because they existed.",
+optionally followed by .zst) or from the content. Values are imported unchanged. Failed items are
+reported with their key and, in formats with lines, their line number, and the import continues. The
+progress is saved in INPUT.resume until the import is complete; --resume continues an interrupted
+import. With --if-exists fail, the exit status is 4 if every failed item failed because it exists.",
     exit_status!()
 );
 
@@ -46,7 +46,7 @@ Examples:
 
 Each line contains key, value (base64), metadata, expires, generation and modified; import and the
 batch endpoint accept this format. An export from Steadfast is a consistent snapshot. The hosted
-service does not return expiry times, so exports from it do not contain expires. The output file
+service does not return expiry times, so an export from it contains no expires. The output file
 appears once the export is complete.",
     exit_status!()
 );
@@ -58,9 +58,11 @@ Examples:
   steadfast sync site@https://kv.example.com site --from-token-file token --create
   steadfast sync blue green --delete --yes
 
-Items are compared by size, metadata and value; those that differ are copied, including their expiry
-if the source server returns it. A store on a server other than --endpoint requires its own token
-file. Changes are printed one per line: + for new, ~ for changed and - for deleted items.",
+Items are compared by size, metadata, value and, between Steadfast servers, expiry. Those that
+differ are copied, with their expiry if the source server returns it. The token for --endpoint is
+not sent to other servers: for a store on another server, pass --from-token-file or --to-token-file.
+Changes are printed one per line: + for new, ~ for changed and - for deleted items. --delete asks
+for confirmation after the new and changed items have been copied.",
     exit_status!()
 );
 
@@ -80,7 +82,7 @@ fn finish_with_status(result: Result<u8>) -> ExitCode {
     result.map_or_else(|e| finish(Err(e)), ExitCode::from)
 }
 
-/// Finds a store by name or id, or creates it if it does not exist and `create` is set.
+/// Finds a store by name or id. If it does not exist and `create` is set, creates it.
 async fn find_or_create(client: &Client, name: &str, create: bool) -> Result<Store, Error> {
     match client.resolve(name).await {
         Err(Error::NotFound(_)) if create => {

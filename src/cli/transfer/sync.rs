@@ -1,4 +1,4 @@
-//! `steadfast sync`: copies the differences from one store to another.
+//! `steadfast sync`: copies new and changed items from one store to another.
 
 use super::batch_sender::BatchSender;
 use super::find_or_create;
@@ -22,8 +22,9 @@ use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use tokio::task::JoinSet;
 
-/// Number of lines, and of bytes, at which a batch is sent.
+/// A batch is sent once it has this many lines.
 const BATCH_LINES: usize = 1000;
+/// A batch is sent once its lines have this many bytes.
 const BATCH_BYTES: usize = 2 << 20;
 
 pub(super) async fn run(args: SyncArgs) -> Result<u8> {
@@ -103,7 +104,7 @@ struct Syncer {
     bar: ProgressBar,
     out: Output,
     batch: Batch,
-    /// Keys to delete.
+    /// The keys of the items to delete.
     only_in_to: Vec<String>,
     counts: SyncCounts,
 }
@@ -137,7 +138,7 @@ impl Syncer {
         self.out.flush()
     }
 
-    /// Counts and prints a difference and adds the item to the batch.
+    /// Counts and prints a difference, and adds an item to be copied to the batch.
     fn apply(&mut self, comparison: Comparison) -> Result<()> {
         let Comparison { key, difference, line, reservation: _reservation } = comparison;
         let (mark, change) = match difference {
@@ -268,9 +269,9 @@ enum Difference {
 struct Comparison {
     key: String,
     difference: Difference,
-    /// The line of the item to copy.
+    /// The line of the item, if it is to be copied.
     line: Option<Vec<u8>>,
-    /// The reservation of the line's memory.
+    /// The reservation of the memory for the line.
     reservation: Option<Reservation>,
 }
 
@@ -280,7 +281,7 @@ impl Comparison {
     }
 }
 
-/// Compares items, and reads those to be copied.
+/// Compares items, and reads the items to be copied.
 #[derive(Clone)]
 struct Comparer {
     from: SyncStore,
@@ -313,7 +314,7 @@ impl Comparer {
         self.compare_values(from, reader).await
     }
 
-    /// Compares everything except the values.
+    /// Returns whether the items differ in anything except their values.
     async fn properties_differ(&self, from: &ListedItem, to: &ListedItem) -> Result<bool, Error> {
         if let (Some(from), Some(to)) = (&from.details, &to.details) {
             let differ = from.size != to.size || from.expires != to.expires;
@@ -322,7 +323,7 @@ impl Comparer {
         match tokio::try_join!(size_and_metadata(&self.from, from), size_and_metadata(&self.to, to))
         {
             Ok((from, to)) => Ok(from != to),
-            // Deleted since it was listed; reading the value shows in which store.
+            // One of the items was deleted after it was listed. Reading the value shows which one.
             Err(e) if e.status() == Some(404) => Ok(true),
             Err(e) => Err(e),
         }
@@ -336,7 +337,7 @@ impl Comparer {
         let to_hash = value_hash(&self.to, &item.key).await?;
         if to_hash.is_none() || self.dry_run {
             let from_hash = value_hash(&self.from, &item.key).await?;
-            // An item deleted in the source since it was listed is not copied.
+            // An item that was deleted from the source after it was listed is not copied.
             if from_hash.is_none() || from_hash == to_hash {
                 return Ok(Comparison::new(item, Difference::None));
             }
@@ -347,7 +348,7 @@ impl Comparer {
         self.read(item, reader, Difference::Changed, to_hash).await
     }
 
-    /// Reads an item and returns its line, unless its value has the hash `to_hash`.
+    /// Reads an item from the source. Returns its line unless the hash of its value is `to_hash`.
     async fn read(
         &self,
         item: ListedItem,
@@ -358,7 +359,7 @@ impl Comparer {
         let SyncStore { client, store, .. } = &self.from;
         let (value, reservation) = match reader.get(client, store, &item.key).await {
             Ok(value) => value,
-            // Deleted since it was listed.
+            // The item was deleted after it was listed.
             Err(e) if e.status() == Some(404) => {
                 return Ok(Comparison::new(item, Difference::None));
             }
@@ -400,7 +401,7 @@ async fn size_and_metadata(store: &SyncStore, item: &ListedItem) -> Result<(u64,
     Ok((headers.size, headers.metadata))
 }
 
-/// Returns the SHA-256 of an item's value; `None` if the item does not exist.
+/// Returns the SHA-256 of an item's value, or `None` if the item does not exist.
 async fn value_hash(store: &SyncStore, key: &str) -> Result<Option<[u8; 32]>, Error> {
     let mut value = match store.client.get(&store.store, key).await {
         Ok(value) => value,

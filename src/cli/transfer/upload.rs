@@ -1,4 +1,4 @@
-//! Uploads the items of a source to a store: reads ahead, sends batches concurrently and saves the
+//! Uploads the items of a source to a store. Reads ahead, sends batches concurrently and saves the
 //! progress.
 
 use super::batch_sender::{BatchOutcome, BatchSender};
@@ -19,10 +19,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The number of batches read ahead.
+/// The maximum number of batches that are read ahead.
 const READ_AHEAD: usize = 2;
 
-/// A batch that was read, and the reservation of its memory until it has been sent.
+/// A batch that was read, and the reservation of the memory for it until it has been sent.
 struct ReadBatch {
     batch: Batch,
     reservation: Reservation,
@@ -44,7 +44,7 @@ pub(super) struct Uploader<'r> {
     bar: ProgressBar,
     bytes_read: Arc<AtomicU64>,
     progress_in_bytes: bool,
-    /// The number of lines in flight by key hash.
+    /// The number of lines in flight, by key hash.
     keys_in_flight: HashMap<u64, u32>,
     in_flight: JoinSet<SentBatch>,
     next: Option<ReadBatch>,
@@ -56,9 +56,9 @@ pub(super) struct Uploader<'r> {
 pub(super) struct UploadSummary {
     pub(super) counts: ImportCounts,
     pub(super) state: ResumeState,
-    /// The reason the upload ended before the end of its source.
+    /// The reason the upload stopped before the end of its source.
     pub(super) aborted: Option<CommandError>,
-    /// Whether the source caused it.
+    /// Whether an error of the source stopped the upload.
     pub(super) source_failed: bool,
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn upload(
     uploader.run(batches).await
 }
 
-/// Reads batches on a separate thread, since a read from a pipe can block indefinitely.
+/// Reads batches on a separate thread, because a read from a pipe can block indefinitely.
 fn read_ahead(
     source: Box<dyn ItemSource>,
     limits: BatchLimits,
@@ -178,8 +178,8 @@ impl Uploader<'_> {
         UploadSummary { counts: state.counts(), state, aborted, source_failed }
     }
 
-    /// Sends the next batch unless one of its keys is in flight: the last line with a key must be
-    /// written last.
+    /// Sends the next batch unless one of its keys is in flight. If several lines have the same
+    /// key, they must be written in the order of the input.
     fn dispatch(&mut self) {
         if self.in_flight.len() >= self.jobs || self.aborted.is_some() {
             return;
@@ -226,7 +226,7 @@ impl Uploader<'_> {
         }
     }
 
-    /// Stops sending. The first reason is reported.
+    /// Stops sending. Only the first reason is kept.
     fn abort(&mut self, reason: CommandError) {
         self.next = None;
         if self.aborted.is_none() {
