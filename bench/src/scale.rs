@@ -42,7 +42,7 @@ pub fn run_all(options: &Options) -> Result<(), String> {
     if rows.is_empty() {
         return Err(format!("{} is not a part: disk, contention or growth", options.part));
     }
-    let mut text = String::from("| what | figure |\n|---|---|\n");
+    let mut text = String::from("| measurement | result |\n|---|---|\n");
     for row in &rows {
         let _ = writeln!(text, "| {} | {} |", row.label(), row.cell());
     }
@@ -85,21 +85,21 @@ fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let raw = MIDDLE as f64 * RAW / 1e6;
     let mut settled = |label: &str| {
         std::thread::sleep(SETTLED);
-        report(Row::once(&format!("disk / raw data, {label}, settled"), target.disk() / raw));
+        report(Row::once(&format!("disk usage / raw data, {label}, settled"), target.disk() / raw));
     };
     load(&target, 0, MIDDLE, None)?;
-    settled("after a load of 100k x 1 KB");
+    settled("after loading 100k items of 1 KB");
     for _ in 0..2 {
         load(&target, 0, MIDDLE, None)?;
     }
-    settled("after overwriting everything twice");
+    settled("after overwriting all items twice");
     let mut stream = TcpStream::connect(("127.0.0.1", target.port())).map_err(|e| e.to_string())?;
     for key in (0..MIDDLE).filter(|key| key % 10 != 0) {
         let delete = target.delete(&format!("k{key:08}"));
         stream.write_all(&delete).map_err(|e| e.to_string())?;
         target::read_response(&mut stream).map_err(|e| e.to_string())?;
     }
-    settled("after deleting 90 %");
+    settled("after deleting 90 % of the items");
     Ok(())
 }
 
@@ -165,7 +165,10 @@ fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String>
     load(&target, 0, SMALL, None)?;
     std::thread::sleep(SETTLED);
     latencies(&target, options, SMALL, "10k items", report)?;
-    let many = format!("{} items", options.items);
+    let many = match options.items {
+        items if items % 1_000_000 == 0 => format!("{}M items", items / 1_000_000),
+        items => format!("{items} items"),
+    };
     let (begin, mut most) = (Instant::now(), 0_f64);
     let mut next = SMALL;
     while next < options.items {
@@ -175,18 +178,18 @@ fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String>
         next = end;
     }
     let rate = (options.items - SMALL) as f64 / begin.elapsed().as_secs_f64();
-    report(Row::once(&format!("load of {many}, items/s"), rate));
+    report(Row::once(&format!("loading {many}, items/s"), rate));
     report(Row::once(&format!("memory while loading {many}, MB"), most));
     std::thread::sleep(SETTLED);
     let raw = options.items as f64 * RAW / 1e6;
-    report(Row::once(&format!("disk / raw data, {many}"), target.disk() / raw));
+    report(Row::once(&format!("disk usage / raw data, {many}"), target.disk() / raw));
     latencies(&target, options, options.items, &many, report)?;
     report(Row::once(&format!("memory with {many} under load, MB"), target.rss()));
     target.restart("KILL")?;
-    report(Row::once(&format!("ready after kill -9 with {many}, ms"), millis(target.ready)));
+    report(Row::once(&format!("time until ready after kill -9 with {many}, ms"), millis(target.ready)));
     std::thread::sleep(SETTLED);
     target.restart("TERM")?;
-    let label = format!("ready after a clean shutdown with {many}, ms");
+    let label = format!("time until ready after a clean shutdown with {many}, ms");
     report(Row::once(&label, millis(target.ready)));
     Ok(())
 }
@@ -220,7 +223,7 @@ fn latencies(
         times.push(millis(begin.elapsed()));
     }
     times.sort_by(f64::total_cmp);
-    report(Row::once(&format!("a page of 1000 keys in the middle of {items}, ms"), times[100]));
+    report(Row::once(&format!("list of 1000 keys in the middle of {items}, ms"), times[100]));
     Ok(())
 }
 

@@ -53,8 +53,8 @@ pub fn value(len: usize) -> Vec<u8> {
 fn run_target(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
     let target = Target::start(name, &options.steadfast)?;
     let mut rows = vec![
-        Row::once("ready, ms", target.ready.as_secs_f64() * 1e3),
-        Row::once("memory idle, MB", target.rss()),
+        Row::once("time until ready, ms", target.ready.as_secs_f64() * 1e3),
+        Row::once("memory when idle, MB", target.rss()),
     ];
     let baseline = name.starts_with("baseline");
     if let Some(row) = batch_load(&target)? {
@@ -93,7 +93,7 @@ fn run_target(name: &'static str, options: &Options) -> Result<Vec<Row>, String>
     if !baseline {
         rows.push(Row::once("memory at the end, MB", target.rss()));
         std::thread::sleep(Duration::from_secs(5));
-        rows.push(Row::once("disk at the end, settled, MB", target.disk()));
+        rows.push(Row::once("disk usage at the end, settled, MB", target.disk()));
     }
     Ok(rows)
 }
