@@ -1,5 +1,5 @@
-//! Scaling of Steadfast: disk usage, read latency under contention, and latency, memory and startup
-//! time as the store grows.
+//! Measures how Steadfast scales: disk usage, read latency under contention, and latency, memory and
+//! startup time as the store grows.
 
 use crate::generator::Measurement;
 use crate::report::Row;
@@ -17,9 +17,9 @@ const SMALL: u64 = 10_000;
 const MIDDLE: u64 = 100_000;
 const EXPIRING: u64 = 1_000_000;
 const VALUE: usize = 1024;
-/// Bytes of an item: key and value.
+/// Size of an item's key and value, in bytes.
 const RAW: f64 = (VALUE + 9) as f64;
-/// Idle time after which background work is complete.
+/// Idle time after which all background work is complete.
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// Runs all parts and writes the table.
@@ -52,7 +52,7 @@ pub fn run_all(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Loads items `from..to` in batches on one connection.
+/// Loads the items `from..to` in batches on one connection.
 fn load(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<(), String> {
     let mut stream = connect(target)?;
     let mut next = from;
@@ -64,7 +64,7 @@ fn load(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<()
     Ok(())
 }
 
-/// Creates a batch of items `from..to`.
+/// Creates a batch of the items `from..to`.
 fn batch(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<Vec<u8>, String> {
     let keys: Vec<String> = (from..to).map(|key| format!("k{key:08}")).collect();
     target.batch(&keys, &value(VALUE), ttl_secs).ok_or("the target has no batches".into())
@@ -103,8 +103,8 @@ fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     Ok(())
 }
 
-/// Measures GET on 64 connections: idle, during batches, checkpoints and the removal of expired
-/// items.
+/// Measures GET with 64 connections on an idle server, during batches, during checkpoints, and
+/// during the removal of expired items.
 fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let target = Target::start("steadfast", &options.steadfast)?;
     load(&target, 0, MIDDLE, None)?;
@@ -116,7 +116,7 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
         Ok(Row::median(label, &runs?))
     };
     report(gets("GET, 64 connections, idle, 1/s")?);
-    // Repeats the work until the reads have been measured.
+    // Repeats `work` until the reads have been measured.
     let during = |work: &(dyn Fn() -> Result<(), String> + Sync), label: &str| {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -159,7 +159,7 @@ fn writes(generator: &Generator<'_>) -> Result<(), String> {
     generator.run(16, "get", 100, 7).map(|_| ())
 }
 
-/// Measures latency with few and many items, and memory, disk and startup time with many.
+/// Measures latency with few and with many items, and memory, disk usage and startup time with many.
 fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let mut target = Target::start("steadfast", &options.steadfast)?;
     load(&target, 0, SMALL, None)?;
@@ -186,7 +186,10 @@ fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String>
     latencies(&target, options, options.items, &many, report)?;
     report(Row::once(&format!("memory with {many} under load, MB"), target.rss()));
     target.restart("KILL")?;
-    report(Row::once(&format!("time until ready after kill -9 with {many}, ms"), millis(target.ready)));
+    report(Row::once(
+        &format!("time until ready after kill -9 with {many}, ms"),
+        millis(target.ready),
+    ));
     std::thread::sleep(SETTLED);
     target.restart("TERM")?;
     let label = format!("time until ready after a clean shutdown with {many}, ms");
