@@ -88,8 +88,8 @@ impl Table {
         (row.value > 0.0 && baseline.value > 0.0).then(|| row.value / baseline.value)
     }
 
-    /// Formats the table as Markdown. A cell has the rate, the median and 99th percentile latency in
-    /// ms, and the ratio to `baseline`.
+    /// Formats the table as Markdown. A cell has the rate, the median and 99th percentile latency
+    /// in ms, and the ratio to `baseline`.
     pub fn markdown(&self) -> String {
         let mut text = format!("| workload | {} |\n|---|", self.targets.join(" | "));
         text.push_str(&"---|".repeat(self.targets.len()));

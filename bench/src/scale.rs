@@ -1,5 +1,5 @@
-//! Measures how Steadfast scales: disk usage, read latency under contention, and latency, memory and
-//! startup time as the store grows.
+//! Measures how Steadfast scales: disk usage, read latency under contention, and latency, memory
+//! and startup time as the store grows.
 
 use crate::generator::Measurement;
 use crate::report::Row;
@@ -159,7 +159,8 @@ fn writes(generator: &Generator<'_>) -> Result<(), String> {
     generator.run(16, "get", 100, 7).map(|_| ())
 }
 
-/// Measures latency with few and with many items, and memory, disk usage and startup time with many.
+/// Measures latency with few and with many items, and memory, disk usage and startup time with
+/// many items.
 fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let mut target = Target::start("steadfast", &options.steadfast)?;
     load(&target, 0, SMALL, None)?;

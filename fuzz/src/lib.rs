@@ -1,4 +1,4 @@
-//! Helpers for the fuzz targets: an in-process server with the memory engine and an in-memory stream.
+//! Helpers for the fuzz targets: an in-process server on the memory engine and an in-memory stream.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -84,8 +84,8 @@ impl Server {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// Sends bytes, closes the client's side of the connection, and returns all bytes that the server
-    /// sends.
+    /// Sends bytes, closes the client's side of the connection, and returns all bytes that the
+    /// server sends.
     pub fn send(&self, bytes: &[u8]) -> Vec<u8> {
         let second = Duration::from_secs(1);
         let timeouts = Timeouts { head: second, idle: second, body: second, write: second };

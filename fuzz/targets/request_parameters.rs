@@ -1,5 +1,5 @@
-//! Fuzzes query parameters and header fields of put, delete, get and list: each request is accepted,
-//! or rejected with a reason, and a rejected request changes nothing.
+//! Fuzzes query parameters and header fields of put, delete, get and list: each request is
+//! accepted, or rejected with a reason, and a rejected request changes nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
