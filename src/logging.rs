@@ -1,8 +1,8 @@
 //! The server's log. Lines are queued in memory and written to standard error by a dedicated
-//! thread, so that a blocked or closed standard error can neither delay nor stop the server.
+//! thread. A blocked or closed standard error therefore does not affect the server.
 //!
-//! After [`start`], no other code of the server may write to standard error: a write to a pipe can
-//! block until its reader reads.
+//! After [`start`], no other code in the server may write to standard error, because a write to a
+//! full pipe blocks.
 
 use crate::config::LogFormat;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -17,11 +17,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Maximum size of the queued lines in bytes. Further lines are dropped and counted.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// Capacity in bytes that the writer keeps after a burst of lines.
+/// Buffer capacity, in bytes, that the writer keeps after a burst of lines.
 const BATCH_BYTES_KEPT: usize = 64 << 10;
 /// Delay before retrying a write to a full non-blocking pipe.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
-/// Maximum time that a panicking thread waits until its log line is written.
+/// Maximum time that a panicking thread waits for its log line to be written.
 const PANIC_FLUSH: Duration = Duration::from_millis(200);
 
 static QUEUE: Queue = Queue::new();
@@ -33,7 +33,7 @@ static QUEUE: Queue = Queue::new();
 pub fn start(filter: &str, format: LogFormat, color: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log: {e}"))?;
     let stderr = io::stderr();
-    // A duplicate of the descriptor: a blocked write to `Stderr` would hold its lock.
+    // Use a duplicate of the descriptor, because a blocked write to `Stderr` holds its lock.
     let out = stderr.as_fd().try_clone_to_owned().map(File::from);
     let out = out.map_err(|e| format!("cannot open standard error: {e}"))?;
     let ansi = color && stderr.is_terminal();
@@ -55,22 +55,22 @@ pub fn start(filter: &str, format: LogFormat, color: bool) -> Result<(), String>
     Ok(())
 }
 
-/// Writes a message outside of the log format, such as an error that ends the process.
+/// Writes a message without log formatting, such as an error that ends the process.
 pub fn print(text: &str) {
     QUEUE.push(format!("{text}\n").as_bytes());
 }
 
-/// Waits until the queued lines are written, for at most `timeout`.
+/// Waits up to `timeout` for the queued lines to be written.
 pub fn flush(timeout: Duration) {
     QUEUE.flush(timeout);
 }
 
-/// Returns the number of lines that could not be written.
+/// Returns the number of lines dropped because the queue was full or a write failed.
 pub fn dropped_lines() -> u64 {
     QUEUE.dropped.load(Ordering::Relaxed)
 }
 
-/// Logs a panic; the default hook would write to standard error itself.
+/// Logs a panic. The default hook is not used, because it writes to standard error directly.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
@@ -83,7 +83,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     flush(PANIC_FLUSH);
 }
 
-/// Queues the line of each call; never fails.
+/// Queues the line passed to each call. Writing never fails.
 struct LineWriter;
 
 impl Write for LineWriter {
@@ -100,7 +100,7 @@ impl Write for LineWriter {
 /// The lines queued for the writer thread.
 struct Queue {
     state: Mutex<State>,
-    /// Signals that there are lines.
+    /// Signals that lines are queued.
     filled: Condvar,
     /// Signals that all lines are written.
     emptied: Condvar,
@@ -109,7 +109,7 @@ struct Queue {
 
 struct State {
     lines: Vec<u8>,
-    /// Whether the writer thread is writing lines that it dequeued.
+    /// Whether the writer thread is writing lines that it has dequeued.
     writing: bool,
 }
 
@@ -143,7 +143,7 @@ impl Queue {
         self.dropped.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Writes lines as they are queued.
+    /// Writes lines as they are queued. Never returns.
     fn write_to(&self, mut out: impl Write) {
         let (mut batch, mut torn) = (Vec::new(), false);
         loop {
@@ -186,7 +186,7 @@ impl Queue {
     }
 }
 
-/// Writes as much as possible; returns the number of bytes written.
+/// Writes as much as possible and returns the number of bytes written.
 fn write_all(out: &mut impl Write, bytes: &[u8]) -> usize {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-    /// Forwards each write to the test, and completes it with the result that the test sends.
+    /// Forwards each write to the test and returns the result that the test sends.
     struct Controlled(SyncSender<Vec<u8>>, Receiver<io::Result<usize>>);
 
     impl Write for Controlled {
@@ -229,7 +229,7 @@ mod tests {
         let dropped = || QUEUE.dropped.load(Ordering::Relaxed);
         QUEUE.push(b"first\n");
         assert_eq!(writes.recv().unwrap(), b"first\n");
-        // The writer is blocked now.
+        // The writer is now blocked.
         let line = [b'x'; 1024];
         for _ in 0..QUEUE_BYTES_MAX / line.len() {
             QUEUE.push(&line);
@@ -244,7 +244,7 @@ mod tests {
         results.send(Ok(QUEUE_BYTES_MAX)).unwrap();
         QUEUE.flush(Duration::from_secs(60));
         QUEUE.push(b"last\n");
-        assert_eq!(writes.recv().unwrap(), b"\nlast\n", "a torn line is ended");
+        assert_eq!(writes.recv().unwrap(), b"\nlast\n", "a line feed ends the torn line");
         results.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
         QUEUE.flush(Duration::from_secs(60));
         assert_eq!(dropped(), 3);

@@ -106,8 +106,8 @@ fn every_kind_of_damage_is_reported() {
         (format!("UPDATE heads SET due = 5 WHERE key = {item}"), "in the expiry index"),
         (format!("DELETE FROM heads WHERE key = {item}"), "belongs to no record"),
         (format!("DELETE FROM heads WHERE key = {item}"), "but the stored count is"),
-        (format!("DELETE FROM heads WHERE key = {id}"), "items belong to no store"),
-        (format!("DELETE FROM heads WHERE key = {id}"), "belongs to no store"),
+        (format!("DELETE FROM heads WHERE key = {id}"), "items refer to store"),
+        (format!("DELETE FROM heads WHERE key = {id}"), "refers to a store that does not exist"),
         (
             "DELETE FROM heads WHERE key > CAST('o' AS BLOB) AND key < CAST('p' AS BLOB)".into(),
             "its list-order record is missing",

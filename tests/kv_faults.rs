@@ -178,3 +178,30 @@ fn engine_faults_are_reported_on_the_memory_engine() {
 fn engine_faults_are_reported_on_the_embedded_engine() {
     run(engines::Subject::embedded, 40);
 }
+
+/// Deletes items of which another writer rewrites one before each commit of several.
+async fn delete_contended(subject: engines::Subject) {
+    const ITEMS: u64 = 300;
+    let engine = Arc::new(FaultInjectingEngine::new(subject.engine.clone()));
+    let clock = Arc::new(ManualClock::new(1_750_000_000 * SECOND));
+    let kv = Kv::new(engine.clone(), clock, 1 << 20);
+    let store = kv.create_store(StoreName::parse("store").unwrap(), None).await.unwrap().id;
+    for nth in 0..ITEMS {
+        let key = Key::parse(format!("p{nth}").as_bytes()).unwrap();
+        kv.put(&store, &key, &PutRequest::default(), Bytes::from_static(b"v").into())
+            .await
+            .unwrap();
+    }
+    engine.contend();
+    let deletion = kv.delete_prefix(&store, "p", 2 * ITEMS).await.unwrap();
+    assert_eq!((deletion.deleted, deletion.more), (ITEMS, false));
+    assert_eq!(kv.count_prefix(&store, "", None).await.unwrap().matched, 0);
+    assert!(engine.injected_count() > 0);
+}
+
+#[test]
+fn a_deletion_by_prefix_completes_although_every_large_commit_conflicts() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(delete_contended(engines::Subject::memory()));
+    runtime.block_on(delete_contended(engines::Subject::embedded()));
+}

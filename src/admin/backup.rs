@@ -10,7 +10,7 @@ use crate::storage;
 use std::io;
 use std::path::Path;
 
-/// Backs up a data directory without changing it; calls `write` with each piece of the backup.
+/// Backs up a data directory without changing it. Calls `write` with each piece of the backup.
 ///
 /// # Errors
 /// If the directory cannot be read, or `write` fails.
@@ -36,13 +36,14 @@ pub async fn backup(
 /// number of records restored so far.
 ///
 /// # Errors
-/// See [`RestoreError`]. A location that was empty is left marked as incomplete.
+/// See [`RestoreError`]. If a restore into an empty location fails, the location stays marked as
+/// incomplete.
 pub async fn restore(
     source: impl io::Read + Send,
     to: &EngineLocation,
     report: &mut (dyn FnMut(u64) + Send),
 ) -> Result<RecordCounts, RestoreError> {
-    // Opened first, so that no destination is created for a file that is not a backup.
+    // Open the source first, so that no destination is created if the file is not a backup.
     let source = BackupReader::open(source)?;
     let to = open(to).await?;
     let restored = backup::restore(source, &to, &SystemClock, report).await;

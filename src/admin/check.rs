@@ -11,7 +11,7 @@ use std::path::Path;
 /// Verifies a data directory without changing it. The report lists any damage.
 ///
 /// # Errors
-/// If the directory is in use, has another format, or cannot be read.
+/// If the directory is in use, has an unsupported format, or cannot be read.
 pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
     let mut checker = IntegrityChecker::new(&SystemClock);
     let mut report = embedded::verify(dir, |record, report| {
@@ -23,16 +23,16 @@ pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
     Ok((report, counts))
 }
 
-/// Resets the WAL of a data directory with missing segments, so that the directory opens again
-/// without their commits. Returns whether any segment was missing.
+/// Resets the WAL of a data directory if WAL segments are missing. The directory can then be
+/// opened, but the commits in those segments are lost. Returns whether any segment was missing.
 ///
 /// # Errors
-/// If the directory is in use, has another format, or is damaged in another way.
+/// If the directory is in use, has an unsupported format, or has other damage.
 pub fn reset_wal(dir: &Path) -> Result<bool, EngineError> {
     embedded::reset_wal(dir)
 }
 
-/// Verifies a backup: returns its record counts and the problems found.
+/// Verifies a backup and returns its record counts and any problems found.
 ///
 /// # Errors
 /// If the backup cannot be read.

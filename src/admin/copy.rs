@@ -13,15 +13,15 @@ pub struct CopySummary {
     pub stores: u64,
     /// Number of items, including expired items not yet removed.
     pub items: u64,
-    /// Total size of keys, metadata and values as stored.
+    /// Total size of keys, metadata and values as stored, in bytes.
     pub bytes: u64,
-    /// CRC-32 of the records, the same on both sides.
+    /// CRC-32 of the records, which is the same on both sides.
     pub checksum: u32,
 }
 
-/// Copies all records, resuming an interrupted copy, and compares both sides.
+/// Copies all records and compares both sides. An interrupted copy is resumed.
 ///
-/// Data directories must not be in use. Servers on the databases involved should be stopped.
+/// Data directories must not be in use. Stop all servers that use one of the databases.
 ///
 /// # Errors
 /// See [`CopyError`]; a failed copy can be resumed by running it again.
@@ -37,7 +37,7 @@ pub async fn copy(
     let copied = copy::copy(&from, &to, report).await;
     let stores = to.count(keyspace::STORES).await.map_err(destination);
     let items = to.count(keyspace::ITEMS).await.map_err(destination);
-    // Closed before any error returns, so that a failed copy can be resumed.
+    // Close both engines before returning an error, so that a failed copy can be resumed.
     let closed = (from.close().await.map_err(source), to.close().await.map_err(destination));
     let CopyProgress { bytes, checksum, .. } = copied?;
     let (stores, items) = (stores?, items?);

@@ -52,8 +52,8 @@ impl Account {
     }
 }
 
-/// Answers the discovery request the Fastly CLI sends before every command; any JSON object
-/// satisfies it.
+/// Answers the discovery request that the Fastly CLI sends before every command. The CLI accepts
+/// any JSON object.
 pub(super) fn openid_configuration() -> Response {
     json(200, &value!({}))
 }

@@ -1,5 +1,5 @@
-//! Endpoints under `/_/v1` that the hosted API does not have: the server's version, items with
-//! details, and deletion by prefix.
+//! Endpoints under `/_/v1` that the hosted API does not have: the server's version, lists of items
+//! with details, and deletion by prefix.
 
 use super::Api;
 use super::error::{Error, json, json_bytes_admitted};
@@ -80,7 +80,7 @@ impl Api {
                 return Err(Error::Invalid("either prefix or all=true is required".into()));
             }
         };
-        // Both scan the items page by page.
+        // Both a dry run and a deletion scan the items page by page.
         let permit = pin!(self.limiter.download(page_bytes_max(SCAN_ITEMS)));
         let _permit = body.while_connected(permit).await??;
         if dry_run {

@@ -49,8 +49,8 @@ impl Api {
 
     /// Reads an item and acquires a permit for its value.
     ///
-    /// If none is free, the value is dropped while waiting and then read again, since the values of
-    /// waiting requests would exceed the limit.
+    /// If no permit is free, the value is dropped before the wait and read again afterwards.
+    /// Otherwise, the values of waiting requests would exceed the limit.
     async fn admit(&self, store: &StoreId, key: &Key) -> Result<(Item, Permit), Error> {
         let mut admitted = None;
         loop {
@@ -58,7 +58,7 @@ impl Api {
             let memory = self.kv.download_memory_bytes(&item);
             match admitted {
                 Some((permit, bytes)) if memory <= bytes => return Ok((item, permit)),
-                // The value has grown meanwhile.
+                // The value has grown in the meantime.
                 Some(_) | None => {}
             }
             if let Some(permit) = self.limiter.try_download(memory) {
@@ -140,7 +140,7 @@ fn parse_put(head: &RequestHead) -> Result<PutRequest, Error> {
             mode = named;
         }
     }
-    // Validated and ignored: reads never return the old value.
+    // Validated and ignored, because reads never return an outdated value.
     query.flag("background_fetch")?;
     let if_generation = parse_u64_header(head, wire::IF_GENERATION_MATCH)?;
     let ttl = match single_header(head, wire::TIME_TO_LIVE_SEC)? {
@@ -190,10 +190,10 @@ fn item_headers(response: Response, item: &Item) -> Response {
         .header("Accept-Ranges", b"bytes")
 }
 
-/// Parses `Range`; `None` for the whole value.
+/// Parses the `Range` header. Returns `None` if the response contains the whole value.
 ///
-/// A header that is not a single byte range is ignored (RFC 9110 section 14.2), and so is a range
-/// with `If-Range`, since the server sends no validators.
+/// A header that is not a single byte range is ignored (RFC 9110 section 14.2). A range with
+/// `If-Range` is also ignored, because the server sends no strong validators.
 fn parse_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Error> {
     let mut ranges = head.header_values("Range");
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ok(None) };
@@ -220,7 +220,7 @@ fn parse_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Erro
     if range.start < range.end { Ok(Some(range)) } else { Err(Error::Range(size)) }
 }
 
-/// Builds the body for a range of a value: in memory if the value is small, streamed otherwise.
+/// Builds the body for a range of a value: in memory if the value is small, otherwise streamed.
 async fn value_payload(value: Value, range: Range<u64>, request_id: u64) -> Result<Payload, Error> {
     if let Some(bytes) = value.in_memory() {
         let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
@@ -228,7 +228,7 @@ async fn value_payload(value: Value, range: Range<u64>, request_id: u64) -> Resu
     }
     let len = range.end - range.start;
     if value.len() <= SINGLE_READ_BYTES_MAX {
-        // Read before the head is sent, so that damage is still reported as a 500.
+        // Read the value before the head is sent, so that damage is still reported with status 500.
         return Ok(Payload::Bytes(value.read(range.start, len as usize).await?));
     }
     Ok(Payload::Sized(len, Box::new(ValueSource { value, range, request_id })))

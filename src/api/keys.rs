@@ -51,7 +51,7 @@ pub(super) fn page_bytes_max(items: usize) -> u64 {
     items.saturating_mul(ITEM_BYTES) as u64
 }
 
-/// Builds the `meta` of a page; `last` is its last key when more pages follow.
+/// Builds the `meta` of a page. `last` is the last key of the page if more pages follow.
 pub(super) fn list_meta(list: ListKeys, last: Option<&[u8]>) -> KeyListMeta {
     let prefix = Some(list.prefix).filter(|prefix| !prefix.is_empty());
     KeyListMeta {
@@ -70,7 +70,7 @@ pub(super) fn utf8(key: &[u8]) -> Result<&str, kv::Error> {
 
 /// Appends a key as a JSON string.
 ///
-/// Copying keys that need no escaping takes 40 % less time than with `serde_json`.
+/// Copying a key that needs no escaping takes 40 % less time than `serde_json`.
 fn push_json_string(body: &mut Vec<u8>, key: &[u8]) -> Result<(), Error> {
     // No early exit, so that the compiler vectorizes the loop.
     let plain = key.iter().fold(true, |plain, byte| {
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_escaped_exactly_as_by_serde_json() {
+    fn keys_are_escaped_as_serde_json_escapes_them() {
         for byte in (0..=u8::MAX).map(char::from) {
             let key = format!("key{byte}");
             let mut body = Vec::new();

@@ -15,9 +15,9 @@ const UNIT: u64 = 1024;
 /// Bodies up to this size need no permit: every connection has a buffer about this large anyway,
 /// and small requests must not queue behind large ones.
 const SMALL_BYTES: u64 = 16 * 1024;
-/// Maximum number of open snapshots: while one is open, deleted data is not reclaimed.
+/// Maximum number of open snapshots. While one is open, the space of deleted data is not reclaimed.
 const SNAPSHOTS: u64 = 4;
-/// How long a request waits for a permit.
+/// Maximum time that a request waits for a permit.
 const WAIT: Duration = Duration::from_secs(30);
 
 /// Part of a limit, released on drop; empty for a small body.
@@ -46,7 +46,7 @@ impl Permit {
     }
 }
 
-/// Limits the memory of uploads, long lines and downloads, and the number of snapshots, separately.
+/// Separate limits for the memory of uploads, long lines and downloads, and for open snapshots.
 pub(crate) struct MemoryLimiter {
     uploads: Limiter,
     long_lines: Limiter,
@@ -71,7 +71,7 @@ impl Limiter {
         Limiter { semaphore, units, contention: Contention::default(), exhausted }
     }
 
-    /// Returns a permit of `bytes`, capped at the whole limit; `None` if that much is not free.
+    /// Returns a permit for `bytes`, capped at the whole limit, or `None` if it is not free now.
     fn try_acquire(&self, bytes: u64) -> Option<Permit> {
         let permit = self.semaphore.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
         Some(self.permit(permit))
@@ -135,7 +135,7 @@ impl MemoryLimiter {
         self.snapshots.acquire(UNIT).await
     }
 
-    /// Returns the permit of [`MemoryLimiter::download`] if it is free now.
+    /// Returns the permit of [`MemoryLimiter::download`], or `None` if it is not free now.
     pub(crate) fn try_download(&self, bytes: u64) -> Option<Permit> {
         match bytes <= SMALL_BYTES {
             true => Some(Permit::default()),
@@ -166,7 +166,7 @@ mod tests {
         });
         tokio::time::sleep(WAIT / 2).await;
         drop(all);
-        assert!(other.await.unwrap(), "must wait");
+        assert!(other.await.unwrap(), "the request waits for its permit");
         let _all = limiter.upload(u64::MAX).await.unwrap();
         assert!(matches!(limiter.upload(LARGE).await, Err(Error::Overloaded(_))));
         assert!(limiter.download(LARGE).await.is_ok(), "downloads have their own limit");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_permit_gives_back_what_it_does_not_need() {
+    async fn shrinking_a_permit_releases_the_rest() {
         let limiter = MemoryLimiter::new(16 * SMALL_BYTES);
         let mut permit = limiter.download(8 * SMALL_BYTES).await.unwrap();
         assert!(limiter.try_download(LARGE).is_none());

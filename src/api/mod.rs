@@ -1,9 +1,9 @@
-//! The HTTP API: authenticates, routes and answers requests over one [`Kv`].
+//! The HTTP API of a [`Kv`]: authenticates, routes and answers requests.
 //!
 //! Checks run in this order (docs/contract.md section 11.6): token (401), permission (403), path
 //! and method (404, 405), parameters (400), store (404), declared size (413), item and
 //! preconditions (404, 412). Only then is the body read. `router` lists the endpoints, each
-//! resource has its own file of handlers, and `error` maps every failure to its status.
+//! resource has its own handler file, and `error` maps every failure to its status.
 
 mod account;
 mod auth;
@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The API over one [`Kv`].
+/// The HTTP API of a [`Kv`].
 pub struct Api {
     kv: Arc<Kv>,
     auth: Auth,
@@ -52,7 +52,8 @@ pub struct Api {
 }
 
 impl Api {
-    /// Creates the API; request and response bodies together use about `bytes_in_flight` of memory.
+    /// Creates the API. Bodies in flight together use up to about `bytes_in_flight` bytes of
+    /// memory.
     pub fn new(kv: Arc<Kv>, auth: Auth, metrics: Arc<Metrics>, bytes_in_flight: u64) -> Api {
         let mut seed = [0; 8];
         // If this fails, ids start at 0; they are still unique within the process.
@@ -68,8 +69,8 @@ impl Api {
         Api { secret: Some(secret), ..self }
     }
 
-    /// Calls the handler of a route. Reads stop when the client is gone; a write that does not wait
-    /// for its body is short, and completes.
+    /// Calls the handler of a route. A read stops if the client disconnects. A write whose body has
+    /// been received is short and runs to completion.
     ///
     /// Handlers with parameters take the store id as a `Result`, so that an invalid parameter is
     /// reported before a malformed store id.
@@ -107,7 +108,7 @@ impl Api {
         }
     }
 
-    /// Calls the handler of a GET route, also for HEAD; its body is not written then.
+    /// Calls the handler for a GET or HEAD request. For HEAD, the body of the response is not sent.
     async fn dispatch_read(
         &self,
         method: Method,
@@ -174,7 +175,7 @@ impl Api {
     }
 }
 
-/// Returns the error of a route without a handler for the method.
+/// Returns the error for a route that has no handler for the method.
 fn unhandled(route: Route) -> Error {
     if route == Route::Unknown {
         return Error::UnknownPath;

@@ -2,6 +2,7 @@
 
 use super::error::{Result, file_error};
 use crate::client::RequestBody;
+use crate::small_file;
 pub(super) use crate::transfer::detect::is_dash;
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
@@ -100,10 +101,5 @@ fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
 /// Reads a file of at most `max` bytes.
 pub(super) fn read_small(path: &Path, max: u64) -> Result<Vec<u8>> {
     let (reader, _) = open(path)?;
-    let mut bytes = Vec::new();
-    let read = reader.take(max + 1).read_to_end(&mut bytes).map_err(|e| file_error(path, e))?;
-    if read as u64 > max {
-        return Err(file_error(path, format!("larger than {max} bytes")));
-    }
-    Ok(bytes)
+    small_file::read_to_end(reader, max).map_err(|e| file_error(path, e))
 }

@@ -1,4 +1,4 @@
-//! Verifies that a server runs on a data directory, before the first token is sent to it.
+//! Verifies that a server runs on a given data directory before a token is sent to it.
 
 use super::request::Request;
 use super::{Client, Error};
@@ -25,7 +25,7 @@ impl Client {
     /// Verifies the server's identity if one is expected. A successful check is not repeated.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if the server cannot prove its identity.
+    /// See [`Error`]. Returns [`Error::Unreachable`] if the server does not prove its identity.
     pub async fn verify_identity(&self) -> Result<(), Error> {
         let Some(identity) = &self.identity else { return Ok(()) };
         let verify = || async {

@@ -66,7 +66,7 @@ impl Client {
         self.retry.run(|| self.send_once(request, None)).await
     }
 
-    /// Sends a request with a JSON body; retried if `idempotent`.
+    /// Sends a request with a JSON body. The request is retried if `idempotent` is set.
     pub(super) async fn send_json<T: serde::Serialize + Sync>(
         &self,
         request: &mut Request<'_>,
@@ -81,7 +81,7 @@ impl Client {
         if idempotent { self.retry.run(send).await } else { send().await }
     }
 
-    /// Sends a request in one attempt; an error status is an error.
+    /// Sends a request without retries. An error status in the response is returned as an error.
     pub(super) async fn send_once(
         &self,
         request: &Request<'_>,
@@ -97,7 +97,7 @@ impl Client {
         Err(Error::from_response(request.subject, status, &body, retry_after))
     }
 
-    /// Sends a request in one attempt and returns the response whatever its status.
+    /// Sends a request without retries and returns the response whatever its status.
     pub(super) async fn send_any_status(
         &self,
         request: &Request<'_>,
@@ -107,7 +107,7 @@ impl Client {
         self.exchange(request, body, Some(&self.token)).await
     }
 
-    /// Sends a request that needs no token, in one attempt, and returns the response whatever its
+    /// Sends a request without a token and without retries. Returns the response whatever its
     /// status.
     pub(super) async fn send_without_token(
         &self,
@@ -196,7 +196,7 @@ where
     })
 }
 
-/// Returns the innermost cause of an error; outer errors only repeat the URL.
+/// Returns the innermost cause of an error, because the outer errors only repeat the URL.
 pub(super) fn root_cause(e: &reqwest::Error) -> String {
     let mut inner: &dyn std::error::Error = e;
     while let Some(next) = inner.source() {
@@ -225,13 +225,13 @@ impl Response {
         self.response.headers()
     }
 
-    /// Returns the delay the server requests before a retry.
+    /// Returns the delay that the server requests before a retry.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let after = self.headers().get(RETRY_AFTER)?.to_str().ok()?;
         after.trim().parse().ok().map(Duration::from_secs)
     }
 
-    /// Reads the next chunk of the body; `None` at the end.
+    /// Reads the next chunk of the body, or returns `None` at the end.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         let reason = match tokio::time::timeout(IDLE_TIMEOUT, self.response.chunk()).await {
             Ok(Ok(chunk)) => return Ok(chunk),
@@ -242,12 +242,12 @@ impl Response {
         Err(Error::Disconnected { subject, endpoint, reason })
     }
 
-    /// Reads the whole body, of at most `max` bytes.
+    /// Reads the whole body, which may have at most `max` bytes.
     pub(super) async fn read_to_end(&mut self, max: usize) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         while let Some(chunk) = self.next_chunk().await? {
             if body.len() + chunk.len() > max {
-                return Err(self.unexpected(&format!("more than {max} bytes")));
+                return Err(self.unexpected(&format!("the body has more than {max} bytes")));
             }
             body.extend_from_slice(&chunk);
         }

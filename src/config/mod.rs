@@ -27,13 +27,12 @@ pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRename
 pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, ImportFormat, SyncArgs};
 
+use crate::small_file;
 use crate::wire::Token;
 use clap::Command;
 use clap::builder::{OsStr, Resettable};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Arguments that can only be set by environment variable: secrets, which other users of the
@@ -124,17 +123,7 @@ fn database_url(flag: &str, url: &SecretString) -> Result<String, String> {
 
 /// Reads a token from a file.
 fn read_token(path: &Path) -> Result<Token, String> {
-    let text = read_small_file(path).map_err(|e| format!("token file {}: {e}", path.display()))?;
+    let text = small_file::read_text(path, TOKEN_FILE_BYTES_MAX);
+    let text = text.map_err(|e| format!("token file {}: {e}", path.display()))?;
     Token::parse(&text).map_err(|e| format!("token file {}: the token {e}", path.display()))
-}
-
-/// Reads a text file of at most [`TOKEN_FILE_BYTES_MAX`].
-fn read_small_file(path: &Path) -> Result<String, String> {
-    let (file, mut text) = (File::open(path).map_err(|e| e.to_string())?, String::new());
-    // The size of a pipe or a device is unknown.
-    file.take(TOKEN_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    if text.len() as u64 > TOKEN_FILE_BYTES_MAX {
-        return Err(format!("the file is larger than {TOKEN_FILE_BYTES_MAX} bytes"));
-    }
-    Ok(text)
 }

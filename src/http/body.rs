@@ -12,11 +12,11 @@ use std::time::Duration;
 
 /// Maximum size in bytes of the chunks that [`Body::chunk`] returns.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Maximum size in bytes of a line between chunks.
+/// Maximum size in bytes of a line in chunked framing.
 const LINE_BYTES_MAX: usize = 1024;
 /// Maximum total size of trailers in bytes.
 const TRAILERS_BYTES_MAX: usize = 8 * 1024;
-/// Up to this many unread bytes of a body are discarded to keep the connection open.
+/// Maximum number of unread body bytes that are discarded to keep the connection open.
 const DRAIN_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a body could not be read.
@@ -28,12 +28,10 @@ pub enum BodyError {
     /// The next bytes did not arrive in time.
     #[error("no body data received for {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The average rate was too low.
-    #[error(
-        "the body arrives too slowly: send it faster than {BYTES_PER_SEC_MIN} bytes per second"
-    )]
+    /// The average transfer rate was too low.
+    #[error("the body arrives too slowly: send at least {BYTES_PER_SEC_MIN} bytes per second")]
     TooSlow,
-    /// The client closed the connection while the server worked.
+    /// The client closed the connection while the server was processing the request.
     #[error("the client closed the connection")]
     Disconnected,
     /// The chunked framing is invalid.
@@ -64,7 +62,7 @@ pub struct Body<'c, S> {
     position: Position,
     /// Whether the client waits for `100 Continue`.
     expects_continue: bool,
-    /// The interim response that probes a client; empty in HTTP/1.0, which has none.
+    /// The interim response with which the client is probed; empty for HTTP/1.0 clients.
     interim: &'static [u8],
     rate: TransferRate,
 }
@@ -85,7 +83,7 @@ impl<'c, S: Stream> Body<'c, S> {
         Body { io, position, expects_continue: head.expects_continue, interim, rate }
     }
 
-    /// Returns the size of the rest of the body in bytes, if the client declared it.
+    /// Returns the number of unread body bytes, or `None` if the client did not declare the size.
     pub fn declared_bytes(&self) -> Option<u64> {
         match self.position {
             Position::End | Position::Failed | Position::Disconnected => Some(0),
@@ -94,19 +92,20 @@ impl<'c, S: Stream> Body<'c, S> {
         }
     }
 
-    /// Requires a higher rate while other requests wait for memory that this one holds.
+    /// Requires a higher rate while other requests wait for memory that this request holds.
     pub fn yield_to(&mut self, contention: Contention) {
         self.rate.yield_to(contention);
     }
 
-    /// Runs `work`, and drops it when the client is found to be gone. It costs nothing if `work`
-    /// completes without waiting. Bytes that the client sends meanwhile are kept.
+    /// Runs `work`, but drops it if the client disconnects. If `work` completes without waiting,
+    /// the connection is not checked. Bytes that the client sends in the meantime are kept.
     ///
-    /// A client that only shuts down its sending side still gets its response, and until then, in
-    /// HTTP/1.1, `102 Processing` every second; a write fails if it is gone.
+    /// A client that only shuts down its sending side still gets a response. Until then, an
+    /// HTTP/1.1 client is sent `102 Processing` every second. This write fails once the client has
+    /// disconnected.
     ///
     /// # Errors
-    /// [`BodyError::Disconnected`]; the response is not sent.
+    /// Returns [`BodyError::Disconnected`] if the client has disconnected; no response is sent.
     pub async fn while_connected<T>(
         &mut self,
         work: Pin<&mut (impl Future<Output = T> + Send)>,
@@ -117,11 +116,12 @@ impl<'c, S: Stream> Body<'c, S> {
         })
     }
 
-    /// Reads the next bytes, at most 256 KiB; `None` at the end. The first call sends
+    /// Reads the next bytes, at most 256 KiB, or returns `None` at the end. The first call sends
     /// `100 Continue` if the client expects it.
     ///
     /// # Errors
-    /// If the body is truncated, stalls or is malformed. All later calls fail too.
+    /// If the body is truncated, malformed or too slow, or if the client has disconnected. All
+    /// later calls fail too.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         let read = self.next().await;
         if read.is_err() && self.position != Position::Disconnected {
@@ -162,7 +162,7 @@ impl<'c, S: Stream> Body<'c, S> {
                     } else if self.read_line().await?.is_empty() {
                         self.position = Position::ChunkSize;
                     } else {
-                        return Err(BodyError::Malformed("a chunk is longer than its size"));
+                        return Err(BodyError::Malformed("a chunk exceeds its declared size"));
                     }
                     return Ok(Some(bytes));
                 }
@@ -176,7 +176,7 @@ impl<'c, S: Stream> Body<'c, S> {
         self.io.read_exact(len, &mut self.rate).await.map_err(|e| self.error(&e))
     }
 
-    /// Reads a line and strips its CR LF.
+    /// Reads a line and removes the CR LF.
     async fn read_line(&mut self) -> Result<Bytes, BodyError> {
         let mut searched = 0;
         loop {
@@ -218,8 +218,8 @@ impl<'c, S: Stream> Body<'c, S> {
         }
     }
 
-    /// Returns whether the connection can stay open: the body is complete, or its unread remainder
-    /// is small and of known size.
+    /// Returns whether the connection can stay open: either the body is complete, or the size of
+    /// the unread rest is known and small.
     pub(super) fn is_drainable(&self) -> bool {
         match self.position {
             Position::End => true,
@@ -229,7 +229,7 @@ impl<'c, S: Stream> Body<'c, S> {
         }
     }
 
-    /// Whether the client is known to be gone.
+    /// Returns whether the client is known to have disconnected.
     pub(super) fn is_disconnected(&self) -> bool {
         self.position == Position::Disconnected
     }

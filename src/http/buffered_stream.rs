@@ -1,4 +1,4 @@
-//! A connection's stream with its read and write buffers and its timer.
+//! The stream of a connection, with read and write buffers and a timer.
 
 use super::Stream;
 use super::transfer_rate::TransferRate;
@@ -15,29 +15,30 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const READ_BYTES: usize = 8 * 1024;
 /// Capacity in bytes that each buffer of an idle connection keeps.
 const IDLE_BYTES: usize = 8 * 1024;
-/// Pause before a client that shut down its sending side is probed, and between probes.
+/// Interval at which a client that has shut down its sending side is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Reads up to this size are copied out of the input buffer; larger ones get their own buffer.
+/// Reads up to this size are copied out of the input buffer. Larger reads get their own buffer.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
 pub(super) struct BufferedStream<S> {
     stream: S,
-    /// Bytes read and not yet consumed.
+    /// Bytes that have been read but not consumed.
     pub(super) input: BytesMut,
     /// Bytes to write before the next read.
     pub(super) output: Vec<u8>,
-    /// The timer is reset only to an earlier deadline, so that most waits need no timer operation.
+    /// The timer of all waits. A wait resets it only to an earlier deadline, or if it fires too
+    /// early, so that most waits need no timer operation.
     timer: Pin<Box<Sleep>>,
 }
 
-/// How a client is watched while the server works.
+/// How the server watches for a disconnect while it processes a request.
 #[derive(Clone, Copy)]
 enum Watch {
-    /// By reading, until the end of its input.
+    /// Reading, until the client shuts down its sending side.
     Reading,
-    /// With the next probe at this time.
+    /// Waiting until this time to send the next probe.
     Waiting(Instant),
-    /// By the probe that is being written.
+    /// Writing a probe.
     Probing,
 }
 
@@ -48,7 +49,7 @@ impl<S: Stream> BufferedStream<S> {
         BufferedStream { stream, input, output, timer }
     }
 
-    /// Flushes the output, then reads more input; 0 at the end of the stream.
+    /// Flushes the output, then reads more input. Returns 0 at the end of the stream.
     pub(super) async fn fill(&mut self, timeout: Duration) -> io::Result<usize> {
         self.flush(timeout).await?;
         self.input.reserve(READ_BYTES);
@@ -56,14 +57,14 @@ impl<S: Stream> BufferedStream<S> {
         with_timeout(&mut self.timer, timeout, read).await
     }
 
-    /// Reads like [`BufferedStream::fill`], but for a body with a minimum rate.
+    /// Like [`BufferedStream::fill`], but reads a body and enforces its minimum rate.
     pub(super) async fn fill_body(&mut self, rate: &mut TransferRate) -> io::Result<usize> {
         self.flush(rate.timeout()).await?;
         self.input.reserve(READ_BYTES);
         read(&mut self.stream, &mut self.timer, &mut self.input, rate).await
     }
 
-    /// Reads exactly `len` bytes of a body; an earlier end of the stream is an error.
+    /// Reads exactly `len` bytes of a body. Fails if the stream ends earlier.
     pub(super) async fn read_exact(
         &mut self,
         len: usize,
@@ -90,7 +91,7 @@ impl<S: Stream> BufferedStream<S> {
         Ok(bytes.freeze())
     }
 
-    /// Releases buffers that have grown; called before the connection waits for a request.
+    /// Releases buffers that have grown. Called before the connection waits for a request.
     pub(super) fn shrink(&mut self) {
         if self.output.is_empty() && self.output.capacity() > IDLE_BYTES {
             self.output = Vec::new();
@@ -100,8 +101,8 @@ impl<S: Stream> BufferedStream<S> {
         }
     }
 
-    /// Reads and discards `len` bytes within `limit`, without buffering them; returns whether all
-    /// of them arrived.
+    /// Reads and discards `len` bytes without buffering them. Returns whether all of them arrived
+    /// within `limit`.
     pub(super) async fn discard(&mut self, len: u64, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut remaining = len;
@@ -129,7 +130,7 @@ impl<S: Stream> BufferedStream<S> {
         Ok(())
     }
 
-    /// Writes the output buffer and `bytes` of a body together: a separate write would wake the
+    /// Writes the output buffer and `bytes` of a body together, because two writes would wake the
     /// client twice.
     pub(super) async fn write(&mut self, bytes: &[u8], rate: &mut TransferRate) -> io::Result<()> {
         let mut written = 0;
@@ -162,15 +163,16 @@ impl<S: Stream> BufferedStream<S> {
         with_timeout(&mut self.timer, rate.timeout(), self.stream.flush()).await
     }
 
-    /// Runs `work`, which does not use the stream, while the client is connected.
+    /// Runs `work`, which must not use the stream, as long as the client is connected.
     ///
-    /// The stream is touched only once `work` has to wait. Input that arrives meanwhile is kept, up
-    /// to the size of a read; then the client is no longer watched. A client that shuts down its
-    /// sending side may have closed the connection or still wait for the response. It is probed
-    /// with `interim`, which makes the system of a client that closed reset the connection.
+    /// The stream is used only if `work` has to wait. Input that arrives in the meantime is kept;
+    /// once it reaches the size of a read, disconnects are no longer detected. A client that shuts
+    /// down its sending side may have closed the connection, or may still be waiting for the
+    /// response. It is probed with `interim`: if the connection is closed, the client's system
+    /// answers the probe with a reset.
     ///
     /// # Errors
-    /// When the connection is closed or reset; `work` has not completed then.
+    /// If the connection is closed or reset before `work` completes.
     pub(super) async fn while_connected<T>(
         &mut self,
         interim: &[u8],
@@ -184,7 +186,7 @@ impl<S: Stream> BufferedStream<S> {
         .await
     }
 
-    /// Waits until the client is known to be gone.
+    /// Waits until the client is known to have disconnected.
     fn poll_disconnected(
         &mut self,
         cx: &mut Context<'_>,
@@ -217,8 +219,8 @@ impl<S: Stream> BufferedStream<S> {
         }
     }
 
-    /// Writes the output buffer. May be cancelled at any point, unlike [`BufferedStream::flush`].
-    /// Without output, a write of no bytes still fails on a connection that was reset.
+    /// Writes the output buffer. Unlike [`BufferedStream::flush`], this may be cancelled at any
+    /// point. An empty buffer causes an empty write, which fails if the connection was reset.
     fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let stream = Pin::new(&mut self.stream);
@@ -234,13 +236,13 @@ impl<S: Stream> BufferedStream<S> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Shuts down writing.
+    /// Shuts down the sending side.
     pub(super) async fn shutdown(&mut self, timeout: Duration) -> io::Result<()> {
         with_timeout(&mut self.timer, timeout, self.stream.shutdown()).await
     }
 
-    /// Shuts down writing, then discards input for up to 10 s, so that the client receives the
-    /// response instead of a reset.
+    /// Flushes the output, shuts down the sending side and discards input for up to 10 s, so that
+    /// the client receives the response instead of a reset.
     pub(super) async fn linger(&mut self, timeout: Duration) {
         const BYTES_MAX: usize = 64 << 20;
         const QUIET_MAX: Duration = Duration::from_secs(5);
@@ -261,7 +263,7 @@ impl<S: Stream> BufferedStream<S> {
     }
 }
 
-/// Reads bytes of a body at a minimum rate; 0 at the end of the stream.
+/// Reads bytes of a body and enforces its minimum rate. Returns 0 at the end of the stream.
 async fn read<S: Stream>(
     stream: &mut S,
     timer: &mut Pin<Box<Sleep>>,

@@ -9,15 +9,15 @@ use std::io;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
-/// Maximum number of connections without a valid token that are drained at the same time. Others
-/// close right after the response, which a client that is still sending may not receive.
+/// Maximum number of connections drained at the same time after a request without a valid token.
+/// Others close right after the response, which a client that is still sending may not receive.
 const UNAUTHENTICATED_DRAINS: usize = 64;
 static UNAUTHENTICATED: Semaphore = Semaphore::const_new(UNAUTHENTICATED_DRAINS);
 
 /// Time limit for shutting down an idle connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why there is no request to serve.
+/// Why no request could be read.
 enum HeadError {
     /// The connection was closed, exceeded its idle timeout, or is draining.
     Closed,
@@ -25,7 +25,8 @@ enum HeadError {
     Rejected(RequestError),
 }
 
-/// Serves a connection until either side closes it, or `drain` becomes true between requests.
+/// Serves a connection until either side closes it. Once `drain` is true, the connection closes
+/// after the current request.
 pub async fn serve<S: Stream, V: Service>(
     stream: S,
     service: &V,
@@ -56,7 +57,7 @@ pub async fn serve<S: Stream, V: Service>(
         if head.http_10 {
             response.downgrade_to_http_10();
         }
-        // Written before the rest of the body is read: the client may wait for the response.
+        // Write the response before reading the rest of the body: the client may be waiting for it.
         let remaining = body.declared_bytes().unwrap_or(0);
         let mut permit = None;
         if response.unauthenticated && (response.close || remaining > io.input.len() as u64) {
@@ -78,7 +79,7 @@ pub async fn serve<S: Stream, V: Service>(
     }
 }
 
-/// Answers a connection with an error instead of reading a request from it, and closes it.
+/// Sends an error response without reading a request, and closes the connection.
 pub async fn reject<S: Stream, V: Service>(
     stream: S,
     service: &V,
@@ -102,7 +103,7 @@ async fn write_rejection<S: Stream, V: Service>(
     }
 }
 
-/// Sends the response and closes the connection; with `drains`, first discards the rest of the
+/// Sends the response and closes the connection. If `drains` is set, first discards the rest of the
 /// input.
 async fn close<S: Stream>(io: &mut BufferedStream<S>, drains: bool, timeouts: Timeouts) {
     if drains {
@@ -120,7 +121,7 @@ async fn read_head<S: Stream>(
     let mut searched = 0;
     let mut deadline = None;
     loop {
-        // Empty lines before a request are skipped (RFC 9112 section 2.2), also across reads.
+        // Skip empty lines before a request (RFC 9112 section 2.2), even if split across reads.
         while io.input.starts_with(b"\r\n") {
             let _ = io.input.split_to(2);
             (searched, deadline) = (0, None);
@@ -131,7 +132,7 @@ async fn read_head<S: Stream>(
         }
         searched = io.input.len();
         let read = if searched == 0 {
-            // Flushed first: the read below may be cancelled at any point.
+            // Flush first, because the read below may be cancelled at any point.
             io.flush(timeouts.write).await.map_err(|_| HeadError::Closed)?;
             if *drain.borrow_and_update() {
                 return Err(HeadError::Closed);

@@ -1,4 +1,4 @@
-//! Responses, and writing them to the connection.
+//! Builds responses and writes them to the connection.
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
@@ -9,16 +9,16 @@ use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bodies up to this size, in bytes, are copied into the output buffer after their head; larger
-/// ones are written without a copy. Small enough that the buffer need not shrink between requests.
+/// Bodies up to this size, in bytes, are copied into the output buffer after the head; larger
+/// bodies are written without a copy. At this size, the buffer need not shrink between requests.
 const COALESCE_BYTES_MAX: usize = 4 * 1024;
 /// The last second that an HTTP date can express, in the year 9999.
 const HTTP_DATE_MAX_SECS: u64 = 253_402_300_799;
 
-/// Produces a response body that is too large for memory, in pieces.
+/// Produces, piece by piece, a response body that is too large for memory.
 pub trait BodySource: Send {
-    /// Returns the next bytes; `None` at the end. After an error the connection is closed, so that
-    /// the client detects an incomplete body.
+    /// Returns the next bytes, or `None` at the end. An error closes the connection, so that the
+    /// client detects that the body is incomplete.
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>>;
 }
 
@@ -30,7 +30,7 @@ pub enum Payload {
     Bytes(Bytes),
     /// A streamed body of this length.
     Sized(u64, Box<dyn BodySource>),
-    /// A streamed body of unknown length: chunked or, in HTTP/1.0, ended by closing the connection.
+    /// A streamed body of unknown length: chunked, or in HTTP/1.0 ended by closing the connection.
     Chunked(Box<dyn BodySource>),
     /// Only a `Content-Length`, for HEAD.
     LengthOnly(u64),
@@ -46,7 +46,7 @@ pub struct Response {
     pub payload: Payload,
     /// Whether the connection closes after this response.
     pub close: bool,
-    /// Whether the request was not authenticated; only a few such requests are drained at a time.
+    /// Whether authentication failed. The number of such connections being drained is limited.
     pub(super) unauthenticated: bool,
     /// A value, such as a permit, that is dropped once the response is written.
     _guard: Option<Box<dyn Send>>,
@@ -104,7 +104,7 @@ impl Response {
         self
     }
 
-    /// Marks the response to a request that was not authenticated.
+    /// Marks this as the response to a request that failed authentication.
     #[must_use]
     pub fn unauthenticated(mut self) -> Response {
         self.unauthenticated = true;
@@ -126,13 +126,13 @@ impl Response {
         self
     }
 
-    /// Ends a body of unknown length by closing the connection instead of chunked framing.
+    /// Ends a body of unknown length by closing the connection, as HTTP/1.0 requires.
     pub(super) fn downgrade_to_http_10(&mut self) {
         self.http_10 = true;
         self.close |= matches!(self.payload, Payload::Chunked(_));
     }
 
-    /// Writes the response, without its body if `omit_body`.
+    /// Writes the response. If `omit_body` is set, the body is omitted.
     pub(super) async fn write<S: Stream>(
         mut self,
         io: &mut BufferedStream<S>,
@@ -183,7 +183,7 @@ impl Response {
                         continue;
                     }
                     if !self.http_10 {
-                        // Buffered, and written together with the data.
+                        // The size line is buffered and written together with the data.
                         write!(io.output, "{:x}\r\n", bytes.len())?;
                     }
                     io.write(&bytes, rate).await?;
@@ -200,8 +200,8 @@ impl Response {
     }
 }
 
-/// Returns the next bytes of a body, unless the client is gone before. It cannot be probed within a
-/// response.
+/// Returns the next bytes of a body, or an error if the client disconnects first. The probe is
+/// empty, because an interim response cannot be sent within a response.
 async fn next_piece<S: Stream>(
     source: &mut dyn BodySource,
     io: &mut BufferedStream<S>,
@@ -210,8 +210,8 @@ async fn next_piece<S: Stream>(
     io.while_connected(b"", next.as_mut()).await?
 }
 
-/// Formats a time in seconds since 1970 as an HTTP date; times after the year 9999 as its last
-/// second.
+/// Formats a time in seconds since the Unix epoch as an HTTP date. Times after the year 9999 are
+/// formatted as the last second of that year.
 pub fn http_date(secs: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(secs.min(HTTP_DATE_MAX_SECS));
     httpdate::fmt_http_date(time)
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_of_seconds_has_an_http_date() {
+    fn any_number_of_seconds_is_formatted_as_an_http_date() {
         assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         let last = "Fri, 31 Dec 9999 23:59:59 GMT";
         for secs in [HTTP_DATE_MAX_SECS, HTTP_DATE_MAX_SECS + 1, u64::MAX] {

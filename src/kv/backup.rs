@@ -1,7 +1,8 @@
-//! Backup and restore: all records of a snapshot as a stream of frames with checksums.
+//! Backup and restore. A backup contains all records of a snapshot, as a stream of frames with
+//! checksums.
 //!
-//! docs/format.md specifies the bytes. A restored item has the same generation as before, stored
-//! explicitly in its meta as after an import.
+//! docs/format.md specifies the bytes. A restored item keeps its generation, which is stored in its
+//! meta as for an imported item.
 
 use super::clock::Clock;
 use super::codec::ItemMeta;
@@ -22,16 +23,16 @@ const MAGIC: &[u8; 8] = b"STDFBAK1";
 const RECORD: u8 = 1;
 const CHUNK: u8 = 2;
 const END: u8 = 3;
-/// Bytes before the payload of a frame: kind and length. A CRC-32 follows the payload.
+/// Size of a frame's header: its kind and the length of its payload. A CRC-32 follows the payload.
 const FRAME_HEADER: usize = 1 + 4;
-/// Fixed bytes of a record's payload: version, expiry time, body size, key size.
+/// Size of the fixed part of a record's payload: version, expiry time, body size and key size.
 const RECORD_FIXED: usize = 8 + 8 + 8 + 4;
-/// Maximum payload size: an inline body, its key and its meta.
+/// Maximum size of a payload: an inline body, its key and its meta.
 const PAYLOAD_MAX: usize = INLINE_BYTES_MAX + 64 * 1024;
-/// Maximum records and body bytes per scan of the snapshot.
+/// Maximum number of records, and of body bytes, per scan of the snapshot.
 const PAGE_RECORDS: usize = 1000;
 const PAGE_BYTES: u64 = 1 << 20;
-/// Minimum size of the chunks that [`BackupStream::next`] returns, except the last.
+/// Minimum size of the chunks that [`BackupStream::next`] returns, except for the last one.
 const OUTPUT_BYTES: usize = 256 << 10;
 
 /// Produces the bytes of a backup.
@@ -64,7 +65,8 @@ impl BackupStream {
     fn new(snapshot: Box<dyn Snapshot>) -> BackupStream {
         BackupStream {
             snapshot,
-            // Skips the marker of an incomplete copy; servers refuse to open such an engine.
+            // The marker of an incomplete copy is skipped. Servers refuse to open an engine that
+            // has it.
             next: Bytes::from_static(&[1]),
             page: Vec::new().into_iter(),
             large: None,
@@ -80,10 +82,10 @@ impl BackupStream {
         self.records
     }
 
-    /// Returns the next bytes; `None` at the end.
+    /// Returns the next bytes of the backup; `None` at the end.
     ///
     /// # Errors
-    /// When the engine fails or a record is damaged.
+    /// Fails if the engine fails or a record is damaged.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let mut out = Vec::with_capacity(OUTPUT_BYTES + PAYLOAD_MAX);
         if !std::mem::replace(&mut self.started, true) {
@@ -165,17 +167,17 @@ pub enum RestoreError {
     /// The backup is corrupt or truncated.
     #[error("the backup is damaged: {0}")]
     Damaged(String),
-    /// A generation is more than a day ahead of the clock, or 2^53 or greater.
+    /// A generation is more than a day ahead of the clock, or at least 2^53.
     #[error(
         "record {key:?} has generation {generation}; the maximum is {max}, a day ahead of this \
-         machine's clock: set the clock if it is wrong"
+         machine's clock; if the clock is wrong, set it and try again"
     )]
     Generation {
         /// The record's key.
         key: String,
-        /// Its generation.
+        /// The record's generation.
         generation: u64,
-        /// The maximum.
+        /// The maximum generation.
         max: u64,
     },
     /// Loading records into the destination failed.
@@ -193,7 +195,7 @@ pub struct BackupReader<R> {
     records: u64,
 }
 
-/// A record of a backup; a large body follows it in chunks.
+/// A record in a backup. If its body is large, the body follows in chunks.
 struct BackupRecord {
     key: Bytes,
     record: Record,
@@ -201,7 +203,7 @@ struct BackupRecord {
 }
 
 impl<R: Read> BackupReader<R> {
-    /// Checks the first bytes of a backup.
+    /// Starts reading a backup, and checks its first bytes.
     ///
     /// # Errors
     /// See [`RestoreError`].
@@ -209,7 +211,7 @@ impl<R: Read> BackupReader<R> {
         let mut magic = [0; MAGIC.len()];
         source.read_exact(&mut magic)?;
         if &magic != MAGIC {
-            return Err(RestoreError::Damaged("it is not a backup file".into()));
+            return Err(RestoreError::Damaged("the file is not a backup".into()));
         }
         Ok(BackupReader { source, checksum: crc32fast::Hasher::new(), records: 0 })
     }
@@ -239,7 +241,8 @@ impl<R: Read> BackupReader<R> {
         Ok((kind, payload.into()))
     }
 
-    /// Reads the next record; `None` at the end of the backup, which is verified.
+    /// Reads the next record. Returns `None` at the end of the backup, after verifying its record
+    /// count and checksum.
     fn read_record(&mut self) -> Result<Option<BackupRecord>, RestoreError> {
         let (kind, mut payload) = self.read_frame()?;
         let records = self.records;
@@ -269,7 +272,7 @@ impl<R: Read> BackupReader<R> {
         Ok(Some(BackupRecord { key, record, body_len }))
     }
 
-    /// Reads the next chunk of a body with `remaining` bytes left.
+    /// Reads the next chunk of a body, of which `remaining` bytes are left.
     fn read_chunk(&mut self, remaining: u64) -> Result<Bytes, RestoreError> {
         match self.read_frame()? {
             (CHUNK, chunk) if !chunk.is_empty() && chunk.len() as u64 <= remaining => Ok(chunk),
@@ -289,9 +292,9 @@ fn read_error(e: io::Error, records: u64) -> RestoreError {
     RestoreError::Read(e)
 }
 
-/// Restores a backup into an empty engine, calling `report` with the number of records restored.
-/// The engine is marked incomplete until the end, and servers refuse to open it. Generations may be
-/// at most a day ahead of `clock`, as for an import.
+/// Restores a backup into an empty engine, and calls `report` with the number of records restored
+/// so far. Until the restore completes, the engine is marked as incomplete, and servers refuse to
+/// open it. As in an import, generations may be at most a day ahead of `clock`.
 ///
 /// # Errors
 /// See [`RestoreError`].
@@ -325,7 +328,7 @@ pub async fn restore(
     Ok(counts)
 }
 
-/// Returns the meta of a restored record, with an explicit generation if it is an item.
+/// Returns the meta of a restored record, with an explicit generation if the record is an item.
 fn restored_meta(key: &[u8], record: &Record, max: u64) -> Result<Bytes, RestoreError> {
     if key.first() != Some(&ITEMS) {
         check_generation(key, record.version, max)?;
@@ -348,15 +351,19 @@ fn check_generation(key: &[u8], generation: u64, max: u64) -> Result<(), Restore
     Err(RestoreError::Generation { key, generation, max })
 }
 
-/// Reads a whole backup and returns its record counts and the problems found.
+/// Reads a whole backup and returns its record counts and the problems found. The problems include
+/// the first generation that [`restore`] rejects.
 ///
 /// # Errors
-/// [`RestoreError::Read`] if it cannot be read; damage is reported as a problem.
+/// Returns [`RestoreError::Read`] if the backup cannot be read. Damage is reported as a problem
+/// instead.
 pub fn verify(
     source: impl Read,
     clock: &dyn Clock,
 ) -> Result<(RecordCounts, Vec<String>), RestoreError> {
     let mut checker = IntegrityChecker::new(clock);
+    let generation_max = import::generation_max(clock.now());
+    let mut ahead = None;
     let check_all = || -> Result<(), RestoreError> {
         let mut backup = BackupReader::open(source)?;
         while let Some(BackupRecord { key, record, body_len }) = backup.read_record()? {
@@ -365,6 +372,11 @@ pub fn verify(
                 remaining -= backup.read_chunk(remaining)?.len() as u64;
             }
             checker.record(&key, record.expires_at, &record.meta, body_len);
+            if let Err(e @ RestoreError::Generation { .. }) =
+                restored_meta(&key, &record, generation_max)
+            {
+                ahead.get_or_insert(e.to_string());
+            }
         }
         Ok(())
     };
@@ -374,7 +386,7 @@ pub fn verify(
         Err(e) => return Err(e),
     };
     let (counts, mut problems) = checker.finish();
-    problems.splice(0..0, damage);
+    problems.splice(0..0, damage.into_iter().chain(ahead));
     Ok((counts, problems))
 }
 
@@ -389,7 +401,8 @@ mod tests {
 
     const DAY: u64 = 24 * 60 * 60 * SECOND;
 
-    /// Restores a backup of one item; returns the item's meta and expiry time.
+    /// Restores a backup of one item, and returns the item's meta and expiry time. Checks that
+    /// [`verify`] reports the same error as the restore.
     async fn restore_item(
         meta: &ItemMeta,
         version: u64,
@@ -409,14 +422,19 @@ mod tests {
             bytes.extend_from_slice(&piece);
         }
         let to: Arc<dyn Engine> = Arc::new(Memory::new());
-        let source = BackupReader::open(&bytes[..])?;
-        restore(source, &to, &ManualClock::new(now), &mut |_| {}).await?;
+        let (source, clock) = (BackupReader::open(&bytes[..])?, ManualClock::new(now));
+        let restored = restore(source, &to, &clock, &mut |_| {}).await;
+        let (_, problems) = verify(&bytes[..], &clock).unwrap();
+        let refused = problems.iter().find(|problem| problem.contains("generation"));
+        let error = restored.as_ref().err().map(ToString::to_string);
+        assert_eq!(refused, error.as_ref(), "{problems:?}");
+        restored?;
         let restored = to.read(&key, Projection::Meta).await.unwrap().unwrap();
         Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.expires_at))
     }
 
     #[tokio::test]
-    async fn a_restored_generation_is_at_most_a_day_ahead_of_the_clock() {
+    async fn a_generation_more_than_a_day_ahead_of_the_clock_is_not_restored() {
         let now = 1_700_000_000 * SECOND;
         let metadata = Metadata::default();
         let meta = ItemMeta { generation: None, modified_at: 1, size: 0, metadata };
@@ -439,7 +457,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn restored_times_are_at_most_the_end_of_the_year_9999() {
+    async fn restored_times_are_limited_to_the_year_9999() {
         let metadata = Metadata::default();
         let meta = ItemMeta { generation: None, modified_at: u64::MAX, size: 0, metadata };
         let (restored, expires_at) = restore_item(&meta, 1, u64::MAX, SECOND).await.unwrap();

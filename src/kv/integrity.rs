@@ -1,4 +1,4 @@
-//! Consistency checks across all records, independent of the engine.
+//! Consistency checks of all records. The checks are the same for every engine.
 
 use super::clock::Clock;
 use super::codec::{ItemMeta, StoreMeta, TokenMeta};
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// The result of a check; the error describes the problem.
 type CheckResult = Result<(), String>;
 
-/// Checks records, passed in key order, individually and against each other.
+/// Checks each record on its own and against the others. The records are passed in key order.
 #[derive(Debug, Default)]
 pub struct IntegrityChecker {
     now: u64,
@@ -20,12 +20,12 @@ pub struct IntegrityChecker {
     /// Metas of list-order records by key, for stores not yet seen.
     list_order: BTreeMap<Bytes, Vec<u8>>,
     stores: u64,
-    /// Number of items that have a store or have expired.
+    /// Number of items whose store exists or that have expired.
     items: u64,
     problems: Vec<String>,
 }
 
-/// Record counts of an [`IntegrityChecker`].
+/// The numbers of records that an [`IntegrityChecker`] counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordCounts {
     /// Number of stores.
@@ -35,14 +35,14 @@ pub struct RecordCounts {
 }
 
 impl IntegrityChecker {
-    /// Creates a checker that evaluates expiry as of now.
+    /// Creates a checker that evaluates expiry at the current time of `clock`.
     pub fn new(clock: &dyn Clock) -> IntegrityChecker {
         IntegrityChecker { now: clock.now(), ..IntegrityChecker::default() }
     }
 
     /// Checks the next record in key order.
     pub fn record(&mut self, key: &[u8], expires_at: u64, meta: &[u8], body_len: u64) {
-        // Expired items may outlive their store until they are purged.
+        // Expired items may remain after their store was deleted, until they are purged.
         let expired = expires_at > 0 && expires_at <= self.now;
         let result: CheckResult = match key.split_first() {
             Some((&ITEMS, rest)) => self.check_item(rest, meta, body_len, expired),
@@ -87,7 +87,7 @@ impl IntegrityChecker {
         match self.list_order.remove(&order) {
             // An interrupted deletion marks only the record by id.
             Some(other) if other == meta || decoded.closing => Ok(()),
-            Some(_) => Err("its list-order record differs".into()),
+            Some(_) => Err("its list-order record has a different meta".into()),
             None => Err("its list-order record is missing".into()),
         }
     }
@@ -97,25 +97,26 @@ impl IntegrityChecker {
         std::mem::take(&mut self.problems)
     }
 
-    /// Runs the checks across all records; returns the counts and the remaining problems.
+    /// Runs the checks that need all records. Returns the record counts and the remaining problems.
     pub fn finish(mut self) -> (RecordCounts, Vec<String>) {
         for (id, count) in &self.orphans {
             let id = String::from_utf8_lossy(id);
-            self.problems.push(format!("{count} items belong to no store: {id}"));
+            self.problems.push(format!("{count} items refer to store {id}, which does not exist"));
         }
         for key in self.list_order.keys() {
             let key = String::from_utf8_lossy(key);
-            self.problems.push(format!("record {key:?} belongs to no store"));
+            self.problems.push(format!("record {key:?} refers to a store that does not exist"));
         }
         let items = self.items + self.orphans.values().sum::<u64>();
         (RecordCounts { stores: self.stores, items }, self.problems)
     }
 }
 
-/// Checks a token. It may refer to deleted stores, whose ids are not reused.
+/// Checks the record of a token. A token may refer to deleted stores, because store ids are never
+/// reused.
 fn check_token(hash: &[u8], meta: &[u8]) -> CheckResult {
     if hash.len() != TOKEN_HASH_BYTES {
-        return Err("the token's key is not a hash".into());
+        return Err("the key of the token is not a hash".into());
     }
     TokenMeta::decode(meta).map(|_| ()).map_err(|e| e.to_string())
 }
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_need_a_hash_as_key_and_a_valid_meta() {
+    fn a_token_requires_a_hash_as_its_key_and_a_valid_meta() {
         let grant = Grant::new("n", Scope::Global, vec![StoreId::random().unwrap()], "p").unwrap();
         let meta = TokenMeta { id: TokenId::random().unwrap(), grant, created_at: 1 }.encode();
         let key = keyspace::token(&[7; TOKEN_HASH_BYTES]);
@@ -137,8 +138,8 @@ mod tests {
             (checker.problems().len(), checker.finish().1.len())
         };
         assert_eq!(problems(&key, &meta), (0, 0));
-        assert_eq!(problems(&key[1..], &meta), (1, 0), "unknown kind");
-        assert_eq!(problems(&key[..32], &meta), (1, 0), "not a hash");
-        assert_eq!(problems(&key, &meta[..20]), (1, 0), "truncated");
+        assert_eq!(problems(&key[1..], &meta), (1, 0), "the key has no kind");
+        assert_eq!(problems(&key[..32], &meta), (1, 0), "the hash is too short");
+        assert_eq!(problems(&key, &meta[..20]), (1, 0), "the meta is truncated");
     }
 }

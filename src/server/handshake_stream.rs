@@ -1,4 +1,4 @@
-//! A TCP stream that yields a limited number of bytes, so that a handshake cannot fill memory.
+//! A TCP stream that limits the number of bytes read, so that a handshake cannot exhaust memory.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

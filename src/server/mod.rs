@@ -25,9 +25,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Length of the kernel's accept queue.
 const BACKLOG: u32 = 4096;
-/// Pause of the sweeper after a round without expired items.
+/// Pause of the sweeper when no expired items are left.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Time limit for running requests on shutdown; 5 s of the 10 s in total remain for the engine.
+/// Time limit for open requests at shutdown. Of the 10 s in total, 5 s remain for the engine.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// File descriptors reserved for uses other than connections.
 const SPARE_FILES: u64 = 512;
@@ -92,7 +92,7 @@ impl Server {
         let options = StorageOptions {
             cache_bytes: config.cache_bytes,
             wal_bytes: config.wal_bytes,
-            // Higher than the limit of the API, so that requests wait there, where slow clients
+            // Higher than the API's own limit, so that requests wait in the API, where slow clients
             // cannot hold all permits.
             reading_bytes: config.max_in_flight / 2 + 2 * config.max_value,
         };
@@ -143,7 +143,7 @@ impl Server {
         &self.token_location
     }
 
-    /// Serves until `stop` resolves, then drains requests and closes the engine within 10 s.
+    /// Serves requests until `stop` resolves, then drains them and closes the engine within 10 s.
     ///
     /// # Errors
     /// If the engine could not be closed cleanly.
@@ -175,7 +175,7 @@ impl Server {
         }
         sweeper.abort();
         watcher.inspect(tokio::task::JoinHandle::abort);
-        // Removed before the directory is unlocked, as the next server writes its own.
+        // Remove the file before unlocking the directory: the next server writes its own file.
         drop(_address_file);
         kv.close().await?;
         tracing::info!("server stopped");
@@ -212,7 +212,7 @@ impl Server {
     }
 }
 
-/// An open connection, counted until it is dropped, even by a panic.
+/// An open connection, counted until it is dropped, even if a panic drops it.
 struct OpenConnection {
     metrics: Arc<Metrics>,
     _slot: OwnedSemaphorePermit,
@@ -231,8 +231,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Completes the TLS handshake of a connection, within the timeout for a request head, and serves
-/// it.
+/// Completes the TLS handshake within the timeout for a request head, then serves the connection.
 async fn serve_tls(
     tls: &Tls,
     stream: TcpStream,
@@ -240,7 +239,7 @@ async fn serve_tls(
     timeouts: http::Timeouts,
     mut draining: watch::Receiver<bool>,
 ) {
-    // Boxed, so that its memory is freed once it is complete.
+    // Boxed, so that the memory of the handshake is freed once it is complete.
     let handshake = Box::pin(tls.accept(stream));
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(timeouts.head, handshake) => handshake,
@@ -292,7 +291,7 @@ async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     }
 }
 
-/// Raises the soft limit of open files, commonly 1024, to `wanted` or to the hard limit if lower.
+/// Raises the soft limit on open files (commonly 1024) to `wanted`, but not above the hard limit.
 fn raise_file_limit(wanted: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

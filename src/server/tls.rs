@@ -1,13 +1,13 @@
-//! TLS: handshakes, and a configuration that is reloaded when its files change.
+//! TLS handshakes, and a TLS configuration that is reloaded when its files change.
 
 use super::handshake_stream::HandshakeStream;
 use crate::config::TlsFiles;
+use crate::small_file;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -26,11 +26,11 @@ const HELLO_BYTES_MAX: usize = 8 << 10;
 /// Maximum number of bytes read after the ClientHello until the handshake is complete. The client
 /// may send its first request with the handshake, and a record of up to 16 KiB is read as a whole.
 const FINISH_BYTES_MAX: usize = 24 << 10;
-/// Number of additional bytes if the client must send a certificate.
+/// Maximum number of additional bytes if the client must send a certificate.
 const CLIENT_CERT_BYTES_MAX: usize = 16 << 10;
 /// Maximum number of bytes that are discarded after a failed handshake.
 const DISCARD_BYTES_MAX: usize = 64 << 10;
-/// Maximum time for which bytes are discarded.
+/// Maximum time for which bytes are discarded after a failed handshake.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The TLS settings of a server.
@@ -45,7 +45,7 @@ pub(super) struct Tls {
 pub(super) enum Handshake {
     /// A TLS connection.
     Complete(Box<TlsStream<HandshakeStream>>),
-    /// The client speaks plain HTTP; none of its bytes have been read.
+    /// The client sent plain HTTP. None of its bytes have been consumed.
     PlainHttp(TcpStream),
     /// The handshake failed; the client was sent an alert if possible.
     Failed(io::Error),
@@ -68,12 +68,12 @@ impl Version {
 }
 
 impl Tls {
-    /// Loads the files.
+    /// Loads the TLS files.
     ///
     /// # Errors
-    /// A message that names the flag and the file.
+    /// Returns a message that names the flag and the file.
     pub(super) fn load(files: TlsFiles) -> Result<Tls, String> {
-        // Taken before the files are read, so that the next check detects a change in between.
+        // Get the version first, so that the next check detects changes made during the read.
         let version = Version::of(&files);
         let current = RwLock::new(Arc::new(load(&files)?));
         Ok(Tls { files, current, loaded: Mutex::new(version) })
@@ -161,8 +161,8 @@ impl Tls {
     }
 }
 
-/// Closes a connection after a failed handshake so that the client receives the alert: unread bytes
-/// would reset the connection.
+/// Closes a connection after a failed handshake. Discards the input, because unread bytes would
+/// reset the connection before the client receives the alert.
 async fn discard(mut stream: TcpStream) {
     let (mut buffer, mut discarded) = ([0; 1024], 0);
     let discard = async {
@@ -181,7 +181,8 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
     let chain = certificates("--tls-cert", &files.cert)?;
     let (cert, key) = (files.cert.display(), files.key.display());
     let private = PrivateKeyDer::from_pem_slice(&read("--tls-key", &files.key)?);
-    let private = private.map_err(|e| format!("--tls-key {key}: no unencrypted key: {e}"))?;
+    let private =
+        private.map_err(|e| format!("--tls-key {key}: no unencrypted private key: {e}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
@@ -205,7 +206,7 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-/// Reads the certificates of a PEM file, at least one.
+/// Reads the certificates in a PEM file, which must contain at least one.
 fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let invalid = |e: &dyn std::fmt::Display| format!("{flag} {}: {e}", path.display());
     let certs = CertificateDer::pem_slice_iter(&read(flag, path)?).collect::<Result<Vec<_>, _>>();
@@ -216,13 +217,6 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
 }
 
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
-    let read = || {
-        let (mut bytes, file) = (Vec::new(), File::open(path)?);
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|e: io::Error| format!("{flag} {}: {e}", path.display()))
+    let read = small_file::read(path, FILE_BYTES_MAX);
+    read.map_err(|e| format!("{flag} {}: {e}", path.display()))
 }

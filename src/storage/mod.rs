@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Exit status after a failure that leaves the durability of later writes in doubt, such as a
 /// failed fsync.
 const EXIT_FATAL: i32 = 70;
-/// Time to write the log line of that failure.
+/// Maximum time for writing the log line about a fatal failure.
 const FATAL_FLUSH: Duration = Duration::from_secs(1);
 
 /// Memory and WAL limits of an engine.
@@ -74,7 +74,7 @@ pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
 async fn open_database(database: &Database, reading_bytes: u64) -> Result<Storage, EngineError> {
     use crate::engine::postgres::{Options, Postgres};
 
-    /// The database's clock, so that items expire at the same time on all servers.
+    /// Follows the clock of the database, so that items expire at the same time on all servers.
     struct DatabaseClock(Arc<Postgres>);
 
     impl Clock for DatabaseClock {

@@ -93,6 +93,8 @@ impl Batch {
         self.key_hashes.extend(entry.key_hash);
         self.bytes += entry.bytes;
         match entry.content {
+            // A single long line is not copied.
+            Content::Line(line) if self.lines.is_empty() => self.lines = line,
             Content::Line(line) => self.lines.extend_from_slice(&line),
             Content::Item(item) => self.items.push(item),
             Content::Rejected(item) => return self.rejected.push(item),

@@ -2,6 +2,7 @@
 
 use super::{NextItem, RejectedItem};
 use crate::kv::clock::{Clock, SECOND, SystemClock};
+use crate::kv::import::ImportedGeneration;
 use crate::kv::types::{Key, Metadata, Ttl};
 use crate::wire::item_line::{ItemLine, LineFields, ParsedLine, trim_metadata};
 
@@ -44,6 +45,8 @@ pub struct CheckedItem {
     pub metadata: Vec<u8>,
     /// When it expires.
     pub expiry: Expiry,
+    /// The generation in its source, which only Steadfast imports.
+    pub generation: Option<u64>,
 }
 
 impl CheckedItem {
@@ -66,6 +69,19 @@ impl CheckedItem {
         })
     }
 
+    /// Checks the generation, at most a day ahead of this machine's clock, as a Steadfast server
+    /// checks it by its own clock.
+    ///
+    /// # Errors
+    /// The rejected item with this number.
+    pub fn check_generation(self, number: u64) -> Result<CheckedItem, RejectedItem> {
+        let now = SystemClock.now();
+        match self.generation.map(|n| ImportedGeneration::new(n, now)).transpose() {
+            Ok(_) => Ok(self),
+            Err(e) => Err(RejectedItem { number, key: self.key, reason: text(e) }),
+        }
+    }
+
     fn check(line: &ParsedLine<'_>, value_bytes_max: u64) -> Result<CheckedItem, String> {
         check_key(&line.key)?;
         let metadata = line.metadata().map_err(text)?.into_owned();
@@ -80,7 +96,8 @@ impl CheckedItem {
         if value.len() as u64 > value_bytes_max {
             return Err(too_large(value_bytes_max));
         }
-        Ok(CheckedItem { key: line.key.clone().into_owned(), value, metadata, expiry })
+        let (key, generation) = (line.key.clone().into_owned(), line.generation);
+        Ok(CheckedItem { key, value, metadata, expiry, generation })
     }
 }
 

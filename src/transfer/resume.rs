@@ -2,10 +2,11 @@
 
 use super::SourceError;
 use crate::atomic_file::AtomicFile;
+use crate::small_file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of the file format.
@@ -199,15 +200,14 @@ fn load(file: &Path) -> Result<Option<SavedState>, SourceError> {
         if !fs::metadata(file)?.is_file() {
             return Ok(None);
         }
-        let mut text = Vec::new();
-        File::open(file)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
-        Ok(Some(text))
+        small_file::read(file, BYTES_MAX).map(Some)
     };
     match read() {
         Ok(None) => Err(not_resume_file()),
         Ok(Some(text)) if text.is_empty() => Ok(None),
         Ok(Some(text)) => serde_json::from_slice(&text).map(Some).map_err(|_| not_resume_file()),
-        Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if io::Error::kind(&e) == ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == ErrorKind::FileTooLarge => Err(not_resume_file()),
         Err(e) => Err(failed(e.to_string())),
     }
 }

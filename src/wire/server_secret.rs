@@ -1,4 +1,4 @@
-//! The secret by which a server proves that it runs on a data directory.
+//! The secret with which a server proves that it runs on a given data directory.
 
 use super::hex;
 use secrecy::{ExposeSecret, SecretString};
@@ -8,9 +8,9 @@ use std::fmt;
 /// The length of secrets, challenges and proofs: 32 bytes in hexadecimal.
 const DIGITS: usize = 64;
 
-/// A secret that a server generates at startup and writes into its data directory. A client that
-/// can read the directory sends a random challenge, which only the server can answer. The secret
-/// itself is never sent.
+/// A secret that a server generates at startup and writes to its data directory. A client that can
+/// read the directory sends a random challenge, which only a server that knows the secret can
+/// answer. The secret itself is never sent.
 #[derive(Clone)]
 pub struct ServerSecret(SecretString);
 
@@ -23,7 +23,7 @@ impl ServerSecret {
         Ok(ServerSecret(random()?.into()))
     }
 
-    /// Parses a secret; `None` unless it has 64 hexadecimal digits.
+    /// Parses a secret. Returns `None` unless the text has 64 lowercase hexadecimal digits.
     pub fn parse(text: &str) -> Option<ServerSecret> {
         is_challenge(text).then(|| ServerSecret(text.into()))
     }
@@ -48,7 +48,7 @@ impl fmt::Debug for ServerSecret {
     }
 }
 
-/// Generates a challenge.
+/// Generates a random challenge.
 ///
 /// # Errors
 /// If the system cannot provide random bytes.

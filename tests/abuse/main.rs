@@ -30,7 +30,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use support::{Client, DiskServer, Response, TOKEN};
+use support::{Client, DiskServer, Response, TOKEN, process_memory};
 
 /// Serializes the tests.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -108,11 +108,7 @@ impl Target {
 
     /// A memory figure of the server process: `VmRSS` (current) or `VmHWM` (peak).
     pub(crate) fn memory_bytes(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.disk.server.pid());
-        let status = fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        let kib: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
-        kib * 1024
+        process_memory(self.disk.server.pid(), name).unwrap()
     }
 
     /// Checks the peak memory of the server process, and prints it.

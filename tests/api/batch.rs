@@ -299,7 +299,7 @@ fn a_batch_reports_its_first_10000_errors_and_their_total() {
         assert_eq!(response.status, status);
         let json = response.json();
         let title =
-            format!("batch had {} errors, the first 10000 are listed", body.lines().count());
+            format!("batch had {} errors; the first 10000 are listed", body.lines().count());
         assert_eq!((&json["type"], &json["title"]), (&kind.into(), &title.into()));
         let errors = json["errors"].as_array().unwrap();
         assert_eq!((errors.len(), &errors[9_999]["index"]), (10_000, &9_999.into()));
@@ -319,7 +319,7 @@ fn names_in_batch_errors_are_cut_and_their_list_is_bounded_in_bytes() {
     assert!(response.body.len() < 2 << 20, "a response of {} bytes", response.body.len());
     let json = response.json();
     let errors = json["errors"].as_array().unwrap();
-    let title = format!("batch had 2500 errors, the first {} are listed", errors.len());
+    let title = format!("batch had 2500 errors; the first {} are listed", errors.len());
     assert_eq!(json["title"], title);
     assert!((500..2500).contains(&errors.len()), "{title}");
     let indexes: Vec<_> = errors.iter().map(|error| error["index"].as_u64().unwrap()).collect();

@@ -18,6 +18,7 @@ mod items_delete;
 mod items_get;
 mod items_put;
 mod key_lists;
+mod memory;
 mod paths_and_keys;
 mod stores;
 mod tokens;

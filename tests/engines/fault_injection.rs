@@ -1,10 +1,10 @@
 //! An engine wrapper that injects planned faults: before a commit, after it, or in a read.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use steadfast::engine::{
-    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result, Scan,
-    ScanPage, Snapshot, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Mutation, NewRecord, Outcome, Projection,
+    Record, Result, Scan, ScanPage, Snapshot, Stats,
 };
 
 /// The outcome of a call.
@@ -30,11 +30,28 @@ pub(crate) struct FaultInjectingEngine {
     /// The outcomes of the next calls in reverse order.
     plan: Mutex<Vec<Fault>>,
     injected_count: AtomicU64,
+    contended: AtomicBool,
 }
 
 impl FaultInjectingEngine {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> FaultInjectingEngine {
-        FaultInjectingEngine { engine, plan: Mutex::default(), injected_count: AtomicU64::new(0) }
+        let (plan, injected_count) = (Mutex::default(), AtomicU64::new(0));
+        FaultInjectingEngine { engine, plan, injected_count, contended: AtomicBool::new(false) }
+    }
+
+    /// Lets another writer rewrite the first record of each commit of several records before it.
+    #[allow(dead_code, reason = "not every suite uses it")]
+    pub(crate) fn contend(&self) {
+        self.contended.store(true, Ordering::Relaxed);
+    }
+
+    async fn rewrite(&self, key: bytes::Bytes) -> Result<()> {
+        let Some(found) = self.engine.read(&key, Projection::Full).await? else { return Ok(()) };
+        let Record { expires_at, meta, body, .. } = found;
+        let record = Some(NewRecord { expires_at, meta, body });
+        let mutations = vec![Mutation { key, record }];
+        self.injected_count.fetch_add(1, Ordering::Relaxed);
+        self.engine.commit(Commit { mutations, ..Commit::default() }).await.map(|_| ())
     }
 
     /// Sets the outcomes of the next calls.
@@ -111,6 +128,9 @@ impl Engine for FaultInjectingEngine {
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
+            if commit.mutations.len() > 1 && self.contended.load(Ordering::Relaxed) {
+                self.rewrite(commit.mutations[0].key.clone()).await?;
+            }
             match self.next(|fault| fault != Fault::Read) {
                 Fault::None | Fault::Read => self.engine.commit(commit).await,
                 Fault::Conflict => Ok(Outcome::Conflict),
@@ -122,6 +142,10 @@ impl Engine for FaultInjectingEngine {
                 },
             }
         })
+    }
+
+    fn buffers_blobs(&self) -> bool {
+        self.engine.buffers_blobs()
     }
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {

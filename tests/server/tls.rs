@@ -1,7 +1,7 @@
 //! HTTPS: handshakes, certificates that are replaced, client certificates, plain HTTP on the port,
 //! and the command line as a client.
 
-use crate::support::{Client, CommandOutput, Server, TOKEN, binary, run};
+use crate::support::{Client, CommandOutput, Server, TOKEN, binary, process_memory, run};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -200,6 +200,25 @@ fn idle_and_stopped_tls_connections_end_with_close_notify() {
     assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
     tls.server.terminate();
     assert_eq!(client.0.read_to_end(&mut rest).unwrap(), 0);
+}
+
+#[test]
+fn idle_tls_connections_use_little_memory() {
+    const CONNECTIONS: u64 = 500;
+    const BYTES_MAX: u64 = 32 * 1024;
+    let tls = TlsServer::new(&[]);
+    let memory = || process_memory(tls.server.pid(), "VmRSS").unwrap();
+    let connect = || {
+        let mut client = tls.connect();
+        assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
+        client
+    };
+    let mut clients: Vec<_> = (0..50).map(|_| connect()).collect();
+    let before = memory();
+    clients.extend((0..CONNECTIONS).map(|_| connect()));
+    let each = memory().saturating_sub(before) / CONNECTIONS;
+    println!("{each} bytes for each of {CONNECTIONS} connections");
+    assert!(each < BYTES_MAX, "{each} bytes");
 }
 
 #[test]

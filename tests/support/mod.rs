@@ -178,6 +178,15 @@ impl Drop for Server {
     }
 }
 
+/// A memory figure of a process, in bytes: `VmRSS` (current) or `VmHWM` (peak); `None` once it has
+/// ended.
+pub(crate) fn process_memory(pid: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
+    Some(kib * 1024)
+}
+
 /// Creates a database on the server of `STEADFAST_TEST_POSTGRES` and returns its URL.
 /// Returns `None` and prints that the test is skipped if the variable is not set.
 pub(crate) fn create_database(name: &str) -> Option<String> {

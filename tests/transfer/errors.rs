@@ -1,6 +1,7 @@
 //! Failures of import, export and sync: rejected lines are reported by number and key while the
 //! others are written, and each error has its exit status.
 
+use crate::proxy::{self, Faults};
 use crate::support::Server;
 use crate::{command, export, line, pipe, run, value};
 use std::fs;
@@ -217,4 +218,35 @@ fn times_after_the_year_9999_in_utc_are_refused() {
         assert_eq!(value(&server, &store, "k").unwrap(), b"v");
         run(server.port, dir.path(), &["key", "delete", "s", "k", "--yes"]).expect_exit(0);
     }
+}
+
+#[test]
+fn a_dry_run_rejects_the_generations_that_an_import_rejects() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.create_store("s");
+    let generation = |generation: u64| format!(",\"generation\":{generation}");
+    let lines = [
+        line("zero", b"", &generation(0)),
+        line("kept", b"", &generation(5)),
+        line("ahead", b"", &generation((1 << 53) - 1)),
+    ];
+    let import = |port: u16, args: &[&str]| {
+        let args = [&["import", "s", "-"][..], args].concat();
+        pipe(port, dir.path(), &args, lines.concat().as_bytes())
+    };
+    for (args, summary) in [
+        (&["--dry-run"][..], "would import 1 item, 0 expired, 2 invalid"),
+        (&[], "imported 1 item, 0 skipped, 2 failed"),
+    ] {
+        let output = import(server.port, args).expect_exit(1);
+        output.assert_err(summary);
+        output.assert_err("line 1, key \"zero\": generation must be a whole number from 1");
+        output.assert_err("line 3, key \"ahead\": generation must be a whole number from 1");
+    }
+    // The hosted API assigns generations.
+    let hosted = Faults { hosted_api_only: true, ..Faults::default() };
+    let port = proxy::start(server.port, &hosted);
+    import(port, &["--dry-run"]).expect_exit(0).assert_err("would import 3 items");
+    import(port, &[]).expect_exit(0).assert_err("imported 3 items");
 }

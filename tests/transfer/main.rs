@@ -13,6 +13,7 @@ mod errors;
 mod formats;
 mod hosted_api;
 mod interruptions;
+mod memory;
 mod outputs;
 mod round_trip;
 mod sync;

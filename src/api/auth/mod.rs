@@ -1,8 +1,8 @@
 //! Authentication and authorization: one check per request, before any handler runs.
 //!
-//! The root token has all permissions; [`permission`] defines those of limited tokens (see
-//! [`crate::kv::tokens`]). Limited tokens are read on every request, so that a revoked token is
-//! rejected by all servers at once.
+//! The root token has all permissions; [`permission`] defines the permissions of limited tokens
+//! (see [`crate::kv::tokens`]). Limited tokens are read from the engine on every request, so that
+//! all servers reject a revoked token at once.
 
 mod permission;
 mod principal;
@@ -18,7 +18,7 @@ use crate::kv::Kv;
 use crate::wire::{FASTLY_KEY, Token};
 use permission::{Access, access, authorize};
 
-/// `WWW-Authenticate` challenges of a 401: for all routes, and additionally for the metrics.
+/// `WWW-Authenticate` challenges in 401 responses: for most routes, and for the metrics.
 const CHALLENGE: &str = "Fastly-Key realm=\"steadfast\"";
 const CHALLENGE_BEARER: &str = "Bearer realm=\"steadfast\"";
 
@@ -29,16 +29,15 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Accepts `root` and all limited tokens.
+    /// Creates an instance that accepts `root` and all limited tokens.
     pub fn new(root: Token) -> Auth {
         Auth { root }
     }
 
-    /// Authenticates and authorizes a request. Checking the root token requires no hash and no
-    /// read.
+    /// Authenticates and authorizes a request. The root token is checked without a hash or a read.
     ///
     /// # Errors
-    /// 401 for a missing or unknown token, 403 for a token that lacks the permission.
+    /// Returns 401 if the token is missing or unknown, and 403 if the token lacks the permission.
     pub(super) async fn authenticate(
         &self,
         kv: &Kv,
@@ -62,8 +61,8 @@ impl Auth {
     }
 }
 
-/// Returns the token of a request, from its only `Fastly-Key` header or, if `bearer` is set, from
-/// `Authorization: Bearer`, which Prometheus can send.
+/// Returns the token of a request from its `Fastly-Key` header, which must not be repeated. If
+/// `bearer` is set, also accepts `Authorization: Bearer`, which Prometheus can send.
 fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     let mut keys = head.header_values(FASTLY_KEY);
     if let (Some(token), None) = (keys.next(), keys.next()) {

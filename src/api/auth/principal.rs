@@ -1,4 +1,4 @@
-//! The authenticated caller, as handlers see it.
+//! The authenticated caller that is passed to handlers.
 
 use super::permission::OTHER_KEYS;
 use crate::kv;

@@ -251,6 +251,7 @@ impl Importer {
             Err(e) if e.kind() == ErrorKind::NotFound && create => None,
             Err(e) => return Err(e.into()),
         };
+        let steadfast = self.client.is_steadfast().await?;
         if self.args.report.is_some() {
             print_status(
                 "note: --dry-run writes no files; ignoring --report and printing failed items here",
@@ -264,7 +265,13 @@ impl Importer {
             let checked = match next {
                 NextItem::End => break,
                 NextItem::Rejected(item) => Err(item),
-                NextItem::Line(number) => CheckedItem::parse(&line, number, self.args.max_value),
+                NextItem::Line(number) => {
+                    let item = CheckedItem::parse(&line, number, self.args.max_value);
+                    item.and_then(|item| match steadfast {
+                        true => item.check_generation(number),
+                        false => Ok(item),
+                    })
+                }
             };
             match checked {
                 Ok(item) if item.expiry.remaining_secs() == Some(0) => counts.skipped += 1,

@@ -6,6 +6,7 @@ mod export_viceroy;
 mod import;
 mod input_files;
 mod item_reader;
+mod memory_budget;
 mod merge_join;
 mod report;
 mod sync;

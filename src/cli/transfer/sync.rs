@@ -3,6 +3,7 @@
 use super::batch_sender::BatchSender;
 use super::find_or_create;
 use super::item_reader::CONCURRENCY;
+use super::memory_budget::{OrderedReads, Reservation, ValueReader};
 use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
 use crate::cli::confirm::confirm;
 use crate::cli::error::{Result, local_error, usage_error};
@@ -18,9 +19,8 @@ use crate::wire::{IfExists, Store, http_date_to_rfc3339};
 use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::collections::VecDeque;
 use std::path::PathBuf;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 /// Number of lines, and of bytes, at which a batch is sent.
 const BATCH_LINES: usize = 1000;
@@ -111,21 +111,21 @@ struct Syncer {
 impl Syncer {
     /// Compares all items and copies those that differ.
     async fn copy(&mut self) -> Result<()> {
-        let mut running: VecDeque<JoinHandle<Result<Comparison, Error>>> = VecDeque::new();
+        let mut running = OrderedReads::new();
         let mut ended = false;
         loop {
             while running.len() < CONCURRENCY && !ended {
                 match self.join.next().await? {
                     Some(item) => {
                         let comparer = self.comparer.clone();
-                        let compare = async move { Box::pin(comparer.compare(item)).await };
-                        running.push_back(tokio::spawn(compare));
+                        running.push(|reader| async move {
+                            Box::pin(comparer.compare(item, reader)).await
+                        });
                     }
                     None => ended = true,
                 }
             }
-            let Some(next) = running.pop_front() else { break };
-            let comparison = next.await.map_err(|e| local_error(format!("task failed: {e}")))??;
+            let Some(comparison) = running.next().await? else { break };
             self.apply(comparison)?;
             self.bar.inc(1);
             let full = self.batch.numbers.len() >= BATCH_LINES;
@@ -139,7 +139,7 @@ impl Syncer {
 
     /// Counts and prints a difference and adds the item to the batch.
     fn apply(&mut self, comparison: Comparison) -> Result<()> {
-        let Comparison { key, difference, line } = comparison;
+        let Comparison { key, difference, line, reservation: _reservation } = comparison;
         let (mark, change) = match difference {
             Difference::None => {
                 self.counts.unchanged += 1;
@@ -270,11 +270,13 @@ struct Comparison {
     difference: Difference,
     /// The line of the item to copy.
     line: Option<Vec<u8>>,
+    /// The reservation of the line's memory.
+    reservation: Option<Reservation>,
 }
 
 impl Comparison {
     fn new(item: ListedItem, difference: Difference) -> Comparison {
-        Comparison { key: item.key, difference, line: None }
+        Comparison { key: item.key, difference, line: None, reservation: None }
     }
 }
 
@@ -289,26 +291,26 @@ struct Comparer {
 }
 
 impl Comparer {
-    async fn compare(self, item: JoinedItem) -> Result<Comparison, Error> {
+    async fn compare(self, item: JoinedItem, reader: ValueReader) -> Result<Comparison, Error> {
         let (from, to) = match item {
             JoinedItem::To(item) => return Ok(Comparison::new(item, Difference::OnlyInTo)),
             JoinedItem::From(item) if self.dry_run => {
                 return Ok(Comparison::new(item, Difference::New));
             }
-            JoinedItem::From(item) => return self.read(item, Difference::New, None).await,
+            JoinedItem::From(item) => return self.read(item, reader, Difference::New, None).await,
             JoinedItem::Both(from, to) => (from, to),
         };
         if self.properties_differ(&from, &to).await? {
             if self.dry_run {
                 return Ok(Comparison::new(from, Difference::Changed));
             }
-            return self.read(from, Difference::Changed, None).await;
+            return self.read(from, reader, Difference::Changed, None).await;
         }
         let modified = |item: &ListedItem| item.details.as_ref().map(|d| d.modified.clone());
         if self.quick && modified(&from) == modified(&to) {
             return Ok(Comparison::new(from, Difference::None));
         }
-        self.compare_values(from).await
+        self.compare_values(from, reader).await
     }
 
     /// Compares everything except the values.
@@ -326,7 +328,11 @@ impl Comparer {
         }
     }
 
-    async fn compare_values(&self, item: ListedItem) -> Result<Comparison, Error> {
+    async fn compare_values(
+        &self,
+        item: ListedItem,
+        reader: ValueReader,
+    ) -> Result<Comparison, Error> {
         let to_hash = value_hash(&self.to, &item.key).await?;
         if to_hash.is_none() || self.dry_run {
             let from_hash = value_hash(&self.from, &item.key).await?;
@@ -338,18 +344,19 @@ impl Comparer {
                 return Ok(Comparison::new(item, Difference::Changed));
             }
         }
-        self.read(item, Difference::Changed, to_hash).await
+        self.read(item, reader, Difference::Changed, to_hash).await
     }
 
     /// Reads an item and returns its line, unless its value has the hash `to_hash`.
     async fn read(
         &self,
         item: ListedItem,
+        mut reader: ValueReader,
         difference: Difference,
         to_hash: Option<[u8; 32]>,
     ) -> Result<Comparison, Error> {
         let SyncStore { client, store, .. } = &self.from;
-        let value = match client.get(store, &item.key).await {
+        let (value, reservation) = match reader.get(client, store, &item.key).await {
             Ok(value) => value,
             // Deleted since it was listed.
             Err(e) if e.status() == Some(404) => {
@@ -381,7 +388,7 @@ impl Comparer {
             ..ItemLine::default()
         }
         .write(&mut line);
-        Ok(Comparison { line: Some(line), ..Comparison::new(item, difference) })
+        Ok(Comparison { line: Some(line), reservation, ..Comparison::new(item, difference) })
     }
 }
 

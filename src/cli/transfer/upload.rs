@@ -2,6 +2,7 @@
 //! progress.
 
 use super::batch_sender::{BatchOutcome, BatchSender};
+use super::memory_budget::{MemoryBudget, Reservation};
 use super::report::FailureLog;
 use crate::cli::error::{CommandError, local_error};
 use crate::cli::output::{print_error, styled_bar};
@@ -14,11 +15,18 @@ use indicatif::ProgressBar;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// The number of batches read ahead.
 const READ_AHEAD: usize = 2;
+
+/// A batch that was read, and the reservation of its memory until it has been sent.
+struct ReadBatch {
+    batch: Batch,
+    reservation: Reservation,
+}
 
 /// A batch that was sent, and its outcome.
 struct SentBatch {
@@ -39,7 +47,7 @@ pub(super) struct Uploader<'r> {
     /// The number of lines in flight by key hash.
     keys_in_flight: HashMap<u64, u32>,
     in_flight: JoinSet<SentBatch>,
-    next: Option<Batch>,
+    next: Option<ReadBatch>,
     aborted: Option<CommandError>,
     source_failed: bool,
     ended: bool,
@@ -88,8 +96,9 @@ fn read_ahead(
     limits: BatchLimits,
     done: u64,
     sent: u64,
-) -> mpsc::Receiver<Result<Batch, SourceError>> {
+) -> mpsc::Receiver<Result<ReadBatch, SourceError>> {
     let (to, from) = mpsc::channel(READ_AHEAD);
+    let (budget, runtime) = (MemoryBudget::new(), Handle::current());
     std::thread::spawn(move || {
         let mut batches = match BatchReader::new(source, limits, done, sent) {
             Ok(batches) => batches,
@@ -97,7 +106,12 @@ fn read_ahead(
         };
         while let Some(batch) = batches.next_batch().transpose() {
             let failed = batch.is_err();
-            if to.blocking_send(batch).is_err() || failed {
+            let reserved = batch.and_then(|batch| {
+                let reserved = runtime.block_on(budget.reserve(batch.bytes as u64));
+                let reservation = reserved.map_err(|e| SourceError(e.to_string()))?;
+                Ok(ReadBatch { batch, reservation })
+            });
+            if to.blocking_send(reserved).is_err() || failed {
                 return;
             }
         }
@@ -116,7 +130,7 @@ fn progress_bar(size: Option<u64>) -> ProgressBar {
 impl Uploader<'_> {
     async fn run(
         mut self,
-        mut batches: mpsc::Receiver<Result<Batch, SourceError>>,
+        mut batches: mpsc::Receiver<Result<ReadBatch, SourceError>>,
     ) -> UploadSummary {
         let interrupt = tokio::signal::ctrl_c();
         tokio::pin!(interrupt);
@@ -172,8 +186,9 @@ impl Uploader<'_> {
         }
         let keys = &self.keys_in_flight;
         let is_free =
-            |batch: &mut Batch| batch.key_hashes.iter().all(|key| !keys.contains_key(key));
-        let Some(mut batch) = self.next.take_if(is_free) else { return };
+            |next: &mut ReadBatch| !next.batch.key_hashes.iter().any(|key| keys.contains_key(key));
+        let Some(next) = self.next.take_if(is_free) else { return };
+        let ReadBatch { mut batch, reservation } = next;
         if let Err(e) = self.state.record_sent(batch.to) {
             return self.abort_with(e.to_string());
         }
@@ -184,7 +199,9 @@ impl Uploader<'_> {
         let sender = self.sender.clone();
         self.in_flight.spawn(async move {
             let (from, to) = (batch.from, batch.to);
-            SentBatch { from, to, key_hashes, outcome: Box::pin(sender.send(batch)).await }
+            let outcome = Box::pin(sender.send(batch)).await;
+            drop(reservation);
+            SentBatch { from, to, key_hashes, outcome }
         });
     }
 

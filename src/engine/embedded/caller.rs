@@ -1,16 +1,16 @@
-//! Cancellation of reads on blocking threads, which go on after their future is dropped.
+//! Cancellation of reads on blocking threads, which continue after their future is dropped.
 
 use super::super::{EngineError, Result};
 use std::sync::{Arc, Weak};
 
-/// Records visited between two checks for the caller.
+/// Number of records that a scan visits before it checks again whether the caller is waiting.
 pub(super) const CHECK_RECORDS: usize = 1024;
 
-/// The caller of a read: kept by its future, dropped with it.
+/// The caller of a read, owned by the future of the read.
 #[derive(Debug, Default)]
 pub(super) struct Caller(Arc<()>);
 
-/// Tells a read whether its caller still waits.
+/// A handle with which a read checks whether its caller is still waiting.
 #[derive(Debug)]
 pub(super) struct CallerHandle(Weak<()>);
 
@@ -25,7 +25,7 @@ impl CallerHandle {
         self.0.strong_count() == 0
     }
 
-    /// Fails once the caller is gone; nobody receives the error.
+    /// Fails if the caller is no longer waiting. The error is not reported anywhere.
     pub(super) fn ensure_waiting(&self) -> Result<()> {
         match self.is_gone() {
             true => Err(EngineError::Failed("the read was cancelled".into())),

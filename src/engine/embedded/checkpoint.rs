@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_TICKS: u32 = 5;
 /// Minimum interval between updates of the end of the WAL under load, as each one is fsynced.
 const WAL_END_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval in ticks; connections not used for one interval are closed.
+/// Interval, in ticks, after which connections that were not used are closed.
 const CLOSE_UNUSED_TICKS: u64 = 100;
 /// Size of SQLite's WAL that triggers an SQLite checkpoint, in frames of one 8 KiB page: 16 MiB.
 const SQLITE_WAL_FRAMES_MAX: i64 = 2048;
@@ -114,7 +114,7 @@ impl Checkpointer {
             } else if idle {
                 self.run_task(Checkpointer::vacuum);
             }
-            // Repeated, because the last files become free only after the last checkpoint.
+            // This is repeated, because the last files become free only after the last checkpoint.
             if idle && idle_ticks.is_multiple_of(IDLE_TICKS) && self.shared.segments.has_surplus() {
                 let _ = self.maintenance.try_send(MaintenanceTask::TrimSegments);
             }
@@ -227,7 +227,7 @@ impl Checkpointer {
         let mut effects = StepEffects::default();
         for (key, entry) in step {
             let body = match (&entry.location, &entry.body_at) {
-                // Not verified here: the checksum is copied along with the body, and reads verify
+                // The body is not verified here. Its checksum is copied with it, and reads verify
                 // it.
                 (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
                     segment.read(*at, *len as usize)?
@@ -268,7 +268,8 @@ impl Checkpointer {
         let saved = match save_wal_end(&self.conn, wal_end) {
             Ok(()) => wal_end,
             Err(e) => {
-                // Retried later. Until then, the loss of the newest segment would go undetected.
+                // This is retried later. Until then, the loss of the newest segment is not
+                // detected.
                 tracing::debug!(error = %e, "could not store the end of the WAL");
                 let _ = self.storage_error(e);
                 saved

@@ -25,7 +25,7 @@ const SELECT_EXPIRED: &str = "SELECT key, data FROM heads \
 /// reads wait for the disk have a small cache.
 const LARGE_CACHE_KIB: u32 = 24 * 1024;
 const SMALL_CACHE_KIB: u32 = 2 * 1024;
-/// Number of connections with the large cache.
+/// Maximum number of connections with the large cache.
 const LARGE_CACHES_MAX: usize = 4;
 
 /// Limit of open connections on machines with few cores. More concurrent reads do not increase the
@@ -34,7 +34,7 @@ const CONNECTIONS_MAX: usize = 32;
 /// Maximum time between two checks for a connection while all are in use.
 const WAIT: Duration = Duration::from_millis(10);
 
-/// Idle connections. A new one is opened when none is idle, up to a limit.
+/// A pool of connections. A new one is opened if none is idle, up to a limit.
 pub(super) struct ConnectionPool {
     dir: Arc<DataDir>,
     idle: Mutex<IdleConnections>,
@@ -53,7 +53,7 @@ pub(super) type ExpiryPosition = (u64, Bytes);
 pub(super) enum ScanStep {
     /// With the next record.
     Next,
-    /// With the first record from a key on.
+    /// With the first record at or after a key.
     Seek(Bytes),
     Stop,
 }
@@ -62,7 +62,7 @@ pub(super) enum ScanStep {
 struct IdleConnections {
     /// Idle connections, the most recently used last.
     connections: Vec<PooledConnection>,
-    /// Number of connections that were not used since the last call of `close_unused`.
+    /// Number of connections that were not used since the last call to `close_unused`.
     unused: usize,
     /// Whether connections must end their snapshots when they become idle.
     discard_snapshots: bool,
@@ -196,7 +196,7 @@ impl ConnectionPool {
         Ok(PooledConnection { conn, epoch: None, _slot: Some(slot) })
     }
 
-    /// Closes the connections that were idle since the last call, except a few.
+    /// Closes the connections that were idle since the last call, except for a few.
     pub(super) fn close_unused(&self) {
         let mut idle = self.idle();
         let surplus = idle.connections.len().saturating_sub(LARGE_CACHES_MAX).min(idle.unused);
@@ -282,7 +282,8 @@ impl ConnectionPool {
         self.idle().connections.clear();
     }
 
-    /// Returns the version of a record for the writer; 0 if there is none. Does not wait for reads.
+    /// Returns the version of a record for the writer; 0 if there is no record. Does not wait for
+    /// reads to release a connection.
     pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
         self.with_acquired(self.acquire_within(usize::MAX)?, |conn| {
             let record = read_record(conn, key, Projection::Meta)?;
@@ -290,7 +291,7 @@ impl ConnectionPool {
         })
     }
 
-    /// Returns for each key whether there is a record.
+    /// Returns, for each key, whether the database has a record.
     pub(super) fn contains(&self, keys: &[Bytes]) -> Result<Vec<bool>> {
         self.with_connection(|conn| {
             let mut statement = conn.prepare_cached("SELECT 1 FROM heads WHERE key = ?1")?;
@@ -305,8 +306,9 @@ impl ConnectionPool {
         self.with_connection(|conn| read_record(conn, key, projection))
     }
 
-    /// Passes expiry, key and version of the records with `0 < expires_at <= until` to `visit`,
-    /// from `from` on in the order of expiry and key, until it returns `false`.
+    /// Passes the expiry time, key and version of the records with `0 < expires_at <= until` to
+    /// `visit`, starting at `from`, in order of expiry time and key. Stops once `visit` returns
+    /// `false`.
     pub(super) fn expired(
         &self,
         from: &ExpiryPosition,
@@ -330,7 +332,7 @@ impl ConnectionPool {
         })
     }
 
-    /// Passes the records of a range to `visit` in key order, expired ones included, until it
+    /// Passes the records of a range to `visit` in key order, including expired ones, until `visit`
     /// returns [`ScanStep::Stop`]. Returns the connection to the pool.
     pub(super) fn scan(
         &self,

@@ -10,13 +10,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time to wait for the data directory's lock. The kernel may release the lock of a killed process
-/// late, and a forked child of the owner holds it until exec.
+/// late, and a forked child of the process holds the lock until it calls exec.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An open and locked data directory.
 ///
-/// Files are opened by their paths, so an operator who moves or replaces the directory would make
-/// the engine use another one. [`DataDir::ensure_in_place`] detects that.
+/// Files are opened by path. If an operator moves or replaces the directory, new files are created
+/// elsewhere. [`DataDir::ensure_in_place`] detects this.
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
@@ -32,7 +32,7 @@ impl DataDir {
     /// Creates a directory if it is missing, and locks it.
     ///
     /// # Errors
-    /// When another process has it open, or it cannot be created or written.
+    /// Fails if another process has the directory open, or if it cannot be created or written.
     pub(super) fn create(path: &Path) -> Result<DataDir> {
         // Only the owner may read the data.
         let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -41,11 +41,11 @@ impl DataDir {
         DataDir::new(path, Some(lock), true)
     }
 
-    /// Locks a directory that has a database, for reading. Creates nothing if the directory cannot
-    /// be written.
+    /// Locks a directory that has a database, in order to read it. Creates nothing if the directory
+    /// is not writable.
     ///
     /// # Errors
-    /// When another process has it open, or it has no database.
+    /// Fails if another process has the directory open, or if it has no database.
     pub(super) fn open_existing(path: &Path) -> Result<DataDir> {
         database::ensure_exists(path)?;
         let (lock, is_writable) = match open_lock(path) {
@@ -94,7 +94,7 @@ impl DataDir {
         Ok(())
     }
 
-    /// Remembers the identity of the database file once it exists.
+    /// Remembers the identity of the database file, which must exist.
     pub(super) fn remember_database(&self) -> Result<()> {
         let path = database::path(&self.path);
         let found = fs::metadata(&path).map_err(|e| failed("read", &path, &e))?;
@@ -102,8 +102,8 @@ impl DataDir {
         Ok(())
     }
 
-    /// Fails if the directory or its database is no longer at its path: it was moved or removed,
-    /// and writes to the path would go elsewhere.
+    /// Fails if the directory or its database was moved or removed, in which case writes to its
+    /// path would go elsewhere.
     pub(super) fn ensure_in_place(&self) -> Result<()> {
         let ours = self.handle.metadata().map_err(|e| failed("read", &self.path, &e))?;
         let database = database::path(&self.path);
@@ -122,7 +122,7 @@ impl DataDir {
     }
 }
 
-/// Fails if a file was removed while it was open: data written to it would be lost.
+/// Fails if a file was removed while it was open. Data written to the file would be lost.
 pub(super) fn ensure_linked(file: &File, path: &Path) -> Result<()> {
     match links(file) {
         Ok(1..) => Ok(()),
@@ -133,8 +133,8 @@ pub(super) fn ensure_linked(file: &File, path: &Path) -> Result<()> {
 
 /// Returns the link count of a file.
 ///
-/// Queries only this field: after a query of the change time, Linux updates that time on the next
-/// write, and each fdatasync must then write the inode as well.
+/// Only this field is queried. After a query of the change time, Linux updates that time on the
+/// next write, and each fdatasync must then write the inode as well.
 #[cfg(target_os = "linux")]
 fn links(file: &File) -> io::Result<u64> {
     use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -170,7 +170,7 @@ fn open_lock(dir: &Path) -> io::Result<File> {
 /// Returns whether a process has the data directory open.
 pub fn is_locked(dir: &Path) -> bool {
     let lock = File::open(dir.join("LOCK"));
-    // A shared lock, so that two concurrent probes do not conflict with each other.
+    // The lock is shared, so that two concurrent probes do not conflict.
     lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 

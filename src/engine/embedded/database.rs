@@ -18,7 +18,7 @@ const APPLICATION_ID: i64 = 0x5354_4446;
 /// first key byte.
 pub(super) const BLOB_BYTES_COUNTER: i64 = 256;
 
-/// Page cache, in KiB, of connections for long scans.
+/// Page cache of connections for long scans, in KiB.
 pub(super) const SCAN_CACHE_KIB: u32 = 4096;
 
 /// Time to wait for a database lock, for example one held by an operator's `sqlite3` shell.
@@ -64,8 +64,8 @@ pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPositio
     Ok(position?)
 }
 
-/// Returns whether the database can store [`CheckpointPosition::wal_end`]. Databases of earlier
-/// builds get the column when it is first stored; those builds ignore it.
+/// Returns whether the database can store [`CheckpointPosition::wal_end`]. A database from an
+/// earlier build gets the column when the value is first stored. Earlier builds ignore the column.
 fn has_wal_end(conn: &Connection) -> rusqlite::Result<bool> {
     let sql = "SELECT count(*) FROM pragma_table_info('meta') WHERE name = 'log_end'";
     conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|columns| columns > 0)
@@ -115,7 +115,8 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
     if file.metadata().map_err(sync_error)?.len() == 0 {
         return Ok(());
     }
-    // A commit rather than an fsync, so that later frames share no page with the present ones.
+    // This is a commit rather than an fsync, so that later frames share no page with the present
+    // ones.
     match sync(conn).map_err(EngineError::from) {
         // A full disk must not prevent reads.
         Err(EngineError::Full(_)) => file.sync_all().map_err(sync_error),
@@ -125,7 +126,7 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
 
 /// Makes all earlier transactions durable.
 pub(super) fn sync(conn: &Connection) -> rusqlite::Result<()> {
-    // An update without a change would write no frame and not sync; this pragma does both.
+    // An update that changes nothing writes no frame and does not sync. This pragma does both.
     execute_synced(conn, &format!("PRAGMA user_version = {FORMAT_VERSION}"), &[])
 }
 
@@ -144,7 +145,7 @@ pub(super) fn execute_synced(
 /// Builds the URI of a database file. `psow=0` disables SQLite's power-safe overwrite assumption: a
 /// synced commit then pads its last 4 KiB page, so that later writes cannot tear it.
 fn uri(path: &Path, parameter: &str) -> String {
-    // The empty authority keeps SQLite from parsing the start of an absolute path as one.
+    // The empty authority keeps SQLite from parsing the start of an absolute path as an authority.
     let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -195,7 +196,7 @@ fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
         )));
     }
     if is_new {
-        // Synced, because the WAL is unreadable without the salt.
+        // The transaction is synced, because the WAL is unreadable without the salt.
         execute(&format!(
             "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SCHEMA} \
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}; \
@@ -250,7 +251,7 @@ pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
         let value = conn.pragma_query_value(None, name, |row| row.get(0));
         value.map_err(|e| {
             let e = with_advice(e.into(), &path);
-            // SQLite reads its WAL only with the index file beside it, or if it can create one.
+            // SQLite can read its WAL only if the index file exists or can be created.
             if let EngineError::Failed(problem) = &e
                 && !dir.is_writable()
             {
@@ -268,7 +269,7 @@ pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
 pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let path = path(dir.path());
-    // SQLite creates an index of its WAL even to read, unless it may ignore the WAL.
+    // SQLite creates an index of its WAL even for a reader, unless it may ignore the WAL.
     let wal_bytes = fs::metadata(wal_path(dir.path())).map_or(0, |wal| wal.len());
     let conn = if dir.is_writable() || wal_bytes > 0 {
         Connection::open_with_flags(&path, flags)?
@@ -298,7 +299,8 @@ impl From<rusqlite::Error> for EngineError {
 /// checksum (4).
 const ROW_HEADER_BYTES: usize = 28;
 
-/// The column `data` of a row of `heads`. A single column, as SQLite decodes columns one by one.
+/// The column `data` of a row of `heads`. It is a single column, because SQLite decodes columns one
+/// by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RecordRow<'d> {
     pub(super) version: u64,

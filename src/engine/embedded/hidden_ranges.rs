@@ -1,5 +1,5 @@
-//! Hidden ranges: key ranges without visible records, which scans record so that later scans skip
-//! them.
+//! Hidden ranges: key ranges without visible records. Scans learn them, so that later scans can
+//! skip them.
 //!
 //! A deleted record remains in the database, hidden by a tombstone in the memtable, until the next
 //! checkpoint; an expired record remains until it is purged. A scan that steps over a run of such
@@ -20,7 +20,7 @@ const HIDDEN_RECORDS_MAX: usize = 4096;
 const RANGES_MAX: usize = 16 * 1024;
 /// Maximum number of scans that learn at the same time.
 const LEARNERS_MAX: usize = 8;
-/// Maximum number of records put in the range of a learning scan.
+/// Maximum number of puts in the range of a learning scan.
 const PUTS_MAX: usize = 16 * 1024;
 
 /// Returns how many hidden records an attempt at a scan may visit while it finds `visible` records.
@@ -35,7 +35,7 @@ pub(super) struct HiddenRange {
     pub(super) start: Bytes,
     /// The first key after the range.
     pub(super) end: Bytes,
-    /// A time by which all of its expired records had expired; 0 if it has none.
+    /// A time at which all expired records in the range had already expired; 0 if there are none.
     pub(super) expired_at: u64,
 }
 
@@ -80,7 +80,7 @@ impl HiddenRanges {
         Some(learner)
     }
 
-    /// Adds the runs that a scan passed, except for the keys put in the meantime.
+    /// Adds the runs that a scan passed, except for keys that were put since it started.
     pub(super) fn learn(&mut self, learner: &Learner, runs: Vec<HiddenRange>) {
         let mut puts = learner.puts.lock().unwrap_or_else(PoisonError::into_inner);
         // Later puts are no longer recorded, so the learner must not be used again.
@@ -92,7 +92,7 @@ impl HiddenRanges {
         puts.iter().for_each(|key| self.split(key));
     }
 
-    /// Inserts a range, merged with those that it overlaps or touches.
+    /// Inserts a range, and merges it with the ranges that it overlaps or touches.
     fn insert(&mut self, mut range: HiddenRange) {
         let before = (Bound::Unbounded, Bound::Included(&range.end[..]));
         let before = self.ranges.range::<[u8], _>(before).rev();
@@ -143,7 +143,7 @@ impl HiddenRanges {
         }
     }
 
-    /// Returns the first hidden range of a scan that ends after `from`.
+    /// Returns the first hidden range that a scan can skip and that ends after `from`.
     pub(super) fn next(&self, scan: &Scan, from: &[u8]) -> Option<HiddenRange> {
         if self.ranges.is_empty() {
             return None;
@@ -162,8 +162,8 @@ impl HiddenRanges {
         Some(HiddenRange { start, end, expired_at })
     }
 
-    /// Drops the ranges that were not learned since the previous checkpoint: their tombstones, and
-    /// the records those hid, are gone.
+    /// Drops the ranges that were not learned since the previous checkpoint. Their tombstones have
+    /// been removed, and so have the records that the tombstones hid.
     pub(super) fn end_checkpoint(&mut self) {
         self.ranges.retain(|_, range| range.learned >= self.checkpoints);
         self.checkpoints += 1;
@@ -191,15 +191,15 @@ pub(super) struct RunCollector {
     runs: Vec<HiddenRange>,
     start: Vec<u8>,
     last: Vec<u8>,
-    /// Number of hidden records in the current run, and the end of the known range that it ends
-    /// with.
+    /// Number of hidden records in the current run, and the end of the known range at the end of
+    /// the run.
     records: usize,
     known_end: Option<Bytes>,
     expired_at: u64,
 }
 
 impl RunCollector {
-    /// Adds a hidden record. `expired_at` is 0 for a deleted one.
+    /// Adds a hidden record. `expired_at` is 0 if the record was deleted.
     pub(super) fn add(&mut self, key: &[u8], expired_at: u64) {
         if self.records == 0 {
             replace(&mut self.start, key);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_ranges_merge() {
+    fn overlapping_ranges_are_merged() {
         let mut ranges = HiddenRanges::default();
         learn(&mut ranges, &[range("c", "e", 0), range("g", "i", 5)]);
         assert_eq!(skipped(&ranges, &scan("a", "z", 9)), [range("c", "e", 0), range("g", "i", 5)]);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_splits_its_range() {
+    fn a_put_splits_the_range_around_its_key() {
         let mut ranges = HiddenRanges::default();
         learn(&mut ranges, &[range("c", "i", 0)]);
         ranges.put(&key("e"));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn puts_during_a_scan_stay_visible() {
+    fn keys_put_during_a_scan_are_not_hidden() {
         let mut ranges = HiddenRanges::default();
         let learner = ranges.learner(&scan("a", "z", 0)).unwrap();
         ranges.put(&key("e"));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_last_for_one_checkpoint_after_they_were_learned() {
+    fn ranges_are_dropped_at_the_second_checkpoint_after_they_were_learned() {
         let mut ranges = HiddenRanges::default();
         learn(&mut ranges, &[range("c", "e", 0)]);
         ranges.end_checkpoint();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_end_at_visible_records_and_continue_known_ranges() {
+    fn runs_end_at_visible_records_and_include_known_ranges() {
         let mut runs = RunCollector::default();
         (0..RUN_RECORDS_MIN - 1).for_each(|_| runs.add(b"a", 0));
         runs.end_run();

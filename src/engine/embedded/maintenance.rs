@@ -12,7 +12,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 pub(super) enum MaintenanceTask {
     /// Recycle and preallocate WAL segment files.
     AllocateSegments,
-    /// The same, and delete files that an idle server does not need.
+    /// Recycle and preallocate WAL segment files, and delete those that an idle server does not
+    /// need.
     TrimSegments,
     /// Delete a blob file whose record was replaced or deleted.
     DeleteBlob(i64),
@@ -24,7 +25,7 @@ pub(super) enum MaintenanceTask {
 const WAITING_DELETIONS_MAX: usize = 64 * 1024;
 
 /// Blob files to be deleted by the maintenance thread. They are held here while its queue is full,
-/// because the queue must not delay the acknowledgement of a commit.
+/// because a full queue must not delay the acknowledgement of a commit.
 pub(super) struct BlobDeletions {
     tasks: SyncSender<MaintenanceTask>,
     waiting: VecDeque<i64>,
@@ -124,7 +125,7 @@ mod tests {
     use std::sync::mpsc::sync_channel;
 
     #[test]
-    fn deletions_wait_without_blocking_while_the_queue_is_full() {
+    fn deletions_do_not_block_while_the_queue_is_full() {
         let (tasks, queue) = sync_channel(2);
         let mut deletions = BlobDeletions::new(tasks);
         deletions.extend(0..10);

@@ -98,7 +98,8 @@ impl Memtable {
         } else {
             self.tombstones += 1;
         }
-        // A single tree lookup, because recovery may insert hundreds of thousands of entries.
+        // The tree is searched only once, because recovery may insert hundreds of thousands of
+        // entries.
         let new_expiry = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
         let (mut old_delta, mut old_expiry) = (0, None);
         let new_delta = match self.entries.entry(key) {
@@ -125,7 +126,7 @@ impl Memtable {
         replaced_blob
     }
 
-    /// Sets whether the database has a record for the key; no effect without an entry.
+    /// Sets whether the database has a record for the key. Has no effect if the key has no entry.
     pub(super) fn set_in_db(&mut self, key: &[u8], in_db: bool) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let before = entry.count_delta();
@@ -163,7 +164,7 @@ impl Memtable {
         range.into_iter().flatten()
     }
 
-    /// Iterates over the entries after `key`, or over all of them, in order.
+    /// Iterates over the entries after `key` in order, or over all entries if `key` is `None`.
     pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = KeyedEntry<'_>> {
         let start = key.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range::<[u8], _>((start, Bound::Unbounded))
@@ -196,8 +197,8 @@ impl Memtable {
         (found, None)
     }
 
-    /// Iterates over expiry, key and version of entries with `0 < expires_at <= until`, the
-    /// earliest expiry first.
+    /// Iterates over the expiry time, key and version of entries with `0 < expires_at <= until`, in
+    /// order of expiry time.
     pub(super) fn expired(&self, until: u64) -> impl Iterator<Item = (u64, &Bytes, u64)> {
         let expired = self.by_expiry.iter().take_while(move |(at, _)| *at <= until);
         expired.filter_map(|(at, key)| Some((*at, key, self.entries.get(key)?.version)))
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn count_deltas_follow_in_db() {
+    fn count_deltas_depend_on_whether_the_database_has_the_record() {
         let mut memtable = Memtable::default();
         let key = |text: &'static str| Bytes::from_static(text.as_bytes());
         memtable.put(key("ka"), entry(1, true, Some(false), 0));
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_index_follows_overwrites() {
+    fn overwrites_update_the_expiry_index() {
         let mut memtable = Memtable::default();
         let key = Bytes::from_static(b"k");
         memtable.put(key.clone(), entry(1, true, None, 10));

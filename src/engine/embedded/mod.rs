@@ -8,8 +8,8 @@
 //! read   -> read cache, else memtable (commits not yet checkpointed), else database
 //! ```
 //!
-//! One process owns a data directory, through a lock on the file `LOCK`. docs/format.md describes
-//! the files, docs/durability.md the guarantees.
+//! A process that opens a data directory locks the file `LOCK` in it, so only one process can have
+//! it open. docs/format.md describes the files, docs/durability.md the guarantees.
 
 mod backpressure;
 mod blob_files;
@@ -75,7 +75,7 @@ const COMMAND_QUEUE_SPARE: usize = 16;
 /// full.
 const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
-/// The blob body cache has the size of the read cache divided by this.
+/// The size of the read cache, divided by the size of the cache for blob bodies.
 const BLOB_CACHE_DIVISOR: u64 = 4;
 
 /// Minimum speed of a scan whose pages are in memory, in records per microsecond.
@@ -86,8 +86,8 @@ const SCAN_RECORDS_PER_MICRO: usize = 4;
 pub struct Options {
     /// The data directory; created if missing.
     pub dir: PathBuf,
-    /// Size of the read cache for small records, in bytes. A cache for blob bodies takes an
-    /// additional quarter of it.
+    /// Size of the read cache for small records, in bytes. The cache for blob bodies takes an
+    /// additional quarter of this.
     pub cache_bytes: u64,
     /// WAL size in bytes that triggers a checkpoint; writes stall at four times this size. A larger
     /// WAL speeds up writes and slows down recovery after a crash.
@@ -123,7 +123,7 @@ struct Shared {
     cache: ReadCache,
     memtable: RwLock<Memtable>,
     /// Locked exclusively while a checkpoint step moves records from the memtable to the database.
-    /// Under the shared lock each record is in one of the two.
+    /// While the shared lock is held, each record is either in the memtable or in the database.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
     /// Sequence number after the newest segment with a durable commit.
@@ -131,7 +131,7 @@ struct Shared {
     segments: SegmentPool,
     backpressure: Backpressure,
     counters: Counters,
-    /// The memtable hides every record of the database that expires before this position.
+    /// In expiry order, the memtable hides every database record before this position.
     expiry_position: Mutex<ExpiryPosition>,
     /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
@@ -155,7 +155,7 @@ struct Counters {
     sync_micros: AtomicU64,
     cache_hits: AtomicU64,
     cache_misses: AtomicU64,
-    /// Records that scans visited, in the memtable and in the database.
+    /// Number of records that scans visited, in the memtable and in the database.
     scanned: AtomicU64,
 }
 
@@ -236,8 +236,8 @@ impl Embedded {
     /// Opens a data directory, creating it if missing, and recovers from its WAL.
     ///
     /// # Errors
-    /// When another process has the directory open, when its format is unknown, or when it is
-    /// damaged or unreadable.
+    /// Fails if another process has the directory open, or if the directory has an unknown format,
+    /// is damaged or cannot be read.
     pub fn open(options: Options) -> Result<Embedded> {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
         let dir = Arc::new(DataDir::create(&dir)?);
@@ -267,7 +267,7 @@ impl Embedded {
     /// [`EngineError::Closed`].
     ///
     /// # Errors
-    /// As [`Embedded::open`].
+    /// Same as [`Embedded::open`].
     pub fn open_read_only(dir: &Path) -> Result<Embedded> {
         let dir = Arc::new(DataDir::open_existing(dir)?);
         let conn = database::open_checked(&dir)?;
@@ -295,8 +295,8 @@ impl Embedded {
         })
     }
 
-    /// Runs a read on the blocking thread pool. It does not start once the future is dropped, and
-    /// long ones stop.
+    /// Runs a read on the blocking thread pool. Once the future is dropped, a read that has not
+    /// started is skipped, and a long one stops.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&ReadPath, &CallerHandle) -> Result<T> + Send + 'static,
@@ -377,7 +377,7 @@ pub fn fuzz_wal_record(bytes: &[u8]) {
     wal::record::fuzz(bytes);
 }
 
-/// Stops the process if its thread panics; otherwise writes would hang.
+/// Stops the process if a storage thread panics, because writes would hang otherwise.
 struct AbortOnPanic(FatalErrorHandler);
 
 impl Drop for AbortOnPanic {
@@ -520,6 +520,10 @@ impl Engine for Embedded {
         })
     }
 
+    fn buffers_blobs(&self) -> bool {
+        false
+    }
+
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
             self.ensure_open()?;
@@ -533,8 +537,8 @@ impl Engine for Embedded {
             self.commit_permits.close();
             self.shared.backpressure.close();
             self.read_path.pool.close();
-            // Shutdown order: without a sender the writer drains its queue and ends, then the
-            // checkpointer runs a last checkpoint and ends, then the maintenance thread ends.
+            // Order of shutdown: without a sender, the writer drains its queue and ends. Then the
+            // checkpointer runs a last checkpoint and ends. The maintenance thread ends last.
             drop(self.commands.lock().map_err(|_| EngineError::Closed)?.take());
             let threads =
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);

@@ -64,7 +64,7 @@ impl ReadPath {
         }
     }
 
-    /// Scans until a page is complete or the caller is gone.
+    /// Scans until a page is complete or the caller stops waiting.
     pub(super) fn scan(&self, scan: &Scan, caller: &CallerHandle) -> Result<ScanPage> {
         let attempt = |attempt| {
             caller.ensure_waiting()?;
@@ -80,8 +80,8 @@ impl ReadPath {
     }
 
     /// Returns a page merged from the memtable and the database; `None` if too many hidden records
-    /// came first, which a later attempt skips. Releases `guard` once both are pinned. Fails once
-    /// `caller` is gone.
+    /// came first, which a later attempt skips. Releases `guard` once the state of the memtable and
+    /// of the database is pinned. Fails once `caller` has stopped waiting.
     pub(super) fn try_scan(
         &self,
         scan: &Scan,
@@ -109,7 +109,7 @@ impl ReadPath {
         })?;
         let visited = (visited + merge.visited) as u64;
         self.shared.counters.scanned.fetch_add(visited, Ordering::Relaxed);
-        // A scan that stopped early must not learn what it did not visit.
+        // A scan that stopped early must not learn ranges that it did not visit.
         caller.map_or(Ok(()), CallerHandle::ensure_waiting)?;
         let (page, runs) = merge.finish();
         if let Some(learner) = learner
@@ -227,7 +227,7 @@ impl ScanAttempt {
 
 /// The memtable's part of a scan.
 struct MemtableScan {
-    /// Entries up to the scan's limit of visible ones.
+    /// Entries, up to the scan's limit of visible entries.
     entries: Vec<(Bytes, ScannedEntry)>,
     /// Hidden ranges that the scan skips.
     skipped: Vec<HiddenRange>,
@@ -307,7 +307,7 @@ struct ScanMerge<'s> {
     db_interrupted: bool,
     page: ScanPage,
     runs: RunCollector,
-    /// Number of database records visited, and number of those not visible.
+    /// Number of database records visited, and number of those that are not visible.
     visited: usize,
     hidden: usize,
 }

@@ -11,8 +11,8 @@ const FAST_MICROS_MAX: u64 = 150;
 const SAMPLE_MICROS_MAX: u64 = 1000;
 const SLOW_PERIOD_MICROS: u64 = 100_000;
 
-/// Chooses where reads run by their recent average duration. A read that hits memory costs less
-/// than a thread switch.
+/// Chooses where reads run, based on their recent average duration. A read that hits memory costs
+/// less than a thread switch.
 #[derive(Debug)]
 pub(super) struct ReadScheduler {
     opened: Instant,
@@ -34,8 +34,8 @@ impl ReadScheduler {
         u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Runs a read on the calling task; `None` if it should run on a blocking thread instead.
-    /// `expected_micros` is subtracted from its duration, for reads of many records.
+    /// Runs a read on the calling task. Returns `None` if it should run on a blocking thread
+    /// instead. For a read of many records, `expected_micros` is subtracted from its duration.
     pub(super) fn try_inline<T>(
         &self,
         expected_micros: u64,
@@ -79,11 +79,11 @@ mod tests {
         let slow = (0..50).take_while(|_| read(2).is_some()).count();
         assert!((1..20).contains(&slow), "{slow} slow reads ran inline");
         std::thread::sleep(Duration::from_micros(SLOW_PERIOD_MICROS));
-        assert!(read(0).is_some(), "inline again after the slow period");
+        assert!(read(0).is_some(), "reads run inline again after the slow period");
     }
 
     #[test]
-    fn expected_duration_is_not_counted_as_slow() {
+    fn the_expected_duration_of_a_read_does_not_count_as_slow() {
         let scheduler = ReadScheduler::default();
         let long = || {
             scheduler.try_inline(50_000, || {

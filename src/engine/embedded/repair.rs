@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// without their commits. Returns whether any segment was missing.
 ///
 /// # Errors
-/// When the directory is in use, unreadable, or damaged in another way.
+/// Fails if the directory is in use, cannot be read, or is damaged in another way.
 pub fn reset_wal(dir: &Path) -> Result<bool> {
     let dir = Arc::new(DataDir::open_existing(dir)?);
     let conn = database::open_checked(&dir)?;

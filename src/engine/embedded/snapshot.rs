@@ -23,7 +23,7 @@ pub(super) struct SnapshotReader(Arc<SnapshotState>);
 
 struct SnapshotState {
     read_path: Arc<ReadPath>,
-    /// Serializes reads.
+    /// The connection. Its lock serializes reads.
     conn: Mutex<PooledConnection>,
     memtable: BTreeMap<Bytes, MemtableEntry>,
     _pin: SnapshotPin,

@@ -31,7 +31,7 @@ fn removed(numbers: impl Iterator<Item = usize>) -> impl Iterator<Item = Mutatio
     numbers.map(|number| Mutation { key: key(number), record: None })
 }
 
-/// Waits until the database has every commit.
+/// Waits until all commits are checkpointed.
 async fn checkpointed(engine: &Embedded) {
     while engine.shared.memtable().len() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -71,7 +71,7 @@ async fn deleted_records_are_scanned_once() {
     let (keys, visited) = list(&engine, 10, 0).await;
     assert_eq!(keys, last);
     assert!(visited < 10, "{visited} records visited");
-    // New records in a known range are found, and deleting them costs little.
+    // New records in a known range are found, and scans remain cheap after their deletion.
     commit(&engine, [put(777, 0), put(30_000, 0)].into_iter()).await;
     let (keys, visited) = list(&engine, 10, 0).await;
     assert_eq!(keys, [key(777), key(30_000), key(RECORDS - 1)]);
@@ -94,7 +94,7 @@ async fn scattered_deleted_records_are_scanned_once() {
     commit(&engine, (0..RECORDS).map(|number| put(number, 0))).await;
     checkpointed(&engine).await;
     let lock = block_checkpoints(dir.path());
-    // Runs of 49 deleted records, then runs of 4, which are not worth skipping.
+    // The first half has runs of 49 deleted records. The second has runs of 4, too short to skip.
     commit(&engine, removed((0..RECORDS / 2).filter(|number| !number.is_multiple_of(50)))).await;
     commit(&engine, removed((RECORDS / 2..RECORDS).filter(|number| !number.is_multiple_of(5))))
         .await;
@@ -116,7 +116,7 @@ async fn expired_records_are_scanned_once() {
     let expires_at = |number| if number + 1 < RECORDS { 100 } else { 0 };
     commit(&engine, (0..RECORDS).map(|number| put(number, expires_at(number)))).await;
     checkpointed(&engine).await;
-    assert_eq!(list(&engine, 1, 99).await.0, [key(0)], "before they expire");
+    assert_eq!(list(&engine, 1, 99).await.0, [key(0)], "before the records expire");
     let last = vec![key(RECORDS - 1)];
     assert_eq!(list(&engine, 10, 100).await.0, last);
     let (keys, visited) = list(&engine, 10, 101).await;
@@ -127,7 +127,7 @@ async fn expired_records_are_scanned_once() {
 }
 
 #[tokio::test]
-async fn removed_expired_records_are_read_once() {
+async fn removed_expired_records_are_not_visited_again() {
     const BATCH: usize = 500;
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());
@@ -166,7 +166,7 @@ async fn tombstones_trigger_a_checkpoint_under_load() {
     let mut number = RECORDS;
     // The writes keep the server from counting as idle.
     while engine.shared.memtable().tombstones() >= RECORDS {
-        assert!(Instant::now() < deadline, "no checkpoint");
+        assert!(Instant::now() < deadline, "no checkpoint ran");
         commit(&engine, [put(number, 0)].into_iter()).await;
         number += 1;
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -227,7 +227,7 @@ async fn concurrent_reads_open_a_bounded_number_of_connections() {
     });
     let max = 32.max(2 * std::thread::available_parallelism().unwrap().get());
     assert!((5..=max).contains(&pool.open_connections()), "{}", pool.open_connections());
-    // They were used since the last call.
+    // The connections were used since the last call, so none is closed.
     pool.close_unused();
     assert!(engine.read(&key(1), Projection::Meta).await.unwrap().is_some());
     pool.close_unused();
@@ -255,7 +255,7 @@ async fn a_scan_stops_when_its_future_is_dropped() {
     while Arc::strong_count(&engine.read_path) > 1 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(scanned() - before, 0, "records visited");
+    assert_eq!(scanned() - before, 0, "the cancelled scan visited records");
     assert_eq!(engine.scan(scan).await.unwrap().len(), RECORDS);
     engine.close().await.unwrap();
 }

@@ -43,7 +43,7 @@ pub(super) enum WriterCommand {
 pub(super) struct Writer {
     pub(super) commands: Receiver<WriterCommand>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
-    /// Replaced blob files.
+    /// Deletions of replaced blob files.
     pub(super) deletions: BlobDeletions,
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<ConnectionPool>,
@@ -100,7 +100,7 @@ impl<'c> RequiredVersions<'c> {
 /// The result of checking a group: the outcomes, and the entries to write.
 struct Evaluation {
     outcomes: Vec<Result<Outcome>>,
-    /// Entries, each with whether the database has a record for the key, if known.
+    /// The entries, and for each of them whether the database has a record for its key, if known.
     entries: Vec<(WalEntry, Option<bool>)>,
     last: u64,
     any_committed: bool,
@@ -268,7 +268,7 @@ impl Writer {
             let expiry_and_meta = record.is_some().then_some((expires_at, &meta[..]));
             let location = self.scratch.builder.push(key, version, expiry_and_meta, body);
             let in_db = required.get(key).map(|version| version != 0);
-            // Copies, so that the entry does not keep a larger buffer alive.
+            // Key and meta are copied, so that the entry does not keep a larger buffer alive.
             let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(&meta));
             let entry = WalEntry { key, version, expires_at, meta, location };
             let current = if record.is_some() { version } else { 0 };

@@ -1,5 +1,5 @@
-//! Maintenance: creates the tables, follows the database's clock, raises the version floor and
-//! purges tombstones.
+//! Maintenance: creates the tables, synchronizes with the database's clock, raises the version
+//! floor and purges tombstones.
 
 use super::super::{EngineError, Result};
 use super::connection::{Fault, evict, with_deadline};
@@ -9,12 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Microseconds for which tombstones are kept. The version floor lags by half of that, far more
-/// than [`INTERVAL`], the interval at which every process reads it.
+/// Time for which tombstones are kept, in microseconds. The version floor is half of this time
+/// behind the clock. That is far more than [`INTERVAL`], the interval at which every process reads
+/// the floor.
 const TOMBSTONE_RETENTION_MICROS: u64 = 3_600_000_000;
 /// Time limit of one attempt to create the tables.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
-/// Queries of the clock per synchronization; the one with the shortest round trip is used.
+/// Number of queries of the clock per synchronization. The one with the shortest round trip is
+/// used.
 const CLOCK_SAMPLES: usize = 3;
 
 /// Runs maintenance periodically until the engine is dropped.
@@ -46,7 +48,7 @@ impl Inner {
             return Ok(());
         }
         Err(EngineError::Corrupt(format!(
-            "the database has tables of format {format}, and this build supports format {}; run \
+            "the database has tables of format {format}, but this build supports format {}; run \
              the version of steadfast that created them, or use another database",
             sql::FORMAT
         )))
@@ -54,7 +56,8 @@ impl Inner {
 
     async fn create_tables(&self) -> Result<i32, Fault> {
         let mut client = self.client().await?;
-        // Concurrent creation fails with a duplicate name, and is retried.
+        // If another process creates the table at the same time, this fails with a duplicate name
+        // and is retried.
         if let Err(e) = client.batch_execute(sql::META).await {
             let duplicate = e.code().is_some_and(|code| code.code().starts_with("42P0"));
             return Err(if duplicate { Fault::Conflict } else { e.into() });
@@ -68,7 +71,7 @@ impl Inner {
         transaction.batch_execute(sql::TABLES).await?;
         transaction.commit().await?;
         if let Err(e) = client.batch_execute(sql::DISABLE_COMPRESSION).await {
-            tracing::debug!(error = %e, "disabling compression of values failed");
+            tracing::debug!(error = %e, "could not disable compression of values");
         }
         Ok(sql::FORMAT)
     }
@@ -116,11 +119,11 @@ impl Inner {
         rows.first().map_or(Ok(floor), |row| number(row, 0))
     }
 
-    /// Stores the last version assigned as the floor for the next process.
+    /// Stores the last assigned version as the version floor for the next process.
     pub(super) async fn publish_last_version(&self) {
         let last = self.last_version.load(Ordering::Acquire);
         if let Err(e) = self.raise_version_floor(last).await {
-            tracing::debug!(error = %e, "storing the last version failed");
+            tracing::debug!(error = %e, "could not store the last version");
         }
     }
 }

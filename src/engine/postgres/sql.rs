@@ -1,13 +1,13 @@
-//! The schema and every SQL statement.
+//! The schema and all SQL statements.
 //!
-//! Only features common to databases that speak the PostgreSQL protocol are used: no stored
-//! functions, advisory locks or extensions. In the tables, `due` is a record's `expires_at` and
-//! `head` its `meta`.
+//! The statements use only features that databases that support the PostgreSQL protocol have in
+//! common: no stored functions, advisory locks or extensions. In the tables, the column `due` is a
+//! record's `expires_at`, and `head` is its `meta`.
 
-/// The schema version created and read by this build.
+/// The schema version that this build creates and reads.
 pub(super) const FORMAT: i32 = 1;
 
-/// Creates the metadata table; its single row is locked while the other tables are created.
+/// Creates the metadata table. Its single row is locked while the other tables are created.
 pub(super) const META: &str = "
     CREATE SCHEMA IF NOT EXISTS steadfast;
     CREATE TABLE IF NOT EXISTS steadfast.meta (
@@ -18,9 +18,9 @@ pub(super) const META: &str = "
 ";
 pub(super) const LOCK_META: &str = "SELECT format FROM steadfast.meta WHERE id = 1 FOR UPDATE";
 
-/// A removed record leaves a tombstone, a row with `live = false`, so that versions under its key
-/// keep increasing whichever process writes next. `mark` is a random number per transaction that
-/// distinguishes transactions with the same version.
+/// A removed record leaves a tombstone, a row with `live = false`, so that the versions of its key
+/// keep increasing, whichever process writes next. `mark` is a random number that is chosen per
+/// transaction. It distinguishes transactions with the same version.
 pub(super) const TABLES: &str = "
     CREATE TABLE steadfast.records (
         key BYTEA PRIMARY KEY, version BIGINT NOT NULL, due BIGINT NOT NULL, live BOOL NOT NULL,
@@ -31,13 +31,14 @@ pub(super) const TABLES: &str = "
     CREATE TABLE steadfast.counts (first INT NOT NULL, n BIGINT NOT NULL);
     UPDATE steadfast.meta SET format = 1 WHERE id = 1;
 ";
-/// Disables compression of bodies; optional, as other databases may not support it.
+/// Disables compression of bodies. A failure is ignored, because other databases may not support
+/// it.
 pub(super) const DISABLE_COMPRESSION: &str =
     "ALTER TABLE steadfast.records ALTER COLUMN body SET STORAGE EXTERNAL";
 
 pub(super) const READ_META: &str =
     "SELECT key, version, due, head FROM steadfast.records WHERE key = ANY($1) AND live";
-/// Includes bodies of up to 256 KiB, and the size of every body.
+/// Returns bodies of up to 256 KiB, and the size of every body.
 pub(super) const READ_SMALL: &str = "
     SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
     octet_length(body)::BIGINT FROM steadfast.records WHERE key = ANY($1) AND live";
@@ -47,33 +48,33 @@ pub(super) const READ_LARGE: &str = "
 pub(super) const SCAN: &str = "
     SELECT key, version, due, head FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live AND (due = 0 OR due > $3) ORDER BY key LIMIT $4";
-/// Includes bodies of up to 256 KiB, and the size of every body.
+/// Returns bodies of up to 256 KiB, and the size of every body.
 pub(super) const SCAN_FULL: &str = "
     SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
     octet_length(body)::BIGINT FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live ORDER BY key LIMIT $3";
-/// Begins a transaction and takes its snapshot, which PostgreSQL does at the first query.
+/// Begins a transaction and runs a query, because PostgreSQL takes the snapshot at the first query.
 pub(super) const BEGIN_SNAPSHOT: &str = "
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT id FROM steadfast.meta";
-/// Skips rows that another server is removing.
+/// Skips locked rows, which another server may be removing.
 pub(super) const EXPIRED: &str = "
     SELECT key, version FROM steadfast.records
     WHERE live AND due > 0 AND due <= $1 ORDER BY due LIMIT $2 FOR UPDATE SKIP LOCKED";
 pub(super) const COUNT: &str =
     "SELECT coalesce(sum(n), 0)::BIGINT FROM steadfast.counts WHERE first = $1";
 
-/// Lock the rows of a commit: exclusively those it writes, and in share mode those it only checks,
-/// so that puts into the same store do not block each other.
+/// Lock the rows of a commit. Rows that it writes are locked exclusively. Rows that it only checks
+/// are locked in share mode, so that puts into the same store do not block each other.
 pub(super) const LOCK_WRITES: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 pub(super) const LOCK_CHECKS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
-/// Begin a transaction with a lock timeout in milliseconds. The long one is shorter than the
-/// client's statement timeout: otherwise the wait could outlive the client's connection, with the
-/// locks already acquired.
+/// Begin a transaction with a lock timeout in milliseconds. The long timeout is shorter than the
+/// client's statement timeout. Otherwise a transaction could keep waiting after the client has
+/// closed its connection, and keep the locks that it already has.
 pub(super) const BEGIN_SHORT_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 500";
 pub(super) const BEGIN_LONG_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
-/// Select the rows that the statements above could not lock immediately.
+/// Select the keys of the rows that the statements above cannot lock immediately.
 pub(super) const BLOCKED_WRITES: &str = "
     SELECT key FROM steadfast.records WHERE key = ANY($1) AND key NOT IN (
         SELECT key FROM steadfast.records WHERE key = ANY($1) FOR UPDATE SKIP LOCKED)";
@@ -95,11 +96,11 @@ pub(super) const ADD_COUNTS: &str = "
     INSERT INTO steadfast.counts (first, n)
     SELECT c.first, c.n FROM unnest($1::INT[], $2::BIGINT[]) AS c (first, n)";
 
-/// Waits for a concurrent insert of the key and ensures that a row exists to be locked.
+/// Waits for a concurrent insert of the key, and ensures that it has a row that can be locked.
 pub(super) const ENSURE_ROW: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)
     VALUES ($1, 0, 0, false, 0, '', '') ON CONFLICT (key) DO NOTHING";
-/// A no-op update, which commits after every earlier transaction on the row.
+/// Updates a row without changing it. The update commits after all earlier transactions on the row.
 pub(super) const TOUCH_ROW: &str =
     "UPDATE steadfast.records SET mark = mark WHERE key = $1 RETURNING version, mark";
 

@@ -12,8 +12,8 @@ use bytes::{Buf, BufMut, Bytes};
 pub(crate) const PAGE_BYTES: usize = 4096;
 /// Size of a record's header, in bytes.
 pub(crate) const HEADER_BYTES: usize = 48;
-/// Maximum size of the entries section and of the bodies section, in bytes. Far above the limit of
-/// a commit group, because a single commit may exceed that.
+/// Maximum size of the entries section and of the bodies section, in bytes. It is far above the
+/// limit of a commit group, because a single commit may exceed that limit.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 4] = *b"SDLG";
 /// Size of an entry without its key and meta, in bytes.
@@ -173,7 +173,7 @@ impl RecordBuilder {
                 let at = self.bodies_len;
                 self.bodies_len += bytes.len() as u64;
                 self.bodies.push(bytes.clone());
-                // Inline bodies are far below 4 GiB; `finish` rejects a longer one.
+                // Inline bodies are far below 4 GiB; `finish` rejects larger ones.
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 (2, bytes.len() as u64, checksum, BodyLocation::Inline { at, len, checksum })
             }
@@ -204,7 +204,7 @@ impl RecordBuilder {
     /// Encodes the record into `out`, replacing its contents, and resets the builder.
     ///
     /// # Errors
-    /// When the entries or the bodies exceed 1 GiB.
+    /// Fails if the entries or the bodies exceed 1 GiB.
     pub(crate) fn finish(
         &mut self,
         salt: u32,
@@ -247,7 +247,7 @@ impl RecordBuilder {
 /// The body of an entry to be encoded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NewBody<'b> {
-    /// None: the entry deletes the record.
+    /// No body: the entry deletes the record.
     Removed,
     /// Stored inline in the WAL record.
     Bytes(&'b Bytes),

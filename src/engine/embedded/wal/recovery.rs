@@ -1,8 +1,8 @@
 //! WAL recovery: reads the segments on open and replays the commits that the database lacks.
 //!
-//! A record is written only after the previous one was fsynced, and stores its last version. A
-//! crash can therefore tear only the last record, which was never acknowledged; recovery discards
-//! it. Any other gap is damage to acknowledged commits and fails the recovery.
+//! A record is written only after the previous one was fsynced, and stores the last version of the
+//! previous one. A crash can therefore tear only the last record, which was never acknowledged;
+//! recovery discards it. Any other gap is damage to acknowledged commits and fails the recovery.
 
 use super::super::blob_files::io_error;
 use super::super::database::{CheckpointPosition, body_checksum};
@@ -64,7 +64,7 @@ pub(crate) enum RecoveryMode {
 /// the offset of its record's bodies section.
 ///
 /// # Errors
-/// [`EngineError::Corrupt`] when an acknowledged commit is damaged or missing.
+/// Returns [`EngineError::Corrupt`] if an acknowledged commit is damaged or missing.
 pub(crate) fn recover(
     files: Vec<SegmentFile>,
     position: CheckpointPosition,
@@ -204,7 +204,7 @@ fn read_up_to(segment: &Segment, at: u64, buffer: &mut [u8]) -> Result<usize> {
 
 type HeaderAndEntries = (RecordHeader, Vec<WalEntry>);
 
-/// Reads the record at offset `at`; `None` if there is none with intact entries.
+/// Reads the record at offset `at`; `None` if there is no record with intact entries.
 fn read_record(segment: &Segment, salt: u32, at: u64) -> Result<Option<HeaderAndEntries>> {
     let mut page = vec![0; PAGE_BYTES];
     let len = read_up_to(segment, at, &mut page)?;
@@ -250,8 +250,8 @@ fn find_record_after(
     }
 }
 
-/// Finds a WAL segment or a blob file in a data directory without a database. As the database is
-/// created and fsynced first, such a file means that the database was lost.
+/// Finds a WAL segment or a blob file in a data directory without a database. The database is
+/// created and fsynced first, so such a file means that the database was lost.
 pub(crate) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
     if let Some(file) = list_dir(&dir.join("log"))?.pop() {
         return Ok(Some(file));
@@ -264,7 +264,7 @@ pub(crate) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Lists a directory; empty when it does not exist.
+/// Lists a directory; empty if it does not exist.
 fn list_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -28,7 +28,7 @@ pub(crate) struct Segment {
     segment_file: SegmentFile,
 }
 
-/// A file in the `log/` directory, on disk as `slot-NNNN`.
+/// A file in the `log/` directory, named `slot-NNNN`.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
     number: u64,
@@ -62,7 +62,7 @@ impl Segment {
     /// Reads `len` bytes at offset `at`.
     ///
     /// # Errors
-    /// [`EngineError::Corrupt`] if the file is too short.
+    /// Returns [`EngineError::Corrupt`] if the file is too short.
     pub(crate) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         match self.segment_file.file.read_exact_at(&mut bytes, at) {
