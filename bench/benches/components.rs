@@ -1,4 +1,4 @@
-//! Microbenchmarks of hot components, and whole requests over an in-memory stream.
+//! Microbenchmarks of hot components, and of whole requests on an in-memory stream.
 //!
 //!     cargo bench --manifest-path bench/Cargo.toml --target-dir target/bench
 
@@ -30,7 +30,7 @@ fn components(c: &mut Criterion) {
 fn requests(c: &mut Criterion) {
     let server = Server::memory();
     let item = format!("/keys/{}", key(ITEMS / 2).replace('/', "%2F"));
-    // Many requests per iteration amortize the connection.
+    // Many requests per iteration amortize the cost of the connection.
     let mut many = |name: &str, request: &[u8], times: usize| {
         c.bench_function(name, |b| b.iter(|| server.send(request, times)));
     };

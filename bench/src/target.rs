@@ -1,4 +1,4 @@
-//! The benchmark targets: how to start each and how to format its requests.
+//! Starts the benchmark targets and formats their requests.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -99,7 +99,7 @@ impl Target {
         if self.name == "webdis" { self.wait_for_redis(begin) } else { Ok(()) }
     }
 
-    /// Waits until webdis is connected to Redis; it loses requests that it accepts earlier.
+    /// Waits until webdis is connected to Redis, because it loses requests that it accepts earlier.
     fn wait_for_redis(&self, begin: Instant) -> Result<(), String> {
         const CONSECUTIVE: usize = 500;
         let mut successes = 0;
@@ -116,7 +116,7 @@ impl Target {
         Ok(())
     }
 
-    /// Stops the target with a signal and restarts it on the same data.
+    /// Sends a signal to stop the target, and restarts it with the same data.
     pub fn restart(&mut self, signal: &str) -> Result<(), String> {
         for child in &mut self.children {
             let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
@@ -129,12 +129,12 @@ impl Target {
         self.wait_until_ready(begin)
     }
 
-    /// The port.
+    /// Returns the port of the server.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Resident memory of all processes in MB.
+    /// Returns the resident memory of all processes, in MB.
     pub fn rss(&self) -> f64 {
         let of = |child: &Child| {
             let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
@@ -144,7 +144,7 @@ impl Target {
         self.children.iter().filter_map(of).sum::<f64>() / 1000.0
     }
 
-    /// Disk usage in MB.
+    /// Returns the disk usage, in MB.
     pub fn disk(&self) -> f64 {
         fn size(path: &Path) -> u64 {
             use std::os::unix::fs::MetadataExt;
@@ -188,12 +188,12 @@ impl Target {
         }
     }
 
-    /// The request that reads a key.
+    /// Formats a request that reads a key.
     pub fn get(&self, key: &str) -> Vec<u8> {
         self.request("GET", &self.path(key), b"")
     }
 
-    /// The request that writes a key.
+    /// Formats a request that writes a key.
     pub fn put(&self, key: &str, value: &[u8]) -> Vec<u8> {
         match self.name {
             "webdis" => self.request("PUT", &format!("/SET/{key}"), value),
@@ -201,7 +201,7 @@ impl Target {
         }
     }
 
-    /// The request that lists 1000 keys, if the target has lists.
+    /// Formats a request that lists 1000 keys; returns `None` if the target has no lists.
     pub fn list(&self) -> Option<Vec<u8>> {
         // The placeholder is in a header field that the server ignores.
         let path = format!("/resources/stores/kv/{}/keys?prefix=k00012", self.store);
@@ -211,18 +211,18 @@ impl Target {
         (self.name == "steadfast").then_some(list)
     }
 
-    /// The request that removes a key.
+    /// Formats a request that deletes a key.
     pub fn delete(&self, key: &str) -> Vec<u8> {
         self.request("DELETE", &self.path(key), b"")
     }
 
-    /// The request for the keys with a prefix.
+    /// Formats a request that lists the keys with a prefix.
     pub fn page(&self, prefix: &str) -> Vec<u8> {
         let path = format!("/resources/stores/kv/{}/keys?prefix={prefix}", self.store);
         self.request("GET", &path, b"")
     }
 
-    /// The request that writes many keys at once, if the target has batches.
+    /// Formats a request that writes many keys; returns `None` if the target has no batches.
     pub fn batch(&self, keys: &[String], value: &[u8], ttl_secs: Option<u64>) -> Option<Vec<u8>> {
         use base64::Engine as _;
         let body = match self.name {

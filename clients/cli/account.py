@@ -1,4 +1,4 @@
-"""Authentication: tokens, endpoints and the account commands."""
+"""Checks of authentication: tokens, endpoints and the account commands."""
 
 from checks import about, check, contains, equal, true
 from command import TOKEN, URL, unfolded
@@ -26,7 +26,7 @@ def _(fastly):
     true(output["TokenID"] and output["UserID"] and output["CreatedAt"], f"incomplete: {output}")
 
 
-@check("every command with a wrong token fails with the CLI's hint")
+@check("every command with a wrong token fails and prints the CLI's hint about tokens")
 def _(fastly):
     store_id = fastly.store()
     for command in (
@@ -48,7 +48,7 @@ def _(fastly):
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("a long batch with a wrong token is refused")
+@check("a long batch with a wrong token is rejected and writes nothing")
 def _(fastly):
     store_id = fastly.store()
     line = '{"key":"k","value":"' + "QUJD" * 100_000 + '"}\n'
@@ -83,7 +83,7 @@ def _(fastly):
     true("Data" in fastly.json("kv-store", "list", HOME=home, **nothing), "no stores")
 
 
-@check("a token can be stored under a name, shown, and used by that name")
+@check("a token can be stored under a name, shown, and selected by its name")
 def _(fastly):
     own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
     contains(
@@ -100,7 +100,7 @@ def _(fastly):
 def _(fastly):
     own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
     result = fastly.run("auth", "add", "bad", "--api-token", "a-wrong-token-0123456789", **own)
-    true(result.status == 1, f"it was stored: {result}")
+    true(result.status == 1, f"the wrong token was accepted: {result}")
     contains(unfolded(fastly.ok("auth", "list", **own).out), "No tokens stored")
 
 

@@ -1,4 +1,4 @@
-"""Tokens, and the product calls of version 15.0.0."""
+"""Checks of tokens, and of the product calls in version 15.0.0."""
 
 import json
 import os
@@ -56,11 +56,11 @@ def _(service):
                 error = refused(401, UnauthorizedException, call)
                 explained(error)
                 contains(error.body, "Provided credentials are missing or invalid", "the body")
-                true(TOKEN not in error.body, "the valid token is in the response")
+                true(TOKEN not in error.body, "the response contains the valid token")
     equal(service.text(store_id, "key"), b"value", "the item")
 
 
-@check("a request without a token, which this client cannot send, returns 401 as well")
+@check("a request without a token, sent without this client, also returns 401")
 def _(service):
     for path in ("", "/0000000000000000000000", "/0000000000000000000000/keys/key"):
         for method in ("GET", "HEAD", "PUT", "DELETE"):
@@ -91,8 +91,8 @@ def _(service):
         equal((raw.status, raw.headers["content-type"]), (200, "application/json"), "the response")
         equal(body["product"], {"id": "kv_store", "object": "product"}, "the product")
         equal(body["customer"]["object"], "customer", "the customer")
-        true(isinstance(body["customer"]["id"], str) and body["customer"]["id"], "its id")
-        # Version 15.0.0 cannot decode a response with a "self" link, which its own model documents.
+        true(isinstance(body["customer"]["id"], str) and body["customer"]["id"], "the customer has no id")
+        # Version 15.0.0 cannot decode a response with a "self" link, although its model documents the link.
         if "self" in body.get("_links", {}):
             contains(body["_links"]["self"], "/enabled-products/v1/kv_store", "the link to itself")
             try:

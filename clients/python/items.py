@@ -1,4 +1,4 @@
-"""Items: values, metadata, generations, write modes, time to live."""
+"""Checks of items: values, metadata, generations, write modes and time to live."""
 
 import email.utils
 import time
@@ -17,11 +17,11 @@ MISSING = "0000000000000000000000"
 def _(service):
     nothing, status, headers = service.put(service.store(), "key", "value")
     equal((nothing, status), (None, 200), "the response")
-    equal(headers.get("content-length"), "0", "its length")
-    true("content-type" not in headers, "it has a content type")
+    equal(headers.get("content-length"), "0", "the Content-Length")
+    true("content-type" not in headers, "the response has a Content-Type")
 
 
-@check("a read returns the value and every header of an item")
+@check("a read returns the value and all headers of an item")
 def _(service):
     store_id = service.store()
     before = time.time()
@@ -40,7 +40,7 @@ def _(service):
     }.items():
         equal(headers.get(name), wanted, name)
     for name in ("etag", "content-encoding", "transfer-encoding"):
-        true(name not in headers, f"a header {name}")
+        true(name not in headers, f"the response has a header {name}")
     generation = headers["generation"]
     true(generation.isdigit() and len(generation) == 16, f"the generation {generation}")
     seconds = int(generation) / 1e6
@@ -97,7 +97,7 @@ def _(service):
             except ApiTypeError:
                 pass
             else:
-                raise Failed("the client has stopped parsing values as JSON")
+                raise Failed("the client returned a value that looks like JSON without parsing it")
     service.put(store_id, "json", '"quoted"')
     equal(service.text(store_id, "json"), b'"quoted"', "the bytes of a JSON string")
     equal(
@@ -113,7 +113,7 @@ def _(service):
     equal((value, headers["content-length"]), (b'""', "2"), "the value")
 
 
-@check("binary values are returned by the raw mode")
+@check("the raw mode of the client returns binary values unchanged")
 def _(service):
     store_id = service.store()
     value = bytes(range(256)) * 3
@@ -124,7 +124,7 @@ def _(service):
     except UnicodeDecodeError:
         pass
     else:
-        raise Failed("the client has stopped decoding values")
+        raise Failed("the client returned a binary value without decoding it")
 
 
 @check("a value of 25 MiB is stored; one byte more returns 413 and changes nothing")
@@ -152,7 +152,7 @@ def _(service):
     equal(len(service.text(store_id, "big")), LIMIT, "the length")
 
 
-@check("each write raises the generation, even of metadata alone")
+@check("each write increases the generation, even if it only changes the metadata")
 def _(service):
     store_id = service.store()
     seen = []
@@ -164,7 +164,7 @@ def _(service):
     service.put(store_id, "key", "value", add=True)
     seen.append(service.generation(store_id, "key"))
     equal(seen, sorted(set(seen)), "the generations")
-    true(seen[-1] < 2**53, "a generation that JavaScript cannot represent")
+    true(seen[-1] < 2**53, "JavaScript cannot represent the generation")
 
 
 @check("metadata round-trips byte for byte, including Latin-1 letters")
@@ -199,7 +199,7 @@ def _(service):
     equal((value, headers["metadata"]), (b"value", "kept"), "the item")
 
 
-@check("the client rejects metadata beyond Latin-1 or with a line break")
+@check("the client rejects metadata that contains a line break or is not Latin-1")
 def _(service):
     store_id = service.store()
     for metadata in ("snow \u2603", "two\nlines", "two\r\nlines: x"):
@@ -208,7 +208,7 @@ def _(service):
                 service.put(store_id, "key", "value", metadata=metadata)
             except (UnicodeEncodeError, ValueError):
                 continue
-            raise Failed("the client sent it")
+            raise Failed("the client sent the metadata")
     equal(service.keys(store_id), [], "the keys")
 
 
@@ -231,7 +231,7 @@ def _(service):
     empty_412(refused(412, ApiException, service.put, store_id, "key", "second", add=True))
     value, headers = service.raw(store_id, "key")
     equal(
-        (value, headers["metadata"], int(headers["generation"])), (b"first", "m", generation), "it"
+        (value, headers["metadata"], int(headers["generation"])), (b"first", "m", generation), "the item"
     )
     service.put(store_id, "key", "third", add=False)
     equal(service.text(store_id, "key"), b"third", "after add=False")
@@ -243,11 +243,11 @@ def _(service):
 def empty_412(error):
     """Checks that a failed precondition has no body."""
     equal(error.body, "", "the body of a 412")
-    equal(error.headers.get("content-length"), "0", "its length")
-    true("content-type" not in error.headers, "it has a content type")
+    equal(error.headers.get("content-length"), "0", "the Content-Length of a 412")
+    true("content-type" not in error.headers, "the 412 has a Content-Type")
 
 
-@check("append and prepend add bytes at the end and the front, or create the item")
+@check("append adds bytes at the end and prepend at the beginning, or they create the item")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "b", append=True)
@@ -279,7 +279,7 @@ def _(service):
     equal(service.text(store_id, "prepend"), b"zyx", "the prepended item, past its first expiry")
 
 
-@check("an append can shorten an item's time to live")
+@check("an append can set a time to live for an item that had none")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "x")
@@ -320,12 +320,12 @@ def _(service):
     error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "short")
     explained(error)
     equal(service.keys(store_id), ["shown"], "the keys after")
-    equal(service.text(store_id, "shown"), b"lives", "the one that lives longer")
-    equal(service.put(store_id, "short", "new", add=True)[1], 200, "an add after it")
+    equal(service.text(store_id, "shown"), b"lives", "the value of the item that has not expired")
+    equal(service.put(store_id, "short", "new", add=True)[1], 200, "the status of an add after the expiry")
     equal(service.text(store_id, "short"), b"new", "the value of the add")
 
 
-@check("overwriting without a time to live removes it; with one it restarts")
+@check("an overwrite without a time to live removes it, and one with a time to live replaces it")
 def _(service):
     store_id = service.store()
     for key in ("lifted", "renewed"):
@@ -336,7 +336,7 @@ def _(service):
     equal(service.keys(store_id), ["lifted", "renewed"], "the keys")
 
 
-@check("deleting an item that has just expired returns 204; with a generation it returns 412")
+@check("deleting an item that has just expired returns 204, or 412 with a generation condition")
 def _(service):
     store_id = service.store()
     service.put(store_id, "plain", "x", time_to_live_sec=3)
@@ -375,7 +375,7 @@ def _(service):
         explained(refused(404, NotFoundException, call))
 
 
-@check("a missing item returns 404 with a body, in the raw mode too")
+@check("a missing item returns 404 with a body, also in the raw mode of the client")
 def _(service):
     store_id = service.store()
     error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "nope")
@@ -386,7 +386,7 @@ def _(service):
     except NotFoundException as raised:
         equal(raised.status, 404, "the status")
     else:
-        raise Failed("a missing item was read")
+        raise Failed("the client returned a value for a missing item")
 
 
 @check("the same key in two stores is two items")

@@ -1,4 +1,4 @@
-"""Keys: all characters, all lengths, and rejected keys."""
+"""Checks of keys: unusual characters, lengths, and rejected keys."""
 
 from fastly.exceptions import ApiException
 
@@ -94,12 +94,12 @@ def _(service):
     for key in STRANGE:
         with about(key):
             equal(service.text(store_id, key), f"value of {key}".encode(), "the value")
-            true(key in service.keys(store_id, prefix=key), "not found by its own prefix")
+            true(key in service.keys(store_id, prefix=key), "the key is missing from the list with the key as prefix")
             service.items.kv_store_delete_item(store_id, key)
-    equal(service.keys(store_id), [], "the keys in the end")
+    equal(service.keys(store_id), [], "the keys at the end")
 
 
-@check("a key of 1024 bytes works, one of 1025 returns 400")
+@check("a key of 1024 bytes is accepted, and one of 1025 bytes returns 400")
 def _(service):
     store_id = service.store()
     for key in ("k" * 1024, "\u00e9" * 512, "\U0001f600" * 256, "/" * 1024, "%" * 1024):
@@ -128,4 +128,4 @@ def _(service):
             explained(refused(400, ApiException, delete, store_id, key), "key")
             explained(refused(400, ApiException, delete, store_id, key, force=True), "key")
     equal(service.keys(store_id), ["kept"], "the keys")
-    equal(service.text(store_id, "kept"), b"value", "the item that was there")
+    equal(service.text(store_id, "kept"), b"value", "the item that existed before")

@@ -32,14 +32,14 @@ pub struct Server {
 
 impl Server {
     /// Creates a server on the memory engine.
-    #[allow(dead_code, reason = "each bench uses one")]
+    #[allow(dead_code, reason = "each benchmark uses one constructor")]
     pub fn memory() -> Server {
         Server::over(Arc::new(Memory::new()), None)
     }
 
-    /// Creates a server on the embedded engine. Reopens the engine so that all items are in the
-    /// database: instruction counts depend on the share that is in the WAL.
-    #[allow(dead_code, reason = "each bench uses one")]
+    /// Creates a server on the embedded engine. Reopens the engine to move all items to the
+    /// database, because instruction counts depend on the share of items that is in the WAL.
+    #[allow(dead_code, reason = "each benchmark uses one constructor")]
     pub fn embedded() -> Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let data = dir.path().join("data");
@@ -92,7 +92,7 @@ impl Server {
         .into_bytes()
     }
 
-    /// Sends a request `times` times over one connection, one at a time.
+    /// Sends a request `times` times on one connection, one at a time.
     pub fn send(&self, request: &[u8], times: usize) {
         let minute = Duration::from_secs(60);
         let timeouts = Timeouts { head: minute, idle: minute, body: minute, write: minute };
@@ -106,7 +106,7 @@ impl Server {
                 for _ in 1..times {
                     ours.write_all(request).await.expect("the request is written");
                     ours.read_exact(&mut bytes).await.expect("a response");
-                    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not a 200");
+                    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "the response is not a 200");
                 }
                 drop(ours);
             };
@@ -125,7 +125,7 @@ pub fn line(n: usize) -> String {
     format!("{{\"key\":\"{}\",\"value\":\"{}\"}}\n", key(n), "c3Rl".repeat(340))
 }
 
-/// Returns the key of an item.
+/// Returns the key of the item with the given number.
 pub fn key(n: usize) -> String {
     format!("folder/key-{n:08}")
 }

@@ -1,5 +1,5 @@
-//! The crate's calls, each with its own configuration over one shared connection pool, and its
-//! many error types converted to one.
+//! Wraps the calls of the crate. Each call has its own configuration, but all share one connection
+//! pool. The many error types of the crate are converted to one.
 
 use std::env;
 use std::fmt::Debug;
@@ -15,7 +15,8 @@ use fastly_api::models::{
 
 use crate::checks::{Verdict, ensure, same};
 
-/// A failed call: rejected by the server, or not encodable or decodable by the crate.
+/// The reason why a call failed: the server rejected it, the crate could not decode the response,
+/// or another error occurred.
 #[derive(Debug)]
 pub enum Failure {
     Refused { status: u16, content: String, decoded: Option<String> },
@@ -37,7 +38,7 @@ fn convert<T, E: Debug>(result: Result<T, Error<E>>) -> CallResult<T> {
     })
 }
 
-/// Describes an unexpected failure.
+/// Returns the result of a call that must succeed, or a description of the failure.
 pub fn must<T>(result: CallResult<T>) -> Result<T, String> {
     result.map_err(|failure| match failure {
         Failure::Broken(reason) => reason,
@@ -45,7 +46,7 @@ pub fn must<T>(result: CallResult<T>) -> Result<T, String> {
     })
 }
 
-/// Succeeds if the server answered with this status and, where required, a problem body.
+/// Succeeds if the server responded with this status and, except for 412, a problem body.
 pub fn refused<T: Debug>(what: &str, result: CallResult<T>, wanted: u16) -> Verdict {
     match result {
         Err(Failure::Refused { status, content, decoded }) => {
@@ -63,7 +64,7 @@ pub fn refused<T: Debug>(what: &str, result: CallResult<T>, wanted: u16) -> Verd
     }
 }
 
-/// Succeeds if the server answered with a 4xx.
+/// Succeeds if the server responded with a 4xx.
 pub fn refused_somehow<T: Debug>(what: &str, result: CallResult<T>) -> Verdict {
     match result {
         Err(Failure::Refused { status: 400..=499, .. }) => Ok(()),
@@ -85,7 +86,7 @@ impl Client {
         Ok(client.with_token(Some(&need("STEADFAST_TOKEN")?)))
     }
 
-    /// The same server with another token or without one.
+    /// Returns a client for the same server with another token, or without a token.
     pub fn with_token(&self, token: Option<&str>) -> Self {
         let mut config = self.config.clone();
         config.api_key = token.map(|key| ApiKey { prefix: None, key: key.to_owned() });
@@ -165,8 +166,8 @@ impl Client {
         self.delete_with(delete_params(store_id, key)).await
     }
 
-    /// The stored bytes of a value, read with the crate's HTTP client instead of the crate, and its
-    /// metadata.
+    /// Returns the stored bytes of a value and its metadata. Reads them with the HTTP client of the
+    /// crate, because the crate decodes values.
     pub async fn stored(&self, store_id: &str, key: &str) -> Result<(String, String), String> {
         let base = &self.config.base_path;
         let url = format!("{base}/resources/stores/kv/{store_id}/keys/{}", urlencode(key));

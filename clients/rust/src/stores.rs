@@ -1,4 +1,4 @@
-//! KvStoreApi: create, list, get, put (rename), delete; and tokens.
+//! Checks of KvStoreApi (create, list, get, put to rename, delete), and of tokens.
 
 use fastly_api::apis::kv_store_api::KvStoreListParams;
 
@@ -12,15 +12,15 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.check("create returns id, name and both dates", created(client)).await;
     checks.check("create accepts each location and no other", locations(client)).await;
     checks.check("an invalid, missing or existing name returns 400", bad_names(client)).await;
-    checks.check("get returns what create returned; an unknown id is 404", described(client)).await;
+    checks.check("get returns the created store, an unknown id 404", described(client)).await;
     checks.check("list returns every store once, page by page", listed(client)).await;
-    checks.check("list by name finds that store, or none", listed_by_name(client)).await;
+    checks.check("list by name returns that store, or none", listed_by_name(client)).await;
     checks.check("an invalid list limit returns 400", bad_limits(client)).await;
     checks.check("put renames a store and changes nothing else", renamed(client)).await;
     checks
         .check("a rename to an invalid or existing name changes nothing", not_renamed(client))
         .await;
-    checks.check("delete is 409 with items, then 204, then 404", deleted(client)).await;
+    checks.check("delete returns 409 with items, then 204, then 404", deleted(client)).await;
     checks.check("every call without a valid token returns 401", unauthorized(client)).await;
 }
 
@@ -61,7 +61,7 @@ async fn described(client: &Client) -> Verdict {
     Ok(())
 }
 
-/// The names of all stores, read in pages of `limit`, and how many pages that took.
+/// Returns the names of all stores, read in pages of `limit`, and the number of pages.
 async fn all_names(client: &Client, limit: Option<i32>) -> Result<(Vec<String>, usize), String> {
     let mut names = Vec::new();
     let mut cursor = None;
@@ -76,7 +76,7 @@ async fn all_names(client: &Client, limit: Option<i32>) -> Result<(Vec<String>, 
             return Ok((names, pages));
         }
     }
-    Err("paging does not come to an end".to_owned())
+    Err("paging does not end".to_owned())
 }
 
 async fn listed(client: &Client) -> Verdict {
@@ -118,7 +118,7 @@ async fn renamed(client: &Client) -> Verdict {
     let after = must(client.describe(&id).await)?;
     same("name", after.name.as_deref(), Some("rs after"))?;
     same("created_at", &after.created_at, &before.created_at)?;
-    ensure(after.updated_at >= before.updated_at, "updated_at does not go back")?;
+    ensure(after.updated_at >= before.updated_at, "updated_at decreased")?;
     same("value", must(client.get(&id, "k").await)?.as_str(), "kept")?;
     must(client.rename(&id, "rs after").await)?;
     // The old name can be reused.
@@ -142,8 +142,8 @@ async fn deleted(client: &Client) -> Verdict {
     must(client.delete_store(&id).await)?;
     refused("a deleted store", client.delete_store(&id).await, 404)?;
     refused("a deleted store", client.describe(&id).await, 404)?;
-    refused("an item of it", client.get(&id, "k").await, 404)?;
-    refused("a write to it", client.put(&id, "k", "v").await, 404)
+    refused("an item in a deleted store", client.get(&id, "k").await, 404)?;
+    refused("a write to a deleted store", client.put(&id, "k", "v").await, 404)
 }
 
 async fn unauthorized(client: &Client) -> Verdict {
