@@ -244,6 +244,66 @@ fn only_eventual_lists_are_read_from_a_standby() {
     assert!(list.starts_with(r#"{"data":["k"]"#), "the list was not read from the primary: {list}");
 }
 
+/// The number of rows of the records table that statements have read.
+const ROWS_READ: &str = "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read \
+    FROM pg_stat_user_tables WHERE schemaname = 'steadfast' AND relname = 'records'";
+const LIVE_INDEX_VALID: &str = "SELECT coalesce((SELECT indisvalid FROM pg_index \
+    WHERE indexrelid = to_regclass('steadfast.records_live')), false)";
+
+#[test]
+fn lists_do_not_read_tombstones() {
+    let Some(url) = create_database("tombstones") else { return };
+    let server = Server::postgres(&url);
+    let store = server.create_store("site");
+    let keys = format!("/resources/stores/kv/{store}/keys");
+    assert_eq!(server.request(&format!("PUT {keys}/z"), &[], b"v").status, 200);
+    let rows_read = block_on(async {
+        let client = connect(&url).await;
+        let add = format!(
+            "INSERT INTO steadfast.records SELECT ('i{store}k' || n)::BYTEA, \
+             extract(epoch FROM now()) * 1000000, 0, false, 0, '', '' \
+             FROM generate_series(1, 20000) AS n"
+        );
+        client.batch_execute(&add).await.unwrap();
+        client.batch_execute("VACUUM ANALYZE steadfast.records").await.unwrap();
+        let before: i64 = client.query_one(ROWS_READ, &[]).await.unwrap().get(0);
+        assert_eq!(server.get(&keys).text(), r#"{"data":["z"],"meta":{"limit":1000}}"#);
+        assert_eq!(server.get(&format!("/_/v1/stores/{store}/export")).status, 200);
+        drop(server);
+        // A database process publishes its statistics before it ends.
+        let processes = "SELECT count(*) FROM pg_stat_activity WHERE \
+            application_name = 'steadfast' AND datname = current_database()";
+        let until = Instant::now() + Duration::from_secs(60);
+        while client.query_one(processes, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+            assert!(Instant::now() < until, "connections of the server remain open");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        client.query_one(ROWS_READ, &[]).await.unwrap().get::<_, i64>(0) - before
+    });
+    assert!((1..1000).contains(&rows_read), "{rows_read} rows were read to list one item");
+}
+
+#[test]
+fn servers_started_together_rebuild_an_invalid_or_missing_index() {
+    let Some(url) = create_database("reindexed") else { return };
+    drop(Server::postgres(&url));
+    let invalidate = "UPDATE pg_index SET indisvalid = false \
+        WHERE indexrelid = 'steadfast.records_live'::regclass";
+    for damage in ["DROP INDEX steadfast.records_live", invalidate] {
+        block_on(async { connect(&url).await.batch_execute(damage).await.unwrap() });
+        let servers = three_servers(&url);
+        let until = Instant::now() + Duration::from_secs(60);
+        block_on(async {
+            let client = connect(&url).await;
+            while !client.query_one(LIVE_INDEX_VALID, &[]).await.unwrap().get::<_, bool>(0) {
+                assert!(Instant::now() < until, "the index is not valid after: {damage}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        assert_eq!(servers[0].get("/resources/stores/kv").status, 200);
+    }
+}
+
 #[test]
 fn several_servers_delete_expired_items_concurrently() {
     let Some(url) = create_database("swept") else { return };

@@ -1,12 +1,14 @@
-//! Maintenance: creates the tables, synchronizes with the database's clock, raises the version
-//! floor and purges tombstones.
+//! Maintenance: creates the tables and missing indexes, synchronizes with the database's clock,
+//! raises the version floor and purges tombstones.
 
 use super::super::{EngineError, Result};
 use super::connection::{Fault, evict, with_deadline};
 use super::{Backoff, Inner, number, sql};
+use deadpool_postgres::Client;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio_postgres::{Client as PgClient, SimpleQueryMessage};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Time for which tombstones are kept, in microseconds. The version floor is half of this time
@@ -19,8 +21,12 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
 /// used.
 const CLOCK_SAMPLES: usize = 3;
 
-/// Runs maintenance periodically until the engine is dropped.
+/// Builds a missing index, and runs maintenance periodically until the engine is dropped.
 pub(super) async fn run(inner: Weak<Inner>) {
+    tokio::join!(run_periodically(inner.clone()), build_live_index(inner));
+}
+
+async fn run_periodically(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let Some(inner) = inner.upgrade() else { return };
@@ -28,6 +34,66 @@ pub(super) async fn run(inner: Weak<Inner>) {
             tracing::warn!(error = %e, "database maintenance failed");
         }
     }
+}
+
+/// Builds the index that scans use, unless it is valid. Retries until it is, because other servers
+/// may be building it or the connection may be lost.
+async fn build_live_index(inner: Weak<Inner>) {
+    loop {
+        match try_build_live_index(&inner).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(Fault::Rejected(e)) => {
+                tracing::warn!(error = %e, "building the index records_live failed; until it \
+                    exists, lists are slow after many deletions");
+                return;
+            }
+            Err(fault) => tracing::debug!(?fault, "building the index records_live failed"),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Returns whether the index is valid, after building it unless another server is doing so.
+async fn try_build_live_index(inner: &Weak<Inner>) -> Result<bool, Fault> {
+    let (builder, lock) = {
+        let Some(inner) = inner.upgrade() else { return Ok(true) };
+        let client = inner.client().await?;
+        match live_index_valid(&client).await {
+            Ok(Some(true)) => return Ok(true),
+            Ok(_) => {}
+            Err(fault) => {
+                evict(client);
+                return Err(fault);
+            }
+        }
+        // Taken from the pool: a build may take minutes, and its connections are closed at its end.
+        let builder = Client::take(client);
+        (builder, Client::take(inner.client().await?))
+    };
+    with_deadline(lock.batch_execute(sql::ADD_BUILD_LOCK)).await?;
+    let locked = with_deadline(lock.simple_query(sql::LOCK_BUILD)).await?;
+    if !locked.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+        return Ok(false);
+    }
+    match live_index_valid(&builder).await? {
+        Some(true) => return Ok(true),
+        Some(false) => {
+            with_deadline(builder.batch_execute(sql::SHORT_LOCK_TIMEOUT)).await?;
+            with_deadline(builder.batch_execute(sql::DROP_LIVE_INDEX)).await?;
+        }
+        None => {}
+    }
+    tracing::info!("building the index records_live");
+    with_deadline(builder.batch_execute(sql::NO_TIMEOUTS)).await?;
+    builder.batch_execute(sql::CREATE_LIVE_INDEX).await?;
+    tracing::info!("built the index records_live");
+    Ok(true)
+}
+
+async fn live_index_valid(client: &PgClient) -> Result<Option<bool>, Fault> {
+    let row = with_deadline(client.query_opt(sql::LIVE_INDEX_VALID, &[])).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
 }
 
 impl Inner {

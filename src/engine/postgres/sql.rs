@@ -27,6 +27,7 @@ pub(super) const TABLES: &str = "
         mark BIGINT NOT NULL, head BYTEA NOT NULL, body BYTEA NOT NULL
     );
     CREATE INDEX records_due ON steadfast.records (due) WHERE live AND due > 0;
+    CREATE INDEX records_live ON steadfast.records (key) WHERE live;
     CREATE INDEX records_removed ON steadfast.records (version) WHERE NOT live;
     CREATE TABLE steadfast.counts (first INT NOT NULL, n BIGINT NOT NULL);
     UPDATE steadfast.meta SET format = 1 WHERE id = 1;
@@ -35,6 +36,32 @@ pub(super) const TABLES: &str = "
 /// it.
 pub(super) const DISABLE_COMPRESSION: &str =
     "ALTER TABLE steadfast.records ALTER COLUMN body SET STORAGE EXTERNAL";
+
+/// Returns whether the index that scans use is valid, or no row if the index does not exist.
+/// Databases created by earlier versions lack the index. An interrupted build leaves an invalid one.
+pub(super) const LIVE_INDEX_VALID: &str = "
+    SELECT i.indisvalid FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'steadfast' AND c.relname = 'records_live'";
+pub(super) const CREATE_LIVE_INDEX: &str =
+    "CREATE INDEX CONCURRENTLY IF NOT EXISTS records_live ON steadfast.records (key) WHERE live";
+pub(super) const DROP_LIVE_INDEX: &str = "DROP INDEX CONCURRENTLY IF EXISTS steadfast.records_live";
+/// Creates the row that a server locks while it builds the index. Maintenance never updates this
+/// row. A second connection locks it, because a concurrent build cannot run in a transaction.
+pub(super) const ADD_BUILD_LOCK: &str = "
+    INSERT INTO steadfast.meta (id, format, version_floor) VALUES (2, 0, 0)
+    ON CONFLICT (id) DO NOTHING";
+/// Locks the row of [`ADD_BUILD_LOCK`]; returns no row if another server has locked it. Must be sent
+/// as a simple query: a prepared statement would keep its snapshot until the transaction ends, and
+/// the build would wait for that.
+pub(super) const LOCK_BUILD: &str =
+    "BEGIN; SELECT id FROM steadfast.meta WHERE id = 2 FOR UPDATE SKIP LOCKED";
+/// Disables timeouts, because a build waits until all older transactions have ended.
+pub(super) const NO_TIMEOUTS: &str = "SET lock_timeout = 0; SET statement_timeout = 0";
+/// Limits the wait of [`DROP_LIVE_INDEX`] for a build whose server has disconnected. That build waits
+/// for the drop too, so the limit is shorter than `deadlock_timeout`.
+pub(super) const SHORT_LOCK_TIMEOUT: &str = "SET lock_timeout = 500";
 
 pub(super) const READ_META: &str =
     "SELECT key, version, due, head FROM steadfast.records WHERE key = ANY($1) AND live";
