@@ -1,8 +1,9 @@
 //! A data directory that is moved, replaced or removed while its server runs.
 
-use crate::support::{Client, DiskServer, Server};
+use crate::support::{Client, DiskServer, Server, TOKEN, binary, run};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// The exit status after a storage failure.
@@ -87,4 +88,46 @@ fn a_server_stops_when_its_database_is_removed() {
     let mut disk = DiskServer::new(&[]);
     fs::remove_file(disk.data().join("steadfast.db")).unwrap();
     expect_fatal_exit(&mut disk);
+}
+
+#[test]
+fn a_server_stops_when_its_lock_file_is_removed() {
+    let mut disk = DiskServer::new(&[]);
+    fs::remove_file(disk.data().join("LOCK")).unwrap();
+    expect_fatal_exit(&mut disk);
+}
+
+#[test]
+fn the_lock_of_a_data_directory_outlives_its_lock_file() {
+    let mut disk = DiskServer::new(&[]);
+    let (data, backup) = (disk.data(), disk.data().with_file_name("backup"));
+    // Stopped, so that it cannot notice the removal.
+    signal(&disk, "-STOP");
+    fs::remove_file(data.join("LOCK")).unwrap();
+    let (data, backup) = (data.to_str().unwrap(), backup.to_str().unwrap());
+    let commands = [
+        &["serve", "--listen", "127.0.0.1:0", "--data", data][..],
+        &["check", "--data", data],
+        &["copy", "--from", data, "--to", backup],
+    ];
+    for args in commands {
+        let output = run(Command::new(binary()).args(args));
+        assert_ne!(output.code, 0, "{args:?}");
+        output.assert_err("is locked by another steadfast process");
+    }
+    // Not the directory itself: its server is asked for the backup.
+    let args = ["backup", "--data", data, "-o", backup];
+    let mut command = Command::new(binary());
+    let mut child = command.args(args).env("FASTLY_API_TOKEN", TOKEN).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(child.try_wait().unwrap().is_none(), "does not wait for the server");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    signal(&disk, "-CONT");
+    expect_fatal_exit(&mut disk);
+}
+
+fn signal(disk: &DiskServer, name: &str) {
+    let pid = disk.server.pid().to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
 }

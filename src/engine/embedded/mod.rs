@@ -8,7 +8,7 @@
 //! read   -> read cache, else memtable (commits not yet checkpointed), else database
 //! ```
 //!
-//! One process owns a data directory, through a lock on the file `LOCK`. docs/format.md describes
+//! One process owns a data directory, through locks on it and on the file `LOCK`. docs/format.md describes
 //! the files, docs/durability.md the guarantees.
 
 mod backpressure;
@@ -240,7 +240,7 @@ impl Embedded {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
         let dir = Arc::new(DataDir::create(&dir)?);
         let conn = database::open_writer(dir.path())?;
-        dir.remember_database()?;
+        dir.watch_files()?;
         let position = database::checkpoint_position(&conn)?;
         let (segments, files) = SegmentPool::open(dir.clone())?;
         let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadWrite)?;
