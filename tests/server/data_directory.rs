@@ -4,7 +4,7 @@ use crate::support::{Client, DiskServer, Server, TOKEN, binary, run};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The exit status after a storage failure.
 const EXIT_FATAL: i32 = 70;
@@ -130,4 +130,53 @@ fn the_lock_of_a_data_directory_outlives_its_lock_file() {
 fn signal(disk: &DiskServer, name: &str) {
     let pid = disk.server.pid().to_string();
     assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+}
+
+#[test]
+fn a_server_stops_when_a_subdirectory_is_moved_or_replaced() {
+    for (name, is_replaced) in [("log", false), ("log", true), ("blobs", false), ("blobs", true)] {
+        let mut disk = DiskServer::new(&[]);
+        let store = disk.server.create_store("s");
+        let (path, moved) = (disk.data().join(name), disk.data().with_file_name("moved"));
+        let count = put_until_failure(&disk, &store, || {
+            fs::rename(&path, &moved).unwrap();
+            if is_replaced {
+                fs::create_dir(&path).unwrap();
+            }
+        });
+        expect_fatal_exit(&mut disk);
+        if is_replaced {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        fs::rename(&moved, &path).unwrap();
+        expect_values(&disk.data(), &store, count);
+    }
+}
+
+#[test]
+fn a_server_stops_when_the_wal_of_its_database_is_removed() {
+    let mut disk = DiskServer::new(&[]);
+    fs::remove_file(disk.data().join("steadfast.db-wal")).unwrap();
+    expect_fatal_exit(&mut disk);
+}
+
+#[test]
+fn no_large_value_is_acknowledged_when_its_directory_was_moved() {
+    let disk = DiskServer::new(&[]);
+    let store = disk.server.create_store("s");
+    let put = format!("PUT /resources/stores/kv/{store}/keys/k");
+    let head = format!("Content-Length: 600000\r\nFastly-Key: {TOKEN}\r\n");
+    let mut client = disk.server.connect();
+    client.send(format!("{put} HTTP/1.1\r\nHost: h\r\n{head}\r\n")).unwrap();
+    client.send(vec![b'v'; 590_000]).unwrap();
+    let blobs = disk.data().join("blobs");
+    let subdirectories = || fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().path());
+    let end = Instant::now() + Duration::from_secs(30);
+    while subdirectories().count() == 0 {
+        assert!(Instant::now() < end, "no blob file");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    subdirectories().for_each(|path| fs::rename(&path, path.with_extension("moved")).unwrap());
+    client.send(vec![b'v'; 10_000]).unwrap();
+    assert_eq!(client.read_response(false).unwrap().status, 500);
 }

@@ -9,7 +9,7 @@ use super::super::{
     StoredBody,
 };
 use super::FatalErrorHandler;
-use super::data_dir::{DataDir, ensure_linked};
+use super::data_dir::{DataDir, ensure_at};
 use super::read_scheduler::ReadScheduler;
 use bytes::{Buf, BufMut, Bytes};
 use quick_cache::Weighter;
@@ -103,6 +103,7 @@ impl BlobFiles {
     ) -> Result<Arc<BlobFiles>> {
         let blobs = BlobFiles::open(data, cache, fatal);
         create_dir(&blobs.dir).map_err(|e| io_error("create the blobs directory", &e))?;
+        blobs.data.watch_directory(&blobs.dir)?;
         Ok(blobs)
     }
 
@@ -511,8 +512,8 @@ impl OpenBlobFile {
             self.blobs.fatal.stop(&format!("could not sync {}: {e}", path.display()));
             return Err(io_error("sync a blob file", &e));
         }
-        // Neither removed, nor in a directory that took the place of this one.
-        ensure_linked(&self.file, &path)?;
+        // Neither moved or removed, nor in a directory that took the place of this one.
+        ensure_at(&self.file, &path)?;
         self.blobs.data.ensure_in_place()?;
         self.finished = true;
         let content = BlobContent::File(self.file.clone(), std::mem::take(&mut self.sums).into());

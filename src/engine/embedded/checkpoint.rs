@@ -162,6 +162,8 @@ impl Checkpointer {
             }
         }
         self.save_position(to)?;
+        // The segments are the only copy if the position went into a file that was removed.
+        self.shared.dir.ensure_in_place()?;
         self.shared.segments.retire(to.seq);
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);

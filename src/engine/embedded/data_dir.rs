@@ -119,10 +119,18 @@ impl DataDir {
         Ok(())
     }
 
-    /// Remembers the identities of the lock and the database file.
+    /// Remembers the identities of the files that the engine has open.
     pub(super) fn watch_files(&self) -> Result<()> {
-        let paths = [self.path.join(LOCK), database::path(&self.path)];
-        paths.into_iter().try_for_each(|path| self.watch(path, None))
+        let (database, wal) = (database::path(&self.path), database::wal_path(&self.path));
+        [self.path.join(LOCK), database, wal]
+            .into_iter()
+            .try_for_each(|path| self.watch(path, None))
+    }
+
+    /// Remembers the identity of a subdirectory.
+    pub(super) fn watch_directory(&self, path: &Path) -> Result<()> {
+        let handle = File::open(path).map_err(|e| failed("open", path, &e))?;
+        self.watch(path.to_owned(), Some(handle))
     }
 
     fn watch(&self, path: PathBuf, handle: Option<File>) -> Result<()> {
@@ -132,11 +140,18 @@ impl DataDir {
         Ok(())
     }
 
-    /// Fails if the directory, its lock or its database is no longer at its path. An operator moved or removed them, and writes would go elsewhere.
+    /// Fails if the directory, its subdirectories, its lock, or the files of the database are no
+    /// longer at their paths. An operator moved or removed them, and writes would go elsewhere.
     pub(super) fn ensure_in_place(&self) -> Result<()> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.iter().try_for_each(|entry| ensure_identity(&entry.path, entry.identity))
     }
+}
+
+/// Fails if an open file is no longer at its path: what was written to it is lost.
+pub(super) fn ensure_at(file: &File, path: &Path) -> Result<()> {
+    let (identity, _) = stat(file).map_err(|e| failed("read", path, &e))?;
+    ensure_identity(path, identity)
 }
 
 fn ensure_identity(path: &Path, expected: Identity) -> Result<()> {
@@ -147,7 +162,7 @@ fn ensure_identity(path: &Path, expected: Identity) -> Result<()> {
     if is_gone { Err(moved(path)) } else { Ok(()) }
 }
 
-/// Fails if a file was removed while it was open.
+/// Fails if a file was removed while it was open. Costs less than [`ensure_at`].
 pub(super) fn ensure_linked(file: &File, path: &Path) -> Result<()> {
     match stat(file) {
         Ok((_, 1..)) => Ok(()),
