@@ -161,7 +161,7 @@ fn a_server_stops_when_the_wal_of_its_database_is_removed() {
 }
 
 #[test]
-fn no_large_value_is_acknowledged_when_its_directory_was_moved() {
+fn no_large_value_is_acknowledged_when_its_directory_was_replaced() {
     let disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     let put = format!("PUT /resources/stores/kv/{store}/keys/k");
@@ -170,13 +170,17 @@ fn no_large_value_is_acknowledged_when_its_directory_was_moved() {
     client.send(format!("{put} HTTP/1.1\r\nHost: h\r\n{head}\r\n")).unwrap();
     client.send(vec![b'v'; 590_000]).unwrap();
     let blobs = disk.data().join("blobs");
-    let subdirectories = || fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().path());
+    let entries = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let end = Instant::now() + Duration::from_secs(30);
-    while subdirectories().count() == 0 {
+    let directory = loop {
+        if let Some(directory) = entries(&blobs).find(|dir| entries(dir).count() > 0) {
+            break directory;
+        }
         assert!(Instant::now() < end, "no blob file");
         std::thread::sleep(Duration::from_millis(5));
-    }
-    subdirectories().for_each(|path| fs::rename(&path, path.with_extension("moved")).unwrap());
+    };
+    fs::rename(&directory, directory.with_extension("moved")).unwrap();
+    fs::create_dir(&directory).unwrap();
     client.send(vec![b'v'; 10_000]).unwrap();
     assert_eq!(client.read_response(false).unwrap().status, 500);
 }
