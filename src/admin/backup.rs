@@ -19,9 +19,6 @@ pub async fn backup(
     write: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
 ) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", dir.display());
-    if !dir.join("LOCK").is_file() {
-        return Err(failed(&"not a data directory"));
-    }
     let engine = storage::open_read_only(dir).map_err(|e| failed(&e))?;
     copy::check_complete(&*engine).await.map_err(|e| failed(&e))?;
     let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
