@@ -3,9 +3,8 @@
 use super::open;
 use crate::config::EngineLocation;
 use crate::engine::copy;
-use crate::kv::backup::{self, BackupReader, RestoreError};
+use crate::kv::backup::{self, BackupReader, RestoreError, Restored};
 use crate::kv::clock::SystemClock;
-use crate::kv::integrity::RecordCounts;
 use crate::storage;
 use std::io;
 use std::path::Path;
@@ -29,7 +28,7 @@ pub async fn backup(
     engine.close().await.map_err(|e| failed(&e))
 }
 
-/// Restores a backup into an empty location and returns the record counts. Calls `report` with the
+/// Restores a backup into an empty location and returns the number of records. Calls `report` with the
 /// number of records restored so far.
 ///
 /// # Errors
@@ -38,13 +37,13 @@ pub async fn restore(
     source: impl io::Read + Send,
     to: &EngineLocation,
     report: &mut (dyn FnMut(u64) + Send),
-) -> Result<RecordCounts, RestoreError> {
+) -> Result<Restored, RestoreError> {
     // Opened first, so that no destination is created for a file that is not a backup.
     let source = BackupReader::open(source)?;
     let to = open(to).await?;
     let restored = backup::restore(source, &to, &SystemClock, report).await;
     let closed = to.close().await;
-    let counts = restored?;
+    let restored = restored?;
     closed?;
-    Ok(counts)
+    Ok(restored)
 }

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 
 /// Maximum generation of a write or an import: 2^53 - 1, the largest integer that JavaScript
 /// clients read exactly.
-const GENERATION_MAX: u64 = (1 << 53) - 1;
+pub(super) const GENERATION_MAX: u64 = (1 << 53) - 1;
 /// Maximum time by which an imported generation may be ahead of the clock, in microseconds: a day.
 /// Later generations of the server are greater than it.
 const AHEAD_MAX: u64 = 24 * 60 * 60 * SECOND;
