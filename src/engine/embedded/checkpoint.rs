@@ -217,6 +217,8 @@ impl Checkpointer {
             Ok(effects.orphaned_blobs)
         });
         for id in result.inspect_err(|_| self.roll_back())? {
+            // May block while many files are being deleted: no reply waits for this thread, and the
+            // number of files to delete stays bounded.
             let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
         }
         Ok(())
