@@ -190,7 +190,7 @@ async fn write_with_version(data: &Path, key: &str, version: u64) {
 }
 
 #[tokio::test]
-async fn generations_beyond_the_maximum_are_reported_and_not_restored() {
+async fn generations_above_the_maximum_are_reported_and_not_restored() {
     let mut disk = DiskServer::new(&[]);
     let id = disk.server.create_store("site");
     put(&disk.server, &id, "kept", &[], b"value");

@@ -28,8 +28,8 @@ pub async fn backup(
     engine.close().await.map_err(|e| failed(&e))
 }
 
-/// Restores a backup into an empty location and returns the number of records. Calls `report` with the
-/// number of records restored so far.
+/// Restores a backup into an empty location and returns the number of records. Calls `report` with
+/// the number of records restored so far.
 ///
 /// # Errors
 /// See [`RestoreError`]. A location that was empty is then marked as incomplete.

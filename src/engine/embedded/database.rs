@@ -258,7 +258,10 @@ pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
             let advice = if dir.is_writable() { "" } else { "; copy it to a writable file system" };
             EngineError::Failed(format!("could not read {}: {problem}{advice}", path.display()))
         }
-        e => e,
+        e @ (EngineError::Full(_)
+        | EngineError::Corrupt(_)
+        | EngineError::Unavailable(_)
+        | EngineError::Closed) => e,
     });
     let (conn, tables, application_id, format) = opened?;
     if tables == 0 {

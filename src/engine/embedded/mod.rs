@@ -8,8 +8,8 @@
 //! read   -> read cache, else memtable (commits not yet checkpointed), else database
 //! ```
 //!
-//! One process owns a data directory, through locks on it and on the file `LOCK`. docs/format.md describes
-//! the files, docs/durability.md the guarantees.
+//! One process owns a data directory, through locks on it and on the file `LOCK`. docs/format.md
+//! describes the files, docs/durability.md the guarantees.
 
 mod backpressure;
 mod blob_files;
