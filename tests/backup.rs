@@ -4,11 +4,14 @@
 
 mod support;
 
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use steadfast::engine::embedded::{Embedded, FatalErrorHandler, Options};
+use steadfast::engine::{Commit, Engine, Mutation, NewRecord, Outcome, Projection, Record};
 use support::{DiskServer, Server, TOKEN, binary};
 
 fn steadfast(args: &[&str]) -> Output {
@@ -181,6 +184,55 @@ fn a_backup_during_writes_is_a_consistent_snapshot() {
         assert!(last_sent < finished && present.len() > 50, "{}", present.len());
         println!("{} of {} writes are in the backup", present.len(), journal.len());
     }
+}
+
+/// Writes an item's record again, with a version that servers no longer accept.
+async fn write_with_version(data: &Path, key: &str, version: u64) {
+    let fatal = FatalErrorHandler::new(|reason| panic!("{reason}"));
+    let options = Options { dir: data.into(), cache_bytes: 0, wal_bytes: 1 << 20, fatal };
+    let engine = Embedded::open(options).unwrap();
+    let key = Bytes::from(key.to_owned());
+    let Record { expires_at, meta, body, .. } =
+        engine.read(&key, Projection::Full).await.unwrap().unwrap();
+    let record = Some(NewRecord { expires_at, meta, body });
+    let mutations = vec![Mutation { key, record }];
+    let commit = Commit { version_min: version, mutations, ..Commit::default() };
+    assert!(matches!(engine.commit(commit).await, Ok(Outcome::Committed(_))));
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn generations_above_the_maximum_are_reported_and_not_restored() {
+    let mut disk = DiskServer::new(&[]);
+    let id = disk.server.create_store("site");
+    put(&disk.server, &id, "kept", &[], b"value");
+    put(&disk.server, &id, "raised", &[], b"value");
+    let kept = disk.server.get(&format!("/resources/stores/kv/{id}/keys/kept")).generation();
+    disk.server.terminate();
+    assert!(disk.server.wait_for_exit(Duration::from_secs(10)).unwrap().success());
+    let (data, key) = (disk.data(), format!("i{id}raised"));
+    write_with_version(&data, &key, 1 << 53).await;
+    let files = tempfile::tempdir().unwrap();
+    let (file, to) = (files.path().join("backup"), files.path().join("restored"));
+    succeed(&steadfast(&["backup", "--data", text(&data), "-o", text(&file)]));
+    for check in [["--data", text(&data)], ["--backup", text(&file)]] {
+        let output = steadfast(&[&["check"], &check[..]].concat());
+        let message = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        let problem = format!("record \"{key}\" has generation 9007199254740992, 2^53 or greater");
+        assert!(message.starts_with(&problem) && message.ends_with(": 1 problem\n"), "{message}");
+    }
+    let restored = steadfast(&["restore", text(&file), "--data", text(&to)]);
+    succeed(&restored);
+    let message = String::from_utf8_lossy(&restored.stderr).into_owned();
+    assert!(message.contains("1 item got a new generation"), "{message}");
+    succeed(&steadfast(&["check", "--data", text(&to)]));
+    let server = Server::start(&to, &[]);
+    let get = |key| server.get(&format!("/resources/stores/kv/{id}/keys/{key}"));
+    assert_eq!(get("kept").generation(), kept);
+    let raised = get("raised");
+    assert_eq!(raised.text(), "value");
+    assert!((kept..1 << 53).contains(&raised.generation()), "{}", raised.generation());
 }
 
 #[test]

@@ -239,6 +239,41 @@ fn check_and_backup_work_on_a_read_only_file_system() {
     server.stop();
     check_and_back_up("stopped");
     fs::remove_file(data.join("LOCK")).unwrap();
+    check_and_back_up("without a lock file");
+    let to = files.path().join("copy");
+    let mut copy = Command::new(binary());
+    copy.args(["copy", "--from"]).arg(read_only).arg("--to").arg(&to);
+    let output = copy.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("copied 2 stores, 42 items, "));
+    let mut server = support::Server::start(&data, &[]);
+    server.kill();
+    let shm = data.join("steadfast.db-shm");
+    fs::remove_file(&shm).unwrap();
+    check_and_back_up("without the index of SQLite's WAL");
+    let wal = data.join("steadfast.db-wal");
+    fs::remove_file(&wal).unwrap();
+    fs::create_dir(&wal).unwrap();
     let (status, message) = check(read_only);
-    assert_eq!(status, 0, "without a lock file: {message}");
+    assert_eq!(status, 2, "{message}");
+    let path = read_only.join("steadfast.db").display().to_string();
+    assert!(message.contains(&path) && message.contains("to a writable file system"), "{message}");
+}
+
+#[test]
+fn a_database_without_its_wal_is_reported_as_empty_or_incomplete() {
+    let mut disk = DiskServer::new(&[]);
+    let data = disk.data();
+    disk.server.kill();
+    for name in ["steadfast.db-wal", "steadfast.db-shm"] {
+        fs::remove_file(data.join(name)).unwrap();
+    }
+    let (status, message) = check(&data);
+    assert_eq!(status, 2, "{message}");
+    assert!(message.contains("steadfast.db is empty or incomplete"), "{message}");
+    let backup = data.with_file_name("backup");
+    let args = [&data, Path::new("-o"), &backup];
+    let output = Command::new(binary()).args(["backup", "--data"]).args(args).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("steadfast.db is empty or incomplete"), "{message}");
 }

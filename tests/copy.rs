@@ -272,9 +272,17 @@ fn copy_errors_do_not_contain_the_url() {
         ("mysql://u:secret@h/d", "x", 2, "--from must be a postgres:// URL"),
         (".", "mysql://u:secret@h/d", 2, "--to must be a postgres:// URL"),
         (".", "postgres://u:secret@h:port/d", 1, "is invalid"),
+        ("empty", "x", 1, "the source: storage failed: there is no steadfast.db in"),
     ] {
         let scratch = tempfile::tempdir().unwrap();
-        let from = if from == "." { scratch.path().to_str().unwrap() } else { from };
+        let (data, empty) = (scratch.path().join("data"), scratch.path().join("empty"));
+        Server::start(&data, &[]).stop();
+        std::fs::create_dir(&empty).unwrap();
+        let from = match from {
+            "." => data.to_str().unwrap(),
+            "empty" => empty.to_str().unwrap(),
+            from => from,
+        };
         let (code, output, error) = run(from, to);
         assert_eq!((code, &output[..]), (status, ""), "{error}");
         assert!(error.contains(word) && !error.contains("secret"), "{error}");

@@ -1,7 +1,7 @@
 //! Verifies data directories and backups.
 
 use crate::engine::EngineError;
-use crate::engine::embedded::{self, VerifyReport};
+use crate::engine::embedded::{self, VerifiedRecord, VerifyReport};
 use crate::kv::backup::{self, RestoreError};
 use crate::kv::clock::SystemClock;
 use crate::kv::integrity::{IntegrityChecker, RecordCounts};
@@ -15,7 +15,8 @@ use std::path::Path;
 pub fn check(dir: &Path) -> Result<(VerifyReport, RecordCounts), EngineError> {
     let mut checker = IntegrityChecker::new(&SystemClock);
     let mut report = embedded::verify(dir, |record, report| {
-        checker.record(record.key, record.expires_at, record.meta, record.body_len);
+        let VerifiedRecord { key, version, expires_at, meta, body_len } = record;
+        checker.record(key, version, expires_at, meta, body_len);
         checker.problems().into_iter().for_each(|problem| report.add_problem(problem));
     })?;
     let (counts, problems) = checker.finish();

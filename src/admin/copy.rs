@@ -5,6 +5,7 @@ use crate::config::EngineLocation;
 pub use crate::engine::copy::Progress as CopyProgress;
 use crate::engine::copy::{self, CopyError, Side};
 use crate::kv::keyspace;
+use crate::storage;
 
 /// The totals of a completed copy.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,11 @@ pub async fn copy(
 ) -> Result<CopySummary, CopyError> {
     let source = |e| CopyError::Engine(Side::Source, e);
     let destination = |e| CopyError::Engine(Side::Destination, e);
-    let from = open(from).await.map_err(source)?;
+    let from = match from {
+        // The source may be on a read-only file system.
+        EngineLocation::Directory(dir) => storage::open_read_only(dir).map_err(source)?,
+        EngineLocation::Memory | EngineLocation::Database(_) => open(from).await.map_err(source)?,
+    };
     let to = open(to).await.map_err(destination)?;
     let copied = copy::copy(&from, &to, report).await;
     let stores = to.count(keyspace::STORES).await.map_err(destination);

@@ -6,7 +6,7 @@ mod backup;
 mod check;
 mod copy;
 
-pub use crate::kv::backup::RestoreError;
+pub use crate::kv::backup::{RestoreError, Restored};
 pub use backup::{backup, restore};
 pub use check::{check, check_backup, reset_wal};
 pub use copy::{CopyProgress, CopySummary, copy};

@@ -8,7 +8,7 @@ use super::output::{counted, print_json_if, print_status, progress_bar};
 use super::output_file::{OutputFile, refuse_overwrite};
 use super::runtime::{self, finish};
 use crate::address_file::running_server;
-use crate::admin;
+use crate::admin::{self, Restored};
 use crate::atomic_file::directory;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
@@ -153,7 +153,11 @@ fn restore_backup(args: &RestoreArgs) -> Result<()> {
     let runtime = runtime::build()?;
     let result = runtime.block_on(admin::restore(source, &destination, &mut report));
     bar.finish_and_clear();
-    let counts = result.map_err(|e| file_error(&args.file, e))?;
+    let Restored { counts, new_generations } = result.map_err(|e| file_error(&args.file, e))?;
+    if new_generations > 0 {
+        let items = counted(new_generations, "item");
+        print_status(&format!("{items} got a new generation, as the old one was 2^53 or greater"));
+    }
     if args.json {
         let result = serde_json::json!({ "stores": counts.stores, "items": counts.items });
         return print_json_if(true, &result);

@@ -2,13 +2,14 @@
 //! checksums.
 //!
 //! docs/format.md specifies the bytes. A restored item keeps its generation, which is stored in its
-//! meta as for an imported item.
+//! meta as for an imported item. A generation of 2^53 or greater is replaced.
 
 use super::clock::Clock;
 use super::codec::ItemMeta;
+use super::import::{self, GENERATION_MAX};
 use super::integrity::{IntegrityChecker, RecordCounts};
 use super::keyspace::{ITEMS, STORES};
-use super::{Kv, Result, import, items};
+use super::{Kv, Result, items};
 use crate::engine::copy::{BulkLoader, CopyError};
 use crate::engine::{
     Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot, successor,
@@ -167,10 +168,11 @@ pub enum RestoreError {
     /// The backup is corrupt or truncated.
     #[error("the backup is damaged: {0}")]
     Damaged(String),
-    /// A generation is more than a day ahead of the clock, or at least 2^53.
+    /// A generation is more than a day ahead of the clock, and less than 2^53.
     #[error(
         "record {key:?} has generation {generation}; the maximum is {max}, a day ahead of this \
-         machine's clock; if the clock is wrong, set it and try again"
+         machine's clock; set the clock if it is wrong, or else export the source's stores and \
+         import them without their generations"
     )]
     Generation {
         /// The record's key.
@@ -292,9 +294,19 @@ fn read_error(e: io::Error, records: u64) -> RestoreError {
     RestoreError::Read(e)
 }
 
+/// The result of a restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The number of records restored.
+    pub counts: RecordCounts,
+    /// The number of items that got a new generation, because theirs was 2^53 or greater.
+    pub new_generations: u64,
+}
+
 /// Restores a backup into an empty engine, and calls `report` with the number of records restored
 /// so far. Until the restore completes, the engine is marked as incomplete, and servers refuse to
-/// open it. As in an import, generations may be at most a day ahead of `clock`.
+/// open it. As in an import, generations may be at most a day ahead of `clock`. An item with a
+/// generation of 2^53 or greater, which no clock justifies, gets a new one.
 ///
 /// # Errors
 /// See [`RestoreError`].
@@ -303,9 +315,9 @@ pub async fn restore(
     to: &Arc<dyn Engine>,
     clock: &dyn Clock,
     report: &mut (dyn FnMut(u64) + Send),
-) -> Result<RecordCounts, RestoreError> {
-    let mut counts = RecordCounts::default();
-    let generation_max = import::generation_max(clock.now());
+) -> Result<Restored, RestoreError> {
+    let mut restored = Restored::default();
+    let now = clock.now();
     let mut loader = BulkLoader::begin(to.clone()).await?;
     while let Some(BackupRecord { key, mut record, body_len }) = backup.read_record()? {
         if body_len > INLINE_BYTES_MAX as u64 {
@@ -317,42 +329,49 @@ pub async fn restore(
             }
             record.body = blob.finish().await?;
         }
-        record.meta = restored_meta(&key, &record, generation_max)?;
+        restored.new_generations += u64::from(limit_generation(&key, &mut record, now)?);
         record.expires_at = items::stored_expiry(record.expires_at).unwrap_or(0);
-        counts.stores += u64::from(key.first() == Some(&STORES));
-        counts.items += u64::from(key.first() == Some(&ITEMS));
+        restored.counts.stores += u64::from(key.first() == Some(&STORES));
+        restored.counts.items += u64::from(key.first() == Some(&ITEMS));
         loader.add(key, record).await?;
         report(backup.records);
     }
     loader.finish().await?;
-    Ok(counts)
+    Ok(restored)
 }
 
-/// Returns the meta of a restored record, with an explicit generation if the record is an item.
-fn restored_meta(key: &[u8], record: &Record, max: u64) -> Result<Bytes, RestoreError> {
-    if key.first() != Some(&ITEMS) {
-        check_generation(key, record.version, max)?;
-        return Ok(record.meta.clone());
+/// Makes the generation of an item explicit in its meta, and limits the record's version, because
+/// later writes get greater versions. Returns whether the item gets a new generation.
+fn limit_generation(key: &[u8], record: &mut Record, now: u64) -> Result<bool, RestoreError> {
+    let mut is_new = false;
+    if key.first() == Some(&ITEMS) {
+        let meta = ItemMeta::decode(&record.meta);
+        let mut meta = meta.map_err(|e| RestoreError::Damaged(e.to_string()))?;
+        meta.generation = allowed(key, meta.generation.unwrap_or(record.version), now)?;
+        is_new = meta.generation.is_none();
+        record.meta = meta.encode();
     }
-    let meta = ItemMeta::decode(&record.meta);
-    let mut meta = meta.map_err(|e| RestoreError::Damaged(e.to_string()))?;
-    let generation = meta.generation.unwrap_or(record.version);
-    // The destination assigns later writes versions greater than both.
-    check_generation(key, generation.max(record.version), max)?;
-    meta.generation = Some(generation);
-    Ok(meta.encode())
-}
-
-fn check_generation(key: &[u8], generation: u64, max: u64) -> Result<(), RestoreError> {
-    if generation <= max {
-        return Ok(());
+    // The version of a restored record without an explicit generation is its generation.
+    let current = now.min(GENERATION_MAX);
+    record.version = allowed(key, record.version, now)?.unwrap_or(current);
+    if is_new {
+        record.version = record.version.max(current);
     }
-    let key = String::from_utf8_lossy(key).into_owned();
-    Err(RestoreError::Generation { key, generation, max })
+    Ok(is_new)
 }
 
-/// Reads a whole backup and returns its record counts and the problems found. The problems include
-/// the first generation that [`restore`] rejects.
+/// Returns a generation, or `None` for one of 2^53 or greater, which servers no longer accept.
+fn allowed(key: &[u8], generation: u64, now: u64) -> Result<Option<u64>, RestoreError> {
+    let max = import::generation_max(now);
+    if generation > max && generation <= GENERATION_MAX {
+        let key = String::from_utf8_lossy(key).into_owned();
+        return Err(RestoreError::Generation { key, generation, max });
+    }
+    Ok((generation <= max).then_some(generation))
+}
+
+/// Reads a whole backup and returns its record counts and the problems found, including generations
+/// that [`restore`] rejects or replaces.
 ///
 /// # Errors
 /// Returns [`RestoreError::Read`] if the backup cannot be read. Damage is reported as a problem
@@ -362,8 +381,6 @@ pub fn verify(
     clock: &dyn Clock,
 ) -> Result<(RecordCounts, Vec<String>), RestoreError> {
     let mut checker = IntegrityChecker::new(clock);
-    let generation_max = import::generation_max(clock.now());
-    let mut ahead = None;
     let check_all = || -> Result<(), RestoreError> {
         let mut backup = BackupReader::open(source)?;
         while let Some(BackupRecord { key, record, body_len }) = backup.read_record()? {
@@ -371,12 +388,8 @@ pub fn verify(
             while remaining > 0 {
                 remaining -= backup.read_chunk(remaining)?.len() as u64;
             }
-            checker.record(&key, record.expires_at, &record.meta, body_len);
-            if let Err(e @ RestoreError::Generation { .. }) =
-                restored_meta(&key, &record, generation_max)
-            {
-                ahead.get_or_insert(e.to_string());
-            }
+            let Record { version, expires_at, meta, .. } = &record;
+            checker.record(&key, *version, *expires_at, meta, body_len);
         }
         Ok(())
     };
@@ -386,7 +399,7 @@ pub fn verify(
         Err(e) => return Err(e),
     };
     let (counts, mut problems) = checker.finish();
-    problems.splice(0..0, damage.into_iter().chain(ahead));
+    problems.splice(0..0, damage);
     Ok((counts, problems))
 }
 
@@ -401,14 +414,34 @@ mod tests {
 
     const DAY: u64 = 24 * 60 * 60 * SECOND;
 
-    /// Restores a backup of one item, and returns the item's meta and expiry time. Checks that
-    /// [`verify`] reports the same error as the restore.
+    /// Restores a backup of one item, and returns the item's meta and expiry time.
     async fn restore_item(
         meta: &ItemMeta,
         version: u64,
         expires_at: u64,
         now: u64,
     ) -> Result<(ItemMeta, u64), RestoreError> {
+        let restored = restore_one(meta, version, expires_at, now).await?;
+        Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.expires_at))
+    }
+
+    /// Restores a backup of one item; returns the item's meta and version.
+    async fn restore_record(
+        meta: &ItemMeta,
+        version: u64,
+        expires_at: u64,
+        now: u64,
+    ) -> Result<(ItemMeta, u64), RestoreError> {
+        let restored = restore_one(meta, version, expires_at, now).await?;
+        Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.version))
+    }
+
+    async fn restore_one(
+        meta: &ItemMeta,
+        version: u64,
+        expires_at: u64,
+        now: u64,
+    ) -> Result<Record, RestoreError> {
         let store = StoreId::random().unwrap();
         let key = super::super::keyspace::item(&store, &Key::parse(b"k").unwrap());
         let from = Memory::new();
@@ -422,15 +455,9 @@ mod tests {
             bytes.extend_from_slice(&piece);
         }
         let to: Arc<dyn Engine> = Arc::new(Memory::new());
-        let (source, clock) = (BackupReader::open(&bytes[..])?, ManualClock::new(now));
-        let restored = restore(source, &to, &clock, &mut |_| {}).await;
-        let (_, problems) = verify(&bytes[..], &clock).unwrap();
-        let refused = problems.iter().find(|problem| problem.contains("generation"));
-        let error = restored.as_ref().err().map(ToString::to_string);
-        assert_eq!(refused, error.as_ref(), "{problems:?}");
-        restored?;
-        let restored = to.read(&key, Projection::Meta).await.unwrap().unwrap();
-        Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.expires_at))
+        let source = BackupReader::open(&bytes[..])?;
+        restore(source, &to, &ManualClock::new(now), &mut |_| {}).await?;
+        Ok(to.read(&key, Projection::Meta).await.unwrap().unwrap())
     }
 
     #[tokio::test]
@@ -443,8 +470,12 @@ mod tests {
             let (restored, _) = restore_item(&meta, version, 0, now).await.unwrap();
             assert_eq!(restored.generation, Some(now + DAY));
         }
-        let ahead =
-            [(meta.clone(), now + DAY + 1), (imported(now + DAY + 1), 1), (imported(5), 1 << 53)];
+        let ahead = [
+            (meta.clone(), now + DAY + 1),
+            (imported(now + DAY + 1), 1),
+            (imported((1 << 53) - 1), 1),
+            (imported(5), (1 << 53) - 1),
+        ];
         for (meta, version) in ahead {
             let restored = restore_item(&meta, version, 0, now).await;
             let e = restored.map(|_| ()).unwrap_err();
@@ -453,7 +484,24 @@ mod tests {
         }
         let late = restore_item(&imported((1 << 53) - 1), 1, 0, u64::MAX).await;
         assert!(late.is_ok());
-        assert!(restore_item(&imported(1 << 53), 1, 0, u64::MAX).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_restored_item_gets_a_new_generation_if_its_own_is_2_to_the_53_or_greater() {
+        let now = 1_700_000_000 * SECOND;
+        let metadata = Metadata::default();
+        let meta = ItemMeta { generation: None, modified_at: 1, size: 0, metadata };
+        let imported = |generation| ItemMeta { generation: Some(generation), ..meta.clone() };
+        for (meta, version) in
+            [(meta.clone(), 1 << 53), (imported(1 << 53), 1), (imported(u64::MAX), 1 << 60)]
+        {
+            let (restored, version) = restore_record(&meta, version, 0, now).await.unwrap();
+            assert_eq!(restored.generation, None);
+            assert!((now..now + SECOND).contains(&version), "{version}");
+        }
+        let (restored, version) = restore_record(&imported(5), 1 << 53, 0, now).await.unwrap();
+        assert_eq!(restored.generation, Some(5));
+        assert!((now..now + SECOND).contains(&version), "{version}");
     }
 
     #[tokio::test]

@@ -12,9 +12,9 @@ use crate::wire::IfExists;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
-/// Maximum generation of an imported item: 2^53 - 1, the largest integer that JavaScript clients
-/// can represent exactly.
-const GENERATION_MAX: u64 = (1 << 53) - 1;
+/// Maximum generation of a write or an import: 2^53 - 1, the largest integer that JavaScript
+/// clients can represent exactly.
+pub(super) const GENERATION_MAX: u64 = (1 << 53) - 1;
 /// Maximum time by which an imported generation may be ahead of the clock, in microseconds: one
 /// day. The server assigns greater generations to later writes.
 const AHEAD_MAX: u64 = 24 * 60 * 60 * SECOND;

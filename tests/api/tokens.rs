@@ -349,6 +349,8 @@ fn an_invalid_token_request_returns_400_and_creates_no_token() {
         (with("stores", json!([""])), "stores"),
         (with("expires_at", json!("2020-01-01T00:00:00Z")), "expires_at"),
         (with("expires_at", json!("tomorrow")), "expires_at"),
+        (with("expires_at", json!("9999-12-31T23:59:59-01:00")), "expires_at"),
+        (with("expires_at", json!("10000-01-01T00:00:00Z")), "expires_at"),
         (with("expires_at", json!(1)), "expires_at"),
     ] {
         let response = server.request(&format!("POST {TOKENS}"), &[], body.as_bytes());

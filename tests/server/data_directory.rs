@@ -1,9 +1,10 @@
 //! Tests with a data directory that is moved, replaced or removed while the server is running.
 
-use crate::support::{Client, DiskServer, Server};
+use crate::support::{Client, DiskServer, Server, TOKEN, binary, run};
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The exit status after a storage failure.
 const EXIT_FATAL: i32 = 70;
@@ -87,4 +88,99 @@ fn a_server_stops_when_its_database_is_removed() {
     let mut disk = DiskServer::new(&[]);
     fs::remove_file(disk.data().join("steadfast.db")).unwrap();
     expect_fatal_exit(&mut disk);
+}
+
+#[test]
+fn a_server_stops_when_its_lock_file_is_removed() {
+    let mut disk = DiskServer::new(&[]);
+    fs::remove_file(disk.data().join("LOCK")).unwrap();
+    expect_fatal_exit(&mut disk);
+}
+
+#[test]
+fn the_lock_of_a_data_directory_outlives_its_lock_file() {
+    let mut disk = DiskServer::new(&[]);
+    let (data, backup) = (disk.data(), disk.data().with_file_name("backup"));
+    // Stopped, so that it cannot notice the removal.
+    signal(&disk, "-STOP");
+    fs::remove_file(data.join("LOCK")).unwrap();
+    let (data, backup) = (data.to_str().unwrap(), backup.to_str().unwrap());
+    let commands = [
+        &["serve", "--listen", "127.0.0.1:0", "--data", data][..],
+        &["check", "--data", data],
+        &["copy", "--from", data, "--to", backup],
+    ];
+    for args in commands {
+        let output = run(Command::new(binary()).args(args));
+        assert_ne!(output.code, 0, "{args:?}");
+        output.assert_err("is locked by another steadfast process");
+    }
+    // Not the directory itself: its server is asked for the backup.
+    let args = ["backup", "--data", data, "-o", backup];
+    let mut command = Command::new(binary());
+    let mut child = command.args(args).env("FASTLY_API_TOKEN", TOKEN).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(child.try_wait().unwrap().is_none(), "does not wait for the server");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    signal(&disk, "-CONT");
+    expect_fatal_exit(&mut disk);
+}
+
+fn signal(disk: &DiskServer, name: &str) {
+    let pid = disk.server.pid().to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+}
+
+#[test]
+fn a_server_stops_when_a_subdirectory_is_moved_or_replaced() {
+    for (name, is_replaced) in [("log", false), ("log", true), ("blobs", false), ("blobs", true)] {
+        let mut disk = DiskServer::new(&[]);
+        let store = disk.server.create_store("s");
+        let (path, moved) = (disk.data().join(name), disk.data().with_file_name("moved"));
+        let count = put_until_failure(&disk, &store, || {
+            fs::rename(&path, &moved).unwrap();
+            if is_replaced {
+                fs::create_dir(&path).unwrap();
+            }
+        });
+        expect_fatal_exit(&mut disk);
+        if is_replaced {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        fs::rename(&moved, &path).unwrap();
+        expect_values(&disk.data(), &store, count);
+    }
+}
+
+#[test]
+fn a_server_stops_when_the_wal_of_its_database_is_removed() {
+    let mut disk = DiskServer::new(&[]);
+    fs::remove_file(disk.data().join("steadfast.db-wal")).unwrap();
+    expect_fatal_exit(&mut disk);
+}
+
+#[test]
+fn no_large_value_is_acknowledged_when_its_directory_was_replaced() {
+    let disk = DiskServer::new(&[]);
+    let store = disk.server.create_store("s");
+    let put = format!("PUT /resources/stores/kv/{store}/keys/k");
+    let head = format!("Content-Length: 600000\r\nFastly-Key: {TOKEN}\r\n");
+    let mut client = disk.server.connect();
+    client.send(format!("{put} HTTP/1.1\r\nHost: h\r\n{head}\r\n")).unwrap();
+    client.send(vec![b'v'; 590_000]).unwrap();
+    let blobs = disk.data().join("blobs");
+    let entries = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let end = Instant::now() + Duration::from_secs(30);
+    let directory = loop {
+        if let Some(directory) = entries(&blobs).find(|dir| entries(dir).count() > 0) {
+            break directory;
+        }
+        assert!(Instant::now() < end, "no blob file");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    fs::rename(&directory, directory.with_extension("moved")).unwrap();
+    fs::create_dir(&directory).unwrap();
+    client.send(vec![b'v'; 10_000]).unwrap();
+    assert_eq!(client.read_response(false).unwrap().status, 500);
 }

@@ -10,7 +10,7 @@ use super::super::{
     StoredBody,
 };
 use super::FatalErrorHandler;
-use super::data_dir::{DataDir, ensure_linked};
+use super::data_dir::{DataDir, ensure_at};
 use super::read_scheduler::ReadScheduler;
 use bytes::{Buf, BufMut, Bytes};
 use quick_cache::Weighter;
@@ -104,6 +104,7 @@ impl BlobFiles {
     ) -> Result<Arc<BlobFiles>> {
         let blobs = BlobFiles::open(data, cache, fatal);
         create_dir(&blobs.dir).map_err(|e| io_error("create the blobs directory", &e))?;
+        blobs.data.watch_directory(&blobs.dir)?;
         Ok(blobs)
     }
 
@@ -514,8 +515,8 @@ impl OpenBlobFile {
             self.blobs.fatal.stop(&format!("could not sync {}: {e}", path.display()));
             return Err(io_error("sync a blob file", &e));
         }
-        // Fail if the file was removed or its directory was replaced in the meantime.
-        ensure_linked(&self.file, &path)?;
+        // Fail if the file was moved or removed, or its directory was replaced, in the meantime.
+        ensure_at(&self.file, &path)?;
         self.blobs.data.ensure_in_place()?;
         self.finished = true;
         let content = BlobContent::File(self.file.clone(), std::mem::take(&mut self.sums).into());

@@ -162,6 +162,8 @@ impl Checkpointer {
             }
         }
         self.save_position(to)?;
+        // The segments are the only copy if the position went into a file that was removed.
+        self.shared.dir.ensure_in_place()?;
         self.shared.segments.retire(to.seq);
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
@@ -215,6 +217,8 @@ impl Checkpointer {
             Ok(effects.orphaned_blobs)
         });
         for id in result.inspect_err(|_| self.roll_back())? {
+            // May block while many files are being deleted: no reply waits for this thread, and the
+            // number of files to delete stays bounded.
             let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
         }
         Ok(())

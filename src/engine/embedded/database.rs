@@ -245,23 +245,34 @@ pub(super) fn ensure_exists(dir: &Path) -> Result<()> {
 
 /// Opens the database read-only after checking its format.
 pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
-    let conn = open_reader(dir, SCAN_CACHE_KIB)?;
     let path = path(dir.path());
-    let pragma = |name: &str| -> Result<i64> {
-        let value = conn.pragma_query_value(None, name, |row| row.get(0));
-        value.map_err(|e| {
-            let e = with_advice(e.into(), &path);
-            // SQLite can read its WAL only if the index file exists or can be created.
-            if let EngineError::Failed(problem) = &e
-                && !dir.is_writable()
-            {
-                let advice = "copy the data directory to a writable file system";
-                return EngineError::Failed(format!("{problem}; {advice}"));
-            }
-            e
-        })
+    let open = || -> Result<_> {
+        let conn = open_reader(dir, SCAN_CACHE_KIB)?;
+        let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get(0));
+        let (application_id, format) = (pragma("application_id")?, pragma("user_version")?);
+        let tables: i64 =
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok((conn, tables, application_id, format))
     };
-    check_format(pragma("application_id")?, pragma("user_version")?, &path)?;
+    let opened = open().map_err(|e| match with_advice(e, &path) {
+        EngineError::Failed(problem) => {
+            let advice = if dir.is_writable() { "" } else { "; copy it to a writable file system" };
+            EngineError::Failed(format!("could not read {}: {problem}{advice}", path.display()))
+        }
+        e @ (EngineError::Full(_)
+        | EngineError::Corrupt(_)
+        | EngineError::Unavailable(_)
+        | EngineError::Closed) => e,
+    });
+    let (conn, tables, application_id, format) = opened?;
+    if tables == 0 {
+        return Err(EngineError::Corrupt(format!(
+            "{} is empty or incomplete: if steadfast.db-wal is missing from the data directory, \
+             put it back, or else restore a backup",
+            path.display()
+        )));
+    }
+    check_format(application_id, format, &path)?;
     Ok(conn)
 }
 
@@ -269,16 +280,28 @@ pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
 pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let path = path(dir.path());
-    // SQLite creates an index of its WAL even for a reader, unless it may ignore the WAL.
-    let wal_bytes = fs::metadata(wal_path(dir.path())).map_or(0, |wal| wal.len());
-    let conn = if dir.is_writable() || wal_bytes > 0 {
-        Connection::open_with_flags(&path, flags)?
-    } else {
-        let uri = uri(&path, "immutable=1");
-        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    let exists = |path: &Path| fs::metadata(path).is_ok_and(|found| found.len() > 0);
+    // SQLite creates an index of its WAL even for a reader, unless it may ignore the WAL or keep
+    // the index in memory, which excludes locks between connections.
+    let in_memory = "vfs=unix-none";
+    let parameter = match exists(&wal_path(dir.path())) {
+        _ if dir.is_writable() => None,
+        false => Some("immutable=1"),
+        true if exists(&dir.path().join("steadfast.db-shm")) => None,
+        true => Some(in_memory),
+    };
+    let conn = match parameter {
+        None => Connection::open_with_flags(&path, flags)?,
+        Some(parameter) => {
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(uri(&path, parameter), flags)?
+        }
     };
     dir.ensure_in_place()?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
+    if parameter == Some(in_memory) {
+        conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE")?;
+    }
     conn.execute_batch(&format!("PRAGMA cache_size = -{cache};"))?;
     Ok(conn)
 }

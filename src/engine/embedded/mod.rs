@@ -8,8 +8,8 @@
 //! read   -> read cache, else memtable (commits not yet checkpointed), else database
 //! ```
 //!
-//! A process that opens a data directory locks the file `LOCK` in it, so only one process can have
-//! it open. docs/format.md describes the files, docs/durability.md the guarantees.
+//! A process that opens a data directory locks it and the file `LOCK` in it, so only one process
+//! can have it open. docs/format.md describes the files, docs/durability.md the guarantees.
 
 mod backpressure;
 mod blob_files;
@@ -242,7 +242,7 @@ impl Embedded {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
         let dir = Arc::new(DataDir::create(&dir)?);
         let conn = database::open_writer(dir.path())?;
-        dir.remember_database()?;
+        dir.watch_files()?;
         let position = database::checkpoint_position(&conn)?;
         let (segments, files) = SegmentPool::open(dir.clone())?;
         let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadWrite)?;

@@ -38,7 +38,7 @@ pub(super) const DISABLE_COMPRESSION: &str =
     "ALTER TABLE steadfast.records ALTER COLUMN body SET STORAGE EXTERNAL";
 
 /// Returns whether the index that scans use is valid, or no row if the index does not exist.
-/// Databases created by earlier versions lack the index. An interrupted build leaves an invalid one.
+/// Databases created by earlier versions lack the index. An interrupted build leaves it invalid.
 pub(super) const LIVE_INDEX_VALID: &str = "
     SELECT i.indisvalid FROM pg_catalog.pg_index AS i
     JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid

@@ -107,6 +107,7 @@ impl SegmentPool {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(open_error(&e)),
             _ => {}
         }
+        data.watch_directory(&dir)?;
         let opened = SegmentPool::open_files(data, OpenOptions::new().read(true).write(true))?;
         // A killed process may have created a file without syncing its directory entry.
         File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|e| open_error(&e))?;
