@@ -52,15 +52,15 @@ pub(super) const DROP_LIVE_INDEX: &str = "DROP INDEX CONCURRENTLY IF EXISTS stea
 pub(super) const ADD_BUILD_LOCK: &str = "
     INSERT INTO steadfast.meta (id, format, version_floor) VALUES (2, 0, 0)
     ON CONFLICT (id) DO NOTHING";
-/// Locks the row of [`ADD_BUILD_LOCK`]; returns no row if another server has locked it. Must be sent
-/// as a simple query: a prepared statement would keep its snapshot until the transaction ends, and
-/// the build would wait for that.
+/// Locks the row of [`ADD_BUILD_LOCK`]; returns no row if another server has locked it. Must be
+/// sent as a simple query: a prepared statement would keep its snapshot until the transaction ends,
+/// and the build would wait for that.
 pub(super) const LOCK_BUILD: &str =
     "BEGIN; SELECT id FROM steadfast.meta WHERE id = 2 FOR UPDATE SKIP LOCKED";
 /// Disables timeouts, because a build waits until all older transactions have ended.
 pub(super) const NO_TIMEOUTS: &str = "SET lock_timeout = 0; SET statement_timeout = 0";
-/// Limits the wait of [`DROP_LIVE_INDEX`] for a build whose server has disconnected. That build waits
-/// for the drop too, so the limit is shorter than `deadlock_timeout`.
+/// Limits the wait of [`DROP_LIVE_INDEX`] for a build whose server has disconnected. That build
+/// waits for the drop too, so the limit is shorter than `deadlock_timeout`.
 pub(super) const SHORT_LOCK_TIMEOUT: &str = "SET lock_timeout = 500";
 
 pub(super) const READ_META: &str =
