@@ -20,17 +20,18 @@ use tokio::task::JoinSet;
 /// key may begin with this byte, so the marker sorts before all other records.
 pub const MARKER_KEY: &[u8] = &[0];
 
-/// The range of all records except the marker.
+/// Start and end of the key range of all records except the marker.
 const RANGE_START: &[u8] = &[1];
 const RANGE_END: [u8; 1] = [0xff];
 /// Maximum number of records per scan.
 const PAGE_RECORDS: usize = 1000;
-/// Number of concurrent reads per engine. More of them increase the throughput of a remote engine.
+/// Number of concurrent reads per engine. Concurrent reads increase the throughput of a remote
+/// engine.
 const READ_CONCURRENCY: usize = 8;
 /// Maximum number of records, and of body bytes, per commit.
 const COMMIT_RECORDS: usize = 500;
 const COMMIT_BYTES: u64 = 4 << 20;
-/// Number of bytes of a large body that are read at a time.
+/// Size in bytes of the chunks in which a large body is copied.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// The progress of a copy.
@@ -42,7 +43,8 @@ pub struct Progress {
     pub records: u64,
     /// Number of records in the source at the start.
     pub total: u64,
-    /// Total size of the keys, metas and bodies that this call copied or compared, in bytes.
+    /// Total size of the keys, metas and bodies copied or compared by the current call of [`copy`],
+    /// in bytes.
     pub bytes: u64,
     /// CRC-32 of the records compared so far.
     pub checksum: u32,
@@ -51,7 +53,7 @@ pub struct Progress {
 /// Why a copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The destination is not empty, and the copy cannot resume.
+    /// The destination contains records, but no interrupted copy that can be resumed.
     #[error("the destination is not empty, or has an incomplete copy or restore")]
     NotEmpty,
     /// The source is itself an incomplete copy.
@@ -101,7 +103,8 @@ fn destination(e: EngineError) -> CopyError {
 /// Checks that an engine does not contain an incomplete copy or restore.
 ///
 /// # Errors
-/// Returns [`EngineError::Failed`] if it does, or the error that occurred while reading the marker.
+/// Returns [`EngineError::Failed`] if the engine contains an incomplete copy or restore, or the
+/// error that occurred while reading the marker.
 pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
     match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
@@ -133,7 +136,7 @@ pub async fn copy(
         let page = scan_from(&**from, start).await.map_err(source)?;
         next = next_page_start(&page);
         let mut records = PrefetchedRecords::new(from, &page);
-        // A record that was removed since the scan is skipped.
+        // Records that were removed after the scan are skipped.
         while let Some((key, record)) = records.next().await.map_err(source)? {
             writer.copy_record(key, record).await?;
         }
@@ -152,8 +155,8 @@ impl BulkLoader {
     /// Marks an empty destination as incomplete.
     ///
     /// # Errors
-    /// Returns [`CopyError::NotEmpty`] if the destination has records or an incomplete copy, or an
-    /// engine error.
+    /// Returns [`CopyError::NotEmpty`] if the destination has records or an incomplete copy, and
+    /// [`CopyError::Engine`] if the engine fails.
     pub async fn begin(to: Arc<dyn Engine>) -> Result<BulkLoader, CopyError> {
         match to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)? {
             Some(_) => Err(CopyError::NotEmpty),
@@ -161,7 +164,7 @@ impl BulkLoader {
         }
     }
 
-    /// Adds the next record in key order; a stored body must be a blob of the destination.
+    /// Adds the next record in key order; a stored body must be a blob in the destination.
     pub async fn add(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         self.0.add(key, record).await
     }
@@ -178,7 +181,7 @@ struct MarkedWriter {
     to: Arc<dyn Engine>,
     /// The first key to copy.
     start: Bytes,
-    /// The marker's version; 0 before it exists.
+    /// The marker's version; 0 before the marker exists.
     marker_version: u64,
     pending: Vec<Mutation>,
     pending_bytes: u64,
@@ -187,7 +190,7 @@ struct MarkedWriter {
 }
 
 impl MarkedWriter {
-    /// Marks an empty destination, or resumes an interrupted copy.
+    /// Marks an empty destination as incomplete, or resumes an interrupted copy.
     async fn begin(to: Arc<dyn Engine>) -> Result<MarkedWriter, CopyError> {
         let marker = to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)?;
         let first = Bytes::from_static(RANGE_START);
@@ -203,7 +206,7 @@ impl MarkedWriter {
             }
         };
         let (pending, pending_bytes, version_min) = (Vec::new(), 0, 0);
-        // The total includes the marker, which is not a record of the source.
+        // `total` includes the marker, which is not a record of the source.
         let present = total(&*to).await.map_err(destination)?;
         let records = present.saturating_sub(marker_version.min(1));
         let progress = Progress { records, ..Progress::default() };
@@ -222,7 +225,7 @@ impl MarkedWriter {
         Ok(writer)
     }
 
-    /// Adds a record from another engine, and copies a large body into a blob of the destination.
+    /// Adds a record from another engine. Copies a large body to a blob in the destination.
     async fn copy_record(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         let large = record.body.len() > INLINE_BYTES_MAX as u64;
         let body = if large { self.copy_body(record.body).await? } else { record.body };

@@ -9,8 +9,9 @@
 //!   It returns [`Outcome::Committed`] only after they are durable.
 //! - **Versions.** A commit assigns one version to all records that it writes. The versions of a
 //!   key strictly increase, even across restarts and after the record is removed, so they are never
-//!   reused. A record that still has version 17 has not been written since. Within a process, the
-//!   version of a commit exceeds the versions of all earlier commits.
+//!   reused. A record that still has version 17 has not been overwritten since version 17 was
+//!   assigned. Within a process, the version of a commit exceeds the versions of all earlier
+//!   commits.
 //! - **Isolation.** Each read and scan sees one consistent state, which includes every acknowledged
 //!   commit and only durable commits. A scan with [`Scan::eventual`] may miss recent commits. A
 //!   [`Snapshot`] never changes.
@@ -134,11 +135,11 @@ pub trait StoredBody: Send + Sync {
 pub trait BlobWriter: Send {
     /// Appends a chunk.
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>>;
-    /// Makes all chunks durable and returns the body, to which a commit can then refer.
+    /// Makes all chunks durable, and returns a body that a commit can refer to.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body>>;
 }
 
-/// A condition of a commit: the record under `key` has exactly this version.
+/// A condition of a commit: the record under `key` must have exactly this version.
 #[derive(Clone, Debug)]
 pub struct Precondition {
     /// The record's key.
@@ -147,7 +148,7 @@ pub struct Precondition {
     pub version: u64,
 }
 
-/// A write in a commit, which puts or removes one record.
+/// A write in a commit. It puts or removes one record.
 #[derive(Clone, Debug)]
 pub struct Mutation {
     /// The record's key.
@@ -242,7 +243,7 @@ pub struct ScannedRecord<'p> {
 }
 
 impl ScanPage {
-    /// Creates an empty page with room for `limit` records of typical size, but for at most 1024.
+    /// Creates an empty page with room for `limit` records of typical size, up to 1024 records.
     pub fn with_capacity(limit: usize) -> ScanPage {
         const RECORDS: usize = 1024;
         const RECORD_BYTES: usize = 72;
@@ -307,7 +308,7 @@ pub trait Snapshot: Send {
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>>;
 }
 
-/// Statistics of an engine since it was opened.
+/// Statistics of an engine. The counters start at 0 when the engine is opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
     /// Bytes used on disk; 0 if the engine does not manage files.

@@ -1,5 +1,6 @@
-//! Backpressure: limits how far the WAL may run ahead of the database. A checkpoint starts at the
-//! configured WAL size, or at many tombstones; writes stall at four times that size.
+//! Backpressure: limits how far the WAL may run ahead of the database. A checkpoint starts when the
+//! WAL reaches the configured size or the memtable has many tombstones. Writes stall when the WAL
+//! reaches four times the configured size.
 
 use super::super::{EngineError, Result};
 use super::Shared;
@@ -62,7 +63,7 @@ impl Backpressure {
     /// Blocks until the WAL is below the stall threshold.
     ///
     /// # Errors
-    /// The error of the last checkpoint, if it failed.
+    /// Returns the error of the last checkpoint, if it failed.
     pub(super) fn wait(&self, shared: &Shared) -> Result<()> {
         while self.should_stall(shared) {
             let state = self.state();

@@ -162,7 +162,7 @@ impl Checkpointer {
             }
         }
         self.save_position(to)?;
-        // The segments are the only copy if the position went into a file that was removed.
+        // If the database file was removed, the segments are now the only copy of the commits.
         self.shared.dir.ensure_in_place()?;
         self.shared.segments.retire(to.seq);
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
@@ -309,7 +309,7 @@ impl Checkpointer {
     }
 
     fn checkpoint_sqlite_wal(&mut self, wal: &SqliteWal) {
-        // Idle snapshots would limit the checkpoint.
+        // Idle snapshots limit how much SQLite can checkpoint.
         self.pool.end_idle_snapshots();
         // SQLite appends to its WAL after this, and a power failure could tear the page shared with
         // the last checkpointed frame. A synced commit pads that page.

@@ -29,7 +29,8 @@ const LOCK: &str = "LOCK";
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
-    /// The directory, locked as well as the file `LOCK`, which an operator may remove.
+    /// The directory. It is locked in addition to the file `LOCK`, because an operator may remove
+    /// the file.
     handle: File,
     /// The locked file; `None` after `unlock`, and on a read-only file system without a lock file.
     lock: Mutex<Option<File>>,
@@ -43,7 +44,8 @@ pub(super) struct DataDir {
 struct Entry {
     path: PathBuf,
     identity: Identity,
-    /// An open directory, as the inode of a removed one may be reused. The engine has files open.
+    /// An open directory, held so that its inode is not reused if the directory is removed. `None`
+    /// for files and for the data directory itself, which are held open elsewhere.
     _handle: Option<File>,
 }
 
@@ -100,7 +102,7 @@ impl DataDir {
         self.is_writable
     }
 
-    /// Unlocks the directory, and no longer expects its files: SQLite removed its WAL on close.
+    /// Unlocks the directory. Stops watching its files, because SQLite removed its WAL on close.
     pub(super) fn unlock(&self) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let _ = self.handle.unlock();
@@ -228,7 +230,8 @@ fn open_lock(dir: &Path) -> io::Result<File> {
 }
 
 /// Opens and locks the directory itself. Its lock holds even if the file `LOCK` is removed or
-/// missing. Some network file systems lock only files; there the file `LOCK` has to do.
+/// missing. Some network file systems can lock only files. On those, only the file `LOCK` is
+/// locked.
 fn open_locked(dir: &Path) -> Result<File> {
     let handle = File::open(dir).map_err(|e| failed("open", dir, &e))?;
     if !matches!(handle.try_lock(), Err(TryLockError::Error(_))) {

@@ -282,7 +282,7 @@ pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
     let path = path(dir.path());
     let exists = |path: &Path| fs::metadata(path).is_ok_and(|found| found.len() > 0);
     // SQLite creates an index of its WAL even for a reader, unless it may ignore the WAL or keep
-    // the index in memory, which excludes locks between connections.
+    // the index in memory. An index in memory rules out locks between connections.
     let in_memory = "vfs=unix-none";
     let parameter = match exists(&wal_path(dir.path())) {
         _ if dir.is_writable() => None,

@@ -8,8 +8,9 @@
 //! read   -> read cache, else memtable (commits not yet checkpointed), else database
 //! ```
 //!
-//! A process that opens a data directory locks it and the file `LOCK` in it, so only one process
-//! can have it open. docs/format.md describes the files, docs/durability.md the guarantees.
+//! A process that opens a data directory locks both the directory and its file `LOCK`. Only one
+//! process at a time can therefore have a data directory open. docs/format.md describes the files,
+//! and docs/durability.md describes the guarantees.
 
 mod backpressure;
 mod blob_files;
@@ -131,7 +132,8 @@ struct Shared {
     segments: SegmentPool,
     backpressure: Backpressure,
     counters: Counters,
-    /// In expiry order, the memtable hides every database record before this position.
+    /// Position in expiry order below which every expiring record in the database is superseded by
+    /// a memtable entry. Scans for expired records start here.
     expiry_position: Mutex<ExpiryPosition>,
     /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
@@ -252,7 +254,8 @@ impl Embedded {
         let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
         let shared = Shared::new(dir, memtable, (segments, recovered), cache_bytes, wal_bytes);
         shared.wal_end.store(wal_end, Ordering::Relaxed);
-        // Store it again only if recovery found a segment newer than the one in the database.
+        // Save `wal_end` only if the database does not record it yet, or if recovery found a newer
+        // segment.
         if position.wal_end == 0 || position.wal_end.max(position.first_segment) < wal_end {
             expect_wal(&conn, &shared.segments, wal_end)?;
         }
@@ -416,8 +419,8 @@ fn replay_wal(
     Ok((memtable, recovered))
 }
 
-/// Ensures that the WAL has a file, and stores in the database that the WAL exists and which
-/// segment is its newest, so that the next start detects a lost WAL.
+/// Ensures that the WAL has at least one file, and saves the end of the WAL in the database. The
+/// next start compares them, and thereby detects a lost WAL.
 fn expect_wal(conn: &rusqlite::Connection, segments: &SegmentPool, wal_end: u64) -> Result<()> {
     let saved = segments.ensure_file().and_then(|()| Ok(database::save_wal_end(conn, wal_end)?));
     match saved {

@@ -8,8 +8,8 @@ use super::wal::segment::SegmentPool;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Resets the WAL of a data directory with missing segments, so that the directory opens again
-/// without their commits. Returns whether any segment was missing.
+/// Resets the WAL of a data directory with missing segments, so that the directory can be opened
+/// without the commits in the missing segments. Returns whether any segment was missing.
 ///
 /// # Errors
 /// Fails if the directory is in use, cannot be read, or is damaged in another way.

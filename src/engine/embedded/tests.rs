@@ -192,7 +192,7 @@ async fn counts_include_commits_that_are_only_in_the_wal() {
     engine.close().await.unwrap();
 }
 
-/// A quadratic comparison would make 180 billion comparisons, which take minutes.
+/// A quadratic algorithm needs 180 billion comparisons, which take minutes.
 #[tokio::test]
 async fn a_commit_with_many_preconditions_is_fast() {
     const COUNT: usize = 600_000;
@@ -209,7 +209,7 @@ async fn a_commit_with_many_preconditions_is_fast() {
     engine.close().await.unwrap();
 }
 
-/// A writer over an open data directory whose maintenance thread does not run.
+/// Creates a writer for a data directory, but does not start the maintenance thread.
 fn writer_without_maintenance(
     dir: &Path,
     maintenance: SyncSender<MaintenanceTask>,
@@ -262,7 +262,7 @@ async fn commits_do_not_wait_for_the_maintenance_queue() {
         let outcome = outcome.expect("the writer waits for the queue").unwrap();
         assert!(matches!(outcome, Ok(Outcome::Committed(_))), "{outcome:?}");
     }
-    // On close it waits until all deletions are in the queue.
+    // Before the writer ends, it waits until all deletions are in the queue.
     drop(commands);
     let deleted = tasks.iter().filter(|task| matches!(task, MaintenanceTask::DeleteBlob(_)));
     assert_eq!(deleted.count(), COUNT);

@@ -135,7 +135,7 @@ impl Writer {
         *self.shared.wal_position_mut() = position;
     }
 
-    /// Dequeues commits up to the group limits. Returns also whether to rotate the segment after
+    /// Dequeues commits up to the group limits. Also returns whether to rotate the segment after
     /// the group.
     fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, bool) {
         let mut bytes = commit_bytes(&first.commit);
@@ -323,7 +323,8 @@ impl Writer {
     fn segment_with_room(&mut self, len: u64) -> Result<(Arc<Segment>, u64)> {
         if let Some((segment, at)) = &self.active {
             let fits = *at == 0 || at + len <= SEGMENT_BYTES;
-            // A segment that is not preallocated is left as soon as a preallocated one is free.
+            // The writer switches from a segment that is not preallocated as soon as a preallocated
+            // one is free.
             if fits && (segment.preallocated() || !self.shared.segments.has_preallocated()) {
                 return Ok((segment.clone(), *at));
             }

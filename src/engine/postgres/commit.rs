@@ -1,6 +1,6 @@
-//! Commits a group in one transaction of two round trips. The first locks all rows, so that the
-//! commits can be evaluated. The second writes the rows and commits. COMMIT is pipelined behind the
-//! writes, and rolls back if one of them failed.
+//! Commits a group in one transaction of two round trips. The first round trip locks all rows, so
+//! that the commits can be evaluated. The second writes the rows and commits the transaction.
+//! COMMIT is pipelined after the writes; if a write failed, COMMIT rolls back.
 
 use super::super::{Body, Commit, EngineError, NewRecord, Outcome, Result};
 use super::connection::{Fault, Params, evict, timed_out, transfer_timeout, with_deadline};
@@ -56,7 +56,7 @@ enum Attempt {
 /// A transaction whose COMMIT was not acknowledged, identified by one of the rows it writes.
 struct InDoubt {
     key: Bytes,
-    /// The row's version before the transaction; 0 if it did not exist.
+    /// The row's version before the transaction; 0 if the row did not exist.
     old_version: i64,
     version: i64,
     mark: i64,
@@ -203,7 +203,7 @@ impl Inner {
             let version = self.next_version(commit.version_min.max(version_min));
             let signed = i64::try_from(version)
                 .map_err(|_| EngineError::Failed("the version exceeds 63 bits".into()))?;
-            // A missing row cannot be locked. Insert a tombstone, which detects a concurrent
+            // A missing row cannot be locked. Insert a tombstone instead, to detect a concurrent
             // insert.
             for absent in commit.preconditions.iter().filter(|p| p.version == 0) {
                 if !locked.contains_key(&absent.key[..]) {
@@ -254,12 +254,13 @@ impl Inner {
                     return Ok(true);
                 }
                 Ok((version, _)) if version == transaction.old_version => return Ok(false),
-                // The row was overwritten since, so the outcome cannot be determined.
+                // The row has been overwritten since the commit, so the outcome cannot be
+                // determined.
                 Ok(_) => {
                     let e = format!("the connection was lost during a commit ({cause})");
                     return Err(EngineError::Failed(e));
                 }
-                // Not `Unavailable`, which would mean that nothing was written.
+                // Do not return `Unavailable`, because it states that nothing was written.
                 Err(fault) => backoff.wait(fault).await.map_err(|e| {
                     EngineError::Failed(format!("a commit was not acknowledged ({cause}): {e}"))
                 })?,
@@ -316,14 +317,14 @@ async fn begin(
     Ok((statements, locked))
 }
 
-/// Returns those keys of the commits whose rows other transactions have locked.
+/// Returns those keys of the commits that have a row locked by another transaction.
 async fn blocked_keys(client: &Client, commits: &[&Commit]) -> StatementResult<HashSet<Vec<u8>>> {
     let (writes, checks) = keys(commits);
     let (writes, checks): (Params<'_>, Params<'_>) = (&[&writes], &[&checks]);
     let blocked_writes = client.prepare_cached(sql::BLOCKED_WRITES).await?;
     let blocked_checks = client.prepare_cached(sql::BLOCKED_CHECKS).await?;
-    // This ends with ROLLBACK, because COMMIT of a transaction that locked rows waits for
-    // synchronous replicas.
+    // End with ROLLBACK, because COMMIT of a transaction that locked rows waits for synchronous
+    // replicas.
     let (begun, written, checked, ended) = tokio::join!(
         client.batch_execute("BEGIN"),
         client.query(&blocked_writes, writes),

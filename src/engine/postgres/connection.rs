@@ -20,8 +20,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// Time limits for establishing a connection, and for waiting for one from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Base time limit of a statement. It is longer than any statement of this engine takes. A hung
-/// server leaves its connections open without responding.
+/// Base time limit of a statement, longer than any statement of this engine takes. It detects a
+/// hung server, which keeps its connections open but does not respond.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Assumed minimum transfer rate, in bytes per second. It extends the time limit of large
 /// statements.
@@ -196,7 +196,7 @@ impl From<tokio_postgres::Error> for Fault {
         let Some(db) = e.as_db_error() else {
             let cause = e.source();
             let text = cause.map_or(e.to_string(), |cause| format!("{e}: {cause}"));
-            // An error with another cause would recur on every connection.
+            // An error with another cause recurs on every connection.
             let network = e.is_closed() || cause.is_none_or(is_transient);
             return match network {
                 true => Fault::Disconnected(text),
@@ -283,7 +283,7 @@ pub(super) async fn run_query(
 /// Runs a query on a pooled connection, and closes the connection if it is lost.
 ///
 /// If the future is dropped, the connection returns to the pool only once the query has ended.
-/// Otherwise the next statement on the connection would have to wait for the query.
+/// Otherwise the next statement on the connection waits for the query.
 pub(super) async fn run_pooled_query(
     client: Client,
     bytes: u64,
@@ -308,7 +308,8 @@ impl Drop for RunningQuery {
         let Some(client) = self.0.take() else { return };
         let Ok(runtime) = Handle::try_current() else { return drop(Client::take(client)) };
         runtime.spawn(async move {
-            // The database executes statements in order, so the empty one ends after the query.
+            // The database executes statements in order, so the empty statement ends after the
+            // query.
             if with_deadline(client.batch_execute("")).await.is_err() {
                 evict(client);
             }

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client as PgClient, SimpleQueryMessage};
 
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Time for which tombstones are kept, in microseconds. The version floor is half of this time
-/// behind the clock. That is far more than [`INTERVAL`], the interval at which every process reads
-/// the floor.
+/// Time for which tombstones are kept, in microseconds. The version floor trails the clock by half
+/// of this time, which is far more than [`INTERVAL`], the interval at which every process reads the
+/// floor.
 const TOMBSTONE_RETENTION_MICROS: u64 = 3_600_000_000;
 /// Time limit of one attempt to create the tables.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
-/// Number of queries of the clock per synchronization. The one with the shortest round trip is
-/// used.
+/// Number of times the clock is queried per synchronization. The query with the shortest round trip
+/// is used.
 const CLOCK_SAMPLES: usize = 3;
 
 /// Builds a missing index, and runs maintenance periodically until the engine is dropped.
@@ -36,8 +36,8 @@ async fn run_periodically(inner: Weak<Inner>) {
     }
 }
 
-/// Builds the index that scans use, unless it is valid. Retries until it is, because other servers
-/// may be building it or the connection may be lost.
+/// Builds the index that scans use, unless a valid one exists. Retries until the index is valid,
+/// because another server may be building it or the connection may be lost.
 async fn build_live_index(inner: Weak<Inner>) {
     loop {
         match try_build_live_index(&inner).await {
@@ -54,7 +54,8 @@ async fn build_live_index(inner: Weak<Inner>) {
     }
 }
 
-/// Returns whether the index is valid, after building it unless another server is doing so.
+/// Builds the index if it is not valid and no other server is building it. Returns whether it is
+/// valid.
 async fn try_build_live_index(inner: &Weak<Inner>) -> Result<bool, Fault> {
     let (builder, lock) = {
         let Some(inner) = inner.upgrade() else { return Ok(true) };
@@ -67,7 +68,8 @@ async fn try_build_live_index(inner: &Weak<Inner>) -> Result<bool, Fault> {
                 return Err(fault);
             }
         }
-        // Taken from the pool: a build may take minutes, and its connections are closed at its end.
+        // Both connections are taken out of the pool, because a build may take minutes, and are
+        // closed when it ends.
         let builder = Client::take(client);
         (builder, Client::take(inner.client().await?))
     };

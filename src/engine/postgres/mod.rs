@@ -1,12 +1,12 @@
-//! The PostgreSQL engine. Any number of processes can share one database that supports the
+//! The PostgreSQL engine. Any number of processes can share one database, which must support the
 //! PostgreSQL protocol. A process stores no data of its own. Concurrent reads share statements, and
 //! concurrent commits share transactions.
 //!
 //! A commit locks the rows it needs (`FOR UPDATE` those it writes, `FOR SHARE` those it only
 //! checks), evaluates the preconditions, writes and commits. The process assigns a version greater
 //! than the versions of all locked rows and all versions that it assigned before. A removed record
-//! leaves a tombstone for an hour. After that, the version floor exceeds its version. The versions
-//! of a key therefore increase, whichever process writes.
+//! leaves a tombstone for an hour. By the time the tombstone is purged, the version floor exceeds
+//! the tombstone's version. The versions of a key therefore increase, whichever process writes.
 
 mod commit;
 mod connection;
@@ -53,7 +53,7 @@ pub struct Options {
     pub url: String,
     /// URL of standbys for eventually consistent scans, which fall back to the primary.
     pub standby: Option<String>,
-    /// Maximum number of connections to the primary, and also to the standbys.
+    /// Maximum number of connections to the primary. The same limit applies to the standbys.
     pub connections: usize,
     /// Memory limit for large bodies that are being read, in bytes. Further reads wait.
     pub reading_bytes: u64,
@@ -214,7 +214,7 @@ impl Inner {
     }
 
     /// Reserves `len` bytes of memory and reads a record with a body of up to that size. Returns
-    /// `None` if the body has grown beyond it or the record was removed.
+    /// `None` if the body has grown beyond that size or the record was removed.
     async fn read_large(&self, key: &[u8], len: u64) -> Result<Option<Record>> {
         let permit = self.reserve_memory(len).await?;
         let rows = self.query_large(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;

@@ -1,6 +1,6 @@
 //! Batches concurrent reads, because a statement with many keys costs little more than one with a
 //! single key. A statement is sent only after all of its reads were queued, so each read sees every
-//! commit that was acknowledged before it.
+//! commit that was acknowledged before the read was queued.
 
 use super::super::{EngineError, Projection, Record, Result};
 use super::{Inner, bytes, malformed_row, number, record_at, sql};
@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 
 /// Number of concurrent statements per projection.
 const WORKERS: usize = 2;
-/// Maximum number of keys per statement. For each, a body of up to 256 KiB may be returned.
+/// Maximum number of keys per statement. Each key may return a body of up to 256 KiB.
 const BATCH_KEYS: usize = 32;
 /// Maximum number of queued reads per projection. Further callers wait for room in the queue.
 const QUEUE_READS: usize = 1024;

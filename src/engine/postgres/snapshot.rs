@@ -106,7 +106,8 @@ impl Snapshot for SnapshotReader {
 
 impl Drop for SnapshotReader {
     fn drop(&mut self) {
-        // Closing the connection ends the transaction; returning it to the pool would not.
+        // Close the connection to end the transaction. Returning the connection to the pool does
+        // not end it.
         self.client.take().into_iter().for_each(|client| drop(Client::take(client)));
     }
 }

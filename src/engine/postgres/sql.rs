@@ -1,13 +1,13 @@
 //! The schema and all SQL statements.
 //!
-//! The statements use only features that databases that support the PostgreSQL protocol have in
-//! common: no stored functions, advisory locks or extensions. In the tables, the column `due` is a
+//! The statements use only features that all PostgreSQL-compatible databases have in common. They
+//! use no stored functions, advisory locks or extensions. In the tables, the column `due` is a
 //! record's `expires_at`, and `head` is its `meta`.
 
 /// The schema version that this build creates and reads.
 pub(super) const FORMAT: i32 = 1;
 
-/// Creates the metadata table. Its single row is locked while the other tables are created.
+/// Creates the metadata table. The row with id 1 is locked while the other tables are created.
 pub(super) const META: &str = "
     CREATE SCHEMA IF NOT EXISTS steadfast;
     CREATE TABLE IF NOT EXISTS steadfast.meta (
@@ -33,7 +33,7 @@ pub(super) const TABLES: &str = "
     UPDATE steadfast.meta SET format = 1 WHERE id = 1;
 ";
 /// Disables compression of bodies. A failure is ignored, because other databases may not support
-/// it.
+/// this setting.
 pub(super) const DISABLE_COMPRESSION: &str =
     "ALTER TABLE steadfast.records ALTER COLUMN body SET STORAGE EXTERNAL";
 
@@ -53,8 +53,8 @@ pub(super) const ADD_BUILD_LOCK: &str = "
     INSERT INTO steadfast.meta (id, format, version_floor) VALUES (2, 0, 0)
     ON CONFLICT (id) DO NOTHING";
 /// Locks the row of [`ADD_BUILD_LOCK`]; returns no row if another server has locked it. Must be
-/// sent as a simple query: a prepared statement would keep its snapshot until the transaction ends,
-/// and the build would wait for that.
+/// sent as a simple query: a prepared statement keeps its snapshot until the transaction ends, and
+/// the build waits for that snapshot.
 pub(super) const LOCK_BUILD: &str =
     "BEGIN; SELECT id FROM steadfast.meta WHERE id = 2 FOR UPDATE SKIP LOCKED";
 /// Disables timeouts, because a build waits until all older transactions have ended.
@@ -97,11 +97,11 @@ pub(super) const LOCK_WRITES: &str = "
 pub(super) const LOCK_CHECKS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
 /// Begin a transaction with a lock timeout in milliseconds. The long timeout is shorter than the
-/// client's statement timeout. Otherwise a transaction could keep waiting after the client has
-/// closed its connection, and keep the locks that it already has.
+/// client's statement timeout. Otherwise a transaction whose client has closed the connection could
+/// keep waiting, and keep the locks that it already holds.
 pub(super) const BEGIN_SHORT_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 500";
 pub(super) const BEGIN_LONG_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
-/// Select the keys of the rows that the statements above cannot lock immediately.
+/// Select the keys of the rows that [`LOCK_WRITES`] and [`LOCK_CHECKS`] cannot lock immediately.
 pub(super) const BLOCKED_WRITES: &str = "
     SELECT key FROM steadfast.records WHERE key = ANY($1) AND key NOT IN (
         SELECT key FROM steadfast.records WHERE key = ANY($1) FOR UPDATE SKIP LOCKED)";
@@ -123,7 +123,7 @@ pub(super) const ADD_COUNTS: &str = "
     INSERT INTO steadfast.counts (first, n)
     SELECT c.first, c.n FROM unnest($1::INT[], $2::BIGINT[]) AS c (first, n)";
 
-/// Waits for a concurrent insert of the key, and ensures that it has a row that can be locked.
+/// Waits for a concurrent insert of the key, and ensures that the key has a row that can be locked.
 pub(super) const ENSURE_ROW: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)
     VALUES ($1, 0, 0, false, 0, '', '') ON CONFLICT (key) DO NOTHING";
