@@ -12,7 +12,7 @@ use serde_json::json as value;
 
 const CUSTOMER: &str = "steadfast";
 const ROOT: &str = "root";
-/// Creation time reported for the root token, which has none.
+/// Creation time reported for the root token, whose actual creation time is unknown.
 const ROOT_CREATED: &str = "2026-01-01T00:00:00Z";
 
 /// The caller's token and user.

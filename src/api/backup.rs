@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Memory reserved for one backup, in bytes.
 const BACKUP_BYTES: u64 = 4 << 20;
-/// Time limit of a backup. While its snapshot is open, the space of deleted data is not reclaimed.
+/// Time limit of a backup. While its snapshot is open, space used by deleted data is not reclaimed.
 const TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// Streams a backup as a response body.

@@ -34,7 +34,7 @@ const LONG_LINE_BYTES: usize = 1 << 20;
 /// Number of lines after which the task yields to the scheduler.
 const YIELD_LINES: u64 = 32;
 /// Maximum number of errors listed in a report, and maximum size of the listed keys and reasons in
-/// bytes. The number of lines is not limited.
+/// bytes. The number of lines in a batch is not limited.
 const ERRORS_MAX: usize = 10_000;
 const ERRORS_BYTES_MAX: usize = 1 << 20;
 
@@ -144,7 +144,8 @@ impl Api {
                 searched = 0;
             }
             if searched > LONG_LINE_BYTES && long.is_none() {
-                // The line, its decoded value and, with some engines, the value being committed.
+                // Reserve memory for the line, its decoded value and, with some engines, the value
+                // being committed.
                 let value_max = self.kv.value_bytes_max();
                 let held = 2 * line_max as u64 + self.kv.held_memory_bytes(value_max);
                 let permit = body.while_connected(pin!(self.limiter.long_line(held))).await??;
@@ -247,7 +248,7 @@ impl<'a> BatchRequest<'a> {
         upload.finish().await
     }
 
-    /// Starts committing the group once the previous commit has finished.
+    /// Waits for the previous commit, then starts committing the group.
     async fn commit(&mut self) {
         self.finish_commit().await;
         if self.items.is_empty() || self.status >= 500 {

@@ -6,7 +6,8 @@ use crate::kv::types::{Key, Metadata, Ttl};
 use crate::wire::item_line::{FieldError, LineError, LineFields, ParsedLine};
 use bytes::Bytes;
 
-/// The key of a rejected line, which is empty if it could not be parsed, and the cause.
+/// The key of a rejected line, and the reason for the rejection. The key is empty if it could not
+/// be parsed.
 pub(super) type RejectedLine = (String, kv::Error);
 
 /// A parsed and validated line.
@@ -15,7 +16,8 @@ pub(super) struct ValidLine {
     pub(super) ttl: Option<Ttl>,
     pub(super) metadata: Metadata,
     pub(super) value: Bytes,
-    /// Used only by imports, like the fields below; see [`kv::import::ImportItem`].
+    /// The expiry time. This field and those below are used only by imports; see
+    /// [`kv::import::ImportItem`].
     pub(super) expires: Option<u64>,
     pub(super) generation: Option<ImportedGeneration>,
     pub(super) modified: Option<u64>,

@@ -60,7 +60,7 @@ impl Error {
         match self {
             Error::Kv(e) => kv_status(e),
             Error::Body(BodyError::Timeout(_) | BodyError::TooSlow) => 408,
-            // The status that nginx logs in this case. No response is sent.
+            // nginx logs this status when a client disconnects. No response is sent.
             Error::Body(BodyError::Disconnected) => 499,
             Error::Body(BodyError::Truncated | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
             Error::Unauthorized(_) => 401,

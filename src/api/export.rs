@@ -20,9 +20,11 @@ use std::time::{Duration, Instant};
 
 /// Memory reserved for one export, in bytes.
 const EXPORT_BYTES: u64 = 4 << 20;
-/// Size in bytes at which a chunk is sent. The last line of a chunk may exceed this size.
+/// Size in bytes at which a chunk is sent. The last item or piece of a value appended to a chunk
+/// may make the chunk larger.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Time limit of an export. While its snapshot is open, the space of deleted data is not reclaimed.
+/// Time limit of an export. While its snapshot is open, space used by deleted data is not
+/// reclaimed.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// Streams an export as a response body.
@@ -103,7 +105,7 @@ impl LargeValue {
     /// whether the line is complete.
     async fn push(&mut self, out: &mut Vec<u8>) -> Result<bool, kv::Error> {
         let len = (self.value.len() - self.offset).min(PIECE_BYTES as u64);
-        // At most PIECE_BYTES, so the cast is lossless.
+        // `len` is at most PIECE_BYTES, so the cast is lossless.
         let piece = self.value.read(self.offset, len as usize).await?;
         self.offset += len;
         let last = self.offset == self.value.len();

@@ -44,8 +44,8 @@ impl Api {
         let list = Query::parse(head.query())?.list_keys()?;
         let permit = self.limiter.download(2 * page_bytes_max(list.limit)).await?;
         let page = self.kv.list_keys(&store?, &list).await?;
-        // Serialize item by item: collecting the details first would take the memory of a second
-        // page.
+        // Serialize item by item, because collecting the details first would double the memory
+        // used.
         let mut body = Vec::with_capacity(64 + page.bytes() + page.len() * DETAILS_BYTES);
         body.extend_from_slice(b"{\"data\":[");
         let mut last = None;
@@ -77,7 +77,9 @@ impl Api {
             (Some(prefix), false) => prefix,
             (None, true) => "",
             (Some(_), true) | (None, false) => {
-                return Err(Error::Invalid("either prefix or all=true is required".into()));
+                return Err(Error::Invalid(
+                    "exactly one of prefix and all=true is required".into(),
+                ));
             }
         };
         // Both a dry run and a deletion scan the items page by page.

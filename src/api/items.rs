@@ -49,8 +49,8 @@ impl Api {
 
     /// Reads an item and acquires a permit for its value.
     ///
-    /// If no permit is free, the value is dropped before the wait and read again afterwards.
-    /// Otherwise, the values of waiting requests would exceed the limit.
+    /// If no permit is free, the value is dropped before the wait and read again afterwards,
+    /// because the limit does not cover values held by waiting requests.
     async fn admit(&self, store: &StoreId, key: &Key) -> Result<(Item, Permit), Error> {
         let mut admitted = None;
         loop {
@@ -58,7 +58,7 @@ impl Api {
             let memory = self.kv.download_memory_bytes(&item);
             match admitted {
                 Some((permit, bytes)) if memory <= bytes => return Ok((item, permit)),
-                // The value has grown in the meantime.
+                // There is no permit yet, or the value has outgrown the permit.
                 Some(_) | None => {}
             }
             if let Some(permit) = self.limiter.try_download(memory) {
@@ -251,7 +251,7 @@ impl BodySource for ValueSource {
             if len == 0 {
                 return Ok(None);
             }
-            // At most PIECE_BYTES, so the cast is lossless.
+            // `len` is at most PIECE_BYTES, so the cast is lossless.
             match self.value.read(self.range.start, len as usize).await {
                 Ok(bytes) => {
                     self.range.start = end;

@@ -20,7 +20,7 @@ impl Api {
         let mut list = query.list_keys()?;
         let consistency = match query.word("consistency")? {
             None | Some("strong") => None,
-            // Echoed even if the engine's lists are always strongly consistent.
+            // The parameter is echoed even if the engine's lists are always strongly consistent.
             Some("eventual") => Some("eventual".to_owned()),
             Some(_) => return Err(Error::Invalid("consistency must be strong or eventual".into())),
         };
@@ -72,7 +72,7 @@ pub(super) fn utf8(key: &[u8]) -> Result<&str, kv::Error> {
 ///
 /// Copying a key that needs no escaping takes 40 % less time than `serde_json`.
 fn push_json_string(body: &mut Vec<u8>, key: &[u8]) -> Result<(), Error> {
-    // No early exit, so that the compiler vectorizes the loop.
+    // The loop has no early exit, so that the compiler can vectorize it.
     let plain = key.iter().fold(true, |plain, byte| {
         plain & matches!(byte, b' '..=b'~') & (*byte != b'"') & (*byte != b'\\')
     });

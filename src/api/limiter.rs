@@ -15,7 +15,8 @@ const UNIT: u64 = 1024;
 /// Bodies up to this size need no permit: every connection has a buffer about this large anyway,
 /// and small requests must not queue behind large ones.
 const SMALL_BYTES: u64 = 16 * 1024;
-/// Maximum number of open snapshots. While one is open, the space of deleted data is not reclaimed.
+/// Maximum number of open snapshots. While one is open, space used by deleted data is not
+/// reclaimed.
 const SNAPSHOTS: u64 = 4;
 /// Maximum time that a request waits for a permit.
 const WAIT: Duration = Duration::from_secs(30);
@@ -34,7 +35,7 @@ impl Permit {
         self.contention.clone()
     }
 
-    /// Releases all but `bytes`.
+    /// Releases all of the permit but `bytes`.
     pub(crate) fn shrink(&mut self, bytes: u64) {
         let kept = if bytes <= SMALL_BYTES { 0 } else { bytes.div_ceil(UNIT) };
         if kept == 0 {
@@ -59,7 +60,7 @@ struct Limiter {
     semaphore: Arc<Semaphore>,
     units: u32,
     contention: Contention,
-    /// The reason reported when a request times out.
+    /// The reason reported when a request times out while it waits for a permit.
     exhausted: &'static str,
 }
 
@@ -71,7 +72,8 @@ impl Limiter {
         Limiter { semaphore, units, contention: Contention::default(), exhausted }
     }
 
-    /// Returns a permit for `bytes`, capped at the whole limit, or `None` if it is not free now.
+    /// Returns a permit for `bytes`, capped at the whole limit; `None` if too little of the limit
+    /// is free.
     fn try_acquire(&self, bytes: u64) -> Option<Permit> {
         let permit = self.semaphore.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
         Some(self.permit(permit))
@@ -84,7 +86,7 @@ impl Limiter {
         self.acquire(bytes).await
     }
 
-    /// Waits for the permit that [`Limiter::try_acquire`] would return.
+    /// Waits for a permit for `bytes`, capped at the whole limit.
     async fn acquire(&self, bytes: u64) -> Result<Permit, Error> {
         if let Some(permit) = self.try_acquire(bytes) {
             return Ok(permit);
@@ -135,7 +137,7 @@ impl MemoryLimiter {
         self.snapshots.acquire(UNIT).await
     }
 
-    /// Returns the permit of [`MemoryLimiter::download`], or `None` if it is not free now.
+    /// Like [`MemoryLimiter::download`], but returns `None` instead of waiting.
     pub(crate) fn try_download(&self, bytes: u64) -> Option<Permit> {
         match bytes <= SMALL_BYTES {
             true => Some(Permit::default()),
@@ -144,7 +146,7 @@ impl MemoryLimiter {
     }
 
     /// Waits for a permit to buffer up to `bytes` of a response body. The caller must not have the
-    /// body in memory yet: the bodies of waiting requests would exceed the limit.
+    /// body in memory yet, because the limit does not cover bodies held by waiting requests.
     pub(crate) async fn download(&self, bytes: u64) -> Result<Permit, Error> {
         self.downloads.acquire_unless_small(bytes).await
     }

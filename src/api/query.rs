@@ -45,7 +45,7 @@ impl Query {
         Ok(self.single(name)?.flatten().filter(|value| !value.is_empty()))
     }
 
-    /// Returns a keyword parameter; an empty value is the empty keyword.
+    /// Returns a keyword parameter; an empty value is returned as an empty keyword.
     pub(crate) fn word(&self, name: &str) -> Result<Option<&str>, Error> {
         Ok(self.single(name)?.map(Option::unwrap_or_default))
     }

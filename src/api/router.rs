@@ -78,7 +78,7 @@ pub(super) fn match_route(path: &[u8]) -> RouteMatch<'_> {
         return RouteMatch { route, store, key: b"" };
     }
     let kv = path.strip_prefix(b"/resources/stores/kv");
-    // The name of the collection until 2023.
+    // Clients released before 2023-04 use this path for stores.
     let Some(rest) = kv.or_else(|| path.strip_prefix(b"/resources/stores/object")) else {
         return fixed(Route::Unknown);
     };

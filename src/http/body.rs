@@ -22,7 +22,7 @@ const DRAIN_BYTES_MAX: u64 = 1 << 20;
 /// Why a body could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The connection ended within the body.
+    /// The connection ended before the body was complete.
     #[error("the connection ended before the body was complete")]
     Truncated,
     /// The next bytes did not arrive in time.
@@ -62,7 +62,8 @@ pub struct Body<'c, S> {
     position: Position,
     /// Whether the client waits for `100 Continue`.
     expects_continue: bool,
-    /// The interim response with which the client is probed; empty for HTTP/1.0 clients.
+    /// The interim response that is sent to detect whether the client has disconnected; empty for
+    /// HTTP/1.0 clients.
     interim: &'static [u8],
     rate: TransferRate,
 }
@@ -100,9 +101,9 @@ impl<'c, S: Stream> Body<'c, S> {
     /// Runs `work`, but drops it if the client disconnects. If `work` completes without waiting,
     /// the connection is not checked. Bytes that the client sends in the meantime are kept.
     ///
-    /// A client that only shuts down its sending side still gets a response. Until then, an
-    /// HTTP/1.1 client is sent `102 Processing` every second. This write fails once the client has
-    /// disconnected.
+    /// A client that only shuts down its sending side still gets a response. While an HTTP/1.1
+    /// client waits for it, `102 Processing` is sent every second; sending fails once the client
+    /// has disconnected.
     ///
     /// # Errors
     /// Returns [`BodyError::Disconnected`] if the client has disconnected; no response is sent.
@@ -120,8 +121,8 @@ impl<'c, S: Stream> Body<'c, S> {
     /// `100 Continue` if the client expects it.
     ///
     /// # Errors
-    /// If the body is truncated, malformed or too slow, or if the client has disconnected. All
-    /// later calls fail too.
+    /// Fails if the body is truncated, malformed or too slow, or if the client has disconnected.
+    /// All later calls fail too.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         let read = self.next().await;
         if read.is_err() && self.position != Position::Disconnected {
@@ -171,7 +172,7 @@ impl<'c, S: Stream> Body<'c, S> {
     }
 
     async fn read_data(&mut self, remaining: u64) -> Result<Bytes, BodyError> {
-        // At most CHUNK_BYTES_MAX, so the cast is lossless.
+        // The minimum is at most CHUNK_BYTES_MAX, so the cast is lossless.
         let len = remaining.min(CHUNK_BYTES_MAX as u64) as usize;
         self.io.read_exact(len, &mut self.rate).await.map_err(|e| self.error(&e))
     }
@@ -219,7 +220,7 @@ impl<'c, S: Stream> Body<'c, S> {
     }
 
     /// Returns whether the connection can stay open: either the body is complete, or the size of
-    /// the unread rest is known and small.
+    /// the unread part is known and small.
     pub(super) fn is_drainable(&self) -> bool {
         match self.position {
             Position::End => true,

@@ -26,8 +26,8 @@ pub(super) struct BufferedStream<S> {
     pub(super) input: BytesMut,
     /// Bytes to write before the next read.
     pub(super) output: Vec<u8>,
-    /// The timer of all waits. A wait resets it only to an earlier deadline, or if it fires too
-    /// early, so that most waits need no timer operation.
+    /// The timer shared by all waits. It is reset only if a wait has an earlier deadline, or if the
+    /// timer fires too early. Most waits therefore need no timer operation.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -165,14 +165,14 @@ impl<S: Stream> BufferedStream<S> {
 
     /// Runs `work`, which must not use the stream, as long as the client is connected.
     ///
-    /// The stream is used only if `work` has to wait. Input that arrives in the meantime is kept;
-    /// once it reaches the size of a read, disconnects are no longer detected. A client that shuts
-    /// down its sending side may have closed the connection, or may still be waiting for the
-    /// response. It is probed with `interim`: if the connection is closed, the client's system
-    /// answers the probe with a reset.
+    /// The stream is used only if `work` waits. Input that arrives in the meantime is kept. Once
+    /// the input buffer is full, disconnects are no longer detected. A client that shuts down its
+    /// sending side may have closed the connection, or may still be waiting for the response. To
+    /// find out, the server sends `interim`: if the connection is closed, the client's operating
+    /// system answers with a reset.
     ///
     /// # Errors
-    /// If the connection is closed or reset before `work` completes.
+    /// Fails if the connection is closed or reset before `work` completes.
     pub(super) async fn while_connected<T>(
         &mut self,
         interim: &[u8],

@@ -9,8 +9,9 @@ use std::io;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
-/// Maximum number of connections drained at the same time after a request without a valid token.
-/// Others close right after the response, which a client that is still sending may not receive.
+/// Maximum number of connections whose remaining input is discarded at the same time after a
+/// request without a valid token. Further connections are closed right after the response, so a
+/// client that is still sending may not receive the response.
 const UNAUTHENTICATED_DRAINS: usize = 64;
 static UNAUTHENTICATED: Semaphore = Semaphore::const_new(UNAUTHENTICATED_DRAINS);
 

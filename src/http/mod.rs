@@ -39,10 +39,11 @@ pub struct Timeouts {
     pub head: Duration,
     /// Time limit for an idle connection between requests.
     pub idle: Duration,
-    /// Time limit for the next bytes of a request body; also the delay before its rate is enforced.
+    /// Time limit for the next bytes of a request body; also the delay before the minimum transfer
+    /// rate is enforced.
     pub body: Duration,
-    /// Time limit for sending the next bytes of a response; also the delay before its rate is
-    /// enforced.
+    /// Time limit for sending the next bytes of a response; also the delay before the minimum
+    /// transfer rate is enforced.
     pub write: Duration,
 }
 

@@ -11,7 +11,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// By `Content-Length`; 0 without the header.
+    /// By `Content-Length`, in bytes; 0 if the header is absent.
     Length(u64),
     /// By chunked transfer coding.
     Chunked,
@@ -37,8 +37,8 @@ impl RequestHead {
     /// needed. An earlier search has covered the first `searched` bytes.
     ///
     /// # Errors
-    /// If the head exceeds a limit, contains a bare LF or begins with a byte that is not allowed in
-    /// a method.
+    /// Fails if the head exceeds a limit, contains a bare LF or begins with a byte that is not
+    /// allowed in a method.
     pub(super) fn find_end(input: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
         match input.first() {
             Some(&TLS_HANDSHAKE) => return Err(RequestError::Tls),
@@ -49,8 +49,8 @@ impl RequestHead {
         }
         for at in memchr_iter(b'\n', input.get(searched..).unwrap_or_default()) {
             let line = input.get(..searched + at).unwrap_or_default();
-            // A proxy that does not treat a bare LF as the end of a line would see one header where
-            // this server sees two.
+            // Reject a bare LF. Implementations differ in whether it ends a line, so a proxy and
+            // this server could see different headers.
             let Some(line) = line.strip_suffix(b"\r") else {
                 return Err(malformed("a line does not end in CR LF"));
             };
@@ -71,7 +71,7 @@ impl RequestHead {
     /// Parses a complete head, found by [`RequestHead::find_end`].
     ///
     /// # Errors
-    /// If it is malformed, exceeds a limit, or has ambiguous or unsupported framing.
+    /// Fails if the head is malformed, exceeds a limit, or has ambiguous or unsupported framing.
     pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, RequestError> {
         let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut []);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_not_decoded_or_normalised() {
+    fn targets_are_not_decoded_or_normalized() {
         let head = parse("PUT /a%2Fb/../x//y+z;p#f?q=%2B&r=+ HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(head.path(), b"/a%2Fb/../x//y+z;p#f");
         assert_eq!(head.query(), b"q=%2B&r=+");

@@ -10,7 +10,8 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Bodies up to this size, in bytes, are copied into the output buffer after the head; larger
-/// bodies are written without a copy. At this size, the buffer need not shrink between requests.
+/// bodies are written without a copy. With this limit, the output buffer stays within the capacity
+/// that an idle connection keeps.
 const COALESCE_BYTES_MAX: usize = 4 * 1024;
 /// The last second that an HTTP date can express, in the year 9999.
 const HTTP_DATE_MAX_SECS: u64 = 253_402_300_799;
@@ -30,7 +31,8 @@ pub enum Payload {
     Bytes(Bytes),
     /// A streamed body of this length.
     Sized(u64, Box<dyn BodySource>),
-    /// A streamed body of unknown length: chunked, or in HTTP/1.0 ended by closing the connection.
+    /// A streamed body of unknown length. It is chunked or, in HTTP/1.0, ended by closing the
+    /// connection.
     Chunked(Box<dyn BodySource>),
     /// Only a `Content-Length`, for HEAD.
     LengthOnly(u64),
@@ -46,7 +48,8 @@ pub struct Response {
     pub payload: Payload,
     /// Whether the connection closes after this response.
     pub close: bool,
-    /// Whether authentication failed. The number of such connections being drained is limited.
+    /// Whether authentication failed. The server limits how many connections it drains after failed
+    /// authentication.
     pub(super) unauthenticated: bool,
     /// A value, such as a permit, that is dropped once the response is written.
     _guard: Option<Box<dyn Send>>,
@@ -155,7 +158,7 @@ impl Response {
         out.extend_from_slice(date.line());
         out.extend_from_slice(match (self.close, self.http_10) {
             (true, _) => b"Connection: close\r\n\r\n",
-            // An HTTP/1.0 client would otherwise wait for the connection to close.
+            // Without this header, an HTTP/1.0 client waits for the connection to close.
             (false, true) => b"Connection: keep-alive\r\n\r\n",
             (false, false) => b"\r\n",
         });
@@ -200,8 +203,8 @@ impl Response {
     }
 }
 
-/// Returns the next bytes of a body, or an error if the client disconnects first. The probe is
-/// empty, because an interim response cannot be sent within a response.
+/// Returns the next bytes of a body, or an error if the client disconnects first. Passes no interim
+/// response, because none can be sent once the response has started.
 async fn next_piece<S: Stream>(
     source: &mut dyn BodySource,
     io: &mut BufferedStream<S>,

@@ -1,22 +1,23 @@
 //! Minimum transfer rates, which limit the total time a client may take for a body.
 //!
-//! With only a timeout per read, a client that sends a byte now and then could hold a connection
-//! and memory for hours.
+//! A timeout per read is not enough: a client that sends a byte now and then could hold a
+//! connection and memory for hours.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Minimum average rate of a transfer, in bytes per second. It is enforced once the client has kept
-/// the server waiting for the timeout of a single read or write.
+/// Minimum average rate of a transfer, in bytes per second. It is enforced once the total time
+/// spent waiting for the client exceeds the timeout of a single read or write.
 pub(super) const BYTES_PER_SEC_MIN: u64 = 1024;
 /// Minimum average rate in bytes per second while other requests wait for the transfer's memory.
 pub(super) const CONTENDED_BYTES_PER_SEC_MIN: u64 = 32 * 1024;
 /// Waiting time before the higher rate is enforced.
 const GRACE_CONTENDED: Duration = Duration::from_secs(5);
 /// Maximum time without progress while other requests wait for memory. The rate alone does not
-/// detect a client that stops reading, because it includes the megabytes that the kernel buffers.
+/// detect a client that stops reading, because the megabytes that the kernel buffers count as
+/// transferred.
 const STALL_CONTENDED: Duration = Duration::from_secs(10);
 /// Interval at which a waiting transfer checks for contention.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,7 +85,7 @@ impl TransferRate {
     /// Returns how long the next read or write may wait. After that time, call this again.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if the transfer has stalled or is too slow.
+    /// Returns [`io::ErrorKind::TimedOut`] if the transfer has stalled or is too slow.
     pub(super) fn next_wait(&self) -> io::Result<Duration> {
         let earned = |rate| Duration::from_millis(self.bytes.saturating_mul(1000) / rate);
         let allowed = self.timeout.saturating_add(earned(BYTES_PER_SEC_MIN));

@@ -1,8 +1,8 @@
 //! Backup and restore. A backup contains all records of a snapshot, as a stream of frames with
 //! checksums.
 //!
-//! docs/format.md specifies the bytes. A restored item keeps its generation, which is stored in its
-//! meta as for an imported item. A generation of 2^53 or greater is replaced.
+//! docs/format.md specifies the format. A restored item keeps its generation, which is stored in
+//! the item's meta, like that of an imported item. A generation of 2^53 or greater is replaced.
 
 use super::clock::Clock;
 use super::codec::ItemMeta;
@@ -33,7 +33,8 @@ const PAYLOAD_MAX: usize = INLINE_BYTES_MAX + 64 * 1024;
 /// Maximum number of records, and of body bytes, per scan of the snapshot.
 const PAGE_RECORDS: usize = 1000;
 const PAGE_BYTES: u64 = 1 << 20;
-/// Minimum size of the chunks that [`BackupStream::next`] returns, except for the last one.
+/// Minimum size in bytes of the chunks that [`BackupStream::next`] returns; the last chunk may be
+/// smaller.
 const OUTPUT_BYTES: usize = 256 << 10;
 
 /// Produces the bytes of a backup.
@@ -95,7 +96,7 @@ impl BackupStream {
         while out.len() < OUTPUT_BYTES && !self.ended {
             if let Some((body, offset)) = self.large.take() {
                 let len = (body.len() - offset).min(INLINE_BYTES_MAX as u64);
-                // At most INLINE_BYTES_MAX, which fits a usize.
+                // The length is at most INLINE_BYTES_MAX, so it fits a usize.
                 let chunk = body.read(offset, len as usize).await?;
                 self.write_frame(&mut out, CHUNK, &[&chunk]);
                 if offset + len < body.len() {
@@ -138,7 +139,7 @@ impl BackupStream {
             self.write_frame(out, RECORD, &[&fixed, key, &meta]);
             self.large = Some((body, 0));
         } else {
-            // At most INLINE_BYTES_MAX, which fits a usize.
+            // The length is at most INLINE_BYTES_MAX, so it fits a usize.
             let body = body.read(0, body.len() as usize).await?;
             self.write_frame(out, RECORD, &[&fixed, key, &body, &meta]);
         }
@@ -297,16 +298,16 @@ fn read_error(e: io::Error, records: u64) -> RestoreError {
 /// The result of a restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// The number of records restored.
+    /// The numbers of stores and items restored.
     pub counts: RecordCounts,
-    /// The number of items that got a new generation, because theirs was 2^53 or greater.
+    /// The number of items that got a new generation because their own was 2^53 or greater.
     pub new_generations: u64,
 }
 
 /// Restores a backup into an empty engine, and calls `report` with the number of records restored
 /// so far. Until the restore completes, the engine is marked as incomplete, and servers refuse to
 /// open it. As in an import, generations may be at most a day ahead of `clock`. An item with a
-/// generation of 2^53 or greater, which no clock justifies, gets a new one.
+/// generation of 2^53 or greater, which servers no longer accept, gets a new one.
 ///
 /// # Errors
 /// See [`RestoreError`].
@@ -351,7 +352,7 @@ fn limit_generation(key: &[u8], record: &mut Record, now: u64) -> Result<bool, R
         is_new = meta.generation.is_none();
         record.meta = meta.encode();
     }
-    // The version of a restored record without an explicit generation is its generation.
+    // If a record has no explicit generation, its version is its generation.
     let current = now.min(GENERATION_MAX);
     record.version = allowed(key, record.version, now)?.unwrap_or(current);
     if is_new {

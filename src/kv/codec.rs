@@ -1,4 +1,4 @@
-//! Encodes items, stores and tokens as record metas. docs/format.md specifies the bytes; engines
+//! Encodes items, stores and tokens as record metas. docs/format.md specifies the encoding; engines
 //! add the checksums. Decoding a malformed meta fails with [`Error::Internal`].
 
 use super::tokens::{Grant, Scope, TokenId};

@@ -52,7 +52,7 @@ impl Kv {
         loop {
             batch = batch.min(usize::try_from(limit - deleted).unwrap_or(usize::MAX));
             let (from, end, skip_expired_at) = (start.clone(), end.clone(), self.clock.now());
-            // One item more than needed shows whether items remain.
+            // Scan one item more than needed, to find out whether items remain.
             let limit = batch + 1;
             let scan = Scan { start: from, end, limit, skip_expired_at, eventual: false };
             let page = self.engine.scan(scan).await?;
@@ -68,7 +68,7 @@ impl Kv {
                     deleted += count;
                     (start, batch) = (next, COMMIT_ITEMS.min(2 * batch));
                 }
-                // Other writers change some of the items. Smaller batches conflict less often.
+                // Another writer has changed one of the items. Smaller batches conflict less often.
                 None => batch = batch.div_ceil(2),
             }
         }
@@ -84,7 +84,7 @@ impl Kv {
         if items.len() == 1
             && let Some((key, _)) = items.pop()
         {
-            // This takes the lock of the key, so that other writers cannot make it conflict
+            // `delete_at` locks the key, so that other writers cannot make the deletion conflict
             // forever.
             return match self.delete_at(store, &key, DeleteRequest::default()).await {
                 Ok(()) => Ok(Some(1)),

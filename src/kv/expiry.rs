@@ -29,7 +29,7 @@ impl Kv {
         if let Outcome::Committed(_) = self.engine.commit(commit).await? {
             return Ok(mutations.len());
         }
-        // At least one record has been overwritten and must stay. Remove the others one by one.
+        // At least one record has been overwritten and must be kept. Remove the others one by one.
         let mut removed = 0;
         for (precondition, mutation) in preconditions.into_iter().zip(mutations) {
             let (preconditions, mutations) = (vec![precondition], vec![mutation]);

@@ -9,13 +9,14 @@ use crate::engine::copy;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// Maximum number of records reported for their generation.
+/// Maximum number of problems reported about generations above the maximum.
 const GENERATIONS_LISTED_MAX: u64 = 100;
 
 /// The result of a check; the error describes the problem.
 type CheckResult<T = ()> = Result<T, String>;
 
-/// Checks each record on its own and against the others. The records are passed in key order.
+/// Checks each record on its own and against the others. The caller passes the records in key
+/// order.
 #[derive(Debug, Default)]
 pub struct IntegrityChecker {
     now: u64,
@@ -78,7 +79,8 @@ impl IntegrityChecker {
         self.check_generation(key, generation);
     }
 
-    /// Reports a version or a generation above the maximum. Later writes get greater ones.
+    /// Reports a version or generation above the maximum, because later writes get even greater
+    /// ones.
     fn check_generation(&mut self, key: &[u8], generation: u64) {
         let max = import::generation_max(self.now);
         if generation <= max {

@@ -11,14 +11,14 @@ use crate::engine::{
 use crate::wire::MICROS_MAX;
 use bytes::{Bytes, BytesMut};
 
-/// Number of bytes copied at a time when two values are concatenated.
+/// Size in bytes of the pieces that are copied when two values are concatenated.
 const COPY_BYTES: u64 = 1 << 20;
 
 /// An item.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// The generation. Every put assigns a generation greater than all earlier ones of the key; an
-    /// import may set any generation.
+    /// The generation. Every put assigns a generation greater than all earlier generations of the
+    /// key; an import may set any generation.
     pub generation: u64,
     /// When the item was last modified, in microseconds since the Unix epoch.
     pub modified_at: u64,
@@ -76,7 +76,8 @@ pub struct DeleteRequest {
     pub if_generation: Option<u64>,
 }
 
-/// The version of a store's record. Every put into the store requires that it is unchanged.
+/// The version of a store's record. Every put into the store requires that this version is
+/// unchanged.
 pub(super) struct StoreVersion {
     key: Bytes,
     version: u64,
@@ -194,7 +195,8 @@ impl Kv {
         let key = keyspace::item(store, key);
         let _guard = self.locks.lock(&key, put.is_conditional()).await;
         for _ in 0..ATTEMPTS_MAX {
-            // The commit requires the versions that were checked, so it conflicts after a change.
+            // The commit requires the versions that were checked, so it conflicts if a record has
+            // changed in the meantime.
             let store_version = match check.store.take() {
                 Some(version) => version,
                 None => self.require_store(store).await?,

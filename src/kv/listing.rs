@@ -51,7 +51,7 @@ impl KeyPage {
         self.page.len()
     }
 
-    /// Returns the size of all keys and metas, in bytes.
+    /// Returns the total size of the keys and metas, in bytes.
     pub fn bytes(&self) -> usize {
         self.page.iter().map(|record| record.key.len() + record.meta.len()).sum()
     }
@@ -76,7 +76,7 @@ impl Kv {
         if let Some(after) = &list.after {
             start = successor(&[&items[..], after].concat()).max(start);
         }
-        // One record more than needed shows whether more keys follow.
+        // Scan one record more than needed, to find out whether more keys follow.
         let limit = list.limit.saturating_add(1);
         let (skip_expired_at, eventual) = (self.clock.now(), list.eventual);
         let scan = Scan { start, end, limit, skip_expired_at, eventual };

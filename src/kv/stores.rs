@@ -182,7 +182,7 @@ impl Kv {
             let marked = self.commit_store(&by_id, version, vec![close]).await?;
             let Outcome::Committed(version) = marked else { continue };
             if let Err(e) = self.require_empty(id).await {
-                // On a conflict, a put has already reopened the store.
+                // If this commit conflicts, a put has already reopened the store.
                 let reopen = put_mutation(by_id.clone(), &StoreMeta { closing: false, ..meta });
                 self.commit_store(&by_id, version, vec![reopen]).await?;
                 return Err(e);

@@ -3,7 +3,8 @@
 //! A token is one record under the SHA-256 of its secret; the secret itself is not stored.
 //! Authentication costs one read. A revocation takes effect immediately on all servers that share
 //! the database. Secrets have 256 random bits, so a fast hash suffices. A lookup by id scans all
-//! tokens, because there are few of them. Expired tokens are treated as absent, like expired items.
+//! tokens, which is cheap because their number is limited. Expired tokens are treated as absent,
+//! like expired items.
 
 use super::codec::TokenMeta;
 use super::items::stored_expiry;
@@ -305,7 +306,7 @@ impl Kv {
     /// Returns all live tokens with the versions of their records.
     async fn live_tokens(&self) -> Result<Vec<(TokenInfo, Precondition)>> {
         let (start, end) = keyspace::tokens();
-        // Servers that create tokens at the same time may exceed the limit, but only slightly.
+        // Servers that create tokens at the same time may exceed the limit slightly.
         let (limit, skip_expired_at) = (2 * TOKENS_MAX, self.clock.now());
         let scan = Scan { start, end, limit, skip_expired_at, eventual: false };
         let page = self.engine.scan(scan).await?;

@@ -6,7 +6,7 @@ use crate::engine::{Body, INLINE_BYTES_MAX};
 use bytes::Bytes;
 
 /// Chunk size for reading values larger than [`SINGLE_READ_BYTES_MAX`], in bytes. An aligned chunk
-/// is one checksummed block of the engine. An uploaded value up to this size stays in memory.
+/// is one checksummed block of the engine. An uploaded value of up to this size is kept in memory.
 pub const PIECE_BYTES: usize = INLINE_BYTES_MAX;
 
 /// The value of an item.

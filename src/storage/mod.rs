@@ -23,7 +23,7 @@ pub struct StorageOptions {
     pub cache_bytes: u64,
     /// WAL size that triggers a checkpoint, in bytes.
     pub wal_bytes: u64,
-    /// Memory limit for large bodies being read from a database, in bytes.
+    /// Memory limit for large bodies being read from a PostgreSQL database, in bytes.
     pub reading_bytes: u64,
 }
 
@@ -35,10 +35,10 @@ pub struct Storage {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Opens the engine at a location. A fatal error of an embedded engine ends the process.
+/// Opens the engine at a location. A fatal error in an embedded engine ends the process.
 ///
 /// # Errors
-/// If the engine cannot be opened.
+/// Fails if the engine cannot be opened.
 pub async fn open(
     location: &EngineLocation,
     options: StorageOptions,
@@ -65,7 +65,7 @@ pub async fn open(
 /// Opens a data directory for reading, without changing it.
 ///
 /// # Errors
-/// If the directory cannot be opened.
+/// Fails if the directory cannot be opened.
 pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
     Ok(Arc::new(Embedded::open_read_only(dir)?))
 }

@@ -34,7 +34,8 @@ impl Auth {
         Auth { root }
     }
 
-    /// Authenticates and authorizes a request. The root token is checked without a hash or a read.
+    /// Authenticates and authorizes a request. Checking the root token does not read from the
+    /// engine.
     ///
     /// # Errors
     /// Returns 401 if the token is missing or unknown, and 403 if the token lacks the permission.
