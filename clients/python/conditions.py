@@ -1,4 +1,4 @@
-"""Generation conditions, deletes, and concurrent writers."""
+"""Checks of generation conditions, deletes, and concurrent writers."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +85,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"kept", "the value")
 
 
-@check("the first delete returns 204 without a body, a second one 404, or 204 with force")
+@check("the first delete returns 204 without a body; a second one returns 404, or 204 with force")
 def _(service):
     store_id = service.store()
     delete = service.items.kv_store_delete_item
