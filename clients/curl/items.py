@@ -237,7 +237,7 @@ def _(shell):
         ("GET", "/keys", None),
         ("GET", "", None),
     ):
-        # Each request names its output files: --next resets the earlier options.
+        # Each request names its output files, because --next resets the earlier options.
         words = [f"-X {method} {data and f'-d {data!r}' or ''}", '-H "Fastly-Key: $TOKEN"']
         words += [f'"$STORE{tail}" -s -o next.body -w "%{{http_code}} 0 %{{num_connects}}\\n"']
         lines.append(" ".join(words))

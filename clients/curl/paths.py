@@ -14,7 +14,7 @@ def still_there(shell, store, keys):
     equal(shell.keys(store), keys, "the keys")
 
 
-@check("slashes in a key need no escaping: keys/a/b/c and keys/a%2Fb%2Fc are the same item")
+@check("slashes in a key need no escaping: keys/a/b/c and keys/a%2Fb%2Fc refer to the same item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a/b/c", b"one")
@@ -100,7 +100,7 @@ def _(shell):
                     still_there(shell, store, kept)
 
 
-@check("GET of such a path returns a 4xx or a list, but no item")
+@check("GET of a path with extra dots or slashes returns a 4xx or a list, but no item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a", b"secret")

@@ -160,7 +160,7 @@ async function modeChecks() {
     assert.equal(await textOf('joined first'), 'x');
   });
 
-  await check('append and prepend drop metadata and time to live', async () => {
+  await check('append and prepend drop the existing metadata and time to live', async () => {
     for (const mode of ['append', 'prepend']) {
       await put(store_id, 'joined', 'v', { metadata: 'meta', time_to_live_sec: 2 });
       await put(store_id, 'joined', 'w', { [mode]: true });

@@ -151,7 +151,7 @@ async function listChecks() {
     assert.deepEqual(eventual.body.meta, { limit: 1000, consistency: 'eventual' });
   });
 
-  await check('the cursor equals the recorded one and returns the remaining keys', async () => {
+  await check('the cursor equals the recorded cursor and returns the remaining keys', async () => {
     for (const key of ['batch-1', 'batch-2', 'batch-3']) {
       await put(store_id, key, 'v');
     }

@@ -264,7 +264,7 @@ def _(service):
     equal(service.text(store_id, "cut"), "\u00c3x".encode(), "the value after the append")
 
 
-@check("append and prepend drop metadata and time to live")
+@check("append and prepend drop the existing metadata and time to live")
 def _(service):
     store_id = service.store()
     for option in ("append", "prepend"):

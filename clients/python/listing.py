@@ -23,7 +23,7 @@ def _(service):
     equal((page.data, meta(page)), ([], {"limit": 1000}), "the list")
 
 
-@check("list bodies equal the recorded ones byte for byte")
+@check("the bodies of lists equal the recorded bodies byte for byte")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["apple", "banana"])
@@ -119,7 +119,7 @@ def _(service):
             equal(response.status, 400, "the status")
 
 
-@check("the cursor equals the recorded one byte for byte and is accepted")
+@check("cursors equal the recorded cursors byte for byte and are accepted")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["batch-1", "batch-2", "batch-3", "dragonfruit", "elderberry"])
@@ -207,7 +207,7 @@ def _(service):
     equal(service.keys(store_id), ["a new key before the cursor"], "the remaining keys")
 
 
-@check("expired keys leave no gap in a page and no empty page before the end")
+@check("pages skip expired keys and stay full, and only the last page may have fewer keys")
 def _(service):
     store_id = service.store()
     for number in range(30):

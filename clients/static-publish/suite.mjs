@@ -334,6 +334,6 @@ if (keysPath !== undefined) {
   await section('publishing', publishChecks);
   await section('collections', collectionChecks);
   await section('cleaning', cleaningChecks);
-  await section('refusals', refusalChecks);
+  await section('rejected requests', refusalChecks);
 }
 finish();

@@ -12,7 +12,7 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.check("create returns id, name and both dates", created(client)).await;
     checks.check("create accepts each location and no other", locations(client)).await;
     checks.check("an invalid, missing or existing name returns 400", bad_names(client)).await;
-    checks.check("get returns the created store; an unknown id is 404", described(client)).await;
+    checks.check("get returns a created store, or 404 for unknown ids", described(client)).await;
     checks.check("list returns every store once, page by page", listed(client)).await;
     checks.check("list by name returns that store, or none", listed_by_name(client)).await;
     checks.check("an invalid list limit returns 400", bad_limits(client)).await;
