@@ -2,8 +2,8 @@
 #
 #   install_python NAME WHAT VENV REQUIREMENTS
 #
-# NAME is the name of the suite, and WHAT describes the installed packages, both for messages. Does nothing
-# if the packages are already installed.
+# NAME is the name of the suite, and WHAT describes the packages; messages contain both. VENV is the directory
+# of the environment, and REQUIREMENTS is a file for pip. Does nothing if the packages are already installed.
 install_python() {
   local name=$1 what=$2 venv=$3 wanted=$4
   if cmp -s "$wanted" "$venv/installed.txt"; then
@@ -13,7 +13,7 @@ install_python() {
   echo "$name: installing $what with pip (a few seconds)"
   rm -rf "$venv"
   if ! python3 -m venv "$venv" 2>"$CLIENTS_STATE/venv.log"; then
-    # Debian packages the module separately.
+    # Debian packages the venv module separately.
     rm -rf "$venv"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       echo "$name: installing python3-venv with apt-get"

@@ -44,7 +44,7 @@ def _(fastly):
         with about(command):
             expected = (INVALID, "incorrect, or expired Fastly API token")
             result = fastly.refused(expected, *command, FASTLY_API_TOKEN="a-wrong-token-0123456789")
-            true(TOKEN not in result.err + result.out, "the output contains the right token")
+            true(TOKEN not in result.err + result.out, "the output contains the valid token")
     equal(fastly.keys(store_id), [], "the keys")
 
 
@@ -67,7 +67,7 @@ def _(fastly):
         "FASTLY_API_TOKEN": None,
     }
     flags = ("--api", URL, "--account", URL, "--token", TOKEN)
-    true("Data" in fastly.json("kv-store", "list", *flags, **nothing), "no stores")
+    true("Data" in fastly.json("kv-store", "list", *flags, **nothing), "the output has no Data")
 
 
 @check("the endpoints can be set in the CLI's configuration file")
@@ -80,7 +80,7 @@ def _(fastly):
     text = f'config_version = 6\n[fastly]\n{lines}[cli]\nversion = "{version}"\n'
     (folder / "config.toml").write_text(text)
     nothing = {"FASTLY_API_ENDPOINT": None, "FASTLY_ACCOUNT_ENDPOINT": None}
-    true("Data" in fastly.json("kv-store", "list", HOME=home, **nothing), "no stores")
+    true("Data" in fastly.json("kv-store", "list", HOME=home, **nothing), "the output has no Data")
 
 
 @check("a token can be stored under a name, shown, and selected by its name")
@@ -92,7 +92,7 @@ def _(fastly):
     shown = fastly.ok("auth", "show", "mine", **own).out
     for part in ("Account ID: ", "API token scope: global", "API token ID: "):
         contains(shown, part, "the output of auth show")
-    true("Data" in fastly.json("kv-store", "list", "--token", "mine", **own), "no stores")
+    true("Data" in fastly.json("kv-store", "list", "--token", "mine", **own), "the output has no Data")
     true("@" in fastly.ok("whoami", **own).out, "the stored default token is not used")
 
 

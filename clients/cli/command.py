@@ -1,4 +1,4 @@
-"""Runs the Fastly CLI as a user does, with a separate home directory."""
+"""Runs the Fastly CLI as a user would, with a separate home directory."""
 
 import itertools
 import json

@@ -227,7 +227,7 @@ def _(fastly):
     fastly.refused(PRECONDITION, *create(store_id, "key", "three", "--if-generation-match", first))
     fastly.refused(PRECONDITION, *create(store_id, "none", "v", "--if-generation-match", first))
     output = fastly.entry("get", store_id, "--key", "key", "--if-generation-match", second)
-    equal(output.bytes, b"two", "the value under its generation")
+    equal(output.bytes, b"two", "the value read with its generation")
     of_it = ("--store-id", store_id, "--key", "key", "--if-generation-match")
     fastly.refused("generation value does not match", "kv-store-entry", "get", *of_it, first)
     fastly.refused(PRECONDITION, "kv-store-entry", "delete", *of_it, first)
@@ -249,7 +249,7 @@ def _(fastly):
     true(output.endswith("\na 3\na/1\na/2\nb/1\n"), f"the output of list: {output}")
     equal(fastly.keys(store_id, "--prefix", "a/"), ["a/1", "a/2"], "the keys with the prefix")
     equal(fastly.keys(store_id, "--prefix", "a "), ["a 3"], "the keys with a prefix that contains a space")
-    equal(fastly.keys(store_id, "--prefix", "c"), [], "the keys with a prefix that matches none")
+    equal(fastly.keys(store_id, "--prefix", "c"), [], "the keys with a prefix that matches no key")
     equal(fastly.keys(store_id, "--consistency", "strong"), ["a 3", "a/1", "a/2", "b/1"], "the strong list")
     true(
         set(fastly.keys(store_id, "--consistency", "eventual")) <= {"a 3", "a/1", "a/2", "b/1"},

@@ -48,7 +48,7 @@ def _(fastly):
             true(fastly.value(store_id, name) == content, "the value differs")
 
 
-@check("--dir with a single, empty file stores an empty value")
+@check("--dir with a single empty file stores an empty value")
 def _(fastly):
     store_id, folder = fastly.store(), fastly.folder()
     (folder / "empty").write_bytes(b"")
@@ -166,11 +166,11 @@ def _(fastly):
             for part in ("error at index: 1", "error at index: 2", "Code: 400", "base64"):
                 contains(unfolded(result.out), part, "the output")
             good = [part for part in ("index: 0", "index: 3") if part in result.out]
-            equal(good, [], "the valid lines that were reported")
+            equal(good, [], "the valid lines that were reported as errors")
             equal(fastly.keys(store_id), ["good 1", "good 2"], "the keys")
 
 
-@check("a batch with invalid lines also reports them with --json")
+@check("with --json, a batch also reports its invalid lines")
 def _(fastly):
     store_id = fastly.store()
     output = fastly.json(*batch(store_id, "--stdin"), stdin=BAD.encode())

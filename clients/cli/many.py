@@ -35,7 +35,7 @@ def _(fastly):
     output = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
     contains(output, f"SUCCESS: Deleted {NUMBER // 2} keys from KV Store", "the output")
     left = sorted(key for key in KEYS if key.startswith("even/"))
-    equal(fastly.keys(store_id), left, "the keys left")
+    equal(fastly.keys(store_id), left, "the remaining keys")
     output = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
     contains(output, "Deleted keys: 0", "the second output")
 
@@ -46,7 +46,7 @@ def _(fastly):
     output = fastly.entry("delete", store_id, "--all", "--auto-yes").out
     contains(output, f"Deleted keys: {NUMBER}", "the output")
     contains(output, f"SUCCESS: Deleted all keys from KV Store '{store_id}'", "the output")
-    equal(fastly.keys(store_id), [], "the keys left")
+    equal(fastly.keys(store_id), [], "the remaining keys")
     fastly.ok("kv-store", "delete", "--store-id", store_id)
 
 

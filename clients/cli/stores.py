@@ -22,7 +22,7 @@ def _(fastly):
         contains(output, part, "the output of describe")
 
 
-@check("create --json and describe --json agree, in every location")
+@check("create --json and describe --json print the same store, for every location")
 def _(fastly):
     for location in (None, "US", "EU", "ASIA", "AUS"):
         with about(location):
@@ -137,7 +137,7 @@ def _(fastly):
         fastly.refused("404 Not Found", "kv-store", "describe", "--store-id", store_id)
 
 
-@check("the store ids '.' and '..' delete nothing")
+@check("delete with a store id that contains dots or slashes deletes nothing")
 def _(fastly):
     store_id = fastly.store()
     before = fastly.json("kv-store", "list")["Meta"]["total"]

@@ -52,11 +52,11 @@ def _(shell):
     fields = (
         "id user_id customer_id name last_used_at created_at expires_at ip scopes scope services"
     )
-    true(set(fields.split()) <= set(token), f"a token has {sorted(token)}")
+    true(set(fields.split()) <= set(token), f"a field is missing from the token: {sorted(token)}")
     equal((token["scope"], token["scopes"], token["services"]), ("global", ["global"], []), "scope")
     equal(token["id"], body_json["token"]["id"], "the id of the token")
     user = shell.ok(200, 'curl "$URL/current_user" -H "Fastly-Key: $TOKEN"').json()
-    true({"id", "login", "name", "customer_id"} <= set(user), f"a user has {sorted(user)}")
+    true({"id", "login", "name", "customer_id"} <= set(user), f"a field is missing from the user: {sorted(user)}")
     equal(user["id"], token["user_id"], "the id of the user")
 
 
@@ -104,7 +104,7 @@ def _(shell):
             shell.ok(200, f'curl "$URL{path}"')
 
 
-@check("HTTP/1.0, Connection: close and pipelined requests are answered")
+@check("requests with HTTP/1.0, Connection: close or transfer coding are answered")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

@@ -49,7 +49,7 @@ def _(shell):
             equal(shell.ok(200, f"{PUT} {words}", store).body, SUCCESS, "the body")
 
 
-@check("invalid lines return 400 with index, code as a string and reason, and valid lines are stored")
+@check("invalid lines return 400 with an index, a string code and a reason; valid lines are stored")
 def _(shell):
     store = shell.store()
     shell.file(

@@ -5,7 +5,7 @@ import time
 from checks import about, check, equal, true
 
 
-@check("-d uploads a value, although its Content-Type is that of a form")
+@check("-d uploads a value unchanged, although curl declares it as a form")
 def _(shell):
     store = shell.store()
     for value in ("v", "a=b&c=d%20+e", "%", "{}", "ümläut", "one=1"):
@@ -27,7 +27,7 @@ def _(shell):
             shell.put(store, "key", value, f'-H "Content-Type: {kind}"')
             response = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
             equal(response.body, value, "the value")
-            equal(response.headers["content-type"], "application/octet-stream", "its type")
+            equal(response.headers["content-type"], "application/octet-stream", "the content type")
 
 
 @check("GET returns all headers of an item, without ETag and encoding headers")
@@ -112,7 +112,7 @@ def _(shell):
     shell.refused(400, "metadata", f"{put} -H @headers.txt", store)
 
 
-@check("a write or delete with another generation returns 412 without a body")
+@check("a write or delete with a different generation returns 412 without a body")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"one")
@@ -210,7 +210,7 @@ def _(shell):
         with about(query):
             response = shell.ok(200, f'curl "$STORE/keys{query}" -H "Fastly-Key: $TOKEN"', store)
             equal(response.body, wanted, "the body")
-            equal(response.headers["content-type"], "application/json", "its type")
+            equal(response.headers["content-type"], "application/json", "the content type")
     for query, word in (
         ("limit=0", "limit"), ("limit=x", "limit"), ("consistency=weak", "consistency"),
         ("cursor=%%%", ""), ("cursor=nonsense", "cursor"), ("prefix=%ff", ""),
@@ -237,7 +237,7 @@ def _(shell):
         ("GET", "/keys", None),
         ("GET", "", None),
     ):
-        # Each request names its output files: --next resets the earlier options.
+        # Each request names its output files, because --next resets the earlier options.
         words = [f"-X {method} {data and f'-d {data!r}' or ''}", '-H "Fastly-Key: $TOKEN"']
         words += [f'"$STORE{tail}" -s -o next.body -w "%{{http_code}} 0 %{{num_connects}}\\n"']
         lines.append(" ".join(words))

@@ -14,7 +14,7 @@ def still_there(shell, store, keys):
     equal(shell.keys(store), keys, "the keys")
 
 
-@check("slashes in a key need no escaping: keys/a/b/c and keys/a%2Fb%2Fc are the same item")
+@check("slashes in a key need no escaping: keys/a/b/c and keys/a%2Fb%2Fc refer to the same item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a/b/c", b"one")
@@ -84,7 +84,7 @@ COLLAPSED = [
 ]  # fmt: skip
 
 
-@check("no path with extra dots or slashes deletes or writes anything, raw or collapsed")
+@check("no path with extra dots or slashes writes or deletes anything, whether or not curl collapses it")
 def _(shell):
     for kept in ([], ["a"]):  # A wrong request could delete an empty store, or the item in the other one.
         store = shell.store()
@@ -100,7 +100,7 @@ def _(shell):
                     still_there(shell, store, kept)
 
 
-@check("GET of the same paths returns a 4xx or a plain list, never another item")
+@check("GET of a path with extra dots or slashes returns a 4xx or a list, but no item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a", b"secret")
@@ -142,7 +142,7 @@ def _(shell):
                 equal(allowed, wanted, "the Allow header")
 
 
-@check("an unknown path returns 404 with the body of a missing record")
+@check("an unknown path returns 404 with the message 'Record not found'")
 def _(shell):
     for path in ("/", "/resources", "/resources/stores", "/resources/stores/config", "/service",
                  "/resources/stores/kv/a/b", "/resources/stores/kv/a/keysx"):  # fmt: skip

@@ -34,7 +34,7 @@ def _(shell):
             true("date" in response.headers, "the response has no Date header")
 
 
-@check("a name in UTF-8 and the same name with JSON escapes are equal")
+@check("a name in UTF-8 and the same name with JSON escapes are treated as equal")
 def _(shell):
     create = """curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d '{"name":"%s"}'"""
     created = shell.ok(201, create % "Söre ☃").json()

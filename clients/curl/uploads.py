@@ -38,7 +38,7 @@ def _(shell):
         ("a length above the limit", 413, base.replace("FILE", "huge"), store),
         ("an add on a key that exists", 412, base.replace("KEY", "kept?add=true"), store),
         (
-            "another generation",
+            "a different generation",
             412,
             base.replace("KEY", "kept") + ' -H "if-generation-match: 5"',
             store,
@@ -102,7 +102,7 @@ def _(shell):
     true(shell.value(store, "key") == value, "the value differs")
 
 
-@check("a value of 25 MiB round-trips; one byte more returns 413, with or without a length")
+@check("a value of 25 MiB round-trips; one byte more returns 413, with or without Content-Length")
 def _(shell):
     store = shell.store()
     value = os.urandom(LIMIT)
@@ -135,7 +135,7 @@ def _(shell):
     store = shell.store()
     shell.put(store, "key", b"before")
     shell.file("slow", bytes(4_000_000))
-    # curl is killed, because on a timeout it ends a chunked body properly.
+    # curl is killed, because after a timeout it would end a chunked body properly.
     killed = PUT.replace("curl", "timeout -s KILL 1 curl -q -s")
     for command in (
         f"{PUT} -H 'Content-Length: 1000' --max-time 1 -d short",

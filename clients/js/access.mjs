@@ -50,7 +50,7 @@ export async function accessChecks() {
     }
   });
 
-  await check('a persistent connection serves every kind of response', async () => {
+  await check('one persistent connection serves every kind of response', async () => {
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
     const client = freshClient(TOKEN);
     client.requestAgent = agent;

@@ -1,5 +1,5 @@
-// Configures the client under test for the server with a plugin, and provides helpers that convert its
-// responses and errors to a common form.
+// Points the client under test at the server by means of a plugin, and provides helpers that convert the
+// client's responses and errors to a common form.
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
@@ -24,7 +24,7 @@ function redirect(request) {
   return request;
 }
 
-/** Configures a client object for the server. */
+/** Points a client object at the server. */
 export function point(apiClient, token) {
   apiClient.plugins = [redirect];
   if (token !== undefined) {

@@ -1,5 +1,5 @@
 // Runs named checks one at a time, in order. A failed check does not stop the run. The last line of the
-// output has the number of passed and failed checks.
+// output states the numbers of passed and failed checks.
 
 const LIMIT_MS = 120_000;
 

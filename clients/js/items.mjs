@@ -53,7 +53,7 @@ async function valueChecks() {
     }
   });
 
-  await check('an empty text, an empty Buffer and a missing body are stored as an empty value', async () => {
+  await check('an empty string, an empty Buffer and a missing body are stored as an empty value', async () => {
     for (const body of ['', Buffer.alloc(0), undefined]) {
       await put(store_id, 'empty', 'full');
       await put(store_id, 'empty', body);
@@ -64,7 +64,7 @@ async function valueChecks() {
     }
   });
 
-  await check('get returns type, lengths, generation, metadata and time', async () => {
+  await check('get returns the content type, lengths, generation, metadata and modification time', async () => {
     const before = Math.floor(Date.now() / 1000);
     await put(store_id, 'described', 'twelve bytes', { metadata: 'meta' });
     const { data, response } = await get(store_id, 'described');
@@ -114,7 +114,8 @@ async function valueChecks() {
 }
 
 async function metadataChecks() {
-  // Node writes the headers of a Buffer in Latin-1, but joins them with a text body as UTF-8.
+  // If the body is a Buffer, Node.js encodes the headers in Latin-1. If it is a string, Node.js encodes the
+  // headers together with the body in UTF-8.
   await check('metadata round-trips; Latin-1 and UTF-8 bytes are stored as sent', async () => {
     const utf8 = Buffer.from('é✓').toString('latin1');
     for (const metadata of ['meta', '{"a":1,"b":"c d"}', 'é', utf8, 'a\tb', '"', '%20+']) {
@@ -125,7 +126,7 @@ async function metadataChecks() {
     assert.equal(await metadataOf('meta'), Buffer.from('é').toString('latin1'));
   });
 
-  await check('omitted or empty metadata means none', async () => {
+  await check('a write with omitted or empty metadata clears the metadata', async () => {
     for (const metadata of [undefined, '']) {
       await put(store_id, 'meta', 'v', { metadata: 'old' });
       await put(store_id, 'meta', 'v', { metadata });
@@ -159,7 +160,7 @@ async function modeChecks() {
     assert.equal(await textOf('joined first'), 'x');
   });
 
-  await check('append and prepend drop metadata and time to live', async () => {
+  await check('append and prepend drop the existing metadata and time to live', async () => {
     for (const mode of ['append', 'prepend']) {
       await put(store_id, 'joined', 'v', { metadata: 'meta', time_to_live_sec: 2 });
       await put(store_id, 'joined', 'w', { [mode]: true });
@@ -202,7 +203,7 @@ async function generationChecks() {
     assert.ok((await generationOf(store_id, 'gen')) > last, 'the generation also increases after a delete and a new write');
   });
 
-  await check('a write with another if_generation_match returns 412 and changes nothing', async () => {
+  await check('a write with a different if_generation_match returns 412 and changes nothing', async () => {
     const old = await generationOf(store_id, 'gen');
     await put(store_id, 'gen', 'new', { if_generation_match: old });
     await refused(put(store_id, 'gen', 'newer', { if_generation_match: old }), 412);
@@ -275,7 +276,7 @@ async function lifetimeChecks() {
 }
 
 async function deleteChecks() {
-  await check('delete returns 204 without a body, and a second one 404, or 204 with force', async () => {
+  await check('delete returns 204 without a body; a second delete returns 404, or 204 with force', async () => {
     await put(store_id, 'del', 'v');
     const deleted = await outcome(del(store_id, 'del'));
     assert.equal(deleted.status, 204);

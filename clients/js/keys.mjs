@@ -100,7 +100,7 @@ async function refusedKeyChecks() {
     });
   }
 
-  await check('deleting such a key does not delete an empty store', async () => {
+  await check('deleting a key that becomes another path does not delete an empty store', async () => {
     const empty = await newStore('js empty store');
     for (const key of COLLAPSING) {
       await refusedSomehow(del(empty, key));
@@ -151,7 +151,7 @@ async function listChecks() {
     assert.deepEqual(eventual.body.meta, { limit: 1000, consistency: 'eventual' });
   });
 
-  await check('the cursor equals the recorded one and returns the remaining keys', async () => {
+  await check('the cursor equals the recorded cursor and returns the remaining keys', async () => {
     for (const key of ['batch-1', 'batch-2', 'batch-3']) {
       await put(store_id, key, 'v');
     }
@@ -166,7 +166,7 @@ async function listChecks() {
     assert.deepEqual(second.body, { data: ['batch-3'], meta: { limit: 2, prefix: 'batch' } });
   });
 
-  await check('the client gets the same responses without its cache', async () => {
+  await check('the client gets the same responses with its cache disabled', async () => {
     const { apiClient } = items;
     apiClient.cache = false;
     try {

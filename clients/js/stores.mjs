@@ -28,7 +28,7 @@ export async function storeChecks() {
     assert.equal(data.name, 'js by model');
   });
 
-  await check('create accepts each location and returns none', async () => {
+  await check('create accepts each location and does not return it', async () => {
     for (const location of ['US', 'EU', 'ASIA', 'AUS']) {
       const { status, body } = await outcome(create({ name: `js in ${location}` }, location));
       assert.equal(status, 201, location);
@@ -107,7 +107,7 @@ export async function storeChecks() {
     }
   });
 
-  await check('list by name returns only the store with exactly that name, or none', async () => {
+  await check('list by name returns only a store with exactly that name', async () => {
     const one = await outcome(stores.kvStoreListWithHttpInfo({ name: 'js described' }));
     assert.deepEqual(one.data.data.map((store) => store.name), ['js described']);
     assert.equal(one.body.meta.total, 1);

@@ -36,7 +36,7 @@ class Service:
     def __init__(self):
         document = request("GET", "/_/openapi.json")
         self.document = json.loads(document)
-        # schemathesis does not test the URL from which it loads the description, so it loads a file.
+        # schemathesis does not test the URL from which it loads a description, so this one is loaded from a file.
         self.file = STATE / "openapi.json"
         self.file.write_bytes(document)
 
@@ -73,7 +73,7 @@ class Service:
             "OPENAPI_WRITE": self.store(f"{name} write"),
             "OPENAPI_TALLY": str(tally),
         }
-        log(f"  seed {SEED}, {EXAMPLES} examples for each operation")
+        log(f"  seed {SEED}, {EXAMPLES} examples per operation")
         done = subprocess.run(
             command, cwd=STATE, env={**os.environ, **more}, text=True, capture_output=True
         )
@@ -91,7 +91,7 @@ class Service:
         """Does nothing, because only this suite uses the server."""
 
 
-@check("every response to the root token is described, and invalid requests are rejected")
+@check("with the root token, every response matches the description, and invalid requests are rejected")
 def root(service):
     """Checks that every operation succeeds at least once."""
     # The examples in the description are not sent, because they name stores that do not exist.
@@ -103,7 +103,7 @@ def root(service):
         true(success or refused, f"{operation} never succeeded: {dict(seen[operation])}")
 
 
-@check("every response to a read-only token is described")
+@check("with a read-only token, every response matches the description")
 def reader(service):
     """Runs all operations except the revocation of the token itself; checks that writes are rejected."""
     created = request("POST", "/_/v1/tokens", b'{"name":"reader","scope":"global:read"}')

@@ -69,7 +69,7 @@ def _(service):
                 equal(response.status, 401, "the status")
 
 
-@check("a large upload with a wrong token returns 401 to the client and stores nothing")
+@check("the client receives the 401 for a large upload with a wrong token, and nothing is stored")
 def _(service):
     store_id = service.store()
     _, items = service.with_token("wrong")

@@ -1,4 +1,4 @@
-"""Generation conditions, deletes, and concurrent writers."""
+"""Checks of generation conditions, deletes, and concurrent writers."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ def _(service):
     equal(service.generation(store_id, "key"), second, "the generation")
 
 
-@check("a write with a generation on a missing key returns 412 and creates nothing")
+@check("a write to a missing key with a generation condition returns 412 and creates nothing")
 def _(service):
     store_id = service.store()
     call = (service.put, store_id, "key", "v")
@@ -56,7 +56,7 @@ def _(service):
     equal(service.keys(store_id), ["new"], "the keys")
 
 
-@check("append and prepend with a generation return 412 if it does not match")
+@check("append and prepend with a generation condition return 412 if the generation does not match")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "b")
@@ -85,7 +85,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"kept", "the value")
 
 
-@check("the first delete returns 204 without a body, a second one 404, or 204 with force")
+@check("the first delete returns 204 without a body; a second one returns 404, or 204 with force")
 def _(service):
     store_id = service.store()
     delete = service.items.kv_store_delete_item

@@ -2,7 +2,7 @@
 
 The directory "documented" contains the examples from the documentation of the package (fastly 8.0.0, files
 KvStoreApi.md and KvStoreItemApi.md). The checks replace the host and the token. Some checks also replace
-the placeholders for a store id, a generation or a cursor, as their names state.
+the placeholders for a store id, a generation or a cursor, as the names of these checks state.
 """
 
 import contextlib
@@ -49,10 +49,10 @@ def stores_named(service, name):
 
 @check("kv_store_create, unchanged, creates the store name_example", only=EXAMPLES)
 def _(service):
-    equal(stores_named(service, "name_example"), [], "the stores with this name before")
+    equal(stores_named(service, "name_example"), [], "the stores with this name before the example runs")
     printed = run("kv_store_create")
     created = stores_named(service, "name_example")
-    equal(len(created), 1, "the number of stores with this name after")
+    equal(len(created), 1, "the number of stores with this name after the example ran")
     service.track(created[0])
     contains(printed, f"'id': '{created[0].id}'", "the output of the example")
     contains(printed, "'name': 'name_example'", "the output of the example")
@@ -192,7 +192,7 @@ def _(service):
 
 
 @check(
-    "kv_store_delete_item, with the id of a store, deletes the item and reports a 404 for its second call",
+    "kv_store_delete_item, with the id of a store, deletes the item and reports a 404 for the second call",
     only=EXAMPLES,
 )
 def _(service):

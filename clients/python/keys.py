@@ -94,7 +94,7 @@ def _(service):
     for key in STRANGE:
         with about(key):
             equal(service.text(store_id, key), f"value of {key}".encode(), "the value")
-            true(key in service.keys(store_id, prefix=key), "the key is missing from the list with the key as prefix")
+            true(key in service.keys(store_id, prefix=key), "the key is missing from a list with the key as prefix")
             service.items.kv_store_delete_item(store_id, key)
     equal(service.keys(store_id), [], "the keys at the end")
 
@@ -128,4 +128,4 @@ def _(service):
             explained(refused(400, ApiException, delete, store_id, key), "key")
             explained(refused(400, ApiException, delete, store_id, key, force=True), "key")
     equal(service.keys(store_id), ["kept"], "the keys")
-    equal(service.text(store_id, "kept"), b"value", "the item that existed before")
+    equal(service.text(store_id, "kept"), b"value", "the existing item")

@@ -23,7 +23,7 @@ def _(service):
     equal((page.data, meta(page)), ([], {"limit": 1000}), "the list")
 
 
-@check("list bodies equal the recorded ones byte for byte")
+@check("the bodies of lists equal the recorded bodies byte for byte")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["apple", "banana"])
@@ -85,13 +85,13 @@ def _(service):
     equal((len(page.data), meta(page)), (len(keys), {"limit": 1000}), "an empty prefix")
 
 
-@check("prefix and limit combine across pages")
+@check("a prefix and a limit can be combined, and apply to every page")
 def _(service):
     store_id = service.store()
     service.fill(store_id, [f"{group}/{n:02}" for group in "abc" for n in range(11)])
     keys, pages = service.all_keys(store_id, prefix="b/", limit=4)
     equal(keys, [f"b/{number:02}" for number in range(11)], "the keys")
-    equal(pages, 3, "the pages")
+    equal(pages, 3, "the number of pages")
 
 
 @check("consistency=eventual is echoed, strong is not, and the client rejects other values")
@@ -119,7 +119,7 @@ def _(service):
             equal(response.status, 400, "the status")
 
 
-@check("the cursor equals the recorded one byte for byte and is accepted")
+@check("cursors equal the recorded cursors byte for byte and are accepted")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["batch-1", "batch-2", "batch-3", "dragonfruit", "elderberry"])
@@ -187,7 +187,7 @@ def _(service):
     equal((len(page.data), page.meta.limit), (1000, 1000), "a limit above a thousand")
 
 
-@check("deletes and inserts between pages neither skip nor repeat surviving keys")
+@check("deletes and inserts between pages cause no key to be skipped or repeated")
 def _(service):
     store_id = service.store()
     keys = [f"k{number:03}" for number in range(60)]
@@ -204,10 +204,10 @@ def _(service):
         if cursor is None:
             break
     equal(seen, keys, "the keys seen")
-    equal(service.keys(store_id), ["a new key before the cursor"], "the keys left")
+    equal(service.keys(store_id), ["a new key before the cursor"], "the remaining keys")
 
 
-@check("expired keys leave no gap in a page and no empty page before the end")
+@check("pages skip expired keys and stay full, and only the last page may have fewer keys")
 def _(service):
     store_id = service.store()
     for number in range(30):
@@ -227,10 +227,10 @@ def _(service):
         true(f"k{number}" in service.keys(store_id, consistency="strong"), f"k{number} is missing")
     for number in range(30):
         service.items.kv_store_delete_item(store_id, f"k{number}")
-        true(f"k{number}" not in service.keys(store_id), f"k{number} is still there")
+        true(f"k{number}" not in service.keys(store_id), f"k{number} is still listed")
 
 
-@check("an invalid cursor returns 400 with an error that names it; the client rejects a limit of 0")
+@check("an invalid cursor returns 400 and is named in the error; the client rejects a limit of 0")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a", "b"])

@@ -1,4 +1,4 @@
-"""Configures the client for the server under test, and provides helpers for all checks in this suite."""
+"""Points the client at the server under test, and provides helpers for all checks in this suite."""
 
 import base64
 import datetime
@@ -19,7 +19,7 @@ ROOT = "/resources/stores/kv"
 
 
 class Service:
-    """Provides the two APIs of a client version, with helpers."""
+    """Wraps the two APIs of one client version, and adds helpers."""
 
     def __init__(self, version):
         self.version = version
@@ -77,7 +77,7 @@ class Service:
         return self.create(self.name(word)).id
 
     def put(self, store_id, key, body, **options):
-        """Calls kv_store_upsert_item; returns also the status and headers of the response."""
+        """Calls kv_store_upsert_item; also returns the status and headers of the response."""
         return self.items.kv_store_upsert_item(
             store_id, key, body=body, _return_http_data_only=False, **options
         )
@@ -158,14 +158,14 @@ def explained(error, *words):
     body = json.loads(error.body)
     for field in ("msg", "title", "detail"):
         true(isinstance(body.get(field), str) and body[field], f"no {field} in {error.body}")
-    equal(body.get("status"), error.status, "the status inside the body")
+    equal(body.get("status"), error.status, "the status in the body")
     true("errors" not in body, f"an errors field in {error.body}")
     for word in words:
         true(word.lower() in body["detail"].lower(), f"the detail does not contain {word!r}: {error.body}")
 
 
 def when(stamp):
-    """Converts a date of a store, which 8.0.0 returns parsed and 15.0.0 as text, to a datetime."""
+    """Converts the date of a store to a datetime: 8.0.0 returns dates parsed, and 15.0.0 as text."""
     if isinstance(stamp, datetime.datetime):
         return stamp.replace(tzinfo=None)
     return datetime.datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S")

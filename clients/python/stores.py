@@ -15,7 +15,7 @@ NEWER = "15.0.0"
 
 
 def fields(details):
-    """Returns the names of the fields of a store that the server sent."""
+    """Returns the names of the fields that the server sent for a store."""
     return sorted(details.to_dict())
 
 
@@ -49,7 +49,7 @@ def _(service):
         pass
     else:
         raise Failed("the client accepted the location MARS")
-    true(name not in [store.name for store in service.stores.kv_store_list().data], "a store")
+    true(name not in [store.name for store in service.stores.kv_store_list().data], "a store was created")
 
 
 @check("names with non-ASCII letters, spaces and punctuation round-trip")
@@ -70,7 +70,7 @@ def _(service):
     error = refused(400, ApiException, service.create, name)
     explained(error, f"store with name '{name}' already exists")
     total = [store.id for store in service.stores.kv_store_list().data if store.name == name]
-    equal(total, [first.id], "the stores of that name")
+    equal(total, [first.id], "the stores with that name")
 
 
 @check("names that differ only in case are different stores")
@@ -160,7 +160,7 @@ def _(service):
 @check("a page that ends with the last store has no cursor")
 def _(service):
     service.store()
-    total = int(service.stores.kv_store_list().meta.total)  # the client makes it a float
+    total = int(service.stores.kv_store_list().meta.total)  # the client parses it as a float
     page = service.stores.kv_store_list(limit=total)
     equal(len(page.data), total, "the stores")
     true("next_cursor" not in page.meta.to_dict(), "an unexpected cursor")
@@ -192,7 +192,7 @@ def cursor_after(service, store_id):
             return cursor
 
 
-@check("more than a thousand stores are listed in two pages, in order and complete")
+@check("more than a thousand stores are listed completely and in order, in two pages")
 def _(service):
     names = [f"many {number:04} {service.version}" for number in range(1005)]
     for name in reversed(names):
@@ -224,12 +224,12 @@ def _(service):
             equal(service.http("GET", f"{ROOT}?{query}").status, 400, "the status")
 
 
-@check("a limit above 1000 counts as 1000")
+@check("a limit above 1000 is treated as 1000")
 def _(service):
     equal(service.stores.kv_store_list(limit=5000).meta.limit, 1000, "the limit")
 
 
-@check("the name filter finds one store, exactly, or none", only=NEWER)
+@check("the name filter finds only a store with exactly this name", only=NEWER)
 def _(service):
     name = service.name("Filter ö+&")
     store = service.create(name)
@@ -242,7 +242,7 @@ def _(service):
             page = service.stores.kv_store_list(name=other)
             equal((page.data, page.meta.total), ([], 0), "the stores found")
     page = service.stores.kv_store_list(name=name, limit=1)
-    equal(([found.id for found in page.data], page.meta.limit), ([store.id], 1), "with a limit")
+    equal(([found.id for found in page.data], page.meta.limit), ([store.id], 1), "the result with a limit")
     true("next_cursor" not in page.meta.to_dict(), "an unexpected cursor")
 
 
@@ -260,9 +260,9 @@ def _(service):
     value, kept = service.raw(created.id, "key")
     item = (value, kept["metadata"], int(kept["generation"]))
     equal(item, (b"value", "meta", generation), "the item")
-    equal(service.stores.kv_store_list(name=old).data, [], "stores of the old name")
-    equal([s.id for s in service.stores.kv_store_list(name=new).data], [created.id], "ids of the new name")
-    service.create(old)  # the old name is free again
+    equal(service.stores.kv_store_list(name=old).data, [], "the stores with the old name")
+    equal([s.id for s in service.stores.kv_store_list(name=new).data], [created.id], "the ids of the stores with the new name")
+    service.create(old)  # the old name can be reused
 
 
 @check("a rename updates updated_at", only=NEWER)
@@ -270,10 +270,10 @@ def _(service):
     created = service.create(service.name())
     time.sleep(1.1)
     service.rename(created.id, service.name())
-    true(when(service.stores.kv_store_get(created.id).updated_at) > when(created.updated_at), "not updated")
+    true(when(service.stores.kv_store_get(created.id).updated_at) > when(created.updated_at), "updated_at did not change")
 
 
-@check("a rename to the same name, or one that differs in case, succeeds", only=NEWER)
+@check("a rename to the same name, or to one that differs only in case, succeeds", only=NEWER)
 def _(service):
     name = service.name("Same")
     created = service.create(name)
@@ -282,7 +282,7 @@ def _(service):
         equal(service.stores.kv_store_get(created.id).name, new, "the name")
 
 
-@check("a rename to an existing or invalid name returns 400, and a rename of an unknown store 404", only=NEWER)
+@check("a rename to an existing or invalid name returns 400; a rename of an unknown store returns 404", only=NEWER)
 def _(service):
     taken = service.name()
     service.create(taken)
@@ -297,7 +297,7 @@ def _(service):
     explained(refused(404, NotFoundException, service.rename, MISSING, service.name()))
 
 
-@check("deleting a store returns 204 without a body, and deleting it again 404")
+@check("deleting a store returns 204 without a body; deleting it again returns 404")
 def _(service):
     store_id = service.store()
     delete = service.stores.kv_store_delete

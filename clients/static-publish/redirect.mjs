@@ -1,8 +1,8 @@
-// Is loaded before the publisher with NODE_OPTIONS=--import. Redirects requests for the hosted API to
+// Loaded before the publisher with NODE_OPTIONS=--import. Redirects requests for the hosted API to
 // STEADFAST_URL, and logs each request with its status as a line of JSON in the file STEADFAST_LOG.
 //
 // The URL is replaced when the publisher constructs a Request. If the Request were copied instead, a body
-// of known length would be sent with chunked encoding, which the publisher does not do.
+// of known length would be sent with chunked encoding, unlike in the publisher's own requests.
 
 import { appendFileSync } from 'node:fs';
 

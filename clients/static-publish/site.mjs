@@ -101,7 +101,7 @@ export function writeFile(path, bytes) {
   write(`public${path}`, bytes);
 }
 
-/** Creates the directory of the application as the publisher's scaffolding does, for each run. */
+/** Creates a new application directory, like the publisher's scaffolding. */
 export function makeApp() {
   rmSync(APP, { recursive: true, force: true });
   const rc = {
@@ -174,7 +174,7 @@ export async function publisherMust(...args) {
   return mustHaveDone(args, await publisher(args));
 }
 
-/** Runs a publisher command with `steadfast env --`; the command must succeed in the same way. */
+/** Runs a publisher command with `steadfast env --`; the command must meet the same conditions. */
 export async function publisherByEnvMust(...args) {
   return mustHaveDone(args, await publisher(args, { byEnv: true }));
 }

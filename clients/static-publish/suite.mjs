@@ -1,6 +1,6 @@
 // Runs @fastly/compute-js-static-publish against Steadfast: publishes a site repeatedly, and manages it
 // with the commands of the publisher. Verifies the content of the store with fetch. Requires an empty
-// server. Is started by ./run, which also installs the package.
+// server. Started by ./run, which also installs the package.
 
 import assert from 'node:assert/strict';
 import { brotliDecompressSync, gunzipSync } from 'node:zlib';
@@ -150,14 +150,14 @@ async function publishChecks() {
     }
   });
 
-  await check('the second publish finds all assets with HEAD and uploads only index and settings', async () => {
+  await check('the second publish finds all assets with HEAD and uploads only the index and the settings', async () => {
     const { exchanges } = await publisherMust('publish-content');
     assert.deepEqual(keysOf(exchanges, 'HEAD', 200), assetKeys([...files]));
     assert.deepEqual(keysOf(exchanges, 'PUT', 200), sorted(collectionKeys('live')));
     const live = new Set(collectionKeys('live'));
     for (const [key, before] of generations) {
       const { generation } = await item(key);
-      assert.equal(generation !== before, live.has(key), `${key} was rewritten`);
+      assert.equal(generation !== before, live.has(key), `whether ${key} was rewritten`);
     }
     await verifySite();
     await verifyIndex('live');
@@ -283,7 +283,7 @@ async function cleaningChecks() {
     assert.equal(keysOf(exchanges, 'DELETE', 204).length, unused.length + ORPHANS);
     assert.deepEqual(await allKeys(), before.filter((key) => !unused.includes(key)));
     const pages = exchanges.filter(({ path }) => /[?&]prefix=my(\+|%20)site_files_/.test(path));
-    assert.equal(pages.length, 2, 'pages of assets');
+    assert.equal(pages.length, 2, 'the number of pages of assets');
     await verifySite();
   });
 
@@ -334,6 +334,6 @@ if (keysPath !== undefined) {
   await section('publishing', publishChecks);
   await section('collections', collectionChecks);
   await section('cleaning', cleaningChecks);
-  await section('refusals', refusalChecks);
+  await section('rejected requests', refusalChecks);
 }
 finish();

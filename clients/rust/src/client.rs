@@ -116,7 +116,7 @@ impl Client {
 
     /// Creates a store and returns its id.
     pub async fn new_store(&self, name: &str) -> Result<String, String> {
-        must(self.create_in(name, None).await)?.id.ok_or("an id".to_owned())
+        must(self.create_in(name, None).await)?.id.ok_or("no id".to_owned())
     }
 
     pub async fn describe(&self, store_id: &str) -> CallResult<KvStoreDetails> {
@@ -166,15 +166,15 @@ impl Client {
         self.delete_with(delete_params(store_id, key)).await
     }
 
-    /// Returns the stored bytes of a value and its metadata. Reads them with the HTTP client of the
-    /// crate, because the crate decodes values.
+    /// Returns an item's value and metadata as stored. Reads them directly with the crate's HTTP
+    /// client, because the crate itself decodes values.
     pub async fn stored(&self, store_id: &str, key: &str) -> Result<(String, String), String> {
         let base = &self.config.base_path;
         let url = format!("{base}/resources/stores/kv/{store_id}/keys/{}", urlencode(key));
         let request = self.config.client.get(url).header("Fastly-Key", self.token());
         let response = request.send().await.map_err(|error| error.to_string())?;
         same("status of a plain read", response.status().as_u16(), 200)?;
-        let metadata = response.headers().get("metadata").ok_or("a Metadata header")?;
+        let metadata = response.headers().get("metadata").ok_or("no Metadata header")?;
         let metadata = String::from_utf8_lossy(metadata.as_bytes()).into_owned();
         Ok((response.text().await.map_err(|error| error.to_string())?, metadata))
     }

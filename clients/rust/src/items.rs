@@ -12,7 +12,7 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.section("items");
     let store = match client.new_store("rs items").await {
         Ok(id) => Items { client: client.clone(), id },
-        Err(reason) => return checks.check("a store for items", async { Err(reason) }).await,
+        Err(reason) => return checks.check("create a store", async { Err(reason) }).await,
     };
     checks.check("a value round-trips", store.values()).await;
     checks.check("the JSON that the crate sends is stored unchanged", store.json_text()).await;
@@ -28,7 +28,7 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.check("modes set to false have no effect", store.false_modes()).await;
     checks.check("two modes at once return 400", store.two_modes()).await;
     checks
-        .check("if-generation-match 0 requires a missing key, others return 412", store.compare())
+        .check("if-generation-match 0 requires a missing key; others return 412", store.compare())
         .await;
     checks.check("an item exists until it expires", store.lifetime()).await;
     checks.check("a time to live below 1 returns 400", store.bad_lifetime()).await;

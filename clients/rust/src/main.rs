@@ -1,6 +1,6 @@
-//! Runs the crate `fastly-api` against Steadfast. The crate has limits: it sends values as JSON
-//! strings, reads only JSON strings, cannot represent a real generation (`i32`), and sends spaces
-//! in keys as `+`. Requires an empty server. Is started by `./run`.
+//! Runs the crate `fastly-api` against Steadfast. The crate has limitations: it sends values as
+//! JSON strings, reads only JSON strings, cannot represent a real generation (`i32`), and sends
+//! spaces in keys as `+`. Requires an empty server. Started by `./run`.
 
 mod checks;
 mod client;

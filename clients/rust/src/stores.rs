@@ -12,7 +12,7 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.check("create returns id, name and both dates", created(client)).await;
     checks.check("create accepts each location and no other", locations(client)).await;
     checks.check("an invalid, missing or existing name returns 400", bad_names(client)).await;
-    checks.check("get returns the created store, an unknown id 404", described(client)).await;
+    checks.check("get returns a created store, or 404 for unknown ids", described(client)).await;
     checks.check("list returns every store once, page by page", listed(client)).await;
     checks.check("list by name returns that store, or none", listed_by_name(client)).await;
     checks.check("an invalid list limit returns 400", bad_limits(client)).await;
@@ -26,7 +26,7 @@ pub async fn run(checks: &mut Checks, client: &Client) {
 
 async fn created(client: &Client) -> Verdict {
     let store = must(client.create_in("rs Störe 1", None).await)?;
-    let id = store.id.ok_or("an id")?;
+    let id = store.id.ok_or("no id")?;
     let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
     ensure(id.len() == 22 && id.bytes().all(plain), format!("22 of [0-9a-z], not {id}"))?;
     same("name", store.name.as_deref(), Some("rs Störe 1"))?;
@@ -53,7 +53,7 @@ async fn bad_names(client: &Client) -> Verdict {
 
 async fn described(client: &Client) -> Verdict {
     let made = must(client.create_in("rs described", None).await)?;
-    let id = made.id.clone().ok_or("an id")?;
+    let id = made.id.clone().ok_or("no id")?;
     same("store", must(client.describe(&id).await)?, made)?;
     for unknown in [NOWHERE, "x", "a b"] {
         refused(unknown, client.describe(unknown).await, 404)?;
@@ -112,7 +112,7 @@ async fn bad_limits(client: &Client) -> Verdict {
 
 async fn renamed(client: &Client) -> Verdict {
     let before = must(client.create_in("rs before", Some("EU")).await)?;
-    let id = before.id.clone().ok_or("an id")?;
+    let id = before.id.clone().ok_or("no id")?;
     must(client.put(&id, "k", "kept").await)?;
     must(client.rename(&id, "rs after").await)?;
     let after = must(client.describe(&id).await)?;
