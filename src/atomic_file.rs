@@ -19,8 +19,8 @@ const LINKS_MAX: usize = 40;
 const MODE: u32 = 0o666;
 const SECRET_MODE: u32 = 0o600;
 
-/// An output file: a temporary file next to its destination, which is removed unless it is
-/// persisted, or the destination itself if that is written in place.
+/// An output file. It is a temporary file next to the destination, removed unless it is persisted,
+/// or the destination itself if the destination is written in place.
 #[derive(Debug)]
 pub struct AtomicFile {
     destination: PathBuf,
@@ -78,8 +78,8 @@ impl AtomicFile {
     /// Fsyncs the file, renames it to its destination, and fsyncs the directory.
     ///
     /// # Errors
-    /// If one of these steps fails. An existing file at the destination is then unchanged, except
-    /// if only the last step failed or the file is written in place.
+    /// If one of these steps fails. An existing file at the destination is then unchanged, unless
+    /// only the last step failed or the file is written in place.
     pub fn persist(mut self) -> io::Result<()> {
         self.truncate()?;
         let file = match self.sink {
@@ -167,7 +167,7 @@ fn is_denied(e: &io::Error) -> bool {
 }
 
 /// Creates a file with the mode and the owner of the file that it replaces. Returns `None` if this
-/// process may not create a file in the directory or set its owner.
+/// process is not allowed to create a file in the directory or to set the owner.
 fn replacement(path: &Path, existing: &Metadata) -> io::Result<Option<NamedTempFile>> {
     // Only the owner can read the file until its final mode is set.
     let file = match temporary(path, SECRET_MODE) {
@@ -186,8 +186,8 @@ fn replacement(path: &Path, existing: &Metadata) -> io::Result<Option<NamedTempF
     Ok(Some(file))
 }
 
-/// Returns whether a file has an access control list. Without the list, more users may be able to
-/// access the replacement.
+/// Returns whether a file has an access control list. A replacement would lack the list, so more
+/// users might be able to access it.
 fn has_acl(path: &Path) -> bool {
     getxattr_query(path, c"system.posix_acl_access").is_ok_and(|bytes| bytes > 0)
 }

@@ -15,7 +15,7 @@
 //! | [`cli`], [`config`] | the commands, and their flags and environment variables |
 //! | [`client`] | the API client that the commands use |
 //! | [`transfer`] | import and export formats |
-//! | [`atomic_file`], [`small_file`] | files that appear once complete; files read up to a limit |
+//! | [`atomic_file`], [`small_file`] | atomically replaced output files; size-limited input files |
 //! | [`metrics`], [`logging`] | the server's metrics and log |
 //! | [`wire`] | the JSON types of the API |
 #![doc = include_str!("../ARCHITECTURE.md")]

@@ -83,7 +83,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     flush(PANIC_FLUSH);
 }
 
-/// Queues the line passed to each call. Writing never fails.
+/// A writer that queues each line passed to it. Its writes never fail.
 struct LineWriter;
 
 impl Write for LineWriter {
@@ -240,11 +240,11 @@ mod tests {
         assert_eq!(dropped(), 1);
         results.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
         assert_eq!(writes.recv().unwrap().len(), QUEUE_BYTES_MAX);
-        assert_eq!(dropped(), 2, "the first line is lost");
+        assert_eq!(dropped(), 2, "the first line was not counted as dropped");
         results.send(Ok(QUEUE_BYTES_MAX)).unwrap();
         QUEUE.flush(Duration::from_secs(60));
         QUEUE.push(b"last\n");
-        assert_eq!(writes.recv().unwrap(), b"\nlast\n", "a line feed ends the torn line");
+        assert_eq!(writes.recv().unwrap(), b"\nlast\n", "no line feed ends the torn line");
         results.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
         QUEUE.flush(Duration::from_secs(60));
         assert_eq!(dropped(), 3);

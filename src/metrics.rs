@@ -39,8 +39,9 @@ pub struct RouteLabels {
     pub method: &'static str,
 }
 
-// Compared with `derive`, hashing only the lengths saves 365 instructions per request, 2 % of a GET
-// (valgrind). Both label sets are looked up for every request, and the lengths rarely collide.
+// Hashing only the lengths of the strings, instead of deriving `Hash`, saves 365 instructions per
+// request, 2 % of a GET (measured with valgrind). Both label sets are looked up for every request,
+// and the lengths rarely collide.
 impl Hash for RequestLabels {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(lengths(self.route, self.method) << 16 | u64::from(self.status));
@@ -129,7 +130,7 @@ impl Metrics {
         r.register("cache_misses", "Reads not served from the read cache", e.cache_misses.clone());
     }
 
-    /// Counts a completed request and its latency.
+    /// Counts a completed request and records its latency.
     pub fn record_request(
         &self,
         route: &'static str,

@@ -7,7 +7,7 @@ use std::path::Path;
 /// Reads a file of at most `max` bytes.
 ///
 /// # Errors
-/// [`io::ErrorKind::FileTooLarge`] if it is larger, and any error of reading it.
+/// Returns [`io::ErrorKind::FileTooLarge`] if the file is larger, or the error if reading fails.
 pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     read_to_end(File::open(path)?, max)
 }
@@ -15,16 +15,16 @@ pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// Reads a file of at most `max` bytes as UTF-8 text.
 ///
 /// # Errors
-/// As [`read`], and [`io::ErrorKind::InvalidData`] if it is not UTF-8.
+/// See [`read`]. Returns [`io::ErrorKind::InvalidData`] if the file is not UTF-8.
 pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
     io::read_to_string(&read(path, max)?[..])
 }
 
-/// Reads at most `max` bytes to the end. The size of a pipe or a device is unknown, so it is not
-/// asked for.
+/// Reads everything from a reader that has at most `max` bytes. Does not query the size, because
+/// the size of a pipe or a device is unknown.
 ///
 /// # Errors
-/// As [`read`].
+/// See [`read`].
 pub fn read_to_end(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(max.saturating_add(1)).read_to_end(&mut bytes)?;

@@ -67,7 +67,7 @@ fn load(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<()
 /// Creates a batch of the items `from..to`.
 fn batch(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<Vec<u8>, String> {
     let keys: Vec<String> = (from..to).map(|key| format!("k{key:08}")).collect();
-    target.batch(&keys, &value(VALUE), ttl_secs).ok_or("the target has no batches".into())
+    target.batch(&keys, &value(VALUE), ttl_secs).ok_or("the target does not support batches".into())
 }
 
 fn connect(target: &Target) -> Result<TcpStream, String> {
@@ -121,7 +121,7 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
-                // The load generator has priority on this core.
+                // Yield to the load generator, which runs on the same core.
                 rustix::process::nice(19).map_err(|e| e.to_string())?;
                 while !stop.load(Ordering::Relaxed) {
                     work()?;

@@ -1,4 +1,4 @@
-//! Starts the benchmark targets and formats their requests.
+//! Starts the benchmark targets and formats requests for them.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -99,7 +99,8 @@ impl Target {
         if self.name == "webdis" { self.wait_for_redis(begin) } else { Ok(()) }
     }
 
-    /// Waits until webdis is connected to Redis, because it loses requests that it accepts earlier.
+    /// Waits until webdis is connected to Redis. Until then, webdis loses the requests that it
+    /// accepts.
     fn wait_for_redis(&self, begin: Instant) -> Result<(), String> {
         const CONSECUTIVE: usize = 500;
         let mut successes = 0;
@@ -201,9 +202,10 @@ impl Target {
         }
     }
 
-    /// Formats a request that lists 1000 keys; returns `None` if the target has no lists.
+    /// Formats a request that lists 1000 keys. Returns `None` if the target cannot list keys.
     pub fn list(&self) -> Option<Vec<u8>> {
-        // The placeholder is in a header field that the server ignores.
+        // The load generator requires a placeholder, so put one into a header field that the server
+        // ignores.
         let path = format!("/resources/stores/kv/{}/keys?prefix=k00012", self.store);
         let list = self.request("GET", &path, b"");
         let field = format!("X-Key: {KEY}\r\n\r\n");
@@ -222,7 +224,8 @@ impl Target {
         self.request("GET", &path, b"")
     }
 
-    /// Formats a request that writes many keys; returns `None` if the target has no batches.
+    /// Formats a request that writes many keys. Returns `None` if the target does not support
+    /// batches.
     pub fn batch(&self, keys: &[String], value: &[u8], ttl_secs: Option<u64>) -> Option<Vec<u8>> {
         use base64::Engine as _;
         let body = match self.name {

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Number of keys with values of 1 KB.
+/// Number of keys. Each value is 1 KB long.
 const KEYS: u64 = 100_000;
 const VALUE: usize = 1024;
 /// Number of lines in a batch.
@@ -165,7 +165,8 @@ impl Generator<'_> {
         Ok(Generator { dir, port: target.port(), options, keys })
     }
 
-    /// Sends requests on the given number of connections: `writes` percent PUT, the rest `read`.
+    /// Sends requests on the given number of connections. `writes` percent of them are PUT
+    /// requests, and the rest use the template `read`.
     pub fn run(
         &self,
         connections: usize,

@@ -21,7 +21,7 @@ pub const TOKEN: &str = "fuzz-token-0123456789";
 pub const VALUE_BYTES_MAX: u64 = 2000;
 /// The key of the sentinel item, which is written before each input.
 pub const SENTINEL_KEY: &str = "kept";
-/// Number of inputs after which the server is replaced, which bounds the size of its store.
+/// Number of inputs after which the server is replaced, to bound the size of its store.
 const INPUTS_MAX: u32 = 2000;
 
 /// A server with one store and the sentinel item.

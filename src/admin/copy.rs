@@ -20,12 +20,13 @@ pub struct CopySummary {
     pub checksum: u32,
 }
 
-/// Copies all records and compares both sides. An interrupted copy is resumed.
+/// Copies all records and compares both sides. Resumes an interrupted copy.
 ///
-/// Data directories must not be in use. Stop all servers that use one of the databases.
+/// Data directories must not be in use, and all servers that use one of the databases must be
+/// stopped.
 ///
 /// # Errors
-/// See [`CopyError`]; a failed copy can be resumed by running it again.
+/// See [`CopyError`]. Calling the function again resumes a failed copy.
 pub async fn copy(
     from: &EngineLocation,
     to: &EngineLocation,

@@ -70,7 +70,8 @@ fn check_directory(dir: &Path) -> ExitCode {
     exit_status(reported, checked.problem_count == 0)
 }
 
-/// Prints one line per problem, and a summary. `count` includes problems that are not in the list.
+/// Prints one line per problem, and a summary. `count` includes problems that are not in
+/// `problems`.
 fn report(problems: &[String], count: u64, summary: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for problem in problems {

@@ -25,7 +25,8 @@ macro_rules! exit_status {
 }
 pub(super) use exit_status;
 
-/// The last paragraph of the help text of every local command.
+/// The last paragraph of the help text of every command that does not connect to a server, except
+/// commands with exit statuses of their own.
 macro_rules! local_exit_status {
     () => {
         "\n\nExit status: 0 success, 1 failure, 2 usage error."
@@ -74,7 +75,7 @@ impl From<ConnectionError> for CommandError {
     }
 }
 
-/// Converts an error that occurred when writing to standard output.
+/// Converts an I/O error from a write to standard output.
 impl From<io::Error> for CommandError {
     fn from(e: io::Error) -> CommandError {
         if e.kind() == io::ErrorKind::BrokenPipe {
@@ -94,7 +95,7 @@ pub(super) fn local_error(text: impl Into<String>) -> CommandError {
     CommandError::Failed(Error::Local(text.into()))
 }
 
-/// Creates an error for a failure to use a local file.
+/// Creates an error for a failed operation on a local file.
 pub(super) fn file_error(path: &Path, reason: impl Display) -> CommandError {
     local_error(format!("{}: {reason}", path.display()))
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 const READ_BYTES: usize = 256 << 10;
 /// The maximum size in bytes of a value that is read into memory before it is sent.
 const SMALL_BYTES: u64 = 1 << 20;
-/// The maximum number of chunks that are read ahead of the connection.
+/// The maximum number of chunks that are read before they can be sent.
 const READ_AHEAD: usize = 4;
 
 /// Opens a file, or standard input if the path is `-`. Also returns the size of the file in bytes
@@ -42,8 +42,8 @@ pub(super) enum Value {
 }
 
 /// Reads a value into memory if it is small, and otherwise streams it. `size` is the size of a
-/// regular file. It is used only if it exceeds the number of bytes read so far, because files in
-/// `/proc` and `/sys` report sizes that differ from the lengths of their contents.
+/// regular file. The size is used only if it exceeds the number of bytes read so far, because files
+/// in `/proc` and `/sys` report sizes that differ from the lengths of their contents.
 pub(super) fn read_value(mut reader: Box<dyn Read + Send>, size: Option<u64>) -> io::Result<Value> {
     let mut start = Vec::new();
     reader.by_ref().take(SMALL_BYTES + 1).read_to_end(&mut start)?;
@@ -53,13 +53,13 @@ pub(super) fn read_value(mut reader: Box<dyn Read + Send>, size: Option<u64>) ->
     }
     let reader = io::Cursor::new(start).chain(reader);
     Ok(Value::Stream(match size.filter(|size| *size > read) {
-        // If the file grows while it is being read, only its size at open time is sent.
+        // If the file grows while it is being read, the additional bytes are not sent.
         Some(size) => body(Box::new(ExactReader { from: reader, remaining: size }), Some(size)),
         None => body(Box::new(reader), None),
     }))
 }
 
-/// A reader that returns exactly `remaining` bytes, and fails if the file has fewer.
+/// A reader that returns exactly `remaining` more bytes, and fails if the file ends earlier.
 struct ExactReader<R> {
     from: R,
     remaining: u64,
@@ -76,8 +76,8 @@ impl<R: Read> Read for ExactReader<R> {
     }
 }
 
-/// Returns a request body that streams from a reader. A separate thread reads ahead of the
-/// connection.
+/// Returns a request body that streams from a reader. A separate thread reads up to [`READ_AHEAD`]
+/// chunks ahead.
 fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
     let (sender, mut receiver) = mpsc::channel::<io::Result<Bytes>>(READ_AHEAD);
     std::thread::spawn(move || {

@@ -12,7 +12,7 @@ const COMPRESSION_LEVEL: i32 = 3;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// If `path` is a file or a directory and `force` is not set, prints an error and returns true.
-/// Devices, pipes and dangling links have no content to replace.
+/// Accepts devices, pipes and dangling links, which have no content to replace.
 pub(super) fn refuse_overwrite(path: &Path, force: bool) -> bool {
     let replaces = path.metadata().is_ok_and(|found| found.is_file() || found.is_dir());
     let refused = !force && !is_dash(path) && replaces;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// The time a command has to stop after an interrupt. After this time, the process exits.
+/// Grace period after an interrupt. If the command has not stopped by then, the process exits.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Builds the multi-threaded tokio runtime that every command uses.
@@ -51,7 +51,8 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T>
 pub(super) async fn until_interrupted<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::spawn(exit_if_stuck());
     tokio::select! {
-        // The first branch installs the signal handler before the command sends a request.
+        // Poll in order: the first branch must install the signal handler before the command
+        // sends a request.
         biased;
         _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
         result = Box::pin(command) => result,

@@ -62,7 +62,8 @@ fn log_failure(error: &str, format: LogFormat) {
 async fn serve(config: ServeConfig) -> Result<(), String> {
     let signals = |e| format!("cannot install signal handlers: {e}");
     let stop = stop_signal().map_err(signals)?;
-    // Installed before the server starts, because an unhandled SIGHUP terminates the process.
+    // Install the handler before the server starts, because an unhandled SIGHUP terminates the
+    // process.
     let hangup = signal(SignalKind::hangup()).map_err(signals)?;
     let (data, format) = (config.engine.to_string(), config.log_format);
     let server = Server::start(config).await.map_err(|e| e.to_string())?;
@@ -71,7 +72,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         LogFormat::Text => banner(&url, &data, server.token_location()),
         LogFormat::Json => format!("{}\n", serde_json::json!({"message": "listening", "url": url})),
     };
-    // Printed on a separate thread, because a write to a full pipe blocks.
+    // Print on a separate thread, because a write to a full pipe blocks.
     std::thread::spawn(move || print_banner(&banner));
     tokio::spawn(reload_on(hangup, server.reloader()));
     server.run(stop).await.map_err(|e| format!("unclean shutdown (no data was lost): {e}"))
@@ -102,8 +103,8 @@ fn print_banner(banner: &str) {
     }
 }
 
-/// Returns the banner, which shows the address and how to connect. The format of the first line is
-/// stable, because programs parse it.
+/// Returns the banner, which shows the server's address and how to connect to it. The format of the
+/// first line is stable, because programs parse it.
 fn banner(url: &str, data: &str, token: &TokenLocation) -> String {
     let (location, value) = match token {
         TokenLocation::Environment(name) => (format!("${name}"), format!("\"${name}\"")),

@@ -101,7 +101,8 @@ fn parse_expiry(text: &str) -> Result<String> {
             "--expires must be a duration such as 90d or a time such as 2027-01-31T00:00:00Z",
         )
     })?;
-    // The duration is added to the local time, but the server checks the expiry with its own clock.
+    // The duration is added to the time of this machine, but the server checks the expiry with its
+    // own clock.
     let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
     let time = now.saturating_add(seconds.into()).saturating_mul(1_000_000);
     if time > MICROS_MAX {

@@ -8,7 +8,8 @@ use std::time::Duration;
 pub enum ErrorKind {
     /// The store, item or token does not exist.
     NotFound,
-    /// A precondition failed: for example, the name is taken or the item has another generation.
+    /// A precondition failed: for example, the name is taken or the item has a different
+    /// generation.
     Precondition,
     /// The token is missing, unknown or lacks permission.
     Auth,
@@ -34,7 +35,8 @@ impl ErrorKind {
     }
 }
 
-/// Why a request failed. Messages name the subject of the request and never contain the token.
+/// The reason a request failed. Messages name the subject of the request and never contain the
+/// token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The server responded with an error status.

@@ -13,7 +13,8 @@ use reqwest::Method;
 use reqwest::header::HeaderValue;
 use serde::de::DeserializeOwned;
 
-/// Maximum number of items deleted per request: few enough to complete well within any timeout.
+/// Maximum number of items deleted per request. A request of this size completes well within any
+/// timeout.
 const DELETE_LIMIT: &str = "10000";
 /// The maximum size of a report in bytes.
 const REPORT_BYTES_MAX: usize = 64 << 20;
@@ -168,7 +169,8 @@ impl Client {
         self.send_for_report(&request, lines).await
     }
 
-    /// Reads the report from an error response, or returns an error if the response contains none.
+    /// Reads the report from an error response, or returns an error if the response contains no
+    /// report.
     pub(super) async fn report_or_error<T: DeserializeOwned + LineReport>(
         &self,
         request: &Request<'_>,

@@ -215,7 +215,7 @@ impl Client {
         let request = Request::new(Method::DELETE, &path, &subject)
             .query("force", force.then_some("true"))
             .header(IF_GENERATION_MATCH, if_generation_match.map(HeaderValue::from));
-        // Without `force`, a retry fails if the first attempt has deleted the item.
+        // Without `force`, a retry fails if the first attempt deleted the item.
         if force && if_generation_match.is_none() {
             self.send(&request).await?;
         } else {
@@ -243,7 +243,7 @@ impl Client {
             .query("prefix", (!prefix.is_empty()).then_some(prefix))
             .query("cursor", cursor);
         let page: KeyList = self.send(&request).await?.json().await?;
-        // A repeated cursor leads to an endless loop.
+        // A repeated cursor would cause an endless loop.
         if cursor.is_some() && page.meta.next_cursor.as_deref() == cursor {
             return Err(Error::Unexpected { subject, reason: "the cursor repeats".into() });
         }

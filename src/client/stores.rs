@@ -87,7 +87,7 @@ impl Client {
         }
     }
 
-    /// Creates a store without retries, because a retry fails if the first attempt has succeeded.
+    /// Creates a store without retries, because a retry fails if the first attempt succeeded.
     ///
     /// # Errors
     /// See [`Error`].

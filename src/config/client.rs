@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The data directory in which commands look for a running server.
 const LOCAL_DATA: &str = "./steadfast-data";
-/// The name of the file in a data directory that contains the generated token.
+/// The name of the file with the generated token in a data directory.
 const TOKEN_FILE: &str = "token";
 
 /// The server to connect to, and the output format.
@@ -110,9 +110,11 @@ impl ClientArgs {
         Ok(self.connection(endpoint, server, token, token_location))
     }
 
-    /// Resolves one of the two servers of a command. The token for `--endpoint` is never sent to
-    /// another server. If `endpoint` names another server, `token_file`, the value of `flag`, is
-    /// required unless the server is local and `./steadfast-data/token` exists.
+    /// Resolves the source or destination server of a command that connects to two servers. The
+    /// token for `--endpoint` is never sent to another server.
+    ///
+    /// `token_file` is the value of the flag named `flag`. It is required if `endpoint` names
+    /// another server, unless that server is local and `./steadfast-data/token` exists.
     ///
     /// # Errors
     /// See [`ConnectionError`].

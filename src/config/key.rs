@@ -55,7 +55,8 @@ pub struct KeyGetArgs {
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// Write the value to this file, which appears once it is complete, instead of standard output
+    /// Write the value to this file instead of standard output; the file appears once it is
+    /// complete
     #[arg(long, short, value_name = "FILE", conflicts_with = "json")]
     pub output: Option<PathBuf>,
     #[command(flatten)]

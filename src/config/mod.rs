@@ -35,8 +35,8 @@ use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Arguments that can be set only by environment variable: those for tokens, because other users of
-/// the machine can read command lines, and variables that other programs define.
+/// Arguments that can be set only by environment variable: tokens, because other users of the
+/// machine can read command lines, and settings that are shared with other programs.
 pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "fastly_api_token",
     "steadfast_token",

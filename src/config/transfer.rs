@@ -41,7 +41,8 @@ impl ImportFormat {
 #[derive(Args, Clone)]
 pub struct ImportArgs {
     /// Name or id of the store, and the file or directory to import; - for standard input. If STORE
-    /// is omitted, a fastly.toml is imported into all stores it declares, created as needed
+    /// is omitted, a fastly.toml is imported into the stores it declares; stores that do not
+    /// exist are created
     #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
     pub operands: Vec<PathBuf>,
     /// Format of the input [default: detected from its name or content]

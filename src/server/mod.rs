@@ -27,7 +27,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 const BACKLOG: u32 = 4096;
 /// Pause of the sweeper when no expired items are left.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Time limit for open requests at shutdown. Of the 10 s in total, 5 s remain for the engine.
+/// Time limit for open requests at shutdown. Shutdown is limited to 10 s in total, so 5 s remain
+/// for closing the engine.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// File descriptors reserved for uses other than connections.
 const SPARE_FILES: u64 = 512;
@@ -175,7 +176,8 @@ impl Server {
         }
         sweeper.abort();
         watcher.inspect(tokio::task::JoinHandle::abort);
-        // Remove the file before unlocking the directory: the next server writes its own file.
+        // Remove the address file before unlocking the directory, because the next server writes
+        // its own.
         drop(_address_file);
         kv.close().await?;
         tracing::info!("server stopped");
@@ -239,7 +241,7 @@ async fn serve_tls(
     timeouts: http::Timeouts,
     mut draining: watch::Receiver<bool>,
 ) {
-    // Boxed, so that the memory of the handshake is freed once it is complete.
+    // Box the handshake, so that its memory is freed once the handshake is complete.
     let handshake = Box::pin(tls.accept(stream));
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(timeouts.head, handshake) => handshake,
@@ -276,7 +278,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Removes expired items in small batches until the server drains.
+/// Removes expired items in small batches until the server starts draining.
 async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     loop {
         let swept = kv.purge_expired().await.unwrap_or_else(|error| {
@@ -309,7 +311,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_in_a_connection_does_not_leak_its_slot_or_count() {
+    async fn a_panic_in_a_connection_releases_its_slot_and_decrements_the_count() {
         let (metrics, slots) = (Arc::new(Metrics::default()), Arc::new(Semaphore::new(1)));
         let slot = slots.clone().acquire_owned().await.unwrap();
         let open = OpenConnection::new(metrics.clone(), slot);

@@ -71,8 +71,8 @@ impl CheckedItem {
         })
     }
 
-    /// Checks the generation as a Steadfast server does, but with the clock of this machine: it
-    /// must be at most one day ahead.
+    /// Checks that the generation is at least 1 and at most one day ahead of the clock. A Steadfast
+    /// server does the same with its own clock.
     ///
     /// # Errors
     /// Returns a [`RejectedItem`] with the given line number if the generation is invalid.

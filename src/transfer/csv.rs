@@ -28,7 +28,7 @@ impl Position {
         let Position { line, column } = self;
         match byte {
             b'\n' => Position { line: line + 1, column: 1 },
-            // A continuation byte of UTF-8 belongs to the same column.
+            // A UTF-8 continuation byte belongs to the same column.
             0x80..=0xbf => self,
             _ => Position { line, column: column + 1 },
         }
@@ -106,8 +106,8 @@ impl RowParser {
             }
             (State::Unquoted, b'"') => {
                 return Err(at.error(
-                    "quote in a field that does not start with one: enclose the field in quotes \
-                     and double those within it",
+                    "quote in a field that does not start with a quote: enclose the field in \
+                     quotes and double the quotes within it",
                 ));
             }
             (State::Quote, _) => {
@@ -199,12 +199,17 @@ impl Columns {
             }
         };
         let (metadata, ttl) = (at("metadata"), at("time_to_live_sec"));
-        let known = [Some(key), Some(value), metadata, ttl];
-        let unknown = row.fields().enumerate().find(|(at, _)| !known.contains(&Some(*at)));
-        if let Some((_, name)) = unknown {
-            let name = String::from_utf8_lossy(name);
-            let hint = "use key, value, metadata and time_to_live_sec, each at most once";
-            return Err(SourceError(format!("has an unknown column {name:?}; {hint}")));
+        let used = [Some(key), Some(value), metadata, ttl];
+        let other = row.fields().enumerate().find(|(at, _)| !used.contains(&Some(*at)));
+        if let Some((_, other)) = other {
+            let lower = name(other);
+            let known = ["key", "value", "metadata", "time_to_live_sec"];
+            if let Some(known) = known.into_iter().find(|known| known.as_bytes() == lower) {
+                return Err(SourceError(format!("has a duplicate column {known:?}")));
+            }
+            let other = String::from_utf8_lossy(other);
+            let hint = "use key, value, metadata and time_to_live_sec";
+            return Err(SourceError(format!("has an unknown column {other:?}; {hint}")));
         }
         let count = row.ends.len();
         Ok(Some(Columns { key, value, metadata, time_to_live_sec: ttl, count }))
@@ -378,8 +383,8 @@ mod tests {
             (b"a,1\n\"\xc3\xbc\",\"", "line 2, column 5", "not closed"),
             (b"a,\"1\n2\"x\n", "line 2, column 3", "after the closing quote"),
             (b"a,\"1\" \n", "line 1, column 6", "after the closing quote"),
-            (b"a,1\r\nb,2\"3\"\r\n", "line 2, column 4", "does not start with one"),
-            (b"a,1\rb, \"3\"\r", "line 2, column 4", "does not start with one"),
+            (b"a,1\r\nb,2\"3\"\r\n", "line 2, column 4", "does not start with a quote"),
+            (b"a,1\rb, \"3\"\r", "line 2, column 4", "does not start with a quote"),
             (b"sep=,\r\na,1\r\n", "line 1, column 1", "Excel"),
             (b"SEP=;\na;1\n", "line 1, column 1", "Excel"),
             (b"\nkey,metadata\na,1\n", "line 2, column 1", "no column \"value\""),
@@ -391,6 +396,14 @@ mod tests {
             assert!(error.contains(position) && error.contains(problem), "{shown:?}: {error}");
             assert!(rejected.is_empty(), "{shown:?}");
         }
+    }
+
+    #[test]
+    fn duplicate_and_unknown_columns_are_refused() {
+        let error = |text: &'static [u8]| read_all(text).2.unwrap().to_string();
+        assert!(error(b"key,value,Key\n").contains("has a duplicate column \"key\""));
+        assert!(error(b"key,value,metadata,metadata\n").contains("duplicate column \"metadata\""));
+        assert!(error(b"key,value,x\n").contains("has an unknown column \"x\""));
     }
 
     #[test]

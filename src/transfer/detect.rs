@@ -36,7 +36,7 @@ const FOREIGN: [Foreign; 7] = [
     ("compressed with lz4", "lz4 -dc FILE", |start| start.starts_with(b"\x04\x22\x4d\x18")),
     ("a zip archive", "unzip -p FILE", |start| start.starts_with(b"PK\x03\x04")),
 ];
-/// The base-2 logarithm of the largest zstd window in bytes. This is the default of `zstd --long`.
+/// The base-2 logarithm of the maximum zstd window size in bytes; the default of `zstd --long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// An open input.
@@ -45,7 +45,7 @@ pub struct OpenSource {
     pub source: Box<dyn ItemSource>,
     /// The format of the input.
     pub format: ImportFormat,
-    /// The files to which the input refers for the values of items.
+    /// Files that are named in the input and contain values of items.
     pub files: Vec<PathBuf>,
     /// Size of the input in bytes, if known.
     pub size: Option<u64>,
@@ -153,7 +153,7 @@ fn skip_bom(mut from: Box<dyn BufRead + Send>) -> io::Result<Box<dyn BufRead + S
     if from.fill_buf()?.first() != BOM.first() {
         return Ok(from);
     }
-    // A read from a pipe can end within the mark.
+    // A read from a pipe can end in the middle of the mark.
     let mut start = Vec::new();
     from.by_ref().take(BOM.len() as u64).read_to_end(&mut start)?;
     if start == BOM {
@@ -239,8 +239,8 @@ pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, SourceError> {
     read_to_end(skip_bom(decompress(from, path)?)?)
 }
 
-/// Returns whether a text appears to be UTF-16: whether it starts with a byte order mark or with
-/// two-byte ASCII characters.
+/// Returns whether a text appears to be UTF-16, because it starts with a UTF-16 byte order mark or
+/// with ASCII characters of two bytes each.
 pub fn is_utf_16(start: &[u8]) -> bool {
     match start {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,

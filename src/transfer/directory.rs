@@ -117,8 +117,8 @@ impl DirectorySource {
     }
 }
 
-/// Returns the last part of an entry's key. A directory ends in a slash, so that it sorts like the
-/// keys below it.
+/// Returns the last component of an entry's key. The component of a directory ends in a slash, so
+/// that the directory sorts like the keys below it.
 fn key_bytes(entry: &DirEntry) -> impl Iterator<Item = &u8> {
     let slash = entry.file_type().is_dir().then_some(&b'/');
     entry.file_name().as_encoded_bytes().iter().chain(slash)

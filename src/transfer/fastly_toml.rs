@@ -16,7 +16,7 @@ pub type DeclaredStores = BTreeMap<String, Vec<DeclaredItems>>;
 pub enum DeclaredItems {
     /// A list of items.
     Items(Vec<Json>),
-    /// The path of a `kv.json`, and whether a value in it may be any JSON value.
+    /// The path of a `kv.json`, and the argument `any_json` of [`kv_json::parse`].
     File(String, bool),
     /// Items by key, from the `setup` section.
     Setup(Map<String, Json>),
@@ -148,7 +148,7 @@ fn local_item(item: &Json, value_bytes_max: u64) -> DeclaredItem {
 }
 
 fn setup_item(key: String, item: &Json, value_bytes_max: u64) -> DeclaredItem {
-    // The fields are those of the local server, except that `data` is called `value`.
+    // The fields are those of the `local_server` section, except that `data` is called `value`.
     let (value, metadata) = kv_json::parse_fields(&|name| match name {
         "data" => item.get("value").cloned(),
         "path" => None,

@@ -18,7 +18,7 @@ pub enum DeclaredValue {
     Inline(Vec<u8>),
     /// A file that contains the value, relative to the working directory.
     File(PathBuf),
-    /// There is no value, because the item is invalid for this reason.
+    /// The item has no value, because it is invalid. Contains the reason.
     Invalid(String),
 }
 

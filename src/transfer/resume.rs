@@ -155,8 +155,9 @@ impl ResumeState {
     }
 
     /// Records that a range of items has been imported. To avoid an fsync per request, the record
-    /// is saved by the next call to [`ResumeState::record_sent`] or [`ResumeState::save`]. An
-    /// import that is resumed before this call sends the items again, which is harmless.
+    /// is saved by the next call to [`ResumeState::record_sent`] or [`ResumeState::save`]. If
+    /// the import is interrupted before that call, the resumed import sends the items again, which
+    /// is harmless.
     pub fn record_done(&mut self, from: u64, to: u64, counts: ImportCounts) {
         self.done.insert(from, (to, counts));
         while let Some((to, counts)) = self.done.remove(&self.saved.acknowledged) {

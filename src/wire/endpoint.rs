@@ -24,7 +24,7 @@ impl Endpoint {
     /// Parses a base URL.
     ///
     /// # Errors
-    /// Returns the cause. The message omits the URL, which may contain a password.
+    /// Returns the reason the URL is invalid. Omits the URL, which may contain a password.
     pub fn parse(text: &str) -> Result<Endpoint, String> {
         let invalid = |reason: &str| Err(format!("the endpoint {reason}"));
         let Ok(url) = Url::parse(text.trim()) else {

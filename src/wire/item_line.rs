@@ -94,8 +94,8 @@ pub struct ParsedLine<'l> {
     modified: Option<Cow<'l, str>>,
 }
 
-/// A line of the batch endpoint. It has no import-only fields, so that these are ignored whatever
-/// their type.
+/// A line of the batch endpoint. This type has no import-only fields, so such fields in a line are
+/// ignored, whatever their types.
 #[derive(Deserialize)]
 struct BatchLine<'l> {
     #[serde(borrow)]
@@ -428,7 +428,8 @@ impl ItemLine<'_> {
         out.push(b'"');
         let start = out.len();
         let _ = serde_json::to_writer(&mut *out, &trailer);
-        // The trailer continues the object of the line, so its opening brace is replaced.
+        // The trailer continues the object of the line, so replace its opening brace with a comma,
+        // or remove the brace if the trailer is empty.
         match out.get_mut(start..) {
             Some([b'{', b'}']) => drop(out.remove(start)),
             Some([brace, ..]) => *brace = b',',

@@ -213,7 +213,7 @@ pub struct ItemDetails {
 pub struct DeletedCount {
     /// Number of deleted items.
     pub deleted: u64,
-    /// Whether more items match the request.
+    /// Whether items that match the request remain.
     pub more: bool,
 }
 

@@ -47,10 +47,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_have_the_recorded_form() {
+    fn timestamps_have_the_recorded_format() {
         assert_eq!(timestamp(1_750_707_675_999_999), "2025-06-23 19:41:15");
         assert_eq!(timestamp(0), "1970-01-01 00:00:00");
-        // Earlier versions stored later times, which must not be mistaken for expired ones.
+        // Earlier versions stored times after the year 9999. They must not be mistaken for expiry
+        // times in the past.
         for late in [MICROS_MAX, MICROS_MAX + 1, u64::MAX] {
             assert_eq!(timestamp(late), "9999-12-31 23:59:59");
             assert_eq!(rfc3339(late), "9999-12-31T23:59:59.999999Z");
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn http_dates_become_rfc_3339_times() {
+    fn http_dates_are_converted_to_rfc_3339() {
         let converted = http_date_to_rfc3339("Mon, 23 Jun 2025 19:41:19 GMT");
         assert_eq!(converted.as_deref(), Some("2025-06-23T19:41:19.000000Z"));
         assert_eq!(http_date_to_rfc3339("soon"), None);

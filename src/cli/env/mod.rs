@@ -24,7 +24,7 @@ Examples:
 Sets the variables that the Fastly CLI, go-fastly and Terraform read. COMMAND also gets a module for
 Node.js 20 or later, loaded through NODE_OPTIONS, that redirects requests for api.fastly.com to the
 server. The module supports fetch, https and the default dispatcher of undici, but not HTTP/2.
-COMMAND replaces this process: it receives the signals and determines the exit status. Status 127
+COMMAND replaces this process, receives its signals and determines its exit status. Status 127
 means that COMMAND was not found, and 126 that it could not be run.
 
 Without --show-token, the exports refer to the file or variable that contains the token.",

@@ -102,7 +102,7 @@ pub(in crate::cli) async fn count_items(
 }
 
 /// Deletes the items whose keys start with `prefix` and returns the number of deleted items. The
-/// progress bar shows `expected` as the total, unless it is 0.
+/// progress bar shows `expected` as the total, unless `expected` is 0.
 pub(in crate::cli) async fn delete_items(
     client: &Client,
     store: &Store,

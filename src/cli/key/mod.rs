@@ -72,8 +72,8 @@ Examples:
   steadfast key delete site --prefix blog/2024/ --dry-run
   steadfast key delete site --from keys.txt --yes
 
-Asks for confirmation, showing the key or the number of items, the store and its server. Without a
-terminal, and with --from -, --yes is required. After an interruption, run the same command
+Asks for confirmation, showing the key or the number of items, the store and its server. --yes is
+required if there is no terminal, or with --from -. After an interruption, run the same command
 again.", exit_status!()))]
     Delete(KeyDeleteArgs),
 }

@@ -10,8 +10,8 @@ use crate::wire::item_line::ItemLine;
 use crate::wire::{BatchError, IfExists, Store};
 use bytes::Bytes;
 
-/// Values larger than this, in bytes, are sent in separate PUT requests, because the line limit of
-/// other servers is unknown.
+/// Maximum size in bytes of a value in a batch for another server. Larger values are sent in
+/// separate PUT requests, because the server's line limit is unknown.
 const SINGLE_BYTES: usize = 1 << 20;
 /// The error code of a line that was not written because the item exists.
 const EXISTS_CODE: &str = "412";
@@ -52,7 +52,7 @@ impl BatchSender {
         let steadfast = client.is_steadfast().await?;
         let retry = Retry::default();
         // This type retries requests itself, because the outcome of an attempt depends on earlier
-        // ones.
+        // attempts.
         let client = client.clone().with_retry(Retry { attempts_max: 1, ..retry });
         let store = store.clone();
         Ok(BatchSender { client, store, steadfast, if_exists, value_bytes_max, retry })
@@ -252,8 +252,12 @@ impl NumberedLines {
                 0 => String::new(),
                 _ => format!(" in lines {first} to {last}"),
             };
+            let (items, errors) = match more {
+                1 => ("item", "the error"),
+                _ => ("items", "their errors"),
+            };
             let reason =
-                format!("{more} more items{lines} failed; the server did not list their errors");
+                format!("{more} more {items}{lines} failed; the server did not list {errors}");
             outcome.counts.failed += more;
             outcome.failures.push(RejectedItem { number: 0, key: String::new(), reason });
         }

@@ -43,7 +43,7 @@ pub(super) async fn run(args: ExportArgs) -> Result<u8> {
     if !stdout {
         let path = args.output.display().to_string();
         let (count, label) = (counted(lines, "item"), store_label(&client, &store));
-        print_status(&format!("exported {count} to {path}: {label}"));
+        print_status(&format!("exported {count} from {label} to {path}"));
         let result = json!({
             "store": { "id": store.id, "name": store.name }, "file": path, "items": lines,
             "bytes": bytes,

@@ -45,7 +45,7 @@ pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Resul
     let OutputDirectory { items, left_out, expiring, .. } = output;
     let directory = output.writer.directory().display();
     let label = store_label(client, &store);
-    print_status(&format!("exported {} to {directory}: {label}", counted(items, "item")));
+    print_status(&format!("exported {} from {label} to {directory}", counted(items, "item")));
     if expiring > 0 {
         let count = counted(expiring, "item");
         print_status(&format!("warning: the emulator ignores the expiry times of {count}"));
@@ -73,7 +73,8 @@ struct OutputDirectory {
     writer: KvJsonWriter,
     /// The final path of the directory, with symbolic links resolved.
     destination: PathBuf,
-    /// Contains the new directory until it is persisted, and then the old one until it is removed.
+    /// Contains the new export until it is moved to the destination, and then the replaced export
+    /// until that is removed.
     temporary: TempDir,
     new: PathBuf,
     kv_json: BufWriter<File>,
@@ -148,9 +149,8 @@ impl OutputDirectory {
         synced.map_err(|e| file_error(self.writer.directory(), e))
     }
 
-    /// Moves the new directory to the destination. An existing export is exchanged with it
-    /// atomically or, if the file system does not support that, is moved aside until the new one is
-    /// in place.
+    /// Moves the new directory to the destination. If an export exists there, exchanges the two
+    /// atomically. If the file system does not support that, moves the existing export aside first.
     fn replace(&mut self) -> io::Result<()> {
         let to = &self.destination;
         if !to.exists() {
@@ -170,7 +170,7 @@ impl OutputDirectory {
     }
 }
 
-/// Moves `to` aside and `new` to its place. If the second step fails, moves `to` back.
+/// Renames `to` to `aside`, and `new` to `to`. If the second rename fails, undoes the first.
 fn replace_by_renames(new: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     fs::rename(to, aside)?;
     fs::rename(new, to).inspect_err(|_| drop(fs::rename(aside, to)))

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Device and inode number, which identify a file under each of its names.
+/// Device and inode numbers, which identify a file regardless of its path.
 type FileId = (u64, u64);
 
 #[derive(Default)]

@@ -22,7 +22,7 @@ pub(super) enum ItemReader {
 }
 
 impl ItemReader {
-    /// Starts to read the items whose keys start with `prefix`.
+    /// Starts reading the items whose keys have the given prefix.
     pub(super) async fn open(
         client: &Client,
         store: &Store,
@@ -43,7 +43,7 @@ impl ItemReader {
         })))
     }
 
-    /// Reads the next chunk, which may end within a line; `None` at the end.
+    /// Reads the next chunk, which may end in the middle of a line. Returns `None` at the end.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         match self {
             ItemReader::Stream(export) => export.next_chunk().await,

@@ -1,5 +1,5 @@
-//! The memory budget of the transfer commands. Reads wait until there is
-//! memory for their values, except for the oldest read.
+//! The memory budget of the transfer commands. A read waits until there is memory for its value.
+//! The oldest read never waits.
 
 use crate::client::{Client, Error, ValueStream};
 use crate::wire::Store;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-/// Memory in bytes for items that are being read or sent. It suffices for two values of the maximum
-/// size of the hosted API and their lines.
+/// Memory in bytes for items that are being read or sent. Sufficient for two values of the maximum
+/// size that the hosted API allows, and for the lines of these items.
 const BUDGET_BYTES: u64 = 128 << 20;
 /// The number of bytes per semaphore permit.
 const UNIT: u64 = 1024;
@@ -30,8 +30,8 @@ impl MemoryBudget {
         MemoryBudget(Arc::new(Semaphore::new(units(BUDGET_BYTES) as usize)))
     }
 
-    /// Waits until `bytes` bytes are available, and reserves them. Reserves at most the whole
-    /// budget.
+    /// Waits until `bytes` bytes are available, and reserves them. Reserves the whole budget if
+    /// `bytes` exceeds it.
     pub(super) async fn reserve(&self, bytes: u64) -> Result<Reservation, Error> {
         let permit = self.0.clone().acquire_many_owned(units(bytes)).await;
         let permit = permit.map_err(|e| Error::Local(e.to_string()))?;
@@ -48,7 +48,8 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.min(BUDGET_BYTES).div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
-/// Concurrent tasks that each read an item. Their results are returned in the order of the tasks.
+/// Concurrent tasks that each read an item. The results are returned in the order in which the
+/// tasks were added.
 pub(super) struct OrderedReads<T> {
     budget: MemoryBudget,
     running: VecDeque<RunningRead<T>>,
@@ -82,7 +83,8 @@ impl<T: Send + 'static> OrderedReads<T> {
         let Some(RunningRead { task, is_next }) = self.running.pop_front() else {
             return Ok(None);
         };
-        // Later tasks may have reserved the whole budget, and release it only after this task ends.
+        // Let this task read without a reservation, because later tasks may hold the whole budget
+        // until this task has ended.
         let _ = is_next.send(());
         let result = task.await.map_err(|e| Error::Local(format!("task failed: {e}")))?;
         result.map(Some)
@@ -98,8 +100,8 @@ pub(super) struct ValueReader {
 }
 
 impl ValueReader {
-    /// Gets an item once there is memory for its value and its line. The caller keeps the returned
-    /// reservation as long as it keeps the value or the line.
+    /// Gets an item once there is memory for its value and its line. The caller must keep the
+    /// returned reservation for as long as it keeps the value or the line.
     pub(super) async fn get(
         &mut self,
         client: &Client,

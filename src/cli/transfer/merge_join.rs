@@ -27,7 +27,7 @@ struct ItemList {
     prefix: String,
     cursor: Option<String>,
     page: VecDeque<ListedItem>,
-    /// The last key of the previous pages.
+    /// The last key on the pages read so far.
     last_key: Option<String>,
     ended: bool,
 }
@@ -63,8 +63,8 @@ impl ItemList {
         Ok(())
     }
 
-    /// Checks that the keys ascend in byte order. In any other order, an item that is in both
-    /// stores can be mistaken for one that is only in the destination, and deleted.
+    /// Checks that the keys ascend in byte order. If they did not, an item that exists in both
+    /// stores could be mistaken for one that exists only in the destination, and be deleted.
     fn check_order(&mut self) -> Result<(), Error> {
         let mut last = self.last_key.as_deref();
         for ListedItem { key, .. } in &self.page {

@@ -30,10 +30,11 @@ Examples:
   steadfast export old | steadfast import new -
 
 The format is detected from the file name (.ndjson, .jsonl, .json for kv.json, .csv or .toml, each
-optionally followed by .zst) or from the content. Values are imported unchanged. Failed items are
-reported with their key and, in formats with lines, their line number, and the import continues. The
-progress is saved in INPUT.resume until the import is complete; --resume continues an interrupted
-import. With --if-exists fail, the exit status is 4 if every failed item failed because it exists.",
+optionally followed by .zst) or from the content. Values are imported unchanged. The import
+continues after a failed item, which is reported with its key and, in line-based formats, its line
+number. The progress is saved in INPUT.resume until the import is complete; --resume continues an
+interrupted import. With --if-exists fail, the exit status is 4 if items failed only because they
+already exist.",
     exit_status!()
 );
 
@@ -58,7 +59,7 @@ Examples:
   steadfast sync site@https://kv.example.com site --from-token-file token --create
   steadfast sync blue green --delete --yes
 
-Items are compared by size, metadata, value and, between Steadfast servers, expiry. Those that
+Items are compared by size, metadata, value and, between Steadfast servers, expiry. Items that
 differ are copied, with their expiry if the source server returns it. The token for --endpoint is
 not sent to other servers: for a store on another server, pass --from-token-file or --to-token-file.
 Changes are printed one per line: + for new, ~ for changed and - for deleted items. --delete asks

@@ -58,7 +58,7 @@ impl FailureLog {
         bar.suspend(|| {
             let mut stderr = io::stderr().lock();
             for RejectedItem { number, key, reason } in failures {
-                // Terminals interpret control characters.
+                // A terminal would interpret control characters.
                 let reason = reason.replace(char::is_control, " ");
                 let _ = match (number, key.as_str()) {
                     (0, "") => writeln!(stderr, "{reason}"),
@@ -72,7 +72,7 @@ impl FailureLog {
     }
 }
 
-/// Returns whether a file is empty or starts like a report.
+/// Returns whether a file is empty or starts with a report line.
 fn is_report(file: &File) -> bool {
     /// Parses the fields but discards their contents, which can be large.
     #[derive(Deserialize)]

@@ -138,7 +138,7 @@ impl Syncer {
         self.out.flush()
     }
 
-    /// Counts and prints a difference, and adds an item to be copied to the batch.
+    /// Counts and prints a difference. If the item is to be copied, adds it to the batch.
     fn apply(&mut self, comparison: Comparison) -> Result<()> {
         let Comparison { key, difference, line, reservation: _reservation } = comparison;
         let (mark, change) = match difference {

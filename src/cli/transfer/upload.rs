@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 /// The maximum number of batches that are read ahead.
 const READ_AHEAD: usize = 2;
 
-/// A batch that was read, and the reservation of the memory for it until it has been sent.
+/// A batch that was read, and the memory reserved for it until it has been sent.
 struct ReadBatch {
     batch: Batch,
     reservation: Reservation,
@@ -58,7 +58,7 @@ pub(super) struct UploadSummary {
     pub(super) state: ResumeState,
     /// The reason the upload stopped before the end of its source.
     pub(super) aborted: Option<CommandError>,
-    /// Whether an error of the source stopped the upload.
+    /// Whether an error from the source stopped the upload.
     pub(super) source_failed: bool,
 }
 
