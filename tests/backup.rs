@@ -1,4 +1,4 @@
-//! Tests of `steadfast backup`, `restore` and `check --backup` with real servers.
+//! Tests of `steadfast backup`, `restore` and `check --backup` against real servers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::disallowed_methods, reason = "tests may read the environment")]
 
@@ -59,7 +59,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
     let files = tempfile::tempdir().unwrap();
     let (running, stopped) = (files.path().join("a.backup.zst"), files.path().join("b.backup"));
     succeed(&steadfast(&["backup", "--data", text(&data), "-o", text(&running)]));
-    // A backup does not overwrite an existing file.
+    // Without --force, a backup must not overwrite an existing file.
     let repeated = steadfast(&["backup", "--data", text(&data), "-o", text(&running)]);
     assert_eq!(repeated.status.code(), Some(4));
     disk.server.terminate();
@@ -106,7 +106,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
 /// The times at which a write was sent and acknowledged.
 type WriteTimes = (Instant, Instant);
 
-/// Writes keys that no other writer uses until `stop` is set.
+/// Until `stop` is set, writes keys that no other writer uses.
 fn write_until_stopped(
     server: &Server,
     id: &str,
@@ -175,10 +175,13 @@ fn a_backup_during_writes_is_a_consistent_snapshot() {
         let last_sent = present.iter().map(|key| journal[*key].0).max().unwrap();
         let absent = journal.iter().filter(|(key, _)| !present.contains(key.as_str()));
         for (key, (_, acknowledged)) in absent {
-            assert!(*acknowledged > last_sent, "{key} is missing, but was acknowledged earlier");
+            assert!(
+                *acknowledged > last_sent,
+                "{key} is missing, but a later write is in the backup"
+            );
             assert!(
                 *acknowledged > started,
-                "{key} is missing, but was acknowledged before the backup"
+                "{key} is missing, but was acknowledged before the backup started"
             );
         }
         assert!(last_sent < finished && present.len() > 50, "{}", present.len());
@@ -186,7 +189,7 @@ fn a_backup_during_writes_is_a_consistent_snapshot() {
     }
 }
 
-/// Writes an item's record again, with a version that servers no longer accept.
+/// Rewrites an item's record with a version above the maximum that servers accept.
 async fn write_with_version(data: &Path, key: &str, version: u64) {
     let fatal = FatalErrorHandler::new(|reason| panic!("{reason}"));
     let options = Options { dir: data.into(), cache_bytes: 0, wal_bytes: 1 << 20, fatal };
@@ -277,7 +280,7 @@ fn a_damaged_or_truncated_backup_is_reported_and_never_served() {
         Some(1),
         "a restore must not continue in an unfinished restore"
     );
-    // Restoring a file that is not a backup creates nothing and changes no existing files.
+    // Restoring a file that is not a backup must create nothing and change no existing files.
     let other = files.path().join("other");
     std::fs::write(&bad, "{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
     assert_eq!(steadfast(&["restore", text(&bad), "--data", text(&other)]).status.code(), Some(1));

@@ -184,7 +184,7 @@ fn check_rejects_a_missing_wal_until_it_is_reset() {
 struct ReadOnlyMount(tempfile::TempDir);
 
 impl ReadOnlyMount {
-    /// Mounts a directory read-only. Returns `None` if the test may not mount file systems.
+    /// Mounts a directory read-only. Returns `None` if the test is not permitted to mount anything.
     fn new(dir: &Path) -> Option<ReadOnlyMount> {
         let at = tempfile::tempdir().unwrap();
         let mount = |args: &[&str], dir: &Path| {

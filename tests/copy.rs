@@ -42,7 +42,7 @@ async fn commit(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
     }
 }
 
-/// Returns an engine with records of every kind. Some have versions far above the others.
+/// Returns an engine with records of every kind. Some versions are much higher than the rest.
 async fn source_records() -> Arc<dyn Engine> {
     let engine = Memory::new();
     let mut write = Vec::new();
@@ -115,8 +115,8 @@ async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject
     let destination = Arc::new(FaultInjectingEngine::new(subject.engine.clone()));
     let faulty: Arc<dyn Engine> = destination.clone();
     let mut interruptions = 0;
-    // Each attempt fails one commit later than the one before. The failed commit is applied in
-    // every second attempt.
+    // Each attempt fails one commit later than the previous one. In every second attempt, the
+    // failed commit is applied nevertheless.
     for (after, fault) in (0..).zip([Fault::BeforeCommit, Fault::AfterCommit].into_iter().cycle()) {
         destination.plan(&[vec![Fault::None; after], vec![fault]].concat());
         match copy_all(&source, &faulty).await {
@@ -125,7 +125,8 @@ async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject
             Err(e) => panic!("{e}"),
         }
         let unfinished = copy::check_complete(&*subject.engine).await;
-        // A copy that failed before its first commit has not started.
+        // If the first commit failed, the destination is empty and has no marker of an unfinished
+        // copy.
         assert!(unfinished.is_err() || after == 0, "interrupted after {after} commits");
     }
     assert!(interruptions >= 4, "there were only {interruptions} interruptions");

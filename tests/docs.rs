@@ -59,7 +59,7 @@ fn long_flags(text: &str) -> Vec<&str> {
     flags.filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase())).collect()
 }
 
-/// Returns the values of all `[NAME: VALUE]` in a help text.
+/// Returns the values of all `[NAME: VALUE]` annotations in a help text.
 fn bracketed(text: &str, name: &str) -> BTreeSet<String> {
     let open = format!("[{name}: ");
     let found = text.split(open.as_str()).skip(1).filter_map(|rest| rest.split(']').next());
@@ -151,7 +151,8 @@ fn compare(command: &str, row: &[String], printed: &Flag, wrong: &mut Vec<String
         wrong.push(format!("{command} {flag}: --help has the variables {:?}", printed.variables));
     }
     for value in &printed.defaults {
-        // A default in words is not quoted in the table, and a whole sentence may be shortened.
+        // The table may describe a default in words. Such a description is not in backquotes, and
+        // it may be shorter than the one in the help text.
         let in_words = default == value || value.contains(' ') && !default.is_empty();
         if !in_words && !quoted(default).contains(&value.as_str()) {
             wrong.push(format!("{command} {flag}: --help has the default {value}"));
@@ -197,7 +198,7 @@ fn configuration_reference_matches_help() {
 }
 
 #[test]
-fn the_configuration_reference_names_all_existing_variables() {
+fn the_configuration_reference_names_exactly_the_existing_variables() {
     let mut known: BTreeSet<String> = HIDDEN_VARIABLES.map(str::to_owned).into();
     for flags in commands().values() {
         known.extend(flags.values().flat_map(|flag| flag.variables.iter().cloned()));

@@ -244,7 +244,7 @@ async fn expired_records_are_returned_in_expiry_order(mut subject: Subject) {
     assert_eq!(
         subject.engine.expired(u64::MAX, 10).await.unwrap().len(),
         2,
-        "the expired records are a and later"
+        "only the records a and later can expire"
     );
 }
 
@@ -405,7 +405,7 @@ async fn a_body_that_is_replaced_during_a_read_is_read_completely(subject: Subje
     writer.await.unwrap();
 }
 
-/// A body that does not belong to the engine under test.
+/// A stored body of another engine, which the engine under test must reject.
 struct Foreign;
 
 impl StoredBody for Foreign {

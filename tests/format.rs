@@ -148,7 +148,7 @@ async fn changed_and_swapped_bodies_are_not_served() {
         assert_eq!(
             read(&engine, "b").await.unwrap(),
             b"other",
-            "other records must still be served"
+            "other records must remain readable"
         );
     }
 }

@@ -19,20 +19,27 @@ use steadfast::kv::{Error, Kv, PIECE_BYTES, Value};
 
 suite!(
     a_store_name_is_unique_and_stores_are_found_by_id_and_name,
-    stores_are_listed_in_order_and_cursors_outlive_their_store, a_rename_changes_only_the_name,
+    stores_are_listed_in_order_and_cursors_survive_store_deletion,
+    a_rename_changes_only_the_name,
     a_store_with_a_live_item_cannot_be_deleted,
     a_concurrent_put_and_store_delete_do_not_both_succeed,
     a_put_replaces_value_metadata_and_expiry,
-    append_and_prepend_concatenate_and_drop_metadata_and_expiry,
+    append_and_prepend_extend_the_value_and_drop_metadata_and_expiry,
     append_and_prepend_concatenate_large_values,
-    writes_require_a_matching_generation_and_never_reuse_one,
-    generations_increase_when_the_clock_goes_back, exactly_one_of_concurrent_adds_succeeds,
-    concurrent_appends_lose_no_updates, concurrent_counters_lose_no_updates,
-    appends_are_not_starved_by_overwrites, an_item_is_absent_as_soon_as_it_expires,
-    the_sweep_removes_only_items_expired_past_the_retention,
-    keys_are_listed_by_prefix_in_full_pages, pages_skip_expired_items_and_stay_full,
-    deletes_during_a_list_cause_no_skipped_or_repeated_keys, a_batch_applies_its_items_in_order,
-    values_over_the_limit_are_rejected, items_survive_reopening_the_engine,
+    conditional_writes_require_a_matching_generation_and_never_reuse_one,
+    generations_increase_when_the_clock_goes_back,
+    exactly_one_of_concurrent_adds_succeeds,
+    concurrent_appends_lose_no_updates,
+    concurrent_increments_lose_no_updates,
+    appends_are_not_starved_by_overwrites,
+    an_item_is_absent_as_soon_as_it_expires,
+    the_sweep_removes_only_items_whose_retention_period_is_over,
+    keys_are_listed_by_prefix_in_full_pages,
+    pages_skip_expired_items_and_stay_full,
+    deletes_during_a_list_cause_no_skipped_or_repeated_keys,
+    a_batch_applies_its_items_in_order,
+    values_over_the_limit_are_rejected,
+    items_survive_reopening_the_engine,
 );
 
 const START: u64 = 1_750_000_000 * SECOND;
@@ -141,7 +148,7 @@ async fn a_store_name_is_unique_and_stores_are_found_by_id_and_name(subject: Sub
     assert_eq!(case.kv().stores_count().await.unwrap(), 2);
 }
 
-async fn stores_are_listed_in_order_and_cursors_outlive_their_store(subject: Subject) {
+async fn stores_are_listed_in_order_and_cursors_survive_store_deletion(subject: Subject) {
     let case = Case::new(subject).await;
     for text in ["test_store", "TestStoreA", "b", "test-store", "B", "a"] {
         case.kv().create_store(name(text), None).await.unwrap();
@@ -241,7 +248,7 @@ async fn a_put_replaces_value_metadata_and_expiry(subject: Subject) {
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.modified_at), (metadata, 3, START));
     assert_eq!(item.expires_at, Some(START + 100 * SECOND));
-    // With a shared database, its clock is a lower bound for generations.
+    // If processes share a database, the clock of the database is a lower bound for generations.
     assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
     case.put("k", PutRequest::default(), "").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
@@ -250,7 +257,7 @@ async fn a_put_replaces_value_metadata_and_expiry(subject: Subject) {
     assert_eq!(case.get("k").await.as_deref(), Some(""));
 }
 
-async fn append_and_prepend_concatenate_and_drop_metadata_and_expiry(subject: Subject) {
+async fn append_and_prepend_extend_the_value_and_drop_metadata_and_expiry(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"meta").unwrap();
     case.put("k", mode(PutMode::Append), "b").await.unwrap();
@@ -287,7 +294,7 @@ async fn append_and_prepend_concatenate_large_values(subject: Subject) {
     assert_eq!(case.generation("k").await, before);
 }
 
-async fn writes_require_a_matching_generation_and_never_reuse_one(subject: Subject) {
+async fn conditional_writes_require_a_matching_generation_and_never_reuse_one(subject: Subject) {
     let mut case = Case::new(subject).await;
     let mut seen = BTreeSet::new();
     for round in 0..3 {
@@ -372,7 +379,7 @@ async fn concurrent_appends_lose_no_updates(subject: Subject) {
     }
 }
 
-async fn concurrent_counters_lose_no_updates(subject: Subject) {
+async fn concurrent_increments_lose_no_updates(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
     case.put("n", PutRequest::default(), "0").await.unwrap();
     run_concurrently(8, |_| {
@@ -441,7 +448,7 @@ async fn an_item_is_absent_as_soon_as_it_expires(subject: Subject) {
     );
 }
 
-async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subject) {
+async fn the_sweep_removes_only_items_whose_retention_period_is_over(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..600 {
         case.put(&format!("short{n}"), ttl(1), "v").await.unwrap();

@@ -22,7 +22,7 @@ suite!(
     concurrent_imports_write_each_missing_item_once,
     the_maximum_generation_can_be_imported_and_later_writes_exceed_it,
     an_export_is_a_snapshot_in_key_order,
-    a_prefix_can_be_deleted_during_writes,
+    items_can_be_deleted_by_prefix_during_writes,
     a_deletion_by_prefix_stops_at_its_limit,
 );
 
@@ -218,7 +218,7 @@ async fn an_export_is_a_snapshot_in_key_order(subject: Subject) {
     assert!(matches!(case.kv().export(&unknown, "").await, Err(Error::NoStore)));
 }
 
-async fn a_prefix_can_be_deleted_during_writes(subject: Subject) {
+async fn items_can_be_deleted_by_prefix_during_writes(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
     for n in 0..1200 {
         case.put(&format!("p/{n}"), "v").await;

@@ -116,7 +116,7 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// Returns a file without comments and unit tests.
+/// Returns the source code of a file without comments and unit tests.
 fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let bare = |line: &str| !line.trim_start().starts_with("//");
@@ -198,8 +198,8 @@ fn only_the_clock_and_the_date_header_read_the_system_time() {
     }
 }
 
-/// Returns each identifier in the code with the words of which it consists, in lower case.
-/// `HttpBody` consists of `http` and `body`.
+/// Returns each identifier in the code together with its words in lower case. The words of
+/// `HttpBody` are `http` and `body`.
 fn identifiers(code: &str) -> impl Iterator<Item = (&str, Vec<String>)> {
     let names = code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     names.filter(|name| name.starts_with(|c: char| !c.is_ascii_digit())).map(|name| {

@@ -116,7 +116,7 @@ fn value(n: usize, len: usize) -> Vec<u8> {
 /// The name of a kind of damage, and a function that damages a page.
 type PageDamage = (&'static str, fn(&mut [u8]));
 
-/// Returns the kinds of damage that a power cut may do to a page.
+/// Returns the kinds of damage that a power cut may cause in a page.
 fn page_damages() -> Vec<PageDamage> {
     vec![
         ("zeros", |page| page.fill(0)),
@@ -285,7 +285,7 @@ async fn recovery_does_not_mistake_a_value_for_a_wal_record() {
     let engine = open(&data).unwrap();
     put(&engine, "a", value(1, 10)).await;
     let record = records(&data)[0].clone();
-    // The value contains copies of a valid record, some of them at page starts. Its record is torn.
+    // The value contains copies of a valid record, some at page boundaries. Its own record is torn.
     let copied = fs::read(&record.path).unwrap()[record.at..record.at + record.len].to_vec();
     let mut forged = vec![0; PAGE - 200];
     for _ in 0..40 {
@@ -384,7 +384,7 @@ async fn segments_are_recycled_and_old_records_in_them_are_ignored() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let (_dir, crashed) = crash_image(&data);
     let segments = fs::read_dir(crashed.join("log")).unwrap().count();
-    assert!(segments <= 6, "{segments} segments for the contents of one segment");
+    assert!(segments <= 6, "the WAL has {segments} segments, but its contents fit into one");
     let engine = open(&crashed).unwrap();
     assert_eq!(keys(&engine).await, ["k0", "k1", "k2", "k3"]);
     assert_eq!(body(&engine, "k0").await.unwrap().unwrap(), value(5, 2000));
@@ -508,7 +508,7 @@ async fn a_missing_wal_is_reported_and_can_be_reset() {
     };
     remove_files(&images[0].1);
     fs::remove_dir_all(images[1].1.join("log")).unwrap();
-    // Report this after a clean shutdown too, although all commits are in the database.
+    // A clean shutdown moves all commits to the database, but a missing WAL must still be reported.
     remove_files(&data);
     for (case, data) in [("files", &images[0].1), ("log", &images[1].1), ("clean", &data)] {
         assert_wal_missing(open(data), case);

@@ -1,4 +1,4 @@
-//! Tests of batches with the limit on bytes in flight.
+//! Tests of batches with long lines and a limit on the bytes in flight.
 
 use crate::{MIB, Target};
 

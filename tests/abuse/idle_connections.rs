@@ -1,9 +1,9 @@
-//! Tests of ten thousand idle connections, and of the limit on connections.
+//! Tests of ten thousand idle connections, and of the limit on the number of connections.
 
 use crate::{MIB, Target, raise_file_limit};
 
 const CONNECTIONS: u64 = 10_000;
-/// Memory that an idle connection may use for its task, timer and buffers, in bytes.
+/// Maximum memory per idle connection for its task, timer and buffers, in bytes.
 const BYTES_PER_CONNECTION: u64 = 16 * 1024;
 
 #[test]
@@ -40,7 +40,7 @@ fn ten_thousand_idle_connections_use_little_memory_and_block_no_other_client() {
 #[test]
 fn connections_over_the_limit_wait_until_one_closes() {
     let target = Target::new(&["--max-connections", "20"]);
-    // Open one connection less than the limit, because the server may not have noticed yet that an
+    // Open one connection fewer than the limit, because the server may not have noticed yet that an
     // earlier connection was closed.
     let mut open: Vec<_> = (0..19).map(|_| target.connect()).collect();
     for client in &mut open {

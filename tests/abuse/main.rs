@@ -1,13 +1,13 @@
 //! Tests with hostile and broken clients. After each attack, the server must be running, serve
 //! other clients promptly and have logged no error or panic. The tests run one at a time, because
 //! they measure time and memory. If `STEADFAST_ABUSE_LONG` is set, uploads are truncated at every
-//! KiB. `STEADFAST_SEED` repeats the random input of a run.
+//! KiB. `STEADFAST_SEED` sets the random seed; runs with the same seed send the same random input.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(clippy::print_stdout, reason = "tests print and read variables")]
+#![allow(clippy::print_stdout, reason = "tests may print")]
 
 #[path = "../harness/random.rs"]
-#[allow(dead_code, clippy::disallowed_methods, reason = "each suite uses a part")]
+#[allow(dead_code, clippy::disallowed_methods, reason = "not every suite uses all of it")]
 mod random;
 #[path = "../support/mod.rs"]
 mod support;
@@ -60,7 +60,7 @@ impl Target {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// Returns the head of a request with the token and `headers`, each of which ends with CR LF.
+    /// Returns the head of a request with the token and `headers`. Each header ends with CR LF.
     pub(crate) fn head(&self, request: &str, headers: &str) -> String {
         format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{headers}\r\n")
     }
@@ -79,7 +79,7 @@ impl Target {
         self.disk.server.get(path)
     }
 
-    /// Checks that the server serves other clients.
+    /// Checks that the server accepts and serves a write from another client.
     pub(crate) fn assert_available(&self) {
         assert_eq!(self.get("/readyz").status, 200);
         let item = self.item("others");
@@ -87,7 +87,7 @@ impl Target {
         assert_eq!(self.get(&item).text(), "fine");
     }
 
-    /// Checks that the server serves other clients within 2 s.
+    /// Checks that the server serves another client within 2 s.
     pub(crate) fn assert_responsive(&self) {
         let start = Instant::now();
         self.assert_available();
@@ -111,13 +111,13 @@ impl Target {
         process_memory(self.disk.server.pid(), name).unwrap()
     }
 
-    /// Checks that the peak memory of the server process is below a limit, and prints it.
+    /// Prints the peak memory of the server process and checks that it is below `limit`.
     pub(crate) fn assert_peak_memory_below(&self, limit: u64) {
         let peak = self.memory_bytes("VmHWM");
         println!("peak memory {} MiB, limit {} MiB", peak / MIB, limit / MIB);
         assert!(
             peak < limit,
-            "the peak memory is {} MiB, the limit {} MiB",
+            "the peak memory is {} MiB, but the limit is {} MiB",
             peak / MIB,
             limit / MIB
         );
@@ -129,21 +129,22 @@ impl Target {
         files.map(|file| file.unwrap().path()).collect()
     }
 
-    /// Returns the number of open connections from the metrics. The connection of this request is
-    /// counted too.
+    /// Returns the number of open connections from the metrics. The count includes the connection
+    /// that requests the metrics.
     pub(crate) fn open_connections(&self) -> u64 {
         let text = self.get("/metrics").text();
         let count = text.lines().find_map(|line| line.strip_prefix("steadfast_http_connections "));
         count.unwrap().parse().unwrap()
     }
 
-    /// Waits until all connections other than that of the metrics request are closed.
+    /// Waits until all connections are closed, except the one that requests the metrics.
     pub(crate) fn wait_until_connections_close(&self) {
         wait_until("connections are still open", || self.open_connections() <= 1);
     }
 }
 
-/// Raises the limit on open files for this many connections. Returns how many are possible.
+/// Raises the limit on open files so that the test can open this many connections. Returns the
+/// number of connections that the limit allows, which may be smaller.
 pub(crate) fn raise_file_limit(connections: u64) -> u64 {
     /// File descriptors that the test and the server need for other purposes.
     const SPARE_FILES: u64 = 1024;

@@ -1,6 +1,6 @@
 //! Sends oversized requests to every route from many clients that do not read the responses. The
-//! memory must stay below a ceiling that depends on `--max-in-flight`, and other clients must be
-//! served.
+//! server's memory must stay below a ceiling that depends on `--max-in-flight`, and the server must
+//! keep serving other clients.
 
 use crate::support::Client;
 use crate::{MIB, Target};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const IN_FLIGHT: u64 = 32 * MIB;
 /// Memory in bytes for everything except bodies in flight: the program, the read cache, SQLite, the
-/// connections, and free memory in the arenas of the allocator.
+/// connections, and free memory in the allocator arenas.
 const BASE_MEMORY: u64 = 224 * MIB;
 /// Number of concurrent clients that send the same request.
 const CLIENTS: usize = 64;
@@ -33,8 +33,8 @@ impl AbusiveRequest {
     }
 }
 
-/// Fills the server with items that have the largest keys and metadata, values of several sizes,
-/// stores and tokens.
+/// Fills the server with items, stores and tokens. The items have keys and metadata of the maximum
+/// size, and values of several sizes.
 fn fill(target: &Target) {
     let (suffix, metadata) = ("k".repeat(1019), "m".repeat(2000));
     let lines: String = (0..1000)
@@ -107,8 +107,8 @@ fn requests(target: &Target) -> Vec<AbusiveRequest> {
     ]
 }
 
-/// Sends the request from many clients at once. Returns the clients, which have not read a
-/// response.
+/// Sends the request from many clients at once. Returns the clients, which have not read their
+/// responses.
 fn send(target: &Target, abusive: &AbusiveRequest) -> Vec<Client> {
     std::thread::scope(|scope| {
         let threads = (0..CLIENTS).map(|_| {
@@ -116,7 +116,7 @@ fn send(target: &Target, abusive: &AbusiveRequest) -> Vec<Client> {
                 let mut client = target.connect();
                 client.set_write_timeout(Duration::from_secs(2));
                 client.send(target.head(&abusive.request, &abusive.headers)).unwrap();
-                // This fails if the server waits for memory or has closed the connection.
+                // The send fails if the server is waiting for memory or has closed the connection.
                 let _ = client.send(&abusive.body);
                 client
             })

@@ -1,9 +1,10 @@
-//! Tests that heads, bodies and batches over the limits are rejected with bounded memory.
+//! Tests that the server rejects heads, bodies and batches that exceed a limit, and that its memory
+//! use stays bounded.
 
 use crate::{MIB, Target};
 
 /// Sends a head and up to `times` pieces, and stops early if the server stops accepting them.
-/// Returns the status if it could be read.
+/// Returns the status of the response, if one could be read.
 fn flood(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16> {
     let mut client = target.connect();
     client.send(head).unwrap();
@@ -17,8 +18,8 @@ fn flood(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16>
 
 fn assert_rejected(target: &Target, head: &str, piece: &[u8], times: usize, code: u16, what: &str) {
     let status = flood(target, head, piece, times);
-    // Bytes that arrive after the server has closed may reset the connection before the response is
-    // read.
+    // Bytes that arrive after the server has closed the connection may reset it before the client
+    // has read the response.
     assert!(status.is_none_or(|status| status == code), "{what}: {status:?}");
 }
 
@@ -60,7 +61,7 @@ fn oversized_bodies_are_rejected_with_bounded_memory() {
     let rename = target.head(&format!("PUT /resources/stores/kv/{store}"), chunked);
     assert_rejected(&target, &rename, &chunk, 80, 400, "a new store name of 80 MiB");
     let get = target.head(&format!("GET {item}"), chunked);
-    assert_rejected(&target, &get, &chunk, 80, 404, "a GET with 80 MiB");
+    assert_rejected(&target, &get, &chunk, 80, 404, "a GET with a body of 80 MiB");
     let extension = [b"5;".as_slice(), &[b'x'; 60_000]].concat();
     assert_rejected(&target, &put, &extension, 500, 400, "a chunk extension of 30 MB");
     let trailers = b"x: y\r\n".repeat(10_000);

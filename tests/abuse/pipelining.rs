@@ -1,4 +1,4 @@
-//! Tests of deep pipelines with responses that are read late or never.
+//! Tests of deep pipelines whose responses are read late or never.
 
 use crate::{MIB, Target};
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn ten_thousand_pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn pipelining_clients_that_never_read_are_closed() {
+fn pipelining_clients_that_never_read_are_disconnected() {
     let target = Target::new(&["--body-timeout", "2"]);
     let value = vec![b'v'; 2000];
     target.request(&format!("PUT {}", target.item("deep")), &[], &value);
@@ -40,7 +40,7 @@ fn pipelining_clients_that_never_read_are_closed() {
     std::thread::scope(|scope| {
         for client in &mut clients {
             let requests = &requests;
-            // This fails once the server closes the connection.
+            // The send fails once the server has closed the connection.
             scope.spawn(move || client.send(requests));
         }
         std::thread::sleep(Duration::from_millis(500));

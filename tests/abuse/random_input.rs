@@ -1,4 +1,4 @@
-//! Sends random bytes, and valid requests with random damage.
+//! Tests with random bytes, and with valid requests that are damaged at random.
 
 use crate::Target;
 use crate::random::{Random, run_seed};

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 const SOCKETS: usize = 500;
 
-/// Sends one byte from each client per round, and checks in each round that other clients are
-/// served.
+/// Sends one byte from each client per round. In each round, checks that the server still serves
+/// other clients.
 fn send_slowly(target: &Target, clients: &mut [Client], byte: u8, rounds: usize) {
     for _ in 0..rounds {
         let start = Instant::now();
         for client in &mut *clients {
-            // This fails if the server has closed the connection.
+            // The send fails if the server has closed the connection.
             let _ = client.send([byte]);
         }
         target.assert_responsive();

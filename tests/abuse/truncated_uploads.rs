@@ -34,7 +34,7 @@ fn a_truncated_upload_leaves_the_item_unchanged() {
             client.read_response(false).unwrap().expect_error(400);
         }
     }
-    // A body without the last chunk is incomplete.
+    // A chunked body without its last chunk is incomplete.
     let mut client = target.connect();
     client.send(target.head(&format!("PUT {item}"), "Transfer-Encoding: chunked\r\n")).unwrap();
     client.send([chunk.as_bytes(), &body, b"\r\n"].concat()).unwrap();

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 const CLIENTS: u64 = 3000;
 const BODY_BYTES: usize = 200_000;
-/// Maximum growth of the memory while all clients are connected, in bytes.
+/// Maximum growth of the server's memory while all clients are connected, in bytes.
 const BYTES_MAX: u64 = 100 * MIB;
 
-/// Opens connections and sends a request with a wrong token and half of its body on each.
+/// Opens connections. On each one, sends a request with a wrong token and half of the body.
 fn connect(target: &Target, count: u64) -> Vec<Client> {
     let half = vec![b'x'; BODY_BYTES / 2];
     let item = target.item("k");
@@ -20,7 +20,7 @@ fn connect(target: &Target, count: u64) -> Vec<Client> {
              Content-Length: {BODY_BYTES}\r\n\r\n"
         );
         client.send(head).unwrap();
-        // This fails if the server has already closed the connection.
+        // The send fails if the server has already closed the connection.
         let _ = client.send(&half);
         client
     });
@@ -43,12 +43,12 @@ fn unauthenticated_uploads_use_little_memory_and_release_it() {
     let (during, after) = (growth(during), growth(after));
     let peak = growth(target.memory_bytes("VmHWM"));
     println!(
-        "{count} clients: growth of {during} bytes, peak {peak}, {after} after the disconnect"
+        "{count} clients: memory grew by {during} bytes (peak {peak}, after disconnect {after})"
     );
     assert!(peak < BYTES_MAX, "the peak memory grew by {} MiB", peak / MIB);
     assert!(
         after < BYTES_MAX / 4,
-        "the memory is {} MiB larger after the clients disconnected",
+        "after the clients disconnected, the memory was still {} MiB above its initial size",
         after / MIB
     );
     target.assert_healthy_and_stop();

@@ -16,7 +16,7 @@ fn unread_responses_use_bounded_memory_and_time_out() {
     std::thread::sleep(Duration::from_secs(1));
     target.assert_responsive();
     assert!(target.get(&item).body == value);
-    // Each response has a piece of 256 KiB in flight, and the next piece may be in memory.
+    // Each response has one piece of 256 KiB in flight, and the next piece may also be in memory.
     target.assert_peak_memory_below(128 * MIB);
     // The server must close the connections although the clients have not disconnected.
     target.wait_until_connections_close();

@@ -137,7 +137,11 @@ fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
     }
     let errors = batch_errors(&put_batch(&case, body), 400);
     let indexes: Vec<_> = errors.iter().map(|error| error.1).collect();
-    assert_eq!(indexes, (0..lines.len() as u64).collect::<Vec<_>>(), "all errors, in order");
+    assert_eq!(
+        indexes,
+        (0..lines.len() as u64).collect::<Vec<_>>(),
+        "every error must be reported, in order"
+    );
     assert!(case.list_keys().is_empty());
 }
 
@@ -270,7 +274,7 @@ fn invalid_lines_do_not_prevent_valid_lines_from_being_written() {
     assert_eq!(rest["data"].as_array().unwrap().len(), 1000);
     assert!(
         rest["meta"].get("next_cursor").is_none(),
-        "all of the 2000 valid lines must be on two pages"
+        "the two pages must contain all 2000 valid lines"
     );
 }
 
@@ -310,7 +314,7 @@ fn a_batch_reports_the_first_10000_errors_and_the_total() {
 }
 
 #[test]
-fn batch_errors_truncate_names_and_the_error_list_is_limited_in_bytes() {
+fn batch_errors_truncate_long_names_and_the_error_list_has_a_size_limit() {
     let case = Case::new();
     let long = "k".repeat(1_000_000);
     let errors = batch_errors(&put_batch(&case, line(&long)), 400);
@@ -479,8 +483,8 @@ fn a_truncated_batch_stores_a_prefix_of_the_complete_lines() {
         };
         client.shutdown_write();
         assert_error(&client.read_response(false).unwrap(), 400, "the");
-        // The number of complete lines stored is unspecified, but they must be a prefix of the
-        // batch.
+        // The number of complete lines stored is unspecified, but the stored lines must be a prefix
+        // of the batch.
         let (mut count, mut cursor) = (0, String::new());
         loop {
             let page = case.list(&format!("?cursor={}", cursor.replace('=', "%3D"))).json();

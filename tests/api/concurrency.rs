@@ -37,7 +37,7 @@ fn exactly_one_concurrent_add_succeeds() {
     let id = disk.server.create_store("main");
     for round in 0..5 {
         let at = format!("{STORES}/{id}/keys/k{round}");
-        // Use both forms of the condition that the key is absent.
+        // Alternate between the two ways to require that the key is absent.
         let condition = [("if-generation-match", "0")];
         let (query, headers) =
             if round % 2 == 0 { ("?add=true", &[][..]) } else { ("", &condition[..]) };
@@ -57,7 +57,7 @@ fn exactly_one_concurrent_add_succeeds() {
 }
 
 #[test]
-fn concurrent_appends_are_all_applied_in_the_order_of_each_writer() {
+fn concurrent_appends_are_all_applied_and_keep_the_order_of_each_writer() {
     const WRITERS: usize = 16;
     const APPENDS: usize = 20;
     let disk = DiskServer::new(&[]);
@@ -145,7 +145,7 @@ fn generations_are_never_reused_after_deletes_and_restarts() {
         if round % 2 == 0 {
             disk.kill_and_restart(&[]);
         } else {
-            // Shut down cleanly. Another server takes the place of this one until it is restarted.
+            // Shut down cleanly. A memory server serves as a placeholder until the restart.
             std::mem::replace(&mut disk.server, Server::memory(&[])).stop();
             disk.kill_and_restart(&[]);
         }
@@ -159,7 +159,7 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
     for round in 0..40 {
         let id = disk.server.create_store("main");
         let responses = run_clients(&disk.server, 4, |at, client| {
-            // The delay grows, so that the deletion comes first in some rounds.
+            // The delay increases with each round, so that the deletion comes first in some rounds.
             if at > 0 {
                 std::thread::sleep(Duration::from_micros(50 * round));
             }
@@ -241,7 +241,7 @@ fn readers_never_see_mixed_values_during_overwrites() {
         for i in 0..15_usize {
             if at < 2 {
                 let digit = u8::try_from((at * 5 + i) % 10).unwrap() + b'0';
-                // Use values below and above the size from which blob files are used.
+                // Alternate between values below and above the size threshold for blob files.
                 let value = vec![digit; if i % 2 == 0 { large } else { 1000 }];
                 let text = char::from(digit).to_string();
                 let headers = [("metadata", text.as_str())];

@@ -4,10 +4,10 @@ use super::{Case, assert_204, assert_412, assert_put_ok};
 use std::time::{Duration, Instant};
 
 const ONE_SECOND: &[(&str, &str)] = &[("time_to_live_sec", "1")];
-/// A time after which an item with a time to live of [`ONE_SECOND`] has expired.
+/// How long to wait for an item with a time to live of [`ONE_SECOND`] to expire.
 const UNTIL_EXPIRED: Duration = Duration::from_millis(1100);
 
-/// Creates a store with expired items that have these keys.
+/// Creates a store that contains an expired item for each of the given keys.
 fn with_expired_items(keys: &[&str]) -> Case {
     let case = Case::new();
     for key in keys {

@@ -47,7 +47,7 @@ fn a_delete_requires_a_matching_generation() {
     assert_eq!(case.get("k").generation(), generation);
     let generation = generation.to_string();
     assert_204(&case.delete("k", &[("If-Generation-Match", &generation)]));
-    // A missing item must be reported before a failed condition, and is not an error with force.
+    // A missing item takes precedence over a failed condition. With force, it is not an error.
     case.delete("k", &[("if-generation-match", &generation)]).expect_error(404);
     case.delete("k", &[("if-generation-match", "0")]).expect_error(404);
     assert_204(&case.delete("k?force=true", &[("if-generation-match", &generation)]));

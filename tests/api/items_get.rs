@@ -113,7 +113,7 @@ fn a_range_of_a_value_is_returned_with_206() {
             case.server.request(&format!("GET {}", case.item_path("k")), &[("Range", range)], b"");
         assert_eq!(response.body, bytes, "{range}");
         if span.is_empty() {
-            // This position does not fit into 64 bits. A server may ignore any range.
+            // The end position does not fit into 64 bits, so the server ignores the range.
             assert_eq!(
                 (response.status, response.has_header("Content-Range")),
                 (200, false),
@@ -229,14 +229,15 @@ fn a_value_of_maximum_size_is_stored_and_a_larger_one_returns_413() {
     assert_eq!(got.head, expected_head(&got, MAX, "m"));
     assert!(got.body == value);
 
-    // A value that is too large is rejected by its length, before any of it is sent.
+    // If the declared length is too large, the server rejects the request before it receives any of
+    // the value.
     let request = format!("PUT {}", case.item_path("k"));
     let mut client = case.send_head(&request, &format!("Content-Length: {}\r\n", MAX + 1));
     let response = client.read_response(false).unwrap();
     assert_eq!(response.expect_error(413), format!("value must be at most {MAX} bytes"));
     assert_eq!(status_line(&response), "HTTP/1.1 413 Content Too Large");
 
-    // A value of unknown length is rejected while it is received.
+    // A value of unknown length is rejected as soon as the received part exceeds the limit.
     let mut client = case.send_head(&request, "Transfer-Encoding: chunked\r\n");
     let piece = vec![b'x'; 1 << 20];
     for _ in 0..25 {

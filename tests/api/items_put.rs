@@ -3,15 +3,15 @@
 
 use super::{Case, STORES, UNKNOWN_STORE, assert_412, assert_error, assert_put_ok, chunk};
 
-/// Creates a store with the item `k`, which has this value and the metadata `m`. Returns the store
-/// and the generation.
+/// Creates a store with the item `k`, which has the given value and the metadata `m`. Returns the
+/// store and the generation of the item.
 fn with_item(value: &[u8]) -> (Case, u64) {
     let case = Case::new();
     let generation = case.put_ok("k", &[("metadata", "m")], value);
     (case, generation)
 }
 
-/// Checks that the item `k` has this generation and value.
+/// Checks that the item `k` still has the given generation and value.
 fn assert_unchanged(case: &Case, generation: u64, value: &[u8]) {
     let got = case.get("k");
     assert_eq!(got.generation(), generation);
@@ -86,7 +86,7 @@ fn an_add_of_an_existing_key_returns_412_and_changes_nothing() {
 }
 
 #[test]
-fn append_and_prepend_concatenate_or_create_and_drop_old_metadata() {
+fn append_and_prepend_extend_or_create_the_item_and_drop_old_metadata() {
     let (case, first) = with_item(b"b");
     let second = case.put_ok("k?append=true", &[], b"c");
     assert!(second > first);
@@ -157,7 +157,7 @@ fn only_generation_0_matches_a_missing_key() {
 }
 
 #[test]
-fn boolean_parameters_are_words_or_digits_in_any_letter_case() {
+fn boolean_parameters_accept_words_letters_and_digits_in_any_letter_case() {
     let case = Case::new();
     for (literal, value) in [("true", "a"), ("True", "aa"), ("TRUE", "aaa"), ("tRuE", "aaaa")] {
         assert_put_ok(&case.put(&format!("k?append={literal}"), &[], b"a"));
@@ -398,7 +398,7 @@ fn checks_are_made_in_the_documented_order() {
     let put = |path: &str, headers: &[(&str, &str)], value: &[u8]| {
         case.server.request(&format!("PUT {path}"), headers, value)
     };
-    // If the token is missing, only this error is reported.
+    // If the token is missing, the server reports no other error.
     let mut client = case.server.connect();
     let head =
         format!("PUT {missing}/a%ff?add=x HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\n");

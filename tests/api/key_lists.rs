@@ -108,7 +108,7 @@ fn the_cursor_of_a_long_key_has_a_two_byte_length() {
 }
 
 #[test]
-fn a_page_has_as_many_keys_as_the_limit_and_at_most_1000() {
+fn the_page_size_is_the_requested_limit_capped_at_1000() {
     let case = Case::new();
     let line = |i: u32| format!("{{\"key\":\"k{i:04}\",\"value\":\"\"}}\n");
     let batch: String = (0..1000).map(line).collect();
@@ -218,7 +218,7 @@ fn a_prefix_is_form_decoded_and_matched_literally() {
 }
 
 #[test]
-fn a_prefix_can_be_combined_with_cursors_before_and_after_it() {
+fn a_prefix_combines_with_cursors_before_within_and_after_its_keys() {
     let case = with_keys(&["a1", "b1", "b2", "b3", "c1"]);
     assert_eq!(pages(&case, "prefix=b&limit=2"), [vec!["b1", "b2"], vec!["b3"]]);
     assert_eq!(pages(&case, "prefix=b&limit=3"), [["b1", "b2", "b3"]]);
@@ -269,7 +269,7 @@ fn listed_keys_are_escaped_as_json() {
 }
 
 #[test]
-fn a_list_during_deletes_skips_no_key_and_repeats_no_key() {
+fn deletes_between_pages_cause_no_key_to_be_skipped_or_repeated() {
     let all: Vec<String> = (0..120).map(|i| format!("k{i:03}")).collect();
     let case = with_keys(&all);
     let (mut seen, mut cursor) = (Vec::new(), String::new());
@@ -325,7 +325,7 @@ fn an_acknowledged_write_is_visible_in_the_next_list() {
 }
 
 #[test]
-fn stores_have_separate_keys() {
+fn each_store_has_its_own_keys() {
     let case = with_keys(&["a"]);
     let other = case.server.create_store("other");
     let at = format!("{STORES}/{other}/keys");

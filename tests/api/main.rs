@@ -34,7 +34,7 @@ const STORES: &str = "/resources/stores/kv";
 /// A well-formed id that no store has.
 const UNKNOWN_STORE: &str = "0000000000000000000000";
 
-/// A server with the engine of this suite and without stores.
+/// A server that runs on the engine of this suite and has no stores at first.
 struct TestServer {
     server: Server,
     /// The data directory of the embedded engine.

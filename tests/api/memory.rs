@@ -1,5 +1,5 @@
-//! Tests of the memory for large values. Uploads, batches and downloads wait until their memory
-//! fits into `--max-in-flight`. How much memory they need depends on the engine.
+//! Tests of the memory used for large values. An upload, batch or download waits until the memory
+//! that it needs fits within `--max-in-flight`. How much it needs depends on the engine.
 
 use super::Case;
 use super::support::process_memory;
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 /// The size of a large value in bytes.
 const LARGE_BYTES: usize = 25 << 20;
-/// Maximum memory in bytes for one batch line and its value, including the slack of the allocator.
+/// Maximum memory in bytes for one batch line and its value, including allocator overhead.
 const CEILING: u64 = 440 << 20;
-/// A request that gets no response within this time is waiting for memory.
+/// If a request gets no response within this time, the test concludes that it waits for memory.
 const WAITS: Duration = Duration::from_millis(500);
 
 #[test]
@@ -29,7 +29,11 @@ fn uploads_wait_until_their_memory_is_available() {
     second.set_read_timeout(WAITS);
     let admitted = second.read_response(false);
     if env!("CARGO_CRATE_NAME") == "api_embedded" {
-        assert_eq!(admitted.unwrap().status, 100, "large values are written to files");
+        assert_eq!(
+            admitted.unwrap().status,
+            100,
+            "the embedded engine streams large values to files"
+        );
         return;
     }
     assert!(admitted.is_err(), "the second upload did not wait for memory");

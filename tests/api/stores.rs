@@ -110,7 +110,7 @@ fn a_body_without_a_store_name_returns_400_and_creates_nothing() {
     assert_eq!(create(&server, large).expect_error(400), "the body must be at most 65536 bytes");
     let endless = format!("{{\"name\":\"a\",\"x\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
     assert_error(&create(&server, endless), 400, "the");
-    // Send the body that the Python client sends without a model.
+    // Send the body that the Python client sends if it is called without a model.
     let headers = [("Content-Type", "application/json")];
     server.request(&format!("POST {STORES}"), &headers, b"").expect_error(400);
     assert_eq!(list(&server, ""), json!({"data": [], "meta": {"limit": 1000, "total": 0}}));
@@ -137,7 +137,7 @@ fn a_store_can_be_created_with_any_content_type_and_a_chunked_body() {
 }
 
 #[test]
-fn location_is_one_of_four_values_and_not_returned() {
+fn location_accepts_only_known_values_and_is_not_returned() {
     let server = TestServer::start(&[]);
     for (at, location) in ["US", "EU", "ASIA", "AUS", ""].iter().enumerate() {
         let request = format!("POST {STORES}?location={location}");

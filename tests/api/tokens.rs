@@ -40,7 +40,7 @@ fn in_one_second() -> String {
 /// A request, its body, and the expected statuses for the root token and for tokens with these
 /// permissions: global; global:read; global for one store; global with a prefix; global:read with a
 /// prefix. In the placeholders, `mine` is the store of the token for one store, and `other` is
-/// another store. `fresh` and `token` are created for each request.
+/// another store. The store `fresh` and the token `token` are created for each request.
 type Row = (&'static str, &'static str, [u16; 6]);
 
 const ROWS: &[Row] = &[
@@ -138,7 +138,7 @@ const OPEN_PATHS: [&str; 5] = [
     "/realms/fastly/.well-known/openid-configuration",
 ];
 
-/// A server with two stores and tokens of each kind.
+/// A server with two stores and a token of each kind.
 struct TokenFixture {
     server: TestServer,
     mine: String,
@@ -245,9 +245,10 @@ fn every_token_grants_exactly_its_permissions_on_every_route() {
     assert_every_route_was_requested(&case.server);
 }
 
-/// Checks in the metrics that [`ROWS`] has a request for every route and method of the router.
+/// Uses the metrics to check that [`ROWS`] has a request for every route and method of the router.
 fn assert_every_route_was_requested(server: &Server) {
-    // Request this route with an unknown token. Another test revokes a token with it.
+    // This route revokes the token of the request, so use an unknown token. Another test uses the
+    // route to revoke a token.
     server.request_as(UNKNOWN_SECRET, "DELETE /tokens/self", "");
     let metrics = server.get("/metrics").text();
     let router = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/router.rs");
@@ -294,7 +295,7 @@ fn a_created_token_is_listed_and_its_secret_is_shown_only_once() {
     assert_eq!((id.len(), secret.len(), &secret[..3], created.len()), (22, 46, "sf_", 27));
     let list = server.get(TOKENS).text();
     assert_eq!(list, format!("{{\"data\":[{shown}]}}"));
-    // Check what the holder of the token can see of it.
+    // Check the fields of the token that its holder can read.
     let own = |path: &str| server.request_as(secret, &format!("GET {path}"), "").json();
     let (verify, me, user) = (own("/verify"), own("/tokens/self"), own("/current_user"));
     for fields in [&verify["token"], &me] {

@@ -63,7 +63,7 @@ fn steadfast_token_is_used_for_local_servers_only() {
     assert_eq!(code(&refused), Some(5), "the token was used for another host: {refused:?}");
 }
 
-/// Responds to every request as a server does, and records the bytes it receives.
+/// Responds to every request as a server does, but with a wrong proof. Returns the bytes received.
 fn impostor(listener: TcpListener) -> Arc<Mutex<Vec<u8>>> {
     let received = Arc::new(Mutex::new(Vec::new()));
     let record = Arc::clone(&received);
@@ -94,7 +94,7 @@ fn the_address_file_of_a_killed_server_is_ignored() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("no server is running on ./steadfast-data"), "{message}");
     }
-    // Concurrent commands probe the lock of the directory. None of them may mistake another one for
+    // Concurrent commands all probe the directory lock. No command may mistake another command for
     // the server.
     let list = || bare_command(dir.path(), &["store", "list"]).stderr(Stdio::null()).spawn();
     let mut parallel: Vec<_> = (0..20).map(|_| list().unwrap()).collect();
@@ -102,7 +102,11 @@ fn the_address_file_of_a_killed_server_is_ignored() {
         assert_eq!(child.wait().unwrap().code(), Some(6));
     }
     let backup = bare_command(dir.path(), &["backup", "-o", "all.backup"]).output().unwrap();
-    assert_eq!(code(&backup), Some(0), "backup did not read the directory itself: {backup:?}");
+    assert_eq!(
+        code(&backup),
+        Some(0),
+        "the backup command did not read the data directory: {backup:?}"
+    );
     assert!(received.lock().unwrap().is_empty());
 }
 
@@ -137,7 +141,7 @@ fn no_token_is_sent_to_a_server_that_cannot_prove_its_identity() {
     fs::write(&file, &original).unwrap();
     let output = bare_command(dir.path(), &["store", "list"]).output().unwrap();
     assert_eq!(code(&output), Some(0), "{output:?}");
-    // A server at an endpoint that the user chose need not prove its identity.
+    // A server whose endpoint the user specified does not need to prove its identity.
     let endpoint = format!("http://127.0.0.1:{}", server.port);
     let args = ["store", "list", "--endpoint", &endpoint];
     let output = bare_command(dir.path(), &args).output().unwrap();

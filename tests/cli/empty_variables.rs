@@ -68,7 +68,8 @@ fn collect(cli: &Cli, command: &[String], into: &mut Vec<(Vec<String>, BTreeSet<
 #[test]
 fn every_listed_variable_counts_as_unset_if_it_is_empty() {
     let cli = Cli::new();
-    // With this file, no server can start, and commands find no local server or token.
+    // This file takes the place of the data directory, so no server can start and commands find no
+    // local server or token.
     cli.write_file("steadfast-data", b"not a directory");
     cli.write_file("in", b"");
     let mut all = Vec::new();
@@ -99,7 +100,7 @@ fn every_listed_variable_counts_as_unset_if_it_is_empty() {
                 assert_eq!(
                     outcome(args, Some(name)),
                     outcome(args, None),
-                    "{args:?}: an empty {name} differs from an unset one"
+                    "{args:?}: the results with an empty and an unset {name} differ"
                 );
                 tested.insert(name.to_owned());
             }

@@ -48,7 +48,8 @@ fn a_token_from_the_data_directory_is_sent_to_local_servers_only() {
         |endpoint: &str| run(&mut cli.bare_command(&["store", "list", "--endpoint", endpoint]));
     assert_eq!(list_at(&cli.endpoint()).code, 0);
     assert_eq!(list_at(&format!("http://localhost:{}", cli.server.port)).code, 0);
-    // The command fails before it resolves the name. A failed lookup has another exit status.
+    // The command must fail before it resolves the host name. A failed lookup has a different exit
+    // status.
     let remote = list_at("http://kv.invalid");
     assert_eq!(remote.code, 5, "{}", remote.err);
     remote.assert_err("no token for http://kv.invalid");

@@ -23,7 +23,7 @@ fn env_prints_the_token_file_instead_of_the_token() {
         );
     }
     assert!(!text.contains(TOKEN), "{text}");
-    // A shell that evaluates the output sets the variables.
+    // A shell that evaluates the output must set the variables.
     let script = format!("{text}\nprintf '%s %s' \"$FASTLY_API_TOKEN\" \"$FASTLY_API_KEY\"");
     let shell = Command::new("sh").args(["-c", &script]).output().unwrap();
     assert_eq!(String::from_utf8(shell.stdout).unwrap(), format!("{TOKEN} {TOKEN}"));
@@ -76,7 +76,7 @@ fn env_replaces_itself_with_the_command() {
     let mut command = cli.command(&["env", "--", "sleep", "100"]);
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let start = Instant::now();
-    // Wait until the process has executed the command.
+    // Wait until the process has replaced itself with the command.
     while !std::fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap().contains("sleep")
     {
         assert!(start.elapsed() < Duration::from_secs(20));

@@ -91,7 +91,7 @@ fn key_delete_deletes_exactly_the_selected_items() {
 }
 
 #[test]
-fn key_delete_reports_the_line_of_an_invalid_key_file() {
+fn key_delete_reports_the_invalid_line_of_a_key_file() {
     let cli = with_items();
     for (bytes, expected) in
         [(&b"page\n\xff\n"[..], ", line 2: "), (&[b'x'; 5000][..], "longer than 4096 bytes")]
@@ -108,7 +108,7 @@ fn key_delete_reports_the_line_of_an_invalid_key_file() {
 }
 
 #[test]
-fn key_files_may_start_with_a_byte_order_mark_but_utf_16_is_refused() {
+fn key_files_may_start_with_a_byte_order_mark_but_utf_16_is_rejected() {
     let cli = with_items();
     let file = cli.write_file("keys", "\u{feff}page\r\n".as_bytes());
     cli.ok(&["key", "delete", "site", "--yes", "--from", &file]);

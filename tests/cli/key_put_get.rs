@@ -176,7 +176,7 @@ fn key_get_writes_to_devices_without_replacing_them() {
 }
 
 #[test]
-fn an_unreadable_input_or_missing_store_writes_nothing() {
+fn key_put_writes_nothing_if_the_input_is_unreadable_or_the_store_is_missing() {
     let cli = Cli::with_store();
     let mut refused = cli.command(&["key", "put", "site", "a", "--file", "/"]);
     assert_eq!(run(&mut refused).code, 1);
@@ -188,7 +188,7 @@ fn an_unreadable_input_or_missing_store_writes_nothing() {
 #[test]
 fn files_that_report_a_wrong_size_are_written_completely() {
     let cli = Cli::with_store();
-    // Files report a size of 0 in /proc, and of 4096 in /sys.
+    // Files report a size of 0 in /proc and of 4096 in /sys.
     let sys = ["/sys/devices/system/cpu/possible", "/sys/kernel/mm/transparent_hugepage/enabled"];
     let sys = sys.into_iter().find(|file| std::path::Path::new(file).is_file());
     for file in ["/proc/version", "/proc/filesystems"].into_iter().chain(sys) {

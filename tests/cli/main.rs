@@ -1,8 +1,8 @@
-//! Tests of the client commands. They run the binary with a real server and check its output, its
-//! messages and its exit statuses.
+//! Tests of the client commands. They run the binary against a real server and check its output,
+//! messages and exit statuses.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(clippy::disallowed_methods, reason = "tests print and read variables")]
+#![allow(clippy::disallowed_methods, reason = "tests may read the environment")]
 
 #[path = "../support/mod.rs"]
 mod support;

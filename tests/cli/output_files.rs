@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The commands that write a file, without the last argument, which is the name of the file.
+/// The commands that write a file. The last argument, which is the file name, is omitted.
 const COMMANDS: [&[&str]; 3] = [
     &["key", "get", "site", "greeting", "-o"],
     &["export", "site", "--force", "-o"],
@@ -22,7 +22,7 @@ fn with_item() -> Cli {
     cli
 }
 
-/// Runs one of the commands, which must succeed, and returns the size of the file in bytes.
+/// Runs one of the commands, which must succeed. Returns the size of the written file in bytes.
 fn write(cli: &Cli, command: &[&str], file: &Path) -> usize {
     cli.ok(&[command, &[file.to_str().unwrap()]].concat());
     fs::read(file).unwrap().len()

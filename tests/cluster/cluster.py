@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
-PYTHON = "/usr/bin/python3"  # A path that the user nobody can execute too.
+PYTHON = "/usr/bin/python3"  # The user nobody must be able to execute it too.
 TOKEN = "a-token-for-this-test-only"
 STARTED_WITHIN = 60
 
@@ -41,7 +41,7 @@ def free_ports(count):
 
 
 def get(url):
-    """Returns the status and the JSON body of a GET. Either is None if it is not available."""
+    """Sends a GET request. Returns the status and the JSON body, each None if unavailable."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return response.status, json.load(response)

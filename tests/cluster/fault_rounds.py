@@ -14,7 +14,7 @@ from journal import ACKNOWLEDGED, REJECTED, UNKNOWN, Journal
 from workload import Workload
 
 TTL = 20  # seconds; must equal the ttl in patroni.yml
-RECOVERED_WITHIN = 120  # seconds until writes must resume and the cluster be healthy
+RECOVERED_WITHIN = 120  # seconds within which writes must resume and the cluster recover
 
 
 class RoundFailed(Exception):
@@ -29,10 +29,10 @@ class Rounds:
         self.random = random.Random(seed)
         self.killed_servers = set()  # indexes of killed servers
         self.detail = ""
-        # The longest gaps between acknowledged writes for each kind of fault: a pair of the gap
-        # across all servers and the gap of a single server.
+        # For each kind of fault, the longest gaps between acknowledged writes: a pair of the gap
+        # across all servers and the gap on a single server.
         self.ack_gaps = {}
-        # Seconds from each failover until every server had acknowledged a write.
+        # Seconds from each failover until every server has acknowledged a write.
         self.write_resumption = []
 
     def kinds(self, count):

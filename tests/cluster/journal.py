@@ -1,8 +1,8 @@
 """Records requests and responses, and checks the responses for consistency.
 
 A key is a register or a log. A register contains a number that never decreases, and the id of the
-request that wrote it. A log is only appended to. Before a client sends a read, it takes the lower
-bound of the key: the response must include every write that was acknowledged or observed before.
+request that wrote the number. A log is only appended to. Before sending a read, a client obtains a
+lower bound for the key: the response must include every write acknowledged or observed by then.
 """
 
 import hashlib
@@ -201,7 +201,7 @@ class Journal:
             self.violations += key.record_outcome(number, request_id, state, generation)
 
     def lower_bound(self, key):
-        """Returns what the response to a read sent from now on must include."""
+        """Returns the state that the response to a read sent from now on must include."""
         with self.lock:
             return key.lower_bound()
 

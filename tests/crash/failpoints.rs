@@ -1,4 +1,4 @@
-//! Tests of kill -9 at chosen system calls of the unchanged binary.
+//! Tests that kill the unmodified binary with SIGKILL at chosen system calls.
 
 use crate::harness::fault_shim::Action::{self, Count, KillAfter, KillBefore, KillHalfway};
 use crate::harness::fault_shim::{
@@ -14,7 +14,7 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a workload until the rule kills the server at a random hit in `1..=hits_max`, restarts the
-/// server without the shim, and checks the store. Repeats this with other hits.
+/// server without the shim, and checks the store. Repeats this with other random hits.
 fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
     let Some(shim) = FaultShim::build() else { return };
     let seed = run_seed(failpoint);
@@ -150,8 +150,8 @@ fn writes_survive_a_kill_while_expired_items_are_deleted() {
             let reply = testbed.server.request(&request, &[("time_to_live_sec", "1")], value);
             assert_eq!(reply.status, 200);
         }
-        // Wait until the short TTLs have passed in real time. The clock jump also passes the
-        // retention of expired items.
+        // Wait until the short TTLs have passed in real time. The clock jump then exceeds the
+        // retention period of expired items, so the server deletes them.
         std::thread::sleep(Duration::from_millis(2100));
         shim.set(0, rule);
         shim.advance_clock(100);

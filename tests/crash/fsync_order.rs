@@ -1,4 +1,4 @@
-//! Tests the order of fsync and response with strace.
+//! Uses strace to test that a commit is fsynced before the response is sent.
 
 use crate::support::{self, Server, TOKEN};
 use std::path::Path;

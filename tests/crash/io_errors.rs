@@ -131,7 +131,7 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
         disk.assert_unchanged("large", &large, old_large);
         assert_eq!(disk.list(), list);
     }
-    assert!(disk.shim.hits(0) >= 21, "some writes failed without a hit of the rule");
+    assert!(disk.shim.hits(0) >= 21, "some writes failed although the rule was not hit");
     disk.shim.disable(0);
     let new = disk.put("k", b"new");
     assert!(new > old);
@@ -155,8 +155,8 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
                 continue;
             }
             disk.shim.set(0, Rule { first, ..Rule::every(calls, BLOBS, Action::Fail(ENOSPC)) });
-            // The server may respond and close before it has read the value. The client may
-            // then get a connection error instead of the response.
+            // The server may respond and close the connection before it has read the value. The
+            // client may then get a connection error instead of the response.
             let put = format!("PUT {}", disk.testbed.path("large"));
             if let Ok(reply) = disk.testbed.server.connect().request(&put, &[], &new) {
                 reply.expect_error(507);
@@ -213,7 +213,7 @@ fn acknowledged_writes_survive_an_intermittently_full_disk() {
     );
     assert!(
         failed_wal_writes > 0 && failed_blob_writes > 0,
-        "no WAL write or no blob write failed"
+        "at least one WAL write and one blob write must fail"
     );
 }
 
@@ -235,7 +235,7 @@ fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
     disk.assert_unchanged("large", &large[1..], new);
 }
 
-/// Asserts that a fault under load stops the server with `message` in its log, and that
+/// Asserts that a fault under load stops the server, that the log contains `message`, and that
 /// acknowledged writes survive.
 fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
     let seed = run_seed(fault);
@@ -305,7 +305,7 @@ fn a_put_is_not_acknowledged_when_its_fsync_fails() {
     let found = disk.send("GET", "k", "", b"");
     assert!(
         found.body == OLD_VALUE || found.body == b"new",
-        "the value is not the old or the new one"
+        "the value is neither the old nor the new one"
     );
     assert!(found.generation() >= old);
 }

@@ -109,7 +109,10 @@ fn a_write_without_a_response_may_or_may_not_be_applied() {
     let before = now_micros();
     std::thread::sleep(Duration::from_millis(2));
     scenario.record_invocation(PERMANENT, 200, None);
-    assert!(scenario.verdict().violations.is_empty(), "a write that was not applied is reported");
+    assert!(
+        scenario.verdict().violations.is_empty(),
+        "the checker reported a write that was not applied"
+    );
     let chunk = match &scenario.expected().keys[PERMANENT].pending[..] {
         [Some(item)] => item.chunks[0],
         other => panic!("{other:?}"),
@@ -120,10 +123,11 @@ fn a_write_without_a_response_may_or_may_not_be_applied() {
     let verdict = scenario.verdict();
     assert!(
         verdict.violations.is_empty(),
-        "a write that was applied is reported: {:#?}",
+        "the checker reported a write that was applied: {:#?}",
         verdict.violations
     );
-    // According to the journal before this request, no request wrote the value.
+    // Without the request in the journal, the value must be reported, because no known request
+    // wrote it.
     let verdict = checker::compare(&scenario.journal.expected_at(before), &scenario.observed());
     scenario.assert_reported(&verdict, PERMANENT, Kind::LostWrite);
 }

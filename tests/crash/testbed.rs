@@ -1,4 +1,4 @@
-//! A server with a data directory, the workload on it, and the check after each restart.
+//! A server with a data directory. Runs the workload on it and checks the data after each restart.
 
 use crate::harness::checker::{self, Verdict};
 use crate::harness::journal::{self, APPENDED, Journal};

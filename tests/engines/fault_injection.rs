@@ -39,7 +39,7 @@ impl FaultInjectingEngine {
         FaultInjectingEngine { engine, plan, injected_count, contended: AtomicBool::new(false) }
     }
 
-    /// Makes each commit of several records contend with another writer, which rewrites the first
+    /// Makes each commit of several records conflict with another writer, which rewrites the first
     /// of these records just before the commit.
     #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) fn contend(&self) {

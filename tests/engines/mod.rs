@@ -1,7 +1,7 @@
-//! Creates the engines under test for each test.
+//! Creates the engines under test.
 //!
 //! With PostgreSQL, three engines share one database, like three servers. Each call uses a random
-//! engine; `STEADFAST_SEED` repeats the choices.
+//! engine; `STEADFAST_SEED` sets the seed of these choices.
 
 mod multi_process;
 #[path = "../harness/random.rs"]
@@ -27,11 +27,11 @@ const PROCESSES: usize = 3;
 
 /// An engine under test that can be reopened.
 pub(crate) struct Subject {
-    /// The engine to call. With PostgreSQL, it distributes the calls over `processes`.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    /// The engine to call. With PostgreSQL, it distributes the calls among `processes`.
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) engine: Arc<dyn Engine>,
     /// The engines of all processes: three with PostgreSQL, otherwise one.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) processes: Vec<Arc<dyn Engine>>,
     dir: Option<TempDir>,
     url: Option<String>,
@@ -53,7 +53,7 @@ impl Subject {
 
     /// Creates a database on the server at `STEADFAST_TEST_POSTGRES`. Returns `None` and prints a
     /// notice if the variable is not set.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     #[allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a test may be skipped")]
     pub(crate) async fn postgres() -> Option<Subject> {
         let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
@@ -72,7 +72,7 @@ impl Subject {
     }
 
     /// Creates one [`Kv`] for each process, with the given clock and value size limit.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) fn kvs(&self, clock: &Arc<ManualClock>, value_bytes_max: u64) -> Vec<Arc<Kv>> {
         let kv = |engine: &Arc<dyn Engine>| {
             Arc::new(Kv::new(engine.clone(), clock.clone(), value_bytes_max))
@@ -81,7 +81,7 @@ impl Subject {
     }
 
     /// Closes and reopens the engine. The memory engine stays open.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) async fn reopen(&mut self) {
         if let Some(dir) = &self.dir {
             self.engine.close().await.unwrap();
@@ -96,13 +96,13 @@ impl Subject {
     }
 
     /// Returns whether several processes may use the engine at the same time.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) fn shared(&self) -> bool {
         self.url.is_some()
     }
 
     /// Returns the data directory of the embedded engine.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) fn data(&self) -> Option<PathBuf> {
         self.dir.as_ref().map(|dir| dir.path().join("data"))
     }

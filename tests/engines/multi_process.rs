@@ -9,7 +9,7 @@ use steadfast::engine::{
     Snapshot, Stats,
 };
 
-/// Distributes calls over engines; see the module documentation.
+/// Distributes calls among engines; see the module documentation.
 pub(crate) struct MultiProcessEngine {
     engines: Vec<Arc<dyn Engine>>,
     picker: ProcessPicker,

@@ -35,7 +35,7 @@ pub(crate) enum Kind {
     WrongAppends,
     /// The shared counter has an invalid value.
     WrongCount,
-    /// The item could not be read: the request failed or the status is not 200 or 404.
+    /// The item could not be read: the request failed, or its status is neither 200 nor 404.
     Unreadable,
 }
 
@@ -327,7 +327,8 @@ fn check_head(seen: &ObservedItem, item: Option<&Item>) -> CheckResult<()> {
     ))
 }
 
-/// Returns the keys at which a list is wrong, each with a description.
+/// Compares a list with the expected state and the GET responses. Returns each key with an error,
+/// and a description of the error.
 fn check_list(
     list: &ObservedList,
     expected: &Expected,

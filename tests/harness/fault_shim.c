@@ -1,6 +1,6 @@
 /* An LD_PRELOAD library that injects faults into file and socket calls: errors, short writes,
- * delays, skipped calls and kill -9. The rules are in a file that the test writes and the server
- * maps. fault_shim.rs also defines the layout of this file. */
+ * delays, skipped calls and kill -9. The test writes the rules to a file, which the library
+ * maps into memory. fault_shim.rs also defines the layout of this file. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -154,7 +154,7 @@ EXPORT ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t at) {
     SHORTENABLE_CALL(WRITE, fd, size, real(fd, bytes, size, at));
 }
 
-/* A short write consists of half of the parts. A single part is written entirely. */
+/* A short write writes half of the buffers. A single buffer is written entirely. */
 EXPORT ssize_t writev(int fd, const struct iovec *parts, int size) {
     REAL(writev);
     SHORTENABLE_CALL(WRITE | SEND, fd, size, real(fd, parts, size));

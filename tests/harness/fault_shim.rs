@@ -1,5 +1,5 @@
-//! Injects faults into system calls of the unchanged binary: preloads `fault_shim.c` and writes the
-//! rules for it.
+//! Injects faults into system calls of the unmodified binary: preloads `fault_shim.c` and writes
+//! the rules that it applies.
 
 use super::preload;
 use crate::support::{self, Server, TOKEN};
@@ -137,8 +137,8 @@ impl FaultShim {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Enables a rule and resets its hit counter. Writes the set of calls last, because it enables
-    /// the rule.
+    /// Enables a rule and resets its hit counter. Writes the set of calls last, because the shim
+    /// ignores a rule whose set is empty.
     pub(crate) fn set(&self, slot: usize, rule: Rule) {
         assert!(slot < RULES, "there are only {RULES} rules");
         let at = (HEADER_BYTES + slot * RULE_BYTES) as u64;

@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 
 /// The key to which every writer appends.
 pub(crate) const APPENDED: &str = "shared-appended";
-/// The key that every writer increments with if-generation-match. The count is the sequence number
-/// of the only chunk.
+/// The key that every writer increments with if-generation-match. The value is a single chunk. Its
+/// sequence number is the count.
 pub(crate) const COUNTED: &str = "shared-counted";
 
 const SECOND: u64 = 1_000_000;
@@ -103,7 +103,7 @@ pub(crate) struct KeyState {
     pub(crate) possible: Vec<Option<Item>>,
     /// The states that the request in flight may have produced.
     pub(crate) pending: Vec<Option<Item>>,
-    /// The greatest generation seen. The generation of a recreated item must exceed it too.
+    /// The greatest generation seen so far. Even after a delete, a new generation must exceed it.
     pub(crate) last_generation: u64,
 }
 
@@ -160,14 +160,14 @@ impl KeyState {
     }
 }
 
-/// Limits the expiry of an item that was written no later than `written`.
+/// Limits the latest expiry of an item that was written no later than `written`.
 pub(crate) fn cap_expiry(item: &mut Item, written: u64) {
     if let Some(expiry) = &mut item.expiry {
         expiry.between.1 = expiry.between.1.min(written + u64::from(expiry.secs) * SECOND);
     }
 }
 
-/// Returns the item after an operation.
+/// Returns the state of the item after an operation, or `None` if the item is then absent.
 fn apply_op(op: &Op, current: Option<&Item>, at: u64) -> Option<Item> {
     let before = || current.map(|item| item.chunks.clone()).unwrap_or_default();
     let chunks = match &op.effect {
@@ -198,7 +198,7 @@ pub(crate) struct Expected {
     pub(crate) appended: BTreeMap<Chunk, WriteOutcome>,
     /// The smallest and the greatest valid value of [`COUNTED`].
     pub(crate) counter: (u64, u64),
-    /// The greatest generation of each shared key that was seen.
+    /// The greatest generation seen for each shared key.
     pub(crate) last_generations: BTreeMap<String, u64>,
     /// The operation in flight on a shared key.
     in_flight: Option<Op>,

@@ -31,8 +31,8 @@ pub(crate) fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
-/// Prints and returns the seed of a run: `STEADFAST_SEED`, or the current time. A seed repeats the
-/// random choices of a run, but not its timing.
+/// Prints and returns the seed of a run: `STEADFAST_SEED`, or the current time. Runs with the
+/// same seed make the same random choices, but their timing differs.
 pub(crate) fn run_seed(test: &str) -> u64 {
     let seed = env_number("STEADFAST_SEED").unwrap_or_else(now_micros);
     println!("{test}: STEADFAST_SEED={seed}");

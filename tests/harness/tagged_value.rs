@@ -6,7 +6,8 @@
 use super::random::Random;
 
 const MAGIC: &[u8; 4] = b"CHNK";
-/// Magic number (4), length (4), writer (4), sequence number (8), checksum (4), key length (2).
+/// Size of the chunk header in bytes: magic number (4), length (4), writer (4), sequence number
+/// (8), checksum (4) and key length (2).
 const HEADER_BYTES: usize = 26;
 const CHECKSUM: std::ops::Range<usize> = 20..24;
 

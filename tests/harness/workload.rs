@@ -21,7 +21,7 @@ pub(crate) enum ValueSizes {
     Small,
     /// Mostly 100 to 250 kB, the largest inline values, to fill the WAL quickly.
     FillsWal,
-    /// Mostly around and above the size from which a value is stored in a blob file.
+    /// Mostly near or above the size threshold for blob files.
     BlobFiles,
 }
 

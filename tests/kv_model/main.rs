@@ -168,8 +168,8 @@ impl<S: StoreUnderTest> Harness<S> {
                 self.model.generations.finish_commit(by, generation);
                 self.model.insert(KEYS[key], put, stored, generation);
             }
-            // A value that exceeds the limit without being appended may be rejected before the
-            // condition is checked.
+            // A value that exceeds the limit on its own may be rejected before the condition is
+            // checked.
             (Err(_), Err(Error::TooLarge(MAX))) if value.len() as u64 > MAX => {}
             (expected, response) => assert_eq!(response.err(), expected.err(), "{put:?}"),
         }

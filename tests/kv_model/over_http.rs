@@ -50,7 +50,7 @@ impl Servers {
 pub(crate) struct OverHttp<'s> {
     servers: &'s Servers,
     turns: ProcessPicker,
-    /// The prefix of all store names of the case. It makes them unique among the cases.
+    /// The prefix of all store names in the case. It keeps the names of different cases distinct.
     name_prefix: String,
     store: String,
 }

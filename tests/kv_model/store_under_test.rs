@@ -36,7 +36,7 @@ pub(crate) trait StoreUnderTest {
     async fn reopen(&mut self) -> Option<usize>;
     /// Sets the clock if possible; returns whether it was set.
     fn set_clock(&self, now: u64) -> bool;
-    /// Removes all items that expired longer ago than the retention of expired records.
+    /// Removes all expired items whose retention period is over.
     async fn sweep(&self);
     /// Returns the number of stored items including expired ones, or `None` if it is unknown.
     async fn count(&self) -> Option<u64>;

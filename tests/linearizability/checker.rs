@@ -6,7 +6,7 @@ use crate::history::{Invocation, Operation, Response};
 use crate::model::{Interner, State};
 use std::collections::HashSet;
 
-/// Stands for "no entry" or "no operation".
+/// An index that means "no entry" or "no operation".
 const NONE: usize = usize::MAX;
 
 /// The invocations and returns in time order, as a doubly linked list. Operations can be removed
@@ -121,8 +121,8 @@ fn search(operations: &[Operation]) -> Result<(), usize> {
     while events.next[0] != NONE {
         let (number, is_invocation) = events.of[entry];
         let operation = &operations[number];
-        // An invocation can be linearized now. At its return, an operation must already be
-        // linearized. An operation without a response may also be skipped.
+        // At the invocation entry, the operation may be linearized. At the return entry, it must
+        // already be linearized, unless it has no response: then it may never take effect.
         let after = match (is_invocation, &operation.response) {
             (true, _) => state.after(operation, &mut values),
             (false, Response::Unknown) => Some(state),

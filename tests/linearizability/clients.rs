@@ -24,7 +24,8 @@ struct Shared {
     clock: Instant,
     stop: AtomicBool,
     port: AtomicU16,
-    /// The ports of more servers that share the data. The clients are spread over all servers.
+    /// The ports of additional servers that share the data. The clients are spread across all
+    /// servers.
     other_ports: Vec<u16>,
     /// The number of restarts. Clients reconnect when it changes.
     starts: AtomicU64,
@@ -140,7 +141,7 @@ impl Shared {
     }
 }
 
-/// Converts an HTTP response to a response of the history.
+/// Converts an HTTP response to a response in the history.
 fn response_of(invocation: &Invocation, reply: &support::Response) -> Response {
     match (invocation, reply.status) {
         (Invocation::Get, 200) => Response::Value(reply.text(), reply.generation()),

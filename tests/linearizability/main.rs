@@ -4,7 +4,7 @@
 //! `checker` searches the history of each key for an order that explains every response.
 //! `list_consistency` checks paginated lists under concurrent writes.
 //! `STEADFAST_LINEARIZABILITY_SECONDS` sets the duration of each workload (default 6).
-//! `STEADFAST_SEED` repeats the random choices of a run.
+//! `STEADFAST_SEED` sets the random seed; runs with the same seed make the same random choices.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
@@ -15,7 +15,7 @@ mod history;
 mod list_consistency;
 mod model;
 mod planted_violations;
-#[allow(dead_code, reason = "each suite uses a part")]
+#[allow(dead_code, reason = "not every suite uses all of it")]
 #[path = "../harness/random.rs"]
 mod random;
 mod second_checker;

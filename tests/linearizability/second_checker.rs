@@ -1,6 +1,6 @@
 //! Compares the checker with stateright's linearizability tester on small random histories, some of
-//! which are corrupted. The stateright tester tries every order without memoization. It is easy to
-//! trust, but too slow for the histories of a real workload.
+//! which are corrupted. Stateright's tester tries every order without memoization. It is simple
+//! enough to trust, but too slow for the histories of a real workload.
 
 use crate::checker::check;
 use crate::history::{Invocation, Mode, Operation, Response};

@@ -332,7 +332,7 @@ fn several_servers_delete_expired_items_concurrently() {
     }
     for server in &servers {
         let total = server.get("/resources/stores/kv");
-        assert_eq!(total.status, 200, "a server no longer works");
+        assert_eq!(total.status, 200, "a server stopped working");
     }
 }
 
@@ -409,11 +409,11 @@ fn the_query_of_a_disconnected_client_blocks_no_other_request() {
     // Dropping a client with an unread response resets the connection.
     drop(client);
     let start = Instant::now();
-    // Send more requests than the pool has connections. They do not need the locked table.
+    // Send more requests than the pool has connections. None of them needs the locked table.
     for _ in 0..10 {
         assert_eq!(server.get("/readyz").status, 200);
     }
-    // The time limit of a statement is 8 s, so a request that waits for the list takes longer.
+    // The statement timeout is 8 s, so a request that waits for the list takes longer than 6 s.
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
     let metrics = server.get("/metrics").text();
     let abandoned = "{route=\"/resources/stores/kv\",method=\"GET\",status=\"499\"} 1";

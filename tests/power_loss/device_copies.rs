@@ -1,9 +1,9 @@
-//! Tests of power cuts on a real file system: copies the block device under load and mounts the
-//! copies.
+//! Tests of power cuts on a real file system. Each test copies the block device under load and
+//! mounts the copies.
 //!
-//! The server is stopped (SIGSTOP) during a copy. The copy therefore shows one point in time, and
-//! the journal contains exactly the writes that were acknowledged by then. An fsync in progress
-//! completes before the server stops. Most other unsynced data is not yet on the device.
+//! The server is suspended with SIGSTOP during a copy. The copy therefore shows one point in time,
+//! and the journal contains exactly the writes that were acknowledged by then. An fsync in progress
+//! completes before the server is suspended. Most other unsynced data is not yet on the device.
 
 use crate::disk_images::check_store;
 use crate::harness::fault_shim::{Action, FaultShim, Rule, SYNC, WAL};
@@ -71,7 +71,7 @@ fn freeze(server: &Server) {
     let threads = PathBuf::from(format!("/proc/{}/task", server.pid()));
     let end = Instant::now() + Duration::from_secs(60);
     while !fs::read_dir(&threads).unwrap().all(|thread| stopped(&thread.unwrap().path())) {
-        assert!(Instant::now() < end, "the server did not stop");
+        assert!(Instant::now() < end, "the server was not suspended in time");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,5 +1,5 @@
-//! Tests with disk images that are derived from a system call trace: starts a server on each image
-//! and checks the store.
+//! Tests with disk images that are derived from a system call trace. Each test starts a server on
+//! each image and checks the store.
 
 use crate::disk_model::{DiskModel, ImageMode};
 use crate::harness::checker::{self, Kind, Violation};

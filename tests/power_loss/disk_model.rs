@@ -16,7 +16,7 @@ use std::path::Path;
 
 pub(crate) const PAGE: usize = 4096;
 
-/// An unsynced change of a file.
+/// An unsynced change to a file.
 #[derive(Clone, Debug)]
 enum FileChange {
     Write { at: usize, bytes: Vec<u8> },
@@ -30,7 +30,7 @@ struct FileState {
     pending: Vec<(usize, FileChange)>,
 }
 
-/// An unsynced change of a directory.
+/// An unsynced change to a directory.
 #[derive(Clone, Debug)]
 enum NameChange {
     File(String, usize),
@@ -118,7 +118,8 @@ pub(crate) struct DiskModel {
     names: BTreeMap<String, Option<usize>>,
     synced_names: BTreeMap<String, Option<usize>>,
     pending_names: Vec<(usize, NameChange)>,
-    /// The fsyncs in progress by thread, each with the number of its first record and its file.
+    /// The fsync in progress on each thread: the number of the record at which it began, and the
+    /// file. A directory has no file.
     syncs: BTreeMap<u32, (usize, Option<usize>)>,
     /// The number of records applied.
     pub(crate) applied: usize,
@@ -192,7 +193,7 @@ impl DiskModel {
             }
             return;
         }
-        // The fsync was of a directory.
+        // The fsync was called on a directory.
         let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending_names)
             .into_iter()
             .partition(|(number, change)| *number < began && parent(change.path()) == record.path);
@@ -351,7 +352,7 @@ impl FileState {
         pages
     }
 
-    /// Returns the contents of the file that survive.
+    /// Returns the contents of the file after the power cut.
     fn surviving(&self, options: &ImageOptions, random: &mut Random) -> Vec<u8> {
         let all = self.pending.len();
         let some = match options.mode {
@@ -441,7 +442,7 @@ impl FileState {
         }
     }
 
-    /// Returns a page after some of its changes.
+    /// Returns the synced page with only the given changes applied.
     fn page(&self, page: usize, changes: &[usize]) -> Vec<u8> {
         let start = page * PAGE;
         let mut bytes = self.synced.get(start..).unwrap_or_default().to_vec();
@@ -471,7 +472,7 @@ fn random_state(changes: usize, random: &mut Random) -> PageState {
     }
 }
 
-/// Writes a file, with holes in place of zeros.
+/// Writes a sparse file: blocks of zeros become holes.
 fn write(path: &Path, bytes: &[u8]) {
     let file = File::create(path).unwrap();
     file.set_len(bytes.len() as u64).unwrap();

@@ -1,4 +1,4 @@
-//! An ext4 file system on a loop device, which requires root. It is unmounted when dropped.
+//! An ext4 file system on a loop device. Requires root. Dropping a [`LoopDevice`] unmounts it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub(crate) struct LoopDevice {
     mount: PathBuf,
 }
 
-/// Runs a command. Returns its stderr as the error if it fails.
+/// Runs a command. If the command fails, returns its standard error.
 fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let done = Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
     if done.status.success() {
@@ -27,7 +27,7 @@ impl LoopDevice {
     /// Creates and mounts an empty file system, with its image and mount point in `dir`.
     ///
     /// # Errors
-    /// Returns the error of the tool that is missing or not permitted.
+    /// Returns an error message if a required tool is missing or fails, for example without root.
     pub(crate) fn format(dir: &Path) -> Result<LoopDevice, String> {
         let image = dir.join("image");
         let file = File::create(&image).map_err(|e| e.to_string())?;
@@ -52,8 +52,8 @@ impl LoopDevice {
         self.mount.join("data")
     }
 
-    /// Copies a consistent state of the device as a power cut leaves it, without dirty pages of the
-    /// kernel. Copies again if the kernel wrote to the device during the copy.
+    /// Copies the device in the state that a power cut leaves, without the kernel's dirty pages.
+    /// Repeats the copy if the kernel writes to the device while it is being copied.
     pub(crate) fn copy(&self, to: &Path) {
         let (from, to) = (self.image.to_str().unwrap(), to.to_str().unwrap());
         for _ in 0..50 {

@@ -3,10 +3,10 @@
 //!
 //! `disk_images` derives disk states from a trace of the server's writes and fsyncs, in which each
 //! unsynced page is old, new, torn, zero or garbage. `device_copies` copies the block device of a
-//! mounted file system under load. Both modules use the workload and the checker of
+//! mounted file system under load. Both modules use the workload and the checker in
 //! `tests/harness`. `STEADFAST_POWER_LOSS_IMAGES` (default 100) and `STEADFAST_POWER_LOSS_CUTS`
-//! (default 10) set the number of disk states. `STEADFAST_SEED` repeats the random choices of a
-//! run, but not its timing.
+//! (default 10) set the number of disk states. `STEADFAST_SEED` sets the random seed. Runs with
+//! the same seed make the same random choices, but their timing differs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests print and read env")]

@@ -1,6 +1,7 @@
-/* An LD_PRELOAD library that records, in order, every call that changes a file below a directory,
- * with the data, and every fsync. syscall_trace.rs reads the records and also defines their layout.
- * A record is complete before `end` moves past it, so a killed process leaves whole records. */
+/* An LD_PRELOAD library that traces the changes to the files in a directory tree. It records every
+ * write, including the data, every other change and every fsync, in order. syscall_trace.rs reads
+ * the records and also defines their layout. Each record is complete before `end` is advanced past
+ * it, so a killed process leaves no partial record. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -99,8 +100,8 @@ static const char *fd_path(int fd, char *path, size_t size) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* Records a write before the call: from then on any part of the data may be on disk, even if the
- * process is killed halfway. */
+/* Records a write before the call, because any part of the data may reach the disk from then on,
+ * even if the process is killed during the call. */
 static void record_write(int fd, const void *bytes, size_t size, int64_t at) {
     char path[512];
     if (size && at >= 0)
@@ -208,7 +209,8 @@ EXPORT int rename(const char *from, const char *to) {
     RECORDED(RENAME, from, to, strlen(to), real(from, to));
 }
 
-/* A new name is recorded before it exists, so no thread can depend on it earlier. */
+/* Records a new name before creating it, so that no operation on the new file or directory precedes
+ * this record in the trace. */
 EXPORT int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
     if (access(path, F_OK) != 0)

@@ -1,4 +1,4 @@
-//! Traces the file system calls of a server: preloads `syscall_trace.c` and reads the records.
+//! Traces the file system calls of a server: preloads `syscall_trace.c` and reads its records.
 
 use crate::harness::fault_shim::FaultShim;
 use crate::harness::preload;

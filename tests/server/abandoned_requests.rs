@@ -1,4 +1,5 @@
-//! Clients that close or half-close the connection while the server works on their request.
+//! Tests with clients that close or half-close the connection while the server is processing the
+//! request.
 
 use crate::HEALTH;
 use crate::support::{Client, DiskServer, Server, TOKEN};
@@ -6,9 +7,9 @@ use std::time::{Duration, Instant};
 
 const EXPORT: &str = "/_/v1/stores/{store_id}/export";
 const ITEMS: &str = "/_/v1/stores/{store_id}/items";
-/// Number of exports that the server allows at a time. Another one waits up to 30 s for its turn.
+/// Maximum number of concurrent exports on the server. A further export waits for up to 30 s.
 const EXPORTS_MAX: usize = 4;
-/// Less than the 30 s for which an export waits.
+/// Time limit for prompt events. It is shorter than the 30 s for which an export waits.
 const SOON: Duration = Duration::from_secs(20);
 
 fn head(request: &str, version: &str) -> String {
@@ -41,7 +42,7 @@ fn resetting_client(server: &Server) -> Client {
     client
 }
 
-/// A server with the maximum number of exports in progress. Their clients do not read them.
+/// A server with the maximum number of exports in progress. The clients do not read the responses.
 struct BusyServer {
     disk: DiskServer,
     path: String,
@@ -52,7 +53,7 @@ impl BusyServer {
     fn new() -> BusyServer {
         let disk = DiskServer::new(&["--body-timeout", "120"]);
         let store = disk.server.create_store("s");
-        // Larger than the buffers of a connection.
+        // Use a value that is larger than the buffers of a connection.
         let put = format!("PUT /resources/stores/kv/{store}/keys/k");
         assert_eq!(disk.server.request(&put, &[], &vec![b'v'; 25 << 20]).status, 200);
         let path = EXPORT.replace("{store_id}", &store);
@@ -73,7 +74,7 @@ impl BusyServer {
 
     fn start_export_on(&self, mut client: Client, version: &str) -> Client {
         client.send(head(&format!("GET {}", self.path), version)).unwrap();
-        // Most likely, the server has read the request after this time.
+        // Give the server time to read the request.
         std::thread::sleep(Duration::from_millis(200));
         client
     }

@@ -18,7 +18,7 @@ fn get(server: &Server, path: &str) -> Value {
     let response = server.get(path);
     assert_eq!(response.status, 200, "{path}");
     assert_eq!(response.header("Cache-Control"), "no-store");
-    assert!(!response.text().contains(TOKEN), "the response of {path} contains the token");
+    assert!(!response.text().contains(TOKEN), "the response to {path} contains the token");
     response.json()
 }
 

@@ -1,5 +1,5 @@
 //! Tests of authentication: every route except health and discovery requires the token, and no
-//! response or log contains it.
+//! response or log contains the token.
 
 use crate::support::{DiskServer, Response, Server, TOKEN};
 
@@ -196,7 +196,7 @@ fn cross_origin_requests_get_no_cors_headers_and_no_access() {
             assert!(!(300..400).contains(&response.status), "{request}: {head}");
         }
     }
-    // A preflight request as a browser sends it.
+    // Send a preflight request as a browser does.
     let preflight = "Access-Control-Request-Method: PUT\r\n\
                      Access-Control-Request-Headers: fastly-key\r\n";
     for path in [KV, "/healthz", "/verify", &format!("{KV}/{store}/keys/k")] {
@@ -206,14 +206,15 @@ fn cross_origin_requests_get_no_cors_headers_and_no_access() {
         let allowed = send(&server, &format!("OPTIONS {path}"), format!("{headers}{key}"), "");
         assert!(allowed.status == 405 && !allowed.head.to_lowercase().contains("access-control"));
     }
-    // Requests that an HTML form can send without a preflight request.
+    // Send requests that an HTML form can send without a preflight request.
     for kind in ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"] {
         let headers = format!("{origin}Content-Type: {kind}\r\nCookie: a=b\r\n");
         send(&server, &format!("POST {KV}"), headers, r#"{"name":"forged"}"#).expect_error(401);
     }
 }
 
-/// Sends requests of all kinds. Their tokens, names, keys, metadata and values must not be logged.
+/// Sends requests of all kinds. The tokens, names, keys, metadata and values in these requests must
+/// not be logged.
 fn send_requests_with_secrets(server: &Server) {
     let store = server.create_store("secretname");
     let item = format!("{KV}/{store}/keys/secretkey");

@@ -101,7 +101,7 @@ fn a_server_stops_when_its_lock_file_is_removed() {
 fn the_lock_of_a_data_directory_outlives_its_lock_file() {
     let mut disk = DiskServer::new(&[]);
     let (data, backup) = (disk.data(), disk.data().with_file_name("backup"));
-    // Stopped, so that it cannot notice the removal.
+    // Suspend the server, so that it cannot notice the removal.
     signal(&disk, "-STOP");
     fs::remove_file(data.join("LOCK")).unwrap();
     let (data, backup) = (data.to_str().unwrap(), backup.to_str().unwrap());
@@ -115,12 +115,12 @@ fn the_lock_of_a_data_directory_outlives_its_lock_file() {
         assert_ne!(output.code, 0, "{args:?}");
         output.assert_err("is locked by another steadfast process");
     }
-    // Not the directory itself: its server is asked for the backup.
+    // The backup command must not read the directory. It must request the backup from the server.
     let args = ["backup", "--data", data, "-o", backup];
     let mut command = Command::new(binary());
     let mut child = command.args(args).env("FASTLY_API_TOKEN", TOKEN).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(100));
-    assert!(child.try_wait().unwrap().is_none(), "does not wait for the server");
+    assert!(child.try_wait().unwrap().is_none(), "the backup command did not wait for the server");
     child.kill().unwrap();
     child.wait().unwrap();
     signal(&disk, "-CONT");
@@ -176,7 +176,7 @@ fn no_large_value_is_acknowledged_when_its_directory_was_replaced() {
         if let Some(directory) = entries(&blobs).find(|dir| entries(dir).count() > 0) {
             break directory;
         }
-        assert!(Instant::now() < end, "no blob file");
+        assert!(Instant::now() < end, "no blob file was created");
         std::thread::sleep(Duration::from_millis(5));
     };
     fs::rename(&directory, directory.with_extension("moved")).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A number of requests whose debug lines exceed the capacity of a pipe.
+/// Number of requests whose debug log lines together exceed the capacity of a pipe.
 const REQUESTS: usize = 2000;
 
 fn serve(flags: &[&str]) -> Command {

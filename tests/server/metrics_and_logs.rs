@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 const ITEM: &str = "/resources/stores/kv/{store_id}/keys/{key}";
 
-/// The samples in a response of `/metrics`, by name and labels.
+/// The samples in a response from `/metrics`, by name and labels.
 struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
@@ -86,7 +86,9 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
         assert!(value.is_finite() && value >= 0.0, "{line}");
         let (name, inner) = match sample.split_once('{') {
             None => (sample, ""),
-            Some((name, rest)) => (name, rest.strip_suffix('}').expect("labels end with a brace")),
+            Some((name, rest)) => {
+                (name, rest.strip_suffix('}').expect("the labels must end with a brace"))
+            }
         };
         let suffixes: &[&str] = match kind.as_str() {
             "counter" => &["_total"],

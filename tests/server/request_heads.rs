@@ -201,12 +201,12 @@ fn targets_are_limited_to_16_kib() {
         let head = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", pad(len));
         assert_rejected(&server, head.as_bytes(), 414);
     }
-    // A target that does not end.
+    // Send a target that does not end.
     assert_rejected(&server, "GET /".repeat(20_000).as_bytes(), 414);
 }
 
 #[test]
-fn a_fully_escaped_key_of_maximum_length_fits() {
+fn a_fully_escaped_key_of_maximum_length_is_accepted() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys/{}", "%C3%A9".repeat(512));

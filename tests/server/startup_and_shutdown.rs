@@ -103,7 +103,7 @@ fn fails(command: Command, status: i32) -> String {
     err
 }
 
-/// Waits for the server to exit. Returns the exit status and the time that this took.
+/// Waits for the server to exit. Returns the exit status and the time until the exit.
 fn wait(mut run: CapturedServer) -> (ExitStatus, Duration) {
     let start = Instant::now();
     loop {

@@ -30,7 +30,7 @@ impl Ca {
         Ca { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Issues a certificate and writes it and its key to `NAME.pem` and `NAME.key`.
+    /// Issues a certificate. Writes the certificate to `NAME.pem` and its key to `NAME.key`.
     fn issue(&self, dir: &Path, name: &str) -> (PathBuf, PathBuf) {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let key = KeyPair::generate().unwrap();
@@ -44,7 +44,7 @@ impl Ca {
     }
 }
 
-/// A server with TLS, the certificate authority of its certificate, and a directory for files.
+/// A server with TLS, the authority that issued its certificate, and a directory for files.
 struct TlsServer {
     server: Server,
     ca: Ca,
@@ -358,7 +358,7 @@ fn unfinished_handshakes_are_closed_and_counted_as_connections() {
     let mut silent = Client::connect(tls.server.port).unwrap();
     let mut partial = Client::connect(tls.server.port).unwrap();
     partial.send([0x16, 3, 1, 0]).unwrap();
-    // This client is served after the other two connections are closed.
+    // This client is served once the server has closed the other two connections.
     let mut client = tls.connect();
     assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
     assert!(silent.closes_without_response() && partial.closes_without_response());
@@ -385,7 +385,7 @@ fn an_oversized_handshake_is_refused_before_it_is_complete() {
             break;
         }
     }
-    // A server that did not limit the size would wait for the rest of the handshake.
+    // The header timeout is an hour, so only the size limit can close the connection promptly.
     assert!(client.closes_without_response());
 }
 
@@ -508,7 +508,7 @@ fn a_request_over_tls_is_abandoned_when_its_client_disconnects() {
         client.send(format!("{export}{TOKEN}\r\n\r\n").as_bytes());
         client
     };
-    // Start as many exports as the server allows at a time. Another one waits up to 30 s.
+    // Start the maximum number of concurrent exports. A further export waits for up to 30 s.
     let mut exports: Vec<_> = (0..4).map(|_| start()).collect();
     for export in &mut exports {
         assert_eq!(export.read_response().unwrap().0, 200);
@@ -527,7 +527,7 @@ fn a_request_over_tls_is_abandoned_when_its_client_disconnects() {
         drop(client);
         let end = Instant::now() + Duration::from_secs(20);
         while abandoned_exports(&tls) < number {
-            assert!(Instant::now() < end, "not abandoned, close_notify: {notifies}");
+            assert!(Instant::now() < end, "the export was not abandoned, close_notify: {notifies}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

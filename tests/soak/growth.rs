@@ -49,8 +49,9 @@ impl Series {
         self.0.push(sample);
     }
 
-    /// Compares the last quarter of the samples with the second quarter, when caches and the WAL
-    /// are full. Uses medians, because a sample may coincide with a checkpoint or a busy machine.
+    /// Compares the last quarter of the samples with the second quarter, in which the caches and
+    /// the WAL are already full. Uses medians, because a sample may coincide with a checkpoint or
+    /// a busy machine.
     pub(crate) fn check_flat(&self) -> Result<(), String> {
         // The absolute slack allows for one or two WAL segments, some buffers and some sockets.
         self.check_steady("memory", 1.3, 48.0 * MIB, |sample| sample.memory_bytes as f64)?;

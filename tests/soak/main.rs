@@ -1,13 +1,13 @@
 //! Soak tests. Memory, disk usage, open files and latency must stay flat while items are
 //! overwritten, expire and are deleted. Every route must survive abusive requests and kill -9.
-//! `STEADFAST_SOAK_SECONDS` sets the duration of each test (default 15). `STEADFAST_SEED` repeats
-//! the random choices of a run.
+//! `STEADFAST_SOAK_SECONDS` sets the duration of each test (default 15). `STEADFAST_SEED` sets the
+//! random seed; runs with the same seed make the same random choices.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
 
 mod growth;
-#[allow(dead_code, reason = "each suite uses a part")]
+#[allow(dead_code, reason = "not every suite uses all of it")]
 #[path = "../harness/random.rs"]
 mod random;
 mod requests;

@@ -5,7 +5,7 @@ use crate::support::binary;
 use serde_json::Value;
 use std::process::Command;
 
-/// Keys in the form in which they are sent in paths.
+/// Keys as they are encoded in request paths.
 const KEYS: [&str; 9] = ["k", "k1", "k2", "k3", "dir/a", "dir%2Fa", "%F0%9F%8E%88", "%ff", "a%00b"];
 /// Values for parameters. The first ones are valid for some parameters.
 const TEXTS: [&str; 14] = [

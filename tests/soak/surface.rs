@@ -18,7 +18,7 @@ const KILLS: u32 = 2;
 const FLAGS: [&str; 6] =
     ["--max-in-flight", "33554432", "--cache", "16777216", "--wal-bytes", "4194304"];
 /// Maximum resident memory of the server in KiB, for bodies in flight, the cache, the memtable,
-/// connections and the slack of the allocator.
+/// connections and allocator overhead.
 const RSS_KIB_MAX: u64 = 400 << 10;
 
 /// The state that the clients share.
@@ -192,7 +192,7 @@ impl Surface {
         if response.as_ref().is_ok_and(|response| response.status == 100) {
             response = client.read_response(request.method == "HEAD");
         }
-        // The server may respond and close before it has read the whole request.
+        // The server may respond and close the connection before it has read the whole request.
         let response = response.or_else(|error| sent.and(Err(error)))?;
         let name = &request.operation;
         assert!(
@@ -209,7 +209,7 @@ impl Surface {
         Ok(!response.headers("Connection").contains(&"close"))
     }
 
-    /// Remembers the id of a new store, or the secret of a new token.
+    /// Records the id of a new store or the secret of a new token for later requests.
     fn remember(&self, operation: &str, created: &serde_json::Value) {
         let (list, name) = match operation.contains("tokens") {
             true => (&self.tokens, "access_token"),

@@ -50,7 +50,7 @@ impl Histogram {
     }
 }
 
-/// The latencies of reads and writes, and the time in which they were measured.
+/// The latencies of reads and writes, and the length of the period in which they were measured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latencies {
     pub(crate) reads: Histogram,

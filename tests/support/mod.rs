@@ -235,8 +235,8 @@ impl DiskServer {
         DiskServer::create(flags, false)
     }
 
-    /// Starts a server that writes its standard error to a file.
-    /// [`DiskServer::stop_and_read_log`] returns its contents.
+    /// Starts a server that writes its log to a file. [`DiskServer::stop_and_read_log`] returns the
+    /// log.
     pub(crate) fn logged(flags: &[&str]) -> DiskServer {
         DiskServer::create(flags, true)
     }
@@ -261,8 +261,8 @@ impl DiskServer {
         self.dir.path().join("data")
     }
 
-    /// Kills the server with SIGKILL and starts it again. If there is a log file, it is appended
-    /// to.
+    /// Kills the server with SIGKILL and starts it again. The new process appends to the same log
+    /// file, if there is one.
     pub(crate) fn kill_and_restart(&mut self, flags: &[&str]) {
         self.server.kill();
         self.server = DiskServer::spawn(self.dir.path(), flags, self.logged);

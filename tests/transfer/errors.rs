@@ -98,7 +98,7 @@ fn if_exists_determines_the_treatment_of_existing_items() {
 }
 
 #[test]
-fn each_kind_of_error_has_its_exit_status_and_writes_nothing() {
+fn each_kind_of_error_has_its_own_exit_status_and_writes_nothing() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");

@@ -54,7 +54,7 @@ fn csv_and_ndjson_are_read_from_files_and_pipes() {
 }
 
 #[test]
-fn invalid_csv_is_refused_with_line_and_column() {
+fn errors_in_csv_input_are_reported_with_line_and_column() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");
@@ -80,7 +80,7 @@ fn invalid_csv_is_refused_with_line_and_column() {
 }
 
 #[test]
-fn unsupported_encodings_and_compressions_are_named_in_the_error() {
+fn unsupported_encodings_and_compression_formats_are_named_in_the_error() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");

@@ -63,7 +63,8 @@ fn existing_items_are_skipped_or_refused_through_the_hosted_api() {
     let import = |port: u16, what: &str, lines: &str| {
         pipe(port, dir.path(), &["import", "s", "-", "--if-exists", what], lines.as_bytes())
     };
-    // If a response is lost, the retry must not report the item it wrote itself as existing.
+    // After a lost response, the command retries the request. It must not report an item that its
+    // first attempt wrote as an existing item.
     let lossy_port = proxy::start(
         server.port,
         &Faults { hosted_api_only: true, drop_response_every: 7, ..Faults::default() },

@@ -1,5 +1,5 @@
-//! Tests of the transfer commands (import, export and sync), which run with a real server. No item
-//! is lost, added or changed, even if connections are cut off and processes are killed.
+//! Tests of the transfer commands (import, export and sync) against a real server. No item is lost,
+//! added or changed, even if connections are cut off and processes are killed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::print_stdout, reason = "tests may print")]
 

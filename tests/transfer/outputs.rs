@@ -1,5 +1,5 @@
-//! Tests of the output files of imports and exports. They never replace an input or any other file
-//! of the user, a dry run writes none, and an export directory is replaced as a whole.
+//! Tests of the output files of imports and exports. An output file never replaces an input or
+//! another file of the user. A dry run writes no files. An export directory is replaced as a whole.
 
 use crate::support::Server;
 use crate::{export, line, pipe, run};
@@ -123,7 +123,7 @@ fn only_reports_and_resume_files_are_replaced_or_removed() {
     assert_eq!(
         fs::read_to_string(at("report")).unwrap().lines().count(),
         2,
-        "nothing was appended"
+        "the resumed import did not append to the report"
     );
 }
 
