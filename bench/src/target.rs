@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// All targets, in the order of the table.
+/// The names of all targets, in the order of the results table.
 pub const NAMES: [&str; 5] = ["baseline", "baseline-prealloc", "steadfast", "nginx", "webdis"];
 const TOKEN: &str = "bench-token-0123456789abcdef";
 /// The placeholder that the load generator replaces with a key.
@@ -298,7 +298,8 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
     Ok(command)
 }
 
-/// Reads a response with a Content-Length; returns its body.
+/// Reads a whole response with a Content-Length. Returns only the start of a large body: at most
+/// 1 KiB of each read after the first.
 pub fn read_response(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 1 << 18]);
     let end = loop {

@@ -12,7 +12,7 @@ export async function section(title, body) {
   try {
     await body();
   } catch (error) {
-    fail(`the setup of: ${title}`, error);
+    fail(`error outside a check in section: ${title}`, error);
   }
 }
 
@@ -33,7 +33,7 @@ export async function check(name, body) {
   }
 }
 
-/** Prints the numbers of checks and exits, with status 1 if a check failed. */
+/** Prints how many checks passed and failed. Exits with 1 if any check failed or none passed. */
 export function finish() {
   console.log(`\n${passed} passed, ${failed} failed`);
   process.exit(failed === 0 && passed > 0 ? 0 : 1);

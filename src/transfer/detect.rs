@@ -141,8 +141,11 @@ fn open_stream(
             files = items.iter().filter_map(|item| item.value.file().map(Path::to_owned)).collect();
             Box::new(items.into_iter())
         }
-        ImportFormat::FastlyToml | ImportFormat::Directory => {
+        ImportFormat::FastlyToml => {
             return Err(SourceError("names its stores; omit STORE to import it".into()));
+        }
+        ImportFormat::Directory => {
+            return Err(SourceError("is not a directory, which --format dir requires".into()));
         }
     };
     Ok(OpenSource { files, ..OpenSource::new(source, format) })
@@ -239,8 +242,8 @@ pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, SourceError> {
     read_to_end(skip_bom(decompress(from, path)?)?)
 }
 
-/// Returns whether a text appears to be UTF-16, because it starts with a UTF-16 byte order mark or
-/// with ASCII characters of two bytes each.
+/// Returns whether the input looks like UTF-16: it starts with a UTF-16 byte order mark, or with
+/// ASCII characters encoded as two bytes each.
 pub fn is_utf_16(start: &[u8]) -> bool {
     match start {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,

@@ -96,7 +96,8 @@ pub fn parse(
     Ok(items.collect())
 }
 
-/// Parses the value and the metadata of an item. The former name of the field `file` is `path`.
+/// Parses the value and the metadata of an item. Also accepts `path`, the former name of the field
+/// `file`.
 pub(super) fn parse_fields(field: &dyn Fn(&str) -> Option<Json>) -> (DeclaredValue, String) {
     let invalid = |reason: &str| (DeclaredValue::Invalid(reason.into()), String::new());
     let metadata = match field("metadata") {

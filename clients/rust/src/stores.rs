@@ -20,7 +20,12 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks
         .check("a rename to an invalid or existing name changes nothing", not_renamed(client))
         .await;
-    checks.check("delete returns 409 with items, then 204, then 404", deleted(client)).await;
+    checks
+        .check(
+            "delete returns 409 for a store with items, 204 once it is empty, then 404",
+            deleted(client),
+        )
+        .await;
     checks.check("every call without a valid token returns 401", unauthorized(client)).await;
 }
 
@@ -28,12 +33,15 @@ async fn created(client: &Client) -> Verdict {
     let store = must(client.create_in("rs Störe 1", None).await)?;
     let id = store.id.ok_or("no id")?;
     let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
-    ensure(id.len() == 22 && id.bytes().all(plain), format!("22 of [0-9a-z], not {id}"))?;
+    ensure(
+        id.len() == 22 && id.bytes().all(plain),
+        format!("the id must be 22 characters of [0-9a-z]: {id}"),
+    )?;
     same("name", store.name.as_deref(), Some("rs Störe 1"))?;
     let created_at = store.created_at.ok_or("created_at")?;
     let shape: String =
         created_at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    same("form of the date", shape.as_str(), "0000-00-00 00:00:00")?;
+    same("format of created_at", shape.as_str(), "0000-00-00 00:00:00")?;
     same("updated_at", store.updated_at, Some(created_at))
 }
 

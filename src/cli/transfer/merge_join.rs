@@ -82,7 +82,7 @@ impl ItemList {
     }
 }
 
-/// The item or items with a key that occurs in at least one of the two stores.
+/// One row of the join: an item found in only one store, or the two items with the same key.
 #[derive(Clone, Debug)]
 pub(super) enum JoinedItem {
     From(ListedItem),

@@ -45,8 +45,9 @@ Examples:
   steadfast export site --prefix blog/ | wc -l
   steadfast export site --to viceroy ./local
 
-Each line contains key, value (base64), metadata, expires, generation and modified; import and the
-batch endpoint accept this format. An export from Steadfast is a consistent snapshot. The hosted
+Each line contains key and value (base64) and, if present, metadata (metadata_base64 if it is not
+UTF-8), expires, generation and modified. import reads all of these fields; the batch endpoint reads
+only key, value and metadata. An export from Steadfast is a consistent snapshot. The hosted
 service does not return expiry times, so an export from it contains no expires. The output file
 appears once the export is complete.",
     exit_status!()
