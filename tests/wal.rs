@@ -215,6 +215,31 @@ async fn recovery_drops_a_torn_last_record_and_keeps_all_earlier_ones() {
 }
 
 #[tokio::test]
+async fn recovery_drops_the_torn_only_record_of_a_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let engine = open(&data).unwrap();
+    put(&engine, "before", value(1, 900)).await;
+    engine.close().await.unwrap();
+    let engine = open(&data).unwrap();
+    put(&engine, "torn", value(2, 5 * PAGE)).await;
+    let mut crashed = crash_image(&data);
+    let torn = records(&crashed.1).pop().unwrap();
+    assert_eq!(torn.at, 0);
+    overwrite(&torn, 4, |page| page.fill(0));
+    // The database records a segment as the newest only after its first record was fsynced.
+    let conn = Connection::open(crashed.1.join("steadfast.db")).unwrap();
+    conn.execute("UPDATE meta SET log_end = log_start", []).unwrap();
+    drop(conn);
+    for restart in 0..3 {
+        let engine = open(&crashed.1).unwrap_or_else(|e| panic!("restart {restart}: {e}"));
+        assert_eq!(body(&engine, "before").await.unwrap().unwrap(), value(1, 900));
+        assert_eq!(keys(&engine).await, ["before"]);
+        crashed = crash_image(&crashed.1);
+    }
+}
+
+#[tokio::test]
 async fn recovery_reports_damage_before_the_last_record() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
@@ -460,27 +485,6 @@ async fn the_sqlite_wal_stays_bounded_under_continuous_reads() {
     }
     let wal_bytes = fs::metadata(data.join("steadfast.db-wal")).unwrap().len();
     assert!(wal_bytes < 100 << 20, "the SQLite WAL grew to {wal_bytes} bytes");
-}
-
-#[test]
-fn open_waits_briefly_for_the_directory_lock() {
-    let dir = tempfile::tempdir().unwrap();
-    let lock = std::fs::File::create(dir.path().join("LOCK")).unwrap();
-    lock.lock().unwrap();
-    let open = || {
-        let fatal = FatalErrorHandler::new(|why| panic!("{why}"));
-        let dir = dir.path().into();
-        Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: 1 << 20, fatal })
-    };
-    let refused = open().map(drop).unwrap_err().to_string();
-    assert!(refused.contains("is locked"), "{refused}");
-    let holder = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(150));
-        drop(lock);
-    });
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(open().unwrap().close()).unwrap();
-    holder.join().unwrap();
 }
 
 fn assert_wal_missing<T>(opened: Result<T, EngineError>, case: &str) {

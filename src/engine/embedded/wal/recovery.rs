@@ -75,30 +75,7 @@ pub(crate) fn recover(
     if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
         return Err(missing("all segment files are"));
     }
-    let (mut live, mut free) = (Vec::new(), Vec::new());
-    let mut next_seq = position.first_segment.max(position.wal_end);
-    for file in files {
-        let segment = Segment::new(0, file);
-        let seq = match first_record(&segment, position)? {
-            FirstRecord::Live(seq) => Some(seq),
-            FirstRecord::Empty => None,
-            FirstRecord::Torn => {
-                if let Some(at) = find_record_after(&segment, position, None, 0)? {
-                    return Err(corruption(&segment, 0, at));
-                }
-                None
-            }
-        };
-        next_seq = next_seq.max(seq.map_or(0, |seq| seq + 1));
-        let Ok(segment) = Arc::try_unwrap(segment) else {
-            return Err(EngineError::Failed("a WAL segment is in use".into()));
-        };
-        match seq {
-            Some(seq) => live.push(segment.with_seq(seq)),
-            None => free.push(segment.into_file()),
-        }
-    }
-    live.sort_by_key(|segment| segment.seq);
+    let (mut live, mut free, next_seq) = partition(files, position)?;
     ensure_newest_known(&live, position)?;
     let mut last_version = position.last_version;
     let mut newest: Option<RecoveredRecord> = None;
@@ -127,19 +104,62 @@ pub(crate) fn recover(
             erase(segment, at, mode)?;
         }
     }
+    let mut is_newest_empty = false;
     if let Some(record) = newest {
         if record.bodies_intact()? {
             replay(record);
         } else {
             last_version = record.header.base;
             erase(&record.segment, record.at, mode)?;
+            is_newest_empty = record.at == 0;
         }
     }
     if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
-        // A killed process may have written records without fsyncing them.
+        // A killed process may have written records without fsyncing them. The erasure of a torn
+        // record must be durable as well.
         segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
     }
+    // The next start would not find the segment without its only record, so the segment must not
+    // be recorded as the newest.
+    if is_newest_empty && let Some(Ok(segment)) = live.pop().map(Arc::try_unwrap) {
+        free.push(segment.into_file());
+    }
     Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
+}
+
+type LiveSegments = Vec<Arc<Segment>>;
+
+/// Returns the segments with records to replay, the oldest first, the files without such records,
+/// and the lowest sequence number that is greater than those of all segments.
+fn partition(
+    files: Vec<SegmentFile>,
+    position: CheckpointPosition,
+) -> Result<(LiveSegments, Vec<SegmentFile>, u64)> {
+    let (mut live, mut free) = (Vec::new(), Vec::new());
+    let mut next_seq = position.first_segment.max(position.wal_end);
+    for file in files {
+        let segment = Segment::new(0, file);
+        let seq = match first_record(&segment, position)? {
+            FirstRecord::Live(seq) => Some(seq),
+            FirstRecord::Empty => None,
+            FirstRecord::Torn => {
+                if let Some(at) = find_record_after(&segment, position, None, 0)? {
+                    return Err(corruption(&segment, 0, at));
+                }
+                None
+            }
+        };
+        next_seq = next_seq.max(seq.map_or(0, |seq| seq + 1));
+        let Ok(segment) = Arc::try_unwrap(segment) else {
+            return Err(EngineError::Failed("a WAL segment is in use".into()));
+        };
+        match seq {
+            Some(seq) => live.push(segment.with_seq(seq)),
+            None => free.push(segment.into_file()),
+        }
+    }
+    live.sort_by_key(|segment| segment.seq);
+    Ok((live, free, next_seq))
 }
 
 fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
