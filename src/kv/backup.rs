@@ -415,34 +415,13 @@ mod tests {
 
     const DAY: u64 = 24 * 60 * 60 * SECOND;
 
-    /// Restores a backup of one item, and returns the item's meta and expiry time.
+    /// Restores a backup of one item. Returns the item's meta and its record.
     async fn restore_item(
         meta: &ItemMeta,
         version: u64,
         expires_at: u64,
         now: u64,
-    ) -> Result<(ItemMeta, u64), RestoreError> {
-        let restored = restore_one(meta, version, expires_at, now).await?;
-        Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.expires_at))
-    }
-
-    /// Restores a backup of one item; returns the item's meta and version.
-    async fn restore_record(
-        meta: &ItemMeta,
-        version: u64,
-        expires_at: u64,
-        now: u64,
-    ) -> Result<(ItemMeta, u64), RestoreError> {
-        let restored = restore_one(meta, version, expires_at, now).await?;
-        Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.version))
-    }
-
-    async fn restore_one(
-        meta: &ItemMeta,
-        version: u64,
-        expires_at: u64,
-        now: u64,
-    ) -> Result<Record, RestoreError> {
+    ) -> Result<(ItemMeta, Record), RestoreError> {
         let store = StoreId::random().unwrap();
         let key = super::super::keyspace::item(&store, &Key::parse(b"k").unwrap());
         let from = Memory::new();
@@ -458,7 +437,8 @@ mod tests {
         let to: Arc<dyn Engine> = Arc::new(Memory::new());
         let source = BackupReader::open(&bytes[..])?;
         restore(source, &to, &ManualClock::new(now), &mut |_| {}).await?;
-        Ok(to.read(&key, Projection::Meta).await.unwrap().unwrap())
+        let record = to.read(&key, Projection::Meta).await.unwrap().unwrap();
+        Ok((ItemMeta::decode(&record.meta).unwrap(), record))
     }
 
     #[tokio::test]
@@ -496,11 +476,13 @@ mod tests {
         for (meta, version) in
             [(meta.clone(), 1 << 53), (imported(1 << 53), 1), (imported(u64::MAX), 1 << 60)]
         {
-            let (restored, version) = restore_record(&meta, version, 0, now).await.unwrap();
+            let (restored, Record { version, .. }) =
+                restore_item(&meta, version, 0, now).await.unwrap();
             assert_eq!(restored.generation, None);
             assert!((now..now + SECOND).contains(&version), "{version}");
         }
-        let (restored, version) = restore_record(&imported(5), 1 << 53, 0, now).await.unwrap();
+        let (restored, Record { version, .. }) =
+            restore_item(&imported(5), 1 << 53, 0, now).await.unwrap();
         assert_eq!(restored.generation, Some(5));
         assert!((now..now + SECOND).contains(&version), "{version}");
     }
@@ -509,7 +491,7 @@ mod tests {
     async fn restored_times_are_limited_to_the_year_9999() {
         let metadata = Metadata::default();
         let meta = ItemMeta { generation: None, modified_at: u64::MAX, size: 0, metadata };
-        let (restored, expires_at) = restore_item(&meta, 1, u64::MAX, SECOND).await.unwrap();
-        assert_eq!((restored.modified_at, expires_at), (MICROS_MAX, MICROS_MAX));
+        let (restored, record) = restore_item(&meta, 1, u64::MAX, SECOND).await.unwrap();
+        assert_eq!((restored.modified_at, record.expires_at), (MICROS_MAX, MICROS_MAX));
     }
 }

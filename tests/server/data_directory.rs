@@ -84,17 +84,12 @@ fn a_server_acknowledges_no_write_into_a_removed_data_directory() {
 }
 
 #[test]
-fn a_server_stops_when_its_database_is_removed() {
-    let mut disk = DiskServer::new(&[]);
-    fs::remove_file(disk.data().join("steadfast.db")).unwrap();
-    expect_fatal_exit(&mut disk);
-}
-
-#[test]
-fn a_server_stops_when_its_lock_file_is_removed() {
-    let mut disk = DiskServer::new(&[]);
-    fs::remove_file(disk.data().join("LOCK")).unwrap();
-    expect_fatal_exit(&mut disk);
+fn a_server_stops_when_its_lock_file_or_a_database_file_is_removed() {
+    for name in ["LOCK", "steadfast.db", "steadfast.db-wal"] {
+        let mut disk = DiskServer::new(&[]);
+        fs::remove_file(disk.data().join(name)).unwrap();
+        expect_fatal_exit(&mut disk);
+    }
 }
 
 #[test]
@@ -151,13 +146,6 @@ fn a_server_stops_when_a_subdirectory_is_moved_or_replaced() {
         fs::rename(&moved, &path).unwrap();
         expect_values(&disk.data(), &store, count);
     }
-}
-
-#[test]
-fn a_server_stops_when_the_wal_of_its_database_is_removed() {
-    let mut disk = DiskServer::new(&[]);
-    fs::remove_file(disk.data().join("steadfast.db-wal")).unwrap();
-    expect_fatal_exit(&mut disk);
 }
 
 #[test]
