@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs all checks: formatting, lints, documentation, tests, fuzzing, and real clients against the
 # release binary.
-#   ./test.sh            everything
-#   ./test.sh rust       without PostgreSQL, fuzzing and real clients (no C++, Python or Node needed)
+#   ./test.sh            runs all checks
+#   ./test.sh rust       skips PostgreSQL, fuzzing and real clients (needs no C++ compiler, Python or Node.js)
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -20,7 +20,7 @@ step() { printf '\n== %s (at %d s)\n' "$1" $((SECONDS - start)); }
 
 step "formatting: cargo fmt --check"
 cargo fmt --all --check
-step "lints: cargo clippy (builds the dependencies first; minutes on a fresh machine)"
+step "lints: cargo clippy (takes minutes on the first run, which builds the dependencies)"
 cargo clippy --quiet --all-targets -- -D warnings
 step "documentation: cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --document-private-items
@@ -28,18 +28,18 @@ step "release binary: cargo build --release"
 cargo build --quiet --release
 export STEADFAST_BIN="$PWD/target/release/steadfast"
 "$STEADFAST_BIN" --version
-step "tests: unit, engine contract, model, black-box, crash and power loss (on the release binary)"
+step "tests: cargo test (black-box, crash and power-loss tests use the release binary)"
 if [ "$scope" = all ]; then
     tests/postgres/run cargo test --quiet
 else
     cargo test --quiet
 fi
 if [ "$scope" = all ]; then
-    step "cluster checker: planted violations (run tests/cluster/run for a real cluster)"
+    step "cluster checker: planted violations (tests/cluster/run tests a real cluster)"
     tests/cluster/run --planted
-    step "fuzzing: 3 s per target (fuzz/run 600 for longer)"
+    step "fuzzing: 3 s per target (use fuzz/run 600 for a longer run)"
     fuzz/run 3
-    step "real clients (installed in target/clients on the first run)"
+    step "real clients (the first run installs them in target/clients)"
     clients/run
 fi
 step "all checks passed"

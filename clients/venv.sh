@@ -1,6 +1,9 @@
-# Creates a Python virtual environment for a suite unless it exists; to be sourced.
+# Defines a function that creates a Python virtual environment for a suite. Source this file.
 #
-#   install_python NAME WHAT VENV REQUIREMENTS    NAME: the suite; WHAT: what it installs, for messages
+#   install_python NAME WHAT VENV REQUIREMENTS
+#
+# NAME is the name of the suite, and WHAT describes the packages; messages contain both. VENV is the directory
+# of the environment, and REQUIREMENTS is a file for pip. Does nothing if the packages are already installed.
 install_python() {
   local name=$1 what=$2 venv=$3 wanted=$4
   if cmp -s "$wanted" "$venv/installed.txt"; then
@@ -10,7 +13,7 @@ install_python() {
   echo "$name: installing $what with pip (a few seconds)"
   rm -rf "$venv"
   if ! python3 -m venv "$venv" 2>"$CLIENTS_STATE/venv.log"; then
-    # Debian packages the module separately.
+    # Debian packages the venv module separately.
     rm -rf "$venv"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       echo "$name: installing python3-venv with apt-get"
@@ -20,7 +23,7 @@ install_python() {
       python3 -m venv "$venv"
     else
       cat "$CLIENTS_STATE/venv.log" >&2
-      echo "$name: cannot create a virtual environment: install python3-venv, then run this again" >&2
+      echo "$name: cannot create a virtual environment: install python3-venv and run this script again" >&2
       exit 1
     fi
   fi

@@ -1,11 +1,12 @@
-//! The `address` file of a data directory: the URL of its server and the secret by which that
-//! server proves its identity, for commands on the same machine.
+//! The `address` file in a data directory. From it, commands on the same machine read the URL of
+//! the server and the secret with which the server proves its identity.
 
 use crate::atomic_file::AtomicFile;
 use crate::engine::embedded;
+use crate::small_file;
 use crate::wire::ServerSecret;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -23,13 +24,14 @@ pub struct RunningServer {
     pub data: PathBuf,
     /// The URL of the server.
     pub url: String,
-    /// The secret that proves its identity.
+    /// The secret with which the server proves its identity.
     pub secret: ServerSecret,
 }
 
 impl AddressFile {
-    /// Writes the URL and the secret of a server into its data directory, for its owner only. A
-    /// failure is logged and ignored, as the server works without the file.
+    /// Writes a server's URL and secret to a file in the data directory that only its owner can
+    /// read. Logs a warning and returns `None` on failure, because the server works without the
+    /// file.
     pub fn write(
         dir: &Path,
         address: SocketAddr,
@@ -63,29 +65,23 @@ impl Drop for AddressFile {
     }
 }
 
-/// Returns the server that has a data directory open; `None` if no server does. A file that a
-/// killed server left is ignored.
+/// Returns the server that has a data directory open, or `None` if no server does. A file left by a
+/// killed server is ignored.
 ///
 /// # Errors
-/// If a process has the directory open but published no address.
+/// If a process has the directory open but has not published its address.
 pub fn running_server(dir: &Path) -> Result<Option<RunningServer>, String> {
     if !embedded::is_locked(dir) {
         return Ok(None);
     }
-    let text = read(&dir.join(NAME)).unwrap_or_default();
+    let text = small_file::read_text(&dir.join(NAME), BYTES_MAX).unwrap_or_default();
     let mut lines = text.lines();
     let (url, secret) = (lines.next(), lines.next().and_then(ServerSecret::parse));
     let (Some(url), Some(secret)) = (url, secret) else {
         return Err(format!(
-            "{} is locked by a server that published no address; specify it with --endpoint",
+            "{} is locked by a server that published no address; pass its URL with --endpoint",
             dir.display()
         ));
     };
     Ok(Some(RunningServer { data: dir.to_owned(), url: url.to_owned(), secret }))
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }

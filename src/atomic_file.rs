@@ -1,8 +1,10 @@
-//! Output files that appear, or replace an existing file, once they are complete and durable.
+//! Output files that are created or replaced atomically. The destination changes only once the new
+//! file is complete and durable.
 //!
 //! A replaced file keeps its mode and its owner, and symbolic links are followed. A file that
-//! cannot be replaced by a rename is written in place: a device or a pipe, a mount point, or a file
-//! whose directory, owner or access control list does not allow it.
+//! cannot be replaced by a rename is written in place. Examples are devices, pipes, mount points,
+//! files in a directory that is not writable, files whose owner cannot be preserved, and files with
+//! an access control list.
 
 use rustix::fs::getxattr_query;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
@@ -17,8 +19,8 @@ const LINKS_MAX: usize = 40;
 const MODE: u32 = 0o666;
 const SECRET_MODE: u32 = 0o600;
 
-/// A temporary file in the directory of its destination, removed unless it is persisted; or the
-/// destination itself if it is written in place.
+/// An output file. It is a temporary file next to the destination, removed unless it is persisted,
+/// or the destination itself if the destination is written in place.
 #[derive(Debug)]
 pub struct AtomicFile {
     destination: PathBuf,
@@ -28,7 +30,7 @@ pub struct AtomicFile {
 #[derive(Debug)]
 enum Sink {
     Temporary(NamedTempFile),
-    /// Truncated before the first write.
+    /// The destination. A regular file is truncated before the first write.
     InPlace {
         file: File,
         regular: bool,
@@ -37,10 +39,10 @@ enum Sink {
 }
 
 impl AtomicFile {
-    /// Creates a file with the default permissions, or those of the file it replaces.
+    /// Creates a file with the default permissions, or with those of the file that it replaces.
     ///
     /// # Errors
-    /// If `destination` has no file name, is a directory or read-only, or the file cannot be
+    /// If `destination` has no file name, is a directory or is read-only, or if the file cannot be
     /// created.
     pub fn create(destination: &Path) -> io::Result<AtomicFile> {
         let (destination, magic) = follow_links(destination)?;
@@ -66,7 +68,7 @@ impl AtomicFile {
     /// Creates a file that only its owner can read.
     ///
     /// # Errors
-    /// If `destination` has no file name, or the file cannot be created.
+    /// If `destination` has no file name or the file cannot be created.
     pub fn create_secret(destination: &Path) -> io::Result<AtomicFile> {
         let (destination, _) = follow_links(destination)?;
         let sink = Sink::Temporary(temporary(&destination, SECRET_MODE)?);
@@ -76,8 +78,8 @@ impl AtomicFile {
     /// Fsyncs the file, renames it to its destination, and fsyncs the directory.
     ///
     /// # Errors
-    /// If one of these steps fails. Unless it is the last one, or the file is written in place, a
-    /// file that already exists at the destination is unchanged.
+    /// If one of these steps fails. An existing file at the destination is then unchanged, unless
+    /// only the last step failed or the file is written in place.
     pub fn persist(mut self) -> io::Result<()> {
         self.truncate()?;
         let file = match self.sink {
@@ -88,7 +90,7 @@ impl AtomicFile {
         file.as_file().sync_all()?;
         match file.persist(&self.destination) {
             Ok(_) => File::open(directory(&self.destination))?.sync_all(),
-            // A mount point cannot be renamed over.
+            // A rename cannot replace a mount point.
             Err(e) if e.error.kind() == ErrorKind::ResourceBusy => {
                 copy_in_place(e.file.into_file(), &self.destination)
             }
@@ -124,13 +126,13 @@ impl Write for AtomicFile {
     }
 }
 
-/// Follows the symbolic links at the end of a path, whose target need not exist. Also returns
-/// whether the file belongs to the kernel, as `/dev/stdout` does, and its name cannot be relied on.
+/// Follows the symbolic links at the end of a path; the target need not exist. Also returns whether
+/// the result is in `/dev` or `/proc`. Such a file, for example `/dev/stdout`, cannot be replaced.
 fn follow_links(path: &Path) -> io::Result<(PathBuf, bool)> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         if path.file_name().is_none() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "not a file name"));
+            return Err(io::Error::new(ErrorKind::InvalidInput, "the path has no file name"));
         }
         if ["/dev", "/proc"].iter().any(|kernel| path.starts_with(kernel)) {
             return Ok((path, true));
@@ -146,13 +148,13 @@ fn follow_links(path: &Path) -> io::Result<(PathBuf, bool)> {
     Err(io::Error::other("too many levels of symbolic links"))
 }
 
-/// Opens a file that is to be replaced, which shows whether it may be written.
+/// Opens an existing file before it is replaced, to check that it is writable.
 fn open_existing(path: &Path, existing: &Metadata) -> io::Result<File> {
     if existing.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
     }
     let read_only = || io::Error::new(ErrorKind::PermissionDenied, "the file is read-only");
-    // The superuser could write it, but the mode says that nobody should.
+    // Respect a read-only mode even if the superuser could override it.
     if existing.is_file() && existing.mode() & 0o222 == 0 {
         return Err(read_only());
     }
@@ -164,10 +166,10 @@ fn is_denied(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 
-/// Creates a file with the mode and the owner of the one it replaces; `None` if the directory or
-/// the owner does not allow it.
+/// Creates a file with the mode and the owner of the file that it replaces. Returns `None` if this
+/// process is not allowed to create a file in the directory or to set the owner.
 fn replacement(path: &Path, existing: &Metadata) -> io::Result<Option<NamedTempFile>> {
-    // Readable only by its owner until it has the final mode.
+    // Only the owner can read the file until its final mode is set.
     let file = match temporary(path, SECRET_MODE) {
         Err(e) if is_denied(&e) => return Ok(None),
         file => file?,
@@ -184,7 +186,8 @@ fn replacement(path: &Path, existing: &Metadata) -> io::Result<Option<NamedTempF
     Ok(Some(file))
 }
 
-/// Returns whether a file has an access control list, without which its mode could grant more.
+/// Returns whether a file has an access control list. A replacement would lack the list, so more
+/// users might be able to access it.
 fn has_acl(path: &Path) -> bool {
     getxattr_query(path, c"system.posix_acl_access").is_ok_and(|bytes| bytes > 0)
 }
@@ -205,7 +208,7 @@ fn copy_in_place(mut from: File, destination: &Path) -> io::Result<()> {
     to.sync_all()
 }
 
-/// Returns the directory of a file; `.` for a bare name.
+/// Returns the directory of a file, or `.` for a bare file name.
 pub fn directory(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or(Path::new("."))
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_when_it_is_persisted_and_is_removed_otherwise() {
+    fn a_file_appears_once_it_is_persisted_and_is_removed_if_it_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let write = |bytes: &[u8]| {
@@ -253,7 +256,7 @@ mod tests {
         for kept in [0o600, 0o640, 0o755, 0o4711] {
             fs::write(&path, "old").unwrap();
             set_mode(&path, kept);
-            // Only the superuser may give files away.
+            // Only the superuser may change a file's owner.
             let owned = std::os::unix::fs::chown(&path, Some(4321), Some(4322)).is_ok();
             if owned {
                 set_mode(&path, kept);
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn read_only_files_and_directories_are_refused() {
+    fn read_only_files_and_directories_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "old").unwrap();

@@ -9,13 +9,14 @@
 //! | [`kv`] | the semantics of stores and items, independent of HTTP and of the engine |
 //! | [`engine`] | ordered key-value storage with atomic, durable commits |
 //! | [`storage`] | opens the engine at a configured location |
-//! | [`address_file`] | finds the server of a data directory |
+//! | [`address_file`] | finds the server that has a data directory open |
 //! | [`server`] | builds and runs a server from the modules above |
 //! | [`admin`] | offline check, copy, backup and restore |
-//! | [`cli`], [`config`] | the commands; their flags and environment variables |
-//! | [`client`] | the API client behind the commands |
+//! | [`cli`], [`config`] | the commands, and their flags and environment variables |
+//! | [`client`] | the API client that the commands use |
 //! | [`transfer`] | import and export formats |
-//! | [`metrics`], [`logging`] | the server's metrics; its log |
+//! | [`atomic_file`], [`small_file`] | atomically replaced output files; size-limited input files |
+//! | [`metrics`], [`logging`] | the server's metrics and log |
 //! | [`wire`] | the JSON types of the API |
 #![doc = include_str!("../ARCHITECTURE.md")]
 
@@ -32,6 +33,7 @@ pub mod kv;
 pub mod logging;
 pub mod metrics;
 pub mod server;
+pub mod small_file;
 pub mod storage;
 pub mod transfer;
 pub mod wire;

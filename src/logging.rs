@@ -1,8 +1,8 @@
-//! The server's log: lines are queued in memory and written to standard error by a thread of their
-//! own, so that a log that cannot be written neither delays nor ends the server.
+//! The server's log. Lines are queued in memory and written to standard error by a dedicated
+//! thread. A blocked or closed standard error therefore does not affect the server.
 //!
-//! After [`start`], no other code of the server may write to standard error: a write can block for
-//! as long as the reader of a pipe does not read.
+//! After [`start`], no other code in the server may write to standard error, because a write to a
+//! full pipe blocks.
 
 use crate::config::LogFormat;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -17,11 +17,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Maximum size of the queued lines in bytes. Further lines are dropped and counted.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// Capacity in bytes that the writer keeps after a burst of lines.
+/// Buffer capacity, in bytes, that the writer keeps after a burst of lines.
 const BATCH_BYTES_KEPT: usize = 64 << 10;
-/// Delay before another attempt to write to a full pipe that does not block.
+/// Delay before retrying a write to a full non-blocking pipe.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
-/// Maximum delay of a panicking thread until its line is written.
+/// Maximum time that a panicking thread waits for its log line to be written.
 const PANIC_FLUSH: Duration = Duration::from_millis(200);
 
 static QUEUE: Queue = Queue::new();
@@ -29,11 +29,11 @@ static QUEUE: Queue = Queue::new();
 /// Starts the log of this process. Text on a terminal is coloured if `color` is set.
 ///
 /// # Errors
-/// If the filter is invalid, a log exists already, or the thread cannot be started.
+/// If the filter is invalid, the log was already started, or the thread cannot be started.
 pub fn start(filter: &str, format: LogFormat, color: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log: {e}"))?;
     let stderr = io::stderr();
-    // A duplicate of the descriptor: a blocked write to `Stderr` would hold its lock.
+    // Use a duplicate of the descriptor, because a blocked write to `Stderr` holds its lock.
     let out = stderr.as_fd().try_clone_to_owned().map(File::from);
     let out = out.map_err(|e| format!("cannot open standard error: {e}"))?;
     let ansi = color && stderr.is_terminal();
@@ -43,7 +43,8 @@ pub fn start(filter: &str, format: LogFormat, color: bool) -> Result<(), String>
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LineWriter)
-        // It would report errors with `eprintln!`, which panics.
+        // The subscriber would report errors with `eprintln!`, which panics if standard error is
+        // closed.
         .log_internal_errors(false);
     let started = match format {
         LogFormat::Text => logs.with_ansi(ansi).try_init(),
@@ -54,22 +55,22 @@ pub fn start(filter: &str, format: LogFormat, color: bool) -> Result<(), String>
     Ok(())
 }
 
-/// Writes a message outside of the log format, such as an error that ends the process.
+/// Writes a message without log formatting, such as an error that ends the process.
 pub fn print(text: &str) {
     QUEUE.push(format!("{text}\n").as_bytes());
 }
 
-/// Waits until the queued lines are written, for at most `timeout`.
+/// Waits up to `timeout` for the queued lines to be written.
 pub fn flush(timeout: Duration) {
     QUEUE.flush(timeout);
 }
 
-/// Returns the number of lines that could not be written.
+/// Returns the number of lines dropped because the queue was full or a write failed.
 pub fn dropped_lines() -> u64 {
     QUEUE.dropped.load(Ordering::Relaxed)
 }
 
-/// Logs a panic; the default hook would write to standard error itself.
+/// Logs a panic. The default hook is not used, because it writes to standard error directly.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
@@ -82,7 +83,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     flush(PANIC_FLUSH);
 }
 
-/// Takes each line in one call, and never fails.
+/// A writer that queues each line passed to it. Its writes never fail.
 struct LineWriter;
 
 impl Write for LineWriter {
@@ -96,10 +97,10 @@ impl Write for LineWriter {
     }
 }
 
-/// Lines on their way to the writer thread.
+/// The lines queued for the writer thread.
 struct Queue {
     state: Mutex<State>,
-    /// Signals that there are lines.
+    /// Signals that lines are queued.
     filled: Condvar,
     /// Signals that all lines are written.
     emptied: Condvar,
@@ -108,7 +109,7 @@ struct Queue {
 
 struct State {
     lines: Vec<u8>,
-    /// Whether the writer thread writes lines that it took.
+    /// Whether the writer thread is writing lines that it has dequeued.
     writing: bool,
 }
 
@@ -142,7 +143,7 @@ impl Queue {
         self.dropped.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Writes lines as they are queued.
+    /// Writes lines as they are queued. Never returns.
     fn write_to(&self, mut out: impl Write) {
         let (mut batch, mut torn) = (Vec::new(), false);
         loop {
@@ -185,7 +186,7 @@ impl Queue {
     }
 }
 
-/// Writes as much as possible; returns the number of bytes written.
+/// Writes as much as possible and returns the number of bytes written.
 fn write_all(out: &mut impl Write, bytes: &[u8]) -> usize {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-    /// Passes each write on, and completes it once its result is sent.
+    /// Forwards each write to the test and returns the result that the test sends.
     struct Controlled(SyncSender<Vec<u8>>, Receiver<io::Result<usize>>);
 
     impl Write for Controlled {
@@ -228,7 +229,7 @@ mod tests {
         let dropped = || QUEUE.dropped.load(Ordering::Relaxed);
         QUEUE.push(b"first\n");
         assert_eq!(writes.recv().unwrap(), b"first\n");
-        // The writer is blocked now.
+        // The writer is now blocked.
         let line = [b'x'; 1024];
         for _ in 0..QUEUE_BYTES_MAX / line.len() {
             QUEUE.push(&line);
@@ -239,11 +240,11 @@ mod tests {
         assert_eq!(dropped(), 1);
         results.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
         assert_eq!(writes.recv().unwrap().len(), QUEUE_BYTES_MAX);
-        assert_eq!(dropped(), 2, "the first line is lost");
+        assert_eq!(dropped(), 2, "the first line was not counted as dropped");
         results.send(Ok(QUEUE_BYTES_MAX)).unwrap();
         QUEUE.flush(Duration::from_secs(60));
         QUEUE.push(b"last\n");
-        assert_eq!(writes.recv().unwrap(), b"\nlast\n", "a torn line is ended");
+        assert_eq!(writes.recv().unwrap(), b"\nlast\n", "no line feed ends the torn line");
         results.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
         QUEUE.flush(Duration::from_secs(60));
         assert_eq!(dropped(), 3);

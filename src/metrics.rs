@@ -13,7 +13,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-/// Upper bounds of the latency histogram, in seconds.
+/// Upper bounds of the latency histogram's buckets, in seconds.
 const LATENCY_SECONDS: [f64; 14] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5,
     10.0,
@@ -24,7 +24,7 @@ const LATENCY_SECONDS: [f64; 14] = [
 pub struct RequestLabels {
     /// The route's template.
     pub route: &'static str,
-    /// The method; `other` for one that no route allows.
+    /// The method, or `other` if no route allows it.
     pub method: &'static str,
     /// The status code.
     pub status: u16,
@@ -35,12 +35,13 @@ pub struct RequestLabels {
 pub struct RouteLabels {
     /// The route's template.
     pub route: &'static str,
-    /// The method; `other` for one that no route allows.
+    /// The method, or `other` if no route allows it.
     pub method: &'static str,
 }
 
-// Hashing only lengths saves 365 instructions per request, 2 % of a GET (valgrind), over `derive`:
-// both label sets are looked up for every request, and their lengths rarely collide.
+// Hashing only the lengths of the strings, instead of deriving `Hash`, saves 365 instructions per
+// request, 2 % of a GET (measured with valgrind). Both label sets are looked up for every request,
+// and the lengths rarely collide.
 impl Hash for RequestLabels {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(lengths(self.route, self.method) << 16 | u64::from(self.status));
@@ -57,7 +58,7 @@ fn lengths(route: &str, method: &str) -> u64 {
     (route.len() as u64) << 8 | method.len() as u64
 }
 
-/// The metrics and their registry. Engine statistics are copied when the metrics are rendered.
+/// The server's metrics. Engine statistics are copied into them when they are rendered.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -120,7 +121,7 @@ impl Metrics {
         r.register("disk_bytes", "Disk usage in bytes", e.disk_bytes.clone());
         r.register("wal_bytes", "Size of the write-ahead log in bytes", e.wal_bytes.clone());
         r.register("commits", "Commits written", e.commits.clone());
-        r.register("commit_conflicts", "Commits that failed on a conflict", e.conflicts.clone());
+        r.register("commit_conflicts", "Commits aborted by a conflict", e.conflicts.clone());
         let help = "Groups of commits made durable by one fsync";
         r.register("commit_groups", help, e.groups.clone());
         let help = "Time spent on fsyncs of commit groups, in seconds";
@@ -129,7 +130,7 @@ impl Metrics {
         r.register("cache_misses", "Reads not served from the read cache", e.cache_misses.clone());
     }
 
-    /// Counts a completed request and its latency.
+    /// Counts a completed request and records its latency.
     pub fn record_request(
         &self,
         route: &'static str,

@@ -1,4 +1,4 @@
-//! The API suite over the embedded engine; see `tests/api/main.rs`.
+//! Runs the API suite on the embedded engine; see `tests/api/main.rs`.
 
 #[path = "api/main.rs"]
 mod api;

@@ -1,4 +1,4 @@
-//! The API suite over PostgreSQL; see `tests/api/main.rs`.
+//! Runs the API suite on PostgreSQL; see `tests/api/main.rs`.
 
 #[path = "api/main.rs"]
 mod api;

@@ -1,4 +1,4 @@
-//! `steadfast check`: intact data passes, and every kind of damage is reported.
+//! Tests of `steadfast check`: intact data passes, and every kind of damage is reported.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod support;
@@ -16,7 +16,8 @@ fn check(data: &Path) -> (i32, String) {
     (status.code().unwrap(), String::from_utf8(message).unwrap())
 }
 
-/// A server with two stores and with small, empty, large and expiring items.
+/// Starts a server with two stores that have small, empty, large and expiring items. Returns the
+/// server and the id of a store.
 fn with_items() -> (DiskServer, String) {
     let disk = DiskServer::new(&[]);
     disk.server.create_store("other");
@@ -40,7 +41,7 @@ fn with_items() -> (DiskServer, String) {
 fn intact_data_passes_after_a_shutdown_and_a_kill() {
     let (mut disk, _) = with_items();
     let (status, message) = check(&disk.data());
-    assert_eq!(status, 2, "must be in use: {message}");
+    assert_eq!(status, 2, "the directory must be locked: {message}");
     assert!(message.contains("is locked by another steadfast"), "{message}");
     disk.server.kill();
     let before = fs::read_dir(disk.data().join("log")).unwrap().count();
@@ -108,8 +109,8 @@ fn every_kind_of_damage_is_reported() {
         (format!("DELETE FROM heads WHERE key = {large}"), "belongs to no record"),
         (format!("DELETE FROM heads WHERE key = {item}"), "but the stored size is"),
         (format!("DELETE FROM heads WHERE key = {item}"), "but the stored count is"),
-        (format!("DELETE FROM heads WHERE key = {id}"), "items belong to no store"),
-        (format!("DELETE FROM heads WHERE key = {id}"), "belongs to no store"),
+        (format!("DELETE FROM heads WHERE key = {id}"), "items refer to store"),
+        (format!("DELETE FROM heads WHERE key = {id}"), "refers to a store that does not exist"),
         (
             "DELETE FROM heads WHERE key > CAST('o' AS BLOB) AND key < CAST('p' AS BLOB)".into(),
             "its list-order record is missing",
@@ -147,7 +148,7 @@ fn every_kind_of_damage_is_reported() {
         let (status, message) = check(dir.path());
         assert_eq!((status, message.contains("is missing")), (1, true), "{message}");
     }
-    // Two overwritten pages of the database.
+    // Overwrite two pages of the database.
     let dir = tempfile::tempdir().unwrap();
     copy_dir(&data, dir.path());
     let path = dir.path().join("steadfast.db");
@@ -212,7 +213,7 @@ fn damaged_bodies_of_format_1_are_reported() {
 }
 
 #[test]
-fn check_refuses_a_lost_wal_until_it_is_reset() {
+fn check_rejects_a_missing_wal_until_it_is_reset() {
     let (mut disk, _) = with_items();
     disk.server.kill();
     let log = disk.data().join("log");
@@ -235,11 +236,11 @@ fn check_refuses_a_lost_wal_until_it_is_reset() {
     assert_eq!(status.code(), Some(0), "{message}");
 }
 
-/// A read-only view of a directory, unmounted when dropped.
+/// A read-only bind mount of a directory. It is unmounted when this value is dropped.
 struct ReadOnlyMount(tempfile::TempDir);
 
 impl ReadOnlyMount {
-    /// Returns `None` without the permission to mount.
+    /// Mounts a directory read-only. Returns `None` if the test is not permitted to mount anything.
     fn new(dir: &Path) -> Option<ReadOnlyMount> {
         let at = tempfile::tempdir().unwrap();
         let mount = |args: &[&str], dir: &Path| {
@@ -264,11 +265,11 @@ impl Drop for ReadOnlyMount {
 }
 
 #[test]
-fn check_and_backup_read_a_read_only_file_system() {
+fn check_and_backup_work_on_a_read_only_file_system() {
     let (mut disk, _) = with_items();
     let data = disk.data();
     let Some(mount) = ReadOnlyMount::new(&data) else {
-        return println!("skipped: cannot mount");
+        return println!("skipped: no permission to mount a file system");
     };
     let files = tempfile::tempdir().unwrap();
     let read_only = mount.0.path();
@@ -287,13 +288,48 @@ fn check_and_backup_read_a_read_only_file_system() {
         let Output { stdout, .. } = output.unwrap();
         assert_eq!(String::from_utf8_lossy(&stdout), "2 stores, 42 items: no problems found\n");
     };
-    // A snapshot of a running server has the WAL and SQLite's WAL.
+    // The files of a killed server include the WAL and SQLite's WAL.
     disk.server.kill();
     check_and_back_up("killed");
     let server = support::Server::start(&data, &[]);
     server.stop();
     check_and_back_up("stopped");
     fs::remove_file(data.join("LOCK")).unwrap();
+    check_and_back_up("without a lock file");
+    let to = files.path().join("copy");
+    let mut copy = Command::new(binary());
+    copy.args(["copy", "--from"]).arg(read_only).arg("--to").arg(&to);
+    let output = copy.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("copied 2 stores, 42 items, "));
+    let mut server = support::Server::start(&data, &[]);
+    server.kill();
+    let shm = data.join("steadfast.db-shm");
+    fs::remove_file(&shm).unwrap();
+    check_and_back_up("without the index of SQLite's WAL");
+    let wal = data.join("steadfast.db-wal");
+    fs::remove_file(&wal).unwrap();
+    fs::create_dir(&wal).unwrap();
     let (status, message) = check(read_only);
-    assert_eq!(status, 0, "without a lock file: {message}");
+    assert_eq!(status, 2, "{message}");
+    let path = read_only.join("steadfast.db").display().to_string();
+    assert!(message.contains(&path) && message.contains("to a writable file system"), "{message}");
+}
+
+#[test]
+fn a_database_without_its_wal_is_reported_as_empty_or_incomplete() {
+    let mut disk = DiskServer::new(&[]);
+    let data = disk.data();
+    disk.server.kill();
+    for name in ["steadfast.db-wal", "steadfast.db-shm"] {
+        fs::remove_file(data.join(name)).unwrap();
+    }
+    let (status, message) = check(&data);
+    assert_eq!(status, 2, "{message}");
+    assert!(message.contains("steadfast.db is empty or incomplete"), "{message}");
+    let backup = data.with_file_name("backup");
+    let args = [&data, Path::new("-o"), &backup];
+    let output = Command::new(binary()).args(["backup", "--data"]).args(args).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("steadfast.db is empty or incomplete"), "{message}");
 }

@@ -1,4 +1,5 @@
-//! Copies between engines: complete, resumable, verified, and refused for destinations in use.
+//! Tests of copies between engines: they are complete, resumable and verified, and a non-empty
+//! destination is refused.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod engines;
@@ -21,9 +22,9 @@ use steadfast::engine::{
 use support::{DiskServer, Server, binary};
 
 suite!(
-    a_copy_and_a_copy_back_have_all_records,
+    a_copy_and_a_copy_back_contain_all_records,
     a_copy_interrupted_at_any_commit_resumes_and_completes,
-    nonempty_destinations_and_unfinished_sources_are_refused, verification_finds_differences,
+    nonempty_destinations_and_incomplete_sources_are_refused, verification_finds_differences,
     concurrent_copies_into_one_destination_do_not_corrupt_it,
 );
 
@@ -37,11 +38,11 @@ async fn commit(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
     match engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap()
     {
         Outcome::Committed(version) => version,
-        Outcome::Conflict => panic!("conflict in a commit without preconditions"),
+        Outcome::Conflict => panic!("a commit without preconditions reported a conflict"),
     }
 }
 
-/// Records of every kind; some have versions far above the others.
+/// Returns an engine with records of every kind. Some versions are much higher than the rest.
 async fn source_records() -> Arc<dyn Engine> {
     let engine = Memory::new();
     let mut write = Vec::new();
@@ -88,7 +89,7 @@ async fn copy_all(from: &Arc<dyn Engine>, to: &Arc<dyn Engine>) -> Result<Progre
     copy::copy(from, to, &mut |_| {}).await
 }
 
-async fn a_copy_and_a_copy_back_have_all_records(mut destination: Subject) {
+async fn a_copy_and_a_copy_back_contain_all_records(mut destination: Subject) {
     let source = source_records().await;
     let (before, highest) = all(&*source).await;
     let mut steps = Vec::new();
@@ -114,7 +115,8 @@ async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject
     let destination = Arc::new(FaultInjectingEngine::new(subject.engine.clone()));
     let faulty: Arc<dyn Engine> = destination.clone();
     let mut interruptions = 0;
-    // Each attempt fails one commit later; the failed commit may or may not have been applied.
+    // Each attempt fails one commit later than the previous one. In every second attempt, the
+    // failed commit is applied nevertheless.
     for (after, fault) in (0..).zip([Fault::BeforeCommit, Fault::AfterCommit].into_iter().cycle()) {
         destination.plan(&[vec![Fault::None; after], vec![fault]].concat());
         match copy_all(&source, &faulty).await {
@@ -123,14 +125,15 @@ async fn a_copy_interrupted_at_any_commit_resumes_and_completes(subject: Subject
             Err(e) => panic!("{e}"),
         }
         let unfinished = copy::check_complete(&*subject.engine).await;
-        // Before the first commit the copy has not started.
-        assert!(unfinished.is_err() || after == 0, "after {after}");
+        // If the first commit failed, the destination is empty and has no marker of an unfinished
+        // copy.
+        assert!(unfinished.is_err() || after == 0, "interrupted after {after} commits");
     }
-    assert!(interruptions >= 4, "only {interruptions} interruptions");
+    assert!(interruptions >= 4, "there were only {interruptions} interruptions");
     assert!(all(&*source).await.0 == all(&*subject.engine).await.0);
 }
 
-async fn nonempty_destinations_and_unfinished_sources_are_refused(destination: Subject) {
+async fn nonempty_destinations_and_incomplete_sources_are_refused(destination: Subject) {
     let (source, empty) = (source_records().await, Arc::new(Memory::new()));
     let key = Bytes::from_static(b"x");
     commit(
@@ -153,7 +156,8 @@ async fn nonempty_destinations_and_unfinished_sources_are_refused(destination: S
 
 async fn verification_finds_differences(destination: Subject) {
     let source = source_records().await;
-    // Copies that claim a later position than they reached; the second has another value too.
+    // The markers of both copies claim more progress than was made. The second copy also has a
+    // wrong value.
     let body = |key: &'static str, len: usize| Mutation {
         key: Bytes::from_static(key.as_bytes()),
         record: Some(record(9_999, "large", vec![1; len])),
@@ -180,12 +184,12 @@ async fn verification_finds_differences(destination: Subject) {
     commit(&*destination.engine, vec![marker("zz"), body("zlarge", 3 * INLINE_BYTES_MAX + 17)])
         .await;
     match copy_all(&source, &destination.engine).await {
-        Err(CopyError::Mismatch(key)) => assert_eq!(key, "zlarge", "its value differs"),
+        Err(CopyError::Mismatch(key)) => assert_eq!(key, "zlarge", "the value of zlarge differs"),
         other => panic!("{other:?}"),
     }
     assert!(
         copy::check_complete(&*destination.engine).await.is_err(),
-        "the copy must not count as finished"
+        "the copy must not be marked as complete"
     );
 }
 
@@ -212,7 +216,7 @@ fn run(from: &str, to: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn the_copy_command_copies_a_stopped_server_that_another_serves() {
+fn a_server_starts_on_a_copy_of_the_data_of_a_stopped_server() {
     let mut disk = DiskServer::new(&[]);
     let store = disk.server.create_store("first");
     let at = format!("/resources/stores/kv/{store}/keys/");
@@ -263,15 +267,23 @@ fn the_copy_command_counts_all_items() {
 }
 
 #[test]
-fn copy_errors_do_not_show_the_url() {
+fn copy_errors_do_not_contain_the_url() {
     for (from, to, status, word) in [
         ("/nowhere/at/all", "x", 2, "--from: /nowhere/at/all is not a directory"),
         ("mysql://u:secret@h/d", "x", 2, "--from must be a postgres:// URL"),
         (".", "mysql://u:secret@h/d", 2, "--to must be a postgres:// URL"),
         (".", "postgres://u:secret@h:port/d", 1, "is invalid"),
+        ("empty", "x", 1, "the source: storage failed: there is no steadfast.db in"),
     ] {
         let scratch = tempfile::tempdir().unwrap();
-        let from = if from == "." { scratch.path().to_str().unwrap() } else { from };
+        let (data, empty) = (scratch.path().join("data"), scratch.path().join("empty"));
+        Server::start(&data, &[]).stop();
+        std::fs::create_dir(&empty).unwrap();
+        let from = match from {
+            "." => data.to_str().unwrap(),
+            "empty" => empty.to_str().unwrap(),
+            from => from,
+        };
         let (code, output, error) = run(from, to);
         assert_eq!((code, &output[..]), (status, ""), "{error}");
         assert!(error.contains(word) && !error.contains("secret"), "{error}");

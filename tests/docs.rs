@@ -1,5 +1,5 @@
-//! The documents: the configuration reference agrees with `--help` of every command, the table of
-//! contents with the pages, and every relative link and anchor resolves.
+//! Checks of the documents: the configuration reference matches the `--help` output of every
+//! command, the table of contents lists every page, and relative links and anchors resolve.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +9,8 @@ use std::process::Command;
 
 const REFERENCE: &str = "docs/operate/configuration.md";
 
-/// Variables that `--help` does not print, because they have no flag, hold a secret or belong to
-/// other programs.
+/// Variables that `--help` does not print. They have no flag, contain a secret or belong to other
+/// programs.
 const HIDDEN_VARIABLES: [&str; 6] =
     ["FASTLY_API_TOKEN", "NODE_OPTIONS", "NO_COLOR", "SSL_CERT_FILE", "STEADFAST_TOKEN", "TERM"];
 
@@ -24,7 +24,7 @@ fn read(file: &str) -> String {
 
 // --- the configuration reference ---
 
-/// One flag as `--help` prints it, or as a row of the reference has it.
+/// A flag as `--help` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Flag {
     variables: BTreeSet<String>,
@@ -33,47 +33,47 @@ struct Flag {
 
 type Flags = BTreeMap<String, Flag>;
 
-/// `steadfast PATH --help`, with every run of white space as one space.
+/// Returns the output of `steadfast PATH --help`.
 fn help(path: &[String]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
     command.args(path).arg("--help").env_clear();
     let output = command.output().unwrap();
-    assert!(output.status.success(), "steadfast {path:?} --help fails");
+    assert!(output.status.success(), "steadfast {path:?} --help failed");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The subcommands that a help text lists.
+/// Returns the subcommands that a help text lists.
 fn subcommands(help: &str) -> Vec<String> {
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let listed = listed.take_while(|line| !line.is_empty());
-    // Continuation lines are indented further.
+    // Skip continuation lines, which have a deeper indent.
     let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names = names.filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
-/// Every `--long` flag of a text, without the dashes.
+/// Returns the names of all `--long` flags in a text, without the dashes.
 fn long_flags(text: &str) -> Vec<&str> {
     let parts = text.split(|c: char| c.is_whitespace() || ",`|/()".contains(c));
     let flags = parts.filter_map(|part| part.strip_prefix("--"));
     flags.filter(|flag| flag.starts_with(|c: char| c.is_ascii_lowercase())).collect()
 }
 
-/// All texts `[NAME: ...]` in a help text, without the brackets.
+/// Returns the values of all `[NAME: VALUE]` annotations in a help text.
 fn bracketed(text: &str, name: &str) -> BTreeSet<String> {
     let open = format!("[{name}: ");
     let found = text.split(open.as_str()).skip(1).filter_map(|rest| rest.split(']').next());
     found.map(|found| found.trim_end_matches('=').to_owned()).collect()
 }
 
-/// Flags begin within this many columns; their descriptions may begin with a dash further right.
+/// Maximum indent of a flag, in columns. A dash further to the right may belong to a description.
 const FLAG_INDENT: usize = 6;
 
 fn indent(line: &str) -> usize {
     line.len() - line.trim_start().len()
 }
 
-/// The flags of a command, from its option sections.
+/// Returns the flags in the option sections of a help text.
 fn flags_of(help: &str) -> Flags {
     let mut flags = Flags::new();
     let mut entries: Vec<String> = Vec::new();
@@ -90,7 +90,7 @@ fn flags_of(help: &str) -> Flags {
     }
     for entry in entries {
         let name = long_flags(&entry).first().map(|name| (*name).to_owned());
-        let name = name.unwrap_or_else(|| panic!("no long flag in {entry}"));
+        let name = name.unwrap_or_else(|| panic!("there is no long flag in {entry}"));
         if ["help", "version"].contains(&name.as_str()) {
             continue;
         }
@@ -101,7 +101,7 @@ fn flags_of(help: &str) -> Flags {
     flags
 }
 
-/// The flags of every command that has no subcommands, by its full name.
+/// Returns the flags of every command without subcommands, by full command name.
 fn commands() -> BTreeMap<String, Flags> {
     let mut found = BTreeMap::new();
     let mut open = vec![Vec::new()];
@@ -118,7 +118,7 @@ fn commands() -> BTreeMap<String, Flags> {
     found
 }
 
-/// The sections of the reference, by heading, with the cells of their rows.
+/// Returns the table rows of each section of the reference, by heading. A row is a list of cells.
 fn sections(text: &str) -> BTreeMap<String, Vec<Vec<String>>> {
     let mut found: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
     let mut at = String::new();
@@ -135,12 +135,12 @@ fn sections(text: &str) -> BTreeMap<String, Vec<Vec<String>>> {
     found
 }
 
-/// The texts between backquotes.
+/// Returns the texts between backquotes in a table cell.
 fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-/// Checks one row against the flag that `--help` prints.
+/// Compares a row of the reference with the flag that `--help` prints.
 fn compare(command: &str, row: &[String], printed: &Flag, wrong: &mut Vec<String>) {
     let [flag, variable, default, ..] = row else {
         wrong.push(format!("{command}: the row {row:?} has too few columns"));
@@ -148,13 +148,14 @@ fn compare(command: &str, row: &[String], printed: &Flag, wrong: &mut Vec<String
     };
     let variables: BTreeSet<String> = quoted(variable).into_iter().map(str::to_owned).collect();
     if variables != printed.variables {
-        wrong.push(format!("{command} {flag}: help has variables {:?}", printed.variables));
+        wrong.push(format!("{command} {flag}: --help has the variables {:?}", printed.variables));
     }
     for value in &printed.defaults {
-        // A default in words stands without quotes; a whole sentence need not be repeated.
+        // The table may describe a default in words. Such a description is not in backquotes, and
+        // it may be shorter than the one in the help text.
         let in_words = default == value || value.contains(' ') && !default.is_empty();
         if !in_words && !quoted(default).contains(&value.as_str()) {
-            wrong.push(format!("{command} {flag}: help has the default {value}"));
+            wrong.push(format!("{command} {flag}: --help has the default {value}"));
         }
     }
 }
@@ -164,14 +165,14 @@ fn configuration_reference_matches_help() {
     let sections = sections(&read(REFERENCE));
     let shared = sections.get("Server and output").unwrap();
     let commands = commands();
-    assert!(commands.len() > 20, "all commands are found");
+    assert!(commands.len() > 20, "only {} commands were found in the help", commands.len());
     let mut wrong = Vec::new();
     for (command, flags) in &commands {
         let Some(own) = sections.get(command) else {
-            wrong.push(format!("no section for {command}"));
+            wrong.push(format!("there is no section for {command}"));
             continue;
         };
-        // Only commands that talk to a server have the shared flags.
+        // Only commands that connect to a server have the shared flags.
         let talks = flags.contains_key("endpoint");
         let mut described = BTreeSet::new();
         for row in own.iter().chain(shared.iter().filter(|_| talks)) {
@@ -197,7 +198,7 @@ fn configuration_reference_matches_help() {
 }
 
 #[test]
-fn variables_in_the_configuration_reference_exist() {
+fn the_configuration_reference_names_exactly_the_existing_variables() {
     let mut known: BTreeSet<String> = HIDDEN_VARIABLES.map(str::to_owned).into();
     for flags in commands().values() {
         known.extend(flags.values().flat_map(|flag| flag.variables.iter().cloned()));
@@ -212,7 +213,7 @@ fn variables_in_the_configuration_reference_exist() {
 
 // --- pages and links ---
 
-/// Pages below a dir, relative to the root.
+/// Returns the pages below a directory, relative to the root.
 fn pages(at: &str) -> BTreeSet<String> {
     let (mut found, mut open) = (BTreeSet::new(), vec![root().join(at)]);
     while let Some(path) = open.pop() {
@@ -225,7 +226,7 @@ fn pages(at: &str) -> BTreeSet<String> {
     found
 }
 
-/// A document's lines outside of code blocks, with code spans removed.
+/// Returns the lines of a document outside code blocks, without code spans.
 fn prose(text: &str) -> String {
     let (mut out, mut code) = (String::new(), false);
     for line in text.lines() {
@@ -240,14 +241,14 @@ fn prose(text: &str) -> String {
     out
 }
 
-/// The targets of a document's links and pictures.
+/// Returns the targets of the links and images in a document.
 fn links(text: &str) -> Vec<String> {
     let prose = prose(text);
     let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     targets.map(str::to_owned).collect()
 }
 
-/// The anchors of a document's headings, as GitHub and mdBook make them.
+/// Returns the anchors of the headings in a document, as GitHub and mdBook generate them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let (mut found, mut code) = (BTreeSet::new(), false);
     for line in text.lines() {
@@ -263,7 +264,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// A relative path from the root, without `.` and `..`.
+/// Resolves `.` and `..` in a relative path.
 fn normal(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
@@ -316,11 +317,13 @@ fn relative_links_and_anchors_resolve() {
             } else if let Some(anchor) = anchor {
                 let headings = anchors(&read(&file.display().to_string()));
                 if !headings.contains(anchor) {
-                    wrong.push(format!("{document} links to {target}, a missing heading"));
+                    wrong.push(format!(
+                        "{document} links to {target}, but there is no such heading"
+                    ));
                 }
             }
         }
     }
-    assert!(checked > 50, "links are found");
+    assert!(checked > 50, "only {checked} links were found");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

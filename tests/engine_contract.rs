@@ -1,4 +1,4 @@
-//! The contract of `steadfast::engine`, tested on every engine.
+//! Tests of the contract of `steadfast::engine` on every engine.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod engines;
@@ -15,19 +15,19 @@ suite!(
     reads_return_exactly_the_written_records,
     versions_increase_across_commits_and_reopens,
     commits_are_atomic,
-    preconditions_see_earlier_commits_of_the_same_group,
-    one_of_several_racing_commits_with_equal_preconditions_succeeds,
-    scans_are_in_byte_order_and_within_their_bounds,
+    preconditions_see_earlier_commits_in_the_same_group,
+    exactly_one_of_several_concurrent_commits_with_the_same_precondition_succeeds,
+    scans_return_keys_in_byte_order_within_the_bounds,
     scans_skip_expired_records,
     expired_records_are_returned_in_expiry_order,
-    counts_are_per_first_byte_of_the_key,
+    records_are_counted_by_the_first_byte_of_the_key,
     bodies_of_every_size_round_trip,
-    uncommitted_blobs_leave_no_file,
+    uncommitted_blobs_leave_no_files,
     a_closed_engine_rejects_all_operations,
     reads_are_monotonic_under_concurrent_commits,
-    a_body_replaced_during_a_read_is_read_whole,
-    a_rejected_commit_does_not_affect_its_group,
-    commits_of_a_group_check_preconditions_in_order,
+    a_body_that_is_replaced_during_a_read_is_read_completely,
+    a_rejected_commit_does_not_affect_the_rest_of_its_group,
+    commits_in_a_group_check_preconditions_in_order,
     snapshots_do_not_change,
     snapshots_contain_each_commit_entirely_or_not_at_all,
 );
@@ -57,7 +57,7 @@ async fn commit(
 async fn apply(engine: &dyn Engine, mutations: Vec<Mutation>) -> u64 {
     match commit(engine, vec![], mutations).await {
         Outcome::Committed(version) => version,
-        Outcome::Conflict => panic!("conflict without preconditions"),
+        Outcome::Conflict => panic!("a commit without preconditions reported a conflict"),
     }
 }
 
@@ -98,14 +98,14 @@ async fn reads_return_exactly_the_written_records(mut subject: Subject) {
     }
 }
 
-/// A version exceeds all versions that its process has assigned and all that its keys have had.
-/// Processes that share a database may assign lower versions to other keys.
+/// Checks that a version exceeds all versions that its process has assigned and all that its keys
+/// have had. Processes that share a database may assign lower versions to other keys.
 async fn versions_increase_across_commits_and_reopens(mut subject: Subject) {
     let mut assigned = vec![0; subject.processes.len()];
     let mut current = BTreeMap::from([("a", 0), ("b", 0)]);
     let mut assert_increases = |process: usize, keys: &[&'static str], version: u64| {
         let last = keys.iter().map(|key| current[key]).max().unwrap().max(assigned[process]);
-        assert!(version > last, "process {process}, {keys:?}: {version} after {last}");
+        assert!(version > last, "process {process}, {keys:?}: version {version} after {last}");
         current.extend(keys.iter().map(|key| (*key, version)));
         assigned[process] = version;
         version
@@ -128,7 +128,7 @@ async fn versions_increase_across_commits_and_reopens(mut subject: Subject) {
             highest += 1000;
             let ahead = Commit { version_min: highest, preconditions, mutations };
             let Outcome::Committed(version) = engine.commit(ahead).await.unwrap() else {
-                panic!("conflict without preconditions")
+                panic!("a commit without preconditions reported a conflict")
             };
             assert_eq!(assert_increases(process, &["a"], version), highest);
         }
@@ -156,9 +156,9 @@ async fn commits_are_atomic(subject: Subject) {
     assert_eq!(keys(engine, scan("a", "z", 10, 0)).await, ["a", "c"]);
 }
 
-async fn preconditions_see_earlier_commits_of_the_same_group(subject: Subject) {
+async fn preconditions_see_earlier_commits_in_the_same_group(subject: Subject) {
     let engine = &*subject.engine;
-    // Concurrent, so that group commit puts both into one group.
+    // Commit concurrently, so that group commit puts both commits into one group.
     let first = engine.commit(Commit {
         version_min: 0,
         preconditions: vec![precondition("k", 0)],
@@ -174,7 +174,9 @@ async fn preconditions_see_earlier_commits_of_the_same_group(subject: Subject) {
     assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Conflict).count(), 1);
 }
 
-async fn one_of_several_racing_commits_with_equal_preconditions_succeeds(subject: Subject) {
+async fn exactly_one_of_several_concurrent_commits_with_the_same_precondition_succeeds(
+    subject: Subject,
+) {
     let mut version = apply(&*subject.engine, vec![put("k", 0, "", "")]).await;
     for round in 0..20 {
         let tasks: Vec<_> = (0..16)
@@ -197,7 +199,7 @@ async fn one_of_several_racing_commits_with_equal_preconditions_succeeds(subject
     }
 }
 
-async fn scans_are_in_byte_order_and_within_their_bounds(subject: Subject) {
+async fn scans_return_keys_in_byte_order_within_the_bounds(subject: Subject) {
     let engine = &*subject.engine;
     let all = ["A", "a", "a\0", "a!", "aa", "b", "c1", "c10", "c17", "c2", "é"];
     let mut shuffled = all.to_vec();
@@ -239,10 +241,14 @@ async fn expired_records_are_returned_in_expiry_order(mut subject: Subject) {
         subject.reopen().await;
     }
     apply(&*subject.engine, vec![remove("c"), put("b", 0, "", "")]).await;
-    assert_eq!(subject.engine.expired(u64::MAX, 10).await.unwrap().len(), 2, "a and later");
+    assert_eq!(
+        subject.engine.expired(u64::MAX, 10).await.unwrap().len(),
+        2,
+        "only the records a and later can expire"
+    );
 }
 
-async fn counts_are_per_first_byte_of_the_key(mut subject: Subject) {
+async fn records_are_counted_by_the_first_byte_of_the_key(mut subject: Subject) {
     let writes = vec![put("x1", 0, "", ""), put("x2", 0, "", "b"), put("y", 0, "", "")];
     apply(&*subject.engine, writes).await;
     apply(&*subject.engine, vec![put("x1", 0, "new", ""), remove("absent")]).await;
@@ -275,7 +281,7 @@ async fn bodies_of_every_size_round_trip(mut subject: Subject) {
     let block = INLINE_BYTES_MAX;
     let sizes =
         [0, 1, 1000, 4096, block - 1, block, block + 1, 4 * block, 4 * block + 1, 5 * block + 17];
-    // Each size replaces every other size, to cover every change of body location.
+    // Replace each size with every other size, to cover every change of body location.
     for (round, before) in sizes.iter().enumerate() {
         for (i, len) in sizes.iter().enumerate() {
             let key = format!("k{i}");
@@ -294,7 +300,10 @@ async fn bodies_of_every_size_round_trip(mut subject: Subject) {
         subject.reopen().await;
         for (i, len) in sizes.iter().enumerate() {
             let found = body(&*subject.engine, &format!("k{i}")).await.unwrap();
-            assert!(found == pattern(*len, round), "size {len} after {before}");
+            assert!(
+                found == pattern(*len, round),
+                "a body of {len} bytes that replaced one of {before} bytes"
+            );
         }
     }
     for large in [7, 9] {
@@ -303,7 +312,7 @@ async fn bodies_of_every_size_round_trip(mut subject: Subject) {
         let whole = pattern(sizes[large], sizes.len() - 1);
         for (offset, len) in [(0, 0), (0, 1), (block - 1, 2), (block, block), (17, 3 * block)] {
             let piece = record.body.read(offset as u64, len).await.unwrap();
-            assert!(piece == whole[offset..offset + len], "{len} bytes from {offset}");
+            assert!(piece == whole[offset..offset + len], "{len} bytes at offset {offset}");
         }
         assert!(record.body.read(whole.len() as u64, 1).await.is_err());
     }
@@ -315,13 +324,13 @@ fn blob_file_count(subject: &Subject) -> usize {
     folders.map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap().count()).sum()
 }
 
-async fn uncommitted_blobs_leave_no_file(mut subject: Subject) {
+async fn uncommitted_blobs_leave_no_files(mut subject: Subject) {
     let bytes = pattern(BLOB_BYTES, 1);
     let mut cut = subject.engine.create_blob().await.unwrap();
     cut.write(Bytes::from(bytes.clone())).await.unwrap();
     drop(cut);
     drop(write_blob(&*subject.engine, &bytes, 10_000).await);
-    // After a conflict the caller still owns the body.
+    // After a conflict, the caller still owns the body.
     let body = write_blob(&*subject.engine, &bytes, 10_000).await;
     let record = || Some(NewRecord { expires_at: 0, meta: Bytes::new(), body: body.clone() });
     let mutations =
@@ -333,7 +342,7 @@ async fn uncommitted_blobs_leave_no_file(mut subject: Subject) {
     assert!(self::body(&*subject.engine, "k").await.unwrap() == bytes);
     apply(&*subject.engine, vec![remove("k")]).await;
     subject.reopen().await;
-    assert_eq!(blob_file_count(&subject), 0, "orphaned blob files");
+    assert_eq!(blob_file_count(&subject), 0, "there are orphaned blob files");
 }
 
 async fn a_closed_engine_rejects_all_operations(subject: Subject) {
@@ -368,7 +377,7 @@ async fn reads_are_monotonic_under_concurrent_commits(subject: Subject) {
                         let page = engine.scan(scan("k", "l", 1, 0)).await.unwrap();
                         page.iter().next().map_or(0, |found| found.version)
                     };
-                    assert!(version >= last, "{version} after {last}");
+                    assert!(version >= last, "version {version} after {last}");
                     last = version;
                 }
             })
@@ -380,7 +389,7 @@ async fn reads_are_monotonic_under_concurrent_commits(subject: Subject) {
     }
 }
 
-async fn a_body_replaced_during_a_read_is_read_whole(subject: Subject) {
+async fn a_body_that_is_replaced_during_a_read_is_read_completely(subject: Subject) {
     let len = BLOB_BYTES + 5;
     let writer = {
         let engine = subject.engine.clone();
@@ -397,13 +406,13 @@ async fn a_body_replaced_during_a_read_is_read_whole(subject: Subject) {
         if let Some(record) = subject.engine.read(b"k", Projection::Full).await.unwrap() {
             let seed = std::str::from_utf8(&record.meta).unwrap().parse().unwrap();
             let found = record.body.read(0, len).await.unwrap();
-            assert!(found == pattern(len, seed), "the body of another version");
+            assert!(found == pattern(len, seed), "the body belongs to another version");
         }
     }
     writer.await.unwrap();
 }
 
-/// A body that does not belong to the engine under test.
+/// A stored body of another engine, which the engine under test must reject.
 struct Foreign;
 
 impl StoredBody for Foreign {
@@ -420,7 +429,7 @@ impl StoredBody for Foreign {
     }
 }
 
-async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
+async fn a_rejected_commit_does_not_affect_the_rest_of_its_group(subject: Subject) {
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..100 {
         let engine = subject.engine.clone();
@@ -440,14 +449,14 @@ async fn a_rejected_commit_does_not_affect_its_group(subject: Subject) {
         let there = body(&*subject.engine, &format!("k{n:03}")).await;
         match outcome {
             Ok(Outcome::Committed(_)) => assert!(there.is_some(), "{n}"),
-            Ok(Outcome::Conflict) => panic!("{n} failed on a conflict"),
+            Ok(Outcome::Conflict) => panic!("commit {n} reported a conflict"),
             Err(e) => assert!(foreign && there.is_none(), "{n}: {e}"),
         }
     }
 }
 
-async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
-    // At most one commit per expected version succeeds, however commits are grouped.
+async fn commits_in_a_group_check_preconditions_in_order(subject: Subject) {
+    // However commits are grouped, at most one commit per expected version succeeds.
     let mut version = 0;
     for round in 0..30 {
         let mut tasks = tokio::task::JoinSet::new();
@@ -470,7 +479,7 @@ async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
                 last = last.max((version, n < 20));
             }
         }
-        // Versions never repeat, but after a removal the precondition "absent" holds again.
+        // Versions never repeat, but each removal makes the precondition "absent" true again.
         let most = if version == 0 { 6 } else { 1 };
         assert!(won <= most, "{won} commits with the precondition version {version} succeeded");
         let found = subject.engine.read(b"k", Projection::Meta).await.unwrap();
@@ -479,7 +488,7 @@ async fn commits_of_a_group_check_preconditions_in_order(subject: Subject) {
     }
 }
 
-/// Reads a whole snapshot in pages of at most `limit` records and about `bytes` bytes.
+/// Reads all records of a snapshot in pages of at most `limit` records and about `bytes` bytes.
 async fn read_all(snapshot: &mut dyn Snapshot, limit: usize, bytes: u64) -> Vec<(Bytes, Record)> {
     let (mut all, mut start) = (Vec::new(), Bytes::from_static(b"a"));
     loop {
@@ -507,7 +516,8 @@ async fn snapshots_do_not_change(subject: Subject) {
         let record = Some(NewRecord { expires_at: n as u64, meta, body });
         let version = apply(engine, vec![Mutation { key: key.clone().into(), record }]).await;
         bodies.insert(key, (version, n as u64, bytes));
-        // A checkpoint moves the first half to the database; the rest stays in the WAL.
+        // A checkpoint moves the first half of the records to the database. The rest stays in the
+        // WAL.
         if n == 30 {
             tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
         }
@@ -544,7 +554,7 @@ async fn snapshots_do_not_change(subject: Subject) {
         apply(engine, vec![remove(&format!("k{n:02}"))]).await;
     }
     engine.close().await.unwrap();
-    assert_eq!(blob_file_count(&subject), 0, "blob files outlive their snapshot");
+    assert_eq!(blob_file_count(&subject), 0, "blob files remain after the snapshot was dropped");
 }
 
 async fn snapshots_contain_each_commit_entirely_or_not_at_all(subject: Subject) {
@@ -557,14 +567,14 @@ async fn snapshots_contain_each_commit_entirely_or_not_at_all(subject: Subject) 
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 n += 1;
                 let text = n.to_string();
-                // Far apart in key order, so that no page contains both.
+                // These keys are far apart in key order, so that no page contains all of them.
                 let writes = vec![
                     put(&format!("b{pair}"), 0, &text, vec![1; 3000]),
                     put(&format!("m{pair}-{}", n % 500), 0, &text, vec![2; 500]),
                     put(&format!("y{pair}"), 0, &text, vec![3; 3000]),
                 ];
                 apply(&*engine, writes).await;
-                // The memory engine never yields.
+                // Yield explicitly, because the memory engine never does.
                 tokio::task::yield_now().await;
             }
             n
@@ -580,7 +590,7 @@ async fn snapshots_contain_each_commit_entirely_or_not_at_all(subject: Subject) 
                 found.map(|(_, record)| String::from_utf8_lossy(&record.meta).into_owned())
             };
             let (first, last) = (meta(format!("b{pair}")), meta(format!("y{pair}")));
-            assert_eq!(first, last, "a partial commit");
+            assert_eq!(first, last, "the snapshot contains a partial commit");
             let newest =
                 found.iter().filter(|(key, _)| key.starts_with(format!("m{pair}-").as_bytes()));
             let newest = newest.map(|(_, record)| String::from_utf8_lossy(&record.meta).parse());
@@ -590,6 +600,6 @@ async fn snapshots_contain_each_commit_entirely_or_not_at_all(subject: Subject) 
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     while let Some(writes) = writers.join_next().await {
-        assert!(writes.unwrap() > 10, "a writer was blocked by the snapshots");
+        assert!(writes.unwrap() > 10, "the snapshots blocked a writer");
     }
 }

@@ -1,7 +1,8 @@
-//! Data directories of earlier versions open with all their data.
+//! Tests that data directories of earlier versions can be opened without loss of data.
 //!
-//! The server of `tests/fixtures/format-1` was stopped, restarted, written to and killed: part of
-//! the data is in the database, part in the WAL. The zeros at the end of the WAL are truncated.
+//! The server that created `tests/fixtures/format-1` was stopped, restarted, written to and killed.
+//! Part of the data is in the database, part in the WAL. The zeros after the last WAL record were
+//! removed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod support;
@@ -21,7 +22,7 @@ fn fixture() -> (tempfile::TempDir, PathBuf) {
     (dir, data)
 }
 
-/// The value of the large items: eight-digit numbers.
+/// Returns the value of the large items, a sequence of eight-digit numbers.
 fn digits() -> Vec<u8> {
     (0..40_000).flat_map(|n| format!("{n:08}").into_bytes()).collect()
 }
@@ -36,7 +37,7 @@ fn assert_contents(server: &Server) {
     let bytes: Vec<u8> = (0..40 * 256).map(|n| n as u8).collect();
     let items: [(&str, &[u8], &str, u64); 11] = [
         ("plain", b"one", "", 1_795_469_151_715_133),
-        ("told", b"two", "m\u{c3}\u{a9}", 1_795_469_151_716_286), // UTF-8, read as Latin-1
+        ("told", b"two", "m\u{c3}\u{a9}", 1_795_469_151_716_286), // UTF-8 decoded as Latin-1
         ("empty", b"", "", 1_795_469_151_717_178),
         ("dir%2Fa%20b%2B%E2%98%83", b"strange", "", 1_795_469_151_717_716),
         ("large", &bytes, "", 1_795_469_151_718_257),
@@ -51,7 +52,7 @@ fn assert_contents(server: &Server) {
         let got = server.get(&format!("{STORE}/keys/{}", key.replace('/', "%2F")));
         assert_eq!((got.status, got.generation()), (200, generation), "{key}");
         assert_eq!(got.header("Metadata"), metadata, "{key}");
-        assert!(got.body == value, "the value of {key}");
+        assert!(got.body == value, "the value of {key} differs");
     }
     for key in ["kept", "deleted", "never"] {
         assert_eq!(server.get(&format!("{STORE}/keys/{key}")).status, 404, "{key}");
@@ -62,12 +63,12 @@ fn assert_contents(server: &Server) {
 }
 
 #[test]
-fn format_1_opens_with_all_acknowledged_writes() {
+fn format_1_data_opens_with_all_acknowledged_writes() {
     let (_dir, data) = fixture();
     let server = Server::start(&data, &[]);
     assert_contents(&server);
     server.stop();
-    // Again, with all data in the database.
+    // Check again after a shutdown, which moves all data to the database.
     let server = Server::start(&data, &[]);
     assert_contents(&server);
     wait_for_migration(&data);
@@ -77,12 +78,12 @@ fn format_1_opens_with_all_acknowledged_writes() {
     assert_contents(&server);
     assert_eq!(server.request(&format!("PUT {STORE}/keys/plain"), &[], b"new").status, 200);
     let after = server.get(&format!("{STORE}/keys/plain"));
-    assert!(after.generation() > 1_795_469_151_747_167, "a generation repeats");
+    assert!(after.generation() > 1_795_469_151_747_167, "a generation was reused");
     server.stop();
 }
 
 #[test]
-fn format_1_passes_the_check_command() {
+fn format_1_data_passes_the_check_command() {
     let (_dir, data) = fixture();
     let out = Command::new(binary()).args(["check", "--data"]).arg(&data).output().unwrap();
     let output = String::from_utf8(out.stdout).unwrap();

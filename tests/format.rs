@@ -1,4 +1,4 @@
-//! The on-disk format: damaged data and foreign formats are reported, never served.
+//! Tests of the on-disk format: damaged data and unknown formats are reported and never served.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use steadfast::engine::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, Mutation, NewRecord, Projection, Scan,
 };
 
-/// The key of an item record, as in docs/format.md.
+/// The key of an item record, as described in docs/format.md.
 const ITEM_KEY: &str = "i0c5m1x2v7q9r4t8k3h6j1akey";
 
 fn open(dir: &Path) -> Result<Embedded, EngineError> {
@@ -53,11 +53,11 @@ async fn populated() -> (tempfile::TempDir, PathBuf) {
     (dir, data)
 }
 
-/// Changes the database of a closed engine.
+/// Executes a statement that changes the database of a closed engine.
 fn tamper(data: &Path, sql: &str) {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     let changed = conn.execute(sql, []).unwrap();
-    assert!(changed > 0, "{sql} changed nothing");
+    assert!(changed > 0, "{sql} changed no row");
 }
 
 async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
@@ -69,7 +69,7 @@ async fn read(engine: &dyn Engine, key: &str) -> Result<Vec<u8>, EngineError> {
 fn assert_corrupt<T: std::fmt::Debug>(reply: Result<T, EngineError>, expected: &str) {
     match reply {
         Err(EngineError::Corrupt(what)) => assert!(what.contains(expected), "{what}"),
-        other => panic!("not reported as corruption: {other:?}"),
+        other => panic!("the result is not a corruption error: {other:?}"),
     }
 }
 
@@ -85,7 +85,7 @@ async fn open_rejects_other_format_versions_and_suggests_a_remedy() {
     conn.pragma_update(None, "user_version", 2).unwrap();
     drop(conn);
     let engine = open(&data).unwrap();
-    assert_eq!(read(&engine, "a").await.unwrap(), b"small", "the data changed");
+    assert_eq!(read(&engine, "a").await.unwrap(), b"small", "the data has changed");
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn a_missing_segment_costs_only_the_values_in_it() {
 }
 
 #[tokio::test]
-async fn changed_and_moved_meta_is_not_served() {
+async fn changed_and_moved_record_metadata_is_not_served() {
     for sql in [
         "UPDATE heads SET data = CAST(data || x'00' AS BLOB) WHERE key = CAST('a' AS BLOB)",
         "UPDATE heads SET data = substr(data, 1, 10) WHERE key = CAST('a' AS BLOB)",
@@ -262,7 +262,7 @@ async fn missing_truncated_and_changed_blob_files_are_not_served() {
 }
 
 #[tokio::test]
-async fn a_damaged_block_of_a_blob_file_does_not_affect_the_others() {
+async fn a_damaged_block_of_a_blob_file_does_not_affect_other_blocks() {
     let (_dir, data) = populated().await;
     let path = blob_path(&data);
     let mut bytes = fs::read(&path).unwrap();
@@ -277,7 +277,7 @@ async fn a_damaged_block_of_a_blob_file_does_not_affect_the_others() {
 }
 
 #[tokio::test]
-async fn orphaned_blob_files_are_removed_after_startup_and_foreign_files_kept() {
+async fn orphaned_blob_files_are_removed_after_startup_and_other_files_are_kept() {
     let (_dir, data) = populated().await;
     let orphan = data.join("blobs").join("2a").join("000000000000002a");
     fs::create_dir_all(orphan.parent().unwrap()).unwrap();
@@ -285,7 +285,7 @@ async fn orphaned_blob_files_are_removed_after_startup_and_foreign_files_kept() 
     let foreign = orphan.with_file_name("notes.txt");
     fs::write(&foreign, b"the operator's").unwrap();
     let engine = open(&data).unwrap();
-    // Close waits for maintenance, which removes orphans first.
+    // Closing the engine waits for maintenance, which begins with the removal of orphans.
     engine.close().await.unwrap();
     assert!(!orphan.exists() && foreign.exists());
     let engine = open(&data).unwrap();
@@ -293,14 +293,14 @@ async fn orphaned_blob_files_are_removed_after_startup_and_foreign_files_kept() 
 }
 
 #[tokio::test]
-async fn a_data_directory_is_locked_by_one_engine() {
+async fn only_one_engine_can_lock_a_data_directory() {
     let (_dir, data) = populated().await;
     let first = open(&data).unwrap();
     match open(&data).map(|_| ()) {
         Err(EngineError::Failed(what)) => {
             assert!(what.contains("is locked by another steadfast"), "{what}");
         }
-        other => panic!("opened twice: {other:?}"),
+        other => panic!("the directory could be opened twice: {other:?}"),
     }
     first.close().await.unwrap();
     open(&data).unwrap();
@@ -336,23 +336,23 @@ async fn deletes_free_disk_space() {
         put(&*engine, &format!("k{n:03}"), body.clone()).await;
     }
     let full = engine.stats().disk_bytes;
-    assert!(full >= 80_000_000, "{full} bytes for 80 MB of values");
+    assert!(full >= 80_000_000, "80 MB of values use only {full} bytes");
     let mutations =
         (0..400).map(|n| Mutation { key: Bytes::from(format!("k{n:03}")), record: None });
     let commit = Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() };
     engine.commit(commit).await.unwrap();
-    // Checkpoints and vacuum run while the engine is idle.
+    // Checkpoints and the vacuum run while the engine is idle.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while engine.stats().disk_bytes > full / 5 {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         let now = engine.stats().disk_bytes;
-        assert!(std::time::Instant::now() < end, "{now} of {full} bytes remain");
+        assert!(std::time::Instant::now() < end, "{now} of {full} bytes are still used");
     }
     engine.close().await.unwrap();
 }
 
 #[test]
-fn the_token_record_has_the_documented_layout() {
+fn token_records_have_the_documented_layout() {
     use steadfast::kv::codec::TokenMeta;
     use steadfast::kv::tokens::{Grant, Scope, TokenId};
     use steadfast::kv::types::StoreId;
@@ -376,6 +376,22 @@ fn keys_have_the_documented_layout() {
     assert_eq!(keyspace::store(&store), "s0c5m1x2v7q9r4t8k3h6j1a");
     assert_eq!(keyspace::token(&[b'h'; 32]), "thhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh");
     assert_eq!(keyspace::store_order("My Störe"), "oMY STöRE\0My Störe");
+}
+
+#[test]
+fn open_waits_briefly_for_the_directory_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = fs::File::create(dir.path().join("LOCK")).unwrap();
+    lock.lock().unwrap();
+    let refused = open(dir.path()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("is locked"), "{refused}");
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        drop(lock);
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(open(dir.path()).unwrap().close()).unwrap();
+    holder.join().unwrap();
 }
 
 /// Makes a closed data directory one of format 1 with `count` records that have bodies of 20,000

@@ -1,4 +1,4 @@
-//! The semantics of the KV layer, tested over every engine.
+//! Tests of the semantics of the KV layer on every engine.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod engines;
@@ -19,20 +19,27 @@ use steadfast::kv::{Error, Kv, PIECE_BYTES, Value};
 
 suite!(
     a_store_name_is_unique_and_stores_are_found_by_id_and_name,
-    stores_are_listed_in_order_and_cursors_outlive_their_store, a_rename_changes_only_the_name,
+    stores_are_listed_in_order_and_cursors_survive_store_deletion,
+    a_rename_changes_only_the_name,
     a_store_with_a_live_item_cannot_be_deleted,
     a_concurrent_put_and_store_delete_do_not_both_succeed,
     a_put_replaces_value_metadata_and_expiry,
-    append_and_prepend_concatenate_and_drop_metadata_and_expiry,
+    append_and_prepend_extend_the_value_and_drop_metadata_and_expiry,
     append_and_prepend_concatenate_large_values,
-    writes_require_a_matching_generation_and_never_reuse_one,
-    generations_increase_when_the_clock_goes_back, exactly_one_of_concurrent_adds_succeeds,
-    concurrent_appends_lose_no_update, concurrent_counters_lose_no_update,
-    appends_are_not_starved_by_overwrites, an_item_is_absent_as_soon_as_it_expires,
-    the_sweep_removes_only_items_expired_past_the_retention,
-    keys_are_listed_by_prefix_in_full_pages, pages_skip_expired_items_and_stay_full,
-    listing_while_deleting_skips_and_repeats_no_key, a_batch_applies_its_items_in_order,
-    values_over_the_limit_are_rejected, items_survive_a_reopen,
+    conditional_writes_require_a_matching_generation_and_never_reuse_one,
+    generations_increase_when_the_clock_goes_back,
+    exactly_one_of_concurrent_adds_succeeds,
+    concurrent_appends_lose_no_updates,
+    concurrent_increments_lose_no_updates,
+    appends_are_not_starved_by_overwrites,
+    an_item_is_absent_as_soon_as_it_expires,
+    the_sweep_removes_only_items_whose_retention_period_is_over,
+    keys_are_listed_by_prefix_in_full_pages,
+    pages_skip_expired_items_and_stay_full,
+    deletes_during_a_list_cause_no_skipped_or_repeated_keys,
+    a_batch_applies_its_items_in_order,
+    values_over_the_limit_are_rejected,
+    items_survive_reopening_the_engine,
 );
 
 const START: u64 = 1_750_000_000 * SECOND;
@@ -40,7 +47,7 @@ const MAX: u64 = 3 * PIECE_BYTES as u64;
 
 /// A store, its clock and its engine.
 struct Case {
-    /// One for each process; the operations alternate between them.
+    /// One [`Kv`] for each process. Each operation uses a random one.
     kvs: Vec<Arc<Kv>>,
     turns: ProcessPicker,
     clock: Arc<ManualClock>,
@@ -141,7 +148,7 @@ async fn a_store_name_is_unique_and_stores_are_found_by_id_and_name(subject: Sub
     assert_eq!(case.kv().stores_count().await.unwrap(), 2);
 }
 
-async fn stores_are_listed_in_order_and_cursors_outlive_their_store(subject: Subject) {
+async fn stores_are_listed_in_order_and_cursors_survive_store_deletion(subject: Subject) {
     let case = Case::new(subject).await;
     for text in ["test_store", "TestStoreA", "b", "test-store", "B", "a"] {
         case.kv().create_store(name(text), None).await.unwrap();
@@ -154,7 +161,11 @@ async fn stores_are_listed_in_order_and_cursors_outlive_their_store(subject: Sub
     let id = case.kv().list_stores(&list).await.unwrap().stores[0].id;
     case.kv().delete_store(&id).await.unwrap();
     let (page, total, _) = case.names(Some("b"), 1).await;
-    assert_eq!((page, total), (vec!["main".into()], 6), "a cursor must outlive its store");
+    assert_eq!(
+        (page, total),
+        (vec!["main".into()], 6),
+        "a cursor must stay valid when its store is deleted"
+    );
     let (page, _, more) = case.names(Some("main"), 3).await;
     assert_eq!((page.len(), more), (3, false));
 }
@@ -237,7 +248,7 @@ async fn a_put_replaces_value_metadata_and_expiry(subject: Subject) {
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
     assert_eq!((item.metadata, item.size, item.modified_at), (metadata, 3, START));
     assert_eq!(item.expires_at, Some(START + 100 * SECOND));
-    // On a shared database the database's own clock is a lower bound.
+    // If processes share a database, the clock of the database is a lower bound for generations.
     assert!(item.generation == START + 1 || case.subject.shared() && item.generation > START);
     case.put("k", PutRequest::default(), "").await.unwrap();
     let item = case.kv().get(&case.store, &key("k")).await.unwrap();
@@ -246,7 +257,7 @@ async fn a_put_replaces_value_metadata_and_expiry(subject: Subject) {
     assert_eq!(case.get("k").await.as_deref(), Some(""));
 }
 
-async fn append_and_prepend_concatenate_and_drop_metadata_and_expiry(subject: Subject) {
+async fn append_and_prepend_extend_the_value_and_drop_metadata_and_expiry(subject: Subject) {
     let case = Case::new(subject).await;
     let metadata = Metadata::parse(b"meta").unwrap();
     case.put("k", mode(PutMode::Append), "b").await.unwrap();
@@ -283,7 +294,7 @@ async fn append_and_prepend_concatenate_large_values(subject: Subject) {
     assert_eq!(case.generation("k").await, before);
 }
 
-async fn writes_require_a_matching_generation_and_never_reuse_one(subject: Subject) {
+async fn conditional_writes_require_a_matching_generation_and_never_reuse_one(subject: Subject) {
     let mut case = Case::new(subject).await;
     let mut seen = BTreeSet::new();
     for round in 0..3 {
@@ -348,7 +359,7 @@ async fn exactly_one_of_concurrent_adds_succeeds(subject: Subject) {
     }
 }
 
-async fn concurrent_appends_lose_no_update(subject: Subject) {
+async fn concurrent_appends_lose_no_updates(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
     run_concurrently(16, |task| {
         let case = case.clone();
@@ -368,7 +379,7 @@ async fn concurrent_appends_lose_no_update(subject: Subject) {
     }
 }
 
-async fn concurrent_counters_lose_no_update(subject: Subject) {
+async fn concurrent_increments_lose_no_updates(subject: Subject) {
     let case = Arc::new(Case::new(subject).await);
     case.put("n", PutRequest::default(), "0").await.unwrap();
     run_concurrently(8, |_| {
@@ -430,10 +441,14 @@ async fn an_item_is_absent_as_soon_as_it_expires(subject: Subject) {
     case.delete("delete", DeleteRequest::default()).await.unwrap();
     assert_eq!(case.delete("delete", DeleteRequest::default()).await, Err(Error::NoItem));
     case.clock.set(START);
-    assert_eq!(case.get("get").await.as_deref(), Some("old"), "expiry depends on the clock alone");
+    assert_eq!(
+        case.get("get").await.as_deref(),
+        Some("old"),
+        "expiry must depend on the clock only"
+    );
 }
 
-async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subject) {
+async fn the_sweep_removes_only_items_whose_retention_period_is_over(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..600 {
         case.put(&format!("short{n}"), ttl(1), "v").await.unwrap();
@@ -443,7 +458,7 @@ async fn the_sweep_removes_only_items_expired_past_the_retention(subject: Subjec
     case.put("again", ttl(1), "v").await.unwrap();
     case.put("again", ttl(500), "v").await.unwrap();
     case.clock.advance((1 + EXPIRED_RETENTION_SECS) * SECOND - 1);
-    assert_eq!(case.kv().purge_expired().await.unwrap(), 0, "expired items are retained");
+    assert_eq!(case.kv().purge_expired().await.unwrap(), 0, "expired items must be retained");
     case.clock.advance(SECOND);
     let mut swept = 0;
     loop {
@@ -473,14 +488,14 @@ async fn keys_are_listed_by_prefix_in_full_pages(subject: Subject) {
             let (mut found, mut after) = (Vec::new(), None::<String>);
             loop {
                 let (page, more) = case.page(prefix, after.as_deref(), limit).await;
-                assert!(page.len() == limit || !more, "a page with more to follow must be full");
+                assert!(page.len() == limit || !more, "a page before the last one must be full");
                 after = page.last().cloned();
                 found.extend(page);
                 if !more {
                     break;
                 }
             }
-            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{prefix:?} by {limit}");
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{prefix:?}, limit {limit}");
         }
     }
     assert_eq!(case.page("b", Some("a"), 1).await.0, ["b/é"], "a cursor before the prefix");
@@ -503,7 +518,7 @@ async fn pages_skip_expired_items_and_stay_full(subject: Subject) {
     assert_eq!((page.len(), more), (5, false));
 }
 
-async fn listing_while_deleting_skips_and_repeats_no_key(subject: Subject) {
+async fn deletes_during_a_list_cause_no_skipped_or_repeated_keys(subject: Subject) {
     let case = Case::new(subject).await;
     for n in 0..100 {
         case.put(&format!("k{n:02}"), PutRequest::default(), "v").await.unwrap();
@@ -564,7 +579,7 @@ async fn values_over_the_limit_are_rejected(subject: Subject) {
     assert_eq!(declared.map(drop), Err(Error::TooLarge(MAX)));
 }
 
-async fn items_survive_a_reopen(subject: Subject) {
+async fn items_survive_reopening_the_engine(subject: Subject) {
     let mut case = Case::new(subject).await;
     let metadata = Metadata::parse("mé".as_bytes()).unwrap();
     case.put("k", PutRequest { metadata: metadata.clone(), ..ttl(50) }, "v").await.unwrap();

@@ -1,7 +1,7 @@
-//! The KV layer over an engine with injected faults: a failed write is never reported as
+//! Tests of the KV layer on an engine that injects faults. A failed write is never reported as
 //! successful, and a successful write is applied exactly once. The result of each operation limits
-//! the possible states of the item. `PROPTEST_CASES` sets the number of sequences; proptest shrinks
-//! and prints a failing one.
+//! the possible states of the item. `PROPTEST_CASES` sets the number of sequences. Proptest shrinks
+//! a failing sequence and prints it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 #[allow(dead_code, reason = "not every helper is used here")]
@@ -50,10 +50,10 @@ fn ops() -> impl Strategy<Value = Vec<(Op, Vec<Fault>)>> {
     prop::collection::vec((op, prop::collection::vec(fault, 0..4)), 1..40)
 }
 
-/// The possible states of the item: absent, or a value.
+/// The possible states of the item: a value, or `None` if the item is absent.
 type PossibleStates = BTreeSet<Option<Vec<u8>>>;
 
-/// The state after a successful operation; `None` if the operation must fail.
+/// Returns the state after a successful operation, or `None` if the operation must fail.
 fn apply(op: &Op, existing: Option<&Vec<u8>>) -> Option<Option<Vec<u8>>> {
     let letter = |letter: u8| vec![b'a' + letter % 26];
     match (op, existing) {
@@ -128,9 +128,11 @@ async fn run_sequence(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> 
         let mut possible = PossibleStates::new();
         match &result {
             Ok(()) => {
-                possible.insert(applied.unwrap_or_else(|| panic!("{number}: {op:?} must fail")));
+                possible.insert(
+                    applied.unwrap_or_else(|| panic!("{number}: {op:?} succeeded but must fail")),
+                );
             }
-            // The outcome is unknown: applied completely, or not at all.
+            // The outcome is unknown: the write was applied either completely or not at all.
             Err(Error::Internal(_)) => {
                 possible.insert(existing.clone());
                 possible.extend(applied);
@@ -150,7 +152,7 @@ async fn run_sequence(subject: engines::Subject, ops: Vec<(Op, Vec<Fault>)>) -> 
         if let Some((_, current)) = found {
             assert!(
                 current >= last && (current > last || value == existing),
-                "{number}: {current} after {last}"
+                "{number}: generation {current} after {last}"
             );
             last = current;
         }
@@ -177,4 +179,31 @@ fn engine_faults_are_reported_on_the_memory_engine() {
 #[test]
 fn engine_faults_are_reported_on_the_embedded_engine() {
     run(engines::Subject::embedded, 40);
+}
+
+/// Deletes items by prefix while another writer causes a conflict for each commit of several items.
+async fn delete_contended(subject: engines::Subject) {
+    const ITEMS: u64 = 300;
+    let engine = Arc::new(FaultInjectingEngine::new(subject.engine.clone()));
+    let clock = Arc::new(ManualClock::new(1_750_000_000 * SECOND));
+    let kv = Kv::new(engine.clone(), clock, 1 << 20);
+    let store = kv.create_store(StoreName::parse("store").unwrap(), None).await.unwrap().id;
+    for nth in 0..ITEMS {
+        let key = Key::parse(format!("p{nth}").as_bytes()).unwrap();
+        kv.put(&store, &key, &PutRequest::default(), Bytes::from_static(b"v").into())
+            .await
+            .unwrap();
+    }
+    engine.contend();
+    let deletion = kv.delete_prefix(&store, "p", 2 * ITEMS).await.unwrap();
+    assert_eq!((deletion.deleted, deletion.more), (ITEMS, false));
+    assert_eq!(kv.count_prefix(&store, "", None).await.unwrap().matched, 0);
+    assert!(engine.injected_count() > 0);
+}
+
+#[test]
+fn deletion_by_prefix_completes_even_if_every_commit_of_several_items_conflicts() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(delete_contended(engines::Subject::memory()));
+    runtime.block_on(delete_contended(engines::Subject::embedded()));
 }

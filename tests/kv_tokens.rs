@@ -1,4 +1,4 @@
-//! Limited tokens in the KV layer, tested over every engine.
+//! Tests of limited tokens in the KV layer on every engine.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
 mod engines;
@@ -13,14 +13,14 @@ use steadfast::kv::types::{StoreId, StoreName};
 use steadfast::kv::{Error, Kv, keyspace};
 
 suite!(
-    a_token_is_valid_until_it_is_revoked, one_of_concurrent_revocations_succeeds,
-    an_expired_token_is_invalid_at_once_and_swept_later, only_the_hash_of_a_token_secret_is_stored,
-    tokens_survive_a_reopen,
+    a_token_is_valid_until_it_is_revoked, exactly_one_concurrent_revocation_succeeds,
+    an_expired_token_is_invalid_immediately_and_swept_later,
+    only_the_hash_of_a_token_secret_is_stored, tokens_survive_reopening_the_engine,
 );
 
 const START: u64 = 1_750_000_000 * SECOND;
 
-/// One [`Kv`] for each process of the engine, and their clock.
+/// Returns one [`Kv`] for each process of the engine, and the clock that they share.
 fn kvs(subject: &Subject) -> (Vec<Arc<Kv>>, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(START));
     (subject.kvs(&clock, 1000), clock)
@@ -50,7 +50,7 @@ async fn a_token_is_valid_until_it_is_revoked(subject: Subject) {
         assert_eq!(
             kv.token(secret.expose().as_bytes()).await.unwrap(),
             None,
-            "a revocation must apply to every process at once"
+            "a revocation must take effect immediately in every process"
         );
         assert_eq!(kv.token(other_secret.expose().as_bytes()).await.unwrap(), Some(second.clone()));
         assert_eq!(kv.list_tokens().await.unwrap(), std::slice::from_ref(&second));
@@ -63,7 +63,7 @@ async fn a_token_is_valid_until_it_is_revoked(subject: Subject) {
     assert!(message.starts_with("stores ") && message.contains(&unknown.to_string()), "{message}");
 }
 
-async fn one_of_concurrent_revocations_succeeds(subject: Subject) {
+async fn exactly_one_concurrent_revocation_succeeds(subject: Subject) {
     let (kvs, _) = kvs(&subject);
     let (token, secret) = kvs[0].create_token(grant("n", &[]), None).await.unwrap();
     let tasks = (0..8).map(|at| {
@@ -82,7 +82,7 @@ async fn one_of_concurrent_revocations_succeeds(subject: Subject) {
     assert_eq!(kvs[0].token(secret.expose().as_bytes()).await.unwrap(), None);
 }
 
-async fn an_expired_token_is_invalid_at_once_and_swept_later(subject: Subject) {
+async fn an_expired_token_is_invalid_immediately_and_swept_later(subject: Subject) {
     let (kvs, clock) = kvs(&subject);
     let kv = &kvs[0];
     for expires_at in [0, START - 1, START] {
@@ -123,7 +123,7 @@ async fn only_the_hash_of_a_token_secret_is_stored(subject: Subject) {
     }
 }
 
-async fn tokens_survive_a_reopen(mut subject: Subject) {
+async fn tokens_survive_reopening_the_engine(mut subject: Subject) {
     let (_, secret) = kvs(&subject).0[0].create_token(grant("n", &[]), None).await.unwrap();
     for _ in 0..2 {
         subject.reopen().await;

@@ -1,42 +1,43 @@
-//! Checks of the source tree: dependencies between layers, retired words, the lengths of files and
-//! lines, unfinished work, and references from the documents to tests and files.
+//! Checks of the source tree: dependencies between layers, retired words, lengths of files and
+//! lines, unfinished work, and references from documents to tests and files.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each layer and the other modules of this crate it may use.
-const WALLS: [(&str, &[&str]); 16] = [
+/// Each layer, and the other modules of this crate that it may use.
+const WALLS: [(&str, &[&str]); 17] = [
     ("src/engine", &[]),
     ("src/kv", &["engine", "wire"]),
     ("src/http", &[]),
     ("src/wire", &[]),
     ("src/atomic_file.rs", &[]),
-    ("src/address_file.rs", &["atomic_file", "engine", "wire"]),
+    ("src/small_file.rs", &[]),
+    ("src/address_file.rs", &["atomic_file", "engine", "small_file", "wire"]),
     ("src/logging.rs", &["config"]),
     ("src/metrics.rs", &["kv", "logging"]),
     ("src/api", &["http", "kv", "metrics", "wire"]),
-    ("src/transfer", &["atomic_file", "config", "kv", "wire"]),
-    ("src/config", &["address_file", "wire"]),
-    ("src/client", &["wire"]),
+    ("src/transfer", &["atomic_file", "config", "kv", "small_file", "wire"]),
+    ("src/config", &["address_file", "small_file", "wire"]),
+    ("src/client", &["small_file", "wire"]),
     ("src/storage", &["config", "engine", "kv", "logging"]),
     ("src/server", &SERVER),
     ("src/admin", &["config", "engine", "kv", "storage"]),
     ("src/cli", &CLI),
 ];
 
-/// The composition root.
-const SERVER: [&str; 10] = [
-    "address_file", "api", "atomic_file", "config", "engine", "http", "kv", "metrics", "storage",
-    "wire",
+/// The modules that the composition root, `server`, may use.
+const SERVER: [&str; 11] = [
+    "address_file", "api", "atomic_file", "config", "engine", "http", "kv", "metrics",
+    "small_file", "storage", "wire",
 ];
-/// The commands.
-const CLI: [&str; 10] = [
-    "address_file", "admin", "atomic_file", "client", "config", "logging", "server", "storage",
-    "transfer", "wire",
+/// The modules that the commands may use.
+const CLI: [&str; 11] = [
+    "address_file", "admin", "atomic_file", "client", "config", "logging", "server", "small_file",
+    "storage", "transfer", "wire",
 ];
 
-/// Names that must not occur in a layer because they belong to another.
+/// Names that must not occur in a layer because they belong to another layer.
 const FOREIGN: [(&str, &[&str]); 5] = [
     ("src/engine", &["SystemTime", "serde_json", "httparse", "Generation:", "std::env"]),
     ("src/kv", &["rusqlite", "httparse", "serde_json", "std::fs", "std::net", "std::env"]),
@@ -45,8 +46,8 @@ const FOREIGN: [(&str, &[&str]); 5] = [
     ("src/transfer", &["reqwest", "rusqlite", "std::net", "std::env"]),
 ];
 
-/// Retired words with the terms that replace them. No identifier and no file name in the Rust code
-/// may contain one as a word: neither `tell_end` nor `Told` nor `told.rs`.
+/// Retired words and their replacements. Identifiers and file names in the Rust code must not
+/// contain a retired word: `tell_end`, `Told` and `told.rs` are all rejected.
 const RETIRED: [(&str, &str); 31] = [
     ("admission", "limiter"),
     ("arrival", "ImportItem"),
@@ -91,7 +92,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Returns path and text of the files below `at` with one of the endings, without build output.
+/// Returns the paths and texts of the files below `at` with one of the extensions. Skips build
+/// output.
 fn files(at: &str, endings: &[&str]) -> Vec<(String, String)> {
     let (mut found, mut open) = (Vec::new(), vec![root().join(at)]);
     while let Some(path) = open.pop() {
@@ -114,14 +116,14 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// Returns the code of a file without comments and unit tests.
+/// Returns the source code of a file without comments and unit tests.
 fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let bare = |line: &str| !line.trim_start().starts_with("//");
     code.lines().filter(|line| bare(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the modules of this crate the code names, as in `crate::MODULE`.
+/// Returns the modules of this crate that the code names, as in `crate::MODULE`.
 fn uses(code: &str) -> Vec<&str> {
     let mut named = Vec::new();
     for rest in code.split("crate::").skip(1) {
@@ -132,7 +134,7 @@ fn uses(code: &str) -> Vec<&str> {
 }
 
 #[test]
-fn layers_use_only_the_modules_they_are_allowed() {
+fn layers_use_only_allowed_modules() {
     let mut broken = Vec::new();
     for (layer, allowed) in WALLS {
         let own = layer.trim_start_matches("src/").trim_end_matches(".rs");
@@ -154,7 +156,10 @@ fn only_server_and_offline_commands_use_the_server_modules() {
         let calls = uses(&code).iter().any(|used| ["admin", "server", "storage"].contains(used));
         let owners = ["backup", "check", "copy", "serve"];
         let may = owners.iter().any(|owner| file == format!("src/cli/{owner}.rs"));
-        assert!(!calls || may, "{file} calls the server");
+        assert!(
+            !calls || may,
+            "{file} uses a server module, but is not listed as an offline command"
+        );
     }
 }
 
@@ -163,7 +168,7 @@ fn every_source_file_belongs_to_a_layer() {
     let free = ["src/lib.rs", "src/main.rs"];
     for (file, _) in files("src", &[".rs"]) {
         let walled = WALLS.iter().any(|(layer, _)| file.starts_with(layer));
-        assert!(walled || free.contains(&file.as_str()), "{file} belongs to no layer");
+        assert!(walled || free.contains(&file.as_str()), "{file} does not belong to a layer");
     }
 }
 
@@ -189,11 +194,12 @@ fn only_the_clock_and_the_date_header_read_the_system_time() {
     for (file, text) in files("src", &[".rs"]) {
         let asks = code(&text).contains("SystemTime::now");
         let may = ["src/kv/clock.rs", "src/http/response.rs"].contains(&file.as_str());
-        assert!(!asks || may, "{file} reads the system time");
+        assert!(!asks || may, "{file} reads the system time, but must use the clock");
     }
 }
 
-/// Returns the identifiers of the code and their words in lower case: `HttpBody` is `http`, `body`.
+/// Returns each identifier in the code together with its words in lower case. The words of
+/// `HttpBody` are `http` and `body`.
 fn identifiers(code: &str) -> impl Iterator<Item = (&str, Vec<String>)> {
     let names = code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     names.filter(|name| name.starts_with(|c: char| !c.is_ascii_digit())).map(|name| {
@@ -211,7 +217,7 @@ fn identifiers(code: &str) -> impl Iterator<Item = (&str, Vec<String>)> {
     })
 }
 
-/// Returns the code without line comments and string literals.
+/// Removes line comments and string literals from the code.
 fn without_text(code: &str) -> String {
     let code = code.replace("'\"'", "").replace("\\\\", "").replace("\\\"", "");
     let (mut kept, mut in_string, mut in_comment) = (String::new(), false, false);
@@ -254,9 +260,9 @@ fn identifiers_are_split_into_words() {
 }
 
 #[test]
-fn files_and_lines_are_short_and_finished() {
+fn files_and_lines_are_short_and_contain_no_unfinished_work() {
     let mut broken = Vec::new();
-    // Assembled from parts so that this file does not contain them.
+    // These markers are assembled from parts so that this file does not contain them.
     let undone = [("TO", "DO"), ("FIX", "ME"), ("XX", "X")].map(|(a, b)| format!("{a}{b}"));
     for (file, text) in files(".", &[".rs", ".py", ".mjs", ".js", ".sh"]) {
         if text.lines().count() > FILE_LINES_MAX {
@@ -268,7 +274,7 @@ fn files_and_lines_are_short_and_finished() {
                 broken.push(format!("{file}:{at} is longer than {LINE_CHARS_MAX} characters"));
             }
             if undone.iter().any(|word| line.contains(word.as_str())) {
-                broken.push(format!("{file}:{at} is unfinished"));
+                broken.push(format!("{file}:{at} contains a marker of unfinished work"));
             }
             if file.ends_with(".rs") && line.ends_with(' ') {
                 broken.push(format!("{file}:{at} ends with a space"));
@@ -278,14 +284,14 @@ fn files_and_lines_are_short_and_finished() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// Returns (row, test name) for each test named in the last column of a table.
+/// Returns a pair of the row and the name for each test named in the last column of a table.
 fn named_tests(document: &str) -> Vec<(String, String)> {
     let mut named = Vec::new();
     let rows = document.lines().filter(|line| line.starts_with('|') && !line.starts_with("|-"));
     for row in rows.filter(|row| !row.contains("| test |")) {
         let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
         let tests: Vec<_> = last.split('`').skip(1).step_by(2).collect();
-        assert!(!tests.is_empty(), "no test in the row {row}");
+        assert!(!tests.is_empty(), "the row names no test: {row}");
         named.extend(tests.into_iter().map(|test| (row.to_owned(), test.to_owned())));
     }
     named
@@ -297,28 +303,31 @@ fn compatibility_table_names_existing_tests() {
     let rust: String =
         ["tests", "src"].iter().flat_map(|at| files(at, &[".rs"])).map(|(_, text)| text).collect();
     let named = named_tests(&document);
-    assert!(named.len() > 50, "the table is read");
+    assert!(named.len() > 50, "only {} tests were found in the table", named.len());
     for (row, test) in named {
         let exists = match test.strip_prefix("clients/") {
             Some(_) => root().join(&test).exists(),
             None => rust.contains(&format!("fn {test}(")),
         };
-        assert!(exists, "{test} of the row {row} does not exist");
+        assert!(exists, "the test {test} does not exist; it is named in the row {row}");
     }
 }
 
 #[test]
-fn links_between_documents_resolve() {
+fn links_in_documents_resolve() {
     for (file, text) in files(".", &[".md"]) {
         let directory = root().join(&file).parent().map(PathBuf::from).unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let path = target.split('#').next().unwrap_or_default();
             let outside = target.contains("://") || target.contains("::") || path.is_empty();
-            // Rustdoc links name items, not files.
+            // Skip rustdoc links, which refer to items instead of files.
             if outside || !path.contains('.') && !path.contains('/') {
                 continue;
             }
-            assert!(directory.join(path).exists(), "{file} links to {target}");
+            assert!(
+                directory.join(path).exists(),
+                "{file} links to {target}, which does not exist"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! WAL recovery: every state that a crash can leave is recovered, any other is reported as
-//! corruption. Crash images are copies of the data directory of an open engine, as after kill -9.
+//! Tests of WAL recovery: every state that a crash can leave is recovered, and any other state is
+//! reported as corruption. A crash image is a copy of the data directory of an open engine, in the
+//! state that kill -9 leaves.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod support;
@@ -39,7 +40,7 @@ async fn put(engine: &dyn Engine, key: &str, body: Vec<u8>) -> u64 {
     match engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap()
     {
         Outcome::Committed(version) => version,
-        Outcome::Conflict => panic!("conflict without preconditions"),
+        Outcome::Conflict => panic!("a commit without preconditions reported a conflict"),
     }
 }
 
@@ -67,7 +68,7 @@ fn crash_image(data: &Path) -> (tempfile::TempDir, PathBuf) {
     (dir, to)
 }
 
-/// A WAL record: its segment, offset, length in whole pages, and last version.
+/// A WAL record: its segment file, its offset and padded length in bytes, and its last version.
 #[derive(Clone, Debug)]
 struct WalRecord {
     path: PathBuf,
@@ -112,17 +113,17 @@ fn value(n: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 7 + n * 131) % 251) as u8).collect()
 }
 
-/// The name of a kind of damage, and the damage.
+/// The name of a kind of damage, and a function that damages a page.
 type PageDamage = (&'static str, fn(&mut [u8]));
 
-/// The damage that a power cut may do to a page.
+/// Returns the kinds of damage that a power cut may cause in a page.
 fn page_damages() -> Vec<PageDamage> {
     vec![
         ("zeros", |page| page.fill(0)),
         ("garbage", |page| page.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 97 + 13) as u8)),
-        ("half", |page| page[PAGE / 2..].fill(0)),
-        ("other half", |page| page[..PAGE / 2].fill(0)),
-        ("one bit", |page| page[40] ^= 1),
+        ("zeros in the second half", |page| page[PAGE / 2..].fill(0)),
+        ("zeros in the first half", |page| page[..PAGE / 2].fill(0)),
+        ("a flipped bit", |page| page[40] ^= 1),
     ]
 }
 
@@ -139,7 +140,7 @@ async fn recovery_replays_commits_that_are_only_in_the_wal() {
     engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
     let (_dir, mut crashed) = crash_image(&data);
     let mut image_dirs = Vec::new();
-    // Repeated crashes, with a commit after each recovery.
+    // Crash repeatedly, with a commit after each recovery.
     for restart in 0..4_usize {
         let engine = open(&crashed).unwrap();
         assert_eq!(keys(&engine).await.len(), 49 + restart);
@@ -167,7 +168,7 @@ async fn recovery_drops_a_torn_last_record_and_keeps_all_earlier_ones() {
     }
     let before = engine.read(b"a9", Projection::Meta).await.unwrap().unwrap().version;
     put(&engine, "torn", value(1, 5 * PAGE)).await;
-    // Immediately, before a checkpoint.
+    // Take the crash image immediately, before a checkpoint starts.
     let (_base, data) = crash_image(&data);
     let all = records(&data);
     let torn = all.last().unwrap();
@@ -182,22 +183,29 @@ async fn recovery_drops_a_torn_last_record_and_keeps_all_earlier_ones() {
             overwrite(&torn, page, damage);
             let changed = fs::read(&torn.path).unwrap() != written;
             for restart in 0..2 {
-                let engine = open(&crashed).unwrap_or_else(|e| panic!("{how} page {page}: {e}"));
+                let engine = open(&crashed).unwrap_or_else(|e| panic!("{how} in page {page}: {e}"));
                 for n in 0..10 {
                     let found = body(&engine, &format!("a{n}")).await.unwrap().unwrap();
-                    assert_eq!(found, value(n, 900), "{how} page {page}");
+                    assert_eq!(found, value(n, 900), "{how} in page {page}");
                 }
-                // The torn commit is complete or absent.
+                // The torn commit must be either complete or absent.
                 let found = body(&engine, "torn").await.unwrap();
                 if let Some(found) = &found {
-                    assert_eq!(*found, value(1, 5 * PAGE), "{how} page {page}, restart {restart}");
+                    assert_eq!(
+                        *found,
+                        value(1, 5 * PAGE),
+                        "{how} in page {page}, restart {restart}"
+                    );
                 } else {
-                    assert!(changed, "{how} page {page} changed nothing, but the commit is lost");
+                    assert!(
+                        changed,
+                        "{how} in page {page}: the commit is lost, but its record is intact"
+                    );
                 }
                 let version = put(&engine, &format!("after{restart}"), vec![b'x'; 10]).await;
                 assert!(version > before);
                 assert_eq!(keys(&engine).await.len(), 11 + restart + usize::from(found.is_some()));
-                // No close: the next iteration starts from a crash image.
+                // Do not close the engine: the next iteration starts from a crash image.
                 let (image_dir, next) = crash_image(&crashed);
                 image_dirs.push(image_dir);
                 crashed = next;
@@ -215,27 +223,20 @@ async fn recovery_drops_the_torn_only_record_of_a_segment() {
     engine.close().await.unwrap();
     let engine = open(&data).unwrap();
     put(&engine, "torn", value(2, 5 * PAGE)).await;
-    let (_image, data) = crash_image(&data);
-    let torn = records(&data).pop().unwrap();
+    let mut crashed = crash_image(&data);
+    let torn = records(&crashed.1).pop().unwrap();
     assert_eq!(torn.at, 0);
     overwrite(&torn, 4, |page| page.fill(0));
-    // A segment is stored as the newest only after its record was fsynced.
-    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    // The database records a segment as the newest only after its first record was fsynced.
+    let conn = Connection::open(crashed.1.join("steadfast.db")).unwrap();
     conn.execute("UPDATE meta SET log_end = log_start", []).unwrap();
     drop(conn);
-    let (mut crashed, mut images) = (data, Vec::new());
     for restart in 0..3 {
-        let engine = open(&crashed).unwrap_or_else(|e| panic!("restart {restart}: {e}"));
-        assert_eq!(keys(&engine).await, ["before"]);
+        let engine = open(&crashed.1).unwrap_or_else(|e| panic!("restart {restart}: {e}"));
         assert_eq!(body(&engine, "before").await.unwrap().unwrap(), value(1, 900));
-        // No commit, and no checkpoint yet.
-        let (image, next) = crash_image(&crashed);
-        images.push(image);
-        crashed = next;
+        assert_eq!(keys(&engine).await, ["before"]);
+        crashed = crash_image(&crashed.1);
     }
-    let engine = open(&crashed).unwrap();
-    put(&engine, "after", value(3, 10)).await;
-    assert_eq!(keys(&engine).await, ["after", "before"]);
 }
 
 #[tokio::test]
@@ -258,13 +259,16 @@ async fn recovery_reports_damage_before_the_last_record() {
                     assert!(what.contains("the WAL is damaged"), "{what}");
                     assert!(what.contains("restore a backup"), "{what}");
                 }
-                Err(e) => panic!("{how} of record {number}: {e}"),
-                // The damaged half of the page may be unused.
+                Err(e) => panic!("{how} in record {number}: {e}"),
+                // The damage may have affected only the unused half of the page.
                 Ok(engine) => {
                     for n in 0..10 {
                         let found = body(&engine, &format!("a{n}")).await;
                         let damaged = matches!(found, Err(EngineError::Corrupt(_)));
-                        assert!(damaged || found.unwrap().unwrap() == value(n, 900), "{how} {n}");
+                        assert!(
+                            damaged || found.unwrap().unwrap() == value(n, 900),
+                            "{how}, item a{n}"
+                        );
                     }
                 }
             }
@@ -273,7 +277,7 @@ async fn recovery_reports_damage_before_the_last_record() {
 }
 
 #[tokio::test]
-async fn reads_report_a_damaged_body_in_the_wal_and_serve_the_others() {
+async fn reads_report_a_damaged_body_in_the_wal_and_serve_other_bodies() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -289,7 +293,7 @@ async fn reads_report_a_damaged_body_in_the_wal_and_serve_the_others() {
         assert_eq!(body(&engine, "second").await.unwrap().unwrap(), value(2, 3 * PAGE));
     }
     engine.close().await.unwrap();
-    // A checkpoint must not hide the damage.
+    // The damage must still be reported after a checkpoint.
     let engine = open(&crashed).unwrap();
     assert!(records(&crashed).iter().all(|record| record.last <= 2));
     let found = body(&engine, "first").await;
@@ -306,7 +310,7 @@ async fn recovery_does_not_mistake_a_value_for_a_wal_record() {
     let engine = open(&data).unwrap();
     put(&engine, "a", value(1, 10)).await;
     let record = records(&data)[0].clone();
-    // Copies of a valid record, some at page starts, inside a record that is then torn.
+    // The value contains copies of a valid record, some at page boundaries. Its own record is torn.
     let copied = fs::read(&record.path).unwrap()[record.at..record.at + record.len].to_vec();
     let mut forged = vec![0; PAGE - 200];
     for _ in 0..40 {
@@ -318,7 +322,7 @@ async fn recovery_does_not_mistake_a_value_for_a_wal_record() {
     let all = records(&crashed);
     overwrite(&all[1], 0, |page| page.fill(0));
     let engine = open(&crashed);
-    // A copy repeats an earlier version, so at worst it is reported as damage.
+    // A copy has the version of an earlier record, so at worst it is reported as damage.
     match engine {
         Ok(engine) => assert_eq!(keys(&engine).await, ["a"]),
         Err(e) => assert!(matches!(e, EngineError::Corrupt(_)), "{e}"),
@@ -337,7 +341,11 @@ async fn wait_for_checkpoint(engine: &Embedded, data: &Path, records: i64) {
         if found == records && start > 0 {
             return;
         }
-        assert!(Instant::now() < end, "{found} of {records} records; {:?}", engine.stats());
+        assert!(
+            Instant::now() < end,
+            "only {found} of {records} records are in the database: {:?}",
+            engine.stats()
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -355,8 +363,9 @@ async fn recovery_repeats_a_lost_or_partial_checkpoint() {
     let (_before, before_checkpoint) = crash_image(&data);
     wait_for_checkpoint(&engine, &data, 19).await;
     let (_after, done) = crash_image(&data);
-    // Only the last transaction of a checkpoint is fsynced, and the WAL is kept until then: after a
-    // power cut the database may contain any number of the others, here all or half of the records.
+    // Only the last transaction of a checkpoint is fsynced, and the WAL is kept until then. After a
+    // power cut, the database may contain any number of the other transactions. The test covers a
+    // database with all of the records and one with half of them.
     let reset_position = "UPDATE meta SET last_version = 0, log_start = 1";
     let half = "DELETE FROM heads WHERE key > CAST('k10' AS BLOB); \
                 UPDATE counts SET n = (SELECT count(*) FROM heads) WHERE first = 107";
@@ -383,7 +392,7 @@ async fn recovery_repeats_a_lost_or_partial_checkpoint() {
 }
 
 #[tokio::test]
-async fn segments_are_recycled_and_their_old_records_ignored() {
+async fn segments_are_recycled_and_old_records_in_them_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -400,7 +409,7 @@ async fn segments_are_recycled_and_their_old_records_ignored() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let (_dir, crashed) = crash_image(&data);
     let segments = fs::read_dir(crashed.join("log")).unwrap().count();
-    assert!(segments <= 6, "{segments} segments for the content of one");
+    assert!(segments <= 6, "the WAL has {segments} segments, but its contents fit into one");
     let engine = open(&crashed).unwrap();
     assert_eq!(keys(&engine).await, ["k0", "k1", "k2", "k3"]);
     assert_eq!(body(&engine, "k0").await.unwrap().unwrap(), value(5, 2000));
@@ -421,7 +430,7 @@ async fn commits_larger_than_a_segment_are_recovered() {
         });
         Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() }
     };
-    // One commit of 15 MB exceeds a segment; small ones precede and follow it.
+    // A commit of 15 MB exceeds a segment. Small commits precede and follow it.
     for seed in [0, 1] {
         put(&engine, "small", value(seed, 100)).await;
         engine.commit(large(seed)).await.unwrap();
@@ -433,17 +442,20 @@ async fn commits_larger_than_a_segment_are_recovered() {
     let engine = open(&crashed).unwrap();
     for n in 0..60 {
         let found = body(&engine, &format!("l{n:02}")).await.unwrap().unwrap();
-        assert!(found == value(1 + n, INLINE_BYTES_MAX), "body {n}");
+        assert!(found == value(1 + n, INLINE_BYTES_MAX), "body {n} differs");
     }
     assert_eq!(body(&engine, "small").await.unwrap().unwrap(), value(7, 100));
-    assert!(put(&engine, "x", vec![]).await > version + 1, "an empty commit's version was reused");
+    assert!(
+        put(&engine, "x", vec![]).await > version + 1,
+        "the version of an empty commit was reused"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sqlite_wal_stays_bounded_under_continuous_reads() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    // A small WAL keeps checkpoints running.
+    // With a small WAL, checkpoints run continuously.
     let engine = Arc::new(open_with(&data, 1 << 20).unwrap());
     let key = |n: usize| format!("k{:03}", n % 200);
     for n in 0..200 {
@@ -463,7 +475,7 @@ async fn the_sqlite_wal_stays_bounded_under_continuous_reads() {
             })
         })
         .collect();
-    // 250 MB pass through the SQLite WAL.
+    // Write 250 MB through the SQLite WAL.
     for n in 0..2500 {
         put(&*engine, &key(n), value(n, 100_000)).await;
     }
@@ -472,7 +484,7 @@ async fn the_sqlite_wal_stays_bounded_under_continuous_reads() {
         reader.await.unwrap();
     }
     let wal_bytes = fs::metadata(data.join("steadfast.db-wal")).unwrap().len();
-    assert!(wal_bytes < 100 << 20, "{wal_bytes} bytes");
+    assert!(wal_bytes < 100 << 20, "the SQLite WAL grew to {wal_bytes} bytes");
 }
 
 fn assert_wal_missing<T>(opened: Result<T, EngineError>, case: &str) {
@@ -481,12 +493,12 @@ fn assert_wal_missing<T>(opened: Result<T, EngineError>, case: &str) {
             assert!(what.contains("missing") && what.contains("--reset-wal"), "{case}: {what}");
         }
         Err(e) => panic!("{case}: {e}"),
-        Ok(_) => panic!("{case}: opened"),
+        Ok(_) => panic!("{case}: the engine opened"),
     }
 }
 
 #[tokio::test]
-async fn a_lost_wal_is_reported_and_can_be_given_up() {
+async fn a_missing_wal_is_reported_and_can_be_reset() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
@@ -500,7 +512,7 @@ async fn a_lost_wal_is_reported_and_can_be_given_up() {
     };
     remove_files(&images[0].1);
     fs::remove_dir_all(images[1].1.join("log")).unwrap();
-    // Also after a clean stop, where nothing would be lost: the directory is not complete.
+    // A clean shutdown moves all commits to the database, but a missing WAL must still be reported.
     remove_files(&data);
     for (case, data) in [("files", &images[0].1), ("log", &images[1].1), ("clean", &data)] {
         assert_wal_missing(open(data), case);
@@ -517,17 +529,20 @@ async fn a_lost_wal_is_reported_and_can_be_given_up() {
 }
 
 #[tokio::test]
-async fn a_lost_newest_segment_is_reported_and_can_be_given_up() {
+async fn a_missing_newest_segment_is_reported_and_can_be_reset() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut commits = 0;
     let (_image, crashed, records, older) = loop {
-        // Writes until a later segment is stored as the newest.
+        // Write until the database records a later segment as the newest one.
         let until = commits + 100;
         while commits < until || wal_end(&data) < 3 {
-            assert!(Instant::now() < deadline, "no image with records in older segments");
+            assert!(
+                Instant::now() < deadline,
+                "no crash image has records in both older and newer segments"
+            );
             put(&engine, &format!("k{commits:04}"), value(commits, 200_000)).await;
             commits += 1;
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -535,7 +550,7 @@ async fn a_lost_newest_segment_is_reported_and_can_be_given_up() {
         let (image, crashed) = crash_image(&data);
         let records = records(&crashed);
         let older = records.iter().filter(|record| is_in_older_segment(record, &crashed)).count();
-        // After a checkpoint while the machine was busy, there are none in older segments.
+        // On a busy machine, a checkpoint may already have moved all records of the older segments.
         if 0 < older && older < records.len() {
             break (image, crashed, records, older);
         }
@@ -552,7 +567,7 @@ async fn a_lost_newest_segment_is_reported_and_can_be_given_up() {
     engine.close().await.unwrap();
 }
 
-/// Whether a record is in a segment before the one stored as the newest.
+/// Returns whether a record is in a segment older than the newest one recorded in the database.
 fn is_in_older_segment(record: &WalRecord, data: &Path) -> bool {
     let mut seq = [0; 8];
     let file = fs::File::open(&record.path).unwrap();
@@ -560,14 +575,14 @@ fn is_in_older_segment(record: &WalRecord, data: &Path) -> bool {
     u64::from_le_bytes(seq) < wal_end(data).cast_unsigned() - 1
 }
 
-/// The sequence number after the newest segment, as stored in the database.
+/// Returns the sequence number that follows the newest segment, as recorded in the database.
 fn wal_end(data: &Path) -> i64 {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.query_row("SELECT log_end FROM meta", [], |row| row.get(0)).unwrap()
 }
 
 #[tokio::test]
-async fn a_database_of_an_earlier_build_learns_about_its_wal() {
+async fn the_newest_segment_is_recorded_in_a_database_created_by_an_earlier_build() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     open(&data).unwrap().close().await.unwrap();

@@ -1,12 +1,12 @@
-//! Microbenchmarks of hot components, and whole requests over an in-memory stream.
+//! Microbenchmarks of hot components, and of whole requests on an in-memory stream.
 //!
 //!     cargo bench --manifest-path bench/Cargo.toml --target-dir target/bench
 
-mod in_process;
+mod server;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use in_process::{ITEMS, Server, key, line};
+use server::{ITEMS, Server, key, line};
 use std::hint::black_box;
 use steadfast::kv::codec::ItemMeta;
 use steadfast::kv::cursor;
@@ -30,7 +30,7 @@ fn components(c: &mut Criterion) {
 fn requests(c: &mut Criterion) {
     let server = Server::memory();
     let item = format!("/keys/{}", key(ITEMS / 2).replace('/', "%2F"));
-    // Many requests per iteration amortize the connection.
+    // Many requests per iteration amortize the cost of the connection.
     let mut many = |name: &str, request: &[u8], times: usize| {
         c.bench_function(name, |b| b.iter(|| server.send(request, times)));
     };

@@ -1,10 +1,10 @@
 //! Serves `TIMES` requests of one kind on the embedded engine, for bench/count:
 //! `requests GET|PUT|LIST TIMES`.
 
-#[path = "../benches/in_process.rs"]
-mod in_process;
+#[path = "../benches/server/mod.rs"]
+mod server;
 
-use in_process::{ITEMS, Server, key};
+use server::{ITEMS, Server, key};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);

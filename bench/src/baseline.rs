@@ -1,6 +1,6 @@
 //! The baseline: bare hyper, an upper bound for any durable store on the same HTTP library. GET
-//! serves bytes from memory; PUT appends its body to a log, which one thread writes and fsyncs in
-//! groups. It has no engine, authentication or keys.
+//! serves bytes from memory. PUT appends its body to a log that one thread writes and fsyncs in
+//! groups. The baseline has no engine, authentication or keys.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -13,13 +13,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// The log wraps around at this size.
+/// Size at which the log wraps around, in bytes.
 const WAL_BYTES: u64 = 1 << 30;
 const GROUP: usize = 512;
 
 type Job = (Bytes, oneshot::Sender<()>);
 
-/// `serve-baseline PORT FILE append|prealloc`
+/// Runs the subcommand `serve-baseline PORT FILE append|prealloc`.
 pub fn serve(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     let mut arg = || args.next().ok_or("serve-baseline PORT FILE append|prealloc".to_owned());
     let (port, path, mode) = (crate::number(&arg()?)?, arg()?, arg()?);

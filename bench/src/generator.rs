@@ -1,5 +1,5 @@
-//! The load generator: one thread, many connections, one request in flight on each. It is lean, so
-//! that the server is the bottleneck.
+//! The load generator: one thread with many connections and one request in flight on each. It does
+//! little work per request, so the server is the bottleneck.
 
 use rustix::event::{Timespec, epoll};
 use std::io::{self, Read, Write};
@@ -46,7 +46,7 @@ struct Connection {
     sent: usize,
     began: Instant,
     head: Vec<u8>,
-    /// Bytes of the body still to read, once the head is complete.
+    /// Number of bytes of the body that have not been read yet; set once the head is complete.
     remaining: Option<usize>,
 }
 
@@ -61,8 +61,8 @@ impl Random {
     }
 }
 
-/// Runs `load PORT CONNECTIONS SECONDS KEYS SEED READ WRITE WRITES`, with template files READ and
-/// WRITE and the percentage of writes. Prints rate, p50, p99 and failures.
+/// Runs the subcommand `load PORT CONNECTIONS SECONDS KEYS SEED READ WRITE WRITES`. READ and WRITE
+/// are template files, and WRITES is the percentage of writes. Prints rate, p50, p99 and failures.
 pub fn main(args: impl Iterator<Item = String>) -> Result<(), String> {
     let args: Vec<String> = args.collect();
     let [port, connections, seconds, keys, seed, read, write, writes] = &args[..] else {
@@ -158,7 +158,7 @@ impl Connection {
         while self.sent < self.request.len() {
             match self.stream.write(&self.request[self.sent..]) {
                 Ok(sent) => self.sent += sent,
-                // Requests are small relative to the socket buffer, so this is rare.
+                // This is rare, because requests are small relative to the socket buffer.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
                 Err(e) => return Err(e),
             }

@@ -1,4 +1,4 @@
-//! Benchmarks Steadfast against a baseline and its peers; see METHOD.md.
+//! Compares the performance of Steadfast with a baseline and other servers. See METHOD.md.
 
 mod baseline;
 mod generator;
@@ -70,7 +70,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
-    // The baseline server and the generator are subcommands, so that one program is enough.
+    // The baseline server and the load generator are subcommands of this program.
     let done = if args.next_if(|arg| arg == "serve-baseline").is_some() {
         baseline::serve(args)
     } else if args.next_if(|arg| arg == "load").is_some() {

@@ -1,4 +1,4 @@
-//! The result table, as Markdown and SVG.
+//! Formats the result table as Markdown and SVG.
 
 use crate::generator::Measurement;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Creates a row from a single value.
+    /// Creates a row with a single value.
     pub fn once(label: &str, value: f64) -> Row {
         Row { label: label.into(), value, latencies: None, failures: 0 }
     }
@@ -32,7 +32,7 @@ impl Row {
 }
 
 impl Row {
-    /// The name of the workload.
+    /// Returns the name of the workload.
     pub fn label(&self) -> &str {
         &self.label
     }
@@ -88,7 +88,8 @@ impl Table {
         (row.value > 0.0 && baseline.value > 0.0).then(|| row.value / baseline.value)
     }
 
-    /// Formats the table as Markdown: rate (median; 99th percentile in ms), ratio to `baseline`.
+    /// Formats the table as Markdown. A cell has the rate, the median and 99th percentile latency
+    /// in ms, and the ratio to `baseline`.
     pub fn markdown(&self) -> String {
         let mut text = format!("| workload | {} |\n|---|", self.targets.join(" | "));
         text.push_str(&"---|".repeat(self.targets.len()));

@@ -1,5 +1,5 @@
-//! Scaling of Steadfast: disk usage, read latency under contention, and latency, memory and startup
-//! time as the store grows.
+//! Measures how Steadfast scales: disk usage, read latency under contention, and latency, memory
+//! and startup time as the store grows.
 
 use crate::generator::Measurement;
 use crate::report::Row;
@@ -17,9 +17,9 @@ const SMALL: u64 = 10_000;
 const MIDDLE: u64 = 100_000;
 const EXPIRING: u64 = 1_000_000;
 const VALUE: usize = 1024;
-/// Bytes of an item: key and value.
+/// Size of an item's key and value, in bytes.
 const RAW: f64 = (VALUE + 9) as f64;
-/// Idle time after which background work is complete.
+/// Idle time after which all background work is complete.
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// Runs all parts and writes the table.
@@ -42,7 +42,7 @@ pub fn run_all(options: &Options) -> Result<(), String> {
     if rows.is_empty() {
         return Err(format!("{} is not a part: disk, contention or growth", options.part));
     }
-    let mut text = String::from("| what | figure |\n|---|---|\n");
+    let mut text = String::from("| measurement | result |\n|---|---|\n");
     for row in &rows {
         let _ = writeln!(text, "| {} | {} |", row.label(), row.cell());
     }
@@ -52,7 +52,7 @@ pub fn run_all(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Loads items `from..to` in batches on one connection.
+/// Loads the items `from..to` in batches on one connection.
 fn load(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<(), String> {
     let mut stream = connect(target)?;
     let mut next = from;
@@ -64,10 +64,10 @@ fn load(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<()
     Ok(())
 }
 
-/// Creates a batch of items `from..to`.
+/// Creates a batch of the items `from..to`.
 fn batch(target: &Target, from: u64, to: u64, ttl_secs: Option<u64>) -> Result<Vec<u8>, String> {
     let keys: Vec<String> = (from..to).map(|key| format!("k{key:08}")).collect();
-    target.batch(&keys, &value(VALUE), ttl_secs).ok_or("the target has no batches".into())
+    target.batch(&keys, &value(VALUE), ttl_secs).ok_or("the target does not support batches".into())
 }
 
 fn connect(target: &Target) -> Result<TcpStream, String> {
@@ -85,26 +85,26 @@ fn disk(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let raw = MIDDLE as f64 * RAW / 1e6;
     let mut settled = |label: &str| {
         std::thread::sleep(SETTLED);
-        report(Row::once(&format!("disk / raw data, {label}, settled"), target.disk() / raw));
+        report(Row::once(&format!("disk usage / raw data, {label}, settled"), target.disk() / raw));
     };
     load(&target, 0, MIDDLE, None)?;
-    settled("after a load of 100k x 1 KB");
+    settled("after loading 100k items of 1 KB");
     for _ in 0..2 {
         load(&target, 0, MIDDLE, None)?;
     }
-    settled("after overwriting everything twice");
+    settled("after overwriting all items twice");
     let mut stream = TcpStream::connect(("127.0.0.1", target.port())).map_err(|e| e.to_string())?;
     for key in (0..MIDDLE).filter(|key| key % 10 != 0) {
         let delete = target.delete(&format!("k{key:08}"));
         stream.write_all(&delete).map_err(|e| e.to_string())?;
         target::read_response(&mut stream).map_err(|e| e.to_string())?;
     }
-    settled("after deleting 90 %");
+    settled("after deleting 90 % of the items");
     Ok(())
 }
 
-/// Measures GET on 64 connections: idle, during batches, checkpoints and the deletion of expired
-/// items.
+/// Measures GET with 64 connections on an idle server, during batches, during checkpoints, and
+/// during the removal of expired items.
 fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let target = Target::start("steadfast", &options.steadfast)?;
     load(&target, 0, MIDDLE, None)?;
@@ -116,12 +116,12 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
         Ok(Row::median(label, &runs?))
     };
     report(gets("GET, 64 connections, idle, 1/s")?);
-    // Repeats the work until the reads have been measured.
+    // Repeats `work` until the reads have been measured.
     let during = |work: &(dyn Fn() -> Result<(), String> + Sync), label: &str| {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let worker = scope.spawn(|| {
-                // The load generator has priority on this core.
+                // Yield to the load generator, which runs on the same core.
                 rustix::process::nice(19).map_err(|e| e.to_string())?;
                 while !stop.load(Ordering::Relaxed) {
                     work()?;
@@ -146,12 +146,12 @@ fn contention(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), Str
     let puts = || writes(&generator);
     report(during(
         &puts,
-        "GET, 64 connections, during PUT on 16 connections (with checkpoints), 1/s",
+        "GET, 64 connections, during PUTs on 16 connections, which trigger checkpoints, 1/s",
     )?);
     let ttl_secs = 30;
     load(&target, 2 * MIDDLE, 2 * MIDDLE + EXPIRING, Some(ttl_secs))?;
     std::thread::sleep(Duration::from_secs(ttl_secs));
-    report(gets("GET, 64 connections, during the deletion of 1M expired items, 1/s")?);
+    report(gets("GET, 64 connections, during the removal of 1M expired items, 1/s")?);
     Ok(())
 }
 
@@ -159,13 +159,17 @@ fn writes(generator: &Generator<'_>) -> Result<(), String> {
     generator.run(16, "get", 100, 7).map(|_| ())
 }
 
-/// Measures latency with few and many items, and memory, disk and startup time with many.
+/// Measures latency with few and with many items, and memory, disk usage and startup time with
+/// many items.
 fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String> {
     let mut target = Target::start("steadfast", &options.steadfast)?;
     load(&target, 0, SMALL, None)?;
     std::thread::sleep(SETTLED);
     latencies(&target, options, SMALL, "10k items", report)?;
-    let many = format!("{} items", options.items);
+    let many = match options.items {
+        items if items % 1_000_000 == 0 => format!("{}M items", items / 1_000_000),
+        items => format!("{items} items"),
+    };
     let (begin, mut most) = (Instant::now(), 0_f64);
     let mut next = SMALL;
     while next < options.items {
@@ -175,18 +179,22 @@ fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String>
         next = end;
     }
     let rate = (options.items - SMALL) as f64 / begin.elapsed().as_secs_f64();
-    report(Row::once(&format!("load of {many}, items/s"), rate));
+    report(Row::once(&format!("loading {many}, items/s"), rate));
     report(Row::once(&format!("memory while loading {many}, MB"), most));
     std::thread::sleep(SETTLED);
     let raw = options.items as f64 * RAW / 1e6;
-    report(Row::once(&format!("disk / raw data, {many}"), target.disk() / raw));
+    report(Row::once(&format!("disk usage / raw data, {many}"), target.disk() / raw));
     latencies(&target, options, options.items, &many, report)?;
     report(Row::once(&format!("memory with {many} under load, MB"), target.rss()));
     target.restart("KILL")?;
-    report(Row::once(&format!("ready after kill -9 with {many}, ms"), millis(target.ready)));
+    report(Row::once(
+        &format!("time until ready after kill -9 with {many}, ms"),
+        millis(target.ready),
+    ));
     std::thread::sleep(SETTLED);
     target.restart("TERM")?;
-    report(Row::once(&format!("ready after a shutdown with {many}, ms"), millis(target.ready)));
+    let label = format!("time until ready after a clean shutdown with {many}, ms");
+    report(Row::once(&label, millis(target.ready)));
     Ok(())
 }
 
@@ -219,7 +227,7 @@ fn latencies(
         times.push(millis(begin.elapsed()));
     }
     times.sort_by(f64::total_cmp);
-    report(Row::once(&format!("a page of 1000 keys in the middle of {items}, ms"), times[100]));
+    report(Row::once(&format!("list of 1000 keys in the middle of {items}, ms"), times[100]));
     Ok(())
 }
 

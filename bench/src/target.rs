@@ -1,4 +1,4 @@
-//! The benchmark targets: how to start each and how to format its requests.
+//! Starts the benchmark targets and formats requests for them.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// All targets, in the order of the table.
+/// The names of all targets, in the order of the results table.
 pub const NAMES: [&str; 5] = ["baseline", "baseline-prealloc", "steadfast", "nginx", "webdis"];
 const TOKEN: &str = "bench-token-0123456789abcdef";
 /// The placeholder that the load generator replaces with a key.
@@ -99,7 +99,8 @@ impl Target {
         if self.name == "webdis" { self.wait_for_redis(begin) } else { Ok(()) }
     }
 
-    /// Waits until webdis is connected to Redis; it loses requests that it accepts earlier.
+    /// Waits until webdis is connected to Redis. Until then, webdis loses the requests that it
+    /// accepts.
     fn wait_for_redis(&self, begin: Instant) -> Result<(), String> {
         const CONSECUTIVE: usize = 500;
         let mut successes = 0;
@@ -116,7 +117,7 @@ impl Target {
         Ok(())
     }
 
-    /// Stops the target with a signal and restarts it on the same data.
+    /// Sends a signal to stop the target, and restarts it with the same data.
     pub fn restart(&mut self, signal: &str) -> Result<(), String> {
         for child in &mut self.children {
             let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
@@ -129,12 +130,12 @@ impl Target {
         self.wait_until_ready(begin)
     }
 
-    /// The port.
+    /// Returns the port of the server.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Resident memory of all processes in MB.
+    /// Returns the resident memory of all processes, in MB.
     pub fn rss(&self) -> f64 {
         let of = |child: &Child| {
             let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
@@ -144,7 +145,7 @@ impl Target {
         self.children.iter().filter_map(of).sum::<f64>() / 1000.0
     }
 
-    /// Disk usage in MB.
+    /// Returns the disk usage, in MB.
     pub fn disk(&self) -> f64 {
         fn size(path: &Path) -> u64 {
             use std::os::unix::fs::MetadataExt;
@@ -188,12 +189,12 @@ impl Target {
         }
     }
 
-    /// The request that reads a key.
+    /// Formats a request that reads a key.
     pub fn get(&self, key: &str) -> Vec<u8> {
         self.request("GET", &self.path(key), b"")
     }
 
-    /// The request that writes a key.
+    /// Formats a request that writes a key.
     pub fn put(&self, key: &str, value: &[u8]) -> Vec<u8> {
         match self.name {
             "webdis" => self.request("PUT", &format!("/SET/{key}"), value),
@@ -201,9 +202,10 @@ impl Target {
         }
     }
 
-    /// The request that lists 1000 keys, if the target has lists.
+    /// Formats a request that lists 1000 keys. Returns `None` if the target cannot list keys.
     pub fn list(&self) -> Option<Vec<u8>> {
-        // The placeholder is in a header field that the server ignores.
+        // The load generator requires a placeholder, so put one into a header field that the server
+        // ignores.
         let path = format!("/resources/stores/kv/{}/keys?prefix=k00012", self.store);
         let list = self.request("GET", &path, b"");
         let field = format!("X-Key: {KEY}\r\n\r\n");
@@ -211,18 +213,19 @@ impl Target {
         (self.name == "steadfast").then_some(list)
     }
 
-    /// The request that removes a key.
+    /// Formats a request that deletes a key.
     pub fn delete(&self, key: &str) -> Vec<u8> {
         self.request("DELETE", &self.path(key), b"")
     }
 
-    /// The request for the keys with a prefix.
+    /// Formats a request that lists the keys with a prefix.
     pub fn page(&self, prefix: &str) -> Vec<u8> {
         let path = format!("/resources/stores/kv/{}/keys?prefix={prefix}", self.store);
         self.request("GET", &path, b"")
     }
 
-    /// The request that writes many keys at once, if the target has batches.
+    /// Formats a request that writes many keys. Returns `None` if the target does not support
+    /// batches.
     pub fn batch(&self, keys: &[String], value: &[u8], ttl_secs: Option<u64>) -> Option<Vec<u8>> {
         use base64::Engine as _;
         let body = match self.name {
@@ -295,7 +298,8 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
     Ok(command)
 }
 
-/// Reads a response with a Content-Length; returns its body.
+/// Reads a whole response with a Content-Length. Returns only the start of a large body: at most
+/// 1 KiB of each read after the first.
 pub fn read_response(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 1 << 18]);
     let end = loop {

@@ -1,4 +1,4 @@
-//! The workloads and the process of the load generator.
+//! Runs the workloads, with the load generator in a separate process.
 
 use crate::generator::Measurement;
 use crate::report::{Row, Table};
@@ -10,11 +10,12 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Number of keys with 1 KB values.
+/// Number of keys. Each value is 1 KB long.
 const KEYS: u64 = 100_000;
 const VALUE: usize = 1024;
-/// Lines per batch, and concurrent batches.
+/// Number of lines in a batch.
 const BATCH: usize = 10_000;
+/// Number of concurrent batches.
 const BATCHES_AT_ONCE: usize = 4;
 const MB: usize = 1 << 20;
 
@@ -53,8 +54,8 @@ pub fn value(len: usize) -> Vec<u8> {
 fn run_target(name: &'static str, options: &Options) -> Result<Vec<Row>, String> {
     let target = Target::start(name, &options.steadfast)?;
     let mut rows = vec![
-        Row::once("ready, ms", target.ready.as_secs_f64() * 1e3),
-        Row::once("memory idle, MB", target.rss()),
+        Row::once("time until ready, ms", target.ready.as_secs_f64() * 1e3),
+        Row::once("memory when idle, MB", target.rss()),
     ];
     let baseline = name.starts_with("baseline");
     if let Some(row) = batch_load(&target)? {
@@ -93,7 +94,7 @@ fn run_target(name: &'static str, options: &Options) -> Result<Vec<Row>, String>
     if !baseline {
         rows.push(Row::once("memory at the end, MB", target.rss()));
         std::thread::sleep(Duration::from_secs(5));
-        rows.push(Row::once("disk at the end, settled, MB", target.disk()));
+        rows.push(Row::once("disk usage at the end, settled, MB", target.disk()));
     }
     Ok(rows)
 }
@@ -146,7 +147,7 @@ pub struct Generator<'o> {
 }
 
 impl Generator<'_> {
-    /// Creates a generator of requests for `keys` keys.
+    /// Creates a generator that sends requests for `keys` keys.
     pub fn new<'o>(
         target: &Target,
         options: &'o Options,
@@ -164,7 +165,8 @@ impl Generator<'_> {
         Ok(Generator { dir, port: target.port(), options, keys })
     }
 
-    /// Runs `read` requests on some connections, with `writes` percent of PUT.
+    /// Sends requests on the given number of connections. `writes` percent of them are PUT
+    /// requests, and the rest use the template `read`.
     pub fn run(
         &self,
         connections: usize,
@@ -192,7 +194,7 @@ impl Generator<'_> {
     }
 }
 
-/// Transfers large values over blocking connections; the rate is in MB/s.
+/// Transfers large values on blocking connections. The rate is in MB/s.
 fn large_values(
     target: &Target,
     size: usize,
@@ -204,7 +206,7 @@ fn large_values(
     let begin = Instant::now();
     let value = if put { value(size) } else { Vec::new() };
     let run = |number: usize| -> std::io::Result<u64> {
-        // The baseline selects the size of its response by the key.
+        // In the baseline, the key selects the size of the response.
         let key =
             if target.list().is_some() { format!("b{size}-{number}") } else { format!("b{size}") };
         let request = if put { target.put(&key, &value) } else { target.get(&key) };

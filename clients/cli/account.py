@@ -1,4 +1,4 @@
-"""Authentication: tokens, endpoints and the account commands."""
+"""Checks of authentication: tokens, endpoints and the account commands."""
 
 from checks import about, check, contains, equal, true
 from command import TOKEN, URL, unfolded
@@ -26,7 +26,7 @@ def _(fastly):
     true(output["TokenID"] and output["UserID"] and output["CreatedAt"], f"incomplete: {output}")
 
 
-@check("every command refuses a wrong token with the CLI's hint")
+@check("every command with a wrong token fails and prints the CLI's hint about tokens")
 def _(fastly):
     store_id = fastly.store()
     for command in (
@@ -44,11 +44,11 @@ def _(fastly):
         with about(command):
             expected = (INVALID, "incorrect, or expired Fastly API token")
             result = fastly.refused(expected, *command, FASTLY_API_TOKEN="a-wrong-token-0123456789")
-            true(TOKEN not in result.err + result.out, "the output contains the right token")
+            true(TOKEN not in result.err + result.out, "the output contains the valid token")
     equal(fastly.keys(store_id), [], "the keys")
 
 
-@check("a long batch with a wrong token is refused")
+@check("a long batch with a wrong token is rejected and writes nothing")
 def _(fastly):
     store_id = fastly.store()
     line = '{"key":"k","value":"' + "QUJD" * 100_000 + '"}\n'
@@ -67,7 +67,7 @@ def _(fastly):
         "FASTLY_API_TOKEN": None,
     }
     flags = ("--api", URL, "--account", URL, "--token", TOKEN)
-    true("Data" in fastly.json("kv-store", "list", *flags, **nothing), "no stores")
+    true("Data" in fastly.json("kv-store", "list", *flags, **nothing), "the output has no Data")
 
 
 @check("the endpoints can be set in the CLI's configuration file")
@@ -80,10 +80,10 @@ def _(fastly):
     text = f'config_version = 6\n[fastly]\n{lines}[cli]\nversion = "{version}"\n'
     (folder / "config.toml").write_text(text)
     nothing = {"FASTLY_API_ENDPOINT": None, "FASTLY_ACCOUNT_ENDPOINT": None}
-    true("Data" in fastly.json("kv-store", "list", HOME=home, **nothing), "no stores")
+    true("Data" in fastly.json("kv-store", "list", HOME=home, **nothing), "the output has no Data")
 
 
-@check("a token can be stored under a name, shown, and used by that name")
+@check("a token can be stored under a name, shown, and selected by its name")
 def _(fastly):
     own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
     contains(
@@ -92,7 +92,7 @@ def _(fastly):
     shown = fastly.ok("auth", "show", "mine", **own).out
     for part in ("Account ID: ", "API token scope: global", "API token ID: "):
         contains(shown, part, "the output of auth show")
-    true("Data" in fastly.json("kv-store", "list", "--token", "mine", **own), "no stores")
+    true("Data" in fastly.json("kv-store", "list", "--token", "mine", **own), "the output has no Data")
     true("@" in fastly.ok("whoami", **own).out, "the stored default token is not used")
 
 
@@ -100,7 +100,7 @@ def _(fastly):
 def _(fastly):
     own = {"HOME": fastly.folder(), "FASTLY_API_TOKEN": None}
     result = fastly.run("auth", "add", "bad", "--api-token", "a-wrong-token-0123456789", **own)
-    true(result.status == 1, f"it was stored: {result}")
+    true(result.status == 1, f"the wrong token was accepted: {result}")
     contains(unfolded(fastly.ok("auth", "list", **own).out), "No tokens stored")
 
 

@@ -1,4 +1,4 @@
-"""The Fastly CLI as a user runs it, with its own home directory."""
+"""Runs the Fastly CLI as a user would, with a separate home directory."""
 
 import itertools
 import json
@@ -43,9 +43,9 @@ class Fastly:
         self.kept, self._folders = self._folders, []
 
     def environment(self, **changes):
-        """The environment that points the CLI at the server; a value of None removes a variable.
+        """Returns the environment that directs the CLI to the server; None removes a variable.
 
-        The proxy address is a closed port, so requests to other machines fail.
+        The proxy variables name a closed port, so requests to other machines fail.
         """
         variables = {
             "PATH": os.environ.get("PATH", ""),
@@ -61,7 +61,7 @@ class Fastly:
         return {name: str(value) for name, value in variables.items() if value is not None}
 
     def run(self, *arguments, stdin=b"", **changes):
-        """Runs one command and waits for it."""
+        """Runs a command and waits for it to exit."""
         try:
             done = subprocess.run(
                 [CLI, *arguments],
@@ -86,41 +86,41 @@ class Fastly:
         try:
             return json.loads(result.out)
         except ValueError:
-            raise Failed(f"no JSON: {result}") from None
+            raise Failed(f"the output is not JSON: {result}") from None
 
     def refused(self, expected, *arguments, **options):
-        """Runs a command that must fail with this text on stderr."""
+        """Runs a command that must fail with the text or texts `expected` on standard error."""
         result = self.run(*arguments, **options)
         true(result.status != 0, f"expected a failure: {result}")
-        true(result.status == 1, f"a crash: {result}")
+        true(result.status == 1, f"the CLI crashed: {result}")
         expected = (expected,) if isinstance(expected, str) else expected
         for part in expected:
             contains(unfolded(result.err), part, f"the error output of {result.command}")
         return result
 
     def entry(self, action, store_id, *arguments, **options):
-        """A kv-store-entry command that must succeed."""
+        """Runs a kv-store-entry command that must succeed."""
         return self.ok("kv-store-entry", action, "--store-id", store_id, *arguments, **options)
 
     def keys(self, store_id, *arguments):
-        """The keys of a store, in the order of the list."""
+        """Returns the keys of a store in the order in which they are listed."""
         return self.json("kv-store-entry", "list", "--store-id", store_id, *arguments)
 
     def value(self, store_id, key):
-        """The bytes the CLI prints for a key."""
+        """Returns the bytes that the CLI prints for a key."""
         return self.entry("get", store_id, "--key", key).bytes
 
     def described(self, store_id, key):
-        """The CLI's description of a key."""
+        """Returns the output of describe --json for a key."""
         command = ("kv-store-entry", "describe", "--store-id", store_id, "--key", key)
         return self.json(*command)
 
     def name(self, word="Store"):
-        """A store name no other check uses."""
+        """Returns a store name that no other check uses."""
         return f"{word} {next(self._names)}"
 
     def store(self, word="Store", *arguments):
-        """The id of a new, empty store."""
+        """Creates an empty store; returns its id."""
         created = self.json("kv-store", "create", "--name", self.name(word), *arguments)
         return self.track(created["StoreID"])
 
@@ -130,7 +130,7 @@ class Fastly:
         return store_id
 
     def folder(self):
-        """A new, empty directory."""
+        """Creates an empty directory; returns its path."""
         path = pathlib.Path(tempfile.mkdtemp(prefix="steadfast-cli-"))
         self._folders.append(path)
         return path
@@ -148,7 +148,7 @@ class Fastly:
             return error.code, error.read()
 
     def clean_up(self):
-        """Removes the stores and directories created by the check."""
+        """Removes the stores and directories that the check created."""
         created, self._stores = self._stores, []
         for store_id in created:
             self.run("kv-store", "delete", "--store-id", store_id, "--all", "--auto-yes")
@@ -163,11 +163,11 @@ class Fastly:
 
 
 def unfolded(text):
-    """The text without the line breaks the CLI inserts into long lines."""
+    """Returns the text without the line breaks that the CLI inserts into long lines."""
     return " ".join(text.split())
 
 
 def one(values, what):
-    """Returns the only value."""
+    """Returns the only element of `values`; fails unless there is exactly one."""
     equal(len(values), 1, what)
     return values[0]

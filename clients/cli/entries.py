@@ -1,4 +1,4 @@
-"""Entries one by one: create, get, describe, list, delete."""
+"""Checks of single entries: create, get, describe, list and delete."""
 
 import base64
 
@@ -9,7 +9,7 @@ PRECONDITION = "412 Precondition Failed"
 
 
 def create(store_id, key, value, *options):
-    """The arguments of a create command."""
+    """Returns the arguments of a create command."""
     command = ("kv-store-entry", "create", "--store-id", store_id)
     return (*command, "--key", key, "--value", value, *options)
 
@@ -125,7 +125,7 @@ def _(fastly):
     equal(fastly.keys(store_id), ["kept"], "the keys")
 
 
-@check("the keys '.' and '..', which the CLI turns into the list, delete and write nothing")
+@check("requests for the keys '.' and '..', which the CLI sends to the path of the key list, change nothing")
 def _(fastly):
     for kept in ([], ["a", "b"]):
         store_id = fastly.store()
@@ -176,7 +176,7 @@ def _(fastly):
     equal(fastly.value(store_id, "key"), b"first", "the value")
 
 
-@check("--append and --prepend join values, and drop the metadata")
+@check("--append and --prepend extend the value and drop the metadata")
 def _(fastly):
     store_id = fastly.store()
     fastly.ok(*create(store_id, "key", "b", "--append", "--metadata", "m"))
@@ -204,7 +204,7 @@ def _(fastly):
         equal(fastly.value(store_id, "key"), value.encode(), "the value")
 
 
-@check("UTF-8 metadata round-trips; more than 2000 bytes are rejected")
+@check("UTF-8 metadata round-trips, and metadata of more than 2000 bytes is rejected")
 def _(fastly):
     store_id = fastly.store()
     for metadata in ("mé✓ 😀", "m" * 2000, '{"a": [1, "b"]}'):
@@ -216,7 +216,7 @@ def _(fastly):
     equal(fastly.value(store_id, "key"), b"v", "the value")
 
 
-@check("--if-generation-match guards create, get and delete")
+@check("create, get and delete with --if-generation-match fail if the generation does not match")
 def _(fastly):
     store_id = fastly.store()
     fastly.ok(*create(store_id, "key", "one"))
@@ -227,7 +227,7 @@ def _(fastly):
     fastly.refused(PRECONDITION, *create(store_id, "key", "three", "--if-generation-match", first))
     fastly.refused(PRECONDITION, *create(store_id, "none", "v", "--if-generation-match", first))
     output = fastly.entry("get", store_id, "--key", "key", "--if-generation-match", second)
-    equal(output.bytes, b"two", "the value under its generation")
+    equal(output.bytes, b"two", "the value read with its generation")
     of_it = ("--store-id", store_id, "--key", "key", "--if-generation-match")
     fastly.refused("generation value does not match", "kv-store-entry", "get", *of_it, first)
     fastly.refused(PRECONDITION, "kv-store-entry", "delete", *of_it, first)
@@ -247,17 +247,17 @@ def _(fastly):
         fastly.ok(*create(store_id, key, "v"))
     output = fastly.entry("list", store_id).out
     true(output.endswith("\na 3\na/1\na/2\nb/1\n"), f"the output of list: {output}")
-    equal(fastly.keys(store_id, "--prefix", "a/"), ["a/1", "a/2"], "by prefix")
-    equal(fastly.keys(store_id, "--prefix", "a "), ["a 3"], "by a prefix with a space")
-    equal(fastly.keys(store_id, "--prefix", "c"), [], "by a prefix of none")
-    equal(fastly.keys(store_id, "--consistency", "strong"), ["a 3", "a/1", "a/2", "b/1"], "strong")
+    equal(fastly.keys(store_id, "--prefix", "a/"), ["a/1", "a/2"], "the keys with the prefix")
+    equal(fastly.keys(store_id, "--prefix", "a "), ["a 3"], "the keys with a prefix that contains a space")
+    equal(fastly.keys(store_id, "--prefix", "c"), [], "the keys with a prefix that matches no key")
+    equal(fastly.keys(store_id, "--consistency", "strong"), ["a 3", "a/1", "a/2", "b/1"], "the strong list")
     true(
         set(fastly.keys(store_id, "--consistency", "eventual")) <= {"a 3", "a/1", "a/2", "b/1"},
-        "the eventual list has another key",
+        "the eventual list contains an unexpected key",
     )
 
 
-@check("the CLI's own validation still applies and nothing is written")
+@check("the CLI rejects invalid arguments, and nothing is written")
 def _(fastly):
     store_id = fastly.store()
     command = create(store_id, "key", "v", "--if-generation-match", "abc")
@@ -278,6 +278,6 @@ def _(fastly):
     equal(len(value), 25 * 1024 * 1024, "the length of the value")
     (folder / "big").write_bytes(value)
     fastly.entry("create", store_id, "--dir", str(folder))
-    for _ in range(3):  # describe never reads the value
+    for _ in range(3):  # describe requests the value, but does not read it
         equal(fastly.described(store_id, "big")["key"], "big", "the description")
     true(fastly.value(store_id, "big") == value, "the value differs")

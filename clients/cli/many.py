@@ -1,4 +1,4 @@
-"""More than a thousand keys: paging, delete --all and --prefix."""
+"""Checks with more than a thousand keys: paging, delete --all and delete --prefix."""
 
 import json
 
@@ -9,7 +9,7 @@ KEYS = [f"{'even' if number % 2 == 0 else 'odd'}/{number:05}" for number in rang
 
 
 def filled(fastly):
-    """The id of a store with 2,500 keys."""
+    """Creates a store with 2,500 keys; returns its id."""
     store_id = fastly.store("Many")
     path = fastly.folder() / "batch"
     path.write_text("".join(json.dumps({"key": key, "value": "aGk="}) + "\n" for key in KEYS))
@@ -17,7 +17,7 @@ def filled(fastly):
     return store_id
 
 
-@check("2,500 keys are listed in order and complete, in every form of the list")
+@check("every form of the list returns all 2,500 keys in order")
 def _(fastly):
     store_id = filled(fastly)
     wanted = sorted(KEYS)
@@ -26,7 +26,7 @@ def _(fastly):
     equal(output.split()[-NUMBER:], wanted, "the printed keys")
     equal(fastly.keys(store_id, "--consistency", "strong"), wanted, "the strong list")
     odd = [key for key in wanted if key.startswith("odd/")]
-    equal(fastly.keys(store_id, "--prefix", "odd/"), odd, "the keys of a prefix")
+    equal(fastly.keys(store_id, "--prefix", "odd/"), odd, "the keys with the prefix")
 
 
 @check("delete --prefix deletes the keys with the prefix and no others")
@@ -35,7 +35,7 @@ def _(fastly):
     output = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
     contains(output, f"SUCCESS: Deleted {NUMBER // 2} keys from KV Store", "the output")
     left = sorted(key for key in KEYS if key.startswith("even/"))
-    equal(fastly.keys(store_id), left, "the keys left")
+    equal(fastly.keys(store_id), left, "the remaining keys")
     output = fastly.entry("delete", store_id, "--prefix", "odd/", "--auto-yes").out
     contains(output, "Deleted keys: 0", "the second output")
 
@@ -46,11 +46,11 @@ def _(fastly):
     output = fastly.entry("delete", store_id, "--all", "--auto-yes").out
     contains(output, f"Deleted keys: {NUMBER}", "the output")
     contains(output, f"SUCCESS: Deleted all keys from KV Store '{store_id}'", "the output")
-    equal(fastly.keys(store_id), [], "the keys left")
+    equal(fastly.keys(store_id), [], "the remaining keys")
     fastly.ok("kv-store", "delete", "--store-id", store_id)
 
 
-@check("delete --all with other limits, and a second time on an empty store")
+@check("delete --all works with --concurrency and --max-errors, and on an empty store")
 def _(fastly):
     store_id = filled(fastly)
     limits = ("--concurrency", "7", "--max-errors", "1")
@@ -77,5 +77,5 @@ def _(fastly):
         for answer in (b"", b"n\n"):
             command = ("kv-store-entry", "delete", "--store-id", store_id, *which)
             output = fastly.run(*command, stdin=answer)
-            true("SUCCESS" not in output.out, f"it deleted: {output}")
+            true("SUCCESS" not in output.out, f"keys were deleted: {output}")
     equal(fastly.keys(store_id), ["a"], "the keys")

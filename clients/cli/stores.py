@@ -1,4 +1,4 @@
-"""Stores: create, list, describe, delete."""
+"""Checks of stores: create, list, describe and delete."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def _(fastly):
         contains(output, part, "the output of describe")
 
 
-@check("create --json and describe --json agree, in every location")
+@check("create --json and describe --json print the same store, for every location")
 def _(fastly):
     for location in (None, "US", "EU", "ASIA", "AUS"):
         with about(location):
@@ -34,7 +34,7 @@ def _(fastly):
             output = fastly.json("kv-store", "describe", "--store-id", created["StoreID"])
             equal(output, created, "the described store")
             output = fastly.json("kv-store", "get", "--store-id", created["StoreID"])
-            equal(output, created, "by its alias")
+            equal(output, created, "the store printed by the alias get")
 
 
 @check("names with non-ASCII letters, spaces and punctuation round-trip")
@@ -48,7 +48,7 @@ def _(fastly):
             equal(output["Name"], name, "the name")
 
 
-@check("an existing name is rejected with the reason")
+@check("an existing name is rejected with an error that contains the name")
 def _(fastly):
     name = fastly.name()
     created = fastly.json("kv-store", "create", "--name", name)
@@ -64,14 +64,14 @@ def _(fastly):
     )
 
 
-@check("an invalid name is rejected with the reason")
+@check("an invalid name is rejected with an error that mentions the name")
 def _(fastly):
     for name in ("a\nb", "c" * 256):
         with about(name):
             fastly.refused(("400 Bad Request", "name"), "kv-store", "create", "--name", name)
 
 
-@check("list shows every store, as text, with --verbose and as JSON")
+@check("list prints every store as text, with --verbose and with --json")
 def _(fastly):
     ids = [fastly.store("Listed") for _ in range(3)]
     text = fastly.ok("kv-store", "list").out
@@ -81,7 +81,7 @@ def _(fastly):
         contains(text, f"ID: {store_id}\n", "the list")
         contains(verbose, f"ID: {store_id}\n", "the verbose list")
         found = one(
-            [s for s in listed["Data"] if s["StoreID"] == store_id], "the stores of that id"
+            [s for s in listed["Data"] if s["StoreID"] == store_id], "the stores with this id"
         )
         equal(found, fastly.json("kv-store", "describe", "--store-id", store_id), "the store")
     meta = {"limit": "1000", "total": str(len(listed["Data"]))}
@@ -108,7 +108,7 @@ def _(fastly):
                 fastly.refused("404 Not Found", *command, stdin=b'{"key":"k","value":"aGk="}\n')
 
 
-@check("delete removes an empty store and rejects one with entries")
+@check("delete removes an empty store, but not a store with entries")
 def _(fastly):
     store_id = fastly.store()
     fastly.entry("create", store_id, "--key", "last", "--value", "one")
@@ -137,7 +137,7 @@ def _(fastly):
         fastly.refused("404 Not Found", "kv-store", "describe", "--store-id", store_id)
 
 
-@check("the store ids '.' and '..' delete nothing")
+@check("delete with a store id that contains dots or slashes deletes nothing")
 def _(fastly):
     store_id = fastly.store()
     before = fastly.json("kv-store", "list")["Meta"]["total"]
@@ -148,7 +148,7 @@ def _(fastly):
     fastly.ok("kv-store", "describe", "--store-id", store_id)
 
 
-@check("more than a thousand stores are listed by cursor; --json shows the first page")
+@check("list follows cursors to print more than a thousand stores; --json prints only the first page")
 def _(fastly):
     ids = []
     for number in range(1005):
@@ -161,7 +161,7 @@ def _(fastly):
         equal([store_id for store_id in listed if store_id in set(ids)], ids, "the stores listed")
         equal(len(listed), len(set(listed)), "the number of distinct stores")
         page = fastly.json("kv-store", "list")
-        equal(len(page["Data"]), 1000, "the stores of the first page")
+        equal(len(page["Data"]), 1000, "the number of stores on the first page")
         equal(page["Meta"]["total"], str(len(listed)), "the total")
         true(page["Meta"].get("next_cursor"), "the first page has no cursor")
     finally:

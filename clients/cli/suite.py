@@ -1,4 +1,4 @@
-"""Runs every check in this directory with the Fastly CLI."""
+"""Runs all checks in this directory with the Fastly CLI."""
 
 import pathlib
 import sys
@@ -11,7 +11,7 @@ from checks import run_all, log  # noqa: E402
 
 
 def main():
-    """Loads the checks in the order they should run, and runs them."""
+    """Loads the checks in the order in which they run, and runs them."""
     from command import Fastly
 
     fastly = Fastly()

@@ -1,4 +1,4 @@
-"""Tokens, and the endpoints other than the stores."""
+"""Checks of tokens, and of endpoints other than those for stores."""
 
 from checks import about, check, contains, equal, true
 from shell import TOKEN
@@ -22,7 +22,7 @@ def _(shell):
                 response = shell.refused(401, "", f"curl {request} {words}", store)
                 message = b'"msg":"Provided credentials are missing or invalid"'
                 contains(response.body, message, "the body")
-                true(TOKEN.encode() not in response.body, "the token is in the response")
+                true(TOKEN.encode() not in response.body, "the response contains the token")
     equal(shell.value(store, "key"), b"v", "the value")
 
 
@@ -35,7 +35,7 @@ def _(shell):
 @check("the OpenID configuration needs no token and is JSON")
 def _(shell):
     path = "$URL/realms/fastly/.well-known/openid-configuration"
-    true(isinstance(shell.ok(200, f'curl "{path}"').json(), dict), "not an object")
+    true(isinstance(shell.ok(200, f'curl "{path}"').json(), dict), "the response is not a JSON object")
 
 
 @check("verify, tokens/self and current_user describe the token")
@@ -52,11 +52,11 @@ def _(shell):
     fields = (
         "id user_id customer_id name last_used_at created_at expires_at ip scopes scope services"
     )
-    true(set(fields.split()) <= set(token), f"a token has {sorted(token)}")
+    true(set(fields.split()) <= set(token), f"a field is missing from the token: {sorted(token)}")
     equal((token["scope"], token["scopes"], token["services"]), ("global", ["global"], []), "scope")
     equal(token["id"], body_json["token"]["id"], "the id of the token")
     user = shell.ok(200, 'curl "$URL/current_user" -H "Fastly-Key: $TOKEN"').json()
-    true({"id", "login", "name", "customer_id"} <= set(user), f"a user has {sorted(user)}")
+    true({"id", "login", "name", "customer_id"} <= set(user), f"a field is missing from the user: {sorted(user)}")
     equal(user["id"], token["user_id"], "the id of the user")
 
 
@@ -81,19 +81,19 @@ def _(shell):
     equal(shell.value(store, "key"), b"v", "the value")
 
 
-@check("the former path of the stores leads to the same stores")
+@check("the former path /resources/stores/object is an alias of /resources/stores/kv")
 def _(shell):
     create = 'curl -X POST "$URL/resources/stores/object" -H "Fastly-Key: $TOKEN" -d "$DATA"'
     store = shell.track(shell.ok(201, create, DATA='{"name":"Old way"}').json()["id"])
     old = f"$URL/resources/stores/object/{store}"
     shell.ok(200, f'curl -X PUT "{old}/keys/a%2Fb" -H "Fastly-Key: $TOKEN" -d v')
-    equal(shell.value(store, "a%2Fb"), b"v", "the value by the new path")
+    equal(shell.value(store, "a%2Fb"), b"v", "the value read with the new path")
     shell.put(store, "c", b"w")
     response = shell.ok(200, f'curl "{old}/keys" -H "Fastly-Key: $TOKEN"')
-    equal(response.json()["data"], ["a/b", "c"], "the keys by the old path")
+    equal(response.json()["data"], ["a/b", "c"], "the keys listed with the old path")
     shell.ok(404, f'curl "{old}/keys/none" -H "Fastly-Key: $TOKEN"')
     response = shell.run(f'curl -X DELETE "{old}/" -H "Fastly-Key: $TOKEN"')
-    true(400 <= response.status <= 499, f"a slash at the end: {response}")
+    true(400 <= response.status <= 499, f"the path with a trailing slash was accepted: {response}")
     shell.ok(409, f'curl -X DELETE "{old}" -H "Fastly-Key: $TOKEN"')
 
 
@@ -104,7 +104,7 @@ def _(shell):
             shell.ok(200, f'curl "$URL{path}"')
 
 
-@check("HTTP/1.0, Connection: close and pipelined requests are answered")
+@check("requests with HTTP/1.0, Connection: close or transfer coding are answered")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")

@@ -1,4 +1,4 @@
-"""Batches, as a file or from stdin."""
+"""Checks of batches, sent from a file or from standard input."""
 
 import base64
 import json
@@ -11,11 +11,11 @@ NDJSON = '-H "Content-Type: application/x-ndjson"'
 
 
 def line(key, value, **fields):
-    """One line of a batch."""
+    """Returns a line of a batch."""
     return json.dumps({"key": key, "value": base64.b64encode(value).decode(), **fields}) + "\n"
 
 
-@check("a batch from a file is answered with the recorded 41 bytes")
+@check("a batch from a file returns the recorded 41 bytes")
 def _(shell):
     store = shell.store()
     text = (
@@ -30,18 +30,18 @@ def _(shell):
         with about(words):
             response = shell.ok(200, f"{PUT} {words}", store)
             equal(response.body, SUCCESS, "the body")
-            equal(len(response.body), 41, "its length")
-            equal(response.headers["content-type"], "application/json", "its type")
+            equal(len(response.body), 41, "the length of the body")
+            equal(response.headers["content-type"], "application/json", "the content type")
     response = shell.ok(200, f"cat batch | {PUT} {NDJSON} -T -", store)
-    equal(response.body, SUCCESS, "the body of a batch in chunks")
+    equal(response.body, SUCCESS, "the body of the response to a chunked batch")
     equal(shell.keys(store), ["a", "b/c", "d"], "the keys")
-    equal(shell.value(store, "b/c"), b"\x00\xff", "a value of bytes")
+    equal(shell.value(store, "b/c"), b"\x00\xff", "a binary value")
     equal(shell.value(store, "d"), b"", "an empty value")
     response = shell.ok(200, 'curl -I "$STORE/keys/a" -H "Fastly-Key: $TOKEN"', store)
     equal(response.headers["metadata"].encode("latin-1"), "mé".encode(), "the metadata")
 
 
-@check("an empty batch and one of blank lines succeed")
+@check("an empty batch and a batch of blank lines succeed")
 def _(shell):
     store = shell.store()
     for words in ("", "-d ''", "--data-binary $'\\n\\n  \\n'", "--data-binary $'\\r\\n'"):
@@ -49,7 +49,7 @@ def _(shell):
             equal(shell.ok(200, f"{PUT} {words}", store).body, SUCCESS, "the body")
 
 
-@check("bad lines yield 400 with index, quoted code and reason; good lines are stored")
+@check("invalid lines return 400 with an index, a string code and a reason; valid lines are stored")
 def _(shell):
     store = shell.store()
     shell.file(
@@ -60,16 +60,16 @@ def _(shell):
     body_json = response.json()
     true(isinstance(body_json["type"], str) and isinstance(body_json["title"], str), f"type, title: {body_json}")
     errors = body_json["errors"]
-    equal([error["index"] for error in errors], [2, 3], "the indexes, blank lines counted")
+    equal([error["index"] for error in errors], [2, 3], "the indexes, which count blank lines")
     equal([error["key"] for error in errors], ["k7", ""], "the keys")
-    equal([error["code"] for error in errors], ["400", "400"], "the codes, as text")
+    equal([error["code"] for error in errors], ["400", "400"], "the codes, which are strings")
     for error in errors:
-        true(isinstance(error["reason"], str) and error["reason"], f"no reason: {error}")
+        true(isinstance(error["reason"], str) and error["reason"], f"an error has no reason: {error}")
     contains(response.body, b'"index":2', "the body")
     equal(shell.keys(store), ["a", "b"], "the keys")
 
 
-@check("lines are applied in order: the last one wins and earlier good lines stay")
+@check("lines are applied in order, so the last line for a key wins")
 def _(shell):
     store = shell.store()
     shell.file("batch", "".join(line("k", str(n).encode()) for n in range(50)).encode())
@@ -77,7 +77,7 @@ def _(shell):
     equal(shell.value(store, "k"), b"49", "the value")
 
 
-@check("base64 is accepted without padding, other alphabets are rejected")
+@check("base64 is accepted without padding, and invalid base64 is rejected")
 def _(shell):
     store = shell.store()
     shell.ok(200, f"""{PUT} -d '{{"key":"a","value":"aGk"}}'""", store)
@@ -88,7 +88,7 @@ def _(shell):
     equal(shell.keys(store), ["a"], "the keys")
 
 
-@check("a batch with one line over the limit reports 413 for that line only")
+@check("a batch with one value above the limit reports 413 for that line only")
 def _(shell):
     store = shell.store()
     huge = line("huge", bytes(25 * 1024 * 1024 + 1))
@@ -99,7 +99,7 @@ def _(shell):
     equal(shell.keys(store), ["a", "b"], "the keys")
 
 
-@check("an aborted batch stores complete lines or nothing, never part of a value")
+@check("an aborted batch stores only complete lines")
 def _(shell):
     store = shell.store()
     text = line("a", b"1") + line("b", b"x" * 3000)[:2000]
@@ -109,7 +109,7 @@ def _(shell):
     true(shell.keys(store) in ([], ["a"]), f"the keys are {shell.keys(store)}")
 
 
-@check("all of many errors are reported")
+@check("all 300 errors in a batch are reported")
 def _(shell):
     store = shell.store()
     shell.file("batch", b'{"key":"a#b","value":""}\n' * 300)

@@ -1,11 +1,11 @@
-"""Items, with the commands from the documentation."""
+"""Checks of items, with the commands from the documentation."""
 
 import time
 
 from checks import about, check, equal, true
 
 
-@check("-d uploads a value, although it declares a form")
+@check("-d uploads a value unchanged, although curl declares it as a form")
 def _(shell):
     store = shell.store()
     for value in ("v", "a=b&c=d%20+e", "%", "{}", "ümläut", "one=1"):
@@ -17,7 +17,7 @@ def _(shell):
             equal(shell.value(store, "key"), value.encode(), "the value")
 
 
-@check("the Content-Type of an upload selects no parser and is not stored")
+@check("the Content-Type of an upload does not affect the value and is not stored")
 def _(shell):
     store = shell.store()
     for kind in ("application/json", "multipart/form-data; boundary=x", "text/plain", "", "x",
@@ -27,10 +27,10 @@ def _(shell):
             shell.put(store, "key", value, f'-H "Content-Type: {kind}"')
             response = shell.ok(200, 'curl "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
             equal(response.body, value, "the value")
-            equal(response.headers["content-type"], "application/octet-stream", "its type")
+            equal(response.headers["content-type"], "application/octet-stream", "the content type")
 
 
-@check("GET returns an item's headers and none that transform it")
+@check("GET returns all headers of an item, without ETag and encoding headers")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"twelve bytes", '-H "metadata: some words"')
@@ -49,10 +49,10 @@ def _(shell):
             }.items():
                 equal(response.headers.get(name), wanted, name)
             for name in ("etag", "content-encoding", "transfer-encoding", "vary"):
-                true(name not in response.headers, f"a header {name}")
+                true(name not in response.headers, f"the response has a header {name}")
 
 
-@check("an item without metadata has an empty header on the wire")
+@check("the response for an item without metadata contains an empty metadata header")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -61,7 +61,7 @@ def _(shell):
     equal(lines.count(b"metadata:"), 1, f"the number of metadata headers in {lines}")
 
 
-@check("-I returns an item's headers without its value")
+@check("-I returns the headers of an item without its value")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"x" * 100_000, '-H "metadata: m"')
@@ -75,7 +75,7 @@ def _(shell):
     equal(head.headers["content-length"], str(len(missing.body)), "the length of a 404")
 
 
-@check("ranges are served or not advertised")
+@check("ranges are supported if the server advertises them")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"0123456789")
@@ -83,19 +83,19 @@ def _(shell):
     ranged = shell.run('curl -r 2-4 "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
     if plain.headers.get("accept-ranges") == "bytes":
         equal((ranged.status, ranged.body), (206, b"234"), "the range")
-        equal(ranged.headers.get("content-range"), "bytes 2-4/10", "its header")
+        equal(ranged.headers.get("content-range"), "bytes 2-4/10", "the Content-Range header")
         tail = shell.ok(206, 'curl -r -3 "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-        equal(tail.body, b"789", "the last three")
+        equal(tail.body, b"789", "the last three bytes")
         rest = shell.ok(206, 'curl -r 7- "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-        equal(rest.body, b"789", "from offset 7 on")
+        equal(rest.body, b"789", "the bytes from offset 7")
         beyond = shell.run('curl -r 10-20 "$STORE/keys/key" -H "Fastly-Key: $TOKEN"', store)
-        equal(beyond.status, 416, "the status beyond the end")
-        equal(beyond.headers.get("content-range"), "bytes */10", "its header")
+        equal(beyond.status, 416, "the status of a range beyond the end")
+        equal(beyond.headers.get("content-range"), "bytes */10", "the Content-Range header")
     else:
         equal((ranged.status, ranged.body), (200, b"0123456789"), "the whole value")
 
 
-@check("metadata is stored as raw bytes: UTF-8, Latin-1, tabs; -H 'metadata;' sends it empty")
+@check("metadata in UTF-8, in Latin-1, with tabs or empty is stored as raw bytes")
 def _(shell):
     store = shell.store()
     for metadata in ("mé✓ 😀".encode(), b"\xe9 \xff", b"a\tb", b"m" * 2000, b"x"):
@@ -112,7 +112,7 @@ def _(shell):
     shell.refused(400, "metadata", f"{put} -H @headers.txt", store)
 
 
-@check("if-generation-match guards writes and deletes; a mismatch returns 412 without a body")
+@check("a write or delete with a different generation returns 412 without a body")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"one")
@@ -146,7 +146,7 @@ def _(shell):
     equal(shell.keys(store), [], "the keys")
 
 
-@check("time_to_live_sec, with its underscores, takes effect")
+@check("an item with time_to_live_sec expires")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v", '-H "time_to_live_sec: 1"')
@@ -156,7 +156,7 @@ def _(shell):
     equal(shell.keys(store), [], "the keys")
 
 
-@check("booleans are words or digits in any case; anything else returns 400")
+@check("booleans are true, t, 1, false, f or 0 in any letter case; other values return 400")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -210,7 +210,7 @@ def _(shell):
         with about(query):
             response = shell.ok(200, f'curl "$STORE/keys{query}" -H "Fastly-Key: $TOKEN"', store)
             equal(response.body, wanted, "the body")
-            equal(response.headers["content-type"], "application/json", "its type")
+            equal(response.headers["content-type"], "application/json", "the content type")
     for query, word in (
         ("limit=0", "limit"), ("limit=x", "limit"), ("consistency=weak", "consistency"),
         ("cursor=%%%", ""), ("cursor=nonsense", "cursor"), ("prefix=%ff", ""),
@@ -219,7 +219,7 @@ def _(shell):
             shell.refused(400, word, f'curl "$STORE/keys?{query}" -H "Fastly-Key: $TOKEN"', store)
 
 
-@check("one connection serves many requests, regardless of their responses")
+@check("one connection serves many requests, including those that fail")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -237,12 +237,12 @@ def _(shell):
         ("GET", "/keys", None),
         ("GET", "", None),
     ):
-        # Each request names its output files: --next resets the earlier options.
+        # Each request names its output files, because --next resets the earlier options.
         words = [f"-X {method} {data and f'-d {data!r}' or ''}", '-H "Fastly-Key: $TOKEN"']
         words += [f'"$STORE{tail}" -s -o next.body -w "%{{http_code}} 0 %{{num_connects}}\\n"']
         lines.append(" ".join(words))
     response = shell.run("curl " + " --next ".join(lines), store)
     statuses = [int(line[0]) for line in response.writeouts]
     equal(statuses, [200, 200, 412, 404, 204, 404, 400, 405, 200, 200, 200], "the statuses")
-    equal([line[2] for line in response.writeouts], ["1"] + ["0"] * 10, "new connections per request")
+    equal([line[2] for line in response.writeouts], ["1"] + ["0"] * 10, "the number of new connections per request")
     equal(shell.keys(store), ["k", "key"], "the keys")

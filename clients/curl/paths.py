@@ -1,10 +1,10 @@
-"""Paths as curl sends them: with slashes, dots and escapes."""
+"""Checks of paths with slashes, dots and escapes, as curl sends them."""
 
 from checks import about, check, contains, equal, true
 
 
 def delete(path):
-    """A plain DELETE."""
+    """Returns a command that sends a DELETE."""
     return f'curl -X DELETE "{path}" -H "Fastly-Key: $TOKEN"'
 
 
@@ -14,25 +14,25 @@ def still_there(shell, store, keys):
     equal(shell.keys(store), keys, "the keys")
 
 
-@check("slashes in a key need no escaping: keys/a/b/c and keys/a%2Fb%2Fc are one item")
+@check("slashes in a key need no escaping: keys/a/b/c and keys/a%2Fb%2Fc refer to the same item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a/b/c", b"one")
-    equal(shell.value(store, "a%2Fb%2Fc"), b"one", "the value by the escaped path")
-    equal(shell.value(store, "a/b%2fc"), b"one", "the value by a mixed path")
+    equal(shell.value(store, "a%2Fb%2Fc"), b"one", "the value read with the escaped path")
+    equal(shell.value(store, "a/b%2fc"), b"one", "the value read with a partly escaped path")
     shell.put(store, "x//y", b"two")
     shell.put(store, "trail/", b"three")
     shell.put(store, "/lead", b"four")
     equal(shell.keys(store), ["/lead", "a/b/c", "trail/", "x//y"], "the keys")
-    equal(shell.value(store, "x%2F%2Fy"), b"two", "the value of two slashes")
-    equal(shell.value(store, "%2Flead"), b"four", "the value of a leading slash")
+    equal(shell.value(store, "x%2F%2Fy"), b"two", "the value of the key with two slashes")
+    equal(shell.value(store, "%2Flead"), b"four", "the value of the key with a leading slash")
     shell.ok(404, 'curl "$STORE/keys/trail" -H "Fastly-Key: $TOKEN"', store)
     shell.ok(404, 'curl "$STORE/keys/x/y" -H "Fastly-Key: $TOKEN"', store)
     shell.ok(204, delete("$STORE/keys/a/b/c"), store)
     equal(shell.keys(store), ["/lead", "trail/", "x//y"], "the keys after a delete")
 
 
-@check("escapes are decoded once, and a plus is a plus")
+@check("escapes are decoded exactly once, and a plus is a literal plus")
 def _(shell):
     store = shell.store()
     for path, key in (
@@ -49,7 +49,7 @@ def _(shell):
             )
 
 
-@check("undecodable paths return 400")
+@check("paths that cannot be decoded return 400")
 def _(shell):
     store = shell.store()
     for path in ("%", "%2", "%zz", "%ff", "%c3%28", "a%00%80", "%e2%98", "%ed%a0%80"):
@@ -74,7 +74,8 @@ AS_IS = [
     "$URL/x/../resources/stores/kv/$ID", "$URL/resources/stores/KV/$ID",
 ]  # fmt: skip
 
-# Without --path-as-is, curl turns these into the store, its keys or all stores, with a slash.
+# Without --path-as-is, curl turns these into the path of the store, of its keys or of all stores, with a
+# trailing slash.
 COLLAPSED = [
     "$STORE/keys/..", "$STORE/keys/../", "$STORE/keys/../..", "$STORE/keys/.", "$STORE/keys/./",
     "$STORE/keys/a/..", "$STORE/keys/a/../..", "$STORE/keys/a/../../..",
@@ -83,9 +84,9 @@ COLLAPSED = [
 ]  # fmt: skip
 
 
-@check("no path with extra dots or slashes deletes or writes anything, raw or collapsed")
+@check("no path with extra dots or slashes writes or deletes anything, whether or not curl collapses it")
 def _(shell):
-    for kept in ([], ["a"]):  # an empty store could be deleted, one with an item could be emptied
+    for kept in ([], ["a"]):  # A wrong request could delete an empty store, or the item in the other one.
         store = shell.store()
         for key in kept:
             shell.put(store, key, b"v")
@@ -99,7 +100,7 @@ def _(shell):
                     still_there(shell, store, kept)
 
 
-@check("the same paths with GET are a 4xx or a plain list, never another item")
+@check("GET of a path with extra dots or slashes returns a 4xx or a list, but no item")
 def _(shell):
     store = shell.store()
     shell.put(store, "a", b"secret")
@@ -110,17 +111,17 @@ def _(shell):
         with about(path):
             response = shell.run(f'curl --path-as-is "{path}" -H "Fastly-Key: $TOKEN"', store)
             true(400 <= response.status <= 499, f"status {response.status}")
-            true(b"secret" not in response.body, "the item's value came back")
+            true(b"secret" not in response.body, "the response contains the value of the item")
 
 
-@check("nothing is ever redirected: -L finds nothing to follow")
+@check("no response is a redirect that curl -L would follow")
 def _(shell):
     store = shell.store()
     for path in ("$KV/", "$STORE/", "$STORE/keys/", "$URL", "$URL/", "$URL//", "$STORE/keys//"):
         with about(path):
             response = shell.run(f'curl -L --max-redirs 0 "{path}" -H "Fastly-Key: $TOKEN"', store)
             true(400 <= response.status <= 499, f"status {response.status}")
-            true("location" not in response.headers, "a location")
+            true("location" not in response.headers, "the response has a Location header")
 
 
 @check("an unsupported method returns 405 and lists the supported ones")
@@ -141,7 +142,7 @@ def _(shell):
                 equal(allowed, wanted, "the Allow header")
 
 
-@check("an unknown path returns 404 with the usual body")
+@check("an unknown path returns 404 with the message 'Record not found'")
 def _(shell):
     for path in ("/", "/resources", "/resources/stores", "/resources/stores/config", "/service",
                  "/resources/stores/kv/a/b", "/resources/stores/kv/a/keysx"):  # fmt: skip
@@ -150,7 +151,7 @@ def _(shell):
             contains(response.body, b'"msg":"Record not found"', "the body")
 
 
-@check("a 1024-byte key, escaped to three times its length, works; a longer one returns 400")
+@check("a 1024-byte key is accepted even if all its characters are escaped; a longer key returns 400")
 def _(shell):
     store = shell.store()
     put = 'curl -X PUT "$STORE/keys/$KEY" -H "Fastly-Key: $TOKEN" -d v'
@@ -158,4 +159,4 @@ def _(shell):
     equal(shell.keys(store), ["☃" * 341 + "a"], "the keys")
     shell.refused(400, "1024", put, store, KEY="%E2%98%83" * 342)
     response = shell.run(put, store, KEY="k" * 20_000)
-    true(400 <= response.status <= 499, f"a request line of 20 kB got {response}")
+    true(400 <= response.status <= 499, f"a request line of 20 kB was accepted: {response}")

@@ -1,7 +1,8 @@
-"""Runs curl commands in a shell, as a person would type them.
+"""Runs curl commands in a shell, as a user would type them.
 
-In a command, $URL is the server, $TOKEN its token, $KV the path of all stores and $STORE the store
-of the check. "curl" is a function that runs the real curl silently and saves the response in files.
+In a command, $URL is the URL of the server, $TOKEN is its token, $KV is the URL of all stores, and $STORE
+is the URL of the check's store. "curl" is a shell function that runs curl silently and saves the response
+in files.
 """
 
 import json
@@ -18,7 +19,7 @@ TOKEN = os.environ["STEADFAST_TOKEN"]
 KV = f"{URL}/resources/stores/kv"
 COMMAND_SECONDS = 60
 
-# -q: ignore the user's configuration file. The check parses the first line of the output.
+# -q makes curl ignore the user's configuration file. The output is parsed, so --output redirects the body.
 PRELUDE = r"""
 set -o pipefail
 curl() {
@@ -29,7 +30,7 @@ curl() {
 
 
 class Response:
-    """The response to the last curl of a command."""
+    """The response to the last curl in a command."""
 
     def __init__(self, command, done, headers, body):
         self.command = " ".join(command.split())
@@ -47,7 +48,7 @@ class Response:
             self.headers[name.decode().lower()] = value.strip().decode("latin-1")
 
     def json(self):
-        """The body, which must be JSON and declared as such."""
+        """Returns the decoded body, which must have the content type application/json."""
         equal(self.headers.get("content-type"), "application/json", "the content type")
         return json.loads(self.body)
 
@@ -56,7 +57,7 @@ class Response:
 
 
 class Shell:
-    """A shell whose environment has the server's address."""
+    """Runs commands in a shell whose environment contains the URL of the server."""
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="steadfast-curl-"))
@@ -64,7 +65,7 @@ class Shell:
         self._number = 0
 
     def version(self):
-        """The first line of curl --version."""
+        """Returns the first line of curl --version."""
         body_json = subprocess.run(["curl", "-q", "--version"], capture_output=True, text=True)
         return body_json.stdout.splitlines()[0]
 
@@ -112,11 +113,11 @@ class Shell:
         equal(body_json.get("status"), status, "the status in the body")
         true("errors" not in body_json, f"an errors field: {response}")
         for word in [words] if isinstance(words, str) else words:
-            true(word.lower() in body_json["detail"].lower(), f"nothing about {word!r}: {response}")
+            true(word.lower() in body_json["detail"].lower(), f"the detail does not contain {word!r}: {response}")
         return response
 
     def store(self, name=None):
-        """The id of a new, empty store."""
+        """Creates an empty store; returns its id."""
         self._number += 1
         body = json.dumps({"name": name or f"Store {self._number}"})
         command = 'curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d "$DATA"'
@@ -128,33 +129,33 @@ class Shell:
         return store_id
 
     def file(self, name, value):
-        """Writes a file into the directory the commands run in."""
+        """Writes a file to the directory in which the commands run."""
         (self.folder / name).write_bytes(value)
         return name
 
     def put(self, store, key, value, *options):
-        """Stores a value under a key in its URL form."""
+        """Writes a value; `key` is in its URL form."""
         self.file("put.value", value)
         words = " ".join(options)
         command = f'curl -X PUT "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN" {words}'
         return self.ok(200, f"{command} --data-binary @put.value", store)
 
     def value(self, store, key):
-        """The bytes stored under a key in its URL form."""
+        """Returns the stored bytes of an item; `key` is in its URL form."""
         return self.ok(200, f'curl "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN"', store).body
 
     def generation(self, store, key):
-        """The generation of an item."""
+        """Returns the generation of an item."""
         response = self.ok(200, f'curl -I "$STORE/keys/{key}" -H "Fastly-Key: $TOKEN"', store)
         return int(response.headers["generation"])
 
     def keys(self, store, query=""):
-        """The keys of one page."""
+        """Returns the keys on one page."""
         command = f'curl "$STORE/keys{query}" -H "Fastly-Key: $TOKEN"'
         return self.ok(200, command, store).json()["data"]
 
     def clean_up(self):
-        """Removes the stores created by the check."""
+        """Removes the stores that the check created."""
         created, self._stores = self._stores, []
         for store in created:
             while True:
@@ -170,17 +171,17 @@ class Shell:
             self.run('curl -X DELETE "$STORE" -H "Fastly-Key: $TOKEN"', store)
 
     def close(self):
-        """Removes the directory."""
+        """Removes the directory of the commands."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def content(path):
-    """The bytes of a file; empty if it does not exist."""
+    """Returns the bytes of a file, or no bytes if it does not exist."""
     return path.read_bytes() if path.exists() else b""
 
 
 def escaped(key):
-    """A key in its URL form: every byte but letters and digits is escaped."""
+    """Returns a key in its URL form, with every byte escaped except ASCII letters and digits."""
     return "".join(
         chr(byte) if chr(byte).isalnum() and byte < 128 else f"%{byte:02X}" for byte in key.encode()
     )

@@ -1,4 +1,4 @@
-"""Stores, with the commands from the documentation."""
+"""Checks of stores, with the commands from the documentation."""
 
 import json
 import re
@@ -13,28 +13,28 @@ STORE = (
 
 
 def like(body, pattern, name):
-    """Checks a body byte for byte, except for ids and dates."""
+    """Checks every byte of a body except ids and dates."""
     wanted = pattern.replace("NAME", re.escape(name))
     true(re.fullmatch(wanted.encode(), body), f"unexpected body: {body!r}")
 
 
-@check("POST creates a store: 201 and four fields in order")
+@check("POST creates a store and returns 201 with four fields in the recorded order")
 def _(shell):
     for header in ('-H "Content-Type: application/json" -H "Accept: application/json"', ""):
         with about(header):
             name = f"by curl {len(header)}"
             command = f'curl -i -X POST "$KV" -H "Fastly-Key: $TOKEN" {header} -d "$DATA"'
             response = shell.ok(201, command, DATA=json.dumps({"name": name}))
-            body = response.body.partition(b"\r\n\r\n")[2]  # -i puts the headers before it
+            body = response.body.partition(b"\r\n\r\n")[2]  # -i adds the headers before the body
             shell.track(json.loads(body)["id"])
             like(body, STORE, name)
             equal(response.headers["content-type"], "application/json", "the content type")
             for name, wanted in {"cache-control": "no-store", "pragma": "no-cache"}.items():
                 equal(response.headers.get(name), wanted, name)
-            true("date" in response.headers, "no date")
+            true("date" in response.headers, "the response has no Date header")
 
 
-@check("a name in raw UTF-8 and the same name in escapes are equal")
+@check("a name in UTF-8 and the same name with JSON escapes are treated as equal")
 def _(shell):
     create = """curl -X POST "$KV" -H "Fastly-Key: $TOKEN" -d '{"name":"%s"}'"""
     created = shell.ok(201, create % "Söre ☃").json()
@@ -43,7 +43,7 @@ def _(shell):
     shell.refused(400, "already exists", create % "S\\u00f6re \\u2603")
 
 
-@check("GET describes a store; HEAD does the same without the body")
+@check("GET describes a store, and HEAD returns the length of the same body")
 def _(shell):
     store = shell.store("To describe")
     response = shell.ok(200, 'curl "$STORE" -H "Fastly-Key: $TOKEN"', store)
@@ -52,7 +52,7 @@ def _(shell):
     equal(head.headers["content-length"], str(len(response.body)), "the length in the HEAD response")
 
 
-@check("GET lists the stores: data, limit and total")
+@check("GET lists the stores with limit, total and cursor")
 def _(shell):
     shell.store("Listed")
     response = shell.ok(200, 'curl "$KV" -H "Fastly-Key: $TOKEN"')
@@ -67,7 +67,7 @@ def _(shell):
     like(response.body, r'\{"data":\[' + STORE + r'\],"meta":\{"limit":1,"total":2\}\}', "listed too")
 
 
-@check("the name filter is form-encoded: %20 and + are spaces there")
+@check("the name filter is form-encoded, so both %20 and + are spaces")
 def _(shell):
     store = shell.store("a b+c ö")
     filters = (
@@ -80,10 +80,10 @@ def _(shell):
             response = shell.ok(200, f'curl -G "$KV" {words} -H "Fastly-Key: $TOKEN"')
             equal([found["id"] for found in response.json()["data"]], [store], "the stores found")
     response = shell.ok(200, 'curl "$KV?name=nothing" -H "Fastly-Key: $TOKEN"')
-    equal(response.body, b'{"data":[],"meta":{"limit":1000,"total":0}}', "the body of none found")
+    equal(response.body, b'{"data":[],"meta":{"limit":1000,"total":0}}', "the body if no store matches")
 
 
-@check("PUT renames a store: 200 and an empty body")
+@check("PUT renames a store and returns 200 with an empty body")
 def _(shell):
     store = shell.store("Before")
     command = """curl -X PUT "$STORE" -H "Fastly-Key: $TOKEN" -d '{"name":"After"}'"""
@@ -93,7 +93,7 @@ def _(shell):
     equal(response.json()["name"], "After", "the name")
 
 
-@check("a location in capitals is accepted; any other returns 400")
+@check("US, EU, ASIA and AUS are accepted as location, and other values return 400")
 def _(shell):
     create = """curl -X POST "$KV?location=%s" -H "Fastly-Key: $TOKEN" -d '{"name":"In %s"}'"""
     for location in ("US", "EU", "ASIA", "AUS"):
@@ -120,7 +120,7 @@ def _(shell):
     equal(response.json()["meta"]["total"], 0, "the number of stores")
 
 
-@check("DELETE returns 204 without length or type, then 404; with items 409")
+@check("DELETE returns 409 for a store with items, 204 for an empty store, and then 404")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"v")
@@ -131,7 +131,7 @@ def _(shell):
     response = shell.ok(204, delete, store)
     equal(response.body, b"", "the body")
     for name in ("content-length", "content-type", "transfer-encoding"):
-        true(name not in response.headers, f"a header {name}")
+        true(name not in response.headers, f"the response has a header {name}")
     shell.refused(404, "", delete, store)
 
 

@@ -1,4 +1,4 @@
-"""Large and streamed bodies: files, stdin, Expect: 100-continue, interrupted uploads."""
+"""Checks of large and streamed bodies: files, standard input, Expect: 100-continue, aborted uploads."""
 
 import os
 
@@ -10,18 +10,18 @@ MISSING = "0000000000000000000000"
 PUT = 'curl -X PUT "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
 
 
-@check("--data-binary @file of 5 MB sends Expect and gets 100, then 200")
+@check("an upload of 5 MB with --data-binary sends Expect and receives 100, then 200")
 def _(shell):
     store = shell.store()
     value = os.urandom(5_000_000)
     shell.file("big", value)
     response = shell.ok(200, f"{PUT} -v --data-binary @big", store)
-    true("> Expect: 100-continue" in response.log, "this curl does not send Expect")
+    true("> Expect: 100-continue" in response.log, "curl did not send an Expect header")
     equal(response.interim, [100], "the interim responses")
     true(shell.value(store, "key") == value, "the value differs")
 
 
-@check("a body announced by Expect is not sent when the request is rejected")
+@check("a rejected request with Expect is answered before its body is sent")
 def _(shell):
     store = shell.store()
     shell.put(store, "kept", b"v")
@@ -31,14 +31,14 @@ def _(shell):
     base = f'curl {expect} -X PUT --data-binary @FILE "$STORE/keys/KEY" -H "Fastly-Key: $TOKEN"'
     for what, status, command, of in (
         ("a wrong token", 401, base.replace("$TOKEN", "wrong"), store),
-        ("a key that is refused", 400, base.replace("KEY", "a%23b"), store),
-        ("a bad option", 400, base.replace("KEY", "KEY?add=maybe"), store),
-        ("a bad generation", 400, base + ' -H "if-generation-match: x"', store),
+        ("an invalid key", 400, base.replace("KEY", "a%23b"), store),
+        ("an invalid option", 400, base.replace("KEY", "KEY?add=maybe"), store),
+        ("an invalid generation", 400, base + ' -H "if-generation-match: x"', store),
         ("an unknown store", 404, base, MISSING),
-        ("a length beyond the limit", 413, base.replace("FILE", "huge"), store),
+        ("a length above the limit", 413, base.replace("FILE", "huge"), store),
         ("an add on a key that exists", 412, base.replace("KEY", "kept?add=true"), store),
         (
-            "another generation",
+            "a different generation",
             412,
             base.replace("KEY", "kept") + ' -H "if-generation-match: 5"',
             store,
@@ -51,7 +51,7 @@ def _(shell):
     equal(shell.keys(store), ["kept"], "the keys")
 
 
-@check("a rejected upload without Expect still gets its response")
+@check("the client receives the response to a rejected upload without Expect")
 def _(shell):
     store = shell.store()
     shell.put(store, "kept", b"v")
@@ -74,7 +74,7 @@ def _(shell):
     equal(shell.keys(store), ["kept"], "the keys")
 
 
-@check("-T uploads a file by PUT without naming the method")
+@check("-T uploads a file with PUT, although the command names no method")
 def _(shell):
     store = shell.store()
     value = bytes(range(256)) * 5000
@@ -83,16 +83,16 @@ def _(shell):
     equal(shell.value(store, "key"), value, "the value")
     shell.ok(200, 'curl -T "some file" "$STORE/keys/" -H "Fastly-Key: $TOKEN"', store)
     equal(
-        shell.keys(store), ["key", "some file"], "the keys: curl adds the file's name after a slash"
+        shell.keys(store), ["key", "some file"], "the keys (curl adds the name of the file after a slash)"
     )
 
 
-@check("-T - uploads stdin in chunks of unknown length")
+@check("-T - uploads standard input with chunked encoding")
 def _(shell):
     store = shell.store()
     command = '| curl -v -T - "$STORE/keys/key" -H "Fastly-Key: $TOKEN"'
     response = shell.ok(200, f"(printf one; sleep 0.2; printf two) {command}", store)
-    true("> Transfer-Encoding: chunked" in response.log, "this curl does not send chunks")
+    true("> Transfer-Encoding: chunked" in response.log, "curl did not use chunked encoding")
     equal(shell.value(store, "key"), b"onetwo", "the value")
     shell.ok(200, f"printf '' {command}", store)
     equal(shell.value(store, "key"), b"", "the value of an empty upload")
@@ -102,7 +102,7 @@ def _(shell):
     true(shell.value(store, "key") == value, "the value differs")
 
 
-@check("a value of 25 MiB round-trips; one byte more returns 413, with or without a length")
+@check("a value of 25 MiB round-trips; one byte more returns 413, with or without Content-Length")
 def _(shell):
     store = shell.store()
     value = os.urandom(LIMIT)
@@ -119,7 +119,7 @@ def _(shell):
     true(shell.value(store, "key") == value, "the value was changed")
 
 
-@check("-X PUT without any body stores an empty value")
+@check("-X PUT without a body stores an empty value")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"before")
@@ -130,12 +130,12 @@ def _(shell):
             shell.put(store, "key", b"before")
 
 
-@check("an upload cut short of its length or inside a chunk changes nothing")
+@check("an upload that is aborted before its declared length or within a chunk changes nothing")
 def _(shell):
     store = shell.store()
     shell.put(store, "key", b"before")
     shell.file("slow", bytes(4_000_000))
-    # Killed rather than timed out: on a timeout curl ends a chunked body properly.
+    # curl is killed, because after a timeout it would end a chunked body properly.
     killed = PUT.replace("curl", "timeout -s KILL 1 curl -q -s")
     for command in (
         f"{PUT} -H 'Content-Length: 1000' --max-time 1 -d short",
@@ -146,7 +146,7 @@ def _(shell):
     ):
         with about(command):
             response = shell.run(command, store)
-            true(response.exit != 0 and response.status == 0, f"it got a response: {response}")
+            true(response.exit != 0 and response.status == 0, f"the aborted upload received a response: {response}")
             equal(shell.value(store, "key"), b"before", "the value")
     equal(shell.keys(store), ["key"], "the keys")
 

@@ -1,11 +1,11 @@
-// Tokens, and the reuse of one connection by many calls.
+// Checks of tokens, and of many calls on one connection.
 
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import { check } from './checks.mjs';
 import { Fastly, TOKEN, outcome, freshClient, newStore, refused } from './api.mjs';
 
-/** Both APIs over a separate client object. */
+/** Returns both APIs with a separate client object. */
 function apis(client) {
   return { stores: new Fastly.KvStoreApi(client), items: new Fastly.KvStoreItemApi(client) };
 }
@@ -30,17 +30,17 @@ async function allRefused({ stores, items }, store_id) {
 export async function accessChecks() {
   const store_id = await newStore('js access');
 
-  await check('every call without a token is 401', async () => {
+  await check('every call without a token returns 401', async () => {
     await allRefused(apis(freshClient()), store_id);
   });
 
-  await check('every call with a wrong, truncated or extended token is 401', async () => {
+  await check('every call with a wrong, truncated or extended token returns 401', async () => {
     for (const token of ['wrong', `${TOKEN}x`, TOKEN.slice(0, -1)]) {
       await allRefused(apis(freshClient(token)), store_id);
     }
   });
 
-  await check('the token may come from FASTLY_API_TOKEN', async () => {
+  await check('the client takes the token from FASTLY_API_TOKEN', async () => {
     process.env.FASTLY_API_TOKEN = TOKEN;
     try {
       const { stores } = apis(freshClient());
@@ -50,7 +50,7 @@ export async function accessChecks() {
     }
   });
 
-  await check('one connection kept alive serves every kind of response', async () => {
+  await check('one persistent connection serves every kind of response', async () => {
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
     const client = freshClient(TOKEN);
     client.requestAgent = agent;
@@ -69,7 +69,7 @@ export async function accessChecks() {
         await refused(items.kvStoreGetItemWithHttpInfo(item), 404);
         assert.equal((await stores.kvStoreGet({ store_id })).name, 'js access');
       }
-      assert.equal(used.size, 1, 'connections used');
+      assert.equal(used.size, 1, 'the number of connections');
     } finally {
       agent.destroy();
     }

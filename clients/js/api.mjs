@@ -1,5 +1,5 @@
-// The client under test, pointed at the server by its plugin hook, and helpers that convert its
-// responses and rejections to one form.
+// Points the client under test at the server by means of a plugin, and provides helpers that convert the
+// client's responses and errors to a common form.
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
@@ -8,7 +8,7 @@ import { join } from 'node:path';
 // The package is installed in the state directory, not next to this file.
 const require = createRequire(join(process.env.CLIENTS_STATE, 'package.json'));
 
-// If set, this would override the token a check passes.
+// This variable would override the token that a check sets.
 delete process.env.FASTLY_API_TOKEN;
 
 export const Fastly = require('fastly');
@@ -18,7 +18,7 @@ export const MIB = 1024 * 1024;
 
 const HOSTED = 'https://api.fastly.com';
 
-/** The plugin of the README: every request goes to our server instead of the hosted one. */
+/** A plugin that sends every request to the server under test instead of the hosted service. */
 function redirect(request) {
   request.url = request.url.replace(HOSTED, BASE);
   return request;
@@ -33,7 +33,7 @@ export function point(apiClient, token) {
   return apiClient;
 }
 
-/** A separate client object, with the given token or with none. */
+/** Creates a separate client object, with the given token or without a token. */
 export function freshClient(token) {
   return point(new Fastly.ApiClient(), token);
 }
@@ -43,7 +43,7 @@ point(Fastly.ApiClient.instance, TOKEN);
 export const stores = new Fastly.KvStoreApi();
 export const items = new Fastly.KvStoreItemApi();
 
-/** Awaits a ...WithHttpInfo call; an error response is returned, not thrown. */
+/** Awaits a ...WithHttpInfo call. Returns an error response instead of throwing it. */
 export async function outcome(call) {
   try {
     const { data, response } = await call;
@@ -57,14 +57,14 @@ export async function outcome(call) {
   }
 }
 
-/** Asserts that a call is refused with this status and, where required, the JSON error body. */
+/** Asserts that a call fails with this status and, except for 412, with a JSON error body. */
 export async function refused(call, status) {
   const answer = await outcome(call);
   const body = Buffer.isBuffer(answer.body) ? answer.body.toString() : answer.text;
   assert.equal(answer.status, status, `status (body: ${body})`);
   if (status === 412) {
-    assert.equal(answer.headers['content-length'], '0', '412 has an empty body');
-    assert.equal(answer.headers['content-type'], undefined, '412 has no type');
+    assert.equal(answer.headers['content-length'], '0', 'a 412 has an empty body');
+    assert.equal(answer.headers['content-type'], undefined, 'a 412 has no Content-Type');
     return undefined;
   }
   assert.equal(answer.headers['content-type'], 'application/json');
@@ -73,14 +73,14 @@ export async function refused(call, status) {
   assert.equal(typeof problem.title, 'string', 'title');
   assert.equal(typeof problem.detail, 'string', 'detail');
   assert.equal(problem.status, status, 'status in the body');
-  assert.ok(!('errors' in problem), 'no errors array without entries');
+  assert.ok(!('errors' in problem), 'the error body has no errors field');
   return problem;
 }
 
-/** Asserts any 4xx. */
+/** Asserts that a call fails with a 4xx. */
 export async function refusedSomehow(call) {
   const { status } = await outcome(call);
-  assert.ok(status >= 400 && status < 500, `a status of 400 to 499, not ${status}`);
+  assert.ok(status >= 400 && status < 500, `expected a 4xx, got ${status}`);
 }
 
 /** Creates a store and returns its id. */
@@ -101,7 +101,7 @@ export function del(store_id, key, options = {}) {
   return items.kvStoreDeleteItemWithHttpInfo({ store_id, key, ...options });
 }
 
-/** The value as a Buffer; fails if the item does not exist. */
+/** Returns the value as a Buffer; fails if the item does not exist. */
 export async function valueOf(store_id, key) {
   const { data } = await get(store_id, key);
   assert.ok(Buffer.isBuffer(data), 'the client returns a value as a Buffer');
@@ -113,11 +113,11 @@ export async function generationOf(store_id, key) {
   const text = response.headers.generation;
   assert.match(text ?? '', /^[1-9][0-9]*$/, 'Generation is a decimal number');
   const number = Number(text);
-  assert.ok(Number.isSafeInteger(number), 'a generation fits a JavaScript number');
+  assert.ok(Number.isSafeInteger(number), 'the generation is a safe integer in JavaScript');
   return number;
 }
 
-/** All keys of a store, page by page, with the pages' lengths. */
+/** Returns all keys of a store, and the number of keys on each page. */
 export async function allKeys(store_id, options = {}) {
   const keys = [];
   const pages = [];
@@ -133,7 +133,7 @@ export async function allKeys(store_id, options = {}) {
   return { keys, pages };
 }
 
-/** Runs `work` for each entry, a few at a time. */
+/** Calls `work` for each entry, with up to `width` calls at a time. */
 export async function eachOf(list, work, width = 16) {
   let next = 0;
   const worker = async () => {

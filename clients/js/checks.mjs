@@ -1,22 +1,22 @@
-// A small runner: named checks run one at a time in order, and a failure does not stop the run.
-// The last line counts them.
+// Runs named checks one at a time, in order. A failed check does not stop the run. The last line of the
+// output states the numbers of passed and failed checks.
 
 const LIMIT_MS = 120_000;
 
 let passed = 0;
 let failed = 0;
 
-/** Runs a group of checks under a heading; a failed setup counts as a failed check. */
+/** Runs a group of checks under a heading. An error outside a check counts as a failed check. */
 export async function section(title, body) {
   console.log(`\n${title}`);
   try {
     await body();
   } catch (error) {
-    fail(`the setup of: ${title}`, error);
+    fail(`error outside a check in section: ${title}`, error);
   }
 }
 
-/** Runs one check; it passes when `body` neither throws nor takes too long. */
+/** Runs one check. It fails if `body` throws or exceeds the time limit. */
 export async function check(name, body) {
   let timer;
   const late = new Promise((_, reject) => {
@@ -33,7 +33,7 @@ export async function check(name, body) {
   }
 }
 
-/** Prints the count and ends the process, with 1 if anything failed. */
+/** Prints how many checks passed and failed. Exits with 1 if any check failed or none passed. */
 export function finish() {
   console.log(`\n${passed} passed, ${failed} failed`);
   process.exit(failed === 0 && passed > 0 ? 0 : 1);

@@ -1,4 +1,4 @@
-// KvStoreItemApi: upsert, get and delete, with every option.
+// Checks of KvStoreItemApi: upsert, get and delete, with all options.
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
@@ -16,7 +16,7 @@ let store_id;
 async function metadataOf(key) {
   const { response } = await get(store_id, key);
   const { metadata } = response.headers;
-  assert.notEqual(metadata, undefined, 'the Metadata header is there, also when empty');
+  assert.notEqual(metadata, undefined, 'the Metadata header is present even when empty');
   return metadata;
 }
 
@@ -53,7 +53,7 @@ async function valueChecks() {
     }
   });
 
-  await check('an empty value, as text, as a Buffer or left out, is an empty item', async () => {
+  await check('an empty string, an empty Buffer and a missing body are stored as an empty value', async () => {
     for (const body of ['', Buffer.alloc(0), undefined]) {
       await put(store_id, 'empty', 'full');
       await put(store_id, 'empty', body);
@@ -64,7 +64,7 @@ async function valueChecks() {
     }
   });
 
-  await check('get returns type, lengths, generation, metadata and time', async () => {
+  await check('get returns the content type, lengths, generation, metadata and modification time', async () => {
     const before = Math.floor(Date.now() / 1000);
     await put(store_id, 'described', 'twelve bytes', { metadata: 'meta' });
     const { data, response } = await get(store_id, 'described');
@@ -81,7 +81,7 @@ async function valueChecks() {
     assert.ok(modified >= before && modified <= Date.now() / 1000 + 1);
   });
 
-  await check('exactly 25 MiB is stored; one byte more is 413 and changes nothing', async () => {
+  await check('a value of exactly 25 MiB is stored; one byte more returns 413 and changes nothing', async () => {
     const big = Buffer.alloc(25 * MIB, 'steadfast');
     const sum = createHash('sha256').update(big).digest('hex');
     await put(store_id, 'big', big);
@@ -93,14 +93,14 @@ async function valueChecks() {
     await items.kvStoreDeleteItem({ store_id, key: 'big' });
   });
 
-  await check('an unknown key and an unknown store are 404', async () => {
+  await check('an unknown key and an unknown store return 404', async () => {
     await refused(get(store_id, 'nowhere'), 404);
     await refused(get(NOWHERE, 'k'), 404);
     await refused(put(NOWHERE, 'k', 'v'), 404);
     await refused(del(NOWHERE, 'k', { force: true }), 404);
   });
 
-  await check('the client itself refuses a call without its required parameters', async () => {
+  await check('the client rejects a call without its required parameters', async () => {
     for (const call of [
       () => items.kvStoreGetItem({ store_id }),
       () => items.kvStoreUpsertItem({ key: 'k' }),
@@ -114,7 +114,8 @@ async function valueChecks() {
 }
 
 async function metadataChecks() {
-  // Node writes the headers of a Buffer in Latin-1, but joins them with a text body as UTF-8.
+  // If the body is a Buffer, Node.js encodes the headers in Latin-1. If it is a string, Node.js encodes the
+  // headers together with the body in UTF-8.
   await check('metadata round-trips; Latin-1 and UTF-8 bytes are stored as sent', async () => {
     const utf8 = Buffer.from('é✓').toString('latin1');
     for (const metadata of ['meta', '{"a":1,"b":"c d"}', 'é', utf8, 'a\tb', '"', '%20+']) {
@@ -125,7 +126,7 @@ async function metadataChecks() {
     assert.equal(await metadataOf('meta'), Buffer.from('é').toString('latin1'));
   });
 
-  await check('omitted or empty metadata means none', async () => {
+  await check('a write with omitted or empty metadata clears the metadata', async () => {
     for (const metadata of [undefined, '']) {
       await put(store_id, 'meta', 'v', { metadata: 'old' });
       await put(store_id, 'meta', 'v', { metadata });
@@ -159,7 +160,7 @@ async function modeChecks() {
     assert.equal(await textOf('joined first'), 'x');
   });
 
-  await check('append and prepend drop metadata and time to live', async () => {
+  await check('append and prepend drop the existing metadata and time to live', async () => {
     for (const mode of ['append', 'prepend']) {
       await put(store_id, 'joined', 'v', { metadata: 'meta', time_to_live_sec: 2 });
       await put(store_id, 'joined', 'w', { [mode]: true });
@@ -169,7 +170,7 @@ async function modeChecks() {
     }
   });
 
-  await check('modes set to false do nothing; background_fetch is accepted', async () => {
+  await check('modes set to false have no effect; background_fetch is accepted', async () => {
     const none = { add: false, append: false, prepend: false, background_fetch: false };
     await put(store_id, 'plain', 'one', none);
     await put(store_id, 'plain', 'two', none);
@@ -189,7 +190,7 @@ async function modeChecks() {
 }
 
 async function generationChecks() {
-  await check('each write of value or metadata raises the generation', async () => {
+  await check('each write of the value or the metadata increases the generation', async () => {
     let last = 0;
     for (const options of [{}, {}, { metadata: 'm' }, { append: true }, { prepend: true }]) {
       await put(store_id, 'gen', 'v', options);
@@ -199,10 +200,10 @@ async function generationChecks() {
     }
     await items.kvStoreDeleteItem({ store_id, key: 'gen' });
     await put(store_id, 'gen', 'v');
-    assert.ok((await generationOf(store_id, 'gen')) > last, 'also after delete and re-create');
+    assert.ok((await generationOf(store_id, 'gen')) > last, 'the generation also increases after a delete and a new write');
   });
 
-  await check('if_generation_match writes when equal, else 412 and nothing changes', async () => {
+  await check('a write with a different if_generation_match returns 412 and changes nothing', async () => {
     const old = await generationOf(store_id, 'gen');
     await put(store_id, 'gen', 'new', { if_generation_match: old });
     await refused(put(store_id, 'gen', 'newer', { if_generation_match: old }), 412);
@@ -210,7 +211,7 @@ async function generationChecks() {
     assert.equal(await textOf('gen'), 'new');
   });
 
-  await check('if_generation_match on a missing key is 412, except for 0', async () => {
+  await check('if_generation_match on a missing key returns 412, except for 0', async () => {
     await refused(put(store_id, 'gen none', 'v', { if_generation_match: 17 }), 412);
     await refused(get(store_id, 'gen none'), 404);
     await put(store_id, 'gen none', 'v', { if_generation_match: 0 });
@@ -218,7 +219,7 @@ async function generationChecks() {
     assert.equal(await textOf('gen none'), 'v');
   });
 
-  await check('add combined with if_generation_match requires both', async () => {
+  await check('add with if_generation_match requires both conditions to hold', async () => {
     const options = { add: true, if_generation_match: await generationOf(store_id, 'gen') };
     await refused(put(store_id, 'gen', 'x', options), 412);
     await put(store_id, 'gen both', 'v', { add: true, if_generation_match: 0 });
@@ -265,7 +266,7 @@ async function lifetimeChecks() {
     assert.equal(status, 204);
   });
 
-  await check('a time to live of 1 to 2^32-1 is accepted, any other returns 400', async () => {
+  await check('a time to live of 1 to 2^32-1 is accepted, and any other value returns 400', async () => {
     await put(store_id, 'long', 'v', { time_to_live_sec: U32 - 1 });
     for (const time_to_live_sec of [0, -1, U32, 'soon', 1.5, '']) {
       await refused(put(store_id, 'long', 'x', { time_to_live_sec }), 400);
@@ -275,7 +276,7 @@ async function lifetimeChecks() {
 }
 
 async function deleteChecks() {
-  await check('delete is 204 without a body, a second one 404, with force 204', async () => {
+  await check('delete returns 204 without a body; a second delete returns 404, or 204 with force', async () => {
     await put(store_id, 'del', 'v');
     const deleted = await outcome(del(store_id, 'del'));
     assert.equal(deleted.status, 204);
@@ -287,7 +288,7 @@ async function deleteChecks() {
     await refused(get(store_id, 'del'), 404);
   });
 
-  await check('delete with if_generation_match deletes only that generation', async () => {
+  await check('delete with if_generation_match deletes only an item with that generation', async () => {
     await put(store_id, 'del', 'v');
     const generation = await generationOf(store_id, 'del');
     const other = { if_generation_match: generation - 1 };
@@ -311,7 +312,7 @@ async function deleteChecks() {
 }
 
 async function raceChecks() {
-  await check('one of 16 concurrent adds wins and its value stays', async () => {
+  await check('exactly one of 16 concurrent adds succeeds, and its value is stored', async () => {
     const racers = Array.from({ length: 16 }, (_, index) => `racer ${index}`);
     const answers = await Promise.all(
       racers.map((value) => outcome(put(store_id, 'race', value, { add: true }))),
@@ -322,7 +323,7 @@ async function raceChecks() {
     assert.equal(await textOf('race'), won[0]);
   });
 
-  await check('16 clients appending 20 times each lose no write', async () => {
+  await check('16 clients that append 20 times each lose no write', async () => {
     const letters = [...'abcdefghijklmnop'];
     await Promise.all(letters.map(async (letter) => {
       for (let round = 0; round < 20; round += 1) {
@@ -336,11 +337,11 @@ async function raceChecks() {
     }
   });
 
-  await check('8 clients counting by if_generation_match lose no update', async () => {
+  await check('8 clients that increment a counter with if_generation_match lose no update', async () => {
     await put(store_id, 'count', '0');
     await eachOf(Array.from({ length: 80 }), async () => {
       for (let attempt = 0; ; attempt += 1) {
-        assert.ok(attempt < 1000, 'the comparison eventually succeeds');
+        assert.ok(attempt < 1000, 'the conditional write succeeds within 1000 attempts');
         const { data, response } = await get(store_id, 'count');
         const if_generation_match = Number(response.headers.generation);
         const next = String(Number(data.toString()) + 1);

@@ -1,4 +1,4 @@
-// Keys: unusual keys, rejected keys, and lists of keys.
+// Checks of keys: unusual keys, rejected keys, and key lists.
 
 import assert from 'node:assert/strict';
 import { check } from './checks.mjs';
@@ -21,7 +21,7 @@ const ILLEGAL = [
   ' ', '\t', '\u0000', '\u0001', '\ufffe', '\uffff', 'k'.repeat(1025), `${'✓'.repeat(341)}kk`,
 ];
 
-// Keys the client turns into the path of the list or of the store itself.
+// Keys that the client turns into the path of the list or of the store itself.
 const COLLAPSING = ['.', '..', ''];
 
 export async function keyChecks() {
@@ -34,7 +34,7 @@ export async function keyChecks() {
 async function oddKeyChecks() {
   const store_id = await newStore('js odd keys');
 
-  await check(`${ODD.length} odd keys are separate items, each with its value`, async () => {
+  await check(`${ODD.length} unusual keys are stored as separate items`, async () => {
     for (const [index, key] of ODD.entries()) {
       await put(store_id, key, `value ${index}`);
     }
@@ -44,17 +44,17 @@ async function oddKeyChecks() {
     }
   });
 
-  await check('the list returns them exactly, in byte order', async () => {
+  await check('a list returns all unusual keys unchanged and in byte order', async () => {
     const { keys } = await allKeys(store_id);
     assert.deepEqual(keys, [...ODD].sort(byBytes));
   });
 
-  await check('a list page may end at each of them', async () => {
+  await check('a list page can end with any of the unusual keys', async () => {
     const { keys } = await allKeys(store_id, { limit: 1 });
     assert.deepEqual(keys, [...ODD].sort(byBytes));
   });
 
-  await check('the list takes each as a literal prefix', async () => {
+  await check('each unusual key can be used as a literal prefix', async () => {
     for (const prefix of ODD) {
       const { keys } = await allKeys(store_id, { prefix });
       const wanted = ODD.filter((key) => key.startsWith(prefix)).sort(byBytes);
@@ -62,7 +62,7 @@ async function oddKeyChecks() {
     }
   });
 
-  await check('deleting each of them deletes that one only', async () => {
+  await check('deleting an unusual key deletes only that key', async () => {
     const left = [...ODD].sort(byBytes);
     for (const key of ODD) {
       await items.kvStoreDeleteItem({ store_id, key });
@@ -100,7 +100,7 @@ async function refusedKeyChecks() {
     });
   }
 
-  await check('such a key does not delete an empty store either', async () => {
+  await check('deleting a key that becomes another path does not delete an empty store', async () => {
     const empty = await newStore('js empty store');
     for (const key of COLLAPSING) {
       await refusedSomehow(del(empty, key));
@@ -127,14 +127,14 @@ async function listChecks() {
   const store_id = await newStore('js lists');
   const list = (options) => outcome(items.kvStoreListItemKeysWithHttpInfo({ store_id, ...options }));
 
-  await check('an empty store lists an empty array, limit 1000 and no cursor', async () => {
+  await check('the list of an empty store has an empty array, limit 1000 and no cursor', async () => {
     const { status, body, headers } = await list({});
     assert.equal(status, 200);
     assert.equal(headers['content-type'], 'application/json');
     assert.deepEqual(body, { data: [], meta: { limit: 1000 } });
   });
 
-  await check('prefix filters and is echoed; no match is an empty list', async () => {
+  await check('a prefix selects keys and is echoed; without a match the list is empty', async () => {
     for (const key of ['apple', 'banana', 'bandana', 'cherry']) {
       await put(store_id, key, 'v');
     }
@@ -145,13 +145,13 @@ async function listChecks() {
     assert.deepEqual((await list({ prefix: '' })).body.data.length, 4);
   });
 
-  await check('consistency is echoed when eventual, not when strong', async () => {
+  await check('consistency is echoed if it is eventual, but not if it is strong', async () => {
     assert.deepEqual((await list({ consistency: 'strong' })).body.meta, { limit: 1000 });
     const eventual = await list({ consistency: 'eventual' });
     assert.deepEqual(eventual.body.meta, { limit: 1000, consistency: 'eventual' });
   });
 
-  await check('the cursor is the recorded one, and leads to the rest', async () => {
+  await check('the cursor equals the recorded cursor and returns the remaining keys', async () => {
     for (const key of ['batch-1', 'batch-2', 'batch-3']) {
       await put(store_id, key, 'v');
     }
@@ -166,7 +166,7 @@ async function listChecks() {
     assert.deepEqual(second.body, { data: ['batch-3'], meta: { limit: 2, prefix: 'batch' } });
   });
 
-  await check('the client without a cache gets the same responses', async () => {
+  await check('the client gets the same responses with its cache disabled', async () => {
     const { apiClient } = items;
     apiClient.cache = false;
     try {
@@ -188,7 +188,7 @@ async function listChecks() {
     assert.equal((await list({ limit: 5000 })).body.meta.limit, 1000);
   });
 
-  await check('the keys of an unknown store are 404', async () => {
+  await check('listing the keys of an unknown store returns 404', async () => {
     const other = '0000000000000000000000';
     await refused(items.kvStoreListItemKeysWithHttpInfo({ store_id: other }), 404);
   });
@@ -199,7 +199,7 @@ async function cursorChecks() {
   const many = Array.from({ length: 2500 }, (_, index) => `many/${index} ✓`);
   const sorted = [...many].sort(byBytes);
 
-  await check('2500 keys come in pages of 1000, 1000 and 500', async () => {
+  await check('2500 keys are listed in pages of 1000, 1000 and 500', async () => {
     await eachOf(many, (key) => put(store_id, key, key));
     const { keys, pages } = await allKeys(store_id);
     assert.deepEqual(pages, [1000, 1000, 500]);
@@ -221,7 +221,7 @@ async function cursorChecks() {
     }
   });
 
-  await check('deleting page by page visits every key once; then the store can be deleted', async () => {
+  await check('deleting page by page lists every key once, and then the store can be deleted', async () => {
     let cursor;
     const met = [];
     do {

@@ -1,4 +1,4 @@
-// KvStoreApi: create, list, get, delete.
+// Checks of KvStoreApi: create, list, get and delete.
 
 import assert from 'node:assert/strict';
 import { check } from './checks.mjs';
@@ -22,13 +22,13 @@ export async function storeChecks() {
     assert.equal(headers['content-type'], 'application/json');
   });
 
-  await check('create accepts the model class of the package', async () => {
+  await check('create accepts an instance of the model class in the package', async () => {
     const model = new Fastly.KvStoreRequestCreate('js by model');
     const data = await stores.kvStoreCreate({ kv_store_request_create: model });
     assert.equal(data.name, 'js by model');
   });
 
-  await check('create accepts each location and echoes none', async () => {
+  await check('create accepts each location and does not return it', async () => {
     for (const location of ['US', 'EU', 'ASIA', 'AUS']) {
       const { status, body } = await outcome(create({ name: `js in ${location}` }, location));
       assert.equal(status, 201, location);
@@ -59,7 +59,7 @@ export async function storeChecks() {
     }
   });
 
-  await check('get returns what create returned; an unknown id is 404', async () => {
+  await check('get returns the same store as create, and an unknown id returns 404', async () => {
     const created = await outcome(create({ name: 'js described' }));
     const seen = await outcome(stores.kvStoreGetWithHttpInfo({ store_id: created.data.id }));
     assert.equal(seen.status, 200);
@@ -69,12 +69,12 @@ export async function storeChecks() {
     }
   });
 
-  await check('list returns every store, limit 1000 and the total', async () => {
+  await check('list returns every store, the limit 1000 and the total', async () => {
     const { data, body } = await outcome(stores.kvStoreListWithHttpInfo());
     assert.deepEqual(Object.keys(body), ['data', 'meta']);
     assert.equal(data.meta.limit, 1000);
     assert.equal(body.meta.total, data.data.length);
-    assert.ok(!('next_cursor' in body.meta), 'no cursor on the last page');
+    assert.ok(!('next_cursor' in body.meta), 'the last page has no cursor');
     const names = data.data.map((store) => store.name);
     assert.ok(names.includes('js by model') && names.includes('js described'));
     assert.equal(new Set(data.data.map((store) => store.id)).size, names.length);
@@ -90,7 +90,7 @@ export async function storeChecks() {
     assert.deepEqual(names, wanted);
   });
 
-  await check('list pages by limit and cursor, each store once, no cursor at the end', async () => {
+  await check('pages with limit and cursor contain each store once, and the last page has no cursor', async () => {
     const whole = (await stores.kvStoreList()).data.map((store) => store.id);
     for (const limit of [1, 4, whole.length - 1, whole.length, whole.length + 1]) {
       const paged = [];
@@ -107,7 +107,7 @@ export async function storeChecks() {
     }
   });
 
-  await check('list by name finds exactly that store, or none', async () => {
+  await check('list by name returns only a store with exactly that name', async () => {
     const one = await outcome(stores.kvStoreListWithHttpInfo({ name: 'js described' }));
     assert.deepEqual(one.data.data.map((store) => store.name), ['js described']);
     assert.equal(one.body.meta.total, 1);
@@ -128,7 +128,7 @@ export async function storeChecks() {
     assert.equal(body.meta.limit, 1000);
   });
 
-  await check('delete of a store with items is 409; empty it is 204, and then 404', async () => {
+  await check('delete returns 409 for a store with items, 204 for an empty store, and then 404', async () => {
     const store_id = await newStore('js to be deleted');
     await put(store_id, 'k', 'v');
     await refused(stores.kvStoreDeleteWithHttpInfo({ store_id }), 409);

@@ -1,5 +1,5 @@
-// The npm package fastly against Steadfast: every call of KvStoreApi and KvStoreItemApi.
-// Expects an empty server; started by ./run, which also installs the package.
+// Runs every call of KvStoreApi and KvStoreItemApi in the npm package fastly against Steadfast.
+// Requires an empty server. Started by ./run, which also installs the package.
 
 import { accessChecks } from './access.mjs';
 import { finish, section } from './checks.mjs';

@@ -1,9 +1,9 @@
-"""Hooks for schemathesis: NDJSON bodies, requests for existing resources, and a tally.
+"""Hooks for schemathesis: they generate NDJSON bodies, adapt requests and record responses.
 
-Without these hooks nearly every generated request names a store that does not exist. Valid requests
-are changed to use an existing store: OPENAPI_READ, whose keys are always those of KEYS, or
-OPENAPI_WRITE. They are also changed to satisfy the rules that a schema cannot express. Each
-response is appended to OPENAPI_TALLY as a line of operation and status.
+Without these hooks, nearly every generated request would name a store that does not exist. The hooks
+change valid requests to use an existing store: OPENAPI_READ, whose keys are always KEYS, or
+OPENAPI_WRITE. They also make the requests satisfy rules that a schema cannot express. For each
+response, they append a line with the operation and the status to the file OPENAPI_TALLY.
 """
 
 import base64
@@ -18,7 +18,7 @@ from schemathesis import GenerationMode
 READ = os.environ["OPENAPI_READ"]
 WRITE = os.environ["OPENAPI_WRITE"]
 KEYS = ["a", "b/c", "d e"]
-# The cursor of a list after its first entry, a.
+# The cursor of a list that ends with the key "a".
 CURSOR = base64.b64encode(b"\x0a\x01a").decode()
 
 _tally = open(os.environ["OPENAPI_TALLY"], "a", encoding="utf-8", buffering=1)
@@ -54,12 +54,12 @@ def ndjson(_context, value):
 
 
 def operation_id(case):
-    """The operation's name in the description."""
+    """Returns the id of the operation in the API description."""
     return case.operation.definition.raw["operationId"]
 
 
 def use_existing_resources(case):
-    """Makes a request name an existing store, and half of the time an existing key."""
+    """Changes a request to name an existing store and, in half of the cases, an existing key."""
     name, path = operation_id(case), case.path_parameters
     # Only requests that follow links delete a store.
     if "store_id" in path and name != "deleteStore":
@@ -70,7 +70,7 @@ def use_existing_resources(case):
 
 
 def satisfy_rules(case):
-    """Enforces rules that no schema can express."""
+    """Changes a request to satisfy rules that a schema cannot express."""
     name, query = operation_id(case), case.query
     if query and query.get("cursor"):
         query["cursor"] = CURSOR
@@ -84,7 +84,7 @@ def satisfy_rules(case):
         # The name must be unique.
         case.body["name"] = case.body["name"][:240] + f" {next(_counter)}"
     elif name == "createToken":
-        # Stores exist, and the expiry must lie in the future.
+        # The stores must exist, and the expiry must be in the future.
         if case.body.get("stores"):
             case.body["stores"] = [READ]
         if case.body.get("expires_at"):
@@ -93,10 +93,10 @@ def satisfy_rules(case):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Adapts valid requests; requests that are invalid on purpose go out unchanged."""
+    """Adapts valid requests. Requests that are intentionally invalid are sent unchanged."""
     if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE:
         return
-    # Values taken from an earlier response stay as they are.
+    # Values from an earlier response are not changed.
     if case.meta.phase.name.value != "stateful":
         use_existing_resources(case)
     satisfy_rules(case)
@@ -104,6 +104,6 @@ def before_call(context, case, kwargs):
 
 @schemathesis.hook
 def after_call(context, case, response):
-    """Counts the responses."""
+    """Records the status of the response."""
     if response.request.method == case.operation.method.upper():
         _tally.write(f"{operation_id(case)} {response.status_code}\n")

@@ -1,4 +1,4 @@
-"""Runs schemathesis over the server's description, with the root and a read-only token."""
+"""Runs schemathesis on the server's API description, with the root token and a read-only token."""
 
 import collections
 import json
@@ -18,7 +18,7 @@ ROOT = os.environ["STEADFAST_TOKEN"]
 STATE = pathlib.Path(os.environ["CLIENTS_STATE"])
 SEED = os.environ.get("OPENAPI_SEED", "20261128")
 EXAMPLES = os.environ.get("OPENAPI_EXAMPLES", "15")
-# Seconds; if set, each pass runs for that long.
+# Duration of each pass in seconds, if set.
 TIME = os.environ.get("OPENAPI_SECONDS")
 
 
@@ -31,12 +31,12 @@ def request(method, path, body=None, token=ROOT):
 
 
 class Service:
-    """A server, and its description."""
+    """Represents the server and its API description."""
 
     def __init__(self):
         document = request("GET", "/_/openapi.json")
         self.document = json.loads(document)
-        # From a file, because schemathesis would omit an address it loaded from a URL.
+        # schemathesis does not test the URL from which it loads a description, so this one is loaded from a file.
         self.file = STATE / "openapi.json"
         self.file.write_bytes(document)
 
@@ -50,14 +50,14 @@ class Service:
         return store
 
     def operations(self):
-        """Every operation of the description: id and method."""
+        """Yields the id and the method of every operation in the description."""
         for item in self.document["paths"].values():
             for method, operation in item.items():
                 if method != "parameters":
                     yield operation["operationId"], method
 
     def run(self, name, token, *flags):
-        """Runs schemathesis; returns the responses of each operation."""
+        """Runs schemathesis; returns the number of responses by operation and status."""
         tally = STATE / f"{name}.tally"
         tally.write_text("")
         command = [
@@ -73,13 +73,13 @@ class Service:
             "OPENAPI_WRITE": self.store(f"{name} write"),
             "OPENAPI_TALLY": str(tally),
         }
-        log(f"  seed {SEED}, {EXAMPLES} examples for each operation")
+        log(f"  seed {SEED}, {EXAMPLES} examples per operation")
         done = subprocess.run(
             command, cwd=STATE, env={**os.environ, **more}, text=True, capture_output=True
         )
         (STATE / f"{name}.log").write_text(done.stdout + done.stderr)
         if done.returncode != 0:
-            raise Failed(f"schemathesis ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+            raise Failed(f"schemathesis exited with status {done.returncode}:\n{done.stdout}{done.stderr}")
         seen = collections.defaultdict(collections.Counter)
         for line in tally.read_text().splitlines():
             operation, status = line.split(" ")
@@ -88,13 +88,13 @@ class Service:
         return seen
 
     def clean_up(self):
-        """Nothing to clean up: the server serves this suite only."""
+        """Does nothing, because only this suite uses the server."""
 
 
-@check("every response to the root token is described, and invalid requests are rejected")
+@check("with the root token, every response matches the description, and invalid requests are rejected")
 def root(service):
-    """Every operation succeeds at least once."""
-    # The examples in the description are for people: they name stores that do not exist.
+    """Checks that every operation succeeds at least once."""
+    # The examples in the description are not sent, because they name stores that do not exist.
     seen = service.run("root", ROOT, "--phases", "coverage,fuzzing,stateful")
     for operation, _ in service.operations():
         success = [status for status in seen[operation] if 200 <= status < 300]
@@ -103,9 +103,9 @@ def root(service):
         true(success or refused, f"{operation} never succeeded: {dict(seen[operation])}")
 
 
-@check("every response to a read-only token is described")
+@check("with a read-only token, every response matches the description")
 def reader(service):
-    """All operations except revoking the token in use; writes are rejected."""
+    """Runs all operations except the revocation of the token itself; checks that writes are rejected."""
     created = request("POST", "/_/v1/tokens", b'{"name":"reader","scope":"global:read"}')
     token = json.loads(created)["access_token"]
     flags = ["--exclude-operation-id", "revokeTokenSelf", "--phases", "coverage,fuzzing"]
@@ -113,7 +113,7 @@ def reader(service):
     for operation, method in service.operations():
         statuses = set(seen[operation])
         if method != "get" and operation != "revokeTokenSelf":
-            # A missing or wrong token is a 401.
+            # Requests with a missing or wrong token return 401.
             equal(statuses - {401}, {403}, operation)
         elif operation in ("getBackup", "listTokens"):
             true(403 in statuses and 200 not in statuses, f"{operation}: {statuses}")

@@ -1,4 +1,4 @@
-"""Tokens, and the product calls of version 15.0.0."""
+"""Checks of tokens, and of the product calls in version 15.0.0."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from checks import about, check, contains, equal, true
 from service import ROOT, TOKEN, URL, explained, refused
 
 
-@check("the token is taken from api_key, from api_token and from the environment")
+@check("the token is taken from api_key, from api_token or from the environment")
 def _(service):
     configuration = fastly.Configuration(host=URL)
     configuration.api_token = TOKEN
@@ -56,11 +56,11 @@ def _(service):
                 error = refused(401, UnauthorizedException, call)
                 explained(error)
                 contains(error.body, "Provided credentials are missing or invalid", "the body")
-                true(TOKEN not in error.body, "the valid token is in the response")
+                true(TOKEN not in error.body, "the response contains the valid token")
     equal(service.text(store_id, "key"), b"value", "the item")
 
 
-@check("a request without a token, which this client cannot send, returns 401 as well")
+@check("a request without a token, sent without this client, also returns 401")
 def _(service):
     for path in ("", "/0000000000000000000000", "/0000000000000000000000/keys/key"):
         for method in ("GET", "HEAD", "PUT", "DELETE"):
@@ -69,7 +69,7 @@ def _(service):
                 equal(response.status, 401, "the status")
 
 
-@check("a large upload with a wrong token returns 401 to the client and stores nothing")
+@check("the client receives the 401 for a large upload with a wrong token, and nothing is stored")
 def _(service):
     store_id = service.store()
     _, items = service.with_token("wrong")
@@ -91,8 +91,8 @@ def _(service):
         equal((raw.status, raw.headers["content-type"]), (200, "application/json"), "the response")
         equal(body["product"], {"id": "kv_store", "object": "product"}, "the product")
         equal(body["customer"]["object"], "customer", "the customer")
-        true(isinstance(body["customer"]["id"], str) and body["customer"]["id"], "its id")
-        # Version 15.0.0 cannot decode a response with a "self" link, which its own model documents.
+        true(isinstance(body["customer"]["id"], str) and body["customer"]["id"], "the customer has no id")
+        # Version 15.0.0 cannot decode a response with a "self" link, although its model documents the link.
         if "self" in body.get("_links", {}):
             contains(body["_links"]["self"], "/enabled-products/v1/kv_store", "the link to itself")
             try:

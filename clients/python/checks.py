@@ -1,7 +1,7 @@
-"""A small runner for the suites of real clients.
+"""Runs the checks of the suites for real clients.
 
-A check is a named function. Checks run one at a time in definition order, and a failure does not
-stop the run. Standard library only, for Python 3.10 and later.
+A check is a named function. Checks run one at a time in the order of their definition, and a failed
+check does not stop the run. Uses only the standard library of Python 3.10 and later.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _all = []
 
 
 class Failed(AssertionError):
-    """A check failed."""
+    """Raised if a check fails."""
 
 
 def check(name, only=None):
@@ -30,13 +30,13 @@ def check(name, only=None):
 
 
 def equal(got, wanted, what="the result"):
-    """Fails unless the two are equal."""
+    """Fails unless `got` and `wanted` are equal."""
     if got != wanted:
         raise Failed(f"{what}: expected {short(wanted)}, got {short(got)}")
 
 
 def true(fact, what):
-    """Fails unless `fact` is true; `what` describes the expectation."""
+    """Fails with the message `what` unless `fact` is true."""
     if not fact:
         raise Failed(what)
 
@@ -49,7 +49,7 @@ def contains(text, part, what="the text"):
 
 @contextlib.contextmanager
 def about(what):
-    """Adds context to the failures of a block."""
+    """Adds `what` to the messages of failures in the block."""
     try:
         yield
     except Exception as error:
@@ -57,7 +57,7 @@ def about(what):
 
 
 def short(value, most=600):
-    """A printable form of a value that may be large."""
+    """Returns the `repr` of a value, cut to `most` characters."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
@@ -92,7 +92,7 @@ def run_all(context, label="", version=None):
 
 
 def explain(error):
-    """The lines that describe a failure and its location."""
+    """Returns the lines that describe a failure and its location."""
     if isinstance(error, Failed) and error.__cause__ is None:
         frames = traceback.extract_tb(error.__traceback__)
         frame = [f for f in frames if not f.filename.endswith("checks.py")][-1]

@@ -1,4 +1,4 @@
-"""Generation conditions, deletes, and concurrent writers."""
+"""Checks of generation conditions, deletes, and concurrent writers."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +10,14 @@ from service import explained, refused
 from items import empty_412
 
 
-@check("a write with the current generation succeeds; with another it returns 412")
+@check("a write with the current generation succeeds, and one with any other generation returns 412")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "one", metadata="m")
     first = service.generation(store_id, "key")
     service.put(store_id, "key", "two", if_generation_match=first)
     second = service.generation(store_id, "key")
-    true(second > first, "the generation did not rise")
+    true(second > first, "the generation did not increase")
     for stale in (first, second + 1, 1, 2**64 - 1):
         with about(stale):
             call = (service.put, store_id, "key", "three")
@@ -26,7 +26,7 @@ def _(service):
     equal(service.generation(store_id, "key"), second, "the generation")
 
 
-@check("a write with a generation on a missing key returns 412 and creates nothing")
+@check("a write to a missing key with a generation condition returns 412 and creates nothing")
 def _(service):
     store_id = service.store()
     call = (service.put, store_id, "key", "v")
@@ -42,7 +42,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"first", "the value")
 
 
-@check("add combined with a generation requires both")
+@check("add with a generation requires both conditions to hold")
 def _(service):
     store_id = service.store()
     service.put(store_id, "new", "v", add=True, if_generation_match=0)
@@ -56,7 +56,7 @@ def _(service):
     equal(service.keys(store_id), ["new"], "the keys")
 
 
-@check("append and prepend respect the generation")
+@check("append and prepend with a generation condition return 412 if the generation does not match")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "b")
@@ -85,7 +85,7 @@ def _(service):
     equal(service.text(store_id, "key"), b"kept", "the value")
 
 
-@check("delete returns 204 without a body, then 404, and 204 with force")
+@check("the first delete returns 204 without a body; a second one returns 404, or 204 with force")
 def _(service):
     store_id = service.store()
     delete = service.items.kv_store_delete_item
@@ -99,7 +99,7 @@ def _(service):
     refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
 
 
-@check("a delete with the current generation succeeds; with another it returns 412")
+@check("a delete with the current generation succeeds, and one with any other generation returns 412")
 def _(service):
     store_id = service.store()
     delete = service.items.kv_store_delete_item
@@ -116,7 +116,7 @@ def _(service):
     delete(store_id, "key", if_generation_match=generation, force=True)
 
 
-@check("one of sixteen concurrent adds wins; the others get a 412")
+@check("exactly one of sixteen concurrent adds succeeds, and the others return 412")
 def _(service):
     store_id = service.store()
 
@@ -131,7 +131,7 @@ def _(service):
     for round_ in range(5):
         with ThreadPoolExecutor(16) as pool:
             winners = [number for number in pool.map(add, range(16)) if number is not None]
-        equal(len(winners), 1, f"the winners of round {round_}")
+        equal(len(winners), 1, f"the number of successful adds in round {round_}")
         equal(service.text(store_id, "key"), f"writer {winners[0]}".encode(), "the value")
         service.items.kv_store_delete_item(store_id, "key")
 
@@ -150,10 +150,10 @@ def _(service):
     equal(len(got), 320, "the number of entries")
     for writer in range(16):
         mine = [entry for entry in got if entry.startswith(f"{writer}.")]
-        equal(mine, [f"{writer}.{number}" for number in range(20)], f"those of writer {writer}")
+        equal(mine, [f"{writer}.{number}" for number in range(20)], f"the entries of writer {writer}")
 
 
-@check("eight threads counting with generations lose no update")
+@check("eight threads that increment a counter with generation conditions lose no update")
 def _(service):
     store_id = service.store()
     service.put(store_id, "count", "n0")
@@ -162,7 +162,7 @@ def _(service):
         done = 0
         tries = time.monotonic() + 60
         while done < 10:
-            true(time.monotonic() < tries, "no progress within a minute")
+            true(time.monotonic() < tries, "the counter was not incremented within a minute")
             value, headers = service.raw(store_id, "count")
             following = f"n{int(value[1:]) + 1}"
             generation = int(headers["generation"])
@@ -194,10 +194,10 @@ def _(service):
     for thread in threads:
         thread.get(timeout=60)
     if service.keys(store_id):
-        raise Failed("keys are left")
+        raise Failed("not all keys were deleted")
 
 
-@check("a write cut off by the client's timeout is all or nothing")
+@check("a write that the client aborts after a timeout is stored completely or not at all")
 def _(service):
     import urllib3
 
@@ -210,6 +210,6 @@ def _(service):
             service.put(store_id, "key", big, _request_timeout=(1, 0.0005))
         except (urllib3.exceptions.HTTPError, ApiException):
             cut += 1
-    true(cut > 0, "no write was cut off: the timeout is too long for this machine")
+    true(cut > 0, "no write was aborted: the timeout is too long for this machine")
     value = service.text(store_id, "key")
     true(value in (b"before", big.encode()), f"a torn value of {len(value)} bytes")

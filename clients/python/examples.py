@@ -1,8 +1,8 @@
-"""The documented examples of KvStoreApi and KvStoreItemApi, run as they are written.
+"""The documented examples of KvStoreApi and KvStoreItemApi, run unchanged.
 
-The directory "documented" contains them as published in the package's documentation (fastly 8.0.0, the
-files KvStoreApi.md and KvStoreItemApi.md). Only the host and the token are changed here, and, where
-a check says so, the made-up store id, generation or cursor.
+The directory "documented" contains the examples from the documentation of the package (fastly 8.0.0, files
+KvStoreApi.md and KvStoreItemApi.md). The checks replace the host and the token. Some checks also replace
+the placeholders for a store id, a generation or a cursor, as the names of these checks state.
 """
 
 import contextlib
@@ -18,14 +18,17 @@ EXAMPLES = "8.0.0"
 
 
 def run(name, **changes):
-    """Runs one example and returns its output. A change is NAME="its new value"."""
+    """Runs one example and returns its output.
+
+    Each keyword argument NAME=VALUE replaces the value that the example assigns to NAME.
+    """
     source = (FOLDER / f"{name}.py").read_text()
     source = replace(source, 'host = "https://api.fastly.com"', f'host = "{URL}"')
     source = replace(source, "'YOUR_API_KEY'", f"'{TOKEN}'")
     for variable, value in changes.items():
         start = f"    {variable} = "
         lines = [line for line in source.splitlines() if line.startswith(start)]
-        equal(len(lines), 1, f"the lines of {name} that set {variable}")
+        equal(len(lines), 1, f"the number of lines in {name} that set {variable}")
         source = replace(source, lines[0], f"{start}{value!r}")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -35,39 +38,39 @@ def run(name, **changes):
 
 def replace(source, old, new):
     """Replaces text that must occur exactly once."""
-    equal(source.count(old), 1, f"how often the example contains {old!r}")
+    equal(source.count(old), 1, f"the number of occurrences of {old!r} in the example")
     return source.replace(old, new)
 
 
 def stores_named(service, name):
-    """The stores with that name."""
+    """Returns the stores with the given name."""
     return [store for store in service.stores.kv_store_list().data if store.name == name]
 
 
-@check("kv_store_create, as written, creates the store name_example", only=EXAMPLES)
+@check("kv_store_create, unchanged, creates the store name_example", only=EXAMPLES)
 def _(service):
-    equal(stores_named(service, "name_example"), [], "stores of that name before")
+    equal(stores_named(service, "name_example"), [], "the stores with this name before the example runs")
     printed = run("kv_store_create")
     created = stores_named(service, "name_example")
-    equal(len(created), 1, "stores of that name after")
+    equal(len(created), 1, "the number of stores with this name after the example ran")
     service.track(created[0])
     contains(printed, f"'id': '{created[0].id}'", "the output of the example")
     contains(printed, "'name': 'name_example'", "the output of the example")
     contains(printed, "'created_at': datetime.datetime(", "the output of the example")
 
 
-@check("kv_store_create, run a second time, prints why it failed", only=EXAMPLES)
+@check("kv_store_create, run a second time, reports that the name exists", only=EXAMPLES)
 def _(service):
     run("kv_store_create")
     printed = run("kv_store_create")
     created = stores_named(service, "name_example")
     service.track(created[0])
-    equal(len(created), 1, "stores of that name")
+    equal(len(created), 1, "the number of stores with this name")
     contains(printed, "Exception when calling KvStoreApi->kv_store_create: (400)")
     contains(printed, "store with name 'name_example' already exists")
 
 
-@check("kv_store_get, as written, prints that there is no store_id_example", only=EXAMPLES)
+@check("kv_store_get, unchanged, reports that the store does not exist", only=EXAMPLES)
 def _(_service):
     printed = run("kv_store_get")
     contains(printed, "Exception when calling KvStoreApi->kv_store_get: (404)")
@@ -81,7 +84,7 @@ def _(service):
     contains(printed, "'updated_at': datetime.datetime(", "the output of the example")
 
 
-@check("kv_store_list, as written, prints that cursor_example is not a cursor", only=EXAMPLES)
+@check("kv_store_list, unchanged, reports that cursor_example is not a valid cursor", only=EXAMPLES)
 def _(_service):
     printed = run("kv_store_list")
     contains(printed, "Exception when calling KvStoreApi->kv_store_list: (400)")
@@ -94,7 +97,7 @@ def _(service):
     for name in (first, second):
         service.create(name)
     cursor = None
-    while True:  # up to the page that ends with the first of the two
+    while True:  # until the page that ends with the first of the two stores
         options = {} if cursor is None else {"cursor": cursor}
         page = service.stores.kv_store_list(limit=1, **options)
         cursor = page.meta.next_cursor
@@ -102,17 +105,17 @@ def _(service):
             break
     printed = run("kv_store_list", cursor=cursor)
     contains(printed, f"'name': '{second}'", "the output of the example")
-    true(f"'name': '{first}'" not in printed, "the first store is there again")
+    true(f"'name': '{first}'" not in printed, "the first store is listed again")
     contains(printed, "'limit': 1000", "the output of the example")
 
 
-@check("kv_store_delete, as written, prints that there is no store_id_example", only=EXAMPLES)
+@check("kv_store_delete, unchanged, reports that the store does not exist", only=EXAMPLES)
 def _(_service):
     printed = run("kv_store_delete")
     contains(printed, "Exception when calling KvStoreApi->kv_store_delete: (404)")
 
 
-@check("kv_store_delete, with the id of a store, deletes it and prints nothing", only=EXAMPLES)
+@check("kv_store_delete, with the id of a store, deletes the store and prints nothing", only=EXAMPLES)
 def _(service):
     store_id = service.store()
     equal(run("kv_store_delete", store_id=store_id), "", "the output of the example")
@@ -120,20 +123,20 @@ def _(service):
 
 
 @check(
-    "kv_store_upsert_item, as written, fails inside the client and stores nothing", only=EXAMPLES
+    "kv_store_upsert_item, unchanged, fails in the client and stores nothing", only=EXAMPLES
 )
 def _(service):
     store_id = service.store()
     try:
         run("kv_store_upsert_item", store_id=store_id)
     except AttributeError:
-        pass  # its first call has no body, which this client cannot send
+        pass  # The first call in the example has no body, and this client cannot send such a request.
     else:
-        raise Failed("the client can now send an item without a body")
+        raise Failed("the client sent a request without a body")
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("kv_store_upsert_item, in its second form, writes with the generation", only=EXAMPLES)
+@check("the second call of kv_store_upsert_item writes if the generation matches", only=EXAMPLES)
 def _(service):
     store_id = service.store()
     service.put(store_id, "key_example", "before")
@@ -173,7 +176,7 @@ def _(service):
     equal(run("kv_store_get_item", store_id=store_id), "'a value'\n", "the output of the example")
 
 
-@check("kv_store_list_item_keys, with a store and a cursor, prints both lists", only=EXAMPLES)
+@check("kv_store_list_item_keys, with the id of a store and a cursor, prints both lists", only=EXAMPLES)
 def _(service):
     store_id = service.store()
     wanted = ["prefix_example 1", "prefix_example 2", "prefix_example 3"]
@@ -189,7 +192,7 @@ def _(service):
 
 
 @check(
-    "kv_store_delete_item, with a store, deletes once and prints a 404 for its second call",
+    "kv_store_delete_item, with the id of a store, deletes the item and reports a 404 for the second call",
     only=EXAMPLES,
 )
 def _(service):

@@ -1,7 +1,7 @@
-"""Keys and ids this client turns into other paths: they are rejected and nothing is lost.
+"""Keys and ids that this client turns into other paths: the server must reject them and delete nothing.
 
-The client escapes a key except its dots and then resolves "." and ".." as path segments. So the
-key ".." becomes the path of the store, and the store id ".." the path of all stores.
+The client does not escape the dots in a key, and then resolves "." and ".." as path segments. The key
+".." therefore becomes the path of the store, and the store id ".." becomes the path of all stores.
 """
 
 import fastly
@@ -24,11 +24,11 @@ def refused_somehow(what, call, *arguments, **options):
 def still_there(service, store_id, keys):
     """Checks that the store is unchanged."""
     equal(service.stores.kv_store_get(store_id).id, store_id, "the store")
-    equal(service.keys(store_id), keys, "its keys")
+    equal(service.keys(store_id), keys, "the keys of the store")
 
 
 def try_dangerous_keys(service, store_id, keys):
-    """Every call with every key that escapes the path of the keys."""
+    """Makes every call with every key that this client turns into another path."""
     items = service.items
     for key in ("..", ".", ""):
         refused_somehow((key, "upsert"), items.kv_store_upsert_item, store_id, key, body="v")
@@ -84,7 +84,7 @@ def _(service):
     equal(service.stores.kv_store_list().meta.total, before, "the number of stores")
 
 
-@check("an id with a path in it reaches no other store's items")
+@check("a store id that contains a path gives no access to the items of a store")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a"])
@@ -117,7 +117,7 @@ def _(service):
     still_there(service, store_id, ["a"])
 
 
-@check("PUT and DELETE on the list of keys are rejected: there is no 'delete all'")
+@check("PUT, POST and DELETE on the list of keys are rejected and delete nothing")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a"])
@@ -129,7 +129,7 @@ def _(service):
     still_there(service, store_id, ["a"])
 
 
-@check("invalid bytes in a path return 400, not a 500")
+@check("invalid bytes in a path return 400")
 def _(service):
     import http.client
     from urllib.parse import urlsplit

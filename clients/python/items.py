@@ -1,4 +1,4 @@
-"""Items: values, metadata, generations, write modes, time to live."""
+"""Checks of items: values, metadata, generations, write modes and time to live."""
 
 import email.utils
 import time
@@ -17,11 +17,11 @@ MISSING = "0000000000000000000000"
 def _(service):
     nothing, status, headers = service.put(service.store(), "key", "value")
     equal((nothing, status), (None, 200), "the response")
-    equal(headers.get("content-length"), "0", "its length")
-    true("content-type" not in headers, "it has a content type")
+    equal(headers.get("content-length"), "0", "the Content-Length")
+    true("content-type" not in headers, "the response has a Content-Type")
 
 
-@check("a read returns the value and every header of an item")
+@check("a read returns the value and all headers of an item")
 def _(service):
     store_id = service.store()
     before = time.time()
@@ -40,7 +40,7 @@ def _(service):
     }.items():
         equal(headers.get(name), wanted, name)
     for name in ("etag", "content-encoding", "transfer-encoding"):
-        true(name not in headers, f"a header {name}")
+        true(name not in headers, f"the response has a header {name}")
     generation = headers["generation"]
     true(generation.isdigit() and len(generation) == 16, f"the generation {generation}")
     seconds = int(generation) / 1e6
@@ -85,7 +85,7 @@ def _(service):
             equal(service.items.kv_store_get_item(store_id, "text"), value, "the parsed value")
 
 
-@check("values that look like JSON are stored unchanged, though the client parses them")
+@check("values that look like JSON are stored unchanged, although the client parses them")
 def _(service):
     store_id = service.store()
     for value in ("123", '{"a":1}', "true", "null", "[1, 2]", "1e5"):
@@ -97,7 +97,7 @@ def _(service):
             except ApiTypeError:
                 pass
             else:
-                raise Failed("the client has stopped parsing values as JSON")
+                raise Failed("the client returned a value that looks like JSON without parsing it")
     service.put(store_id, "json", '"quoted"')
     equal(service.text(store_id, "json"), b'"quoted"', "the bytes of a JSON string")
     equal(
@@ -113,7 +113,7 @@ def _(service):
     equal((value, headers["content-length"]), (b'""', "2"), "the value")
 
 
-@check("binary values are returned by the raw mode")
+@check("the raw mode of the client returns binary values unchanged")
 def _(service):
     store_id = service.store()
     value = bytes(range(256)) * 3
@@ -124,7 +124,7 @@ def _(service):
     except UnicodeDecodeError:
         pass
     else:
-        raise Failed("the client has stopped decoding values")
+        raise Failed("the client returned a binary value without decoding it")
 
 
 @check("a value of 25 MiB is stored; one byte more returns 413 and changes nothing")
@@ -132,7 +132,7 @@ def _(service):
     store_id = service.store()
     service.put(store_id, "big", "x" * LIMIT)
     equal(len(service.text(store_id, "big")), LIMIT, "the length")
-    for round_ in range(3):  # the response must arrive although the client is still sending
+    for round_ in range(3):  # the response must arrive even though the client is still sending
         with about(f"round {round_}"):
             error = refused(413, ApiException, service.put, store_id, "big", "y" * (LIMIT + 1))
             explained(error)
@@ -152,19 +152,19 @@ def _(service):
     equal(len(service.text(store_id, "big")), LIMIT, "the length")
 
 
-@check("each write raises the generation, even of metadata alone")
+@check("each write increases the generation, even if it only changes the metadata")
 def _(service):
     store_id = service.store()
     seen = []
     for options in ({}, {}, {"metadata": "m"}, {"metadata": "n"}, {"append": True}, {}):
         service.put(store_id, "key", "value", **options)
         seen.append(service.generation(store_id, "key"))
-        equal(service.generation(store_id, "key"), seen[-1], "the generation, read again")
+        equal(service.generation(store_id, "key"), seen[-1], "the generation on a second read")
     service.items.kv_store_delete_item(store_id, "key")
     service.put(store_id, "key", "value", add=True)
     seen.append(service.generation(store_id, "key"))
     equal(seen, sorted(set(seen)), "the generations")
-    true(seen[-1] < 2**53, "a generation that JavaScript cannot represent")
+    true(seen[-1] < 2**53, "JavaScript cannot represent the generation")
 
 
 @check("metadata round-trips byte for byte, including Latin-1 letters")
@@ -199,7 +199,7 @@ def _(service):
     equal((value, headers["metadata"]), (b"value", "kept"), "the item")
 
 
-@check("the client rejects metadata beyond Latin-1 or with a line break")
+@check("the client rejects metadata that contains a line break or is not Latin-1")
 def _(service):
     store_id = service.store()
     for metadata in ("snow \u2603", "two\nlines", "two\r\nlines: x"):
@@ -208,11 +208,11 @@ def _(service):
                 service.put(store_id, "key", "value", metadata=metadata)
             except (UnicodeEncodeError, ValueError):
                 continue
-            raise Failed("the client sent it")
+            raise Failed("the client sent the metadata")
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("overwriting replaces value and metadata; omitted and empty both mean none")
+@check("overwriting replaces the value and metadata; omitted or empty metadata clears it")
 def _(service):
     store_id = service.store()
     for options in ({}, {"metadata": ""}, {"add": False, "append": False, "prepend": False}):
@@ -231,40 +231,40 @@ def _(service):
     empty_412(refused(412, ApiException, service.put, store_id, "key", "second", add=True))
     value, headers = service.raw(store_id, "key")
     equal(
-        (value, headers["metadata"], int(headers["generation"])), (b"first", "m", generation), "it"
+        (value, headers["metadata"], int(headers["generation"])), (b"first", "m", generation), "the item"
     )
     service.put(store_id, "key", "third", add=False)
-    equal(service.text(store_id, "key"), b"third", "after add=False")
+    equal(service.text(store_id, "key"), b"third", "the value after add=False")
     service.items.kv_store_delete_item(store_id, "key")
     service.put(store_id, "key", "fourth", add=True)
-    equal(service.text(store_id, "key"), b"fourth", "after a delete")
+    equal(service.text(store_id, "key"), b"fourth", "the value added after a delete")
 
 
 def empty_412(error):
-    """Checks that a failed precondition has no body."""
+    """Checks that a 412 response has no body."""
     equal(error.body, "", "the body of a 412")
-    equal(error.headers.get("content-length"), "0", "its length")
-    true("content-type" not in error.headers, "it has a content type")
+    equal(error.headers.get("content-length"), "0", "the Content-Length of a 412")
+    true("content-type" not in error.headers, "the 412 has a Content-Type")
 
 
-@check("append and prepend add bytes at the end and the front, or create the item")
+@check("append and prepend extend the value, or create the item if it does not exist")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "b", append=True)
-    equal(service.text(store_id, "key"), b"b", "created by append")
+    equal(service.text(store_id, "key"), b"b", "the value created by append")
     service.put(store_id, "key", "c", append=True, prepend=False)
     service.put(store_id, "key", "a", prepend=True, append=False)
     equal(service.text(store_id, "key"), b"abc", "the value")
     service.put(store_id, "other", "p", prepend=True)
-    equal(service.text(store_id, "other"), b"p", "created by prepend")
+    equal(service.text(store_id, "other"), b"p", "the value created by prepend")
     service.put(store_id, "key", "plain", append=False, prepend=False)
-    equal(service.text(store_id, "key"), b"plain", "after append=False")
+    equal(service.text(store_id, "key"), b"plain", "the value after append=False")
     service.put(store_id, "cut", "\u00e9".encode().decode("latin-1")[:1])
     service.put(store_id, "cut", "x", append=True)
-    equal(service.text(store_id, "cut"), "\u00c3x".encode(), "bytes joined to bytes")
+    equal(service.text(store_id, "cut"), "\u00c3x".encode(), "the value after the append")
 
 
-@check("append and prepend drop metadata and time to live")
+@check("append and prepend drop the existing metadata and time to live")
 def _(service):
     store_id = service.store()
     for option in ("append", "prepend"):
@@ -273,18 +273,18 @@ def _(service):
             service.put(store_id, option, "y", **{option: True})
             equal(service.raw(store_id, option)[1]["metadata"], "", "the metadata")
             service.put(store_id, option, "z", metadata="new", **{option: True})
-            equal(service.raw(store_id, option)[1]["metadata"], "new", "the metadata given")
+            equal(service.raw(store_id, option)[1]["metadata"], "new", "the metadata of the append or prepend")
     time.sleep(2.3)
-    equal(service.text(store_id, "append"), b"xyz", "the appended item, past its first expiry")
-    equal(service.text(store_id, "prepend"), b"zyx", "the prepended item, past its first expiry")
+    equal(service.text(store_id, "append"), b"xyz", "the appended item, after its original expiry time")
+    equal(service.text(store_id, "prepend"), b"zyx", "the prepended item, after its original expiry time")
 
 
-@check("an append can shorten an item's time to live")
+@check("an append can set a time to live for an item that had none")
 def _(service):
     store_id = service.store()
     service.put(store_id, "key", "x")
     service.put(store_id, "key", "y", append=True, time_to_live_sec=3)
-    equal(service.text(store_id, "key"), b"xy", "before")
+    equal(service.text(store_id, "key"), b"xy", "the value before the expiry")
     time.sleep(3.1)
     refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "key")
 
@@ -299,7 +299,7 @@ def _(service):
     equal(service.keys(store_id), [], "the keys")
 
 
-@check("background_fetch changes neither the response nor the stored value")
+@check("background_fetch has no effect on the response or the stored value")
 def _(service):
     store_id = service.store()
     for number, background in enumerate((True, False, True)):
@@ -307,25 +307,25 @@ def _(service):
         equal(service.text(store_id, "key"), f"v{number}".encode(), "the value")
 
 
-@check("an item exists for its time to live and is absent everywhere right after")
+@check("an item exists until it expires, and is absent everywhere immediately afterwards")
 def _(service):
     store_id = service.store()
     service.put(store_id, "short", "lived", time_to_live_sec=2)
     service.put(store_id, "shown", "lives", time_to_live_sec=60)
     written = time.monotonic()
-    equal(service.text(store_id, "short"), b"lived", "the value before")
-    equal(service.keys(store_id), ["short", "shown"], "the keys before")
+    equal(service.text(store_id, "short"), b"lived", "the value before the expiry")
+    equal(service.keys(store_id), ["short", "shown"], "the keys before the expiry")
     refused(412, ApiException, service.put, store_id, "short", "again", add=True)
     time.sleep(max(0, 2.05 - (time.monotonic() - written)))
     error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "short")
     explained(error)
-    equal(service.keys(store_id), ["shown"], "the keys after")
-    equal(service.text(store_id, "shown"), b"lives", "the one that lives longer")
-    equal(service.put(store_id, "short", "new", add=True)[1], 200, "an add after it")
-    equal(service.text(store_id, "short"), b"new", "the value of the add")
+    equal(service.keys(store_id), ["shown"], "the keys after the expiry")
+    equal(service.text(store_id, "shown"), b"lives", "the value of the item that has not expired")
+    equal(service.put(store_id, "short", "new", add=True)[1], 200, "the status of an add after the expiry")
+    equal(service.text(store_id, "short"), b"new", "the value after the add")
 
 
-@check("overwriting without a time to live removes it; with one it restarts")
+@check("overwriting removes the old time to live, and sets a new one if the request contains it")
 def _(service):
     store_id = service.store()
     for key in ("lifted", "renewed"):
@@ -336,7 +336,7 @@ def _(service):
     equal(service.keys(store_id), ["lifted", "renewed"], "the keys")
 
 
-@check("deleting an item that has just expired returns 204; with a generation it returns 412")
+@check("deleting an item that has just expired returns 204, or 412 with a generation condition")
 def _(service):
     store_id = service.store()
     service.put(store_id, "plain", "x", time_to_live_sec=3)
@@ -350,7 +350,7 @@ def _(service):
     )
 
 
-@check("a time to live of 0, negative or too large returns 400 and changes nothing")
+@check("a time to live that is zero, negative or too large returns 400 and changes nothing")
 def _(service):
     store_id = service.store()
     for ttl in (0, -1, 2**32, 2**64):
@@ -358,11 +358,11 @@ def _(service):
             call = (service.put, store_id, "key", "v")
             explained(refused(400, ApiException, *call, time_to_live_sec=ttl), "time_to_live_sec")
     equal(service.keys(store_id), [], "the keys")
-    equal(service.put(store_id, "key", "v", time_to_live_sec=2**32 - 1)[1], 200, "the longest")
+    equal(service.put(store_id, "key", "v", time_to_live_sec=2**32 - 1)[1], 200, "the status with the longest time to live")
     equal(service.text(store_id, "key"), b"v", "the value")
 
 
-@check("every call on an item of an unknown store returns 404")
+@check("every item call with an unknown store returns 404")
 def _(service):
     calls = service.items
     for call in (
@@ -375,7 +375,7 @@ def _(service):
         explained(refused(404, NotFoundException, call))
 
 
-@check("a missing item returns 404 with a body, in the raw mode too")
+@check("a missing item returns 404 with a body, both in normal and in raw mode")
 def _(service):
     store_id = service.store()
     error = refused(404, NotFoundException, service.items.kv_store_get_item, store_id, "nope")
@@ -386,10 +386,10 @@ def _(service):
     except NotFoundException as raised:
         equal(raised.status, 404, "the status")
     else:
-        raise Failed("a missing item was read")
+        raise Failed("the client returned a value for a missing item")
 
 
-@check("the same key in two stores is two items")
+@check("the same key in two stores refers to two different items")
 def _(service):
     one, two = service.store(), service.store()
     service.put(one, "key", "one")

@@ -1,4 +1,4 @@
-"""Keys: all characters, all lengths, and rejected keys."""
+"""Checks of keys: unusual characters, lengths, and rejected keys."""
 
 from fastly.exceptions import ApiException
 
@@ -67,14 +67,14 @@ REFUSED = {
     "a question mark": "a?b",
     "a caret": "a^b",
     "a bar": "a|b",
-    "a step up at the front": "../x",
-    "a step up in the middle": "a/../b",
-    "a step up at the end": "a/..",
-    "a step to itself at the front": "./x",
-    "a step to itself in the middle": "a/./b",
-    "a step to itself at the end": "a/.",
+    "../ at the start": "../x",
+    "/../ in the middle": "a/../b",
+    "/.. at the end": "a/..",
+    "./ at the start": "./x",
+    "/./ in the middle": "a/./b",
+    "/. at the end": "a/.",
     "a dot before a slash": "a./b",
-    "the path of a certificate's challenge": ".well-known/acme-challenge/x",
+    "the prefix of ACME challenges": ".well-known/acme-challenge/x",
     "a lone space": " ",
     "a lone NUL": "\x00",
     "a lone tab": "\t",
@@ -94,12 +94,12 @@ def _(service):
     for key in STRANGE:
         with about(key):
             equal(service.text(store_id, key), f"value of {key}".encode(), "the value")
-            true(key in service.keys(store_id, prefix=key), "not found by its own prefix")
+            true(key in service.keys(store_id, prefix=key), "the key is missing from a list with the key as prefix")
             service.items.kv_store_delete_item(store_id, key)
-    equal(service.keys(store_id), [], "the keys in the end")
+    equal(service.keys(store_id), [], "the keys at the end")
 
 
-@check("a key of 1024 bytes works, one of 1025 returns 400")
+@check("a key of 1024 bytes is accepted, and one of 1025 bytes returns 400")
 def _(service):
     store_id = service.store()
     for key in ("k" * 1024, "\u00e9" * 512, "\U0001f600" * 256, "/" * 1024, "%" * 1024):
@@ -128,4 +128,4 @@ def _(service):
             explained(refused(400, ApiException, delete, store_id, key), "key")
             explained(refused(400, ApiException, delete, store_id, key, force=True), "key")
     equal(service.keys(store_id), ["kept"], "the keys")
-    equal(service.text(store_id, "kept"), b"value", "the item that was there")
+    equal(service.text(store_id, "kept"), b"value", "the existing item")

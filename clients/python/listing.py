@@ -1,4 +1,4 @@
-"""Lists of keys: order, prefix, pages, cursors, consistency."""
+"""Checks of key lists: order, prefixes, pages, cursors and consistency."""
 
 import base64
 import time
@@ -10,7 +10,7 @@ from service import ROOT, explained, refused
 
 
 def meta(page):
-    """The meta object of a page, as the server sent it."""
+    """Returns the meta object of a page as the server sent it."""
     return page.meta.to_dict()
 
 
@@ -23,7 +23,7 @@ def _(service):
     equal((page.data, meta(page)), ([], {"limit": 1000}), "the list")
 
 
-@check("list bodies equal the recorded ones byte for byte")
+@check("the bodies of lists equal the recorded bodies byte for byte")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["apple", "banana"])
@@ -85,16 +85,16 @@ def _(service):
     equal((len(page.data), meta(page)), (len(keys), {"limit": 1000}), "an empty prefix")
 
 
-@check("prefix and limit combine across pages")
+@check("a prefix and a limit can be combined, and apply to every page")
 def _(service):
     store_id = service.store()
     service.fill(store_id, [f"{group}/{n:02}" for group in "abc" for n in range(11)])
     keys, pages = service.all_keys(store_id, prefix="b/", limit=4)
     equal(keys, [f"b/{number:02}" for number in range(11)], "the keys")
-    equal(pages, 3, "the pages")
+    equal(pages, 3, "the number of pages")
 
 
-@check("consistency=eventual is echoed, strong is not, the client rejects others")
+@check("consistency=eventual is echoed, strong is not, and the client rejects other values")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["one", "two"])
@@ -119,7 +119,7 @@ def _(service):
             equal(response.status, 400, "the status")
 
 
-@check("the cursor equals the recorded one byte for byte and is accepted")
+@check("cursors equal the recorded cursors byte for byte and are accepted")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["batch-1", "batch-2", "batch-3", "dragonfruit", "elderberry"])
@@ -127,7 +127,7 @@ def _(service):
     equal((page.data, page.meta.next_cursor), (["batch-1", "batch-2"], "CgdiYXRjaC0y"), "page one")
     page = service.items.kv_store_list_item_keys(store_id, limit=2, cursor="CgdiYXRjaC0y")
     equal(page.data, ["batch-3", "dragonfruit"], "page two")
-    equal(page.meta.next_cursor, "CgtkcmFnb25mcnVpdA==", "its cursor")
+    equal(page.meta.next_cursor, "CgtkcmFnb25mcnVpdA==", "the cursor of page two")
     page = service.items.kv_store_list_item_keys(store_id, cursor="CgtkcmFnb25mcnVpdA==")
     equal((page.data, meta(page)), (["elderberry"], {"limit": 1000}), "page three")
 
@@ -161,7 +161,7 @@ def _(service):
             varint = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
             equal(base64.b64decode(cursor, validate=True), b"\x0a" + varint + raw, "the cursor")
             signs |= set(cursor)
-    true({"+", "/", "="} <= signs, "the cursors no longer contain all three characters")
+    true({"+", "/", "="} <= signs, "the cursors do not contain all of the characters +, / and =")
 
 
 @check("a full last page has no cursor")
@@ -174,20 +174,20 @@ def _(service):
             equal(got, (["a", "b", "c", "d"], pages), "the keys and the number of pages")
 
 
-@check("2,345 keys come in pages of a thousand, in order and complete")
+@check("2,345 keys are listed completely and in order, in pages of 1000")
 def _(service):
     store_id = service.store()
     keys = [f"key {number:05}" for number in range(2345)]
     service.fill(store_id, keys)
-    equal(service.all_keys(store_id), (keys, 3), "keys and pages by the default limit")
-    equal(service.all_keys(store_id, limit=1000), (keys, 3), "keys and pages by 1000")
-    equal(service.all_keys(store_id, limit=100), (keys, 24), "keys and pages by 100")
+    equal(service.all_keys(store_id), (keys, 3), "keys and pages with the default limit")
+    equal(service.all_keys(store_id, limit=1000), (keys, 3), "keys and pages with the limit 1000")
+    equal(service.all_keys(store_id, limit=100), (keys, 24), "keys and pages with the limit 100")
     equal(service.all_keys(store_id, consistency="eventual")[0], keys, "the eventual list")
     page = service.items.kv_store_list_item_keys(store_id, limit=100_000)
     equal((len(page.data), page.meta.limit), (1000, 1000), "a limit above a thousand")
 
 
-@check("deletes and inserts between pages neither skip nor repeat surviving keys")
+@check("deletes and inserts between pages cause no key to be skipped or repeated")
 def _(service):
     store_id = service.store()
     keys = [f"k{number:03}" for number in range(60)]
@@ -197,26 +197,26 @@ def _(service):
         options = {} if cursor is None else {"cursor": cursor}
         page = service.items.kv_store_list_item_keys(store_id, limit=7, **options)
         seen += page.data
-        for key in page.data:  # the last one too, whose key is the cursor
+        for key in page.data:  # including the last key, which the cursor contains
             service.items.kv_store_delete_item(store_id, key)
         service.put(store_id, "a new key before the cursor", "v")
         cursor = page.meta.get("next_cursor")
         if cursor is None:
             break
     equal(seen, keys, "the keys seen")
-    equal(service.keys(store_id), ["a new key before the cursor"], "the keys left")
+    equal(service.keys(store_id), ["a new key before the cursor"], "the remaining keys")
 
 
-@check("expired keys leave no gap in a page and no empty page before the end")
+@check("pages skip expired keys and stay full, and only the last page may have fewer keys")
 def _(service):
     store_id = service.store()
     for number in range(30):
         ttl = {} if number % 10 == 0 else {"time_to_live_sec": 1}
         service.put(store_id, f"k{number:02}", "v", **ttl)
     time.sleep(1.2)
-    equal(service.all_keys(store_id, limit=1), (["k00", "k10", "k20"], 3), "one by one")
-    equal(service.all_keys(store_id, limit=2), (["k00", "k10", "k20"], 2), "two by two")
-    equal(service.keys(store_id), ["k00", "k10", "k20"], "all at once")
+    equal(service.all_keys(store_id, limit=1), (["k00", "k10", "k20"], 3), "the keys with the limit 1")
+    equal(service.all_keys(store_id, limit=2), (["k00", "k10", "k20"], 2), "the keys with the limit 2")
+    equal(service.keys(store_id), ["k00", "k10", "k20"], "the keys on a single page")
 
 
 @check("a strong list reflects every write and delete acknowledged before it")
@@ -227,10 +227,10 @@ def _(service):
         true(f"k{number}" in service.keys(store_id, consistency="strong"), f"k{number} is missing")
     for number in range(30):
         service.items.kv_store_delete_item(store_id, f"k{number}")
-        true(f"k{number}" not in service.keys(store_id), f"k{number} is still there")
+        true(f"k{number}" not in service.keys(store_id), f"k{number} is still listed")
 
 
-@check("an invalid cursor returns 400 and is named in the error; the client itself rejects a limit of 0")
+@check("an invalid cursor returns 400 and is named in the error; the client rejects a limit of 0")
 def _(service):
     store_id = service.store()
     service.fill(store_id, ["a", "b"])
@@ -247,7 +247,7 @@ def _(service):
         raise Failed("the client sent a limit of 0")
 
 
-@check("the keys of an unknown store return 404")
+@check("listing the keys of an unknown store returns 404")
 def _(service):
     call = service.items.kv_store_list_item_keys
     explained(refused(404, NotFoundException, call, "0" * 22))

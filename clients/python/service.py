@@ -1,4 +1,4 @@
-"""Shared by all checks of this suite: the client configured for the server under test."""
+"""Points the client at the server under test, and provides helpers for all checks in this suite."""
 
 import base64
 import datetime
@@ -19,7 +19,7 @@ ROOT = "/resources/stores/kv"
 
 
 class Service:
-    """The two APIs of one client version, and helpers."""
+    """Wraps the two APIs of one client version, and adds helpers."""
 
     def __init__(self, version):
         self.version = version
@@ -33,7 +33,7 @@ class Service:
         self._stores = []
 
     def with_token(self, token):
-        """The two APIs with another token (None: without a token)."""
+        """Returns the two APIs with another token, or without a token if it is None."""
         configuration = fastly.Configuration(host=URL)
         if token is not None:
             configuration.api_key["token"] = token
@@ -41,11 +41,11 @@ class Service:
         return kv_store_api.KvStoreApi(client), kv_store_item_api.KvStoreItemApi(client)
 
     def name(self, word="Store"):
-        """A store name no other check uses."""
+        """Returns a store name that no other check uses."""
         return f"{word} {self.version} {next(self._names)}"
 
     def create(self, name, **options):
-        """kv_store_create, whose argument and model were renamed between versions."""
+        """Calls kv_store_create, whose argument and model have different names in the two versions."""
         if self.version == "8.0.0":
             from fastly.model.kv_store_request_create import KvStoreRequestCreate
 
@@ -58,7 +58,7 @@ class Service:
         return self.track(self.stores.kv_store_create(**options))
 
     def rename(self, store_id, name, **options):
-        """kv_store_put; not in 8.0.0."""
+        """Calls kv_store_put, which 8.0.0 does not have."""
         from fastly.model.kv_store_request_create_or_update import KvStoreRequestCreateOrUpdate
 
         model = KvStoreRequestCreateOrUpdate(name=name)
@@ -73,36 +73,36 @@ class Service:
         return response
 
     def store(self, word="Store"):
-        """The id of a new, empty store."""
+        """Creates an empty store; returns its id."""
         return self.create(self.name(word)).id
 
     def put(self, store_id, key, body, **options):
-        """kv_store_upsert_item with the response's status and headers."""
+        """Calls kv_store_upsert_item; also returns the status and headers of the response."""
         return self.items.kv_store_upsert_item(
             store_id, key, body=body, _return_http_data_only=False, **options
         )
 
     def raw(self, store_id, key):
-        """kv_store_get_item without the client's parsing: bytes and headers."""
+        """Calls kv_store_get_item without parsing the value; returns its bytes and the headers."""
         response = self.items.kv_store_get_item(store_id, key, _preload_content=False)
         value = response.read()
         response.release_conn()
         return value, response.headers
 
     def text(self, store_id, key):
-        """The value of an item as bytes."""
+        """Returns the value of an item as bytes."""
         return self.raw(store_id, key)[0]
 
     def generation(self, store_id, key):
-        """The generation of an item, in the type kv_store_upsert_item expects."""
+        """Returns the generation of an item, in the type that kv_store_upsert_item expects."""
         return int(self.raw(store_id, key)[1]["generation"])
 
     def keys(self, store_id, **options):
-        """The keys of one page."""
+        """Returns the keys on one page."""
         return self.items.kv_store_list_item_keys(store_id, **options).data
 
     def all_keys(self, store_id, **options):
-        """The keys of all pages, in order, and how many pages there were."""
+        """Returns the keys on all pages, in order, and the number of pages."""
         keys, pages, cursor = [], 0, None
         while True:
             more = {} if cursor is None else {"cursor": cursor}
@@ -115,19 +115,19 @@ class Service:
                 return keys, pages
 
     def fill(self, store_id, keys, value=b"v"):
-        """Writes many items at once through the batch endpoint, which this client lacks."""
+        """Writes many items with the batch endpoint, which this client does not support."""
         encoded = base64.b64encode(value).decode()
         lines = "".join(json.dumps({"key": key, "value": encoded}) + "\n" for key in keys)
         response = self.http("PUT", f"{ROOT}/{store_id}/batch", lines.encode())
         equal(response.status, 200, "the status of a batch")
 
     def http(self, method, path, body=None, headers=None):
-        """Sends a request the client cannot express."""
+        """Sends a request that the client cannot send."""
         sent = {"Fastly-Key": TOKEN, **(headers or {})}
         return self.pool.request(method, URL + path, body=body, headers=sent)
 
     def clean_up(self):
-        """Removes the stores the check created."""
+        """Removes the stores that the check created."""
         created, self._stores = self._stores, []
         for store_id in created:
             path = f"{ROOT}/{store_id}"
@@ -158,19 +158,19 @@ def explained(error, *words):
     body = json.loads(error.body)
     for field in ("msg", "title", "detail"):
         true(isinstance(body.get(field), str) and body[field], f"no {field} in {error.body}")
-    equal(body.get("status"), error.status, "the status inside the body")
+    equal(body.get("status"), error.status, "the status in the body")
     true("errors" not in body, f"an errors field in {error.body}")
     for word in words:
-        true(word.lower() in body["detail"].lower(), f"nothing about {word!r} in {error.body}")
+        true(word.lower() in body["detail"].lower(), f"the detail does not contain {word!r}: {error.body}")
 
 
 def when(stamp):
-    """A store's date, which 8.0.0 parses and 15.0.0 returns as text."""
+    """Converts the date of a store to a datetime: 8.0.0 returns dates parsed, and 15.0.0 as text."""
     if isinstance(stamp, datetime.datetime):
         return stamp.replace(tzinfo=None)
     return datetime.datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S")
 
 
 def utc_now():
-    """The server's time of day."""
+    """Returns the current time in UTC without a time zone, like the dates of stores."""
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""Stores: create, list, describe, rename, delete."""
+"""Checks of stores: create, list, describe, rename and delete."""
 
 import datetime
 import json
@@ -15,7 +15,7 @@ NEWER = "15.0.0"
 
 
 def fields(details):
-    """The fields of a store, as the server sent them."""
+    """Returns the names of the fields that the server sent for a store."""
     return sorted(details.to_dict())
 
 
@@ -30,10 +30,10 @@ def _(service):
     equal(store.name, name, "the name")
     equal(fields(store), ["created_at", "id", "name", "updated_at"], "the fields")
     true(before <= when(store.created_at) <= utc_now(), f"created at {store.created_at}")
-    equal(store.created_at, store.updated_at, "the second date")
+    equal(store.created_at, store.updated_at, "the time of the last update")
 
 
-@check("a store can be created in every location, which is not echoed")
+@check("a store can be created in every location, and the location is not returned")
 def _(service):
     for location in ("US", "EU", "ASIA", "AUS"):
         store = service.create(service.name(location), location=location)
@@ -49,7 +49,7 @@ def _(service):
         pass
     else:
         raise Failed("the client accepted the location MARS")
-    true(name not in [store.name for store in service.stores.kv_store_list().data], "a store")
+    true(name not in [store.name for store in service.stores.kv_store_list().data], "a store was created")
 
 
 @check("names with non-ASCII letters, spaces and punctuation round-trip")
@@ -60,24 +60,24 @@ def _(service):
         with about(name):
             store = service.create(name)
             equal(store.name, name, "the name on creation")
-            equal(service.stores.kv_store_get(store.id).name, name, "the name later")
+            equal(service.stores.kv_store_get(store.id).name, name, "the name when described")
 
 
-@check("an existing name returns 400 and is named in the error")
+@check("an existing name returns 400 with an error that contains the name")
 def _(service):
     name = service.name()
     first = service.create(name)
     error = refused(400, ApiException, service.create, name)
     explained(error, f"store with name '{name}' already exists")
     total = [store.id for store in service.stores.kv_store_list().data if store.name == name]
-    equal(total, [first.id], "the stores of that name")
+    equal(total, [first.id], "the stores with that name")
 
 
 @check("names that differ only in case are different stores")
 def _(service):
     name = service.name("Case")
     ids = [service.create(written).id for written in (name, name.upper(), name.lower())]
-    equal(len(set(ids)), 3, "how many stores")
+    equal(len(set(ids)), 3, "the number of stores")
 
 
 @check("an invalid name returns 400 and creates nothing")
@@ -104,7 +104,7 @@ def _(service):
     equal(got.to_dict(), created.to_dict(), "the store")
 
 
-@check("describe of an unknown or malformed id returns 404 with a body")
+@check("describing an unknown or malformed id returns 404 with a body")
 def _(service):
     for store_id in (MISSING, "x", "store_id_example", "a b", "é", "A" * 500, "%", MISSING[:-1]):
         with about(store_id):
@@ -126,7 +126,7 @@ def _(service):
         equal(listed.get(store.id), store.to_dict(), "a store in the list")
 
 
-@check("stores are listed by name, ASCII letters folded to upper case")
+@check("stores are listed in the order of their names with ASCII letters in upper case")
 def _(service):
     wanted = "Test,test store,test-store,teststorea,TestStoreB,testStöre,test_store".split(",")
     for name in sorted(wanted):
@@ -160,7 +160,7 @@ def _(service):
 @check("a page that ends with the last store has no cursor")
 def _(service):
     service.store()
-    total = int(service.stores.kv_store_list().meta.total)  # the client makes it a float
+    total = int(service.stores.kv_store_list().meta.total)  # the client parses it as a float
     page = service.stores.kv_store_list(limit=total)
     equal(len(page.data), total, "the stores")
     true("next_cursor" not in page.meta.to_dict(), "an unexpected cursor")
@@ -173,7 +173,7 @@ def _(service):
     cursor = cursor_after(service, created[1].id)
     service.stores.kv_store_delete(created[1].id)
     rest = [store.id for store in service.stores.kv_store_list(cursor=cursor).data]
-    equal(rest[:2], [created[2].id, created[3].id], "the stores after it")
+    equal(rest[:2], [created[2].id, created[3].id], "the stores after the deleted one")
     if service.version == NEWER:
         cursor = cursor_after(service, created[2].id)
         service.rename(created[2].id, service.name("Zzz"))
@@ -182,7 +182,7 @@ def _(service):
 
 
 def cursor_after(service, store_id):
-    """The cursor of a page that ends with this store."""
+    """Returns the cursor of a page that ends with this store."""
     cursor = None
     while True:
         options = {} if cursor is None else {"cursor": cursor}
@@ -192,7 +192,7 @@ def cursor_after(service, store_id):
             return cursor
 
 
-@check("more than a thousand stores are listed in two pages, in order and complete")
+@check("more than a thousand stores are listed completely and in order, in two pages")
 def _(service):
     names = [f"many {number:04} {service.version}" for number in range(1005)]
     for name in reversed(names):
@@ -204,10 +204,10 @@ def _(service):
     true("next_cursor" not in second.meta.to_dict(), "an unexpected third page")
     both = [store.name for store in first.data + second.data]
     equal([name for name in both if name in set(names)], names, "the stores of both pages")
-    equal(len(both), first.meta.total, "their number")
+    equal(len(both), first.meta.total, "the number of stores on both pages")
 
 
-@check("the client itself rejects a limit of 0; other invalid limits return 400")
+@check("the client rejects a limit of 0; invalid cursors and other invalid limits return 400")
 def _(service):
     try:
         service.stores.kv_store_list(limit=0)
@@ -224,12 +224,12 @@ def _(service):
             equal(service.http("GET", f"{ROOT}?{query}").status, 400, "the status")
 
 
-@check("a limit above 1000 counts as 1000")
+@check("a limit above 1000 is treated as 1000")
 def _(service):
     equal(service.stores.kv_store_list(limit=5000).meta.limit, 1000, "the limit")
 
 
-@check("the name filter finds one store, exactly, or none", only=NEWER)
+@check("the name filter finds only a store with exactly this name", only=NEWER)
 def _(service):
     name = service.name("Filter ö+&")
     store = service.create(name)
@@ -240,9 +240,9 @@ def _(service):
     for other in (name.upper(), name[:-1], "no such store"):
         with about(other):
             page = service.stores.kv_store_list(name=other)
-            equal((page.data, page.meta.total), ([], 0), "what was found")
+            equal((page.data, page.meta.total), ([], 0), "the stores found")
     page = service.stores.kv_store_list(name=name, limit=1)
-    equal(([found.id for found in page.data], page.meta.limit), ([store.id], 1), "with a limit")
+    equal(([found.id for found in page.data], page.meta.limit), ([store.id], 1), "the result with a limit")
     true("next_cursor" not in page.meta.to_dict(), "an unexpected cursor")
 
 
@@ -260,9 +260,9 @@ def _(service):
     value, kept = service.raw(created.id, "key")
     item = (value, kept["metadata"], int(kept["generation"]))
     equal(item, (b"value", "meta", generation), "the item")
-    equal(service.stores.kv_store_list(name=old).data, [], "stores of the old name")
-    equal([s.id for s in service.stores.kv_store_list(name=new).data], [created.id], "of the new name")
-    service.create(old)  # the old name is free again
+    equal(service.stores.kv_store_list(name=old).data, [], "the stores with the old name")
+    equal([s.id for s in service.stores.kv_store_list(name=new).data], [created.id], "the ids of the stores with the new name")
+    service.create(old)  # the old name can be reused
 
 
 @check("a rename updates updated_at", only=NEWER)
@@ -270,10 +270,10 @@ def _(service):
     created = service.create(service.name())
     time.sleep(1.1)
     service.rename(created.id, service.name())
-    true(when(service.stores.kv_store_get(created.id).updated_at) > when(created.updated_at), "not updated")
+    true(when(service.stores.kv_store_get(created.id).updated_at) > when(created.updated_at), "updated_at did not change")
 
 
-@check("a rename to the same name, or one that differs in case, succeeds", only=NEWER)
+@check("a rename to the same name, or to one that differs only in case, succeeds", only=NEWER)
 def _(service):
     name = service.name("Same")
     created = service.create(name)
@@ -282,7 +282,7 @@ def _(service):
         equal(service.stores.kv_store_get(created.id).name, new, "the name")
 
 
-@check("a rename to an existing or invalid name returns 400; of an unknown store 404", only=NEWER)
+@check("a rename to an existing or invalid name returns 400; a rename of an unknown store returns 404", only=NEWER)
 def _(service):
     taken = service.name()
     service.create(taken)
@@ -297,7 +297,7 @@ def _(service):
     explained(refused(404, NotFoundException, service.rename, MISSING, service.name()))
 
 
-@check("deleting a store returns 204 without a body, then 404")
+@check("deleting a store returns 204 without a body; deleting it again returns 404")
 def _(service):
     store_id = service.store()
     delete = service.stores.kv_store_delete
@@ -309,7 +309,7 @@ def _(service):
     explained(refused(404, NotFoundException, service.stores.kv_store_delete, MISSING))
 
 
-@check("a store with items cannot be deleted; once emptied it can, immediately")
+@check("a store with items cannot be deleted, but it can be deleted immediately after its last item")
 def _(service):
     store_id = service.store()
     service.put(store_id, "last", "one")
@@ -320,7 +320,7 @@ def _(service):
     refused(404, NotFoundException, service.stores.kv_store_get, store_id)
 
 
-@check("a store that holds only expired items can be deleted")
+@check("a store that contains only expired items can be deleted")
 def _(service):
     store_id = service.store()
     service.put(store_id, "short", "lived", time_to_live_sec=3)
@@ -338,7 +338,7 @@ def _(service):
     service.stores.kv_store_delete(first.id)
     second = service.create(name)
     true(second.id != first.id, "the id was reused")
-    equal(service.keys(second.id), [], "its keys")
+    equal(service.keys(second.id), [], "the keys of the new store")
 
 
 @check("twelve threads can create and delete stores concurrently")
@@ -347,11 +347,11 @@ def _(service):
         service.stores.kv_store_get(service.store("Thread"), async_req=True) for _ in range(12)
     ]
     ids = [thread.get().id for thread in threads]
-    equal(len(set(ids)), 12, "how many stores")
+    equal(len(set(ids)), 12, "the number of stores")
     for thread in [service.stores.kv_store_delete(store_id, async_req=True) for store_id in ids]:
         thread.get()
     left = {store.id for store in service.stores.kv_store_list().data}
-    equal(left & set(ids), set(), "stores left over")
+    equal(left & set(ids), set(), "the stores that were not deleted")
 
 
 @check("unknown query parameters are ignored")

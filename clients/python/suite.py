@@ -1,4 +1,4 @@
-"""Runs every check in this directory against one version of the client: suite.py VERSION."""
+"""Runs all checks in this directory with one version of the client. Usage: suite.py VERSION"""
 
 import importlib.metadata
 import sys
@@ -9,10 +9,10 @@ VERSION = sys.argv[1]
 
 
 def main():
-    """Loads the checks in the order they should run, and runs them."""
+    """Loads the checks in the order in which they run, and runs them."""
     installed = importlib.metadata.version("fastly")
     if installed != VERSION:
-        log(f"this is fastly {installed}, not {VERSION}")
+        log(f"fastly {installed} is installed instead of {VERSION}")
         return 1
     import examples  # noqa: F401
     import stores  # noqa: F401

@@ -1,8 +1,8 @@
-// Loaded before the publisher with NODE_OPTIONS=--import: redirects requests for the hosted API
-// to STEADFAST_URL and logs each exchange as a line of JSON in the file STEADFAST_LOG.
+// Loaded before the publisher with NODE_OPTIONS=--import. Redirects requests for the hosted API to
+// STEADFAST_URL, and logs each request with its status as a line of JSON in the file STEADFAST_LOG.
 //
-// The URL is replaced when the publisher constructs its Request, not by copying the Request: a
-// copy would send a body of known length in chunks, which the publisher does not do.
+// The URL is replaced when the publisher constructs a Request. If the Request were copied instead, a body
+// of known length would be sent with chunked encoding, unlike in the publisher's own requests.
 
 import { appendFileSync } from 'node:fs';
 
@@ -17,7 +17,7 @@ globalThis.Request = class extends PlainRequest {
   constructor(input, init) {
     const address = String(input);
     if (!address.startsWith(HOSTED)) {
-      throw new Error(`the publisher requested ${address}`);
+      throw new Error(`the publisher sent a request to an unexpected URL: ${address}`);
     }
     super(BASE + address.slice(HOSTED.length), init);
   }

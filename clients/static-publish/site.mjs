@@ -1,4 +1,4 @@
-// The published site, its publisher configuration, and a way to run the publisher.
+// Defines the published site and the configuration of the publisher, and runs the publisher.
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -15,10 +15,10 @@ const MIB = 1024 * 1024;
 
 export const APP = join(STATE, 'app');
 export const STORE_NAME = 'site content';
-// With a space, which the publisher encodes as %20 on a list's first page and as + on the next.
+// Contains a space, which the publisher encodes as %20 for the first page of a list and as + for the next.
 export const PUBLISH_ID = 'my site';
 
-/** The publisher cuts larger files into pieces of this size. */
+/** The publisher splits larger files into chunks of this size. */
 export const CHUNK = 20 * MIB;
 
 const TYPES = {
@@ -32,7 +32,7 @@ const TYPES = {
 };
 const COMPRESSED = new Set(['.html', '.css', '.js', '.txt', '.svg']);
 
-/** Bytes that look random and are the same in every run. */
+/** Returns pseudorandom bytes, which are the same in every run. */
 function noise(length, seed) {
   const blocks = [];
   for (let index = 0; index * 64 < length; index += 1) {
@@ -49,7 +49,7 @@ function page(title) {
   return Buffer.from(`<!doctype html><title>${title}</title>\n<p>${title}, read.</p>\n`.repeat(20));
 }
 
-/** Path in the site -> bytes. */
+/** The content of each file, by its path in the site. */
 export const files = new Map([
   ['/index.html', page('Home')],
   ['/404.html', page('Not here')],
@@ -71,18 +71,18 @@ export function typeOf(path) {
   return TYPES[extname(path)] ?? 'application/octet-stream';
 }
 
-/** The variants that the publisher creates for a file. */
+/** Returns the variants that the publisher creates for a file. */
 export function variantsOf(path) {
   return COMPRESSED.has(extname(path)) ? ['original', 'br', 'gzip'] : ['original'];
 }
 
-/** The key of a file's variant in the store. */
+/** Returns the key of a variant of a file in the store. */
 export function assetKey(bytes, variant = 'original') {
   const key = `${PUBLISH_ID}_files_sha256_${sha256(bytes)}`;
   return variant === 'original' ? key : `${key}_${variant}`;
 }
 
-/** The keys of all variants of these files, each once. */
+/** Returns the keys of all variants of these files, without duplicates. */
 export function assetKeys(entries) {
   const keys = entries.flatMap(
     ([path, bytes]) => variantsOf(path).map((variant) => assetKey(bytes, variant)),
@@ -101,7 +101,7 @@ export function writeFile(path, bytes) {
   write(`public${path}`, bytes);
 }
 
-/** Lays out the application's directory as the publisher's scaffolding does, anew for each run. */
+/** Creates a new application directory, like the publisher's scaffolding. */
 export function makeApp() {
   rmSync(APP, { recursive: true, force: true });
   const rc = {
@@ -147,7 +147,7 @@ export async function publisher(
   let output = '';
   const collect = (text) => {
     output += text;
-    // It would now wait a minute and retry; needing to is the failure.
+    // The publisher would wait a minute and retry. A retry counts as a failure.
     if (text.includes('retryable error')) {
       child.kill('SIGKILL');
     }
@@ -169,12 +169,12 @@ export async function publisher(
   return { code, output, exchanges };
 }
 
-/** Runs a command that must succeed without a failure, a retry or a warning about the API. */
+/** Runs a publisher command that must succeed without failures, retries or warnings about the API. */
 export async function publisherMust(...args) {
   return mustHaveDone(args, await publisher(args));
 }
 
-/** The same through `steadfast env --`. */
+/** Runs a publisher command with `steadfast env --`; the command must meet the same conditions. */
 export async function publisherByEnvMust(...args) {
   return mustHaveDone(args, await publisher(args, { byEnv: true }));
 }
@@ -182,7 +182,7 @@ export async function publisherByEnvMust(...args) {
 function mustHaveDone(args, result) {
   const tail = result.output.split('\n').slice(-25).join('\n');
   if (result.code !== 0 || /❌|‼️|Failed:|Attempt /u.test(result.output)) {
-    throw new Error(`"${args.join(' ')}" ended with ${result.code}:\n${tail}`);
+    throw new Error(`"${args.join(' ')}" exited with status ${result.code}:\n${tail}`);
   }
   return result;
 }

@@ -1,6 +1,6 @@
-// @fastly/compute-js-static-publish against Steadfast: a site is published twice, then managed with
-// the publisher's commands; plain fetches verify the store's contents. Expects an empty
-// server; started by ./run, which also installs the package.
+// Runs @fastly/compute-js-static-publish against Steadfast: publishes a site repeatedly, and manages it
+// with the commands of the publisher. Verifies the content of the store with fetch. Requires an empty
+// server. Started by ./run, which also installs the package.
 
 import assert from 'node:assert/strict';
 import { brotliDecompressSync, gunzipSync } from 'node:zlib';
@@ -17,7 +17,7 @@ const ORPHANS = 1100;
 
 let keysPath;
 
-/** A call of the API without any client. */
+/** Calls the API without a client library. */
 function api(path, { headers, ...init } = {}) {
   const key = { 'Fastly-Key': process.env.STEADFAST_TOKEN };
   return fetch(BASE + path, { ...init, headers: { ...key, ...headers } });
@@ -30,7 +30,7 @@ async function newStore(name) {
   return (await response.json()).id;
 }
 
-/** The item as it is in the store, or null. */
+/** Returns the item in the store, or null if it does not exist. */
 async function item(key) {
   const response = await api(`${keysPath}/${encodeURIComponent(key)}`);
   const bytes = Buffer.from(await response.arrayBuffer());
@@ -67,7 +67,7 @@ function keysOf(exchanges, method, status) {
     assert.equal(one.status, status, `${method} ${one.path}`);
   }
   const names = chosen.map(({ path }) => decodeURIComponent(path.slice(keysPath.length + 1)));
-  assert.equal(new Set(names).size, names.length, `no ${method} twice`);
+  assert.equal(new Set(names).size, names.length, `no key has more than one ${method}`);
   return names.sort();
 }
 
@@ -120,7 +120,7 @@ async function verifyIndex(collection) {
 async function publishChecks() {
   let generations;
 
-  await check('the first publish checks each asset by HEAD and uploads them all', async () => {
+  await check('the first publish checks each asset with HEAD and uploads all of them', async () => {
     const { exchanges } = await publisherMust('publish-content');
     const assets = assetKeys([...files]);
     assert.deepEqual(keysOf(exchanges, 'HEAD', 404), assets);
@@ -150,20 +150,20 @@ async function publishChecks() {
     }
   });
 
-  await check('the second publish finds them all by HEAD and uploads only the index', async () => {
+  await check('the second publish finds all assets with HEAD and uploads only the index and the settings', async () => {
     const { exchanges } = await publisherMust('publish-content');
     assert.deepEqual(keysOf(exchanges, 'HEAD', 200), assetKeys([...files]));
     assert.deepEqual(keysOf(exchanges, 'PUT', 200), sorted(collectionKeys('live')));
     const live = new Set(collectionKeys('live'));
     for (const [key, before] of generations) {
       const { generation } = await item(key);
-      assert.equal(generation !== before, live.has(key), `${key} was rewritten`);
+      assert.equal(generation !== before, live.has(key), `whether ${key} was rewritten`);
     }
     await verifySite();
     await verifyIndex('live');
   });
 
-  await check('steadfast env redirects the publisher by itself', async () => {
+  await check('steadfast env redirects the publisher without redirect.mjs', async () => {
     const before = await item(`${PUBLISH_ID}_index_live`);
     await publisherByEnvMust('publish-content');
     const after = await item(`${PUBLISH_ID}_index_live`);
@@ -172,7 +172,7 @@ async function publishChecks() {
     await verifyIndex('live');
   });
 
-  await check('a third publish uploads only a changed and a new file', async () => {
+  await check('a third publish uploads only one changed and one new file', async () => {
     const changed = [
       ['/index.html', Buffer.from('<!doctype html><title>Home, changed</title>\n'.repeat(30))],
       ['/neue Seite.html', Buffer.from('<!doctype html><title>New</title>\n'.repeat(30))],
@@ -203,7 +203,7 @@ async function collectionChecks() {
     return JSON.parse(metadata);
   };
 
-  await check('a preview is published with an expiration, sharing the assets', async () => {
+  await check('a preview is published with an expiration and shares the assets', async () => {
     const options = ['--collection-name=preview 1', '--expires-in=1h'];
     const { exchanges } = await publisherMust('publish-content', ...options);
     assert.deepEqual(keysOf(exchanges, 'PUT', 200), sorted(collectionKeys('preview 1')));
@@ -211,7 +211,7 @@ async function collectionChecks() {
     assert.ok(inAnHour((await metadataOf('preview 1')).expirationTime));
   });
 
-  await check('collections list shows both, the default one and the expiration', async () => {
+  await check('collections list prints both collections, marks the default one and prints the expiration', async () => {
     const { output } = await publisherMust('collections', 'list');
     assert.match(output, /^ {2}live \*DEFAULT\*$/m);
     assert.match(output, /^ {2}preview 1$/m);
@@ -219,7 +219,7 @@ async function collectionChecks() {
     assert.equal(output.match(/Published {2}: \w+/g)?.length, 2);
   });
 
-  await check('collections promote streams one collection into another', async () => {
+  await check('collections promote copies one collection to another', async () => {
     const options = ['--collection-name=preview 1', '--to=staging', '--expires-never'];
     const { exchanges } = await publisherMust('collections', 'promote', ...options);
     assert.deepEqual(keysOf(exchanges, 'PUT', 200), sorted(collectionKeys('staging')));
@@ -238,7 +238,7 @@ async function collectionChecks() {
     await verifyIndex('staging');
   });
 
-  await check('collections delete removes only that index', async () => {
+  await check('collections delete removes only the index of the collection', async () => {
     const { exchanges } = await publisherMust('collections', 'delete', '--collection-name=staging');
     const [index, settings] = collectionKeys('staging');
     assert.deepEqual(keysOf(exchanges, 'DELETE', 204), [index]);
@@ -276,14 +276,14 @@ async function cleaningChecks() {
     assert.deepEqual(await allKeys(), before);
   });
 
-  await check(`clean pages over ${ORPHANS} orphans and deletes only unused assets`, async () => {
+  await check(`clean lists ${ORPHANS} orphans page by page and deletes only unused assets`, async () => {
     const before = await allKeys();
     await uploadOrphans();
     const { exchanges } = await publisherMust('clean');
     assert.equal(keysOf(exchanges, 'DELETE', 204).length, unused.length + ORPHANS);
     assert.deepEqual(await allKeys(), before.filter((key) => !unused.includes(key)));
     const pages = exchanges.filter(({ path }) => /[?&]prefix=my(\+|%20)site_files_/.test(path));
-    assert.equal(pages.length, 2, 'pages of assets');
+    assert.equal(pages.length, 2, 'the number of pages of assets');
     await verifySite();
   });
 
@@ -293,7 +293,7 @@ async function cleaningChecks() {
     const { output } = await publisherMust('collections', 'list');
     assert.match(output, /EXPIRED/);
     await publisherMust('clean');
-    assert.ok(await item(`${PUBLISH_ID}_index_old`), 'kept unless its deletion is requested');
+    assert.ok(await item(`${PUBLISH_ID}_index_old`), 'the expired collection is kept unless its deletion is requested');
     const { exchanges } = await publisherMust('clean', '--delete-expired-collections');
     assert.deepEqual(keysOf(exchanges, 'DELETE', 204), sorted(collectionKeys('old')));
     await verifySite();
@@ -303,7 +303,7 @@ async function cleaningChecks() {
 }
 
 async function refusalChecks() {
-  await check('with a wrong token every command fails with 401 and changes nothing', async () => {
+  await check('every command with a wrong token fails with 401 and changes nothing', async () => {
     const before = await allKeys();
     for (const args of [['collections', 'list'], ['clean'], ['publish-content']]) {
       const { code, output, exchanges } = await publisher(args, { token: 'wrong-token' });
@@ -334,6 +334,6 @@ if (keysPath !== undefined) {
   await section('publishing', publishChecks);
   await section('collections', collectionChecks);
   await section('cleaning', cleaningChecks);
-  await section('refusals', refusalChecks);
+  await section('rejected requests', refusalChecks);
 }
 finish();

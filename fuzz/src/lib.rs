@@ -1,4 +1,4 @@
-//! Shared by the fuzz targets: an in-process server on the memory engine and an in-memory stream.
+//! Helpers for the fuzz targets: an in-process server on the memory engine and an in-memory stream.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use tokio::sync::watch;
 
 /// The root token of the server.
 pub const TOKEN: &str = "fuzz-token-0123456789";
-/// The value size limit, small enough for inputs to exceed it.
+/// Maximum size of a value, in bytes; small enough that inputs exceed it.
 pub const VALUE_BYTES_MAX: u64 = 2000;
-/// The key of the sentinel item, which is in the store before each input.
+/// The key of the sentinel item, which is written before each input.
 pub const SENTINEL_KEY: &str = "kept";
-/// Inputs after which the server is replaced, to bound the size of its store.
+/// Number of inputs after which the server is replaced, to bound the size of its store.
 const INPUTS_MAX: u32 = 2000;
 
 /// A server with one store and the sentinel item.
@@ -53,7 +53,7 @@ pub fn with_server<T>(work: impl FnOnce(&Server) -> T) -> T {
     })
 }
 
-/// A response.
+/// A response from the server.
 #[derive(Debug)]
 pub struct Response {
     /// The status.
@@ -79,12 +79,13 @@ impl Server {
         Server { runtime, api, store, _drain: drain, draining, inputs: 0 }
     }
 
-    /// The path of an item.
+    /// Returns the path of an item.
     pub fn item(&self, key: &str) -> String {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// Sends bytes, closes the client's side, and returns everything the server sends.
+    /// Sends bytes, closes the client's side of the connection, and returns all bytes that the
+    /// server sends.
     pub fn send(&self, bytes: &[u8]) -> Vec<u8> {
         let second = Duration::from_secs(1);
         let timeouts = Timeouts { head: second, idle: second, body: second, write: second };
@@ -110,7 +111,7 @@ impl Server {
         self.send_request(method.as_bytes(), target.as_bytes(), fields.as_bytes(), body)
     }
 
-    /// Like [`Server::request`], with bytes.
+    /// Sends a request like [`Server::request`], but accepts arbitrary bytes.
     pub fn send_request(
         &self,
         method: &[u8],
@@ -129,10 +130,10 @@ impl Server {
         response
     }
 
-    /// Asserts that the store exists and the sentinel item is unchanged.
+    /// Asserts that the store exists and that the sentinel item is unchanged.
     pub fn assert_intact(&self) {
         let path = format!("/resources/stores/kv/{}", self.store);
-        assert_eq!(self.request("GET", &path, "", b"").status, 200, "the store is gone");
+        assert_eq!(self.request("GET", &path, "", b"").status, 200, "the store was deleted");
         let sentinel = self.request("GET", &self.item(SENTINEL_KEY), "", b"");
         assert_eq!(
             (sentinel.status, &sentinel.body[..]),
@@ -142,8 +143,8 @@ impl Server {
     }
 }
 
-/// Splits a byte stream into responses and asserts that each is well-formed. `bodiless` marks the
-/// responses to HEAD, in order.
+/// Splits a byte stream into responses, and asserts that each is well-formed. `bodiless` states for
+/// each response, in order, whether it responds to HEAD.
 pub fn parse_responses(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Response> {
     let mut responses = Vec::new();
     while !bytes.is_empty() {
@@ -159,10 +160,10 @@ pub fn parse_responses(mut bytes: &[u8], bodiless: &[bool]) -> Vec<Response> {
         let mut len = length.map_or(0, |len| len.parse().expect("a length"));
         assert!(length.is_some() != (status == 204 || status < 200), "{head}");
         if bodiless.get(responses.len()).copied().unwrap_or(false) {
-            // A malformed request head gets a response with a body, as its method is unknown.
+            // The response to a malformed request head has a body, because the method is unknown.
             len = if bytes.len() == len { len } else { 0 };
         }
-        assert!(bytes.len() >= len, "a truncated body");
+        assert!(bytes.len() >= len, "the body is truncated");
         let (body, rest) = bytes.split_at(len);
         bytes = rest;
         if head.contains("content-type: application/json") && !body.is_empty() {

@@ -1,4 +1,4 @@
-//! Batch bodies: every line is stored or reported as an error with its index.
+//! Fuzzes batch bodies: every line is either stored, or reported as an error with its index.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

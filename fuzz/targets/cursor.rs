@@ -1,4 +1,4 @@
-//! Cursors: decoding and encoding round-trip.
+//! Fuzzes cursors: decoding and encoding round-trip.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

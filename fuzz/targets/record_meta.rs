@@ -1,5 +1,5 @@
-//! The meta of item, store and token records: decoding never panics, and accepted bytes round-trip,
-//! except that times after the year 9999 become its end.
+//! Fuzzes the meta of item, store and token records: decoding never panics, and accepted bytes
+//! round-trip, except that times after the year 9999 are replaced by the end of that year.
 #![no_main]
 
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use steadfast::kv::codec::{ItemMeta, StoreMeta, TokenMeta};
 use steadfast::wire::MICROS_MAX;
 
-/// `times` are those of the decoded meta.
+/// Asserts that `encoded` equals `original`, unless one of the decoded `times` was replaced.
 fn assert_round_trip(encoded: &Bytes, original: &Bytes, times: &[u64]) {
     match times.contains(&MICROS_MAX) {
         true => assert_eq!(encoded.len(), original.len()),

@@ -1,5 +1,5 @@
-//! Query parameters and header fields of put, delete, get and list: accepted or rejected with a
-//! reason, and a rejected request changes nothing.
+//! Fuzzes query parameters and header fields of put, delete, get and list: each request is
+//! accepted, or rejected with a reason, and a rejected request changes nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -32,6 +32,6 @@ fuzz_target!(|data: &[u8]| {
         }
         let known = [200, 204, 206, 400, 404, 412, 413, 414, 416, 431];
         assert!(known.contains(&response.status), "{response:?}");
-        assert!(response.status != 400 || !response.body.is_empty(), "a 400 without a reason");
+        assert!(response.status != 400 || !response.body.is_empty(), "the 400 has no reason");
     });
 });

@@ -1,5 +1,5 @@
-//! Raw request paths with any method: every response is well-formed, and only requests that name an
-//! item change it.
+//! Fuzzes raw request paths with all methods: every response is well-formed, and an item is changed
+//! only by requests that name it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,7 +10,7 @@ const METHODS: [&[u8]; 5] = [b"GET", b"HEAD", b"PUT", b"DELETE", b"POST"];
 fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else { return };
     let method = METHODS[usize::from(*first) % METHODS.len()];
-    // Delimiters of the request line are left to the connection target.
+    // The target `connection` covers the delimiters of the request line.
     let rest: Vec<u8> = rest.iter().copied().filter(|byte| *byte > b' ' && *byte != 0x7f).collect();
     with_server(|server| {
         let below = format!("/resources/stores/kv/{}", server.store);
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     });
 });
 
-/// An independent percent-decoder for comparison.
+/// Decodes percent escapes, independently of the server.
 fn decoded(raw: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut at = 0;

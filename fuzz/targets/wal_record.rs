@@ -1,4 +1,4 @@
-//! WAL records: decoding never panics.
+//! Fuzzes WAL records: decoding never panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -3,14 +3,13 @@
 use super::open;
 use crate::config::EngineLocation;
 use crate::engine::copy;
-use crate::kv::backup::{self, BackupReader, RestoreError};
+use crate::kv::backup::{self, BackupReader, RestoreError, Restored};
 use crate::kv::clock::SystemClock;
-use crate::kv::integrity::RecordCounts;
 use crate::storage;
 use std::io;
 use std::path::Path;
 
-/// Backs up a data directory without changing it; calls `write` with each piece of the backup.
+/// Backs up a data directory without changing it. Calls `write` with each piece of the backup.
 ///
 /// # Errors
 /// If the directory cannot be read, or `write` fails.
@@ -19,9 +18,6 @@ pub async fn backup(
     write: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
 ) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", dir.display());
-    if !dir.join("LOCK").is_file() {
-        return Err(failed(&"not a data directory"));
-    }
     let engine = storage::open_read_only(dir).map_err(|e| failed(&e))?;
     copy::check_complete(&*engine).await.map_err(|e| failed(&e))?;
     let mut backup = backup::backup(&*engine).await.map_err(|e| failed(&e))?;
@@ -32,22 +28,23 @@ pub async fn backup(
     engine.close().await.map_err(|e| failed(&e))
 }
 
-/// Restores a backup into an empty location and returns the record counts. Calls `report` with the
-/// number of records restored so far.
+/// Restores a backup into an empty location and returns the number of records. Calls `report` with
+/// the number of records restored so far.
 ///
 /// # Errors
-/// See [`RestoreError`]. A location that was empty is then marked as incomplete.
+/// See [`RestoreError`]. If a restore into an empty location fails, the location stays marked as
+/// incomplete.
 pub async fn restore(
     source: impl io::Read + Send,
     to: &EngineLocation,
     report: &mut (dyn FnMut(u64) + Send),
-) -> Result<RecordCounts, RestoreError> {
-    // Opened first, so that no destination is created for a file that is not a backup.
+) -> Result<Restored, RestoreError> {
+    // Open the source first, so that no destination is created if the file is not a backup.
     let source = BackupReader::open(source)?;
     let to = open(to).await?;
     let restored = backup::restore(source, &to, &SystemClock, report).await;
     let closed = to.close().await;
-    let counts = restored?;
+    let restored = restored?;
     closed?;
-    Ok(counts)
+    Ok(restored)
 }

@@ -6,19 +6,20 @@ mod backup;
 mod check;
 mod copy;
 
-pub use crate::kv::backup::RestoreError;
+pub use crate::kv::backup::{RestoreError, Restored};
 pub use backup::{backup, restore};
 pub use check::{check, check_backup, reset_wal};
 pub use copy::{CopyProgress, CopySummary, copy};
 
-use crate::config::EngineLocation;
+use crate::config::{EngineLocation, WAL_BYTES_DEFAULT};
 use crate::engine::{Engine, EngineError};
 use crate::storage::{self, StorageOptions};
 use std::sync::Arc;
 
-/// At most eight large bodies are read at a time, so `reading_bytes` is never reached.
+/// Limits for offline operations. At most eight large bodies are read at a time, so `reading_bytes`
+/// is never reached.
 const OPTIONS: StorageOptions =
-    StorageOptions { cache_bytes: 0, wal_bytes: 128 << 20, reading_bytes: 2 << 30 };
+    StorageOptions { cache_bytes: 0, wal_bytes: WAL_BYTES_DEFAULT, reading_bytes: 2 << 30 };
 
 async fn open(location: &EngineLocation) -> Result<Arc<dyn Engine>, EngineError> {
     Ok(storage::open(location, OPTIONS).await?.engine)

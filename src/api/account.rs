@@ -12,7 +12,7 @@ use serde_json::json as value;
 
 const CUSTOMER: &str = "steadfast";
 const ROOT: &str = "root";
-/// Creation time reported for the root token, which has none.
+/// Creation time reported for the root token, whose actual creation time is unknown.
 const ROOT_CREATED: &str = "2026-01-01T00:00:00Z";
 
 /// The caller's token and user.
@@ -52,8 +52,8 @@ impl Account {
     }
 }
 
-/// Answers the discovery request the Fastly CLI sends before every command; any JSON object
-/// satisfies it.
+/// Answers the discovery request that the Fastly CLI sends before every command. The CLI accepts
+/// any JSON object.
 pub(super) fn openid_configuration() -> Response {
     json(200, &value!({}))
 }
@@ -113,7 +113,7 @@ pub(super) fn product() -> Response {
     )
 }
 
-/// The error for revoking the root token.
+/// Returns the error for revoking the root token.
 pub(super) fn root_not_revocable() -> Error {
     let reason = "the root token cannot be revoked; change it in the server's configuration";
     Error::Kv(kv::Error::Forbidden(reason))

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Memory reserved for one backup, in bytes.
 const BACKUP_BYTES: u64 = 4 << 20;
-/// Time limit of a backup: while its snapshot is open, deleted data is not reclaimed.
+/// Time limit of a backup. While its snapshot is open, space used by deleted data is not reclaimed.
 const TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// Streams a backup as a response body.
@@ -42,7 +42,7 @@ impl BodySource for BackupSource {
         Box::pin(async move {
             let next = if Instant::now() > self.deadline {
                 let secs = TIME_MAX.as_secs();
-                Err(kv::Error::Internal(format!("backup exceeded {secs} s")))
+                Err(kv::Error::Internal(format!("the backup took more than {secs} s")))
             } else {
                 self.backup.next().await
             };

@@ -2,8 +2,8 @@
 //! section 3.5).
 //!
 //! Items are collected into groups, and each group is one commit; the next group is read while the
-//! previous one commits. A batch is not atomic: if the connection is lost, items committed until
-//! then remain.
+//! previous one commits. A batch is not atomic: if the connection is lost, items already committed
+//! remain.
 
 use super::Api;
 use super::auth::Principal;
@@ -20,20 +20,21 @@ use crate::wire;
 use crate::wire::item_line::{LineFields, line_bytes_max};
 use crate::wire::{BatchError, BatchReport, IfExists, ImportReport};
 use bytes::{Bytes, BytesMut};
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// Number of items, and of value bytes in memory, at which a group is committed.
+/// A group is committed once it has this many items, or this many bytes of values in memory.
 const GROUP_ITEMS: usize = 1000;
 const GROUP_BYTES: u64 = 1 << 20;
-/// Memory reserved for a batch without long lines: two groups and a read buffer.
+/// Memory reserved for a batch without long lines, in bytes: two groups and a read buffer.
 const BATCH_BYTES: u64 = 4 << 20;
 /// A batch with a line longer than this, in bytes, also needs a permit for long lines.
 const LONG_LINE_BYTES: usize = 1 << 20;
-/// Number of lines after which the task yields.
+/// Number of lines after which the task yields to the scheduler.
 const YIELD_LINES: u64 = 32;
-/// Maximum number of errors listed in a report, and bytes of their keys and reasons; the number of
-/// lines is not limited.
+/// Maximum number of errors listed in a report, and maximum size of the listed keys and reasons in
+/// bytes. The number of lines in a batch is not limited.
 const ERRORS_MAX: usize = 10_000;
 const ERRORS_BYTES_MAX: usize = 1 << 20;
 
@@ -55,11 +56,11 @@ struct BatchRequest<'a> {
     principal: &'a Principal,
     store: StoreId,
     request_id: u64,
-    /// Number of the next line, from 0.
+    /// Index of the next line, counted from 0.
     index: u64,
-    /// Set for an import.
+    /// Present if this is an import.
     import: Option<Import>,
-    /// The current group, and the line number and key of each item.
+    /// The items of the current group, and the line number and key of each item.
     items: Vec<ImportItem>,
     keys: Vec<(u64, String)>,
     bytes: u64,
@@ -67,7 +68,7 @@ struct BatchRequest<'a> {
     errors: Vec<BatchError>,
     errors_bytes: usize,
     failed: u64,
-    /// Status of the response so far: the most severe of 200, 413, 400 and 503.
+    /// Status of the response so far. In ascending order of severity: 200, 413, 400, 503.
     status: u16,
 }
 
@@ -108,7 +109,7 @@ impl Api {
         body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         self.kv.describe_store(&batch.store).await?;
-        let permit = self.limiter.upload(BATCH_BYTES).await?;
+        let permit = body.while_connected(pin!(self.limiter.upload(BATCH_BYTES))).await??;
         if let Some(contention) = permit.contention() {
             body.yield_to(contention);
         }
@@ -143,9 +144,10 @@ impl Api {
                 searched = 0;
             }
             if searched > LONG_LINE_BYTES && long.is_none() {
-                // The line, its decoded value and, with some engines, the value being committed.
+                // Reserve memory for the line, its decoded value and, with some engines, the value
+                // being committed.
                 let held = 2 * line_max as u64 + self.kv.held_memory_bytes_max();
-                let permit = self.limiter.long_line(held).await?;
+                let permit = body.while_connected(pin!(self.limiter.long_line(held))).await??;
                 if let Some(contention) = permit.contention() {
                     body.yield_to(contention);
                 }
@@ -189,7 +191,7 @@ impl<'a> BatchRequest<'a> {
         }
     }
 
-    /// Adds the item of a line, with or without its line feed, to the group.
+    /// Adds the item on a line to the group. The line may include its line feed.
     async fn add_line(&mut self, line: &[u8], line_max: usize) {
         let line =
             if self.index == 0 { line.strip_prefix(wire::BOM).unwrap_or(line) } else { line };
@@ -245,7 +247,7 @@ impl<'a> BatchRequest<'a> {
         upload.finish().await
     }
 
-    /// Starts committing the group once the previous commit has finished.
+    /// Waits for the previous commit, then starts committing the group.
     async fn commit(&mut self) {
         self.finish_commit().await;
         if self.items.is_empty() || self.status >= 500 {
@@ -311,7 +313,7 @@ impl<'a> BatchRequest<'a> {
             500.. => 503,
             _ => 400,
         };
-        // 413 only if all errors are about sizes, 503 if any is the server's.
+        // 413 if all errors are size errors, 503 if any error is a server error, and otherwise 400.
         self.status = match (self.status, class) {
             (200, class) => class,
             (503, _) | (_, 503) => 503,
@@ -329,11 +331,11 @@ impl<'a> BatchRequest<'a> {
         self.list_error(index, &key, code, reason);
     }
 
-    /// Counts a failed line, and lists it if the report has room.
+    /// Counts a failed line, and lists it if the report has space left.
     fn list_error(&mut self, index: u64, key: &str, code: u16, reason: String) {
         self.failed += 1;
         let key = wire::cut(key, KEY_BYTES_MAX);
-        // Counted even if it does not fit, so that no later error is listed in its place.
+        // Count the size of an error that does not fit, so that no later error is listed instead.
         self.errors_bytes = self.errors_bytes.saturating_add(key.len() + reason.len());
         if self.errors.len() < ERRORS_MAX && self.errors_bytes <= ERRORS_BYTES_MAX {
             let (key, code) = (key.to_owned(), code.to_string());
@@ -345,9 +347,9 @@ impl<'a> BatchRequest<'a> {
     async fn finish(mut self) -> Response {
         self.commit().await;
         self.finish_commit().await;
-        // After a server error, the last group is not committed.
+        // After a server error, the items of the last group are not committed.
         for (index, key) in std::mem::take(&mut self.keys) {
-            let reason = "not tried, because an earlier item failed; send it again".into();
+            let reason = "not written, because an earlier item failed; send it again".into();
             self.list_error(index, &key, 503, reason);
         }
         self.errors.sort_by_key(|error| error.index);
@@ -365,7 +367,7 @@ impl<'a> BatchRequest<'a> {
         let mut title = match self.failed {
             0 => "success".to_owned(),
             failed if failed > listed => {
-                format!("batch had {failed} errors, the first {listed} are listed")
+                format!("batch had {failed} errors; the first {listed} are listed")
             }
             _ => "batch had errors".to_owned(),
         };

@@ -6,7 +6,8 @@ use crate::kv::types::{Key, Metadata, Ttl};
 use crate::wire::item_line::{FieldError, LineError, LineFields, ParsedLine};
 use bytes::Bytes;
 
-/// A rejected line: its key, empty if it could not be read, and the cause.
+/// The key of a rejected line, and the reason for the rejection. The key is empty if it could not
+/// be parsed.
 pub(super) type RejectedLine = (String, kv::Error);
 
 /// A parsed and validated line.
@@ -15,14 +16,15 @@ pub(super) struct ValidLine {
     pub(super) ttl: Option<Ttl>,
     pub(super) metadata: Metadata,
     pub(super) value: Bytes,
-    /// Imports only, like the fields below; see [`kv::import::ImportItem`].
+    /// The expiry time. This field and those below are used only by imports; see
+    /// [`kv::import::ImportItem`].
     pub(super) expires: Option<u64>,
     pub(super) generation: Option<ImportedGeneration>,
     pub(super) modified: Option<u64>,
 }
 
-/// Parses and validates a line, at time `now`. `authorize` checks its key before the value is
-/// decoded.
+/// Parses and validates a line. `now` is the current time. `authorize` checks the key of the line
+/// before the value is decoded.
 pub(super) fn parse(
     line: &[u8],
     fields: LineFields,

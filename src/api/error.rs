@@ -1,4 +1,4 @@
-//! API errors: the only place that maps failures to statuses and error bodies (docs/contract.md
+//! API errors. Only this module maps failures to statuses and error bodies (docs/contract.md
 //! section 1).
 
 use super::limiter::Permit;
@@ -16,13 +16,13 @@ pub(crate) enum Error {
     /// The KV layer failed or refused the operation.
     #[error(transparent)]
     Kv(#[from] kv::Error),
-    /// The request body could not be read to its end.
+    /// The request body could not be read completely.
     #[error(transparent)]
     Body(#[from] BodyError),
     /// A parameter, header or body is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// The token is missing or unknown; the challenge names the scheme to authenticate by.
+    /// The token is missing or unknown. The challenge names the authentication scheme.
     #[error("Provided credentials are missing or invalid")]
     Unauthorized(&'static str),
     /// No route has this path.
@@ -31,10 +31,10 @@ pub(crate) enum Error {
     /// The route allows only these methods.
     #[error("this path allows {0}")]
     MethodNotAllowed(&'static str),
-    /// The range lies outside the value, which has this size in bytes.
-    #[error("the value has {0} bytes")]
+    /// The range is outside the value, whose size in bytes is given.
+    #[error("the range is outside the value, which has {0} bytes")]
     Range(u64),
-    /// A limit of the server was exhausted for too long.
+    /// A server limit was exhausted for too long.
     #[error("the server is overloaded: {0}; try again later")]
     Overloaded(&'static str),
 }
@@ -60,6 +60,8 @@ impl Error {
         match self {
             Error::Kv(e) => kv_status(e),
             Error::Body(BodyError::Timeout(_) | BodyError::TooSlow) => 408,
+            // nginx logs this status when a client disconnects. No response is sent.
+            Error::Body(BodyError::Disconnected) => 499,
             Error::Body(BodyError::Truncated | BodyError::Malformed(_)) | Error::Invalid(_) => 400,
             Error::Unauthorized(_) => 401,
             Error::UnknownPath => 404,
@@ -69,7 +71,7 @@ impl Error {
         }
     }
 
-    /// Builds the response. Internal causes are only logged; the client gets the request id.
+    /// Builds the response. Internal causes are only logged; the response contains the request id.
     pub(crate) fn response(&self, request_id: u64) -> Response {
         let status = self.status();
         if status == 412 {
@@ -104,7 +106,7 @@ impl Error {
 pub(crate) fn request_error(e: &RequestError) -> Response {
     match e {
         RequestError::PlainHttp => {
-            problem(400, "this port speaks HTTPS: use a URL that starts with https://")
+            problem(400, "this port serves HTTPS, but the client uses plain HTTP: use https://")
         }
         RequestError::Malformed(what) => problem(400, &format!("malformed request: {what}")),
         RequestError::Tls => {
@@ -116,7 +118,7 @@ pub(crate) fn request_error(e: &RequestError) -> Response {
         RequestError::FieldsTooLarge => problem(
             431,
             &format!(
-                "at most {FIELDS_MAX} headers of {FIELDS_BYTES_MAX} bytes in total are allowed"
+                "at most {FIELDS_MAX} headers and {FIELDS_BYTES_MAX} bytes of headers are allowed"
             ),
         ),
         RequestError::HeadTimeout => problem(408, "timed out reading the request head"),
@@ -150,7 +152,7 @@ fn problem(status: u16, detail: &str) -> Response {
     json(status, &problem)
 }
 
-/// Builds a response without a body. Like every response of the hosted API it is not to be cached
+/// Builds a response without a body. Like every response of the hosted API, it must not be cached
 /// (docs/contract.md section 11.11).
 pub(crate) fn without_body(status: u16) -> Response {
     Response::new(status).header("Cache-Control", b"no-store").header("Pragma", b"no-cache")
@@ -158,7 +160,7 @@ pub(crate) fn without_body(status: u16) -> Response {
 
 /// Builds a JSON response.
 pub(crate) fn json(status: u16, value: &impl serde::Serialize) -> Response {
-    // Types of `wire` have only string keys, so serialization cannot fail.
+    // The types in `wire` have only string keys, so serialization cannot fail.
     json_bytes(status, serde_json::to_vec(value).unwrap_or_default())
 }
 
@@ -176,15 +178,15 @@ pub(super) fn json_admitted(value: &impl serde::Serialize, permit: Permit) -> Re
     json_bytes_admitted(serde_json::to_vec(value).unwrap_or_default(), permit)
 }
 
-/// Builds a JSON response from serialized JSON that holds `permit` for its memory.
+/// Builds a JSON response from serialized JSON. The response holds `permit` for its body's memory.
 pub(super) fn json_bytes_admitted(body: Vec<u8>, mut permit: Permit) -> Response {
     permit.shrink(body.capacity() as u64);
     let contention = permit.contention();
     json_bytes(200, body).yielding_to(contention).holding(Some(permit))
 }
 
-/// Logs a failure that occurs after the response head was sent, and returns the error that makes
-/// the connection close.
+/// Logs a failure that occurs after the response head has been sent. Returns the error that closes
+/// the connection.
 pub(super) fn log_aborted(request_id: u64, e: &kv::Error) -> io::Error {
     let request_id = format_args!("{request_id:016x}");
     tracing::error!(%request_id, error = %e, "response aborted");
@@ -196,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_has_its_status() {
+    fn each_error_has_a_status() {
         let kv = |e: kv::Error| Error::Kv(e).status();
         assert_eq!(kv(kv::Error::invalid("key", "is required")), 400);
         assert_eq!(kv(kv::Error::StoreExists("a".into())), 400);
@@ -211,13 +213,14 @@ mod tests {
         assert_eq!(kv(kv::Error::Full("disk".into())), 507);
         assert_eq!(Error::Overloaded("bytes").status(), 503);
         assert_eq!(Error::Body(BodyError::TooSlow).status(), 408);
+        assert_eq!(Error::Body(BodyError::Disconnected).status(), 499);
     }
 
     #[test]
     fn internal_causes_are_not_sent_to_clients() {
         for e in [kv::Error::Internal("/secret".into()), kv::Error::Full("/secret".into())] {
             let response = Error::Kv(e).response(0xabc);
-            let Payload::Bytes(body) = response.payload else { panic!("a body of bytes") };
+            let Payload::Bytes(body) = response.payload else { panic!("not in memory") };
             let body = String::from_utf8(body.to_vec()).unwrap();
             assert!(body.contains("0000000000000abc") && !body.contains("secret"), "{body}");
         }

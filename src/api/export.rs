@@ -20,9 +20,11 @@ use std::time::{Duration, Instant};
 
 /// Memory reserved for one export, in bytes.
 const EXPORT_BYTES: u64 = 4 << 20;
-/// Size in bytes at which a chunk is sent; its last line may exceed it.
+/// Size in bytes at which a chunk is sent. The last item or piece of a value appended to a chunk
+/// may make the chunk larger.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Time limit of an export: while its snapshot is open, deleted data is not reclaimed.
+/// Time limit of an export. While its snapshot is open, space used by deleted data is not
+/// reclaimed.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// Streams an export as a response body.
@@ -40,7 +42,7 @@ struct ExportSource {
 struct LargeValue {
     value: Value,
     offset: u64,
-    /// Bytes of an incomplete base64 group, fewer than three.
+    /// Up to two bytes of an incomplete base64 group, left over from the previous piece.
     carry: Vec<u8>,
     line_end: Vec<u8>,
 }
@@ -75,7 +77,7 @@ impl ExportSource {
         while out.len() < CHUNK_BYTES && !self.done {
             if Instant::now() > self.deadline {
                 let secs = TIME_MAX.as_secs();
-                return Err(kv::Error::Internal(format!("export exceeded {secs} s")));
+                return Err(kv::Error::Internal(format!("the export took more than {secs} s")));
             }
             if let Some(large) = &mut self.large {
                 if large.push(&mut out).await? {
@@ -99,11 +101,11 @@ impl BodySource for ExportSource {
 }
 
 impl LargeValue {
-    /// Appends the next piece; after the last one, the end of the line. Returns whether the line
-    /// is complete.
+    /// Appends the next piece of the value and, after the last piece, the end of the line. Returns
+    /// whether the line is complete.
     async fn push(&mut self, out: &mut Vec<u8>) -> Result<bool, kv::Error> {
         let len = (self.value.len() - self.offset).min(PIECE_BYTES as u64);
-        // At most PIECE_BYTES, which fits.
+        // `len` is at most PIECE_BYTES, so the cast is lossless.
         let piece = self.value.read(self.offset, len as usize).await?;
         self.offset += len;
         let last = self.offset == self.value.len();

@@ -1,11 +1,11 @@
-//! Endpoints under `/_/v1` that the hosted API does not have: the server's version, items with
-//! details, and deletion by prefix.
+//! Endpoints under `/_/v1` that the hosted API does not have: the server's version, lists of items
+//! with details, and deletion by prefix.
 
 use super::Api;
 use super::error::{Error, json, json_bytes_admitted};
 use super::keys::{list_meta, page_bytes_max, push_json, utf8};
 use super::query::Query;
-use crate::http::{RequestHead, Response};
+use crate::http::{Body, RequestHead, Response, Stream};
 use crate::kv::cursor;
 use crate::kv::delete_prefix::{PrefixCount, PrefixDeletion, SCAN_ITEMS};
 use crate::kv::items::Item;
@@ -14,14 +14,15 @@ use crate::wire::server_secret::is_challenge;
 use crate::wire::{self, ServerSecret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::pin::pin;
 
 /// Maximum and default number of items deleted by one request.
 const DELETE_LIMIT_MAX: usize = 10_000;
 
-/// Typical bytes of an item's details as JSON, besides its key and metadata.
+/// Typical size in bytes of an item's details as JSON, without its key and metadata.
 const DETAILS_BYTES: usize = 160;
 
-/// Identifies the server as Steadfast, with its version and its answer to a challenge.
+/// Identifies the server as Steadfast: returns its version and its answer to a challenge.
 pub(super) fn about(head: &RequestHead, secret: Option<&ServerSecret>) -> Result<Response, Error> {
     let query = Query::parse(head.query())?;
     let challenge = query.text("challenge")?;
@@ -43,7 +44,8 @@ impl Api {
         let list = Query::parse(head.query())?.list_keys()?;
         let permit = self.limiter.download(2 * page_bytes_max(list.limit)).await?;
         let page = self.kv.list_keys(&store?, &list).await?;
-        // Written item by item: as a list of details the page would be in memory once more.
+        // Serialize item by item, because collecting the details first would double the memory
+        // used.
         let mut body = Vec::with_capacity(64 + page.bytes() + page.len() * DETAILS_BYTES);
         body.extend_from_slice(b"{\"data\":[");
         let mut last = None;
@@ -61,10 +63,11 @@ impl Api {
         Ok(json_bytes_admitted(body, permit))
     }
 
-    pub(super) async fn delete_items(
+    pub(super) async fn delete_items<S: Stream>(
         &self,
         store: Result<StoreId, Error>,
         head: &RequestHead,
+        body: &mut Body<'_, S>,
     ) -> Result<Response, Error> {
         let query = Query::parse(head.query())?;
         let (prefix, all) = (query.text("prefix")?, query.flag("all")?);
@@ -74,15 +77,19 @@ impl Api {
             (Some(prefix), false) => prefix,
             (None, true) => "",
             (Some(_), true) | (None, false) => {
-                return Err(Error::Invalid("either prefix or all=true is required".into()));
+                return Err(Error::Invalid(
+                    "exactly one of prefix and all=true is required".into(),
+                ));
             }
         };
-        // Both scan the items page by page.
-        let _permit = self.limiter.download(page_bytes_max(SCAN_ITEMS)).await?;
+        // Both a dry run and a deletion scan the items page by page.
+        let permit = pin!(self.limiter.download(page_bytes_max(SCAN_ITEMS)));
+        let _permit = body.while_connected(permit).await??;
         if dry_run {
             let after = query.text("cursor")?.map(cursor::decode).transpose()?;
-            let count = self.kv.count_prefix(&store?, prefix, after.as_deref()).await?;
-            let PrefixCount { matched, last } = count;
+            let store = store?;
+            let count = pin!(self.kv.count_prefix(&store, prefix, after.as_deref()));
+            let PrefixCount { matched, last } = body.while_connected(count).await??;
             let next_cursor = last.as_deref().map(cursor::encode);
             return Ok(json(200, &wire::MatchedCount { matched, next_cursor }));
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 /// Memory reserved for a large upload, in bytes: the current chunk and data not yet written.
 const UPLOAD_BUFFER_BYTES: u64 = 6 * PIECE_BYTES as u64;
@@ -49,8 +49,8 @@ impl Api {
 
     /// Reads an item and acquires a permit for its value.
     ///
-    /// If none is free, the value is dropped before the wait and read again: the values of waiting
-    /// requests would exceed the limit.
+    /// If no permit is free, the value is dropped before the wait and read again afterwards,
+    /// because the limit does not cover values held by waiting requests.
     async fn admit(&self, store: &StoreId, key: &Key) -> Result<(Item, Permit), Error> {
         let mut admitted = None;
         loop {
@@ -58,7 +58,7 @@ impl Api {
             let memory = self.kv.download_memory_bytes(&item);
             match admitted {
                 Some((permit, bytes)) if memory <= bytes => return Ok((item, permit)),
-                // The value has grown meanwhile.
+                // There is no permit yet, or the value has outgrown the permit.
                 Some(_) | None => {}
             }
             if let Some(permit) = self.limiter.try_download(memory) {
@@ -93,7 +93,7 @@ impl Api {
         let check = self.kv.check_put(&store, &key, &put, declared).await?;
         let memory = self.kv.upload_memory_bytes(declared, UPLOAD_BUFFER_BYTES);
         let memory = memory.saturating_add(self.kv.join_memory_bytes(&check));
-        let permit = self.limiter.upload(memory).await?;
+        let permit = body.while_connected(pin!(self.limiter.upload(memory))).await??;
         if let Some(contention) = permit.contention() {
             body.yield_to(contention);
         }
@@ -140,7 +140,7 @@ fn parse_put(head: &RequestHead) -> Result<PutRequest, Error> {
             mode = named;
         }
     }
-    // Validated and ignored: reads never return the old value.
+    // Validated and ignored, because reads never return an outdated value.
     query.flag("background_fetch")?;
     let if_generation = parse_u64_header(head, wire::IF_GENERATION_MATCH)?;
     let ttl = match single_header(head, wire::TIME_TO_LIVE_SEC)? {
@@ -190,10 +190,10 @@ fn item_headers(response: Response, item: &Item) -> Response {
         .header("Accept-Ranges", b"bytes")
 }
 
-/// Parses `Range`; `None` for the whole value.
+/// Parses the `Range` header. Returns `None` if the response contains the whole value.
 ///
-/// A header that is not a single byte range is ignored (RFC 9110 section 14.2), and so is one with
-/// `If-Range`: the server sends no validators that it could match.
+/// A header that is not a single byte range is ignored (RFC 9110 section 14.2). A range with
+/// `If-Range` is also ignored, because the server sends no strong validators.
 fn parse_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Error> {
     let mut ranges = head.header_values("Range");
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ok(None) };
@@ -220,7 +220,7 @@ fn parse_range(head: &RequestHead, size: u64) -> Result<Option<Range<u64>>, Erro
     if range.start < range.end { Ok(Some(range)) } else { Err(Error::Range(size)) }
 }
 
-/// Builds the body for a range of a value: in memory if the value is small, streamed otherwise.
+/// Builds the body for a range of a value: in memory if the value is small, otherwise streamed.
 async fn value_payload(value: Value, range: Range<u64>, request_id: u64) -> Result<Payload, Error> {
     if let Some(bytes) = value.in_memory() {
         let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
@@ -228,7 +228,7 @@ async fn value_payload(value: Value, range: Range<u64>, request_id: u64) -> Resu
     }
     let len = range.end - range.start;
     if value.len() <= SINGLE_READ_BYTES_MAX {
-        // Read before the head is sent, so that damage is still reported as a 500.
+        // Read the value before the head is sent, so that damage is still reported with status 500.
         return Ok(Payload::Bytes(value.read(range.start, len as usize).await?));
     }
     Ok(Payload::Sized(len, Box::new(ValueSource { value, range, request_id })))
@@ -251,7 +251,7 @@ impl BodySource for ValueSource {
             if len == 0 {
                 return Ok(None);
             }
-            // At most PIECE_BYTES, so the cast is lossless.
+            // `len` is at most PIECE_BYTES, so the cast is lossless.
             match self.value.read(self.range.start, len as usize).await {
                 Ok(bytes) => {
                     self.range.start = end;

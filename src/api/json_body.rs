@@ -4,8 +4,9 @@ use super::error::Error;
 use super::limiter::MemoryLimiter;
 use crate::http::{Body, CHUNK_BYTES_MAX, Stream};
 use serde_json::{Map, Value};
+use std::pin::pin;
 
-/// Maximum size in bytes; a name of 255 characters takes 3 KiB when every character is escaped.
+/// Maximum size of a body in bytes; a name of 255 characters takes up to 3 KiB when escaped.
 const JSON_BYTES_MAX: usize = 64 * 1024;
 
 /// Reads a JSON object that has a `name` field.
@@ -21,7 +22,7 @@ pub(super) async fn read<S: Stream>(
     }
     // Without a declared size, the last chunk may exceed the limit.
     let memory = declared.unwrap_or((JSON_BYTES_MAX + CHUNK_BYTES_MAX) as u64);
-    let permit = limiter.upload(memory).await?;
+    let permit = body.while_connected(pin!(limiter.upload(memory))).await??;
     if let Some(contention) = permit.contention() {
         body.yield_to(contention);
     }
@@ -43,7 +44,7 @@ pub(super) async fn read<S: Stream>(
         .ok_or_else(|| invalid("must be a JSON object with a name"))
 }
 
-/// Returns a string field; `None` when it is absent.
+/// Returns a string field, or `None` if it is absent.
 pub(super) fn text<'f>(
     fields: &'f Map<String, Value>,
     name: &str,

@@ -1,7 +1,7 @@
 //! Memory limits for bodies in flight.
 //!
 //! A request waits for its permit and is refused only after [`WAIT`], so that a fast writer is
-//! slowed down rather than rejected. While requests wait, transfers that hold permits must keep up
+//! slowed down rather than rejected. While requests wait, transfers that hold permits must sustain
 //! a higher rate ([`Contention`]), so that slow clients cannot hold all permits.
 
 use super::error::Error;
@@ -15,9 +15,10 @@ const UNIT: u64 = 1024;
 /// Bodies up to this size need no permit: every connection has a buffer about this large anyway,
 /// and small requests must not queue behind large ones.
 const SMALL_BYTES: u64 = 16 * 1024;
-/// Maximum number of open snapshots: while one is open, deleted data is not reclaimed.
+/// Maximum number of open snapshots. While one is open, space used by deleted data is not
+/// reclaimed.
 const SNAPSHOTS: u64 = 4;
-/// How long a request waits for a permit.
+/// Maximum time that a request waits for a permit.
 const WAIT: Duration = Duration::from_secs(30);
 
 /// Part of a limit, released on drop; empty for a small body.
@@ -28,12 +29,13 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Returns the contention for the limit, which a transfer that holds the permit yields to.
+    /// Returns the contention for the limit, which determines the rate that a transfer with this
+    /// permit must sustain.
     pub(crate) fn contention(&self) -> Option<Contention> {
         self.contention.clone()
     }
 
-    /// Gives back all but `bytes`.
+    /// Releases all of the permit but `bytes`.
     pub(crate) fn shrink(&mut self, bytes: u64) {
         let kept = if bytes <= SMALL_BYTES { 0 } else { bytes.div_ceil(UNIT) };
         if kept == 0 {
@@ -45,7 +47,7 @@ impl Permit {
     }
 }
 
-/// Limits the memory of uploads, long lines and downloads, and the number of snapshots, separately.
+/// Separate limits for the memory of uploads, long lines and downloads, and for open snapshots.
 pub(crate) struct MemoryLimiter {
     uploads: Limiter,
     long_lines: Limiter,
@@ -58,7 +60,7 @@ struct Limiter {
     semaphore: Arc<Semaphore>,
     units: u32,
     contention: Contention,
-    /// The reason reported when a request times out.
+    /// The reason reported when a request times out while it waits for a permit.
     exhausted: &'static str,
 }
 
@@ -70,7 +72,8 @@ impl Limiter {
         Limiter { semaphore, units, contention: Contention::default(), exhausted }
     }
 
-    /// Returns a permit of `bytes` if it is free, or of the whole limit if `bytes` exceeds it.
+    /// Returns a permit for `bytes`, capped at the whole limit; `None` if too little of the limit
+    /// is free.
     fn try_acquire(&self, bytes: u64) -> Option<Permit> {
         let permit = self.semaphore.clone().try_acquire_many_owned(self.units(bytes)).ok()?;
         Some(self.permit(permit))
@@ -83,7 +86,7 @@ impl Limiter {
         self.acquire(bytes).await
     }
 
-    /// Waits for a permit as [`Limiter::try_acquire`] returns it.
+    /// Waits for a permit for `bytes`, capped at the whole limit.
     async fn acquire(&self, bytes: u64) -> Result<Permit, Error> {
         if let Some(permit) = self.try_acquire(bytes) {
             return Ok(permit);
@@ -123,7 +126,8 @@ impl MemoryLimiter {
 
     /// Waits for a permit to buffer a long line of a batch that already has an upload permit.
     ///
-    /// The limit is separate because batches that extended their upload permits could deadlock.
+    /// The limit is separate, because batches waiting to extend their upload permits could
+    /// deadlock.
     pub(crate) async fn long_line(&self, bytes: u64) -> Result<Permit, Error> {
         self.long_lines.acquire_unless_small(bytes).await
     }
@@ -133,7 +137,7 @@ impl MemoryLimiter {
         self.snapshots.acquire(UNIT).await
     }
 
-    /// Returns a permit as [`MemoryLimiter::download`] does if it is free.
+    /// Like [`MemoryLimiter::download`], but returns `None` instead of waiting.
     pub(crate) fn try_download(&self, bytes: u64) -> Option<Permit> {
         match bytes <= SMALL_BYTES {
             true => Some(Permit::default()),
@@ -141,8 +145,8 @@ impl MemoryLimiter {
         }
     }
 
-    /// Waits for a permit to buffer up to `bytes` of a response body. The caller must not hold the
-    /// body yet: waiting requests would exceed the limit.
+    /// Waits for a permit to buffer up to `bytes` of a response body. The caller must not have the
+    /// body in memory yet, because the limit does not cover bodies held by waiting requests.
     pub(crate) async fn download(&self, bytes: u64) -> Result<Permit, Error> {
         self.downloads.acquire_unless_small(bytes).await
     }
@@ -164,7 +168,7 @@ mod tests {
         });
         tokio::time::sleep(WAIT / 2).await;
         drop(all);
-        assert!(other.await.unwrap(), "must wait");
+        assert!(other.await.unwrap(), "the request waits for its permit");
         let _all = limiter.upload(u64::MAX).await.unwrap();
         assert!(matches!(limiter.upload(LARGE).await, Err(Error::Overloaded(_))));
         assert!(limiter.download(LARGE).await.is_ok(), "downloads have their own limit");
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_permit_gives_back_what_it_does_not_need() {
+    async fn shrinking_a_permit_releases_the_rest() {
         let limiter = MemoryLimiter::new(16 * SMALL_BYTES);
         let mut permit = limiter.download(8 * SMALL_BYTES).await.unwrap();
         assert!(limiter.try_download(LARGE).is_none());

@@ -1,9 +1,9 @@
-//! The HTTP API: authenticates, routes and answers requests over one [`Kv`].
+//! The HTTP API of a [`Kv`]: authenticates, routes and answers requests.
 //!
 //! Checks run in this order (docs/contract.md section 11.6): token (401), permission (403), path
 //! and method (404, 405), parameters (400), store (404), declared size (413), item and
 //! preconditions (404, 412). Only then is the body read. `router` lists the endpoints, each
-//! resource has its own file of handlers, and `error` maps every failure to its status.
+//! resource has its own handler file, and `error` maps every failure to its status.
 
 mod account;
 mod auth;
@@ -36,11 +36,12 @@ use bytes::Bytes;
 use error::Error;
 use limiter::MemoryLimiter;
 use router::{Method, Route, RouteMatch, match_route};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The API over one [`Kv`].
+/// The HTTP API of a [`Kv`].
 pub struct Api {
     kv: Arc<Kv>,
     auth: Auth,
@@ -51,7 +52,8 @@ pub struct Api {
 }
 
 impl Api {
-    /// Creates the API; request and response bodies together use about `bytes_in_flight` of memory.
+    /// Creates the API. Bodies in flight together use up to about `bytes_in_flight` bytes of
+    /// memory.
     pub fn new(kv: Arc<Kv>, auth: Auth, metrics: Arc<Metrics>, bytes_in_flight: u64) -> Api {
         let mut seed = [0; 8];
         // If this fails, ids start at 0; they are still unique within the process.
@@ -61,13 +63,14 @@ impl Api {
         Api { kv, auth, metrics, limiter, secret: None, next_request_id }
     }
 
-    /// Sets the secret that answers the challenges of clients on the same machine.
+    /// Sets the secret used to answer challenges from clients on the same machine.
     #[must_use]
     pub fn with_secret(self, secret: ServerSecret) -> Api {
         Api { secret: Some(secret), ..self }
     }
 
-    /// Calls the handler of a route. HEAD calls the handler of GET; the body is not written.
+    /// Calls the handler of a route. A read stops if the client disconnects. A write whose body has
+    /// been received is short and runs to completion.
     ///
     /// Handlers with parameters take the store id as a `Result`, so that an invalid parameter is
     /// reported before a malformed store id.
@@ -84,39 +87,59 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(matched.store)?);
         let RouteMatch { route, key, .. } = matched;
         match (route, method) {
-            (Route::About, Get | Head) => extensions::about(head, self.secret.as_ref()),
-            (Route::Backup, Get | Head) => self.backup(id).await,
+            (_, Get | Head) => {
+                let read = pin!(self.dispatch_read(method, matched, head, id, principal));
+                body.while_connected(read).await?
+            }
             (Route::Batch, Put) => self.put_batch(store(), body, id, principal).await,
-            (Route::CurrentUser, Get | Head) => Ok(account::current_user(principal)),
-            (Route::Export, Get | Head) => self.export(store(), head, id).await,
-            (Route::Healthz, Get | Head) => Ok(text("ok\n")),
             (Route::Import, Put) => self.import(store(), head, body, id, principal).await,
-            (Route::Item, Get) => self.get_item(store(), key, head, id).await,
-            (Route::Item, Head) => self.head_item(store(), key).await,
             (Route::Item, Put) => self.put_item(store(), key, head, body).await,
             (Route::Item, Delete) => self.delete_item(store(), key, head).await,
-            (Route::Items, Get | Head) => self.list_items(store(), head).await,
-            (Route::Items, Delete) => self.delete_items(store(), head).await,
-            (Route::Keys, Get | Head) => self.list_keys(store(), head).await,
-            (Route::Metrics, Get | Head) => self.render_metrics().await,
-            (Route::OpenApi, Get | Head) => Ok(openapi::document()),
-            (Route::OpenIdConfiguration, Get | Head) => Ok(account::openid_configuration()),
+            (Route::Items, Delete) => self.delete_items(store(), head, body).await,
             (Route::Product, Delete) => Ok(error::without_body(204)),
-            (Route::Product, Get | Head | Put) => Ok(account::product()),
-            (Route::Readyz, Get | Head) => self.readyz().await,
-            (Route::Store, Get | Head) => self.describe_store(store()?).await,
+            (Route::Product, Put) => Ok(account::product()),
             (Route::Store, Put) => self.rename_store(store()?, body).await,
             (Route::Store, Delete) => self.delete_store(store()?).await,
-            (Route::Stores, Get | Head) => self.list_stores(head, principal).await,
             (Route::Stores, Post) => self.create_store(head, body).await,
             (Route::Token, Delete) => self.revoke_token(key).await,
-            (Route::TokenSelf, Get | Head) => Ok(account::token(principal)),
             (Route::TokenSelf, Delete) => self.revoke_self(principal).await,
-            (Route::Tokens, Get | Head) => self.list_tokens().await,
             (Route::Tokens, Post) => self.create_token(body).await,
-            (Route::Verify, Get | Head) => Ok(account::verify(principal)),
-            (Route::Unknown, _) => Err(Error::UnknownPath),
-            (route, _) => Err(Error::MethodNotAllowed(route.methods())),
+            (route, _) => Err(unhandled(route)),
+        }
+    }
+
+    /// Calls the handler for a GET or HEAD request. For HEAD, the body of the response is not sent.
+    async fn dispatch_read(
+        &self,
+        method: Method,
+        matched: RouteMatch<'_>,
+        head: &RequestHead,
+        id: u64,
+        principal: &Principal,
+    ) -> Result<Response, Error> {
+        let store = || Ok::<_, Error>(StoreId::parse(matched.store)?);
+        let RouteMatch { route, key, .. } = matched;
+        match route {
+            Route::About => extensions::about(head, self.secret.as_ref()),
+            Route::Backup => self.backup(id).await,
+            Route::CurrentUser => Ok(account::current_user(principal)),
+            Route::Export => self.export(store(), head, id).await,
+            Route::Healthz => Ok(text("ok\n")),
+            Route::Item if method == Method::Head => self.head_item(store(), key).await,
+            Route::Item => self.get_item(store(), key, head, id).await,
+            Route::Items => self.list_items(store(), head).await,
+            Route::Keys => self.list_keys(store(), head).await,
+            Route::Metrics => self.render_metrics().await,
+            Route::OpenApi => Ok(openapi::document()),
+            Route::OpenIdConfiguration => Ok(account::openid_configuration()),
+            Route::Product => Ok(account::product()),
+            Route::Readyz => self.readyz().await,
+            Route::Store => self.describe_store(store()?).await,
+            Route::Stores => self.list_stores(head, principal).await,
+            Route::TokenSelf => Ok(account::token(principal)),
+            Route::Tokens => self.list_tokens().await,
+            Route::Verify => Ok(account::verify(principal)),
+            Route::Batch | Route::Import | Route::Token | Route::Unknown => Err(unhandled(route)),
         }
     }
 
@@ -150,6 +173,14 @@ impl Api {
             tracing::error!(%request_id, method, route, error = %e, "request failed");
         }
     }
+}
+
+/// Returns the error for a route that has no handler for the method.
+fn unhandled(route: Route) -> Error {
+    if route == Route::Unknown {
+        return Error::UnknownPath;
+    }
+    Error::MethodNotAllowed(route.methods())
 }
 
 fn text(body: &'static str) -> Response {

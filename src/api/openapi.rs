@@ -1,4 +1,4 @@
-//! The OpenAPI document, and tests that it matches the router.
+//! The OpenAPI document, and tests that compare it with the router.
 
 use super::error::json_bytes;
 use crate::http::Response;
@@ -22,7 +22,8 @@ mod tests {
         serde_json::from_slice(wire::OPENAPI).unwrap()
     }
 
-    /// Returns the next route; the match is exhaustive, so that a new route must be added.
+    /// Returns the next route. The match is exhaustive, so a new route does not compile until it is
+    /// added here.
     fn next(route: Route) -> Option<Route> {
         Some(match route {
             Route::Unknown => Route::About,
@@ -54,7 +55,7 @@ mod tests {
         std::iter::successors(next(Route::Unknown), |route| next(*route))
     }
 
-    /// HEAD is implied by GET, as the document states.
+    /// The document states that every path with GET also supports HEAD.
     #[test]
     fn the_openapi_document_has_exactly_the_routes_and_methods_of_the_router() {
         let document = read();
@@ -88,7 +89,7 @@ mod tests {
                 let public = operation["security"].as_array().is_some_and(Vec::is_empty);
                 assert_eq!(public, is_public(route), "{route:?} {name}");
                 let has_401 = operation["responses"].get("401").is_some();
-                assert_eq!(has_401, !public, "{route:?} {name} has a 401");
+                assert_eq!(has_401, !public, "401 response of {route:?} {name}");
             }
         }
     }

@@ -1,13 +1,13 @@
 //! Percent-decoding of paths and queries (docs/contract.md section 1).
 //!
-//! Invalid sequences are errors here; the `percent-encoding` crate would pass them through.
+//! Invalid sequences are errors here, whereas the `percent-encoding` crate passes them through.
 
-/// Decodes a path segment once; `+` stays a plus. `None` for an invalid sequence.
+/// Decodes a path segment once; `+` is literal. Returns `None` if a sequence is invalid.
 pub(super) fn decode_segment(raw: &[u8]) -> Option<Vec<u8>> {
     decode(raw, false)
 }
 
-/// Decodes a query name or value once; `+` is a space. `None` for an invalid sequence.
+/// Decodes a query name or value once; `+` is a space. Returns `None` if a sequence is invalid.
 pub(super) fn decode_form(raw: &[u8]) -> Option<Vec<u8>> {
     decode(raw, true)
 }
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_decoded_once_and_a_plus_stays() {
+    fn segments_are_decoded_once_and_a_plus_is_literal() {
         assert_eq!(decode_segment(b"a%252Fb+c%20%C3%A9").unwrap(), "a%2Fb+c é".as_bytes());
         for bad in [&b"%"[..], b"%2", b"%zz", b"a%+1", b"%2g"] {
             assert_eq!(decode_segment(bad), None, "{bad:?}");

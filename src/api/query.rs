@@ -6,7 +6,7 @@ use crate::kv::cursor;
 use crate::kv::limits::LIST_LIMIT_MAX;
 use crate::kv::listing::ListKeys;
 
-/// The decoded parameters of a request, in order; the value is `None` without an `=`.
+/// The decoded parameters of a request, in order. A parameter without `=` has the value `None`.
 pub(crate) struct Query(Vec<(String, Option<String>)>);
 
 impl Query {
@@ -30,7 +30,7 @@ impl Query {
         Ok(Query(params))
     }
 
-    /// Returns a parameter; a repeated one is an error.
+    /// Returns a parameter, or an error if the parameter is repeated.
     fn single(&self, name: &str) -> Result<Option<Option<&str>>, Error> {
         let mut values = self.0.iter().filter(|(n, _)| n == name);
         let first = values.next().map(|(_, value)| value.as_deref());
@@ -45,13 +45,13 @@ impl Query {
         Ok(self.single(name)?.flatten().filter(|value| !value.is_empty()))
     }
 
-    /// Returns a keyword parameter; an empty value is the empty keyword.
+    /// Returns a keyword parameter; an empty value is returned as an empty keyword.
     pub(crate) fn word(&self, name: &str) -> Result<Option<&str>, Error> {
         Ok(self.single(name)?.map(Option::unwrap_or_default))
     }
 
-    /// Returns a boolean parameter: `true`, `t` or `1`, or `false`, `f` or `0`, in any letter case
-    /// (docs/contract.md section 11.10); false when absent.
+    /// Returns a boolean parameter, or false if it is absent. `true`, `t`, `1`, `false`, `f` and
+    /// `0` are accepted in any letter case (docs/contract.md section 11.10).
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Error> {
         let Some(value) = self.single(name)? else { return Ok(false) };
         let value = value.unwrap_or_default();
@@ -71,7 +71,7 @@ impl Query {
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(invalid());
         }
-        // A number that overflows exceeds the maximum.
+        // A number that overflows is larger than the maximum.
         match digits.parse::<usize>().unwrap_or(max).min(max) {
             0 => Err(invalid()),
             limit => Ok(limit),
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_read_as_clients_send_them() {
+    fn parameters_are_parsed_in_every_form_that_clients_send() {
         let query = Query::parse(b"prefix=a+b%2B&add=True&append=false&cursor=&_=1&x").unwrap();
         assert_eq!(query.text("prefix").unwrap(), Some("a b+"));
         assert_eq!((query.flag("add").unwrap(), query.flag("append").unwrap()), (true, false));

@@ -1,9 +1,9 @@
 //! The router: every path of the API with its template and methods.
 //!
 //! Paths are matched raw. Nothing is decoded, normalized or redirected, and a trailing slash is
-//! part of the path (docs/contract.md sections 1 and 8). A new endpoint starts as a [`Route`]; the
+//! part of the path (docs/contract.md sections 1 and 8). To add an endpoint, add a [`Route`]. The
 //! compiler then requires its template and methods here, its permission in `auth/permission.rs` and
-//! its place in the OpenAPI test; its handler is called by `Api::dispatch`.
+//! an entry in the OpenAPI test. Call its handler in `Api::dispatch` or `Api::dispatch_read`.
 
 use crate::http::RequestHead;
 
@@ -78,7 +78,7 @@ pub(super) fn match_route(path: &[u8]) -> RouteMatch<'_> {
         return RouteMatch { route, store, key: b"" };
     }
     let kv = path.strip_prefix(b"/resources/stores/kv");
-    // The collection's name until 2023.
+    // Clients released before 2023-04 use this path for stores.
     let Some(rest) = kv.or_else(|| path.strip_prefix(b"/resources/stores/object")) else {
         return fixed(Route::Unknown);
     };
@@ -159,7 +159,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    /// Parses the method; also returns its name in metrics and logs.
+    /// Parses the method. Also returns the name used in metrics and logs.
     pub(super) fn parse(head: &RequestHead) -> (Method, &'static str) {
         match head.method() {
             b"DELETE" => (Method::Delete, "DELETE"),

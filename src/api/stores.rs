@@ -12,8 +12,8 @@ use crate::kv::types::{Location, StoreId, StoreName};
 use crate::kv::{self, StoreInfo, cursor};
 use crate::wire;
 
-/// Memory reserved for each store of a list, in bytes: its record, decoded and as JSON, with a name
-/// of 255 characters of 4 bytes.
+/// Memory reserved per store in a list response, in bytes: the record, decoded and as JSON, with a
+/// name of 255 four-byte characters.
 const STORE_BYTES_MAX: u64 = 6 * 1024;
 
 fn to_wire(info: &StoreInfo) -> wire::Store {
@@ -38,7 +38,7 @@ impl Api {
         Ok(json(201, &to_wire(&info)))
     }
 
-    /// Lists all stores, or those the token may access.
+    /// Lists all stores, or only those that the token may access.
     pub(super) async fn list_stores(
         &self,
         head: &RequestHead,

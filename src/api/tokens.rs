@@ -1,5 +1,5 @@
-//! Creating, listing and revoking limited tokens. A limited token may only revoke itself; all else
-//! requires the root token.
+//! Creating, listing and revoking limited tokens. A limited token may only revoke itself;
+//! everything else requires the root token.
 
 use super::auth::Principal;
 use super::error::{Error, json, json_admitted, without_body};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 /// The fields of a new token.
 const FIELDS: [&str; 5] = ["name", "scope", "stores", "prefix", "expires_at"];
-/// Maximum bytes of an unknown field's name in an error.
+/// Maximum size of an unknown field's name in an error, in bytes.
 const FIELD_BYTES_MAX: usize = 64;
 
 /// Memory reserved for the list of all tokens, in bytes.
@@ -75,26 +75,26 @@ fn parse(fields: &Map<String, Value>) -> Result<(Grant, Option<u64>), Error> {
     let invalid = |field, reason: &str| kv::Error::invalid(field, reason);
     let name = json_body::text(fields, "name")?.unwrap_or_default();
     let scope = json_body::text(fields, "scope")?
-        .ok_or_else(|| invalid("scope", "is required: global or global:read"))?;
+        .ok_or_else(|| invalid("scope", "is required and must be global or global:read"))?;
     let scope = Scope::parse(scope)?;
     let stores = match fields.get("stores") {
         None | Some(Value::Null) => Vec::new(),
-        // A list that came out empty by mistake must not create a token for all stores.
+        // A list that is empty by mistake must not create a token for all stores.
         Some(Value::Array(ids)) if ids.is_empty() => {
-            let reason = "must not be empty; leave it out for a token for all stores";
+            let reason = "must not be empty; omit it to allow all stores";
             return Err(invalid("stores", reason).into());
         }
         Some(Value::Array(ids)) => {
             let id = |id: &Value| StoreId::parse(id.as_str()?.as_bytes()).ok();
             let ids = ids.iter().map(id).collect::<Option<Vec<_>>>();
-            ids.ok_or_else(|| invalid("stores", "must be store ids"))?
+            ids.ok_or_else(|| invalid("stores", "must contain only store ids"))?
         }
         Some(_) => return Err(invalid("stores", "must be a list of store ids").into()),
     };
     let prefix = match fields.get("prefix") {
         None | Some(Value::Null) => "",
         Some(Value::String(prefix)) if prefix.is_empty() => {
-            let reason = "must not be empty; leave it out for a token for all keys";
+            let reason = "must not be empty; omit it to allow all keys";
             return Err(invalid("prefix", reason).into());
         }
         Some(_) => json_body::text(fields, "prefix")?.unwrap_or_default(),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn error_text(body: Value) -> String {
-        let Value::Object(fields) = body else { panic!("an object") };
+        let Value::Object(fields) = body else { panic!("not an object") };
         parse(&fields).unwrap_err().to_string()
     }
 
@@ -131,8 +131,8 @@ mod tests {
             (json!({"name": "n", "scope": null}), "scope must be a string"),
             (json!({"name": "n", "scope": "purge_all"}), "scope must be global or"),
             (json!({"name": "n", "scope": "global", "stores": "x"}), "stores must be a list"),
-            (json!({"name": "n", "scope": "global", "stores": [1]}), "stores must be store ids"),
-            (json!({"name": "n", "scope": "global", "stores": [""]}), "stores must be store ids"),
+            (json!({"name": "n", "scope": "global", "stores": [1]}), "stores must contain only"),
+            (json!({"name": "n", "scope": "global", "stores": [""]}), "stores must contain only"),
             (json!({"name": "n", "scope": "global", "stores": []}), "stores must not be empty"),
             (json!({"name": "n", "scope": "global", "prefix": 1}), "prefix must be a string"),
             (json!({"name": "n", "scope": "global", "prefix": ""}), "prefix must not be empty"),
@@ -147,13 +147,13 @@ mod tests {
     #[test]
     fn null_and_absent_fields_impose_no_limit() {
         let body = r#"{"name":"n","scope":"global","stores":null,"prefix":null,"expires_at":null}"#;
-        let Ok(Value::Object(fields)) = serde_json::from_str(body) else { panic!("an object") };
+        let Ok(Value::Object(fields)) = serde_json::from_str(body) else { panic!("not an object") };
         let (grant, expires) = parse(&fields).unwrap();
         assert!(!grant.is_restricted() && expires.is_none());
     }
 
     #[test]
-    fn the_name_of_an_unknown_field_is_cut_in_its_error() {
+    fn errors_truncate_the_name_of_an_unknown_field() {
         let text = error_text(serde_json::json!({"name": "n", "x".repeat(60_000): 1}));
         assert!(text.len() < 200, "{} bytes", text.len());
     }

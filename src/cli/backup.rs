@@ -1,4 +1,5 @@
-//! `steadfast backup` and `steadfast restore`: back up a server or directory, and restore it.
+//! `steadfast backup` and `steadfast restore`: back up a server or a data directory, and restore a
+//! backup.
 
 use super::error::{
     EXIT_PRECONDITION, Result, exit_status, file_error, local_error, local_exit_status, usage_error,
@@ -7,7 +8,7 @@ use super::output::{counted, print_json_if, print_status, progress_bar};
 use super::output_file::{OutputFile, refuse_overwrite};
 use super::runtime::{self, finish};
 use crate::address_file::running_server;
-use crate::admin;
+use crate::admin::{self, Restored};
 use crate::atomic_file::directory;
 use crate::client::Client;
 use crate::config::{BackupArgs, ClientArgs, EngineLocation, RestoreArgs};
@@ -25,7 +26,7 @@ Examples:
 
 A backup is a snapshot of all stores, items and limited tokens. Writes continue while it is taken.
 If a server is running on the data directory, that server takes the backup. The backup contains
-checksums (see steadfast check --backup) but not the root token.",
+checksums, which steadfast check --backup verifies. It does not contain the root token.",
     exit_status!()
 );
 
@@ -36,7 +37,7 @@ Examples:
   STEADFAST_ENGINE=postgres://kv:secret@db.example/kv steadfast restore kv.backup
 
 The destination must be empty. Items keep their generations, times and metadata. A server does not
-start on an incomplete restore: delete the destination and restore again.",
+start on an incomplete restore. If a restore fails, delete the destination and restore again.",
     local_exit_status!()
 );
 
@@ -55,16 +56,17 @@ pub(super) fn backup(args: &BackupArgs) -> ExitCode {
     }
 }
 
-/// Returns whether a file is or would be in a directory or below it.
+/// Returns whether a file, which may not exist yet, is in a directory or one of its subdirectories.
 fn is_within(file: &Path, dir: &Path) -> bool {
-    // An existing file can be a link into the directory.
+    // An existing file may be a link into the directory.
     [file, directory(file)]
         .iter()
         .filter_map(|path| path.canonicalize().ok())
         .any(|path| dir.canonicalize().is_ok_and(|dir| path.starts_with(dir)) && !is_dash(file))
 }
 
-/// Returns the flags for the server to back up; `None` if no server runs on the data directory.
+/// Returns the arguments for the server that takes the backup; `None` if no server is running on
+/// the data directory.
 fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>> {
     if args.online {
         return Ok(Some(args.client.clone()));
@@ -76,8 +78,8 @@ fn server_args(args: &BackupArgs) -> Result<Option<ClientArgs>> {
     if let Some(other) = other {
         let dir = args.data.display();
         return Err(usage_error(format!(
-            "the server at {other} does not run on {dir}: pass --online to back up that server, or \
-             unset --endpoint and FASTLY_API_ENDPOINT to back up the directory"
+            "the server at {other} is not running on {dir}: pass --online to back up that server, \
+             or unset --endpoint and FASTLY_API_ENDPOINT to back up the directory"
         )));
     }
     Ok(server.map(|server| args.client.for_running_server(server)))
@@ -151,7 +153,11 @@ fn restore_backup(args: &RestoreArgs) -> Result<()> {
     let runtime = runtime::build()?;
     let result = runtime.block_on(admin::restore(source, &destination, &mut report));
     bar.finish_and_clear();
-    let counts = result.map_err(|e| file_error(&args.file, e))?;
+    let Restored { counts, new_generations } = result.map_err(|e| file_error(&args.file, e))?;
+    if new_generations > 0 {
+        let items = counted(new_generations, "item");
+        print_status(&format!("{items} got a new generation, as the old one was 2^53 or greater"));
+    }
     if args.json {
         let result = serde_json::json!({ "stores": counts.stores, "items": counts.items });
         return print_json_if(true, &result);
@@ -161,7 +167,8 @@ fn restore_backup(args: &RestoreArgs) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether a directory is absent or empty. A new file system contains `lost+found`.
+/// Returns whether a directory is absent or empty. Ignores `lost+found`, which every new file
+/// system contains.
 fn is_empty(dir: &Path) -> bool {
     let Ok(mut entries) = std::fs::read_dir(dir) else { return !dir.exists() };
     entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"))

@@ -13,12 +13,13 @@ Examples:
   steadfast check --data /var/lib/kv
   steadfast check --backup kv.backup.zst
 
-Stop the server first; a data directory in use cannot be checked. The check is read-only, except
-with --reset-wal: copy the data directory before you use it.
+Stop the server first: a data directory in use cannot be checked. The check is read-only unless you
+pass --reset-wal, which accepts the loss of the commits in missing WAL segments. Copy the data
+directory before you use that flag.
 
 Exit status: 0 no problems found, 1 problems found (printed one per line), 2 check not possible.";
 
-/// Exit status when the check is not possible.
+/// Exit status if the check is not possible.
 const EXIT_NOT_CHECKED: u8 = 2;
 
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
@@ -34,8 +35,8 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
 
 fn reset_wal(dir: &Path) -> Result<(), String> {
     print_status(match admin::reset_wal(dir).map_err(|e| e.to_string())? {
-        true => "reset the WAL; the commits of its missing segments are lost",
-        false => "the WAL is complete; did not reset it",
+        true => "reset the WAL; the commits in the missing segments are lost",
+        false => "the WAL is complete and was not reset",
     });
     Ok(())
 }
@@ -69,7 +70,8 @@ fn check_directory(dir: &Path) -> ExitCode {
     exit_status(reported, checked.problem_count == 0)
 }
 
-/// Prints a line per problem and a summary. `count` includes problems that are not listed.
+/// Prints one line per problem, and a summary. `count` includes problems that are not in
+/// `problems`.
 fn report(problems: &[String], count: u64, summary: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for problem in problems {

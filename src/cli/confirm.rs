@@ -4,8 +4,8 @@ use super::error::{CommandError, Result, usage_error};
 use super::output::print_status;
 use std::io::{self, IsTerminal, Write};
 
-/// Asks for confirmation of `action`, such as `delete store "site"`, unless `yes` is set. `yes` is
-/// required without a terminal.
+/// Asks the user to confirm `action`, such as `delete store "site"`, unless `yes` is set. Without a
+/// terminal, `yes` is required.
 pub(super) async fn confirm(action: &str, yes: bool) -> Result<()> {
     if yes {
         print_status(&format!("{action}: confirmed by --yes"));
@@ -16,7 +16,7 @@ pub(super) async fn confirm(action: &str, yes: bool) -> Result<()> {
         return Err(usage_error(format!("refusing to {action} without confirmation: {hint}")));
     }
     let _ = write!(io::stderr(), "{action}? [y/N] ");
-    // On a separate thread, so that an interrupt can end the command.
+    // Read on a separate thread, so that an interrupt can end the command.
     let answer = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         io::stdin().read_line(&mut line).map(|_| line)

@@ -14,8 +14,8 @@ Examples:
   steadfast copy --from ./steadfast-data --to postgres://kv@db1.example,db2.example/kv
   STEADFAST_COPY_FROM=postgres://kv:secret@db1.example/kv steadfast copy --to ./steadfast-data
 
-Stop the servers of both sides first. Run the same command again to resume an interrupted copy; a
-server does not start on an incomplete copy. After copying, all records of both sides are compared.
+Stop all servers on both sides first. Run the same command again to resume an interrupted copy. A
+server does not start on an incomplete copy. After the copy, all records on both sides are compared.
 Items get new, higher generations. The root token is not copied.
 
 Exit status: 0 copied and verified, 1 failure, 2 usage error, 130 interrupted.";

@@ -8,14 +8,14 @@ use std::path::Path;
 
 /// Exit status of a command that failed.
 pub(super) const EXIT_FAILURE: u8 = 1;
-/// Exit status of a command that was called incorrectly.
+/// Exit status of a command with invalid arguments.
 pub(super) const EXIT_USAGE: u8 = 2;
-/// Exit status when a precondition failed, such as when an output file exists.
+/// Exit status if a precondition failed, for example because an output file exists.
 pub(super) const EXIT_PRECONDITION: u8 = 4;
 /// Exit status of an interrupted command.
 pub(super) const EXIT_INTERRUPTED: u8 = 130;
 
-/// The last paragraph of the help of every command that connects to a server.
+/// The last paragraph of the help text of every command that connects to a server.
 macro_rules! exit_status {
     () => {
         "\n\nExit status: 0 success, 1 failure, 2 usage error or invalid argument, 3 not found,\n\
@@ -25,7 +25,8 @@ macro_rules! exit_status {
 }
 pub(super) use exit_status;
 
-/// The last paragraph of the help of every local command.
+/// The last paragraph of the help text of every command that does not connect to a server, except
+/// commands with exit statuses of their own.
 macro_rules! local_exit_status {
     () => {
         "\n\nExit status: 0 success, 1 failure, 2 usage error."
@@ -33,7 +34,7 @@ macro_rules! local_exit_status {
 }
 pub(super) use local_exit_status;
 
-/// The result of a command or a step of it.
+/// The result of a command or of one of its steps.
 pub(super) type Result<T, E = CommandError> = std::result::Result<T, E>;
 
 /// The reason a command ends early.
@@ -43,9 +44,9 @@ pub(super) enum CommandError {
     Failed(Error),
     /// The reader closed standard output, which is not an error.
     OutputClosed,
-    /// The user did not confirm.
+    /// The user did not confirm the command.
     Declined,
-    /// SIGINT.
+    /// The command received SIGINT.
     Interrupted,
 }
 
@@ -74,7 +75,7 @@ impl From<ConnectionError> for CommandError {
     }
 }
 
-/// A failure to write to standard output.
+/// Converts an I/O error from a write to standard output.
 impl From<io::Error> for CommandError {
     fn from(e: io::Error) -> CommandError {
         if e.kind() == io::ErrorKind::BrokenPipe {
@@ -84,17 +85,17 @@ impl From<io::Error> for CommandError {
     }
 }
 
-/// Creates an error about the arguments.
+/// Creates an error for invalid arguments.
 pub(super) fn usage_error(text: impl Into<String>) -> CommandError {
     CommandError::Failed(Error::Usage(text.into()))
 }
 
-/// Creates an error about a failure on this machine.
+/// Creates an error for a failure on this machine.
 pub(super) fn local_error(text: impl Into<String>) -> CommandError {
     CommandError::Failed(Error::Local(text.into()))
 }
 
-/// Creates an error about a local file.
+/// Creates an error for a failed operation on a local file.
 pub(super) fn file_error(path: &Path, reason: impl Display) -> CommandError {
     local_error(format!("{}: {reason}", path.display()))
 }

@@ -2,6 +2,7 @@
 
 use super::error::{Result, file_error};
 use crate::client::RequestBody;
+use crate::small_file;
 pub(super) use crate::transfer::detect::is_dash;
 use bytes::Bytes;
 use futures_util::stream::poll_fn;
@@ -10,14 +11,15 @@ use std::io::{self, Read};
 use std::path::Path;
 use tokio::sync::mpsc;
 
-/// The size of a read in bytes.
+/// The maximum number of bytes per read.
 const READ_BYTES: usize = 256 << 10;
-/// Values up to this size in bytes are read into memory before they are sent.
+/// The maximum size in bytes of a value that is read into memory before it is sent.
 const SMALL_BYTES: u64 = 1 << 20;
-/// The number of chunks read ahead of the connection.
+/// The maximum number of chunks that are read before they can be sent.
 const READ_AHEAD: usize = 4;
 
-/// Opens a file, or standard input for `-`. Returns the size of a regular file.
+/// Opens a file, or standard input if the path is `-`. Also returns the size of the file in bytes
+/// if it is a regular file.
 pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
     if is_dash(path) {
         return Ok((Box::new(io::stdin()), None));
@@ -33,14 +35,15 @@ pub(super) fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
 
 /// A value to send.
 pub(super) enum Value {
-    /// A value that was read completely.
+    /// A value that was read into memory.
     Bytes(Bytes),
-    /// A larger value.
+    /// A value too large to buffer, which is read while it is sent.
     Stream(RequestBody),
 }
 
-/// Reads a value into memory if it is small, and else streams it. The size of a file in `/proc` or
-/// `/sys` is not the length of its content, which is unknown until it has been read.
+/// Reads a value into memory if it is small, and otherwise streams it. `size` is the size of a
+/// regular file. The size is used only if it exceeds the number of bytes read so far, because files
+/// in `/proc` and `/sys` report sizes that differ from the lengths of their contents.
 pub(super) fn read_value(mut reader: Box<dyn Read + Send>, size: Option<u64>) -> io::Result<Value> {
     let mut start = Vec::new();
     reader.by_ref().take(SMALL_BYTES + 1).read_to_end(&mut start)?;
@@ -50,13 +53,13 @@ pub(super) fn read_value(mut reader: Box<dyn Read + Send>, size: Option<u64>) ->
     }
     let reader = io::Cursor::new(start).chain(reader);
     Ok(Value::Stream(match size.filter(|size| *size > read) {
-        // Of a file that grows meanwhile, the part that existed is sent.
+        // If the file grows while it is being read, the additional bytes are not sent.
         Some(size) => body(Box::new(ExactReader { from: reader, remaining: size }), Some(size)),
         None => body(Box::new(reader), None),
     }))
 }
 
-/// Reads the given number of bytes, and fails if there are fewer.
+/// A reader that returns exactly `remaining` more bytes, and fails if the file ends earlier.
 struct ExactReader<R> {
     from: R,
     remaining: u64,
@@ -66,14 +69,15 @@ impl<R: Read> Read for ExactReader<R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let read = self.from.by_ref().take(self.remaining).read(to)?;
         if read == 0 && self.remaining > 0 && !to.is_empty() {
-            return Err(io::Error::other("the file became shorter while it was read"));
+            return Err(io::Error::other("the file shrank while it was being read"));
         }
         self.remaining -= read as u64;
         Ok(read)
     }
 }
 
-/// Streams a reader as a request body. A separate thread reads ahead of the connection.
+/// Returns a request body that streams from a reader. A separate thread reads up to [`READ_AHEAD`]
+/// chunks ahead.
 fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
     let (sender, mut receiver) = mpsc::channel::<io::Result<Bytes>>(READ_AHEAD);
     std::thread::spawn(move || {
@@ -97,13 +101,8 @@ fn body(mut reader: Box<dyn Read + Send>, length: Option<u64>) -> RequestBody {
     RequestBody::stream(poll_fn(move |context| receiver.poll_recv(context)), length)
 }
 
-/// Reads a file of at most `max` bytes.
+/// Reads a file into memory. Fails if the file is larger than `max` bytes.
 pub(super) fn read_small(path: &Path, max: u64) -> Result<Vec<u8>> {
     let (reader, _) = open(path)?;
-    let mut bytes = Vec::new();
-    let read = reader.take(max + 1).read_to_end(&mut bytes).map_err(|e| file_error(path, e))?;
-    if read as u64 > max {
-        return Err(file_error(path, format!("larger than {max} bytes")));
-    }
-    Ok(bytes)
+    small_file::read_to_end(reader, max).map_err(|e| file_error(path, e))
 }

@@ -1,7 +1,7 @@
-//! The command line: one module per command, and shared modules.
+//! The command line: one module per command, and modules that the commands share.
 //!
-//! `error` and `runtime` handle errors, exit statuses and interrupts; `output` and `confirm`,
-//! results, messages, progress bars and confirmation; `input` and `output_file`, files.
+//! `error` and `runtime` handle errors, exit statuses and interrupts; `output` and `confirm` handle
+//! results, messages, progress bars and confirmation; `input` and `output_file` handle files.
 
 mod backup;
 mod check;
@@ -58,7 +58,7 @@ enum Command {
     /// Copy all data between a data directory and a database, and compare both sides
     #[command(after_help = copy::HELP)]
     Copy(config::CopyArgs),
-    /// Run a command with the environment variables that point it at the server, or print them
+    /// Run a command with environment variables that point it at the server, or print the variables
     #[command(after_help = env::HELP)]
     Env(Box<config::EnvArgs>),
     /// Export the items of a store
@@ -70,7 +70,7 @@ enum Command {
     /// Write, read, list and delete items
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Print the manual page, or write the pages of all commands
+    /// Print the manual page of steadfast, or write the pages of all commands to files
     #[command(after_help = man::HELP)]
     Man(config::ManArgs),
     /// Print the OpenAPI 3.1 description of the API
@@ -82,10 +82,10 @@ enum Command {
     /// Run the server until SIGTERM or SIGINT
     #[command(after_help = serve::HELP)]
     Serve(Box<config::ServeArgs>),
-    /// Create, list, rename and delete stores
+    /// Create, list, describe, rename and delete stores
     #[command(subcommand)]
     Store(store::StoreCommand),
-    /// Copy the differences from one store to another, on the same or another server
+    /// Copy new and changed items from one store to another, on the same server or another one
     #[command(after_help = transfer::SYNC_HELP)]
     Sync(Box<config::SyncArgs>),
     /// Create, list and revoke limited tokens
@@ -127,7 +127,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Returns the first argument on the command line that can only be set in the environment.
+/// Returns the first argument on the command line that can be set only in the environment.
 fn environment_only_flag(matches: &ArgMatches) -> Option<&'static str> {
     let on_command_line = |name: &&str| {
         matches.ids().any(|id| id.as_str() == *name)
@@ -146,7 +146,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// Collects all commands without subcommands, with their full names.
+    /// Collects all commands that have no subcommands, and their full names.
     fn collect_commands(
         command: &clap::Command,
         name: &str,
@@ -168,10 +168,10 @@ mod tests {
         collect_commands(&Cli::command(), "steadfast", &mut all);
         assert!(all.len() > 15, "{}", all.len());
         for (name, command) in all {
-            assert!(command.get_about().is_some(), "{name} has a description");
+            assert!(command.get_about().is_some(), "{name} has no description");
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains(&name), "{name} has an example");
-            assert!(help.contains("Exit status"), "{name} lists its exit statuses");
+            assert!(help.contains(&name), "{name} has no example");
+            assert!(help.contains("Exit status"), "{name} does not list its exit statuses");
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{name}: {help}");
         }
     }

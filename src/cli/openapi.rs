@@ -1,4 +1,4 @@
-//! `steadfast openapi`: prints the OpenAPI description.
+//! `steadfast openapi`: prints the OpenAPI description of the API.
 
 use super::error::local_exit_status;
 use super::output::Output;
@@ -12,7 +12,7 @@ Examples:
   steadfast openapi > steadfast.json
   steadfast openapi | jq '.paths | keys'
 
-A server provides the same document at /_/openapi.json, without a token.",
+Every server also returns this document at /_/openapi.json; the request needs no token.",
     local_exit_status!()
 );
 

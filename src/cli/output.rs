@@ -19,12 +19,12 @@ pub(super) fn print_error(text: &str) {
     print_status(&format!("error: {text}"));
 }
 
-/// Names a store in messages: `store "site" (id) at URL`.
+/// Returns the text that identifies a store in messages: `store "site" (id) at URL`.
 pub(super) fn store_label(client: &Client, store: &Store) -> String {
     format!("store {:?} ({}) at {}", store.name, store.id, client.endpoint())
 }
 
-/// Formats a count with its noun, in the plural unless the count is 1.
+/// Formats a count and a noun, which is in the plural unless the count is 1.
 pub(super) fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
@@ -56,7 +56,7 @@ impl Output {
         Ok(self.writer.write_all(bytes)?)
     }
 
-    /// Replaces control characters in untrusted text if the output is a terminal.
+    /// Replaces the control characters in untrusted text if standard output is a terminal.
     pub(super) fn sanitize(&self, text: &str) -> String {
         if !self.is_terminal {
             return text.to_owned();
@@ -78,7 +78,7 @@ pub(super) fn print_json_if<T: Serialize>(json: bool, value: &T) -> Result<()> {
     out.flush()
 }
 
-/// Creates a progress bar, or a counter if there is no total. Drawn only on a terminal.
+/// Creates a progress bar, or a counter if there is no total. It is drawn only on a terminal.
 pub(super) fn progress_bar(action: &'static str, unit: &str, total: Option<u64>) -> ProgressBar {
     let style = match total {
         Some(_) => format!(
@@ -89,7 +89,7 @@ pub(super) fn progress_bar(action: &'static str, unit: &str, total: Option<u64>)
     styled_bar(total, &style).with_message(action)
 }
 
-/// Creates a progress bar with an indicatif template. Drawn only on a terminal.
+/// Creates a progress bar from an indicatif template. It is drawn only on a terminal.
 pub(super) fn styled_bar(total: Option<u64>, style: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
     match ProgressStyle::with_template(style) {

@@ -7,12 +7,12 @@ use crate::transfer::detect::{is_dash, is_zstd_name};
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
-/// The zstd level. Higher levels are much slower for little gain.
+/// The zstd level. Higher levels are much slower and reduce the size only slightly.
 const COMPRESSION_LEVEL: i32 = 3;
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Prints an error and returns true if `path` is a file or a directory and `force` is not set.
-/// Devices, pipes and links to nothing have no content to replace.
+/// If `path` is a file or a directory and `force` is not set, prints an error and returns true.
+/// Accepts devices, pipes and dangling links, which have no content to replace.
 pub(super) fn refuse_overwrite(path: &Path, force: bool) -> bool {
     let replaces = path.metadata().is_ok_and(|found| found.is_file() || found.is_dir());
     let refused = !force && !is_dash(path) && replaces;
@@ -58,7 +58,7 @@ impl OutputFile {
         written.map_err(|e| file_error(&self.path, e))
     }
 
-    /// Finishes the file; see [`AtomicFile::persist`].
+    /// Completes the file and moves it to its path; see [`AtomicFile::persist`].
     pub(super) fn persist(self) -> Result<()> {
         let finished = match self.sink {
             Sink::Stdout(mut out) => return out.flush(),

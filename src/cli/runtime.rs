@@ -1,4 +1,4 @@
-//! Runs commands: the tokio runtime, interrupts and exit statuses.
+//! Runs commands on the tokio runtime, handles interrupts and returns exit statuses.
 
 use super::error::{CommandError, EXIT_INTERRUPTED, Result, local_error};
 use super::output::{print_error, print_status};
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-/// The time after an interrupt at which a command that is stuck is ended.
+/// Grace period after an interrupt. If the command has not stopped by then, the process exits.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Builds the multi-threaded tokio runtime that every command uses.
@@ -27,7 +27,7 @@ where
     finish(client.and_then(|client| block_on(until_interrupted(command(client)))))
 }
 
-/// Creates a client with the retry policy of interactive commands.
+/// Creates a client with the retry policy for interactive commands.
 pub(super) fn connect(connection: ConnectionConfig) -> Result<Client, Error> {
     let ConnectionConfig { endpoint, token, ca_file, client_certificate, server, .. } = connection;
     let tls = TlsFiles { ca: ca_file, certificate: client_certificate };
@@ -51,14 +51,16 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T>
 pub(super) async fn until_interrupted<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::spawn(exit_if_stuck());
     tokio::select! {
-        // Polled first, to install the signal handler before the first request is sent.
+        // Poll in order: the first branch must install the signal handler before the command
+        // sends a request.
         biased;
         _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
         result = Box::pin(command) => result,
     }
 }
 
-/// Ends the process after an interrupt if the command is blocked, such as on a terminal.
+/// Ends the process after an interrupt if the command does not stop, for example because it is
+/// blocked on a terminal.
 async fn exit_if_stuck() {
     if tokio::signal::ctrl_c().await.is_ok() {
         tokio::time::sleep(INTERRUPT_GRACE).await;
@@ -72,14 +74,14 @@ pub(super) fn finish(result: Result<()>) -> ExitCode {
         Ok(()) | Err(CommandError::OutputClosed) => ExitCode::SUCCESS,
         Err(CommandError::Failed(e)) => fail(&e.to_string(), e.kind().exit_status()),
         Err(CommandError::Declined) => {
-            print_status("cancelled: no changes were made");
+            print_status("cancelled");
             ExitCode::FAILURE
         }
         Err(CommandError::Interrupted) => fail("interrupted", EXIT_INTERRUPTED),
     }
 }
 
-/// Prints an error and returns the exit status.
+/// Prints an error and returns `status`.
 pub(super) fn fail(message: &str, status: u8) -> ExitCode {
     print_error(message);
     ExitCode::from(status)

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Time to write the last log lines.
+/// The maximum time to write the last log lines before the process exits.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 pub(super) const HELP: &str = concat!(
@@ -21,8 +21,8 @@ Examples:
   STEADFAST_TOKEN_FILE=/run/secrets/token steadfast serve --listen 0.0.0.0:7678 --data /var/lib/kv
   steadfast serve --memory --listen 127.0.0.1:0
 
-Writes are durable before the server responds to them. On SIGTERM or SIGINT, the server completes
-requests in flight, shuts down cleanly and exits within 10 seconds.",
+Writes are durable before the server acknowledges them. On SIGTERM or SIGINT, the server completes
+the requests in flight, shuts down cleanly and exits within 10 seconds.",
     local_exit_status!()
 );
 
@@ -50,7 +50,8 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     status
 }
 
-/// Reports the error that ends the server, through the log: standard error may block.
+/// Reports the error that stops the server. The error goes through the logger, because a direct
+/// write to standard error may block.
 fn log_failure(error: &str, format: LogFormat) {
     match format {
         LogFormat::Text => logging::print(&format!("error: {error}")),
@@ -61,7 +62,8 @@ fn log_failure(error: &str, format: LogFormat) {
 async fn serve(config: ServeConfig) -> Result<(), String> {
     let signals = |e| format!("cannot install signal handlers: {e}");
     let stop = stop_signal().map_err(signals)?;
-    // Installed before the start, which SIGHUP would end otherwise.
+    // Install the handler before the server starts, because an unhandled SIGHUP terminates the
+    // process.
     let hangup = signal(SignalKind::hangup()).map_err(signals)?;
     let (data, format) = (config.engine.to_string(), config.log_format);
     let server = Server::start(config).await.map_err(|e| e.to_string())?;
@@ -70,7 +72,7 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
         LogFormat::Text => banner(&url, &data, server.token_location()),
         LogFormat::Json => format!("{}\n", serde_json::json!({"message": "listening", "url": url})),
     };
-    // Standard output may be a pipe that nobody reads.
+    // Print on a separate thread, because a write to a full pipe blocks.
     std::thread::spawn(move || print_banner(&banner));
     tokio::spawn(reload_on(hangup, server.reloader()));
     server.run(stop).await.map_err(|e| format!("unclean shutdown (no data was lost): {e}"))
@@ -101,7 +103,8 @@ fn print_banner(banner: &str) {
     }
 }
 
-/// Returns the address and how to connect. Programs parse the first line: its format is stable.
+/// Returns the banner, which shows the server's address and how to connect to it. The format of the
+/// first line is stable, because programs parse it.
 fn banner(url: &str, data: &str, token: &TokenLocation) -> String {
     let (location, value) = match token {
         TokenLocation::Environment(name) => (format!("${name}"), format!("\"${name}\"")),

@@ -13,7 +13,8 @@ use clap::Subcommand;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Maximum attempts of `delete --force`; items may be written between its steps.
+/// Maximum number of attempts by `delete --force`. An attempt fails if an item is written after the
+/// items are deleted and before the store is.
 const DELETE_ATTEMPTS: usize = 3;
 
 #[derive(Subcommand)]
@@ -29,7 +30,7 @@ Examples:
   steadfast store list
   steadfast store list --json | jq -r .name", exit_status!()))]
     List(ClientArgs),
-    /// Show a store
+    /// Show the name, id, creation time and update time of a store
     #[command(after_help = concat!("\
 Example:
   steadfast store describe site", exit_status!()))]
@@ -45,8 +46,8 @@ Examples:
   steadfast store delete site
   steadfast store delete site --force --yes
 
-Asks for confirmation, showing the store, its server and its number of items. A store that contains
-items is only deleted with --force.", exit_status!()))]
+Asks for confirmation, showing the store, its server and, with --force, the number of items. A store
+that contains items is deleted only with --force.", exit_status!()))]
     Delete(StoreDeleteArgs),
 }
 

@@ -23,7 +23,7 @@ Examples:
 
 Requires the root token and a Steadfast server.", exit_status!()))]
     Create(TokenCreateArgs),
-    /// List the limited tokens, without their secrets
+    /// List the limited tokens, but not their secrets
     #[command(after_help = concat!("\
 Examples:
   steadfast token list
@@ -31,7 +31,7 @@ Examples:
 
 Requires the root token and a Steadfast server.", exit_status!()))]
     List(ClientArgs),
-    /// Revoke a limited token; it becomes invalid at once
+    /// Revoke a limited token, which becomes invalid at once
     #[command(after_help = concat!("\
 Example:
   steadfast token revoke 6sv72yijpvg249233s6w9f
@@ -91,7 +91,7 @@ fn label(client: &Client, token: &LimitedToken) -> String {
     format!("token {:?} ({}) at {}", token.name, token.id, client.endpoint())
 }
 
-/// Converts a duration from now, or an RFC 3339 time, to an RFC 3339 time in UTC.
+/// Converts an RFC 3339 time, or a duration from now, to an RFC 3339 time in UTC.
 fn parse_expiry(text: &str) -> Result<String> {
     if let Some(time) = parse_rfc3339(text) {
         return Ok(rfc3339(time));
@@ -101,11 +101,12 @@ fn parse_expiry(text: &str) -> Result<String> {
             "--expires must be a duration such as 90d or a time such as 2027-01-31T00:00:00Z",
         )
     })?;
-    // Relative to the local clock; the server uses its own clock to check the expiry.
+    // The duration is added to the time of this machine, but the server checks the expiry with its
+    // own clock.
     let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
     let time = now.saturating_add(seconds.into()).saturating_mul(1_000_000);
     if time > MICROS_MAX {
-        return Err(usage_error("--expires is after the year 9999"));
+        return Err(usage_error("--expires must not be after the year 9999"));
     }
     Ok(rfc3339(time))
 }

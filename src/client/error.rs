@@ -8,7 +8,8 @@ use std::time::Duration;
 pub enum ErrorKind {
     /// The store, item or token does not exist.
     NotFound,
-    /// A precondition failed, such as a generation, a unique name or an empty store.
+    /// A precondition failed: for example, the name is taken or the item has a different
+    /// generation.
     Precondition,
     /// The token is missing, unknown or lacks permission.
     Auth,
@@ -34,7 +35,8 @@ impl ErrorKind {
     }
 }
 
-/// The reason a request failed. Messages name its subject and never contain the token.
+/// The reason a request failed. Messages name the subject of the request and never contain the
+/// token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The server responded with an error status.
@@ -46,7 +48,7 @@ pub enum Error {
         status: u16,
         /// The server's message, or the meaning of the status.
         message: String,
-        /// The delay the server requests before a retry.
+        /// The delay that the server requests before a retry.
         retry_after: Option<Duration>,
     },
     /// No connection was established, so the server did not receive the request.
@@ -123,7 +125,7 @@ impl Error {
         }
     }
 
-    /// Returns the delay the server requests before a retry.
+    /// Returns the delay that the server requests before a retry.
     pub fn retry_after(&self) -> Option<Duration> {
         if let Error::Status { retry_after, .. } = self { *retry_after } else { None }
     }
@@ -179,7 +181,7 @@ fn message(status: u16, body: &[u8]) -> String {
     format!("{meaning} ({status})")
 }
 
-/// Limits the length and replaces control characters, which a terminal could interpret.
+/// Truncates a text and replaces control characters, which a terminal might interpret.
 fn printable(text: &str) -> String {
     text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_has_its_exit_status() {
+    fn each_error_status_has_an_exit_status() {
         let codes =
             [(404, 3), (412, 4), (409, 4), (401, 5), (403, 5), (400, 2), (413, 1), (500, 1)];
         for (status, code) in codes {

@@ -13,7 +13,8 @@ use reqwest::Method;
 use reqwest::header::HeaderValue;
 use serde::de::DeserializeOwned;
 
-/// Items deleted per request: few enough to complete well within any timeout.
+/// Maximum number of items deleted per request. A request of this size completes well within any
+/// timeout.
 const DELETE_LIMIT: &str = "10000";
 /// The maximum size of a report in bytes.
 const REPORT_BYTES_MAX: usize = 64 << 20;
@@ -22,10 +23,10 @@ const REPORT_BYTES_MAX: usize = 64 << 20;
 pub struct SnapshotStream(Response);
 
 impl SnapshotStream {
-    /// Reads the next chunk; `None` at the end.
+    /// Reads the next chunk, or returns `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] if the connection is lost: the stream is incomplete.
+    /// Returns [`Error::Disconnected`] if the connection is lost and the stream is incomplete.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         self.0.next_chunk().await
     }
@@ -70,7 +71,7 @@ impl Client {
         }
     }
 
-    /// Lists a page of items with their details.
+    /// Lists a page of items with details.
     ///
     /// # Errors
     /// See [`Error`].
@@ -149,10 +150,10 @@ impl Client {
         self.send(&request).await.map(SnapshotStream)
     }
 
-    /// Imports NDJSON in one attempt. A retry is safe unless `if_exists` is `fail`.
+    /// Imports NDJSON without retries. The caller can safely retry unless `if_exists` is `fail`.
     ///
     /// # Errors
-    /// See [`Error`]; failed lines are in the report.
+    /// See [`Error`]. Failed lines are listed in the report.
     pub async fn import(
         &self,
         store: &Store,
@@ -168,7 +169,8 @@ impl Client {
         self.send_for_report(&request, lines).await
     }
 
-    /// Reads the report from an error response, or returns an error if it contains none.
+    /// Reads the report from an error response, or returns an error if the response contains no
+    /// report.
     pub(super) async fn report_or_error<T: DeserializeOwned + LineReport>(
         &self,
         request: &Request<'_>,

@@ -1,4 +1,4 @@
-//! Verifies that a server runs on a data directory, before the first token is sent to it.
+//! Verifies that a server runs on a given data directory before a token is sent to it.
 
 use super::request::Request;
 use super::{Client, Error};
@@ -22,10 +22,10 @@ impl Identity {
 }
 
 impl Client {
-    /// Verifies the server's identity if one is expected; a success is remembered.
+    /// Verifies the server's identity if one is expected. A successful check is not repeated.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if the server cannot prove its identity.
+    /// See [`Error`]. Returns [`Error::Unreachable`] if the server does not prove its identity.
     pub async fn verify_identity(&self) -> Result<(), Error> {
         let Some(identity) = &self.identity else { return Ok(()) };
         let verify = || async {
@@ -43,8 +43,8 @@ impl Client {
             }
             let data = &identity.data;
             let reason = format!(
-                "it did not prove that it is the server of {data}, so no token was sent; specify \
-                 the server with --endpoint"
+                "the server did not prove that it runs on {data}, so no token was sent; pass the \
+                 URL of the intended server with --endpoint"
             );
             let (subject, endpoint) = (subject.to_owned(), self.endpoint().to_string());
             Err(Error::Unreachable { subject, endpoint, reason })

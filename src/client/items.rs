@@ -18,7 +18,7 @@ pub struct ItemHeaders {
     pub size: u64,
     /// Generation.
     pub generation: u64,
-    /// Metadata, byte for byte; empty if none.
+    /// Metadata as raw bytes; empty if the item has none.
     pub metadata: Vec<u8>,
     /// Time of the last write as an HTTP date, if the server sends one.
     pub modified: Option<String>,
@@ -32,18 +32,19 @@ pub struct ValueStream {
 }
 
 impl ValueStream {
-    /// Reads the next chunk of the value; `None` at the end.
+    /// Reads the next chunk of the value, or returns `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] if the connection is lost before the end.
+    /// Returns [`Error::Disconnected`] if the connection is lost before the end.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         self.response.next_chunk().await
     }
 
-    /// Reads the whole value, of at most `max` bytes.
+    /// Reads the whole value, which may have at most `max` bytes.
     ///
     /// # Errors
-    /// [`Error::Disconnected`], or [`Error::Unexpected`] if the value is larger.
+    /// Returns [`Error::Disconnected`] if the connection is lost, or [`Error::Unexpected`] if the
+    /// value is larger than `max`.
     pub async fn read_to_end(mut self, max: usize) -> Result<Vec<u8>, Error> {
         self.response.read_to_end(max).await
     }
@@ -52,27 +53,27 @@ impl ValueStream {
 /// How a PUT treats an existing item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PutMode {
-    /// Replaces it.
+    /// Replaces the item.
     #[default]
     Overwrite,
-    /// Fails.
+    /// Fails if the item exists.
     Add,
-    /// Appends to its value.
+    /// Appends to the value of the item.
     Append,
-    /// Prepends to its value.
+    /// Prepends to the value of the item.
     Prepend,
 }
 
 /// The parameters of a PUT.
 #[derive(Clone, Debug, Default)]
 pub struct PutOptions {
-    /// Metadata, byte for byte.
+    /// Metadata as raw bytes.
     pub metadata: Option<Vec<u8>>,
-    /// Time to live in seconds; `None` never expires.
+    /// Time to live in seconds. With `None`, the item never expires.
     pub time_to_live: Option<u32>,
     /// How to treat an existing item.
     pub mode: PutMode,
-    /// The generation the item must have; 0 requires that it does not exist.
+    /// The generation that the item must have. 0 means that the item must not exist.
     pub if_generation_match: Option<u64>,
 }
 
@@ -118,7 +119,8 @@ fn parse_headers(headers: &HeaderMap) -> Option<ItemHeaders> {
     })
 }
 
-/// Checks that a server applied the prefix of a list: the items of a list can be deleted.
+/// Checks that the server applied the requested prefix, because callers may delete the listed
+/// items.
 pub(super) fn check_prefix<'k>(
     subject: &str,
     prefix: &str,
@@ -133,7 +135,7 @@ pub(super) fn check_prefix<'k>(
     }
 }
 
-const HEADERS_MISSING: &str = "no generation or length";
+const HEADERS_MISSING: &str = "the generation or the length is missing";
 
 impl Client {
     /// Gets an item and streams its value.
@@ -160,7 +162,7 @@ impl Client {
         headers.ok_or_else(|| response.unexpected(HEADERS_MISSING))
     }
 
-    /// Puts a value from memory; retried if the PUT is idempotent.
+    /// Puts a value from memory. The request is retried if it is idempotent.
     ///
     /// # Errors
     /// See [`Error`].
@@ -182,7 +184,7 @@ impl Client {
         Ok(())
     }
 
-    /// Puts a streamed value. Never retried.
+    /// Puts a streamed value without retries.
     ///
     /// # Errors
     /// See [`Error`].
@@ -213,7 +215,7 @@ impl Client {
         let request = Request::new(Method::DELETE, &path, &subject)
             .query("force", force.then_some("true"))
             .header(IF_GENERATION_MATCH, if_generation_match.map(HeaderValue::from));
-        // Without `force`, a retry would fail if the first attempt had deleted the item.
+        // Without `force`, a retry fails if the first attempt deleted the item.
         if force && if_generation_match.is_none() {
             self.send(&request).await?;
         } else {
@@ -243,7 +245,7 @@ impl Client {
         let page: KeyList = self.send(&request).await?.json().await?;
         // A repeated cursor would cause an endless loop.
         if cursor.is_some() && page.meta.next_cursor.as_deref() == cursor {
-            return Err(Error::Unexpected { subject, reason: "repeated cursor".into() });
+            return Err(Error::Unexpected { subject, reason: "the cursor repeats".into() });
         }
         check_prefix(&subject, prefix, page.data.iter())?;
         Ok(page)
@@ -252,7 +254,7 @@ impl Client {
     /// Puts a batch of items, with retries.
     ///
     /// # Errors
-    /// See [`Error`]; failed lines are in the report.
+    /// See [`Error`]. Failed lines are listed in the report.
     pub async fn batch(&self, store: &Store, lines: Bytes) -> Result<BatchReport, Error> {
         let subject = format!("a batch for store {:?}", store.name);
         let path = ["resources", "stores", "kv", &store.id, "batch"];

@@ -1,7 +1,7 @@
 //! A typed client for the KV Store API of Steadfast and of the hosted service.
 //!
-//! Every response body and every wait is bounded, redirects are never followed, and the token is
-//! sent only to the configured endpoint.
+//! Memory use and waiting times are bounded, redirects are never followed, and the token is sent
+//! only to the configured endpoint.
 
 mod body;
 mod error;
@@ -34,7 +34,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout for a connection without progress in either direction.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A client for one server with one token. Cheap to clone; clones share a connection pool.
+/// A client for one server with one token. Clones are cheap and share a connection pool.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -48,7 +48,7 @@ impl Client {
     /// Creates a client without connecting.
     ///
     /// # Errors
-    /// If TLS cannot be set up, such as when certificates are unreadable.
+    /// If TLS cannot be set up, for example because a certificate is unreadable.
     pub fn new(endpoint: Endpoint, token: &Token, tls: &TlsFiles) -> Result<Client, Error> {
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -66,7 +66,7 @@ impl Client {
         Ok(Client { http, endpoint, token, identity: None, retry: Retry::default() })
     }
 
-    /// Requires the server to prove that it runs on a data directory before a token is sent.
+    /// Requires the server to prove that it runs on `data` before a token is sent to it.
     #[must_use]
     pub fn with_identity(mut self, secret: ServerSecret, data: &Path) -> Client {
         self.identity = Some(Arc::new(Identity::new(secret, data.display().to_string())));

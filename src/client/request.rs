@@ -27,7 +27,7 @@ pub(super) struct Request<'a> {
     segments: &'a [&'a str],
     query: Vec<(&'a str, &'a str)>,
     headers: HeaderMap,
-    /// The object of the request, for error messages.
+    /// The subject of the request, for error messages.
     subject: &'a str,
 }
 
@@ -66,7 +66,7 @@ impl Client {
         self.retry.run(|| self.send_once(request, None)).await
     }
 
-    /// Sends a request with a JSON body; retried if `idempotent`.
+    /// Sends a request with a JSON body. The request is retried if `idempotent` is set.
     pub(super) async fn send_json<T: serde::Serialize + Sync>(
         &self,
         request: &mut Request<'_>,
@@ -81,7 +81,7 @@ impl Client {
         if idempotent { self.retry.run(send).await } else { send().await }
     }
 
-    /// Sends a request in one attempt; an error status is an error.
+    /// Sends a request without retries. An error status in the response is returned as an error.
     pub(super) async fn send_once(
         &self,
         request: &Request<'_>,
@@ -92,12 +92,12 @@ impl Client {
             return Ok(response);
         }
         let retry_after = response.retry_after();
-        // If the body cannot be read, the status is informative enough.
+        // If the body cannot be read, report the status alone.
         let body = response.read_to_end(ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
         Err(Error::from_response(request.subject, status, &body, retry_after))
     }
 
-    /// Sends a request in one attempt and returns the response whatever its status.
+    /// Sends a request without retries and returns the response whatever its status.
     pub(super) async fn send_any_status(
         &self,
         request: &Request<'_>,
@@ -107,7 +107,7 @@ impl Client {
         self.exchange(request, body, Some(&self.token)).await
     }
 
-    /// Sends a request that needs no token, in one attempt, and returns the response whatever its
+    /// Sends a request without a token and without retries. Returns the response whatever its
     /// status.
     pub(super) async fn send_without_token(
         &self,
@@ -165,7 +165,7 @@ impl Client {
         let (subject, endpoint) = (subject.to_owned(), self.endpoint.to_string());
         let mut reason = root_cause(e);
         if reason.starts_with("invalid peer certificate") {
-            reason.push_str("; --ca-file sets the CA certificates to trust");
+            reason.push_str("; specify the CA certificates to trust with --ca-file");
         }
         if e.is_connect() {
             Error::Unreachable { subject, endpoint, reason }
@@ -196,7 +196,7 @@ where
     })
 }
 
-/// Returns the innermost cause of an error; outer errors only repeat the URL.
+/// Returns the innermost cause of an error, because the outer errors only repeat the URL.
 pub(super) fn root_cause(e: &reqwest::Error) -> String {
     let mut inner: &dyn std::error::Error = e;
     while let Some(next) = inner.source() {
@@ -208,7 +208,7 @@ pub(super) fn root_cause(e: &reqwest::Error) -> String {
     inner.to_string()
 }
 
-/// Describes invalid JSON without the names of types of this program.
+/// Describes invalid JSON without naming Rust types.
 fn describe(e: &serde_json::Error) -> String {
     let text = e.to_string();
     match text.split_once("expected struct ") {
@@ -225,13 +225,13 @@ impl Response {
         self.response.headers()
     }
 
-    /// Returns the delay the server requests before a retry.
+    /// Returns the delay that the server requests before a retry.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let after = self.headers().get(RETRY_AFTER)?.to_str().ok()?;
         after.trim().parse().ok().map(Duration::from_secs)
     }
 
-    /// Reads the next chunk of the body; `None` at the end.
+    /// Reads the next chunk of the body, or returns `None` at the end.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         let reason = match tokio::time::timeout(IDLE_TIMEOUT, self.response.chunk()).await {
             Ok(Ok(chunk)) => return Ok(chunk),
@@ -242,12 +242,12 @@ impl Response {
         Err(Error::Disconnected { subject, endpoint, reason })
     }
 
-    /// Reads the whole body, of at most `max` bytes.
+    /// Reads the whole body, which may have at most `max` bytes.
     pub(super) async fn read_to_end(&mut self, max: usize) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         while let Some(chunk) = self.next_chunk().await? {
             if body.len() + chunk.len() > max {
-                return Err(self.unexpected(&format!("more than {max} bytes")));
+                return Err(self.unexpected(&format!("the body has more than {max} bytes")));
             }
             body.extend_from_slice(&chunk);
         }

@@ -16,7 +16,7 @@ pub(super) fn url(
 ) -> Result<Url, Error> {
     let mut text = endpoint.as_str().to_owned();
     for segment in segments {
-        // URL parsers remove these segments even if they are percent-encoded.
+        // A key or id cannot be empty, and URL parsers remove `.` and `..` even if encoded.
         if matches!(*segment, "" | "." | "..") {
             return Err(Error::Usage(format!("{segment:?} is not a valid key or id")));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Retry {
     /// Maximum number of attempts, including the first.
     pub attempts_max: u32,
-    /// Delay before the second attempt, doubled for each further attempt.
+    /// Delay before the second attempt. The delay doubles with each further attempt.
     pub delay_initial: Duration,
     /// Upper bound of the delay.
     pub delay_max: Duration,
@@ -31,7 +31,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The policy of interactive commands: fewer attempts, and no retries if the server is
+    /// Returns the policy for interactive commands: fewer attempts, and no retries if the server is
     /// unreachable.
     pub fn interactive() -> Retry {
         Retry { attempts_max: 4, unreachable: false, ..Retry::default() }
@@ -40,7 +40,7 @@ impl Retry {
     /// Runs an idempotent operation until it succeeds, fails permanently or runs out of attempts.
     ///
     /// # Errors
-    /// The error of the last attempt.
+    /// Returns the error of the last attempt.
     pub async fn run<T, F, R>(&self, mut operation: F) -> Result<T, Error>
     where
         F: FnMut() -> R,
@@ -66,8 +66,8 @@ impl Retry {
         e.is_transient() && (self.unreachable || !unreachable)
     }
 
-    /// Returns the delay after a failed attempt, counted from 1: exponential backoff, half of it
-    /// jitter.
+    /// Returns the delay after a failed attempt. Attempts are numbered from 1. The delay is the one
+    /// that the server requests, or else an exponential backoff with jitter.
     pub fn delay(&self, attempt: u32, e: &Error) -> Duration {
         if let Some(delay) = e.retry_after() {
             return delay.min(RETRY_AFTER_MAX);

@@ -5,7 +5,7 @@ use super::{Client, Error};
 use crate::wire::{Store, StoreList, StoreRequest};
 use reqwest::Method;
 
-/// The maximum number of pages of a store list: enough for ten million stores.
+/// The maximum number of pages in a list of stores: enough for ten million stores.
 const PAGES_MAX: usize = 10_000;
 
 fn path(id: &str) -> [&str; 4] {
@@ -61,7 +61,8 @@ impl Client {
     /// Finds a store by its name or id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none, [`Error::Usage`] if the name is another store's id.
+    /// Returns [`Error::NotFound`] if no store matches, or [`Error::Usage`] if the name of one
+    /// store is the id of another.
     pub async fn resolve(&self, name_or_id: &str) -> Result<Store, Error> {
         let by_name = self.store_named(name_or_id).await?;
         let like_an_id = name_or_id.len() == 22 && name_or_id.chars().all(char::is_alphanumeric);
@@ -86,7 +87,7 @@ impl Client {
         }
     }
 
-    /// Creates a store. Never retried: a retry would fail if the first attempt had created it.
+    /// Creates a store without retries, because a retry fails if the first attempt succeeded.
     ///
     /// # Errors
     /// See [`Error`].
@@ -109,7 +110,7 @@ impl Client {
         Ok(())
     }
 
-    /// Deletes an empty store. Never retried.
+    /// Deletes an empty store without retries.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,28 +1,27 @@
 //! TLS settings of a client.
 
 use super::{Error, request};
+use crate::small_file;
 use crate::wire::Endpoint;
 use reqwest::{Certificate, ClientBuilder, Identity};
 use rustls::{ClientConfig, RootCertStore};
 use std::fmt::Display;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Maximum size of a PEM file in bytes; bundles of system certificates have about 256 KiB.
+/// Maximum size of a PEM file in bytes; bundles of system certificates are about 256 KiB in size.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The files of a client's TLS settings, in PEM format.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFiles {
-    /// The CA certificates to trust, instead of those of the system.
+    /// The CA certificates to trust instead of the system's certificates.
     pub ca: Option<PathBuf>,
-    /// The client's certificate and private key, in two files or twice the same file.
+    /// The files of the client's certificate and private key, which may be the same file.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
-/// Sets up TLS for an endpoint. Without files, the system's certificates are used, or the file in
-/// `SSL_CERT_FILE`.
+/// Sets up TLS for an endpoint. Without a CA file, the client trusts the system's certificates, or
+/// those in the file that `SSL_CERT_FILE` names.
 ///
 /// # Errors
 /// If a file is unreadable or invalid.
@@ -67,14 +66,7 @@ pub(super) fn configure(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| invalid(path, &e))?;
-    let read = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(|e| invalid(path, &e))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(invalid(path, &format!("larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
+    small_file::read(path, FILE_BYTES_MAX).map_err(|e| invalid(path, &e))
 }
 
 fn invalid(path: &Path, reason: &dyn Display) -> Error {

@@ -16,7 +16,7 @@ impl Client {
         Ok(list.data)
     }
 
-    /// Creates a limited token. Never retried: a retry could create a second token.
+    /// Creates a limited token without retries, because a retry could create a second token.
     ///
     /// # Errors
     /// See [`Error`].
@@ -25,7 +25,7 @@ impl Client {
         let mut request = Request::new(Method::POST, &["_", "v1", "tokens"], &subject);
         let token: LimitedToken = self.send_json(&mut request, token, false).await?.json().await?;
         if token.access_token.is_none() {
-            return Err(Error::Unexpected { subject, reason: "no token".into() });
+            return Err(Error::Unexpected { subject, reason: "no access token".into() });
         }
         Ok(token)
     }

@@ -1,4 +1,4 @@
-//! Flags of the commands that operate on a data directory, a database or a backup.
+//! Arguments of the commands that operate on a data directory, a database or a backup.
 
 use super::client::ClientArgs;
 use super::{Database, EngineLocation, database_url};
@@ -6,13 +6,13 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use std::path::{Path, PathBuf};
 
-/// The maximum number of database connections of a restore.
+/// The maximum number of database connections that a restore uses.
 const RESTORE_CONNECTIONS: usize = 8;
 
-/// Flags of `steadfast backup`.
+/// Arguments of `steadfast backup`.
 #[derive(Args, Clone)]
 pub struct BackupArgs {
-    /// Data directory to back up, even if a server is running on it
+    /// Data directory to back up; a server may be running on it
     #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
     pub data: PathBuf,
 
@@ -20,7 +20,7 @@ pub struct BackupArgs {
     #[arg(long)]
     pub online: bool,
 
-    /// File to write, compressed if its name ends in .zst; - for standard output
+    /// Output file, compressed if its name ends in .zst; - for standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 
@@ -32,7 +32,7 @@ pub struct BackupArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast restore`.
+/// Arguments of `steadfast restore`.
 #[derive(Args, Clone)]
 pub struct RestoreArgs {
     /// Backup to restore; - for standard input
@@ -43,7 +43,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "DIR", env = "STEADFAST_DATA", default_value = "./steadfast-data")]
     data: PathBuf,
 
-    /// Restore into an empty PostgreSQL database instead
+    /// Restore into this PostgreSQL database, which must be empty, instead of a data directory
     #[arg(long, value_name = "URL", env = "STEADFAST_ENGINE", hide_env_values = true)]
     engine: Option<SecretString>,
 
@@ -53,10 +53,10 @@ pub struct RestoreArgs {
 }
 
 impl RestoreArgs {
-    /// Returns the location to restore into.
+    /// Returns the location into which to restore the backup.
     ///
     /// # Errors
-    /// A message for the user, without the database URL.
+    /// Returns a message for the user that does not contain the database URL.
     pub fn destination(&self) -> Result<EngineLocation, String> {
         let Some(url) = &self.engine else {
             return Ok(EngineLocation::Directory(self.data.clone()));
@@ -67,7 +67,7 @@ impl RestoreArgs {
     }
 }
 
-/// Flags of `steadfast check`.
+/// Arguments of `steadfast check`.
 #[derive(Args, Clone)]
 pub struct CheckArgs {
     /// Data directory to check
@@ -78,12 +78,12 @@ pub struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     pub backup: Option<PathBuf>,
 
-    /// Before the check, give up the commits of missing WAL segments, so that a server starts again
+    /// Accept the loss of the commits in missing WAL segments, and reset the WAL before the check
     #[arg(long, conflicts_with = "backup")]
     pub reset_wal: bool,
 }
 
-/// Flags of `steadfast copy`.
+/// Arguments of `steadfast copy`.
 #[derive(Args, Clone)]
 pub struct CopyArgs {
     /// Source: a data directory or a database URL (postgres://...)
@@ -95,7 +95,7 @@ pub struct CopyArgs {
     #[arg(long, value_name = "ENGINE", env = "STEADFAST_COPY_TO", hide_env_values = true)]
     to: SecretString,
 
-    /// Maximum number of database connections
+    /// Maximum number of connections to each database
     #[arg(long, value_name = "N", env = "STEADFAST_ENGINE_CONNECTIONS", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
     engine_connections: u16,
@@ -105,7 +105,7 @@ impl CopyArgs {
     /// Returns the source and the destination.
     ///
     /// # Errors
-    /// A message for the user, without the database URL.
+    /// Returns a message for the user that does not contain the database URL.
     pub fn resolve(&self) -> Result<(EngineLocation, EngineLocation), String> {
         let from = self.location("--from", &self.from)?;
         let to = self.location("--to", &self.to)?;

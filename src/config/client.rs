@@ -1,4 +1,5 @@
-//! Flags of the commands that connect to a server, and the lookup of its address and token.
+//! Arguments of the commands that connect to a server, and the lookup of the server's
+//! address and token.
 
 use super::{TokenLocation, read_token};
 use crate::address_file::{RunningServer, running_server};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The data directory in which commands look for a running server.
 const LOCAL_DATA: &str = "./steadfast-data";
-/// The file in a data directory that contains the generated token.
+/// The name of the file with the generated token in a data directory.
 const TOKEN_FILE: &str = "token";
 
 /// The server to connect to, and the output format.
@@ -22,11 +23,12 @@ pub struct ClientArgs {
     endpoint: Option<String>,
 
     /// File that contains the token [default: the token in FASTLY_API_TOKEN, then the file named by
-    /// STEADFAST_TOKEN_FILE, then, for a local server, ./steadfast-data/token]
+    /// STEADFAST_TOKEN_FILE, then, for a local server, the token in STEADFAST_TOKEN or
+    /// ./steadfast-data/token]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// PEM file with the CA certificates to trust instead of the system's, for an https endpoint
+    /// PEM file with the CA certificates to trust for https endpoints, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
@@ -42,34 +44,34 @@ pub struct ClientArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Set in the environment only; see [`super::ENVIRONMENT_ONLY`].
+    /// The token. Can be set only in the environment; see [`super::ENVIRONMENT_ONLY`].
     #[arg(long, env = "FASTLY_API_TOKEN", hide_env_values = true, hide = true)]
     fastly_api_token: Option<SecretString>,
 
-    /// Set in the environment only: the root token of a local server.
+    /// The root token of a local server. Can be set only in the environment.
     #[arg(long, env = "STEADFAST_TOKEN", hide_env_values = true, hide = true)]
     steadfast_token: Option<SecretString>,
 
-    /// Set in the environment only.
+    /// The file that contains the token. Can be set only in the environment.
     #[arg(long, env = "STEADFAST_TOKEN_FILE", hide = true)]
     steadfast_token_file: Option<PathBuf>,
 
-    /// The server found in a data directory, which takes precedence over the endpoint.
+    /// The server running on a data directory. It takes precedence over the endpoint.
     #[arg(skip)]
     running: Option<RunningServer>,
 }
 
-/// A server and its token.
+/// The settings of a connection to a server, including the token.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
     /// The address of the server.
     pub endpoint: Endpoint,
-    /// The token.
+    /// The token to send.
     pub token: Token,
-    /// The location of the token.
+    /// The file or variable from which the token was read.
     pub token_location: TokenLocation,
-    /// The data directory's server that the endpoint must prove to be; `None` if the user chose the
-    /// endpoint.
+    /// The server running on a data directory, which must prove its identity; `None` if the
+    /// endpoint was not found through a data directory.
     pub server: Option<RunningServer>,
     /// The CA certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
@@ -77,18 +79,18 @@ pub struct ConnectionConfig {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
-/// The reason a connection cannot be configured. Messages contain neither URL passwords nor tokens.
+/// The reason a connection cannot be configured. Messages never contain passwords or tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectionError {
     /// The endpoint is invalid.
     Endpoint(String),
     /// The token is missing or invalid.
     Token(String),
-    /// No server runs on the data directory whose token would be sent.
+    /// No server is running on the data directory that contains the token.
     NotRunning {
         /// The default endpoint.
         endpoint: String,
-        /// The reason, and what to do.
+        /// The reason and the remedy.
         reason: String,
     },
 }
@@ -108,8 +110,11 @@ impl ClientArgs {
         Ok(self.connection(endpoint, server, token, token_location))
     }
 
-    /// Resolves one of two servers of a command. The token of `--endpoint` is not sent to another
-    /// server, which requires `token_file`; `flag` is the name of its flag.
+    /// Resolves the source or destination server of a command that connects to two servers. The
+    /// token for `--endpoint` is never sent to another server.
+    ///
+    /// `token_file` is the value of the flag named `flag`. It is required if `endpoint` names
+    /// another server, unless that server is local and `./steadfast-data/token` exists.
     ///
     /// # Errors
     /// See [`ConnectionError`].
@@ -137,8 +142,8 @@ impl ClientArgs {
         ClientArgs { endpoint, token_file, ..self.clone() }.resolve()
     }
 
-    /// Returns the arguments for the server of a data directory. They use that directory's token
-    /// file unless `--token-file` is set.
+    /// Returns arguments that select the server running on a data directory. Unless `--token-file`
+    /// is set, they also select the token file in that directory.
     #[must_use]
     pub fn for_running_server(&self, server: RunningServer) -> ClientArgs {
         let generated = Some(server.data.join(TOKEN_FILE)).filter(|path| path.is_file());
@@ -146,7 +151,7 @@ impl ClientArgs {
         ClientArgs { running: Some(server), token_file, ..self.clone() }
     }
 
-    /// Returns the endpoint if it is set.
+    /// Returns the endpoint, without trailing slashes, if the user has set it.
     pub fn explicit_endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref().map(|url| url.trim_end_matches('/'))
     }
@@ -158,13 +163,14 @@ impl ClientArgs {
         }
     }
 
-    /// Returns the server running on the default data directory, unless an endpoint is set.
+    /// Returns the selected server or, if no endpoint is set, the server running on the default
+    /// data directory.
     fn running_server(&self) -> Result<Option<RunningServer>, ConnectionError> {
         if self.running.is_some() || self.endpoint.is_some() {
             return Ok(self.running.clone());
         }
         let server = running_server(Path::new(LOCAL_DATA)).map_err(ConnectionError::Endpoint)?;
-        // A file cannot direct tokens to another machine.
+        // An address file must not cause tokens to be sent to another machine.
         let is_local = |url: &str| Endpoint::parse(url).is_ok_and(|url| url.is_loopback());
         Ok(server.filter(|server| is_local(&server.url)))
     }
@@ -182,7 +188,8 @@ impl ClientArgs {
         ConnectionConfig { endpoint, server, token, token_location, ca_file, client_certificate }
     }
 
-    /// `is_running` states that the endpoint is the server of a data directory.
+    /// Finds the token for an endpoint. `is_running` is true if the endpoint was found through a
+    /// data directory.
     fn find_token(
         &self,
         endpoint: &Endpoint,
@@ -208,8 +215,8 @@ impl ClientArgs {
                     return Err(ConnectionError::NotRunning {
                         endpoint: endpoint.to_string(),
                         reason: format!(
-                            "no server is running on {LOCAL_DATA}, and its token is not sent to \
-                             another one; start it, or specify the server with --endpoint"
+                            "no server is running on {LOCAL_DATA}, and the token in it is not sent \
+                             to any other server; start the server, or specify one with --endpoint"
                         ),
                     });
                 }

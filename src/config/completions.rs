@@ -1,11 +1,11 @@
-//! Flags of `steadfast completions`.
+//! Arguments of `steadfast completions`.
 
 use clap::Args;
 
-/// Flags of `steadfast completions`.
+/// Arguments of `steadfast completions`.
 #[derive(Args, Clone)]
 pub struct CompletionsArgs {
-    /// Shell to generate completions for
+    /// Shell for which to generate completions
     #[arg(value_name = "SHELL")]
     pub shell: clap_complete::Shell,
 }

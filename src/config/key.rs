@@ -1,11 +1,11 @@
-//! Flags of `steadfast key`.
+//! Arguments of `steadfast key`.
 
 use super::ClientArgs;
 use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Flags of `steadfast key put`.
+/// Arguments of `steadfast key put`.
 #[derive(Args, Clone)]
 pub struct KeyPutArgs {
     /// Name or id of the store
@@ -14,7 +14,7 @@ pub struct KeyPutArgs {
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// Value; - for standard input
+    /// Value of the item; - for standard input
     #[arg(value_name = "VALUE", required_unless_present = "file", conflicts_with = "file")]
     #[arg(allow_negative_numbers = true)]
     pub value: Option<OsString>,
@@ -39,14 +39,14 @@ pub struct KeyPutArgs {
     /// Prepend to the existing value
     #[arg(long, group = "mode")]
     pub prepend: bool,
-    /// Fail unless the item has this generation, or, with 0, unless it does not exist
+    /// Only write if the item has this generation; 0 means that the item must not exist
     #[arg(long, value_name = "N")]
     pub if_generation_match: Option<u64>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast key get`.
+/// Arguments of `steadfast key get`.
 #[derive(Args, Clone)]
 pub struct KeyGetArgs {
     /// Name or id of the store
@@ -55,14 +55,15 @@ pub struct KeyGetArgs {
     /// Key of the item
     #[arg(value_name = "KEY")]
     pub key: String,
-    /// Write the value to this file instead of standard output; the file appears once complete
+    /// Write the value to this file instead of standard output; the file appears once it is
+    /// complete
     #[arg(long, short, value_name = "FILE", conflicts_with = "json")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast key head`.
+/// Arguments of `steadfast key head`.
 #[derive(Args, Clone)]
 pub struct KeyHeadArgs {
     /// Name or id of the store
@@ -75,7 +76,7 @@ pub struct KeyHeadArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast key list`.
+/// Arguments of `steadfast key list`.
 #[derive(Args, Clone)]
 pub struct KeyListArgs {
     /// Name or id of the store
@@ -94,7 +95,7 @@ pub struct KeyListArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast key delete`.
+/// Arguments of `steadfast key delete`.
 #[derive(Args, Clone)]
 #[command(override_usage = "\
 steadfast key delete [OPTIONS] <STORE> <KEY|--prefix <PREFIX>|--all|--from <FILE>>")]
@@ -110,17 +111,17 @@ pub struct KeyDeleteArgs {
     #[arg(long, value_name = "PREFIX")]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub prefix: Option<String>,
-    /// Delete all items of the store
+    /// Delete all items in the store
     #[arg(long)]
     pub all: bool,
-    /// Delete the items whose keys are in this file, one per line; - for standard input. Absent
-    /// items count as deleted
+    /// Delete the items whose keys are in this file, one per line; - for standard input. Keys
+    /// that do not exist count as deleted
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
-    /// Fail unless the item has this generation; requires KEY
+    /// Only delete the item if it has this generation; requires KEY
     #[arg(long, value_name = "N", requires = "key")]
     pub if_generation_match: Option<u64>,
-    /// Print the number of items that would be deleted without deleting them
+    /// Print how many items would be deleted, but do not delete them
     #[arg(long)]
     pub dry_run: bool,
     /// Do not ask for confirmation
@@ -133,8 +134,9 @@ pub struct KeyDeleteArgs {
 /// Parses a duration such as 90, 90s, 10m, 2h, 3d or 1w into seconds.
 ///
 /// # Errors
-/// A message for the user.
-// Not humantime: it rejects a number without a unit, and accepts fractions of a second.
+/// Returns a message for the user if the duration is invalid or too long.
+// The humantime crate is unsuitable: it rejects a number without a unit and accepts fractions of a
+// second.
 pub fn parse_duration(text: &str) -> Result<u32, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text.strip_prefix(digits).unwrap_or_default() {
@@ -160,7 +162,7 @@ mod tests {
     use super::parse_duration;
 
     #[test]
-    fn durations_are_seconds_or_have_a_unit() {
+    fn a_duration_without_a_unit_is_in_seconds() {
         for (text, expected) in
             [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("3d", 259_200), ("1w", 604_800)]
         {

@@ -1,13 +1,13 @@
-//! Flags of `steadfast man`.
+//! Arguments of `steadfast man`.
 
 use clap::Args;
 use std::path::PathBuf;
 
-/// Flags of `steadfast man`.
+/// Arguments of `steadfast man`.
 #[derive(Args, Clone)]
 pub struct ManArgs {
-    /// Directory for the manual pages of all commands, created if it does not exist; if omitted,
-    /// print the steadfast(1) page
+    /// Output directory for the manual pages of all commands, created if it does not exist; if
+    /// omitted, print the steadfast(1) page
     #[arg(value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }

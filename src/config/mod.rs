@@ -1,7 +1,7 @@
 //! Command-line flags and environment variables, parsed and validated.
 //!
-//! Only this module reads the environment. It depends on `wire` alone; `server` and `cli` build
-//! their own settings from its values.
+//! Only this module reads the environment. It depends only on `wire`, `address_file` and
+//! `small_file`; `server` and `cli` build their own settings from its values.
 
 mod admin;
 mod client;
@@ -20,22 +20,23 @@ pub use completions::CompletionsArgs;
 pub use env::EnvArgs;
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, parse_duration};
 pub use man::ManArgs;
-pub use serve::{LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, read_root_token};
+pub use serve::{
+    LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, WAL_BYTES_DEFAULT, read_root_token,
+};
 pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRenameArgs};
 pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, ImportFormat, SyncArgs};
 
+use crate::small_file;
 use crate::wire::Token;
 use clap::Command;
 use clap::builder::{OsStr, Resettable};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Arguments that can only be set by environment variable: secrets, which other users of the
-/// machine could read on the command line, and variables of other programs.
+/// Arguments that can be set only by environment variable: tokens, because other users of the
+/// machine can read command lines, and settings that are shared with other programs.
 pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "fastly_api_token",
     "steadfast_token",
@@ -45,8 +46,8 @@ pub const ENVIRONMENT_ONLY: [&str; 6] = [
     "term",
 ];
 
-/// Removes the environment variables that are empty from a command and its subcommands: they count
-/// as unset, as in most programs that are configured by variables.
+/// Makes a command and its subcommands treat empty environment variables as unset, as most programs
+/// do.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "this module reads the environment")]
 pub fn ignore_empty_variables(command: Command) -> Command {
@@ -63,10 +64,10 @@ pub fn ignore_empty_variables(command: Command) -> Command {
 /// The maximum size of a token file in bytes.
 const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
-/// The location of a token.
+/// The file or variable from which a token was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenLocation {
-    /// The environment variable with this name.
+    /// An environment variable, by name.
     Environment(&'static str),
     /// A file.
     File(PathBuf),
@@ -86,11 +87,11 @@ pub enum EngineLocation {
 /// Connection settings of a database. The URLs may contain passwords.
 #[derive(Clone)]
 pub struct Database {
-    /// The primary.
+    /// The URL of the primary.
     pub url: String,
-    /// The standbys, which serve eventually consistent lists.
+    /// The URL of the standbys, which serve eventually consistent lists.
     pub standby: Option<String>,
-    /// The maximum number of connections.
+    /// The maximum number of connections to the database.
     pub connections: usize,
 }
 
@@ -122,17 +123,7 @@ fn database_url(flag: &str, url: &SecretString) -> Result<String, String> {
 
 /// Reads a token from a file.
 fn read_token(path: &Path) -> Result<Token, String> {
-    let text = read_small_file(path).map_err(|e| format!("token file {}: {e}", path.display()))?;
+    let text = small_file::read_text(path, TOKEN_FILE_BYTES_MAX);
+    let text = text.map_err(|e| format!("token file {}: {e}", path.display()))?;
     Token::parse(&text).map_err(|e| format!("token file {}: the token {e}", path.display()))
-}
-
-/// Reads a text file of at most [`TOKEN_FILE_BYTES_MAX`].
-fn read_small_file(path: &Path) -> Result<String, String> {
-    let (file, mut text) = (File::open(path).map_err(|e| e.to_string())?, String::new());
-    // The size of a pipe or a device is unknown.
-    file.take(TOKEN_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    if text.len() as u64 > TOKEN_FILE_BYTES_MAX {
-        return Err(format!("the file is larger than {TOKEN_FILE_BYTES_MAX} bytes"));
-    }
-    Ok(text)
 }

@@ -1,4 +1,4 @@
-//! Flags of `steadfast serve`.
+//! Arguments of `steadfast serve`.
 
 use super::{Database, EngineLocation, database_url, read_token};
 use crate::wire::{DEFAULT_PORT, Token};
@@ -11,13 +11,16 @@ use std::time::Duration;
 
 /// The upper limit of `--max-value` in bytes: 1 GiB.
 const MAX_VALUE: u64 = 1 << 30;
-/// The upper limit of `--max-value` in bytes with a database: each value is buffered in memory.
+/// The upper limit of `--max-value` in bytes for a database, which requires values to be buffered
+/// in memory.
 const MAX_VALUE_DATABASE: u64 = 256 << 20;
+/// The default of `--wal-bytes`, in bytes.
+pub const WAL_BYTES_DEFAULT: u64 = 512 << 20;
 /// The minimum length of the root token in bytes.
 const ROOT_TOKEN_BYTES_MIN: usize = 16;
 const LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, DEFAULT_PORT);
 
-/// Flags of `steadfast serve`.
+/// Arguments of `steadfast serve`.
 #[derive(Args, Clone)]
 pub struct ServeArgs {
     /// Address to listen on; port 0 selects a free port
@@ -34,7 +37,7 @@ pub struct ServeArgs {
     memory: bool,
 
     /// Store the data in a PostgreSQL database, which several servers can share, instead of a
-    /// directory; use the environment variable to hide a password from other users
+    /// directory; if the URL contains a password, use the environment variable to hide it
     #[arg(long, value_name = "URL", env = "STEADFAST_ENGINE", hide_env_values = true)]
     #[arg(conflicts_with = "memory")]
     engine: Option<SecretString>,
@@ -49,7 +52,7 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
     engine_connections: u16,
 
-    /// Root token. Set in the environment only.
+    /// Root token. Can be set only in the environment.
     #[arg(long, env = "STEADFAST_TOKEN", hide_env_values = true, hide = true)]
     token: Option<SecretString>,
 
@@ -58,7 +61,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "STEADFAST_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 
-    /// Allow a non-loopback address with a generated token
+    /// Allow a non-loopback address without TLS and with a generated token
     #[arg(long)]
     public: bool,
 
@@ -83,9 +86,10 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,
 
-    /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes, takes more
-    /// memory and disk, and slows down recovery
-    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES", default_value_t = 512 << 20)]
+    /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes, uses more
+    /// memory and disk space, and slows down recovery
+    #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES")]
+    #[arg(default_value_t = WAL_BYTES_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]
     wal_bytes: u64,
 
@@ -104,8 +108,8 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_timeout: u64,
 
-    /// PEM file with the certificate chain, the server's certificate first: serve HTTPS. Files are
-    /// read again when they change, and on SIGHUP
+    /// Serve HTTPS with the certificate chain in this PEM file, the server's certificate first; TLS
+    /// files are reloaded when they change, and on SIGHUP
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -113,11 +117,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// PEM file with CA certificates: only accept clients with a certificate signed by one of them
+    /// Only accept clients with a certificate signed by one of the CA certificates in this PEM file
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CLIENT_CA", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Log format
+    /// Format of log lines
     #[arg(long, value_name = "FORMAT", env = "STEADFAST_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
 
@@ -125,11 +129,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", env = "STEADFAST_LOG", default_value = "info")]
     log: String,
 
-    /// Set in the environment only; see <https://no-color.org>.
+    /// Disables colours if not empty (<https://no-color.org>). Can be set only in the environment.
     #[arg(long, env = "NO_COLOR", hide = true)]
     no_color: Option<OsString>,
 
-    /// Set in the environment only.
+    /// The type of the terminal. Can be set only in the environment.
     #[arg(long, env = "TERM", hide = true)]
     term: Option<OsString>,
 }
@@ -143,25 +147,26 @@ pub enum LogFormat {
     Json,
 }
 
-/// The files of a server's TLS settings, in PEM format.
+/// The PEM files for HTTPS.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     /// The certificate chain.
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
-    /// The CA certificates for client certificates, which are required if this is set.
+    /// The CA certificates for clients. If set, each client must present a certificate signed by
+    /// one of them.
     pub client_ca: Option<PathBuf>,
 }
 
 /// The source of the root token.
 #[derive(Clone, Debug)]
 pub enum TokenSource {
-    /// An environment variable or flag.
+    /// The environment variable `STEADFAST_TOKEN`.
     Given(Token),
     /// A file chosen by the operator.
     File(Token, PathBuf),
-    /// A token generated by the server, at this start or an earlier one.
+    /// A token that the server generates on its first start.
     Generated,
 }
 
@@ -190,7 +195,7 @@ pub struct ServeConfig {
     pub body_timeout: Duration,
     /// The timeout for idle connections.
     pub idle_timeout: Duration,
-    /// The TLS files; plain HTTP without them.
+    /// The TLS files; `None` for plain HTTP.
     pub tls: Option<TlsFiles>,
     /// The format of log lines.
     pub log_format: LogFormat,
@@ -204,7 +209,7 @@ impl ServeArgs {
     /// Validates the flags and reads the token file.
     ///
     /// # Errors
-    /// A message for the user, without the token.
+    /// Returns a message for the user that does not contain the token.
     pub fn resolve(self) -> Result<ServeConfig, String> {
         let token = self.token_source()?;
         let generated = matches!(token, TokenSource::Generated);
@@ -286,7 +291,7 @@ fn is_color_allowed(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
 /// Reads the root token from a file.
 ///
 /// # Errors
-/// A message that names the file, without the token.
+/// Returns a message that names the file and does not contain the token.
 pub fn read_root_token(path: &Path) -> Result<Token, String> {
     let checked = check_root_token(read_token(path)?);
     checked.map_err(|e| format!("token file {}: the root token {e}", path.display()))
@@ -304,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_color_and_dumb_terminals_disable_colours() {
+    fn no_color_and_a_dumb_terminal_disable_colours() {
         let allowed = |no_color: Option<&str>, term: Option<&str>| {
             is_color_allowed(no_color.map(OsStr::new), term.map(OsStr::new))
         };

@@ -1,9 +1,9 @@
-//! Flags of `steadfast store`.
+//! Arguments of `steadfast store`.
 
 use super::ClientArgs;
 use clap::Args;
 
-/// Flags of `steadfast store describe`.
+/// Arguments of `steadfast store describe`.
 #[derive(Args, Clone)]
 pub struct StoreDescribeArgs {
     /// Name or id of the store
@@ -13,30 +13,30 @@ pub struct StoreDescribeArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast store create`.
+/// Arguments of `steadfast store create`.
 #[derive(Args, Clone)]
 pub struct StoreCreateArgs {
-    /// Name of the store: up to 255 characters, without control characters
+    /// Name of the store: up to 255 characters, no control characters
     #[arg(value_name = "NAME")]
     pub name: String,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast store rename`.
+/// Arguments of `steadfast store rename`.
 #[derive(Args, Clone)]
 pub struct StoreRenameArgs {
     /// Name or id of the store
     #[arg(value_name = "STORE")]
     pub store: String,
-    /// New name
+    /// New name of the store
     #[arg(value_name = "NEW_NAME")]
     pub name: String,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast store delete`.
+/// Arguments of `steadfast store delete`.
 #[derive(Args, Clone)]
 pub struct StoreDeleteArgs {
     /// Name or id of the store

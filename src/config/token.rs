@@ -1,10 +1,10 @@
-//! Flags of `steadfast token`.
+//! Arguments of `steadfast token`.
 
 use super::ClientArgs;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
-/// The operations a token allows.
+/// The operations that a token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TokenScope {
     /// Read and write
@@ -15,10 +15,10 @@ pub enum TokenScope {
     Read,
 }
 
-/// Flags of `steadfast token create`.
+/// Arguments of `steadfast token create`.
 #[derive(Args, Clone)]
 pub struct TokenCreateArgs {
-    /// Descriptive name, such as the machine that will use the token
+    /// Descriptive name, such as that of the machine that will use the token
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Operations to allow
@@ -30,7 +30,7 @@ pub struct TokenCreateArgs {
     /// Limit the token to keys with this prefix
     #[arg(long, value_name = "PREFIX", value_parser = NonEmptyStringValueParser::new())]
     pub prefix: Option<String>,
-    /// When the token expires: after a duration (90d, 12h) or at a time (2027-01-31T00:00:00Z)
+    /// Expire the token after a duration (90d, 12h) or at a time (2027-01-31T00:00:00Z)
     /// [default: never]
     #[arg(long, value_name = "WHEN")]
     pub expires: Option<String>,
@@ -38,7 +38,7 @@ pub struct TokenCreateArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast token revoke`.
+/// Arguments of `steadfast token revoke`.
 #[derive(Args, Clone)]
 pub struct TokenRevokeArgs {
     /// Id of the token, as printed by steadfast token list

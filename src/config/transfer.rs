@@ -1,4 +1,4 @@
-//! Flags of the commands that import, export and synchronize items.
+//! Arguments of the commands that import, export and synchronize items.
 
 use super::ClientArgs;
 use crate::wire::IfExists;
@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// The format of an import's input.
+/// The format of the input of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ImportFormat {
     /// Newline-delimited JSON, as written by export and accepted by the batch endpoint
@@ -25,7 +25,7 @@ pub enum ImportFormat {
 }
 
 impl ImportFormat {
-    /// Returns the name on the command line.
+    /// Returns the name of the format on the command line.
     pub fn name(self) -> &'static str {
         match self {
             ImportFormat::Ndjson => "ndjson",
@@ -37,23 +37,24 @@ impl ImportFormat {
     }
 }
 
-/// Flags of `steadfast import`.
+/// Arguments of `steadfast import`.
 #[derive(Args, Clone)]
 pub struct ImportArgs {
-    /// Store (name or id), and the file or directory to import; - for standard input. If STORE is
-    /// omitted, a fastly.toml is imported into all stores it declares, which are created as needed
+    /// Name or id of the store, and the file or directory to import; - for standard input. If STORE
+    /// is omitted, a fastly.toml is imported into the stores it declares; stores that do not
+    /// exist are created
     #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
     pub operands: Vec<PathBuf>,
     /// Format of the input [default: detected from its name or content]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<ImportFormat>,
-    /// What to do with items that already exist
+    /// How to treat items that already exist
     #[arg(long, value_name = "ACTION", default_value = "overwrite")]
     pub if_exists: IfExists,
     /// Continue an interrupted import of the same input
     #[arg(long)]
     pub resume: bool,
-    /// File to save the progress of the import in [default: INPUT.resume]
+    /// File in which to save the progress of the import [default: INPUT.resume]
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
     /// Number of concurrent requests
@@ -63,11 +64,11 @@ pub struct ImportArgs {
     /// Create the store if it does not exist
     #[arg(long)]
     pub create: bool,
-    /// Read and check all items without importing them
+    /// Read and check all items, but do not import them
     #[arg(long)]
     pub dry_run: bool,
-    /// Write failed items to this file as NDJSON instead of standard error as text; not with
-    /// --dry-run, which writes no files
+    /// Report failed items as NDJSON in this file instead of as text on standard error; ignored
+    /// with --dry-run
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Maximum size of a value, in bytes
@@ -83,14 +84,14 @@ pub struct ImportArgs {
 pub enum ExportFormat {
     /// Newline-delimited JSON with all properties of each item
     Ndjson,
-    /// A directory for the local emulator (Viceroy), and the fastly.toml section for it
+    /// A directory for the local emulator (Viceroy), and the fastly.toml section that declares it
     Viceroy,
 }
 
-/// Flags of `steadfast export`.
+/// Arguments of `steadfast export`.
 #[derive(Args, Clone)]
 pub struct ExportArgs {
-    /// Store (name or id)
+    /// Name or id of the store
     #[arg(value_name = "STORE")]
     pub store: String,
     /// Directory to write to; requires --to viceroy
@@ -102,7 +103,7 @@ pub struct ExportArgs {
     /// Only export keys with this prefix
     #[arg(long, value_name = "PREFIX", default_value = "")]
     pub prefix: String,
-    /// File to write, compressed if its name ends in .zst; - for standard output
+    /// Output file, compressed if its name ends in .zst; - for standard output
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
     /// Replace an existing file or export directory
@@ -112,7 +113,7 @@ pub struct ExportArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// Flags of `steadfast sync`.
+/// Arguments of `steadfast sync`.
 #[derive(Args, Clone)]
 pub struct SyncArgs {
     /// Source store: a name or id, or NAME@URL for a store on another server
@@ -121,7 +122,7 @@ pub struct SyncArgs {
     /// Destination store, in the same form
     #[arg(value_name = "TO")]
     pub to: String,
-    /// Print the changes without making them
+    /// Print the changes, but do not make them
     #[arg(long)]
     pub dry_run: bool,
     /// Delete items that exist only in the destination, after confirmation
@@ -140,10 +141,10 @@ pub struct SyncArgs {
     /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
-    /// File that contains the token for FROM, if its server is not --endpoint
+    /// File that contains the token for the server of FROM, if it is not the server at --endpoint
     #[arg(long, value_name = "FILE", env = "STEADFAST_FROM_TOKEN_FILE")]
     pub from_token_file: Option<PathBuf>,
-    /// File that contains the token for TO, if its server is not --endpoint
+    /// File that contains the token for the server of TO, if it is not the server at --endpoint
     #[arg(long, value_name = "FILE", env = "STEADFAST_TO_TOKEN_FILE")]
     pub to_token_file: Option<PathBuf>,
     /// Maximum size of a value, in bytes

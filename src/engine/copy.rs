@@ -1,10 +1,11 @@
-//! Copies all records from one engine to another, resumably, and compares the two afterwards.
+//! Copies all records from one engine to another, then compares the two. An interrupted copy can be
+//! resumed.
 //!
 //! Records are copied in key order. Until the copy completes, the destination has a marker record
 //! under [`MARKER_KEY`] with the last key copied. Every commit of the copy requires the marker's
-//! version and updates the marker, so an interrupted copy resumes after its last commit, and two
-//! concurrent copies into one destination conflict. The destination assigns its own versions, none
-//! lower than the record's version in the source.
+//! version and updates the marker. An interrupted copy therefore resumes after its last commit, and
+//! two concurrent copies to the same destination conflict. The destination assigns its own
+//! versions, which are not lower than the versions in the source.
 
 use super::{
     Body, Commit, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Mutation, NewRecord, Outcome,
@@ -15,21 +16,22 @@ use std::fmt;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// The key of the marker record of an incomplete copy, whose meta is the last key copied. It sorts
-/// before all other keys, none of which may begin with this byte.
+/// The key of the marker record of an incomplete copy; its meta is the last key copied. No other
+/// key may begin with this byte, so the marker sorts before all other records.
 pub const MARKER_KEY: &[u8] = &[0];
 
-/// The range of all records except the marker.
+/// Start and end of the key range of all records except the marker.
 const RANGE_START: &[u8] = &[1];
 const RANGE_END: [u8; 1] = [0xff];
-/// Keys per scan.
+/// Maximum number of records per scan.
 const PAGE_RECORDS: usize = 1000;
-/// Concurrent reads per engine; a remote engine's throughput grows with them.
+/// Number of concurrent reads per engine. Concurrent reads increase the throughput of a remote
+/// engine.
 const READ_CONCURRENCY: usize = 8;
-/// Maximum records and body bytes per commit.
+/// Maximum number of records, and of body bytes, per commit.
 const COMMIT_RECORDS: usize = 500;
 const COMMIT_BYTES: u64 = 4 << 20;
-/// Bytes of a large body read at a time.
+/// Size in bytes of the chunks in which a large body is copied.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// The progress of a copy.
@@ -37,11 +39,12 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub struct Progress {
     /// Whether all records are copied and the comparison is running.
     pub comparing: bool,
-    /// Records copied, or compared.
+    /// Number of records copied, or compared if `comparing` is set.
     pub records: u64,
-    /// Records in the source at the start.
+    /// Number of records in the source at the start.
     pub total: u64,
-    /// Bytes of the keys, metas and bodies of `records`.
+    /// Total size of the keys, metas and bodies copied or compared by the current call of [`copy`],
+    /// in bytes.
     pub bytes: u64,
     /// CRC-32 of the records compared so far.
     pub checksum: u32,
@@ -50,7 +53,7 @@ pub struct Progress {
 /// Why a copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The destination has other records.
+    /// The destination contains records, but no interrupted copy that can be resumed.
     #[error("the destination is not empty, or has an incomplete copy or restore")]
     NotEmpty,
     /// The source is itself an incomplete copy.
@@ -62,8 +65,8 @@ pub enum CopyError {
     /// The two engines differ after the copy.
     #[error(
         "source and destination differ at record {0:?}: the source was modified during the copy, \
-         or one of them is damaged; stop all servers of the source, empty the destination, and \
-         copy again"
+         or one of them is damaged; stop all servers that use the source, empty the destination, \
+         and copy again"
     )]
     Mismatch(String),
     /// An engine failed; records already copied remain, and the copy can be resumed.
@@ -74,9 +77,9 @@ pub enum CopyError {
 /// One side of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The engine read from.
+    /// The engine that is read.
     Source,
-    /// The engine written to.
+    /// The engine that is written.
     Destination,
 }
 
@@ -97,25 +100,26 @@ fn destination(e: EngineError) -> CopyError {
     CopyError::Engine(Side::Destination, e)
 }
 
-/// Checks that the contents of an engine are not an incomplete copy.
+/// Checks that an engine does not contain an incomplete copy or restore.
 ///
 /// # Errors
-/// [`EngineError::Failed`] if they are, or any error of reading the marker.
+/// Returns [`EngineError::Failed`] if the engine contains an incomplete copy or restore, or the
+/// error that occurred while reading the marker.
 pub async fn check_complete(engine: &dyn Engine) -> Result<()> {
     match engine.read(MARKER_KEY, Projection::Meta).await? {
         None => Ok(()),
         Some(_) => Err(EngineError::Failed(
-            "it has an incomplete copy or restore: run the same copy again to complete it; after \
-             an interrupted restore, empty it and restore again"
+            "it contains an incomplete copy or restore: repeat the copy to complete it, or empty \
+             it and repeat the restore"
                 .into(),
         )),
     }
 }
 
-/// Copies all records, then compares both engines, calling `report` with the progress.
+/// Copies all records, then compares both engines. Calls `report` with the progress.
 ///
 /// # Errors
-/// See [`CopyError`]; the same call may be repeated after any of them.
+/// See [`CopyError`]. Repeat the call to resume a copy that failed with an engine error.
 pub async fn copy(
     from: &Arc<dyn Engine>,
     to: &Arc<dyn Engine>,
@@ -132,7 +136,7 @@ pub async fn copy(
         let page = scan_from(&**from, start).await.map_err(source)?;
         next = next_page_start(&page);
         let mut records = PrefetchedRecords::new(from, &page);
-        // A record removed since the scan is skipped; the comparison detects the difference.
+        // Records that were removed after the scan are skipped.
         while let Some((key, record)) = records.next().await.map_err(source)? {
             writer.copy_record(key, record).await?;
         }
@@ -144,14 +148,15 @@ pub async fn copy(
     Ok(compared)
 }
 
-/// Loads records into an empty engine, which is marked incomplete until [`BulkLoader::finish`].
+/// Loads records into an empty engine, which is marked as incomplete until [`BulkLoader::finish`].
 pub struct BulkLoader(MarkedWriter);
 
 impl BulkLoader {
     /// Marks an empty destination as incomplete.
     ///
     /// # Errors
-    /// [`CopyError::NotEmpty`] if it has records or an incomplete copy, or an engine error.
+    /// Returns [`CopyError::NotEmpty`] if the destination has records or an incomplete copy, and
+    /// [`CopyError::Engine`] if the engine fails.
     pub async fn begin(to: Arc<dyn Engine>) -> Result<BulkLoader, CopyError> {
         match to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)? {
             Some(_) => Err(CopyError::NotEmpty),
@@ -159,7 +164,7 @@ impl BulkLoader {
         }
     }
 
-    /// Adds the next record in key order; a stored body must be a blob of the destination.
+    /// Adds the next record in key order; a stored body must be a blob in the destination.
     pub async fn add(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         self.0.add(key, record).await
     }
@@ -176,7 +181,7 @@ struct MarkedWriter {
     to: Arc<dyn Engine>,
     /// The first key to copy.
     start: Bytes,
-    /// The marker's version; 0 before it exists.
+    /// The marker's version; 0 before the marker exists.
     marker_version: u64,
     pending: Vec<Mutation>,
     pending_bytes: u64,
@@ -185,7 +190,7 @@ struct MarkedWriter {
 }
 
 impl MarkedWriter {
-    /// Marks an empty destination, or resumes an interrupted copy.
+    /// Marks an empty destination as incomplete, or resumes an interrupted copy.
     async fn begin(to: Arc<dyn Engine>) -> Result<MarkedWriter, CopyError> {
         let marker = to.read(MARKER_KEY, Projection::Meta).await.map_err(destination)?;
         let first = Bytes::from_static(RANGE_START);
@@ -201,7 +206,7 @@ impl MarkedWriter {
             }
         };
         let (pending, pending_bytes, version_min) = (Vec::new(), 0, 0);
-        // The total includes the marker, which is not a record of the source.
+        // `total` includes the marker, which is not a record of the source.
         let present = total(&*to).await.map_err(destination)?;
         let records = present.saturating_sub(marker_version.min(1));
         let progress = Progress { records, ..Progress::default() };
@@ -220,7 +225,7 @@ impl MarkedWriter {
         Ok(writer)
     }
 
-    /// Adds a record of another engine, copying a large body into a blob of the destination.
+    /// Adds a record from another engine. Copies a large body to a blob in the destination.
     async fn copy_record(&mut self, key: Bytes, record: Record) -> Result<(), CopyError> {
         let large = record.body.len() > INLINE_BYTES_MAX as u64;
         let body = if large { self.copy_body(record.body).await? } else { record.body };
@@ -253,7 +258,7 @@ impl MarkedWriter {
         blob.finish().await.map_err(destination)
     }
 
-    /// Commits the pending records, and the last of their keys in the marker.
+    /// Commits the pending records, and stores the last key in the marker.
     async fn flush(&mut self) -> Result<(), CopyError> {
         match self.pending.last().map(|mutation| mutation.key.clone()) {
             Some(last) => self.commit(Some(last)).await,
@@ -293,7 +298,7 @@ struct PrefetchedRecords<'c> {
     from: &'c Arc<dyn Engine>,
     keys: std::vec::IntoIter<Bytes>,
     reads: JoinSet<(usize, Bytes, Result<Option<Record>>)>,
-    /// Records read, in reverse order.
+    /// Records that have been read, in reverse key order.
     ready: Vec<Option<KeyedRecord>>,
 }
 
@@ -385,7 +390,8 @@ async fn total(engine: &dyn Engine) -> Result<u64> {
     Ok(total)
 }
 
-/// Returns the CRC-32 of a record's key, expiry, meta and body, and their size in bytes.
+/// Returns the CRC-32 of a record's key, expiry time, meta and body, and the total size of key,
+/// meta and body in bytes.
 async fn digest((key, record): &KeyedRecord) -> Result<(u32, u64)> {
     let mut checksum = crc32fast::Hasher::new();
     let lens = [key.len() as u64, record.expires_at, record.meta.len() as u64, record.body.len()];
@@ -409,7 +415,7 @@ async fn read_chunk(body: &Body, offset: u64) -> Result<Bytes> {
     body.read(offset, remaining.min(CHUNK_BYTES)).await
 }
 
-/// Returns the first key at which two pages differ in key, expiry or meta.
+/// Returns the first key at which two pages differ in key, expiry time or meta.
 fn first_difference(one: &ScanPage, other: &ScanPage) -> Option<String> {
     let same = |a: &ScannedRecord<'_>, b: &ScannedRecord<'_>| {
         a.key == b.key && a.expires_at == b.expires_at && a.meta == b.meta
@@ -430,7 +436,7 @@ async fn scan_from(engine: &dyn Engine, start: Bytes) -> Result<ScanPage> {
     engine.scan(Scan { start, end, limit: PAGE_RECORDS, skip_expired_at: 0, eventual: false }).await
 }
 
-/// Returns the start of the page after this one; `None` if this is the last.
+/// Returns the start of the next page; `None` if this page is the last one.
 fn next_page_start(page: &ScanPage) -> Option<Bytes> {
     if page.len() < PAGE_RECORDS {
         return None;

@@ -87,7 +87,7 @@ impl Tables {
         let old = match mutation.record {
             Some(new) => {
                 let (expires_at, meta) = (new.expires_at, Bytes::copy_from_slice(&new.meta));
-                // The body may be a slice of a much larger network buffer, which must be released.
+                // The body is copied, because it may be a slice of a much larger network buffer.
                 let body = match new.body {
                     Body::Bytes(bytes) => Body::Bytes(Bytes::copy_from_slice(&bytes)),
                     Body::Stored(stored) => Body::Stored(stored),
@@ -155,6 +155,10 @@ impl Engine for Memory {
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move { Ok(Box::new(MemoryBlobWriter::default()) as Box<dyn BlobWriter>) })
+    }
+
+    fn buffers_blobs(&self) -> bool {
+        true
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -1,23 +1,24 @@
 //! The storage engine interface: an ordered map of byte keys to records, with atomic, durable
 //! commits.
 //!
-//! The data model ([`crate::kv`]) is written against [`Engine`] alone. Engines do not depend on
-//! stores, items, HTTP or wall-clock time; implementations are [`embedded`], `postgres` and
-//! [`memory`]. Every engine guarantees the following, and `tests/engine_contract.rs` checks all of
-//! them against it:
+//! The data model ([`crate::kv`]) depends only on this interface, and engines do not depend on
+//! stores, items or HTTP. The implementations are [`embedded`], `postgres` and [`memory`]. Every
+//! engine gives the following guarantees, which `tests/engine_contract.rs` checks for all engines:
 //!
 //! - **Atomicity and durability.** [`Engine::commit`] applies all mutations of a commit or none.
 //!   It returns [`Outcome::Committed`] only after they are durable.
-//! - **Versions.** A commit stamps every record it writes with one version. Versions under a key
-//!   increase strictly, across restarts and across removal of the record, and are never reused: a
-//!   record that still has version 17 has not been written since. Within a process, every commit's
-//!   version exceeds those of all earlier commits.
-//! - **Isolation.** Each read and scan sees one consistent state that includes every acknowledged
-//!   commit and nothing that is not yet durable ([`Scan::eventual`] relaxes the former). A
+//! - **Versions.** A commit assigns one version to all records that it writes. The versions of a
+//!   key strictly increase, even across restarts and after the record is removed, so they are never
+//!   reused. A record that still has version 17 has not been overwritten since version 17 was
+//!   assigned. Within a process, the version of a commit exceeds the versions of all earlier
+//!   commits.
+//! - **Isolation.** Each read and scan sees one consistent state, which includes every acknowledged
+//!   commit and only durable commits. A scan with [`Scan::eventual`] may miss recent commits. A
 //!   [`Snapshot`] never changes.
-//! - **Integrity.** A read returns the bytes that were written or [`EngineError::Corrupt`].
-//! - **Errors.** After a commit fails with [`EngineError::Full`] or [`EngineError::Unavailable`],
-//!   nothing was written. After any other error its outcome is unknown; read before retrying.
+//! - **Integrity.** A read returns either the bytes that were written or [`EngineError::Corrupt`].
+//! - **Errors.** If a commit fails with [`EngineError::Full`] or [`EngineError::Unavailable`],
+//!   nothing was written. After any other error the outcome is unknown; read the records before
+//!   retrying.
 
 pub mod copy;
 pub mod embedded;
@@ -32,7 +33,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// A boxed future, as trait objects need.
+/// A boxed future, as the methods of trait objects must return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The result of an engine call.
@@ -41,33 +42,33 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 /// The future of [`Engine::read`].
 pub type ReadFuture<'a> = BoxFuture<'a, Result<Option<Record>>>;
 
-/// Maximum size in bytes of a body passed in memory; larger ones are written as blobs. 256 KiB.
+/// Maximum size of a body passed in memory, in bytes (256 KiB). Larger bodies are written as blobs.
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 
-/// Maximum size in bytes of a stored body to read in one call; engines may cache bodies up to this
-/// size. 1 MiB.
+/// Maximum size of a stored body to read in one call, in bytes (1 MiB). Engines may cache bodies up
+/// to this size.
 pub const SINGLE_READ_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
 
 /// A stored record.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Version of the commit that wrote it; never 0.
+    /// Version of the commit that wrote the record; never 0.
     pub version: u64,
-    /// Expiry time, in the caller's unit; 0 means never. Only [`Engine::expired`] and
-    /// [`Scan::skip_expired_at`] act on it.
+    /// Expiry time, in the caller's unit; 0 if the record never expires. Only [`Engine::expired`]
+    /// and [`Scan::skip_expired_at`] depend on it.
     pub expires_at: u64,
-    /// The small part, returned by scans and by [`Projection::Meta`].
+    /// The small part of the record, which scans and reads with [`Projection::Meta`] return.
     pub meta: Bytes,
-    /// The large part; empty under [`Projection::Meta`].
+    /// The large part of the record; empty in a read with [`Projection::Meta`].
     pub body: Body,
 }
 
 /// The body of a record.
 #[derive(Clone)]
 pub enum Body {
-    /// Bytes in memory; callers should not exceed [`INLINE_BYTES_MAX`].
+    /// Bytes in memory. Callers should not commit more than [`INLINE_BYTES_MAX`] bytes.
     Bytes(Bytes),
-    /// A blob of the engine, read range by range.
+    /// A blob of the engine, which is read in ranges.
     Stored(Arc<dyn StoredBody>),
 }
 
@@ -75,7 +76,7 @@ impl Body {
     /// An empty body.
     pub const EMPTY: Body = Body::Bytes(Bytes::new());
 
-    /// Returns the size in bytes.
+    /// Returns the size of the body, in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Body::Bytes(bytes) => bytes.len() as u64,
@@ -91,7 +92,8 @@ impl Body {
     /// Reads `len` bytes at `offset`.
     ///
     /// # Errors
-    /// [`EngineError::Corrupt`] if the range exceeds the body or its bytes fail their checksum.
+    /// Returns [`EngineError::Corrupt`] if the range exceeds the body, or if its bytes do not match
+    /// their checksum.
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         match self {
             Body::Bytes(bytes) => {
@@ -113,10 +115,10 @@ impl fmt::Debug for Body {
     }
 }
 
-/// A handle to a blob in an engine. A blob without a commit that references it is deleted when its
-/// last handle is dropped.
+/// A handle to a blob in an engine. A blob that no commit refers to is deleted when its last handle
+/// is dropped.
 pub trait StoredBody: Send + Sync {
-    /// Returns the size in bytes.
+    /// Returns the size of the blob, in bytes.
     fn len(&self) -> u64;
     /// Returns whether the blob is empty.
     fn is_empty(&self) -> bool {
@@ -124,19 +126,20 @@ pub trait StoredBody: Send + Sync {
     }
     /// Reads `len` bytes at `offset` and verifies their checksums before returning them.
     fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes>>;
-    /// Returns `self`, so that its engine can downcast it.
+    /// Returns `self`, so that the engine can downcast the handle.
     fn as_any(&self) -> &dyn Any;
 }
 
-/// Writes a blob chunk by chunk. Dropping it before [`BlobWriter::finish`] discards the blob.
+/// Writes a blob chunk by chunk. Dropping the writer before [`BlobWriter::finish`] discards the
+/// blob.
 pub trait BlobWriter: Send {
     /// Appends a chunk.
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>>;
-    /// Makes all chunks durable and returns the body, ready to be referenced by a commit.
+    /// Makes all chunks durable, and returns a body that a commit can refer to.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body>>;
 }
 
-/// A condition of a commit: the record under `key` has exactly this version.
+/// A condition of a commit: the record under `key` must have exactly this version.
 #[derive(Clone, Debug)]
 pub struct Precondition {
     /// The record's key.
@@ -145,7 +148,7 @@ pub struct Precondition {
     pub version: u64,
 }
 
-/// A write of a commit: puts or removes one record.
+/// A write in a commit. It puts or removes one record.
 #[derive(Clone, Debug)]
 pub struct Mutation {
     /// The record's key.
@@ -165,14 +168,14 @@ pub struct NewRecord {
     pub body: Body,
 }
 
-/// An atomic unit: if every precondition holds, every mutation is applied.
+/// Mutations that are applied atomically, provided that all preconditions hold.
 ///
 /// A key may appear in at most one mutation.
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
     /// Lower bound of the version assigned to the commit.
     pub version_min: u64,
-    /// Conditions checked against the state the commit is applied to.
+    /// Conditions that must hold in the state to which the commit is applied.
     pub preconditions: Vec<Precondition>,
     /// Writes to apply.
     pub mutations: Vec<Mutation>,
@@ -181,7 +184,7 @@ pub struct Commit {
 /// The outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Applied, durable and visible, with this version.
+    /// The commit was applied with this version, and is durable and visible.
     Committed(u64),
     /// A precondition failed; nothing was written.
     Conflict,
@@ -190,7 +193,7 @@ pub enum Outcome {
 /// The parts of a record to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Projection {
-    /// Everything but the body, which is returned empty.
+    /// The whole record except for the body, which is returned empty.
     Meta,
     /// The whole record.
     Full,
@@ -205,7 +208,7 @@ pub struct Scan {
     pub end: Bytes,
     /// Maximum number of records to return.
     pub limit: usize,
-    /// Skips records with `0 < expires_at <= skip_expired_at`.
+    /// Records with `0 < expires_at <= skip_expired_at` are skipped.
     pub skip_expired_at: u64,
     /// Allows a slightly stale result, for example from an asynchronous replica.
     pub eventual: bool,
@@ -240,7 +243,7 @@ pub struct ScannedRecord<'p> {
 }
 
 impl ScanPage {
-    /// Creates an empty page with room for `limit` records of typical size, at most 1024.
+    /// Creates an empty page with room for `limit` records of typical size, up to 1024 records.
     pub fn with_capacity(limit: usize) -> ScanPage {
         const RECORDS: usize = 1024;
         const RECORD_BYTES: usize = 72;
@@ -290,12 +293,12 @@ pub type KeyedRecord = (Bytes, Record);
 
 /// A consistent view of all records at one point in time, unaffected by later commits.
 ///
-/// It may prevent the engine from reclaiming space, so drop it as soon as possible.
+/// A snapshot may prevent the engine from reclaiming space, so drop it as soon as possible.
 pub trait Snapshot: Send {
     /// Returns the first records of `start..end`, with bodies, in key order.
     ///
-    /// Returns at most `limit` records and stops early once their bodies exceed about `bytes`
-    /// bytes, but returns at least one record if the range has any.
+    /// Returns at most `limit` records, and fewer if their bodies exceed about `bytes` bytes.
+    /// Returns at least one record unless the range is empty.
     fn scan(
         &mut self,
         start: Bytes,
@@ -305,40 +308,40 @@ pub trait Snapshot: Send {
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>>;
 }
 
-/// Statistics of an engine since it was opened.
+/// Statistics of an engine. The counters start at 0 when the engine is opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
     /// Bytes used on disk; 0 if the engine does not manage files.
     pub disk_bytes: u64,
-    /// Bytes of WAL that are not yet checkpointed.
+    /// Total size of the WAL files, in bytes.
     pub wal_bytes: u64,
-    /// Commits applied.
+    /// Number of commits applied.
     pub commits: u64,
-    /// Commits rejected by a precondition.
+    /// Number of commits rejected because a precondition failed.
     pub conflicts: u64,
-    /// Commit groups; one sync makes a whole group durable.
+    /// Number of commit groups. One sync makes a whole group durable.
     pub groups: u64,
     /// Microseconds spent making commit groups durable.
     pub sync_micros: u64,
-    /// Reads served from the read cache.
+    /// Number of reads served from the read cache.
     pub cache_hits: u64,
-    /// Reads not served from the read cache.
+    /// Number of reads not served from the read cache.
     pub cache_misses: u64,
 }
 
 /// Why an engine call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    /// No space left; nothing was written. Reads still work.
+    /// No space is left, and nothing was written. Reads still work.
     #[error("storage is full: {0}")]
     Full(String),
-    /// Stored bytes fail their checksum or cannot be decoded.
+    /// Stored bytes do not match their checksum or cannot be decoded.
     #[error("stored data is damaged: {0}")]
     Corrupt(String),
     /// Any other failure; a commit may or may not have been applied.
     #[error("storage failed: {0}")]
     Failed(String),
-    /// The storage stayed unreachable until the retry limit; nothing was written.
+    /// The storage could not be reached within the time limit for retries; nothing was written.
     #[error("storage cannot be reached: {0}")]
     Unavailable(String),
     /// The engine has been closed.
@@ -360,21 +363,19 @@ pub trait Engine: Send + Sync + 'static {
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<ScanPage>>;
     /// Opens a snapshot of the current state.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>>>;
-    /// Returns keys and versions of up to `limit` records with `0 < expires_at <= until`, earliest
-    /// expiry first.
+    /// Returns the keys and versions of up to `limit` records with `0 < expires_at <= until`, in
+    /// order of expiry time.
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>>;
-    /// Returns the number of records whose key begins with the byte `first`, without a scan.
+    /// Returns the number of records whose keys begin with the byte `first`, without scanning them.
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>>;
     /// Checks the preconditions and applies the mutations, atomically and durably.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>>;
-    /// Returns whether blobs are buffered in memory while they are written, so that callers must
-    /// budget for their full size.
-    fn buffers_blobs(&self) -> bool {
-        false
-    }
+    /// Returns whether whole blobs are held in memory while they are written and read. If so,
+    /// callers must reserve memory for their full size.
+    fn buffers_blobs(&self) -> bool;
     /// Starts writing a blob.
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>>;
-    /// Completes accepted commits and closes the engine; later calls fail with
+    /// Completes all accepted commits and closes the engine. Later calls fail with
     /// [`EngineError::Closed`].
     fn close(&self) -> BoxFuture<'_, Result<()>>;
     /// Returns the engine's statistics.

@@ -5,33 +5,35 @@ use super::buffered_stream::BufferedStream;
 use super::request::{Framing, RequestHead};
 use super::transfer_rate::{BYTES_PER_SEC_MIN, Contention, TransferRate};
 use bytes::Bytes;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// Maximum size in bytes of the chunks that [`Body::chunk`] returns.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Maximum size in bytes of a line between chunks.
+/// Maximum size in bytes of a line in chunked framing.
 const LINE_BYTES_MAX: usize = 1024;
 /// Maximum total size of trailers in bytes.
 const TRAILERS_BYTES_MAX: usize = 8 * 1024;
-/// An unread rest of a body of up to this many bytes is discarded, so that the connection stays
-/// open.
+/// Maximum number of unread body bytes that are discarded to keep the connection open.
 const DRAIN_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a body could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The connection ended within the body.
+    /// The connection ended before the body was complete.
     #[error("the connection ended before the body was complete")]
     Truncated,
     /// The next bytes did not arrive in time.
     #[error("no body data received for {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The average rate was too low.
-    #[error(
-        "the body arrives too slowly: send it faster than {BYTES_PER_SEC_MIN} bytes per second"
-    )]
+    /// The average transfer rate was too low.
+    #[error("the body arrives too slowly: send at least {BYTES_PER_SEC_MIN} bytes per second")]
     TooSlow,
+    /// The client closed the connection while the server was processing the request.
+    #[error("the client closed the connection")]
+    Disconnected,
     /// The chunked framing is invalid.
     #[error("malformed chunked body: {0}")]
     Malformed(&'static str),
@@ -50,6 +52,8 @@ enum Position {
     End,
     /// Reading failed.
     Failed,
+    /// The client closed the connection.
+    Disconnected,
 }
 
 /// The body of a request.
@@ -58,6 +62,9 @@ pub struct Body<'c, S> {
     position: Position,
     /// Whether the client waits for `100 Continue`.
     expects_continue: bool,
+    /// The interim response that is sent to detect whether the client has disconnected; empty for
+    /// HTTP/1.0 clients.
+    interim: &'static [u8],
     rate: TransferRate,
 }
 
@@ -72,32 +79,53 @@ impl<'c, S: Stream> Body<'c, S> {
             Framing::Length(len) => Position::Sized(len),
             Framing::Chunked => Position::ChunkSize,
         };
+        let interim: &[u8] = if head.http_10 { b"" } else { b"HTTP/1.1 102 Processing\r\n\r\n" };
         let rate = TransferRate::new(timeout, None);
-        Body { io, position, expects_continue: head.expects_continue, rate }
+        Body { io, position, expects_continue: head.expects_continue, interim, rate }
     }
 
-    /// Returns the size of the rest of the body in bytes, if the client declared it.
+    /// Returns the number of unread body bytes, or `None` if the client did not declare the size.
     pub fn declared_bytes(&self) -> Option<u64> {
         match self.position {
-            Position::End | Position::Failed => Some(0),
+            Position::End | Position::Failed | Position::Disconnected => Some(0),
             Position::Sized(remaining) => Some(remaining),
             Position::ChunkSize | Position::ChunkData(_) => None,
         }
     }
 
-    /// Requires a higher rate while other requests wait for memory that this one holds.
+    /// Requires a higher rate while other requests wait for memory that this request holds.
     pub fn yield_to(&mut self, contention: Contention) {
         self.rate.yield_to(contention);
     }
 
-    /// Reads the next bytes, at most 256 KiB; `None` at the end. The first call sends
+    /// Runs `work`, but drops it if the client disconnects. If `work` completes without waiting,
+    /// the connection is not checked. Bytes that the client sends in the meantime are kept.
+    ///
+    /// A client that only shuts down its sending side still gets a response. While an HTTP/1.1
+    /// client waits for it, `102 Processing` is sent every second; sending fails once the client
+    /// has disconnected.
+    ///
+    /// # Errors
+    /// Returns [`BodyError::Disconnected`] if the client has disconnected; no response is sent.
+    pub async fn while_connected<T>(
+        &mut self,
+        work: Pin<&mut (impl Future<Output = T> + Send)>,
+    ) -> Result<T, BodyError> {
+        self.io.while_connected(self.interim, work).await.map_err(|_| {
+            self.position = Position::Disconnected;
+            BodyError::Disconnected
+        })
+    }
+
+    /// Reads the next bytes, at most 256 KiB, or returns `None` at the end. The first call sends
     /// `100 Continue` if the client expects it.
     ///
     /// # Errors
-    /// If the body is truncated, stalls or is malformed. All later calls fail too.
+    /// Fails if the body is truncated, malformed or too slow, or if the client has disconnected.
+    /// All later calls fail too.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         let read = self.next().await;
-        if read.is_err() {
+        if read.is_err() && self.position != Position::Disconnected {
             self.position = Position::Failed;
         }
         read
@@ -111,6 +139,7 @@ impl<'c, S: Stream> Body<'c, S> {
             match self.position {
                 Position::End => return Ok(None),
                 Position::Failed => return Err(BodyError::Truncated),
+                Position::Disconnected => return Err(BodyError::Disconnected),
                 Position::Sized(remaining) => {
                     let bytes = self.read_data(remaining).await?;
                     self.position = match remaining - bytes.len() as u64 {
@@ -134,7 +163,7 @@ impl<'c, S: Stream> Body<'c, S> {
                     } else if self.read_line().await?.is_empty() {
                         self.position = Position::ChunkSize;
                     } else {
-                        return Err(BodyError::Malformed("a chunk is longer than its size"));
+                        return Err(BodyError::Malformed("a chunk exceeds its declared size"));
                     }
                     return Ok(Some(bytes));
                 }
@@ -143,12 +172,12 @@ impl<'c, S: Stream> Body<'c, S> {
     }
 
     async fn read_data(&mut self, remaining: u64) -> Result<Bytes, BodyError> {
-        // At most CHUNK_BYTES_MAX, so the cast is lossless.
+        // The minimum is at most CHUNK_BYTES_MAX, so the cast is lossless.
         let len = remaining.min(CHUNK_BYTES_MAX as u64) as usize;
         self.io.read_exact(len, &mut self.rate).await.map_err(|e| self.error(&e))
     }
 
-    /// Reads a line and strips its CR LF.
+    /// Reads a line and removes the CR LF.
     async fn read_line(&mut self) -> Result<Bytes, BodyError> {
         let mut searched = 0;
         loop {
@@ -190,14 +219,20 @@ impl<'c, S: Stream> Body<'c, S> {
         }
     }
 
-    /// Whether the connection can stay open: the body is complete, or its unread rest is small and
-    /// of known size.
+    /// Returns whether the connection can stay open: either the body is complete, or the size of
+    /// the unread part is known and small.
     pub(super) fn is_drainable(&self) -> bool {
         match self.position {
             Position::End => true,
             Position::Sized(remaining) => remaining <= DRAIN_BYTES_MAX && !self.expects_continue,
-            Position::ChunkSize | Position::ChunkData(_) | Position::Failed => false,
+            Position::ChunkSize | Position::ChunkData(_) => false,
+            Position::Failed | Position::Disconnected => false,
         }
+    }
+
+    /// Returns whether the client is known to have disconnected.
+    pub(super) fn is_disconnected(&self) -> bool {
+        self.position == Position::Disconnected
     }
 }
 

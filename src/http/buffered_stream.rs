@@ -1,4 +1,4 @@
-//! A connection's stream with its read and write buffers and its timer.
+//! The stream of a connection, with read and write buffers and a timer.
 
 use super::Stream;
 use super::transfer_rate::TransferRate;
@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -15,17 +15,31 @@ use tokio::time::{Instant, Sleep, sleep_until};
 const READ_BYTES: usize = 8 * 1024;
 /// Capacity in bytes that each buffer of an idle connection keeps.
 const IDLE_BYTES: usize = 8 * 1024;
-/// Reads up to this size are copied out of the input buffer; larger ones get their own buffer.
+/// Interval at which a client that has shut down its sending side is probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Reads up to this size are copied out of the input buffer. Larger reads get their own buffer.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
 pub(super) struct BufferedStream<S> {
     stream: S,
-    /// Bytes read and not yet consumed.
+    /// Bytes that have been read but not consumed.
     pub(super) input: BytesMut,
     /// Bytes to write before the next read.
     pub(super) output: Vec<u8>,
-    /// Reset only to an earlier deadline, so that most waits need no timer operation.
+    /// The timer shared by all waits. It is reset only if a wait has an earlier deadline, or if the
+    /// timer fires too early. Most waits therefore need no timer operation.
     timer: Pin<Box<Sleep>>,
+}
+
+/// How the server watches for a disconnect while it processes a request.
+#[derive(Clone, Copy)]
+enum Watch {
+    /// Reading, until the client shuts down its sending side.
+    Reading,
+    /// Waiting until this time to send the next probe.
+    Waiting(Instant),
+    /// Writing a probe.
+    Probing,
 }
 
 impl<S: Stream> BufferedStream<S> {
@@ -35,7 +49,7 @@ impl<S: Stream> BufferedStream<S> {
         BufferedStream { stream, input, output, timer }
     }
 
-    /// Flushes the output, then reads more input; 0 at the end of the stream.
+    /// Flushes the output, then reads more input. Returns 0 at the end of the stream.
     pub(super) async fn fill(&mut self, timeout: Duration) -> io::Result<usize> {
         self.flush(timeout).await?;
         self.input.reserve(READ_BYTES);
@@ -43,14 +57,14 @@ impl<S: Stream> BufferedStream<S> {
         with_timeout(&mut self.timer, timeout, read).await
     }
 
-    /// As [`BufferedStream::fill`], for a body with a minimum rate.
+    /// Like [`BufferedStream::fill`], but reads a body and enforces its minimum rate.
     pub(super) async fn fill_body(&mut self, rate: &mut TransferRate) -> io::Result<usize> {
         self.flush(rate.timeout()).await?;
         self.input.reserve(READ_BYTES);
         read(&mut self.stream, &mut self.timer, &mut self.input, rate).await
     }
 
-    /// Reads exactly `len` bytes of a body; an earlier end of the stream is an error.
+    /// Reads exactly `len` bytes of a body. Fails if the stream ends earlier.
     pub(super) async fn read_exact(
         &mut self,
         len: usize,
@@ -77,7 +91,7 @@ impl<S: Stream> BufferedStream<S> {
         Ok(bytes.freeze())
     }
 
-    /// Releases buffers that have grown; called before the connection waits for a request.
+    /// Releases buffers that have grown. Called before the connection waits for a request.
     pub(super) fn shrink(&mut self) {
         if self.output.is_empty() && self.output.capacity() > IDLE_BYTES {
             self.output = Vec::new();
@@ -87,8 +101,8 @@ impl<S: Stream> BufferedStream<S> {
         }
     }
 
-    /// Reads and discards `len` bytes within `limit`, without further memory; returns whether all
-    /// of them arrived.
+    /// Reads and discards `len` bytes without buffering them. Returns whether all of them arrived
+    /// within `limit`.
     pub(super) async fn discard(&mut self, len: u64, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut remaining = len;
@@ -116,7 +130,7 @@ impl<S: Stream> BufferedStream<S> {
         Ok(())
     }
 
-    /// Writes the output buffer and `bytes` of a body together: a separate write would wake the
+    /// Writes the output buffer and `bytes` of a body together, because two writes would wake the
     /// client twice.
     pub(super) async fn write(&mut self, bytes: &[u8], rate: &mut TransferRate) -> io::Result<()> {
         let mut written = 0;
@@ -149,13 +163,86 @@ impl<S: Stream> BufferedStream<S> {
         with_timeout(&mut self.timer, rate.timeout(), self.stream.flush()).await
     }
 
-    /// Shuts down writing.
+    /// Runs `work`, which must not use the stream, as long as the client is connected.
+    ///
+    /// The stream is used only if `work` waits. Input that arrives in the meantime is kept. Once
+    /// the input buffer is full, disconnects are no longer detected. A client that shuts down its
+    /// sending side may have closed the connection, or may still be waiting for the response. To
+    /// find out, the server sends `interim`: if the connection is closed, the client's operating
+    /// system answers with a reset.
+    ///
+    /// # Errors
+    /// Fails if the connection is closed or reset before `work` completes.
+    pub(super) async fn while_connected<T>(
+        &mut self,
+        interim: &[u8],
+        mut work: Pin<&mut (impl Future<Output = T> + Send + ?Sized)>,
+    ) -> io::Result<T> {
+        let mut watch = Watch::Reading;
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll_disconnected(cx, interim, &mut watch).map(Err),
+        })
+        .await
+    }
+
+    /// Waits until the client is known to have disconnected.
+    fn poll_disconnected(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: &[u8],
+        watch: &mut Watch,
+    ) -> Poll<io::Error> {
+        loop {
+            let done = match *watch {
+                Watch::Reading if self.input.len() >= READ_BYTES => return Poll::Pending,
+                Watch::Reading => {
+                    self.input.reserve(READ_BYTES);
+                    let read = pin!(self.stream.read_buf(&mut self.input));
+                    ready!(read.poll(cx)).map(|bytes| match bytes {
+                        0 => Watch::Waiting(Instant::now() + PROBE_INTERVAL),
+                        _ => Watch::Reading,
+                    })
+                }
+                Watch::Waiting(until) => {
+                    ready!(poll_timer(&mut self.timer, until, cx));
+                    self.output.extend_from_slice(interim);
+                    Ok(Watch::Probing)
+                }
+                Watch::Probing => ready!(self.poll_probe(cx))
+                    .map(|()| Watch::Waiting(Instant::now() + PROBE_INTERVAL)),
+            };
+            match done {
+                Ok(next) => *watch = next,
+                Err(e) => return Poll::Ready(e),
+            }
+        }
+    }
+
+    /// Writes the output buffer. Unlike [`BufferedStream::flush`], this may be cancelled at any
+    /// point. An empty buffer causes an empty write, which fails if the connection was reset.
+    fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write(cx, &self.output))?;
+            if self.output.is_empty() {
+                break;
+            }
+            self.output.drain(..nonzero(written)?);
+            if self.output.is_empty() {
+                break;
+            }
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Shuts down the sending side.
     pub(super) async fn shutdown(&mut self, timeout: Duration) -> io::Result<()> {
         with_timeout(&mut self.timer, timeout, self.stream.shutdown()).await
     }
 
-    /// Shuts down writing, then discards input for up to 10 s, so that the client receives the
-    /// response instead of a reset.
+    /// Flushes the output, shuts down the sending side and discards input for up to 10 s, so that
+    /// the client receives the response instead of a reset.
     pub(super) async fn linger(&mut self, timeout: Duration) {
         const BYTES_MAX: usize = 64 << 20;
         const QUIET_MAX: Duration = Duration::from_secs(5);
@@ -176,7 +263,7 @@ impl<S: Stream> BufferedStream<S> {
     }
 }
 
-/// Reads bytes of a body at a minimum rate; 0 at the end of the stream.
+/// Reads bytes of a body and enforces its minimum rate. Returns 0 at the end of the stream.
 async fn read<S: Stream>(
     stream: &mut S,
     timer: &mut Pin<Box<Sleep>>,
@@ -228,16 +315,21 @@ async fn with_timeout<T>(
             return Poll::Ready(done);
         }
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + timeout);
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        poll_timer(timer, deadline, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     })
     .await
+}
+
+/// Waits until `deadline` on a shared timer.
+fn poll_timer(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    if timer.deadline() > deadline {
+        timer.as_mut().reset(deadline);
+    }
+    while timer.as_mut().poll(cx).is_ready() {
+        if Instant::now() >= deadline {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(deadline);
+    }
+    Poll::Pending
 }

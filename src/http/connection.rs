@@ -9,15 +9,16 @@ use std::io;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
-/// Clients without a valid token whose bodies are drained at the same time. The connections of
-/// others close right after the response, which a client that still sends may not receive.
+/// Maximum number of connections whose remaining input is discarded at the same time after a
+/// request without a valid token. Further connections are closed right after the response, so a
+/// client that is still sending may not receive the response.
 const UNAUTHENTICATED_DRAINS: usize = 64;
 static UNAUTHENTICATED: Semaphore = Semaphore::const_new(UNAUTHENTICATED_DRAINS);
 
 /// Time limit for shutting down an idle connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why there is no request to serve.
+/// Why no request could be read.
 enum HeadError {
     /// The connection was closed, exceeded its idle timeout, or is draining.
     Closed,
@@ -25,7 +26,8 @@ enum HeadError {
     Rejected(RequestError),
 }
 
-/// Serves a connection until either side closes it, or `drain` becomes true between requests.
+/// Serves a connection until either side closes it. Once `drain` is true, the connection closes
+/// after the current request.
 pub async fn serve<S: Stream, V: Service>(
     stream: S,
     service: &V,
@@ -38,7 +40,8 @@ pub async fn serve<S: Stream, V: Service>(
         let head = match read_head(&mut io, timeouts, &mut drain).await {
             Ok(head) => head,
             Err(HeadError::Closed) => {
-                // Over TLS, the client can tell this from a connection that was cut.
+                // Over TLS, this sends close_notify, which distinguishes a clean close from a lost
+                // connection.
                 let _ = io.shutdown(CLOSE_TIMEOUT).await;
                 return;
             }
@@ -48,11 +51,14 @@ pub async fn serve<S: Stream, V: Service>(
         };
         let mut body = Body::new(&mut io, &head, timeouts.body);
         let mut response = service.call(&head, &mut body).await;
+        if body.is_disconnected() {
+            return;
+        }
         response.close |= head.close || *drain.borrow() || !body.is_drainable();
         if head.http_10 {
             response.downgrade_to_http_10();
         }
-        // Written before the rest of the body is read: the client may wait for the response.
+        // Write the response before reading the rest of the body: the client may be waiting for it.
         let remaining = body.declared_bytes().unwrap_or(0);
         let mut permit = None;
         if response.unauthenticated && (response.close || remaining > io.input.len() as u64) {
@@ -74,7 +80,7 @@ pub async fn serve<S: Stream, V: Service>(
     }
 }
 
-/// Answers a connection with an error instead of reading a request from it, and closes it.
+/// Sends an error response without reading a request, and closes the connection.
 pub async fn reject<S: Stream, V: Service>(
     stream: S,
     service: &V,
@@ -98,8 +104,8 @@ async fn write_rejection<S: Stream, V: Service>(
     }
 }
 
-/// Sends the response and closes the connection, after reading what the client still sends if
-/// `drains`.
+/// Sends the response and closes the connection. If `drains` is set, first discards the rest of the
+/// input.
 async fn close<S: Stream>(io: &mut BufferedStream<S>, drains: bool, timeouts: Timeouts) {
     if drains {
         io.linger(timeouts.write).await;
@@ -116,7 +122,7 @@ async fn read_head<S: Stream>(
     let mut searched = 0;
     let mut deadline = None;
     loop {
-        // Empty lines before a request are skipped (RFC 9112 section 2.2), also across reads.
+        // Skip empty lines before a request (RFC 9112 section 2.2), even if split across reads.
         while io.input.starts_with(b"\r\n") {
             let _ = io.input.split_to(2);
             (searched, deadline) = (0, None);
@@ -127,7 +133,7 @@ async fn read_head<S: Stream>(
         }
         searched = io.input.len();
         let read = if searched == 0 {
-            // Flushed first: the read below may be cancelled at any point.
+            // Flush first, because the read below may be cancelled at any point.
             io.flush(timeouts.write).await.map_err(|_| HeadError::Closed)?;
             if *drain.borrow_and_update() {
                 return Err(HeadError::Closed);

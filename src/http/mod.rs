@@ -1,7 +1,7 @@
-//! HTTP/1.1 on one connection: request heads, bodies, timeouts and responses.
+//! An HTTP/1.1 server for one connection: request heads, bodies, timeouts and responses.
 //!
-//! `httparse` tokenizes heads; the rest is written here because this API depends on details that
-//! HTTP frameworks normalize: the raw target must reach the router, a request with ambiguous
+//! `httparse` tokenizes request heads. The rest is implemented here, because the API depends on
+//! details that HTTP frameworks hide: the router needs the raw target, requests with ambiguous
 //! framing must be rejected, and every error needs the API's JSON body.
 
 mod body;
@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
-/// Maximum size of a request target in bytes; a key of 1024 bytes takes 3 KiB fully escaped.
+/// Maximum size of a request target in bytes; a key of 1024 bytes takes 3 KiB when fully escaped.
 pub const TARGET_BYTES_MAX: usize = 16 * 1024;
 /// Maximum total size of request headers in bytes.
 pub const FIELDS_BYTES_MAX: usize = 32 * 1024;
@@ -35,13 +35,15 @@ pub const FIELDS_MAX: usize = 100;
 /// Timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For a request head, from its first byte to its last.
+    /// Time limit for receiving a request head, from the first byte to the last.
     pub head: Duration,
-    /// For an idle connection, between requests.
+    /// Time limit for an idle connection between requests.
     pub idle: Duration,
-    /// For the next bytes of a request body, and before its average rate is checked.
+    /// Time limit for the next bytes of a request body; also the delay before the minimum transfer
+    /// rate is enforced.
     pub body: Duration,
-    /// For the client to accept the next bytes of a response, and before the rate is checked.
+    /// Time limit for sending the next bytes of a response; also the delay before the minimum
+    /// transfer rate is enforced.
     pub write: Duration,
 }
 
@@ -77,6 +79,6 @@ pub enum RequestError {
     UnknownExpectation,
     /// The version is not HTTP/1.0 or HTTP/1.1.
     UnknownVersion,
-    /// The client speaks plain HTTP to a port with TLS.
+    /// The client sent plain HTTP to a TLS port.
     PlainHttp,
 }

@@ -11,7 +11,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// By `Content-Length`; 0 without the header.
+    /// By `Content-Length`, in bytes; 0 if the header is absent.
     Length(u64),
     /// By chunked transfer coding.
     Chunked,
@@ -33,12 +33,12 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Finds the end of the head at the start of `input`; `None` if more input is needed. Resumes
-    /// a search of the first `searched` bytes.
+    /// Finds the end of the head at the start of `input`, or returns `None` if more input is
+    /// needed. An earlier search has covered the first `searched` bytes.
     ///
     /// # Errors
-    /// If the head exceeds a limit, or cannot become valid: it has a bare LF or begins with a byte
-    /// that is not part of a method.
+    /// Fails if the head exceeds a limit, contains a bare LF or begins with a byte that is not
+    /// allowed in a method.
     pub(super) fn find_end(input: &[u8], searched: usize) -> Result<Option<usize>, RequestError> {
         match input.first() {
             Some(&TLS_HANDSHAKE) => return Err(RequestError::Tls),
@@ -49,8 +49,8 @@ impl RequestHead {
         }
         for at in memchr_iter(b'\n', input.get(searched..).unwrap_or_default()) {
             let line = input.get(..searched + at).unwrap_or_default();
-            // A proxy that does not end lines at a bare LF would see one header where this server
-            // would see two.
+            // Reject a bare LF. Implementations differ in whether it ends a line, so a proxy and
+            // this server could see different headers.
             let Some(line) = line.strip_suffix(b"\r") else {
                 return Err(malformed("a line does not end in CR LF"));
             };
@@ -71,7 +71,7 @@ impl RequestHead {
     /// Parses a complete head, found by [`RequestHead::find_end`].
     ///
     /// # Errors
-    /// If it is malformed, exceeds a limit, or has ambiguous or unsupported framing.
+    /// Fails if the head is malformed, exceeds a limit, or has ambiguous or unsupported framing.
     pub(super) fn parse(bytes: &[u8]) -> Result<RequestHead, RequestError> {
         let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut []);
@@ -83,7 +83,7 @@ impl RequestHead {
             Err(e) => return Err(RequestError::Malformed(e.to_string())),
         }
         let (Some(method), Some(target)) = (request.method, request.path) else {
-            return Err(malformed("no request line"));
+            return Err(malformed("the request line is missing"));
         };
         if target.len() > TARGET_BYTES_MAX {
             return Err(RequestError::TargetTooLong);
@@ -110,9 +110,9 @@ impl RequestHead {
         Ok(head)
     }
 
-    /// Interprets the headers about framing, the connection and the host. Ambiguous framing is an
-    /// error (RFC 9112 sections 6.1 and 6.3), and so is a missing, repeated or invalid `Host`
-    /// (section 3.2); HTTP/1.0 does not require one.
+    /// Interprets the headers for framing, the connection and the host. Ambiguous framing is an
+    /// error (RFC 9112 sections 6.1 and 6.3). A repeated or invalid `Host` is also an error, as is
+    /// a missing `Host` in HTTP/1.1 (section 3.2).
     fn interpret_fields(&mut self) -> Result<(), RequestError> {
         let http_10 = self.http_10;
         let (mut length, mut chunked) = (None, false);
@@ -120,14 +120,14 @@ impl RequestHead {
         for (name, value) in self.headers() {
             if name.eq_ignore_ascii_case(b"host") {
                 if std::mem::replace(&mut has_host, true) {
-                    return Err(malformed("more than one Host"));
+                    return Err(malformed("more than one Host header"));
                 }
                 if !is_host(value) {
                     return Err(malformed("Host must be a host name or address"));
                 }
             } else if name.eq_ignore_ascii_case(b"content-length") {
                 if length.is_some() {
-                    return Err(malformed("more than one Content-Length"));
+                    return Err(malformed("more than one Content-Length header"));
                 }
                 length = Some(parse_length(value)?);
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
@@ -154,7 +154,7 @@ impl RequestHead {
         }
         self.framing = match (length, chunked) {
             (Some(_), true) => return Err(malformed("both Content-Length and Transfer-Encoding")),
-            (None, true) if http_10 => return Err(malformed("Transfer-Encoding in HTTP/1.0")),
+            (None, true) if http_10 => return Err(malformed("HTTP/1.0 has no Transfer-Encoding")),
             (None, true) => Framing::Chunked,
             (length, false) => Framing::Length(length.unwrap_or(0)),
         };
@@ -183,7 +183,7 @@ impl RequestHead {
         rest.get(slash..).unwrap_or_default()
     }
 
-    /// Returns the raw query, after the `?`.
+    /// Returns the raw query: the part of the target after `?`.
     pub fn query(&self) -> &[u8] {
         let target = self.slice(&self.target);
         let start = target.iter().position(|byte| *byte == b'?');
@@ -202,7 +202,7 @@ impl RequestHead {
         self.headers().filter_map(named)
     }
 
-    /// Returns the declared size of the body in bytes; `None` for a chunked body.
+    /// Returns the declared size of the body in bytes, or `None` for a chunked body.
     pub fn content_length(&self) -> Option<u64> {
         match self.framing {
             Framing::Length(length) => Some(length),
@@ -215,12 +215,12 @@ fn malformed(what: &str) -> RequestError {
     RequestError::Malformed(what.into())
 }
 
-/// Whether a byte may be part of a method (RFC 9110 section 5.6.2).
+/// Returns whether a byte may be part of a method (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether `value` is a host with an optional port, or empty (RFC 9112 section 3.2).
+/// Returns whether `value` is a host with an optional port, or empty (RFC 9112 section 3.2).
 fn is_host(value: &[u8]) -> bool {
     let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
     let address = |byte: &u8| name(byte) || *byte == b':';
@@ -253,7 +253,7 @@ fn parse_length(value: &[u8]) -> Result<u64, RequestError> {
 mod tests {
     use super::*;
 
-    /// Parses a head, to which a `Host` is added.
+    /// Adds a `Host` header to a head and parses it.
     fn parse(text: &str) -> Result<RequestHead, RequestError> {
         let text = text.replacen("\r\n", "\r\nhost: h\r\n", 1);
         parse_raw(&text)
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_not_decoded_or_normalised() {
+    fn targets_are_not_decoded_or_normalized() {
         let head = parse("PUT /a%2Fb/../x//y+z;p#f?q=%2B&r=+ HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(head.path(), b"/a%2Fb/../x//y+z;p#f");
         assert_eq!(head.query(), b"q=%2B&r=+");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_required_once_and_valid() {
+    fn host_must_be_valid_and_unique_and_is_required_in_http_1_1() {
         let parse = |version: &str, hosts: &[&str]| {
             let fields: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
             parse_raw(&format!("GET / HTTP/{version}\r\n{fields}\r\n")).is_ok()
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_found_across_any_split_of_its_reads() {
+    fn the_end_of_a_head_is_found_at_any_split_between_reads() {
         let text = b"GET / HTTP/1.1\r\nhost: h\r\n\r\nrest";
         for cut in 0..text.len() {
             let first = RequestHead::find_end(&text[..cut], 0).unwrap();

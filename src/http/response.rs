@@ -1,4 +1,4 @@
-//! Responses, and writing them to the connection.
+//! Builds responses and writes them to the connection.
 
 use super::Stream;
 use super::buffered_stream::BufferedStream;
@@ -9,16 +9,17 @@ use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bodies up to this size, in bytes, are copied behind their head; larger ones are written from
-/// where they are. Small enough that the output buffer need not shrink between requests.
+/// Bodies up to this size, in bytes, are copied into the output buffer after the head; larger
+/// bodies are written without a copy. With this limit, the output buffer stays within the capacity
+/// that an idle connection keeps.
 const COALESCE_BYTES_MAX: usize = 4 * 1024;
 /// The last second that an HTTP date can express, in the year 9999.
 const HTTP_DATE_MAX_SECS: u64 = 253_402_300_799;
 
-/// Produces a response body that is too large for memory, in pieces.
+/// Produces, piece by piece, a response body that is too large for memory.
 pub trait BodySource: Send {
-    /// Returns the next bytes; `None` at the end. After an error the connection is closed, so that
-    /// the client detects an incomplete body.
+    /// Returns the next bytes, or `None` at the end. An error closes the connection, so that the
+    /// client detects that the body is incomplete.
     fn next(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Option<Bytes>>> + Send + '_>>;
 }
 
@@ -30,7 +31,8 @@ pub enum Payload {
     Bytes(Bytes),
     /// A streamed body of this length.
     Sized(u64, Box<dyn BodySource>),
-    /// A streamed body of unknown length: chunked or, in HTTP/1.0, ended by closing the connection.
+    /// A streamed body of unknown length. It is chunked or, in HTTP/1.0, ended by closing the
+    /// connection.
     Chunked(Box<dyn BodySource>),
     /// Only a `Content-Length`, for HEAD.
     LengthOnly(u64),
@@ -46,11 +48,12 @@ pub struct Response {
     pub payload: Payload,
     /// Whether the connection closes after this response.
     pub close: bool,
-    /// Whether the request was not authenticated; few of their bodies are drained at a time.
+    /// Whether authentication failed. The server limits how many connections it drains after failed
+    /// authentication.
     pub(super) unauthenticated: bool,
     /// A value, such as a permit, that is dropped once the response is written.
     _guard: Option<Box<dyn Send>>,
-    /// The contention for what `_guard` holds.
+    /// The contention for the resource held by `_guard`.
     contention: Option<Contention>,
     http_10: bool,
 }
@@ -104,14 +107,15 @@ impl Response {
         self
     }
 
-    /// Marks the response to a request that was not authenticated.
+    /// Marks this as the response to a request that failed authentication.
     #[must_use]
     pub fn unauthenticated(mut self) -> Response {
         self.unauthenticated = true;
         self
     }
 
-    /// Requires the client to read faster while other requests wait for what this response holds.
+    /// Requires the client to read faster while other requests wait for memory that this response
+    /// holds.
     #[must_use]
     pub fn yielding_to(mut self, contention: Option<Contention>) -> Response {
         self.contention = contention;
@@ -125,13 +129,13 @@ impl Response {
         self
     }
 
-    /// Ends a body of unknown length by closing the connection instead of chunked framing.
+    /// Ends a body of unknown length by closing the connection, as HTTP/1.0 requires.
     pub(super) fn downgrade_to_http_10(&mut self) {
         self.http_10 = true;
         self.close |= matches!(self.payload, Payload::Chunked(_));
     }
 
-    /// Writes the response, without its body if `omit_body`.
+    /// Writes the response. If `omit_body` is set, the body is omitted.
     pub(super) async fn write<S: Stream>(
         mut self,
         io: &mut BufferedStream<S>,
@@ -154,7 +158,7 @@ impl Response {
         out.extend_from_slice(date.line());
         out.extend_from_slice(match (self.close, self.http_10) {
             (true, _) => b"Connection: close\r\n\r\n",
-            // An HTTP/1.0 client would otherwise wait for the connection to close.
+            // Without this header, an HTTP/1.0 client waits for the connection to close.
             (false, true) => b"Connection: keep-alive\r\n\r\n",
             (false, false) => b"\r\n",
         });
@@ -169,7 +173,7 @@ impl Response {
             Payload::Bytes(bytes) => io.write(&bytes, rate).await,
             Payload::Sized(len, mut source) => {
                 let mut remaining = len;
-                while let Some(bytes) = source.next().await? {
+                while let Some(bytes) = next_piece(&mut *source, io).await? {
                     let after = remaining.checked_sub(bytes.len() as u64);
                     remaining = after.ok_or(io::ErrorKind::InvalidData)?;
                     io.write(&bytes, rate).await?;
@@ -177,12 +181,12 @@ impl Response {
                 if remaining == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
             }
             Payload::Chunked(mut source) => {
-                while let Some(bytes) = source.next().await? {
+                while let Some(bytes) = next_piece(&mut *source, io).await? {
                     if bytes.is_empty() {
                         continue;
                     }
                     if !self.http_10 {
-                        // Buffered, and written together with the data.
+                        // The size line is buffered and written together with the data.
                         write!(io.output, "{:x}\r\n", bytes.len())?;
                     }
                     io.write(&bytes, rate).await?;
@@ -199,8 +203,18 @@ impl Response {
     }
 }
 
-/// Formats a time in seconds since 1970 as an HTTP date; times after the year 9999 as its last
-/// second.
+/// Returns the next bytes of a body, or an error if the client disconnects first. Passes no interim
+/// response, because none can be sent once the response has started.
+async fn next_piece<S: Stream>(
+    source: &mut dyn BodySource,
+    io: &mut BufferedStream<S>,
+) -> io::Result<Option<Bytes>> {
+    let mut next = source.next();
+    io.while_connected(b"", next.as_mut()).await?
+}
+
+/// Formats a time in seconds since the Unix epoch as an HTTP date. Times after the year 9999 are
+/// formatted as the last second of that year.
 pub fn http_date(secs: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(secs.min(HTTP_DATE_MAX_SECS));
     httpdate::fmt_http_date(time)
@@ -259,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_of_seconds_has_an_http_date() {
+    fn any_number_of_seconds_is_formatted_as_an_http_date() {
         assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         let last = "Fri, 31 Dec 9999 23:59:59 GMT";
         for secs in [HTTP_DATE_MAX_SECS, HTTP_DATE_MAX_SECS + 1, u64::MAX] {

@@ -1,13 +1,15 @@
-//! Backup and restore: all records of a snapshot as a stream of frames with checksums.
+//! Backup and restore. A backup contains all records of a snapshot, as a stream of frames with
+//! checksums.
 //!
-//! docs/format.md specifies the bytes. A restored item has the same generation as before, stored
-//! explicitly in its meta as after an import.
+//! docs/format.md specifies the format. A restored item keeps its generation, which is stored in
+//! the item's meta, like that of an imported item. A generation of 2^53 or greater is replaced.
 
 use super::clock::Clock;
 use super::codec::ItemMeta;
+use super::import::{self, GENERATION_MAX};
 use super::integrity::{IntegrityChecker, RecordCounts};
 use super::keyspace::{ITEMS, STORES};
-use super::{Kv, Result, import, items};
+use super::{Kv, Result, items};
 use crate::engine::copy::{BulkLoader, CopyError};
 use crate::engine::{
     Body, Engine, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Snapshot, successor,
@@ -22,16 +24,17 @@ const MAGIC: &[u8; 8] = b"STDFBAK1";
 const RECORD: u8 = 1;
 const CHUNK: u8 = 2;
 const END: u8 = 3;
-/// Bytes before the payload of a frame: kind and length. A CRC-32 follows the payload.
+/// Size of a frame's header: its kind and the length of its payload. A CRC-32 follows the payload.
 const FRAME_HEADER: usize = 1 + 4;
-/// Fixed bytes of a record's payload: version, expiry time, body size, key size.
+/// Size of the fixed part of a record's payload: version, expiry time, body size and key size.
 const RECORD_FIXED: usize = 8 + 8 + 8 + 4;
-/// Maximum payload size: an inline body, its key and its meta.
+/// Maximum size of a payload: an inline body, its key and its meta.
 const PAYLOAD_MAX: usize = INLINE_BYTES_MAX + 64 * 1024;
-/// Maximum records and body bytes per scan of the snapshot.
+/// Maximum number of records, and of body bytes, per scan of the snapshot.
 const PAGE_RECORDS: usize = 1000;
 const PAGE_BYTES: u64 = 1 << 20;
-/// Minimum size of the chunks that [`BackupStream::next`] returns, except the last.
+/// Minimum size in bytes of the chunks that [`BackupStream::next`] returns; the last chunk may be
+/// smaller.
 const OUTPUT_BYTES: usize = 256 << 10;
 
 /// Produces the bytes of a backup.
@@ -64,7 +67,8 @@ impl BackupStream {
     fn new(snapshot: Box<dyn Snapshot>) -> BackupStream {
         BackupStream {
             snapshot,
-            // Skips the marker of an incomplete copy; servers refuse to open such an engine.
+            // The marker of an incomplete copy is skipped. Servers refuse to open an engine that
+            // has it.
             next: Bytes::from_static(&[1]),
             page: Vec::new().into_iter(),
             large: None,
@@ -80,10 +84,10 @@ impl BackupStream {
         self.records
     }
 
-    /// Returns the next bytes; `None` at the end.
+    /// Returns the next bytes of the backup; `None` at the end.
     ///
     /// # Errors
-    /// When the engine fails or a record is damaged.
+    /// Fails if the engine fails or a record is damaged.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let mut out = Vec::with_capacity(OUTPUT_BYTES + PAYLOAD_MAX);
         if !std::mem::replace(&mut self.started, true) {
@@ -92,7 +96,7 @@ impl BackupStream {
         while out.len() < OUTPUT_BYTES && !self.ended {
             if let Some((body, offset)) = self.large.take() {
                 let len = (body.len() - offset).min(INLINE_BYTES_MAX as u64);
-                // At most INLINE_BYTES_MAX, which fits a usize.
+                // The length is at most INLINE_BYTES_MAX, so it fits a usize.
                 let chunk = body.read(offset, len as usize).await?;
                 self.write_frame(&mut out, CHUNK, &[&chunk]);
                 if offset + len < body.len() {
@@ -135,7 +139,7 @@ impl BackupStream {
             self.write_frame(out, RECORD, &[&fixed, key, &meta]);
             self.large = Some((body, 0));
         } else {
-            // At most INLINE_BYTES_MAX, which fits a usize.
+            // The length is at most INLINE_BYTES_MAX, so it fits a usize.
             let body = body.read(0, body.len() as usize).await?;
             self.write_frame(out, RECORD, &[&fixed, key, &body, &meta]);
         }
@@ -165,17 +169,18 @@ pub enum RestoreError {
     /// The backup is corrupt or truncated.
     #[error("the backup is damaged: {0}")]
     Damaged(String),
-    /// A generation is more than a day ahead of the clock, or 2^53 or greater.
+    /// A generation is more than a day ahead of the clock, and less than 2^53.
     #[error(
-        "record {key:?} has generation {generation}, above {max}, a day ahead of this machine's \
-         clock; set the clock if it is wrong"
+        "record {key:?} has generation {generation}; the maximum is {max}, a day ahead of this \
+         machine's clock; set the clock if it is wrong, or else export the source's stores and \
+         import them without their generations"
     )]
     Generation {
         /// The record's key.
         key: String,
-        /// Its generation.
+        /// The record's generation.
         generation: u64,
-        /// The maximum.
+        /// The maximum generation.
         max: u64,
     },
     /// Loading records into the destination failed.
@@ -193,7 +198,7 @@ pub struct BackupReader<R> {
     records: u64,
 }
 
-/// A record of a backup; a large body follows it in chunks.
+/// A record in a backup. If its body is large, the body follows in chunks.
 struct BackupRecord {
     key: Bytes,
     record: Record,
@@ -201,7 +206,7 @@ struct BackupRecord {
 }
 
 impl<R: Read> BackupReader<R> {
-    /// Checks the first bytes of a backup.
+    /// Starts reading a backup, and checks its first bytes.
     ///
     /// # Errors
     /// See [`RestoreError`].
@@ -209,7 +214,7 @@ impl<R: Read> BackupReader<R> {
         let mut magic = [0; MAGIC.len()];
         source.read_exact(&mut magic)?;
         if &magic != MAGIC {
-            return Err(RestoreError::Damaged("it is not a backup file".into()));
+            return Err(RestoreError::Damaged("the file is not a backup".into()));
         }
         Ok(BackupReader { source, checksum: crc32fast::Hasher::new(), records: 0 })
     }
@@ -239,7 +244,8 @@ impl<R: Read> BackupReader<R> {
         Ok((kind, payload.into()))
     }
 
-    /// Reads the next record; `None` at the end of the backup, which is verified.
+    /// Reads the next record. Returns `None` at the end of the backup, after verifying its record
+    /// count and checksum.
     fn read_record(&mut self) -> Result<Option<BackupRecord>, RestoreError> {
         let (kind, mut payload) = self.read_frame()?;
         let records = self.records;
@@ -269,7 +275,7 @@ impl<R: Read> BackupReader<R> {
         Ok(Some(BackupRecord { key, record, body_len }))
     }
 
-    /// Reads the next chunk of a body with `remaining` bytes left.
+    /// Reads the next chunk of a body, of which `remaining` bytes are left.
     fn read_chunk(&mut self, remaining: u64) -> Result<Bytes, RestoreError> {
         match self.read_frame()? {
             (CHUNK, chunk) if !chunk.is_empty() && chunk.len() as u64 <= remaining => Ok(chunk),
@@ -289,9 +295,19 @@ fn read_error(e: io::Error, records: u64) -> RestoreError {
     RestoreError::Read(e)
 }
 
-/// Restores a backup into an empty engine, calling `report` with the number of records restored.
-/// The engine is marked incomplete until the end, and servers refuse to open it. Generations may be
-/// at most a day ahead of `clock`, as for an import.
+/// The result of a restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The numbers of stores and items restored.
+    pub counts: RecordCounts,
+    /// The number of items that got a new generation because their own was 2^53 or greater.
+    pub new_generations: u64,
+}
+
+/// Restores a backup into an empty engine, and calls `report` with the number of records restored
+/// so far. Until the restore completes, the engine is marked as incomplete, and servers refuse to
+/// open it. As in an import, generations may be at most a day ahead of `clock`. An item with a
+/// generation of 2^53 or greater, which servers no longer accept, gets a new one.
 ///
 /// # Errors
 /// See [`RestoreError`].
@@ -300,9 +316,9 @@ pub async fn restore(
     to: &Arc<dyn Engine>,
     clock: &dyn Clock,
     report: &mut (dyn FnMut(u64) + Send),
-) -> Result<RecordCounts, RestoreError> {
-    let mut counts = RecordCounts::default();
-    let generation_max = import::generation_max(clock.now());
+) -> Result<Restored, RestoreError> {
+    let mut restored = Restored::default();
+    let now = clock.now();
     let mut loader = BulkLoader::begin(to.clone()).await?;
     while let Some(BackupRecord { key, mut record, body_len }) = backup.read_record()? {
         if body_len > INLINE_BYTES_MAX as u64 {
@@ -314,44 +330,53 @@ pub async fn restore(
             }
             record.body = blob.finish().await?;
         }
-        record.meta = restored_meta(&key, &record, generation_max)?;
+        restored.new_generations += u64::from(limit_generation(&key, &mut record, now)?);
         record.expires_at = items::stored_expiry(record.expires_at).unwrap_or(0);
-        counts.stores += u64::from(key.first() == Some(&STORES));
-        counts.items += u64::from(key.first() == Some(&ITEMS));
+        restored.counts.stores += u64::from(key.first() == Some(&STORES));
+        restored.counts.items += u64::from(key.first() == Some(&ITEMS));
         loader.add(key, record).await?;
         report(backup.records);
     }
     loader.finish().await?;
-    Ok(counts)
+    Ok(restored)
 }
 
-/// Returns the meta of a restored record, with an explicit generation if it is an item.
-fn restored_meta(key: &[u8], record: &Record, max: u64) -> Result<Bytes, RestoreError> {
-    if key.first() != Some(&ITEMS) {
-        check_generation(key, record.version, max)?;
-        return Ok(record.meta.clone());
+/// Makes the generation of an item explicit in its meta, and limits the record's version, because
+/// later writes get greater versions. Returns whether the item gets a new generation.
+fn limit_generation(key: &[u8], record: &mut Record, now: u64) -> Result<bool, RestoreError> {
+    let mut is_new = false;
+    if key.first() == Some(&ITEMS) {
+        let meta = ItemMeta::decode(&record.meta);
+        let mut meta = meta.map_err(|e| RestoreError::Damaged(e.to_string()))?;
+        meta.generation = allowed(key, meta.generation.unwrap_or(record.version), now)?;
+        is_new = meta.generation.is_none();
+        record.meta = meta.encode();
     }
-    let meta = ItemMeta::decode(&record.meta);
-    let mut meta = meta.map_err(|e| RestoreError::Damaged(e.to_string()))?;
-    let generation = meta.generation.unwrap_or(record.version);
-    // The destination gives later writes greater versions than both.
-    check_generation(key, generation.max(record.version), max)?;
-    meta.generation = Some(generation);
-    Ok(meta.encode())
-}
-
-fn check_generation(key: &[u8], generation: u64, max: u64) -> Result<(), RestoreError> {
-    if generation <= max {
-        return Ok(());
+    // If a record has no explicit generation, its version is its generation.
+    let current = now.min(GENERATION_MAX);
+    record.version = allowed(key, record.version, now)?.unwrap_or(current);
+    if is_new {
+        record.version = record.version.max(current);
     }
-    let key = String::from_utf8_lossy(key).into_owned();
-    Err(RestoreError::Generation { key, generation, max })
+    Ok(is_new)
 }
 
-/// Reads a whole backup and returns its record counts and the problems found.
+/// Returns a generation, or `None` for one of 2^53 or greater, which servers no longer accept.
+fn allowed(key: &[u8], generation: u64, now: u64) -> Result<Option<u64>, RestoreError> {
+    let max = import::generation_max(now);
+    if generation > max && generation <= GENERATION_MAX {
+        let key = String::from_utf8_lossy(key).into_owned();
+        return Err(RestoreError::Generation { key, generation, max });
+    }
+    Ok((generation <= max).then_some(generation))
+}
+
+/// Reads a whole backup and returns its record counts and the problems found, including generations
+/// that [`restore`] rejects or replaces.
 ///
 /// # Errors
-/// [`RestoreError::Read`] if it cannot be read; damage is reported as a problem.
+/// Returns [`RestoreError::Read`] if the backup cannot be read. Damage is reported as a problem
+/// instead.
 pub fn verify(
     source: impl Read,
     clock: &dyn Clock,
@@ -364,7 +389,8 @@ pub fn verify(
             while remaining > 0 {
                 remaining -= backup.read_chunk(remaining)?.len() as u64;
             }
-            checker.record(&key, record.expires_at, &record.meta, body_len);
+            let Record { version, expires_at, meta, .. } = &record;
+            checker.record(&key, *version, *expires_at, meta, body_len);
         }
         Ok(())
     };
@@ -389,13 +415,13 @@ mod tests {
 
     const DAY: u64 = 24 * 60 * 60 * SECOND;
 
-    /// Restores a backup of one item; returns the item's meta and expiry time.
+    /// Restores a backup of one item. Returns the item's meta and its record.
     async fn restore_item(
         meta: &ItemMeta,
         version: u64,
         expires_at: u64,
         now: u64,
-    ) -> Result<(ItemMeta, u64), RestoreError> {
+    ) -> Result<(ItemMeta, Record), RestoreError> {
         let store = StoreId::random().unwrap();
         let key = super::super::keyspace::item(&store, &Key::parse(b"k").unwrap());
         let from = Memory::new();
@@ -411,12 +437,12 @@ mod tests {
         let to: Arc<dyn Engine> = Arc::new(Memory::new());
         let source = BackupReader::open(&bytes[..])?;
         restore(source, &to, &ManualClock::new(now), &mut |_| {}).await?;
-        let restored = to.read(&key, Projection::Meta).await.unwrap().unwrap();
-        Ok((ItemMeta::decode(&restored.meta).unwrap(), restored.expires_at))
+        let record = to.read(&key, Projection::Meta).await.unwrap().unwrap();
+        Ok((ItemMeta::decode(&record.meta).unwrap(), record))
     }
 
     #[tokio::test]
-    async fn a_restored_generation_is_at_most_a_day_ahead_of_the_clock() {
+    async fn a_generation_more_than_a_day_ahead_of_the_clock_is_not_restored() {
         let now = 1_700_000_000 * SECOND;
         let metadata = Metadata::default();
         let meta = ItemMeta { generation: None, modified_at: 1, size: 0, metadata };
@@ -425,8 +451,12 @@ mod tests {
             let (restored, _) = restore_item(&meta, version, 0, now).await.unwrap();
             assert_eq!(restored.generation, Some(now + DAY));
         }
-        let ahead =
-            [(meta.clone(), now + DAY + 1), (imported(now + DAY + 1), 1), (imported(5), 1 << 53)];
+        let ahead = [
+            (meta.clone(), now + DAY + 1),
+            (imported(now + DAY + 1), 1),
+            (imported((1 << 53) - 1), 1),
+            (imported(5), (1 << 53) - 1),
+        ];
         for (meta, version) in ahead {
             let restored = restore_item(&meta, version, 0, now).await;
             let e = restored.map(|_| ()).unwrap_err();
@@ -435,14 +465,33 @@ mod tests {
         }
         let late = restore_item(&imported((1 << 53) - 1), 1, 0, u64::MAX).await;
         assert!(late.is_ok());
-        assert!(restore_item(&imported(1 << 53), 1, 0, u64::MAX).await.is_err());
     }
 
     #[tokio::test]
-    async fn restored_times_are_at_most_the_end_of_the_year_9999() {
+    async fn a_restored_item_gets_a_new_generation_if_its_own_is_2_to_the_53_or_greater() {
+        let now = 1_700_000_000 * SECOND;
+        let metadata = Metadata::default();
+        let meta = ItemMeta { generation: None, modified_at: 1, size: 0, metadata };
+        let imported = |generation| ItemMeta { generation: Some(generation), ..meta.clone() };
+        for (meta, version) in
+            [(meta.clone(), 1 << 53), (imported(1 << 53), 1), (imported(u64::MAX), 1 << 60)]
+        {
+            let (restored, Record { version, .. }) =
+                restore_item(&meta, version, 0, now).await.unwrap();
+            assert_eq!(restored.generation, None);
+            assert!((now..now + SECOND).contains(&version), "{version}");
+        }
+        let (restored, Record { version, .. }) =
+            restore_item(&imported(5), 1 << 53, 0, now).await.unwrap();
+        assert_eq!(restored.generation, Some(5));
+        assert!((now..now + SECOND).contains(&version), "{version}");
+    }
+
+    #[tokio::test]
+    async fn restored_times_are_limited_to_the_year_9999() {
         let metadata = Metadata::default();
         let meta = ItemMeta { generation: None, modified_at: u64::MAX, size: 0, metadata };
-        let (restored, expires_at) = restore_item(&meta, 1, u64::MAX, SECOND).await.unwrap();
-        assert_eq!((restored.modified_at, expires_at), (MICROS_MAX, MICROS_MAX));
+        let (restored, record) = restore_item(&meta, 1, u64::MAX, SECOND).await.unwrap();
+        assert_eq!((restored.modified_at, record.expires_at), (MICROS_MAX, MICROS_MAX));
     }
 }

@@ -5,24 +5,25 @@ use super::{ATTEMPTS_MAX, Error, Kv, Result, Value, items, keyspace};
 use crate::engine::Outcome;
 use std::collections::HashSet;
 
-/// An unconditional put of a batch.
+/// An unconditional put in a batch.
 #[derive(Clone, Debug)]
 pub struct BatchItem {
     /// The item's key.
     pub key: Key,
-    /// Time to live; `None` for no expiry.
+    /// Time to live; `None` if the item does not expire.
     pub ttl: Option<Ttl>,
     /// The user metadata.
     pub metadata: Metadata,
-    /// The value, already checked against the size limit.
+    /// The value, whose size the caller has checked.
     pub value: Value,
 }
 
 impl Kv {
-    /// Puts all items atomically and durably. Of several items with the same key, the last wins.
+    /// Puts all items atomically and durably. If several items have the same key, the last one
+    /// wins.
     ///
     /// # Errors
-    /// [`Error::NoStore`].
+    /// Returns [`Error::NoStore`].
     pub async fn put_batch(&self, store: &StoreId, batch: Vec<BatchItem>) -> Result<()> {
         let mut seen = HashSet::with_capacity(batch.len());
         let mut puts = Vec::with_capacity(batch.len());

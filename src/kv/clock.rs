@@ -4,12 +4,12 @@ use crate::wire::MICROS_MAX;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Microseconds in a second.
+/// Microseconds per second.
 pub const SECOND: u64 = 1_000_000;
 
 /// A wall clock.
 pub trait Clock: Send + Sync + 'static {
-    /// Returns the current time, in microseconds since 1970 (UTC).
+    /// Returns the current time, in microseconds since the Unix epoch.
     fn now(&self) -> u64;
 }
 
@@ -25,12 +25,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock for tests, which can be set forward and backward.
+/// A clock for tests that can be set to any time.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);
 
 impl ManualClock {
-    /// Creates a clock that shows `now`.
+    /// Creates a clock that is set to `now`, in microseconds since the Unix epoch.
     pub fn new(now: u64) -> ManualClock {
         ManualClock(AtomicU64::new(now))
     }
@@ -40,7 +40,7 @@ impl ManualClock {
         self.0.store(now, Ordering::SeqCst);
     }
 
-    /// Moves the time forward.
+    /// Moves the clock forward by `micros` microseconds.
     pub fn advance(&self, micros: u64) {
         self.0.fetch_add(micros, Ordering::SeqCst);
     }

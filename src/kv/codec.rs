@@ -1,4 +1,4 @@
-//! Encodes items, stores and tokens as record metas. docs/format.md specifies the bytes; engines
+//! Encodes items, stores and tokens as record metas. docs/format.md specifies the encoding; engines
 //! add the checksums. Decoding a malformed meta fails with [`Error::Internal`].
 
 use super::tokens::{Grant, Scope, TokenId};
@@ -7,9 +7,9 @@ use super::{Error, Result, StoreInfo};
 use crate::wire::MICROS_MAX;
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// The format version, the first byte of every meta.
+/// The format version, which is the first byte of a meta.
 const FORMAT: u8 = 1;
-/// The first byte of the meta of an item with an explicit generation.
+/// The format version in the meta of an item with an explicit generation.
 const FORMAT_WITH_GENERATION: u8 = 2;
 const ITEM_FIXED: usize = 1 + 8 + 8;
 const STORE_FIXED: usize = 1 + 1 + 1 + 8 + 8 + StoreId::LEN;
@@ -20,7 +20,7 @@ const TOKEN_FIXED: usize = 1 + 1 + 8 + StoreId::LEN + 1 + 2;
 pub struct ItemMeta {
     /// The imported or restored generation; if `None`, the record's version is the generation.
     pub generation: Option<u64>,
-    /// When the item was written, in microseconds since 1970.
+    /// When the item was written, in microseconds since the Unix epoch.
     pub modified_at: u64,
     /// Size of the value, in bytes.
     pub size: u64,
@@ -65,7 +65,7 @@ pub struct StoreMeta {
     pub info: StoreInfo,
     /// The requested region.
     pub location: Option<Location>,
-    /// Whether a deletion is in progress; see [`super::stores`].
+    /// Whether a deletion of the store is in progress; see [`super::stores`].
     pub closing: bool,
 }
 
@@ -92,7 +92,7 @@ impl StoreMeta {
 
     /// Returns the meta that reopens a closing store; `None` if the store is open.
     pub fn reopened(meta: &[u8]) -> Result<Option<Bytes>> {
-        // Fast path without decoding, as every put calls this.
+        // The meta of an open store is not decoded, because every put calls this function.
         if let [FORMAT, _, 0, ..] = meta {
             return Ok(None);
         }
@@ -131,9 +131,9 @@ impl StoreMeta {
 pub struct TokenMeta {
     /// The token's id.
     pub id: TokenId,
-    /// Its name and permissions.
+    /// The token's name and permissions.
     pub grant: Grant,
-    /// When it was created, in microseconds since 1970.
+    /// When the token was created, in microseconds since the Unix epoch.
     pub created_at: u64,
 }
 
@@ -151,7 +151,8 @@ impl TokenMeta {
         });
         meta.put_u64_le(self.created_at);
         meta.put_slice(self.id.as_bytes());
-        // A grant has at most 100 stores, and a name of at most 1020 bytes.
+        // Both lengths fit, because a grant has at most 100 stores and a name of at most 1020
+        // bytes.
         meta.put_u8(stores.len() as u8);
         for store in stores {
             meta.put_slice(store.as_bytes());
@@ -206,8 +207,8 @@ fn split_u64(bytes: &[u8]) -> Result<(u64, &[u8])> {
     split(bytes).map(|(number, rest)| (u64::from_le_bytes(number), rest))
 }
 
-/// Reads a time in microseconds since 1970. Earlier builds accepted times after the year 9999,
-/// which no date format of the API can express.
+/// Reads a time in microseconds since the Unix epoch and limits it to the end of the year 9999.
+/// Earlier builds accepted later times, which the date formats of the API cannot express.
 fn split_time(bytes: &[u8]) -> Result<(u64, &[u8])> {
     split_u64(bytes).map(|(time, rest)| (time.min(MICROS_MAX), rest))
 }

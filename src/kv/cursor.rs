@@ -6,7 +6,7 @@ use super::{Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// The tag of field 1, length-delimited.
+/// The tag of field 1, which is length-delimited.
 const TAG: u8 = 0x0a;
 
 /// Encodes the cursor for the page after `last`.
@@ -25,7 +25,7 @@ pub fn encode(last: &[u8]) -> String {
 /// Decodes a cursor into the last key of the previous page.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the cursor is malformed.
+/// Returns [`Error::Invalid`] if the cursor is malformed.
 pub fn decode(cursor: &str) -> Result<Vec<u8>> {
     parse(cursor).ok_or_else(|| Error::invalid("cursor", "must be one returned by a list"))
 }
@@ -52,7 +52,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn cursors_match_the_recorded_bytes() {
+    fn cursors_match_those_of_the_hosted_api() {
         assert_eq!(encode(b"batch-2"), "CgdiYXRjaC0y");
         assert_eq!(encode(b"dragonfruit"), "CgtkcmFnb25mcnVpdA==");
         assert_eq!(encode(b"banana"), "CgZiYW5hbmE=");

@@ -1,4 +1,4 @@
-//! Removal of expired items and tokens. Reads already treat them as absent; this reclaims their
+//! Purges expired items and tokens. Reads already treat them as absent; purging reclaims their
 //! space.
 
 use super::clock::SECOND;
@@ -6,12 +6,12 @@ use super::limits::EXPIRED_RETENTION_SECS;
 use super::{Kv, Result};
 use crate::engine::{Commit, Mutation, Outcome, Precondition};
 
-/// Maximum records removed per commit; small, so that other writers do not wait long.
+/// Maximum number of records removed per commit. It is low, so that other writers do not wait long.
 const PURGE_RECORDS: usize = 256;
 
 impl Kv {
     /// Removes a batch of items and tokens that expired at least [`EXPIRED_RETENTION_SECS`] ago.
-    /// Returns their number, which is 0 when none are left.
+    /// Returns the number of records removed.
     pub async fn purge_expired(&self) -> Result<usize> {
         let until = self.clock.now().saturating_sub(EXPIRED_RETENTION_SECS * SECOND);
         let expired = self.engine.expired(until, PURGE_RECORDS).await?;
@@ -29,7 +29,7 @@ impl Kv {
         if let Outcome::Committed(_) = self.engine.commit(commit).await? {
             return Ok(mutations.len());
         }
-        // Some have been overwritten and must stay; remove the others one by one.
+        // At least one record has been overwritten and must be kept. Remove the others one by one.
         let mut removed = 0;
         for (precondition, mutation) in preconditions.into_iter().zip(mutations) {
             let (preconditions, mutations) = (vec![precondition], vec![mutation]);

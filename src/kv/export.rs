@@ -6,7 +6,7 @@ use super::{Error, Kv, Result, keyspace};
 use crate::engine::{Projection, Snapshot, successor};
 use bytes::Bytes;
 
-/// Maximum items and value bytes per scan of the snapshot.
+/// Maximum number of items, and of value bytes, per scan of the snapshot.
 const PAGE_ITEMS: usize = 1000;
 const PAGE_BYTES: u64 = 1 << 20;
 
@@ -15,7 +15,7 @@ pub struct ExportStream {
     snapshot: Box<dyn Snapshot>,
     next: Bytes,
     end: Bytes,
-    /// Length of the engine key before the item key.
+    /// Length of the part of an engine key that precedes the item key, in bytes.
     key_offset: usize,
     /// The time at which expiry is evaluated.
     now: u64,
@@ -25,10 +25,10 @@ pub struct ExportStream {
 pub type KeyedItem = (Bytes, Item);
 
 impl Kv {
-    /// Starts an export of the items whose keys begin with `prefix`, as of now.
+    /// Starts an export of the current items whose keys begin with `prefix`.
     ///
     /// # Errors
-    /// [`Error::NoStore`].
+    /// Returns [`Error::NoStore`].
     pub async fn export(&self, store: &StoreId, prefix: &str) -> Result<ExportStream> {
         let mut snapshot = self.engine.snapshot().await?;
         let now = self.clock.now();
@@ -44,10 +44,10 @@ impl Kv {
 }
 
 impl ExportStream {
-    /// Returns the next items; empty at the end.
+    /// Returns the next items; an empty list marks the end.
     ///
     /// # Errors
-    /// When the engine fails or a record is damaged.
+    /// Fails if the engine fails or a record is damaged.
     pub async fn next(&mut self) -> Result<Vec<KeyedItem>> {
         loop {
             let (start, end) = (self.next.clone(), self.end.clone());

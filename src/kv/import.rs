@@ -1,4 +1,4 @@
-//! Imports items from another store, with their generation, expiry and modification time.
+//! Imports items from another store, with their generations, expiry times and modification times.
 
 use super::batch::BatchItem;
 use super::clock::SECOND;
@@ -13,13 +13,13 @@ use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 
 /// Maximum generation of a write or an import: 2^53 - 1, the largest integer that JavaScript
-/// clients read exactly.
-const GENERATION_MAX: u64 = (1 << 53) - 1;
-/// Maximum time by which an imported generation may be ahead of the clock, in microseconds: a day.
-/// Later generations of the server are greater than it.
+/// clients can represent exactly.
+pub(super) const GENERATION_MAX: u64 = (1 << 53) - 1;
+/// Maximum time by which an imported generation may be ahead of the clock, in microseconds: one
+/// day. The server assigns greater generations to later writes.
 const AHEAD_MAX: u64 = 24 * 60 * 60 * SECOND;
 
-/// Returns the maximum generation that an item may bring along at time `now`.
+/// Returns the maximum generation of an imported item at time `now`.
 pub(super) fn generation_max(now: u64) -> u64 {
     now.saturating_add(AHEAD_MAX).min(GENERATION_MAX)
 }
@@ -29,10 +29,11 @@ pub(super) fn generation_max(now: u64) -> u64 {
 pub struct ImportedGeneration(u64);
 
 impl ImportedGeneration {
-    /// Validates a generation at time `now`, in microseconds since 1970.
+    /// Validates a generation at time `now`, in microseconds since the Unix epoch.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is 0, or more than a day ahead of `now`, or 2^53 or greater.
+    /// Returns [`Error::Invalid`] if the generation is 0, more than a day ahead of `now`, or at
+    /// least 2^53.
     pub fn new(generation: u64, now: u64) -> Result<ImportedGeneration> {
         let max = generation_max(now);
         if (1..=max).contains(&generation) {
@@ -44,16 +45,16 @@ impl ImportedGeneration {
     }
 }
 
-/// An item to import, with properties it had in its source.
+/// An item to import, with the properties that it had in the source.
 #[derive(Clone, Debug)]
 pub struct ImportItem {
-    /// Key, value and metadata; the time to live counts from now.
+    /// Key, value, metadata, and the time to live from now.
     pub item: BatchItem,
-    /// Expiry time, in microseconds since 1970; overrides the time to live.
+    /// Expiry time, in microseconds since the Unix epoch; overrides the time to live.
     pub expires_at: Option<u64>,
-    /// Generation in the source.
+    /// The item's generation in the source.
     pub generation: Option<ImportedGeneration>,
-    /// Modification time in the source, in microseconds since 1970.
+    /// The item's modification time in the source, in microseconds since the Unix epoch.
     pub modified_at: Option<u64>,
 }
 
@@ -62,20 +63,21 @@ pub struct ImportItem {
 pub enum ImportOutcome {
     /// The item was written.
     Written,
-    /// An item with the key exists and was kept.
+    /// An item with the same key already existed and was kept.
     Exists,
     /// The item has already expired and was not written.
     Expired,
 }
 
 impl Kv {
-    /// Imports all items atomically and durably, and returns an outcome for each. Of several items
-    /// with the same key, the last wins, or the first with [`IfExists::Skip`].
+    /// Imports all items atomically and durably, and returns an outcome for each. If several items
+    /// have the same key, the last one wins; with [`IfExists::Skip`] or [`IfExists::Fail`], the
+    /// first one does.
     ///
-    /// A later write of a key gets a greater generation than the imported one.
+    /// A later put of the same key gets a greater generation than the imported one.
     ///
     /// # Errors
-    /// [`Error::NoStore`].
+    /// Returns [`Error::NoStore`].
     pub async fn import(
         &self,
         store: &StoreId,
@@ -107,7 +109,7 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    /// Adds the first import of each key that has no live item to a commit.
+    /// For each key without a live item, adds its first import to the commit.
     async fn add_missing(
         &self,
         store: &StoreId,
@@ -147,7 +149,7 @@ impl Kv {
     }
 }
 
-/// Adds the last import of each key to a commit.
+/// Adds the last import of each key to the commit.
 fn add_overwrites(
     store: &StoreId,
     imports: &[ImportItem],
@@ -169,7 +171,8 @@ impl ImportItem {
         let BatchItem { ttl, metadata, value, .. } = &self.item;
         let expires_at = self.expires_at.unwrap_or_else(|| items::expiry(*ttl, now));
         let generation = self.generation.map(|ImportedGeneration(generation)| generation);
-        // Later writes take their generation from their version, which exceeds this one.
+        // The generation of a later put is its version. Raising `version_min` keeps it above the
+        // imported generation.
         commit.version_min = commit.version_min.max(generation.unwrap_or(0));
         let (modified_at, size) = (self.modified_at.unwrap_or(now), value.len());
         let meta = ItemMeta { generation, modified_at, size, metadata: metadata.clone() };

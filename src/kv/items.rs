@@ -11,17 +11,18 @@ use crate::engine::{
 use crate::wire::MICROS_MAX;
 use bytes::{Bytes, BytesMut};
 
-/// Bytes copied at a time when two values are concatenated.
+/// Size in bytes of the pieces that are copied when two values are concatenated.
 const COPY_BYTES: u64 = 1 << 20;
 
 /// An item.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// The generation, which changes with every write and is never reused under a key.
+    /// The generation. Every put assigns a generation greater than all earlier generations of the
+    /// key; an import may set any generation.
     pub generation: u64,
-    /// When the item was written, in microseconds since 1970.
+    /// When the item was last modified, in microseconds since the Unix epoch.
     pub modified_at: u64,
-    /// When the item expires, in microseconds since 1970; `None` for never.
+    /// When the item expires, in microseconds since the Unix epoch; `None` if it never does.
     pub expires_at: Option<u64>,
     /// The user metadata.
     pub metadata: Metadata,
@@ -36,11 +37,11 @@ pub struct Item {
 pub struct PutRequest {
     /// How to treat an existing item.
     pub mode: PutMode,
-    /// Requires the item to have this generation; 0 requires that it does not exist.
+    /// Requires that the item has this generation; 0 requires that the item does not exist.
     pub if_generation: Option<u64>,
-    /// Time to live; `None` for no expiry.
+    /// Time to live; `None` if the item does not expire.
     pub ttl: Option<Ttl>,
-    /// The new metadata; replaces that of an existing item.
+    /// The new metadata, which replaces the metadata of an existing item.
     pub metadata: Metadata,
 }
 
@@ -56,26 +57,27 @@ impl PutRequest {
     }
 }
 
-/// The records read by [`Kv::check_put`], for the first attempt of [`Kv::put_checked`].
+/// The records read by [`Kv::check_put`], which the first attempt of [`Kv::put_checked`] reuses.
 #[derive(Default)]
 pub struct PutCheck {
     store: Option<StoreVersion>,
-    /// Read by conditional puts only; `Some(None)` if there is no record.
+    /// The item's record, which only conditional puts read; `Some(None)` if the item has no record.
     item: Option<Option<Record>>,
-    /// Size in bytes of the existing value that the new one is joined with.
+    /// Size of the existing value with which the new one is joined, in bytes.
     joined_bytes: u64,
 }
 
 /// The parameters of a delete.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeleteRequest {
-    /// Succeeds if the item does not exist.
+    /// Succeeds even if the item does not exist.
     pub force: bool,
-    /// Requires the item to have this generation.
+    /// Requires that the item has this generation.
     pub if_generation: Option<u64>,
 }
 
-/// The version of a store's record, which every write into the store requires.
+/// The version of a store's record. Every put into the store requires that this version is
+/// unchanged.
 pub(super) struct StoreVersion {
     key: Bytes,
     version: u64,
@@ -84,7 +86,7 @@ pub(super) struct StoreVersion {
 }
 
 impl StoreVersion {
-    /// Starts a commit that conflicts with a completed deletion of the store and cancels one in
+    /// Starts a commit that conflicts if the store has been deleted, and that cancels a deletion in
     /// progress.
     pub(super) fn into_commit(self, now: u64) -> Commit {
         let mut commit = Commit { version_min: now, ..Commit::default() };
@@ -101,7 +103,7 @@ impl Kv {
     /// Reads an item.
     ///
     /// # Errors
-    /// [`Error::NoItem`], [`Error::NoStore`].
+    /// Returns [`Error::NoItem`] or [`Error::NoStore`].
     pub async fn get(&self, store: &StoreId, key: &Key) -> Result<Item> {
         self.read_item(store, key, Projection::Full).await
     }
@@ -109,7 +111,7 @@ impl Kv {
     /// Reads an item without its value.
     ///
     /// # Errors
-    /// As [`Kv::get`].
+    /// Same as [`Kv::get`].
     pub async fn head(&self, store: &StoreId, key: &Key) -> Result<Item> {
         self.read_item(store, key, Projection::Meta).await
     }
@@ -126,11 +128,11 @@ impl Kv {
         }
     }
 
-    /// Checks whether a put would succeed, before its value is received. `declared` is the size of
+    /// Checks the preconditions of a put before its value is received. `declared` is the size of
     /// the value in bytes, if known.
     ///
     /// # Errors
-    /// As [`Kv::put`], in the order of docs/contract.md section 11.6.
+    /// Same as [`Kv::put`], in the order that docs/contract.md section 11.6 defines.
     pub async fn check_put(
         &self,
         store: &StoreId,
@@ -149,13 +151,13 @@ impl Kv {
             if let Some(record) = found.as_ref().filter(|_| put.concatenates()) {
                 check.joined_bytes = ItemMeta::decode(&record.meta)?.size;
             }
-            // To append or prepend, the existing value is read after the new one has arrived.
+            // An append or prepend reads the existing value only after receiving the new value.
             check.item = Some(found).filter(|found| found.is_none() || !put.concatenates());
         }
         Ok(check)
     }
 
-    /// Returns the memory to reserve for joining an uploaded value with the existing one, in
+    /// Returns how much memory to reserve for joining an uploaded value with the existing one, in
     /// bytes.
     pub fn join_memory_bytes(&self, check: &PutCheck) -> u64 {
         match check.joined_bytes {
@@ -167,7 +169,7 @@ impl Kv {
     /// Puts an item durably and returns its new generation.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::Precondition`], [`Error::TooLarge`].
+    /// Returns [`Error::NoStore`], [`Error::Precondition`] or [`Error::TooLarge`].
     pub async fn put(
         &self,
         store: &StoreId,
@@ -178,10 +180,10 @@ impl Kv {
         self.put_checked(store, key, put, PutCheck::default(), value).await
     }
 
-    /// Puts an item after [`Kv::check_put`], whose reads it reuses.
+    /// Puts an item and reuses the records that [`Kv::check_put`] read.
     ///
     /// # Errors
-    /// As [`Kv::put`].
+    /// Same as [`Kv::put`].
     pub async fn put_checked(
         &self,
         store: &StoreId,
@@ -193,7 +195,8 @@ impl Kv {
         let key = keyspace::item(store, key);
         let _guard = self.locks.lock(&key, put.is_conditional()).await;
         for _ in 0..ATTEMPTS_MAX {
-            // The commit requires the versions that were checked, so a later change conflicts.
+            // The commit requires the versions that were checked, so it conflicts if a record has
+            // changed in the meantime.
             let store_version = match check.store.take() {
                 Some(version) => version,
                 None => self.require_store(store).await?,
@@ -210,7 +213,8 @@ impl Kv {
                 };
                 let state = self.item_state(found.as_ref())?;
                 let action = match preconditions::put(state, put.mode, put.if_generation) {
-                    // The checked item has expired, and may have been replaced since.
+                    // The item has expired since the check and may have been replaced. Read it
+                    // again.
                     Err(_) if reused => continue,
                     action => action?,
                 };
@@ -233,13 +237,22 @@ impl Kv {
     /// Deletes an item durably.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::NoItem`], [`Error::Precondition`].
+    /// Returns [`Error::NoStore`], [`Error::NoItem`] or [`Error::Precondition`].
     pub async fn delete(&self, store: &StoreId, key: &Key, delete: DeleteRequest) -> Result<()> {
-        let key = keyspace::item(store, key);
-        let _guard = self.locks.lock(&key, true).await;
+        self.delete_at(store, &keyspace::item(store, key), delete).await
+    }
+
+    /// Deletes the item with this engine key; see [`Kv::delete`].
+    pub(super) async fn delete_at(
+        &self,
+        store: &StoreId,
+        key: &Bytes,
+        delete: DeleteRequest,
+    ) -> Result<()> {
+        let _guard = self.locks.lock(key, true).await;
         for _ in 0..ATTEMPTS_MAX {
             self.require_store(store).await?;
-            let found = self.engine.read(&key, Projection::Meta).await?;
+            let found = self.engine.read(key, Projection::Meta).await?;
             let state = self.item_state(found.as_ref())?;
             match preconditions::delete(state, delete.force, delete.if_generation)? {
                 DeleteAction::Nothing => return Ok(()),
@@ -258,7 +271,7 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    /// Returns the state of an item from its record, as of now.
+    /// Returns the current state of an item, given its record.
     pub(super) fn item_state(&self, found: Option<&Record>) -> Result<ItemState> {
         let Some(record) = found else { return Ok(ItemState::Absent) };
         let meta = ItemMeta::decode(&record.meta)?;
@@ -266,7 +279,8 @@ impl Kv {
         Ok(ItemState::of(Some((generation, record.expires_at)), self.clock.now()))
     }
 
-    /// Reads the version of a store, or fails with [`Error::NoStore`].
+    /// Reads the version of a store's record. Fails with [`Error::NoStore`] if the store does not
+    /// exist.
     pub(super) async fn require_store(&self, store: &StoreId) -> Result<StoreVersion> {
         let key = keyspace::store(store);
         let record = self.engine.read(&key, Projection::Full).await?.ok_or(Error::NoStore)?;
@@ -298,7 +312,7 @@ impl Kv {
             let mut offset = 0;
             while offset < part.len() {
                 let len = COPY_BYTES.min(part.len() - offset);
-                // At most COPY_BYTES, which fits a usize.
+                // The length is at most COPY_BYTES, so it fits a usize.
                 blob.write(part.read(offset, len as usize).await?).await?;
                 offset += len;
             }
@@ -307,13 +321,14 @@ impl Kv {
     }
 }
 
-/// Returns the expiry time of an item put now; 0 for never.
+/// Returns the expiry time of an item that is put at time `now`; 0 if it never expires.
 pub(super) fn expiry(ttl: Option<Ttl>, now: u64) -> u64 {
     let expiry = |ttl: Ttl| now.saturating_add(ttl.secs().saturating_mul(SECOND)).min(MICROS_MAX);
     ttl.map_or(0, expiry)
 }
 
-/// Returns the expiry time of a record, which earlier builds did not limit; `None` for never.
+/// Returns the expiry time of a stored record; `None` if it never expires. The time is limited to
+/// the year 9999, because earlier builds accepted later times.
 pub(super) fn stored_expiry(expires_at: u64) -> Option<u64> {
     (expires_at > 0).then(|| expires_at.min(MICROS_MAX))
 }
@@ -333,7 +348,7 @@ pub(super) fn put_mutation(
 pub(super) fn from_record(record: Record, projection: Projection) -> Result<Item> {
     let meta = ItemMeta::decode(&record.meta)?;
     if projection == Projection::Full && record.body.len() != meta.size {
-        return Err(Error::Internal("stored data is damaged: wrong size of a value".into()));
+        return Err(Error::Internal("stored data is damaged: a value has the wrong size".into()));
     }
     Ok(Item {
         generation: meta.generation.unwrap_or(record.version),
@@ -392,7 +407,7 @@ mod tests {
         let check = kv.check_put(&store, &key, &matching, None).await.unwrap();
         clock.advance(5 * SECOND);
         let put = kv.put_checked(&store, &key, &matching, check, value("g")).await;
-        assert_eq!(put, Err(Error::Precondition), "expired since the check");
+        assert_eq!(put, Err(Error::Precondition), "the item expired after the check");
 
         let check = kv.check_put(&store, &key, &overwrite, None).await.unwrap();
         kv.delete_store(&store).await.unwrap();

@@ -1,13 +1,13 @@
 //! Locks that queue writers of the same item within this process.
 //!
-//! The locks only provide fairness; correctness comes from the preconditions of commits. A writer
-//! that reads before it writes locks exclusively, so that a stream of unconditional puts, which
-//! never conflict, cannot make it retry forever.
+//! The locks only provide fairness; the preconditions of commits ensure correctness. A writer that
+//! reads before it writes takes an exclusive lock. Otherwise a stream of unconditional puts, which
+//! never conflict, could make it retry forever.
 
 use std::hash::{BuildHasher, RandomState};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Number of locks; keys that hash to the same bucket share one.
+/// Number of locks. Keys that hash to the same bucket share a lock.
 const BUCKETS: usize = 1024;
 
 /// Locks for all keys, striped by hash.
@@ -23,7 +23,7 @@ impl Default for KeyLocks {
     }
 }
 
-/// Releases the lock when dropped.
+/// A held lock, which is released on drop.
 pub(super) enum KeyGuard<'l> {
     Exclusive { _guard: RwLockWriteGuard<'l, ()> },
     Shared { _guard: RwLockReadGuard<'l, ()> },
@@ -31,9 +31,9 @@ pub(super) enum KeyGuard<'l> {
 }
 
 impl KeyLocks {
-    /// Waits for the lock of `key`, in order of arrival.
+    /// Waits for the lock of `key`. Waiters are served in order of arrival.
     pub(super) async fn lock(&self, key: &[u8], exclusive: bool) -> KeyGuard<'_> {
-        // Below BUCKETS, which fits a usize.
+        // The remainder is below BUCKETS, so it fits a usize.
         let index = (self.hasher.hash_one(key) % BUCKETS as u64) as usize;
         match self.buckets.get(index) {
             Some(bucket) if exclusive => KeyGuard::Exclusive { _guard: bucket.write().await },

@@ -1,4 +1,4 @@
-//! The layout of keys in the engine:
+//! The layout of the engine's keys:
 //!
 //! | key | meta | body |
 //! |---|---|---|
@@ -7,14 +7,15 @@
 //! | `s` store-id | [`StoreMeta`](super::codec::StoreMeta) | |
 //! | `t` SHA-256 of the secret | [`TokenMeta`](super::codec::TokenMeta) | |
 //!
-//! Each store has two records with the same meta, `s` by id and `o` in list order. Records of items
-//! and tokens expire. Store ids have a fixed length, and names contain no control characters, so
-//! no separator is ambiguous.
+//! Each store has two records, `s` by id and `o` in list order. They have the same meta, except
+//! that only the record by id is marked while the store is being deleted. Records of items and
+//! tokens may have an expiry time. The keys are unambiguous, because store ids have a fixed length
+//! and names contain no control characters.
 
 use super::types::{Key, StoreId};
 use bytes::Bytes;
 
-/// First byte of the keys of stores by id; one record per store.
+/// First byte of the keys of stores by id. There is one such record per store.
 pub const STORES: u8 = b's';
 /// First byte of the keys of items.
 pub const ITEMS: u8 = b'i';
@@ -22,16 +23,17 @@ pub const ITEMS: u8 = b'i';
 pub const STORE_ORDER: u8 = b'o';
 /// First byte of the keys of limited tokens.
 pub const TOKENS: u8 = b't';
-/// Length of a token's hash, in bytes.
+/// Length of the hash of a token's secret, in bytes.
 pub const TOKEN_HASH_BYTES: usize = 32;
 
-/// Returns the key of a store by id.
+/// Returns the key of a store's record by id.
 pub fn store(id: &StoreId) -> Bytes {
     [&[STORES][..], id.as_bytes()].concat().into()
 }
 
-/// Returns the key of a store in list order: by name with ASCII letters in upper case, then by name
-/// (docs/contract.md sections 2.2 and 11.2). Accepts any text, because cursors may contain any.
+/// Returns the key of a store's record in list order. Stores are ordered by name with ASCII letters
+/// in upper case, then by name (docs/contract.md sections 2.2 and 11.2). Any text is accepted,
+/// because a cursor may contain any text.
 pub fn store_order(name: &str) -> Bytes {
     let upper = name.to_ascii_uppercase();
     [&[STORE_ORDER][..], upper.as_bytes(), &[0], name.as_bytes()].concat().into()
@@ -57,17 +59,19 @@ pub fn item(store: &StoreId, key: &Key) -> Bytes {
     [&[ITEMS][..], store.as_bytes(), key.as_bytes()].concat().into()
 }
 
-/// Returns the common prefix of the keys of a store's items.
+/// Returns the common prefix of the engine keys of a store's items.
 pub fn items(store: &StoreId) -> Bytes {
     [&[ITEMS][..], store.as_bytes()].concat().into()
 }
 
-/// Returns the common prefix of the keys of a store's items whose item keys begin with `prefix`.
+/// Returns the common prefix of the engine keys of those items in a store whose keys begin with
+/// `prefix`.
 pub fn prefixed_items(store: &StoreId, prefix: &str) -> Bytes {
     [&[ITEMS][..], store.as_bytes(), prefix.as_bytes()].concat().into()
 }
 
-/// Returns the first key after all keys with this prefix, which must not consist of `FF` only.
+/// Returns the first key after all keys with this prefix. At least one byte of the prefix must
+/// differ from `FF`.
 pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     while end.last() == Some(&0xff) {
@@ -85,7 +89,7 @@ mod tests {
     use crate::engine::successor;
 
     #[test]
-    fn stores_sort_in_the_recorded_order() {
+    fn stores_sort_in_the_order_of_the_hosted_api() {
         let mut names = ["test_store", "TestStoreA", "test-store", "a", "A", "B", "b"];
         names.sort_by_key(|name| store_order(name));
         assert_eq!(names, ["A", "a", "B", "b", "test-store", "TestStoreA", "test_store"]);

@@ -1,4 +1,4 @@
-//! Lists of a store's keys.
+//! Lists the keys of a store.
 
 use super::items::{self, Item};
 use super::types::StoreId;
@@ -9,9 +9,9 @@ use bytes::Bytes;
 /// The parameters of a list of keys.
 #[derive(Clone, Debug)]
 pub struct ListKeys {
-    /// Only keys with this prefix.
+    /// Only list keys with this prefix.
     pub prefix: String,
-    /// Only keys after this one.
+    /// Only list keys after this one.
     pub after: Option<Vec<u8>>,
     /// Maximum number of keys to return.
     pub limit: usize,
@@ -23,7 +23,7 @@ pub struct ListKeys {
 #[derive(Debug)]
 pub struct KeyPage {
     page: ScanPage,
-    /// Length of the engine key before the item key.
+    /// Length of the part of an engine key that precedes the item key, in bytes.
     key_offset: usize,
     /// Whether more keys follow.
     pub more: bool,
@@ -35,7 +35,7 @@ impl KeyPage {
         self.page.iter().map(|record| record.key.get(self.key_offset..).unwrap_or_default())
     }
 
-    /// Iterates over the keys and items, without values.
+    /// Iterates over the keys and their items. The values of the items are empty.
     pub fn items(&self) -> impl Iterator<Item = Result<(&[u8], Item)>> {
         self.page.iter().map(|scanned| {
             let key = scanned.key.get(self.key_offset..).unwrap_or_default();
@@ -51,22 +51,22 @@ impl KeyPage {
         self.page.len()
     }
 
-    /// Returns the size of all keys and metas, in bytes.
+    /// Returns the total size of the keys and metas, in bytes.
     pub fn bytes(&self) -> usize {
         self.page.iter().map(|record| record.key.len() + record.meta.len()).sum()
     }
 
-    /// Returns whether the page has no keys; then no more follow.
+    /// Returns whether the page has no keys.
     pub fn is_empty(&self) -> bool {
         self.page.is_empty()
     }
 }
 
 impl Kv {
-    /// Lists a page of a store's keys, without expired items.
+    /// Lists a page of a store's keys. Expired items are omitted.
     ///
     /// # Errors
-    /// [`Error::NoStore`](super::Error::NoStore).
+    /// Returns [`Error::NoStore`](super::Error::NoStore).
     pub async fn list_keys(&self, store: &StoreId, list: &ListKeys) -> Result<KeyPage> {
         self.require_store(store).await?;
         let items = keyspace::items(store);
@@ -76,7 +76,7 @@ impl Kv {
         if let Some(after) = &list.after {
             start = successor(&[&items[..], after].concat()).max(start);
         }
-        // One more than needed shows whether more follow.
+        // Scan one record more than needed, to find out whether more keys follow.
         let limit = list.limit.saturating_add(1);
         let (skip_expired_at, eventual) = (self.clock.now(), list.eventual);
         let scan = Scan { start, end, limit, skip_expired_at, eventual };

@@ -1,8 +1,10 @@
-//! The KV data model: stores, items, tokens, preconditions, lists and expiry, over any engine.
+//! The key-value data model: stores, items, tokens, preconditions, lists and expiry. It runs on any
+//! engine.
 //!
-//! It uses no HTTP, file or engine code, and gets the time only from [`Clock`]. Writes use
-//! optimistic concurrency control: read the current records, decide with the pure functions of
-//! [`preconditions`], commit with the versions read as preconditions, and retry on a conflict.
+//! It does not depend on HTTP, files or a particular engine, and gets the time only from [`Clock`].
+//! Writes use optimistic concurrency control. A write reads the current records, evaluates the pure
+//! functions of [`preconditions`], commits on condition that the records are unchanged, and retries
+//! on a conflict.
 
 pub mod backup;
 pub mod batch;
@@ -36,7 +38,7 @@ use key_locks::KeyLocks;
 use std::sync::Arc;
 use types::{StoreId, StoreName};
 
-/// Maximum attempts of a write; each conflict means that another write succeeded.
+/// Maximum number of attempts at a write. Each conflict means that another write succeeded.
 const ATTEMPTS_MAX: usize = 100;
 
 /// The result of an operation on the data model.
@@ -45,18 +47,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The properties of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreInfo {
-    /// The id, generated at creation.
+    /// The store's id, generated when the store is created.
     pub id: StoreId,
-    /// The name, unique among stores.
+    /// The store's name, unique among all stores.
     pub name: StoreName,
-    /// When it was created, in microseconds since 1970.
+    /// When the store was created, in microseconds since the Unix epoch.
     pub created_at: u64,
-    /// When it was created or last renamed, in microseconds since 1970.
+    /// When the store was created or last renamed, in microseconds since the Unix epoch.
     pub updated_at: u64,
 }
 
-/// The stores of one engine. If the engine fails, every operation returns [`Error::Full`],
-/// [`Error::Unavailable`] or [`Error::Internal`], beyond the errors its documentation lists.
+/// The stores of one engine. Every operation may return [`Error::Full`], [`Error::Unavailable`] or
+/// [`Error::Internal`] if the engine fails, in addition to its documented errors.
 pub struct Kv {
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,
@@ -65,7 +67,8 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// Creates the data model over an engine, with a maximum value size in bytes.
+    /// Creates the data model on top of an engine. `value_bytes_max` is the maximum size of a
+    /// value, in bytes.
     pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, value_bytes_max: u64) -> Kv {
         Kv { engine, clock, locks: KeyLocks::default(), value_bytes_max }
     }
@@ -75,26 +78,27 @@ impl Kv {
         self.value_bytes_max
     }
 
-    /// Returns the current time, in microseconds since 1970.
+    /// Returns the current time, in microseconds since the Unix epoch.
     pub fn now(&self) -> u64 {
         self.clock.now()
     }
 
-    /// Returns the memory to reserve for an upload, in bytes. `declared` is the size of the value,
-    /// if known; `streamed` is the reservation for an engine that does not buffer blobs.
+    /// Returns how much memory to reserve for an upload, in bytes. `declared` is the size of the
+    /// value, if known. `streamed` is the maximum to reserve if the engine does not buffer blobs.
     pub fn upload_memory_bytes(&self, declared: Option<u64>, streamed: u64) -> u64 {
         let size = declared.unwrap_or(self.value_bytes_max);
         if self.engine.buffers_blobs() { size } else { size.min(streamed) }
     }
 
-    /// Returns the memory that an item's value takes while it is sent, in bytes.
+    /// Returns how much memory an item's value takes while it is being sent, in bytes.
     pub fn download_memory_bytes(&self, item: &Item) -> u64 {
         let streamed = item.size > SINGLE_READ_BYTES_MAX && !self.engine.buffers_blobs();
-        // A range of a value in memory keeps the whole value allocated.
+        // Sending a range of an in-memory value keeps the whole value allocated.
         if streamed { PIECE_BYTES as u64 } else { item.size }
     }
 
-    /// Returns the memory to reserve for an uploaded value once it is complete, in bytes.
+    /// Returns how much memory to reserve for a completely received value of `size` bytes, in
+    /// bytes.
     pub fn held_memory_bytes(&self, size: u64) -> u64 {
         // The engine may keep a value in memory if it is small enough to be read in one call.
         let is_held = size <= SINGLE_READ_BYTES_MAX || self.engine.buffers_blobs();
@@ -112,7 +116,7 @@ impl Kv {
         Ok(self.engine.count(keyspace::STORES).await?)
     }
 
-    /// Returns the number of items, including expired ones not yet purged.
+    /// Returns the number of items, including expired items that are not yet purged.
     pub async fn items_count(&self) -> Result<u64> {
         Ok(self.engine.count(keyspace::ITEMS).await?)
     }
@@ -122,7 +126,7 @@ impl Kv {
         self.engine.stats()
     }
 
-    /// Completes accepted writes and closes the engine.
+    /// Completes all accepted writes and closes the engine.
     pub async fn close(&self) -> Result<()> {
         Ok(self.engine.close().await?)
     }
@@ -136,7 +140,7 @@ pub enum Error {
     Invalid {
         /// The name of the field in the API.
         field: &'static str,
-        /// The rule it violates, phrased to follow the name.
+        /// The rule that the field violates, phrased to follow the field's name.
         reason: String,
     },
     /// The store does not exist.
@@ -151,22 +155,22 @@ pub enum Error {
     /// The token does not permit the operation.
     #[error("{0}")]
     Forbidden(&'static str),
-    /// A store with that name exists.
+    /// A store with the requested name already exists.
     #[error("store with name '{0}' already exists")]
     StoreExists(String),
-    /// The store has items.
+    /// The store still has items.
     #[error("the store is not empty; delete its items first")]
     StoreNotEmpty,
     /// A precondition of the write failed.
     #[error("the item does not satisfy the precondition")]
     Precondition,
-    /// The value exceeds the maximum size in bytes.
+    /// The value is larger than this maximum, in bytes.
     #[error("value must be at most {0} bytes")]
     TooLarge(u64),
-    /// Conflicts with concurrent writes persisted.
+    /// Every attempt conflicted with a concurrent write.
     #[error("too many concurrent writes to the same item")]
     Busy,
-    /// No space is left; nothing was written.
+    /// The storage is full; nothing was written.
     #[error("storage is full: {0}")]
     Full(String),
     /// The storage is unreachable; nothing was written.

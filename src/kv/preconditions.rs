@@ -6,7 +6,7 @@ use super::{Error, Result};
 /// The state of an item at the time of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ItemState {
-    /// There is no record.
+    /// The item has no record.
     Absent,
     /// The item has expired, but its record still exists.
     Expired,
@@ -18,7 +18,8 @@ pub enum ItemState {
 }
 
 impl ItemState {
-    /// Returns the state of an item with this generation and expiry time (0 for never) at `now`.
+    /// Returns the state of an item at time `now`. `found` is its generation and its expiry time (0
+    /// if it never expires), or `None` if the item has no record.
     pub fn of(found: Option<(u64, u64)>, now: u64) -> ItemState {
         match found {
             None => ItemState::Absent,
@@ -56,8 +57,9 @@ pub enum PutAction {
 /// Decides the action of a put.
 ///
 /// # Errors
-/// [`Error::Precondition`] if the item exists and the mode is [`PutMode::Add`], or if it does not
-/// have the generation `if_generation`; 0 requires that it does not exist.
+/// Returns [`Error::Precondition`] if the item exists and the mode is [`PutMode::Add`], or if the
+/// item does not have the generation `if_generation`. A required generation of 0 means that the
+/// item must not exist.
 pub fn put(state: ItemState, mode: PutMode, if_generation: Option<u64>) -> Result<PutAction> {
     let generation = match state {
         ItemState::Absent | ItemState::Expired => 0,
@@ -81,15 +83,15 @@ pub fn put(state: ItemState, mode: PutMode, if_generation: Option<u64>) -> Resul
 pub enum DeleteAction {
     /// Remove the record.
     Remove,
-    /// Succeed without a write.
+    /// Succeed without writing anything.
     Nothing,
 }
 
 /// Decides the action of a delete.
 ///
 /// # Errors
-/// [`Error::NoItem`] if there is no record and `force` is not set; [`Error::Precondition`] if the
-/// item does not have the generation `if_generation`.
+/// Returns [`Error::NoItem`] if the item has no record and `force` is not set. Returns
+/// [`Error::Precondition`] if the item has a record but not the generation `if_generation`.
 pub fn delete(state: ItemState, force: bool, if_generation: Option<u64>) -> Result<DeleteAction> {
     match (state, if_generation) {
         (ItemState::Absent, _) if force => Ok(DeleteAction::Nothing),
@@ -110,7 +112,7 @@ mod tests {
     const GONE: [ItemState; 2] = [ItemState::Absent, ItemState::Expired];
 
     #[test]
-    fn put_without_an_item_writes_the_value_unless_a_generation_is_required() {
+    fn a_put_of_a_missing_item_fails_only_if_it_requires_a_nonzero_generation() {
         for state in GONE {
             for mode in [PutMode::Overwrite, PutMode::Add, PutMode::Append, PutMode::Prepend] {
                 for required in [None, Some(0)] {
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn put_on_an_item_depends_on_mode_and_generation() {
+    fn a_put_of_an_existing_item_depends_on_mode_and_generation() {
         let table = [
             (PutMode::Overwrite, Ok(PutAction::Replace)),
             (PutMode::Add, Err(Error::Precondition)),
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn delete_depends_on_state_force_and_generation() {
+    fn a_delete_depends_on_state_force_and_generation() {
         for required in [None, Some(0), Some(7)] {
             assert_eq!(delete(ItemState::Absent, true, required), Ok(DeleteAction::Nothing));
             assert_eq!(delete(ItemState::Absent, false, required), Err(Error::NoItem));

@@ -1,10 +1,11 @@
 //! Stores: create, list, describe, rename and delete.
 //!
-//! A store has two records, by id and in list order, always written together. Every put into a
-//! store requires the version of its record by id. A deletion marks the store as closing, checks
-//! that it has no live items, and removes it on condition that its record is unchanged. A put in
-//! between reopens the store and thereby cancels the deletion. No lock is held, and after a crash
-//! the next put reopens the store.
+//! A store has two records, one by id and one in list order, which are created, renamed and removed
+//! together. Every put into a store requires that its record by id is unchanged. A deletion marks
+//! that record as closing, checks that the store has no live items, and removes both records on
+//! condition that the marked one is unchanged. A put in between reopens the store and thereby
+//! cancels the deletion. The deletion holds no lock. If a crash interrupts it, the next put reopens
+//! the store.
 
 use super::codec::StoreMeta;
 use super::types::{Location, StoreId, StoreName};
@@ -17,9 +18,9 @@ use bytes::Bytes;
 /// The parameters of a list of stores.
 #[derive(Clone, Debug, Default)]
 pub struct ListStores {
-    /// Only the store with this name.
+    /// Only list the store with this name.
     pub name: Option<String>,
-    /// Only stores after this name, in list order.
+    /// Only list the stores after this name, in list order.
     pub after: Option<String>,
     /// Maximum number of stores to return.
     pub limit: usize,
@@ -30,7 +31,7 @@ pub struct ListStores {
 pub struct StorePage {
     /// The stores of this page.
     pub stores: Vec<StoreInfo>,
-    /// Number of stores on all pages.
+    /// Total number of stores on all pages.
     pub total: u64,
     /// Whether more stores follow.
     pub more: bool,
@@ -49,7 +50,7 @@ impl Kv {
     /// Creates a store.
     ///
     /// # Errors
-    /// [`Error::StoreExists`].
+    /// Returns [`Error::StoreExists`].
     pub async fn create_store(
         &self,
         name: StoreName,
@@ -97,8 +98,8 @@ impl Kv {
         Ok(StorePage { stores, total: self.stores_count().await?, more })
     }
 
-    /// Lists a page of the stores with these ids, reading each of them. Stores that do not exist
-    /// are omitted.
+    /// Lists a page of the stores with these ids. Reads the record of each store, and omits stores
+    /// that do not exist.
     pub async fn list_stores_among(&self, list: &ListStores, ids: &[StoreId]) -> Result<StorePage> {
         let mut stores = Vec::with_capacity(ids.len());
         for id in ids {
@@ -122,7 +123,7 @@ impl Kv {
     /// Returns the properties of a store.
     ///
     /// # Errors
-    /// [`Error::NoStore`].
+    /// Returns [`Error::NoStore`].
     pub async fn describe_store(&self, id: &StoreId) -> Result<StoreInfo> {
         Ok(self.read_store(id).await?.0.info)
     }
@@ -136,7 +137,7 @@ impl Kv {
     /// Renames a store; does nothing if it already has this name.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::StoreExists`].
+    /// Returns [`Error::NoStore`] or [`Error::StoreExists`].
     pub async fn rename_store(&self, id: &StoreId, name: StoreName) -> Result<()> {
         for _ in 0..ATTEMPTS_MAX {
             let (meta, version) = self.read_store(id).await?;
@@ -168,10 +169,10 @@ impl Kv {
         Err(Error::Busy)
     }
 
-    /// Deletes a store without live items.
+    /// Deletes a store, which must not have live items.
     ///
     /// # Errors
-    /// [`Error::NoStore`], [`Error::StoreNotEmpty`].
+    /// Returns [`Error::NoStore`] or [`Error::StoreNotEmpty`].
     pub async fn delete_store(&self, id: &StoreId) -> Result<()> {
         for _ in 0..ATTEMPTS_MAX {
             let (meta, version) = self.read_store(id).await?;
@@ -181,7 +182,7 @@ impl Kv {
             let marked = self.commit_store(&by_id, version, vec![close]).await?;
             let Outcome::Committed(version) = marked else { continue };
             if let Err(e) = self.require_empty(id).await {
-                // On a conflict, a put has already reopened the store.
+                // If this commit conflicts, a put has already reopened the store.
                 let reopen = put_mutation(by_id.clone(), &StoreMeta { closing: false, ..meta });
                 self.commit_store(&by_id, version, vec![reopen]).await?;
                 return Err(e);

@@ -1,9 +1,10 @@
 //! Limited tokens: create, authenticate, list and revoke.
 //!
 //! A token is one record under the SHA-256 of its secret; the secret itself is not stored.
-//! Authentication costs one read, and a revocation takes effect on all servers of an engine
-//! immediately. Secrets have 256 random bits, so a fast hash suffices. Lookups by id scan all
-//! tokens, of which there are few. Expired tokens are treated as absent, like expired items.
+//! Authentication costs one read. A revocation takes effect immediately on all servers that share
+//! the database. Secrets have 256 random bits, so a fast hash suffices. A lookup by id scans all
+//! tokens, which is cheap because their number is limited. Expired tokens are treated as absent,
+//! like expired items.
 
 use super::codec::TokenMeta;
 use super::items::stored_expiry;
@@ -21,11 +22,11 @@ use std::fmt;
 
 /// Prefix of every secret, which lets secret scanners recognize it.
 const SECRET_PREFIX: &[u8] = b"sf_";
-/// Random bytes of a secret, and the length of their encoding.
+/// Number of random bytes in a secret, and number of characters that encode them.
 const SECRET_BYTES: usize = 32;
 const SECRET_CHARS: usize = 43;
 
-/// A token id: 22 characters of `[0-9a-z]`; not secret.
+/// A token id: 22 characters from `[0-9a-z]`. It is not secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenId([u8; StoreId::LEN]);
 
@@ -33,7 +34,7 @@ impl TokenId {
     /// Parses an id.
     ///
     /// # Errors
-    /// [`Error::NoToken`] for malformed ids, as for unknown ones.
+    /// Returns [`Error::NoToken`] for a malformed id, as for an unknown one.
     pub fn parse(text: &[u8]) -> Result<TokenId> {
         parse_id(text).map(TokenId).ok_or(Error::NoToken)
     }
@@ -60,7 +61,7 @@ impl fmt::Display for TokenId {
 pub enum Scope {
     /// Reads and writes.
     Global,
-    /// Reads.
+    /// Only reads.
     Read,
 }
 
@@ -68,7 +69,7 @@ impl Scope {
     /// Parses `global` or `global:read`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for anything else.
+    /// Returns [`Error::Invalid`] for any other text.
     pub fn parse(text: &str) -> Result<Scope> {
         match text {
             "global" => Ok(Scope::Global),
@@ -96,11 +97,11 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Validates a grant. An empty `stores` permits all stores, an empty `prefix` all keys;
-    /// duplicate stores are removed.
+    /// Validates a grant. An empty `stores` permits all stores, and an empty `prefix` permits all
+    /// keys. Duplicate stores are removed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the rule it violates.
+    /// Returns [`Error::Invalid`] with the rule that the grant violates.
     pub fn new(name: &str, scope: Scope, mut stores: Vec<StoreId>, prefix: &str) -> Result<Grant> {
         let chars = name.chars().count();
         if !(1..=TOKEN_NAME_CHARS_MAX).contains(&chars) {
@@ -113,7 +114,7 @@ impl Grant {
         }
         if stores.len() > TOKEN_STORES_MAX {
             let (max, len) = (TOKEN_STORES_MAX, stores.len());
-            let reason = format!("must list at most {max}, but has {len}");
+            let reason = format!("must have at most {max} entries, but has {len}");
             return Err(Error::invalid("stores", reason));
         }
         if prefix.len() > TOKEN_PREFIX_BYTES_MAX {
@@ -136,17 +137,17 @@ impl Grant {
         self.scope
     }
 
-    /// Returns the permitted stores; empty for all.
+    /// Returns the permitted stores; empty if all stores are permitted.
     pub fn stores(&self) -> &[StoreId] {
         &self.stores
     }
 
-    /// Returns the prefix of the permitted keys; empty for all.
+    /// Returns the prefix of the permitted keys; empty if all keys are permitted.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Returns whether stores or keys are restricted.
+    /// Returns whether the grant restricts stores or keys.
     pub fn is_restricted(&self) -> bool {
         !self.stores.is_empty() || !self.prefix.is_empty()
     }
@@ -156,7 +157,7 @@ impl Grant {
         self.stores.is_empty() || self.stores.iter().any(|id| id.as_bytes() == store)
     }
 
-    /// Returns whether a key, or every key with a prefix, is permitted.
+    /// Returns whether `key`, or every key with the prefix `key`, is permitted.
     pub fn allows_key(&self, key: &[u8]) -> bool {
         key.starts_with(self.prefix.as_bytes())
     }
@@ -165,13 +166,13 @@ impl Grant {
 /// A token, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenInfo {
-    /// The id, generated at creation.
+    /// The token's id, generated when the token is created.
     pub id: TokenId,
-    /// The name and permissions.
+    /// The token's name and permissions.
     pub grant: Grant,
-    /// When it was created, in microseconds since 1970.
+    /// When the token was created, in microseconds since the Unix epoch.
     pub created_at: u64,
-    /// When it expires, in microseconds since 1970; `None` for never.
+    /// When the token expires, in microseconds since the Unix epoch; `None` if it never does.
     pub expires_at: Option<u64>,
 }
 
@@ -187,7 +188,7 @@ impl Secret {
         Ok(Secret(text))
     }
 
-    /// Returns the secret, for the response to its creation.
+    /// Returns the secret, for the response to the request that created the token.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -199,7 +200,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Returns the engine key of the token with this secret; `None` if it is malformed.
+/// Returns the engine key of the token with this secret; `None` if the secret is malformed.
 fn secret_key(secret: &[u8]) -> Option<Bytes> {
     let random = secret.strip_prefix(SECRET_PREFIX)?;
     let base64url = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
@@ -213,11 +214,11 @@ fn decode(meta: &[u8], expires_at: u64) -> Result<TokenInfo> {
 }
 
 impl Kv {
-    /// Creates a token durably. `expires_at` is in microseconds since 1970.
+    /// Creates a token durably. `expires_at` is in microseconds since the Unix epoch.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the expiry time has passed, a store does not exist, or [`TOKENS_MAX`]
-    /// is reached; or when the engine fails.
+    /// Returns [`Error::Invalid`] if the expiry time has passed or is after the year 9999, if a
+    /// store does not exist, or if there are already [`TOKENS_MAX`] tokens.
     pub async fn create_token(
         &self,
         grant: Grant,
@@ -239,7 +240,7 @@ impl Kv {
                 found => found.map(|_| ())?,
             }
         }
-        // Serializes creation within the process, to enforce the limit.
+        // Creation is serialized within the process, to enforce the limit.
         let _guard = self.locks.lock(&[keyspace::TOKENS], true).await;
         if self.live_tokens().await?.len() >= TOKENS_MAX {
             let reason = format!("must be at most {TOKENS_MAX}; revoke a token that is not needed");
@@ -266,7 +267,7 @@ impl Kv {
     /// Returns the live token with this secret, if any.
     pub async fn token(&self, secret: &[u8]) -> Result<Option<TokenInfo>> {
         let Some(key) = secret_key(secret) else { return Ok(None) };
-        // There is no body, but engines cache only full reads.
+        // The record has no body, but engines only cache full reads.
         let found = self.engine.read(&key, Projection::Full).await?;
         let now = self.clock.now();
         let live = found.filter(|record| record.expires_at == 0 || record.expires_at > now);
@@ -281,10 +282,11 @@ impl Kv {
         Ok(tokens)
     }
 
-    /// Revokes a token. Requests that start after this returns are rejected.
+    /// Revokes a token. Requests with the token that start after this function returns are
+    /// rejected.
     ///
     /// # Errors
-    /// [`Error::NoToken`].
+    /// Returns [`Error::NoToken`].
     pub async fn revoke_token(&self, id: &TokenId) -> Result<()> {
         let found = self.live_tokens().await?.into_iter().find(|(info, _)| info.id == *id);
         let (_, precondition) = found.ok_or(Error::NoToken)?;
@@ -296,7 +298,7 @@ impl Kv {
         };
         match self.engine.commit(commit).await? {
             Outcome::Committed(_) => Ok(()),
-            // Tokens are immutable, so it was revoked concurrently.
+            // Tokens are immutable, so a conflict means that the token was removed concurrently.
             Outcome::Conflict => Err(Error::NoToken),
         }
     }
@@ -304,7 +306,7 @@ impl Kv {
     /// Returns all live tokens with the versions of their records.
     async fn live_tokens(&self) -> Result<Vec<(TokenInfo, Precondition)>> {
         let (start, end) = keyspace::tokens();
-        // Concurrent servers may exceed the limit slightly, but not twofold.
+        // Servers that create tokens at the same time may exceed the limit slightly.
         let (limit, skip_expired_at) = (2 * TOKENS_MAX, self.clock.now());
         let scan = Scan { start, end, limit, skip_expired_at, eventual: false };
         let page = self.engine.scan(scan).await?;
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_allow_only_their_stores_and_keys() {
+    fn a_grant_allows_only_its_stores_and_keys() {
         let all = grant("n", 0, "").unwrap();
         assert!(all.allows_store(b"anything") && all.allows_key(b"") && !all.is_restricted());
         let id = StoreId::random().unwrap();
@@ -362,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_have_one_format_and_debug_hides_them() {
+    fn malformed_secrets_are_rejected_and_debug_hides_secrets() {
         let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());
         assert_ne!(one.expose(), other.expose());
         assert_eq!(format!("{one:?}"), "Secret(hidden)");

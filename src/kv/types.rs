@@ -1,12 +1,12 @@
 //! Validated types of the data model: store ids and names, item keys, metadata and times to live.
-//! Each is checked once, when it is parsed (docs/contract.md sections 2, 4 and 11).
+//! Each value is validated once, when it is parsed (docs/contract.md sections 2, 4 and 11).
 
 use super::limits::{KEY_BYTES_MAX, METADATA_BYTES_MAX, STORE_NAME_CHARS_MAX};
 use super::{Error, Result};
 use bytes::Bytes;
 use std::fmt;
 
-/// A store id: 22 characters of `[0-9a-z]`.
+/// A store id: 22 characters from `[0-9a-z]`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreId([u8; StoreId::LEN]);
 
@@ -17,7 +17,8 @@ impl StoreId {
     /// Parses an id.
     ///
     /// # Errors
-    /// [`Error::NoStore`] for malformed ids, as for unknown ones (docs/contract.md section 2.3).
+    /// Returns [`Error::NoStore`] for a malformed id, as for an unknown one (docs/contract.md
+    /// section 2.3).
     pub fn parse(text: &[u8]) -> Result<StoreId> {
         parse_id(text).map(StoreId).ok_or(Error::NoStore)
     }
@@ -67,7 +68,7 @@ pub(super) fn random_id() -> Result<[u8; StoreId::LEN]> {
     Ok(id)
 }
 
-/// A store name: 1 to 255 characters, no control characters.
+/// A store name: 1 to 255 characters, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreName(String);
 
@@ -75,7 +76,7 @@ impl StoreName {
     /// Validates a name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the rule it violates.
+    /// Returns [`Error::Invalid`] with the rule that the name violates.
     pub fn parse(name: &str) -> Result<StoreName> {
         let invalid = |reason: String| Err(Error::invalid("name", reason));
         if name.is_empty() {
@@ -98,7 +99,8 @@ impl StoreName {
     }
 }
 
-/// The requested region of a store; stored, but without effect (docs/contract.md section 2.1).
+/// The region requested for a store. It is stored, but has no effect (docs/contract.md section
+/// 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
     /// Asia.
@@ -115,7 +117,7 @@ impl Location {
     /// Parses `US`, `EU`, `ASIA` or `AUS`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for anything else.
+    /// Returns [`Error::Invalid`] for any other text.
     pub fn parse(text: &str) -> Result<Location> {
         match text {
             "ASIA" => Ok(Location::Asia),
@@ -127,7 +129,7 @@ impl Location {
     }
 }
 
-/// An item key: 1 to 1024 bytes of UTF-8 (rules in docs/contract.md section 4).
+/// An item key: 1 to 1024 bytes of UTF-8 (docs/contract.md section 4 lists the rules).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(Bytes);
 
@@ -135,7 +137,7 @@ impl Key {
     /// Validates a key.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the rule it violates.
+    /// Returns [`Error::Invalid`] with the rule that the key violates.
     pub fn parse(bytes: &[u8]) -> Result<Key> {
         let invalid = |reason: &str| Err(Error::invalid("key", reason));
         if bytes.is_empty() {
@@ -166,7 +168,7 @@ impl Key {
         Ok(Key(Bytes::copy_from_slice(bytes)))
     }
 
-    /// Returns the key, which is UTF-8.
+    /// Returns the bytes of the key, which are valid UTF-8.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -183,7 +185,8 @@ impl Metadata {
     /// Validates metadata, which need not be UTF-8.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is too long or contains a control character other than a tab.
+    /// Returns [`Error::Invalid`] if the metadata is too long or contains a control character other
+    /// than a tab.
     pub fn parse(bytes: &[u8]) -> Result<Metadata> {
         let invalid = |reason: &str| Err(Error::invalid("metadata", reason));
         if bytes.len() > METADATA_BYTES_MAX {
@@ -196,12 +199,12 @@ impl Metadata {
         Ok(Metadata(Bytes::copy_from_slice(bytes)))
     }
 
-    /// Wraps stored metadata without validation.
+    /// Wraps stored metadata without validating it.
     pub(super) fn from_stored(bytes: Bytes) -> Metadata {
         Metadata(bytes)
     }
 
-    /// Returns the metadata.
+    /// Returns the bytes of the metadata.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -215,7 +218,7 @@ impl Ttl {
     /// Validates a time to live in seconds.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is out of range.
+    /// Returns [`Error::Invalid`] if the number is out of range.
     pub fn new(secs: u64) -> Result<Ttl> {
         match u32::try_from(secs) {
             Ok(secs) if secs > 0 => Ok(Ttl(secs)),
@@ -252,11 +255,11 @@ mod tests {
             assert!(Key::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert!(Key::parse(&[b'k'; 1024]).is_ok() && Key::parse(&[b'k'; 1025]).is_err());
-        assert!(Key::parse(&[0xff, 0xfe]).is_err(), "not UTF-8");
+        assert!(Key::parse(&[0xff, 0xfe]).is_err(), "a key that is not UTF-8 was accepted");
     }
 
     #[test]
-    fn name_length_is_in_characters_and_metadata_size_in_bytes() {
+    fn names_are_limited_in_characters_and_metadata_in_bytes() {
         let name = format!("a{}", "ö".repeat(254));
         assert!(StoreName::parse(&name).is_ok());
         assert!(StoreName::parse(&format!("{name}ö")).is_err());
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn random_ids_parse() {
+    fn random_store_ids_are_valid() {
         let ids: Vec<_> = (0..100).filter_map(|_| StoreId::random().ok()).collect();
         assert_eq!(ids.len(), 100);
         for id in &ids {

@@ -1,16 +1,18 @@
-//! Receives a value in chunks: buffered in memory while it is small, written to a blob otherwise.
+//! Receives a value in chunks. A small value is buffered in memory, and a larger one is written to
+//! a blob.
 
 use super::{Error, Kv, Result, Value};
 use crate::engine::{BlobWriter, INLINE_BYTES_MAX};
 use bytes::{Bytes, BytesMut};
 
-/// Collects the chunks of a value and enforces the size limit. Dropping it discards the value.
+/// Collects the chunks of a value and enforces the size limit. Dropping the upload discards the
+/// value.
 pub struct Upload<'k> {
     kv: &'k Kv,
     size: u64,
-    /// The only chunk so far, uncopied; empty once there are two.
+    /// The first chunk, which is not copied; empty once there is a second chunk.
     first: Bytes,
-    /// All chunks so far, once there are two.
+    /// All chunks received so far, once there are at least two.
     joined: BytesMut,
     blob: Option<Box<dyn BlobWriter>>,
 }
@@ -27,7 +29,7 @@ impl Upload<'_> {
     /// Appends a chunk.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] once the size limit is exceeded.
+    /// Returns [`Error::TooLarge`] once the size limit is exceeded.
     pub async fn push(&mut self, chunk: Bytes) -> Result<()> {
         self.size = self.size.saturating_add(chunk.len() as u64);
         if self.size > self.kv.value_bytes_max {
@@ -52,7 +54,8 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// Returns the complete value; a blob is durable, but not yet referenced by an item.
+    /// Returns the complete value. If it is a blob, the blob is durable, but no item refers to it
+    /// yet.
     pub async fn finish(self) -> Result<Value> {
         if let Some(blob) = self.blob {
             return Ok(Value(blob.finish().await?));

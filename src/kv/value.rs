@@ -1,12 +1,12 @@
-//! Values of items, in memory or as a blob of the engine.
+//! Item values, which are held in memory or stored as a blob by the engine.
 
 use super::{Error, Result};
 pub use crate::engine::SINGLE_READ_BYTES_MAX;
 use crate::engine::{Body, INLINE_BYTES_MAX};
 use bytes::Bytes;
 
-/// Chunk size for reading values larger than [`SINGLE_READ_BYTES_MAX`], in bytes. Aligned chunks
-/// match the engine's checksummed blocks; values up to this size stay in memory.
+/// Chunk size for reading values larger than [`SINGLE_READ_BYTES_MAX`], in bytes. An aligned chunk
+/// is one checksummed block of the engine. An uploaded value of up to this size is kept in memory.
 pub const PIECE_BYTES: usize = INLINE_BYTES_MAX;
 
 /// The value of an item.
@@ -17,7 +17,7 @@ impl Value {
     /// An empty value.
     pub const EMPTY: Value = Value(Body::EMPTY);
 
-    /// Returns the size in bytes.
+    /// Returns the size of the value, in bytes.
     pub fn len(&self) -> u64 {
         self.0.len()
     }
@@ -27,7 +27,7 @@ impl Value {
         self.0.is_empty()
     }
 
-    /// Returns the bytes if they are in memory.
+    /// Returns the bytes of the value if they are in memory.
     pub fn in_memory(&self) -> Option<&Bytes> {
         match &self.0 {
             Body::Bytes(bytes) => Some(bytes),
@@ -38,15 +38,15 @@ impl Value {
     /// Reads `len` bytes at `offset`; the range must lie within the value.
     ///
     /// # Errors
-    /// When the engine fails or the bytes are damaged.
+    /// Fails if the engine fails or the bytes are damaged.
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         Ok(self.0.read(offset, len).await?)
     }
 
-    /// Reads a whole value, which the caller knows to fit in memory.
+    /// Reads the whole value; the caller must ensure that it fits in memory.
     ///
     /// # Errors
-    /// As [`Value::read`].
+    /// Same as [`Value::read`].
     pub async fn read_all(&self) -> Result<Bytes> {
         let len = usize::try_from(self.len()).map_err(|e| Error::Internal(e.to_string()))?;
         self.read(0, len).await

@@ -1,6 +1,6 @@
 //! The composition root: builds a server from its configuration, runs it and shuts it down.
 
-mod limited_stream;
+mod handshake_stream;
 mod root_token;
 mod tls;
 
@@ -25,9 +25,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Length of the kernel's accept queue.
 const BACKLOG: u32 = 4096;
-/// Pause of the sweeper after a round without expired items.
+/// Pause of the sweeper when no expired items are left.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Time limit for running requests on shutdown; 5 s of the 10 s in total remain for the engine.
+/// Time limit for open requests at shutdown. Shutdown is limited to 10 s in total, so 5 s remain
+/// for closing the engine.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// File descriptors reserved for uses other than connections.
 const SPARE_FILES: u64 = 512;
@@ -65,16 +66,16 @@ pub enum StartError {
     Secret(String),
 }
 
-/// Reloads what a server reads from files: its TLS certificate.
+/// Reloads the TLS files of a server.
 #[derive(Clone)]
 pub struct Reloader(Option<Arc<Tls>>);
 
 impl Reloader {
-    /// Reads the files again. Failures are logged, and the previous files stay in use.
+    /// Reloads the files. A failure is logged, and the previous configuration stays in use.
     pub fn reload(&self) {
         match &self.0 {
             Some(tls) => tls.reload(true),
-            None => tracing::info!("nothing to reload: the server has no TLS files"),
+            None => tracing::info!("nothing to reload: TLS is not configured"),
         }
     }
 }
@@ -92,7 +93,8 @@ impl Server {
         let options = StorageOptions {
             cache_bytes: config.cache_bytes,
             wal_bytes: config.wal_bytes,
-            // Above the limit of the API, so that requests wait there, where slow clients yield.
+            // Higher than the API's own limit, so that requests wait in the API, where slow clients
+            // cannot hold all permits.
             reading_bytes: config.max_in_flight / 2 + 2 * config.max_value,
         };
         let Storage { engine, clock } = storage::open(&config.engine, options).await?;
@@ -142,7 +144,7 @@ impl Server {
         &self.token_location
     }
 
-    /// Serves until `stop` resolves, then drains requests and closes the engine within 10 s.
+    /// Serves requests until `stop` resolves, then drains them and closes the engine within 10 s.
     ///
     /// # Errors
     /// If the engine could not be closed cleanly.
@@ -154,7 +156,7 @@ impl Server {
         let listen = self.config.listen;
         if self.tls.is_none() && !listen.ip().is_loopback() {
             tracing::warn!(%listen, "tokens and values are sent unencrypted: set --tls-cert and \
-                            --tls-key, or put a TLS proxy in front");
+                            --tls-key, or use a TLS proxy");
         }
         let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));
@@ -174,7 +176,8 @@ impl Server {
         }
         sweeper.abort();
         watcher.inspect(tokio::task::JoinHandle::abort);
-        // Before the directory is unlocked: the next server writes its own.
+        // Remove the address file before unlocking the directory, because the next server writes
+        // its own.
         drop(_address_file);
         kv.close().await?;
         tracing::info!("server stopped");
@@ -188,7 +191,7 @@ impl Server {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Most likely out of file descriptors; other connections may close.
+                    // Most likely out of file descriptors: wait for other connections to close.
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -203,7 +206,7 @@ impl Server {
                 let _open = OpenConnection::new(metrics, slot);
                 match tls {
                     None => http::serve(stream, &*api, timeouts, draining).await,
-                    // Boxed, so that plain connections do not take the memory of TLS.
+                    // Boxed, so that plain HTTP connections do not take up memory for TLS.
                     Some(tls) => Box::pin(serve_tls(&tls, stream, &api, timeouts, draining)).await,
                 }
             });
@@ -211,7 +214,7 @@ impl Server {
     }
 }
 
-/// An open connection, counted until it is dropped, even by a panic.
+/// An open connection, counted until it is dropped, even if a panic drops it.
 struct OpenConnection {
     metrics: Arc<Metrics>,
     _slot: OwnedSemaphorePermit,
@@ -230,8 +233,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Completes the TLS handshake of a connection, which takes as long as a request head at most, and
-/// serves it.
+/// Completes the TLS handshake within the timeout for a request head, then serves the connection.
 async fn serve_tls(
     tls: &Tls,
     stream: TcpStream,
@@ -239,7 +241,7 @@ async fn serve_tls(
     timeouts: http::Timeouts,
     mut draining: watch::Receiver<bool>,
 ) {
-    // Boxed, so that its memory is free once it is complete.
+    // Box the handshake, so that its memory is freed once the handshake is complete.
     let handshake = Box::pin(tls.accept(stream));
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(timeouts.head, handshake) => handshake,
@@ -276,7 +278,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Removes expired items in small batches until the server drains.
+/// Removes expired items in small batches until the server starts draining.
 async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     loop {
         let swept = kv.purge_expired().await.unwrap_or_else(|error| {
@@ -291,7 +293,7 @@ async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     }
 }
 
-/// Raises the soft limit of open files, commonly 1024, to `wanted` or to the hard limit if lower.
+/// Raises the soft limit on open files (commonly 1024) to `wanted`, but not above the hard limit.
 fn raise_file_limit(wanted: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -309,7 +311,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_in_a_connection_does_not_leak_its_slot_or_count() {
+    async fn a_panic_in_a_connection_releases_its_slot_and_decrements_the_count() {
         let (metrics, slots) = (Arc::new(Metrics::default()), Arc::new(Semaphore::new(1)));
         let slot = slots.clone().acquire_owned().await.unwrap();
         let open = OpenConnection::new(metrics.clone(), slot);

@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Returns the root token, its location and, for a server without a data directory, the temporary
-/// directory of its file.
+/// Returns the root token, its location and, if it was generated without a data directory, the
+/// temporary directory that contains the token file.
 pub(super) fn load(
     config: &ServeConfig,
 ) -> Result<(Token, TokenLocation, Option<TempDir>), String> {

@@ -1,13 +1,13 @@
-//! TLS: handshakes, and a configuration that is loaded again when its files change.
+//! TLS handshakes, and a TLS configuration that is reloaded when its files change.
 
-use super::limited_stream::LimitedStream;
+use super::handshake_stream::HandshakeStream;
 use crate::config::TlsFiles;
+use crate::small_file;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Acceptor, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,37 +21,37 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum size of a PEM file in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Maximum size of a ClientHello in bytes; usual ones have up to 2 KiB.
+/// Maximum size of a ClientHello in bytes; typical ones take up to 2 KiB.
 const HELLO_BYTES_MAX: usize = 8 << 10;
 /// Maximum number of bytes read after the ClientHello until the handshake is complete. The client
-/// may send its first request along, and a record of up to 16 KiB is read as a whole.
+/// may send its first request with the handshake, and a record of up to 16 KiB is read as a whole.
 const FINISH_BYTES_MAX: usize = 24 << 10;
-/// As many bytes more if the client must send a certificate.
+/// Maximum number of additional bytes if the client must send a certificate.
 const CLIENT_CERT_BYTES_MAX: usize = 16 << 10;
 /// Maximum number of bytes that are discarded after a failed handshake.
 const DISCARD_BYTES_MAX: usize = 64 << 10;
-/// Maximum time for which they are discarded.
+/// Maximum time for which bytes are discarded after a failed handshake.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The TLS settings of a server.
 pub(super) struct Tls {
     files: TlsFiles,
     current: RwLock<Arc<ServerConfig>>,
-    /// The version of the files that was loaded last, whether or not that succeeded.
+    /// The version of the files at the last attempt to load them.
     loaded: Mutex<Version>,
 }
 
 /// The outcome of a handshake.
 pub(super) enum Handshake {
     /// A TLS connection.
-    Complete(Box<TlsStream<LimitedStream>>),
-    /// The client speaks plain HTTP; none of its bytes have been read.
+    Complete(Box<TlsStream<HandshakeStream>>),
+    /// The client sent plain HTTP. None of its bytes have been consumed.
     PlainHttp(TcpStream),
-    /// No connection; the client was informed if possible.
+    /// The handshake failed; the client was sent an alert if possible.
     Failed(io::Error),
 }
 
-/// Changes when a file is replaced or modified.
+/// A version of the files, which changes when one of them is replaced or modified.
 #[derive(Debug, PartialEq, Eq)]
 struct Version(Vec<Option<[i64; 5]>>);
 
@@ -68,19 +68,19 @@ impl Version {
 }
 
 impl Tls {
-    /// Loads the files.
+    /// Loads the TLS files.
     ///
     /// # Errors
-    /// A message that names the flag and the file.
+    /// Returns a message that names the flag and the file.
     pub(super) fn load(files: TlsFiles) -> Result<Tls, String> {
-        // Before the files are read, so that a change in between is noticed later.
+        // Get the version first, so that the next check detects changes made during the read.
         let version = Version::of(&files);
         let current = RwLock::new(Arc::new(load(&files)?));
         Ok(Tls { files, current, loaded: Mutex::new(version) })
     }
 
-    /// Loads the files again if they have changed or `force` is set. If that fails, an error is
-    /// logged and the previous files stay in use. Open connections are not affected.
+    /// Reloads the files if they have changed or `force` is set. If that fails, an error is logged
+    /// and the previous configuration stays in use. Open connections are not affected.
     pub(super) fn reload(&self, force: bool) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let version = Version::of(&self.files);
@@ -98,18 +98,18 @@ impl Tls {
             Err(error) => {
                 tracing::error!(
                     error,
-                    "could not reload the TLS files; the previous ones are used"
+                    "could not reload the TLS files; the previous ones stay in use"
                 );
             }
         }
     }
 
-    /// Checks the files for changes until it is dropped.
+    /// Checks the files for changes periodically, until the future is dropped.
     pub(super) async fn watch(self: Arc<Tls>) {
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
             let tls = Arc::clone(&self);
-            // A file system may block.
+            // File system calls may block.
             let _ = tokio::task::spawn_blocking(move || tls.reload(false)).await;
         }
     }
@@ -123,7 +123,7 @@ impl Tls {
             Ok(_) if first[0].is_ascii_alphabetic() => return Handshake::PlainHttp(stream),
             Ok(_) => {}
         }
-        match self.handshake(LimitedStream { stream, remaining: HELLO_BYTES_MAX }).await {
+        match self.handshake(HandshakeStream { stream, remaining: HELLO_BYTES_MAX }).await {
             Ok(stream) => Handshake::Complete(Box::new(stream)),
             Err((error, stream)) => {
                 if let Some(stream) = stream {
@@ -137,8 +137,8 @@ impl Tls {
     /// Reads the ClientHello, then completes the handshake; each step has its own size limit.
     async fn handshake(
         &self,
-        stream: LimitedStream,
-    ) -> Result<TlsStream<LimitedStream>, (io::Error, Option<LimitedStream>)> {
+        stream: HandshakeStream,
+    ) -> Result<TlsStream<HandshakeStream>, (io::Error, Option<HandshakeStream>)> {
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
         let hello = match (&mut acceptor).await {
             Ok(hello) => hello,
@@ -149,7 +149,7 @@ impl Tls {
         if self.files.client_ca.is_some() {
             remaining += CLIENT_CERT_BYTES_MAX;
         }
-        let hello = StartHandshake::from_parts(accepted, LimitedStream { remaining, ..stream });
+        let hello = StartHandshake::from_parts(accepted, HandshakeStream { remaining, ..stream });
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         match hello.into_stream(current).into_fallible().await {
             Ok(mut stream) => {
@@ -161,8 +161,8 @@ impl Tls {
     }
 }
 
-/// Closes a connection after a failed handshake so that the client receives the alert: unread bytes
-/// would reset the connection.
+/// Closes a connection after a failed handshake. Discards the input, because unread bytes would
+/// reset the connection before the client receives the alert.
 async fn discard(mut stream: TcpStream) {
     let (mut buffer, mut discarded) = ([0; 1024], 0);
     let discard = async {
@@ -181,7 +181,8 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
     let chain = certificates("--tls-cert", &files.cert)?;
     let (cert, key) = (files.cert.display(), files.key.display());
     let private = PrivateKeyDer::from_pem_slice(&read("--tls-key", &files.key)?);
-    let private = private.map_err(|e| format!("--tls-key {key}: no unencrypted key: {e}"))?;
+    let private =
+        private.map_err(|e| format!("--tls-key {key}: no unencrypted private key: {e}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
@@ -205,7 +206,7 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-/// Reads the certificates of a PEM file, at least one.
+/// Reads the certificates in a PEM file, which must contain at least one.
 fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let invalid = |e: &dyn std::fmt::Display| format!("{flag} {}: {e}", path.display());
     let certs = CertificateDer::pem_slice_iter(&read(flag, path)?).collect::<Result<Vec<_>, _>>();
@@ -216,13 +217,6 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
 }
 
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
-    let read = || {
-        let (mut bytes, file) = (Vec::new(), File::open(path)?);
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|e: io::Error| format!("{flag} {}: {e}", path.display()))
+    let read = small_file::read(path, FILE_BYTES_MAX);
+    read.map_err(|e| format!("{flag} {}: {e}", path.display()))
 }

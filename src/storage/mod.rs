@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Exit status after a failure that leaves the durability of later writes in doubt, such as a
 /// failed fsync.
 const EXIT_FATAL: i32 = 70;
-/// Time to write the log line of that failure.
+/// Maximum time for writing the log line about a fatal failure.
 const FATAL_FLUSH: Duration = Duration::from_secs(1);
 
 /// Memory and WAL limits of an engine.
@@ -23,7 +23,7 @@ pub struct StorageOptions {
     pub cache_bytes: u64,
     /// WAL size that triggers a checkpoint, in bytes.
     pub wal_bytes: u64,
-    /// Memory limit for large bodies being read from a database, in bytes.
+    /// Memory limit for large bodies being read from a PostgreSQL database, in bytes.
     pub reading_bytes: u64,
 }
 
@@ -35,10 +35,10 @@ pub struct Storage {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Opens the engine at a location. A fatal error of an embedded engine ends the process.
+/// Opens the engine at a location. A fatal error in an embedded engine ends the process.
 ///
 /// # Errors
-/// If the engine cannot be opened.
+/// Fails if the engine cannot be opened.
 pub async fn open(
     location: &EngineLocation,
     options: StorageOptions,
@@ -65,7 +65,7 @@ pub async fn open(
 /// Opens a data directory for reading, without changing it.
 ///
 /// # Errors
-/// If the directory cannot be opened.
+/// Fails if the directory cannot be opened.
 pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
     Ok(Arc::new(Embedded::open_read_only(dir)?))
 }
@@ -74,7 +74,7 @@ pub fn open_read_only(dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
 async fn open_database(database: &Database, reading_bytes: u64) -> Result<Storage, EngineError> {
     use crate::engine::postgres::{Options, Postgres};
 
-    /// The database's clock, so that items expire at the same time on all servers.
+    /// Follows the clock of the database, so that items expire at the same time on all servers.
     struct DatabaseClock(Arc<Postgres>);
 
     impl Clock for DatabaseClock {

@@ -1,4 +1,4 @@
-//! Groups items into batches, each sent and retried as a unit.
+//! Groups items into batches. Each batch is sent and retried as a unit.
 
 use super::checked_item::CheckedItem;
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
@@ -9,21 +9,21 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Maximum number of items.
+    /// Maximum number of items in a batch.
     pub items: usize,
-    /// Bytes of lines that complete a batch.
+    /// Total size of the lines, in bytes, at which a batch is complete.
     pub bytes: usize,
-    /// Whether the keys of a batch must be unique.
+    /// Whether the keys in a batch must be unique.
     pub unique_keys: bool,
-    /// Decode and check items instead of collecting lines; values of more than this many bytes are
-    /// rejected.
+    /// If set, items are decoded and checked instead of being collected as lines, and values larger
+    /// than this many bytes are rejected.
     pub decode: Option<u64>,
 }
 
-/// An item to add to a batch. Each line is parsed at most once, here.
+/// An item to add to a batch. Its line is parsed once, when the entry is created.
 pub struct BatchEntry {
     number: u64,
-    /// Hash of the key, if the line has one.
+    /// Hash of the key, if the line contains a key.
     key_hash: Option<u64>,
     bytes: usize,
     content: Content,
@@ -36,7 +36,7 @@ enum Content {
 }
 
 impl BatchEntry {
-    /// Creates an entry from a line; see [`BatchLimits::decode`].
+    /// Creates an entry from a line. Decodes the line as [`BatchLimits::decode`] specifies.
     pub fn new(number: u64, line: Vec<u8>, decode: Option<u64>) -> BatchEntry {
         let bytes = line.len();
         let Some(value_bytes_max) = decode else {
@@ -64,35 +64,37 @@ fn hash(key: &str) -> u64 {
     hasher.finish()
 }
 
-/// Consecutive items, either as lines or decoded.
+/// Consecutive items, either as lines or in decoded form.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Position of the first item.
     pub from: u64,
     /// Position after the last item.
     pub to: u64,
-    /// Lines of the items, unless decoded.
+    /// Lines of the items; empty if the items are decoded.
     pub lines: Vec<u8>,
-    /// Decoded items.
+    /// Decoded items; empty if the items are kept as lines.
     pub items: Vec<CheckedItem>,
-    /// Number of each line or item, for messages.
+    /// Line number of each item in the input, for messages.
     pub numbers: Vec<u64>,
-    /// Hashes of the keys.
+    /// Hashes of the keys of the items.
     pub key_hashes: Vec<u64>,
     /// Items that cannot be sent.
     pub rejected: Vec<RejectedItem>,
-    /// Bytes of all lines, including decoded ones.
+    /// Total size of all lines in bytes, including lines that were decoded.
     pub bytes: usize,
     /// Whether an earlier run may have sent these items.
     pub resent: bool,
 }
 
 impl Batch {
-    /// Adds an entry.
+    /// Adds an entry to the batch.
     pub fn push(&mut self, entry: BatchEntry) {
         self.key_hashes.extend(entry.key_hash);
         self.bytes += entry.bytes;
         match entry.content {
+            // Avoid copying the line, which may be long.
+            Content::Line(line) if self.lines.is_empty() => self.lines = line,
             Content::Line(line) => self.lines.extend_from_slice(&line),
             Content::Item(item) => self.items.push(item),
             Content::Rejected(item) => return self.rejected.push(item),
@@ -108,16 +110,17 @@ pub struct BatchReader {
     position: u64,
     /// Items before this position may have been sent by an earlier run.
     sent: u64,
-    /// An entry left over from the previous batch.
+    /// The entry that was read last but did not fit into the previous batch.
     pending: Option<BatchEntry>,
     ended: bool,
 }
 
 impl BatchReader {
-    /// Skips the first `done` items; an earlier run may have sent those before position `sent`.
+    /// Creates a reader that skips the first `done` items. An earlier run may have sent the items
+    /// before position `sent`.
     ///
     /// # Errors
-    /// [`SourceError`] if reading fails, or the source has fewer items.
+    /// Returns a [`SourceError`] if reading fails or the source has fewer than `done` items.
     pub fn new(
         mut source: Box<dyn ItemSource>,
         limits: BatchLimits,
@@ -134,10 +137,10 @@ impl BatchReader {
         Ok(BatchReader { source, limits, position: done, sent, pending: None, ended: false })
     }
 
-    /// Reads the next batch; `None` at the end.
+    /// Reads the next batch. Returns `None` at the end of the source.
     ///
     /// # Errors
-    /// [`SourceError`] if reading fails.
+    /// Returns a [`SourceError`] if reading fails.
     pub fn next_batch(&mut self) -> Result<Option<Batch>, SourceError> {
         let from = self.position;
         let mut batch = Batch { from, to: from, resent: from < self.sent, ..Batch::default() };
@@ -194,7 +197,7 @@ mod tests {
     const TEXT: &str = "{\"key\":\"a\"}\n\n{\"key\":\"b\"}\n{\"key\":\"a\"}\nbad\n{\"key\":\"c\"}";
 
     #[test]
-    fn batches_end_at_their_limits_and_at_the_resent_position() {
+    fn batches_end_at_their_limits_and_after_the_last_resent_item() {
         let spans = |batches: &[Batch]| -> Vec<_> {
             batches.iter().map(|batch| (batch.from, batch.to, batch.resent)).collect()
         };
@@ -205,7 +208,7 @@ mod tests {
         assert_eq!((all[1].key_hashes.len(), all[1].key_hashes[0]), (1, all[0].key_hashes[0]));
         assert_eq!(all[2].lines, b"{\"key\":\"c\"}\n");
         let bytes = BatchLimits { bytes: 5, ..LIMITS };
-        assert_eq!(read_all(TEXT, bytes, 0, 0).len(), 4, "the fourth line is shorter");
+        assert_eq!(read_all(TEXT, bytes, 0, 0).len(), 4, "only the fourth line is below the limit");
         let resumed = read_all(TEXT, BatchLimits { items: 10, ..LIMITS }, 1, 3);
         assert_eq!(spans(&resumed), [(1, 3, true), (3, 5, false)]);
     }
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn decoded_items_are_checked_and_invalid_ones_rejected() {
+    fn decoded_items_are_checked_and_invalid_items_are_rejected() {
         let text =
             "{\"key\":\"a\",\"value\":\"aGk=\"}\nbad\n{\"key\":\"b\",\"value\":\"dGhyZWU=\"}\n";
         let decode = BatchLimits { items: 10, decode: Some(4), ..LIMITS };

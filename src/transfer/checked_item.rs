@@ -1,26 +1,28 @@
-//! Checks items against the limits of a KV store before sending them.
+//! Checks items against the limits of a KV store before they are sent.
 
 use super::{NextItem, RejectedItem};
 use crate::kv::clock::{Clock, SECOND, SystemClock};
+use crate::kv::import::ImportedGeneration;
 use crate::kv::types::{Key, Metadata, Ttl};
 use crate::wire::item_line::{ItemLine, LineFields, ParsedLine, trim_metadata};
 
-/// The maximum size of an exported value in bytes.
+/// The maximum size of a value in an export, in bytes.
 pub const VALUE_BYTES_MAX: u64 = 1 << 30;
 
-/// When an item expires.
+/// The expiry of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// Never.
+    /// The item never expires.
     Never,
-    /// At this time, in microseconds since 1970.
+    /// The item expires at this time, in microseconds since the Unix epoch.
     At(u64),
-    /// This many seconds after it is written.
+    /// The item expires this many seconds after it is written.
     After(u64),
 }
 
 impl Expiry {
-    /// Returns the remaining time to live in seconds: `None` for never, 0 if the item has expired.
+    /// Returns the remaining time to live in seconds: `None` if the item never expires, 0 if it has
+    /// expired.
     pub fn remaining_secs(self) -> Option<u64> {
         match self {
             Expiry::Never => None,
@@ -40,17 +42,20 @@ pub struct CheckedItem {
     pub key: String,
     /// Value.
     pub value: Vec<u8>,
-    /// Metadata; empty for none.
+    /// Metadata; empty if the item has none.
     pub metadata: Vec<u8>,
-    /// When it expires.
+    /// Expiry.
     pub expiry: Expiry,
+    /// The generation in the source. Only Steadfast servers import it.
+    pub generation: Option<u64>,
 }
 
 impl CheckedItem {
     /// Parses, decodes and checks a line.
     ///
     /// # Errors
-    /// The rejected item with this number.
+    /// Returns a [`RejectedItem`] with the given line number if the line is invalid or exceeds a
+    /// limit.
     pub fn parse(
         line: &[u8],
         number: u64,
@@ -64,6 +69,19 @@ impl CheckedItem {
             let key = line.key.clone().into_owned();
             RejectedItem { number, key, reason }
         })
+    }
+
+    /// Checks that the generation is at least 1 and at most one day ahead of the clock. A Steadfast
+    /// server does the same with its own clock.
+    ///
+    /// # Errors
+    /// Returns a [`RejectedItem`] with the given line number if the generation is invalid.
+    pub fn check_generation(self, number: u64) -> Result<CheckedItem, RejectedItem> {
+        let now = SystemClock.now();
+        match self.generation.map(|n| ImportedGeneration::new(n, now)).transpose() {
+            Ok(_) => Ok(self),
+            Err(e) => Err(RejectedItem { number, key: self.key, reason: text(e) }),
+        }
     }
 
     fn check(line: &ParsedLine<'_>, value_bytes_max: u64) -> Result<CheckedItem, String> {
@@ -80,11 +98,12 @@ impl CheckedItem {
         if value.len() as u64 > value_bytes_max {
             return Err(too_large(value_bytes_max));
         }
-        Ok(CheckedItem { key: line.key.clone().into_owned(), value, metadata, expiry })
+        let (key, generation) = (line.key.clone().into_owned(), line.generation);
+        Ok(CheckedItem { key, value, metadata, expiry, generation })
     }
 }
 
-/// Returns the reason for rejecting a value above the limit.
+/// Returns the reason for rejecting a value that exceeds the limit.
 pub fn too_large(value_bytes_max: u64) -> String {
     format!("value must be at most {value_bytes_max} bytes (see --max-value)")
 }
@@ -97,7 +116,7 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
-/// Checks everything except the size of the value, then writes the line or rejects the item.
+/// Checks an item except for the size of its value, and either writes its line or rejects it.
 pub(super) fn write_checked(number: u64, item: &ItemLine<'_>, out: &mut Vec<u8>) -> NextItem {
     let check = || {
         check_key(item.key)?;
@@ -125,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_lines_are_rejected_with_the_reason() {
+    fn invalid_lines_are_rejected_with_a_reason() {
         for (line, reason) in [
             ("[\"k\",\"\"]", "JSON object"),
             ("{\"key\":\"k\"}", "value"),
@@ -145,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_items_have_no_time_to_live_remaining() {
+    fn expired_items_have_no_remaining_time_to_live() {
         let remaining = |at: &str| {
             let line = format!("{{\"key\":\"k\",\"value\":\"\",\"expires\":\"{at}\"}}");
             parse(&line).unwrap().expiry.remaining_secs()
@@ -157,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_makes_checking_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn checking_a_line_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = CheckedItem::parse(&bytes, 1, 100);
         }
     }

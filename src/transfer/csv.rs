@@ -1,20 +1,20 @@
 //! Reads CSV (RFC 4180) with the columns `key` and `value`. A header row can reorder them and add
 //! `metadata` and `time_to_live_sec`.
 //!
-//! Quotes are read strictly: one that is misplaced or not closed ends the import with its position,
-//! because it would change the rows after it.
+//! Quoting is strict: a misplaced or unclosed quote ends the import with an error that states its
+//! position, because the rows after the quote cannot be parsed reliably.
 
 use super::checked_item::{too_large, write_checked};
 use super::{ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::item_line::ItemLine;
 use std::io::{self, BufRead};
 
-/// Bytes allowed for a row besides twice the limit of its value.
+/// The number of bytes allowed for a row in addition to twice the maximum size of a value.
 const ROW_EXTRA_BYTES: u64 = 64 * 1024;
-/// The maximum number of fields of a row.
+/// The maximum number of fields in a row.
 const FIELDS_MAX: usize = 1000;
 
-/// A position in the input, counted from 1; columns in characters.
+/// A position in the input. Lines and columns are counted from 1; a column is one character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Position {
     line: u64,
@@ -28,7 +28,7 @@ impl Position {
         let Position { line, column } = self;
         match byte {
             b'\n' => Position { line: line + 1, column: 1 },
-            // A continuation byte of UTF-8.
+            // A UTF-8 continuation byte belongs to the same column.
             0x80..=0xbf => self,
             _ => Position { line, column: column + 1 },
         }
@@ -46,24 +46,25 @@ enum State {
     Start,
     Unquoted,
     Quoted,
-    /// After a quote in a quoted field, which closes it unless another quote follows.
+    /// After a quote in a quoted field. The quote closes the field unless another quote follows.
     Quote,
     /// After the end of a row.
     End,
 }
 
-/// A row and the state of parsing it.
+/// A row and the state of the parser.
 struct RowParser {
     state: State,
     position: Position,
-    /// A carriage return ended the last row, to which a line feed may belong.
+    /// Whether the last row ended in a carriage return, which a line feed may follow.
     after_return: bool,
     /// The position of the last opening quote.
     quote: Position,
     /// The line on which the row starts.
     line: u64,
-    /// The fields without their quotes, and the end of each.
+    /// The concatenated fields, without their quotes.
     bytes: Vec<u8>,
+    /// The position in `bytes` at which each field ends.
     ends: Vec<usize>,
 }
 
@@ -105,8 +106,8 @@ impl RowParser {
             }
             (State::Unquoted, b'"') => {
                 return Err(at.error(
-                    "quote in a field that does not start with one: enclose the field in quotes \
-                     and double those within it",
+                    "quote in a field that does not start with a quote: enclose the field in \
+                     quotes and double the quotes within it",
                 ));
             }
             (State::Quote, _) => {
@@ -133,7 +134,7 @@ impl RowParser {
 
     fn end_line(&mut self) -> Result<(), SourceError> {
         if self.state == State::Start && self.ends.is_empty() {
-            // An empty line.
+            // Skip an empty line.
             self.start_row();
             return Ok(());
         }
@@ -142,7 +143,7 @@ impl RowParser {
         Ok(())
     }
 
-    /// Ends the last row, which needs no line break; returns false if there is none.
+    /// Ends the last row, which may lack a line break. Returns false if there is no row to end.
     fn end_input(&mut self) -> Result<bool, SourceError> {
         if self.state == State::Quoted {
             return Err(self.quote.error("this quote is not closed"));
@@ -177,13 +178,13 @@ impl Columns {
     const DEFAULT: Columns =
         Columns { key: 0, value: 1, metadata: None, time_to_live_sec: None, count: 2 };
 
-    /// Parses the first row; `None` if it is not a header.
+    /// Parses the first row. Returns `None` if the row is not a header.
     fn from_header(row: &RowParser) -> Result<Option<Columns>, SourceError> {
         let name = |field: &[u8]| field.trim_ascii().to_ascii_lowercase();
         let at = |wanted: &str| row.fields().position(|field| name(field) == wanted.as_bytes());
         if row.bytes.len() <= 5 && name(row.field(0)).starts_with(b"sep=") {
             let problem =
-                "remove this line, with which Excel names the separator: it must be a comma";
+                "remove this line, which sets the separator for Excel; use commas as separators";
             return Err(Position::START.error(problem));
         }
         let (key, value) = match (at("key"), at("value")) {
@@ -198,12 +199,17 @@ impl Columns {
             }
         };
         let (metadata, ttl) = (at("metadata"), at("time_to_live_sec"));
-        let known = [Some(key), Some(value), metadata, ttl];
-        let unknown = row.fields().enumerate().find(|(at, _)| !known.contains(&Some(*at)));
-        if let Some((_, name)) = unknown {
-            let name = String::from_utf8_lossy(name);
-            let hint = "use key, value, metadata and time_to_live_sec, each at most once";
-            return Err(SourceError(format!("has an unknown column {name:?}; {hint}")));
+        let used = [Some(key), Some(value), metadata, ttl];
+        let other = row.fields().enumerate().find(|(at, _)| !used.contains(&Some(*at)));
+        if let Some((_, other)) = other {
+            let lower = name(other);
+            let known = ["key", "value", "metadata", "time_to_live_sec"];
+            if let Some(known) = known.into_iter().find(|known| known.as_bytes() == lower) {
+                return Err(SourceError(format!("has a duplicate column {known:?}")));
+            }
+            let other = String::from_utf8_lossy(other);
+            let hint = "use key, value, metadata and time_to_live_sec";
+            return Err(SourceError(format!("has an unknown column {other:?}; {hint}")));
         }
         let count = row.ends.len();
         Ok(Some(Columns { key, value, metadata, time_to_live_sec: ttl, count }))
@@ -219,12 +225,12 @@ pub struct CsvSource {
 }
 
 impl CsvSource {
-    /// Reads rows with values of at most `value_bytes_max` bytes.
+    /// Creates a source that rejects values longer than `value_bytes_max` bytes.
     pub fn new(from: Box<dyn BufRead + Send>, value_bytes_max: u64) -> CsvSource {
         CsvSource { from, row: RowParser::new(), columns: None, value_bytes_max }
     }
 
-    /// Reads the next row that is not empty; returns false at the end.
+    /// Reads the next row that is not empty. Returns false at the end of the input.
     fn read_row(&mut self) -> Result<bool, SourceError> {
         let bytes_max = self.value_bytes_max.saturating_mul(2).saturating_add(ROW_EXTRA_BYTES);
         let row = &mut self.row;
@@ -330,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_follow_the_header_row_or_are_key_and_value() {
+    fn columns_follow_the_header_row_and_default_to_key_and_value() {
         let lines = "{\"key\":\"a\",\"value\":\"MQ==\"}\n{\"key\":\"b,c\",\"value\":\"\"}\n";
         assert_eq!(read_all(b"a,1\n\"b,c\",\n"), (lines.into(), vec![], None));
         assert_eq!(read_all(b"Key,Value\r\na,1\r\n\"b,c\",\"\""), (lines.into(), vec![], None));
@@ -343,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_rows_are_rejected_by_line_and_reading_continues() {
+    fn invalid_rows_are_rejected_with_their_line_and_reading_continues() {
         let (text, rejected, error) =
             read_all(b"a,1\nb\nc,1,2\n\"x\ny\",1\nlong,123456\n\xff,1\n,1\nz,\"a\nb\"\n");
         assert!(error.is_none());
@@ -371,14 +377,14 @@ mod tests {
     }
 
     #[test]
-    fn misplaced_and_unclosed_quotes_are_errors_with_their_position() {
+    fn invalid_quoting_and_headers_are_reported_with_their_position() {
         for (text, position, problem) in [
             (&b"a,1\nb,\"2\nc,3\nd,4\n"[..], "line 2, column 3", "not closed"),
             (b"a,1\n\"\xc3\xbc\",\"", "line 2, column 5", "not closed"),
             (b"a,\"1\n2\"x\n", "line 2, column 3", "after the closing quote"),
             (b"a,\"1\" \n", "line 1, column 6", "after the closing quote"),
-            (b"a,1\r\nb,2\"3\"\r\n", "line 2, column 4", "does not start with one"),
-            (b"a,1\rb, \"3\"\r", "line 2, column 4", "does not start with one"),
+            (b"a,1\r\nb,2\"3\"\r\n", "line 2, column 4", "does not start with a quote"),
+            (b"a,1\rb, \"3\"\r", "line 2, column 4", "does not start with a quote"),
             (b"sep=,\r\na,1\r\n", "line 1, column 1", "Excel"),
             (b"SEP=;\na;1\n", "line 1, column 1", "Excel"),
             (b"\nkey,metadata\na,1\n", "line 2, column 1", "no column \"value\""),
@@ -386,14 +392,22 @@ mod tests {
         ] {
             let shown = String::from_utf8_lossy(text);
             let (_, rejected, error) = read_all(text);
-            let error = error.unwrap_or_else(|| panic!("{shown:?} is accepted")).to_string();
+            let error = error.unwrap_or_else(|| panic!("{shown:?} was accepted")).to_string();
             assert!(error.contains(position) && error.contains(problem), "{shown:?}: {error}");
             assert!(rejected.is_empty(), "{shown:?}");
         }
     }
 
     #[test]
-    fn rows_have_bounded_memory() {
+    fn duplicate_and_unknown_columns_are_refused() {
+        let error = |text: &'static [u8]| read_all(text).2.unwrap().to_string();
+        assert!(error(b"key,value,Key\n").contains("has a duplicate column \"key\""));
+        assert!(error(b"key,value,metadata,metadata\n").contains("duplicate column \"metadata\""));
+        assert!(error(b"key,value,x\n").contains("has an unknown column \"x\""));
+    }
+
+    #[test]
+    fn the_number_of_fields_in_a_row_is_limited() {
         let text: &'static [u8] = Vec::leak(vec![b','; 1 << 20]);
         assert!(read_all(text).2.unwrap().to_string().contains("more than 1000 fields"));
     }

@@ -1,4 +1,4 @@
-//! Opens the input of an import: detects its format and compression.
+//! Opens the input of an import and detects its format and compression.
 
 use super::csv::CsvSource;
 use super::directory::DirectorySource;
@@ -20,8 +20,8 @@ use std::time::UNIX_EPOCH;
 const BUFFER_BYTES: usize = 1 << 20;
 /// The magic number of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// A format that is not supported: its name, a command that converts it, and a test of the first
-/// bytes.
+/// An unsupported format: its name, a command that converts it, and a function that detects it from
+/// the first bytes.
 type Foreign = (&'static str, &'static str, fn(&[u8]) -> bool);
 const FOREIGN: [Foreign; 7] = [
     ("UTF-32", "iconv -f UTF-32 -t UTF-8 FILE", |start| {
@@ -36,20 +36,20 @@ const FOREIGN: [Foreign; 7] = [
     ("compressed with lz4", "lz4 -dc FILE", |start| start.starts_with(b"\x04\x22\x4d\x18")),
     ("a zip archive", "unzip -p FILE", |start| start.starts_with(b"PK\x03\x04")),
 ];
-/// The largest zstd window as a power of two: the default of `zstd --long`.
+/// The base-2 logarithm of the maximum zstd window size in bytes; the default of `zstd --long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// An open input.
 pub struct OpenSource {
-    /// Its items.
+    /// The items of the input.
     pub source: Box<dyn ItemSource>,
-    /// Its format.
+    /// The format of the input.
     pub format: ImportFormat,
-    /// The files that contain values of its items, if it names any.
+    /// Files that are named in the input and contain values of items.
     pub files: Vec<PathBuf>,
     /// Size of the input in bytes, if known.
     pub size: Option<u64>,
-    /// Bytes of the input read so far.
+    /// Number of bytes of the input that have been read.
     pub bytes_read: Arc<AtomicU64>,
 }
 
@@ -61,7 +61,7 @@ impl OpenSource {
     }
 }
 
-/// A reader that counts the bytes read.
+/// A reader that counts the bytes that are read from it.
 struct CountingReader<R> {
     from: R,
     bytes_read: Arc<AtomicU64>,
@@ -75,10 +75,10 @@ impl<R: Read> Read for CountingReader<R> {
     }
 }
 
-/// Opens a file, a directory, or standard input (`-`), in the given format or the detected one.
+/// Opens a file, a directory or, for `-`, standard input. Detects the format if none is given.
 ///
 /// # Errors
-/// [`SourceError`] without the path.
+/// Returns a [`SourceError`] that does not contain the path.
 pub fn open(
     path: &Path,
     format: Option<ImportFormat>,
@@ -141,8 +141,11 @@ fn open_stream(
             files = items.iter().filter_map(|item| item.value.file().map(Path::to_owned)).collect();
             Box::new(items.into_iter())
         }
-        ImportFormat::FastlyToml | ImportFormat::Directory => {
-            return Err(SourceError("names its stores; import it without naming one".into()));
+        ImportFormat::FastlyToml => {
+            return Err(SourceError("names its stores; omit STORE to import it".into()));
+        }
+        ImportFormat::Directory => {
+            return Err(SourceError("is not a directory, which --format dir requires".into()));
         }
     };
     Ok(OpenSource { files, ..OpenSource::new(source, format) })
@@ -153,7 +156,7 @@ fn skip_bom(mut from: Box<dyn BufRead + Send>) -> io::Result<Box<dyn BufRead + S
     if from.fill_buf()?.first() != BOM.first() {
         return Ok(from);
     }
-    // A pipe can end a read within the mark.
+    // A read from a pipe can end in the middle of the mark.
     let mut start = Vec::new();
     from.by_ref().take(BOM.len() as u64).read_to_end(&mut start)?;
     if start == BOM {
@@ -162,18 +165,19 @@ fn skip_bom(mut from: Box<dyn BufRead + Send>) -> io::Result<Box<dyn BufRead + S
     Ok(Box::new(io::Cursor::new(start).chain(from)))
 }
 
-/// Decompresses input that is zstd by its name or magic number; returns other input unchanged.
+/// Decompresses input that has a `.zst` name or the zstd magic number. Returns other input
+/// unchanged.
 ///
 /// # Errors
-/// [`SourceError`] if reading fails, or the input is in an encoding or compression that must be
-/// converted first.
+/// Returns a [`SourceError`] if reading fails, or if the input has an unsupported encoding or
+/// compression.
 pub fn decompress(
     mut from: Box<dyn BufRead + Send>,
     path: &Path,
 ) -> Result<Box<dyn BufRead + Send>, SourceError> {
     let start = from.fill_buf()?;
     if let Some((name, converter, _)) = FOREIGN.iter().find(|(.., is)| is(start)) {
-        return Err(SourceError(format!("is {name}: convert it first, as with {converter}")));
+        return Err(SourceError(format!("is {name}: convert it first, e.g. with {converter}")));
     }
     if !is_zstd_name(path) && !start.starts_with(&ZSTD_MAGIC) {
         return Ok(from);
@@ -192,7 +196,7 @@ fn read_to_end(from: impl Read) -> Result<Vec<u8>, SourceError> {
     Ok(text)
 }
 
-/// Detects the format by the file extension, ignoring a final `.zst`.
+/// Detects the format from the file extension, ignoring a final `.zst`.
 pub fn format_of_name(path: &Path) -> Option<ImportFormat> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let name = name.strip_suffix(".zst").unwrap_or(&name);
@@ -206,8 +210,8 @@ pub fn format_of_name(path: &Path) -> Option<ImportFormat> {
     }
 }
 
-/// Detects NDJSON by the first line. An object that spans several lines is refused: it could be a
-/// `kv.json` or a single item.
+/// Detects NDJSON from the first line. An object that spans several lines is refused, because it
+/// may be a `kv.json` or a single item.
 fn format_of_content(start: &[u8]) -> Result<ImportFormat, SourceError> {
     let text = start.trim_ascii_start();
     let end = memchr::memchr(b'\n', text);
@@ -223,7 +227,7 @@ fn format_of_content(start: &[u8]) -> Result<ImportFormat, SourceError> {
 /// Reads the stores that a `fastly.toml` declares.
 ///
 /// # Errors
-/// [`SourceError`] without the path.
+/// Returns a [`SourceError`] that does not contain the path.
 pub fn fastly_toml(path: &Path) -> Result<fastly_toml::DeclaredStores, SourceError> {
     let text = String::from_utf8(read_text(path)?);
     fastly_toml::parse(&text.map_err(|_| SourceError("must be UTF-8".into()))?)
@@ -232,14 +236,14 @@ pub fn fastly_toml(path: &Path) -> Result<fastly_toml::DeclaredStores, SourceErr
 /// Reads a text file into memory, decompressed and without a byte order mark.
 ///
 /// # Errors
-/// [`SourceError`] without the path.
+/// Returns a [`SourceError`] that does not contain the path.
 pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, SourceError> {
     let from = buffered(File::open(path)?);
     read_to_end(skip_bom(decompress(from, path)?)?)
 }
 
-/// Returns whether a text starts like UTF-16: with a byte order mark, or with ASCII characters of
-/// two bytes each.
+/// Returns whether the input looks like UTF-16: it starts with a UTF-16 byte order mark, or with
+/// ASCII characters encoded as two bytes each.
 pub fn is_utf_16(start: &[u8]) -> bool {
     match start {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
@@ -248,11 +252,11 @@ pub fn is_utf_16(start: &[u8]) -> bool {
     }
 }
 
-/// Returns a fingerprint that changes with an input: the size and modification time of a file, or a
-/// hash of the names and sizes of the files in a directory.
+/// Returns a fingerprint that detects changes to an input: the size and modification time of a
+/// file, or a hash of the names and sizes of the files in a directory.
 ///
 /// # Errors
-/// [`SourceError`] if it cannot be read.
+/// Returns a [`SourceError`] if the input cannot be read.
 pub fn fingerprint(path: &Path) -> Result<String, SourceError> {
     let file = fs::metadata(path)?;
     if file.is_dir() {
@@ -291,7 +295,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert_eq!(read(&path), (format, line.to_owned()), "{name}");
             let compressed = zstd::encode_all(text.as_bytes(), 1).unwrap();
-            // By the extension, or without it by the magic number.
+            // Compression is detected by the extension or, without it, by the magic number.
             for name in [format!("{name}.zst"), name.to_owned()] {
                 fs::write(dir.path().join(&name), &compressed).unwrap();
                 assert_eq!(read(&dir.path().join(&name)), (format, line.to_owned()), "{name}");
@@ -315,7 +319,7 @@ mod tests {
         assert_eq!(
             open(&without, None, 100).unwrap().format,
             ImportFormat::Ndjson,
-            "an invalid line"
+            "an invalid line must not change the format"
         );
         assert!(error("b.zst", b"not compressed", None).contains("cannot be read"));
         assert!(error("c.json", b"[1]", None).contains("JSON object"));

@@ -10,18 +10,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use walkdir::{DirEntry, WalkDir};
 
-/// The maximum depth of nested directories.
+/// The maximum number of nested directories, including the imported one.
 const DEPTH_MAX: usize = 256;
 
-/// A file with its size, or the reason it is rejected.
+/// A file and its size, or the reason for rejecting it.
 struct FoundFile {
     path: PathBuf,
     key: String,
     size: Result<u64, String>,
 }
 
-/// An [`ItemSource`] for the files below a directory, in key order. Symbolic links are followed
-/// only to files within the directory.
+/// An [`ItemSource`] for the files below a directory, in key order. A symbolic link is followed
+/// only if it points to a file within the directory.
 pub struct DirectorySource {
     root: PathBuf,
     entries: walkdir::IntoIter,
@@ -29,10 +29,10 @@ pub struct DirectorySource {
 }
 
 impl DirectorySource {
-    /// Opens a directory; files above `value_bytes_max` are rejected.
+    /// Creates a source that rejects files larger than `value_bytes_max` bytes.
     ///
     /// # Errors
-    /// [`SourceError`] if the directory cannot be read.
+    /// Returns a [`SourceError`] if the directory cannot be read.
     pub fn new(root: &Path, value_bytes_max: u64) -> Result<DirectorySource, SourceError> {
         let failed = |e| SourceError(format!("{}: {e}", root.display()));
         let root = fs::canonicalize(root).map_err(failed)?;
@@ -56,7 +56,7 @@ impl DirectorySource {
                         continue;
                     }
                     self.entries.skip_current_dir();
-                    let reason = format!("directories can be nested at most {DEPTH_MAX} deep");
+                    let reason = format!("more than {DEPTH_MAX} levels of nested directories");
                     (entry.into_path(), true, Err(reason))
                 }
                 Ok(entry) => {
@@ -105,7 +105,7 @@ impl DirectorySource {
     /// Returns a hash of the names and sizes of the files below a directory.
     ///
     /// # Errors
-    /// [`SourceError`] if the directory cannot be read.
+    /// Returns a [`SourceError`] if the directory cannot be read.
     pub fn fingerprint(root: &Path) -> Result<String, SourceError> {
         let mut files = DirectorySource::new(root, 0)?;
         let mut hash = Sha256::new();
@@ -117,8 +117,8 @@ impl DirectorySource {
     }
 }
 
-/// Returns the last part of an entry's key. Directories end in a slash, so that they sort like the
-/// keys below them.
+/// Returns the last component of an entry's key. The component of a directory ends in a slash, so
+/// that the directory sorts like the keys below it.
 fn key_bytes(entry: &DirEntry) -> impl Iterator<Item = &u8> {
     let slash = entry.file_type().is_dir().then_some(&b'/');
     entry.file_name().as_encoded_bytes().iter().chain(slash)
@@ -139,7 +139,7 @@ impl ItemSource for DirectorySource {
     }
 }
 
-/// Reads a file of at most `max` bytes.
+/// Reads a file into memory. Fails if the file is larger than `max` bytes.
 pub(super) fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let failed = |e: std::io::Error| format!("cannot read the file: {e}");
     let file = fs::File::open(path).map_err(failed)?;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_in_key_order_and_other_entries_rejected() {
+    fn files_are_read_in_key_order_and_other_entries_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let (root, outside) = (dir.path().join("in"), dir.path().join("out"));
         fs::create_dir_all(root.join("a/deep")).unwrap();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_changes_with_names_and_sizes() {
+    fn a_fingerprint_changes_with_the_size_of_a_file() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "one").unwrap();
         let before = DirectorySource::fingerprint(dir.path()).unwrap();

@@ -8,22 +8,22 @@ use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The declared stores by name.
+/// The declarations of items, by store name.
 pub type DeclaredStores = BTreeMap<String, Vec<DeclaredItems>>;
 
-/// One declaration of items of a store.
+/// A declaration of some of a store's items.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DeclaredItems {
     /// A list of items.
     Items(Vec<Json>),
-    /// The path of a `kv.json`, and whether its values may be any JSON.
+    /// The path of a `kv.json`, and the argument `any_json` of [`kv_json::parse`].
     File(String, bool),
     /// Items by key, from the `setup` section.
     Setup(Map<String, Json>),
 }
 
 impl DeclaredItems {
-    /// Returns the path of the `kv.json`, if it is one.
+    /// Returns the path of the `kv.json`, if the declaration names one.
     pub fn file(&self) -> Option<&Path> {
         if let DeclaredItems::File(file, _) = self { Some(Path::new(file)) } else { None }
     }
@@ -32,11 +32,11 @@ impl DeclaredItems {
 /// Parses a `fastly.toml`.
 ///
 /// # Errors
-/// [`SourceError`] if it is not TOML, or the declaration of a store is invalid.
+/// Returns a [`SourceError`] if the text is not TOML or the declaration of a store is invalid.
 pub fn parse(text: &str) -> Result<DeclaredStores, SourceError> {
     let all: Json = toml::from_str(text).map_err(|e| SourceError(format!("must be TOML: {e}")))?;
     let mut stores = DeclaredStores::new();
-    // Later entries take precedence: the local server overrides `setup`.
+    // Later declarations take precedence, so `local_server` overrides `setup`.
     for (name, table) in tables(&all, "setup", &["kv_stores", "object_stores"])? {
         stores.entry(name.clone()).or_default().extend(setup_entries(&name, table)?);
     }
@@ -47,7 +47,7 @@ pub fn parse(text: &str) -> Result<DeclaredStores, SourceError> {
     Ok(stores)
 }
 
-/// Returns the members of a section's tables with these names.
+/// Returns the members of the tables with these names in a section.
 fn tables(all: &Json, section: &str, names: &[&str]) -> Result<Vec<(String, Json)>, SourceError> {
     let mut found = Vec::new();
     for name in names {
@@ -71,7 +71,7 @@ fn local_entry(store: &str, value: Json) -> Result<DeclaredItems, SourceError> {
                 Ok(DeclaredItems::File(file.clone(), false))
             }
             (Some(Json::String(_)), _) => Err(invalid("must have format = \"json\"")),
-            _ => Err(invalid("must have a file, as a string")),
+            _ => Err(invalid("must have a file, and file must be a string")),
         },
         Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {
             Err(invalid("must be an array of items, or a table with file and format"))
@@ -96,15 +96,15 @@ fn setup_entries(store: &str, value: Json) -> Result<Vec<DeclaredItems>, SourceE
     Ok(entries)
 }
 
-/// Reads the items of a store; of several items with the same key, the last takes precedence.
+/// Reads the items of a store. If several items have the same key, the last one takes precedence.
 ///
 /// # Errors
-/// [`SourceError`] if a `kv.json` cannot be read.
+/// Returns a [`SourceError`] if a `kv.json` cannot be read.
 pub fn items(
     entries: Vec<DeclaredItems>,
     value_bytes_max: u64,
 ) -> Result<Vec<DeclaredItem>, SourceError> {
-    // Items without a key are invalid; each is reported.
+    // Items without a key are invalid. All of them are kept, because each one is reported.
     let (mut by_key, mut without_key) = (BTreeMap::new(), Vec::new());
     for entry in entries {
         let items = match entry {
@@ -148,7 +148,7 @@ fn local_item(item: &Json, value_bytes_max: u64) -> DeclaredItem {
 }
 
 fn setup_item(key: String, item: &Json, value_bytes_max: u64) -> DeclaredItem {
-    // As for the local server, except that the field `data` is called `value`.
+    // The fields are those of the `local_server` section, except that `data` is called `value`.
     let (value, metadata) = kv_json::parse_fields(&|name| match name {
         "data" => item.get("value").cloned(),
         "path" => None,
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_declarations_are_refused_with_the_reason() {
+    fn invalid_declarations_are_refused_with_a_reason() {
         for (text, word) in [
             ("[", "TOML"),
             ("[local_server]\nkv_stores = 1", "local_server.kv_stores must be a table"),

@@ -1,5 +1,5 @@
-//! Reads and writes `kv.json`, the local emulator's file format: a JSON object whose members are
-//! items.
+//! Reads and writes `kv.json`, the file format of the local emulator. A `kv.json` is a JSON object
+//! whose members are items.
 
 use super::checked_item::{too_large, write_checked};
 use super::{NextItem, RejectedItem, SourceError};
@@ -8,7 +8,7 @@ use crate::wire::item_line::ItemLine;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
-/// The maximum size of a `kv.json` or `fastly.toml`, which is read into memory.
+/// The maximum size in bytes of a `kv.json` or `fastly.toml`, which is read into memory.
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// The value of a declared item.
@@ -18,7 +18,7 @@ pub enum DeclaredValue {
     Inline(Vec<u8>),
     /// A file that contains the value, relative to the working directory.
     File(PathBuf),
-    /// None: the item is invalid for this reason.
+    /// The item has no value, because it is invalid. Contains the reason.
     Invalid(String),
 }
 
@@ -36,7 +36,7 @@ pub struct DeclaredItem {
     pub key: String,
     /// Value.
     pub value: DeclaredValue,
-    /// Metadata; empty for none.
+    /// Metadata; empty if the item has none.
     pub metadata: String,
     /// Maximum size of the value in bytes.
     pub value_bytes_max: u64,
@@ -65,11 +65,11 @@ impl DeclaredItem {
     }
 }
 
-/// Parses a `kv.json`. With `any_json`, as in the `setup` section of a `fastly.toml`, the value of
-/// an item that is not a string is its JSON text.
+/// Parses a `kv.json`. If `any_json` is set, as it is for the `setup` section of a `fastly.toml`, a
+/// member that is not a string becomes an item whose value is the JSON text of the member.
 ///
 /// # Errors
-/// [`SourceError`] if it is not a JSON object.
+/// Returns a [`SourceError`] if the text is not a JSON object.
 pub fn parse(
     text: &[u8],
     any_json: bool,
@@ -78,7 +78,7 @@ pub fn parse(
     let parsed =
         serde_json::from_slice(text).map_err(|e| SourceError(format!("must be JSON: {e}")))?;
     let Json::Object(members) = parsed else {
-        return Err(SourceError("must be a JSON object of keys and values".into()));
+        return Err(SourceError("must be a JSON object that maps keys to values".into()));
     };
     let items = members.into_iter().map(|(key, member)| {
         let inline = |text: String| (DeclaredValue::Inline(text.into_bytes()), String::new());
@@ -96,7 +96,8 @@ pub fn parse(
     Ok(items.collect())
 }
 
-/// Parses the fields of an item into its value and metadata; `path` is the former name of `file`.
+/// Parses the value and the metadata of an item. Also accepts `path`, the former name of the field
+/// `file`.
 pub(super) fn parse_fields(field: &dyn Fn(&str) -> Option<Json>) -> (DeclaredValue, String) {
     let invalid = |reason: &str| (DeclaredValue::Invalid(reason.into()), String::new());
     let metadata = match field("metadata") {
@@ -115,7 +116,7 @@ pub(super) fn parse_fields(field: &dyn Fn(&str) -> Option<Json>) -> (DeclaredVal
     }
 }
 
-/// Returns a unique file name for a key or store name that is valid on every file system.
+/// Returns a file name for a key or a store name. It is unique and valid on every file system.
 ///
 /// Bytes other than ASCII letters, digits, `-`, `_` and inner dots are percent-encoded in lower
 /// case. A hash is appended to long names and to names with upper-case letters, since some file
@@ -144,10 +145,11 @@ pub fn file_name(text: &str) -> String {
     name
 }
 
-/// Maximum length of a file name without its hash in bytes; file systems allow 255.
+/// The length in bytes above which a file name is truncated and gets a hash. File systems allow
+/// 255.
 const NAME_BYTES: usize = 160;
 
-/// Builds the `kv.json` of a store, with its values as separate files.
+/// Builds the `kv.json` of a store whose values are in separate files.
 pub struct KvJsonWriter {
     directory: PathBuf,
     json: Vec<u8>,
@@ -155,7 +157,7 @@ pub struct KvJsonWriter {
 }
 
 impl KvJsonWriter {
-    /// Selects the store's directory within `parent` without creating it.
+    /// Creates a writer for the store's directory within `parent`. Does not create the directory.
     pub fn new(parent: &Path, store: &str) -> KvJsonWriter {
         KvJsonWriter { directory: parent.join(file_name(store)), json: b"{".to_vec(), items: 0 }
     }
@@ -165,7 +167,8 @@ impl KvJsonWriter {
         &self.directory
     }
 
-    /// Returns the path of an item's value file within the store's directory.
+    /// Returns the path of the file that contains an item's value, relative to the store's
+    /// directory.
     pub fn value_file(key: &str) -> String {
         format!("values/{}", file_name(key))
     }
@@ -173,7 +176,7 @@ impl KvJsonWriter {
     /// Adds an item and returns the text to append to the `kv.json`.
     ///
     /// # Errors
-    /// A message if the directory's path or the metadata is not UTF-8.
+    /// Returns a message if the path of the directory or the metadata is not UTF-8.
     pub fn item(&mut self, key: &str, metadata: &[u8]) -> Result<Vec<u8>, String> {
         let path = self.directory.join(KvJsonWriter::value_file(key));
         let path = path.to_str().ok_or("the directory's path must be UTF-8")?;
@@ -196,7 +199,7 @@ impl KvJsonWriter {
         Ok(text)
     }
 
-    /// Returns the closing text of the `kv.json`.
+    /// Returns the text that ends the `kv.json`.
     pub fn finish(&mut self) -> Vec<u8> {
         let mut text = std::mem::take(&mut self.json);
         text.extend_from_slice(b"\n}\n");

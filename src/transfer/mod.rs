@@ -1,7 +1,7 @@
 //! The file formats of imports and exports, and the resume state of an import.
 //!
-//! Every [`ItemSource`] converts its items to NDJSON lines, so that callers handle a single format;
-//! lines of an NDJSON source are not modified. This module does not use the network.
+//! Every [`ItemSource`] converts its items to NDJSON lines, so that callers handle a single format.
+//! The lines of an NDJSON source are not modified. This module does not use the network.
 
 pub mod batches;
 pub mod checked_item;
@@ -18,20 +18,21 @@ use std::fmt;
 /// An item that cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedItem {
-    /// Line number, from 1; 0 if the input has no lines.
+    /// Line number, counted from 1; 0 if the input format is not line-based.
     pub number: u64,
-    /// Key; empty if it could not be read.
+    /// Key; empty if the key could not be read.
     pub key: String,
-    /// The reason it was rejected.
+    /// The reason for rejecting the item.
     pub reason: String,
 }
 
 /// The result of reading an item from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextItem {
-    /// The item on the line with this number (0 without lines) was written as a line.
+    /// The item was written as a line. Contains its line number in the input, or 0 if the format is
+    /// not line-based.
     Line(u64),
-    /// The item was rejected; reading can continue.
+    /// The item was rejected, but reading can continue.
     Rejected(RejectedItem),
     /// There are no more items.
     End,
@@ -58,11 +59,11 @@ pub trait ItemSource: Send {
     /// Reads the next item and appends its line, including the line feed, to `out`.
     ///
     /// # Errors
-    /// [`SourceError`] if the source cannot be read further.
+    /// Returns a [`SourceError`] if the source cannot be read further.
     fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError>;
 }
 
-/// The items of a file that was read into memory.
+/// Returns the items of a file that was read into memory.
 impl ItemSource for std::vec::IntoIter<kv_json::DeclaredItem> {
     fn next_item(&mut self, out: &mut Vec<u8>) -> Result<NextItem, SourceError> {
         Ok(Iterator::next(self).map_or(NextItem::End, |item| item.write(out)))

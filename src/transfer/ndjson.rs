@@ -14,10 +14,11 @@ pub enum LineStatus {
     End,
 }
 
-/// Reads a line of at most `max` bytes and appends it to `out`, adding a missing line feed.
+/// Reads a line and appends it to `out`, with a line feed even if the input has none. Skips a line
+/// longer than `max` bytes.
 ///
 /// # Errors
-/// If reading fails.
+/// Returns an error if reading fails.
 pub fn read_line(from: &mut dyn BufRead, out: &mut Vec<u8>, max: u64) -> io::Result<LineStatus> {
     let start = out.len();
     let (mut any, mut too_long) = (false, false);
@@ -62,7 +63,7 @@ pub struct NdjsonSource {
 }
 
 impl NdjsonSource {
-    /// Reads lines of at most `line_bytes_max` bytes.
+    /// Creates a source that rejects lines longer than `line_bytes_max` bytes.
     pub fn new(from: Box<dyn BufRead + Send>, line_bytes_max: u64) -> NdjsonSource {
         NdjsonSource { from, line_bytes_max, number: 0 }
     }
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_are_skipped_but_numbered() {
+    fn blank_lines_are_skipped_but_counted() {
         let (items, out) = read_all("a\n\n  \r\nbb\r\nlast", 100);
         assert_eq!(items, [NextItem::Line(1), NextItem::Line(4), NextItem::Line(5)]);
         assert_eq!(out, "a\nbb\r\nlast\n");
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_above_the_limit_is_rejected_and_reading_continues() {
+    fn a_line_that_exceeds_the_limit_is_rejected_and_reading_continues() {
         let (items, out) = read_all("12345\n123456\n1\n1234567", 5);
         let numbers: Vec<_> = items
             .iter()

@@ -1,19 +1,20 @@
-//! The resume file, from which a later run continues an interrupted import.
+//! The resume file, with which a later run continues an interrupted import.
 
 use super::SourceError;
 use crate::atomic_file::AtomicFile;
+use crate::small_file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-/// Version of the file format.
+/// The version of the file format.
 const VERSION: u32 = 1;
 /// The maximum size of a resume file in bytes.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// The items of an import by outcome.
+/// The number of items of an import, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportCounts {
     /// Items written.
@@ -22,12 +23,12 @@ pub struct ImportCounts {
     pub skipped: u64,
     /// Items that failed.
     pub failed: u64,
-    /// Items that failed because they existed; included in `failed`.
+    /// Items that failed because they existed. These items are also counted in `failed`.
     pub existed: u64,
 }
 
 impl ImportCounts {
-    /// Adds two sets of counts.
+    /// Returns the sums of two sets of counts.
     #[must_use]
     pub fn plus(self, more: ImportCounts) -> ImportCounts {
         ImportCounts {
@@ -39,7 +40,7 @@ impl ImportCounts {
     }
 }
 
-/// The parameters of an import, which must be unchanged when it is resumed.
+/// The parameters of an import. A run that resumes the import must have the same parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportParameters {
     /// Server address.
@@ -62,7 +63,7 @@ struct SavedState {
     parameters: ImportParameters,
     /// All items before this position have been imported.
     acknowledged: u64,
-    /// Items up to this position may have been imported.
+    /// All items before this position may have been sent.
     sent: u64,
     counts: ImportCounts,
 }
@@ -71,23 +72,24 @@ struct SavedState {
 pub struct ResumeState {
     file: Option<PathBuf>,
     saved: SavedState,
-    /// Ranges imported beyond the acknowledged position: from start to end and counts.
+    /// Ranges imported beyond the acknowledged position. Maps the start of each range to its end
+    /// and its counts.
     done: BTreeMap<u64, (u64, ImportCounts)>,
 }
 
 impl ResumeState {
-    /// Starts at the first item, without a file.
+    /// Creates the state of an import that starts at the first item and saves no progress.
     pub fn new(parameters: ImportParameters) -> ResumeState {
         let counts = ImportCounts::default();
         let saved = SavedState { version: VERSION, parameters, acknowledged: 0, sent: 0, counts };
         ResumeState { file: None, saved, done: BTreeMap::new() }
     }
 
-    /// Starts at the first item and saves the state to a file, which may replace only a resume file
-    /// or an empty file.
+    /// Creates the state of an import that starts at the first item, and saves it to a file. An
+    /// existing file is replaced only if it is empty or a resume file.
     ///
     /// # Errors
-    /// [`SourceError`] if the file is another one, or cannot be written.
+    /// Returns a [`SourceError`] if the file has other content or cannot be written.
     pub fn create(file: PathBuf, parameters: ImportParameters) -> Result<ResumeState, SourceError> {
         load(&file)?;
         let state = ResumeState { file: Some(file), ..ResumeState::new(parameters) };
@@ -95,10 +97,12 @@ impl ResumeState {
         Ok(state)
     }
 
-    /// Loads the state of an earlier run, or starts at the first item if the file does not exist.
+    /// Loads the state of an earlier run, or starts at the first item if the file does not exist or
+    /// is empty.
     ///
     /// # Errors
-    /// [`SourceError`] if the file is invalid, or belongs to an import with other parameters.
+    /// Returns a [`SourceError`] if the file is invalid or belongs to an import with other
+    /// parameters.
     pub fn resume(file: PathBuf, parameters: ImportParameters) -> Result<ResumeState, SourceError> {
         let failed = |reason: &str| SourceError(format!("{}: {reason}", file.display()));
         let Some(saved) = load(&file)? else { return ResumeState::create(file, parameters) };
@@ -126,17 +130,17 @@ impl ResumeState {
         Ok(ResumeState { file: Some(file), saved, done: BTreeMap::new() })
     }
 
-    /// Returns the number of leading items that have been imported.
+    /// Returns the position before which all items have been imported.
     pub fn acknowledged(&self) -> u64 {
         self.saved.acknowledged
     }
 
-    /// Returns the number of leading items that may have been sent.
+    /// Returns the position before which all items may have been sent.
     pub fn sent(&self) -> u64 {
         self.saved.sent
     }
 
-    /// Returns the counts of all imported items, including those beyond the acknowledged position.
+    /// Returns the counts of all imported items, including items beyond the acknowledged position.
     pub fn counts(&self) -> ImportCounts {
         self.done.values().fold(self.saved.counts, |all, (_, counts)| all.plus(*counts))
     }
@@ -144,15 +148,16 @@ impl ResumeState {
     /// Records that the items before position `to` may have been sent.
     ///
     /// # Errors
-    /// [`SourceError`] if the file cannot be written.
+    /// Returns a [`SourceError`] if the file cannot be written.
     pub fn record_sent(&mut self, to: u64) -> Result<(), SourceError> {
         self.saved.sent = self.saved.sent.max(to);
         self.save()
     }
 
-    /// Records that a range of items has been imported. The next call of
-    /// [`ResumeState::record_sent`] or [`ResumeState::save`] saves it, which costs one sync less
-    /// per request; until then, resuming sends the items again, which changes nothing.
+    /// Records that a range of items has been imported. To avoid an fsync per request, the record
+    /// is saved by the next call to [`ResumeState::record_sent`] or [`ResumeState::save`]. If
+    /// the import is interrupted before that call, the resumed import sends the items again, which
+    /// is harmless.
     pub fn record_done(&mut self, from: u64, to: u64, counts: ImportCounts) {
         self.done.insert(from, (to, counts));
         while let Some((to, counts)) = self.done.remove(&self.saved.acknowledged) {
@@ -161,12 +166,12 @@ impl ResumeState {
         }
     }
 
-    /// Returns the resume file, if any.
+    /// Returns the path of the resume file, if the state has one.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// Removes the resume file, unless another one has taken its place.
+    /// Removes the resume file, unless another import has replaced it.
     pub fn remove(&mut self) {
         let Some(file) = self.file.take() else { return };
         let found = load(&file).ok().flatten();
@@ -175,10 +180,10 @@ impl ResumeState {
         }
     }
 
-    /// Writes and fsyncs the file, if any.
+    /// Writes and fsyncs the resume file, if the state has one.
     ///
     /// # Errors
-    /// [`SourceError`] if the file cannot be written.
+    /// Returns a [`SourceError`] if the file cannot be written.
     pub fn save(&self) -> Result<(), SourceError> {
         let Some(file) = &self.file else { return Ok(()) };
         let write = || {
@@ -191,23 +196,22 @@ impl ResumeState {
     }
 }
 
-/// Reads a resume file; `None` if it does not exist or is empty.
+/// Reads a resume file. Returns `None` if the file does not exist or is empty.
 fn load(file: &Path) -> Result<Option<SavedState>, SourceError> {
     let failed = |reason: String| SourceError(format!("{}: {reason}", file.display()));
-    let not_resume_file = || failed("is not a resume file: choose another with --state".into());
+    let not_resume_file = || failed("is not a resume file: use --state to choose another".into());
     let read = || {
         if !fs::metadata(file)?.is_file() {
             return Ok(None);
         }
-        let mut text = Vec::new();
-        File::open(file)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
-        Ok(Some(text))
+        small_file::read(file, BYTES_MAX).map(Some)
     };
     match read() {
         Ok(None) => Err(not_resume_file()),
         Ok(Some(text)) if text.is_empty() => Ok(None),
         Ok(Some(text)) => serde_json::from_slice(&text).map(Some).map_err(|_| not_resume_file()),
-        Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if io::Error::kind(&e) == ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == ErrorKind::FileTooLarge => Err(not_resume_file()),
         Err(e) => Err(failed(e.to_string())),
     }
 }
@@ -278,7 +282,7 @@ mod tests {
         assert_eq!(ResumeState::resume(file.clone(), parameters("s")).unwrap().sent(), 0);
         create("another import").unwrap();
         state.remove();
-        assert!(file.exists(), "it belongs to another import");
+        assert!(file.exists(), "the file of another import was removed");
         let mut state = create("s").unwrap();
         fs::write(&file, "precious").unwrap();
         state.remove();

@@ -24,7 +24,7 @@ impl Endpoint {
     /// Parses a base URL.
     ///
     /// # Errors
-    /// The cause, without the URL, which may contain a password.
+    /// Returns the reason the URL is invalid. Omits the URL, which may contain a password.
     pub fn parse(text: &str) -> Result<Endpoint, String> {
         let invalid = |reason: &str| Err(format!("the endpoint {reason}"));
         let Ok(url) = Url::parse(text.trim()) else {
@@ -53,12 +53,12 @@ impl Endpoint {
         &self.base
     }
 
-    /// Whether the host is this machine.
+    /// Returns whether the host is `localhost` or a loopback address.
     pub fn is_loopback(&self) -> bool {
         self.loopback
     }
 
-    /// Whether the scheme is https.
+    /// Returns whether the scheme is https.
     pub fn is_tls(&self) -> bool {
         self.tls
     }
@@ -75,7 +75,7 @@ mod tests {
     use super::Endpoint;
 
     #[test]
-    fn an_endpoint_has_a_host_and_a_port_only() {
+    fn an_endpoint_consists_of_scheme_host_and_port() {
         let local = Endpoint::parse("http://127.0.0.1:7678/").unwrap();
         assert_eq!((local.as_str(), local.is_loopback()), ("http://127.0.0.1:7678", true));
         for loopback in ["http://localhost:1", "http://[::1]:7", "https://127.9.9.9"] {

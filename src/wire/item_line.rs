@@ -1,9 +1,9 @@
-//! The item line: one item as a line of JSON, shared by the server and the CLI.
+//! The item line: one item as a line of JSON. The server and the CLI share this format.
 //!
 //! The batch endpoint reads `key`, `value`, `metadata`, `time_to_live_sec` and `background_fetch`
 //! (docs/contract.md section 3.5). Imports and exports add `metadata_base64`, `expires`,
-//! `generation` and `modified`. Parsing checks the types of fields and borrows from the line; the
-//! limits of keys, values and metadata are the caller's to check.
+//! `generation` and `modified`. Parsing checks the types of fields and borrows from the line. The
+//! caller must check the limits of keys, values and metadata.
 
 use super::time::parse_rfc3339;
 use base64::Engine as _;
@@ -19,7 +19,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// Bytes of a line without its value: a key and metadata with every character escaped, and spaces.
+/// Bytes allowed besides the value: spaces, and a key and metadata with every character escaped.
 const LINE_EXTRA_BYTES: u64 = 32 * 1024;
 
 /// Returns the maximum length of a line in bytes for a given maximum value size.
@@ -44,13 +44,13 @@ pub enum LineFields {
     Import,
 }
 
-/// An invalid field of a line, or the field `line` for the line as a whole.
+/// An error in one field of a line. The field name `line` stands for the line as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {reason}")]
 pub struct FieldError {
     /// Name of the field.
     pub field: &'static str,
-    /// The rule it breaks.
+    /// The rule that the field violates.
     pub reason: String,
 }
 
@@ -63,13 +63,13 @@ impl FieldError {
 /// A line that could not be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineError {
-    /// The line's key; empty if it could not be read.
+    /// The key of the line; empty if it could not be parsed.
     pub key: String,
     /// The invalid field.
     pub error: FieldError,
 }
 
-/// A parsed line. Key and value are borrowed unless they contain escapes.
+/// A parsed line. Strings are borrowed from the line unless they contain escapes.
 #[derive(Debug, Default, Deserialize)]
 pub struct ParsedLine<'l> {
     /// Key.
@@ -79,7 +79,7 @@ pub struct ParsedLine<'l> {
     value: Cow<'l, str>,
     #[serde(borrow)]
     metadata: Option<Cow<'l, str>>,
-    /// Time to live in seconds, from the time of the write.
+    /// Time to live in seconds, counted from the time of the write.
     pub time_to_live_sec: Option<u64>,
     /// Ignored, but must be a boolean.
     #[serde(rename = "background_fetch")]
@@ -94,7 +94,8 @@ pub struct ParsedLine<'l> {
     modified: Option<Cow<'l, str>>,
 }
 
-/// A line of the batch endpoint. A separate type, so that other fields may have any type.
+/// A line of the batch endpoint. This type has no import-only fields, so such fields in a line are
+/// ignored, whatever their types.
 #[derive(Deserialize)]
 struct BatchLine<'l> {
     #[serde(borrow)]
@@ -119,9 +120,9 @@ impl<'l> ParsedLine<'l> {
     /// Parses a line and checks the types of its fields.
     ///
     /// # Errors
-    /// [`LineError`] with the first invalid field.
+    /// Returns a [`LineError`] with the first invalid field.
     pub fn parse(line: &'l [u8], fields: LineFields) -> Result<ParsedLine<'l>, LineError> {
-        // serde would read an array as the fields in order.
+        // serde also accepts an array that contains the fields in order.
         if line.trim_ascii_start().starts_with(b"[") {
             let error = FieldError::new("line", "must be a JSON object");
             return Err(LineError { key: String::new(), error });
@@ -136,15 +137,16 @@ impl<'l> ParsedLine<'l> {
     /// Decodes the value.
     ///
     /// # Errors
-    /// [`FieldError`] if it is not base64.
+    /// Returns a [`FieldError`] if the value is not base64.
     pub fn value(&self) -> Result<Vec<u8>, FieldError> {
         BASE64.decode(self.value.as_bytes()).map_err(|_| not_base64("value"))
     }
 
-    /// Returns the metadata without surrounding spaces and tabs; empty if there is none.
+    /// Returns the metadata without surrounding spaces and tabs. It is empty if the line has none.
     ///
     /// # Errors
-    /// [`FieldError`] if it is given twice or not base64.
+    /// Returns a [`FieldError`] if the line has both metadata fields or `metadata_base64` is
+    /// invalid.
     pub fn metadata(&self) -> Result<Cow<'_, [u8]>, FieldError> {
         match (&self.metadata, &self.metadata_base64) {
             (Some(_), Some(_)) => {
@@ -160,10 +162,10 @@ impl<'l> ParsedLine<'l> {
         }
     }
 
-    /// Returns the time of expiry in microseconds since 1970.
+    /// Returns the time of expiry, if any, in microseconds since the Unix epoch.
     ///
     /// # Errors
-    /// [`FieldError`] if it is not a time, or given together with a time to live.
+    /// Returns a [`FieldError`] if `expires` is not a time or the line also has a time to live.
     pub fn expires_at(&self) -> Result<Option<u64>, FieldError> {
         let at = parse_time("expires", self.expires.as_deref())?;
         if at.is_some() && self.time_to_live_sec.is_some() {
@@ -173,10 +175,10 @@ impl<'l> ParsedLine<'l> {
         Ok(at)
     }
 
-    /// Returns the time of the last write in microseconds since 1970.
+    /// Returns the time of the last write, if any, in microseconds since the Unix epoch.
     ///
     /// # Errors
-    /// [`FieldError`] if it is not a time.
+    /// Returns a [`FieldError`] if `modified` is not a time.
     pub fn modified_at(&self) -> Result<Option<u64>, FieldError> {
         parse_time("modified", self.modified.as_deref())
     }
@@ -195,7 +197,7 @@ fn parse_time(field: &'static str, text: Option<&str>) -> Result<Option<u64>, Fi
 fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError {
     let invalid = |field, reason: String| FieldError { field, reason };
     let Ok(Members(members)) = serde_json::from_slice(line) else {
-        // The error of a value of the wrong type contains the value, which may be long.
+        // An error about a value of the wrong type contains the value, which may be long.
         let detail = if e.is_data() { String::new() } else { format!(": {}", in_line(e)) };
         let error = invalid("line", format!("must be a JSON object{detail}"));
         return LineError { key: String::new(), error };
@@ -232,20 +234,20 @@ fn explain(line: &[u8], e: &serde_json::Error, fields: LineFields) -> LineError 
     LineError { key, error }
 }
 
-/// The types of a line's fields. Arrays and objects are skipped, because as a tree they would take
+/// The type of a field. The contents of arrays and objects are skipped, because a parsed tree takes
 /// many times the memory of the line.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Null,
     Bool,
-    /// A whole number, not negative.
+    /// A non-negative whole number.
     Whole,
-    /// A string, of which only the start is kept.
+    /// A string, truncated to [`TEXT_BYTES_MAX`].
     Text(String),
     Other,
 }
 
-/// Maximum bytes kept of a string in an error; longer than any valid key.
+/// Maximum size of a string kept for an error, in bytes; larger than any valid key.
 const TEXT_BYTES_MAX: usize = 4096;
 
 struct Members(HashMap<&'static str, Kind>);
@@ -337,12 +339,12 @@ impl<'de> Deserialize<'de> for Kind {
     }
 }
 
-/// Describes an error by its position in the line, which has no line numbers of its own.
+/// Describes an error with its column only, because serde always reports line 1.
 fn in_line(e: &serde_json::Error) -> String {
     e.to_string().replace(" at line 1 column ", " at column ")
 }
 
-/// Returns the key of a line. If a key without escapes comes first, the rest is not parsed.
+/// Returns the key of a line. If the key comes first and has no escapes, the rest is not parsed.
 pub fn key_of(line: &[u8]) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct KeyOnly<'l> {
@@ -367,7 +369,7 @@ pub struct ItemLine<'i> {
     pub key: &'i str,
     /// Value.
     pub value: &'i [u8],
-    /// Metadata; empty for none.
+    /// Metadata; empty if the item has none.
     pub metadata: &'i [u8],
     /// Time of expiry, RFC 3339.
     pub expires: Option<&'i str>,
@@ -397,14 +399,14 @@ struct Trailer<'i> {
 }
 
 impl ItemLine<'_> {
-    /// Appends the line, with its line feed, to `out`.
+    /// Appends the line, including its line feed, to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         self.write_start(out);
         write_base64(self.value, out);
         self.write_end(out);
     }
 
-    /// Appends the part of the line before the value, which [`write_base64`] appends in pieces.
+    /// Appends the part of the line before the value. [`write_base64`] appends the value itself.
     pub fn write_start(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"key\":");
         // Serializing a string into memory cannot fail.
@@ -426,7 +428,8 @@ impl ItemLine<'_> {
         out.push(b'"');
         let start = out.len();
         let _ = serde_json::to_writer(&mut *out, &trailer);
-        // The trailer continues the object instead of opening one.
+        // The trailer continues the object of the line, so replace its opening brace with a comma,
+        // or remove the brace if the trailer is empty.
         match out.get_mut(start..) {
             Some([b'{', b'}']) => drop(out.remove(start)),
             Some([brace, ..]) => *brace = b',',
@@ -436,12 +439,13 @@ impl ItemLine<'_> {
     }
 }
 
-/// Appends bytes as base64. All pieces of a value but the last must be multiples of 3 bytes long.
+/// Appends bytes as base64. If a value is written in pieces, the size of every piece except the
+/// last must be a multiple of 3 bytes.
 pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);
     let room = out.get_mut(start..).unwrap_or_default();
-    // The room is exactly the encoded length.
+    // The buffer has exactly the encoded length.
     let written = BASE64.encode_slice(bytes, room).unwrap_or(0);
     out.truncate(start + written);
 }
@@ -452,7 +456,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_line_has_its_fields_in_the_order_of_an_export() {
+    fn fields_are_written_in_the_order_of_an_export() {
         let mut out = Vec::new();
         let item = ItemLine {
             key: "a\"b",
@@ -472,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_are_borrowed_and_unknown_fields_ignored() {
+    fn keys_and_values_are_borrowed_and_unknown_fields_are_ignored() {
         let line = br#" {"value":"aGk","key":"k","metadata":" m","new":[1],"generation":"no"} "#;
         let parsed = ParsedLine::parse(line, LineFields::Batch).unwrap();
         assert!(matches!(parsed.value, Cow::Borrowed("aGk")));
@@ -502,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_parsed_and_conflicts_are_errors() {
+    fn an_expiry_time_is_parsed_and_conflicts_with_a_time_to_live() {
         let expires = |fields: &str| {
             let text = format!("{{\"key\":\"k\",\"value\":\"\",{fields}}}");
             ParsedLine::parse(text.as_bytes(), LineFields::Import).unwrap().expires_at()
@@ -529,7 +533,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_parsing_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = key_of(&bytes);
             let _ = ParsedLine::parse(&bytes, LineFields::Import).map(|line| line.value().is_ok());
         }

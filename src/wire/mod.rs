@@ -1,4 +1,4 @@
-//! The wire format shared by server and clients: headers, JSON bodies, times and item lines
+//! The wire format shared by the server and its clients: headers, JSON bodies, times and item lines
 //! (docs/contract.md sections 1 to 3).
 
 mod endpoint;
@@ -14,19 +14,19 @@ pub use token::Token;
 
 use serde::{Deserialize, Serialize};
 
-/// The token, in requests.
+/// Request header with the token.
 pub const FASTLY_KEY: &str = "Fastly-Key";
-/// The generation of an item, in responses.
+/// Response header with the generation of an item.
 pub const GENERATION: &str = "Generation";
-/// The metadata of an item, in requests and responses.
+/// Request and response header with the metadata of an item.
 pub const METADATA: &str = "Metadata";
-/// The generation that a write requires, in requests.
+/// Request header with the generation that the item must have.
 pub const IF_GENERATION_MATCH: &str = "if-generation-match";
 /// The UTF-8 byte order mark, which some editors write at the start of a file.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
-/// The time to live of an item in seconds, in requests. Clients send it with underscores.
+/// Request header with the time to live of an item, in seconds. Clients send it with underscores.
 pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
-/// The size of the whole value, in responses, even to range requests.
+/// Response header with the size of the whole value, even if only a range is returned.
 pub const STORED_CONTENT_LENGTH: &str = "Stored-Content-Length";
 
 /// The OpenAPI 3.1 description of the API.
@@ -54,19 +54,19 @@ impl IfExists {
         }
     }
 
-    /// Parses the keyword.
+    /// Parses the keyword. Returns `None` if it is unknown.
     pub fn parse(text: &str) -> Option<IfExists> {
         let all = [IfExists::Skip, IfExists::Overwrite, IfExists::Fail];
         all.into_iter().find(|if_exists| if_exists.as_str() == text)
     }
 }
 
-/// The body of error responses, except for batch reports and the empty 412 of items.
+/// The body of error responses, except batch reports and empty 412 responses to item requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Summary, in the field most clients show.
+    /// Summary of the error, in the field that most clients show.
     pub msg: String,
-    /// The same summary, for clients that read this field.
+    /// Same as `msg`, for clients that show this field.
     pub title: String,
     /// Details of the error.
     pub detail: String,
@@ -90,7 +90,7 @@ pub struct Store {
     pub name: String,
     /// Time of creation: `YYYY-MM-DD HH:MM:SS`, UTC.
     pub created_at: String,
-    /// Time of the last change, in the same form.
+    /// Time of the last change: `YYYY-MM-DD HH:MM:SS`, UTC.
     pub updated_at: String,
 }
 
@@ -103,30 +103,30 @@ pub struct StoreList {
     pub meta: StoreListMeta,
 }
 
-/// The position of a page of stores. Flat scalars only.
+/// The position of a page of stores. Scalars only: clients decode it as a map of strings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoreListMeta {
     /// Page size.
     pub limit: usize,
     /// Number of stores.
     pub total: u64,
-    /// Cursor of the next page; absent on the last.
+    /// Cursor of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
 
-/// The position of a page of keys. Flat scalars only.
+/// The position of a page of keys. Scalars only: clients decode it as a map of strings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyListMeta {
     /// Page size.
     pub limit: usize,
-    /// Cursor of the next page; absent on the last.
+    /// Cursor of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
-    /// Requested prefix.
+    /// Requested prefix; absent if none was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// `eventual` if requested.
+    /// `eventual` if eventual consistency was requested; otherwise absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consistency: Option<String>,
 }
@@ -146,11 +146,11 @@ pub struct BatchReport {
 /// A failed line of a batch or import.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BatchError {
-    /// Key of the line; empty if it could not be read.
+    /// Key of the line; empty if it could not be parsed.
     pub key: String,
-    /// Number of the line, from 0.
+    /// Index of the line, counted from 0.
     pub index: u64,
-    /// Status of a separate request for this item, as text.
+    /// Status code, as text, that a separate request for this item would return.
     pub code: String,
     /// Cause.
     pub reason: String,
@@ -172,8 +172,8 @@ pub struct ServerInfo {
     pub name: String,
     /// Version.
     pub version: String,
-    /// The answer to the challenge of the request, if there was one and the server has a data
-    /// directory.
+    /// The answer to the challenge. Absent if the request has no challenge or the server has no
+    /// data directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
 }
@@ -194,17 +194,17 @@ pub struct ItemDetails {
     pub key: String,
     /// Value size in bytes.
     pub size: u64,
-    /// Metadata that is UTF-8.
+    /// Metadata, if it is valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
-    /// Metadata that is not UTF-8, in base64.
+    /// Metadata in base64, if it is not valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata_base64: Option<String>,
     /// Generation.
     pub generation: u64,
-    /// Time of the last write: RFC 3339, UTC, microseconds.
+    /// Time of the last write, RFC 3339 in UTC with microseconds.
     pub modified: String,
-    /// Time of expiry in the same form; `None` if it never expires.
+    /// Time of expiry, RFC 3339 in UTC with microseconds; `None` if the item never expires.
     pub expires: Option<String>,
 }
 
@@ -213,16 +213,16 @@ pub struct ItemDetails {
 pub struct DeletedCount {
     /// Number of deleted items.
     pub deleted: u64,
-    /// Whether more items match.
+    /// Whether items that match the request remain.
     pub more: bool,
 }
 
 /// The response to a dry run of a deletion by prefix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MatchedCount {
-    /// Number of matching items after the cursor of the request, up to a million.
+    /// Number of matching items after the requested cursor, up to a million.
     pub matched: u64,
-    /// Cursor to count the following items; absent if there are none.
+    /// Cursor for counting the remaining items; absent if none remain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }
@@ -249,13 +249,13 @@ pub struct LimitedToken {
     pub name: String,
     /// `global` or `global:read`.
     pub scope: String,
-    /// Ids of the stores it may access; empty for all.
+    /// Ids of the stores that the token may access; empty if it may access all stores.
     pub stores: Vec<String>,
-    /// Prefix of the keys it may access.
+    /// Prefix of the keys that the token may access.
     pub prefix: String,
     /// Time of creation, RFC 3339.
     pub created_at: String,
-    /// Time of expiry, RFC 3339; `None` if it never expires.
+    /// Time of expiry, RFC 3339; `None` if the token never expires.
     pub expires_at: Option<String>,
     /// Secret; present only in the response that creates the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,13 +269,13 @@ pub struct TokenRequest {
     pub name: String,
     /// `global` or `global:read`.
     pub scope: String,
-    /// Ids of the stores it may access; all if absent.
+    /// Ids of the stores that the token may access; absent if it may access all stores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stores: Option<Vec<String>>,
-    /// Prefix of the keys it may access.
+    /// Prefix of the keys that the token may access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// Time of expiry, RFC 3339.
+    /// Time of expiry, RFC 3339; absent if the token never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
 }
@@ -287,14 +287,14 @@ pub struct TokenList {
     pub data: Vec<LimitedToken>,
 }
 
-/// Returns the longest start of `text` that has at most `bytes_max` bytes.
+/// Returns the longest prefix of `text` that has at most `bytes_max` bytes.
 pub fn cut(text: &str, bytes_max: usize) -> &str {
     let cut = |back| text.get(..bytes_max.checked_sub(back)?);
     // A character has at most four bytes.
     if text.len() <= bytes_max { text } else { (0..4).find_map(cut).unwrap_or_default() }
 }
 
-/// Formats bytes as lower-case hexadecimal.
+/// Formats bytes as lowercase hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

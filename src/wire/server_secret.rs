@@ -1,4 +1,4 @@
-//! The secret by which a server proves that it runs on a data directory.
+//! The secret with which a server proves that it runs on a given data directory.
 
 use super::hex;
 use secrecy::{ExposeSecret, SecretString};
@@ -8,9 +8,9 @@ use std::fmt;
 /// The length of secrets, challenges and proofs: 32 bytes in hexadecimal.
 const DIGITS: usize = 64;
 
-/// A secret that a server generates at its start and writes into its data directory. A client that
-/// can read the directory sends a random challenge; only the server can answer it. The secret
-/// itself is never sent.
+/// A secret that a server generates at startup and writes to its data directory. A client that can
+/// read the directory sends a random challenge, which only a server that knows the secret can
+/// answer. The secret itself is never sent.
 #[derive(Clone)]
 pub struct ServerSecret(SecretString);
 
@@ -18,12 +18,12 @@ impl ServerSecret {
     /// Generates a secret.
     ///
     /// # Errors
-    /// If the system provides no random bytes.
+    /// If the system cannot provide random bytes.
     pub fn generate() -> Result<ServerSecret, String> {
         Ok(ServerSecret(random()?.into()))
     }
 
-    /// Parses a secret; `None` unless it has 64 hexadecimal digits.
+    /// Parses a secret. Returns `None` unless the text has 64 lowercase hexadecimal digits.
     pub fn parse(text: &str) -> Option<ServerSecret> {
         is_challenge(text).then(|| ServerSecret(text.into()))
     }
@@ -48,10 +48,10 @@ impl fmt::Debug for ServerSecret {
     }
 }
 
-/// Generates a challenge.
+/// Generates a random challenge.
 ///
 /// # Errors
-/// If the system provides no random bytes.
+/// If the system cannot provide random bytes.
 pub fn challenge() -> Result<String, String> {
     random()
 }
@@ -63,6 +63,6 @@ pub fn is_challenge(text: &str) -> bool {
 
 fn random() -> Result<String, String> {
     let mut bytes = [0; DIGITS / 2];
-    getrandom::fill(&mut bytes).map_err(|e| format!("no random bytes: {e}"))?;
+    getrandom::fill(&mut bytes).map_err(|e| format!("cannot generate random bytes: {e}"))?;
     Ok(hex(&bytes))
 }

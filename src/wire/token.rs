@@ -4,7 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
 use subtle::ConstantTimeEq;
 
-/// An API token. Zeroed when dropped, redacted in `Debug`, compared in constant time.
+/// An API token. It is zeroed on drop, redacted in `Debug` output and compared in constant time.
 #[derive(Clone)]
 pub struct Token(SecretString);
 
@@ -12,10 +12,10 @@ impl Token {
     /// The maximum length in bytes.
     pub const BYTES_MAX: usize = 512;
 
-    /// Parses a token: 1 to 512 visible ASCII characters, surrounding whitespace ignored.
+    /// Parses a token of 1 to 512 visible ASCII characters. Surrounding whitespace is ignored.
     ///
     /// # Errors
-    /// The rule that the text violates, without the text.
+    /// Returns the rule that the text violates. The message does not contain the text.
     pub fn parse(text: &str) -> Result<Token, String> {
         let text = text.trim_ascii();
         if !(1..=Token::BYTES_MAX).contains(&text.len()) {
@@ -33,7 +33,7 @@ impl Token {
         self.0.expose_secret()
     }
 
-    /// Compares with a presented token in constant time.
+    /// Compares this token with a presented token in constant time.
     pub fn matches(&self, presented: &[u8]) -> bool {
         self.expose().as_bytes().ct_eq(presented).into()
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::Token;
 
     #[test]
-    fn tokens_are_bounded_visible_ascii_and_redacted() {
+    fn tokens_are_limited_to_512_visible_ascii_characters_and_redacted() {
         let token = Token::parse("secret-of-sixteen\n").unwrap();
         assert_eq!(format!("{token:?}"), "Token([redacted])");
         assert_eq!(token.expose(), "secret-of-sixteen");

@@ -1,9 +1,9 @@
-//! Batches and the limit on bytes in flight.
+//! Tests of batches with long lines and a limit on the bytes in flight.
 
 use crate::{MIB, Target};
 
 fn line(key: &str, value_bytes: usize) -> String {
-    // In base64, `AAAA` is three zero bytes.
+    // `AAAA` is the base64 encoding of three zero bytes.
     let value = "AAAA".repeat(value_bytes / 3);
     format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n")
 }

@@ -1,11 +1,11 @@
-//! Concurrent large uploads within the memory limit.
+//! Tests that concurrent large uploads stay within the memory limit.
 
 use crate::{MIB, Target};
 
 const UPLOADS: usize = 64;
 const IN_FLIGHT: u64 = 64 * MIB;
-/// Memory other than bodies in flight: the program, the read cache (32 MiB), SQLite, and the arenas
-/// of the allocator.
+/// Memory in bytes for everything except bodies in flight: the program, the read cache (32 MiB),
+/// SQLite and the allocator arenas.
 const BASE_MEMORY: u64 = 96 * MIB;
 
 #[test]
@@ -25,7 +25,7 @@ fn sixty_four_uploads_of_25_mib_stay_within_the_memory_limit() {
                 assert_eq!(response.status, 200, "{}", response.text());
             });
         }
-        // No time limit: all of these share one disk.
+        // The response time is not checked, because all uploads share the disk.
         target.assert_available();
     });
     target.assert_peak_memory_below(IN_FLIGHT + BASE_MEMORY);

@@ -1,4 +1,4 @@
-//! Half-closed and abandoned connections.
+//! Tests of half-closed and abandoned connections.
 
 use crate::Target;
 
@@ -16,14 +16,14 @@ fn half_closed_connections_are_closed() {
         client.shutdown_write();
         clients.push(client);
     }
-    // The clients stay open for reading but read nothing.
+    // The clients can still receive a response, but do not read it.
     target.wait_until_connections_close();
     drop(clients);
     target.assert_healthy_and_stop();
 }
 
 #[test]
-fn connections_dropped_before_their_response_are_closed() {
+fn connections_dropped_before_the_response_are_closed() {
     let target = Target::new(&[]);
     let item = target.item("large");
     let put = target.request(&format!("PUT {item}"), &[], &vec![b'v'; 25 << 20]);

@@ -1,19 +1,19 @@
-//! Ten thousand idle connections, and the limit on connections.
+//! Tests of ten thousand idle connections, and of the limit on the number of connections.
 
 use crate::{MIB, Target, raise_file_limit};
 
 const CONNECTIONS: u64 = 10_000;
-/// Bytes of memory allowed for an idle connection: its task, timer and buffers.
+/// Maximum memory per idle connection for its task, timer and buffers, in bytes.
 const BYTES_PER_CONNECTION: u64 = 16 * 1024;
 
 #[test]
-fn ten_thousand_idle_connections_use_little_memory_and_block_no_client() {
+fn ten_thousand_idle_connections_use_little_memory_and_block_no_other_client() {
     let count = raise_file_limit(CONNECTIONS);
     let target = Target::new(&[]);
     target.assert_responsive();
     let before = target.memory_bytes("VmRSS");
     let mut clients: Vec<_> = (0..count).map(|_| target.connect()).collect();
-    // Half of them have served a request.
+    // Send a request on half of the connections before they become idle.
     for client in clients.iter_mut().step_by(2) {
         client.send(target.head("GET /healthz", "")).unwrap();
     }
@@ -23,8 +23,12 @@ fn ten_thousand_idle_connections_use_little_memory_and_block_no_client() {
     assert_eq!(target.open_connections(), count + 1);
     target.assert_responsive();
     let growth = target.memory_bytes("VmRSS").saturating_sub(before);
-    println!("{count} connections: {} MiB, {} bytes each", growth / MIB, growth / count.max(1));
-    assert!(growth < count * BYTES_PER_CONNECTION + 16 * MIB, "{} MiB for {count}", growth / MIB);
+    println!("{count} connections use {} MiB, {} bytes each", growth / MIB, growth / count.max(1));
+    assert!(
+        growth < count * BYTES_PER_CONNECTION + 16 * MIB,
+        "{} MiB for {count} connections",
+        growth / MIB
+    );
     for client in clients.iter_mut().rev().take(100) {
         assert_eq!(client.get("/readyz").unwrap().status, 200);
     }
@@ -36,7 +40,8 @@ fn ten_thousand_idle_connections_use_little_memory_and_block_no_client() {
 #[test]
 fn connections_over_the_limit_wait_until_one_closes() {
     let target = Target::new(&["--max-connections", "20"]);
-    // One below the limit: the server may not have noticed yet that an earlier connection closed.
+    // Open one connection fewer than the limit, because the server may not have noticed yet that an
+    // earlier connection was closed.
     let mut open: Vec<_> = (0..19).map(|_| target.connect()).collect();
     for client in &mut open {
         assert_eq!(client.get("/readyz").unwrap().status, 200);

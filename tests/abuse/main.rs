@@ -1,13 +1,13 @@
-//! Hostile and broken clients. After each attack the server is up, serves other clients promptly
-//! and has logged no error or panic. The tests run one at a time, because they measure time and
-//! memory. With `STEADFAST_ABUSE_LONG` an upload is truncated at every KiB; `STEADFAST_SEED`
-//! repeats the random input of a run.
+//! Tests with hostile and broken clients. After each attack, the server must be running, serve
+//! other clients promptly and have logged no error or panic. The tests run one at a time, because
+//! they measure time and memory. If `STEADFAST_ABUSE_LONG` is set, uploads are truncated at every
+//! KiB. `STEADFAST_SEED` sets the random seed; runs with the same seed send the same random input.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(clippy::print_stdout, reason = "tests print and read variables")]
+#![allow(clippy::print_stdout, reason = "tests may print")]
 
 #[path = "../harness/random.rs"]
-#[allow(dead_code, clippy::disallowed_methods, reason = "each suite uses a part")]
+#[allow(dead_code, clippy::disallowed_methods, reason = "not every suite uses all of it")]
 mod random;
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,8 +21,8 @@ mod oversized_requests;
 mod pipelining;
 mod random_input;
 mod slow_clients;
-mod strangers;
 mod truncated_uploads;
+mod unauthenticated_clients;
 mod unread_responses;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,14 +30,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use support::{Client, DiskServer, Response, TOKEN};
+use support::{Client, DiskServer, Response, TOKEN, process_memory};
 
-/// Serializes the tests.
+/// Held by a test while it runs, so that the tests run one at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A server under attack, with one item, `kept`, that must survive.
+/// A server under attack. It has an item, `kept`, that must survive.
 pub(crate) struct Target {
     disk: DiskServer,
     pub(crate) store: String,
@@ -55,12 +55,12 @@ impl Target {
         target
     }
 
-    /// The path of an item.
+    /// Returns the path of an item.
     pub(crate) fn item(&self, key: &str) -> String {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// The head of a request with the token; each header ends with CR LF.
+    /// Returns the head of a request with the token and `headers`. Each header ends with CR LF.
     pub(crate) fn head(&self, request: &str, headers: &str) -> String {
         format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{headers}\r\n")
     }
@@ -69,7 +69,7 @@ impl Target {
         self.disk.server.connect()
     }
 
-    /// Sends one request on a new connection.
+    /// Sends a request on a new connection.
     pub(crate) fn request(&self, request: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         self.disk.server.request(request, headers, body)
     }
@@ -79,7 +79,7 @@ impl Target {
         self.disk.server.get(path)
     }
 
-    /// Checks that the server serves other clients.
+    /// Checks that the server accepts and serves a write from another client.
     pub(crate) fn assert_available(&self) {
         assert_eq!(self.get("/readyz").status, 200);
         let item = self.item("others");
@@ -87,15 +87,15 @@ impl Target {
         assert_eq!(self.get(&item).text(), "fine");
     }
 
-    /// Checks that the server serves other clients within 2 s.
+    /// Checks that the server serves another client within 2 s.
     pub(crate) fn assert_responsive(&self) {
         let start = Instant::now();
         self.assert_available();
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(2), "other clients waited {took:?}");
+        assert!(took < Duration::from_secs(2), "another client waited for {took:?}");
     }
 
-    /// Checks data and availability after the attack, stops the server, and checks its log.
+    /// Checks the data and the availability after the attack, stops the server, and checks the log.
     pub(crate) fn assert_healthy_and_stop(self) {
         self.assert_available();
         assert_eq!(self.get(&self.item("kept")).text(), "kept");
@@ -106,20 +106,21 @@ impl Target {
         }
     }
 
-    /// A memory figure of the server process: `VmRSS` (current) or `VmHWM` (peak).
+    /// Returns the memory of the server process in bytes: `VmRSS` (current) or `VmHWM` (peak).
     pub(crate) fn memory_bytes(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.disk.server.pid());
-        let status = fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        let kib: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
-        kib * 1024
+        process_memory(self.disk.server.pid(), name).unwrap()
     }
 
-    /// Checks the peak memory of the server process, and prints it.
+    /// Prints the peak memory of the server process and checks that it is below `limit`.
     pub(crate) fn assert_peak_memory_below(&self, limit: u64) {
         let peak = self.memory_bytes("VmHWM");
         println!("peak memory {} MiB, limit {} MiB", peak / MIB, limit / MIB);
-        assert!(peak < limit, "{} MiB of {}", peak / MIB, limit / MIB);
+        assert!(
+            peak < limit,
+            "the peak memory is {} MiB, but the limit is {} MiB",
+            peak / MIB,
+            limit / MIB
+        );
     }
 
     pub(crate) fn blob_files(&self) -> Vec<PathBuf> {
@@ -128,20 +129,22 @@ impl Target {
         files.map(|file| file.unwrap().path()).collect()
     }
 
-    /// The open connections according to the metrics, including the one of this request.
+    /// Returns the number of open connections from the metrics. The count includes the connection
+    /// that requests the metrics.
     pub(crate) fn open_connections(&self) -> u64 {
         let text = self.get("/metrics").text();
         let count = text.lines().find_map(|line| line.strip_prefix("steadfast_http_connections "));
         count.unwrap().parse().unwrap()
     }
 
-    /// Waits until only the connection of the request for the metrics is open.
+    /// Waits until all connections are closed, except the one that requests the metrics.
     pub(crate) fn wait_until_connections_close(&self) {
         wait_until("connections are still open", || self.open_connections() <= 1);
     }
 }
 
-/// Raises the limit of open files for this many connections, and returns how many are possible.
+/// Raises the limit on open files so that the test can open this many connections. Returns the
+/// number of connections that the limit allows, which may be smaller.
 pub(crate) fn raise_file_limit(connections: u64) -> u64 {
     /// File descriptors that the test and the server need for other purposes.
     const SPARE_FILES: u64 = 1024;
@@ -153,12 +156,12 @@ pub(crate) fn raise_file_limit(connections: u64) -> u64 {
     }
     let count = connections.min(files.saturating_sub(SPARE_FILES));
     if count < connections {
-        println!("only {count} connections: the limit of open files is {files}");
+        println!("using only {count} connections because the limit on open files is {files}");
     }
     count
 }
 
-/// Waits up to a minute for a condition; panics with `message` if it does not become true.
+/// Waits up to a minute for a condition. Panics with `message` if it does not become true.
 pub(crate) fn wait_until(message: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !condition() {

@@ -1,5 +1,6 @@
-//! Every route with hostile sizes and many clients that do not read: memory stays below a ceiling
-//! that follows from `--max-in-flight`, and other clients are served.
+//! Sends oversized requests to every route from many clients that do not read the responses. The
+//! server's memory must stay below a ceiling that depends on `--max-in-flight`, and the server must
+//! keep serving other clients.
 
 use crate::support::Client;
 use crate::{MIB, Target};
@@ -7,14 +8,13 @@ use serde_json::json;
 use std::time::Duration;
 
 const IN_FLIGHT: u64 = 32 * MIB;
-/// Memory besides bodies in flight: the program, the read cache (20 MiB), SQLite, the connections,
-/// and what the allocator's arenas keep.
+/// Memory in bytes for everything except bodies in flight: the program, the read cache, SQLite, the
+/// connections, and free memory in the allocator arenas.
 const BASE_MEMORY: u64 = 224 * MIB;
-/// Clients of each kind at the same time.
+/// Number of concurrent clients that send the same request.
 const CLIENTS: usize = 64;
 
-/// A request that is repeated by many clients: its request line, its headers, and a body of which
-/// the clients send as much as the server accepts.
+/// A request that many clients send. The body may be incomplete or larger than the server accepts.
 struct AbusiveRequest {
     request: String,
     headers: String,
@@ -26,14 +26,15 @@ impl AbusiveRequest {
         AbusiveRequest { request, headers: headers.to_owned(), body }
     }
 
-    /// With a complete body.
+    /// Creates a request with a complete body.
     fn with_body(request: String, body: Vec<u8>) -> AbusiveRequest {
         let headers = format!("Content-Length: {}\r\n", body.len());
         AbusiveRequest { request, headers, body }
     }
 }
 
-/// Fills the store with items of the largest keys and metadata, and values of several sizes.
+/// Fills the server with items, stores and tokens. The items have keys and metadata of the maximum
+/// size, and values of several sizes.
 fn fill(target: &Target) {
     let (suffix, metadata) = ("k".repeat(1019), "m".repeat(2000));
     let lines: String = (0..1000)
@@ -106,7 +107,8 @@ fn requests(target: &Target) -> Vec<AbusiveRequest> {
     ]
 }
 
-/// Sends the request from many clients at once, and returns them without reading a response.
+/// Sends the request from many clients at once. Returns the clients, which have not read their
+/// responses.
 fn send(target: &Target, abusive: &AbusiveRequest) -> Vec<Client> {
     std::thread::scope(|scope| {
         let threads = (0..CLIENTS).map(|_| {
@@ -114,7 +116,7 @@ fn send(target: &Target, abusive: &AbusiveRequest) -> Vec<Client> {
                 let mut client = target.connect();
                 client.set_write_timeout(Duration::from_secs(2));
                 client.send(target.head(&abusive.request, &abusive.headers)).unwrap();
-                // Fails if the server waits for memory or has closed the connection.
+                // The send fails if the server is waiting for memory or has closed the connection.
                 let _ = client.send(&abusive.body);
                 client
             })
@@ -125,7 +127,7 @@ fn send(target: &Target, abusive: &AbusiveRequest) -> Vec<Client> {
 }
 
 #[test]
-fn oversized_requests_on_every_route_stay_below_a_memory_ceiling() {
+fn oversized_requests_to_every_route_stay_below_a_memory_ceiling() {
     let in_flight = IN_FLIGHT.to_string();
     let flags = ["--max-in-flight", &in_flight, "--cache", "16777216", "--body-timeout", "5"];
     let target = Target::new(&flags);
@@ -136,7 +138,12 @@ fn oversized_requests_on_every_route_stay_below_a_memory_ceiling() {
         target.assert_available();
         let peak = target.memory_bytes("VmHWM");
         println!("{}: peak memory {} MiB", abusive.request, peak / MIB);
-        assert!(peak < IN_FLIGHT + BASE_MEMORY, "{}: {} MiB", abusive.request, peak / MIB);
+        assert!(
+            peak < IN_FLIGHT + BASE_MEMORY,
+            "{}: the peak memory is {} MiB",
+            abusive.request,
+            peak / MIB
+        );
         drop(clients);
         target.wait_until_connections_close();
     }

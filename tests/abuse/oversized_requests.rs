@@ -1,9 +1,10 @@
-//! Heads, bodies and batches over their limits: each is rejected or cut off, with bounded memory.
+//! Tests that the server rejects heads, bodies and batches that exceed a limit, and that its memory
+//! use stays bounded.
 
 use crate::{MIB, Target};
 
-/// Sends a head and up to `times` pieces until the server stops accepting them; returns the status
-/// if it could be read.
+/// Sends a head and up to `times` pieces, and stops early if the server stops accepting them.
+/// Returns the status of the response, if one could be read.
 fn flood(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16> {
     let mut client = target.connect();
     client.send(head).unwrap();
@@ -17,7 +18,8 @@ fn flood(target: &Target, head: &str, piece: &[u8], times: usize) -> Option<u16>
 
 fn assert_rejected(target: &Target, head: &str, piece: &[u8], times: usize, code: u16, what: &str) {
     let status = flood(target, head, piece, times);
-    // Bytes sent after the response may reset the connection before the response is read.
+    // Bytes that arrive after the server has closed the connection may reset it before the client
+    // has read the response.
     assert!(status.is_none_or(|status| status == code), "{what}: {status:?}");
 }
 
@@ -59,7 +61,7 @@ fn oversized_bodies_are_rejected_with_bounded_memory() {
     let rename = target.head(&format!("PUT /resources/stores/kv/{store}"), chunked);
     assert_rejected(&target, &rename, &chunk, 80, 400, "a new store name of 80 MiB");
     let get = target.head(&format!("GET {item}"), chunked);
-    assert_rejected(&target, &get, &chunk, 80, 404, "a GET with 80 MiB");
+    assert_rejected(&target, &get, &chunk, 80, 404, "a GET with a body of 80 MiB");
     let extension = [b"5;".as_slice(), &[b'x'; 60_000]].concat();
     assert_rejected(&target, &put, &extension, 500, 400, "a chunk extension of 30 MB");
     let trailers = b"x: y\r\n".repeat(10_000);
@@ -78,14 +80,15 @@ fn malformed_batches_are_rejected_with_bounded_memory() {
     let batch = format!("PUT /resources/stores/kv/{}/batch", target.store);
     let long = vec![b'{'; 80 << 20];
     let response = target.request(&batch, &[], &long);
-    assert_eq!(response.status, 413, "one line of 80 MiB: {}", response.text());
+    assert_eq!(response.status, 413, "a line of 80 MiB: {}", response.text());
     let deep = [b"[".repeat(1_000_000), b"\n".to_vec()].concat();
     assert_eq!(target.request(&batch, &[], &deep).status, 400);
     let bad = b"no json\n".repeat(500_000);
     let response = target.request(&batch, &[], &bad);
     assert_eq!(response.status, 400);
-    assert!(response.body.len() < 4 << 20, "a response of {} bytes", response.body.len());
-    // A line of 25 MiB, its decoded value, and a line that is discarded as it is read.
+    assert!(response.body.len() < 4 << 20, "the response has {} bytes", response.body.len());
+    // The server may buffer a line of 25 MiB and its decoded value. It discards a longer line as it
+    // reads it.
     target.assert_peak_memory_below(160 * MIB);
     target.assert_healthy_and_stop();
 }

@@ -1,4 +1,4 @@
-//! Deep pipelines whose responses are read late or never.
+//! Tests of deep pipelines whose responses are read late or never.
 
 use crate::{MIB, Target};
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn ten_thousand_pipelined_requests_are_answered_in_order() {
     target.request(&format!("PUT {}", target.item("deep")), &[], value.as_bytes());
     let (requests, mut client) = (requests(&target), target.connect());
     std::thread::scope(|scope| {
-        // On another thread, because the server stops reading while its responses are unread.
+        // Send on another thread, because the server stops reading while responses are unread.
         let mut writer = client.try_clone();
         scope.spawn(move || writer.send(requests).unwrap());
         std::thread::sleep(Duration::from_millis(500));
@@ -31,7 +31,7 @@ fn ten_thousand_pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn pipelining_clients_that_never_read_are_closed() {
+fn pipelining_clients_that_never_read_are_disconnected() {
     let target = Target::new(&["--body-timeout", "2"]);
     let value = vec![b'v'; 2000];
     target.request(&format!("PUT {}", target.item("deep")), &[], &value);
@@ -40,7 +40,7 @@ fn pipelining_clients_that_never_read_are_closed() {
     std::thread::scope(|scope| {
         for client in &mut clients {
             let requests = &requests;
-            // Fails once the server closes the connection.
+            // The send fails once the server has closed the connection.
             scope.spawn(move || client.send(requests));
         }
         std::thread::sleep(Duration::from_millis(500));

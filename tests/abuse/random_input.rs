@@ -1,4 +1,4 @@
-//! Random bytes, and valid requests with random damage.
+//! Tests with random bytes, and with valid requests that are damaged at random.
 
 use crate::Target;
 use crate::random::{Random, run_seed};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 const CONNECTIONS: usize = 3000;
 
-/// Returns an index below `len`, or 0.
+/// Returns a random index below `len`, or 0 if `len` is 0.
 fn index(random: &mut Random, len: usize) -> usize {
     random.below(len.max(1) as u64) as usize
 }
@@ -68,7 +68,7 @@ fn random_and_damaged_requests_do_not_harm_the_server() {
         }
         let _ = client.send(&bytes[split_at..]);
         client.shutdown_write();
-        // Every response is well-formed, and the connection closes after the last one.
+        // Every response must be well-formed, and the connection must close after the last one.
         while let Ok(response) = client.read_response(false) {
             assert!(response.head.starts_with("HTTP/1.1 "), "{n}: {}", response.head);
             assert!(response.status < 500 || [501, 505].contains(&response.status), "{response:?}");

@@ -1,4 +1,4 @@
-//! Slow clients that send a byte at a time to hold on to connections and memory (slowloris).
+//! Tests with slow clients that send a byte at a time to tie up connections and memory (slowloris).
 
 use crate::support::Client;
 use crate::{MIB, Target};
@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 const SOCKETS: usize = 500;
 
-/// Sends one byte per client and round, and checks that other clients are served meanwhile.
+/// Sends one byte from each client per round. In each round, checks that the server still serves
+/// other clients.
 fn send_slowly(target: &Target, clients: &mut [Client], byte: u8, rounds: usize) {
     for _ in 0..rounds {
         let start = Instant::now();
         for client in &mut *clients {
-            // Fails if the server has closed the connection.
+            // The send fails if the server has closed the connection.
             let _ = client.send([byte]);
         }
         target.assert_responsive();
@@ -20,13 +21,13 @@ fn send_slowly(target: &Target, clients: &mut [Client], byte: u8, rounds: usize)
 }
 
 #[test]
-fn slow_heads_block_no_client_and_are_closed() {
+fn slow_heads_block_no_other_client_and_time_out() {
     let target = Target::new(&["--header-timeout", "2"]);
     let mut clients: Vec<_> = (0..SOCKETS).map(|_| target.connect()).collect();
     for client in &mut clients {
         client.send("GET /healthz HTTP/1.1\r\nX: ").unwrap();
     }
-    // Bytes that keep arriving do not extend the deadline.
+    // Receiving more bytes must not extend the deadline.
     let end = Instant::now() + Duration::from_secs(20);
     while target.open_connections() > 1 {
         assert!(Instant::now() < end, "slow connections are still open");
@@ -37,7 +38,7 @@ fn slow_heads_block_no_client_and_are_closed() {
 }
 
 #[test]
-fn slow_bodies_block_no_client_with_a_small_body() {
+fn slow_bodies_do_not_block_clients_with_small_requests() {
     let target = Target::new(&["--body-timeout", "2"]);
     let mut clients: Vec<_> = (0..SOCKETS).map(|_| target.connect()).collect();
     let item = target.item("slow");
@@ -49,7 +50,7 @@ fn slow_bodies_block_no_client_with_a_small_body() {
     drop(clients);
     target.wait_until_connections_close();
     assert_eq!(target.get(&item).status, 404);
-    // Memory reserved for the slow bodies is free again.
+    // The memory reserved for the slow bodies must have been released.
     let put = target.request(&format!("PUT {item}"), &[], &vec![b'v'; 5_000_000]);
     assert_eq!(put.status, 200);
     target.assert_peak_memory_below(192 * MIB);
@@ -57,7 +58,7 @@ fn slow_bodies_block_no_client_with_a_small_body() {
 }
 
 #[test]
-fn slow_chunks_are_closed_once_they_stop() {
+fn connections_with_slow_chunks_are_closed_once_the_chunks_stop() {
     let target = Target::new(&["--body-timeout", "1"]);
     let item = target.item("slow");
     let mut clients: Vec<_> = (0..60).map(|_| target.connect()).collect();
@@ -72,8 +73,8 @@ fn slow_chunks_are_closed_once_they_stop() {
 }
 
 #[test]
-fn slow_uploads_give_way_to_requests_that_wait_for_their_memory() {
-    // Uploads of all clients together may buffer 6 MiB: four large ones.
+fn slow_uploads_are_aborted_while_other_requests_wait_for_memory() {
+    // With this limit, uploads may buffer 6 MiB in total, which is enough for four large uploads.
     let target = Target::new(&["--max-in-flight", "16777216"]);
     let item = target.item("slow");
     let mut clients: Vec<_> = (0..8).map(|_| target.connect()).collect();
@@ -93,7 +94,7 @@ fn slow_uploads_give_way_to_requests_that_wait_for_their_memory() {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        assert_eq!(fast.join().unwrap(), 200, "slow uploads hold all the memory");
+        assert_eq!(fast.join().unwrap(), 200, "the slow uploads did not release memory");
     });
     assert_eq!(target.get(&item).status, 404);
     target.assert_healthy_and_stop();

@@ -1,4 +1,4 @@
-//! Uploads that end before their declared length.
+//! Tests of uploads that end before their declared length.
 
 use crate::{MIB, Target, wait_until};
 
@@ -27,14 +27,14 @@ fn a_truncated_upload_leaves_the_item_unchanged() {
             client.send(target.head(&format!("PUT {item}"), &headers)).unwrap();
         }
         client.send(&body[..length]).unwrap();
-        // Half of the clients disconnect; the others shut down their sending side and read the
+        // Half of the clients disconnect. The others shut down the sending side and read the
         // response.
         if round % 4 < 2 {
             client.shutdown_write();
             client.read_response(false).unwrap().expect_error(400);
         }
     }
-    // A body without its last chunk is incomplete.
+    // A chunked body without its last chunk is incomplete.
     let mut client = target.connect();
     client.send(target.head(&format!("PUT {item}"), "Transfer-Encoding: chunked\r\n")).unwrap();
     client.send([chunk.as_bytes(), &body, b"\r\n"].concat()).unwrap();
@@ -43,8 +43,8 @@ fn a_truncated_upload_leaves_the_item_unchanged() {
     target.wait_until_connections_close();
     let after = target.get(&item);
     assert_eq!(after.generation(), before.generation());
-    assert!(after.body == old, "the value changed");
-    wait_until("files of truncated uploads remain", || target.blob_files().len() == 1);
+    assert!(after.body == old, "the value has changed");
+    wait_until("blob files of truncated uploads remain", || target.blob_files().len() == 1);
     target.assert_peak_memory_below(96 * MIB);
     target.assert_healthy_and_stop();
 }

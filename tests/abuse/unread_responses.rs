@@ -1,4 +1,4 @@
-//! Clients that request large values and do not read the responses.
+//! Tests with clients that request large values and do not read the responses.
 
 use crate::{MIB, Target};
 use std::time::Duration;
@@ -16,9 +16,9 @@ fn unread_responses_use_bounded_memory_and_time_out() {
     std::thread::sleep(Duration::from_secs(1));
     target.assert_responsive();
     assert!(target.get(&item).body == value);
-    // Each response has one piece of 256 KiB in flight and may have the next one in memory.
+    // Each response has one piece of 256 KiB in flight, and the next piece may also be in memory.
     target.assert_peak_memory_below(128 * MIB);
-    // The server closes the connections although the clients are still connected.
+    // The server must close the connections although the clients have not disconnected.
     target.wait_until_connections_close();
     drop(clients);
     target.assert_healthy_and_stop();

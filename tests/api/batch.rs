@@ -1,4 +1,4 @@
-//! PUT of a batch of items as NDJSON.
+//! Tests of PUT requests with a batch of items as NDJSON.
 
 use super::support::Response;
 use super::{
@@ -12,14 +12,14 @@ fn put_batch(case: &Case, body: impl AsRef<[u8]>) -> Response {
     case.server.request(&format!("PUT {}/batch", case.store_path()), &[], body.as_ref())
 }
 
-/// Puts a batch, which must succeed.
+/// Puts a batch and checks that it succeeds.
 fn put_batch_ok(case: &Case, body: impl AsRef<[u8]>) {
     let response = put_batch(case, body);
     assert_eq!(status_line(&response), "HTTP/1.1 200 OK", "{}", response.text());
     assert_eq!(response.text(), SUCCESS);
 }
 
-/// The errors of a batch that failed with this status, as (key, index, code, reason).
+/// Checks that a batch failed with this status. Returns the errors as (key, index, code, reason).
 fn batch_errors(response: &Response, status: u16) -> Vec<(String, u64, String, String)> {
     assert_eq!(response.status, status, "{}", response.text());
     let json = response.json();
@@ -35,13 +35,13 @@ fn batch_errors(response: &Response, status: u16) -> Vec<(String, u64, String, S
     errors.collect()
 }
 
-/// A line that puts the value `v`.
+/// Returns a batch line that puts the value `v`.
 fn line(key: &str) -> String {
     format!("{{\"key\":\"{key}\",\"value\":\"dg==\"}}\n")
 }
 
 #[test]
-fn a_successful_batch_has_the_recorded_response() {
+fn a_successful_batch_returns_the_recorded_response() {
     let case = Case::new();
     let response =
         put_batch(&case, "{\"key\":\"a\",\"value\":\"dg==\"}\n{\"key\":\"b\",\"value\":\"\"}\n");
@@ -140,7 +140,7 @@ fn invalid_lines_are_reported_by_key_and_field_and_not_written() {
     assert_eq!(
         indexes,
         (0..lines.len() as u64).collect::<Vec<_>>(),
-        "all errors in one response, in order"
+        "every error must be reported, in order"
     );
     assert!(case.list_keys().is_empty());
 }
@@ -157,7 +157,7 @@ fn a_line_that_is_not_utf8_does_not_affect_other_lines() {
 #[test]
 fn lines_may_be_indented_or_blank_and_end_in_lf_or_crlf() {
     let case = Case::new();
-    // The recorded batch: the second line is indented and the last line has no line break.
+    // In the recorded batch, the second line is indented and the last line has no line break.
     put_batch_ok(
         &case,
         "{\"key\":\"batch-1\",\"value\":\"VkFMVUU=\"}\n    \
@@ -175,12 +175,12 @@ fn lines_may_be_indented_or_blank_and_end_in_lf_or_crlf() {
         &put_batch(&case, "\n  \n{\"key\":\"late\",\"value\":\"\"}\r\n\r\nx\n\n"),
         400,
     );
-    assert_eq!((errors.len(), errors[0].1), (1, 4), "blank lines count");
+    assert_eq!((errors.len(), errors[0].1), (1, 4), "blank lines must be counted");
     assert_eq!(case.list_keys(), ["batch-1", "batch-2", "crlf", "late", "tab"]);
 }
 
 #[test]
-fn the_last_line_of_a_key_wins_in_a_batch() {
+fn the_last_line_with_a_key_wins_in_a_batch() {
     let case = Case::new();
     let body = "{\"key\":\"k\",\"value\":\"YQ==\",\"metadata\":\"one\"}\n\
                 {\"key\":\"o\",\"value\":\"\"}\n\
@@ -196,7 +196,11 @@ fn the_last_line_of_a_key_wins_in_a_batch() {
         })
         .collect();
     put_batch_ok(&case, many);
-    assert_eq!(case.get_value("k"), b"2499", "across commit groups");
+    assert_eq!(
+        case.get_value("k"),
+        b"2499",
+        "the last line must win in a batch of several commits"
+    );
 }
 
 #[test]
@@ -256,7 +260,7 @@ fn batch_items_expire() {
 }
 
 #[test]
-fn invalid_lines_do_not_prevent_valid_lines() {
+fn invalid_lines_do_not_prevent_valid_lines_from_being_written() {
     let case = Case::new();
     let body: String = (0..3000)
         .map(|i| if i % 3 == 0 { "bad\n".to_owned() } else { line(&format!("k{i:04}")) })
@@ -268,11 +272,14 @@ fn invalid_lines_do_not_prevent_valid_lines() {
     assert_eq!(page["data"].as_array().unwrap().len(), 1000);
     let rest = case.list("?cursor=CgVrMTQ5OQ%3D%3D").json();
     assert_eq!(rest["data"].as_array().unwrap().len(), 1000);
-    assert!(rest["meta"].get("next_cursor").is_none(), "2000 valid lines");
+    assert!(
+        rest["meta"].get("next_cursor").is_none(),
+        "the two pages must contain all 2000 valid lines"
+    );
 }
 
 #[test]
-fn a_batch_is_413_if_all_errors_are_sizes_and_400_otherwise() {
+fn a_batch_returns_413_if_all_errors_are_size_errors_and_400_otherwise() {
     let case = Case::with(&["--max-value", "3"]);
     let large = "{\"key\":\"large\",\"value\":\"YWJjZA==\"}\n";
     let errors = batch_errors(&put_batch(&case, format!("{}{large}", line("a"))), 413);
@@ -289,7 +296,7 @@ fn a_batch_is_413_if_all_errors_are_sizes_and_400_otherwise() {
 }
 
 #[test]
-fn a_batch_reports_its_first_10000_errors_and_their_total() {
+fn a_batch_reports_the_first_10000_errors_and_the_total() {
     let case = Case::with(&["--max-value", "1"]);
     let large = "{\"key\":\"k\",\"value\":\"YWI=\"}\n".repeat(10_001);
     for (body, status, kind) in
@@ -299,7 +306,7 @@ fn a_batch_reports_its_first_10000_errors_and_their_total() {
         assert_eq!(response.status, status);
         let json = response.json();
         let title =
-            format!("batch had {} errors, the first 10000 are listed", body.lines().count());
+            format!("batch had {} errors; the first 10000 are listed", body.lines().count());
         assert_eq!((&json["type"], &json["title"]), (&kind.into(), &title.into()));
         let errors = json["errors"].as_array().unwrap();
         assert_eq!((errors.len(), &errors[9_999]["index"]), (10_000, &9_999.into()));
@@ -307,7 +314,7 @@ fn a_batch_reports_its_first_10000_errors_and_their_total() {
 }
 
 #[test]
-fn names_in_batch_errors_are_cut_and_their_list_is_bounded_in_bytes() {
+fn batch_errors_truncate_long_names_and_the_error_list_has_a_size_limit() {
     let case = Case::new();
     let long = "k".repeat(1_000_000);
     let errors = batch_errors(&put_batch(&case, line(&long)), 400);
@@ -316,15 +323,15 @@ fn names_in_batch_errors_are_cut_and_their_list_is_bounded_in_bytes() {
     let body: String = (0..2500).map(|n| line(&format!("{n:04}{}", "k".repeat(2000)))).collect();
     let response = put_batch(&case, body);
     assert_eq!(response.status, 400);
-    assert!(response.body.len() < 2 << 20, "a response of {} bytes", response.body.len());
+    assert!(response.body.len() < 2 << 20, "the response has {} bytes", response.body.len());
     let json = response.json();
     let errors = json["errors"].as_array().unwrap();
-    let title = format!("batch had 2500 errors, the first {} are listed", errors.len());
+    let title = format!("batch had 2500 errors; the first {} are listed", errors.len());
     assert_eq!(json["title"], title);
     assert!((500..2500).contains(&errors.len()), "{title}");
     let indexes: Vec<_> = errors.iter().map(|error| error["index"].as_u64().unwrap()).collect();
     assert_eq!(indexes, (0..errors.len() as u64).collect::<Vec<_>>());
-    // A value of the wrong type is not repeated in the reason.
+    // The reason must not repeat a value of the wrong type.
     let line_of =
         |ttl: &str| format!("{{\"key\":\"k\",\"value\":\"\",\"time_to_live_sec\":{ttl}}}");
     let typed = format!("{}\n\"{long}\"", line_of(&format!("\"{long}\"")));
@@ -344,11 +351,15 @@ fn a_byte_order_mark_before_the_first_line_is_ignored() {
     put_batch_ok(&case, "\u{feff}");
     let second = put_batch(&case, format!("{}\u{feff}{}", line("d"), line("e")));
     let errors = batch_errors(&second, 400);
-    assert_eq!((errors.len(), errors[0].1), (1, 1), "only before the first line");
+    assert_eq!(
+        (errors.len(), errors[0].1),
+        (1, 1),
+        "a byte order mark must be accepted only before the first line"
+    );
 }
 
 #[test]
-fn an_overlong_line_is_413_and_the_next_line_is_read() {
+fn an_overlong_line_is_rejected_with_413_and_the_next_line_is_read() {
     let case = Case::with(&["--max-value", "1000"]);
     let long = format!("{{\"key\":\"long\",\"value\":\"{}\"}}\n", "A".repeat(300_000));
     for chunks in [false, true] {
@@ -439,7 +450,7 @@ fn a_batch_accepts_any_content_type_and_large_values() {
 }
 
 #[test]
-fn a_batch_for_an_unknown_store_is_404_before_its_body_is_read() {
+fn a_batch_for_an_unknown_store_returns_404_before_the_body_is_read() {
     let case = Case::new();
     let mut client = case.send_head(
         &format!("PUT {STORES}/{UNKNOWN_STORE}/batch"),
@@ -451,11 +462,11 @@ fn a_batch_for_an_unknown_store_is_404_before_its_body_is_read() {
         case.server.request(&at, &[], line("k").as_bytes()).expect_error(404);
     }
     assert_put_ok(&case.put("batch", &[], b"v"));
-    assert_eq!(case.get_value("batch"), b"v", "`batch` is a valid key");
+    assert_eq!(case.get_value("batch"), b"v", "`batch` must be a valid key");
 }
 
 #[test]
-fn a_truncated_batch_stores_a_prefix_of_its_complete_lines() {
+fn a_truncated_batch_stores_a_prefix_of_the_complete_lines() {
     let case = Case::new();
     let complete: String = (0..2500).map(|i| line(&format!("k{i:04}"))).collect();
     let body = format!("{complete}{{\"key\":\"torn\",\"value\":\"dg==\"}}");
@@ -472,7 +483,8 @@ fn a_truncated_batch_stores_a_prefix_of_its_complete_lines() {
         };
         client.shutdown_write();
         assert_error(&client.read_response(false).unwrap(), 400, "the");
-        // How many complete lines are stored is unspecified, but they are a prefix of the batch.
+        // The number of complete lines stored is unspecified, but the stored lines must be a prefix
+        // of the batch.
         let (mut count, mut cursor) = (0, String::new());
         loop {
             let page = case.list(&format!("?cursor={}", cursor.replace('=', "%3D"))).json();

@@ -1,4 +1,4 @@
-//! Concurrent clients: atomic conditions, lost updates, and reads during writes.
+//! Tests with concurrent clients: atomic conditions, lost updates, and reads during writes.
 
 use super::support::{Client, DiskServer, Response, Server};
 use super::{Case, STORES, TestServer, assert_204, assert_412, assert_put_ok};
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::time::Duration;
 
-/// Runs `count` clients concurrently, each on its own connection; returns their results.
+/// Runs `count` clients concurrently, each with its own connection. Returns the results.
 fn run_clients<T: Send>(
     server: &Server,
     count: usize,
@@ -32,12 +32,12 @@ fn count(responses: &[Response], status: u16) -> usize {
 }
 
 #[test]
-fn one_of_concurrent_adds_succeeds() {
+fn exactly_one_concurrent_add_succeeds() {
     let disk = DiskServer::new(&[]);
     let id = disk.server.create_store("main");
     for round in 0..5 {
         let at = format!("{STORES}/{id}/keys/k{round}");
-        // The two forms of a condition that the key is absent.
+        // Alternate between the two ways to require that the key is absent.
         let condition = [("if-generation-match", "0")];
         let (query, headers) =
             if round % 2 == 0 { ("?add=true", &[][..]) } else { ("", &condition[..]) };
@@ -57,7 +57,7 @@ fn one_of_concurrent_adds_succeeds() {
 }
 
 #[test]
-fn concurrent_appends_are_all_applied_in_each_writers_order() {
+fn concurrent_appends_are_all_applied_and_keep_the_order_of_each_writer() {
     const WRITERS: usize = 16;
     const APPENDS: usize = 20;
     let disk = DiskServer::new(&[]);
@@ -87,7 +87,7 @@ fn concurrent_appends_are_all_applied_in_each_writers_order() {
 }
 
 #[test]
-fn counters_with_generation_conditions_lose_no_update() {
+fn counters_with_generation_conditions_lose_no_updates() {
     const CLIENTS: usize = 8;
     const COUNTS: usize = 10;
     let disk = DiskServer::new(&[]);
@@ -135,7 +135,7 @@ fn generations_are_never_reused_after_deletes_and_restarts() {
             let headers = [("if-generation-match", condition.as_str())];
             assert_204(&client.request(&format!("DELETE {at}"), &headers, b"").unwrap());
             assert_put_ok(&client.request(&format!("PUT {at}"), &[], b"w").unwrap());
-            // The generation of the deleted item does not match the new item.
+            // The generation of a deleted item must not match the new item.
             assert_412(&client.request(&format!("PUT {at}"), &headers, b"x").unwrap());
             assert_412(&client.request(&format!("DELETE {at}"), &headers, b"").unwrap());
             let got = client.get(&at).unwrap();
@@ -145,7 +145,7 @@ fn generations_are_never_reused_after_deletes_and_restarts() {
         if round % 2 == 0 {
             disk.kill_and_restart(&[]);
         } else {
-            // A clean shutdown. The field holds a placeholder until the server is restarted.
+            // Shut down cleanly. A memory server serves as a placeholder until the restart.
             std::mem::replace(&mut disk.server, Server::memory(&[])).stop();
             disk.kill_and_restart(&[]);
         }
@@ -159,7 +159,7 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
     for round in 0..40 {
         let id = disk.server.create_store("main");
         let responses = run_clients(&disk.server, 4, |at, client| {
-            // The delay grows, so that the deletion wins in some rounds.
+            // The delay increases with each round, so that the deletion comes first in some rounds.
             if at > 0 {
                 std::thread::sleep(Duration::from_micros(50 * round));
             }
@@ -177,14 +177,14 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
         match responses[0].status {
             204 => {
                 list.expect_error(404);
-                assert_eq!(puts, 0, "round {round}: an acknowledged put is lost");
+                assert_eq!(puts, 0, "round {round}: an acknowledged put was lost");
                 for key in ["batch", "k2", "k3"] {
                     let got = disk.server.get(&format!("{STORES}/{id}/keys/{key}"));
                     assert_eq!(got.expect_error(404), "no store with that id");
                 }
             }
             409 => {
-                assert_eq!(puts, 3, "round {round}: the store existed throughout");
+                assert_eq!(puts, 3, "round {round}: the store exists, so all puts must succeed");
                 let keys = list.json()["data"].clone();
                 assert_eq!(keys, serde_json::json!(["batch", "k2", "k3"]));
                 for key in ["batch", "k2", "k3"] {
@@ -193,13 +193,13 @@ fn an_acknowledged_put_is_not_lost_to_a_concurrent_store_delete() {
                 }
                 assert_204(&disk.server.request(&format!("DELETE {STORES}/{id}"), &[], b""));
             }
-            other => panic!("round {round}: {other} {:?}", responses[0]),
+            other => panic!("round {round}: unexpected status {other}: {:?}", responses[0]),
         }
     }
 }
 
 #[test]
-fn one_of_concurrent_creates_with_one_name_succeeds() {
+fn exactly_one_concurrent_create_with_the_same_name_succeeds() {
     let disk = DiskServer::new(&[]);
     for round in 0..5 {
         let body = format!("{{\"name\":\"s{round}\"}}");
@@ -217,7 +217,7 @@ fn one_of_concurrent_creates_with_one_name_succeeds() {
 }
 
 #[test]
-fn one_of_concurrent_renames_to_one_name_succeeds() {
+fn exactly_one_concurrent_rename_to_the_same_name_succeeds() {
     let server = TestServer::start(&[]);
     let ids: Vec<String> = (0..8).map(|i| server.create_store(&format!("s{i}"))).collect();
     let responses = run_clients(&server, ids.len(), |at, client| {
@@ -241,7 +241,7 @@ fn readers_never_see_mixed_values_during_overwrites() {
         for i in 0..15_usize {
             if at < 2 {
                 let digit = u8::try_from((at * 5 + i) % 10).unwrap() + b'0';
-                // Values below and above the size of blob files.
+                // Alternate between values below and above the size threshold for blob files.
                 let value = vec![digit; if i % 2 == 0 { large } else { 1000 }];
                 let text = char::from(digit).to_string();
                 let headers = [("metadata", text.as_str())];
@@ -249,7 +249,10 @@ fn readers_never_see_mixed_values_during_overwrites() {
             } else {
                 let got = client.get(&path).unwrap();
                 let digit = got.header("Metadata").as_bytes()[0];
-                assert!(got.body.iter().all(|byte| *byte == digit), "mixed value");
+                assert!(
+                    got.body.iter().all(|byte| *byte == digit),
+                    "the value is a mix of two values"
+                );
                 assert!([1000, large].contains(&got.body.len()));
             }
         }

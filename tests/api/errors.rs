@@ -1,4 +1,4 @@
-//! Error responses, authentication and the methods of each route.
+//! Tests of error responses, authentication and the methods of each route.
 
 use super::support::{Response, TOKEN};
 use super::{Case, STORES, UNKNOWN_STORE, assert_204, assert_put_ok, status_line};
@@ -21,7 +21,7 @@ fn assert_error_body(response: &Response, line: &str, title: &str, detail: &str)
     for (name, value) in headers {
         assert_eq!(response.header(name), value);
     }
-    assert!(!response.text().contains("errors"), "old clients misread a field named errors");
+    assert!(!response.text().contains("errors"), "old clients misinterpret a field named errors");
 }
 
 /// Sends a request without the token.
@@ -59,11 +59,14 @@ fn every_error_has_the_documented_format() {
     let range =
         case.server.request(&format!("GET {}", case.item_path("k")), &[("Range", "bytes=1-")], b"");
     let title = "Range not satisfiable";
-    assert_error_body(&range, "416 Range Not Satisfiable", title, "the value has 1 bytes");
+    assert_error_body(
+        &range, "416 Range Not Satisfiable", title,
+        "the range is outside the value, which has 1 bytes",
+    );
 }
 
 #[test]
-fn a_missing_or_wrong_token_is_401_on_every_route_and_changes_nothing() {
+fn a_missing_or_wrong_token_returns_401_on_every_route_and_changes_nothing() {
     let case = Case::new();
     case.put_ok("k", &[], b"v");
     let message = "Provided credentials are missing or invalid";
@@ -99,7 +102,7 @@ fn a_missing_or_wrong_token_is_401_on_every_route_and_changes_nothing() {
     ];
     for path in &paths {
         for (at, lines) in invalid.iter().enumerate() {
-            // Every method without a token, and one method with each invalid token.
+            // Send every method without a token, and one method with each invalid token.
             let methods = if at == 0 { &METHODS[..] } else { &["DELETE"] };
             for method in methods {
                 let response = without_token(&case, &format!("{method} {path}"), lines);
@@ -124,7 +127,7 @@ fn the_token_header_name_is_case_insensitive() {
 }
 
 #[test]
-fn other_methods_are_405_and_allow_lists_the_routes_methods() {
+fn other_methods_return_405_and_allow_lists_the_methods_of_the_route() {
     let case = Case::new();
     case.put_ok("k", &[], b"v");
     let id = &case.id;
@@ -194,7 +197,7 @@ fn head_matches_get_on_every_route() {
     ] {
         let mut client = case.server.connect();
         let head = client.request(&format!("HEAD {path}"), &[], b"").unwrap();
-        // A body sent with HEAD would be read as the next response.
+        // If HEAD had a body, the client would read it as the next response.
         let get = client.get(&path).unwrap();
         let without_date = |response: &Response| response.head.replace(response.header("Date"), "");
         assert_eq!(without_date(&head), without_date(&get), "{path}");
@@ -226,25 +229,31 @@ fn account_endpoints_have_the_fields_that_clients_decode() {
         "/customer/id", "/customer/name", "/user/id", "/user/name", "/user/login", "/token/id",
         "/token/name", "/token/created_at", "/token/scope",
     ] {
-        assert!(verify.pointer(at).is_some_and(serde_json::Value::is_string), "{at} in {verify}");
+        assert!(
+            verify.pointer(at).is_some_and(serde_json::Value::is_string),
+            "{at} is not a string in {verify}"
+        );
     }
     assert!(verify["services"].is_object() && verify["token"].get("expires_at").is_some());
     let token = get("/tokens/self");
     for name in ["id", "user_id", "customer_id", "name", "last_used_at", "created_at", "ip"] {
-        assert!(token[name].is_string(), "{name} in {token}");
+        assert!(token[name].is_string(), "{name} is not a string in {token}");
     }
     assert_eq!(token["scopes"], serde_json::json!(["global"]));
     assert_eq!((&token["scope"], &token["services"]), (&"global".into(), &serde_json::json!([])));
     assert!(token["expires_at"].is_null() && !token.to_string().contains(TOKEN));
     let user = get("/current_user");
     for name in ["id", "login", "name", "customer_id"] {
-        assert!(user[name].is_string(), "{name} in {user}");
+        assert!(user[name].is_string(), "{name} is not a string in {user}");
     }
     let path = "/enabled-products/v1/kv_store";
     let product = get(path);
     for at in ["/product/id", "/product/object", "/customer/id", "/customer/object", "/_links/self"]
     {
-        assert!(product.pointer(at).is_some_and(serde_json::Value::is_string), "{at} in {product}");
+        assert!(
+            product.pointer(at).is_some_and(serde_json::Value::is_string),
+            "{at} is not a string in {product}"
+        );
     }
     assert_eq!(case.server.request(&format!("PUT {path}"), &[], b"").json(), product);
     assert_204(&case.server.request(&format!("DELETE {path}"), &[], b""));
@@ -252,7 +261,7 @@ fn account_endpoints_have_the_fields_that_clients_decode() {
 }
 
 #[test]
-fn a_connection_stays_open_after_errors_with_small_bodies() {
+fn a_connection_stays_open_after_an_error_with_a_small_body() {
     let case = Case::new();
     let mut client = case.server.connect();
     let value = vec![b'x'; 100_000];

@@ -1,13 +1,13 @@
-//! Times to live and expired items.
+//! Tests of times to live and expired items.
 
 use super::{Case, assert_204, assert_412, assert_put_ok};
 use std::time::{Duration, Instant};
 
 const ONE_SECOND: &[(&str, &str)] = &[("time_to_live_sec", "1")];
-/// Long enough for [`ONE_SECOND`] to pass.
+/// How long to wait for an item with a time to live of [`ONE_SECOND`] to expire.
 const UNTIL_EXPIRED: Duration = Duration::from_millis(1100);
 
-/// A store with expired items under these keys.
+/// Creates a store that contains an expired item for each of the given keys.
 fn with_expired_items(keys: &[&str]) -> Case {
     let case = Case::new();
     for key in keys {
@@ -23,7 +23,7 @@ fn an_item_is_readable_until_it_expires_and_absent_immediately_after() {
     let start = Instant::now();
     assert_put_ok(&case.put("k", &[("time_to_live_sec", "2")], b"v"));
     let got = case.get("k");
-    // Skipped if the machine stalled past the expiry.
+    // Skip this check if the machine stalled until after the expiry.
     if start.elapsed() < Duration::from_secs(2) {
         assert_eq!((got.status, &got.body[..]), (200, &b"v"[..]));
         assert!(!got.head.to_ascii_lowercase().contains("time_to_live"), "{}", got.head);
@@ -56,7 +56,7 @@ fn writes_treat_an_expired_item_as_absent() {
 }
 
 #[test]
-fn the_generation_of_an_expired_item_is_412() {
+fn a_condition_on_the_generation_of_an_expired_item_returns_412() {
     let case = Case::new();
     let response = case.put("k", ONE_SECOND, b"v");
     assert_put_ok(&response);
@@ -71,7 +71,7 @@ fn the_generation_of_an_expired_item_is_412() {
 }
 
 #[test]
-fn a_delete_of_an_expired_item_is_204_and_the_next_404() {
+fn the_first_delete_of_an_expired_item_returns_204_and_the_next_one_404() {
     let case = with_expired_items(&["k", "forced"]);
     assert_204(&case.delete("k", &[]));
     case.delete("k", &[]).expect_error(404);
@@ -139,12 +139,16 @@ fn no_page_is_empty_because_of_expired_keys() {
         assert!(!keys.is_empty(), "{page}");
         seen.extend(keys);
         match page["meta"].get("next_cursor") {
-            // Base64 in a query must be escaped.
+            // Escape the base64 characters that have a meaning in a query.
             Some(next) => cursor = next.as_str().unwrap().replace('=', "%3D"),
             None => break,
         }
     }
     assert_eq!(seen, live);
     let page = "{\"data\":[\"b0\",\"b1\",\"b2\",\"b3\",\"b4\"],\"meta\":{\"limit\":5}}";
-    assert_eq!(case.list("?limit=5").text(), page, "only expired keys follow");
+    assert_eq!(
+        case.list("?limit=5").text(),
+        page,
+        "there must be no cursor if only expired keys follow"
+    );
 }

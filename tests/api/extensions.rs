@@ -1,4 +1,5 @@
-//! The extensions of the hosted API: detailed lists, deletion by prefix, export and import.
+//! Tests of the extensions to the hosted API: detailed lists, deletion by prefix, export and
+//! import.
 
 use super::support::Response;
 use super::{Case, TOKEN, UNKNOWN_STORE};
@@ -18,7 +19,7 @@ impl Case {
         response.text()
     }
 
-    /// Imports lines; returns the status, the counts (written, skipped, failed), and the key, index
+    /// Imports lines. Returns the status, the counts (written, skipped, failed), and the key, index
     /// and code of each error.
     fn import(&self, query: &str, lines: &str) -> (u16, [u64; 3], Vec<(String, u64, String)>) {
         let response = self.extension("PUT", &format!("import{query}"), lines.as_bytes());
@@ -35,7 +36,7 @@ impl Case {
 }
 
 #[test]
-fn the_extensions_report_name_and_version() {
+fn the_extensions_endpoint_reports_name_and_version() {
     let case = Case::new();
     let about = case.server.get("/_/v1");
     let version = env!("CARGO_PKG_VERSION");
@@ -49,7 +50,7 @@ fn the_extensions_report_name_and_version() {
 }
 
 #[test]
-fn a_detailed_list_has_everything_but_the_values() {
+fn a_detailed_list_contains_everything_except_the_values() {
     let case = Case::new();
     let first = case.put("a", &[("metadata", "m\u{e9}")], b"12345").generation();
     let second = case.put("b", &[("time_to_live_sec", "100")], b"").generation();
@@ -128,14 +129,14 @@ fn an_export_imported_into_another_store_exports_the_same_bytes() {
     let line = exported.lines().find(|line| line.starts_with("{\"key\":\"last\"")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!(moved.generation(), line["generation"].as_u64().unwrap());
-    // Conditions see the imported generation, and the next generation is greater.
+    // Conditions must use the imported generation, and the next generation must be greater.
     let if_other = [("if-generation-match", "17")];
     assert_eq!(other.put("last", &if_other, b"w").status, 412);
     let generation = moved.generation().to_string();
     let put = other.put("last", &[("if-generation-match", &generation)], b"w");
     assert_eq!(put.status, 200);
     assert!(put.generation() > moved.generation());
-    // A batch accepts the same lines and ignores the fields it does not know.
+    // A batch must accept the same lines and ignore unknown fields.
     let batch = other.server.request(
         &format!("PUT {}/batch", other.store_path()),
         &[],
@@ -145,7 +146,7 @@ fn an_export_imported_into_another_store_exports_the_same_bytes() {
 }
 
 #[test]
-fn an_export_of_a_prefix_has_only_its_items() {
+fn an_export_of_a_prefix_contains_only_matching_items() {
     let case = Case::new();
     for key in ["a", "b%2F1", "b%2F2", "c"] {
         case.put(key, &[], b"v");
@@ -163,7 +164,7 @@ fn an_export_of_a_prefix_has_only_its_items() {
 }
 
 #[test]
-fn an_http_1_0_export_ends_with_its_connection() {
+fn an_http_1_0_export_ends_when_the_connection_closes() {
     let case = Case::new();
     case.put("a", &[], &vec![b'x'; 300_000]);
     let mut stream = TcpStream::connect(("127.0.0.1", case.server.port)).unwrap();
@@ -193,7 +194,7 @@ fn import_if_exists_overwrites_skips_or_fails() {
         (case.get_value("there"), case.get_value("fresh")),
         (b"old".to_vec(), b"new".to_vec())
     );
-    assert_eq!(case.get("fresh").header("Metadata"), "", "the first line of a key wins");
+    assert_eq!(case.get("fresh").header("Metadata"), "", "the first line with a key must win");
     let taken = vec![
         ("there".to_owned(), 0, "412".to_owned()),
         ("fresh".to_owned(), 1, "412".to_owned()),
@@ -201,7 +202,7 @@ fn import_if_exists_overwrites_skips_or_fails() {
     ];
     assert_eq!(case.import("?if_exists=fail", &lines), (400, [0, 0, 3], taken));
     assert_eq!(case.import("?if_exists=overwrite", &lines), (200, [3, 0, 0], vec![]));
-    assert_eq!(case.get("fresh").header("Metadata"), "2", "the last line of a key wins");
+    assert_eq!(case.get("fresh").header("Metadata"), "2", "the last line with a key must win");
     assert_eq!(case.get_value("there"), b"new");
     for invalid in ["if_exists=maybe", "if_exists=", "if_exists"] {
         let response = case.extension("PUT", &format!("import?{invalid}"), lines.as_bytes());
@@ -213,7 +214,7 @@ fn import_if_exists_overwrites_skips_or_fails() {
     }
     let none = format!("PUT /_/v1/stores/{UNKNOWN_STORE}/import");
     case.server.request(&none, &[], b"").expect_error(404);
-    // Blank lines are ignored, and the last line needs no line break.
+    // Blank lines must be ignored, and the last line may have no line break.
     let expired = line("gone", ",\"expires\":\"2001-01-01T00:00:00Z\"");
     let spaced = format!("\n  {expired}\n{}", line("late", ",\"time_to_live_sec\":1").trim_end());
     assert_eq!(case.import("", &spaced), (200, [1, 1, 0], vec![]));
@@ -234,6 +235,9 @@ fn an_invalid_import_line_is_reported_and_the_others_are_written() {
         ("generation", "9007199254740992"),
         ("generation", "-1"),
         ("modified", "\"1969-12-31T23:59:59Z\""),
+        ("modified", "\"1970-01-01T00:30:00+01:00\""),
+        ("modified", "\"9999-12-31T23:59:59-01:00\""),
+        ("expires", "\"9999-12-31T23:59:59-01:00\""),
         ("metadata_base64", "\"%\""),
         ("metadata_base64", "\"AA==\""),
         ("metadata_base64", "\"YQ==\",\"metadata\":\"a\""),

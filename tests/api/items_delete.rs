@@ -1,9 +1,9 @@
-//! DELETE of items.
+//! Tests of DELETE requests for items.
 
 use super::{Case, STORES, UNKNOWN_STORE, assert_204, assert_412, assert_error};
 
 #[test]
-fn a_delete_is_204_and_the_next_404() {
+fn the_first_delete_returns_204_and_the_next_one_404() {
     let case = Case::new();
     case.put_ok("k", &[], b"v");
     let mut client = case.server.connect();
@@ -16,7 +16,7 @@ fn a_delete_is_204_and_the_next_404() {
 }
 
 #[test]
-fn a_forced_delete_of_a_missing_item_is_204() {
+fn a_forced_delete_of_a_missing_item_returns_204() {
     let case = Case::new();
     for force in ["true", "True", "TRUE", "1", "t", "T"] {
         assert_204(&case.delete(&format!("none?force={force}"), &[]));
@@ -47,14 +47,14 @@ fn a_delete_requires_a_matching_generation() {
     assert_eq!(case.get("k").generation(), generation);
     let generation = generation.to_string();
     assert_204(&case.delete("k", &[("If-Generation-Match", &generation)]));
-    // A missing item is reported before the condition, and is no error with force.
+    // A missing item takes precedence over a failed condition. With force, it is not an error.
     case.delete("k", &[("if-generation-match", &generation)]).expect_error(404);
     case.delete("k", &[("if-generation-match", "0")]).expect_error(404);
     assert_204(&case.delete("k?force=true", &[("if-generation-match", &generation)]));
 }
 
 #[test]
-fn an_invalid_delete_parameter_is_400_and_deletes_nothing() {
+fn an_invalid_delete_parameter_returns_400_and_deletes_nothing() {
     let case = Case::new();
     let generation = case.put_ok("k", &[], b"v");
     for force in ["?force", "?force=", "?force=yes", "?force=2", "?force=true&force=true"] {
@@ -89,7 +89,7 @@ fn concurrent_deletes_of_different_keys_all_succeed() {
 }
 
 #[test]
-fn a_body_of_a_delete_is_ignored() {
+fn the_body_of_a_delete_is_ignored() {
     let case = Case::new();
     case.put_ok("k", &[], b"v");
     let mut client = case.server.connect();

@@ -1,4 +1,4 @@
-//! GET and HEAD of items: headers, ranges and value limits.
+//! Tests of GET and HEAD requests for items: headers, ranges and value limits.
 
 use super::support::Response;
 use super::{
@@ -27,7 +27,7 @@ fn expected_head(response: &Response, size: usize, metadata: &str) -> String {
 }
 
 #[test]
-fn an_item_has_the_recorded_headers() {
+fn an_item_is_returned_with_the_recorded_headers() {
     let case = Case::new();
     for (key, metadata) in [("plain", ""), ("described", "meta")] {
         let headers: &[(&str, &str)] = &[("metadata", metadata)];
@@ -36,7 +36,7 @@ fn an_item_has_the_recorded_headers() {
         assert_eq!(got.head, expected_head(&got, 12, metadata));
         assert_eq!(got.body, b"hello, world");
         let generation = got.header("Generation");
-        assert_eq!(generation.len(), 16, "microseconds: {generation}");
+        assert_eq!(generation.len(), 16, "the generation must be in microseconds: {generation}");
         assert!(httpdate::parse_http_date(got.header("Date")).is_ok());
         let head = case.head(key);
         assert_eq!(head.head, expected_head(&head, 12, metadata));
@@ -62,7 +62,7 @@ fn head_has_no_body_and_keeps_the_connection_open() {
 }
 
 #[test]
-fn a_missing_item_or_store_is_404_with_the_recorded_body() {
+fn a_missing_item_or_store_returns_404_with_the_recorded_body() {
     let case = Case::new();
     let missing = case.get("none");
     assert_eq!(status_line(&missing), "HTTP/1.1 404 Not Found");
@@ -95,7 +95,7 @@ fn accept_headers_are_ignored_and_values_are_not_compressed() {
 }
 
 #[test]
-fn a_range_of_a_value_is_206() {
+fn a_range_of_a_value_is_returned_with_206() {
     let case = Case::new();
     case.put_ok("k", &[("metadata", "m")], b"0123456789");
     for (range, span, bytes) in [
@@ -113,7 +113,7 @@ fn a_range_of_a_value_is_206() {
             case.server.request(&format!("GET {}", case.item_path("k")), &[("Range", range)], b"");
         assert_eq!(response.body, bytes, "{range}");
         if span.is_empty() {
-            // The position exceeds 64 bits; a server may ignore any range.
+            // The end position does not fit into 64 bits, so the server ignores the range.
             assert_eq!(
                 (response.status, response.has_header("Content-Range")),
                 (200, false),
@@ -130,7 +130,7 @@ fn a_range_of_a_value_is_206() {
 }
 
 #[test]
-fn a_range_outside_the_value_is_416_with_its_size() {
+fn a_range_outside_the_value_returns_416_with_the_value_size() {
     let case = Case::new();
     case.put_ok("k", &[], b"0123456789");
     case.put_ok("empty", &[], b"");
@@ -174,7 +174,7 @@ fn invalid_and_multiple_ranges_are_ignored() {
         &[("Range", "bytes=0-1")],
         b"",
     );
-    assert_eq!(head.head, expected_head(&head, 10, ""), "Range applies to GET only");
+    assert_eq!(head.head, expected_head(&head, 10, ""), "Range must apply to GET only");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn values_are_returned_unchanged() {
 }
 
 #[test]
-fn a_value_of_maximum_size_is_stored_and_a_larger_one_is_413() {
+fn a_value_of_maximum_size_is_stored_and_a_larger_one_returns_413() {
     let case = Case::new();
     let mut value = vec![b'v'; MAX];
     value[MAX - 1] = b'!';
@@ -229,14 +229,15 @@ fn a_value_of_maximum_size_is_stored_and_a_larger_one_is_413() {
     assert_eq!(got.head, expected_head(&got, MAX, "m"));
     assert!(got.body == value);
 
-    // Rejected by its length, before any of it is sent.
+    // If the declared length is too large, the server rejects the request before it receives any of
+    // the value.
     let request = format!("PUT {}", case.item_path("k"));
     let mut client = case.send_head(&request, &format!("Content-Length: {}\r\n", MAX + 1));
     let response = client.read_response(false).unwrap();
     assert_eq!(response.expect_error(413), format!("value must be at most {MAX} bytes"));
     assert_eq!(status_line(&response), "HTTP/1.1 413 Content Too Large");
 
-    // Rejected while it arrives if its length is unknown.
+    // A value of unknown length is rejected as soon as the received part exceeds the limit.
     let mut client = case.send_head(&request, "Transfer-Encoding: chunked\r\n");
     let piece = vec![b'x'; 1 << 20];
     for _ in 0..25 {

@@ -1,15 +1,17 @@
-//! PUT of items: modes, conditions, parameters, headers, chunked bodies and the order of checks.
+//! Tests of PUT requests for items: modes, conditions, parameters, headers, chunked bodies and the
+//! order of checks.
 
 use super::{Case, STORES, UNKNOWN_STORE, assert_412, assert_error, assert_put_ok, chunk};
 
-/// A store with the item `k`, with this value and metadata `m`; returns its generation too.
+/// Creates a store with the item `k`, which has the given value and the metadata `m`. Returns the
+/// store and the generation of the item.
 fn with_item(value: &[u8]) -> (Case, u64) {
     let case = Case::new();
     let generation = case.put_ok("k", &[("metadata", "m")], value);
     (case, generation)
 }
 
-/// Checks that the item is unchanged.
+/// Checks that the item `k` still has the given generation and value.
 fn assert_unchanged(case: &Case, generation: u64, value: &[u8]) {
     let got = case.get("k");
     assert_eq!(got.generation(), generation);
@@ -18,7 +20,7 @@ fn assert_unchanged(case: &Case, generation: u64, value: &[u8]) {
 }
 
 #[test]
-fn a_put_is_an_empty_200_with_the_new_generation() {
+fn a_put_returns_an_empty_200_with_the_new_generation() {
     let case = Case::new();
     let response = case.put("k", &[], b"v");
     assert_put_ok(&response);
@@ -73,7 +75,7 @@ fn an_overwrite_replaces_value_and_metadata() {
 }
 
 #[test]
-fn an_add_of_an_existing_key_is_412_and_changes_nothing() {
+fn an_add_of_an_existing_key_returns_412_and_changes_nothing() {
     let (case, generation) = with_item(b"v");
     assert_412(&case.put("k?add=true", &[], b"other"));
     assert_unchanged(&case, generation, b"v");
@@ -84,7 +86,7 @@ fn an_add_of_an_existing_key_is_412_and_changes_nothing() {
 }
 
 #[test]
-fn append_and_prepend_concatenate_or_create_and_drop_old_metadata() {
+fn append_and_prepend_extend_or_create_the_item_and_drop_old_metadata() {
     let (case, first) = with_item(b"b");
     let second = case.put_ok("k?append=true", &[], b"c");
     assert!(second > first);
@@ -104,7 +106,7 @@ fn append_and_prepend_concatenate_or_create_and_drop_old_metadata() {
 }
 
 #[test]
-fn an_append_over_the_value_limit_is_413_and_changes_nothing() {
+fn an_append_over_the_value_limit_returns_413_and_changes_nothing() {
     let case = Case::with(&["--max-value", "10"]);
     let generation = case.put_ok("k", &[("metadata", "m")], b"01234567");
     for mode in ["append", "prepend"] {
@@ -138,7 +140,7 @@ fn a_put_requires_a_matching_generation() {
 }
 
 #[test]
-fn a_generation_condition_on_a_missing_key_is_412_except_for_0() {
+fn only_generation_0_matches_a_missing_key() {
     let case = Case::new();
     for generation in ["1", "18446744073709551615"] {
         for key in ["k", "k?add=true", "k?append=true"] {
@@ -155,7 +157,7 @@ fn a_generation_condition_on_a_missing_key_is_412_except_for_0() {
 }
 
 #[test]
-fn boolean_parameters_are_words_or_digits_in_any_letter_case() {
+fn boolean_parameters_accept_words_letters_and_digits_in_any_letter_case() {
     let case = Case::new();
     for (literal, value) in [("true", "a"), ("True", "aa"), ("TRUE", "aaa"), ("tRuE", "aaaa")] {
         assert_put_ok(&case.put(&format!("k?append={literal}"), &[], b"a"));
@@ -191,7 +193,7 @@ fn unknown_parameters_are_ignored() {
 }
 
 #[test]
-fn an_invalid_put_parameter_is_400_and_named() {
+fn an_invalid_put_parameter_is_named_in_the_400_response() {
     let (case, generation) = with_item(b"v");
     for name in ["add", "append", "prepend", "background_fetch"] {
         let values = ["", "=", "=yes", "=2", "=01", "=on", "=maybe", "=+true", "=true%20", "=%00"];
@@ -219,7 +221,7 @@ fn an_invalid_put_parameter_is_400_and_named() {
 }
 
 #[test]
-fn an_invalid_put_header_is_400_and_named() {
+fn an_invalid_put_header_is_named_in_the_400_response() {
     let (case, generation) = with_item(b"v");
     let invalid_numbers = [
         "", "x", "-1", "+5", "1.5", "1e3", "0x10", "1_000", "1 2", "5,5", "\u{b2}", "\"5\"", "*",
@@ -249,11 +251,11 @@ fn an_invalid_put_header_is_400_and_named() {
 }
 
 #[test]
-fn control_characters_in_metadata_are_400_and_change_nothing() {
+fn control_characters_in_metadata_return_400_and_change_nothing() {
     let (case, generation) = with_item(b"v");
     for code in (0..0x20_u8).chain([0x7f]) {
         let text = format!("a{}b", char::from(code));
-        // CR and LF end a header; a tab is allowed.
+        // Skip CR and LF, which end a header, and tab, which is allowed.
         if matches!(code, b'\n' | b'\r' | b'\t') {
             continue;
         }
@@ -278,7 +280,7 @@ fn whitespace_around_header_numbers_is_ignored() {
 #[test]
 fn metadata_is_returned_unchanged() {
     let case = Case::new();
-    // Each character is sent as one byte.
+    // The client sends each character as one byte.
     let latin1 = "caf\u{e9}";
     let utf8: String = "é✓🎈".bytes().map(char::from).collect();
     let broken = "\u{ff}\u{fe}\u{80}";
@@ -291,7 +293,11 @@ fn metadata_is_returned_unchanged() {
         }
     }
     case.put_ok("k", &[("Metadata", " \tspaced\t ")], b"v");
-    assert_eq!(case.get("k").header("Metadata"), "spaced", "HTTP trims whitespace around a value");
+    assert_eq!(
+        case.get("k").header("Metadata"),
+        "spaced",
+        "whitespace around a header value must be removed"
+    );
 }
 
 #[test]
@@ -313,7 +319,7 @@ fn chunked_uploads_are_stored_completely() {
         client.send(&body).unwrap();
         assert_put_ok(&client.read_response(false).unwrap());
         assert!(case.get_value("k") == value);
-        // The bytes after the last chunk are the next request.
+        // The bytes after the last chunk belong to the next request.
         let next = client.get(&case.item_path("k")).unwrap();
         assert!(next.body == value);
     }
@@ -332,7 +338,7 @@ fn a_chunked_body_may_arrive_byte_by_byte() {
 }
 
 #[test]
-fn a_truncated_upload_is_400_and_leaves_the_item_unchanged() {
+fn a_truncated_upload_returns_400_and_leaves_the_item_unchanged() {
     let (case, generation) = with_item(b"v");
     let chunked = "Transfer-Encoding: chunked\r\n";
     let long = [chunk(&vec![b'x'; 600_000]), b"5\r\nab".to_vec()].concat();
@@ -364,7 +370,7 @@ fn a_truncated_upload_is_400_and_leaves_the_item_unchanged() {
 }
 
 #[test]
-fn malformed_chunks_are_400_and_close_the_connection() {
+fn malformed_chunks_return_400_and_close_the_connection() {
     let (case, generation) = with_item(b"v");
     for body in [
         "5\r\nabcdef\r\n0\r\n\r\n", "x\r\nabc\r\n0\r\n\r\n", "-1\r\nabc\r\n0\r\n\r\n",
@@ -392,13 +398,14 @@ fn checks_are_made_in_the_documented_order() {
     let put = |path: &str, headers: &[(&str, &str)], value: &[u8]| {
         case.server.request(&format!("PUT {path}"), headers, value)
     };
-    // Without a token, the token is the only error reported.
+    // If the token is missing, the server reports no other error.
     let mut client = case.server.connect();
     let head =
         format!("PUT {missing}/a%ff?add=x HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\n");
     client.send(head).unwrap();
     client.read_response(false).unwrap().expect_error(401);
-    // Malformed input is reported before an unknown store, and that before size and condition.
+    // Malformed input is reported before an unknown store. An unknown store is reported before a
+    // size error or a failed condition.
     assert_error(&put(&format!("{missing}/a%23"), &[], &large), 400, "key");
     assert_error(&put(&format!("{missing}/k?add=x"), &[], &large), 400, "add");
     assert_error(&put(&format!("{missing}/k"), &[invalid], &large), 400, "time_to_live_sec");

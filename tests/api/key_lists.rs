@@ -1,4 +1,4 @@
-//! Lists of keys: pages, cursors, prefixes, order and consistency.
+//! Tests of key lists: pages, cursors, prefixes, order and consistency.
 
 use super::{
     Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok, escape_cursor,
@@ -7,7 +7,7 @@ use super::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// A store with empty items under these keys, given as they are escaped in a path.
+/// Creates a store with empty items. The keys are given in the escaped form used in paths.
 fn with_keys<K: AsRef<str>>(keys: &[K]) -> Case {
     let case = Case::new();
     let mut client = case.server.connect();
@@ -18,7 +18,7 @@ fn with_keys<K: AsRef<str>>(keys: &[K]) -> Case {
     case
 }
 
-/// All pages of a list, each as its keys.
+/// Reads all pages of a list. Returns the keys on each page.
 fn pages(case: &Case, query: &str) -> Vec<Vec<String>> {
     let (mut pages, mut cursor) = (Vec::new(), String::new());
     loop {
@@ -28,12 +28,12 @@ fn pages(case: &Case, query: &str) -> Vec<Vec<String>> {
             None => return pages,
             Some(next) => cursor = next.as_str().unwrap().to_owned(),
         }
-        assert!(pages.len() < 10_000, "the list does not end");
+        assert!(pages.len() < 10_000, "the list has too many pages");
     }
 }
 
 #[test]
-fn key_lists_have_the_recorded_responses() {
+fn key_lists_match_the_recorded_responses() {
     let case = with_keys(&["apple", "banana"]);
     for (query, body) in [
         ("", r#"{"data":["apple","banana"],"meta":{"limit":1000}}"#),
@@ -69,19 +69,19 @@ fn key_lists_have_the_recorded_responses() {
 }
 
 #[test]
-fn cursors_match_the_recorded_ones() {
+fn key_list_cursors_match_the_recorded_cursors() {
     let keys = [">", "\u{7f}", "batch-2", "dragonfruit", "zzz"];
     let case = with_keys(&["%3E", "%7F", "batch-2", "dragonfruit", "zzz"]);
     let cursors = ["CgE+", "CgdiYXRjaC0y", "CgtkcmFnb25mcnVpdA==", "CgN6eno="];
     let order = [0, 2, 3, 4, 1].map(|at| keys[at]);
-    assert_eq!(case.list_keys(), order, "DEL sorts after the letters");
+    assert_eq!(case.list_keys(), order, "DEL must sort after the letters");
     for (at, cursor) in cursors.iter().enumerate() {
         let page = case.list(&format!("?limit={}", at + 1)).json();
         assert_eq!(page["meta"]["next_cursor"], *cursor);
         let rest = case.list(&format!("?cursor={}", escape_cursor(cursor))).json();
         assert_eq!(rest["data"], serde_json::json!(order[at + 1..]), "{cursor}");
     }
-    // The cursor of DEL contains a slash, which may be unescaped in a query.
+    // The cursor of DEL contains a slash, which need not be escaped in a query.
     for cursor in ["CgF/", "CgF%2F", "%43gF%2f"] {
         assert_eq!(case.list(&format!("?cursor={cursor}")).json()["data"], serde_json::json!([]));
     }
@@ -108,7 +108,7 @@ fn the_cursor_of_a_long_key_has_a_two_byte_length() {
 }
 
 #[test]
-fn a_page_has_limit_keys_and_at_most_1000() {
+fn the_page_size_is_the_requested_limit_capped_at_1000() {
     let case = Case::new();
     let line = |i: u32| format!("{{\"key\":\"k{i:04}\",\"value\":\"\"}}\n");
     let batch: String = (0..1000).map(line).collect();
@@ -116,7 +116,11 @@ fn a_page_has_limit_keys_and_at_most_1000() {
     assert_eq!(case.server.request(&at, &[], batch.as_bytes()).status, 200);
     let full = case.list("").json();
     assert_eq!(full["data"].as_array().unwrap().len(), 1000);
-    assert_eq!(full["meta"], serde_json::json!({"limit": 1000}), "no cursor after the last key");
+    assert_eq!(
+        full["meta"],
+        serde_json::json!({"limit": 1000}),
+        "there must be no cursor after the last key"
+    );
     assert_put_ok(&case.put("k1000", &[], b""));
     for query in ["", "?limit=1000", "?limit=1001", "?limit=5000", "?limit=99999999999999999999999"]
     {
@@ -131,7 +135,7 @@ fn a_page_has_limit_keys_and_at_most_1000() {
         let pages = pages(&case, &format!("limit={limit}"));
         let last = pages.len() - 1;
         assert!(pages[..last].iter().all(|page| page.len() == limit.min(1000)), "{limit}");
-        assert!(!pages[last].is_empty(), "empty page, limit {limit}");
+        assert!(!pages[last].is_empty(), "the last page is empty with limit {limit}");
         let all: Vec<String> = (0..=1000).map(|i| format!("k{i:04}")).collect();
         assert_eq!(pages.concat(), all, "{limit}");
         assert_eq!(pages.len(), 1001_usize.div_ceil(limit.min(1000)));
@@ -139,7 +143,7 @@ fn a_page_has_limit_keys_and_at_most_1000() {
 }
 
 #[test]
-fn an_invalid_list_parameter_is_400_and_named() {
+fn an_invalid_list_parameter_is_named_in_the_400_response() {
     let case = with_keys(&["a", "b"]);
     for invalid in ["", "=", "=0", "=-1", "=+1", "=1.5", "=ten", "=1000x", "=0x10", "=1&limit=1"] {
         assert_error(&case.list(&format!("?limit{invalid}")), 400, "limit");
@@ -214,7 +218,7 @@ fn a_prefix_is_form_decoded_and_matched_literally() {
 }
 
 #[test]
-fn a_prefix_combines_with_cursors_before_and_after_it() {
+fn a_prefix_combines_with_cursors_before_within_and_after_its_keys() {
     let case = with_keys(&["a1", "b1", "b2", "b3", "c1"]);
     assert_eq!(pages(&case, "prefix=b&limit=2"), [vec!["b1", "b2"], vec!["b3"]]);
     assert_eq!(pages(&case, "prefix=b&limit=3"), [["b1", "b2", "b3"]]);
@@ -265,7 +269,7 @@ fn listed_keys_are_escaped_as_json() {
 }
 
 #[test]
-fn listing_during_deletes_skips_and_repeats_no_key() {
+fn deletes_between_pages_cause_no_key_to_be_skipped_or_repeated() {
     let all: Vec<String> = (0..120).map(|i| format!("k{i:03}")).collect();
     let case = with_keys(&all);
     let (mut seen, mut cursor) = (Vec::new(), String::new());
@@ -277,7 +281,7 @@ fn listing_during_deletes_skips_and_repeats_no_key() {
                 scope.spawn(|| assert_204(&case.delete(key, &[])));
             }
         });
-        // A key before the cursor is not listed any more.
+        // A key that is added before the cursor must not be listed.
         assert_put_ok(&case.put("a-late", &[], b""));
         seen.extend(keys);
         match page["meta"].get("next_cursor") {
@@ -321,7 +325,7 @@ fn an_acknowledged_write_is_visible_in_the_next_list() {
 }
 
 #[test]
-fn stores_have_separate_keys() {
+fn each_store_has_its_own_keys() {
     let case = with_keys(&["a"]);
     let other = case.server.create_store("other");
     let at = format!("{STORES}/{other}/keys");

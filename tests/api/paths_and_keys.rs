@@ -1,5 +1,5 @@
-//! Paths and keys: the encodings of the clients, forbidden keys, and paths that must match no
-//! route.
+//! Tests of paths and keys: the encodings that clients use, forbidden keys, and paths that must not
+//! match a route.
 
 use super::{Case, STORES, UNKNOWN_STORE, assert_204, assert_error, assert_put_ok};
 
@@ -8,7 +8,7 @@ fn escaped(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-/// Keys, each with the forms in which clients encode it in a path.
+/// Keys, each with the forms in which clients encode the key in a path.
 const ENCODED: [(&str, &[&str]); 14] = [
     ("a/b", &["a%2Fb", "a%2fb", "a/b", "%61%2F%62"]),
     ("a b", &["a%20b"]),
@@ -27,7 +27,7 @@ const ENCODED: [(&str, &[&str]); 14] = [
 ];
 
 #[test]
-fn all_encodings_of_a_key_are_the_same_item() {
+fn all_encodings_of_a_key_refer_to_the_same_item() {
     let case = Case::new();
     for (key, encodings) in ENCODED {
         for put in encodings {
@@ -44,9 +44,10 @@ fn all_encodings_of_a_key_are_the_same_item() {
 }
 
 #[test]
-fn keys_that_differ_only_in_encoding_are_different_items() {
+fn keys_that_look_alike_are_different_items() {
     let case = Case::new();
-    // Composed and decomposed letters, escapes of escapes, plus and space, slashes.
+    // The keys have composed and decomposed letters, escaped escapes, plus signs, spaces and
+    // slashes.
     let keys = [
         "a/b", "a//b", "/a/b", "a/b/", "a%2Fb", "a%252Fb", "a b", "a+b", "a%20b", "é", "e\u{301}",
         "A", "a", "a\u{0}", "%", "%%",
@@ -89,7 +90,8 @@ fn unusual_keys_are_accepted() {
     }
 }
 
-/// Checks that every method rejects a key, given as its raw path, and that the store is unchanged.
+/// Checks that every method rejects a key and that the store is unchanged. `path` is the encoded
+/// key.
 fn assert_key_rejected(case: &Case, path: &str, reason: &str) {
     for method in ["PUT", "GET", "DELETE", "HEAD"] {
         let response = case.server.request(&format!("{method} {}", case.item_path(path)), &[], b"");
@@ -109,7 +111,7 @@ fn with_kept_item() -> Case {
 }
 
 #[test]
-fn keys_with_forbidden_characters_or_segments_are_400() {
+fn keys_with_forbidden_characters_or_segments_return_400() {
     let case = with_kept_item();
     for character in ["\r", "\n", "#", ";", "?", "^", "|"] {
         for key in [character.to_owned(), format!("a{character}"), format!("{character}b")] {
@@ -151,7 +153,7 @@ fn keys_have_1_to_1024_bytes() {
 }
 
 #[test]
-fn keys_that_are_not_percent_encoded_utf8_are_400() {
+fn keys_that_are_not_percent_encoded_utf8_return_400() {
     let case = with_kept_item();
     for path in ["%", "a%", "%2", "a%2", "%zz", "%2g", "%g2", "%%41", "%+1", "%-1", "a%u0041"] {
         assert_key_rejected(&case, path, "must be percent-encoded UTF-8");
@@ -174,7 +176,7 @@ fn keys_that_are_not_percent_encoded_utf8_are_400() {
 }
 
 #[test]
-fn ambiguous_paths_are_4xx_and_change_nothing() {
+fn ambiguous_paths_return_4xx_and_change_nothing() {
     let case = Case::new();
     case.put_ok("a", &[], b"1");
     case.put_ok("keys", &[], b"2");

@@ -1,4 +1,4 @@
-//! Stores: create, list, describe, rename and delete.
+//! Tests of stores: create, list, describe, rename and delete.
 
 use super::support::{Response, Server};
 use super::{
@@ -22,14 +22,14 @@ fn names(list: &Value) -> Vec<&str> {
     list["data"].as_array().unwrap().iter().map(|store| store["name"].as_str().unwrap()).collect()
 }
 
-/// Whether the text has the form `YYYY-MM-DD HH:MM:SS`.
+/// Returns whether a text has the format `YYYY-MM-DD HH:MM:SS`.
 fn is_time(text: &str) -> bool {
     let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
     text.chars().map(digits).collect::<String>() == "0000-00-00 00:00:00"
 }
 
 #[test]
-fn a_created_store_has_the_recorded_response() {
+fn creating_a_store_returns_the_recorded_response() {
     let server = TestServer::start(&[]);
     for name in ["My Störe", "a", "A \\\"quoted\\\" one", "~"] {
         let response = create(&server, format!("{{\"name\":\"a{name}\"}}"));
@@ -53,7 +53,7 @@ fn a_created_store_has_the_recorded_response() {
         assert_eq!(status_line(&described), "HTTP/1.1 200 OK");
         assert_eq!(described.text(), body);
     }
-    // As the Python client serializes it.
+    // Send the name in the form in which the Python client serializes it.
     let response = create(&server, "{\"name\": \"My St\\u00f6re\", \"other\": [1]}");
     assert_eq!(response.json()["name"], "My Störe");
 }
@@ -92,7 +92,7 @@ fn store_names_have_1_to_255_characters_and_no_control_characters() {
 }
 
 #[test]
-fn a_body_without_a_store_name_is_400_and_creates_nothing() {
+fn a_body_without_a_store_name_returns_400_and_creates_nothing() {
     let server = TestServer::start(&[]);
     for body in [
         "", "x", "{", "null", "[]", "\"a\"", "1", "{}", "{\"Name\":\"a\"}", "[{\"name\":\"a\"}]",
@@ -110,14 +110,14 @@ fn a_body_without_a_store_name_is_400_and_creates_nothing() {
     assert_eq!(create(&server, large).expect_error(400), "the body must be at most 65536 bytes");
     let endless = format!("{{\"name\":\"a\",\"x\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
     assert_error(&create(&server, endless), 400, "the");
-    // As the Python client sends it without a model.
+    // Send the body that the Python client sends if it is called without a model.
     let headers = [("Content-Type", "application/json")];
     server.request(&format!("POST {STORES}"), &headers, b"").expect_error(400);
     assert_eq!(list(&server, ""), json!({"data": [], "meta": {"limit": 1000, "total": 0}}));
 }
 
 #[test]
-fn a_store_is_created_with_any_content_type_and_chunked_body() {
+fn a_store_can_be_created_with_any_content_type_and_a_chunked_body() {
     let case = Case::new();
     for (name, kind) in [("a", "application/json"), ("b", "text/plain"), ("c", "")] {
         let body = json!({ "name": name }).to_string();
@@ -137,7 +137,7 @@ fn a_store_is_created_with_any_content_type_and_chunked_body() {
 }
 
 #[test]
-fn location_is_one_of_four_values_and_not_returned() {
+fn location_accepts_only_known_values_and_is_not_returned() {
     let server = TestServer::start(&[]);
     for (at, location) in ["US", "EU", "ASIA", "AUS", ""].iter().enumerate() {
         let request = format!("POST {STORES}?location={location}");
@@ -153,7 +153,7 @@ fn location_is_one_of_four_values_and_not_returned() {
 }
 
 #[test]
-fn a_duplicate_store_name_is_400_with_the_recorded_message() {
+fn a_duplicate_store_name_returns_400_with_the_recorded_message() {
     let server = TestServer::start(&[]);
     let first = create(&server, "{\"name\":\"my-store\"}").json();
     let response = create(&server, "{\"name\":\"my-store\"}");
@@ -164,7 +164,7 @@ fn a_duplicate_store_name_is_400_with_the_recorded_message() {
     for other in ["My-store", "my-store ", "my_store", "my-stor", "my-store\\u0301"] {
         assert_eq!(create(&server, format!("{{\"name\":\"{other}\"}}")).status, 201, "{other}");
     }
-    // A deleted store frees its name.
+    // The name of a deleted store can be used again.
     let id = first["id"].as_str().unwrap();
     assert_204(&server.request(&format!("DELETE {STORES}/{id}"), &[], b""));
     let second = create(&server, "{\"name\":\"my-store\"}");
@@ -173,7 +173,7 @@ fn a_duplicate_store_name_is_400_with_the_recorded_message() {
 }
 
 #[test]
-fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
+fn stores_are_sorted_by_their_names_in_ascii_upper_case() {
     let server = TestServer::start(&[]);
     assert_eq!(server.get(STORES).text(), "{\"data\":[],\"meta\":{\"limit\":1000,\"total\":0}}");
     let order = [
@@ -182,7 +182,11 @@ fn stores_are_sorted_by_name_with_ascii_letters_in_upper_case() {
     ];
     let mut expected = order;
     expected.sort_by_key(|name| (name.to_ascii_uppercase(), (*name).to_owned()));
-    assert_eq!(expected[8..12], ["test", "test-store", "TestStoreA", "test_store"], "as recorded");
+    assert_eq!(
+        expected[8..12],
+        ["test", "test-store", "TestStoreA", "test_store"],
+        "the order must match the recording"
+    );
     for at in [5, 0, 13, 7, 2, 9, 4, 11, 1, 12, 3, 6, 8, 10] {
         server.create_store(order[at]);
     }
@@ -225,7 +229,7 @@ fn a_page_of_stores_has_a_cursor_for_the_next_page() {
     let rest = format!("{{\"data\":[{b}],\"meta\":{{\"limit\":1000,\"total\":2}}}}");
     assert_eq!(text("?cursor=CgFh"), rest);
     assert_eq!(text("?limit=5000&cursor=CgFh&name="), rest);
-    // The cursor stays valid when its store is renamed or deleted.
+    // The cursor must stay valid when the store it refers to is renamed or deleted.
     let id = serde_json::from_str::<Value>(&a).unwrap()["id"].as_str().unwrap().to_owned();
     server.request(&format!("PUT {STORES}/{id}"), &[], b"{\"name\":\"zz\"}");
     assert_eq!(names(&list(&server, "?cursor=CgFh")), ["b", "zz"]);
@@ -264,11 +268,11 @@ fn the_name_filter_is_exact_and_combines_with_limit_and_cursor() {
         assert_eq!(page["meta"]["total"], total, "{query}");
         assert!(page["meta"].get("next_cursor").is_none(), "{query}");
     }
-    assert_eq!(names(&list(&server, "?name=")).len(), 4, "an empty name is ignored");
+    assert_eq!(names(&list(&server, "?name=")).len(), 4, "an empty name must be ignored");
 }
 
 #[test]
-fn an_unknown_or_malformed_store_id_is_404() {
+fn an_unknown_or_malformed_store_id_returns_404() {
     let case = Case::new();
     let upper = case.id.to_ascii_uppercase();
     let (short, long) = (&case.id[1..], format!("{}0", case.id));
@@ -279,7 +283,7 @@ fn an_unknown_or_malformed_store_id_is_404() {
             assert_eq!(response.expect_error(404), "no store with that id", "{method} {id}");
         }
         assert_eq!(case.server.request(&format!("HEAD {STORES}/{id}"), &[], b"").status, 404);
-        // An unknown store is reported before an invalid name.
+        // An unknown store must be reported before an invalid name.
         case.server.request(&format!("PUT {STORES}/{id}"), &[], b"x").expect_error(404);
         case.server.get(&format!("{STORES}/{id}/keys")).expect_error(404);
     }
@@ -287,7 +291,7 @@ fn an_unknown_or_malformed_store_id_is_404() {
 }
 
 #[test]
-fn a_rename_is_an_empty_200_and_moves_the_store_in_the_list() {
+fn a_rename_returns_an_empty_200_and_moves_the_store_in_the_list() {
     let case = Case::new();
     case.put_ok("k", &[("metadata", "m")], b"v");
     case.server.create_store("b");
@@ -315,7 +319,7 @@ fn a_rename_is_an_empty_200_and_moves_the_store_in_the_list() {
 }
 
 #[test]
-fn an_invalid_rename_is_400_and_changes_nothing() {
+fn an_invalid_rename_returns_400_and_changes_nothing() {
     let case = Case::new();
     case.server.create_store("taken");
     let before = list(&case.server, "");
@@ -359,7 +363,7 @@ fn a_store_with_items_is_not_deleted() {
         assert_eq!(response.expect_error(404), "no store with that id");
     }
     assert_eq!(list(&case.server, "")["meta"]["total"], 0);
-    // A new store with the name is empty.
+    // A new store with the same name must be empty.
     let id = case.server.create_store("main");
     let keys = case.server.get(&format!("{STORES}/{id}/keys"));
     assert_eq!(keys.text(), "{\"data\":[],\"meta\":{\"limit\":1000}}");

@@ -1,4 +1,5 @@
-//! Limited tokens: the permissions of each kind on every route; creation, listing and revocation.
+//! Tests of limited tokens: the permissions of each kind of token on every route, and the creation,
+//! listing and revocation of tokens.
 
 use super::support::Server;
 use super::{STORES, TestServer, UNKNOWN_STORE};
@@ -9,7 +10,7 @@ const TOKENS: &str = "/_/v1/tokens";
 /// A well-formed secret that no token has.
 const UNKNOWN_SECRET: &str = "sf_0000000000000000000000000000000000000000000";
 
-/// Creates a token; returns its id and its secret.
+/// Creates a token. Returns the id and the secret.
 fn create_token(server: &Server, body: &Value) -> (String, String) {
     let response = server.request(&format!("POST {TOKENS}"), &[], body.to_string().as_bytes());
     assert_eq!(response.status, 201, "{body}: {}", response.text());
@@ -28,7 +29,7 @@ fn create_secret(server: &Server, scope: &str, stores: &[&str], prefix: &str) ->
     create_token(server, &body).1
 }
 
-/// The time one second from now, as RFC 3339.
+/// Returns the time one second from now in RFC 3339 format.
 #[allow(clippy::disallowed_methods, reason = "the server uses the same clock")]
 fn in_one_second() -> String {
     let at = std::time::SystemTime::now() + Duration::from_millis(1000);
@@ -36,10 +37,10 @@ fn in_one_second() -> String {
     steadfast::wire::rfc3339(u64::try_from(since.as_micros()).unwrap())
 }
 
-/// A request, its body, and its statuses for the root token and for tokens with these permissions:
-/// global; global:read; global for one store; global with a prefix; global:read with a prefix.
-/// Placeholders in braces: `mine` is the store of the fourth token, `fresh` and `token` are created
-/// for each request.
+/// A request, its body, and the expected statuses for the root token and for tokens with these
+/// permissions: global; global:read; global for one store; global with a prefix; global:read with a
+/// prefix. In the placeholders, `mine` is the store of the token for one store, and `other` is
+/// another store. The store `fresh` and the token `token` are created for each request.
 type Row = (&'static str, &'static str, [u16; 6]);
 
 const ROWS: &[Row] = &[
@@ -137,12 +138,12 @@ const OPEN_PATHS: [&str; 5] = [
     "/realms/fastly/.well-known/openid-configuration",
 ];
 
-/// A server with two stores and tokens of each kind.
+/// A server with two stores and a token of each kind.
 struct TokenFixture {
     server: TestServer,
     mine: String,
     other: String,
-    /// In the order of the columns of [`ROWS`].
+    /// The tokens in the order of the columns of [`ROWS`].
     valid: Vec<String>,
     expired: String,
     revoked: String,
@@ -192,7 +193,7 @@ impl TokenFixture {
         text
     }
 
-    /// The state that a rejected request must not change.
+    /// Returns the server state that a rejected request must not change.
     fn state(&self) -> Vec<String> {
         let get = |path: &str| self.server.get(path);
         let mut state = vec![get(STORES).text(), get(TOKENS).text()];
@@ -208,7 +209,7 @@ impl TokenFixture {
 }
 
 #[test]
-fn every_token_has_exactly_its_permissions_on_every_route() {
+fn every_token_grants_exactly_its_permissions_on_every_route() {
     let case = TokenFixture::new();
     let mut count = 0;
     for (request, body, statuses) in ROWS {
@@ -244,9 +245,10 @@ fn every_token_has_exactly_its_permissions_on_every_route() {
     assert_every_route_was_requested(&case.server);
 }
 
-/// Checks in the metrics that [`ROWS`] has a request for every route and method of the router.
+/// Uses the metrics to check that [`ROWS`] has a request for every route and method of the router.
 fn assert_every_route_was_requested(server: &Server) {
-    // A request that revokes its own token is tested elsewhere.
+    // This route revokes the token of the request, so use an unknown token. Another test uses the
+    // route to revoke a token.
     server.request_as(UNKNOWN_SECRET, "DELETE /tokens/self", "");
     let metrics = server.get("/metrics").text();
     let router = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/router.rs");
@@ -262,14 +264,14 @@ fn assert_every_route_was_requested(server: &Server) {
         for method in methods.split(", ") {
             let labels = [format!("route=\"{template}\""), format!("method=\"{method}\"")];
             let requested = |line: &str| labels.iter().all(|label| line.contains(label.as_str()));
-            assert!(metrics.lines().any(requested), "no row for {method} {template}");
+            assert!(metrics.lines().any(requested), "there is no row for {method} {template}");
         }
     }
-    assert!(routes > 14, "too few routes found in the router");
+    assert!(routes > 14, "too few routes were found in the router");
 }
 
 #[test]
-fn a_token_is_listed_as_created_and_its_secret_shown_once() {
+fn a_created_token_is_listed_and_its_secret_is_shown_only_once() {
     let server = TestServer::start(&[]);
     let store = server.create_store("s");
     let body = json!({
@@ -293,7 +295,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
     assert_eq!((id.len(), secret.len(), &secret[..3], created.len()), (22, 46, "sf_", 27));
     let list = server.get(TOKENS).text();
     assert_eq!(list, format!("{{\"data\":[{shown}]}}"));
-    // The token as seen by its holder.
+    // Check the fields of the token that its holder can read.
     let own = |path: &str| server.request_as(secret, &format!("GET {path}"), "").json();
     let (verify, me, user) = (own("/verify"), own("/tokens/self"), own("/current_user"));
     for fields in [&verify["token"], &me] {
@@ -308,7 +310,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
     assert_eq!(me["scopes"], json!(["global:read"]));
     assert_eq!((&user["id"], &user["name"]), (&json!(id), &json!("ci ö")));
     assert_eq!((&me["user_id"], &verify["user"]["id"]), (&user["id"], &user["id"]));
-    // Tokens are listed oldest first.
+    // Tokens must be listed in order of creation.
     let second = create_token(&server, &json!({"name": "z", "scope": "global"})).0;
     let list = server.get(TOKENS).json();
     let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
@@ -317,7 +319,7 @@ fn a_token_is_listed_as_created_and_its_secret_shown_once() {
 }
 
 #[test]
-fn an_invalid_token_request_is_400_and_creates_none() {
+fn an_invalid_token_request_returns_400_and_creates_no_token() {
     let server = TestServer::start(&[]);
     let many: Vec<_> = (0..101).map(|n| server.create_store(&format!("s{n}"))).collect();
     let good = || json!({"name": "n", "scope": "global"});
@@ -348,6 +350,8 @@ fn an_invalid_token_request_is_400_and_creates_none() {
         (with("stores", json!([""])), "stores"),
         (with("expires_at", json!("2020-01-01T00:00:00Z")), "expires_at"),
         (with("expires_at", json!("tomorrow")), "expires_at"),
+        (with("expires_at", json!("9999-12-31T23:59:59-01:00")), "expires_at"),
+        (with("expires_at", json!("10000-01-01T00:00:00Z")), "expires_at"),
         (with("expires_at", json!(1)), "expires_at"),
     ] {
         let response = server.request(&format!("POST {TOKENS}"), &[], body.as_bytes());
@@ -382,7 +386,7 @@ fn at_most_1000_tokens_can_be_created() {
 }
 
 #[test]
-fn a_revoked_token_is_401_at_once_even_on_an_open_connection() {
+fn a_revoked_token_is_rejected_at_once_even_on_an_open_connection() {
     let server = TestServer::start(&[]);
     let store = server.create_store("s");
     let list = format!("GET {STORES}/{store}/keys");
@@ -457,7 +461,7 @@ fn a_token_limited_to_stores_lists_only_those_stores() {
         (vec!["c".into()], &json!(1))
     );
     assert_eq!(list("?name=a"), json!({"data": [], "meta": {"limit": 1000, "total": 0}}));
-    // A deleted store is not counted.
+    // A deleted store must not be counted.
     assert_eq!(server.request(&format!("DELETE {STORES}/{}", ids[3]), &[], b"").status, 204);
     assert_eq!(
         (names(&list("")), &list("")["meta"]["total"]),

@@ -1,4 +1,4 @@
-//! `steadfast completions`, `steadfast man` and `--help`.
+//! Tests of `steadfast completions`, `steadfast man` and `--help`.
 
 use crate::{Cli, run_with_input};
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ fn completions_are_generated_for_every_shell() {
 }
 
 #[test]
-fn every_command_has_a_man_page() {
+fn every_command_has_a_manual_page() {
     let cli = Cli::new();
     let page = cli.ok(&["man"]);
     assert!(page.contains(".TH steadfast 1"), "{page}");

@@ -1,5 +1,5 @@
-//! Commands find the endpoint and the token of a server in the data directory below the working
-//! directory.
+//! Tests that commands find the endpoint and the token of a server in the data directory
+//! `./steadfast-data`.
 
 use crate::support::{Server, TOKEN, binary};
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-/// A command in a working directory, without variables that name a server or a token.
+/// Returns a command that runs in `directory`, without variables that name a server or a token.
 fn bare_command(directory: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(args).current_dir(directory);
@@ -45,7 +45,7 @@ fn commands_find_the_address_and_token_in_the_data_directory() {
     assert!(server.wait_for_exit(std::time::Duration::from_secs(10)).unwrap().success());
     assert!(
         !dir.path().join("steadfast-data/address").exists(),
-        "the address file must be removed on shutdown"
+        "the address file was not removed on shutdown"
     );
 }
 
@@ -54,16 +54,16 @@ fn steadfast_token_is_used_for_local_servers_only() {
     let (server, dir) = (Server::memory(&[]), tempfile::tempdir().unwrap());
     let at = format!("http://127.0.0.1:{}", server.port);
     let mut list = bare_command(dir.path(), &["store", "list", "--endpoint", &at]);
-    assert_eq!(code(&list.output().unwrap()), Some(5), "a command without a token must fail");
+    assert_eq!(code(&list.output().unwrap()), Some(5), "a command without a token did not fail");
     list.env("STEADFAST_TOKEN", TOKEN);
     assert_eq!(code(&list.output().unwrap()), Some(0));
     let mut remote =
         bare_command(dir.path(), &["store", "list", "--endpoint", "http://kv.invalid:7678"]);
     let refused = remote.env("STEADFAST_TOKEN", TOKEN).output().unwrap();
-    assert_eq!(code(&refused), Some(5), "the token must not be sent to another host: {refused:?}");
+    assert_eq!(code(&refused), Some(5), "the token was used for another host: {refused:?}");
 }
 
-/// Answers every request on a port as if it were a server, and records what it received.
+/// Responds to every request as a server does, but with a wrong proof. Returns the bytes received.
 fn impostor(listener: TcpListener) -> Arc<Mutex<Vec<u8>>> {
     let received = Arc::new(Mutex::new(Vec::new()));
     let record = Arc::clone(&received);
@@ -94,25 +94,30 @@ fn the_address_file_of_a_killed_server_is_ignored() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains("no server is running on ./steadfast-data"), "{message}");
     }
-    // Commands that look for the server at the same time do not mistake each other for it.
+    // Concurrent commands all probe the directory lock. No command may mistake another command for
+    // the server.
     let list = || bare_command(dir.path(), &["store", "list"]).stderr(Stdio::null()).spawn();
     let mut parallel: Vec<_> = (0..20).map(|_| list().unwrap()).collect();
     for child in &mut parallel {
         assert_eq!(child.wait().unwrap().code(), Some(6));
     }
     let backup = bare_command(dir.path(), &["backup", "-o", "all.backup"]).output().unwrap();
-    assert_eq!(code(&backup), Some(0), "the directory itself is backed up: {backup:?}");
+    assert_eq!(
+        code(&backup),
+        Some(0),
+        "the backup command did not read the data directory: {backup:?}"
+    );
     assert!(received.lock().unwrap().is_empty());
 }
 
 #[test]
-fn a_server_that_cannot_prove_its_identity_gets_no_token() {
+fn no_token_is_sent_to_a_server_that_cannot_prove_its_identity() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::spawn(bare_command(dir.path(), &["serve", "--listen", "127.0.0.1:0"]));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = format!("http://{}", listener.local_addr().unwrap());
     let received = impostor(listener);
-    // The address is another server's, such as that of an earlier start.
+    // The address file names another server, as if it were left over from an earlier start.
     let file = dir.path().join("steadfast-data/address");
     let original = fs::read_to_string(&file).unwrap();
     let secret = original.lines().nth(1).unwrap();
@@ -128,7 +133,7 @@ fn a_server_that_cannot_prove_its_identity_gets_no_token() {
     let sent = String::from_utf8(received.lock().unwrap().clone()).unwrap().to_lowercase();
     assert!(sent.starts_with("get /_/v1?challenge="), "{sent}");
     assert!(!sent.contains("fastly-key") && !sent.contains(secret), "{sent}");
-    // A file without a secret, as another version may write it.
+    // Another version may write an address file without a secret.
     fs::write(&file, format!("{other}\n")).unwrap();
     let output = bare_command(dir.path(), &["store", "list"]).output().unwrap();
     assert_eq!(code(&output), Some(2), "{output:?}");
@@ -136,7 +141,7 @@ fn a_server_that_cannot_prove_its_identity_gets_no_token() {
     fs::write(&file, &original).unwrap();
     let output = bare_command(dir.path(), &["store", "list"]).output().unwrap();
     assert_eq!(code(&output), Some(0), "{output:?}");
-    // An endpoint that the user chose needs no proof.
+    // A server whose endpoint the user specified does not need to prove its identity.
     let endpoint = format!("http://127.0.0.1:{}", server.port);
     let args = ["store", "list", "--endpoint", &endpoint];
     let output = bare_command(dir.path(), &args).output().unwrap();
@@ -144,7 +149,7 @@ fn a_server_that_cannot_prove_its_identity_gets_no_token() {
 }
 
 #[test]
-fn a_server_answers_challenges_with_the_secret_of_its_address_file() {
+fn a_server_proves_that_it_knows_the_secret_in_its_address_file() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::spawn(bare_command(dir.path(), &["serve", "--listen", "127.0.0.1:0"]));
     let address = fs::read_to_string(dir.path().join("steadfast-data/address")).unwrap();

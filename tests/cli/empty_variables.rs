@@ -1,4 +1,4 @@
-//! Empty environment variables count as unset, for every variable that `--help` lists.
+//! Tests that every environment variable listed in `--help` counts as unset if it is empty.
 
 use crate::support::{CommandOutput, Server, TOKEN, binary};
 use crate::{Cli, run};
@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
-/// Variables that set values for which there are no flags, and so are not listed.
+/// Variables that `--help` does not list, because they have no flag.
 const HIDDEN: [&str; 4] =
     ["FASTLY_API_TOKEN", "STEADFAST_TOKEN", "STEADFAST_TOKEN_FILE", "NODE_OPTIONS"];
 
-/// Each command that reads variables, with the arguments it requires.
+/// The commands that read variables, with the arguments they require.
 const COMMANDS: [&[&str]; 23] = [
     &["backup", "-o", "out"],
     &["check"],
@@ -37,14 +37,14 @@ const COMMANDS: [&[&str]; 23] = [
     &["token", "list"],
 ];
 
-/// The variables that the help of a command lists.
+/// Returns the variables that a help text lists.
 fn listed_variables(help: &str) -> BTreeSet<String> {
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let parts = help.split("[env: ").skip(1);
     parts.map(|part| part.split(['=', ']']).next().unwrap().to_owned()).collect()
 }
 
-/// The names of the subcommands that a help text lists.
+/// Returns the names of the subcommands that a help text lists.
 fn subcommands(help: &str) -> Vec<String> {
     let Some((_, list)) = help.split_once("\nCommands:\n") else { return Vec::new() };
     let lines = list.lines().take_while(|line| !line.is_empty());
@@ -53,7 +53,7 @@ fn subcommands(help: &str) -> Vec<String> {
     names.filter(|name| name != "help").collect()
 }
 
-/// Collects all commands that list variables.
+/// Collects all commands whose help texts list variables.
 fn collect(cli: &Cli, command: &[String], into: &mut Vec<(Vec<String>, BTreeSet<String>)>) {
     let help = run(cli.bare_command(&[]).args(command).arg("--help")).text();
     let names = subcommands(&help);
@@ -68,7 +68,8 @@ fn collect(cli: &Cli, command: &[String], into: &mut Vec<(Vec<String>, BTreeSet<
 #[test]
 fn every_listed_variable_counts_as_unset_if_it_is_empty() {
     let cli = Cli::new();
-    // The server cannot start with this, and no command finds a local server or token.
+    // This file takes the place of the data directory, so no server can start and commands find no
+    // local server or token.
     cli.write_file("steadfast-data", b"not a directory");
     cli.write_file("in", b"");
     let mut all = Vec::new();
@@ -76,7 +77,7 @@ fn every_listed_variable_counts_as_unset_if_it_is_empty() {
     assert!(all.len() > 15, "{all:?}");
     let outcome = |args: &[&str], empty: Option<&str>| {
         let mut command = cli.bare_command(args);
-        // A port on which nothing listens, unless the endpoint is under test.
+        // Use a port on which no server listens, unless the endpoint is under test.
         if empty != Some("FASTLY_API_ENDPOINT") {
             command.env("FASTLY_API_ENDPOINT", "http://127.0.0.1:1");
         }
@@ -99,7 +100,7 @@ fn every_listed_variable_counts_as_unset_if_it_is_empty() {
                 assert_eq!(
                     outcome(args, Some(name)),
                     outcome(args, None),
-                    "{args:?}: {name} is empty"
+                    "{args:?}: the results with an empty and an unset {name} differ"
                 );
                 tested.insert(name.to_owned());
             }
@@ -110,7 +111,7 @@ fn every_listed_variable_counts_as_unset_if_it_is_empty() {
 }
 
 #[test]
-fn an_empty_endpoint_is_the_default() {
+fn an_empty_endpoint_variable_selects_the_default_endpoint() {
     let cli = Cli::new();
     let mut command = cli.bare_command(&["env"]);
     command.env("FASTLY_API_ENDPOINT", "").env("FASTLY_API_TOKEN", TOKEN);
@@ -120,7 +121,7 @@ fn an_empty_endpoint_is_the_default() {
 }
 
 #[test]
-fn a_server_with_empty_variables_uses_the_defaults_and_logs() {
+fn a_server_with_empty_variables_uses_the_defaults_and_writes_a_log() {
     let cli = Cli::new();
     let log = cli.dir.path().join("log");
     let mut command = Command::new(binary());

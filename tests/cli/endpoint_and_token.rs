@@ -1,4 +1,4 @@
-//! The sources of endpoint and token, and the failures of connections.
+//! Tests of the sources of the endpoint and the token, and of connection failures.
 
 use crate::support::{Server, TOKEN};
 use crate::{Cli, run};
@@ -48,7 +48,8 @@ fn a_token_from_the_data_directory_is_sent_to_local_servers_only() {
         |endpoint: &str| run(&mut cli.bare_command(&["store", "list", "--endpoint", endpoint]));
     assert_eq!(list_at(&cli.endpoint()).code, 0);
     assert_eq!(list_at(&format!("http://localhost:{}", cli.server.port)).code, 0);
-    // Fails before a lookup of the name, which would give another exit status.
+    // The command must fail before it resolves the host name. A failed lookup has a different exit
+    // status.
     let remote = list_at("http://kv.invalid");
     assert_eq!(remote.code, 5, "{}", remote.err);
     remote.assert_err("no token for http://kv.invalid");
@@ -78,7 +79,7 @@ fn an_unreachable_server_is_reported_at_once() {
 }
 
 #[test]
-fn closed_connections_and_foreign_responses_are_errors() {
+fn closed_connections_and_unexpected_responses_are_errors() {
     let cli = Cli::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -91,7 +92,7 @@ fn closed_connections_and_foreign_responses_are_errors() {
     let codes = [6, 1, 6, 1];
     let serve = std::thread::spawn(move || {
         for response in responses {
-            // The client retries closed connections three times.
+            // If a connection is closed, the client retries three times.
             let times = if response.is_empty() { 4 } else { 1 };
             for _ in 0..times {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -108,7 +109,7 @@ fn closed_connections_and_foreign_responses_are_errors() {
 }
 
 #[test]
-fn a_503_is_retried_after_the_retry_after_delay() {
+fn a_request_that_returns_503_is_retried_after_the_retry_after_delay() {
     let cli = Cli::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -127,12 +128,12 @@ fn a_503_is_retried_after_the_retry_after_delay() {
     });
     let start = Instant::now();
     cli.ok(&["store", "list", "--endpoint", &endpoint]);
-    assert!(start.elapsed() >= Duration::from_secs(2), "the client must wait for Retry-After");
+    assert!(start.elapsed() >= Duration::from_secs(2), "the client did not wait for Retry-After");
     serve.join().unwrap();
 }
 
 #[test]
-fn an_interrupt_exits_with_130() {
+fn an_interrupted_command_exits_with_130() {
     let cli = Cli::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -145,7 +146,7 @@ fn an_interrupt_exits_with_130() {
 }
 
 #[test]
-fn the_generated_token_is_used_in_the_servers_working_directory() {
+fn commands_in_the_working_directory_of_the_server_use_its_token() {
     let dir = tempfile::tempdir().unwrap();
     let cli = Cli::new();
     let mut serve = cli.bare_command(&["serve", "--listen", "127.0.0.1:0"]);

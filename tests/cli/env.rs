@@ -1,4 +1,5 @@
-//! `steadfast env`: prints the environment of other clients, or runs a command in it.
+//! Tests of `steadfast env`, which prints environment variables for other clients or runs a command
+//! with them.
 
 use crate::support::TOKEN;
 use crate::{Cli, run};
@@ -22,7 +23,7 @@ fn env_prints_the_token_file_instead_of_the_token() {
         );
     }
     assert!(!text.contains(TOKEN), "{text}");
-    // A shell that evaluates the output has the variables.
+    // A shell that evaluates the output must set the variables.
     let script = format!("{text}\nprintf '%s %s' \"$FASTLY_API_TOKEN\" \"$FASTLY_API_KEY\"");
     let shell = Command::new("sh").args(["-c", &script]).output().unwrap();
     assert_eq!(String::from_utf8(shell.stdout).unwrap(), format!("{TOKEN} {TOKEN}"));
@@ -34,7 +35,7 @@ fn env_prints_the_token_file_instead_of_the_token() {
 }
 
 #[test]
-fn env_prints_the_variable_that_contains_the_token() {
+fn env_prints_a_reference_to_the_variable_that_contains_the_token() {
     let cli = Cli::new();
     for name in ["FASTLY_API_TOKEN", "STEADFAST_TOKEN"] {
         let mut command = cli.bare_command(&["env"]);
@@ -75,7 +76,7 @@ fn env_replaces_itself_with_the_command() {
     let mut command = cli.command(&["env", "--", "sleep", "100"]);
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let start = Instant::now();
-    // Wait until the process has executed the command.
+    // Wait until the process has replaced itself with the command.
     while !std::fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap().contains("sleep")
     {
         assert!(start.elapsed() < Duration::from_secs(20));
@@ -85,7 +86,7 @@ fn env_replaces_itself_with_the_command() {
     assert_eq!(child.wait().unwrap().signal(), Some(15));
 }
 
-/// A Node.js program that sends requests to the hosted address with each HTTP API of Node.js.
+/// A Node.js program that sends requests to the hosted service with each HTTP API of Node.js.
 const PROGRAM: &str = r#"
 import https from 'node:https';
 import { get } from 'node:https';
@@ -111,7 +112,7 @@ const bodies = [
   await read((onResponse) => https.request({ ...options, agent: new https.Agent() }, onResponse)),
   await read((onResponse) => get(url, { headers }, onResponse)),
 ];
-// As the package undici does, which shares the global dispatcher of Node.js.
+// The undici package uses the global dispatcher of Node.js in the same way.
 const dispatcher = globalThis[Symbol.for('undici.globalDispatcher.1')];
 bodies.push(await new Promise((resolve, reject) => {
   const pieces = [];
@@ -129,7 +130,7 @@ console.log(created.status);
 "#;
 
 #[test]
-fn env_redirects_a_node_program_from_the_hosted_address() {
+fn env_redirects_requests_of_a_node_program_for_the_hosted_service() {
     let node = Command::new("node").arg("--version").output();
     let Ok(version) = node.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
     else {

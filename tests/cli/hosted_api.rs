@@ -1,11 +1,12 @@
-//! The commands against a server that has the hosted API alone, without the extensions.
+//! Tests of the commands with a server that supports only the hosted API and none of the
+//! extensions.
 
 use crate::Cli;
 use crate::proxy::{self, Faults};
 use crate::support::{CommandOutput, TOKEN, run};
 use serde_json::json;
 
-/// The endpoint of a proxy that hides the extensions.
+/// Starts a proxy that hides the extensions, and returns its endpoint.
 fn hosted_endpoint(cli: &Cli) -> String {
     let faults = Faults { hosted_api_only: true, ..Faults::default() };
     format!("http://127.0.0.1:{}", proxy::start(cli.server.port, &faults))
@@ -19,7 +20,7 @@ fn run_at(cli: &Cli, url: &str, args: &[&str]) -> CommandOutput {
 }
 
 #[test]
-fn the_hosted_api_alone_serves_store_and_item_commands() {
+fn store_and_item_commands_need_only_the_hosted_api() {
     let cli = Cli::with_store();
     let url = hosted_endpoint(&cli);
     for nth in 0..40 {

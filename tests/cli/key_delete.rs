@@ -1,4 +1,4 @@
-//! `steadfast key delete`: confirmation, dry runs, selection by key, prefix and file.
+//! Tests of `steadfast key delete`: confirmation, dry runs, and selection by key, prefix and file.
 
 use crate::Cli;
 use serde_json::json;
@@ -40,7 +40,7 @@ fn key_delete_requires_confirmation() {
 }
 
 #[test]
-fn key_delete_dry_run_counts_without_deleting() {
+fn a_key_delete_dry_run_counts_items_but_does_not_delete_them() {
     let cli = with_items();
     let file = cli.write_file("keys", "page\nü\nnot there\n\n".as_bytes());
     for (selection, count) in [
@@ -65,7 +65,7 @@ fn key_delete_dry_run_counts_without_deleting() {
 }
 
 #[test]
-fn key_delete_by_key_prefix_file_and_all() {
+fn key_delete_deletes_exactly_the_selected_items() {
     let cli = with_items();
     let delete = |selection: &[&str]| {
         let args = [&["key", "delete", "site", "--yes"], selection].concat();
@@ -91,7 +91,7 @@ fn key_delete_by_key_prefix_file_and_all() {
 }
 
 #[test]
-fn key_delete_reports_the_line_of_an_invalid_key_file() {
+fn key_delete_reports_the_invalid_line_of_a_key_file() {
     let cli = with_items();
     for (bytes, expected) in
         [(&b"page\n\xff\n"[..], ", line 2: "), (&[b'x'; 5000][..], "longer than 4096 bytes")]
@@ -100,11 +100,15 @@ fn key_delete_reports_the_line_of_an_invalid_key_file() {
         let message = cli.fails(1, &["key", "delete", "site", "--yes", "--from", &file]);
         assert!(message.contains(expected), "{message}");
     }
-    assert_eq!(remaining_keys(&cli).len(), 5, "an invalid key file deletes nothing");
+    assert_eq!(
+        remaining_keys(&cli).len(),
+        5,
+        "items were deleted although the key file is invalid"
+    );
 }
 
 #[test]
-fn key_files_may_start_with_a_byte_order_mark_but_not_be_utf_16() {
+fn key_files_may_start_with_a_byte_order_mark_but_utf_16_is_rejected() {
     let cli = with_items();
     let file = cli.write_file("keys", "\u{feff}page\r\n".as_bytes());
     cli.ok(&["key", "delete", "site", "--yes", "--from", &file]);

@@ -1,11 +1,11 @@
-//! `steadfast key list`: pages, prefixes, limits, and details with `--long`.
+//! Tests of `steadfast key list`: pages, prefixes, limits, and properties with `--long`.
 
 use crate::Cli;
 use serde_json::json;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-/// Writes 2,500 items in a batch: k0000 to k2499, every third with metadata.
+/// Writes 2,500 items in a batch: k0000 to k2499. Every third item has metadata.
 fn fill(cli: &Cli) {
     let mut lines = String::new();
     for nth in 0..2500 {
@@ -38,7 +38,7 @@ fn key_list_reads_all_pages_in_order() {
 }
 
 #[test]
-fn key_list_long_shows_everything_but_the_values() {
+fn key_list_long_shows_all_properties_except_the_values() {
     let cli = Cli::with_store();
     fill(&cli);
     cli.ok(&["key", "put", "site", "a/ü", "12345", "--ttl", "1d", "--metadata", "text"]);

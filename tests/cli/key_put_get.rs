@@ -1,4 +1,4 @@
-//! `steadfast key put`, `key get` and `key head`.
+//! Tests of `steadfast key put`, `key get` and `key head`.
 
 use crate::{Cli, run, run_with_input};
 use base64::Engine as _;
@@ -24,7 +24,7 @@ fn key_put_reads_the_value_from_an_argument_a_file_or_stdin() {
     }
     for (key, args) in [("e", &[""][..]), ("f", &["--file", "/dev/null"])] {
         cli.ok(&[&["key", "put", "site", key], args].concat());
-        assert_eq!(cli.ok(&["key", "get", "site", key]), "", "the value must be empty");
+        assert_eq!(cli.ok(&["key", "get", "site", key]), "", "the value is not empty");
     }
     let mut raw = cli.command(&["key", "put", "site", "g"]);
     raw.arg(OsStr::from_bytes(b"\xff\xfe"));
@@ -35,7 +35,7 @@ fn key_put_reads_the_value_from_an_argument_a_file_or_stdin() {
 }
 
 #[test]
-fn a_25_mib_value_is_put_and_read_by_pipe_and_file() {
+fn a_25_mib_value_can_be_written_and_read_through_pipes_and_files() {
     let cli = Cli::with_store();
     let large: Vec<u8> = (0u32..25 << 18).flat_map(u32::to_le_bytes).collect();
     assert_eq!(large.len(), 25 << 20);
@@ -76,7 +76,7 @@ fn unusual_keys_are_stored_unchanged() {
         let refused = cli.fails(2, &["key", "put", "site", bad, "v"]);
         assert!(!refused.is_empty());
     }
-    assert_eq!(cli.ok(&["store", "list"]).lines().count(), 1, "the store must still exist");
+    assert_eq!(cli.ok(&["store", "list"]).lines().count(), 1, "the store no longer exists");
 }
 
 #[test]
@@ -107,14 +107,14 @@ fn key_put_accepts_binary_metadata_and_durations() {
     cli.fails(3, &["key", "head", "site", "c"]);
 }
 
-/// The path of the store `site`.
+/// Returns the path of the store `site` in the API.
 fn store_path(cli: &Cli) -> String {
     let id = cli.json(&["store", "describe", "site"])[0]["id"].as_str().unwrap().to_owned();
     format!("/resources/stores/kv/{id}")
 }
 
 #[test]
-fn a_failed_condition_exits_with_4() {
+fn a_failed_precondition_exits_with_4() {
     let cli = Cli::with_store();
     cli.ok(&["key", "put", "site", "a", "b", "--add"]);
     let exists = cli.fails(4, &["key", "put", "site", "a", "x", "--add"]);
@@ -135,7 +135,7 @@ fn a_failed_condition_exits_with_4() {
 }
 
 #[test]
-fn a_missing_item_or_store_exits_with_3_and_is_named() {
+fn a_missing_item_or_store_is_named_in_the_error_and_exits_with_3() {
     let cli = Cli::with_store();
     for command in ["get", "head"] {
         let missing = cli.fails(3, &["key", command, "site", "nothing"]);
@@ -151,7 +151,7 @@ fn a_missing_item_or_store_exits_with_3_and_is_named() {
 }
 
 #[test]
-fn key_get_json_has_the_value_in_base64_and_the_item_fields() {
+fn key_get_json_prints_the_value_in_base64_and_the_properties() {
     let cli = Cli::with_store();
     for size in [0, 1, 2, 3, 100_001] {
         let value: Vec<u8> = (0..=255).rev().cycle().take(size).collect();
@@ -176,7 +176,7 @@ fn key_get_writes_to_devices_without_replacing_them() {
 }
 
 #[test]
-fn an_unreadable_input_or_missing_store_writes_nothing() {
+fn key_put_writes_nothing_if_the_input_is_unreadable_or_the_store_is_missing() {
     let cli = Cli::with_store();
     let mut refused = cli.command(&["key", "put", "site", "a", "--file", "/"]);
     assert_eq!(run(&mut refused).code, 1);
@@ -186,9 +186,9 @@ fn an_unreadable_input_or_missing_store_writes_nothing() {
 }
 
 #[test]
-fn files_whose_size_is_not_the_length_of_their_content_are_put_completely() {
+fn files_that_report_a_wrong_size_are_written_completely() {
     let cli = Cli::with_store();
-    // Size 0 in /proc, and 4096 in /sys.
+    // Files report a size of 0 in /proc and of 4096 in /sys.
     let sys = ["/sys/devices/system/cpu/possible", "/sys/kernel/mm/transparent_hugepage/enabled"];
     let sys = sys.into_iter().find(|file| std::path::Path::new(file).is_file());
     for file in ["/proc/version", "/proc/filesystems"].into_iter().chain(sys) {

@@ -1,14 +1,14 @@
-//! The client commands as the shipped binary against a real server: their output, their messages
-//! and their exit statuses.
+//! Tests of the client commands. They run the binary against a real server and check its output,
+//! messages and exit statuses.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
-#![allow(clippy::disallowed_methods, reason = "tests print and read variables")]
+#![allow(clippy::disallowed_methods, reason = "tests may read the environment")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 #[path = "../support/proxy.rs"]
-#[allow(dead_code, reason = "this suite uses one of its faults")]
+#[allow(dead_code, reason = "this suite uses only one of the faults")]
 mod proxy;
 
 mod completions_and_man;
@@ -27,7 +27,7 @@ mod token;
 use std::process::{Command, Stdio};
 use support::{CommandOutput, Server, TOKEN, binary, run, run_with_input};
 
-/// A server, a working directory, and the command line pointed at both.
+/// A server, and a working directory for the commands that use the server.
 struct Cli {
     server: Server,
     dir: tempfile::TempDir,
@@ -49,7 +49,7 @@ impl Cli {
         format!("http://127.0.0.1:{}", self.server.port)
     }
 
-    /// A command whose environment is empty except for PATH.
+    /// Returns a command whose environment is empty except for PATH.
     fn bare_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env_clear().current_dir(self.dir.path()).stdin(Stdio::null());
@@ -57,7 +57,7 @@ impl Cli {
         command
     }
 
-    /// A command with the endpoint and the token of the server in its environment.
+    /// Returns a command with the endpoint and the token of the server in its environment.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.bare_command(args);
         command.env("FASTLY_API_ENDPOINT", self.endpoint()).env("FASTLY_API_TOKEN", TOKEN);
@@ -72,30 +72,30 @@ impl Cli {
         run_with_input(self.command(args), input)
     }
 
-    /// Runs a command that must succeed; returns its standard output.
+    /// Runs a command that must succeed, and returns its standard output.
     fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert_eq!(output.code, 0, "{args:?}: {}", output.err);
         output.text()
     }
 
-    /// Runs a command that must fail with this exit status; returns its standard error.
+    /// Runs a command that must fail with the given exit status, and returns its standard error.
     fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         assert_eq!(output.code, code, "{args:?}: {}", output.err);
-        assert!(output.out.is_empty(), "{args:?} prints {}", output.text());
+        assert!(output.out.is_empty(), "{args:?} printed {}", output.text());
         assert!(!output.err.contains("panicked") && !output.err.contains(TOKEN), "{}", output.err);
         output.err
     }
 
-    /// Writes a file into the working directory; returns its path.
+    /// Writes a file in the working directory, and returns the path of the file.
     fn write_file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
-    /// Runs a command with `--json`; returns one value for each line of its output.
+    /// Runs a command with `--json`, and returns one value per line of its output.
     fn json(&self, args: &[&str]) -> Vec<serde_json::Value> {
         let args = [args, &["--json"]].concat();
         let text = self.ok(&args);

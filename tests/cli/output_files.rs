@@ -1,5 +1,5 @@
-//! Files that commands write with `-o`: they keep their mode and owner, links are followed, and a
-//! file that cannot be replaced is written in place.
+//! Tests of the files that commands write with `-o`. Replaced files keep their mode and owner,
+//! links are followed, and a file that cannot be replaced is written in place.
 
 use crate::support::DiskServer;
 use crate::{Cli, run};
@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The commands that write a file, up to its name.
+/// The commands that write a file. The last argument, which is the file name, is omitted.
 const COMMANDS: [&[&str]; 3] = [
     &["key", "get", "site", "greeting", "-o"],
     &["export", "site", "--force", "-o"],
@@ -22,7 +22,7 @@ fn with_item() -> Cli {
     cli
 }
 
-/// Runs one of the commands, which must succeed; returns the number of bytes of the file.
+/// Runs one of the commands, which must succeed. Returns the size of the written file in bytes.
 fn write(cli: &Cli, command: &[&str], file: &Path) -> usize {
     cli.ok(&[command, &[file.to_str().unwrap()]].concat());
     fs::read(file).unwrap().len()
@@ -44,7 +44,7 @@ fn a_replaced_file_keeps_its_mode_and_owner_and_links_are_followed() {
         assert_eq!(fs::read_link(at("link")).unwrap(), Path::new("secret"), "{command:?}");
         assert_eq!(fs::read_dir(cli.dir.path()).unwrap().count(), 2, "{command:?}");
         fs::remove_file(at("secret")).unwrap();
-        // A link to nothing creates its target.
+        // Writing to a dangling link creates its target.
         assert!(write(&cli, command, &at("link")) > 3, "{command:?}");
         assert!(at("secret").is_file());
         fs::remove_file(at("secret")).unwrap();
@@ -93,7 +93,7 @@ fn a_file_in_a_directory_without_write_permission_is_written_in_place() {
     let (dir, file) = (root.path().join("dir"), root.path().join("dir/file"));
     fs::create_dir(&dir).unwrap();
     fs::write(&file, "a long text that must not remain".repeat(100)).unwrap();
-    // The superuser may write everywhere: run as another user, with a binary that it can reach.
+    // The superuser ignores permissions, so run a copy of the binary as another user.
     let superuser = fs::metadata(root.path()).unwrap().uid() == 0;
     let binary = root.path().join("steadfast");
     fs::copy(crate::support::binary(), &binary).unwrap();
@@ -137,7 +137,7 @@ fn a_backup_is_not_written_into_its_data_directory() {
 }
 
 #[test]
-fn devices_are_written_without_force() {
+fn devices_can_be_written_without_force() {
     let cli = with_item();
     for command in ["export", "backup"] {
         let args: &[&str] = match command {

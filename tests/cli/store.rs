@@ -1,4 +1,4 @@
-//! `steadfast store`: create, list, describe, rename and delete.
+//! Tests of `steadfast store`: create, list, describe, rename and delete.
 
 use crate::Cli;
 use serde_json::json;
@@ -23,7 +23,7 @@ fn stores_are_created_listed_described_renamed_and_deleted() {
 }
 
 #[test]
-fn store_json_has_the_fields_of_the_api() {
+fn the_json_output_for_a_store_has_the_fields_of_the_api() {
     let cli = Cli::new();
     let created = cli.json(&["store", "create", "My Störe"]).remove(0);
     let fields: Vec<_> = created.as_object().unwrap().keys().map(String::as_str).collect();
@@ -51,7 +51,7 @@ fn store_list_reads_all_pages() {
 }
 
 #[test]
-fn store_errors_have_their_exit_status_and_name_the_store() {
+fn store_errors_name_the_store_and_have_specific_exit_statuses() {
     let cli = Cli::with_store();
     let taken = cli.fails(4, &["store", "create", "site"]);
     assert!(taken.contains("store \"site\"") && taken.contains("already exists"), "{taken}");
@@ -74,7 +74,7 @@ fn a_store_with_items_is_deleted_only_with_force() {
     }
     let refused = cli.fails(4, &["store", "delete", "site", "--yes"]);
     assert!(refused.contains("--force"), "{refused}");
-    // Without a terminal there is no prompt.
+    // Without a terminal, the command cannot ask for confirmation.
     let unconfirmed = cli.fails(2, &["store", "delete", "site", "--force"]);
     assert!(unconfirmed.contains("its 3 items") && unconfirmed.contains("--yes"), "{unconfirmed}");
     assert!(

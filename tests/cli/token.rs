@@ -1,4 +1,4 @@
-//! `steadfast token`: create, list and revoke.
+//! Tests of `steadfast token`: create, list and revoke.
 
 use crate::support::CommandOutput;
 use crate::{Cli, run};
@@ -64,7 +64,7 @@ fn token_create_sets_stores_prefix_and_expiry() {
 }
 
 #[test]
-fn an_empty_restriction_is_refused() {
+fn an_empty_prefix_or_store_is_refused() {
     let cli = Cli::with_store();
     for flag in ["--prefix", "--store"] {
         let error = cli.fails(2, &["token", "create", "x", flag, ""]);

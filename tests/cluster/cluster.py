@@ -12,20 +12,20 @@ import time
 import urllib.error
 import urllib.request
 
-PYTHON = "/usr/bin/python3"  # Unprivileged users can run it too.
+PYTHON = "/usr/bin/python3"  # The user nobody must be able to execute it too.
 TOKEN = "a-token-for-this-test-only"
 STARTED_WITHIN = 60
 
 
 def wait_for(what, seconds, condition, pause=0.1):
-    """Waits for a condition to become true; returns its value."""
+    """Waits until condition() is true; returns its value."""
     deadline = time.monotonic() + seconds
     while True:
         found = condition()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise TimeoutError("timeout waiting for %s: %d s" % (what, seconds))
+            raise TimeoutError("timed out waiting for %s after %d s" % (what, seconds))
         time.sleep(pause)
 
 
@@ -41,7 +41,7 @@ def free_ports(count):
 
 
 def get(url):
-    """Returns the status and JSON of a URL, or (None, None)."""
+    """Sends a GET request. Returns the status and the JSON body, each None if unavailable."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return response.status, json.load(response)
@@ -53,7 +53,7 @@ def get(url):
 
 
 def parent_pids():
-    """Returns the parent of each process."""
+    """Returns the parent pid of each process, by pid."""
     found = {}
     for dir in pathlib.Path("/proc").iterdir():
         if dir.name.isdigit():
@@ -64,7 +64,7 @@ def parent_pids():
 
 
 def descendants(roots):
-    """Returns these processes and all their descendants."""
+    """Returns the given pids and those of all their descendants."""
     tree, found = parent_pids(), set(roots)
     while True:
         more = {pid for pid, parent in tree.items() if parent in found} - found
@@ -74,7 +74,7 @@ def descendants(roots):
 
 
 def send_signal(pids, number):
-    """Signals the processes that still exist."""
+    """Sends a signal to those of the processes that still exist."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -109,7 +109,7 @@ class Process:
 
 
 class Node(Process):
-    """A Patroni process and its PostgreSQL."""
+    """A Patroni process and the PostgreSQL server that it manages."""
 
     def __init__(self, cluster, name, port, rest_port, etcd):
         self.port, self.rest_port, self.dir = port, rest_port, cluster.scratch / name
@@ -134,7 +134,8 @@ class Node(Process):
         return None
 
     def roots(self):
-        """Returns the pids of Patroni and the postmaster; Patroni first, to prevent a restart."""
+        """Returns the pids of Patroni and the postmaster. Patroni comes first: a signal must reach
+        it before it can restart the postmaster."""
         found = [self.running.pid] if self.alive() else []
         return found + [pid for pid in [self.postmaster()] if pid]
 
@@ -148,7 +149,8 @@ class Node(Process):
         super().kill()
 
     def freeze(self):
-        """Stops all processes of the node with SIGSTOP, including any forked meanwhile."""
+        """Stops all processes of the node with SIGSTOP. Repeats until no new process is found,
+        because a process may fork before it stops."""
         while True:
             more = descendants(self.roots()) - self.stopped
             if not more:
@@ -162,13 +164,13 @@ class Node(Process):
         self.stopped = set()
 
     def members(self):
-        """Returns the role and state of each member, as seen by this node."""
+        """Returns the role and the state of each member as this node reports them."""
         _, status = get("http://127.0.0.1:%d/cluster" % self.rest_port)
         return {member["name"]: (member.get("role"), member.get("state"))
                 for member in (status or {}).get("members", [])}
 
     def is_leader(self):
-        """Returns whether the node is the primary with the leader lock."""
+        """Returns whether the node is the primary and has the leader lock."""
         return get("http://127.0.0.1:%d/primary" % self.rest_port)[0] == 200
 
 
@@ -183,7 +185,7 @@ class Server(Process):
         self.port = None
 
     def start(self):
-        """Starts the server and waits until it is connected to the database and listens."""
+        """Starts the server and waits until it listens, which implies a database connection."""
         before = self.log.stat().st_size if self.log.exists() else 0
         super().start()
         prefix = b" listening on http://127.0.0.1:"
@@ -218,13 +220,13 @@ class Cluster:
         self.servers = [Server(self, "server%d" % index, url) for index in range(3)]
 
     def create_dir(self, dir):
-        """Creates a directory for a process that does not run as root."""
+        """Creates a directory that an unprivileged process can use."""
         dir.mkdir(mode=0o700)
         if self.as_nobody:
             shutil.chown(dir, "nobody", "nogroup")
 
     def member(self, index, peers):
-        """Creates an etcd member, with slow heartbeats because one busy machine runs everything."""
+        """Creates an etcd member with slow heartbeats, because one machine runs all processes."""
         name = "etcd%d" % index
         self.create_dir(self.scratch / name)
         peer, client = ("http://127.0.0.1:%d" % ports[index] for ports in (peers, self.etcd_ports))
@@ -246,14 +248,14 @@ class Cluster:
             server.start()
 
     def leader(self, but=None):
-        """Returns the leader among all nodes but one, or None."""
+        """Returns the node that is the leader, or None. The node `but` is skipped."""
         for node in self.nodes:
             if node is not but and node.is_leader():
                 return node
         return None
 
     def healthy(self):
-        """Returns whether there is a leader with two quorum standbys and all of etcd is up."""
+        """Returns whether all processes run, etcd is healthy and the leader has two standbys."""
         if not all(process.alive() for process in [*self.etcd, *self.nodes]):
             return False
         leader = self.leader()

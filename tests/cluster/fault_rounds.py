@@ -1,4 +1,4 @@
-"""Rounds of fault injection into a cluster under load; see the script "run"."""
+"""Injects faults into a cluster under load, in rounds; see the script "run"."""
 
 import argparse
 import os
@@ -13,8 +13,8 @@ from cluster import TOKEN, Cluster, wait_for
 from journal import ACKNOWLEDGED, REJECTED, UNKNOWN, Journal
 from workload import Workload
 
-TTL = 20  # the same as in patroni.yml
-RECOVERED_WITHIN = 120  # seconds for writes to resume and the cluster to be healthy
+TTL = 20  # seconds; must equal the ttl in patroni.yml
+RECOVERED_WITHIN = 120  # seconds within which writes must resume and the cluster recover
 
 
 class RoundFailed(Exception):
@@ -29,11 +29,14 @@ class Rounds:
         self.random = random.Random(seed)
         self.killed_servers = set()  # indexes of killed servers
         self.detail = ""
-        self.ack_gaps = {}  # by kind of fault: the longest overall, and through one server
-        self.write_resumption = []  # seconds from failover to writes through every server
+        # For each kind of fault, the longest gaps between acknowledged writes: a pair of the gap
+        # across all servers and the gap on a single server.
+        self.ack_gaps = {}
+        # Seconds from each failover until every server has acknowledged a write.
+        self.write_resumption = []
 
     def kinds(self, count):
-        """Returns the faults of `count` rounds: repeated random permutations of all kinds."""
+        """Returns the faults for `count` rounds: all kinds in random order, repeated as needed."""
         all_kinds = [self.kill_primary, self.kill_standby, self.kill_etcd, self.kill_server,
                      self.freeze_primary]
         found = []
@@ -54,11 +57,11 @@ class Rounds:
             last_sent = self.workload.ack_gaps.last_acked_sent
             silent = [self.cluster.servers[index].name for index in range(len(last_sent))
                       if index not in self.killed_servers and last_sent[index] <= then]
-            raise RoundFailed("no acknowledged write for %d s through %s"
+            raise RoundFailed("no write was acknowledged within %d s through %s"
                               % (seconds, ", ".join(silent))) from None
 
     def wait_for_new_leader(self, old, seconds):
-        """Waits until another node is the leader; returns it."""
+        """Waits until a node other than `old` is the leader; returns that node."""
         try:
             return wait_for("a leader", seconds, lambda: self.cluster.leader(but=old))
         except TimeoutError:
@@ -70,15 +73,16 @@ class Rounds:
             wait_for("a healthy cluster", RECOVERED_WITHIN, self.cluster.healthy)
         except TimeoutError:
             seen = {node.name: node.members() for node in self.cluster.nodes}
-            raise RoundFailed("not healthy within %d s: %s" % (RECOVERED_WITHIN, seen)) from None
+            raise RoundFailed("the cluster was not healthy within %d s: %s"
+                              % (RECOVERED_WITHIN, seen)) from None
         self.wait_for_writes(time.monotonic())
 
     def leader(self):
-        """Waits for a leader; returns it."""
+        """Waits until a node is the leader; returns that node."""
         return wait_for("a leader", RECOVERED_WITHIN, self.cluster.leader)
 
     def kill_primary(self):
-        """Kills the primary with SIGKILL; restarts it at once, or after failover."""
+        """Kills the primary with SIGKILL. Restarts it within seconds, or only after a failover."""
         old = self.leader()
         backends = self.random.random() < 0.5
         restart_at_once = self.random.random() < 0.25
@@ -88,11 +92,12 @@ class Rounds:
             time.sleep(self.random.uniform(1, 5))
         else:
             new = self.wait_for_new_leader(old, TTL * 3)
-            self.detail = "%s after %s, %.0f s" % (new.name, old.name, time.monotonic() - then)
+            self.detail = "failover from %s to %s after %.0f s" % (
+                old.name, new.name, time.monotonic() - then)
             self.wait_for_writes(time.monotonic())
             time.sleep(self.random.uniform(0, 5))
         old.start()
-        self.detail = self.detail or "%s restarted at once" % old.name
+        self.detail = self.detail or "%s restarted before a failover" % old.name
 
     def kill_standby(self):
         """Kills a standby with SIGKILL."""
@@ -126,7 +131,7 @@ class Rounds:
         self.detail = server.name
 
     def freeze_primary(self):
-        """Freezes all processes of the primary until a few seconds after failover."""
+        """Freezes all processes of the primary until a few seconds after the failover."""
         old = self.leader()
         then = time.monotonic()
         old.freeze()
@@ -144,13 +149,14 @@ class Rounds:
             old.resume()
         self.killed_servers.clear()
         self.write_resumption.append(write_resumption)
-        self.detail = "%s after %s, %.0f s; frozen for %.0f s; writes through all after %.1f s" % (
-            new.name, old.name, led - then, frozen, write_resumption)
+        self.detail = ("failover from %s to %s after %.0f s; %s was frozen for %.0f s; "
+                       "every server acknowledged a write within %.1f s of the failover") % (
+            old.name, new.name, led - then, old.name, frozen, write_resumption)
         self.wait_for_writes(thawed)
 
     def restart_server_during_freeze(self):
-        """Restarts a server while the primary is frozen. It has no connection to the old primary,
-        and the other servers must not miss its writes."""
+        """Restarts a server while the former primary is frozen. The server can only connect to
+        the new primary, and writes through it must be visible through the other servers."""
         index = self.random.randrange(len(self.cluster.servers))
         server = self.cluster.servers[index]
         self.killed_servers.add(index)
@@ -158,7 +164,7 @@ class Rounds:
         try:
             server.start()
         except RuntimeError as error:
-            raise RoundFailed("a server did not start with a frozen primary: %s" % error) from None
+            raise RoundFailed("a server did not start with a node frozen: %s" % error) from None
         self.killed_servers.discard(index)
         self.wait_for_write_through(index, time.monotonic())
 
@@ -170,7 +176,7 @@ class Rounds:
         time.sleep(self.random.uniform(1, 3))
 
     def round(self, number, fault):
-        """Runs the workload, injects a fault, checks all keys and prints a line."""
+        """Injects a fault during the workload, checks all keys and prints a summary line."""
         self.detail = ""
         before, stale_reads = dict(self.journal.counts), len(self.journal.stale_reads)
         time.sleep(self.random.uniform(2, 4))
@@ -181,7 +187,7 @@ class Rounds:
         self.workload.pause()
         for index, server in enumerate(self.cluster.servers):
             if not server.alive():
-                raise RoundFailed("server%d exited, status %s" % (index, server.running.poll()))
+                raise RoundFailed("server%d exited with status %s" % (index, server.running.poll()))
         longest = list(self.workload.ack_gaps.longest)
         self.workload.check()
         self.journal.window = None
@@ -189,19 +195,20 @@ class Rounds:
         known = self.ack_gaps.get(kind, (0, 0))
         self.ack_gaps[kind] = (max(known[0], longest[-1]), max(known[1], *longest[:-1]))
         after = self.journal.counts
-        line = "%3d %-14s gap %5.1f s (one server %5.1f s), healthy after %5.1f s; acks %d," % (
-            number, kind, longest[-1], max(longest[:-1]), healthy_after, after[ACKNOWLEDGED])
+        line = "%3d %-14s longest gap %5.1f s (one server %5.1f s), healthy after %5.1f s; " % (
+            number, kind, longest[-1], max(longest[:-1]), healthy_after)
+        line += "acks %d," % after[ACKNOWLEDGED]
         line += " unknown %d" % (after[UNKNOWN] - before[UNKNOWN])
         found = self.journal.stale_reads[stale_reads:]
         if found:
-            line += "; %d stale reads, the last %.1f s after SIGCONT" % (len(found), max(found))
+            line += "; %d stale reads, the last one %.1f s after SIGCONT" % (len(found), max(found))
         print("%s [%s]" % (line, self.detail), flush=True)
         if self.journal.violations:
             raise RoundFailed("consistency violations")
         self.workload.resume()
 
     def summary(self, count):
-        """Prints the totals."""
+        """Prints the totals of all rounds."""
         counts = self.journal.counts
         print("\n%d rounds: %d writes acknowledged, %d unknown, %d rejected or not sent; "
               "%d reads checked; %d keys" % (
@@ -210,12 +217,12 @@ class Rounds:
         print("responses to writes: " + ", ".join(
             "%s: %d" % each for each in sorted(self.workload.responses.items(), key=str)))
         for kind, (overall, one) in sorted(self.ack_gaps.items()):
-            print("longest gap between acknowledged writes, %s: %.1f s; through one server: %.1f s"
+            print("longest gap between acknowledged writes, %s: %.1f s; on one server: %.1f s"
                   % (kind, overall, one))
         if self.write_resumption:
-            print("frozen primary: writes through every server after failover: %.1f s"
+            print("frozen primary: every server acknowledged a write within %.1f s of the failover"
                   % max(self.write_resumption))
-        print("stale reads within %d s after a frozen primary resumed (documented): %d"
+        print("stale reads within %d s after a frozen primary was resumed (documented): %d"
               % (TTL, len(self.journal.stale_reads)))
 
 
@@ -249,7 +256,7 @@ def run_rounds(count, seed, cluster):
 
 
 def serve(cluster):
-    """Starts the cluster, prints its addresses, and waits for a signal."""
+    """Starts the cluster, prints the addresses, and waits for a signal."""
     cluster.start()
     print("token     %s" % TOKEN)
     for server in cluster.servers:
@@ -262,12 +269,12 @@ def serve(cluster):
 
 
 def exit_on_signal(number, _frame):
-    """Exits, so that the processes are stopped."""
+    """Raises SystemExit on a signal. The handler in main then stops the cluster."""
     sys.exit(128 + number)
 
 
 def main():
-    """Runs the command line."""
+    """Parses the arguments and runs the requested mode; returns the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--planted", action="store_true")
     parser.add_argument("--serve", action="store_true")

@@ -1,4 +1,4 @@
-"""Tests of the checker: planted violations are reported, and valid histories accepted."""
+"""Tests of the checker: it reports planted violations and accepts valid histories."""
 
 import time
 
@@ -16,7 +16,7 @@ class Scenario:
         self.generation = 0
 
     def write(self, key, number, request_id, state, done):
-        """Records a write with the given outcome, and applies it if `done`."""
+        """Records a write with the given outcome, and applies it to the store if `done` is set."""
         body = self.journal.record_invocation(key, number, request_id)
         if done:
             self.generation += 1
@@ -26,14 +26,15 @@ class Scenario:
         self.journal.record_outcome(key, number, request_id, state, generation)
 
     def read(self, key, found=None, lower_bound=None, strict=False):
-        """Checks a read of the store, or of the given value."""
+        """Checks a read that returns `found`, or the stored value if `found` is not given."""
         body, generation = found or self.bodies.get(key, (None, 0))
         lower_bound = lower_bound or self.journal.lower_bound(key)
         self.journal.check_read(key, lower_bound, body, generation, "nowhere", strict)
 
 
 def valid_history(scenario):
-    """Valid: unknown writes, applied or not, and a read concurrent with a write."""
+    """A valid history: writes with an unknown outcome, some of them applied, and a read that is
+    concurrent with a write."""
     scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
     lower_bound, before = scenario.journal.lower_bound(scenario.put), scenario.bodies[scenario.put]
     scenario.write(scenario.put, 2, "w", UNKNOWN, True)
@@ -55,7 +56,7 @@ def lost_write(scenario):
 
 
 def stale_read(scenario):
-    """A read older than a write acknowledged before it was sent."""
+    """A read that misses a write acknowledged before the read was sent."""
     scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
     before = scenario.bodies[scenario.put]
     scenario.write(scenario.put, 2, "w", ACKNOWLEDGED, True)
@@ -63,7 +64,7 @@ def stale_read(scenario):
 
 
 def stale_read_within_window(scenario):
-    """A stale read within the documented window: counted, but not a violation."""
+    """A stale read within the documented window, which is counted and is not a violation."""
     scenario.journal.window = (time.monotonic() - 1, time.monotonic() + 60)
     stale_read(scenario)
     assert len(scenario.journal.stale_reads) == 1, "the stale read was not counted"
@@ -76,7 +77,7 @@ def stale_read_after_window(scenario):
 
 
 def non_monotonic_read(scenario):
-    """An unknown write that was observed and then disappeared."""
+    """A write with an unknown outcome that one read returns and a later read misses."""
     scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
     before = scenario.bodies[scenario.put]
     scenario.write(scenario.put, 2, "w", UNKNOWN, True)
@@ -99,13 +100,13 @@ def lost_append(scenario):
 
 
 def rejected_but_written(scenario):
-    """A write rejected by its precondition but applied."""
+    """A write that was rejected by its precondition, but applied."""
     scenario.write(scenario.put, 1, "w", REJECTED, True)
     scenario.read(scenario.put)
 
 
 def two_acknowledged_writers(scenario):
-    """The same number acknowledged to two requests."""
+    """Two requests to which the same number was acknowledged."""
     scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
     scenario.write(scenario.put, 1, "v", ACKNOWLEDGED, False)
 
@@ -118,7 +119,7 @@ def torn_value(scenario):
 
 
 def generation_regression(scenario):
-    """The newest value with a lower generation than before."""
+    """The newest value, returned with a lower generation than was acknowledged."""
     scenario.write(scenario.put, 1, "w", ACKNOWLEDGED, True)
     scenario.write(scenario.put, 2, "w", ACKNOWLEDGED, True)
     body, generation = scenario.bodies[scenario.put]
@@ -135,7 +136,7 @@ EXPECTED = (
     (duplicate_append, "duplicate tokens: w.1"),
     (lost_append, "lost write: log-0"),
     (rejected_but_written, "rejected but written"),
-    (two_acknowledged_writers, "acknowledged to w and v"),
+    (two_acknowledged_writers, "acknowledged to both w and v"),
     (torn_value, "no request wrote"),
     (generation_regression, "after generation 2"),
 )
@@ -150,6 +151,8 @@ def run():
         found = "; ".join(scenario.journal.violations)
         good = not found if expected is None else expected in found
         failed += not good
-        print("%-6s %-24s %s" % ("ok" if good else "FAILED", plant.__name__, found or "nothing"))
-    print("planted: %d of %d as expected" % (len(EXPECTED) - failed, len(EXPECTED)))
+        verdict = "ok" if good else "FAILED"
+        print("%-6s %-24s %s" % (verdict, plant.__name__, found or "no violations"))
+    print("planted violations: %d of %d scenarios gave the expected result"
+          % (len(EXPECTED) - failed, len(EXPECTED)))
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Writers and readers that record the journal, and the check of all keys."""
+"""The workload: writers and readers that record a journal, and the check of all keys."""
 
 import http.client
 import json
@@ -10,26 +10,26 @@ from cluster import TOKEN
 from journal import ACKNOWLEDGED, REJECTED, UNKNOWN, Log, Register
 
 REQUEST_TIMEOUT = 40  # seconds
-READABLE_WITHIN = 90  # seconds in which each key must be readable on a healthy cluster
-KEYS = 4  # current keys of a put worker
+READABLE_WITHIN = 90  # seconds until each key must be readable on a healthy cluster
+KEYS = 4  # number of keys that a put worker uses at a time
 
 
 class NotSent(Exception):
-    """The connection was refused: the request had no effect."""
+    """The connection was refused, so the request had no effect."""
 
 
 class Disconnected(Exception):
-    """The request was sent, but no response came."""
+    """No response to the request arrived, so its effect is unknown."""
 
 
 class Client:
-    """A client with a persistent connection to one server at a time."""
+    """A client that keeps a connection open to one server at a time."""
 
     def __init__(self):
         self.port = self.connection = None
 
     def request(self, server, method, path, headers=None, body=None):
-        """Returns the status, the generation or None, and the body of the response."""
+        """Sends a request; returns the status, the generation (or None) and the body."""
         if self.port != server.port or self.connection is None:
             self.close()
             self.port = server.port
@@ -64,14 +64,14 @@ class AckGaps:
         self.begin(servers)
 
     def begin(self, servers):
-        """Resets the gaps; the next one starts now."""
+        """Resets all gaps and starts measuring new ones."""
         with self.lock:
             now = time.monotonic()
             self.last = [now] * (servers + 1)
             self.longest = [0.0] * (servers + 1)  # per server, then overall
 
     def acknowledged(self, server, sent):
-        """Records an acknowledged write through a server."""
+        """Records that a server acknowledged a write that was sent at the time `sent`."""
         with self.lock:
             now = time.monotonic()
             for index in (server, len(self.last) - 1):
@@ -87,10 +87,10 @@ class Workload:
         self.servers, self.journal, self.seed = servers, journal, seed
         self.ack_gaps = AckGaps(len(servers))
         self.running, self.stopped = threading.Event(), False
-        self.rotation = 0  # offset of each worker's server
+        self.rotation = 0  # added to a worker's index to choose a server for the worker
         self.base = None
         self.workers = []
-        self.responses = {}  # number of write responses by status
+        self.responses = {}  # number of responses to writes, by status
 
     def prepare(self):
         """Creates the store."""
@@ -111,19 +111,19 @@ class Workload:
             worker.start()
 
     def pause(self):
-        """Pauses the workers; returns once no request is in flight."""
+        """Pauses the workers and waits until no request is in flight."""
         self.running.clear()
         for worker in self.workers:
             worker.idle.wait()
 
     def resume(self):
-        """Resumes the workers, each on a different server."""
+        """Resumes the workers, each on another server than before."""
         self.rotation += 1
         self.ack_gaps.begin(len(self.servers))
         self.running.set()
 
     def check(self):
-        """Reads every key through every server and checks the responses."""
+        """Reads every key from every server and checks the responses."""
         with self.journal.lock:
             keys = list(self.journal.order)
         threads = [threading.Thread(target=self.check_keys, args=(index, keys[part::2]))
@@ -134,7 +134,7 @@ class Workload:
             thread.join()
 
     def check_keys(self, index, keys):
-        """Reads some keys through one server and checks the responses."""
+        """Reads the given keys from one server and checks the responses."""
         client = Client()
         for key in keys:
             end = time.monotonic() + READABLE_WITHIN
@@ -151,7 +151,7 @@ class Workload:
         client.close()
 
     def read(self, client, index, key, strict=False):
-        """Reads a key and checks the response; returns the error if there was none."""
+        """Reads a key and checks the response. Returns None, or an error if the read failed."""
         lower_bound = self.journal.lower_bound(key)
         try:
             status, generation, body = client.request(
@@ -166,7 +166,7 @@ class Workload:
 
 
 class Worker(threading.Thread):
-    """A thread that repeats its step, through one server per round."""
+    """A thread that repeats `step`. It uses the same server during a round."""
 
     pause_seconds = 0.01
 
@@ -190,7 +190,7 @@ class Worker(threading.Thread):
                     self.idle.clear()
         except Exception as error:  # A failure of the test itself must be reported.
             with self.journal.lock:
-                self.journal.violations.append("test failure: %r" % error)
+                self.journal.violations.append("error in the test: %r" % error)
         finally:
             self.idle.set()
 
@@ -204,7 +204,7 @@ class Worker(threading.Thread):
         return "%d.%d" % (self.index, self.requests_sent)
 
     def write(self, key, number, request_id, query="", headers=None):
-        """Sends a write, records and returns its outcome; returns None if it was not sent."""
+        """Sends a write and records the outcome. Returns the outcome; None if it was not sent."""
         server, sent = self.server(), time.monotonic()
         body = self.journal.record_invocation(key, number, request_id)
         generation, state = None, UNKNOWN
@@ -215,7 +215,7 @@ class Worker(threading.Thread):
             self.count(status)
             state = {200: ACKNOWLEDGED, 412: REJECTED}.get(status, UNKNOWN)
             if 400 <= status < 500 and status != 412:
-                raise RuntimeError("a write to %s got status %d" % (key.name, status))
+                raise RuntimeError("unexpected status %d for a write to %s" % (status, key.name))
         except Disconnected as error:
             self.count("timed out" if "imeout" in str(error) else "disconnected")
         except NotSent:
@@ -228,21 +228,21 @@ class Worker(threading.Thread):
         return state
 
     def count(self, response):
-        """Counts a response by its status."""
+        """Counts an outcome of a write: a status, or a kind of connection error."""
         with self.workload.ack_gaps.lock:
             self.workload.responses[response] = self.workload.responses.get(response, 0) + 1
 
 
 class PutWorker(Worker):
-    """Puts growing numbers into its own keys. After a put with an unknown outcome it abandons the
-    key: that put may still take effect and would undo a later one."""
+    """Puts increasing numbers into keys that no other worker writes. Abandons a key after a put
+    with an unknown outcome, because that put may still take effect and overwrite a later one."""
 
     def __init__(self, workload, index):
         super().__init__(workload, index)
         self.keys_created, self.keys = 0, []
 
     def step(self):
-        """One put."""
+        """Puts the next number into one of the keys."""
         while len(self.keys) < KEYS:
             name = "put-%d-%d" % (self.index, self.keys_created)
             self.keys.append([self.journal.key(Register, name), 0])
@@ -254,29 +254,29 @@ class PutWorker(Worker):
 
 
 class AppendWorker(Worker):
-    """Appends to logs shared with the other append workers; a new pair every ten seconds."""
+    """Appends to two logs that all append workers share. A new pair is used every ten seconds."""
 
     def step(self):
-        """One append."""
+        """Appends a token to one of the two logs."""
         name = "log-%d-%d" % (time.monotonic() // 10, self.random.randrange(2))
         self.write(self.journal.key(Log, name), 0, self.request_id(), "?append=true")
 
 
 class AddWorker(Worker):
-    """Adds a key at the same time as the other add workers."""
+    """Adds the same key at the same time as the other add workers, so that only one can succeed."""
 
     def step(self):
-        """Waits for the next half second and adds a key."""
+        """Waits until the next multiple of half a second and adds a key."""
         turn = time.monotonic() // 0.5 + 1
         time.sleep(max(0, turn * 0.5 - time.monotonic()))
         self.write(self.journal.key(Register, "add-%d" % turn), 1, self.request_id(), "?add=true")
 
 
 class CompareWorker(Worker):
-    """Increments registers shared with the other compare workers, with if-generation-match."""
+    """Increments registers that all compare workers share, using if-generation-match."""
 
     def step(self):
-        """One read and one conditional write."""
+        """Reads a register and increments it with a conditional write."""
         key = self.journal.key(Register, "compare-%d" % self.random.randrange(3))
         lower_bound = self.journal.lower_bound(key)
         server = self.server()
@@ -295,12 +295,12 @@ class CompareWorker(Worker):
 
 
 class ReadWorker(Worker):
-    """Reads recently written keys, and occasionally any key."""
+    """Reads recently created keys, and occasionally any key."""
 
     pause_seconds = 0.005
 
     def step(self):
-        """One read."""
+        """Reads a key and checks the response."""
         with self.journal.lock:
             order = self.journal.order
             first = 0 if self.random.random() < 0.1 else max(0, len(order) - 80)

@@ -1,4 +1,4 @@
-//! kill -9 at chosen system calls of the unchanged binary.
+//! Tests that kill the unmodified binary with SIGKILL at chosen system calls.
 
 use crate::harness::fault_shim::Action::{self, Count, KillAfter, KillBefore, KillHalfway};
 use crate::harness::fault_shim::{
@@ -10,11 +10,11 @@ use crate::random_kills::rounds;
 use crate::testbed::{Testbed, start_server};
 use std::time::Duration;
 
-/// Limit for a workload to reach its failpoint.
+/// Time limit for a workload to reach its failpoint.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs a workload until the rule kills the server at a random hit of `1..=hits_max`, restarts the
-/// server without the shim, and checks the store; repeats with other hits.
+/// Runs a workload until the rule kills the server at a random hit in `1..=hits_max`, restarts the
+/// server without the shim, and checks the store. Repeats this with other random hits.
 fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
     kill(failpoint, rule, hits_max, |testbed| {
         let mut was_killed = false;
@@ -46,8 +46,8 @@ fn kill(failpoint: &str, rule: Rule, hits_max: u64, run: impl Fn(&mut Testbed) -
         shim.set(0, Rule { first, ..rule });
         let was_killed = run(&mut testbed);
         let hits = shim.hits(0);
-        assert!(was_killed, "{failpoint}: hit {first} not reached, {hits} hits");
-        assert!(hits >= first, "{failpoint}: exited before the failpoint\n{}", shim.log());
+        assert!(was_killed, "{failpoint}: only {hits} of {first} hits were reached");
+        assert!(hits >= first, "{failpoint}: the server exited too early\n{}", shim.log());
         shim.disable(0);
         testbed.restart(start_server);
         testbed.check(&format!("{failpoint}, hit {first}, round {round}, STEADFAST_SEED={seed}"));
@@ -63,7 +63,7 @@ fn rule(action: Action, calls: u32, path: &'static str) -> Rule {
 }
 
 #[test]
-fn the_shim_intercepts_all_calls_it_injects_faults_into() {
+fn the_shim_intercepts_all_calls_into_which_it_injects_faults() {
     let Some(shim) = FaultShim::build() else { return };
     let mut testbed = Testbed::new(1, 2);
     testbed.restart(|data| shim.server(data));
@@ -78,7 +78,7 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
         let reply = testbed.server.request(&format!("PUT {path}"), &[], &vec![b'v'; bytes]);
         assert_eq!(reply.status, 200);
     }
-    // The response does not wait for the removal of the file.
+    // The server responds before it removes the blob file.
     for _ in 0..1000 {
         if shim.hits(4) > 0 {
             break;
@@ -87,35 +87,35 @@ fn the_shim_intercepts_all_calls_it_injects_faults_into() {
     }
     for slot in 0..7 {
         let hits = shim.hits(slot);
-        assert!(hits > 0, "rule {slot} never matched");
+        assert!(hits > 0, "rule {slot} did not match any call");
     }
-    assert!(shim.hits(1) >= 3, "{} WAL fsyncs for 3 puts", shim.hits(1));
+    assert!(shim.hits(1) >= 3, "there were only {} WAL fsyncs for 3 puts", shim.hits(1));
 }
 
 #[test]
-fn kill_before_a_wal_write() {
+fn writes_survive_a_kill_before_a_wal_write() {
     kill_at("before a WAL write", rule(KillBefore, WRITE, WAL), 200, Mixed);
 }
 
 #[test]
-fn kill_halfway_through_a_wal_write() {
+fn writes_survive_a_kill_halfway_through_a_wal_write() {
     kill_at("halfway through a WAL write", rule(KillHalfway, WRITE, WAL), 200, Mixed);
 }
 
 #[test]
-fn kill_between_a_wal_write_and_its_fsync() {
+fn writes_survive_a_kill_between_a_wal_write_and_its_fsync() {
     kill_at("before a WAL fsync", rule(KillBefore, SYNC, WAL), 60, Mixed);
 }
 
 #[test]
-fn kill_between_a_wal_fsync_and_the_response() {
+fn writes_survive_a_kill_between_a_wal_fsync_and_the_response() {
     kill_at("after a WAL fsync", rule(KillAfter, SYNC, WAL), 60, Mixed);
     kill_at("before a response", rule(KillBefore, SEND, "socket:"), 200, Mixed);
     kill_at("halfway through a response", rule(KillHalfway, SEND, "socket:"), 200, Small);
 }
 
 #[test]
-fn kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
+fn writes_survive_a_kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
     let writes = |action| rule(action, WRITE, SQLITE_WAL);
     kill_at("before a SQLite WAL write", writes(KillBefore), 60, FillsWal);
     kill_at("halfway through a SQLite WAL write", writes(KillHalfway), 60, FillsWal);
@@ -124,7 +124,7 @@ fn kill_while_a_checkpoint_writes_to_the_sqlite_wal() {
 }
 
 #[test]
-fn kill_while_sqlite_checkpoints_into_the_database_file() {
+fn writes_survive_a_kill_while_sqlite_checkpoints_into_the_database_file() {
     let writes = |action| rule(action, WRITE, DATABASE);
     kill_when_idle("before a database write", writes(KillBefore), 4);
     kill_when_idle("halfway through a database write", writes(KillHalfway), 4);
@@ -150,7 +150,7 @@ fn kill_around_the_removal_of_a_segment_file() {
 }
 
 #[test]
-fn kill_while_a_blob_file_is_written() {
+fn writes_survive_a_kill_while_a_blob_file_is_written() {
     kill_at("halfway through a blob write", rule(KillHalfway, WRITE, BLOBS), 20, BlobFiles);
     kill_at("before a blob fsync", rule(KillBefore, SYNC, BLOBS), 20, BlobFiles);
     kill_at("after a blob fsync", rule(KillAfter, SYNC, BLOBS), 20, BlobFiles);
@@ -158,13 +158,13 @@ fn kill_while_a_blob_file_is_written() {
 }
 
 #[test]
-fn kill_around_the_removal_of_a_blob_file() {
+fn writes_survive_a_kill_around_the_removal_of_a_blob_file() {
     kill_at("before a blob unlink", rule(KillBefore, UNLINK, BLOBS), 8, BlobFiles);
     kill_at("after a blob unlink", rule(KillAfter, UNLINK, BLOBS), 8, BlobFiles);
 }
 
 #[test]
-fn kill_while_expired_items_are_deleted() {
+fn writes_survive_a_kill_while_expired_items_are_deleted() {
     let Some(shim) = FaultShim::build() else { return };
     let points = [
         rule(KillBefore, WRITE, WAL),
@@ -184,12 +184,13 @@ fn kill_while_expired_items_are_deleted() {
             let reply = testbed.server.request(&request, &[("time_to_live_sec", "1")], value);
             assert_eq!(reply.status, 200);
         }
-        // Real time must pass the short TTLs too. The clock jump also passes the grace period.
+        // Wait until the short TTLs have passed in real time. The clock jump then exceeds the
+        // retention period of expired items, so the server deletes them.
         std::thread::sleep(Duration::from_millis(2100));
         shim.set(0, rule);
         shim.advance_clock(100);
         let status = testbed.server.wait_for_exit(TIMEOUT);
-        assert!(status.is_some(), "point {point}: the expired items were not deleted");
+        assert!(status.is_some(), "point {point}: the server was not killed while deleting items");
         shim.disable(0);
         shim.advance_clock(0);
         testbed.restart(start_server);

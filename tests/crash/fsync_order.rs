@@ -1,10 +1,10 @@
-//! The order of fsync and response, as seen by strace.
+//! Uses strace to test that a commit is fsynced before the response is sent.
 
 use crate::support::{self, Server, TOKEN};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Returns the server's sync and send calls in order.
+/// Runs puts on a traced server and returns its fsync and send calls in order.
 fn traced_calls(data: &Path, trace: &Path) -> Vec<String> {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-s", "40", "-e", "trace=fdatasync,fsync,write,sendto,writev"]);
@@ -38,7 +38,7 @@ fn the_wal_is_fsynced_before_the_response() {
             let sync = call.contains("fdatasync(") || call.contains("fsync(");
             sync || call.contains("fdatasync resumed") || call.contains("fsync resumed")
         });
-        assert!(synced, "no fsync before {reply} in {:#?}", &calls[from..at]);
+        assert!(synced, "there is no fsync before {reply} in {:#?}", &calls[from..at]);
         from = at + 1;
     }
 }

@@ -1,4 +1,4 @@
-//! I/O errors: full disks, failing writes and fsyncs, short writes, slow fsyncs.
+//! Tests of I/O errors: full disks, failed writes and fsyncs, short writes, slow fsyncs.
 
 use crate::harness::fault_shim::{
     Action, BLOBS, DATABASE, EIO, ENOSPC, FaultShim, OPEN, Rule, SQLITE_WAL, SYNC, WAL, WRITE,
@@ -15,7 +15,7 @@ const EXIT_FATAL: i32 = 70;
 const TIMEOUT: Duration = Duration::from_secs(60);
 const OLD_VALUE: &[u8] = b"the old value";
 
-/// A server under the fault shim, and helpers for items outside the workload.
+/// A server with the fault shim, and helpers for items that are not part of the workload.
 struct DiskTest {
     shim: FaultShim,
     testbed: Testbed,
@@ -43,11 +43,11 @@ impl DiskTest {
         reply.generation()
     }
 
-    /// Asserts that GET and HEAD return the item unchanged.
+    /// Asserts that GET and HEAD return the given value and generation.
     fn assert_unchanged(&self, key: &str, value: &[u8], generation: u64) {
         let (get, head) = (self.send("GET", key, "", b""), self.send("HEAD", key, "", b""));
         assert_eq!((get.status, get.generation()), (200, generation));
-        assert!(get.body == value, "{key} has changed");
+        assert!(get.body == value, "the value of {key} has changed");
         assert_eq!((head.status, head.generation()), (200, generation));
     }
 
@@ -60,31 +60,35 @@ impl DiskTest {
         blob_files(&self.testbed.data().join("blobs"))
     }
 
-    /// Waits until exactly this many blob files remain.
+    /// Waits until there are exactly this many blob files.
     fn wait_for_blob_files(&self, wanted: usize) {
         let until = Instant::now() + TIMEOUT;
         while self.blob_files() != wanted && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(self.blob_files(), wanted, "blob files");
+        assert_eq!(self.blob_files(), wanted, "wrong number of blob files");
     }
 
     /// Waits for a message in the log, which the server writes in the background.
     fn wait_for_log(&self, message: &str) {
         let until = Instant::now() + TIMEOUT;
         while !self.shim.log().contains(message) {
-            assert!(Instant::now() < until, "no {message:?} in {}", self.shim.log());
+            assert!(
+                Instant::now() < until,
+                "the log does not contain {message:?}: {}",
+                self.shim.log()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Asserts that the server exited with the fatal status and logged this message.
+    /// Asserts that the server exited with the fatal status and logged a message.
     fn assert_stopped(&mut self, message: &str) {
         let status = self.testbed.server.wait_for_exit(TIMEOUT);
         let log = self.shim.log();
         assert_eq!(status.and_then(|status| status.code()), Some(EXIT_FATAL), "{status:?}\n{log}");
         let logged = log.lines().any(|line| line.contains(message) && line.contains("stopping"));
-        assert!(logged, "no {message:?} in {log}");
+        assert!(logged, "the log does not contain {message:?}: {log}");
         self.shim.disable(0);
     }
 
@@ -94,7 +98,7 @@ impl DiskTest {
     }
 }
 
-/// Counts the files in a directory tree.
+/// Returns the number of files in a directory tree.
 fn blob_files(at: &Path) -> usize {
     let entries = std::fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { blob_files(&path) } else { 1 }).sum()
@@ -127,7 +131,7 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
         disk.assert_unchanged("large", &large, old_large);
         assert_eq!(disk.list(), list);
     }
-    assert!(disk.shim.hits(0) >= 21, "some writes failed at other calls");
+    assert!(disk.shim.hits(0) >= 21, "some writes failed although the rule was not hit");
     disk.shim.disable(0);
     let new = disk.put("k", b"new");
     assert!(new > old);
@@ -145,14 +149,14 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     let old = disk.put("large", &large);
     let new = vec![b'n'; 3_000_000];
     for calls in [WRITE, OPEN] {
-        // On the first and on the second write of the value.
+        // Fail the first and then the second write of the value.
         for first in [1, 2] {
             if calls == OPEN && first == 2 {
                 continue;
             }
             disk.shim.set(0, Rule { first, ..Rule::every(calls, BLOBS, Action::Fail(ENOSPC)) });
-            // The server may respond and close before it has read the value, so the client may
-            // see a connection error instead.
+            // The server may respond and close the connection before it has read the value. The
+            // client may then get a connection error instead of the response.
             let put = format!("PUT {}", disk.testbed.path("large"));
             if let Ok(reply) = disk.testbed.server.connect().request(&put, &[], &new) {
                 reply.expect_error(507);
@@ -207,7 +211,10 @@ fn acknowledged_writes_survive_an_intermittently_full_disk() {
         "intermittently full disk: {acknowledged} writes acknowledged, \
          {failed_wal_writes} WAL writes and {failed_blob_writes} blob writes failed"
     );
-    assert!(failed_wal_writes > 0 && failed_blob_writes > 0, "no write failed");
+    assert!(
+        failed_wal_writes > 0 && failed_blob_writes > 0,
+        "at least one WAL write and one blob write must fail"
+    );
 }
 
 #[test]
@@ -228,7 +235,7 @@ fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
     disk.assert_unchanged("large", &large[1..], new);
 }
 
-/// Asserts that a fault under load stops the server with `message` in its log, and that
+/// Asserts that a fault under load stops the server, that the log contains `message`, and that
 /// acknowledged writes survive.
 fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
     let load = if rule.path == DATABASE { Duration::from_millis(300) } else { TIMEOUT };
@@ -239,9 +246,13 @@ fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
         disk.shim.set(0, Rule { first, ..rule });
         let mut status = None;
         disk.testbed.run_workload(sizes, false, |server| status = server.wait_for_exit(load));
-        // Under a load of a few items, SQLite checkpoints its WAL only when the server is idle.
+        // With a few items, SQLite checkpoints its WAL only when the server is idle.
         let status = status.or_else(|| disk.testbed.server.wait_for_exit(TIMEOUT));
-        assert!(status.is_some(), "{fault}: still running after {} hits", disk.shim.hits(0));
+        assert!(
+            status.is_some(),
+            "{fault}: the server is still running after {} hits",
+            disk.shim.hits(0)
+        );
         disk.assert_stopped(message);
         disk.restart_without_shim();
         disk.testbed.check(&format!("{fault}, round {round}, STEADFAST_SEED={seed}"));
@@ -251,7 +262,8 @@ fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
     println!("{fault}: {} writes acknowledged", disk.testbed.acknowledged());
 }
 
-/// A rule that fails every call from a random hit of `1..=hits_max` on.
+/// Returns a rule for [`stops_on_fault`], which replaces the first hit with a random one in
+/// `1..=hits_max`. All calls from that hit on fail.
 fn fail_from_hit(calls: u32, path: &'static str, hits_max: u64) -> Rule {
     Rule { first: hits_max, ..Rule::every(calls, path, Action::Fail(EIO)) }
 }
@@ -294,7 +306,10 @@ fn a_put_is_not_acknowledged_when_its_fsync_fails() {
     disk.assert_stopped("could not make a commit durable");
     disk.restart_without_shim();
     let found = disk.send("GET", "k", "", b"");
-    assert!(found.body == OLD_VALUE || found.body == b"new", "neither the old nor the new value");
+    assert!(
+        found.body == OLD_VALUE || found.body == b"new",
+        "the value is neither the old nor the new one"
+    );
     assert!(found.generation() >= old);
 }
 
@@ -322,7 +337,7 @@ fn group_commit_amortizes_slow_fsyncs() {
     disk.testbed.run_workload(Small, false, |_| std::thread::sleep(Duration::from_secs(3)));
     let (syncs, acknowledged) = (disk.shim.hits(0), disk.testbed.acknowledged());
     println!("slow fsync: {acknowledged} writes acknowledged in {syncs} fsyncs of 50 ms");
-    assert!(syncs > 0 && acknowledged > 3 * syncs, "{acknowledged} writes in {syncs} fsyncs");
+    assert!(syncs > 0 && acknowledged > 3 * syncs, "only {acknowledged} writes in {syncs} fsyncs");
     disk.testbed.check(&format!("slow fsync, STEADFAST_SEED={seed}"));
     disk.shim.disable(0);
     disk.restart_without_shim();

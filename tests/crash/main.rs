@@ -1,9 +1,9 @@
 //! Crash tests: acknowledged writes survive kill -9, I/O errors and shutdowns.
 //!
-//! Each test runs a workload against a server, stops the server or makes its disk fail, restarts
-//! it, and compares the store with the journals of acknowledged writes.
-//! `STEADFAST_CRASH_ROUNDS` sets the number of kills (30). `STEADFAST_SEED` repeats the choices of
-//! a run, not its timing.
+//! Each test runs a workload on a server, stops the server or makes the disk fail, restarts the
+//! server, and compares the store with the journals of acknowledged writes.
+//! `STEADFAST_CRASH_ROUNDS` sets the number of kills (default 30). `STEADFAST_SEED` sets the
+//! random seed. Runs with the same seed make the same random choices, but their timing differs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "tests print and read env")]

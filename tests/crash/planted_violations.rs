@@ -1,4 +1,4 @@
-//! Tests of the checker: every kind of violation, planted on purpose, is reported.
+//! Tests of the checker: it reports every kind of planted violation.
 
 use crate::harness::checker::{self, Kind, Observation, Verdict};
 use crate::harness::journal::{
@@ -11,7 +11,7 @@ use crate::support::copy_dir;
 use crate::testbed::{Testbed, start_server};
 use std::time::Duration;
 
-/// A journal of three puts, one of them with a time to live, and a server that has them.
+/// A journal of three puts, one of them with a time to live, and the server that applied them.
 struct Scenario {
     testbed: Testbed,
     journal: Journal,
@@ -66,13 +66,13 @@ impl Scenario {
         checker::compare(&self.expected(), &self.observed())
     }
 
-    /// Asserts that the verdict consists of this violation.
+    /// Asserts that the given violation is the only one in the verdict.
     fn assert_reported(&self, verdict: &Verdict, key: &str, kind: Kind) {
         let reported: Vec<_> = verdict.violations.iter().map(|f| (&f.key[..], f.kind)).collect();
         assert_eq!(reported, [(key, kind)], "{:#?}", verdict.violations);
     }
 
-    /// Asserts that a corrupted observation is reported as this violation.
+    /// Corrupts an observation, and asserts that the checker reports only the given violation.
     fn assert_detects(&self, key: &str, kind: Kind, corrupt: impl FnOnce(&mut Observation)) {
         let mut observed = self.observed();
         corrupt(&mut observed);
@@ -105,12 +105,15 @@ fn a_lost_insert_is_reported() {
 }
 
 #[test]
-fn an_unanswered_write_may_be_applied_or_not() {
+fn a_write_without_a_response_may_or_may_not_be_applied() {
     let mut scenario = Scenario::new();
     let before = now_micros();
     std::thread::sleep(Duration::from_millis(2));
     scenario.record_invocation(PERMANENT, 200, None);
-    assert!(scenario.verdict().violations.is_empty(), "reported as not applied");
+    assert!(
+        scenario.verdict().violations.is_empty(),
+        "the checker reported a write that was not applied"
+    );
     let chunk = match &scenario.expected().keys[PERMANENT].pending[..] {
         [Some(item)] => item.chunks[0],
         other => panic!("{other:?}"),
@@ -119,8 +122,13 @@ fn an_unanswered_write_may_be_applied_or_not() {
     let reply = scenario.testbed.server.request(&request, &[], &chunk.encode(PERMANENT));
     assert_eq!(reply.status, 200);
     let verdict = scenario.verdict();
-    assert!(verdict.violations.is_empty(), "reported as applied: {:#?}", verdict.violations);
-    // By the journal before the request, no request wrote this value.
+    assert!(
+        verdict.violations.is_empty(),
+        "the checker reported a write that was applied: {:#?}",
+        verdict.violations
+    );
+    // Without the request in the journal, the value must be reported, because no known request
+    // wrote it.
     let verdict = checker::compare(&scenario.journal.expected_at(before), &scenario.observed());
     scenario.assert_reported(&verdict, PERMANENT, Kind::LostWrite);
 }
@@ -136,7 +144,7 @@ fn a_torn_value_is_reported() {
     scenario.assert_reported(&scenario.verdict(), LARGE, Kind::TornValue);
     assert_eq!(scenario.testbed.server.request(&request, &[], &torn[..1000]).status, 200);
     scenario.assert_reported(&scenario.verdict(), LARGE, Kind::TornValue);
-    // Intact, but with another key.
+    // Use an intact value that belongs to another key.
     let other = chunks[0].encode(PERMANENT);
     assert_eq!(scenario.testbed.server.request(&request, &[], &other).status, 200);
     scenario.assert_reported(&scenario.verdict(), LARGE, Kind::TornValue);
@@ -172,13 +180,13 @@ fn a_list_with_a_missing_extra_or_misplaced_key_is_reported() {
 #[test]
 fn an_item_that_expires_late_or_early_is_reported() {
     let scenario = Scenario::new();
-    // One hour later.
+    // Pretend that the item was read one hour later.
     scenario.assert_detects(EXPIRING, Kind::ExpiredServed, |observed| {
         let seen = observed.keys.get_mut(EXPIRING).unwrap();
         seen.interval = (now_micros() + 3_600_000_000, now_micros() + 3_600_000_000);
         observed.lists.clear();
     });
-    // Absent before its expiry.
+    // Pretend that the item was absent before its expiry.
     scenario.assert_detects(EXPIRING, Kind::LostWrite, |observed| {
         let seen = observed.keys.get_mut(EXPIRING).unwrap();
         seen.get = checker::ItemHeaders { status: 404, ..Default::default() };
@@ -261,7 +269,8 @@ fn a_rollback_to_an_older_database_is_reported() {
     testbed.check("before the rollback");
     run_workload(&mut testbed);
     std::fs::write(&database, older_database).unwrap();
-    // With its WAL: the database refers to values in it, and later commits would be replayed.
+    // Restore the WAL too: the database refers to values in it, and recovery would replay the later
+    // commits.
     std::fs::remove_dir_all(&log).unwrap();
     copy_dir(older.path(), &log);
     testbed.restart(start_server);
@@ -276,11 +285,14 @@ fn tagged_values_round_trip_and_detect_every_changed_byte() {
     let whole: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.encode("key")).collect();
     assert_eq!(tagged_value::decode("key", &whole).unwrap(), chunks);
     assert_eq!(tagged_value::decode("key", b"").unwrap(), []);
-    // Any changed byte and any truncation within a chunk is detected.
+    // A changed byte and a truncated chunk must be detected.
     for at in (0..whole.len()).step_by(7) {
         let mut other = whole.clone();
         other[at] ^= 1;
-        assert!(tagged_value::decode("key", &other).is_err(), "byte {at} changed");
+        assert!(
+            tagged_value::decode("key", &other).is_err(),
+            "a change of byte {at} was not detected"
+        );
     }
     assert!(tagged_value::decode("key", &whole[..whole.len() - 1]).is_err());
     assert!(tagged_value::decode("key", &whole[1..]).is_err());

@@ -1,4 +1,4 @@
-//! kill -9 at random moments: under load and during startup.
+//! Tests of kill -9 at random times under load and during startup.
 
 use crate::harness::random::{env_number, run_seed};
 use crate::harness::workload::ValueSizes;
@@ -33,8 +33,8 @@ fn acknowledged_writes_survive_kill_9_under_load() {
         "{rounds} kills, {acknowledged} writes acknowledged, {checked} items checked, \
          slowest start {slowest:?}"
     );
-    assert!(acknowledged > rounds * 8, "only {acknowledged} writes acknowledged");
-    assert!(slowest < Duration::from_secs(30), "a start took {slowest:?}");
+    assert!(acknowledged > rounds * 8, "only {acknowledged} writes were acknowledged");
+    assert!(slowest < Duration::from_secs(30), "the slowest start took {slowest:?}");
 }
 
 #[test]

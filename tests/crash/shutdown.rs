@@ -1,4 +1,4 @@
-//! Graceful shutdown, and kill -9 of an idle server.
+//! Tests of graceful shutdown, and of kill -9 of an idle server.
 
 use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes;
@@ -28,7 +28,7 @@ fn shutdown_completes_requests_in_flight() {
     let server = Server::start(dir.path(), &[]);
     let (port, store) = (server.port, server.create_store("s"));
     let path = format!("/resources/stores/kv/{store}/keys/k");
-    // Half of the body is sent before SIGTERM.
+    // Send half of the body before SIGTERM.
     let mut client = server.connect();
     let headers = format!("host: h\r\nfastly-key: {TOKEN}\r\ncontent-length: 10\r\n");
     let head = format!("PUT {path} HTTP/1.1\r\n{headers}\r\n");
@@ -37,8 +37,11 @@ fn shutdown_completes_requests_in_flight() {
     server.terminate();
     let waiter = std::thread::spawn(move || server.wait());
     std::thread::sleep(Duration::from_millis(300));
-    assert!(!waiter.is_finished(), "exited with a request in flight");
-    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "accepted a new connection");
+    assert!(!waiter.is_finished(), "the server exited with a request in flight");
+    assert!(
+        TcpStream::connect(("127.0.0.1", port)).is_err(),
+        "the server accepted a new connection"
+    );
     client.send("67890").unwrap();
     assert_eq!(client.read_response(false).unwrap().status, 200);
     drop(client);

@@ -1,4 +1,4 @@
-//! A server on a data directory, its workload, and the check after each restart.
+//! A server with a data directory. Runs the workload on it and checks the data after each restart.
 
 use crate::harness::checker::{self, Verdict};
 use crate::harness::journal::{self, APPENDED, Journal};
@@ -8,7 +8,7 @@ use crate::support::Server;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Chunks after which the shared appended key is deleted.
+/// Number of chunks after which the shared key [`APPENDED`] is deleted.
 const APPENDED_MAX: usize = 1000;
 
 pub(crate) struct Testbed {
@@ -47,7 +47,7 @@ impl Testbed {
         format!("/resources/stores/kv/{}/keys/{key}", self.store)
     }
 
-    /// Runs the workload until `during` returns or the server is gone.
+    /// Runs the workload while `during` runs.
     pub(crate) fn run_workload(
         &mut self,
         sizes: ValueSizes,
@@ -60,7 +60,7 @@ impl Testbed {
         workload::run(&workload, journals, random, || during(server));
     }
 
-    /// Kills the server if it is running, and starts another on the same data.
+    /// Kills the server if it is running, and starts another one with the same data.
     pub(crate) fn restart(&mut self, start: impl FnOnce(&Path) -> Server) {
         self.server.kill();
         self.server = start(&self.data());
@@ -74,7 +74,7 @@ impl Testbed {
         checker::compare(&expected, &observed)
     }
 
-    /// Asserts that the store matches the journals, and restarts the journals from its state.
+    /// Asserts that the store matches the journals, and restarts the journals from the state found.
     pub(crate) fn check(&mut self, when: &str) {
         let Verdict { violations, mut settled, checked } = self.verdict();
         assert!(violations.is_empty(), "{when}: {violations:#?}");

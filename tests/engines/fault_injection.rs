@@ -1,20 +1,20 @@
-//! An engine wrapper that injects planned faults: before a commit, after it, or in a read.
+//! An engine wrapper that injects planned faults: before a commit, after a commit, or in a read.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use steadfast::engine::{
-    BlobWriter, BoxFuture, Commit, Engine, EngineError, Outcome, Projection, Record, Result, Scan,
-    ScanPage, Snapshot, Stats,
+    BlobWriter, BoxFuture, Commit, Engine, EngineError, Mutation, NewRecord, Outcome, Projection,
+    Record, Result, Scan, ScanPage, Snapshot, Stats,
 };
 
-/// The outcome of a call.
+/// The planned outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The call succeeds.
     None,
     /// The commit reports a conflict, and nothing is written.
     Conflict,
-    /// The commit fails for lack of space, and nothing is written.
+    /// The commit fails because there is no space left, and nothing is written.
     Full,
     /// The commit fails, and nothing is written.
     BeforeCommit,
@@ -24,20 +24,38 @@ pub(crate) enum Fault {
     Read,
 }
 
-/// Wraps an engine; see the module.
+/// Wraps an engine and injects faults; see the module documentation.
 pub(crate) struct FaultInjectingEngine {
     engine: Arc<dyn Engine>,
-    /// The outcomes of the next calls in reverse order.
+    /// The planned outcomes of the next calls, in reverse order.
     plan: Mutex<Vec<Fault>>,
     injected_count: AtomicU64,
+    contended: AtomicBool,
 }
 
 impl FaultInjectingEngine {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> FaultInjectingEngine {
-        FaultInjectingEngine { engine, plan: Mutex::default(), injected_count: AtomicU64::new(0) }
+        let (plan, injected_count) = (Mutex::default(), AtomicU64::new(0));
+        FaultInjectingEngine { engine, plan, injected_count, contended: AtomicBool::new(false) }
     }
 
-    /// Sets the outcomes of the next calls.
+    /// Makes each commit of several records conflict with another writer, which rewrites the first
+    /// of these records just before the commit.
+    #[allow(dead_code, reason = "not every suite uses it")]
+    pub(crate) fn contend(&self) {
+        self.contended.store(true, Ordering::Relaxed);
+    }
+
+    async fn rewrite(&self, key: bytes::Bytes) -> Result<()> {
+        let Some(found) = self.engine.read(&key, Projection::Full).await? else { return Ok(()) };
+        let Record { expires_at, meta, body, .. } = found;
+        let record = Some(NewRecord { expires_at, meta, body });
+        let mutations = vec![Mutation { key, record }];
+        self.injected_count.fetch_add(1, Ordering::Relaxed);
+        self.engine.commit(Commit { mutations, ..Commit::default() }).await.map(|_| ())
+    }
+
+    /// Plans the outcomes of the next calls, and drops those planned before.
     pub(crate) fn plan(&self, faults: &[Fault]) {
         *self.plan.lock().unwrap() = faults.iter().rev().copied().collect();
     }
@@ -111,6 +129,9 @@ impl Engine for FaultInjectingEngine {
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
+            if commit.mutations.len() > 1 && self.contended.load(Ordering::Relaxed) {
+                self.rewrite(commit.mutations[0].key.clone()).await?;
+            }
             match self.next(|fault| fault != Fault::Read) {
                 Fault::None | Fault::Read => self.engine.commit(commit).await,
                 Fault::Conflict => Ok(Outcome::Conflict),
@@ -122,6 +143,10 @@ impl Engine for FaultInjectingEngine {
                 },
             }
         })
+    }
+
+    fn buffers_blobs(&self) -> bool {
+        self.engine.buffers_blobs()
     }
 
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {

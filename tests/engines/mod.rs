@@ -1,7 +1,7 @@
-//! The engines under test, created for each test.
+//! Creates the engines under test.
 //!
-//! On PostgreSQL there are three engines over one database, like three servers, and each call goes
-//! to a random one; `STEADFAST_SEED` repeats the choices.
+//! With PostgreSQL, three engines share one database, like three servers. Each call uses a random
+//! engine; `STEADFAST_SEED` sets the seed of these choices.
 
 mod multi_process;
 #[path = "../harness/random.rs"]
@@ -22,16 +22,16 @@ use steadfast::kv::clock::ManualClock;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-/// The number of engines over one PostgreSQL database.
+/// The number of engines that share a PostgreSQL database.
 const PROCESSES: usize = 3;
 
 /// An engine under test that can be reopened.
 pub(crate) struct Subject {
-    /// On PostgreSQL, distributes calls over `processes`.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    /// The engine to call. With PostgreSQL, it distributes the calls among `processes`.
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) engine: Arc<dyn Engine>,
-    /// The engine of each process: several on PostgreSQL, otherwise one.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    /// The engines of all processes: three with PostgreSQL, otherwise one.
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) processes: Vec<Arc<dyn Engine>>,
     dir: Option<TempDir>,
     url: Option<String>,
@@ -51,8 +51,9 @@ impl Subject {
         Subject { engine: engine.clone(), processes: vec![engine], dir, url: None }
     }
 
-    /// Creates a database on the server of `STEADFAST_TEST_POSTGRES`; returns `None` without one.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    /// Creates a database on the server at `STEADFAST_TEST_POSTGRES`. Returns `None` and prints a
+    /// notice if the variable is not set.
+    #[allow(dead_code, reason = "not every suite uses it")]
     #[allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a test may be skipped")]
     pub(crate) async fn postgres() -> Option<Subject> {
         let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
@@ -70,8 +71,8 @@ impl Subject {
         Some(Subject { engine, processes, dir: None, url: Some(url) })
     }
 
-    /// Creates one [`Kv`] for each process, with this clock and value size limit.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    /// Creates one [`Kv`] for each process, with the given clock and value size limit.
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) fn kvs(&self, clock: &Arc<ManualClock>, value_bytes_max: u64) -> Vec<Arc<Kv>> {
         let kv = |engine: &Arc<dyn Engine>| {
             Arc::new(Kv::new(engine.clone(), clock.clone(), value_bytes_max))
@@ -79,8 +80,8 @@ impl Subject {
         self.processes.iter().map(kv).collect()
     }
 
-    /// Closes and reopens the engine; the memory engine stays open.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    /// Closes and reopens the engine. The memory engine stays open.
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) async fn reopen(&mut self) {
         if let Some(dir) = &self.dir {
             self.engine.close().await.unwrap();
@@ -95,19 +96,19 @@ impl Subject {
     }
 
     /// Returns whether several processes may use the engine at the same time.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) fn shared(&self) -> bool {
         self.url.is_some()
     }
 
     /// Returns the data directory of the embedded engine.
-    #[allow(dead_code, reason = "each suite uses a part")]
+    #[allow(dead_code, reason = "not every suite uses it")]
     pub(crate) fn data(&self) -> Option<PathBuf> {
         self.dir.as_ref().map(|dir| dir.path().join("data"))
     }
 }
 
-/// The number of the next database of this process.
+/// The number of the next database that this process creates.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 async fn connect(url: &str) -> Vec<Arc<dyn Engine>> {
@@ -120,14 +121,15 @@ async fn connect(url: &str) -> Vec<Arc<dyn Engine>> {
     processes
 }
 
-/// Picks the process of each call at random, repeatably by seed.
+/// Picks a random process for each call. The seed determines the choices.
 pub(crate) struct ProcessPicker {
     random: Mutex<Random>,
     processes: usize,
 }
 
 impl ProcessPicker {
-    /// Creates a picker. All pickers of a run start from its seed, so a repeated case is the same.
+    /// Creates a picker. All pickers of a run use the same seed, so a repeated case makes the same
+    /// choices.
     #[allow(clippy::print_stdout, reason = "a failure shows the seed")]
     pub(crate) fn new(processes: usize) -> ProcessPicker {
         static SEED: OnceLock<u64> = OnceLock::new();
@@ -147,12 +149,13 @@ impl ProcessPicker {
 
 pub(crate) fn open(dir: PathBuf) -> Arc<dyn Engine> {
     let fatal = FatalErrorHandler::new(|why| panic!("the engine stopped: {why}"));
-    // A small WAL keeps checkpoints running during the tests.
+    // With a small WAL, checkpoints run during the tests.
     let options = Options { dir, cache_bytes: 1 << 20, wal_bytes: 64 << 10, fatal };
     Arc::new(Embedded::open(options).unwrap())
 }
 
-/// Defines one test per engine for each async function over a [`Subject`].
+/// Defines a test for each engine and each of the given async functions. The functions take a
+/// [`Subject`].
 #[macro_export]
 macro_rules! suite {
     ($($test:ident),* $(,)?) => {

@@ -1,4 +1,5 @@
-//! Several engines over the same data, like several processes: each call goes to a random one.
+//! Several engines that share the same data, like several processes. Each call uses a random
+//! engine.
 
 use super::ProcessPicker;
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use steadfast::engine::{
     Snapshot, Stats,
 };
 
-/// Distributes calls over engines; see the module.
+/// Distributes calls among engines; see the module documentation.
 pub(crate) struct MultiProcessEngine {
     engines: Vec<Arc<dyn Engine>>,
     picker: ProcessPicker,
@@ -49,7 +50,8 @@ impl Engine for MultiProcessEngine {
         self.next().count(first)
     }
 
-    /// The bodies may come from another engine, so they must be bytes, not stored blobs.
+    /// Commits to a random engine. The bodies may come from another engine, so they must be bytes
+    /// and not stored blobs.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>> {
         self.next().commit(commit)
     }

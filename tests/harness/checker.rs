@@ -1,4 +1,4 @@
-//! Reads everything in a store ([`observe`]) and compares it with the journals ([`compare`]).
+//! Reads the contents of a store ([`observe`]) and compares them with the journals ([`compare`]).
 
 use super::journal::{APPENDED, COUNTED, Expected, Item, KeyState, WriteOutcome, cap_expiry};
 use super::random::now_micros;
@@ -6,10 +6,10 @@ use super::tagged_value::{self, Chunk};
 use crate::support::Client;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Page size of the paginated list.
+/// Page size of the paginated list, in keys.
 const PAGE: usize = 7;
 
-/// The ways a store can contradict the journals.
+/// The ways in which a store can contradict the journals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// An acknowledged write is missing.
@@ -20,26 +20,26 @@ pub(crate) enum Kind {
     Resurrected,
     /// An expired item is present.
     ExpiredServed,
-    /// The generation is smaller than one seen before.
+    /// The generation is smaller than one that was returned before.
     GenerationRegressed,
-    /// The generation is not the acknowledged one.
+    /// The generation differs from the acknowledged one.
     WrongGeneration,
     WrongMetadata,
     /// A length header differs from the length of the value.
     WrongLength,
-    /// HEAD differs from GET.
+    /// The response to HEAD differs from the response to GET.
     HeadMismatch,
-    /// A list differs from GET.
+    /// A list contradicts the responses to GET.
     ListMismatch,
-    /// A concurrent append is missing, duplicated, or out of its writer's order.
+    /// An append to the shared key is missing, duplicated, or not in the order of its writer.
     WrongAppends,
-    /// The shared counter is outside the valid range.
+    /// The shared counter has an invalid value.
     WrongCount,
-    /// The response is neither the item nor 404.
+    /// The item could not be read: the request failed, or its status is neither 200 nor 404.
     Unreadable,
 }
 
-/// A violation and the key it concerns.
+/// A violation, and the key that it concerns.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
     pub(crate) kind: Kind,
@@ -58,19 +58,19 @@ pub(crate) struct ItemHeaders {
     pub(crate) stored: u64,
 }
 
-/// An item, read within an interval in microseconds.
+/// An item and the interval in which it was read, in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedItem {
     pub(crate) interval: (u64, u64),
     pub(crate) get: ItemHeaders,
     pub(crate) head: ItemHeaders,
-    /// The chunks of the value, or the damage.
+    /// The chunks of the value, or a description of the damage.
     pub(crate) value: Result<Vec<Chunk>, String>,
-    /// Bytes received of the value.
+    /// The number of bytes of the value that were received.
     pub(crate) bytes: u64,
 }
 
-/// A list, read within an interval in microseconds.
+/// A list and the interval in which it was read, in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedList {
     pub(crate) interval: (u64, u64),
@@ -78,14 +78,14 @@ pub(crate) struct ObservedList {
     pub(crate) keys: Vec<String>,
 }
 
-/// Everything in a store.
+/// The observed contents of a store.
 #[derive(Clone, Debug)]
 pub(crate) struct Observation {
     pub(crate) keys: BTreeMap<String, ObservedItem>,
     pub(crate) lists: Vec<ObservedList>,
 }
 
-/// The violations, and the settled state from which the next round continues.
+/// The violations, and the settled state with which the next round continues.
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
@@ -114,7 +114,7 @@ fn read_item(client: &mut Client, port: u16, store: &str, key: &str) -> Observed
         let request = format!("{method} /resources/stores/kv/{store}/keys/{key}");
         let reply = client.request(&request, &[], b"");
         reply.map_err(|e| {
-            // The connection is in an undefined state after an error.
+            // Reconnect, because the state of the connection is undefined after an error.
             *client = Client::connect(port).unwrap();
             format!("{method}: {e}")
         })
@@ -163,7 +163,7 @@ fn list(client: &mut Client, store: &str, prefix: &str, query: &str, limit: usiz
 
 type CheckResult<T> = Result<T, (Kind, String)>;
 
-/// Compares an observation with the expected states.
+/// Compares the observed contents with the expected states.
 pub(crate) fn compare(expected: &Expected, observed: &Observation) -> Verdict {
     let (mut violations, mut settled) = (Vec::new(), Expected::default());
     let violation = |key: &str, (kind, detail)| Violation { kind, key: key.to_owned(), detail };
@@ -199,7 +199,10 @@ pub(crate) fn compare(expected: &Expected, observed: &Observation) -> Verdict {
         if seen.get.status == 200 && generation < last_generation {
             violations.push(violation(
                 key,
-                (Kind::GenerationRegressed, format!("{generation} after {last_generation}")),
+                (
+                    Kind::GenerationRegressed,
+                    format!("generation {generation} after {last_generation}"),
+                ),
             ));
         }
         settled.last_generations.insert(key.to_owned(), generation.max(last_generation));
@@ -222,7 +225,7 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
                 present.as_ref().is_none_or(|item| item.is_live(seen.interval) != Some(true))
             };
             let absent = state.candidates().any(may_be_absent);
-            let lost = || (Kind::LostWrite, format!("absent, not {}", show(state)));
+            let lost = || (Kind::LostWrite, format!("absent, expected {}", show(state)));
             return if absent { Ok(None) } else { Err(lost()) };
         }
         200 => {}
@@ -234,26 +237,32 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
     }
     let chunks = seen.value.as_ref().map_err(|how| (Kind::TornValue, how.clone()))?;
     if seen.get.length != seen.bytes || seen.get.stored != seen.bytes {
-        return Err((Kind::WrongLength, format!("{} bytes, but {:?}", seen.bytes, seen.get)));
+        return Err((
+            Kind::WrongLength,
+            format!("received {} bytes, but {:?}", seen.bytes, seen.get),
+        ));
     }
     if possible().next().is_none() {
-        return Err((Kind::Resurrected, format!("deleted, but {chunks:?}")));
+        return Err((Kind::Resurrected, format!("deleted, but has {chunks:?}")));
     }
     let same: Vec<_> = possible().filter(|item| item.chunks == *chunks).collect();
     if same.is_empty() {
-        return Err((Kind::LostWrite, format!("{chunks:?}, not {}", show(state))));
+        return Err((Kind::LostWrite, format!("has {chunks:?}, expected {}", show(state))));
     }
     let live: Vec<_> =
         same.iter().filter(|item| item.is_live(seen.interval) != Some(false)).collect();
     if live.is_empty() {
         return Err((
             Kind::ExpiredServed,
-            format!("read at {:?}, of {}", seen.interval, show(state)),
+            format!("read at {:?}, expected {}", seen.interval, show(state)),
         ));
     }
     let matching: Vec<_> = live.iter().filter(|item| item.metadata == seen.get.metadata).collect();
     if matching.is_empty() {
-        return Err((Kind::WrongMetadata, format!("{:?}, not {}", seen.get.metadata, show(state))));
+        return Err((
+            Kind::WrongMetadata,
+            format!("has {:?}, expected {}", seen.get.metadata, show(state)),
+        ));
     }
     let generation = seen.get.generation;
     let fits = |item: &Item| match item.generation {
@@ -263,9 +272,9 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
     match matching.into_iter().find(|item| fits(item)) {
         None if generation <= state.last_generation && generation < max_generation(state) => Err((
             Kind::GenerationRegressed,
-            format!("{generation} after {}", max_generation(state)),
+            format!("generation {generation} after {}", max_generation(state)),
         )),
-        None => Err((Kind::WrongGeneration, format!("{generation}, not {}", show(state)))),
+        None => Err((Kind::WrongGeneration, format!("has {generation}, expected {}", show(state)))),
         Some(item) => {
             let mut item = (**item).clone();
             item.generation = Some(generation);
@@ -275,8 +284,9 @@ fn match_item(state: &KeyState, seen: &ObservedItem) -> CheckResult<Option<Item>
     }
 }
 
-/// Returns the states that may have expired. Deleting an expired item succeeds for a while
-/// (docs/contract.md section 11.1), so an absent item is not a definite state.
+/// Returns the possible states with an expiry, for an item that was found absent. A delete of an
+/// expired item still succeeds for a while (docs/contract.md section 11.1), so the state of such an
+/// item is not definite.
 fn expired_candidates<'k>(
     state: &'k KeyState,
     seen: &'k ObservedItem,
@@ -296,7 +306,10 @@ fn max_generation(state: &KeyState) -> u64 {
 }
 
 fn show(state: &KeyState) -> String {
-    format!("{:?} or, in flight, {:?}", state.possible, state.pending)
+    format!(
+        "one of {:?} or, if the request in flight was applied, {:?}",
+        state.possible, state.pending
+    )
 }
 
 fn check_head(seen: &ObservedItem, item: Option<&Item>) -> CheckResult<()> {
@@ -308,10 +321,14 @@ fn check_head(seen: &ObservedItem, item: Option<&Item>) -> CheckResult<()> {
     if seen.get == seen.head {
         return Ok(());
     }
-    Err((Kind::HeadMismatch, format!("{:?}, but GET answered {:?}", seen.head, seen.get)))
+    Err((
+        Kind::HeadMismatch,
+        format!("HEAD returned {:?}, but GET returned {:?}", seen.head, seen.get),
+    ))
 }
 
-/// Returns the keys that are missing from a list or must not be in it.
+/// Compares a list with the expected state and the GET responses. Returns each key with an error,
+/// and a description of the error.
 fn check_list(
     list: &ObservedList,
     expected: &Expected,
@@ -321,7 +338,7 @@ fn check_list(
     let mut wrong = Vec::new();
     let listed: BTreeSet<&str> = list.keys.iter().map(String::as_str).collect();
     if !list.keys.is_sorted_by(|a, b| a < b) {
-        wrong.push((String::new(), format!("out of order: {:?}", list.keys)));
+        wrong.push((String::new(), format!("the keys are out of order: {:?}", list.keys)));
     }
     let in_prefix = |key: &&String| key.starts_with(&list.prefix);
     for (key, state) in settled.keys.iter().filter(|(key, _)| in_prefix(key)) {
@@ -331,25 +348,32 @@ fn check_list(
         };
         let has = listed.contains(key.as_str());
         if present.is_some_and(|present| present != has) {
-            wrong.push((key.clone(), format!("listed: {has}, in {:?}", list.keys)));
+            wrong.push((
+                key.clone(),
+                format!("wrongly {} {:?}", if has { "in" } else { "missing from" }, list.keys),
+            ));
         }
     }
     for (key, seen) in observed.keys.iter().filter(|(key, _)| in_prefix(key)) {
         let shared = key == APPENDED || key == COUNTED;
         if shared && listed.contains(key.as_str()) != (seen.get.status == 200) {
-            wrong.push((key.clone(), "list and GET disagree".to_owned()));
+            wrong.push((key.clone(), "the list and GET disagree".to_owned()));
         }
     }
     for key in listed {
         let ours = key == APPENDED || key == COUNTED || expected.keys.contains_key(key);
         if !ours || !key.starts_with(&list.prefix) {
-            wrong.push((key.to_owned(), format!("listed under {:?}", list.prefix)));
+            wrong.push((
+                key.to_owned(),
+                format!("wrongly listed with the prefix {:?}", list.prefix),
+            ));
         }
     }
     wrong
 }
 
-/// Checks that each acknowledged append is present once, and none twice or out of order.
+/// Checks that each acknowledged append is present, and that no append is present twice or out of
+/// order.
 fn check_appends(
     tries: &BTreeMap<Chunk, WriteOutcome>,
     seen: &ObservedItem,
@@ -359,11 +383,14 @@ fn check_appends(
     let mut last: BTreeMap<u32, u64> = BTreeMap::new();
     for chunk in &chunks {
         if !matches!(tries.get(chunk), Some(WriteOutcome::Acknowledged | WriteOutcome::Unknown)) {
-            return wrong(format!("{chunk:?} is present, but {:?}", tries.get(chunk)));
+            return wrong(format!(
+                "{chunk:?} is present, but its outcome is {:?}",
+                tries.get(chunk)
+            ));
         }
         let before = last.insert(chunk.writer, chunk.sequence).unwrap_or(0);
         if before >= chunk.sequence {
-            return wrong(format!("{chunk:?} after {before}"));
+            return wrong(format!("{chunk:?} follows the sequence number {before}"));
         }
     }
     let present: BTreeSet<_> = chunks.iter().collect();

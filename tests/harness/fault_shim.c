@@ -1,6 +1,6 @@
-/* LD_PRELOAD library that injects faults into file and socket calls: errors, short writes, delays,
- * skipped calls and kill -9. The rules are in a file mapped by the server and written by the test.
- * fault_shim.rs has the same layout. */
+/* An LD_PRELOAD library that injects faults into file and socket calls: errors, short writes,
+ * delays, skipped calls and kill -9. The test writes the rules to a file, which the library
+ * maps into memory. fault_shim.rs also defines the layout of this file. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,18 +24,18 @@ enum { COUNT, KILL_BEFORE, KILL_AFTER, KILL_HALFWAY, FAIL, SHORT, DELAY, SKIP };
 enum { RULES = 8 };
 
 struct rule {
-    uint32_t calls;  /* calls that match; 0 disables the rule; written last */
+    uint32_t calls;  /* set of calls that match; 0 disables the rule; written last */
     uint32_t action; /* one of the actions above */
     uint32_t amount; /* errno or milliseconds */
     uint32_t unused;
-    uint64_t first; /* first hit to act on, from 1 */
-    uint64_t count; /* number of hits to act on; 0: unlimited */
-    uint64_t hits;  /* matches so far */
-    char path[88];  /* substring of the path; anchored at its end by a final '$' */
+    uint64_t first; /* first hit on which the rule acts, counted from 1 */
+    uint64_t count; /* number of hits on which the rule acts; 0 means unlimited */
+    uint64_t hits;  /* number of matches so far */
+    char path[88];  /* substring of the path; a final '$' anchors it at the end */
 };
 
 struct control {
-    int64_t clock_seconds; /* offset of the wall clock */
+    int64_t clock_seconds; /* offset added to the wall clock */
     uint64_t unused[15];
     struct rule rules[RULES];
 };
@@ -69,7 +69,7 @@ static int matches(const char *path, const char *wanted) {
     return strstr(path, wanted) != NULL;
 }
 
-/* Faults to inject into one call. */
+/* The faults to inject into a call. */
 struct faults {
     int fail, short_write, halfway, after, skip;
 };
@@ -111,7 +111,7 @@ static struct faults match_rules(uint32_t call, const char *path, int fd) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A call without partial effects. */
+/* Performs a call that has no partial effects. */
 #define WHOLE_CALL(call, path, fd, done) \
     struct faults faults = match_rules(call, path, fd); \
     if (faults.fail) { \
@@ -125,7 +125,7 @@ static struct faults match_rules(uint32_t call, const char *path, int fd) {
         die(); \
     return result
 
-/* A call that may write less than requested. */
+/* Performs a call that may write less than requested. */
 #define SHORTENABLE_CALL(call, fd, size, done) \
     struct faults faults = match_rules(call, NULL, fd); \
     if (faults.fail) { \
@@ -154,7 +154,7 @@ EXPORT ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t at) {
     SHORTENABLE_CALL(WRITE, fd, size, real(fd, bytes, size, at));
 }
 
-/* Shortened to half of its parts; a single part is written entirely. */
+/* A short write writes half of the buffers. A single buffer is written entirely. */
 EXPORT ssize_t writev(int fd, const struct iovec *parts, int size) {
     REAL(writev);
     SHORTENABLE_CALL(WRITE | SEND, fd, size, real(fd, parts, size));

@@ -1,5 +1,5 @@
-//! Injects faults at system calls of the unchanged binary: preloads `fault_shim.c` and writes its
-//! rules.
+//! Injects faults into system calls of the unmodified binary: preloads `fault_shim.c` and writes
+//! the rules that it applies.
 
 use super::preload;
 use crate::support::{self, Server, TOKEN};
@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Calls that a rule matches; a bit set.
+/// The calls that a rule matches, as a bit set.
 pub(crate) const WRITE: u32 = 1;
 pub(crate) const SYNC: u32 = 2;
 pub(crate) const UNLINK: u32 = 4;
@@ -19,14 +19,14 @@ pub(crate) const SEND: u32 = 64;
 pub(crate) const EIO: u32 = 5;
 pub(crate) const ENOSPC: u32 = 28;
 
-/// Path patterns. `$` anchors a pattern at the end of the path.
+/// Path patterns. A final `$` anchors a pattern at the end of the path.
 pub(crate) const WAL: &str = "/log/slot-";
-/// SQLite's own WAL, to which a checkpoint writes first.
+/// The WAL of SQLite, to which a checkpoint writes first.
 pub(crate) const SQLITE_WAL: &str = "steadfast.db-wal$";
 pub(crate) const DATABASE: &str = "steadfast.db$";
 pub(crate) const BLOBS: &str = "/blobs/";
 
-/// The layout of the control file; `fault_shim.c` has the same.
+/// The layout of the control file, which `fault_shim.c` also defines.
 const RULES: usize = 8;
 const HEADER_BYTES: usize = 128;
 const RULE_BYTES: usize = 128;
@@ -38,20 +38,20 @@ pub(crate) enum Action {
     Count,
     KillBefore,
     KillAfter,
-    /// Kills after half of a write; after the whole of any other call.
+    /// Kills the process after half of a write, or after any other call.
     KillHalfway,
-    /// Fails with this errno.
+    /// Makes the call fail with this errno.
     Fail(u32),
-    /// Writes only half.
+    /// Writes only half of the bytes.
     Short,
-    /// Delays by this many milliseconds.
+    /// Delays the call by this many milliseconds.
     Delay(u32),
     /// Skips the call and reports success.
     Skip,
 }
 
-/// A rule: the calls and paths it matches, the action, the first hit it acts on, and the number of
-/// hits (0: unlimited).
+/// A rule: the calls and paths that it matches, the action, the first hit on which it acts, and the
+/// number of hits on which it acts (0 means unlimited).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rule {
     pub(crate) calls: u32,
@@ -62,7 +62,7 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// A rule that acts on every hit.
+    /// Returns a rule that acts on every hit.
     pub(crate) fn every(calls: u32, path: &'static str, action: Action) -> Rule {
         Rule { calls, path, action, first: 1, count: 0 }
     }
@@ -84,7 +84,7 @@ impl Rule {
         bytes[8..12].copy_from_slice(&amount.to_ne_bytes());
         bytes[16..24].copy_from_slice(&self.first.to_ne_bytes());
         bytes[24..32].copy_from_slice(&self.count.to_ne_bytes());
-        assert!(self.path.len() < PATH_BYTES, "{} is too long", self.path);
+        assert!(self.path.len() < PATH_BYTES, "the path {} is too long", self.path);
         bytes[40..40 + self.path.len()].copy_from_slice(self.path.as_bytes());
         bytes
     }
@@ -98,7 +98,7 @@ pub(crate) struct FaultShim {
 }
 
 impl FaultShim {
-    /// Compiles the shim; prints a notice and returns `None` without a C compiler.
+    /// Compiles the shim. Prints a notice and returns `None` if there is no C compiler.
     pub(crate) fn build() -> Option<FaultShim> {
         let dir = tempfile::tempdir().unwrap();
         let library = preload::build("tests/harness/fault_shim.c", dir.path())?;
@@ -109,11 +109,11 @@ impl FaultShim {
         Some(FaultShim { dir, library, control })
     }
 
-    /// Starts a server under the shim; see [`FaultShim::log`] for its log.
+    /// Starts a server with the shim. [`FaultShim::log`] returns the log.
     pub(crate) fn server(&self, data: &Path) -> Server {
         let mut command = Command::new(support::binary());
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
-        // A small WAL triggers frequent checkpoints.
+        // With a small WAL, checkpoints are frequent.
         command.args(["--wal-bytes", "1048576"]);
         command.env("STEADFAST_TOKEN", TOKEN);
         command.env("STEADFAST_SHIM", self.control()).env("LD_PRELOAD", self.library());
@@ -122,24 +122,25 @@ impl FaultShim {
         Server::spawn(command)
     }
 
-    /// The library, for a command that preloads another one too.
+    /// Returns the path of the library, for a command that preloads another library too.
     pub(crate) fn library(&self) -> &Path {
         &self.library
     }
 
-    /// The control file, for `STEADFAST_SHIM`.
+    /// Returns the path of the control file, for `STEADFAST_SHIM`.
     pub(crate) fn control(&self) -> PathBuf {
         self.dir.path().join("control")
     }
 
-    /// Returns the log of all servers so far.
+    /// Returns the logs of all servers that were started with the shim.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Enables a rule and resets its hit counter. The calls are written last: they enable the rule.
+    /// Enables a rule and resets its hit counter. Writes the set of calls last, because the shim
+    /// ignores a rule whose set is empty.
     pub(crate) fn set(&self, slot: usize, rule: Rule) {
-        assert!(slot < RULES, "there are {RULES} rules");
+        assert!(slot < RULES, "there are only {RULES} rules");
         let at = (HEADER_BYTES + slot * RULE_BYTES) as u64;
         let bytes = rule.encode();
         self.control.write_all_at(&[0; 4], at).unwrap();
@@ -147,12 +148,12 @@ impl FaultShim {
         self.control.write_all_at(&bytes[..4], at).unwrap();
     }
 
-    /// Disables a rule; its hit counter stays.
+    /// Disables a rule and keeps its hit counter.
     pub(crate) fn disable(&self, slot: usize) {
         self.control.write_all_at(&[0; 4], (HEADER_BYTES + slot * RULE_BYTES) as u64).unwrap();
     }
 
-    /// Returns how often a rule matched.
+    /// Returns how often a rule has matched.
     pub(crate) fn hits(&self, slot: usize) -> u64 {
         let mut hits = [0; 8];
         let at = (HEADER_BYTES + slot * RULE_BYTES + 32) as u64;
@@ -160,7 +161,7 @@ impl FaultShim {
         u64::from_ne_bytes(hits)
     }
 
-    /// Moves the server's wall clock this many seconds ahead of the system's.
+    /// Sets the server's wall clock this many seconds ahead of the system clock.
     pub(crate) fn advance_clock(&self, seconds: i64) {
         self.control.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
     }

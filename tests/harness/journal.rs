@@ -1,34 +1,37 @@
-//! The requests of each writer, their outcomes, and the store states consistent with them.
+//! Records the requests of each writer and their outcomes, and derives the store states that are
+//! consistent with them.
 //!
-//! Each key belongs to one writer with one request in flight, so its value is known exactly,
-//! except that a request without a response may or may not have taken effect. All writers share two
-//! keys with the prefix `shared-`: one is appended to, the other is a counter.
+//! Each key belongs to one writer, which has at most one request in flight. The value of the key is
+//! therefore known exactly, except that a request without a response may or may not have taken
+//! effect. All writers share two keys with the prefix `shared-`: a log of appended chunks and a
+//! counter.
 //!
-//! [`Journal::expected_at`] replays a journal up to a point in time: writes acknowledged by then
-//! must be present, later ones may be.
+//! [`Journal::expected_at`] replays a journal up to a point in time. Writes that were acknowledged
+//! by then must be present. Writes in flight at that time may be present.
 
 use super::tagged_value::Chunk;
 use std::collections::BTreeMap;
 
-/// The key that every writer appends to.
+/// The key to which every writer appends.
 pub(crate) const APPENDED: &str = "shared-appended";
-/// The key that every writer increments with if-generation-match; the count is its chunk's
-/// sequence number.
+/// The key that every writer increments with if-generation-match. The value is a single chunk. Its
+/// sequence number is the count.
 pub(crate) const COUNTED: &str = "shared-counted";
 
 const SECOND: u64 = 1_000_000;
 
-/// An item as last known to its writer.
+/// The last known state of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) metadata: String,
-    /// `None` if the response did not include it (batch) or none came; then any newer one is valid.
+    /// `None` if there was no response, or a response without the generation, as for a batch. Any
+    /// newer generation is then valid.
     pub(crate) generation: Option<u64>,
     pub(crate) expiry: Option<Expiry>,
 }
 
-/// A time to live, and the earliest and latest time at which it ends, in microseconds.
+/// A time to live, and the earliest and the latest time at which it ends, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expiry {
     pub(crate) secs: u32,
@@ -40,7 +43,8 @@ impl Item {
         self.chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum()
     }
 
-    /// Returns whether the item is live throughout an interval; `None` if it may expire within it.
+    /// Returns whether the item is live throughout an interval, or `None` if it may expire during
+    /// the interval.
     pub(crate) fn is_live(&self, interval: (u64, u64)) -> Option<bool> {
         match self.expiry {
             None => Some(true),
@@ -54,16 +58,17 @@ impl Item {
 /// The effect of an operation on the value.
 #[derive(Clone, Debug)]
 pub(crate) enum Effect {
-    /// Sets the value to this chunk, or to no bytes.
+    /// Replaces the value with this chunk, or with an empty value.
     Replace(Option<Chunk>),
     Append(Chunk),
     Prepend(Chunk),
     Delete,
-    /// No effect: a precondition fails, so the server must reject the request.
+    /// The precondition fails, so the server must reject the request.
     MustFail,
 }
 
-/// One operation on one key. A conditional write is recorded as its known effect.
+/// An operation on a key. A conditional write is recorded with its effect, which is known in
+/// advance.
 #[derive(Clone, Debug)]
 pub(crate) struct Op {
     pub(crate) key: String,
@@ -75,15 +80,15 @@ pub(crate) struct Op {
 #[derive(Clone, Debug)]
 pub(crate) enum EventKind {
     Invoked(Op),
-    /// With the generation if the response has one.
+    /// The operation succeeded. Contains the generation if the response has one.
     Acknowledged(Option<u64>),
-    /// It had no effect.
+    /// The operation had no effect.
     Rejected,
-    /// No response came, or one that leaves the effect open.
+    /// There was no response, or its status does not determine the effect.
     Unknown,
 }
 
-/// A journal entry of one key, with its time in microseconds.
+/// A journal entry for a key, with its time in microseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) at: u64,
@@ -94,11 +99,11 @@ pub(crate) struct Event {
 /// The possible states of a key that one writer owns.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyState {
-    /// The states without the request in flight; `None` is an absent item.
+    /// The states without the effect of the request in flight. `None` is an absent item.
     pub(crate) possible: Vec<Option<Item>>,
     /// The states that the request in flight may have produced.
     pub(crate) pending: Vec<Option<Item>>,
-    /// The greatest generation seen; a recreated key must exceed it too.
+    /// The greatest generation seen so far. Even after a delete, a new generation must exceed it.
     pub(crate) last_generation: u64,
 }
 
@@ -114,7 +119,8 @@ impl KeyState {
         self.possible.iter().chain(&self.pending)
     }
 
-    /// Returns the state if there is only one; an item that may expire soon does not count.
+    /// Returns the state if it is the only possible one. Returns `None` if the item may expire
+    /// soon.
     pub(crate) fn definite(&self, now: u64) -> Option<Option<&Item>> {
         match &self.possible[..] {
             [None] => Some(None),
@@ -154,14 +160,14 @@ impl KeyState {
     }
 }
 
-/// Bounds the expiry of an item that was written no later than `written`.
+/// Limits the latest expiry of an item that was written no later than `written`.
 pub(crate) fn cap_expiry(item: &mut Item, written: u64) {
     if let Some(expiry) = &mut item.expiry {
         expiry.between.1 = expiry.between.1.min(written + u64::from(expiry.secs) * SECOND);
     }
 }
 
-/// Returns the item after an operation.
+/// Returns the state of the item after an operation, or `None` if the item is then absent.
 fn apply_op(op: &Op, current: Option<&Item>, at: u64) -> Option<Item> {
     let before = || current.map(|item| item.chunks.clone()).unwrap_or_default();
     let chunks = match &op.effect {
@@ -188,11 +194,11 @@ pub(crate) enum WriteOutcome {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
     pub(crate) keys: BTreeMap<String, KeyState>,
-    /// Appends to [`APPENDED`].
+    /// The appends to [`APPENDED`].
     pub(crate) appended: BTreeMap<Chunk, WriteOutcome>,
-    /// The least and the greatest valid value of [`COUNTED`].
+    /// The smallest and the greatest valid value of [`COUNTED`].
     pub(crate) counter: (u64, u64),
-    /// The greatest generation seen of each shared key.
+    /// The greatest generation seen for each shared key.
     pub(crate) last_generations: BTreeMap<String, u64>,
     /// The operation in flight on a shared key.
     in_flight: Option<Op>,
@@ -261,7 +267,7 @@ impl Journal {
         Journal { writer, ..Journal::default() }
     }
 
-    /// Returns the name of one of this writer's keys.
+    /// Returns the name of the key with this number that belongs to this writer.
     pub(crate) fn key(&self, number: u64) -> String {
         format!("w{}-{number}", self.writer)
     }
@@ -309,7 +315,7 @@ impl Journal {
         self.start.keys = own.map(|(key, known)| (key.clone(), known.clone())).collect();
         let own = found.appended.iter().filter(|(chunk, _)| chunk.writer == self.writer);
         self.start.appended = own.map(|(chunk, outcome)| (*chunk, *outcome)).collect();
-        // One writer carries the counter of all.
+        // Only one writer takes over the counter.
         self.start.counter = if self.writer == 0 { found.counter } else { (0, 0) };
         self.start.last_generations = found.last_generations.clone();
         self.events.clear();

@@ -1,9 +1,9 @@
-//! Durability harness shared by the `crash` and `power_loss` suites.
+//! The durability harness that the `crash` and `power_loss` suites share.
 //!
-//! [`workload`] writes through the API and records every operation in a [`journal`]; [`checker`]
-//! reads the store back and compares it with the journals. They do not depend on how the server
-//! was stopped. [`fault_shim`] injects I/O faults into the unchanged binary.
-#![allow(dead_code, reason = "each suite uses a part")]
+//! [`workload`] writes through the API and records every operation in a [`journal`]. [`checker`]
+//! reads the store and compares it with the journals, however the server was stopped.
+//! [`fault_shim`] injects I/O faults into the unmodified binary.
+#![allow(dead_code, reason = "not every suite uses all of it")]
 
 pub(crate) mod checker;
 pub(crate) mod fault_shim;

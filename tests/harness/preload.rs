@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Compiles `source` (relative to the crate) into `dir`; prints a notice and returns `None` without
-/// a C compiler.
+/// Compiles `source` (relative to the crate) into `dir`. Prints a notice and returns `None` if
+/// there is no C compiler.
 pub(crate) fn build(source: &str, dir: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
     let library = dir.join(source.with_extension("so").file_name().unwrap());
@@ -12,7 +12,7 @@ pub(crate) fn build(source: &str, dir: &Path) -> Option<PathBuf> {
     cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
     match cc.output() {
         Err(e) => {
-            println!("skipped: cannot run cc ({e})");
+            println!("skipped: could not run cc: {e}");
             None
         }
         Ok(built) => {

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A splitmix64 generator.
+/// A splitmix64 random number generator.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(pub(crate) u64);
 
@@ -31,15 +31,15 @@ pub(crate) fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
-/// Prints and returns the seed of a run: `STEADFAST_SEED`, or the clock. A seed repeats the choices
-/// of a run, not its timing.
+/// Prints and returns the seed of a run: `STEADFAST_SEED`, or the current time. Runs with the
+/// same seed make the same random choices, but their timing differs.
 pub(crate) fn run_seed(test: &str) -> u64 {
     let seed = env_number("STEADFAST_SEED").unwrap_or_else(now_micros);
     println!("{test}: STEADFAST_SEED={seed}");
     seed
 }
 
-/// Returns microseconds since 1970, on the clock that times to live use.
+/// Returns the wall clock time in microseconds since the Unix epoch. Times to live use this clock.
 pub(crate) fn now_micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
 }

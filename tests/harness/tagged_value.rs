@@ -1,26 +1,27 @@
 //! Self-describing values that expose torn, mixed and misplaced data.
 //!
-//! A value is a sequence of chunks, one for each put, append or prepend. Each chunk carries its
-//! key, writer, sequence number, length and checksum.
+//! A value is a sequence of chunks, one for each put, append or prepend. Each chunk contains the
+//! key, the writer, a sequence number, the length and a checksum.
 
 use super::random::Random;
 
 const MAGIC: &[u8; 4] = b"CHNK";
-/// Magic (4), length (4), writer (4), sequence (8), checksum (4), length of the key (2).
+/// Size of the chunk header in bytes: magic number (4), length (4), writer (4), sequence number
+/// (8), checksum (4) and key length (2).
 const HEADER_BYTES: usize = 26;
 const CHECKSUM: std::ops::Range<usize> = 20..24;
 
-/// One chunk of a value. Its bytes are a function of these fields and the key.
+/// A chunk of a value. These fields and the key determine its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Chunk {
     pub(crate) writer: u32,
     pub(crate) sequence: u64,
-    /// The length of the chunk, header included.
+    /// The length of the chunk in bytes, including the header.
     pub(crate) bytes: u32,
 }
 
 impl Chunk {
-    /// Creates a chunk of `bytes` bytes, or of its header and key if that is more.
+    /// Creates a chunk of `bytes` bytes, or of the size of its header and key if that is larger.
     pub(crate) fn new(key: &str, writer: u32, sequence: u64, bytes: u32) -> Chunk {
         Chunk { writer, sequence, bytes: bytes.max((HEADER_BYTES + key.len()) as u32) }
     }
@@ -53,12 +54,13 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// Splits the value of a key into its chunks.
 ///
 /// # Errors
-/// A description of the damage if the value is not a sequence of whole chunks of this key.
+/// Returns a description of the damage if the value is not a sequence of complete chunks of the
+/// key.
 pub(crate) fn decode(key: &str, value: &[u8]) -> Result<Vec<Chunk>, String> {
     let (mut chunks, mut rest, mut at) = (Vec::new(), value, 0);
     while !rest.is_empty() {
         if rest.len() < HEADER_BYTES || &rest[..4] != MAGIC {
-            return Err(format!("no chunk starts at byte {at} of {}", value.len()));
+            return Err(format!("there is no chunk header at byte {at} of {}", value.len()));
         }
         let bytes = u32::from_le_bytes(array_at(rest, 4));
         let writer = u32::from_le_bytes(array_at(rest, 8));

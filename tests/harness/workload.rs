@@ -1,4 +1,4 @@
-//! The workload: writers that use every write operation of the API and record it in a journal.
+//! The workload: writers that use every write operation of the API and record each in a journal.
 
 use super::journal::{APPENDED, COUNTED, Effect, Event, EventKind, Item, Journal, Op};
 use super::random::{Random, now_micros};
@@ -8,20 +8,20 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Appends stop at these limits.
+/// A writer does not append to values that reach these limits.
 const VALUE_BYTES_MAX: u64 = 3_000_000;
 const CHUNKS_MAX: usize = 24;
 
 /// The distribution of value sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ValueSizes {
-    /// 0 to 2 MB, mostly small.
+    /// From 0 bytes to 2 MB, mostly small.
     Mixed,
     /// Up to 2 kB.
     Small,
-    /// 100 to 250 kB, the largest inline values, to fill the WAL quickly.
+    /// Mostly 100 to 250 kB, the largest inline values, to fill the WAL quickly.
     FillsWal,
-    /// Around and above the size from which a value is stored in a blob file.
+    /// Mostly near or above the size threshold for blob files.
     BlobFiles,
     /// 30 to 60 kB under many keys. With a small WAL, they leave garbage in its segments.
     Garbage,
@@ -52,19 +52,19 @@ impl ValueSizes {
     }
 }
 
-/// Target and parameters of a run.
+/// The target and the parameters of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Workload {
     pub(crate) port: u16,
     pub(crate) store: String,
     pub(crate) sizes: ValueSizes,
-    /// Keys of each writer.
+    /// The number of keys that belong to each writer.
     pub(crate) keys: u64,
     /// Whether the server may return 500, 503 and 507.
     pub(crate) errors_allowed: bool,
 }
 
-/// Runs all writers until `during` returns or the server is gone.
+/// Runs all writers while `during` runs. A writer ends early if it cannot connect to the server.
 pub(crate) fn run(
     workload: &Workload,
     journals: &mut [Journal],
@@ -92,7 +92,7 @@ struct Writer<'l> {
     client: Option<Client>,
 }
 
-/// A request and its effect.
+/// A request, and its effect on the key.
 struct PlannedRequest {
     op: Op,
     query: &'static str,
@@ -102,7 +102,7 @@ struct PlannedRequest {
 }
 
 impl Writer<'_> {
-    /// Runs one operation; returns `None` if the server is gone.
+    /// Runs one operation. Returns `None` if the server does not accept connections.
     fn step(&mut self) -> Option<()> {
         if self.client.is_none() {
             self.client = Some(Client::connect(self.workload.port).ok()?);
@@ -120,7 +120,7 @@ impl Writer<'_> {
         format!("/resources/stores/kv/{}/keys/{key}", self.workload.store)
     }
 
-    /// Sends a request; returns `None` if no response came. The next step reconnects if necessary.
+    /// Sends a request. Returns `None` if there is no response; the next step then reconnects.
     fn request(&mut self, request: &str, fields: &[(&str, &str)], body: &[u8]) -> Option<Response> {
         let reply = self.client.as_mut()?.request(request, fields, body).ok();
         let closes = |reply: &Response| {
@@ -136,7 +136,7 @@ impl Writer<'_> {
         self.journal.push(Event { at: now_micros(), key: key.to_owned(), kind });
     }
 
-    /// Maps a response to the outcome of an operation; panics if the status is not allowed.
+    /// Maps a response to the outcome of an operation. Panics if the status is not allowed.
     fn classify(&self, op: &Op, reply: Option<&Response>, request: &str) -> EventKind {
         let Some(reply) = reply else { return EventKind::Unknown };
         let must_fail = matches!(op.effect, Effect::MustFail);
@@ -178,7 +178,7 @@ impl Writer<'_> {
         let reply = self.request(&request, &fields, &body);
         let kind = self.classify(&op, reply.as_ref(), &request);
         if let EventKind::Acknowledged(Some(generation)) = kind {
-            assert!(generation > last, "{request}: {generation} after {last}");
+            assert!(generation > last, "{request}: generation {generation} after {last}");
         }
         self.record(&key, kind);
     }
@@ -207,7 +207,7 @@ impl Writer<'_> {
             6..=7 if exists => self.put(key, "?add=true", None, |_| Effect::MustFail),
             6..=7 => self.put(key, "?add=true", None, Effect::Replace),
             8..=9 if generation.is_some() => self.put(key, "", generation, Effect::Replace),
-            // A generation that does not match.
+            // Use a generation that does not match.
             10 => self.put(key, "", Some(generation.map_or(1, |g| g - 1)), |_| Effect::MustFail),
             11 if generation.is_some() => self.delete(key, "", generation, Effect::Delete),
             12 if exists => self.delete(key, "", None, Effect::Delete),
@@ -236,7 +236,7 @@ impl Writer<'_> {
         effect: impl FnOnce(Option<tagged_value::Chunk>) -> Effect,
     ) -> PlannedRequest {
         let concatenates = query.contains("pend=");
-        // An appended chunk is never empty: the checker could not identify it.
+        // Never append an empty chunk, because the checker cannot identify it.
         let chunk = (concatenates || !self.random.one_in(12)).then(|| {
             let bytes = self.workload.sizes.sample(&mut self.random);
             self.journal.chunk(key, bytes)
@@ -261,7 +261,7 @@ impl Writer<'_> {
         (metadata, ttl)
     }
 
-    /// Sends a batch with some of this writer's keys; each line has its own outcome.
+    /// Sends a batch with some of the keys of this writer. Each line has its own outcome.
     fn batch(&mut self) {
         let (mut ops, mut body) = (Vec::new(), Vec::new());
         for number in 0..self.workload.keys {
@@ -304,7 +304,7 @@ impl Writer<'_> {
                 assert!(matches!(error["code"].as_str(), Some("503" | "507")), "{error}");
                 EventKind::Rejected
             }
-            // The server may fail, and respond, before it has read all lines.
+            // The server may fail and respond before it has read all lines.
             None if reply.has_header("Connection") => EventKind::Unknown,
             None => EventKind::Acknowledged(None),
         }
@@ -319,7 +319,7 @@ impl Writer<'_> {
         self.send(PlannedRequest { op, query: "?append=true", if_generation, method, body });
     }
 
-    /// Increments the shared counter unless another writer does so concurrently.
+    /// Increments the shared counter. The write is rejected if another writer increments it first.
     fn increment_counter(&mut self) {
         let target = self.target(COUNTED);
         let Some(read) = self.request(&format!("GET {target}"), &[], b"") else { return };
@@ -328,7 +328,7 @@ impl Writer<'_> {
                 (tagged_value::decode(COUNTED, &read.body).unwrap()[0].sequence, read.generation())
             }
             404 => (0, 0),
-            status => panic!("GET {target}: {status}"),
+            status => panic!("GET {target} returned {status}"),
         };
         let chunk = tagged_value::Chunk::new(COUNTED, self.journal.writer, count + 1, 0);
         let (key, metadata) = (COUNTED.to_owned(), String::new());

@@ -1,4 +1,4 @@
-//! A store over engines in this process, with a clock that the test sets.
+//! A store on engines in the test process. The test sets the clock.
 
 use crate::engines::{ProcessPicker, Subject};
 use crate::store_under_test::{ReadItem, StoreUnderTest};

@@ -1,9 +1,10 @@
-//! Model-based test of the KV layer: random sequences of operations are compared with a plain map,
-//! over every engine, while the clock jumps forwards and backwards and the engine is reopened. On
-//! PostgreSQL the operations alternate between three processes: first in this process, then as
-//! servers that are killed and restarted.
+//! Model-based tests of the KV layer. They apply random sequences of operations to a store and to a
+//! plain map, and compare the two after each operation. Operations include clock jumps in both
+//! directions and reopening the engine. The tests run on every engine. With PostgreSQL, they run on
+//! three engines in the test process that share a database, and on three servers that share a
+//! database and are killed and restarted.
 //!
-//! Proptest shrinks and prints a failing sequence and saves its seed in `proptest-regressions/`;
+//! Proptest shrinks a failing sequence, prints it and saves its seed in `proptest-regressions/`.
 //! `PROPTEST_CASES` sets the number of sequences.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 
@@ -35,7 +36,7 @@ pub(crate) const START: u64 = 1_750_000_000 * SECOND;
 pub(crate) const MAX: u64 = PIECE_BYTES as u64 + 3000;
 pub(crate) const KEYS: [&str; 6] = ["a", "a/b", "a0", "b", "é", "zz"];
 
-/// The generation condition of an operation.
+/// The generation that an operation requires.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Condition {
     Unconditional,
@@ -167,7 +168,7 @@ impl<S: StoreUnderTest> Harness<S> {
                 self.model.generations.finish_commit(by, generation);
                 self.model.insert(KEYS[key], put, stored, generation);
             }
-            // A value that exceeds the limit by itself may be rejected before the condition is
+            // A value that exceeds the limit on its own may be rejected before the condition is
             // checked.
             (Err(_), Err(Error::TooLarge(MAX))) if value.len() as u64 > MAX => {}
             (expected, response) => assert_eq!(response.err(), expected.err(), "{put:?}"),
@@ -190,7 +191,11 @@ impl<S: StoreUnderTest> Harness<S> {
         let mut common = None;
         for key in keys {
             let (_, generation) = self.store.head(KEYS[key]).await;
-            assert_eq!(*common.get_or_insert(generation), generation, "a batch is one commit");
+            assert_eq!(
+                *common.get_or_insert(generation),
+                generation,
+                "all items of a batch must have the same generation"
+            );
             self.model.generations.record(by, key, generation);
             self.model.items.get_mut(KEYS[key]).unwrap().generation = generation;
         }
@@ -204,7 +209,7 @@ impl<S: StoreUnderTest> Harness<S> {
         let live = |key: &&&str| key.starts_with(prefix) && self.model.live(key).is_some();
         let mut expected: Vec<_> = KEYS.iter().filter(live).map(|key| key.to_string()).collect();
         expected.sort();
-        assert_eq!(found, expected, "prefix {prefix:?} by {limit}");
+        assert_eq!(found, expected, "prefix {prefix:?}, limit {limit}");
     }
 
     /// Compares the whole store with the model.
@@ -213,7 +218,7 @@ impl<S: StoreUnderTest> Harness<S> {
         for name in KEYS {
             let found = self.store.get(name).await;
             let Some(entry) = self.model.live(name) else {
-                assert!(found.is_none(), "{name}");
+                assert!(found.is_none(), "{name} must be absent");
                 continue;
             };
             let item = found.unwrap_or_else(|| panic!("{name} is missing"));
@@ -227,7 +232,7 @@ impl<S: StoreUnderTest> Harness<S> {
             assert_eq!(head, (entry.value.len() as u64, entry.generation), "{name}");
         }
         if let Some(count) = self.store.count().await {
-            assert_eq!(count, self.model.items.len() as u64, "stored items");
+            assert_eq!(count, self.model.items.len() as u64, "the number of stored items differs");
         }
         assert_eq!(self.store.name().await, self.model.name);
     }
@@ -275,7 +280,7 @@ proptest! {
     })]
 
     #[test]
-    fn three_postgres_processes_match_the_model(ops in prop::collection::vec(op(), 1..60)) {
+    fn three_postgres_engines_match_the_model(ops in prop::collection::vec(op(), 1..60)) {
         run(Subject::postgres(), &ops);
     }
 }

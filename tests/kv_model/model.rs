@@ -16,7 +16,7 @@ pub(crate) struct Entry {
     pub(crate) generation: u64,
 }
 
-/// The expected contents of the store, including expired records that are not yet swept.
+/// The expected contents of the store, including expired records that have not been swept yet.
 pub(crate) struct Model {
     pub(crate) items: BTreeMap<&'static str, Entry>,
     pub(crate) now: u64,
@@ -40,7 +40,7 @@ impl Model {
         }
     }
 
-    /// The expected result of a put: the value it stores, or its error.
+    /// Returns the expected result of a put: the stored value or the error.
     pub(crate) fn put(&self, key: &str, put: &PutRequest, value: &[u8]) -> Result<Vec<u8>, Error> {
         let existing = self.live(key);
         let current = existing.map_or(0, |entry| entry.generation);
@@ -85,9 +85,9 @@ impl Model {
     }
 }
 
-/// Checks the order of generations. A new generation is greater than all that its process has
-/// assigned and all that its key has had, also before a delete. Processes that share a database are
-/// not ordered with each other for different keys.
+/// Checks the order of generations. A new generation is greater than all generations that its
+/// process has assigned and all that its key has had, including those before a delete. Processes
+/// that share a database may assign lower generations to other keys.
 pub(crate) struct GenerationOrder {
     last_by_process: Vec<u64>,
     last_by_key: [u64; KEYS.len()],
@@ -100,16 +100,21 @@ impl GenerationOrder {
 
     pub(crate) fn record(&mut self, process: usize, key: usize, generation: u64) {
         let last = self.last_by_process[process].max(self.last_by_key[key]);
-        assert!(generation > last, "process {process}, {}: {generation} after {last}", KEYS[key]);
+        assert!(
+            generation > last,
+            "process {process}, {}: generation {generation} after {last}",
+            KEYS[key]
+        );
         self.last_by_key[key] = generation;
     }
 
-    /// Ends a commit: the process must not assign its generation again.
+    /// Ends a commit. The process must not assign the generation of the commit again.
     pub(crate) fn finish_commit(&mut self, process: usize, generation: u64) {
         self.last_by_process[process] = generation;
     }
 
-    /// Forgets a killed process: its successor knows only the generations of the stored keys.
+    /// Forgets the generations that a killed process has assigned. The process that replaces it
+    /// knows only the generations of the stored keys.
     pub(crate) fn forget_process(&mut self, process: usize) {
         self.last_by_process[process] = 0;
     }

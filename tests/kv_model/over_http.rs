@@ -1,5 +1,5 @@
-//! A store behind three servers that share a database, over HTTP. The clock is the database's, so
-//! every time to live is extended beyond the duration of the test.
+//! A store that is accessed over HTTP through three servers that share a database. The test cannot
+//! set their clock, so it extends every time to live beyond the duration of the test.
 
 use crate::MAX;
 use crate::engines::ProcessPicker;
@@ -14,10 +14,10 @@ use steadfast::kv::preconditions::PutMode;
 use steadfast::kv::types::Ttl;
 
 const STORES: &str = "/resources/stores/kv";
-/// Added to every time to live, in seconds: one day.
+/// One day, which is added to every time to live.
 const TTL_OFFSET_SECS: u64 = 86_400;
 
-/// Servers that the cases share, one case after another.
+/// The servers that all cases share. The cases run one after another.
 pub(crate) struct Servers {
     url: String,
     flags: [String; 2],
@@ -46,11 +46,11 @@ impl Servers {
     }
 }
 
-/// One case: a separate store on the shared servers.
+/// A case, which has its own store on the shared servers.
 pub(crate) struct OverHttp<'s> {
     servers: &'s Servers,
     turns: ProcessPicker,
-    /// The prefix of its store names, which keeps the cases apart.
+    /// The prefix of all store names in the case. It keeps the names of different cases distinct.
     name_prefix: String,
     store: String,
 }
@@ -69,7 +69,7 @@ impl<'s> OverHttp<'s> {
         self.servers.servers.borrow()[by].request(request, headers, body)
     }
 
-    /// `METHOD TARGET` of the store; `rest` follows its path.
+    /// Returns `METHOD TARGET`. The target is the path of the store, followed by `rest`.
     fn store_request(&self, method: &str, rest: &str) -> String {
         format!("{method} {STORES}/{}{rest}", self.store)
     }

@@ -1,21 +1,22 @@
-//! Checks whether the history of one key is linearizable: the search of Wing and Gong with Lowe's
-//! memoization, which visits each pair of linearized operations and state at most once.
+//! Checks whether the history of a key is linearizable. Uses the algorithm of Wing and Gong with
+//! Lowe's memoization, which visits each pair of a set of linearized operations and a state at most
+//! once.
 
 use crate::history::{Invocation, Operation, Response};
 use crate::model::{Interner, State};
 use std::collections::HashSet;
 
-/// The null entry.
+/// An index that means "no entry" or "no operation".
 const NONE: usize = usize::MAX;
 
-/// Invocations and returns in time order: a linked list from which operations are removed and to
-/// which they are restored.
+/// The invocations and returns in time order, as a doubly linked list. Operations can be removed
+/// from the list and restored.
 struct Events {
-    /// The operation of each entry, and whether the entry is its invocation.
+    /// For each entry, the operation and whether the entry is the invocation.
     of: Vec<(usize, bool)>,
     next: Vec<usize>,
     before: Vec<usize>,
-    /// The entries of each operation's invocation and return.
+    /// The entries of the invocation and the return of each operation.
     entries: Vec<(usize, usize)>,
 }
 
@@ -23,7 +24,7 @@ impl Events {
     fn new(operations: &[Operation]) -> Events {
         let mut times: Vec<(u64, bool, usize)> = Vec::new();
         for (number, operation) in operations.iter().enumerate() {
-            // At equal times invocations come first, so the operations overlap.
+            // At equal times, invocations come before returns, so that the operations overlap.
             times.push((operation.invoked_at, false, number));
             times.push((operation.returned_at, true, number));
         }
@@ -84,13 +85,13 @@ impl LinearizedSet {
     }
 }
 
-/// Checks a history.
+/// Checks whether a history is linearizable.
 ///
 /// # Errors
-/// The operations near the point where every order fails.
+/// Returns the operations near the point at which every order fails.
 pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
     let mut checked = operations.to_vec();
-    // A read without a response constrains nothing.
+    // A read without a response does not restrict the order.
     checked.retain(|operation| {
         operation.invocation != Invocation::Get || operation.response != Response::Unknown
     });
@@ -109,7 +110,7 @@ pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
 /// Searches for a linearization.
 ///
 /// # Errors
-/// The operation with the latest return that no order can satisfy.
+/// Returns the operation with the latest return that the search could not pass.
 fn search(operations: &[Operation]) -> Result<(), usize> {
     let mut events = Events::new(operations);
     let mut values = Interner::default();
@@ -120,7 +121,8 @@ fn search(operations: &[Operation]) -> Result<(), usize> {
     while events.next[0] != NONE {
         let (number, is_invocation) = events.of[entry];
         let operation = &operations[number];
-        // At its return an operation must be linearized, unless it has no response.
+        // At the invocation entry, the operation may be linearized. At the return entry, it must
+        // already be linearized, unless it has no response: then it may never take effect.
         let after = match (is_invocation, &operation.response) {
             (true, _) => state.after(operation, &mut values),
             (false, Response::Unknown) => Some(state),
@@ -142,7 +144,7 @@ fn search(operations: &[Operation]) -> Result<(), usize> {
             continue;
         }
         furthest = furthest.max((operation.returned_at, number));
-        // No operation can be linearized before this return: backtrack.
+        // Backtrack, because no operation can be linearized before this return.
         let Some((last, earlier)) = linearized.pop() else { return Err(furthest.1) };
         state = earlier;
         set.flip(last);

@@ -1,4 +1,4 @@
-//! Concurrent clients on a few keys, which record their operations.
+//! Concurrent clients that access a few keys and record their operations.
 
 use crate::checker::check;
 use crate::history::{Invocation, Mode, Operation, Response};
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Keys per phase.
+/// Number of keys per phase.
 pub(crate) const KEYS: u64 = 6;
 const CLIENTS: u64 = 8;
 
-/// Whether clients disconnect before some responses arrive.
+/// Whether clients disconnect before the response to some requests arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Abandonment {
     Never,
@@ -24,13 +24,14 @@ struct Shared {
     clock: Instant,
     stop: AtomicBool,
     port: AtomicU16,
-    /// Further servers over the same data; clients are spread over all.
+    /// The ports of additional servers that share the data. The clients are spread across all
+    /// servers.
     other_ports: Vec<u16>,
-    /// Number of restarts; clients reconnect when it changes.
+    /// The number of restarts. Clients reconnect when it changes.
     starts: AtomicU64,
-    /// Operations by key.
+    /// The operations on each key.
     history: Vec<Mutex<Vec<Operation>>>,
-    /// When each killed server was known to be dead.
+    /// For each killed server, a time at which it was known to be dead.
     server_deaths: Mutex<Vec<u64>>,
     path: String,
 }
@@ -76,20 +77,21 @@ impl ClientPool {
         ClientPool { shared, clients }
     }
 
-    /// Returns the time in nanoseconds, on the clock of the history.
+    /// Returns the time on the clock of the history, in nanoseconds.
     pub(crate) fn now(&self) -> u64 {
         self.shared.now()
     }
 
-    /// Directs clients to a new server at `port`; the previous one was dead at `killed`.
+    /// Directs clients to a new server at `port`. The previous server was dead at the time
+    /// `killed`.
     pub(crate) fn restarted(&self, killed: u64, port: u16) {
         self.shared.server_deaths.lock().unwrap().push(killed);
         self.shared.port.store(port, Ordering::SeqCst);
         self.shared.starts.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Stops the clients, reads every key once more, checks the history of each key, and returns
-    /// the number of operations.
+    /// Stops the clients, reads every key once more and checks the history of each key. Returns the
+    /// number of operations checked.
     pub(crate) fn finish(self, seed: u64) -> u64 {
         self.shared.stop.store(true, Ordering::SeqCst);
         for client in self.clients {
@@ -108,7 +110,7 @@ impl ClientPool {
             let client = CLIENTS;
             operations.push(Operation { client, invocation, response, invoked_at, returned_at });
             for operation in operations.iter_mut().filter(|o| o.response == Response::Unknown) {
-                // A request cannot take effect after its server died.
+                // A request cannot take effect after its server has died.
                 let dead = server_deaths.iter().copied().find(|dead| *dead > operation.invoked_at);
                 operation.returned_at = dead.unwrap_or(u64::MAX).max(operation.invoked_at + 1);
             }
@@ -139,7 +141,7 @@ impl Shared {
     }
 }
 
-/// Converts an HTTP response to a response of the history.
+/// Converts an HTTP response to a response in the history.
 fn response_of(invocation: &Invocation, reply: &support::Response) -> Response {
     match (invocation, reply.status) {
         (Invocation::Get, 200) => Response::Value(reply.text(), reply.generation()),
@@ -147,7 +149,7 @@ fn response_of(invocation: &Invocation, reply: &support::Response) -> Response {
         (Invocation::Delete(_), 204) => Response::Deleted,
         (Invocation::Get | Invocation::Delete(_), 404) => Response::Absent,
         (Invocation::Put(..) | Invocation::Delete(_), 412) => Response::Rejected,
-        _ => panic!("{invocation:?} got {reply:?}"),
+        _ => panic!("unexpected response to {invocation:?}: {reply:?}"),
     }
 }
 
@@ -157,7 +159,7 @@ struct ClientThread {
     random: Random,
     abandonment: Abandonment,
     connection: Option<(u64, Client)>,
-    /// The last generation of each key that this client has seen.
+    /// The last generation that this client has seen for each key.
     last_generations: Vec<u64>,
     written: u64,
 }
@@ -217,7 +219,7 @@ impl ClientThread {
     fn random_invocation(&mut self, key: u64) -> Invocation {
         let known = Some(self.last_generations[key as usize]).filter(|last| *last > 0);
         self.written += 1;
-        // Every value is unique, so a read identifies its write.
+        // Every value is unique, so the value in a read identifies the write.
         let bytes = format!("{}-{};", self.number, self.written);
         match self.random.below(100) {
             0..40 => Invocation::Get,

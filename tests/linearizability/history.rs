@@ -1,8 +1,8 @@
-//! The operations of a history.
+//! The operations that make up a history.
 
 use std::fmt;
 
-/// The effect of a put on an existing value.
+/// How a put combines its bytes with an existing value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Overwrite,
@@ -15,7 +15,7 @@ pub(crate) enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Invocation {
     Get,
-    /// The bytes and the if-generation-match.
+    /// The mode, the bytes and the value of if-generation-match.
     Put(Mode, String, Option<u64>),
     Delete(Option<u64>),
 }
@@ -31,18 +31,20 @@ pub(crate) enum Response {
     /// The generation of the write.
     Written(u64),
     Deleted,
-    /// No response: the operation took effect between its invocation and return, or never.
+    /// There is no response. The operation may have taken effect after its invocation, or not at
+    /// all.
     Unknown,
 }
 
-/// An operation on one key. Times are nanoseconds of one clock.
+/// An operation on a key. All times are in nanoseconds and from the same clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Operation {
     pub(crate) client: u64,
     pub(crate) invocation: Invocation,
     pub(crate) response: Response,
     pub(crate) invoked_at: u64,
-    /// When the response arrived, or after which the operation cannot take effect.
+    /// The time at which the response arrived. Without a response, the time after which the
+    /// operation cannot take effect.
     pub(crate) returned_at: u64,
 }
 

@@ -1,5 +1,6 @@
-//! Consistency of paginated lists under concurrent writes: a list contains every key that exists
-//! throughout it, no key that is absent throughout it, and is sorted without duplicates.
+//! Tests the consistency of paginated lists under concurrent writes. A list must contain every key
+//! that exists while the list is read, and no key that is absent for the whole time. It must be
+//! sorted and have no duplicates.
 
 use crate::random::{Random, run_seed};
 use crate::support::{Client, DiskServer, Server};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 const WRITERS: u64 = 3;
 const KEYS: u64 = 120;
 
-/// A write or delete of a key, which took effect between `began` and `ended` (microseconds).
+/// A put, delete or expiry of a key that took effect between `began` and `ended`, in microseconds.
 #[derive(Clone, Copy, Debug)]
 struct Change {
     present: bool,
@@ -19,10 +20,10 @@ struct Change {
     ended: u64,
 }
 
-/// The changes of each key, in order; each key has one writer.
+/// The changes of each key in order. Each key has only one writer.
 type Changes = BTreeMap<String, Vec<Change>>;
 
-/// The keys of a list, and the time from its first page to its last.
+/// The keys in a list, and the time from the first page to the last one.
 #[derive(Clone, Debug)]
 struct ObservedList {
     prefix: String,
@@ -31,7 +32,7 @@ struct ObservedList {
     keys: Vec<String>,
 }
 
-/// Checks a list against the changes.
+/// Checks that a list is consistent with the changes.
 fn check_list(list: &ObservedList, changes: &Changes) -> Result<(), String> {
     if let Some(two) = list.keys.windows(2).find(|two| two[0] >= two[1]) {
         return Err(format!("{two:?} are out of order"));
@@ -72,7 +73,7 @@ impl Race<'_> {
         self.clock.elapsed().as_micros() as u64
     }
 
-    /// Puts and deletes the writer's own keys; some expire.
+    /// Puts and deletes keys that no other writer uses. Some items expire.
     fn write(&self, writer: u64, mut random: Random) {
         let mut client = Client::connect(self.port).unwrap();
         let mut own_changes = Changes::new();
@@ -97,7 +98,8 @@ impl Race<'_> {
             let ended = self.now();
             changes.push(Change { present, began, ended });
             if present && expires {
-                // It expires one second after some point in the request, within the clock skew.
+                // The item expires one second after a point in time within the request. Allow for
+                // clock skew.
                 let second = 1_000_000;
                 let (began, ended) = (began + second - 20_000, ended + second + 20_000);
                 changes.push(Change { present: false, began, ended });
@@ -136,7 +138,7 @@ impl Race<'_> {
     }
 }
 
-/// Writes and lists concurrently, then checks all lists.
+/// Runs writers and readers concurrently, and then checks all lists.
 fn race(server: &Server, seed: u64) {
     let base = format!("/resources/stores/kv/{}", server.create_store("lists"));
     let (stop, changes, lists) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
@@ -159,8 +161,8 @@ fn race(server: &Server, seed: u64) {
         check_list(list, &changes).unwrap_or_else(|why| panic!("STEADFAST_SEED={seed}: {why}"));
     }
     let written: usize = changes.values().map(Vec::len).sum();
-    println!("{} lists checked against {written} changes", lists.len());
-    assert!(lists.len() > 20 && written > 500, "too few lists or changes");
+    println!("checked {} lists against {written} changes", lists.len());
+    assert!(lists.len() > 20 && written > 500, "there were too few lists or changes");
 }
 
 #[test]
@@ -173,7 +175,7 @@ fn lists_are_consistent_under_concurrent_writes_on_the_memory_engine() {
     race(&Server::memory(&[]), run_seed("lists in memory"));
 }
 
-/// Lists ten keys in pages of three with a given pagination, while one is deleted.
+/// Lists ten keys with the given pagination. A key is deleted after the first page.
 fn listed_with(page: impl Fn(&[String], Option<&(usize, String)>) -> Vec<String>) -> ObservedList {
     let mut present: Vec<String> = (0..10).map(|n| format!("k{n}")).collect();
     let (mut keys, mut last): (Vec<String>, Option<(usize, String)>) = (Vec::new(), None);
@@ -223,7 +225,7 @@ fn a_list_with_duplicate_unknown_deleted_or_missing_keys_is_reported() {
     let violation = |keys: &[&str]| check_list(&list(keys, 200), &changes).unwrap_err();
     assert!(violation(&[&later[..], &["k9"]].concat()).ends_with("are out of order"));
     assert!(violation(&[&later[..], &["k99"]].concat()).ends_with("was never written"));
-    // Deleted or expired before: the check treats an expiry as a delete.
+    // k1 was deleted before the list. The check treats an expired item like a deleted one.
     assert!(violation(&[&["k0", "k1"], &later[1..]].concat()).starts_with("k1 does not exist"));
     assert!(violation(&later[1..]).starts_with("k0 is missing"));
 }

@@ -1,4 +1,4 @@
-//! The sequential specification of one key (docs/contract.md section 5).
+//! The sequential specification of a key (docs/contract.md section 5).
 
 use crate::history::{Invocation, Mode, Operation, Response};
 use std::collections::HashMap;
@@ -7,13 +7,13 @@ use std::collections::HashMap;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     value: Option<u32>,
-    /// 0 while unknown.
+    /// The generation of the value, or 0 while it is unknown.
     generation: u64,
-    /// The highest known generation; every later one is greater.
+    /// The highest known generation. Every later generation is greater.
     last_generation: u64,
 }
 
-/// Maps values to numbers, to keep states small.
+/// Maps values to numbers, which keeps states small.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     values: Vec<String>,
@@ -79,7 +79,7 @@ impl State {
         }
     }
 
-    /// Returns the state with its generation known, or `None` if it has another one.
+    /// Returns the state with this generation, or `None` if the state is known to have another one.
     fn with_generation(self, generation: u64) -> Option<State> {
         let fits = match self.generation {
             0 => generation > self.last_generation,

@@ -33,7 +33,7 @@ fn assert_linearizable(operations: &[Call]) {
 }
 
 fn assert_rejected(operations: &[Call]) {
-    let why = check(&history(operations)).expect_err("it is accepted");
+    let why = check(&history(operations)).expect_err("the history was accepted");
     assert!(why.contains(" operations are not linearizable"), "{why}");
 }
 
@@ -95,7 +95,7 @@ fn resurrected_items_are_rejected() {
 }
 
 #[test]
-fn an_unanswered_write_takes_effect_at_most_once() {
+fn a_write_without_a_response_takes_effect_at_most_once() {
     let lost = (10, 20, put("b"), Unknown);
     let first = (0, 1, put("a"), Written(1));
     let get = |at, response| (at, at + 1, Get, response);

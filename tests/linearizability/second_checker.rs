@@ -1,6 +1,6 @@
-//! Cross-checks the checker against stateright's linearizability tester on small random histories,
-//! correct and corrupted. That tester tries every order without memoization: easy to trust, but
-//! too slow for the histories of a real workload.
+//! Compares the checker with stateright's linearizability tester on small random histories, some of
+//! which are corrupted. Stateright's tester tries every order without memoization. It is simple
+//! enough to trust, but too slow for the histories of a real workload.
 
 use crate::checker::check;
 use crate::history::{Invocation, Mode, Operation, Response};
@@ -10,7 +10,7 @@ use stateright::semantics::{ConsistencyTester, LinearizabilityTester, Sequential
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// Concurrent clients and operations of a history.
+/// The number of concurrent clients and of operations in a history.
 const CLIENTS: usize = 3;
 const OPERATIONS: usize = 9;
 
@@ -35,7 +35,7 @@ impl SequentialSpec for Key {
     type Op = Invocation;
     type Ret = Response;
 
-    /// Applies an operation without a response; it has no effect if its precondition fails.
+    /// Applies an operation without a response. It has no effect if its precondition fails.
     fn invoke(&mut self, invocation: &Invocation) -> Response {
         self.step(invocation, &Response::Unknown);
         Response::Unknown
@@ -46,7 +46,7 @@ impl SequentialSpec for Key {
     }
 }
 
-/// A correct store of one key.
+/// A correct store with a single key.
 #[derive(Default)]
 struct CorrectStore {
     value: Option<(String, u64)>,
@@ -105,11 +105,11 @@ fn random_invocation(random: &mut Random) -> Invocation {
 }
 
 /// Generates a history of a correct store. Each operation is invoked, takes effect and returns at
-/// separate times; some never return, and some of those never take effect.
+/// different times. Some operations never return, and some of these never take effect.
 fn history(random: &mut Random) -> Vec<Operation> {
     let mut store = CorrectStore::default();
     let mut operations: Vec<Operation> = Vec::new();
-    // The operation in flight of each client, with its response once it has taken effect.
+    // The operation in flight for each client, and its response once it has taken effect.
     let mut in_flight: [Option<(usize, Option<Response>)>; CLIENTS] = Default::default();
     let mut time = 0;
     while operations.len() < OPERATIONS || in_flight.iter().any(Option::is_some) {
@@ -140,7 +140,7 @@ fn history(random: &mut Random) -> Vec<Operation> {
     operations
 }
 
-/// Replaces a response by another plausible one.
+/// Replaces a random response with another plausible one.
 fn corrupt(operations: &mut [Operation], random: &mut Random) {
     let replies: Vec<Response> =
         operations.iter().map(|operation| operation.response.clone()).collect();
@@ -158,8 +158,8 @@ fn corrupt(operations: &mut [Operation], random: &mut Random) {
     }
 }
 
-/// Returns stateright's verdict. In stateright an operation without a response is the last of its
-/// thread, so the client continues as a new thread.
+/// Returns whether stateright accepts the history. In stateright, an operation without a response
+/// is the last one of its thread, so the client then continues as a new thread.
 fn stateright_accepts(operations: &[Operation]) -> bool {
     let mut tester = LinearizabilityTester::new(Key::default());
     let mut events = Vec::new();
@@ -203,13 +203,19 @@ fn the_checker_agrees_with_stateright_on_small_histories() {
         let (ours, theirs) = (check(&operations).is_ok(), stateright_accepts(&operations));
         let response: Vec<String> = operations.iter().map(Operation::to_string).collect();
         let response = response.join("\n");
-        assert_eq!(ours, theirs, "round {round}, STEADFAST_SEED={seed}:\n{response}");
+        assert_eq!(
+            ours, theirs,
+            "the checkers disagree in round {round}, STEADFAST_SEED={seed}:\n{response}"
+        );
         assert!(
             ours || corrupted,
-            "round {round}, STEADFAST_SEED={seed}, a correct history is rejected:\n{response}"
+            "a correct history was rejected in round {round}, STEADFAST_SEED={seed}:\n{response}"
         );
         if ours { linearizable += 1 } else { rejected += 1 }
     }
-    println!("{count} histories: {linearizable} linearizable, {rejected} not");
-    assert!(linearizable > count / 4 && rejected > count / 10, "too few histories of one kind");
+    println!("{count} histories: {linearizable} accepted as linearizable, {rejected} rejected");
+    assert!(
+        linearizable > count / 4 && rejected > count / 10,
+        "too few accepted or rejected histories"
+    );
 }

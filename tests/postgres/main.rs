@@ -1,5 +1,5 @@
-//! Black-box tests of several servers over one PostgreSQL database. Tests that need a database are
-//! skipped unless `STEADFAST_TEST_POSTGRES` is set (tests/postgres/run sets it).
+//! Black-box tests of servers that share a PostgreSQL database. Tests that need a database are
+//! skipped if `STEADFAST_TEST_POSTGRES` is not set. tests/postgres/run sets it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
@@ -26,14 +26,15 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// Connects to a database; the connection runs on the current runtime.
+/// Connects to a database. The connection runs on the current runtime.
 async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-/// Terminates all database connections of the servers every 40 ms; returns the number terminated.
+/// Terminates all database connections of the servers every 40 ms until a point in time. Returns
+/// the number of terminated connections.
 fn terminate_connections(url: &str, until: Instant) -> u64 {
     block_on(async {
         let client = connect(url).await;
@@ -59,7 +60,7 @@ fn writes_are_visible_through_all_servers_immediately() {
     let servers = three_servers(&url);
     let store = servers[0].create_store("site");
     let taken = servers[1].request("POST /resources/stores/kv", &[], b"{\"name\":\"site\"}");
-    assert_eq!(taken.status, 400, "store names are unique across servers");
+    assert_eq!(taken.status, 400, "store names must be unique across servers");
     let item = format!("/resources/stores/kv/{store}/keys/k");
     let mut last = 0;
     for round in 0..60_usize {
@@ -68,7 +69,7 @@ fn writes_are_visible_through_all_servers_immediately() {
         assert_eq!(writer.request(&format!("PUT {item}"), &[], value.as_bytes()).status, 200);
         let found = reader.get(&item);
         assert_eq!(found.text(), value);
-        assert!(found.generation() > last, "generations increase across servers");
+        assert!(found.generation() > last, "generations must increase across servers");
         last = found.generation();
         if round % 7 == 6 {
             assert_eq!(reader.request(&format!("DELETE {item}"), &[], b"").status, 204);
@@ -91,13 +92,13 @@ fn values_of_25_mib_round_trip() {
     assert_eq!(server.request(&format!("PUT {item}?append=true"), &[], b"x").status, 413);
 }
 
-/// Checks that acknowledged appends occur once and others at most once; returns the number of
-/// acknowledged ones.
+/// Checks that acknowledged appends occur once in the value and all others at most once. Returns
+/// the number of acknowledged appends.
 fn check_appends(value: &str, appended: &HashMap<String, u16>) -> usize {
     for (piece, status) in appended {
         let times = value.matches(piece.as_str()).count();
         match status {
-            200 => assert_eq!(times, 1, "{piece}"),
+            200 => assert_eq!(times, 1, "{piece} occurs {times} times"),
             _ => assert!(times <= 1, "{piece} occurs {times} times"),
         }
     }
@@ -161,20 +162,19 @@ fn writes_take_effect_exactly_once_while_connections_are_terminated() {
     let unknown = unknown.into_inner();
     assert!(
         (counted..=counted + unknown).contains(&value),
-        "{value}, {counted} acknowledged, {unknown} unknown"
+        "the count is {value}, but {counted} increments were acknowledged and {unknown} unknown"
     );
     let all = servers[2].get(&format!("{base}/all")).text();
     let acknowledged = check_appends(&all, &appended.into_inner().unwrap());
     println!(
-        "{terminated} connections terminated; acknowledged {counted} increments \
-         ({unknown} unknown) and \
-         {acknowledged} appends"
+        "terminated {terminated} connections; acknowledged {counted} increments \
+         ({unknown} more unknown) and {acknowledged} appends"
     );
-    assert!(terminated > 50 && counted > 20 && acknowledged > 20, "too little load");
+    assert!(terminated > 50 && counted > 20 && acknowledged > 20, "there was too little load");
 }
 
 #[test]
-fn acknowledged_writes_survive_kill_9_of_their_server() {
+fn acknowledged_writes_survive_kill_9_of_the_server() {
     let Some(url) = create_database("kill") else { return };
     let mut servers = three_servers(&url);
     let store = servers[0].create_store("kill");
@@ -205,7 +205,7 @@ fn acknowledged_writes_survive_kill_9_of_their_server() {
             acknowledged.collect::<Vec<_>>()
         });
         for (writer, acknowledged) in acknowledged {
-            assert!(acknowledged > 0, "too little load");
+            assert!(acknowledged > 0, "there was too little load");
             for number in 0..acknowledged {
                 let item = format!("GET {base}/{round}-{writer}-{number}");
                 assert_eq!(servers[2].request(&item, &[], b"").text(), number.to_string());
@@ -220,7 +220,7 @@ fn only_eventual_lists_are_read_from_a_standby() {
     let (Some(url), Some(other)) = (create_database("leads"), create_database("follows")) else {
         return;
     };
-    // An empty database acts as a standby that lags.
+    // An empty database takes the place of a standby that lags behind.
     drop(Server::postgres(&other));
     let keys = |server: &Server, store: &str, query: &str| {
         let list = server.get(&format!("/resources/stores/kv/{store}/keys{query}"));
@@ -241,7 +241,67 @@ fn only_eventual_lists_are_read_from_a_standby() {
     let unreachable = "postgres://nobody@127.0.0.1:1/kv";
     let alone = Server::postgres_with_flags(&url, &["--engine-standby", unreachable]);
     let list = keys(&alone, &store, "?consistency=eventual");
-    assert!(list.starts_with(r#"{"data":["k"]"#), "no fallback to the primary: {list}");
+    assert!(list.starts_with(r#"{"data":["k"]"#), "the list was not read from the primary: {list}");
+}
+
+/// The number of rows of the records table that statements have read.
+const ROWS_READ: &str = "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read \
+    FROM pg_stat_user_tables WHERE schemaname = 'steadfast' AND relname = 'records'";
+const LIVE_INDEX_VALID: &str = "SELECT coalesce((SELECT indisvalid FROM pg_index \
+    WHERE indexrelid = to_regclass('steadfast.records_live')), false)";
+
+#[test]
+fn lists_do_not_read_tombstones() {
+    let Some(url) = create_database("tombstones") else { return };
+    let server = Server::postgres(&url);
+    let store = server.create_store("site");
+    let keys = format!("/resources/stores/kv/{store}/keys");
+    assert_eq!(server.request(&format!("PUT {keys}/z"), &[], b"v").status, 200);
+    let rows_read = block_on(async {
+        let client = connect(&url).await;
+        let add = format!(
+            "INSERT INTO steadfast.records SELECT ('i{store}k' || n)::BYTEA, \
+             extract(epoch FROM now()) * 1000000, 0, false, 0, '', '' \
+             FROM generate_series(1, 20000) AS n"
+        );
+        client.batch_execute(&add).await.unwrap();
+        client.batch_execute("VACUUM ANALYZE steadfast.records").await.unwrap();
+        let before: i64 = client.query_one(ROWS_READ, &[]).await.unwrap().get(0);
+        assert_eq!(server.get(&keys).text(), r#"{"data":["z"],"meta":{"limit":1000}}"#);
+        assert_eq!(server.get(&format!("/_/v1/stores/{store}/export")).status, 200);
+        drop(server);
+        // A database process publishes its statistics before it ends.
+        let processes = "SELECT count(*) FROM pg_stat_activity WHERE \
+            application_name = 'steadfast' AND datname = current_database()";
+        let until = Instant::now() + Duration::from_secs(60);
+        while client.query_one(processes, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+            assert!(Instant::now() < until, "connections of the server remain open");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        client.query_one(ROWS_READ, &[]).await.unwrap().get::<_, i64>(0) - before
+    });
+    assert!((1..1000).contains(&rows_read), "{rows_read} rows were read to list one item");
+}
+
+#[test]
+fn servers_started_together_rebuild_an_invalid_or_missing_index() {
+    let Some(url) = create_database("reindexed") else { return };
+    drop(Server::postgres(&url));
+    let invalidate = "UPDATE pg_index SET indisvalid = false \
+        WHERE indexrelid = 'steadfast.records_live'::regclass";
+    for damage in ["DROP INDEX steadfast.records_live", invalidate] {
+        block_on(async { connect(&url).await.batch_execute(damage).await.unwrap() });
+        let servers = three_servers(&url);
+        let until = Instant::now() + Duration::from_secs(60);
+        block_on(async {
+            let client = connect(&url).await;
+            while !client.query_one(LIVE_INDEX_VALID, &[]).await.unwrap().get::<_, bool>(0) {
+                assert!(Instant::now() < until, "the index is not valid after: {damage}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        assert_eq!(servers[0].get("/resources/stores/kv").status, 200);
+    }
 }
 
 #[test]
@@ -267,23 +327,23 @@ fn several_servers_delete_expired_items_concurrently() {
     let left = || query_count("SELECT count(*) FROM steadfast.records WHERE live AND due > 0");
     let until = Instant::now() + Duration::from_secs(60);
     while left() > 0 {
-        assert!(Instant::now() < until, "{} remain", left());
+        assert!(Instant::now() < until, "{} items remain", left());
         std::thread::sleep(Duration::from_millis(200));
     }
     for server in &servers {
         let total = server.get("/resources/stores/kv");
-        assert_eq!(total.status, 200, "a server failed");
+        assert_eq!(total.status, 200, "a server stopped working");
     }
 }
 
-/// Row locks, as a server that froze within a transaction leaves them.
+/// An open transaction that holds row locks, like that of a server that froze during a commit.
 struct RowLock {
     runtime: tokio::runtime::Runtime,
     client: tokio_postgres::Client,
 }
 
 impl RowLock {
-    /// Locks the rows of two-letter keys.
+    /// Locks the rows of the given two-character keys.
     fn acquire(url: &str, keys: &[&str]) -> RowLock {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let client = runtime.block_on(async {
@@ -317,7 +377,7 @@ fn a_locked_row_does_not_block_writes_to_other_rows() {
             let (server, item) = (&server, &item);
             scope.spawn(move || {
                 let put = server.request(&format!("PUT {item}{n}"), &[], b"new");
-                assert_eq!(put.status, 200, "after the row is unlocked");
+                assert_eq!(put.status, 200, "the write must succeed after the release");
             });
             std::thread::sleep(Duration::from_millis(150));
         }
@@ -330,7 +390,40 @@ fn a_locked_row_does_not_block_writes_to_other_rows() {
 }
 
 #[test]
-fn a_locked_row_does_not_block_other_writes_of_its_group() {
+fn the_query_of_a_disconnected_client_blocks_no_other_request() {
+    let Some(url) = create_database("gone") else { return };
+    let server = Server::postgres(&url);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let lock = runtime.block_on(async {
+        let client = connect(&url).await;
+        let lock = "BEGIN; LOCK TABLE steadfast.records IN ACCESS EXCLUSIVE MODE";
+        client.batch_execute(lock).await.unwrap();
+        client
+    });
+    let mut client = server.connect();
+    let list = "GET /resources/stores/kv HTTP/1.1\r\nHost: h\r\nFastly-Key: ";
+    client.send("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    client.wait_for_bytes();
+    client.send(format!("{list}{TOKEN}\r\n\r\n")).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    // Dropping a client with an unread response resets the connection.
+    drop(client);
+    let start = Instant::now();
+    // Send more requests than the pool has connections. None of them needs the locked table.
+    for _ in 0..10 {
+        assert_eq!(server.get("/readyz").status, 200);
+    }
+    // The statement timeout is 8 s, so a request that waits for the list takes longer than 6 s.
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    let metrics = server.get("/metrics").text();
+    let abandoned = "{route=\"/resources/stores/kv\",method=\"GET\",status=\"499\"} 1";
+    assert!(metrics.contains(abandoned), "{metrics}");
+    runtime.block_on(lock.batch_execute("ROLLBACK")).unwrap();
+    assert_eq!(server.get("/resources/stores/kv").status, 200);
+}
+
+#[test]
+fn a_locked_row_does_not_block_other_writes_in_its_group() {
     let Some(url) = create_database("shared") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("site");
@@ -347,8 +440,8 @@ fn a_locked_row_does_not_block_other_writes_of_its_group() {
     };
     std::thread::scope(|scope| {
         let put = &put;
-        // Two transactions are in flight, so the next writes form a group. It contains rows before
-        // and after the locked ones, and rows that do not exist yet.
+        // Two transactions are in flight, so the next writes form a group. The group contains rows
+        // before and after the locked rows, and rows that do not exist yet.
         for key in ["k0", "k1"] {
             scope.spawn(move || put(key));
             std::thread::sleep(Duration::from_millis(25));
@@ -370,14 +463,14 @@ fn a_locked_row_does_not_block_other_writes_of_its_group() {
 }
 
 #[test]
-fn timed_out_lock_waits_leave_no_waiting_statements() {
+fn lock_waits_that_time_out_leave_no_waiting_statements() {
     let Some(url) = create_database("lock_wait") else { return };
     let server = Server::postgres(&url);
     let store = server.create_store("site");
     let item = format!("/resources/stores/kv/{store}/keys/");
     assert_eq!(server.request(&format!("PUT {item}k0"), &[], b"old").status, 200);
     let row_lock = RowLock::acquire(&url, &["k0"]);
-    // Insert another row, uncommitted.
+    // Insert another row in the same transaction, which is not committed.
     let insert = "INSERT INTO steadfast.records (key, version, due, live, mark, head, body) \
                   SELECT overlay(key placing 'n0'::BYTEA from length(key) - 1), version, due, \
                   live, mark, head, body FROM steadfast.records \
@@ -388,17 +481,17 @@ fn timed_out_lock_waits_leave_no_waiting_statements() {
             let (server, item) = (&server, &item);
             scope.spawn(move || {
                 let put = server.request(&format!("PUT {item}{key}"), &[], b"new");
-                assert_eq!(put.status, 200, "{key} after it is unlocked");
+                assert_eq!(put.status, 200, "{key} must be written after the release");
             });
             std::thread::sleep(Duration::from_millis(150));
         }
-        // Longer than the statement timeout.
+        // Wait for longer than the statement timeout.
         std::thread::sleep(Duration::from_secs(9));
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                        AND application_name = 'steadfast' AND wait_event_type = 'Lock'";
         let waiting = row_lock.runtime.block_on(row_lock.client.query_one(waiting, &[]));
         let waiting = waiting.unwrap().get::<_, i64>(0);
-        assert!((1..=2).contains(&waiting), "{waiting} statements wait for two writes");
+        assert!((1..=2).contains(&waiting), "{waiting} statements are waiting for two rows");
         row_lock.release();
     });
     for key in ["k0", "n0"] {
@@ -406,8 +499,8 @@ fn timed_out_lock_waits_leave_no_waiting_statements() {
     }
 }
 
-/// Starts a proxy to a database server that delays new connections by `pause`. While the returned
-/// flag is set it accepts connections but forwards nothing, like a frozen machine.
+/// Starts a proxy in front of a database server. The proxy delays new connections by `pause`. While
+/// the returned flag is set, it accepts connections but forwards nothing, like a frozen machine.
 fn proxy(host: &str, pause: Duration) -> (u16, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -444,7 +537,7 @@ fn servers_fail_over_from_a_frozen_database_server() {
     let Some(url) = create_database("frozen") else { return };
     let (user, at) = url.split_once('@').unwrap();
     let (host, name) = at.split_once('/').unwrap();
-    // Two proxies to the same database server. The first is preferred, being faster.
+    // Use two proxies in front of the same database server. Servers prefer the faster one.
     let (fast, frozen) = proxy(host, Duration::ZERO);
     let (slow, slow_frozen) = proxy(host, Duration::from_millis(30));
     let url = format!("{user}@127.0.0.1:{fast},127.0.0.1:{slow}/{name}");
@@ -469,16 +562,16 @@ fn servers_fail_over_from_a_frozen_database_server() {
     write_and_read();
     let took = start.elapsed();
     assert!(took < Duration::from_secs(25), "{took:?}");
-    assert!(took > Duration::from_secs(1), "the frozen proxy was not in use: {took:?}");
+    assert!(took > Duration::from_secs(1), "the frozen proxy was not used before: {took:?}");
     assert!(!slow_frozen.load(Ordering::Relaxed));
-    // A new server also avoids the frozen proxy.
+    // A new server must avoid the frozen proxy too.
     let fresh = Server::postgres(&url);
     assert_eq!(fresh.get(&format!("{item}1")).body, b"v");
     assert!(fresh.startup_time < Duration::from_secs(8), "{:?}", fresh.startup_time);
     frozen.store(false, Ordering::Relaxed);
 }
 
-/// Runs a server that fails to start; returns its stderr.
+/// Runs a server that must fail to start. Returns the standard error.
 fn startup_error(arguments: &[&str], token: bool) -> String {
     let mut command = Command::new(binary());
     command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).stdin(Stdio::null());

@@ -1,8 +1,9 @@
-//! Power cuts on a real file system: copies its block device under load and mounts the copies.
+//! Tests of power cuts on a real file system. Each test copies the block device under load and
+//! mounts the copies.
 //!
-//! The server is stopped (SIGSTOP) during a copy, so the copy is of one point in time and the
-//! journal knows exactly which writes were acknowledged by then. An fsync in progress completes
-//! first; other unsynced data is mostly not on the device.
+//! The server is suspended with SIGSTOP during a copy. The copy therefore shows one point in time,
+//! and the journal contains exactly the writes that were acknowledged by then. An fsync in progress
+//! completes before the server is suspended. Most other unsynced data is not yet on the device.
 
 use crate::disk_images::check_store;
 use crate::harness::fault_shim::{Action, FaultShim, Rule, SYNC, WAL};
@@ -16,10 +17,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Cuts per run.
+/// Number of power cuts per run.
 const CUTS: u64 = 5;
 
-/// Copies of the device with the time of each in microseconds, and the journals of the clients.
+/// Copies of the device, each with its time in microseconds, and the journals of the clients.
 struct DeviceCopies {
     copies: Vec<(PathBuf, u64)>,
     journals: Vec<Journal>,
@@ -29,7 +30,7 @@ struct DeviceCopies {
 /// Runs a workload on a loop device and copies the device at random moments.
 ///
 /// # Errors
-/// The reason why no loop device can be created.
+/// Returns the reason if no loop device can be created.
 fn copy_device_under_load(
     dir: &Path,
     cuts: u64,
@@ -60,7 +61,8 @@ fn copy_device_under_load(
     Ok(DeviceCopies { copies, journals, store })
 }
 
-/// Stops a server and waits until all its threads have stopped, which can take milliseconds.
+/// Sends SIGSTOP to a server and waits until all its threads have stopped, which can take
+/// milliseconds.
 fn freeze(server: &Server) {
     signal(server, "-STOP");
     let stopped = |thread: &Path| {
@@ -70,7 +72,7 @@ fn freeze(server: &Server) {
     let threads = PathBuf::from(format!("/proc/{}/task", server.pid()));
     let end = Instant::now() + Duration::from_secs(60);
     while !fs::read_dir(&threads).unwrap().all(|thread| stopped(&thread.unwrap().path())) {
-        assert!(Instant::now() < end, "the server does not stop");
+        assert!(Instant::now() < end, "the server was not suspended in time");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -81,7 +83,7 @@ fn signal(server: &Server, name: &str) {
 }
 
 impl DeviceCopies {
-    /// Mounts each copy, starts a server on it and checks its store.
+    /// Mounts each copy, starts a server on it and checks the store.
     fn check(&self, dir: &Path) -> Vec<Result<(), String>> {
         let check = |(copy, at): &(PathBuf, u64)| {
             let expected = journal::expected_at(&self.journals, *at);
@@ -118,7 +120,7 @@ fn acknowledged_writes_survive_power_loss_under_load() {
         }
     }
     println!("{done} cuts, {acknowledged} writes acknowledged");
-    assert!(acknowledged > done, "only {acknowledged} writes acknowledged");
+    assert!(acknowledged > done, "only {acknowledged} writes were acknowledged");
 }
 
 #[test]
@@ -130,9 +132,9 @@ fn a_server_that_skips_wal_fsyncs_is_reported() {
     match copy_device_under_load(dir.path(), CUTS, &mut random, |data| shim.server(data)) {
         Err(why) => println!("skipped: cannot create a loop device ({why})"),
         Ok(copies) => {
-            assert!(shim.hits(0) > 0, "the shim skipped no fsync");
+            assert!(shim.hits(0) > 0, "the shim did not skip any fsync");
             let failed = copies.check(dir.path()).into_iter().filter(Result::is_err).count();
-            assert!(failed > 0, "a server that does not fsync its WAL passes");
+            assert!(failed > 0, "a server that does not fsync its WAL passed the check");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Disk images derived from a system call trace: starts the server on each and checks its store.
+//! Tests with disk images that are derived from a system call trace. Each test starts a server on
+//! each image and checks the store.
 
 use crate::disk_model::{DiskModel, ImageMode};
 use crate::harness::checker::{self, Kind, Violation};
@@ -13,21 +14,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-/// Images per trace.
+/// Number of images per trace.
 const IMAGES: u64 = 50;
 const WRITERS: u32 = 4;
 
-/// The trace of some server runs, and the journals of their clients.
+/// The trace of several server runs, and the journals of the clients.
 struct TracedRun {
     records: Vec<TraceRecord>,
     journals: Vec<Journal>,
     store: String,
-    /// When the store was created, in microseconds.
+    /// The time at which the store was created, in microseconds.
     store_created: u64,
 }
 
-/// Traces three servers under load on the same data: the first and last are killed, the second
-/// shuts down gracefully. Returns `None` if tracing is not possible.
+/// Traces three runs of a server under load on the same data. The first and the last run end with a
+/// kill, the second one with a graceful shutdown. Returns `None` if tracing is not possible.
 fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
     let tracer = SyscallTracer::build()?;
     let mut journals: Vec<_> = (0..WRITERS).map(Journal::new).collect();
@@ -61,13 +62,13 @@ fn workload(port: u16, store: &str, sizes: ValueSizes) -> Workload {
 }
 
 impl TracedRun {
-    /// Returns the valid states after a power cut just before a record.
+    /// Returns the valid states after a power cut just before the record `cut` of the trace.
     fn expected(&self, cut: usize) -> Expected {
         let at = self.records.get(cut).map_or(u64::MAX, |record| record.time - 1);
         journal::expected_at(&self.journals, at)
     }
 
-    /// Formats the calls before a cut, for diagnosis.
+    /// Returns a listing of the calls before a power cut, for diagnosis.
     fn describe_calls(&self, cut: usize) -> String {
         let mut text = String::new();
         for (number, record) in self.records.iter().take(cut).enumerate() {
@@ -79,7 +80,7 @@ impl TracedRun {
         text
     }
 
-    /// Chooses `count` cut points, in order.
+    /// Chooses `count` random points for power cuts, in ascending order.
     fn cut_points(&self, count: u64, random: &mut Random) -> Vec<usize> {
         let first = self.records.partition_point(|record| record.time <= self.store_created);
         let records = (self.records.len() - first) as u64;
@@ -90,22 +91,26 @@ impl TracedRun {
     }
 }
 
-/// Starts a server on a data directory and checks its store; failing to start is an error too.
+/// Starts a server on a data directory and checks the store.
+///
+/// # Errors
+/// Returns a description if the server does not start or the store contradicts `expected`.
 pub(crate) fn check_store(data: &Path, store: &str, expected: &Expected) -> Result<(), String> {
     // `Server::start` panics if the server does not start.
     let start = || Server::start(data, &["--wal-bytes", "1048576"]);
-    let server = catch_unwind(AssertUnwindSafe(start)).map_err(|_| "does not start".to_owned())?;
+    let server = catch_unwind(AssertUnwindSafe(start))
+        .map_err(|_| "the server does not start".to_owned())?;
     let status = server.get(&format!("/resources/stores/kv/{store}")).status;
     if status != 200 {
-        return Err(format!("{:?}: the store has status {status}", Kind::LostWrite));
+        return Err(format!("{:?}: a request for the store returned {status}", Kind::LostWrite));
     }
     let observe = AssertUnwindSafe(|| checker::observe(server.port, store, expected));
-    let observed = catch_unwind(observe).map_err(|_| "does not respond".to_owned())?;
+    let observed = catch_unwind(observe).map_err(|_| "the server does not respond".to_owned())?;
     let violations: Vec<Violation> = checker::compare(expected, &observed).violations;
     if violations.is_empty() { Ok(()) } else { Err(format!("{violations:#?}")) }
 }
 
-/// Checks `1 / share` of the requested number of images; keeps the first that fails.
+/// Checks `1 / share` of the requested number of images. Keeps the first image that fails.
 fn check_images(test: &str, sizes: &[ValueSizes], share: u64) {
     let seed = run_seed(test);
     let mut random = Random(seed);
@@ -144,7 +149,7 @@ fn check_images(test: &str, sizes: &[ValueSizes], share: u64) {
         }
     }
     println!("{test}: {done} images of {traces} traces, {with_unsynced_data} with unsynced data");
-    assert!(with_unsynced_data > 0, "no image had unsynced data");
+    assert!(with_unsynced_data > 0, "there was no image with unsynced data");
 }
 
 #[test]
@@ -183,8 +188,8 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     }
 }
 
-/// Kills a server before the `nth` fsync of a path, starts another on its unsynced files, and
-/// checks images of power cuts during the second run.
+/// Kills a server before the `nth` fsync of a path, starts another server on the unsynced files,
+/// and checks images of power cuts during the second run.
 fn recovery_fsyncs(path: &'static str, nth: u64) {
     let (Some(tracer), Some(shim)) = (SyscallTracer::build(), FaultShim::build()) else { return };
     let mut random = Random(run_seed(path));
@@ -202,8 +207,11 @@ fn recovery_fsyncs(path: &'static str, nth: u64) {
         let workload = workload(server.port, &store, ValueSizes::FillsWal);
         workload::run(&workload, &mut journals, &mut random, || {
             if start == 0 {
-                assert!(server.wait_for_exit(Duration::from_secs(60)).is_some(), "not killed");
-                // Delay later fsyncs, so that they cannot hide a missing one.
+                assert!(
+                    server.wait_for_exit(Duration::from_secs(60)).is_some(),
+                    "the server was not killed"
+                );
+                // Delay later fsyncs, so that they cannot hide a missing fsync during recovery.
                 shim.set(0, Rule { action: Action::Delay(1000), ..rule });
             } else {
                 std::thread::sleep(Duration::from_millis(300));
@@ -219,7 +227,7 @@ fn recovery_fsyncs(path: &'static str, nth: u64) {
         let data = dir.path().join("data");
         disk.image(ImageMode::DropUnsynced, &mut random, &data);
         let result = check_store(&data, &run.store, &run.expected(cut));
-        assert!(result.is_ok(), "cut {cut}, the second run starts at {second_run}: {result:?}");
+        assert!(result.is_ok(), "cut at {cut}, second run from {second_run}: {result:?}");
     }
 }
 
@@ -234,7 +242,7 @@ fn recovery_fsyncs_the_wal_directory_before_it_depends_on_a_segment() {
     recovery_fsyncs("/log$", 3);
 }
 
-/// Asserts that images of a disk that ignores some fsyncs are reported.
+/// Asserts that the checker reports images of a disk that ignores the given fsyncs.
 fn assert_detects_missing_fsyncs(ignored_syncs: &'static str, sizes: ValueSizes) {
     let mut random = Random(run_seed(ignored_syncs));
     let Some(run) = trace_run(sizes, &mut random) else { return };
@@ -251,7 +259,7 @@ fn assert_detects_missing_fsyncs(ignored_syncs: &'static str, sizes: ValueSizes)
             return;
         }
     }
-    panic!("a server that does not fsync {ignored_syncs} passes");
+    panic!("a server that does not fsync {ignored_syncs} passed the check");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! A model of a disk that may lose, tear or corrupt unsynced data.
 //!
-//! It replays a trace and creates the data directories that a power cut may leave, under the
-//! assumptions of `docs/durability.md`: bytes are durable after an fsync of the file that began
-//! after the write, names after an fsync of their directory. Until then each 4 KiB page is
-//! independently in the state before or after any of its writes, torn, zero, or garbage. That
-//! includes the synced bytes of the page: the model assumes no atomic overwrite of part of a page.
+//! The model replays a trace and creates data directories that a power cut may leave, under the
+//! assumptions of `docs/durability.md`. Bytes are durable after an fsync of the file that began
+//! after the write. Names are durable after an fsync of the directory. Until then, each 4 KiB page
+//! is independently in the state before or after any of its writes, torn, zero, or garbage. This
+//! applies to the synced bytes of the page too: the model does not assume that part of a page is
+//! overwritten atomically.
 
 use crate::harness::random::Random;
 use crate::syscall_trace::{Syscall, TraceRecord};
@@ -15,7 +16,7 @@ use std::path::Path;
 
 pub(crate) const PAGE: usize = 4096;
 
-/// An unsynced change of a file.
+/// An unsynced change to a file.
 #[derive(Clone, Debug)]
 enum FileChange {
     Write { at: usize, bytes: Vec<u8> },
@@ -25,11 +26,11 @@ enum FileChange {
 #[derive(Clone, Debug, Default)]
 struct FileState {
     synced: Vec<u8>,
-    /// Unsynced changes with their record numbers.
+    /// The unsynced changes, each with the number of its trace record.
     pending: Vec<(usize, FileChange)>,
 }
 
-/// An unsynced change of a directory.
+/// An unsynced change to a directory.
 #[derive(Clone, Debug)]
 enum NameChange {
     File(String, usize),
@@ -46,7 +47,7 @@ impl NameChange {
         }
     }
 
-    /// Applies the change to the map from paths to file numbers, or `None` for a directory.
+    /// Applies the change to a map from paths to file numbers. A directory has the value `None`.
     fn apply(&self, names: &mut BTreeMap<String, Option<usize>>) {
         match self {
             NameChange::File(path, file) => {
@@ -70,19 +71,19 @@ impl NameChange {
 /// The unsynced changes that an image contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ImageMode {
-    /// None of it.
+    /// No unsynced changes.
     DropUnsynced,
-    /// All of it, as after kill -9.
+    /// All unsynced changes, as after kill -9.
     KeepUnsynced,
-    /// All of it, with one corrupt page.
+    /// All unsynced changes, with one corrupt page.
     OneCorruptPage,
-    /// All of it, with the last write torn.
+    /// All unsynced changes, with the last write torn.
     TornLastWrite,
     /// The changes up to an earlier point in time.
     EarlierPoint,
-    /// All of it for some files, none for others.
+    /// All unsynced changes of some files, and none of others.
     SomeFiles,
-    /// A random state of each page.
+    /// A random state for each page.
     EachPage,
 }
 
@@ -101,9 +102,10 @@ impl ImageMode {
 /// The state of a page in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PageState {
-    /// After this many of its writes.
+    /// The state after this many of the unsynced writes to the page.
     After(usize),
-    /// Torn: the first part after this many of its writes, the rest before the last of them.
+    /// A torn page: the first part is in the state after this many of the writes to the page, the
+    /// rest in the state before the last of them.
     Half(usize),
     Zero,
     Garbage,
@@ -112,15 +114,16 @@ enum PageState {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DiskModel {
     files: Vec<FileState>,
-    /// The names that the server sees.
+    /// The current names, including unsynced changes.
     names: BTreeMap<String, Option<usize>>,
     synced_names: BTreeMap<String, Option<usize>>,
     pending_names: Vec<(usize, NameChange)>,
-    /// Fsyncs in progress by thread: the record at which each began, and its file.
+    /// The fsync in progress on each thread: the number of the record at which it began, and the
+    /// file. A directory has no file.
     syncs: BTreeMap<u32, (usize, Option<usize>)>,
-    /// Number of records applied.
+    /// The number of records applied.
     pub(crate) applied: usize,
-    /// Fsyncs of paths that contain this have no effect.
+    /// Fsyncs of paths that contain this text have no effect.
     ignored_syncs: Option<&'static str>,
 }
 
@@ -129,7 +132,7 @@ fn parent(path: &str) -> &str {
 }
 
 impl DiskModel {
-    /// Creates a disk that ignores fsyncs of paths containing `syncs`, to test the checker.
+    /// Creates a disk that ignores fsyncs of paths that contain `syncs`, to test the checker.
     pub(crate) fn ignoring_syncs(syncs: &'static str) -> DiskModel {
         DiskModel { ignored_syncs: Some(syncs), ..DiskModel::default() }
     }
@@ -166,7 +169,7 @@ impl DiskModel {
     }
 
     fn edit_file(&mut self, path: &str, number: usize, change: FileChange) {
-        // The content of an unlinked file does not matter.
+        // The contents of an unlinked file do not matter.
         if let Some(Some(file)) = self.names.get(path) {
             self.files[*file].pending.push((number, change));
         }
@@ -190,7 +193,7 @@ impl DiskModel {
             }
             return;
         }
-        // Otherwise it is a directory.
+        // The fsync was called on a directory.
         let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending_names)
             .into_iter()
             .partition(|(number, change)| *number < began && parent(change.path()) == record.path);
@@ -203,7 +206,8 @@ impl DiskModel {
         self.files.iter().any(|file| !file.pending.is_empty())
     }
 
-    /// Creates a data directory as a power cut at this point may leave it; returns a description.
+    /// Creates a data directory as a power cut at this point may leave it. Returns a description of
+    /// the image.
     pub(crate) fn image(&self, mode: ImageMode, random: &mut Random, to: &Path) -> String {
         let earlier = self.random_record(random);
         let names = self.surviving_names(mode, earlier, random);
@@ -216,7 +220,7 @@ impl DiskModel {
         let last = self.files.iter().filter_map(|file| file.pending.last());
         let last = last.map(|(number, _)| *number).max().unwrap_or(0);
         for (path, node) in &names {
-            // A directory sorts before its entries; they are lost with it.
+            // A directory sorts before its entries. If it is lost, its entries are lost too.
             if !parent(path).is_empty() && !to.join(parent(path)).is_dir() {
                 continue;
             }
@@ -234,7 +238,7 @@ impl DiskModel {
         description
     }
 
-    /// Returns a record number between the first pending change and now.
+    /// Returns a random record number between the first pending change and the last record applied.
     fn random_record(&self, random: &mut Random) -> usize {
         let pending = self.files.iter().filter_map(|file| file.pending.first());
         let names = self.pending_names.first().map(|(number, _)| *number);
@@ -250,7 +254,7 @@ impl DiskModel {
         random: &mut Random,
     ) -> BTreeMap<String, Option<usize>> {
         let mut names = self.synced_names.clone();
-        // Within a directory, changes survive in order, as in a journaling file system.
+        // Changes to a directory survive in order, as in a journaling file system.
         let mut kept_until: BTreeMap<&str, usize> = BTreeMap::new();
         for (number, change) in &self.pending_names {
             let until = *kept_until.entry(parent(change.path())).or_insert_with(|| match mode {
@@ -287,7 +291,7 @@ impl DiskModel {
         }
         let file = *unsynced[random.below(unsynced.len() as u64) as usize];
         let pages: Vec<_> = self.files[file].pages().into_iter().collect();
-        // The first page is where synced and unsynced data meet.
+        // Prefer the first page, which can contain both synced and unsynced data.
         let among = if random.one_in(3) { 1 } else { pages.len() as u64 };
         let (page, changes) = &pages[random.below(among) as usize];
         let state = match random.below(4) {
@@ -304,7 +308,7 @@ impl DiskModel {
 struct ImageOptions {
     mode: ImageMode,
     earlier: usize,
-    /// The record number of the last change to any file.
+    /// The record number of the last pending change to any file.
     last: usize,
     corrupted: Option<(usize, usize, PageState)>,
 }
@@ -323,7 +327,7 @@ fn apply(bytes: &mut Vec<u8>, change: &FileChange) {
 }
 
 impl FileState {
-    /// Returns the largest length the file has had since its last fsync.
+    /// Returns the largest length that the file has had since its last fsync.
     fn max_len(&self) -> usize {
         let ends = self.pending.iter().map(|(_, change)| match change {
             FileChange::Write { at, bytes } => at + bytes.len(),
@@ -332,7 +336,7 @@ impl FileState {
         ends.max().unwrap_or(0).max(self.synced.len())
     }
 
-    /// Returns the unsynced pages, each with the indexes of its pending changes.
+    /// Returns the unsynced pages by number, each with the indexes of its pending changes.
     fn pages(&self) -> BTreeMap<usize, Vec<usize>> {
         let (mut pages, max_len): (BTreeMap<usize, Vec<usize>>, _) =
             (BTreeMap::new(), self.max_len());
@@ -348,7 +352,7 @@ impl FileState {
         pages
     }
 
-    /// Returns the content that survives.
+    /// Returns the contents of the file after the power cut.
     fn surviving(&self, options: &ImageOptions, random: &mut Random) -> Vec<u8> {
         let all = self.pending.len();
         let some = match options.mode {
@@ -387,7 +391,7 @@ impl FileState {
                 for (page, changes) in self.pages() {
                     corrupt_page(page, &changes, random_state(changes.len(), random), random);
                 }
-                // The length is separate metadata and may be older.
+                // The length is separate metadata, which may be older than the contents.
                 let known = random.below(all as u64 + 1) as usize;
                 let mut then = self.synced.clone();
                 self.pending[..known].iter().for_each(|(_, change)| apply(&mut then, change));
@@ -402,7 +406,7 @@ impl FileState {
         bytes
     }
 
-    /// Puts one page of otherwise complete content into the given state.
+    /// Puts one page of otherwise complete contents into the given state.
     fn corrupt_page(
         &self,
         bytes: &mut [u8],
@@ -438,7 +442,7 @@ impl FileState {
         }
     }
 
-    /// Returns a page after some of its changes.
+    /// Returns the synced page with only the given changes applied.
     fn page(&self, page: usize, changes: &[usize]) -> Vec<u8> {
         let start = page * PAGE;
         let mut bytes = self.synced.get(start..).unwrap_or_default().to_vec();
@@ -457,7 +461,7 @@ impl FileState {
     }
 }
 
-/// Draws the state of a page with this many changes.
+/// Returns a random state for a page with this many changes.
 fn random_state(changes: usize, random: &mut Random) -> PageState {
     match random.below(10) {
         0..=3 => PageState::After(changes),
@@ -468,7 +472,7 @@ fn random_state(changes: usize, random: &mut Random) -> PageState {
     }
 }
 
-/// Writes a file, with holes for zeros.
+/// Writes a sparse file: blocks of zeros become holes.
 fn write(path: &Path, bytes: &[u8]) {
     let file = File::create(path).unwrap();
     file.set_len(bytes.len() as u64).unwrap();

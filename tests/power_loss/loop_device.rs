@@ -1,10 +1,10 @@
-//! An ext4 file system on a loop device. Needs root; unmounted when dropped.
+//! An ext4 file system on a loop device. Requires root. Dropping a [`LoopDevice`] unmounts it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Size of the file system: enough for the WAL, the database and some blob files.
+/// Size of the file system in bytes: enough for the WAL, the database and some blob files.
 const BYTES: u64 = 512 << 20;
 
 pub(crate) struct LoopDevice {
@@ -14,7 +14,7 @@ pub(crate) struct LoopDevice {
     mount: PathBuf,
 }
 
-/// Runs a command; the error is its stderr.
+/// Runs a command. If the command fails, returns its standard error.
 fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let done = Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
     if done.status.success() {
@@ -27,7 +27,7 @@ impl LoopDevice {
     /// Creates and mounts an empty file system, with its image and mount point in `dir`.
     ///
     /// # Errors
-    /// The tool that is missing or not permitted.
+    /// Returns an error message if a required tool is missing or fails, for example without root.
     pub(crate) fn format(dir: &Path) -> Result<LoopDevice, String> {
         let image = dir.join("image");
         let file = File::create(&image).map_err(|e| e.to_string())?;
@@ -47,13 +47,13 @@ impl LoopDevice {
         Ok(loop_device)
     }
 
-    /// The data directory for a server.
+    /// Returns the path of a data directory on the file system.
     pub(crate) fn data(&self) -> PathBuf {
         self.mount.join("data")
     }
 
-    /// Copies a consistent state of the device, without the kernel's dirty pages, as a power cut
-    /// leaves it. Copies again if the kernel wrote meanwhile.
+    /// Copies the device in the state that a power cut leaves, without the kernel's dirty pages.
+    /// Repeats the copy if the kernel writes to the device while it is being copied.
     pub(crate) fn copy(&self, to: &Path) {
         let (from, to) = (self.image.to_str().unwrap(), to.to_str().unwrap());
         for _ in 0..50 {

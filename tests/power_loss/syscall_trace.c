@@ -1,6 +1,7 @@
-/* LD_PRELOAD library that records, in order, every call that changes a file below one directory,
- * with its data, and every fsync. syscall_trace.rs reads the records and has the same layout. A
- * record is complete before `end` moves past it, so a killed process leaves whole records only. */
+/* An LD_PRELOAD library that traces the changes to the files in a directory tree. It records every
+ * write, including the data, every other change and every fsync, in order. syscall_trace.rs reads
+ * the records and also defines their layout. Each record is complete before `end` is advanced past
+ * it, so a killed process leaves no partial record. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -22,18 +23,18 @@
 enum { WRITE = 1, SYNC_BEGINS, SYNC_ENDS, TRUNCATE, CREATE, UNLINK, RENAME, MKDIR };
 
 struct header {
-    uint64_t end;      /* bytes of records */
-    uint64_t capacity; /* bytes available; set by the test */
+    uint64_t end;      /* size of all records in bytes */
+    uint64_t capacity; /* space for records in bytes; set by the test */
     uint32_t lock;
-    uint32_t full; /* a record did not fit; the trace is incomplete */
+    uint32_t full; /* set if a record did not fit, so the trace is incomplete */
 };
 
 struct record {
     uint32_t kind, thread;
-    uint64_t time; /* microseconds since 1970 */
+    uint64_t time; /* microseconds since the Unix epoch */
     uint64_t at;   /* offset of a write; size of a truncation */
     uint64_t path, bytes;
-}; /* the path and the bytes follow; the next record begins at a multiple of 8 */
+}; /* followed by the path and the bytes; the next record begins at a multiple of 8 */
 
 static struct header *header;
 static const char *root;
@@ -52,7 +53,7 @@ __attribute__((constructor)) static void attach(void) {
     }
     close(fd);
     header = map;
-    header->lock = 0; /* a killed process may have left it locked */
+    header->lock = 0; /* a killed process may have held the lock */
 }
 
 static void append_record(uint32_t kind, const char *path, uint64_t at, const void *bytes,
@@ -85,7 +86,7 @@ static void append_record(uint32_t kind, const char *path, uint64_t at, const vo
     __atomic_store_n(&header->lock, 0, __ATOMIC_RELEASE);
 }
 
-/* The path of a descriptor; not a path below the root for pipes and sockets. */
+/* Returns the path of a descriptor. A pipe or socket has no path below the root directory. */
 static const char *fd_path(int fd, char *path, size_t size) {
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -99,8 +100,8 @@ static const char *fd_path(int fd, char *path, size_t size) {
     if (!real) \
     real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-/* A write is recorded before the call: from then on any part of it may be on disk, even if the
- * process is killed halfway. */
+/* Records a write before the call, because any part of the data may reach the disk from then on,
+ * even if the process is killed during the call. */
 static void record_write(int fd, const void *bytes, size_t size, int64_t at) {
     char path[512];
     if (size && at >= 0)
@@ -208,7 +209,8 @@ EXPORT int rename(const char *from, const char *to) {
     RECORDED(RENAME, from, to, strlen(to), real(from, to));
 }
 
-/* A new name is recorded before it exists, so no thread can depend on it earlier. */
+/* Records a new name before creating it, so that no operation on the new file or directory precedes
+ * this record in the trace. */
 EXPORT int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
     if (access(path, F_OK) != 0)

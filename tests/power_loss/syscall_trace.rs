@@ -1,4 +1,4 @@
-//! Traces the server's file system calls: preloads `syscall_trace.c` and reads its records.
+//! Traces the file system calls of a server: preloads `syscall_trace.c` and reads its records.
 
 use crate::harness::fault_shim::FaultShim;
 use crate::harness::preload;
@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Capacity of a trace in bytes; the file is sparse.
+/// Capacity of a trace in bytes. The file is sparse.
 const CAPACITY: u64 = 1 << 30;
 const HEADER_BYTES: u64 = 24;
 const RECORD_BYTES: usize = 40;
@@ -19,25 +19,25 @@ pub(crate) enum Syscall {
     Write,
     SyncBegins,
     SyncEnds,
-    /// Resizes to `at` bytes.
+    /// Resizes the file to `at` bytes.
     Truncate,
     Create,
     Unlink,
-    /// Renames to the path in `bytes`.
+    /// Renames the file to the path in `bytes`.
     Rename,
     Mkdir,
 }
 
-/// A call, recorded before it is made (write, create, mkdir, start of an fsync) or after it
-/// succeeded (the others).
+/// A call. A write, a create, a mkdir and the start of an fsync are recorded before the call, all
+/// others after the call has succeeded.
 #[derive(Clone, Debug)]
 pub(crate) struct TraceRecord {
     pub(crate) kind: Syscall,
     pub(crate) thread: u32,
-    /// Microseconds since 1970.
+    /// The time in microseconds since the Unix epoch.
     pub(crate) time: u64,
     pub(crate) at: u64,
-    /// Relative to the data directory.
+    /// The path relative to the data directory.
     pub(crate) path: String,
     pub(crate) bytes: Vec<u8>,
 }
@@ -50,7 +50,7 @@ pub(crate) struct SyscallTracer {
 }
 
 impl SyscallTracer {
-    /// Compiles the tracer; prints a notice and returns `None` without a C compiler.
+    /// Compiles the tracer. Prints a notice and returns `None` if there is no C compiler.
     pub(crate) fn build() -> Option<SyscallTracer> {
         let dir = tempfile::tempdir().unwrap();
         let library = preload::build("tests/power_loss/syscall_trace.c", dir.path())?;
@@ -62,18 +62,18 @@ impl SyscallTracer {
         Some(SyscallTracer { dir, library, file })
     }
 
-    /// The data directory of the servers.
+    /// Returns the path of the data directory that the traced servers use.
     pub(crate) fn data(&self) -> PathBuf {
-        // The tracer compares paths as the kernel reports them.
+        // Resolve symbolic links, because the tracer compares paths as the kernel reports them.
         self.dir.path().canonicalize().unwrap().join("data")
     }
 
-    /// Starts a traced server. A small WAL triggers frequent checkpoints.
+    /// Starts a traced server with a small WAL, which causes frequent checkpoints.
     pub(crate) fn server(&self) -> Server {
         Server::spawn(self.command())
     }
 
-    /// Starts a traced server under a fault shim.
+    /// Starts a traced server with a fault shim.
     pub(crate) fn server_with_faults(&self, shim: &FaultShim) -> Server {
         let mut command = self.command();
         let both = format!("{}:{}", self.library.display(), shim.library().display());
@@ -98,7 +98,7 @@ impl SyscallTracer {
         u64::from_ne_bytes(bytes)
     }
 
-    /// Returns all records so far.
+    /// Returns all records written so far.
     pub(crate) fn records(&self) -> Vec<TraceRecord> {
         assert_eq!(self.read_u64(16) >> 32, 0, "the trace exceeds its capacity");
         let mut bytes = vec![0; self.read_u64(0) as usize];
@@ -114,7 +114,7 @@ impl SyscallTracer {
     }
 }
 
-/// Decodes a record; returns it with its encoded length.
+/// Decodes a record. Returns the record and its encoded length.
 fn decode(bytes: &[u8], root: &str) -> (TraceRecord, usize) {
     let read_u64 = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
     let kind = match read_u64(0) as u32 {

@@ -1,10 +1,10 @@
-//! The account endpoints that clients request alongside the stores (docs/contract.md section 6).
+//! Tests of the account endpoints that clients use (docs/contract.md section 6).
 
 use crate::support::{Server, TOKEN};
 use serde_json::{Value, json};
 
 #[test]
-fn discovery_needs_no_token_and_is_json() {
+fn discovery_needs_no_token_and_returns_json() {
     let server = Server::memory(&[]);
     let mut client = server.connect();
     let path = "/realms/fastly/.well-known/openid-configuration";
@@ -18,11 +18,11 @@ fn get(server: &Server, path: &str) -> Value {
     let response = server.get(path);
     assert_eq!(response.status, 200, "{path}");
     assert_eq!(response.header("Cache-Control"), "no-store");
-    assert!(!response.text().contains(TOKEN), "{path} shows the token");
+    assert!(!response.text().contains(TOKEN), "the response to {path} contains the token");
     response.json()
 }
 
-/// The field names of a JSON object, in order.
+/// Returns the field names of a JSON object in the order in which `Value` stores them.
 fn field_names(value: &Value) -> Vec<&str> {
     value.as_object().unwrap_or_else(|| panic!("{value}")).keys().map(String::as_str).collect()
 }
@@ -44,7 +44,7 @@ fn verify_returns_customer_user_services_and_token() {
     let token = sorted(&["id", "name", "created_at", "expires_at", "scope"]);
     assert_eq!(field_names(&json["token"]), token);
     for text in ["id", "name", "created_at", "scope"] {
-        assert!(json["token"][text].is_string(), "{text} in {json}");
+        assert!(json["token"][text].is_string(), "{text} is not a string in {json}");
     }
 }
 
@@ -68,7 +68,7 @@ fn token_and_user_have_the_fields_that_clients_decode() {
     assert_eq!(user["customer_id"], token["customer_id"]);
     assert_eq!(user["customer_id"], verified["customer"]["id"]);
     assert_eq!(token["id"], verified["token"]["id"]);
-    // The Go client parses it as RFC 3339.
+    // The Go client parses the time as RFC 3339.
     let created = token["created_at"].as_str().unwrap();
     assert!(created.len() == 20 && created.ends_with('Z') && &created[10..11] == "T");
 }
@@ -100,7 +100,7 @@ fn the_kv_store_product_is_always_enabled() {
 }
 
 #[test]
-fn account_endpoints_list_their_methods_in_allow() {
+fn account_endpoints_list_their_methods_in_the_allow_header() {
     let server = Server::memory(&[]);
     for (path, methods) in [
         ("/verify", "GET, HEAD"),

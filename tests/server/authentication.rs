@@ -1,11 +1,11 @@
-//! Authentication: every route except health and discovery requires the token, and no response or
-//! log shows it.
+//! Tests of authentication: every route except health and discovery requires the token, and no
+//! response or log contains the token.
 
 use crate::support::{DiskServer, Response, Server, TOKEN};
 
 const KV: &str = "/resources/stores/kv";
 
-/// Sends a request with only these headers, each ended by CR LF.
+/// Sends a request with the given headers, each of which ends with CR LF, and reads the response.
 fn send(server: &Server, request: &str, headers: impl AsRef<[u8]>, body: &str) -> Response {
     let mut head = format!("{request} HTTP/1.1\r\nHost: h\r\n").into_bytes();
     head.extend_from_slice(headers.as_ref());
@@ -15,7 +15,7 @@ fn send(server: &Server, request: &str, headers: impl AsRef<[u8]>, body: &str) -
     client.read_response(request.starts_with("HEAD")).unwrap()
 }
 
-/// Requests to every route with each of its methods, and to paths without a route.
+/// Returns requests to every route with each of its methods, and to paths without a route.
 fn all_requests(store: &str) -> Vec<(String, &'static str)> {
     let one = format!("{KV}/{store}");
     let line = r#"{"key":"b","value":"dg=="}"#;
@@ -51,7 +51,7 @@ fn all_requests(store: &str) -> Vec<(String, &'static str)> {
     requests
 }
 
-/// The state of the server that clients can read.
+/// Returns the server state that is visible to clients.
 fn visible_state(server: &Server, store: &str) -> Vec<String> {
     let item = server.get(&format!("{KV}/{store}/keys/k"));
     vec![
@@ -63,7 +63,7 @@ fn visible_state(server: &Server, store: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_route_without_the_token_is_401_and_changes_nothing() {
+fn every_route_without_the_token_returns_401_and_changes_nothing() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     server.request(&format!("PUT {KV}/{store}/keys/k"), &[], b"v");
@@ -107,14 +107,19 @@ fn only_the_exact_token_given_once_is_accepted() {
     let status = |headers: &[u8]| send(&server, &format!("GET {KV}"), headers, "").status;
     let key = |token: &str| format!("Fastly-Key: {token}\r\n");
     assert_eq!(status(key(TOKEN).as_bytes()), 200);
-    assert_eq!(status(key(TOKEN).to_lowercase().as_bytes()), 200, "names are case-insensitive");
+    assert_eq!(
+        status(key(TOKEN).to_lowercase().as_bytes()),
+        200,
+        "header names are case-insensitive"
+    );
     assert_eq!(status(format!("Fastly-Key: \t{TOKEN} \r\n").as_bytes()), 200);
     for length in 0..TOKEN.len() {
-        assert_eq!(status(key(&TOKEN[..length]).as_bytes()), 401, "the first {length} bytes");
+        assert_eq!(status(key(&TOKEN[..length]).as_bytes()), 401, "only the first {length} bytes");
         assert_eq!(
             status(key(&TOKEN[length + 1..]).as_bytes()),
             401,
-            "without the first {length} bytes"
+            "without the first {} bytes",
+            length + 1
         );
     }
     let other = TOKEN.replace('9', "8");
@@ -181,7 +186,7 @@ fn cross_origin_requests_get_no_cors_headers_and_no_access() {
     let key = format!("Fastly-Key: {TOKEN}\r\n");
     for (request, body) in all_requests(&store) {
         for headers in [origin.to_owned(), format!("{origin}{key}")] {
-            // The later requests need the store.
+            // Skip deletes that would succeed, because later requests need the store.
             if request.starts_with("DELETE") && headers.contains(TOKEN) {
                 continue;
             }
@@ -191,7 +196,7 @@ fn cross_origin_requests_get_no_cors_headers_and_no_access() {
             assert!(!(300..400).contains(&response.status), "{request}: {head}");
         }
     }
-    // The preflight request of a browser.
+    // Send a preflight request as a browser does.
     let preflight = "Access-Control-Request-Method: PUT\r\n\
                      Access-Control-Request-Headers: fastly-key\r\n";
     for path in [KV, "/healthz", "/verify", &format!("{KV}/{store}/keys/k")] {
@@ -201,14 +206,15 @@ fn cross_origin_requests_get_no_cors_headers_and_no_access() {
         let allowed = send(&server, &format!("OPTIONS {path}"), format!("{headers}{key}"), "");
         assert!(allowed.status == 405 && !allowed.head.to_lowercase().contains("access-control"));
     }
-    // Requests that an HTML form can send without a preflight.
+    // Send requests that an HTML form can send without a preflight request.
     for kind in ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"] {
         let headers = format!("{origin}Content-Type: {kind}\r\nCookie: a=b\r\n");
         send(&server, &format!("POST {KV}"), headers, r#"{"name":"forged"}"#).expect_error(401);
     }
 }
 
-/// Sends requests of all kinds whose token, names, keys, metadata and values must not be logged.
+/// Sends requests of all kinds. The tokens, names, keys, metadata and values in these requests must
+/// not be logged.
 fn send_requests_with_secrets(server: &Server) {
     let store = server.create_store("secretname");
     let item = format!("{KV}/{store}/keys/secretkey");
@@ -245,9 +251,9 @@ fn logs_never_contain_the_token_or_stored_data() {
         let logged = DiskServer::logged(&["--log", "trace", "--log-format", format]);
         send_requests_with_secrets(&logged.server);
         let log = logged.stop_and_read_log();
-        assert!(log.lines().count() > 20, "too few log lines: {log}");
+        assert!(log.lines().count() > 20, "there are too few log lines: {log}");
         assert!(log.contains("/resources/stores/kv/{store_id}/keys/{key}"), "{log}");
-        assert!(!log.contains(TOKEN), "the token is in the log");
+        assert!(!log.contains(TOKEN), "the log contains the token");
         for line in log.lines() {
             assert!(!line.contains("secret") && !line.contains("c2VjcmV0"), "{line}");
         }

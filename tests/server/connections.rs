@@ -1,10 +1,11 @@
-//! Connections: keep-alive, pipelining, timeouts, half-closed clients, and errors during uploads.
+//! Tests of connections: keep-alive, pipelining, timeouts, half-closed clients, and errors during
+//! uploads.
 
 use crate::HEALTH;
 use crate::support::{Client, DiskServer, Server, TOKEN};
 use std::time::{Duration, Instant};
 
-/// The head of a request with the token; each header ends with CR LF.
+/// Returns the head of a request with the token and `headers`, each of which ends with CR LF.
 fn head(request: &str, headers: &str) -> String {
     format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{headers}\r\n")
 }
@@ -39,7 +40,10 @@ fn connection_close_is_echoed_and_honored() {
         let mut client = send(&server, request + HEALTH);
         let response = client.read_response(false).unwrap();
         assert_eq!((response.status, response.header("Connection")), (200, "close"), "{field}");
-        assert!(client.closes_without_response(), "open after Connection: {field}");
+        assert!(
+            client.closes_without_response(),
+            "the connection stayed open after Connection: {field}"
+        );
     }
     let keeps_open =
         format!("GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: closed\r\n\r\n{HEALTH}");
@@ -89,7 +93,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn head_responses_have_the_length_of_get_and_no_body() {
+fn head_responses_have_the_content_length_of_get_and_no_body() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys/k");
@@ -102,7 +106,7 @@ fn head_responses_have_the_length_of_get_and_no_body() {
         let mut client = send(&server, head(&format!("HEAD {path}"), "") + HEALTH);
         let head_only = client.read_response(true).unwrap();
         assert_eq!(head_only.status, get.status, "{path}");
-        // The metrics change between the two requests.
+        // The metrics change between the two requests, so their length may differ.
         if path != "/metrics" {
             assert_eq!(head_only.header("Content-Length"), get.header("Content-Length"), "{path}");
         }
@@ -134,12 +138,12 @@ fn a_half_closed_client_still_gets_its_response() {
 }
 
 #[test]
-fn an_incomplete_head_is_closed_without_a_response() {
+fn a_connection_with_an_incomplete_head_is_closed_without_a_response() {
     let server = Server::memory(&[]);
     for split_at in 1..HEALTH.len() {
         let mut client = send(&server, &HEALTH[..split_at]);
         client.shutdown_write();
-        assert!(client.closes_without_response(), "cut at {split_at}");
+        assert!(client.closes_without_response(), "split at byte {split_at}");
     }
 }
 
@@ -154,8 +158,8 @@ fn a_head_may_be_split_at_any_byte() {
         let mut client = send(&server, &text[..split_at]);
         std::thread::sleep(Duration::from_millis(2));
         client.send(&text[split_at..]).unwrap();
-        assert_eq!(client.read_response(false).unwrap().status, 200, "cut at {split_at}");
-        assert_eq!(client.read_response(false).unwrap().text(), "ok\n", "cut at {split_at}");
+        assert_eq!(client.read_response(false).unwrap().status, 200, "split at byte {split_at}");
+        assert_eq!(client.read_response(false).unwrap().text(), "ok\n", "split at byte {split_at}");
     }
 }
 
@@ -167,18 +171,18 @@ fn empty_lines_before_a_request_are_ignored() {
 }
 
 #[test]
-fn a_slow_head_is_408() {
+fn a_slow_head_is_rejected_with_408() {
     let server = Server::memory(&["--header-timeout", "1"]);
     let start = Instant::now();
     let mut partial = send(&server, "GET /healthz HTTP/1.1\r\nHost:");
     let mut drip = server.connect();
     let mut sent = 0;
-    // Bytes that keep arriving do not extend the deadline of the head.
+    // Receiving more bytes must not extend the deadline for the head.
     while start.elapsed() < Duration::from_secs(3) && drip.send("G").is_ok() {
         sent += 1;
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(sent > 5, "closed before the header timeout of 1 s");
+    assert!(sent > 5, "the connection was closed before the header timeout of 1 s");
     for client in [&mut partial, &mut drip] {
         let response = client.read_response(false).unwrap();
         assert_eq!(response.expect_error(408), "timed out reading the request head");
@@ -189,7 +193,7 @@ fn a_slow_head_is_408() {
 }
 
 #[test]
-fn a_stalled_body_is_408_and_changes_nothing() {
+fn a_stalled_body_is_rejected_with_408_and_changes_nothing() {
     let disk = DiskServer::new(&["--body-timeout", "1"]);
     let server = &disk.server;
     let store = server.create_store("s");
@@ -209,13 +213,13 @@ fn a_stalled_body_is_408_and_changes_nothing() {
 }
 
 #[test]
-fn a_body_below_the_minimum_rate_is_408_and_changes_nothing() {
+fn a_body_below_the_minimum_rate_is_rejected_with_408_and_changes_nothing() {
     let disk = DiskServer::new(&["--body-timeout", "1"]);
     let server = &disk.server;
     let item = format!("/resources/stores/kv/{}/keys/k", server.create_store("s"));
     let mut client = send(server, head(&format!("PUT {item}"), "Content-Length: 9000000\r\n"));
     let start = Instant::now();
-    // Each byte arrives well within the timeout of a read.
+    // Each byte arrives well within the read timeout.
     let mut sender = client.try_clone();
     let drip = std::thread::spawn(move || {
         while start.elapsed() < Duration::from_secs(30) && sender.send("v").is_ok() {
@@ -242,7 +246,7 @@ fn an_idle_connection_is_closed_without_a_response() {
     assert!(start.elapsed() < Duration::from_secs(20));
 }
 
-/// Sends a whole upload before it reads the response, as simple clients do.
+/// Sends a complete request before reading the response, as simple clients do.
 fn upload(server: &Server, request: &str, headers: &str, body: &[u8]) -> crate::support::Response {
     let mut client = server.connect();
     client.send(format!("{request} HTTP/1.1\r\nHost: h\r\n{headers}\r\n")).unwrap();
@@ -251,7 +255,7 @@ fn upload(server: &Server, request: &str, headers: &str, body: &[u8]) -> crate::
 }
 
 #[test]
-fn a_rejected_25_mib_upload_reads_its_error_without_a_reset() {
+fn the_error_for_a_rejected_25_mib_upload_arrives_without_a_reset() {
     let disk = DiskServer::new(&["--max-value", "1000000"]);
     let store = disk.server.create_store("s");
     let item = format!("PUT /resources/stores/kv/{store}/keys/k");
@@ -274,7 +278,7 @@ fn a_rejected_25_mib_upload_reads_its_error_without_a_reset() {
 }
 
 #[test]
-fn a_rejected_small_upload_keeps_its_connection() {
+fn a_connection_stays_open_after_a_rejected_small_upload() {
     let server = Server::memory(&[]);
     let mut client = server.connect();
     let body = vec![b'v'; 500_000];

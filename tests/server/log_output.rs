@@ -1,4 +1,4 @@
-//! A log or a banner that cannot be written neither delays nor ends the server.
+//! Tests of a server that cannot write its log or banner: it keeps serving requests without delay.
 
 use crate::support::{Server, TOKEN, binary, run};
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// More requests than there is room for their debug lines in a pipe.
+/// Number of requests whose debug log lines together exceed the capacity of a pipe.
 const REQUESTS: usize = 2000;
 
 fn serve(flags: &[&str]) -> Command {
@@ -17,7 +17,7 @@ fn serve(flags: &[&str]) -> Command {
     command
 }
 
-/// Sends requests, and returns the number of dropped log lines.
+/// Sends [`REQUESTS`] requests and returns the total number of dropped log lines.
 fn dropped_lines(server: &Server) -> u64 {
     let mut client = server.connect();
     for _ in 0..REQUESTS {
@@ -28,26 +28,26 @@ fn dropped_lines(server: &Server) -> u64 {
     line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-fn stops_in_order(mut server: Server) {
+fn expect_clean_shutdown(mut server: Server) {
     server.terminate();
     let status = server.wait_for_exit(Duration::from_secs(15));
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
 }
 
 #[test]
-fn a_full_log_device_does_not_harm_the_server() {
+fn a_server_with_a_full_log_device_serves_requests() {
     let mut command = serve(&["--log", "debug"]);
     command.stderr(File::options().write(true).open("/dev/full").unwrap());
     let server = Server::spawn(command);
     let end = Instant::now() + Duration::from_secs(30);
     while dropped_lines(&server) < REQUESTS as u64 {
-        assert!(Instant::now() < end, "dropped lines must be counted");
+        assert!(Instant::now() < end, "no dropped log lines were counted");
     }
-    stops_in_order(server);
+    expect_clean_shutdown(server);
 }
 
 #[test]
-fn a_closed_log_pipe_does_not_harm_the_server() {
+fn a_server_with_a_closed_log_pipe_serves_requests() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = serve(&["--log", "debug"]);
     command.stderr(writer);
@@ -55,30 +55,30 @@ fn a_closed_log_pipe_does_not_harm_the_server() {
     drop(reader);
     let end = Instant::now() + Duration::from_secs(30);
     while dropped_lines(&server) < REQUESTS as u64 {
-        assert!(Instant::now() < end, "dropped lines must be counted");
+        assert!(Instant::now() < end, "no dropped log lines were counted");
     }
-    stops_in_order(server);
+    expect_clean_shutdown(server);
 }
 
 #[test]
-fn a_log_pipe_that_nobody_reads_does_not_harm_the_server() {
+fn a_server_with_an_unread_log_pipe_serves_requests() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let mut command = serve(&["--log", "debug"]);
     command.stderr(writer);
     let server = Server::spawn(command);
     let end = Instant::now() + Duration::from_secs(60);
-    // The queue takes a mebibyte; further lines are dropped.
+    // The queue has a capacity of 1 MiB. When it is full, lines are dropped.
     while dropped_lines(&server) == 0 {
-        assert!(Instant::now() < end, "lines must be dropped");
+        assert!(Instant::now() < end, "no log lines were dropped");
     }
-    stops_in_order(server);
+    expect_clean_shutdown(server);
     let mut log = String::new();
     reader.read_to_string(&mut log).unwrap();
     assert!(log.contains("server ready"), "{log}");
 }
 
 #[test]
-fn an_unwritable_banner_does_not_end_the_server() {
+fn a_server_that_cannot_print_its_banner_keeps_running() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let mut command = serve(&[]);
@@ -96,7 +96,7 @@ fn an_unwritable_banner_does_not_end_the_server() {
 }
 
 #[test]
-fn with_json_logs_every_line_of_output_is_json() {
+fn every_line_of_output_is_json_with_the_json_log_format() {
     let dir = tempfile::tempdir().unwrap();
     let output = |name: &str| File::create(dir.path().join(name)).unwrap();
     let mut command = serve(&["--log-format", "json"]);
@@ -124,13 +124,13 @@ fn with_json_logs_every_line_of_output_is_json() {
 }
 
 #[test]
-fn a_public_address_without_tls_is_logged() {
+fn listening_on_a_public_address_without_tls_logs_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let warned = |address: &str, path: &Path| {
         let mut command = Command::new(binary());
         command.args(["serve", "--memory", "--listen", address, "--public"]);
         command.env("STEADFAST_TOKEN", TOKEN).stderr(File::create(path).unwrap());
-        stops_in_order(Server::spawn(command));
+        expect_clean_shutdown(Server::spawn(command));
         fs::read_to_string(path).unwrap().contains("unencrypted")
     };
     assert!(warned("0.0.0.0:0", &dir.path().join("public")));

@@ -1,4 +1,4 @@
-//! The server around the API as a process: HTTP/1.1 framing, connections, authentication, startup
+//! Black-box tests of the server process: HTTP/1.1 framing, connections, authentication, startup
 //! and shutdown, metrics and logs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abandoned_requests;
 mod account_endpoints;
 mod authentication;
 mod request_bodies;
@@ -19,5 +20,5 @@ mod startup_and_shutdown;
 mod tls;
 mod token_secrecy;
 
-/// A request that needs no token, as it is sent.
+/// The bytes of a request that needs no token.
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";

@@ -1,4 +1,4 @@
-//! Health, metrics and logs, including those of internal errors.
+//! Tests of health checks, metrics and logs, including the logging of internal errors.
 
 use crate::support::{DiskServer, Server, TOKEN};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 const ITEM: &str = "/resources/stores/kv/{store_id}/keys/{key}";
 
-/// The samples of `/metrics`, by name and labels.
+/// The samples in a response from `/metrics`, by name and labels.
 struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
@@ -21,10 +21,10 @@ impl Metrics {
     }
 
     fn get(&self, name: &str) -> f64 {
-        *self.0.get(name).unwrap_or_else(|| panic!("no {name} in {:#?}", self.0))
+        *self.0.get(name).unwrap_or_else(|| panic!("there is no sample {name} in {:#?}", self.0))
     }
 
-    /// The number of requests with these labels; 0 without a sample.
+    /// Returns the number of requests with these labels, or 0 if there is no such sample.
     fn requests(&self, route: &str, method: &str, status: u16) -> f64 {
         let labels = format!("route=\"{route}\",method=\"{method}\",status=\"{status}\"");
         let name = format!("steadfast_http_requests_total{{{labels}}}");
@@ -42,13 +42,14 @@ fn is_name(text: &str) -> bool {
     first && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// The labels of a sample, checked to be well-formed.
+/// Checks that the labels of a sample are well-formed, and returns them.
 fn labels(text: &str) -> Vec<(&str, &str)> {
     let mut labels = Vec::new();
     for part in text.split("\",").filter(|part| !part.is_empty()) {
-        let (name, value) = part.split_once("=\"").unwrap_or_else(|| panic!("labels {text}"));
+        let (name, value) =
+            part.split_once("=\"").unwrap_or_else(|| panic!("malformed labels: {text}"));
         let value = value.strip_suffix('"').unwrap_or(value);
-        assert!(is_name(name) && !value.contains(['"', '\\', '\n']), "labels {text}");
+        assert!(is_name(name) && !value.contains(['"', '\\', '\n']), "malformed labels: {text}");
         labels.push((name, value));
     }
     let names: BTreeSet<_> = labels.iter().map(|(name, _)| name).collect();
@@ -56,11 +57,11 @@ fn labels(text: &str) -> Vec<(&str, &str)> {
     labels
 }
 
-/// Checks every line against the OpenMetrics format and returns the samples.
+/// Checks that every line conforms to the OpenMetrics format, and returns the samples.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let (mut family, mut kind) = (String::new(), String::new());
     let (mut samples, mut families) = (BTreeMap::new(), BTreeSet::new());
-    let body = text.strip_suffix("# EOF\n").expect("# EOF at the end");
+    let body = text.strip_suffix("# EOF\n").expect("the response must end with # EOF");
     for line in body.lines() {
         if let Some(rest) = line.strip_prefix("# ") {
             let mut words = rest.splitn(3, ' ');
@@ -76,7 +77,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
                     assert!(["counter", "gauge", "histogram"].contains(&word[2]), "{line}");
                     kind = word[2].to_owned();
                 }
-                other => panic!("{other} in {line}"),
+                other => panic!("unknown keyword {other} in {line}"),
             }
             continue;
         }
@@ -85,16 +86,21 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
         assert!(value.is_finite() && value >= 0.0, "{line}");
         let (name, inner) = match sample.split_once('{') {
             None => (sample, ""),
-            Some((name, rest)) => (name, rest.strip_suffix('}').expect("a closing brace")),
+            Some((name, rest)) => {
+                (name, rest.strip_suffix('}').expect("the labels must end with a brace"))
+            }
         };
         let suffixes: &[&str] = match kind.as_str() {
             "counter" => &["_total"],
             "gauge" => &[""],
             "histogram" => &["_bucket", "_sum", "_count"],
-            _ => panic!("no type before {line}"),
+            _ => panic!("there is no type line before {line}"),
         };
         let suffix = name.strip_prefix(family.as_str());
-        assert!(suffix.is_some_and(|suffix| suffixes.contains(&suffix)), "{line} in {family}");
+        assert!(
+            suffix.is_some_and(|suffix| suffixes.contains(&suffix)),
+            "{line} does not belong to the family {family}"
+        );
         labels(inner);
         assert!(samples.insert(sample.to_owned(), value).is_none(), "duplicate sample: {line}");
     }
@@ -102,7 +108,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn the_item_count_includes_writes_that_are_not_checkpointed() {
+fn the_item_count_includes_writes_that_are_not_yet_checkpointed() {
     let disk = DiskServer::new(&[]);
     let batch = format!("PUT /resources/stores/kv/{}/batch", disk.server.create_store("s"));
     let line = |number| format!("{{\"key\":\"k{number}\",\"value\":\"\"}}\n");
@@ -186,7 +192,7 @@ fn request_counters_match_the_requests_sent() {
     assert_eq!(increase("/healthz", "other", 405), 1.0);
     assert_eq!(increase("unknown", "GET", 404), 1.0);
     assert_eq!(increase("unreadable", "other", 400), 1.0);
-    // A request for the metrics is counted after they are rendered.
+    // A request for `/metrics` is counted only after the response is rendered.
     assert_eq!(increase("/metrics", "GET", 200), 1.0);
     assert_eq!(after.all_requests() - before.all_requests(), 17.0);
 }
@@ -208,7 +214,7 @@ fn labels_are_route_templates_and_never_keys_or_names() {
         server.request(&format!("M{n} /healthz"), &[], b"");
     }
     let grown = server.get("/metrics").text().lines().count() - families;
-    assert!(grown < 100, "{grown} more lines after 600 requests to three routes");
+    assert!(grown < 100, "600 requests to three routes added {grown} lines");
 }
 
 #[test]
@@ -236,7 +242,7 @@ fn writes_are_counted_as_commits_groups_and_syncs() {
     let after = Metrics::of(server);
     let increase = |name: &str| after.get(name) - before.get(name);
     assert_eq!(increase("steadfast_commits_total"), 20.0);
-    // Sequential commits form one group each; maintenance may add more.
+    // Each sequential commit forms its own group. Maintenance may add more groups.
     assert!(increase("steadfast_commit_groups_total") >= 20.0);
     assert!(increase("steadfast_sync_seconds_total") > 0.0);
     for _ in 0..5 {
@@ -258,7 +264,7 @@ fn healthz_and_readyz_respond_in_plain_text() {
     }
 }
 
-/// The lines of a JSON log.
+/// Parses a JSON log and returns its lines.
 fn lines(log: &str) -> Vec<serde_json::Value> {
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     log.lines().map(parse).collect()
@@ -269,7 +275,7 @@ fn is_id(text: &str) -> bool {
 }
 
 #[test]
-fn json_log_lines_are_json_and_each_request_has_its_own_id() {
+fn json_log_lines_are_valid_and_each_request_has_a_unique_id() {
     let logged = DiskServer::logged(&["--log", "debug", "--log-format", "json"]);
     let item = format!("/resources/stores/kv/{}/keys/k", logged.server.create_store("s"));
     for _ in 0..10 {
@@ -283,10 +289,12 @@ fn json_log_lines_are_json_and_each_request_has_its_own_id() {
     let mut ids = BTreeSet::new();
     for line in &lines {
         for name in ["timestamp", "level", "target", "message"] {
-            assert!(line[name].is_string(), "{name} in {line}");
+            assert!(line[name].is_string(), "{name} is not a string in {line}");
         }
         if ["request completed", "request rejected"].contains(&line["message"].as_str().unwrap()) {
-            let id = line["request_id"].as_str().unwrap_or_else(|| panic!("no id in {line}"));
+            let id = line["request_id"]
+                .as_str()
+                .unwrap_or_else(|| panic!("there is no request_id in {line}"));
             assert!(is_id(id) && ids.insert(id.to_owned()), "{line}");
         }
     }
@@ -295,7 +303,7 @@ fn json_log_lines_are_json_and_each_request_has_its_own_id() {
     assert_eq!((&put["route"], &put["status"]), (&ITEM.into(), &200.into()));
 }
 
-/// The only blob file.
+/// Returns the path of the only blob file, and checks that there is only one.
 fn only_blob_file(data: &Path) -> PathBuf {
     let directories = fs::read_dir(data.join("blobs")).unwrap();
     let files = directories.flat_map(|directory| fs::read_dir(directory.unwrap().path()).unwrap());
@@ -318,23 +326,26 @@ fn an_internal_error_shows_the_request_id_and_no_internals() {
     let data = logged.data().display().to_string();
     let name = file.file_name().unwrap().to_str().unwrap();
     for internal in [data.as_str(), name, "blob", "footer", "sqlite", "src/", "marked"] {
-        assert!(!message.to_lowercase().contains(internal), "{internal} in {message}");
+        assert!(
+            !message.to_lowercase().contains(internal),
+            "the response contains {internal:?}: {message}"
+        );
     }
     let id = detail.rsplit(' ').next().unwrap().to_owned();
     assert!(is_id(&id), "{detail}");
-    // Only this item is affected.
+    // The damage affects only this item.
     assert_eq!(logged.server.get("/readyz").status, 200);
     assert_eq!(logged.server.request(&format!("PUT {item}"), &[], b"whole again").status, 200);
     assert_eq!(logged.server.get(&item).text(), "whole again");
     let lines = lines(&logged.stop_and_read_log());
     let line = lines.iter().find(|line| line["request_id"] == id.as_str());
-    let line = line.unwrap_or_else(|| panic!("{id} is not in {lines:#?}"));
+    let line = line.unwrap_or_else(|| panic!("no line with the request id {id} in {lines:#?}"));
     assert_eq!((&line["level"], &line["route"]), (&"ERROR".into(), &ITEM.into()));
     assert!(line["error"].as_str().unwrap().contains(name), "{line}");
 }
 
 #[test]
-fn a_damaged_value_read_into_memory_is_500() {
+fn reading_a_damaged_value_into_memory_returns_500() {
     let logged = DiskServer::logged(&[]);
     let item = format!("/resources/stores/kv/{}/keys/k", logged.server.create_store("s"));
     logged.server.request(&format!("PUT {item}"), &[], &vec![b'v'; 700_000]);
@@ -398,7 +409,7 @@ fn a_response_that_fails_midway_is_truncated_and_closes_the_connection() {
     let head = format!("HEAD {item} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n\r\n");
     let mut client = logged.server.connect();
     client.send(head).unwrap();
-    assert_eq!(client.read_response(true).unwrap().status, 200, "HEAD does not read the value");
+    assert_eq!(client.read_response(true).unwrap().status, 200, "HEAD must not read the value");
     let lines = lines(&logged.stop_and_read_log());
     let line = lines.iter().find(|line| line["message"] == "response aborted");
     let line = line.unwrap_or_else(|| panic!("{lines:#?}"));

@@ -1,11 +1,11 @@
-//! Request bodies: `Content-Length`, chunked coding and `Expect`. The end of a body is never
-//! ambiguous, so no request can be smuggled in one.
+//! Tests of request bodies: `Content-Length`, chunked coding and `Expect`. The end of a body is
+//! never ambiguous, so a body cannot smuggle a request.
 
 use crate::HEALTH;
 use crate::support::{Client, Response, Server, TOKEN};
 use std::time::Duration;
 
-/// A server with one item, `old`.
+/// A server with one item, which has the value `old`.
 struct Fixture {
     server: Server,
     item: String,
@@ -23,7 +23,7 @@ impl Fixture {
         self.server.get(&self.item).body
     }
 
-    /// The head of an upload; each header ends with CR LF.
+    /// Returns the head of an upload with `headers`, each of which ends with CR LF.
     fn head(&self, headers: &str) -> String {
         let item = &self.item;
         format!("PUT {item} HTTP/1.1\r\nHost: h\r\nFastly-Key: {TOKEN}\r\n{headers}\r\n")
@@ -35,14 +35,17 @@ impl Fixture {
         client
     }
 
-    /// Sends an upload that must fail with this status, change nothing and close the connection
-    /// before the request after it.
+    /// Sends an upload, followed by another request. The upload must fail with `status`, change
+    /// nothing and close the connection before the other request is served.
     fn assert_rejected(&self, headers: &str, body: &str, status: u16) {
         let mut client = self.put(headers, format!("{body}{HEALTH}"));
         let response = client.read_response(false).unwrap();
         response.expect_error(status);
         assert_eq!(response.header("Connection"), "close", "{headers:?} {body:?}");
-        assert!(client.closes_without_response(), "smuggled behind {headers:?} {body:?}");
+        assert!(
+            client.closes_without_response(),
+            "a smuggled request was served after {headers:?} {body:?}"
+        );
         assert_eq!(self.value(), b"old", "{headers:?} {body:?}");
     }
 }
@@ -58,9 +61,9 @@ fn chunks_may_be_split_at_any_byte() {
         let mut client = fixture.put(CHUNKED, &CHUNKED_BODY[..split_at]);
         std::thread::sleep(Duration::from_millis(2));
         client.send(format!("{}{HEALTH}", &CHUNKED_BODY[split_at..])).unwrap();
-        assert_eq!(client.read_response(false).unwrap().status, 200, "cut at {split_at}");
-        assert_eq!(client.read_response(false).unwrap().text(), "ok\n", "cut at {split_at}");
-        assert_eq!(fixture.value(), b"hello, chunked world", "cut at {split_at}");
+        assert_eq!(client.read_response(false).unwrap().status, 200, "split at byte {split_at}");
+        assert_eq!(client.read_response(false).unwrap().text(), "ok\n", "split at byte {split_at}");
+        assert_eq!(fixture.value(), b"hello, chunked world", "split at byte {split_at}");
     }
     let mut client = fixture.put("transfer-encoding: ChunKed \r\n", "");
     for byte in CHUNKED_BODY.as_bytes() {
@@ -70,7 +73,7 @@ fn chunks_may_be_split_at_any_byte() {
 }
 
 #[test]
-fn a_chunked_upload_without_data_is_an_empty_value() {
+fn a_chunked_upload_without_data_stores_an_empty_value() {
     let fixture = Fixture::new();
     let mut client = fixture.put(CHUNKED, "0\r\n\r\n");
     assert_eq!(client.read_response(false).unwrap().status, 200);
@@ -78,7 +81,7 @@ fn a_chunked_upload_without_data_is_an_empty_value() {
 }
 
 #[test]
-fn malformed_chunks_are_400_and_change_nothing() {
+fn malformed_chunks_are_rejected_with_400_and_change_nothing() {
     let fixture = Fixture::new();
     let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(2000));
     let trailers = format!("0\r\n{}\r\n", format!("x: {}\r\n", "y".repeat(500)).repeat(30));
@@ -113,7 +116,7 @@ fn an_incomplete_body_changes_nothing() {
 }
 
 #[test]
-fn an_ambiguous_body_length_is_400_and_closes_the_connection() {
+fn an_ambiguous_body_length_is_rejected_with_400_and_closes_the_connection() {
     let fixture = Fixture::new();
     for headers in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -128,7 +131,7 @@ fn an_ambiguous_body_length_is_400_and_closes_the_connection() {
 }
 
 #[test]
-fn an_invalid_content_length_is_400() {
+fn an_invalid_content_length_is_rejected_with_400() {
     let fixture = Fixture::new();
     for length in [
         "-5", "+5", "5 5", "5.0", "0x5", "5e0", "five", "", "\"5\"", "5;", "18446744073709551616",
@@ -144,7 +147,7 @@ fn an_invalid_content_length_is_400() {
 }
 
 #[test]
-fn transfer_codings_other_than_chunked_are_501() {
+fn transfer_codings_other_than_chunked_are_rejected_with_501() {
     let fixture = Fixture::new();
     for coding in [
         "gzip", "identity", "gzip, chunked", "chunked, gzip", "chunked, chunked", "chunked,",
@@ -158,7 +161,7 @@ fn transfer_codings_other_than_chunked_are_501() {
 }
 
 #[test]
-fn chunked_coding_with_http_1_0_is_400() {
+fn chunked_coding_with_http_1_0_is_rejected_with_400() {
     let fixture = Fixture::new();
     let mut client = fixture.server.connect();
     let head = fixture.head(CHUNKED).replace("HTTP/1.1", "HTTP/1.0");
@@ -228,7 +231,7 @@ fn a_rejected_head_gets_no_100_continue() {
     ] {
         let (mut client, response) = send_head(&request, &headers);
         assert_eq!(response.status, status, "{request} {headers}");
-        // The client may or may not send its body now, so the connection must close.
+        // The server cannot know whether the client will send the body, so it must close.
         assert_eq!(response.header("Connection"), "close", "{request}");
         assert!(client.closes_without_response(), "{request}");
     }
@@ -236,7 +239,7 @@ fn a_rejected_head_gets_no_100_continue() {
 }
 
 #[test]
-fn unknown_expectations_are_417() {
+fn unknown_expectations_are_rejected_with_417() {
     let fixture = Fixture::new();
     for what in ["200-ok", "100-continue, x", "continue", ""] {
         fixture.assert_rejected(&format!("Expect: {what}\r\nContent-Length: 5\r\n"), "hello", 417);

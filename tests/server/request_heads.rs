@@ -1,11 +1,11 @@
-//! Request lines and headers: anything that is not HTTP/1.1 is rejected, and valid targets reach
-//! the API unchanged.
+//! Tests of request lines and headers: malformed requests are rejected, and valid targets reach the
+//! API unchanged.
 
 use crate::HEALTH;
 use crate::support::{Response, Server, TOKEN};
 use std::time::Duration;
 
-/// Sends bytes that must be rejected with this status, and a request after them that must not be
+/// Sends bytes that must be rejected with `status`, followed by a request that must not be
 /// answered.
 fn assert_rejected(server: &Server, bytes: &[u8], status: u16) {
     let displayed = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
@@ -15,7 +15,7 @@ fn assert_rejected(server: &Server, bytes: &[u8], status: u16) {
     assert_eq!(response.status, status, "{displayed:?}");
     response.expect_error(status);
     assert_eq!(response.header("Connection"), "close", "{displayed:?}");
-    assert!(client.closes_without_response(), "another response after {displayed:?}");
+    assert!(client.closes_without_response(), "another response was sent after {displayed:?}");
 }
 
 fn request(server: &Server, request: &str) -> Response {
@@ -26,7 +26,7 @@ fn request(server: &Server, request: &str) -> Response {
 }
 
 #[test]
-fn malformed_headers_are_400_and_close_the_connection() {
+fn malformed_headers_are_rejected_with_400_and_close_the_connection() {
     let server = Server::memory(&[]);
     for headers in [
         "metadata: a\r\n b\r\n", "metadata: a\r\n\tb\r\n", " metadata: a\r\n", "metadata : a\r\n",
@@ -57,12 +57,12 @@ fn malformed_request_lines_are_rejected_and_close_the_connection() {
         let response = client.read_response(false).unwrap();
         assert!([400, 505].contains(&response.status), "{request:?}: {}", response.head);
         response.expect_error(response.status);
-        assert!(client.closes_without_response(), "another response after {request:?}");
+        assert!(client.closes_without_response(), "another response was sent after {request:?}");
     }
 }
 
 #[test]
-fn versions_other_than_http_1_are_505() {
+fn versions_other_than_http_1_are_rejected_with_505() {
     let server = Server::memory(&[]);
     for version in ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/3.0"] {
         assert_rejected(
@@ -75,7 +75,7 @@ fn versions_other_than_http_1_are_505() {
 }
 
 #[test]
-fn lines_ended_by_a_bare_lf_are_rejected() {
+fn lines_that_end_with_a_bare_lf_are_rejected() {
     let server = Server::memory(&["--header-timeout", "1"]);
     assert_rejected(&server, b"GET /healthz HTTP/1.1\nHost: h\n\n", 400);
     assert_rejected(&server, b"GET /healthz HTTP/1.1\nHost: h\n\r\n\r\n", 400);
@@ -84,8 +84,8 @@ fn lines_ended_by_a_bare_lf_are_rejected() {
     assert_rejected(&server, b"GET /healthz HTTP/1.1\nHost: h\r\n\r\n", 400);
 }
 
-/// Sends bytes after which the client waits, and returns the detail of the 400 that must arrive
-/// before the timeout of the head.
+/// Sends bytes and then waits. Returns the detail of the 400 response, which must arrive before
+/// the header timeout.
 fn rejected_at_once(server: &Server, bytes: &[u8]) -> String {
     let mut client = server.connect();
     client.set_read_timeout(Duration::from_secs(10));
@@ -165,19 +165,19 @@ fn targets_are_not_normalized_before_routing() {
         assert_eq!(status(unknown), 404, "{unknown}");
     }
     assert_eq!(status("/healthz?anything=%zz"), 200);
-    // A `#` does not start a fragment; it is part of the key, which must not contain it.
+    // A `#` does not start a fragment. It is part of the key, where it is forbidden.
     request(&server, &format!("GET {item}/a#b HTTP/1.1")).expect_error(400);
 }
 
 #[test]
-fn non_ascii_bytes_in_a_target_are_part_of_the_key_or_400() {
+fn non_ascii_bytes_in_a_target_are_part_of_the_key_or_rejected() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys");
     let raw = server.request(&format!("PUT {item}/é✓"), &[], b"raw");
     if raw.status == 200 {
         let escaped = server.get(&format!("{item}/%C3%A9%E2%9C%93"));
-        assert_eq!(escaped.text(), "raw", "raw and escaped UTF-8 must name the same key");
+        assert_eq!(escaped.text(), "raw", "raw and percent-encoded UTF-8 must name the same key");
     } else {
         raw.expect_error(400);
     }
@@ -201,12 +201,12 @@ fn targets_are_limited_to_16_kib() {
         let head = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", pad(len));
         assert_rejected(&server, head.as_bytes(), 414);
     }
-    // A target that never ends.
+    // Send a target that does not end.
     assert_rejected(&server, "GET /".repeat(20_000).as_bytes(), 414);
 }
 
 #[test]
-fn a_fully_escaped_key_of_maximum_length_fits() {
+fn a_fully_escaped_key_of_maximum_length_is_accepted() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys/{}", "%C3%A9".repeat(512));
@@ -232,13 +232,13 @@ fn headers_are_limited_to_32_kib_and_100_lines() {
     {
         assert_rejected(&server, with(&headers).as_bytes(), 431);
     }
-    // Headers that never end: the memory of a connection is bounded.
+    // Headers that do not end are rejected, so the memory of a connection is bounded.
     let endless = format!("GET /healthz HTTP/1.1\r\n{}", large(500).repeat(2000));
     assert_rejected(&server, endless.trim_end().as_bytes(), 431);
 }
 
 #[test]
-fn header_names_may_have_underscores_and_any_case() {
+fn header_names_may_contain_underscores_and_use_any_case() {
     let server = Server::memory(&[]);
     let store = server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys/k");
@@ -247,7 +247,7 @@ fn header_names_may_have_underscores_and_any_case() {
         std::thread::sleep(Duration::from_millis(1100));
         assert_eq!(server.get(&item).status, 404, "{name}");
     }
-    // A name with dashes is another header.
+    // A name with dashes instead of underscores is a different header.
     server.request(&format!("PUT {item}"), &[("time-to-live-sec", "1"), ("METADATA", "m")], b"v");
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(server.get(&item).header("metadata"), "m");

@@ -1,5 +1,5 @@
-//! Startup and shutdown: the banner, tokens, flags, data directories, signals, and the errors of a
-//! failed start.
+//! Tests of startup and shutdown: the banner, tokens, flags, data directories, signals, and the
+//! errors of a failed start.
 
 use crate::support::{Client, DiskServer, Server, TOKEN, binary};
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// A command without the variables that the environment of the tests may set.
+/// Returns a command that does not inherit the variables that tests or users may set.
 fn steadfast(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(args);
@@ -18,14 +18,14 @@ fn steadfast(args: &[&str]) -> Command {
     command
 }
 
-/// `serve` on a free port over a data directory.
+/// Returns a `serve` command for a data directory and a free port.
 fn serve(data: &Path) -> Command {
     let mut command = steadfast(&["serve", "--listen", "127.0.0.1:0"]);
     command.arg("--data").arg(data);
     command
 }
 
-/// A server whose output is captured; killed when dropped.
+/// A server whose output is captured. It is killed when this value is dropped.
 struct CapturedServer {
     child: Child,
     dir: tempfile::TempDir,
@@ -59,7 +59,7 @@ impl CapturedServer {
         out.lines().next().unwrap().split("listening on ").nth(1).unwrap().to_owned()
     }
 
-    /// The status of a list of stores with this token.
+    /// Lists the stores with this token and returns the status of the response.
     fn status(&self, token: &str) -> u16 {
         let mut client = Client::connect(port(&self.url())).unwrap();
         let head = format!("Host: h\r\nFastly-Key: {token}\r\n");
@@ -84,15 +84,15 @@ fn port(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// Runs a command to completion; returns its exit status, standard output and standard error.
+/// Runs a command to completion. Returns the exit status, standard output and standard error.
 fn run_to_exit(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// Runs a command that must fail with this status; returns its error, which must be short and
-/// without a backtrace.
+/// Runs a command that must fail with `status`. Returns the error message, which must be short and
+/// contain no backtrace.
 fn fails(command: Command, status: i32) -> String {
     let displayed = format!("{command:?}");
     let (code, out, err) = run_to_exit(command);
@@ -103,14 +103,14 @@ fn fails(command: Command, status: i32) -> String {
     err
 }
 
-/// Waits for the process to exit; returns its status and the time it took.
+/// Waits for the server to exit. Returns the exit status and the time until the exit.
 fn wait(mut run: CapturedServer) -> (ExitStatus, Duration) {
     let start = Instant::now();
     loop {
         if let Some(status) = run.child.try_wait().unwrap() {
             return (status, start.elapsed());
         }
-        assert!(start.elapsed() < Duration::from_secs(30), "still running after 30 s");
+        assert!(start.elapsed() < Duration::from_secs(30), "the server did not exit within 30 s");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -125,7 +125,7 @@ fn the_banner_shows_the_address_and_shell_exports() {
     let first = format!("steadfast {version} listening on {url}\ndata   {}\n", data.display());
     assert!(out.starts_with(&first), "{out}");
     assert!(url.starts_with("http://127.0.0.1:") && !url.ends_with(":0"));
-    // A shell can evaluate the exports.
+    // A shell must be able to evaluate the exports.
     let script = run.dir.path().join("exports");
     let exports = out.lines().filter(|line| line.starts_with("export "));
     fs::write(&script, exports.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
@@ -141,7 +141,7 @@ fn the_banner_shows_the_address_and_shell_exports() {
 }
 
 #[test]
-fn a_token_is_generated_once_and_readable_by_the_user_only() {
+fn a_token_is_generated_once_and_readable_only_by_its_owner() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let run = CapturedServer::start(serve(&data));
@@ -201,7 +201,7 @@ fn invalid_tokens_are_usage_errors_and_not_shown() {
     {
         let mut variable = serve(&data);
         variable.env("STEADFAST_TOKEN", token);
-        // An empty variable counts as unset.
+        // An empty variable is treated as unset.
         let variable = (!token.is_empty()).then_some(variable);
         let file = dir.path().join("secret");
         fs::write(&file, token).unwrap();
@@ -248,7 +248,7 @@ fn help_and_version_are_printed() {
     let (code, out, _) = run_to_exit(steadfast(&["serve", "--help"]));
     assert_eq!(code, Some(0));
     for flag in ["--listen", "--data", "--memory", "--token-file", "--max-value", "--log-format"] {
-        assert!(out.contains(flag), "{flag} in {out}");
+        assert!(out.contains(flag), "{flag} is missing from {out}");
     }
     let (code, _, err) = run_to_exit(steadfast(&[]));
     assert!(code == Some(2) && err.contains("serve"), "{err}");
@@ -298,7 +298,7 @@ fn an_unusable_data_directory_is_named_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "not a directory").unwrap();
-    // Not even root can create a directory there.
+    // Even root cannot create a directory below a file.
     let nowhere = Path::new("/proc/steadfast-data").to_owned();
     for data in [file.clone(), file.join("data"), nowhere] {
         let message = fails(serve(&data), 1);
@@ -333,7 +333,7 @@ fn a_port_in_use_is_named_in_the_error() {
 }
 
 #[test]
-fn a_memory_server_says_so_and_removes_its_token() {
+fn a_memory_server_warns_in_its_banner_and_removes_its_token_file() {
     let run = CapturedServer::start(steadfast(&["serve", "--memory", "--listen", "127.0.0.1:0"]));
     let out = run.out();
     assert!(out.contains("data   memory (lost when the server stops)\n"), "{out}");
@@ -382,7 +382,7 @@ fn requests_in_progress_finish_before_shutdown() {
     let headers = format!("Host: h\r\nFastly-Key: {TOKEN}\r\nContent-Length: {}\r\n", body.len());
     client.send(format!("PUT {item} HTTP/1.1\r\n{headers}\r\n")).unwrap();
     client.send(&body[..1_000_000]).unwrap();
-    // Wait until the server has read the head; requests not yet started are not served.
+    // Wait until the server has read the head: a request that has not started is not served.
     std::thread::sleep(Duration::from_millis(300));
     disk.server.terminate();
     let end = Instant::now() + Duration::from_secs(5);
@@ -416,7 +416,7 @@ fn stalled_requests_do_not_prevent_shutdown() {
     disk.server.terminate();
     let DiskServer { server, .. } = disk;
     assert!(server.wait().success());
-    // The grace period is 10 s; allow for a busy machine.
+    // The grace period is 10 s. Allow more time for a busy machine.
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
@@ -445,7 +445,7 @@ fn stored_items_survive_a_shutdown_and_a_kill() {
 }
 
 #[test]
-fn sigterm_completes_an_export_that_is_read_and_cuts_one_that_is_not() {
+fn sigterm_completes_an_export_that_is_being_read_and_truncates_an_unread_one() {
     let mut disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     let base = format!("/resources/stores/kv/{store}");
@@ -460,7 +460,7 @@ fn sigterm_completes_an_export_that_is_read_and_cuts_one_that_is_not() {
     let (mut read, mut unread) = (disk.server.connect(), disk.server.connect());
     unread.send(&request).unwrap();
     read.send(&request).unwrap();
-    // More than the socket buffers hold, so that both are running when the signal arrives.
+    // The export exceeds the socket buffers, so both exports are running when the signal arrives.
     let reader = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(500));
         read.read_response(false).unwrap()
@@ -471,5 +471,5 @@ fn sigterm_completes_an_export_that_is_read_and_cuts_one_that_is_not() {
     assert_eq!((response.status, response.text().lines().count()), (200, 2000));
     let status = disk.server.wait_for_exit(Duration::from_secs(30));
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
-    assert!(unread.read_response(false).is_err(), "a cut export must not look complete");
+    assert!(unread.read_response(false).is_err(), "a truncated export must not look complete");
 }

@@ -1,7 +1,7 @@
-//! HTTPS: handshakes, certificates that are replaced, client certificates, plain HTTP on the port,
-//! and the command line as a client.
+//! Tests of HTTPS: handshakes, certificate reloads, client certificates, plain HTTP on the TLS
+//! port, and the command line as a client.
 
-use crate::support::{Client, CommandOutput, Server, TOKEN, binary, run};
+use crate::support::{Client, CommandOutput, Server, TOKEN, binary, process_memory, run};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -30,7 +30,7 @@ impl Ca {
         Ca { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Writes a new certificate and its key as `NAME.pem` and `NAME.key`.
+    /// Issues a certificate. Writes the certificate to `NAME.pem` and its key to `NAME.key`.
     fn issue(&self, dir: &Path, name: &str) -> (PathBuf, PathBuf) {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let key = KeyPair::generate().unwrap();
@@ -44,7 +44,7 @@ impl Ca {
     }
 }
 
-/// A server with TLS, its certificate authority, and a directory for files.
+/// A server with TLS, the authority that issued its certificate, and a directory for files.
 struct TlsServer {
     server: Server,
     ca: Ca,
@@ -74,7 +74,7 @@ impl TlsServer {
     fn wait_for_log(&self, text: &str) {
         let end = Instant::now() + Duration::from_secs(30);
         while !self.log().contains(text) {
-            assert!(Instant::now() < end, "no {text:?} in {}", self.log());
+            assert!(Instant::now() < end, "the log does not contain {text:?}: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -88,7 +88,7 @@ impl TlsServer {
         assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     }
 
-    /// Runs a client command against the server.
+    /// Returns a client command that connects to the server.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env_clear().current_dir(self.dir.path()).stdin(Stdio::null());
@@ -114,7 +114,7 @@ fn client_config(ca: &Ca) -> ClientConfig {
     builder(ca).with_no_client_auth()
 }
 
-/// A connection with TLS.
+/// A TLS connection to a server.
 struct TlsClient(StreamOwned<ClientConnection, TcpStream>);
 
 impl TlsClient {
@@ -137,7 +137,7 @@ impl TlsClient {
         self.0.flush().unwrap();
     }
 
-    /// Reads a response with a `Content-Length`; returns its status, head and body.
+    /// Reads a response with a `Content-Length`. Returns the status, the head and the body.
     fn read_response(&mut self) -> io::Result<(u16, String, Vec<u8>)> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -169,7 +169,7 @@ impl TlsClient {
 fn https_serves_requests_of_all_sizes_on_one_connection() {
     let tls = TlsServer::new(&[]);
     let mut client = tls.connect();
-    assert_eq!(client.0.conn.alpn_protocol(), None, "the client offers no protocol");
+    assert_eq!(client.0.conn.alpn_protocol(), None, "the client offered no protocol");
     let body = br#"{"name":"s"}"#;
     let (status, _, created) = client.request("POST /resources/stores/kv", body).unwrap();
     assert_eq!(status, 201);
@@ -194,7 +194,7 @@ fn idle_and_stopped_tls_connections_end_with_close_notify() {
     let mut client = tls.connect();
     assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
     let mut rest = Vec::new();
-    // Without close_notify, this would be the error UnexpectedEof.
+    // Without a close_notify, the read fails with UnexpectedEof.
     assert_eq!(client.0.read_to_end(&mut rest).unwrap(), 0);
     let mut client = tls.connect();
     assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
@@ -203,14 +203,33 @@ fn idle_and_stopped_tls_connections_end_with_close_notify() {
 }
 
 #[test]
-fn plain_http_on_the_tls_port_is_answered_with_a_400() {
+fn idle_tls_connections_use_little_memory() {
+    const CONNECTIONS: u64 = 500;
+    const BYTES_MAX: u64 = 32 * 1024;
+    let tls = TlsServer::new(&[]);
+    let memory = || process_memory(tls.server.pid(), "VmRSS").unwrap();
+    let connect = || {
+        let mut client = tls.connect();
+        assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
+        client
+    };
+    let mut clients: Vec<_> = (0..50).map(|_| connect()).collect();
+    let before = memory();
+    clients.extend((0..CONNECTIONS).map(|_| connect()));
+    let each = memory().saturating_sub(before) / CONNECTIONS;
+    println!("{CONNECTIONS} connections use {each} bytes each");
+    assert!(each < BYTES_MAX, "an idle connection uses {each} bytes");
+}
+
+#[test]
+fn plain_http_on_the_tls_port_is_answered_with_400() {
     let tls = TlsServer::new(&[]);
     let mut client = tls.server.connect();
     let refused = client.get("/healthz").unwrap();
     let detail = refused.expect_error(400);
     assert!(detail.contains("HTTPS"), "{detail}");
     assert!(client.closes_without_response());
-    // An upload is answered too, even if the client sends all of it first.
+    // The error arrives even if the client sends a large body before it reads the response.
     let refused = tls.server.request("PUT /x", &[], &vec![b'v'; 25 << 20]);
     refused.expect_error(400);
 }
@@ -226,7 +245,7 @@ fn a_certificate_is_reloaded_on_sighup_and_connections_stay_open() {
     let second = tls.connect().certificate();
     assert_ne!(first, second);
     assert_eq!(open.request("GET /healthz", b"").unwrap().0, 200);
-    // A key that does not match, a file without a certificate, and a missing file.
+    // Try a key that does not match, a file without a certificate, and a missing file.
     let key = fs::read(tls.file("server.key")).unwrap();
     let broken: [(&str, Option<Vec<u8>>); 3] = [
         ("server.key", Some(KeyPair::generate().unwrap().serialize_pem().into())),
@@ -246,7 +265,11 @@ fn a_certificate_is_reloaded_on_sighup_and_connections_stay_open() {
             assert!(Instant::now() < end, "{}", tls.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert_eq!(tls.connect().certificate(), second, "the previous certificate is kept");
+        assert_eq!(
+            tls.connect().certificate(),
+            second,
+            "the server must keep the previous certificate"
+        );
         fs::write(tls.file(name), original).unwrap();
     }
     assert_eq!(fs::read(tls.file("server.key")).unwrap(), key);
@@ -282,7 +305,7 @@ fn sighup_does_not_stop_a_server_without_tls() {
 }
 
 #[test]
-fn a_client_ca_admits_only_clients_with_its_certificates() {
+fn only_clients_with_a_certificate_from_the_client_ca_are_admitted() {
     let (clients, dir) = (Ca::new("client CA"), tempfile::tempdir().unwrap());
     let ca = dir.path().join("clients.pem");
     fs::write(&ca, &clients.pem).unwrap();
@@ -301,7 +324,7 @@ fn a_client_ca_admits_only_clients_with_its_certificates() {
     assert_eq!(list.code, 0, "{}", list.err);
     let refused = status_with(&Ca::new("another CA")).unwrap_err();
     assert!(refused.to_string().contains("alert"), "{refused}");
-    // With TLS 1.3, the client learns of the refusal when it reads.
+    // With TLS 1.3, the client notices the rejection only when it reads.
     let without = TlsClient::connect(tls.server.port, client_config(&tls.ca));
     let refused = without.and_then(|mut client| client.request("GET /healthz", b"")).unwrap_err();
     assert!(refused.to_string().contains("CertificateRequired"), "{refused}");
@@ -322,7 +345,7 @@ fn an_early_error_reaches_a_tls_client_that_sends_a_large_body() {
     assert_eq!(status, 413, "{head}");
     assert!(head.contains("Connection: close"), "{head}");
     assert!(String::from_utf8(body).unwrap().contains("1000000"));
-    assert_eq!(client.0.read_to_end(&mut Vec::new()).unwrap(), 0, "close_notify follows");
+    assert_eq!(client.0.read_to_end(&mut Vec::new()).unwrap(), 0, "expected a close_notify");
     let mut client = tls.connect();
     client.send(b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 26214400\r\n\r\n");
     client.send(&upload);
@@ -335,7 +358,7 @@ fn unfinished_handshakes_are_closed_and_counted_as_connections() {
     let mut silent = Client::connect(tls.server.port).unwrap();
     let mut partial = Client::connect(tls.server.port).unwrap();
     partial.send([0x16, 3, 1, 0]).unwrap();
-    // Served once the others are closed.
+    // This client is served once the server has closed the other two connections.
     let mut client = tls.connect();
     assert_eq!(client.request("GET /healthz", b"").unwrap().0, 200);
     assert!(silent.closes_without_response() && partial.closes_without_response());
@@ -350,19 +373,19 @@ fn unfinished_handshakes_are_closed_and_counted_as_connections() {
 #[test]
 fn an_oversized_handshake_is_refused_before_it_is_complete() {
     let tls = TlsServer::new(&["--header-timeout", "3600"]);
-    // A ClientHello of 64 KiB in records of 16 KiB, without its last bytes.
+    // Send a ClientHello of 64 KiB in records of 16 KiB, without the last bytes.
     let mut hello = vec![1, 0, 0xff, 0xff, 3, 3];
     hello.resize(64_000, b'x');
     let mut client = Client::connect(tls.server.port).unwrap();
     for part in hello.chunks(16_000) {
         let length = u16::try_from(part.len()).unwrap().to_be_bytes();
         let record = [&[0x16, 3, 1][..], &length, part].concat();
-        // The server may close the connection before all is sent.
+        // The server may close the connection before everything is sent.
         if client.send(record).is_err() {
             break;
         }
     }
-    // Without a limit, the server would wait for the rest.
+    // The header timeout is an hour, so only the size limit can close the connection promptly.
     assert!(client.closes_without_response());
 }
 
@@ -385,7 +408,7 @@ fn a_request_sent_with_the_end_of_the_handshake_is_served() {
 }
 
 #[test]
-fn unusable_tls_files_are_named_when_the_server_starts() {
+fn unusable_tls_files_are_named_in_the_startup_error() {
     let (ca, dir) = (Ca::new("test CA"), tempfile::tempdir().unwrap());
     let (cert, key) = ca.issue(dir.path(), "server");
     let (_, other_key) = ca.issue(dir.path(), "other");
@@ -458,4 +481,60 @@ fn the_banner_and_the_address_file_have_the_https_url() {
     list.args(["store", "list", "--ca-file", "ca.pem"]).env_clear().current_dir(dir.path());
     let list = run(&mut list);
     assert_eq!(list.code, 0, "{}", list.err);
+}
+
+/// Returns the number of abandoned exports.
+fn abandoned_exports(tls: &TlsServer) -> u64 {
+    let (_, _, metrics) = tls.connect().request("GET /metrics", b"").unwrap();
+    let sample = "steadfast_http_requests_total{route=\"/_/v1/stores/{store_id}/export\",\
+                  method=\"GET\",status=\"499\"} ";
+    let metrics = String::from_utf8(metrics).unwrap();
+    let value = metrics.lines().find_map(|line| line.strip_prefix(sample));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+#[test]
+fn a_request_over_tls_is_abandoned_when_its_client_disconnects() {
+    let tls = TlsServer::new(&["--body-timeout", "120"]);
+    let body = br#"{"name":"s"}"#;
+    let (_, _, created) = tls.connect().request("POST /resources/stores/kv", body).unwrap();
+    let created: serde_json::Value = serde_json::from_slice(&created).unwrap();
+    let store = created["id"].as_str().unwrap();
+    let put = format!("PUT /resources/stores/kv/{store}/keys/k");
+    assert_eq!(tls.connect().request(&put, &vec![b'v'; 25 << 20]).unwrap().0, 200);
+    let export = format!("GET /_/v1/stores/{store}/export HTTP/1.1\r\nHost: h\r\nFastly-Key: ");
+    let start = || {
+        let mut client = tls.connect();
+        client.send(format!("{export}{TOKEN}\r\n\r\n").as_bytes());
+        client
+    };
+    // Start the maximum number of concurrent exports. A further export waits for up to 30 s.
+    let mut exports: Vec<_> = (0..4).map(|_| start()).collect();
+    for export in &mut exports {
+        assert_eq!(export.read_response().unwrap().0, 200);
+    }
+    let close_notify = |client: &mut TlsClient| {
+        std::thread::sleep(Duration::from_millis(200));
+        client.0.conn.send_close_notify();
+        client.0.flush().unwrap();
+    };
+    for (number, notifies) in [(1, true), (2, false)] {
+        let mut client = start();
+        if notifies {
+            close_notify(&mut client);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        drop(client);
+        let end = Instant::now() + Duration::from_secs(20);
+        while abandoned_exports(&tls) < number {
+            assert!(Instant::now() < end, "the export was not abandoned, close_notify: {notifies}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let mut client = start();
+    close_notify(&mut client);
+    assert_eq!(client.read_response().unwrap().0, 102);
+    drop(exports.pop());
+    while client.read_response().unwrap().0 != 200 {}
+    assert_eq!(abandoned_exports(&tls), 2);
 }

@@ -1,5 +1,5 @@
-//! The secret of a limited token is in the response that creates it and nowhere else: not in a
-//! file, a log or another response.
+//! Tests that the secret of a limited token appears only in the response that creates the token:
+//! not in a file, a log or another response.
 
 use crate::support::{DiskServer, Response};
 use base64::Engine as _;
@@ -22,13 +22,13 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     memchr::memmem::find(bytes, part).is_some()
 }
 
-/// Checks that no file contains a secret, as text or decoded, and that the search does find
-/// `present`, which is stored.
+/// Checks that no file contains one of the secrets, as text or decoded. Also checks that the search
+/// finds `present`, which is stored in a file.
 fn assert_in_no_file(data: &Path, secrets: &[String], present: &str) {
     let mut found = false;
     for path in files(data) {
         let bytes = match fs::read(&path) {
-            // The running server may remove a file meanwhile.
+            // The server may remove a file while the directory is being read.
             Err(e) if e.kind() == ErrorKind::NotFound => continue,
             bytes => bytes.unwrap(),
         };
@@ -41,11 +41,11 @@ fn assert_in_no_file(data: &Path, secrets: &[String], present: &str) {
             assert!(!contains, "{} contains a secret", path.display());
         }
     }
-    assert!(found, "{present} was not found");
+    assert!(found, "the search did not find {present:?}, which is stored");
 }
 
 #[test]
-fn token_secrets_are_in_no_file_log_or_other_response() {
+fn token_secrets_appear_in_no_file_log_or_other_response() {
     let mut logged = DiskServer::logged(TRACE);
     let (mut secrets, mut ids) = (Vec::new(), Vec::new());
     for name in ["active-by-name", "revoked", "given-up"] {
@@ -86,7 +86,10 @@ fn token_secrets_are_in_no_file_log_or_other_response() {
     assert_eq!(statuses, [&before[..], &[200, 403, 401, 401, 200]].concat());
     assert_in_no_file(&logged.data(), &secrets, "active-by-name");
     let log = logged.stop_and_read_log();
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log has no trace lines");
+    assert!(
+        log.contains("TRACE") || log.contains("DEBUG"),
+        "the log contains no debug or trace lines"
+    );
     for text in secrets.iter().map(|secret| &secret[3..]) {
         assert!(!log.contains(text));
         let displayed = |response: &Response| {

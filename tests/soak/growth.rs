@@ -1,4 +1,4 @@
-//! Resource samples over time, and the check that none grows.
+//! Samples of resource usage over time, and the check that no resource keeps growing.
 
 use crate::workload::Latencies;
 use std::fmt;
@@ -40,7 +40,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// The samples of a run.
+/// The samples of a run in time order.
 #[derive(Debug, Default)]
 pub(crate) struct Series(Vec<Sample>);
 
@@ -49,10 +49,11 @@ impl Series {
         self.0.push(sample);
     }
 
-    /// Compares the last quarter with the second: by then caches and the WAL are full. Uses
-    /// medians, because a sample may coincide with a checkpoint or a busy machine.
+    /// Compares the last quarter of the samples with the second quarter, in which the caches and
+    /// the WAL are already full. Uses medians, because a sample may coincide with a checkpoint or
+    /// a busy machine.
     pub(crate) fn check_flat(&self) -> Result<(), String> {
-        // The absolute slack covers a WAL segment or two, some buffers and some sockets.
+        // The absolute slack allows for one or two WAL segments, some buffers and some sockets.
         self.check_steady("memory", 1.3, 48.0 * MIB, |sample| sample.memory_bytes as f64)?;
         self.check_steady("disk", 1.5, 160.0 * MIB, |sample| sample.disk_bytes as f64)?;
         self.check_steady("open files", 1.3, 16.0, |sample| sample.open_files as f64)?;
@@ -80,7 +81,7 @@ impl Series {
         let early = median(&self.0[quarter..2 * quarter]);
         let late = median(&self.0[3 * quarter..]);
         if late > early * factor + slack {
-            return Err(format!("{what} grew from {early} to {late}"));
+            return Err(format!("{what} grew from a median of {early} to {late}"));
         }
         Ok(())
     }
@@ -101,10 +102,14 @@ fn series(memory_bytes: impl Fn(u64) -> u64, open_files: impl Fn(u64) -> u64) ->
 }
 
 #[test]
-fn growth_is_reported() {
+fn steady_growth_is_reported() {
     let steady = |_| 100 << 20;
     assert_eq!(series(steady, |_| 40).check_flat(), Ok(()));
-    assert_eq!(series(|n| (50 + n.min(5) * 20) << 20, |_| 40).check_flat(), Ok(()), "warm-up");
+    assert_eq!(
+        series(|n| (50 + n.min(5) * 20) << 20, |_| 40).check_flat(),
+        Ok(()),
+        "growth during the warm-up must be accepted"
+    );
     let grew = series(|n| (100 + n * 12) << 20, |_| 40).check_flat().unwrap_err();
     assert!(grew.starts_with("memory"), "{grew}");
     let grew = series(steady, |n| 40 + 6 * n).check_flat().unwrap_err();

@@ -1,13 +1,13 @@
-//! Soak tests: memory, disk usage, open files and latency stay flat while items are overwritten,
-//! expire and are deleted; and every route survives abusive requests and kill -9.
-//! `STEADFAST_SOAK_SECONDS` sets the duration of each (15); `STEADFAST_SEED` repeats the choices of
-//! a run.
+//! Soak tests. Memory, disk usage, open files and latency must stay flat while items are
+//! overwritten, expire and are deleted. Every route must survive abusive requests and kill -9.
+//! `STEADFAST_SOAK_SECONDS` sets the duration of each test (default 15). `STEADFAST_SEED` sets the
+//! random seed; runs with the same seed make the same random choices.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
 #![allow(clippy::expect_used, reason = "tests may panic")]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests print and read env")]
 
 mod growth;
-#[allow(dead_code, reason = "each suite uses a part")]
+#[allow(dead_code, reason = "not every suite uses all of it")]
 #[path = "../harness/random.rs"]
 mod random;
 mod requests;
@@ -45,7 +45,7 @@ fn memory_disk_files_and_latency_stay_flat_under_churn() {
     }
     let operations = workload.stop();
     println!("{operations} operations in {:?}", start.elapsed());
-    assert!(operations > seconds * 100, "only {operations} operations");
+    assert!(operations > seconds * 100, "there were only {operations} operations");
     if let Err(grew) = series.check_flat() {
         panic!("{grew}, STEADFAST_SEED={seed}");
     }
@@ -78,7 +78,7 @@ fn disk_bytes(dir: &Path) -> u64 {
     let size = |entry: fs::DirEntry| match entry.metadata() {
         Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
         Ok(meta) => meta.blocks() * 512,
-        Err(_) => 0, // removed meanwhile
+        Err(_) => 0, // the file was removed while the directory was being read
     };
     entries.filter_map(Result::ok).map(size).sum()
 }

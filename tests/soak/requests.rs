@@ -1,23 +1,23 @@
-//! Random requests, valid and abusive, made from the description of the API.
+//! Generates random valid and abusive requests from the OpenAPI description.
 
 use crate::random::Random;
 use crate::support::binary;
 use serde_json::Value;
 use std::process::Command;
 
-/// Keys as they are sent in paths.
+/// Keys as they are encoded in request paths.
 const KEYS: [&str; 9] = ["k", "k1", "k2", "k3", "dir/a", "dir%2Fa", "%F0%9F%8E%88", "%ff", "a%00b"];
-/// Values of parameters. The first ones are valid for some.
+/// Values for parameters. The first ones are valid for some parameters.
 const TEXTS: [&str; 14] = [
     "1", "true", "2", "false", "k", "eventual", "overwrite", "", "-1", "99999999999999999999",
     "%zz", "%ff", "bytes=0-3", "ä",
 ];
 const DECLARED_BYTES_MAX: u64 = 1 << 20;
 
-/// An operation of the API.
+/// An operation in the API description.
 #[derive(Debug)]
 pub(crate) struct Operation {
-    /// Method and path template.
+    /// The method and the path template.
     pub(crate) name: String,
     method: String,
     path: String,
@@ -28,7 +28,7 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    /// Reads the operations from `steadfast openapi`; HEAD is added to GET.
+    /// Reads the operations from `steadfast openapi`. Adds a HEAD operation for each GET.
     pub(crate) fn all() -> Vec<Operation> {
         let printed = Command::new(binary()).arg("openapi").output().unwrap().stdout;
         let api: Value = serde_json::from_slice(&printed).unwrap();
@@ -75,12 +75,12 @@ impl Operation {
     }
 }
 
-/// A request as it is sent.
+/// A request, and how the server must respond to it.
 pub(crate) struct RandomRequest {
     pub(crate) operation: String,
     pub(crate) method: String,
     pub(crate) bytes: Vec<u8>,
-    /// Whether the request is complete and well-formed HTTP, so that it must be answered.
+    /// Whether the request is complete and well-formed HTTP, so that it must get a response.
     pub(crate) is_valid: bool,
     /// Whether the end of the request is missing.
     pub(crate) is_truncated: bool,
@@ -132,7 +132,7 @@ impl RandomRequest {
         }
     }
 
-    /// The start of the request, for messages.
+    /// Returns the beginning of the request, for messages.
     pub(crate) fn text(&self) -> String {
         let start = &self.bytes[..self.bytes.len().min(300)];
         String::from_utf8_lossy(start).into_owned()
@@ -167,7 +167,7 @@ fn target(operation: &Operation, store: &str, random: &mut Random) -> String {
     }
 }
 
-/// Adds the header of the body's length, or encodes it in chunks.
+/// Completes the head and appends the body, either with a Content-Length or in chunks.
 fn framed(mut head: String, body: &[u8], has_body: bool, random: &mut Random) -> Vec<u8> {
     if body.is_empty() && !has_body {
         head.push_str("\r\n");
@@ -212,7 +212,7 @@ fn body(operation: &Operation, random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// A line of a batch or an import, mostly valid.
+/// Returns a line of a batch or an import. Most lines are valid.
 fn line(random: &mut Random) -> String {
     let key = random.below(50);
     let more = match random.below(12) {

@@ -1,7 +1,7 @@
-//! Every route under random valid and abusive requests, with kill -9 in between.
+//! Sends random valid and abusive requests to every route and kills the server with kill -9.
 //!
-//! The operations, their parameters and their statuses come from `steadfast openapi`, so that a new
-//! route is covered as soon as it is described.
+//! The operations, their parameters and their statuses come from `steadfast openapi`. A new route
+//! is therefore covered as soon as it is described there.
 
 use crate::random::{Random, env_number, run_seed};
 use crate::requests::{Operation, RandomRequest};
@@ -14,24 +14,24 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: u64 = 8;
 const KILLS: u32 = 2;
-/// Flags of the server: little memory, so that requests meet its limits.
+/// Flags of the server. They allow little memory, so that requests reach the limits.
 const FLAGS: [&str; 6] =
     ["--max-in-flight", "33554432", "--cache", "16777216", "--wal-bytes", "4194304"];
-/// Ceiling of the server's resident memory in KiB: in-flight bodies, cache, memtable, connections
-/// and the allocator's slack.
+/// Maximum resident memory of the server in KiB, for bodies in flight, the cache, the memtable,
+/// connections and allocator overhead.
 const RSS_KIB_MAX: u64 = 400 << 10;
 
 /// The state that the clients share.
 struct Surface {
     operations: Vec<Operation>,
     port: AtomicU16,
-    /// Incremented before and after each kill: odd while no server listens.
+    /// Incremented before each kill and after each restart. It is odd while no server listens.
     kills: AtomicU64,
     stop: AtomicBool,
-    /// Ids of stores that existed at some time.
+    /// The ids of stores that exist or have existed.
     stores: Mutex<Vec<String>>,
     tokens: Mutex<Vec<String>>,
-    /// The statuses of each operation.
+    /// The statuses that each operation has returned.
     seen: Mutex<BTreeMap<String, BTreeSet<u16>>>,
     answered: AtomicU64,
 }
@@ -43,7 +43,7 @@ fn every_route_survives_abusive_requests_and_kills() {
     let mut disk = DiskServer::logged(&FLAGS);
     let surface = Surface::new(&disk);
     std::thread::scope(|threads| {
-        // Stops the clients if this thread panics, so that the scope ends.
+        // Stop the clients if this thread panics, so that the scope can end.
         let stop = StopOnDrop(&surface.stop);
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
@@ -81,13 +81,13 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Lets the clients run for their share of `seconds`, and checks the server's memory meanwhile.
+/// Waits for the time between two kills, and checks the memory of the server during this time.
 fn wait(seconds: u64, disk: &DiskServer, surface: &Surface) {
     let until = Instant::now() + Duration::from_secs(seconds) / (KILLS + 1);
     while Instant::now() < until && !surface.stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(50));
         let kib = status_number(disk.server.pid(), "VmRSS:");
-        assert!(kib <= RSS_KIB_MAX, "the server takes {kib} KiB");
+        assert!(kib <= RSS_KIB_MAX, "the server uses {kib} KiB of memory");
     }
 }
 
@@ -98,7 +98,7 @@ fn status_number(pid: u32, name: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Checks that no connection, file or memory permit is left after the clients have gone.
+/// Checks that no connections, files or memory permits are in use after the clients disconnected.
 fn expect_idle(disk: &DiskServer) {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
@@ -107,11 +107,14 @@ fn expect_idle(disk: &DiskServer) {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
         let connections: u64 = line.unwrap().trim().parse().unwrap();
         let files = fs::read_dir(format!("/proc/{}/fd", disk.server.pid())).unwrap().count();
-        // The connection that asks, and the engine's files and database connections.
+        // Allow the connection of the metrics request, and the files that the engine keeps open.
         if connections <= 1 && files < 100 {
             break;
         }
-        assert!(Instant::now() < until, "{connections} connections, {files} files are left");
+        assert!(
+            Instant::now() < until,
+            "{connections} connections and {files} files are still open"
+        );
         std::thread::sleep(Duration::from_millis(200));
     }
     let store = disk.server.create_store("after the run");
@@ -179,7 +182,7 @@ impl Surface {
     ) -> std::io::Result<bool> {
         let sent = client.send(&request.bytes);
         if request.is_truncated {
-            // A client that goes away in the middle, sometimes with half a connection left open.
+            // Disconnect in the middle of the request. In half of the cases, half-close first.
             if random.one_in(2) {
                 client.shutdown_write();
             }
@@ -189,7 +192,7 @@ impl Surface {
         if response.as_ref().is_ok_and(|response| response.status == 100) {
             response = client.read_response(request.method == "HEAD");
         }
-        // The server may answer and close before it has read everything.
+        // The server may respond and close the connection before it has read the whole request.
         let response = response.or_else(|error| sent.and(Err(error)))?;
         let name = &request.operation;
         assert!(
@@ -206,7 +209,7 @@ impl Surface {
         Ok(!response.headers("Connection").contains(&"close"))
     }
 
-    /// Remembers the id of a new store, or the secret of a new token.
+    /// Records the id of a new store or the secret of a new token for later requests.
     fn remember(&self, operation: &str, created: &serde_json::Value) {
         let (list, name) = match operation.contains("tokens") {
             true => (&self.tokens, "access_token"),
@@ -219,18 +222,18 @@ impl Surface {
         }
     }
 
-    /// Checks that the run was no failure of its own: every operation was answered, nearly all
-    /// with success at least once, and items were written and read.
+    /// Checks that the run covered the API: every operation got a response, at least four fifths of
+    /// the operations succeeded at least once, and items were written and read.
     fn check_coverage(&self) {
         let seen = self.seen.lock().unwrap();
-        println!("{} answers: {seen:#?}", self.answered.load(Ordering::Relaxed));
+        println!("{} responses: {seen:#?}", self.answered.load(Ordering::Relaxed));
         let succeeded = |statuses: &BTreeSet<u16>| statuses.iter().any(|status| *status < 300);
         for operation in &self.operations {
             let statuses = seen.get(&operation.name);
-            assert!(statuses.is_some(), "{} was never answered", operation.name);
+            assert!(statuses.is_some(), "{} never got a response", operation.name);
         }
         let failed: Vec<_> = seen.iter().filter(|(_, all)| !succeeded(all)).collect();
-        assert!(failed.len() * 5 <= seen.len(), "without success: {failed:?}");
+        assert!(failed.len() * 5 <= seen.len(), "operations that never succeeded: {failed:?}");
         for name in
             ["GET", "PUT"].map(|m| format!("{m} /resources/stores/kv/{{store_id}}/keys/{{key}}"))
         {

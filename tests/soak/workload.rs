@@ -1,4 +1,4 @@
-//! The workload: clients that put, expire and delete items, and clients that read.
+//! The workload: clients that put, expire and delete items, and clients that read items.
 
 use crate::random::Random;
 use crate::support::Client;
@@ -11,7 +11,7 @@ const KEYS: u64 = 20_000;
 const WRITERS: u64 = 4;
 const READERS: u64 = 4;
 
-/// A latency histogram. The bounds of its buckets are powers of 2^(1/4) in microseconds.
+/// A latency histogram. The bucket bounds in microseconds are powers of 2^(1/4).
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram(Vec<u64>);
 
@@ -36,7 +36,7 @@ impl Histogram {
         self.0.iter().sum()
     }
 
-    /// Returns a percentile in milliseconds, or 0 without samples.
+    /// Returns a percentile in milliseconds, or 0 if there are no samples.
     pub(crate) fn percentile(&self, percent: u64) -> f64 {
         let wanted = self.count() * percent / 100;
         let mut seen = 0;
@@ -50,7 +50,7 @@ impl Histogram {
     }
 }
 
-/// The latencies of reads and writes, and the time over which they were taken.
+/// The latencies of reads and writes, and the length of the period in which they were measured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Latencies {
     pub(crate) reads: Histogram,
@@ -110,7 +110,7 @@ impl Workload {
         latencies
     }
 
-    /// Stops the clients and returns the number of answered requests.
+    /// Stops the clients and returns the number of requests that got a response.
     pub(crate) fn stop(self) -> u64 {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.clients {

@@ -1,5 +1,5 @@
-//! Helpers of the black-box suites: a server process, an HTTP/1.1 client that can send
-//! arbitrary bytes, and commands run to completion.
+//! Helpers for the black-box suites: a server process, an HTTP/1.1 client that can send arbitrary
+//! bytes, and commands that run to completion.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -20,30 +20,32 @@ use std::time::{Duration, Instant};
 /// The root token of every server under test.
 pub(crate) const TOKEN: &str = "black-box-token-0123456789";
 
-/// The path of the binary under test: `STEADFAST_BIN`, or else the one cargo built.
+/// Returns the path of the binary under test: `STEADFAST_BIN` if it is set, otherwise the binary
+/// that cargo built.
 pub(crate) fn binary() -> String {
     std::env::var("STEADFAST_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_steadfast").into())
 }
 
-/// `serve` on a free port with the root token; the caller adds the data directory or engine.
+/// Returns a `serve` command with a free port and the root token. The caller adds the data
+/// directory or the engine.
 fn serve(flags: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(["serve", "--listen", "127.0.0.1:0"]).args(flags).env("STEADFAST_TOKEN", TOKEN);
     command
 }
 
-/// A server process on a free port, killed when dropped.
+/// A server process on a free port. It is killed when this value is dropped.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
-    /// The time from the spawn to the line with the port.
+    /// The time from the start of the process to the line with the port.
     pub(crate) startup_time: Duration,
-    /// Kept open: the server would fail to write to a closed pipe.
+    /// Kept open, because the server cannot write to a closed pipe.
     out: BufReader<std::process::ChildStdout>,
 }
 
 impl Server {
-    /// Starts a server over a data directory.
+    /// Starts a server with a data directory.
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Server {
         let mut command = serve(flags);
         command.arg("--data").arg(data);
@@ -57,12 +59,12 @@ impl Server {
         Server::spawn(command)
     }
 
-    /// Starts a server over a PostgreSQL database, which other servers may share.
+    /// Starts a server with a PostgreSQL database, which other servers may share.
     pub(crate) fn postgres(url: &str) -> Server {
         Server::postgres_with_flags(url, &[])
     }
 
-    /// Starts a server over a PostgreSQL database, with further flags.
+    /// Starts a server with a PostgreSQL database and additional flags.
     pub(crate) fn postgres_with_flags(url: &str, flags: &[&str]) -> Server {
         let mut command = serve(flags);
         command.args(["--engine-connections", "16"]).env("STEADFAST_ENGINE", url);
@@ -80,19 +82,19 @@ impl Server {
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        // With JSON logs, the line is a JSON object.
+        // With the JSON log format, the line is a JSON object.
         let port = line.trim().trim_end_matches(['"', '}']).rsplit(':').next();
         let port = port.and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("no port in the first line: {line:?}"));
+        let port = port.unwrap_or_else(|| panic!("there is no port in the first line: {line:?}"));
         Server { child, port, startup_time: start.elapsed(), out }
     }
 
-    /// Opens a connection.
+    /// Opens a connection to the server.
     pub(crate) fn connect(&self) -> Client {
         Client::connect(self.port).unwrap()
     }
 
-    /// Sends one request on a new connection; see [`Client::request`].
+    /// Sends a request on a new connection; see [`Client::request`].
     pub(crate) fn request(&self, request: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         self.connect().request(request, headers, body).unwrap()
     }
@@ -102,7 +104,7 @@ impl Server {
         self.connect().get(path).unwrap()
     }
 
-    /// Sends one request on a new connection with this token instead of the root token.
+    /// Sends a request on a new connection, with this token instead of the root token.
     pub(crate) fn request_as(&self, token: &str, request: &str, body: &str) -> Response {
         let head = format!("{request} HTTP/1.1\r\nHost: h\r\nFastly-Key: {token}\r\n");
         let mut client = self.connect();
@@ -122,12 +124,15 @@ impl Server {
     pub(crate) fn read_output_to(&mut self, last: &str) -> String {
         let mut text = String::new();
         while !text.lines().last().is_some_and(|line| line.starts_with(last)) {
-            assert!(self.out.read_line(&mut text).unwrap() > 0, "no {last:?} in {text}");
+            assert!(
+                self.out.read_line(&mut text).unwrap() > 0,
+                "the output does not contain {last:?}: {text}"
+            );
         }
         text
     }
 
-    /// The process id, for signals.
+    /// Returns the process id, for signals.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -143,7 +148,7 @@ impl Server {
         self.child.wait().unwrap()
     }
 
-    /// Waits for the process to exit; `None` if it still runs after `within`.
+    /// Waits for the process to exit. Returns `None` if it is still running after `within`.
     pub(crate) fn wait_for_exit(&mut self, within: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + within;
         loop {
@@ -162,7 +167,7 @@ impl Server {
         assert!(status.success(), "{status}");
     }
 
-    /// Sends SIGKILL to the whole process group: under a tracer the server is a grandchild.
+    /// Sends SIGKILL to the whole process group, because a traced server is a grandchild process.
     pub(crate) fn kill(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             let group = format!("-{}", self.child.id());
@@ -178,8 +183,17 @@ impl Drop for Server {
     }
 }
 
-/// Creates a database on the server of `STEADFAST_TEST_POSTGRES` and returns its URL.
-/// Returns `None` and prints that the test is skipped if the variable is not set.
+/// Returns the memory of a process in bytes: `VmRSS` (current) or `VmHWM` (peak). Returns `None` if
+/// the process has ended.
+pub(crate) fn process_memory(pid: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
+    Some(kib * 1024)
+}
+
+/// Creates a database on the server at `STEADFAST_TEST_POSTGRES` and returns the URL of the
+/// database. Prints a notice and returns `None` if the variable is not set.
 pub(crate) fn create_database(name: &str) -> Option<String> {
     let Ok(server) = std::env::var("STEADFAST_TEST_POSTGRES") else {
         println!("skipped: STEADFAST_TEST_POSTGRES is not set");
@@ -191,7 +205,7 @@ pub(crate) fn create_database(name: &str) -> Option<String> {
     Some(format!("{host}/{name}"))
 }
 
-/// Drops a database of [`create_database`].
+/// Drops a database that [`create_database`] created.
 pub(crate) fn drop_database(url: &str) {
     let (host, name) = url.rsplit_once('/').unwrap();
     execute(&format!("{host}/postgres"), &format!("DROP DATABASE {name} WITH (FORCE)"));
@@ -209,7 +223,7 @@ fn execute(url: &str, statement: &str) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(executed);
 }
 
-/// A server whose data directory is deleted when it is dropped.
+/// A server with a temporary data directory, which is deleted when this value is dropped.
 pub(crate) struct DiskServer {
     pub(crate) server: Server,
     dir: tempfile::TempDir,
@@ -221,8 +235,8 @@ impl DiskServer {
         DiskServer::create(flags, false)
     }
 
-    /// Starts a server whose standard error goes into a file; see
-    /// [`DiskServer::stop_and_read_log`].
+    /// Starts a server that writes its log to a file. [`DiskServer::stop_and_read_log`] returns the
+    /// log.
     pub(crate) fn logged(flags: &[&str]) -> DiskServer {
         DiskServer::create(flags, true)
     }
@@ -242,12 +256,13 @@ impl DiskServer {
         Server::spawn(command)
     }
 
-    /// The data directory.
+    /// Returns the path of the data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// Sends SIGKILL and starts the server again; a log is appended to.
+    /// Kills the server with SIGKILL and starts it again. The new process appends to the same log
+    /// file, if there is one.
     pub(crate) fn kill_and_restart(&mut self, flags: &[&str]) {
         self.server.kill();
         self.server = DiskServer::spawn(self.dir.path(), flags, self.logged);
@@ -263,22 +278,26 @@ impl DiskServer {
 
 /// The result of a completed command.
 pub(crate) struct CommandOutput {
-    /// The exit status; -1 if a signal ended the command.
+    /// The exit status, or -1 if a signal ended the command.
     pub(crate) code: i32,
     pub(crate) out: Vec<u8>,
     pub(crate) err: String,
 }
 
 impl CommandOutput {
-    /// The standard output as text.
+    /// Returns the standard output as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.out.clone()).unwrap()
     }
 
-    /// Checks that the standard error contains a text.
+    /// Checks that the standard error contains the given text.
     #[track_caller]
     pub(crate) fn assert_err(&self, part: &str) {
-        assert!(self.err.contains(part), "no {part:?} in {}", self.err);
+        assert!(
+            self.err.contains(part),
+            "the standard error does not contain {part:?}: {}",
+            self.err
+        );
     }
 
     /// Checks the exit status.
@@ -308,13 +327,14 @@ pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> CommandOutpu
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     std::thread::scope(|threads| {
-        // The command may exit before it has read all of it.
+        // The command may exit before it has read all of its input.
         threads.spawn(move || stdin.write_all(input).is_ok());
         child.wait_with_output().unwrap().into()
     })
 }
 
-/// Copies a directory tree. Skips files that vanish: an engine may recycle a WAL segment meanwhile.
+/// Copies a directory tree. Skips files that disappear, because an engine may recycle WAL segments
+/// during the copy.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -330,7 +350,7 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// A response as received.
+/// A response as it was received.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -340,43 +360,43 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// All values of a header.
+    /// Returns all values of a header.
     pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
         let lines = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
         let named = lines.filter(|(n, _)| n.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.strip_prefix(' ').unwrap_or(value)).collect()
     }
 
-    /// The value of a header, which must be present once.
+    /// Returns the value of a header, which must be present exactly once.
     pub(crate) fn header(&self, name: &str) -> &str {
         match self.headers(name)[..] {
             [value] => value,
-            ref other => panic!("{name} is {other:?} in {}", self.head),
+            ref other => panic!("expected one header {name}, got {other:?} in {}", self.head),
         }
     }
 
-    /// Whether a header is present.
+    /// Returns whether a header is present.
     pub(crate) fn has_header(&self, name: &str) -> bool {
         !self.headers(name).is_empty()
     }
 
-    /// The generation of the item, from its header.
+    /// Returns the generation of the item, from its header.
     pub(crate) fn generation(&self) -> u64 {
         self.header("Generation").parse().unwrap()
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         assert_eq!(self.header("Content-Type"), "application/json", "{}", self.head);
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.text()))
     }
 
-    /// Checks the status and the exact shape of an error body, and returns its `detail`.
+    /// Checks the status and the exact format of an error body, and returns the `detail`.
     pub(crate) fn expect_error(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}\n{}", self.head, String::from_utf8_lossy(&self.body));
         let json = self.json();
@@ -394,7 +414,7 @@ impl Response {
     }
 }
 
-/// One connection to a server.
+/// A connection to a server.
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
@@ -423,7 +443,7 @@ impl Client {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
-    /// Another handle to the connection, to send on one thread and read on another.
+    /// Returns another handle to the connection, for sending on one thread and reading on another.
     pub(crate) fn try_clone(&self) -> Client {
         Client { stream: BufReader::new(self.stream.get_ref().try_clone().unwrap()) }
     }
@@ -431,6 +451,11 @@ impl Client {
     /// Shuts down the sending side.
     pub(crate) fn shutdown_write(&mut self) {
         self.stream.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Waits for bytes without reading them. Closing a connection with unread bytes resets it.
+    pub(crate) fn wait_for_bytes(&mut self) {
+        assert_eq!(self.stream.get_ref().peek(&mut [0]).unwrap(), 1);
     }
 
     /// Sends a request with the root token, and reads the response. `request` is `METHOD TARGET`.
@@ -465,7 +490,7 @@ impl Client {
         self.request(&format!("GET {path}"), &[], b"")
     }
 
-    /// Reads a response, which may be an informational one; `bodiless` for a response to HEAD.
+    /// Reads a response, which may be an informational one. Set `bodiless` for a response to HEAD.
     pub(crate) fn read_response(&mut self, bodiless: bool) -> std::io::Result<Response> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -476,7 +501,7 @@ impl Client {
         head.truncate(head.len() - 4);
         let head: String = head.iter().map(|byte| char::from(*byte)).collect();
         let status = head.get(9..12).and_then(|code| code.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("no status line: {head:?}"));
+        let status = status.unwrap_or_else(|| panic!("there is no status line in {head:?}"));
         let mut response = Response { status, head, body: Vec::new() };
         if !bodiless && status >= 200 && status != 204 {
             if response.has_header("Transfer-Encoding") {
@@ -501,7 +526,7 @@ impl Client {
             let start = body.len();
             body.resize(start + len.unwrap() + 2, 0);
             self.stream.read_exact(&mut body[start..])?;
-            assert!(body.ends_with(b"\r\n"), "a chunk does not match its length");
+            assert!(body.ends_with(b"\r\n"), "a chunk does not end where its length says");
             body.truncate(body.len() - 2);
             if body.len() == start {
                 return Ok(body);
@@ -509,7 +534,7 @@ impl Client {
         }
     }
 
-    /// Whether the server closes the connection without sending anything more.
+    /// Returns whether the server closes the connection without sending anything more.
     pub(crate) fn closes_without_response(&mut self) -> bool {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).is_ok() && rest.is_empty()

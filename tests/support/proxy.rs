@@ -1,5 +1,5 @@
-//! A proxy in front of a server that injects faults: it delays requests, rejects some, drops
-//! responses, and hides the extensions, as the hosted service does.
+//! A proxy in front of a server. It injects faults: it delays writes, rejects some of them and
+//! drops responses. It can also hide the extensions, which the hosted service does not have.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The faults a proxy injects. Writes are PUT and POST; a period of 0 means never.
+/// The faults that a proxy injects. A write is a PUT or POST request. A period of 0 means never.
 #[derive(Clone, Default)]
 pub(crate) struct Faults {
     /// Returns 404 for every path below `/_/`.
@@ -16,25 +16,25 @@ pub(crate) struct Faults {
     pub(crate) write_delay: Duration,
     /// Rejects every n-th write with 503.
     pub(crate) reject_every: u64,
-    /// Forwards every n-th write, and closes the connection instead of sending its response.
+    /// Forwards every n-th write, and closes the connection instead of sending the response.
     pub(crate) drop_response_every: u64,
     /// Reverses every page of keys.
     pub(crate) reverse_keys: bool,
-    /// Closes the connection after this many bytes of a chunked response; 0 for never.
+    /// Closes the connection after this many bytes of a chunked response; 0 means never.
     pub(crate) truncate_after: usize,
     /// The number of writes received.
     pub(crate) writes: Arc<AtomicU64>,
 }
 
 impl Faults {
-    /// The number of writes received.
+    /// Returns the number of writes received.
     pub(crate) fn writes(&self) -> u64 {
         self.writes.load(Ordering::SeqCst)
     }
 }
 
-/// Starts a proxy in front of a server's port and returns the port of the proxy. It runs until the
-/// process ends.
+/// Starts a proxy in front of the server at a port, and returns the port of the proxy. The proxy
+/// runs until the process ends.
 pub(crate) fn start(server: u16, faults: &Faults) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -49,7 +49,7 @@ pub(crate) fn start(server: u16, faults: &Faults) -> u16 {
     port
 }
 
-/// Reads a head; returns it as Latin-1, and its `Content-Length`.
+/// Reads a head. Returns the head, decoded as Latin-1, and its `Content-Length`.
 fn read_head(from: &mut BufReader<TcpStream>) -> std::io::Result<(String, usize)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -109,7 +109,7 @@ fn serve(client: &TcpStream, server: u16, faults: &Faults) -> std::io::Result<()
             let mut page: serde_json::Value = serde_json::from_slice(&body).unwrap();
             page["data"].as_array_mut().unwrap().reverse();
             body = page.to_string().into_bytes();
-            assert_eq!(body.len(), length, "the page has another length");
+            assert_eq!(body.len(), length, "the length of the page has changed");
         }
         send(&mut reply, &response, &body)?;
     }

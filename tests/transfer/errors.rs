@@ -1,11 +1,12 @@
-//! Failures of import, export and sync: rejected lines are reported by number and key while the
-//! others are written, and each error has its exit status.
+//! Tests of failures of import, export and sync. Rejected lines are reported by number and key
+//! while the other lines are imported, and each kind of error has its own exit status.
 
+use crate::proxy::{self, Faults};
 use crate::support::Server;
 use crate::{command, export, line, pipe, run, value};
 use std::fs;
 
-/// Valid lines among invalid ones.
+/// Returns an input with valid and invalid lines.
 fn valid_and_invalid_lines() -> String {
     let good = |key: &str| line(key, key.as_bytes(), "");
     let long = format!("{{\"key\":\"long\",\"value\":\"{}\"}}\n", "A".repeat(40 << 20));
@@ -26,7 +27,7 @@ fn valid_and_invalid_lines() -> String {
     .concat()
 }
 
-/// The line numbers that the standard error reports, sorted.
+/// Returns the line numbers reported on standard error, in ascending order.
 fn reported_lines(output: &str) -> Vec<u64> {
     let lines = output.lines().filter_map(|line| line.strip_prefix("line "));
     let mut reported_lines: Vec<u64> =
@@ -53,7 +54,7 @@ fn invalid_lines_are_reported_and_valid_lines_are_written() {
     assert_eq!(reported_lines(&done.err), invalid, "{}", done.err);
     done.assert_err("imported 3 items, 1 skipped, 7 failed");
     done.assert_err("line 4, key \"a#b\": key must not contain '#'");
-    assert!(!dir.path().join("in.resume").exists(), "a complete import left a state file");
+    assert!(!dir.path().join("in.resume").exists(), "a complete import left its resume file");
 
     let args = ["import", "s", "in", "--report", "report", "--json"];
     let done = run(server.port, dir.path(), &args).expect_exit(1);
@@ -72,7 +73,7 @@ fn invalid_lines_are_reported_and_valid_lines_are_written() {
 }
 
 #[test]
-fn if_exists_skips_overwrites_or_fails() {
+fn if_exists_determines_the_treatment_of_existing_items() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     let store = server.create_store("s");
@@ -97,7 +98,7 @@ fn if_exists_skips_overwrites_or_fails() {
 }
 
 #[test]
-fn each_error_has_its_exit_status_and_writes_nothing() {
+fn each_kind_of_error_has_its_own_exit_status_and_writes_nothing() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");
@@ -151,7 +152,7 @@ fn each_error_has_its_exit_status_and_writes_nothing() {
 }
 
 #[test]
-fn only_errors_that_may_pass_suggest_resuming() {
+fn permanent_errors_do_not_suggest_resuming() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");
@@ -164,7 +165,7 @@ fn only_errors_that_may_pass_suggest_resuming() {
 }
 
 #[test]
-fn only_inputs_with_lines_report_line_numbers() {
+fn line_numbers_are_reported_only_for_line_based_formats() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");
@@ -189,7 +190,7 @@ fn only_inputs_with_lines_report_line_numbers() {
         let report = fs::read_to_string(dir.path().join("report")).unwrap();
         assert!(report.contains("a#b") && !report.contains("\"line\""), "{report}");
     }
-    // The position within a line is a column.
+    // The position within a line is reported as a column.
     let args = ["import", "s", "-", "--format", "ndjson"];
     let output = pipe(server.port, dir.path(), &args, b"{\"key\":}\n").expect_exit(1);
     output.assert_err("line 1: line must be a JSON object: expected value at column 8");
@@ -217,4 +218,35 @@ fn times_after_the_year_9999_in_utc_are_refused() {
         assert_eq!(value(&server, &store, "k").unwrap(), b"v");
         run(server.port, dir.path(), &["key", "delete", "s", "k", "--yes"]).expect_exit(0);
     }
+}
+
+#[test]
+fn a_dry_run_rejects_the_generations_that_an_import_rejects() {
+    let server = Server::memory(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    server.create_store("s");
+    let generation = |generation: u64| format!(",\"generation\":{generation}");
+    let lines = [
+        line("zero", b"", &generation(0)),
+        line("kept", b"", &generation(5)),
+        line("ahead", b"", &generation((1 << 53) - 1)),
+    ];
+    let import = |port: u16, args: &[&str]| {
+        let args = [&["import", "s", "-"][..], args].concat();
+        pipe(port, dir.path(), &args, lines.concat().as_bytes())
+    };
+    for (args, summary) in [
+        (&["--dry-run"][..], "would import 1 item, 0 expired, 2 invalid"),
+        (&[], "imported 1 item, 0 skipped, 2 failed"),
+    ] {
+        let output = import(server.port, args).expect_exit(1);
+        output.assert_err(summary);
+        output.assert_err("line 1, key \"zero\": generation must be a whole number from 1");
+        output.assert_err("line 3, key \"ahead\": generation must be a whole number from 1");
+    }
+    // The hosted API ignores the generations and assigns its own.
+    let hosted = Faults { hosted_api_only: true, ..Faults::default() };
+    let port = proxy::start(server.port, &hosted);
+    import(port, &["--dry-run"]).expect_exit(0).assert_err("would import 3 items");
+    import(port, &[]).expect_exit(0).assert_err("imported 3 items");
 }

@@ -1,5 +1,5 @@
-//! Input formats: directories, CSV, NDJSON, compressed input, `fastly.toml`, and the export that
-//! the local emulator reads.
+//! Tests of the input formats (directories, CSV, NDJSON, compressed input and `fastly.toml`), and
+//! of the export for the local emulator.
 
 use crate::support::Server;
 use crate::{export, line, pipe, run, value};
@@ -23,15 +23,19 @@ fn a_directory_is_imported_file_by_file() {
     let all = run(server.port, dir.path(), &["key", "get", "site", "blog/index.html", "-o", "got"]);
     all.expect_exit(0);
     assert_eq!(fs::read(dir.path().join("got")).unwrap(), page);
-    // From within the directory.
+    // Import the working directory.
     let at = dir.path().join("site");
     fs::remove_file(at.join("bad#name")).unwrap();
     run(server.port, &at, &["import", "site", ".", "--if-exists", "skip"]).expect_exit(0);
-    assert_eq!(fs::read_dir(&at).unwrap().count(), 2, "an import must not write into its source");
+    assert_eq!(
+        fs::read_dir(&at).unwrap().count(),
+        2,
+        "the import wrote a file into its source directory"
+    );
 }
 
 #[test]
-fn csv_and_ndjson_are_read_from_files_and_pipes_compressed_or_not() {
+fn csv_and_ndjson_are_read_from_files_and_pipes() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     let store = server.create_store("s");
@@ -50,7 +54,7 @@ fn csv_and_ndjson_are_read_from_files_and_pipes_compressed_or_not() {
 }
 
 #[test]
-fn csv_that_is_not_valid_is_refused_with_its_position() {
+fn errors_in_csv_input_are_reported_with_line_and_column() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");
@@ -76,7 +80,7 @@ fn csv_that_is_not_valid_is_refused_with_its_position() {
 }
 
 #[test]
-fn unsupported_encodings_and_compressions_are_named() {
+fn unsupported_encodings_and_compression_formats_are_named_in_the_error() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     server.create_store("s");
@@ -100,7 +104,7 @@ fn unsupported_encodings_and_compressions_are_named() {
         output.assert_err(word);
         output.assert_err("convert it first");
     }
-    // A CSV key can start like the name of a format.
+    // A CSV key can start with the magic bytes of a compressed format.
     fs::write(dir.path().join("g.csv"), "BZh9,1\nPK,2\n").unwrap();
     run(server.port, dir.path(), &["import", "s", "g.csv"]).expect_exit(0);
 }
@@ -148,7 +152,7 @@ value = "set up"
 "#;
 
 #[test]
-fn a_manifest_is_imported_into_the_stores_it_names() {
+fn a_fastly_toml_is_imported_into_the_stores_it_declares() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("fastly.toml"), MANIFEST).unwrap();
@@ -157,7 +161,7 @@ fn a_manifest_is_imported_into_the_stores_it_names() {
     assert_eq!(
         run(server.port, dir.path(), &["store", "list"]).text(),
         "",
-        "a failed import must not create stores"
+        "the failed import created stores"
     );
     let json = r#"{"x":"text","y":{"file":"value","metadata":"n"}}"#;
     fs::write(dir.path().join("kv.json"), json).unwrap();
@@ -175,7 +179,7 @@ fn a_manifest_is_imported_into_the_stores_it_names() {
     assert_eq!(names.collect::<Vec<_>>(), [("bare", 0), ("first", 1), ("more", 2), ("pages", 2)]);
     assert!(export(&server, "pages").contains(&line("a", b"local", ",\"metadata\":\"m\"")[..40]));
     assert!(export(&server, "more").contains("\"AGZpbGU=\",\"metadata\":\"n\""));
-    // Only the store with this name.
+    // Import only the store with this name.
     run(server.port, dir.path(), &["import", "pages", "fastly.toml"]).expect_exit(0);
     let output = run(server.port, dir.path(), &["import", "none", "fastly.toml"]).expect_exit(1);
     output.assert_err("declares no store \"none\"");
@@ -204,7 +208,7 @@ fn an_export_for_the_emulator_can_be_imported() {
     };
     assert_eq!(plain(&other), plain(&server));
     assert_eq!(plain(&other).len(), 4);
-    // An export over an earlier one; items the format cannot represent are reported.
+    // Replace the earlier export. Items that the format cannot represent are reported.
     let binary = line("raw", b"", ",\"metadata_base64\":\"/w==\"");
     pipe(server.port, dir.path(), &["import", "My site", "-"], binary.as_bytes()).expect_exit(0);
     let args = ["export", "My site", "--to", "viceroy", "out", "--force", "--json"];

@@ -1,4 +1,4 @@
-//! Import and export through the hosted API alone, without the extensions.
+//! Tests of import and export through the hosted API alone, without the extensions.
 
 use crate::proxy::{self, Faults};
 use crate::support::Server;
@@ -35,7 +35,7 @@ fn import_and_export_work_through_the_hosted_api_alone() {
     assert!(seconds.starts_with("2101-01-01T00:00:0"), "{seconds}");
     assert_eq!(value(&server, &store, "large").unwrap(), large);
 
-    // The hosted API does not report expiry; all else is exported.
+    // The hosted API does not return expiry times. All other properties are exported.
     let output = run(port, dir.path(), &["export", "s"]).expect_exit(0);
     output.assert_err("does not return expiry times");
     let comparable = |text: &str| -> Vec<String> {
@@ -46,7 +46,7 @@ fn import_and_export_work_through_the_hosted_api_alone() {
         let names = ["key", "value", "metadata", "metadata_base64", "generation"];
         text.lines().map(|line| names.map(|name| field(line, name)).join(" ")).collect()
     };
-    assert!(comparable(&output.text()) == comparable(&all), "the export differs");
+    assert!(comparable(&output.text()) == comparable(&all), "the exported items differ");
     assert!(output.text().contains("000000Z\"}\n") && !output.text().contains("expires"));
     let part = run(port, dir.path(), &["export", "s", "--prefix", "t0000"]).expect_exit(0);
     assert_eq!(part.text().lines().count(), 10);
@@ -63,7 +63,8 @@ fn existing_items_are_skipped_or_refused_through_the_hosted_api() {
     let import = |port: u16, what: &str, lines: &str| {
         pipe(port, dir.path(), &["import", "s", "-", "--if-exists", what], lines.as_bytes())
     };
-    // A retry after a lost response must not report its own write as an existing item.
+    // After a lost response, the command retries the request. It must not report an item that its
+    // first attempt wrote as an existing item.
     let lossy_port = proxy::start(
         server.port,
         &Faults { hosted_api_only: true, drop_response_every: 7, ..Faults::default() },

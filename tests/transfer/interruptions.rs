@@ -1,5 +1,5 @@
-//! Interrupted transfers: an import that is killed, stopped or disconnected resumes and completes;
-//! an export that is cut off leaves no file.
+//! Tests of interrupted transfers. An import that was killed, interrupted or disconnected can be
+//! resumed, and an export that is cut off leaves no file.
 
 use crate::proxy::{self, Faults};
 use crate::support::{CommandOutput, DiskServer, Server};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The number of acknowledged items in a state file; 0 without one.
+/// Returns the number of acknowledged items in a resume file, or 0 if there is no such file.
 fn acknowledged(state: &Path) -> u64 {
     let Ok(text) = fs::read(state) else { return 0 };
     let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
@@ -17,13 +17,13 @@ fn acknowledged(state: &Path) -> u64 {
 }
 
 #[test]
-fn a_killed_import_resumes_until_complete() {
+fn a_killed_import_can_be_resumed_until_it_is_complete() {
     let disk = DiskServer::new(&[]);
     let dir = tempfile::tempdir().unwrap();
     let text = numbered_lines(12_000, 1000);
     fs::write(dir.path().join("in.ndjson"), &text).unwrap();
     disk.server.create_store("s");
-    // The delay makes each kill hit a running import.
+    // The delay ensures that the import is still running when it is killed.
     let faults = Faults { write_delay: Duration::from_millis(20), ..Faults::default() };
     let port = proxy::start(disk.server.port, &faults);
     let args = ["import", "s", "in.ndjson", "--resume", "--if-exists", "fail", "-j", "3", "--json"];
@@ -45,7 +45,7 @@ fn a_killed_import_resumes_until_complete() {
         kills += 1;
     };
     println!("killed {kills} times");
-    assert!(kills > 1, "only {kills} kills");
+    assert!(kills > 1, "the import was killed only {kills} times");
     let last = last.expect_exit(0);
     let summary: serde_json::Value = serde_json::from_str(last.text().trim()).unwrap();
     assert_eq!((summary["failed"].as_u64(), summary["complete"].as_bool()), (Some(0), Some(true)));
@@ -56,7 +56,7 @@ fn a_killed_import_resumes_until_complete() {
 }
 
 #[test]
-fn an_interrupted_import_saves_its_state_and_resumes() {
+fn an_interrupted_import_saves_its_progress_and_can_be_resumed() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     let text = numbered_lines(8000, 1000);
@@ -78,9 +78,9 @@ fn an_interrupted_import_saves_its_state_and_resumes() {
     output.assert_err("--resume");
     let (done, stored) = (acknowledged(&state), export(&server, "s").lines().count() as u64);
     assert!(done > 0 && done < 8000);
-    assert_eq!(done, stored, "requests in flight must finish and be counted");
+    assert_eq!(done, stored, "the requests in flight were not completed and counted");
 
-    // A state file of different arguments is refused.
+    // A resume file is refused if the arguments differ.
     let other = ["import", "s", "in.ndjson", "--resume"];
     let output = run(server.port, dir.path(), &other).expect_exit(1);
     output.assert_err("another");
@@ -109,7 +109,7 @@ fn rejected_and_unanswered_requests_are_retried() {
 }
 
 #[test]
-fn an_import_that_loses_its_server_fails_and_keeps_its_state() {
+fn an_import_that_loses_its_server_fails_and_keeps_its_resume_file() {
     let dir = tempfile::tempdir().unwrap();
     let text = numbered_lines(6000, 1000);
     fs::write(dir.path().join("in.ndjson"), &text).unwrap();
@@ -128,7 +128,7 @@ fn an_import_that_loses_its_server_fails_and_keeps_its_state() {
     let output = CommandOutput::from(import.wait_with_output().unwrap()).expect_exit(6);
     output.assert_err("run the same command again with --resume");
     assert!(acknowledged(&state) < 6000);
-    // The state names the endpoint, and the restarted server has another port.
+    // The resume file names the endpoint, but the restarted server has another port.
     let saved = fs::read_to_string(&state).unwrap();
     let moved = saved.replace(&format!(":{port}\""), &format!(":{}\"", disk.server.port));
     fs::write(&state, moved).unwrap();
@@ -157,6 +157,6 @@ fn a_truncated_export_leaves_no_file() {
     let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert!(files.is_empty() || files == ["out"], "{files:?}");
     let entries = fs::read_dir(dir.path().join("out")).map(Iterator::count).unwrap_or(0);
-    assert_eq!(entries, 0, "the directory must be empty");
-    assert_eq!(run(port, dir.path(), &["export", "s"]).code, 6, "an export to a pipe fails too");
+    assert_eq!(entries, 0, "the directory is not empty");
+    assert_eq!(run(port, dir.path(), &["export", "s"]).code, 6, "an export to a pipe did not fail");
 }

@@ -1,5 +1,5 @@
-//! The output files of imports and exports: they never replace an input or a file of the user, a
-//! dry run writes none, and an export directory is replaced as a whole.
+//! Tests of the output files of imports and exports. An output file never replaces an input or
+//! another file of the user. A dry run writes no files. An export directory is replaced as a whole.
 
 use crate::support::Server;
 use crate::{export, line, pipe, run};
@@ -7,14 +7,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// A server with store `s`, and a directory.
+/// Starts a server with a store `s`, and creates a temporary directory.
 fn server_and_directory() -> (Server, tempfile::TempDir) {
     let server = Server::memory(&[]);
     server.create_store("s");
     (server, tempfile::tempdir().unwrap())
 }
 
-/// The names in a directory, sorted.
+/// Returns the sorted names of the entries in a directory.
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<_> =
@@ -24,7 +24,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_import_never_writes_onto_its_input() {
+fn an_import_never_overwrites_its_input() {
     let (server, dir) = server_and_directory();
     let text = line("k", b"v", "");
     let at = |name: &str| dir.path().join(name);
@@ -55,10 +55,10 @@ fn an_import_never_writes_onto_its_input() {
 }
 
 #[test]
-fn a_report_never_replaces_a_file_that_an_input_names() {
+fn a_report_never_replaces_a_file_that_the_input_refers_to() {
     let (server, dir) = server_and_directory();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-    // Empty files, which a report could replace otherwise.
+    // A report may replace an empty file, unless the input refers to it.
     for name in ["value", "other"] {
         write(name, "");
     }
@@ -91,7 +91,7 @@ fn only_reports_and_resume_files_are_replaced_or_removed() {
     }
     fs::write(at("other.ndjson"), line("k", b"v", ",\"reason\":\"r\"")).unwrap();
 
-    // The default resume file belongs to someone else: the import goes on without one.
+    // The file with the default name is not a resume file, so the import saves no progress.
     let args = ["import", "s", "john", "--format", "ndjson"];
     run(server.port, dir.path(), &args).expect_exit(0).assert_err("cannot be resumed");
     let args = ["import", "s", "in.ndjson", "--state", "precious"];
@@ -105,9 +105,12 @@ fn only_reports_and_resume_files_are_replaced_or_removed() {
     for name in ["john.resume", "precious"] {
         assert_eq!(fs::read(at(name)).unwrap(), b"precious", "{name}");
     }
-    assert!(!export(&server, "s").contains("\"k\""), "refused before the first item");
+    assert!(
+        !export(&server, "s").contains("\"k\""),
+        "an item was imported before the command was refused"
+    );
 
-    // An empty file and an earlier report are replaced.
+    // A report replaces an empty file or an earlier report.
     fs::write(at("report"), "").unwrap();
     for _ in 0..2 {
         let args = ["import", "s", "in.ndjson", "--report", "report"];
@@ -117,7 +120,11 @@ fn only_reports_and_resume_files_are_replaced_or_removed() {
     }
     let args = ["import", "s", "in.ndjson", "--resume", "--report", "report"];
     run(server.port, dir.path(), &args).expect_exit(1);
-    assert_eq!(fs::read_to_string(at("report")).unwrap().lines().count(), 2, "appended");
+    assert_eq!(
+        fs::read_to_string(at("report")).unwrap().lines().count(),
+        2,
+        "the resumed import did not append to the report"
+    );
 }
 
 #[test]
@@ -149,11 +156,11 @@ fn an_export_directory_is_replaced_as_a_whole_or_not_at_all() {
     import("two");
     export(&["--force"]).expect_exit(0);
     assert_eq!(names(&at("out/s/values")), ["one", "two"]);
-    assert_eq!(names(&at("out")), ["s"], "no temporary directory is left");
+    assert_eq!(names(&at("out")), ["s"], "a temporary directory was left behind");
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(at("out/s")).unwrap()) & 0o777;
     assert_eq!(mode, 0o750);
 
-    // Other files in it belong to the user.
+    // A directory that contains other files is not replaced.
     for other in ["out/s/notes", "out/s/values/sub"] {
         fs::create_dir(at(other)).unwrap();
         export(&["--force"]).expect_exit(1).assert_err("contains other files");

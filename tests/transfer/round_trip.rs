@@ -1,10 +1,10 @@
-//! Round trips: an export of an imported file has the same bytes.
+//! Tests that an export of an imported file has the same bytes as the file.
 
 use crate::support::{DiskServer, Server};
 use crate::{export, line, numbered_lines, pipe, run, stamp};
 use std::fs;
 
-/// An export line for every kind of item, in key order.
+/// Returns an export line for every kind of item, in key order.
 fn every_kind_of_item() -> String {
     let far = ",\"expires\":\"2101-02-03T04:05:06.789012Z\"";
     let raw: Vec<u8> = [b'x', b'\t']
@@ -49,14 +49,14 @@ fn an_export_of_an_import_has_the_same_bytes() {
     at(&["export", "one", "-o", "one.ndjson"]);
     let one = fs::read(dir.path().join("one.ndjson")).unwrap();
     assert!(one == text.as_bytes(), "the export differs from the input");
-    // Compressed, into another server.
+    // Export to a compressed file, and import it into another server.
     at(&["export", "one", "-o", "one.ndjson.zst"]);
     let compressed = fs::metadata(dir.path().join("one.ndjson.zst")).unwrap().len();
     assert!(compressed < text.len() as u64 / 2, "{compressed}");
     let other = Server::memory(&[]);
     run(other.port, dir.path(), &["import", "two", "one.ndjson.zst", "--create"]).expect_exit(0);
     assert!(export(&other, "two") == text, "the second export differs");
-    // One prefix, through a pipe.
+    // Export the items with one key prefix through a pipe.
     let part = at(&["export", "one", "--prefix", "key-0001"]).text();
     assert_eq!(part.lines().count(), 10_000);
     let output =
@@ -68,7 +68,7 @@ fn an_export_of_an_import_has_the_same_bytes() {
 }
 
 #[test]
-fn the_last_line_of_a_key_wins_with_parallel_uploads() {
+fn the_last_line_with_a_key_wins_even_if_uploads_run_in_parallel() {
     let server = Server::memory(&[]);
     let dir = tempfile::tempdir().unwrap();
     let round = |nth: u8| -> String {
@@ -83,5 +83,5 @@ fn the_last_line_of_a_key_wins_with_parallel_uploads() {
     let value = last.split("\"value\"").nth(1).unwrap().trim_end().trim_end_matches('}');
     let all = export(&server, "s");
     assert_eq!(all.lines().count(), 1000);
-    assert!(all.lines().all(|line| line.contains(value)), "an earlier line won");
+    assert!(all.lines().all(|line| line.contains(value)), "an earlier line replaced the last one");
 }

@@ -1,5 +1,5 @@
-//! `steadfast sync`: makes one store equal to another, on the same server, between servers, and to
-//! and from the hosted API.
+//! Tests of `steadfast sync`, which makes one store equal to another: on the same server, between
+//! servers, and to and from the hosted API.
 
 use crate::proxy::{self, Faults};
 use crate::support::{Server, TOKEN};
@@ -7,7 +7,7 @@ use crate::{command, export, line, numbered_lines, pipe, run, stamp};
 use std::fs;
 use std::path::Path;
 
-/// The items of a store without their generations, which sync does not copy.
+/// Returns the items of a store without their generations, which sync does not copy.
 fn items(server: &Server, store: &str) -> Vec<String> {
     let without = |line: &str| {
         let mut json: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -23,7 +23,7 @@ fn import(server: &Server, store: &str, lines: &str) {
 }
 
 #[test]
-fn sync_reports_copies_and_deletes_differences() {
+fn sync_reports_and_copies_differences_and_deletes_extra_items() {
     let (blue, green) = (Server::memory(&[]), Server::memory(&[]));
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("token"), TOKEN).unwrap();
@@ -59,12 +59,12 @@ fn sync_reports_copies_and_deletes_differences() {
     for port in [blue.port, green.port] {
         output.assert_err(&format!(") at http://127.0.0.1:{port}"));
     }
-    assert_eq!(export(&green, "s"), before, "a dry run must not write");
+    assert_eq!(export(&green, "s"), before, "a dry run wrote items");
 
     let output = sync(&[]).expect_exit(0);
     output.assert_err("1 new, 3 changed, 1 only in destination");
     assert_eq!(items(&green, "s").len(), items(&blue, "s").len() + 1);
-    // Deletion needs confirmation.
+    // A deletion requires confirmation.
     assert!(sync(&["--delete"]).expect_exit(2).err.contains("delete 1 item found only in"));
     let output = sync(&["--delete", "--yes", "--json"]).expect_exit(0);
     assert_eq!(output.text().lines().next(), Some("{\"change\":\"deleted\",\"key\":\"gone\"}"));
@@ -81,7 +81,7 @@ fn sync_reports_copies_and_deletes_differences() {
             .contains("0 new, 0 changed, 0 only in destination, 1504")
     );
 
-    // In the other direction, into a store that --create creates.
+    // Sync in the other direction, into a store that --create creates.
     let args = ["sync", &destination, "back", "--create", "--from-token-file", "token"];
     assert!(run(blue.port, dir.path(), &args).expect_exit(0).err.contains("1504 new"));
     assert_eq!(items(&blue, "back"), items(&green, "s"));
@@ -117,7 +117,7 @@ fn sync_works_to_and_from_the_hosted_api() {
 }
 
 #[test]
-fn a_list_that_does_not_ascend_deletes_nothing() {
+fn nothing_is_deleted_if_a_server_lists_keys_out_of_order() {
     let server = Server::memory(&[]);
     for store in ["blue", "green"] {
         server.create_store(store);

@@ -1,5 +1,6 @@
-//! The local emulator reads an export written for it. Skipped with a message if `viceroy` is
-//! neither on the path (`cargo install viceroy`) nor named by `STEADFAST_VICEROY`.
+//! Tests that the local emulator reads an export written for it. The emulator is the program named
+//! by `STEADFAST_VICEROY`, or else `viceroy` (`cargo install viceroy`). If the emulator cannot be
+//! run, the test is skipped with a message.
 
 use super::{line, pipe, run};
 use crate::support::Server;
@@ -9,8 +10,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A program for the emulator: responds with the item of store `site` whose key is in the request
-/// header `x-key`, and traps if any host call fails.
+/// A program for the emulator. It responds with the item in the store `site` whose key is in the
+/// request header `x-key`, and traps if a host call fails.
 const PROGRAM: &str = r#"(module
   (import "fastly_abi" "init" (func $init (param i64) (result i32)))
   (import "fastly_http_req" "body_downstream_get" (func $request (param i32 i32) (result i32)))
@@ -36,14 +37,15 @@ const PROGRAM: &str = r#"(module
     (call $must (call $send (i32.load (i32.const 84)) (i32.load (i32.const 80)) (i32.const 0)))))
 "#;
 
-/// An emulator process, killed when dropped.
+/// An emulator process, which is killed on drop.
 struct Emulator {
     child: Child,
     port: u16,
 }
 
 impl Emulator {
-    /// Runs the program with the stores of `fastly.toml`; `None` if no emulator is installed.
+    /// Runs the program with the stores that `fastly.toml` declares. Returns `None` if no emulator
+    /// is installed.
     #[allow(clippy::disallowed_methods, reason = "a test may read the emulator's path")]
     fn start(dir: &Path) -> Option<Emulator> {
         let viceroy = std::env::var("STEADFAST_VICEROY").unwrap_or_else(|_| "viceroy".into());
@@ -65,13 +67,13 @@ impl Emulator {
         while TcpStream::connect(&address).is_err() {
             let exited = emulator.child.try_wait().unwrap();
             assert!(exited.is_none(), "the emulator exited: {exited:?}");
-            assert!(Instant::now() < until, "the emulator does not listen after 60 s");
+            assert!(Instant::now() < until, "the emulator did not listen within 60 s");
             std::thread::sleep(Duration::from_millis(50));
         }
         Some(emulator)
     }
 
-    /// Reads a key through the emulator; returns the status and the body.
+    /// Reads a key through the emulator, and returns the status and the body of the response.
     fn read(&self, key: &str) -> (String, Vec<u8>) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -93,7 +95,7 @@ impl Drop for Emulator {
 }
 
 #[test]
-fn the_emulator_reads_an_export() {
+fn the_emulator_reads_an_export_written_for_it() {
     let (server, dir) = (Server::memory(&[]), tempfile::tempdir().unwrap());
     server.create_store("site");
     let items: [(&str, Vec<u8>); 5] = [
@@ -116,5 +118,8 @@ fn the_emulator_reads_an_export() {
         assert_eq!(status, "200", "{key}: {}", String::from_utf8_lossy(&body));
         assert!(body == *value, "{key}: {} bytes", body.len());
     }
-    assert!(emulator.read("not there").1.is_empty(), "a missing key must have no value");
+    assert!(
+        emulator.read("not there").1.is_empty(),
+        "the emulator returned a value for a missing key"
+    );
 }

@@ -1,11 +1,11 @@
-//! A small runner: checks run one at a time, and a failure does not stop the run.
+//! Runs checks one at a time. A failed check does not stop the run.
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The result of a check: `Err` describes the failure.
+/// The result of a check. `Err` contains a description of the failure.
 pub type Verdict = Result<(), String>;
 
 const LIMIT: Duration = Duration::from_secs(120);

@@ -1,5 +1,5 @@
-//! The crate's calls, each with its own configuration over one shared connection pool, and its
-//! many error types converted to one.
+//! Wraps the calls of the crate. Each call has its own configuration, but all share one connection
+//! pool. The many error types of the crate are converted to one.
 
 use std::env;
 use std::fmt::Debug;
@@ -15,7 +15,8 @@ use fastly_api::models::{
 
 use crate::checks::{Verdict, ensure, same};
 
-/// A failed call: rejected by the server, or not encodable or decodable by the crate.
+/// The reason why a call failed: the server rejected it, the crate could not decode the response,
+/// or another error occurred.
 #[derive(Debug)]
 pub enum Failure {
     Refused { status: u16, content: String, decoded: Option<String> },
@@ -37,7 +38,7 @@ fn convert<T, E: Debug>(result: Result<T, Error<E>>) -> CallResult<T> {
     })
 }
 
-/// Describes an unexpected failure.
+/// Returns the result of a call that must succeed, or a description of the failure.
 pub fn must<T>(result: CallResult<T>) -> Result<T, String> {
     result.map_err(|failure| match failure {
         Failure::Broken(reason) => reason,
@@ -45,7 +46,7 @@ pub fn must<T>(result: CallResult<T>) -> Result<T, String> {
     })
 }
 
-/// Succeeds if the server answered with this status and, where required, a problem body.
+/// Succeeds if the server responded with this status and, except for 412, a problem body.
 pub fn refused<T: Debug>(what: &str, result: CallResult<T>, wanted: u16) -> Verdict {
     match result {
         Err(Failure::Refused { status, content, decoded }) => {
@@ -63,7 +64,7 @@ pub fn refused<T: Debug>(what: &str, result: CallResult<T>, wanted: u16) -> Verd
     }
 }
 
-/// Succeeds if the server answered with a 4xx.
+/// Succeeds if the server responded with a 4xx.
 pub fn refused_somehow<T: Debug>(what: &str, result: CallResult<T>) -> Verdict {
     match result {
         Err(Failure::Refused { status: 400..=499, .. }) => Ok(()),
@@ -85,7 +86,7 @@ impl Client {
         Ok(client.with_token(Some(&need("STEADFAST_TOKEN")?)))
     }
 
-    /// The same server with another token or without one.
+    /// Returns a client for the same server with another token, or without a token.
     pub fn with_token(&self, token: Option<&str>) -> Self {
         let mut config = self.config.clone();
         config.api_key = token.map(|key| ApiKey { prefix: None, key: key.to_owned() });
@@ -115,7 +116,7 @@ impl Client {
 
     /// Creates a store and returns its id.
     pub async fn new_store(&self, name: &str) -> Result<String, String> {
-        must(self.create_in(name, None).await)?.id.ok_or("an id".to_owned())
+        must(self.create_in(name, None).await)?.id.ok_or("no id".to_owned())
     }
 
     pub async fn describe(&self, store_id: &str) -> CallResult<KvStoreDetails> {
@@ -165,15 +166,15 @@ impl Client {
         self.delete_with(delete_params(store_id, key)).await
     }
 
-    /// The stored bytes of a value, read with the crate's HTTP client instead of the crate, and its
-    /// metadata.
+    /// Returns an item's value and metadata as stored. Reads them directly with the crate's HTTP
+    /// client, because the crate itself decodes values.
     pub async fn stored(&self, store_id: &str, key: &str) -> Result<(String, String), String> {
         let base = &self.config.base_path;
         let url = format!("{base}/resources/stores/kv/{store_id}/keys/{}", urlencode(key));
         let request = self.config.client.get(url).header("Fastly-Key", self.token());
         let response = request.send().await.map_err(|error| error.to_string())?;
         same("status of a plain read", response.status().as_u16(), 200)?;
-        let metadata = response.headers().get("metadata").ok_or("a Metadata header")?;
+        let metadata = response.headers().get("metadata").ok_or("no Metadata header")?;
         let metadata = String::from_utf8_lossy(metadata.as_bytes()).into_owned();
         Ok((response.text().await.map_err(|error| error.to_string())?, metadata))
     }

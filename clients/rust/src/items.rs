@@ -1,4 +1,4 @@
-//! KvStoreItemApi: upsert, get and delete with their options.
+//! Checks of KvStoreItemApi: upsert, get and delete with their options.
 
 use std::time::Duration;
 
@@ -12,31 +12,31 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.section("items");
     let store = match client.new_store("rs items").await {
         Ok(id) => Items { client: client.clone(), id },
-        Err(reason) => return checks.check("a store for items", async { Err(reason) }).await,
+        Err(reason) => return checks.check("create a store", async { Err(reason) }).await,
     };
     checks.check("a value round-trips", store.values()).await;
-    checks.check("the JSON the crate sends is stored unchanged", store.json_text()).await;
+    checks.check("the JSON that the crate sends is stored unchanged", store.json_text()).await;
     checks
         .check(
-            "a value that is not JSON is served, though the crate cannot read it",
+            "a value that is not JSON is served, although the crate cannot decode it",
             store.no_json(),
         )
         .await;
     checks.check("metadata is stored, and removed when omitted or empty", store.metadata()).await;
     checks.check("add creates a new key and rejects an existing one", store.add()).await;
     checks.check("append and prepend extend a value", store.joined()).await;
-    checks.check("modes set to false do nothing", store.false_modes()).await;
+    checks.check("modes set to false have no effect", store.false_modes()).await;
     checks.check("two modes at once return 400", store.two_modes()).await;
     checks
-        .check("if-generation-match: 0 requires a missing key, others are 412", store.compare())
+        .check("if-generation-match 0 requires a missing key; others return 412", store.compare())
         .await;
     checks.check("an item exists until it expires", store.lifetime()).await;
     checks.check("a time to live below 1 returns 400", store.bad_lifetime()).await;
-    checks.check("delete is 204, then 404, with force 204", store.delete()).await;
-    checks.check("delete with another generation is 412", store.delete_compared()).await;
+    checks.check("delete returns 204, then 404, or 204 with force", store.delete()).await;
+    checks.check("delete with another generation returns 412", store.delete_compared()).await;
 }
 
-/// One store and the calls on its items.
+/// A store, with calls on its items.
 struct Items {
     client: Client,
     id: String,
@@ -166,7 +166,7 @@ impl Items {
         must(self.put_with("compared", "v", zero).await)?;
         refused("0 on a key", self.put_with("compared", "w", zero).await, 412)?;
         refused("another generation", self.put_with("compared", "w", most).await, 412)?;
-        refused("a negative one", self.put_with("compared", "w", below).await, 400)?;
+        refused("a negative generation", self.put_with("compared", "w", below).await, 400)?;
         self.reads("compared", "v").await
     }
 
@@ -187,7 +187,7 @@ impl Items {
         let zero: Change = |params| params.time_to_live_sec = Some(0);
         let below: Change = |params| params.time_to_live_sec = Some(-5);
         for change in [zero, below] {
-            refused("a bad time to live", self.put_with("long", "w", change).await, 400)?;
+            refused("an invalid time to live", self.put_with("long", "w", change).await, 400)?;
         }
         self.reads("long", "v").await
     }

@@ -1,4 +1,4 @@
-//! Keys: unusual keys, rejected keys, and lists of keys.
+//! Checks of keys: unusual keys, rejected keys, and key lists.
 
 use fastly_api::apis::kv_store_item_api::{KvStoreDeleteItemParams, KvStoreListItemKeysParams};
 
@@ -32,7 +32,7 @@ const ODD: [&str; 24] = [
     "a\u{2028}b",
 ];
 
-/// Keys the crate turns into the path of the list or of the store itself.
+/// Keys that the crate turns into the path of the list or of the store itself.
 const COLLAPSING: [&str; 3] = [".", "..", ""];
 
 const ILLEGAL: [&str; 12] = [
@@ -55,7 +55,9 @@ const MANY: usize = 1100;
 pub async fn run(checks: &mut Checks, client: &Client) {
     checks.section("keys");
     checks.check("unusual keys are distinct items and are listed", odd(client)).await;
-    checks.check("a space in a key is stored as the plus the crate sends", spaces(client)).await;
+    checks
+        .check("a space in a key is stored as the plus that the crate sends", spaces(client))
+        .await;
     for key in COLLAPSING {
         let name = format!("every call with the key {key:?} is rejected and deletes nothing");
         checks.check(&name, collapsing(client, key)).await;
@@ -76,7 +78,7 @@ fn forced(store_id: &str, key: &str) -> KvStoreDeleteItemParams {
     KvStoreDeleteItemParams { force: Some(true), ..delete_params(store_id, key) }
 }
 
-/// One page: its keys, its limit and the cursor after it.
+/// The keys on a page, its limit, and the cursor of the next page.
 async fn page(
     client: &Client,
     params: KvStoreListItemKeysParams,
@@ -188,14 +190,14 @@ async fn many(client: &Client) -> Verdict {
     }
     let (first, _, cursor) = page(client, list(&id)).await?;
     same("first page", first.len(), 1000)?;
-    ensure(cursor.is_some(), "a cursor after it")?;
+    ensure(cursor.is_some(), "the first page has no cursor")?;
     for key in &first {
         must(client.delete(&id, key).await)?;
     }
     let params = KvStoreListItemKeysParams { cursor, ..list(&id) };
     let (second, _, cursor) = page(client, params).await?;
     same("second page", second.len(), MANY - 1000)?;
-    same("cursor after it", cursor, None)?;
+    same("cursor of the second page", cursor, None)?;
     for key in &second {
         must(client.delete(&id, key).await)?;
     }

@@ -1,6 +1,6 @@
-//! The crate `fastly-api` against Steadfast, within the limits of the crate itself: it sends a
-//! value as a JSON string, reads only JSON strings back, cannot hold a real generation (`i32`),
-//! and writes the spaces of a key as `+`. Expects an empty server; started by `./run`.
+//! Runs the crate `fastly-api` against Steadfast. The crate has limitations: it sends values as
+//! JSON strings, reads only JSON strings, cannot represent a real generation (`i32`), and sends
+//! spaces in keys as `+`. Requires an empty server. Started by `./run`.
 
 mod checks;
 mod client;
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            println!("no runtime: {error}");
+            println!("cannot create a tokio runtime: {error}");
             return ExitCode::FAILURE;
         }
     };

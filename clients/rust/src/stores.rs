@@ -1,4 +1,4 @@
-//! KvStoreApi: create, list, get, put (rename), delete; and tokens.
+//! Checks of KvStoreApi (create, list, get, put to rename, delete), and of tokens.
 
 use fastly_api::apis::kv_store_api::KvStoreListParams;
 
@@ -12,28 +12,36 @@ pub async fn run(checks: &mut Checks, client: &Client) {
     checks.check("create returns id, name and both dates", created(client)).await;
     checks.check("create accepts each location and no other", locations(client)).await;
     checks.check("an invalid, missing or existing name returns 400", bad_names(client)).await;
-    checks.check("get returns what create returned; an unknown id is 404", described(client)).await;
+    checks.check("get returns a created store, or 404 for unknown ids", described(client)).await;
     checks.check("list returns every store once, page by page", listed(client)).await;
-    checks.check("list by name finds that store, or none", listed_by_name(client)).await;
+    checks.check("list by name returns that store, or none", listed_by_name(client)).await;
     checks.check("an invalid list limit returns 400", bad_limits(client)).await;
     checks.check("put renames a store and changes nothing else", renamed(client)).await;
     checks
         .check("a rename to an invalid or existing name changes nothing", not_renamed(client))
         .await;
-    checks.check("delete is 409 with items, then 204, then 404", deleted(client)).await;
+    checks
+        .check(
+            "delete returns 409 for a store with items, 204 once it is empty, then 404",
+            deleted(client),
+        )
+        .await;
     checks.check("every call without a valid token returns 401", unauthorized(client)).await;
 }
 
 async fn created(client: &Client) -> Verdict {
     let store = must(client.create_in("rs Störe 1", None).await)?;
-    let id = store.id.ok_or("an id")?;
+    let id = store.id.ok_or("no id")?;
     let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase();
-    ensure(id.len() == 22 && id.bytes().all(plain), format!("22 of [0-9a-z], not {id}"))?;
+    ensure(
+        id.len() == 22 && id.bytes().all(plain),
+        format!("the id must be 22 characters of [0-9a-z]: {id}"),
+    )?;
     same("name", store.name.as_deref(), Some("rs Störe 1"))?;
     let created_at = store.created_at.ok_or("created_at")?;
     let shape: String =
         created_at.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    same("form of the date", shape.as_str(), "0000-00-00 00:00:00")?;
+    same("format of created_at", shape.as_str(), "0000-00-00 00:00:00")?;
     same("updated_at", store.updated_at, Some(created_at))
 }
 
@@ -53,7 +61,7 @@ async fn bad_names(client: &Client) -> Verdict {
 
 async fn described(client: &Client) -> Verdict {
     let made = must(client.create_in("rs described", None).await)?;
-    let id = made.id.clone().ok_or("an id")?;
+    let id = made.id.clone().ok_or("no id")?;
     same("store", must(client.describe(&id).await)?, made)?;
     for unknown in [NOWHERE, "x", "a b"] {
         refused(unknown, client.describe(unknown).await, 404)?;
@@ -61,7 +69,7 @@ async fn described(client: &Client) -> Verdict {
     Ok(())
 }
 
-/// The names of all stores, read in pages of `limit`, and how many pages that took.
+/// Returns the names of all stores, read in pages of `limit`, and the number of pages.
 async fn all_names(client: &Client, limit: Option<i32>) -> Result<(Vec<String>, usize), String> {
     let mut names = Vec::new();
     let mut cursor = None;
@@ -76,7 +84,7 @@ async fn all_names(client: &Client, limit: Option<i32>) -> Result<(Vec<String>, 
             return Ok((names, pages));
         }
     }
-    Err("paging does not come to an end".to_owned())
+    Err("paging does not end".to_owned())
 }
 
 async fn listed(client: &Client) -> Verdict {
@@ -112,13 +120,13 @@ async fn bad_limits(client: &Client) -> Verdict {
 
 async fn renamed(client: &Client) -> Verdict {
     let before = must(client.create_in("rs before", Some("EU")).await)?;
-    let id = before.id.clone().ok_or("an id")?;
+    let id = before.id.clone().ok_or("no id")?;
     must(client.put(&id, "k", "kept").await)?;
     must(client.rename(&id, "rs after").await)?;
     let after = must(client.describe(&id).await)?;
     same("name", after.name.as_deref(), Some("rs after"))?;
     same("created_at", &after.created_at, &before.created_at)?;
-    ensure(after.updated_at >= before.updated_at, "updated_at does not go back")?;
+    ensure(after.updated_at >= before.updated_at, "updated_at decreased")?;
     same("value", must(client.get(&id, "k").await)?.as_str(), "kept")?;
     must(client.rename(&id, "rs after").await)?;
     // The old name can be reused.
@@ -142,8 +150,8 @@ async fn deleted(client: &Client) -> Verdict {
     must(client.delete_store(&id).await)?;
     refused("a deleted store", client.delete_store(&id).await, 404)?;
     refused("a deleted store", client.describe(&id).await, 404)?;
-    refused("an item of it", client.get(&id, "k").await, 404)?;
-    refused("a write to it", client.put(&id, "k", "v").await, 404)
+    refused("an item in a deleted store", client.get(&id, "k").await, 404)?;
+    refused("a write to a deleted store", client.put(&id, "k", "v").await, 404)
 }
 
 async fn unauthorized(client: &Client) -> Verdict {

@@ -1,8 +1,8 @@
 //! Authentication and authorization: one check per request, before any handler runs.
 //!
-//! The root token has all permissions; [`permission`] defines those of limited tokens (see
-//! [`crate::kv::tokens`]). Limited tokens are read on every request, so that a revoked token is
-//! rejected by all servers at once.
+//! The root token has all permissions; [`permission`] defines the permissions of limited tokens
+//! (see [`crate::kv::tokens`]). Limited tokens are read from the engine on every request, so that
+//! all servers reject a revoked token at once.
 
 mod permission;
 mod principal;
@@ -18,7 +18,7 @@ use crate::kv::Kv;
 use crate::wire::{FASTLY_KEY, Token};
 use permission::{Access, access, authorize};
 
-/// The challenges of a 401: how to send the token to any route, and to the metrics.
+/// `WWW-Authenticate` challenges in 401 responses: for most routes, and for the metrics.
 const CHALLENGE: &str = "Fastly-Key realm=\"steadfast\"";
 const CHALLENGE_BEARER: &str = "Bearer realm=\"steadfast\"";
 
@@ -29,15 +29,16 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Accepts `root` and all limited tokens.
+    /// Creates an instance that accepts `root` and all limited tokens.
     pub fn new(root: Token) -> Auth {
         Auth { root }
     }
 
-    /// Authenticates and authorizes a request. The root token needs neither a hash nor a read.
+    /// Authenticates and authorizes a request. Checking the root token does not read from the
+    /// engine.
     ///
     /// # Errors
-    /// 401 for a missing or unknown token, 403 for a token without the permission.
+    /// Returns 401 if the token is missing or unknown, and 403 if the token lacks the permission.
     pub(super) async fn authenticate(
         &self,
         kv: &Kv,
@@ -61,8 +62,8 @@ impl Auth {
     }
 }
 
-/// Returns the token of a request: its only `Fastly-Key` or, if `bearer` is set, its
-/// `Authorization: Bearer`, which Prometheus can send.
+/// Returns the token of a request from its `Fastly-Key` header, which must not be repeated. If
+/// `bearer` is set, also accepts `Authorization: Bearer`, which Prometheus can send.
 fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     let mut keys = head.header_values(FASTLY_KEY);
     if let (Some(token), None) = (keys.next(), keys.next()) {
@@ -71,7 +72,7 @@ fn request_token(head: &RequestHead, bearer: bool) -> Option<&[u8]> {
     if bearer { head.header_values("Authorization").find_map(bearer_token) } else { None }
 }
 
-/// Returns the token of `Bearer` credentials; the scheme has no letter case (RFC 9110 section
+/// Returns the token of `Bearer` credentials; the scheme is case-insensitive (RFC 9110 section
 /// 11.1).
 fn bearer_token(credentials: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = credentials.split_at_checked(b"Bearer ".len())?;

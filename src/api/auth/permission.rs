@@ -1,6 +1,6 @@
-//! Permissions of limited tokens: the resources each route accesses, and the rules for them.
+//! Permissions of limited tokens: the resources that each route accesses, and the rules for access.
 //!
-//! A new route needs a line in [`access`] and rows in the table of `tests/api/tokens.rs`. Handlers
+//! A new route needs a line in [`access`] and rows in the table in `tests/api/tokens.rs`. Handlers
 //! of [`Access::BodyKeys`] routes must call [`check_key`](super::Principal::check_key) for each
 //! line.
 
@@ -11,16 +11,16 @@ use crate::api::router::{Method, Route, RouteMatch};
 use crate::kv;
 use crate::kv::tokens::{Grant, Scope};
 
-/// The resources a route accesses.
+/// The resources that a route accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// No stored data, and no token required.
+    /// No stored data; no token is required.
     Public,
-    /// No stored data, but a valid token required.
+    /// No stored data, but a valid token is required.
     Authenticated,
-    /// The caller's own token; every token may read and revoke itself.
+    /// The caller's own token. Every limited token may read and revoke itself.
     OwnToken,
-    /// Figures about the whole server, read-only.
+    /// Read-only statistics of the whole server.
     Server,
     /// The list of stores, filtered by the token, and the creation of stores.
     Stores,
@@ -37,7 +37,7 @@ pub(super) enum Access {
     Root,
 }
 
-/// Returns the resources a route accesses.
+/// Returns the resources that a route accesses.
 pub(super) fn access(route: Route) -> Access {
     match route {
         Route::About
@@ -57,7 +57,7 @@ pub(super) fn access(route: Route) -> Access {
     }
 }
 
-/// Whether a route requires no token.
+/// Returns whether a route is public, that is, requires no token.
 #[cfg(test)]
 pub(in crate::api) fn is_public(route: Route) -> bool {
     access(route) == Access::Public
@@ -75,7 +75,7 @@ pub(super) const OTHER_KEYS: &str =
 const ALL_KEYS: &str = "this token may not access all keys: it is limited to a key prefix, which \
                         the parameter prefix must start with";
 
-/// Checks a request of a limited token. The first rule that denies it gives the reason.
+/// Authorizes a request with a limited token. The first rule that denies it determines the reason.
 pub(super) fn authorize(
     grant: &Grant,
     access: Access,
@@ -88,7 +88,7 @@ pub(super) fn authorize(
     let in_store =
         matches!(access, Access::Store | Access::Item | Access::Prefix | Access::BodyKeys);
     let has_prefix = !grant.prefix().is_empty();
-    // A key that cannot be decoded is not covered.
+    // A key that cannot be decoded is outside the prefix.
     let covered = |key: &[u8]| decode_segment(key).is_some_and(|key| grant.allows_key(&key));
     let denied = match access {
         Access::Root => Some(ROOT_ONLY),
@@ -113,7 +113,7 @@ pub(super) fn authorize(
     denied.map_or(Ok(()), |reason| Err(Error::Kv(kv::Error::Forbidden(reason))))
 }
 
-/// Returns the `prefix` parameter, parsed as in the handlers.
+/// Returns the `prefix` parameter, parsed as the handlers parse it.
 fn prefix(query: &[u8]) -> Result<String, Error> {
     Ok(Query::parse(query)?.text("prefix")?.unwrap_or_default().to_owned())
 }
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_limits_the_decoded_key_and_the_decoded_parameter() {
+    fn a_prefix_is_matched_against_the_decoded_key_or_parameter() {
         let grant = Grant::new("n", Scope::Global, Vec::new(), "a/").unwrap();
         let allowed = |access, key: &'static str, query: &str| {
             let matched = RouteMatch { route: Route::Unknown, store: b"s", key: key.as_bytes() };

@@ -1,4 +1,4 @@
-//! The authenticated caller, as handlers see it.
+//! The authenticated caller that is passed to handlers.
 
 use super::permission::OTHER_KEYS;
 use crate::kv;
@@ -23,12 +23,12 @@ impl Principal {
         }
     }
 
-    /// Returns the only stores the caller may access; empty for all of them.
+    /// Returns the stores that the caller is limited to; empty if there is no limit.
     pub(in crate::api) fn stores(&self) -> &[StoreId] {
         self.token().map_or(&[], |token| token.grant.stores())
     }
 
-    /// Checks that a line of a batch or import may write this key.
+    /// Checks that the caller may write the key of a line in a batch or import.
     pub(in crate::api) fn check_key(&self, key: &Key) -> Result<(), kv::Error> {
         match self.token() {
             Some(token) if !token.grant.allows_key(key.as_bytes()) => {

@@ -1,4 +1,5 @@
-//! `steadfast env`: runs a command with the variables that point it at the server.
+//! `steadfast env`: prints the environment variables that point other programs at the server, or
+//! runs a command with them.
 
 use super::error::{Result, exit_status};
 use super::output::Output;
@@ -20,22 +21,24 @@ Examples:
   steadfast env -- terraform apply
   steadfast env -- npx @fastly/compute-js-static-publish publish-content
 
-Sets the variables that the Fastly CLI, go-fastly and Terraform read. In Node.js 20 and later, a
-module loaded through NODE_OPTIONS redirects requests for api.fastly.com to the server if they are
-made with fetch, http, https or the default dispatcher of undici, but not over HTTP/2. COMMAND
-replaces this process, so it receives signals and determines the exit status; 127 means that the
-command was not found, 126 that it cannot be run.
+Sets the variables that the Fastly CLI, go-fastly and Terraform read. COMMAND also gets a module for
+Node.js 20 or later, loaded through NODE_OPTIONS, that redirects requests for api.fastly.com to the
+server. The module supports fetch, https and the default dispatcher of undici, but not HTTP/2.
+COMMAND replaces this process, receives its signals and determines its exit status. Status 127
+means that COMMAND was not found, and 126 that it could not be run.
 
-Unless --show-token is given, the exports do not contain the token but read it from its file.",
+Without --show-token, the exports refer to the file or variable that contains the token.",
     exit_status!()
 );
 
-/// The module that redirects requests of Node.js programs.
+/// The module that redirects requests from Node.js programs.
 const REDIRECT_MODULE: &str = include_str!("redirect.mjs");
-/// Variables by which other programs find additional CA certificates: OpenSSL and Go, Node.js.
+/// The variables that name a file of CA certificates: the first for OpenSSL and Go, the second for
+/// Node.js.
 const CA_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"];
-/// Exit statuses if the command does not run, as in shells.
+/// Exit status if the command cannot be run, as in shells.
 const EXIT_CANNOT_RUN: u8 = 126;
+/// Exit status if the command is not found, as in shells.
 const EXIT_NOT_FOUND: u8 = 127;
 
 pub(super) fn run(args: &EnvArgs) -> ExitCode {
@@ -54,7 +57,8 @@ pub(super) fn run(args: &EnvArgs) -> ExitCode {
     }
 }
 
-/// Verifies the identity of a server found in the data directory: others will send it the token.
+/// Verifies the identity of a server found in the data directory, because other programs will send
+/// the token to it.
 fn verify_identity(connection: &ConnectionConfig) -> Result<()> {
     if connection.server.is_none() {
         return Ok(());
@@ -78,7 +82,7 @@ export FASTLY_API_KEY={token}
     )
 }
 
-/// Returns a shell expression for the content of a file.
+/// Returns a shell expression that expands to the content of a file.
 pub(super) fn read_file(path: &Path) -> String {
     format!("\"$(cat {})\"", shell_quote(&path.display().to_string()))
 }
@@ -113,7 +117,7 @@ fn print_exports(connection: &ConnectionConfig, args: &EnvArgs) -> Result<()> {
     out.flush()
 }
 
-/// Replaces this process with the command. Returns only if that fails.
+/// Replaces this process with the command, and returns only if that fails.
 fn exec(
     connection: &ConnectionConfig,
     program: &OsStr,
@@ -138,7 +142,7 @@ fn exec(
     fail(&format!("cannot run {}: {error}", program.display()), status)
 }
 
-/// Adds the redirect module to the Node.js options as a data URL, which needs no file.
+/// Adds the redirect module to the Node.js options. A data URL avoids a temporary file.
 fn with_redirect(node_options: Option<&OsStr>) -> OsString {
     let module = BASE64_STANDARD.encode(REDIRECT_MODULE);
     let mut options = node_options.unwrap_or_default().to_owned();

@@ -1,10 +1,11 @@
-// Loaded before a Node.js program: redirects requests for the hosted API to STEADFAST_URL and leaves
+// Loaded before a Node.js program. Redirects requests for the hosted API to STEADFAST_URL and leaves
 // other requests unchanged.
 //
-// For fetch, the URL is replaced when a Request is constructed: copying a Request would send its body
-// with chunked encoding. For http and https, which most other clients use, the options are replaced. The
-// package undici sends through the global dispatcher of Node.js, whose origin is replaced. HTTP/2 and
-// dispatchers that a program creates itself are not redirected.
+// For fetch, the URL is replaced when a Request is constructed, because copying a Request would
+// send its body with chunked encoding. For https, which most other clients use, the request options
+// are replaced. Requests of the undici package go through the global dispatcher of Node.js, where
+// the origin is replaced. Requests over HTTP/2, or through a dispatcher that the program creates
+// itself, are not redirected.
 
 import http from 'node:http';
 import https from 'node:https';
@@ -29,7 +30,7 @@ globalThis.Request = class Request extends OriginalRequest {
 };
 globalThis.fetch = (input, init) => originalFetch(redirect(input), init);
 
-// Reading globalThis.Request has loaded the dispatcher.
+// Reading globalThis.Request above has created the global dispatcher.
 const dispatcher = globalThis[Symbol.for('undici.globalDispatcher.1')];
 const dispatch = dispatcher?.dispatch.bind(dispatcher);
 if (dispatch) {

@@ -15,7 +15,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use tokio::task::JoinSet;
 
-/// The maximum length of a line in a file of keys, in bytes. Keys are shorter.
+/// The maximum length of a line in a key file, in bytes. The limit for keys is lower.
 const LINE_BYTES_MAX: u64 = 4096;
 
 pub(super) async fn run(client: Client, args: &KeyDeleteArgs) -> Result<()> {
@@ -53,7 +53,7 @@ async fn delete_one(
         let item = client.head(store, key).await?;
         if args.if_generation_match.is_some_and(|wanted| wanted != item.generation) {
             let subject = format!("item {key:?}");
-            let message = format!("its generation is {}", item.generation);
+            let message = format!("the generation is {}", item.generation);
             return Err(Error::Status { subject, status: 412, message, retry_after: None }.into());
         }
         return Ok(1);
@@ -64,7 +64,7 @@ async fn delete_one(
     Ok(1)
 }
 
-/// Deletes the items with a prefix, or all items.
+/// Deletes the items whose keys have the given prefix, or all items.
 async fn delete_prefix(client: &Client, store: &Store, args: &KeyDeleteArgs) -> Result<u64> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
     let count = count_items(client, store, prefix).await?;
@@ -81,7 +81,7 @@ async fn delete_prefix(client: &Client, store: &Store, args: &KeyDeleteArgs) -> 
     delete_items(client, store, prefix, count).await
 }
 
-/// Counts the items with a key prefix.
+/// Counts the items whose keys start with `prefix`.
 pub(in crate::cli) async fn count_items(
     client: &Client,
     store: &Store,
@@ -101,8 +101,8 @@ pub(in crate::cli) async fn count_items(
     }
 }
 
-/// Deletes the items with a key prefix and returns their number. `expected` is the total for the
-/// progress bar, or 0 if unknown.
+/// Deletes the items whose keys start with `prefix` and returns the number of deleted items. The
+/// progress bar shows `expected` as the total, unless `expected` is 0.
 pub(in crate::cli) async fn delete_items(
     client: &Client,
     store: &Store,
@@ -161,11 +161,11 @@ async fn delete_page_by_page(
 enum Operation {
     /// Counts the items that exist.
     Count,
-    /// Deletes items; absent ones count as deleted.
+    /// Deletes items. Items that do not exist count as deleted.
     Delete,
 }
 
-/// Requests for single items, up to [`CONCURRENT_REQUESTS`] at a time.
+/// Sends one request per item, and up to [`CONCURRENT_REQUESTS`] requests at a time.
 struct ConcurrentRequests<'a> {
     client: Client,
     store: &'a Store,
@@ -176,7 +176,7 @@ struct ConcurrentRequests<'a> {
 
 impl<'a> ConcurrentRequests<'a> {
     fn new(client: &Client, store: &'a Store, operation: Operation) -> ConcurrentRequests<'a> {
-        // Many requests can exceed a rate limit: use the full retry policy.
+        // Many requests can exceed a rate limit, so use the full retry policy.
         let client = client.clone().with_retry(Retry::default());
         ConcurrentRequests { client, store, operation, running: JoinSet::new(), succeeded: 0 }
     }
@@ -216,7 +216,7 @@ impl<'a> ConcurrentRequests<'a> {
     }
 }
 
-/// Deletes the items whose keys are in a file.
+/// Deletes the items whose keys are listed in a file.
 async fn delete_listed(
     client: &Client,
     store: &Store,
@@ -263,7 +263,7 @@ async fn delete_listed(
     result
 }
 
-/// A file with one key per line; empty lines are skipped.
+/// A file with one key per line. Empty lines are skipped.
 struct KeyFile {
     reader: BufReader<Box<dyn Read + Send>>,
     name: String,
@@ -296,7 +296,7 @@ impl KeyFile {
                 let reason = "the file is UTF-16: convert it to UTF-8 first";
                 return Err(local_error(format!("{}: {reason}", self.name)));
             }
-            // Windows programs start text files with a byte order mark.
+            // Some Windows programs start text files with a byte order mark.
             let bom: &[u8] = if self.line_number == 1 { BOM } else { b"" };
             let line = line.strip_prefix(bom).unwrap_or(&line);
             let line = line.strip_suffix(b"\n").unwrap_or(line);

@@ -1,4 +1,4 @@
-//! `steadfast key get` and `steadfast key head`: print a value, or the properties of an item.
+//! `steadfast key get` and `steadfast key head`: print the value or the properties of an item.
 
 use super::ItemInfo;
 use crate::atomic_file::AtomicFile;
@@ -31,7 +31,7 @@ pub(super) async fn get(client: Client, args: &KeyGetArgs) -> Result<()> {
     out.flush()
 }
 
-/// Prints an item as one line of JSON, encoding the value in base64 as it arrives.
+/// Prints an item as one line of JSON. Encodes the value in base64 while it is being received.
 async fn write_json(key: &str, mut value: ValueStream, out: &mut Output) -> Result<()> {
     let info = ItemInfo::from_headers(key, value.headers.clone());
     let json = serde_json::to_string(&info.json()).map_err(|e| local_error(e.to_string()))?;
@@ -40,7 +40,7 @@ async fn write_json(key: &str, mut value: ValueStream, out: &mut Output) -> Resu
     let mut pending = Vec::new();
     while let Some(chunk) = value.next_chunk().await? {
         pending.extend_from_slice(&chunk);
-        // Base64 encodes groups of three bytes: keep an incomplete group for the next chunk.
+        // Base64 encodes groups of three bytes. Save an incomplete group for the next chunk.
         let (groups, rest) = pending.split_at(pending.len() / 3 * 3);
         out.bytes(BASE64_STANDARD.encode(groups).as_bytes())?;
         pending = rest.to_vec();
@@ -62,7 +62,7 @@ pub(super) async fn head(client: Client, args: &KeyHeadArgs) -> Result<()> {
     let store = client.resolve(&args.store).await?;
     let mut info = None;
     if client.is_steadfast().await? {
-        // In byte order, a key precedes all longer keys that start with it.
+        // The item comes first: in byte order, a key precedes all longer keys that start with it.
         let page = client.details(&store, &args.key, None, 1).await?;
         let item = page.data.into_iter().find(|item| item.key == args.key);
         info = item.map(ItemInfo::from_details);

@@ -41,7 +41,7 @@ pub(super) async fn list(client: Client, args: &KeyListArgs) -> Result<()> {
             }
             page.meta.next_cursor
         };
-        // Show each page as soon as it arrives.
+        // Print each page as soon as it arrives.
         out.flush()?;
         match next {
             Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
@@ -72,7 +72,7 @@ async fn print_each(
     out: &mut Output,
     json: bool,
 ) -> Result<()> {
-    // Many requests can exceed a rate limit: use the full retry policy.
+    // Many requests can exceed a rate limit, so use the full retry policy.
     let client = client.clone().with_retry(Retry::default());
     let requests = stream::iter(keys).map(|key| {
         let (client, store) = (client.clone(), store.clone());
@@ -85,7 +85,7 @@ async fn print_each(
     while let Some(result) = results.next().await {
         match result {
             Ok(Ok(item)) => print_item(out, &item, json)?,
-            // Deleted after the page was read.
+            // The item was deleted after the page was read.
             Ok(Err(Error::Status { status: 404, .. })) => {}
             Ok(Err(e)) => return Err(e.into()),
             Err(e) => return Err(local_error(e.to_string())),

@@ -18,9 +18,9 @@ use std::process::ExitCode;
 
 pub(super) use delete::{count_items, delete_items};
 
-/// The page size of a list of keys.
+/// The number of keys per page when listing keys.
 const PAGE_KEYS: u32 = 1000;
-/// Concurrent requests to a server that does not support bulk requests.
+/// The number of concurrent requests to a server that does not support bulk requests.
 const CONCURRENT_REQUESTS: usize = 16;
 
 #[derive(Subcommand)]
@@ -33,8 +33,9 @@ Examples:
   tar c . | steadfast key put site backup.tar - --ttl 3d
   steadfast key put site counter 2 --if-generation-match 1795981305000000
 
-Replaces an existing item, including its metadata and time to live, unless --add, --append,
---prepend or --if-generation-match is given.", exit_status!()))]
+Replaces an existing item, including its metadata and time to live. --append and --prepend extend
+the existing value, but also replace the metadata and time to live. With --add, the command fails if
+the item exists. With --if-generation-match, it fails if the generation differs.", exit_status!()))]
     Put(KeyPutArgs),
     /// Print the value of an item, or write it to a file
     #[command(after_help = concat!("\
@@ -42,10 +43,10 @@ Examples:
   steadfast key get site greeting
   steadfast key get site logo.svg -o logo.svg
 
-With --json, prints the value in base64 along with the metadata and generation of the item.",
+With --json, prints the value in base64 together with the properties of the item.",
 exit_status!()))]
     Get(KeyGetArgs),
-    /// Show an item without its value
+    /// Show the properties of an item, but not its value
     #[command(after_help = concat!("\
 Examples:
   steadfast key head site greeting
@@ -61,7 +62,7 @@ Examples:
   steadfast key list site --json --long | jq -r 'select(.size > 1000000) | .key'
 
 Keys are printed as they arrive. --long prints size, generation, modification time, expiry, key and
-metadata. With the hosted service, --long sends a request per item and cannot show expiry times.",
+metadata. With the hosted service, --long sends one request per item and cannot show expiry times.",
 exit_status!()))]
     List(KeyListArgs),
     /// Delete one or more items
@@ -71,8 +72,9 @@ Examples:
   steadfast key delete site --prefix blog/2024/ --dry-run
   steadfast key delete site --from keys.txt --yes
 
-Asks for confirmation, showing the store, its server and the number of items; without a terminal,
---yes is required. An interrupted deletion can be repeated.", exit_status!()))]
+Asks for confirmation, showing the key or the number of items, the store and its server. --yes is
+required if there is no terminal, or with --from -. After an interruption, run the same command
+again.", exit_status!()))]
     Delete(KeyDeleteArgs),
 }
 
@@ -86,7 +88,7 @@ pub(super) fn run(command: KeyCommand) -> ExitCode {
     }
 }
 
-/// An item without its value.
+/// The properties of an item other than its value.
 struct ItemInfo {
     key: String,
     size: u64,
@@ -169,7 +171,7 @@ pub(super) fn metadata(details: &ItemDetails) -> Vec<u8> {
     }
 }
 
-/// The JSON form of [`ItemInfo`]; `expires` is omitted if unknown.
+/// The JSON form of [`ItemInfo`]. The field `expires` is omitted if the expiry is unknown.
 #[derive(Serialize)]
 struct ItemJson<'a> {
     key: &'a str,

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use tokio::task::spawn_blocking;
 
-/// The maximum size of a metadata file in bytes. The server accepts less.
+/// The maximum size of a metadata file in bytes. The server's limit is lower.
 const METADATA_FILE_BYTES_MAX: u64 = 64 << 10;
 
 pub(super) async fn put(client: Client, args: &KeyPutArgs) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Sends batches of items: to Steadfast as imports, to other servers as batches and single items.
+//! Sends batches of items to a server: to Steadfast as imports, and to other servers as batches and
+//! single items.
 
 use crate::client::{Client, Error, PutMode, PutOptions, RequestBody, Retry};
 use crate::transfer::RejectedItem;
@@ -9,9 +10,10 @@ use crate::wire::item_line::ItemLine;
 use crate::wire::{BatchError, IfExists, Store};
 use bytes::Bytes;
 
-/// Values above this size are put singly, because the line limit of other servers is unknown.
+/// Maximum size in bytes of a value in a batch for another server. Larger values are sent in
+/// separate PUT requests, because the server's line limit is unknown.
 const SINGLE_BYTES: usize = 1 << 20;
-/// The error code of a line whose item exists.
+/// The error code of a line that was not written because the item exists.
 const EXISTS_CODE: &str = "412";
 const EXISTS_REASON: &str = "the item exists";
 
@@ -49,13 +51,14 @@ impl BatchSender {
     ) -> Result<BatchSender, Error> {
         let steadfast = client.is_steadfast().await?;
         let retry = Retry::default();
-        // Retries are made here, because the outcome of an attempt depends on earlier ones.
+        // This type retries requests itself, because the outcome of an attempt depends on earlier
+        // attempts.
         let client = client.clone().with_retry(Retry { attempts_max: 1, ..retry });
         let store = store.clone();
         Ok(BatchSender { client, store, steadfast, if_exists, value_bytes_max, retry })
     }
 
-    /// Returns the batch limits for this server.
+    /// Returns the limits of a batch for this server.
     pub(super) fn limits(&self) -> BatchLimits {
         let overwrite = self.if_exists == IfExists::Overwrite;
         let (items, unique_keys) = match (self.steadfast, overwrite) {
@@ -68,7 +71,7 @@ impl BatchSender {
         BatchLimits { items, bytes: 2 << 20, unique_keys, decode }
     }
 
-    /// Sends a batch, with retries.
+    /// Sends a batch and retries failed attempts.
     pub(super) async fn send(&self, batch: Batch) -> Result<BatchOutcome, Error> {
         let mut outcome = BatchOutcome::default();
         for item in batch.rejected {
@@ -95,7 +98,7 @@ impl BatchSender {
     ) -> Result<(), Error> {
         let mut attempt = 1;
         loop {
-            // Items may exist because an earlier attempt wrote them.
+            // An earlier attempt may have written the items.
             let if_exists = match self.if_exists {
                 IfExists::Fail if resent => IfExists::Skip,
                 other @ (IfExists::Overwrite | IfExists::Skip | IfExists::Fail) => other,
@@ -120,7 +123,7 @@ impl BatchSender {
         }
     }
 
-    /// Puts items through the hosted API, as a batch where possible and singly otherwise.
+    /// Writes items through the hosted API: in a batch where possible, and otherwise one by one.
     async fn put_items(
         &self,
         items: impl Iterator<Item = (u64, CheckedItem)>,
@@ -220,14 +223,14 @@ impl BatchSender {
     }
 }
 
-/// The lines of a request and their numbers.
+/// The lines of a request, and the number of each line in the input.
 struct NumberedLines {
     body: Bytes,
     numbers: Vec<u64>,
 }
 
 impl NumberedLines {
-    /// Adds the failed lines of a response, by their line numbers in the input.
+    /// Adds the lines that a response reports as failed, with their line numbers in the input.
     fn report(&self, failed: u64, errors: Vec<BatchError>, outcome: &mut BatchOutcome) {
         let listed = errors.len() as u64;
         for error in errors {
@@ -240,17 +243,21 @@ impl NumberedLines {
             };
             outcome.fail(RejectedItem { number, key: error.key, reason }, existed);
         }
-        // Servers limit the number of listed failures.
+        // Servers limit the number of errors in a response.
         if let (Some(first), Some(last)) = (self.numbers.first(), self.numbers.last())
             && failed > listed
         {
             let more = failed - listed;
             let lines = match first {
                 0 => String::new(),
-                _ => format!(" of lines {first} to {last}"),
+                _ => format!(" in lines {first} to {last}"),
+            };
+            let (items, errors) = match more {
+                1 => ("item", "the error"),
+                _ => ("items", "their errors"),
             };
             let reason =
-                format!("{more} more items{lines} failed; the server lists no more errors");
+                format!("{more} more {items}{lines} failed; the server did not list {errors}");
             outcome.counts.failed += more;
             outcome.failures.push(RejectedItem { number: 0, key: String::new(), reason });
         }
@@ -261,17 +268,17 @@ fn is_server_error(error: &BatchError) -> bool {
     error.code.starts_with('5') || error.code == "429"
 }
 
-/// Creates the error of an attempt in which lines failed with server errors.
+/// Creates the error for an attempt in which some lines failed with server errors.
 fn lines_failed() -> Error {
     Error::Status {
         subject: "a batch of items".into(),
         status: 503,
-        message: "server error on some lines".into(),
+        message: "some lines failed with a server error".into(),
         retry_after: None,
     }
 }
 
-/// Waits before the next attempt, or returns the error if no attempt is left.
+/// Waits before the next attempt. Returns the error if it is permanent or no attempts remain.
 async fn wait_or_fail(retry: &Retry, attempt: u32, e: Error) -> Result<(), Error> {
     let retryable = retry.is_retryable(&e) || e.status() == Some(500);
     if attempt >= retry.attempts_max || !retryable {

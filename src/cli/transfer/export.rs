@@ -1,4 +1,4 @@
-//! `steadfast export`: writes the items of a store to a file.
+//! `steadfast export`: writes the items of a store to a file or to standard output.
 
 use super::export_viceroy;
 use super::item_reader::ItemReader;
@@ -10,7 +10,7 @@ use crate::config::{ExportArgs, ExportFormat};
 use crate::transfer::detect::is_dash;
 use serde_json::json;
 
-/// The error message for an export that does not end in a complete line.
+/// The error message for an export whose last line is incomplete.
 pub(super) const INCOMPLETE: &str = "incomplete export: the last line is truncated";
 
 pub(super) async fn run(args: ExportArgs) -> Result<u8> {
@@ -35,7 +35,7 @@ pub(super) async fn run(args: ExportArgs) -> Result<u8> {
     let steadfast = client.is_steadfast().await?;
     let mut items = ItemReader::open(&client, &store, &args.prefix, steadfast).await?;
     if !steadfast {
-        print_status("warning: the server does not return expiry times; the export has none");
+        print_status("warning: the server does not return expiry times; the export contains none");
     }
     let mut file = OutputFile::create(&args.output)?;
     let (lines, bytes) = copy(&mut items, &mut file).await?;
@@ -43,7 +43,7 @@ pub(super) async fn run(args: ExportArgs) -> Result<u8> {
     if !stdout {
         let path = args.output.display().to_string();
         let (count, label) = (counted(lines, "item"), store_label(&client, &store));
-        print_status(&format!("exported {count} to {path}: {label}"));
+        print_status(&format!("exported {count} from {label} to {path}"));
         let result = json!({
             "store": { "id": store.id, "name": store.name }, "file": path, "items": lines,
             "bytes": bytes,
@@ -53,7 +53,7 @@ pub(super) async fn run(args: ExportArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Copies the export and returns the numbers of lines and bytes.
+/// Copies all items to the output file, and returns the numbers of lines and bytes.
 async fn copy(items: &mut ItemReader, to: &mut OutputFile) -> Result<(u64, u64)> {
     let bar = progress_bar("exporting", "items", None);
     let (mut lines, mut bytes, mut last) = (0, 0, b'\n');

@@ -45,11 +45,10 @@ pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Resul
     let OutputDirectory { items, left_out, expiring, .. } = output;
     let directory = output.writer.directory().display();
     let label = store_label(client, &store);
-    print_status(&format!("exported {} to {directory}: {label}", counted(items, "item")));
+    print_status(&format!("exported {} from {label} to {directory}", counted(items, "item")));
     if expiring > 0 {
-        print_status(&format!(
-            "warning: {expiring} of them expire; the emulator ignores expiry times"
-        ));
+        let count = counted(expiring, "item");
+        print_status(&format!("warning: the emulator ignores the expiry times of {count}"));
     }
     if left_out > 0 {
         let count = counted(left_out, "item");
@@ -69,12 +68,13 @@ pub(super) async fn run(client: &Client, args: &ExportArgs, dir: &Path) -> Resul
     Ok(u8::from(left_out > 0))
 }
 
-/// A directory with a temporary name, removed unless it is persisted.
+/// An export directory with a temporary name. It is removed unless it is persisted.
 struct OutputDirectory {
     writer: KvJsonWriter,
-    /// The final directory, with symbolic links followed.
+    /// The final path of the directory, with symbolic links resolved.
     destination: PathBuf,
-    /// Contains the new directory, and the old one while it is removed.
+    /// Contains the new export until it is moved to the destination, and then the replaced export
+    /// until that is removed.
     temporary: TempDir,
     new: PathBuf,
     kv_json: BufWriter<File>,
@@ -127,7 +127,7 @@ impl OutputDirectory {
         let invalid = |e| local_error(format!("item {:?}: {e}", line.key));
         let (value, metadata) = (line.value().map_err(invalid)?, line.metadata().map_err(invalid)?);
         if std::str::from_utf8(&metadata).is_err() {
-            print_status(&format!("item {:?}: omitted: its metadata is not UTF-8", line.key));
+            print_status(&format!("omitted item {:?}: its metadata is not UTF-8", line.key));
             self.left_out += 1;
             return Ok(());
         }
@@ -140,7 +140,7 @@ impl OutputDirectory {
         Ok(())
     }
 
-    /// Fsyncs the new directory, and moves it to its destination.
+    /// Fsyncs the new directory and moves it to the destination.
     fn persist(&mut self) -> Result<()> {
         let end = self.writer.finish();
         let written = self.kv_json.write_all(&end).and_then(|()| self.kv_json.flush());
@@ -149,8 +149,8 @@ impl OutputDirectory {
         synced.map_err(|e| file_error(self.writer.directory(), e))
     }
 
-    /// Renames the new directory. An old one is exchanged with it or, where the file system cannot,
-    /// moved aside until the new one is in place.
+    /// Moves the new directory to the destination. If an export exists there, exchanges the two
+    /// atomically. If the file system does not support that, moves the existing export aside first.
     fn replace(&mut self) -> io::Result<()> {
         let to = &self.destination;
         if !to.exists() {
@@ -165,18 +165,18 @@ impl OutputDirectory {
                 return e;
             }
             self.temporary.disable_cleanup(true);
-            io::Error::other(format!("{e}; the old export is now {}", aside.display()))
+            io::Error::other(format!("{e}; the old export was moved to {}", aside.display()))
         })
     }
 }
 
-/// Moves a directory aside and another in its place, or moves it back if that fails.
+/// Renames `to` to `aside`, and `new` to `to`. If the second rename fails, undoes the first.
 fn replace_by_renames(new: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     fs::rename(to, aside)?;
     fs::rename(new, to).inspect_err(|_| drop(fs::rename(aside, to)))
 }
 
-/// Exchanges two directories atomically; returns false if that is not supported.
+/// Exchanges two directories atomically. Returns false if that fails or is not supported.
 fn exchange(one: &Path, other: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -202,7 +202,8 @@ fn is_export(directory: &Path) -> bool {
         && all(&directory.join("values"), &is_file)
 }
 
-/// Fsyncs all files of an export: with one call for the file system, since there can be many.
+/// Fsyncs all files of an export. Uses a single syncfs where available, because an export can have
+/// many files.
 fn sync_all(directory: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::fs::syncfs(File::open(directory)?)?;
@@ -218,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_export_is_moved_back_if_the_new_one_cannot_be_moved() {
+    fn the_old_export_is_moved_back_if_the_new_one_cannot_be_moved() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for name in ["to", "new"] {

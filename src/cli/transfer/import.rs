@@ -1,4 +1,4 @@
-//! `steadfast import`: loads items from a file or directory into a store.
+//! `steadfast import`: reads items from a file or a directory and writes them to a store.
 
 use super::batch_sender::BatchSender;
 use super::find_or_create;
@@ -81,7 +81,7 @@ impl Importer {
         self.upload(&store, input, state).await
     }
 
-    /// Opens the report after the inputs, none of which it may replace.
+    /// Opens the report file, which must not be one of the inputs, and adds it to `inputs`.
     fn open_report(&mut self, mut inputs: InputFiles) -> Result<InputFiles> {
         if let Some(report) = &self.args.report {
             inputs.check("--report", report)?;
@@ -91,7 +91,7 @@ impl Importer {
         Ok(inputs)
     }
 
-    /// Imports all stores that a `fastly.toml` declares, or only one of them.
+    /// Imports all stores that a `fastly.toml` declares, or only the store named `only`.
     async fn import_fastly_toml(&mut self, only: Option<String>) -> Result<u8> {
         let mut stores = detect::fastly_toml(&self.input).map_err(|e| self.input_error(e))?;
         if let Some(only) = &only {
@@ -105,7 +105,7 @@ impl Importer {
         if stores.is_empty() {
             return Err(self.input_error("declares no KV stores"));
         }
-        // Read all stores first, so that nothing is imported if one cannot be read.
+        // Read all stores first, so that nothing is imported if a store cannot be read.
         let kv_json = stores.values().flatten().filter_map(DeclaredItems::file);
         let mut inputs = InputFiles::new(&self.input, kv_json);
         let mut read = Vec::new();
@@ -148,7 +148,7 @@ impl Importer {
         }
     }
 
-    /// Loads or creates the resume state, which is not saved for standard input.
+    /// Loads or creates the resume state. The state of an import from standard input is not saved.
     fn resume_state(
         &self,
         store: &Store,
@@ -205,8 +205,8 @@ impl Importer {
         ));
         if self.args.if_exists == IfExists::Fail && skipped > 0 {
             print_status(
-                "note: skipped items already existed or were written by an earlier run or attempt \
-                 of this import",
+                "note: skipped items had expired, or already existed when an earlier attempt was \
+                 repeated",
             );
         }
         self.push_result(Some(&store.id), &store.name, counts, aborted.is_none());
@@ -227,7 +227,7 @@ impl Importer {
         };
         match state.file() {
             Some(_) if status == ErrorKind::Auth.exit_status() => print_status(
-                "import incomplete: run again with --resume and a token that may write",
+                "import incomplete: run again with --resume and a token that permits writes",
             ),
             Some(file) if resumable => print_status(&format!(
                 "import incomplete: run the same command again with --resume (progress in {})",
@@ -243,7 +243,7 @@ impl Importer {
         status
     }
 
-    /// Reads and checks all items without importing them.
+    /// Reads and checks all items, but does not import them.
     async fn dry_run(&mut self, name: &str, mut input: OpenSource) -> Result<u8> {
         let create = self.args.create || self.args.operands.len() == 1;
         let store = match self.client.resolve(name).await {
@@ -251,9 +251,10 @@ impl Importer {
             Err(e) if e.kind() == ErrorKind::NotFound && create => None,
             Err(e) => return Err(e.into()),
         };
+        let steadfast = self.client.is_steadfast().await?;
         if self.args.report.is_some() {
             print_status(
-                "note: --dry-run writes no files; failed items follow instead of --report",
+                "note: --dry-run writes no files; ignoring --report and printing failed items here",
             );
         }
         let (mut counts, mut line) = (ImportCounts::default(), Vec::new());
@@ -264,7 +265,13 @@ impl Importer {
             let checked = match next {
                 NextItem::End => break,
                 NextItem::Rejected(item) => Err(item),
-                NextItem::Line(number) => CheckedItem::parse(&line, number, self.args.max_value),
+                NextItem::Line(number) => {
+                    let item = CheckedItem::parse(&line, number, self.args.max_value);
+                    item.and_then(|item| match steadfast {
+                        true => item.check_generation(number),
+                        false => Ok(item),
+                    })
+                }
             };
             match checked {
                 Ok(item) if item.expiry.remaining_secs() == Some(0) => counts.skipped += 1,
@@ -317,13 +324,13 @@ impl Importer {
     }
 }
 
-/// Returns whether the rest of an import can succeed after this error.
+/// Returns whether a later run may complete an import that failed with this error.
 fn may_succeed_later(e: &Error) -> bool {
-    // A local error is a full disk, for example.
+    // For example, a full disk causes a local error.
     e.is_transient() || e.status().is_some_and(|s| s >= 500) || matches!(e, Error::Local(_))
 }
 
-/// Returns the exit status of a complete import.
+/// Returns the exit status of an import that reached the end of its input.
 fn exit_status(counts: ImportCounts) -> u8 {
     match counts.failed {
         0 => 0,
@@ -332,7 +339,7 @@ fn exit_status(counts: ImportCounts) -> u8 {
     }
 }
 
-/// Returns the default resume file, which is next to the input and not within an input directory.
+/// Returns the path of the default resume file, which is next to the input file or directory.
 fn default_state_file(input: &Path) -> PathBuf {
     let mut name = input.canonicalize().unwrap_or_else(|_| input.to_owned()).into_os_string();
     name.push(".resume");

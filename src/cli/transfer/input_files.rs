@@ -1,4 +1,4 @@
-//! The files that an import reads, which its outputs must not replace.
+//! The files that an import reads. The output files of the import must not replace them.
 
 use crate::atomic_file::directory;
 use crate::cli::error::{Result, usage_error};
@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Device and inode, which identify a file under all its names.
+/// Device and inode numbers, which identify a file regardless of its path.
 type FileId = (u64, u64);
 
 #[derive(Default)]
@@ -19,14 +19,14 @@ pub(super) struct InputFiles {
 }
 
 impl InputFiles {
-    /// Identifies the input and the files it refers to. Those that do not exist are ignored.
+    /// Identifies the input and the files to which it refers. Files that do not exist are ignored.
     pub(super) fn new<'p>(
         input: &'p Path,
         referenced: impl Iterator<Item = &'p Path>,
     ) -> InputFiles {
         let mut inputs = InputFiles::default();
         if is_dash(input) {
-            // Standard input can be a file.
+            // Standard input may be redirected from a file.
             inputs.files.extend(rustix::fs::fstat(io::stdin()).ok().map(|f| (f.st_dev, f.st_ino)));
         } else if input.is_dir() {
             inputs.directory = input.canonicalize().ok();
@@ -36,7 +36,7 @@ impl InputFiles {
         inputs
     }
 
-    /// Checks that an output is none of these files, nor in a directory that is imported.
+    /// Returns an error if an output is one of the inputs, or is in the input directory.
     pub(super) fn check(&self, flag: &str, output: &Path) -> Result<()> {
         let parent = directory(output).canonicalize().ok();
         let within = parent.zip(self.directory.as_ref()).is_some_and(|(p, d)| p.starts_with(d));

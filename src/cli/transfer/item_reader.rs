@@ -1,17 +1,17 @@
-//! Reads the items of a store as NDJSON in key order: from Steadfast as one stream, from other
+//! Reads the items of a store as NDJSON in key order: from Steadfast in one stream, and from other
 //! servers item by item.
 
+use super::memory_budget::{OrderedReads, Reservation, ValueReader};
 use crate::client::{Client, Error, SnapshotStream};
 use crate::transfer::checked_item::VALUE_BYTES_MAX;
 use crate::wire::item_line::ItemLine;
 use crate::wire::{Store, http_date_to_rfc3339};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use tokio::task::JoinHandle;
 
-/// Concurrent requests for single items.
+/// The number of concurrent requests for single items.
 pub(super) const CONCURRENCY: usize = 16;
-/// The page size of a list of keys.
+/// The number of keys per page when listing keys.
 pub(super) const PAGE_KEYS: u32 = 1000;
 
 pub(super) enum ItemReader {
@@ -22,7 +22,7 @@ pub(super) enum ItemReader {
 }
 
 impl ItemReader {
-    /// Starts reading the items with a key prefix.
+    /// Starts reading the items whose keys have the given prefix.
     pub(super) async fn open(
         client: &Client,
         store: &Store,
@@ -39,11 +39,11 @@ impl ItemReader {
             cursor: None,
             listed: false,
             keys: VecDeque::new(),
-            requests: VecDeque::new(),
+            reads: OrderedReads::new(),
         })))
     }
 
-    /// Reads the next chunk, which may end within a line; `None` at the end.
+    /// Reads the next chunk, which may end in the middle of a line. Returns `None` at the end.
     pub(super) async fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         match self {
             ItemReader::Stream(export) => export.next_chunk().await,
@@ -52,10 +52,10 @@ impl ItemReader {
     }
 }
 
-/// A request for one item, which returns its line.
-type ItemRequest = JoinHandle<Result<Option<Bytes>, Error>>;
+/// The line of an item, and the reservation of the memory for the line.
+type ReservedLine = (Bytes, Option<Reservation>);
 
-/// Lists keys page by page and gets several items concurrently.
+/// Lists the keys page by page and requests several items concurrently.
 pub(super) struct ListReader {
     client: Client,
     store: Store,
@@ -63,24 +63,23 @@ pub(super) struct ListReader {
     cursor: Option<String>,
     listed: bool,
     keys: VecDeque<String>,
-    requests: VecDeque<ItemRequest>,
+    reads: OrderedReads<Option<ReservedLine>>,
 }
 
 impl ListReader {
     async fn next_line(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            self.start_requests().await?;
-            let Some(request) = self.requests.pop_front() else { return Ok(None) };
-            let line = request.await.map_err(|e| Error::Local(format!("task failed: {e}")))??;
-            // There is no line for an item deleted since it was listed.
-            if line.is_some() {
-                return Ok(line);
+            self.start_reads().await?;
+            let Some(line) = self.reads.next().await? else { return Ok(None) };
+            // An item that was deleted after it was listed has no line.
+            if let Some((line, _)) = line {
+                return Ok(Some(line));
             }
         }
     }
 
-    async fn start_requests(&mut self) -> Result<(), Error> {
-        while self.requests.len() < CONCURRENCY {
+    async fn start_reads(&mut self) -> Result<(), Error> {
+        while self.reads.len() < CONCURRENCY {
             let Some(key) = self.keys.pop_front() else {
                 if self.listed {
                     return Ok(());
@@ -93,15 +92,20 @@ impl ListReader {
                 continue;
             };
             let (client, store) = (self.client.clone(), self.store.clone());
-            let request = async move { get_line(&client, &store, &key).await };
-            self.requests.push_back(tokio::spawn(request));
+            let read = |reader| async move { get_line(reader, &client, &store, &key).await };
+            self.reads.push(read);
         }
         Ok(())
     }
 }
 
-async fn get_line(client: &Client, store: &Store, key: &str) -> Result<Option<Bytes>, Error> {
-    let value = match client.get(store, key).await {
+async fn get_line(
+    mut reader: ValueReader,
+    client: &Client,
+    store: &Store,
+    key: &str,
+) -> Result<Option<ReservedLine>, Error> {
+    let (value, reservation) = match reader.get(client, store, key).await {
         Ok(value) => value,
         Err(e) if e.status() == Some(404) => return Ok(None),
         Err(e) => return Err(e),
@@ -119,5 +123,5 @@ async fn get_line(client: &Client, store: &Store, key: &str) -> Result<Option<By
     };
     let mut line = Vec::new();
     item.write(&mut line);
-    Ok(Some(line.into()))
+    Ok(Some((line.into(), reservation)))
 }

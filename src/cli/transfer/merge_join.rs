@@ -1,4 +1,4 @@
-//! Merge-joins the item lists of two stores by key.
+//! Merge join of the item lists of two stores by key.
 
 use super::item_reader::PAGE_KEYS;
 use crate::client::{Client, Error};
@@ -27,7 +27,7 @@ struct ItemList {
     prefix: String,
     cursor: Option<String>,
     page: VecDeque<ListedItem>,
-    /// The last key of the pages before.
+    /// The last key on the pages read so far.
     last_key: Option<String>,
     ended: bool,
 }
@@ -63,8 +63,8 @@ impl ItemList {
         Ok(())
     }
 
-    /// Checks that the keys ascend by their bytes. In another order, items that both stores have
-    /// would be taken for items of one store only, and deleted.
+    /// Checks that the keys ascend in byte order. If they did not, an item that exists in both
+    /// stores could be mistaken for one that exists only in the destination, and be deleted.
     fn check_order(&mut self) -> Result<(), Error> {
         let mut last = self.last_key.as_deref();
         for ListedItem { key, .. } in &self.page {
@@ -82,7 +82,7 @@ impl ItemList {
     }
 }
 
-/// The items with one key in the two stores.
+/// One row of the join: an item found in only one store, or the two items with the same key.
 #[derive(Clone, Debug)]
 pub(super) enum JoinedItem {
     From(ListedItem),
@@ -100,7 +100,7 @@ impl MergeJoin {
         MergeJoin { from: ItemList::new(from, prefix), to: ItemList::new(to, prefix) }
     }
 
-    /// Returns the items with the next key; `None` at the end of both lists.
+    /// Returns the items with the next key, or `None` at the end of both lists.
     pub(super) async fn next(&mut self) -> Result<Option<JoinedItem>, Error> {
         self.from.fill_page().await?;
         self.to.fill_page().await?;

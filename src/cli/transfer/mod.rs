@@ -6,6 +6,7 @@ mod export_viceroy;
 mod import;
 mod input_files;
 mod item_reader;
+mod memory_budget;
 mod merge_join;
 mod report;
 mod sync;
@@ -29,10 +30,11 @@ Examples:
   steadfast export old | steadfast import new -
 
 The format is detected from the file name (.ndjson, .jsonl, .json for kv.json, .csv or .toml, each
-optionally followed by .zst) or from the content. Values are imported unchanged. If an item fails,
-its line number is reported and the import continues. The progress is saved in INPUT.resume until
-the import is complete; --resume continues an interrupted import. With --if-exists fail, the exit
-status is 4 if items failed only because they existed.",
+optionally followed by .zst) or from the content. Values are imported unchanged. The import
+continues after a failed item, which is reported with its key and, in line-based formats, its line
+number. The progress is saved in INPUT.resume until the import is complete; --resume continues an
+interrupted import. With --if-exists fail, the exit status is 4 if items failed only because they
+already exist.",
     exit_status!()
 );
 
@@ -43,9 +45,10 @@ Examples:
   steadfast export site --prefix blog/ | wc -l
   steadfast export site --to viceroy ./local
 
-Each line contains key, value (base64), metadata, expires, generation and modified; import and the
-batch endpoint accept this format. An export from Steadfast is a consistent snapshot. The hosted
-service does not return expiry times, so exports from it do not contain expires. The output file
+Each line contains key and value (base64) and, if present, metadata (metadata_base64 if it is not
+UTF-8), expires, generation and modified. import reads all of these fields; the batch endpoint reads
+only key, value and metadata. An export from Steadfast is a consistent snapshot. The hosted
+service does not return expiry times, so an export from it contains no expires. The output file
 appears once the export is complete.",
     exit_status!()
 );
@@ -57,9 +60,11 @@ Examples:
   steadfast sync site@https://kv.example.com site --from-token-file token --create
   steadfast sync blue green --delete --yes
 
-Items are compared by size, metadata and value; those that differ are copied, including their expiry
-if the source server returns it. A store on a server other than --endpoint requires its own token
-file. Changes are printed one per line: + for new, ~ for changed and - for deleted items.",
+Items are compared by size, metadata, value and, between Steadfast servers, expiry. Items that
+differ are copied, with their expiry if the source server returns it. The token for --endpoint is
+not sent to other servers: for a store on another server, pass --from-token-file or --to-token-file.
+Changes are printed one per line: + for new, ~ for changed and - for deleted items. --delete asks
+for confirmation after the new and changed items have been copied.",
     exit_status!()
 );
 
@@ -79,7 +84,7 @@ fn finish_with_status(result: Result<u8>) -> ExitCode {
     result.map_or_else(|e| finish(Err(e)), ExitCode::from)
 }
 
-/// Finds a store by name or id, or creates it if it does not exist and `create` is set.
+/// Finds a store by name or id. If it does not exist and `create` is set, creates it.
 async fn find_or_create(client: &Client, name: &str, create: bool) -> Result<Store, Error> {
     match client.resolve(name).await {
         Err(Error::NotFound(_)) if create => {

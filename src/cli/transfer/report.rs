@@ -1,4 +1,4 @@
-//! Reports failed items to a file or to standard error.
+//! Reports failed items in a file or on standard error.
 
 use crate::cli::error::{Result, file_error, local_error};
 use crate::transfer::RejectedItem;
@@ -9,23 +9,23 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// The destination of failure reports: NDJSON in a file, or text on standard error.
+/// The destination for reports of failed items: NDJSON in a file, or text on standard error.
 #[derive(Default)]
 pub(super) struct FailureLog(Option<BufWriter<File>>);
 
-/// A line of a report.
+/// A line of a report file.
 #[derive(Serialize)]
 struct ReportLine<'i> {
     key: &'i str,
-    /// Absent if the input has no lines.
+    /// Line number in the input. Absent if the input format is not line-based.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
     reason: &'i str,
 }
 
 impl FailureLog {
-    /// Opens a file. A report of an earlier import is replaced, or continued with `append`; a file
-    /// with other content is refused.
+    /// Opens a report file. The report of an earlier import is replaced, or extended if `append` is
+    /// set. A file with other content is refused.
     pub(super) fn open(path: &Path, append: bool) -> Result<FailureLog> {
         let regular = fs::metadata(path).map_or(true, |found| found.is_file());
         let mut options = OpenOptions::new();
@@ -58,7 +58,7 @@ impl FailureLog {
         bar.suspend(|| {
             let mut stderr = io::stderr().lock();
             for RejectedItem { number, key, reason } in failures {
-                // A terminal could interpret control characters.
+                // A terminal would interpret control characters.
                 let reason = reason.replace(char::is_control, " ");
                 let _ = match (number, key.as_str()) {
                     (0, "") => writeln!(stderr, "{reason}"),
@@ -72,9 +72,9 @@ impl FailureLog {
     }
 }
 
-/// Returns whether a file is empty or starts with a line of a report.
+/// Returns whether a file is empty or starts with a report line.
 fn is_report(file: &File) -> bool {
-    /// Reads the fields without their content, which can be large.
+    /// Parses the fields but discards their contents, which can be large.
     #[derive(Deserialize)]
     struct Fields {
         #[serde(rename = "key")]

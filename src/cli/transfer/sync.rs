@@ -1,8 +1,9 @@
-//! `steadfast sync`: copies the differences from one store to another.
+//! `steadfast sync`: copies new and changed items from one store to another.
 
 use super::batch_sender::BatchSender;
 use super::find_or_create;
 use super::item_reader::CONCURRENCY;
+use super::memory_budget::{OrderedReads, Reservation, ValueReader};
 use super::merge_join::{JoinedItem, ListedItem, MergeJoin, SyncStore};
 use crate::cli::confirm::confirm;
 use crate::cli::error::{Result, local_error, usage_error};
@@ -18,12 +19,12 @@ use crate::wire::{IfExists, Store, http_date_to_rfc3339};
 use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::collections::VecDeque;
 use std::path::PathBuf;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
-/// Lines and bytes that complete a batch.
+/// A batch is sent once it has this many lines.
 const BATCH_LINES: usize = 1000;
+/// A batch is sent once its lines have this many bytes.
 const BATCH_BYTES: usize = 2 << 20;
 
 pub(super) async fn run(args: SyncArgs) -> Result<u8> {
@@ -103,7 +104,7 @@ struct Syncer {
     bar: ProgressBar,
     out: Output,
     batch: Batch,
-    /// Keys to delete.
+    /// The keys of the items to delete.
     only_in_to: Vec<String>,
     counts: SyncCounts,
 }
@@ -111,21 +112,21 @@ struct Syncer {
 impl Syncer {
     /// Compares all items and copies those that differ.
     async fn copy(&mut self) -> Result<()> {
-        let mut running: VecDeque<JoinHandle<Result<Comparison, Error>>> = VecDeque::new();
+        let mut running = OrderedReads::new();
         let mut ended = false;
         loop {
             while running.len() < CONCURRENCY && !ended {
                 match self.join.next().await? {
                     Some(item) => {
                         let comparer = self.comparer.clone();
-                        let compare = async move { Box::pin(comparer.compare(item)).await };
-                        running.push_back(tokio::spawn(compare));
+                        running.push(|reader| async move {
+                            Box::pin(comparer.compare(item, reader)).await
+                        });
                     }
                     None => ended = true,
                 }
             }
-            let Some(next) = running.pop_front() else { break };
-            let comparison = next.await.map_err(|e| local_error(format!("task failed: {e}")))??;
+            let Some(comparison) = running.next().await? else { break };
             self.apply(comparison)?;
             self.bar.inc(1);
             let full = self.batch.numbers.len() >= BATCH_LINES;
@@ -137,9 +138,9 @@ impl Syncer {
         self.out.flush()
     }
 
-    /// Counts and prints a difference and adds the item to the batch.
+    /// Counts and prints a difference. If the item is to be copied, adds it to the batch.
     fn apply(&mut self, comparison: Comparison) -> Result<()> {
-        let Comparison { key, difference, line } = comparison;
+        let Comparison { key, difference, line, reservation: _reservation } = comparison;
         let (mark, change) = match difference {
             Difference::None => {
                 self.counts.unchanged += 1;
@@ -268,17 +269,19 @@ enum Difference {
 struct Comparison {
     key: String,
     difference: Difference,
-    /// The line of the item to copy.
+    /// The line of the item, if it is to be copied.
     line: Option<Vec<u8>>,
+    /// The reservation of the memory for the line.
+    reservation: Option<Reservation>,
 }
 
 impl Comparison {
     fn new(item: ListedItem, difference: Difference) -> Comparison {
-        Comparison { key: item.key, difference, line: None }
+        Comparison { key: item.key, difference, line: None, reservation: None }
     }
 }
 
-/// Compares items, and reads those to be copied.
+/// Compares items, and reads the items to be copied.
 #[derive(Clone)]
 struct Comparer {
     from: SyncStore,
@@ -289,29 +292,29 @@ struct Comparer {
 }
 
 impl Comparer {
-    async fn compare(self, item: JoinedItem) -> Result<Comparison, Error> {
+    async fn compare(self, item: JoinedItem, reader: ValueReader) -> Result<Comparison, Error> {
         let (from, to) = match item {
             JoinedItem::To(item) => return Ok(Comparison::new(item, Difference::OnlyInTo)),
             JoinedItem::From(item) if self.dry_run => {
                 return Ok(Comparison::new(item, Difference::New));
             }
-            JoinedItem::From(item) => return self.read(item, Difference::New, None).await,
+            JoinedItem::From(item) => return self.read(item, reader, Difference::New, None).await,
             JoinedItem::Both(from, to) => (from, to),
         };
         if self.properties_differ(&from, &to).await? {
             if self.dry_run {
                 return Ok(Comparison::new(from, Difference::Changed));
             }
-            return self.read(from, Difference::Changed, None).await;
+            return self.read(from, reader, Difference::Changed, None).await;
         }
         let modified = |item: &ListedItem| item.details.as_ref().map(|d| d.modified.clone());
         if self.quick && modified(&from) == modified(&to) {
             return Ok(Comparison::new(from, Difference::None));
         }
-        self.compare_values(from).await
+        self.compare_values(from, reader).await
     }
 
-    /// Compares everything except the values.
+    /// Returns whether the items differ in anything except their values.
     async fn properties_differ(&self, from: &ListedItem, to: &ListedItem) -> Result<bool, Error> {
         if let (Some(from), Some(to)) = (&from.details, &to.details) {
             let differ = from.size != to.size || from.expires != to.expires;
@@ -320,17 +323,21 @@ impl Comparer {
         match tokio::try_join!(size_and_metadata(&self.from, from), size_and_metadata(&self.to, to))
         {
             Ok((from, to)) => Ok(from != to),
-            // Deleted since it was listed; reading the value shows in which store.
+            // One of the items was deleted after it was listed. Reading the value shows which one.
             Err(e) if e.status() == Some(404) => Ok(true),
             Err(e) => Err(e),
         }
     }
 
-    async fn compare_values(&self, item: ListedItem) -> Result<Comparison, Error> {
+    async fn compare_values(
+        &self,
+        item: ListedItem,
+        reader: ValueReader,
+    ) -> Result<Comparison, Error> {
         let to_hash = value_hash(&self.to, &item.key).await?;
         if to_hash.is_none() || self.dry_run {
             let from_hash = value_hash(&self.from, &item.key).await?;
-            // An item deleted in the source since it was listed is not copied.
+            // An item that was deleted from the source after it was listed is not copied.
             if from_hash.is_none() || from_hash == to_hash {
                 return Ok(Comparison::new(item, Difference::None));
             }
@@ -338,20 +345,21 @@ impl Comparer {
                 return Ok(Comparison::new(item, Difference::Changed));
             }
         }
-        self.read(item, Difference::Changed, to_hash).await
+        self.read(item, reader, Difference::Changed, to_hash).await
     }
 
-    /// Reads an item and returns its line, unless its value has the hash `to_hash`.
+    /// Reads an item from the source. Returns its line unless the hash of its value is `to_hash`.
     async fn read(
         &self,
         item: ListedItem,
+        mut reader: ValueReader,
         difference: Difference,
         to_hash: Option<[u8; 32]>,
     ) -> Result<Comparison, Error> {
         let SyncStore { client, store, .. } = &self.from;
-        let value = match client.get(store, &item.key).await {
+        let (value, reservation) = match reader.get(client, store, &item.key).await {
             Ok(value) => value,
-            // Deleted since it was listed.
+            // The item was deleted after it was listed.
             Err(e) if e.status() == Some(404) => {
                 return Ok(Comparison::new(item, Difference::None));
             }
@@ -381,7 +389,7 @@ impl Comparer {
             ..ItemLine::default()
         }
         .write(&mut line);
-        Ok(Comparison { line: Some(line), ..Comparison::new(item, difference) })
+        Ok(Comparison { line: Some(line), reservation, ..Comparison::new(item, difference) })
     }
 }
 
@@ -393,7 +401,7 @@ async fn size_and_metadata(store: &SyncStore, item: &ListedItem) -> Result<(u64,
     Ok((headers.size, headers.metadata))
 }
 
-/// Returns the SHA-256 of an item's value; `None` if the item does not exist.
+/// Returns the SHA-256 of an item's value, or `None` if the item does not exist.
 async fn value_hash(store: &SyncStore, key: &str) -> Result<Option<[u8; 32]>, Error> {
     let mut value = match store.client.get(&store.store, key).await {
         Ok(value) => value,

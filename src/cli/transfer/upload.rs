@@ -1,7 +1,8 @@
-//! Uploads the items of a source to a store: reads ahead, sends batches concurrently and saves the
+//! Uploads the items of a source to a store. Reads ahead, sends batches concurrently and saves the
 //! progress.
 
 use super::batch_sender::{BatchOutcome, BatchSender};
+use super::memory_budget::{MemoryBudget, Reservation};
 use super::report::FailureLog;
 use crate::cli::error::{CommandError, local_error};
 use crate::cli::output::{print_error, styled_bar};
@@ -14,11 +15,18 @@ use indicatif::ProgressBar;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The number of batches read ahead.
+/// The maximum number of batches that are read ahead.
 const READ_AHEAD: usize = 2;
+
+/// A batch that was read, and the memory reserved for it until it has been sent.
+struct ReadBatch {
+    batch: Batch,
+    reservation: Reservation,
+}
 
 /// A batch that was sent, and its outcome.
 struct SentBatch {
@@ -36,10 +44,10 @@ pub(super) struct Uploader<'r> {
     bar: ProgressBar,
     bytes_read: Arc<AtomicU64>,
     progress_in_bytes: bool,
-    /// The number of lines in flight by key hash.
+    /// The number of lines in flight, by key hash.
     keys_in_flight: HashMap<u64, u32>,
     in_flight: JoinSet<SentBatch>,
-    next: Option<Batch>,
+    next: Option<ReadBatch>,
     aborted: Option<CommandError>,
     source_failed: bool,
     ended: bool,
@@ -48,9 +56,9 @@ pub(super) struct Uploader<'r> {
 pub(super) struct UploadSummary {
     pub(super) counts: ImportCounts,
     pub(super) state: ResumeState,
-    /// The reason the upload ended before the end of its source.
+    /// The reason the upload stopped before the end of its source.
     pub(super) aborted: Option<CommandError>,
-    /// Whether the source is the reason.
+    /// Whether an error from the source stopped the upload.
     pub(super) source_failed: bool,
 }
 
@@ -82,14 +90,15 @@ pub(super) async fn upload(
     uploader.run(batches).await
 }
 
-/// Reads batches on a separate thread, since a read from a pipe can block indefinitely.
+/// Reads batches on a separate thread, because a read from a pipe can block indefinitely.
 fn read_ahead(
     source: Box<dyn ItemSource>,
     limits: BatchLimits,
     done: u64,
     sent: u64,
-) -> mpsc::Receiver<Result<Batch, SourceError>> {
+) -> mpsc::Receiver<Result<ReadBatch, SourceError>> {
     let (to, from) = mpsc::channel(READ_AHEAD);
+    let (budget, runtime) = (MemoryBudget::new(), Handle::current());
     std::thread::spawn(move || {
         let mut batches = match BatchReader::new(source, limits, done, sent) {
             Ok(batches) => batches,
@@ -97,7 +106,12 @@ fn read_ahead(
         };
         while let Some(batch) = batches.next_batch().transpose() {
             let failed = batch.is_err();
-            if to.blocking_send(batch).is_err() || failed {
+            let reserved = batch.and_then(|batch| {
+                let reserved = runtime.block_on(budget.reserve(batch.bytes as u64));
+                let reservation = reserved.map_err(|e| SourceError(e.to_string()))?;
+                Ok(ReadBatch { batch, reservation })
+            });
+            if to.blocking_send(reserved).is_err() || failed {
                 return;
             }
         }
@@ -116,7 +130,7 @@ fn progress_bar(size: Option<u64>) -> ProgressBar {
 impl Uploader<'_> {
     async fn run(
         mut self,
-        mut batches: mpsc::Receiver<Result<Batch, SourceError>>,
+        mut batches: mpsc::Receiver<Result<ReadBatch, SourceError>>,
     ) -> UploadSummary {
         let interrupt = tokio::signal::ctrl_c();
         tokio::pin!(interrupt);
@@ -164,16 +178,17 @@ impl Uploader<'_> {
         UploadSummary { counts: state.counts(), state, aborted, source_failed }
     }
 
-    /// Sends the next batch unless one of its keys is in flight: the last line with a key must be
-    /// written last.
+    /// Sends the next batch unless one of its keys is in flight. If several lines have the same
+    /// key, they must be written in the order of the input.
     fn dispatch(&mut self) {
         if self.in_flight.len() >= self.jobs || self.aborted.is_some() {
             return;
         }
         let keys = &self.keys_in_flight;
         let is_free =
-            |batch: &mut Batch| batch.key_hashes.iter().all(|key| !keys.contains_key(key));
-        let Some(mut batch) = self.next.take_if(is_free) else { return };
+            |next: &mut ReadBatch| !next.batch.key_hashes.iter().any(|key| keys.contains_key(key));
+        let Some(next) = self.next.take_if(is_free) else { return };
+        let ReadBatch { mut batch, reservation } = next;
         if let Err(e) = self.state.record_sent(batch.to) {
             return self.abort_with(e.to_string());
         }
@@ -184,7 +199,9 @@ impl Uploader<'_> {
         let sender = self.sender.clone();
         self.in_flight.spawn(async move {
             let (from, to) = (batch.from, batch.to);
-            SentBatch { from, to, key_hashes, outcome: Box::pin(sender.send(batch)).await }
+            let outcome = Box::pin(sender.send(batch)).await;
+            drop(reservation);
+            SentBatch { from, to, key_hashes, outcome }
         });
     }
 
@@ -209,7 +226,7 @@ impl Uploader<'_> {
         }
     }
 
-    /// Stops sending. The first reason is reported.
+    /// Stops sending. Only the first reason is kept.
     fn abort(&mut self, reason: CommandError) {
         self.next = None;
         if self.aborted.is_none() {

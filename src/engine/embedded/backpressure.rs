@@ -1,7 +1,7 @@
-//! Backpressure: limits how far the WAL may run ahead of the database, and garbage collection fall
-//! behind. A checkpoint starts at the configured WAL size, or at many memtable entries or
-//! tombstones. Above that, each commit group is delayed a little, the more the closer the WAL is to
-//! its limit, at which writes stall.
+//! Backpressure: limits how far the WAL may run ahead of the database, and how far garbage
+//! collection may fall behind. A checkpoint starts when the WAL reaches the configured size or the
+//! memtable has many entries or tombstones. Above these limits, each commit group is delayed. The
+//! delay grows with the size of the WAL, and writes stall when the WAL reaches its maximum.
 
 use super::super::{EngineError, Result};
 use super::Shared;
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 /// WAL bytes per memtable entry that are charged at least, for the memory it occupies.
 const ENTRY_BYTES_MIN: u64 = 1024;
-/// Number of tombstones in the memtable that triggers a checkpoint: scans pass them.
+/// Number of tombstones in the memtable that triggers a checkpoint, because scans must step over
+/// them.
 const TOMBSTONES_MAX: usize = 16 * 1024;
 /// Writes are delayed from the first percentage of the checkpoint threshold on, and stall at the
 /// second. A checkpoint removes entries from the memtable as it proceeds, but segments only at its
@@ -109,7 +110,7 @@ impl Backpressure {
     /// Blocks until the WAL is below the stall threshold.
     ///
     /// # Errors
-    /// The error of the last checkpoint, if it failed.
+    /// Returns the error of the last checkpoint, if it failed.
     pub(super) fn wait(&self, shared: &Shared) -> Result<()> {
         while self.should_stall(shared) {
             let state = self.state();
@@ -117,7 +118,7 @@ impl Backpressure {
                 return Err(e.clone());
             }
             if state.closing {
-                // No further commits are accepted, so the queued ones may pass.
+                // The engine accepts no further commits, so let the queued ones through.
                 return Ok(());
             }
             drop(self.changed.wait_timeout(state, STALL_POLL));

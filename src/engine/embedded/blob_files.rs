@@ -1,9 +1,10 @@
-//! Blob files: one file per large body, written and fsynced before the commit that refers to it,
-//! deleted after the commit that replaces it. A body up to the size of the write buffer needs no
-//! file: it is written to the WAL with its commit.
+//! Blob files: one file per large body. A file is written and fsynced before the commit that refers
+//! to it, and deleted after the commit that replaces it. A body that fits in the write buffer needs
+//! no file, because it is written to the WAL with its commit.
 //!
 //! A file holds the body, a checksum per block, and a footer (docs/format.md). Its id is random and
-//! never reused, so a file without a record is an orphan, which is deleted after the next start.
+//! never reused, so a file that no record refers to is an orphan. Orphans are deleted after the
+//! next start.
 
 use super::super::{
     BlobWriter, Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, SINGLE_READ_BYTES_MAX,
@@ -11,7 +12,7 @@ use super::super::{
 };
 use super::FatalErrorHandler;
 use super::body_cache::{BodyCache, BodyKey};
-use super::data_dir::{DataDir, ensure_linked};
+use super::data_dir::{DataDir, ensure_at};
 use super::read_scheduler::ReadScheduler;
 use bytes::{Buf, BufMut, Bytes};
 use std::any::Any;
@@ -56,7 +57,7 @@ struct SnapshotPins {
     deferred_deletes: Vec<i64>,
 }
 
-/// Defers the deletion of committed files while it exists.
+/// A pin, which defers the deletion of committed files until it is dropped.
 pub(super) struct SnapshotPin(Arc<BlobFiles>);
 
 impl Drop for SnapshotPin {
@@ -82,6 +83,7 @@ impl BlobFiles {
     ) -> Result<Arc<BlobFiles>> {
         let blobs = BlobFiles::open(data, cache, fatal);
         create_dir(&blobs.dir).map_err(|e| io_error("create the blobs directory", &e))?;
+        blobs.data.watch_directory(&blobs.dir)?;
         Ok(blobs)
     }
 
@@ -154,7 +156,8 @@ impl BlobFiles {
             return Ok(());
         }
         if let Some(dir) = path.parent() {
-            // Not with its parents: those of a removed data directory must not come back.
+            // The parents are not created, because a data directory that was removed must not be
+            // recreated.
             create_dir(dir)?;
         }
         let parent = File::open(&self.dir)?;
@@ -166,7 +169,8 @@ impl BlobFiles {
         Ok(())
     }
 
-    /// Deletes the file of a replaced or deleted blob, deferred while snapshots exist.
+    /// Deletes the file of a replaced or deleted blob. The deletion is deferred while snapshots
+    /// exist.
     pub(super) fn delete(&self, id: i64) {
         {
             let mut pins = self.snapshot_pins();
@@ -178,7 +182,7 @@ impl BlobFiles {
         self.delete_file(id);
     }
 
-    /// Deletes a file; no error if it does not exist.
+    /// Deletes a file, if it exists.
     fn delete_file(&self, id: i64) {
         self.body_cache.remove(BodyKey::Blob(id));
         match fs::remove_file(self.path(id)) {
@@ -196,7 +200,7 @@ impl BlobFiles {
         }
     }
 
-    /// Opens the file of a committed blob; `None` if it does not exist.
+    /// Opens the file of a committed blob; `None` if the file does not exist.
     pub(super) fn open_file(self: &Arc<BlobFiles>, id: i64) -> Result<Option<Blob>> {
         let file = match File::open(self.path(id)) {
             Ok(file) => file,
@@ -224,7 +228,7 @@ impl BlobFiles {
         Blob { id, len, content, committed: AtomicBool::new(true), blobs: self.clone() }
     }
 
-    /// Lists the ids of all blob files; ignores other names.
+    /// Lists the ids of all blob files. Files with other names are ignored.
     pub(super) fn list(&self) -> io::Result<Vec<i64>> {
         let mut ids = Vec::new();
         for dir in fs::read_dir(&self.dir)? {
@@ -242,7 +246,7 @@ impl BlobFiles {
     }
 }
 
-/// Creates a directory if it is missing, without its parents.
+/// Creates a directory if it is missing, but not its parents.
 fn create_dir(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -250,7 +254,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads the block checksums and the footer behind the body, and verifies them.
+/// Reads the block checksums and the footer after the body, and verifies them.
 fn read_trailer(file: &File) -> Result<(u64, Vec<u32>), String> {
     let size = file.metadata().map_err(|e| e.to_string())?.len();
     let start = size.checked_sub(FOOTER_BYTES as u64).ok_or("the file is shorter than a footer")?;
@@ -283,7 +287,7 @@ pub(super) fn io_error(action: &str, e: &io::Error) -> EngineError {
     }
 }
 
-/// A large body, cached or in a blob file. A staged one is deleted on drop.
+/// A large body, in the cache or in a blob file. The file of a staged blob is deleted on drop.
 #[derive(Debug)]
 pub(super) struct Blob {
     id: i64,
@@ -328,14 +332,14 @@ impl Blob {
         let mut offset = 0;
         while offset < self.len {
             let len = (self.len - offset).min(BLOCK_BYTES as u64);
-            // At most one block, so it fits.
+            // The length is at most one block, so it fits a usize.
             self.content.read(self.len, offset, len as usize)?;
             offset += len;
         }
         Ok(())
     }
 
-    /// Marks the blob as committed, once the commit that refers to it is durable; from then on its
+    /// Marks the blob as committed, once the commit that refers to it is durable. From then on, its
     /// record owns the file.
     pub(super) fn set_committed(&self) {
         self.committed.store(true, Ordering::Release);
@@ -363,7 +367,7 @@ impl StoredBody for Blob {
         Box::pin(async move {
             let in_memory = matches!(self.content, BlobContent::Memory(_));
             let read = || self.content.read(total, offset, len);
-            // Reads of more than a block could delay other tasks even when they hit the page cache.
+            // A read of more than one block may delay other tasks even if it hits the page cache.
             let inline = match len <= BLOCK_BYTES {
                 _ if in_memory => return read().map_err(damaged),
                 true => self.blobs.scheduler.try_inline(0, || read().map_err(damaged)),
@@ -409,8 +413,8 @@ fn read_blocks(file: &File, sums: &[u32], size: u64, at: u64, len: usize) -> Res
     Ok(Bytes::from(bytes).slice(skip..skip + len))
 }
 
-/// Reads `len` bytes into uninitialized memory: zeroing a buffer for `read_exact_at` costs as much
-/// as the checksum.
+/// Reads `len` bytes into uninitialized memory, because zeroing a buffer for `read_exact_at` costs
+/// as much as the checksum.
 fn read_span(file: &File, start: u64, len: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
@@ -437,11 +441,11 @@ enum BlobFileState {
     /// All of the body is in the buffer.
     NotCreated,
     Open(OpenBlobFile),
-    /// During a write, and after a failed one.
+    /// During a write and after a failed write.
     Unavailable,
 }
 
-/// A blob file being written; deleted on drop unless finished.
+/// A blob file that is being written. It is deleted on drop unless it is finished.
 struct OpenBlobFile {
     blobs: Arc<BlobFiles>,
     id: i64,
@@ -520,8 +524,8 @@ impl OpenBlobFile {
             self.blobs.fatal.stop(&format!("could not sync {}: {e}", path.display()));
             return Err(io_error("sync a blob file", &e));
         }
-        // Neither removed, nor in a directory that took the place of this one.
-        ensure_linked(&self.file, &path)?;
+        // Fail if the file was moved or removed, or its directory was replaced, in the meantime.
+        ensure_at(&self.file, &path)?;
         self.blobs.data.ensure_in_place()?;
         self.finished = true;
         let content = BlobContent::File(self.file.clone(), std::mem::take(&mut self.sums).into());

@@ -37,7 +37,7 @@ const BUSY_GROUPS_MIN: u64 = 50;
 const IDLE_TICKS: u32 = 5;
 /// Minimum interval between updates of the end of the WAL under load, as each one is fsynced.
 const WAL_END_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval in ticks after which connections are closed that were not used in it.
+/// Interval, in ticks, after which connections that were not used are closed.
 const CLOSE_UNUSED_TICKS: u64 = 100;
 /// Size of SQLite's WAL that triggers an SQLite checkpoint, in frames of one 8 KiB page: 16 MiB.
 const SQLITE_WAL_FRAMES_MAX: i64 = 2048;
@@ -73,7 +73,7 @@ pub(super) struct Checkpointer {
 type Step = Vec<(Bytes, MemtableEntry)>;
 
 impl Checkpointer {
-    /// Runs checkpoints until the writer thread ends, and then a last one.
+    /// Runs checkpoints until the writer thread ends, then a final one.
     pub(super) fn run(mut self) {
         if let Err(e) = rustix::process::nice(NICENESS) {
             tracing::debug!(error = %e, "could not lower the checkpointer's priority");
@@ -85,7 +85,7 @@ impl Checkpointer {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // The directory may be gone as well once the engine is dropped.
+            // Once the engine has been dropped, its directory may be removed as well.
             if self.commands.strong_count() > 0
                 && let Err(e) = self.shared.dir.ensure_in_place()
             {
@@ -117,7 +117,7 @@ impl Checkpointer {
             } else if idle && !is_relocating {
                 self.run_task(Checkpointer::vacuum);
             }
-            // Repeated, because the last files become free only after the last checkpoint.
+            // This is repeated, because the last files become free only after the last checkpoint.
             if idle && idle_ticks.is_multiple_of(IDLE_TICKS) && self.shared.segments.has_surplus() {
                 let _ = self.maintenance.try_send(MaintenanceTask::TrimSegments);
             }
@@ -186,8 +186,10 @@ impl Checkpointer {
             }
         }
         self.save_position(to)?;
+        // If the database file was removed, the segments are now the only copy of the commits.
+        self.shared.dir.ensure_in_place()?;
         // The order matters: the synced position makes the steps durable that removed the last
-        // references to a segment, and only then may its file be overwritten.
+        // references to a segment. Only then may its file be overwritten.
         self.shared.segments.seal_before(to.seq);
         self.garbage.end_checkpoint();
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
@@ -240,6 +242,8 @@ impl Checkpointer {
             Ok(effects.orphaned_blobs)
         });
         for id in result.inspect_err(|_| self.roll_back())? {
+            // May block while many files are being deleted: no reply waits for this thread, and the
+            // number of files to delete stays bounded.
             let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
         }
         Ok(())
@@ -271,14 +275,14 @@ impl Checkpointer {
         }
     }
 
-    /// Stores the position where the WAL now starts, durably.
+    /// Durably stores the position at which the WAL now starts.
     fn save_position(&self, to: WalPosition) -> Result<()> {
         let position = params![to.version.cast_signed(), to.seq.cast_signed()];
         let update = "UPDATE meta SET last_version = ?1, log_start = ?2 WHERE id = 1";
         execute_synced(&self.conn, update, position).map_err(|e| self.storage_error(e))
     }
 
-    /// Stores which segment is the newest with a durable commit, if that changed.
+    /// Stores the end of the WAL in the database if it has advanced.
     fn save_wal_end(&mut self) {
         let (saved, saved_at) = self.saved_wal_end;
         let wal_end = self.shared.wal_end.load(Ordering::Acquire);
@@ -288,7 +292,8 @@ impl Checkpointer {
         let saved = match save_wal_end(&self.conn, wal_end) {
             Ok(()) => wal_end,
             Err(e) => {
-                // Retried later. Until then, a lost segment would not be missed.
+                // This is retried later. Until then, the loss of the newest segment is not
+                // detected.
                 tracing::debug!(error = %e, "could not store the end of the WAL");
                 let _ = self.storage_error(e);
                 saved
@@ -314,8 +319,8 @@ impl Checkpointer {
         }
     }
 
-    /// Number of frames that an SQLite checkpoint could move. While a snapshot pins the WAL, only
-    /// frames added since the last attempt count.
+    /// Returns the number of frames that an SQLite checkpoint could move. While a snapshot pins the
+    /// WAL, only frames added since the last attempt count.
     fn pending_frames(&mut self, wal: &SqliteWal) -> i64 {
         if self.blobs.pinned_snapshots() == 0 || self.pinned_frames > wal.frames {
             self.pinned_frames = 0;
@@ -324,7 +329,7 @@ impl Checkpointer {
     }
 
     fn checkpoint_sqlite_wal(&mut self, wal: &SqliteWal) {
-        // Idle snapshots would limit the checkpoint.
+        // Idle snapshots limit how much SQLite can checkpoint.
         self.pool.end_idle_snapshots();
         // SQLite appends to its WAL after this, and a power failure could tear the page shared with
         // the last checkpointed frame. A synced commit pads that page.
@@ -334,8 +339,8 @@ impl Checkpointer {
             self.pinned_frames = wal.frames;
             return;
         }
-        // SQLite restarts its WAL only when no snapshot reads from it. Under constant load that
-        // requires that idle connections end theirs; otherwise the WAL would grow without bound.
+        // SQLite restarts its WAL only when no snapshot reads from it. Under constant load, idle
+        // connections must therefore end theirs; otherwise the WAL would grow without bound.
         let restarted = checkpointed.and_then(|_| {
             self.pool.without_idle_snapshots(|| {
                 self.conn.busy_timeout(RESTART_TIMEOUT)?;

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 const SELECT_RECORD: &str = "SELECT data FROM heads WHERE key = ?1";
 const SELECT_BODY: &str = "SELECT sum, body FROM bodies WHERE id = ?1";
-/// Unbounded, as comparing keys in Rust takes fewer steps than an upper bound in SQLite.
+/// No upper bound, as comparing keys in Rust is cheaper than having SQLite do it.
 const SELECT_RANGE: &str = "SELECT key, data FROM heads WHERE key >= ?1 ORDER BY key";
-/// With the pair of columns first, as SQLite seeks by the first lower bound of an index.
+/// The pair of columns comes first, as SQLite seeks by the first lower bound on an index.
 const SELECT_EXPIRED: &str = "SELECT key, data FROM heads \
     WHERE (due, key) >= (?1, ?2) AND due > 0 AND due <= ?3 ORDER BY due, key";
 
@@ -25,15 +25,16 @@ const SELECT_EXPIRED: &str = "SELECT key, data FROM heads \
 /// reads wait for the disk have a small cache.
 const LARGE_CACHE_KIB: u32 = 24 * 1024;
 const SMALL_CACHE_KIB: u32 = 2 * 1024;
-/// Number of connections with the large cache.
+/// Maximum number of connections with the large cache.
 const LARGE_CACHES_MAX: usize = 4;
 
-/// Minimum limit of open connections. More reads than that at a time do not speed up a disk.
+/// Limit of open connections on machines with few cores. More concurrent reads do not increase the
+/// throughput of a disk.
 const CONNECTIONS_MAX: usize = 32;
 /// Maximum time between two checks for a connection while all are in use.
 const WAIT: Duration = Duration::from_millis(10);
 
-/// Idle connections. A new one is opened when none is idle, up to a limit.
+/// A pool of connections. A new one is opened if none is idle, up to a limit.
 pub(super) struct ConnectionPool {
     dir: Arc<DataDir>,
     idle: Mutex<IdleConnections>,
@@ -52,16 +53,16 @@ pub(super) type ExpiryPosition = (u64, Bytes);
 pub(super) enum ScanStep {
     /// With the next record.
     Next,
-    /// With the first record from a key on.
+    /// With the first record at or after a key.
     Seek(Bytes),
     Stop,
 }
 
 #[derive(Default)]
 struct IdleConnections {
-    /// The most recently used last.
+    /// Idle connections, the most recently used last.
     connections: Vec<PooledConnection>,
-    /// Number of connections that were not used since the last call of `close_unused`.
+    /// Number of connections that were not used since the last call to `close_unused`.
     unused: usize,
     /// Whether connections must end their snapshots when they become idle.
     discard_snapshots: bool,
@@ -74,7 +75,7 @@ struct Slots {
     large: AtomicUsize,
 }
 
-/// The share of an open connection in the limits; released on drop.
+/// An open connection's slot in the limits; released on drop.
 struct Slot {
     slots: Arc<Slots>,
     is_large: bool,
@@ -174,7 +175,7 @@ impl ConnectionPool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns an idle connection or opens one. Waits while `max` are open and in use.
+    /// Returns an idle connection or opens one. Waits while `max` connections are open and in use.
     fn take(&self, max: usize) -> Result<PooledConnection> {
         let mut idle = self.idle();
         let slot = loop {
@@ -195,7 +196,7 @@ impl ConnectionPool {
         Ok(PooledConnection { conn, epoch: None, _slot: Some(slot) })
     }
 
-    /// Closes the connections that were idle since the last call, except a few.
+    /// Closes the connections that were idle since the last call, except for a few.
     pub(super) fn close_unused(&self) {
         let mut idle = self.idle();
         let surplus = idle.connections.len().saturating_sub(LARGE_CACHES_MAX).min(idle.unused);
@@ -281,7 +282,8 @@ impl ConnectionPool {
         self.idle().connections.clear();
     }
 
-    /// Returns the version of a record for the writer; 0 if there is none. Does not wait for reads.
+    /// Returns the version of a record for the writer; 0 if there is no record. Does not wait for
+    /// reads to release a connection.
     pub(super) fn version(&self, key: &[u8]) -> Result<u64> {
         self.with_acquired(self.acquire_within(usize::MAX)?, |conn| {
             let record = read_record(conn, key, Projection::Meta)?;
@@ -289,7 +291,7 @@ impl ConnectionPool {
         })
     }
 
-    /// Returns for each key whether there is a record.
+    /// Returns, for each key, whether the database has a record.
     pub(super) fn contains(&self, keys: &[Bytes]) -> Result<Vec<bool>> {
         self.with_connection(|conn| {
             let mut statement = conn.prepare_cached("SELECT 1 FROM heads WHERE key = ?1")?;
@@ -308,8 +310,9 @@ impl ConnectionPool {
         self.with_connection(|conn| read_record(conn, key, projection))
     }
 
-    /// Passes expiry, key and version of the records with `0 < expires_at <= until` to `visit`,
-    /// from `from` on in the order of expiry and key, until it returns `false`.
+    /// Passes the expiry time, key and version of the records with `0 < expires_at <= until` to
+    /// `visit`, starting at `from`, in order of expiry time and key. Stops once `visit` returns
+    /// `false`.
     pub(super) fn expired(
         &self,
         from: &ExpiryPosition,
@@ -333,7 +336,7 @@ impl ConnectionPool {
         })
     }
 
-    /// Passes the records of a range to `visit` in key order, expired ones included, until it
+    /// Passes the records of a range to `visit` in key order, including expired ones, until `visit`
     /// returns [`ScanStep::Stop`]. Returns the connection to the pool.
     pub(super) fn scan(
         &self,

@@ -1,73 +1,96 @@
-//! The data directory: its lock, and whether it is still where it was opened.
+//! The data directory: its lock, and detection of a directory that was moved or replaced.
 
 use super::super::{EngineError, Result};
 use super::database;
-use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
+#[cfg(target_os = "linux")]
+use rustix::fs::{AtFlags, StatxFlags};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+#[cfg(not(target_os = "linux"))]
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time to wait for the data directory's lock. The kernel may release the lock of a killed process
-/// late, and a forked child of the owner has it until exec.
+/// late, and a forked child of the process holds the lock until it calls exec.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The file that a process locks to own the directory.
+const LOCK: &str = "LOCK";
 
 /// An open and locked data directory.
 ///
-/// Files are opened by their paths, so an operator who moves or replaces the directory would make
-/// the engine use another one. [`DataDir::ensure_in_place`] detects that.
+/// Files are opened by path. If an operator moves or replaces the directory or one of its
+/// subdirectories, new files are created elsewhere. [`DataDir::ensure_in_place`] detects this.
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
+    /// The directory. It is locked in addition to the file `LOCK`, because an operator may remove
+    /// the file.
     handle: File,
-    /// The locked file; `None` after `unlock`, and on a read-only file system without it.
+    /// The locked file; `None` after `unlock`, and on a read-only file system without a lock file.
     lock: Mutex<Option<File>>,
     is_writable: bool,
-    /// Device and inode of the database file.
-    database: OnceLock<(u64, u64)>,
+    /// The directory, and the files and subdirectories in it that must stay at their paths.
+    entries: Mutex<Vec<Entry>>,
+}
+
+/// A file or directory in use.
+#[derive(Debug)]
+struct Entry {
+    path: PathBuf,
+    identity: Identity,
+    /// An open directory, held so that its inode is not reused if the directory is removed. `None`
+    /// for files and for the data directory itself, which are held open elsewhere.
+    _handle: Option<File>,
 }
 
 impl DataDir {
     /// Creates a directory if it is missing, and locks it.
     ///
     /// # Errors
-    /// When another process has it open, or it cannot be created or written.
+    /// Fails if another process has the directory open, or if it cannot be created or written.
     pub(super) fn create(path: &Path) -> Result<DataDir> {
         // Only the owner may read the data.
         let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
         created.map_err(|e| failed("create the data directory", path, &e))?;
+        let handle = open_locked(path)?;
         let lock = open_lock(path).map_err(|e| failed("open the lock file in", path, &e))?;
-        DataDir::new(path, Some(lock), true)
+        DataDir::new(path, handle, Some(lock), true)
     }
 
-    /// Locks a directory that has a database, for reading. Creates nothing if the directory cannot
-    /// be written.
+    /// Locks a directory that has a database, in order to read it. Creates nothing if the directory
+    /// is not writable.
     ///
     /// # Errors
-    /// When another process has it open, or it has no database.
+    /// Fails if another process has the directory open, or if it has no database.
     pub(super) fn open_existing(path: &Path) -> Result<DataDir> {
         database::ensure_exists(path)?;
+        let handle = open_locked(path)?;
         let (lock, is_writable) = match open_lock(path) {
             Ok(lock) => (Some(lock), true),
-            Err(e) if is_read_only(&e) => match File::open(path.join("LOCK")) {
+            Err(e) if is_read_only(&e) => match File::open(path.join(LOCK)) {
                 Ok(lock) => (Some(lock), false),
-                // No server can have it open.
                 Err(e) if e.kind() == ErrorKind::NotFound => (None, false),
                 Err(e) => return Err(failed("open the lock file in", path, &e)),
             },
             Err(e) => return Err(failed("open the lock file in", path, &e)),
         };
-        DataDir::new(path, lock, is_writable)
+        DataDir::new(path, handle, lock, is_writable)
     }
 
-    fn new(path: &Path, lock: Option<File>, is_writable: bool) -> Result<DataDir> {
+    fn new(path: &Path, handle: File, lock: Option<File>, is_writable: bool) -> Result<DataDir> {
         if let Some(lock) = &lock {
             acquire(lock, path)?;
         }
-        let handle = File::open(path).map_err(|e| failed("open", path, &e))?;
-        let (path, lock, database) = (path.to_owned(), Mutex::new(lock), OnceLock::new());
-        Ok(DataDir { path, handle, lock, is_writable, database })
+        let (identity, _) = stat(&handle).map_err(|e| failed("read", path, &e))?;
+        let entries = Mutex::new(vec![Entry { path: path.to_owned(), identity, _handle: None }]);
+        let (path, lock) = (path.to_owned(), Mutex::new(lock));
+        Ok(DataDir { path, handle, lock, is_writable, entries })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -79,7 +102,10 @@ impl DataDir {
         self.is_writable
     }
 
+    /// Unlocks the directory. Stops watching its files, because SQLite removed its WAL on close.
     pub(super) fn unlock(&self) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = self.handle.unlock();
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
@@ -94,65 +120,101 @@ impl DataDir {
         Ok(())
     }
 
-    /// Remembers the identity of the database file once it exists.
-    pub(super) fn remember_database(&self) -> Result<()> {
-        let path = database::path(&self.path);
-        let found = fs::metadata(&path).map_err(|e| failed("read", &path, &e))?;
-        let _ = self.database.set(identity(&found));
+    /// Remembers the identities of the lock file and the database files, which must exist.
+    pub(super) fn watch_files(&self) -> Result<()> {
+        let (database, wal) = (database::path(&self.path), database::wal_path(&self.path));
+        [self.path.join(LOCK), database, wal]
+            .into_iter()
+            .try_for_each(|path| self.watch(path, None))
+    }
+
+    /// Remembers the identity of a subdirectory.
+    pub(super) fn watch_directory(&self, path: &Path) -> Result<()> {
+        let handle = File::open(path).map_err(|e| failed("open", path, &e))?;
+        self.watch(path.to_owned(), Some(handle))
+    }
+
+    fn watch(&self, path: PathBuf, handle: Option<File>) -> Result<()> {
+        let (identity, _) = stat_path(&path).map_err(|e| failed("read", &path, &e))?;
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.push(Entry { path, identity, _handle: handle });
         Ok(())
     }
 
-    /// Fails if the directory or its database is no longer at its path. An operator moved or
-    /// removed it, and writes to the path would go elsewhere.
+    /// Fails if the directory, a subdirectory, the lock file or a database file was moved or
+    /// removed, in which case writes to its path would go elsewhere.
     pub(super) fn ensure_in_place(&self) -> Result<()> {
-        let ours = self.handle.metadata().map_err(|e| failed("read", &self.path, &e))?;
-        let database = database::path(&self.path);
-        let database = self.database.get().map(|identity| (&*database, *identity));
-        let expected = [Some((&*self.path, identity(&ours))), database];
-        for (path, expected) in expected.into_iter().flatten() {
-            let is_gone = match fs::metadata(path) {
-                Ok(found) => identity(&found) != expected || found.nlink() == 0,
-                Err(e) => matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
-            };
-            if is_gone {
-                return Err(moved(path));
-            }
-        }
-        Ok(())
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().try_for_each(|entry| ensure_identity(&entry.path, entry.identity))
     }
 }
 
-/// Fails if a file was removed while it was open: what was written to it is lost.
+/// Fails if an open file is no longer at its path. Data written to the file would be lost.
+pub(super) fn ensure_at(file: &File, path: &Path) -> Result<()> {
+    let (identity, _) = stat(file).map_err(|e| failed("read", path, &e))?;
+    ensure_identity(path, identity)
+}
+
+fn ensure_identity(path: &Path, expected: Identity) -> Result<()> {
+    let is_gone = match stat_path(path) {
+        Ok((found, links)) => found != expected || links == 0,
+        Err(e) => matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+    };
+    if is_gone { Err(moved(path)) } else { Ok(()) }
+}
+
+/// Fails if a file was removed while it was open. This costs less than [`ensure_at`].
 pub(super) fn ensure_linked(file: &File, path: &Path) -> Result<()> {
-    match links(file) {
-        Ok(1..) => Ok(()),
+    match stat(file) {
+        Ok((_, 1..)) => Ok(()),
         Ok(_) => Err(moved(path)),
         Err(e) => Err(failed("read", path, &e)),
     }
 }
 
-/// Returns the number of a file's directory entries.
-///
-/// Asks for nothing else: once the time of change was read, Linux stores a new one with the next
-/// write, and each fdatasync has to write the inode too.
+/// The device and inode of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+/// Returns the identity of an open file and the number of its directory entries.
 #[cfg(target_os = "linux")]
-fn links(file: &File) -> io::Result<u64> {
-    use rustix::fs::{AtFlags, StatxFlags, statx};
-    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::NLINK)?;
-    Ok(found.stx_nlink.into())
+fn stat(file: &File) -> io::Result<(Identity, u64)> {
+    statx(file, c"", AtFlags::EMPTY_PATH)
+}
+
+/// Returns the identity of the file at a path and the number of its directory entries.
+#[cfg(target_os = "linux")]
+fn stat_path(path: &Path) -> io::Result<(Identity, u64)> {
+    statx(rustix::fs::CWD, path, AtFlags::empty())
+}
+
+/// Queries only the inode and the link count. After a query of the change time, Linux updates that
+/// time on the next write, and each fdatasync must then write the inode as well.
+#[cfg(target_os = "linux")]
+fn statx(
+    dir: impl AsFd,
+    path: impl rustix::path::Arg,
+    flags: AtFlags,
+) -> io::Result<(Identity, u64)> {
+    let found = rustix::fs::statx(dir, path, flags, StatxFlags::INO | StatxFlags::NLINK)?;
+    let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+    Ok((Identity(device, found.stx_ino), found.stx_nlink.into()))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn links(file: &File) -> io::Result<u64> {
-    file.metadata().map(|found| found.nlink())
+fn stat(file: &File) -> io::Result<(Identity, u64)> {
+    let found = file.metadata()?;
+    Ok((Identity(found.dev(), found.ino()), found.nlink()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stat_path(path: &Path) -> io::Result<(Identity, u64)> {
+    let found = std::fs::metadata(path)?;
+    Ok((Identity(found.dev(), found.ino()), found.nlink()))
 }
 
 fn moved(path: &Path) -> EngineError {
     EngineError::Failed(format!("{} was moved or removed while it was in use", path.display()))
-}
-
-fn identity(found: &Metadata) -> (u64, u64) {
-    (found.dev(), found.ino())
 }
 
 fn failed(action: &str, path: &Path, e: &io::Error) -> EngineError {
@@ -164,14 +226,25 @@ fn is_read_only(e: &io::Error) -> bool {
 }
 
 fn open_lock(dir: &Path) -> io::Result<File> {
-    File::options().create(true).truncate(false).write(true).open(dir.join("LOCK"))
+    File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))
+}
+
+/// Opens and locks the directory itself. Its lock holds even if the file `LOCK` is removed or
+/// missing. Some network file systems can lock only files. On those, only the file `LOCK` is
+/// locked.
+fn open_locked(dir: &Path) -> Result<File> {
+    let handle = File::open(dir).map_err(|e| failed("open", dir, &e))?;
+    if !matches!(handle.try_lock(), Err(TryLockError::Error(_))) {
+        acquire(&handle, dir)?;
+    }
+    Ok(handle)
 }
 
 /// Returns whether a process has the data directory open.
 pub fn is_locked(dir: &Path) -> bool {
-    let lock = File::open(dir.join("LOCK"));
-    // Shared, so that two processes that ask at the same time do not see each other.
-    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    // The lock is shared, so that two concurrent probes do not conflict.
+    let is_locked = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    [dir.to_owned(), dir.join(LOCK)].iter().any(|path| File::open(path).is_ok_and(is_locked))
 }
 
 fn acquire(lock: &File, dir: &Path) -> Result<()> {

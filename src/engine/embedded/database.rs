@@ -21,10 +21,10 @@ const APPLICATION_ID: i64 = 0x5354_4446;
 /// first key byte.
 pub(super) const BLOB_BYTES_COUNTER: i64 = 256;
 
-/// Page cache, in KiB, of connections for long scans.
+/// Page cache of connections for long scans, in KiB.
 pub(super) const SCAN_CACHE_KIB: u32 = 4096;
 
-/// Time to wait for a database lock, for example of an operator's `sqlite3` shell.
+/// Time to wait for a database lock, for example one held by an operator's `sqlite3` shell.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = "
@@ -100,8 +100,8 @@ pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPositio
     Ok(position?)
 }
 
-/// Returns whether the database can store [`CheckpointPosition::wal_end`]. Databases of earlier
-/// builds get the column when it is first stored; those builds ignore it.
+/// Returns whether the database can store [`CheckpointPosition::wal_end`]. A database from an
+/// earlier build gets the column when the value is first stored. Earlier builds ignore the column.
 fn has_wal_end(conn: &Connection) -> rusqlite::Result<bool> {
     let sql = "SELECT count(*) FROM pragma_table_info('meta') WHERE name = 'log_end'";
     conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|columns| columns > 0)
@@ -151,7 +151,8 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
     if file.metadata().map_err(sync_error)?.len() == 0 {
         return Ok(());
     }
-    // A commit rather than an fsync, so that later frames share no page with the present ones.
+    // This is a commit rather than an fsync, so that later frames share no page with the present
+    // ones.
     match sync(conn).map_err(EngineError::from) {
         // A full disk must not prevent reads.
         Err(EngineError::Full(_)) => file.sync_all().map_err(sync_error),
@@ -161,7 +162,7 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
 
 /// Makes all earlier transactions durable.
 pub(super) fn sync(conn: &Connection) -> rusqlite::Result<()> {
-    // An update without a change would write no frame and not sync; this pragma does both.
+    // An update that changes nothing writes no frame and does not sync. This pragma does both.
     execute_synced(conn, &format!("PRAGMA user_version = {FORMAT_VERSION}"), &[])
 }
 
@@ -180,7 +181,7 @@ pub(super) fn execute_synced(
 /// Builds the URI of a database file. `psow=0` disables SQLite's power-safe overwrite assumption: a
 /// synced commit then pads its last 4 KiB page, so that later writes cannot tear it.
 fn uri(path: &Path, parameter: &str) -> String {
-    // The empty authority keeps SQLite from parsing the start of an absolute path as one.
+    // The empty authority keeps SQLite from parsing the start of an absolute path as an authority.
     let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -232,7 +233,7 @@ fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
         )));
     }
     if is_new {
-        // Synced, because the WAL is unreadable without the salt.
+        // The transaction is synced, because the WAL is unreadable without the salt.
         execute(&format!(
             "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SCHEMA} {SEGMENTS_SCHEMA} \
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}; \
@@ -290,23 +291,34 @@ pub(super) fn ensure_exists(dir: &Path) -> Result<()> {
 
 /// Opens the database read-only after checking its format.
 pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
-    let conn = open_reader(dir, SCAN_CACHE_KIB)?;
     let path = path(dir.path());
-    let pragma = |name: &str| -> Result<i64> {
-        let value = conn.pragma_query_value(None, name, |row| row.get(0));
-        value.map_err(|e| {
-            let e = with_advice(e.into(), &path);
-            // SQLite reads its WAL only with the index file beside it, or if it can create one.
-            if let EngineError::Failed(problem) = &e
-                && !dir.is_writable()
-            {
-                let advice = "copy the data directory to a writable file system";
-                return EngineError::Failed(format!("{problem}; {advice}"));
-            }
-            e
-        })
+    let open = || -> Result<_> {
+        let conn = open_reader(dir, SCAN_CACHE_KIB)?;
+        let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get(0));
+        let (application_id, format) = (pragma("application_id")?, pragma("user_version")?);
+        let tables: i64 =
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok((conn, tables, application_id, format))
     };
-    check_format(pragma("application_id")?, pragma("user_version")?, &path)?;
+    let opened = open().map_err(|e| match with_advice(e, &path) {
+        EngineError::Failed(problem) => {
+            let advice = if dir.is_writable() { "" } else { "; copy it to a writable file system" };
+            EngineError::Failed(format!("could not read {}: {problem}{advice}", path.display()))
+        }
+        e @ (EngineError::Full(_)
+        | EngineError::Corrupt(_)
+        | EngineError::Unavailable(_)
+        | EngineError::Closed) => e,
+    });
+    let (conn, tables, application_id, format) = opened?;
+    if tables == 0 {
+        return Err(EngineError::Corrupt(format!(
+            "{} is empty or incomplete: if steadfast.db-wal is missing from the data directory, \
+             put it back, or else restore a backup",
+            path.display()
+        )));
+    }
+    check_format(application_id, format, &path)?;
     Ok(conn)
 }
 
@@ -314,16 +326,28 @@ pub(super) fn open_checked(dir: &DataDir) -> Result<Connection> {
 pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let path = path(dir.path());
-    // SQLite creates an index of its WAL even to read, unless it may ignore the WAL.
-    let wal_bytes = fs::metadata(wal_path(dir.path())).map_or(0, |wal| wal.len());
-    let conn = if dir.is_writable() || wal_bytes > 0 {
-        Connection::open_with_flags(&path, flags)?
-    } else {
-        let uri = uri(&path, "immutable=1");
-        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    let exists = |path: &Path| fs::metadata(path).is_ok_and(|found| found.len() > 0);
+    // SQLite creates an index of its WAL even for a reader, unless it may ignore the WAL or keep
+    // the index in memory. An index in memory rules out locks between connections.
+    let in_memory = "vfs=unix-none";
+    let parameter = match exists(&wal_path(dir.path())) {
+        _ if dir.is_writable() => None,
+        false => Some("immutable=1"),
+        true if exists(&dir.path().join("steadfast.db-shm")) => None,
+        true => Some(in_memory),
+    };
+    let conn = match parameter {
+        None => Connection::open_with_flags(&path, flags)?,
+        Some(parameter) => {
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(uri(&path, parameter), flags)?
+        }
     };
     dir.ensure_in_place()?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
+    if parameter == Some(in_memory) {
+        conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE")?;
+    }
     conn.execute_batch(&format!("PRAGMA cache_size = -{cache};"))?;
     Ok(conn)
 }
@@ -392,7 +416,8 @@ impl SegmentLocation {
     }
 }
 
-/// The column `data` of a row of `heads`. A single column, as SQLite decodes columns one by one.
+/// The column `data` of a row of `heads`. It is a single column, because SQLite decodes columns one
+/// by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RecordRow<'d> {
     pub(super) version: u64,

@@ -1,8 +1,10 @@
-//! Hidden ranges: key ranges without visible records, which scans learn and then skip.
+//! Hidden ranges: key ranges without visible records. Scans learn them, so that later scans can
+//! skip them.
 //!
-//! A deleted record stays in the database until the next checkpoint, hidden by a tombstone in the
-//! memtable, and an expired record until it is removed. A scan that passes a run of them records
-//! its range, so that each hidden record is passed about once and not once per scan.
+//! A deleted record remains in the database, hidden by a tombstone in the memtable, until the next
+//! checkpoint; an expired record remains until it is purged. A scan that steps over a run of such
+//! records learns its range, so that each hidden record is visited about once rather than once per
+//! scan.
 
 use super::super::{Scan, successor};
 use bytes::Bytes;
@@ -12,17 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Minimum number of records in a run that is worth skipping.
 pub(super) const RUN_RECORDS_MIN: usize = 16;
-/// Maximum number of hidden records that one attempt at a scan passes, apart from short runs.
+/// Maximum number of hidden records visited by one attempt at a scan, not counting short runs.
 const HIDDEN_RECORDS_MAX: usize = 4096;
-/// Maximum number of ranges. All are dropped when there are more; scans learn them again.
+/// Maximum number of ranges. If there are more, all are dropped, and scans learn them again.
 const RANGES_MAX: usize = 16 * 1024;
 /// Maximum number of scans that learn at the same time.
 const LEARNERS_MAX: usize = 8;
-/// Maximum number of records put in the range of a learning scan.
+/// Maximum number of puts in the range of a learning scan.
 const PUTS_MAX: usize = 16 * 1024;
 
-/// Returns how many hidden records an attempt at a scan may pass on the way to `visible` records.
-/// More of them contain a run that is worth skipping.
+/// Returns how many hidden records an attempt at a scan may visit while it finds `visible` records.
+/// If there are more, at least one run among them is long enough to be worth skipping.
 pub(super) fn hidden_records_max(visible: usize) -> usize {
     visible.saturating_mul(RUN_RECORDS_MIN).saturating_add(HIDDEN_RECORDS_MAX)
 }
@@ -33,11 +35,11 @@ pub(super) struct HiddenRange {
     pub(super) start: Bytes,
     /// The first key after the range.
     pub(super) end: Bytes,
-    /// The time at which its last expired record had expired; 0 if it has none.
+    /// A time at which all expired records in the range had already expired; 0 if there are none.
     pub(super) expired_at: u64,
 }
 
-/// The hidden ranges of a memtable: disjoint, by their start.
+/// The hidden ranges of a memtable, which are disjoint and keyed by their start.
 #[derive(Debug, Default)]
 pub(super) struct HiddenRanges {
     ranges: BTreeMap<Bytes, StoredRange>,
@@ -54,18 +56,18 @@ struct StoredRange {
     learned: u64,
 }
 
-/// A scan that learns hidden ranges. It records the puts that the scan did not see.
+/// A scan that learns hidden ranges, and the puts made since it started.
 #[derive(Debug)]
 pub(super) struct Learner {
     start: Bytes,
     end: Bytes,
-    /// Keys put in the range since the scan started; `None` after too many.
+    /// Keys put in the range since the scan started; `None` if there were too many.
     puts: Mutex<Option<Vec<Bytes>>>,
 }
 
 impl HiddenRanges {
-    /// Starts to learn in the range of a scan; `None` if too many scans do. To be called while the
-    /// memtable is locked for the scan.
+    /// Registers a scan that learns hidden ranges; `None` if there are too many. The caller must
+    /// hold the memtable lock under which the scan reads its entries.
     pub(super) fn learner(&self, scan: &Scan) -> Option<Arc<Learner>> {
         let mut learners = self.learners.lock().unwrap_or_else(PoisonError::into_inner);
         learners.retain(|learner| learner.strong_count() > 0);
@@ -78,7 +80,7 @@ impl HiddenRanges {
         Some(learner)
     }
 
-    /// Adds the runs that a scan passed, except for the keys put in the meantime.
+    /// Adds the runs that a scan passed, except for keys that were put since it started.
     pub(super) fn learn(&mut self, learner: &Learner, runs: Vec<HiddenRange>) {
         let mut puts = learner.puts.lock().unwrap_or_else(PoisonError::into_inner);
         // Later puts are no longer recorded, so the learner must not be used again.
@@ -90,7 +92,7 @@ impl HiddenRanges {
         puts.iter().for_each(|key| self.split(key));
     }
 
-    /// Inserts a range, merged with those that it overlaps or touches.
+    /// Inserts a range, and merges it with the ranges that it overlaps or touches.
     fn insert(&mut self, mut range: HiddenRange) {
         let before = (Bound::Unbounded, Bound::Included(&range.end[..]));
         let before = self.ranges.range::<[u8], _>(before).rev();
@@ -108,7 +110,7 @@ impl HiddenRanges {
         self.ranges.insert(start, StoredRange { end, expired_at, learned: self.checkpoints });
     }
 
-    /// Makes a key visible that was put.
+    /// Removes a newly put key from the hidden ranges.
     pub(super) fn put(&mut self, key: &Bytes) {
         let learners = self.learners.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !learners.is_empty() {
@@ -141,7 +143,7 @@ impl HiddenRanges {
         }
     }
 
-    /// Returns the first hidden range of a scan that ends after `from`.
+    /// Returns the first hidden range that a scan can skip and that ends after `from`.
     pub(super) fn next(&self, scan: &Scan, from: &[u8]) -> Option<HiddenRange> {
         if self.ranges.is_empty() {
             return None;
@@ -160,8 +162,8 @@ impl HiddenRanges {
         Some(HiddenRange { start, end, expired_at })
     }
 
-    /// Drops the ranges that were not learned since the checkpoint before: their tombstones and
-    /// the records that these hid are gone.
+    /// Drops the ranges that were not learned since the previous checkpoint. Their tombstones have
+    /// been removed, and so have the records that the tombstones hid.
     pub(super) fn end_checkpoint(&mut self) {
         self.ranges.retain(|_, range| range.learned >= self.checkpoints);
         self.checkpoints += 1;
@@ -169,7 +171,7 @@ impl HiddenRanges {
 }
 
 impl Learner {
-    /// Records a put; returns whether the scan still learns.
+    /// Records a put; returns whether the scan can still learn.
     fn record_put(&self, key: &Bytes) -> bool {
         if *key < self.start || *key >= self.end {
             return true;
@@ -189,14 +191,15 @@ pub(super) struct RunCollector {
     runs: Vec<HiddenRange>,
     start: Vec<u8>,
     last: Vec<u8>,
-    /// Number of hidden records in the current run, and the end of a known range at its end.
+    /// Number of hidden records in the current run, and the end of the known range at the end of
+    /// the run.
     records: usize,
     known_end: Option<Bytes>,
     expired_at: u64,
 }
 
 impl RunCollector {
-    /// Adds a hidden record. `expired_at` is 0 for a deleted one.
+    /// Adds a hidden record. `expired_at` is 0 if the record was deleted.
     pub(super) fn add(&mut self, key: &[u8], expired_at: u64) {
         if self.records == 0 {
             replace(&mut self.start, key);
@@ -260,7 +263,7 @@ mod tests {
         ranges.learn(&learner, runs.to_vec());
     }
 
-    /// All ranges that a scan skips.
+    /// Returns all ranges that a scan skips.
     fn skipped(ranges: &HiddenRanges, scan: &Scan) -> Vec<HiddenRange> {
         let (mut from, mut all) = (scan.start.clone(), Vec::new());
         while let Some(range) = ranges.next(scan, &from) {
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_ranges_merge() {
+    fn overlapping_ranges_are_merged() {
         let mut ranges = HiddenRanges::default();
         learn(&mut ranges, &[range("c", "e", 0), range("g", "i", 5)]);
         assert_eq!(skipped(&ranges, &scan("a", "z", 9)), [range("c", "e", 0), range("g", "i", 5)]);
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_splits_its_range() {
+    fn a_put_splits_the_range_around_its_key() {
         let mut ranges = HiddenRanges::default();
         learn(&mut ranges, &[range("c", "i", 0)]);
         ranges.put(&key("e"));
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn puts_during_a_scan_stay_visible() {
+    fn keys_put_during_a_scan_are_not_hidden() {
         let mut ranges = HiddenRanges::default();
         let learner = ranges.learner(&scan("a", "z", 0)).unwrap();
         ranges.put(&key("e"));
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_last_for_one_checkpoint_after_they_were_learned() {
+    fn ranges_are_dropped_at_the_second_checkpoint_after_they_were_learned() {
         let mut ranges = HiddenRanges::default();
         learn(&mut ranges, &[range("c", "e", 0)]);
         ranges.end_checkpoint();
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_end_at_visible_records_and_continue_known_ranges() {
+    fn runs_end_at_visible_records_and_include_known_ranges() {
         let mut runs = RunCollector::default();
         (0..RUN_RECORDS_MIN - 1).for_each(|_| runs.add(b"a", 0));
         runs.end_run();

@@ -1,5 +1,5 @@
 //! The maintenance thread: preallocates WAL segment files and deletes replaced and orphaned blob
-//! files, so that the writer and the checkpointer do not block on it.
+//! files, so that this work does not block the writer and the checkpointer.
 
 use super::Shared;
 use super::blob_files::BlobFiles;
@@ -12,7 +12,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 pub(super) enum MaintenanceTask {
     /// Recycle and preallocate WAL segment files.
     AllocateSegments,
-    /// The same, and delete files that an idle server does not need.
+    /// Recycle and preallocate WAL segment files, and delete those that an idle server does not
+    /// need.
     TrimSegments,
     /// Delete a blob file whose record was replaced or deleted.
     DeleteBlob(i64),
@@ -23,8 +24,8 @@ pub(super) enum MaintenanceTask {
 /// Maximum number of deletions that wait for room in the queue of the maintenance thread.
 const WAITING_DELETIONS_MAX: usize = 64 * 1024;
 
-/// Blob files to be deleted by the maintenance thread. Its queue may be full, and a commit must not
-/// wait for it before it is acknowledged.
+/// Blob files to be deleted by the maintenance thread. They are held here while its queue is full,
+/// because a full queue must not delay the acknowledgement of a commit.
 pub(super) struct BlobDeletions {
     tasks: SyncSender<MaintenanceTask>,
     waiting: VecDeque<i64>,
@@ -39,7 +40,7 @@ impl BlobDeletions {
         self.waiting.extend(ids);
     }
 
-    /// Sends deletions while the queue has room. Blocks only if too many wait.
+    /// Sends deletions while the queue has room. Blocks only if too many are waiting.
     pub(super) fn send(&mut self) {
         while let Some(id) = self.waiting.pop_front() {
             let task = MaintenanceTask::DeleteBlob(id);
@@ -124,7 +125,7 @@ mod tests {
     use std::sync::mpsc::sync_channel;
 
     #[test]
-    fn deletions_wait_without_blocking_while_the_queue_is_full() {
+    fn deletions_do_not_block_while_the_queue_is_full() {
         let (tasks, queue) = sync_channel(2);
         let mut deletions = BlobDeletions::new(tasks);
         deletions.extend(0..10);

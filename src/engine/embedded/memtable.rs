@@ -43,7 +43,8 @@ impl MemtableEntry {
         }
     }
 
-    /// Difference that the entry makes to the database's record count; 0 while `in_db` is unknown.
+    /// Returns by how much the entry changes the database's record count; 0 while `in_db` is
+    /// unknown.
     fn count_delta(&self) -> i64 {
         self.in_db.map_or(0, |in_db| i64::from(self.is_live()) - i64::from(in_db))
     }
@@ -121,8 +122,8 @@ impl Memtable {
         self.entries.get(key)
     }
 
-    /// Difference between the number of records whose keys start with `first` and the database's
-    /// count of them, as far as known.
+    /// Returns the difference between the number of records whose keys start with `first` and the
+    /// database's count of them, as far as known.
     pub(super) fn count_delta(&self, first: u8) -> i64 {
         self.count_deltas.get(&first).copied().unwrap_or(0)
     }
@@ -143,7 +144,8 @@ impl Memtable {
         } else {
             self.tombstones += 1;
         }
-        // A single tree lookup, because recovery may insert hundreds of thousands of entries.
+        // The tree is searched only once, because recovery may insert hundreds of thousands of
+        // entries.
         let new_expiry = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
         let (mut old_delta, mut old_expiry) = (0, None);
         let new_delta = match self.entries.entry(key) {
@@ -170,7 +172,7 @@ impl Memtable {
         replaced_blob
     }
 
-    /// Sets whether the database has a record for the key; no effect without an entry.
+    /// Sets whether the database has a record for the key. Has no effect if the key has no entry.
     pub(super) fn set_in_db(&mut self, key: &[u8], in_db: bool) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let before = entry.count_delta();
@@ -208,15 +210,15 @@ impl Memtable {
         range.into_iter().flatten()
     }
 
-    /// Iterates over the entries after `key`, or over all of them, in order.
+    /// Iterates over the entries after `key` in order, or over all entries if `key` is `None`.
     pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = KeyedEntry<'_>> {
         let start = key.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range::<[u8], _>((start, Bound::Unbounded))
     }
 
-    /// Returns the next keys after `after` that start with `first` and of which it is unknown
+    /// Returns the next keys after `after` that start with `first` and for which it is unknown
     /// whether the database has a record. Stops after a number of entries visited or found, and
-    /// returns the last key visited; `None` at the end.
+    /// also returns the last key visited; `None` at the end.
     pub(super) fn unknown_in_db(
         &self,
         first: u8,
@@ -241,8 +243,8 @@ impl Memtable {
         (found, None)
     }
 
-    /// Iterates over expiry, key and version of entries with `0 < expires_at <= until`, the
-    /// earliest expiry first.
+    /// Iterates over the expiry time, key and version of entries with `0 < expires_at <= until`, in
+    /// order of expiry time.
     pub(super) fn expired(&self, until: u64) -> impl Iterator<Item = (u64, &Bytes, u64)> {
         let expired = self.by_expiry.iter().take_while(move |(at, _)| *at <= until);
         expired.filter_map(|(at, key)| Some((*at, key, self.entries.get(key)?.version)))
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn count_deltas_follow_in_db() {
+    fn count_deltas_depend_on_whether_the_database_has_the_record() {
         let mut memtable = Memtable::default();
         let key = |text: &'static str| Bytes::from_static(text.as_bytes());
         memtable.put(key("ka"), entry(1, true, Some(false), 0));
@@ -328,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_index_follows_overwrites() {
+    fn overwrites_update_the_expiry_index() {
         let mut memtable = Memtable::default();
         let key = Bytes::from_static(b"k");
         memtable.put(key.clone(), entry(1, true, None, 10));

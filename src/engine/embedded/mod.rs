@@ -9,12 +9,14 @@
 //!           -> body: WAL segment or blob file
 //! ```
 //!
-//! One process owns a data directory, through a lock on the file `LOCK`. docs/format.md describes
-//! the files, docs/durability.md the guarantees.
+//! A process that opens a data directory locks both the directory and its file `LOCK`. Only one
+//! process at a time can therefore have a data directory open. docs/format.md describes the files,
+//! and docs/durability.md describes the guarantees.
 
 mod backpressure;
 mod blob_files;
 mod body_cache;
+mod caller;
 mod checkpoint;
 mod connection_pool;
 mod data_dir;
@@ -51,6 +53,7 @@ use super::{
 use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
+use caller::{Caller, CallerHandle};
 use checkpoint::Checkpointer;
 use connection_pool::{ConnectionPool, ExpiryPosition};
 use data_dir::DataDir;
@@ -84,10 +87,10 @@ const COMMAND_QUEUE_SPARE: usize = 16;
 /// full.
 const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
-/// The blob body cache has the size of the read cache divided by this.
+/// The size of the read cache, divided by the size of the cache for blob bodies.
 const BLOB_CACHE_DIVISOR: u64 = 4;
 
-/// Minimum number of records per microsecond that a scan reads when its pages are in memory.
+/// Minimum speed of a scan whose pages are in memory, in records per microsecond.
 const SCAN_RECORDS_PER_MICRO: usize = 4;
 
 /// Options for opening a data directory.
@@ -95,8 +98,8 @@ const SCAN_RECORDS_PER_MICRO: usize = 4;
 pub struct Options {
     /// The data directory; created if missing.
     pub dir: PathBuf,
-    /// Size of the read cache for small records, in bytes. A cache for blob bodies takes an
-    /// additional quarter of it.
+    /// Size of the read cache for small records, in bytes. The cache for blob bodies takes an
+    /// additional quarter of this.
     pub cache_bytes: u64,
     /// WAL size in bytes that triggers a checkpoint. Writes slow down from twice this size on, and
     /// stall at four times. A larger WAL speeds up writes, takes more memory and disk, and slows
@@ -133,7 +136,7 @@ struct Shared {
     cache: ReadCache,
     memtable: RwLock<Memtable>,
     /// Locked exclusively while a checkpoint step moves records from the memtable to the database.
-    /// Under the shared lock each record is in one of the two.
+    /// While the shared lock is held, each record is either in the memtable or in the database.
     checkpoint_lock: RwLock<()>,
     wal_position: Mutex<WalPosition>,
     /// Sequence number after the newest segment with a durable commit.
@@ -141,7 +144,8 @@ struct Shared {
     segments: SegmentPool,
     backpressure: Backpressure,
     counters: Counters,
-    /// The memtable hides every record of the database that expires before this position.
+    /// Position in expiry order below which every expiring record in the database is superseded by
+    /// a memtable entry. Scans for expired records start here.
     expiry_position: Mutex<ExpiryPosition>,
     /// Number of records in the database, by the first byte of the key.
     record_counts: Vec<AtomicI64>,
@@ -165,7 +169,7 @@ struct Counters {
     sync_micros: AtomicU64,
     cache_hits: AtomicU64,
     cache_misses: AtomicU64,
-    /// Records that scans visited, in the memtable and in the database.
+    /// Number of records that scans visited, in the memtable and in the database.
     scanned: AtomicU64,
 }
 
@@ -244,13 +248,13 @@ impl Embedded {
     /// Opens a data directory, creating it if missing, and recovers from its WAL.
     ///
     /// # Errors
-    /// When another process has the directory open, when its format is unknown, or when it is
-    /// damaged or unreadable.
+    /// Fails if another process has the directory open, or if the directory has an unknown format,
+    /// is damaged or cannot be read.
     pub fn open(options: Options) -> Result<Embedded> {
         let Options { dir, cache_bytes, wal_bytes, fatal } = options;
         let dir = Arc::new(DataDir::create(&dir)?);
         let conn = database::open_writer(dir.path())?;
-        dir.remember_database()?;
+        dir.watch_files()?;
         let position = database::checkpoint_position(&conn)?;
         let rows = database::segment_rows(&conn)?;
         let (segments, files) = SegmentPool::open(dir.clone(), &rows)?;
@@ -264,7 +268,8 @@ impl Embedded {
         let sizes = (cache_bytes, wal_bytes);
         let shared = Shared::new(dir, memtable, segments, wal_position, sizes);
         shared.wal_end.store(wal_end, Ordering::Relaxed);
-        // Stored again only if recovery found a segment that the database does not know.
+        // Save `wal_end` only if the database does not record it yet, or if recovery found a newer
+        // segment.
         if position.wal_end == 0 || position.wal_end.max(position.first_segment) < wal_end {
             expect_wal(&conn, &shared.segments, wal_end)?;
         }
@@ -279,7 +284,7 @@ impl Embedded {
     /// [`EngineError::Closed`].
     ///
     /// # Errors
-    /// As [`Embedded::open`].
+    /// Same as [`Embedded::open`].
     pub fn open_read_only(dir: &Path) -> Result<Embedded> {
         let dir = Arc::new(DataDir::open_existing(dir)?);
         let conn = database::open_checked(&dir)?;
@@ -310,13 +315,18 @@ impl Embedded {
         })
     }
 
-    /// Runs a read on the blocking thread pool.
+    /// Runs a read on the blocking thread pool. Once the future is dropped, a read that has not
+    /// started is skipped, and a long one stops.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&ReadPath) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&ReadPath, &CallerHandle) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let read_path = self.read_path.clone();
-        blob_files::blocking(move || work(&read_path)).await
+        let (read_path, caller) = (self.read_path.clone(), Caller::default());
+        let handle = caller.handle();
+        let work = move || handle.ensure_waiting().and_then(|()| work(&read_path, &handle));
+        let result = blob_files::blocking(work).await;
+        drop(caller);
+        result
     }
 
     fn ensure_open(&self) -> Result<()> {
@@ -389,7 +399,7 @@ pub fn fuzz_wal_record(bytes: &[u8]) {
     wal::record::fuzz(bytes);
 }
 
-/// Stops the process if its thread panics; otherwise writes would hang.
+/// Stops the process if a storage thread panics, because writes would hang otherwise.
 struct AbortOnPanic(FatalErrorHandler);
 
 impl Drop for AbortOnPanic {
@@ -437,8 +447,8 @@ fn recover(
     Ok((Memtable::from_wal(entries), wal_position, newest))
 }
 
-/// Ensures that the WAL has a file, and stores in the database that the WAL exists and which
-/// segment is its newest, so that the next start misses a WAL that was lost.
+/// Ensures that the WAL has at least one file, and saves the end of the WAL in the database. The
+/// next start compares them, and thereby detects a lost WAL.
 fn expect_wal(conn: &rusqlite::Connection, segments: &SegmentPool, wal_end: u64) -> Result<()> {
     let saved = segments.ensure_file().and_then(|()| Ok(database::save_wal_end(conn, wal_end)?));
     match saved {
@@ -474,7 +484,7 @@ impl Engine for Embedded {
                 Some(result) => result?,
                 None => {
                     let key = Bytes::copy_from_slice(key);
-                    self.blocking(move |read_path| read_path.find(&key, projection)).await?
+                    self.blocking(move |read_path, _| read_path.find(&key, projection)).await?
                 }
             };
             if let (Projection::Full, Some(record), Some(lease)) = (projection, &record, lease) {
@@ -490,14 +500,14 @@ impl Engine for Embedded {
             if let Ok(guard) = self.shared.checkpoint_lock.try_read() {
                 let expected_micros = (scan.limit / SCAN_RECORDS_PER_MICRO) as u64;
                 let attempt = ScanAttempt::bounded(0, &scan);
-                let read = || self.read_path.try_scan(&scan, attempt, guard);
+                let read = || self.read_path.try_scan(&scan, attempt, guard, None);
                 match self.scheduler.try_inline(expected_micros, read) {
                     Some(Ok(Some(page))) => return Ok(page),
                     Some(Err(e)) => return Err(e),
                     Some(Ok(None)) | None => {}
                 }
             }
-            self.blocking(move |read_path| read_path.scan(&scan)).await
+            self.blocking(move |read_path, caller| read_path.scan(&scan, caller)).await
         })
     }
 
@@ -505,7 +515,7 @@ impl Engine for Embedded {
         Box::pin(async move {
             self.ensure_open()?;
             let read_path = self.read_path.clone();
-            let reader = self.blocking(move |_| SnapshotReader::new(read_path)).await?;
+            let reader = self.blocking(move |_, _| SnapshotReader::new(read_path)).await?;
             Ok(Box::new(reader) as Box<dyn Snapshot>)
         })
     }
@@ -513,14 +523,14 @@ impl Engine for Embedded {
     fn expired(&self, until: u64, limit: usize) -> BoxFuture<'_, Result<Vec<(Bytes, u64)>>> {
         Box::pin(async move {
             self.ensure_open()?;
-            self.blocking(move |read_path| read_path.expired(until, limit)).await
+            self.blocking(move |read_path, _| read_path.expired(until, limit)).await
         })
     }
 
     fn count(&self, first: u8) -> BoxFuture<'_, Result<u64>> {
         Box::pin(async move {
             self.ensure_open()?;
-            self.blocking(move |read_path| read_path.count(first)).await
+            self.blocking(move |read_path, caller| read_path.count(first, caller)).await
         })
     }
 
@@ -541,6 +551,10 @@ impl Engine for Embedded {
         })
     }
 
+    fn buffers_blobs(&self) -> bool {
+        false
+    }
+
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
             self.ensure_open()?;
@@ -554,8 +568,8 @@ impl Engine for Embedded {
             self.commit_permits.close();
             self.shared.backpressure.close();
             self.read_path.pool.close();
-            // Shutdown order: without a sender the writer drains its queue and ends, then the
-            // checkpointer runs a last checkpoint and ends, then the maintenance thread ends.
+            // Order of shutdown: without a sender, the writer drains its queue and ends. Then the
+            // checkpointer runs a last checkpoint and ends. The maintenance thread ends last.
             drop(self.commands.lock().map_err(|_| EngineError::Closed)?.take());
             let threads =
                 std::mem::take(&mut *self.threads.lock().map_err(|_| EngineError::Closed)?);

@@ -1,16 +1,16 @@
-//! The read cache: a bounded cache of small records that never serves a record older than a visible
-//! commit.
+//! The read cache: a bounded cache of small records that never serves a record that a visible
+//! commit has replaced.
 //!
 //! Keys are hashed to stripes, each with a sequence number as in a seqlock. The writer makes the
 //! sequences of a group's stripes odd before the group becomes visible, and even again afterwards.
 //! A reader caches a record together with the even sequence it loaded *before* reading the record,
 //! and a cached record is served only while the stripe still has that sequence. A record read
-//! before a commit and cached after it is therefore never served. Reads hold no lock, and entries
+//! before a commit and cached after it is therefore never served. Reads take no lock, and entries
 //! need no explicit invalidation.
 //!
 //! After a commit the writer refreshes cache entries that were read since their last write.
-//! Frequently read records stay cached across writes, and records that are only written are not
-//! cached.
+//! Frequently read records therefore stay cached across writes, while records that are only written
+//! are not cached.
 
 use super::super::{Body, Mutation, Projection, Record};
 use super::wal::record::WalEntry;
@@ -20,14 +20,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Number of stripes. A commit to a key also invalidates the other cached keys of its stripe.
 const STRIPES: usize = 1 << 17;
-/// Size of the largest cached body, in bytes.
+/// Maximum size of a cached body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
 #[derive(Clone)]
 struct CachedRecord {
     sequence: u64,
     record: Record,
-    /// Whether the record was read since it was written.
+    /// Whether the record was read since it was last written.
     was_read: bool,
 }
 
@@ -37,7 +37,7 @@ struct RecordWeighter;
 impl quick_cache::Weighter<Bytes, CachedRecord> for RecordWeighter {
     fn weight(&self, key: &Bytes, cached: &CachedRecord) -> u64 {
         let body = cached.record.body.len();
-        // Overhead of an entry: handles, links and hash slots.
+        // The constant is the overhead of an entry: handles, links and hash slots.
         200 + key.len() as u64 + cached.record.meta.len() as u64 + body
     }
 }
@@ -49,7 +49,7 @@ pub(super) struct ReadCache {
     hasher: RandomState,
 }
 
-/// Permission to cache the next read of a key: the sequence of its stripe before the read.
+/// Permission to cache the result of a read: the sequence of the key's stripe before the read.
 #[derive(Clone, Copy)]
 pub(super) struct Lease(u64);
 
@@ -70,7 +70,7 @@ impl ReadCache {
     }
 
     fn stripe(&self, key: &[u8]) -> usize {
-        // Less than STRIPES, so it fits.
+        // The remainder is below STRIPES, so it fits a usize.
         (self.hasher.hash_one(key) % STRIPES as u64) as usize
     }
 
@@ -78,8 +78,8 @@ impl ReadCache {
         self.sequences.get(self.stripe(key)).map_or(1, |sequence| sequence.load(Ordering::SeqCst))
     }
 
-    /// Returns the cached record. On a miss returns a lease to cache the record, or `None` while a
-    /// commit is in progress.
+    /// Returns the cached record. On a miss, returns a lease to cache the record, or `None` while a
+    /// commit to the key is in progress.
     pub(super) fn get(&self, key: &[u8], projection: Projection) -> Result<Record, Option<Lease>> {
         let sequence = self.sequence(key);
         if !sequence.is_multiple_of(2) {
@@ -88,7 +88,8 @@ impl ReadCache {
         match self.entries.get(key) {
             Some(cached) if cached.sequence == sequence => {
                 if !cached.was_read {
-                    // A race with the writer may restore an older record; its sequence is stale.
+                    // A race with the writer may restore an older record. That record is not
+                    // served, because its sequence is stale.
                     let cached = CachedRecord { was_read: true, ..cached.clone() };
                     let _ = self.entries.replace(Bytes::copy_from_slice(key), cached, true);
                 }
@@ -121,10 +122,9 @@ impl ReadCache {
         stripes
     }
 
-    /// Returns the record to cache in place of the cached one. `None` if no record is cached, or if
-    /// the cached one was not read since its last write or the new one is not cacheable; the cached
-    /// one is then removed. `newest` is the version of the group's last mutation of the key;
-    /// earlier mutations are skipped.
+    /// Returns the new record if it should replace a cached one. A cached record is removed instead
+    /// if it was not read since its last write or if the new record is not cacheable. `newest` is
+    /// the version of the group's last mutation of the key; earlier mutations are skipped.
     pub(super) fn refreshed_record(
         &self,
         entry: &WalEntry,
@@ -140,7 +140,8 @@ impl ReadCache {
         }
         match mutation.record.as_ref().map(|record| &record.body) {
             Some(Body::Bytes(bytes)) if bytes.len() <= BODY_BYTES_MAX => {
-                // Copies, so that no larger buffer is kept alive; the meta is a copy already.
+                // The body is copied, so that no larger buffer is kept alive. The meta is already a
+                // copy.
                 let body = Body::Bytes(Bytes::copy_from_slice(bytes));
                 let WalEntry { version, expires_at, .. } = *entry;
                 Some(Record { version, expires_at, meta: entry.meta.clone(), body })
@@ -156,7 +157,7 @@ impl ReadCache {
     /// its next group.
     pub(super) fn refresh(&self, key: Bytes, record: Record) {
         let cached = CachedRecord { sequence: self.sequence(&key), record, was_read: false };
-        // Only replaces: an entry evicted in the meantime stays evicted.
+        // This only replaces an existing entry. An evicted one is not inserted again.
         let _ = self.entries.replace(key, cached, true);
     }
 
@@ -179,7 +180,9 @@ mod tests {
     use super::*;
 
     fn miss(cache: &ReadCache, key: &[u8]) -> Lease {
-        let Err(Some(lease)) = cache.get(key, Projection::Full) else { panic!("it is cached") };
+        let Err(Some(lease)) = cache.get(key, Projection::Full) else {
+            panic!("the record is cached")
+        };
         lease
     }
 
@@ -214,7 +217,7 @@ mod tests {
                 let record = body.map(|body| NewRecord { expires_at: 9, meta, body });
                 let mutation = Mutation { key: entry.key.clone(), record };
                 let superseded = cache.refreshed_record(&entry, &mutation, version + 1);
-                assert!(superseded.is_none(), "a later mutation of the group follows");
+                assert!(superseded.is_none(), "a later mutation of the group replaces it");
                 cache.refreshed_record(&entry, &mutation, version)
             });
             cache.end_write(&stripes);
@@ -223,7 +226,9 @@ mod tests {
             }
         };
         write(2, Some(b"body"));
-        let Ok(found) = cache.get(&keys[0], Projection::Full) else { panic!("it is not cached") };
+        let Ok(found) = cache.get(&keys[0], Projection::Full) else {
+            panic!("the record is not cached")
+        };
         assert_eq!((found.version, found.expires_at, &found.meta[..]), (2, 9, &b"new"[..]));
         assert!(matches!(found.body, Body::Bytes(bytes) if bytes == b"body"[..]));
         assert!(cache.get(&keys[1], Projection::Full).is_err(), "an unread record is not cached");
@@ -232,10 +237,10 @@ mod tests {
         assert!(cache.entries.is_empty(), "a record that is only written is evicted");
         cache.fill(&keys[0], miss(&cache, &keys[0]), &record(4));
         write(5, Some(&[0; BODY_BYTES_MAX + 1]));
-        assert!(cache.get(&keys[0], Projection::Full).is_err(), "it is too large now");
+        assert!(cache.get(&keys[0], Projection::Full).is_err(), "the new body is too large");
         cache.fill(&keys[0], miss(&cache, &keys[0]), &record(5));
         write(6, None);
-        assert!(cache.get(&keys[0], Projection::Full).is_err(), "it was removed");
+        assert!(cache.get(&keys[0], Projection::Full).is_err(), "the record was removed");
     }
 
     #[test]

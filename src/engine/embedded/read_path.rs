@@ -5,6 +5,7 @@ use super::super::{
 };
 use super::Shared;
 use super::blob_files::BlobFiles;
+use super::caller::{CHECK_RECORDS, CallerHandle};
 use super::connection_pool::{ConnectionPool, ScanStep};
 use super::database::BodyRef;
 use super::hidden_ranges::{HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max};
@@ -18,12 +19,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard};
 use std::vec::IntoIter;
 
-/// Limits of one step of a count, during which the memtable or checkpoints wait: the number of
-/// memtable entries visited, and of those looked up in the database.
+/// Limits of one step of a count, which blocks memtable writes or checkpoints: the number of
+/// memtable entries visited, and the number of those looked up in the database.
 const COUNT_STEP: (usize, usize) = (4096, 512);
 
-/// Maximum number of attempts at a scan that stop after too many hidden records. Each one skips
-/// those of the attempts before it, so the limit is reached only if puts keep splitting the ranges.
+/// Maximum number of attempts at a scan that stop after too many hidden records. Each attempt skips
+/// the hidden ranges of earlier ones, so the limit is reached only if puts keep splitting the
+/// ranges.
 const SCAN_ATTEMPTS_MAX: usize = 1000;
 
 /// The components of reads that miss the read cache.
@@ -37,10 +39,9 @@ impl ReadPath {
     /// Returns the newest record of a key.
     pub(super) fn find(&self, key: &[u8], projection: Projection) -> Result<Option<Record>> {
         // A blob file is deleted when its record is replaced, and a segment is recycled when all
-        // records of the database with bodies in it were replaced or moved. If that happens after
-        // the record was read, the record is read again. The first read saw a state before the
-        // file was given up, so the second sees the state after: it finds another reference, and a
-        // file missing for the same reference is damage.
+        // records with bodies in it were replaced or relocated. If that happens after the record
+        // was read, the record is read again. The second read then finds another reference. If it
+        // finds the same reference and the file is still missing, the data is damaged.
         let mut missing = None;
         loop {
             let in_memtable = self.shared.memtable().get(key).cloned();
@@ -78,26 +79,30 @@ impl ReadPath {
         }
     }
 
-    /// Scans until a page is complete.
-    pub(super) fn scan(&self, scan: &Scan) -> Result<ScanPage> {
+    /// Scans until a page is complete or the caller stops waiting.
+    pub(super) fn scan(&self, scan: &Scan, caller: &CallerHandle) -> Result<ScanPage> {
+        let attempt = |attempt| {
+            caller.ensure_waiting()?;
+            self.try_scan(scan, attempt, self.shared.checkpoint_lock(), Some(caller))
+        };
         for number in 1..SCAN_ATTEMPTS_MAX {
-            let attempt = ScanAttempt::bounded(number, scan);
-            if let Some(page) = self.try_scan(scan, attempt, self.shared.checkpoint_lock())? {
+            if let Some(page) = attempt(ScanAttempt::bounded(number, scan))? {
                 return Ok(page);
             }
         }
-        let attempt = ScanAttempt { learns: true, hidden_max: None };
-        let page = self.try_scan(scan, attempt, self.shared.checkpoint_lock())?;
+        let page = attempt(ScanAttempt { learns: true, hidden_max: None })?;
         page.ok_or_else(|| EngineError::Failed("an unbounded scan was interrupted".into()))
     }
 
-    /// Returns a page merged from the memtable and the database; `None` after too many hidden
-    /// records. A later attempt skips them. Releases `guard` once both are pinned.
+    /// Returns a page merged from the memtable and the database; `None` if too many hidden records
+    /// came first, which a later attempt skips. Releases `guard` once the state of the memtable and
+    /// of the database is pinned. Fails once `caller` has stopped waiting.
     pub(super) fn try_scan(
         &self,
         scan: &Scan,
         attempt: ScanAttempt,
         guard: RwLockReadGuard<'_, ()>,
+        caller: Option<&CallerHandle>,
     ) -> Result<Option<ScanPage>> {
         let conn = self.pool.acquire()?;
         let (in_memtable, learner) = {
@@ -110,9 +115,17 @@ impl ReadPath {
         drop(guard);
         let (visited, end) = (in_memtable.entries.len(), in_memtable.end.clone());
         let mut merge = ScanMerge::new(scan, in_memtable, attempt.hidden_max.is_some());
-        self.pool.scan(conn, (&scan.start, &end), |record| merge.visit(record))?;
+        self.pool.scan(conn, (&scan.start, &end), |record| {
+            let is_due = merge.visited.is_multiple_of(CHECK_RECORDS);
+            if is_due && caller.is_some_and(CallerHandle::is_gone) {
+                return ScanStep::Stop;
+            }
+            merge.visit(record)
+        })?;
         let visited = (visited + merge.visited) as u64;
         self.shared.counters.scanned.fetch_add(visited, Ordering::Relaxed);
+        // A scan that stopped early must not learn ranges that it did not visit.
+        caller.map_or(Ok(()), CallerHandle::ensure_waiting)?;
         let (page, runs) = merge.finish();
         if let Some(learner) = learner
             && !runs.is_empty()
@@ -142,7 +155,7 @@ impl ReadPath {
         })?;
         self.shared.counters.scanned.fetch_add(visited, Ordering::Relaxed);
         if let Some((expires_at, last)) = passed {
-            // Only the checkpointer moves the position back, and not under the lock held here.
+            // Only the checkpointer moves the position back, and never while this lock is held.
             from = (expires_at, successor(&last));
             let mut position = self.shared.expiry_position();
             *position = from.max(position.clone());
@@ -158,9 +171,10 @@ impl ReadPath {
     }
 
     /// Counts the records whose keys start with `first`.
-    pub(super) fn count(&self, first: u8) -> Result<u64> {
+    pub(super) fn count(&self, first: u8, caller: &CallerHandle) -> Result<u64> {
         let mut after = None;
         loop {
+            caller.ensure_waiting()?;
             let _guard = self.shared.checkpoint_lock();
             let memtable = self.shared.memtable();
             let (unknown, last) = memtable.unknown_in_db(first, after.as_deref(), COUNT_STEP);
@@ -217,14 +231,14 @@ pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<(
 pub(super) struct ScanAttempt {
     /// Whether to learn hidden ranges even if the memtable hides few records.
     learns: bool,
-    /// Number of hidden entries of the memtable after which to give up.
+    /// Number of hidden memtable entries after which the attempt stops.
     hidden_max: Option<usize>,
 }
 
 impl ScanAttempt {
-    /// Returns attempt `number` of a scan, counted from 0. The first ones are small, as the
-    /// memtable stays locked while its entries are read, and the page is usually full before they
-    /// end.
+    /// Returns attempt `number` of a scan, counted from 0. The first attempts have low limits, as
+    /// the memtable stays locked while its entries are read, and the page is usually full before a
+    /// limit is reached.
     pub(super) fn bounded(number: usize, scan: &Scan) -> ScanAttempt {
         const HIDDEN_FIRST: usize = 128;
         let max = hidden_records_max(scan.limit);
@@ -240,13 +254,13 @@ impl ScanAttempt {
 
 /// The memtable's part of a scan.
 struct MemtableScan {
-    /// Entries up to the scan's limit of visible ones.
+    /// Entries, up to the scan's limit of visible entries.
     entries: Vec<(Bytes, ScannedEntry)>,
     /// Hidden ranges that the scan skips.
     skipped: Vec<HiddenRange>,
     /// Number of entries that are not visible.
     hidden: usize,
-    /// The end of the scan, or of its part before too many hidden records.
+    /// The end of the scan, or of the part that precedes too many hidden records.
     end: Bytes,
     is_interrupted: bool,
 }
@@ -315,12 +329,12 @@ struct ScanMerge<'s> {
     entries: Peekable<IntoIter<(Bytes, ScannedEntry)>>,
     skipped: Peekable<IntoIter<HiddenRange>>,
     is_bounded: bool,
-    /// Whether the memtable's part, and that of the database, end at too many hidden records.
+    /// Whether the memtable's part, and the database's, stopped at too many hidden records.
     memtable_interrupted: bool,
     db_interrupted: bool,
     page: ScanPage,
     runs: RunCollector,
-    /// Numbers of records of the database visited, and of those not visible.
+    /// Number of database records visited, and number of those that are not visible.
     visited: usize,
     hidden: usize,
 }
@@ -376,8 +390,8 @@ impl<'s> ScanMerge<'s> {
         if self.is_full() || self.db_interrupted { ScanStep::Stop } else { ScanStep::Next }
     }
 
-    /// Adds what follows the last record of the database. Returns the page, if it is complete, and
-    /// the runs of hidden records.
+    /// Adds the entries after the last record of the database. Returns the page, if it is complete,
+    /// and the runs of hidden records.
     fn finish(mut self) -> (Option<ScanPage>, Vec<HiddenRange>) {
         if !self.db_interrupted {
             while let Some(skip) = self.skipped.next() {

@@ -5,20 +5,20 @@ use super::super::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Maximum average duration of reads that hit memory, maximum duration that a single read
-/// contributes to the average, and duration of the switch to blocking threads.
+/// The average duration above which reads move to blocking threads, the maximum that a single read
+/// contributes to the average, and how long reads stay on blocking threads.
 const FAST_MICROS_MAX: u64 = 150;
 const SAMPLE_MICROS_MAX: u64 = 1000;
 const SLOW_PERIOD_MICROS: u64 = 100_000;
 
-/// Chooses where reads run by their recent average duration. A read that hits memory costs less
-/// than a thread switch.
+/// Chooses where reads run, based on their recent average duration. A read that hits memory costs
+/// less than a thread switch.
 #[derive(Debug)]
 pub(super) struct ReadScheduler {
     opened: Instant,
     /// Moving average of read durations, in 1/16 of a microsecond.
     average: AtomicU64,
-    /// End of the current use of blocking threads, in microseconds since `opened`.
+    /// When reads may run on the calling task again, in microseconds since `opened`.
     slow_until: AtomicU64,
 }
 
@@ -34,8 +34,8 @@ impl ReadScheduler {
         u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Runs a read on the calling task; `None` if it should run on a blocking thread instead.
-    /// `expected_micros` is subtracted from its duration, for reads of many records.
+    /// Runs a read on the calling task. Returns `None` if it should run on a blocking thread
+    /// instead. For a read of many records, `expected_micros` is subtracted from its duration.
     pub(super) fn try_inline<T>(
         &self,
         expected_micros: u64,
@@ -79,11 +79,11 @@ mod tests {
         let slow = (0..50).take_while(|_| read(2).is_some()).count();
         assert!((1..20).contains(&slow), "{slow} slow reads ran inline");
         std::thread::sleep(Duration::from_micros(SLOW_PERIOD_MICROS));
-        assert!(read(0).is_some(), "inline again after the slow period");
+        assert!(read(0).is_some(), "reads run inline again after the slow period");
     }
 
     #[test]
-    fn expected_duration_is_not_counted_as_slow() {
+    fn the_expected_duration_of_a_read_does_not_count_as_slow() {
         let scheduler = ReadScheduler::default();
         let long = || {
             scheduler.try_inline(50_000, || {

@@ -1,4 +1,4 @@
-//! Repair of a data directory that has lost its WAL.
+//! Repair of a data directory that has lost WAL segments.
 
 use super::super::Result;
 use super::data_dir::DataDir;
@@ -8,11 +8,11 @@ use super::wal::segment::SegmentPool;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Lets a data directory open without the commits of missing WAL segments, which are lost. Returns
-/// whether any segment was missing.
+/// Resets the WAL of a data directory with missing segments, so that the directory can be opened
+/// without the commits in the missing segments. Returns whether any segment was missing.
 ///
 /// # Errors
-/// When the directory is in use, unreadable, or damaged in another way.
+/// Fails if the directory is in use, cannot be read, or is damaged in another way.
 pub fn reset_wal(dir: &Path) -> Result<bool> {
     let dir = Arc::new(DataDir::open_existing(dir)?);
     let conn = database::open_checked(&dir)?;

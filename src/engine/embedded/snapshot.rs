@@ -26,7 +26,7 @@ pub(super) struct SnapshotReader(Arc<SnapshotState>);
 
 struct SnapshotState {
     read_path: Arc<ReadPath>,
-    /// Serializes reads.
+    /// The connection. Its lock serializes reads.
     conn: Mutex<PooledConnection>,
     memtable: BTreeMap<Bytes, MemtableEntry>,
     /// The segments by their sequence number. None is recycled while it is referenced here.

@@ -1,5 +1,5 @@
-//! Offline verification of a data directory: checks every checksum, and that the database, the WAL
-//! and the blob files agree. Modifies nothing.
+//! Read-only, offline verification of a data directory: checks every checksum, and that the
+//! database, the WAL and the blob files agree.
 
 use super::super::Result;
 use super::blob_files::BlobFiles;
@@ -25,7 +25,7 @@ const PROBLEMS_LISTED_MAX: usize = 1000;
 /// The newest record of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifiedRecord<'r> {
-    /// Its key.
+    /// The record's key.
     pub key: &'r [u8],
     /// See [`Record::version`](crate::engine::Record::version).
     pub version: u64,
@@ -33,7 +33,7 @@ pub struct VerifiedRecord<'r> {
     pub expires_at: u64,
     /// See [`Record::meta`](crate::engine::Record::meta).
     pub meta: &'r [u8],
-    /// Size of its body, in bytes.
+    /// Size of the record's body, in bytes.
     pub body_len: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct VerifiedRecord<'r> {
 pub struct VerifyReport {
     /// Number of records.
     pub records: u64,
-    /// Total size of their bodies, in bytes.
+    /// Total size of the records' bodies, in bytes.
     pub body_bytes: u64,
     /// Number of WAL entries that are not yet in the database.
     pub wal_entries: u64,
@@ -67,8 +67,8 @@ impl VerifyReport {
 /// Verifies a data directory and passes each intact record to `visit`, in key order.
 ///
 /// # Errors
-/// When the directory is in use, when its format is unknown, or when it cannot be read. Damage is
-/// in the report instead.
+/// Fails if the directory is in use, has an unknown format, or cannot be read. Damage is added to
+/// the report instead.
 pub fn verify(
     dir: &Path,
     visit: impl FnMut(VerifiedRecord<'_>, &mut VerifyReport),
@@ -208,7 +208,8 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
             return None;
         };
         if data.expires_at.cast_signed() != expires_at {
-            self.report.add_problem(format!("record {name:?} is wrong in the expiry index"));
+            self.report
+                .add_problem(format!("record {name:?} has a wrong entry in the expiry index"));
         }
         match data.body {
             BodyRef::Empty => {}
@@ -347,7 +348,8 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
             if stored != found {
                 let byte = u8::try_from(first).unwrap_or_default().escape_ascii();
                 self.report.add_problem(format!(
-                    "{found} records start with '{byte}', but the stored count is {stored}"
+                    "{found} records have keys that start with '{byte}', but the stored count is \
+                     {stored}"
                 ));
             }
         }
@@ -355,7 +357,7 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
         let found: i64 = self.conn.query_row(sql, [], |row| row.get(0))?;
         let stored = stored.get(&BLOB_BYTES_COUNTER).copied().unwrap_or(0);
         if stored != found {
-            let problem = format!("blobs have {found} bytes, but the stored count is {stored}");
+            let problem = format!("the blobs have {found} bytes, but the stored count is {stored}");
             self.report.add_problem(problem);
         }
         Ok(())

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 /// Maximum number of commits in a group.
 const GROUP_COMMITS_MAX: usize = 1024;
-/// Size in bytes from which a group takes no further commits.
+/// Size in bytes at which a group takes no further commits.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
 /// Maximum number of versions cached for preconditions.
 const KNOWN_VERSIONS_MAX: usize = 4096;
@@ -64,7 +64,7 @@ enum Purpose {
 pub(super) struct Writer {
     pub(super) commands: Receiver<WriterCommand>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
-    /// Replaced blob files.
+    /// Deletions of replaced blob files.
     pub(super) deletions: BlobDeletions,
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Arc<ConnectionPool>,
@@ -120,7 +120,7 @@ impl<'c> RequiredVersions<'c> {
 /// The result of checking a group: the outcomes, and the entries to write.
 struct Evaluation {
     outcomes: Vec<Result<Outcome>>,
-    /// Entries, each with whether the database has a record for the key, if known.
+    /// The entries, and for each of them whether the database has a record for its key, if known.
     entries: Vec<(WalEntry, Option<bool>)>,
     last: u64,
     any_committed: bool,
@@ -156,7 +156,7 @@ impl Writer {
         *self.shared.wal_position_mut() = position;
     }
 
-    /// Dequeues commits up to the group limits. Returns also the command after the group, if it is
+    /// Dequeues commits up to the group limits. Also returns the command after the group if it is
     /// not a commit.
     fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, Option<WriterCommand>) {
         let mut bytes = commit_bytes(&first.commit);
@@ -299,7 +299,7 @@ impl Writer {
             let expiry_and_meta = record.is_some().then_some((expires_at, &meta[..]));
             let location = self.scratch.builder.push(key, version, expiry_and_meta, body);
             let in_db = required.get(key).map(|version| version != 0);
-            // Copies, so that the entry does not keep a larger buffer alive.
+            // Key and meta are copied, so that the entry does not keep a larger buffer alive.
             let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(&meta));
             let entry = WalEntry { key, version, expires_at, meta, location };
             let current = if record.is_some() { version } else { 0 };
@@ -361,7 +361,8 @@ impl Writer {
                 Purpose::Relocations => true,
                 Purpose::ReservedRelocations => *is_reserved,
             };
-            // Leaves a segment that is not preallocated as soon as a preallocated one is free.
+            // The writer switches from a segment that is not preallocated as soon as a preallocated
+            // one is free.
             let is_best = segment.is_preallocated() || !segments.has_preallocated();
             if segment.has_room(*end, len) && is_permitted && is_best {
                 return Ok((segment.clone(), *end));
@@ -488,8 +489,8 @@ impl Writer {
         refreshed.collect()
     }
 
-    /// Returns whether the record of `key` refers to `blob`: not when its commit conflicted, or a
-    /// later one of the group replaced it.
+    /// Returns whether the record of `key` refers to `blob`. It does not if the commit conflicted,
+    /// or a later commit of the group replaced the record.
     fn is_referenced(&self, key: &Bytes, blob: &Blob) -> bool {
         match self.shared.memtable().get(key).map(|entry| entry.location) {
             Some(BodyLocation::Blob { id, .. }) => id == blob.id(),

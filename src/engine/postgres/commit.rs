@@ -1,6 +1,6 @@
-//! Commits a group in one transaction of two round trips: lock all rows and evaluate the commits
-//! against them, then write and COMMIT. COMMIT is pipelined behind the writes; it rolls back if one
-//! of them failed.
+//! Commits a group in one transaction of two round trips. The first round trip locks all rows, so
+//! that the commits can be evaluated. The second writes the rows and commits the transaction.
+//! COMMIT is pipelined after the writes; if a write failed, COMMIT rolls back.
 
 use super::super::{Body, Commit, EngineError, NewRecord, Outcome, Result};
 use super::connection::{Fault, Params, evict, timed_out, transfer_timeout, with_deadline};
@@ -12,7 +12,8 @@ use std::time::Instant;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
-/// Maximum bytes of keys and records per transaction; the protocol limits the message size.
+/// Maximum size of the rows that a transaction writes, in bytes. The protocol limits the size of a
+/// message.
 const TRANSACTION_BYTES_MAX: u64 = 1 << 30;
 
 /// Why a group was not committed.
@@ -21,12 +22,12 @@ pub(super) enum CommitError {
     Rejected(EngineError),
     /// The retries were exhausted, or the outcome is unknown.
     Failed(EngineError),
-    /// [`LockWait::Short`] expired; nothing was written.
+    /// The wait of [`LockWait::Short`] expired; nothing was written.
     LockTimeout,
 }
 
 impl CommitError {
-    /// Converts into the error returned to the caller.
+    /// Converts the error into the one returned to the caller.
     pub(super) fn into_engine_error(self) -> EngineError {
         match self {
             CommitError::Rejected(e) | CommitError::Failed(e) => e,
@@ -38,9 +39,9 @@ impl CommitError {
 /// How long a transaction waits for each locked row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LockWait {
-    /// Half a second, then fails with [`CommitError::LockTimeout`].
+    /// Waits half a second, then fails with [`CommitError::LockTimeout`].
     Short,
-    /// Several seconds, retried until the deadline.
+    /// Waits several seconds, and retries until the deadline.
     Long,
 }
 
@@ -48,21 +49,21 @@ enum Attempt {
     Done(Vec<Outcome>),
     /// Nothing was written; retry.
     Retry(Fault),
-    /// The connection was lost during COMMIT; the outcomes hold if the transaction committed.
+    /// The connection was lost during COMMIT; the outcomes are valid if the transaction committed.
     InDoubt(InDoubt, Vec<Outcome>),
 }
 
 /// A transaction whose COMMIT was not acknowledged, identified by one of the rows it writes.
 struct InDoubt {
     key: Bytes,
-    /// The row's version before the transaction; 0 if it did not exist.
+    /// The row's version before the transaction; 0 if the row did not exist.
     old_version: i64,
     version: i64,
     mark: i64,
     cause: String,
 }
 
-/// Locked rows by key: version, and whether the row is live.
+/// The locked rows by key, each with its version and whether it is live.
 type LockedRows = HashMap<Vec<u8>, (i64, bool)>;
 
 /// The rows to write, each with the version of the last commit that writes it; `None` is a
@@ -72,7 +73,7 @@ type OutcomesAndRows<'c> = (Vec<Outcome>, NewRows<'c>);
 
 type StatementResult<T = ()> = Result<T, tokio_postgres::Error>;
 
-/// Rows to write, as arrays by column.
+/// The rows to write, as one array per column.
 #[derive(Default)]
 struct RowColumns<'c> {
     key: Vec<&'c [u8]>,
@@ -103,7 +104,7 @@ impl<'c> RowColumns<'c> {
         client.execute(statement, &params).await.map(|_| ())
     }
 
-    /// Returns the total size of keys, metas and bodies.
+    /// Returns the total size of the keys, metas and bodies, in bytes.
     fn bytes(&self) -> u64 {
         let all = self.key.iter().chain(&self.meta).chain(&self.body);
         all.map(|bytes| bytes.len() as u64).sum()
@@ -119,7 +120,7 @@ struct WriteStatements {
 
 impl Inner {
     /// Commits a group atomically, retrying on conflicts and lost connections until `deadline`.
-    /// Commits whose preconditions fail are left out.
+    /// Commits whose preconditions fail are skipped.
     pub(super) async fn commit(
         &self,
         commits: &[&Commit],
@@ -183,8 +184,8 @@ impl Inner {
         }
     }
 
-    /// Evaluates each commit against the locked rows as left by the commits before it. Returns the
-    /// outcomes and the rows to write.
+    /// Evaluates each commit against the locked rows as modified by the preceding commits. Returns
+    /// the outcomes and the rows to write.
     fn evaluate<'c>(&self, all: &[&'c Commit], locked: &LockedRows) -> Result<OutcomesAndRows<'c>> {
         let highest = locked.values().map(|(version, _)| version.cast_unsigned()).max();
         let version_min = highest.map_or(0, |version| version + 1);
@@ -201,8 +202,9 @@ impl Inner {
             }
             let version = self.next_version(commit.version_min.max(version_min));
             let signed = i64::try_from(version)
-                .map_err(|_| EngineError::Failed("version exceeds 63 bits".into()))?;
-            // A missing row cannot be locked: insert a tombstone to detect concurrent inserts.
+                .map_err(|_| EngineError::Failed("the version exceeds 63 bits".into()))?;
+            // A missing row cannot be locked. Insert a tombstone instead, to detect a concurrent
+            // insert.
             for absent in commit.preconditions.iter().filter(|p| p.version == 0) {
                 if !locked.contains_key(&absent.key[..]) {
                     rows.entry(&absent.key).or_insert((None, signed));
@@ -216,7 +218,7 @@ impl Inner {
         Ok((outcomes, rows))
     }
 
-    /// Returns for each commit whether it needs a row locked by another transaction.
+    /// Returns, for each commit, whether it needs a row that another transaction has locked.
     pub(super) async fn blocked(&self, commits: &[&Commit]) -> Result<Vec<bool>, Fault> {
         let client = self.client().await?;
         let blocked = with_deadline(blocked_keys(&client, commits)).await;
@@ -232,7 +234,7 @@ impl Inner {
         Ok(commits.iter().map(is_blocked).collect())
     }
 
-    /// Returns whether an in-doubt transaction committed, waiting for it to end.
+    /// Waits for an in-doubt transaction to end, and returns whether it committed.
     async fn resolve(&self, transaction: &InDoubt) -> Result<bool> {
         let mut backoff = Backoff::new();
         loop {
@@ -252,12 +254,13 @@ impl Inner {
                     return Ok(true);
                 }
                 Ok((version, _)) if version == transaction.old_version => return Ok(false),
-                // Overwritten since, so the outcome cannot be determined.
+                // The row has been overwritten since the commit, so the outcome cannot be
+                // determined.
                 Ok(_) => {
                     let e = format!("the connection was lost during a commit ({cause})");
                     return Err(EngineError::Failed(e));
                 }
-                // Not `Unavailable`, which would mean that nothing was written.
+                // Do not return `Unavailable`, because it states that nothing was written.
                 Err(fault) => backoff.wait(fault).await.map_err(|e| {
                     EngineError::Failed(format!("a commit was not acknowledged ({cause}): {e}"))
                 })?,
@@ -266,7 +269,7 @@ impl Inner {
     }
 }
 
-/// Returns the keys that commits write, and those that they only check.
+/// Returns the keys that the commits write, and the keys that they only check.
 fn keys<'c>(commits: &[&'c Commit]) -> (Vec<&'c [u8]>, Vec<&'c [u8]>) {
     let mutations = commits.iter().flat_map(|commit| &commit.mutations);
     let writes: BTreeSet<&[u8]> = mutations.map(|mutation| &mutation.key[..]).collect();
@@ -301,7 +304,8 @@ async fn begin(
         }
     };
     let params: Params<'_> = &[&writes];
-    // Pipelined. Report the first failure: those after it only say that the transaction aborted.
+    // The statements are pipelined. Report the first failure; later ones only state that the
+    // transaction was aborted.
     let (begun, written, checked) =
         tokio::join!(client.batch_execute(begin), client.query(&lock_writes, params), checked);
     begun?;
@@ -313,13 +317,14 @@ async fn begin(
     Ok((statements, locked))
 }
 
-/// Returns the keys of the commits whose rows are locked by other transactions.
+/// Returns those keys of the commits that have a row locked by another transaction.
 async fn blocked_keys(client: &Client, commits: &[&Commit]) -> StatementResult<HashSet<Vec<u8>>> {
     let (writes, checks) = keys(commits);
     let (writes, checks): (Params<'_>, Params<'_>) = (&[&writes], &[&checks]);
     let blocked_writes = client.prepare_cached(sql::BLOCKED_WRITES).await?;
     let blocked_checks = client.prepare_cached(sql::BLOCKED_CHECKS).await?;
-    // ROLLBACK, because COMMIT of a transaction that locked rows waits for synchronous replicas.
+    // End with ROLLBACK, because COMMIT of a transaction that locked rows waits for synchronous
+    // replicas.
     let (begun, written, checked, ended) = tokio::join!(
         client.batch_execute("BEGIN"),
         client.query(&blocked_writes, writes),
@@ -383,9 +388,9 @@ async fn write_and_commit(
     let Ok((inserted, updated, counted, committed)) = finished else {
         return Ok(first_row.map(|(key, version)| (timed_out(), key, version)));
     };
-    // Without an error from the database itself, COMMIT may have been executed.
+    // If the error is not from the database itself, COMMIT may have been executed.
     let lost = |e: tokio_postgres::Error| Fault::Disconnected(e.to_string());
-    // Report the first failure: those after it only say that the transaction aborted.
+    // Report the first failure; later ones only state that the transaction was aborted.
     let fault = match inserted.and(updated).and(counted) {
         // The COMMIT that followed rolled back.
         Err(e) if e.as_db_error().is_some() => return Err(e.into()),
@@ -430,10 +435,10 @@ async fn roll_back(client: Client) -> Result<(), Fault> {
     result
 }
 
-/// Returns version and mark of a row after all transactions on it have ended.
+/// Returns the version and the mark of a row, after all earlier transactions on it have ended.
 ///
-/// The update makes the result as durable as any commit: the transaction that wrote the row may
-/// have ended before its synchronous replicas confirmed it.
+/// The update makes the result as durable as any commit. Without it, the synchronous replicas may
+/// not have confirmed the transaction that wrote the row.
 async fn touch_row(client: &Client, key: &Bytes) -> StatementResult<(i64, i64)> {
     let ensure = client.prepare_cached(sql::ENSURE_ROW).await?;
     let touch = client.prepare_cached(sql::TOUCH_ROW).await?;

@@ -8,6 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as _;
 use std::io;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -16,13 +17,14 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client as PgClient, Config, NoTls, Row, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Time limits for establishing a connection and for waiting on the pool.
+/// Time limits for establishing a connection, and for waiting for one from the pool.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Base time limit of a statement, longer than any statement used here takes. A hung server leaves
-/// its connections open without responding.
+/// Base time limit of a statement, longer than any statement of this engine takes. It detects a
+/// hung server, which keeps its connections open but does not respond.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
-/// Assumed minimum transfer rate, in bytes per second; extends the limit of large statements.
+/// Assumed minimum transfer rate, in bytes per second. It extends the time limit of large
+/// statements.
 const TRANSFER_RATE_MIN: u64 = 4 << 20;
 /// TCP settings that detect a dead peer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -31,18 +33,19 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The role of the server that a pool connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Reads and writes; requires a writable server.
+    /// Used for reads and writes; the server must be writable.
     Primary,
-    /// Eventually consistent scans; any server is accepted.
+    /// Used for eventually consistent scans; any server is accepted.
     Standby,
 }
 
 /// Parses a URL such as `postgres://user:password@host1,host2/database`.
 ///
-/// Unless the URL sets `sslmode`, TLS with a verified certificate is required for every host
-/// except the local machine.
+/// Unless the URL sets `sslmode`, TLS with a verified certificate is required if any host is not
+/// the local machine.
 fn parse(url: &str, role: Role) -> Result<Config> {
-    // tokio-postgres has no verify-full; certificates are always verified here.
+    // tokio-postgres does not support `verify-full`. Certificates are always verified here, so
+    // `require` is equivalent.
     let url = url.replace("sslmode=verify-full", "sslmode=require");
     let explicit_mode = url.contains("sslmode=");
     // The library's error may quote the URL, and with it the password.
@@ -193,7 +196,7 @@ impl From<tokio_postgres::Error> for Fault {
         let Some(db) = e.as_db_error() else {
             let cause = e.source();
             let text = cause.map_or(e.to_string(), |cause| format!("{e}: {cause}"));
-            // Other causes would fail on every connection.
+            // An error with another cause recurs on every connection.
             let network = e.is_closed() || cause.is_none_or(is_transient);
             return match network {
                 true => Fault::Disconnected(text),
@@ -237,7 +240,8 @@ impl From<Fault> for EngineError {
     }
 }
 
-/// Returns whether an error is a network error that may not recur; an invalid certificate does.
+/// Returns whether an error is a network error that may not recur. The error for an invalid
+/// certificate always recurs.
 fn is_transient(cause: &(dyn std::error::Error + 'static)) -> bool {
     let permanent = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
     cause.downcast_ref::<io::Error>().is_some_and(|io| !permanent.contains(&io.kind()))
@@ -255,7 +259,7 @@ impl From<PoolError> for Fault {
     }
 }
 
-/// Closes a connection and the idle ones of its pool, which are to the same server.
+/// Closes a connection and the idle connections of its pool, which may be to the same server.
 pub(super) fn evict(client: Client) {
     if let Some(pool) = Client::pool(&client) {
         pool.retain(|_, _| false);
@@ -276,14 +280,51 @@ pub(super) async fn run_query(
     client.query(&statement, params).await
 }
 
-/// Runs a statement under the base time limit.
+/// Runs a query on a pooled connection, and closes the connection if it is lost.
+///
+/// If the future is dropped, the connection returns to the pool only once the query has ended.
+/// Otherwise the next statement on the connection waits for the query.
+pub(super) async fn run_pooled_query(
+    client: Client,
+    bytes: u64,
+    text: &str,
+    params: Params<'_>,
+) -> Result<Vec<Row>, Fault> {
+    let mut running = RunningQuery(Some(client));
+    let client = running.0.as_ref().ok_or(Fault::Rejected(EngineError::Closed))?;
+    let rows = with_transfer_deadline(bytes, run_query(client, text, params)).await;
+    let client = running.0.take();
+    if let Err(Fault::Disconnected(_)) = rows {
+        client.into_iter().for_each(evict);
+    }
+    rows
+}
+
+/// A connection with a query in progress; `None` once the query has ended.
+struct RunningQuery(Option<Client>);
+
+impl Drop for RunningQuery {
+    fn drop(&mut self) {
+        let Some(client) = self.0.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return drop(Client::take(client)) };
+        runtime.spawn(async move {
+            // The database executes statements in order, so the empty statement ends after the
+            // query.
+            if with_deadline(client.batch_execute("")).await.is_err() {
+                evict(client);
+            }
+        });
+    }
+}
+
+/// Runs a statement with the base time limit.
 pub(super) async fn with_deadline<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Fault> {
     with_transfer_deadline(0, work).await
 }
 
-/// Runs a statement that transfers up to `bytes` bytes under the time limit for them.
+/// Runs a statement that transfers up to `bytes` bytes, with the time limit for that size.
 pub(super) async fn with_transfer_deadline<T>(
     bytes: u64,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -335,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_do_not_quote_an_invalid_url() {
+    fn errors_do_not_show_an_invalid_url() {
         for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nothing=1", "secret"] {
             let e = parse(url, Role::Primary).unwrap_err().to_string();
             assert!(!e.contains("secret"), "{e}");

@@ -1,5 +1,5 @@
-//! Group commit: queued commits share one transaction with its round trips and its sync. Each
-//! commit still gets its own outcome.
+//! Group commit: queued commits share the round trips and the sync of one transaction. Each commit
+//! still gets its own outcome.
 
 use super::super::{Body, Commit, EngineError, Mutation, Outcome, Result};
 use super::commit::{CommitError, LockWait};
@@ -9,17 +9,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-/// Concurrent transactions, not counting slow ones.
+/// Number of concurrent transactions, not counting slow ones.
 const WORKERS: usize = 2;
-/// After this time a worker starts its next transaction without waiting for the current one, for
-/// example when another server has locked one of its rows.
+/// Time after which a worker starts its next transaction without waiting for the current one. A
+/// transaction is slow if, for example, another server has locked one of its rows.
 const SLOW_TRANSACTION: Duration = Duration::from_millis(100);
 /// Maximum number of concurrent transactions, including slow ones.
 const TRANSACTIONS_MAX: usize = 12;
-/// A group takes no more commits once it has this many commits or bytes.
+/// A group takes no further commits once it has this many commits or bytes.
 const GROUP_COMMITS: usize = 64;
 const GROUP_BYTES: usize = 1 << 20;
-/// Queued commits; further callers wait to enqueue.
+/// Maximum number of queued commits. Further callers wait for room in the queue.
 const QUEUE_COMMITS: usize = 1024;
 
 struct PendingCommit {
@@ -27,7 +27,7 @@ struct PendingCommit {
     reply: oneshot::Sender<Result<Outcome>>,
 }
 
-/// Queues commits for the workers, which stop when it is dropped.
+/// Queues commits for the workers, which stop when the queue is dropped.
 pub(super) struct GroupCommitter(mpsc::Sender<PendingCommit>);
 
 impl GroupCommitter {
@@ -41,7 +41,8 @@ impl GroupCommitter {
         GroupCommitter(sender)
     }
 
-    /// Commits in the next group. Dropping the future does not cancel the commit.
+    /// Adds a commit to the next group and returns its outcome. Dropping the future does not cancel
+    /// a queued commit.
     pub(super) async fn commit(&self, commit: Commit) -> Result<Outcome> {
         let (reply, result) = oneshot::channel();
         let queued = self.0.send(PendingCommit { commit, reply }).await;
@@ -70,7 +71,7 @@ async fn run_worker(
             group
         };
         let inner = inner.clone();
-        // In a separate task, so that a panic does not end the worker.
+        // The group runs in a separate task, so that a panic does not end the worker.
         let running = tokio::spawn(async move {
             commit_group(&inner, group).await;
             drop(slot);
@@ -83,7 +84,7 @@ async fn commit_group(inner: &Inner, group: Vec<PendingCommit>) {
     let wait = if group.len() > 1 { LockWait::Short } else { LockWait::Long };
     let deadline = Instant::now() + RETRY_TIMEOUT;
     let Some(group) = commit_and_reply(inner, group, wait, deadline).await else { return };
-    // A row is locked: split off the commits that need it, and commit the others first.
+    // A row is locked. Commit the part of the group that needs no locked row first, then the rest.
     let commits: Vec<&Commit> = group.iter().map(|pending| &pending.commit).collect();
     let blocked = inner.blocked(&commits).await;
     let blocked = blocked.unwrap_or_else(|_| vec![true; group.len()]);
@@ -97,8 +98,8 @@ async fn commit_group(inner: &Inner, group: Vec<PendingCommit>) {
     }
 }
 
-/// Commits a group in one transaction and replies to its callers. Returns the group instead if
-/// [`LockWait::Short`] expired.
+/// Commits a group in one transaction and replies to its callers. If the wait of
+/// [`LockWait::Short`] expired, returns the group instead.
 async fn commit_and_reply(
     inner: &Inner,
     group: Vec<PendingCommit>,
@@ -113,11 +114,11 @@ async fn commit_and_reply(
             }
         }
         Err(CommitError::LockTimeout) => return Some(group),
-        // Nothing was written. Retry one by one, so that only the rejected commit fails.
+        // Nothing was written. Retry the commits one by one, so that only the rejected one fails.
         Err(CommitError::Rejected(_)) if group.len() > 1 => {
             for PendingCommit { commit, reply } in group {
                 let result = commit_measured(inner, &[&commit], LockWait::Long, deadline).await;
-                let none = || EngineError::Failed("a commit without an outcome".into());
+                let none = || EngineError::Failed("the commit has no outcome".into());
                 let outcome = result.map_err(CommitError::into_engine_error);
                 let _ = reply.send(outcome.and_then(|all| all.first().copied().ok_or_else(none)));
             }

@@ -1,24 +1,32 @@
-//! Maintenance: creates the tables, follows the database's clock, raises the version floor and
-//! purges tombstones.
+//! Maintenance: creates the tables and missing indexes, synchronizes with the database's clock,
+//! raises the version floor and purges tombstones.
 
 use super::super::{EngineError, Result};
 use super::connection::{Fault, evict, with_deadline};
 use super::{Backoff, Inner, number, sql};
+use deadpool_postgres::Client;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio_postgres::{Client as PgClient, SimpleQueryMessage};
 
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Microseconds for which tombstones are kept. The version floor lags by half of that, far more
-/// than [`INTERVAL`], the interval at which every process reads it.
+/// Time for which tombstones are kept, in microseconds. The version floor trails the clock by half
+/// of this time, which is far more than [`INTERVAL`], the interval at which every process reads the
+/// floor.
 const TOMBSTONE_RETENTION_MICROS: u64 = 3_600_000_000;
 /// Time limit of one attempt to create the tables.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(15);
-/// Queries of the clock per synchronization; the one with the shortest round trip is used.
+/// Number of times the clock is queried per synchronization. The query with the shortest round trip
+/// is used.
 const CLOCK_SAMPLES: usize = 3;
 
-/// Runs maintenance periodically until the engine is dropped.
+/// Builds a missing index, and runs maintenance periodically until the engine is dropped.
 pub(super) async fn run(inner: Weak<Inner>) {
+    tokio::join!(run_periodically(inner.clone()), build_live_index(inner));
+}
+
+async fn run_periodically(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let Some(inner) = inner.upgrade() else { return };
@@ -26,6 +34,68 @@ pub(super) async fn run(inner: Weak<Inner>) {
             tracing::warn!(error = %e, "database maintenance failed");
         }
     }
+}
+
+/// Builds the index that scans use, unless a valid one exists. Retries until the index is valid,
+/// because another server may be building it or the connection may be lost.
+async fn build_live_index(inner: Weak<Inner>) {
+    loop {
+        match try_build_live_index(&inner).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(Fault::Rejected(e)) => {
+                tracing::warn!(error = %e, "building the index records_live failed; until it \
+                    exists, lists are slow after many deletions");
+                return;
+            }
+            Err(fault) => tracing::debug!(?fault, "building the index records_live failed"),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Builds the index if it is not valid and no other server is building it. Returns whether it is
+/// valid.
+async fn try_build_live_index(inner: &Weak<Inner>) -> Result<bool, Fault> {
+    let (builder, lock) = {
+        let Some(inner) = inner.upgrade() else { return Ok(true) };
+        let client = inner.client().await?;
+        match live_index_valid(&client).await {
+            Ok(Some(true)) => return Ok(true),
+            Ok(_) => {}
+            Err(fault) => {
+                evict(client);
+                return Err(fault);
+            }
+        }
+        // Both connections are taken out of the pool, because a build may take minutes, and are
+        // closed when it ends.
+        let builder = Client::take(client);
+        (builder, Client::take(inner.client().await?))
+    };
+    with_deadline(lock.batch_execute(sql::ADD_BUILD_LOCK)).await?;
+    let locked = with_deadline(lock.simple_query(sql::LOCK_BUILD)).await?;
+    if !locked.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+        return Ok(false);
+    }
+    match live_index_valid(&builder).await? {
+        Some(true) => return Ok(true),
+        Some(false) => {
+            with_deadline(builder.batch_execute(sql::SHORT_LOCK_TIMEOUT)).await?;
+            with_deadline(builder.batch_execute(sql::DROP_LIVE_INDEX)).await?;
+        }
+        None => {}
+    }
+    tracing::info!("building the index records_live");
+    with_deadline(builder.batch_execute(sql::NO_TIMEOUTS)).await?;
+    builder.batch_execute(sql::CREATE_LIVE_INDEX).await?;
+    tracing::info!("built the index records_live");
+    Ok(true)
+}
+
+async fn live_index_valid(client: &PgClient) -> Result<Option<bool>, Fault> {
+    let row = with_deadline(client.query_opt(sql::LIVE_INDEX_VALID, &[])).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
 }
 
 impl Inner {
@@ -46,7 +116,7 @@ impl Inner {
             return Ok(());
         }
         Err(EngineError::Corrupt(format!(
-            "the database has tables of format {format}, and this build supports format {}; run \
+            "the database has tables of format {format}, but this build supports format {}; run \
              the version of steadfast that created them, or use another database",
             sql::FORMAT
         )))
@@ -54,7 +124,8 @@ impl Inner {
 
     async fn create_tables(&self) -> Result<i32, Fault> {
         let mut client = self.client().await?;
-        // Concurrent creation fails with a duplicate name, and is retried.
+        // If another process creates the table at the same time, this fails with a duplicate name
+        // and is retried.
         if let Err(e) = client.batch_execute(sql::META).await {
             let duplicate = e.code().is_some_and(|code| code.code().starts_with("42P0"));
             return Err(if duplicate { Fault::Conflict } else { e.into() });
@@ -68,7 +139,7 @@ impl Inner {
         transaction.batch_execute(sql::TABLES).await?;
         transaction.commit().await?;
         if let Err(e) = client.batch_execute(sql::DISABLE_COMPRESSION).await {
-            tracing::debug!(error = %e, "disabling compression of values failed");
+            tracing::debug!(error = %e, "could not disable compression of values");
         }
         Ok(sql::FORMAT)
     }
@@ -116,11 +187,11 @@ impl Inner {
         rows.first().map_or(Ok(floor), |row| number(row, 0))
     }
 
-    /// Stores the last version assigned as the floor for the next process.
+    /// Stores the last assigned version as the version floor for the next process.
     pub(super) async fn publish_last_version(&self) {
         let last = self.last_version.load(Ordering::Acquire);
         if let Err(e) = self.raise_version_floor(last).await {
-            tracing::debug!(error = %e, "storing the last version failed");
+            tracing::debug!(error = %e, "could not store the last version");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The PostgreSQL engine: any number of processes share one database that speaks the PostgreSQL
-//! protocol. A process has no state except its connections; concurrent reads share statements, and
+//! The PostgreSQL engine. Any number of processes can share one database, which must support the
+//! PostgreSQL protocol. A process stores no data of its own. Concurrent reads share statements, and
 //! concurrent commits share transactions.
 //!
 //! A commit locks the rows it needs (`FOR UPDATE` those it writes, `FOR SHARE` those it only
-//! checks), evaluates the preconditions, writes and commits. The process assigns the version,
-//! greater than those of all locked rows and all it assigned before. A removed record leaves a
-//! tombstone for an hour; after that the version floor exceeds its version. Versions under a key
-//! therefore increase, whichever process writes.
+//! checks), evaluates the preconditions, writes and commits. The process assigns a version greater
+//! than the versions of all locked rows and all versions that it assigned before. A removed record
+//! leaves a tombstone for an hour. By the time the tombstone is purged, the version floor exceeds
+//! the tombstone's version. The versions of a key therefore increase, whichever process writes.
 
 mod commit;
 mod connection;
@@ -21,7 +21,7 @@ use super::{
     Record, Result, Scan, ScanPage, ScannedRecord, Snapshot, Stats,
 };
 use bytes::{Bytes, BytesMut};
-use connection::{Fault, Params, Role, evict, run_query, with_transfer_deadline};
+use connection::{Fault, Params, Role, run_pooled_query};
 use deadpool_postgres::{Client, Pool};
 use group_commit::GroupCommitter;
 use read_batch::{BatchedRead, ReadBatcher};
@@ -34,13 +34,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::Row;
 
-/// Time limit for retrying a request; longer than a failover of the primary.
+/// Time limit for retrying a request. It is longer than a typical failover of the primary.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(25);
-/// First and longest pause between retries.
+/// Shortest and longest pause between retries.
 const BACKOFF_MIN: Duration = Duration::from_millis(2);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
-/// Time limit of a scan on a standby, before it is sent to the primary.
+/// Time limit of a scan on a standby, after which the scan is sent to the primary.
 const STANDBY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of memory per semaphore permit.
@@ -49,13 +49,13 @@ const PERMIT_BYTES: u64 = 1024;
 /// Connection options.
 #[derive(Clone)]
 pub struct Options {
-    /// `postgres://user:password@host[:port][,host...]/database[?sslmode=...]`.
+    /// Database URL: `postgres://user:password@host[:port][,host...]/database[?sslmode=...]`.
     pub url: String,
     /// URL of standbys for eventually consistent scans, which fall back to the primary.
     pub standby: Option<String>,
-    /// Maximum connections to the primary, and to the standbys.
+    /// Maximum number of connections to the primary. The same limit applies to the standbys.
     pub connections: usize,
-    /// Memory limit in bytes for large bodies being read; reads beyond it wait.
+    /// Memory limit for large bodies that are being read, in bytes. Further reads wait.
     pub reading_bytes: u64,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// An engine over a PostgreSQL database.
+/// An engine that stores its records in a PostgreSQL database.
 pub struct Postgres {
     inner: Arc<Inner>,
     reads: ReadBatcher,
@@ -82,7 +82,8 @@ struct Inner {
     /// The last version assigned by this process.
     last_version: AtomicU64,
     closed: AtomicBool,
-    /// Offset of the database's clock, in microseconds since 1970, to the time since `opened`.
+    /// Difference between the database's time since the Unix epoch and the time since `opened`, in
+    /// microseconds.
     clock_offset_micros: AtomicI64,
     opened: Instant,
     counters: Counters,
@@ -100,7 +101,7 @@ impl Postgres {
     /// Connects, creates the tables if they do not exist, and starts maintenance.
     ///
     /// # Errors
-    /// When the database is unreachable or its tables have an unsupported format.
+    /// Fails if the database is unreachable or its tables have an unsupported format.
     pub async fn open(options: Options) -> Result<Postgres> {
         let pool_of = |url: &str, role| connection::pool(url, options.connections, role);
         let pool = pool_of(&options.url, Role::Primary)?;
@@ -126,8 +127,8 @@ impl Postgres {
         Ok(Postgres { inner, reads, commits, maintenance })
     }
 
-    /// Returns the database's time in microseconds since 1970. Processes agree on it to within
-    /// about half a round trip.
+    /// Returns the database's time in microseconds since the Unix epoch. Processes agree on it to
+    /// within about half a round trip.
     pub fn now(&self) -> u64 {
         self.inner.now()
     }
@@ -160,7 +161,7 @@ impl Backoff {
 }
 
 fn contention() -> EngineError {
-    EngineError::Unavailable("conflicts with concurrent transactions persisted".into())
+    EngineError::Unavailable("the transaction kept conflicting with concurrent transactions".into())
 }
 
 impl Inner {
@@ -182,11 +183,7 @@ impl Inner {
         loop {
             let attempt = async {
                 let client = self.client().await?;
-                let rows = with_transfer_deadline(bytes, run_query(&client, text, params)).await;
-                if let Err(Fault::Disconnected(_)) = rows {
-                    evict(client);
-                }
-                rows
+                run_pooled_query(client, bytes, text, params).await
             };
             match attempt.await {
                 Ok(rows) => return Ok(rows),
@@ -195,15 +192,13 @@ impl Inner {
         }
     }
 
-    /// Runs a query on a standby; `None` if none is configured or none responds in time.
+    /// Runs a query on a standby. Returns `None` if no standby is configured, the query fails or it
+    /// times out.
     async fn query_standby(&self, text: &str, params: Params<'_>) -> Option<Vec<Row>> {
         let pool = self.standby.as_ref()?;
         let attempt = async {
             let client = pool.get().await.map_err(Fault::from)?;
-            run_query(&client, text, params).await.map_err(|e| {
-                evict(client);
-                Fault::from(e)
-            })
+            run_pooled_query(client, 0, text, params).await
         };
         match tokio::time::timeout(STANDBY_TIMEOUT, attempt).await {
             Ok(Ok(rows)) => Some(rows),
@@ -218,8 +213,8 @@ impl Inner {
         }
     }
 
-    /// Reads a record with a body of up to `len` bytes, for which memory is reserved; `None` if the
-    /// body is larger by now, or the record is gone.
+    /// Reserves `len` bytes of memory and reads a record with a body of up to that size. Returns
+    /// `None` if the body has grown beyond that size or the record was removed.
     async fn read_large(&self, key: &[u8], len: u64) -> Result<Option<Record>> {
         let permit = self.reserve_memory(len).await?;
         let rows = self.query_large(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
@@ -229,20 +224,19 @@ impl Inner {
         record_at(row, 0, Bytes::from_owner(body)).map(Some)
     }
 
-    /// Waits for `len` bytes of the memory limit for large bodies, up to [`RETRY_TIMEOUT`].
+    /// Reserves `len` bytes of the memory limit for large bodies. Waits for up to
+    /// [`RETRY_TIMEOUT`].
     async fn reserve_memory(&self, len: u64) -> Result<OwnedSemaphorePermit> {
         let permits = u32::try_from(len.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         let permits = permits.min(self.read_permits);
         let acquired = self.read_memory.clone().acquire_many_owned(permits);
         match tokio::time::timeout(RETRY_TIMEOUT, acquired).await {
             Ok(permit) => permit.map_err(|_| EngineError::Closed),
-            Err(_) => {
-                Err(EngineError::Unavailable("too many bytes of large values being read".into()))
-            }
+            Err(_) => Err(EngineError::Unavailable("too many large values are being read".into())),
         }
     }
 
-    /// Assigns a version: at least `min`, and greater than all assigned before.
+    /// Assigns a version that is at least `min` and greater than all versions assigned before.
     fn next_version(&self, min: u64) -> u64 {
         let next = |last: u64| Some(min.max(last + 1));
         match self.last_version.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
@@ -262,7 +256,7 @@ impl Inner {
     }
 }
 
-/// A large body in memory, and its permit from the memory limit.
+/// A large body in memory, with its permit from the memory limit.
 struct AccountedBody {
     bytes: Vec<u8>,
     _permit: OwnedSemaphorePermit,
@@ -302,7 +296,7 @@ fn signed(number: u64) -> i64 {
 impl Engine for Postgres {
     fn read<'a>(&'a self, key: &'a [u8], projection: Projection) -> ReadFuture<'a> {
         Box::pin(async move {
-            // Repeats while the body outgrows the memory reserved for it.
+            // Repeats if the record has changed since the size of its body was read.
             loop {
                 let len = match self.reads.read(key, projection).await? {
                     BatchedRead::Absent => return Ok(None),
@@ -398,7 +392,7 @@ impl Engine for Postgres {
     }
 }
 
-/// Buffers a blob in memory, as the protocol transfers a value as a whole.
+/// Buffers a blob in memory, because the protocol transfers a value as a whole.
 #[derive(Default)]
 struct BufferedBlobWriter(BytesMut);
 

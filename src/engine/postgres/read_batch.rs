@@ -1,6 +1,6 @@
 //! Batches concurrent reads, because a statement with many keys costs little more than one with a
-//! single key. A statement is sent only after all of its reads have arrived, so each read sees
-//! every commit acknowledged before it.
+//! single key. A statement is sent only after all of its reads were queued, so each read sees every
+//! commit that was acknowledged before the read was queued.
 
 use super::super::{EngineError, Projection, Record, Result};
 use super::{Inner, bytes, malformed_row, number, record_at, sql};
@@ -10,18 +10,18 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_postgres::Row;
 
-/// Concurrent statements per projection.
+/// Number of concurrent statements per projection.
 const WORKERS: usize = 2;
-/// Maximum keys per statement, each with a body of up to 256 KiB.
+/// Maximum number of keys per statement. Each key may return a body of up to 256 KiB.
 const BATCH_KEYS: usize = 32;
-/// Queued reads per projection; further callers wait to enqueue.
+/// Maximum number of queued reads per projection. Further callers wait for room in the queue.
 const QUEUE_READS: usize = 1024;
 
 #[derive(Clone, Debug)]
 pub(super) enum BatchedRead {
     /// There is no record.
     Absent,
-    /// The record, as projected.
+    /// The record, with the parts that were requested.
     Record(Record),
     /// The record's body has this many bytes, too many for a batch.
     Large(u64),
@@ -32,7 +32,7 @@ struct PendingRead {
     reply: oneshot::Sender<Result<BatchedRead>>,
 }
 
-/// Queues reads for the workers, which stop when it is dropped.
+/// Queues reads for the workers, which stop when the queue is dropped.
 pub(super) struct ReadBatcher {
     meta: mpsc::Sender<PendingRead>,
     full: mpsc::Sender<PendingRead>,
@@ -69,14 +69,19 @@ async fn run_worker(
     loop {
         let batch = {
             let mut queue = queue.lock().await;
-            let mut batch = Vec::new();
+            let mut batch: Vec<PendingRead> = Vec::new();
             if queue.recv_many(&mut batch, BATCH_KEYS).await == 0 {
                 return;
+            }
+            // Drop the reads of cancelled requests.
+            batch.retain(|read| !read.reply.is_closed());
+            if batch.is_empty() {
+                continue;
             }
             batch
         };
         let inner = inner.clone();
-        // In a separate task, so that a panic does not end the worker.
+        // The batch runs in a separate task, so that a panic does not end the worker.
         let _ = tokio::spawn(async move { run_batch(&inner, batch, projection).await }).await;
     }
 }
@@ -85,7 +90,7 @@ async fn run_batch(inner: &Inner, batch: Vec<PendingRead>, projection: Projectio
     let results = fetch(inner, &batch, projection).await;
     for PendingRead { key, reply } in batch {
         let result = match &results {
-            // Cloned, because several reads may have the same key.
+            // The result is cloned, because several reads may have the same key.
             Ok(results) => results.get(&key[..]).cloned().unwrap_or(Ok(BatchedRead::Absent)),
             Err(e) => Err(e.clone()),
         };

@@ -1,4 +1,4 @@
-//! Snapshots: a repeatable-read transaction on a dedicated connection.
+//! Snapshots. Each one is a repeatable-read transaction on a dedicated connection.
 
 use super::super::{
     BoxFuture, EngineError, INLINE_BYTES_MAX, KeyedRecord, Record, Result, Snapshot,
@@ -10,15 +10,15 @@ use deadpool_postgres::Client;
 use std::sync::Arc;
 use tokio_postgres::Row;
 
-/// Maximum records per query.
+/// Maximum number of records per query.
 const PAGE_RECORDS: usize = 100;
-/// Maximum body bytes returned by one query: 25 MiB.
+/// Maximum number of body bytes returned by one query: 25 MiB.
 const PAGE_BYTES: u64 = PAGE_RECORDS as u64 * INLINE_BYTES_MAX as u64;
 
-/// Reads all records as of the time of [`SnapshotReader::open`].
+/// Reads all records as of the call to [`SnapshotReader::open`].
 pub(super) struct SnapshotReader {
     inner: Arc<Inner>,
-    /// `None` after a failure.
+    /// The connection; `None` after a failure.
     client: Option<Client>,
 }
 
@@ -55,7 +55,7 @@ impl SnapshotReader {
         })
     }
 
-    /// Reads a record with a large body of `len` bytes, for which memory is reserved.
+    /// Reserves memory for a large body of `len` bytes, and reads its record.
     async fn read_large(&mut self, key: &[u8], len: u64) -> Result<Record> {
         let permit = self.inner.reserve_memory(len).await?;
         let rows = self.query(len, sql::READ_LARGE, &[&key, &signed(len)]).await?;
@@ -106,7 +106,8 @@ impl Snapshot for SnapshotReader {
 
 impl Drop for SnapshotReader {
     fn drop(&mut self) {
-        // Closing the connection, rather than returning it to the pool, ends the transaction.
+        // Close the connection to end the transaction. Returning the connection to the pool does
+        // not end it.
         self.client.take().into_iter().for_each(|client| drop(Client::take(client)));
     }
 }

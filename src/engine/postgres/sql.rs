@@ -1,13 +1,13 @@
-//! The schema and every SQL statement.
+//! The schema and all SQL statements.
 //!
-//! Only features common to databases that speak the PostgreSQL protocol are used: no stored
-//! functions, advisory locks or extensions. In the tables, `due` is a record's `expires_at` and
-//! `head` its `meta`.
+//! The statements use only features that all PostgreSQL-compatible databases have in common. They
+//! use no stored functions, advisory locks or extensions. In the tables, the column `due` is a
+//! record's `expires_at`, and `head` is its `meta`.
 
-/// The schema version created and read by this build.
+/// The schema version that this build creates and reads.
 pub(super) const FORMAT: i32 = 1;
 
-/// Creates the metadata table; its single row is locked while the other tables are created.
+/// Creates the metadata table. The row with id 1 is locked while the other tables are created.
 pub(super) const META: &str = "
     CREATE SCHEMA IF NOT EXISTS steadfast;
     CREATE TABLE IF NOT EXISTS steadfast.meta (
@@ -18,26 +18,54 @@ pub(super) const META: &str = "
 ";
 pub(super) const LOCK_META: &str = "SELECT format FROM steadfast.meta WHERE id = 1 FOR UPDATE";
 
-/// A removed record leaves a tombstone, a row with `live = false`, so that versions under its key
-/// keep increasing whichever process writes next. `mark` is a random number per transaction that
-/// distinguishes transactions with the same version.
+/// A removed record leaves a tombstone, a row with `live = false`, so that the versions of its key
+/// keep increasing, whichever process writes next. `mark` is a random number that is chosen per
+/// transaction. It distinguishes transactions with the same version.
 pub(super) const TABLES: &str = "
     CREATE TABLE steadfast.records (
         key BYTEA PRIMARY KEY, version BIGINT NOT NULL, due BIGINT NOT NULL, live BOOL NOT NULL,
         mark BIGINT NOT NULL, head BYTEA NOT NULL, body BYTEA NOT NULL
     );
     CREATE INDEX records_due ON steadfast.records (due) WHERE live AND due > 0;
+    CREATE INDEX records_live ON steadfast.records (key) WHERE live;
     CREATE INDEX records_removed ON steadfast.records (version) WHERE NOT live;
     CREATE TABLE steadfast.counts (first INT NOT NULL, n BIGINT NOT NULL);
     UPDATE steadfast.meta SET format = 1 WHERE id = 1;
 ";
-/// Disables compression of bodies; optional, as other databases may not support it.
+/// Disables compression of bodies. A failure is ignored, because other databases may not support
+/// this setting.
 pub(super) const DISABLE_COMPRESSION: &str =
     "ALTER TABLE steadfast.records ALTER COLUMN body SET STORAGE EXTERNAL";
 
+/// Returns whether the index that scans use is valid, or no row if the index does not exist.
+/// Databases created by earlier versions lack the index. An interrupted build leaves it invalid.
+pub(super) const LIVE_INDEX_VALID: &str = "
+    SELECT i.indisvalid FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'steadfast' AND c.relname = 'records_live'";
+pub(super) const CREATE_LIVE_INDEX: &str =
+    "CREATE INDEX CONCURRENTLY IF NOT EXISTS records_live ON steadfast.records (key) WHERE live";
+pub(super) const DROP_LIVE_INDEX: &str = "DROP INDEX CONCURRENTLY IF EXISTS steadfast.records_live";
+/// Creates the row that a server locks while it builds the index. Maintenance never updates this
+/// row. A second connection locks it, because a concurrent build cannot run in a transaction.
+pub(super) const ADD_BUILD_LOCK: &str = "
+    INSERT INTO steadfast.meta (id, format, version_floor) VALUES (2, 0, 0)
+    ON CONFLICT (id) DO NOTHING";
+/// Locks the row of [`ADD_BUILD_LOCK`]; returns no row if another server has locked it. Must be
+/// sent as a simple query: a prepared statement keeps its snapshot until the transaction ends, and
+/// the build waits for that snapshot.
+pub(super) const LOCK_BUILD: &str =
+    "BEGIN; SELECT id FROM steadfast.meta WHERE id = 2 FOR UPDATE SKIP LOCKED";
+/// Disables timeouts, because a build waits until all older transactions have ended.
+pub(super) const NO_TIMEOUTS: &str = "SET lock_timeout = 0; SET statement_timeout = 0";
+/// Limits the wait of [`DROP_LIVE_INDEX`] for a build whose server has disconnected. That build
+/// waits for the drop too, so the limit is shorter than `deadlock_timeout`.
+pub(super) const SHORT_LOCK_TIMEOUT: &str = "SET lock_timeout = 500";
+
 pub(super) const READ_META: &str =
     "SELECT key, version, due, head FROM steadfast.records WHERE key = ANY($1) AND live";
-/// Includes bodies of up to 256 KiB, and the size of every body.
+/// Returns bodies of up to 256 KiB, and the size of every body.
 pub(super) const READ_SMALL: &str = "
     SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
     octet_length(body)::BIGINT FROM steadfast.records WHERE key = ANY($1) AND live";
@@ -47,33 +75,33 @@ pub(super) const READ_LARGE: &str = "
 pub(super) const SCAN: &str = "
     SELECT key, version, due, head FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live AND (due = 0 OR due > $3) ORDER BY key LIMIT $4";
-/// Includes bodies of up to 256 KiB, and the size of every body.
+/// Returns bodies of up to 256 KiB, and the size of every body.
 pub(super) const SCAN_FULL: &str = "
     SELECT key, version, due, head, CASE WHEN octet_length(body) <= 262144 THEN body END,
     octet_length(body)::BIGINT FROM steadfast.records
     WHERE key >= $1 AND key < $2 AND live ORDER BY key LIMIT $3";
-/// Begins a transaction and takes its snapshot, which PostgreSQL does at the first query.
+/// Begins a transaction and runs a query, because PostgreSQL takes the snapshot at the first query.
 pub(super) const BEGIN_SNAPSHOT: &str = "
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT id FROM steadfast.meta";
-/// Skips rows that another server is removing.
+/// Skips locked rows, which another server may be removing.
 pub(super) const EXPIRED: &str = "
     SELECT key, version FROM steadfast.records
     WHERE live AND due > 0 AND due <= $1 ORDER BY due LIMIT $2 FOR UPDATE SKIP LOCKED";
 pub(super) const COUNT: &str =
     "SELECT coalesce(sum(n), 0)::BIGINT FROM steadfast.counts WHERE first = $1";
 
-/// Lock the rows that a commit writes exclusively, and those that it only checks in share mode, so
-/// that puts into the same store do not block each other.
+/// Lock the rows of a commit. Rows that it writes are locked exclusively. Rows that it only checks
+/// are locked in share mode, so that puts into the same store do not block each other.
 pub(super) const LOCK_WRITES: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR UPDATE";
 pub(super) const LOCK_CHECKS: &str = "
     SELECT key, version, live FROM steadfast.records WHERE key = ANY($1) ORDER BY key FOR SHARE";
-/// Begin a transaction with a lock timeout in milliseconds. The long one is shorter than the
-/// client's statement timeout: otherwise the wait could outlive the client's connection, with the
-/// locks already acquired.
+/// Begin a transaction with a lock timeout in milliseconds. The long timeout is shorter than the
+/// client's statement timeout. Otherwise a transaction whose client has closed the connection could
+/// keep waiting, and keep the locks that it already holds.
 pub(super) const BEGIN_SHORT_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 500";
 pub(super) const BEGIN_LONG_WAIT: &str = "BEGIN; SET LOCAL lock_timeout = 7000";
-/// Select the rows that the statements above could not lock immediately.
+/// Select the keys of the rows that [`LOCK_WRITES`] and [`LOCK_CHECKS`] cannot lock immediately.
 pub(super) const BLOCKED_WRITES: &str = "
     SELECT key FROM steadfast.records WHERE key = ANY($1) AND key NOT IN (
         SELECT key FROM steadfast.records WHERE key = ANY($1) FOR UPDATE SKIP LOCKED)";
@@ -95,11 +123,11 @@ pub(super) const ADD_COUNTS: &str = "
     INSERT INTO steadfast.counts (first, n)
     SELECT c.first, c.n FROM unnest($1::INT[], $2::BIGINT[]) AS c (first, n)";
 
-/// Waits for a concurrent insert of the key and ensures that a row exists to be locked.
+/// Waits for a concurrent insert of the key, and ensures that the key has a row that can be locked.
 pub(super) const ENSURE_ROW: &str = "
     INSERT INTO steadfast.records (key, version, due, live, mark, head, body)
     VALUES ($1, 0, 0, false, 0, '', '') ON CONFLICT (key) DO NOTHING";
-/// A no-op update, which commits after every earlier transaction on the row.
+/// Updates a row without changing it. The update commits after all earlier transactions on the row.
 pub(super) const TOUCH_ROW: &str =
     "UPDATE steadfast.records SET mark = mark WHERE key = $1 RETURNING version, mark";
 

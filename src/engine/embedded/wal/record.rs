@@ -12,8 +12,8 @@ use bytes::{Buf, BufMut, Bytes};
 pub(crate) const PAGE_BYTES: usize = 4096;
 /// Size of a record's header, in bytes.
 pub(crate) const HEADER_BYTES: usize = 48;
-/// Maximum size of the entries section and of the bodies section, in bytes. Far above the limit of
-/// a commit group, because a single commit may exceed that.
+/// Maximum size of the entries section and of the bodies section, in bytes. It is far above the
+/// limit of a commit group, because a single commit may exceed that limit.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 4] = *b"SDLG";
 /// Size of an entry without its key and meta, in bytes.
@@ -66,19 +66,19 @@ pub(crate) fn entry_bytes(key: &[u8], meta: &[u8], body_len: u32) -> u64 {
 }
 
 impl RecordHeader {
-    /// Size of the record on disk, in bytes, including padding to a full page.
+    /// Returns the size of the record on disk, in bytes, including padding to a full page.
     pub(crate) fn disk_len(&self) -> u64 {
         let len = HEADER_BYTES as u64 + u64::from(self.entries_len) + self.bodies_len;
         len.next_multiple_of(PAGE_BYTES as u64)
     }
 
-    /// Offset of the bodies section from the start of the record.
+    /// Returns the offset of the bodies section from the start of the record.
     pub(crate) fn bodies_offset(&self) -> u64 {
         HEADER_BYTES as u64 + u64::from(self.entries_len)
     }
 
-    /// Parses a header and checks its plausibility; `None` if the bytes are not one. The checksum
-    /// also covers the entries, so [`decode_entries`] verifies it.
+    /// Parses a header and checks its plausibility; `None` if the bytes are not a header. The
+    /// checksum also covers the entries, so [`decode_entries`] verifies it.
     pub(crate) fn parse(bytes: &[u8]) -> Option<RecordHeader> {
         let (magic, mut rest) = bytes.get(..HEADER_BYTES)?.split_at_checked(4)?;
         let checksum = rest.get_u32_le();
@@ -106,7 +106,7 @@ pub(crate) fn decode_entries(
     if record_checksum(salt, bytes.get(8..end)?) != header.checksum {
         return None;
     }
-    // Bounds the allocation when the count is wrong: every entry has at least its fixed part.
+    // Bounds the allocation if the count is wrong: every entry has at least its fixed part.
     let entries_max = header.entries_len as usize / ENTRY_FIXED_BYTES;
     let mut entries = Vec::with_capacity((header.count as usize).min(entries_max));
     let (mut at, mut rest) = (0_u64, Bytes::copy_from_slice(section));
@@ -179,7 +179,7 @@ impl RecordBuilder {
                 let at = self.bodies_len;
                 self.bodies_len += bytes.len() as u64;
                 self.bodies.push(bytes.clone());
-                // Inline bodies are far below 4 GiB; `finish` rejects a longer one.
+                // Inline bodies are far below 4 GiB; `finish` rejects larger ones.
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 (2, bytes.len() as u64, checksum, BodyLocation::Inline { at, len, checksum })
             }
@@ -201,7 +201,7 @@ impl RecordBuilder {
         location
     }
 
-    /// Size of the encoded record, in bytes, including padding to a full page.
+    /// Returns the size of the encoded record, in bytes, including padding to a full page.
     pub(crate) fn disk_len(&self) -> u64 {
         let bodies_offset = HEADER_BYTES + self.entries.len() + self.blob_sizes.len();
         (bodies_offset as u64 + self.bodies_len).next_multiple_of(PAGE_BYTES as u64)
@@ -210,7 +210,7 @@ impl RecordBuilder {
     /// Encodes the record into `out`, replacing its contents, and resets the builder.
     ///
     /// # Errors
-    /// When the entries or the bodies exceed 1 GiB.
+    /// Fails if the entries or the bodies exceed 1 GiB.
     pub(crate) fn finish(
         &mut self,
         salt: u32,
@@ -253,7 +253,7 @@ impl RecordBuilder {
 /// The body of an entry to be encoded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NewBody<'b> {
-    /// None: the entry deletes the record.
+    /// No body: the entry deletes the record.
     Removed,
     /// Stored inline in the WAL record.
     Bytes(&'b Bytes),

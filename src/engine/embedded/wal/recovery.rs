@@ -1,8 +1,8 @@
 //! WAL recovery: reads the segments on open and replays the commits that the database lacks.
 //!
-//! A record is written only after the previous one was fsynced, and stores its last version. A
-//! crash can therefore tear only the last record, which was never acknowledged; recovery discards
-//! it. Any other gap is damage to acknowledged commits and fails the recovery.
+//! A record is written only after the previous one was fsynced, and stores the last version of the
+//! previous one. A crash can therefore tear only the last record, which was never acknowledged;
+//! recovery discards it. Any other gap is damage to acknowledged commits and fails the recovery.
 
 use super::super::blob_files::io_error;
 use super::super::database::{CheckpointPosition, SegmentLocation, SegmentRow, body_checksum};
@@ -117,14 +117,19 @@ pub(crate) enum RecoveryMode {
 /// `visit`, in commit order, with the offset of its record's bodies section.
 ///
 /// # Errors
-/// [`EngineError::Corrupt`] when an acknowledged commit is damaged or missing.
+/// Returns [`EngineError::Corrupt`] if an acknowledged commit is damaged or missing.
 pub(crate) fn recover(
     files: Vec<SegmentFile>,
     position: CheckpointPosition,
     mode: RecoveryMode,
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
-    let FoundSegments { mut live, mut free, next_seq } = find_segments(files, position)?;
+    // The WAL has at least one file even before its first commit.
+    if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
+        return Err(missing("all segment files are"));
+    }
+    let (mut live, mut free, next_seq) = partition(files, position)?;
+    ensure_newest_known(&live, position)?;
     let mut last_version = position.last_version;
     let mut newest: Option<RecoveredRecord> = None;
     let mut replay = |record: RecoveredRecord| {
@@ -165,28 +170,26 @@ pub(crate) fn recover(
         }
     }
     if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
-        // A killed process may have written records without fsyncing them. Nor may an erased one
-        // come back before a later one.
+        // A killed process may have written records without fsyncing them. The erasure of a torn
+        // record must be durable as well.
         segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
     }
-    // Without its only record, the next start would not find the segment, so it must not become
-    // known as the newest.
+    // The next start would not find the segment without its only record, so the segment must not
+    // be recorded as the newest.
     if is_newest_empty && let Some(Ok(segment)) = live.pop().map(Arc::try_unwrap) {
         free.push(segment.into_file());
     }
     Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
 }
 
-/// The files by what their first record says.
-struct FoundSegments {
-    /// Segments with records to replay, the oldest first.
-    live: Vec<Arc<Segment>>,
-    free: Vec<SegmentFile>,
-    /// Greater than the sequence number of any live segment.
-    next_seq: u64,
-}
+type LiveSegments = Vec<Arc<Segment>>;
 
-fn find_segments(files: Vec<SegmentFile>, position: CheckpointPosition) -> Result<FoundSegments> {
+/// Returns the segments with records to replay, the oldest first, the files without such records,
+/// and the lowest sequence number that is greater than those of all segments.
+fn partition(
+    files: Vec<SegmentFile>,
+    position: CheckpointPosition,
+) -> Result<(LiveSegments, Vec<SegmentFile>, u64)> {
     let (mut live, mut free) = (Vec::new(), Vec::new());
     let mut next_seq = position.first_segment.max(position.wal_end);
     for file in files {
@@ -212,8 +215,7 @@ fn find_segments(files: Vec<SegmentFile>, position: CheckpointPosition) -> Resul
         }
     }
     live.sort_by_key(|segment| segment.seq);
-    ensure_newest_known(&live, position)?;
-    Ok(FoundSegments { live, free, next_seq })
+    Ok((live, free, next_seq))
 }
 
 fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
@@ -224,7 +226,7 @@ fn corruption(segment: &Segment, at: u64, after: u64) -> EngineError {
     ))
 }
 
-/// Fails if the newest segment that the database knows is not among the live ones.
+/// Fails if the newest segment recorded in the database is not among the live ones.
 fn ensure_newest_known(live: &[Arc<Segment>], position: CheckpointPosition) -> Result<()> {
     let known = position.wal_end.saturating_sub(1);
     let is_present = live.last().is_some_and(|segment| segment.seq >= known);
@@ -236,8 +238,8 @@ fn ensure_newest_known(live: &[Arc<Segment>], position: CheckpointPosition) -> R
 
 fn missing(what: &str) -> EngineError {
     EngineError::Corrupt(format!(
-        "{what} missing from the WAL, with acknowledged commits; put the files of the log \
-         directory back, or restore a backup, or run steadfast check --reset-wal to continue \
+        "{what} missing from the WAL, along with acknowledged commits; put the missing files back \
+         into the log directory, restore a backup, or run steadfast check --reset-wal to continue \
          without these commits"
     ))
 }
@@ -278,7 +280,7 @@ fn read_up_to(segment: &Segment, at: u64, buffer: &mut [u8]) -> Result<usize> {
 
 type HeaderAndEntries = (RecordHeader, Vec<WalEntry>);
 
-/// Reads the record at offset `at`; `None` if there is none with intact entries.
+/// Reads the record at offset `at`; `None` if there is no record with intact entries.
 fn read_record(segment: &Segment, salt: u32, at: u64) -> Result<Option<HeaderAndEntries>> {
     let mut page = vec![0; PAGE_BYTES];
     let len = read_up_to(segment, at, &mut page)?;
@@ -342,8 +344,8 @@ fn find_record_after(
     }
 }
 
-/// Finds a WAL segment or a blob file in a data directory without a database. As the database is
-/// created and fsynced first, such a file means that the database was lost.
+/// Finds a WAL segment or a blob file in a data directory without a database. The database is
+/// created and fsynced first, so such a file means that the database was lost.
 pub(crate) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
     if let Some(file) = list_dir(&dir.join("log"))?.pop() {
         return Ok(Some(file));
@@ -356,7 +358,7 @@ pub(crate) fn orphaned_data(dir: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Lists a directory; empty when it does not exist.
+/// Lists a directory; empty if it does not exist.
 fn list_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

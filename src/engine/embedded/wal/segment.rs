@@ -20,13 +20,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Limits of the size of a segment file, in bytes. Files have this part of the size of all live
-/// entries, so that their number is bounded. Only a single larger WAL record makes a file longer.
+/// Limits of the size of a segment file, in bytes. The size is a fixed part of the total size of
+/// all live entries, so that the number of files is bounded. A file is longer only if it contains a
+/// single larger WAL record.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 8 << 20;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// The total size of all live entries divided by the size of a new segment file.
 const SEGMENT_PART: u64 = 64;
-/// Number of preallocated files that commits leave to garbage collection, which needs space to free
-/// some on a full disk.
+/// Number of preallocated files that only garbage collection may use. It needs space to free space
+/// on a full disk.
 const RESERVED_FILES: usize = 1;
 /// Number of free preallocated files under load, and when idle.
 const FREE_FILES_BUSY: usize = RESERVED_FILES + 2;
@@ -43,7 +45,7 @@ pub(crate) struct Segment {
     end: AtomicU64,
 }
 
-/// A file in the `log/` directory, on disk as `slot-NNNN`.
+/// A file in the `log/` directory, named `slot-NNNN`.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
     number: u64,
@@ -104,7 +106,7 @@ impl Segment {
     /// Reads `len` bytes at offset `at`.
     ///
     /// # Errors
-    /// [`EngineError::Corrupt`] if the file is too short.
+    /// Returns [`EngineError::Corrupt`] if the file is too short.
     pub(crate) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         match self.segment_file.file.read_exact_at(&mut bytes, at) {
@@ -197,6 +199,7 @@ impl SegmentPool {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(open_error(&e)),
             _ => {}
         }
+        data.watch_directory(&dir)?;
         let options = OpenOptions::new().read(true).write(true).clone();
         let opened = SegmentPool::open_files(data, &options, rows)?;
         // A killed process may have created a file without syncing its directory entry.
@@ -363,8 +366,8 @@ impl SegmentPool {
         segment
     }
 
-    /// Creates a segment file if there is none. From then on there always is one, so that a data
-    /// directory without any has lost its WAL.
+    /// Creates a segment file if there is none. From then on the WAL always has a file, so that a
+    /// data directory without one has lost its WAL.
     pub(crate) fn ensure_file(&self) -> Result<()> {
         let is_empty = {
             let state = self.state();
@@ -399,7 +402,7 @@ impl SegmentPool {
         };
         match fill() {
             Ok(file) => {
-                // The file must not be in a directory that took the place of this one.
+                // The directory may have been replaced, and the file created in the new one.
                 self.data.ensure_in_place()?;
                 Ok(SegmentFile { number, file, len })
             }
@@ -487,13 +490,13 @@ impl SegmentPool {
             surplus.extend(state.free.drain(keep..));
             (state.free.len(), surplus)
         };
-        // Created before the others are deleted, as one file must always exist.
+        // Created before surplus files are deleted, as one file must always exist.
         let created = self.preallocate(wanted.saturating_sub(preallocated));
         if created.is_err() && preallocated == 0 {
             self.state_mut().free.extend(surplus);
             return created;
         }
-        // The files must not be those of a directory that took the place of this one.
+        // If the directory was replaced, the files in the new one must not be deleted.
         self.data.ensure_in_place()?;
         for SegmentFile { number, .. } in surplus {
             if let Err(e) = fs::remove_file(self.path(number)) {

@@ -1,4 +1,4 @@
-//! A TCP stream that yields a limited number of bytes, so that a handshake cannot fill memory.
+//! A TCP stream that limits the number of bytes read, so that a handshake cannot exhaust memory.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,13 +6,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A stream whose reads fail once `remaining` bytes were read. The last read may exceed it.
-pub(super) struct LimitedStream {
+/// A stream whose reads fail once `remaining` bytes have been read. The last read may exceed the
+/// limit.
+pub(super) struct HandshakeStream {
     pub(super) stream: TcpStream,
     pub(super) remaining: usize,
 }
 
-impl AsyncRead for LimitedStream {
+impl AsyncRead for HandshakeStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -29,7 +30,7 @@ impl AsyncRead for LimitedStream {
     }
 }
 
-impl AsyncWrite for LimitedStream {
+impl AsyncWrite for HandshakeStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

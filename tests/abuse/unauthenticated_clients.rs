@@ -1,15 +1,15 @@
-//! Clients without a valid token.
+//! Tests with clients that have no valid token.
 
 use crate::support::Client;
 use crate::{MIB, Target, raise_file_limit};
 use std::time::Duration;
 
-const STRANGERS: u64 = 3000;
+const CLIENTS: u64 = 3000;
 const BODY_BYTES: usize = 200_000;
-/// Memory that all strangers together may take.
+/// Maximum growth of the server's memory while all clients are connected, in bytes.
 const BYTES_MAX: u64 = 100 * MIB;
 
-/// Opens connections that send a request with a wrong token, and half of its body.
+/// Opens connections. On each one, sends a request with a wrong token and half of the body.
 fn connect(target: &Target, count: u64) -> Vec<Client> {
     let half = vec![b'x'; BODY_BYTES / 2];
     let item = target.item("k");
@@ -20,7 +20,7 @@ fn connect(target: &Target, count: u64) -> Vec<Client> {
              Content-Length: {BODY_BYTES}\r\n\r\n"
         );
         client.send(head).unwrap();
-        // Fails if the server has closed the connection already.
+        // The send fails if the server has already closed the connection.
         let _ = client.send(&half);
         client
     });
@@ -28,8 +28,8 @@ fn connect(target: &Target, count: u64) -> Vec<Client> {
 }
 
 #[test]
-fn strangers_with_bodies_use_little_memory_and_give_it_back() {
-    let count = raise_file_limit(STRANGERS);
+fn unauthenticated_uploads_use_little_memory_and_release_it() {
+    let count = raise_file_limit(CLIENTS);
     let target = Target::new(&[]);
     target.assert_responsive();
     let before = target.memory_bytes("VmRSS");
@@ -42,14 +42,20 @@ fn strangers_with_bodies_use_little_memory_and_give_it_back() {
     let growth = |bytes: u64| bytes.saturating_sub(before);
     let (during, after) = (growth(during), growth(after));
     let peak = growth(target.memory_bytes("VmHWM"));
-    println!("{count} strangers: {during} bytes, peak {peak}, {after} bytes after they closed");
-    assert!(peak < BYTES_MAX, "{} MiB", peak / MIB);
-    assert!(after < BYTES_MAX / 4, "{} MiB after they closed", after / MIB);
+    println!(
+        "{count} clients: memory grew by {during} bytes (peak {peak}, after disconnect {after})"
+    );
+    assert!(peak < BYTES_MAX, "the peak memory grew by {} MiB", peak / MIB);
+    assert!(
+        after < BYTES_MAX / 4,
+        "after the clients disconnected, the memory was still {} MiB above its initial size",
+        after / MIB
+    );
     target.assert_healthy_and_stop();
 }
 
 #[test]
-fn the_response_reaches_a_stranger_that_sends_its_body_first() {
+fn an_unauthenticated_client_that_sends_its_body_first_receives_the_401() {
     let target = Target::new(&[]);
     for size in [0, 100, BODY_BYTES, 5_000_000] {
         let mut client = target.connect();
@@ -66,17 +72,17 @@ fn the_response_reaches_a_stranger_that_sends_its_body_first() {
 }
 
 #[test]
-fn a_refused_body_is_not_drained_forever() {
+fn draining_a_rejected_body_has_a_deadline() {
     let target = Target::new(&["--body-timeout", "2"]);
     let mut clients: Vec<_> = (0..4).map(|_| target.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
-        // Half of them are strangers.
+        // Half of the clients send two tokens, which is invalid.
         let token = if n % 2 == 0 { "Fastly-Key: wrong\r\n" } else { "" };
         let head = "PUT /resources/stores/kv/none/keys/k";
         let length = format!("{token}Content-Length: 900000\r\n");
         client.send(target.head(head, &length)).unwrap();
     }
-    // Bytes that keep arriving do not extend the deadline.
+    // Receiving more bytes must not extend the deadline.
     for _ in 0..200 {
         for client in &mut clients {
             let _ = client.send("x");
@@ -86,12 +92,12 @@ fn a_refused_body_is_not_drained_forever() {
             break;
         }
     }
-    assert_eq!(target.open_connections(), 1, "refused bodies are still drained");
+    assert_eq!(target.open_connections(), 1, "rejected bodies are still being drained");
     target.assert_healthy_and_stop();
 }
 
 #[test]
-fn idle_connections_give_back_the_memory_of_large_responses() {
+fn idle_connections_release_the_memory_of_large_responses() {
     const COUNT: u64 = 1000;
     let count = raise_file_limit(COUNT);
     let target = Target::new(&[]);
@@ -105,8 +111,8 @@ fn idle_connections_give_back_the_memory_of_large_responses() {
         assert_eq!(client.get(&item).unwrap().body.len(), value.len());
     }
     let growth = target.memory_bytes("VmRSS").saturating_sub(before);
-    println!("{count} connections: {} bytes each", growth / count);
-    assert!(growth < count * 24 * 1024, "{} bytes each", growth / count);
+    println!("{count} connections use {} bytes each", growth / count);
+    assert!(growth < count * 24 * 1024, "{} bytes per connection", growth / count);
     for client in &mut clients {
         assert_eq!(client.get(&item).unwrap().body.len(), value.len());
     }

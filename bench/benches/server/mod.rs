@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 const TOKEN: &str = "bench-token-0123456789";
-/// Number of items in the store, with values of 1 KB.
+/// Number of items in the store. Each value is 1 KB long.
 pub const ITEMS: usize = 10_000;
 
 /// A server with one store of [`ITEMS`] items.
@@ -32,14 +32,14 @@ pub struct Server {
 
 impl Server {
     /// Creates a server on the memory engine.
-    #[allow(dead_code, reason = "each bench uses one")]
+    #[allow(dead_code, reason = "each benchmark uses one constructor")]
     pub fn memory() -> Server {
         Server::over(Arc::new(Memory::new()), None)
     }
 
-    /// Creates a server on the embedded engine. Reopens the engine so that all items are in the
-    /// database: instruction counts depend on the share that is in the WAL.
-    #[allow(dead_code, reason = "each bench uses one")]
+    /// Creates a server on the embedded engine. Reopens the engine to move all items to the
+    /// database, because instruction counts depend on the share of items that are still in the WAL.
+    #[allow(dead_code, reason = "each benchmark uses one constructor")]
     pub fn embedded() -> Server {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let data = dir.path().join("data");
@@ -92,7 +92,7 @@ impl Server {
         .into_bytes()
     }
 
-    /// Sends a request `times` times over one connection, one at a time.
+    /// Sends a request `times` times in sequence on one connection.
     pub fn send(&self, request: &[u8], times: usize) {
         let minute = Duration::from_secs(60);
         let timeouts = Timeouts { head: minute, idle: minute, body: minute, write: minute };
@@ -100,13 +100,14 @@ impl Server {
             let (mut ours, theirs) = tokio::io::duplex(64 << 10);
             let serve = http::serve(theirs, &*self.api, timeouts, self.draining.clone());
             let client = async {
-                ours.write_all(request).await.expect("the request is written");
+                ours.write_all(request).await.expect("cannot write the request");
                 let mut bytes = read_response(&mut ours).await;
-                // Responses to equal requests have the same length, so only the first is parsed.
+                // Responses to identical requests have the same length, so only the first is
+                // parsed.
                 for _ in 1..times {
-                    ours.write_all(request).await.expect("the request is written");
+                    ours.write_all(request).await.expect("cannot write the request");
                     ours.read_exact(&mut bytes).await.expect("a response");
-                    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "not a 200");
+                    assert!(bytes.starts_with(b"HTTP/1.1 200 "), "the response is not a 200");
                 }
                 drop(ours);
             };
@@ -125,7 +126,7 @@ pub fn line(n: usize) -> String {
     format!("{{\"key\":\"{}\",\"value\":\"{}\"}}\n", key(n), "c3Rl".repeat(340))
 }
 
-/// Returns the key of an item.
+/// Returns the key of the item with the given number.
 pub fn key(n: usize) -> String {
     format!("folder/key-{n:08}")
 }
