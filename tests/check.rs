@@ -163,7 +163,7 @@ fn every_kind_of_damage_is_reported() {
 
 /// Asserts that `check` names each item whose value in a segment is damaged, and only those.
 fn assert_reports_damaged_segments(data: &Path, store: &str) {
-    // The first items of 'v's, of which item `kN` has N * 100.
+    // Item `kN` has a value of N * 100 bytes 'v', so the first match is the value of `k1`.
     let value = [b'v'; 100];
     type Damage = fn(&mut Vec<u8>, usize);
     let damages: [(Damage, &str); 3] = [

@@ -266,7 +266,7 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 31 + seed) ^ (i >> 8)) as u8).collect()
 }
 
-/// Size of a body that the embedded engine stores in a file of its own.
+/// Size of a body that the embedded engine stores in a blob file, in bytes.
 const BLOB_BYTES: usize = 5 * INLINE_BYTES_MAX;
 
 async fn write_blob(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {

@@ -68,7 +68,7 @@ fn format_1_data_opens_with_all_acknowledged_writes() {
     let server = Server::start(&data, &[]);
     assert_contents(&server);
     server.stop();
-    // Check again after a shutdown, which moves all data to the database.
+    // Check again after a shutdown, which checkpoints the whole WAL.
     let server = Server::start(&data, &[]);
     assert_contents(&server);
     wait_for_migration(&data);
@@ -94,7 +94,7 @@ fn format_1_data_passes_the_check_command() {
     assert_eq!(format, 1, "the check must not change the format");
 }
 
-/// Waits until all values of up to 256 KiB are in WAL segments.
+/// Waits until the server has migrated all values in the database to WAL segments.
 fn wait_for_migration(data: &Path) {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     let end = Instant::now() + Duration::from_secs(60);

@@ -37,7 +37,7 @@ async fn write_blob(engine: &dyn Engine, len: usize) -> Body {
     blob.finish().await.unwrap()
 }
 
-/// Size of a body that is stored in a blob file.
+/// Size of a body that is stored in a blob file, in bytes.
 const LARGE: usize = 5 * INLINE_BYTES_MAX;
 
 /// Creates a data directory with the small records `a` and `b` and the large record `c`.
@@ -143,7 +143,8 @@ async fn open_rejects_a_file_that_is_not_a_database() {
     assert_corrupt(open(dir.path()).map(|_| ()), "restore a backup");
 }
 
-/// Returns the segment file with a value, its content, and the offset of the value.
+/// Returns the path and content of the segment file that contains a value, and the offset of the
+/// value in bytes.
 fn find_in_segments(data: &Path, value: &[u8]) -> (PathBuf, Vec<u8>, usize) {
     for file in fs::read_dir(data.join("log")).unwrap() {
         let path = file.unwrap().path();
@@ -152,7 +153,7 @@ fn find_in_segments(data: &Path, value: &[u8]) -> (PathBuf, Vec<u8>, usize) {
             return (path, bytes, at);
         }
     }
-    panic!("{} is in no segment", value.escape_ascii());
+    panic!("no segment contains {}", value.escape_ascii());
 }
 
 #[tokio::test]
@@ -178,7 +179,7 @@ async fn changed_and_swapped_bodies_are_not_served() {
 }
 
 #[tokio::test]
-async fn a_missing_segment_costs_only_the_values_in_it() {
+async fn a_missing_segment_affects_only_the_values_in_it() {
     let (_dir, data) = populated().await;
     let engine = open(&data).unwrap();
     put(&engine, "d", Body::Bytes(Bytes::from_static(b"in another segment"))).await;
@@ -191,7 +192,7 @@ async fn a_missing_segment_costs_only_the_values_in_it() {
         let engine = open(&data).unwrap();
         assert_corrupt(read(&engine, "a").await, "is missing");
         assert_eq!(read(&engine, "d").await.unwrap(), b"in another segment");
-        // New segments get no file number of the missing one.
+        // New segment files must not reuse the number of the missing file.
         put(&engine, "e", Body::Bytes(Bytes::from(vec![round; 1000]))).await;
         engine.close().await.unwrap();
     }
@@ -394,8 +395,8 @@ fn open_waits_briefly_for_the_directory_lock() {
     holder.join().unwrap();
 }
 
-/// Makes a closed data directory one of format 1 with `count` records that have bodies of 20,000
-/// bytes. Returns their versions.
+/// Converts a closed, empty data directory to format 1 and adds `count` records with bodies of
+/// 20,000 bytes. Returns the versions of the records.
 fn convert_to_format_1(data: &Path, count: usize) -> Vec<u64> {
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.execute_batch("BEGIN; DROP TABLE segments; PRAGMA user_version = 1").unwrap();
@@ -443,8 +444,8 @@ async fn bodies_of_format_1_move_to_segments_and_free_their_space() {
     conn.busy_timeout(Duration::from_secs(60)).unwrap();
     let left =
         || -> i64 { conn.query_row("SELECT count(*) FROM bodies", [], |row| row.get(0)).unwrap() };
-    // The migration continues where a crash or a stop interrupted it. Meanwhile values are read,
-    // overwritten and deleted.
+    // Restarts the engine until the migration is complete and the database has shrunk. Values are
+    // read, overwritten and deleted in the meantime.
     let end = Instant::now() + Duration::from_secs(300);
     let mut round = 0;
     while left() > 0 || database_bytes() > full / 5 {

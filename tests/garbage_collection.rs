@@ -1,5 +1,5 @@
-//! Garbage collection of WAL segments: disk space stays bounded, and no value is lost, changed or
-//! brought back, for readers, snapshots and after crashes.
+//! Tests of the garbage collection of WAL segments: disk space stays bounded, and no value is lost,
+//! changed or revived. This includes reads during relocation, snapshots, and crash recovery.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod support;
@@ -17,7 +17,7 @@ use steadfast::engine::{
 };
 use support::copy_dir;
 
-/// The smallest WAL that is checkpointed, so that segments are sealed early.
+/// Smallest WAL size that triggers a checkpoint, in bytes. Segments are therefore sealed early.
 const WAL_BYTES: u64 = 8 << 20;
 const SEGMENT_BYTES: u64 = 8 << 20;
 
@@ -27,7 +27,7 @@ fn open(dir: &Path) -> Embedded {
     Embedded::open(Options { dir, cache_bytes: 0, wal_bytes: WAL_BYTES, fatal }).unwrap()
 }
 
-/// The value of a key at a version of the test's own.
+/// Returns a value of at least `len` bytes that identifies the key and the number of the write.
 fn value(key: &str, number: u64, len: usize) -> Bytes {
     let mut value = format!("{key} {number} ").into_bytes();
     value.resize(len.max(value.len()), b'v');
@@ -65,7 +65,7 @@ fn segment_bytes(data: &Path) -> u64 {
     files.filter_map(|file| file.ok()?.metadata().ok()).map(|meta| meta.len()).sum()
 }
 
-/// Waits until the segment files have at most this size.
+/// Waits until the total size of the segment files is at most `bytes`.
 async fn wait_for_size(data: &Path, bytes: u64) {
     let end = Instant::now() + Duration::from_secs(300);
     while segment_bytes(data) > bytes {
@@ -82,15 +82,17 @@ fn assert_intact(data: &Path, records: u64) {
 
 const COLD: u64 = 2000;
 const COLD_BYTES: usize = 10_000;
-/// Segments besides those with live entries: two of slack, one that relocations fill, the active
-/// one, and the free ones of an idle server.
+/// Allowance in addition to the live bytes and their share of garbage, in bytes: two segments of
+/// slack, the segment that relocations fill, the active segment, and the free segments of an idle
+/// server.
 const SLACK_BYTES: u64 = 6 * SEGMENT_BYTES;
 
 fn cold_key(number: u64) -> String {
     format!("cold{number:06}")
 }
 
-/// Writes each cold value once, and much garbage between them, so that no segment is all garbage.
+/// Writes each cold value once, and overwrites a hot value in each commit. Every segment then
+/// contains much garbage and some live values.
 async fn write_cold_and_hot(engine: &Embedded) -> BTreeMap<String, u64> {
     let mut versions = BTreeMap::new();
     for number in 0..COLD {
@@ -103,7 +105,7 @@ async fn write_cold_and_hot(engine: &Embedded) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn space_stays_bounded_and_values_readable_while_they_move() {
+async fn space_stays_bounded_and_values_stay_readable_during_relocation() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = Arc::new(open(&data));
@@ -136,7 +138,7 @@ async fn space_stays_bounded_and_values_readable_while_they_move() {
     }
     engine.close().await.unwrap();
     assert_intact(&data, COLD + 1);
-    // Deleted values give their space back.
+    // Deleting values frees disk space.
     let engine = open(&data);
     for number in (0..COLD).filter(|number| !number.is_multiple_of(10)) {
         commit(&engine, vec![delete(&cold_key(number))]).await;
@@ -156,12 +158,13 @@ async fn tiny_values_are_collected_and_collection_ends() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data);
-    // Each in a WAL record of its own, of 4 KiB.
+    // Each commit writes a WAL record of 4 KiB.
     for number in 0..KEYS {
         commit(&engine, vec![put(&cold_key(number), Bytes::from(number.to_string()))]).await;
     }
     wait_for_size(&data, SLACK_BYTES).await;
-    // No relocations without new garbage.
+    // Without new garbage, relocations must end. Each WAL record with relocations uses up a
+    // version.
     let mut last = commit(&engine, vec![]).await;
     let end = Instant::now() + Duration::from_secs(60);
     loop {
@@ -170,7 +173,7 @@ async fn tiny_values_are_collected_and_collection_ends() {
         if version == last + 1 {
             break;
         }
-        assert!(Instant::now() < end, "relocations go on without garbage");
+        assert!(Instant::now() < end, "relocations continue without new garbage");
         last = version;
     }
     for number in 0..KEYS {
@@ -182,7 +185,7 @@ async fn tiny_values_are_collected_and_collection_ends() {
 }
 
 #[tokio::test]
-async fn a_snapshot_keeps_the_values_that_were_collected_since() {
+async fn a_snapshot_keeps_values_whose_segments_are_collected() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data);
@@ -214,9 +217,9 @@ async fn a_snapshot_keeps_the_values_that_were_collected_since() {
     assert_intact(&data, COLD + 1);
 }
 
-/// Writers overwrite and delete their own keys while their values move.
+/// Writers overwrite and delete their own keys while garbage collection relocates the values.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relocations_bring_no_overwritten_or_deleted_value_back() {
+async fn relocations_do_not_revive_overwritten_or_deleted_values() {
     const WRITERS: u64 = 4;
     const KEYS: u64 = 60;
     let dir = tempfile::tempdir().unwrap();
@@ -234,7 +237,8 @@ async fn relocations_bring_no_overwritten_or_deleted_value_back() {
                         break;
                     }
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    // Few keys change often and most seldom, so that segments have live values.
+                    // A few keys change often and the others rarely, so that segments retain live
+                    // values.
                     let choice = (random >> 33) % (4 * KEYS);
                     let key =
                         format!("w{writer}-{:03}", if choice < KEYS { choice } else { choice % 4 });
@@ -252,7 +256,7 @@ async fn relocations_bring_no_overwritten_or_deleted_value_back() {
                     let commit = Commit { version_min: 0, preconditions, mutations };
                     let outcome = engine.commit(commit).await.unwrap();
                     let Outcome::Committed(version) = outcome else {
-                        panic!("{key}: version {required} was replaced by nobody");
+                        panic!("{key}: conflict, but no other writer replaced version {required}");
                     };
                     expected.insert(key, is_put.then_some((version, number)));
                 }
@@ -297,8 +301,8 @@ async fn relocations_that_are_only_in_the_wal_are_recovered() {
     let data = dir.path().join("data");
     let engine = open(&data);
     let versions = write_cold_and_hot(&engine).await;
-    // Holds checkpoints up, so that the last relocations stay in the WAL, and the files unchanged
-    // once they are done.
+    // A write transaction blocks checkpoints. The last relocations therefore stay in the WAL, and
+    // the files no longer change once the relocations end.
     let conn = Connection::open(data.join("steadfast.db")).unwrap();
     conn.busy_timeout(Duration::from_secs(60)).unwrap();
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -105,7 +105,7 @@ impl Kv {
         if is_held { size } else { PIECE_BYTES as u64 }
     }
 
-    /// Returns the memory that any uploaded value may need once it is complete, in bytes.
+    /// Returns the maximum of [`Kv::held_memory_bytes`] over all value sizes, in bytes.
     pub fn held_memory_bytes_max(&self) -> u64 {
         let max = self.value_bytes_max;
         if self.engine.buffers_blobs() { max } else { max.min(SINGLE_READ_BYTES_MAX) }

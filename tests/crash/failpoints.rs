@@ -25,8 +25,8 @@ fn kill_at(failpoint: &str, rule: Rule, hits_max: u64, sizes: ValueSizes) {
     });
 }
 
-/// The same for a rule that kills the server while it is idle after a workload: under load, SQLite
-/// checkpoints its WAL only at a size that a workload of a few items does not reach.
+/// Like [`kill_at`], but for a rule that kills the server while it is idle after a workload. Under
+/// load, SQLite checkpoints its WAL only above a size that a workload of few items does not reach.
 fn kill_when_idle(failpoint: &str, rule: Rule, hits_max: u64) {
     kill(failpoint, rule, hits_max, |testbed| {
         testbed.run_workload(FillsWal, false, |server| {
@@ -135,16 +135,16 @@ fn writes_survive_a_kill_while_sqlite_checkpoints_into_the_database_file() {
 }
 
 #[test]
-fn kill_while_values_are_relocated() {
+fn writes_survive_a_kill_while_values_are_relocated() {
     let wal = |action, calls| rule(action, calls, WAL);
-    kill_at("halfway through a WAL write, collecting", wal(KillHalfway, WRITE), 400, Garbage);
-    kill_at("after a WAL fsync, collecting", wal(KillAfter, SYNC), 400, Garbage);
+    kill_at("halfway through a WAL write (GC)", wal(KillHalfway, WRITE), 400, Garbage);
+    kill_at("after a WAL fsync (GC)", wal(KillAfter, SYNC), 400, Garbage);
     let position = rule(KillAfter, SYNC, SQLITE_WAL);
-    kill_at("after a position is stored, collecting", position, 12, Garbage);
+    kill_at("after storing the position (GC)", position, 12, Garbage);
 }
 
 #[test]
-fn kill_around_the_removal_of_a_segment_file() {
+fn writes_survive_a_kill_around_the_removal_of_a_segment_file() {
     kill_when_idle("before a segment unlink", rule(KillBefore, UNLINK, WAL), 1);
     kill_when_idle("after a segment unlink", rule(KillAfter, UNLINK, WAL), 1);
 }

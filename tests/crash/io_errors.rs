@@ -246,7 +246,7 @@ fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
         disk.shim.set(0, Rule { first, ..rule });
         let mut status = None;
         disk.testbed.run_workload(sizes, false, |server| status = server.wait_for_exit(load));
-        // With a few items, SQLite checkpoints its WAL only when the server is idle.
+        // With few items, SQLite checkpoints its WAL only while the server is idle.
         let status = status.or_else(|| disk.testbed.server.wait_for_exit(TIMEOUT));
         assert!(
             status.is_some(),

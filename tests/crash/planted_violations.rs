@@ -269,8 +269,8 @@ fn a_rollback_to_an_older_database_is_reported() {
     testbed.check("before the rollback");
     run_workload(&mut testbed);
     std::fs::write(&database, older_database).unwrap();
-    // Restore the WAL too: the database refers to values in it, and recovery would replay the later
-    // commits.
+    // Restore the older WAL as well, because the older database refers to values in it, and because
+    // recovery would replay the later commits from the newer WAL.
     std::fs::remove_dir_all(&log).unwrap();
     copy_dir(older.path(), &log);
     testbed.restart(start_server);

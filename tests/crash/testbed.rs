@@ -88,7 +88,7 @@ impl Testbed {
     }
 }
 
-/// Starts a server whose WAL is checkpointed, and its garbage collected, under load.
+/// Starts a server with a small WAL, so that checkpoints and garbage collection run under load.
 pub(crate) fn start_with_small_wal(data: &Path) -> Server {
     Server::start(data, &["--wal-bytes", "1048576"])
 }

@@ -19,18 +19,19 @@ pub(crate) enum ValueSizes {
     Mixed,
     /// Up to 2 kB.
     Small,
-    /// Mostly 100 to 250 kB, the largest inline values, to fill the WAL quickly.
+    /// Mostly 100 to 250 kB, to fill the WAL quickly.
     FillsWal,
     /// Mostly near or above the size threshold for blob files.
     BlobFiles,
-    /// 30 to 60 kB under many keys. With a small WAL, they leave garbage in its segments.
+    /// Mostly 30 to 60 kB, under many keys. With a small WAL, overwrites leave garbage in the
+    /// segments.
     Garbage,
 }
 
 impl ValueSizes {
     fn sample(self, random: &mut Random) -> u32 {
-        // 256 KiB is the size up to which a value is read with its item, 1 MiB that up to which it
-        // is in the WAL.
+        // Values of up to 256 KiB are read with their item, and values of up to 1 MiB are stored in
+        // the WAL.
         let edge = if random.one_in(2) { 262_144 } else { 1_048_576 };
         let around = edge - 100 + random.below(200);
         let bytes = match (self, random.below(100)) {

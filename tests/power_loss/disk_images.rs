@@ -40,7 +40,7 @@ fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
             store_created = now_micros();
         }
         let workload = workload(server.port, &store, sizes);
-        // Garbage collection starts after some segments.
+        // Garbage collection starts only after several segments are full.
         let collects = if sizes == ValueSizes::Garbage { 600 } else { 0 };
         let pause = Duration::from_millis(50 + collects + random.below(400));
         workload::run(&workload, &mut journals, random, || {

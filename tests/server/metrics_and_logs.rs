@@ -353,12 +353,12 @@ fn reading_a_damaged_value_into_memory_returns_500() {
     let response = logged.server.get(&item);
     response.expect_error(500);
     assert!(!response.text().contains("vvv"), "{}", response.text());
-    // Its one checksum covers the whole value.
+    // A single checksum covers the whole value, so an undamaged range cannot be read either.
     let range = [("Range", "bytes=0-9")];
     logged.server.request(&format!("GET {item}"), &range, b"").expect_error(500);
 }
 
-/// Changes a byte of each value in the WAL that contains these bytes.
+/// Changes a byte of the first occurrence of `value` in each segment that contains it.
 fn damage_segments(data: &Path, value: &[u8]) {
     let mut damaged = 0;
     for entry in fs::read_dir(data.join("log")).unwrap() {
@@ -370,7 +370,7 @@ fn damage_segments(data: &Path, value: &[u8]) {
             damaged += 1;
         }
     }
-    assert!(damaged > 0, "the value is in no segment");
+    assert!(damaged > 0, "no segment contains the value");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Blob files: one file per large body. A file is written and fsynced before the commit that refers
 //! to it, and deleted after the commit that replaces it. A body that fits in the write buffer needs
-//! no file, because it is written to the WAL with its commit.
+//! no file, because its commit writes the body to the WAL.
 //!
 //! A file holds the body, a checksum per block, and a footer (docs/format.md). Its id is random and
 //! never reused, so a file that no record refers to is an orphan. Orphans are deleted after the
@@ -26,8 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Size of a checksummed block, in bytes.
 const BLOCK_BYTES: usize = INLINE_BYTES_MAX;
-/// Bytes buffered before each write, and the maximum size of a body in the WAL. As the body stays
-/// in memory until it is committed, callers must budget for a body that is read in one call.
+/// Bytes buffered before each write, and the maximum size of a body in the WAL. A buffered body
+/// stays in memory until its commit, so callers must reserve memory for bodies of up to this size.
 const WRITE_BUFFER_BYTES: usize = SINGLE_READ_BYTES_MAX as usize;
 const MAGIC: [u8; 8] = *b"STDFBLB1";
 /// Size of the footer: body length (8), block size (4), checksum of the block checksums (4), magic
@@ -430,7 +430,7 @@ fn read_span(file: &File, start: u64, len: usize) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Writes a large body, to a blob file once it exceeds the buffer.
+/// Writes a large body. Creates a blob file only if the body does not fit in the write buffer.
 pub(super) struct BlobFileWriter {
     blobs: Arc<BlobFiles>,
     pending: Vec<u8>,
@@ -438,10 +438,10 @@ pub(super) struct BlobFileWriter {
 }
 
 enum BlobFileState {
-    /// All of the body is in the buffer.
+    /// The buffer contains the whole body.
     NotCreated,
     Open(OpenBlobFile),
-    /// During a write and after a failed write.
+    /// The state during a write and after a failed write.
     Unavailable,
 }
 
@@ -461,7 +461,7 @@ impl BlobFileWriter {
         BlobFileWriter { blobs, pending, file: BlobFileState::NotCreated }
     }
 
-    /// Writes the buffer to the file, which it creates first if necessary.
+    /// Writes the buffer to the file. Creates the file first if it does not exist.
     async fn flush(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.file, BlobFileState::Unavailable);
         let (blobs, mut pending) = (self.blobs.clone(), std::mem::take(&mut self.pending));
@@ -547,7 +547,8 @@ impl BlobWriter for BlobFileWriter {
     fn write(&mut self, mut chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             while !chunk.is_empty() {
-                // Only before more bytes, as a body that just fills the buffer needs no file.
+                // Flushes only when more bytes follow, because a body that exactly fills the buffer
+                // needs no file.
                 if self.pending.len() == WRITE_BUFFER_BYTES {
                     self.flush().await?;
                 }

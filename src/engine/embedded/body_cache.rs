@@ -1,4 +1,4 @@
-//! The cache of large bodies that are read in one call.
+//! Cache of large bodies that are read in one call.
 
 use super::super::INLINE_BYTES_MAX;
 use bytes::Bytes;
@@ -8,12 +8,12 @@ use quick_cache::sync::Cache;
 /// Memory overhead of a cached body, in bytes.
 const ENTRY_OVERHEAD: u64 = 128;
 
-/// Verified bodies that are read often. Entries never go stale, because neither the ids of blobs
-/// nor the sequence numbers of segments are reused.
+/// Verified bodies that are read frequently. Entries never go stale, because blob ids and segment
+/// sequence numbers are never reused.
 #[derive(Debug)]
 pub(super) struct BodyCache(Cache<BodyKey, Bytes, BodyWeighter>);
 
-/// The key of a cached body: where it is stored.
+/// Key of a cached body: the location of the body on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum BodyKey {
     Blob(i64),
@@ -30,7 +30,7 @@ impl Weighter<BodyKey, Bytes> for BodyWeighter {
 }
 
 impl BodyCache {
-    /// Creates a cache of `bytes` bytes.
+    /// Creates a cache with a capacity of `bytes` bytes.
     pub(super) fn new(bytes: u64) -> BodyCache {
         let items = usize::try_from(bytes / INLINE_BYTES_MAX as u64).unwrap_or(usize::MAX);
         BodyCache(Cache::with_weighter(items.max(1), bytes, BodyWeighter))

@@ -145,7 +145,7 @@ impl PooledConnection {
         Ok(records)
     }
 
-    /// Returns the body of a record from a row of `bodies`.
+    /// Returns the body in a row of `bodies`.
     pub(super) fn body(&self, version: u64, id: i64) -> Result<Bytes> {
         read_body(&self.conn, version, id)
     }
@@ -300,8 +300,8 @@ impl ConnectionPool {
         })
     }
 
-    /// Returns a record and the reference to its body. Of the bodies, it reads only those in the
-    /// database.
+    /// Returns a record and the reference to its body. Reads the body only if it is in a row of
+    /// `bodies` and the projection includes bodies.
     pub(super) fn read(
         &self,
         key: &[u8],
@@ -385,7 +385,7 @@ fn read_record(
     Ok(Some((Record { version, expires_at, meta, body: Body::Bytes(body) }, body_ref)))
 }
 
-/// Reads a body from a row of `bodies`.
+/// Reads the body in a row of `bodies` and verifies its checksum.
 pub(super) fn read_body(conn: &Connection, version: u64, id: i64) -> Result<Bytes> {
     let mut statement = conn.prepare_cached(SELECT_BODY)?;
     let mut rows = statement.query(params![id])?;

@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The data directory format that this build writes. Directories of the format before it are
-/// upgraded when they are opened for writing.
+/// The data directory format that this build writes. When a directory of the previous format is
+/// opened for writing, it is upgraded.
 pub(super) const FORMAT_VERSION: i64 = 2;
 const FORMAT_VERSION_MIN: i64 = 1;
 /// Identifies the file as a Steadfast database: "STDF".
@@ -63,19 +63,21 @@ pub(super) struct CheckpointPosition {
     pub(super) wal_end: u64,
 }
 
-/// A row of `segments`: a segment with bodies of records in the database.
+/// A row of `segments`: a segment that contains bodies of records in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentRow {
     /// Sequence number of the segment.
     pub(super) seq: u64,
-    /// Number of its file.
+    /// Number of the segment's file.
     pub(super) file: u64,
-    /// Total size of its entries whose bodies records of the database refer to, bodies included, in
-    /// bytes. Entries count because moving the bodies to another segment moves them as well.
+    /// Live bytes of the segment: total size of the entries whose bodies records in the database
+    /// refer to, including the bodies, in bytes. The whole entry counts, because the relocation of
+    /// a body rewrites its entry.
     pub(super) live: u64,
 }
 
-/// Returns the rows of `segments`, in the order of their sequence numbers; none in format 1.
+/// Returns the rows of `segments` in order of sequence number. Returns none for format 1, which has
+/// no such table.
 pub(super) fn segment_rows(conn: &Connection) -> Result<Vec<SegmentRow>> {
     let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'segments'";
     if conn.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0 {
@@ -241,8 +243,9 @@ fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
         ))?;
     }
     if is_format_1 {
-        // In one transaction, so that an older build, which would not read the segments, refuses
-        // the directory from the moment that records may refer to them.
+        // One transaction creates the table and sets the format version. An older build, which
+        // cannot read bodies in segments, therefore rejects the directory before any record refers
+        // to a segment.
         execute(&format!(
             "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SEGMENTS_SCHEMA} \
              PRAGMA user_version = {FORMAT_VERSION}; COMMIT; PRAGMA synchronous = NORMAL;"
@@ -367,21 +370,22 @@ impl From<rusqlite::Error> for EngineError {
 /// Size in bytes of the fixed part of `heads.data`: version, expiry and body reference (8 each),
 /// checksum (4).
 const ROW_HEADER_BYTES: usize = 28;
-/// The body reference of a record whose body is in a segment. Its location follows the checksum.
+/// Body reference of a record whose body is in a segment. The location of the body follows the
+/// checksum of the row.
 const IN_SEGMENT: i64 = i64::MIN;
 /// Size of an encoded [`SegmentLocation`], in bytes.
 const LOCATION_BYTES: usize = 24;
 
-/// Where the body of a record in the database is stored.
+/// The place where the body of a record in the database is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum BodyRef {
-    /// Nowhere: it is empty.
+    /// The body is empty.
     Empty,
-    /// In this row of `bodies`, where format 1 stored inline bodies.
+    /// The body is in the row of `bodies` with this id. Only format 1 stored bodies there.
     Row(i64),
-    /// In the blob file with this id.
+    /// The body is in the blob file with this id.
     Blob(i64),
-    /// In a WAL segment.
+    /// The body is in a WAL segment.
     Segment(SegmentLocation),
 }
 
@@ -390,7 +394,7 @@ pub(super) enum BodyRef {
 pub(super) struct SegmentLocation {
     /// Sequence number of the segment.
     pub(super) seq: u64,
-    /// Offset in its file, in bytes.
+    /// Offset of the body in the file of the segment, in bytes.
     pub(super) at: u64,
     /// Size of the body, in bytes.
     pub(super) len: u32,
@@ -476,8 +480,8 @@ impl<'d> RecordRow<'d> {
     }
 }
 
-/// Computes the checksum of a row: of its key, of the numbers at its start, and of everything after
-/// the checksum.
+/// Computes the checksum of a row. The checksum covers the key, the numbers at the start of the
+/// row, and everything that follows the checksum.
 fn row_checksum(key: &[u8], numbers: &[u8], rest: &[u8]) -> u32 {
     const BUFFER_BYTES: usize = 184;
     // The length separates the key from the rest; keys are short, so it fits.

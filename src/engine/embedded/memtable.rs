@@ -29,7 +29,7 @@ impl MemtableEntry {
         self.location != BodyLocation::Removed
     }
 
-    /// Returns the reference to the body that the database stores for the record.
+    /// Returns the body reference that a checkpoint stores in the database for this entry.
     pub(super) fn body_ref(&self) -> BodyRef {
         match (self.location, &self.body_at) {
             (BodyLocation::Blob { id, .. }, _) => BodyRef::Blob(id),
@@ -64,8 +64,8 @@ pub(super) struct Memtable {
 }
 
 impl Memtable {
-    /// Builds a memtable from the entries of the WAL, in the order of the commits. Sorting them
-    /// first is much faster than inserting them one by one.
+    /// Builds a memtable from WAL entries, which must be in commit order. Sorting all entries first
+    /// is much faster than inserting them one by one.
     pub(super) fn from_wal(entries: Vec<(Bytes, MemtableEntry)>) -> Memtable {
         let common = common_prefix(entries.iter().map(|(key, _)| &key[..]));
         let key = |number: usize| entries.get(number).map_or(&b""[..], |(key, _)| &key[..]);
@@ -75,7 +75,7 @@ impl Memtable {
             let by_key = prefix.cmp(other_prefix).then_with(|| key(*number).cmp(key(*other)));
             by_key.then(number.cmp(other))
         });
-        // The last of the entries of a key is the newest.
+        // The last entry of each key is the newest.
         let is_newest = |at: usize, number: usize| {
             order.get(at + 1).is_none_or(|(_, next)| key(*next) != key(number))
         };
@@ -181,8 +181,9 @@ impl Memtable {
         self.add_to_count(first_byte(key), delta);
     }
 
-    /// Removes an entry that was checkpointed. Another one stays, with `in_db` set to whether the
-    /// checkpointed one is live: a newer one, or one of the same version whose body was moved.
+    /// Removes an entry that was checkpointed. If the key now has a newer entry, or an entry of the
+    /// same version whose body was relocated, keeps that entry and sets its `in_db` to whether the
+    /// checkpointed entry is live.
     pub(super) fn remove_checkpointed(&mut self, key: &[u8], checkpointed: &MemtableEntry) {
         let Some(entry) = self.entries.get(key) else { return };
         if entry.version != checkpointed.version || entry.body_ref() != checkpointed.body_ref() {
@@ -251,7 +252,7 @@ impl Memtable {
     }
 }
 
-/// Returns the length of the longest prefix that all keys have.
+/// Returns the length of the longest common prefix of the keys, in bytes.
 fn common_prefix<'k>(mut keys: impl Iterator<Item = &'k [u8]>) -> usize {
     let Some(first) = keys.next() else { return 0 };
     keys.fold(first.len(), |len, key| {
@@ -260,8 +261,9 @@ fn common_prefix<'k>(mut keys: impl Iterator<Item = &'k [u8]>) -> usize {
     })
 }
 
-/// Returns the 16 bytes of a key after the first `skip`, followed by zeros if there are fewer, as a
-/// number. Keys with different numbers have the same order.
+/// Returns the 16 bytes of a key after the first `skip` bytes, padded with zeros, as a number. If
+/// the numbers of two keys with the same first `skip` bytes differ, the keys have the order of
+/// their numbers.
 fn sort_prefix(key: &[u8], skip: usize) -> u128 {
     let mut prefix = [0; 16];
     prefix.iter_mut().zip(key.iter().skip(skip)).for_each(|(to, byte)| *to = *byte);

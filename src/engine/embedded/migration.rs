@@ -1,6 +1,6 @@
-//! Migration of the bodies that format 1 stored in the table `bodies`. They are moved to WAL
-//! segments in the background, by relocations in key order while the server is not busy. The next
-//! checkpoint deletes the row of a moved body, as for a record that was overwritten.
+//! Migration of the bodies that format 1 stored in the table `bodies`. While the server is not
+//! busy, the checkpointer relocates these bodies to WAL segments in key order. The next checkpoint
+//! deletes the rows of relocated bodies, as it does for overwritten records.
 
 use super::super::Result;
 use super::checkpoint::Checkpointer;
@@ -10,40 +10,44 @@ use super::relocation::{Relocation, RelocationBatch};
 use bytes::Bytes;
 use rusqlite::params;
 
-/// Maximum number of records examined in a quantum.
+/// Maximum number of records examined per quantum.
 const EXAMINED_RECORDS_MAX: usize = 4096;
-/// Number of vacuum steps in a quantum.
+/// Number of vacuum steps per quantum.
 const VACUUM_STEPS: usize = 4;
 
 /// The progress of the migration.
 #[derive(Default)]
 pub(super) enum Migration {
-    /// Not known whether there is anything to migrate.
+    /// The state after startup: it is not known whether the table `bodies` has rows.
     #[default]
     Unknown,
-    /// The records up to this key, if any, are migrated.
+    /// The migration is in progress. The records up to and including this key are migrated; `None`
+    /// if no record is migrated yet.
     Running(Option<Bytes>),
-    /// The same, but the last attempt failed.
+    /// The last attempt failed or was interrupted. The next attempt continues after this key;
+    /// `None` to start with the first record.
     Interrupted(Option<Bytes>),
     Completed,
 }
 
 impl Migration {
-    /// Returns whether bodies are left to be moved now.
+    /// Returns whether the migration is in progress and its last attempt succeeded.
     pub(super) fn is_running(&self) -> bool {
         matches!(self, Migration::Running(_))
     }
 }
 
 impl Checkpointer {
-    /// Moves bodies for one quantum. Returns whether there may be more.
+    /// Relocates bodies for one quantum. Returns `false` if the migration is complete or was
+    /// interrupted.
     pub(super) fn migrate_bodies(&mut self) -> bool {
         let after = match std::mem::replace(&mut self.migration, Migration::Completed) {
             Migration::Completed => return false,
             Migration::Unknown => None,
             Migration::Running(after) | Migration::Interrupted(after) => after,
         };
-        // Freed pages are returned meanwhile, so that the disk need not hold the bodies twice.
+        // Returns freed pages to the file system in every quantum, so that the disk does not need
+        // space for a second copy of all bodies.
         let vacuumed = (0..VACUUM_STEPS).try_for_each(|_| self.vacuum_step().map(|_| ()));
         self.migration = match vacuumed.and_then(|()| self.migrate_after(after.as_ref())) {
             Ok(migration) => migration,
@@ -67,7 +71,7 @@ impl Checkpointer {
             }
             let select = "SELECT key, data FROM heads WHERE key > ?1 ORDER BY key";
             let mut select = self.conn.prepare_cached(select)?;
-            // No record has an empty key.
+            // No record has an empty key, so the scan includes the first record.
             let mut rows = select.query(params![after.map_or(&b""[..], |after| after)])?;
             let mut examined = 0;
             while let Some(row) = rows.next()? {
@@ -89,8 +93,9 @@ impl Checkpointer {
         Ok(if is_complete { Migration::Completed } else { Migration::Running(last) })
     }
 
-    /// Returns the relocation of a record whose body is in `bodies`, unless it is damaged or the
-    /// next checkpoint replaces it.
+    /// Returns the relocation of a record whose body is in `bodies`. Returns `None` if the body is
+    /// stored elsewhere, if the row is damaged, if the body cannot be read, or if the next
+    /// checkpoint replaces the record.
     fn in_bodies(&self, key: &Bytes, data: &[u8]) -> Option<Relocation> {
         let RecordRow { version, expires_at, body, meta } = RecordRow::decode(key, data)?;
         let BodyRef::Row(id) = body else { return None };

@@ -1,5 +1,5 @@
-//! Tests of the tests of garbage collection: a workload detects each fault that is planted in it,
-//! and none without.
+//! Verifies that tests of garbage collection detect faults: the workloads detect each planted
+//! fault, and report no difference without a fault.
 
 use super::wal::segment::PlantedFault;
 use super::*;
@@ -41,7 +41,7 @@ async fn delete(engine: &Embedded, key: &str) {
     assert!(matches!(engine.commit(commit).await, Ok(Outcome::Committed(_))));
 }
 
-/// Writes values of which some stay, between others that are overwritten at once.
+/// Commits each cold value together with a hot value that the next commit overwrites.
 async fn fill(engine: &Embedded, round: u64) {
     for number in 0..KEYS {
         let key = format!("cold{number:04}");
@@ -50,7 +50,8 @@ async fn fill(engine: &Embedded, round: u64) {
     }
 }
 
-/// Returns the keys whose value is not the expected one, with what was found instead.
+/// Returns the keys whose value differs from the expected one, with a description of the
+/// difference.
 async fn differences(
     engine: &Embedded,
     expected: &BTreeMap<String, Option<u64>>,
@@ -79,7 +80,8 @@ async fn differences(
     differences
 }
 
-/// Waits until there is no commit in the WAL, and garbage collection has ended.
+/// Waits until checkpoints and garbage collection have ended: the memtable is empty, and the writer
+/// starts no new segment.
 async fn settled(engine: &Embedded) {
     let end = Instant::now() + Duration::from_secs(60);
     let mut last = None;
@@ -94,7 +96,8 @@ async fn settled(engine: &Embedded) {
     }
 }
 
-/// Overwrites and deletes while values are moved. Returns the differences afterwards.
+/// Overwrites and deletes values during garbage collection. Returns the differences found
+/// afterwards.
 async fn overwrite_while_values_move(fault: Option<PlantedFault>) -> Vec<(String, String)> {
     let dir = tempfile::tempdir().unwrap();
     let engine = Arc::new(open(dir.path(), fault));
@@ -132,8 +135,8 @@ async fn overwrite_while_values_move(fault: Option<PlantedFault>) -> Vec<(String
     found
 }
 
-/// Reads a snapshot after all of its values were replaced and their segments collected. Returns the
-/// number of values that are not those of the snapshot.
+/// Reads a snapshot after all its values were replaced and their segments were collected. Returns
+/// the number of reads that do not return the value at the time of the snapshot.
 async fn snapshot_differences(fault: Option<PlantedFault>) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path(), fault);
@@ -172,14 +175,14 @@ async fn no_difference_is_found_without_a_fault() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relocation_that_revives_a_replaced_or_deleted_value_is_detected() {
-    // It depends on a race.
+    // Whether the fault has an effect depends on a race.
     for _ in 0..10 {
         let fault = Some(PlantedFault::RelocateReplaced);
         if !overwrite_while_values_move(fault).await.is_empty() {
             return;
         }
     }
-    panic!("no revived value in ten rounds");
+    panic!("no revived value was detected in ten rounds");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

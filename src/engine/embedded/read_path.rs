@@ -38,10 +38,10 @@ pub(super) struct ReadPath {
 impl ReadPath {
     /// Returns the newest record of a key.
     pub(super) fn find(&self, key: &[u8], projection: Projection) -> Result<Option<Record>> {
-        // A blob file is deleted when its record is replaced, and a segment is recycled when all
+        // A blob file is deleted when its record is replaced, and a segment is recycled after all
         // records with bodies in it were replaced or relocated. If that happens after the record
-        // was read, the record is read again. The second read then finds another reference. If it
-        // finds the same reference and the file is still missing, the data is damaged.
+        // was read, the record is read again. The second read then finds a different reference. If
+        // it finds the same reference and the file is still missing, the data is damaged.
         let mut missing = None;
         loop {
             let in_memtable = self.shared.memtable().get(key).cloned();
@@ -65,7 +65,7 @@ impl ReadPath {
         }
     }
 
-    /// Returns a body that is in a file; `None` if the file does not exist.
+    /// Returns a body in a blob file or a segment; `None` if the file does not exist.
     fn load_body(&self, record: &Record, body: BodyRef) -> Result<Option<Body>> {
         match body {
             BodyRef::Empty | BodyRef::Row(_) => Ok(None),
@@ -195,7 +195,7 @@ impl ReadPath {
     }
 }
 
-/// The error for a body whose file does not exist.
+/// Returns the error for a body whose file does not exist.
 pub(super) fn missing_body(body: BodyRef) -> EngineError {
     EngineError::Corrupt(match body {
         BodyRef::Blob(id) => format!("blob file {id:016x} is missing"),
@@ -204,8 +204,8 @@ pub(super) fn missing_body(body: BodyRef) -> EngineError {
     })
 }
 
-/// Returns the record of an entry with its inline body, or with the reference to a large body;
-/// `None` for a deletion.
+/// Returns the record of an entry, and the reference to its body if the body is too large to be
+/// read with the record. Returns `None` for a deletion.
 pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<(Record, BodyRef)>> {
     let body_ref = entry.body_ref();
     let MemtableEntry { version, expires_at, meta, location, body_at, .. } = entry;

@@ -1,20 +1,21 @@
-//! Relocations: the checkpointer moves bodies of records in the database to the end of the WAL, to
-//! free the segment or the row of `bodies` they are in. The records keep their versions.
+//! Relocation: moves bodies of records in the database to the end of the WAL, to free the segments
+//! or the rows of `bodies` that contain them. The checkpointer selects the bodies, and the writer
+//! appends them to the WAL. The records keep their versions.
 //!
-//! A relocation is an ordinary entry of a WAL record, and enters the memtable like a commit; the
-//! next checkpoint stores the new location. It must not revive a record that was replaced or
-//! deleted:
+//! A relocation is an ordinary entry of a WAL record and enters the memtable like a commit. The
+//! next checkpoint stores the new location in the database. The following rules ensure that a
+//! relocation never revives a record that was replaced or deleted:
 //!
-//! - The checkpointer finds the records to move in the database, and waits for the writer. The
-//!   database changes only in checkpoint steps, which the same thread runs. So when the writer
-//!   handles the request, a record found in the database is the newest one of its key, unless the
-//!   memtable has an entry for the key.
-//! - The writer drops the relocation of a key that has an entry in the memtable. It handles one
-//!   command at a time, so no commit comes between this check and the relocation.
-//! - If the checkpointer gives up waiting, the writer does not handle the request later: only one
-//!   of the two can claim it.
-//! - In the WAL, the relocation follows the commit of the record, and precedes every later commit
-//!   to the key. Recovery replays them in this order.
+//! - The checkpointer selects records in the database, sends a request to the writer, and waits for
+//!   the reply. Records in the database change only in checkpoint steps, which run on the same
+//!   thread. When the writer handles the request, each selected record is therefore the newest one
+//!   of its key, unless the memtable has an entry for the key.
+//! - The writer skips a relocation if the memtable has an entry for its key. The writer handles one
+//!   command at a time, so no commit can occur between this check and the relocation.
+//! - If the checkpointer stops waiting, it claims the request first, and the writer then ignores
+//!   the request. Only one of the two threads can claim a request.
+//! - In the WAL, the relocation follows the commit of the record and precedes every later commit to
+//!   the key. Recovery replays the entries in this order.
 
 use super::super::Result;
 use super::checkpoint::Checkpointer;
@@ -25,35 +26,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// Limits of one request: number of records, and size of their bodies. Commits wait meanwhile.
+/// Limits of one request: number of records, and total size of their bodies in bytes. Commits wait
+/// while the writer handles a request.
 pub(super) const RECORDS_MAX: usize = 256;
 pub(super) const BYTES_MAX: usize = 512 << 10;
 /// Interval between checks for a stalled writer.
 const POLL: Duration = Duration::from_millis(10);
 
-/// A record of the database whose body is to be moved.
+/// A record in the database, and the body to relocate.
 #[derive(Debug)]
 pub(super) struct Relocation {
     pub(super) key: Bytes,
     pub(super) version: u64,
     pub(super) expires_at: u64,
     pub(super) meta: Bytes,
-    /// The body, whose checksum has been verified.
+    /// The body. Its checksum has been verified.
     pub(super) body: Bytes,
 }
 
-/// Relocations for the writer.
+/// A request to the writer to relocate bodies.
 pub(super) struct RelocationRequest {
     pub(super) relocations: Vec<Relocation>,
-    /// Whether they free a segment, and may take space reserved for that on a full disk.
+    /// Whether the relocations free a segment. If so, they may use a reserved segment file when the
+    /// disk is full.
     pub(super) frees_segment: bool,
-    /// Set by whoever decides the request: the writer to handle it, the checkpointer to give up.
+    /// Set by the thread that claims the request: the writer to handle the request, or the
+    /// checkpointer to withdraw it.
     claimed: Arc<AtomicBool>,
     pub(super) reply: SyncSender<Result<()>>,
 }
 
 impl RelocationRequest {
-    /// Returns whether the caller is the one to decide the request.
+    /// Claims the request. Returns `false` if it was already claimed.
     pub(super) fn claim(&self) -> bool {
         claim(&self.claimed)
     }
@@ -82,8 +86,9 @@ impl RelocationBatch {
 }
 
 impl Checkpointer {
-    /// Has the writer move the bodies. Returns `false` if it did not: the engine is closing, or
-    /// writes are stalled until this thread runs a checkpoint.
+    /// Sends the relocations to the writer and waits until it has performed them. Returns `false`
+    /// if the writer did not perform them, because the engine is closing, the queue of the writer
+    /// is full, or writes are stalled until this thread runs a checkpoint.
     pub(super) fn relocate(&self, batch: RelocationBatch, frees_segment: bool) -> Result<bool> {
         let relocations = batch.relocations;
         if relocations.is_empty() {
@@ -94,7 +99,8 @@ impl Checkpointer {
         let request =
             RelocationRequest { relocations, frees_segment, claimed: claimed.clone(), reply };
         {
-            // Not kept longer: the writer ends once no sender is left.
+            // Drops the sender before waiting, because the writer ends only once all senders are
+            // dropped.
             let Some(commands) = self.commands.upgrade() else { return Ok(false) };
             if commands.try_send(WriterCommand::Relocate(request)).is_err() {
                 return Ok(false);
@@ -105,7 +111,7 @@ impl Checkpointer {
                 Ok(moved) => return moved.map(|()| true),
                 Err(RecvTimeoutError::Disconnected) => return Ok(false),
                 Err(RecvTimeoutError::Timeout) => {
-                    // A stalled writer waits for this thread.
+                    // A stalled writer waits for a checkpoint, which runs on this thread.
                     if self.shared.backpressure.should_stall(&self.shared) && claim(&claimed) {
                         return Ok(false);
                     }

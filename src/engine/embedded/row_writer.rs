@@ -1,5 +1,5 @@
-//! Writes the records of a checkpoint step to the database, and keeps its counts of records and its
-//! table of segments.
+//! Writes the records of a checkpoint step to the database, and tracks the changes to the record
+//! counts and to the table of segments.
 
 use super::database::{BLOB_BYTES_COUNTER, BodyRef, RecordRow, SegmentLocation};
 use super::memtable::MemtableEntry;
@@ -8,30 +8,31 @@ use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 
-/// Changes of a step other than its records.
+/// Side effects of writing the records of a step.
 #[derive(Default)]
 pub(super) struct StepEffects {
     pub(super) counts: BTreeMap<i64, i64>,
-    /// Changes of the table `segments`, by sequence number.
+    /// Changes to the table `segments`, by sequence number.
     pub(super) segments: BTreeMap<u64, SegmentChange>,
     /// Blob files whose record was replaced or deleted.
     pub(super) orphaned_blobs: Vec<i64>,
 }
 
-/// A change of a row of `segments`.
+/// A change to a row of `segments`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SegmentChange {
-    /// The number of the segment's file, if bodies were added.
+    /// Number of the segment's file; `None` if no bodies were added.
     file: Option<u64>,
-    /// Size of the entries added, minus that of the entries no longer referenced.
+    /// Change of the live bytes: size of the added entries minus size of the entries that are no
+    /// longer referenced.
     pub(super) bytes: i64,
 }
 
-/// The body of a record in the database.
+/// The body of a record that a step replaces or deletes in the database.
 #[derive(Clone, Copy)]
 struct ReplacedBody {
     body: BodyRef,
-    /// Size of its entry in its segment; 0 for other bodies.
+    /// Size of the entry with the body in its segment, in bytes; 0 if the body is not in a segment.
     entry_bytes: u64,
 }
 
@@ -47,7 +48,7 @@ impl ReplacedBody {
     }
 }
 
-/// The statements of a step.
+/// The prepared statements of a step.
 pub(super) struct RowWriter<'c> {
     find: CachedStatement<'c>,
     put: CachedStatement<'c>,
@@ -91,7 +92,7 @@ impl<'c> RowWriter<'c> {
         })
     }
 
-    /// Writes the record of an entry, or deletes it.
+    /// Writes the record of an entry, or deletes the record if the entry is a deletion.
     pub(super) fn write(
         &mut self,
         key: &Bytes,
@@ -125,7 +126,7 @@ impl<'c> RowWriter<'c> {
         Ok(())
     }
 
-    /// Accounts for the body of an entry in place of the body at `old`.
+    /// Frees the body `old` and accounts for the body of `entry` in its place.
     fn replace_body(
         &mut self,
         old: ReplacedBody,
@@ -133,7 +134,7 @@ impl<'c> RowWriter<'c> {
         entry: &MemtableEntry,
         effects: &mut StepEffects,
     ) -> rusqlite::Result<()> {
-        // A checkpoint repeated after a crash may find its reference already in the database.
+        // A checkpoint repeated after a crash may find that the database already has the reference.
         if entry.body_ref() == old.body {
             return Ok(());
         }
@@ -155,7 +156,8 @@ impl<'c> RowWriter<'c> {
         Ok(())
     }
 
-    /// Deletes a body that was replaced or removed, or accounts for it.
+    /// Frees a body that was replaced or removed: deletes its row, marks its blob file as orphaned,
+    /// or subtracts its entry from the live bytes of its segment.
     fn free_body(&mut self, old: ReplacedBody, effects: &mut StepEffects) -> rusqlite::Result<()> {
         match old.body {
             BodyRef::Empty => {}
@@ -176,7 +178,7 @@ impl<'c> RowWriter<'c> {
         Ok(())
     }
 
-    /// Updates the row of a segment, and deletes it when no body in the segment is referenced.
+    /// Updates the row of a segment. Deletes the row if no record refers to a body in the segment.
     pub(super) fn change_segment(
         &mut self,
         seq: u64,

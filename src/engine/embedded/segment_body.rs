@@ -1,5 +1,5 @@
-//! Bodies in WAL segments that are too large to read with their record: they are read, as a whole,
-//! when they are needed.
+//! Bodies in WAL segments that are too large to be read with their record. The first access to a
+//! body reads the whole body.
 
 use super::super::{Body, BoxFuture, EngineError, INLINE_BYTES_MAX, Result, StoredBody};
 use super::blob_files::{BlobFiles, blocking};
@@ -11,21 +11,22 @@ use bytes::Bytes;
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
 
-/// Size in bytes above which a body is not read with its record.
+/// Maximum size in bytes of a body that is read with its record.
 pub(super) const READ_WITH_RECORD_MAX: u32 = INLINE_BYTES_MAX as u32;
 
-/// A body in a WAL segment, which is not recycled while it exists.
+/// A body in a WAL segment. Its reference to the segment prevents the segment from being recycled.
 struct SegmentBody {
     segment: Arc<Segment>,
     location: SegmentLocation,
     version: u64,
     blobs: Arc<BlobFiles>,
-    /// The verified body once it was read. Its one checksum covers the whole, so that the next
-    /// range would require to read all of it again.
+    /// The verified body after the first read. A single checksum covers the whole body, so without
+    /// this copy each read of a range would have to read the whole body again.
     content: OnceLock<Bytes>,
 }
 
-/// Returns the body at a location: read and verified if it is small, or else a handle to it.
+/// Returns the body at a location. Reads and verifies the body if it has at most
+/// [`READ_WITH_RECORD_MAX`] bytes; otherwise returns a handle that reads it on first access.
 pub(super) fn open_body(
     blobs: &Arc<BlobFiles>,
     segment: Arc<Segment>,

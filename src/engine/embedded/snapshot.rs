@@ -1,8 +1,8 @@
 //! Snapshots: a copy of the memtable together with a read transaction of the database on a
 //! dedicated connection.
 //!
-//! While a snapshot exists, no blob file is deleted, no WAL segment that existed when it was taken
-//! is recycled, and SQLite's WAL cannot restart.
+//! While a snapshot exists, no blob file is deleted, no WAL segment that was live or sealed when
+//! the snapshot was taken is recycled, and SQLite's WAL cannot restart.
 
 use super::super::{
     Body, BoxFuture, EngineError, KeyedRecord, Projection, Record, Result, Snapshot,
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that a body which is not read yet counts towards the limit of a scan.
+/// Number of bytes that a scan counts towards its limit for each body that is not yet in memory.
 const BLOB_MEMORY_BYTES: u64 = 256 << 10;
 
 pub(super) struct SnapshotReader(Arc<SnapshotState>);
@@ -29,7 +29,8 @@ struct SnapshotState {
     /// The connection. Its lock serializes reads.
     conn: Mutex<PooledConnection>,
     memtable: BTreeMap<Bytes, MemtableEntry>,
-    /// The segments by their sequence number. None is recycled while it is referenced here.
+    /// The segments that were live or sealed when the snapshot was taken, by sequence number. These
+    /// references prevent the segments from being recycled.
     segments: BTreeMap<u64, Arc<Segment>>,
     _pin: SnapshotPin,
 }
@@ -47,9 +48,9 @@ impl SnapshotReader {
         let pin = read_path.blobs.pin();
         let mut conn = read_path.pool.dedicated()?;
         let (memtable, segments) = {
-            // Under the lock no step of a checkpoint is committed. So no record moves from the
-            // memtable to the database, and every segment that the records of the database refer to
-            // is still in the pool: only those without such records leave it.
+            // No checkpoint step commits while the lock is held, so no record moves from the
+            // memtable to the database. Every segment that records in the database refer to is
+            // still in the pool, because only segments without such records are retired.
             let _guard = read_path.shared.checkpoint_lock();
             conn.begin_snapshot(0)?;
             let segments = read_path.shared.segments.all();

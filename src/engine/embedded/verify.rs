@@ -116,13 +116,14 @@ fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<(
     Ok(())
 }
 
-/// What recovery read.
+/// The data that recovery read.
 #[derive(Default)]
 struct RecoveredData {
     memtable: Memtable,
-    /// Number of entries of the WAL.
+    /// Number of entries in the WAL.
     entries: u64,
-    /// The segments by sequence number; without the live ones if the WAL is damaged.
+    /// The sealed and live segments, by sequence number. If the WAL is damaged, the live segments
+    /// are absent.
     segments: BTreeMap<u64, Arc<Segment>>,
 }
 
@@ -153,9 +154,10 @@ struct Verifier<'c, V> {
     blobs: Arc<BlobFiles>,
     report: VerifyReport,
     segments: BTreeMap<u64, Arc<Segment>>,
-    /// Bodies in rows and blobs that records of the database refer to.
+    /// The rows of `bodies` and the blob files that records in the database refer to.
     bodies: BTreeSet<BodyRef>,
-    /// See [`SegmentRow::live`], by sequence number.
+    /// Live bytes of each segment according to the records, by sequence number; see
+    /// [`SegmentRow::live`].
     entry_bytes: BTreeMap<u64, u64>,
     /// Number of records in the database, by first key byte.
     counts: [i64; 256],
@@ -324,7 +326,7 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
             let stored = stored.remove(seq).unwrap_or(0);
             if stored != *found {
                 self.report.add_problem(format!(
-                    "records have {found} bytes in WAL segment {seq}, but the stored size is \
+                    "records refer to {found} bytes in WAL segment {seq}, but the stored size is \
                      {stored}"
                 ));
             }

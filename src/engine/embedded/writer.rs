@@ -43,21 +43,22 @@ pub(super) enum WriterCommand {
     Relocate(RelocationRequest),
 }
 
-/// The segment that records are appended to.
+/// The segment to which the writer appends WAL records.
 pub(super) struct ActiveSegment {
     segment: Arc<Segment>,
-    /// The offset of its end.
+    /// Offset of the end of the last WAL record, in bytes.
     end: u64,
-    /// Whether its file was reserved for relocations, so that commits must not use it.
+    /// Whether the file of the segment was reserved for relocations. Commits must not use such a
+    /// file.
     is_reserved: bool,
 }
 
-/// What a WAL record is written for.
+/// The purpose of a WAL record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Commits,
     Relocations,
-    /// Relocations on a full disk.
+    /// Relocations on a full disk, which use a reserved segment file.
     ReservedRelocations,
 }
 
@@ -337,8 +338,9 @@ impl Writer {
             return Err(io_error("fsync the WAL", &e));
         }
         if let Err(e) = ensure_linked(segment.file(), self.shared.dir.path()) {
-            // The directory may be gone once the engine is dropped, and relocations go on briefly.
-            // Otherwise the checkpointer or the next commit notices.
+            // Relocations may continue briefly after the engine was dropped, when the directory may
+            // already be removed. If the directory is removed earlier, the checkpointer or the next
+            // commit detects this.
             if purpose == Purpose::Commits {
                 self.fatal.stop(&e.to_string());
             }
@@ -371,7 +373,8 @@ impl Writer {
         let was_reserved = self.active.as_ref().is_some_and(|active| active.is_reserved);
         let segment = match purpose {
             Purpose::ReservedRelocations => segments.allocate_reserved(self.next_seq)?,
-            // On a full disk no segment that could not be filled must follow a reserved one.
+            // After a reserved segment, allocates a file of full size. On a full disk this fails
+            // immediately, whereas an empty file could be created but not filled.
             Purpose::Commits if was_reserved && !segments.has_preallocated() => {
                 segments.allocate_new(self.next_seq)?
             }
@@ -391,7 +394,7 @@ impl Writer {
             return;
         }
         let result = match self.append_relocations(&request.relocations, Purpose::Relocations) {
-            // Only with space can garbage collection free more.
+            // Garbage collection needs space to free space, so it may use a reserved file.
             Err(EngineError::Full(_)) if request.frees_segment => {
                 self.append_relocations(&request.relocations, Purpose::ReservedRelocations)
             }
@@ -403,8 +406,8 @@ impl Writer {
     fn append_relocations(&mut self, relocations: &[Relocation], purpose: Purpose) -> Result<()> {
         let mut entries = Vec::with_capacity(relocations.len());
         for Relocation { key, version, expires_at, meta, body } in relocations {
-            // The record was replaced, deleted or moved since it was found in the database. No
-            // later commit can be missed, as this thread publishes them.
+            // Skips a record that was replaced, deleted or relocated since the checkpointer
+            // selected it. The check misses no commit, because this thread publishes all commits.
             let is_planted = self.shared.segments.has_fault(PlantedFault::RelocateReplaced);
             if self.shared.memtable().get(key).is_some() && !is_planted {
                 continue;
@@ -412,20 +415,22 @@ impl Writer {
             let (version, expires_at) = (*version, *expires_at);
             let record = Some((expires_at, &meta[..]));
             let location = self.scratch.builder.push(key, version, record, NewBody::Bytes(body));
-            // Copies, as they share a buffer with entries that are not moved.
+            // Copies the key and the meta, because they may share a buffer with entries that are
+            // not relocated.
             let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
             entries.push(WalEntry { key, version, expires_at, meta, location });
         }
         if entries.is_empty() {
             return Ok(());
         }
-        // The record takes a version, as the last versions of WAL records must increase.
+        // The WAL record uses up a version, because each WAL record must have a greater last
+        // version than the previous one.
         let last = self.last_version + 1;
         let appended = self.append_record(last, purpose);
         let (segment, bodies_offset) =
             appended.inspect_err(|_| self.scratch.builder = RecordBuilder::default())?;
         self.last_version = last;
-        // Cached records stay valid: they have the same version and content.
+        // Cached records remain valid, because a relocation changes neither version nor content.
         let mut memtable = self.shared.memtable_mut();
         for entry in entries {
             let (key, entry) = memtable_entry(entry, &segment, bodies_offset, Some(true));

@@ -60,7 +60,7 @@ pub(crate) struct WalEntry {
     pub(crate) location: BodyLocation,
 }
 
-/// Returns the size of an entry with a body of `body_len` bytes in a WAL record, in bytes.
+/// Returns the size of an entry in a WAL record, including its body of `body_len` bytes, in bytes.
 pub(crate) fn entry_bytes(key: &[u8], meta: &[u8], body_len: u32) -> u64 {
     (ENTRY_FIXED_BYTES + key.len() + meta.len()) as u64 + u64::from(body_len)
 }
@@ -95,7 +95,8 @@ impl RecordHeader {
 }
 
 /// Decodes the entries of a record after verifying its checksum; `None` if they are damaged.
-/// `bytes` extends at least to the bodies section. The entries share a copy of their section.
+/// `bytes` extends at least to the bodies section. The keys and metas of the entries share one copy
+/// of the entries section.
 pub(crate) fn decode_entries(
     salt: u32,
     header: &RecordHeader,

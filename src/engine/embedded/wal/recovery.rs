@@ -28,29 +28,30 @@ pub(crate) struct RecoveredWal {
     pub(crate) next_seq: u64,
 }
 
-/// The sealed segments of a data directory, which are not part of the WAL to recover.
+/// The sealed segments of a data directory. Recovery does not replay them.
 #[derive(Default)]
 pub(crate) struct SealedSegments {
-    /// The oldest first.
+    /// The sealed segments that have a file, oldest first.
     pub(crate) segments: Vec<Arc<Segment>>,
-    /// Those without a file.
+    /// The rows of sealed segments whose file is missing.
     pub(crate) missing: Vec<SegmentRow>,
 }
 
 impl SealedSegments {
-    /// Takes the files of sealed segments out of `files`, without reading them: damage in one costs
-    /// only the bodies in it, which their checksums detect. `rows` are those of the table
-    /// `segments`; it has no row for a file that may be overwritten, in any state that a power
-    /// failure can leave.
+    /// Moves the files of sealed segments out of `files` without reading them. Damage to such a
+    /// file affects only the bodies in it, and the checksums of the bodies detect the damage.
+    /// `rows` are the rows of the table `segments`. Even after a power failure, the table has no
+    /// row for a segment whose file may have been overwritten.
     ///
     /// # Errors
-    /// [`EngineError::Corrupt`] if there are no files although there were commits.
+    /// Returns [`EngineError::Corrupt`] if there are no files although there were commits.
     pub(crate) fn split_off(
         files: &mut Vec<SegmentFile>,
         rows: &[SegmentRow],
         position: CheckpointPosition,
     ) -> Result<SealedSegments> {
-        // Some file exists from before the first commit on.
+        // The first file is created before the first commit, and at least one file exists from then
+        // on.
         if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
             return Err(missing("all segment files are"));
         }
@@ -67,14 +68,14 @@ impl SealedSegments {
         Ok(sealed)
     }
 
-    /// Logs which segments are missing.
+    /// Logs an error for each missing segment.
     pub(crate) fn log_missing(&self) {
         for SegmentRow { seq, file, live } in &self.missing {
             tracing::error!(
                 segment = seq,
                 file = format!("log/slot-{file:04}"),
                 lost_bytes = live,
-                "a WAL segment with values is missing; put its file back, or restore a backup"
+                "a WAL segment that contains values is missing; restore its file or a backup"
             );
         }
     }
@@ -113,8 +114,8 @@ pub(crate) enum RecoveryMode {
     ReadOnly,
 }
 
-/// Reads the files of live segments and free files, and passes each entry after `position` to
-/// `visit`, in commit order, with the offset of its record's bodies section.
+/// Reads the live segments and the free files, and passes each entry after `position` to `visit`,
+/// in commit order, with the offset of its record's bodies section.
 ///
 /// # Errors
 /// Returns [`EngineError::Corrupt`] if an acknowledged commit is damaged or missing.
@@ -297,7 +298,7 @@ fn read_record(segment: &Segment, salt: u32, at: u64) -> Result<Option<HeaderAnd
     Ok(record::decode_entries(salt, &header, &page).map(|entries| (header, entries)))
 }
 
-/// Returns the first intact record of a segment from offset `at` on, with its offset.
+/// Returns the first intact record of a segment at or after offset `at`, with its offset.
 pub(crate) fn next_record(
     segment: &Segment,
     salt: u32,
@@ -312,7 +313,7 @@ pub(crate) fn next_record(
     if let Some(record) = read(at)? {
         return Ok(Some(record));
     }
-    // The end, or damage.
+    // The segment has no more records, or the record at `at` is damaged.
     match find_record_after(segment, salt, at, is_of_segment)? {
         Some(at) => read(at),
         None => Ok(None),
@@ -399,7 +400,7 @@ pub(crate) fn read_body(
     Ok(Bytes::from(bytes))
 }
 
-/// Reads the body at a location of the database and verifies its checksum.
+/// Reads the body at a location stored in the database and verifies its checksum.
 pub(crate) fn read_located(
     segment: &Segment,
     location: SegmentLocation,

@@ -4,9 +4,10 @@
 //! filled with zeros before their first use, so that fdatasync writes data only and no file system
 //! metadata.
 //!
-//! A segment is *live* while it has commits that are not checkpointed. Then it is *sealed*: records
-//! of the database refer to the bodies in it, as a checkpoint does not copy them. Without such
-//! records it is *retired*, and its file is free once no reader has it.
+//! A segment is *live* while it has commits that are not checkpointed. A checkpoint does not copy
+//! bodies, so the segment then stays *sealed* while records in the database refer to bodies in it.
+//! Once no record refers to it, the segment is *retired*. Its file becomes free when no reader uses
+//! the segment.
 
 use super::super::blob_files::io_error;
 use super::super::data_dir::DataDir;
@@ -20,20 +21,21 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Limits of the size of a segment file, in bytes. The size is a fixed part of the total size of
-/// all live entries, so that the number of files is bounded. A file is longer only if it contains a
-/// single larger WAL record.
+/// Minimum and maximum size of a new segment file, in bytes. Between these limits, the size is a
+/// fixed fraction of the total live bytes, which limits the number of files. A file is larger only
+/// if it contains a single larger WAL record.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 8 << 20;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// The total size of all live entries divided by the size of a new segment file.
+/// Total live bytes divided by the size of a new segment file.
 const SEGMENT_PART: u64 = 64;
-/// Number of preallocated files that only garbage collection may use. It needs space to free space
-/// on a full disk.
+/// Number of preallocated files that are reserved for garbage collection, which needs space to free
+/// space on a full disk.
 const RESERVED_FILES: usize = 1;
 /// Number of free preallocated files under load, and when idle.
 const FREE_FILES_BUSY: usize = RESERVED_FILES + 2;
 const FREE_FILES_IDLE: usize = RESERVED_FILES + 1;
-/// Number of bytes zeroed between two fsyncs of a new file, so that commits do not wait for more.
+/// Number of bytes zeroed between two fsyncs of a new file. This bounds the amount of other data
+/// that the fsync of a concurrent commit may have to wait for.
 const ZEROED_BYTES: u64 = 4 << 20;
 
 /// One use of a segment file.
@@ -41,7 +43,7 @@ const ZEROED_BYTES: u64 = 4 << 20;
 pub(crate) struct Segment {
     pub(crate) seq: u64,
     segment_file: SegmentFile,
-    /// The end of the last WAL record written, in bytes.
+    /// Offset of the end of the last WAL record written, in bytes.
     end: AtomicU64,
 }
 
@@ -50,7 +52,8 @@ pub(crate) struct Segment {
 pub(crate) struct SegmentFile {
     number: u64,
     file: File,
-    /// Its size, in bytes, when it was opened or filled with zeros.
+    /// Size of the file in bytes, excluding growth during its current use; see
+    /// [`Segment::disk_bytes`].
     len: u64,
 }
 
@@ -68,7 +71,7 @@ impl Segment {
         SegmentFile { len: self.disk_bytes(), ..self.segment_file }
     }
 
-    /// Returns the file although others have it, which is a fault.
+    /// Returns a second handle to a file that is still in use. This is a planted fault.
     #[cfg(test)]
     fn duplicate_file(&self) -> Option<SegmentFile> {
         let SegmentFile { number, ref file, len } = self.segment_file;
@@ -80,17 +83,18 @@ impl Segment {
         self.segment_file.len.max(self.end.load(Ordering::Relaxed))
     }
 
-    /// Returns whether a WAL record of `len` bytes fits in at offset `at`.
+    /// Returns whether a WAL record of `len` bytes fits at offset `at`. An empty segment has room
+    /// for a record of any size.
     pub(crate) fn has_room(&self, at: u64, len: u64) -> bool {
         at == 0 || at + len <= self.segment_file.len.max(SEGMENT_BYTES_MIN)
     }
 
-    /// Sets the end of the last WAL record written.
+    /// Sets the offset of the end of the last WAL record written, in bytes.
     pub(crate) fn set_end(&self, end: u64) {
         self.end.store(end, Ordering::Relaxed);
     }
 
-    /// Returns the number of the file.
+    /// Returns the number in the name of the segment's file.
     pub(crate) fn number(&self) -> u64 {
         self.segment_file.number
     }
@@ -129,13 +133,14 @@ impl SegmentFile {
         self.number
     }
 
-    /// Returns whether the file was filled with zeros, so that writes do not change its size.
+    /// Returns whether the file has at least the size of a preallocated file, so that writes do not
+    /// change its size.
     fn is_preallocated(&self) -> bool {
         self.len >= SEGMENT_BYTES_MIN
     }
 }
 
-/// A sealed segment.
+/// Disk usage of a sealed segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SegmentUsage {
     pub(crate) seq: u64,
@@ -160,13 +165,13 @@ pub(crate) struct SegmentPool {
     pub(crate) planted: std::sync::OnceLock<PlantedFault>,
 }
 
-/// A fault that a unit test plants, to see whether it is detected.
+/// A fault that a unit test injects to verify that the tests detect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "only tests plant faults"))]
 pub(crate) enum PlantedFault {
-    /// A segment is retired although records of the database refer to bodies in it.
+    /// A segment is retired although records in the database refer to bodies in it.
     RetireReferenced,
-    /// A file is recycled although a reader or a snapshot has its segment.
+    /// A file is recycled although a reader or a snapshot uses its segment.
     RecycleInUse,
     /// A body is moved although a commit has replaced or deleted its record.
     RelocateReplaced,
@@ -177,19 +182,20 @@ struct PoolState {
     /// Segments with commits that are not checkpointed yet, the oldest first; the last one is
     /// active.
     live: Vec<Arc<Segment>>,
-    /// Checkpointed segments with bodies of records in the database, by sequence number.
+    /// Checkpointed segments that records in the database refer to, by sequence number.
     sealed: BTreeMap<u64, Arc<Segment>>,
-    /// The table `segments` as committed: [`SegmentRow::live`] by sequence number. Segments without
-    /// bodies of records in the database are absent.
+    /// Live bytes by sequence number, as committed in the table `segments`; see
+    /// [`SegmentRow::live`]. Segments that no record in the database refers to are absent.
     live_bytes: BTreeMap<u64, u64>,
-    /// Checkpointed segments without such bodies that may still have readers.
+    /// Checkpointed segments that no record in the database refers to, but that readers may still
+    /// use.
     retired: Vec<Arc<Segment>>,
     free: Vec<SegmentFile>,
 }
 
 impl SegmentPool {
-    /// Opens the files in the `log/` directory, which it creates if missing, and returns them with
-    /// an empty pool. `rows` are those of the table `segments`.
+    /// Opens the files in the `log/` directory and returns them with an empty pool. Creates the
+    /// directory if it does not exist. `rows` are the rows of the table `segments`.
     pub(crate) fn open(
         data: Arc<DataDir>,
         rows: &[SegmentRow],
@@ -235,8 +241,9 @@ impl SegmentPool {
             files.push(SegmentFile { number, file, len });
         }
         files.sort_by_key(|file| file.number);
-        // Also greater than the number of a sealed segment whose file is missing: the next start
-        // would take a new file of that number for the sealed segment.
+        // The next number also exceeds the file number of each sealed segment whose file is
+        // missing. Otherwise the next start would mistake a new file with that number for the
+        // missing file.
         let numbers = files.iter().map(|file| file.number).chain(rows.iter().map(|row| row.file));
         let next_number = AtomicU64::new(numbers.max().unwrap_or(0) + 1);
         let live_bytes = rows.iter().map(|row| (row.seq, row.live)).collect();
@@ -275,7 +282,7 @@ impl SegmentPool {
         (state.live, state.free) = (live, free);
     }
 
-    /// Returns a live or sealed segment.
+    /// Returns the live or sealed segment with sequence number `seq`.
     pub(crate) fn find(&self, seq: u64) -> Option<Arc<Segment>> {
         let state = self.state();
         let in_live = || {
@@ -293,7 +300,7 @@ impl SegmentPool {
         all
     }
 
-    /// Returns whether a unit test has planted a fault.
+    /// Returns whether a unit test has planted this fault.
     pub(crate) fn has_fault(&self, fault: PlantedFault) -> bool {
         #[cfg(test)]
         return self.planted.get() == Some(&fault);
@@ -315,16 +322,16 @@ impl SegmentPool {
         self.segment_bytes.load(Ordering::Relaxed)
     }
 
-    /// Adapts the size of new files to that of the live entries.
+    /// Adapts the size of new files to the total live bytes.
     fn adapt_segment_bytes(&self) {
         let live: u64 = self.state().live_bytes.values().sum();
-        // A checkpoint moves whole segments, so the WAL should have several.
+        // A checkpoint seals whole segments, so the WAL should consist of several segments.
         let max = (self.wal_bytes.load(Ordering::Relaxed) / 8).min(SEGMENT_BYTES_MAX);
         let bytes = (live / SEGMENT_PART).next_multiple_of(1 << 20).min(max);
         self.segment_bytes.store(bytes.max(SEGMENT_BYTES_MIN), Ordering::Relaxed);
     }
 
-    /// Allocates segment `seq` for commits from a free file, or else from a new one.
+    /// Allocates segment `seq` from a free file that is not reserved, or else from a new one.
     pub(crate) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
         let reused = {
             let mut state = self.state_mut();
@@ -340,10 +347,11 @@ impl SegmentPool {
         Ok(self.add_live(seq, file))
     }
 
-    /// Allocates segment `seq` for garbage collection from any preallocated file.
+    /// Allocates segment `seq` for garbage collection from any free preallocated file, including
+    /// the reserved ones.
     ///
     /// # Errors
-    /// [`EngineError::Full`] if there is none.
+    /// Returns [`EngineError::Full`] if no preallocated file is free.
     pub(crate) fn allocate_reserved(&self, seq: u64) -> Result<Arc<Segment>> {
         let reused = {
             let mut state = self.state_mut();
@@ -422,7 +430,7 @@ impl SegmentPool {
         self.state().has_preallocated()
     }
 
-    /// Adds committed changes of [`SegmentRow::live`].
+    /// Applies committed changes of live bytes by sequence number; see [`SegmentRow::live`].
     pub(crate) fn add_live_bytes(&self, changes: impl Iterator<Item = (u64, i64)>) {
         let mut state = self.state_mut();
         for (seq, change) in changes {
@@ -435,10 +443,10 @@ impl SegmentPool {
     }
 
     /// Seals the segments before `seq`, whose commits are durable in the database, and retires all
-    /// sealed segments without bodies.
+    /// sealed segments that no record in the database refers to.
     ///
-    /// To be called after a synced transaction: a power failure may otherwise bring back a record
-    /// that refers to a body in a retired segment, whose file has been overwritten.
+    /// Must be called only after a synced transaction. Otherwise, a power failure could bring back
+    /// a record that refers to a body in a retired segment whose file has been overwritten.
     pub(crate) fn seal_before(&self, seq: u64) {
         let retires_all = self.has_fault(PlantedFault::RetireReferenced);
         let mut state = self.state_mut();
@@ -453,7 +461,7 @@ impl SegmentPool {
         self.adapt_segment_bytes();
     }
 
-    /// Returns the sizes of the sealed segments.
+    /// Returns the disk usage of each sealed segment.
     pub(crate) fn sealed_usage(&self) -> Vec<SegmentUsage> {
         let state = self.state();
         let usage = |(seq, segment): (&u64, &Arc<Segment>)| {
@@ -466,7 +474,8 @@ impl SegmentPool {
     /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
     pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
-        // Under load, segments that a checkpoint freed are used again until the next one.
+        // Under load, keeps enough free files for the WAL that accumulates until the next
+        // checkpoint.
         let reused = self.wal_bytes.load(Ordering::Relaxed) / self.segment_bytes();
         let reused = usize::try_from(reused).unwrap_or(usize::MAX);
         let keep_max = if busy { FREE_FILES_BUSY.saturating_add(reused) } else { wanted };
@@ -525,8 +534,8 @@ impl SegmentPool {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
-    /// Returns the size of the live segments without the active one, which cannot be checkpointed,
-    /// in bytes.
+    /// Returns the total size of the live segments in bytes, excluding the active segment, which
+    /// cannot be checkpointed.
     pub(crate) fn closed_bytes(&self) -> u64 {
         let state = self.state();
         let closed = state.live.split_last().map_or(&[][..], |(_, closed)| closed);
