@@ -379,22 +379,6 @@ fn keys_have_the_documented_layout() {
     assert_eq!(keyspace::store_order("My Störe"), "oMY STöRE\0My Störe");
 }
 
-#[test]
-fn open_waits_briefly_for_the_directory_lock() {
-    let dir = tempfile::tempdir().unwrap();
-    let lock = fs::File::create(dir.path().join("LOCK")).unwrap();
-    lock.lock().unwrap();
-    let refused = open(dir.path()).map(drop).unwrap_err().to_string();
-    assert!(refused.contains("is locked"), "{refused}");
-    let holder = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(150));
-        drop(lock);
-    });
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(open(dir.path()).unwrap().close()).unwrap();
-    holder.join().unwrap();
-}
-
 /// Converts a closed, empty data directory to format 1 and adds `count` records with bodies of
 /// 20,000 bytes. Returns the versions of the records.
 fn convert_to_format_1(data: &Path, count: usize) -> Vec<u64> {

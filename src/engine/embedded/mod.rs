@@ -38,6 +38,7 @@ mod segment_body;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod verify;
 mod wal;
 mod writer;
@@ -54,14 +55,10 @@ use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
 use caller::{Caller, CallerHandle};
-use checkpoint::Checkpointer;
 use connection_pool::{ConnectionPool, ExpiryPosition};
 use data_dir::DataDir;
 use database::{CheckpointPosition, SegmentRow};
-use garbage_collection::GarbageCollector;
-use maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
 use memtable::Memtable;
-use migration::Migration;
 use read_cache::ReadCache;
 use read_path::{ReadPath, ScanAttempt};
 use read_scheduler::ReadScheduler;
@@ -70,22 +67,17 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, oneshot};
 use wal::record::WalEntry;
 use wal::recovery::{self, RecoveredWal, RecoveryMode, SealedSegments};
 use wal::segment::{Segment, SegmentFile, SegmentPool};
-use writer::{QueuedCommit, Scratch, Writer, WriterCommand};
+use writer::{QueuedCommit, WriterCommand};
 
 /// Maximum number of commits in the writer's queue; further commits wait for a permit.
 const COMMIT_QUEUE_MAX: usize = 4096;
-/// Extra capacity of the writer's queue for commands that are not commits.
-const COMMAND_QUEUE_SPARE: usize = 16;
-/// Maximum number of tasks in the maintenance thread's queue; senders of deletions block when it is
-/// full.
-const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
 /// The size of the read cache, divided by the size of the cache for blob bodies.
 const BLOB_CACHE_DIVISOR: u64 = 4;
@@ -274,7 +266,7 @@ impl Embedded {
             expect_wal(&conn, &shared.segments, wal_end)?;
         }
         let mut engine = Embedded::new(shared, &conn, blobs)?;
-        let (commands, threads) = start_threads(conn, &engine.read_path, &fatal, position.salt)?;
+        let (commands, threads) = threads::start(conn, &engine.read_path, &fatal, position.salt)?;
         engine.commands = Mutex::new(Some(commands));
         engine.threads = Mutex::new(threads);
         Ok(engine)
@@ -332,95 +324,6 @@ impl Embedded {
     fn ensure_open(&self) -> Result<()> {
         if self.commit_permits.is_closed() { Err(EngineError::Closed) } else { Ok(()) }
     }
-}
-
-fn start_threads(
-    conn: rusqlite::Connection,
-    read_path: &ReadPath,
-    fatal: &FatalErrorHandler,
-    salt: u32,
-) -> Result<(CommandSender, Vec<JoinHandle<()>>)> {
-    let (shared, pool) = (read_path.shared.clone(), read_path.pool.clone());
-    let (maintenance, tasks) = sync_channel(MAINTENANCE_QUEUE_MAX);
-    let (commands, command_receiver) = sync_channel(COMMIT_QUEUE_MAX + COMMAND_QUEUE_SPARE);
-    let (wal_end_sender, wal_end) = sync_channel(1);
-    let commands = Arc::new(commands);
-    for task in [MaintenanceTask::AllocateSegments, MaintenanceTask::DeleteOrphans] {
-        let _ = maintenance.send(task);
-    }
-    let maintenance_thread = Maintenance {
-        conn: database::open_reader(&shared.dir, database::SCAN_CACHE_KIB)?,
-        tasks,
-        blobs: read_path.blobs.clone(),
-        shared: shared.clone(),
-    };
-    let checkpointer = Checkpointer {
-        conn,
-        pinned_frames: 0,
-        garbage: GarbageCollector::new(salt),
-        migration: Migration::default(),
-        saved_wal_end: (shared.wal_end.load(Ordering::Relaxed), None),
-        blobs: read_path.blobs.clone(),
-        wal_end,
-        commands: Arc::downgrade(&commands),
-        maintenance: maintenance.clone(),
-        shared: shared.clone(),
-        pool: pool.clone(),
-        fatal: fatal.clone(),
-    };
-    let WalPosition { version, seq } = shared.wal_position();
-    let writer = Writer {
-        commands: command_receiver,
-        deletions: BlobDeletions::new(maintenance.clone()),
-        maintenance,
-        shared,
-        pool,
-        fatal: fatal.clone(),
-        salt,
-        last_version: version,
-        next_seq: seq,
-        active: None,
-        scratch: Scratch::default(),
-    };
-    let run_writer = move || {
-        let _ = wal_end_sender.send(writer.run());
-    };
-    let threads = vec![
-        spawn("writer", fatal, run_writer)?,
-        spawn("checkpointer", fatal, move || checkpointer.run())?,
-        spawn("maintenance", fatal, move || maintenance_thread.run())?,
-    ];
-    Ok((commands, threads))
-}
-
-/// Decodes bytes as a WAL record, for the fuzz target.
-#[cfg(fuzzing)]
-pub fn fuzz_wal_record(bytes: &[u8]) {
-    wal::record::fuzz(bytes);
-}
-
-/// Stops the process if a storage thread panics, because writes would hang otherwise.
-struct AbortOnPanic(FatalErrorHandler);
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop("a storage thread panicked");
-        }
-    }
-}
-
-fn spawn(
-    name: &str,
-    fatal: &FatalErrorHandler,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>> {
-    let guard = AbortOnPanic(fatal.clone());
-    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-        let _guard = guard;
-        work();
-    });
-    thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
 }
 
 /// Replays the WAL after the checkpoint position into a memtable, and fills the pool of segments.
@@ -602,4 +505,10 @@ impl Engine for Embedded {
             cache_misses: load(&counters.cache_misses),
         }
     }
+}
+
+/// Decodes bytes as a WAL record, for the fuzz target.
+#[cfg(fuzzing)]
+pub fn fuzz_wal_record(bytes: &[u8]) {
+    wal::record::fuzz(bytes);
 }

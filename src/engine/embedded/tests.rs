@@ -1,7 +1,10 @@
 //! Tests of the cost of reads and commits, in records visited, connections or time.
 
+use super::maintenance::{BlobDeletions, MaintenanceTask};
+use super::writer::{Scratch, Writer};
 use super::*;
 use crate::engine::{Body, Mutation, NewRecord, Precondition};
+use std::sync::mpsc::sync_channel;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
