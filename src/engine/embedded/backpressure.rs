@@ -1,7 +1,8 @@
 //! Backpressure: limits how far the WAL may run ahead of the database, and how far garbage
 //! collection may fall behind. A checkpoint starts when the WAL reaches the configured size or the
-//! memtable has many entries or tombstones. Above these limits, each commit group is delayed. The
-//! delay grows with the size of the WAL, and writes stall when the WAL reaches its maximum.
+//! memtable has many entries or tombstones. When the WAL or the memtable grows well beyond these
+//! limits, or garbage collection falls behind, each commit group is delayed. The delay grows with
+//! the excess. Writes stall when the WAL or the memtable reaches its maximum size.
 
 use super::super::{EngineError, Result};
 use super::Shared;
@@ -10,22 +11,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// WAL bytes per memtable entry that are charged at least, for the memory it occupies.
+/// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
 const ENTRY_BYTES_MIN: u64 = 1024;
 /// Number of tombstones in the memtable that triggers a checkpoint, because scans must step over
 /// them.
 const TOMBSTONES_MAX: usize = 16 * 1024;
-/// Writes are delayed from the first percentage of the checkpoint threshold on, and stall at the
-/// second. A checkpoint removes entries from the memtable as it proceeds, but segments only at its
-/// end.
+/// Percentages of the checkpoint threshold above which writes are delayed, and at which they stall.
+/// The percentages are higher for WAL bytes, because a checkpoint removes entries from the memtable
+/// as it proceeds, but seals segments only at its end.
 const WAL_PERCENT: (u64, u64) = (200, 400);
 const ENTRIES_PERCENT: (u64, u64) = (150, 200);
-/// Number of memtable entries below which commits are not delayed, as a checkpoint of so few starts
-/// and ends before a delay would matter.
+/// Minimum checkpoint threshold, in memtable entries, for delays due to the number of entries. A
+/// checkpoint of fewer entries ends before a delay would matter.
 const DELAYED_ENTRIES_MIN: u64 = 4096;
-/// Longest delay of a commit group.
+/// Maximum delay of a commit group.
 const DELAY_MAX: Duration = Duration::from_millis(20);
-/// Minimum space debt, and part of the live bytes, at which the delay is longest.
+/// The delay is longest at a space debt of the live bytes divided by `DEBT_PART`, but not below
+/// `DEBT_BYTES_MIN`.
 const DEBT_BYTES_MIN: u64 = 64 << 20;
 const DEBT_PART: u64 = 20;
 /// Maximum time between two checks of a stalled writer.
@@ -33,10 +35,10 @@ const STALL_POLL: Duration = Duration::from_millis(100);
 
 /// The checkpoint threshold, and the condition that stalled writers wait for.
 pub(super) struct Backpressure {
-    /// Size of the WAL in bytes, and number of memtable entries, that triggers a checkpoint.
+    /// Size of the WAL in bytes, and number of memtable entries, that trigger a checkpoint.
     wal_bytes: u64,
     entries: u64,
-    /// How much garbage collection is behind, in percent of the most it may be.
+    /// Space debt of garbage collection, in percent of the debt at which the delay is longest.
     space_debt_percent: AtomicU64,
     state: Mutex<StallState>,
     changed: Condvar,
@@ -52,7 +54,7 @@ struct StallState {
 impl Backpressure {
     /// Creates the limits for a checkpoint threshold of `bytes` of WAL.
     pub(super) fn new(bytes: u64) -> Backpressure {
-        // Segments are checkpointed as a whole.
+        // A checkpoint covers whole segments.
         let wal_bytes = bytes.max(SEGMENT_BYTES_MIN);
         let entries = (bytes / ENTRY_BYTES_MIN).max(1);
         let (space_debt_percent, state) = (AtomicU64::new(0), Mutex::default());
@@ -64,8 +66,8 @@ impl Backpressure {
         self.wal_bytes
     }
 
-    /// Returns the size of the WAL, and the number of memtable entries, in percent of those that
-    /// trigger a checkpoint.
+    /// Returns the size of the WAL and the number of memtable entries, each in percent of the value
+    /// that triggers a checkpoint.
     fn percent(&self, shared: &Shared) -> (u64, u64) {
         let percent = |used: u64, max: u64| used.saturating_mul(100) / max;
         let entries = shared.memtable().len() as u64;
@@ -87,13 +89,14 @@ impl Backpressure {
         wal >= WAL_PERCENT.1 || entries >= ENTRIES_PERCENT.1
     }
 
-    /// Sets by how many bytes the segment files exceed their limit, with this size of live entries.
+    /// Sets the space debt: the number of bytes by which the segment files exceed their limit.
+    /// `live` is the total live bytes.
     pub(super) fn set_space_debt(&self, bytes: u64, live: u64) {
         let percent = bytes.saturating_mul(100) / (live / DEBT_PART).max(DEBT_BYTES_MIN);
         self.space_debt_percent.store(percent.min(100), Ordering::Relaxed);
     }
 
-    /// Returns how long the next commit group must be delayed.
+    /// Returns the delay of the next commit group.
     pub(super) fn delay(&self, shared: &Shared) -> Duration {
         let (wal, entries) = self.percent(shared);
         let excess = |percent: u64, (from, to): (u64, u64)| {
@@ -103,7 +106,7 @@ impl Backpressure {
         let entries = if self.entries < DELAYED_ENTRIES_MIN { 0 } else { entries };
         let excess = excess(wal, WAL_PERCENT).max(excess(entries, ENTRIES_PERCENT)).max(debt);
         let excess = u32::try_from(excess.min(100)).unwrap_or(100);
-        // Grows with the square, so that a small excess costs little.
+        // The delay grows with the square of the excess, so that a small excess costs little.
         DELAY_MAX * (excess * excess) / 10_000
     }
 

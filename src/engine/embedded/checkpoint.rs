@@ -2,12 +2,12 @@
 //! returns free pages to the file system.
 //!
 //! A checkpoint consists of steps. Each step is one transaction without fsync, since the WAL still
-//! has its commits. The last transaction is synced and stores the new checkpoint position; only
-//! then are the WAL segments without bodies recycled.
+//! has its commits. The last transaction is synced and stores the new checkpoint position. Only
+//! then are the WAL segments retired that no record in the database refers to.
 //!
-//! Bodies are not copied: a record in the database refers to its body in the WAL segment. So a
-//! record gets a location only after the body at it was fsynced, as only durable commits are in the
-//! memtable.
+//! A checkpoint does not copy bodies: a record in the database refers to its body in the WAL
+//! segment. The memtable contains only durable commits, so every body is fsynced before a record in
+//! the database refers to it.
 
 use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
@@ -27,11 +27,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Maximum number of records of a step.
+/// Maximum number of records in a step.
 const STEP_RECORDS_MAX: usize = 512;
 /// Interval between checks for work.
 const TICK: Duration = Duration::from_millis(100);
-/// Number of commit groups in a tick from which on the server counts as busy.
+/// Number of commit groups per tick above which the server counts as busy.
 const BUSY_GROUPS_MIN: u64 = 50;
 /// Ticks without a commit after which the server counts as idle.
 const IDLE_TICKS: u32 = 5;
@@ -102,7 +102,8 @@ impl Checkpointer {
             let idle = idle_ticks >= IDLE_TICKS;
             let to = self.shared.wal_position();
             let has_segments = self.shared.segments.live_before(to.seq) > 0;
-            // While bodies are moved, a checkpoint of little would waste a segment.
+            // A checkpoint would seal the partly filled segment that contains the latest
+            // relocations. An idle server therefore starts none until the relocations end.
             let is_relocating = self.garbage.is_running() || self.migration.is_running();
             let should_run = idle && !is_relocating
                 || self.shared.backpressure.should_checkpoint(&self.shared)
@@ -124,8 +125,9 @@ impl Checkpointer {
         }
     }
 
-    /// Waits for a tick. Collects garbage meanwhile, and migrates bodies for a part of it while the
-    /// server is not busy. Returns the end of the WAL when the writer thread ended.
+    /// Waits for one tick. Collects garbage during the tick. If there is no garbage to collect and
+    /// the server is not busy, migrates bodies during the first half of the tick. Returns the end
+    /// of the WAL if the writer thread has ended.
     fn wait(&mut self, is_busy: bool) -> Result<WalPosition, RecvTimeoutError> {
         let start = Instant::now();
         let (end, migration_end) = (start + TICK, start + TICK / 2);
@@ -188,8 +190,8 @@ impl Checkpointer {
         self.save_position(to)?;
         // If the database file was removed, the segments are now the only copy of the commits.
         self.shared.dir.ensure_in_place()?;
-        // The order matters: the synced position makes the steps durable that removed the last
-        // references to a segment. Only then may its file be overwritten.
+        // Order matters: syncing the position also makes the steps durable that removed the last
+        // references to a segment. Only then may the file of the segment be overwritten.
         self.shared.segments.seal_before(to.seq);
         self.garbage.end_checkpoint();
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
@@ -378,8 +380,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Returns some free pages of the database to the file system, unless there are few. Returns
-    /// whether it did.
+    /// Returns some free pages of the database to the file system if more than [`FREE_PAGES_MAX`]
+    /// are free. Returns whether it did so.
     pub(super) fn vacuum_step(&mut self) -> Result<bool> {
         let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
         let free: u32 = free?;

@@ -1,10 +1,11 @@
-//! Garbage collection of sealed WAL segments: moves the bodies that records still refer to out of
-//! segments that are mostly garbage, so that their files can be reused.
+//! Garbage collection of sealed WAL segments: relocates the bodies that records still refer to from
+//! segments that contain much garbage, so that the files of these segments can be reused.
 //!
-//! A pass over a segment, the victim, reads its WAL records and relocates the bodies of current
-//! records (see [`relocation`](super::relocation)). After the next checkpoint no record refers to
-//! the victim, and it is retired like any other segment. Passes advance in small quanta between
-//! the steps of checkpoints and while there is no checkpoint.
+//! A pass collects one segment, the victim: it reads the WAL records of the segment and relocates
+//! the bodies of current records (see [`relocation`](super::relocation)). The next checkpoint
+//! stores the new locations. No record then refers to the victim, which is retired like any other
+//! segment. Passes advance in small quanta, both between checkpoints and between the steps of a
+//! checkpoint.
 
 use super::super::{EngineError, Result};
 use super::checkpoint::Checkpointer;
@@ -18,27 +19,28 @@ use rusqlite::{CachedStatement, OptionalExtension, Row, params};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Maximum number of WAL entries examined in a quantum.
+/// Maximum number of WAL entries examined per quantum.
 const EXAMINED_ENTRIES_MAX: usize = 1024;
-/// Collection starts when the sealed segments have this many percent of the size of their live
-/// entries, and two segments more, and continues until they have the lower percentage and one
-/// segment more. The difference lets a series of passes end although their own relocations start
-/// a new segment.
+/// Collection starts when the total size of the sealed segments exceeds the first percentage of
+/// their live bytes plus two segments. It ends when the total size no longer exceeds the second
+/// percentage plus one segment. The difference lets a series of passes end although their own
+/// relocations fill a new segment.
 const START_PERCENT: u64 = 150;
 const STOP_PERCENT: u64 = 140;
-/// Writes are slowed down above this percentage.
+/// Writes are delayed when the sealed segments exceed this percentage of their live bytes by more
+/// than an allowance.
 const DEBT_PERCENT: u64 = 160;
 
 /// The state of garbage collection.
 #[derive(Default)]
 pub(super) struct GarbageCollector {
-    /// The seed of the checksums of WAL records.
+    /// Initial value of the checksums of WAL records.
     salt: u32,
     victim: Option<Victim>,
-    /// Segments that passes have completed. The next checkpoint retires them, unless a body in one
-    /// is damaged and cannot be moved.
+    /// Sequence numbers of the segments whose pass is complete. The next checkpoint retires these
+    /// segments, except those with a damaged body, which cannot be relocated.
     collected: HashSet<u64>,
-    /// Size of the segments collected since the last checkpoint, in bytes.
+    /// Total size of the segments collected since the last checkpoint, in bytes.
     collected_bytes: u64,
     is_running: bool,
     /// Whether the last quantum failed.
@@ -50,12 +52,13 @@ impl GarbageCollector {
         GarbageCollector { salt, ..GarbageCollector::default() }
     }
 
-    /// Returns whether there are segments left to collect.
+    /// Returns whether garbage collection is in progress. Returns `false` if the last quantum
+    /// failed or was interrupted.
     pub(super) fn is_running(&self) -> bool {
         self.is_running
     }
 
-    /// Returns the size of the segments that wait for a checkpoint to be retired, in bytes.
+    /// Returns the total size of the segments collected since the last checkpoint, in bytes.
     pub(super) fn collected_bytes(&self) -> u64 {
         self.collected_bytes
     }
@@ -65,18 +68,18 @@ impl GarbageCollector {
     }
 }
 
-/// A segment being collected.
+/// The segment that is being collected.
 struct Victim {
     segment: Arc<Segment>,
     disk_bytes: u64,
-    /// The entries of the current WAL record that are not yet examined, and the offsets of the
-    /// record and of its bodies section.
+    /// The entries of the current WAL record that are not examined yet, and the offsets in bytes of
+    /// the record and of its bodies section.
     entries: std::vec::IntoIter<WalEntry>,
     record_at: u64,
     bodies_at: u64,
-    /// Offset of the next WAL record.
+    /// Offset of the next WAL record, in bytes.
     next_at: u64,
-    /// Offset of the first WAL record with entries that may not have been moved.
+    /// Offset in bytes of the first WAL record with bodies that may not have been relocated.
     restart_at: u64,
     is_damaged: bool,
 }
@@ -98,7 +101,7 @@ impl Victim {
         }
     }
 
-    /// Returns the next entry; `None` at the end.
+    /// Returns the next entry; `None` at the end of the segment.
     fn next_entry(&mut self, salt: u32) -> Result<Option<WalEntry>> {
         loop {
             if let Some(entry) = self.entries.next() {
@@ -113,26 +116,27 @@ impl Victim {
         }
     }
 
-    /// Continues after the entries examined so far, which are moved.
+    /// Records that all bodies examined so far have been relocated. A restart then begins with the
+    /// current WAL record, or with the next one if no entry of the current one is left.
     fn confirm(&mut self) {
         self.restart_at = if self.entries.len() > 0 { self.record_at } else { self.next_at };
     }
 
-    /// Returns to the entries that may not have been moved.
+    /// Goes back to the first WAL record with bodies that may not have been relocated.
     fn restart(&mut self) {
         self.next_at = self.restart_at;
         self.entries = Vec::new().into_iter();
     }
 
-    /// Reads the body at a location. `None` if it is damaged: it must stay where it is, as recovery
-    /// discards the newest WAL record if a body in it is damaged.
+    /// Reads the body at a location. Returns `None` if the body is damaged. A damaged body must not
+    /// be relocated, because recovery discards the newest WAL record if a body in it is damaged.
     fn read_body(&mut self, entry: &WalEntry, location: SegmentLocation) -> Result<Option<Bytes>> {
         match recovery::read_located(&self.segment, location, entry.version) {
             Ok(body) => Ok(Some(body)),
             Err(EngineError::Corrupt(problem)) => {
                 if !self.is_damaged {
                     let segment = self.segment.seq;
-                    tracing::error!(segment, problem, "a WAL segment has damaged values");
+                    tracing::error!(segment, problem, "a WAL segment contains damaged values");
                 }
                 self.is_damaged = true;
                 Ok(None)
@@ -143,7 +147,8 @@ impl Victim {
 }
 
 impl Checkpointer {
-    /// Collects garbage for one quantum. Returns whether there is more to collect.
+    /// Collects garbage for one quantum. Returns `false` if there is too little garbage, or if the
+    /// quantum failed or was interrupted.
     pub(super) fn collect_garbage(&mut self) -> bool {
         if self.garbage.victim.is_none() {
             self.garbage.victim = self.choose_victim();
@@ -152,10 +157,11 @@ impl Checkpointer {
         let collected = self.collect_from(&mut victim);
         let garbage = &mut self.garbage;
         match &collected {
-            // Logged once: it is repeated at each tick until it succeeds.
+            // Logs only the first failure, because the quantum is repeated at every tick until it
+            // succeeds.
             Err(e) if !garbage.is_failing => {
                 let segment = victim.segment.seq;
-                tracing::warn!(segment, error = %e, "garbage collection failed; it is retried");
+                tracing::warn!(segment, error = %e, "garbage collection failed; retrying");
             }
             Ok(_) | Err(_) => {}
         }
@@ -176,20 +182,21 @@ impl Checkpointer {
         garbage.is_running
     }
 
-    /// Returns the segment with the smallest share of live entries, if there is enough garbage.
+    /// Returns the segment with the smallest share of live bytes if there is enough garbage. Also
+    /// updates the space debt.
     fn choose_victim(&mut self) -> Option<Victim> {
         let mut usage = self.shared.segments.sealed_usage();
         let garbage = &mut self.garbage;
         let sealed: HashSet<u64> = usage.iter().map(|segment| segment.seq).collect();
         garbage.collected.retain(|seq| sealed.contains(seq));
-        // Those without live entries are retired by the next checkpoint.
+        // The next checkpoint retires segments without live bytes.
         usage.retain(|used| used.live_bytes > 0 && !garbage.collected.contains(&used.seq));
         let size: u64 = usage.iter().map(|segment| segment.disk_bytes).sum();
         let live: u64 = usage.iter().map(|segment| segment.live_bytes).sum();
         let segment_bytes = self.shared.segments.segment_bytes();
         let limit = |percent, segments| live / 100 * percent + segments * segment_bytes;
         let backpressure = &self.shared.backpressure;
-        // A checkpoint seals segments of this size at once, which take a while to collect.
+        // A checkpoint seals many segments at once, and their collection takes some time.
         let allowance = 2 * backpressure.wal_bytes_max();
         backpressure.set_space_debt(size.saturating_sub(limit(DEBT_PERCENT, 3) + allowance), live);
         let start_or_stop =
@@ -198,7 +205,7 @@ impl Checkpointer {
         if !garbage.is_running {
             return None;
         }
-        // In parts per million of its size.
+        // Live bytes in parts per million of the size of the segment.
         let live_share = |used: &&SegmentUsage| {
             u128::from(used.live_bytes) * 1_000_000 / u128::from(used.disk_bytes.max(1))
         };
@@ -211,7 +218,7 @@ impl Checkpointer {
         let (mut batch, mut examined) = (RelocationBatch::default(), 0);
         let mut is_complete = false;
         {
-            // One read transaction for all look-ups.
+            // A single read transaction serves all lookups.
             let _transaction = self.conn.unchecked_transaction()?;
             let mut find = self.conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?;
             while !batch.is_full() && examined < EXAMINED_ENTRIES_MAX {
@@ -235,7 +242,8 @@ impl Checkpointer {
         Ok(if is_complete { Progress::Completed } else { Progress::Continues })
     }
 
-    /// Returns the location of the body of an entry, if the current record of its key has it.
+    /// Returns the location of the body of an entry if the current record of its key refers to this
+    /// body.
     fn current_location(
         &self,
         victim: &Victim,
@@ -243,7 +251,8 @@ impl Checkpointer {
         find: &mut CachedStatement<'_>,
     ) -> Result<Option<SegmentLocation>> {
         let BodyLocation::Inline { at, len, checksum } = entry.location else { return Ok(None) };
-        // The next checkpoint replaces the record of the database, or its body was moved already.
+        // The next checkpoint replaces the record in the database, or stores the new location of
+        // its body.
         if self.shared.memtable().get(&entry.key).is_some() {
             return Ok(None);
         }
@@ -262,8 +271,8 @@ impl Checkpointer {
 /// The result of a quantum.
 enum Progress {
     Continues,
-    /// All bodies of the victim are moved.
+    /// All undamaged bodies of the victim are relocated.
     Completed,
-    /// The bodies were not moved.
+    /// The bodies of this quantum were not relocated.
     Interrupted,
 }

@@ -1,4 +1,4 @@
-//! The embedded engine: a write-ahead log (WAL) whose segments keep the bodies, an SQLite database
+//! The embedded engine: a write-ahead log (WAL) whose segments store the bodies, an SQLite database
 //! with the rest of each record and the location of its body, and blob files for large bodies.
 //!
 //! ```text
@@ -93,9 +93,9 @@ pub struct Options {
     /// Size of the read cache for small records, in bytes. The cache for blob bodies takes an
     /// additional quarter of this.
     pub cache_bytes: u64,
-    /// WAL size in bytes that triggers a checkpoint. Writes slow down from twice this size on, and
-    /// stall at four times. A larger WAL speeds up writes, takes more memory and disk, and slows
-    /// down recovery after a crash.
+    /// WAL size in bytes that triggers a checkpoint. Writes are delayed above twice this size, and
+    /// stall at four times this size. A larger WAL speeds up writes, uses more memory and disk
+    /// space, and slows down recovery after a crash.
     pub wal_bytes: u64,
     /// Called when a failed write or fsync leaves the state on disk unknown.
     pub fatal: FatalErrorHandler,
@@ -327,7 +327,7 @@ impl Embedded {
 }
 
 /// Replays the WAL after the checkpoint position into a memtable, and fills the pool of segments.
-/// Returns also the end of the WAL, and the sequence number of its newest segment with commits.
+/// Also returns the end of the WAL, and the sequence number of its newest segment with commits.
 fn recover(
     segments: &SegmentPool,
     (mut files, rows): (Vec<SegmentFile>, &[SegmentRow]),
@@ -344,7 +344,8 @@ fn recover(
         recovery::recover(files, position, mode, replay)?;
     let newest = live.last().map(|segment| segment.seq);
     segments.restore(live, sealed.segments, free);
-    // Also greater than that of a segment that was lost with part of the WAL.
+    // The next sequence number also exceeds those of all sealed segments, in case the newest
+    // segments of the WAL were lost.
     let seq = rows.last().map_or(next_seq, |row| next_seq.max(row.seq + 1));
     let wal_position = WalPosition { version: last_version, seq };
     Ok((Memtable::from_wal(entries), wal_position, newest))
