@@ -300,15 +300,11 @@ async fn bodies_of_every_size_round_trip(mut subject: Subject) {
         subject.reopen().await;
         for (i, len) in sizes.iter().enumerate() {
             let found = body(&*subject.engine, &format!("k{i}")).await.unwrap();
-            assert!(
-                found == pattern(*len, round),
-                "a body of {len} bytes that replaced one of {before} bytes"
-            );
+            assert!(found == pattern(*len, round), "{len} bytes in place of {before} bytes");
         }
     }
-    for large in [7, 9] {
-        let key = format!("k{large}");
-        let record = subject.engine.read(key.as_bytes(), Projection::Full).await.unwrap().unwrap();
+    for (large, key) in [(7, b"k7"), (9, b"k9")] {
+        let record = subject.engine.read(key, Projection::Full).await.unwrap().unwrap();
         let whole = pattern(sizes[large], sizes.len() - 1);
         for (offset, len) in [(0, 0), (0, 1), (block - 1, 2), (block, block), (17, 3 * block)] {
             let piece = record.body.read(offset as u64, len).await.unwrap();
@@ -502,10 +498,8 @@ async fn read_all(snapshot: &mut dyn Snapshot, limit: usize, bytes: u64) -> Vec<
 
 async fn snapshots_do_not_change(subject: Subject) {
     let engine = &*subject.engine;
-    let large = |seed| {
-        let len = if seed < 30 { 2 * INLINE_BYTES_MAX } else { BLOB_BYTES };
-        Bytes::from(pattern(len + 7, seed))
-    };
+    let len = |seed| if seed < 30 { 2 * INLINE_BYTES_MAX } else { BLOB_BYTES };
+    let large = |seed| Bytes::from(pattern(len(seed), seed));
     let mut bodies = std::collections::BTreeMap::new();
     for n in 0..60 {
         let key = format!("k{n:02}");

@@ -156,10 +156,11 @@ fn no_large_value_is_acknowledged_when_its_directory_was_replaced() {
     let disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     let put = format!("PUT /resources/stores/kv/{store}/keys/k");
-    let head = format!("Content-Length: 600000\r\nFastly-Key: {TOKEN}\r\n");
+    let len = VALUE_BYTES + 1_300_000;
+    let head = format!("Content-Length: {len}\r\nFastly-Key: {TOKEN}\r\n");
     let mut client = disk.server.connect();
     client.send(format!("{put} HTTP/1.1\r\nHost: h\r\n{head}\r\n")).unwrap();
-    client.send(vec![b'v'; 590_000]).unwrap();
+    client.send(vec![b'v'; len - 10_000]).unwrap();
     let blobs = disk.data().join("blobs");
     let entries = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let end = Instant::now() + Duration::from_secs(30);

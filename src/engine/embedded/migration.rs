@@ -2,7 +2,7 @@
 //! busy, the checkpointer relocates these bodies to WAL segments in key order. The next checkpoint
 //! deletes the rows of relocated bodies, as it does for overwritten records.
 
-use super::super::Result;
+use super::super::{EngineError, Result};
 use super::checkpoint::Checkpointer;
 use super::connection_pool::read_body;
 use super::database::{BodyRef, RecordRow};
@@ -83,7 +83,7 @@ impl Checkpointer {
                 let key = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
                 let key = Bytes::copy_from_slice(key);
                 let data = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-                batch.extend(self.in_bodies(&key, data));
+                batch.extend(self.in_bodies(&key, data)?);
                 last = Some(key);
             }
         }
@@ -94,16 +94,22 @@ impl Checkpointer {
     }
 
     /// Returns the relocation of a record whose body is in `bodies`. Returns `None` if the body is
-    /// stored elsewhere, if the row is damaged, if the body cannot be read, or if the next
-    /// checkpoint replaces the record.
-    fn in_bodies(&self, key: &Bytes, data: &[u8]) -> Option<Relocation> {
-        let RecordRow { version, expires_at, body, meta } = RecordRow::decode(key, data)?;
-        let BodyRef::Row(id) = body else { return None };
+    /// stored elsewhere, if the row or the body is damaged, or if the next checkpoint replaces the
+    /// record.
+    fn in_bodies(&self, key: &Bytes, data: &[u8]) -> Result<Option<Relocation>> {
+        let Some(row) = RecordRow::decode(key, data) else { return Ok(None) };
+        let RecordRow { version, expires_at, body: BodyRef::Row(id), meta } = row else {
+            return Ok(None);
+        };
         if self.shared.memtable().get(key).is_some() {
-            return None;
+            return Ok(None);
         }
-        let body = read_body(&self.conn, version, id).ok()?;
+        let body = match read_body(&self.conn, version, id) {
+            Ok(body) => body,
+            Err(EngineError::Corrupt(_)) => return Ok(None),
+            Err(e) => return Err(e),
+        };
         let (key, meta) = (key.clone(), Bytes::copy_from_slice(meta));
-        Some(Relocation { key, version, expires_at, meta, body })
+        Ok(Some(Relocation { key, version, expires_at, meta, body }))
     }
 }

@@ -3,7 +3,7 @@
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::writer::{Scratch, Writer};
 use super::*;
-use crate::engine::{Body, Mutation, NewRecord, Precondition};
+use crate::engine::{Body, INLINE_BYTES_MAX, Mutation, NewRecord, Precondition};
 use std::sync::mpsc::sync_channel;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -249,6 +249,8 @@ fn writer_without_maintenance(
 #[tokio::test]
 async fn commits_do_not_wait_for_the_maintenance_queue() {
     const COUNT: usize = 20;
+    // Large enough for a blob file.
+    let bytes = Bytes::from(vec![0; 5 * INLINE_BYTES_MAX]);
     let dir = tempfile::tempdir().unwrap();
     let (maintenance, tasks) = sync_channel(1);
     maintenance.send(MaintenanceTask::AllocateSegments).unwrap();
@@ -256,7 +258,7 @@ async fn commits_do_not_wait_for_the_maintenance_queue() {
     let thread = std::thread::spawn(move || writer.run());
     for _ in 0..=COUNT {
         let mut blob = engine.create_blob().await.unwrap();
-        blob.write(Bytes::from_static(b"body")).await.unwrap();
+        blob.write(bytes.clone()).await.unwrap();
         let body = blob.finish().await.unwrap();
         let record = NewRecord { expires_at: 0, meta: Bytes::new(), body };
         let mutations = vec![Mutation { key: key(0), record: Some(record) }];
