@@ -1,8 +1,9 @@
 //! Backpressure: limits how far the WAL may run ahead of the database, and how far garbage
-//! collection may fall behind. A checkpoint starts when the WAL reaches the configured size or the
-//! memtable has many entries or tombstones. When the WAL or the memtable grows well beyond these
-//! limits, or garbage collection falls behind, each commit group is delayed. The delay grows with
-//! the excess. Writes stall when the WAL or the memtable reaches its maximum size.
+//! collection may fall behind. A checkpoint starts when the WAL reaches a size that depends on the
+//! size of the data, or when the memtable has many entries or tombstones. When the WAL or the
+//! memtable grows well beyond these limits, or garbage collection falls behind, each commit group
+//! is delayed. The delay grows with the excess. Writes stall when the WAL or the memtable reaches
+//! its maximum size.
 
 use super::super::{EngineError, Result};
 use super::Shared;
@@ -11,6 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// The WAL size that triggers a checkpoint is the live bytes divided by `WAL_PART`, at least
+/// `WAL_BYTES_MIN` and at most the configured size. A checkpoint of entries with random keys writes
+/// most pages of the database, so a WAL that grows with the data keeps the number of pages written
+/// per entry constant.
+const WAL_PART: u64 = 4;
+const WAL_BYTES_MIN: u64 = 128 << 20;
 /// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
 const ENTRY_BYTES_MIN: u64 = 1024;
 /// Number of tombstones in the memtable that triggers a checkpoint, because scans must step over
@@ -35,9 +42,10 @@ const STALL_POLL: Duration = Duration::from_millis(100);
 
 /// The checkpoint threshold, and the condition that stalled writers wait for.
 pub(super) struct Backpressure {
-    /// Size of the WAL in bytes, and number of memtable entries, that trigger a checkpoint.
-    wal_bytes: u64,
-    entries: u64,
+    /// Maximum WAL size that triggers a checkpoint, in bytes.
+    wal_bytes_max: u64,
+    /// WAL size that triggers a checkpoint of the current data, in bytes.
+    wal_bytes: AtomicU64,
     /// Space debt of garbage collection, in percent of the debt at which the delay is longest.
     space_debt_percent: AtomicU64,
     state: Mutex<StallState>,
@@ -52,18 +60,34 @@ struct StallState {
 }
 
 impl Backpressure {
-    /// Creates the limits for a checkpoint threshold of `bytes` of WAL.
-    pub(super) fn new(bytes: u64) -> Backpressure {
-        // A checkpoint covers whole segments.
-        let wal_bytes = bytes.max(SEGMENT_BYTES_MIN);
-        let entries = (bytes / ENTRY_BYTES_MIN).max(1);
-        let (space_debt_percent, state) = (AtomicU64::new(0), Mutex::default());
-        Backpressure { wal_bytes, entries, space_debt_percent, state, changed: Condvar::new() }
+    /// Creates the limits. `wal_bytes_max` is the maximum WAL size that triggers a checkpoint.
+    pub(super) fn new(wal_bytes_max: u64) -> Backpressure {
+        let backpressure = Backpressure {
+            wal_bytes_max,
+            wal_bytes: AtomicU64::new(0),
+            space_debt_percent: AtomicU64::new(0),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        backpressure.adapt_wal_bytes(0);
+        backpressure
     }
 
-    /// Returns the WAL size in bytes that triggers a checkpoint.
-    pub(super) fn wal_bytes_max(&self) -> u64 {
-        self.wal_bytes
+    /// Adapts the WAL size that triggers a checkpoint to the total live bytes.
+    pub(super) fn adapt_wal_bytes(&self, live: u64) {
+        let bytes = (live / WAL_PART).max(WAL_BYTES_MIN).min(self.wal_bytes_max);
+        self.wal_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns the WAL size that triggers a checkpoint, in bytes.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        // A checkpoint covers whole segments.
+        self.wal_bytes.load(Ordering::Relaxed).max(SEGMENT_BYTES_MIN)
+    }
+
+    /// Returns the number of memtable entries that triggers a checkpoint.
+    fn entries(&self) -> u64 {
+        (self.wal_bytes.load(Ordering::Relaxed) / ENTRY_BYTES_MIN).max(1)
     }
 
     /// Returns the size of the WAL and the number of memtable entries, each in percent of the value
@@ -72,7 +96,7 @@ impl Backpressure {
         let percent = |used: u64, max: u64| used.saturating_mul(100) / max;
         let entries = shared.memtable().len() as u64;
         let wal_bytes = shared.segments.closed_bytes();
-        (percent(wal_bytes, self.wal_bytes), percent(entries, self.entries))
+        (percent(wal_bytes, self.wal_bytes()), percent(entries, self.entries()))
     }
 
     fn state(&self) -> MutexGuard<'_, StallState> {
@@ -103,7 +127,7 @@ impl Backpressure {
             percent.saturating_sub(from).saturating_mul(100) / (to - from)
         };
         let debt = self.space_debt_percent.load(Ordering::Relaxed);
-        let entries = if self.entries < DELAYED_ENTRIES_MIN { 0 } else { entries };
+        let entries = if self.entries() < DELAYED_ENTRIES_MIN { 0 } else { entries };
         let excess = excess(wal, WAL_PERCENT).max(excess(entries, ENTRIES_PERCENT)).max(debt);
         let excess = u32::try_from(excess.min(100)).unwrap_or(100);
         // The delay grows with the square of the excess, so that a small excess costs little.

@@ -107,7 +107,7 @@ impl Checkpointer {
             let is_relocating = self.garbage.is_running() || self.migration.is_running();
             let should_run = idle && !is_relocating
                 || self.shared.backpressure.should_checkpoint(&self.shared)
-                || self.garbage.collected_bytes() >= self.shared.backpressure.wal_bytes_max();
+                || self.garbage.collected_bytes() >= self.shared.backpressure.wal_bytes();
             if has_segments && should_run {
                 self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
             } else if should_run && self.shared.segments.live_before(u64::MAX) > 0 {
@@ -193,6 +193,7 @@ impl Checkpointer {
         // Order matters: syncing the position also makes the steps durable that removed the last
         // references to a segment. Only then may the file of the segment be overwritten.
         self.shared.segments.seal_before(to.seq);
+        self.shared.adapt_sizes();
         self.garbage.end_checkpoint();
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);

@@ -25,8 +25,8 @@ const EXAMINED_ENTRIES_MAX: usize = 1024;
 /// their live bytes plus two segments. It ends when the total size no longer exceeds the second
 /// percentage plus one segment. The difference lets a series of passes end although their own
 /// relocations fill a new segment.
-const START_PERCENT: u64 = 150;
-const STOP_PERCENT: u64 = 140;
+const START_PERCENT: u64 = 155;
+const STOP_PERCENT: u64 = 150;
 /// Writes are delayed when the sealed segments exceed this percentage of their live bytes by more
 /// than an allowance.
 const DEBT_PERCENT: u64 = 160;
@@ -197,7 +197,7 @@ impl Checkpointer {
         let limit = |percent, segments| live / 100 * percent + segments * segment_bytes;
         let backpressure = &self.shared.backpressure;
         // A checkpoint seals many segments at once, and their collection takes some time.
-        let allowance = 2 * backpressure.wal_bytes_max();
+        let allowance = 2 * backpressure.wal_bytes();
         backpressure.set_space_debt(size.saturating_sub(limit(DEBT_PERCENT, 3) + allowance), live);
         let start_or_stop =
             if garbage.is_running { limit(STOP_PERCENT, 1) } else { limit(START_PERCENT, 2) };

@@ -217,6 +217,13 @@ impl Shared {
         *self.wal_position_mut()
     }
 
+    /// Adapts the sizes of the WAL and of new segments to the size of all live entries.
+    fn adapt_sizes(&self) {
+        let live = self.segments.live_bytes();
+        self.backpressure.adapt_wal_bytes(live);
+        self.segments.adapt_segment_bytes(live, self.backpressure.wal_bytes());
+    }
+
     fn add_to_count(&self, first: i64, delta: i64) {
         let counter = usize::try_from(first).ok().and_then(|first| self.record_counts.get(first));
         counter.unwrap_or(&self.blob_bytes).fetch_add(delta, Ordering::Relaxed);
@@ -256,9 +263,9 @@ impl Embedded {
         let blobs = BlobFiles::create(dir.clone(), cache_bytes / BLOB_CACHE_DIVISOR, &fatal)?;
         dir.sync()?;
         let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
-        segments.set_wal_bytes(wal_bytes);
         let sizes = (cache_bytes, wal_bytes);
         let shared = Shared::new(dir, memtable, segments, wal_position, sizes);
+        shared.adapt_sizes();
         shared.wal_end.store(wal_end, Ordering::Relaxed);
         // Save `wal_end` only if the database does not record it yet, or if recovery found a newer
         // segment.

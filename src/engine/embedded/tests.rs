@@ -224,7 +224,6 @@ fn writer_without_maintenance(
     let (segments, files) = SegmentPool::open(dir.clone(), &[]).unwrap();
     let recovered = recover(&segments, (files, &[]), position, RecoveryMode::ReadWrite);
     let (memtable, wal_position, _) = recovered.unwrap();
-    segments.set_wal_bytes(1 << 30);
     let blobs = BlobFiles::create(dir.clone(), 0, &fatal).unwrap();
     let shared = Shared::new(dir, memtable, segments, wal_position, (0, 1 << 30));
     let engine = Embedded::new(shared, &conn, blobs).unwrap();

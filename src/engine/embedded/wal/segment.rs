@@ -311,22 +311,17 @@ impl SegmentPool {
         }
     }
 
-    /// Sets the WAL size that triggers a checkpoint, in bytes.
-    pub(crate) fn set_wal_bytes(&self, wal_bytes: u64) {
-        self.wal_bytes.store(wal_bytes, Ordering::Relaxed);
-        self.adapt_segment_bytes();
-    }
-
     /// Returns the size of new files, in bytes.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.segment_bytes.load(Ordering::Relaxed)
     }
 
-    /// Adapts the size of new files to the total live bytes.
-    fn adapt_segment_bytes(&self) {
-        let live: u64 = self.state().live_bytes.values().sum();
+    /// Adapts the size of new files to the total live bytes and to the WAL size that triggers a
+    /// checkpoint, in bytes.
+    pub(crate) fn adapt_segment_bytes(&self, live: u64, wal_bytes: u64) {
+        self.wal_bytes.store(wal_bytes, Ordering::Relaxed);
         // A checkpoint seals whole segments, so the WAL should consist of several segments.
-        let max = (self.wal_bytes.load(Ordering::Relaxed) / 8).min(SEGMENT_BYTES_MAX);
+        let max = (wal_bytes / 8).min(SEGMENT_BYTES_MAX);
         let bytes = (live / SEGMENT_PART).next_multiple_of(1 << 20).min(max);
         self.segment_bytes.store(bytes.max(SEGMENT_BYTES_MIN), Ordering::Relaxed);
     }
@@ -457,8 +452,11 @@ impl SegmentPool {
         let is_unused = |seq: &u64| retires_all || !live_bytes.contains_key(seq);
         let unused = sealed.extract_if(.., |seq, _| is_unused(seq));
         retired.extend(unused.map(|(_, segment)| segment));
-        drop(state);
-        self.adapt_segment_bytes();
+    }
+
+    /// Returns the total live bytes of all segments.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.state().live_bytes.values().sum()
     }
 
     /// Returns the disk usage of each sealed segment.
