@@ -197,10 +197,10 @@ impl Connection {
 /// Returns the Content-Length in a response's head.
 pub fn length(head: &[u8]) -> usize {
     let lines = head.split(|byte| *byte == b'\n');
-    let value = lines.filter_map(|line| {
+    let mut value = lines.filter_map(|line| {
         let (name, value) = line.split_at_checked(15)?;
         name.eq_ignore_ascii_case(b"content-length:").then_some(value)
     });
-    let value = value.last().and_then(|value| std::str::from_utf8(value).ok());
+    let value = value.next_back().and_then(|value| std::str::from_utf8(value).ok());
     value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }

@@ -38,6 +38,7 @@ impl Drop for Target {
 }
 
 /// Returns whether the programs of a target are installed.
+#[expect(clippy::disallowed_methods, reason = "the search path is not part of the configuration")]
 pub fn installed(name: &str, steadfast: &Path) -> bool {
     let there = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
