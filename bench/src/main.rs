@@ -2,6 +2,7 @@
 
 mod baseline;
 mod generator;
+mod interrupt;
 mod report;
 mod scale;
 mod target;
@@ -76,9 +77,12 @@ fn main() -> ExitCode {
     } else if args.next_if(|arg| arg == "load").is_some() {
         generator::main(args)
     } else {
-        parse(args).and_then(|options| match options.scale {
-            true => scale::run_all(&options),
-            false => workloads::run_all(&options),
+        parse(args).and_then(|options| {
+            interrupt::catch()?;
+            match options.scale {
+                true => scale::run_all(&options),
+                false => workloads::run_all(&options),
+            }
         })
     };
     match done {
