@@ -2,6 +2,7 @@
 
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -21,4 +22,19 @@ pub fn catch() -> Result<(), String> {
         });
     });
     Ok(())
+}
+
+/// Sleeps. Fails at once if the program is interrupted.
+pub fn sleep(duration: Duration) -> Result<(), String> {
+    let end = Instant::now() + duration;
+    loop {
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            return Err("interrupted".into());
+        }
+        let remaining = end.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(remaining.min(Duration::from_millis(100)));
+    }
 }
