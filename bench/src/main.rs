@@ -3,6 +3,7 @@
 mod baseline;
 mod generator;
 mod interrupt;
+mod memory;
 mod report;
 mod scale;
 mod sustained;
@@ -18,6 +19,7 @@ usage: steadfast-bench [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR]
                              [--steadfast BINARY] [--out DIR]
        steadfast-bench sustained [--items N[,N...]] [--minutes M] [--seconds N]
                                  [--steadfast BINARY] [--out DIR]
+       steadfast-bench memory [--seconds N] [--steadfast BINARY] [--out DIR]
 
 Runs every workload on each target and prints a table. Targets: baseline, baseline-prealloc,
 steadfast, nginx, webdis (default: all that are installed).
@@ -25,7 +27,9 @@ steadfast, nginx, webdis (default: all that are installed).
 many items (10,000,000; 12 GB of disk).
 'sustained' overwrites random items for M minutes (default 5), with each number of items (default
 100000,1000000,10000000).
-The server runs on core 0 and the load generator on core 1. In 'sustained', they share both cores.";
+'memory' measures the memory that Steadfast retains after a burst.
+The server runs on core 0 and the load generator on core 1. In 'sustained' and 'memory', they share
+both cores.";
 
 /// The measurements that the program makes.
 #[derive(Clone, Copy)]
@@ -33,6 +37,7 @@ enum Mode {
     Compare,
     Scale,
     Sustained,
+    Memory,
 }
 
 /// The command line options.
@@ -77,6 +82,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--minutes" => options.minutes = number(&value()?)?,
             "scale" => options.mode = Mode::Scale,
             "sustained" => options.mode = Mode::Sustained,
+            "memory" => options.mode = Mode::Memory,
             "--part" => options.part = value()?,
             "-h" | "--help" => return Err(USAGE.into()),
             name if target::NAMES.contains(&name) => options.targets.push(arg),
@@ -104,6 +110,7 @@ fn main() -> ExitCode {
                 Mode::Compare => workloads::run_all(&options),
                 Mode::Scale => scale::run_all(&options),
                 Mode::Sustained => sustained::run_all(&options),
+                Mode::Memory => memory::run(&options),
             }
         })
     };

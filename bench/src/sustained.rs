@@ -293,7 +293,7 @@ fn sample_device<T>(target: &Target, work: impl FnOnce() -> T) -> (T, Vec<u64>) 
 }
 
 /// Loads items in batches on one connection. Each value is random.
-fn load(target: &Target, items: u64) -> Result<(), String> {
+pub fn load(target: &Target, items: u64) -> Result<(), String> {
     let mut stream = target.connect().map_err(|e| e.to_string())?;
     let mut random = Random::new(items);
     for from in (0..items).step_by(BATCH as usize) {
@@ -304,7 +304,7 @@ fn load(target: &Target, items: u64) -> Result<(), String> {
 }
 
 /// Formats a batch of the items `from..to` with random values.
-fn random_batch(target: &Target, from: u64, to: u64, random: &mut Random) -> Vec<u8> {
+pub fn random_batch(target: &Target, from: u64, to: u64, random: &mut Random) -> Vec<u8> {
     let (mut lines, mut value) = (String::new(), vec![0; VALUE]);
     for key in from..to {
         random.fill(&mut value);
@@ -316,7 +316,7 @@ fn random_batch(target: &Target, from: u64, to: u64, random: &mut Random) -> Vec
 
 /// Waits until the server has written less than 1 MB in five seconds: at least 15 seconds, and at
 /// most ten minutes.
-fn settle(target: &Target) -> Result<(), String> {
+pub fn settle(target: &Target) -> Result<(), String> {
     let mut before = target.bytes_written();
     for check in 1..=120 {
         sleep(Duration::from_secs(5))?;
