@@ -1,14 +1,20 @@
 //! Tests that kill the unmodified binary with SIGKILL at chosen system calls.
 
-use crate::harness::fault_shim::Action::{self, Count, KillAfter, KillBefore, KillHalfway};
+use crate::harness::fault_shim::Action::{self, Count, Fail, KillAfter, KillBefore, KillHalfway};
 use crate::harness::fault_shim::{
-    BLOBS, DATABASE, FaultShim, OPEN, Rule, SEND, SQLITE_WAL, SYNC, TRUNCATE, UNLINK, WAL, WRITE,
+    BLOBS, DATABASE, ENOSPC, FaultShim, OPEN, Rule, SEND, SQLITE_WAL, SYNC, TRUNCATE, UNLINK, WAL,
+    WRITE,
 };
 use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Garbage, Mixed, Small};
 use crate::random_kills::rounds;
+use crate::support::Server;
 use crate::testbed::{Testbed, start_server};
-use std::time::Duration;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// Time limit for a workload to reach its failpoint.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -195,5 +201,156 @@ fn writes_survive_a_kill_while_expired_items_are_deleted() {
         shim.advance_clock(0);
         testbed.restart(start_server);
         testbed.check(&format!("killed while deleting expired items, point {point}"));
+    }
+}
+
+/// Size in bytes of the WAL that recovery reads in the following tests: several segments.
+const WAL_BYTES: u64 = 24 << 20;
+/// The directory of the segment files.
+const WAL_DIR: &str = "/log$";
+
+/// Returns the size of the WAL segments that are not checkpointed, in bytes.
+fn wal_bytes(server: &Server) -> u64 {
+    let metrics = server.get("/metrics").text();
+    let bytes = metrics.lines().find_map(|line| line.strip_prefix("steadfast_wal_bytes "));
+    bytes.unwrap().parse().unwrap()
+}
+
+/// Waits until the server no longer preallocates segment files.
+fn wait_for_preallocation(shim: &FaultShim) {
+    shim.set(0, rule(Count, WRITE, WAL));
+    let mut hits = u64::MAX;
+    while hits != shim.hits(0) {
+        hits = shim.hits(0);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Fills several WAL segments, and kills the server halfway through a WAL write. The torn record is
+/// the only one of its segment, or follows others. The database lacks the end of the WAL.
+fn crash_with_torn_record(shim: &FaultShim, testbed: &mut Testbed, is_only_record: bool) {
+    // Without a small WAL, no checkpoint runs under load.
+    let start = |data: &Path| Server::spawn(shim.command(data));
+    testbed.restart(start);
+    shim.set(1, rule(Fail(ENOSPC), WRITE, SQLITE_WAL));
+    testbed.run_workload(FillsWal, false, |server| {
+        let end = Instant::now() + TIMEOUT;
+        while wal_bytes(server) < WAL_BYTES {
+            assert!(Instant::now() < end, "the WAL has only {} bytes", wal_bytes(server));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    if is_only_record {
+        // The first record after a start begins a new segment.
+        testbed.restart(start);
+    }
+    wait_for_preallocation(shim);
+    assert!(wal_bytes(&testbed.server) >= WAL_BYTES, "a checkpoint has emptied the WAL");
+    // The next write to a segment file must be that of the record.
+    shim.set(2, rule(Fail(ENOSPC), OPEN, WAL));
+    shim.set(0, rule(KillHalfway, WRITE, WAL));
+    let put = format!("PUT {}", testbed.path("torn"));
+    let reply = testbed.server.connect().request(&put, &[], &vec![b'v'; 200_000]);
+    assert!(reply.is_err(), "the server was not killed: {reply:?}");
+    (0..3).for_each(|slot| shim.disable(slot));
+}
+
+/// Starts a server, and asserts that a rule kills it before it accepts connections.
+fn assert_killed_while_starting(failpoint: &str, shim: &FaultShim, data: &Path) {
+    let mut server = shim.command(data).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut output).unwrap();
+    server.kill().unwrap();
+    let status = server.wait().unwrap();
+    assert!(output.is_empty(), "{failpoint}: the server started: {output}");
+    assert_eq!(status.signal(), Some(9), "{failpoint}: {status}\n{}", shim.log());
+}
+
+/// Crashes a server, starts another one that the rule kills during recovery, and checks the store
+/// on a third one. `is_at_failpoint` gets the number of WAL writes and WAL fsyncs up to the kill.
+fn kill_during_recovery(
+    failpoint: &str,
+    rules: &[Rule],
+    is_at_failpoint: impl Fn(u64, u64) -> bool,
+) {
+    let Some(shim) = FaultShim::build() else { return };
+    let seed = run_seed(failpoint);
+    let mut testbed = Testbed::new(seed, 4);
+    for (round, rule_of_round) in rules.iter().enumerate() {
+        crash_with_torn_record(&shim, &mut testbed, round % 2 == 0);
+        shim.set(0, rule(Count, WRITE, WAL));
+        shim.set(1, rule(Count, SYNC, WAL));
+        shim.set(2, *rule_of_round);
+        assert_killed_while_starting(failpoint, &shim, &testbed.data());
+        (0..3).for_each(|slot| shim.disable(slot));
+        let (writes, syncs) = (shim.hits(0), shim.hits(1));
+        let when = format!("{failpoint}, {rule_of_round:?}, STEADFAST_SEED={seed}");
+        assert!(
+            is_at_failpoint(writes, syncs),
+            "{when}: killed after {writes} WAL writes and {syncs} WAL fsyncs"
+        );
+        testbed.restart(start_server);
+        testbed.check(&when);
+    }
+    println!("{failpoint}: {} items checked", testbed.items_checked);
+}
+
+#[test]
+fn writes_survive_a_kill_while_recovery_erases_a_torn_record() {
+    let write = |action| rule(action, WRITE, WAL);
+    let rules = [KillBefore, KillAfter, KillHalfway, KillBefore, KillAfter, KillHalfway].map(write);
+    // Recovery fsyncs the segment after the erasure.
+    let is_erasure = |writes, syncs| writes == 1 && syncs == 0;
+    kill_during_recovery("erasure of a torn record", &rules, is_erasure);
+}
+
+#[test]
+fn writes_survive_a_kill_while_recovery_fsyncs_the_newest_segment() {
+    let rules = [KillBefore, KillAfter].map(|action| rule(action, SYNC, WAL));
+    // Before the fsync, recovery erases one page at the most. Later, the server preallocates
+    // segment files with many writes.
+    let is_fsync = |writes, syncs| writes <= 2 && syncs == 1;
+    kill_during_recovery("fsync of the newest segment", &rules, is_fsync);
+}
+
+#[test]
+fn writes_survive_a_kill_while_recovery_saves_the_end_of_the_wal() {
+    // The first fsync of SQLite's WAL makes the transactions before the crash durable.
+    let second_sync = |action| Rule { first: 2, ..rule(action, SYNC, SQLITE_WAL) };
+    let rules = [second_sync(KillBefore), second_sync(KillAfter)];
+    kill_during_recovery("saving the end of the WAL", &rules, |_, syncs| syncs >= 1);
+}
+
+#[test]
+fn a_new_data_directory_survives_a_kill_while_its_first_segment_file_is_created() {
+    let Some(shim) = FaultShim::build() else { return };
+    let hit = |first, rule| Rule { first, ..rule };
+    let rules = [
+        rule(KillBefore, OPEN, WAL),
+        rule(KillAfter, OPEN, WAL),
+        rule(KillHalfway, WRITE, WAL),
+        hit(8, rule(KillHalfway, WRITE, WAL)),
+        rule(KillBefore, SYNC, WAL),
+        hit(3, rule(KillAfter, SYNC, WAL)),
+        // The first fsync of the directory precedes the creation of the file.
+        hit(2, rule(KillBefore, SYNC, WAL_DIR)),
+        hit(2, rule(KillAfter, SYNC, WAL_DIR)),
+        // The first fsync of SQLite's WAL creates the tables, the second one saves the end of the
+        // WAL.
+        hit(2, rule(KillBefore, SYNC, SQLITE_WAL)),
+        hit(2, rule(KillAfter, SYNC, SQLITE_WAL)),
+    ];
+    for rule in rules {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        shim.set(0, rule);
+        assert_killed_while_starting(&format!("{rule:?}"), &shim, &data);
+        shim.disable(0);
+        let mut server = start_server(&data);
+        let path = format!("/resources/stores/kv/{}/keys/k", server.create_store("s"));
+        assert_eq!(server.request(&format!("PUT {path}"), &[], b"value").status, 200);
+        server.kill();
+        let found = start_server(&data).get(&path);
+        assert_eq!((found.status, &found.body[..]), (200, &b"value"[..]), "{rule:?}");
     }
 }

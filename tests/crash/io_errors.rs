@@ -5,9 +5,11 @@ use crate::harness::fault_shim::{
 };
 use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Mixed, Small};
-use crate::support::Response;
+use crate::support::{self, Response};
 use crate::testbed::{Testbed, start_server};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The exit status after a failed fsync.
@@ -143,6 +145,29 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
 }
 
 #[test]
+fn a_write_that_fails_halfway_on_a_full_disk_does_not_prevent_recovery() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    let large = vec![b'l'; 260_000];
+    let old = disk.put("k", OLD_VALUE);
+    // Leave too little room in the first segment for another large value.
+    let generations: Vec<_> =
+        (0..31).map(|number| disk.put(&format!("large{number}"), &large)).collect();
+    disk.shim.set(0, Rule { count: 1, ..Rule::every(WRITE, WAL, Action::Short) });
+    disk.shim.set(1, Rule { first: 2, ..Rule::every(WRITE, WAL, Action::Fail(ENOSPC)) });
+    disk.send("PUT", "k", "", &vec![b'n'; 200_000]).expect_error(507);
+    disk.shim.disable(0);
+    disk.shim.disable(1);
+    // The next WAL record is in another segment, so it does not overwrite the partial one.
+    let newest = disk.put("newest", &large);
+    disk.restart_without_shim();
+    disk.assert_unchanged("k", OLD_VALUE, old);
+    disk.assert_unchanged("newest", &large, newest);
+    for (number, generation) in generations.into_iter().enumerate() {
+        disk.assert_unchanged(&format!("large{number}"), &large, generation);
+    }
+}
+
+#[test]
 fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let large = vec![b'l'; 1_700_000];
@@ -179,6 +204,95 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     assert!(newer > old);
     disk.restart_without_shim();
     disk.assert_unchanged("large", &new, newer);
+}
+
+/// The expected value and generation of each key; `None` for a deleted key.
+type ExpectedItems = BTreeMap<String, Option<(Vec<u8>, u64)>>;
+
+impl DiskTest {
+    fn assert_items(&self, expected: &ExpectedItems) {
+        for (key, item) in expected {
+            match item {
+                Some((value, generation)) => self.assert_unchanged(key, value, *generation),
+                None => assert_eq!(self.send("GET", key, "", b"").status, 404, "{key}"),
+            }
+        }
+    }
+
+    /// Puts a value and records it. Returns the refusal if the disk is full.
+    fn try_put(&self, key: &str, value: &[u8], expected: &mut ExpectedItems) -> Option<Response> {
+        let reply = self.send("PUT", key, "", value);
+        if reply.status != 200 {
+            return Some(reply);
+        }
+        expected.insert(key.to_owned(), Some((value.to_vec(), reply.generation())));
+        None
+    }
+
+    /// Waits until all commits are checkpointed.
+    fn wait_for_checkpoint(&self) {
+        let until = Instant::now() + TIMEOUT;
+        let is_checkpointed = |line: &str| line == "steadfast_wal_bytes 0";
+        while !self.testbed.server.get("/metrics").text().lines().any(is_checkpointed) {
+            assert!(Instant::now() < until, "the WAL is not checkpointed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Returns a value that is unique to the key.
+fn value(key: &str, bytes: usize) -> Vec<u8> {
+    let mut value = key.as_bytes().repeat(bytes.div_ceil(key.len()));
+    value.truncate(bytes);
+    value
+}
+
+#[test]
+fn garbage_collection_makes_room_for_writes_on_a_full_disk() {
+    const KEYS: u64 = 600;
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    let mut expected = ExpectedItems::new();
+    let keys: Vec<_> = (0..KEYS).map(|number| format!("k{number:03}")).collect();
+    for key in &keys {
+        assert!(disk.try_put(key, &value(key, 100_000), &mut expected).is_none());
+    }
+    disk.wait_for_checkpoint();
+    // The disk is full: no segment file can be created, and the database cannot grow.
+    disk.shim.set(0, Rule::every(OPEN, WAL, Action::Fail(ENOSPC)));
+    disk.shim.set(1, Rule::every(WRITE, SQLITE_WAL, Action::Fail(ENOSPC)));
+    // Every segment keeps some values, so only garbage collection can free one.
+    for (_, key) in keys.iter().enumerate().filter(|(number, _)| number % 10 < 8) {
+        assert_eq!(disk.send("DELETE", key, "", b"").status, 204);
+        expected.insert(key.clone(), None);
+    }
+    let mut overwritten = keys.iter().skip(8).step_by(10);
+    let refused = overwritten.find_map(|key| {
+        let refused = disk.try_put(key, &value(key, 500_000), &mut expected);
+        refused.map(|reply| (key, reply))
+    });
+    let (refused_key, reply) = refused.expect("writes must fail once all segment files are full");
+    assert!(reply.expect_error(507).contains("full"));
+    disk.assert_items(&expected);
+    // With room for the database only, the values are relocated to the reserved segment file.
+    disk.shim.disable(1);
+    let until = Instant::now() + TIMEOUT;
+    for key in overwritten.chain([refused_key]) {
+        while let Some(reply) = disk.try_put(key, &value(key, 400_000), &mut expected) {
+            assert!(reply.expect_error(507).contains("full"));
+            assert!(Instant::now() < until, "garbage collection did not free a segment");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    assert!(disk.shim.hits(0) > 0, "the server did not try to create a segment file");
+    disk.assert_items(&expected);
+    disk.shim.disable(0);
+    disk.testbed.server.kill();
+    disk.restart_without_shim();
+    disk.assert_items(&expected);
+    disk.testbed.server.kill();
+    let mut check = Command::new(support::binary());
+    let checked = support::run(check.args(["check", "--data"]).arg(disk.testbed.data()));
+    checked.expect_exit(0);
 }
 
 #[test]

@@ -12,7 +12,7 @@
 use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
 use super::connection_pool::ConnectionPool;
-use super::database::{BUSY_TIMEOUT, execute_synced, save_wal_end, sync};
+use super::database::{BUSY_TIMEOUT, execute_synced, is_disk_full, save_wal_end, sync};
 use super::garbage_collection::GarbageCollector;
 use super::maintenance::MaintenanceTask;
 use super::memtable::MemtableEntry;
@@ -308,7 +308,7 @@ impl Checkpointer {
     /// Converts an SQLite error. An I/O error stops the process, because the state on disk is
     /// unknown.
     fn storage_error(&self, e: rusqlite::Error) -> EngineError {
-        if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+        if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) && !is_disk_full(&e) {
             self.fatal.stop(&format!("could not write the database: {e}"));
         }
         e.into()

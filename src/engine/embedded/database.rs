@@ -3,6 +3,7 @@
 use super::super::{EngineError, Result};
 use super::data_dir::DataDir;
 use bytes::{Buf, BufMut};
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -271,9 +272,15 @@ fn check_format(application_id: i64, format: i64, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the path and advice to a corruption error that does not name the data directory.
+/// Adds the path and advice to an error about a full disk, and to a corruption error that does not
+/// name the data directory.
 fn with_advice(e: EngineError, path: &Path) -> EngineError {
     let path = path.display();
+    if let EngineError::Full(problem) = &e {
+        return EngineError::Full(format!(
+            "could not write {path}: {problem}; free disk space, and try again"
+        ));
+    }
     if let EngineError::Corrupt(problem) = &e
         && !problem.contains("data director")
     {
@@ -355,10 +362,17 @@ pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
     Ok(conn)
 }
 
+/// Returns whether a write failed because the disk is full. SQLite reports it as an I/O error if it
+/// cannot extend the index of its WAL, which contains no data.
+pub(super) fn is_disk_full(e: &rusqlite::Error) -> bool {
+    let is_index = |e: &rusqlite::ffi::Error| e.extended_code == SQLITE_IOERR_SHMSIZE;
+    e.sqlite_error_code() == Some(ErrorCode::DiskFull) || e.sqlite_error().is_some_and(is_index)
+}
+
 impl From<rusqlite::Error> for EngineError {
     fn from(e: rusqlite::Error) -> EngineError {
         match e.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => EngineError::Full(e.to_string()),
+            _ if is_disk_full(&e) => EngineError::Full("database or disk is full".into()),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 EngineError::Corrupt(e.to_string())
             }

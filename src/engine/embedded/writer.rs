@@ -328,7 +328,8 @@ impl Writer {
             if !matches!(error, EngineError::Full(_)) {
                 self.fatal.stop(&format!("could not make a commit durable: {e}"));
             }
-            // A partially written record matches no checksum; the next record overwrites it.
+            // Part of the record may remain. The next record overwrites it, or is in another segment
+            // and has the same base. Recovery then discards the partial record.
             return Err(error);
         }
         if let Err(e) = segment.file().sync_data() {
