@@ -124,7 +124,8 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 #[test]
 fn format_1_data_stays_unchanged_if_the_disk_is_full_during_the_upgrade() {
     let Some(shim) = FaultShim::build() else { return };
-    // The disk is full at the first, second, ... write to the database, until the upgrade succeeds.
+    // The disk becomes full at the first write to the database, then at the second, and so on,
+    // until the upgrade succeeds.
     for first in 1.. {
         let (_dir, data) = fixture();
         let before = contents(&data);
@@ -140,7 +141,7 @@ fn format_1_data_stays_unchanged_if_the_disk_is_full_during_the_upgrade() {
         }
         let refused = server.wait_with_output().unwrap();
         shim.disable(0);
-        // Opening the database may change it, so this opens a copy.
+        // Opening the database may change it, so the test opens a copy.
         let copy = tempfile::tempdir().unwrap();
         copy_dir(&data, copy.path());
         if is_upgraded {

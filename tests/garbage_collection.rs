@@ -17,7 +17,8 @@ use steadfast::engine::{
 };
 use support::copy_dir;
 
-/// Smallest WAL size that triggers a checkpoint, in bytes. Segments are therefore sealed early.
+/// The smallest WAL size that can trigger a checkpoint, in bytes. With it, segments are
+/// sealed early.
 const WAL_BYTES: u64 = 8 << 20;
 const SEGMENT_BYTES: u64 = 8 << 20;
 
@@ -82,9 +83,9 @@ fn assert_intact(data: &Path, records: u64) {
 
 const COLD: u64 = 2000;
 const COLD_BYTES: usize = 10_000;
-/// Allowance in addition to the live bytes and their share of garbage, in bytes: two segments of
-/// slack, the segment that relocations fill, the active segment, and the free segments of an idle
-/// server.
+/// Disk space that is allowed in addition to 1.6 times the live bytes, in bytes: the two segments
+/// at which collection starts, the segment that relocations fill, the active segment, and the two
+/// free segments of an idle server.
 const SLACK_BYTES: u64 = 6 * SEGMENT_BYTES;
 
 fn cold_key(number: u64) -> String {

@@ -36,7 +36,7 @@ impl Template {
     }
 }
 
-/// A part of a run: its first second, and the second before which it ends.
+/// A part of a run: the number of its first second, and the number of the second after its end.
 pub type Span = (usize, usize);
 
 /// The result of a run or of a part of it.
@@ -93,7 +93,7 @@ struct Connection {
     remaining: Option<usize>,
 }
 
-/// A xorshift generator.
+/// A xorshift generator of random numbers.
 pub struct Random(u64);
 
 impl Random {

@@ -31,7 +31,7 @@ many items (10,000,000; 12 GB of disk).
 The server runs on core 0 and the load generator on core 1. In 'sustained' and 'memory', they share
 both cores.";
 
-/// The measurements that the program makes.
+/// The benchmark to run.
 #[derive(Clone, Copy)]
 enum Mode {
     Compare,
@@ -49,7 +49,7 @@ struct Options {
     targets: Vec<String>,
     /// The numbers of items; empty for the default of the mode.
     items: Vec<u64>,
-    /// The duration of sustained writes.
+    /// The duration of sustained writes, in minutes.
     minutes: f64,
     mode: Mode,
     /// The part of `scale` to run; empty for all.

@@ -1,4 +1,4 @@
-//! Measures random overwrites for several minutes, which is longer than the WAL can absorb them.
+//! Measures random overwrites over several minutes, longer than the WAL can absorb them.
 
 use crate::Options;
 use crate::generator::{Measurement, Random, Span};
@@ -24,13 +24,13 @@ const BATCH: u64 = 10_000;
 const WINDOW: usize = 8;
 const BURST: Span = (0, 3);
 const MINUTE: usize = 60;
-/// Number of items of the measurement on one core.
+/// Number of items for the measurement with the server on one core.
 const ONE_CORE_ITEMS: u64 = 1_000_000;
 /// Number of connections that read during writes.
 const READERS: usize = 8;
 const WRITERS: usize = 64;
 
-/// Measures all numbers of items, and writes the table and the raw figures.
+/// Makes the measurements for each number of items, and writes the table and the raw figures.
 pub fn run_all(options: &Options) -> Result<(), String> {
     let mut sizes = options.items.clone();
     if sizes.is_empty() {

@@ -42,7 +42,7 @@ impl Cores {
 /// A running server with its own port and directory.
 pub struct Target {
     name: &'static str,
-    /// The cores of the next start.
+    /// The cores to use from the next start on.
     pub cores: Cores,
     children: Vec<Child>,
     port: u16,
@@ -195,8 +195,8 @@ impl Target {
         size(self.dir.path()) as f64 / 1e6
     }
 
-    /// Returns the bytes that the processes have written to files since they started, without
-    /// those that are only in the page cache.
+    /// Returns the number of bytes that the processes have written to disk since they started. The
+    /// kernel counts a page as soon as it is modified in the page cache.
     pub fn bytes_written(&self) -> u64 {
         let of = |child: &Child| {
             let io = fs::read_to_string(format!("/proc/{}/io", child.id())).ok()?;
@@ -206,7 +206,7 @@ impl Target {
         self.children.iter().filter_map(of).sum()
     }
 
-    /// Returns the bytes written to the device below the data directory since the system started.
+    /// Returns the bytes written since the system started to the device with the data directory.
     /// Returns `None` if the file system is not on a block device.
     pub fn device_bytes_written(&self) -> Option<u64> {
         use std::os::unix::fs::MetadataExt;
@@ -217,7 +217,7 @@ impl Target {
         let mut lines = stats.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let fields = lines.find(|fields| fields.iter().take(2).eq(&device))?;
         let sectors: u64 = fields.get(9)?.parse().ok()?;
-        // The kernel counts sectors of 512 bytes, whatever the sector size of the device.
+        // The kernel counts sectors of 512 bytes, regardless of the sector size of the device.
         Some(sectors * 512)
     }
 

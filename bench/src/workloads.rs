@@ -147,7 +147,7 @@ pub struct Generator<'o> {
     keys: u64,
 }
 
-/// The requests of a run of the load generator.
+/// The parameters of a run of the load generator.
 #[derive(Clone, Copy)]
 pub struct Load<'a> {
     pub connections: usize,

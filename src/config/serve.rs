@@ -86,7 +86,7 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,
 
-    /// Largest WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes to
+    /// Maximum WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes to
     /// large data sets, uses more memory and disk space, and slows down recovery
     #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES")]
     #[arg(default_value_t = WAL_BYTES_DEFAULT)]

@@ -227,9 +227,10 @@ fn wait_for_preallocation(shim: &FaultShim) {
 }
 
 /// Fills several WAL segments, and kills the server halfway through a WAL write. The torn record is
-/// the only one of its segment, or follows others. The database lacks the end of the WAL.
+/// either the only one in its segment, or follows others. The end of the WAL is not saved in the
+/// database.
 fn crash_with_torn_record(shim: &FaultShim, testbed: &mut Testbed, is_only_record: bool) {
-    // Without a small WAL, no checkpoint runs under load.
+    // With the default WAL size, no checkpoint runs under load.
     let start = |data: &Path| Server::spawn(shim.command(data));
     testbed.restart(start);
     shim.set(1, rule(Fail(ENOSPC), WRITE, SQLITE_WAL));
@@ -307,8 +308,8 @@ fn writes_survive_a_kill_while_recovery_erases_a_torn_record() {
 #[test]
 fn writes_survive_a_kill_while_recovery_fsyncs_the_newest_segment() {
     let rules = [KillBefore, KillAfter].map(|action| rule(action, SYNC, WAL));
-    // Before the fsync, recovery erases one page at the most. Later, the server preallocates
-    // segment files with many writes.
+    // Before the fsync, recovery erases at most one page. The many writes that preallocate segment
+    // files come later.
     let is_fsync = |writes, syncs| writes <= 2 && syncs == 1;
     kill_during_recovery("fsync of the newest segment", &rules, is_fsync);
 }
@@ -335,8 +336,8 @@ fn a_new_data_directory_survives_a_kill_while_its_first_segment_file_is_created(
         // The first fsync of the directory precedes the creation of the file.
         hit(2, rule(KillBefore, SYNC, WAL_DIR)),
         hit(2, rule(KillAfter, SYNC, WAL_DIR)),
-        // The first fsync of SQLite's WAL creates the tables, the second one saves the end of the
-        // WAL.
+        // The first fsync of SQLite's WAL follows the creation of the tables, and the second one
+        // follows the update of the end of the WAL.
         hit(2, rule(KillBefore, SYNC, SQLITE_WAL)),
         hit(2, rule(KillAfter, SYNC, SQLITE_WAL)),
     ];

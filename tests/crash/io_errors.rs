@@ -219,7 +219,7 @@ impl DiskTest {
         }
     }
 
-    /// Puts a value and records it. Returns the refusal if the disk is full.
+    /// Puts a value and records it. Returns the response if the server refused the put.
     fn try_put(&self, key: &str, value: &[u8], expected: &mut ExpectedItems) -> Option<Response> {
         let reply = self.send("PUT", key, "", value);
         if reply.status != 200 {
@@ -273,7 +273,7 @@ fn garbage_collection_makes_room_for_writes_on_a_full_disk() {
     let (refused_key, reply) = refused.expect("writes must fail once all segment files are full");
     assert!(reply.expect_error(507).contains("full"));
     disk.assert_items(&expected);
-    // With room for the database only, the values are relocated to the reserved segment file.
+    // Now the database can grow, and the values are relocated to the reserved segment file.
     disk.shim.disable(1);
     let until = Instant::now() + TIMEOUT;
     for key in overwritten.chain([refused_key]) {

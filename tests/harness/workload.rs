@@ -23,8 +23,8 @@ pub(crate) enum ValueSizes {
     FillsWal,
     /// Mostly near or above the size threshold for blob files.
     BlobFiles,
-    /// Mostly 30 to 60 kB, under many keys. With a small WAL, overwrites leave garbage in the
-    /// segments.
+    /// Mostly 30 to 60 kB, with more keys than the other workloads. With a small WAL, overwrites
+    /// leave garbage in the segments.
     Garbage,
 }
 

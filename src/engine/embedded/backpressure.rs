@@ -18,7 +18,8 @@ use std::time::Duration;
 /// per entry constant.
 const WAL_PART: u64 = 4;
 const WAL_BYTES_MIN: u64 = 128 << 20;
-/// Minimum WAL bytes charged per memtable entry, for the memory it occupies.
+/// The number of memtable entries that triggers a checkpoint is the WAL size that triggers one,
+/// divided by `ENTRY_BYTES_MIN`. This bounds the memory of the memtable if entries are small.
 const ENTRY_BYTES_MIN: u64 = 1024;
 /// Number of tombstones in the memtable that triggers a checkpoint, because scans must step over
 /// them.
@@ -28,13 +29,13 @@ const TOMBSTONES_MAX: usize = 16 * 1024;
 /// as it proceeds, but seals segments only at its end.
 const WAL_PERCENT: (u64, u64) = (200, 400);
 const ENTRIES_PERCENT: (u64, u64) = (150, 200);
-/// Minimum checkpoint threshold, in memtable entries, for delays due to the number of entries. A
-/// checkpoint of fewer entries ends before a delay would matter.
+/// The number of memtable entries delays commits only if at least this many entries trigger a
+/// checkpoint. A checkpoint of fewer entries ends before a delay would matter.
 const DELAYED_ENTRIES_MIN: u64 = 4096;
 /// Maximum delay of a commit group.
 const DELAY_MAX: Duration = Duration::from_millis(20);
-/// The delay is longest at a space debt of the live bytes divided by `DEBT_PART`, but not below
-/// `DEBT_BYTES_MIN`.
+/// The space debt at which the delay reaches its maximum is the live bytes divided by `DEBT_PART`,
+/// at least `DEBT_BYTES_MIN`.
 const DEBT_BYTES_MIN: u64 = 64 << 20;
 const DEBT_PART: u64 = 20;
 /// Maximum time between two checks of a stalled writer.
@@ -46,7 +47,8 @@ pub(super) struct Backpressure {
     wal_bytes_max: u64,
     /// WAL size that triggers a checkpoint of the current data, in bytes.
     wal_bytes: AtomicU64,
-    /// Space debt of garbage collection, in percent of the debt at which the delay is longest.
+    /// Space debt of garbage collection, in percent of the debt at which the delay is
+    /// `DELAY_MAX`.
     space_debt_percent: AtomicU64,
     state: Mutex<StallState>,
     changed: Condvar,
@@ -60,7 +62,8 @@ struct StallState {
 }
 
 impl Backpressure {
-    /// Creates the limits. `wal_bytes_max` is the maximum WAL size that triggers a checkpoint.
+    /// Creates the limits for a data directory without live bytes. `wal_bytes_max` is the maximum
+    /// WAL size that triggers a checkpoint, in bytes.
     pub(super) fn new(wal_bytes_max: u64) -> Backpressure {
         let backpressure = Backpressure {
             wal_bytes_max,
@@ -134,7 +137,8 @@ impl Backpressure {
         DELAY_MAX * (excess * excess) / 10_000
     }
 
-    /// Blocks until the WAL is below the stall threshold.
+    /// Blocks until the WAL and the memtable are below their stall thresholds, or until the engine
+    /// closes.
     ///
     /// # Errors
     /// Returns the error of the last checkpoint, if it failed.

@@ -3,7 +3,7 @@
 //!
 //! A checkpoint consists of steps. Each step is one transaction without fsync, since the WAL still
 //! has its commits. The last transaction is synced and stores the new checkpoint position. Only
-//! then are the WAL segments retired that no record in the database refers to.
+//! then is a WAL segment retired if no record in the database refers to it.
 //!
 //! A checkpoint does not copy bodies: a record in the database refers to its body in the WAL
 //! segment. The memtable contains only durable commits, so every body is fsynced before a record in
@@ -190,8 +190,8 @@ impl Checkpointer {
         self.save_position(to)?;
         // If the database file was removed, the segments are now the only copy of the commits.
         self.shared.dir.ensure_in_place()?;
-        // Order matters: syncing the position also makes the steps durable that removed the last
-        // references to a segment. Only then may the file of the segment be overwritten.
+        // Order matters: syncing the position also syncs the steps that removed the last reference
+        // to a segment. Only then may the file of the segment be overwritten.
         self.shared.segments.seal_before(to.seq);
         self.shared.adapt_sizes();
         self.garbage.end_checkpoint();

@@ -71,9 +71,9 @@ pub(super) struct SegmentRow {
     pub(super) seq: u64,
     /// Number of the segment's file.
     pub(super) file: u64,
-    /// Live bytes of the segment: total size of the entries whose bodies records in the database
-    /// refer to, including the bodies, in bytes. The whole entry counts, because the relocation of
-    /// a body rewrites its entry.
+    /// Live bytes of the segment: the total size, in bytes, of the entries with a body that a
+    /// record in the database refers to. The size of an entry includes its body. The whole entry
+    /// counts, because the relocation of a body rewrites its entry.
     pub(super) live: u64,
 }
 
@@ -362,8 +362,8 @@ pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
     Ok(conn)
 }
 
-/// Returns whether a write failed because the disk is full. SQLite reports it as an I/O error if it
-/// cannot extend the index of its WAL, which contains no data.
+/// Returns whether a write failed because the disk is full. If SQLite cannot extend the index of
+/// its WAL, it reports an I/O error instead. The index contains no data.
 pub(super) fn is_disk_full(e: &rusqlite::Error) -> bool {
     let is_index = |e: &rusqlite::ffi::Error| e.extended_code == SQLITE_IOERR_SHMSIZE;
     e.sqlite_error_code() == Some(ErrorCode::DiskFull) || e.sqlite_error().is_some_and(is_index)

@@ -21,14 +21,14 @@ use std::sync::Arc;
 
 /// Maximum number of WAL entries examined per quantum.
 const EXAMINED_ENTRIES_MAX: usize = 1024;
-/// Collection starts when the total size of the sealed segments exceeds the first percentage of
-/// their live bytes plus two segments. It ends when the total size no longer exceeds the second
-/// percentage plus one segment. The difference lets a series of passes end although their own
-/// relocations fill a new segment.
+/// Collection starts when the total size of the sealed segments exceeds `START_PERCENT` of their
+/// live bytes plus the size of two segments. It ends when the total size no longer exceeds
+/// `STOP_PERCENT` of the live bytes plus the size of one segment. The difference lets a series of
+/// passes end although their own relocations fill a new segment.
 const START_PERCENT: u64 = 155;
 const STOP_PERCENT: u64 = 150;
-/// Writes are delayed when the sealed segments exceed this percentage of their live bytes by more
-/// than an allowance.
+/// Writes are delayed when the total size of the sealed segments exceeds this percentage of their
+/// live bytes by more than an allowance.
 const DEBT_PERCENT: u64 = 160;
 
 /// The state of garbage collection.
@@ -117,7 +117,7 @@ impl Victim {
     }
 
     /// Records that all bodies examined so far have been relocated. A restart then begins with the
-    /// current WAL record, or with the next one if no entry of the current one is left.
+    /// current WAL record, or with the next one if the current one has no unexamined entries.
     fn confirm(&mut self) {
         self.restart_at = if self.entries.len() > 0 { self.record_at } else { self.next_at };
     }

@@ -134,8 +134,8 @@ impl Memtable {
         }
     }
 
-    /// Inserts the newest entry of a key and returns the blob that it replaced. `in_db` is taken
-    /// from the replaced entry.
+    /// Inserts the newest entry of a key and returns the blob that it replaced. If the key had an
+    /// entry, keeps the `in_db` of that entry.
     pub(super) fn put(&mut self, key: Bytes, mut entry: MemtableEntry) -> Option<i64> {
         let mut replaced_blob = None;
         let first = first_byte(&key);
@@ -262,8 +262,8 @@ fn common_prefix<'k>(mut keys: impl Iterator<Item = &'k [u8]>) -> usize {
 }
 
 /// Returns the 16 bytes of a key after the first `skip` bytes, padded with zeros, as a number. If
-/// the numbers of two keys with the same first `skip` bytes differ, the keys have the order of
-/// their numbers.
+/// the numbers of two keys with the same first `skip` bytes differ, the keys sort in the
+/// order of their numbers.
 fn sort_prefix(key: &[u8], skip: usize) -> u128 {
     let mut prefix = [0; 16];
     prefix.iter_mut().zip(key.iter().skip(skip)).for_each(|(to, byte)| *to = *byte);

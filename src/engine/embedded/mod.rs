@@ -79,7 +79,7 @@ use writer::{QueuedCommit, WriterCommand};
 /// Maximum number of commits in the writer's queue; further commits wait for a permit.
 const COMMIT_QUEUE_MAX: usize = 4096;
 
-/// The size of the read cache, divided by the size of the cache for blob bodies.
+/// The size of the read cache, divided by the size of the cache for large bodies.
 const BLOB_CACHE_DIVISOR: u64 = 4;
 
 /// Minimum speed of a scan whose pages are in memory, in records per microsecond.
@@ -90,12 +90,13 @@ const SCAN_RECORDS_PER_MICRO: usize = 4;
 pub struct Options {
     /// The data directory; created if missing.
     pub dir: PathBuf,
-    /// Size of the read cache for small records, in bytes. The cache for blob bodies takes an
+    /// Size of the read cache for small records, in bytes. The cache for large bodies takes an
     /// additional quarter of this.
     pub cache_bytes: u64,
-    /// WAL size in bytes that triggers a checkpoint. Writes are delayed above twice this size, and
-    /// stall at four times this size. A larger WAL speeds up writes, uses more memory and disk
-    /// space, and slows down recovery after a crash.
+    /// Maximum WAL size in bytes that triggers a checkpoint. The size that does so depends on the
+    /// amount of data. Writes are delayed above twice that size, and stall at four times that size.
+    /// A larger WAL speeds up writes to large data sets, uses more memory and disk space, and slows
+    /// down recovery after a crash.
     pub wal_bytes: u64,
     /// Called when a failed write or fsync leaves the state on disk unknown.
     pub fatal: FatalErrorHandler,
@@ -217,7 +218,8 @@ impl Shared {
         *self.wal_position_mut()
     }
 
-    /// Adapts the sizes of the WAL and of new segments to the size of all live entries.
+    /// Adapts the WAL size that triggers a checkpoint, and the size of new segment files, to the
+    /// total live bytes.
     fn adapt_sizes(&self) {
         let live = self.segments.live_bytes();
         self.backpressure.adapt_wal_bytes(live);

@@ -1,4 +1,5 @@
-//! The read path: merges the memtable and the database, and opens blob files.
+//! The read path: merges the memtable and the database, and reads or opens the bodies in WAL
+//! segments and blob files.
 
 use super::super::{
     Body, EngineError, Projection, Record, Result, Scan, ScanPage, ScannedRecord, successor,
@@ -65,7 +66,8 @@ impl ReadPath {
         }
     }
 
-    /// Returns a body in a blob file or a segment; `None` if the file does not exist.
+    /// Returns a body in a blob file or a segment; `None` if the file or the segment no longer
+    /// exists.
     fn load_body(&self, record: &Record, body: BodyRef) -> Result<Option<Body>> {
         match body {
             BodyRef::Empty | BodyRef::Row(_) => Ok(None),
@@ -195,7 +197,7 @@ impl ReadPath {
     }
 }
 
-/// Returns the error for a body whose file does not exist.
+/// Returns the error for a body whose blob file or segment does not exist.
 pub(super) fn missing_body(body: BodyRef) -> EngineError {
     EngineError::Corrupt(match body {
         BodyRef::Blob(id) => format!("blob file {id:016x} is missing"),

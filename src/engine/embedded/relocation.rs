@@ -26,8 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-/// Limits of one request: number of records, and total size of their bodies in bytes. Commits wait
-/// while the writer handles a request.
+/// Limits at which a request takes no further records: number of records, and total size of their
+/// bodies in bytes. Commits wait while the writer handles a request.
 pub(super) const RECORDS_MAX: usize = 256;
 pub(super) const BYTES_MAX: usize = 512 << 10;
 /// Interval between checks for a stalled writer.

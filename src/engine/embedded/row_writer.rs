@@ -156,7 +156,7 @@ impl<'c> RowWriter<'c> {
         Ok(())
     }
 
-    /// Frees a body that was replaced or removed: deletes its row, marks its blob file as orphaned,
+    /// Frees a body that was replaced or deleted: deletes its row, marks its blob file as orphaned,
     /// or subtracts its entry from the live bytes of its segment.
     fn free_body(&mut self, old: ReplacedBody, effects: &mut StepEffects) -> rusqlite::Result<()> {
         match old.body {

@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 
 /// Extra capacity of the writer's queue for commands that are not commits.
 const COMMAND_QUEUE_SPARE: usize = 16;
-/// Maximum number of tasks in the maintenance thread's queue; senders of deletions block when it is
-/// full.
+/// Maximum number of tasks in the maintenance thread's queue. While it is full, the checkpointer
+/// blocks, and the writer keeps its deletions in memory.
 const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
 /// Starts the writer, checkpointer and maintenance threads. Returns the sending half of the

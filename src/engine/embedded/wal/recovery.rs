@@ -4,8 +4,8 @@
 //! previous one. A crash can therefore tear only the last record, which was never acknowledged;
 //! recovery discards it. A write that fails because the disk is full may also leave part of a
 //! record. If the next record is in another segment, it does not overwrite this part. Both records
-//! then have the same base, and recovery discards the first one. Any other gap is damage to
-//! acknowledged commits and fails the recovery.
+//! then name the same preceding version (their base), and recovery discards the first one. Any
+//! other gap is damage to acknowledged commits, and recovery fails.
 
 use super::super::blob_files::io_error;
 use super::super::database::{CheckpointPosition, SegmentLocation, SegmentRow, body_checksum};
@@ -118,7 +118,7 @@ pub(crate) enum RecoveryMode {
 }
 
 /// Reads the live segments and the free files, and passes each entry after `position` to `visit`,
-/// in commit order, with the offset of its record's bodies section.
+/// in commit order, with its segment and the offset of its WAL record's bodies section.
 ///
 /// # Errors
 /// Returns [`EngineError::Corrupt`] if an acknowledged commit is damaged or missing.
@@ -251,7 +251,7 @@ fn missing(what: &str) -> EngineError {
 
 /// The content at the start of a segment file.
 enum FirstRecord {
-    /// A record of this segment that is not checkpointed.
+    /// A WAL record that is not checkpointed, and the sequence number of its segment.
     Live(u64),
     /// Zeros, or a record that is already checkpointed.
     Empty,

@@ -1,13 +1,14 @@
 //! WAL segment files and the pool that recycles them.
 //!
 //! A *segment* is one use of a segment file and has a unique, increasing sequence number. Files are
-//! filled with zeros before their first use, so that fdatasync writes data only and no file system
-//! metadata.
+//! normally filled with zeros before their first use, so that fdatasync writes data only and no
+//! file system metadata. If no such file is free, the writer starts with an empty one.
 //!
 //! A segment is *live* while it has commits that are not checkpointed. A checkpoint does not copy
-//! bodies, so the segment then stays *sealed* while records in the database refer to bodies in it.
-//! Once no record refers to it, the segment is *retired*. Its file becomes free when no reader uses
-//! the segment.
+//! bodies, so the segment is then *sealed* for as long as records in the database refer to bodies
+//! in it.
+//! Once no record refers to it, the segment is *retired*. Its file becomes free once no reader or
+//! snapshot uses the segment.
 
 use super::super::blob_files::io_error;
 use super::super::data_dir::DataDir;
@@ -22,8 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Minimum and maximum size of a new segment file, in bytes. Between these limits, the size is a
-/// fixed fraction of the total live bytes, which limits the number of files. A file is larger only
-/// if it contains a single larger WAL record.
+/// fixed fraction of the total live bytes, which limits the number of files. A file grows beyond
+/// its initial size only to hold a single larger WAL record.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 8 << 20;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Total live bytes divided by the size of a new segment file.
@@ -173,14 +174,14 @@ pub(crate) enum PlantedFault {
     RetireReferenced,
     /// A file is recycled although a reader or a snapshot uses its segment.
     RecycleInUse,
-    /// A body is moved although a commit has replaced or deleted its record.
+    /// A body is relocated although a commit has replaced or deleted its record.
     RelocateReplaced,
 }
 
 #[derive(Debug, Default)]
 struct PoolState {
-    /// Segments with commits that are not checkpointed yet, the oldest first; the last one is
-    /// active.
+    /// Segments with commits that are not checkpointed yet, the oldest first; only the last one can
+    /// be active.
     live: Vec<Arc<Segment>>,
     /// Checkpointed segments that records in the database refer to, by sequence number.
     sealed: BTreeMap<u64, Arc<Segment>>,
@@ -369,8 +370,8 @@ impl SegmentPool {
         segment
     }
 
-    /// Creates a segment file if there is none. From then on the WAL always has a file, so that a
-    /// data directory without one has lost its WAL.
+    /// Creates a segment file if there is none. From then on, the WAL always has a file, so a data
+    /// directory without one has lost its WAL.
     pub(crate) fn ensure_file(&self) -> Result<()> {
         let is_empty = {
             let state = self.state();
@@ -532,8 +533,8 @@ impl SegmentPool {
         self.state().live.partition_point(|segment| segment.seq < seq)
     }
 
-    /// Returns the total size of the live segments in bytes, excluding the active segment, which
-    /// cannot be checkpointed.
+    /// Returns the total size of the live segments in bytes, excluding the last one, because the
+    /// active segment cannot be checkpointed.
     pub(crate) fn closed_bytes(&self) -> u64 {
         let state = self.state();
         let closed = state.live.split_last().map_or(&[][..], |(_, closed)| closed);
