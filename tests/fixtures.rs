@@ -4,6 +4,8 @@
 //! Part of the data is in the database, part in the WAL. The zeros after the last WAL record were
 //! removed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
+#![allow(clippy::disallowed_methods, reason = "tests may read the environment and the clock")]
+#![allow(clippy::print_stdout, reason = "a test prints its seed and why it is skipped")]
 
 #[path = "harness/mod.rs"]
 mod harness;

@@ -179,6 +179,23 @@ async fn changed_and_swapped_bodies_are_not_served() {
 }
 
 #[tokio::test]
+async fn a_directory_without_free_segment_files_opens() {
+    let (_dir, data) = populated().await;
+    let (sealed, _, _) = find_in_segments(&data, b"small");
+    for file in fs::read_dir(data.join("log")).unwrap().map(|file| file.unwrap().path()) {
+        if file != sealed {
+            fs::remove_file(file).unwrap();
+        }
+    }
+    let report = embedded::verify(&data, |_, _| {}).unwrap();
+    assert_eq!(report.problem_count, 0, "{:?}", report.problems);
+    let engine = open(&data).unwrap();
+    assert_eq!(read(&engine, "a").await.unwrap(), b"small");
+    put(&engine, "d", Body::Bytes(Bytes::from_static(b"new"))).await;
+    engine.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_missing_segment_affects_only_the_values_in_it() {
     let (_dir, data) = populated().await;
     let engine = open(&data).unwrap();

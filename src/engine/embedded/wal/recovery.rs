@@ -128,10 +128,6 @@ pub(crate) fn recover(
     mode: RecoveryMode,
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
-    // The WAL has at least one file even before its first commit.
-    if files.is_empty() && (position.wal_end > 0 || position.last_version > 0) {
-        return Err(missing("all segment files are"));
-    }
     let (mut live, mut free, next_seq) = partition(files, position)?;
     ensure_newest_known(&live, position)?;
     let mut last_version = position.last_version;
