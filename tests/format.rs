@@ -472,13 +472,13 @@ async fn bodies_of_format_1_move_to_segments_and_free_their_space() {
         round = (round + 1) % 100;
     }
     let engine = open(&data).unwrap();
-    for number in 0..COUNT {
+    for (number, version) in versions.into_iter().enumerate() {
         let key = format!("old{number:05}");
         let Some(record) = engine.read(key.as_bytes(), Projection::Full).await.unwrap() else {
             assert_eq!(number % 4, 1, "{key} is missing");
             continue;
         };
-        if record.version == versions[number] {
+        if record.version == version {
             let body = record.body.read(0, 20_000).await.unwrap();
             assert!(body == vec![number as u8; 20_000], "{key}");
         } else {
