@@ -143,6 +143,29 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
 }
 
 #[test]
+fn a_write_that_fails_halfway_on_a_full_disk_does_not_prevent_recovery() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    let large = vec![b'l'; 260_000];
+    let old = disk.put("k", OLD_VALUE);
+    // Leave too little room in the first segment for another large value.
+    let generations: Vec<_> =
+        (0..31).map(|number| disk.put(&format!("large{number}"), &large)).collect();
+    disk.shim.set(0, Rule { count: 1, ..Rule::every(WRITE, WAL, Action::Short) });
+    disk.shim.set(1, Rule { first: 2, ..Rule::every(WRITE, WAL, Action::Fail(ENOSPC)) });
+    disk.send("PUT", "k", "", &vec![b'n'; 200_000]).expect_error(507);
+    disk.shim.disable(0);
+    disk.shim.disable(1);
+    // The next WAL record is in another segment, so it does not overwrite the partial one.
+    let newest = disk.put("newest", &large);
+    disk.restart_without_shim();
+    disk.assert_unchanged("k", OLD_VALUE, old);
+    disk.assert_unchanged("newest", &large, newest);
+    for (number, generation) in generations.into_iter().enumerate() {
+        disk.assert_unchanged(&format!("large{number}"), &large, generation);
+    }
+}
+
+#[test]
 fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let large = vec![b'l'; 700_000];

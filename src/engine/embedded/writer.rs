@@ -296,7 +296,8 @@ impl Writer {
             if !matches!(error, EngineError::Full(_)) {
                 self.fatal.stop(&format!("could not make a commit durable: {e}"));
             }
-            // A partially written record matches no checksum; the next record overwrites it.
+            // Part of the record may remain. The next record either overwrites it, or is in another
+            // segment and has the same base. In the second case, recovery discards the part.
             return Err(error);
         }
         let start = Instant::now();

@@ -2,7 +2,10 @@
 //!
 //! A record is written only after the previous one was fsynced, and stores the last version of the
 //! previous one. A crash can therefore tear only the last record, which was never acknowledged;
-//! recovery discards it. Any other gap is damage to acknowledged commits and fails the recovery.
+//! recovery discards it. A write that fails because the disk is full may also leave part of a
+//! record. If the next record is in another segment, it does not overwrite this part. Both records
+//! then have the same base, and recovery discards the first one. Any other gap is damage to
+//! acknowledged commits and fails the recovery.
 
 use super::super::blob_files::io_error;
 use super::super::database::{CheckpointPosition, body_checksum};
@@ -89,7 +92,8 @@ pub(crate) fn recover(
             if header.segment != segment.seq {
                 break;
             }
-            if header.base != last_version {
+            let is_abandoned = |record: &mut RecoveredRecord| record.header.base == header.base;
+            if header.base != last_version && newest.take_if(is_abandoned).is_none() {
                 return Err(corruption(segment, at, at));
             }
             last_version = header.last;
