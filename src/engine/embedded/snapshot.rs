@@ -53,8 +53,10 @@ impl SnapshotReader {
             // still in the pool, because only segments without such records are retired.
             let _guard = read_path.shared.checkpoint_lock();
             conn.begin_snapshot(0)?;
-            let segments = read_path.shared.segments.all();
-            (read_path.shared.memtable().clone_entries(), segments)
+            // Order matters: commits continue, and may start a new segment. A segment is added to
+            // the pool before its entries are added to the memtable.
+            let memtable = read_path.shared.memtable().clone_entries();
+            (memtable, read_path.shared.segments.all())
         };
         let conn = Mutex::new(conn);
         let state = SnapshotState { read_path, conn, memtable, segments, _pin: pin };
@@ -136,5 +138,54 @@ impl Snapshot for SnapshotReader {
     ) -> BoxFuture<'_, Result<Vec<KeyedRecord>>> {
         let state = self.0.clone();
         Box::pin(async move { blocking(move || state.scan(&(start..end), limit, bytes)).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::database::body_checksum;
+    use super::super::wal::record::BodyLocation;
+    use super::super::*;
+    use super::*;
+    use crate::engine::INLINE_BYTES_MAX;
+    use std::os::unix::fs::FileExt;
+    use std::time::{Duration, Instant};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_commit_to_a_new_segment_while_a_snapshot_is_taken_does_not_break_the_snapshot() {
+        const SEQ: u64 = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let fatal = FatalErrorHandler::new(|reason| panic!("{reason}"));
+        let options = Options { dir: dir.path().into(), cache_bytes: 0, wal_bytes: 1 << 30, fatal };
+        let engine = Embedded::open(options).unwrap();
+        let shared = engine.shared.clone();
+        let older = shared.segments.allocate(SEQ).unwrap();
+        // The body is too large to be read with its record.
+        let body = Bytes::from(vec![b'v'; 2 * INLINE_BYTES_MAX]);
+        let taken = {
+            let mut memtable = shared.memtable_mut();
+            let read_path = engine.read_path.clone();
+            let taken = tokio::task::spawn_blocking(move || SnapshotReader::new(read_path));
+            // The snapshot waits for the memtable. If it copied the pool first, it has done so once
+            // it refers to the older segment.
+            let end = Instant::now() + Duration::from_millis(500);
+            while Arc::strong_count(&older) == 2 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let segment = shared.segments.allocate(SEQ + 1).unwrap();
+            segment.file().write_all_at(&body, 0).unwrap();
+            let (len, checksum) = (body.len().try_into().unwrap(), body_checksum(1, &body));
+            let location = BodyLocation::Inline { at: 0, len, checksum };
+            let (expires_at, meta, body_at) = (0, Bytes::new(), Some((segment, 0)));
+            let in_db = Some(false);
+            let entry = MemtableEntry { version: 1, expires_at, meta, location, body_at, in_db };
+            memtable.put(Bytes::from_static(b"k"), entry);
+            taken
+        };
+        let mut snapshot = taken.await.unwrap().unwrap();
+        let (start, end) = (Bytes::from_static(b"k"), Bytes::from_static(b"l"));
+        let page = snapshot.scan(start, end, 10, u64::MAX).await.unwrap();
+        let [(_, record)] = &page[..] else { panic!("{} records", page.len()) };
+        assert!(record.body.read(0, body.len()).await.unwrap() == body);
     }
 }
