@@ -84,6 +84,39 @@ fn a_missing_or_invalid_data_directory_is_an_error() {
     assert_eq!(status, 2, "{message}");
 }
 
+#[test]
+fn offline_commands_raise_the_limit_on_open_files() {
+    const FILES: u64 = 200;
+    let (mut disk, _) = with_items();
+    disk.server.kill();
+    let data = disk.data();
+    // Every segment file stays open, also a free one.
+    (0..FILES).for_each(|number| {
+        fs::File::create(data.join("log").join(format!("slot-{}", 5000 + number))).unwrap();
+    });
+    let to = tempfile::tempdir().unwrap();
+    let run = |limit: &str, args: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit {limit} -n 64 && exec \"$0\" \"$@\"")]);
+        let Output { status, stderr, .. } =
+            command.arg(binary()).args(args).current_dir(to.path()).output().unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    let path = data.to_str().unwrap();
+    let check = ["check", "--data", path];
+    for args in [
+        &check[..],
+        &["backup", "--data", path, "-o", "backup"],
+        &["copy", "--from", path, "--to", "copy"],
+    ] {
+        let (status, message) = run("-S", args);
+        assert_eq!(status, Some(0), "{args:?}: {message}");
+    }
+    let (status, message) = run("", &check);
+    assert_eq!(status, Some(2), "{message}");
+    assert!(message.contains("raise the hard limit on open files"), "{message}");
+}
+
 fn large_blob_file(data: &Path) -> PathBuf {
     let directories = fs::read_dir(data.join("blobs")).unwrap();
     let mut files = directories.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());

@@ -15,6 +15,7 @@ use super::body_cache::{BodyCache, BodyKey};
 use super::data_dir::{DataDir, ensure_at};
 use super::read_scheduler::ReadScheduler;
 use bytes::{Buf, BufMut, Bytes};
+use rustix::io::Errno;
 use std::any::Any;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -279,7 +280,9 @@ fn read_trailer(file: &File) -> Result<(u64, Vec<u32>), String> {
 }
 
 pub(super) fn io_error(action: &str, e: &io::Error) -> EngineError {
-    let text = format!("could not {action}: {e}");
+    let is_limit = Errno::from_io_error(e) == Some(Errno::MFILE);
+    let advice = if is_limit { "; raise the hard limit on open files (LimitNOFILE)" } else { "" };
+    let text = format!("could not {action}: {e}{advice}");
     if e.kind() == io::ErrorKind::StorageFull || e.kind() == io::ErrorKind::QuotaExceeded {
         EngineError::Full(text)
     } else {

@@ -43,7 +43,7 @@ mod verify;
 mod wal;
 mod writer;
 
-pub use data_dir::is_locked;
+pub use data_dir::{is_locked, raise_file_limit};
 pub use repair::reset_wal;
 pub use verify::{VerifiedRecord, VerifyReport, verify};
 
