@@ -223,7 +223,9 @@ impl Shared {
     fn adapt_sizes(&self) {
         let live = self.segments.live_bytes();
         self.backpressure.adapt_wal_bytes(live);
-        self.segments.adapt_segment_bytes(live, self.backpressure.wal_bytes());
+        let records = self.record_counts.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let (records, wal_bytes) = (i64::cast_unsigned(records), self.backpressure.wal_bytes());
+        self.segments.adapt_segment_bytes(live, records, wal_bytes);
     }
 
     fn add_to_count(&self, first: i64, delta: i64) {
@@ -267,7 +269,6 @@ impl Embedded {
         let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
         let sizes = (cache_bytes, wal_bytes);
         let shared = Shared::new(dir, memtable, segments, wal_position, sizes);
-        shared.adapt_sizes();
         shared.wal_end.store(wal_end, Ordering::Relaxed);
         // Save `wal_end` only if the database does not record it yet, or if recovery found a newer
         // segment.
@@ -275,6 +276,7 @@ impl Embedded {
             expect_wal(&conn, &shared.segments, wal_end)?;
         }
         let mut engine = Embedded::new(shared, &conn, blobs)?;
+        engine.shared.adapt_sizes();
         let (commands, threads) = threads::start(conn, &engine.read_path, &fatal, position.salt)?;
         engine.commands = Mutex::new(Some(commands));
         engine.threads = Mutex::new(threads);

@@ -4,3 +4,4 @@
 pub(super) mod record;
 pub(super) mod recovery;
 pub(super) mod segment;
+mod segment_size;

@@ -14,6 +14,7 @@ use super::super::blob_files::io_error;
 use super::super::data_dir::DataDir;
 use super::super::database::SegmentRow;
 use super::super::{EngineError, Result};
+use super::segment_size;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -22,13 +23,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Minimum and maximum size of a new segment file, in bytes. Between these limits, the size is a
-/// fixed fraction of the total live bytes, which limits the number of files. A file grows beyond
-/// its initial size only to hold a single larger WAL record.
+/// Minimum size of a new segment file, in bytes. A file grows beyond its initial size only to hold
+/// a single larger WAL record.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 8 << 20;
-const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// Total live bytes divided by the size of a new segment file.
-const SEGMENT_PART: u64 = 64;
 /// Number of preallocated files that are reserved for garbage collection, which needs space to free
 /// space on a full disk.
 const RESERVED_FILES: usize = 1;
@@ -317,14 +314,12 @@ impl SegmentPool {
         self.segment_bytes.load(Ordering::Relaxed)
     }
 
-    /// Adapts the size of new files to the total live bytes and to the WAL size that triggers a
-    /// checkpoint, in bytes.
-    pub(crate) fn adapt_segment_bytes(&self, live: u64, wal_bytes: u64) {
+    /// Adapts the size of new files to the data and to the WAL size that triggers a checkpoint; see
+    /// [`segment_size`].
+    pub(crate) fn adapt_segment_bytes(&self, live: u64, records: u64, wal_bytes: u64) {
         self.wal_bytes.store(wal_bytes, Ordering::Relaxed);
-        // A checkpoint seals whole segments, so the WAL should consist of several segments.
-        let max = (wal_bytes / 8).min(SEGMENT_BYTES_MAX);
-        let bytes = (live / SEGMENT_PART).next_multiple_of(1 << 20).min(max);
-        self.segment_bytes.store(bytes.max(SEGMENT_BYTES_MIN), Ordering::Relaxed);
+        let bytes = segment_size::segment_bytes(live, records, wal_bytes);
+        self.segment_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Allocates segment `seq` from a free file that is not reserved, or else from a new one.
