@@ -2,9 +2,10 @@
 
 use super::super::{EngineError, Result};
 use super::data_dir::DataDir;
+use super::wal::record::WalEntry;
 use bytes::{Buf, BufMut};
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, ToSql};
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io;
@@ -90,6 +91,19 @@ pub(super) fn segment_rows(conn: &Connection) -> Result<Vec<SegmentRow>> {
         Ok(SegmentRow { seq: number(0)?, file: number(1)?, live: number(2)? })
     });
     Ok(rows?.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Returns a function that returns whether the database has the record of a WAL entry, with the
+/// same version and body.
+pub(super) fn lookup(conn: &Connection) -> impl Fn(&WalEntry, BodyRef) -> Result<bool> {
+    |entry, body| {
+        let mut find = conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?;
+        let is_same = |row: &Row<'_>| {
+            let row = RecordRow::decode(&entry.key, row.get_ref(0)?.as_blob()?);
+            Ok(row.is_some_and(|row| row.version == entry.version && row.body == body))
+        };
+        Ok(find.query_row([&entry.key[..]], is_same).optional()?.unwrap_or(false))
+    }
 }
 
 pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPosition> {

@@ -262,7 +262,7 @@ impl Embedded {
         let rows = database::segment_rows(&conn)?;
         let (segments, files) = SegmentPool::open(dir.clone(), &rows)?;
         let files = (files, &rows[..]);
-        let recovered = recover(&segments, files, position, RecoveryMode::ReadWrite)?;
+        let recovered = recover(&segments, files, position, &conn, RecoveryMode::ReadWrite)?;
         let (memtable, wal_position, newest) = recovered;
         let blobs = BlobFiles::create(dir.clone(), cache_bytes / BLOB_CACHE_DIVISOR, &fatal)?;
         dir.sync()?;
@@ -295,7 +295,7 @@ impl Embedded {
         let rows = database::segment_rows(&conn)?;
         let (segments, files) = SegmentPool::open_read_only(dir.clone(), &rows)?;
         let files = (files, &rows[..]);
-        let recovered = recover(&segments, files, position, RecoveryMode::ReadOnly)?;
+        let recovered = recover(&segments, files, position, &conn, RecoveryMode::ReadOnly)?;
         let (memtable, wal_position, _) = recovered;
         let blobs = BlobFiles::open(dir.clone(), 0, &FatalErrorHandler::new(|_| {}));
         let shared = Shared::new(dir, memtable, segments, wal_position, (0, u64::MAX));
@@ -343,6 +343,7 @@ fn recover(
     segments: &SegmentPool,
     (mut files, rows): (Vec<SegmentFile>, &[SegmentRow]),
     position: CheckpointPosition,
+    conn: &rusqlite::Connection,
     mode: RecoveryMode,
 ) -> Result<(Memtable, WalPosition, Option<u64>)> {
     let sealed = SealedSegments::split_off(&mut files, rows, position)?;
@@ -352,7 +353,7 @@ fn recover(
         entries.push(writer::memtable_entry(entry, segment, bodies_offset, None));
     };
     let RecoveredWal { live, free, last_version, next_seq } =
-        recovery::recover(files, position, mode, replay)?;
+        recovery::recover(files, position, mode, database::lookup(conn), replay)?;
     let newest = live.last().map(|segment| segment.seq);
     segments.restore(live, sealed.segments, free);
     // The next sequence number also exceeds those of all sealed segments, in case the newest

@@ -222,7 +222,7 @@ fn writer_without_maintenance(
     let conn = database::open_writer(dir.path()).unwrap();
     let position = database::checkpoint_position(&conn).unwrap();
     let (segments, files) = SegmentPool::open(dir.clone(), &[]).unwrap();
-    let recovered = recover(&segments, (files, &[]), position, RecoveryMode::ReadWrite);
+    let recovered = recover(&segments, (files, &[]), position, &conn, RecoveryMode::ReadWrite);
     let (memtable, wal_position, _) = recovered.unwrap();
     let blobs = BlobFiles::create(dir.clone(), 0, &fatal).unwrap();
     let shared = Shared::new(dir, memtable, segments, wal_position, (0, 1 << 30));

@@ -143,7 +143,8 @@ fn recover(
         wal.memtable.put(key, entry);
         wal.entries += 1;
     };
-    let recovered = recovery::recover(files, position, RecoveryMode::ReadOnly, replay)?;
+    let (mode, is_in_db) = (RecoveryMode::ReadOnly, database::lookup(conn));
+    let recovered = recovery::recover(files, position, mode, is_in_db, replay)?;
     wal.segments.extend(recovered.live.into_iter().map(by_seq));
     Ok(())
 }

@@ -5,3 +5,5 @@ pub(super) mod record;
 pub(super) mod recovery;
 pub(super) mod segment;
 mod segment_size;
+#[cfg(test)]
+mod tests;

@@ -4,11 +4,17 @@
 //! previous one. A crash can therefore tear only the last record, which was never acknowledged;
 //! recovery discards it. A write that fails because the disk is full may also leave part of a
 //! record. If the next record is in another segment, it does not overwrite this part. Both records
-//! then name the same preceding version (their base), and recovery discards the first one. Any
-//! other gap is damage to acknowledged commits, and recovery fails.
+//! then name the same preceding version (their base), and recovery discards the first one, which
+//! was abandoned. Any other gap is damage to acknowledged commits, and recovery fails.
+//!
+//! If a body in the last record is damaged, but the database proves that the record was fsynced,
+//! then the record is damaged rather than torn. Recovery replays it, so that only the damaged
+//! bodies are lost.
 
 use super::super::blob_files::io_error;
-use super::super::database::{CheckpointPosition, SegmentLocation, SegmentRow, body_checksum};
+use super::super::database::{
+    BodyRef, CheckpointPosition, SegmentLocation, SegmentRow, body_checksum,
+};
 use super::super::{EngineError, Result};
 use super::record::{self, BodyLocation, HEADER_BYTES, PAGE_BYTES, RecordHeader, WalEntry};
 use super::segment::{Segment, SegmentFile};
@@ -106,6 +112,40 @@ impl RecoveredRecord {
         }
         Ok(true)
     }
+
+    /// Returns whether the database proves that the record was fsynced. The database refers only to
+    /// fsynced records, and counts a segment as one with commits only after its first record was
+    /// fsynced.
+    fn is_durable(
+        &self,
+        position: CheckpointPosition,
+        is_in_db: impl Fn(&WalEntry, BodyRef) -> Result<bool>,
+    ) -> Result<bool> {
+        if self.at == 0 && self.segment.seq + 1 == position.wal_end {
+            return Ok(true);
+        }
+        for entry in &self.entries {
+            let body = match entry.location {
+                BodyLocation::Removed => continue,
+                BodyLocation::Empty => BodyRef::Empty,
+                BodyLocation::Blob { id, .. } => BodyRef::Blob(id),
+                BodyLocation::Inline { at, len, checksum } => {
+                    let at = self.at + self.header.bodies_offset() + at;
+                    BodyRef::Segment(SegmentLocation { seq: self.segment.seq, at, len, checksum })
+                }
+            };
+            if is_in_db(entry, body)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Discards the record: erases it, and ends the segment before it.
+    fn discard(&self, mode: RecoveryMode) -> Result<()> {
+        self.segment.set_end(self.at);
+        erase(&self.segment, self.at, mode)
+    }
 }
 
 /// Whether recovery may modify the WAL.
@@ -115,10 +155,13 @@ pub(crate) enum RecoveryMode {
     ReadWrite,
     /// Modifies nothing.
     ReadOnly,
+    /// Modifies nothing, and accepts that the newest segments are missing.
+    Incomplete,
 }
 
 /// Reads the live segments and the free files, and passes each entry after `position` to `visit`,
-/// in commit order, with its segment and the offset of its WAL record's bodies section.
+/// in commit order, with its segment and the offset of its WAL record's bodies section. `is_in_db`
+/// returns whether the database has the version of the record of an entry, with the same body.
 ///
 /// # Errors
 /// Returns [`EngineError::Corrupt`] if an acknowledged commit is damaged or missing.
@@ -126,16 +169,60 @@ pub(crate) fn recover(
     files: Vec<SegmentFile>,
     position: CheckpointPosition,
     mode: RecoveryMode,
+    is_in_db: impl Fn(&WalEntry, BodyRef) -> Result<bool>,
     mut visit: impl FnMut(WalEntry, &Arc<Segment>, u64),
 ) -> Result<RecoveredWal> {
     let (mut live, mut free, next_seq) = partition(files, position)?;
-    ensure_newest_known(&live, position)?;
-    let mut last_version = position.last_version;
-    let mut newest: Option<RecoveredRecord> = None;
+    if mode != RecoveryMode::Incomplete {
+        ensure_newest_known(&live, position)?;
+    }
     let mut replay = |record: RecoveredRecord| {
         let bodies_offset = record.at + record.header.bodies_offset();
         record.entries.into_iter().for_each(|entry| visit(entry, &record.segment, bodies_offset));
     };
+    let newest = read_records(&live, position, &mut replay)?;
+    if let Some(segment) = live.last() {
+        erase(segment, segment.end(), mode)?;
+    }
+    let mut last_version = position.last_version;
+    let mut is_newest_empty = false;
+    if let Some(record) = newest {
+        let is_intact = record.bodies_intact()?;
+        if is_intact || record.is_durable(position, is_in_db)? {
+            if !is_intact {
+                let (segment, at) = (record.segment.seq, record.at);
+                tracing::error!(segment, at, "a WAL record contains damaged values");
+            }
+            last_version = record.header.last;
+            replay(record);
+        } else {
+            last_version = record.header.base;
+            record.discard(mode)?;
+            is_newest_empty = record.at == 0;
+        }
+    }
+    if let Some(segment) = live.last() {
+        // A killed process may have written records without fsyncing them. The erasure of a torn
+        // record must be durable as well.
+        sync(segment, mode)?;
+    }
+    // The next start would not find the segment without its only record, so the segment must not
+    // be recorded as the newest.
+    if is_newest_empty && let Some(Ok(segment)) = live.pop().map(Arc::try_unwrap) {
+        free.push(segment.into_file());
+    }
+    Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
+}
+
+/// Reads all records and passes them to `replay`, except the last one, which may be torn, and those
+/// that were abandoned. Returns the last one. Sets the ends of the segments.
+fn read_records(
+    live: &[Arc<Segment>],
+    position: CheckpointPosition,
+    mut replay: impl FnMut(RecoveredRecord),
+) -> Result<Option<RecoveredRecord>> {
+    let mut last_version = position.last_version;
+    let mut newest: Option<RecoveredRecord> = None;
     for (number, segment) in live.iter().enumerate() {
         let mut at = 0;
         while let Some((header, entries)) = read_record(segment, position.salt, at)? {
@@ -151,36 +238,16 @@ pub(crate) fn recover(
             at += header.disk_len();
             newest.replace(record).into_iter().for_each(&mut replay);
         }
+        segment.set_end(at);
         if number + 1 == live.len() {
             let is_of_segment = |header: &RecordHeader| header.segment == segment.seq;
             let after = find_record_after(segment, position.salt, at, is_of_segment)?;
             if let Some(after) = after {
                 return Err(corruption(segment, at, after));
             }
-            erase(segment, at, mode)?;
         }
     }
-    let mut is_newest_empty = false;
-    if let Some(record) = newest {
-        if record.bodies_intact()? {
-            replay(record);
-        } else {
-            last_version = record.header.base;
-            erase(&record.segment, record.at, mode)?;
-            is_newest_empty = record.at == 0;
-        }
-    }
-    if let Some(segment) = live.last().filter(|_| mode == RecoveryMode::ReadWrite) {
-        // A killed process may have written records without fsyncing them. The erasure of a torn
-        // record must be durable as well.
-        segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))?;
-    }
-    // The next start would not find the segment without its only record, so the segment must not
-    // be recorded as the newest.
-    if is_newest_empty && let Some(Ok(segment)) = live.pop().map(Arc::try_unwrap) {
-        free.push(segment.into_file());
-    }
-    Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
+    Ok(newest)
 }
 
 type LiveSegments = Vec<Arc<Segment>>;
@@ -333,8 +400,11 @@ fn find_record_after(
         let len = read_up_to(segment, from, &mut chunk)?;
         for (number, page) in chunk.get(..len).unwrap_or_default().chunks(PAGE_BYTES).enumerate() {
             let offset = from + (number * PAGE_BYTES) as u64;
-            let Some(header) = RecordHeader::parse(page).filter(|_| offset > at) else { continue };
-            if filter(&header) && read_record(segment, salt, offset)?.is_some() {
+            let header = RecordHeader::parse(page).filter(|_| offset > at);
+            if header.filter(&filter).is_none() {
+                continue;
+            }
+            if read_record(segment, salt, offset)?.is_some() {
                 return Ok(Some(offset));
             }
         }
@@ -370,7 +440,7 @@ fn list_dir(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Zeroes the first page of a torn record, so that a later recovery does not read it.
 fn erase(segment: &Segment, at: u64, mode: RecoveryMode) -> Result<()> {
-    if mode == RecoveryMode::ReadOnly {
+    if mode != RecoveryMode::ReadWrite {
         return Ok(());
     }
     let mut page = [0; PAGE_BYTES];
@@ -380,6 +450,13 @@ fn erase(segment: &Segment, at: u64, mode: RecoveryMode) -> Result<()> {
         segment.file().write_all_at(&zeros, at).map_err(|e| io_error("write the WAL", &e))?;
     }
     Ok(())
+}
+
+fn sync(segment: &Segment, mode: RecoveryMode) -> Result<()> {
+    if mode != RecoveryMode::ReadWrite {
+        return Ok(());
+    }
+    segment.file().sync_data().map_err(|e| io_error("fsync the WAL", &e))
 }
 
 /// Reads an inline body and verifies its checksum.

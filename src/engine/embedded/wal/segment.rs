@@ -41,7 +41,7 @@ const ZEROED_BYTES: u64 = 4 << 20;
 pub(crate) struct Segment {
     pub(crate) seq: u64,
     segment_file: SegmentFile,
-    /// Offset of the end of the last WAL record written, in bytes.
+    /// Offset of the end of the last WAL record, in bytes; 0 if it is not known.
     end: AtomicU64,
 }
 
@@ -78,7 +78,7 @@ impl Segment {
 
     /// Returns the size of the file, in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.segment_file.len.max(self.end.load(Ordering::Relaxed))
+        self.segment_file.len.max(self.end())
     }
 
     /// Returns whether a WAL record of `len` bytes fits at offset `at`. An empty segment has room
@@ -87,7 +87,12 @@ impl Segment {
         at == 0 || at + len <= self.segment_file.len.max(SEGMENT_BYTES_MIN)
     }
 
-    /// Sets the offset of the end of the last WAL record written, in bytes.
+    /// Returns the offset of the end of the last WAL record, in bytes; 0 if it is not known.
+    pub(crate) fn end(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Sets the offset of the end of the last WAL record, in bytes.
     pub(crate) fn set_end(&self, end: u64) {
         self.end.store(end, Ordering::Relaxed);
     }
