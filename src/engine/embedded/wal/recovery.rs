@@ -180,7 +180,13 @@ pub(crate) fn recover(
         let bodies_offset = record.at + record.header.bodies_offset();
         record.entries.into_iter().for_each(|entry| visit(entry, &record.segment, bodies_offset));
     };
-    let newest = read_records(&live, position, &mut replay)?;
+    let (newest, abandoned) = read_records(&live, position, &mut replay)?;
+    for record in abandoned {
+        // The erasure must be durable before that of a torn record after it. Otherwise, the next
+        // start could mistake the abandoned record for the last one.
+        record.discard(mode)?;
+        sync(&record.segment, mode)?;
+    }
     if let Some(segment) = live.last() {
         erase(segment, segment.end(), mode)?;
     }
@@ -215,23 +221,24 @@ pub(crate) fn recover(
 }
 
 /// Reads all records and passes them to `replay`, except the last one, which may be torn, and those
-/// that were abandoned. Returns the last one. Sets the ends of the segments.
+/// that were abandoned. Returns these. Sets the ends of the segments.
 fn read_records(
     live: &[Arc<Segment>],
     position: CheckpointPosition,
     mut replay: impl FnMut(RecoveredRecord),
-) -> Result<Option<RecoveredRecord>> {
+) -> Result<(Option<RecoveredRecord>, Vec<RecoveredRecord>)> {
     let mut last_version = position.last_version;
-    let mut newest: Option<RecoveredRecord> = None;
+    let (mut newest, mut abandoned): (Option<RecoveredRecord>, _) = (None, Vec::new());
     for (number, segment) in live.iter().enumerate() {
         let mut at = 0;
         while let Some((header, entries)) = read_record(segment, position.salt, at)? {
             if header.segment != segment.seq {
                 break;
             }
-            let is_abandoned = |record: &mut RecoveredRecord| record.header.base == header.base;
-            if header.base != last_version && newest.take_if(is_abandoned).is_none() {
-                return Err(corruption(segment, at, at));
+            if header.base != last_version {
+                let is_abandoned = |record: &mut RecoveredRecord| record.header.base == header.base;
+                let skipped = newest.take_if(is_abandoned);
+                abandoned.push(skipped.ok_or_else(|| corruption(segment, at, at))?);
             }
             last_version = header.last;
             let record = RecoveredRecord { header, entries, segment: segment.clone(), at };
@@ -247,7 +254,7 @@ fn read_records(
             }
         }
     }
-    Ok(newest)
+    Ok((newest, abandoned))
 }
 
 type LiveSegments = Vec<Arc<Segment>>;

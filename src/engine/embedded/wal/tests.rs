@@ -1,4 +1,4 @@
-//! Tests of recovery with damaged WAL records.
+//! Tests of recovery with abandoned or damaged WAL records.
 
 use super::record::{NewBody, PAGE_BYTES, RecordBuilder, WalEntry};
 use super::recovery::{RecoveryMode, recover};
@@ -89,6 +89,20 @@ fn record(segment: u64, base: u64, keys: &[&str]) -> (Vec<u8>, Vec<SegmentLocati
 fn damage(bytes: &mut [u8], location: SegmentLocation) {
     let at = usize::try_from(location.at).unwrap() + LARGE - PAGE_BYTES;
     bytes[at] ^= 1;
+}
+
+#[test]
+fn an_abandoned_record_is_erased_before_a_torn_one_that_followed_it() {
+    let log = Log::new();
+    let (first, _) = record(1, 0, &["first"]);
+    let (abandoned, _) = record(1, 1, &["abandoned"]);
+    log.file(1).write_all_at(&[first, abandoned].concat(), 0).unwrap();
+    let (mut torn, locations) = record(2, 1, &["torn"]);
+    damage(&mut torn, locations[0]);
+    log.file(2).write_all_at(&torn, 0).unwrap();
+    for mode in [RecoveryMode::ReadOnly, RecoveryMode::ReadWrite, RecoveryMode::ReadWrite] {
+        assert_eq!(log.recover(position(2), mode, &[]).unwrap(), ["first"], "{mode:?}");
+    }
 }
 
 #[test]
