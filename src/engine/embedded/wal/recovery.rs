@@ -26,6 +26,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Maximum total size of the entries read by a search for a record, in bytes, not counting those
+/// that fit into a page with their header. Values may contain any number of plausible headers.
+const SEARCHED_BYTES_MAX: u64 = 256 << 20;
+
 pub(crate) struct RecoveredWal {
     /// Segments with records to checkpoint, the oldest first.
     pub(crate) live: Vec<Arc<Segment>>,
@@ -378,6 +382,9 @@ pub(crate) fn next_record(
     salt: u32,
     at: u64,
 ) -> Result<Option<(u64, RecordHeader, Vec<WalEntry>)>> {
+    if (1..=at).contains(&segment.end()) {
+        return Ok(None);
+    }
     let is_of_segment = |header: &RecordHeader| header.segment == segment.seq;
     let read = |at| -> Result<_> {
         let record = read_record(segment, salt, at)?;
@@ -394,7 +401,8 @@ pub(crate) fn next_record(
     }
 }
 
-/// Finds the offset of an intact record after `at` whose header passes `filter`.
+/// Finds the offset of an intact record after `at` whose header passes `filter`. May miss a record
+/// with more than a page of entries after many headers without a record.
 fn find_record_after(
     segment: &Segment,
     salt: u32,
@@ -402,14 +410,19 @@ fn find_record_after(
     filter: impl Fn(&RecordHeader) -> bool,
 ) -> Result<Option<u64>> {
     let mut chunk = vec![0; 256 * PAGE_BYTES];
-    let mut from = at;
+    let (mut from, mut searched) = (at, 0);
     loop {
         let len = read_up_to(segment, from, &mut chunk)?;
         for (number, page) in chunk.get(..len).unwrap_or_default().chunks(PAGE_BYTES).enumerate() {
             let offset = from + (number * PAGE_BYTES) as u64;
             let header = RecordHeader::parse(page).filter(|_| offset > at);
-            if header.filter(&filter).is_none() {
-                continue;
+            let Some(header) = header.filter(&filter) else { continue };
+            let bytes = header.bodies_offset();
+            if bytes > PAGE_BYTES as u64 {
+                if searched >= SEARCHED_BYTES_MAX {
+                    continue;
+                }
+                searched += bytes;
             }
             if read_record(segment, salt, offset)?.is_some() {
                 return Ok(Some(offset));

@@ -1,6 +1,6 @@
-//! Tests of recovery with abandoned or damaged WAL records.
+//! Tests of recovery with abandoned, damaged or crafted WAL records.
 
-use super::record::{NewBody, PAGE_BYTES, RecordBuilder, WalEntry};
+use super::record::{HEADER_BYTES, NewBody, PAGE_BYTES, RecordBuilder, WalEntry};
 use super::recovery::{RecoveryMode, recover};
 use super::segment::SegmentPool;
 use crate::engine::embedded::data_dir::DataDir;
@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const SALT: u32 = 7;
 /// Large enough that the body extends past the first page of its record.
@@ -138,6 +139,27 @@ fn a_torn_record_is_discarded_although_the_database_refers_to_its_segment() {
     let in_db = [("first", locations[0])];
     let keys = log.recover(position(2), RecoveryMode::ReadWrite, &in_db).unwrap();
     assert_eq!(keys, ["first"]);
+}
+
+/// Reading the entries after each of the headers would read 512 GiB.
+#[test]
+fn recovery_of_crafted_values_is_fast() {
+    const FILE_BYTES: usize = 64 << 20;
+    let log = Log::new();
+    let (first, _) = record(1, 0, &["first"]);
+    let mut page = record(1, 1, &["crafted"]).0[..PAGE_BYTES].to_vec();
+    let mut crafted = Vec::with_capacity(FILE_BYTES);
+    while crafted.len() < FILE_BYTES - first.len() {
+        let rest = FILE_BYTES - first.len() - crafted.len();
+        let entries_len = (rest - HEADER_BYTES) as u32;
+        page[32..36].copy_from_slice(&entries_len.to_le_bytes());
+        crafted.extend_from_slice(&page);
+    }
+    log.file(1).write_all_at(&[first, crafted].concat(), 0).unwrap();
+    let start = Instant::now();
+    let keys = log.recover(position(2), RecoveryMode::ReadOnly, &[]).unwrap();
+    assert_eq!(keys, ["first"]);
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
 fn open(dir: &Path) -> Embedded {
