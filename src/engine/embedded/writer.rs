@@ -328,8 +328,10 @@ impl Writer {
             if !matches!(error, EngineError::Full(_)) {
                 self.fatal.stop(&format!("could not make a commit durable: {e}"));
             }
-            // Part of the record may remain. The next record overwrites it, or is in another segment
-            // and has the same base. Recovery then discards the partial record.
+            // Part of the record may remain in a preallocated file. The next record overwrites it,
+            // or is in another segment and has the same base. Recovery then discards the partial
+            // record.
+            segment.truncate(at);
             return Err(error);
         }
         if let Err(e) = segment.file().sync_data() {

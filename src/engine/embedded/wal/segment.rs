@@ -97,6 +97,15 @@ impl Segment {
         self.end.store(end, Ordering::Relaxed);
     }
 
+    /// Undoes the growth of the file by a failed write at offset `end`, which may have filled the
+    /// disk. Ignores errors, because nothing depends on the size of the file.
+    pub(crate) fn truncate(&self, end: u64) {
+        let (file, len) = (self.file(), self.segment_file.len.max(end));
+        if file.metadata().is_ok_and(|found| found.len() > len) {
+            let _ = file.set_len(len);
+        }
+    }
+
     /// Returns the number in the name of the segment's file.
     pub(crate) fn number(&self) -> u64 {
         self.segment_file.number

@@ -1,4 +1,4 @@
-//! Tests of recovery with abandoned, damaged or crafted WAL records.
+//! Tests of recovery with abandoned, damaged or crafted WAL records, and of a write to a full disk.
 
 use super::record::{HEADER_BYTES, NewBody, PAGE_BYTES, RecordBuilder, WalEntry};
 use super::recovery::{RecoveryMode, recover};
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -215,4 +216,45 @@ async fn a_damaged_record_that_a_lost_checkpoint_refers_to_costs_only_the_damage
         assert!(matches!(read, Err(EngineError::Corrupt(_))), "restart {restart}");
         engine.close().await.unwrap();
     }
+}
+
+/// A small file system in memory. It is unmounted when this value is dropped.
+struct SmallFileSystem(tempfile::TempDir);
+
+impl SmallFileSystem {
+    /// Returns `None` if the test is not permitted to mount anything.
+    fn new(bytes: u64) -> Option<SmallFileSystem> {
+        let at = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(at.path());
+        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
+        is_mounted.then_some(SmallFileSystem(at))
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).output();
+    }
+}
+
+#[tokio::test]
+async fn a_write_to_a_full_disk_leaves_no_larger_file() {
+    const SEGMENT_BYTES: u64 = 8 << 20;
+    let Some(mounted) = SmallFileSystem::new(6 * SEGMENT_BYTES) else {
+        return println!("skipped: no permission to mount a file system");
+    };
+    let dir = mounted.0.path().join("data");
+    let engine = open(&dir);
+    let value = Bytes::from(vec![b'v'; 5 * SEGMENT_BYTES as usize]);
+    for _ in 0..2 {
+        let refused = commit(&engine, &[("large", value.clone())]).await;
+        assert!(matches!(refused, Err(EngineError::Full(_))), "{refused:?}");
+        for file in segment_files(&dir) {
+            let len = fs::metadata(&file).unwrap().len();
+            assert!(len <= SEGMENT_BYTES, "{} has {len} bytes", file.display());
+        }
+        commit(&engine, &[("small", Bytes::from_static(b"value"))]).await.unwrap();
+    }
+    engine.close().await.unwrap();
 }
