@@ -269,6 +269,21 @@ fn check_rejects_a_missing_wal_until_it_is_reset() {
     assert_eq!(status.code(), Some(0), "{message}");
 }
 
+#[test]
+fn segments_that_were_lost_before_a_reset_of_the_wal_are_logged_at_every_start() {
+    let mut disk = DiskServer::logged(&[]);
+    disk.server.kill();
+    // A checkpoint was interrupted after it had stored locations in a segment that was then lost.
+    let conn = Connection::open(disk.data().join("steadfast.db")).unwrap();
+    conn.execute("INSERT INTO segments VALUES (900, 901, 5)", []).unwrap();
+    drop(conn);
+    disk.kill_and_restart(&[]);
+    let log = disk.stop_and_read_log();
+    let line =
+        log.lines().find(|line| line.contains("WAL segment that contains values is missing"));
+    assert!(line.is_some_and(|line| line.contains("slot-0901")), "{log}");
+}
+
 /// A read-only bind mount of a directory. It is unmounted when this value is dropped.
 struct ReadOnlyMount(tempfile::TempDir);
 

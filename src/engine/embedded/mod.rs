@@ -347,13 +347,18 @@ fn recover(
     mode: RecoveryMode,
 ) -> Result<(Memtable, WalPosition, Option<u64>)> {
     let sealed = SealedSegments::split_off(&mut files, rows, position)?;
-    sealed.log_missing();
+    recovery::log_missing(&sealed.missing);
     let mut entries = Vec::new();
     let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
         entries.push(writer::memtable_entry(entry, segment, bodies_offset, None));
     };
     let RecoveredWal { live, free, last_version, next_seq } =
         recovery::recover(files, position, mode, database::lookup(conn), replay)?;
+    // After a reset of the WAL, records may refer to later segments that were lost.
+    let is_lost = |row: &&SegmentRow| {
+        row.seq >= position.first_segment && !live.iter().any(|segment| segment.seq == row.seq)
+    };
+    recovery::log_missing(rows.iter().filter(is_lost));
     let newest = live.last().map(|segment| segment.seq);
     segments.restore(live, sealed.segments, free);
     // The next sequence number also exceeds those of all sealed segments, in case the newest

@@ -80,17 +80,17 @@ impl SealedSegments {
         files.extend(by_number.into_values());
         Ok(sealed)
     }
+}
 
-    /// Logs an error for each missing segment.
-    pub(crate) fn log_missing(&self) {
-        for SegmentRow { seq, file, live } in &self.missing {
-            tracing::error!(
-                segment = seq,
-                file = format!("log/slot-{file:04}"),
-                lost_bytes = live,
-                "a WAL segment that contains values is missing; restore its file or a backup"
-            );
-        }
+/// Logs an error for each missing segment.
+pub(crate) fn log_missing<'r>(rows: impl IntoIterator<Item = &'r SegmentRow>) {
+    for SegmentRow { seq, file, live } in rows {
+        tracing::error!(
+            segment = seq,
+            file = format!("log/slot-{file:04}"),
+            lost_bytes = live,
+            "a WAL segment that contains values is missing; restore its file or a backup"
+        );
     }
 }
 
