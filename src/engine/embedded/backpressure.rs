@@ -123,15 +123,27 @@ impl Backpressure {
         self.space_debt_percent.store(percent.min(100), Ordering::Relaxed);
     }
 
-    /// Returns the delay of the next commit group.
-    pub(super) fn delay(&self, shared: &Shared) -> Duration {
+    /// Returns by how much the WAL or the memtable exceeds the size above which writes are delayed,
+    /// in percent of the excess at which they stall.
+    fn excess(&self, shared: &Shared) -> u64 {
         let (wal, entries) = self.percent(shared);
         let excess = |percent: u64, (from, to): (u64, u64)| {
             percent.saturating_sub(from).saturating_mul(100) / (to - from)
         };
-        let debt = self.space_debt_percent.load(Ordering::Relaxed);
         let entries = if self.entries() < DELAYED_ENTRIES_MIN { 0 } else { entries };
-        let excess = excess(wal, WAL_PERCENT).max(excess(entries, ENTRIES_PERCENT)).max(debt);
+        excess(wal, WAL_PERCENT).max(excess(entries, ENTRIES_PERCENT))
+    }
+
+    /// Returns whether checkpoints are so far behind that they delay writes, and are further behind
+    /// than garbage collection.
+    pub(super) fn is_checkpoint_behind(&self, shared: &Shared) -> bool {
+        self.excess(shared) > self.space_debt_percent.load(Ordering::Relaxed)
+    }
+
+    /// Returns the delay of the next commit group.
+    pub(super) fn delay(&self, shared: &Shared) -> Duration {
+        let debt = self.space_debt_percent.load(Ordering::Relaxed);
+        let excess = self.excess(shared).max(debt);
         let excess = u32::try_from(excess.min(100)).unwrap_or(100);
         // The delay grows with the square of the excess, so that a small excess costs little.
         DELAY_MAX * (excess * excess) / 10_000

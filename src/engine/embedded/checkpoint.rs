@@ -22,7 +22,7 @@ use super::writer::WriterCommand;
 use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, params};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -62,6 +62,8 @@ pub(super) struct Checkpointer {
     pub(super) wal_end: Receiver<WalPosition>,
     pub(super) garbage: GarbageCollector,
     pub(super) migration: Migration,
+    /// The last relocation request that was withdrawn; see [`Checkpointer::can_relocate`].
+    pub(super) withdrawn: Option<Arc<AtomicBool>>,
     pub(super) commands: Weak<SyncSender<WriterCommand>>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
     pub(super) shared: Arc<Shared>,
@@ -167,7 +169,7 @@ impl Checkpointer {
     }
 
     /// Moves all commits before `to` into the database. Stops between steps after the deadline.
-    fn checkpoint(&mut self, to: WalPosition, deadline: Option<Instant>) -> Result<()> {
+    pub(super) fn checkpoint(&mut self, to: WalPosition, deadline: Option<Instant>) -> Result<()> {
         let mut after: Option<Bytes> = None;
         loop {
             let (step, last_key) = self.next_step(after.as_deref(), to.version);
@@ -177,7 +179,7 @@ impl Checkpointer {
                 self.bound_sqlite_wal();
             }
             if deadline.is_none() {
-                self.collect_garbage();
+                self.collect_garbage_during_checkpoint();
             }
             if last_key.is_none() {
                 break;

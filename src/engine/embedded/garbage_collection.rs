@@ -150,6 +150,10 @@ impl Checkpointer {
     /// Collects garbage for one quantum. Returns `false` if there is too little garbage, or if the
     /// quantum failed or was interrupted.
     pub(super) fn collect_garbage(&mut self) -> bool {
+        if !self.can_relocate() {
+            self.garbage.is_running = false;
+            return false;
+        }
         if self.garbage.victim.is_none() {
             self.garbage.victim = self.choose_victim();
         }
@@ -180,6 +184,15 @@ impl Checkpointer {
             }
         }
         garbage.is_running
+    }
+
+    /// Collects garbage for one quantum between two steps of a checkpoint, unless the checkpoint is
+    /// behind. Each quantum waits for the writer, and the writer delays its commits until the
+    /// checkpoint catches up.
+    pub(super) fn collect_garbage_during_checkpoint(&mut self) {
+        if !self.shared.backpressure.is_checkpoint_behind(&self.shared) {
+            self.collect_garbage();
+        }
     }
 
     /// Returns the segment with the smallest share of live bytes if there is enough garbage. Also
@@ -214,7 +227,7 @@ impl Checkpointer {
         Some(Victim::new(segment, victim.disk_bytes))
     }
 
-    fn collect_from(&self, victim: &mut Victim) -> Result<Progress> {
+    fn collect_from(&mut self, victim: &mut Victim) -> Result<Progress> {
         let (mut batch, mut examined) = (RelocationBatch::default(), 0);
         let mut is_complete = false;
         {

@@ -38,9 +38,12 @@ impl Migration {
 }
 
 impl Checkpointer {
-    /// Relocates bodies for one quantum. Returns `false` if the migration is complete or was
-    /// interrupted.
+    /// Relocates bodies for one quantum. Returns `false` if the migration is complete, was
+    /// interrupted, or cannot continue now.
     pub(super) fn migrate_bodies(&mut self) -> bool {
+        if !self.can_relocate() {
+            return false;
+        }
         let after = match std::mem::replace(&mut self.migration, Migration::Completed) {
             Migration::Completed => return false,
             Migration::Unknown => None,
@@ -59,7 +62,7 @@ impl Checkpointer {
         self.migration.is_running()
     }
 
-    fn migrate_after(&self, after: Option<&Bytes>) -> Result<Migration> {
+    fn migrate_after(&mut self, after: Option<&Bytes>) -> Result<Migration> {
         let mut batch = RelocationBatch::default();
         let mut last = after.cloned();
         let mut is_complete = true;

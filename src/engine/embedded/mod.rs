@@ -37,6 +37,8 @@ mod row_writer;
 mod segment_body;
 mod snapshot;
 #[cfg(test)]
+mod stepped_engine;
+#[cfg(test)]
 mod tests;
 mod threads;
 mod verify;

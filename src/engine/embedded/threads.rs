@@ -46,6 +46,7 @@ pub(super) fn start(
         pinned_frames: 0,
         garbage: GarbageCollector::new(salt),
         migration: Migration::default(),
+        withdrawn: None,
         saved_wal_end: (shared.wal_end.load(Ordering::Relaxed), None),
         blobs: read_path.blobs.clone(),
         wal_end,
