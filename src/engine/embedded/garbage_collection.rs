@@ -38,7 +38,7 @@ pub(super) struct GarbageCollector {
     salt: u32,
     victim: Option<Victim>,
     /// Sequence numbers of the segments whose pass is complete. The next checkpoint retires these
-    /// segments, except those with a damaged body, which cannot be relocated.
+    /// segments, except damaged ones. Those are not collected again before the next start.
     collected: HashSet<u64>,
     /// Total size of the segments collected since the last checkpoint, in bytes.
     collected_bytes: u64,
@@ -81,6 +81,7 @@ struct Victim {
     next_at: u64,
     /// Offset in bytes of the first WAL record with bodies that may not have been relocated.
     restart_at: u64,
+    /// Whether a body could not be relocated.
     is_damaged: bool,
 }
 
@@ -101,14 +102,15 @@ impl Victim {
         }
     }
 
-    /// Returns the next entry; `None` at the end of the segment.
-    fn next_entry(&mut self, salt: u32) -> Result<Option<WalEntry>> {
+    /// Returns the next entry; `None` at the end of the segment, or if the next WAL record cannot
+    /// be read.
+    fn next_entry(&mut self, salt: u32) -> Option<WalEntry> {
         loop {
             if let Some(entry) = self.entries.next() {
-                return Ok(Some(entry));
+                return Some(entry);
             }
-            let found = recovery::next_record(&self.segment, salt, self.next_at)?;
-            let Some((at, header, entries)) = found else { return Ok(None) };
+            let found = recovery::next_record(&self.segment, salt, self.next_at);
+            let (at, header, entries) = found.unwrap_or_else(|e| self.set_damaged(&e))?;
             self.record_at = at;
             self.bodies_at = at + header.bodies_offset();
             self.next_at = at + header.disk_len();
@@ -128,21 +130,23 @@ impl Victim {
         self.entries = Vec::new().into_iter();
     }
 
-    /// Reads the body at a location. Returns `None` if the body is damaged. A damaged body must not
-    /// be relocated, because recovery discards the newest WAL record if a body in it is damaged.
-    fn read_body(&mut self, entry: &WalEntry, location: SegmentLocation) -> Result<Option<Bytes>> {
-        match recovery::read_located(&self.segment, location, entry.version) {
-            Ok(body) => Ok(Some(body)),
-            Err(EngineError::Corrupt(problem)) => {
-                if !self.is_damaged {
-                    let segment = self.segment.seq;
-                    tracing::error!(segment, problem, "a WAL segment contains damaged values");
-                }
-                self.is_damaged = true;
-                Ok(None)
-            }
-            Err(e) => Err(e),
+    /// Reads the body at a location. Returns `None` if the body is damaged or cannot be read. A
+    /// damaged body must not be relocated, because recovery discards the newest WAL record if a
+    /// body in it is damaged.
+    fn read_body(&mut self, entry: &WalEntry, location: SegmentLocation) -> Option<Bytes> {
+        let body = recovery::read_located(&self.segment, location, entry.version);
+        body.map_or_else(|e| self.set_damaged(&e), Some)
+    }
+
+    /// Records that a body cannot be relocated, and logs the first error. The pass then continues
+    /// with other bodies and other segments, because an error may persist. Returns `None`.
+    fn set_damaged<T>(&mut self, e: &EngineError) -> Option<T> {
+        if !self.is_damaged {
+            let segment = self.segment.seq;
+            tracing::error!(segment, error = %e, "a WAL segment has values that cannot be moved");
         }
+        self.is_damaged = true;
+        None
     }
 }
 
@@ -150,12 +154,13 @@ impl Checkpointer {
     /// Collects garbage for one quantum. Returns `false` if there is too little garbage, or if the
     /// quantum failed or was interrupted.
     pub(super) fn collect_garbage(&mut self) -> bool {
+        let usage = self.update_space_debt();
         if !self.can_relocate() {
             self.garbage.is_running = false;
             return false;
         }
         if self.garbage.victim.is_none() {
-            self.garbage.victim = self.choose_victim();
+            self.garbage.victim = self.choose_victim(&usage);
         }
         let Some(mut victim) = self.garbage.victim.take() else { return false };
         let collected = self.collect_from(&mut victim);
@@ -175,7 +180,9 @@ impl Checkpointer {
             Ok(Progress::Completed) => {
                 tracing::debug!(segment = victim.segment.seq, "collected a WAL segment");
                 garbage.collected.insert(victim.segment.seq);
-                garbage.collected_bytes += victim.disk_bytes;
+                if !victim.is_damaged {
+                    garbage.collected_bytes += victim.disk_bytes;
+                }
             }
             Ok(Progress::Continues) => garbage.victim = Some(victim),
             Ok(Progress::Interrupted) | Err(_) => {
@@ -190,32 +197,42 @@ impl Checkpointer {
     /// behind. Each quantum waits for the writer, and the writer delays its commits until the
     /// checkpoint catches up.
     pub(super) fn collect_garbage_during_checkpoint(&mut self) {
-        if !self.shared.backpressure.is_checkpoint_behind(&self.shared) {
+        if self.shared.backpressure.is_checkpoint_behind(&self.shared) {
+            self.update_space_debt();
+        } else {
             self.collect_garbage();
         }
     }
 
-    /// Returns the segment with the smallest share of live bytes if there is enough garbage. Also
-    /// updates the space debt.
-    fn choose_victim(&mut self) -> Option<Victim> {
+    /// Returns the usage of the sealed segments that can be collected, and updates the space debt.
+    fn update_space_debt(&mut self) -> Vec<SegmentUsage> {
         let mut usage = self.shared.segments.sealed_usage();
         let garbage = &mut self.garbage;
         let sealed: HashSet<u64> = usage.iter().map(|segment| segment.seq).collect();
         garbage.collected.retain(|seq| sealed.contains(seq));
         // The next checkpoint retires segments without live bytes.
         usage.retain(|used| used.live_bytes > 0 && !garbage.collected.contains(&used.seq));
-        let size: u64 = usage.iter().map(|segment| segment.disk_bytes).sum();
-        let live: u64 = usage.iter().map(|segment| segment.live_bytes).sum();
-        let segment_bytes = self.shared.segments.segment_bytes();
-        let limit = |percent, segments| live / 100 * percent + segments * segment_bytes;
         let backpressure = &self.shared.backpressure;
         // A checkpoint seals many segments at once, and their collection takes some time.
         let allowance = 2 * backpressure.wal_bytes();
-        backpressure.set_space_debt(size.saturating_sub(limit(DEBT_PERCENT, 3) + allowance), live);
-        let start_or_stop =
-            if garbage.is_running { limit(STOP_PERCENT, 1) } else { limit(START_PERCENT, 2) };
-        garbage.is_running = size > start_or_stop;
-        if !garbage.is_running {
+        let (size, live) = total(&usage);
+        let debt = size.saturating_sub(self.size_limit(live, DEBT_PERCENT, 3) + allowance);
+        backpressure.set_space_debt(debt, live);
+        usage
+    }
+
+    /// Returns a percentage of the live bytes plus the size of some segments.
+    fn size_limit(&self, live: u64, percent: u64, segments: u64) -> u64 {
+        live / 100 * percent + segments * self.shared.segments.segment_bytes()
+    }
+
+    /// Returns the segment with the smallest share of live bytes if there is enough garbage.
+    fn choose_victim(&mut self, usage: &[SegmentUsage]) -> Option<Victim> {
+        let (size, live) = total(usage);
+        let (percent, segments) =
+            if self.garbage.is_running { (STOP_PERCENT, 1) } else { (START_PERCENT, 2) };
+        self.garbage.is_running = size > self.size_limit(live, percent, segments);
+        if !self.garbage.is_running {
             return None;
         }
         // Live bytes in parts per million of the size of the segment.
@@ -235,15 +252,15 @@ impl Checkpointer {
             let _transaction = self.conn.unchecked_transaction()?;
             let mut find = self.conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?;
             while !batch.is_full() && examined < EXAMINED_ENTRIES_MAX {
-                let Some(entry) = victim.next_entry(self.garbage.salt)? else {
+                let Some(entry) = victim.next_entry(self.garbage.salt) else {
                     is_complete = true;
                     break;
                 };
                 examined += 1;
-                let Some(location) = self.current_location(victim, &entry, &mut find)? else {
-                    continue;
-                };
-                let body = victim.read_body(&entry, location)?;
+                let location = self.current_location(victim, &entry, &mut find);
+                let location = location.unwrap_or_else(|e| victim.set_damaged(&e));
+                let Some(location) = location else { continue };
+                let body = victim.read_body(&entry, location);
                 let WalEntry { key, version, expires_at, meta, .. } = entry;
                 batch.extend(body.map(|body| Relocation { key, version, expires_at, meta, body }));
             }
@@ -281,11 +298,114 @@ impl Checkpointer {
     }
 }
 
+/// Returns the total size of the segments, and their total live bytes.
+fn total(usage: &[SegmentUsage]) -> (u64, u64) {
+    let total = |bytes: fn(&SegmentUsage) -> u64| usage.iter().map(bytes).sum();
+    (total(|segment| segment.disk_bytes), total(|segment| segment.live_bytes))
+}
+
 /// The result of a quantum.
 enum Progress {
     Continues,
-    /// All undamaged bodies of the victim are relocated.
+    /// All bodies of the victim are relocated, except those that are damaged or cannot be read.
     Completed,
     /// The bodies of this quantum were not relocated.
     Interrupted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SegmentPool;
+    use super::super::data_dir::DataDir;
+    use super::super::stepped_engine::SteppedEngine;
+    use super::super::writer::WriterCommand;
+    use super::*;
+    use std::fs::{self, File};
+    use std::path::Path;
+    use std::time::Duration;
+
+    /// Returns a segment that cannot be read, because its file is a directory.
+    fn unreadable_segment(dir: &Path) -> Arc<Segment> {
+        let data = Arc::new(DataDir::create(dir).unwrap());
+        fs::create_dir_all(dir.join("log/slot-0001")).unwrap();
+        let (_, mut files) = SegmentPool::open_read_only(data, &[]).unwrap();
+        Segment::new(1 << 40, files.remove(0))
+    }
+
+    /// Handles a command like the writer, but relocates nothing.
+    fn confirm(command: WriterCommand) {
+        let WriterCommand::Relocate(request) = command else { panic!() };
+        assert!(request.claim());
+        request.reply.send(Ok(())).unwrap();
+    }
+
+    /// Collects garbage until a quantum returns `false`.
+    fn collect_all(checkpointer: &mut Checkpointer) {
+        let quanta = (0..1000).take_while(|_| checkpointer.collect_garbage()).count();
+        assert!(quanta < 1000, "garbage collection does not end");
+    }
+
+    #[test]
+    fn an_unreadable_segment_does_not_stop_garbage_collection() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = SteppedEngine::open(&dir.path().join("data"), 1 << 20);
+        engine.create_garbage();
+        let unreadable = unreadable_segment(&dir.path().join("unreadable"));
+        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20));
+        engine.with_writer(confirm, |checkpointer| {
+            collect_all(checkpointer);
+            assert!(checkpointer.garbage.victim.is_none());
+            assert_eq!(checkpointer.garbage.collected.len(), 2);
+        });
+    }
+
+    #[test]
+    fn an_unreadable_body_stays_in_its_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = unreadable_segment(dir.path());
+        let location = SegmentLocation { seq: segment.seq, at: 0, len: 10, checksum: 0 };
+        let entry = WalEntry {
+            key: Bytes::from_static(b"key"),
+            version: 1,
+            expires_at: 0,
+            meta: Bytes::new(),
+            location: BodyLocation::Inline { at: 0, len: 10, checksum: 0 },
+        };
+        let mut victim = Victim::new(segment, 1 << 20);
+        assert!(victim.read_body(&entry, location).is_none());
+        assert!(victim.is_damaged);
+    }
+
+    #[test]
+    fn unreadable_pages_of_the_database_do_not_stop_garbage_collection() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = SteppedEngine::open(dir.path(), 1 << 20);
+        engine.create_garbage();
+        let conn = &engine.checkpointer.conn;
+        let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'heads'";
+        let root: u32 = conn.query_row(root, [], |row| row.get(0)).unwrap();
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        drop(engine);
+        let file = File::options().write(true).open(dir.path().join("steadfast.db")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 64], u64::from(root - 1) * 8192)
+            .unwrap();
+        let engine = SteppedEngine::open(dir.path(), 1 << 20);
+        engine.with_writer(confirm, |checkpointer| {
+            collect_all(checkpointer);
+            assert_eq!(checkpointer.garbage.collected.len(), 2);
+        });
+    }
+
+    #[test]
+    fn the_space_debt_is_updated_while_a_segment_is_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = SteppedEngine::open(&dir.path().join("data"), 1 << 20);
+        let unreadable = unreadable_segment(&dir.path().join("unreadable"));
+        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20));
+        let backpressure = &engine.shared.backpressure;
+        backpressure.set_space_debt(1 << 30, 0);
+        assert!(backpressure.delay(&engine.shared) > Duration::ZERO);
+        engine.checkpointer.collect_garbage();
+        assert_eq!(backpressure.delay(&engine.shared), Duration::ZERO);
+    }
 }
