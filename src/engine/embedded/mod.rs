@@ -34,6 +34,7 @@ mod read_scheduler;
 mod relocation;
 mod repair;
 mod row_writer;
+mod segment_allocation;
 mod segment_body;
 mod snapshot;
 #[cfg(test)]

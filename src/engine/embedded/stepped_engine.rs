@@ -81,6 +81,7 @@ impl SteppedEngine {
             last_version: version,
             next_seq: seq,
             active: None,
+            failed_allocation: None,
             scratch: Scratch::default(),
         }
     }

@@ -240,6 +240,7 @@ fn writer_without_maintenance(
         last_version: version,
         next_seq: seq,
         active: None,
+        failed_allocation: None,
         scratch: Scratch::default(),
     };
     (engine, sender, writer)

@@ -8,6 +8,7 @@ use super::data_dir::ensure_linked;
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
 use super::relocation::{Relocation, RelocationRequest};
+use super::segment_allocation::{ActiveSegment, Purpose};
 use super::wal::record::{BodyLocation, NewBody, RecordBuilder, RecordHeader, WalEntry};
 use super::wal::segment::{PlantedFault, Segment};
 use super::{FatalErrorHandler, Shared, WalPosition};
@@ -43,25 +44,6 @@ pub(super) enum WriterCommand {
     Relocate(RelocationRequest),
 }
 
-/// The segment to which the writer appends WAL records.
-pub(super) struct ActiveSegment {
-    segment: Arc<Segment>,
-    /// Offset of the end of the last WAL record, in bytes.
-    end: u64,
-    /// Whether the file of the segment was reserved for relocations. Commits must not use such a
-    /// file.
-    is_reserved: bool,
-}
-
-/// The purpose of a WAL record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Commits,
-    Relocations,
-    /// Relocations on a full disk, which use a reserved segment file.
-    ReservedRelocations,
-}
-
 pub(super) struct Writer {
     pub(super) commands: Receiver<WriterCommand>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
@@ -75,6 +57,8 @@ pub(super) struct Writer {
     /// Sequence number of the next segment.
     pub(super) next_seq: u64,
     pub(super) active: Option<ActiveSegment>,
+    /// The last attempt to create a segment file of full size, if it failed, and its error.
+    pub(super) failed_allocation: Option<(Instant, EngineError)>,
     pub(super) scratch: Scratch,
 }
 
@@ -151,7 +135,7 @@ impl Writer {
     }
 
     /// Closes the active segment.
-    fn rotate(&mut self) {
+    pub(super) fn rotate(&mut self) {
         self.active = None;
         let position = WalPosition { version: self.last_version, seq: self.next_seq };
         *self.shared.wal_position_mut() = position;
@@ -355,40 +339,6 @@ impl Writer {
             active.end = at + len;
         }
         Ok((segment, at + header.bodies_offset()))
-    }
-
-    /// Returns a segment with room for `len` bytes, and the offset to write at.
-    fn segment_with_room(&mut self, len: u64, purpose: Purpose) -> Result<(Arc<Segment>, u64)> {
-        let segments = &self.shared.segments;
-        if let Some(ActiveSegment { segment, end, is_reserved }) = &self.active {
-            let is_permitted = match purpose {
-                Purpose::Commits => !is_reserved,
-                Purpose::Relocations => true,
-                Purpose::ReservedRelocations => *is_reserved,
-            };
-            // The writer switches from a segment that is not preallocated as soon as a preallocated
-            // one is free.
-            let is_best = segment.is_preallocated() || !segments.has_preallocated();
-            if segment.has_room(*end, len) && is_permitted && is_best {
-                return Ok((segment.clone(), *end));
-            }
-        }
-        let was_reserved = self.active.as_ref().is_some_and(|active| active.is_reserved);
-        let segment = match purpose {
-            Purpose::ReservedRelocations => segments.allocate_reserved(self.next_seq)?,
-            // After a reserved segment, allocates a file of full size. On a full disk this fails
-            // immediately, whereas an empty file could be created but not filled.
-            Purpose::Commits if was_reserved && !segments.has_preallocated() => {
-                segments.allocate_new(self.next_seq)?
-            }
-            Purpose::Commits | Purpose::Relocations => segments.allocate(self.next_seq)?,
-        };
-        self.rotate();
-        self.next_seq += 1;
-        let is_reserved = purpose == Purpose::ReservedRelocations;
-        self.active = Some(ActiveSegment { segment: segment.clone(), end: 0, is_reserved });
-        let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
-        Ok((segment, 0))
     }
 
     /// Moves bodies of records in the database to the end of the WAL.
