@@ -13,7 +13,7 @@ use super::database::{BodyRef, RecordRow, SegmentLocation};
 use super::relocation::{Relocation, RelocationBatch};
 use super::wal::record::{BodyLocation, WalEntry};
 use super::wal::recovery;
-use super::wal::segment::{Segment, SegmentUsage};
+use super::wal::segment::{SEGMENT_BYTES_MIN, Segment, SegmentUsage};
 use bytes::Bytes;
 use rusqlite::{CachedStatement, OptionalExtension, Row, params};
 use std::collections::HashSet;
@@ -30,6 +30,9 @@ const STOP_PERCENT: u64 = 150;
 /// Writes are delayed when the total size of the sealed segments exceeds this percentage of their
 /// live bytes by more than an allowance.
 const DEBT_PERCENT: u64 = 160;
+
+/// Live bytes that fit in any reserved file, with some room for the padding of WAL records.
+const RESERVED_LIVE_BYTES_MAX: u64 = SEGMENT_BYTES_MIN / 4 * 3;
 
 /// The state of garbage collection.
 #[derive(Default)]
@@ -239,7 +242,14 @@ impl Checkpointer {
         let live_share = |used: &&SegmentUsage| {
             u128::from(used.live_bytes) * 1_000_000 / u128::from(used.disk_bytes.max(1))
         };
-        let victim = usage.iter().min_by_key(live_share)?;
+        // If only the reserved file is free and the disk is full, the victim must fit in that file.
+        let fits = |used: &&SegmentUsage| {
+            used.live_bytes <= RESERVED_LIVE_BYTES_MAX
+                && used.live_bytes * STOP_PERCENT <= used.disk_bytes * 100
+        };
+        let is_limited = !self.shared.segments.has_preallocated();
+        let fitting = usage.iter().filter(|_| is_limited).filter(fits).min_by_key(live_share);
+        let victim = fitting.or_else(|| usage.iter().min_by_key(live_share))?;
         let segment = self.shared.segments.find(victim.seq)?;
         Some(Victim::new(segment, victim.disk_bytes))
     }
@@ -318,6 +328,7 @@ mod tests {
     use super::super::SegmentPool;
     use super::super::data_dir::DataDir;
     use super::super::stepped_engine::SteppedEngine;
+    use super::super::wal::segment::SegmentFile;
     use super::super::writer::WriterCommand;
     use super::*;
     use std::fs::{self, File};
@@ -407,5 +418,34 @@ mod tests {
         assert!(backpressure.delay(&engine.shared) > Duration::ZERO);
         engine.checkpointer.collect_garbage();
         assert_eq!(backpressure.delay(&engine.shared), Duration::ZERO);
+    }
+
+    /// Creates segment files of these sizes, in bytes.
+    fn segment_files(engine: &SteppedEngine, sizes: &[u64]) -> Vec<SegmentFile> {
+        let log = engine.shared.dir.path().join("log");
+        for (number, size) in sizes.iter().enumerate() {
+            File::create(log.join(format!("slot-{number:04}"))).unwrap().set_len(*size).unwrap();
+        }
+        SegmentPool::open_read_only(engine.shared.dir.clone(), &[]).unwrap().1
+    }
+
+    #[test]
+    fn the_live_bytes_of_the_victim_fit_in_the_reserved_file_if_no_other_file_is_free() {
+        const MIB: u64 = 1 << 20;
+        for (free, expected) in [(1, 2), (2, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut engine = SteppedEngine::open(dir.path(), 1 << 20);
+            let sizes = [64 * MIB, 16 * MIB, 8 * MIB, 8 * MIB];
+            let mut sealed = segment_files(&engine, &sizes[..2 + free]);
+            let free = sealed.split_off(2);
+            let sealed = (1..).zip(sealed).map(|(seq, file)| Segment::new(seq, file)).collect();
+            let segments = &engine.shared.segments;
+            segments.restore(Vec::new(), sealed, free);
+            let live = [(1, 12 << 20), (2, 5 << 20)];
+            segments.add_live_bytes(live.into_iter());
+            let usage = engine.checkpointer.update_space_debt();
+            let victim = engine.checkpointer.choose_victim(&usage).unwrap();
+            assert_eq!(victim.segment.seq, expected);
+        }
     }
 }

@@ -89,7 +89,7 @@ impl Writer {
 
 /// Fails if the file system of a directory has fewer than `bytes` bytes available. Has no effect if
 /// the file system does not report its size. A quota may still prevent the allocation.
-fn ensure_available(dir: &Path, bytes: u64) -> Result<()> {
+pub(super) fn ensure_available(dir: &Path, bytes: u64) -> Result<()> {
     let Ok(found) = rustix::fs::statvfs(dir) else { return Ok(()) };
     let available = found.f_bavail.saturating_mul(found.f_frsize);
     if found.f_blocks > 0 && available < bytes {

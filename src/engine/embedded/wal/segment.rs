@@ -13,6 +13,7 @@
 use super::super::blob_files::io_error;
 use super::super::data_dir::DataDir;
 use super::super::database::SegmentRow;
+use super::super::segment_allocation::ensure_available;
 use super::super::{EngineError, Result};
 use super::segment_size;
 use std::collections::BTreeMap;
@@ -480,6 +481,7 @@ impl SegmentPool {
     }
 
     /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
+    /// Also replaces free files whose size differs too much from that of new files.
     pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
         let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
         // Under load, keeps enough free files for the WAL that accumulates until the next
@@ -487,7 +489,18 @@ impl SegmentPool {
         let reused = self.wal_bytes.load(Ordering::Relaxed) / self.segment_bytes();
         let reused = usize::try_from(reused).unwrap_or(usize::MAX);
         let keep_max = if busy { FREE_FILES_BUSY.saturating_add(reused) } else { wanted };
-        let (preallocated, surplus) = {
+        // A reserved file must have room for the live bytes of a segment of the current size that
+        // has enough garbage to be collected. The margin avoids replacing all files whenever the
+        // size of new files grows a little. A file that exceeds the maximum has grown for a single
+        // WAL record.
+        let sizes = self.segment_bytes() / 4 * 3..=2 * SEGMENT_BYTES_MAX;
+        let count_down = |count: &mut usize| {
+            let is_positive = *count > 0;
+            *count -= usize::from(is_positive);
+            is_positive
+        };
+        let is_suitable = |file: &SegmentFile| sizes.contains(&file.len);
+        let (suitable, mut surplus) = {
             let mut state = self.state_mut();
             for segment in std::mem::take(&mut state.retired) {
                 match Arc::try_unwrap(segment) {
@@ -503,15 +516,32 @@ impl SegmentPool {
             let (preallocated, mut surplus): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut state.free).into_iter().partition(SegmentFile::is_preallocated);
             state.free = preallocated;
-            let keep = state.free.len().min(keep_max);
-            surplus.extend(state.free.drain(keep..));
-            (state.free.len(), surplus)
+            state.free.sort_unstable_by_key(|file| file.len);
+            let suitable = state.free.iter().filter(|file| is_suitable(file)).count();
+            let mut excess = suitable.saturating_sub(keep_max);
+            surplus.extend(
+                state.free.extract_if(.., |file| is_suitable(file) && count_down(&mut excess)),
+            );
+            (suitable.min(keep_max), surplus)
         };
         // Created before surplus files are deleted, as one file must always exist.
-        let created = self.preallocate(wanted.saturating_sub(preallocated));
-        if created.is_err() && preallocated == 0 {
-            self.state_mut().free.extend(surplus);
-            return created;
+        // Filling a disk only to find it too small would take space from a checkpoint.
+        let preallocate = |_| {
+            ensure_available(&self.dir, self.segment_bytes()).and_then(|()| self.preallocate(1))
+        };
+        let created = (suitable..wanted).try_for_each(preallocate);
+        {
+            let mut state = self.state_mut();
+            // Smaller files are allocated first, so that the reserved file is a large one.
+            state.free.sort_unstable_by_key(|file| file.len);
+            let mut excess = state.free.len().saturating_sub(wanted);
+            surplus.extend(
+                state.free.extract_if(.., |file| !is_suitable(file) && count_down(&mut excess)),
+            );
+            if state.free.is_empty() && created.is_err() {
+                state.free = surplus;
+                return created;
+            }
         }
         // If the directory was replaced, the files in the new one must not be deleted.
         self.data.ensure_in_place()?;
