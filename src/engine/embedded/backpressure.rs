@@ -7,7 +7,7 @@
 
 use super::super::{EngineError, Result};
 use super::Shared;
-use super::wal::segment::SEGMENT_BYTES_MIN;
+use super::wal::segment_size::SEGMENT_BYTES_MIN;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

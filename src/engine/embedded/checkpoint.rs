@@ -107,11 +107,15 @@ impl Checkpointer {
             // A checkpoint would seal the partly filled segment that contains the latest
             // relocations. An idle server therefore starts none until the relocations end.
             let is_relocating = self.garbage.is_running() || self.migration.is_running();
-            let should_run = idle && !is_relocating
+            // On a full disk, writes may fail until a checkpoint retires segments.
+            let is_blocked = idle_ticks > 0
+                && self.shared.segments.is_full()
+                && !self.shared.segments.has_preallocated();
+            let should_run = (idle || is_blocked) && !is_relocating
                 || self.shared.backpressure.should_checkpoint(&self.shared)
                 || self.garbage.collected_bytes() >= self.shared.backpressure.wal_bytes();
             if has_segments && should_run {
-                self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
+                self.run_task(|checkpointer| checkpointer.checkpoint_on_full_disk(to));
             } else if should_run && self.shared.segments.live_before(u64::MAX) > 0 {
                 // The rotated segment is checkpointed at the next tick.
                 if let Some(commands) = self.commands.upgrade() {
@@ -165,6 +169,20 @@ impl Checkpointer {
         self.pool.end_idle_snapshots();
         if let Err(e) = sqlite_checkpoint(&self.conn, "TRUNCATE") {
             tracing::warn!(error = %e, "final SQLite checkpoint failed");
+        }
+    }
+
+    /// Runs a checkpoint. If the database cannot grow because the disk is full, deletes a reserved
+    /// segment file and tries again.
+    fn checkpoint_on_full_disk(&mut self, to: WalPosition) -> Result<()> {
+        match self.checkpoint(to, None) {
+            Err(EngineError::Full(_)) if self.shared.segments.release_reserve()? => {
+                // SQLite then overwrites its WAL from the start, which needs no further space.
+                let wal = sqlite_checkpoint(&self.conn, "NOOP")?;
+                self.checkpoint_sqlite_wal(&wal);
+                self.checkpoint(to, None)
+            }
+            result => result,
         }
     }
 

@@ -13,7 +13,8 @@ use super::database::{BodyRef, RecordRow, SegmentLocation};
 use super::relocation::{Relocation, RelocationBatch};
 use super::wal::record::{BodyLocation, WalEntry};
 use super::wal::recovery;
-use super::wal::segment::{SEGMENT_BYTES_MIN, Segment, SegmentUsage};
+use super::wal::segment::{Segment, SegmentUsage};
+use super::wal::segment_size::SEGMENT_BYTES_MIN;
 use bytes::Bytes;
 use rusqlite::{CachedStatement, OptionalExtension, Row, params};
 use std::collections::HashSet;
@@ -27,6 +28,8 @@ const EXAMINED_ENTRIES_MAX: usize = 1024;
 /// passes end although their own relocations fill a new segment.
 const START_PERCENT: u64 = 155;
 const STOP_PERCENT: u64 = 150;
+/// Replaces both percentages while the disk is full.
+const FULL_PERCENT: u64 = 110;
 /// Writes are delayed when the total size of the sealed segments exceeds this percentage of their
 /// live bytes by more than an allowance.
 const DEBT_PERCENT: u64 = 160;
@@ -232,8 +235,11 @@ impl Checkpointer {
     /// Returns the segment with the smallest share of live bytes if there is enough garbage.
     fn choose_victim(&mut self, usage: &[SegmentUsage]) -> Option<Victim> {
         let (size, live) = total(usage);
-        let (percent, segments) =
+        let (mut percent, segments) =
             if self.garbage.is_running { (STOP_PERCENT, 1) } else { (START_PERCENT, 2) };
+        if self.shared.segments.is_full() {
+            percent = FULL_PERCENT;
+        }
         self.garbage.is_running = size > self.size_limit(live, percent, segments);
         if !self.garbage.is_running {
             return None;
@@ -432,10 +438,10 @@ mod tests {
     #[test]
     fn the_live_bytes_of_the_victim_fit_in_the_reserved_file_if_no_other_file_is_free() {
         const MIB: u64 = 1 << 20;
-        for (free, expected) in [(1, 2), (2, 1)] {
+        for (free, expected) in [(2, 2), (3, 1)] {
             let dir = tempfile::tempdir().unwrap();
             let mut engine = SteppedEngine::open(dir.path(), 1 << 20);
-            let sizes = [64 * MIB, 16 * MIB, 8 * MIB, 8 * MIB];
+            let sizes = [64 * MIB, 16 * MIB, 8 * MIB, 8 * MIB, 8 * MIB];
             let mut sealed = segment_files(&engine, &sizes[..2 + free]);
             let free = sealed.split_off(2);
             let sealed = (1..).zip(sealed).map(|(seq, file)| Segment::new(seq, file)).collect();

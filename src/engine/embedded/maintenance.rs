@@ -85,8 +85,13 @@ impl Maintenance {
     }
 
     fn replenish(&self, busy: bool) {
-        if let Err(e) = self.shared.segments.replenish(busy) {
-            tracing::warn!(error = %e, "could not preallocate WAL segments");
+        // On a full disk, each refused write leads to another attempt.
+        let was_full = self.shared.segments.is_full();
+        match self.shared.segments.replenish(busy) {
+            Err(e) if !was_full => {
+                tracing::warn!(error = %e, "could not preallocate WAL segments");
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -139,7 +144,7 @@ mod tests {
             file.set_len(size * MIB).unwrap();
         }
         let engine = SteppedEngine::open(dir, u64::MAX);
-        engine.shared.segments.adapt_segment_bytes(64 * 12 * MIB, 96 * MIB);
+        engine.shared.segments.adapt_segment_bytes(64 * 12 * MIB, 1000, 96 * MIB);
         engine
     }
 
@@ -157,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = engine_with_files(dir.path(), &[0, 8, 8, 10, 129]);
         engine.shared.segments.replenish(true).unwrap();
-        assert_eq!(sizes(dir.path()), [10, 12, 12]);
+        assert_eq!(sizes(dir.path()), [10, 12, 12, 12]);
     }
 
     #[test]

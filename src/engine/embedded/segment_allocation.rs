@@ -1,16 +1,10 @@
 //! Allocation of the segments to which the writer appends WAL records.
 
-use super::super::{EngineError, Result};
+use super::super::Result;
 use super::maintenance::MaintenanceTask;
 use super::wal::segment::Segment;
 use super::writer::Writer;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Minimum time between two attempts to create a file of full size, if the first attempt failed.
-/// Each attempt fills the rest of the disk, which a checkpoint may need, and delays the writer.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The segment to which the writer appends WAL records.
 pub(super) struct ActiveSegment {
@@ -46,22 +40,21 @@ impl Writer {
                 Purpose::ReservedRelocations => *is_reserved,
             };
             // The writer switches from a segment that is not preallocated as soon as a preallocated
-            // one is free.
-            let is_best = segment.is_preallocated() || !segments.has_preallocated();
+            // one is free, or the disk is full.
+            let is_best =
+                segment.is_preallocated() || !segments.has_preallocated() && !segments.is_full();
             if segment.has_room(*end, len) && is_permitted && is_best {
                 return Ok((segment.clone(), *end));
             }
         }
-        let was_reserved = self.active.as_ref().is_some_and(|active| active.is_reserved);
-        let segment = match purpose {
-            Purpose::ReservedRelocations => segments.allocate_reserved(self.next_seq)?,
-            // After a reserved segment, allocates a file of full size. On a full disk this fails
-            // immediately, whereas an empty file could be created but not filled.
-            Purpose::Commits if was_reserved && !segments.has_preallocated() => {
-                self.allocate_full_size()?
-            }
-            Purpose::Commits | Purpose::Relocations => segments.allocate(self.next_seq)?,
+        let allocated = match purpose {
+            Purpose::ReservedRelocations => segments.allocate_reserved(self.next_seq),
+            Purpose::Commits | Purpose::Relocations => segments.allocate(self.next_seq),
         };
+        // If there is space again, the maintenance thread creates a file for the next attempt.
+        let segment = allocated.inspect_err(|_| {
+            let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
+        })?;
         self.rotate();
         self.next_seq += 1;
         let is_reserved = purpose == Purpose::ReservedRelocations;
@@ -69,34 +62,6 @@ impl Writer {
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         Ok((segment, 0))
     }
-
-    /// Allocates a segment from a new file of full size. If the last attempt failed recently,
-    /// returns its error.
-    fn allocate_full_size(&mut self) -> Result<Arc<Segment>> {
-        if let Some((failed_at, e)) = &self.failed_allocation
-            && failed_at.elapsed() < RETRY_INTERVAL
-        {
-            return Err(e.clone());
-        }
-        let segments = &self.shared.segments;
-        let log = self.shared.dir.path().join("log");
-        let allocated = ensure_available(&log, segments.segment_bytes())
-            .and_then(|()| segments.allocate_new(self.next_seq));
-        self.failed_allocation = allocated.as_ref().err().map(|e| (Instant::now(), e.clone()));
-        allocated
-    }
-}
-
-/// Fails if the file system of a directory has fewer than `bytes` bytes available. Has no effect if
-/// the file system does not report its size. A quota may still prevent the allocation.
-pub(super) fn ensure_available(dir: &Path, bytes: u64) -> Result<()> {
-    let Ok(found) = rustix::fs::statvfs(dir) else { return Ok(()) };
-    let available = found.f_bavail.saturating_mul(found.f_frsize);
-    if found.f_blocks > 0 && available < bytes {
-        let problem = format!("a WAL segment needs {bytes} bytes, but {available} are available");
-        return Err(EngineError::Full(problem));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -106,37 +71,30 @@ mod tests {
     use std::fs;
     use std::sync::mpsc::sync_channel;
 
-    /// Returns a writer that has used the last reserved file.
-    fn writer_after_reserved_segment(engine: &SteppedEngine) -> Writer {
-        engine.shared.segments.ensure_file().unwrap();
-        let mut writer = engine.writer(sync_channel(1).1);
-        writer.segment_with_room(1, Purpose::ReservedRelocations).unwrap();
-        assert!(writer.active.as_ref().is_some_and(|active| active.is_reserved));
-        writer
-    }
-
     #[test]
-    fn a_failed_allocation_for_commits_is_not_repeated_at_once() {
+    fn on_a_full_disk_commits_use_no_reserved_file_and_create_none() {
         let dir = tempfile::tempdir().unwrap();
         let engine = SteppedEngine::open(dir.path(), 1 << 20);
-        let mut writer = writer_after_reserved_segment(&engine);
-        let (log, moved) = (dir.path().join("log"), dir.path().join("moved"));
-        fs::rename(&log, &moved).unwrap();
+        let segments = &engine.shared.segments;
+        segments.replenish(true).unwrap();
+        let files = || fs::read_dir(dir.path().join("log")).unwrap().count();
+        let initial = files();
+        segments.report_full();
+        let mut writer = engine.writer(sync_channel(1).1);
+        for _ in 2..initial {
+            writer.segment_with_room(1, Purpose::Commits).unwrap();
+            writer.active = None;
+        }
         writer.segment_with_room(1, Purpose::Commits).unwrap_err();
-        fs::rename(&moved, &log).unwrap();
+        writer.segment_with_room(1, Purpose::ReservedRelocations).unwrap();
+        assert!(writer.active.as_ref().is_some_and(|active| active.is_reserved));
         writer.segment_with_room(1, Purpose::Commits).unwrap_err();
-        assert_eq!(fs::read_dir(&log).unwrap().count(), 1);
-        let (failed_at, _) = writer.failed_allocation.as_mut().unwrap();
-        *failed_at = failed_at.checked_sub(RETRY_INTERVAL).unwrap();
+        assert!(segments.release_reserve().unwrap());
+        assert!(!segments.release_reserve().unwrap());
+        assert_eq!(files(), initial - 1);
+        segments.replenish(true).unwrap();
+        assert!(!segments.is_full());
         writer.segment_with_room(1, Purpose::Commits).unwrap();
-        assert_eq!(fs::read_dir(&log).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn a_file_larger_than_the_available_space_is_not_allocated() {
-        let dir = tempfile::tempdir().unwrap();
-        ensure_available(dir.path(), 1).unwrap();
-        let e = ensure_available(dir.path(), u64::MAX).unwrap_err();
-        assert!(matches!(e, EngineError::Full(_)), "{e}");
+        assert!(segments.release_reserve().unwrap());
     }
 }

@@ -36,7 +36,8 @@ impl SteppedEngine {
         let position = database::checkpoint_position(&conn).unwrap();
         let rows = database::segment_rows(&conn).unwrap();
         let (segments, files) = SegmentPool::open(dir.clone(), &rows).unwrap();
-        let recovered = recover(&segments, (files, &rows), position, RecoveryMode::ReadWrite);
+        let recovered =
+            recover(&segments, (files, &rows), position, &conn, RecoveryMode::ReadWrite);
         let (memtable, wal_position, _) = recovered.unwrap();
         let blobs = BlobFiles::create(dir.clone(), 0, &fatal).unwrap();
         let shared = Shared::new(dir, memtable, segments, wal_position, (0, wal_bytes));
@@ -81,7 +82,6 @@ impl SteppedEngine {
             last_version: version,
             next_seq: seq,
             active: None,
-            failed_allocation: None,
             scratch: Scratch::default(),
         }
     }

@@ -240,7 +240,6 @@ fn writer_without_maintenance(
         last_version: version,
         next_seq: seq,
         active: None,
-        failed_allocation: None,
         scratch: Scratch::default(),
     };
     (engine, sender, writer)

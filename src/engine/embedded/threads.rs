@@ -68,7 +68,6 @@ pub(super) fn start(
         last_version: version,
         next_seq: seq,
         active: None,
-        failed_allocation: None,
         scratch: Scratch::default(),
     };
     let run_writer = move || {

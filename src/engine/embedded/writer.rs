@@ -57,8 +57,6 @@ pub(super) struct Writer {
     /// Sequence number of the next segment.
     pub(super) next_seq: u64,
     pub(super) active: Option<ActiveSegment>,
-    /// The last attempt to create a segment file of full size, if it failed, and its error.
-    pub(super) failed_allocation: Option<(Instant, EngineError)>,
     pub(super) scratch: Scratch,
 }
 
@@ -309,7 +307,9 @@ impl Writer {
         }
         if let Err(e) = written {
             let error = io_error("write the WAL", &e);
-            if !matches!(error, EngineError::Full(_)) {
+            if matches!(error, EngineError::Full(_)) {
+                self.shared.segments.report_full();
+            } else {
                 self.fatal.stop(&format!("could not make a commit durable: {e}"));
             }
             // Part of the record may remain in a preallocated file. The next record overwrites it,

@@ -13,9 +13,9 @@
 use super::super::blob_files::io_error;
 use super::super::data_dir::DataDir;
 use super::super::database::SegmentRow;
-use super::super::segment_allocation::ensure_available;
 use super::super::{EngineError, Result};
-use super::segment_size;
+use super::pool_state::{PoolState, RESERVED_FILES};
+use super::segment_size::{self, SEGMENT_BYTES_MIN};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -23,19 +23,6 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-
-/// Minimum size of a new segment file, in bytes. A file grows beyond its initial size only to hold
-/// a single larger WAL record.
-pub(crate) const SEGMENT_BYTES_MIN: u64 = 8 << 20;
-/// Number of preallocated files that are reserved for garbage collection, which needs space to free
-/// space on a full disk.
-const RESERVED_FILES: usize = 1;
-/// Number of free preallocated files under load, and when idle.
-const FREE_FILES_BUSY: usize = RESERVED_FILES + 2;
-const FREE_FILES_IDLE: usize = RESERVED_FILES + 1;
-/// Number of bytes zeroed between two fsyncs of a new file. This bounds the amount of other data
-/// that the fsync of a concurrent commit may have to wait for.
-const ZEROED_BYTES: u64 = 4 << 20;
 
 /// One use of a segment file.
 #[derive(Debug)]
@@ -49,11 +36,11 @@ pub(crate) struct Segment {
 /// A file in the `log/` directory, named `slot-NNNN`.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
-    number: u64,
-    file: File,
+    pub(super) number: u64,
+    pub(super) file: File,
     /// Size of the file in bytes, excluding growth during its current use; see
     /// [`Segment::disk_bytes`].
-    len: u64,
+    pub(super) len: u64,
 }
 
 impl Segment {
@@ -72,7 +59,7 @@ impl Segment {
 
     /// Returns a second handle to a file that is still in use. This is a planted fault.
     #[cfg(test)]
-    fn duplicate_file(&self) -> Option<SegmentFile> {
+    pub(super) fn duplicate_file(&self) -> Option<SegmentFile> {
         let SegmentFile { number, ref file, len } = self.segment_file;
         Some(SegmentFile { number, file: file.try_clone().ok()?, len })
     }
@@ -136,6 +123,10 @@ impl Segment {
     }
 }
 
+fn no_free_segment() -> EngineError {
+    EngineError::Full("no WAL segment is free".into())
+}
+
 fn open_error(e: &io::Error) -> EngineError {
     io_error("open the WAL", e)
 }
@@ -148,7 +139,7 @@ impl SegmentFile {
 
     /// Returns whether the file has at least the size of a preallocated file, so that writes do not
     /// change its size.
-    fn is_preallocated(&self) -> bool {
+    pub(super) fn is_preallocated(&self) -> bool {
         self.len >= SEGMENT_BYTES_MIN
     }
 }
@@ -166,14 +157,14 @@ pub(crate) struct SegmentUsage {
 /// All segment files of a data directory.
 #[derive(Debug)]
 pub(crate) struct SegmentPool {
-    data: Arc<DataDir>,
-    dir: PathBuf,
+    pub(super) data: Arc<DataDir>,
+    pub(super) dir: PathBuf,
     state: RwLock<PoolState>,
-    next_number: AtomicU64,
+    pub(super) next_number: AtomicU64,
     /// Size of new files, in bytes.
     segment_bytes: AtomicU64,
     /// WAL size in bytes that triggers a checkpoint.
-    wal_bytes: AtomicU64,
+    pub(super) wal_bytes: AtomicU64,
     #[cfg(test)]
     pub(crate) planted: std::sync::OnceLock<PlantedFault>,
 }
@@ -188,22 +179,6 @@ pub(crate) enum PlantedFault {
     RecycleInUse,
     /// A body is relocated although a commit has replaced or deleted its record.
     RelocateReplaced,
-}
-
-#[derive(Debug, Default)]
-struct PoolState {
-    /// Segments with commits that are not checkpointed yet, the oldest first; only the last one can
-    /// be active.
-    live: Vec<Arc<Segment>>,
-    /// Checkpointed segments that records in the database refer to, by sequence number.
-    sealed: BTreeMap<u64, Arc<Segment>>,
-    /// Live bytes by sequence number, as committed in the table `segments`; see
-    /// [`SegmentRow::live`]. Segments that no record in the database refers to are absent.
-    live_bytes: BTreeMap<u64, u64>,
-    /// Checkpointed segments that no record in the database refers to, but that readers may still
-    /// use.
-    retired: Vec<Arc<Segment>>,
-    free: Vec<SegmentFile>,
 }
 
 impl SegmentPool {
@@ -275,11 +250,11 @@ impl SegmentPool {
         Ok((pool, files))
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, PoolState> {
+    pub(super) fn state(&self) -> RwLockReadGuard<'_, PoolState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, PoolState> {
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, PoolState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -288,8 +263,9 @@ impl SegmentPool {
         &self,
         live: Vec<Arc<Segment>>,
         sealed: Vec<Arc<Segment>>,
-        free: Vec<SegmentFile>,
+        mut free: Vec<SegmentFile>,
     ) {
+        free.sort_unstable_by_key(|file| file.len);
         let mut state = self.state_mut();
         state.sealed = sealed.into_iter().map(|segment| (segment.seq, segment)).collect();
         (state.live, state.free) = (live, free);
@@ -338,40 +314,47 @@ impl SegmentPool {
     }
 
     /// Allocates segment `seq` from a free file that is not reserved, or else from a new one.
+    ///
+    /// # Errors
+    /// Returns [`EngineError::Full`] if no such file is free and the disk is full. A new file could
+    /// be created but not filled, and would take the space that the database may need.
     pub(crate) fn allocate(&self, seq: u64) -> Result<Arc<Segment>> {
         let reused = {
             let mut state = self.state_mut();
-            let preallocated = state.free.iter().position(SegmentFile::is_preallocated);
-            let other = state.free.iter().position(|file| !file.is_preallocated());
-            let preallocated = preallocated.filter(|_| state.has_preallocated());
-            preallocated.or(other).map(|at| state.free.swap_remove(at))
+            let preallocated = state.take_preallocated(RESERVED_FILES);
+            if preallocated.is_none() && state.is_full {
+                return Err(no_free_segment());
+            }
+            preallocated.or_else(|| state.take_free(|file| !file.is_preallocated()))
         };
-        let file = match reused {
-            Some(file) => file,
-            None => self.create(0)?,
-        };
+        let file = reused.map_or_else(|| self.create(0), Ok)?;
         Ok(self.add_live(seq, file))
     }
 
-    /// Allocates segment `seq` for garbage collection from any free preallocated file, including
-    /// the reserved ones.
+    /// Allocates segment `seq` for garbage collection on a full disk from a free preallocated file.
     ///
     /// # Errors
-    /// Returns [`EngineError::Full`] if no preallocated file is free.
+    /// Returns [`EngineError::Full`] if no such file is free, except the one that is reserved for
+    /// the database.
     pub(crate) fn allocate_reserved(&self, seq: u64) -> Result<Arc<Segment>> {
-        let reused = {
+        let file = {
             let mut state = self.state_mut();
-            let preallocated = state.free.iter().position(SegmentFile::is_preallocated);
-            preallocated.map(|at| state.free.swap_remove(at))
+            state.is_full = true;
+            let for_database = usize::from(!state.is_reserve_released);
+            state.take_largest_preallocated(for_database).ok_or_else(no_free_segment)?
         };
-        let file = reused.ok_or_else(|| EngineError::Full("no WAL segment is free".into()))?;
         Ok(self.add_live(seq, file))
     }
 
-    /// Allocates segment `seq` from a new preallocated file.
-    pub(crate) fn allocate_new(&self, seq: u64) -> Result<Arc<Segment>> {
-        let file = self.create(self.segment_bytes())?;
-        Ok(self.add_live(seq, file))
+    /// Returns whether a file could not be created or extended, because the disk is full, and has
+    /// not been created since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.state().is_full
+    }
+
+    /// Records that the disk is full.
+    pub(crate) fn report_full(&self) {
+        self.state_mut().is_full = true;
     }
 
     fn add_live(&self, seq: u64, file: SegmentFile) -> Arc<Segment> {
@@ -380,54 +363,7 @@ impl SegmentPool {
         segment
     }
 
-    /// Creates a segment file if there is none. From then on, the WAL always has a file, so a data
-    /// directory without one has lost its WAL.
-    pub(crate) fn ensure_file(&self) -> Result<()> {
-        let is_empty = {
-            let state = self.state();
-            let segments = state.live.len() + state.sealed.len() + state.retired.len();
-            segments + state.free.len() == 0
-        };
-        if is_empty {
-            let file = self.create(SEGMENT_BYTES_MIN)?;
-            self.state_mut().free.push(file);
-        }
-        Ok(())
-    }
-
-    /// Creates a file of `len` zero bytes and fsyncs it and its directory.
-    fn create(&self, len: u64) -> Result<SegmentFile> {
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let path = self.path(number);
-        let fill = || -> io::Result<File> {
-            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-            let zeros = vec![0; 1 << 20];
-            let mut at = 0;
-            while at < len {
-                file.write_all_at(&zeros, at)?;
-                at += zeros.len() as u64;
-                if at.is_multiple_of(ZEROED_BYTES) {
-                    file.sync_data()?;
-                }
-            }
-            file.sync_all()?;
-            File::open(&self.dir)?.sync_all()?;
-            Ok(file)
-        };
-        match fill() {
-            Ok(file) => {
-                // The directory may have been replaced, and the file created in the new one.
-                self.data.ensure_in_place()?;
-                Ok(SegmentFile { number, file, len })
-            }
-            Err(e) => {
-                let _ = fs::remove_file(&path);
-                Err(io_error("allocate a WAL segment", &e))
-            }
-        }
-    }
-
-    fn path(&self, number: u64) -> PathBuf {
+    pub(super) fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("slot-{number:04}"))
     }
 
@@ -480,93 +416,6 @@ impl SegmentPool {
         state.sealed.iter().map(usage).collect()
     }
 
-    /// Recycles retired segments without readers, deletes surplus files, and preallocates new ones.
-    /// Also replaces free files whose size differs too much from that of new files.
-    pub(crate) fn replenish(&self, busy: bool) -> Result<()> {
-        let wanted = if busy { FREE_FILES_BUSY } else { FREE_FILES_IDLE };
-        // Under load, keeps enough free files for the WAL that accumulates until the next
-        // checkpoint.
-        let reused = self.wal_bytes.load(Ordering::Relaxed) / self.segment_bytes();
-        let reused = usize::try_from(reused).unwrap_or(usize::MAX);
-        let keep_max = if busy { FREE_FILES_BUSY.saturating_add(reused) } else { wanted };
-        // A reserved file must have room for the live bytes of a segment of the current size that
-        // has enough garbage to be collected. The margin avoids replacing all files whenever the
-        // size of new files grows a little. A file that exceeds the maximum has grown for a single
-        // WAL record.
-        let sizes = self.segment_bytes() / 4 * 3..=2 * SEGMENT_BYTES_MAX;
-        let count_down = |count: &mut usize| {
-            let is_positive = *count > 0;
-            *count -= usize::from(is_positive);
-            is_positive
-        };
-        let is_suitable = |file: &SegmentFile| sizes.contains(&file.len);
-        let (suitable, mut surplus) = {
-            let mut state = self.state_mut();
-            for segment in std::mem::take(&mut state.retired) {
-                match Arc::try_unwrap(segment) {
-                    Ok(segment) => state.free.push(segment.into_file()),
-                    #[cfg(test)]
-                    Err(segment) if self.has_fault(PlantedFault::RecycleInUse) => {
-                        state.free.extend(segment.duplicate_file());
-                    }
-                    Err(segment) => state.retired.push(segment),
-                }
-            }
-            // Writing to a file that was not preallocated costs more than preallocating a new one.
-            let (preallocated, mut surplus): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut state.free).into_iter().partition(SegmentFile::is_preallocated);
-            state.free = preallocated;
-            state.free.sort_unstable_by_key(|file| file.len);
-            let suitable = state.free.iter().filter(|file| is_suitable(file)).count();
-            let mut excess = suitable.saturating_sub(keep_max);
-            surplus.extend(
-                state.free.extract_if(.., |file| is_suitable(file) && count_down(&mut excess)),
-            );
-            (suitable.min(keep_max), surplus)
-        };
-        // Created before surplus files are deleted, as one file must always exist.
-        // Filling a disk only to find it too small would take space from a checkpoint.
-        let preallocate = |_| {
-            ensure_available(&self.dir, self.segment_bytes()).and_then(|()| self.preallocate(1))
-        };
-        let created = (suitable..wanted).try_for_each(preallocate);
-        {
-            let mut state = self.state_mut();
-            // Smaller files are allocated first, so that the reserved file is a large one.
-            state.free.sort_unstable_by_key(|file| file.len);
-            let mut excess = state.free.len().saturating_sub(wanted);
-            surplus.extend(
-                state.free.extract_if(.., |file| !is_suitable(file) && count_down(&mut excess)),
-            );
-            if state.free.is_empty() && created.is_err() {
-                state.free = surplus;
-                return created;
-            }
-        }
-        // If the directory was replaced, the files in the new one must not be deleted.
-        self.data.ensure_in_place()?;
-        for SegmentFile { number, .. } in surplus {
-            if let Err(e) = fs::remove_file(self.path(number)) {
-                tracing::warn!(number, error = %e, "could not delete a WAL segment file");
-            }
-        }
-        created
-    }
-
-    fn preallocate(&self, files: usize) -> Result<()> {
-        for _ in 0..files {
-            let file = self.create(self.segment_bytes())?;
-            self.state_mut().free.push(file);
-        }
-        Ok(())
-    }
-
-    /// Returns whether the pool has more files than an idle server needs.
-    pub(crate) fn has_surplus(&self) -> bool {
-        let state = self.state();
-        !state.retired.is_empty() || state.free.len() > FREE_FILES_IDLE
-    }
-
     /// Returns the number of live segments before `seq`.
     pub(crate) fn live_before(&self, seq: u64) -> usize {
         self.state().live.partition_point(|segment| segment.seq < seq)
@@ -589,12 +438,5 @@ impl SegmentPool {
         let checkpointed: u64 = state.sealed.values().chain(&state.retired).map(bytes).sum();
         let free: u64 = state.free.iter().map(|file| file.len).sum();
         (live + checkpointed + free, live)
-    }
-}
-
-impl PoolState {
-    fn has_preallocated(&self) -> bool {
-        let preallocated = self.free.iter().filter(|file| file.is_preallocated());
-        preallocated.count() > RESERVED_FILES
     }
 }

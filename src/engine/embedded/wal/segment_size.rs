@@ -1,10 +1,11 @@
 //! The size of new WAL segment files.
 
-use super::segment::SEGMENT_BYTES_MIN;
-
+/// Minimum size of a new file in bytes. A file grows beyond its initial size only to hold a single
+/// larger WAL record.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 8 << 20;
 /// Maximum size of a new file in bytes, unless there is so much data that larger files are needed
 /// to limit their number.
-const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+pub(super) const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Total live bytes divided by the size of a new file of up to [`SEGMENT_BYTES_MAX`], and of a
 /// larger one.
 const SEGMENT_PART: u64 = 64;

@@ -1,0 +1,120 @@
+//! Tests with a small file system that is really full. Require root, to mount it.
+
+use crate::harness::random::{Random, run_seed};
+use crate::support::{self, Client, Server, TOKEN};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Size of the file system, in MiB.
+const DISK_MIB: usize = 112;
+const KEYS: u64 = 450;
+const VALUE_BYTES: usize = 100_000;
+/// Number of overwrites that must succeed. They write several times the size of the disk.
+const OVERWRITES: u64 = 4000;
+/// Maximum time without a successful write.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A tmpfs, which is unmounted when this value is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// Prints a notice and returns `None` if mounting is not possible.
+    fn mount() -> Option<SmallDisk> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={DISK_MIB}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "steadfast-test"]).arg(dir.path());
+        if mount.output().is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk(dir));
+        }
+        println!("skipped: mounting a tmpfs requires root");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+/// A store and the numbers of the writes whose values it must contain, by key.
+struct Contents {
+    keys: String,
+    written: BTreeMap<u64, u64>,
+}
+
+impl Contents {
+    fn value(key: u64, number: u64) -> Vec<u8> {
+        let mut value = format!("{key} {number} ").into_bytes();
+        value.resize(VALUE_BYTES, b'v');
+        value
+    }
+
+    /// Puts a value. Returns `false` if the disk is full.
+    fn put(&mut self, client: &mut Client, key: u64, number: u64) -> bool {
+        let request = format!("PUT {}/{key}", self.keys);
+        let reply = client.request(&request, &[], &Contents::value(key, number)).unwrap();
+        if reply.status == 200 {
+            self.written.insert(key, number);
+            return true;
+        }
+        assert!(reply.expect_error(507).contains("full"));
+        false
+    }
+
+    fn check(&self, server: &Server) {
+        let mut client = server.connect();
+        for (key, number) in &self.written {
+            let found = client.get(&format!("{}/{key}", self.keys)).unwrap();
+            assert_eq!(found.status, 200, "{key}");
+            assert!(found.body == Contents::value(*key, *number), "the value of {key} is wrong");
+        }
+    }
+}
+
+/// Starts a server with a small WAL and without a log, because each refused write is logged.
+fn start(data: &Path) -> Server {
+    let mut command = Command::new(support::binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--wal-bytes", "1048576", "--data"]);
+    command.arg(data).env("STEADFAST_TOKEN", TOKEN).stderr(Stdio::null());
+    Server::spawn(command)
+}
+
+#[test]
+fn values_on_a_full_disk_can_be_overwritten_as_long_as_there_is_garbage() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let mut random = Random(run_seed("full disk"));
+    let data = disk.path().join("data");
+    let mut server = start(&data);
+    let keys = format!("/resources/stores/kv/{}/keys", server.create_store("s"));
+    let mut contents = Contents { keys, written: BTreeMap::new() };
+    let mut client = server.connect();
+    for key in 0..KEYS {
+        assert!(contents.put(&mut client, key, 0));
+    }
+    let (mut refused, mut last_success) = (0_u64, Instant::now());
+    for number in 1..=OVERWRITES {
+        while !contents.put(&mut client, random.below(KEYS), number) {
+            refused += 1;
+            assert!(last_success.elapsed() < TIMEOUT, "writes fail after {number} overwrites");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        last_success = Instant::now();
+    }
+    println!("full disk: {refused} writes refused, {OVERWRITES} successful");
+    assert!(refused > 0, "the disk was not full");
+    contents.check(&server);
+    server.kill();
+    let server = start(&data);
+    contents.check(&server);
+    server.stop();
+    let mut check = Command::new(support::binary());
+    support::run(check.args(["check", "--data"]).arg(&data)).expect_exit(0);
+}
