@@ -3,6 +3,8 @@
 use crate::harness::random::{Random, run_seed};
 use crate::support::{self, Client, Server, TOKEN};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,8 +13,6 @@ use std::time::{Duration, Instant};
 const DISK_MIB: usize = 112;
 const KEYS: u64 = 450;
 const VALUE_BYTES: usize = 100_000;
-/// Number of overwrites that must succeed. They write several times the size of the disk.
-const OVERWRITES: u64 = 4000;
 /// Maximum time without a successful write.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -87,10 +87,11 @@ fn start(data: &Path) -> Server {
     Server::spawn(command)
 }
 
-#[test]
-fn values_on_a_full_disk_can_be_overwritten_as_long_as_there_is_garbage() {
+/// Overwrites values on a full disk, and checks them before and after a kill. `when_full` gets the
+/// path of the file system when the first write is refused.
+fn overwrite_on_full_disk(test: &str, overwrites: u64, when_full: impl FnOnce(&Path)) {
     let Some(disk) = SmallDisk::mount() else { return };
-    let mut random = Random(run_seed("full disk"));
+    let mut random = Random(run_seed(test));
     let data = disk.path().join("data");
     let mut server = start(&data);
     let keys = format!("/resources/stores/kv/{}/keys", server.create_store("s"));
@@ -99,16 +100,20 @@ fn values_on_a_full_disk_can_be_overwritten_as_long_as_there_is_garbage() {
     for key in 0..KEYS {
         assert!(contents.put(&mut client, key, 0));
     }
+    let mut when_full = Some(when_full);
     let (mut refused, mut last_success) = (0_u64, Instant::now());
-    for number in 1..=OVERWRITES {
+    for number in 1..=overwrites {
         while !contents.put(&mut client, random.below(KEYS), number) {
             refused += 1;
+            if let Some(when_full) = when_full.take() {
+                when_full(disk.path());
+            }
             assert!(last_success.elapsed() < TIMEOUT, "writes fail after {number} overwrites");
             std::thread::sleep(Duration::from_millis(20));
         }
         last_success = Instant::now();
     }
-    println!("full disk: {refused} writes refused, {OVERWRITES} successful");
+    println!("{test}: {refused} writes refused, {overwrites} successful");
     assert!(refused > 0, "the disk was not full");
     contents.check(&server);
     server.kill();
@@ -117,4 +122,24 @@ fn values_on_a_full_disk_can_be_overwritten_as_long_as_there_is_garbage() {
     server.stop();
     let mut check = Command::new(support::binary());
     support::run(check.args(["check", "--data"]).arg(&data)).expect_exit(0);
+}
+
+#[test]
+fn values_on_a_disk_filled_by_the_server_can_be_overwritten() {
+    // This writes several times the size of the disk.
+    overwrite_on_full_disk("disk filled by the server", 2000, |_| {});
+}
+
+#[test]
+fn values_on_a_disk_filled_by_another_program_can_be_overwritten() {
+    // The database can grow only if the server deletes a file.
+    overwrite_on_full_disk("disk filled by another program", 2000, |disk| {
+        let mut file = File::create(disk.join("other")).unwrap();
+        let mut block = vec![b'o'; 1 << 20];
+        while !block.is_empty() {
+            if file.write_all(&block).is_err() {
+                block.truncate(block.len() / 2);
+            }
+        }
+    });
 }
