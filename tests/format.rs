@@ -20,15 +20,24 @@ fn open(dir: &Path) -> Result<Embedded, EngineError> {
     Embedded::open(Options { dir: dir.into(), cache_bytes: 0, wal_bytes: 128 << 20, fatal })
 }
 
-async fn put(engine: &dyn Engine, key: &str, body: Body) {
-    let record = Some(NewRecord { expires_at: 0, meta: Bytes::from_static(b"head"), body });
-    let mutations = vec![Mutation { key: Bytes::from(key.to_owned()), record }];
+/// Returns a mutation that writes a record with `body`, or deletes the record.
+fn mutation(key: &str, body: Option<Body>) -> Mutation {
+    let meta = Bytes::from_static(b"head");
+    let record = body.map(|body| NewRecord { expires_at: 0, meta, body });
+    Mutation { key: Bytes::from(key.to_owned()), record }
+}
+
+async fn commit(engine: &dyn Engine, mutations: impl IntoIterator<Item = Mutation>) {
+    let mutations = mutations.into_iter().collect();
     engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
 }
 
+async fn put(engine: &dyn Engine, key: &str, body: Body) {
+    commit(engine, [mutation(key, Some(body))]).await;
+}
+
 async fn delete(engine: &dyn Engine, key: &str) {
-    let mutations = vec![Mutation { key: Bytes::from(key.to_owned()), record: None }];
-    engine.commit(Commit { version_min: 0, preconditions: vec![], mutations }).await.unwrap();
+    commit(engine, [mutation(key, None)]).await;
 }
 
 async fn write_blob(engine: &dyn Engine, len: usize) -> Body {
@@ -40,15 +49,18 @@ async fn write_blob(engine: &dyn Engine, len: usize) -> Body {
 /// Size of a body that is stored in a blob file, in bytes.
 const LARGE: usize = 5 * INLINE_BYTES_MAX;
 
-/// Creates a data directory with the small records `a` and `b` and the large record `c`.
+/// Creates a data directory with the small records `a` and `b` and the large record `c`, which are
+/// written in one commit and therefore to one segment.
 async fn populated() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let engine = open(&data).unwrap();
-    put(&engine, "a", Body::Bytes(Bytes::from_static(b"small"))).await;
-    put(&engine, "b", Body::Bytes(Bytes::from_static(b"other"))).await;
-    let large = write_blob(&engine, LARGE).await;
-    put(&engine, "c", large).await;
+    let bodies = [
+        ("a", Body::Bytes(Bytes::from_static(b"small"))),
+        ("b", Body::Bytes(Bytes::from_static(b"other"))),
+        ("c", write_blob(&engine, LARGE).await),
+    ];
+    commit(&engine, bodies.map(|(key, body)| mutation(key, Some(body)))).await;
     engine.close().await.unwrap();
     (dir, data)
 }
@@ -350,15 +362,12 @@ async fn deletes_free_disk_space() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Arc::new(open(dir.path()).unwrap());
     let body = Body::Bytes(Bytes::from(vec![b'v'; 200_000]));
-    for n in 0..400 {
+    for n in 0..800 {
         put(&*engine, &format!("k{n:03}"), body.clone()).await;
     }
     let full = engine.stats().disk_bytes;
-    assert!(full >= 80_000_000, "80 MB of values use only {full} bytes");
-    let mutations =
-        (0..400).map(|n| Mutation { key: Bytes::from(format!("k{n:03}")), record: None });
-    let commit = Commit { version_min: 0, preconditions: vec![], mutations: mutations.collect() };
-    engine.commit(commit).await.unwrap();
+    assert!(full >= 160_000_000, "160 MB of values use only {full} bytes");
+    commit(&*engine, (0..800).map(|n| mutation(&format!("k{n:03}"), None))).await;
     // Checkpoints and the vacuum run while the engine is idle.
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while engine.stats().disk_bytes > full / 5 {

@@ -7,9 +7,9 @@ use crate::harness::journal::{
 use crate::harness::random::{now_micros, run_seed};
 use crate::harness::tagged_value::{self, Chunk};
 use crate::harness::workload::ValueSizes::Small;
-use crate::support::copy_dir;
+use crate::support::{Server, copy_dir};
 use crate::testbed::{Testbed, start_server};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A journal of three puts, one of them with a time to live, and the server that applied them.
 struct Scenario {
@@ -228,10 +228,25 @@ fn wrong_metadata_lengths_and_statuses_are_reported() {
     });
 }
 
+/// Waits until the workload has appended ten chunks to the shared key and has written the counter.
+fn wait_for_workload(server: &Server, store: &str) {
+    let chunks = |key| {
+        let request = format!("GET /resources/stores/kv/{store}/keys/{key}");
+        let value = server.request(&request, &[], b"").body;
+        tagged_value::decode(key, &value).map_or(0, |chunks| chunks.len())
+    };
+    let (end, initial) = (Instant::now() + Duration::from_secs(60), chunks(APPENDED));
+    while chunks(APPENDED) < initial + 10 || chunks(COUNTED) == 0 {
+        assert!(Instant::now() < end, "the workload makes no progress");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn missing_duplicate_and_reordered_appends_and_wrong_counts_are_reported() {
     let mut testbed = Testbed::new(run_seed("shared keys"), 4);
-    testbed.run_workload(Small, false, |_| std::thread::sleep(Duration::from_millis(700)));
+    let store = testbed.store.clone();
+    testbed.run_workload(Small, false, |server| wait_for_workload(server, &store));
     testbed.check("before planting violations");
     let expected = journal::expected(&testbed.journals);
     let observed = checker::observe(testbed.server.port, &testbed.store, &expected);
@@ -254,8 +269,9 @@ fn missing_duplicate_and_reordered_appends_and_wrong_counts_are_reported() {
 fn a_rollback_to_an_older_database_is_reported() {
     let mut testbed = Testbed::new(run_seed("rollback"), 4);
     let run_workload = |testbed: &mut Testbed| {
+        let store = testbed.store.clone();
         testbed.run_workload(Small, false, |server| {
-            std::thread::sleep(Duration::from_millis(300));
+            wait_for_workload(server, &store);
             server.terminate();
             assert!(server.wait_for_exit(Duration::from_secs(30)).is_some());
         });
