@@ -231,9 +231,10 @@ impl Checkpointer {
             if step.len() >= STEP_RECORDS_MAX || visited >= 8 * STEP_RECORDS_MAX {
                 return (step, last_key);
             }
+            let key = Bytes::copy_from_slice(key);
             last_key = Some(key.clone());
             if entry.version <= version {
-                step.push((key.clone(), entry.clone()));
+                step.push((key, entry.clone()));
             }
         }
         (step, None)

@@ -6,6 +6,7 @@ use super::hidden_ranges::HiddenRanges;
 use super::wal::record::BodyLocation;
 use super::wal::segment::Segment;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -50,12 +51,16 @@ impl MemtableEntry {
     }
 }
 
-type KeyedEntry<'m> = (&'m Bytes, &'m MemtableEntry);
+/// A key in the tree. Keys of up to 56 bytes are stored in the nodes of the tree, so a search
+/// compares them without following a pointer for each.
+pub(super) type MemtableKey = SmallVec<[u8; 56]>;
+
+type KeyedEntry<'m> = (&'m [u8], &'m MemtableEntry);
 
 /// The memtable: entries by key, with an expiry index and record counts.
 #[derive(Default, Debug)]
 pub(super) struct Memtable {
-    entries: BTreeMap<Bytes, MemtableEntry>,
+    entries: BTreeMap<MemtableKey, MemtableEntry>,
     by_expiry: BTreeSet<(u64, Bytes)>,
     count_deltas: BTreeMap<u8, i64>,
     /// Number of entries that are deletions.
@@ -90,7 +95,7 @@ impl Memtable {
         Memtable {
             by_expiry: expiring.map(|(key, entry)| (entry.expires_at, key.clone())).collect(),
             tombstones: sorted.iter().filter(|(_, entry)| !entry.is_live()).count(),
-            entries: sorted.into_iter().collect(),
+            entries: sorted.into_iter().map(|(key, entry)| (tree_key(&key), entry)).collect(),
             ..Memtable::default()
         }
     }
@@ -113,8 +118,8 @@ impl Memtable {
         &mut self.hidden
     }
 
-    /// Copies all entries for a snapshot; keys, metas and segments are shared.
-    pub(super) fn clone_entries(&self) -> BTreeMap<Bytes, MemtableEntry> {
+    /// Copies all entries for a snapshot; metas and segments are shared.
+    pub(super) fn clone_entries(&self) -> BTreeMap<MemtableKey, MemtableEntry> {
         self.entries.clone()
     }
 
@@ -146,9 +151,10 @@ impl Memtable {
         }
         // The tree is searched only once, because recovery may insert hundreds of thousands of
         // entries.
+        let tree_key = tree_key(&key);
         let new_expiry = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
         let (mut old_delta, mut old_expiry) = (0, None);
-        let new_delta = match self.entries.entry(key) {
+        let new_delta = match self.entries.entry(tree_key) {
             btree_map::Entry::Vacant(vacant) => vacant.insert(entry).count_delta(),
             btree_map::Entry::Occupied(mut occupied) => {
                 let old = occupied.get();
@@ -158,7 +164,7 @@ impl Memtable {
                 if let BodyLocation::Blob { id, .. } = old.location {
                     replaced_blob = Some(id);
                 }
-                old_expiry = (old.expires_at > 0).then(|| (old.expires_at, occupied.key().clone()));
+                old_expiry = (old.expires_at > 0).then_some((old.expires_at, key));
                 let new_delta = entry.count_delta();
                 occupied.insert(entry);
                 new_delta
@@ -192,10 +198,9 @@ impl Memtable {
         self.tombstones -= usize::from(!entry.is_live());
         let (delta, expires_at) = (entry.count_delta(), entry.expires_at);
         self.add_to_count(first_byte(key), -delta);
-        if let Some((key, _)) = self.entries.remove_entry(key)
-            && expires_at > 0
-        {
-            self.by_expiry.remove(&(expires_at, key));
+        self.entries.remove(key);
+        if expires_at > 0 {
+            self.by_expiry.remove(&(expires_at, Bytes::copy_from_slice(key)));
         }
     }
 
@@ -208,13 +213,14 @@ impl Memtable {
         let non_empty = start < end;
         let bounds = (Bound::Included(start), Bound::Excluded(end));
         let range = non_empty.then(|| self.entries.range::<[u8], _>(bounds));
-        range.into_iter().flatten()
+        range.into_iter().flatten().map(|(key, entry)| (&key[..], entry))
     }
 
     /// Iterates over the entries after `key` in order, or over all entries if `key` is `None`.
     pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = KeyedEntry<'_>> {
         let start = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.entries.range::<[u8], _>((start, Bound::Unbounded))
+        let range = self.entries.range::<[u8], _>((start, Bound::Unbounded));
+        range.map(|(key, entry)| (&key[..], entry))
     }
 
     /// Returns the next keys after `after` that start with `first` and for which it is unknown
@@ -235,10 +241,10 @@ impl Memtable {
         let entries = entries.take_while(|(key, _)| key.first() == Some(&first));
         for (visited, (key, entry)) in entries.enumerate() {
             if entry.in_db.is_none() {
-                found.push(key.clone());
+                found.push(Bytes::copy_from_slice(key));
             }
             if visited + 1 >= visited_max || found.len() >= found_max {
-                return (found, Some(key.clone()));
+                return (found, Some(Bytes::copy_from_slice(key)));
             }
         }
         (found, None)
@@ -248,7 +254,7 @@ impl Memtable {
     /// order of expiry time.
     pub(super) fn expired(&self, until: u64) -> impl Iterator<Item = (u64, &Bytes, u64)> {
         let expired = self.by_expiry.iter().take_while(move |(at, _)| *at <= until);
-        expired.filter_map(|(at, key)| Some((*at, key, self.entries.get(key)?.version)))
+        expired.filter_map(|(at, key)| Some((*at, key, self.entries.get(&key[..])?.version)))
     }
 }
 
@@ -268,6 +274,10 @@ fn sort_prefix(key: &[u8], skip: usize) -> u128 {
     let mut prefix = [0; 16];
     prefix.iter_mut().zip(key.iter().skip(skip)).for_each(|(to, byte)| *to = *byte);
     u128::from_be_bytes(prefix)
+}
+
+fn tree_key(key: &[u8]) -> MemtableKey {
+    MemtableKey::from_slice(key)
 }
 
 fn first_byte(key: &[u8]) -> u8 {
@@ -324,7 +334,8 @@ mod tests {
             }
             let built = Memtable::from_wal(entries);
             let content = |memtable: &Memtable| {
-                let entries = memtable.after(None).map(|(key, entry)| (key.clone(), entry.version));
+                let entries =
+                    memtable.after(None).map(|(key, entry)| (key.to_vec(), entry.version));
                 (entries.collect::<Vec<_>>(), memtable.by_expiry.clone(), memtable.tombstones())
             };
             assert_eq!(content(&built), content(&filled), "round {round}");

@@ -305,7 +305,7 @@ impl MemtableScan {
                 return false;
             }
             if hidden_max.is_some_and(|max| self.hidden > max) {
-                self.end = key.clone();
+                self.end = Bytes::copy_from_slice(key);
                 self.is_interrupted = true;
                 return false;
             }
@@ -315,7 +315,7 @@ impl MemtableScan {
                 false => ScannedEntry::Tombstone,
             };
             self.hidden += usize::from(!matches!(entry, ScannedEntry::Visible(_)));
-            self.entries.push((key.clone(), entry));
+            self.entries.push((Bytes::copy_from_slice(key), entry));
         }
         self.visible() < scan.limit
     }

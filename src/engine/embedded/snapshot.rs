@@ -10,13 +10,13 @@ use super::super::{
 use super::blob_files::{SnapshotPin, blocking};
 use super::connection_pool::PooledConnection;
 use super::database::BodyRef;
-use super::memtable::MemtableEntry;
+use super::memtable::{MemtableEntry, MemtableKey};
 use super::read_path::{ReadPath, missing_body, resolve};
 use super::segment_body::open_body;
 use super::wal::segment::Segment;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Number of bytes that a scan counts towards its limit for each body that is not yet in memory.
@@ -28,7 +28,7 @@ struct SnapshotState {
     read_path: Arc<ReadPath>,
     /// The connection. Its lock serializes reads.
     conn: Mutex<PooledConnection>,
-    memtable: BTreeMap<Bytes, MemtableEntry>,
+    memtable: BTreeMap<MemtableKey, MemtableEntry>,
     /// The segments that were live or sealed when the snapshot was taken, by sequence number. These
     /// references prevent the segments from being recycled.
     segments: BTreeMap<u64, Arc<Segment>>,
@@ -73,9 +73,10 @@ impl SnapshotState {
         let conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
         let in_db = conn.records(start, end, limit, |key| !self.memtable.contains_key(key))?;
         let mut entries: Vec<(Bytes, SnapshotEntry)> = Vec::with_capacity(in_db.len());
-        let live = self.memtable.range::<Bytes, _>(start..end).filter(|(_, entry)| entry.is_live());
-        let in_memtable = |(key, entry): (&Bytes, &MemtableEntry)| {
-            (key.clone(), SnapshotEntry::InMemtable(entry.clone()))
+        let bounds = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
+        let live = self.memtable.range::<[u8], _>(bounds).filter(|(_, entry)| entry.is_live());
+        let in_memtable = |(key, entry): (&MemtableKey, &MemtableEntry)| {
+            (Bytes::copy_from_slice(key), SnapshotEntry::InMemtable(entry.clone()))
         };
         let mut memtable = live.map(in_memtable).peekable();
         for (key, record, body) in in_db {

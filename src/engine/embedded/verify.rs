@@ -13,7 +13,6 @@ use super::wal::recovery::{self, RecoveryMode, SealedSegments};
 use super::wal::segment::{Segment, SegmentPool};
 use super::{FatalErrorHandler, writer};
 use crate::engine::{EngineError, StoredBody};
-use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -173,11 +172,11 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
         let mut in_memtable = memtable.after(None).peekable();
         while let Some(row) = rows.next()? {
             let (key, expires_at, data) = columns(row)?;
-            while let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] < *key) {
+            while let Some((key, entry)) = in_memtable.next_if(|(next, _)| *next < key) {
                 self.verify_memtable_entry(key, entry);
             }
             let in_db = self.verify_row(key, expires_at, data);
-            if let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] == *key) {
+            if let Some((key, entry)) = in_memtable.next_if(|(next, _)| *next == key) {
                 self.verify_memtable_entry(key, entry);
             } else if let Some((data, body_len)) = in_db {
                 let RecordRow { version, expires_at, meta, .. } = data;
@@ -241,7 +240,7 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
     }
 
     /// Verifies a record of the memtable.
-    fn verify_memtable_entry(&mut self, key: &Bytes, entry: &MemtableEntry) {
+    fn verify_memtable_entry(&mut self, key: &[u8], entry: &MemtableEntry) {
         let len = match (entry.location, &entry.body_at) {
             (BodyLocation::Removed, _) => return,
             (BodyLocation::Inline { len, checksum, .. }, Some((segment, at))) => {
