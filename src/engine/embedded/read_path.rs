@@ -167,9 +167,7 @@ impl ReadPath {
             let in_memtable = memtable.expired(until).take(limit);
             expired.extend(in_memtable.map(|(at, key, version)| (at, key.clone(), version)));
         }
-        expired.sort_by_key(|(expires_at, _, _)| *expires_at);
-        expired.truncate(limit);
-        Ok(expired.into_iter().map(|(_, key, version)| (key, version)).collect())
+        Ok(first_expired(expired, limit))
     }
 
     /// Counts the records whose keys start with `first`.
@@ -195,6 +193,15 @@ impl ReadPath {
             after = last;
         }
     }
+}
+
+/// Returns the keys and versions of the records that expired first. `expired` contains expiry times,
+/// keys and versions. A record whose body was relocated after the database was read is in it twice.
+fn first_expired(mut expired: Vec<(u64, Bytes, u64)>, limit: usize) -> Vec<(Bytes, u64)> {
+    expired.sort_unstable();
+    expired.dedup();
+    expired.truncate(limit);
+    expired.into_iter().map(|(_, key, version)| (key, version)).collect()
 }
 
 /// Returns the error for a body whose blob file or segment does not exist.
@@ -443,4 +450,23 @@ impl<'s> ScanMerge<'s> {
 
 fn has_expired(expires_at: u64, scan: &Scan) -> bool {
     expires_at > 0 && expires_at <= scan.skip_expired_at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_found_in_the_database_and_relocated_expires_once() {
+        let record =
+            |at, key: &'static str, version| (at, Bytes::from_static(key.as_bytes()), version);
+        let in_db = [record(1, "a", 7), record(2, "b", 8), record(3, "c", 9)];
+        let relocated = [record(1, "a", 7), record(3, "c", 9)];
+        let new = [record(2, "aa", 10)];
+        let expired = || in_db.iter().chain(&relocated).chain(&new).cloned().collect();
+        let key = |key: &'static str| Bytes::from_static(key.as_bytes());
+        let expected = [(key("a"), 7), (key("aa"), 10), (key("b"), 8), (key("c"), 9)];
+        assert_eq!(first_expired(expired(), 10), expected);
+        assert_eq!(first_expired(expired(), 3), expected[..3]);
+    }
 }
