@@ -195,8 +195,9 @@ impl ReadPath {
     }
 }
 
-/// Returns the keys and versions of the records that expired first. `expired` contains expiry times,
-/// keys and versions. A record whose body was relocated after the database was read is in it twice.
+/// Returns the keys and versions of the records that expired first. `expired` contains expiry
+/// times, keys and versions. A record whose body was relocated after the database was read is in it
+/// twice.
 fn first_expired(mut expired: Vec<(u64, Bytes, u64)>, limit: usize) -> Vec<(Bytes, u64)> {
     expired.sort_unstable();
     expired.dedup();
