@@ -3,6 +3,7 @@
 
 use super::database::{BodyRef, SegmentLocation};
 use super::hidden_ranges::HiddenRanges;
+use super::memtable_copy::PreviousEntries;
 use super::wal::record::BodyLocation;
 use super::wal::segment::Segment;
 use bytes::Bytes;
@@ -66,6 +67,8 @@ pub(super) struct Memtable {
     /// Number of entries that are deletions.
     tombstones: usize,
     hidden: HiddenRanges,
+    /// What a copy in progress needs; see [`MemtableCopy`](super::memtable_copy::MemtableCopy).
+    previous: Option<PreviousEntries>,
 }
 
 impl Memtable {
@@ -118,9 +121,14 @@ impl Memtable {
         &mut self.hidden
     }
 
-    /// Copies all entries for a snapshot; metas and segments are shared.
-    pub(super) fn clone_entries(&self) -> BTreeMap<MemtableKey, MemtableEntry> {
-        self.entries.clone()
+    /// Retains the previous entry of each key that changes from now on.
+    pub(super) fn retain_previous(&mut self) {
+        self.previous = Some(PreviousEntries::new());
+    }
+
+    /// Ends [`Memtable::retain_previous`] and returns the retained entries.
+    pub(super) fn take_previous(&mut self) -> PreviousEntries {
+        self.previous.take().unwrap_or_default()
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<&MemtableEntry> {
@@ -153,6 +161,11 @@ impl Memtable {
         // entries.
         let tree_key = tree_key(&key);
         let new_expiry = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
+        if let Some(previous) = &mut self.previous
+            && !previous.contains_key(&tree_key)
+        {
+            previous.insert(tree_key.clone(), self.entries.get(&tree_key).cloned());
+        }
         let (mut old_delta, mut old_expiry) = (0, None);
         let new_delta = match self.entries.entry(tree_key) {
             btree_map::Entry::Vacant(vacant) => vacant.insert(entry).count_delta(),
@@ -198,7 +211,9 @@ impl Memtable {
         self.tombstones -= usize::from(!entry.is_live());
         let (delta, expires_at) = (entry.count_delta(), entry.expires_at);
         self.add_to_count(first_byte(key), -delta);
-        self.entries.remove(key);
+        if let (Some(removed), Some(previous)) = (self.entries.remove(key), &mut self.previous) {
+            previous.entry(tree_key(key)).or_insert(Some(removed));
+        }
         if expires_at > 0 {
             self.by_expiry.remove(&(expires_at, Bytes::copy_from_slice(key)));
         }

@@ -25,6 +25,7 @@ mod garbage_collection;
 mod hidden_ranges;
 mod maintenance;
 mod memtable;
+mod memtable_copy;
 mod migration;
 #[cfg(test)]
 mod planted_faults;
@@ -134,6 +135,8 @@ struct Shared {
     /// Locked exclusively while a checkpoint step moves records from the memtable to the database.
     /// While the shared lock is held, each record is either in the memtable or in the database.
     checkpoint_lock: RwLock<()>,
+    /// Held while a snapshot copies the memtable, which supports one copy at a time.
+    copy_lock: Mutex<()>,
     wal_position: Mutex<WalPosition>,
     /// Sequence number after the newest segment with a durable commit.
     wal_end: AtomicU64,
@@ -181,6 +184,7 @@ impl Shared {
             cache: ReadCache::new(cache_bytes),
             memtable: RwLock::new(memtable),
             checkpoint_lock: RwLock::default(),
+            copy_lock: Mutex::default(),
             wal_end: AtomicU64::new(0),
             wal_position: Mutex::new(wal_position),
             segments,
@@ -199,6 +203,10 @@ impl Shared {
 
     fn memtable_mut(&self) -> RwLockWriteGuard<'_, Memtable> {
         self.memtable.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn copy_lock(&self) -> MutexGuard<'_, ()> {
+        self.copy_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn checkpoint_lock(&self) -> RwLockReadGuard<'_, ()> {

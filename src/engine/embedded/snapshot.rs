@@ -11,6 +11,7 @@ use super::blob_files::{SnapshotPin, blocking};
 use super::connection_pool::PooledConnection;
 use super::database::BodyRef;
 use super::memtable::{MemtableEntry, MemtableKey};
+use super::memtable_copy::MemtableCopy;
 use super::read_path::{ReadPath, missing_body, resolve};
 use super::segment_body::open_body;
 use super::wal::segment::Segment;
@@ -47,16 +48,21 @@ impl SnapshotReader {
         // Pins the blob files first, so that none is deleted before the snapshot is complete.
         let pin = read_path.blobs.pin();
         let mut conn = read_path.pool.dedicated()?;
+        let shared = &read_path.shared;
         let (memtable, segments) = {
-            // No checkpoint step commits while the lock is held, so no record moves from the
-            // memtable to the database. Every segment that records in the database refer to is
-            // still in the pool, because only segments without such records are retired.
-            let _guard = read_path.shared.checkpoint_lock();
-            conn.begin_snapshot(0)?;
-            // Order matters: commits continue, and may start a new segment. A segment is added to
-            // the pool before its entries are added to the memtable.
-            let memtable = read_path.shared.memtable().clone_entries();
-            (memtable, read_path.shared.segments.all())
+            let _copying = shared.copy_lock();
+            let (copy, segments) = {
+                // No checkpoint step commits while the lock is held, so no record moves from the
+                // memtable to the database. Every segment that records in the database refer to is
+                // still in the pool, because only segments without such records are retired.
+                let _guard = shared.checkpoint_lock();
+                conn.begin_snapshot(0)?;
+                // Order matters: commits continue, and may start a new segment. A segment is added
+                // to the pool before its entries are added to the memtable.
+                let copy = MemtableCopy::begin(&mut shared.memtable_mut());
+                (copy, shared.segments.all())
+            };
+            (copy.finish(shared), segments)
         };
         let conn = Mutex::new(conn);
         let state = SnapshotState { read_path, conn, memtable, segments, _pin: pin };
