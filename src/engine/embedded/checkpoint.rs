@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 
 /// Maximum number of records in a step.
 const STEP_RECORDS_MAX: usize = 512;
+/// Number of entries that are copied or removed while the memtable is locked. It is low, because
+/// this thread has a low priority and may be preempted while commits wait for the lock.
+const LOCKED_ENTRIES: usize = 32;
 /// Interval between checks for work.
 const TICK: Duration = Duration::from_millis(100);
 /// Number of commit groups per tick above which the server counts as busy.
@@ -225,19 +228,24 @@ impl Checkpointer {
     /// Returns the next records in key order up to `version`, and the last key visited; `None` at
     /// the end of the memtable.
     fn next_step(&self, after: Option<&[u8]>, version: u64) -> (Step, Option<Bytes>) {
-        let memtable = self.shared.memtable();
-        let (mut step, mut last_key) = (Vec::new(), None);
-        for (visited, (key, entry)) in memtable.after(after).enumerate() {
-            if step.len() >= STEP_RECORDS_MAX || visited >= 8 * STEP_RECORDS_MAX {
-                return (step, last_key);
+        let (mut step, mut last_key) = (Vec::new(), after.map(Bytes::copy_from_slice));
+        for _ in 0..8 * STEP_RECORDS_MAX / LOCKED_ENTRIES {
+            let memtable = self.shared.memtable();
+            let entries = memtable.after(last_key.as_deref()).take(LOCKED_ENTRIES);
+            let entries: Vec<_> =
+                entries.map(|(key, entry)| (Bytes::copy_from_slice(key), entry.clone())).collect();
+            drop(memtable);
+            let is_end = entries.len() < LOCKED_ENTRIES;
+            last_key = entries.last().map(|(key, _)| key.clone());
+            step.extend(entries.into_iter().filter(|(_, entry)| entry.version <= version));
+            if is_end {
+                return (step, None);
             }
-            let key = Bytes::copy_from_slice(key);
-            last_key = Some(key.clone());
-            if entry.version <= version {
-                step.push((key, entry.clone()));
+            if step.len() + LOCKED_ENTRIES > STEP_RECORDS_MAX {
+                break;
             }
         }
-        (step, None)
+        (step, last_key)
     }
 
     /// Writes one step in a transaction, then drops its records from the memtable.
@@ -254,12 +262,14 @@ impl Checkpointer {
                 let mut position = self.shared.expiry_position();
                 *position = earliest.min(position.clone());
             }
-            let mut memtable = self.shared.memtable_mut();
             for (first, delta) in &effects.counts {
                 self.shared.add_to_count(*first, *delta);
             }
-            for (key, entry) in step {
-                memtable.remove_checkpointed(key, entry);
+            for entries in step.chunks(LOCKED_ENTRIES) {
+                let mut memtable = self.shared.memtable_mut();
+                for (key, entry) in entries {
+                    memtable.remove_checkpointed(key, entry);
+                }
             }
             let changes = effects.segments.iter().map(|(seq, change)| (*seq, change.bytes));
             self.shared.segments.add_live_bytes(changes);
