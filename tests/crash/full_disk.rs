@@ -5,6 +5,7 @@ use crate::support::{self, Client, Server, TOKEN};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 const DISK_MIB: usize = 112;
 const KEYS: u64 = 450;
 const VALUE_BYTES: usize = 100_000;
+/// Minimum size of a segment file, in bytes.
+const SEGMENT_BYTES: u64 = 8 << 20;
+const OVERWRITES: u64 = 2000;
+const RESTARTS: usize = 10;
 /// Maximum time without a successful write.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -87,9 +92,32 @@ fn start(data: &Path) -> Server {
     Server::spawn(command)
 }
 
-/// Overwrites values on a full disk, and checks them before and after a kill. `when_full` gets the
-/// path of the file system when the first write is refused.
-fn overwrite_on_full_disk(test: &str, overwrites: u64, when_full: impl FnOnce(&Path)) {
+/// Overwrites values with those of the numbers. Repeats each refused write. Calls `after_put` after
+/// each successful write. Returns the number of refused writes.
+fn overwrite(
+    server: &Server,
+    contents: &mut Contents,
+    random: &mut Random,
+    numbers: RangeInclusive<u64>,
+    mut after_put: impl FnMut(),
+) -> u64 {
+    let mut client = server.connect();
+    let (mut refused, mut last_success) = (0_u64, Instant::now());
+    for number in numbers {
+        while !contents.put(&mut client, random.below(KEYS), number) {
+            refused += 1;
+            assert!(last_success.elapsed() < TIMEOUT, "writes fail after {number} overwrites");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        last_success = Instant::now();
+        after_put();
+    }
+    refused
+}
+
+/// Overwrites values on a full disk, and checks them before and after kills. `after_put` gets the
+/// path of the file system after each write before the first kill.
+fn overwrite_on_full_disk(test: &str, mut after_put: impl FnMut(&Path)) {
     let Some(disk) = SmallDisk::mount() else { return };
     let mut random = Random(run_seed(test));
     let data = disk.path().join("data");
@@ -100,24 +128,22 @@ fn overwrite_on_full_disk(test: &str, overwrites: u64, when_full: impl FnOnce(&P
     for key in 0..KEYS {
         assert!(contents.put(&mut client, key, 0));
     }
-    let mut when_full = Some(when_full);
-    let (mut refused, mut last_success) = (0_u64, Instant::now());
-    for number in 1..=overwrites {
-        while !contents.put(&mut client, random.below(KEYS), number) {
-            refused += 1;
-            if let Some(when_full) = when_full.take() {
-                when_full(disk.path());
-            }
-            assert!(last_success.elapsed() < TIMEOUT, "writes fail after {number} overwrites");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        last_success = Instant::now();
-    }
-    println!("{test}: {refused} writes refused, {overwrites} successful");
+    // This writes several times the size of the disk.
+    let mut number = OVERWRITES;
+    let mut refused =
+        overwrite(&server, &mut contents, &mut random, 1..=number, || after_put(disk.path()));
     assert!(refused > 0, "the disk was not full");
     contents.check(&server);
-    server.kill();
-    let server = start(&data);
+    // A kill may interrupt relocations that use a reserved file.
+    for _ in 0..RESTARTS {
+        server.kill();
+        server = start(&data);
+        contents.check(&server);
+        let numbers = number + 1..=number + OVERWRITES / 20;
+        number = *numbers.end();
+        refused += overwrite(&server, &mut contents, &mut random, numbers, || {});
+    }
+    println!("{test}: {refused} writes refused, {number} successful");
     contents.check(&server);
     server.stop();
     let mut check = Command::new(support::binary());
@@ -126,14 +152,20 @@ fn overwrite_on_full_disk(test: &str, overwrites: u64, when_full: impl FnOnce(&P
 
 #[test]
 fn values_on_a_disk_filled_by_the_server_can_be_overwritten() {
-    // This writes several times the size of the disk.
-    overwrite_on_full_disk("disk filled by the server", 2000, |_| {});
+    overwrite_on_full_disk("disk filled by the server", |_| {});
 }
 
 #[test]
 fn values_on_a_disk_filled_by_another_program_can_be_overwritten() {
-    // The database can grow only if the server deletes a file.
-    overwrite_on_full_disk("disk filled by another program", 2000, |disk| {
+    // The database can then grow only if the server deletes a file. The space of that file must not
+    // be taken, so the disk is filled before the first write is refused.
+    let mut is_filled = false;
+    overwrite_on_full_disk("disk filled by another program", |disk| {
+        let space = rustix::fs::statvfs(disk).unwrap();
+        if is_filled || space.f_bavail * space.f_frsize >= SEGMENT_BYTES {
+            return;
+        }
+        is_filled = true;
         let mut file = File::create(disk.join("other")).unwrap();
         let mut block = vec![b'o'; 1 << 20];
         while !block.is_empty() {

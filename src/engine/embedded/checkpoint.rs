@@ -111,9 +111,7 @@ impl Checkpointer {
             // relocations. An idle server therefore starts none until the relocations end.
             let is_relocating = self.garbage.is_running() || self.migration.is_running();
             // On a full disk, writes may fail until a checkpoint retires segments.
-            let is_blocked = idle_ticks > 0
-                && self.shared.segments.is_full()
-                && !self.shared.segments.has_preallocated();
+            let is_blocked = idle_ticks > 0 && self.shared.segments.was_refused();
             let should_run = (idle || is_blocked) && !is_relocating
                 || self.shared.backpressure.should_checkpoint(&self.shared)
                 || self.garbage.collected_bytes() >= self.shared.backpressure.wal_bytes();
@@ -175,17 +173,22 @@ impl Checkpointer {
         }
     }
 
-    /// Runs a checkpoint. If the database cannot grow because the disk is full, deletes a reserved
-    /// segment file and tries again.
+    /// Runs a checkpoint. If the database cannot grow because the disk is full, restarts SQLite's
+    /// WAL, or deletes a reserved segment file, and continues.
     fn checkpoint_on_full_disk(&mut self, to: WalPosition) -> Result<()> {
-        match self.checkpoint(to, None) {
-            Err(EngineError::Full(_)) if self.shared.segments.release_reserve()? => {
-                // SQLite then overwrites its WAL from the start, which needs no further space.
-                let wal = sqlite_checkpoint(&self.conn, "NOOP")?;
-                self.checkpoint_sqlite_wal(&wal);
-                self.checkpoint(to, None)
+        let mut remaining = usize::MAX;
+        loop {
+            let result = self.checkpoint(to, None);
+            if !matches!(result, Err(EngineError::Full(_))) {
+                return result;
             }
-            result => result,
+            let before = std::mem::replace(&mut remaining, self.shared.memtable().len());
+            if remaining >= before && !self.shared.segments.release_reserve()? {
+                return result;
+            }
+            // SQLite then overwrites its WAL from the start, which needs no further space.
+            let wal = sqlite_checkpoint(&self.conn, "NOOP")?;
+            self.checkpoint_sqlite_wal(&wal);
         }
     }
 

@@ -14,7 +14,6 @@ use super::relocation::{Relocation, RelocationBatch};
 use super::wal::record::{BodyLocation, WalEntry};
 use super::wal::recovery;
 use super::wal::segment::{Segment, SegmentUsage};
-use super::wal::segment_size::SEGMENT_BYTES_MIN;
 use bytes::Bytes;
 use rusqlite::{CachedStatement, OptionalExtension, Row, params};
 use std::collections::HashSet;
@@ -34,8 +33,12 @@ const FULL_PERCENT: u64 = 110;
 /// live bytes by more than an allowance.
 const DEBT_PERCENT: u64 = 160;
 
-/// Live bytes that fit in any reserved file, with some room for the padding of WAL records.
-const RESERVED_LIVE_BYTES_MAX: u64 = SEGMENT_BYTES_MIN / 4 * 3;
+/// Maximum size of the relocated bytes of a segment that is collected on a full disk, in percent of
+/// the size of the segment. Segments with little garbage would be rewritten again and again.
+const FULL_VICTIM_PERCENT: u64 = 85;
+/// Size of relocated bytes in percent of the live bytes. WAL records end with padding, which is
+/// significant if values are small or have about the size of a record.
+const PADDED_PERCENT: u64 = 115;
 
 /// The state of garbage collection.
 #[derive(Default)]
@@ -191,6 +194,8 @@ impl Checkpointer {
                 }
             }
             Ok(Progress::Continues) => garbage.victim = Some(victim),
+            // Another segment may fit in the remaining space.
+            Err(EngineError::Full(_)) => {}
             Ok(Progress::Interrupted) | Err(_) => {
                 victim.restart();
                 garbage.victim = Some(victim);
@@ -235,29 +240,37 @@ impl Checkpointer {
     /// Returns the segment with the smallest share of live bytes if there is enough garbage.
     fn choose_victim(&mut self, usage: &[SegmentUsage]) -> Option<Victim> {
         let (size, live) = total(usage);
-        let (mut percent, segments) =
-            if self.garbage.is_running { (STOP_PERCENT, 1) } else { (START_PERCENT, 2) };
-        if self.shared.segments.is_full() {
-            percent = FULL_PERCENT;
-        }
-        self.garbage.is_running = size > self.size_limit(live, percent, segments);
-        if !self.garbage.is_running {
-            return None;
-        }
-        // Live bytes in parts per million of the size of the segment.
-        let live_share = |used: &&SegmentUsage| {
-            u128::from(used.live_bytes) * 1_000_000 / u128::from(used.disk_bytes.max(1))
+        let is_full = self.shared.segments.is_full();
+        let (percent, segments) = match (is_full, self.garbage.is_running) {
+            (true, true) => (FULL_PERCENT, 1),
+            (true, false) => (FULL_PERCENT, 2),
+            (false, true) => (STOP_PERCENT, 1),
+            (false, false) => (START_PERCENT, 2),
         };
-        // If only the reserved file is free and the disk is full, the victim must fit in that file.
-        let fits = |used: &&SegmentUsage| {
-            used.live_bytes <= RESERVED_LIVE_BYTES_MAX
-                && used.live_bytes * STOP_PERCENT <= used.disk_bytes * 100
+        let victim = if size > self.size_limit(live, percent, segments) {
+            // Live bytes in parts per million of the size of the segment.
+            let live_share = |used: &&SegmentUsage| {
+                u128::from(used.live_bytes) * 1_000_000 / u128::from(used.disk_bytes.max(1))
+            };
+            let is_permitted = |used: &&SegmentUsage| !is_full || self.frees_space_when_full(used);
+            usage.iter().filter(is_permitted).min_by_key(live_share)
+        } else {
+            None
         };
-        let is_limited = !self.shared.segments.has_preallocated();
-        let fitting = usage.iter().filter(|_| is_limited).filter(fits).min_by_key(live_share);
-        let victim = fitting.or_else(|| usage.iter().min_by_key(live_share))?;
+        self.garbage.is_running = victim.is_some();
+        let victim = victim?;
         let segment = self.shared.segments.find(victim.seq)?;
         Some(Victim::new(segment, victim.disk_bytes))
+    }
+
+    /// Returns whether the collection of a segment frees space on a full disk: it has enough
+    /// garbage, and if only reserved files are free, its live bytes fit in one of them.
+    fn frees_space_when_full(&self, used: &SegmentUsage) -> bool {
+        let segments = &self.shared.segments;
+        let with_padding = used.live_bytes / 100 * PADDED_PERCENT;
+        let fits = || with_padding <= segments.largest_free_bytes();
+        with_padding <= used.disk_bytes / 100 * FULL_VICTIM_PERCENT
+            && (segments.has_preallocated() || fits())
     }
 
     fn collect_from(&mut self, victim: &mut Victim) -> Result<Progress> {
@@ -436,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn the_live_bytes_of_the_victim_fit_in_the_reserved_file_if_no_other_file_is_free() {
+    fn on_a_full_disk_the_victim_fits_in_the_reserved_file_if_no_other_file_is_free() {
         const MIB: u64 = 1 << 20;
         for (free, expected) in [(2, 2), (3, 1)] {
             let dir = tempfile::tempdir().unwrap();
@@ -449,9 +462,30 @@ mod tests {
             segments.restore(Vec::new(), sealed, free);
             let live = [(1, 12 << 20), (2, 5 << 20)];
             segments.add_live_bytes(live.into_iter());
+            segments.report_full();
             let usage = engine.checkpointer.update_space_debt();
             let victim = engine.checkpointer.choose_victim(&usage).unwrap();
             assert_eq!(victim.segment.seq, expected);
         }
+    }
+
+    #[test]
+    fn on_a_full_disk_segments_with_little_garbage_are_not_collected() {
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = SteppedEngine::open(dir.path(), 1 << 20);
+        let mut sealed = segment_files(&engine, &[8 * MIB; 43]);
+        let free = sealed.split_off(40);
+        let sealed = (1..).zip(sealed).map(|(seq, file)| Segment::new(seq, file)).collect();
+        let segments = &engine.shared.segments;
+        segments.restore(Vec::new(), sealed, free);
+        segments.add_live_bytes((1..=40).map(|seq| (seq, 6_500_000)));
+        segments.report_full();
+        let usage = engine.checkpointer.update_space_debt();
+        assert!(engine.checkpointer.choose_victim(&usage).is_none());
+        assert!(!engine.checkpointer.garbage.is_running());
+        engine.shared.segments.add_live_bytes([(7, -1_000_000)].into_iter());
+        let usage = engine.checkpointer.update_space_debt();
+        assert_eq!(engine.checkpointer.choose_victim(&usage).unwrap().segment.seq, 7);
     }
 }

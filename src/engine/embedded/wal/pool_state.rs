@@ -5,6 +5,7 @@ use super::super::database::SegmentRow;
 use super::segment::{Segment, SegmentFile};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Number of preallocated files that are reserved for a full disk. One is used by garbage
 /// collection, which needs space to free space. The other one is deleted if the database cannot
@@ -31,8 +32,13 @@ pub(super) struct PoolState {
     /// Whether the disk is full: a file could not be created or extended, and has not been created
     /// since.
     pub(super) is_full: bool,
+    /// Whether the last allocation for commits failed because the disk is full.
+    pub(super) was_refused: bool,
     /// Whether a reserved file was deleted and has not been replaced.
     pub(super) is_reserve_released: bool,
+    /// Time of the next attempt to create a file, if the last one failed although enough space
+    /// seemed to be available.
+    pub(super) retry_at: Option<Instant>,
 }
 
 impl PoolState {
@@ -46,9 +52,10 @@ impl PoolState {
         self.preallocated() > RESERVED_FILES
     }
 
-    /// Adds a free file.
+    /// Adds a free file. Of files of the same size, the one that has been free for the longest time
+    /// is used first.
     pub(super) fn add_free(&mut self, file: SegmentFile) {
-        let at = self.free.partition_point(|other| other.len < file.len);
+        let at = self.free.partition_point(|other| other.len <= file.len);
         self.free.insert(at, file);
     }
 

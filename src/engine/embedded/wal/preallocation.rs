@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Number of free preallocated files under load, and when idle.
 const FREE_FILES_BUSY: usize = RESERVED_FILES + 2;
@@ -19,6 +20,10 @@ const FREE_FILES_IDLE: usize = RESERVED_FILES + 1;
 /// Number of bytes zeroed between two fsyncs of a new file. This bounds the amount of other data
 /// that the fsync of a concurrent commit may have to wait for.
 const ZEROED_BYTES: u64 = 4 << 20;
+/// Minimum time between two attempts to create a file, if the first one failed although enough
+/// space seemed to be available, for example because of a quota. Until it fails, an attempt takes
+/// space that the database may need.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SegmentPool {
     /// Creates a segment file if there is none. From then on, the WAL always has a file, so a data
@@ -166,8 +171,22 @@ impl SegmentPool {
     }
 
     fn preallocate(&self) -> Result<()> {
-        let file = self.create(self.segment_bytes())?;
-        self.state_mut().add_free(file);
+        let bytes = self.segment_bytes();
+        let (is_reserve_released, retry_at) = {
+            let state = self.state();
+            (state.is_reserve_released, state.retry_at)
+        };
+        // The space of a file that was deleted for the database must not be used for another file.
+        ensure_available(&self.dir, if is_reserve_released { 2 * bytes } else { bytes })?;
+        if retry_at.is_some_and(|at| Instant::now() < at) {
+            return Err(EngineError::Full(
+                "the last attempt to create a WAL segment failed".into(),
+            ));
+        }
+        let file = self.create(bytes);
+        let mut state = self.state_mut();
+        state.retry_at = file.is_err().then(|| Instant::now() + RETRY_INTERVAL);
+        state.add_free(file?);
         Ok(())
     }
 

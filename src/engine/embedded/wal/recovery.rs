@@ -195,7 +195,6 @@ pub(crate) fn recover(
         erase(segment, segment.end(), mode)?;
     }
     let mut last_version = position.last_version;
-    let mut is_newest_empty = false;
     if let Some(record) = newest {
         let is_intact = record.bodies_intact()?;
         if is_intact || record.is_durable(position, is_in_db)? {
@@ -208,7 +207,6 @@ pub(crate) fn recover(
         } else {
             last_version = record.header.base;
             record.discard(mode)?;
-            is_newest_empty = record.at == 0;
         }
     }
     if let Some(segment) = live.last() {
@@ -216,10 +214,10 @@ pub(crate) fn recover(
         // record must be durable as well.
         sync(segment, mode)?;
     }
-    // The next start would not find the segment without its only record, so the segment must not
-    // be recorded as the newest.
-    if is_newest_empty && let Some(Ok(segment)) = live.pop().map(Arc::try_unwrap) {
-        free.push(segment.into_file());
+    // The next start would not find segments without records, so none of them must be recorded as
+    // the newest.
+    while let Some(segment) = live.pop_if(|segment| segment.end() == 0) {
+        free.extend(Arc::try_unwrap(segment).map(Segment::into_file));
     }
     Ok(RecoveredWal { live, free, last_version, next_seq: next_seq + 1 })
 }

@@ -322,7 +322,8 @@ impl SegmentPool {
         let reused = {
             let mut state = self.state_mut();
             let preallocated = state.take_preallocated(RESERVED_FILES);
-            if preallocated.is_none() && state.is_full {
+            state.was_refused = preallocated.is_none() && state.is_full;
+            if state.was_refused {
                 return Err(no_free_segment());
             }
             preallocated.or_else(|| state.take_free(|file| !file.is_preallocated()))
@@ -334,13 +335,16 @@ impl SegmentPool {
     /// Allocates segment `seq` for garbage collection on a full disk from a free preallocated file.
     ///
     /// # Errors
-    /// Returns [`EngineError::Full`] if no such file is free, except the one that is reserved for
-    /// the database.
+    /// Returns [`EngineError::Full`] if no such file is free, or only one that is reserved for the
+    /// database.
     pub(crate) fn allocate_reserved(&self, seq: u64) -> Result<Arc<Segment>> {
         let file = {
             let mut state = self.state_mut();
             state.is_full = true;
-            let for_database = usize::from(!state.is_reserve_released);
+            // If a restart or a kill left a single file, the database can only use the space that
+            // garbage collection frees.
+            let is_last = state.preallocated() == 1;
+            let for_database = usize::from(!state.is_reserve_released && !is_last);
             state.take_largest_preallocated(for_database).ok_or_else(no_free_segment)?
         };
         Ok(self.add_live(seq, file))
@@ -350,6 +354,16 @@ impl SegmentPool {
     /// not been created since.
     pub(crate) fn is_full(&self) -> bool {
         self.state().is_full
+    }
+
+    /// Returns whether the last allocation for commits failed because the disk is full.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.state().was_refused
+    }
+
+    /// Returns the size of the largest free file, in bytes.
+    pub(crate) fn largest_free_bytes(&self) -> u64 {
+        self.state().free.last().map_or(0, |file| file.len)
     }
 
     /// Records that the disk is full.
