@@ -279,7 +279,8 @@ fn garbage_collection_makes_room_for_writes_on_a_full_disk() {
     for key in overwritten.chain([refused_key]) {
         while let Some(reply) = disk.try_put(key, &value(key, 400_000), &mut expected) {
             assert!(reply.expect_error(507).contains("full"));
-            assert!(Instant::now() < until, "garbage collection did not free a segment");
+            let log = || disk.shim.log();
+            assert!(Instant::now() < until, "no segment was freed\n{}", log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -264,11 +264,11 @@ impl Checkpointer {
     }
 
     /// Returns whether the collection of a segment frees space on a full disk: it has enough
-    /// garbage, and if only reserved files are free, its live bytes fit in one of them.
+    /// garbage, and if only reserved files are free, its live bytes fit in the next one.
     fn frees_space_when_full(&self, used: &SegmentUsage) -> bool {
         let segments = &self.shared.segments;
         let with_padding = used.live_bytes / 100 * PADDED_PERCENT;
-        let fits = || with_padding <= segments.largest_free_bytes();
+        let fits = || with_padding <= segments.reserved_bytes();
         with_padding <= used.disk_bytes / 100 * FULL_VICTIM_PERCENT
             && (segments.has_preallocated() || fits())
     }

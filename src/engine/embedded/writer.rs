@@ -134,7 +134,9 @@ impl Writer {
 
     /// Closes the active segment.
     pub(super) fn rotate(&mut self) {
-        self.active = None;
+        if self.active.take().is_some_and(|active| active.is_reserved) {
+            self.shared.segments.set_reserved_room(0);
+        }
         let position = WalPosition { version: self.last_version, seq: self.next_seq };
         *self.shared.wal_position_mut() = position;
     }
@@ -337,6 +339,10 @@ impl Writer {
         segment.set_end(at + len);
         if let Some(active) = &mut self.active {
             active.end = at + len;
+            if active.is_reserved {
+                let room = segment.disk_bytes().saturating_sub(active.end);
+                self.shared.segments.set_reserved_room(room);
+            }
         }
         Ok((segment, at + header.bodies_offset()))
     }

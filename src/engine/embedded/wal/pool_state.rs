@@ -34,6 +34,8 @@ pub(super) struct PoolState {
     pub(super) is_full: bool,
     /// Whether the last allocation for commits failed because the disk is full.
     pub(super) was_refused: bool,
+    /// Room in the active segment in bytes, if that is a reserved one.
+    pub(super) reserved_room: u64,
     /// Whether a reserved file was deleted and has not been replaced.
     pub(super) is_reserve_released: bool,
     /// Time of the next attempt to create a file, if the last one failed although enough space
@@ -50,6 +52,13 @@ impl PoolState {
     /// Returns whether there is a free preallocated file that is not reserved.
     pub(super) fn has_preallocated(&self) -> bool {
         self.preallocated() > RESERVED_FILES
+    }
+
+    /// Returns the number of free preallocated files that garbage collection must not use.
+    pub(super) fn reserved_for_database(&self) -> usize {
+        // If a restart or a kill left a single file, the database can only use the space that
+        // garbage collection frees.
+        usize::from(!self.is_reserve_released && self.preallocated() > 1)
     }
 
     /// Adds a free file. Of files of the same size, the one that has been free for the longest time

@@ -106,7 +106,12 @@ impl SegmentPool {
         // checkpoint.
         let reused = self.wal_bytes.load(Ordering::Relaxed) / self.segment_bytes();
         let reused = usize::try_from(reused).unwrap_or(usize::MAX);
-        let keep_max = if busy { FREE_FILES_BUSY.saturating_add(reused) } else { wanted };
+        // On a full disk, other programs could use the space of deleted files.
+        let keep_max = match (self.is_full(), busy) {
+            (true, _) => usize::MAX,
+            (false, true) => FREE_FILES_BUSY.saturating_add(reused),
+            (false, false) => wanted,
+        };
         let sizes = self.suitable_sizes();
         let is_suitable = |file: &SegmentFile| sizes.contains(&file.len);
         self.recycle_retired();
@@ -119,16 +124,20 @@ impl SegmentPool {
             state.take_up_to(suitable.saturating_sub(keep_max), is_suitable, &mut surplus);
             (suitable.min(keep_max), surplus)
         };
+        // On a full disk, creates a file even if none is wanted, to find out whether there is space.
+        let was_full = self.is_full();
+        let missing = wanted.saturating_sub(suitable).max(usize::from(was_full));
         // Created before surplus files are deleted, as one file must always exist.
-        let created = (suitable..wanted).try_for_each(|_| self.preallocate());
+        let created = (0..missing).try_for_each(|_| self.preallocate());
         let is_full = match &created {
-            Err(e) => matches!(e, EngineError::Full(_)),
-            Ok(()) => ensure_available(&self.dir, self.segment_bytes()).is_err(),
+            Ok(()) => false,
+            Err(EngineError::Full(_)) => true,
+            Err(_) => was_full,
         };
         {
             let mut state = self.state_mut();
             state.end_release(is_full);
-            let excess = state.free.len().saturating_sub(wanted);
+            let excess = if is_full { 0 } else { state.free.len().saturating_sub(wanted) };
             state.take_up_to(excess, |file| !is_suitable(file), &mut surplus);
             if state.free.is_empty() && created.is_err() {
                 state.free = surplus;

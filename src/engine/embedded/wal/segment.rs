@@ -341,10 +341,7 @@ impl SegmentPool {
         let file = {
             let mut state = self.state_mut();
             state.is_full = true;
-            // If a restart or a kill left a single file, the database can only use the space that
-            // garbage collection frees.
-            let is_last = state.preallocated() == 1;
-            let for_database = usize::from(!state.is_reserve_released && !is_last);
+            let for_database = state.reserved_for_database();
             state.take_largest_preallocated(for_database).ok_or_else(no_free_segment)?
         };
         Ok(self.add_live(seq, file))
@@ -361,9 +358,18 @@ impl SegmentPool {
         self.state().was_refused
     }
 
-    /// Returns the size of the largest free file, in bytes.
-    pub(crate) fn largest_free_bytes(&self) -> u64 {
-        self.state().free.last().map_or(0, |file| file.len)
+    /// Returns the number of bytes that garbage collection can relocate on a full disk: the room in
+    /// the active segment if that is a reserved one, or the size of the next reserved file.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        let state = self.state();
+        let is_available = state.preallocated() > state.reserved_for_database();
+        let next = state.free.last().filter(|_| is_available).map_or(0, |file| file.len);
+        next.max(state.reserved_room)
+    }
+
+    /// Sets the room in the active segment, in bytes, if that is a reserved one; otherwise 0.
+    pub(crate) fn set_reserved_room(&self, bytes: u64) {
+        self.state_mut().reserved_room = bytes;
     }
 
     /// Records that the disk is full.
