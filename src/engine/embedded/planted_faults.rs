@@ -193,7 +193,7 @@ async fn a_segment_retired_while_records_refer_to_it_is_detected() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_segment_recycled_while_a_snapshot_needs_it_is_detected() {
-    // Whether recycled files are overwritten or deleted as surplus depends on timing.
+    // When a file is used again depends on timing.
     for _ in 0..5 {
         if snapshot_differences(Some(PlantedFault::RecycleInUse)).await > 0 {
             return;

@@ -3,7 +3,7 @@
 use super::super::blob_files::io_error;
 use super::super::{EngineError, Result};
 use super::pool_state::RESERVED_FILES;
-use super::segment::{SegmentFile, SegmentPool};
+use super::segment::{PlantedFault, SegmentFile, SegmentPool};
 use super::segment_size::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -106,8 +106,10 @@ impl SegmentPool {
         // checkpoint.
         let reused = self.wal_bytes.load(Ordering::Relaxed) / self.segment_bytes();
         let reused = usize::try_from(reused).unwrap_or(usize::MAX);
-        // On a full disk, other programs could use the space of deleted files.
-        let keep_max = match (self.is_full(), busy) {
+        // On a full disk, other programs could use the space of deleted files. A planted fault is
+        // detected only if the files are used again.
+        let keeps_all = self.is_full() || self.has_fault(PlantedFault::RecycleInUse);
+        let keep_max = match (keeps_all, busy) {
             (true, _) => usize::MAX,
             (false, true) => FREE_FILES_BUSY.saturating_add(reused),
             (false, false) => wanted,
@@ -124,7 +126,8 @@ impl SegmentPool {
             state.take_up_to(suitable.saturating_sub(keep_max), is_suitable, &mut surplus);
             (suitable.min(keep_max), surplus)
         };
-        // On a full disk, creates a file even if none is wanted, to find out whether there is space.
+        // On a full disk, creates a file even if none is wanted, to find out whether there is space
+        // again.
         let was_full = self.is_full();
         let missing = wanted.saturating_sub(suitable).max(usize::from(was_full));
         // Created before surplus files are deleted, as one file must always exist.
@@ -171,7 +174,7 @@ impl SegmentPool {
             match Arc::try_unwrap(segment) {
                 Ok(segment) => state.add_free(segment.into_file()),
                 #[cfg(test)]
-                Err(segment) if self.has_fault(super::segment::PlantedFault::RecycleInUse) => {
+                Err(segment) if self.has_fault(PlantedFault::RecycleInUse) => {
                     segment.duplicate_file().into_iter().for_each(|file| state.add_free(file));
                 }
                 Err(segment) => state.retired.push(segment),

@@ -171,7 +171,6 @@ pub(crate) struct SegmentPool {
 
 /// A fault that a unit test injects to verify that the tests detect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "only tests plant faults"))]
 pub(crate) enum PlantedFault {
     /// A segment is retired although records in the database refer to bodies in it.
     RetireReferenced,
