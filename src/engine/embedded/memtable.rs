@@ -4,6 +4,7 @@
 use super::database::{BodyRef, SegmentLocation};
 use super::hidden_ranges::HiddenRanges;
 use super::memtable_copy::PreviousEntries;
+use super::memtable_recovery::newest_entries;
 use super::wal::record::BodyLocation;
 use super::wal::segment::Segment;
 use bytes::Bytes;
@@ -72,33 +73,18 @@ pub(super) struct Memtable {
 }
 
 impl Memtable {
-    /// Builds a memtable from WAL entries, which must be in commit order. Sorting all entries first
-    /// is much faster than inserting them one by one.
-    pub(super) fn from_wal(entries: Vec<(Bytes, MemtableEntry)>) -> Memtable {
-        let common = common_prefix(entries.iter().map(|(key, _)| &key[..]));
-        let key = |number: usize| entries.get(number).map_or(&b""[..], |(key, _)| &key[..]);
-        let mut order: Vec<(u128, usize)> =
-            (0..entries.len()).map(|number| (sort_prefix(key(number), common), number)).collect();
-        order.sort_unstable_by(|(prefix, number), (other_prefix, other)| {
-            let by_key = prefix.cmp(other_prefix).then_with(|| key(*number).cmp(key(*other)));
-            by_key.then(number.cmp(other))
-        });
-        // The last entry of each key is the newest.
-        let is_newest = |at: usize, number: usize| {
-            order.get(at + 1).is_none_or(|(_, next)| key(*next) != key(number))
+    /// Builds a memtable from the entries of each WAL segment in commit order, the oldest segment
+    /// first.
+    pub(super) fn from_wal(segments: Vec<Vec<(Bytes, MemtableEntry)>>) -> Memtable {
+        let entries = newest_entries(segments);
+        let expiring = entries.iter().filter(|(_, entry)| entry.expires_at > 0);
+        let expiry = |(key, entry): &(MemtableKey, MemtableEntry)| {
+            (entry.expires_at, Bytes::copy_from_slice(key))
         };
-        let newest: Vec<usize> = (order.iter().enumerate())
-            .filter(|(at, (_, number))| is_newest(*at, *number))
-            .map(|(_, (_, number))| *number)
-            .collect();
-        let mut entries: Vec<_> = entries.into_iter().map(Some).collect();
-        let take = |number: usize| entries.get_mut(number).and_then(Option::take);
-        let sorted: Vec<_> = newest.into_iter().filter_map(take).collect();
-        let expiring = sorted.iter().filter(|(_, entry)| entry.expires_at > 0);
         Memtable {
-            by_expiry: expiring.map(|(key, entry)| (entry.expires_at, key.clone())).collect(),
-            tombstones: sorted.iter().filter(|(_, entry)| !entry.is_live()).count(),
-            entries: sorted.into_iter().map(|(key, entry)| (tree_key(&key), entry)).collect(),
+            by_expiry: expiring.map(expiry).collect(),
+            tombstones: entries.iter().filter(|(_, entry)| !entry.is_live()).count(),
+            entries: entries.into_iter().collect(),
             ..Memtable::default()
         }
     }
@@ -273,25 +259,7 @@ impl Memtable {
     }
 }
 
-/// Returns the length of the longest common prefix of the keys, in bytes.
-fn common_prefix<'k>(mut keys: impl Iterator<Item = &'k [u8]>) -> usize {
-    let Some(first) = keys.next() else { return 0 };
-    keys.fold(first.len(), |len, key| {
-        let equal = first.iter().zip(key).take(len).take_while(|(a, b)| a == b);
-        equal.count()
-    })
-}
-
-/// Returns the 16 bytes of a key after the first `skip` bytes, padded with zeros, as a number. If
-/// the numbers of two keys with the same first `skip` bytes differ, the keys sort in the
-/// order of their numbers.
-fn sort_prefix(key: &[u8], skip: usize) -> u128 {
-    let mut prefix = [0; 16];
-    prefix.iter_mut().zip(key.iter().skip(skip)).for_each(|(to, byte)| *to = *byte);
-    u128::from_be_bytes(prefix)
-}
-
-fn tree_key(key: &[u8]) -> MemtableKey {
+pub(super) fn tree_key(key: &[u8]) -> MemtableKey {
     MemtableKey::from_slice(key)
 }
 
@@ -336,7 +304,7 @@ mod tests {
             ["k", "k\0", "k\0\0", "ka", "kab", "k-with-a-long-suffix-1", "k-with-a-long-suffix-2"];
         let mut random = 7_u64;
         for round in 0..200 {
-            let (mut filled, mut entries) = (Memtable::default(), Vec::new());
+            let (mut filled, mut segments) = (Memtable::default(), Vec::new());
             for version in 1..=round {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(9);
                 let choice = (random >> 40) as usize;
@@ -345,9 +313,12 @@ mod tests {
                 let is_live = !choice.is_multiple_of(5);
                 let entry = entry(version, is_live, None, if is_live { expires_at } else { 0 });
                 filled.put(key.clone(), entry.clone());
-                entries.push((key, entry));
+                if choice.is_multiple_of(7) || segments.is_empty() {
+                    segments.push(Vec::new());
+                }
+                segments.last_mut().unwrap().push((key, entry));
             }
-            let built = Memtable::from_wal(entries);
+            let built = Memtable::from_wal(segments);
             let content = |memtable: &Memtable| {
                 let entries =
                     memtable.after(None).map(|(key, entry)| (key.to_vec(), entry.version));

@@ -23,10 +23,13 @@ mod data_dir;
 mod database;
 mod garbage_collection;
 mod hidden_ranges;
+mod load_monitor;
 mod maintenance;
 mod memtable;
 mod memtable_copy;
+mod memtable_recovery;
 mod migration;
+mod parallel;
 #[cfg(test)]
 mod planted_faults;
 mod read_cache;
@@ -359,9 +362,14 @@ fn recover(
 ) -> Result<(Memtable, WalPosition, Option<u64>)> {
     let sealed = SealedSegments::split_off(&mut files, rows, position)?;
     recovery::log_missing(&sealed.missing);
-    let mut entries = Vec::new();
+    let (mut replayed, mut last_seq) = (Vec::<Vec<_>>::new(), None);
     let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
-        entries.push(writer::memtable_entry(entry, segment, bodies_offset, None));
+        let entry = writer::memtable_entry(entry, segment, bodies_offset, None);
+        match replayed.last_mut() {
+            Some(entries) if last_seq == Some(segment.seq) => entries.push(entry),
+            _ => replayed.push(vec![entry]),
+        }
+        last_seq = Some(segment.seq);
     };
     let RecoveredWal { live, free, last_version, next_seq } =
         recovery::recover(files, position, mode, database::lookup(conn), replay)?;
@@ -376,7 +384,7 @@ fn recover(
     // segments of the WAL were lost.
     let seq = rows.last().map_or(next_seq, |row| next_seq.max(row.seq + 1));
     let wal_position = WalPosition { version: last_version, seq };
-    Ok((Memtable::from_wal(entries), wal_position, newest))
+    Ok((Memtable::from_wal(replayed), wal_position, newest))
 }
 
 /// Ensures that the WAL has at least one file, and saves the end of the WAL in the database. The

@@ -3,6 +3,7 @@
 
 use super::checkpoint::Checkpointer;
 use super::garbage_collection::GarbageCollector;
+use super::load_monitor::LoadMonitor;
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
 use super::migration::Migration;
@@ -82,6 +83,7 @@ impl SteppedEngine {
             last_version: version,
             next_seq: seq,
             active: None,
+            load: LoadMonitor::default(),
             scratch: Scratch::default(),
         }
     }

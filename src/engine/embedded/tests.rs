@@ -1,5 +1,6 @@
 //! Tests of the cost of reads and commits, in records visited, connections or time.
 
+use super::load_monitor::LoadMonitor;
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::writer::{Scratch, Writer};
 use super::*;
@@ -240,6 +241,7 @@ fn writer_without_maintenance(
         last_version: version,
         next_seq: seq,
         active: None,
+        load: LoadMonitor::default(),
         scratch: Scratch::default(),
     };
     (engine, sender, writer)

@@ -3,6 +3,7 @@
 use super::super::{EngineError, Result};
 use super::checkpoint::Checkpointer;
 use super::garbage_collection::GarbageCollector;
+use super::load_monitor::LoadMonitor;
 use super::maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
 use super::migration::Migration;
 use super::read_path::ReadPath;
@@ -68,6 +69,7 @@ pub(super) fn start(
         last_version: version,
         next_seq: seq,
         active: None,
+        load: LoadMonitor::default(),
         scratch: Scratch::default(),
     };
     let run_writer = move || {

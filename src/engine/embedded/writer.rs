@@ -5,6 +5,7 @@ use super::super::{Body, Commit, EngineError, Mutation, Outcome, Precondition, R
 use super::blob_files::{Blob, io_error};
 use super::connection_pool::ConnectionPool;
 use super::data_dir::ensure_linked;
+use super::load_monitor::LoadMonitor;
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
 use super::relocation::{Relocation, RelocationRequest};
@@ -57,6 +58,7 @@ pub(super) struct Writer {
     /// Sequence number of the next segment.
     pub(super) next_seq: u64,
     pub(super) active: Option<ActiveSegment>,
+    pub(super) load: LoadMonitor,
     pub(super) scratch: Scratch,
 }
 
@@ -113,6 +115,11 @@ impl Writer {
     /// Runs until every sender is dropped; returns the end of the WAL.
     pub(super) fn run(mut self) -> WalPosition {
         while let Ok(command) = self.commands.recv() {
+            if self.load.is_read_mostly(&self.shared.counters) {
+                // A commit wakes this thread, which often preempts the one that handles requests.
+                // More commits arrive while that one continues, so groups are larger.
+                std::thread::yield_now();
+            }
             let mut next = Some(command);
             while let Some(command) = next.take() {
                 match command {

@@ -15,6 +15,7 @@ use super::super::blob_files::io_error;
 use super::super::database::{
     BodyRef, CheckpointPosition, SegmentLocation, SegmentRow, body_checksum,
 };
+use super::super::parallel;
 use super::super::{EngineError, Result};
 use super::record::{self, BodyLocation, HEADER_BYTES, PAGE_BYTES, RecordHeader, WalEntry};
 use super::segment::{Segment, SegmentFile};
@@ -231,32 +232,47 @@ fn read_records(
 ) -> Result<(Option<RecoveredRecord>, Vec<RecoveredRecord>)> {
     let mut last_version = position.last_version;
     let (mut newest, mut abandoned): (Option<RecoveredRecord>, _) = (None, Vec::new());
-    for (number, segment) in live.iter().enumerate() {
-        let mut at = 0;
-        while let Some((header, entries)) = read_record(segment, position.salt, at)? {
-            if header.segment != segment.seq {
-                break;
+    for segments in live.chunks(parallel::threads()) {
+        let read = |segment| read_segment(segment, position.salt);
+        for (segment, records) in
+            segments.iter().zip(parallel::map(segments.iter().collect(), read))
+        {
+            let mut end = 0;
+            for record in records? {
+                let (RecordHeader { base, last, .. }, at) = (record.header, record.at);
+                if base != last_version {
+                    let is_abandoned = |newest: &mut RecoveredRecord| newest.header.base == base;
+                    let skipped = newest.take_if(is_abandoned);
+                    abandoned.push(skipped.ok_or_else(|| corruption(segment, at, at))?);
+                }
+                (last_version, end) = (last, at + record.header.disk_len());
+                newest.replace(record).into_iter().for_each(&mut replay);
             }
-            if header.base != last_version {
-                let is_abandoned = |record: &mut RecoveredRecord| record.header.base == header.base;
-                let skipped = newest.take_if(is_abandoned);
-                abandoned.push(skipped.ok_or_else(|| corruption(segment, at, at))?);
-            }
-            last_version = header.last;
-            let record = RecoveredRecord { header, entries, segment: segment.clone(), at };
-            at += header.disk_len();
-            newest.replace(record).into_iter().for_each(&mut replay);
+            segment.set_end(end);
         }
-        segment.set_end(at);
-        if number + 1 == live.len() {
-            let is_of_segment = |header: &RecordHeader| header.segment == segment.seq;
-            let after = find_record_after(segment, position.salt, at, is_of_segment)?;
-            if let Some(after) = after {
-                return Err(corruption(segment, at, after));
-            }
+    }
+    if let Some(segment) = live.last() {
+        let is_of_segment = |header: &RecordHeader| header.segment == segment.seq;
+        let after = find_record_after(segment, position.salt, segment.end(), is_of_segment)?;
+        if let Some(after) = after {
+            return Err(corruption(segment, segment.end(), after));
         }
     }
     Ok((newest, abandoned))
+}
+
+/// Reads the records of a segment up to the first one that is damaged, torn, or left from an
+/// earlier use of the file.
+fn read_segment(segment: &Arc<Segment>, salt: u32) -> Result<Vec<RecoveredRecord>> {
+    let (mut records, mut at) = (Vec::new(), 0);
+    while let Some((header, entries)) = read_record(segment, salt, at)? {
+        if header.segment != segment.seq {
+            break;
+        }
+        records.push(RecoveredRecord { header, entries, segment: segment.clone(), at });
+        at += header.disk_len();
+    }
+    Ok(records)
 }
 
 type LiveSegments = Vec<Arc<Segment>>;
