@@ -10,12 +10,13 @@ use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
 use super::relocation::{Relocation, RelocationRequest};
 use super::segment_allocation::{ActiveSegment, Purpose};
-use super::wal::record::{BodyLocation, NewBody, RecordBuilder, RecordHeader, WalEntry};
+use super::wal::record::{
+    BodyLocation, EncodedRecord, NewBody, RecordBuilder, RecordHeader, WalEntry,
+};
 use super::wal::segment::{PlantedFault, Segment};
 use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
@@ -28,8 +29,6 @@ const GROUP_COMMITS_MAX: usize = 1024;
 const GROUP_BYTES_MAX: u64 = 4 << 20;
 /// Maximum number of versions cached for preconditions.
 const KNOWN_VERSIONS_MAX: usize = 4096;
-/// Maximum size of the record buffer kept for reuse, in bytes.
-const BUFFER_BYTES_MAX: usize = 8 << 20;
 
 /// A commit and the channel for its reply.
 pub(super) struct QueuedCommit {
@@ -66,7 +65,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 pub(super) struct Scratch {
     builder: RecordBuilder,
-    buffer: Vec<u8>,
+    record: EncodedRecord,
     /// Versions of the keys written by the current group; 0 for a deleted record.
     pending_versions: HashMap<Bytes, u64>,
     /// Current versions of keys recently named in preconditions.
@@ -308,12 +307,10 @@ impl Writer {
         let len = self.scratch.builder.disk_len();
         let (segment, at) = self.segment_with_room(len, purpose)?;
         let sequence = (segment.seq, self.last_version, last);
-        let Scratch { builder, buffer, .. } = &mut self.scratch;
-        let header: RecordHeader = builder.finish(self.salt, sequence, buffer)?;
-        let written = segment.file().write_all_at(buffer, at);
-        if buffer.capacity() > BUFFER_BYTES_MAX {
-            *buffer = Vec::new();
-        }
+        let Scratch { builder, record, .. } = &mut self.scratch;
+        let header: RecordHeader = builder.finish(self.salt, sequence, record)?;
+        let written = record.write_to(segment.file(), at);
+        record.clear();
         if let Err(e) = written {
             let error = io_error("write the WAL", &e);
             if matches!(error, EngineError::Full(_)) {

@@ -8,6 +8,10 @@
 use super::super::database::body_checksum;
 use super::super::{EngineError, Result};
 use bytes::{Buf, BufMut, Bytes};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
 /// Alignment of WAL records, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4096;
 /// Size of a record's header, in bytes.
@@ -16,6 +20,10 @@ pub(crate) const HEADER_BYTES: usize = 48;
 /// limit of a commit group, because a single commit may exceed that limit.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 4] = *b"SDLG";
+/// Minimum size of a body that is not copied to the buffer of its record, in bytes.
+const LARGE_BODY_BYTES_MIN: usize = 64 << 10;
+/// Maximum size of the buffer of a record kept for reuse, in bytes.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
 /// Size of an entry without its key and meta, in bytes.
 const ENTRY_FIXED_BYTES: usize = 37;
 
@@ -208,7 +216,7 @@ impl RecordBuilder {
         (bodies_offset as u64 + self.bodies_len).next_multiple_of(PAGE_BYTES as u64)
     }
 
-    /// Encodes the record into `out`, replacing its contents, and resets the builder.
+    /// Encodes the record into `record`, replacing its contents, and resets the builder.
     ///
     /// # Errors
     /// Fails if the entries or the bodies exceed 1 GiB.
@@ -216,7 +224,7 @@ impl RecordBuilder {
         &mut self,
         salt: u32,
         (segment, base, last): (u64, u64, u64),
-        out: &mut Vec<u8>,
+        record: &mut EncodedRecord,
     ) -> Result<RecordHeader> {
         self.entries.append(&mut self.blob_sizes);
         let (bodies, bodies_len) = (std::mem::take(&mut self.bodies), self.bodies_len);
@@ -229,8 +237,13 @@ impl RecordBuilder {
         let (count, checksum) = (self.count, 0);
         let mut header =
             RecordHeader { segment, base, last, entries_len, count, bodies_len, checksum };
-        out.clear();
-        out.reserve(usize::try_from(header.disk_len()).unwrap_or(0));
+        record.clear();
+        let is_large = |body: &Bytes| body.len() >= LARGE_BODY_BYTES_MIN;
+        let large_len: usize = bodies.iter().filter(|body| is_large(body)).map(Bytes::len).sum();
+        let disk_len = usize::try_from(header.disk_len()).unwrap_or(usize::MAX);
+        let buffer_len = disk_len.saturating_sub(large_len);
+        let EncodedRecord { buffer: out, large } = record;
+        out.reserve(buffer_len);
         out.put_slice(&MAGIC);
         out.put_u32_le(0);
         [segment, base, last].into_iter().for_each(|number| out.put_u64_le(number));
@@ -242,12 +255,55 @@ impl RecordBuilder {
         if let Some(checksum) = out.get_mut(4..8) {
             checksum.copy_from_slice(&header.checksum.to_le_bytes());
         }
-        for body in &bodies {
-            out.extend_from_slice(body);
+        for body in bodies {
+            match is_large(&body) {
+                true => large.push((out.len(), body)),
+                false => out.extend_from_slice(&body),
+            }
         }
-        out.resize(out.len().next_multiple_of(PAGE_BYTES), 0);
+        out.resize(buffer_len, 0);
         (self.bodies_len, self.count) = (0, 0);
         Ok(header)
+    }
+}
+
+/// An encoded WAL record. Large bodies are written from where they are, without a copy.
+#[derive(Debug, Default)]
+pub(crate) struct EncodedRecord {
+    /// The record without its large bodies.
+    buffer: Vec<u8>,
+    /// The large bodies, each with the size of the part of the buffer before it, in bytes.
+    large: Vec<(usize, Bytes)>,
+}
+
+impl EncodedRecord {
+    /// Writes the record to a file at offset `at`.
+    ///
+    /// # Errors
+    /// Fails if a write fails. Part of the record may then have been written.
+    pub(crate) fn write_to(&self, file: &File, at: u64) -> io::Result<()> {
+        let mut at = at;
+        let mut write = |bytes: &[u8]| {
+            file.write_all_at(bytes, at)?;
+            at += bytes.len() as u64;
+            io::Result::Ok(())
+        };
+        let mut from = 0;
+        for (to, body) in &self.large {
+            write(self.buffer.get(from..*to).unwrap_or_default())?;
+            write(body)?;
+            from = *to;
+        }
+        write(self.buffer.get(from..).unwrap_or_default())
+    }
+
+    /// Releases the bodies, and the buffer if it is large.
+    pub(crate) fn clear(&mut self) {
+        self.large = Vec::new();
+        self.buffer.clear();
+        if self.buffer.capacity() > BUFFER_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
     }
 }
 
@@ -292,7 +348,7 @@ mod tests {
     const SALT: u32 = 0x1234_5678;
 
     fn record() -> (RecordHeader, Vec<u8>, Vec<BodyLocation>) {
-        let (mut builder, mut out) = (RecordBuilder::default(), Vec::new());
+        let (mut builder, mut out) = (RecordBuilder::default(), EncodedRecord::default());
         let body = Bytes::from_static(b"body");
         let locations = vec![
             builder.push(b"a", 5, Some((7, b"meta")), NewBody::Bytes(&body)),
@@ -302,7 +358,37 @@ mod tests {
             builder.push(b"", 6, Some((0, b"")), NewBody::Bytes(&body)),
         ];
         let header = builder.finish(SALT, (3, 4, 6), &mut out).unwrap();
-        (header, out, locations)
+        (header, out.buffer, locations)
+    }
+
+    #[test]
+    fn large_bodies_are_written_in_their_place() {
+        let body = |byte, len| Bytes::from(vec![byte; len]);
+        let bodies = [
+            body(1, LARGE_BODY_BYTES_MIN),
+            body(2, 10),
+            body(3, LARGE_BODY_BYTES_MIN - 1),
+            body(4, 2 * LARGE_BODY_BYTES_MIN),
+            body(5, LARGE_BODY_BYTES_MIN),
+        ];
+        let (mut builder, mut record) = (RecordBuilder::default(), EncodedRecord::default());
+        for (number, body) in bodies.iter().enumerate() {
+            builder.push(&[number as u8], 1, Some((0, b"")), NewBody::Bytes(body));
+        }
+        let disk_len = builder.disk_len();
+        let header = builder.finish(SALT, (1, 0, 1), &mut record).unwrap();
+        assert_eq!(record.large.len(), 3);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        record.write_to(file.as_file(), PAGE_BYTES as u64).unwrap();
+        let written = std::fs::read(file.path()).unwrap().split_off(PAGE_BYTES);
+        assert_eq!((written.len() as u64, header.disk_len()), (disk_len, disk_len));
+        assert!(decode_entries(SALT, &header, &written).is_some());
+        let at = usize::try_from(header.bodies_offset()).unwrap();
+        let expected = bodies.concat();
+        assert!(written[at..].starts_with(&expected));
+        assert!(written[at + expected.len()..].iter().all(|byte| *byte == 0));
+        record.clear();
+        assert!(record.buffer.is_empty() && record.large.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tests of recovery with abandoned, damaged or crafted WAL records, and of a write to a full disk.
 
-use super::record::{HEADER_BYTES, NewBody, PAGE_BYTES, RecordBuilder, WalEntry};
+use super::record::{EncodedRecord, HEADER_BYTES, NewBody, PAGE_BYTES, RecordBuilder, WalEntry};
 use super::recovery::{RecoveryMode, recover};
 use super::segment::SegmentPool;
 use crate::engine::embedded::data_dir::DataDir;
@@ -70,12 +70,15 @@ fn body(key: &str) -> Bytes {
 /// Encodes a record with large bodies. Returns it with the locations of the bodies in a file with
 /// only this record.
 fn record(segment: u64, base: u64, keys: &[&str]) -> (Vec<u8>, Vec<SegmentLocation>) {
-    let (mut builder, mut bytes) = (RecordBuilder::default(), Vec::new());
+    let (mut builder, mut record) = (RecordBuilder::default(), EncodedRecord::default());
     for key in keys {
         let body = body(key);
         builder.push(key.as_bytes(), base + 1, Some((0, b"")), NewBody::Bytes(&body));
     }
-    let header = builder.finish(SALT, (segment, base, base + 1), &mut bytes).unwrap();
+    let header = builder.finish(SALT, (segment, base, base + 1), &mut record).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    record.write_to(file.as_file(), 0).unwrap();
+    let bytes = fs::read(file.path()).unwrap();
     let mut at = header.bodies_offset();
     let locations = keys.iter().map(|key| {
         let body = body(key);
