@@ -3,12 +3,13 @@
 use super::super::blob_files::io_error;
 use super::super::{EngineError, Result};
 use super::pool_state::RESERVED_FILES;
+use super::record::PAGE_BYTES;
 use super::segment::{PlantedFault, SegmentFile, SegmentPool};
 use super::segment_size::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,9 +18,11 @@ use std::time::{Duration, Instant};
 /// Number of free preallocated files under load, and when idle.
 const FREE_FILES_BUSY: usize = RESERVED_FILES + 2;
 const FREE_FILES_IDLE: usize = RESERVED_FILES + 1;
-/// Number of bytes zeroed between two fsyncs of a new file. This bounds the amount of other data
-/// that the fsync of a concurrent commit may have to wait for.
+/// Number of bytes zeroed between two fsyncs of a new file, if they are written to the page cache.
+/// This bounds the amount of other data that the fsync of a concurrent commit may have to wait for.
 const ZEROED_BYTES: u64 = 4 << 20;
+/// Number of bytes zeroed at once. All files are a multiple of this size.
+const DIRECT_BYTES: usize = 256 << 10;
 /// Minimum time between two attempts to create a file, if the first one failed although enough
 /// space seemed to be available, for example because of a quota. Until it fails, an attempt takes
 /// space that the database may need.
@@ -69,15 +72,7 @@ impl SegmentPool {
         let path = self.path(number);
         let fill = || -> io::Result<File> {
             let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-            let zeros = vec![0; 1 << 20];
-            let mut at = 0;
-            while at < len {
-                file.write_all_at(&zeros, at)?;
-                at += zeros.len() as u64;
-                if at.is_multiple_of(ZEROED_BYTES) {
-                    file.sync_data()?;
-                }
-            }
+            fill_with_zeros(&file, &path, len)?;
             file.sync_all()?;
             File::open(&self.dir)?.sync_all()?;
             Ok(file)
@@ -207,6 +202,47 @@ impl SegmentPool {
         let state = self.state();
         !state.retired.is_empty() || state.free.len() > FREE_FILES_IDLE
     }
+}
+
+/// Fills a file with `len` zero bytes. Does so past the page cache if the file system supports it.
+/// Otherwise, the fsync of a concurrent commit may have to wait until megabytes are written.
+fn fill_with_zeros(file: &File, path: &Path, len: u64) -> io::Result<()> {
+    // Direct I/O requires an aligned buffer.
+    let buffer = vec![0; DIRECT_BYTES + PAGE_BYTES];
+    let start = buffer.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+    let zeros = buffer.get(start..start + DIRECT_BYTES).unwrap_or_default();
+    if let Some(direct) = open_direct(path) {
+        let filled = fill(&direct, zeros, len, len);
+        if !filled.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::InvalidInput) {
+            return filled;
+        }
+    }
+    fill(file, zeros, len, ZEROED_BYTES)
+}
+
+/// Opens a file for direct I/O. Returns `None` if this is not supported.
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> Option<File> {
+    let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    OpenOptions::new().write(true).custom_flags(direct).open(path).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &Path) -> Option<File> {
+    None
+}
+
+/// Fills a file with zeros up to `len`, with an fsync after every `sync_bytes` bytes.
+fn fill(file: &File, zeros: &[u8], len: u64, sync_bytes: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < len {
+        file.write_all_at(zeros, at)?;
+        at += zeros.len() as u64;
+        if at < len && at.is_multiple_of(sync_bytes) {
+            file.sync_data()?;
+        }
+    }
+    Ok(())
 }
 
 /// Fails if the file system of a directory has fewer than `bytes` bytes available. Has no effect if
