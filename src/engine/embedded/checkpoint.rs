@@ -220,7 +220,8 @@ impl Checkpointer {
         // to a segment. Only then may the file of the segment be overwritten.
         self.shared.segments.seal_before(to.seq);
         self.shared.adapt_sizes();
-        self.garbage.end_checkpoint();
+        let segments = &self.shared.segments;
+        self.garbage.end_checkpoint(|seq| segments.find(seq).is_some());
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         self.shared.backpressure.report_checkpoint(None);
@@ -252,7 +253,7 @@ impl Checkpointer {
     }
 
     /// Writes one step in a transaction, then drops its records from the memtable.
-    fn apply_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
+    fn apply_step(&mut self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
         let result = self.write_step(step).and_then(|effects| {
             let _guard = self.shared.checkpoint_lock_mut();
             self.conn.execute_batch("COMMIT").map_err(|e| self.storage_error(e))?;
@@ -276,9 +277,11 @@ impl Checkpointer {
             }
             let changes = effects.segments.iter().map(|(seq, change)| (*seq, change.bytes));
             self.shared.segments.add_live_bytes(changes);
-            Ok(effects.orphaned_blobs)
+            Ok(effects)
         });
-        for id in result.inspect_err(|_| self.roll_back())? {
+        let effects = result.inspect_err(|_| self.roll_back())?;
+        self.garbage.replaced.add(&effects.replaced_bodies);
+        for id in effects.orphaned_blobs {
             // May block while many files are being deleted: no reply waits for this thread, and the
             // number of files to delete stays bounded.
             let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));

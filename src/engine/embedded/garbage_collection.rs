@@ -11,6 +11,7 @@ use super::super::{EngineError, Result};
 use super::checkpoint::Checkpointer;
 use super::database::{BodyRef, RecordRow, SegmentLocation};
 use super::relocation::{Relocation, RelocationBatch};
+use super::replaced_bodies::ReplacedBodies;
 use super::wal::record::{BodyLocation, WalEntry};
 use super::wal::recovery;
 use super::wal::segment::{Segment, SegmentUsage};
@@ -51,6 +52,8 @@ pub(super) struct GarbageCollector {
     collected: HashSet<u64>,
     /// Total size of the segments collected since the last checkpoint, in bytes.
     collected_bytes: u64,
+    /// Bodies that the checkpointer replaced since the start.
+    pub(super) replaced: ReplacedBodies,
     is_running: bool,
     /// Whether the last quantum failed.
     is_failing: bool,
@@ -72,8 +75,10 @@ impl GarbageCollector {
         self.collected_bytes
     }
 
-    pub(super) fn end_checkpoint(&mut self) {
+    /// Ends a checkpoint. `exists` returns whether there is a segment with a sequence number.
+    pub(super) fn end_checkpoint(&mut self, exists: impl Fn(u64) -> bool) {
         self.collected_bytes = 0;
+        self.replaced.retain_segments(exists);
     }
 }
 
@@ -81,6 +86,8 @@ impl GarbageCollector {
 struct Victim {
     segment: Arc<Segment>,
     disk_bytes: u64,
+    /// Offsets of bodies that are known to be garbage, in bytes.
+    replaced: HashSet<u32>,
     /// The entries of the current WAL record that are not examined yet, and the offsets in bytes of
     /// the record and of its bodies section.
     entries: std::vec::IntoIter<WalEntry>,
@@ -95,13 +102,14 @@ struct Victim {
 }
 
 impl Victim {
-    fn new(segment: Arc<Segment>, disk_bytes: u64) -> Victim {
+    fn new(segment: Arc<Segment>, disk_bytes: u64, replaced: HashSet<u32>) -> Victim {
         let (record_at, bodies_at, next_at, restart_at) = (0, 0, 0, 0);
         let entries = Vec::new().into_iter();
         let is_damaged = false;
         Victim {
             segment,
             disk_bytes,
+            replaced,
             entries,
             record_at,
             bodies_at,
@@ -260,7 +268,8 @@ impl Checkpointer {
         self.garbage.is_running = victim.is_some();
         let victim = victim?;
         let segment = self.shared.segments.find(victim.seq)?;
-        Some(Victim::new(segment, victim.disk_bytes))
+        let replaced = self.garbage.replaced.take(victim.seq);
+        Some(Victim::new(segment, victim.disk_bytes, replaced))
     }
 
     /// Returns whether the collection of a segment frees space on a full disk: it has enough
@@ -310,12 +319,15 @@ impl Checkpointer {
         find: &mut CachedStatement<'_>,
     ) -> Result<Option<SegmentLocation>> {
         let BodyLocation::Inline { at, len, checksum } = entry.location else { return Ok(None) };
+        let (seq, at) = (victim.segment.seq, victim.bodies_at + at);
+        if u32::try_from(at).is_ok_and(|at| victim.replaced.contains(&at)) {
+            return Ok(None);
+        }
         // The next checkpoint replaces the record in the database, or stores the new location of
         // its body.
         if self.shared.memtable().get(&entry.key).is_some() {
             return Ok(None);
         }
-        let (seq, at) = (victim.segment.seq, victim.bodies_at + at);
         let location = SegmentLocation { seq, at, len, checksum };
         let is_current = |row: &Row<'_>| {
             let row = RecordRow::decode(&entry.key, row.get_ref(0)?.as_blob()?);
@@ -376,12 +388,41 @@ mod tests {
     }
 
     #[test]
+    fn bodies_replaced_by_a_checkpoint_are_known_to_be_garbage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = SteppedEngine::open(dir.path(), 1 << 20);
+        let values = |filter: fn(&u32) -> bool| {
+            let numbers = (0..20_u32).filter(filter);
+            numbers.map(|number| (format!("k{number:02}"), Bytes::from(vec![1; 1000])))
+        };
+        engine.commit(values(|_| true));
+        engine.checkpoint();
+        engine.commit(values(|number| number % 4 != 0));
+        engine.checkpoint();
+        let seq = engine.shared.segments.sealed_usage()[0].seq;
+        let mut victim = Victim::new(
+            engine.shared.segments.find(seq).unwrap(),
+            1 << 20,
+            engine.checkpointer.garbage.replaced.take(seq),
+        );
+        assert_eq!(victim.replaced.len(), 15);
+        while let Some(entry) = victim.next_entry(engine.checkpointer.garbage.salt) {
+            let BodyLocation::Inline { at, .. } = entry.location else { panic!() };
+            let at = u32::try_from(victim.bodies_at + at).unwrap();
+            let is_current =
+                [&b"k00"[..], b"k04", b"k08", b"k12", b"k16"].contains(&&entry.key[..]);
+            assert_eq!(victim.replaced.remove(&at), !is_current, "{:?}", entry.key);
+        }
+        assert!(victim.replaced.is_empty());
+    }
+
+    #[test]
     fn an_unreadable_segment_does_not_stop_garbage_collection() {
         let dir = tempfile::tempdir().unwrap();
         let mut engine = SteppedEngine::open(&dir.path().join("data"), 1 << 20);
         engine.create_garbage();
         let unreadable = unreadable_segment(&dir.path().join("unreadable"));
-        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20));
+        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20, HashSet::new()));
         engine.with_writer(confirm, |checkpointer| {
             collect_all(checkpointer);
             assert!(checkpointer.garbage.victim.is_none());
@@ -401,7 +442,7 @@ mod tests {
             meta: Bytes::new(),
             location: BodyLocation::Inline { at: 0, len: 10, checksum: 0 },
         };
-        let mut victim = Victim::new(segment, 1 << 20);
+        let mut victim = Victim::new(segment, 1 << 20, HashSet::new());
         assert!(victim.read_body(&entry, location).is_none());
         assert!(victim.is_damaged);
     }
@@ -431,7 +472,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut engine = SteppedEngine::open(&dir.path().join("data"), 1 << 20);
         let unreadable = unreadable_segment(&dir.path().join("unreadable"));
-        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20));
+        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20, HashSet::new()));
         let backpressure = &engine.shared.backpressure;
         backpressure.set_space_debt(1 << 30, 0);
         assert!(backpressure.delay(&engine.shared) > Duration::ZERO);

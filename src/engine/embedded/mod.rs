@@ -37,6 +37,7 @@ mod read_path;
 mod read_scheduler;
 mod relocation;
 mod repair;
+mod replaced_bodies;
 mod row_writer;
 mod segment_allocation;
 mod segment_body;

@@ -16,6 +16,8 @@ pub(super) struct StepEffects {
     pub(super) segments: BTreeMap<u64, SegmentChange>,
     /// Blob files whose record was replaced or deleted.
     pub(super) orphaned_blobs: Vec<i64>,
+    /// Bodies in segments whose record was replaced or deleted.
+    pub(super) replaced_bodies: Vec<SegmentLocation>,
 }
 
 /// A change to a row of `segments`.
@@ -170,9 +172,10 @@ impl<'c> RowWriter<'c> {
                 *effects.counts.entry(BLOB_BYTES_COUNTER).or_default() -= freed;
                 effects.orphaned_blobs.push(id);
             }
-            BodyRef::Segment(SegmentLocation { seq, .. }) => {
-                let change = effects.segments.entry(seq).or_default();
+            BodyRef::Segment(location) => {
+                let change = effects.segments.entry(location.seq).or_default();
                 change.bytes = change.bytes.saturating_sub_unsigned(old.entry_bytes);
+                effects.replaced_bodies.push(location);
             }
         }
         Ok(())
