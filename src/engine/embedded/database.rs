@@ -172,7 +172,15 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
     // ones.
     match sync(conn).map_err(EngineError::from) {
         // A full disk must not prevent reads.
-        Err(EngineError::Full(_)) => file.sync_all().map_err(sync_error),
+        Err(EngineError::Full(_)) => {
+            file.sync_all().map_err(sync_error)?;
+            // There are no readers yet. If this succeeds, later frames overwrite the file from its
+            // start, so they share no page with the present ones and need no space.
+            match conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+                Err(e) if !is_disk_full(&e) => Err(e.into()),
+                _ => Ok(()),
+            }
+        }
         result => result,
     }
 }

@@ -277,7 +277,7 @@ impl Checkpointer {
     fn frees_space_when_full(&self, used: &SegmentUsage) -> bool {
         let segments = &self.shared.segments;
         let with_padding = used.live_bytes / 100 * PADDED_PERCENT;
-        let fits = || with_padding <= segments.reserved_bytes();
+        let fits = || with_padding <= segments.reserved_bytes(self.shared.is_checkpointed());
         with_padding <= used.disk_bytes / 100 * FULL_VICTIM_PERCENT
             && (segments.has_preallocated() || fits())
     }
@@ -358,6 +358,7 @@ enum Progress {
 mod tests {
     use super::super::SegmentPool;
     use super::super::data_dir::DataDir;
+    use super::super::memtable::Memtable;
     use super::super::stepped_engine::SteppedEngine;
     use super::super::wal::segment::SegmentFile;
     use super::super::writer::WriterCommand;
@@ -508,6 +509,27 @@ mod tests {
             let victim = engine.checkpointer.choose_victim(&usage).unwrap();
             assert_eq!(victim.segment.seq, expected);
         }
+    }
+
+    #[test]
+    fn on_a_full_disk_the_last_file_is_kept_for_the_database_until_everything_is_checkpointed() {
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = SteppedEngine::open(dir.path(), 1 << 20);
+        let mut sealed = segment_files(&engine, &[16 * MIB, 16 * MIB, 8 * MIB]);
+        let free = sealed.split_off(2);
+        let sealed = (1..).zip(sealed).map(|(seq, file)| Segment::new(seq, file)).collect();
+        let shared = engine.shared.clone();
+        shared.segments.restore(Vec::new(), sealed, free);
+        shared.segments.add_live_bytes([(1, 5 << 20), (2, 5 << 20)].into_iter());
+        shared.segments.report_full();
+        SteppedEngine::fill_memtable(&shared, 1);
+        let usage = engine.checkpointer.update_space_debt();
+        assert!(engine.checkpointer.choose_victim(&usage).is_none());
+        shared.segments.allocate_reserved(3, shared.is_checkpointed()).unwrap_err();
+        *shared.memtable_mut() = Memtable::default();
+        assert!(engine.checkpointer.choose_victim(&usage).is_some());
+        shared.segments.allocate_reserved(3, shared.is_checkpointed()).unwrap();
     }
 
     #[test]

@@ -178,7 +178,7 @@ mod tests {
             engine.shared.segments.replenish(true).unwrap_err();
         }
         assert!(!engine.shared.segments.has_preallocated());
-        let reserved = engine.shared.segments.allocate_reserved(3).unwrap();
+        let reserved = engine.shared.segments.allocate_reserved(3, true).unwrap();
         assert_eq!(reserved.disk_bytes() / MIB, 9);
     }
 

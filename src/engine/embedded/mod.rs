@@ -209,6 +209,11 @@ impl Shared {
         self.memtable.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns whether the database has all commits.
+    fn is_checkpointed(&self) -> bool {
+        self.memtable().len() == 0
+    }
+
     fn copy_lock(&self) -> MutexGuard<'_, ()> {
         self.copy_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }

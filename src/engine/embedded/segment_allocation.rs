@@ -48,7 +48,9 @@ impl Writer {
             }
         }
         let allocated = match purpose {
-            Purpose::ReservedRelocations => segments.allocate_reserved(self.next_seq),
+            Purpose::ReservedRelocations => {
+                segments.allocate_reserved(self.next_seq, self.shared.is_checkpointed())
+            }
             Purpose::Commits | Purpose::Relocations => segments.allocate(self.next_seq),
         };
         // If there is space again, the maintenance thread creates a file for the next attempt.

@@ -55,10 +55,12 @@ impl PoolState {
     }
 
     /// Returns the number of free preallocated files that garbage collection must not use.
-    pub(super) fn reserved_for_database(&self) -> usize {
-        // If a restart or a kill left a single file, the database can only use the space that
-        // garbage collection frees.
-        usize::from(!self.is_reserve_released && self.preallocated() > 1)
+    /// `is_checkpointed` states whether there is nothing to checkpoint.
+    pub(super) fn reserved_for_database(&self, is_checkpointed: bool) -> usize {
+        // If kills left a single file, the checkpoint may need it, and comes first. A checkpoint of
+        // relocations alone overwrites rows, so the database does not grow.
+        let needs_file = self.preallocated() > 1 || !is_checkpointed;
+        usize::from(!self.is_reserve_released && needs_file)
     }
 
     /// Adds a free file. Of files of the same size, the one that has been free for the longest time

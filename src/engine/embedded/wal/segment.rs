@@ -335,12 +335,16 @@ impl SegmentPool {
     ///
     /// # Errors
     /// Returns [`EngineError::Full`] if no such file is free, or only one that is reserved for the
-    /// database.
-    pub(crate) fn allocate_reserved(&self, seq: u64) -> Result<Arc<Segment>> {
+    /// database. `is_checkpointed` states whether there is nothing to checkpoint.
+    pub(crate) fn allocate_reserved(
+        &self,
+        seq: u64,
+        is_checkpointed: bool,
+    ) -> Result<Arc<Segment>> {
         let file = {
             let mut state = self.state_mut();
             state.is_full = true;
-            let for_database = state.reserved_for_database();
+            let for_database = state.reserved_for_database(is_checkpointed);
             state.take_largest_preallocated(for_database).ok_or_else(no_free_segment)?
         };
         Ok(self.add_live(seq, file))
@@ -359,9 +363,10 @@ impl SegmentPool {
 
     /// Returns the number of bytes that garbage collection can relocate on a full disk: the room in
     /// the active segment if that is a reserved one, or the size of the next reserved file.
-    pub(crate) fn reserved_bytes(&self) -> u64 {
+    /// `is_checkpointed` states whether there is nothing to checkpoint.
+    pub(crate) fn reserved_bytes(&self, is_checkpointed: bool) -> u64 {
         let state = self.state();
-        let is_available = state.preallocated() > state.reserved_for_database();
+        let is_available = state.preallocated() > state.reserved_for_database(is_checkpointed);
         let next = state.free.last().filter(|_| is_available).map_or(0, |file| file.len);
         next.max(state.reserved_room)
     }
