@@ -218,12 +218,12 @@ fn wal_bytes(server: &Server) -> u64 {
 }
 
 /// Waits until the server no longer preallocates segment files.
-fn wait_for_preallocation(shim: &FaultShim) {
+pub fn wait_for_preallocation(shim: &FaultShim) {
     shim.set(0, rule(Count, WRITE, WAL));
     let mut hits = u64::MAX;
     while hits != shim.hits(0) {
         hits = shim.hits(0);
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tests of I/O errors: full disks, failed writes and fsyncs, short writes, slow fsyncs.
 
+use crate::failpoints::wait_for_preallocation;
 use crate::harness::fault_shim::{
     Action, BLOBS, DATABASE, EIO, ENOSPC, FaultShim, OPEN, Rule, SQLITE_WAL, SYNC, WAL, WRITE,
 };
@@ -113,6 +114,8 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
     let large = vec![b'l'; 1_700_000];
     let old_large = disk.put("large", &large);
     let (list, blob_files) = (disk.list(), disk.blob_files());
+    // Writes to a segment that is not preallocated would be refused without being attempted.
+    wait_for_preallocation(&disk.shim);
     disk.inject_error(WRITE, WAL, ENOSPC);
     for _ in 0..3 {
         let refused = |reply: Response| assert!(reply.expect_error(507).contains("full"));
@@ -152,8 +155,10 @@ fn a_write_that_fails_halfway_on_a_full_disk_does_not_prevent_recovery() {
     // Leave too little room in the first segment for another large value.
     let generations: Vec<_> =
         (0..31).map(|number| disk.put(&format!("large{number}"), &large)).collect();
-    disk.shim.set(0, Rule { count: 1, ..Rule::every(WRITE, WAL, Action::Short) });
-    disk.shim.set(1, Rule { first: 2, ..Rule::every(WRITE, WAL, Action::Fail(ENOSPC)) });
+    wait_for_preallocation(&disk.shim);
+    // The first write is that of the header and the entries, and the second one that of the body.
+    disk.shim.set(0, Rule { first: 2, count: 1, ..Rule::every(WRITE, WAL, Action::Short) });
+    disk.shim.set(1, Rule { first: 3, ..Rule::every(WRITE, WAL, Action::Fail(ENOSPC)) });
     disk.send("PUT", "k", "", &vec![b'n'; 200_000]).expect_error(507);
     disk.shim.disable(0);
     disk.shim.disable(1);
