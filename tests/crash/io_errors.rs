@@ -148,6 +148,23 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
 }
 
 #[test]
+fn a_segment_file_that_cannot_be_created_does_not_make_the_disk_full() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    wait_for_preallocation(&disk.shim);
+    // The next file is created while others are free, so no commit needs it.
+    disk.shim.set(0, Rule { count: 1, ..Rule::every(OPEN, WAL, Action::Fail(EIO)) });
+    // This fills several segment files.
+    let large = vec![b'l'; 900_000];
+    let generations: Vec<_> =
+        (0..60).map(|number| disk.put(&format!("large{number}"), &large)).collect();
+    assert!(disk.shim.hits(0) > 1, "no segment file was created");
+    disk.restart_without_shim();
+    for (number, generation) in generations.into_iter().enumerate() {
+        disk.assert_unchanged(&format!("large{number}"), &large, generation);
+    }
+}
+
+#[test]
 fn a_write_that_fails_halfway_on_a_full_disk_does_not_prevent_recovery() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let large = vec![b'l'; 260_000];

@@ -192,7 +192,9 @@ impl SegmentPool {
         }
         let file = self.create(bytes);
         let mut state = self.state_mut();
-        state.retry_at = file.is_err().then(|| Instant::now() + RETRY_INTERVAL);
+        // Any other error does not mean that the disk is full.
+        let is_full = matches!(file, Err(EngineError::Full(_)));
+        state.retry_at = is_full.then(|| Instant::now() + RETRY_INTERVAL);
         state.add_free(file?);
         Ok(())
     }
