@@ -119,7 +119,8 @@ impl Metrics {
         r.register("stores", "Stores", e.stores.clone());
         r.register("items", "Items, including expired items not yet removed", e.items.clone());
         r.register("disk_bytes", "Disk usage in bytes", e.disk_bytes.clone());
-        r.register("wal_bytes", "Size of the write-ahead log in bytes", e.wal_bytes.clone());
+        let help = "Size of the WAL segments with commits that are not yet checkpointed, in bytes";
+        r.register("wal_bytes", help, e.wal_bytes.clone());
         r.register("commits", "Commits written", e.commits.clone());
         r.register("commit_conflicts", "Commits aborted by a conflict", e.conflicts.clone());
         let help = "Groups of commits made durable by one fsync";

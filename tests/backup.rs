@@ -51,7 +51,7 @@ fn a_backup_of_a_running_or_stopped_server_restores_everything() {
     put(&disk.server, &id, "empty", &[], b"");
     put(&disk.server, &id, "short", &[("time_to_live_sec", "86400")], &[1; 3000]);
     put(&disk.server, &id, "large", &[], &vec![3; 25 << 20]);
-    put(&disk.server, &id, "middle", &[], &vec![4; 300_000]);
+    put(&disk.server, &id, "middle", &[], &vec![4; 1_300_000]);
     let token =
         disk.server.request("POST /_/v1/tokens", &[], br#"{"name":"ci","scope":"global:read"}"#);
     let token = token.json()["access_token"].as_str().unwrap().to_owned();
@@ -118,7 +118,7 @@ fn write_until_stopped(
         let key = format!("{writer}-{n:06}");
         let sent = Instant::now();
         // Some values are large enough to be stored in blob files.
-        let value = vec![b'x'; if n % 50 == 7 { 300_000 } else { 700 }];
+        let value = vec![b'x'; if n % 50 == 7 { 1_100_000 } else { 700 }];
         let path = format!("PUT /resources/stores/kv/{id}/keys/{key}");
         assert_eq!(client.request(&path, &[], &value).unwrap().status, 200);
         all.insert(key, (sent, Instant::now()));

@@ -24,13 +24,14 @@ fn with_items() -> (DiskServer, String) {
     let store = disk.server.create_store("first");
     let keys = format!("/resources/stores/kv/{store}/keys");
     let put = |key: &str, headers: &[(&str, &str)], len: usize| {
-        let put = disk.server.request(&format!("PUT {keys}/{key}"), headers, &vec![b'v'; len]);
+        let body = vec![if key == "k1" { b'w' } else { b'v' }; len];
+        let put = disk.server.request(&format!("PUT {keys}/{key}"), headers, &body);
         assert_eq!(put.status, 200);
     };
     for n in 0..40 {
         put(&format!("k{n}"), &[("metadata", "m")], n * 100);
     }
-    put("large", &[], 700_000);
+    put("large", &[], 1_700_000);
     put("brief", &[("time_to_live_sec", "1")], 10);
     let token = br#"{"name":"n","scope":"global"}"#;
     assert_eq!(disk.server.request("POST /_/v1/tokens", &[], token).status, 201);
@@ -84,6 +85,39 @@ fn a_missing_or_invalid_data_directory_is_an_error() {
     assert_eq!(status, 2, "{message}");
 }
 
+#[test]
+fn offline_commands_raise_the_limit_on_open_files() {
+    const FILES: u64 = 200;
+    let (mut disk, _) = with_items();
+    disk.server.kill();
+    let data = disk.data();
+    // Every segment file stays open, also a free one.
+    (0..FILES).for_each(|number| {
+        fs::File::create(data.join("log").join(format!("slot-{}", 5000 + number))).unwrap();
+    });
+    let to = tempfile::tempdir().unwrap();
+    let run = |limit: &str, args: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit {limit} -n 64 && exec \"$0\" \"$@\"")]);
+        let Output { status, stderr, .. } =
+            command.arg(binary()).args(args).current_dir(to.path()).output().unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    let path = data.to_str().unwrap();
+    let check = ["check", "--data", path];
+    for args in [
+        &check[..],
+        &["backup", "--data", path, "-o", "backup"],
+        &["copy", "--from", path, "--to", "copy"],
+    ] {
+        let (status, message) = run("-S", args);
+        assert_eq!(status, Some(0), "{args:?}: {message}");
+    }
+    let (status, message) = run("", &check);
+    assert_eq!(status, Some(2), "{message}");
+    assert!(message.contains("raise the hard limit on open files"), "{message}");
+}
+
 fn large_blob_file(data: &Path) -> PathBuf {
     let directories = fs::read_dir(data.join("blobs")).unwrap();
     let mut files = directories.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
@@ -101,11 +135,13 @@ fn every_kind_of_damage_is_reported() {
         assert!(std::time::Instant::now() < end);
     }
     let item = format!("CAST('i{store}k7' AS BLOB)");
+    let large = format!("CAST('i{store}large' AS BLOB)");
     let id = format!("CAST('s{store}' AS BLOB)");
     let damages = [
         (format!("UPDATE heads SET data = zeroblob(40) WHERE key = {item}"), "its checksum"),
         (format!("UPDATE heads SET due = 5 WHERE key = {item}"), "in the expiry index"),
-        (format!("DELETE FROM heads WHERE key = {item}"), "belongs to no record"),
+        (format!("DELETE FROM heads WHERE key = {large}"), "belongs to no record"),
+        (format!("DELETE FROM heads WHERE key = {item}"), "but the stored size is"),
         (format!("DELETE FROM heads WHERE key = {item}"), "but the stored count is"),
         (format!("DELETE FROM heads WHERE key = {id}"), "items refer to store"),
         (format!("DELETE FROM heads WHERE key = {id}"), "refers to a store that does not exist"),
@@ -113,8 +149,10 @@ fn every_kind_of_damage_is_reported() {
             "DELETE FROM heads WHERE key > CAST('o' AS BLOB) AND key < CAST('p' AS BLOB)".into(),
             "its list-order record is missing",
         ),
-        ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3".into(), "does not match its checksum"),
-        ("DELETE FROM bodies WHERE id = 4".into(), "is missing"),
+        ("UPDATE segments SET live = live + 1".into(), "but the stored size is"),
+        ("INSERT INTO segments VALUES (999, 999, 5)".into(), "no record has a body in WAL segment"),
+        ("DELETE FROM segments".into(), ": WAL segment "),
+        ("INSERT INTO bodies VALUES (4, 4, x'04')".into(), "body 4 belongs to no record"),
         ("UPDATE counts SET n = n + 1 WHERE first = 105".into(), "start with 'i', but the stored"),
         ("UPDATE blobs SET size = size + 1".into(), "bytes, but the stored count is"),
         ("DELETE FROM blobs".into(), "is not in the table of blobs"),
@@ -154,6 +192,59 @@ fn every_kind_of_damage_is_reported() {
     fs::write(&path, bytes).unwrap();
     let (status, message) = check(dir.path());
     assert_ne!(status, 0, "{message}");
+    assert_reports_damaged_segments(&data, &store);
+}
+
+/// Asserts that `check` names each item whose value in a segment is damaged, and only those.
+fn assert_reports_damaged_segments(data: &Path, store: &str) {
+    // Only the value of `k1` has these bytes. An idle checkpoint may spread the items over several
+    // segments.
+    let value = [b'w'; 100];
+    type Damage = fn(&mut Vec<u8>, usize);
+    let damages: [(Damage, &str); 3] = [
+        (|bytes, at| bytes[at] ^= 1, "does not match its checksum"),
+        (|bytes, at| bytes.truncate(at), "a WAL segment is truncated"),
+        (|bytes, _| bytes.clear(), "a WAL segment is truncated"),
+    ];
+    for (number, (damage, expected)) in damages.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(data, dir.path());
+        let mut damaged = None;
+        for file in fs::read_dir(dir.path().join("log")).unwrap() {
+            let path = file.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(100).position(|window| window == value) {
+                damage(&mut bytes, at);
+                fs::write(&path, bytes).unwrap();
+                damaged = Some(path);
+            }
+        }
+        let named = format!("record \"i{store}k1\": ");
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains(&named)), (1, true), "{message}");
+        assert!(message.contains(expected), "{message}");
+        let problems = message.matches(expected).count();
+        assert!(problems == 1 || number > 0, "damage {number}: {message}");
+        fs::remove_file(damaged.unwrap()).unwrap();
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains(&named)), (1, true), "{message}");
+        assert!(message.contains("is missing"), "{message}");
+    }
+}
+
+#[test]
+fn damaged_bodies_of_format_1_are_reported() {
+    for (sql, expected) in [
+        ("UPDATE bodies SET body = zeroblob(3) WHERE id = 3", "body 3 does not match its checksum"),
+        ("DELETE FROM bodies WHERE id = 4", "body 4 is missing"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(Path::new("tests/fixtures/format-1"), dir.path());
+        let changed = Connection::open(dir.path().join("steadfast.db")).unwrap().execute(sql, []);
+        assert!(changed.unwrap() > 0, "{sql}");
+        let (status, message) = check(dir.path());
+        assert_eq!((status, message.contains(expected)), (1, true), "{sql}: {message}");
+    }
 }
 
 #[test]
@@ -178,6 +269,21 @@ fn check_rejects_a_missing_wal_until_it_is_reset() {
     let message = String::from_utf8(stderr).unwrap();
     assert!(message.starts_with("reset the WAL"), "{message}");
     assert_eq!(status.code(), Some(0), "{message}");
+}
+
+#[test]
+fn segments_that_were_lost_before_a_reset_of_the_wal_are_logged_at_every_start() {
+    let mut disk = DiskServer::logged(&[]);
+    disk.server.kill();
+    // A checkpoint was interrupted after it had stored locations in a segment that was then lost.
+    let conn = Connection::open(disk.data().join("steadfast.db")).unwrap();
+    conn.execute("INSERT INTO segments VALUES (900, 901, 5)", []).unwrap();
+    drop(conn);
+    disk.kill_and_restart(&[]);
+    let log = disk.stop_and_read_log();
+    let line =
+        log.lines().find(|line| line.contains("WAL segment that contains values is missing"));
+    assert!(line.is_some_and(|line| line.contains("slot-0901")), "{log}");
 }
 
 /// A read-only bind mount of a directory. It is unmounted when this value is dropped.

@@ -266,6 +266,9 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 31 + seed) ^ (i >> 8)) as u8).collect()
 }
 
+/// Size of a body that the embedded engine stores in a blob file, in bytes.
+const BLOB_BYTES: usize = 5 * INLINE_BYTES_MAX;
+
 async fn write_blob(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {
     let mut blob = engine.create_blob().await.unwrap();
     for chunk in bytes.chunks(chunk) {
@@ -276,7 +279,8 @@ async fn write_blob(engine: &dyn Engine, bytes: &[u8], chunk: usize) -> Body {
 
 async fn bodies_of_every_size_round_trip(mut subject: Subject) {
     let block = INLINE_BYTES_MAX;
-    let sizes = [0, 1, 1000, 4096, block - 1, block, block + 1, 3 * block, 5 * block + 17];
+    let sizes =
+        [0, 1, 1000, 4096, block - 1, block, block + 1, 4 * block, 4 * block + 1, 5 * block + 17];
     // Replace each size with every other size, to cover every change of body location.
     for (round, before) in sizes.iter().enumerate() {
         for (i, len) in sizes.iter().enumerate() {
@@ -296,19 +300,18 @@ async fn bodies_of_every_size_round_trip(mut subject: Subject) {
         subject.reopen().await;
         for (i, len) in sizes.iter().enumerate() {
             let found = body(&*subject.engine, &format!("k{i}")).await.unwrap();
-            assert!(
-                found == pattern(*len, round),
-                "a body of {len} bytes that replaced one of {before} bytes"
-            );
+            assert!(found == pattern(*len, round), "{len} bytes in place of {before} bytes");
         }
     }
-    let record = subject.engine.read(b"k8", Projection::Full).await.unwrap().unwrap();
-    let whole = pattern(sizes[8], sizes.len() - 1);
-    for (offset, len) in [(0, 0), (0, 1), (block - 1, 2), (block, block), (17, 3 * block)] {
-        let piece = record.body.read(offset as u64, len).await.unwrap();
-        assert!(piece == whole[offset..offset + len], "{len} bytes at offset {offset}");
+    for (large, key) in [(7, b"k7"), (9, b"k9")] {
+        let record = subject.engine.read(key, Projection::Full).await.unwrap().unwrap();
+        let whole = pattern(sizes[large], sizes.len() - 1);
+        for (offset, len) in [(0, 0), (0, 1), (block - 1, 2), (block, block), (17, 3 * block)] {
+            let piece = record.body.read(offset as u64, len).await.unwrap();
+            assert!(piece == whole[offset..offset + len], "{len} bytes at offset {offset}");
+        }
+        assert!(record.body.read(whole.len() as u64, 1).await.is_err());
     }
-    assert!(record.body.read(whole.len() as u64, 1).await.is_err());
 }
 
 fn blob_file_count(subject: &Subject) -> usize {
@@ -318,7 +321,7 @@ fn blob_file_count(subject: &Subject) -> usize {
 }
 
 async fn uncommitted_blobs_leave_no_files(mut subject: Subject) {
-    let bytes = pattern(3 * INLINE_BYTES_MAX, 1);
+    let bytes = pattern(BLOB_BYTES, 1);
     let mut cut = subject.engine.create_blob().await.unwrap();
     cut.write(Bytes::from(bytes.clone())).await.unwrap();
     drop(cut);
@@ -383,7 +386,7 @@ async fn reads_are_monotonic_under_concurrent_commits(subject: Subject) {
 }
 
 async fn a_body_that_is_replaced_during_a_read_is_read_completely(subject: Subject) {
-    let len = 2 * INLINE_BYTES_MAX + 5;
+    let len = BLOB_BYTES + 5;
     let writer = {
         let engine = subject.engine.clone();
         tokio::spawn(async move {
@@ -495,7 +498,8 @@ async fn read_all(snapshot: &mut dyn Snapshot, limit: usize, bytes: u64) -> Vec<
 
 async fn snapshots_do_not_change(subject: Subject) {
     let engine = &*subject.engine;
-    let large = |seed| Bytes::from(pattern(2 * INLINE_BYTES_MAX + 7, seed));
+    let len = |seed| if seed < 30 { 2 * INLINE_BYTES_MAX } else { BLOB_BYTES };
+    let large = |seed| Bytes::from(pattern(len(seed), seed));
     let mut bodies = std::collections::BTreeMap::new();
     for n in 0..60 {
         let key = format!("k{n:02}");

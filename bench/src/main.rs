@@ -2,8 +2,11 @@
 
 mod baseline;
 mod generator;
+mod interrupt;
+mod memory;
 mod report;
 mod scale;
+mod sustained;
 mod target;
 mod workloads;
 
@@ -14,12 +17,28 @@ const USAGE: &str = "\
 usage: steadfast-bench [--seconds N] [--reps N] [--steadfast BINARY] [--out DIR] [TARGET...]
        steadfast-bench scale [--part disk|contention|growth] [--items N] [--seconds N] [--reps N]
                              [--steadfast BINARY] [--out DIR]
+       steadfast-bench sustained [--items N[,N...]] [--minutes M] [--seconds N]
+                                 [--steadfast BINARY] [--out DIR]
+       steadfast-bench memory [--seconds N] [--steadfast BINARY] [--out DIR]
 
 Runs every workload on each target and prints a table. Targets: baseline, baseline-prealloc,
 steadfast, nginx, webdis (default: all that are installed).
 'scale' measures Steadfast alone, in three parts: disk usage, reads under contention, and growth to
 many items (10,000,000; 12 GB of disk).
-The server runs on core 0 and the load generator on core 1.";
+'sustained' overwrites random items for M minutes (default 5), with each number of items (default
+100000,1000000,10000000).
+'memory' measures the memory that Steadfast retains after a burst.
+The server runs on core 0 and the load generator on core 1. In 'sustained' and 'memory', they share
+both cores.";
+
+/// The benchmark to run.
+#[derive(Clone, Copy)]
+enum Mode {
+    Compare,
+    Scale,
+    Sustained,
+    Memory,
+}
 
 /// The command line options.
 struct Options {
@@ -28,8 +47,11 @@ struct Options {
     steadfast: PathBuf,
     out: PathBuf,
     targets: Vec<String>,
-    items: u64,
-    scale: bool,
+    /// The numbers of items; empty for the default of the mode.
+    items: Vec<u64>,
+    /// The duration of sustained writes, in minutes.
+    minutes: f64,
+    mode: Mode,
     /// The part of `scale` to run; empty for all.
     part: String,
 }
@@ -42,8 +64,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
         steadfast: here.join("../target/release/steadfast"),
         out: here.join("results"),
         targets: Vec::new(),
-        items: 10_000_000,
-        scale: false,
+        items: Vec::new(),
+        minutes: 5.0,
+        mode: Mode::Compare,
         part: String::new(),
     };
     while let Some(arg) = args.next() {
@@ -53,8 +76,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
             "--reps" => options.reps = number(&value()?)?,
             "--steadfast" => options.steadfast = value()?.into(),
             "--out" => options.out = value()?.into(),
-            "--items" => options.items = number(&value()?)?,
-            "scale" => options.scale = true,
+            "--items" => {
+                options.items = value()?.split(',').map(number).collect::<Result<_, _>>()?;
+            }
+            "--minutes" => options.minutes = number(&value()?)?,
+            "scale" => options.mode = Mode::Scale,
+            "sustained" => options.mode = Mode::Sustained,
+            "memory" => options.mode = Mode::Memory,
             "--part" => options.part = value()?,
             "-h" | "--help" => return Err(USAGE.into()),
             name if target::NAMES.contains(&name) => options.targets.push(arg),
@@ -76,9 +104,14 @@ fn main() -> ExitCode {
     } else if args.next_if(|arg| arg == "load").is_some() {
         generator::main(args)
     } else {
-        parse(args).and_then(|options| match options.scale {
-            true => scale::run_all(&options),
-            false => workloads::run_all(&options),
+        parse(args).and_then(|options| {
+            interrupt::catch()?;
+            match options.mode {
+                Mode::Compare => workloads::run_all(&options),
+                Mode::Scale => scale::run_all(&options),
+                Mode::Sustained => sustained::run_all(&options),
+                Mode::Memory => memory::run(&options),
+            }
         })
     };
     match done {

@@ -52,6 +52,7 @@ impl fmt::Display for Row {
 
 fn cell(row: &Row) -> String {
     let value = match row.value {
+        0.0 => "0".into(),
         value if value >= 1000.0 => format!("{:.1}k", value / 1000.0),
         value if value >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
@@ -66,43 +67,43 @@ fn cell(row: &Row) -> String {
 #[derive(Default)]
 pub struct Table {
     order: Vec<String>,
-    targets: Vec<&'static str>,
-    rows: BTreeMap<(String, &'static str), Row>,
+    targets: Vec<String>,
+    rows: BTreeMap<(String, String), Row>,
 }
 
 impl Table {
-    /// Adds a row.
-    pub fn add(&mut self, target: &'static str, row: Row) {
+    /// Adds a row to the column of a target.
+    pub fn add(&mut self, target: &str, row: Row) {
         if !self.order.contains(&row.label) {
             self.order.push(row.label.clone());
         }
-        if !self.targets.contains(&target) {
-            self.targets.push(target);
+        if !self.targets.iter().any(|known| known == target) {
+            self.targets.push(target.to_owned());
         }
-        self.rows.insert((row.label.clone(), target), row);
+        self.rows.insert((row.label.clone(), target.to_owned()), row);
     }
 
-    fn ratio(&self, label: &str, target: &'static str) -> Option<f64> {
-        let baseline = self.rows.get(&(label.to_owned(), "baseline"))?;
-        let row = self.rows.get(&(label.to_owned(), target))?;
+    fn ratio(&self, label: &str, target: &str) -> Option<f64> {
+        let baseline = self.rows.get(&(label.to_owned(), "baseline".to_owned()))?;
+        let row = self.rows.get(&(label.to_owned(), target.to_owned()))?;
         (row.value > 0.0 && baseline.value > 0.0).then(|| row.value / baseline.value)
     }
 
     /// Formats the table as Markdown. A cell has the rate, the median and 99th percentile latency
-    /// in ms, and the ratio to `baseline`.
-    pub fn markdown(&self) -> String {
-        let mut text = format!("| workload | {} |\n|---|", self.targets.join(" | "));
+    /// in ms, and the ratio to `baseline`. `heading` is the name of the first column.
+    pub fn markdown(&self, heading: &str) -> String {
+        let mut text = format!("| {heading} | {} |\n|---|", self.targets.join(" | "));
         text.push_str(&"---|".repeat(self.targets.len()));
         text.push('\n');
         for label in &self.order {
             let _ = write!(text, "| {label} |");
             for target in &self.targets {
-                match self.rows.get(&(label.clone(), *target)) {
+                match self.rows.get(&(label.clone(), target.clone())) {
                     None => text.push_str(" |"),
                     Some(row) => {
                         let _ = write!(text, " {}", cell(row));
                         let rate = label.ends_with("/s");
-                        match self.ratio(label, target).filter(|_| rate && *target != "baseline") {
+                        match self.ratio(label, target).filter(|_| rate && target != "baseline") {
                             Some(ratio) => {
                                 let _ = write!(text, " **x {ratio:.2}** |");
                             }

@@ -166,25 +166,23 @@ fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String>
     load(&target, 0, SMALL, None)?;
     std::thread::sleep(SETTLED);
     latencies(&target, options, SMALL, "10k items", report)?;
-    let many = match options.items {
-        items if items % 1_000_000 == 0 => format!("{}M items", items / 1_000_000),
-        items => format!("{items} items"),
-    };
+    let items = options.items.first().copied().unwrap_or(10_000_000);
+    let many = count(items);
     let (begin, mut most) = (Instant::now(), 0_f64);
     let mut next = SMALL;
-    while next < options.items {
-        let end = (next + 100_000).min(options.items);
+    while next < items {
+        let end = (next + 100_000).min(items);
         load(&target, next, end, None)?;
         most = most.max(target.rss());
         next = end;
     }
-    let rate = (options.items - SMALL) as f64 / begin.elapsed().as_secs_f64();
+    let rate = (items - SMALL) as f64 / begin.elapsed().as_secs_f64();
     report(Row::once(&format!("loading {many}, items/s"), rate));
     report(Row::once(&format!("memory while loading {many}, MB"), most));
     std::thread::sleep(SETTLED);
-    let raw = options.items as f64 * RAW / 1e6;
+    let raw = items as f64 * RAW / 1e6;
     report(Row::once(&format!("disk usage / raw data, {many}"), target.disk() / raw));
-    latencies(&target, options, options.items, &many, report)?;
+    latencies(&target, options, items, &many, report)?;
     report(Row::once(&format!("memory with {many} under load, MB"), target.rss()));
     target.restart("KILL")?;
     report(Row::once(
@@ -196,6 +194,15 @@ fn growth(options: &Options, report: &mut impl FnMut(Row)) -> Result<(), String>
     let label = format!("time until ready after a clean shutdown with {many}, ms");
     report(Row::once(&label, millis(target.ready)));
     Ok(())
+}
+
+/// Formats a number of items.
+pub fn count(items: u64) -> String {
+    match items {
+        items if items % 1_000_000 == 0 => format!("{}M items", items / 1_000_000),
+        items if items % 1000 == 0 => format!("{}k items", items / 1000),
+        items => format!("{items} items"),
+    }
 }
 
 fn latencies(

@@ -13,9 +13,37 @@ const TOKEN: &str = "bench-token-0123456789abcdef";
 /// The placeholder that the load generator replaces with a key.
 pub const KEY: &str = "KKKKKKKKK";
 
+/// The cores that a target and the load generator run on.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Cores {
+    /// The target runs on core 0, and the load generator on core 1.
+    Separate,
+    /// Both run on cores 0 and 1.
+    Shared,
+}
+
+impl Cores {
+    fn of_target(self) -> &'static str {
+        match self {
+            Cores::Separate => "0",
+            Cores::Shared => "0,1",
+        }
+    }
+
+    /// Returns the cores of the load generator, in the format of taskset.
+    pub fn of_generator(self) -> &'static str {
+        match self {
+            Cores::Separate => "1",
+            Cores::Shared => "0,1",
+        }
+    }
+}
+
 /// A running server with its own port and directory.
 pub struct Target {
     name: &'static str,
+    /// The cores to use from the next start on.
+    pub cores: Cores,
     children: Vec<Child>,
     port: u16,
     dir: tempfile::TempDir,
@@ -38,6 +66,7 @@ impl Drop for Target {
 }
 
 /// Returns whether the programs of a target are installed.
+#[expect(clippy::disallowed_methods, reason = "the search path is not part of the configuration")]
 pub fn installed(name: &str, steadfast: &Path) -> bool {
     let there = |program: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -56,9 +85,9 @@ fn free_port() -> Result<u16, String> {
     Ok(listener.local_addr().map_err(|e| e.to_string())?.port())
 }
 
-fn pinned_to_core_0(program: impl AsRef<std::ffi::OsStr>) -> Command {
+fn pinned(cores: Cores, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["-c", "0"]).arg(program);
+    command.args(["-c", cores.of_target()]).arg(program);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -66,15 +95,20 @@ fn pinned_to_core_0(program: impl AsRef<std::ffi::OsStr>) -> Command {
 impl Target {
     /// Starts a target on core 0 with an empty directory and waits for its first response.
     pub fn start(name: &'static str, steadfast: &Path) -> Result<Target, String> {
+        Target::start_on(Cores::Separate, name, steadfast)
+    }
+
+    /// Starts a target with an empty directory and waits for its first response.
+    pub fn start_on(cores: Cores, name: &'static str, steadfast: &Path) -> Result<Target, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let port = free_port()?;
-        let mut commands = commands(name, steadfast, port, dir.path())?;
+        let mut commands = commands(name, cores, steadfast, port, dir.path())?;
         let begin = Instant::now();
         let spawned: Result<Vec<_>, _> = commands.iter_mut().map(Command::spawn).collect();
         let children = spawned.map_err(|e| format!("{name}: {e}"))?;
         let (store, ready) = (String::new(), Duration::ZERO);
         let steadfast = steadfast.into();
-        let mut target = Target { name, children, port, dir, steadfast, store, ready };
+        let mut target = Target { name, cores, children, port, dir, steadfast, store, ready };
         target.wait_until_ready(begin)?;
         if name == "steadfast" {
             let body = "{\"name\":\"bench\"}";
@@ -123,7 +157,8 @@ impl Target {
             let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
             kill.and_then(|_| child.wait()).map_err(|e| e.to_string())?;
         }
-        let mut commands = commands(self.name, &self.steadfast, self.port, self.dir.path())?;
+        let mut commands =
+            commands(self.name, self.cores, &self.steadfast, self.port, self.dir.path())?;
         let begin = Instant::now();
         let spawned: Result<Vec<_>, _> = commands.iter_mut().map(Command::spawn).collect();
         self.children = spawned.map_err(|e| e.to_string())?;
@@ -160,10 +195,42 @@ impl Target {
         size(self.dir.path()) as f64 / 1e6
     }
 
+    /// Returns the number of bytes that the processes have written to disk since they started. The
+    /// kernel counts a page as soon as it is modified in the page cache.
+    pub fn bytes_written(&self) -> u64 {
+        let of = |child: &Child| {
+            let io = fs::read_to_string(format!("/proc/{}/io", child.id())).ok()?;
+            let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?;
+            line.trim().parse::<u64>().ok()
+        };
+        self.children.iter().filter_map(of).sum()
+    }
+
+    /// Returns the bytes written since the system started to the device with the data directory.
+    /// Returns `None` if the file system is not on a block device.
+    pub fn device_bytes_written(&self) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let device = fs::metadata(self.dir.path()).ok()?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let device = [major.to_string(), minor.to_string()];
+        let stats = fs::read_to_string("/proc/diskstats").ok()?;
+        let mut lines = stats.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let fields = lines.find(|fields| fields.iter().take(2).eq(&device))?;
+        let sectors: u64 = fields.get(9)?.parse().ok()?;
+        // The kernel counts sectors of 512 bytes, regardless of the sector size of the device.
+        Some(sectors * 512)
+    }
+
+    /// Opens a connection.
+    pub fn connect(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
     /// Sends one request on a new connection and reads the response.
     pub fn send(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_nodelay(true)?;
+        let mut stream = self.connect()?;
         stream.write_all(request)?;
         read_response(&mut stream)
     }
@@ -239,12 +306,22 @@ impl Target {
             "baseline" | "baseline-prealloc" => value.repeat(keys.len()),
             _ => return None,
         };
-        let path = format!("/resources/stores/kv/{}/batch", self.store);
-        Some(self.request("PUT", &path, &body))
+        Some(self.batch_of_lines(&body))
+    }
+
+    /// Formats a batch request from its lines.
+    pub fn batch_of_lines(&self, lines: &[u8]) -> Vec<u8> {
+        self.request("PUT", &format!("/resources/stores/kv/{}/batch", self.store), lines)
     }
 }
 
-fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<Command>, String> {
+fn commands(
+    name: &str,
+    cores: Cores,
+    steadfast: &Path,
+    port: u16,
+    dir: &Path,
+) -> Result<Vec<Command>, String> {
     let write = |file: &str, text: String| -> Result<PathBuf, String> {
         let path = dir.join(file);
         fs::write(&path, text).map_err(|e| e.to_string())?;
@@ -255,12 +332,12 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
         "baseline" | "baseline-prealloc" => {
             let this = std::env::current_exe().map_err(|e| e.to_string())?;
             let mode = if name == "baseline" { "append" } else { "prealloc" };
-            let mut command = pinned_to_core_0(this);
+            let mut command = pinned(cores, this);
             command.arg("serve-baseline").arg(port.to_string()).arg(dir.join("log")).arg(mode);
             vec![command]
         }
         "steadfast" => {
-            let mut command = pinned_to_core_0(steadfast);
+            let mut command = pinned(cores, steadfast);
             command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
             command.arg("--data").arg(dir.join("data")).env("STEADFAST_TOKEN", TOKEN);
             vec![command]
@@ -274,13 +351,13 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
                  {at}/temp; server {{ listen 127.0.0.1:{port}; root {at}/files; \
                  dav_methods PUT DELETE; }} }}"
             );
-            let mut command = pinned_to_core_0("nginx");
+            let mut command = pinned(cores, "nginx");
             command.arg("-c").arg(write("nginx.conf", text)?).arg("-p").arg(dir);
             vec![command]
         }
         "webdis" => {
             let redis_port = free_port()?;
-            let mut redis = pinned_to_core_0("redis-server");
+            let mut redis = pinned(cores, "redis-server");
             let redis_port_text = redis_port.to_string();
             redis.args(["--port", &redis_port_text, "--bind", "127.0.0.1"]).arg("--dir").arg(dir);
             redis.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
@@ -289,7 +366,7 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
                  \"127.0.0.1\",\"http_port\":{port},\"threads\":1,\"pool_size\":20,\
                  \"http_max_request_size\":134217728,\"verbosity\":0,\"logfile\":\"/dev/null\"}}"
             );
-            let mut webdis = pinned_to_core_0("webdis");
+            let mut webdis = pinned(cores, "webdis");
             webdis.arg(write("webdis.json", text)?);
             vec![redis, webdis]
         }
@@ -298,9 +375,23 @@ fn commands(name: &str, steadfast: &Path, port: u16, dir: &Path) -> Result<Vec<C
     Ok(command)
 }
 
+/// Sends a request and reads the response. Fails unless the status is 2xx.
+pub fn send_checked(stream: &mut TcpStream, request: &[u8]) -> Result<(), String> {
+    let sent = stream.write_all(request).and_then(|()| read_status_and_body(stream));
+    match sent.map_err(|e| e.to_string())? {
+        (200..300, _) => Ok(()),
+        (status, body) => Err(format!("status {status}: {}", String::from_utf8_lossy(&body))),
+    }
+}
+
 /// Reads a whole response with a Content-Length. Returns only the start of a large body: at most
 /// 1 KiB of each read after the first.
 pub fn read_response(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    read_status_and_body(stream).map(|(_, body)| body)
+}
+
+/// Reads a response like [`read_response`], and returns its status too.
+pub fn read_status_and_body(stream: &mut TcpStream) -> std::io::Result<(u16, Vec<u8>)> {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 1 << 18]);
     let end = loop {
         let read = stream.read(&mut chunk)?;
@@ -312,6 +403,7 @@ pub fn read_response(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
             break end;
         }
     };
+    let status = crate::generator::status(&bytes[..end]);
     let mut left = crate::generator::length(&bytes[..end]).saturating_sub(bytes.len() - end - 4);
     let mut body = bytes.split_off(end + 4);
     while left > 0 {
@@ -322,5 +414,5 @@ pub fn read_response(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
         left = left.saturating_sub(read);
         body.extend_from_slice(&chunk[..read.min(1024)]);
     }
-    Ok(body)
+    Ok((status, body))
 }

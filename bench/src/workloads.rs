@@ -1,9 +1,9 @@
 //! Runs the workloads, with the load generator in a separate process.
 
-use crate::generator::Measurement;
+use crate::Options;
+use crate::generator::{Measurement, Span};
 use crate::report::{Row, Table};
-use crate::target::{self, KEY, Target};
-use crate::{Options, number};
+use crate::target::{self, Cores, KEY, Target};
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
@@ -40,9 +40,9 @@ pub fn run_all(options: &Options) -> Result<(), String> {
     let write = |file: &str, text: &str| {
         fs::write(options.out.join(file), text).map_err(|e| format!("{file}: {e}"))
     };
-    write("table.md", &table.markdown())?;
+    write("table.md", &table.markdown("workload"))?;
     write("table.svg", &table.svg())?;
-    println!("{}", table.markdown());
+    println!("{}", table.markdown("workload"));
     Ok(())
 }
 
@@ -138,12 +138,25 @@ fn put_all(target: &Target) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs this program as the load generator on core 1.
+/// Runs this program as the load generator.
 pub struct Generator<'o> {
     dir: tempfile::TempDir,
     port: u16,
+    cores: Cores,
     options: &'o Options,
     keys: u64,
+}
+
+/// The parameters of a run of the load generator.
+#[derive(Clone, Copy)]
+pub struct Load<'a> {
+    pub connections: usize,
+    pub seconds: f64,
+    /// The template of read requests.
+    pub read: &'a str,
+    /// The percentage of PUT requests.
+    pub writes: u64,
+    pub seed: u64,
 }
 
 impl Generator<'_> {
@@ -162,7 +175,20 @@ impl Generator<'_> {
         if let Some(list) = target.list() {
             write("list", &list)?;
         }
-        Ok(Generator { dir, port: target.port(), options, keys })
+        Ok(Generator { dir, port: target.port(), cores: target.cores, options, keys })
+    }
+
+    /// Creates a generator whose PUT requests have random values of `len` bytes.
+    pub fn with_random_values<'o>(
+        target: &Target,
+        options: &'o Options,
+        keys: u64,
+        len: usize,
+    ) -> Result<Generator<'o>, String> {
+        let generator = Generator::new(target, options, keys)?;
+        let put = target.put(KEY, &vec![0; len]);
+        fs::write(generator.dir.path().join("put"), put).map_err(|e| e.to_string())?;
+        Ok(generator)
     }
 
     /// Sends requests on the given number of connections. `writes` percent of them are PUT
@@ -174,23 +200,36 @@ impl Generator<'_> {
         writes: u64,
         seed: u64,
     ) -> Result<Measurement, String> {
+        let seconds = self.options.seconds;
+        let load = Load { connections, seconds, read, writes, seed };
+        self.run_spans(&load, &[]).map(|(whole, _)| whole)
+    }
+
+    /// Runs a load. Returns the result of the whole run and of each span of seconds.
+    pub fn run_spans(
+        &self,
+        load: &Load<'_>,
+        spans: &[Span],
+    ) -> Result<(Measurement, Vec<Measurement>), String> {
         let this = std::env::current_exe().map_err(|e| e.to_string())?;
         let output = Command::new("taskset")
-            .args(["-c", "1"])
+            .args(["-c", self.cores.of_generator()])
             .arg(this)
-            .args(["load", &self.port.to_string(), &connections.to_string()])
-            .args([&self.options.seconds.to_string(), &self.keys.to_string(), &seed.to_string()])
-            .args([self.dir.path().join(read), self.dir.path().join("put")])
-            .arg(writes.to_string())
+            .args(["load", &self.port.to_string(), &load.connections.to_string()])
+            .args([&load.seconds.to_string(), &self.keys.to_string(), &load.seed.to_string()])
+            .args([self.dir.path().join(load.read), self.dir.path().join("put")])
+            .arg(load.writes.to_string())
+            .args(spans.iter().map(|(from, to)| format!("{from}-{to}")))
             .output()
             .map_err(|e| e.to_string())?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("the load generator failed: {} {reason}", output.status));
+        }
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        let numbers: Vec<&str> = stdout.split_whitespace().collect();
-        let [rate, p50, p99, failures] = numbers[..] else {
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-        };
-        let (rate, p50, p99) = (number(rate)?, number(p50)?, number(p99)?);
-        Ok(Measurement { rate, p50, p99, failures: number(failures)? })
+        let mut lines = stdout.lines().map(str::parse);
+        let whole = lines.next().ok_or("the load generator printed nothing")??;
+        Ok((whole, lines.collect::<Result<_, _>>()?))
     }
 }
 

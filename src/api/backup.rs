@@ -25,7 +25,7 @@ struct BackupSource {
 
 impl Api {
     pub(super) async fn backup(&self, request_id: u64) -> Result<Response, Error> {
-        let memory = BACKUP_BYTES + self.kv.held_memory_bytes(self.kv.value_bytes_max());
+        let memory = BACKUP_BYTES + self.kv.held_memory_bytes_max();
         let permits = (self.limiter.snapshot().await?, self.limiter.download(memory).await?);
         let backup = self.kv.backup().await?;
         let source = BackupSource { backup, request_id, deadline: Instant::now() + TIME_MAX };

@@ -144,10 +144,9 @@ impl Api {
                 searched = 0;
             }
             if searched > LONG_LINE_BYTES && long.is_none() {
-                // Reserve memory for the line, its decoded value and, with some engines, the value
-                // being committed.
-                let value_max = self.kv.value_bytes_max();
-                let held = 2 * line_max as u64 + self.kv.held_memory_bytes(value_max);
+                // Reserve memory for the line, its decoded value, and the part of the value that
+                // stays in memory until the commit.
+                let held = 2 * line_max as u64 + self.kv.held_memory_bytes_max();
                 let permit = body.while_connected(pin!(self.limiter.long_line(held))).await??;
                 if let Some(contention) = permit.contention() {
                     body.yield_to(contention);

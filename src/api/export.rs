@@ -58,7 +58,7 @@ impl Api {
         let prefix = query.text("prefix")?.unwrap_or_default();
         let store = store?;
         self.kv.describe_store(&store).await?;
-        let memory = EXPORT_BYTES + self.kv.held_memory_bytes(self.kv.value_bytes_max());
+        let memory = EXPORT_BYTES + self.kv.held_memory_bytes_max();
         let permits = (self.limiter.snapshot().await?, self.limiter.download(memory).await?);
         let export = self.kv.export(&store, prefix).await?;
         let (deadline, page) = (Instant::now() + TIME_MAX, Vec::new().into_iter());

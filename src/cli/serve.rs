@@ -34,6 +34,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     if let Err(e) = logging::start(&config.log, config.log_format, config.log_color) {
         return fail(&e, EXIT_USAGE);
     }
+    release_memory_when_idle();
     let format = config.log_format;
     let result = match runtime::build() {
         Ok(runtime) => runtime.block_on(serve(config)),
@@ -48,6 +49,16 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     };
     logging::flush(LOG_FLUSH);
     status
+}
+
+/// Lets jemalloc return unused memory to the operating system even if no requests arrive. The other
+/// commands do not need this. It would make their peak memory larger, because jemalloc then no
+/// longer returns large buffers immediately.
+fn release_memory_when_idle() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if let Err(e) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::warn!(error = %e, "unused memory may not be returned while the server is idle");
+    }
 }
 
 /// Reports the error that stops the server. The error goes through the logger, because a direct

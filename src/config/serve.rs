@@ -15,7 +15,7 @@ const MAX_VALUE: u64 = 1 << 30;
 /// in memory.
 const MAX_VALUE_DATABASE: u64 = 256 << 20;
 /// The default of `--wal-bytes`, in bytes.
-pub const WAL_BYTES_DEFAULT: u64 = 128 << 20;
+pub const WAL_BYTES_DEFAULT: u64 = 1 << 30;
 /// The minimum length of the root token in bytes.
 const ROOT_TOKEN_BYTES_MIN: usize = 16;
 const LISTEN: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, DEFAULT_PORT);
@@ -86,8 +86,8 @@ pub struct ServeArgs {
     #[arg(value_parser = clap::value_parser!(u64).range(0..=1 << 40))]
     cache: u64,
 
-    /// WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes and slows down
-    /// recovery
+    /// Maximum WAL size that triggers a checkpoint, in bytes; a larger WAL speeds up writes to
+    /// large data sets, uses more memory and disk space, and slows down recovery
     #[arg(long, value_name = "BYTES", env = "STEADFAST_WAL_BYTES")]
     #[arg(default_value_t = WAL_BYTES_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..=1 << 40))]

@@ -42,11 +42,12 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 /// The future of [`Engine::read`].
 pub type ReadFuture<'a> = BoxFuture<'a, Result<Option<Record>>>;
 
-/// Maximum size of a body passed in memory, in bytes (256 KiB). Larger bodies are written as blobs.
+/// Maximum size of a body that callers pass in memory, in bytes (256 KiB). They write larger bodies
+/// with a [`BlobWriter`].
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 
-/// Maximum size of a stored body to read in one call, in bytes (1 MiB). Engines may cache bodies up
-/// to this size.
+/// Maximum size of a stored body to read in one call, in bytes (1 MiB). Engines may keep bodies of
+/// up to this size in memory.
 pub const SINGLE_READ_BYTES_MAX: u64 = 4 * INLINE_BYTES_MAX as u64;
 
 /// A stored record.
@@ -135,7 +136,8 @@ pub trait StoredBody: Send + Sync {
 pub trait BlobWriter: Send {
     /// Appends a chunk.
     fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<()>>;
-    /// Makes all chunks durable, and returns a body that a commit can refer to.
+    /// Returns a body that a commit can refer to. The body is durable no later than the commit that
+    /// refers to it.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<Body>>;
 }
 
@@ -313,7 +315,7 @@ pub trait Snapshot: Send {
 pub struct Stats {
     /// Bytes used on disk; 0 if the engine does not manage files.
     pub disk_bytes: u64,
-    /// Total size of the WAL files, in bytes.
+    /// Size of the WAL segments with commits that are not yet checkpointed, in bytes.
     pub wal_bytes: u64,
     /// Number of commits applied.
     pub commits: u64,
@@ -371,7 +373,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Checks the preconditions and applies the mutations, atomically and durably.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome>>;
     /// Returns whether whole blobs are held in memory while they are written and read. If so,
-    /// callers must reserve memory for their full size.
+    /// callers must reserve memory for their full size. If not, the engine may still hold blobs of
+    /// up to [`SINGLE_READ_BYTES_MAX`] bytes in memory.
     fn buffers_blobs(&self) -> bool;
     /// Starts writing a blob.
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>>;

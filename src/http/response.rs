@@ -88,8 +88,7 @@ impl Response {
     /// Adds a header with a number.
     #[must_use]
     pub fn header_u64(mut self, name: &str, value: u64) -> Response {
-        // Writing to a vector cannot fail.
-        let _ = write!(self.headers, "{name}: {value}\r\n");
+        push_number_header(&mut self.headers, name, value);
         self
     }
 
@@ -144,17 +143,25 @@ impl Response {
         timeout: Duration,
     ) -> io::Result<()> {
         let out = &mut io.output;
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
+        let mut status = itoa::Buffer::new();
+        for part in
+            ["HTTP/1.1 ", status.format(self.status), " ", reason_phrase(self.status), "\r\n"]
+        {
+            out.extend_from_slice(part.as_bytes());
+        }
         out.append(&mut self.headers);
         match &self.payload {
-            Payload::Empty => Ok(()),
-            Payload::Bytes(bytes) => write!(out, "Content-Length: {}\r\n", bytes.len()),
-            Payload::Sized(len, _) | Payload::LengthOnly(len) => {
-                write!(out, "Content-Length: {len}\r\n")
+            Payload::Bytes(bytes) => {
+                push_number_header(out, "Content-Length", bytes.len() as u64);
             }
-            Payload::Chunked(_) if self.http_10 => Ok(()),
-            Payload::Chunked(_) => out.write_all(b"Transfer-Encoding: chunked\r\n"),
-        }?;
+            Payload::Sized(len, _) | Payload::LengthOnly(len) => {
+                push_number_header(out, "Content-Length", *len);
+            }
+            Payload::Chunked(_) if !self.http_10 => {
+                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            }
+            Payload::Empty | Payload::Chunked(_) => {}
+        }
         out.extend_from_slice(date.line());
         out.extend_from_slice(match (self.close, self.http_10) {
             (true, _) => b"Connection: close\r\n\r\n",
@@ -200,6 +207,14 @@ impl Response {
                 io.flush(timeout).await
             }
         }
+    }
+}
+
+/// Appends a header with a number. This takes a fraction of the time of `write!`.
+fn push_number_header(out: &mut Vec<u8>, name: &str, value: u64) {
+    let mut digits = itoa::Buffer::new();
+    for part in [name, ": ", digits.format(value), "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
     }
 }
 

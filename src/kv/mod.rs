@@ -98,9 +98,17 @@ impl Kv {
     }
 
     /// Returns how much memory to reserve for a completely received value of `size` bytes, in
-    /// bytes. This is at most [`PIECE_BYTES`] if the engine does not buffer blobs.
+    /// bytes.
     pub fn held_memory_bytes(&self, size: u64) -> u64 {
-        if self.engine.buffers_blobs() { size } else { size.min(PIECE_BYTES as u64) }
+        // The engine may keep a value in memory if it is small enough to be read in one call.
+        let is_held = size <= SINGLE_READ_BYTES_MAX || self.engine.buffers_blobs();
+        if is_held { size } else { PIECE_BYTES as u64 }
+    }
+
+    /// Returns the maximum of [`Kv::held_memory_bytes`] over all value sizes, in bytes.
+    pub fn held_memory_bytes_max(&self) -> u64 {
+        let max = self.value_bytes_max;
+        if self.engine.buffers_blobs() { max } else { max.min(SINGLE_READ_BYTES_MAX) }
     }
 
     /// Returns the number of stores.

@@ -1,5 +1,5 @@
-//! Receives a value in chunks. A small value is buffered in memory, and a larger one is written to
-//! a blob.
+//! Receives a value in chunks. A value of up to 256 KiB is buffered in memory, and a larger one is
+//! passed to the engine's blob writer.
 
 use super::{Error, Kv, Result, Value};
 use crate::engine::{BlobWriter, INLINE_BYTES_MAX};
@@ -54,8 +54,7 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// Returns the complete value. If it is a blob, the blob is durable, but no item refers to it
-    /// yet.
+    /// Returns the complete value. No item refers to it yet.
     pub async fn finish(self) -> Result<Value> {
         if let Some(blob) = self.blob {
             return Ok(Value(blob.finish().await?));

@@ -7,7 +7,7 @@ mod tls;
 use crate::address_file::AddressFile;
 use crate::api::{Api, Auth};
 use crate::config::{EngineLocation, ServeConfig, TokenLocation};
-use crate::engine::{EngineError, copy};
+use crate::engine::{EngineError, copy, embedded};
 use crate::http::{self, RequestError};
 use crate::kv::Kv;
 use crate::metrics::Metrics;
@@ -30,8 +30,13 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for open requests at shutdown. Shutdown is limited to 10 s in total, so 5 s remain
 /// for closing the engine.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// File descriptors reserved for uses other than connections.
+/// File descriptors reserved for WAL segments, which are enough for about 1 TiB of data, and for
+/// uses other than connections and large values.
+const SEGMENT_FILES: u64 = 6144;
 const SPARE_FILES: u64 = 512;
+/// Minimum memory for a large value that is being read or written, in bytes. Such a value uses a
+/// file descriptor.
+const LARGE_VALUE_BYTES: u64 = 256 << 10;
 
 /// A listening server.
 pub struct Server {
@@ -40,6 +45,7 @@ pub struct Server {
     kv: Arc<Kv>,
     metrics: Arc<Metrics>,
     config: ServeConfig,
+    connections_max: usize,
     tls: Option<Arc<Tls>>,
     token_location: TokenLocation,
     _token_dir: Option<TempDir>,
@@ -89,7 +95,7 @@ impl Server {
     pub async fn start(config: ServeConfig) -> Result<Server, StartError> {
         let tls = config.tls.clone().map(Tls::load).transpose().map_err(StartError::Tls)?;
         let tls = tls.map(Arc::new);
-        raise_file_limit(u64::from(config.max_connections) + SPARE_FILES);
+        let connections_max = connections_max(&config, embedded::raise_file_limit());
         let options = StorageOptions {
             cache_bytes: config.cache_bytes,
             wal_bytes: config.wal_bytes,
@@ -119,6 +125,7 @@ impl Server {
             kv,
             metrics,
             config,
+            connections_max,
             tls,
             token_location,
             _token_dir,
@@ -185,7 +192,7 @@ impl Server {
     }
 
     async fn accept(&self, draining: &watch::Receiver<bool>) {
-        let slots = Arc::new(Semaphore::new(self.config.max_connections as usize));
+        let slots = Arc::new(Semaphore::new(self.connections_max));
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let stream = match self.listener.accept().await {
@@ -293,22 +300,39 @@ async fn sweep(kv: Arc<Kv>, mut draining: watch::Receiver<bool>) {
     }
 }
 
-/// Raises the soft limit on open files (commonly 1024) to `wanted`, but not above the hard limit.
-fn raise_file_limit(wanted: u64) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let target = limit.maximum.unwrap_or(u64::MAX).min(wanted);
-    if limit.current.is_some_and(|current| current < target) {
-        let raised = Rlimit { current: Some(target), maximum: limit.maximum };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "could not raise the open file limit");
-        }
+/// Returns the maximum number of connections: the configured one, unless the limit on open files is
+/// too low. Connections must not use up the file descriptors that the data needs.
+fn connections_max(config: &ServeConfig, file_limit: u64) -> usize {
+    let is_directory = matches!(config.engine, EngineLocation::Directory(_));
+    let segments = if is_directory { SEGMENT_FILES } else { 0 };
+    let reserved = SPARE_FILES + config.max_in_flight / LARGE_VALUE_BYTES + segments;
+    let (wanted, max) = (config.max_connections, unreserved(file_limit, reserved));
+    if max < u64::from(wanted) {
+        tracing::warn!(
+            file_limit,
+            connections_max = max,
+            "the limit on open files is too low for --max-connections; raise it (LimitNOFILE)"
+        );
     }
+    usize::try_from(max).unwrap_or(usize::MAX).min(wanted as usize)
+}
+
+/// Returns the number of file descriptors for connections, at least half of the limit.
+fn unreserved(file_limit: u64, reserved: u64) -> u64 {
+    file_limit - reserved.min(file_limit / 2)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_leave_file_descriptors_for_the_data() {
+        assert_eq!(unreserved(65_536, 5000), 60_536);
+        assert_eq!(unreserved(8192, 5000), 4096);
+        assert_eq!(unreserved(1024, 5000), 512);
+        assert_eq!(unreserved(u64::MAX, 5000), u64::MAX - 5000);
+    }
 
     #[tokio::test]
     async fn a_panic_in_a_connection_releases_its_slot_and_decrements_the_count() {

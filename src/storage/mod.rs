@@ -21,7 +21,7 @@ const FATAL_FLUSH: Duration = Duration::from_secs(1);
 pub struct StorageOptions {
     /// Size of the read cache, in bytes.
     pub cache_bytes: u64,
-    /// WAL size that triggers a checkpoint, in bytes.
+    /// Maximum WAL size that triggers a checkpoint, in bytes.
     pub wal_bytes: u64,
     /// Memory limit for large bodies being read from a PostgreSQL database, in bytes.
     pub reading_bytes: u64,

@@ -11,7 +11,7 @@ fn a_truncated_upload_leaves_the_item_unchanged() {
     };
     let target = Target::new(&[]);
     let item = target.item("truncated");
-    let old = vec![b'o'; 1_000_000];
+    let old = vec![b'o'; 1_100_000];
     assert_eq!(target.request(&format!("PUT {item}"), &[], &old).status, 200);
     let before = target.get(&item);
     let body = vec![b'n'; 25 << 20];

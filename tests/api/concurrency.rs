@@ -234,7 +234,7 @@ fn exactly_one_concurrent_rename_to_the_same_name_succeeds() {
 #[test]
 fn readers_never_see_mixed_values_during_overwrites() {
     let case = Case::new();
-    let large = 600_000;
+    let large = 1_200_000;
     assert_put_ok(&case.put("k", &[("metadata", "0")], &vec![b'0'; large]));
     let path = case.item_path("k");
     run_clients(&case.server, 4, |at, client| {

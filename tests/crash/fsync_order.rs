@@ -13,7 +13,7 @@ fn traced_calls(data: &Path, trace: &Path) -> Vec<String> {
     command.env("STEADFAST_TOKEN", TOKEN);
     let server = Server::spawn(command);
     let store = server.create_store("s");
-    for size in [10, 1000, 700_000] {
+    for size in [10, 700_000, 1_300_000] {
         let request = format!("PUT /resources/stores/kv/{store}/keys/k");
         assert_eq!(server.request(&request, &[], &vec![b'v'; size]).status, 200);
     }

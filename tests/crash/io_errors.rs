@@ -1,13 +1,16 @@
 //! Tests of I/O errors: full disks, failed writes and fsyncs, short writes, slow fsyncs.
 
+use crate::failpoints::wait_for_preallocation;
 use crate::harness::fault_shim::{
     Action, BLOBS, DATABASE, EIO, ENOSPC, FaultShim, OPEN, Rule, SQLITE_WAL, SYNC, WAL, WRITE,
 };
 use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Mixed, Small};
-use crate::support::Response;
+use crate::support::{self, Response};
 use crate::testbed::{Testbed, start_server};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The exit status after a failed fsync.
@@ -108,16 +111,18 @@ fn blob_files(at: &Path) -> usize {
 fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let old = disk.put("k", OLD_VALUE);
-    let large = vec![b'l'; 700_000];
+    let large = vec![b'l'; 1_700_000];
     let old_large = disk.put("large", &large);
     let (list, blob_files) = (disk.list(), disk.blob_files());
+    // Writes to a segment that is not preallocated would be refused without being attempted.
+    wait_for_preallocation(&disk.shim);
     disk.inject_error(WRITE, WAL, ENOSPC);
     for _ in 0..3 {
         let refused = |reply: Response| assert!(reply.expect_error(507).contains("full"));
         refused(disk.send("PUT", "k", "", b"new"));
         refused(disk.send("PUT", "k", "?append=true", b"new"));
         refused(disk.send("PUT", "other", "?add=true", b"new"));
-        refused(disk.send("PUT", "large", "", &vec![b'n'; 800_000]));
+        refused(disk.send("PUT", "large", "", &vec![b'n'; 1_800_000]));
         refused(disk.send("DELETE", "k", "", b""));
         let batch = format!("PUT /resources/stores/kv/{}/batch", disk.testbed.store);
         let line = b"{\"key\":\"k\",\"value\":\"bmV3\"}\n";
@@ -143,6 +148,23 @@ fn writes_fail_with_507_and_change_nothing_while_the_wal_disk_is_full() {
 }
 
 #[test]
+fn a_segment_file_that_cannot_be_created_does_not_make_the_disk_full() {
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    wait_for_preallocation(&disk.shim);
+    // The next file is created while others are free, so no commit needs it.
+    disk.shim.set(0, Rule { count: 1, ..Rule::every(OPEN, WAL, Action::Fail(EIO)) });
+    // This fills several segment files.
+    let large = vec![b'l'; 900_000];
+    let generations: Vec<_> =
+        (0..60).map(|number| disk.put(&format!("large{number}"), &large)).collect();
+    assert!(disk.shim.hits(0) > 1, "no segment file was created");
+    disk.restart_without_shim();
+    for (number, generation) in generations.into_iter().enumerate() {
+        disk.assert_unchanged(&format!("large{number}"), &large, generation);
+    }
+}
+
+#[test]
 fn a_write_that_fails_halfway_on_a_full_disk_does_not_prevent_recovery() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
     let large = vec![b'l'; 260_000];
@@ -150,8 +172,10 @@ fn a_write_that_fails_halfway_on_a_full_disk_does_not_prevent_recovery() {
     // Leave too little room in the first segment for another large value.
     let generations: Vec<_> =
         (0..31).map(|number| disk.put(&format!("large{number}"), &large)).collect();
-    disk.shim.set(0, Rule { count: 1, ..Rule::every(WRITE, WAL, Action::Short) });
-    disk.shim.set(1, Rule { first: 2, ..Rule::every(WRITE, WAL, Action::Fail(ENOSPC)) });
+    wait_for_preallocation(&disk.shim);
+    // The first write is that of the header and the entries, and the second one that of the body.
+    disk.shim.set(0, Rule { first: 2, count: 1, ..Rule::every(WRITE, WAL, Action::Short) });
+    disk.shim.set(1, Rule { first: 3, ..Rule::every(WRITE, WAL, Action::Fail(ENOSPC)) });
     disk.send("PUT", "k", "", &vec![b'n'; 200_000]).expect_error(507);
     disk.shim.disable(0);
     disk.shim.disable(1);
@@ -168,7 +192,7 @@ fn a_write_that_fails_halfway_on_a_full_disk_does_not_prevent_recovery() {
 #[test]
 fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
-    let large = vec![b'l'; 700_000];
+    let large = vec![b'l'; 1_700_000];
     let old = disk.put("large", &large);
     let new = vec![b'n'; 3_000_000];
     for calls in [WRITE, OPEN] {
@@ -202,6 +226,96 @@ fn large_puts_fail_with_507_and_leave_no_file_while_the_blob_disk_is_full() {
     assert!(newer > old);
     disk.restart_without_shim();
     disk.assert_unchanged("large", &new, newer);
+}
+
+/// The expected value and generation of each key; `None` for a deleted key.
+type ExpectedItems = BTreeMap<String, Option<(Vec<u8>, u64)>>;
+
+impl DiskTest {
+    fn assert_items(&self, expected: &ExpectedItems) {
+        for (key, item) in expected {
+            match item {
+                Some((value, generation)) => self.assert_unchanged(key, value, *generation),
+                None => assert_eq!(self.send("GET", key, "", b"").status, 404, "{key}"),
+            }
+        }
+    }
+
+    /// Puts a value and records it. Returns the response if the server refused the put.
+    fn try_put(&self, key: &str, value: &[u8], expected: &mut ExpectedItems) -> Option<Response> {
+        let reply = self.send("PUT", key, "", value);
+        if reply.status != 200 {
+            return Some(reply);
+        }
+        expected.insert(key.to_owned(), Some((value.to_vec(), reply.generation())));
+        None
+    }
+
+    /// Waits until all commits are checkpointed.
+    fn wait_for_checkpoint(&self) {
+        let until = Instant::now() + TIMEOUT;
+        let is_checkpointed = |line: &str| line == "steadfast_wal_bytes 0";
+        while !self.testbed.server.get("/metrics").text().lines().any(is_checkpointed) {
+            assert!(Instant::now() < until, "the WAL is not checkpointed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Returns a value that is unique to the key.
+fn value(key: &str, bytes: usize) -> Vec<u8> {
+    let mut value = key.as_bytes().repeat(bytes.div_ceil(key.len()));
+    value.truncate(bytes);
+    value
+}
+
+#[test]
+fn garbage_collection_makes_room_for_writes_on_a_full_disk() {
+    const KEYS: u64 = 600;
+    let Some(mut disk) = DiskTest::new(1, 0) else { return };
+    let mut expected = ExpectedItems::new();
+    let keys: Vec<_> = (0..KEYS).map(|number| format!("k{number:03}")).collect();
+    for key in &keys {
+        assert!(disk.try_put(key, &value(key, 100_000), &mut expected).is_none());
+    }
+    disk.wait_for_checkpoint();
+    // The disk is full: no segment file can be created, and the database cannot grow.
+    disk.shim.set(0, Rule::every(OPEN, WAL, Action::Fail(ENOSPC)));
+    disk.shim.set(1, Rule::every(WRITE, SQLITE_WAL, Action::Fail(ENOSPC)));
+    // Every segment keeps some values, so only garbage collection can free one.
+    for (_, key) in keys.iter().enumerate().filter(|(number, _)| number % 10 < 8) {
+        assert_eq!(disk.send("DELETE", key, "", b"").status, 204);
+        expected.insert(key.clone(), None);
+    }
+    let mut overwritten = keys.iter().skip(8).step_by(10);
+    let refused = overwritten.find_map(|key| {
+        let refused = disk.try_put(key, &value(key, 500_000), &mut expected);
+        refused.map(|reply| (key, reply))
+    });
+    let (refused_key, reply) = refused.expect("writes must fail once all segment files are full");
+    assert!(reply.expect_error(507).contains("full"));
+    disk.assert_items(&expected);
+    // Now the database can grow, and the values are relocated to the reserved segment file.
+    disk.shim.disable(1);
+    let until = Instant::now() + TIMEOUT;
+    for key in overwritten.chain([refused_key]) {
+        while let Some(reply) = disk.try_put(key, &value(key, 400_000), &mut expected) {
+            assert!(reply.expect_error(507).contains("full"));
+            let log = || disk.shim.log();
+            assert!(Instant::now() < until, "no segment was freed\n{}", log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    assert!(disk.shim.hits(0) > 0, "the server did not try to create a segment file");
+    disk.assert_items(&expected);
+    disk.shim.disable(0);
+    disk.testbed.server.kill();
+    disk.restart_without_shim();
+    disk.assert_items(&expected);
+    disk.testbed.server.kill();
+    let mut check = Command::new(support::binary());
+    let checked = support::run(check.args(["check", "--data"]).arg(disk.testbed.data()));
+    checked.expect_exit(0);
 }
 
 #[test]
@@ -243,10 +357,10 @@ fn acknowledged_writes_survive_an_intermittently_full_disk() {
 #[test]
 fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
     let Some(mut disk) = DiskTest::new(1, 0) else { return };
-    let large = vec![b'l'; 700_000];
+    let large = vec![b'l'; 1_700_000];
     let old = disk.put("large", &large);
     disk.inject_error(WRITE, BLOBS, EIO);
-    let detail = disk.send("PUT", "large", "", &vec![b'n'; 400_000]).expect_error(500);
+    let detail = disk.send("PUT", "large", "", &vec![b'n'; 1_400_000]).expect_error(500);
     assert!(detail.contains("see the server log"), "{detail}");
     disk.wait_for_log("could not write a blob file");
     disk.assert_unchanged("large", &large, old);
@@ -261,13 +375,16 @@ fn a_large_put_fails_with_500_and_changes_nothing_when_a_blob_write_fails() {
 /// Asserts that a fault under load stops the server, that the log contains `message`, and that
 /// acknowledged writes survive.
 fn stops_on_fault(fault: &str, rule: Rule, sizes: ValueSizes, message: &str) {
+    let load = if rule.path == DATABASE { Duration::from_millis(300) } else { TIMEOUT };
     let seed = run_seed(fault);
     let Some(mut disk) = DiskTest::new(seed, 8) else { return };
     for round in 0..2 {
         let first = 1 + disk.testbed.random.below(rule.first);
         disk.shim.set(0, Rule { first, ..rule });
         let mut status = None;
-        disk.testbed.run_workload(sizes, false, |server| status = server.wait_for_exit(TIMEOUT));
+        disk.testbed.run_workload(sizes, false, |server| status = server.wait_for_exit(load));
+        // With few items, SQLite checkpoints its WAL only while the server is idle.
+        let status = status.or_else(|| disk.testbed.server.wait_for_exit(TIMEOUT));
         assert!(
             status.is_some(),
             "{fault}: the server is still running after {} hits",
@@ -309,9 +426,9 @@ fn a_failed_blob_fsync_stops_the_server_without_an_acknowledgement() {
 fn a_failed_checkpoint_stops_the_server_without_data_loss() {
     let message = "could not";
     stops_on_fault("SQLite WAL fsync", fail_from_hit(SYNC, SQLITE_WAL, 3), FillsWal, message);
-    stops_on_fault("SQLite WAL write", fail_from_hit(WRITE, SQLITE_WAL, 300), FillsWal, message);
-    stops_on_fault("database fsync", fail_from_hit(SYNC, DATABASE, 3), FillsWal, message);
-    stops_on_fault("database write", fail_from_hit(WRITE, DATABASE, 300), FillsWal, message);
+    stops_on_fault("SQLite WAL write", fail_from_hit(WRITE, SQLITE_WAL, 60), FillsWal, message);
+    stops_on_fault("database fsync", fail_from_hit(SYNC, DATABASE, 1), FillsWal, message);
+    stops_on_fault("database write", fail_from_hit(WRITE, DATABASE, 4), FillsWal, message);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod failpoints;
 mod fsync_order;
+mod full_disk;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod io_errors;

@@ -7,8 +7,9 @@ use crate::harness::journal::{
 use crate::harness::random::{now_micros, run_seed};
 use crate::harness::tagged_value::{self, Chunk};
 use crate::harness::workload::ValueSizes::Small;
+use crate::support::{Server, copy_dir};
 use crate::testbed::{Testbed, start_server};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A journal of three puts, one of them with a time to live, and the server that applied them.
 struct Scenario {
@@ -227,10 +228,25 @@ fn wrong_metadata_lengths_and_statuses_are_reported() {
     });
 }
 
+/// Waits until the workload has appended ten chunks to the shared key and has written the counter.
+fn wait_for_workload(server: &Server, store: &str) {
+    let chunks = |key| {
+        let request = format!("GET /resources/stores/kv/{store}/keys/{key}");
+        let value = server.request(&request, &[], b"").body;
+        tagged_value::decode(key, &value).map_or(0, |chunks| chunks.len())
+    };
+    let (end, initial) = (Instant::now() + Duration::from_secs(60), chunks(APPENDED));
+    while chunks(APPENDED) < initial + 10 || chunks(COUNTED) == 0 {
+        assert!(Instant::now() < end, "the workload makes no progress");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn missing_duplicate_and_reordered_appends_and_wrong_counts_are_reported() {
     let mut testbed = Testbed::new(run_seed("shared keys"), 4);
-    testbed.run_workload(Small, false, |_| std::thread::sleep(Duration::from_millis(700)));
+    let store = testbed.store.clone();
+    testbed.run_workload(Small, false, |server| wait_for_workload(server, &store));
     testbed.check("before planting violations");
     let expected = journal::expected(&testbed.journals);
     let observed = checker::observe(testbed.server.port, &testbed.store, &expected);
@@ -253,25 +269,26 @@ fn missing_duplicate_and_reordered_appends_and_wrong_counts_are_reported() {
 fn a_rollback_to_an_older_database_is_reported() {
     let mut testbed = Testbed::new(run_seed("rollback"), 4);
     let run_workload = |testbed: &mut Testbed| {
+        let store = testbed.store.clone();
         testbed.run_workload(Small, false, |server| {
-            std::thread::sleep(Duration::from_millis(300));
+            wait_for_workload(server, &store);
             server.terminate();
             assert!(server.wait_for_exit(Duration::from_secs(30)).is_some());
         });
     };
     run_workload(&mut testbed);
-    let database = testbed.data().join("steadfast.db");
-    let older = std::fs::read(&database).unwrap();
+    let (database, log) = (testbed.data().join("steadfast.db"), testbed.data().join("log"));
+    let older = tempfile::tempdir().unwrap();
+    let older_database = std::fs::read(&database).unwrap();
+    copy_dir(&log, older.path());
     testbed.restart(start_server);
     testbed.check("before the rollback");
     run_workload(&mut testbed);
-    std::fs::write(&database, older).unwrap();
-    // Remove the WAL, from which recovery would replay the later commits.
-    std::fs::remove_dir_all(testbed.data().join("log")).unwrap();
-    // Reset the WAL, because a server does not start with a missing WAL.
-    let mut reset = std::process::Command::new(crate::support::binary());
-    reset.args(["check", "--reset-wal", "--data"]).arg(testbed.data());
-    assert!(reset.output().unwrap().status.success());
+    std::fs::write(&database, older_database).unwrap();
+    // Restore the older WAL as well, because the older database refers to values in it, and because
+    // recovery would replay the later commits from the newer WAL.
+    std::fs::remove_dir_all(&log).unwrap();
+    copy_dir(older.path(), &log);
     testbed.restart(start_server);
     let violations = testbed.verdict().violations;
     assert!(violations.iter().any(|v| v.kind == Kind::LostWrite), "{violations:#?}");

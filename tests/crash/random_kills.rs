@@ -3,7 +3,7 @@
 use crate::harness::random::{env_number, run_seed};
 use crate::harness::workload::ValueSizes;
 use crate::support::{self, TOKEN};
-use crate::testbed::{Testbed, start_server};
+use crate::testbed::{Testbed, start_server, start_with_small_wal};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -35,6 +35,23 @@ fn acknowledged_writes_survive_kill_9_under_load() {
     );
     assert!(acknowledged > rounds * 8, "only {acknowledged} writes were acknowledged");
     assert!(slowest < Duration::from_secs(30), "the slowest start took {slowest:?}");
+}
+
+#[test]
+fn acknowledged_writes_survive_kill_9_while_garbage_is_collected() {
+    let (rounds, seed) = (rounds().div_ceil(3), run_seed("kill -9, garbage collection"));
+    let mut testbed = Testbed::with(seed, 4, start_with_small_wal);
+    for round in 0..rounds {
+        let pause = Duration::from_millis(500 + testbed.random.below(1500));
+        testbed.run_workload(ValueSizes::Garbage, false, |server| {
+            std::thread::sleep(pause);
+            server.kill();
+        });
+        testbed.restart(start_with_small_wal);
+        testbed.check(&format!("round {round}, STEADFAST_SEED={seed}"));
+    }
+    let (acknowledged, checked) = (testbed.acknowledged(), testbed.items_checked);
+    println!("{rounds} kills, {acknowledged} writes acknowledged, {checked} items checked");
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Testbed {
         errors_allowed: bool,
         during: impl FnOnce(&mut Server),
     ) {
-        let (port, store, keys) = (self.server.port, self.store.clone(), 6);
+        let (port, store, keys) = (self.server.port, self.store.clone(), sizes.keys());
         let workload = Workload { port, store, sizes, keys, errors_allowed };
         let Testbed { server, journals, random, .. } = self;
         workload::run(&workload, journals, random, || during(server));
@@ -86,6 +86,11 @@ impl Testbed {
         }
         self.journals.iter_mut().for_each(|journal| journal.reset_to(&settled));
     }
+}
+
+/// Starts a server with a small WAL, so that checkpoints and garbage collection run under load.
+pub(crate) fn start_with_small_wal(data: &Path) -> Server {
+    Server::start(data, &["--wal-bytes", "1048576"])
 }
 
 /// Starts a server with default settings.

@@ -111,15 +111,21 @@ impl FaultShim {
 
     /// Starts a server with the shim. [`FaultShim::log`] returns the log.
     pub(crate) fn server(&self, data: &Path) -> Server {
-        let mut command = Command::new(support::binary());
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        let mut command = self.command(data);
         // With a small WAL, checkpoints are frequent.
         command.args(["--wal-bytes", "1048576"]);
+        Server::spawn(command)
+    }
+
+    /// Returns a command that starts a server with the shim and default settings.
+    pub(crate) fn command(&self, data: &Path) -> Command {
+        let mut command = Command::new(support::binary());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
         command.env("STEADFAST_TOKEN", TOKEN);
         command.env("STEADFAST_SHIM", self.control()).env("LD_PRELOAD", self.library());
         let log = File::options().create(true).append(true).open(self.dir.path().join("log"));
         command.stderr(log.unwrap());
-        Server::spawn(command)
+        command
     }
 
     /// Returns the path of the library, for a command that preloads another library too.

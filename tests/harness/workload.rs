@@ -19,25 +19,37 @@ pub(crate) enum ValueSizes {
     Mixed,
     /// Up to 2 kB.
     Small,
-    /// Mostly 100 to 250 kB, the largest inline values, to fill the WAL quickly.
+    /// Mostly 100 to 250 kB, to fill the WAL quickly.
     FillsWal,
     /// Mostly near or above the size threshold for blob files.
     BlobFiles,
+    /// Mostly 30 to 60 kB, with more keys than the other workloads. With a small WAL, overwrites
+    /// leave garbage in the segments.
+    Garbage,
 }
 
 impl ValueSizes {
     fn sample(self, random: &mut Random) -> u32 {
-        let around = 262_144 - 100 + random.below(200);
+        // Values of up to 256 KiB are read with their item, and values of up to 1 MiB are stored in
+        // the WAL.
+        let edge = if random.one_in(2) { 262_144 } else { 1_048_576 };
+        let around = edge - 100 + random.below(200);
         let bytes = match (self, random.below(100)) {
             (ValueSizes::Mixed, 0..=5) => around,
             (ValueSizes::Mixed, 6..=9) => 262_145 + random.below(1_800_000),
             (ValueSizes::Mixed, 10..=19) => 3900 + random.below(9000),
             (ValueSizes::FillsWal, 0..=89) => 100_000 + random.below(150_000),
             (ValueSizes::BlobFiles, 0..=19) => around,
-            (ValueSizes::BlobFiles, 20..=79) => 262_145 + random.below(500_000),
+            (ValueSizes::BlobFiles, 20..=79) => 1_048_577 + random.below(500_000),
+            (ValueSizes::Garbage, 0..=94) => 30_000 + random.below(30_000),
             _ => random.below(1500),
         };
         bytes as u32
+    }
+
+    /// Returns the number of keys of each writer.
+    pub(crate) fn keys(self) -> u64 {
+        if self == ValueSizes::Garbage { 40 } else { 6 }
     }
 }
 

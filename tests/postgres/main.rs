@@ -345,7 +345,7 @@ struct RowLock {
 impl RowLock {
     /// Locks the rows of the items with the given keys.
     fn acquire(url: &str, store: &str, keys: &[&str]) -> RowLock {
-        // Record keys, because a random store id may end like the key of an item.
+        // Uses whole record keys, because a random store id may end with the key of an item.
         let keys: Vec<_> = keys.iter().map(|key| format!("i{store}{key}").into_bytes()).collect();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let client = runtime.block_on(async {

@@ -43,7 +43,8 @@ fn copy_device_under_load(
     let mut journals: Vec<_> = (0..4).map(Journal::new).collect();
     let sizes = if random.one_in(3) { ValueSizes::BlobFiles } else { ValueSizes::Small };
     let port = server.port;
-    let workload = Workload { port, store: store.clone(), sizes, keys: 6, errors_allowed: false };
+    let workload =
+        Workload { port, store: store.clone(), sizes, keys: sizes.keys(), errors_allowed: false };
     let pauses: Vec<_> = (0..cuts).map(|_| 20 + random.below(300)).collect();
     let mut copies = Vec::new();
     workload::run(&workload, &mut journals, random, || {

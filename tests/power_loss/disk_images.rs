@@ -9,6 +9,7 @@ use crate::harness::random::{Random, env_number, now_micros, run_seed};
 use crate::harness::workload::{self, ValueSizes, Workload};
 use crate::support::Server;
 use crate::syscall_trace::{SyscallTracer, TraceRecord};
+use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -17,7 +18,6 @@ use std::time::Duration;
 /// Number of images per trace.
 const IMAGES: u64 = 50;
 const WRITERS: u32 = 4;
-const KEYS: u64 = 6;
 
 /// The trace of several server runs, and the journals of the clients.
 struct TracedRun {
@@ -41,7 +41,9 @@ fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
             store_created = now_micros();
         }
         let workload = workload(server.port, &store, sizes);
-        let pause = Duration::from_millis(50 + random.below(400));
+        // Garbage collection starts only after several segments are full.
+        let collects = if sizes == ValueSizes::Garbage { 600 } else { 0 };
+        let pause = Duration::from_millis(50 + collects + random.below(400));
         workload::run(&workload, &mut journals, random, || {
             std::thread::sleep(pause);
             if start == 1 {
@@ -56,7 +58,8 @@ fn trace_run(sizes: ValueSizes, random: &mut Random) -> Option<TracedRun> {
 }
 
 fn workload(port: u16, store: &str, sizes: ValueSizes) -> Workload {
-    Workload { port, store: store.to_owned(), sizes, keys: KEYS, errors_allowed: false }
+    let (store, keys) = (store.to_owned(), sizes.keys());
+    Workload { port, store, sizes, keys, errors_allowed: false }
 }
 
 impl TracedRun {
@@ -94,6 +97,20 @@ impl TracedRun {
 /// # Errors
 /// Returns a description if the server does not start or the store contradicts `expected`.
 pub(crate) fn check_store(data: &Path, store: &str, expected: &Expected) -> Result<(), String> {
+    let violations = find_violations(data, store, expected)?;
+    if violations.is_empty() { Ok(()) } else { Err(format!("{violations:#?}")) }
+}
+
+/// Starts a server on a data directory and returns the ways in which the store contradicts
+/// `expected`.
+///
+/// # Errors
+/// Returns a description if the server does not start or has lost the store.
+fn find_violations(
+    data: &Path,
+    store: &str,
+    expected: &Expected,
+) -> Result<Vec<Violation>, String> {
     // `Server::start` panics if the server does not start.
     let start = || Server::start(data, &["--wal-bytes", "1048576"]);
     let server = catch_unwind(AssertUnwindSafe(start))
@@ -104,8 +121,7 @@ pub(crate) fn check_store(data: &Path, store: &str, expected: &Expected) -> Resu
     }
     let observe = AssertUnwindSafe(|| checker::observe(server.port, store, expected));
     let observed = catch_unwind(observe).map_err(|_| "the server does not respond".to_owned())?;
-    let violations: Vec<Violation> = checker::compare(expected, &observed).violations;
-    if violations.is_empty() { Ok(()) } else { Err(format!("{violations:#?}")) }
+    Ok(checker::compare(expected, &observed).violations)
 }
 
 /// Checks `1 / share` of the requested number of images. Keeps the first image that fails.
@@ -156,6 +172,11 @@ fn acknowledged_writes_survive_torn_pages() {
 }
 
 #[test]
+fn acknowledged_writes_survive_torn_pages_while_garbage_is_collected() {
+    check_images("torn pages, garbage collection", &[ValueSizes::Garbage], 4);
+}
+
+#[test]
 fn acknowledged_writes_survive_torn_missing_and_orphaned_blob_files() {
     check_images("torn blob files", &[ValueSizes::BlobFiles, ValueSizes::Mixed], 2);
 }
@@ -166,7 +187,7 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     let server = tracer.server();
     let store = server.create_store("s");
     let path = format!("/resources/stores/kv/{store}/keys/k");
-    for bytes in [3, 300_000] {
+    for bytes in [3, 300_000, 1_300_000] {
         let value = vec![b'v'; bytes];
         assert_eq!(server.request(&format!("PUT {path}{bytes}"), &[], &value).status, 200);
     }
@@ -175,7 +196,7 @@ fn the_first_write_to_a_new_data_directory_survives_a_power_cut() {
     let dir = tempfile::tempdir().unwrap();
     disk.image(ImageMode::DropUnsynced, &mut Random(1), dir.path());
     let restarted = Server::start(dir.path(), &[]);
-    for bytes in [3, 300_000] {
+    for bytes in [3, 300_000, 1_300_000] {
         let reply = restarted.get(&format!("{path}{bytes}"));
         assert_eq!((reply.status, reply.body.len()), (200, bytes));
     }
@@ -258,6 +279,55 @@ fn assert_detects_missing_fsyncs(ignored_syncs: &'static str, sizes: ValueSizes)
 #[test]
 fn a_missing_wal_fsync_is_reported() {
     assert_detects_missing_fsyncs("log/", ValueSizes::Small);
+}
+
+/// Returns the segment files with bodies of records in the database whose commits recovery does not
+/// replay.
+fn sealed_files(data: &Path) -> Vec<String> {
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    let sql = "SELECT file FROM segments, meta WHERE seq < log_start AND live > 0 ORDER BY live";
+    let mut select = conn.prepare(sql).unwrap();
+    let files = select.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+    files.map(|file| format!("log/slot-{:04}", file.unwrap())).collect()
+}
+
+/// Returns the keys among the rows of the database.
+fn keys_in_database(data: &Path) -> Vec<Vec<u8>> {
+    let conn = Connection::open(data.join("steadfast.db")).unwrap();
+    let mut select = conn.prepare("SELECT key FROM heads").unwrap();
+    let keys = select.query_map([], |row| row.get(0)).unwrap();
+    keys.map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_location_stored_before_its_value_is_durable_is_reported() {
+    let mut random = Random(run_seed("stored locations"));
+    let Some(run) = trace_run(ValueSizes::FillsWal, &mut random) else { return };
+    // The latest cuts come first, because only they follow a checkpoint.
+    for cut in run.cut_points(IMAGES / 2, &mut random).into_iter().rev() {
+        let image = |mut disk: DiskModel, random: &mut Random| {
+            run.records[..cut].iter().for_each(|record| disk.apply(record));
+            let dir = tempfile::tempdir().unwrap();
+            disk.image(ImageMode::DropUnsynced, random, &dir.path().join("data"));
+            dir
+        };
+        let intact = image(DiskModel::default(), &mut random);
+        let Some(file) = sealed_files(&intact.path().join("data")).pop() else { continue };
+        // This file is never fsynced, but the database is: it refers to bodies that do not exist.
+        let dir = image(DiskModel::ignoring_syncs(&file), &mut random);
+        let data = dir.path().join("data");
+        let keys = keys_in_database(&data);
+        let found = find_violations(&data, &run.store, &run.expected(cut)).unwrap();
+        for Violation { key, kind, .. } in &found {
+            // The lists contain a shared key that is unreadable.
+            assert!(matches!(kind, Kind::Unreadable | Kind::ListMismatch), "{found:#?}");
+            assert!(keys.iter().any(|in_db| in_db.ends_with(key.as_bytes())), "{found:#?}");
+        }
+        if found.iter().any(|violation| violation.kind == Kind::Unreadable) {
+            return;
+        }
+    }
+    panic!("no location without a durable value was reported");
 }
 
 #[test]

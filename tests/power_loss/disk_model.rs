@@ -124,7 +124,7 @@ pub(crate) struct DiskModel {
     /// The number of records applied.
     pub(crate) applied: usize,
     /// Fsyncs of paths that contain this text have no effect.
-    ignored_syncs: Option<&'static str>,
+    ignored_syncs: Option<String>,
 }
 
 fn parent(path: &str) -> &str {
@@ -133,8 +133,8 @@ fn parent(path: &str) -> &str {
 
 impl DiskModel {
     /// Creates a disk that ignores fsyncs of paths that contain `syncs`, to test the checker.
-    pub(crate) fn ignoring_syncs(syncs: &'static str) -> DiskModel {
-        DiskModel { ignored_syncs: Some(syncs), ..DiskModel::default() }
+    pub(crate) fn ignoring_syncs(syncs: &str) -> DiskModel {
+        DiskModel { ignored_syncs: Some(syncs.to_owned()), ..DiskModel::default() }
     }
 
     /// Applies one record of the trace.
@@ -182,7 +182,7 @@ impl DiskModel {
 
     fn complete_sync(&mut self, record: &TraceRecord) {
         let Some((began, file)) = self.syncs.remove(&record.thread) else { return };
-        if self.ignored_syncs.is_some_and(|path| record.path.contains(path)) {
+        if self.ignored_syncs.as_ref().is_some_and(|path| record.path.contains(path)) {
             return;
         }
         if let Some(file) = file {

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 /// The exit status after a storage failure.
 const EXIT_FATAL: i32 = 70;
 
-/// Puts values of 300,000 bytes until a put is not acknowledged. Calls `act` after three puts.
+/// Size of a value that is stored in a blob file, in bytes.
+const VALUE_BYTES: usize = 1_300_000;
+
+/// Puts large values until a put is not acknowledged. Calls `act` after three puts.
 /// Returns the number of acknowledged puts.
 fn put_until_failure(disk: &DiskServer, store: &str, act: impl Fn()) -> usize {
     let mut acknowledged = 0;
@@ -19,7 +22,7 @@ fn put_until_failure(disk: &DiskServer, store: &str, act: impl Fn()) -> usize {
         }
         let put = format!("PUT /resources/stores/kv/{store}/keys/k{acknowledged}");
         let response = Client::connect(disk.server.port)
-            .and_then(|mut client| client.request(&put, &[], &vec![b'v'; 300_000]));
+            .and_then(|mut client| client.request(&put, &[], &vec![b'v'; VALUE_BYTES]));
         match response {
             Ok(response) if response.status == 200 => acknowledged += 1,
             _ => return acknowledged,
@@ -37,7 +40,7 @@ fn expect_values(data: &Path, store: &str, count: usize) {
     let server = Server::start(data, &[]);
     for number in 0..count {
         let got = server.get(&format!("/resources/stores/kv/{store}/keys/k{number}"));
-        assert_eq!((got.status, got.body.len()), (200, 300_000), "item k{number} of {count}");
+        assert_eq!((got.status, got.body.len()), (200, VALUE_BYTES), "item k{number} of {count}");
     }
 }
 
@@ -73,7 +76,7 @@ fn a_server_acknowledges_no_write_into_a_removed_data_directory() {
     let mut disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     fs::remove_dir_all(disk.data()).unwrap();
-    for len in [10, 300_000] {
+    for len in [10, VALUE_BYTES] {
         let put = format!("PUT /resources/stores/kv/{store}/keys/k");
         let response = Client::connect(disk.server.port)
             .and_then(|mut client| client.request(&put, &[], &vec![b'v'; len]));
@@ -153,10 +156,11 @@ fn no_large_value_is_acknowledged_when_its_directory_was_replaced() {
     let disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     let put = format!("PUT /resources/stores/kv/{store}/keys/k");
-    let head = format!("Content-Length: 600000\r\nFastly-Key: {TOKEN}\r\n");
+    let len = VALUE_BYTES + 1_300_000;
+    let head = format!("Content-Length: {len}\r\nFastly-Key: {TOKEN}\r\n");
     let mut client = disk.server.connect();
     client.send(format!("{put} HTTP/1.1\r\nHost: h\r\n{head}\r\n")).unwrap();
-    client.send(vec![b'v'; 590_000]).unwrap();
+    client.send(vec![b'v'; len - 10_000]).unwrap();
     let blobs = disk.data().join("blobs");
     let entries = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let end = Instant::now() + Duration::from_secs(30);

@@ -425,7 +425,7 @@ fn stored_items_survive_a_shutdown_and_a_kill() {
     let mut disk = DiskServer::new(&[]);
     let store = disk.server.create_store("s");
     let item = format!("/resources/stores/kv/{store}/keys");
-    let large = vec![b'l'; 700_000];
+    let large = vec![b'l'; 1_700_000];
     let meta = [("metadata", "m")];
     assert_eq!(disk.server.request(&format!("PUT {item}/small"), &meta, b"v").status, 200);
     assert_eq!(disk.server.request(&format!("PUT {item}/large"), &[], &large).status, 200);

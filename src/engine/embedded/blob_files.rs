@@ -1,5 +1,6 @@
 //! Blob files: one file per large body. A file is written and fsynced before the commit that refers
-//! to it, and deleted after the commit that replaces it.
+//! to it, and deleted after the commit that replaces it. A body that fits in the write buffer needs
+//! no file, because its commit writes the body to the WAL.
 //!
 //! A file holds the body, a checksum per block, and a footer (docs/format.md). Its id is random and
 //! never reused, so a file that no record refers to is an orphan. Orphans are deleted after the
@@ -10,11 +11,11 @@ use super::super::{
     StoredBody,
 };
 use super::FatalErrorHandler;
+use super::body_cache::{BodyCache, BodyKey};
 use super::data_dir::{DataDir, ensure_at};
 use super::read_scheduler::ReadScheduler;
 use bytes::{Buf, BufMut, Bytes};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use rustix::io::Errno;
 use std::any::Any;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -26,10 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Size of a checksummed block, in bytes.
 const BLOCK_BYTES: usize = INLINE_BYTES_MAX;
-/// Memory overhead of a cached body, in bytes.
-const CACHE_ENTRY_OVERHEAD: u64 = 128;
-/// Bytes buffered before each write.
-const WRITE_BUFFER_BYTES: usize = 4 * BLOCK_BYTES;
+/// Bytes buffered before each write, and the maximum size of a body in the WAL. A buffered body
+/// stays in memory until its commit, so callers must reserve memory for bodies of up to this size.
+const WRITE_BUFFER_BYTES: usize = SINGLE_READ_BYTES_MAX as usize;
 const MAGIC: [u8; 8] = *b"STDFBLB1";
 /// Size of the footer: body length (8), block size (4), checksum of the block checksums (4), magic
 /// (8).
@@ -56,26 +56,6 @@ struct SnapshotPins {
     snapshots: usize,
     /// Files to delete when the last snapshot ends.
     deferred_deletes: Vec<i64>,
-}
-
-/// Verified bodies of frequently read blobs. Entries never go stale, because ids are not reused.
-#[derive(Debug)]
-struct BodyCache(Cache<i64, Bytes, BodyWeighter>);
-
-#[derive(Clone, Debug)]
-struct BodyWeighter;
-
-impl Weighter<i64, Bytes> for BodyWeighter {
-    fn weight(&self, _: &i64, body: &Bytes) -> u64 {
-        body.len() as u64 + CACHE_ENTRY_OVERHEAD
-    }
-}
-
-impl BodyCache {
-    fn new(bytes: u64) -> BodyCache {
-        let items = usize::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(usize::MAX);
-        BodyCache(Cache::with_weighter(items.max(1), bytes, BodyWeighter))
-    }
 }
 
 /// A pin, which defers the deletion of committed files until it is dropped.
@@ -205,7 +185,7 @@ impl BlobFiles {
 
     /// Deletes a file, if it exists.
     fn delete_file(&self, id: i64) {
-        self.body_cache.0.remove(&id);
+        self.body_cache.remove(BodyKey::Blob(id));
         match fs::remove_file(self.path(id)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -235,9 +215,13 @@ impl BlobFiles {
         Ok(Some(self.committed(id, len, content)))
     }
 
+    pub(super) fn body_cache(&self) -> &BodyCache {
+        &self.body_cache
+    }
+
     /// Returns a committed blob whose body is cached.
     fn find_cached(self: &Arc<BlobFiles>, id: i64) -> Option<Blob> {
-        let body = self.body_cache.0.get(&id)?;
+        let body = self.body_cache.get(BodyKey::Blob(id))?;
         Some(self.committed(id, body.len() as u64, BlobContent::Memory(body)))
     }
 
@@ -296,7 +280,9 @@ fn read_trailer(file: &File) -> Result<(u64, Vec<u32>), String> {
 }
 
 pub(super) fn io_error(action: &str, e: &io::Error) -> EngineError {
-    let text = format!("could not {action}: {e}");
+    let is_limit = Errno::from_io_error(e) == Some(Errno::MFILE);
+    let advice = if is_limit { "; raise the hard limit on open files (LimitNOFILE)" } else { "" };
+    let text = format!("could not {action}: {e}{advice}");
     if e.kind() == io::ErrorKind::StorageFull || e.kind() == io::ErrorKind::QuotaExceeded {
         EngineError::Full(text)
     } else {
@@ -402,7 +388,7 @@ impl StoredBody for Blob {
                 && body.len() as u64 == total
                 && total <= SINGLE_READ_BYTES_MAX
             {
-                self.blobs.body_cache.0.insert(id, body.clone());
+                self.blobs.body_cache.insert(BodyKey::Blob(id), body.clone());
             }
             read
         })
@@ -447,10 +433,19 @@ fn read_span(file: &File, start: u64, len: usize) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Writes a large body to a blob file.
+/// Writes a large body. Creates a blob file only if the body does not fit in the write buffer.
 pub(super) struct BlobFileWriter {
-    /// The open file; `None` only during a write and after a failed write.
-    file: Option<OpenBlobFile>,
+    blobs: Arc<BlobFiles>,
+    pending: Vec<u8>,
+    file: BlobFileState,
+}
+
+enum BlobFileState {
+    /// The buffer contains the whole body.
+    NotCreated,
+    Open(OpenBlobFile),
+    /// The state during a write and after a failed write.
+    Unavailable,
 }
 
 /// A blob file that is being written. It is deleted on drop unless it is finished.
@@ -458,21 +453,34 @@ struct OpenBlobFile {
     blobs: Arc<BlobFiles>,
     id: i64,
     file: Arc<File>,
-    pending: Vec<u8>,
     written: u64,
     sums: Vec<u32>,
     finished: bool,
 }
 
 impl BlobFileWriter {
-    pub(super) async fn create(blobs: Arc<BlobFiles>) -> Result<BlobFileWriter> {
-        let file = blocking(move || {
-            let (id, file) = blobs.create_file()?;
-            let (pending, file) = (Vec::with_capacity(WRITE_BUFFER_BYTES), Arc::new(file));
-            let (written, sums, finished) = (0, Vec::new(), false);
-            Ok(OpenBlobFile { blobs, id, file, pending, written, sums, finished })
+    pub(super) fn new(blobs: Arc<BlobFiles>) -> BlobFileWriter {
+        let pending = Vec::with_capacity(WRITE_BUFFER_BYTES);
+        BlobFileWriter { blobs, pending, file: BlobFileState::NotCreated }
+    }
+
+    /// Writes the buffer to the file. Creates the file first if it does not exist.
+    async fn flush(&mut self) -> Result<()> {
+        let state = std::mem::replace(&mut self.file, BlobFileState::Unavailable);
+        let (blobs, mut pending) = (self.blobs.clone(), std::mem::take(&mut self.pending));
+        let flushed = blocking(move || {
+            let mut file = match state {
+                BlobFileState::NotCreated => OpenBlobFile::create(blobs)?,
+                BlobFileState::Open(file) => file,
+                BlobFileState::Unavailable => return Err(EngineError::Closed),
+            };
+            file.write(&pending)?;
+            pending.clear();
+            Ok((file, pending))
         });
-        Ok(BlobFileWriter { file: Some(file.await?) })
+        let (file, pending) = flushed.await?;
+        (self.file, self.pending) = (BlobFileState::Open(file), pending);
+        Ok(())
     }
 }
 
@@ -484,20 +492,24 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 impl OpenBlobFile {
-    /// Writes the buffered bytes. All writes except the last consist of whole blocks.
-    fn flush(&mut self) -> Result<()> {
-        self.sums.extend(self.pending.chunks(BLOCK_BYTES).map(crc32fast::hash));
+    fn create(blobs: Arc<BlobFiles>) -> Result<OpenBlobFile> {
+        let (id, file) = blobs.create_file()?;
+        let (file, sums) = (Arc::new(file), Vec::new());
+        Ok(OpenBlobFile { blobs, id, file, written: 0, sums, finished: false })
+    }
+
+    /// Appends bytes. All writes except the last consist of whole blocks.
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sums.extend(bytes.chunks(BLOCK_BYTES).map(crc32fast::hash));
         self.file
-            .write_all_at(&self.pending, self.written)
+            .write_all_at(bytes, self.written)
             .map_err(|e| io_error("write a blob file", &e))?;
-        self.written += self.pending.len() as u64;
-        self.pending.clear();
+        self.written += bytes.len() as u64;
         Ok(())
     }
 
     /// Writes the block checksums and the footer, and fsyncs the file and its directory.
     fn finish(mut self) -> Result<Blob> {
-        self.flush()?;
         let mut trailer = Vec::with_capacity(self.sums.len() * 4 + FOOTER_BYTES);
         self.sums.iter().for_each(|sum| trailer.put_u32_le(*sum));
         let sum = crc32fast::hash(&trailer);
@@ -538,14 +550,14 @@ impl BlobWriter for BlobFileWriter {
     fn write(&mut self, mut chunk: Bytes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             while !chunk.is_empty() {
-                let mut file = self.file.take().ok_or(EngineError::Closed)?;
-                let room = WRITE_BUFFER_BYTES - file.pending.len();
-                let part = chunk.split_to(room.min(chunk.len()));
-                file.pending.extend_from_slice(&part);
-                if file.pending.len() == WRITE_BUFFER_BYTES {
-                    file = blocking(move || file.flush().map(|()| file)).await?;
+                // Flushes only when more bytes follow, because a body that exactly fills the buffer
+                // needs no file.
+                if self.pending.len() == WRITE_BUFFER_BYTES {
+                    self.flush().await?;
                 }
-                self.file = Some(file);
+                let room = WRITE_BUFFER_BYTES.saturating_sub(self.pending.len());
+                let part = chunk.split_to(room.min(chunk.len()));
+                self.pending.extend_from_slice(&part);
             }
             Ok(())
         })
@@ -553,8 +565,16 @@ impl BlobWriter for BlobFileWriter {
 
     fn finish(mut self: Box<Self>) -> BoxFuture<'static, Result<Body>> {
         Box::pin(async move {
-            let file = self.file.take().ok_or(EngineError::Closed)?;
-            Ok(Body::Stored(Arc::new(blocking(move || file.finish()).await?)))
+            if matches!(self.file, BlobFileState::NotCreated) {
+                return Ok(Body::Bytes(std::mem::take(&mut self.pending).into()));
+            }
+            self.flush().await?;
+            match std::mem::replace(&mut self.file, BlobFileState::Unavailable) {
+                BlobFileState::Open(file) => {
+                    Ok(Body::Stored(Arc::new(blocking(move || file.finish()).await?)))
+                }
+                BlobFileState::NotCreated | BlobFileState::Unavailable => Err(EngineError::Closed),
+            }
         })
     }
 }

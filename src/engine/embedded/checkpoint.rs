@@ -2,33 +2,40 @@
 //! returns free pages to the file system.
 //!
 //! A checkpoint consists of steps. Each step is one transaction without fsync, since the WAL still
-//! has its commits. The last transaction is synced and stores the new checkpoint position; only
-//! then are the WAL segments recycled.
+//! has its commits. The last transaction is synced and stores the new checkpoint position. Only
+//! then is a WAL segment retired if no record in the database refers to it.
+//!
+//! A checkpoint does not copy bodies: a record in the database refers to its body in the WAL
+//! segment. The memtable contains only durable commits, so every body is fsynced before a record in
+//! the database refers to it.
 
 use super::super::{EngineError, Result};
 use super::blob_files::BlobFiles;
 use super::connection_pool::ConnectionPool;
-use super::database::{
-    BLOB_BYTES_COUNTER, BUSY_TIMEOUT, RecordRow, execute_synced, save_wal_end, sync,
-};
+use super::database::{BUSY_TIMEOUT, execute_synced, is_disk_full, save_wal_end, sync};
+use super::garbage_collection::GarbageCollector;
 use super::maintenance::MaintenanceTask;
 use super::memtable::MemtableEntry;
-use super::wal::record::BodyLocation;
+use super::migration::Migration;
+use super::row_writer::{RowWriter, StepEffects};
 use super::writer::WriterCommand;
 use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Row, params};
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use rusqlite::{Connection, ErrorCode, params};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Limits of one step: number of records, and bytes of their bodies.
+/// Maximum number of records in a step.
 const STEP_RECORDS_MAX: usize = 512;
-const STEP_BYTES_MAX: u64 = 1 << 20;
+/// Number of entries that are copied or removed while the memtable is locked. It is low, because
+/// this thread has a low priority and may be preempted while commits wait for the lock.
+const LOCKED_ENTRIES: usize = 32;
 /// Interval between checks for work.
 const TICK: Duration = Duration::from_millis(100);
+/// Number of commit groups per tick above which the server counts as busy.
+const BUSY_GROUPS_MIN: u64 = 50;
 /// Ticks without a commit after which the server counts as idle.
 const IDLE_TICKS: u32 = 5;
 /// Minimum interval between updates of the end of the WAL under load, as each one is fsynced.
@@ -56,6 +63,10 @@ pub(super) struct Checkpointer {
     pub(super) blobs: Arc<BlobFiles>,
     /// Receives the end of the WAL when the writer thread ends.
     pub(super) wal_end: Receiver<WalPosition>,
+    pub(super) garbage: GarbageCollector,
+    pub(super) migration: Migration,
+    /// The last relocation request that was withdrawn; see [`Checkpointer::can_relocate`].
+    pub(super) withdrawn: Option<Arc<AtomicBool>>,
     pub(super) commands: Weak<SyncSender<WriterCommand>>,
     pub(super) maintenance: SyncSender<MaintenanceTask>,
     pub(super) shared: Arc<Shared>,
@@ -66,23 +77,15 @@ pub(super) struct Checkpointer {
 /// The records of a step, in key order.
 type Step = Vec<(Bytes, MemtableEntry)>;
 
-/// Side effects of writing the records of a step.
-#[derive(Default)]
-struct StepEffects {
-    counts: BTreeMap<i64, i64>,
-    /// Blob files whose record was replaced or deleted.
-    orphaned_blobs: Vec<i64>,
-}
-
 impl Checkpointer {
     /// Runs checkpoints until the writer thread ends, then a final one.
     pub(super) fn run(mut self) {
         if let Err(e) = rustix::process::nice(NICENESS) {
             tracing::debug!(error = %e, "could not lower the checkpointer's priority");
         }
-        let (mut groups, mut idle_ticks) = (0, 0_u32);
+        let (mut groups, mut idle_ticks, mut is_busy) = (0, 0_u32, true);
         for tick in 1_u64.. {
-            match self.wal_end.recv_timeout(TICK) {
+            match self.wait(is_busy) {
                 Ok(wal_end) => return self.finish(wal_end),
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -99,19 +102,27 @@ impl Checkpointer {
             }
             let groups_now = self.shared.counters.groups.load(Ordering::Relaxed);
             idle_ticks = if groups_now == groups { idle_ticks.saturating_add(1) } else { 0 };
+            is_busy = groups_now - groups > BUSY_GROUPS_MIN;
             groups = groups_now;
             let idle = idle_ticks >= IDLE_TICKS;
             let to = self.shared.wal_position();
             let has_segments = self.shared.segments.live_before(to.seq) > 0;
-            let should_run = idle || self.shared.backpressure.should_checkpoint(&self.shared);
+            // A checkpoint would seal the partly filled segment that contains the latest
+            // relocations. An idle server therefore starts none until the relocations end.
+            let is_relocating = self.garbage.is_running() || self.migration.is_running();
+            // On a full disk, writes may fail until a checkpoint retires segments.
+            let is_blocked = idle_ticks > 0 && self.shared.segments.was_refused();
+            let should_run = (idle || is_blocked) && !is_relocating
+                || self.shared.backpressure.should_checkpoint(&self.shared)
+                || self.garbage.collected_bytes() >= self.shared.backpressure.wal_bytes();
             if has_segments && should_run {
-                self.run_task(|checkpointer| checkpointer.checkpoint(to, None));
+                self.run_task(|checkpointer| checkpointer.checkpoint_on_full_disk(to));
             } else if should_run && self.shared.segments.live_before(u64::MAX) > 0 {
                 // The rotated segment is checkpointed at the next tick.
                 if let Some(commands) = self.commands.upgrade() {
                     let _ = commands.try_send(WriterCommand::RotateSegment);
                 }
-            } else if idle {
+            } else if idle && !is_relocating {
                 self.run_task(Checkpointer::vacuum);
             }
             // This is repeated, because the last files become free only after the last checkpoint.
@@ -119,6 +130,25 @@ impl Checkpointer {
                 let _ = self.maintenance.try_send(MaintenanceTask::TrimSegments);
             }
         }
+    }
+
+    /// Waits for one tick. Collects garbage during the tick. If there is no garbage to collect and
+    /// the server is not busy, migrates bodies during the first half of the tick. Returns the end
+    /// of the WAL if the writer thread has ended.
+    fn wait(&mut self, is_busy: bool) -> Result<WalPosition, RecvTimeoutError> {
+        let start = Instant::now();
+        let (end, migration_end) = (start + TICK, start + TICK / 2);
+        while Instant::now() < end
+            && (self.collect_garbage()
+                || !is_busy && Instant::now() < migration_end && self.migrate_bodies())
+        {
+            match self.wal_end.try_recv() {
+                Ok(wal_end) => return Ok(wal_end),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {}
+            }
+        }
+        self.wal_end.recv_timeout(end.saturating_duration_since(Instant::now()))
     }
 
     /// Runs a task and reports its result to stalled writers. A failed checkpoint is logged and
@@ -143,8 +173,27 @@ impl Checkpointer {
         }
     }
 
+    /// Runs a checkpoint. If the database cannot grow because the disk is full, restarts SQLite's
+    /// WAL, or deletes a reserved segment file, and continues.
+    fn checkpoint_on_full_disk(&mut self, to: WalPosition) -> Result<()> {
+        let mut remaining = usize::MAX;
+        loop {
+            let result = self.checkpoint(to, None);
+            if !matches!(result, Err(EngineError::Full(_))) {
+                return result;
+            }
+            let before = std::mem::replace(&mut remaining, self.shared.memtable().len());
+            if remaining >= before && !self.shared.segments.release_reserve()? {
+                return result;
+            }
+            // SQLite then overwrites its WAL from the start, which needs no further space.
+            let wal = sqlite_checkpoint(&self.conn, "NOOP")?;
+            self.checkpoint_sqlite_wal(&wal);
+        }
+    }
+
     /// Moves all commits before `to` into the database. Stops between steps after the deadline.
-    fn checkpoint(&mut self, to: WalPosition, deadline: Option<Instant>) -> Result<()> {
+    pub(super) fn checkpoint(&mut self, to: WalPosition, deadline: Option<Instant>) -> Result<()> {
         let mut after: Option<Bytes> = None;
         loop {
             let (step, last_key) = self.next_step(after.as_deref(), to.version);
@@ -152,6 +201,9 @@ impl Checkpointer {
                 self.apply_step(&step)?;
                 self.shared.backpressure.report_checkpoint(None);
                 self.bound_sqlite_wal();
+            }
+            if deadline.is_none() {
+                self.collect_garbage_during_checkpoint();
             }
             if last_key.is_none() {
                 break;
@@ -164,7 +216,12 @@ impl Checkpointer {
         self.save_position(to)?;
         // If the database file was removed, the segments are now the only copy of the commits.
         self.shared.dir.ensure_in_place()?;
-        self.shared.segments.retire(to.seq);
+        // Order matters: syncing the position also syncs the steps that removed the last reference
+        // to a segment. Only then may the file of the segment be overwritten.
+        self.shared.segments.seal_before(to.seq);
+        self.shared.adapt_sizes();
+        let segments = &self.shared.segments;
+        self.garbage.end_checkpoint(|seq| segments.find(seq).is_some());
         self.shared.memtable_mut().hidden_mut().end_checkpoint();
         let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
         self.shared.backpressure.report_checkpoint(None);
@@ -175,26 +232,28 @@ impl Checkpointer {
     /// Returns the next records in key order up to `version`, and the last key visited; `None` at
     /// the end of the memtable.
     fn next_step(&self, after: Option<&[u8]>, version: u64) -> (Step, Option<Bytes>) {
-        let memtable = self.shared.memtable();
-        let (mut step, mut bytes, mut last_key) = (Vec::new(), 0, None);
-        for (visited, (key, entry)) in memtable.after(after).enumerate() {
-            let is_full = step.len() >= STEP_RECORDS_MAX || bytes >= STEP_BYTES_MAX;
-            if is_full || visited >= 8 * STEP_RECORDS_MAX {
-                return (step, last_key);
+        let (mut step, mut last_key) = (Vec::new(), after.map(Bytes::copy_from_slice));
+        for _ in 0..8 * STEP_RECORDS_MAX / LOCKED_ENTRIES {
+            let memtable = self.shared.memtable();
+            let entries = memtable.after(last_key.as_deref()).take(LOCKED_ENTRIES);
+            let entries: Vec<_> =
+                entries.map(|(key, entry)| (Bytes::copy_from_slice(key), entry.clone())).collect();
+            drop(memtable);
+            let is_end = entries.len() < LOCKED_ENTRIES;
+            last_key = entries.last().map(|(key, _)| key.clone());
+            step.extend(entries.into_iter().filter(|(_, entry)| entry.version <= version));
+            if is_end {
+                return (step, None);
             }
-            last_key = Some(key.clone());
-            if entry.version <= version {
-                if let BodyLocation::Inline { len, .. } = entry.location {
-                    bytes += u64::from(len);
-                }
-                step.push((key.clone(), entry.clone()));
+            if step.len() + LOCKED_ENTRIES > STEP_RECORDS_MAX {
+                break;
             }
         }
-        (step, None)
+        (step, last_key)
     }
 
     /// Writes one step in a transaction, then drops its records from the memtable.
-    fn apply_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
+    fn apply_step(&mut self, step: &[(Bytes, MemtableEntry)]) -> Result<()> {
         let result = self.write_step(step).and_then(|effects| {
             let _guard = self.shared.checkpoint_lock_mut();
             self.conn.execute_batch("COMMIT").map_err(|e| self.storage_error(e))?;
@@ -207,16 +266,22 @@ impl Checkpointer {
                 let mut position = self.shared.expiry_position();
                 *position = earliest.min(position.clone());
             }
-            let mut memtable = self.shared.memtable_mut();
             for (first, delta) in &effects.counts {
                 self.shared.add_to_count(*first, *delta);
             }
-            for (key, entry) in step {
-                memtable.remove_checkpointed(key, entry.version, entry.is_live());
+            for entries in step.chunks(LOCKED_ENTRIES) {
+                let mut memtable = self.shared.memtable_mut();
+                for (key, entry) in entries {
+                    memtable.remove_checkpointed(key, entry);
+                }
             }
-            Ok(effects.orphaned_blobs)
+            let changes = effects.segments.iter().map(|(seq, change)| (*seq, change.bytes));
+            self.shared.segments.add_live_bytes(changes);
+            Ok(effects)
         });
-        for id in result.inspect_err(|_| self.roll_back())? {
+        let effects = result.inspect_err(|_| self.roll_back())?;
+        self.garbage.replaced.add(&effects.replaced_bodies);
+        for id in effects.orphaned_blobs {
             // May block while many files are being deleted: no reply waits for this thread, and the
             // number of files to delete stays bounded.
             let _ = self.maintenance.send(MaintenanceTask::DeleteBlob(id));
@@ -227,21 +292,16 @@ impl Checkpointer {
     fn write_step(&self, step: &[(Bytes, MemtableEntry)]) -> Result<StepEffects> {
         let sql = |e| self.storage_error(e);
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
-        let mut statements = Statements::prepare(&self.conn).map_err(sql)?;
+        let mut rows = RowWriter::prepare(&self.conn).map_err(sql)?;
         let mut effects = StepEffects::default();
         for (key, entry) in step {
-            let body = match (&entry.location, &entry.body_at) {
-                // The body is not verified here. Its checksum is copied with it, and reads verify
-                // it.
-                (BodyLocation::Inline { len, .. }, Some((segment, at))) => {
-                    segment.read(*at, *len as usize)?
-                }
-                _ => Vec::new(),
-            };
-            statements.write(key, entry, &body, &mut effects).map_err(sql)?;
+            rows.write(key, entry, &mut effects).map_err(sql)?;
+        }
+        for (seq, change) in &effects.segments {
+            rows.change_segment(*seq, *change).map_err(sql)?;
         }
         for (first, delta) in effects.counts.iter().filter(|(_, delta)| **delta != 0) {
-            statements.count.execute(params![first, delta]).map_err(sql)?;
+            rows.count.execute(params![first, delta]).map_err(sql)?;
         }
         Ok(effects)
     }
@@ -285,7 +345,7 @@ impl Checkpointer {
     /// Converts an SQLite error. An I/O error stops the process, because the state on disk is
     /// unknown.
     fn storage_error(&self, e: rusqlite::Error) -> EngineError {
-        if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+        if e.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) && !is_disk_full(&e) {
             self.fatal.stop(&format!("could not write the database: {e}"));
         }
         e.into()
@@ -337,21 +397,7 @@ impl Checkpointer {
 
     /// Returns free pages to the file system in small steps.
     fn vacuum(&mut self) -> Result<()> {
-        loop {
-            let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
-            let free: u32 = free?;
-            if free <= FREE_PAGES_MAX {
-                break;
-            }
-            let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})");
-            let vacuumed = self.conn.prepare_cached(&step).and_then(|mut statement| {
-                let mut rows = statement.query([])?;
-                while rows.next()?.is_some() {}
-                Ok(())
-            });
-            vacuumed.map_err(|e| self.storage_error(e))?;
-            self.pool.advance_epoch();
-            self.bound_sqlite_wal();
+        while self.vacuum_step()? {
             if self.shared.segments.live_before(u64::MAX) > 0
                 || self.shared.backpressure.is_closing()
             {
@@ -371,6 +417,26 @@ impl Checkpointer {
         }
         Ok(())
     }
+
+    /// Returns some free pages of the database to the file system if more than [`FREE_PAGES_MAX`]
+    /// are free. Returns whether it did so.
+    pub(super) fn vacuum_step(&mut self) -> Result<bool> {
+        let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get(0));
+        let free: u32 = free?;
+        if free <= FREE_PAGES_MAX {
+            return Ok(false);
+        }
+        let step = format!("PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})");
+        let vacuumed = self.conn.prepare_cached(&step).and_then(|mut statement| {
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(())
+        });
+        vacuumed.map_err(|e| self.storage_error(e))?;
+        self.pool.advance_epoch();
+        self.bound_sqlite_wal();
+        Ok(true)
+    }
 }
 
 /// Size of SQLite's own WAL, in frames of one page, and how many of them are checkpointed.
@@ -382,121 +448,4 @@ struct SqliteWal {
 fn sqlite_checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<SqliteWal> {
     let mut statement = conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| Ok(SqliteWal { frames: row.get(1)?, checkpointed: row.get(2)? }))
-}
-
-struct Statements<'c> {
-    find: CachedStatement<'c>,
-    put: CachedStatement<'c>,
-    remove: CachedStatement<'c>,
-    body_insert: CachedStatement<'c>,
-    body_update: CachedStatement<'c>,
-    body_remove: CachedStatement<'c>,
-    blob_insert: CachedStatement<'c>,
-    blob_remove: CachedStatement<'c>,
-    count: CachedStatement<'c>,
-    /// Reused buffer for encoded rows.
-    data: Vec<u8>,
-}
-
-impl<'c> Statements<'c> {
-    fn prepare(conn: &'c Connection) -> rusqlite::Result<Statements<'c>> {
-        Ok(Statements {
-            find: conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?,
-            put: conn.prepare_cached(
-                "INSERT INTO heads (key, due, data) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (key) DO UPDATE SET due = ?2, data = ?3",
-            )?,
-            remove: conn.prepare_cached("DELETE FROM heads WHERE key = ?1")?,
-            body_insert: conn.prepare_cached("INSERT INTO bodies (sum, body) VALUES (?1, ?2)")?,
-            body_update: conn
-                .prepare_cached("UPDATE bodies SET sum = ?2, body = ?3 WHERE id = ?1")?,
-            body_remove: conn.prepare_cached("DELETE FROM bodies WHERE id = ?1")?,
-            blob_insert: conn.prepare_cached("INSERT INTO blobs (id, size) VALUES (?1, ?2)")?,
-            blob_remove: conn.prepare_cached("DELETE FROM blobs WHERE id = ?1 RETURNING size")?,
-            count: conn.prepare_cached(
-                "INSERT INTO counts (first, n) VALUES (?1, ?2) \
-                 ON CONFLICT (first) DO UPDATE SET n = n + ?2",
-            )?,
-            data: Vec::new(),
-        })
-    }
-
-    fn write(
-        &mut self,
-        key: &Bytes,
-        entry: &MemtableEntry,
-        body: &[u8],
-        effects: &mut StepEffects,
-    ) -> rusqlite::Result<()> {
-        let first = i64::from(key.first().copied().unwrap_or_default());
-        let body_ref = |row: &Row<'_>| {
-            let data = row.get_ref(0)?.as_blob()?;
-            // A damaged row is replaced, and its body remains unreferenced.
-            Ok(RecordRow::decode(key, data).map_or(0, |row| row.body_ref))
-        };
-        let old = self.find.query_row(params![&key[..]], body_ref).optional()?;
-        if !entry.is_live() {
-            if let Some(body_ref) = old {
-                self.free_body(body_ref, effects)?;
-                self.remove.execute(params![&key[..]])?;
-                *effects.counts.entry(first).or_default() -= 1;
-            }
-            return Ok(());
-        }
-        let body_ref = self.store_body(entry, body, old.unwrap_or(0), effects)?;
-        let MemtableEntry { version, expires_at, ref meta, .. } = *entry;
-        RecordRow { version, expires_at, body_ref, meta }.encode(key, &mut self.data);
-        self.put.execute(params![&key[..], expires_at.cast_signed(), &self.data[..]])?;
-        if old.is_none() {
-            *effects.counts.entry(first).or_default() += 1;
-        }
-        Ok(())
-    }
-
-    /// Stores a body, in place of the body at `old` where possible, and returns its reference.
-    fn store_body(
-        &mut self,
-        entry: &MemtableEntry,
-        body: &[u8],
-        old: i64,
-        effects: &mut StepEffects,
-    ) -> rusqlite::Result<i64> {
-        match entry.location {
-            BodyLocation::Removed | BodyLocation::Empty => {
-                self.free_body(old, effects)?;
-                Ok(0)
-            }
-            BodyLocation::Inline { checksum, .. } if old > 0 => {
-                self.body_update.execute(params![old, checksum, body])?;
-                Ok(old)
-            }
-            BodyLocation::Inline { checksum, .. } => {
-                self.free_body(old, effects)?;
-                self.body_insert.insert(params![checksum, body])
-            }
-            // A checkpoint repeated after a crash may find that the database already has the
-            // reference.
-            BodyLocation::Blob { id, .. } if old == -id => Ok(old),
-            BodyLocation::Blob { id, len } => {
-                self.free_body(old, effects)?;
-                let size = i64::try_from(len).unwrap_or(i64::MAX);
-                self.blob_insert.execute(params![id, size])?;
-                *effects.counts.entry(BLOB_BYTES_COUNTER).or_default() += size;
-                Ok(-id)
-            }
-        }
-    }
-
-    /// Deletes a body that was replaced or removed.
-    fn free_body(&mut self, body_ref: i64, effects: &mut StepEffects) -> rusqlite::Result<()> {
-        if body_ref > 0 {
-            self.body_remove.execute(params![body_ref])?;
-        } else if body_ref < 0 {
-            let freed = self.blob_remove.query_row(params![-body_ref], |row| row.get::<_, i64>(0));
-            let freed = freed.optional()?.unwrap_or(0);
-            *effects.counts.entry(BLOB_BYTES_COUNTER).or_default() -= freed;
-            effects.orphaned_blobs.push(-body_ref);
-        }
-        Ok(())
-    }
 }

@@ -5,7 +5,7 @@
 
 use super::super::{Body, EngineError, Projection, Record, Result, ScannedRecord};
 use super::data_dir::DataDir;
-use super::database::{self, RecordRow, body_checksum};
+use super::database::{self, BodyRef, RecordRow, body_checksum};
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -122,7 +122,7 @@ impl PooledConnection {
         end: &[u8],
         limit: usize,
         filter: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(Bytes, Record, i64)>> {
+    ) -> Result<Vec<(Bytes, Record, BodyRef)>> {
         let mut statement = self.conn.prepare_cached(SELECT_RANGE)?;
         let mut rows = statement.query(params![start])?;
         let mut records = Vec::new();
@@ -137,17 +137,17 @@ impl PooledConnection {
                 continue;
             }
             let data = decode_row(key, column(row, 1)?)?;
-            let RecordRow { version, expires_at, body_ref, .. } = data;
-            let meta = Bytes::copy_from_slice(data.meta);
+            let RecordRow { version, expires_at, body, meta } = data;
+            let meta = Bytes::copy_from_slice(meta);
             let record = Record { version, expires_at, meta, body: Body::EMPTY };
-            records.push((Bytes::copy_from_slice(key), record, body_ref));
+            records.push((Bytes::copy_from_slice(key), record, body));
         }
         Ok(records)
     }
 
-    /// Returns the body of a record in the database.
-    pub(super) fn body(&self, version: u64, body_ref: i64) -> Result<Bytes> {
-        read_body(&self.conn, version, body_ref)
+    /// Returns the body in a row of `bodies`.
+    pub(super) fn body(&self, version: u64, id: i64) -> Result<Bytes> {
+        read_body(&self.conn, version, id)
     }
 
     fn end_snapshot(&mut self) -> Result<()> {
@@ -300,9 +300,13 @@ impl ConnectionPool {
         })
     }
 
-    /// Returns a record without the bytes of a blob, and its body reference (see
-    /// [`RecordRow::body_ref`]).
-    pub(super) fn read(&self, key: &[u8], projection: Projection) -> Result<Option<(Record, i64)>> {
+    /// Returns a record and the reference to its body. Reads the body only if it is in a row of
+    /// `bodies` and the projection includes bodies.
+    pub(super) fn read(
+        &self,
+        key: &[u8],
+        projection: Projection,
+    ) -> Result<Option<(Record, BodyRef)>> {
         self.with_connection(|conn| read_record(conn, key, projection))
     }
 
@@ -364,29 +368,34 @@ impl ConnectionPool {
     }
 }
 
-fn read_record(conn: &Connection, key: &[u8], part: Projection) -> Result<Option<(Record, i64)>> {
+fn read_record(
+    conn: &Connection,
+    key: &[u8],
+    part: Projection,
+) -> Result<Option<(Record, BodyRef)>> {
     let mut statement = conn.prepare_cached(SELECT_RECORD)?;
     let mut rows = statement.query(params![key])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let RecordRow { version, expires_at, body_ref, meta } = decode_row(key, column(row, 0)?)?;
+    let RecordRow { version, expires_at, body: body_ref, meta } = decode_row(key, column(row, 0)?)?;
     let meta = Bytes::copy_from_slice(meta);
-    let body = match part {
-        Projection::Full if body_ref > 0 => read_body(conn, version, body_ref)?,
-        Projection::Full | Projection::Meta => Bytes::new(),
+    let body = match body_ref {
+        BodyRef::Row(id) if part == Projection::Full => read_body(conn, version, id)?,
+        BodyRef::Empty | BodyRef::Row(_) | BodyRef::Blob(_) | BodyRef::Segment(_) => Bytes::new(),
     };
     Ok(Some((Record { version, expires_at, meta, body: Body::Bytes(body) }, body_ref)))
 }
 
-fn read_body(conn: &Connection, version: u64, body_ref: i64) -> Result<Bytes> {
+/// Reads the body in a row of `bodies` and verifies its checksum.
+pub(super) fn read_body(conn: &Connection, version: u64, id: i64) -> Result<Bytes> {
     let mut statement = conn.prepare_cached(SELECT_BODY)?;
-    let mut rows = statement.query(params![body_ref])?;
+    let mut rows = statement.query(params![id])?;
     let Some(row) = rows.next()? else {
-        return Err(EngineError::Corrupt(format!("body {body_ref} is missing")));
+        return Err(EngineError::Corrupt(format!("body {id} is missing")));
     };
     let bytes = column(row, 1)?;
     let checksum: i64 = row.get(0).map_err(|e| column_error(0, &e))?;
     if checksum != i64::from(body_checksum(version, bytes)) {
-        return Err(EngineError::Corrupt(format!("body {body_ref} does not match its checksum")));
+        return Err(EngineError::Corrupt(format!("body {id} does not match its checksum")));
     }
     Ok(Bytes::copy_from_slice(bytes))
 }

@@ -4,6 +4,7 @@ use super::super::{EngineError, Result};
 use super::database;
 #[cfg(target_os = "linux")]
 use rustix::fs::{AtFlags, StatxFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
 #[cfg(target_os = "linux")]
@@ -87,6 +88,7 @@ impl DataDir {
         if let Some(lock) = &lock {
             acquire(lock, path)?;
         }
+        raise_file_limit();
         let (identity, _) = stat(&handle).map_err(|e| failed("read", path, &e))?;
         let entries = Mutex::new(vec![Entry { path: path.to_owned(), identity, _handle: None }]);
         let (path, lock) = (path.to_owned(), Mutex::new(lock));
@@ -238,6 +240,27 @@ fn open_locked(dir: &Path) -> Result<File> {
         acquire(&handle, dir)?;
     }
     Ok(handle)
+}
+
+/// Raises the soft limit on open files, commonly 1024, to the hard limit, because every WAL segment
+/// file stays open. Returns the limit in effect.
+pub fn raise_file_limit() -> u64 {
+    /// The limit to set if the hard limit is unlimited. Some systems reject an unlimited soft
+    /// limit.
+    const UNLIMITED: u64 = 1 << 16;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Some(current) = current else { return u64::MAX };
+    let raised = maximum.unwrap_or(UNLIMITED);
+    if current >= raised {
+        return current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }) {
+        Ok(()) => raised,
+        Err(error) => {
+            tracing::warn!(%error, "could not raise the limit on open files");
+            current
+        }
+    }
 }
 
 /// Returns whether a process has the data directory open.

@@ -2,7 +2,10 @@
 
 use super::super::{EngineError, Result};
 use super::data_dir::DataDir;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use super::wal::record::WalEntry;
+use bytes::{Buf, BufMut};
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, ToSql};
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io;
@@ -10,8 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The data directory format that this build reads and writes.
-pub(super) const FORMAT_VERSION: i64 = 1;
+/// The data directory format that this build writes. When a directory of the previous format is
+/// opened for writing, it is upgraded.
+pub(super) const FORMAT_VERSION: i64 = 2;
+const FORMAT_VERSION_MIN: i64 = 1;
 /// Identifies the file as a Steadfast database: "STDF".
 const APPLICATION_ID: i64 = 0x5354_4446;
 /// The row of `counts` with the total size of blob files, in bytes. Rows 0 to 255 count records by
@@ -40,6 +45,13 @@ const SCHEMA: &str = "
     CREATE TABLE counts (first INTEGER PRIMARY KEY, n INTEGER NOT NULL) STRICT;
 ";
 
+/// The table that format 2 added.
+const SEGMENTS_SCHEMA: &str = "
+    CREATE TABLE segments (
+        seq INTEGER PRIMARY KEY, file INTEGER NOT NULL, live INTEGER NOT NULL
+    ) STRICT;
+";
+
 /// The position in the WAL up to which the database is checkpointed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CheckpointPosition {
@@ -51,6 +63,47 @@ pub(super) struct CheckpointPosition {
     pub(super) salt: u32,
     /// Sequence number after the newest segment known to have commits; 0 before the WAL has files.
     pub(super) wal_end: u64,
+}
+
+/// A row of `segments`: a segment that contains bodies of records in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentRow {
+    /// Sequence number of the segment.
+    pub(super) seq: u64,
+    /// Number of the segment's file.
+    pub(super) file: u64,
+    /// Live bytes of the segment: the total size, in bytes, of the entries with a body that a
+    /// record in the database refers to. The size of an entry includes its body. The whole entry
+    /// counts, because the relocation of a body rewrites its entry.
+    pub(super) live: u64,
+}
+
+/// Returns the rows of `segments` in order of sequence number. Returns none for format 1, which has
+/// no such table.
+pub(super) fn segment_rows(conn: &Connection) -> Result<Vec<SegmentRow>> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'segments'";
+    if conn.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(Vec::new());
+    }
+    let mut select = conn.prepare("SELECT seq, file, live FROM segments ORDER BY seq")?;
+    let rows = select.query_map([], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok(SegmentRow { seq: number(0)?, file: number(1)?, live: number(2)? })
+    });
+    Ok(rows?.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Returns a function that returns whether the database has the record of a WAL entry, with the
+/// same version and body.
+pub(super) fn lookup(conn: &Connection) -> impl Fn(&WalEntry, BodyRef) -> Result<bool> {
+    |entry, body| {
+        let mut find = conn.prepare_cached("SELECT data FROM heads WHERE key = ?1")?;
+        let is_same = |row: &Row<'_>| {
+            let row = RecordRow::decode(&entry.key, row.get_ref(0)?.as_blob()?);
+            Ok(row.is_some_and(|row| row.version == entry.version && row.body == body))
+        };
+        Ok(find.query_row([&entry.key[..]], is_same).optional()?.unwrap_or(false))
+    }
 }
 
 pub(super) fn checkpoint_position(conn: &Connection) -> Result<CheckpointPosition> {
@@ -119,7 +172,15 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
     // ones.
     match sync(conn).map_err(EngineError::from) {
         // A full disk must not prevent reads.
-        Err(EngineError::Full(_)) => file.sync_all().map_err(sync_error),
+        Err(EngineError::Full(_)) => {
+            file.sync_all().map_err(sync_error)?;
+            // There are no readers yet. If this succeeds, later frames overwrite the file from its
+            // start, so they share no page with the present ones and need no space.
+            match conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+                Err(e) if !is_disk_full(&e) => Err(e.into()),
+                _ => Ok(()),
+            }
+        }
         result => result,
     }
 }
@@ -182,6 +243,7 @@ fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
     } else {
         check_format(pragma("application_id")?, pragma("user_version")?, path)?;
     }
+    let is_format_1 = !is_new && pragma("user_version")? == FORMAT_VERSION_MIN;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     execute(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
@@ -198,9 +260,18 @@ fn configure(conn: &Connection, dir: &Path, path: &Path) -> Result<()> {
     if is_new {
         // The transaction is synced, because the WAL is unreadable without the salt.
         execute(&format!(
-            "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SCHEMA} \
+            "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SCHEMA} {SEGMENTS_SCHEMA} \
              PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION}; \
              COMMIT; PRAGMA synchronous = NORMAL;"
+        ))?;
+    }
+    if is_format_1 {
+        // One transaction creates the table and sets the format version. An older build, which
+        // cannot read bodies in segments, therefore rejects the directory before any record refers
+        // to a segment.
+        execute(&format!(
+            "PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {SEGMENTS_SCHEMA} \
+             PRAGMA user_version = {FORMAT_VERSION}; COMMIT; PRAGMA synchronous = NORMAL;"
         ))?;
     }
     Ok(())
@@ -213,18 +284,25 @@ fn check_format(application_id: i64, format: i64, path: &Path) -> Result<()> {
             "{path} is a database of another program; choose another data directory"
         )));
     }
-    if format != FORMAT_VERSION {
+    if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&format) {
         return Err(EngineError::Corrupt(format!(
-            "{path} has data format {format}, but this build reads format {FORMAT_VERSION}; \
-             run the steadfast version that wrote it, or choose another data directory"
+            "{path} has data format {format}, but this build reads formats {FORMAT_VERSION_MIN} \
+             to {FORMAT_VERSION}; run the steadfast version that wrote it, or choose another data \
+             directory"
         )));
     }
     Ok(())
 }
 
-/// Adds the path and advice to a corruption error that does not name the data directory.
+/// Adds the path and advice to an error about a full disk, and to a corruption error that does not
+/// name the data directory.
 fn with_advice(e: EngineError, path: &Path) -> EngineError {
     let path = path.display();
+    if let EngineError::Full(problem) = &e {
+        return EngineError::Full(format!(
+            "could not write {path}: {problem}; free disk space, and try again"
+        ));
+    }
     if let EngineError::Corrupt(problem) = &e
         && !problem.contains("data director")
     {
@@ -306,10 +384,17 @@ pub(super) fn open_reader(dir: &DataDir, cache: u32) -> Result<Connection> {
     Ok(conn)
 }
 
+/// Returns whether a write failed because the disk is full. If SQLite cannot extend the index of
+/// its WAL, it reports an I/O error instead. The index contains no data.
+pub(super) fn is_disk_full(e: &rusqlite::Error) -> bool {
+    let is_index = |e: &rusqlite::ffi::Error| e.extended_code == SQLITE_IOERR_SHMSIZE;
+    e.sqlite_error_code() == Some(ErrorCode::DiskFull) || e.sqlite_error().is_some_and(is_index)
+}
+
 impl From<rusqlite::Error> for EngineError {
     fn from(e: rusqlite::Error) -> EngineError {
         match e.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => EngineError::Full(e.to_string()),
+            _ if is_disk_full(&e) => EngineError::Full("database or disk is full".into()),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 EngineError::Corrupt(e.to_string())
             }
@@ -318,9 +403,58 @@ impl From<rusqlite::Error> for EngineError {
     }
 }
 
-/// Size of `heads.data` without the meta, in bytes: version, expiry and body reference (8 each),
+/// Size in bytes of the fixed part of `heads.data`: version, expiry and body reference (8 each),
 /// checksum (4).
 const ROW_HEADER_BYTES: usize = 28;
+/// Body reference of a record whose body is in a segment. The location of the body follows the
+/// checksum of the row.
+const IN_SEGMENT: i64 = i64::MIN;
+/// Size of an encoded [`SegmentLocation`], in bytes.
+const LOCATION_BYTES: usize = 24;
+
+/// The place where the body of a record in the database is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum BodyRef {
+    /// The body is empty.
+    Empty,
+    /// The body is in the row of `bodies` with this id. Only format 1 stored bodies there.
+    Row(i64),
+    /// The body is in the blob file with this id.
+    Blob(i64),
+    /// The body is in a WAL segment.
+    Segment(SegmentLocation),
+}
+
+/// The location of a body in a WAL segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SegmentLocation {
+    /// Sequence number of the segment.
+    pub(super) seq: u64,
+    /// Offset of the body in the file of the segment, in bytes.
+    pub(super) at: u64,
+    /// Size of the body, in bytes.
+    pub(super) len: u32,
+    /// Checksum of the body; see [`body_checksum`].
+    pub(super) checksum: u32,
+}
+
+impl SegmentLocation {
+    fn encode(&self) -> [u8; LOCATION_BYTES] {
+        let mut bytes = [0; LOCATION_BYTES];
+        let mut out = &mut bytes[..];
+        out.put_u64_le(self.seq);
+        out.put_u64_le(self.at);
+        out.put_u32_le(self.len);
+        out.put_u32_le(self.checksum);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; LOCATION_BYTES]) -> SegmentLocation {
+        let mut bytes = &bytes[..];
+        let (seq, at) = (bytes.get_u64_le(), bytes.get_u64_le());
+        SegmentLocation { seq, at, len: bytes.get_u32_le(), checksum: bytes.get_u32_le() }
+    }
+}
 
 /// The column `data` of a row of `heads`. It is a single column, because SQLite decodes columns one
 /// by one.
@@ -328,54 +462,80 @@ const ROW_HEADER_BYTES: usize = 28;
 pub(super) struct RecordRow<'d> {
     pub(super) version: u64,
     pub(super) expires_at: u64,
-    /// Reference to the body: 0 for an empty body, positive for a row of `bodies`, negative for a
-    /// blob.
-    pub(super) body_ref: i64,
+    pub(super) body: BodyRef,
     pub(super) meta: &'d [u8],
 }
 
 impl<'d> RecordRow<'d> {
     /// Encodes the row with a checksum that covers the key.
     pub(super) fn encode(&self, key: &[u8], out: &mut Vec<u8>) {
+        let (body_ref, location) = match self.body {
+            BodyRef::Empty => (0, None),
+            BodyRef::Row(id) => (id, None),
+            BodyRef::Blob(id) => (-id, None),
+            BodyRef::Segment(location) => (IN_SEGMENT, Some(location)),
+        };
+        let mut numbers = [0; ROW_HEADER_BYTES - 4];
+        let mut fields = &mut numbers[..];
+        fields.put_u64_le(self.version);
+        fields.put_u64_le(self.expires_at);
+        fields.put_i64_le(body_ref);
         out.clear();
-        out.extend_from_slice(&self.version.to_le_bytes());
-        out.extend_from_slice(&self.expires_at.to_le_bytes());
-        out.extend_from_slice(&self.body_ref.to_le_bytes());
-        let sum = row_checksum(key, out, self.meta);
-        out.extend_from_slice(&sum.to_le_bytes());
+        out.extend_from_slice(&numbers);
+        out.put_u32_le(0);
+        if let Some(location) = location {
+            out.extend_from_slice(&location.encode());
+        }
         out.extend_from_slice(self.meta);
+        let rest = out.get(ROW_HEADER_BYTES..).unwrap_or_default();
+        let sum = row_checksum(key, &numbers, rest).to_le_bytes();
+        if let Some(to) = out.get_mut(ROW_HEADER_BYTES - 4..ROW_HEADER_BYTES) {
+            to.copy_from_slice(&sum);
+        }
     }
 
     /// Decodes a row; `None` if it is damaged or belongs to another key.
     pub(super) fn decode(key: &[u8], bytes: &'d [u8]) -> Option<RecordRow<'d>> {
-        let (fixed, meta) = bytes.split_first_chunk::<ROW_HEADER_BYTES>()?;
-        let (numbers, sum) = fixed.split_first_chunk::<24>()?;
+        let (fixed, rest) = bytes.split_first_chunk::<ROW_HEADER_BYTES>()?;
+        let (numbers, sum) = fixed.split_first_chunk::<{ ROW_HEADER_BYTES - 4 }>()?;
         let ([version, expires_at, body_ref], []) = numbers.as_chunks::<8>() else { return None };
-        if sum != row_checksum(key, numbers, meta).to_le_bytes() {
+        if sum != row_checksum(key, numbers, rest).to_le_bytes() {
             return None;
         }
         let (version, expires_at) = (u64::from_le_bytes(*version), u64::from_le_bytes(*expires_at));
-        Some(RecordRow { version, expires_at, body_ref: i64::from_le_bytes(*body_ref), meta })
+        let (body, meta) = match i64::from_le_bytes(*body_ref) {
+            IN_SEGMENT => {
+                let (location, meta) = rest.split_first_chunk::<LOCATION_BYTES>()?;
+                (BodyRef::Segment(SegmentLocation::decode(location)), meta)
+            }
+            0 => (BodyRef::Empty, rest),
+            id if id > 0 => (BodyRef::Row(id), rest),
+            id => (BodyRef::Blob(-id), rest),
+        };
+        Some(RecordRow { version, expires_at, body, meta })
     }
 }
 
-fn row_checksum(key: &[u8], numbers: &[u8], meta: &[u8]) -> u32 {
-    const BUFFER_BYTES: usize = 160;
+/// Computes the checksum of a row. The checksum covers the key, the numbers at the start of the
+/// row, and everything that follows the checksum.
+fn row_checksum(key: &[u8], numbers: &[u8], rest: &[u8]) -> u32 {
+    const BUFFER_BYTES: usize = 184;
     // The length separates the key from the rest; keys are short, so it fits.
     let mut hasher = crc32fast::Hasher::new_with_initial(key.len() as u32);
-    let parts = [key, numbers, meta];
+    let parts = [key, numbers, rest];
     let mut buffer = [0; BUFFER_BYTES];
-    let mut rest = &mut buffer[..];
+    let mut unfilled = &mut buffer[..];
     // Hashing short parts separately is slower, as the tail of each is hashed byte by byte.
-    let fits =
-        parts.iter().all(|part| match std::mem::take(&mut rest).split_at_mut_checked(part.len()) {
+    let fits = parts.iter().all(|part| {
+        match std::mem::take(&mut unfilled).split_at_mut_checked(part.len()) {
             Some((to, unused)) => {
                 to.copy_from_slice(part);
-                rest = unused;
+                unfilled = unused;
                 true
             }
             None => false,
-        });
+        }
+    });
     if fits {
         let len = parts.iter().map(|part| part.len()).sum();
         hasher.update(buffer.get(..len).unwrap_or_default());
@@ -400,13 +560,31 @@ mod tests {
     #[test]
     fn row_checksum_does_not_depend_on_the_size_of_its_parts() {
         let bytes = [7; 400];
-        for (key, meta) in [(0, 0), (1, 17), (31, 17), (100, 36), (100, 37), (160, 0), (400, 400)] {
+        for (key, meta) in [(0, 0), (1, 17), (31, 17), (100, 60), (100, 61), (160, 0), (400, 400)] {
             let mut hasher = crc32fast::Hasher::new_with_initial(key as u32);
             for part in [&bytes[..key], &bytes[..24], &bytes[..meta]] {
                 hasher.update(part);
             }
             let sum = row_checksum(&bytes[..key], &bytes[..24], &bytes[..meta]);
             assert_eq!(sum, hasher.finalize(), "{key} and {meta} bytes");
+        }
+    }
+    #[test]
+    fn rows_round_trip_with_every_kind_of_body() {
+        let location = SegmentLocation { seq: 9, at: 1 << 40, len: 77, checksum: 0xdead_beef };
+        let bodies =
+            [BodyRef::Empty, BodyRef::Row(5), BodyRef::Blob(i64::MAX), BodyRef::Segment(location)];
+        for (body, meta) in bodies.iter().flat_map(|body| [(body, &b"meta"[..]), (body, b"")]) {
+            let row = RecordRow { version: 7, expires_at: 8, body: *body, meta };
+            let mut data = Vec::new();
+            row.encode(b"key", &mut data);
+            assert_eq!(RecordRow::decode(b"key", &data), Some(row));
+            assert_eq!(RecordRow::decode(b"kex", &data), None);
+            for at in 0..data.len() {
+                let mut damaged = data.clone();
+                damaged[at] ^= 4;
+                assert_eq!(RecordRow::decode(b"key", &damaged), None, "byte {at}");
+            }
         }
     }
 }

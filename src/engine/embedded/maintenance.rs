@@ -85,8 +85,13 @@ impl Maintenance {
     }
 
     fn replenish(&self, busy: bool) {
-        if let Err(e) = self.shared.segments.replenish(busy) {
-            tracing::warn!(error = %e, "could not preallocate WAL segments");
+        // On a full disk, each refused write leads to another attempt.
+        let was_full = self.shared.segments.is_full();
+        match self.shared.segments.replenish(busy) {
+            Err(e) if !was_full => {
+                tracing::warn!(error = %e, "could not preallocate WAL segments");
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -121,8 +126,61 @@ impl Maintenance {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stepped_engine::SteppedEngine;
     use super::*;
+    use std::fs::{self, File};
+    use std::path::Path;
     use std::sync::mpsc::sync_channel;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Opens a data directory whose free segment files have these sizes in MiB, and sets the size
+    /// of new files to 12 MiB.
+    fn engine_with_files(dir: &Path, sizes: &[u64]) -> SteppedEngine {
+        fs::create_dir_all(dir.join("log")).unwrap();
+        drop(SteppedEngine::open(dir, u64::MAX));
+        for (number, size) in (1..).zip(sizes) {
+            let file = File::create(dir.join(format!("log/slot-{number:04}"))).unwrap();
+            file.set_len(size * MIB).unwrap();
+        }
+        let engine = SteppedEngine::open(dir, u64::MAX);
+        engine.shared.segments.adapt_segment_bytes(64 * 12 * MIB, 1000, 96 * MIB);
+        engine
+    }
+
+    /// Returns the sizes of the segment files in MiB, in ascending order.
+    fn sizes(dir: &Path) -> Vec<u64> {
+        let files = fs::read_dir(dir.join("log")).unwrap();
+        let mut sizes: Vec<_> =
+            files.map(|file| file.unwrap().metadata().unwrap().len() / MIB).collect();
+        sizes.sort_unstable();
+        sizes
+    }
+
+    #[test]
+    fn free_segment_files_of_unsuitable_size_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine_with_files(dir.path(), &[0, 8, 8, 10, 129]);
+        engine.shared.segments.replenish(true).unwrap();
+        assert_eq!(sizes(dir.path()), [10, 12, 12, 12]);
+    }
+
+    #[test]
+    fn free_segment_files_of_unsuitable_size_are_kept_until_they_can_be_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine_with_files(dir.path(), &[0, 8, 8, 8, 8, 9]);
+        let (log, moved) = (dir.path().join("log"), dir.path().join("moved"));
+        fs::rename(&log, &moved).unwrap();
+        engine.shared.segments.replenish(true).unwrap_err();
+        // The smaller files are allocated first, so the reserved file is the largest one.
+        for seq in 1..=2 {
+            assert_eq!(engine.shared.segments.allocate(seq).unwrap().disk_bytes() / MIB, 8);
+            engine.shared.segments.replenish(true).unwrap_err();
+        }
+        assert!(!engine.shared.segments.has_preallocated());
+        let reserved = engine.shared.segments.allocate_reserved(3, true).unwrap();
+        assert_eq!(reserved.disk_bytes() / MIB, 9);
+    }
 
     #[test]
     fn deletions_do_not_block_while_the_queue_is_full() {

@@ -1,11 +1,12 @@
-//! The embedded engine: a write-ahead log (WAL), an SQLite database, and blob files for large
-//! bodies.
+//! The embedded engine: a write-ahead log (WAL) whose segments store the bodies, an SQLite database
+//! with the rest of each record and the location of its body, and blob files for large bodies.
 //!
 //! ```text
 //! commit -> writer: check preconditions, append one WAL record, fsync -> memtable -> reply
 //!                                                                           |
 //!                                        checkpointer: batched transactions -> steadfast.db
 //! read   -> read cache, else memtable (commits not yet checkpointed), else database
+//!           -> body: WAL segment or blob file
 //! ```
 //!
 //! A process that opens a data directory locks both the directory and its file `LOCK`. Only one
@@ -14,26 +15,43 @@
 
 mod backpressure;
 mod blob_files;
+mod body_cache;
 mod caller;
 mod checkpoint;
 mod connection_pool;
 mod data_dir;
 mod database;
+mod garbage_collection;
 mod hidden_ranges;
+mod load_monitor;
 mod maintenance;
 mod memtable;
+mod memtable_copy;
+mod memtable_recovery;
+mod migration;
+mod parallel;
+#[cfg(test)]
+mod planted_faults;
 mod read_cache;
 mod read_path;
 mod read_scheduler;
+mod relocation;
 mod repair;
+mod replaced_bodies;
+mod row_writer;
+mod segment_allocation;
+mod segment_body;
 mod snapshot;
 #[cfg(test)]
+mod stepped_engine;
+#[cfg(test)]
 mod tests;
+mod threads;
 mod verify;
 mod wal;
 mod writer;
 
-pub use data_dir::is_locked;
+pub use data_dir::{is_locked, raise_file_limit};
 pub use repair::reset_wal;
 pub use verify::{VerifiedRecord, VerifyReport, verify};
 
@@ -45,11 +63,9 @@ use backpressure::Backpressure;
 use blob_files::{BlobFileWriter, BlobFiles};
 use bytes::Bytes;
 use caller::{Caller, CallerHandle};
-use checkpoint::Checkpointer;
 use connection_pool::{ConnectionPool, ExpiryPosition};
 use data_dir::DataDir;
-use database::CheckpointPosition;
-use maintenance::{BlobDeletions, Maintenance, MaintenanceTask};
+use database::{CheckpointPosition, SegmentRow};
 use memtable::Memtable;
 use read_cache::ReadCache;
 use read_path::{ReadPath, ScanAttempt};
@@ -59,24 +75,19 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, oneshot};
 use wal::record::WalEntry;
-use wal::recovery::{self, RecoveredWal, RecoveryMode};
+use wal::recovery::{self, RecoveredWal, RecoveryMode, SealedSegments};
 use wal::segment::{Segment, SegmentFile, SegmentPool};
-use writer::{QueuedCommit, Scratch, Writer, WriterCommand};
+use writer::{QueuedCommit, WriterCommand};
 
 /// Maximum number of commits in the writer's queue; further commits wait for a permit.
 const COMMIT_QUEUE_MAX: usize = 4096;
-/// Extra capacity of the writer's queue for commands that are not commits.
-const COMMAND_QUEUE_SPARE: usize = 16;
-/// Maximum number of tasks in the maintenance thread's queue; senders of deletions block when it is
-/// full.
-const MAINTENANCE_QUEUE_MAX: usize = 4096;
 
-/// The size of the read cache, divided by the size of the cache for blob bodies.
+/// The size of the read cache, divided by the size of the cache for large bodies.
 const BLOB_CACHE_DIVISOR: u64 = 4;
 
 /// Minimum speed of a scan whose pages are in memory, in records per microsecond.
@@ -87,11 +98,13 @@ const SCAN_RECORDS_PER_MICRO: usize = 4;
 pub struct Options {
     /// The data directory; created if missing.
     pub dir: PathBuf,
-    /// Size of the read cache for small records, in bytes. The cache for blob bodies takes an
+    /// Size of the read cache for small records, in bytes. The cache for large bodies takes an
     /// additional quarter of this.
     pub cache_bytes: u64,
-    /// WAL size in bytes that triggers a checkpoint; writes stall at four times this size. A larger
-    /// WAL speeds up writes and slows down recovery after a crash.
+    /// Maximum WAL size in bytes that triggers a checkpoint. The size that does so depends on the
+    /// amount of data. Writes are delayed above twice that size, and stall at four times that size.
+    /// A larger WAL speeds up writes to large data sets, uses more memory and disk space, and slows
+    /// down recovery after a crash.
     pub wal_bytes: u64,
     /// Called when a failed write or fsync leaves the state on disk unknown.
     pub fatal: FatalErrorHandler,
@@ -126,6 +139,8 @@ struct Shared {
     /// Locked exclusively while a checkpoint step moves records from the memtable to the database.
     /// While the shared lock is held, each record is either in the memtable or in the database.
     checkpoint_lock: RwLock<()>,
+    /// Held while a snapshot copies the memtable, which supports one copy at a time.
+    copy_lock: Mutex<()>,
     wal_position: Mutex<WalPosition>,
     /// Sequence number after the newest segment with a durable commit.
     wal_end: AtomicU64,
@@ -165,18 +180,17 @@ impl Shared {
     fn new(
         dir: Arc<DataDir>,
         memtable: Memtable,
-        (segments, recovered): (SegmentPool, RecoveredWal),
-        cache_bytes: u64,
-        wal_bytes: u64,
+        segments: SegmentPool,
+        wal_position: WalPosition,
+        (cache_bytes, wal_bytes): (u64, u64),
     ) -> Shared {
-        let RecoveredWal { live, free, last_version, next_seq } = recovered;
-        segments.restore(live, free);
         Shared {
             cache: ReadCache::new(cache_bytes),
             memtable: RwLock::new(memtable),
             checkpoint_lock: RwLock::default(),
+            copy_lock: Mutex::default(),
             wal_end: AtomicU64::new(0),
-            wal_position: Mutex::new(WalPosition { version: last_version, seq: next_seq }),
+            wal_position: Mutex::new(wal_position),
             segments,
             backpressure: Backpressure::new(wal_bytes),
             counters: Counters::default(),
@@ -193,6 +207,15 @@ impl Shared {
 
     fn memtable_mut(&self) -> RwLockWriteGuard<'_, Memtable> {
         self.memtable.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether the database has all commits.
+    fn is_checkpointed(&self) -> bool {
+        self.memtable().len() == 0
+    }
+
+    fn copy_lock(&self) -> MutexGuard<'_, ()> {
+        self.copy_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn checkpoint_lock(&self) -> RwLockReadGuard<'_, ()> {
@@ -213,6 +236,16 @@ impl Shared {
 
     fn wal_position(&self) -> WalPosition {
         *self.wal_position_mut()
+    }
+
+    /// Adapts the WAL size that triggers a checkpoint, and the size of new segment files, to the
+    /// total live bytes.
+    fn adapt_sizes(&self) {
+        let live = self.segments.live_bytes();
+        self.backpressure.adapt_wal_bytes(live);
+        let records = self.record_counts.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let (records, wal_bytes) = (i64::cast_unsigned(records), self.backpressure.wal_bytes());
+        self.segments.adapt_segment_bytes(live, records, wal_bytes);
     }
 
     fn add_to_count(&self, first: i64, delta: i64) {
@@ -246,13 +279,16 @@ impl Embedded {
         let conn = database::open_writer(dir.path())?;
         dir.watch_files()?;
         let position = database::checkpoint_position(&conn)?;
-        let (segments, files) = SegmentPool::open(dir.clone())?;
-        let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadWrite)?;
+        let rows = database::segment_rows(&conn)?;
+        let (segments, files) = SegmentPool::open(dir.clone(), &rows)?;
+        let files = (files, &rows[..]);
+        let recovered = recover(&segments, files, position, &conn, RecoveryMode::ReadWrite)?;
+        let (memtable, wal_position, newest) = recovered;
         let blobs = BlobFiles::create(dir.clone(), cache_bytes / BLOB_CACHE_DIVISOR, &fatal)?;
         dir.sync()?;
-        let newest = recovered.live.last().map(|segment| segment.seq);
         let wal_end = newest.map_or(position.first_segment, |seq| seq + 1);
-        let shared = Shared::new(dir, memtable, (segments, recovered), cache_bytes, wal_bytes);
+        let sizes = (cache_bytes, wal_bytes);
+        let shared = Shared::new(dir, memtable, segments, wal_position, sizes);
         shared.wal_end.store(wal_end, Ordering::Relaxed);
         // Save `wal_end` only if the database does not record it yet, or if recovery found a newer
         // segment.
@@ -260,7 +296,8 @@ impl Embedded {
             expect_wal(&conn, &shared.segments, wal_end)?;
         }
         let mut engine = Embedded::new(shared, &conn, blobs)?;
-        let (commands, threads) = start_threads(conn, &engine.read_path, &fatal, position.salt)?;
+        engine.shared.adapt_sizes();
+        let (commands, threads) = threads::start(conn, &engine.read_path, &fatal, position.salt)?;
         engine.commands = Mutex::new(Some(commands));
         engine.threads = Mutex::new(threads);
         Ok(engine)
@@ -275,10 +312,13 @@ impl Embedded {
         let dir = Arc::new(DataDir::open_existing(dir)?);
         let conn = database::open_checked(&dir)?;
         let position = database::checkpoint_position(&conn)?;
-        let (segments, files) = SegmentPool::open_read_only(dir.clone())?;
-        let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadOnly)?;
+        let rows = database::segment_rows(&conn)?;
+        let (segments, files) = SegmentPool::open_read_only(dir.clone(), &rows)?;
+        let files = (files, &rows[..]);
+        let recovered = recover(&segments, files, position, &conn, RecoveryMode::ReadOnly)?;
+        let (memtable, wal_position, _) = recovered;
         let blobs = BlobFiles::open(dir.clone(), 0, &FatalErrorHandler::new(|_| {}));
-        let shared = Shared::new(dir, memtable, (segments, recovered), 0, u64::MAX);
+        let shared = Shared::new(dir, memtable, segments, wal_position, (0, u64::MAX));
         Embedded::new(shared, &conn, blobs)
     }
 
@@ -317,106 +357,40 @@ impl Embedded {
     }
 }
 
-fn start_threads(
-    conn: rusqlite::Connection,
-    read_path: &ReadPath,
-    fatal: &FatalErrorHandler,
-    salt: u32,
-) -> Result<(CommandSender, Vec<JoinHandle<()>>)> {
-    let (shared, pool) = (read_path.shared.clone(), read_path.pool.clone());
-    let (maintenance, tasks) = sync_channel(MAINTENANCE_QUEUE_MAX);
-    let (commands, command_receiver) = sync_channel(COMMIT_QUEUE_MAX + COMMAND_QUEUE_SPARE);
-    let (wal_end_sender, wal_end) = sync_channel(1);
-    let commands = Arc::new(commands);
-    for task in [MaintenanceTask::AllocateSegments, MaintenanceTask::DeleteOrphans] {
-        let _ = maintenance.send(task);
-    }
-    let maintenance_thread = Maintenance {
-        conn: database::open_reader(&shared.dir, database::SCAN_CACHE_KIB)?,
-        tasks,
-        blobs: read_path.blobs.clone(),
-        shared: shared.clone(),
-    };
-    let checkpointer = Checkpointer {
-        conn,
-        pinned_frames: 0,
-        saved_wal_end: (shared.wal_end.load(Ordering::Relaxed), None),
-        blobs: read_path.blobs.clone(),
-        wal_end,
-        commands: Arc::downgrade(&commands),
-        maintenance: maintenance.clone(),
-        shared: shared.clone(),
-        pool: pool.clone(),
-        fatal: fatal.clone(),
-    };
-    let WalPosition { version, seq } = shared.wal_position();
-    let writer = Writer {
-        commands: command_receiver,
-        deletions: BlobDeletions::new(maintenance.clone()),
-        maintenance,
-        shared,
-        pool,
-        fatal: fatal.clone(),
-        salt,
-        last_version: version,
-        next_seq: seq,
-        active: None,
-        scratch: Scratch::default(),
-    };
-    let run_writer = move || {
-        let _ = wal_end_sender.send(writer.run());
-    };
-    let threads = vec![
-        spawn("writer", fatal, run_writer)?,
-        spawn("checkpointer", fatal, move || checkpointer.run())?,
-        spawn("maintenance", fatal, move || maintenance_thread.run())?,
-    ];
-    Ok((commands, threads))
-}
-
-/// Decodes bytes as a WAL record, for the fuzz target.
-#[cfg(fuzzing)]
-pub fn fuzz_wal_record(bytes: &[u8]) {
-    wal::record::fuzz(bytes);
-}
-
-/// Stops the process if a storage thread panics, because writes would hang otherwise.
-struct AbortOnPanic(FatalErrorHandler);
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop("a storage thread panicked");
-        }
-    }
-}
-
-fn spawn(
-    name: &str,
-    fatal: &FatalErrorHandler,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>> {
-    let guard = AbortOnPanic(fatal.clone());
-    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-        let _guard = guard;
-        work();
-    });
-    thread.map_err(|e| EngineError::Failed(format!("could not start the {name} thread: {e}")))
-}
-
-/// Replays the WAL after the checkpoint position.
-fn replay_wal(
-    files: Vec<SegmentFile>,
+/// Replays the WAL after the checkpoint position into a memtable, and fills the pool of segments.
+/// Also returns the end of the WAL, and the sequence number of its newest segment with commits.
+fn recover(
+    segments: &SegmentPool,
+    (mut files, rows): (Vec<SegmentFile>, &[SegmentRow]),
     position: CheckpointPosition,
+    conn: &rusqlite::Connection,
     mode: RecoveryMode,
-) -> Result<(Memtable, RecoveredWal)> {
-    let mut memtable = Memtable::default();
+) -> Result<(Memtable, WalPosition, Option<u64>)> {
+    let sealed = SealedSegments::split_off(&mut files, rows, position)?;
+    recovery::log_missing(&sealed.missing);
+    let (mut replayed, mut last_seq) = (Vec::<Vec<_>>::new(), None);
     let replay = |entry: WalEntry, segment: &Arc<Segment>, bodies_offset| {
-        let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
-        memtable.put(key, entry);
+        let entry = writer::memtable_entry(entry, segment, bodies_offset, None);
+        match replayed.last_mut() {
+            Some(entries) if last_seq == Some(segment.seq) => entries.push(entry),
+            _ => replayed.push(vec![entry]),
+        }
+        last_seq = Some(segment.seq);
     };
-    let recovered = recovery::recover(files, position, mode, replay)?;
-    Ok((memtable, recovered))
+    let RecoveredWal { live, free, last_version, next_seq } =
+        recovery::recover(files, position, mode, database::lookup(conn), replay)?;
+    // After a reset of the WAL, records may refer to later segments that were lost.
+    let is_lost = |row: &&SegmentRow| {
+        row.seq >= position.first_segment && !live.iter().any(|segment| segment.seq == row.seq)
+    };
+    recovery::log_missing(rows.iter().filter(is_lost));
+    let newest = live.last().map(|segment| segment.seq);
+    segments.restore(live, sealed.segments, free);
+    // The next sequence number also exceeds those of all sealed segments, in case the newest
+    // segments of the WAL were lost.
+    let seq = rows.last().map_or(next_seq, |row| next_seq.max(row.seq + 1));
+    let wal_position = WalPosition { version: last_version, seq };
+    Ok((Memtable::from_wal(replayed), wal_position, newest))
 }
 
 /// Ensures that the WAL has at least one file, and saves the end of the WAL in the database. The
@@ -530,7 +504,7 @@ impl Engine for Embedded {
     fn create_blob(&self) -> BoxFuture<'_, Result<Box<dyn BlobWriter>>> {
         Box::pin(async move {
             self.ensure_open()?;
-            let writer = BlobFileWriter::create(self.read_path.blobs.clone()).await?;
+            let writer = BlobFileWriter::new(self.read_path.blobs.clone());
             Ok(Box::new(writer) as Box<dyn BlobWriter>)
         })
     }
@@ -560,11 +534,11 @@ impl Engine for Embedded {
         let counters = &self.shared.counters;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let blob_bytes = self.shared.blob_bytes.load(Ordering::Relaxed);
-        let wal_bytes = self.shared.segments.disk_bytes();
+        let (segment_bytes, wal_bytes) = self.shared.segments.disk_bytes();
         let dir = self.shared.dir.path();
         let database_bytes = size(database::path(dir)) + size(database::wal_path(dir));
         Stats {
-            disk_bytes: database_bytes + wal_bytes + u64::try_from(blob_bytes).unwrap_or(0),
+            disk_bytes: database_bytes + segment_bytes + u64::try_from(blob_bytes).unwrap_or(0),
             wal_bytes,
             commits: load(&counters.commits),
             conflicts: load(&counters.conflicts),
@@ -574,4 +548,10 @@ impl Engine for Embedded {
             cache_misses: load(&counters.cache_misses),
         }
     }
+}
+
+/// Decodes bytes as a WAL record, for the fuzz target.
+#[cfg(fuzzing)]
+pub fn fuzz_wal_record(bytes: &[u8]) {
+    wal::record::fuzz(bytes);
 }

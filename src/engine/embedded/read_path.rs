@@ -1,4 +1,5 @@
-//! The read path: merges the memtable and the database, and opens blob files.
+//! The read path: merges the memtable and the database, and reads or opens the bodies in WAL
+//! segments and blob files.
 
 use super::super::{
     Body, EngineError, Projection, Record, Result, Scan, ScanPage, ScannedRecord, successor,
@@ -7,8 +8,10 @@ use super::Shared;
 use super::blob_files::BlobFiles;
 use super::caller::{CHECK_RECORDS, CallerHandle};
 use super::connection_pool::{ConnectionPool, ScanStep};
+use super::database::BodyRef;
 use super::hidden_ranges::{HiddenRange, RUN_RECORDS_MIN, RunCollector, hidden_records_max};
 use super::memtable::{Memtable, MemtableEntry};
+use super::segment_body::{READ_WITH_RECORD_MAX, open_body};
 use super::wal::record::BodyLocation;
 use super::wal::recovery;
 use bytes::Bytes;
@@ -36,31 +39,45 @@ pub(super) struct ReadPath {
 impl ReadPath {
     /// Returns the newest record of a key.
     pub(super) fn find(&self, key: &[u8], projection: Projection) -> Result<Option<Record>> {
-        // A blob file is deleted when its record is replaced. If that happens after the record was
-        // read, the record is read again; if the record is unchanged, the missing file is damage.
+        // A blob file is deleted when its record is replaced, and a segment is recycled after all
+        // records with bodies in it were replaced or relocated. If that happens after the record
+        // was read, the record is read again. The second read then finds a different reference. If
+        // it finds the same reference and the file is still missing, the data is damaged.
         let mut missing = None;
         loop {
             let in_memtable = self.shared.memtable().get(key).cloned();
-            let (mut record, blob) = match in_memtable {
-                Some(entry) => match resolve(entry, projection)? {
-                    Some(resolved) => resolved,
-                    None => return Ok(None),
-                },
-                None => match self.pool.read(key, projection)? {
-                    Some((record, body_ref)) => (record, (body_ref < 0).then_some(-body_ref)),
-                    None => return Ok(None),
-                },
+            let found = match in_memtable {
+                Some(entry) => resolve(entry, projection)?,
+                None => self.pool.read(key, projection)?,
             };
-            let blob = blob.filter(|_| projection == Projection::Full);
-            let Some(id) = blob else { return Ok(Some(record)) };
-            if let Some(blob) = self.blobs.find(id)? {
-                record.body = Body::Stored(Arc::new(blob));
+            let Some((mut record, body)) = found else { return Ok(None) };
+            let is_complete = matches!(body, BodyRef::Empty | BodyRef::Row(_));
+            if is_complete || projection == Projection::Meta {
                 return Ok(Some(record));
             }
-            if missing == Some(id) {
-                return Err(EngineError::Corrupt(format!("blob file {id:016x} is missing")));
+            if let Some(body) = self.load_body(&record, body)? {
+                record.body = body;
+                return Ok(Some(record));
             }
-            missing = Some(id);
+            if missing == Some(body) {
+                return Err(missing_body(body));
+            }
+            missing = Some(body);
+        }
+    }
+
+    /// Returns a body in a blob file or a segment; `None` if the file or the segment no longer
+    /// exists.
+    fn load_body(&self, record: &Record, body: BodyRef) -> Result<Option<Body>> {
+        match body {
+            BodyRef::Empty | BodyRef::Row(_) => Ok(None),
+            BodyRef::Blob(id) => Ok(self.blobs.find(id)?.map(|blob| Body::Stored(Arc::new(blob)))),
+            BodyRef::Segment(location) => {
+                let segment = self.shared.segments.find(location.seq);
+                let Some(segment) = segment else { return Ok(None) };
+                let body = open_body(&self.blobs, segment, location, record.version)?;
+                Ok(Some(body))
+            }
         }
     }
 
@@ -150,9 +167,7 @@ impl ReadPath {
             let in_memtable = memtable.expired(until).take(limit);
             expired.extend(in_memtable.map(|(at, key, version)| (at, key.clone(), version)));
         }
-        expired.sort_by_key(|(expires_at, _, _)| *expires_at);
-        expired.truncate(limit);
-        Ok(expired.into_iter().map(|(_, key, version)| (key, version)).collect())
+        Ok(first_expired(expired, limit))
     }
 
     /// Counts the records whose keys start with `first`.
@@ -180,23 +195,45 @@ impl ReadPath {
     }
 }
 
-/// A record, and its blob if the body is in one.
-type RecordAndBlob = (Record, Option<i64>);
+/// Returns the keys and versions of the records that expired first. `expired` contains expiry
+/// times, keys and versions. A record whose body was relocated after the database was read is in it
+/// twice.
+fn first_expired(mut expired: Vec<(u64, Bytes, u64)>, limit: usize) -> Vec<(Bytes, u64)> {
+    expired.sort_unstable();
+    expired.dedup();
+    expired.truncate(limit);
+    expired.into_iter().map(|(_, key, version)| (key, version)).collect()
+}
 
-/// Returns the record of an entry; `None` for a deletion.
-pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<RecordAndBlob>> {
+/// Returns the error for a body whose blob file or segment does not exist.
+pub(super) fn missing_body(body: BodyRef) -> EngineError {
+    EngineError::Corrupt(match body {
+        BodyRef::Blob(id) => format!("blob file {id:016x} is missing"),
+        BodyRef::Segment(location) => format!("WAL segment {} is missing", location.seq),
+        BodyRef::Empty | BodyRef::Row(_) => "a body is missing".into(),
+    })
+}
+
+/// Returns the record of an entry, and the reference to its body if the body is too large to be
+/// read with the record. Returns `None` for a deletion.
+pub(super) fn resolve(entry: MemtableEntry, part: Projection) -> Result<Option<(Record, BodyRef)>> {
+    let body_ref = entry.body_ref();
     let MemtableEntry { version, expires_at, meta, location, body_at, .. } = entry;
-    let (body, blob) = match (location, body_at) {
+    let (body, body_ref) = match (location, body_at) {
         (BodyLocation::Removed, _) => return Ok(None),
-        (BodyLocation::Blob { id, .. }, _) => (Body::EMPTY, Some(id)),
+        (BodyLocation::Blob { .. }, _) => (Body::EMPTY, body_ref),
+        (BodyLocation::Inline { len, .. }, _) if len > READ_WITH_RECORD_MAX => {
+            (Body::EMPTY, body_ref)
+        }
         (BodyLocation::Inline { len, checksum, .. }, Some((segment, at)))
             if part == Projection::Full =>
         {
-            (Body::Bytes(recovery::read_body(&segment, at, len, version, checksum)?), None)
+            let body = recovery::read_body(&segment, at, len, version, checksum)?;
+            (Body::Bytes(body), BodyRef::Empty)
         }
-        (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => (Body::EMPTY, None),
+        (BodyLocation::Empty | BodyLocation::Inline { .. }, _) => (Body::EMPTY, BodyRef::Empty),
     };
-    Ok(Some((Record { version, expires_at, meta, body }, blob)))
+    Ok(Some((Record { version, expires_at, meta, body }, body_ref)))
 }
 
 /// How to attempt a scan.
@@ -276,7 +313,7 @@ impl MemtableScan {
                 return false;
             }
             if hidden_max.is_some_and(|max| self.hidden > max) {
-                self.end = key.clone();
+                self.end = Bytes::copy_from_slice(key);
                 self.is_interrupted = true;
                 return false;
             }
@@ -286,7 +323,7 @@ impl MemtableScan {
                 false => ScannedEntry::Tombstone,
             };
             self.hidden += usize::from(!matches!(entry, ScannedEntry::Visible(_)));
-            self.entries.push((key.clone(), entry));
+            self.entries.push((Bytes::copy_from_slice(key), entry));
         }
         self.visible() < scan.limit
     }
@@ -414,4 +451,23 @@ impl<'s> ScanMerge<'s> {
 
 fn has_expired(expires_at: u64, scan: &Scan) -> bool {
     expires_at > 0 && expires_at <= scan.skip_expired_at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_found_in_the_database_and_relocated_expires_once() {
+        let record =
+            |at, key: &'static str, version| (at, Bytes::from_static(key.as_bytes()), version);
+        let in_db = [record(1, "a", 7), record(2, "b", 8), record(3, "c", 9)];
+        let relocated = [record(1, "a", 7), record(3, "c", 9)];
+        let new = [record(2, "aa", 10)];
+        let expired = || in_db.iter().chain(&relocated).chain(&new).cloned().collect();
+        let key = |key: &'static str| Bytes::from_static(key.as_bytes());
+        let expected = [(key("a"), 7), (key("aa"), 10), (key("b"), 8), (key("c"), 9)];
+        assert_eq!(first_expired(expired(), 10), expected);
+        assert_eq!(first_expired(expired(), 3), expected[..3]);
+    }
 }

@@ -2,8 +2,8 @@
 
 use super::super::Result;
 use super::data_dir::DataDir;
-use super::database::{self, CheckpointPosition};
-use super::wal::recovery::{self, RecoveryMode};
+use super::database;
+use super::wal::recovery::{self, RecoveryMode, SealedSegments};
 use super::wal::segment::SegmentPool;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,17 +17,19 @@ pub fn reset_wal(dir: &Path) -> Result<bool> {
     let dir = Arc::new(DataDir::open_existing(dir)?);
     let conn = database::open_checked(&dir)?;
     let position = database::checkpoint_position(&conn)?;
-    drop(conn);
-    let (segments, files) = SegmentPool::open(dir.clone())?;
+    let rows = database::segment_rows(&conn)?;
+    let (segments, mut files) = SegmentPool::open(dir.clone(), &rows)?;
     let is_empty = files.is_empty();
     let mut wal_end = position.first_segment;
     if is_empty {
         segments.ensure_file()?;
     } else {
-        let present = CheckpointPosition { wal_end: 0, ..position };
-        let recovered = recovery::recover(files, present, RecoveryMode::ReadOnly, |_, _, _| {})?;
+        SealedSegments::split_off(&mut files, &rows, position)?;
+        let (mode, is_in_db) = (RecoveryMode::Incomplete, database::lookup(&conn));
+        let recovered = recovery::recover(files, position, mode, is_in_db, |_, _, _| {})?;
         wal_end = recovered.live.last().map_or(wal_end, |segment| segment.seq + 1);
     }
+    drop(conn);
     let is_incomplete = is_empty || wal_end < position.wal_end;
     if is_incomplete {
         let conn = database::open_writer(dir.path())?;

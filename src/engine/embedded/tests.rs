@@ -1,7 +1,11 @@
 //! Tests of the cost of reads and commits, in records visited, connections or time.
 
+use super::load_monitor::LoadMonitor;
+use super::maintenance::{BlobDeletions, MaintenanceTask};
+use super::writer::{Scratch, Writer};
 use super::*;
-use crate::engine::{Body, Mutation, NewRecord, Precondition};
+use crate::engine::{Body, INLINE_BYTES_MAX, Mutation, NewRecord, Precondition};
+use std::sync::mpsc::sync_channel;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -218,10 +222,11 @@ fn writer_without_maintenance(
     let dir = Arc::new(DataDir::create(dir).unwrap());
     let conn = database::open_writer(dir.path()).unwrap();
     let position = database::checkpoint_position(&conn).unwrap();
-    let (segments, files) = SegmentPool::open(dir.clone()).unwrap();
-    let (memtable, recovered) = replay_wal(files, position, RecoveryMode::ReadWrite).unwrap();
+    let (segments, files) = SegmentPool::open(dir.clone(), &[]).unwrap();
+    let recovered = recover(&segments, (files, &[]), position, &conn, RecoveryMode::ReadWrite);
+    let (memtable, wal_position, _) = recovered.unwrap();
     let blobs = BlobFiles::create(dir.clone(), 0, &fatal).unwrap();
-    let shared = Shared::new(dir, memtable, (segments, recovered), 0, 1 << 30);
+    let shared = Shared::new(dir, memtable, segments, wal_position, (0, 1 << 30));
     let engine = Embedded::new(shared, &conn, blobs).unwrap();
     let (sender, commands) = sync_channel(COMMIT_QUEUE_MAX);
     let WalPosition { version, seq } = engine.shared.wal_position();
@@ -236,6 +241,7 @@ fn writer_without_maintenance(
         last_version: version,
         next_seq: seq,
         active: None,
+        load: LoadMonitor::default(),
         scratch: Scratch::default(),
     };
     (engine, sender, writer)
@@ -244,6 +250,8 @@ fn writer_without_maintenance(
 #[tokio::test]
 async fn commits_do_not_wait_for_the_maintenance_queue() {
     const COUNT: usize = 20;
+    // Large enough for a blob file.
+    let bytes = Bytes::from(vec![0; 5 * INLINE_BYTES_MAX]);
     let dir = tempfile::tempdir().unwrap();
     let (maintenance, tasks) = sync_channel(1);
     maintenance.send(MaintenanceTask::AllocateSegments).unwrap();
@@ -251,7 +259,7 @@ async fn commits_do_not_wait_for_the_maintenance_queue() {
     let thread = std::thread::spawn(move || writer.run());
     for _ in 0..=COUNT {
         let mut blob = engine.create_blob().await.unwrap();
-        blob.write(Bytes::from_static(b"body")).await.unwrap();
+        blob.write(bytes.clone()).await.unwrap();
         let body = blob.finish().await.unwrap();
         let record = NewRecord { expires_at: 0, meta: Bytes::new(), body };
         let mutations = vec![Mutation { key: key(0), record: Some(record) }];

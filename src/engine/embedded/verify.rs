@@ -4,14 +4,15 @@
 use super::super::Result;
 use super::blob_files::BlobFiles;
 use super::data_dir::DataDir;
-use super::database::{self, BLOB_BYTES_COUNTER, RecordRow, body_checksum};
+use super::database::{
+    self, BLOB_BYTES_COUNTER, BodyRef, RecordRow, SegmentLocation, SegmentRow, body_checksum,
+};
 use super::memtable::{Memtable, MemtableEntry};
-use super::wal::record::BodyLocation;
-use super::wal::recovery::{self, RecoveryMode};
-use super::wal::segment::SegmentPool;
+use super::wal::record::{BodyLocation, entry_bytes};
+use super::wal::recovery::{self, RecoveryMode, SealedSegments};
+use super::wal::segment::{Segment, SegmentPool};
 use super::{FatalErrorHandler, writer};
 use crate::engine::{EngineError, StoredBody};
-use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -75,17 +76,28 @@ pub fn verify(
     let conn = database::open_checked(&dir)?;
     let mut report = VerifyReport::default();
     run_integrity_check(&conn, &mut report)?;
-    let mut memtable = Memtable::default();
-    match replay_wal(&conn, &dir, &mut memtable) {
-        Ok(entries) => report.wal_entries = entries,
+    let rows = database::segment_rows(&conn)?;
+    let mut wal = RecoveredData::default();
+    match recover(&conn, &dir, &rows, &mut wal) {
+        Ok(()) => report.wal_entries = wal.entries,
         Err(EngineError::Corrupt(problem)) => report.add_problem(problem),
         Err(e) => return Err(e),
     }
     let blobs = BlobFiles::open(dir, 0, &FatalErrorHandler::new(|_| {}));
-    let (conn, body_refs, counts) = (&conn, BTreeMap::new(), [0; 256]);
-    let mut verifier = Verifier { conn, visit, blobs, report, body_refs, counts };
+    let RecoveredData { memtable, segments, .. } = wal;
+    let mut verifier = Verifier {
+        conn: &conn,
+        visit,
+        blobs,
+        report,
+        segments,
+        bodies: BTreeSet::new(),
+        entry_bytes: BTreeMap::new(),
+        counts: [0; 256],
+    };
     verifier.verify_records(&memtable)?;
     verifier.find_unreferenced()?;
+    verifier.verify_segment_rows(&rows);
     verifier.verify_counts()?;
     Ok(verifier.report)
 }
@@ -103,16 +115,37 @@ fn run_integrity_check(conn: &Connection, report: &mut VerifyReport) -> Result<(
     Ok(())
 }
 
-fn replay_wal(conn: &Connection, dir: &Arc<DataDir>, memtable: &mut Memtable) -> Result<u64> {
+/// The data that recovery read.
+#[derive(Default)]
+struct RecoveredData {
+    memtable: Memtable,
+    /// Number of entries in the WAL.
+    entries: u64,
+    /// The sealed and live segments, by sequence number. If the WAL is damaged, the live segments
+    /// are absent.
+    segments: BTreeMap<u64, Arc<Segment>>,
+}
+
+fn recover(
+    conn: &Connection,
+    dir: &Arc<DataDir>,
+    rows: &[SegmentRow],
+    wal: &mut RecoveredData,
+) -> Result<()> {
     let position = database::checkpoint_position(conn)?;
-    let (_, files) = SegmentPool::open_read_only(dir.clone())?;
-    let mut entries = 0;
-    recovery::recover(files, position, RecoveryMode::ReadOnly, |entry, segment, bodies_offset| {
+    let (_, mut files) = SegmentPool::open_read_only(dir.clone(), rows)?;
+    let by_seq = |segment: Arc<Segment>| (segment.seq, segment);
+    let sealed = SealedSegments::split_off(&mut files, rows, position)?;
+    wal.segments.extend(sealed.segments.into_iter().map(by_seq));
+    let replay = |entry, segment: &Arc<Segment>, bodies_offset| {
         let (key, entry) = writer::memtable_entry(entry, segment, bodies_offset, None);
-        memtable.put(key, entry);
-        entries += 1;
-    })?;
-    Ok(entries)
+        wal.memtable.put(key, entry);
+        wal.entries += 1;
+    };
+    let (mode, is_in_db) = (RecoveryMode::ReadOnly, database::lookup(conn));
+    let recovered = recovery::recover(files, position, mode, is_in_db, replay)?;
+    wal.segments.extend(recovered.live.into_iter().map(by_seq));
+    Ok(())
 }
 
 struct Verifier<'c, V> {
@@ -120,8 +153,12 @@ struct Verifier<'c, V> {
     visit: V,
     blobs: Arc<BlobFiles>,
     report: VerifyReport,
-    /// Body references of the database's records, with the records' versions.
-    body_refs: BTreeMap<i64, u64>,
+    segments: BTreeMap<u64, Arc<Segment>>,
+    /// The rows of `bodies` and the blob files that records in the database refer to.
+    bodies: BTreeSet<BodyRef>,
+    /// Live bytes of each segment according to the records, by sequence number; see
+    /// [`SegmentRow::live`].
+    entry_bytes: BTreeMap<u64, u64>,
     /// Number of records in the database, by first key byte.
     counts: [i64; 256],
 }
@@ -135,11 +172,11 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
         let mut in_memtable = memtable.after(None).peekable();
         while let Some(row) = rows.next()? {
             let (key, expires_at, data) = columns(row)?;
-            while let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] < *key) {
+            while let Some((key, entry)) = in_memtable.next_if(|(next, _)| *next < key) {
                 self.verify_memtable_entry(key, entry);
             }
             let in_db = self.verify_row(key, expires_at, data);
-            if let Some((key, entry)) = in_memtable.next_if(|(next, _)| next[..] == *key) {
+            if let Some((key, entry)) = in_memtable.next_if(|(next, _)| *next == key) {
                 self.verify_memtable_entry(key, entry);
             } else if let Some((data, body_len)) = in_db {
                 let RecordRow { version, expires_at, meta, .. } = data;
@@ -176,13 +213,22 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
             self.report
                 .add_problem(format!("record {name:?} has a wrong entry in the expiry index"));
         }
-        if data.body_ref != 0 && self.body_refs.insert(data.body_ref, data.version).is_some() {
-            self.report.add_problem(format!("record {name:?} shares its body with another record"));
+        match data.body {
+            BodyRef::Empty => {}
+            BodyRef::Segment(SegmentLocation { seq, len, .. }) => {
+                *self.entry_bytes.entry(seq).or_default() += entry_bytes(key, data.meta, len);
+            }
+            BodyRef::Row(_) | BodyRef::Blob(_) if self.bodies.insert(data.body) => {}
+            BodyRef::Row(_) | BodyRef::Blob(_) => {
+                let problem = format!("record {name:?} shares its body with another record");
+                self.report.add_problem(problem);
+            }
         }
-        let len = match data.body_ref {
-            0 => Ok(0),
-            body_ref if body_ref < 0 => self.verify_blob(-body_ref),
-            body_ref => self.verify_body(body_ref, data.version),
+        let len = match data.body {
+            BodyRef::Empty => Ok(0),
+            BodyRef::Blob(id) => self.verify_blob(id),
+            BodyRef::Row(id) => self.verify_body(id, data.version),
+            BodyRef::Segment(location) => self.verify_located(location, data.version),
         };
         match len {
             Ok(len) => Some((data, len)),
@@ -194,7 +240,7 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
     }
 
     /// Verifies a record of the memtable.
-    fn verify_memtable_entry(&mut self, key: &Bytes, entry: &MemtableEntry) {
+    fn verify_memtable_entry(&mut self, key: &[u8], entry: &MemtableEntry) {
         let len = match (entry.location, &entry.body_at) {
             (BodyLocation::Removed, _) => return,
             (BodyLocation::Inline { len, checksum, .. }, Some((segment, at))) => {
@@ -216,19 +262,28 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
         }
     }
 
+    /// Verifies a body in a segment and returns its size.
+    fn verify_located(&self, location: SegmentLocation, version: u64) -> Result<u64, String> {
+        let SegmentLocation { seq, at, len, checksum } = location;
+        let segment = self.segments.get(&seq);
+        let segment = segment.ok_or_else(|| format!("WAL segment {seq} is missing"))?;
+        let body = recovery::read_body(segment, at, len, version, checksum);
+        body.map(|body| body.len() as u64).map_err(|e| e.to_string())
+    }
+
     /// Verifies a body in the database and returns its size.
-    fn verify_body(&self, body_ref: i64, version: u64) -> Result<u64, String> {
+    fn verify_body(&self, id: i64, version: u64) -> Result<u64, String> {
         let sql = "SELECT sum, body FROM bodies WHERE id = ?1";
         let mut statement = self.conn.prepare_cached(sql).map_err(|e| e.to_string())?;
         let read = |row: &Row<'_>| {
             let (sum, body): (i64, _) = (row.get(0)?, row.get_ref(1)?.as_blob()?);
             Ok((i64::from(body_checksum(version, body)) == sum, body.len() as u64))
         };
-        match statement.query_row(params![body_ref], read).optional() {
+        match statement.query_row(params![id], read).optional() {
             Ok(Some((true, len))) => Ok(len),
-            Ok(Some((false, _))) => Err(format!("body {body_ref} does not match its checksum")),
-            Ok(None) => Err(format!("body {body_ref} is missing")),
-            Err(e) => Err(format!("body {body_ref}: {e}")),
+            Ok(Some((false, _))) => Err(format!("body {id} does not match its checksum")),
+            Ok(None) => Err(format!("body {id} is missing")),
+            Err(e) => Err(format!("body {id}: {e}")),
         }
     }
 
@@ -247,18 +302,40 @@ impl<V: FnMut(VerifiedRecord<'_>, &mut VerifyReport)> Verifier<'_, V> {
             let mut statement = self.conn.prepare(sql)?;
             statement.query_map([], |row| row.get(0))?.collect()
         };
-        let bodies = ids("SELECT id FROM bodies")?;
-        let blobs = ids("SELECT -id FROM blobs")?;
-        for body_ref in bodies.iter().chain(&blobs).filter(|id| !self.body_refs.contains_key(id)) {
-            let kind = if *body_ref > 0 { "body" } else { "blob" };
-            self.report.add_problem(format!("{kind} {} belongs to no record", body_ref.abs()));
+        let (rows, blobs) = (ids("SELECT id FROM bodies")?, ids("SELECT id FROM blobs")?);
+        for id in rows.iter().filter(|id| !self.bodies.contains(&BodyRef::Row(**id))) {
+            self.report.add_problem(format!("body {id} belongs to no record"));
         }
-        let blob_refs = self.body_refs.keys().filter(|body_ref| **body_ref < 0);
-        let unlisted: Vec<i64> = blob_refs.filter(|id| !blobs.contains(id)).copied().collect();
-        for body_ref in unlisted {
-            self.report.add_problem(format!("blob {} is not in the table of blobs", -body_ref));
+        for id in blobs.iter().filter(|id| !self.bodies.contains(&BodyRef::Blob(**id))) {
+            self.report.add_problem(format!("blob {id} belongs to no record"));
+        }
+        for body in &self.bodies {
+            if let BodyRef::Blob(id) = body
+                && !blobs.contains(id)
+            {
+                self.report.add_problem(format!("blob {id} is not in the table of blobs"));
+            }
         }
         Ok(())
+    }
+
+    /// Compares the table of segments with the records.
+    fn verify_segment_rows(&mut self, rows: &[SegmentRow]) {
+        let mut stored: BTreeMap<u64, u64> = rows.iter().map(|row| (row.seq, row.live)).collect();
+        for (seq, found) in &self.entry_bytes {
+            let stored = stored.remove(seq).unwrap_or(0);
+            if stored != *found {
+                self.report.add_problem(format!(
+                    "records refer to {found} bytes in WAL segment {seq}, but the stored size is \
+                     {stored}"
+                ));
+            }
+        }
+        for (seq, live) in stored {
+            self.report.add_problem(format!(
+                "no record has a body in WAL segment {seq}, but the stored size is {live}"
+            ));
+        }
     }
 
     /// Compares the stored record counts with the records.

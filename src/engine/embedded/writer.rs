@@ -5,14 +5,18 @@ use super::super::{Body, Commit, EngineError, Mutation, Outcome, Precondition, R
 use super::blob_files::{Blob, io_error};
 use super::connection_pool::ConnectionPool;
 use super::data_dir::ensure_linked;
+use super::load_monitor::LoadMonitor;
 use super::maintenance::{BlobDeletions, MaintenanceTask};
 use super::memtable::MemtableEntry;
-use super::wal::record::{BodyLocation, NewBody, RecordBuilder, RecordHeader, WalEntry};
-use super::wal::segment::{SEGMENT_BYTES, Segment};
+use super::relocation::{Relocation, RelocationRequest};
+use super::segment_allocation::{ActiveSegment, Purpose};
+use super::wal::record::{
+    BodyLocation, EncodedRecord, NewBody, RecordBuilder, RecordHeader, WalEntry,
+};
+use super::wal::segment::{PlantedFault, Segment};
 use super::{FatalErrorHandler, Shared, WalPosition};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
@@ -25,8 +29,6 @@ const GROUP_COMMITS_MAX: usize = 1024;
 const GROUP_BYTES_MAX: u64 = 4 << 20;
 /// Maximum number of versions cached for preconditions.
 const KNOWN_VERSIONS_MAX: usize = 4096;
-/// Maximum size of the record buffer kept for reuse, in bytes.
-const BUFFER_BYTES_MAX: usize = 8 << 20;
 
 /// A commit and the channel for its reply.
 pub(super) struct QueuedCommit {
@@ -38,6 +40,8 @@ pub(super) enum WriterCommand {
     Commit(QueuedCommit),
     /// Continue in a new segment, so that the active one can be checkpointed.
     RotateSegment,
+    /// Move bodies of records in the database to the end of the WAL.
+    Relocate(RelocationRequest),
 }
 
 pub(super) struct Writer {
@@ -52,8 +56,8 @@ pub(super) struct Writer {
     pub(super) last_version: u64,
     /// Sequence number of the next segment.
     pub(super) next_seq: u64,
-    /// The active segment and the offset of its end.
-    pub(super) active: Option<(Arc<Segment>, u64)>,
+    pub(super) active: Option<ActiveSegment>,
+    pub(super) load: LoadMonitor,
     pub(super) scratch: Scratch,
 }
 
@@ -61,7 +65,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 pub(super) struct Scratch {
     builder: RecordBuilder,
-    buffer: Vec<u8>,
+    record: EncodedRecord,
     /// Versions of the keys written by the current group; 0 for a deleted record.
     pending_versions: HashMap<Bytes, u64>,
     /// Current versions of keys recently named in preconditions.
@@ -110,16 +114,22 @@ impl Writer {
     /// Runs until every sender is dropped; returns the end of the WAL.
     pub(super) fn run(mut self) -> WalPosition {
         while let Ok(command) = self.commands.recv() {
-            let rotate = match command {
-                WriterCommand::RotateSegment => true,
-                WriterCommand::Commit(first) => {
-                    let (group, rotate) = self.collect_group(first);
-                    self.commit_group(group);
-                    rotate
+            if self.load.is_read_mostly(&self.shared.counters) {
+                // A commit wakes this thread, which often preempts the one that handles requests.
+                // More commits arrive while that one continues, so groups are larger.
+                std::thread::yield_now();
+            }
+            let mut next = Some(command);
+            while let Some(command) = next.take() {
+                match command {
+                    WriterCommand::RotateSegment => self.rotate(),
+                    WriterCommand::Relocate(request) => self.relocate(request),
+                    WriterCommand::Commit(first) => {
+                        let group;
+                        (group, next) = self.collect_group(first);
+                        self.commit_group(group);
+                    }
                 }
-            };
-            if rotate {
-                self.rotate();
             }
             self.deletions.send();
         }
@@ -129,15 +139,17 @@ impl Writer {
     }
 
     /// Closes the active segment.
-    fn rotate(&mut self) {
-        self.active = None;
+    pub(super) fn rotate(&mut self) {
+        if self.active.take().is_some_and(|active| active.is_reserved) {
+            self.shared.segments.set_reserved_room(0);
+        }
         let position = WalPosition { version: self.last_version, seq: self.next_seq };
         *self.shared.wal_position_mut() = position;
     }
 
-    /// Dequeues commits up to the group limits. Also returns whether to rotate the segment after
-    /// the group.
-    fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, bool) {
+    /// Dequeues commits up to the group limits. Also returns the command after the group if it is
+    /// not a commit.
+    fn collect_group(&self, first: QueuedCommit) -> (Vec<QueuedCommit>, Option<WriterCommand>) {
         let mut bytes = commit_bytes(&first.commit);
         let mut group = vec![first];
         while group.len() < GROUP_COMMITS_MAX && bytes < GROUP_BYTES_MAX {
@@ -146,11 +158,13 @@ impl Writer {
                     bytes += commit_bytes(&queued.commit);
                     group.push(queued);
                 }
-                Ok(WriterCommand::RotateSegment) => return (group, true),
+                Ok(command @ (WriterCommand::RotateSegment | WriterCommand::Relocate(_))) => {
+                    return (group, Some(command));
+                }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        (group, false)
+        (group, None)
     }
 
     /// Commits a group: one WAL record, one fsync, then the replies.
@@ -173,13 +187,21 @@ impl Writer {
                 return fail_all(group, &e);
             }
         }
+        let delay = self.shared.backpressure.delay(&self.shared);
+        if !delay.is_zero() && !self.shared.backpressure.is_closing() {
+            std::thread::sleep(delay);
+        }
         let evaluated = self.evaluate(&group);
         if !evaluated.any_committed {
             self.count_outcomes(&group, &evaluated.outcomes);
             return reply_all(group, evaluated.outcomes);
         }
-        match self.append_record(evaluated.last) {
+        let start = Instant::now();
+        match self.append_record(evaluated.last, Purpose::Commits) {
             Ok((segment, bodies_offset)) => {
+                let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
+                self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
                 self.last_version = evaluated.last;
                 let refreshed = self.refreshed(&group, &evaluated);
                 self.update_known_versions();
@@ -281,26 +303,27 @@ impl Writer {
 
     /// Writes the WAL record and fsyncs it. Returns its segment and the offset of its bodies
     /// section.
-    fn append_record(&mut self, last: u64) -> Result<(Arc<Segment>, u64)> {
+    fn append_record(&mut self, last: u64, purpose: Purpose) -> Result<(Arc<Segment>, u64)> {
         let len = self.scratch.builder.disk_len();
-        let (segment, at) = self.segment_with_room(len)?;
+        let (segment, at) = self.segment_with_room(len, purpose)?;
         let sequence = (segment.seq, self.last_version, last);
-        let Scratch { builder, buffer, .. } = &mut self.scratch;
-        let header: RecordHeader = builder.finish(self.salt, sequence, buffer)?;
-        let written = segment.file().write_all_at(buffer, at);
-        if buffer.capacity() > BUFFER_BYTES_MAX {
-            *buffer = Vec::new();
-        }
+        let Scratch { builder, record, .. } = &mut self.scratch;
+        let header: RecordHeader = builder.finish(self.salt, sequence, record)?;
+        let written = record.write_to(segment.file(), at);
+        record.clear();
         if let Err(e) = written {
             let error = io_error("write the WAL", &e);
-            if !matches!(error, EngineError::Full(_)) {
+            if matches!(error, EngineError::Full(_)) {
+                self.shared.segments.report_full();
+            } else {
                 self.fatal.stop(&format!("could not make a commit durable: {e}"));
             }
-            // Part of the record may remain. The next record either overwrites it, or is in another
-            // segment and has the same base. In the second case, recovery discards the part.
+            // Part of the record may remain in a preallocated file. The next record overwrites it,
+            // or is in another segment and has the same base. Recovery then discards the partial
+            // record.
+            segment.truncate(at);
             return Err(error);
         }
-        let start = Instant::now();
         if let Err(e) = segment.file().sync_data() {
             // After a failed fsync the state on disk is unknown, and a retry could report a false
             // success.
@@ -308,34 +331,75 @@ impl Writer {
             return Err(io_error("fsync the WAL", &e));
         }
         if let Err(e) = ensure_linked(segment.file(), self.shared.dir.path()) {
-            self.fatal.stop(&e.to_string());
+            // Relocations may continue briefly after the engine was dropped, when the directory may
+            // already be removed. If the directory is removed earlier, the checkpointer or the next
+            // commit detects this.
+            if purpose == Purpose::Commits {
+                self.fatal.stop(&e.to_string());
+            }
             return Err(e);
         }
-        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.shared.counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
-        self.shared.counters.groups.fetch_add(1, Ordering::Relaxed);
         self.shared.wal_end.store(segment.seq + 1, Ordering::Release);
-        let bodies_offset = at + header.bodies_offset();
-        self.active = Some((segment.clone(), at + len));
-        Ok((segment, bodies_offset))
-    }
-
-    /// Returns a segment with room for `len` bytes, and the offset to write at.
-    fn segment_with_room(&mut self, len: u64) -> Result<(Arc<Segment>, u64)> {
-        if let Some((segment, at)) = &self.active {
-            let fits = *at == 0 || at + len <= SEGMENT_BYTES;
-            // The writer switches from a segment that is not preallocated as soon as a preallocated
-            // one is free.
-            if fits && (segment.preallocated() || !self.shared.segments.has_preallocated()) {
-                return Ok((segment.clone(), *at));
+        segment.set_end(at + len);
+        if let Some(active) = &mut self.active {
+            active.end = at + len;
+            if active.is_reserved {
+                let room = segment.disk_bytes().saturating_sub(active.end);
+                self.shared.segments.set_reserved_room(room);
             }
         }
-        let segment = self.shared.segments.allocate(self.next_seq)?;
-        self.rotate();
-        self.next_seq += 1;
-        self.active = Some((segment.clone(), 0));
-        let _ = self.maintenance.try_send(MaintenanceTask::AllocateSegments);
-        Ok((segment, 0))
+        Ok((segment, at + header.bodies_offset()))
+    }
+
+    /// Moves bodies of records in the database to the end of the WAL.
+    fn relocate(&mut self, request: RelocationRequest) {
+        if !request.claim() {
+            return;
+        }
+        let result = match self.append_relocations(&request.relocations, Purpose::Relocations) {
+            // Garbage collection needs space to free space, so it may use a reserved file.
+            Err(EngineError::Full(_)) if request.frees_segment => {
+                self.append_relocations(&request.relocations, Purpose::ReservedRelocations)
+            }
+            result => result,
+        };
+        let _ = request.reply.send(result);
+    }
+
+    fn append_relocations(&mut self, relocations: &[Relocation], purpose: Purpose) -> Result<()> {
+        let mut entries = Vec::with_capacity(relocations.len());
+        for Relocation { key, version, expires_at, meta, body } in relocations {
+            // Skips a record that was replaced, deleted or relocated since the checkpointer
+            // selected it. The check misses no commit, because this thread publishes all commits.
+            let is_planted = self.shared.segments.has_fault(PlantedFault::RelocateReplaced);
+            if self.shared.memtable().get(key).is_some() && !is_planted {
+                continue;
+            }
+            let (version, expires_at) = (*version, *expires_at);
+            let record = Some((expires_at, &meta[..]));
+            let location = self.scratch.builder.push(key, version, record, NewBody::Bytes(body));
+            // Copies the key and the meta, because they may share a buffer with entries that are
+            // not relocated.
+            let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
+            entries.push(WalEntry { key, version, expires_at, meta, location });
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        // The WAL record uses up a version, because each WAL record must have a greater last
+        // version than the previous one.
+        let last = self.last_version + 1;
+        let appended = self.append_record(last, purpose);
+        let (segment, bodies_offset) =
+            appended.inspect_err(|_| self.scratch.builder = RecordBuilder::default())?;
+        self.last_version = last;
+        // Cached records remain valid, because a relocation changes neither version nor content.
+        let mut memtable = self.shared.memtable_mut();
+        for entry in entries {
+            let (key, entry) = memtable_entry(entry, &segment, bodies_offset, Some(true));
+            memtable.put(key, entry);
+        }
+        Ok(())
     }
 
     /// Moves the group's versions into the cache of known versions.

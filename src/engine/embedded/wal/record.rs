@@ -8,6 +8,10 @@
 use super::super::database::body_checksum;
 use super::super::{EngineError, Result};
 use bytes::{Buf, BufMut, Bytes};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
 /// Alignment of WAL records, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4096;
 /// Size of a record's header, in bytes.
@@ -16,6 +20,10 @@ pub(crate) const HEADER_BYTES: usize = 48;
 /// limit of a commit group, because a single commit may exceed that limit.
 const SECTION_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 4] = *b"SDLG";
+/// Minimum size of a body that is not copied to the buffer of its record, in bytes.
+const LARGE_BODY_BYTES_MIN: usize = 64 << 10;
+/// Maximum size of the buffer of a record kept for reuse, in bytes.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
 /// Size of an entry without its key and meta, in bytes.
 const ENTRY_FIXED_BYTES: usize = 37;
 
@@ -60,6 +68,11 @@ pub(crate) struct WalEntry {
     pub(crate) location: BodyLocation,
 }
 
+/// Returns the size of an entry in a WAL record, including its body of `body_len` bytes, in bytes.
+pub(crate) fn entry_bytes(key: &[u8], meta: &[u8], body_len: u32) -> u64 {
+    (ENTRY_FIXED_BYTES + key.len() + meta.len()) as u64 + u64::from(body_len)
+}
+
 impl RecordHeader {
     /// Returns the size of the record on disk, in bytes, including padding to a full page.
     pub(crate) fn disk_len(&self) -> u64 {
@@ -90,23 +103,24 @@ impl RecordHeader {
 }
 
 /// Decodes the entries of a record after verifying its checksum; `None` if they are damaged.
-/// `bytes` extends at least to the bodies section.
+/// `bytes` extends at least to the bodies section. The keys and metas of the entries share one copy
+/// of the entries section.
 pub(crate) fn decode_entries(
     salt: u32,
     header: &RecordHeader,
     bytes: &[u8],
 ) -> Option<Vec<WalEntry>> {
     let end = HEADER_BYTES + header.entries_len as usize;
-    let mut rest = bytes.get(HEADER_BYTES..end)?;
+    let section = bytes.get(HEADER_BYTES..end)?;
     if record_checksum(salt, bytes.get(8..end)?) != header.checksum {
         return None;
     }
     // Bounds the allocation if the count is wrong: every entry has at least its fixed part.
     let entries_max = header.entries_len as usize / ENTRY_FIXED_BYTES;
     let mut entries = Vec::with_capacity((header.count as usize).min(entries_max));
-    let mut at = 0_u64;
+    let (mut at, mut rest) = (0_u64, Bytes::copy_from_slice(section));
     for _ in 0..header.count {
-        let (mut fixed, after) = rest.split_at_checked(ENTRY_FIXED_BYTES)?;
+        let mut fixed = rest.get(..ENTRY_FIXED_BYTES)?;
         let (kind, version, expires_at) = (fixed.get_u8(), fixed.get_u64_le(), fixed.get_u64_le());
         let (key_len, meta_len) = (fixed.get_u32_le() as usize, fixed.get_u32_le() as usize);
         let (len_or_id, checksum) = (fixed.get_u64_le(), fixed.get_u32_le());
@@ -122,10 +136,11 @@ pub(crate) fn decode_entries(
             3 => BodyLocation::Blob { id: (len_or_id & i64::MAX as u64).cast_signed(), len: 0 },
             _ => return None,
         };
-        let (key, after) = after.split_at_checked(key_len)?;
-        let (meta, after) = after.split_at_checked(meta_len)?;
-        rest = after;
-        let (key, meta) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(meta));
+        if ENTRY_FIXED_BYTES + key_len + meta_len > rest.len() {
+            return None;
+        }
+        rest.advance(ENTRY_FIXED_BYTES);
+        let (key, meta) = (rest.split_to(key_len), rest.split_to(meta_len));
         entries.push(WalEntry { key, version, expires_at, meta, location });
     }
     // Blob sizes follow the entries, in the order of the entries that refer to a blob.
@@ -201,7 +216,7 @@ impl RecordBuilder {
         (bodies_offset as u64 + self.bodies_len).next_multiple_of(PAGE_BYTES as u64)
     }
 
-    /// Encodes the record into `out`, replacing its contents, and resets the builder.
+    /// Encodes the record into `record`, replacing its contents, and resets the builder.
     ///
     /// # Errors
     /// Fails if the entries or the bodies exceed 1 GiB.
@@ -209,7 +224,7 @@ impl RecordBuilder {
         &mut self,
         salt: u32,
         (segment, base, last): (u64, u64, u64),
-        out: &mut Vec<u8>,
+        record: &mut EncodedRecord,
     ) -> Result<RecordHeader> {
         self.entries.append(&mut self.blob_sizes);
         let (bodies, bodies_len) = (std::mem::take(&mut self.bodies), self.bodies_len);
@@ -222,8 +237,13 @@ impl RecordBuilder {
         let (count, checksum) = (self.count, 0);
         let mut header =
             RecordHeader { segment, base, last, entries_len, count, bodies_len, checksum };
-        out.clear();
-        out.reserve(usize::try_from(header.disk_len()).unwrap_or(0));
+        record.clear();
+        let is_large = |body: &Bytes| body.len() >= LARGE_BODY_BYTES_MIN;
+        let large_len: usize = bodies.iter().filter(|body| is_large(body)).map(Bytes::len).sum();
+        let disk_len = usize::try_from(header.disk_len()).unwrap_or(usize::MAX);
+        let buffer_len = disk_len.saturating_sub(large_len);
+        let EncodedRecord { buffer: out, large } = record;
+        out.reserve(buffer_len);
         out.put_slice(&MAGIC);
         out.put_u32_le(0);
         [segment, base, last].into_iter().for_each(|number| out.put_u64_le(number));
@@ -235,12 +255,55 @@ impl RecordBuilder {
         if let Some(checksum) = out.get_mut(4..8) {
             checksum.copy_from_slice(&header.checksum.to_le_bytes());
         }
-        for body in &bodies {
-            out.extend_from_slice(body);
+        for body in bodies {
+            match is_large(&body) {
+                true => large.push((out.len(), body)),
+                false => out.extend_from_slice(&body),
+            }
         }
-        out.resize(out.len().next_multiple_of(PAGE_BYTES), 0);
+        out.resize(buffer_len, 0);
         (self.bodies_len, self.count) = (0, 0);
         Ok(header)
+    }
+}
+
+/// An encoded WAL record. Large bodies are written from where they are, without a copy.
+#[derive(Debug, Default)]
+pub(crate) struct EncodedRecord {
+    /// The record without its large bodies.
+    buffer: Vec<u8>,
+    /// The large bodies, each with the size of the part of the buffer before it, in bytes.
+    large: Vec<(usize, Bytes)>,
+}
+
+impl EncodedRecord {
+    /// Writes the record to a file at offset `at`.
+    ///
+    /// # Errors
+    /// Fails if a write fails. Part of the record may then have been written.
+    pub(crate) fn write_to(&self, file: &File, at: u64) -> io::Result<()> {
+        let mut at = at;
+        let mut write = |bytes: &[u8]| {
+            file.write_all_at(bytes, at)?;
+            at += bytes.len() as u64;
+            io::Result::Ok(())
+        };
+        let mut from = 0;
+        for (to, body) in &self.large {
+            write(self.buffer.get(from..*to).unwrap_or_default())?;
+            write(body)?;
+            from = *to;
+        }
+        write(self.buffer.get(from..).unwrap_or_default())
+    }
+
+    /// Releases the bodies, and the buffer if it is large.
+    pub(crate) fn clear(&mut self) {
+        self.large = Vec::new();
+        self.buffer.clear();
+        if self.buffer.capacity() > BUFFER_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
     }
 }
 
@@ -285,7 +348,7 @@ mod tests {
     const SALT: u32 = 0x1234_5678;
 
     fn record() -> (RecordHeader, Vec<u8>, Vec<BodyLocation>) {
-        let (mut builder, mut out) = (RecordBuilder::default(), Vec::new());
+        let (mut builder, mut out) = (RecordBuilder::default(), EncodedRecord::default());
         let body = Bytes::from_static(b"body");
         let locations = vec![
             builder.push(b"a", 5, Some((7, b"meta")), NewBody::Bytes(&body)),
@@ -295,7 +358,37 @@ mod tests {
             builder.push(b"", 6, Some((0, b"")), NewBody::Bytes(&body)),
         ];
         let header = builder.finish(SALT, (3, 4, 6), &mut out).unwrap();
-        (header, out, locations)
+        (header, out.buffer, locations)
+    }
+
+    #[test]
+    fn large_bodies_are_written_in_their_place() {
+        let body = |byte, len| Bytes::from(vec![byte; len]);
+        let bodies = [
+            body(1, LARGE_BODY_BYTES_MIN),
+            body(2, 10),
+            body(3, LARGE_BODY_BYTES_MIN - 1),
+            body(4, 2 * LARGE_BODY_BYTES_MIN),
+            body(5, LARGE_BODY_BYTES_MIN),
+        ];
+        let (mut builder, mut record) = (RecordBuilder::default(), EncodedRecord::default());
+        for (number, body) in bodies.iter().enumerate() {
+            builder.push(&[number as u8], 1, Some((0, b"")), NewBody::Bytes(body));
+        }
+        let disk_len = builder.disk_len();
+        let header = builder.finish(SALT, (1, 0, 1), &mut record).unwrap();
+        assert_eq!(record.large.len(), 3);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        record.write_to(file.as_file(), PAGE_BYTES as u64).unwrap();
+        let written = std::fs::read(file.path()).unwrap().split_off(PAGE_BYTES);
+        assert_eq!((written.len() as u64, header.disk_len()), (disk_len, disk_len));
+        assert!(decode_entries(SALT, &header, &written).is_some());
+        let at = usize::try_from(header.bodies_offset()).unwrap();
+        let expected = bodies.concat();
+        assert!(written[at..].starts_with(&expected));
+        assert!(written[at + expected.len()..].iter().all(|byte| *byte == 0));
+        record.clear();
+        assert!(record.buffer.is_empty() && record.large.is_empty());
     }
 
     #[test]
