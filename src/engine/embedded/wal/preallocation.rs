@@ -9,7 +9,7 @@ use super::segment_size::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,9 +20,9 @@ const FREE_FILES_BUSY: usize = RESERVED_FILES + 2;
 const FREE_FILES_IDLE: usize = RESERVED_FILES + 1;
 /// Number of bytes zeroed between two fsyncs of a new file, if they are written to the page cache.
 /// This bounds the amount of other data that the fsync of a concurrent commit may have to wait for.
-const ZEROED_BYTES: u64 = 4 << 20;
-/// Number of bytes zeroed at once. All files are a multiple of this size.
-const DIRECT_BYTES: usize = 256 << 10;
+const SYNC_BYTES: u64 = 4 << 20;
+/// Number of bytes zeroed by one write. The sizes of new files are multiples of it.
+const ZEROS_BYTES: usize = 256 << 10;
 /// Minimum time between two attempts to create a file, if the first one failed although enough
 /// space seemed to be available, for example because of a quota. Until it fails, an attempt takes
 /// space that the database may need.
@@ -72,7 +72,7 @@ impl SegmentPool {
         let path = self.path(number);
         let fill = || -> io::Result<File> {
             let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-            fill_with_zeros(&file, &path, len)?;
+            fill_with_zeros(&file, len)?;
             file.sync_all()?;
             File::open(&self.dir)?.sync_all()?;
             Ok(file)
@@ -206,35 +206,38 @@ impl SegmentPool {
     }
 }
 
-/// Fills a file with `len` zero bytes. Does so past the page cache if the file system supports it.
+/// Fills an empty file with `len` zero bytes. Uses direct I/O if the file system supports it.
 /// Otherwise, the fsync of a concurrent commit may have to wait until megabytes are written.
-fn fill_with_zeros(file: &File, path: &Path, len: u64) -> io::Result<()> {
+fn fill_with_zeros(file: &File, len: u64) -> io::Result<()> {
     // Direct I/O requires an aligned buffer.
-    let buffer = vec![0; DIRECT_BYTES + PAGE_BYTES];
+    let buffer = vec![0; ZEROS_BYTES + PAGE_BYTES];
     let start = buffer.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
-    let zeros = buffer.get(start..start + DIRECT_BYTES).unwrap_or_default();
-    if let Some(direct) = open_direct(path) {
-        let filled = fill(&direct, zeros, len, len);
+    let zeros = buffer.get(start..start + ZEROS_BYTES).unwrap_or_default();
+    if set_direct(file, true).is_ok() {
+        let filled = fill(file, zeros, len, len);
+        set_direct(file, false)?;
+        // Some file systems accept the flag, but not the writes.
         if !filled.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::InvalidInput) {
             return filled;
         }
     }
-    fill(file, zeros, len, ZEROED_BYTES)
+    fill(file, zeros, len, SYNC_BYTES)
 }
 
-/// Opens a file for direct I/O. Returns `None` if this is not supported.
+/// Sets whether writes to an open file bypass the page cache.
 #[cfg(target_os = "linux")]
-fn open_direct(path: &Path) -> Option<File> {
-    let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-    OpenOptions::new().write(true).custom_flags(direct).open(path).ok()
+fn set_direct(file: &File, is_direct: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(rustix::fs::OFlags::DIRECT, is_direct);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open_direct(_: &Path) -> Option<File> {
-    None
+fn set_direct(_: &File, _: bool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Fills a file with zeros up to `len`, with an fsync after every `sync_bytes` bytes.
+/// Writes `zeros` to a file until it has `len` bytes, with an fsync after every `sync_bytes` bytes.
 fn fill(file: &File, zeros: &[u8], len: u64, sync_bytes: u64) -> io::Result<()> {
     let mut at = 0;
     while at < len {
@@ -262,6 +265,18 @@ fn ensure_available(dir: &Path, bytes: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_filled_with_zeros_accepts_unaligned_writes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let len = 4 * ZEROS_BYTES as u64;
+        fill_with_zeros(file.as_file(), len).unwrap();
+        file.as_file().write_all_at(b"unaligned", 5).unwrap();
+        let mut content = fs::read(file.path()).unwrap();
+        assert_eq!(content.len() as u64, len);
+        content.drain(5..14);
+        assert!(content.iter().all(|byte| *byte == 0));
+    }
 
     #[test]
     fn a_file_larger_than_the_available_space_is_not_created() {
