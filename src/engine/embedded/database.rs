@@ -174,11 +174,12 @@ fn sync_recovered_wal(conn: &Connection, wal: &Path) -> Result<()> {
         // A full disk must not prevent reads.
         Err(EngineError::Full(_)) => {
             file.sync_all().map_err(sync_error)?;
-            // There are no readers yet. If this succeeds, later frames overwrite the file from its
-            // start, so they share no page with the present ones and need no space.
-            match conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+            // As there are no readers yet, a checkpoint lets the commit overwrite the file from its
+            // start, which needs no space.
+            let restarted = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+            match restarted.and_then(|()| sync(conn)) {
                 Err(e) if !is_disk_full(&e) => Err(e.into()),
-                _ => Ok(()),
+                Ok(()) | Err(_) => Ok(()),
             }
         }
         result => result,
