@@ -86,8 +86,8 @@ impl GarbageCollector {
 struct Victim {
     segment: Arc<Segment>,
     disk_bytes: u64,
-    /// Offsets of bodies that are known to be garbage, in bytes.
-    replaced: HashSet<u32>,
+    /// Offsets of bodies that are known to be garbage, in bytes and in ascending order.
+    replaced: Vec<u32>,
     /// The entries of the current WAL record that are not examined yet, and the offsets in bytes of
     /// the record and of its bodies section.
     entries: std::vec::IntoIter<WalEntry>,
@@ -102,7 +102,7 @@ struct Victim {
 }
 
 impl Victim {
-    fn new(segment: Arc<Segment>, disk_bytes: u64, replaced: HashSet<u32>) -> Victim {
+    fn new(segment: Arc<Segment>, disk_bytes: u64, replaced: Vec<u32>) -> Victim {
         let (record_at, bodies_at, next_at, restart_at) = (0, 0, 0, 0);
         let entries = Vec::new().into_iter();
         let is_damaged = false;
@@ -320,7 +320,7 @@ impl Checkpointer {
     ) -> Result<Option<SegmentLocation>> {
         let BodyLocation::Inline { at, len, checksum } = entry.location else { return Ok(None) };
         let (seq, at) = (victim.segment.seq, victim.bodies_at + at);
-        if u32::try_from(at).is_ok_and(|at| victim.replaced.contains(&at)) {
+        if u32::try_from(at).is_ok_and(|at| victim.replaced.binary_search(&at).is_ok()) {
             return Ok(None);
         }
         // The next checkpoint replaces the record in the database, or stores the new location of
@@ -412,9 +412,9 @@ mod tests {
             let at = u32::try_from(victim.bodies_at + at).unwrap();
             let is_current =
                 [&b"k00"[..], b"k04", b"k08", b"k12", b"k16"].contains(&&entry.key[..]);
-            assert_eq!(victim.replaced.remove(&at), !is_current, "{:?}", entry.key);
+            let is_replaced = victim.replaced.binary_search(&at).is_ok();
+            assert_eq!(is_replaced, !is_current, "{:?}", entry.key);
         }
-        assert!(victim.replaced.is_empty());
     }
 
     #[test]
@@ -423,7 +423,7 @@ mod tests {
         let mut engine = SteppedEngine::open(&dir.path().join("data"), 1 << 20);
         engine.create_garbage();
         let unreadable = unreadable_segment(&dir.path().join("unreadable"));
-        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20, HashSet::new()));
+        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20, Vec::new()));
         engine.with_writer(confirm, |checkpointer| {
             collect_all(checkpointer);
             assert!(checkpointer.garbage.victim.is_none());
@@ -443,7 +443,7 @@ mod tests {
             meta: Bytes::new(),
             location: BodyLocation::Inline { at: 0, len: 10, checksum: 0 },
         };
-        let mut victim = Victim::new(segment, 1 << 20, HashSet::new());
+        let mut victim = Victim::new(segment, 1 << 20, Vec::new());
         assert!(victim.read_body(&entry, location).is_none());
         assert!(victim.is_damaged);
     }
@@ -473,7 +473,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut engine = SteppedEngine::open(&dir.path().join("data"), 1 << 20);
         let unreadable = unreadable_segment(&dir.path().join("unreadable"));
-        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20, HashSet::new()));
+        engine.checkpointer.garbage.victim = Some(Victim::new(unreadable, 1 << 20, Vec::new()));
         let backpressure = &engine.shared.backpressure;
         backpressure.set_space_debt(1 << 30, 0);
         assert!(backpressure.delay(&engine.shared) > Duration::ZERO);

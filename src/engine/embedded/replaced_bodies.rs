@@ -3,7 +3,7 @@
 //! database if keys are random.
 
 use super::database::SegmentLocation;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Maximum number of bodies that are remembered. Each takes four bytes, or twice that while the
 /// vector of its segment grows.
@@ -30,11 +30,12 @@ impl ReplacedBodies {
         }
     }
 
-    /// Removes the bodies of a segment and returns their offsets in bytes.
-    pub(super) fn take(&mut self, seq: u64) -> HashSet<u32> {
-        let offsets = self.by_segment.remove(&seq).unwrap_or_default();
+    /// Removes the bodies of a segment and returns their offsets in bytes, in ascending order.
+    pub(super) fn take(&mut self, seq: u64) -> Vec<u32> {
+        let mut offsets = self.by_segment.remove(&seq).unwrap_or_default();
         self.len -= offsets.len();
-        offsets.into_iter().collect()
+        offsets.sort_unstable();
+        offsets
     }
 
     /// Removes the bodies of segments for which `exists` returns `false`.
@@ -55,12 +56,12 @@ mod tests {
     #[test]
     fn the_offsets_of_a_segment_are_removed_with_it() {
         let mut replaced = ReplacedBodies::default();
-        replaced.add(&[body(1, 10), body(2, 20), body(1, 30), body(3, 0), body(3, 1 << 40)]);
-        assert_eq!(replaced.take(1), HashSet::from([10, 30]));
-        assert_eq!(replaced.take(1), HashSet::new());
+        replaced.add(&[body(1, 30), body(2, 20), body(1, 10), body(3, 0), body(3, 1 << 40)]);
+        assert_eq!(replaced.take(1), [10, 30]);
+        assert!(replaced.take(1).is_empty());
         replaced.retain_segments(|seq| seq == 3);
-        assert_eq!((replaced.len, replaced.take(2)), (1, HashSet::new()));
-        assert_eq!(replaced.take(3), HashSet::from([0]));
+        assert!(replaced.len == 1 && replaced.take(2).is_empty());
+        assert_eq!(replaced.take(3), [0]);
         assert_eq!(replaced.len, 0);
     }
 
