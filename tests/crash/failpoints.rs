@@ -9,7 +9,7 @@ use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Garbage, Mixed, Small};
 use crate::random_kills::rounds;
 use crate::support::Server;
-use crate::testbed::{Testbed, start_server};
+use crate::testbed::{Testbed, start_server, wait_for_preallocation};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -215,16 +215,6 @@ fn wal_bytes(server: &Server) -> u64 {
     let metrics = server.get("/metrics").text();
     let bytes = metrics.lines().find_map(|line| line.strip_prefix("steadfast_wal_bytes "));
     bytes.unwrap().parse().unwrap()
-}
-
-/// Waits until the server no longer preallocates segment files.
-pub fn wait_for_preallocation(shim: &FaultShim) {
-    shim.set(0, rule(Count, WRITE, WAL));
-    let mut hits = u64::MAX;
-    while hits != shim.hits(0) {
-        hits = shim.hits(0);
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 /// Fills several WAL segments, and kills the server halfway through a WAL write. The torn record is

@@ -1,13 +1,12 @@
 //! Tests of I/O errors: full disks, failed writes and fsyncs, short writes, slow fsyncs.
 
-use crate::failpoints::wait_for_preallocation;
 use crate::harness::fault_shim::{
     Action, BLOBS, DATABASE, EIO, ENOSPC, FaultShim, OPEN, Rule, SQLITE_WAL, SYNC, WAL, WRITE,
 };
 use crate::harness::random::run_seed;
 use crate::harness::workload::ValueSizes::{self, BlobFiles, FillsWal, Mixed, Small};
 use crate::support::{self, Response};
-use crate::testbed::{Testbed, start_server};
+use crate::testbed::{Testbed, start_server, wait_for_preallocation};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

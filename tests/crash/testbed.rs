@@ -1,6 +1,7 @@
 //! A server with a data directory. Runs the workload on it and checks the data after each restart.
 
 use crate::harness::checker::{self, Verdict};
+use crate::harness::fault_shim::{Action, FaultShim, Rule, WAL, WRITE};
 use crate::harness::journal::{self, APPENDED, Journal};
 use crate::harness::random::Random;
 use crate::harness::workload::{self, ValueSizes, Workload};
@@ -96,4 +97,14 @@ pub(crate) fn start_with_small_wal(data: &Path) -> Server {
 /// Starts a server with default settings.
 pub(crate) fn start_server(data: &Path) -> Server {
     Server::start(data, &[])
+}
+
+/// Waits until the server no longer preallocates segment files. Changes slot 0 of the shim.
+pub(crate) fn wait_for_preallocation(shim: &FaultShim) {
+    shim.set(0, Rule::every(WRITE, WAL, Action::Count));
+    let mut hits = u64::MAX;
+    while hits != shim.hits(0) {
+        hits = shim.hits(0);
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }

@@ -143,8 +143,7 @@ impl Memtable {
         } else {
             self.tombstones += 1;
         }
-        // The tree is searched only once, because recovery may insert hundreds of thousands of
-        // entries.
+        // The tree is searched only once, because searches take much of the writer's time.
         let tree_key = tree_key(&key);
         let new_expiry = (entry.expires_at > 0).then(|| (entry.expires_at, key.clone()));
         if let Some(previous) = &mut self.previous

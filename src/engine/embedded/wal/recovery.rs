@@ -234,9 +234,8 @@ fn read_records(
     let (mut newest, mut abandoned): (Option<RecoveredRecord>, _) = (None, Vec::new());
     for segments in live.chunks(parallel::threads()) {
         let read = |segment| read_segment(segment, position.salt);
-        for (segment, records) in
-            segments.iter().zip(parallel::map(segments.iter().collect(), read))
-        {
+        let records = parallel::map(segments.iter().collect(), read);
+        for (segment, records) in segments.iter().zip(records) {
             let mut end = 0;
             for record in records? {
                 let (RecordHeader { base, last, .. }, at) = (record.header, record.at);

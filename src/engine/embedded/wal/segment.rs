@@ -332,10 +332,11 @@ impl SegmentPool {
     }
 
     /// Allocates segment `seq` for garbage collection on a full disk from a free preallocated file.
+    /// `is_checkpointed` states whether there is nothing to checkpoint.
     ///
     /// # Errors
     /// Returns [`EngineError::Full`] if no such file is free, or only one that is reserved for the
-    /// database. `is_checkpointed` states whether there is nothing to checkpoint.
+    /// database.
     pub(crate) fn allocate_reserved(
         &self,
         seq: u64,
