@@ -10,11 +10,11 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::vec::IntoIter;
 
-type KeyedEntry = (MemtableKey, MemtableEntry);
+type OwnedEntry = (MemtableKey, MemtableEntry);
 
 /// Returns the newest entry of each key, in key order. Each element of `segments` has the entries
 /// of a segment in commit order, the oldest segment first.
-pub(super) fn newest_entries(segments: Vec<Vec<(Bytes, MemtableEntry)>>) -> Vec<KeyedEntry> {
+pub(super) fn newest_entries(segments: Vec<Vec<(Bytes, MemtableEntry)>>) -> Vec<OwnedEntry> {
     let common = common_prefix(segments.iter().flatten().map(|(key, _)| &key[..]));
     let runs = parallel::map(segments, |entries| sort_segment(entries, common));
     let mut merged = Vec::with_capacity(runs.iter().map(Vec::len).max().unwrap_or(0));
@@ -43,12 +43,12 @@ struct Run {
     prefix: u128,
     /// Position of the segment in the WAL.
     number: usize,
-    head: KeyedEntry,
-    rest: IntoIter<KeyedEntry>,
+    head: OwnedEntry,
+    rest: IntoIter<OwnedEntry>,
 }
 
 impl Run {
-    fn new(number: usize, entries: Vec<KeyedEntry>, common: usize) -> Option<Box<Run>> {
+    fn new(number: usize, entries: Vec<OwnedEntry>, common: usize) -> Option<Box<Run>> {
         let mut rest = entries.into_iter();
         let head = rest.next()?;
         Some(Box::new(Run { prefix: sort_prefix(&head.0, common), number, head, rest }))
@@ -79,7 +79,7 @@ impl PartialEq for Run {
 impl Eq for Run {}
 
 /// Returns the newest entry of each key of a segment, in key order.
-fn sort_segment(entries: Vec<(Bytes, MemtableEntry)>, common: usize) -> Vec<KeyedEntry> {
+fn sort_segment(entries: Vec<(Bytes, MemtableEntry)>, common: usize) -> Vec<OwnedEntry> {
     let key = |number: usize| entries.get(number).map_or(&b""[..], |(key, _)| &key[..]);
     let mut order: Vec<(u128, usize)> =
         (0..entries.len()).map(|number| (sort_prefix(key(number), common), number)).collect();
