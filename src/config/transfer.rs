@@ -22,6 +22,12 @@ pub enum ImportFormat {
     FastlyToml,
     /// CSV with the columns key and value; a header row can add metadata and time_to_live_sec
     Csv,
+    /// Cloudflare's bulk JSON, as read by wrangler kv bulk put
+    Cloudflare,
+    /// The output of consul kv export
+    Consul,
+    /// The output of etcdctl get --prefix "" -w json
+    Etcd,
 }
 
 impl ImportFormat {
@@ -33,6 +39,9 @@ impl ImportFormat {
             ImportFormat::KvJson => "viceroy",
             ImportFormat::FastlyToml => "fastly",
             ImportFormat::Csv => "csv",
+            ImportFormat::Cloudflare => "cloudflare",
+            ImportFormat::Consul => "consul",
+            ImportFormat::Etcd => "etcd",
         }
     }
 }

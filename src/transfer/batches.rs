@@ -1,7 +1,7 @@
 //! Groups items into batches. Each batch is sent and retried as a unit.
 
 use super::checked_item::CheckedItem;
-use super::{ItemSource, NextItem, RejectedItem, SourceError};
+use super::{ItemPosition, ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::item_line::key_of;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,7 +22,7 @@ pub struct BatchLimits {
 
 /// An item to add to a batch. Its line is parsed once, when the entry is created.
 pub struct BatchEntry {
-    number: u64,
+    position: ItemPosition,
     /// Hash of the key, if the line contains a key.
     key_hash: Option<u64>,
     bytes: usize,
@@ -37,16 +37,16 @@ enum Content {
 
 impl BatchEntry {
     /// Creates an entry from a line. Decodes the line as [`BatchLimits::decode`] specifies.
-    pub fn new(number: u64, line: Vec<u8>, decode: Option<u64>) -> BatchEntry {
+    pub fn new(position: ItemPosition, line: Vec<u8>, decode: Option<u64>) -> BatchEntry {
         let bytes = line.len();
         let Some(value_bytes_max) = decode else {
             let key_hash = key_of(&line).map(|key| hash(&key));
-            return BatchEntry { number, key_hash, bytes, content: Content::Line(line) };
+            return BatchEntry { position, key_hash, bytes, content: Content::Line(line) };
         };
-        match CheckedItem::parse(&line, number, value_bytes_max) {
+        match CheckedItem::parse(&line, position, value_bytes_max) {
             Ok(item) => {
                 let key_hash = Some(hash(&item.key));
-                BatchEntry { number, key_hash, bytes, content: Content::Item(item) }
+                BatchEntry { position, key_hash, bytes, content: Content::Item(item) }
             }
             Err(rejected) => BatchEntry::rejected(rejected),
         }
@@ -54,7 +54,7 @@ impl BatchEntry {
 
     fn rejected(item: RejectedItem) -> BatchEntry {
         let content = Content::Rejected(item);
-        BatchEntry { number: 0, key_hash: None, bytes: 0, content }
+        BatchEntry { position: ItemPosition::NONE, key_hash: None, bytes: 0, content }
     }
 }
 
@@ -75,8 +75,8 @@ pub struct Batch {
     pub lines: Vec<u8>,
     /// Decoded items; empty if the items are kept as lines.
     pub items: Vec<CheckedItem>,
-    /// Line number of each item in the input, for messages.
-    pub numbers: Vec<u64>,
+    /// Position of each item in the input, for messages.
+    pub positions: Vec<ItemPosition>,
     /// Hashes of the keys of the items.
     pub key_hashes: Vec<u64>,
     /// Items that cannot be sent.
@@ -99,7 +99,7 @@ impl Batch {
             Content::Item(item) => self.items.push(item),
             Content::Rejected(item) => return self.rejected.push(item),
         }
-        self.numbers.push(entry.number);
+        self.positions.push(entry.position);
     }
 }
 
@@ -170,7 +170,7 @@ impl BatchReader {
         Ok(match self.source.next_item(&mut line)? {
             NextItem::End => None,
             NextItem::Rejected(item) => Some(BatchEntry::rejected(item)),
-            NextItem::Line(number) => Some(BatchEntry::new(number, line, self.limits.decode)),
+            NextItem::Line(position) => Some(BatchEntry::new(position, line, self.limits.decode)),
         })
     }
 
@@ -203,8 +203,8 @@ mod tests {
         };
         let all = read_all(TEXT, LIMITS, 0, 0);
         assert_eq!(spans(&all), [(0, 2, false), (2, 4, false), (4, 5, false)]);
-        assert_eq!(all[0].numbers, [1, 3]);
-        assert_eq!(all[1].numbers, [4, 5]);
+        assert_eq!(all[0].positions, [1, 3].map(ItemPosition::line));
+        assert_eq!(all[1].positions, [4, 5].map(ItemPosition::line));
         assert_eq!((all[1].key_hashes.len(), all[1].key_hashes[0]), (1, all[0].key_hashes[0]));
         assert_eq!(all[2].lines, b"{\"key\":\"c\"}\n");
         let bytes = BatchLimits { bytes: 5, ..LIMITS };
@@ -233,9 +233,10 @@ mod tests {
             "{\"key\":\"a\",\"value\":\"aGk=\"}\nbad\n{\"key\":\"b\",\"value\":\"dGhyZWU=\"}\n";
         let decode = BatchLimits { items: 10, decode: Some(4), ..LIMITS };
         let batch = read_all(text, decode, 0, 0).remove(0);
-        assert_eq!((batch.to, batch.lines.len(), batch.numbers.as_slice()), (3, 0, &[1][..]));
+        assert_eq!((batch.to, batch.lines.len()), (3, 0));
+        assert_eq!(batch.positions, [ItemPosition::line(1)]);
         assert_eq!(batch.items[0].value, b"hi");
-        let rejected: Vec<_> = batch.rejected.iter().map(|item| item.number).collect();
+        let rejected: Vec<_> = batch.rejected.iter().map(|item| item.position.line).collect();
         assert_eq!(rejected, [2, 3]);
     }
 }

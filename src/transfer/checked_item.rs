@@ -1,6 +1,6 @@
 //! Checks items against the limits of a KV store before they are sent.
 
-use super::{NextItem, RejectedItem};
+use super::{ItemPosition, NextItem, RejectedItem};
 use crate::kv::clock::{Clock, SECOND, SystemClock};
 use crate::kv::import::ImportedGeneration;
 use crate::kv::types::{Key, Metadata, Ttl};
@@ -54,20 +54,20 @@ impl CheckedItem {
     /// Parses, decodes and checks a line.
     ///
     /// # Errors
-    /// Returns a [`RejectedItem`] with the given line number if the line is invalid or exceeds a
+    /// Returns a [`RejectedItem`] with the given position if the line is invalid or exceeds a
     /// limit.
     pub fn parse(
         line: &[u8],
-        number: u64,
+        position: ItemPosition,
         value_bytes_max: u64,
     ) -> Result<CheckedItem, RejectedItem> {
         let line = ParsedLine::parse(line, LineFields::Import).map_err(|e| {
             let reason = e.error.to_string();
-            RejectedItem { number, key: e.key, reason }
+            RejectedItem { position, key: e.key, reason }
         })?;
         CheckedItem::check(&line, value_bytes_max).map_err(|reason| {
             let key = line.key.clone().into_owned();
-            RejectedItem { number, key, reason }
+            RejectedItem { position, key, reason }
         })
     }
 
@@ -75,12 +75,12 @@ impl CheckedItem {
     /// server does the same with its own clock.
     ///
     /// # Errors
-    /// Returns a [`RejectedItem`] with the given line number if the generation is invalid.
-    pub fn check_generation(self, number: u64) -> Result<CheckedItem, RejectedItem> {
+    /// Returns a [`RejectedItem`] with the given position if the generation is invalid.
+    pub fn check_generation(self, position: ItemPosition) -> Result<CheckedItem, RejectedItem> {
         let now = SystemClock.now();
         match self.generation.map(|n| ImportedGeneration::new(n, now)).transpose() {
             Ok(_) => Ok(self),
-            Err(e) => Err(RejectedItem { number, key: self.key, reason: text(e) }),
+            Err(e) => Err(RejectedItem { position, key: self.key, reason: text(e) }),
         }
     }
 
@@ -116,20 +116,30 @@ fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
+/// Checks an item except for its value.
+///
+/// # Errors
+/// Returns the reason for rejecting the item.
+pub(super) fn check_properties(item: &ItemLine<'_>) -> Result<(), String> {
+    check_key(item.key)?;
+    Metadata::parse(trim_metadata(item.metadata)).map_err(text)?;
+    item.time_to_live_sec.map(Ttl::new).transpose().map_err(text)?;
+    Ok(())
+}
+
 /// Checks an item except for the size of its value, and either writes its line or rejects it.
-pub(super) fn write_checked(number: u64, item: &ItemLine<'_>, out: &mut Vec<u8>) -> NextItem {
-    let check = || {
-        check_key(item.key)?;
-        Metadata::parse(trim_metadata(item.metadata)).map_err(text)?;
-        item.time_to_live_sec.map(Ttl::new).transpose().map_err(text)
-    };
-    match check() {
-        Ok(_) => {
+pub(super) fn write_checked(
+    position: ItemPosition,
+    item: &ItemLine<'_>,
+    out: &mut Vec<u8>,
+) -> NextItem {
+    match check_properties(item) {
+        Ok(()) => {
             item.write(out);
-            NextItem::Line(number)
+            NextItem::Line(position)
         }
         Err(reason) => {
-            NextItem::Rejected(RejectedItem { number, key: item.key.to_owned(), reason })
+            NextItem::Rejected(RejectedItem { position, key: item.key.to_owned(), reason })
         }
     }
 }
@@ -140,7 +150,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(text: &str) -> Result<CheckedItem, RejectedItem> {
-        CheckedItem::parse(text.as_bytes(), 7, 3)
+        CheckedItem::parse(text.as_bytes(), ItemPosition::line(7), 3)
     }
 
     #[test]
@@ -159,7 +169,7 @@ mod tests {
         ] {
             let rejected = parse(line).unwrap_err();
             assert!(rejected.reason.contains(reason), "{line}: {}", rejected.reason);
-            assert_eq!(rejected.number, 7);
+            assert_eq!(rejected.position, ItemPosition::line(7));
         }
     }
 
@@ -177,7 +187,7 @@ mod tests {
     proptest! {
         #[test]
         fn checking_a_line_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = CheckedItem::parse(&bytes, 1, 100);
+            let _ = CheckedItem::parse(&bytes, ItemPosition::NONE, 100);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! position, because the rows after the quote cannot be parsed reliably.
 
 use super::checked_item::{too_large, write_checked};
-use super::{ItemSource, NextItem, RejectedItem, SourceError};
+use super::{ItemPosition, ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::item_line::ItemLine;
 use std::io::{self, BufRead};
 
@@ -264,11 +264,12 @@ impl CsvSource {
         }
     }
 
-    fn write_row(&self, columns: Columns, number: u64, out: &mut Vec<u8>) -> NextItem {
+    fn write_row(&self, columns: Columns, out: &mut Vec<u8>) -> NextItem {
+        let position = ItemPosition::line(self.row.line);
         let field = |at: usize| self.row.field(at);
         let rejected = |reason: String| {
             let key = String::from_utf8_lossy(field(columns.key)).into_owned();
-            NextItem::Rejected(RejectedItem { number, key, reason })
+            NextItem::Rejected(RejectedItem { position, key, reason })
         };
         let (count, found) = (columns.count, self.row.ends.len());
         if found != count {
@@ -292,7 +293,7 @@ impl CsvSource {
             }
         };
         let item = ItemLine { key, value, metadata, time_to_live_sec, ..ItemLine::default() };
-        write_checked(number, &item, out)
+        write_checked(position, &item, out)
     }
 }
 
@@ -313,7 +314,7 @@ impl ItemSource for CsvSource {
                 columns
             }
         };
-        Ok(self.write_row(columns, self.row.line, out))
+        Ok(self.write_row(columns, out))
     }
 }
 
@@ -353,7 +354,7 @@ mod tests {
         let (text, rejected, error) =
             read_all(b"a,1\nb\nc,1,2\n\"x\ny\",1\nlong,123456\n\xff,1\n,1\nz,\"a\nb\"\n");
         assert!(error.is_none());
-        let numbers: Vec<_> = rejected.iter().map(|item| item.number).collect();
+        let numbers: Vec<_> = rejected.iter().map(|item| item.position.line).collect();
         assert_eq!(numbers, [2, 3, 4, 6, 7, 8]);
         let reason = |at: usize| rejected[at].reason.as_str();
         assert!(reason(0).contains("2 fields") && reason(3).contains("at most 5 bytes"));
@@ -370,7 +371,7 @@ mod tests {
             assert_eq!(read_all(text.as_bytes()), (lines.into(), vec![], None), "{text:?}");
         }
         let (_, rejected, _) = read_all(b"a,1\rx\ry\r\n\nz\n\"\"\n");
-        let numbers: Vec<_> = rejected.iter().map(|item| item.number).collect();
+        let numbers: Vec<_> = rejected.iter().map(|item| item.position.line).collect();
         assert_eq!(numbers, [2, 3, 5, 6]);
         let (text, ..) = read_all(b"a,\"\"\"x\"\"\"\n");
         assert!(text.contains("\"Ingi\""), "{text}");

@@ -2,8 +2,11 @@
 
 use super::csv::CsvSource;
 use super::directory::DirectorySource;
+use super::json_array::{ArrayFormat, JsonArraySource};
+use super::json_reader::JsonReader;
 use super::kv_json::{self, FILE_BYTES_MAX};
 use super::ndjson::NdjsonSource;
+use super::source_notes::SourceNotes;
 use super::{ItemSource, SourceError, fastly_toml};
 use crate::config::ImportFormat;
 use crate::wire::BOM;
@@ -18,6 +21,8 @@ use std::time::UNIX_EPOCH;
 
 /// Size of the read buffer in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
+/// The number of bytes from which the format is detected.
+const DETECTION_BYTES: u64 = 64 * 1024;
 /// The magic number of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// An unsupported format: its name, a command that converts it, and a function that detects it from
@@ -51,13 +56,15 @@ pub struct OpenSource {
     pub size: Option<u64>,
     /// Number of bytes of the input that have been read.
     pub bytes_read: Arc<AtomicU64>,
+    /// Properties of the input that the store cannot represent.
+    pub notes: Arc<SourceNotes>,
 }
 
 impl OpenSource {
     /// Creates a source of unknown size.
     pub fn new(source: Box<dyn ItemSource>, format: ImportFormat) -> OpenSource {
-        let bytes_read = Arc::new(AtomicU64::new(0));
-        OpenSource { source, format, files: Vec::new(), size: None, bytes_read }
+        let (bytes_read, notes) = (Arc::default(), Arc::default());
+        OpenSource { source, format, files: Vec::new(), size: None, bytes_read, notes }
     }
 }
 
@@ -128,11 +135,23 @@ fn open_stream(
     value_bytes_max: u64,
 ) -> Result<OpenSource, SourceError> {
     let mut from = skip_bom(decompress(from, path)?)?;
-    let format = match format.or_else(|| format_of_name(path)) {
-        Some(format) => format,
-        None => format_of_content(from.fill_buf()?)?,
+    let format = match (format, format_of_name(path)) {
+        (Some(format), _) => format,
+        // Several JSON formats share an extension.
+        (None, named @ (None | Some(ImportFormat::KvJson))) => {
+            let mut start = Vec::new();
+            from.by_ref().take(DETECTION_BYTES).read_to_end(&mut start)?;
+            let format = format_of_json(&start).or(named);
+            let format = format.map_or_else(|| format_of_content(&start), Ok)?;
+            from = Box::new(io::Cursor::new(start).chain(from));
+            format
+        }
+        (None, Some(format)) => format,
     };
-    let mut files = Vec::new();
+    let (mut files, notes) = (Vec::new(), Arc::<SourceNotes>::default());
+    let array = |from, format| -> Box<dyn ItemSource> {
+        Box::new(JsonArraySource::new(from, format, value_bytes_max, notes.clone()))
+    };
     let source: Box<dyn ItemSource> = match format {
         ImportFormat::Ndjson => Box::new(NdjsonSource::new(from, line_bytes_max(value_bytes_max))),
         ImportFormat::Csv => Box::new(CsvSource::new(from, value_bytes_max)),
@@ -141,6 +160,9 @@ fn open_stream(
             files = items.iter().filter_map(|item| item.value.file().map(Path::to_owned)).collect();
             Box::new(items.into_iter())
         }
+        ImportFormat::Cloudflare => array(from, ArrayFormat::Cloudflare),
+        ImportFormat::Consul => array(from, ArrayFormat::Consul),
+        ImportFormat::Etcd => array(from, ArrayFormat::Etcd),
         ImportFormat::FastlyToml => {
             return Err(SourceError("names its stores; omit STORE to import it".into()));
         }
@@ -148,7 +170,7 @@ fn open_stream(
             return Err(SourceError("is not a directory, which --format dir requires".into()));
         }
     };
-    Ok(OpenSource { files, ..OpenSource::new(source, format) })
+    Ok(OpenSource { files, notes, ..OpenSource::new(source, format) })
 }
 
 /// Skips a UTF-8 byte order mark.
@@ -216,12 +238,60 @@ fn format_of_content(start: &[u8]) -> Result<ImportFormat, SourceError> {
     let text = start.trim_ascii_start();
     let end = memchr::memchr(b'\n', text);
     let (first, _) = text.split_at(end.unwrap_or(text.len()));
-    // The buffer may contain only the beginning of a long line.
+    // `start` may contain only the beginning of a long line.
     let object = end.is_none() || serde_json::from_slice::<IgnoredAny>(first).is_ok();
     if text.is_empty() || (text.starts_with(b"{") && object) {
         return Ok(ImportFormat::Ndjson);
     }
-    Err(SourceError("has an unknown format: pass --format ndjson, viceroy or csv".into()))
+    let formats = "ndjson, viceroy, csv, cloudflare, consul or etcd";
+    Err(SourceError(format!("has an unknown format: pass --format {formats}")))
+}
+
+/// Detects the format of a JSON export from the first bytes of a text, which may be incomplete.
+pub(super) fn format_of_json(start: &[u8]) -> Option<ImportFormat> {
+    read_json_format(&mut JsonReader::new(start)).ok().flatten()
+}
+
+fn read_json_format(reader: &mut JsonReader<&[u8]>) -> Result<Option<ImportFormat>, SourceError> {
+    if reader.consume_if(b'{')? {
+        let is_etcd = match next_name(reader)?.as_slice() {
+            b"\"header\"" if reader.consume_if(b'{')? => {
+                let fields = ["cluster_id", "member_id", "revision", "raft_term"];
+                let name = next_name(reader)?;
+                fields.iter().any(|field| name == format!("\"{field}\"").as_bytes())
+            }
+            b"\"kvs\"" => reader.peek()? == Some(b'['),
+            _ => false,
+        };
+        return Ok(is_etcd.then_some(ImportFormat::Etcd));
+    }
+    reader.require(b'[')?;
+    if reader.consume_if(b']')? {
+        return Ok(Some(ImportFormat::Cloudflare));
+    }
+    reader.require(b'{')?;
+    let mut has_key = false;
+    loop {
+        match next_name(reader) {
+            Ok(name) if name == b"\"flags\"" => return Ok(Some(ImportFormat::Consul)),
+            Ok(name) => has_key |= name == b"\"key\"",
+            // The text may end here.
+            Err(_) => break,
+        }
+        let skipped = reader.read_value(&mut Vec::new(), 0);
+        if skipped.is_err() || !reader.consume_if(b',')? {
+            break;
+        }
+    }
+    Ok(has_key.then_some(ImportFormat::Cloudflare))
+}
+
+/// Reads the name of a member, with its quotes, and the colon.
+fn next_name(reader: &mut JsonReader<&[u8]>) -> Result<Vec<u8>, SourceError> {
+    let mut name = Vec::new();
+    reader.read_value(&mut name, DETECTION_BYTES)?;
+    reader.require(b':')?;
+    Ok(name)
 }
 
 /// Reads the stores that a `fastly.toml` declares.
@@ -300,6 +370,33 @@ mod tests {
                 fs::write(dir.path().join(&name), &compressed).unwrap();
                 assert_eq!(read(&dir.path().join(&name)), (format, line.to_owned()), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn json_exports_are_detected_from_their_first_bytes() {
+        use ImportFormat::{Cloudflare, Consul, Etcd};
+        for (text, format) in [
+            ("[]", Some(Cloudflare)),
+            ("[{\"key\":\"a\",\"value\":\"1\"}]", Some(Cloudflare)),
+            ("[{\"value\":\"1\",\"key\":\"a\"}]", Some(Cloudflare)),
+            ("[{\"key\":\"a\",\"value\":\"1", Some(Cloudflare)),
+            ("[\n\t{\n\t\t\"key\": \"a\",\n\t\t\"flags\": 0,", Some(Consul)),
+            ("[{\"value\":\"\",\"key\":\"a\",\"flags\":0}]", Some(Consul)),
+            ("{\"header\":{\"cluster_id\":1,", Some(Etcd)),
+            ("{ \"header\" : {\"revision\" :", Some(Etcd)),
+            ("{\"kvs\":[", Some(Etcd)),
+            ("{\"header\":{\"data\":\"v\"}}", None),
+            ("{\"header\":\"v\"}", None),
+            ("{\"kvs\":\"v\"}", None),
+            ("{\"key\":\"a\",\"value\":\"\"}", None),
+            ("[{\"name\":\"a\"}]", None),
+            ("[1]", None),
+            ("[", None),
+            ("", None),
+            ("a,1\n", None),
+        ] {
+            assert_eq!(format_of_json(text.as_bytes()), format, "{text}");
         }
     }
 

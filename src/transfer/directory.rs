@@ -1,7 +1,7 @@
 //! Reads a directory: each file is a value, and its relative path is the key.
 
 use super::checked_item::{too_large, write_checked};
-use super::{ItemSource, NextItem, RejectedItem, SourceError};
+use super::{ItemPosition, ItemSource, NextItem, RejectedItem, SourceError};
 use crate::wire::hex;
 use crate::wire::item_line::ItemLine;
 use sha2::{Digest, Sha256};
@@ -132,9 +132,12 @@ impl ItemSource for DirectorySource {
         Ok(match size.and_then(|_| read_file(&path, self.value_bytes_max)) {
             Ok(value) => {
                 let item = ItemLine { key: &key, value: &value, ..ItemLine::default() };
-                write_checked(0, &item, out)
+                write_checked(ItemPosition::NONE, &item, out)
             }
-            Err(reason) => NextItem::Rejected(RejectedItem { number: 0, key, reason }),
+            Err(reason) => {
+                let position = ItemPosition::NONE;
+                NextItem::Rejected(RejectedItem { position, key, reason })
+            }
         })
     }
 }

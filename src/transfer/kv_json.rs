@@ -2,7 +2,7 @@
 //! whose members are items.
 
 use super::checked_item::{too_large, write_checked};
-use super::{NextItem, RejectedItem, SourceError};
+use super::{ItemPosition, NextItem, RejectedItem, SourceError};
 use crate::wire::hex;
 use crate::wire::item_line::ItemLine;
 use serde_json::Value as Json;
@@ -58,9 +58,12 @@ impl DeclaredItem {
             Ok(value) => {
                 let (key, metadata) = (self.key.as_str(), self.metadata.as_bytes());
                 let item = ItemLine { key, value: &value, metadata, ..ItemLine::default() };
-                write_checked(0, &item, out)
+                write_checked(ItemPosition::NONE, &item, out)
             }
-            Err(reason) => NextItem::Rejected(RejectedItem { number: 0, key: self.key, reason }),
+            Err(reason) => {
+                let (position, key) = (ItemPosition::NONE, self.key);
+                NextItem::Rejected(RejectedItem { position, key, reason })
+            }
         }
     }
 }

@@ -5,21 +5,61 @@
 
 pub mod batches;
 pub mod checked_item;
+mod cloudflare;
+mod consul;
 pub mod csv;
 pub mod detect;
 pub mod directory;
+mod element;
+mod etcd;
 pub mod fastly_toml;
+pub mod json_array;
+mod json_reader;
 pub mod kv_json;
 pub mod ndjson;
 pub mod resume;
+pub mod source_notes;
 
 use std::fmt;
+
+/// The position of an item in its input. Both numbers are counted from 1. A number is 0 if the
+/// format does not have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ItemPosition {
+    /// Number of the item in the input.
+    pub item: u64,
+    /// Number of the line on which the item starts.
+    pub line: u64,
+}
+
+impl ItemPosition {
+    /// The position of an item in a format that is a set of items.
+    pub const NONE: ItemPosition = ItemPosition { item: 0, line: 0 };
+
+    /// Returns the position of an item in a line-based format.
+    pub fn line(line: u64) -> ItemPosition {
+        ItemPosition { item: 0, line }
+    }
+}
+
+/// Writes the position for a message, for example `item 2, line 7`. Writes nothing for
+/// [`ItemPosition::NONE`].
+impl fmt::Display for ItemPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.item, self.line) {
+            (0, 0) => Ok(()),
+            (0, line) => write!(f, "line {line}"),
+            (item, 0) => write!(f, "item {item}"),
+            (item, line) => write!(f, "item {item}, line {line}"),
+        }
+    }
+}
 
 /// An item that cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedItem {
-    /// Line number, counted from 1; 0 if the input format is not line-based.
-    pub number: u64,
+    /// Position of the item in the input.
+    pub position: ItemPosition,
     /// Key; empty if the key could not be read.
     pub key: String,
     /// The reason for rejecting the item.
@@ -29,9 +69,8 @@ pub struct RejectedItem {
 /// The result of reading an item from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextItem {
-    /// The item was written as a line. Contains its line number in the input, or 0 if the format is
-    /// not line-based.
-    Line(u64),
+    /// The item was written as a line. Contains its position in the input.
+    Line(ItemPosition),
     /// The item was rejected, but reading can continue.
     Rejected(RejectedItem),
     /// There are no more items.

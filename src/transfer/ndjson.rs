@@ -1,6 +1,6 @@
 //! Reads NDJSON without modifying its lines.
 
-use super::{ItemSource, NextItem, RejectedItem, SourceError};
+use super::{ItemPosition, ItemSource, NextItem, RejectedItem, SourceError};
 use std::io::{self, BufRead};
 
 /// The result of reading a line.
@@ -75,18 +75,18 @@ impl ItemSource for NdjsonSource {
             let start = out.len();
             let status = read_line(&mut *self.from, out, self.line_bytes_max)?;
             self.number += 1;
-            let number = self.number;
+            let position = ItemPosition::line(self.number);
             match status {
                 LineStatus::End => return Ok(NextItem::End),
                 LineStatus::TooLong => {
                     let reason = format!("line must be at most {} bytes", self.line_bytes_max);
                     let key = String::new();
-                    return Ok(NextItem::Rejected(RejectedItem { number, key, reason }));
+                    return Ok(NextItem::Rejected(RejectedItem { position, key, reason }));
                 }
                 LineStatus::Complete => {
                     let line = out.get(start..).unwrap_or_default();
                     if !line.trim_ascii().is_empty() {
-                        return Ok(NextItem::Line(number));
+                        return Ok(NextItem::Line(position));
                     }
                     out.truncate(start);
                 }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn blank_lines_are_skipped_but_counted() {
         let (items, out) = read_all("a\n\n  \r\nbb\r\nlast", 100);
-        assert_eq!(items, [NextItem::Line(1), NextItem::Line(4), NextItem::Line(5)]);
+        assert_eq!(items, [1, 4, 5].map(|line| NextItem::Line(ItemPosition::line(line))));
         assert_eq!(out, "a\nbb\r\nlast\n");
         assert_eq!(read_all("", 100), (vec![], String::new()));
     }
@@ -125,8 +125,8 @@ mod tests {
         let numbers: Vec<_> = items
             .iter()
             .map(|item| match item {
-                NextItem::Line(number) => (*number, true),
-                NextItem::Rejected(item) => (item.number, false),
+                NextItem::Line(position) => (position.line, true),
+                NextItem::Rejected(item) => (item.position.line, false),
                 NextItem::End => (0, false),
             })
             .collect();

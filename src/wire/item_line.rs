@@ -450,6 +450,33 @@ pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     out.truncate(start + written);
 }
 
+/// Decodes base64 with or without padding. Returns `None` if the text is not base64.
+pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    BASE64.decode(text).ok()
+}
+
+/// Appends a base64 text to `out`, and adds missing padding. The text is decoded in pieces, because
+/// it may be long. Returns the number of bytes that it encodes, or `None` if it is not base64. In
+/// the latter case, the start of the text may have been appended.
+pub fn copy_base64(text: &[u8], out: &mut Vec<u8>) -> Option<u64> {
+    /// Sizes of a full piece before and after decoding, in bytes.
+    const ENCODED: usize = 4096;
+    const DECODED: usize = ENCODED / 4 * 3;
+    let (mut size, mut decoded) = (0, [0; DECODED + 3]);
+    out.reserve(text.len() + 3);
+    let mut pieces = text.chunks(ENCODED).peekable();
+    while let Some(piece) = pieces.next() {
+        let written = BASE64.decode_slice(piece, &mut decoded).ok()?;
+        // Padding is valid only at the end.
+        if pieces.peek().is_some() && written != DECODED {
+            return None;
+        }
+        write_base64(decoded.get(..written)?, out);
+        size += written as u64;
+    }
+    Some(size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -514,6 +541,26 @@ mod tests {
         assert_eq!(expires("\"expires\":\"1970-01-01T00:00:01Z\""), Ok(Some(1_000_000)));
         assert!(expires("\"expires\":\"soon\"").is_err());
         assert!(expires("\"expires\":\"2030-01-01T00:00:00Z\",\"time_to_live_sec\":1").is_err());
+    }
+
+    #[test]
+    fn base64_is_copied_in_pieces_and_checked() {
+        for len in [0, 1, 2, 3, 3071, 3072, 3073, 3074, 6144, 10_000] {
+            let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let (mut text, mut out) = (Vec::new(), b"before".to_vec());
+            write_base64(&bytes, &mut text);
+            let unpadded = text.iter().take_while(|c| **c != b'=').copied().collect::<Vec<_>>();
+            for given in [&text, &unpadded] {
+                out.truncate(6);
+                assert_eq!(copy_base64(given, &mut out), Some(len as u64));
+                assert_eq!(out[6..], text[..]);
+                assert_eq!(decode_base64(given).as_ref(), Some(&bytes));
+            }
+        }
+        let padded = |at: usize| [vec![b'A'; at], b"AA==".to_vec(), vec![b'A'; 4096]].concat();
+        for invalid in [b"A".to_vec(), b"A*AA".to_vec(), padded(0), padded(4092), padded(8)] {
+            assert_eq!(copy_base64(&invalid, &mut Vec::new()), None);
+        }
     }
 
     proptest! {

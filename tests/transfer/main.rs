@@ -14,6 +14,7 @@ mod formats;
 mod hosted_api;
 mod interruptions;
 mod memory;
+mod other_products;
 mod outputs;
 mod round_trip;
 mod sync;

@@ -3,8 +3,11 @@
 
 use crate::command;
 use crate::proxy::{self, Faults};
-use crate::support::{DiskServer, Server, process_memory};
-use std::fs;
+use crate::support::{CommandOutput, DiskServer, Server, process_memory};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -26,29 +29,28 @@ fn fill(server: &Server, store: &str) {
     }
 }
 
-/// Runs a command to completion and returns its peak memory in bytes.
-fn peak_memory(port: u16, directory: &Path, args: &[&str]) -> u64 {
+/// Runs a command to completion. Returns its peak memory in bytes and its output.
+fn peak_memory(port: u16, directory: &Path, args: &[&str]) -> (u64, CommandOutput) {
     let mut command = command(port, directory, args);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
         peak = peak.max(process_memory(child.id(), "VmHWM").unwrap_or(0));
         std::thread::sleep(Duration::from_millis(5));
     }
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("{args:?}: peak memory {} MiB", peak / MIB);
-    peak
+    (peak, CommandOutput::from(child.wait_with_output().unwrap()))
 }
 
-fn assert_below_ceiling(port: u16, directory: &Path, args: &[&str]) {
-    let peak = peak_memory(port, directory, args);
+fn assert_below_ceiling(port: u16, directory: &Path, args: &[&str], code: i32) -> CommandOutput {
+    let (peak, output) = peak_memory(port, directory, args);
     assert!(
         peak < CEILING,
         "{args:?}: used {} MiB, but the limit is {} MiB",
         peak / MIB,
         CEILING / MIB
     );
+    output.expect_exit(code)
 }
 
 #[test]
@@ -60,11 +62,43 @@ fn transfers_of_large_values_use_a_limited_amount_of_memory() {
     let faults = Faults { hosted_api_only: true, ..Faults::default() };
     let hosted = proxy::start(disk.server.port, &faults);
     let port = disk.server.port;
-    assert_below_ceiling(port, dir.path(), &["export", "s", "-o", "streamed"]);
-    assert_below_ceiling(hosted, dir.path(), &["export", "s", "-o", "listed"]);
-    assert_below_ceiling(port, dir.path(), &["sync", "s", "copy", "--create"]);
+    assert_below_ceiling(port, dir.path(), &["export", "s", "-o", "streamed"], 0);
+    assert_below_ceiling(hosted, dir.path(), &["export", "s", "-o", "listed"], 0);
+    assert_below_ceiling(port, dir.path(), &["sync", "s", "copy", "--create"], 0);
     let lines = |name: &str| fs::read(dir.path().join(name)).unwrap();
     let keys = |text: &[u8]| text.split(|byte| *byte == b'\n').count() - 1;
     assert_eq!((keys(&lines("streamed")), keys(&lines("listed"))), (VALUES, VALUES));
-    assert_below_ceiling(port, dir.path(), &["import", "copy", "streamed", "--jobs", "64"]);
+    assert_below_ceiling(port, dir.path(), &["import", "copy", "streamed", "--jobs", "64"], 0);
+}
+
+/// Writes a JSON array, as Consul exports it, of [`VALUES`] items and of one item whose value is
+/// larger than the memory that an import may use.
+fn write_large_array(path: &Path) {
+    let mut file = BufWriter::new(File::create(path).unwrap());
+    file.write_all(b"[\n\t{\n\t\t\"key\": \"huge\",\n\t\t\"flags\": 0,\n\t\t\"value\": \"")
+        .unwrap();
+    io::copy(&mut io::repeat(b'A').take(CEILING), &mut file).unwrap();
+    file.write_all(b"\"\n\t}").unwrap();
+    for nth in 0..VALUES {
+        let value = BASE64_STANDARD.encode(vec![u8::try_from(nth).unwrap(); VALUE_BYTES]);
+        write!(file, ",{{\"key\":\"{nth:02}\",\"flags\":0,\"value\":\"{value}\"}}").unwrap();
+    }
+    file.write_all(b"]\n").unwrap();
+    file.into_inner().unwrap();
+}
+
+#[test]
+fn a_json_array_larger_than_memory_is_imported() {
+    let disk = DiskServer::new(&[]);
+    let store = disk.server.create_store("s");
+    let dir = tempfile::tempdir().unwrap();
+    write_large_array(&dir.path().join("consul.json"));
+    let args = ["import", "s", "consul.json"];
+    let output = assert_below_ceiling(disk.server.port, dir.path(), &args, 1);
+    output.assert_err("item 1, line 2, key \"huge\": item must be at most ");
+    output.assert_err(&format!("imported {VALUES} items, 0 skipped, 1 failed"));
+    let last = crate::value(&disk.server, &store, "11").unwrap();
+    assert!(last.len() == VALUE_BYTES && last.iter().all(|byte| *byte == 11));
+    let args = ["import", "s", "consul.json", "--dry-run"];
+    assert_below_ceiling(disk.server.port, dir.path(), &args, 1);
 }

@@ -2,10 +2,10 @@
 //! single items.
 
 use crate::client::{Client, Error, PutMode, PutOptions, RequestBody, Retry};
-use crate::transfer::RejectedItem;
 use crate::transfer::batches::{Batch, BatchLimits};
 use crate::transfer::checked_item::CheckedItem;
 use crate::transfer::resume::ImportCounts;
+use crate::transfer::{ItemPosition, RejectedItem};
 use crate::wire::item_line::ItemLine;
 use crate::wire::{BatchError, IfExists, Store};
 use bytes::Bytes;
@@ -77,14 +77,14 @@ impl BatchSender {
         for item in batch.rejected {
             outcome.fail(item, false);
         }
-        if batch.numbers.is_empty() {
+        if batch.positions.is_empty() {
             return Ok(outcome);
         }
         if self.steadfast {
-            let (body, numbers) = (Bytes::from(batch.lines), batch.numbers);
-            self.import(&NumberedLines { body, numbers }, batch.resent, &mut outcome).await?;
+            let (body, positions) = (Bytes::from(batch.lines), batch.positions);
+            self.import(&BatchLines { body, positions }, batch.resent, &mut outcome).await?;
         } else {
-            let items = batch.numbers.into_iter().zip(batch.items);
+            let items = batch.positions.into_iter().zip(batch.items);
             Box::pin(self.put_items(items, batch.resent, &mut outcome)).await?;
         }
         Ok(outcome)
@@ -92,7 +92,7 @@ impl BatchSender {
 
     async fn import(
         &self,
-        lines: &NumberedLines,
+        lines: &BatchLines,
         mut resent: bool,
         outcome: &mut BatchOutcome,
     ) -> Result<(), Error> {
@@ -126,12 +126,12 @@ impl BatchSender {
     /// Writes items through the hosted API: in a batch where possible, and otherwise one by one.
     async fn put_items(
         &self,
-        items: impl Iterator<Item = (u64, CheckedItem)>,
+        items: impl Iterator<Item = (ItemPosition, CheckedItem)>,
         resent: bool,
         outcome: &mut BatchOutcome,
     ) -> Result<(), Error> {
-        let (mut body, mut numbers, mut singles) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, item) in items {
+        let (mut body, mut positions, mut singles) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, item) in items {
             let time_to_live_sec = item.expiry.remaining_secs();
             if time_to_live_sec == Some(0) {
                 outcome.counts.skipped += 1;
@@ -140,7 +140,7 @@ impl BatchSender {
             let text = std::str::from_utf8(&item.metadata).is_ok();
             let single = item.value.len() > SINGLE_BYTES || !text;
             if single || self.if_exists != IfExists::Overwrite {
-                singles.push((number, item));
+                singles.push((position, item));
                 continue;
             }
             let line = ItemLine {
@@ -151,18 +151,18 @@ impl BatchSender {
                 ..ItemLine::default()
             };
             line.write(&mut body);
-            numbers.push(number);
+            positions.push(position);
         }
-        if !numbers.is_empty() {
-            self.batch(&NumberedLines { body: body.into(), numbers }, outcome).await?;
+        if !positions.is_empty() {
+            self.batch(&BatchLines { body: body.into(), positions }, outcome).await?;
         }
-        for (number, item) in singles {
-            self.put(number, item, resent, outcome).await?;
+        for (position, item) in singles {
+            self.put(position, item, resent, outcome).await?;
         }
         Ok(())
     }
 
-    async fn batch(&self, lines: &NumberedLines, outcome: &mut BatchOutcome) -> Result<(), Error> {
+    async fn batch(&self, lines: &BatchLines, outcome: &mut BatchOutcome) -> Result<(), Error> {
         let mut attempt = 1;
         let errors = loop {
             let last = attempt >= self.retry.attempts_max;
@@ -175,14 +175,14 @@ impl BatchSender {
             attempt += 1;
         };
         let failed = errors.len() as u64;
-        outcome.counts.written += (lines.numbers.len() as u64).saturating_sub(failed);
+        outcome.counts.written += (lines.positions.len() as u64).saturating_sub(failed);
         lines.report(failed, errors, outcome);
         Ok(())
     }
 
     async fn put(
         &self,
-        number: u64,
+        position: ItemPosition,
         item: CheckedItem,
         mut resent: bool,
         outcome: &mut BatchOutcome,
@@ -205,11 +205,12 @@ impl BatchSender {
                         outcome.counts.skipped += 1;
                     } else {
                         let reason = EXISTS_REASON.to_owned();
-                        outcome.fail(RejectedItem { number, key, reason }, true);
+                        outcome.fail(RejectedItem { position, key, reason }, true);
                     }
                 }
                 Err(e) if matches!(e.status(), Some(400 | 413)) => {
-                    outcome.fail(RejectedItem { number, key, reason: e.to_string() }, false);
+                    let reason = e.to_string();
+                    outcome.fail(RejectedItem { position, key, reason }, false);
                 }
                 Err(e) => {
                     wait_or_fail(&self.retry, attempt, e).await?;
@@ -223,43 +224,48 @@ impl BatchSender {
     }
 }
 
-/// The lines of a request, and the number of each line in the input.
-struct NumberedLines {
+/// The lines of a request, and the position of each item in the input.
+struct BatchLines {
     body: Bytes,
-    numbers: Vec<u64>,
+    positions: Vec<ItemPosition>,
 }
 
-impl NumberedLines {
-    /// Adds the lines that a response reports as failed, with their line numbers in the input.
+impl BatchLines {
+    /// Adds the lines that a response reports as failed, with their positions in the input.
     fn report(&self, failed: u64, errors: Vec<BatchError>, outcome: &mut BatchOutcome) {
         let listed = errors.len() as u64;
         for error in errors {
             let at = usize::try_from(error.index).unwrap_or(usize::MAX);
-            let number = self.numbers.get(at).copied().unwrap_or_default();
+            let position = self.positions.get(at).copied().unwrap_or_default();
             let existed = error.code == EXISTS_CODE;
             let reason = match existed {
                 true => EXISTS_REASON.to_owned(),
                 false => format!("{} ({})", error.reason, error.code),
             };
-            outcome.fail(RejectedItem { number, key: error.key, reason }, existed);
+            outcome.fail(RejectedItem { position, key: error.key, reason }, existed);
         }
         // Servers limit the number of errors in a response.
-        if let (Some(first), Some(last)) = (self.numbers.first(), self.numbers.last())
+        if let (Some(first), Some(last)) = (self.positions.first(), self.positions.last())
             && failed > listed
         {
             let more = failed - listed;
-            let lines = match first {
-                0 => String::new(),
-                _ => format!(" in lines {first} to {last}"),
+            let range = match (first.item, first.line) {
+                (0, 0) => String::new(),
+                (0, line) => format!(" in lines {line} to {}", last.line),
+                (item, _) => format!(" from item {item} to {}", last.item),
             };
             let (items, errors) = match more {
                 1 => ("item", "the error"),
                 _ => ("items", "their errors"),
             };
             let reason =
-                format!("{more} more {items}{lines} failed; the server did not list {errors}");
+                format!("{more} more {items}{range} failed; the server did not list {errors}");
             outcome.counts.failed += more;
-            outcome.failures.push(RejectedItem { number: 0, key: String::new(), reason });
+            outcome.failures.push(RejectedItem {
+                position: ItemPosition::NONE,
+                key: String::new(),
+                reason,
+            });
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::transfer::checked_item::CheckedItem;
 use crate::transfer::detect::{self, OpenSource};
 use crate::transfer::fastly_toml::{self, DeclaredItems};
 use crate::transfer::resume::{ImportCounts, ImportParameters, ResumeState};
+use crate::transfer::source_notes::SourceNotes;
 use crate::wire::{IfExists, Store};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
@@ -189,8 +190,11 @@ impl Importer {
         let format = input.format.name();
         print_status(&format!("importing {name} ({format}): {}", self.label(store)));
         let sender = BatchSender::new(&self.client, store, if_exists, max_value).await?;
-        let jobs = usize::from(self.args.jobs);
+        let (jobs, notes) = (usize::from(self.args.jobs), input.notes.clone());
         let summary = Box::pin(upload(sender, input, state, &mut self.failures, jobs)).await;
+        if summary.aborted.is_none() {
+            print_notes(&notes);
+        }
         Ok(self.report(store, summary))
     }
 
@@ -265,10 +269,10 @@ impl Importer {
             let checked = match next {
                 NextItem::End => break,
                 NextItem::Rejected(item) => Err(item),
-                NextItem::Line(number) => {
-                    let item = CheckedItem::parse(&line, number, self.args.max_value);
+                NextItem::Line(position) => {
+                    let item = CheckedItem::parse(&line, position, self.args.max_value);
                     item.and_then(|item| match steadfast {
-                        true => item.check_generation(number),
+                        true => item.check_generation(position),
                         false => Ok(item),
                     })
                 }
@@ -282,6 +286,7 @@ impl Importer {
                 }
             }
         }
+        print_notes(&input.notes);
         let label = match &store {
             Some(store) => self.label(store),
             None => format!("store {name:?} (to be created) at {}", self.client.endpoint()),
@@ -321,6 +326,12 @@ impl Importer {
             out.json(result)?;
         }
         out.flush()
+    }
+}
+
+fn print_notes(notes: &SourceNotes) {
+    for message in notes.messages() {
+        print_status(&format!("note: {message}"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reports failed items in a file or on standard error.
 
 use crate::cli::error::{Result, file_error, local_error};
-use crate::transfer::RejectedItem;
+use crate::transfer::{ItemPosition, RejectedItem};
 use indicatif::ProgressBar;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,10 @@ pub(super) struct FailureLog(Option<BufWriter<File>>);
 #[derive(Serialize)]
 struct ReportLine<'i> {
     key: &'i str,
-    /// Line number in the input. Absent if the input format is not line-based.
+    /// Number of the item in the input. Absent if the items of the input format have no numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item: Option<u64>,
+    /// Line number in the input. Absent if the input format has no lines.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
     reason: &'i str,
@@ -47,9 +50,10 @@ impl FailureLog {
             return Ok(());
         }
         if let Some(file) = &mut self.0 {
-            let written = failures.iter().try_for_each(|RejectedItem { number, key, reason }| {
-                let line = Some(*number).filter(|number| *number > 0);
-                serde_json::to_writer(&mut *file, &ReportLine { key, line, reason })?;
+            let written = failures.iter().try_for_each(|RejectedItem { position, key, reason }| {
+                let number = |number: u64| Some(number).filter(|number| *number > 0);
+                let (item, line) = (number(position.item), number(position.line));
+                serde_json::to_writer(&mut *file, &ReportLine { key, item, line, reason })?;
                 file.write_all(b"\n")
             });
             let written = written.and_then(|()| file.flush());
@@ -57,14 +61,14 @@ impl FailureLog {
         }
         bar.suspend(|| {
             let mut stderr = io::stderr().lock();
-            for RejectedItem { number, key, reason } in failures {
+            for RejectedItem { position, key, reason } in failures {
                 // A terminal would interpret control characters.
                 let reason = reason.replace(char::is_control, " ");
-                let _ = match (number, key.as_str()) {
-                    (0, "") => writeln!(stderr, "{reason}"),
-                    (0, _) => writeln!(stderr, "key {key:?}: {reason}"),
-                    (_, "") => writeln!(stderr, "line {number}: {reason}"),
-                    _ => writeln!(stderr, "line {number}, key {key:?}: {reason}"),
+                let _ = match (*position, key.as_str()) {
+                    (ItemPosition::NONE, "") => writeln!(stderr, "{reason}"),
+                    (ItemPosition::NONE, _) => writeln!(stderr, "key {key:?}: {reason}"),
+                    (_, "") => writeln!(stderr, "{position}: {reason}"),
+                    _ => writeln!(stderr, "{position}, key {key:?}: {reason}"),
                 };
             }
         });

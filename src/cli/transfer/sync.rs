@@ -12,6 +12,7 @@ use crate::cli::output::{Output, counted, print_error, print_status, progress_ba
 use crate::cli::runtime::connect;
 use crate::client::{Client, Error};
 use crate::config::SyncArgs;
+use crate::transfer::ItemPosition;
 use crate::transfer::batches::{Batch, BatchEntry};
 use crate::transfer::checked_item::too_large;
 use crate::wire::item_line::ItemLine;
@@ -129,7 +130,7 @@ impl Syncer {
             let Some(comparison) = running.next().await? else { break };
             self.apply(comparison)?;
             self.bar.inc(1);
-            let full = self.batch.numbers.len() >= BATCH_LINES;
+            let full = self.batch.positions.len() >= BATCH_LINES;
             if full || self.batch.bytes >= BATCH_BYTES {
                 self.send().await?;
             }
@@ -176,15 +177,16 @@ impl Syncer {
             self.out.line(&format!("{mark} {shown}"))?;
         }
         if let Some(line) = line {
-            let number = self.counts.new + self.counts.changed;
-            self.batch.push(BatchEntry::new(number, line, self.sender.limits().decode));
+            let item = self.counts.new + self.counts.changed;
+            let position = ItemPosition { item, line: 0 };
+            self.batch.push(BatchEntry::new(position, line, self.sender.limits().decode));
         }
         Ok(())
     }
 
     async fn send(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
-        if batch.numbers.is_empty() && batch.rejected.is_empty() {
+        if batch.positions.is_empty() && batch.rejected.is_empty() {
             return Ok(());
         }
         self.out.flush()?;
