@@ -16,6 +16,7 @@
 //! | [`client`] | the API client that the commands use |
 //! | [`transfer`] | import and export formats |
 //! | [`atomic_file`], [`small_file`] | atomically replaced output files; size-limited input files |
+//! | [`simulation`] | decides which latency, errors and stale reads `serve --simulate` adds |
 //! | [`metrics`], [`logging`] | the server's metrics and log |
 //! | [`wire`] | the JSON types of the API |
 #![doc = include_str!("../ARCHITECTURE.md")]
@@ -33,6 +34,7 @@ pub mod kv;
 pub mod logging;
 pub mod metrics;
 pub mod server;
+pub mod simulation;
 pub mod small_file;
 pub mod storage;
 pub mod transfer;

@@ -6,9 +6,15 @@ use crate::http::{
     BodyError, FIELDS_BYTES_MAX, FIELDS_MAX, Payload, RequestError, Response, TARGET_BYTES_MAX,
 };
 use crate::kv;
+use crate::kv::clock::SECOND;
+use crate::simulation::{Fault, RateLimited};
 use crate::wire::Problem;
 use bytes::Bytes;
 use std::io;
+
+/// The message of the hosted API's 429 responses (docs/contract.md section 4).
+const RATE_LIMITED: &str = "You have exceeded your hourly rate limit. Please contact \
+                            support@fastly.com if you think this is a mistake.";
 
 /// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -141,6 +147,7 @@ fn problem(status: u16, detail: &str) -> Response {
         414 => "URI too long",
         416 => "Range not satisfiable",
         417 => "Expectation failed",
+        429 => RATE_LIMITED,
         431 => "Request header fields too large",
         501 => "Not implemented",
         503 => "Service unavailable",
@@ -150,6 +157,31 @@ fn problem(status: u16, detail: &str) -> Response {
     };
     let problem = Problem { msg: title.into(), title: title.into(), detail: detail.into(), status };
     json(status, &problem)
+}
+
+/// Builds the response to a write that a simulated rate limit refused at the time `now`, in
+/// microseconds since the Unix epoch.
+///
+/// The status and message are those of the hosted API, and the `Fastly-RateLimit` headers have the
+/// documented form: the remaining requests, and the Unix time at which the next one is allowed.
+pub(super) fn rate_limited(limited: &RateLimited, now: u64) -> Response {
+    let wait = u64::try_from(limited.retry_after.as_micros()).unwrap_or(u64::MAX);
+    problem(429, &format!("simulated rate limit: {}", limited.limit))
+        .header_u64("Retry-After", wait.div_ceil(SECOND))
+        .header_u64("Fastly-RateLimit-Remaining", 0)
+        .header_u64("Fastly-RateLimit-Reset", now.saturating_add(wait).div_ceil(SECOND))
+}
+
+/// Builds the response of a request that fails with a simulated error.
+pub(super) fn simulated_fault(fault: &Fault) -> Response {
+    let response = problem(
+        fault.status,
+        match fault.after_commit {
+            true => "simulated error; the write took effect",
+            false => "simulated error; the request had no effect",
+        },
+    );
+    if fault.status == 503 { response.header_u64("Retry-After", 1) } else { response }
 }
 
 /// Builds a response without a body. Like every response of the hosted API, it must not be cached

@@ -22,8 +22,13 @@ const DELETE_LIMIT_MAX: usize = 10_000;
 /// Typical size in bytes of an item's details as JSON, without its key and metadata.
 const DETAILS_BYTES: usize = 160;
 
-/// Identifies the server as Steadfast: returns its version and its answer to a challenge.
-pub(super) fn about(head: &RequestHead, secret: Option<&ServerSecret>) -> Result<Response, Error> {
+/// Identifies the server as Steadfast: returns its version, its answer to a challenge, and the
+/// simulation that it runs, if any.
+pub(super) fn about(
+    head: &RequestHead,
+    secret: Option<&ServerSecret>,
+    simulation: Option<wire::SimulationInfo>,
+) -> Result<Response, Error> {
     let query = Query::parse(head.query())?;
     let challenge = query.text("challenge")?;
     if challenge.is_some_and(|challenge| !is_challenge(challenge)) {
@@ -32,7 +37,7 @@ pub(super) fn about(head: &RequestHead, secret: Option<&ServerSecret>) -> Result
     }
     let proof = challenge.and_then(|challenge| secret.map(|secret| secret.prove(challenge)));
     let (name, version) = ("steadfast".into(), env!("CARGO_PKG_VERSION").into());
-    Ok(json(200, &wire::ServerInfo { name, version, proof }))
+    Ok(json(200, &wire::ServerInfo { name, version, proof, simulation }))
 }
 
 impl Api {

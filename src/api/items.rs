@@ -30,28 +30,15 @@ impl Api {
         request_id: u64,
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
-        let (mut item, permit) = self.admit(&store?, &key).await?;
-        let size = item.size;
-        let value = std::mem::replace(&mut item.value, Value::EMPTY);
-        let range = parse_range(head, size)?;
-        let response = match &range {
-            None => item_headers(Response::new(200), &item),
-            Some(Range { start, end }) => {
-                let range = format!("bytes {start}-{}/{size}", end - 1);
-                item_headers(Response::new(206), &item).header("Content-Range", range.as_bytes())
-            }
-        };
-        let range = range.unwrap_or(0..size);
-        let payload = value_payload(value, range, request_id).await?;
-        let contention = permit.contention();
-        Ok(response.payload(payload).yielding_to(contention).holding(Some(permit)))
+        let (item, permit) = self.admit(&store?, &key).await?;
+        item_response(item, permit, head, request_id).await
     }
 
     /// Reads an item and acquires a permit for its value.
     ///
     /// If no permit is free, the value is dropped before the wait and read again afterwards,
     /// because the limit does not cover values held by waiting requests.
-    async fn admit(&self, store: &StoreId, key: &Key) -> Result<(Item, Permit), Error> {
+    pub(super) async fn admit(&self, store: &StoreId, key: &Key) -> Result<(Item, Permit), Error> {
         let mut admitted = None;
         loop {
             let item = self.kv.get(store, key).await?;
@@ -76,7 +63,7 @@ impl Api {
     ) -> Result<Response, Error> {
         let key = parse_key(key)?;
         let item = self.kv.head(&store?, &key).await?;
-        Ok(item_headers(Response::new(200), &item).payload(Payload::LengthOnly(item.size)))
+        Ok(head_response(&item))
     }
 
     pub(super) async fn put_item<S: Stream>(
@@ -120,8 +107,36 @@ impl Api {
     }
 }
 
+/// Builds the response to a HEAD request.
+pub(super) fn head_response(item: &Item) -> Response {
+    item_headers(Response::new(200), item).payload(Payload::LengthOnly(item.size))
+}
+
+/// Builds the response to a GET: the item or, if a range is requested, a part of its value.
+pub(super) async fn item_response(
+    mut item: Item,
+    permit: Permit,
+    head: &RequestHead,
+    request_id: u64,
+) -> Result<Response, Error> {
+    let size = item.size;
+    let value = std::mem::replace(&mut item.value, Value::EMPTY);
+    let range = parse_range(head, size)?;
+    let response = match &range {
+        None => item_headers(Response::new(200), &item),
+        Some(Range { start, end }) => {
+            let range = format!("bytes {start}-{}/{size}", end - 1);
+            item_headers(Response::new(206), &item).header("Content-Range", range.as_bytes())
+        }
+    };
+    let range = range.unwrap_or(0..size);
+    let payload = value_payload(value, range, request_id).await?;
+    let contention = permit.contention();
+    Ok(response.payload(payload).yielding_to(contention).holding(Some(permit)))
+}
+
 /// Decodes and validates the key of a raw path.
-fn parse_key(raw: &[u8]) -> Result<Key, Error> {
+pub(super) fn parse_key(raw: &[u8]) -> Result<Key, Error> {
     let decoded = decode_segment(raw)
         .ok_or_else(|| Error::Invalid("key must be percent-encoded UTF-8".into()))?;
     Ok(Key::parse(&decoded)?)

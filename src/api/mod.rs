@@ -21,6 +21,7 @@ mod openapi;
 mod percent;
 mod query;
 mod router;
+mod simulated;
 mod stores;
 mod tokens;
 
@@ -30,12 +31,14 @@ use crate::http::{Body, Payload, RequestError, RequestHead, Response, Service, S
 use crate::kv::Kv;
 use crate::kv::types::StoreId;
 use crate::metrics::Metrics;
+use crate::simulation::Simulation;
 use crate::wire::ServerSecret;
 use auth::Principal;
 use bytes::Bytes;
 use error::Error;
 use limiter::MemoryLimiter;
 use router::{Method, Route, RouteMatch, match_route};
+use simulated::Simulator;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +51,8 @@ pub struct Api {
     metrics: Arc<Metrics>,
     limiter: MemoryLimiter,
     secret: Option<ServerSecret>,
+    /// Boxed, because servers simulate nothing in production.
+    simulator: Option<Box<Simulator>>,
     next_request_id: AtomicU64,
 }
 
@@ -60,13 +65,20 @@ impl Api {
         let _ = getrandom::fill(&mut seed);
         let next_request_id = AtomicU64::new(u64::from_le_bytes(seed));
         let limiter = MemoryLimiter::new(bytes_in_flight);
-        Api { kv, auth, metrics, limiter, secret: None, next_request_id }
+        Api { kv, auth, metrics, limiter, secret: None, simulator: None, next_request_id }
     }
 
     /// Sets the secret used to answer challenges from clients on the same machine.
     #[must_use]
     pub fn with_secret(self, secret: ServerSecret) -> Api {
         Api { secret: Some(secret), ..self }
+    }
+
+    /// Simulates the consistency, limits and faults of a distributed service for requests for
+    /// items.
+    #[must_use]
+    pub fn with_simulation(self, simulation: Simulation) -> Api {
+        Api { simulator: Some(Box::new(Simulator::new(simulation))), ..self }
     }
 
     /// Calls the handler of a route. A read stops if the client disconnects. A write whose body has
@@ -120,7 +132,10 @@ impl Api {
         let store = || Ok::<_, Error>(StoreId::parse(matched.store)?);
         let RouteMatch { route, key, .. } = matched;
         match route {
-            Route::About => extensions::about(head, self.secret.as_ref()),
+            Route::About => {
+                let simulation = self.simulator.as_ref().map(|simulator| simulator.info());
+                extensions::about(head, self.secret.as_ref(), simulation)
+            }
             Route::Backup => self.backup(id).await,
             Route::CurrentUser => Ok(account::current_user(principal)),
             Route::Export => self.export(store(), head, id).await,
@@ -198,6 +213,11 @@ impl Service for Api {
         let (method, method_name) = Method::parse(head);
         let route = matched.route.template();
         let result = match self.auth.authenticate(&self.kv, method, &matched, head).await {
+            Ok(principal) if self.simulator.is_some() => {
+                // Boxed, so that requests do not take up memory for it if nothing is simulated.
+                let response = self.dispatch_simulated(method, matched, head, body, id, &principal);
+                Ok(Box::pin(response).await)
+            }
             Ok(principal) => self.dispatch(method, matched, head, body, id, &principal).await,
             Err(e) => Err(e),
         };

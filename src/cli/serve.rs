@@ -3,7 +3,7 @@
 use super::env;
 use super::error::{EXIT_FAILURE, EXIT_USAGE, local_exit_status};
 use super::runtime::{self, fail, finish};
-use crate::config::{LogFormat, ServeArgs, ServeConfig, TokenLocation};
+use crate::config::{LogFormat, ServeArgs, ServeConfig, SimulationConfig, TokenLocation};
 use crate::logging;
 use crate::server::{Reloader, Server};
 use std::io::{self, Write};
@@ -20,6 +20,7 @@ Examples:
   steadfast serve
   STEADFAST_TOKEN_FILE=/run/secrets/token steadfast serve --listen 0.0.0.0:7678 --data /var/lib/kv
   steadfast serve --memory --listen 127.0.0.1:0
+  steadfast serve --memory --simulate stale=5s,latency=20ms,errors=1% --simulate-seed 1
 
 Writes are durable before the server acknowledges them. On SIGTERM or SIGINT, the server completes
 the requests in flight, shuts down cleanly and exits within 10 seconds.",
@@ -80,8 +81,8 @@ async fn serve(config: ServeConfig) -> Result<(), String> {
     let server = Server::start(config).await.map_err(|e| e.to_string())?;
     let url = server.url().map_err(|e| format!("cannot determine the listen address: {e}"))?;
     let banner = match format {
-        LogFormat::Text => banner(&url, &data, server.token_location()),
-        LogFormat::Json => format!("{}\n", serde_json::json!({"message": "listening", "url": url})),
+        LogFormat::Text => banner(&url, &data, server.token_location(), server.simulation()),
+        LogFormat::Json => json_banner(&url, server.simulation()),
     };
     // Print on a separate thread, because a write to a full pipe blocks.
     std::thread::spawn(move || print_banner(&banner));
@@ -116,18 +117,24 @@ fn print_banner(banner: &str) {
 
 /// Returns the banner, which shows the server's address and how to connect to it. The format of the
 /// first line is stable, because programs parse it.
-fn banner(url: &str, data: &str, token: &TokenLocation) -> String {
+fn banner(
+    url: &str,
+    data: &str,
+    token: &TokenLocation,
+    simulation: Option<&SimulationConfig>,
+) -> String {
     let (location, value) = match token {
         TokenLocation::Environment(name) => (format!("${name}"), format!("\"${name}\"")),
         TokenLocation::File(path) => (path.display().to_string(), env::read_file(path)),
     };
     let version = env!("CARGO_PKG_VERSION");
     let exports = env::exports(url, &value);
+    let warning = simulation.map(simulation_warning).unwrap_or_default();
     format!(
         "steadfast {version} listening on {url}
 data   {data}
 token  {location}
-
+{warning}
 {exports}
 # Python       Configuration(host=\"{url}\")
 # JavaScript   ApiClient.instance.plugins = [r => {{ r.url = r.url.replace(
@@ -136,4 +143,27 @@ token  {location}
 # curl         curl -H \"Fastly-Key: $FASTLY_API_TOKEN\" {url}/resources/stores/kv
 "
     )
+}
+
+/// Returns the part of the banner that announces a simulation.
+fn simulation_warning(SimulationConfig { spec, seed }: &SimulationConfig) -> String {
+    format!(
+        "
+WARNING: this server simulates the faults of a distributed service. Do not use it in production.
+simulate  {spec}
+seed      {seed} (repeat with --simulate-seed {seed})
+"
+    )
+}
+
+/// Returns the banner for the JSON log format.
+fn json_banner(url: &str, simulation: Option<&SimulationConfig>) -> String {
+    let banner = match simulation {
+        None => serde_json::json!({"message": "listening", "url": url}),
+        Some(SimulationConfig { spec, seed }) => {
+            let simulation = serde_json::json!({"spec": spec.to_string(), "seed": seed});
+            serde_json::json!({"message": "listening", "simulation": simulation, "url": url})
+        }
+    };
+    format!("{banner}\n")
 }

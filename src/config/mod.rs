@@ -1,7 +1,7 @@
 //! Command-line flags and environment variables, parsed and validated.
 //!
-//! Only this module reads the environment. It depends only on `wire`, `address_file` and
-//! `small_file`; `server` and `cli` build their own settings from its values.
+//! Only this module reads the environment. It depends only on `wire`, `address_file`, `small_file`
+//! and `simulation`; `server` and `cli` build their own settings from its values.
 
 mod admin;
 mod client;
@@ -21,7 +21,8 @@ pub use env::EnvArgs;
 pub use key::{KeyDeleteArgs, KeyGetArgs, KeyHeadArgs, KeyListArgs, KeyPutArgs, parse_duration};
 pub use man::ManArgs;
 pub use serve::{
-    LogFormat, ServeArgs, ServeConfig, TlsFiles, TokenSource, WAL_BYTES_DEFAULT, read_root_token,
+    LogFormat, ServeArgs, ServeConfig, SimulationConfig, TlsFiles, TokenSource, WAL_BYTES_DEFAULT,
+    read_root_token,
 };
 pub use store::{StoreCreateArgs, StoreDeleteArgs, StoreDescribeArgs, StoreRenameArgs};
 pub use token::{TokenCreateArgs, TokenRevokeArgs, TokenScope};

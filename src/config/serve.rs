@@ -1,6 +1,7 @@
 //! Arguments of `steadfast serve`.
 
 use super::{Database, EngineLocation, database_url, read_token};
+use crate::simulation::{Setting, Spec};
 use crate::wire::{DEFAULT_PORT, Token};
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
@@ -121,6 +122,16 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "STEADFAST_TLS_CLIENT_CA", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
+    /// For tests: simulate a distributed service, with settings such as stale=5s (outdated reads),
+    /// latency=20ms, errors=1% (status 5xx) and "rate-limit=1/s per key" (status 429); separate
+    /// several settings with commas or repeat the flag
+    #[arg(long, value_name = "SPEC", env = "STEADFAST_SIMULATE", value_delimiter = ',')]
+    simulate: Vec<Setting>,
+
+    /// Seed of the simulation, which repeats its decisions; random by default
+    #[arg(long, value_name = "N", env = "STEADFAST_SIMULATE_SEED", requires = "simulate")]
+    simulate_seed: Option<u64>,
+
     /// Format of log lines
     #[arg(long, value_name = "FORMAT", env = "STEADFAST_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -170,6 +181,15 @@ pub enum TokenSource {
     Generated,
 }
 
+/// The simulation of a distributed service.
+#[derive(Clone, Debug)]
+pub struct SimulationConfig {
+    /// The settings.
+    pub spec: Spec,
+    /// The seed of all decisions.
+    pub seed: u64,
+}
+
 /// The validated configuration of the server.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -197,6 +217,8 @@ pub struct ServeConfig {
     pub idle_timeout: Duration,
     /// The TLS files; `None` for plain HTTP.
     pub tls: Option<TlsFiles>,
+    /// The simulation of a distributed service; `None` to simulate nothing.
+    pub simulation: Option<SimulationConfig>,
     /// The format of log lines.
     pub log_format: LogFormat,
     /// The log filter.
@@ -221,6 +243,7 @@ impl ServeArgs {
                 self.listen
             ));
         }
+        let simulation = self.simulation()?;
         let engine = self.engine_location()?;
         if matches!((&engine, &token), (EngineLocation::Database(..), TokenSource::Generated)) {
             return Err("servers that share a database require the same root token: set \
@@ -243,10 +266,22 @@ impl ServeArgs {
             body_timeout: Duration::from_secs(self.body_timeout),
             idle_timeout: Duration::from_secs(self.idle_timeout),
             tls,
+            simulation,
             log_format: self.log_format,
             log_color: is_color_allowed(self.no_color.as_deref(), self.term.as_deref()),
             log: self.log,
         })
+    }
+
+    fn simulation(&self) -> Result<Option<SimulationConfig>, String> {
+        let spec = Spec::new(self.simulate.iter().copied());
+        let spec = spec.map_err(|e| format!("--simulate: {e}"))?;
+        if spec.is_empty() {
+            return Ok(None);
+        }
+        let random = || getrandom::u64().map_err(|e| format!("cannot generate a seed: {e}"));
+        let seed = self.simulate_seed.map_or_else(random, Ok)?;
+        Ok(Some(SimulationConfig { spec, seed }))
     }
 
     fn tls_files(&self) -> Option<TlsFiles> {

@@ -6,11 +6,12 @@ mod tls;
 
 use crate::address_file::AddressFile;
 use crate::api::{Api, Auth};
-use crate::config::{EngineLocation, ServeConfig, TokenLocation};
+use crate::config::{EngineLocation, ServeConfig, SimulationConfig, TokenLocation};
 use crate::engine::{EngineError, copy, embedded};
 use crate::http::{self, RequestError};
 use crate::kv::Kv;
 use crate::metrics::Metrics;
+use crate::simulation::Simulation;
 use crate::storage::{self, Storage, StorageOptions};
 use crate::wire::ServerSecret;
 use std::future::Future;
@@ -112,6 +113,9 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let auth = Auth::new(token);
         let mut api = Api::new(kv.clone(), auth, metrics.clone(), config.max_in_flight);
+        if let Some(SimulationConfig { spec, seed }) = &config.simulation {
+            api = api.with_simulation(Simulation::new(spec.clone(), *seed));
+        }
         let mut _address_file = None;
         if let (EngineLocation::Directory(dir), Ok(at)) = (&config.engine, listener.local_addr()) {
             let secret = ServerSecret::generate().map_err(StartError::Secret)?;
@@ -151,6 +155,11 @@ impl Server {
         &self.token_location
     }
 
+    /// Returns the simulation of a distributed service, if there is one.
+    pub fn simulation(&self) -> Option<&SimulationConfig> {
+        self.config.simulation.as_ref()
+    }
+
     /// Serves requests until `stop` resolves, then drains them and closes the engine within 10 s.
     ///
     /// # Errors
@@ -164,6 +173,10 @@ impl Server {
         if self.tls.is_none() && !listen.ip().is_loopback() {
             tracing::warn!(%listen, "tokens and values are sent unencrypted: set --tls-cert and \
                             --tls-key, or use a TLS proxy");
+        }
+        if let Some(SimulationConfig { spec, seed }) = &self.config.simulation {
+            tracing::warn!(%spec, seed, "simulating stale reads, delays, limits or errors: do not \
+                           use this server in production");
         }
         let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
         let sweeper = tokio::spawn(sweep(self.kv.clone(), draining.clone()));

@@ -29,6 +29,10 @@ pub const TIME_TO_LIVE_SEC: &str = "time_to_live_sec";
 /// Response header with the size of the whole value, even if only a range is returned.
 pub const STORED_CONTENT_LENGTH: &str = "Stored-Content-Length";
 
+/// Response header with the effects of `serve --simulate` on a response, one per line: `latency`,
+/// `stale`, `rate-limit`, `error` or `error-after-commit`.
+pub const SIMULATED: &str = "Steadfast-Simulated";
+
 /// The OpenAPI 3.1 description of the API.
 pub static OPENAPI: &[u8] = include_bytes!("../api/openapi.json");
 
@@ -176,6 +180,18 @@ pub struct ServerInfo {
     /// data directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
+    /// The simulation of faults; absent if the server simulates none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub simulation: Option<SimulationInfo>,
+}
+
+/// A simulation of faults, as `serve --simulate` configures it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SimulationInfo {
+    /// The settings, such as `stale=5s, errors=1%`.
+    pub spec: String,
+    /// The seed, with which `serve --simulate-seed` repeats the simulation.
+    pub seed: u64,
 }
 
 /// A page of items with their details.

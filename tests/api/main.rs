@@ -20,6 +20,7 @@ mod items_put;
 mod key_lists;
 mod memory;
 mod paths_and_keys;
+mod simulation;
 mod stores;
 mod tokens;
 

@@ -16,6 +16,7 @@ mod connections;
 mod data_directory;
 mod log_output;
 mod metrics_and_logs;
+mod simulation;
 mod startup_and_shutdown;
 mod tls;
 mod token_secrecy;
