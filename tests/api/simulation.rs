@@ -140,15 +140,8 @@ fn a_simulated_error_has_the_error_format_and_says_whether_the_write_took_effect
 fn errors_affect_neither_stores_nor_health_metrics_tokens_and_backups() {
     let case = Case::with(&["--simulate", "errors=100%"]);
     for path in [
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/_/v1",
-        "/_/v1/tokens",
-        "/_/v1/backup",
-        "/verify",
-        "/tokens/self",
-        STORES,
+        "/healthz", "/readyz", "/metrics", "/_/v1", "/_/v1/tokens", "/_/v1/backup", "/verify",
+        "/tokens/self", STORES,
     ] {
         let response = case.server.get(path);
         assert_eq!((response.status, effects(&response)), (200, Vec::new()), "{path}");
