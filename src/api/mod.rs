@@ -38,7 +38,7 @@ use bytes::Bytes;
 use error::Error;
 use limiter::MemoryLimiter;
 use router::{Method, Route, RouteMatch, match_route};
-use simulated::Simulator;
+use simulated::{Request, Simulator};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +51,7 @@ pub struct Api {
     metrics: Arc<Metrics>,
     limiter: MemoryLimiter,
     secret: Option<ServerSecret>,
-    /// Boxed, because servers simulate nothing in production.
+    /// Boxed, so that it takes little memory in servers that simulate nothing.
     simulator: Option<Box<Simulator>>,
     next_request_id: AtomicU64,
 }
@@ -74,8 +74,8 @@ impl Api {
         Api { secret: Some(secret), ..self }
     }
 
-    /// Simulates the consistency, limits and faults of a distributed service for requests for
-    /// items.
+    /// Simulates the consistency, limits and faults of a distributed service. Only requests for
+    /// items, batches and lists of keys are affected.
     #[must_use]
     pub fn with_simulation(self, simulation: Simulation) -> Api {
         Api { simulator: Some(Box::new(Simulator::new(simulation))), ..self }
@@ -214,9 +214,9 @@ impl Service for Api {
         let route = matched.route.template();
         let result = match self.auth.authenticate(&self.kv, method, &matched, head).await {
             Ok(principal) if self.simulator.is_some() => {
-                // Boxed, so that requests do not take up memory for it if nothing is simulated.
-                let response = self.dispatch_simulated(method, matched, head, body, id, &principal);
-                Ok(Box::pin(response).await)
+                let request = Request { method, matched, head, id, principal: &principal };
+                // Boxed, so that the future of a request is no larger if nothing is simulated.
+                Ok(Box::pin(self.dispatch_simulated(request, body)).await)
             }
             Ok(principal) => self.dispatch(method, matched, head, body, id, &principal).await,
             Err(e) => Err(e),

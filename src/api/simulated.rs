@@ -1,5 +1,5 @@
-//! Item requests of a server with `serve --simulate`: latency, rate limits, errors and stale reads
-//! around the handlers, as [`crate::simulation`] decides them.
+//! Item requests of a server with `serve --simulate`: wraps the handlers in the latency, rate
+//! limits, errors and stale reads that [`crate::simulation`] decides.
 //!
 //! Requests for items, batches and lists of keys are affected; all others are not. Writes and their
 //! conditions always use the current data. A *location* (see [`StaleCache`]) is a token.
@@ -14,7 +14,9 @@ use crate::http::{Body, Payload, RequestHead, Response, Stream};
 use crate::kv::items::Item;
 use crate::kv::types::{Key, StoreId};
 use crate::kv::{self, Value};
-use crate::simulation::{CACHED_BYTES_MAX, Cached, Operation, Plan, Simulation, StaleCache, View};
+use crate::simulation::{
+    CACHED_BYTES_MAX, Cached, Lookup, Operation, Plan, Simulation, StaleCache,
+};
 use crate::wire::{self, SimulationInfo};
 use bytes::Bytes;
 use std::pin::pin;
@@ -33,19 +35,19 @@ const ROOT: &[u8] = b"root";
 /// A response, and the effect of the simulation on it.
 type Outcome = Result<(Response, Option<&'static str>), Error>;
 
-/// The answer to a read that a location has seen.
+/// The result of a read.
 #[derive(Clone)]
-enum Seen {
+enum ReadResult {
     Absent,
     Item(Item),
     /// The body of a list.
     Page(Bytes),
 }
 
-/// A simulation and the answers that clients have seen.
+/// A simulation and the results that it serves again.
 pub(super) struct Simulator {
     simulation: Simulation,
-    cache: Option<StaleCache<Seen>>,
+    cache: Option<StaleCache<ReadResult>>,
 }
 
 impl Simulator {
@@ -61,10 +63,10 @@ impl Simulator {
 
     /// Makes a write visible to the client that sent it. `key` is `None` if the write may have
     /// changed several items.
-    fn forget(&self, location: &[u8], store: &[u8], key: Option<&Key>) {
+    fn invalidate(&self, location: &[u8], store: &[u8], key: Option<&Key>) {
         match (&self.cache, key) {
-            (Some(cache), Some(key)) => cache.forget(location, store, key.as_bytes()),
-            (Some(cache), None) => cache.forget_all(location),
+            (Some(cache), Some(key)) => cache.invalidate(location, store, key.as_bytes()),
+            (Some(cache), None) => cache.invalidate_all(location),
             (None, _) => {}
         }
     }
@@ -72,39 +74,52 @@ impl Simulator {
 
 /// One simulated operation.
 struct Step<'a> {
-    operation: Operation,
     simulator: &'a Simulator,
+    operation: Operation,
     plan: Plan,
     /// The key; `None` for batches, lists and invalid keys.
     key: Option<Key>,
-    location: &'a [u8],
+    request: Request<'a>,
+}
+
+/// A request whose token has been checked.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    pub(super) matched: RouteMatch<'a>,
+    pub(super) head: &'a RequestHead,
+    pub(super) id: u64,
+    pub(super) principal: &'a Principal,
+}
+
+impl Request<'_> {
+    /// Returns the location of the client: clients with the same token share one.
+    fn location(&self) -> &[u8] {
+        self.principal.token().map_or(ROOT, |token| token.id.as_bytes())
+    }
 }
 
 impl Api {
     /// Calls the handler of a route with the deviations that the simulation decides.
     pub(super) async fn dispatch_simulated<S: Stream>(
         &self,
-        method: Method,
-        matched: RouteMatch<'_>,
-        head: &RequestHead,
+        request: Request<'_>,
         body: &mut Body<'_, S>,
-        id: u64,
-        principal: &Principal,
     ) -> Response {
+        let Request { method, matched, head, id, principal } = request;
         let (outcome, delayed) = match (&self.simulator, operation(matched.route, method)) {
             (Some(simulator), Some(operation)) => {
-                let (key, location) = (parse_key(matched.key).ok(), location(principal));
+                let key = parse_key(matched.key).ok();
                 let name = key.as_ref().map(Key::as_bytes).unwrap_or_default();
                 let plan = simulator.simulation.plan(operation, name);
                 let delayed = Some(LATENCY).filter(|_| !plan.latency.is_zero());
-                let step = Step { operation, simulator, plan, key, location };
-                let outcome = self.simulate(step, matched, head, body, id, principal);
-                (outcome.await, delayed)
+                let step = Step { simulator, operation, plan, key, request };
+                (self.simulate(step, body).await, delayed)
             }
             (simulator, _) => {
                 let result = self.dispatch(method, matched, head, body, id, principal).await;
                 if let (Some(simulator), false) = (simulator, is_read(method)) {
-                    simulator.forget(location(principal), matched.store, None);
+                    simulator.invalidate(request.location(), matched.store, None);
                 }
                 (result.map(|response| (response, None)), None)
             }
@@ -121,37 +136,22 @@ impl Api {
     }
 
     /// Performs an operation as planned.
-    async fn simulate<S: Stream>(
-        &self,
-        step: Step<'_>,
-        matched: RouteMatch<'_>,
-        head: &RequestHead,
-        body: &mut Body<'_, S>,
-        id: u64,
-        principal: &Principal,
-    ) -> Outcome {
+    async fn simulate<S: Stream>(&self, step: Step<'_>, body: &mut Body<'_, S>) -> Outcome {
         if !step.plan.latency.is_zero() {
             body.while_connected(pin!(tokio::time::sleep(step.plan.latency))).await?;
         }
         match step.operation {
-            Operation::Write => self.simulate_write(step, matched, head, body, id, principal).await,
+            Operation::Write => self.simulate_write(step, body).await,
             Operation::Read | Operation::List => {
-                let read = pin!(self.simulate_read(step, matched, head, id, principal));
+                let read = pin!(self.simulate_read(step));
                 body.while_connected(read).await?
             }
         }
     }
 
-    async fn simulate_write<S: Stream>(
-        &self,
-        step: Step<'_>,
-        matched: RouteMatch<'_>,
-        head: &RequestHead,
-        body: &mut Body<'_, S>,
-        id: u64,
-        principal: &Principal,
-    ) -> Outcome {
-        let Step { simulator, plan, key, location, .. } = step;
+    async fn simulate_write<S: Stream>(&self, step: Step<'_>, body: &mut Body<'_, S>) -> Outcome {
+        let Step { simulator, plan, key, request, .. } = step;
+        let Request { method, matched, head, id, principal } = request;
         if let Some(key) = &key {
             let (key, now) = (key.as_bytes(), Instant::now());
             if let Err(limited) = simulator.simulation.check_rate(matched.store, key, now) {
@@ -161,9 +161,8 @@ impl Api {
         if let Some(fault) = plan.fault.filter(|fault| !fault.after_commit) {
             return Ok((simulated_fault(&fault), Some(ERROR)));
         }
-        let (method, _) = Method::parse(head);
         let result = self.dispatch(method, matched, head, body, id, principal).await;
-        simulator.forget(location, matched.store, key.as_ref());
+        simulator.invalidate(request.location(), matched.store, key.as_ref());
         let response = result?;
         match plan.fault.filter(|_| response.status < 300) {
             Some(fault) => Ok((simulated_fault(&fault), Some(ERROR_AFTER_COMMIT))),
@@ -171,25 +170,16 @@ impl Api {
         }
     }
 
-    async fn simulate_read(
-        &self,
-        step: Step<'_>,
-        matched: RouteMatch<'_>,
-        head: &RequestHead,
-        id: u64,
-        principal: &Principal,
-    ) -> Outcome {
+    async fn simulate_read(&self, step: Step<'_>) -> Outcome {
         if let Some(fault) = step.plan.fault {
             return Ok((simulated_fault(&fault), Some(ERROR)));
         }
-        let (method, _) = Method::parse(head);
+        let Request { method, matched, head, id, principal } = step.request;
         match &step.simulator.cache {
             Some(cache) if matched.route == Route::Item => {
-                self.read_item_from(cache, step.location, matched, head, id).await
+                self.read_item_from(cache, step.request).await
             }
-            Some(cache) if is_eventual(head)? => {
-                self.list_keys_from(cache, step.location, matched, head).await
-            }
+            Some(cache) if is_eventual(head)? => self.list_keys_from(cache, step.request).await,
             Some(_) | None => {
                 let response = self.dispatch_read(method, matched, head, id, principal).await?;
                 Ok((response, None))
@@ -197,49 +187,48 @@ impl Api {
         }
     }
 
-    /// Reads an item, or returns the outdated answer that the client has seen.
+    /// Reads an item, or returns the outdated result that the client has seen.
     async fn read_item_from(
         &self,
-        cache: &StaleCache<Seen>,
-        location: &[u8],
-        matched: RouteMatch<'_>,
-        head: &RequestHead,
-        id: u64,
+        cache: &StaleCache<ReadResult>,
+        request: Request<'_>,
     ) -> Outcome {
+        let Request { method, matched, head, id, .. } = request;
         let (key, store) = (parse_key(matched.key)?, StoreId::parse(matched.store)?);
-        let view = cache.item(location, store.as_bytes(), key.as_bytes(), Instant::now());
+        let lookup =
+            cache.item(request.location(), store.as_bytes(), key.as_bytes(), Instant::now());
         let current = match self.admit(&store, &key).await {
             Ok(found) => Some(found),
             Err(Error::Kv(kv::Error::NoItem)) => None,
             Err(e) => return Err(e),
         };
         let generation = current.as_ref().map(|(item, _)| item.generation);
-        let seen = cache.get(&view, Instant::now()).map(|cached| cached.value);
+        let seen = cache.get(&lookup, Instant::now()).map(|cached| cached.value);
         let (item, permit, effect) = match (seen, current) {
             // An outdated item still expires in time.
-            (Some(Seen::Item(item)), current)
+            (Some(ReadResult::Item(item)), current)
                 if generation != Some(item.generation) && !self.is_expired(&item) =>
             {
                 drop(current);
                 let memory = self.kv.download_memory_bytes(&item);
                 (item, self.limiter.download(memory).await?, Some(STALE))
             }
-            (Some(Seen::Absent), Some(_)) => {
+            (Some(ReadResult::Absent), Some(_)) => {
                 return Ok((Error::Kv(kv::Error::NoItem).response(id), Some(STALE)));
             }
             (Some(_), Some((item, permit))) => (item, permit, None),
             (None, Some((item, permit))) => {
-                insert_item(cache, &view, &item).await?;
+                insert_item(cache, &lookup, &item).await?;
                 (item, permit, None)
             }
             (seen, None) => {
                 if seen.is_none() {
-                    cache.insert(&view, Seen::Absent, 0);
+                    cache.insert(&lookup, ReadResult::Absent, 0);
                 }
                 return Err(kv::Error::NoItem.into());
             }
         };
-        let response = match Method::parse(head).0 == Method::Head {
+        let response = match method == Method::Head {
             true => head_response(&item),
             false => item_response(item, permit, head, id).await?,
         };
@@ -254,22 +243,21 @@ impl Api {
     /// with its `Age`, as the hosted API does (docs/contract.md section 3.4).
     async fn list_keys_from(
         &self,
-        cache: &StaleCache<Seen>,
-        location: &[u8],
-        matched: RouteMatch<'_>,
-        head: &RequestHead,
+        cache: &StaleCache<ReadResult>,
+        request: Request<'_>,
     ) -> Outcome {
-        let view = cache.list(location, matched.store, head.query(), Instant::now());
+        let Request { matched, head, .. } = request;
+        let lookup = cache.list(request.location(), matched.store, head.query(), Instant::now());
         let store = StoreId::parse(matched.store).map_err(Error::from);
         let response = self.list_keys(store, head).await?;
         let Payload::Bytes(page) = &response.payload else { return Ok((response, None)) };
-        match cache.get(&view, Instant::now()) {
+        match cache.get(&lookup, Instant::now()) {
             None => {
                 // Copied, because the buffer of the response may be larger than the page.
-                cache.insert(&view, Seen::Page(Bytes::copy_from_slice(page)), page.len());
+                cache.insert(&lookup, ReadResult::Page(Bytes::copy_from_slice(page)), page.len());
                 Ok((response, None))
             }
-            Some(Cached { value: Seen::Page(seen), age }) if seen != *page => {
+            Some(Cached { value: ReadResult::Page(seen), age }) if seen != *page => {
                 let permit = self.limiter.download(seen.len() as u64).await?;
                 let response = json_bytes_admitted(seen.to_vec(), permit);
                 Ok((response.header_u64("Age", age.as_secs()), Some(STALE)))
@@ -280,14 +268,18 @@ impl Api {
 }
 
 /// Caches an item, unless it is too large.
-async fn insert_item(cache: &StaleCache<Seen>, view: &View, item: &Item) -> Result<(), kv::Error> {
+async fn insert_item(
+    cache: &StaleCache<ReadResult>,
+    lookup: &Lookup,
+    item: &Item,
+) -> Result<(), kv::Error> {
     let bytes = item.size.saturating_add(item.metadata.as_bytes().len() as u64);
     let Some(bytes) = usize::try_from(bytes).ok().filter(|bytes| *bytes <= CACHED_BYTES_MAX) else {
         return Ok(());
     };
     // Copied, because the value may be a part of a larger buffer.
     let value = Value::from(Bytes::copy_from_slice(&item.value.read_all().await?));
-    cache.insert(view, Seen::Item(Item { value, ..item.clone() }), bytes);
+    cache.insert(lookup, ReadResult::Item(Item { value, ..item.clone() }), bytes);
     Ok(())
 }
 
@@ -309,9 +301,4 @@ fn is_read(method: Method) -> bool {
 /// Returns whether the client accepts an outdated list.
 fn is_eventual(head: &RequestHead) -> Result<bool, Error> {
     Ok(Query::parse(head.query())?.word("consistency")? == Some("eventual"))
-}
-
-/// Returns the location of a client: clients with the same token share one.
-fn location(principal: &Principal) -> &[u8] {
-    principal.token().map_or(ROOT, |token| token.id.as_bytes())
 }

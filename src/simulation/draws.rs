@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Read = 0,
     Write = 1,
     List = 2,
-    /// The time for which an answer is cached.
+    /// The time for which a result is cached.
     Stale = 3,
 }
 

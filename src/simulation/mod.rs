@@ -1,8 +1,8 @@
 //! Simulates the consistency, limits and faults of a distributed KV service, so that applications
 //! can be tested against them.
 //!
-//! The module decides; its callers wait, answer and count. It does no I/O and knows neither HTTP
-//! nor the store, so that the server and the runtime for Compute guests share it. Every decision
+//! This module only makes decisions. Its callers delay, fail and count the requests. It does no I/O
+//! and is independent of HTTP and of the store, so that other programs can use it. Every decision
 //! depends only on the seed, the kind of the operation, its key, and the number of such operations
 //! before it (see `draws`). All memory is bounded: see [`CACHE_BYTES_MAX`] and [`KEYS_MAX`].
 
@@ -13,7 +13,7 @@ mod stale_cache;
 
 pub use rate_limiter::{KEYS_MAX, RateLimited};
 pub use spec::{RateLimit, Setting, Share, Spec};
-pub use stale_cache::{CACHE_BYTES_MAX, CACHED_BYTES_MAX, Cached, StaleCache, View};
+pub use stale_cache::{CACHE_BYTES_MAX, CACHED_BYTES_MAX, Cached, Lookup, StaleCache};
 
 use draws::{Draws, Kind};
 use rate_limiter::RateLimiter;
@@ -104,14 +104,14 @@ impl Simulation {
         }
     }
 
-    /// Creates a cache of the answers that readers have seen, or returns `None` if reads are never
-    /// stale. `V` is an answer, including the answer that an item does not exist.
+    /// Creates a cache of read results, or returns `None` if reads are never stale. `V` is a
+    /// result, including the absence of an item.
     pub fn stale_cache<V: Clone>(&self) -> Option<StaleCache<V>> {
         self.spec.stale.map(|stale| StaleCache::new(stale, self.draws.clone(), CACHE_BYTES_MAX))
     }
 }
 
-/// A digest of byte strings, which takes the place of keys in tables of bounded size. Different
+/// Returns a digest of byte strings, which replaces keys in tables of bounded size. Different
 /// strings have different digests in practice: 2^64 digests would be needed to find a collision.
 fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();

@@ -23,7 +23,7 @@ const WRITES_MAX: u32 = 1_000_000;
 /// One setting, in the form `NAME=VALUE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
-    /// `stale=5s`: reads may return outdated answers for up to this long.
+    /// `stale=5s`: reads may return outdated results for up to this long.
     Stale(Duration),
     /// `latency=20ms`: every operation takes this much longer.
     Latency(Duration),

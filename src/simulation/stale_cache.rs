@@ -1,10 +1,10 @@
-//! A cache of answers per reader, which makes reads eventually consistent.
+//! A cache of read results per location, which makes reads eventually consistent.
 //!
-//! Each *location* stands for readers that share a cache, as the readers at one point of presence
-//! do. An answer that a location has seen, including the absence of an item, is served to it again
-//! for a time drawn from zero to the maximum, whatever has been written since. A location therefore
-//! never sees an answer that has been outdated for longer than the maximum, its own writes are
-//! visible to it at once, and its successive reads of a key never go back in time.
+//! A *location* is a group of readers that share a cache, such as those of one point of presence. A
+//! result that a location has read, including the absence of an item, is returned to it again for a
+//! time drawn from zero to the maximum, even if the item has been changed in the meantime. A
+//! location therefore never reads a result that has been outdated for longer than the maximum, its
+//! own writes are visible to it at once, and its successive reads of a key never go back in time.
 
 use super::digest;
 use super::draws::{Draws, Kind};
@@ -14,35 +14,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Maximum size of all cached answers, in bytes. If more answers are cached, the least recently
-/// used ones are dropped, and their readers get the current answer.
+/// Maximum size of all cached results, in bytes. Beyond it, rarely used results are evicted, and
+/// the next reads return the current ones.
 pub const CACHE_BYTES_MAX: u64 = 64 << 20;
-/// Maximum size of a cached answer, in bytes. Readers always get the current answer if it is
-/// larger.
+/// Maximum size of a cached result, in bytes. Larger results are never outdated.
 pub const CACHED_BYTES_MAX: usize = 1 << 20;
-/// Memory of a cached answer in addition to its own size, in bytes.
+/// Memory of a cached result in addition to its own size, in bytes.
 const ENTRY_BYTES: u64 = 256;
-/// Expected number of answers, for the initial size of the tables.
+/// Expected number of results, for the initial size of the tables.
 const ENTRIES: usize = 4096;
 /// Number of write counters.
 const COUNTERS: usize = 1 << 16;
 
-/// What is read, as part of an id.
+/// The kinds of reads. The kind is part of the id of a lookup.
 const ITEM: &[u8] = b"item";
 const LIST: &[u8] = b"list";
 
-/// A cached answer.
+/// A cached result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cached<V> {
-    /// The answer.
+    /// The result.
     pub value: V,
-    /// The time since the answer was read.
+    /// The time since the result was read.
     pub age: Duration,
 }
 
-/// One read by a location: its identity in the cache, and when it began.
+/// One read by a location: its id in the cache, and the time at which it began.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct Lookup {
     id: [u8; 16],
     key: Vec<u8>,
     began: Instant,
@@ -64,13 +63,13 @@ impl<V> Weighter<[u8; 16], Entry<V>> for EntryWeighter {
     }
 }
 
-/// A cache of the answers that each location has seen.
+/// A cache of the results that each location has read.
 pub struct StaleCache<V> {
     stale: Duration,
     draws: Arc<Draws>,
     entries: Mutex<Cache<[u8; 16], Entry<V>, EntryWeighter>>,
     /// Numbers of writes by a location, in total or to one key. They are part of the ids, so a
-    /// write makes a new id: an answer that was read before the write is never found again, even
+    /// write makes a new id: a result that was read before the write is never found again, even
     /// if it is cached after the write. Counters are shared, which makes some reads fresher.
     writes: Vec<AtomicU64>,
 }
@@ -84,48 +83,48 @@ impl<V: Clone> StaleCache<V> {
     }
 
     /// Begins a read of an item. Call this before the item is read from the store.
-    pub fn item(&self, location: &[u8], store: &[u8], key: &[u8], now: Instant) -> View {
-        self.view([ITEM, location, store, key], &[location, store, key], now)
+    pub fn item(&self, location: &[u8], store: &[u8], key: &[u8], now: Instant) -> Lookup {
+        self.start_lookup([ITEM, location, store, key], &[location, store, key], now)
     }
 
     /// Begins a list with eventual consistency. `query` contains the parameters. Call this before
     /// the keys are listed.
-    pub fn list(&self, location: &[u8], store: &[u8], query: &[u8], now: Instant) -> View {
-        self.view([LIST, location, store, query], &[location, store], now)
+    pub fn list(&self, location: &[u8], store: &[u8], query: &[u8], now: Instant) -> Lookup {
+        self.start_lookup([LIST, location, store, query], &[location, store], now)
     }
 
-    fn view(&self, read: [&[u8]; 4], written: &[&[u8]], now: Instant) -> View {
+    fn start_lookup(&self, read: [&[u8]; 4], written: &[&[u8]], now: Instant) -> Lookup {
         let [kind, location, store, key] = read;
         let writes = self.counter(written).load(Ordering::SeqCst).to_be_bytes();
         let all_writes = self.counter(&[location]).load(Ordering::SeqCst).to_be_bytes();
         let id = digest(&[kind, location, store, key, &writes, &all_writes]);
-        View { id, key: key.to_vec(), began: now }
+        Lookup { id, key: key.to_vec(), began: now }
     }
 
-    /// Returns the answer that the location has seen, if it must be served again.
-    pub fn get(&self, view: &View, now: Instant) -> Option<Cached<V>> {
+    /// Returns the cached result, if the location still gets it.
+    pub fn get(&self, lookup: &Lookup, now: Instant) -> Option<Cached<V>> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = entries.get(&view.id).filter(|entry| now < entry.fresh_until)?;
+        let entry = entries.get(&lookup.id).filter(|entry| now < entry.fresh_until)?;
         let age = now.saturating_duration_since(entry.began);
         Some(Cached { value: entry.value.clone(), age })
     }
 
-    /// Caches the answer to a read. `bytes` is its size. An answer above [`CACHED_BYTES_MAX`] is
+    /// Caches the result of a read. `bytes` is its size. A result above [`CACHED_BYTES_MAX`] is
     /// not cached.
-    pub fn insert(&self, view: &View, value: V, bytes: usize) {
+    pub fn insert(&self, lookup: &Lookup, value: V, bytes: usize) {
         if bytes > CACHED_BYTES_MAX {
             return;
         }
-        let fresh_until = view.began + self.delay(&view.key);
-        let entry = Entry { value, bytes, began: view.began, fresh_until };
+        let fresh_until = lookup.began + self.delay(&lookup.key);
+        let entry = Entry { value, bytes, began: lookup.began, fresh_until };
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of two concurrent reads, the later one may have seen a newer answer.
-        if entries.peek(&view.id).is_none_or(|existing| existing.began <= view.began) {
-            entries.insert(view.id, entry);
+        // Of two concurrent reads, the later one may have read a newer result.
+        if entries.peek(&lookup.id).is_none_or(|existing| existing.began <= lookup.began) {
+            entries.insert(lookup.id, entry);
         }
     }
 
-    /// Draws the time for which an answer is cached.
+    /// Draws the time for which a result is cached.
     fn delay(&self, key: &[u8]) -> Duration {
         let amount = u128::from(self.draws.next(Kind::Stale, key).amount);
         let nanos = (self.stale.as_nanos() * amount) >> 64;
@@ -135,14 +134,14 @@ impl<V: Clone> StaleCache<V> {
 
     /// Makes a write to a key visible to the location that wrote it. Call this after the write and
     /// before its result is returned, even if the write failed.
-    pub fn forget(&self, location: &[u8], store: &[u8], key: &[u8]) {
+    pub fn invalidate(&self, location: &[u8], store: &[u8], key: &[u8]) {
         for written in [&[location, store, key][..], &[location, store]] {
             self.counter(written).fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// Makes all writes visible to a location, for example after a batch.
-    pub fn forget_all(&self, location: &[u8]) {
+    pub fn invalidate_all(&self, location: &[u8]) {
         self.counter(&[location]).fetch_add(1, Ordering::SeqCst);
     }
 
@@ -171,27 +170,27 @@ mod tests {
         truth: Option<u64>,
         now: Instant,
     ) -> Option<u64> {
-        let view = cache.item(location.as_bytes(), b"s", b"k", now);
-        match cache.get(&view, now) {
+        let lookup = cache.item(location.as_bytes(), b"s", b"k", now);
+        match cache.get(&lookup, now) {
             Some(cached) => cached.value,
             None => {
-                cache.insert(&view, truth, 8);
+                cache.insert(&lookup, truth, 8);
                 truth
             }
         }
     }
 
     #[test]
-    fn an_old_answer_is_served_for_at_most_the_maximum_and_never_comes_back() {
+    fn an_old_result_is_served_for_at_most_the_maximum_and_never_comes_back() {
         for seed in 0..200 {
             let (cache, start) = (cache(seed), Instant::now());
             assert_eq!(read(&cache, "a", None, start), None);
-            let answers: Vec<_> = (1..=60)
+            let results: Vec<_> = (1..=60)
                 .map(|n| read(&cache, "a", Some(1), start + n * STALE / 50).is_some())
                 .collect();
-            let fresh = answers.iter().position(|fresh| *fresh).unwrap();
+            let fresh = results.iter().position(|fresh| *fresh).unwrap();
             assert!(fresh < 50, "seed {seed}: outdated for longer than the maximum");
-            assert!(answers[fresh..].iter().all(|fresh| *fresh), "seed {seed}: {answers:?}");
+            assert!(results[fresh..].iter().all(|fresh| *fresh), "seed {seed}: {results:?}");
         }
     }
 
@@ -216,11 +215,11 @@ mod tests {
         }
         // A read that began before the write and ends after it must not hide the write.
         let slow = cache.item(b"a", b"s", b"k", now);
-        cache.forget(b"a", b"s", b"k");
+        cache.invalidate(b"a", b"s", b"k");
         cache.insert(&slow, Some(1), 8);
         assert_eq!(read(&cache, "a", Some(2), now), Some(2));
         assert_eq!(read(&cache, "b", Some(2), now), Some(1));
-        cache.forget_all(b"b");
+        cache.invalidate_all(b"b");
         assert_eq!(read(&cache, "b", Some(2), now), Some(2));
     }
 
@@ -228,10 +227,10 @@ mod tests {
     fn lists_are_dropped_when_their_location_writes_any_key_of_the_store() {
         let (cache, now) = (cache(0), Instant::now());
         let lists = [b"s", b"t"].map(|store| (store, cache.list(b"a", store, b"limit=1", now)));
-        for (_, view) in &lists {
-            cache.insert(view, Some(1), 8);
+        for (_, lookup) in &lists {
+            cache.insert(lookup, Some(1), 8);
         }
-        cache.forget(b"a", b"s", b"k");
+        cache.invalidate(b"a", b"s", b"k");
         let [first, second] = lists
             .map(|(store, _)| cache.get(&cache.list(b"a", store, b"limit=1", now), now).is_some());
         assert!(!first && second);
@@ -248,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_large_answers_are_not_cached() {
+    fn memory_is_bounded_and_large_results_are_not_cached() {
         let (cache, now) = (cache(0), Instant::now());
         let large = cache.item(b"a", b"s", b"large", now);
         cache.insert(&large, None, CACHED_BYTES_MAX + 1);
         assert!(cache.get(&large, now).is_none());
         for n in 0..200_u64 {
-            let view = cache.item(b"a", b"s", &n.to_be_bytes(), now);
-            cache.insert(&view, Some(n), CACHED_BYTES_MAX);
+            let lookup = cache.item(b"a", b"s", &n.to_be_bytes(), now);
+            cache.insert(&lookup, Some(n), CACHED_BYTES_MAX);
         }
         let weight = cache.entries.lock().unwrap().weight();
         assert!(weight <= CACHE_BYTES_MAX, "{weight}");
